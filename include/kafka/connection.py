@@ -1,0 +1,104 @@
+"""Client configurations, all from one Airflow connection of the Kafka provider.
+
+Whatever the connection's extra says (bootstrap.servers, SASL, TLS, an OAuth callback for a managed service) reaches
+every client: the trigger's, the claims', the readers', the producer's.
+"""
+
+from functools import cache
+from typing import Any
+
+CONN_ID = "kafka_default"
+
+# What would lose messages or act on them twice, whatever our own clients set: the stock operators use the same
+# connection, and a setting that contradicts the claims is a misunderstanding to clear up before it costs data.
+_UNSAFE: dict[str, tuple[set[str], str]] = {
+    "enable.auto.commit": ({"true", "1"}, "offsets are committed by claims only: set it to false"),
+    "isolation.level": ({"read_uncommitted"}, "messages of aborted transactions would be handled: remove it"),
+    "auto.offset.reset": (
+        {"latest", "largest", "end"},
+        "messages would be skipped silently: remove it or set earliest",
+    ),
+    "acks": ({"0", "1"}, "an acknowledged message could be lost: set it to all"),
+    "request.required.acks": ({"0", "1"}, "an acknowledged message could be lost: set it to all"),
+    "enable.idempotence": ({"false", "0"}, "retries would write a message twice: set it to true"),
+    "allow.auto.create.topics": (
+        {"true", "1"},
+        "a misspelt topic would be made and read for ever: set it to false",
+    ),
+}
+
+
+class UnsafeKafkaConnection(ValueError):
+    """The connection's extra holds a setting under which messages can be lost or handled twice."""
+
+
+def check(conn_id: str, config: dict[str, Any]) -> None:
+    """Raise UnsafeKafkaConnection when a setting is unsafe, naming the connection, the setting and the remedy."""
+    for setting, (unsafe, remedy) in _UNSAFE.items():
+        value = config.get(setting)
+        if value is not None and str(value).strip().lower() in unsafe:
+            raise UnsafeKafkaConnection(f"connection {conn_id}: {setting} is {value!r}; {remedy}")
+
+
+@cache
+def _hook_class():
+    from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
+
+    class ConfigurationHook(KafkaBaseHook):
+        """The provider's way to a configuration (callbacks, tokens of managed services), without a client."""
+
+        def _get_client(self, config):
+            return config
+
+    return ConfigurationHook
+
+
+def client_config(conn_id: str = CONN_ID) -> dict[str, Any]:
+    """The checked configuration that all clients share; blocks while the connection is fetched.
+
+    Raises UnsafeKafkaConnection, or what the provider raises when the connection is missing or has no
+    bootstrap.servers.
+    """
+    config = dict(_hook_class()(conn_id).get_conn)
+    check(conn_id, config)
+    # Errors reach us as exceptions of the calls; librdkafka's own lines would repeat a broker's absence for ever.
+    config.setdefault("log_level", 2)
+    return config
+
+
+# Settings of the connection that only a consumer or only a producer knows; librdkafka warns about strangers.
+_CONSUMER_ONLY = ("enable.auto.commit", "isolation.level", "auto.offset.reset", "group.id", "group.instance.id")
+_PRODUCER_ONLY = ("acks", "request.required.acks", "enable.idempotence", "linger.ms", "compression.type")
+
+
+def admin_config(conn_id: str = CONN_ID) -> dict[str, Any]:
+    """For an AdminClient."""
+    return _without(client_config(conn_id), _CONSUMER_ONLY + _PRODUCER_ONLY)
+
+
+def consumer_config(group: str, conn_id: str = CONN_ID) -> dict[str, Any]:
+    """For a Consumer that is assigned partitions and offsets by hand: it never joins the group, never commits."""
+    return {
+        **_without(client_config(conn_id), _PRODUCER_ONLY),
+        "group.id": group,
+        "enable.auto.commit": False,
+        "isolation.level": "read_committed",
+        # Offsets that retention removed are an error to be told, not a reason to jump.
+        "auto.offset.reset": "error",
+        "allow.auto.create.topics": False,
+    }
+
+
+def producer_config(conn_id: str = CONN_ID) -> dict[str, Any]:
+    """For an idempotent Producer that waits for all in-sync replicas."""
+    config = _without(client_config(conn_id), _CONSUMER_ONLY)
+    # librdkafka refuses a message above its own limit before the broker sees it; the topic's limit is the one that
+    # counts, and a dead letter is larger than the message it keeps.
+    config.setdefault("message.max.bytes", 64 * 1024 * 1024)
+    # Longer than a broker's restart; after that the task fails and Airflow's retries take over.
+    config.setdefault("delivery.timeout.ms", 60_000)
+    return {**config, "acks": "all", "enable.idempotence": True}
+
+
+def _without(config: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in settings}

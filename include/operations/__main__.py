@@ -1,0 +1,23 @@
+"""`python -m include.operations upgrade`: migrate the operational database behind the connection operations_db."""
+
+import argparse
+import logging
+import sys
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m include.operations", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("upgrade", help="apply the migrations that are missing; harmless to run again")
+    parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+
+    from include.operations.migrate import upgrade
+
+    applied = upgrade()
+    sys.stdout.write("\n".join(applied) + "\n" if applied else "nothing to do: the database is up to date\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

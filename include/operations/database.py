@@ -1,0 +1,54 @@
+"""Sessions on the operational database, from the Airflow connection `operations_db`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+CONN_ID = "operations_db"
+
+
+def url(conn_id: str = CONN_ID) -> URL:
+    """The connection as a SQLAlchemy URL; its extra (sslmode, sslrootcert, ...) goes to libpq.
+
+    Raises AirflowNotFoundException when the connection is not defined, ValueError when it is no PostgreSQL.
+    """
+    from airflow.sdk import BaseHook
+
+    connection = BaseHook.get_connection(conn_id)
+    if connection.conn_type not in ("postgres", "postgresql"):
+        raise ValueError(
+            f"connection {conn_id}: conn_type is {connection.conn_type!r}; the operational database needs 'postgres'"
+        )
+    query = {
+        # An unreachable server must fail the task, which Airflow retries, and not hang it.
+        "connect_timeout": "10",
+        "application_name": "airflow",
+        # A vanished client's transaction keeps its locks until the server notices: 30 s instead of two hours.
+        "keepalives_idle": "30",
+        **{name: str(value) for name, value in connection.extra_dejson.items()},
+    }
+    return URL.create(
+        "postgresql+psycopg",
+        username=connection.login,
+        password=connection.password,
+        host=connection.host,
+        port=connection.port,
+        database=connection.schema,
+        query=query,
+    )
+
+
+@cache
+def engine(conn_id: str = CONN_ID) -> Engine:
+    """One engine a process. Task processes are short: few connections, checked before use."""
+    return create_engine(url(conn_id), pool_size=2, max_overflow=2, pool_pre_ping=True)
+
+
+@contextmanager
+def begin(conn_id: str = CONN_ID) -> Iterator[Session]:
+    """A session in one transaction: committed at the end of the block, rolled back when it raises."""
+    with sessionmaker(engine(conn_id))() as session, session.begin():
+        yield session

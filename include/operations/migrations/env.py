@@ -1,0 +1,12 @@
+"""Alembic's entry point: runs the revisions on the connection that `include.operations.migrate` opened."""
+
+from alembic import context
+
+from include.operations.models import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    on_version_apply=context.config.attributes["on_version_apply"],
+    target_metadata=Base.metadata,
+)
+context.run_migrations()
