@@ -1,0 +1,5 @@
+"""The one error that the stack raises."""
+
+
+class StackError(Exception):
+    """One line: what is wrong, and what to do about it."""
