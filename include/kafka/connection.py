@@ -67,7 +67,13 @@ def client_config(conn_id: str = CONN_ID) -> dict[str, Any]:
 
 
 # Settings of the connection that only a consumer or only a producer knows; librdkafka warns about strangers.
-_CONSUMER_ONLY = ("enable.auto.commit", "isolation.level", "auto.offset.reset", "group.id", "group.instance.id")
+_CONSUMER_ONLY = (
+    "enable.auto.commit",
+    "isolation.level",
+    "auto.offset.reset",
+    "group.id",
+    "group.instance.id",
+)
 _PRODUCER_ONLY = ("acks", "request.required.acks", "enable.idempotence", "linger.ms", "compression.type")
 
 

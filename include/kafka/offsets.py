@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
@@ -88,13 +88,11 @@ async def partition_offsets(
 
     # read_committed: up to the last stable offset. Offsets of an open transaction are not available yet.
     isolation = {"isolation_level": IsolationLevel.READ_COMMITTED}
-    ends = admin.list_offsets({tp: OffsetSpec.latest() for tp in asked}, **isolation, **timeout)
-    lows = admin.list_offsets({tp: OffsetSpec.earliest() for tp in asked}, **isolation, **timeout)
+    ends = admin.list_offsets(dict.fromkeys(asked, cast(OffsetSpec, OffsetSpec.latest())), **isolation, **timeout)
+    lows = admin.list_offsets(dict.fromkeys(asked, cast(OffsetSpec, OffsetSpec.earliest())), **isolation, **timeout)
     committed: dict[Partition, int] = {}
     if group is not None:
-        (future,) = admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group, asked)], **timeout
-        ).values()
+        (future,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, asked)], **timeout).values()
         for tp in (await _result(admin, future)).topic_partitions:
             if tp.error is None and tp.offset >= 0:
                 committed[Partition(tp.topic, tp.partition)] = tp.offset
@@ -112,9 +110,11 @@ async def _result(admin: "AdminClient", future: Future, *, missing_is_none: bool
     """Wait without blocking the event loop, and let the client serve its callbacks (OAuth tokens) meanwhile."""
     from confluent_kafka import KafkaError, KafkaException
 
+    pause = 0.001
     while not future.done():
         admin.poll(0)
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 0.02)
     try:
         return future.result()
     except KafkaException as error:
@@ -130,22 +130,21 @@ async def _result(admin: "AdminClient", future: Future, *, missing_is_none: bool
         raise
 
 
-def commit_forward(admin: "AdminClient", group: str, positions: dict[Partition, int]) -> dict[Partition, int]:
-    """Commit the positions that are ahead of what the group has committed; returns those.
+def commit_forward(
+    admin: "AdminClient", group: str, positions: dict[Partition, tuple[str, int]]
+) -> dict[Partition, int]:
+    """Commit the positions, {partition: (topic id, next offset)}, that are ahead of the group; returns those.
 
     Call it under the lock on the consumer's row: then every committer sees positions that only grow, and committed
-    offsets never move back. Raises KafkaException when the broker refuses, RuntimeError when somebody else is a
-    member of the group.
+    offsets never move back. Positions in a topic that is gone, or was made again, are left alone. Raises
+    KafkaException when the broker refuses, RuntimeError when somebody else is a member of the group.
     """
-    from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
-
-    if not positions:
-        return {}
-    asked = [TopicPartition(topic, number) for topic, number in positions]
-    request = [ConsumerGroupTopicPartitions(group, asked)]
-    (future,) = admin.list_consumer_group_offsets(request, request_timeout=REQUEST_TIMEOUT_SECONDS).values()
-    now = {Partition(tp.topic, tp.partition): tp.offset for tp in wait(admin, future).topic_partitions}
-    ahead = {partition: offset for partition, offset in positions.items() if offset > now.get(partition, -1)}
+    now = asyncio.run(partition_offsets(admin, {partition.topic for partition in positions}, group))
+    ahead = {
+        partition: offset
+        for partition, (topic_id, offset) in positions.items()
+        if partition in now and now[partition].topic_id == topic_id and offset > (now[partition].committed or 0)
+    }
     if ahead:
         alter_committed(admin, group, ahead)
     return ahead
@@ -172,15 +171,3 @@ def alter_committed(admin: "AdminClient", group: str, offsets: dict[Partition, i
 def wait(admin: "AdminClient", future: Future) -> Any:
     """The result of an admin request, outside an event loop."""
     return asyncio.run(_result(admin, future))
-
-
-def current_offsets(
-    topics: Iterable[str], group: str, conn_id: str
-) -> tuple["AdminClient", dict[Partition, PartitionOffsets]]:
-    """An AdminClient of the connection and what it says now; for tasks and commands, outside an event loop."""
-    from confluent_kafka.admin import AdminClient
-
-    from include.kafka.connection import admin_config
-
-    admin = AdminClient(admin_config(conn_id))
-    return admin, asyncio.run(partition_offsets(admin, topics, group))

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import AssetWatcher
@@ -38,29 +40,36 @@ class ConsumerLagTrigger(BaseEventTrigger):
     Level-triggered, like KEDA's Kafka scaler: the event says only that there is lag; the messages stay in Kafka and
     the run claims them there. So an event that is lost, joined with another or sent twice does no harm, and nothing
     in a message can break the trigger, because it decodes none. It fires at once when lag appears, at once again
-    when committed offsets have moved and lag remains, else with backoff.
+    when committed offsets have moved and lag remains, else with backoff; never twice within `min_interval` seconds,
+    so that steady traffic is gathered into fewer runs.
     """
 
-    def __init__(self, *, topics: list[str], group: str, conn_id: str = CONN_ID) -> None:
+    def __init__(self, *, topics: list[str], group: str, conn_id: str = CONN_ID, min_interval: float = 0.5) -> None:
         super().__init__()
-        self.topics, self.group, self.conn_id = list(topics), group, conn_id
+        self.topics, self.group, self.conn_id, self.min_interval = list(topics), group, conn_id, min_interval
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        kwargs = {"topics": self.topics, "group": self.group, "conn_id": self.conn_id}
+        kwargs = {
+            "topics": self.topics,
+            "group": self.group,
+            "conn_id": self.conn_id,
+            "min_interval": self.min_interval,
+        }
         return "include.kafka.trigger.ConsumerLagTrigger", kwargs
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield an event whenever a run should look; never ends by itself."""
-        refire = Refire()
+        refire = Refire(self.min_interval)
         away = AWAY_FIRST_SECONDS
         while True:
             try:
-                async for event in self._watch(refire):
-                    if away > AWAY_FIRST_SECONDS:
-                        log.warning("group=%s the broker is back", self.group)
-                        away = AWAY_FIRST_SECONDS
-                    if event is not None:
-                        yield event
+                async with aclosing(self._watch(refire)) as looks:
+                    async for event in looks:
+                        if away > AWAY_FIRST_SECONDS:
+                            log.warning("group=%s the broker is back", self.group)
+                            away = AWAY_FIRST_SECONDS
+                        if event is not None:
+                            yield event
             except Exception as error:
                 # Said once an outage. Lag waits in Kafka; ending here would leave it to whoever restarts triggers.
                 if away == AWAY_FIRST_SECONDS:
@@ -68,7 +77,7 @@ class ConsumerLagTrigger(BaseEventTrigger):
                 await asyncio.sleep(away)
                 away = min(2 * away, AWAY_LAST_SECONDS)
 
-    async def _watch(self, refire: "Refire") -> AsyncIterator[TriggerEvent | None]:
+    async def _watch(self, refire: "Refire") -> AsyncGenerator[TriggerEvent | None]:
         """Yield None after every look, an event when it is time to fire; raise when the broker cannot be asked."""
         from confluent_kafka import Consumer
         from confluent_kafka.admin import AdminClient
@@ -82,9 +91,12 @@ class ConsumerLagTrigger(BaseEventTrigger):
             "queued.max.messages.kbytes": 1024,
         }
         tail = Consumer(tail_config)
+        missing: set[str] = set()
         try:
             while True:
                 found = await partition_offsets(admin, self.topics, self.group)
+                if missing != (missing := set(self.topics) - {partition.topic for partition in found}) and missing:
+                    log.warning("group=%s waiting for topics that do not exist: %s", self.group, sorted(missing))
                 lag = sum(offsets.lag for offsets in found.values())
                 behind = lag > 0 or any(offsets.truncated for offsets in found.values())
                 if behind and refire.is_due(found):
@@ -101,28 +113,33 @@ class ConsumerLagTrigger(BaseEventTrigger):
 
 
 class Refire:
-    """Decides when lag that is already known is worth another run."""
+    """Decides when lag is worth another run."""
 
-    def __init__(self) -> None:
-        self.forget()
+    def __init__(self, min_interval: float) -> None:
+        self.min_interval = min_interval
+        self.fired_at = -math.inf
+        # As they were when the last event was sent; None: no lag since then, so nothing to wait for.
+        self.committed: dict[Partition, int | None] | None = None
+        self.fired_in_vain = 0
 
     def forget(self) -> None:
         """There is no lag: the next one fires at once."""
-        self.committed: dict[Partition, int | None] | None = None
-        self.fired_in_vain = 0
-        self.not_before = 0.0
+        self.committed, self.fired_in_vain = None, 0
 
     def is_due(self, found: dict[Partition, PartitionOffsets]) -> bool:
         """True when the last event has had its effect (offsets moved), or has waited long enough for one."""
-        committed = {partition: offsets.committed for partition, offsets in found.items()}
         now = time.monotonic()
-        if committed != self.committed:
-            self.committed, self.fired_in_vain = committed, 0
-        elif now < self.not_before:
+        if now < self.fired_at + self.min_interval:
+            return False
+        committed = {partition: offsets.committed for partition, offsets in found.items()}
+        # A partition that is away for a moment is kept as it was: its return is no movement.
+        if self.committed is None or not committed.items() <= self.committed.items():
+            self.committed, self.fired_in_vain = {**(self.committed or {}), **committed}, 0
+        elif now < self.fired_at + min(REFIRE_FIRST_SECONDS * 2**self.fired_in_vain, REFIRE_LAST_SECONDS):
             return False
         else:
             self.fired_in_vain += 1
-        self.not_before = now + min(REFIRE_FIRST_SECONDS * 2**self.fired_in_vain, REFIRE_LAST_SECONDS)
+        self.fired_at = now
         return True
 
 
@@ -152,6 +169,9 @@ def lag_watcher(consumer: "Consumer") -> AssetWatcher:
     return AssetWatcher(
         name=consumer.name,
         trigger=ConsumerLagTrigger(
-            topics=[topic.name for topic in consumer.topics], group=consumer.group, conn_id=consumer.conn_id
+            topics=[topic.name for topic in consumer.topics],
+            group=consumer.group,
+            conn_id=consumer.conn_id,
+            min_interval=consumer.min_seconds_between_runs,
         ),
     )

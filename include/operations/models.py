@@ -5,7 +5,7 @@ A package of the example adds its own tables on the same `Base` and its own revi
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
@@ -38,7 +38,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: DateTime(timezone=True), int: BigInteger, str: Text}
+    type_annotation_map: ClassVar = {datetime: DateTime(timezone=True), int: BigInteger, str: Text}
 
 
 class ConsumerRow(Base):
@@ -87,9 +87,7 @@ class ClaimRange(Base):
     """
 
     __tablename__ = "claim_ranges"
-    __table_args__ = (
-        CheckConstraint("start_offset <= readable_from and readable_from <= end_offset", name="ordered"),
-    )
+    __table_args__ = (CheckConstraint("start_offset <= readable_from and readable_from <= end_offset", name="ordered"),)
 
     claim_id: Mapped[int] = mapped_column(ForeignKey("claims.id", ondelete="CASCADE"), primary_key=True)
     topic: Mapped[str] = mapped_column(primary_key=True)
@@ -192,9 +190,7 @@ class Alarm(Base):
 
     __tablename__ = "alarms"
     __table_args__ = (
-        Index(
-            "uq_alarms_open", "source", "kind", unique=True, postgresql_where=text("closed_at is null")
-        ),
+        Index("uq_alarms_open", "source", "kind", unique=True, postgresql_where=text("closed_at is null")),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)

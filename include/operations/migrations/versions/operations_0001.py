@@ -57,9 +57,7 @@ def upgrade() -> None:
         sa.Column("readable_from", sa.BigInteger, nullable=False),
         sa.Column("end_offset", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("claim_id", "topic", "partition", name="pk_claim_ranges"),
-        sa.ForeignKeyConstraint(
-            ["claim_id"], ["claims.id"], name="fk_claim_ranges_claim_id", ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["claim_id"], ["claims.id"], name="fk_claim_ranges_claim_id", ondelete="CASCADE"),
         sa.CheckConstraint(
             "start_offset <= readable_from and readable_from <= end_offset",
             name="ck_claim_ranges_ordered",
@@ -77,9 +75,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint(
             "claim_id", "topic", "partition", "start_offset", "end_offset", name="pk_handled_ranges"
         ),
-        sa.ForeignKeyConstraint(
-            ["claim_id"], ["claims.id"], name="fk_handled_ranges_claim_id", ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["claim_id"], ["claims.id"], name="fk_handled_ranges_claim_id", ondelete="CASCADE"),
     )
     op.create_table(
         "inbox",

@@ -1,0 +1,222 @@
+"""Claims: which Dag run owns which offsets.
+
+A claim is made of rows in the operational database, in one short transaction under a lock on the consumer's row: two
+claimers, or a task that was given up and still runs, cannot take the same offsets. A run that asks again, because it
+was retried or cleared, gets the ranges it had. The group's committed offsets follow, forward only, under the same
+lock; they are what the trigger sees, never what decides.
+
+What is available is an input: log ends in the event lane, what has landed without a gap in the standard lane.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from include.kafka.offsets import OffsetRange, Partition, PartitionOffsets
+from include.operations.database import begin
+from include.operations.models import Claim, ClaimRange, ConsumerRow, HandledRange, Position
+
+log = logging.getLogger(__name__)
+
+Available = Callable[[], Mapping[Partition, PartitionOffsets]]
+# Given {partition: (topic id, next offset)}.
+Commit = Callable[[dict[Partition, tuple[str, int]]], object]
+
+
+class ConsumerStopped(Exception):
+    """The topic is not the one that was claimed before: going on would skip messages or mistake them for others."""
+
+
+def reset_command(consumer: str, topic: str) -> str:
+    """The command that lets a stopped consumer go on."""
+    return f"python -m include.kafka reset {consumer} {topic}"
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The ranges of one run; `lost` is what retention had removed before they were claimed."""
+
+    id: int
+    ranges: tuple[OffsetRange, ...]
+    lost: tuple[OffsetRange, ...]
+
+
+def claim(consumer: str, run_id: str, available: Available, commit: Commit, *, max_messages: int) -> Claimed:
+    """The offset ranges of this run: the ones it has, else new ones, at most `max_messages` offsets.
+
+    `available` is asked under the lock, so what it says is not older than what others have claimed. `commit` is
+    given the next offset of every partition, under the lock too.
+
+    Killed before the first transaction ends: nothing happened. Between the two: the claim stands, committed offsets
+    lag behind, so the trigger starts another run, whose commit includes this one's. Raises ConsumerStopped when a
+    topic was deleted and made again, or has lost its end.
+    """
+    with begin() as session:
+        lock_consumer(session, consumer)
+        mine = session.scalar(select(Claim).where(Claim.consumer == consumer, Claim.run_id == run_id))
+        if mine is None:
+            mine = _new_claim(session, consumer, run_id, available(), max_messages)
+        claimed = _ranges(session, mine.id)
+    # A second transaction, so that offsets are never committed for a claim that was rolled back: nobody would look
+    # at its messages until the next one arrived.
+    with begin() as session:
+        lock_consumer(session, consumer)
+        rows = session.scalars(select(Position).where(Position.consumer == consumer))
+        commit({Partition(row.topic, row.partition): (row.topic_id, row.next_offset) for row in rows})
+    return claimed
+
+
+def lock_consumer(session: Session, consumer: str) -> None:
+    """Wait for everyone else who claims, commits or resets for this consumer, until the transaction ends."""
+    session.execute(insert(ConsumerRow).values(name=consumer).on_conflict_do_nothing())
+    session.execute(select(ConsumerRow).where(ConsumerRow.name == consumer).with_for_update())
+
+
+def _new_claim(
+    session: Session,
+    consumer: str,
+    run_id: str,
+    available: Mapping[Partition, PartitionOffsets],
+    max_messages: int,
+) -> Claim:
+    rows = session.scalars(select(Position).where(Position.consumer == consumer))
+    positions = {Partition(row.topic, row.partition): row for row in rows}
+    start: dict[Partition, int] = {}
+    for partition, offsets in available.items():
+        if (position := positions.get(partition)) is not None:
+            _check_same_topic(consumer, partition, position, offsets)
+            start[partition] = position.next_offset
+        else:
+            # Never claimed: where the group stands, if somebody has set it and it can be, else the beginning.
+            set_before = offsets.committed is not None and not offsets.truncated
+            start[partition] = offsets.committed if set_before else offsets.low  # type: ignore[assignment]
+
+    mine = Claim(consumer=consumer, run_id=run_id)
+    session.add(mine)
+    session.flush()
+    readable = {p: max(start[p], offsets.low) for p, offsets in available.items()}
+    share = fair_shares({p: available[p].end - readable[p] for p in available}, max_messages)
+    for partition, offsets in sorted(available.items()):
+        end = readable[partition] + share[partition]
+        if end > start[partition]:
+            session.add(
+                ClaimRange(
+                    claim_id=mine.id,
+                    topic=partition.topic,
+                    topic_id=offsets.topic_id,
+                    partition=partition.number,
+                    start_offset=start[partition],
+                    readable_from=readable[partition],
+                    end_offset=end,
+                )
+            )
+        # A row also for a partition without messages: its topic's id is what tells a topic made again.
+        position = insert(Position).values(
+            consumer=consumer,
+            topic=partition.topic,
+            partition=partition.number,
+            topic_id=offsets.topic_id,
+            next_offset=max(end, start[partition]),
+        )
+        session.execute(
+            position.on_conflict_do_update(
+                constraint="pk_positions", set_={"next_offset": position.excluded.next_offset}
+            )
+        )
+    session.flush()
+    close_if_handled(session, mine.id)
+    return mine
+
+
+def _check_same_topic(consumer: str, partition: Partition, position: Position, offsets: PartitionOffsets) -> None:
+    remedy = "to go on with what is there now: " + reset_command(consumer, partition.topic)
+    if position.topic_id != offsets.topic_id:
+        raise ConsumerStopped(
+            f"consumer {consumer}: topic {partition.topic} was deleted and made again (id {offsets.topic_id}, claimed "
+            f"up to offset {position.next_offset} of partition {partition.number} under id {position.topic_id}); {remedy}"
+        )
+    if offsets.end < position.next_offset:
+        raise ConsumerStopped(
+            f"consumer {consumer}: {partition.topic}-{partition.number} ends at offset {offsets.end}, but offsets up to "
+            f"{position.next_offset} were claimed: the broker has lost the end of its log; {remedy}"
+        )
+
+
+def fair_shares(wanted: Mapping[Partition, int], total: int) -> dict[Partition, int]:
+    """Split `total` so that a partition with much to do cannot keep the others waiting.
+
+    Everyone gets an equal share; what some do not need goes to those that want more.
+    """
+    shares: dict[Partition, int] = {}
+    # The smallest first, so that what each leaves over is known when the next is served.
+    for served, partition in enumerate(sorted(wanted, key=lambda p: (wanted[p], p))):
+        # Rounded up: one message for each, as far as the total goes, rather than none for all.
+        share = -(-total // (len(wanted) - served))
+        shares[partition] = max(0, min(wanted[partition], share))
+        total -= shares[partition]
+    return shares
+
+
+def _ranges(session: Session, claim_id: int) -> Claimed:
+    rows = session.scalars(
+        select(ClaimRange).where(ClaimRange.claim_id == claim_id).order_by(ClaimRange.topic, ClaimRange.partition)
+    ).all()
+    readable = [
+        OffsetRange(r.topic, r.topic_id, r.partition, r.readable_from, r.end_offset)
+        for r in rows
+        if r.end_offset > r.readable_from
+    ]
+    lost = [
+        OffsetRange(r.topic, r.topic_id, r.partition, r.start_offset, r.readable_from)
+        for r in rows
+        if r.readable_from > r.start_offset
+    ]
+    return Claimed(claim_id, tuple(readable), tuple(lost))
+
+
+def mark_handled(session: Session, claim_id: int, done: OffsetRange, *, lost: int = 0) -> bool:
+    """Record that every offset of the range is done; close the claim with the last one. True when it is closed.
+
+    Two tasks that finish at once wait for each other at the claim's row: else neither would see the other's range,
+    and the claim would stay open for ever.
+    """
+    session.execute(select(Claim.id).where(Claim.id == claim_id).with_for_update())
+    row = insert(HandledRange).values(
+        claim_id=claim_id,
+        topic=done.topic,
+        partition=done.partition,
+        start_offset=done.start,
+        end_offset=done.end,
+        lost=lost,
+    )
+    session.execute(row.on_conflict_do_nothing())
+    return close_if_handled(session, claim_id)
+
+
+# Multiranges, because a chunk size that was changed between two tries leaves ranges that overlap.
+_COVERED = text(
+    """
+    select coalesce(bool_and(coalesce(handled.offsets, '{}'::int8multirange) @> claimed.offsets), true)
+    from (
+        select topic, partition, range_agg(int8range(readable_from, end_offset)) as offsets
+        from claim_ranges where claim_id = :claim_id group by topic, partition
+    ) claimed
+    left join (
+        select topic, partition, range_agg(int8range(start_offset, end_offset)) as offsets
+        from handled_ranges where claim_id = :claim_id group by topic, partition
+    ) handled using (topic, partition)
+    """
+)
+
+
+def close_if_handled(session: Session, claim_id: int) -> bool:
+    """Close the claim if every offset that it could read is handled."""
+    closed = bool(session.scalar(_COVERED, {"claim_id": claim_id}))
+    if closed:
+        still_open = update(Claim).where(Claim.id == claim_id, Claim.closed_at.is_(None))
+        session.execute(still_open.values(closed_at=func.now()))
+    return closed

@@ -1,0 +1,164 @@
+"""From messages to effects, each once.
+
+For every batch: what the inbox knows is skipped; what breaks its contract is kept as a dead letter, acknowledged by
+the broker before anything goes on; the rest is written to the inbox and has its effect in ONE database transaction.
+Killed before that transaction: nothing happened, a retry does it. After: the inbox knows, a retry skips it.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.orm import Session
+
+from include.contracts import ContractViolation, Reason
+from include.kafka import dead_letters
+from include.kafka.consumers import Consumer
+from include.kafka.dead_letters import DeadLetter
+from include.kafka.messages import Message, Rejected
+from include.kafka.producer import AcknowledgedProducer
+from include.operations.database import begin
+from include.operations.models import InboxEntry, Outcome
+
+log = logging.getLogger(__name__)
+
+Effect = Callable[[Session, Message], Any]
+
+
+class HandlingFailed(Exception):
+    """The effect of some messages failed, and a retry may mend it; the others are handled."""
+
+
+class Handler:
+    """Handles messages of one consumer for one Dag run. A context manager, because it holds a producer."""
+
+    def __init__(self, consumer: Consumer, run_id: str, producer: AcknowledgedProducer) -> None:
+        self.consumer = consumer
+        self.run_id = run_id
+        self.producer = producer
+        self.effect: Effect = consumer.load_effect()
+        self.counts = {outcome: 0 for outcome in Outcome}
+
+    def handle(self, messages: Sequence[Message]) -> None:
+        """Handle a batch of one topic's messages, in the order given.
+
+        Raises HandlingFailed when the effect of some of them failed; all others are handled then.
+        """
+        messages = self._without_known(messages)
+        good, bad = self._validated(messages)
+        if bad:
+            dead_letters.send(bad, consumer=self.consumer.name, run_id=self.run_id, producer=self.producer)
+        try:
+            self._record(good, bad)
+        except DBAPIError as error:
+            # The database is away or gives up on us: every message would fail alike, so the task does, and is retried.
+            # But data that it cannot store belongs to one message.
+            if not isinstance(error, DataError):
+                raise
+            self._one_by_one(good, bad)
+        except Exception:
+            self._one_by_one(good, bad)
+
+    def _without_known(self, messages: Sequence[Message]) -> list[Message]:
+        if not messages:
+            return []
+        coordinates = tuple_(InboxEntry.topic_id, InboxEntry.partition, InboxEntry.offset)
+        known = select(InboxEntry.topic_id, InboxEntry.partition, InboxEntry.offset).where(
+            InboxEntry.consumer == self.consumer.name, coordinates.in_([m.coordinates for m in messages])
+        )
+        with begin() as session:
+            done = {tuple(row) for row in session.execute(known)}
+        return [message for message in messages if message.coordinates not in done]
+
+    def _validated(self, messages: Iterable[Message]) -> tuple[list[Message], list[DeadLetter]]:
+        good: list[Message] = []
+        bad: list[DeadLetter] = []
+        for message in messages:
+            try:
+                event = self.consumer.topic(message.topic).parse(message.value)
+            except ContractViolation as violation:
+                bad.append(DeadLetter(message, violation.reason, violation.detail))
+            else:
+                good.append(message.with_event(event))
+        return good, bad
+
+    def _one_by_one(self, good: Sequence[Message], bad: Sequence[DeadLetter]) -> None:
+        """One message's effect failed and took the batch's transaction with it: a poisoned message delays no other."""
+        self._record([], bad)
+        failures: list[str] = []
+        for message in good:
+            try:
+                self._record([message], [])
+            except (Rejected, DataError) as error:
+                # DataError: the database cannot store it (a NUL in a text, a number out of range), today or tomorrow.
+                detail = str(error) if isinstance(error, Rejected) else type(error.orig).__name__
+                letter = DeadLetter(message, Reason.rejected, detail)
+                dead_letters.send([letter], consumer=self.consumer.name, run_id=self.run_id, producer=self.producer)
+                self._record([], [letter])
+            except DBAPIError:
+                raise
+            except Exception as error:
+                log.exception("effect failed: message=%s", message)
+                failures.append(f"{message}: {type(error).__name__}: {error}")
+        if failures:
+            raise HandlingFailed(
+                f"consumer {self.consumer.name}: {len(failures)} of {len(good)} messages failed, the others are "
+                f"handled; the first: {failures[0]}"
+            )
+
+    def _record(self, good: Sequence[Message], bad: Sequence[DeadLetter]) -> None:
+        """Inbox rows and effects, in one transaction."""
+        if not good and not bad:
+            return
+        with begin() as session:
+            new = self._insert(session, [self._entry(m, Outcome.handled) for m in good])
+            # Neither new nor known by its coordinates: the same event was handled at others.
+            again = [m for m in good if m.coordinates not in new]
+            duplicates = self._insert(session, [self._entry(m, Outcome.duplicate) for m in again])
+            letters = [
+                {
+                    **self._entry(letter.message, Outcome.dead_letter),
+                    "reason": letter.reason,
+                    "detail": letter.detail,
+                }
+                for letter in bad
+            ]
+            kept = self._insert(session, letters)
+            for message in good:
+                if message.coordinates in new:
+                    self.effect(session, message)
+        self.counts[Outcome.handled] += len(new)
+        self.counts[Outcome.duplicate] += len(duplicates)
+        self.counts[Outcome.dead_letter] += len(kept)
+
+    def _insert(self, session: Session, rows: list[dict[str, Any]]) -> set[tuple[str, int, int]]:
+        """Insert what neither unique key knows; returns the coordinates inserted."""
+        if not rows:
+            return set()
+        # Sorted: two tasks that insert the same event ids in different orders would block each other.
+        rows = sorted(rows, key=lambda row: (row["event_id"] or "", row["offset"]))
+        statement = (
+            insert(InboxEntry)
+            .on_conflict_do_nothing()
+            .returning(InboxEntry.topic_id, InboxEntry.partition, InboxEntry.offset)
+        )
+        return {tuple(row) for row in session.execute(statement, rows)}  # type: ignore[misc]
+
+    def _entry(self, message: Message, outcome: Outcome) -> dict[str, Any]:
+        return {
+            "consumer": self.consumer.name,
+            "topic_id": message.topic_id,
+            "partition": message.partition,
+            "offset": message.offset,
+            "topic": message.topic,
+            "contract": self.consumer.topic(message.topic).contract.__name__,
+            # Set for a good message only; a dead letter's id could not be trusted.
+            "event_id": message.event.event_id if message.event is not None else None,
+            "outcome": outcome,
+            "reason": None,
+            "detail": None,
+            "run_id": self.run_id,
+        }

@@ -1,0 +1,216 @@
+"""What the tasks of a consumer's Dag call.
+
+chunks = claim(...)              # claim_messages: claims, handles the first chunk, returns the others
+handle.expand(chunk=chunks)      # handle_chunk: each of the others in a task of its own
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, select
+
+from include.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled, reset_command
+from include.kafka.connection import admin_config, consumer_config
+from include.kafka.consumers import Consumer
+from include.kafka.handling import Handler, HandlingFailed
+from include.kafka.offsets import OffsetRange, Partition, PartitionOffsets, commit_forward, partition_offsets
+from include.kafka.producer import AcknowledgedProducer, Headers
+from include.kafka.reading import RangeReader
+from include.operations import outbox, webhooks
+from include.operations.alarms import close_alarm, open_alarm
+from include.operations.database import begin
+from include.operations.models import Claim, OutboxEntry
+
+log = logging.getLogger(__name__)
+
+# A chunk as an XCom: {"claim_id": int, "ranges": [{topic, topic_id, partition, start, end}]}.
+Chunk = dict[str, Any]
+
+REMEDIES = "raise capacity (max_active_runs, max_messages_per_claim, workers), or move the topic to the standard lane"
+
+
+def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
+    """Claim this run's messages, handle the first chunk here, return the chunks that are left.
+
+    The first chunk is handled in the claiming task, so that a single message costs one task. If that fails, the
+    chunk is returned with the others and gets a task and retries of its own: a poisoned message must not keep the
+    rest of the claim from being mapped.
+    """
+    claimed = _claim(consumer, run_id)
+    chunks = split(claimed, consumer.chunk_size)
+    log.info(
+        "claimed: consumer=%s run_id=%s ranges=%s chunks=%d",
+        consumer.name,
+        run_id,
+        [str(r) for r in claimed.ranges],
+        len(chunks),
+    )
+    if not chunks:
+        return []
+    try:
+        _handle(consumer, chunks[0], run_id)
+    except HandlingFailed:
+        log.exception("the first chunk becomes a task of its own")
+        return chunks
+    return chunks[1:]
+
+
+def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
+    """Handle one chunk of a claim.
+
+    Raises HandlingFailed, ReadingStalled, OutboxUndelivered, or what the broker or the database raise: all are for
+    Airflow's retries. Raises AirflowFailException, which is not retried, when the topic is not the one that was
+    claimed.
+    """
+    topics = {r["topic"]: r["topic_id"] for r in chunk["ranges"]}
+    now = asyncio.run(_offsets(consumer, topics))
+    for partition, offsets in now.items():
+        if offsets.topic_id != topics[partition.topic]:
+            raise _final(
+                ConsumerStopped(
+                    f"consumer {consumer.name}: topic {partition.topic} was deleted and made again after this chunk "
+                    f"was claimed; its messages are gone. To go on with what is there now: "
+                    f"{reset_command(consumer.name, partition.topic)}"
+                )
+            )
+    _handle(consumer, chunk, run_id)
+
+
+def split(claimed: Claimed, chunk_size: int) -> list[Chunk]:
+    """Cut the ranges into chunks of at most `chunk_size` offsets; small ranges share a chunk."""
+    chunks: list[list[OffsetRange]] = []
+    room = 0
+    for whole in claimed.ranges:
+        start = whole.start
+        while start < whole.end:
+            if room == 0:
+                chunks.append([])
+                room = chunk_size
+            end = min(whole.end, start + room)
+            chunks[-1].append(OffsetRange(whole.topic, whole.topic_id, whole.partition, start, end))
+            room -= end - start
+            start = end
+    return [{"claim_id": claimed.id, "ranges": [asdict(r) for r in ranges]} for ranges in chunks]
+
+
+def _final(stopped: ConsumerStopped) -> Exception:
+    """As a failure that Airflow does not retry: only a person can mend it."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    return AirflowFailException(str(stopped))
+
+
+async def _offsets(consumer: Consumer, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
+    from confluent_kafka.admin import AdminClient
+
+    return await partition_offsets(AdminClient(admin_config(consumer.conn_id)), topics, consumer.group)
+
+
+def _claim(consumer: Consumer, run_id: str) -> Claimed:
+    from confluent_kafka.admin import AdminClient
+
+    admin = AdminClient(admin_config(consumer.conn_id))
+    names = [topic.name for topic in consumer.topics]
+    seen: dict[Partition, PartitionOffsets] = {}
+
+    def available() -> dict[Partition, PartitionOffsets]:
+        seen.update(asyncio.run(partition_offsets(admin, names, consumer.group)))
+        return seen
+
+    try:
+        claimed = claim(
+            consumer.name,
+            run_id,
+            available,
+            lambda positions: commit_forward(admin, consumer.group, positions),
+            max_messages=consumer.max_messages_per_claim,
+        )
+    except ConsumerStopped as stopped:
+        with begin() as session:
+            open_alarm(session, consumer.name, "consumer_stopped", str(stopped))
+        raise _final(stopped) from stopped
+    with begin() as session:
+        close_alarm(session, consumer.name, "consumer_stopped")
+        if claimed.lost:
+            gone = ", ".join(str(r) for r in claimed.lost)
+            text = f"retention removed messages before they were claimed (run {run_id}): {gone}"
+            open_alarm(session, consumer.name, "messages_lost", text)
+        _watch_limits(session, consumer, sum(offsets.lag for offsets in seen.values()))
+    return claimed
+
+
+def _watch_limits(session, consumer: Consumer, lag: int) -> None:
+    if lag > consumer.max_lag:
+        text = f"{lag} messages behind, limit {consumer.max_lag}: {REMEDIES}"
+        open_alarm(session, consumer.name, "lag", text)
+    else:
+        close_alarm(session, consumer.name, "lag")
+    oldest = session.scalar(
+        select(func.min(Claim.claimed_at)).where(Claim.consumer == consumer.name, Claim.closed_at.is_(None))
+    )
+    if oldest is not None and datetime.now(UTC) - oldest > consumer.max_claim_age:
+        text = f"a claim is open since {oldest.isoformat()}: its run failed or is being retried; clear it once the cause is gone"
+        open_alarm(session, consumer.name, "claim_open", text)
+    else:
+        close_alarm(session, consumer.name, "claim_open")
+
+
+def _handle(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
+    config = consumer_config(consumer.group, consumer.conn_id)
+    failures: list[str] = []
+    with AcknowledgedProducer(consumer.conn_id) as producer:
+        handler = Handler(consumer, run_id, producer)
+        oldest: datetime | None = None
+        for wanted in (OffsetRange(**r) for r in chunk["ranges"]):
+            reader = RangeReader(config, wanted)
+            failed_before = len(failures)
+            for batch in reader:
+                oldest = min(filter(None, (oldest, batch[0].timestamp)), default=None)
+                try:
+                    handler.handle(batch)
+                except HandlingFailed as failure:
+                    # The messages behind it are not to wait for its retry.
+                    failures.append(str(failure))
+            if len(failures) == failed_before:
+                _finish(consumer, chunk["claim_id"], wanted, reader.lost, run_id)
+        _watch_age(consumer, oldest)
+        outbox.deliver(consumer.name, {"message": _produce(producer), "request": webhooks.post})
+    counts = " ".join(f"{outcome}={number}" for outcome, number in handler.counts.items())
+    log.info("handled: consumer=%s run_id=%s %s", consumer.name, run_id, counts)
+    if failures:
+        raise HandlingFailed("; ".join(failures))
+
+
+def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, lost: int, run_id: str) -> None:
+    with begin() as session:
+        mark_handled(session, claim_id, done, lost=lost)
+        if lost:
+            text = f"retention removed {lost} messages of {done} before they were handled (run {run_id})"
+            open_alarm(session, consumer.name, "messages_lost", text)
+
+
+def _produce(producer: AcknowledgedProducer) -> outbox.Deliver:
+    def deliver(topic: str, rows: list[OutboxEntry]) -> None:
+        for row in rows:
+            headers: Headers = [("idempotency-key", str(row.id).encode())]
+            producer.send(topic, key=row.key, value=row.body, headers=headers)
+        producer.flush()
+
+    return deliver
+
+
+def _watch_age(consumer: Consumer, oldest: datetime | None) -> None:
+    """The age of what is handled now is the lane's delay."""
+    if oldest is None:
+        return
+    age = datetime.now(UTC) - oldest
+    with begin() as session:
+        if age > consumer.max_age:
+            text = f"handled messages that waited {age}, limit {consumer.max_age}: {REMEDIES}"
+            open_alarm(session, consumer.name, "age", text)
+        else:
+            close_alarm(session, consumer.name, "age")

@@ -1,0 +1,33 @@
+"""Deliver outbox rows as HTTP POSTs."""
+
+from include.operations.models import OutboxEntry
+from include.operations.outbox import Refused, Skipped
+
+CONNECT_SECONDS, READ_SECONDS = 5, 10
+# The receiver may well take it later.
+_TRY_LATER = {408, 425, 429}
+
+
+def post(conn_id: str, rows: list[OutboxEntry]) -> None:
+    """POST each row's JSON to the Airflow HTTP connection, with the row's id as Idempotency-Key.
+
+    The connection's host may hold a path; its extra holds headers such as a token. Raises Skipped when the connection
+    is not defined, Refused when the receiver answers that it will not take the row, and what the HTTP client raises
+    when it cannot be reached.
+    """
+    from airflow.providers.http.hooks.http import HttpHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    hook = HttpHook(method="POST", http_conn_id=conn_id)
+    for row in rows:
+        try:
+            session = hook.get_conn({"Content-Type": "application/json", "Idempotency-Key": str(row.id)})
+        except AirflowNotFoundException:
+            raise Skipped(f"connection {conn_id} is not defined") from None
+        # No redirects: a POST would be followed as a GET, and count as delivered.
+        answer = session.post(
+            hook.base_url, data=row.body, timeout=(CONNECT_SECONDS, READ_SECONDS), allow_redirects=False
+        )
+        if 300 <= answer.status_code < 500 and answer.status_code not in _TRY_LATER:
+            raise Refused(f"{conn_id} answered {answer.status_code}")
+        answer.raise_for_status()
