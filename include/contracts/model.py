@@ -1,0 +1,35 @@
+"""The base class of every contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic_core import PydanticCustomError
+
+
+class Contract(BaseModel):
+    """What one message of a topic is: its fields, and nothing else.
+
+    A subclass declares `version: Literal[n]` without a default (a message must say which version it is) and
+    derives `event_id` from its own fields: a producer that sends the same event twice sends the same id, and
+    the consumers' inbox drops the second.
+    """
+
+    # strict: "21.5" is not a number. extra: a misspelt field is not silently dropped. hide_input: a
+    # ValidationError in a log must not show a customer's data.
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    @property
+    def event_id(self) -> str:
+        """The event's identity within its topic: the same for every copy of the event, never random."""
+        raise NotImplementedError(f"{type(self).__name__} must derive event_id from its fields")
+
+    @field_validator("version", mode="before", check_fields=False)
+    @classmethod
+    def _version_is_an_integer(cls, value: Any) -> Any:
+        if type(value) is not int:  # Literal[1] takes True and 1.0, which other readers of the topic do not
+            raise PydanticCustomError("not_an_integer", "not an integer")
+        return value

@@ -1,0 +1,214 @@
+"""A topic and what its messages are; the registry of all topics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, NoReturn, get_args, get_origin
+
+from pydantic import ValidationError
+
+from include.contracts.model import Contract
+from include.contracts.violations import (
+    ContractViolation,
+    Reason,
+    duplicate_keys,
+    explain,
+    has_duplicate_keys,
+)
+
+_LEGAL_NAME = re.compile(r"[a-zA-Z0-9._-]+")
+_VERSION_IN_NAME = re.compile(r"\.v([0-9]+)$")
+_MEMBER_NAME_END = re.compile(rb'"[ \t\n\r]*:')
+MAX_NAME_LENGTH = 249  # Kafka's limit
+DEAD_LETTER_SUFFIX = ".dlq"
+
+# Kafka's own default for a record batch. The broker takes more than the contract allows: what is too large
+# for the contract then becomes a dead letter that can be looked at, not an error at a producer far away.
+BROKER_MAX_BYTES = 1_048_588
+# What a record batch adds to a value: key, headers, framing.
+BATCH_OVERHEAD_BYTES = 16 * 1024
+# What a dead letter adds to the record it keeps: the headers with reason and coordinates.
+DEAD_LETTER_OVERHEAD_BYTES = 64 * 1024
+# Long enough to find the cause, deploy the cure and replay; not for ever: dead letters hold personal data.
+DEAD_LETTER_RETENTION = timedelta(days=365)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A Kafka topic and its contract.
+
+    name: the topic in Kafka. A version of a contract that is not compatible with the last one gets a topic of
+        its own, named `<name>.v<version>`, so that both run side by side until the old one is drained.
+    key: the field that is the Kafka key: messages with the same key keep their order.
+    retention: how long the broker keeps a message, by its timestamp; None keeps it for ever.
+    max_bytes: the largest value that the contract allows.
+    compacted: the broker may drop a message when a later one has the same key.
+    """
+
+    name: str
+    contract: type[Contract]
+    key: str
+    partitions: int
+    retention: timedelta | None
+    max_bytes: int = 64 * 1024
+    compacted: bool = False
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not _LEGAL_NAME.fullmatch(self.name) or self.name in (".", ".."):
+            self._refuse("name", "not legal in Kafka: use letters, digits, '.', '_' and '-'")
+        if len(self.dead_letter_name) > MAX_NAME_LENGTH:
+            self._refuse("name", f"longer than {MAX_NAME_LENGTH} characters with {DEAD_LETTER_SUFFIX!r}")
+        if self.name.endswith(DEAD_LETTER_SUFFIX):
+            self._refuse("name", f"names that end with {DEAD_LETTER_SUFFIX!r} belong to dead-letter topics")
+        if not issubclass(self.contract, Contract):
+            self._refuse("contract", f"{self.contract!r} does not inherit from Contract")
+        if self.contract.event_id is Contract.event_id:
+            self._refuse("contract", f"{self.contract.__name__} does not define the property event_id")
+        self._check_config()
+        self._check_version()
+        self._check_key()
+        if self.partitions < 1:
+            self._refuse("partitions", f"{self.partitions}; at least 1")
+        if self.retention is not None and self.retention < timedelta(minutes=1):
+            self._refuse("retention", f"{self.retention}; at least a minute, or None for ever")
+        if not 2 <= self.max_bytes <= 64 * 1024 * 1024:
+            self._refuse("max_bytes", f"{self.max_bytes}; 2 to 67108864")
+
+    @property
+    def dead_letter_name(self) -> str:
+        return f"{self.name}{DEAD_LETTER_SUFFIX}"
+
+    @property
+    def version(self) -> int:
+        return get_args(self.contract.model_fields["version"].annotation)[0]
+
+    def parse(self, value: bytes | None) -> Contract:
+        """The event in a message's value.
+
+        Raises ContractViolation, and nothing else whatever the bytes are: anything else would stop the
+        consumer at this message for ever.
+        """
+        if value is None:
+            raise ContractViolation(Reason.tombstone, "the message has no value")
+        if len(value) > self.max_bytes:
+            raise ContractViolation(Reason.too_large, f"{len(value)} bytes, at most {self.max_bytes}")
+        try:
+            event = self.contract.model_validate_json(value)
+        except ValidationError as error:
+            raise explain(value, self.version, error) from None
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            # A fault in a validator of the contract: the message is kept until that is mended.
+            kind = type(error).__name__
+            raise ContractViolation(Reason.rejected, f"the contract's own code raised {kind}") from error
+        # As many names as fields were set: none twice. More: nested objects, or text that looks like a name.
+        if len(_MEMBER_NAME_END.findall(value)) != len(event.model_fields_set) and has_duplicate_keys(value):
+            raise duplicate_keys()
+        return event
+
+    def serialize(self, event: Contract) -> tuple[bytes, bytes]:
+        """The key and the value of the message that carries `event`: the same bytes for the same event.
+
+        Raises TypeError for another contract's event, and ContractViolation if `parse` would not take the
+        bytes (an event changed with `model_copy`, or too large): what no consumer accepts must not leave.
+        """
+        if type(event) is not self.contract:
+            raise TypeError(f"topic {self.name} holds {self.contract.__name__}, not {type(event).__name__}")
+        value = event.model_dump_json().encode()
+        self.parse(value)
+        return str(getattr(event, self.key)).encode(), value
+
+    def kafka_config(self) -> dict[str, str]:
+        """Kafka's settings of the topic."""
+        policies = ["compact"] if self.compacted else []
+        if self.retention is not None or not policies:
+            policies.append("delete")
+        return {
+            "cleanup.policy": ",".join(policies),
+            "retention.ms": str(_milliseconds(self.retention)),
+            "max.message.bytes": str(self._record_limit_bytes),
+        }
+
+    def dead_letter_config(self) -> dict[str, str]:
+        """Kafka's settings of the dead-letter topic: whatever the topic takes fits, and is kept for long."""
+        return {
+            "cleanup.policy": "delete",
+            "retention.ms": str(_milliseconds(DEAD_LETTER_RETENTION)),
+            "max.message.bytes": str(self._record_limit_bytes + DEAD_LETTER_OVERHEAD_BYTES),
+            # Retention counts record timestamps: with the original's, an old message would go on arrival.
+            "message.timestamp.type": "LogAppendTime",
+        }
+
+    @property
+    def _record_limit_bytes(self) -> int:
+        return max(BROKER_MAX_BYTES, self.max_bytes + BATCH_OVERHEAD_BYTES)
+
+    def _check_config(self) -> None:
+        for setting, needed in (("strict", True), ("extra", "forbid"), ("frozen", True)):
+            found = self.contract.model_config.get(setting)
+            if found != needed:
+                name = self.contract.__name__
+                self._refuse("contract", f"{name} sets {setting}={found!r}; it must stay {needed!r}")
+
+    def _check_version(self) -> None:
+        field = self.contract.model_fields.get("version")
+        values: tuple = (
+            get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
+        )
+        declared = len(values) == 1 and type(values[0]) is int and values[0] >= 1
+        if not declared or not field or not field.is_required():
+            name = self.contract.__name__
+            self._refuse("contract", f"{name} needs the field `version: Literal[n]` without a default")
+        named = _VERSION_IN_NAME.search(self.name)
+        if named and int(named[1]) != self.version:
+            self._refuse("name", f"ends with {named[0]!r}, but the contract has version {self.version}")
+
+    def _check_key(self) -> None:
+        field = self.contract.model_fields.get(self.key)
+        if field is None:
+            self._refuse("key", f"{self.contract.__name__} has no field {self.key!r}")
+        kind = field.annotation
+        if not field.is_required() or kind not in (str, int):  # an enumeration has too few values to spread
+            self._refuse("key", f"field {self.key!r} must be a required str or int, not {kind}")
+
+    def _refuse(self, what: str, why: str) -> NoReturn:
+        raise ValueError(f"topic {self.name!r}: {what}: {why}")
+
+
+class Registry:
+    """All topics of the project: `for topic in registry`, `registry["orders"]`."""
+
+    def __init__(self, *topics: Topic):
+        self._topics: dict[str, Topic] = {}
+        metric_names: dict[str, str] = {}
+        for topic in topics:
+            for name in (topic.name, topic.dead_letter_name):
+                # Kafka's metrics do not tell "." from "_", and the broker refuses the second of such a pair.
+                metric_name = name.replace(".", "_")
+                if metric_name in metric_names:
+                    raise ValueError(f"topic {name!r}: its name collides with {metric_names[metric_name]!r}")
+                metric_names[metric_name] = name
+            self._topics[topic.name] = topic
+
+    def __iter__(self) -> Iterator[Topic]:
+        return iter(self._topics.values())
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._topics
+
+    def __getitem__(self, name: str) -> Topic:
+        try:
+            return self._topics[name]
+        except KeyError:
+            known = ", ".join(sorted(self._topics)) or "none"
+            raise KeyError(f"no topic {name!r} in the registry; it has: {known}") from None
+
+
+def _milliseconds(duration: timedelta | None) -> int:
+    return -1 if duration is None else duration // timedelta(milliseconds=1)

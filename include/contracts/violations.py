@@ -1,0 +1,131 @@
+"""Why a message is not what its topic promises.
+
+A violation is logged, kept in headers of a dead letter and shown to operators, so its text must never carry a
+value of the message: only field paths, error types and sizes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+MAX_FIELDS_IN_DETAIL = 5  # enough to see what is wrong; a hostile message can have thousands
+
+
+class Reason(StrEnum):
+    """Why a message goes to the dead-letter topic; listed in the order of precedence."""
+
+    tombstone = "tombstone"
+    too_large = "too_large"
+    not_utf8 = "not_utf8"
+    not_json = "not_json"
+    wrong_version = "wrong_version"
+    missing_field = "missing_field"
+    unknown_field = "unknown_field"
+    wrong_type = "wrong_type"
+    out_of_bounds = "out_of_bounds"
+    rejected = "rejected"  # not by the contract, but by the code that handles the message
+
+
+class ContractViolation(Exception):
+    """A message breaks its contract.
+
+    `reason` is the first that applies in the order of `Reason`, except that a JSON value which is not an
+    object has no version and no fields: it is `wrong_type` at once. `detail` is short and safe to log.
+    """
+
+    def __init__(self, reason: Reason, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self):
+        # The default rebuilds from the one joined text, and fails when a pool hands the exception over.
+        return type(self), (self.reason, self.detail)
+
+
+def explain(value: bytes, version: int, error: ValidationError) -> ContractViolation:
+    """Say why `value` did not validate. Only failures come here, so it may parse the message once more."""
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError as decode_error:
+        return ContractViolation(Reason.not_utf8, f"invalid UTF-8 at byte {decode_error.start}")
+    try:
+        document = from_json(value, allow_inf_nan=False)
+    except ValueError as json_error:  # its text holds a position, never content
+        return ContractViolation(Reason.not_json, str(json_error)[:200])
+    if not isinstance(document, dict):
+        return ContractViolation(Reason.wrong_type, f"a JSON {_json_type(document)}, not an object")
+    if has_duplicate_keys(value):
+        return duplicate_keys()
+    found = document.get("version", version)
+    if type(found) is not int or found != version:  # True == 1 and 1.0 == 1 in Python
+        shown = found if type(found) is int and abs(found) < 10_000 else "something else"
+        return ContractViolation(Reason.wrong_version, f"expected version {version}, found {shown}")
+    return from_errors(error)
+
+
+def from_errors(error: ValidationError) -> ContractViolation:
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    found = sorted((_ORDER.index(_reason(item)), _path(item["loc"]), item["type"]) for item in errors)
+    shown = [f"{path} ({kind})" for _, path, kind in found[:MAX_FIELDS_IN_DETAIL]]
+    if len(found) > len(shown):
+        shown.append(f"and {len(found) - len(shown)} more")
+    return ContractViolation(_ORDER[found[0][0]], ", ".join(shown))
+
+
+def duplicate_keys() -> ContractViolation:
+    return ContractViolation(Reason.not_json, "a name occurs twice in one object")
+
+
+def has_duplicate_keys(value: bytes) -> bool:
+    """Whether any object in this JSON text has a name twice.
+
+    RFC 8259 leaves the meaning of that to the reader: pydantic takes the last value, other engines the first.
+    """
+
+    class Duplicate(Exception):
+        pass
+
+    def unique(pairs: list[tuple[str, Any]]) -> None:
+        if len({name for name, _ in pairs}) != len(pairs):
+            raise Duplicate
+
+    try:  # numbers stay text: converting one with thousands of digits raises
+        json.loads(value.decode(), object_pairs_hook=unique, parse_int=str, parse_float=str)
+    except Duplicate:
+        return True
+    return False
+
+
+_ORDER = [Reason.missing_field, Reason.unknown_field, Reason.wrong_type, Reason.out_of_bounds]
+_WRONG_TYPES = {"not_an_integer", "not_iso_date", "not_rfc3339", "string_unicode", "timezone_aware"}
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
+
+
+def _reason(item: ErrorDetails) -> Reason:
+    kind = item["type"]
+    if kind == "missing":
+        return Reason.missing_field
+    if kind == "extra_forbidden":
+        return Reason.unknown_field
+    if kind in _WRONG_TYPES or kind.endswith(("_type", "_parsing")):
+        return Reason.wrong_type
+    return Reason.out_of_bounds
+
+
+def _path(location: Sequence[int | str]) -> str:
+    """The field's path. An unknown field's name is the sender's text: shown only when it is a plain name."""
+    shown = (isinstance(part, int) or _PLAIN_NAME.fullmatch(part) for part in location)
+    parts = [str(part) if plain else "(name not shown)" for part, plain in zip(location, shown, strict=True)]
+    return ".".join(parts) or "(message)"
+
+
+def _json_type(document: object) -> str:
+    return {list: "array", str: "string", bool: "boolean", type(None): "null"}.get(type(document), "number")

@@ -1,0 +1,81 @@
+"""A contract that belongs to no example: orders of a shop, in two versions."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from include.contracts import Contract, Topic
+from include.contracts.types import Day, Identifier, Line, Text, UtcTime
+
+
+class Kind(StrEnum):
+    retail = "retail"
+    trade = "trade"
+
+
+class OrderV1(Contract):
+    version: Literal[1]
+    order_id: Identifier
+    placed_at: UtcTime
+    quantity: Annotated[int, Field(ge=1, le=1000)]
+    price: Annotated[float, Field(ge=0, le=1e6)]
+    kind: Kind
+    ship_on: Day | None = None
+    note: Annotated[Text, Field(max_length=50)] | None = None
+
+    @property
+    def event_id(self) -> str:
+        return self.order_id
+
+
+class Position(Contract):
+    article: Annotated[Line, Field(max_length=20)]
+    quantity: Annotated[int, Field(ge=1, le=1000)]
+
+
+class OrderV2(Contract):
+    """Several positions in place of one quantity: not compatible with version 1."""
+
+    version: Literal[2]
+    order_id: Identifier
+    placed_at: UtcTime
+    positions: Annotated[tuple[Position, ...], Field(min_length=1, max_length=10)]
+
+    @property
+    def event_id(self) -> str:
+        return self.order_id
+
+
+ORDERS = Topic("orders", OrderV1, key="order_id", partitions=3, retention=timedelta(days=7), max_bytes=1000)
+ORDERS_V2 = Topic("orders.v2", OrderV2, key="order_id", partitions=3, retention=timedelta(days=7))
+
+
+def order(**changes: Any) -> OrderV1:
+    fields: dict[str, Any] = {
+        "version": 1,
+        "order_id": "o-1",
+        "placed_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "quantity": 2,
+        "price": 9.5,
+        "kind": Kind.retail,
+    }
+    return OrderV1(**{**fields, **changes})
+
+
+def message(*without: str, **changes: Any) -> bytes:
+    """The value of a message as another program would write it."""
+    fields = {
+        "version": 1,
+        "order_id": "o-1",
+        "placed_at": "2026-01-02T03:04:05Z",
+        "quantity": 2,
+        "price": 9.5,
+        "kind": "retail",
+    }
+    document = {name: value for name, value in {**fields, **changes}.items() if name not in without}
+    return json.dumps(document).encode()
