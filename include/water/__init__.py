@@ -1,0 +1,1 @@
+"""The example: a water utility. The one package to replace when the project is used for something else."""
