@@ -1,0 +1,72 @@
+"""docker-compose.override.yml is valid, reachable from Airflow, and open to nobody else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stack.requirements import PROJECT
+
+FILE = PROJECT / "docker-compose.override.yml"
+COMPOSE = yaml.safe_load(FILE.read_text())
+each_service = pytest.mark.parametrize("service", COMPOSE["services"].values(), ids=COMPOSE["services"])
+
+
+def check(path: Path) -> int:
+    command = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", path]
+    return subprocess.run(command, capture_output=True, timeout=60).returncode
+
+
+def test_the_file_keeps_the_compose_specification():
+    assert check(FILE) == 0
+
+
+def test_a_typing_error_breaks_the_compose_specification(tmp_path: Path):
+    path = tmp_path / FILE.name
+    path.write_text(FILE.read_text().replace("healthcheck:", "healthchek:"))
+    assert check(path) != 0
+
+
+def test_it_has_the_services_of_the_local_stack():
+    assert COMPOSE["services"].keys() == {"kafka", "object-store", "operations-db"}
+
+
+@each_service
+def test_a_service_is_in_airflows_network_and_pinned_and_watched(service: dict):
+    assert service["networks"] == ["airflow"]
+    assert ":" in service["image"]
+    assert not service["image"].endswith(":latest")
+    assert service["healthcheck"]["test"]
+
+
+@each_service
+def test_a_service_listens_on_loopback_only(service: dict):
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+@each_service
+def test_the_data_of_a_service_outlives_its_container(service: dict):
+    names = {volume.split(":")[0] for volume in service["volumes"]}
+    assert names
+    assert names <= COMPOSE["volumes"].keys()
+
+
+def test_containers_and_this_machine_get_an_address_each_can_reach():
+    environment = COMPOSE["services"]["kafka"]["environment"]
+    advertised = dict(pair.split("://") for pair in environment["KAFKA_ADVERTISED_LISTENERS"].split(","))
+    listening = dict(pair.split("://") for pair in environment["KAFKA_LISTENERS"].split(","))
+    protocols = dict(pair.split(":") for pair in environment["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
+    assert advertised["INTERNAL"].startswith("kafka:")
+    assert advertised["HOST"].startswith("127.0.0.1:")
+    assert advertised["INTERNAL"].split(":")[1] == listening["INTERNAL"].removeprefix(":")
+    assert listening.keys() == protocols.keys()
+    (port,) = COMPOSE["services"]["kafka"]["ports"]
+    assert port == f"{advertised['HOST']}{listening['HOST']}"
+
+
+def test_a_typing_error_makes_no_topic():
+    assert COMPOSE["services"]["kafka"]["environment"]["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"

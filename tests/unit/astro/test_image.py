@@ -1,0 +1,62 @@
+"""What the Astro CLI builds the image from."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from stack.requirements import IMAGE, PROJECT, locked_versions
+
+# Astro Runtime's own versions, and the Airflow in them.
+AIRFLOW_IN_RUNTIME = {"3.3-8": "3.3.2"}
+
+
+def test_the_dockerfile_is_one_from_line():
+    instructions = [line for line in (PROJECT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    assert len(instructions) == 1
+    assert re.fullmatch(r"FROM \S+/runtime:\d+\.\d+-\d+-python-3\.\d+", instructions[0])
+
+
+def test_the_image_has_the_locks_airflow_and_the_exports_python():
+    runtime, python = re.search(r"runtime:(\S+)-python-(\S+)", (PROJECT / "Dockerfile").read_text()).groups()
+    assert AIRFLOW_IN_RUNTIME[runtime] == locked_versions((PROJECT / "requirements.lock").read_text())["apache-airflow"]
+    assert python == IMAGE["python_version"]
+
+
+def test_system_packages_are_names():
+    lines = (PROJECT / "packages.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", line) for line in lines)
+
+
+@pytest.mark.parametrize("needed", ["dags", "dags/", "include", "plugins", "tests", "contracts", "requirements.txt"])
+def test_the_image_gets_what_dags_need(needed: str):
+    assert needed not in ignored_by_docker()
+
+
+@pytest.mark.parametrize("unwanted", [".git", ".env", ".venv", ".stack", "airflow_settings.yaml"])
+def test_the_image_gets_no_secrets_and_no_local_state(unwanted: str):
+    assert unwanted in ignored_by_docker()
+
+
+def ignored_by_docker() -> set[str]:
+    lines = (PROJECT / ".dockerignore").read_text().splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+@pytest.mark.parametrize(
+    ("path", "ignored"),
+    [
+        (".env", True),
+        (".stack/postgres", True),
+        (".venv/bin/python", True),
+        (".astro/standalone/airflow.db", True),
+        ("airflow_settings.yaml", False),
+        (".env.example", False),
+        (".astro/config.yaml", False),
+    ],
+)
+def test_git_ignores_secrets_and_state_only(path: str, ignored: bool):
+    result = subprocess.run(["git", "check-ignore", "--no-index", "-q", path], cwd=PROJECT)
+    assert (result.returncode == 0) == ignored

@@ -1,0 +1,80 @@
+"""requirements.txt is what the lock says, and leaves Airflow's own dependencies to the image."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from stack.requirements import CARRIED_BY_AIRFLOW, PROJECT, export, locked_versions
+
+LOCK = """\
+# made by a tool
+client==1.2.0 ; python_full_version < '3.12' \\
+    --hash=sha256:0000
+client==1.3.0 ; python_full_version >= '3.12' \\
+    --hash=sha256:1111
+    # via
+    #   demo (pyproject.toml)
+pydantic==2.0 \\
+    --hash=sha256:2222
+some-driver==4.0 \\
+    --hash=sha256:3333
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "requirements.lock").write_text(LOCK)
+    write_dependencies(tmp_path, "some_driver[binary]", "client>=1", "pydantic")
+    return tmp_path
+
+
+def write_dependencies(project: Path, *dependencies: str) -> None:
+    (project / "pyproject.toml").write_text(f"[project]\ndependencies = {list(dependencies)}\n")
+
+
+def test_the_committed_file_is_the_export():
+    remedy = "run `.venv/bin/python -m stack.requirements`"
+    assert (PROJECT / "requirements.txt").read_text() == export(), remedy
+
+
+def test_names_are_normal_versions_are_the_locks_and_extras_stay(project: Path):
+    lines = [line for line in export(project).splitlines() if not line.startswith("#")]
+    assert lines == ["client==1.3.0", "some-driver[binary]==4.0"]
+
+
+def test_a_version_for_another_python_is_not_taken():
+    assert locked_versions(LOCK)["client"] == "1.3.0"
+
+
+def test_a_dependency_that_is_not_locked_is_an_error(project: Path):
+    write_dependencies(project, "not-locked")
+    with pytest.raises(KeyError, match="not-locked"):
+        export(project)
+
+
+def test_what_is_left_to_the_image_is_airflow_or_comes_with_airflow():
+    with_airflow = {"apache-airflow"}
+    for distribution in ("apache-airflow", "apache-airflow-core", "apache-airflow-task-sdk"):
+        requirements = map(Requirement, metadata.requires(distribution) or [])
+        with_airflow |= {canonicalize_name(r.name) for r in requirements if "extra" not in str(r.marker)}
+    assert with_airflow >= CARRIED_BY_AIRFLOW
+
+
+def test_the_lock_has_no_registry_address():
+    text = (PROJECT / "requirements.lock").read_text() + (PROJECT / "requirements.txt").read_text()
+    assert "http" not in "".join(line for line in text.splitlines() if line.startswith(("-", "--")))
+    assert "--index-url" not in text
+
+
+def test_every_direct_dependency_is_exported_or_carried():
+    direct = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {canonicalize_name(Requirement(line).name) for line in direct}
+    exported = {Requirement(line).name for line in export().splitlines() if not line.startswith("#")}
+    assert names == exported | (CARRIED_BY_AIRFLOW & names)
+    assert exported.isdisjoint(CARRIED_BY_AIRFLOW)

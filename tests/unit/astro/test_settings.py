@@ -1,0 +1,145 @@
+"""airflow_settings.yaml, .env.example and .astro/config.yaml are what the Astro CLI accepts, and hold no secret."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import yaml
+
+from stack.requirements import PROJECT
+
+# What the CLI reads of each entry (its settings/types.go); it passes over any other key without a word.
+KEYS = {
+    "connections": {
+        "conn_id",
+        "conn_type",
+        "conn_host",
+        "conn_schema",
+        "conn_login",
+        "conn_password",
+        "conn_port",
+        "conn_uri",
+        "conn_extra",
+    },
+    "pools": {"pool_name", "pool_slot", "pool_description"},
+    "variables": {"variable_name", "variable_value"},
+}
+PLACEHOLDER = "change-me"
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict:
+    return yaml.safe_load((PROJECT / "airflow_settings.yaml").read_text())["airflow"]
+
+
+@pytest.fixture(scope="module")
+def connections(settings: dict) -> dict[str, dict]:
+    return {connection["conn_id"]: connection for connection in settings["connections"]}
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    lines = (PROJECT / ".env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict:
+    return yaml.safe_load((PROJECT / "docker-compose.override.yml").read_text())["services"]
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_the_cli_knows_every_key(kind: str, settings: dict):
+    assert settings.keys() == KEYS.keys()
+    for entry in settings[kind]:
+        assert entry.keys() <= KEYS[kind], entry
+
+
+def test_a_pool_has_slots(settings: dict):
+    assert all(isinstance(pool["pool_slot"], int) and pool["pool_slot"] > 0 for pool in settings["pools"])
+
+
+def test_every_connection_has_a_type_and_a_number_as_port(settings: dict):
+    for connection in settings["connections"]:
+        assert connection["conn_type"]
+        assert isinstance(connection.get("conn_port", 0), int)
+
+
+def test_extras_are_json_in_a_string(settings: dict):
+    # As a YAML map its keys would reach Airflow in lower case.
+    for connection in settings["connections"]:
+        if "conn_extra" in connection:
+            assert isinstance(connection["conn_extra"], str), connection["conn_id"]
+            assert isinstance(json.loads(connection["conn_extra"]), dict)
+
+
+def test_a_connection_has_one_source(settings: dict, environment: dict[str, str]):
+    ids = [connection["conn_id"] for connection in settings["connections"]]
+    assert len(ids) == len(set(ids))
+    from_environment = {name.removeprefix("AIRFLOW_CONN_").lower() for name in environment}
+    assert from_environment.isdisjoint(ids)
+
+
+def test_no_password_is_committed(settings: dict, environment: dict[str, str]):
+    for connection in settings["connections"]:
+        assert "conn_password" not in connection
+        assert "conn_uri" not in connection
+        assert not re.search("password|secret|token|private_key", connection.get("conn_extra", ""))
+    for name, value in environment.items():
+        if "PASSWORD" in name:
+            assert value == PLACEHOLDER, name
+        for password in re.findall(r"://[^:/@]*:([^@]+)@", value):
+            assert password == PLACEHOLDER, name
+
+
+def test_values_of_the_environment_file_are_not_quoted(environment: dict[str, str]):
+    assert environment
+    for name, value in environment.items():
+        assert re.fullmatch(r"[A-Z][A-Z0-9_]*", name)
+        assert value == value.strip()
+        assert not value.startswith(("'", '"')), name
+
+
+def test_the_database_is_the_one_of_the_compose_file(environment: dict[str, str], compose: dict):
+    from airflow.models import Connection
+
+    service = compose["operations-db"]
+    connection = Connection(conn_id="operations_db", uri=environment["AIRFLOW_CONN_OPERATIONS_DB"])
+    assert connection.conn_type == "postgres"
+    assert connection.host in compose
+    assert connection.port == 5432
+    assert connection.login == service["environment"]["POSTGRES_USER"]
+    assert connection.schema == service["environment"]["POSTGRES_DB"]
+    assert connection.password == environment["POSTGRES_PASSWORD"]
+    assert service["env_file"] == ".env"
+
+
+def test_the_broker_is_the_one_of_the_compose_file(connections: dict[str, dict], compose: dict):
+    advertised = compose["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    internal = dict(listener.split("://") for listener in advertised.split(","))["INTERNAL"]
+    extra = json.loads(connections["kafka_default"]["conn_extra"])
+    assert extra["bootstrap.servers"] == internal
+
+
+def test_the_broker_connection_is_one_that_the_clients_accept(connections: dict[str, dict]):
+    from include.kafka.connection import check
+
+    check("kafka_default", json.loads(connections["kafka_default"]["conn_extra"]))
+
+
+def test_the_object_store_is_the_one_of_the_compose_file(environment: dict[str, str], compose: dict):
+    assert f"-external-url={environment['STORAGE_EMULATOR_HOST']}" in compose["object-store"]["command"]
+
+
+def test_the_feed_is_the_real_one(connections: dict[str, dict]):
+    assert connections["seismic_feed"]["conn_host"] == "https://earthquake.usgs.gov"
+
+
+def test_the_cli_gets_a_metadata_database_that_airflow_supports():
+    config = yaml.safe_load((PROJECT / ".astro" / "config.yaml").read_text())
+    assert config["project"]["name"]
+    # Airflow 3.3 needs 14; the image of 18 keeps its data where the CLI mounts no volume.
+    assert 14 <= int(config["postgres"]["tag"]) <= 17
+    assert config["disable_astro_run"] is True
