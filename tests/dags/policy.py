@@ -1,0 +1,303 @@
+"""What every Dag must declare. Each check yields one sentence a violation: the Dag, what is wrong, what to do.
+
+The rules are about what breaks unnoticed: a task without a timeout holds its slot for ever, a Dag without a tag or an
+owner is nobody's, a misspelt pool or topic fails at three in the morning and not in review.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+from airflow.sdk import DAG, Asset
+from airflow.sdk.definitions.asset import AssetBooleanCondition, AssetNameRef, AssetUriRef
+
+PROJECT = Path(__file__).resolve().parents[2]
+DAGS = PROJECT / "dags"
+
+# The only tags there are: a tag is for finding Dags, and two spellings of one would find half of them each.
+TAGS = frozenset({"event-driven", "batch", "setup", "kafka", "alerts", "ingest"})
+# The tag that says in the UI what the folder says in the tree.
+TAG_OF_FOLDER = {"event_driven": "event-driven", "batch": "batch", "setup": "setup"}
+
+# A Dag file is wiring; at this length, something in it belongs in include/.
+MAX_LINES = 110
+
+# Rules that one Dag or task does not follow: (rule, "dag" or "dag.task") -> why not.
+EXEMPTIONS: dict[tuple[str, str], str] = {}
+
+# What a Dag file must not import at its top, because every process of every one of its tasks would pay for it.
+HEAVY = (
+    "airflow.providers.common.ai",
+    "airflow.providers.common.messaging",
+    "airflow.providers.google",
+    "airflow.providers.http",
+    "alembic",
+    "duckdb",
+    "gcsfs",
+    "google.cloud",
+    "great_expectations",
+    "numpy",
+    "openai",
+    "pandas",
+    "psycopg",
+    "pyarrow",
+    "pydantic_ai",
+    "pyiceberg",
+    "sklearn",
+    "sqlalchemy",
+)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What Dags may use: everything that is declared in the one place for its kind."""
+
+    assets: frozenset[tuple[str, str]]  # (name, uri), from include/water/assets.py
+    topics: frozenset[str]  # from the registry in include/water/topics.py, dead-letter topics included
+    connections: frozenset[str]  # from airflow_settings.yaml and .env.example
+    pools: frozenset[str]  # from airflow_settings.yaml
+
+
+@dataclass(frozen=True)
+class DagFile:
+    """A Dag and the file it stands in."""
+
+    dag: DAG
+    path: Path
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.path.read_text())
+
+    @property
+    def folder(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def is_event_driven(self) -> bool:
+        return any(asset.watchers for asset in scheduled_assets(self.dag) if isinstance(asset, Asset))
+
+    def __str__(self) -> str:
+        return f"Dag {self.dag.dag_id} ({self.folder}/{self.path.name})"
+
+
+def declared_connections(settings: str, env_example: str) -> frozenset[str]:
+    """Connection ids in the text of airflow_settings.yaml and of .env.example, where optional ones are commented."""
+    from_settings = {c["conn_id"] for c in yaml.safe_load(settings)["airflow"]["connections"] or ()}
+    from_env = re.findall(r"^(?:# )?AIRFLOW_CONN_([A-Z0-9_]+)=", env_example, re.MULTILINE)
+    return frozenset(from_settings | {name.lower() for name in from_env})
+
+
+def declared_assets(module: ModuleType) -> frozenset[tuple[str, str]]:
+    """(name, uri) of every asset that is a global of the module."""
+    return frozenset((a.name, a.uri) for a in vars(module).values() if isinstance(a, Asset))
+
+
+def scheduled_assets(dag: DAG) -> Iterator[Any]:
+    """Assets, and references to assets, that start the Dag."""
+    yield from _flat(getattr(dag.timetable, "asset_condition", None))
+
+
+def used_assets(dag: DAG) -> Iterator[Any]:
+    """Assets that start the Dag, and that its tasks read or update."""
+    yield from scheduled_assets(dag)
+    for task in dag.tasks:
+        for item in (*task.inlets, *task.outlets):
+            yield from _flat(item)
+
+
+def _flat(condition: Any) -> Iterator[Any]:
+    if isinstance(condition, AssetBooleanCondition):
+        for part in condition.objects:
+            yield from _flat(part)
+    elif condition is not None:
+        yield condition
+
+
+def settings_of(dag: DAG) -> Iterator[tuple[str, str, Any]]:
+    """(where, name, value) of every argument of the Dag's operators and of its assets' triggers."""
+    for task in dag.tasks:
+        arguments = {**getattr(task, "partial_kwargs", {}), **vars(task)}
+        for name, value in arguments.items():
+            yield f"task {task.task_id}", name, value
+    for asset in used_assets(dag):
+        for watcher in getattr(asset, "watchers", ()):
+            for name, value in watcher.trigger.serialize()[1].items():
+                yield f"watcher {watcher.name} of asset {asset.name}", name, value
+
+
+def has_owner(file: DagFile, declared: Declared) -> Iterator[str]:
+    """Every task has an owner who is not Airflow's default."""
+    for task in file.dag.tasks:
+        if task.owner in ("", "airflow"):
+            yield (
+                f'{file}: task {task.task_id} has no owner; set default_args={{"owner": "<team>"}}, so that an alarm '
+                "has somebody to go to"
+            )
+
+
+def has_known_tags(file: DagFile, declared: Declared) -> Iterator[str]:
+    """Tags come from the closed set, and the folder's is among them."""
+    if unknown := sorted(file.dag.tags - TAGS):
+        yield f"{file}: unknown tags {unknown}; use some of {sorted(TAGS)}, or add to TAGS in tests/dags/policy.py"
+    expected = TAG_OF_FOLDER.get(file.folder)
+    if expected is None:
+        yield f"{file}: lies in the folder {file.folder!r}; move it to one of {sorted(TAG_OF_FOLDER)}"
+    elif expected not in file.dag.tags:
+        yield f"{file}: lacks the tag {expected!r} of its folder; add it to tags="
+
+
+def is_documented(file: DagFile, declared: Declared) -> Iterator[str]:
+    """The file's docstring is the Dag's documentation in the UI."""
+    docstring = ast.get_docstring(file.tree)
+    if not docstring:
+        yield f"{file}: no module docstring; say what starts it, what it makes and what happens when it fails"
+    elif inspect.cleandoc(file.dag.doc_md or "") != docstring:
+        yield f"{file}: its docstring does not reach the UI; set doc_md=__doc__"
+
+
+def is_retried(file: DagFile, declared: Declared) -> Iterator[str]:
+    """Every task is retried: brokers and databases are away now and then."""
+    for task in file.dag.tasks:
+        exempt = ("is_retried", f"{file.dag.dag_id}.{task.task_id}") in EXEMPTIONS
+        if not task.retries and not exempt:
+            yield (
+                f"{file}: task {task.task_id} has no retries; set retries=, or give the reason for none in EXEMPTIONS "
+                "in tests/dags/policy.py"
+            )
+
+
+def has_timeouts(file: DagFile, declared: Declared) -> Iterator[str]:
+    """Every task ends, and the run too: what hangs holds its slot, and max_active_runs, for ever."""
+    for task in file.dag.tasks:
+        if task.execution_timeout is None:
+            yield f"{file}: task {task.task_id} may hang for ever; set execution_timeout="
+    exempt = ("has_timeouts", file.dag.dag_id) in EXEMPTIONS
+    if file.dag.dagrun_timeout is None and not exempt:
+        yield (
+            f"{file}: a run may last for ever; set dagrun_timeout=, or give the reason for none in EXEMPTIONS in "
+            "tests/dags/policy.py"
+        )
+
+
+def does_not_catch_up(file: DagFile, declared: Declared) -> Iterator[str]:
+    """No runs for the past: what was missed is lag in Kafka, or is in the next poll of the source."""
+    if file.dag.catchup:
+        yield f"{file}: catchup is on; remove it: after a pause, one run takes what is there"
+
+
+def limits_its_runs(file: DagFile, declared: Declared) -> Iterator[str]:
+    """An event-driven Dag says how many of its runs may run at once: the default is a setting of the cluster."""
+    if file.is_event_driven and "max_active_runs" not in _dag_arguments(file.tree):
+        yield f"{file}: set max_active_runs=; messages start its runs, and 1 is what keeps their order"
+
+
+def is_short(file: DagFile, declared: Declared) -> Iterator[str]:
+    """A Dag file is wiring."""
+    lines = len(file.path.read_text().splitlines())
+    if lines > MAX_LINES:
+        yield f"{file}: {lines} lines, at most {MAX_LINES}; move what is not wiring to include/"
+
+
+def uses_declared_assets(file: DagFile, declared: Declared) -> Iterator[str]:
+    """What starts what is read in one file."""
+    names = {name for name, _ in declared.assets}
+    uris = {uri for _, uri in declared.assets}
+    for asset in used_assets(file.dag):
+        if isinstance(asset, AssetNameRef):
+            found = asset.name in names
+        elif isinstance(asset, AssetUriRef):
+            found = asset.uri in uris
+        else:
+            found = isinstance(asset, Asset) and (asset.name, asset.uri) in declared.assets
+        if not found:
+            yield f"{file}: uses {asset!r}; declare it in include/water/assets.py and import it from there"
+
+
+def uses_declared_topics(file: DagFile, declared: Declared) -> Iterator[str]:
+    """Operators and triggers name topics of the registry: a misspelt one would be waited for in silence."""
+    for where, name, value in settings_of(file.dag):
+        if name not in ("topic", "topics") or value is None:
+            continue
+        for topic in [value] if isinstance(value, str) else value:
+            if topic not in declared.topics:
+                yield f"{file}: {where} uses the topic {topic!r}; declare it in include/water/topics.py"
+
+
+def uses_declared_connections(file: DagFile, declared: Declared) -> Iterator[str]:
+    """Operators and triggers name connections that a deployment knows it must have."""
+    for where, name, value in settings_of(file.dag):
+        # kafka_config_id is what the Kafka provider calls its connection.
+        is_connection = name.endswith("conn_id") or name == "kafka_config_id"
+        if is_connection and isinstance(value, str) and value not in declared.connections:
+            yield (
+                f"{file}: {where} uses the connection {value!r}; declare it in airflow_settings.yaml, or in "
+                ".env.example when it has a password"
+            )
+
+
+def uses_declared_pools(file: DagFile, declared: Declared) -> Iterator[str]:
+    """A task in a pool that nobody made is never scheduled."""
+    for task in file.dag.tasks:
+        if task.pool not in declared.pools:
+            yield f"{file}: task {task.task_id} uses the pool {task.pool!r}; declare it in airflow_settings.yaml"
+
+
+POLICIES = (
+    has_owner,
+    has_known_tags,
+    is_documented,
+    is_retried,
+    has_timeouts,
+    does_not_catch_up,
+    limits_its_runs,
+    is_short,
+    uses_declared_assets,
+    uses_declared_topics,
+    uses_declared_connections,
+    uses_declared_pools,
+)
+
+
+def _dag_arguments(tree: ast.Module) -> set[str]:
+    """Names of the arguments that the file gives to DAG(...) or @dag(...)."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    named = (call for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("DAG", "dag"))
+    return {keyword.arg for call in named for keyword in call.keywords if keyword.arg}
+
+
+def connections_in_code(root: Path) -> Iterator[tuple[str, str]]:
+    """(place, connection id) of every connection id that code under `root` has in plain text.
+
+    Constants named CONN_ID or *_CONN_ID, defaults of parameters and keyword arguments named conn_id or *_conn_id.
+    """
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for name, value in _named_values(node):
+                if not re.fullmatch(r"(?i)(.*_)?conn_id|kafka_config_id", name):
+                    continue
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    yield f"{path}:{value.lineno}", value.value
+
+
+def _named_values(node: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
+    if isinstance(node, ast.Assign):
+        yield from ((target.id, node.value) for target in node.targets if isinstance(target, ast.Name))
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        yield node.target.id, node.value
+    elif isinstance(node, ast.keyword) and node.arg:
+        yield node.arg, node.value
+    elif isinstance(node, ast.arguments):
+        positional = [*node.posonlyargs, *node.args]
+        defaults = node.defaults
+        yield from ((a.arg, d) for a, d in zip(positional[len(positional) - len(defaults) :], defaults, strict=True))
+        yield from ((a.arg, d) for a, d in zip(node.kwonlyargs, node.kw_defaults, strict=True))

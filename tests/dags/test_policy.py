@@ -1,0 +1,148 @@
+"""Every Dag keeps every rule, and every rule can fail."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from tests.dags import policy
+from tests.dags.policy import EXEMPTIONS, POLICIES, PROJECT, DagFile, Declared, connections_in_code
+
+# A Dag that keeps every rule; each case below breaks one of them by replacing one line.
+GOOD = '''"""What starts this, what it makes and what happens when it fails."""
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Asset, AssetWatcher, task
+from include.kafka.trigger import ConsumerLagTrigger
+
+WATCHER = AssetWatcher(name="orders", trigger=ConsumerLagTrigger(topics=["orders"], group="orders"))
+ORDERS = Asset("orders", watchers=[WATCHER])
+
+with DAG(
+    "example",
+    schedule=[ORDERS],
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=1),
+    default_args={"owner": "platform", "retries": 2, "execution_timeout": timedelta(minutes=5)},
+    tags=["event-driven", "kafka"],
+    doc_md=__doc__,
+):
+
+    @task
+    def handle() -> list[int]:
+        return [1, 2]
+
+    @task
+    def count(number: int) -> None: ...
+
+    count.expand(number=handle())
+'''
+DECLARED = Declared(
+    assets=frozenset({("orders", "orders")}),
+    topics=frozenset({"orders"}),
+    connections=frozenset({"kafka_default"}),
+    pools=frozenset({"default_pool"}),
+)
+CATCHUP = "catchup=True, start_date=__import__('datetime').datetime(2026, 1, 1)"
+FIRST_TASK = "    @task\n    def handle"
+
+
+def problems(rule, files: list[DagFile], declared: Declared) -> list[str]:
+    return [problem for file in files for problem in rule(file, declared)]
+
+
+@pytest.mark.parametrize("rule", POLICIES, ids=lambda rule: rule.__name__)
+def test_every_dag(rule, dag_files: list[DagFile], declared: Declared):
+    assert dag_files
+    found = problems(rule, dag_files, declared)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("rule", POLICIES, ids=lambda rule: rule.__name__)
+def test_a_dag_that_keeps_the_rules_passes(rule, write_dag):
+    assert problems(rule, write_dag(GOOD, "event_driven"), DECLARED) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "line", "replacement", "said"),
+    [
+        ("has_owner", '"owner": "platform", ', "", "task handle has no owner"),
+        ("has_known_tags", '"kafka"]', '"Kafka"]', "unknown tags ['Kafka']"),
+        ("has_known_tags", '"event-driven", ', "", "lacks the tag 'event-driven'"),
+        ("is_documented", "    doc_md=__doc__,\n", "", "set doc_md=__doc__"),
+        ("is_documented", GOOD.splitlines()[0], "", "no module docstring"),
+        ("is_retried", '"retries": 2, ', "", "task count has no retries"),
+        ("has_timeouts", ', "execution_timeout": timedelta(minutes=5)', "", "task handle may hang"),
+        ("has_timeouts", "    dagrun_timeout=timedelta(hours=1),\n", "", "a run may last for ever"),
+        ("does_not_catch_up", "    max_active_runs", f"    {CATCHUP},\n    max_active_runs", "catchup is on"),
+        ("limits_its_runs", "    max_active_runs=1,\n", "", "set max_active_runs="),
+        ("is_short", "with DAG(", "\n" * 100 + "with DAG(", "lines, at most 110"),
+        ("uses_declared_assets", 'Asset("orders"', 'Asset("order"', "declare it in include/water/assets.py"),
+        ("uses_declared_assets", FIRST_TASK, '    @task(outlets=[Asset("new")])\n    def handle', "'new'"),
+        ("uses_declared_assets", "[ORDERS]", 'ORDERS | Asset.ref(name="new")', "'new'"),
+        ("uses_declared_topics", '["orders"], group', '["order"], group', "uses the topic 'order'"),
+        ("uses_declared_connections", 'group="orders"', 'group="o", conn_id="other"', "connection 'other'"),
+        ("uses_declared_pools", FIRST_TASK, '    @task(pool="new")\n    def handle', "uses the pool 'new'"),
+    ],
+)
+def test_a_dag_that_breaks_a_rule_is_named(rule, line, replacement, said, write_dag):
+    assert line in GOOD
+    files = write_dag(GOOD.replace(line, replacement), "event_driven")
+    found = problems(getattr(policy, rule), files, DECLARED)
+    assert found
+    assert all(problem.startswith("Dag example (event_driven/example.py): ") for problem in found)
+    assert any(said in problem for problem in found), found
+
+
+def test_an_operators_topic_and_connection_are_seen(write_dag):
+    produce = """
+    from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
+
+    ProduceToTopicOperator(task_id="send", topic="order", kafka_config_id="other", producer_function="a.b")
+"""
+    files = write_dag(GOOD + produce, "event_driven")
+    assert "task send uses the topic 'order'" in problems(policy.uses_declared_topics, files, DECLARED)[0]
+    assert "uses the connection 'other'" in problems(policy.uses_declared_connections, files, DECLARED)[0]
+
+
+def test_a_dag_outside_the_three_folders_is_named(write_dag):
+    found = problems(policy.has_known_tags, write_dag(GOOD, "misc"), DECLARED)
+    assert "move it to one of ['batch', 'event_driven', 'setup']" in found[0]
+
+
+def test_every_exemption_is_still_needed(dag_files: list[DagFile]):
+    rules = {rule.__name__ for rule in POLICIES}
+    subjects = {file.dag.dag_id for file in dag_files}
+    subjects |= {f"{file.dag.dag_id}.{task.task_id}" for file in dag_files for task in file.dag.tasks}
+    for (rule, subject), reason in EXEMPTIONS.items():
+        assert rule in rules, f"EXEMPTIONS names the rule {rule}, which does not exist: remove it"
+        assert subject in subjects, f"EXEMPTIONS names {subject}, which does not exist: remove it"
+        assert reason
+
+
+def test_every_connection_in_the_code_is_declared(declared: Declared):
+    used = [*connections_in_code(PROJECT / "include"), *connections_in_code(PROJECT / "dags")]
+    assert used
+    unknown = [f"{place}: connection {conn_id!r}" for place, conn_id in used if conn_id not in declared.connections]
+    assert not unknown, "declare in airflow_settings.yaml or .env.example:\n" + "\n".join(unknown)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ['WEBHOOK_CONN_ID = "new"', 'def f(a, conn_id="new"): ...', 'f(http_conn_id="new")', 'c: str = f(conn_id="new")'],
+)
+def test_an_undeclared_connection_in_the_code_is_seen(source, tmp_path):
+    (tmp_path / "code.py").write_text(source)
+    assert [conn_id for _, conn_id in connections_in_code(tmp_path)] == ["new"]
+
+
+def test_consumers_read_topics_of_the_registry(declared: Declared):
+    consumers = importlib.import_module("include.water.consumers")
+    from include.kafka.consumers import Consumer
+
+    found = [value for value in vars(consumers).values() if isinstance(value, Consumer)]
+    assert found
+    unknown = [(c.name, t.name) for c in found for t in c.topics if t.name not in declared.topics]
+    assert not unknown, f"declare in include/water/topics.py: {unknown}"
