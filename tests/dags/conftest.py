@@ -48,7 +48,7 @@ def declared() -> Declared:
     pools = yaml.safe_load(settings)["airflow"]["pools"] or ()
     return Declared(
         assets=declared_assets(importlib.import_module("include.water.assets")),
-        topics=frozenset(name for topic in topics.REGISTRY for name in (topic.name, topic.dead_letter_name)),
+        topics=frozenset(name for topic in topics.TOPICS for name in (topic.name, topic.dead_letter_name)),
         connections=declared_connections(settings, (PROJECT / ".env.example").read_text()),
         pools=frozenset({DEFAULT_POOL, *(pool["pool_name"] for pool in pools)}),
     )
