@@ -17,6 +17,7 @@ from stack.errors import StackError
 
 KAFKA_VERSION = "4.3.1"
 LOCK = Path(__file__).with_name("kafka.lock")
+CACHE = Path(__file__).resolve().parents[1] / ".stack" / "jars"
 
 # Resolved one group after the other: in one resolution log4j's own dependency management wins, and puts
 # kafka-clients 3.9.1 beside a 4.3.1 broker.
@@ -133,4 +134,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=["lock"])
     parser.parse_args()
-    sys.exit(write_lock(Path(__file__).resolve().parents[1] / ".stack" / "jars"))
+    sys.exit(write_lock(CACHE))

@@ -1,0 +1,83 @@
+"""`python -m stack COMMAND`: the local stack from a shell. `make help` shows the usual ways."""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from stack.errors import StackError
+from stack.stack import PROJECT, SERVICES, Stack
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m stack", description="Real services on loopback, without Docker.")
+    parser.add_argument("--folder", type=Path, default=PROJECT / ".stack", help="where state, data and logs are kept")
+    parser.add_argument("--services", default=",".join(SERVICES), help="comma-separated; default: %(default)s")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="start everything and wait until it is ready; harmless when it runs")
+    commands.add_parser("down", help="stop everything; the data stays")
+    commands.add_parser("remove", help="stop everything and delete the data")
+    status = commands.add_parser("status", help="what runs, and at which address")
+    status.add_argument("--json", action="store_true", help="print one JSON object, passwords included")
+    logs = commands.add_parser("logs", help="show the logs' ends and follow them")
+    logs.add_argument("service", nargs="?", help="one service or program; all by default")
+    logs.add_argument("--no-follow", action="store_true", help="print the end and stop")
+    options = parser.parse_args(arguments)
+    begin = time.monotonic()
+
+    def report(line: str) -> None:
+        print(f"{time.monotonic() - begin:6.1f} s  {line}", flush=True)
+
+    try:
+        stack = Stack(options.folder, tuple(options.services.split(",")), report=report)
+        if options.command == "up":
+            stack.up()
+            print_status(stack)
+        elif options.command == "down":
+            stack.down()
+        elif options.command == "remove":
+            stack.remove()
+        elif options.command == "status":
+            print(json.dumps(stack.endpoints(), indent=2)) if options.json else print_status(stack)
+        elif options.command == "logs":
+            return show_logs(stack, options.service, follow=not options.no_follow)
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def print_status(stack: Stack) -> None:
+    """A table of the services, then the addresses."""
+    endpoints = stack.endpoints()
+    for name, entry in endpoints["services"].items():
+        print(f"{name:15} {entry['state']:9} {entry['pid'] or '-':>8}  {entry['log']}")
+    if not stack.is_running():
+        print("the stack is down; `make up` starts it")
+        return
+    if endpoints["kafka"]:
+        print(f"{'Kafka':15} {endpoints['kafka']['bootstrap_servers']}")
+    if endpoints["postgres"]:
+        print(f"{'PostgreSQL':15} {endpoints['postgres']['host']}:{endpoints['postgres']['port']}")
+    if endpoints["object_store"]:
+        print(f"{'Object store':15} {endpoints['object_store']['url']} (bucket {endpoints['object_store']['bucket']})")
+    if airflow := endpoints["airflow"]:
+        print(f"{'Airflow':15} {airflow['url']} (user {airflow['username']}, password {airflow['password']})")
+    print("`make status JSON=1` prints all of it with the passwords")
+
+
+def show_logs(stack: Stack, service: str | None, follow: bool) -> int:
+    names = stack.programs_of(service) if service else sum((s.program_names for s in stack.services.values()), ())
+    files = [path for name in names if (path := stack.supervisor.logs / f"{name}.log").exists()]
+    if not files:
+        raise StackError(f"no logs in {stack.supervisor.logs} yet; `make up` starts the stack")
+    # -F: goes on with the new file after a rotation.
+    return subprocess.call(["tail", "-n", "40", *(["-F"] if follow else []), *map(str, files)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Apache Kafka: one node that is broker and controller (KRaft), plaintext or SASL_SSL, on loopback."""
+
+import base64
+import json
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+from stack import jars, java, ports
+from stack.errors import StackError
+from stack.service import Program, Service
+
+USER, MECHANISM = "stack", "SCRAM-SHA-512"
+HEAP = "-Xmx768m"
+LOG_CONFIG = """\
+status = error
+rootLogger.level = INFO
+rootLogger.appenderRef.stdout.ref = STDOUT
+appender.stdout.type = Console
+appender.stdout.name = STDOUT
+appender.stdout.layout.type = PatternLayout
+appender.stdout.layout.pattern = [%d] %p %m (%c{1})%n
+"""
+SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "auto.create.topics.enable": "false",  # a typo in a topic's name must fail, as it does in production
+    "group.initial.rebalance.delay.ms": "0",  # the default waits 3 s for more members of every new group
+    "group.min.session.timeout.ms": "1000",  # lets a test see a dead consumer leave soon
+    # One node: nothing can be replicated.
+    "default.replication.factor": "1",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    # The default of 50 partitions each costs seconds at the first consumer and at every restart.
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.num.partitions": "4",
+    "share.coordinator.state.topic.num.partitions": "1",
+    # A topic says how long it keeps its messages. Retention goes by the records' timestamps: with the default of a
+    # week, replayed old events would vanish at once.
+    "log.retention.ms": "-1",
+    # Deleted, compacted and expired data is gone within seconds, so that tests can see it.
+    "log.initial.task.delay.ms": "1000",
+    "log.retention.check.interval.ms": "5000",
+    "log.segment.delete.delay.ms": "1000",
+    "log.cleaner.backoff.ms": "1000",
+}
+
+
+class Kafka(Service):
+    name = "kafka"
+    external_variable = "KAFKA_BOOTSTRAP_SERVERS"
+    ports = ("kafka", "controller")
+    program_names = ("kafka",)
+
+    def __init__(self, *args, security: str = "plaintext"):
+        super().__init__(*args)
+        if security not in ("plaintext", "sasl_ssl"):
+            raise StackError(f"kafka_security is {security!r}; choose plaintext or sasl_ssl")
+        self.security = security
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def port(self) -> int:
+        return self.state.get("port.kafka")
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "tls" / "ca.pem"
+
+    def prepare(self) -> None:
+        self.java = java.find_java(self.report)
+        self.jars = jars.classpath(jars.CACHE, self.report)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        (self.folder / "log4j2.properties").write_text(LOG_CONFIG)
+        if self.security == "sasl_ssl" and not self.ca.exists():
+            _make_certificates(self.ca.parent)
+        self.config = self.folder / "server.properties"
+        self.config.touch(mode=0o600)
+        self.config.write_text(properties(self.server_settings()))
+        # A data directory counts only with this marker: a start that was killed in the middle left half of one.
+        marker = self.folder / f"formatted.{self.security}"
+        if not marker.exists():
+            shutil.rmtree(self.data, ignore_errors=True)
+            self._format()
+            marker.touch()
+
+    def server_settings(self) -> dict[str, str]:
+        controller = f"127.0.0.1:{self.state.get('port.controller')}"
+        settings = {
+            **SETTINGS,
+            # Named by configuration and not written into the data, so that the port may change between starts.
+            "controller.quorum.voters": f"1@{controller}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"CLIENT://127.0.0.1:{self.port},CONTROLLER://{controller}",
+            "advertised.listeners": f"CLIENT://127.0.0.1:{self.port}",
+            "inter.broker.listener.name": "CLIENT",
+            "log.dirs": str(self.data),
+        }
+        if self.security == "plaintext":
+            return {**settings, "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT"}
+        login = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        return {
+            **settings,
+            "listener.security.protocol.map": "CLIENT:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "sasl.enabled.mechanisms": MECHANISM,
+            "sasl.mechanism.inter.broker.protocol": MECHANISM,
+            f"listener.name.client.{MECHANISM.lower()}.sasl.jaas.config": (
+                f'{login} required username="{USER}" password="{self._password}";'
+            ),
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(self.folder / "tls" / "server.pem"),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(self.ca),
+        }
+
+    def _format(self) -> None:
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # `--cluster-id=` in one word: the id may begin with a dash.
+        arguments = ["format", f"--cluster-id={cluster}", "-c", str(self.config)]
+        if self.security == "sasl_ssl":
+            arguments += ["--add-scram", f"{MECHANISM}=[name={USER},password={self._password}]"]
+        done = subprocess.run(self._command("kafka.tools.StorageTool", *arguments), capture_output=True, text=True)
+        if done.returncode:
+            shutil.rmtree(self.data, ignore_errors=True)
+            reason = ((done.stderr + done.stdout).strip().splitlines() or ["no output"])[-1]
+            raise StackError(f"cannot format Kafka's data directory {self.data}: {reason}; correct it and run it again")
+
+    def _command(self, main: str, *arguments: str) -> list[str]:
+        return [
+            str(self.java),
+            HEAP,
+            "-XX:TieredStopAtLevel=1",  # a third off the start; the throughput of one laptop's broker is not missed
+            f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}",
+            "-cp",
+            ":".join(map(str, self.jars)),
+            main,
+            *arguments,
+        ]
+
+    def programs(self) -> list[Program]:
+        return [Program("kafka", self._command("kafka.Kafka", str(self.config)), stop_seconds=30)]
+
+    def is_ready(self) -> bool:
+        # Asked first: librdkafka would log every refused connection.
+        if ports.is_free(self.port):
+            return False
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
+
+        try:
+            admin = AdminClient({**self.client_config(), "log_level": 0}, logger=_quiet_logger())
+            return bool(admin.list_topics(timeout=2).brokers)
+        except KafkaException:
+            return False
+
+    def client_config(self) -> dict[str, str]:
+        """Settings of a confluent-kafka client."""
+        if self.external:
+            return {"bootstrap.servers": self.external}
+        config = {"bootstrap.servers": f"127.0.0.1:{self.port}"}
+        if self.security == "sasl_ssl":
+            config |= {
+                "security.protocol": "SASL_SSL",
+                "sasl.mechanism": MECHANISM,
+                "sasl.username": USER,
+                "sasl.password": self._password,
+                "ssl.ca.location": str(self.ca),
+            }
+        return config
+
+    def environment(self) -> dict[str, str]:
+        if not self.port and not self.external:
+            return {}
+        return {
+            "AIRFLOW_CONN_KAFKA_DEFAULT": json.dumps({"conn_type": "kafka", "extra": self.client_config()}),
+        }
+
+    def endpoints(self) -> dict[str, Any]:
+        if not self.port and not self.external:
+            return {"kafka": None}
+        config = self.client_config()
+        return {"kafka": {"bootstrap_servers": config["bootstrap.servers"], "client_config": config}}
+
+    @property
+    def _password(self) -> str:
+        return self.state.secret("kafka.password")
+
+
+def properties(settings: dict[str, str]) -> str:
+    """Java's properties format; a backslash begins an escape there."""
+    return "".join(f"{name}={value}\n".replace("\\", "\\\\") for name, value in settings.items())
+
+
+def _make_certificates(folder: Path) -> None:
+    import trustme
+    from cryptography.hazmat.primitives import serialization
+
+    folder.mkdir(mode=0o700, exist_ok=True)
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    key = serialization.load_pem_private_key(certificate.private_key_pem.bytes(), password=None)
+    # Kafka reads a private key in PKCS#8 only, which is not what trustme writes.
+    pkcs8 = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    server = folder / "server.pem"
+    server.touch(mode=0o600)
+    server.write_bytes(pkcs8 + b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
+    authority.cert_pem.write_to_path(folder / "ca.pem")  # last: its presence says that the folder is complete
+
+
+def _quiet_logger():
+    import logging
+
+    logger = logging.getLogger("stack.kafka.probe")
+    logger.setLevel(logging.CRITICAL)
+    return logger

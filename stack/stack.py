@@ -1,0 +1,276 @@
+"""A stack: its folder, its services, and how they come up and go down together."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stack import ports
+from stack.errors import StackError
+from stack.kafka import Kafka
+from stack.object_store import ObjectStore
+from stack.postgres import Postgres
+from stack.service import Service
+from stack.state import State
+from stack.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+PROJECT = Path(__file__).resolve().parents[1]
+SERVICES = ("postgres", "kafka", "objectstore")
+MIN_FREE_BYTES = 300 * 1024**2  # below that PostgreSQL and Kafka fail in the middle of a write
+
+
+class Stack:
+    """Services as processes under one supervisord, with everything they keep in one folder.
+
+    services: any of SERVICES, started in that order.
+    kafka_security: "plaintext" or "sasl_ssl" (SCRAM-SHA-512 over TLS); fixed for the life of a folder.
+    report: takes each line of progress; logging by default.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        services: tuple[str, ...] = SERVICES,
+        kafka_security: str = "plaintext",
+        report: Callable[[str], None] = log.info,
+    ):
+        if unknown := set(services) - set(SERVICES):
+            raise StackError(f"unknown services {sorted(unknown)}; choose from {', '.join(SERVICES)}")
+        self.folder = Path(folder).resolve()
+        self.report = report
+        self.kafka_security = kafka_security
+        self.service_names = tuple(name for name in SERVICES if name in services)
+        self._load()
+
+    def _load(self) -> None:
+        self.state = State(self.folder)
+        self.supervisor = Supervisor(self.state, self.folder)
+        arguments = (self.state, self.folder, self.report)
+        self.postgres = Postgres(*arguments)
+        self.kafka = Kafka(*arguments, security=self.kafka_security)
+        self.object_store = ObjectStore(*arguments)
+        every: tuple[Service, ...] = (self.postgres, self.kafka, self.object_store)
+        self.services = {service.name: service for service in every if service.name in self.service_names}
+
+    def up(self) -> None:
+        """Starts what does not run and waits until all of it is ready. Harmless when everything runs.
+
+        Raises StackError.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._locked():
+                self._load()  # another process may have written the state since this object was made
+                self._up()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise StackError(f"no space left on the disk of {error.filename or self.folder}; free some") from error
+
+    def _up(self) -> None:
+        begin = time.monotonic()
+        external = self._external_addresses()
+        same_addresses = external == self.state.get("external")
+        self.state.set("external", external)
+        running = self.supervisor.info()
+        expected = {name for service in self._local() for name in service.program_names}
+        if running and same_addresses and set(running) == expected:
+            self._start_again(running)
+            return
+        if running:
+            self.report("the stack runs with other services or addresses: starting it anew")
+            self.supervisor.stop()
+        if ended := self.supervisor.end_leftovers():
+            self.report(f"ended what an earlier run left behind: {', '.join(ended)}")
+        if (free := shutil.disk_usage(self.folder).free) < MIN_FREE_BYTES:
+            raise StackError(
+                f"no disk space: {free >> 20} MB free in {self.folder}, {MIN_FREE_BYTES >> 20} MB needed; free some"
+            )
+        for service in self._local():
+            for port in service.ports:
+                ports.choose(self.state, port, self.report)
+        for service in self._local():
+            service.prepare()
+        programs = [program for service in self._local() for program in service.programs()]
+        self.supervisor.start(programs, self.environment())
+        try:
+            self._start_in_order()
+        except BaseException:
+            self.supervisor.stop()  # half a stack would hold ports and memory, and hide the error in `make status`
+            raise
+        self.report(f"all services are ready after {time.monotonic() - begin:.1f} s")
+
+    def _start_in_order(self) -> None:
+        begin = time.monotonic()
+        for service in self._local():
+            self._start(service)
+        for service in self._local():
+            self._wait(service)
+            service.after_start()
+            self.report(f"{service.name} is ready ({time.monotonic() - begin:.1f} s)")
+
+    def _start_again(self, running: dict[str, dict[str, Any]]) -> None:
+        """The stack is up; starts the programs of it that somebody stopped or that gave up."""
+        away = [name for name, entry in running.items() if entry["state"] not in ("RUNNING", "STARTING", "BACKOFF")]
+        for name in away:
+            self.supervisor.start_program(name)
+        for service in self._local():
+            self._wait(service)
+        self.report(f"started again: {', '.join(away)}" if away else "the stack is running already")
+
+    def _start(self, service: Service) -> None:
+        for name in service.program_names:
+            self.supervisor.start_program(name)
+
+    def _wait(self, service: Service) -> None:
+        deadline = time.monotonic() + service.ready_seconds
+        while not service.is_ready():
+            states = {name: entry["state"] for name, entry in self.supervisor.info().items()}
+            failed = [name for name in service.program_names if states.get(name) == "FATAL"]
+            if failed or not states or time.monotonic() > deadline:
+                name = (failed or list(service.program_names))[0]
+                raise StackError(
+                    f"{name} does not get ready: {self.supervisor.last_log_line(name)}; see {self.supervisor.logs}/{name}.log"
+                )
+            time.sleep(0.1)
+
+    def down(self) -> None:
+        """Ends every process of this folder; the data stays."""
+        if not self.folder.exists():
+            return
+        with self._locked():
+            self._load()
+            self.supervisor.stop()
+            self.supervisor.end_leftovers()
+
+    def remove(self) -> None:
+        """Ends everything and deletes the folder and all data."""
+        self.down()
+        for service in self.services.values():
+            service.remove()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def stop(self, name: str) -> None:
+        """Stops a service or one program of it; it stays stopped until `start` or `up`."""
+        for program in self.programs_of(name):
+            self.supervisor.stop_program(program)
+
+    def start(self, name: str) -> None:
+        """Starts what `stop` has stopped; returns when it is ready."""
+        for program in self.programs_of(name):
+            self.supervisor.start_program(program)
+        self.wait_until_ready(name)
+
+    def restart(self, name: str) -> None:
+        self.stop(name)
+        self.start(name)
+
+    def wait_until_ready(self, name: str) -> None:
+        """Returns when the service answers (again), for instance after a kill; raises StackError if it does not."""
+        for service in self.services.values():
+            if name == service.name or name in service.program_names:
+                self._wait(service)
+
+    def pids(self, name: str) -> list[int]:
+        """The process ids of a service's programs, or of one program; [] when none runs."""
+        info = self.supervisor.info()
+        return [info[p]["pid"] for p in self.programs_of(name) if p in info and info[p]["pid"]]
+
+    def programs_of(self, name: str) -> tuple[str, ...]:
+        for service in self.services.values():
+            if name == service.name:
+                return service.program_names
+            if name in service.program_names:
+                return (name,)
+        known = [name for service in self.services.values() for name in (service.name, *service.program_names)]
+        raise StackError(f"unknown service {name}; choose from {', '.join(dict.fromkeys(known))}")
+
+    def is_running(self) -> bool:
+        return self.supervisor.is_running()
+
+    def environment(self) -> dict[str, str]:
+        """What our processes need to reach the services: connections, Airflow's settings, PYTHONPATH."""
+        environment = {
+            "PYTHONPATH": str(PROJECT),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            # Empty counts as unset. Set, every task process would compile what it imports: 2-3 s each.
+            "PYTHONDONTWRITEBYTECODE": "",
+        }
+        for service in self.services.values():
+            environment |= service.environment()
+        return environment
+
+    def endpoints(self) -> dict[str, Any]:
+        """The addresses and the state of everything; passwords included."""
+        found: dict[str, Any] = {
+            "kafka": None, "postgres": None, "databases": {}, "object_store": None, "connect": None, "airflow": None
+        }  # fmt: skip
+        for service in self.services.values():
+            found |= service.endpoints()
+        info = self.supervisor.info()
+        nothing = {"state": "STOPPED", "pid": None}
+        found["services"] = {
+            name: info.get(name) or {**nothing, "log": str(self.supervisor.logs / f"{name}.log")}
+            for service in self._local()
+            for name in service.program_names
+        }
+        return found
+
+    def prepare_project(self) -> None:
+        """Runs the hook [tool.stack] prepare (migrations, topics) and reports what it changed."""
+        target = settings().get("prepare")
+        if not target:
+            return
+        done = subprocess.run(
+            [sys.executable, "-m", "stack.hook", target],
+            cwd=PROJECT, env={**os.environ, **self.environment()}, capture_output=True, text=True,
+        )  # fmt: skip
+        (self.supervisor.logs / "prepare.log").write_text(done.stdout + done.stderr)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise StackError(f"{target} failed: {reason}; see {self.supervisor.logs}/prepare.log")
+        for line in done.stdout.splitlines():
+            self.report(line)
+
+    def _local(self) -> list[Service]:
+        """The services that the stack runs itself."""
+        return [service for service in self.services.values() if not service.external]
+
+    def _external_addresses(self) -> dict[str, str]:
+        """{service: address} of those that the environment says somebody else runs."""
+        return {
+            service.name: os.environ[service.external_variable]
+            for service in self.services.values()
+            if service.external_variable and os.environ.get(service.external_variable)
+        }
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One `up` or `down` of a folder at a time. The kernel frees the lock of a process that was killed."""
+        with (self.folder / "lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                who = lock.read().strip() or "another process"
+                raise StackError(f"{who} is at work on {self.folder}; wait for it, or end it") from None
+            lock.truncate(0)
+            lock.write(f"pid {os.getpid()} ({' '.join(sys.argv)[:100]})")
+            lock.flush()
+            yield
+            lock.truncate(0)
+
+
+def settings() -> dict[str, str]:
+    """[tool.stack] of pyproject.toml: the project's hooks."""
+    return tomllib.loads((PROJECT / "pyproject.toml").read_text()).get("tool", {}).get("stack", {})

@@ -1,0 +1,33 @@
+"""What a stack remembers between starts: ports, passwords, addresses. One JSON file that only its owner can read."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+
+class State:
+    """A dict in FOLDER/state.json; `set` writes it at once, so a killed start finds what it had chosen."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "state.json"
+        self._values: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def get(self, name: str) -> Any:
+        return self._values.get(name)
+
+    def set(self, name: str, value: Any) -> None:
+        self._values[name] = value
+        temporary = self.path.with_suffix(".tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(self._values, file, indent=2)
+        os.replace(temporary, self.path)  # a kill in the middle leaves the old file, not half of the new one
+
+    def secret(self, name: str) -> str:
+        """A random secret, made once and kept. Letters and digits only: it goes into URLs and configuration."""
+        name = f"secret.{name}"
+        if not self.get(name):
+            self.set(name, secrets.token_hex(24))
+        return self.get(name)

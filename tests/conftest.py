@@ -1,0 +1,48 @@
+"""Fixtures for every test: real services, started once per session and ended with it, also when it is killed."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+# Before anything imports Airflow, which reads these once and would write into the user's home.
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
+os.environ.setdefault("AIRFLOW__CORE__DAGS_FOLDER", str(PROJECT / "dags"))
+os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+os.environ.setdefault("AIRFLOW__USAGE_DATA_COLLECTION__ENABLED", "False")
+
+
+def start_stack(folder: Path, services: tuple[str, ...], **options):
+    """A running Stack that is removed with this process even if it is killed with -9."""
+    # Imported here: in the Astro image there is no stack, and the other tests must run there.
+    pytest.importorskip("supervisor", reason="the local stack's packages are not installed here")
+    from stack import Stack
+
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.Popen(
+        [sys.executable, "-m", "stack.watch", str(os.getpid()), str(folder)], cwd=PROJECT, start_new_session=True
+    )
+    stack = Stack(folder, services=services, **options)
+    stack.up()
+    return stack
+
+
+def _session(folder: Path, services: tuple[str, ...]):
+    stack = start_stack(folder, services)
+    before = dict(os.environ)
+    os.environ.update({k: v for k, v in stack.environment().items() if k.startswith("AIRFLOW_CONN_")})
+    yield stack
+    os.environ.clear()
+    os.environ.update(before)
+    stack.remove()
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory):
+    """A Stack with PostgreSQL and Kafka; AIRFLOW_CONN_KAFKA_DEFAULT and AIRFLOW_CONN_OPERATIONS_DB point at it."""
+    yield from _session(tmp_path_factory.mktemp("services"), ("postgres", "kafka"))
