@@ -26,9 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=("write", "check"))
-    parser.add_argument(
-        "--registry", metavar="MODULE:NAME", help="default: [tool.contracts] in pyproject.toml"
-    )
+    parser.add_argument("--registry", metavar="MODULE:NAME", help="default: [tool.contracts] in pyproject.toml")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="default: %(default)s")
     options = parser.parse_args(arguments)
     try:

@@ -18,9 +18,7 @@ class Contract(BaseModel):
 
     # strict: "21.5" is not a number. extra: a misspelt field is not silently dropped. hide_input: a
     # ValidationError in a log must not show a customer's data.
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     @property
     def event_id(self) -> str:

@@ -61,8 +61,7 @@ def write(registry: Registry, folder: Path) -> list[str]:
 def stale(registry: Registry, folder: Path) -> list[str]:
     """What is not as the registry says, one line each; empty if all is."""
     return [
-        f"{name}: "
-        + ("no topic has this contract" if wanted is None else "missing" if found is None else "differs")
+        f"{name}: " + ("no topic has this contract" if wanted is None else "missing" if found is None else "differs")
         for name, wanted, found in _differences(registry, folder)
     ]
 

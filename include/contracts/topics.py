@@ -155,9 +155,7 @@ class Topic:
 
     def _check_version(self) -> None:
         field = self.contract.model_fields.get("version")
-        values: tuple = (
-            get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
-        )
+        values: tuple = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
         declared = len(values) == 1 and type(values[0]) is int and values[0] >= 1
         if not declared or not field or not field.is_required():
             name = self.contract.__name__

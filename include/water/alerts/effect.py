@@ -1,0 +1,95 @@
+"""The effect of the consumer `raise_alerts`: an event becomes an alert, or makes one more severe, or neither."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from sqlalchemy import func
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from include.kafka.messages import Message
+from include.operations import outbox
+from include.water.alerts.rules import Alert, assess
+from include.water.consumers import RAISE_ALERTS
+from include.water.tables import AlertRow
+from include.water.topics import ALERTS_RAISED, AlertRaised
+
+log = logging.getLogger(__name__)
+
+WEBHOOK_CONN_ID = "alert_webhook"
+
+
+def raise_alert(session: Session, message: Message) -> None:
+    """Write the alert that the message calls for, and what must leave the database, in the caller's transaction.
+
+    An earthquake or leak has one alert, whatever the number of messages about it:
+    - the first message that the rules find severe enough raises it (revision 1);
+    - a later one that is more severe replaces its content and counts as a new revision; people are told again;
+    - a later one that is as severe or less changes nothing, and nobody is told: the crew is on its way, and only
+      a person takes an alert back. So the outcome does not depend on the order in which revisions are handled.
+
+    Each raise or rise is a message on `alerts.raised` and a request to the connection `alert_webhook`, both
+    delivered through the outbox after the commit.
+    """
+    alert = assess(message.event)
+    if alert is None:
+        return
+    revision = _write(session, alert, message)
+    if revision is None:
+        log.info("alert stands: id=%s severity=%s message=%s", alert.alert_id, alert.severity, message)
+        return
+    raised = AlertRaised(
+        version=1,
+        alert_id=alert.alert_id,
+        revision=revision,
+        kind=alert.kind,
+        severity=alert.severity,
+        district_id=alert.district_id,
+        site_id=alert.site_id,
+        title=alert.title,
+        raised_at=datetime.now(UTC),
+        source_event_id=message.event.event_id,
+        source_topic=message.topic,
+        source_partition=message.partition,
+        source_offset=message.offset,
+    )
+    outbox.add_message(session, consumer=RAISE_ALERTS.name, topic=ALERTS_RAISED, event=raised)
+    outbox.add_request(
+        session, consumer=RAISE_ALERTS.name, conn_id=WEBHOOK_CONN_ID, payload=raised.model_dump(mode="json")
+    )
+    log.info(
+        "alert raised: id=%s revision=%d severity=%s message=%s",
+        alert.alert_id,
+        revision,
+        alert.severity,
+        message,
+    )
+
+
+def _write(session: Session, alert: Alert, message: Message) -> int | None:
+    """Insert the alert or make it more severe; its revision, or None if it stands as it is.
+
+    One statement, so that two tasks with revisions of one earthquake cannot both find no row, or both the lower
+    severity: the second waits for the first and then compares with what that has written.
+    """
+    content = {
+        "severity": alert.severity.value,
+        "severity_rank": alert.severity.rank,
+        "district_id": alert.district_id,
+        "site_id": alert.site_id,
+        "title": alert.title,
+        "source_event_id": message.event.event_id,
+        "source_topic": message.topic,
+        "source_partition": message.partition,
+        "source_offset": message.offset,
+        "source_timestamp": message.timestamp,
+    }
+    statement = insert(AlertRow).values(alert_id=alert.alert_id, revision=1, kind=alert.kind.value, **content)
+    statement = statement.on_conflict_do_update(
+        index_elements=[AlertRow.alert_id],
+        set_={**content, "revision": AlertRow.revision + 1, "updated_at": func.now()},
+        where=AlertRow.severity_rank < statement.excluded.severity_rank,
+    ).returning(AlertRow.revision)
+    return session.execute(statement).scalar_one_or_none()
