@@ -28,6 +28,9 @@ SETTINGS = {
     "node.id": "1",
     "auto.create.topics.enable": "false",  # a typo in a topic's name must fail, as it does in production
     "group.initial.rebalance.delay.ms": "0",  # the default waits 3 s for more members of every new group
+    # After a kill the controller refuses the new process until the old one's session is over: 9 s by default.
+    "broker.session.timeout.ms": "4000",
+    "broker.heartbeat.interval.ms": "1000",
     "group.min.session.timeout.ms": "1000",  # lets a test see a dead consumer leave soon
     # One node: nothing can be replicated.
     "default.replication.factor": "1",

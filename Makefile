@@ -1,0 +1,51 @@
+# Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test up down status logs lint lock contracts bench-events faults
+
+# Set by some images; Airflow's task processes would compile what they import every time.
+unexport PYTHONDONTWRITEBYTECODE
+PYTHON := .venv/bin/python
+READY := .venv/setup.stamp
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
+
+setup: $(READY) ## make .venv from requirements.lock (the other targets do it when needed)
+
+$(READY): requirements.lock stack/uv.lock
+	@sh stack/setup.sh
+
+demo: $(READY) ## start everything, send messages, show what happens; EXIT=1 stops at the end
+	@$(PYTHON) -m stack demo $(if $(EXIT),--exit)
+
+test: $(READY) ## run all tests; ARGS="-k claims" selects
+	@$(PYTHON) -m pytest $(ARGS)
+
+up: $(READY) ## start the local stack and wait until it is ready
+	@$(PYTHON) -m stack up
+
+down: $(READY) ## stop the local stack; the data stays
+	@$(PYTHON) -m stack down
+
+status: $(READY) ## show what runs and where; JSON=1 prints one JSON object, passwords included
+	@$(PYTHON) -m stack status $(if $(JSON),--json)
+
+logs: $(READY) ## follow the logs; S=kafka chooses one service
+	@$(PYTHON) -m stack logs $(S)
+
+lint: $(READY) ## ruff (check and format), pyright on include/ and stack/, import contracts
+	@status=0; for check in "ruff check" "ruff format --check" pyright lint-imports; do \
+	    echo "$$check"; .venv/bin/$$check || status=1; done; exit $$status
+
+lock: $(READY) ## resolve all dependencies again and rewrite the lock files
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev pyproject.toml -o requirements.lock
+	@$(PYTHON) -m stack.jars lock
+
+contracts: $(READY) ## rewrite the JSON Schemas in contracts/ from the topics' contracts
+	@$(PYTHON) -m include.contracts write
+
+bench-events: $(READY) ## latency and throughput of the event lane, beside the stock trigger's
+	@$(PYTHON) -m benchmarks.events
+
+faults: $(READY) ## kill everything under load and count what was lost or done twice
+	@$(PYTHON) -m benchmarks.faults

@@ -1,0 +1,39 @@
+#!/bin/sh
+# Makes .venv exactly what requirements.lock says. Run by `make setup`; needs only Python 3.11 to 3.13.
+set -eu
+
+fail() {
+    echo "error: $1" >&2
+    exit 1
+}
+
+supported() {
+    # Runs it, for a pyenv shim can exist and refuse.
+    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
+}
+
+cd "$(dirname "$0")/.."
+if ! supported .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    python=""
+    for candidate in python3.12 python3.13 python3.11 python3; do
+        if supported "$candidate"; then
+            python=$candidate
+            break
+        fi
+    done
+    [ -n "$python" ] || fail "no Python 3.11, 3.12 or 3.13 found; install one (python.org, your package manager) and run it again"
+    echo "making .venv with $("$python" --version)"
+    "$python" -m venv --clear .venv >.venv.log 2>&1 ||
+        fail "$python cannot make a virtual environment: $(tail -n 1 .venv.log); on Debian and Ubuntu install python3-venv, or free disk space"
+    rm -f .venv.log
+fi
+
+# Unset: with it Airflow's task processes would compile what they import every time, 2 to 3 seconds each.
+unset PYTHONDONTWRITEBYTECODE
+log=.venv/setup.log
+echo "installing the packages of requirements.lock"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r stack/uv.lock >"$log" 2>&1 ||
+    fail "cannot install uv: $(tail -n 1 "$log"); check network, proxy and disk space, then run it again"
+UV_COMPILE_BYTECODE=1 .venv/bin/uv pip sync --python .venv/bin/python --require-hashes requirements.lock >"$log" 2>&1 ||
+    fail "cannot install the packages: $(grep -v '^ *$' "$log" | tail -n 1); check network, proxy and disk space, then run it again (all of it: $log)"
+touch .venv/setup.stamp
