@@ -5,6 +5,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import uuid
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Postgres(Service):
         if not marker.exists():
             shutil.rmtree(self.data, ignore_errors=True)
             self._initdb()
-            marker.touch()
+            marker.write_text(uuid.uuid4().hex)  # Airflow migrates again when it sees a new cluster
 
     def _choose_home(self) -> None:
         recorded = self.state.get("postgres.home")

@@ -42,9 +42,6 @@ class Service:
     def prepare(self) -> None:
         """Makes what the programs need before they start: ports, data directories, configuration."""
 
-    def before_start(self) -> None:
-        """Makes what needs the services before this one to run."""
-
     def programs(self) -> list[Program]:
         """After `prepare`: the processes, one for each of `program_names`."""
         return []

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stack import ports
+from stack.airflow import Airflow
 from stack.errors import StackError
 from stack.kafka import Kafka
 from stack.object_store import ObjectStore
@@ -25,7 +26,7 @@ from stack.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 PROJECT = Path(__file__).resolve().parents[1]
-SERVICES = ("postgres", "kafka", "objectstore")
+SERVICES = ("postgres", "kafka", "objectstore", "airflow")
 MIN_FREE_BYTES = 300 * 1024**2  # below that PostgreSQL and Kafka fail in the middle of a write
 
 
@@ -59,8 +60,16 @@ class Stack:
         self.postgres = Postgres(*arguments)
         self.kafka = Kafka(*arguments, security=self.kafka_security)
         self.object_store = ObjectStore(*arguments)
-        every: tuple[Service, ...] = (self.postgres, self.kafka, self.object_store)
+        self.airflow = Airflow(
+            *arguments,
+            postgres=self.postgres,
+            feeds=settings().get("feeds", []),
+            child_environment=self.environment,
+        )
+        every: tuple[Service, ...] = (self.postgres, self.kafka, self.object_store, self.airflow)
         self.services = {service.name: service for service in every if service.name in self.service_names}
+        if "airflow" in self.services and "postgres" not in self.services:
+            raise StackError("airflow needs the service postgres for its metadata; add it")
 
     def up(self) -> None:
         """Starts what does not run and waits until all of it is ready. Harmless when everything runs.
@@ -111,13 +120,21 @@ class Stack:
         self.report(f"all services are ready after {time.monotonic() - begin:.1f} s")
 
     def _start_in_order(self) -> None:
+        base = [service for service in self._local() if service is not self.airflow]
         begin = time.monotonic()
-        for service in self._local():
+        for service in base:  # all at once, for each mostly waits
             self._start(service)
-        for service in self._local():
+        for service in base:
             self._wait(service)
             service.after_start()
             self.report(f"{service.name} is ready ({time.monotonic() - begin:.1f} s)")
+        if self.airflow.name in self.services:
+            self.airflow.before_start()
+            self.prepare_project()
+            begin = time.monotonic()
+            self._start(self.airflow)
+            self._wait(self.airflow)
+            self.report(f"airflow is ready ({time.monotonic() - begin:.1f} s): {self.airflow.url}")
 
     def _start_again(self, running: dict[str, dict[str, Any]]) -> None:
         """The stack is up; starts the programs of it that somebody stopped or that gave up."""
@@ -271,6 +288,6 @@ class Stack:
             lock.truncate(0)
 
 
-def settings() -> dict[str, str]:
+def settings() -> dict[str, Any]:
     """[tool.stack] of pyproject.toml: the project's hooks."""
     return tomllib.loads((PROJECT / "pyproject.toml").read_text()).get("tool", {}).get("stack", {})

@@ -1,0 +1,186 @@
+"""Airflow as four processes on the stack's PostgreSQL: api-server, scheduler, dag-processor, triggerer.
+
+Not `airflow standalone`: it does not stop its children on TERM, and the next start then talks to the old API server.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stack import ports
+from stack.errors import StackError
+from stack.postgres import Postgres
+from stack.service import Program, Service
+
+PROJECT = Path(__file__).resolve().parents[1]
+SETTINGS_FILE = PROJECT / "airflow_settings.yaml"
+USER = "admin"
+SETTINGS = {
+    "CORE__EXECUTOR": "LocalExecutor",
+    "CORE__PARALLELISM": "8",  # the default forks 32 workers, too many for a laptop
+    "CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+    "CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+    "CORE__LOAD_EXAMPLES": "False",
+    "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",  # a message must start a run without a click first
+    "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+    "API__HOST": "127.0.0.1",
+    "API__WORKERS": "1",
+    # The latency of a message is mostly the scheduler's sleep: 1 s by default.
+    "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+    # A killed scheduler's or task's work is taken up after half a minute or so, not after five.
+    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+    "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
+    # New and changed Dag files are seen within seconds. The others are not parsed again and again: that would take a
+    # good part of a core.
+    "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+    "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "2",
+    "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+    "DAG_PROCESSOR__PRINT_STATS_INTERVAL": "0",
+    "USAGE_DATA_COLLECTION__ENABLED": "False",
+}
+
+
+class Airflow(Service):
+    name = "airflow"
+    ports = ("airflow",)
+    program_names = ("api-server", "scheduler", "dag-processor", "triggerer")
+    ready_seconds = 180
+
+    def __init__(self, *args, postgres: Postgres, feeds: list[str], child_environment: Callable[[], dict[str, str]]):
+        super().__init__(*args)
+        self.child_environment = child_environment
+        self.postgres = postgres
+        self.feeds = feeds
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.state.get('port.airflow')}"
+
+    def prepare(self) -> None:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        passwords = self.folder / "passwords.json"
+        passwords.touch(mode=0o600)
+        passwords.write_text(json.dumps({USER: self._password}))
+        for feed in self.feeds:
+            ports.choose(self.state, feed, self.report)
+
+    def environment(self) -> dict[str, str]:
+        if not self.state.get("port.airflow"):
+            return {}
+        settings = {
+            **SETTINGS,
+            "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "CORE__FERNET_KEY": base64.urlsafe_b64encode(bytes.fromhex(self.state.secret("airflow.fernet"))[:32]).decode(),
+            "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.folder / "passwords.json"),
+            "DATABASE__SQL_ALCHEMY_CONN": self.postgres.database_url("airflow_metadata"),
+            "API__BASE_URL": self.url,
+            "API__PORT": str(self.state.get("port.airflow")),
+            "API__SECRET_KEY": self.state.secret("airflow.api"),
+            "API_AUTH__JWT_SECRET": self.state.secret("airflow.jwt"),
+        }
+        return {
+            "AIRFLOW_HOME": str(self.folder),
+            **{f"AIRFLOW__{name}": value for name, value in settings.items()},
+            **{
+                f"AIRFLOW_CONN_{feed.upper()}": f"http://127.0.0.1:{self.state.get(f'port.{feed}')}"
+                for feed in self.feeds
+            },
+        }
+
+    def before_start(self) -> None:
+        """Migrates the metadata database, and imports pools and variables, if anything of that has changed."""
+        wanted = f"{version('apache-airflow')} {(self.postgres.home / 'initialized').read_text()}"
+        if self.state.get("airflow.migrated") != wanted:
+            self.report("migrating Airflow's metadata database")
+            self._run("db", "migrate")
+            self.state.set("airflow.migrated", wanted)
+            self.state.set("airflow.settings", None)
+        text = SETTINGS_FILE.read_text() if SETTINGS_FILE.exists() else ""
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if self.state.get("airflow.settings") != digest:
+            for command, values in pools_and_variables(text).items():
+                if values:
+                    file = self.folder / f"{command}.json"
+                    file.write_text(json.dumps(values))
+                    self._run(command, "import", str(file))
+                    self.report(f"imported {command}: {', '.join(values)}")
+            self.state.set("airflow.settings", digest)
+
+    def _run(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            cwd=PROJECT, env={**os.environ, **self.child_environment()}, capture_output=True, text=True,
+        )  # fmt: skip
+        log = self.folder.parent / "logs" / "airflow-setup.log"
+        with log.open("a") as file:
+            file.write(done.stdout + done.stderr)
+        if done.returncode:
+            reason = ((done.stderr or done.stdout).strip().splitlines() or ["no output"])[-1]
+            raise StackError(f"`airflow {' '.join(arguments)}` failed: {reason}; see {log}")
+
+    def programs(self) -> list[Program]:
+        # --skip-serve-logs: the log servers would listen on all interfaces, at fixed ports; the api-server reads
+        # the same files from disk.
+        extra = {"scheduler": ["--skip-serve-logs"], "triggerer": ["--skip-serve-logs"]}
+        return [
+            Program(
+                name,
+                [sys.executable, "-m", "airflow", name, *extra.get(name, [])],
+                directory=PROJECT,
+                stop_seconds=20,
+            )
+            for name in self.program_names
+        ]
+
+    def is_ready(self) -> bool:
+        """Every component has given a sign of life; a dead one counts as alive for up to 30 s (Airflow's threshold)."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/api/v2/monitor/health", timeout=2) as response:
+                health = json.load(response)
+        except (OSError, ValueError):
+            return False
+        parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+        return all((health.get(part) or {}).get("status") == "healthy" for part in parts)
+
+    def endpoints(self) -> dict[str, Any]:
+        if not self.state.get("port.airflow"):
+            return {}
+        return {"airflow": {"url": self.url, "username": USER, "password": self._password}}
+
+    @property
+    def _password(self) -> str:
+        return self.state.secret("airflow.password")
+
+
+def pools_and_variables(text: str) -> dict[str, dict[str, Any]]:
+    """From the text of airflow_settings.yaml, what `airflow pools import` and `airflow variables import` read.
+
+    Connections are left out: the stack's come from the environment, and would silently beat one of the same name.
+    """
+    import yaml
+
+    settings = (yaml.safe_load(text) or {}).get("airflow") or {}
+    return {
+        "pools": {
+            pool["pool_name"]: {
+                "slots": pool["pool_slot"],
+                "description": pool.get("pool_description") or "",
+                "include_deferred": bool(pool.get("pool_include_deferred")),
+            }
+            for pool in settings.get("pools") or ()
+            if pool.get("pool_name")
+        },
+        "variables": {
+            variable["variable_name"]: variable["variable_value"]
+            for variable in settings.get("variables") or ()
+            if variable.get("variable_name")
+        },
+    }
