@@ -57,8 +57,20 @@ def test_the_cli_knows_every_key(kind: str, settings: dict):
         assert entry.keys() <= KEYS[kind], entry
 
 
-def test_a_pool_has_slots(settings: dict):
-    assert all(isinstance(pool["pool_slot"], int) and pool["pool_slot"] > 0 for pool in settings["pools"])
+def test_airflow_takes_what_the_cli_makes_of_it(settings: dict):
+    from airflow.api_fastapi.core_api.datamodels.connections import ConnectionBody
+    from airflow.api_fastapi.core_api.datamodels.pools import PoolBody
+    from airflow.api_fastapi.core_api.datamodels.variables import VariableBody
+
+    # The CLI posts these to Airflow's REST API, and passes over a pool without slots.
+    names = {"conn_id": "connection_id", "conn_type": "conn_type"}
+    for connection in settings["connections"]:
+        ConnectionBody.model_validate({names.get(k, k.removeprefix("conn_")): v for k, v in connection.items()})
+    for pool in settings["pools"]:
+        assert pool["pool_slot"] > 0
+        PoolBody.model_validate({"name": pool["pool_name"], "slots": pool["pool_slot"], "include_deferred": False})
+    for variable in settings["variables"]:
+        VariableBody.model_validate({"key": variable["variable_name"], "value": variable["variable_value"]})
 
 
 def test_every_connection_has_a_type_and_a_number_as_port(settings: dict):
