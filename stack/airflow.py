@@ -78,7 +78,7 @@ class Airflow(Service):
         settings = {
             **SETTINGS,
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
-            "CORE__FERNET_KEY": base64.urlsafe_b64encode(bytes.fromhex(self.state.secret("airflow.fernet"))[:32]).decode(),
+            "CORE__FERNET_KEY": base64.urlsafe_b64encode(bytes.fromhex(self.state.secret("airflow.fernet"))).decode(),
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.folder / "passwords.json"),
             "DATABASE__SQL_ALCHEMY_CONN": self.postgres.database_url("airflow_metadata"),
             "API__BASE_URL": self.url,

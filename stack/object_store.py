@@ -50,7 +50,9 @@ class ObjectStore(Service):
             urllib.request.urlopen(request, timeout=10).close()
         except urllib.error.HTTPError as error:
             if error.code != 409:  # it exists
-                raise StackError(f"cannot make bucket {BUCKET}: HTTP {error.code}; see `make logs S=objectstore`") from error
+                raise StackError(
+                    f"cannot make bucket {BUCKET}: HTTP {error.code}; see `make logs S=objectstore`"
+                ) from error
 
     def environment(self) -> dict[str, str]:
         if not self.state.get("port.objectstore") and not self.external:

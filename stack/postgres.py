@@ -15,7 +15,11 @@ from stack.errors import StackError
 from stack.service import Program, Service
 
 # Connection or key -> database, each owned by a role of the same name, as three servers would be in production.
-DATABASES = {"airflow_metadata": "airflow_metadata", "operations_db": "operations", "landing_catalog": "landing_catalog"}
+DATABASES = {
+    "airflow_metadata": "airflow_metadata",
+    "operations_db": "operations",
+    "landing_catalog": "landing_catalog",
+}
 SUPERUSER = "postgres"
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -99,7 +103,9 @@ class Postgres(Service):
         if done.returncode:
             shutil.rmtree(self.data, ignore_errors=True)
             reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise StackError(f"initdb failed in {self.data}: {reason}; free disk space or correct it, then run it again")
+            raise StackError(
+                f"initdb failed in {self.data}: {reason}; free disk space or correct it, then run it again"
+            )
 
     def programs(self) -> list[Program]:
         command = [str(self.binaries / "postgres"), "-D", str(self.data), "-p", str(self.port)]
@@ -183,4 +189,9 @@ def unprivileged_user() -> str | None:
 
 
 def _can_enter(folder: Path, user: str) -> bool:
-    return subprocess.run(["/bin/sh", "-c", 'cd "$1"', "sh", folder], user=user, cwd="/", stderr=subprocess.DEVNULL).returncode == 0
+    return (
+        subprocess.run(
+            ["/bin/sh", "-c", 'cd "$1"', "sh", folder], user=user, cwd="/", stderr=subprocess.DEVNULL
+        ).returncode
+        == 0
+    )

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Stack:
     services: any of SERVICES, started in that order.
     kafka_security: "plaintext" or "sasl_ssl" (SCRAM-SHA-512 over TLS); fixed for the life of a folder.
     report: takes each line of progress; logging by default.
+    environment: settings that win over the stack's own, such as another AIRFLOW__CORE__DAGS_FOLDER.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Stack:
         services: tuple[str, ...] = SERVICES,
         kafka_security: str = "plaintext",
         report: Callable[[str], None] = log.info,
+        environment: Mapping[str, str] | None = None,
     ):
         if unknown := set(services) - set(SERVICES):
             raise StackError(f"unknown services {sorted(unknown)}; choose from {', '.join(SERVICES)}")
         self.folder = Path(folder).resolve()
         self.report = report
+        self.overrides = dict(environment or {})
         self.kafka_security = kafka_security
         self.service_names = tuple(name for name in SERVICES if name in services)
         self._load()
@@ -94,7 +97,9 @@ class Stack:
         running = self.supervisor.info()
         expected = {name for service in self._local() for name in service.program_names}
         if running and same_addresses and set(running) == expected:
-            self._start_again(running)
+            away = [name for name, entry in running.items() if entry["state"] != "RUNNING"]
+            self.report(f"the stack is running, without {', '.join(away)}" if away else "the stack is running already")
+            self._start_in_order()  # all of it can be repeated; an `up` that was killed gets its missing half
             return
         if running:
             self.report("the stack runs with other services or addresses: starting it anew")
@@ -136,29 +141,22 @@ class Stack:
             self._wait(self.airflow)
             self.report(f"airflow is ready ({time.monotonic() - begin:.1f} s): {self.airflow.url}")
 
-    def _start_again(self, running: dict[str, dict[str, Any]]) -> None:
-        """The stack is up; starts the programs of it that somebody stopped or that gave up."""
-        away = [name for name, entry in running.items() if entry["state"] not in ("RUNNING", "STARTING", "BACKOFF")]
-        for name in away:
-            self.supervisor.start_program(name)
-        for service in self._local():
-            self._wait(service)
-        self.report(f"started again: {', '.join(away)}" if away else "the stack is running already")
-
     def _start(self, service: Service) -> None:
         for name in service.program_names:
             self.supervisor.start_program(name)
 
     def _wait(self, service: Service) -> None:
         deadline = time.monotonic() + service.ready_seconds
-        while not service.is_ready():
+        while True:
             states = {name: entry["state"] for name, entry in self.supervisor.info().items()}
+            # Both: Airflow calls a component healthy until 30 s after it was killed.
+            if all(states.get(name) == "RUNNING" for name in service.program_names) and service.is_ready():
+                return
             failed = [name for name in service.program_names if states.get(name) == "FATAL"]
             if failed or not states or time.monotonic() > deadline:
                 name = (failed or list(service.program_names))[0]
-                raise StackError(
-                    f"{name} does not get ready: {self.supervisor.last_log_line(name)}; see {self.supervisor.logs}/{name}.log"
-                )
+                reason = self.supervisor.last_log_line(name)
+                raise StackError(f"{name} does not get ready: {reason}; see {self.supervisor.logs}/{name}.log")
             time.sleep(0.1)
 
     def down(self) -> None:
@@ -225,7 +223,7 @@ class Stack:
         }
         for service in self.services.values():
             environment |= service.environment()
-        return environment
+        return environment | self.overrides
 
     def endpoints(self) -> dict[str, Any]:
         """The addresses and the state of everything; passwords included."""

@@ -29,5 +29,5 @@ class State:
         """A random secret, made once and kept. Letters and digits only: it goes into URLs and configuration."""
         name = f"secret.{name}"
         if not self.get(name):
-            self.set(name, secrets.token_hex(24))
+            self.set(name, secrets.token_hex(32))
         return self.get(name)

@@ -1,5 +1,6 @@
 """One supervisord per stack: it starts the programs, starts again what dies, keeps and rotates their logs."""
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -40,7 +41,7 @@ class Supervisor:
         self.stop()
         self.end_leftovers()
         self.state.set("socket_folder", tempfile.mkdtemp(prefix="stack-"))  # mode 0700
-        self.logs.mkdir(exist_ok=True)
+        self.logs.mkdir(mode=0o700, exist_ok=True)
         _write_private(self.config, config_text(self.socket, self.folder, self.logs, programs))
         # supervisord gives its own environment to every program. Passwords are in there and not on a command line,
         # where every user of the machine could read them.
@@ -131,7 +132,9 @@ def leftovers(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARKER) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if process.environ().get(MARKER) == str(folder):
                 found.append(process)
         except psutil.Error:
             continue  # gone, or somebody else's
@@ -191,10 +194,8 @@ def _gentle_signal(process: psutil.Process) -> int:
 
 
 def _send(process: psutil.Process, number: int) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(number)
-    except psutil.NoSuchProcess:
-        pass
 
 
 def _name(process: psutil.Process) -> str:

@@ -3,6 +3,7 @@
 A session that is killed runs no teardown; its broker and database would stay for ever.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -12,10 +13,8 @@ from stack.stack import Stack
 
 
 def main(owner_pid: int, folder: Path) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(owner_pid).wait()
-    except psutil.NoSuchProcess:
-        pass
     if folder.exists():
         Stack(folder).remove()
 

@@ -11,7 +11,8 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 
 # Before anything imports Airflow, which reads these once and would write into the user's home.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
+_airflow_home = tempfile.TemporaryDirectory(prefix="airflow-home-")
+os.environ.setdefault("AIRFLOW_HOME", _airflow_home.name)
 os.environ.setdefault("AIRFLOW__CORE__DAGS_FOLDER", str(PROJECT / "dags"))
 os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
 os.environ.setdefault("AIRFLOW__USAGE_DATA_COLLECTION__ENABLED", "False")
@@ -32,17 +33,21 @@ def start_stack(folder: Path, services: tuple[str, ...], **options):
     return stack
 
 
-def _session(folder: Path, services: tuple[str, ...]):
-    stack = start_stack(folder, services)
-    before = dict(os.environ)
-    os.environ.update({k: v for k, v in stack.environment().items() if k.startswith("AIRFLOW_CONN_")})
-    yield stack
-    os.environ.clear()
-    os.environ.update(before)
+@pytest.fixture(scope="session")
+def services(tmp_path_factory):
+    """A Stack with PostgreSQL and Kafka; AIRFLOW_CONN_KAFKA_DEFAULT and AIRFLOW_CONN_OPERATIONS_DB point at it."""
+    stack = start_stack(tmp_path_factory.mktemp("services"), ("postgres", "kafka"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack.environment().items():
+            if name.startswith("AIRFLOW_CONN_"):
+                patch.setenv(name, value)
+        yield stack
     stack.remove()
 
 
 @pytest.fixture(scope="session")
-def services(tmp_path_factory):
-    """A Stack with PostgreSQL and Kafka; AIRFLOW_CONN_KAFKA_DEFAULT and AIRFLOW_CONN_OPERATIONS_DB point at it."""
-    yield from _session(tmp_path_factory.mktemp("services"), ("postgres", "kafka"))
+def whole_stack(tmp_path_factory):
+    """A Stack with everything, Airflow included. It changes no environment variable: use its `environment()`."""
+    stack = start_stack(tmp_path_factory.mktemp("whole_stack"), ("postgres", "kafka", "objectstore", "airflow"))
+    yield stack
+    stack.remove()
