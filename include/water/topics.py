@@ -14,12 +14,8 @@ from pydantic import Field
 from include.contracts import Contract, Registry, Topic
 from include.contracts.types import Day, Identifier, Latitude, Line, Longitude, Text, UtcTime, utc_text
 
-DistrictId = Annotated[
-    str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40, description="a part of the network")
-]
-SiteId = Annotated[
-    str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40, description="a plant, pump, tank or main")
-]
+DistrictId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40, description="a part of the network")]
+SiteId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40, description="a plant, pump, tank or main")]
 MeterId = Annotated[str, Field(pattern=r"^M-[0-9]{6}$", max_length=8)]
 CustomerId = Annotated[str, Field(pattern=r"^C-[0-9]{6,10}$", max_length=12)]
 
@@ -41,17 +37,11 @@ class ServiceRequest(Contract):
     received_at: UtcTime
     channel: Channel
     customer_id: CustomerId
-    district_id: DistrictId | None = Field(
-        description="null if the address could not be placed in the network"
-    )
-    address: Annotated[Line, Field(max_length=200)] | None = Field(
-        description="where the trouble is, as given"
-    )
+    district_id: DistrictId | None = Field(description="null if the address could not be placed in the network")
+    address: Annotated[Line, Field(max_length=200)] | None = Field(description="where the trouble is, as given")
     site_id: SiteId | None = Field(default=None, description="if the request names one")
     subject: Annotated[Line, Field(max_length=150)]
-    text: Annotated[
-        Text, Field(min_length=1, max_length=4000, description="written by the customer: untrusted")
-    ]
+    text: Annotated[Text, Field(min_length=1, max_length=4000, description="written by the customer: untrusted")]
 
     @property
     def event_id(self) -> str:
@@ -148,9 +138,7 @@ class AlertRaised(Contract):
 
     version: Literal[1]
     alert_id: Annotated[Identifier, Field(max_length=120)]
-    revision: Annotated[
-        int, Field(ge=1, le=1000, description="1 when new, one more with each rise of severity")
-    ]
+    revision: Annotated[int, Field(ge=1, le=1000, description="1 when new, one more with each rise of severity")]
     kind: AlertKind
     severity: Severity
     district_id: DistrictId | None

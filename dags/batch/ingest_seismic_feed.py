@@ -1,0 +1,72 @@
+"""
+### Ingest the seismic feed
+
+The public earthquake feed of the USGS becomes messages on `seismic.events`: new events and revised ones, each
+revision once.
+
+**Starts** every minute. A run reads the last day, so a run that was missed is made up by the next one. After an
+outage of more than a day, run it by hand with `feed` = `all_week` or `all_month`.
+
+**Makes** messages on `seismic.events`, keyed by the earthquake's id. A feature that breaks the contract is kept in
+`seismic.events.dlq`. Nothing new: the produce task is skipped.
+
+**When it fails** nothing is lost: what is in Kafka is recorded after the broker has acknowledged it, so the next run
+sends the rest. After a crash in between, an event is in Kafka twice, with one event id; consumers act on it once.
+"""
+
+from datetime import timedelta
+
+from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
+from airflow.sdk import Param, dag, task
+
+from include.water.topics import SEISMIC_EVENTS
+
+
+@dag(
+    schedule="* * * * *",
+    catchup=False,
+    # Two at once would send the same events twice.
+    max_active_runs=1,
+    dagrun_timeout=timedelta(minutes=30),
+    params={"feed": Param("all_day", enum=["all_hour", "all_day", "all_week", "all_month"])},
+    default_args={
+        "owner": "data-platform",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=10),
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": timedelta(minutes=2),
+        "execution_timeout": timedelta(minutes=2),
+    },
+    tags=["batch", "kafka", "ingest"],
+    doc_md=__doc__,
+)
+def ingest_seismic_feed():
+    @task.short_circuit
+    def read_new_events(params: dict | None = None, run_id: str | None = None) -> list[dict]:
+        from include.water.feeds import seismic
+
+        return seismic.read_new_events(params["feed"], run_id)
+
+    @task
+    def record_published(events: list[dict]) -> None:
+        from include.water.feeds import seismic
+
+        seismic.record_published(event["event_id"] for event in events)
+
+    events = read_new_events()
+    produce = ProduceToTopicOperator(
+        task_id="produce",
+        topic=SEISMIC_EVENTS.name,
+        producer_function="include.water.feeds.seismic.messages",
+        producer_function_args=[events],
+        # The stock callback logs a failed delivery and lets the task succeed.
+        delivery_callback="include.kafka.producer.raise_on_delivery_failure",
+        # One flush at the end; the task still ends only when everything is acknowledged.
+        synchronous=False,
+        # Longer than the client's own delivery.timeout.ms, five minutes: its error says more than a timeout's.
+        execution_timeout=timedelta(minutes=7),
+    )
+    produce >> record_published(events)
+
+
+ingest_seismic_feed()

@@ -1,0 +1,51 @@
+"""
+### Prepare services
+
+Makes what the other Dags need: the tables of the operational database (Alembic migrations) and the topics of the
+registry with their dead-letter topics. For deployments where no shell is at hand.
+
+**Starts** by hand, once after each deploy. Harmless to run again: it changes only what is missing, and leaves the
+settings of topics that exist as they are.
+
+**Makes** a list of what it changed: the task's log and its return value.
+
+**When it fails** nothing is half made: migrations are one transaction. Clear the task when the database and the
+broker can be reached.
+"""
+
+import logging
+from datetime import timedelta
+
+from airflow.sdk import dag, task
+
+log = logging.getLogger(__name__)
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(minutes=30),
+    default_args={
+        "owner": "data-platform",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=10),
+        "retry_exponential_backoff": 2,
+        "execution_timeout": timedelta(minutes=5),
+    },
+    tags=["setup", "kafka"],
+    doc_md=__doc__,
+)
+def prepare_services():
+    @task
+    def prepare() -> list[str]:
+        from include.water import services
+
+        changes = services.prepare()
+        log.info("%s", "\n".join(changes) or "nothing to do: all is as this version needs it")
+        return changes
+
+    prepare()
+
+
+prepare_services()

@@ -1,0 +1,1 @@
+"""Third-party feeds that are polled and put into Kafka."""

@@ -1,0 +1,240 @@
+"""The earthquake feed of the United States Geological Survey (USGS), from HTTP to messages.
+
+Format: https://earthquake.usgs.gov/earthquakes/feed/v1.0/geojson.php
+
+Delivery is at least once: what is in Kafka is written down only after the broker has acknowledged it, so a crash in
+between produces an event twice, with the same event id, and never loses one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from include.contracts import ContractViolation, Reason
+from include.water.topics import SEISMIC_EVENTS, SeismicEvent
+
+if TYPE_CHECKING:
+    from include.kafka.dead_letters import DeadLetter
+
+log = logging.getLogger(__name__)
+
+CONN_ID = "seismic_feed"
+PATH = "/earthquakes/feed/v1.0/summary/{feed}.geojson"
+# How far back each feed goes, by an event's time. A day, so that revisions that come hours later are seen and an
+# outage of hours loses nothing; the longer ones are for runs by hand after a longer outage.
+FEEDS = ("all_day", "all_hour", "all_week", "all_month")
+
+CONNECT_SECONDS, READ_SECONDS = 5, 20
+# A server that sends a byte now and then never hits a read timeout.
+TOTAL_SECONDS = 60
+# The month has about 10,000 events of 800 bytes; what is much larger is not this feed.
+MAX_FEED_BYTES = 32 * 1024 * 1024
+# They pass through XCom, which is a row of Airflow's database. The rest comes with the next run.
+MAX_EVENTS_PER_RUN = 1_000
+# More than that of one broken feature helps nobody, and the dead-letter topic would not take it.
+MAX_REJECTED_BYTES = 256 * 1024
+# Longer than the longest feed goes back: an event must not be forgotten while the feed still shows it.
+KEEP_PUBLISHED = timedelta(days=60)
+
+CONSUMER = "ingest_seismic_feed"
+Event = dict[str, str]  # {"event_id", "key", "value"}: a message on its way through XCom
+Rejected = tuple[Any, ContractViolation]  # a feature and what is wrong with it
+
+
+class FeedUnreadable(Exception):
+    """The feed did not answer as a GeoJSON feed does; a retry may mend it."""
+
+
+def read_new_events(feed: str, run_id: str) -> list[Event]:
+    """Events of the feed that are not in Kafka yet, oldest first, at most MAX_EVENTS_PER_RUN.
+
+    A feature that breaks the contract is kept in the dead-letter topic, once for each form in which the feed shows
+    it. Raises FeedUnreadable, or what the HTTP client, Kafka or the database raise.
+    """
+    events, rejected = split(fetch(feed))
+    known = published([*events, *rejected])
+    if new_rejected := [rejected[identity] for identity in rejected.keys() - known][:MAX_EVENTS_PER_RUN]:
+        _keep(new_rejected, run_id)
+    new = [event for identity, event in events.items() if identity not in known]
+    new.sort(key=lambda event: (event.updated_at, event.event_id))
+    counts = len(events) + len(rejected), len(new), len(new_rejected)
+    log.info("feed read: feed=%s features=%d new=%d rejected=%d", feed, *counts)
+    return [_message(event) for event in new[:MAX_EVENTS_PER_RUN]]
+
+
+def messages(events: Sequence[Event]) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values for `ProduceToTopicOperator`."""
+    return ((event["key"].encode(), event["value"].encode()) for event in events)
+
+
+def record_published(event_ids: Iterable[str]) -> None:
+    """Write down that these are in Kafka, and forget those that no feed shows any more."""
+    from sqlalchemy import delete, func
+    from sqlalchemy.dialects.postgresql import insert
+
+    from include.operations.database import begin
+    from include.water.tables import PublishedSeismicEvent
+
+    rows = [{"event_id": event_id} for event_id in sorted(set(event_ids))]
+    with begin() as session:
+        if rows:
+            session.execute(insert(PublishedSeismicEvent).on_conflict_do_nothing(), rows)
+        session.execute(
+            delete(PublishedSeismicEvent).where(PublishedSeismicEvent.published_at < func.now() - KEEP_PUBLISHED)
+        )
+
+
+def published(event_ids: Iterable[str]) -> set[str]:
+    """Those of the ids that are in Kafka already."""
+    from sqlalchemy import Text, any_, cast, select
+    from sqlalchemy.dialects.postgresql import ARRAY
+
+    from include.operations.database import begin
+    from include.water.tables import PublishedSeismicEvent
+
+    # One array: a parameter for each id would end at 65,535.
+    asked = cast(list(event_ids), ARRAY(Text))
+    with begin() as session:
+        found = select(PublishedSeismicEvent.event_id).where(PublishedSeismicEvent.event_id == any_(asked))
+        return set(session.scalars(found))
+
+
+def fetch(feed: str, conn_id: str = CONN_ID) -> list[Any]:
+    """The features of a feed as they came, unchecked.
+
+    Raises ValueError for an unknown feed, FeedUnreadable for an answer that is no feed, too large or too slow, and
+    what the HTTP client raises when the server cannot be reached.
+    """
+    if feed not in FEEDS:
+        raise ValueError(f"no feed {feed!r}; one of {', '.join(FEEDS)}")
+    from airflow.providers.http.hooks.http import HttpHook
+
+    hook = HttpHook(method="GET", http_conn_id=conn_id)
+    session = hook.get_conn({"Accept": "application/geo+json, application/json"})
+    url = hook.base_url.rstrip("/") + PATH.format(feed=feed)
+    deadline = time.monotonic() + TOTAL_SECONDS
+    with session, session.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as answer:
+        if answer.status_code != 200:
+            raise FeedUnreadable(f"connection {conn_id}: {url} answered {answer.status_code}")
+        content = bytearray()
+        for block in answer.iter_content(64 * 1024):
+            content += block
+            if len(content) > MAX_FEED_BYTES:
+                raise FeedUnreadable(f"connection {conn_id}: {url} is larger than {MAX_FEED_BYTES} bytes")
+            if time.monotonic() > deadline:
+                raise FeedUnreadable(f"connection {conn_id}: {url} took more than {TOTAL_SECONDS} s")
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise FeedUnreadable(f"connection {conn_id}: {url} did not send JSON") from None
+    features = document.get("features") if isinstance(document, dict) else None
+    if not isinstance(features, list):
+        raise FeedUnreadable(f"connection {conn_id}: {url} sent no list of features")
+    return features
+
+
+def split(features: Iterable[Any]) -> tuple[dict[str, SeismicEvent], dict[str, Rejected]]:
+    """Events that keep the contract, by event id, and the features that do not, by digest."""
+    events: dict[str, SeismicEvent] = {}
+    rejected: dict[str, Rejected] = {}
+    for feature in features:
+        try:
+            event = to_event(feature)
+        except ContractViolation as violation:
+            rejected[digest(feature)] = (feature, violation)
+        else:
+            events[event.event_id] = event
+    return events, rejected
+
+
+def to_event(feature: Any) -> SeismicEvent:
+    """The event that a GeoJSON feature describes.
+
+    Raises ContractViolation: a value of the wrong type is handed on as it is, so that the contract names it.
+    """
+    feature = feature if isinstance(feature, dict) else {}
+    properties = feature.get("properties")
+    properties = properties if isinstance(properties, dict) else {}
+    geometry = feature.get("geometry")
+    coordinates = geometry.get("coordinates") if isinstance(geometry, dict) else None
+    coordinates = coordinates if isinstance(coordinates, list) else []
+    found = {
+        "seismic_id": feature.get("id", ...),
+        "updated_at": _time(properties.get("updated", ...)),
+        "occurred_at": _time(properties.get("time", ...)),
+        "magnitude": properties.get("mag", ...),
+        "magnitude_type": properties.get("magType"),
+        "longitude": coordinates[0] if coordinates else ...,
+        "latitude": coordinates[1] if len(coordinates) > 1 else ...,
+        "depth_km": coordinates[2] if len(coordinates) > 2 else None,
+        "place": properties.get("place"),
+        "status": properties.get("status", ...),
+        "kind": properties.get("type", ...),
+    }
+    document = {"version": 1, **{name: value for name, value in found.items() if value is not ...}}
+    event = SEISMIC_EVENTS.parse(json.dumps(document).encode())
+    assert isinstance(event, SeismicEvent)
+    return event
+
+
+def digest(feature: Any) -> str:
+    """What a rejected feature is known by: its content, since its id cannot be trusted."""
+    return "rejected:" + hashlib.sha256(_raw(feature)).hexdigest()
+
+
+def _time(value: Any) -> Any:
+    """The feed's milliseconds since 1970 as RFC 3339; anything else as it is."""
+    if type(value) is not int:
+        return value
+    try:
+        moment = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=value)
+    except OverflowError:
+        return value
+    return moment.isoformat()
+
+
+def _message(event: SeismicEvent) -> Event:
+    key, value = SEISMIC_EVENTS.serialize(event)
+    return {"event_id": event.event_id, "key": key.decode(), "value": value.decode()}
+
+
+def _keep(rejected: Sequence[Rejected], run_id: str) -> None:
+    """Put features that break the contract into the dead-letter topic, then write that down."""
+    from include.kafka import dead_letters
+    from include.kafka.producer import AcknowledgedProducer
+
+    with AcknowledgedProducer() as producer:
+        letters = [_letter(feature, violation) for feature, violation in rejected]
+        dead_letters.send(letters, consumer=CONSUMER, run_id=run_id, producer=producer)
+    record_published(digest(feature) for feature, _ in rejected)
+
+
+def _letter(feature: Any, violation: ContractViolation) -> DeadLetter:
+    from include.kafka.dead_letters import DeadLetter
+    from include.kafka.messages import Message
+
+    raw = _raw(feature)
+    detail = violation.detail
+    if len(raw) > MAX_REJECTED_BYTES:
+        detail = f"{Reason.too_large}: {len(raw)} bytes, the first {MAX_REJECTED_BYTES} are kept; {detail}"
+    message = Message(
+        topic=SEISMIC_EVENTS.name,
+        topic_id="",
+        partition=-1,  # it never was in Kafka; the header says where it comes from
+        offset=-1,
+        timestamp=datetime.now(UTC),
+        key=None,
+        value=raw[:MAX_REJECTED_BYTES],
+        headers=(("feed", CONN_ID.encode()),),
+    )
+    return DeadLetter(message, violation.reason, detail)
+
+
+def _raw(feature: Any) -> bytes:
+    return json.dumps(feature, ensure_ascii=False, sort_keys=True).encode(errors="replace")
