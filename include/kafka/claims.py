@@ -38,11 +38,16 @@ def reset_command(consumer: str, topic: str) -> str:
 
 @dataclass(frozen=True)
 class Claimed:
-    """The ranges of one run; `lost` is what retention had removed before they were claimed."""
+    """The ranges of one run.
+
+    `lost` is what retention had removed before they were claimed. `behind` is how many offsets could be claimed at
+    that moment, these included; 0 when the run only asked again.
+    """
 
     id: int
     ranges: tuple[OffsetRange, ...]
     lost: tuple[OffsetRange, ...]
+    behind: int
 
 
 def claim(consumer: str, run_id: str, available: Available, commit: Commit, *, max_messages: int) -> Claimed:
@@ -58,9 +63,10 @@ def claim(consumer: str, run_id: str, available: Available, commit: Commit, *, m
     with begin() as session:
         lock_consumer(session, consumer)
         mine = session.scalar(select(Claim).where(Claim.consumer == consumer, Claim.run_id == run_id))
+        behind = 0
         if mine is None:
-            mine = _new_claim(session, consumer, run_id, available(), max_messages)
-        claimed = _ranges(session, mine.id)
+            mine, behind = _new_claim(session, consumer, run_id, available(), max_messages)
+        claimed = _ranges(session, mine.id, behind)
     # A second transaction, so that offsets are never committed for a claim that was rolled back: nobody would look
     # at its messages until the next one arrived.
     with begin() as session:
@@ -82,7 +88,7 @@ def _new_claim(
     run_id: str,
     available: Mapping[Partition, PartitionOffsets],
     max_messages: int,
-) -> Claim:
+) -> tuple[Claim, int]:
     rows = session.scalars(select(Position).where(Position.consumer == consumer))
     positions = {Partition(row.topic, row.partition): row for row in rows}
     start: dict[Partition, int] = {}
@@ -99,7 +105,8 @@ def _new_claim(
     session.add(mine)
     session.flush()
     readable = {p: max(start[p], offsets.low) for p, offsets in available.items()}
-    share = fair_shares({p: available[p].end - readable[p] for p in available}, max_messages)
+    wanted = {p: max(0, available[p].end - readable[p]) for p in available}
+    share = fair_shares(wanted, max_messages)
     for partition, offsets in sorted(available.items()):
         end = readable[partition] + share[partition]
         if end > start[partition]:
@@ -129,20 +136,21 @@ def _new_claim(
         )
     session.flush()
     close_if_handled(session, mine.id)
-    return mine
+    return mine, sum(wanted.values())
 
 
 def _check_same_topic(consumer: str, partition: Partition, position: Position, offsets: PartitionOffsets) -> None:
     remedy = "to go on with what is there now: " + reset_command(consumer, partition.topic)
+    claimed = f"offsets up to {position.next_offset} of partition {partition.number} were claimed"
     if position.topic_id != offsets.topic_id:
         raise ConsumerStopped(
-            f"consumer {consumer}: topic {partition.topic} was deleted and made again (id {offsets.topic_id}, claimed "
-            f"up to offset {position.next_offset} of partition {partition.number} under id {position.topic_id}); {remedy}"
+            f"consumer {consumer}: topic {partition.topic} was deleted and made again (its id was "
+            f"{position.topic_id} and is {offsets.topic_id}; {claimed}); {remedy}"
         )
     if offsets.end < position.next_offset:
         raise ConsumerStopped(
-            f"consumer {consumer}: {partition.topic}-{partition.number} ends at offset {offsets.end}, but offsets up to "
-            f"{position.next_offset} were claimed: the broker has lost the end of its log; {remedy}"
+            f"consumer {consumer}: topic {partition.topic} has lost the end of its log ({claimed}, and it ends at "
+            f"{offsets.end}); {remedy}"
         )
 
 
@@ -156,12 +164,12 @@ def fair_shares(wanted: Mapping[Partition, int], total: int) -> dict[Partition, 
     for served, partition in enumerate(sorted(wanted, key=lambda p: (wanted[p], p))):
         # Rounded up: one message for each, as far as the total goes, rather than none for all.
         share = -(-total // (len(wanted) - served))
-        shares[partition] = max(0, min(wanted[partition], share))
+        shares[partition] = min(wanted[partition], share)
         total -= shares[partition]
     return shares
 
 
-def _ranges(session: Session, claim_id: int) -> Claimed:
+def _ranges(session: Session, claim_id: int, behind: int) -> Claimed:
     rows = session.scalars(
         select(ClaimRange).where(ClaimRange.claim_id == claim_id).order_by(ClaimRange.topic, ClaimRange.partition)
     ).all()
@@ -175,7 +183,7 @@ def _ranges(session: Session, claim_id: int) -> Claimed:
         for r in rows
         if r.readable_from > r.start_offset
     ]
-    return Claimed(claim_id, tuple(readable), tuple(lost))
+    return Claimed(claim_id, tuple(readable), tuple(lost), behind)
 
 
 def mark_handled(session: Session, claim_id: int, done: OffsetRange, *, lost: int = 0) -> bool:

@@ -155,8 +155,8 @@ class Handler:
             "offset": message.offset,
             "topic": message.topic,
             "contract": self.consumer.topic(message.topic).contract.__name__,
-            # Set for a good message only; a dead letter's id could not be trusted.
-            "event_id": message.event.event_id if message.event is not None else None,
+            # Not of a dead letter: its event was not accepted, and its id may be what cannot be stored.
+            "event_id": None if outcome == Outcome.dead_letter else message.event.event_id,
             "outcome": outcome,
             "reason": None,
             "detail": None,

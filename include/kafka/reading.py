@@ -48,7 +48,7 @@ class RangeReader:
             heard_at = time.monotonic()
             while position < wanted.end:
                 record: Any = consumer.poll(POLL_SECONDS)
-                error = record.error() if record is not None else None
+                error: Any = record.error() if record is not None else None
                 if record is not None and error is None:
                     heard_at = time.monotonic()
                     position = record.offset() + 1
@@ -59,7 +59,7 @@ class RangeReader:
                             batch, heard_at = [], time.monotonic()
                 elif error is not None and error.code() == KafkaError._PARTITION_EOF:
                     # The position at the last stable offset: what lies before it and was not given holds no record.
-                    position = max(position, record.offset())
+                    position = max(position, record.offset())  # type: ignore[union-attr]
                 elif error is not None and error.code() in (
                     KafkaError._AUTO_OFFSET_RESET,
                     KafkaError.OFFSET_OUT_OF_RANGE,

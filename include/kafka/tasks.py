@@ -6,10 +6,10 @@ handle.expand(chunk=chunks)      # handle_chunk: each of the others in a task of
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
@@ -24,6 +24,9 @@ from include.operations import outbox, webhooks
 from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin
 from include.operations.models import Claim, OutboxEntry
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +53,13 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
         len(chunks),
     )
     if not chunks:
+        # What an earlier run could not deliver does not wait for the next message.
+        with AcknowledgedProducer(consumer.conn_id) as producer:
+            _deliver(consumer, producer)
         return []
     try:
         _handle(consumer, chunks[0], run_id)
-    except HandlingFailed:
+    except (HandlingFailed, outbox.OutboxUndelivered):
         log.exception("the first chunk becomes a task of its own")
         return chunks
     return chunks[1:]
@@ -110,22 +116,21 @@ async def _offsets(consumer: Consumer, topics: Iterable[str]) -> dict[Partition,
     return await partition_offsets(AdminClient(admin_config(consumer.conn_id)), topics, consumer.group)
 
 
+def availability(consumer: Consumer, admin: "AdminClient") -> Callable[[], dict[Partition, PartitionOffsets]]:
+    """What the event lane has available: everything up to the ends of the consumer's topics."""
+    names = [topic.name for topic in consumer.topics]
+    return lambda: asyncio.run(partition_offsets(admin, names, consumer.group))
+
+
 def _claim(consumer: Consumer, run_id: str) -> Claimed:
     from confluent_kafka.admin import AdminClient
 
     admin = AdminClient(admin_config(consumer.conn_id))
-    names = [topic.name for topic in consumer.topics]
-    seen: dict[Partition, PartitionOffsets] = {}
-
-    def available() -> dict[Partition, PartitionOffsets]:
-        seen.update(asyncio.run(partition_offsets(admin, names, consumer.group)))
-        return seen
-
     try:
         claimed = claim(
             consumer.name,
             run_id,
-            available,
+            availability(consumer, admin),
             lambda positions: commit_forward(admin, consumer.group, positions),
             max_messages=consumer.max_messages_per_claim,
         )
@@ -139,7 +144,7 @@ def _claim(consumer: Consumer, run_id: str) -> Claimed:
             gone = ", ".join(str(r) for r in claimed.lost)
             text = f"retention removed messages before they were claimed (run {run_id}): {gone}"
             open_alarm(session, consumer.name, "messages_lost", text)
-        _watch_limits(session, consumer, sum(offsets.lag for offsets in seen.values()))
+        _watch_limits(session, consumer, claimed.behind)
     return claimed
 
 
@@ -153,7 +158,7 @@ def _watch_limits(session, consumer: Consumer, lag: int) -> None:
         select(func.min(Claim.claimed_at)).where(Claim.consumer == consumer.name, Claim.closed_at.is_(None))
     )
     if oldest is not None and datetime.now(UTC) - oldest > consumer.max_claim_age:
-        text = f"a claim is open since {oldest.isoformat()}: its run failed or is being retried; clear it once the cause is gone"
+        text = f"a claim is open since {oldest.isoformat()}: clear its run, if it failed, once the cause is gone"
         open_alarm(session, consumer.name, "claim_open", text)
     else:
         close_alarm(session, consumer.name, "claim_open")
@@ -178,7 +183,7 @@ def _handle(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
             if len(failures) == failed_before:
                 _finish(consumer, chunk["claim_id"], wanted, reader.lost, run_id)
         _watch_age(consumer, oldest)
-        outbox.deliver(consumer.name, {"message": _produce(producer), "request": webhooks.post})
+        _deliver(consumer, producer)
     counts = " ".join(f"{outcome}={number}" for outcome, number in handler.counts.items())
     log.info("handled: consumer=%s run_id=%s %s", consumer.name, run_id, counts)
     if failures:
@@ -193,14 +198,14 @@ def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, lost: int, run
             open_alarm(session, consumer.name, "messages_lost", text)
 
 
-def _produce(producer: AcknowledgedProducer) -> outbox.Deliver:
-    def deliver(topic: str, rows: list[OutboxEntry]) -> None:
+def _deliver(consumer: Consumer, producer: AcknowledgedProducer) -> None:
+    def produce(topic: str, rows: list[OutboxEntry]) -> None:
         for row in rows:
             headers: Headers = [("idempotency-key", str(row.id).encode())]
             producer.send(topic, key=row.key, value=row.body, headers=headers)
         producer.flush()
 
-    return deliver
+    outbox.deliver(consumer.name, {"message": produce, "request": webhooks.post})
 
 
 def _watch_age(consumer: Consumer, oldest: datetime | None) -> None:

@@ -44,7 +44,8 @@ def url(conn_id: str = CONN_ID) -> URL:
 @cache
 def engine(conn_id: str = CONN_ID) -> Engine:
     """One engine a process. Task processes are short: few connections, checked before use."""
-    return create_engine(url(conn_id), pool_size=2, max_overflow=2, pool_pre_ping=True)
+    # hide_parameters: an error's text goes to task logs, and parameters are what customers wrote.
+    return create_engine(url(conn_id), pool_size=2, max_overflow=2, pool_pre_ping=True, hide_parameters=True)
 
 
 @contextmanager

@@ -1,0 +1,189 @@
+"""A real broker and a real database: topics, consumers and effects for one test."""
+
+import json
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Literal
+
+import pytest
+from confluent_kafka import Consumer as KafkaConsumer
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+from sqlalchemy import text
+
+from include.contracts import Contract, Topic
+from include.kafka.connection import admin_config, consumer_config, producer_config
+from include.kafka.consumers import Consumer
+from include.kafka.messages import Message, Rejected
+from include.operations.database import begin
+from include.operations.migrate import upgrade
+
+
+class Order(Contract):
+    version: Literal[1]
+    number: str
+    amount: int
+
+    @property
+    def event_id(self) -> str:
+        return self.number
+
+
+def order(number: object, amount: int = 1, **changes: object) -> bytes:
+    return json.dumps({"version": 1, "number": str(number), "amount": amount, **changes}).encode()
+
+
+def record_effect(session, message: Message) -> None:
+    """An effect without a unique key of its own, so that one too many shows.
+
+    Amounts below zero stand for a message that can never be handled, or whose effect fails.
+    """
+    if message.event.amount == -1:
+        raise Rejected("amount is -1")
+    if message.event.amount == -2:
+        raise RuntimeError("the effect fails")
+    session.execute(
+        text("insert into test_effects values (:topic, :partition, :offset, :number)"),
+        {
+            "topic": message.topic,
+            "partition": message.partition,
+            "offset": message.offset,
+            "number": message.event.number,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def operations(services) -> None:
+    """The operational database, migrated, with a table for the tests' effects."""
+    upgrade()
+    with begin() as session:
+        session.execute(
+            text('create table if not exists test_effects (topic text, "partition" int, "offset" bigint, number text)')
+        )
+
+
+@pytest.fixture
+def admin(services) -> AdminClient:
+    return AdminClient(admin_config())
+
+
+@pytest.fixture
+def make_topic(admin) -> Callable[..., Topic]:
+    """Create a topic of orders (and its dead-letter topic) under a name of its own."""
+
+    def make(name: str | None = None, partitions: int = 3, config: dict[str, str] | None = None, **kwargs) -> Topic:
+        topic = Topic(
+            name or f"orders.{uuid.uuid4().hex[:8]}",
+            Order,
+            key="number",
+            partitions=partitions,
+            retention=timedelta(days=1),
+            **kwargs,
+        )
+        new = [
+            NewTopic(topic.name, partitions, 1, config={**topic.kafka_config(), **(config or {})}),
+            NewTopic(topic.dead_letter_name, 1, 1, config=topic.dead_letter_config()),
+        ]
+        for future in admin.create_topics(new).values():
+            future.result(30)
+        wait_for_topics(admin, topic.name, topic.dead_letter_name)
+        return topic
+
+    return make
+
+
+def wait_for_topics(admin: AdminClient, *names: str) -> None:
+    for name in names:
+        for _ in range(100):
+            found = admin.list_topics(name, timeout=10).topics[name]
+            if found.error is None and found.partitions and all(p.leader >= 0 for p in found.partitions.values()):
+                break
+
+
+@pytest.fixture
+def make_consumer(operations) -> Callable[..., Consumer]:
+    def make(*topics: Topic, name: str | None = None, **kwargs) -> Consumer:
+        return Consumer(
+            name=name or f"consumer-{uuid.uuid4().hex[:8]}",
+            topics=topics,
+            effect="tests.integration.kafka.conftest:record_effect",
+            **{"max_messages_per_claim": 500, "chunk_size": 500, **kwargs},
+        )
+
+    return make
+
+
+@pytest.fixture
+def send(services) -> Callable[..., list[int]]:
+    """Produce values to a topic; returns their offsets."""
+
+    def produce(
+        topic: Topic | str,
+        *values: bytes | None,
+        partition: int = 0,
+        key: bytes | None = None,
+        headers: list | None = None,
+    ) -> list[int]:
+        # A client of its own: an older one would not know partitions that were added meanwhile.
+        producer = Producer(producer_config())
+        offsets: list[int] = []
+        name = topic if isinstance(topic, str) else topic.name
+
+        def delivered(error, message) -> None:
+            assert error is None, error
+            offsets.append(message.offset())
+
+        for value in values:
+            producer.produce(name, value, key=key, partition=partition, headers=headers or [], on_delivery=delivered)
+        producer.flush(30)
+        assert len(offsets) == len(values)
+        return offsets
+
+    return produce
+
+
+def committed(admin: AdminClient, group: str, topic: Topic) -> dict[int, int]:
+    """What the group has committed, asked by somebody else."""
+    partitions = [TopicPartition(topic.name, n) for n in range(topic.partitions)]
+    (future,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, partitions)]).values()
+    return {tp.partition: tp.offset for tp in future.result(10).topic_partitions if tp.offset >= 0}
+
+
+def effects(topic: Topic) -> list[tuple[int, int, str]]:
+    """(partition, offset, number) of every effect, in order; from a session of its own."""
+    with begin() as session:
+        rows = session.execute(
+            text('select "partition", "offset", number from test_effects where topic = :topic order by 1, 2'),
+            {"topic": topic.name},
+        )
+        return [tuple(row) for row in rows]
+
+
+def numbers(topic: Topic) -> list[str]:
+    return [number for _, _, number in effects(topic)]
+
+
+def read_all(name: str) -> list:
+    """Every record of a topic's partition 0, by an independent consumer."""
+    reader = KafkaConsumer({**consumer_config("independent"), "enable.partition.eof": True})
+    reader.assign([TopicPartition(name, 0, 0)])
+    records = []
+    while (record := reader.poll(10)) is not None and record.error() is None:
+        records.append(record)
+    reader.close()
+    return records
+
+
+def open_claims(consumer: Consumer) -> int:
+    with begin() as session:
+        query = text("select count(*) from claims where consumer = :name and closed_at is null")
+        return session.scalar(query, {"name": consumer.name}) or 0
+
+
+def alarms(consumer: Consumer) -> dict[str, str]:
+    """{kind: message} of the open alarms."""
+    with begin() as session:
+        query = text("select kind, message from alarms where source = :name and closed_at is null")
+        return dict(session.execute(query, {"name": consumer.name}).all())

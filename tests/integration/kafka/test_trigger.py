@@ -1,0 +1,188 @@
+"""Lag starts runs: soon, again when it remains, and seldom when nobody acts on it."""
+
+import asyncio
+import time
+from contextlib import aclosing
+from itertools import pairwise
+
+import pytest
+
+from include.kafka import tasks
+from include.kafka.offsets import Partition, alter_committed
+from include.kafka.trigger import ConsumerLagTrigger, lag_watcher
+from tests.integration.kafka.conftest import numbers, order
+
+pytestmark = pytest.mark.integration
+
+
+class Firings:
+    """Runs a trigger as the triggerer does, and remembers when it fired."""
+
+    def __init__(self, trigger: ConsumerLagTrigger) -> None:
+        self.trigger = trigger
+        self.at: list[float] = []
+        self.lags: list[int] = []
+
+    async def __aenter__(self) -> "Firings":
+        self.task = asyncio.create_task(self.collect())
+        return self
+
+    async def collect(self) -> None:
+        async with aclosing(self.trigger.run()) as events:
+            async for event in events:
+                self.at.append(time.monotonic())
+                self.lags.append(event.payload["lag"])
+
+    async def until(self, count: int, timeout: float = 15) -> None:
+        deadline = time.monotonic() + timeout
+        while len(self.at) < count:
+            assert not self.task.done(), self.task.exception()
+            assert time.monotonic() < deadline, f"fired {len(self.at)} times, not {count}"
+            await asyncio.sleep(0.01)
+
+    async def __aexit__(self, *_) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+def trigger_for(consumer, **kwargs) -> ConsumerLagTrigger:
+    names = [topic.name for topic in consumer.topics]
+    return ConsumerLagTrigger(topics=names, group=consumer.group, **kwargs)
+
+
+def test_it_fires_when_a_message_arrives_and_not_before(make_topic, make_consumer, send):
+    topic = make_topic()
+
+    async def scenario():
+        async with Firings(trigger_for(make_consumer(topic))) as firings:
+            await asyncio.sleep(1.5)
+            assert firings.at == []
+            sent = time.monotonic()
+            await asyncio.to_thread(send, topic, order(1))
+            await firings.until(1, timeout=5)
+            # Far below the 5 s after which everything is asked anew: it was woken.
+            assert firings.at[0] - sent < 2
+            assert firings.lags == [1]
+
+    asyncio.run(scenario())
+
+
+def test_messages_that_waited_before_it_started_fire_it_at_once(make_topic, make_consumer, send):
+    topic = make_topic()
+    send(topic, order(1), b"not even JSON", None)
+
+    async def scenario():
+        async with Firings(trigger_for(make_consumer(topic))) as firings:
+            await firings.until(1)
+            assert firings.lags == [3]
+
+    asyncio.run(scenario())
+
+
+def test_lag_that_remains_after_a_claim_fires_again_at_once(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic, max_messages_per_claim=2, chunk_size=2)
+    send(topic, *(order(n) for n in range(5)))
+
+    async def scenario():
+        async with Firings(trigger_for(consumer, min_interval=0.2)) as firings:
+            for n in range(3):
+                await firings.until(n + 1)
+                await asyncio.to_thread(tasks.claim_messages, consumer, f"run {n}")
+            await asyncio.sleep(1.5)
+            assert firings.lags == [5, 3, 1]
+            assert firings.at[2] - firings.at[0] < 4
+
+    asyncio.run(scenario())
+    assert len(numbers(topic)) == 5
+
+
+def test_lag_that_nobody_claims_fires_with_backoff_however_much_arrives(make_topic, make_consumer, send, monkeypatch):
+    monkeypatch.setattr("include.kafka.trigger.REFIRE_FIRST_SECONDS", 0.5)
+    topic = make_topic()
+
+    async def scenario():
+        async with Firings(trigger_for(make_consumer(topic), min_interval=0.05)) as firings:
+            until = time.monotonic() + 6
+            while time.monotonic() < until:
+                await asyncio.to_thread(send, topic, order("more"))
+            gaps = [b - a for a, b in pairwise(firings.at)]
+            # 0.5, 1, 2 and more seconds apart: at 0, 0.5, 1.5, 3.5.
+            assert 3 <= len(firings.at) <= 5
+            assert gaps == sorted(gaps)
+
+    asyncio.run(scenario())
+
+
+def test_it_waits_for_a_topic_that_does_not_exist_and_notices_a_new_partition(
+    make_topic, make_consumer, send, admin, monkeypatch
+):
+    from datetime import timedelta
+
+    from confluent_kafka.admin import NewPartitions
+
+    from include.contracts import Topic
+    from tests.integration.kafka.conftest import Order
+
+    monkeypatch.setattr("include.kafka.trigger.REFRESH_SECONDS", 0.5)
+    there = make_topic(partitions=1)
+    later = Topic(f"{there.name}.later", Order, key="number", partitions=1, retention=timedelta(days=1))
+    consumer = make_consumer(there, later)
+
+    async def scenario():
+        async with Firings(trigger_for(consumer)) as firings:
+            await asyncio.sleep(1)
+            await asyncio.to_thread(make_topic, name=later.name, partitions=1)
+            await asyncio.to_thread(send, later, order(1))
+            await firings.until(1)
+            await asyncio.to_thread(tasks.claim_messages, consumer, "first")
+            for future in admin.create_partitions([NewPartitions(there.name, 2)]).values():
+                future.result(10)
+            await asyncio.sleep(1)
+            await asyncio.to_thread(send, there, order(2), partition=1)
+            await firings.until(2)
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_is_ahead_of_the_log_fires_so_that_a_run_can_alarm(make_topic, make_consumer, send, admin):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, order(1))
+    alter_committed(admin, consumer.group, {Partition(topic.name, 0): 50})
+
+    async def scenario():
+        async with Firings(trigger_for(consumer)) as firings:
+            await firings.until(1)
+            assert firings.lags == [0]
+
+    asyncio.run(scenario())
+
+
+def test_a_broker_that_is_away_delays_it_and_is_said_once(make_topic, make_consumer, send, services, caplog):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+
+    async def scenario():
+        async with Firings(trigger_for(consumer)) as firings:
+            await asyncio.sleep(1)
+            await asyncio.to_thread(services.stop, "kafka")
+            await asyncio.sleep(15)
+            assert firings.at == []
+            await asyncio.to_thread(services.start, "kafka")
+            await asyncio.to_thread(send, topic, order(1))
+            await firings.until(1, timeout=60)
+
+    asyncio.run(scenario())
+    said = [record.getMessage() for record in caplog.records if record.name == "include.kafka.trigger"]
+    assert len([line for line in said if "cannot ask for lag" in line]) == 1
+    assert any("the broker is back" in line for line in said)
+
+
+def test_what_the_database_keeps_of_it_makes_the_same_trigger(make_topic, make_consumer):
+    consumer = make_consumer(make_topic(), min_seconds_between_runs=2)
+    trigger = lag_watcher(consumer).trigger
+    classpath, kwargs = trigger.serialize()
+    assert classpath == "include.kafka.trigger.ConsumerLagTrigger"
+    assert ConsumerLagTrigger(**kwargs).serialize() == (classpath, kwargs)
+    assert kwargs["min_interval"] == 2
