@@ -1,0 +1,93 @@
+"""Stand-ins for the sources of the water utility's data.
+
+serve-feed  answers as the USGS earthquake feed does, on 127.0.0.1, until SIGTERM.
+run         sends leaks, customers' requests and meter readings to Kafka through the connection kafka_default, with
+            messages among them that break their contract, and writes what the broker has acknowledged to a report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    return options.action(options)
+
+
+def _serve_feed(options: argparse.Namespace) -> int:
+    from include.water.simulators.feed_server import serve
+    from include.water.simulators.quakes import Quakes
+
+    since = datetime.now(UTC) - timedelta(seconds=options.history_seconds)
+    try:
+        serve(options.port, Quakes(options.seed, since, options.interval_seconds, options.bad_every))
+    except OSError as error:
+        sys.stderr.write(f"port {options.port}: {error.strerror}; choose another with --port\n")
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from include.water.simulators import traffic
+
+    rates = {**traffic.RATES, **dict(options.rate)}
+    return traffic.run(options.seconds, options.report, rates, seed=options.seed, bad=options.bad)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m include.water.simulators",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True)
+
+    feed = commands.add_parser("serve-feed", help="serve simulated earthquakes")
+    feed.add_argument("--port", type=int, required=True)
+    feed.add_argument("--seed", type=int, default=1)
+    feed.add_argument("--interval-seconds", type=_positive, default=15.0, help="between earthquakes: %(default)s")
+    feed.add_argument("--history-seconds", type=float, default=600.0, help="shown at the start: %(default)s")
+    feed.add_argument("--bad-every", type=int, default=0, help="every how many breaks the format: none")
+    feed.set_defaults(action=_serve_feed)
+
+    run = commands.add_parser("run", help="send messages to Kafka")
+    run.add_argument("--for", dest="seconds", type=_positive, required=True, metavar="SECONDS")
+    run.add_argument("--report", type=Path, required=True, metavar="FILE", help="JSON, replaced every second")
+    run.add_argument(
+        "--rate",
+        type=_rate,
+        action="append",
+        default=[],
+        metavar="TOPIC=N",
+        help="messages a second: leaks.detected=5, service.requests=0.5, meter.readings=20; may be given repeatedly",
+    )
+    run.add_argument("--bad", type=int, default=1, metavar="N", help="of each kind of bad message: %(default)s")
+    run.add_argument("--seed", type=int, default=1)
+    run.set_defaults(action=_run)
+    return parser
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _rate(text: str) -> tuple[str, float]:
+    from include.water.simulators.traffic import RATES
+
+    topic, _, number = text.partition("=")
+    if topic not in RATES:
+        raise argparse.ArgumentTypeError(f"no topic {topic!r}; one of {', '.join(RATES)}")
+    return topic, float(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""Customers, meters and the leak detection, as messages; and among them messages that break their contract."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+
+from include.contracts import Contract, Topic
+from include.contracts.breaking import broken
+from include.kafka.producer import AcknowledgedProducer, DeliveryFailed
+from include.water.feeds.seismic import to_event
+from include.water.simulators.quakes import Quakes
+from include.water.sites import DISTRICTS
+from include.water.topics import (
+    LEAKS_DETECTED,
+    METER_READINGS,
+    SEISMIC_EVENTS,
+    SERVICE_REQUESTS,
+    Channel,
+    LeakDetected,
+    MeterReading,
+    ServiceRequest,
+)
+
+log = logging.getLogger(__name__)
+
+# Messages a second. Leaks are far more than a utility would survive: they show the event lane at work.
+RATES = {LEAKS_DETECTED.name: 5.0, SERVICE_REQUESTS.name: 0.5, METER_READINGS.name: 20.0}
+# A producer that was restarted sends an event again: consumers must act on it once.
+REPEAT_EVERY = 25
+BAD_TOPICS = (LEAKS_DETECTED, SEISMIC_EVENTS)
+TICK_SECONDS = 0.05
+REPORT_EVERY_SECONDS = 1.0
+
+_REQUESTS = (
+    ("No water since this morning", "There has been no water in the whole house since about six."),
+    ("Brown water", "The water from the tap is brown and smells of metal. Is it safe to drink?"),
+    ("Bill is far too high", "My bill is four times that of last year, and we were away for a month."),
+    ("Water on the street", "Water is coming up through the road in front of the bakery, and it is getting more."),
+    ("Low pressure", "The shower on the second floor hardly works in the evening."),
+    ("Meter makes a noise", "The water meter in the cellar rattles when all the taps are closed."),
+)
+
+
+@dataclass
+class Stream:
+    """One kind of message, at a rate, through a producer of its own: so its acknowledgements count for it alone."""
+
+    topic: Topic
+    rate: float
+    events: Iterator[Contract]
+    producer: AcknowledgedProducer
+    sent: int = 0
+
+    def send_due(self, elapsed_seconds: float) -> list[Contract]:
+        """Send what the rate asks for by now; returns it."""
+        due = [next(self.events) for _ in range(int(elapsed_seconds * self.rate) - self.sent)]
+        for event in due:
+            send(self.producer, self.topic, event)
+        self.sent += len(due)
+        return due
+
+
+def send(producer: AcknowledgedProducer, topic: Topic, event: Contract) -> None:
+    key, value = topic.serialize(event)
+    producer.send(topic.name, key=key, value=value)
+
+
+@dataclass
+class Traffic:
+    """Sends for some seconds, and keeps a report of what the broker has acknowledged.
+
+    `bad` is how many messages of each way to break a contract are planted in each of BAD_TOPICS.
+    """
+
+    seconds: float
+    report: Path
+    rates: dict[str, float]
+    seed: int = 1
+    bad: int = 1
+    stop: threading.Event = field(default_factory=threading.Event)
+    make_producer: Callable[[], AcknowledgedProducer] = AcknowledgedProducer
+
+    def run(self) -> bool:
+        """Send until the time is over or `stop` is set; False if the broker did not acknowledge everything.
+
+        The report is replaced every second, and once more at the end with "finished": true.
+        """
+        streams = [
+            Stream(topic, self.rates[topic.name], events(Random(f"{self.seed}/{topic.name}")), self.make_producer())
+            for topic, events in (
+                (LEAKS_DETECTED, leaks),
+                (SERVICE_REQUESTS, service_requests),
+                (METER_READINGS, meter_readings),
+            )
+            if self.rates.get(topic.name)
+        ]
+        repeats = self.make_producer()
+        planters = {topic.name: self.make_producer() for topic in BAD_TOPICS}
+        producers = [*(stream.producer for stream in streams), repeats, *planters.values()]
+        planned = list(self._planned())
+        leaks_sent = 0
+        start = reported = time.monotonic()
+        while (elapsed := time.monotonic() - start) < self.seconds and not self.stop.wait(TICK_SECONDS):
+            for stream in streams:
+                for event in stream.send_due(elapsed):
+                    if stream.topic is LEAKS_DETECTED:
+                        leaks_sent += 1
+                        if leaks_sent % REPEAT_EVERY == 0:
+                            send(repeats, LEAKS_DETECTED, event)
+            while planned and planned[0][0] <= elapsed:
+                _, topic, key, value = planned.pop(0)
+                planters[topic.name].send(topic.name, key=key, value=value)
+            if time.monotonic() - reported > REPORT_EVERY_SECONDS:
+                self._write(streams, repeats, planters, finished=False)
+                reported = time.monotonic()
+        complete = all([_flush(producer) for producer in producers])
+        self._write(streams, repeats, planters, finished=True)
+        return complete
+
+    def _planned(self) -> Iterator[tuple[float, Topic, bytes, bytes | None]]:
+        """(second, topic, key, value) of each bad message, spread over the first half of the time."""
+        messages = [
+            (topic, topic.serialize(event)[0], value)
+            for _ in range(self.bad)
+            for topic, event in ((LEAKS_DETECTED, next(leaks(Random(self.seed)))), (SEISMIC_EVENTS, _quake()))
+            for value in broken(topic, event).values()
+        ]
+        for number, (topic, key, value) in enumerate(messages):
+            yield self.seconds / 2 * number / len(messages), topic, key, value
+
+    def _write(
+        self,
+        streams: list[Stream],
+        repeats: AcknowledgedProducer,
+        planters: dict[str, AcknowledgedProducer],
+        *,
+        finished: bool,
+    ) -> None:
+        sent = {stream.topic.name: stream.producer.acknowledged for stream in streams}
+        if LEAKS_DETECTED.name in sent:
+            sent[LEAKS_DETECTED.name] += repeats.acknowledged
+        document = {
+            "sent": sent,
+            "planted_bad": {name: producer.acknowledged for name, producer in planters.items()},
+            "repeated": {LEAKS_DETECTED.name: repeats.acknowledged},  # counted in "sent" too
+            "finished": finished,
+        }
+        unfinished = self.report.with_name(f".{self.report.name}.{os.getpid()}")
+        unfinished.write_text(json.dumps(document, indent=2) + "\n")
+        unfinished.replace(self.report)  # a reader never sees half a report
+
+
+def run(seconds: float, report: Path, rates: dict[str, float], *, seed: int, bad: int) -> int:
+    """Send until the time is over or SIGTERM or SIGINT; the exit code."""
+    traffic = Traffic(seconds, report, rates, seed=seed, bad=bad)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: traffic.stop.set())
+    return 0 if traffic.run() else 1
+
+
+def leaks(random: Random) -> Iterator[LeakDetected]:
+    """Leaks of last night, each with a key that no earlier run has used."""
+    number = time.time_ns() // 1_000_000
+    night = (datetime.now(UTC) - timedelta(days=1)).date()
+    while True:
+        number += 1
+        district = random.choice(list(DISTRICTS))
+        yield LeakDetected(
+            version=1,
+            leak_key=LeakDetected.key_for(district, night, number),
+            district_id=district,
+            night=night,
+            litres_per_hour=round(min(random.lognormvariate(6.2, 1.3), 1_000_000), 1),
+            confidence=round(random.betavariate(5, 2), 3),
+            model_version="simulated",
+            detected_at=datetime.now(UTC),
+        )
+
+
+def service_requests(random: Random) -> Iterator[ServiceRequest]:
+    number = time.time_ns() // 10_000_000 % 10**12
+    while True:
+        number = (number + 1) % 10**12
+        subject, text = random.choice(_REQUESTS)
+        district = random.choice(list(DISTRICTS.values()))
+        yield ServiceRequest(
+            version=1,
+            request_id=f"SR-{number:012d}",
+            received_at=datetime.now(UTC),
+            channel=random.choice(list(Channel)),
+            customer_id=f"C-{random.randrange(100_000):06d}",
+            district_id=district.district_id,
+            address=f"{random.randint(1, 90)} {district.name} Street",
+            subject=subject,
+            text=text,
+        )
+
+
+def meter_readings(random: Random) -> Iterator[MeterReading]:
+    """Readings of all meters in turn, the districts' inlet meters among them."""
+    meters = []
+    for first, district in enumerate(DISTRICTS.values()):
+        meters.append((district.inlet_meter_id, district.district_id, district.meters * 1.1))
+        meters += [(f"M-{first:02d}{n:04d}", district.district_id, 1.0) for n in range(district.meters)]
+    random.shuffle(meters)
+    while True:
+        for meter_id, district_id, households in meters:
+            now = datetime.now(UTC)
+            yield MeterReading(
+                version=1,
+                meter_id=meter_id,
+                district_id=district_id,
+                read_at=now,
+                litres_total=int(_litres_of_a_household(now.timestamp()) * households),
+                battery_percent=random.randint(20, 100),
+            )
+
+
+def _litres_of_a_household(seconds: float) -> float:
+    """The counter since 2020: 300 litres a day, most by day. Never falls, whatever the time it is asked for."""
+    day = (seconds - 1_577_836_800) / 86_400
+    return 300 * (day - 0.8 * math.sin(2 * math.pi * day) / (2 * math.pi))
+
+
+def _quake() -> Contract:
+    now = datetime.now(UTC)
+    quakes = Quakes(seed=0, since=now - timedelta(hours=1))
+    return to_event(quakes.features(now, timedelta(hours=1))[0])
+
+
+def _flush(producer: AcknowledgedProducer) -> bool:
+    with suppress(DeliveryFailed):
+        producer.flush()
+        return True
+    return False

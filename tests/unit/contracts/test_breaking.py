@@ -1,0 +1,40 @@
+"""The planted messages break the contract in the way that they are named for."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from include.contracts import Contract, ContractViolation, Reason, Topic
+from include.contracts.breaking import broken
+from tests.unit.contracts.orders import ORDERS, order
+
+
+class Counted(Contract):
+    version: Literal[1]
+    number: Annotated[int, Field(ge=0, le=9)]
+
+    @property
+    def event_id(self) -> str:
+        return str(self.number)
+
+
+COUNTED = Topic("counted", Counted, key="number", partitions=1, retention=timedelta(days=1))
+
+
+@pytest.mark.parametrize(("topic", "event"), [(ORDERS, order()), (COUNTED, Counted(version=1, number=3))])
+def test_every_planted_message_is_refused_for_its_own_reason(topic: Topic, event: Contract):
+    messages = broken(topic, event)
+    assert set(messages) == set(Reason) - {Reason.rejected}
+    for reason, value in messages.items():
+        with pytest.raises(ContractViolation) as caught:
+            topic.parse(value)
+        assert caught.value.reason is reason
+
+
+def test_the_broker_takes_every_planted_message():
+    limit = int(ORDERS.kafka_config()["max.message.bytes"])
+    assert all(len(value or b"") < limit for value in broken(ORDERS, order()).values())
