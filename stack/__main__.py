@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 from stack.errors import StackError
-from stack.stack import PROJECT, SERVICES, Stack
+from stack.stack import LOCAL, SERVICES, Stack
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m stack", description="Real services on loopback, without Docker.")
-    parser.add_argument("--folder", type=Path, default=PROJECT / ".stack", help="where state, data and logs are kept")
+    parser.add_argument("--folder", type=Path, default=LOCAL, help="where state, data and logs are kept")
     parser.add_argument("--services", default=",".join(SERVICES), help="comma-separated; default: %(default)s")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start everything and wait until it is ready; harmless when it runs")

@@ -44,7 +44,6 @@ SETTINGS = {
     "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "2",
     "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
     "DAG_PROCESSOR__PRINT_STATS_INTERVAL": "0",
-    "USAGE_DATA_COLLECTION__ENABLED": "False",
 }
 
 
@@ -88,6 +87,7 @@ class Airflow(Service):
         }
         return {
             "AIRFLOW_HOME": str(self.folder),
+            "PYTHONFAULTHANDLER": "1",  # a crash in a C library says where, in the program's log
             **{f"AIRFLOW__{name}": value for name, value in settings.items()},
             **{
                 f"AIRFLOW_CONN_{feed.upper()}": f"http://127.0.0.1:{self.state.get(f'port.{feed}')}"
@@ -157,7 +157,7 @@ class Airflow(Service):
 
     @property
     def _password(self) -> str:
-        return self.state.secret("airflow.password")
+        return self.state.secret("airflow.password", length_bytes=12)  # a person types it
 
 
 def pools_and_variables(text: str) -> dict[str, dict[str, Any]]:

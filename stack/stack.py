@@ -26,6 +26,7 @@ from stack.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 PROJECT = Path(__file__).resolve().parents[1]
+LOCAL = PROJECT / ".stack" / "local"  # the folder of `make up`; the jars lie beside it and outlive it
 SERVICES = ("postgres", "kafka", "objectstore", "airflow")
 MIN_FREE_BYTES = 300 * 1024**2  # below that PostgreSQL and Kafka fail in the middle of a write
 

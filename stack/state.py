@@ -25,9 +25,9 @@ class State:
             json.dump(self._values, file, indent=2)
         os.replace(temporary, self.path)  # a kill in the middle leaves the old file, not half of the new one
 
-    def secret(self, name: str) -> str:
+    def secret(self, name: str, length_bytes: int = 32) -> str:
         """A random secret, made once and kept. Letters and digits only: it goes into URLs and configuration."""
         name = f"secret.{name}"
         if not self.get(name):
-            self.set(name, secrets.token_hex(32))
+            self.set(name, secrets.token_hex(length_bytes))
         return self.get(name)

@@ -15,7 +15,6 @@ _airflow_home = tempfile.TemporaryDirectory(prefix="airflow-home-")
 os.environ.setdefault("AIRFLOW_HOME", _airflow_home.name)
 os.environ.setdefault("AIRFLOW__CORE__DAGS_FOLDER", str(PROJECT / "dags"))
 os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-os.environ.setdefault("AIRFLOW__USAGE_DATA_COLLECTION__ENABLED", "False")
 
 
 def start_stack(folder: Path, services: tuple[str, ...], **options):

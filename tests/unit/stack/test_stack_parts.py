@@ -1,0 +1,237 @@
+"""The parts of the local stack that need no service: ports, state, configuration, leftovers, jars."""
+
+import configparser
+import hashlib
+import os
+import shlex
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from stack import StackError, airflow, jars, java, kafka, ports
+from stack.service import Program
+from stack.stack import Stack
+from stack.state import State
+from stack.supervisor import MARKER, Supervisor, config_text, leftovers
+
+
+@pytest.fixture
+def reported():
+    return []
+
+
+@pytest.fixture
+def listener():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        yield sock.getsockname()[1]
+
+
+def test_a_port_is_kept_between_starts(tmp_path, reported):
+    first = ports.choose(State(tmp_path), "kafka", reported.append)
+    assert ports.choose(State(tmp_path), "kafka", reported.append) == first
+    assert reported == []
+
+
+def test_a_port_that_somebody_has_taken_is_chosen_again_with_a_message(tmp_path, reported, listener):
+    state = State(tmp_path)
+    state.set("port.kafka", listener)
+    assert ports.choose(state, "kafka", reported.append) != listener
+    assert f"port {listener} of kafka is in use by" in reported[0]
+    assert f"pid {os.getpid()}" in reported[0]
+
+
+def test_a_port_that_the_user_wants_and_somebody_has_is_an_error(tmp_path, reported, listener, monkeypatch):
+    monkeypatch.setenv("STACK_KAFKA_PORT", str(listener))
+    with pytest.raises(StackError, match=f"STACK_KAFKA_PORT={listener} is in use by"):
+        ports.choose(State(tmp_path), "kafka", reported.append)
+
+
+def test_the_state_with_its_passwords_is_for_its_owner_only(tmp_path):
+    state = State(tmp_path)
+    password = state.secret("kafka.password")
+    assert stat.S_IMODE(state.path.stat().st_mode) == 0o600
+    assert State(tmp_path).secret("kafka.password") == password
+    assert len(password) == 64
+
+
+def test_supervisord_reads_every_argument_as_it_was_given(tmp_path):
+    arguments = ["/bin/echo", "100%", "two words", "50%(x)s", 'a"b']
+    text = config_text(tmp_path / "s", tmp_path, tmp_path / "logs", [Program("echo", arguments)])
+    parser = configparser.RawConfigParser()
+    parser.read_string(text)
+    command = parser["program:echo"]["command"] % {}  # as supervisord expands it
+    assert shlex.split(command) == arguments
+
+
+def test_leftovers_are_the_processes_of_this_folder_and_no_others(tmp_path):
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    processes = [subprocess.Popen(command, env={**os.environ, MARKER: str(folder)}) for folder in (mine, other)]
+    try:
+        deadline = time.monotonic() + 5
+        while not leftovers(mine) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [process.pid for process in leftovers(mine)] == [processes[0].pid]
+        mine.mkdir()
+        Supervisor(State(mine), mine).end_leftovers()
+        assert not psutil.pid_exists(processes[0].pid)
+        assert processes[1].poll() is None
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_a_jar_with_wrong_content_is_fetched_again_and_a_good_one_is_not(tmp_path, monkeypatch):
+    good, broken, absent = "g:good:1", "g:broken:1", "g:absent:1"
+    monkeypatch.setattr(
+        jars, "read_lock", lambda: {c: hashlib.sha256(c.encode()).hexdigest() for c in (good, broken, absent)}
+    )
+    for coordinate, content in ((good, good), (broken, "half of it")):
+        path = tmp_path / f"g/{coordinate.split(':')[1]}/1/{coordinate.split(':')[1]}-1.jar"
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    fetched = []
+
+    def fetch(context, cache, coordinate, sha256):
+        fetched.append(coordinate)
+
+    monkeypatch.setattr(jars, "_fetch_one", fetch)
+    found = jars.classpath(tmp_path, report=lambda line: None)
+    assert sorted(fetched) == [absent, broken]
+    assert len(found) == 3
+
+
+def test_a_jar_that_the_mirror_has_changed_is_refused(tmp_path):
+    class Context:
+        """Stands for jgo's: whatever is asked for, some other content arrives."""
+
+        def project(self, group, artifact):
+            return self
+
+        def at_version(self, version):
+            return self
+
+        def artifact(self):
+            return self
+
+        def resolve(self):
+            path = tmp_path / "g/a/1/a-1.jar"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("something else")
+
+    with pytest.raises(StackError, match="do not trust"):
+        jars._fetch_one(Context(), tmp_path, "g:a:1", "0" * 64)
+    assert not (tmp_path / "g/a/1/a-1.jar").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "no disk space"),
+        (ConnectionError("name resolution"), "check the network"),
+    ],
+)
+def test_a_download_that_fails_says_in_one_line_what_to_do(tmp_path, error, words):
+    class Context:
+        def project(self, group, artifact):
+            raise error
+
+    with pytest.raises(StackError, match=words) as raised:
+        jars._fetch_one(Context(), tmp_path, "g:a:1", "0" * 64)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_full_disk_is_named_before_the_first_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(jars.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1})())
+    with pytest.raises(StackError, match="no disk space"):
+        jars.classpath(tmp_path, report=lambda line: None)
+
+
+def test_the_client_library_is_of_the_brokers_version():
+    assert f"org.apache.kafka:kafka-clients:{jars.KAFKA_VERSION}" in jars.read_lock()
+
+
+def test_java_that_is_too_old_is_passed_over(tmp_path, monkeypatch):
+    old, new = tmp_path / "old", tmp_path / "new"
+    for home, version in ((old, "11.0.2"), (new, "21.0.1")):
+        (home / "bin").mkdir(parents=True)
+        (home / "bin" / "java").write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+        (home / "bin" / "java").chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(old))
+    monkeypatch.setenv("PATH", str(new / "bin"))
+    assert java.find_java(print) == new / "bin" / "java"
+
+
+def test_no_java_and_no_way_to_install_one_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(java, "find_spec", lambda name: None)
+    monkeypatch.setattr(java, "LOCK", tmp_path / "not-there.lock")
+    with pytest.raises(StackError, match="install Java 17 or newer") as raised:
+        java.find_java(lambda line: None)
+    assert "\n" not in str(raised.value)
+
+
+def test_every_airflow_setting_is_one_that_airflow_knows():
+    from airflow.configuration import conf
+
+    known = {
+        (section.lower(), option.lower())
+        for section, body in conf.configuration_description.items()
+        for option in body["options"]
+    }
+    for name in airflow.SETTINGS:
+        section, option = name.lower().split("__", 1)
+        assert (section, option) in known, name
+
+
+def test_pools_and_variables_come_from_the_settings_file():
+    text = """
+airflow:
+  connections: [{conn_id: kafka_default, conn_type: kafka}]
+  pools: [{pool_name: alerts, pool_slot: 4, pool_description: effects}]
+  variables: [{variable_name: magnitude, variable_value: "4.5"}]
+"""
+    assert airflow.pools_and_variables(text) == {
+        "pools": {"alerts": {"slots": 4, "description": "effects", "include_deferred": False}},
+        "variables": {"magnitude": "4.5"},
+    }
+    assert airflow.pools_and_variables("") == {"pools": {}, "variables": {}}
+
+
+def test_java_properties_keep_a_backslash():
+    assert kafka.properties({"log.dirs": "C:\\data"}) == "log.dirs=C:\\\\data\n"
+
+
+def test_a_service_of_ones_own_is_not_started(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "broker.example:9092")
+    stack = Stack(tmp_path, services=("kafka",), report=lambda line: None)
+    try:
+        stack.up()
+        assert stack.endpoints()["kafka"]["bootstrap_servers"] == "broker.example:9092"
+        assert stack.endpoints()["services"] == {}
+    finally:
+        stack.remove()
+
+
+def test_the_environment_lets_compiled_bytecode_be_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    environment = {**os.environ, **Stack(tmp_path, services=()).environment()}
+    command = [sys.executable, "-c", "import sys; print(sys.dont_write_bytecode)"]
+    assert subprocess.check_output(command, env=environment, text=True).strip() == "False"
+
+
+def test_help_lists_every_target():
+    makefile = (Path(__file__).parents[3] / "Makefile").read_text()
+    targets = next(line for line in makefile.splitlines() if line.startswith(".PHONY:")).split()[1:]
+    text = subprocess.check_output(["make", "help"], cwd=Path(__file__).parents[3], text=True)
+    assert {line.split()[0] for line in text.splitlines()} == set(targets)
