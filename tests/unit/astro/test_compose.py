@@ -32,7 +32,7 @@ def test_a_typing_error_breaks_the_compose_specification(tmp_path: Path):
 
 
 def test_it_has_the_services_of_the_local_stack():
-    assert COMPOSE["services"].keys() == {"kafka", "object-store", "operations-db"}
+    assert COMPOSE["services"].keys() == {"kafka", "objectstore", "operations-db"}
 
 
 @each_service

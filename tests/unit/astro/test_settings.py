@@ -142,7 +142,7 @@ def test_the_broker_connection_is_one_that_the_clients_accept(connections: dict[
 
 
 def test_the_object_store_is_the_one_of_the_compose_file(environment: dict[str, str], compose: dict):
-    assert f"-external-url={environment['STORAGE_EMULATOR_HOST']}" in compose["object-store"]["command"]
+    assert f"-external-url={environment['STORAGE_EMULATOR_HOST']}" in compose["objectstore"]["command"]
 
 
 def test_the_feed_is_the_real_one(connections: dict[str, dict]):
