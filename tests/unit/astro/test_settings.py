@@ -145,6 +145,16 @@ def test_the_object_store_is_the_one_of_the_compose_file(environment: dict[str, 
     assert f"-external-url={environment['STORAGE_EMULATOR_HOST']}" in compose["objectstore"]["command"]
 
 
+def test_names_are_those_of_the_local_stack(connections: dict[str, dict], compose: dict):
+    from stack.object_store import CONNECTION
+    from stack.postgres import DATABASES
+
+    assert compose["operations-db"]["environment"]["POSTGRES_DB"] == DATABASES["operations_db"]
+    google = connections["google_cloud_default"]
+    assert google["conn_type"] == CONNECTION["conn_type"]
+    assert json.loads(google["conn_extra"]) == CONNECTION["extra"]
+
+
 def test_the_feed_is_the_real_one(connections: dict[str, dict]):
     assert connections["seismic_feed"]["conn_host"] == "https://earthquake.usgs.gov"
 
