@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stack import ports
 from stack.errors import StackError
 from stack.postgres import Postgres
 from stack.service import Program, Service
@@ -53,11 +52,10 @@ class Airflow(Service):
     program_names = ("api-server", "scheduler", "dag-processor", "triggerer")
     ready_seconds = 180
 
-    def __init__(self, *args, postgres: Postgres, feeds: list[str], child_environment: Callable[[], dict[str, str]]):
+    def __init__(self, *args, postgres: Postgres, child_environment: Callable[[], dict[str, str]]):
         super().__init__(*args)
         self.child_environment = child_environment
         self.postgres = postgres
-        self.feeds = feeds
 
     @property
     def url(self) -> str:
@@ -68,8 +66,6 @@ class Airflow(Service):
         passwords = self.folder / "passwords.json"
         passwords.touch(mode=0o600)
         passwords.write_text(json.dumps({USER: self._password}))
-        for feed in self.feeds:
-            ports.choose(self.state, feed, self.report)
 
     def environment(self) -> dict[str, str]:
         if not self.state.get("port.airflow"):
@@ -89,10 +85,6 @@ class Airflow(Service):
             "AIRFLOW_HOME": str(self.folder),
             "PYTHONFAULTHANDLER": "1",  # a crash in a C library says where, in the program's log
             **{f"AIRFLOW__{name}": value for name, value in settings.items()},
-            **{
-                f"AIRFLOW_CONN_{feed.upper()}": f"http://127.0.0.1:{self.state.get(f'port.{feed}')}"
-                for feed in self.feeds
-            },
         }
 
     def before_start(self) -> None:

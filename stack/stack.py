@@ -17,6 +17,7 @@ from typing import Any
 from stack import ports
 from stack.airflow import Airflow
 from stack.errors import StackError
+from stack.feeds import Feeds
 from stack.kafka import Kafka
 from stack.object_store import ObjectStore
 from stack.postgres import Postgres
@@ -27,7 +28,7 @@ from stack.supervisor import Supervisor
 log = logging.getLogger(__name__)
 PROJECT = Path(__file__).resolve().parents[1]
 LOCAL = PROJECT / ".stack" / "local"  # the folder of `make up`; the jars lie beside it and outlive it
-SERVICES = ("postgres", "kafka", "objectstore", "airflow")
+SERVICES = ("postgres", "kafka", "objectstore", "feeds", "airflow")
 MIN_FREE_BYTES = 300 * 1024**2  # below that PostgreSQL and Kafka fail in the middle of a write
 
 
@@ -64,13 +65,13 @@ class Stack:
         self.postgres = Postgres(*arguments)
         self.kafka = Kafka(*arguments, security=self.kafka_security)
         self.object_store = ObjectStore(*arguments)
+        self.feeds = Feeds(*arguments, commands=settings().get("feeds", {}))
         self.airflow = Airflow(
             *arguments,
             postgres=self.postgres,
-            feeds=settings().get("feeds", []),
             child_environment=self.environment,
         )
-        every: tuple[Service, ...] = (self.postgres, self.kafka, self.object_store, self.airflow)
+        every: tuple[Service, ...] = (self.postgres, self.kafka, self.object_store, self.feeds, self.airflow)
         self.services = {service.name: service for service in every if service.name in self.service_names}
         if "airflow" in self.services and "postgres" not in self.services:
             raise StackError("airflow needs the service postgres for its metadata; add it")

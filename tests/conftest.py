@@ -47,6 +47,8 @@ def services(tmp_path_factory):
 @pytest.fixture(scope="session")
 def whole_stack(tmp_path_factory):
     """A Stack with everything, Airflow included. It changes no environment variable: use its `environment()`."""
-    stack = start_stack(tmp_path_factory.mktemp("whole_stack"), ("postgres", "kafka", "objectstore", "airflow"))
+    stack = start_stack(
+        tmp_path_factory.mktemp("whole_stack"), ("postgres", "kafka", "objectstore", "feeds", "airflow")
+    )
     yield stack
     stack.remove()
