@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +30,8 @@ from include.water.tables import AlertRow, PublishedSeismicEvent
 from include.water.topics import SEISMIC_EVENTS, TOPICS, SeismicEvent
 
 pytestmark = pytest.mark.integration
+
+DAG_FILE = Path(__file__).parents[2] / "dags" / "batch" / "ingest_seismic_feed.py"
 
 
 class Clock:
@@ -98,16 +102,17 @@ def events(since: dict[str, list[int]]) -> list[SeismicEvent]:
     return [event for event in parsed if isinstance(event, SeismicEvent)]
 
 
-def produce(new: list[seismic.Event], **changes: Any) -> None:
-    """The Dag's produce task, as the scheduler would run it."""
-    operator = ProduceToTopicOperator(
-        task_id="produce",
-        topic=changes.get("topic", SEISMIC_EVENTS.name),
-        producer_function="include.water.feeds.seismic.messages",
-        producer_function_args=[new],
-        delivery_callback="include.kafka.producer.raise_on_delivery_failure",
-        synchronous=False,
-    )
+def produce(new: list[seismic.Event], topic: str | None = None) -> None:
+    """The Dag's own produce task, with the events that it would find in XCom."""
+    spec = importlib.util.spec_from_file_location("ingest_seismic_feed", DAG_FILE)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    operator = module.ingest_seismic_feed().get_task("produce")
+    assert isinstance(operator, ProduceToTopicOperator)
+    operator.producer_function_args = [new]
+    operator.topic = topic or operator.topic
     operator.execute({})  # type: ignore[arg-type]
 
 
