@@ -24,7 +24,7 @@ from include.water.alerts.rules import assess
 from include.water.feeds.seismic import split
 from include.water.simulators import traffic
 from include.water.simulators.__main__ import main
-from include.water.simulators.quakes import REVISED_AFTER_SECONDS, Quakes
+from include.water.simulators.quakes import REVISED_AFTER_SECONDS, WITHDRAWN_AFTER_SECONDS, Quakes
 from include.water.topics import LEAKS_DETECTED, SEISMIC_EVENTS, TOPICS
 
 START = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
@@ -75,6 +75,12 @@ def test_a_quake_comes_in_revisions_that_say_more():
 def test_a_quake_is_not_shown_before_it_is_published():
     assert quakes().features(after(REVISED_AFTER_SECONDS[0] - 1), DAY) == []
     assert len(quakes().features(after(REVISED_AFTER_SECONDS[0]), DAY)) == 1
+
+
+def test_a_few_quakes_are_withdrawn_after_a_while():
+    shown = {feature["id"] for feature in quakes().features(after(3_600), DAY)}
+    later = {feature["id"] for feature in quakes().features(after(3_600 + WITHDRAWN_AFTER_SECONDS), DAY)}
+    assert 0 < len(shown - later) < len(shown) / 10
 
 
 def test_a_feed_goes_back_as_far_as_it_is_asked_to():
