@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     logs = commands.add_parser("logs", help="show the logs' ends and follow them")
     logs.add_argument("service", nargs="?", help="one service or program; all by default")
     logs.add_argument("--no-follow", action="store_true", help="print the end and stop")
+    demo = commands.add_parser("demo", help="start everything, send messages, show and account for what happens")
+    demo.add_argument("--exit", action="store_true", help="stop everything at the end instead of waiting for Ctrl-C")
+    demo.add_argument("--for", dest="seconds", type=int, default=60, help="how long to send; default: %(default)s s")
     options = parser.parse_args(arguments)
     begin = time.monotonic()
 
@@ -43,6 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps(stack.endpoints(), indent=2)) if options.json else print_status(stack)
         elif options.command == "logs":
             return show_logs(stack, options.service, follow=not options.no_follow)
+        elif options.command == "demo":
+            from stack.demo import demo as run_demo  # the others start faster without it
+
+            return run_demo(stack, options.seconds, stop_at_end=options.exit)
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,184 @@
+"""`make demo`: starts the stack, lets the simulators send, shows what happens, and accounts for every message."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from stack.errors import StackError
+from stack.observer import DEAD_LETTERS, Observer, Snapshot
+from stack.stack import PROJECT, Stack, settings
+
+TIMEOUT_SECONDS = 300  # after the last message; a run takes seconds, a retry after a killed task a minute
+LINE_SECONDS = 5  # between the lines of a log, where no terminal can redraw
+
+
+def demo(stack: Stack, seconds: int, stop_at_end: bool) -> int:
+    """0 if every message that was sent is accounted for, 1 if not; Ctrl-C ends it at any time (130)."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    was_running = stack.is_running()
+    try:
+        stack.up()
+        accounted = show(stack, seconds)
+        if not stop_at_end:
+            print("Airflow and the services keep running; Ctrl-C stops them", flush=True)
+            _wait_for_interrupt()
+        return 0 if accounted else 1
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        return 130
+    finally:
+        if not was_running:
+            print("stopping the services", flush=True)
+            stack.down()
+
+
+def _wait_for_interrupt() -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(3600)
+
+
+def show(stack: Stack, seconds: int) -> bool:
+    console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width; rich would take 80
+    observer = Observer(stack)
+    report = stack.folder / "simulators.json"
+    report.unlink(missing_ok=True)
+    simulators = _start_simulators(stack, seconds, report)
+    try:
+        sent, snapshot = _watch(console, observer, simulators, report, seconds)
+    finally:
+        if simulators.poll() is None:
+            simulators.terminate()
+        simulators.wait()
+    problems = unaccounted(observer.consumers, sent, snapshot)
+    console.print(*_tables(observer.consumers, sent, snapshot))
+    for problem in problems:
+        console.print(f"NOT ACCOUNTED FOR: {problem}", style="bold red")
+    if not problems:
+        console.print("Every message that was sent is accounted for.", style="bold green")
+    airflow = stack.endpoints()["airflow"]
+    console.print(f"Airflow: {airflow['url']}  user {airflow['username']}  password {airflow['password']}")
+    return not problems
+
+
+def _start_simulators(stack: Stack, seconds: int, report: Path) -> subprocess.Popen:
+    module = settings().get("simulators")
+    if not module:
+        raise StackError("pyproject.toml names no simulators; set [tool.stack] simulators")
+    with (stack.supervisor.logs / "simulators.log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, "run", "--for", str(seconds), "--report", str(report)],
+            cwd=PROJECT, env={**os.environ, **stack.environment()}, stdout=log, stderr=log,
+        )  # fmt: skip
+
+
+def _watch(
+    console: Console, observer: Observer, simulators: subprocess.Popen, report: Path, seconds: int
+) -> tuple[dict, Snapshot]:
+    """Shows progress until everything is accounted for or the time is over; (simulators' report, last look)."""
+    begin = last_line = time.monotonic()
+    deadline = begin + seconds + TIMEOUT_SECONDS
+    snapshot, sent = Snapshot(), {}
+    with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="visible") as live:
+        while time.monotonic() < deadline:
+            sent = json.loads(report.read_text()) if report.exists() else {}
+            ended = simulators.poll() is not None
+            if ended and simulators.returncode:
+                raise StackError(f"the simulators failed; see {report.parent}/logs/simulators.log")
+            snapshot = _look(observer) or snapshot
+            elapsed = time.monotonic() - begin
+            if console.is_terminal:
+                live.update(Group(Text(f"{elapsed:.0f} s"), *_tables(observer.consumers, sent, snapshot)), refresh=True)
+            elif time.monotonic() - last_line > LINE_SECONDS:
+                last_line = time.monotonic()
+                print(one_line(snapshot, elapsed), flush=True)
+            if ended and not unaccounted(observer.consumers, sent, snapshot):
+                break
+            time.sleep(1)
+    return sent, snapshot
+
+
+def _look(observer: Observer) -> Snapshot | None:
+    """None while a service is away: the demo goes on when it is back."""
+    import psycopg
+    from confluent_kafka import KafkaException
+
+    try:
+        return observer.look()
+    except (psycopg.Error, KafkaException):
+        return None
+
+
+def unaccounted(consumers: dict[str, list[str]], sent: dict, snapshot: Snapshot) -> list[str]:
+    """What is still missing, in words; [] when every message that was sent is accounted for."""
+    problems = []
+    if not sent.get("finished", bool(sent)):
+        problems.append("the simulators did not finish")
+    planted = sent.get("planted_bad", {})
+    for topic in sorted({*sent.get("sent", {}), *planted}):
+        number = sent.get("sent", {}).get(topic, 0) + planted.get(topic, 0)
+        if snapshot.messages.get(topic, 0) < number:
+            problems.append(f"{topic}: {number} sent, {snapshot.messages.get(topic, 0)} in the topic")
+    for consumer, topics in consumers.items():
+        if snapshot.lag.get(consumer, 1):
+            problems.append(f"{consumer}: lag {snapshot.lag.get(consumer, 'unknown')}")
+        if snapshot.open_claims.get(consumer):
+            problems.append(f"{consumer}: {snapshot.open_claims[consumer]} open claims")
+        for topic in topics:
+            # Exact, since nothing here uses transactions: every offset is a message.
+            if missing := snapshot.unhandled(consumer, topic):
+                problems.append(f"{consumer}: {missing} messages of {topic} without an inbox row")
+            kept = snapshot.outcomes.get((consumer, topic), {}).get("dead_letter", 0)
+            if min(kept, snapshot.dead_letters(topic)) < planted.get(topic, 0):
+                problems.append(f"{consumer}: {planted[topic]} bad messages on {topic}, {kept} dead letters")
+    return problems
+
+
+def one_line(snapshot: Snapshot, elapsed: float) -> str:
+    """The state of things as a line of a log."""
+    arrived = {t: n for t, n in snapshot.messages.items() if n and not t.endswith(DEAD_LETTERS)}
+    dead = sum(n for t, n in snapshot.messages.items() if t.endswith(DEAD_LETTERS))
+    parts = {
+        "in": arrived,
+        "runs": {dag: sum(states.values()) for dag, states in snapshot.runs.items()},
+        "lag": snapshot.lag,
+        "open claims": snapshot.open_claims,
+        **snapshot.results,
+    }
+    text = "; ".join(f"{name}: {', '.join(f'{k} {v}' for k, v in part.items()) or 0}" for name, part in parts.items())
+    return f"{elapsed:5.0f} s  {text}; dead letters: {dead}"
+
+
+def _tables(consumers: dict[str, list[str]], sent: dict, snapshot: Snapshot) -> list:
+    topics = Table("topic", "sent", "bad sent", "in Kafka", "dead letters", title="messages", title_justify="left")
+    for topic, number in snapshot.messages.items():
+        if not topic.endswith(DEAD_LETTERS):
+            simulated = [sent.get(kind, {}).get(topic, "") for kind in ("sent", "planted_bad")]
+            topics.add_row(topic, *map(str, simulated), str(number), str(snapshot.dead_letters(topic)))
+    inbox = Table("consumer", "topic", "handled", "duplicates", "dead letters", "missing", "lag", "open claims")
+    for consumer, names in consumers.items():
+        for topic in names:
+            outcomes = snapshot.outcomes.get((consumer, topic), {})
+            numbers = [outcomes.get(name, 0) for name in ("handled", "duplicate", "dead_letter")]
+            numbers += [snapshot.unhandled(consumer, topic), snapshot.lag.get(consumer, "?")]
+            inbox.add_row(consumer, topic, *map(str, numbers), str(snapshot.open_claims.get(consumer, 0)))
+    runs = Table("Dag", "runs")
+    for dag, states in snapshot.runs.items():
+        runs.add_row(dag, ", ".join(f"{number} {state}" for state, number in states.items()))
+    tables = [topics, inbox, runs]
+    for title, rows in snapshot.results.items():
+        table = Table(title, "")
+        for name, number in rows.items():
+            table.add_row(str(name), str(number))
+        tables.append(table)
+    return [*tables, *(Text(f"alarm: {line}", style="bold red") for line in snapshot.alarms)]

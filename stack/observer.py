@@ -1,0 +1,137 @@
+"""What happens in a running project, seen from outside: Kafka's offsets, the operational database, Airflow's runs.
+
+`stack/` imports nothing of the project: consumers are found by the name in [tool.stack], tables by their names.
+"""
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from stack.stack import Stack, settings
+
+DEAD_LETTERS = ".dlq"
+REQUEST_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Partition:
+    topic: str
+    number: int
+
+
+@dataclass
+class Snapshot:
+    """Counts since the observer was made; `alarms` and `results` are what the database holds now."""
+
+    messages: dict[str, int] = field(default_factory=dict)  # topic -> arrived, dead-letter topics included
+    outcomes: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)  # (consumer, topic) -> outcome -> n
+    lag: dict[str, int] = field(default_factory=dict)  # consumer -> messages not committed
+    open_claims: dict[str, int] = field(default_factory=dict)
+    runs: dict[str, dict[str, int]] = field(default_factory=dict)  # Dag -> state -> n
+    results: dict[str, dict[str, int]] = field(default_factory=dict)  # title -> name -> number
+    alarms: list[str] = field(default_factory=list)
+
+    def dead_letters(self, topic: str) -> int:
+        return self.messages.get(topic + DEAD_LETTERS, 0)
+
+    def unhandled(self, consumer: str, topic: str) -> int:
+        """Messages of the topic without an inbox row of the consumer."""
+        return self.messages.get(topic, 0) - sum(self.outcomes.get((consumer, topic), {}).values())
+
+
+class Observer:
+    """Counts from now on; older messages and runs do not belong to this demo."""
+
+    def __init__(self, stack: Stack):
+        from confluent_kafka.admin import AdminClient
+
+        endpoints = stack.endpoints()
+        self.consumers = declared_consumers()
+        self._databases = endpoints["databases"]
+        self._admin = AdminClient({**endpoints["kafka"]["client_config"], "log_level": 0})
+        self._start = self._ends()
+        self._since = self._query("operations_db", "select now()")[0][0]
+
+    def look(self) -> Snapshot:
+        """Raises psycopg.Error or KafkaException while a service is away."""
+        ends = self._ends()
+        snapshot = Snapshot()
+        for partition, end in sorted(ends.items(), key=lambda item: (item[0].topic, item[0].number)):
+            arrived = end - self._start.get(partition, 0)
+            snapshot.messages[partition.topic] = snapshot.messages.get(partition.topic, 0) + arrived
+        for consumer, topics in self.consumers.items():
+            snapshot.lag[consumer] = self._lag(consumer, topics, ends)
+            for topic in topics:
+                snapshot.outcomes[consumer, topic] = self._outcomes(consumer, topic, ends)
+        claims = "select consumer, count(*) from claims where closed_at is null group by 1"
+        snapshot.open_claims = dict(self._query("operations_db", claims))
+        runs = "select dag_id, state, count(*) from dag_run where queued_at >= %s group by 1, 2 order by 1, 2"
+        for dag, state, number in self._query("airflow_metadata", runs, self._since):
+            snapshot.runs.setdefault(dag, {})[state] = number
+        for title, statement in settings().get("results", {}).items():
+            snapshot.results[title] = dict(self._query("operations_db", statement))
+        alarms = "select source || ': ' || message from alarms where closed_at is null order by opened_at"
+        snapshot.alarms = [line for (line,) in self._query("operations_db", alarms)]
+        return snapshot
+
+    def _ends(self) -> dict[Partition, int]:
+        """The log end of every partition of every topic that is not Kafka's own."""
+        from confluent_kafka import TopicPartition
+        from confluent_kafka.admin import OffsetSpec
+
+        topics = self._admin.list_topics(timeout=REQUEST_SECONDS).topics
+        wanted: dict[TopicPartition, OffsetSpec] = {
+            TopicPartition(name, number): OffsetSpec.latest()  # type: ignore[misc]  # its stub says None
+            for name, topic in topics.items()
+            if not name.startswith("_")
+            for number in topic.partitions
+        }
+        futures = self._admin.list_offsets(wanted, request_timeout=REQUEST_SECONDS) if wanted else {}
+        return {Partition(p.topic, p.partition): future.result().offset for p, future in futures.items()}
+
+    def _lag(self, group: str, topics: list[str], ends: dict[Partition, int]) -> int:
+        from confluent_kafka import ConsumerGroupTopicPartitions
+
+        futures = self._admin.list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(group)], request_timeout=REQUEST_SECONDS
+        )
+        committed = {
+            Partition(p.topic, p.partition): p.offset for p in futures[group].result().topic_partitions if p.offset >= 0
+        }
+        # Never negative: the ends were asked for first, and the group may have gone on since.
+        return sum(
+            max(0, end - committed.get(partition, 0)) for partition, end in ends.items() if partition.topic in topics
+        )
+
+    def _outcomes(self, consumer: str, topic: str, ends: dict[Partition, int]) -> dict[str, int]:
+        # By offset and not by time: an inbox row written just now may be that of an older message.
+        statement = """
+            select outcome, count(*) from inbox
+            where consumer = %s and topic = %s and partition = %s and "offset" >= %s and "offset" < %s group by 1
+        """
+        found: dict[str, int] = {}
+        for partition, end in ends.items():
+            if partition.topic == topic:
+                start = self._start.get(partition, 0)
+                rows = self._query("operations_db", statement, consumer, topic, partition.number, start, end)
+                for outcome, number in rows:
+                    found[outcome] = found.get(outcome, 0) + number
+        return found
+
+    def _query(self, database: str, statement: str, *values: Any) -> list[tuple]:
+        import psycopg
+
+        # A connection for each query: it works again at once when the server has been away.
+        with psycopg.connect(self._databases[database], connect_timeout=5) as connection:
+            return connection.execute(statement, values or None).fetchall()  # type: ignore[arg-type]
+
+
+def declared_consumers() -> dict[str, list[str]]:
+    """{consumer (and consumer group): its topics}, from the module that [tool.stack] names."""
+    name = settings().get("consumers")
+    values = vars(importlib.import_module(name)).values() if name else ()
+    return {
+        value.name: [topic.name for topic in value.topics]
+        for value in values
+        if hasattr(value, "topics") and hasattr(value, "effect")
+    }
