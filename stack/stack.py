@@ -105,7 +105,7 @@ class Stack:
             return
         if running:
             self.report("the stack runs with other services or addresses: starting it anew")
-            self.supervisor.stop()
+            self.supervisor.stop(first=self.airflow.program_names)
         if ended := self.supervisor.end_leftovers():
             self.report(f"ended what an earlier run left behind: {', '.join(ended)}")
         if (free := shutil.disk_usage(self.folder).free) < MIN_FREE_BYTES:
@@ -122,7 +122,9 @@ class Stack:
         try:
             self._start_in_order()
         except BaseException:
-            self.supervisor.stop()  # half a stack would hold ports and memory, and hide the error in `make status`
+            self.supervisor.stop(
+                first=self.airflow.program_names
+            )  # half a stack would hold ports and memory, and hide the error in `make status`
             raise
         self.report(f"all services are ready after {time.monotonic() - begin:.1f} s")
 
@@ -167,7 +169,7 @@ class Stack:
             return
         with self._locked():
             self._load()
-            self.supervisor.stop()
+            self.supervisor.stop(first=self.airflow.program_names)
             self.supervisor.end_leftovers()
 
     def remove(self) -> None:

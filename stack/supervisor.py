@@ -99,13 +99,27 @@ class Supervisor:
             if "NOT_RUNNING" not in fault.faultString:
                 raise StackError(f"cannot stop {name}: {fault.faultString}") from fault
 
+    def _stop_together(self, names: set[str]) -> None:
+        for name in names:
+            with contextlib.suppress(xmlrpc.client.Fault):  # NOT_RUNNING: it had stopped already
+                self.proxy.stopProcess(name, False)
+        # supervisord kills what does not end in its time, so this ends.
+        while any(entry["state"] == "STOPPING" for name, entry in self.info().items() if name in names):
+            time.sleep(0.1)
+
     def last_log_line(self, name: str) -> str:
         return _last_line(self.logs / f"{name}.log")
 
-    def stop(self) -> None:
-        """Ends supervisord and, through it, every program; returns when they are gone."""
+    def stop(self, first: Iterable[str] = ()) -> None:
+        """Ends supervisord and, through it, every program; returns when they are gone.
+
+        `first` are the programs that need the others to end in good order.
+        """
         if not (pid := self.pid()):
             return
+        names = set(self.info())
+        for together in (names & set(first), names - set(first)):
+            self._stop_together(together)
         process = psutil.Process(pid)
         self.proxy.shutdown()
         try:
