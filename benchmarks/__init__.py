@@ -1,0 +1,1 @@
+"""Commands that measure, each on a local stack of its own: `make bench-events`, `make faults`."""

@@ -1,0 +1,81 @@
+"""What the benchmarks' Dags read, and the one effect that all of them have."""
+
+from datetime import timedelta
+from typing import Literal
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from include.contracts import Contract, Registry, Topic
+from include.kafka.consumers import Consumer
+from include.kafka.messages import Message
+from include.operations.database import begin
+
+
+class Probe(Contract):
+    """A numbered message."""
+
+    version: Literal[1]
+    number: str
+
+    @property
+    def event_id(self) -> str:
+        return self.number
+
+
+def _topic(name: str, partitions: int) -> Topic:
+    return Topic(name, Probe, key="number", partitions=partitions, retention=timedelta(days=1))
+
+
+LAG_TOPIC = _topic("bench.lag", 3)
+# The stock trigger's topic has as many partitions.
+STOCK_TOPIC = _topic("bench.stock", 3)
+FAULTS_TOPICS = (_topic("faults.one", 3), _topic("faults.two", 2))
+TOPICS = Registry(LAG_TOPIC, STOCK_TOPIC, *FAULTS_TOPICS)
+
+STOCK_CONN_ID = "kafka_stock"
+
+LAG = Consumer(name="bench_lag", topics=(LAG_TOPIC,), effect="benchmarks.consumers:record")
+# Small claims, so that a fault hits many of them.
+FAULTS = Consumer(
+    name="faults",
+    topics=FAULTS_TOPICS,
+    effect="benchmarks.consumers:record",
+    max_messages_per_claim=300,
+    chunk_size=100,
+)
+
+TABLES = """
+create table if not exists bench_effects (lane text, number text, at timestamptz default clock_timestamp());
+create index if not exists bench_effects_number on bench_effects (lane, number);
+create table if not exists bench_switches (name text primary key);
+"""
+
+
+def add_effect(session: Session, lane: str, number: str) -> None:
+    """One row, without a unique key: one too many shows."""
+    values = {"lane": lane, "number": number}
+    session.execute(text("insert into bench_effects (lane, number) values (:lane, :number)"), values)
+
+
+def record(session: Session, message: Message) -> None:
+    """The effect of a message in our lane."""
+    add_effect(session, message.topic, message.event.number)
+
+
+def record_directly(lane: str, numbers: list[str]) -> None:
+    """The same effect, from a task that has the payload."""
+    with begin() as session:
+        for number in numbers:
+            add_effect(session, lane, number)
+
+
+def stalled() -> bool:
+    """Whether `make faults` lets claims fail."""
+    with begin() as session:
+        return session.scalar(text("select count(*) from bench_switches where name = 'stalled'")) == 1
+
+
+def payload(message) -> str:
+    """For the stock trigger: the value as text."""
+    return message.value().decode()

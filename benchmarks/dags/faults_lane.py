@@ -1,0 +1,40 @@
+"""Ours on two topics, for `make faults`; a switch lets claims fail."""
+
+from datetime import timedelta
+
+from airflow.sdk import Asset, dag, task
+
+from benchmarks.consumers import FAULTS
+from include.kafka.consumers import RETRIES
+from include.kafka.trigger import lag_watcher
+
+FAULTS_ASSET = Asset("faults", watchers=[lag_watcher(FAULTS)])
+
+
+@dag(
+    schedule=[FAULTS_ASSET],
+    catchup=False,
+    max_active_runs=4,
+    # Faults come faster than in a year of production: without this, late retries would decide how long it takes.
+    default_args={**RETRIES, "max_retry_delay": timedelta(seconds=20)},
+)
+def faults():
+    @task
+    def claim(run_id=None):
+        from benchmarks.consumers import stalled
+        from include.kafka.tasks import claim_messages
+
+        if stalled():
+            raise RuntimeError("claims are stalled on purpose")
+        return claim_messages(FAULTS, run_id)
+
+    @task
+    def handle(chunk, run_id=None):
+        from include.kafka.tasks import handle_chunk
+
+        handle_chunk(FAULTS, chunk, run_id)
+
+    handle.expand(chunk=claim())
+
+
+faults()

@@ -1,0 +1,33 @@
+"""Stock: AssetWatcher and MessageQueueTrigger, the payload in the event."""
+
+from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger
+from airflow.sdk import Asset, AssetWatcher, dag, task
+
+from benchmarks.consumers import STOCK_CONN_ID, STOCK_TOPIC
+
+TRIGGER = MessageQueueTrigger(
+    scheme="kafka",
+    topics=[STOCK_TOPIC.name],
+    kafka_config_id=STOCK_CONN_ID,
+    apply_function="benchmarks.consumers.payload",
+    # Its default is 5 s: this is the best that it can do.
+    poll_interval=0.1,
+)
+STOCK_ASSET = Asset("bench_stock", watchers=[AssetWatcher(name="bench_stock", trigger=TRIGGER)])
+
+
+@dag(schedule=[STOCK_ASSET], catchup=False, max_active_runs=8)
+def bench_stock():
+    @task
+    def handle(triggering_asset_events=None):
+        import json
+
+        from benchmarks.consumers import STOCK_TOPIC, record_directly
+
+        events = [event for events in triggering_asset_events.values() for event in events]
+        record_directly(STOCK_TOPIC.name, [json.loads(event.extra["payload"])["number"] for event in events])
+
+    handle()
+
+
+bench_stock()

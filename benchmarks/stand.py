@@ -1,0 +1,152 @@
+"""The stand: a local stack of its own, with the benchmarks' Dags, and ways to send and to look from outside."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Producer
+from sqlalchemy import Engine, create_engine, text
+
+from stack import Stack
+from stack.stack import PROJECT
+
+FOLDER = PROJECT / ".stack" / "benchmarks"
+DAGS = PROJECT / "benchmarks" / "dags"
+
+
+def say(line: str) -> None:
+    """Progress, on stderr: the last line of stdout is the result."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+    sys.stderr.flush()
+
+
+class Stand:
+    """A running stack; `settings` are added to the environment of its processes."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        endpoints = stack.endpoints()
+        self.airflow: dict[str, str] = endpoints["airflow"]
+        url = endpoints["databases"]["operations_db"].replace("postgresql://", "postgresql+psycopg://")
+        self.operations: Engine = create_engine(url, pool_pre_ping=True)
+        url = endpoints["databases"]["airflow_metadata"]
+        self.metadata: Engine = create_engine(url, pool_pre_ping=True)
+        # One for all messages: a message's timestamp is that of its produce call, and the first call of a client waits
+        # half a second for its connection.
+        self.producer = Producer({**endpoints["kafka"]["client_config"], "acks": "all", "enable.idempotence": True})
+        self._token = ""
+
+    # Messages
+
+    def send(self, topic: str, values: list[bytes], pause: float = 0.0) -> list[float]:
+        """Produce, one after the other with a pause, and wait for the acknowledgements; the broker's timestamps."""
+        stamps: list[float] = []
+
+        def delivered(error, message) -> None:
+            if error is not None:
+                raise RuntimeError(f"not delivered: {error}")
+            stamps.append(message.timestamp()[1] / 1000)
+
+        for value in values:
+            self.producer.produce(topic, value, on_delivery=delivered)
+            self.producer.poll(pause)
+        self.producer.flush(120)
+        if len(stamps) != len(values):
+            raise RuntimeError(f"{len(values) - len(stamps)} messages were not acknowledged")
+        return stamps
+
+    # Effects, seen from a session of our own
+
+    def query(self, statement: str, **values: Any) -> list[tuple]:
+        with self.operations.connect() as connection:
+            return [tuple(row) for row in connection.execute(text(statement), values)]
+
+    def execute(self, statement: str, **values: Any) -> None:
+        with self.operations.begin() as connection:
+            connection.execute(text(statement), values)
+
+    def effects(self, lane: str) -> int:
+        return self.query("select count(*) from bench_effects where lane = :lane", lane=lane)[0][0]
+
+    def wait_for_effects(self, lane: str, count: int, timeout: float, *, quiet: float | None = None) -> float:
+        """The time at which `count` effects were visible; else when the last one was seen.
+
+        Ends early when none came for `quiet` seconds.
+        """
+        deadline = time.time() + timeout
+        seen, seen_at = self.effects(lane), time.time()
+        while seen < count and time.time() < deadline and (quiet is None or time.time() - seen_at < quiet):
+            time.sleep(0.005)
+            if (now := self.effects(lane)) != seen:
+                seen, seen_at = now, time.time()
+        return seen_at
+
+    # Airflow
+
+    def request(self, method: str, path: str, body: dict | None = None) -> dict:
+        """Airflow's REST API."""
+        if not self._token:
+            login = {"username": self.airflow["username"], "password": self.airflow["password"]}
+            self._token = self._http("POST", "/auth/token", login, {})["access_token"]
+        return self._http(method, f"/api/v2{path}", body, {"Authorization": f"Bearer {self._token}"})
+
+    def _http(self, method: str, path: str, body: dict | None, headers: dict[str, str]) -> dict:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.airflow["url"] + path, data, {"Content-Type": "application/json", **headers}, method=method
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def runs(self, dag_id: str) -> dict[str, int]:
+        """{state: number} of a Dag's runs."""
+        with self.metadata.connect() as connection:
+            query = text("select state, count(*) from dag_run where dag_id = :dag_id group by 1")
+            return {state: number for state, number in connection.execute(query, {"dag_id": dag_id})}
+
+    def wait_until(self, true: Callable[[], Any], what: str, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not true():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {timeout:.0f} s for {what}")
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def stand(environment: dict[str, str] | None = None) -> Iterator[Stand]:
+    """A fresh stack with the benchmarks' Dags, topics and tables; gone afterwards."""
+    from benchmarks.consumers import STOCK_CONN_ID, TABLES, TOPICS
+
+    # What an interrupted run left, its processes included.
+    Stack(FOLDER).remove()
+    settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(DAGS), **(environment or {})}
+    stack = Stack(FOLDER, services=("postgres", "kafka"), report=say)
+    try:
+        stack.up()
+        # Ours only, without Airflow yet: topics come first, for the stock trigger does not wait for its own.
+        stock = {**stack.endpoints()["kafka"]["client_config"], "group.id": "stock", "auto.offset.reset": "earliest"}
+        settings[f"AIRFLOW_CONN_{STOCK_CONN_ID.upper()}"] = json.dumps({"conn_type": "kafka", "extra": stock})
+        os.environ.update(stack.environment())
+        from include.kafka.topics import create_topics
+
+        create_topics(TOPICS)
+        stack = Stack(FOLDER, services=("postgres", "kafka", "airflow"), report=say, environment=settings)
+        stack.up()
+        it = Stand(stack)
+        it.execute(TABLES)
+        yield it
+    finally:
+        logs = Path(FOLDER) / "logs"
+        if sys.exc_info()[0] is not None and logs.exists():
+            kept = FOLDER.parent / "benchmarks-failed-logs"
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(logs, kept)
+            say(f"logs are kept in {kept}")
+        stack.remove()
