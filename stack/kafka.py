@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 import subprocess
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,29 @@ class Kafka(Service):
             return bool(admin.list_topics(timeout=2).brokers)
         except KafkaException:
             return False
+
+    def after_start(self) -> None:
+        """Asks for a group's offsets, so that the group coordinator is there before anybody needs it.
+
+        The first such request of a cluster makes the topic __consumer_offsets, and is answered NOT_COORDINATOR for a
+        moment: on that answer an AdminClient crashes its process (librdkafka issue 5040).
+        """
+        from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+        consumer = Consumer({**self.client_config(), "group.id": "stack", "log_level": 0})
+        deadline = time.monotonic() + 30
+        try:
+            while True:
+                try:
+                    consumer.committed([TopicPartition("none", 0)], timeout=5)
+                    return
+                except KafkaException as error:
+                    if time.monotonic() > deadline:
+                        reason = error.args[0].str()
+                        raise StackError(f"Kafka's group coordinator does not answer: {reason}; see its log") from error
+                time.sleep(0.1)
+        finally:
+            consumer.close()
 
     def client_config(self) -> dict[str, str]:
         """Settings of a confluent-kafka client."""

@@ -48,7 +48,8 @@ class Observer:
         endpoints = stack.endpoints()
         self.consumers = declared_consumers()
         self._databases = endpoints["databases"]
-        self._admin = AdminClient({**endpoints["kafka"]["client_config"], "log_level": 0})
+        self._client_config = endpoints["kafka"]["client_config"]
+        self._admin = AdminClient({**self._client_config, "log_level": 0})
         self._start = self._ends()
         self._since = self._query("operations_db", "select now()")[0][0]
 
@@ -90,18 +91,21 @@ class Observer:
         return {Partition(p.topic, p.partition): future.result().offset for p, future in futures.items()}
 
     def _lag(self, group: str, topics: list[str], ends: dict[Partition, int]) -> int:
-        from confluent_kafka import ConsumerGroupTopicPartitions
+        from confluent_kafka import Consumer, TopicPartition
 
-        futures = self._admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group)], request_timeout=REQUEST_SECONDS
-        )
-        committed = {
-            Partition(p.topic, p.partition): p.offset for p in futures[group].result().topic_partitions if p.offset >= 0
-        }
+        asked = [TopicPartition(partition.topic, partition.number) for partition in ends if partition.topic in topics]
+        # A consumer, which joins nothing as long as it does not subscribe. Not the AdminClient: it crashes the process
+        # when the broker answers NOT_COORDINATOR, as on the first start of a cluster (librdkafka issue 5040).
+        consumer = Consumer({**self._client_config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
+        try:
+            committed = {
+                Partition(p.topic, p.partition): max(0, p.offset)
+                for p in consumer.committed(asked, timeout=REQUEST_SECONDS)
+            }
+        finally:
+            consumer.close()
         # Never negative: the ends were asked for first, and the group may have gone on since.
-        return sum(
-            max(0, end - committed.get(partition, 0)) for partition, end in ends.items() if partition.topic in topics
-        )
+        return sum(max(0, ends[partition] - offset) for partition, offset in committed.items())
 
     def _outcomes(self, consumer: str, topic: str, ends: dict[Partition, int]) -> dict[str, int]:
         # By offset and not by time: an inbox row written just now may be that of an older message.
