@@ -138,9 +138,9 @@ def unaccounted(consumers: dict[str, list[str]], sent: dict, snapshot: Snapshot)
             # Exact, since nothing here uses transactions: every offset is a message.
             if missing := snapshot.unhandled(consumer, topic):
                 problems.append(f"{consumer}: {missing} messages of {topic} without an inbox row")
-            kept = snapshot.outcomes.get((consumer, topic), {}).get("dead_letter", 0)
-            if min(kept, snapshot.dead_letters(topic)) < planted.get(topic, 0):
-                problems.append(f"{consumer}: {planted[topic]} bad messages on {topic}, {kept} dead letters")
+            recorded = snapshot.outcomes.get((consumer, topic), {}).get("dead_letter", 0)
+            if (kept := min(recorded, snapshot.dead_letters(topic))) < planted.get(topic, 0):
+                problems.append(f"{consumer}: {planted[topic]} bad messages on {topic}, {kept} in its dead letters")
     return problems
 
 

@@ -38,6 +38,10 @@ class Postgres(Service):
     program_names = ("postgres",)
 
     @property
+    def runs_elsewhere(self) -> bool:
+        return False  # only the operational database can be elsewhere; the server holds Airflow's metadata too
+
+    @property
     def port(self) -> int:
         return self.state.get("port.postgres")
 
@@ -158,13 +162,13 @@ class Postgres(Service):
         return self.url(DATABASES[key], DATABASES[key])
 
     def environment(self) -> dict[str, str]:
-        if not self.port and not self.external:
+        if not self.port:
             return {}
         return {"AIRFLOW_CONN_OPERATIONS_DB": self.database_url("operations_db")}
 
     def endpoints(self) -> dict[str, Any]:
         if not self.port:
-            return {"postgres": None, "databases": {"operations_db": self.external} if self.external else {}}
+            return {"postgres": None, "databases": {}}
         return {
             "postgres": {"host": "127.0.0.1", "port": self.port},
             "databases": {key: self.database_url(key) for key in DATABASES},

@@ -36,8 +36,13 @@ class Service:
 
     @property
     def external(self) -> str | None:
-        """The address from the environment at the last `up`; the stack then starts nothing."""
+        """The address from the environment at the last `up`."""
         return (self.state.get("external") or {}).get(self.name)
+
+    @property
+    def runs_elsewhere(self) -> bool:
+        """The stack starts nothing for it."""
+        return bool(self.external)
 
     def prepare(self) -> None:
         """Makes what the programs need before they start: ports, data directories, configuration."""

@@ -263,7 +263,7 @@ class Stack:
 
     def _local(self) -> list[Service]:
         """The services that the stack runs itself."""
-        return [service for service in self.services.values() if not service.external]
+        return [service for service in self.services.values() if not service.runs_elsewhere]
 
     def _external_addresses(self) -> dict[str, str]:
         """{service: address} of those that the environment says somebody else runs."""

@@ -223,6 +223,17 @@ def test_a_service_of_ones_own_is_not_started(tmp_path, monkeypatch):
         stack.remove()
 
 
+def test_an_operational_database_of_ones_own_leaves_the_other_databases_here(tmp_path):
+    state = State(tmp_path)
+    state.set("port.postgres", 5432)
+    state.set("external", {"postgres": "postgresql://me@db.example/operations"})
+    stack = Stack(tmp_path, services=("postgres",))
+    databases = stack.endpoints()["databases"]
+    assert databases["operations_db"] == "postgresql://me@db.example/operations"
+    assert "@127.0.0.1:5432/airflow_metadata" in databases["airflow_metadata"]
+    assert list(stack.endpoints()["services"]) == ["postgres"]
+
+
 def test_the_environment_lets_compiled_bytecode_be_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     environment = {**os.environ, **Stack(tmp_path, services=()).environment()}

@@ -1,0 +1,72 @@
+"""Airflow as part of the local stack."""
+
+import json
+import os
+import signal
+import stat
+import time
+import urllib.error
+import urllib.request
+
+import psutil
+import pytest
+
+from stack.supervisor import leftovers
+
+pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+
+
+def login(airflow, username, password):
+    body = json.dumps({"username": username, "password": password}).encode()
+    request = urllib.request.Request(f"{airflow['url']}/auth/token", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)["access_token"]
+
+
+def test_the_api_takes_the_login_of_status_and_no_guess(whole_stack):
+    airflow = whole_stack.endpoints()["airflow"]
+    assert login(airflow, airflow["username"], airflow["password"])
+    for username, password in (("admin", "admin"), ("airflow", "airflow")):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            login(airflow, username, password)
+
+
+def test_no_file_with_a_secret_can_be_read_by_other_users(whole_stack):
+    secrets = [value for name, value in whole_stack.state._values.items() if name.startswith("secret.")]
+    assert secrets
+    readable = [
+        path
+        for path in whole_stack.folder.rglob("*")
+        if path.is_file()
+        and stat.S_IMODE(path.stat().st_mode) & 0o077
+        # A private folder above it keeps the others out.
+        and not any(
+            stat.S_IMODE(parent.stat().st_mode) & 0o077 == 0
+            for parent in path.parents
+            if parent.is_relative_to(whole_stack.folder) and parent != whole_stack.folder
+        )
+        and any(secret in path.read_text(errors="ignore") for secret in secrets)
+    ]
+    assert readable == []
+
+
+def test_everything_listens_on_loopback_only(whole_stack):
+    addresses = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in leftovers(whole_stack.folder)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_a_killed_component_comes_back(whole_stack, component):
+    (before,) = whole_stack.pids(component)
+    os.kill(before, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while whole_stack.pids(component) in ([], [before]):
+        assert time.monotonic() < deadline, f"supervisord has not started {component} again"
+        time.sleep(0.1)
+    whole_stack.wait_until_ready(component)

@@ -1,0 +1,69 @@
+"""`make demo` ends with 0 only if nothing is missing."""
+
+import pytest
+
+from stack.demo import one_line, unaccounted
+from stack.observer import Snapshot
+
+CONSUMERS = {"billing": ["orders"]}
+SENT = {"sent": {"orders": 10, "visits": 5}, "planted_bad": {"orders": 2}, "finished": True}
+
+
+@pytest.fixture
+def complete():
+    """Everything is there: ten orders, one of them sent twice by its producer, and two bad ones."""
+    return Snapshot(
+        messages={"orders": 12, "orders.dlq": 2, "visits": 5, "visits.dlq": 0},
+        outcomes={("billing", "orders"): {"handled": 9, "duplicate": 1, "dead_letter": 2}},
+        lag={"billing": 0},
+    )
+
+
+def test_everything_sent_is_accounted_for(complete):
+    assert unaccounted(CONSUMERS, SENT, complete) == []
+
+
+def test_a_message_without_an_inbox_row_is_missing(complete):
+    complete.outcomes["billing", "orders"]["handled"] = 8
+    assert unaccounted(CONSUMERS, SENT, complete) == ["billing: 1 messages of orders without an inbox row"]
+
+
+def test_a_message_that_is_not_in_the_topic_is_missing_although_nobody_consumes_it(complete):
+    complete.messages["visits"] = 4
+    assert unaccounted(CONSUMERS, SENT, complete) == ["visits: 5 sent, 4 in the topic"]
+
+
+def test_lag_is_not_accounted_for(complete):
+    complete.lag["billing"] = 3
+    assert unaccounted(CONSUMERS, SENT, complete) == ["billing: lag 3"]
+
+
+def test_a_consumer_whose_lag_nobody_knows_is_not_accounted_for(complete):
+    complete.lag.clear()
+    assert unaccounted(CONSUMERS, SENT, complete) == ["billing: lag unknown"]
+
+
+def test_an_open_claim_is_not_accounted_for(complete):
+    complete.open_claims["billing"] = 1
+    assert unaccounted(CONSUMERS, SENT, complete) == ["billing: 1 open claims"]
+
+
+def test_a_bad_message_that_was_taken_for_a_good_one_is_not_accounted_for(complete):
+    complete.outcomes["billing", "orders"] = {"handled": 11, "duplicate": 1}
+    assert unaccounted(CONSUMERS, SENT, complete) == ["billing: 2 bad messages on orders, 0 in its dead letters"]
+
+
+def test_a_dead_letter_that_was_recorded_but_not_sent_is_not_accounted_for(complete):
+    complete.messages["orders.dlq"] = 1
+    assert unaccounted(CONSUMERS, SENT, complete) == ["billing: 2 bad messages on orders, 1 in its dead letters"]
+
+
+def test_without_a_finished_report_nothing_is_accounted_for(complete):
+    assert unaccounted(CONSUMERS, {}, complete) == ["the simulators did not finish"]
+    assert "the simulators did not finish" in unaccounted(CONSUMERS, {**SENT, "finished": False}, complete)
+
+
+def test_a_line_of_progress_is_one_line(complete):
+    assert "in: orders 12, visits 5" in one_line(complete, 3.2)
+    assert "dead letters: 2" in one_line(complete, 3.2)
+    assert "\n" not in one_line(complete, 3.2)
