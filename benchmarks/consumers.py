@@ -3,8 +3,7 @@
 from datetime import timedelta
 from typing import Literal
 
-from sqlalchemy import text
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, text
 
 from include.contracts import Contract, Registry, Topic
 from include.kafka.consumers import Consumer
@@ -52,28 +51,28 @@ create table if not exists bench_switches (name text primary key);
 """
 
 
-def add_effect(session: Session, lane: str, number: str) -> None:
+def add_effect(connection: Connection, lane: str, number: str) -> None:
     """One row, without a unique key: one too many shows."""
     values = {"lane": lane, "number": number}
-    session.execute(text("insert into bench_effects (lane, number) values (:lane, :number)"), values)
+    connection.execute(text("insert into bench_effects (lane, number) values (:lane, :number)"), values)
 
 
-def record(session: Session, message: Message) -> None:
+def record(connection: Connection, message: Message) -> None:
     """The effect of a message in our lane."""
-    add_effect(session, message.topic, message.event.number)
+    add_effect(connection, message.topic, message.event.number)
 
 
 def record_directly(lane: str, numbers: list[str]) -> None:
     """The same effect, from a task that has the payload."""
-    with begin() as session:
+    with begin() as connection:
         for number in numbers:
-            add_effect(session, lane, number)
+            add_effect(connection, lane, number)
 
 
 def stalled() -> bool:
     """Whether `make faults` lets claims fail."""
-    with begin() as session:
-        return session.scalar(text("select count(*) from bench_switches where name = 'stalled'")) == 1
+    with begin() as connection:
+        return connection.scalar(text("select count(*) from bench_switches where name = 'stalled'")) == 1
 
 
 def payload(message) -> str:

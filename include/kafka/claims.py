@@ -12,13 +12,12 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Row, func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from include.kafka.offsets import OffsetRange, Partition, PartitionOffsets
 from include.operations.database import begin
-from include.operations.models import Claim, ClaimRange, ConsumerRow, HandledRange, Position
+from include.operations.tables import claim_ranges, claims, consumers, handled_ranges, positions
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +40,13 @@ class Claimed:
     """The ranges of one run.
 
     `lost` is what retention had removed before they were claimed. `behind` is how many offsets could be claimed at
-    that moment, these included; 0 when the run only asked again.
+    that moment, these included; None when the run only asked again.
     """
 
     id: int
     ranges: tuple[OffsetRange, ...]
     lost: tuple[OffsetRange, ...]
-    behind: int
+    behind: int | None
 
 
 def claim(consumer: str, run_id: str, available: Available, commit: Commit, *, max_messages: int) -> Claimed:
@@ -60,40 +59,40 @@ def claim(consumer: str, run_id: str, available: Available, commit: Commit, *, m
     lag behind, so the trigger starts another run, whose commit includes this one's. Raises ConsumerStopped when a
     topic was deleted and made again, or has lost its end.
     """
-    with begin() as session:
-        lock_consumer(session, consumer)
-        mine = session.scalar(select(Claim).where(Claim.consumer == consumer, Claim.run_id == run_id))
-        behind = 0
-        if mine is None:
-            mine, behind = _new_claim(session, consumer, run_id, available(), max_messages)
-        claimed = _ranges(session, mine.id, behind)
+    with begin() as connection:
+        lock_consumer(connection, consumer)
+        mine = select(claims.c.id).where(claims.c.consumer == consumer, claims.c.run_id == run_id)
+        claim_id, behind = connection.scalar(mine), None
+        if claim_id is None:
+            claim_id, behind = _new_claim(connection, consumer, run_id, available(), max_messages)
+        claimed = _ranges(connection, claim_id, behind)
     # A second transaction, so that offsets are never committed for a claim that was rolled back: nobody would look
     # at its messages until the next one arrived.
-    with begin() as session:
-        lock_consumer(session, consumer)
-        rows = session.scalars(select(Position).where(Position.consumer == consumer))
+    with begin() as connection:
+        lock_consumer(connection, consumer)
+        rows = connection.execute(select(positions).where(positions.c.consumer == consumer))
         commit({Partition(row.topic, row.partition): (row.topic_id, row.next_offset) for row in rows})
     return claimed
 
 
-def lock_consumer(session: Session, consumer: str) -> None:
+def lock_consumer(connection: Connection, consumer: str) -> None:
     """Wait for everyone else who claims, commits or resets for this consumer, until the transaction ends."""
-    session.execute(insert(ConsumerRow).values(name=consumer).on_conflict_do_nothing())
-    session.execute(select(ConsumerRow).where(ConsumerRow.name == consumer).with_for_update())
+    connection.execute(upsert(consumers).values(name=consumer).on_conflict_do_nothing())
+    connection.execute(select(consumers).where(consumers.c.name == consumer).with_for_update())
 
 
 def _new_claim(
-    session: Session,
+    connection: Connection,
     consumer: str,
     run_id: str,
     available: Mapping[Partition, PartitionOffsets],
     max_messages: int,
-) -> tuple[Claim, int]:
-    rows = session.scalars(select(Position).where(Position.consumer == consumer))
-    positions = {Partition(row.topic, row.partition): row for row in rows}
+) -> tuple[int, int]:
+    rows = connection.execute(select(positions).where(positions.c.consumer == consumer))
+    known = {Partition(row.topic, row.partition): row for row in rows}
     start: dict[Partition, int] = {}
     for partition, offsets in available.items():
-        if (position := positions.get(partition)) is not None:
+        if (position := known.get(partition)) is not None:
             _check_same_topic(consumer, partition, position, offsets)
             start[partition] = position.next_offset
         else:
@@ -101,18 +100,17 @@ def _new_claim(
             set_before = offsets.committed is not None and not offsets.truncated
             start[partition] = offsets.committed if set_before else offsets.low  # type: ignore[assignment]
 
-    mine = Claim(consumer=consumer, run_id=run_id)
-    session.add(mine)
-    session.flush()
+    new = insert(claims).values(consumer=consumer, run_id=run_id).returning(claims.c.id)
+    claim_id = connection.execute(new).scalar_one()
     readable = {p: max(start[p], offsets.low) for p, offsets in available.items()}
     wanted = {p: max(0, available[p].end - readable[p]) for p in available}
     share = fair_shares(wanted, max_messages)
     for partition, offsets in sorted(available.items()):
         end = readable[partition] + share[partition]
         if end > start[partition]:
-            session.add(
-                ClaimRange(
-                    claim_id=mine.id,
+            connection.execute(
+                insert(claim_ranges).values(
+                    claim_id=claim_id,
                     topic=partition.topic,
                     topic_id=offsets.topic_id,
                     partition=partition.number,
@@ -122,24 +120,23 @@ def _new_claim(
                 )
             )
         # A row also for a partition without messages: its topic's id is what tells a topic made again.
-        position = insert(Position).values(
+        position = upsert(positions).values(
             consumer=consumer,
             topic=partition.topic,
             partition=partition.number,
             topic_id=offsets.topic_id,
             next_offset=max(end, start[partition]),
         )
-        session.execute(
+        connection.execute(
             position.on_conflict_do_update(
                 constraint="pk_positions", set_={"next_offset": position.excluded.next_offset}
             )
         )
-    session.flush()
-    close_if_handled(session, mine.id)
-    return mine, sum(wanted.values())
+    close_if_handled(connection, claim_id)
+    return claim_id, sum(wanted.values())
 
 
-def _check_same_topic(consumer: str, partition: Partition, position: Position, offsets: PartitionOffsets) -> None:
+def _check_same_topic(consumer: str, partition: Partition, position: Row, offsets: PartitionOffsets) -> None:
     remedy = "to go on with what is there now: " + reset_command(consumer, partition.topic)
     claimed = f"offsets up to {position.next_offset} of partition {partition.number} were claimed"
     if position.topic_id != offsets.topic_id:
@@ -169,10 +166,9 @@ def fair_shares(wanted: Mapping[Partition, int], total: int) -> dict[Partition, 
     return shares
 
 
-def _ranges(session: Session, claim_id: int, behind: int) -> Claimed:
-    rows = session.scalars(
-        select(ClaimRange).where(ClaimRange.claim_id == claim_id).order_by(ClaimRange.topic, ClaimRange.partition)
-    ).all()
+def _ranges(connection: Connection, claim_id: int, behind: int | None) -> Claimed:
+    of_this = select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)
+    rows = connection.execute(of_this.order_by(claim_ranges.c.topic, claim_ranges.c.partition)).all()
     readable = [
         OffsetRange(r.topic, r.topic_id, r.partition, r.readable_from, r.end_offset)
         for r in rows
@@ -186,14 +182,14 @@ def _ranges(session: Session, claim_id: int, behind: int) -> Claimed:
     return Claimed(claim_id, tuple(readable), tuple(lost), behind)
 
 
-def mark_handled(session: Session, claim_id: int, done: OffsetRange, *, lost: int = 0) -> bool:
+def mark_handled(connection: Connection, claim_id: int, done: OffsetRange, *, lost: int = 0) -> bool:
     """Record that every offset of the range is done; close the claim with the last one. True when it is closed.
 
     Two tasks that finish at once wait for each other at the claim's row: else neither would see the other's range,
     and the claim would stay open for ever.
     """
-    session.execute(select(Claim.id).where(Claim.id == claim_id).with_for_update())
-    row = insert(HandledRange).values(
+    connection.execute(select(claims.c.id).where(claims.c.id == claim_id).with_for_update())
+    row = upsert(handled_ranges).values(
         claim_id=claim_id,
         topic=done.topic,
         partition=done.partition,
@@ -201,8 +197,8 @@ def mark_handled(session: Session, claim_id: int, done: OffsetRange, *, lost: in
         end_offset=done.end,
         lost=lost,
     )
-    session.execute(row.on_conflict_do_nothing())
-    return close_if_handled(session, claim_id)
+    connection.execute(row.on_conflict_do_nothing())
+    return close_if_handled(connection, claim_id)
 
 
 # Multiranges, because a chunk size that was changed between two tries leaves ranges that overlap.
@@ -221,10 +217,10 @@ _COVERED = text(
 )
 
 
-def close_if_handled(session: Session, claim_id: int) -> bool:
+def close_if_handled(connection: Connection, claim_id: int) -> bool:
     """Close the claim if every offset that it could read is handled."""
-    closed = bool(session.scalar(_COVERED, {"claim_id": claim_id}))
+    closed = bool(connection.scalar(_COVERED, {"claim_id": claim_id}))
     if closed:
-        still_open = update(Claim).where(Claim.id == claim_id, Claim.closed_at.is_(None))
-        session.execute(still_open.values(closed_at=func.now()))
+        still_open = update(claims).where(claims.c.id == claim_id, claims.c.closed_at.is_(None))
+        connection.execute(still_open.values(closed_at=func.now()))
     return closed

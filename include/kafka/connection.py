@@ -77,15 +77,18 @@ _CONSUMER_ONLY = (
 _PRODUCER_ONLY = ("acks", "request.required.acks", "enable.idempotence", "linger.ms", "compression.type")
 
 
-def admin_config(conn_id: str = CONN_ID) -> dict[str, Any]:
-    """For an AdminClient."""
-    return _without(client_config(conn_id), _CONSUMER_ONLY + _PRODUCER_ONLY)
+def admin_config(config: dict[str, Any]) -> dict[str, Any]:
+    """For an AdminClient, from what `client_config` returned."""
+    return _without(config, _CONSUMER_ONLY + _PRODUCER_ONLY)
 
 
-def consumer_config(group: str, conn_id: str = CONN_ID) -> dict[str, Any]:
-    """For a Consumer that is assigned partitions and offsets by hand: it never joins the group, never commits."""
+def consumer_config(config: dict[str, Any], group: str) -> dict[str, Any]:
+    """For a Consumer that is given partitions and offsets by hand: it never joins the group.
+
+    It commits only what it is told to.
+    """
     return {
-        **_without(client_config(conn_id), _PRODUCER_ONLY),
+        **_without(config, _PRODUCER_ONLY),
         "group.id": group,
         "enable.auto.commit": False,
         "isolation.level": "read_committed",
@@ -95,9 +98,9 @@ def consumer_config(group: str, conn_id: str = CONN_ID) -> dict[str, Any]:
     }
 
 
-def producer_config(conn_id: str = CONN_ID) -> dict[str, Any]:
+def producer_config(config: dict[str, Any]) -> dict[str, Any]:
     """For an idempotent Producer that waits for all in-sync replicas."""
-    config = _without(client_config(conn_id), _CONSUMER_ONLY)
+    config = _without(config, _CONSUMER_ONLY)
     # librdkafka refuses a message above its own limit before the broker sees it; the topic's limit is the one that
     # counts, and a dead letter is larger than the message it keeps.
     config.setdefault("message.max.bytes", 64 * 1024 * 1024)

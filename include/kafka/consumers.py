@@ -11,7 +11,7 @@ from include.contracts import Topic
 from include.kafka.connection import CONN_ID
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from sqlalchemy import Connection
 
     from include.kafka.messages import Message
 
@@ -42,7 +42,7 @@ class Consumer:
     """A consumer of one or more topics.
 
     `name` is its identity in the operational database and its consumer group in Kafka; renaming it starts from the
-    beginning of the topics. `effect` is "package.module:function", called as `effect(session, message)` once for
+    beginning of the topics. `effect` is "package.module:function", called as `effect(connection, message)` once for
     each event, in the transaction that records it (a name, so that declaring a consumer imports nothing heavy).
 
     Raises ValueError when the numbers do not fit together.
@@ -88,6 +88,6 @@ class Consumer:
         """The declared topic of that name."""
         return next(topic for topic in self.topics if topic.name == name)
 
-    def load_effect(self) -> "Callable[[Session, Message], Any]":
+    def load_effect(self) -> "Callable[[Connection, Message], Any]":
         """The effect's function; call it in a task, not in a Dag file."""
         return resolve_name(self.effect)

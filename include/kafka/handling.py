@@ -9,10 +9,9 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import Connection, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError, DBAPIError
-from sqlalchemy.orm import Session
 
 from include.contracts import ContractViolation, Reason
 from include.kafka import dead_letters
@@ -21,11 +20,12 @@ from include.kafka.dead_letters import DeadLetter
 from include.kafka.messages import Message, Rejected
 from include.kafka.producer import AcknowledgedProducer
 from include.operations.database import begin
-from include.operations.models import InboxEntry, Outcome
+from include.operations.tables import Outcome, inbox
 
 log = logging.getLogger(__name__)
 
-Effect = Callable[[Session, Message], Any]
+COORDINATES = (inbox.c.topic_id, inbox.c.partition, inbox.c.offset)
+Effect = Callable[[Connection, Message], Any]
 
 
 class HandlingFailed(Exception):
@@ -65,12 +65,11 @@ class Handler:
     def _without_known(self, messages: Sequence[Message]) -> list[Message]:
         if not messages:
             return []
-        coordinates = tuple_(InboxEntry.topic_id, InboxEntry.partition, InboxEntry.offset)
-        known = select(InboxEntry.topic_id, InboxEntry.partition, InboxEntry.offset).where(
-            InboxEntry.consumer == self.consumer.name, coordinates.in_([m.coordinates for m in messages])
+        known = select(*COORDINATES).where(
+            inbox.c.consumer == self.consumer.name, tuple_(*COORDINATES).in_([m.coordinates for m in messages])
         )
-        with begin() as session:
-            done = {tuple(row) for row in session.execute(known)}
+        with begin() as connection:
+            done = {tuple(row) for row in connection.execute(known)}
         return [message for message in messages if message.coordinates not in done]
 
     def _validated(self, messages: Iterable[Message]) -> tuple[list[Message], list[DeadLetter]]:
@@ -113,11 +112,11 @@ class Handler:
         """Inbox rows and effects, in one transaction."""
         if not good and not bad:
             return
-        with begin() as session:
-            new = self._insert(session, [self._entry(m, Outcome.handled) for m in good])
+        with begin() as connection:
+            new = self._insert(connection, [self._entry(m, Outcome.handled) for m in good])
             # Neither new nor known by its coordinates: the same event was handled at others.
             again = [m for m in good if m.coordinates not in new]
-            duplicates = self._insert(session, [self._entry(m, Outcome.duplicate) for m in again])
+            duplicates = self._insert(connection, [self._entry(m, Outcome.duplicate) for m in again])
             letters = [
                 {
                     **self._entry(letter.message, Outcome.dead_letter),
@@ -126,26 +125,22 @@ class Handler:
                 }
                 for letter in bad
             ]
-            kept = self._insert(session, letters)
+            kept = self._insert(connection, letters)
             for message in good:
                 if message.coordinates in new:
-                    self.effect(session, message)
+                    self.effect(connection, message)
         self.counts[Outcome.handled] += len(new)
         self.counts[Outcome.duplicate] += len(duplicates)
         self.counts[Outcome.dead_letter] += len(kept)
 
-    def _insert(self, session: Session, rows: list[dict[str, Any]]) -> set[tuple[str, int, int]]:
+    def _insert(self, connection: Connection, rows: list[dict[str, Any]]) -> set[tuple[str, int, int]]:
         """Insert what neither unique key knows; returns the coordinates inserted."""
         if not rows:
             return set()
         # Sorted: two tasks that insert the same event ids in different orders would block each other.
         rows = sorted(rows, key=lambda row: (row["event_id"] or "", row["offset"]))
-        statement = (
-            insert(InboxEntry)
-            .on_conflict_do_nothing()
-            .returning(InboxEntry.topic_id, InboxEntry.partition, InboxEntry.offset)
-        )
-        return {tuple(row) for row in session.execute(statement, rows)}  # type: ignore[misc]
+        statement = insert(inbox).on_conflict_do_nothing().returning(*COORDINATES)
+        return {tuple(row) for row in connection.execute(statement, rows)}  # type: ignore[misc]
 
     def _entry(self, message: Message, outcome: Outcome) -> dict[str, Any]:
         return {

@@ -5,10 +5,9 @@ import logging
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
-if TYPE_CHECKING:
-    from confluent_kafka.admin import AdminClient
+from include.kafka.connection import CONN_ID, admin_config, client_config, consumer_config
 
 log = logging.getLogger(__name__)
 
@@ -60,114 +59,138 @@ class PartitionOffsets:
         return self.committed is not None and self.committed > self.end
 
 
-async def partition_offsets(
-    admin: "AdminClient", topics: Iterable[str], group: str | None = None
-) -> dict[Partition, PartitionOffsets]:
-    """Offsets of every partition of the topics that exist, up to the last stable offset.
+class GroupOffsets:
+    """A consumer group and its topics, as the broker sees them; a context manager.
 
-    Through an AdminClient, in four requests whatever the number of partitions: a consumer that tails the log has a
-    fetch waiting at the broker, and every request behind it on that connection waits as long.
+    Two clients. What the logs hold is asked through an AdminClient: a consumer that tails the log has a fetch waiting
+    at the broker, and such a request on that connection waits as long. What the group has committed is asked, and
+    committed, through a consumer that never joins the group: the same requests through an AdminClient crash the
+    process when the broker answers NOT_COORDINATOR, as it does after every restart (librdkafka has no group there,
+    confluentinc/confluent-kafka-javascript issue 374).
 
-    A topic that does not exist (yet) and a partition without a leader are left out: the others go on. Raises
-    KafkaException when the broker cannot be reached.
+    `consumer` may be used for reading and tailing. Its requests about the group go over a connection of their own.
     """
-    from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, TopicCollection, TopicPartition
-    from confluent_kafka.admin import OffsetSpec
 
-    timeout = {"request_timeout": REQUEST_TIMEOUT_SECONDS}
-    described = admin.describe_topics(TopicCollection(list(topics)), **timeout)
-    topic_ids: dict[str, str] = {}
-    asked: list[TopicPartition] = []
-    for topic, future in described.items():
-        description = await _result(admin, future, missing_is_none=True)
-        if description is not None:
+    def __init__(self, group: str, conn_id: str = CONN_ID, **settings: Any) -> None:
+        """`settings` are added to the consumer's. Blocks while the connection is fetched."""
+        from confluent_kafka import Consumer
+        from confluent_kafka.admin import AdminClient
+
+        config = client_config(conn_id)
+        self.group = group
+        # Whether the last look found a topic or a partition's leader missing.
+        self.incomplete = False
+        self._admin = AdminClient(admin_config(config))
+        self.consumer = Consumer({**consumer_config(config, group), **settings})
+
+    async def look(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
+        """Offsets of every partition of the topics that exist, up to the last stable offset.
+
+        Four requests, whatever the number of partitions. A topic that does not exist (yet) and a partition without a
+        leader are left out: the others go on. Raises KafkaException when the broker cannot be reached.
+        """
+        from confluent_kafka import IsolationLevel, TopicCollection, TopicPartition
+        from confluent_kafka.admin import OffsetSpec
+
+        timeout = {"request_timeout": REQUEST_TIMEOUT_SECONDS}
+        topic_ids: dict[str, str] = {}
+        asked: list[TopicPartition] = []
+        self.incomplete = False
+        for topic, future in self._admin.describe_topics(TopicCollection(list(topics)), **timeout).items():
+            description = await self._result(future, missing_is_none=True)
+            if description is None:
+                self.incomplete = True
+                continue
             topic_ids[topic] = str(description.topic_id)
-            asked += [TopicPartition(topic, p.id) for p in description.partitions if p.leader is not None]
-    if not asked:
-        return {}
-
-    # read_committed: up to the last stable offset. Offsets of an open transaction are not available yet.
-    isolation = {"isolation_level": IsolationLevel.READ_COMMITTED}
-    ends = admin.list_offsets(dict.fromkeys(asked, cast(OffsetSpec, OffsetSpec.latest())), **isolation, **timeout)
-    lows = admin.list_offsets(dict.fromkeys(asked, cast(OffsetSpec, OffsetSpec.earliest())), **isolation, **timeout)
-    committed: dict[Partition, int] = {}
-    if group is not None:
-        (future,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, asked)], **timeout).values()
-        for tp in (await _result(admin, future)).topic_partitions:
-            if tp.error is None and tp.offset >= 0:
-                committed[Partition(tp.topic, tp.partition)] = tp.offset
-    found: dict[Partition, PartitionOffsets] = {}
-    for tp in asked:
-        low = await _result(admin, lows[tp], missing_is_none=True)
-        end = await _result(admin, ends[tp], missing_is_none=True)
-        if low is not None and end is not None:
+            led = [TopicPartition(topic, p.id) for p in description.partitions if p.leader is not None]
+            self.incomplete |= len(led) < len(description.partitions)
+            asked += led
+        if not asked:
+            return {}
+        # read_committed: up to the last stable offset. Offsets of an open transaction are not available yet.
+        options = {"isolation_level": IsolationLevel.READ_COMMITTED, **timeout}
+        latest, earliest = cast(OffsetSpec, OffsetSpec.latest()), cast(OffsetSpec, OffsetSpec.earliest())
+        ends = self._admin.list_offsets(dict.fromkeys(asked, latest), **options)
+        lows = self._admin.list_offsets(dict.fromkeys(asked, earliest), **options)
+        # In a thread, for a millisecond: this one blocks.
+        committed = await asyncio.to_thread(self._committed, asked)
+        found: dict[Partition, PartitionOffsets] = {}
+        for tp in asked:
+            low = await self._result(lows[tp], missing_is_none=True)
+            end = await self._result(ends[tp], missing_is_none=True)
+            if low is None or end is None:
+                self.incomplete = True
+                continue
             key = Partition(tp.topic, tp.partition)
             found[key] = PartitionOffsets(topic_ids[tp.topic], low.offset, end.offset, committed.get(key))
-    return found
+        return found
 
+    def look_now(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
+        """The same, outside an event loop."""
+        return asyncio.run(self.look(topics))
 
-async def _result(admin: "AdminClient", future: Future, *, missing_is_none: bool = False) -> Any:
-    """Wait without blocking the event loop, and let the client serve its callbacks (OAuth tokens) meanwhile."""
-    from confluent_kafka import KafkaError, KafkaException
+    def commit_forward(self, positions: dict[Partition, tuple[str, int]]) -> dict[Partition, int]:
+        """Commit the positions, {partition: (topic id, next offset)}, that are ahead of the group; returns those.
 
-    pause = 0.001
-    while not future.done():
-        admin.poll(0)
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, 0.02)
-    try:
-        return future.result()
-    except KafkaException as error:
-        missing = (
-            KafkaError.UNKNOWN_TOPIC_OR_PART,
-            KafkaError._UNKNOWN_TOPIC,
-            KafkaError._UNKNOWN_PARTITION,
-            KafkaError.LEADER_NOT_AVAILABLE,
-            KafkaError.NOT_LEADER_FOR_PARTITION,
-        )
-        if missing_is_none and error.args[0].code() in missing:
-            return None
-        raise
+        Call it under the lock on the consumer's row: then every committer sees positions that only grow, and
+        committed offsets never move back. Positions in a topic that is gone, or was made again, are left alone.
+        Raises KafkaException when the broker refuses, as it does when somebody else is a member of the group.
+        """
+        now = self.look_now({partition.topic for partition in positions})
+        ahead = {
+            partition: offset
+            for partition, (topic_id, offset) in positions.items()
+            if partition in now and now[partition].topic_id == topic_id and offset > (now[partition].committed or 0)
+        }
+        self.commit(ahead)
+        return ahead
 
+    def commit(self, offsets: dict[Partition, int]) -> None:
+        """Set the group's committed offsets, in whatever direction; `commit_forward` is what claims use."""
+        from confluent_kafka import KafkaException, TopicPartition
 
-def commit_forward(
-    admin: "AdminClient", group: str, positions: dict[Partition, tuple[str, int]]
-) -> dict[Partition, int]:
-    """Commit the positions, {partition: (topic id, next offset)}, that are ahead of the group; returns those.
+        if not offsets:
+            return
+        wanted = [TopicPartition(p.topic, p.number, offset) for p, offset in offsets.items()]
+        for tp in self.consumer.commit(offsets=wanted, asynchronous=False) or ():
+            if tp.error is not None:
+                log.error(
+                    "group=%s offset %d of %s-%d was not committed", self.group, tp.offset, tp.topic, tp.partition
+                )
+                raise KafkaException(tp.error)
 
-    Call it under the lock on the consumer's row: then every committer sees positions that only grow, and committed
-    offsets never move back. Positions in a topic that is gone, or was made again, are left alone. Raises
-    KafkaException when the broker refuses, RuntimeError when somebody else is a member of the group.
-    """
-    now = asyncio.run(partition_offsets(admin, {partition.topic for partition in positions}, group))
-    ahead = {
-        partition: offset
-        for partition, (topic_id, offset) in positions.items()
-        if partition in now and now[partition].topic_id == topic_id and offset > (now[partition].committed or 0)
-    }
-    if ahead:
-        alter_committed(admin, group, ahead)
-    return ahead
+    def close(self) -> None:
+        self.consumer.close()
 
+    def __enter__(self) -> "GroupOffsets":
+        return self
 
-def alter_committed(admin: "AdminClient", group: str, offsets: dict[Partition, int]) -> None:
-    """Set the group's committed offsets, in whatever direction; `commit_forward` is what claims use."""
-    from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+    def __exit__(self, *_) -> None:
+        self.close()
 
-    request = [
-        ConsumerGroupTopicPartitions(
-            group, [TopicPartition(p.topic, p.number, offset) for p, offset in offsets.items()]
-        )
-    ]
-    (future,) = admin.alter_consumer_group_offsets(request, request_timeout=REQUEST_TIMEOUT_SECONDS).values()
-    for tp in wait(admin, future).topic_partitions:
-        if tp.error is not None:
-            raise RuntimeError(
-                f"group {group}: offset {tp.offset} of {tp.topic}-{tp.partition} was not committed: {tp.error}; "
-                "no other program may be a member of a group that claims use"
+    def _committed(self, partitions: list) -> dict[Partition, int]:
+        answer = self.consumer.committed(partitions, timeout=REQUEST_TIMEOUT_SECONDS)
+        return {Partition(tp.topic, tp.partition): tp.offset for tp in answer if tp.error is None and tp.offset >= 0}
+
+    async def _result(self, future: Future, *, missing_is_none: bool = False) -> Any:
+        """Wait without blocking the event loop, and let the client serve its callbacks (OAuth tokens) meanwhile."""
+        from confluent_kafka import KafkaError, KafkaException
+
+        pause = 0.001
+        while not future.done():
+            self._admin.poll(0)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.02)
+        try:
+            return future.result()
+        except KafkaException as error:
+            missing = (
+                KafkaError.UNKNOWN_TOPIC_OR_PART,
+                KafkaError._UNKNOWN_TOPIC,
+                KafkaError._UNKNOWN_PARTITION,
+                KafkaError.LEADER_NOT_AVAILABLE,
+                KafkaError.NOT_LEADER_FOR_PARTITION,
             )
-
-
-def wait(admin: "AdminClient", future: Future) -> Any:
-    """The result of an admin request, outside an event loop."""
-    return asyncio.run(_result(admin, future))
+            if missing_is_none and error.args[0].code() in missing:
+                return None
+            raise

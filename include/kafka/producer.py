@@ -1,9 +1,13 @@
 """A producer that never takes silence for success."""
 
 import logging
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from include.kafka.connection import CONN_ID
+
+if TYPE_CHECKING:
+    from confluent_kafka import Producer
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +31,21 @@ class AcknowledgedProducer:
     """Idempotent, acks=all; `flush` returns when everything sent is acknowledged, or raises DeliveryFailed.
 
     As a context manager it flushes at the end of the block, so a task cannot succeed before its messages are safe.
+    It connects with the first message: most handling tasks send none.
     """
 
     def __init__(self, conn_id: str = CONN_ID) -> None:
-        from confluent_kafka import Producer
-
-        from include.kafka.connection import producer_config
-
-        self._producer = Producer(producer_config(conn_id))
+        self._conn_id = conn_id
         self._failures: list[str] = []
         self.acknowledged = 0
+
+    @cached_property
+    def _producer(self) -> "Producer":
+        from confluent_kafka import Producer
+
+        from include.kafka.connection import client_config, producer_config
+
+        return Producer(producer_config(client_config(self._conn_id)))
 
     def send(
         self,
@@ -62,7 +71,8 @@ class AcknowledgedProducer:
 
     def flush(self) -> None:
         """Wait for every acknowledgement (delivery.timeout.ms bounds it)."""
-        self._producer.flush()
+        if "_producer" in self.__dict__:
+            self._producer.flush()
         if self._failures:
             failures, self._failures = self._failures, []
             raise DeliveryFailed(f"{len(failures)} messages not acknowledged; the first: {failures[0]}")

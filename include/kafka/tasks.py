@@ -4,29 +4,24 @@ chunks = claim(...)              # claim_messages: claims, handles the first chu
 handle.expand(chunk=chunks)      # handle_chunk: each of the others in a task of its own
 """
 
-import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, Row, func, select
 
 from include.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled, reset_command
-from include.kafka.connection import admin_config, consumer_config
 from include.kafka.consumers import Consumer
 from include.kafka.handling import Handler, HandlingFailed
-from include.kafka.offsets import OffsetRange, Partition, PartitionOffsets, commit_forward, partition_offsets
+from include.kafka.offsets import GroupOffsets, OffsetRange
 from include.kafka.producer import AcknowledgedProducer, Headers
-from include.kafka.reading import RangeReader
+from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from include.operations import outbox, webhooks
 from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin
-from include.operations.models import Claim, OutboxEntry
-
-if TYPE_CHECKING:
-    from confluent_kafka.admin import AdminClient
+from include.operations.tables import claims
 
 log = logging.getLogger(__name__)
 
@@ -43,25 +38,25 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
     chunk is returned with the others and gets a task and retries of its own: a poisoned message must not keep the
     rest of the claim from being mapped.
     """
-    claimed = _claim(consumer, run_id)
-    chunks = split(claimed, consumer.chunk_size)
-    log.info(
-        "claimed: consumer=%s run_id=%s ranges=%s chunks=%d",
-        consumer.name,
-        run_id,
-        [str(r) for r in claimed.ranges],
-        len(chunks),
-    )
-    if not chunks:
-        # What an earlier run could not deliver does not wait for the next message.
-        with AcknowledgedProducer(consumer.conn_id) as producer:
+    with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
+        claimed = _claim(consumer, run_id, group)
+        chunks = split(claimed, consumer.chunk_size)
+        log.info(
+            "claimed: consumer=%s run_id=%s ranges=%s chunks=%d",
+            consumer.name,
+            run_id,
+            [str(r) for r in claimed.ranges],
+            len(chunks),
+        )
+        if not chunks:
+            # What an earlier run could not deliver does not wait for the next message.
             _deliver(consumer, producer)
-        return []
-    try:
-        _handle(consumer, chunks[0], run_id)
-    except (HandlingFailed, outbox.OutboxUndelivered):
-        log.exception("the first chunk becomes a task of its own")
-        return chunks
+            return []
+        try:
+            _handle(consumer, chunks[0], run_id, group, producer)
+        except (HandlingFailed, outbox.OutboxUndelivered):
+            log.exception("the first chunk becomes a task of its own")
+            return chunks
     return chunks[1:]
 
 
@@ -73,17 +68,15 @@ def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
     claimed.
     """
     topics = {r["topic"]: r["topic_id"] for r in chunk["ranges"]}
-    now = asyncio.run(_offsets(consumer, topics))
-    for partition, offsets in now.items():
-        if offsets.topic_id != topics[partition.topic]:
-            raise _final(
-                ConsumerStopped(
+    with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
+        for partition, offsets in group.look_now(topics).items():
+            if offsets.topic_id != topics[partition.topic]:
+                command = reset_command(consumer.name, partition.topic)
+                raise _final(
                     f"consumer {consumer.name}: topic {partition.topic} was deleted and made again after this chunk "
-                    f"was claimed; its messages are gone. To go on with what is there now: "
-                    f"{reset_command(consumer.name, partition.topic)}"
+                    f"was claimed; its messages are gone. To go on with what is there now: {command}"
                 )
-            )
-    _handle(consumer, chunk, run_id)
+        _handle(consumer, chunk, run_id, group, producer)
 
 
 def split(claimed: Claimed, chunk_size: int) -> list[Chunk]:
@@ -103,87 +96,76 @@ def split(claimed: Claimed, chunk_size: int) -> list[Chunk]:
     return [{"claim_id": claimed.id, "ranges": [asdict(r) for r in ranges]} for ranges in chunks]
 
 
-def _final(stopped: ConsumerStopped) -> Exception:
-    """As a failure that Airflow does not retry: only a person can mend it."""
+def _final(text: str) -> Exception:
+    """A failure that Airflow does not retry: only a person can mend it."""
     from airflow.sdk.exceptions import AirflowFailException
 
-    return AirflowFailException(str(stopped))
+    return AirflowFailException(text)
 
 
-async def _offsets(consumer: Consumer, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
-    from confluent_kafka.admin import AdminClient
-
-    return await partition_offsets(AdminClient(admin_config(consumer.conn_id)), topics, consumer.group)
+def _connect(consumer: Consumer) -> GroupOffsets:
+    return GroupOffsets(consumer.group, consumer.conn_id, **CONSUMER_SETTINGS)
 
 
-def availability(consumer: Consumer, admin: "AdminClient") -> Callable[[], dict[Partition, PartitionOffsets]]:
-    """What the event lane has available: everything up to the ends of the consumer's topics."""
+def _claim(consumer: Consumer, run_id: str, group: GroupOffsets) -> Claimed:
     names = [topic.name for topic in consumer.topics]
-    return lambda: asyncio.run(partition_offsets(admin, names, consumer.group))
-
-
-def _claim(consumer: Consumer, run_id: str) -> Claimed:
-    from confluent_kafka.admin import AdminClient
-
-    admin = AdminClient(admin_config(consumer.conn_id))
     try:
         claimed = claim(
             consumer.name,
             run_id,
-            availability(consumer, admin),
-            lambda positions: commit_forward(admin, consumer.group, positions),
+            # The event lane's answer to what is available: everything up to the ends of the logs.
+            lambda: group.look_now(names),
+            group.commit_forward,
             max_messages=consumer.max_messages_per_claim,
         )
     except ConsumerStopped as stopped:
-        with begin() as session:
-            open_alarm(session, consumer.name, "consumer_stopped", str(stopped))
-        raise _final(stopped) from stopped
-    with begin() as session:
-        close_alarm(session, consumer.name, "consumer_stopped")
+        with begin() as connection:
+            open_alarm(connection, consumer.name, "consumer_stopped", str(stopped))
+        raise _final(str(stopped)) from stopped
+    with begin() as connection:
+        close_alarm(connection, consumer.name, "consumer_stopped")
         if claimed.lost:
             gone = ", ".join(str(r) for r in claimed.lost)
             text = f"retention removed messages before they were claimed (run {run_id}): {gone}"
-            open_alarm(session, consumer.name, "messages_lost", text)
-        _watch_limits(session, consumer, claimed.behind)
+            open_alarm(connection, consumer.name, "messages_lost", text)
+        _watch_limits(connection, consumer, claimed.behind)
     return claimed
 
 
-def _watch_limits(session, consumer: Consumer, lag: int) -> None:
-    if lag > consumer.max_lag:
+def _watch_limits(connection: Connection, consumer: Consumer, lag: int | None) -> None:
+    if lag is not None and lag > consumer.max_lag:
         text = f"{lag} messages behind, limit {consumer.max_lag}: {REMEDIES}"
-        open_alarm(session, consumer.name, "lag", text)
-    else:
-        close_alarm(session, consumer.name, "lag")
-    oldest = session.scalar(
-        select(func.min(Claim.claimed_at)).where(Claim.consumer == consumer.name, Claim.closed_at.is_(None))
+        open_alarm(connection, consumer.name, "lag", text)
+    elif lag is not None:
+        close_alarm(connection, consumer.name, "lag")
+    oldest = connection.scalar(
+        select(func.min(claims.c.claimed_at)).where(claims.c.consumer == consumer.name, claims.c.closed_at.is_(None))
     )
     if oldest is not None and datetime.now(UTC) - oldest > consumer.max_claim_age:
         text = f"a claim is open since {oldest.isoformat()}: clear its run, if it failed, once the cause is gone"
-        open_alarm(session, consumer.name, "claim_open", text)
+        open_alarm(connection, consumer.name, "claim_open", text)
     else:
-        close_alarm(session, consumer.name, "claim_open")
+        close_alarm(connection, consumer.name, "claim_open")
 
 
-def _handle(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
-    config = consumer_config(consumer.group, consumer.conn_id)
+def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, producer: AcknowledgedProducer) -> None:
     failures: list[str] = []
-    with AcknowledgedProducer(consumer.conn_id) as producer:
-        handler = Handler(consumer, run_id, producer)
-        oldest: datetime | None = None
-        for wanted in (OffsetRange(**r) for r in chunk["ranges"]):
-            reader = RangeReader(config, wanted)
-            failed_before = len(failures)
-            for batch in reader:
-                oldest = min(filter(None, (oldest, batch[0].timestamp)), default=None)
-                try:
-                    handler.handle(batch)
-                except HandlingFailed as failure:
-                    # The messages behind it are not to wait for its retry.
-                    failures.append(str(failure))
-            if len(failures) == failed_before:
-                _finish(consumer, chunk["claim_id"], wanted, reader.lost, run_id)
-        _watch_age(consumer, oldest)
-        _deliver(consumer, producer)
+    reader = RangeReader(group.consumer)
+    handler = Handler(consumer, run_id, producer)
+    oldest: datetime | None = None
+    for wanted in (OffsetRange(**r) for r in chunk["ranges"]):
+        failed_before = len(failures)
+        for batch in reader.read(wanted):
+            oldest = min(filter(None, (oldest, batch[0].timestamp)), default=None)
+            try:
+                handler.handle(batch)
+            except HandlingFailed as failure:
+                # The messages behind it are not to wait for its retry.
+                failures.append(str(failure))
+        if len(failures) == failed_before:
+            _finish(consumer, chunk["claim_id"], wanted, reader.lost, run_id)
+    _watch_age(consumer, oldest)
+    _deliver(consumer, producer)
     counts = " ".join(f"{outcome}={number}" for outcome, number in handler.counts.items())
     log.info("handled: consumer=%s run_id=%s %s", consumer.name, run_id, counts)
     if failures:
@@ -191,15 +173,15 @@ def _handle(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
 
 
 def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, lost: int, run_id: str) -> None:
-    with begin() as session:
-        mark_handled(session, claim_id, done, lost=lost)
+    with begin() as connection:
+        mark_handled(connection, claim_id, done, lost=lost)
         if lost:
             text = f"retention removed {lost} messages of {done} before they were handled (run {run_id})"
-            open_alarm(session, consumer.name, "messages_lost", text)
+            open_alarm(connection, consumer.name, "messages_lost", text)
 
 
 def _deliver(consumer: Consumer, producer: AcknowledgedProducer) -> None:
-    def produce(topic: str, rows: list[OutboxEntry]) -> None:
+    def produce(topic: str, rows: Sequence[Row]) -> None:
         for row in rows:
             headers: Headers = [("idempotency-key", str(row.id).encode())]
             producer.send(topic, key=row.key, value=row.body, headers=headers)
@@ -213,9 +195,9 @@ def _watch_age(consumer: Consumer, oldest: datetime | None) -> None:
     if oldest is None:
         return
     age = datetime.now(UTC) - oldest
-    with begin() as session:
+    with begin() as connection:
         if age > consumer.max_age:
             text = f"handled messages that waited {age}, limit {consumer.max_age}: {REMEDIES}"
-            open_alarm(session, consumer.name, "age", text)
+            open_alarm(connection, consumer.name, "age", text)
         else:
-            close_alarm(session, consumer.name, "age")
+            close_alarm(connection, consumer.name, "age")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from include.contracts import Topic
-from include.kafka.connection import CONN_ID, admin_config
+from include.kafka.connection import CONN_ID, admin_config, client_config
 from include.kafka.offsets import REQUEST_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replicatio
     """
     from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-    admin = AdminClient(admin_config(conn_id))
+    admin = AdminClient(admin_config(client_config(conn_id)))
     wanted: dict[str, NewTopic] = {}
     for topic in topics:
         for name, config in (

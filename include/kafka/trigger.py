@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import AssetWatcher
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from include.kafka.connection import CONN_ID, admin_config, consumer_config
-from include.kafka.offsets import Partition, PartitionOffsets, partition_offsets
+from include.kafka.connection import CONN_ID
+from include.kafka.offsets import REQUEST_TIMEOUT_SECONDS, GroupOffsets, Partition, PartitionOffsets
+from include.kafka.triggerer import hand_over_events
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer as KafkaConsumer
@@ -26,6 +27,8 @@ TAIL_INTERVAL_SECONDS = 0.03
 # At the log end, how often everything is asked anew: partitions added, topics made, transactions aborted (their
 # offsets are lag that no reader is shown).
 REFRESH_SECONDS = 5.0
+# The same while a topic or a leader is missing: just made, it is there in a moment.
+NEW_TOPIC_SECONDS = 0.5
 # After firing, how often committed offsets are looked at: a claim commits within about a second.
 CLAIM_POLL_SECONDS = 0.1
 # While they do not move: a lost event heals itself after the first, a stalled consumer costs few runs.
@@ -70,6 +73,7 @@ class ConsumerLagTrigger(BaseEventTrigger):
                             away = AWAY_FIRST_SECONDS
                         if event is not None:
                             yield event
+                            hand_over_events()
             except Exception as error:
                 # Said once an outage. Lag waits in Kafka; ending here would leave it to whoever restarts triggers.
                 if away == AWAY_FIRST_SECONDS:
@@ -79,22 +83,15 @@ class ConsumerLagTrigger(BaseEventTrigger):
 
     async def _watch(self, refire: "Refire") -> AsyncGenerator[TriggerEvent | None]:
         """Yield None after every look, an event when it is time to fire; raise when the broker cannot be asked."""
-        from confluent_kafka import Consumer
-        from confluent_kafka.admin import AdminClient
-
-        # In threads: fetching a connection and loading certificates block, and the triggerer has one event loop.
-        admin = AdminClient(await asyncio.to_thread(admin_config, self.conn_id))
-        tail_config = {
-            **await asyncio.to_thread(consumer_config, self.group, self.conn_id),
-            # It only has to notice a message, not to hold many.
-            "queued.min.messages": 1,
-            "queued.max.messages.kbytes": 1024,
-        }
-        tail = Consumer(tail_config)
+        # In a thread: fetching a connection and loading certificates block, and the triggerer has one event loop.
+        # The consumer only has to notice a message, not to hold many.
+        small = {"queued.min.messages": 1, "queued.max.messages.kbytes": 1024}
+        group = await asyncio.to_thread(GroupOffsets, self.group, self.conn_id, **small)
+        tail = Tail(group.consumer)
         missing: set[str] = set()
         try:
             while True:
-                found = await partition_offsets(admin, self.topics, self.group)
+                found = await group.look(self.topics)
                 if missing != (missing := set(self.topics) - {partition.topic for partition in found}) and missing:
                     log.warning("group=%s waiting for topics that do not exist: %s", self.group, sorted(missing))
                 lag = sum(offsets.lag for offsets in found.values())
@@ -107,9 +104,9 @@ class ConsumerLagTrigger(BaseEventTrigger):
                     await asyncio.sleep(min(CLAIM_POLL_SECONDS * (1 + refire.fired_in_vain), REFRESH_SECONDS))
                 else:
                     refire.forget()
-                    await wait_for_message(tail, found)
+                    await tail.wait(found, NEW_TOPIC_SECONDS if group.incomplete else REFRESH_SECONDS)
         finally:
-            await asyncio.to_thread(tail.close)
+            await asyncio.to_thread(group.close)
 
 
 class Refire:
@@ -143,25 +140,40 @@ class Refire:
         return True
 
 
-async def wait_for_message(tail: "KafkaConsumer", found: dict[Partition, PartitionOffsets]) -> None:
-    """Return when a message arrives behind one of the ends, or after REFRESH_SECONDS.
+class Tail:
+    """Waits at the ends of the logs for the next message."""
 
-    poll(0) neither blocks the event loop nor holds a thread.
-    """
-    from confluent_kafka import TopicPartition
+    def __init__(self, consumer: "KafkaConsumer") -> None:
+        self._consumer = consumer
+        self._at: dict[Partition, int] = {}
+        self._known: set[str] = set()
 
-    tail.assign([TopicPartition(p.topic, p.number, offsets.end) for p, offsets in found.items()])
-    until = time.monotonic() + REFRESH_SECONDS
-    try:
+    async def wait(self, found: dict[Partition, PartitionOffsets], seconds: float) -> None:
+        """Return when a message arrives behind one of the ends, or after `seconds`.
+
+        poll(0) neither blocks the event loop nor holds a thread.
+        """
+        from confluent_kafka import TopicPartition
+
+        ends = {partition: offsets.end for partition, offsets in found.items()}
+        for topic in {partition.topic for partition in ends} - self._known:
+            # Else the client would notice at its next one-second tick that it does not know the topic's leaders.
+            await asyncio.to_thread(self._consumer.list_topics, topic, REQUEST_TIMEOUT_SECONDS)
+            self._known.add(topic)
+        if ends != self._at:
+            # Only then: a fetch that is under way for the last assignment holds up the first of the next.
+            self._consumer.assign([TopicPartition(p.topic, p.number, end) for p, end in ends.items()])
+            self._at = ends
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
-            message = tail.poll(0)
+            message = self._consumer.poll(0)
             if message is not None and message.error() is None:
+                # It would go on fetching what the claims read anyway.
+                self._consumer.unassign()
+                self._at = {}
                 return
             # An error (a broker gone, an offset removed) is left to the next look, which asks the broker itself.
             await asyncio.sleep(TAIL_INTERVAL_SECONDS)
-    finally:
-        # Else it would go on fetching what the claims read anyway.
-        tail.unassign()
 
 
 def lag_watcher(consumer: "Consumer") -> AssetWatcher:

@@ -1,11 +1,10 @@
-"""Sessions on the operational database, from the Airflow connection `operations_db`."""
+"""Transactions on the operational database, from the Airflow connection `operations_db`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from sqlalchemy import URL, Engine, create_engine
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import URL, Connection, Engine, create_engine
 
 CONN_ID = "operations_db"
 
@@ -49,7 +48,7 @@ def engine(conn_id: str = CONN_ID) -> Engine:
 
 
 @contextmanager
-def begin(conn_id: str = CONN_ID) -> Iterator[Session]:
-    """A session in one transaction: committed at the end of the block, rolled back when it raises."""
-    with sessionmaker(engine(conn_id))() as session, session.begin():
-        yield session
+def begin(conn_id: str = CONN_ID) -> Iterator[Connection]:
+    """A connection in one transaction: committed at the end of the block, rolled back when it raises."""
+    with engine(conn_id).begin() as connection:
+        yield connection

@@ -5,15 +5,14 @@ The receiver sees the row's id as idempotency key: the same for every delivery o
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin
-from include.operations.models import OutboxEntry
+from include.operations.tables import outbox
 
 if TYPE_CHECKING:
     from include.contracts import Contract, Topic
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Rows delivered in one transaction: they stay locked meanwhile, and a crash repeats at most these.
-MESSAGES_AT_ONCE, REQUESTS_AT_ONCE = 500, 1
+ROWS_AT_ONCE = {"message": 500, "request": 1}
 # A refused row is kept for good after these; with the tasks' retries that is more than six hours.
 MAX_ATTEMPTS = 20
 ALARM = "outbox_failed"
@@ -42,22 +41,24 @@ class Skipped(Exception):
 class Deliver(Protocol):
     """Delivers rows of one destination. Raises Refused or Skipped for what concerns a row, else anything."""
 
-    def __call__(self, destination: str, rows: list[OutboxEntry], /) -> None: ...
+    def __call__(self, destination: str, rows: Sequence[Row], /) -> None: ...
 
 
-def add_message(session: Session, *, consumer: str, topic: "Topic", event: "Contract") -> None:
+def add_message(connection: Connection, *, consumer: str, topic: "Topic", event: "Contract") -> None:
     """A Kafka message to send once this transaction is committed."""
     key, value = topic.serialize(event)
-    session.add(OutboxEntry(consumer=consumer, kind="message", destination=topic.name, key=key, body=value, headers={}))
+    row = {"consumer": consumer, "kind": "message", "destination": topic.name, "key": key, "body": value}
+    connection.execute(insert(outbox), row)
 
 
-def add_request(session: Session, *, consumer: str, conn_id: str, payload: Mapping[str, Any]) -> None:
+def add_request(connection: Connection, *, consumer: str, conn_id: str, payload: Mapping[str, Any]) -> None:
     """An HTTP POST of JSON to an Airflow HTTP connection, to send once this transaction is committed.
 
     When the connection is not defined at that time, the row is kept as skipped.
     """
     body = json.dumps(payload, ensure_ascii=False, sort_keys=True, default=str).encode()
-    session.add(OutboxEntry(consumer=consumer, kind="request", destination=conn_id, key=None, body=body, headers={}))
+    row = {"consumer": consumer, "kind": "request", "destination": conn_id, "key": None, "body": body}
+    connection.execute(insert(outbox), row)
 
 
 def deliver(consumer: str, ways: Mapping[str, Deliver]) -> int:
@@ -69,82 +70,71 @@ def deliver(consumer: str, ways: Mapping[str, Deliver]) -> int:
     delivered = 0
     troubles: list[str] = []
     for kind, destination in _pending(consumer):
-        at_once = MESSAGES_AT_ONCE if kind == "message" else REQUESTS_AT_ONCE
         after = 0
         while True:
-            with begin() as session:
-                rows = _lock_some(session, consumer, kind, destination, after, at_once)
-                if not rows:
-                    break
-                after = rows[-1].sequence
-                trouble = _deliver_rows(session, consumer, destination, rows, ways[kind])
+            with begin() as connection:
+                rows = _lock_some(connection, consumer, kind, destination, after)
+                trouble = _deliver_rows(connection, consumer, destination, rows, ways[kind]) if rows else None
+            if not rows:
+                break
+            after = rows[-1].sequence
             if trouble is None:
                 delivered += len(rows)
                 continue
-            error, reachable = trouble
-            troubles.append(f"{kind} to {destination}: {error}")
-            if not reachable:
+            troubles.append(f"{kind} to {destination}: {trouble}")
+            if not isinstance(trouble, Refused):
                 break
     if troubles:
         raise OutboxUndelivered(f"consumer {consumer}: {len(troubles)} not delivered; {troubles[0]}")
     return delivered
 
 
-def _pending(consumer: str) -> Iterable[tuple[str, str]]:
-    with begin() as session:
-        which = select(OutboxEntry.kind, OutboxEntry.destination).where(
-            OutboxEntry.consumer == consumer, OutboxEntry.state == "pending"
-        )
-        return [(kind, destination) for kind, destination in session.execute(which.distinct().order_by("kind"))]
+def _pending(consumer: str) -> list[tuple[str, str]]:
+    columns = outbox.c
+    which = select(columns.kind, columns.destination).where(columns.consumer == consumer, columns.state == "pending")
+    with begin() as connection:
+        return [(kind, destination) for kind, destination in connection.execute(which.distinct().order_by("kind"))]
 
 
-def _lock_some(
-    session: Session, consumer: str, kind: str, destination: str, after: int, limit: int
-) -> list[OutboxEntry]:
+def _lock_some(connection: Connection, consumer: str, kind: str, destination: str, after: int) -> Sequence[Row]:
     # skip locked: another task that delivers at the same time has those rows, and delivers them.
     rows = (
-        select(OutboxEntry)
+        select(outbox)
         .where(
-            OutboxEntry.consumer == consumer,
-            OutboxEntry.state == "pending",
-            OutboxEntry.kind == kind,
-            OutboxEntry.destination == destination,
-            OutboxEntry.sequence > after,
+            outbox.c.consumer == consumer,
+            outbox.c.state == "pending",
+            outbox.c.kind == kind,
+            outbox.c.destination == destination,
+            outbox.c.sequence > after,
         )
-        .order_by(OutboxEntry.sequence)
-        .limit(limit)
+        .order_by(outbox.c.sequence)
+        .limit(ROWS_AT_ONCE[kind])
         .with_for_update(skip_locked=True)
     )
-    return list(session.scalars(rows))
+    return connection.execute(rows).all()
 
 
 def _deliver_rows(
-    session: Session, consumer: str, destination: str, rows: list[OutboxEntry], way: Deliver
-) -> tuple[Exception, bool] | None:
-    """Deliver and record it; None, or what went wrong and whether the destination can be reached at all."""
-    for row in rows:
-        row.attempts += 1
+    connection: Connection, consumer: str, destination: str, rows: Sequence[Row], way: Deliver
+) -> Exception | None:
+    """Deliver and record it; None, or what went wrong."""
+    these = update(outbox).where(outbox.c.sequence.in_([row.sequence for row in rows]))
+    these = these.values(attempts=outbox.c.attempts + 1)
     try:
         way(destination, rows)
     except Skipped as reason:
-        for row in rows:
-            row.state, row.last_error = "skipped", str(reason)
+        connection.execute(these.values(state="skipped", last_error=str(reason)))
         log.info("outbox: destination=%s skipped %d rows: %s", destination, len(rows), reason)
         return None
     except Exception as error:
-        for row in rows:
-            row.last_error = str(error)[:1_000]
-            if row.attempts >= MAX_ATTEMPTS and isinstance(error, Refused):
-                row.state = "failed"
-                open_alarm(
-                    session,
-                    consumer,
-                    ALARM,
-                    f"outbox row {row.id} was refused {row.attempts} times by {destination}: {error}",
-                )
+        connection.execute(these.values(last_error=str(error)[:1_000]))
+        given_up = [row for row in rows if row.attempts + 1 >= MAX_ATTEMPTS and isinstance(error, Refused)]
+        for row in given_up:
+            connection.execute(update(outbox).where(outbox.c.sequence == row.sequence).values(state="failed"))
+            text = f"outbox row {row.id} was refused {row.attempts + 1} times by {destination}: {error}"
+            open_alarm(connection, consumer, ALARM, text)
         log.warning("outbox: destination=%s not delivered: %s", destination, error)
-        return error, isinstance(error, Refused)
-    for row in rows:
-        row.state, row.delivered_at, row.last_error = "delivered", func.now(), None
-    close_alarm(session, consumer, ALARM)
+        return error
+    connection.execute(these.values(state="delivered", delivered_at=func.now(), last_error=None))
+    close_alarm(connection, consumer, ALARM)
     return None

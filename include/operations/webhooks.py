@@ -1,6 +1,9 @@
 """Deliver outbox rows as HTTP POSTs."""
 
-from include.operations.models import OutboxEntry
+from collections.abc import Sequence
+
+from sqlalchemy import Row
+
 from include.operations.outbox import Refused, Skipped
 
 CONNECT_SECONDS, READ_SECONDS = 5, 10
@@ -8,7 +11,7 @@ CONNECT_SECONDS, READ_SECONDS = 5, 10
 _TRY_LATER = {408, 425, 429}
 
 
-def post(conn_id: str, rows: list[OutboxEntry]) -> None:
+def post(conn_id: str, rows: Sequence[Row]) -> None:
     """POST each row's JSON to the Airflow HTTP connection, with the row's id as Idempotency-Key.
 
     The connection's host may hold a path; its extra holds headers such as a token. Raises Skipped when the connection

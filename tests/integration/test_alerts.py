@@ -10,18 +10,17 @@ from itertools import count, permutations
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Row, delete, select
 
 from include.contracts import Topic
 from include.kafka.messages import Message
+from include.operations import tables
 from include.operations.database import begin
 from include.operations.migrate import upgrade
-from include.operations.models import OutboxEntry
 from include.water.alerts.effect import WEBHOOK_CONN_ID, raise_alert
 from include.water.consumers import RAISE_ALERTS
 from include.water.sites import SITES
-from include.water.tables import AlertRow
+from include.water.tables import alerts as alerts_table
 from include.water.topics import (
     ALERTS_RAISED,
     LEAKS_DETECTED,
@@ -43,12 +42,12 @@ MAGNITUDES = {Severity.minor: 4.0, Severity.major: 5.0, Severity.critical: 6.0}
 @pytest.fixture(autouse=True)
 def database(services) -> Iterator[None]:
     upgrade()
-    with begin() as session:
-        session.execute(delete(AlertRow))
-        session.execute(delete(OutboxEntry))
+    with begin() as connection:
+        connection.execute(delete(alerts_table))
+        connection.execute(delete(tables.outbox))
     yield
-    with begin() as session:  # nobody else's deliveries should find ours
-        session.execute(delete(OutboxEntry))
+    with begin() as connection:  # nobody else's deliveries should find ours
+        connection.execute(delete(tables.outbox))
 
 
 def message(topic: Topic, event: Any) -> Message:
@@ -80,21 +79,19 @@ def quake(severity: Severity | None, **changes: Any) -> Message:
 
 def handle(*messages: Message) -> None:
     for one in messages:
-        with begin() as session:
-            raise_alert(session, one)
+        with begin() as connection:
+            raise_alert(connection, one)
 
 
-def alerts() -> list[AlertRow]:
-    with begin() as session:
-        session.expire_on_commit = False
-        return list(session.scalars(select(AlertRow).order_by(AlertRow.alert_id)))
+def alerts() -> list[Row]:
+    with begin() as connection:
+        return list(connection.execute(select(alerts_table).order_by("alert_id")))
 
 
-def outbox(kind: str) -> list[OutboxEntry]:
-    with begin() as session:
-        session.expire_on_commit = False
-        found = select(OutboxEntry).where(OutboxEntry.kind == kind).order_by(OutboxEntry.sequence)
-        return list(session.scalars(found))
+def outbox(kind: str) -> list[Row]:
+    with begin() as connection:
+        found = select(tables.outbox).where(tables.outbox.c.kind == kind).order_by("sequence")
+        return list(connection.execute(found))
 
 
 def announced() -> list[AlertRaised]:
@@ -126,12 +123,12 @@ def test_what_is_not_severe_enough_leaves_nothing():
 
 
 def test_a_transaction_that_fails_leaves_nothing():
-    def crash(session: Session) -> None:
-        raise_alert(session, leak())
+    def crash(connection: Connection) -> None:
+        raise_alert(connection, leak())
         raise RuntimeError("killed")
 
-    with pytest.raises(RuntimeError, match="killed"), begin() as session:
-        crash(session)
+    with pytest.raises(RuntimeError, match="killed"), begin() as connection:
+        crash(connection)
     assert alerts() == []
     assert outbox("message") == outbox("request") == []
 
@@ -176,8 +173,8 @@ def test_in_whatever_order_revisions_come_the_most_severe_stands(order: tuple[Se
 def test_two_tasks_at_once_with_revisions_of_one_quake_make_one_alert():
     minor, critical = quake(Severity.minor), quake(Severity.critical)
     second = threading.Thread(target=handle, args=(critical,))
-    with begin() as session:
-        raise_alert(session, minor)
+    with begin() as connection:
+        raise_alert(connection, minor)
         second.start()
         second.join(timeout=1)
         assert second.is_alive(), "the second did not wait for the first transaction"

@@ -21,12 +21,12 @@ from sqlalchemy import delete, select, update
 from include.kafka.connection import client_config, consumer_config
 from include.kafka.producer import DeliveryFailed
 from include.operations.database import begin, engine
-from include.operations.models import Base
+from include.operations.tables import metadata
 from include.water import services as water_services
 from include.water.feeds import seismic
 from include.water.simulators.feed_server import server
 from include.water.simulators.quakes import Quakes
-from include.water.tables import AlertRow, PublishedSeismicEvent
+from include.water.tables import alerts, published_seismic_events
 from include.water.topics import SEISMIC_EVENTS, TOPICS, SeismicEvent
 
 pytestmark = pytest.mark.integration
@@ -48,8 +48,8 @@ class Clock:
 def feed(services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     """A feed, tables and topics made, nothing published yet."""
     water_services.prepare()
-    with begin() as session:
-        session.execute(delete(PublishedSeismicEvent))
+    with begin() as connection:
+        connection.execute(delete(published_seismic_events))
     start = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
     clock = Clock(Quakes(1, start, interval_seconds=20), start + timedelta(minutes=10))
     running = server(0, clock)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def since(feed: Clock) -> dict[str, list[int]]:
 
 def ends(topic: str) -> list[int]:
     """The end of each partition; asked again while a topic that was just made has no leader to ask."""
-    consumer = Consumer(consumer_config("test"))
+    consumer = Consumer(consumer_config(client_config(), "test"))
     until = time.monotonic() + 15
     while True:
         try:
@@ -87,7 +87,7 @@ def ends(topic: str) -> list[int]:
 
 def read(topic: str, since: dict[str, list[int]]) -> list[Any]:
     """Every record of the topic since then, by a consumer that knows nothing of the code under test."""
-    consumer = Consumer(consumer_config("test"))
+    consumer = Consumer(consumer_config(client_config(), "test"))
     consumer.assign([TopicPartition(topic, n, offset) for n, offset in enumerate(since[topic])])
     expected = sum(ends(topic)) - sum(since[topic])
     records = consumer.consume(expected, timeout=20) if expected else []
@@ -207,10 +207,12 @@ def test_a_delivery_that_fails_fails_the_task(feed: Clock, services, monkeypatch
 def test_what_no_feed_shows_any_more_is_forgotten_and_the_rest_is_not(feed: Clock):
     run_once()
     old = datetime.now(UTC) - seismic.KEEP_PUBLISHED - timedelta(days=1)
-    with begin() as session:
-        kept, forgotten, *_ = session.scalars(select(PublishedSeismicEvent.event_id).order_by("event_id"))
-        session.execute(
-            update(PublishedSeismicEvent).where(PublishedSeismicEvent.event_id == forgotten).values(published_at=old)
+    with begin() as connection:
+        kept, forgotten, *_ = connection.scalars(select(published_seismic_events.c.event_id).order_by("event_id"))
+        connection.execute(
+            update(published_seismic_events)
+            .where(published_seismic_events.c.event_id == forgotten)
+            .values(published_at=old)
         )
     seismic.record_published(["another"])
     assert seismic.published([kept, forgotten, "another", "unknown"]) == {kept, "another"}
@@ -218,14 +220,14 @@ def test_what_no_feed_shows_any_more_is_forgotten_and_the_rest_is_not(feed: Cloc
 
 def test_preparing_the_services_again_changes_nothing(feed: Clock):
     assert water_services.prepare() == []
-    consumer = Consumer(consumer_config("test"))
+    consumer = Consumer(consumer_config(client_config(), "test"))
     there = consumer.list_topics(timeout=10).topics
     consumer.close()
     assert {name for topic in TOPICS for name in (topic.name, topic.dead_letter_name)} <= set(there)
 
 
 def test_the_migrations_make_the_tables_that_the_code_declares(feed: Clock):
-    mine = {AlertRow.__tablename__, PublishedSeismicEvent.__tablename__}
+    mine = {alerts.name, published_seismic_events.name}
 
     def include(_: object, name: str | None, kind: str, *__: object) -> bool:
         return kind != "table" or name in mine
@@ -234,4 +236,4 @@ def test_the_migrations_make_the_tables_that_the_code_declares(feed: Clock):
         context = MigrationContext.configure(
             connection, opts={"include_object": include, "compare_type": True, "compare_server_default": True}
         )
-        assert compare_metadata(context, Base.metadata) == []
+        assert compare_metadata(context, metadata) == []

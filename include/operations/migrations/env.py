@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from include.operations.models import Base
+from include.operations.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
     on_version_apply=context.config.attributes["on_version_apply"],
-    target_metadata=Base.metadata,
+    target_metadata=metadata,
 )
 context.run_migrations()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
-from sqlalchemy import func
+from sqlalchemy import Connection, func
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
 
 from include.kafka.messages import Message
 from include.operations import outbox
 from include.water.alerts.rules import Alert, assess
 from include.water.consumers import RAISE_ALERTS
-from include.water.tables import AlertRow
+from include.water.tables import alerts
 from include.water.topics import ALERTS_RAISED, AlertRaised
 
 log = logging.getLogger(__name__)
@@ -21,7 +20,7 @@ log = logging.getLogger(__name__)
 WEBHOOK_CONN_ID = "alert_webhook"
 
 
-def raise_alert(session: Session, message: Message) -> None:
+def raise_alert(connection: Connection, message: Message) -> None:
     """Write the alert that the message calls for, and what must leave the database, in the caller's transaction.
 
     An earthquake or leak has one alert, whatever the number of messages about it:
@@ -36,7 +35,7 @@ def raise_alert(session: Session, message: Message) -> None:
     alert = assess(message.event)
     if alert is None:
         return
-    revision = _write(session, alert, message)
+    revision = _write(connection, alert, message)
     if revision is None:
         log.info("alert stands: id=%s severity=%s message=%s", alert.alert_id, alert.severity, message)
         return
@@ -55,9 +54,9 @@ def raise_alert(session: Session, message: Message) -> None:
         source_partition=message.partition,
         source_offset=message.offset,
     )
-    outbox.add_message(session, consumer=RAISE_ALERTS.name, topic=ALERTS_RAISED, event=raised)
+    outbox.add_message(connection, consumer=RAISE_ALERTS.name, topic=ALERTS_RAISED, event=raised)
     outbox.add_request(
-        session, consumer=RAISE_ALERTS.name, conn_id=WEBHOOK_CONN_ID, payload=raised.model_dump(mode="json")
+        connection, consumer=RAISE_ALERTS.name, conn_id=WEBHOOK_CONN_ID, payload=raised.model_dump(mode="json")
     )
     log.info(
         "alert raised: id=%s revision=%d severity=%s message=%s",
@@ -68,7 +67,7 @@ def raise_alert(session: Session, message: Message) -> None:
     )
 
 
-def _write(session: Session, alert: Alert, message: Message) -> int | None:
+def _write(connection: Connection, alert: Alert, message: Message) -> int | None:
     """Insert the alert or make it more severe; its revision, or None if it stands as it is.
 
     One statement, so that two tasks with revisions of one earthquake cannot both find no row, or both the lower
@@ -86,10 +85,10 @@ def _write(session: Session, alert: Alert, message: Message) -> int | None:
         "source_offset": message.offset,
         "source_timestamp": message.timestamp,
     }
-    statement = insert(AlertRow).values(alert_id=alert.alert_id, revision=1, kind=alert.kind.value, **content)
+    statement = insert(alerts).values(alert_id=alert.alert_id, revision=1, kind=alert.kind.value, **content)
     statement = statement.on_conflict_do_update(
-        index_elements=[AlertRow.alert_id],
-        set_={**content, "revision": AlertRow.revision + 1, "updated_at": func.now()},
-        where=AlertRow.severity_rank < statement.excluded.severity_rank,
-    ).returning(AlertRow.revision)
-    return session.execute(statement).scalar_one_or_none()
+        index_elements=[alerts.c.alert_id],
+        set_={**content, "revision": alerts.c.revision + 1, "updated_at": func.now()},
+        where=alerts.c.severity_rank < statement.excluded.severity_rank,
+    ).returning(alerts.c.revision)
+    return connection.execute(statement).scalar_one_or_none()

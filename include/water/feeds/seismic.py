@@ -79,15 +79,14 @@ def record_published(event_ids: Iterable[str]) -> None:
     from sqlalchemy.dialects.postgresql import insert
 
     from include.operations.database import begin
-    from include.water.tables import PublishedSeismicEvent
+    from include.water.tables import published_seismic_events
 
     rows = [{"event_id": event_id} for event_id in sorted(set(event_ids))]
-    with begin() as session:
+    with begin() as connection:
         if rows:
-            session.execute(insert(PublishedSeismicEvent).on_conflict_do_nothing(), rows)
-        session.execute(
-            delete(PublishedSeismicEvent).where(PublishedSeismicEvent.published_at < func.now() - KEEP_PUBLISHED)
-        )
+            connection.execute(insert(published_seismic_events).on_conflict_do_nothing(), rows)
+        old = published_seismic_events.c.published_at < func.now() - KEEP_PUBLISHED
+        connection.execute(delete(published_seismic_events).where(old))
 
 
 def published(event_ids: Iterable[str]) -> set[str]:
@@ -96,13 +95,13 @@ def published(event_ids: Iterable[str]) -> set[str]:
     from sqlalchemy.dialects.postgresql import ARRAY
 
     from include.operations.database import begin
-    from include.water.tables import PublishedSeismicEvent
+    from include.water.tables import published_seismic_events
 
     # One array: a parameter for each id would end at 65,535.
     asked = cast(list(event_ids), ARRAY(Text))
-    with begin() as session:
-        found = select(PublishedSeismicEvent.event_id).where(PublishedSeismicEvent.event_id == any_(asked))
-        return set(session.scalars(found))
+    event_id = published_seismic_events.c.event_id
+    with begin() as connection:
+        return set(connection.scalars(select(event_id).where(event_id == any_(asked))))
 
 
 def fetch(feed: str, conn_id: str = CONN_ID) -> list[Any]:

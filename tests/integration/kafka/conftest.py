@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import text
 
 from include.contracts import Contract, Topic
-from include.kafka.connection import admin_config, consumer_config, producer_config
+from include.kafka.connection import admin_config, client_config, consumer_config, producer_config
 from include.kafka.consumers import Consumer
 from include.kafka.messages import Message, Rejected
 from include.operations.database import begin
@@ -34,7 +34,7 @@ def order(number: object, amount: int = 1, **changes: object) -> bytes:
     return json.dumps({"version": 1, "number": str(number), "amount": amount, **changes}).encode()
 
 
-def record_effect(session, message: Message) -> None:
+def record_effect(connection, message: Message) -> None:
     """An effect without a unique key of its own, so that one too many shows.
 
     Amounts below zero stand for a message that can never be handled, or whose effect fails.
@@ -43,7 +43,7 @@ def record_effect(session, message: Message) -> None:
         raise Rejected("amount is -1")
     if message.event.amount == -2:
         raise RuntimeError("the effect fails")
-    session.execute(
+    connection.execute(
         text("insert into test_effects values (:topic, :partition, :offset, :number)"),
         {
             "topic": message.topic,
@@ -58,15 +58,15 @@ def record_effect(session, message: Message) -> None:
 def operations(services) -> None:
     """The operational database, migrated, with a table for the tests' effects."""
     upgrade()
-    with begin() as session:
-        session.execute(
+    with begin() as connection:
+        connection.execute(
             text('create table if not exists test_effects (topic text, "partition" int, "offset" bigint, number text)')
         )
 
 
 @pytest.fixture
 def admin(services) -> AdminClient:
-    return AdminClient(admin_config())
+    return AdminClient(admin_config(client_config()))
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def send(services) -> Callable[..., list[int]]:
         headers: list | None = None,
     ) -> list[int]:
         # A client of its own: an older one would not know partitions that were added meanwhile.
-        producer = Producer(producer_config())
+        producer = Producer(producer_config(client_config()))
         offsets: list[int] = []
         name = topic if isinstance(topic, str) else topic.name
 
@@ -153,8 +153,8 @@ def committed(admin: AdminClient, group: str, topic: Topic) -> dict[int, int]:
 
 def effects(topic: Topic) -> list[tuple[int, int, str]]:
     """(partition, offset, number) of every effect, in order; from a session of its own."""
-    with begin() as session:
-        rows = session.execute(
+    with begin() as connection:
+        rows = connection.execute(
             text('select "partition", "offset", number from test_effects where topic = :topic order by 1, 2'),
             {"topic": topic.name},
         )
@@ -167,7 +167,7 @@ def numbers(topic: Topic) -> list[str]:
 
 def read_all(name: str) -> list:
     """Every record of a topic's partition 0, by an independent consumer."""
-    reader = KafkaConsumer({**consumer_config("independent"), "enable.partition.eof": True})
+    reader = KafkaConsumer({**consumer_config(client_config(), "independent"), "enable.partition.eof": True})
     reader.assign([TopicPartition(name, 0, 0)])
     records = []
     while (record := reader.poll(10)) is not None and record.error() is None:
@@ -177,13 +177,13 @@ def read_all(name: str) -> list:
 
 
 def open_claims(consumer: Consumer) -> int:
-    with begin() as session:
+    with begin() as connection:
         query = text("select count(*) from claims where consumer = :name and closed_at is null")
-        return session.scalar(query, {"name": consumer.name}) or 0
+        return connection.scalar(query, {"name": consumer.name}) or 0
 
 
 def alarms(consumer: Consumer) -> dict[str, str]:
     """{kind: message} of the open alarms."""
-    with begin() as session:
+    with begin() as connection:
         query = text("select kind, message from alarms where source = :name and closed_at is null")
-        return dict(session.execute(query, {"name": consumer.name}).all())
+        return dict(connection.execute(query, {"name": consumer.name}).all())

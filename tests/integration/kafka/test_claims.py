@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from include.kafka import tasks
 from include.kafka.claims import claim
-from include.kafka.offsets import Partition
+from include.kafka.offsets import GroupOffsets, Partition
 from include.kafka.reset import NothingToReset, reset_consumer
 from include.operations.database import begin
 from tests.integration.kafka.conftest import alarms, committed, effects, numbers, open_claims, order, wait_for_topics
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.integration
 
 
 def ranges_of(consumer, run_id):
-    with begin() as session:
-        rows = session.execute(
+    with begin() as connection:
+        rows = connection.execute(
             text(
                 "select topic, partition, start_offset, end_offset from claim_ranges join claims on id = claim_id "
                 "where consumer = :consumer and run_id = :run_id order by 1, 2"
@@ -113,9 +113,8 @@ def test_a_claim_killed_before_its_commit_leaves_lag_that_the_next_run_commits(m
     def killed(_):
         raise KeyboardInterrupt
 
-    available = tasks.availability(consumer, admin)
-    with pytest.raises(KeyboardInterrupt):
-        claim(consumer.name, "killed", available, killed, max_messages=100)
+    with GroupOffsets(consumer.group) as group, pytest.raises(KeyboardInterrupt):
+        claim(consumer.name, "killed", lambda: group.look_now([topic.name]), killed, max_messages=100)
     # The trigger still sees lag, so it starts another run.
     assert committed(admin, consumer.group, topic) == {}
     tasks.claim_messages(consumer, "other")
@@ -166,12 +165,11 @@ def test_lost_committed_offsets_are_healed_and_repeat_nothing(make_topic, make_c
 
 
 def test_a_group_that_was_set_before_the_first_claim_starts_there(make_topic, make_consumer, send, admin):
-    from include.kafka.offsets import alter_committed
-
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1), order(2))
-    alter_committed(admin, consumer.group, {Partition(topic.name, 0): 1})
+    with GroupOffsets(consumer.group) as group:
+        group.commit({Partition(topic.name, 0): 1})
     tasks.claim_messages(consumer, "run")
     assert numbers(topic) == ["2"]
 

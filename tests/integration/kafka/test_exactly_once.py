@@ -156,8 +156,8 @@ class World(RuleBasedStateMachine):
                 handler.handle([self.message(wanted, offset) for offset in range(wanted.start, wanted.end)])
                 if kill == "before mark":
                     raise Killed
-                with begin() as session:
-                    mark_handled(session, task.chunk["claim_id"], wanted)
+                with begin() as connection:
+                    mark_handled(connection, task.chunk["claim_id"], wanted)
             task.done = True
         except (Killed, HandlingFailed):
             pass
@@ -169,9 +169,9 @@ class World(RuleBasedStateMachine):
     # What must hold at any time, and in the end
 
     def effects(self):
-        with begin() as session:
+        with begin() as connection:
             query = text("select number from test_effects where topic = :topic")
-            return sorted(session.scalars(query, {"topic": self.topic.name}))
+            return sorted(connection.scalars(query, {"topic": self.topic.name}))
 
     @invariant()
     def no_effect_happens_twice(self):
@@ -204,10 +204,10 @@ class World(RuleBasedStateMachine):
         good = {Order.model_validate_json(value).number for value in values if value not in bad}
         assert self.effects() == sorted(good)
         assert {value for _, value in self.letters} == bad
-        with begin() as session:
+        with begin() as connection:
             name = {"name": self.consumer.name}
-            rows = session.scalar(text("select count(*) from inbox where consumer = :name"), name)
-            still_open = session.scalar(
+            rows = connection.scalar(text("select count(*) from inbox where consumer = :name"), name)
+            still_open = connection.scalar(
                 text("select count(*) from claims where consumer = :name and closed_at is null"), name
             )
         assert rows == len(values)

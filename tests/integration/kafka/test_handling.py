@@ -11,7 +11,7 @@ from confluent_kafka import Producer, TopicPartition
 from sqlalchemy import text
 
 from include.kafka import tasks
-from include.kafka.connection import producer_config
+from include.kafka.connection import client_config, consumer_config, producer_config
 from include.kafka.handling import HandlingFailed
 from include.operations import outbox
 from include.operations.database import begin
@@ -20,10 +20,13 @@ from tests.integration.kafka.conftest import Order, numbers, open_claims, order,
 pytestmark = pytest.mark.integration
 
 
+SEVEN = Order(version=1, number="7", amount=1)
+
+
 def outcomes(consumer):
-    with begin() as session:
+    with begin() as connection:
         query = text("select outcome, count(*) from inbox where consumer = :name group by 1")
-        return dict(session.execute(query, {"name": consumer.name}).all())
+        return dict(connection.execute(query, {"name": consumer.name}).all())
 
 
 BAD = {
@@ -159,7 +162,7 @@ def test_killed_between_dead_letter_and_inbox_keeps_the_message(make_topic, make
 
 
 def transact(topic, transactional_id, *values, commit):
-    producer = Producer({**producer_config(), "transactional.id": transactional_id})
+    producer = Producer({**producer_config(client_config()), "transactional.id": transactional_id})
     producer.init_transactions(10)
     producer.begin_transaction()
     for value in values:
@@ -255,17 +258,17 @@ def receiver(monkeypatch):
 
 
 def outbox_states(consumer):
-    with begin() as session:
+    with begin() as connection:
         query = text("select kind, state from outbox where consumer = :name order by sequence")
-        return [tuple(row) for row in session.execute(query, {"name": consumer.name})]
+        return [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
 
 
 def test_the_outbox_is_delivered_once_with_an_idempotency_key(make_topic, make_consumer, receiver):
     topic, results = make_topic(), make_topic()
     consumer = make_consumer(topic)
-    with begin() as session:
-        outbox.add_message(session, consumer=consumer.name, topic=results, event=Order(version=1, number="7", amount=1))
-        outbox.add_request(session, consumer=consumer.name, conn_id="test_webhook", payload={"text": "hello"})
+    with begin() as connection:
+        outbox.add_message(connection, consumer=consumer.name, topic=results, event=SEVEN)
+        outbox.add_request(connection, consumer=consumer.name, conn_id="test_webhook", payload={"text": "hello"})
     for run in ("first", "second"):
         tasks.claim_messages(consumer, run)
     # A claim without messages delivers too: nothing waits for the next message.
@@ -281,9 +284,7 @@ def test_the_outbox_is_delivered_once_with_an_idempotency_key(make_topic, make_c
 def _partition(topic, number):
     from confluent_kafka import Consumer as KafkaConsumer
 
-    from include.kafka.connection import consumer_config
-
-    reader = KafkaConsumer({**consumer_config("independent"), "enable.partition.eof": True})
+    reader = KafkaConsumer({**consumer_config(client_config(), "independent"), "enable.partition.eof": True})
     reader.assign([TopicPartition(topic.name, number, 0)])
     while (record := reader.poll(10)) is not None and record.error() is None:
         yield record
@@ -293,9 +294,9 @@ def _partition(topic, number):
 def test_a_webhook_that_is_away_holds_up_neither_messages_nor_effects(make_topic, make_consumer, send, receiver):
     topic, results = make_topic(), make_topic()
     consumer = make_consumer(topic)
-    with begin() as session:
-        outbox.add_request(session, consumer=consumer.name, conn_id="test_webhook", payload={"n": 1})
-        outbox.add_message(session, consumer=consumer.name, topic=results, event=Order(version=1, number="7", amount=1))
+    with begin() as connection:
+        outbox.add_request(connection, consumer=consumer.name, conn_id="test_webhook", payload={"n": 1})
+        outbox.add_message(connection, consumer=consumer.name, topic=results, event=SEVEN)
     send(topic, order(1))
     receiver.status = 503
     (chunk,) = tasks.claim_messages(consumer, "run")
@@ -313,9 +314,9 @@ def test_a_webhook_that_is_away_holds_up_neither_messages_nor_effects(make_topic
 
 def test_a_request_that_is_refused_does_not_hold_up_those_behind_it(make_topic, make_consumer, receiver, monkeypatch):
     consumer = make_consumer(make_topic())
-    with begin() as session:
+    with begin() as connection:
         for n in range(3):
-            outbox.add_request(session, consumer=consumer.name, conn_id="test_webhook", payload={"n": n})
+            outbox.add_request(connection, consumer=consumer.name, conn_id="test_webhook", payload={"n": n})
     receiver.status = 422
     with pytest.raises(outbox.OutboxUndelivered, match="422"):
         tasks.claim_messages(consumer, "run")
@@ -330,7 +331,7 @@ def test_a_request_that_is_refused_does_not_hold_up_those_behind_it(make_topic, 
 def test_without_the_connection_a_request_is_skipped_and_kept(make_topic, make_consumer):
     assert "AIRFLOW_CONN_NOT_DEFINED" not in os.environ
     consumer = make_consumer(make_topic())
-    with begin() as session:
-        outbox.add_request(session, consumer=consumer.name, conn_id="not_defined", payload={})
+    with begin() as connection:
+        outbox.add_request(connection, consumer=consumer.name, conn_id="not_defined", payload={})
     tasks.claim_messages(consumer, "run")
     assert outbox_states(consumer) == [("request", "skipped")]

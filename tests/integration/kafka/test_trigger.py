@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from include.kafka import tasks
-from include.kafka.offsets import Partition, alter_committed
+from include.kafka.offsets import GroupOffsets, Partition
 from include.kafka.trigger import ConsumerLagTrigger, lag_watcher
 from tests.integration.kafka.conftest import numbers, order
 
@@ -57,8 +57,8 @@ def test_it_fires_when_a_message_arrives_and_not_before(make_topic, make_consume
         async with Firings(trigger_for(make_consumer(topic))) as firings:
             await asyncio.sleep(1.5)
             assert firings.at == []
-            sent = time.monotonic()
             await asyncio.to_thread(send, topic, order(1))
+            sent = time.monotonic()
             await firings.until(1, timeout=5)
             # Far below the 5 s after which everything is asked anew: it was woken.
             assert firings.at[0] - sent < 2
@@ -145,11 +145,12 @@ def test_it_waits_for_a_topic_that_does_not_exist_and_notices_a_new_partition(
     asyncio.run(scenario())
 
 
-def test_a_group_that_is_ahead_of_the_log_fires_so_that_a_run_can_alarm(make_topic, make_consumer, send, admin):
+def test_a_group_that_is_ahead_of_the_log_fires_so_that_a_run_can_alarm(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1))
-    alter_committed(admin, consumer.group, {Partition(topic.name, 0): 50})
+    with GroupOffsets(consumer.group) as group:
+        group.commit({Partition(topic.name, 0): 50})
 
     async def scenario():
         async with Firings(trigger_for(consumer)) as firings:

@@ -6,7 +6,6 @@ the two.
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import postgresql
 
 revision = "operations_0001"
 down_revision = None
@@ -111,7 +110,6 @@ def upgrade() -> None:
         sa.Column("destination", sa.Text, nullable=False),
         sa.Column("key", sa.LargeBinary),
         sa.Column("body", sa.LargeBinary, nullable=False),
-        sa.Column("headers", postgresql.JSONB, server_default="{}", nullable=False),
         sa.Column("state", sa.String(16), server_default="pending", nullable=False),
         sa.Column("attempts", sa.BigInteger, server_default="0", nullable=False),
         sa.Column("last_error", sa.Text),

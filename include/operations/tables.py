@@ -1,0 +1,182 @@
+"""Tables of the operational database.
+
+Core tables, no mapped classes: the first ORM statement of a process configures every mapped class that is loaded, and
+with Airflow in the process that imports all of Airflow's models: 0.45 s in every task.
+
+A package of the example adds its own tables to the same `metadata`, and its own revisions (`migrate.py` finds them).
+"""
+
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+
+# Constraints have names, so that a migration can drop what it made.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+Timestamp = DateTime(timezone=True)
+
+
+def now_column(name: str) -> Column:
+    """A timestamp that the database sets."""
+    return Column(name, Timestamp, server_default=func.now(), nullable=False)
+
+
+# A consumer; its row is the lock that claimers take.
+consumers = Table("consumers", metadata, Column("name", Text, primary_key=True), now_column("created_at"))
+
+# The next offset that a consumer has not claimed. Kept when claims are pruned.
+positions = Table(
+    "positions",
+    metadata,
+    Column("consumer", Text, ForeignKey("consumers.name"), primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True),
+    # A topic deleted and made again starts at offset 0 under the same name; only this id tells.
+    Column("topic_id", Text, nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
+)
+
+# The offset ranges that one Dag run owns; a row even when it claimed nothing.
+claims = Table(
+    "claims",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("consumer", Text, ForeignKey("consumers.name"), nullable=False),
+    Column("run_id", Text, nullable=False),
+    now_column("claimed_at"),
+    # Set when every offset of every range is handled: until then the claim is open.
+    Column("closed_at", Timestamp),
+    UniqueConstraint("consumer", "run_id"),
+    Index("ix_claims_open", "consumer", "claimed_at", postgresql_where=text("closed_at is null")),
+)
+
+# Offsets [start_offset, end_offset) of one partition, immutable. Retention had removed [start_offset, readable_from)
+# before the claim was made: lost, and on record here.
+claim_ranges = Table(
+    "claim_ranges",
+    metadata,
+    Column("claim_id", BigInteger, ForeignKey("claims.id", ondelete="CASCADE"), primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True),
+    Column("topic_id", Text, nullable=False),
+    Column("start_offset", BigInteger, nullable=False),
+    Column("readable_from", BigInteger, nullable=False),
+    Column("end_offset", BigInteger, nullable=False),
+    CheckConstraint("start_offset <= readable_from and readable_from <= end_offset", name="ordered"),
+)
+
+# Offsets of a claim that are done: each has an inbox row, or holds no record, or is lost to retention.
+handled_ranges = Table(
+    "handled_ranges",
+    metadata,
+    Column("claim_id", BigInteger, ForeignKey("claims.id", ondelete="CASCADE"), primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True),
+    Column("start_offset", BigInteger, primary_key=True),
+    Column("end_offset", BigInteger, primary_key=True),
+    # Offsets that retention removed between the claim and the reading.
+    Column("lost", BigInteger, server_default="0", nullable=False),
+    now_column("handled_at"),
+)
+
+
+class Outcome(StrEnum):
+    """What became of a message."""
+
+    handled = "handled"
+    # Its event was handled before, at other coordinates.
+    duplicate = "duplicate"
+    dead_letter = "dead_letter"
+
+
+# One row for every message a consumer is done with. Two unique keys: the coordinates stop redelivery, the event id
+# stops what a producer sent twice. Coordinates hold the topic's id, because a topic that was made again uses the same
+# offsets for other messages.
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("consumer", Text, primary_key=True),
+    Column("topic_id", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    Column("topic", Text, nullable=False),
+    Column("contract", Text, nullable=False),
+    Column("event_id", Text),
+    Column("outcome", String(16), nullable=False),
+    # Why a dead letter is one (a Reason) and where in the message; null otherwise.
+    Column("reason", Text),
+    Column("detail", Text),
+    Column("run_id", Text, nullable=False),
+    now_column("recorded_at"),
+    CheckConstraint("outcome in ('handled', 'duplicate', 'dead_letter')", name="outcome"),
+    Index(
+        "uq_inbox_event",
+        "consumer",
+        "contract",
+        "event_id",
+        unique=True,
+        postgresql_where=text("outcome = 'handled'"),
+    ),
+    Index("ix_inbox_recorded_at", "recorded_at"),
+)
+
+# What must leave the database: written with the effect, delivered afterwards at least once. `id` is the idempotency
+# key that the receiver sees. `state` is pending, delivered, skipped (its connection is not defined) or failed (refused
+# too often; kept, and an alarm is open).
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("sequence", BigInteger, Identity(), primary_key=True),
+    Column("id", Uuid, server_default=text("gen_random_uuid()"), unique=True, nullable=False),
+    Column("consumer", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    # A topic's name, or the id of an Airflow HTTP connection.
+    Column("destination", Text, nullable=False),
+    Column("key", LargeBinary),
+    Column("body", LargeBinary, nullable=False),
+    Column("state", String(16), server_default="pending", nullable=False),
+    Column("attempts", BigInteger, server_default="0", nullable=False),
+    Column("last_error", Text),
+    now_column("created_at"),
+    Column("delivered_at", Timestamp),
+    CheckConstraint("state in ('pending', 'delivered', 'skipped', 'failed')", name="state"),
+    CheckConstraint("kind in ('message', 'request')", name="kind"),
+    Index("ix_outbox_pending", "consumer", "sequence", postgresql_where=text("state = 'pending'")),
+)
+
+# Something a person must look at. One row an episode: open until what caused it is gone.
+alarms = Table(
+    "alarms",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    now_column("opened_at"),
+    Column("closed_at", Timestamp),
+    Index("uq_alarms_open", "source", "kind", unique=True, postgresql_where=text("closed_at is null")),
+)
