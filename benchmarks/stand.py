@@ -40,7 +40,8 @@ class Stand:
         self.metadata: Engine = create_engine(url, pool_pre_ping=True)
         # One for all messages: a message's timestamp is that of its produce call, and the first call of a client waits
         # half a second for its connection.
-        self.producer = Producer({**endpoints["kafka"]["client_config"], "acks": "all", "enable.idempotence": True})
+        config = {**endpoints["kafka"]["client_config"], "acks": "all", "enable.idempotence": True, "log_level": 2}
+        self.producer = Producer(config)
         self._token = ""
 
     # Messages

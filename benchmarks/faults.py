@@ -1,0 +1,250 @@
+"""`make faults`: kill everything under load, then count what was lost and what was done twice.
+
+Messages, some of them bad, are sent in bursts while kill -9 hits the triggerer, the scheduler, claiming tasks, handling
+tasks and the broker, and PostgreSQL ends the connections of the operational database. Afterwards every message sent is
+looked for: good ones among the effects (a table without a unique key), bad ones in the dead-letter topics. Then claims
+are stalled under traffic, to see how many Dag runs that makes. Prints a table and, as its last line, one JSON object.
+"""
+
+import argparse
+import collections
+import contextlib
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+from confluent_kafka import Consumer, TopicPartition
+from sqlalchemy import text
+
+from benchmarks.consumers import FAULTS, FAULTS_TOPICS, Probe
+from benchmarks.stand import Stand, say, stand
+from include.contracts.breaking import broken
+
+# As Airflow's task runner names its process; the worker above it has "LocalExecutor:" in front of the id.
+TASK_PROCESS = re.compile(r"airflow worker -- ([0-9a-f-]{36})")
+BURST = 250
+BAD_IN_A_BURST = 3
+
+
+class Traffic:
+    """Sends numbered messages in bursts, from a thread of its own, and knows what the broker has acknowledged."""
+
+    def __init__(self, it: Stand) -> None:
+        self.it = it
+        self.good: set[str] = set()
+        self.bad: set[bytes] = set()
+        self._numbers = itertools.count()
+        self._kinds = itertools.cycle(range(100))
+
+    @property
+    def sent(self) -> int:
+        return len(self.good) + len(self.bad)
+
+    def burst(self, good: int, bad: int) -> None:
+        topic = FAULTS_TOPICS[next(self._kinds) % len(FAULTS_TOPICS)]
+        numbers = [f"{topic.name}-{next(self._numbers)}" for _ in range(good)]
+        values = [json.dumps({"version": 1, "number": number}).encode() for number in numbers]
+        spoiled = [self._spoil(topic) for _ in range(bad)]
+        mixed = values + spoiled
+        random.shuffle(mixed)
+        self.it.send(topic.name, mixed)
+        self.good.update(numbers)
+        self.bad.update(spoiled)
+
+    def _spoil(self, topic) -> bytes:
+        """A value that breaks the contract in one of all ways, and is like no other."""
+        number = f"bad-{next(self._numbers)}"
+        values = [v for v in broken(topic, Probe(version=1, number=number)).values() if v and number.encode() in v]
+        return values[next(self._kinds) % len(values)]
+
+
+def kill(pids: list[int]) -> bool:
+    """kill -9; False when nobody was there."""
+    killed = False
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            killed = True
+    return killed
+
+
+def task_processes(it: Stand, task_id: str) -> list[int]:
+    """Processes that run this task of the Dag now: their title is the task instance's id."""
+    titles = {}
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if found := TASK_PROCESS.fullmatch(" ".join(process.info["cmdline"] or ()).strip()):
+            titles[found[1]] = process.info["pid"]
+    if not titles:
+        return []
+    query = text("select id from task_instance where dag_id = 'faults' and task_id = :task_id and id = any(:ids)")
+    with it.metadata.connect() as connection:
+        ids = connection.execute(query, {"task_id": task_id, "ids": list(titles)}).scalars()
+        return [titles[str(ti_id)] for ti_id in ids]
+
+
+def kill_task(it: Stand, task_id: str) -> bool:
+    """Kill one at a random moment of its life; False when none ran for a minute."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if pids := task_processes(it, task_id):
+            time.sleep(random.uniform(0, 0.3))
+            if kill(pids[:1]):
+                return True
+        time.sleep(0.01)
+    return False
+
+
+def kill_program(it: Stand, name: str) -> bool:
+    killed = kill(it.stack.pids(name))
+    it.stack.wait_until_ready(name)
+    return killed
+
+
+def end_database_connections(it: Stand) -> bool:
+    """As a failover does: every connection to the operational database but ours is ended, while claims are made."""
+    deadline = time.monotonic() + 60
+    query = (
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+        "where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    while time.monotonic() < deadline:
+        if it.query(query)[0][0]:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+FAULTS_BY_NAME: dict[str, Callable[[Stand], bool]] = {
+    "triggerer": lambda it: kill_program(it, "triggerer"),
+    "scheduler": lambda it: kill_program(it, "scheduler"),
+    "claim task": lambda it: kill_task(it, "claim"),
+    "handling task": lambda it: kill_task(it, "handle"),
+    "broker": lambda it: kill_program(it, "kafka"),
+    "database connections": end_database_connections,
+}
+
+
+@contextlib.contextmanager
+def bursts(traffic: Traffic, total: int, pause: float) -> Iterator[threading.Thread]:
+    """Send in the background until `total` messages are sent."""
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while traffic.sent < total:
+                traffic.burst(min(BURST, total - traffic.sent) - BAD_IN_A_BURST, BAD_IN_A_BURST)
+                time.sleep(pause)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    yield thread
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def effects(it: Stand) -> list[str]:
+    names = [topic.name for topic in FAULTS_TOPICS]
+    return [n for (n,) in it.query("select number from bench_effects where lane = any(:names)", names=names)]
+
+
+def dead_letters(it: Stand) -> set[bytes]:
+    """What is in the dead-letter topics, read by somebody else."""
+    found: set[bytes] = set()
+    config = it.stack.endpoints()["kafka"]["client_config"]
+    for topic in FAULTS_TOPICS:
+        reader = Consumer({**config, "group.id": "independent", "enable.partition.eof": True})
+        reader.assign([TopicPartition(topic.dead_letter_name, 0, 0)])
+        while (record := reader.poll(20)) is not None and record.error() is None:
+            found.add(record.value())
+        reader.close()
+    return found
+
+
+def wait_until_handled(it: Stand, traffic: Traffic, timeout: float) -> None:
+    """Wait until every message is done and every claim closed, or nothing more is to be expected."""
+    deadline = time.monotonic() + timeout
+    last = ""
+    while time.monotonic() < deadline:
+        ((done,),) = it.query("select count(*) from inbox where consumer = :name", name=FAULTS.name)
+        ((opened,),) = it.query(
+            "select count(*) from claims where consumer = :name and closed_at is null", name=FAULTS.name
+        )
+        if done >= traffic.sent and not opened:
+            return
+        line = f"handled {done} of {traffic.sent}, {opened} claims open"
+        if line != last:
+            say(line)
+            last = line
+        time.sleep(5)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
+    parser.add_argument("--messages", type=int, default=10_000, help="to send under faults (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each fault hits (default: %(default)s)")
+    parser.add_argument("--stall-minutes", type=float, default=10, help="of claims that fail (default: %(default)s)")
+    options = parser.parse_args()
+    kills: collections.Counter[str] = collections.Counter()
+    # A killed scheduler's tasks are noticed by their missing heartbeat.
+    with stand({"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30"}) as it:
+        it.wait_until(lambda: len(it.request("GET", "/dags")["dags"]) == 4, "the Dag files to be read", 60)
+        traffic = Traffic(it)
+        # Spread over the faults, so that each hits a lane at work.
+        pause = max(1.0, options.rounds * len(FAULTS_BY_NAME) * 12 / (options.messages / BURST))
+        with bursts(traffic, options.messages, pause) as sending:
+            for n in range(options.rounds):
+                for name, fault in FAULTS_BY_NAME.items():
+                    time.sleep(random.uniform(1, 4))
+                    kills[name] += fault(it)
+                    say(f"round {n + 1}: {name} hit {kills[name]} times; {traffic.sent} sent, runs {it.runs('faults')}")
+            if sending.is_alive():
+                say("waiting for the rest to be sent")
+        wait_until_handled(it, traffic, timeout=900)
+
+        say(f"claims are stalled for {options.stall_minutes:g} minutes under traffic")
+        it.execute("insert into bench_switches values ('stalled')")
+        runs_before = sum(it.runs("faults").values())
+        stalled_until = time.monotonic() + 60 * options.stall_minutes
+        while time.monotonic() < stalled_until:
+            traffic.burst(10, 0)
+            time.sleep(1)
+        runs_while_stalled = sum(it.runs("faults").values()) - runs_before
+        it.execute("delete from bench_switches")
+        say(f"{runs_while_stalled} runs were created meanwhile; claims work again")
+        wait_until_handled(it, traffic, timeout=900)
+
+        seen = effects(it)
+        kept = dead_letters(it)
+        states = it.runs("faults")
+    result = {
+        "sent": traffic.sent,
+        "handled": len(set(seen) & traffic.good),
+        "lost": len(traffic.good - set(seen)) + len(traffic.bad - kept),
+        "twice": len(seen) - len(set(seen)),
+        "dead_lettered": len(traffic.bad & kept),
+        "planted_bad": len(traffic.bad),
+        "kills": dict(kills),
+        "runs_while_stalled": runs_while_stalled,
+        "stalled_minutes": options.stall_minutes,
+        "runs": states,
+    }
+    for name, value in result.items():
+        print(f"{name:20} {value}")
+    print(json.dumps(result))
+    complete = all(kills[name] >= options.rounds for name in FAULTS_BY_NAME)
+    return 0 if result["lost"] == result["twice"] == 0 and complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
