@@ -59,7 +59,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["claim_id"], ["claims.id"], name="fk_claim_ranges_claim_id", ondelete="CASCADE"),
         sa.CheckConstraint(
             "start_offset <= readable_from and readable_from <= end_offset",
-            name="ck_claim_ranges_ordered",
+            name=op.f("ck_claim_ranges_ordered"),
         ),
     )
     op.create_table(
@@ -91,7 +91,7 @@ def upgrade() -> None:
         sa.Column("run_id", sa.Text, nullable=False),
         sa.Column("recorded_at", timestamp, server_default=sa.func.now(), nullable=False),
         sa.PrimaryKeyConstraint("consumer", "topic_id", "partition", "offset", name="pk_inbox"),
-        sa.CheckConstraint("outcome in ('handled', 'duplicate', 'dead_letter')", name="ck_inbox_outcome"),
+        sa.CheckConstraint("outcome in ('handled', 'duplicate', 'dead_letter')", name=op.f("ck_inbox_outcome")),
     )
     op.create_index(
         "uq_inbox_event",
@@ -117,8 +117,8 @@ def upgrade() -> None:
         sa.Column("delivered_at", timestamp),
         sa.PrimaryKeyConstraint("sequence", name="pk_outbox"),
         sa.UniqueConstraint("id", name="uq_outbox_id"),
-        sa.CheckConstraint("state in ('pending', 'delivered', 'skipped', 'failed')", name="ck_outbox_state"),
-        sa.CheckConstraint("kind in ('message', 'request')", name="ck_outbox_kind"),
+        sa.CheckConstraint("state in ('pending', 'delivered', 'skipped', 'failed')", name=op.f("ck_outbox_state")),
+        sa.CheckConstraint("kind in ('message', 'request')", name=op.f("ck_outbox_kind")),
     )
     op.create_index(
         "ix_outbox_pending", "outbox", ["consumer", "sequence"], postgresql_where=sa.text("state = 'pending'")

@@ -34,8 +34,8 @@ def upgrade() -> None:
         sa.Column("source_offset", sa.BigInteger, nullable=False),
         sa.Column("source_timestamp", timestamp),
         sa.PrimaryKeyConstraint("alert_id", name="pk_alerts"),
-        sa.CheckConstraint("kind in ('seismic', 'leak')", name="ck_alerts_kind"),
-        sa.CheckConstraint("severity in ('minor', 'major', 'critical')", name="ck_alerts_severity"),
+        sa.CheckConstraint("kind in ('seismic', 'leak')", name=op.f("ck_alerts_kind")),
+        sa.CheckConstraint("severity in ('minor', 'major', 'critical')", name=op.f("ck_alerts_severity")),
     )
     op.create_index("ix_alerts_updated_at", "alerts", ["updated_at"])
     op.create_table(
