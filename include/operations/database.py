@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.engine import ExceptionContext
 
 CONN_ID = "operations_db"
 
@@ -44,7 +45,26 @@ def url(conn_id: str = CONN_ID) -> URL:
 def engine(conn_id: str = CONN_ID) -> Engine:
     """One engine a process. Task processes are short: few connections, checked before use."""
     # hide_parameters: an error's text goes to task logs, and parameters are what customers wrote.
-    return create_engine(url(conn_id), pool_size=2, max_overflow=2, pool_pre_ping=True, hide_parameters=True)
+    made = create_engine(url(conn_id), pool_size=2, max_overflow=2, pool_pre_ping=True, hide_parameters=True)
+    event.listen(made, "handle_error", _hide_values)
+    return made
+
+
+def _hide_values(context: ExceptionContext) -> None:
+    """Shorten PostgreSQL's own text, which quotes values: `DETAIL: Failing row contains (...)`.
+
+    Its first line names the table, column or constraint, and quotes a value only for data that it cannot read (class
+    22: `invalid input syntax for type bigint: "..."`).
+    """
+    error = context.original_exception
+    diagnostics = getattr(error, "diag", None)
+    if diagnostics is None or diagnostics.sqlstate is None:
+        return
+    hidden = diagnostics.sqlstate.startswith("22")
+    text = f"SQLSTATE {diagnostics.sqlstate}" if hidden else diagnostics.message_primary
+    error.args = (text,)
+    if context.sqlalchemy_exception is not None:
+        context.sqlalchemy_exception.args = (f"({type(error).__module__}.{type(error).__name__}) {text}",)
 
 
 @contextmanager
