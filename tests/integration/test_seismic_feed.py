@@ -13,20 +13,17 @@ from typing import Any
 
 import pytest
 from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from sqlalchemy import delete, select, update
 
 from include.kafka.connection import client_config, consumer_config
 from include.kafka.producer import DeliveryFailed
-from include.operations.database import begin, engine
-from include.operations.tables import metadata
+from include.operations.database import begin
 from include.water import services as water_services
 from include.water.feeds import seismic
 from include.water.simulators.feed_server import server
 from include.water.simulators.quakes import Quakes
-from include.water.tables import alerts, published_seismic_events
+from include.water.tables import published_seismic_events
 from include.water.topics import SEISMIC_EVENTS, TOPICS, SeismicEvent
 
 pytestmark = pytest.mark.integration
@@ -224,16 +221,3 @@ def test_preparing_the_services_again_changes_nothing(feed: Clock):
     there = consumer.list_topics(timeout=10).topics
     consumer.close()
     assert {name for topic in TOPICS for name in (topic.name, topic.dead_letter_name)} <= set(there)
-
-
-def test_the_migrations_make_the_tables_that_the_code_declares(feed: Clock):
-    mine = {alerts.name, published_seismic_events.name}
-
-    def include(_: object, name: str | None, kind: str, *__: object) -> bool:
-        return kind != "table" or name in mine
-
-    with engine().connect() as connection:
-        context = MigrationContext.configure(
-            connection, opts={"include_object": include, "compare_type": True, "compare_server_default": True}
-        )
-        assert compare_metadata(context, metadata) == []

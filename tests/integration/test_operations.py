@@ -1,0 +1,288 @@
+"""The operational database: migrations, alarms, and errors that keep what customers wrote to themselves."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from include.operations.alarms import close_alarm, open_alarm
+from include.operations.database import begin, engine
+from include.operations.migrate import MIGRATION_LOCK, upgrade
+from include.operations.tables import metadata
+
+pytestmark = pytest.mark.integration
+
+PROJECT = Path(__file__).resolve().parents[2]
+NOTHING_TO_DO = "nothing to do: the database is up to date"
+
+
+@pytest.fixture
+def new_database(services, monkeypatch) -> Iterator[Callable[[], str]]:
+    """Makes an empty database; returns the id of the Airflow connection that leads there."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"operations_{uuid.uuid4().hex[:8]}"
+        with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f"create database {name}"))
+        made.append(name)
+        base, _ = os.environ["AIRFLOW_CONN_OPERATIONS_DB"].rsplit("/", 1)
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", f"{base}/{name}")
+        return name
+
+    yield make
+    for name in made:
+        engine(name).dispose()
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for name in made:
+            connection.execute(text(f"drop database {name} with (force)"))
+
+
+def command(database_url: str) -> subprocess.Popen[str]:
+    """`python -m include.operations upgrade`, as a deployment runs it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "include.operations", "upgrade"],
+        cwd=PROJECT,
+        env={**os.environ, "AIRFLOW_CONN_OPERATIONS_DB": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def url_of(conn_id: str) -> str:
+    return os.environ[f"AIRFLOW_CONN_{conn_id.upper()}"]
+
+
+@pytest.fixture
+def declared() -> None:
+    """Every package's tables are in the metadata."""
+    for module in sorted(PROJECT.glob("include/*/tables.py")):
+        importlib.import_module(f"include.{module.parent.name}.tables")
+
+
+def definitions(conn_id: str) -> set[tuple[str, str, str]]:
+    """(table, name, SQL) of every constraint and index."""
+    constraints = """
+        select conrelid::regclass::text, conname::text, pg_get_constraintdef(oid) from pg_constraint
+        where connamespace = 'public'::regnamespace
+        union all
+        select tablename::text, indexname::text, indexdef from pg_indexes where schemaname = 'public'
+    """
+    with begin(conn_id) as connection:
+        rows = connection.execute(text(constraints))
+        return {tuple(row) for row in rows if row[0] != "alembic_version"}
+
+
+def test_the_migrations_make_exactly_the_tables_that_the_code_declares(new_database, declared):
+    migrated = new_database()
+    upgrade(migrated)
+    with engine(migrated).connect() as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+
+
+def test_the_migrations_make_the_same_checks_keys_and_partial_indexes(new_database, declared):
+    # Alembic compares none of these.
+    migrated, created = new_database(), new_database()
+    upgrade(migrated)
+    metadata.create_all(engine(created))
+    assert len(definitions(created)) > 30
+    assert definitions(migrated) == definitions(created)
+
+
+def test_a_second_upgrade_changes_nothing(new_database):
+    database = new_database()
+    first = upgrade(database)
+    assert {"operations_0001", "water_0001"} <= {line.split(":")[0] for line in first}
+    before = definitions(database)
+    assert upgrade(database) == []
+    assert definitions(database) == before
+
+
+def test_the_command_says_what_it_did_and_then_that_there_is_nothing_to_do(new_database):
+    url = url_of(new_database())
+    said = []
+    for _ in range(2):
+        process = command(url)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        said.append(out.splitlines())
+    # Airflow logs to the same place.
+    assert "operations_0001: consumers, positions, claims, inbox, outbox, alarms" in said[0]
+    assert said[1][-1] == NOTHING_TO_DO
+    assert NOTHING_TO_DO not in said[0]
+
+
+def waiting_for_lock(database: Engine) -> int:
+    query = "select count(*) from pg_locks where locktype = 'advisory' and not granted and objid = :lock"
+    with database.connect() as connection:
+        return connection.scalar(text(query), {"lock": MIGRATION_LOCK}) or 0
+
+
+def test_of_two_upgrades_at_once_one_does_it_and_the_other_finds_nothing_to_do(new_database):
+    database = new_database()
+    with engine(database).connect() as connection:
+        # Held until both have come as far as they can: so they are at it together.
+        connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        processes = [command(url_of(database)) for _ in range(2)]
+        until = time.monotonic() + 60
+        while waiting_for_lock(engine(database)) < 2:
+            assert time.monotonic() < until, [process.poll() for process in processes]
+            time.sleep(0.1)
+        connection.execute(text("select pg_advisory_unlock(:lock)"), {"lock": MIGRATION_LOCK})
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    last_lines = {out.splitlines()[-1] for out, _ in outputs}
+    assert len(last_lines) == 2
+    assert NOTHING_TO_DO in last_lines
+
+
+def test_an_upgrade_that_crashes_leaves_nothing_and_can_be_run_again(new_database, monkeypatch):
+    database = new_database()
+    from alembic import command as alembic_command
+
+    whole = alembic_command.upgrade
+
+    def crash(config, target):
+        whole(config, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alembic_command, "upgrade", crash)
+        with pytest.raises(KeyboardInterrupt):
+            upgrade(database)
+    assert definitions(database) == set()
+    assert upgrade(database)
+
+
+def test_a_connection_of_the_wrong_type_is_one_line_that_names_it(services):
+    process = command("mysql://user:secret@127.0.0.1:1/operations")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert out == ""
+    assert err == "connection operations_db: conn_type is 'mysql'; the operational database needs 'postgres'\n"
+
+
+def test_a_database_that_is_away_is_said_in_one_line_without_its_password(services):
+    process = command("postgresql://user:secret@127.0.0.1:1/operations")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert out == ""
+    assert len(err.splitlines()) == 1, err
+    assert "127.0.0.1" in err
+    assert "secret" not in err
+
+
+@pytest.fixture
+def source(services) -> str:
+    upgrade()
+    return f"source-{uuid.uuid4().hex[:8]}"
+
+
+def episodes(source: str) -> list[tuple[str, str, bool]]:
+    """(kind, message, whether it is open) of the source's alarms, oldest first."""
+    with begin() as connection:
+        query = "select kind, message, closed_at is null from alarms where source = :source order by id"
+        return [tuple(row) for row in connection.execute(text(query), {"source": source})]
+
+
+def test_an_alarm_is_told_once_an_episode_and_again_in_the_next(source, caplog):
+    for n in range(3):
+        with begin() as connection:
+            assert open_alarm(connection, source, "lag", f"first, look {n}") is (n == 0)
+    assert episodes(source) == [("lag", "first, look 0", True)]
+    for _ in range(2):
+        with begin() as connection:
+            close_alarm(connection, source, "lag")
+    with begin() as connection:
+        assert open_alarm(connection, source, "lag", "second")
+    assert episodes(source) == [("lag", "first, look 0", False), ("lag", "second", True)]
+    told = [record.message for record in caplog.records if source in record.getMessage()]
+    assert len(told) == 2
+    assert {record.levelno for record in caplog.records if source in record.getMessage()} == {logging.ERROR}
+
+
+def test_closing_an_alarm_closes_no_other(source):
+    with begin() as connection:
+        open_alarm(connection, source, "lag", "far behind")
+        open_alarm(connection, source, "age", "old")
+        open_alarm(connection, f"{source}-other", "lag", "far behind too")
+        close_alarm(connection, source, "lag")
+        close_alarm(connection, source, "never opened")
+    assert episodes(source) == [("lag", "far behind", False), ("age", "old", True)]
+    assert episodes(f"{source}-other") == [("lag", "far behind too", True)]
+
+
+@pytest.mark.parametrize("first_commits", [True, False])
+def test_of_two_that_raise_the_same_alarm_at_once_exactly_one_opens_it(source, first_commits):
+    opened: list[bool] = []
+
+    def second() -> None:
+        with begin() as connection:
+            opened.append(open_alarm(connection, source, "lag", "second"))
+
+    thread = threading.Thread(target=second)
+    with engine().connect() as connection, connection.begin() as transaction:
+        assert open_alarm(connection, source, "lag", "first")
+        thread.start()
+        thread.join(timeout=0.5)
+        assert thread.is_alive(), "it did not wait to see whether the first stays"
+        if not first_commits:
+            transaction.rollback()
+    thread.join(timeout=20)
+    assert opened == [not first_commits]
+    assert [message for _, message, _ in episodes(source)] == ["first" if first_commits else "second"]
+
+
+STATEMENTS = {
+    "a unique key": "insert into private values (1, :value), (2, :value)",
+    "a missing value": "insert into private values (null, :value)",
+    "a check": "insert into private values (-1, :value)",
+    "a number": "select cast(cast(:value as text) as bigint)",
+    "a time": "select cast(cast(:value as text) as timestamptz)",
+    "a JSON document": "select cast(cast(:value as text) as jsonb)",
+    "a NUL byte": "insert into private values (3, :value || :nul)",
+    "a length": "insert into private (id, short) values (4, :value)",
+}
+
+
+def execute(statement: str, **parameters: str) -> None:
+    table = "create temporary table private (id int not null check (id > 0), note text unique, short varchar(3))"
+    with begin() as connection:
+        connection.execute(text(table))
+        connection.execute(text(statement), parameters)
+
+
+@pytest.mark.parametrize("what", STATEMENTS)
+def test_a_database_error_shows_no_value_that_somebody_wrote(services, what):
+    statement = STATEMENTS[what]
+    parameters = {"value": "my neighbour Mrs Jones has moved to 12 Quay Street", "nul": "\0"}
+    with pytest.raises(DBAPIError) as caught:
+        execute(statement, **{name: value for name, value in parameters.items() if f":{name}" in statement})
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "Jones" not in shown
+    assert "12 Quay" not in shown
+    # And still says what is wrong, and with which statement.
+    assert type(caught.value.orig).__name__ in shown
+    assert "SQL: " in shown
+
+
+def test_a_constraint_that_was_broken_is_named(source):
+    with pytest.raises(DBAPIError, match="violates check constraint \"ck_inbox_outcome\""):
+        execute("insert into inbox values (:value, '', 0, 0, '', '', null, 'lost', null, null, '')", value="me")
