@@ -33,7 +33,7 @@ class HandlingFailed(Exception):
 
 
 class Handler:
-    """Handles messages of one consumer for one Dag run. A context manager, because it holds a producer."""
+    """Handles messages of one consumer for one Dag run."""
 
     def __init__(self, consumer: Consumer, run_id: str, producer: AcknowledgedProducer) -> None:
         self.consumer = consumer
@@ -47,10 +47,8 @@ class Handler:
 
         Raises HandlingFailed when the effect of some of them failed; all others are handled then.
         """
-        messages = self._without_known(messages)
-        good, bad = self._validated(messages)
-        if bad:
-            dead_letters.send(bad, consumer=self.consumer.name, run_id=self.run_id, producer=self.producer)
+        good, bad = self._validated(self._without_known(messages))
+        self._send(bad)
         try:
             self._record(good, bad)
         except DBAPIError as error:
@@ -61,6 +59,17 @@ class Handler:
             self._one_by_one(good, bad)
         except Exception:
             self._one_by_one(good, bad)
+
+    def keep_dead_letters(self, messages: Sequence[Message]) -> list[Message]:
+        """Settle the messages that break their contract; returns the others, without those that are done."""
+        good, bad = self._validated(self._without_known(messages))
+        self._send(bad)
+        self._record([], bad)
+        return good
+
+    def _send(self, letters: Sequence[DeadLetter]) -> None:
+        if letters:
+            dead_letters.send(letters, consumer=self.consumer.name, run_id=self.run_id, producer=self.producer)
 
     def _without_known(self, messages: Sequence[Message]) -> list[Message]:
         if not messages:
@@ -95,7 +104,7 @@ class Handler:
                 # DataError: the database cannot store it (a NUL in a text, a number out of range), today or tomorrow.
                 detail = str(error) if isinstance(error, Rejected) else type(error.orig).__name__
                 letter = DeadLetter(message, Reason.rejected, detail)
-                dead_letters.send([letter], consumer=self.consumer.name, run_id=self.run_id, producer=self.producer)
+                self._send([letter])
                 self._record([], [letter])
             except DBAPIError:
                 raise

@@ -1,27 +1,29 @@
 """What the tasks of a consumer's Dag call.
 
-chunks = claim(...)              # claim_messages: claims, handles the first chunk, returns the others
-handle.expand(chunk=chunks)      # handle_chunk: each of the others in a task of its own
+Chunked: `claim_messages` claims, handles the first chunk and returns the others; `handle_chunk` is mapped over those.
+One run per message: `claim_partition_keys` claims and returns a partition key for each message, for the asset that
+schedules the Dag whose task calls `handle_message`.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
 from include.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled, reset_command
-from include.kafka.consumers import Consumer
+from include.kafka.consumers import Consumer, Shape
 from include.kafka.handling import Handler, HandlingFailed
+from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange
 from include.kafka.producer import AcknowledgedProducer, Headers
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from include.operations import outbox, webhooks
 from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin
-from include.operations.tables import claims
+from include.operations.tables import claim_ranges, claims
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
     chunk is returned with the others and gets a task and retries of its own: a poisoned message must not keep the
     rest of the claim from being mapped.
     """
+    _check_shape(consumer, Shape.chunked)
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
         claimed = _claim(consumer, run_id, group)
         chunks = split(claimed, consumer.chunk_size)
@@ -58,6 +61,64 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
             log.exception("the first chunk becomes a task of its own")
             return chunks
     return chunks[1:]
+
+
+def claim_partition_keys(consumer: Consumer, run_id: str) -> list[str]:
+    """Claim this run's messages and return a key, "topic-partition-offset", for each that is not done yet.
+
+    What needs no run is settled here: offsets that hold no record, and messages that break their contract, which go
+    to the dead letters. A retried or cleared run returns the keys that are still open.
+    """
+    _check_shape(consumer, Shape.per_message)
+    keys: list[str] = []
+    with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
+        claimed = _claim(consumer, run_id, group)
+        handler = Handler(consumer, run_id, producer)
+        reader = RangeReader(group.consumer)
+        for wanted in claimed.ranges:
+            position = wanted.start
+            for batch in reader.read(wanted):
+                good = {message.offset for message in handler.keep_dead_letters(batch)}
+                for message in batch:
+                    if message.offset in good:
+                        keys.append(partition_key(message))
+                        # Everything before it that is no key: holes and dead letters.
+                        _finish(consumer, claimed.id, replace(wanted, start=position, end=message.offset), 0, run_id)
+                        position = message.offset + 1
+            _finish(consumer, claimed.id, replace(wanted, start=position), reader.lost, run_id)
+        _deliver(consumer, producer)
+    log.info("claimed: consumer=%s run_id=%s keys=%d", consumer.name, run_id, len(keys))
+    return keys
+
+
+def partition_key(message: Message) -> str:
+    """The key of the run that handles this message; topic names may hold a dash, so it is read from the right."""
+    return f"{message.topic}-{message.partition}-{message.offset}"
+
+
+def handle_message(consumer: Consumer, key: str, run_id: str) -> None:
+    """Handle the one message that a partition key names, as `claim_partition_keys` made it.
+
+    Raises what `handle_chunk` raises, and ValueError for a key that this consumer has not claimed.
+    """
+    topic, partition, offset = key.rsplit("-", 2)
+    holds = (
+        claim_ranges.c.topic == topic,
+        claim_ranges.c.partition == int(partition),
+        claim_ranges.c.start_offset <= int(offset),
+        claim_ranges.c.end_offset > int(offset),
+    )
+    found = select(claim_ranges.c.claim_id, claim_ranges.c.topic_id).join(
+        claims, claims.c.id == claim_ranges.c.claim_id
+    )
+    # The newest: a topic that was made again has the same offsets once more.
+    found = found.where(claims.c.consumer == consumer.name, *holds).order_by(claim_ranges.c.claim_id.desc()).limit(1)
+    with begin() as connection:
+        row = connection.execute(found).one_or_none()
+    if row is None:
+        raise ValueError(f"consumer {consumer.name}: no claim holds {key!r}")
+    wanted = OffsetRange(topic, row.topic_id, int(partition), int(offset), int(offset) + 1)
+    handle_chunk(consumer, {"claim_id": row.claim_id, "ranges": [asdict(wanted)]}, run_id)
 
 
 def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
@@ -94,6 +155,11 @@ def split(claimed: Claimed, chunk_size: int) -> list[Chunk]:
             room -= end - start
             start = end
     return [{"claim_id": claimed.id, "ranges": [asdict(r) for r in ranges]} for ranges in chunks]
+
+
+def _check_shape(consumer: Consumer, wanted: Shape) -> None:
+    if consumer.shape is not wanted:
+        raise ValueError(f"consumer {consumer.name}: its shape is {consumer.shape}, this task is for {wanted}")
 
 
 def _final(text: str) -> Exception:
@@ -173,6 +239,8 @@ def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, 
 
 
 def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, lost: int, run_id: str) -> None:
+    if not len(done):
+        return
     with begin() as connection:
         mark_handled(connection, claim_id, done, lost=lost)
         if lost:
