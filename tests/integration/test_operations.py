@@ -284,5 +284,5 @@ def test_a_database_error_shows_no_value_that_somebody_wrote(services, what):
 
 
 def test_a_constraint_that_was_broken_is_named(source):
-    with pytest.raises(DBAPIError, match="violates check constraint \"ck_inbox_outcome\""):
+    with pytest.raises(DBAPIError, match='violates check constraint "ck_inbox_outcome"'):
         execute("insert into inbox values (:value, '', 0, 0, '', '', null, 'lost', null, null, '')", value="me")
