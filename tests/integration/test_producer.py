@@ -1,0 +1,188 @@
+"""What is not acknowledged is an error, never silence."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from include.kafka.connection import UnsafeKafkaConnection
+from include.kafka.producer import AcknowledgedProducer, DeliveryFailed
+
+pytestmark = pytest.mark.integration
+
+MAX_BYTES = 2_000
+TOO_LARGE = b"x" * (MAX_BYTES + 1_000)
+
+
+@pytest.fixture
+def config(services) -> dict[str, str]:
+    return services.endpoints()["kafka"]["client_config"]
+
+
+@pytest.fixture
+def connect(config, monkeypatch) -> Callable[..., str]:
+    """Declare an Airflow connection with these settings added; returns its id."""
+
+    def declare(**settings: Any) -> str:
+        conn_id = f"kafka_{uuid.uuid4().hex[:8]}"
+        extra = {**config, **{name.replace("_", "."): value for name, value in settings.items()}}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps({"conn_type": "kafka", "extra": extra}))
+        return conn_id
+
+    return declare
+
+
+@pytest.fixture
+def topic(config) -> str:
+    """A topic of one partition that takes small messages only."""
+    name = f"small.{uuid.uuid4().hex[:8]}"
+    admin = AdminClient(config)
+    (future,) = admin.create_topics([NewTopic(name, 1, 1, config={"max.message.bytes": str(MAX_BYTES)})]).values()
+    future.result(30)
+    return name
+
+
+@pytest.fixture
+def values(config, topic) -> Callable[[], list[bytes]]:
+    """What the topic holds, read by somebody else."""
+
+    def read() -> list[bytes]:
+        reader = Consumer({**config, "group.id": "independent", "enable.partition.eof": True})
+        reader.assign([TopicPartition(topic, 0, 0)])
+        found = []
+        while (record := reader.poll(20)) is not None and record.error() is None:
+            found.append(record.value())
+        reader.close()
+        return found
+
+    return read
+
+
+@pytest.fixture
+def stop_broker(services) -> Iterator[Callable[[], None]]:
+    """Stops the broker; it is started again after the test."""
+    yield lambda: services.stop("kafka")
+    services.start("kafka")
+
+
+def messages(*values: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"key", value) for value in values]
+
+
+def produce(topic: str, conn_id: str, *values: bytes, delivery_callback: str | None = None) -> None:
+    """The provider's operator, run without a scheduler."""
+    operator = ProduceToTopicOperator(
+        task_id="produce",
+        kafka_config_id=conn_id,
+        topic=topic,
+        producer_function=messages,
+        producer_function_args=values,
+        delivery_callback=delivery_callback,
+        synchronous=False,
+    )
+    operator.execute({})
+
+
+OURS = "include.kafka.producer.raise_on_delivery_failure"
+
+
+def test_everything_is_acknowledged_when_the_block_ends(connect, topic, values):
+    with AcknowledgedProducer(connect()) as producer:
+        for n in range(100):
+            producer.send(topic, key=b"k", value=b"%d" % n, headers=[("h", None)])
+    assert producer.acknowledged == 100
+    assert values() == [b"%d" % n for n in range(100)]
+
+
+def test_a_message_that_the_broker_refuses_for_its_size_fails_the_flush_and_the_next_is_taken(connect, topic, values):
+    producer = AcknowledgedProducer(connect())
+    producer.send(topic, key=None, value=TOO_LARGE)
+    with pytest.raises(DeliveryFailed, match=f"1 messages not acknowledged; the first: topic {topic}: .*MSG_SIZE"):
+        producer.flush()
+    producer.send(topic, key=None, value=b"small")
+    producer.flush()
+    assert producer.acknowledged == 1
+    assert values() == [b"small"]
+
+
+def send_in_a_block(conn_id: str, topic: str, *values: bytes, then: Exception | None = None) -> None:
+    with AcknowledgedProducer(conn_id) as producer:
+        for value in values:
+            producer.send(topic, key=None, value=value)
+        if then:
+            raise then
+
+
+def test_a_failed_delivery_fails_the_block_and_hides_no_error_of_it(connect, topic):
+    conn_id = connect()
+    with pytest.raises(DeliveryFailed):
+        send_in_a_block(conn_id, topic, TOO_LARGE)
+    with pytest.raises(LookupError):
+        send_in_a_block(conn_id, topic, TOO_LARGE, then=LookupError())
+
+
+def test_a_message_above_the_clients_own_limit_is_refused_before_it_is_sent(connect, topic, values):
+    producer = AcknowledgedProducer(connect(message_max_bytes=1_500))
+    with pytest.raises(KafkaException, match="MSG_SIZE_TOO_LARGE"):
+        producer.send(topic, key=None, value=TOO_LARGE)
+    producer.flush()
+    assert values() == []
+
+
+def test_a_broker_that_is_away_fails_the_delivery_and_a_later_try_succeeds(
+    connect, topic, values, stop_broker, services
+):
+    conn_id = connect(delivery_timeout_ms=1_500)
+    producer = AcknowledgedProducer(conn_id)
+    producer.send(topic, key=None, value=b"before")
+    producer.flush()
+    stop_broker()
+    producer.send(topic, key=None, value=b"lost?")
+    with pytest.raises(DeliveryFailed, match="_MSG_TIMED_OUT"):
+        producer.flush()
+    with pytest.raises(DeliveryFailed, match="_MSG_TIMED_OUT"):
+        produce(topic, conn_id, b"lost?", delivery_callback=OURS)
+    services.start("kafka")
+    # As a task's retry does it.
+    send_in_a_block(conn_id, topic, b"after")
+    produce(topic, conn_id, b"last", delivery_callback=OURS)
+    assert values() == [b"before", b"after", b"last"]
+
+
+def test_the_stock_operator_fails_with_our_callback(connect, topic, values):
+    conn_id = connect()
+    with pytest.raises(DeliveryFailed, match=f"topic {topic}: .*MSG_SIZE_TOO_LARGE"):
+        produce(topic, conn_id, b"first", TOO_LARGE, delivery_callback=OURS)
+    produce(topic, conn_id, b"retried", delivery_callback=OURS)
+    assert values()[-1] == b"retried"
+
+
+def test_the_stock_operator_alone_succeeds_without_delivering(connect, topic, values):
+    # The reason for our callback: when this fails, upstream has mended it and the callback can go.
+    produce(topic, connect(), TOO_LARGE)
+    assert values() == []
+
+
+def test_a_full_local_queue_waits_and_loses_nothing(connect, topic, values):
+    with AcknowledgedProducer(connect(queue_buffering_max_messages=10, linger_ms=50)) as producer:
+        for n in range(300):
+            producer.send(topic, key=b"k", value=b"%d" % n)
+    assert producer.acknowledged == 300
+    assert values() == [b"%d" % n for n in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("acks", 1), ("acks", "0"), ("request.required.acks", "1"), ("enable.idempotence", False)]
+)
+def test_a_connection_that_could_lose_what_was_acknowledged_is_refused_by_name(connect, topic, values, setting, value):
+    conn_id = connect(**{setting.replace(".", "_"): value})
+    with pytest.raises(UnsafeKafkaConnection, match=rf"connection {conn_id}: {setting} is {value!r}; .*set it to"):
+        send_in_a_block(conn_id, topic, b"never sent")
+    assert values() == []
