@@ -122,10 +122,11 @@ class Airflow(Service):
         # --skip-serve-logs: the log servers would listen on all interfaces, at fixed ports; the api-server reads
         # the same files from disk.
         extra = {"scheduler": ["--skip-serve-logs"], "triggerer": ["--skip-serve-logs"]}
+        launch = [sys.executable, "-m", "stack.groups", str(self.folder.parent)]
         return [
             Program(
                 name,
-                [sys.executable, "-m", "airflow", name, *extra.get(name, [])],
+                [*launch, name, sys.executable, "-m", "airflow", name, *extra.get(name, [])],
                 directory=PROJECT,
                 stop_seconds=20,
             )

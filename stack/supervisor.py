@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
+from stack import groups
 from stack.errors import StackError
 from stack.service import Program
 from stack.state import State
@@ -143,10 +144,11 @@ class Supervisor:
 
 def leftovers(folder: Path) -> list[psutil.Process]:
     """Processes that were started by the stack of this folder."""
-    found = []
+    found = groups.all_members(folder)
+    known = {process.pid for process in found}
     for process in psutil.process_iter():
         try:
-            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+            if process.pid in {os.getpid(), *known} or process.status() == psutil.STATUS_ZOMBIE:
                 continue
             if process.environ().get(MARKER) == str(folder):
                 found.append(process)
