@@ -1,0 +1,84 @@
+"""An event is handed over at once, by the trigger runner of the Airflow that is installed."""
+
+import asyncio
+
+from airflow.jobs.triggerer_job_runner import TriggerRunner, messages
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+from include.kafka.triggerer import hand_over_events
+
+
+class Supervisor:
+    """Takes what the runner sends it, and asks for one more trigger in its answer."""
+
+    def __init__(self) -> None:
+        self.events: list = []
+        self.asked = asyncio.Event()
+
+    async def asend(self, message):
+        self.events += message.events or []
+        self.asked.set()
+        await asyncio.sleep(0.05)
+        return messages.TriggerStateSync(to_create=[], to_cancel={41})
+
+
+class FiresOnce(BaseEventTrigger):
+    handed_over = None
+
+    def serialize(self):
+        return "tests.unit.kafka.test_triggerer.FiresOnce", {}
+
+    async def run(self):
+        yield TriggerEvent({"lag": 3})
+        self.handed_over = hand_over_events()
+        await asyncio.sleep(30)
+
+
+def run_with(trigger: BaseEventTrigger, scenario) -> TriggerRunner:
+    """Run the trigger in a runner whose once-a-second loop is never started."""
+
+    async def main() -> TriggerRunner:
+        runner = TriggerRunner()
+        runner.comms_decoder = Supervisor()
+        runner.triggers[7] = {"task": None, "is_watcher": True, "name": "seven", "events": 0}
+        task = asyncio.create_task(runner.run_trigger(7, trigger))
+        await scenario(runner, task)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.2)
+        return runner
+
+    return asyncio.run(main())
+
+
+def test_an_event_reaches_the_supervisor_without_waiting_for_a_tick():
+    trigger = FiresOnce()
+
+    async def scenario(runner, _):
+        await asyncio.wait_for(runner.comms_decoder.asked.wait(), timeout=5)
+
+    runner = run_with(trigger, scenario)
+    assert trigger.handed_over is True
+    assert [(entry.trigger_id, entry.event.payload) for entry in runner.comms_decoder.events] == [(7, {"lag": 3})]
+    assert not runner.events
+
+
+def test_the_answer_is_not_lost_when_the_trigger_is_cancelled_meanwhile():
+    async def scenario(runner, task):
+        await asyncio.wait_for(runner.comms_decoder.asked.wait(), timeout=5)
+        task.cancel()
+
+    assert list(run_with(FiresOnce(), scenario).to_cancel) == [41]
+
+
+def test_outside_a_triggerer_nothing_happens():
+    async def scenario():
+        trigger = FiresOnce()
+        events = trigger.run()
+        assert (await anext(events)).payload == {"lag": 3}
+        waiting = asyncio.create_task(anext(events))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        return trigger.handed_over
+
+    assert asyncio.run(scenario()) is False
