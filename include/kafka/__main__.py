@@ -22,12 +22,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
 
+    from airflow.sdk.exceptions import AirflowNotFoundException
+    from confluent_kafka import KafkaException
+
     from include.kafka.reset import NothingToReset, reset_consumer
 
     try:
         changes = reset_consumer(options.consumer, options.topic, conn_id=options.conn_id)
-    except NothingToReset as nothing:
-        sys.stderr.write(f"{nothing}\n")
+    except (NothingToReset, AirflowNotFoundException, KafkaException, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.write("\n".join(changes) + "\n")
     return 0

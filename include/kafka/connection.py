@@ -4,6 +4,8 @@ Whatever the connection's extra says (bootstrap.servers, SASL, TLS, an OAuth cal
 every client: the trigger's, the claims', the readers', the producer's.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -64,6 +66,41 @@ def client_config(conn_id: str = CONN_ID) -> dict[str, Any]:
     # Errors reach us as exceptions of the calls; librdkafka's own lines would repeat a broker's absence for ever.
     config.setdefault("log_level", 2)
     return config
+
+
+class ClientErrors:
+    """Why the broker does not let a client in, from what the client reports beside its calls.
+
+    Of a wrong password or an unknown certificate, the calls themselves only say that they timed out.
+    """
+
+    def __init__(self, conn_id: str, config: dict[str, Any]) -> None:
+        """Added to `config`, from which the clients are made."""
+        self._conn_id = conn_id
+        self._next = config.get("error_cb")
+        self.refusal: str | None = None
+        config["error_cb"] = self
+
+    def __call__(self, error: Any) -> None:
+        if error.name() in ("_AUTHENTICATION", "_SSL"):
+            self.refusal = f"connection {self._conn_id}: {error.str()}"
+        if self._next is not None:
+            self._next(error)
+
+    @contextmanager
+    def explaining(self, client: Any) -> Iterator[None]:
+        """Give the KafkaException of the client's calls this reason, if there is one."""
+        from confluent_kafka import KafkaError, KafkaException
+
+        self.refusal = None
+        try:
+            yield
+        except KafkaException as error:
+            # Reports wait until the client is polled.
+            client.poll(0)
+            if self.refusal is None:
+                raise
+            raise KafkaException(KafkaError(KafkaError._AUTHENTICATION, self.refusal)) from error
 
 
 # Settings of the connection that only a consumer or only a producer knows; librdkafka warns about strangers.

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from include.kafka.connection import CONN_ID, admin_config, client_config, consumer_config
+from include.kafka.connection import CONN_ID, ClientErrors, admin_config, client_config, consumer_config
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class GroupOffsets:
         from confluent_kafka.admin import AdminClient
 
         config = client_config(conn_id)
+        self._errors = ClientErrors(conn_id, config)
         self.group = group
         # Whether the last look found a topic or a partition's leader missing.
         self.incomplete = False
@@ -89,6 +90,10 @@ class GroupOffsets:
         Four requests, whatever the number of partitions. A topic that does not exist (yet) and a partition without a
         leader are left out: the others go on. Raises KafkaException when the broker cannot be reached.
         """
+        with self._errors.explaining(self._admin):
+            return await self._look(topics)
+
+    async def _look(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
         from confluent_kafka import IsolationLevel, TopicCollection, TopicPartition
         from confluent_kafka.admin import OffsetSpec
 

@@ -9,6 +9,8 @@ from include.kafka.connection import CONN_ID
 if TYPE_CHECKING:
     from confluent_kafka import Producer
 
+    from include.kafka.connection import ClientErrors
+
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[str, bytes | None]]
@@ -37,15 +39,18 @@ class AcknowledgedProducer:
     def __init__(self, conn_id: str = CONN_ID) -> None:
         self._conn_id = conn_id
         self._failures: list[str] = []
+        self._errors: ClientErrors | None = None
         self.acknowledged = 0
 
     @cached_property
     def _producer(self) -> "Producer":
         from confluent_kafka import Producer
 
-        from include.kafka.connection import client_config, producer_config
+        from include.kafka.connection import ClientErrors, client_config, producer_config
 
-        return Producer(producer_config(client_config(self._conn_id)))
+        config = client_config(self._conn_id)
+        self._errors = ClientErrors(self._conn_id, config)
+        return Producer(producer_config(config))
 
     def send(
         self,
@@ -75,7 +80,8 @@ class AcknowledgedProducer:
             self._producer.flush()
         if self._failures:
             failures, self._failures = self._failures, []
-            raise DeliveryFailed(f"{len(failures)} messages not acknowledged; the first: {failures[0]}")
+            refusal = f"; {self._errors.refusal}" if self._errors and self._errors.refusal else ""
+            raise DeliveryFailed(f"{len(failures)} messages not acknowledged; the first: {failures[0]}{refusal}")
 
     def _on_delivery(self, error: Any, record: Any) -> None:
         if error is not None:

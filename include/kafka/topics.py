@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from include.contracts import Topic
-from include.kafka.connection import CONN_ID, admin_config, client_config
+from include.kafka.connection import CONN_ID, ClientErrors, admin_config, client_config
 from include.kafka.offsets import REQUEST_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replicatio
     """
     from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-    admin = AdminClient(admin_config(client_config(conn_id)))
+    config = client_config(conn_id)
+    errors = ClientErrors(conn_id, config)
+    admin = AdminClient(admin_config(config))
     wanted: dict[str, NewTopic] = {}
     for topic in topics:
         for name, config in (
@@ -32,7 +34,8 @@ def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replicatio
         ):
             partitions = topic.partitions if name == topic.name else 1
             wanted[name] = NewTopic(name, partitions, replication_factor, config=config)
-    there = admin.list_topics(timeout=REQUEST_TIMEOUT_SECONDS).topics
+    with errors.explaining(admin):
+        there = admin.list_topics(timeout=REQUEST_TIMEOUT_SECONDS).topics
     changes: list[str] = []
     if missing := [new for name, new in wanted.items() if name not in there]:
         for name, future in admin.create_topics(missing, request_timeout=REQUEST_TIMEOUT_SECONDS).items():
