@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Row, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from include.kafka.connection import CONN_ID
 from include.kafka.offsets import OffsetRange, Partition, PartitionOffsets
 from include.operations.database import begin
 from include.operations.tables import claim_ranges, claims, consumers, handled_ranges, positions
@@ -29,10 +30,15 @@ Commit = Callable[[dict[Partition, tuple[str, int]]], object]
 class ConsumerStopped(Exception):
     """The topic is not the one that was claimed before: going on would skip messages or mistake them for others."""
 
+    def __init__(self, topic: str, text: str) -> None:
+        super().__init__(text)
+        self.topic = topic
 
-def reset_command(consumer: str, topic: str) -> str:
+
+def reset_command(consumer: str, topic: str, conn_id: str) -> str:
     """The command that lets a stopped consumer go on."""
-    return f"python -m include.kafka reset {consumer} {topic}"
+    command = f"python -m include.kafka reset {consumer} {topic}"
+    return command if conn_id == CONN_ID else f"{command} --conn-id {conn_id}"
 
 
 @dataclass(frozen=True)
@@ -137,17 +143,18 @@ def _new_claim(
 
 
 def _check_same_topic(consumer: str, partition: Partition, position: Row, offsets: PartitionOffsets) -> None:
-    remedy = "to go on with what is there now: " + reset_command(consumer, partition.topic)
     claimed = f"offsets up to {position.next_offset} of partition {partition.number} were claimed"
     if position.topic_id != offsets.topic_id:
         raise ConsumerStopped(
+            partition.topic,
             f"consumer {consumer}: topic {partition.topic} was deleted and made again (its id was "
-            f"{position.topic_id} and is {offsets.topic_id}; {claimed}); {remedy}"
+            f"{position.topic_id} and is {offsets.topic_id}; {claimed})",
         )
     if offsets.end < position.next_offset:
         raise ConsumerStopped(
+            partition.topic,
             f"consumer {consumer}: topic {partition.topic} has lost the end of its log ({claimed}, and it ends at "
-            f"{offsets.end}); {remedy}"
+            f"{offsets.end})",
         )
 
 

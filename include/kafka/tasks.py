@@ -132,7 +132,7 @@ def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
         for partition, offsets in group.look_now(topics).items():
             if offsets.topic_id != topics[partition.topic]:
-                command = reset_command(consumer.name, partition.topic)
+                command = reset_command(consumer.name, partition.topic, consumer.conn_id)
                 raise _final(
                     f"consumer {consumer.name}: topic {partition.topic} was deleted and made again after this chunk "
                     f"was claimed; its messages are gone. To go on with what is there now: {command}"
@@ -185,9 +185,11 @@ def _claim(consumer: Consumer, run_id: str, group: GroupOffsets) -> Claimed:
             max_messages=consumer.max_messages_per_claim,
         )
     except ConsumerStopped as stopped:
+        command = reset_command(consumer.name, stopped.topic, consumer.conn_id)
+        text = f"{stopped}; to go on with what is there now: {command}"
         with begin() as connection:
-            open_alarm(connection, consumer.name, "consumer_stopped", str(stopped))
-        raise _final(str(stopped)) from stopped
+            open_alarm(connection, consumer.name, "consumer_stopped", text)
+        raise _final(text) from stopped
     with begin() as connection:
         close_alarm(connection, consumer.name, "consumer_stopped")
         if claimed.lost:
