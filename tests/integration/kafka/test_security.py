@@ -1,0 +1,304 @@
+"""A broker with SCRAM and TLS: one Airflow connection reaches every client, and a wrong password loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
+from airflow.sdk.exceptions import AirflowFailException
+from confluent_kafka import Consumer as KafkaConsumer
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from sqlalchemy import text
+
+from include.contracts import Topic
+from include.kafka import tasks
+from include.kafka.__main__ import main
+from include.kafka.consumers import Consumer
+from include.kafka.producer import AcknowledgedProducer, DeliveryFailed
+from include.kafka.topics import create_topics
+from include.kafka.trigger import ConsumerLagTrigger, lag_watcher
+from include.operations import outbox
+from include.operations.database import begin
+from tests.conftest import start_stack
+from tests.integration.kafka.conftest import Order, alarms, numbers, open_claims, order
+from tests.integration.kafka.test_trigger import Firings
+
+pytestmark = pytest.mark.integration
+
+CONN_ID = "kafka_secure"
+REFUSED = f"connection {CONN_ID}: .*SASL authentication error: .*invalid credentials"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """What a client of the secured broker needs."""
+    stack = start_stack(tmp_path_factory.mktemp("secure"), ("kafka",), kafka_security="sasl_ssl")
+    config = stack.endpoints()["kafka"]["client_config"]
+    assert (config["security.protocol"], config["sasl.mechanism"]) == ("SASL_SSL", "SCRAM-SHA-512")
+    yield config
+    stack.remove()
+
+
+Connect = Callable[..., None]
+
+
+@pytest.fixture
+def connect(config, monkeypatch) -> Connect:
+    """Declare the connection, with settings changed."""
+
+    def declare(changes: dict[str, Any]) -> None:
+        connection = {"conn_type": "kafka", "extra": {**config, **changes}}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection))
+
+    return declare
+
+
+@pytest.fixture(autouse=True)
+def connection(connect, operations, monkeypatch) -> None:
+    """One connection to the secured broker. A client that took the default one would reach nothing."""
+    connect({})
+    nowhere = {"conn_type": "kafka", "extra": {"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": 2000}}
+    monkeypatch.setenv("AIRFLOW_CONN_KAFKA_DEFAULT", json.dumps(nowhere))
+
+
+@pytest.fixture
+def topics() -> tuple[Topic, Topic]:
+    """Topics for input and results; made through the connection."""
+    name = f"orders.{uuid.uuid4().hex[:8]}"
+    made = [Topic(n, Order, key="number", partitions=1, retention=timedelta(days=1)) for n in (name, f"{name}.results")]
+    changes = create_topics(made, CONN_ID)
+    assert len(changes) == 4
+    return made[0], made[1]
+
+
+@pytest.fixture
+def consumer(topics) -> Consumer:
+    return Consumer(
+        name=f"consumer-{uuid.uuid4().hex[:8]}",
+        topics=(topics[0],),
+        effect="tests.integration.kafka.conftest:record_effect",
+        conn_id=CONN_ID,
+        max_messages_per_claim=100,
+        chunk_size=2,
+    )
+
+
+@pytest.fixture
+def send(config, topics) -> Callable[..., None]:
+    """Produce as somebody else."""
+
+    def produce(*values: bytes) -> None:
+        producer = Producer({**config, "acks": "all"})
+        for value in values:
+            producer.produce(topics[0].name, value)
+        assert producer.flush(20) == 0
+
+    return produce
+
+
+@pytest.fixture
+def records(config) -> Callable[[str], list]:
+    """Everything in a topic of one partition, read by somebody else."""
+
+    def read(name: str) -> list:
+        reader = KafkaConsumer({**config, "group.id": "independent", "enable.partition.eof": True})
+        reader.assign([TopicPartition(name, 0, 0)])
+        found = []
+        while (record := reader.poll(20)) is not None and record.error() is None:
+            found.append(record)
+        reader.close()
+        return found
+
+    return read
+
+
+@pytest.fixture
+def committed(config, consumer, topics) -> Callable[[], int]:
+    """What the consumer's group has committed, asked by somebody else; below 0 is nothing."""
+
+    def ask() -> int:
+        reader = KafkaConsumer({**config, "group.id": consumer.group})
+        (partition,) = reader.committed([TopicPartition(topics[0].name, 0)], timeout=20)
+        reader.close()
+        return partition.offset
+
+    return ask
+
+
+def trigger_of(consumer: Consumer) -> ConsumerLagTrigger:
+    """As the triggerer makes it, from what the watcher has stored."""
+    return ConsumerLagTrigger(**lag_watcher(consumer).trigger.serialize()[1])
+
+
+def messages(*values: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"key", value) for value in values]
+
+
+def produce_with_the_operator(topic: str, *values: bytes) -> None:
+    ProduceToTopicOperator(
+        task_id="produce",
+        kafka_config_id=CONN_ID,
+        topic=topic,
+        producer_function=messages,
+        producer_function_args=values,
+        delivery_callback="include.kafka.producer.raise_on_delivery_failure",
+        synchronous=False,
+    ).execute({})
+
+
+def outbox_states(consumer: Consumer) -> list[str]:
+    with begin() as connection:
+        query = text("select state from outbox where consumer = :name order by sequence")
+        return list(connection.scalars(query, {"name": consumer.name}))
+
+
+def test_one_connection_lets_every_client_work(topics, consumer, send, records, committed):
+    orders, results = topics
+    with begin() as connection:
+        event = Order(version=1, number="7", amount=1)
+        outbox.add_message(connection, consumer=consumer.name, topic=results, event=event)
+    produce_with_the_operator(orders.name, order("from the operator"), b"not an order")
+
+    async def fires() -> None:
+        async with Firings(trigger_of(consumer)) as firings:
+            await firings.until(1)
+            assert firings.lags == [2]
+            await asyncio.to_thread(send, order(3), order(4))
+
+    asyncio.run(fires())
+    # The claim commits, reads its first chunk, keeps the bad message and delivers the outbox; the second is handled
+    # by a task of its own.
+    (chunk,) = tasks.claim_messages(consumer, "run")
+    tasks.handle_chunk(consumer, chunk, "run")
+    assert numbers(orders) == ["from the operator", "3", "4"]
+    assert [letter.value() for letter in records(orders.dead_letter_name)] == [b"not an order"]
+    assert [record.key() for record in records(results.name)] == [b"7"]
+    assert outbox_states(consumer) == ["delivered"]
+    assert committed() == 4
+    assert open_claims(consumer) == 0
+
+
+def test_the_command_that_a_stopped_consumer_names_reaches_its_broker(
+    topics, consumer, send, config, committed, capsys
+):
+    orders, _ = topics
+    send(order(1), order(2), order(3))
+    tasks.claim_messages(consumer, "before")
+    admin = AdminClient(config)
+    admin.delete_topics([orders.name])[orders.name].result(20)
+    create_again(orders)
+    send(order(4))
+    with pytest.raises(AirflowFailException, match="was deleted and made again"):
+        tasks.claim_messages(consumer, "stopped")
+    alarm = alarms(consumer)["consumer_stopped"]
+    words = shlex.split(alarm[alarm.index("python -m include.kafka ") :])
+    assert main(words[3:]) == 0
+    assert "starts at offset 0" in capsys.readouterr().out
+    assert "consumer_stopped" not in alarms(consumer)
+    tasks.claim_messages(consumer, "after")
+    assert "4" in numbers(orders)
+    assert committed() == 1
+
+
+def create_again(topic: Topic) -> None:
+    """The broker still knows the old one for a moment."""
+    for _ in range(100):
+        if any(topic.name in change for change in create_topics([topic], CONN_ID)):
+            return
+    raise AssertionError(f"{topic.name} was not made again")
+
+
+@pytest.fixture
+def short_timeouts(monkeypatch) -> None:
+    for module in ("offsets", "topics", "trigger", "reading"):
+        monkeypatch.setattr(f"include.kafka.{module}.REQUEST_TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr("include.kafka.trigger.AWAY_FIRST_SECONDS", 0.2)
+
+
+WRONG = {"sasl.password": "wrong", "delivery.timeout.ms": 1500}
+
+
+def test_a_wrong_password_is_named_by_every_client_and_changes_nothing(
+    topics, consumer, send, records, committed, connect, short_timeouts, capfd
+):
+    orders, results = topics
+    send(order(1), order(2), order(3), b"bad")
+    (chunk,) = tasks.claim_messages(consumer, "before")
+    with begin() as connection:
+        event = Order(version=1, number="7", amount=1)
+        outbox.add_message(connection, consumer=consumer.name, topic=results, event=event)
+    connect(WRONG)
+    with pytest.raises(KafkaException, match=REFUSED):
+        create_topics(topics, CONN_ID)
+    with pytest.raises(KafkaException, match=REFUSED):
+        tasks.claim_messages(consumer, "run")
+    with pytest.raises(KafkaException, match=REFUSED):
+        tasks.handle_chunk(consumer, chunk, "before")
+    # What dead letters and the outbox are sent with.
+    producer = AcknowledgedProducer(CONN_ID)
+    producer.send(orders.dead_letter_name, key=None, value=b"letter")
+    with pytest.raises(DeliveryFailed, match=REFUSED):
+        producer.flush()
+    capfd.readouterr()
+    assert main(["reset", consumer.name, orders.name, "--conn-id", CONN_ID]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"connection {CONN_ID}" in line
+    assert "invalid credentials" in line
+    assert "wrong" not in line
+    with pytest.raises(DeliveryFailed):
+        produce_with_the_operator(orders.name, order("never"))
+    # Our callback cannot know why; the stock client says it itself, in the task's log.
+    assert "invalid credentials" in capfd.readouterr().err
+
+    assert numbers(orders) == ["1", "2"]
+    assert committed() == 4
+    assert open_claims(consumer) == 1
+    assert outbox_states(consumer) == ["pending"]
+    assert len(records(orders.name)) == 4
+    assert records(orders.dead_letter_name) == []
+    connect({})
+    tasks.handle_chunk(consumer, chunk, "before")
+    tasks.claim_messages(consumer, "run")
+    assert numbers(orders) == ["1", "2", "3"]
+    assert [letter.value() for letter in records(orders.dead_letter_name)] == [b"bad"]
+    assert outbox_states(consumer) == ["delivered"]
+    assert open_claims(consumer) == 0
+
+
+def test_with_a_wrong_password_the_trigger_waits_and_says_so_once(consumer, send, connect, short_timeouts, caplog):
+    send(order(1))
+    connect(WRONG)
+
+    async def scenario() -> None:
+        async with Firings(trigger_of(consumer)) as firings:
+            await until(lambda: said("cannot ask for lag"))
+            # A second try has failed by then.
+            await asyncio.sleep(4)
+            assert firings.at == []
+            connect({})
+            await firings.until(1, timeout=20)
+
+    async def until(condition: Callable[[], Any]) -> None:
+        for _ in range(200):
+            if condition():
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError("nothing was said")
+
+    def said(what: str) -> list[str]:
+        lines = [record.getMessage() for record in caplog.records if record.name == "include.kafka.trigger"]
+        return [line for line in lines if what in line]
+
+    asyncio.run(scenario())
+    (line,) = said("cannot ask for lag")
+    assert f"connection {CONN_ID}" in line
+    assert "invalid credentials" in line
+    assert len(said("the broker is back")) == 1
