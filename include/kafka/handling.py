@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 
 from include.contracts import ContractViolation, Reason
 from include.kafka import dead_letters
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 COORDINATES = (inbox.c.topic_id, inbox.c.partition, inbox.c.offset)
 Effect = Callable[[Connection, Message], Any]
+# The database is away or gives up on us: every message would fail alike, so the task does, and is retried. Any other
+# error (a broken constraint, data that it cannot store, a wrong statement) belongs to one message.
+DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
 class HandlingFailed(Exception):
@@ -51,12 +54,8 @@ class Handler:
         self._send(bad)
         try:
             self._record(good, bad)
-        except DBAPIError as error:
-            # The database is away or gives up on us: every message would fail alike, so the task does, and is retried.
-            # But data that it cannot store belongs to one message.
-            if not isinstance(error, DataError):
-                raise
-            self._one_by_one(good, bad)
+        except DATABASE_AWAY:
+            raise
         except Exception:
             self._one_by_one(good, bad)
 
@@ -106,7 +105,7 @@ class Handler:
                 letter = DeadLetter(message, Reason.rejected, detail)
                 self._send([letter])
                 self._record([], [letter])
-            except DBAPIError:
+            except DATABASE_AWAY:
                 raise
             except Exception as error:
                 log.exception("effect failed: message=%s", message)

@@ -1,0 +1,61 @@
+"""An effect that the database refuses delays no other message; a database that goes away fails the task."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+
+from include.kafka import tasks
+from include.kafka.handling import HandlingFailed
+from include.kafka.messages import Message
+from tests.integration.kafka.conftest import numbers, open_claims, order, read_all, record_effect
+
+pytestmark = pytest.mark.integration
+
+STATEMENTS = {
+    "foreign key": "insert into claims (consumer, run_id) values ('nobody', 'run')",
+    "missing value": "insert into alarms (source, kind, message, opened_at) values ('s', 'k', 'm', null)",
+    "no such table": "select * from no_such_table",
+    "connection ended": "select pg_terminate_backend(pg_backend_pid())",
+}
+
+
+def effect(connection: Connection, message: Message) -> None:
+    if statement := STATEMENTS.get(message.event.number):
+        connection.execute(text(statement))
+    record_effect(connection, message)
+
+
+@pytest.fixture
+def consumer(make_topic, make_consumer):
+    return replace(make_consumer(make_topic()), effect=f"{__name__}:effect")
+
+
+@pytest.mark.parametrize("refused", ["foreign key", "missing value", "no such table"])
+def test_an_effect_that_the_database_refuses_delays_no_other_message_and_is_kept_open(consumer, send, refused):
+    (topic,) = consumer.topics
+    send(topic, order("before"), order(refused), order("behind"))
+    (chunk,) = tasks.claim_messages(consumer, "run")
+    assert numbers(topic) == ["before", "behind"]
+    with pytest.raises(HandlingFailed, match=rf"{topic.name}-0@1: \w+Error"):
+        tasks.handle_chunk(consumer, chunk, "run")
+    # A retry may mend it (the row that it refers to comes later), so it is no dead letter.
+    assert read_all(topic.dead_letter_name) == []
+    assert open_claims(consumer) == 1
+    assert numbers(topic) == ["before", "behind"]
+
+
+def test_a_database_that_ends_the_connection_fails_the_task_and_its_retry_goes_on(consumer, send, monkeypatch):
+    (topic,) = consumer.topics
+    send(topic, order("before"), order("connection ended"), order("behind"))
+    with pytest.raises(OperationalError):
+        tasks.claim_messages(consumer, "run")
+    assert numbers(topic) == []
+    assert open_claims(consumer) == 1
+    monkeypatch.delitem(STATEMENTS, "connection ended")
+    assert tasks.claim_messages(consumer, "run") == []
+    assert numbers(topic) == ["before", "connection ended", "behind"]
+    assert open_claims(consumer) == 0
