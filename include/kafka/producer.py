@@ -1,6 +1,7 @@
 """A producer that never takes silence for success."""
 
 import logging
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from include.kafka.connection import ClientErrors
 
 log = logging.getLogger(__name__)
+
+LEADERS_TIMEOUT_SECONDS = 2.0
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -39,6 +42,7 @@ class AcknowledgedProducer:
     def __init__(self, conn_id: str = CONN_ID) -> None:
         self._conn_id = conn_id
         self._failures: list[str] = []
+        self._known: set[str] = set()
         self._errors: ClientErrors | None = None
         self.acknowledged = 0
 
@@ -65,6 +69,7 @@ class AcknowledgedProducer:
         arguments: dict[str, Any] = {"key": key, "value": value, "headers": headers or []}
         if partition is not None:
             arguments["partition"] = partition
+        self._learn_leaders(topic)
         while True:
             try:
                 self._producer.produce(topic, on_delivery=self._on_delivery, **arguments)
@@ -82,6 +87,18 @@ class AcknowledgedProducer:
             failures, self._failures = self._failures, []
             refusal = f"; {self._errors.refusal}" if self._errors and self._errors.refusal else ""
             raise DeliveryFailed(f"{len(failures)} messages not acknowledged; the first: {failures[0]}{refusal}")
+
+    def _learn_leaders(self, topic: str) -> None:
+        """Before the first message to a topic, which would else wait half a second for the client's next tick.
+
+        Only a hint: when the broker does not answer, delivery says so.
+        """
+        from confluent_kafka import KafkaException
+
+        if topic not in self._known:
+            self._known.add(topic)
+            with suppress(KafkaException):
+                self._producer.list_topics(topic, timeout=LEADERS_TIMEOUT_SECONDS)
 
     def _on_delivery(self, error: Any, record: Any) -> None:
         if error is not None:
