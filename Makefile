@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test up down status logs lint lock contracts bench-events faults
 
+# Output of a target is for people and programs, also when make runs below make.
+MAKEFLAGS += --no-print-directory
 # Set by some images; Airflow's task processes would compile what they import every time.
 unexport PYTHONDONTWRITEBYTECODE
 PYTHON := .venv/bin/python

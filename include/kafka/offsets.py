@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 # An answer takes milliseconds; a broker that is away must fail the request well before a task or a trigger looks hung.
 REQUEST_TIMEOUT_SECONDS = 10.0
+# A change of leaders takes moments; a partition that has none for longer is left out.
+LEADER_CHANGE_TRIES, LEADER_CHANGE_SECONDS = 5, 0.1
 
 
 class Partition(NamedTuple):
@@ -81,6 +83,8 @@ class GroupOffsets:
         self.group = group
         # Whether the last look found a topic or a partition's leader missing.
         self.incomplete = False
+        # Whether it found a leader on the move, or one that does not know yet that it leads.
+        self._moving = False
         self._admin = AdminClient(admin_config(config))
         self.consumer = Consumer({**consumer_config(config, group), **settings})
 
@@ -90,8 +94,15 @@ class GroupOffsets:
         Four requests, whatever the number of partitions. A topic that does not exist (yet) and a partition without a
         leader are left out: the others go on. Raises KafkaException when the broker cannot be reached.
         """
+        names = list(topics)
+        found: dict[Partition, PartitionOffsets] = {}
         with self._errors.explaining(self._admin):
-            return await self._look(topics)
+            for _ in range(LEADER_CHANGE_TRIES):
+                found = await self._look(names)
+                if not self._moving:
+                    break
+                await asyncio.sleep(LEADER_CHANGE_SECONDS)
+        return found
 
     async def _look(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
         from confluent_kafka import IsolationLevel, TopicCollection, TopicPartition
@@ -100,9 +111,9 @@ class GroupOffsets:
         timeout = {"request_timeout": REQUEST_TIMEOUT_SECONDS}
         topic_ids: dict[str, str] = {}
         asked: list[TopicPartition] = []
-        self.incomplete = False
+        self.incomplete = self._moving = False
         for topic, future in self._admin.describe_topics(TopicCollection(list(topics)), **timeout).items():
-            description = await self._result(future, missing_is_none=True)
+            description = await self._result(future)
             if description is None:
                 self.incomplete = True
                 continue
@@ -121,8 +132,8 @@ class GroupOffsets:
         committed = await asyncio.to_thread(self._committed, asked)
         found: dict[Partition, PartitionOffsets] = {}
         for tp in asked:
-            low = await self._result(lows[tp], missing_is_none=True)
-            end = await self._result(ends[tp], missing_is_none=True)
+            low = await self._result(lows[tp])
+            end = await self._result(ends[tp])
             if low is None or end is None:
                 self.incomplete = True
                 continue
@@ -174,11 +185,20 @@ class GroupOffsets:
         self.close()
 
     def _committed(self, partitions: list) -> dict[Partition, int]:
-        answer = self.consumer.committed(partitions, timeout=REQUEST_TIMEOUT_SECONDS)
-        return {Partition(tp.topic, tp.partition): tp.offset for tp in answer if tp.error is None and tp.offset >= 0}
+        from confluent_kafka import KafkaException
 
-    async def _result(self, future: Future, *, missing_is_none: bool = False) -> Any:
-        """Wait without blocking the event loop, and let the client serve its callbacks (OAuth tokens) meanwhile."""
+        answer = self.consumer.committed(partitions, timeout=REQUEST_TIMEOUT_SECONDS)
+        for tp in answer:
+            # Not taken for "nothing is committed": a first claim would start at the beginning of the topic.
+            if tp.error is not None:
+                raise KafkaException(tp.error)
+        return {Partition(tp.topic, tp.partition): tp.offset for tp in answer if tp.offset >= 0}
+
+    async def _result(self, future: Future) -> Any:
+        """Wait without blocking the event loop, and let the client serve its callbacks (OAuth tokens) meanwhile.
+
+        None for a topic or a partition that is not there, or has no leader.
+        """
         from confluent_kafka import KafkaError, KafkaException
 
         pause = 0.001
@@ -189,13 +209,16 @@ class GroupOffsets:
         try:
             return future.result()
         except KafkaException as error:
-            missing = (
-                KafkaError.UNKNOWN_TOPIC_OR_PART,
-                KafkaError._UNKNOWN_TOPIC,
-                KafkaError._UNKNOWN_PARTITION,
+            missing = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+            moving = (
                 KafkaError.LEADER_NOT_AVAILABLE,
                 KafkaError.NOT_LEADER_FOR_PARTITION,
+                KafkaError.FENCED_LEADER_EPOCH,
+                KafkaError.UNKNOWN_LEADER_EPOCH,
+                KafkaError.OFFSET_NOT_AVAILABLE,
             )
-            if missing_is_none and error.args[0].code() in missing:
+            code = error.args[0].code()
+            self._moving |= code in moving
+            if code in missing or code in moving:
                 return None
             raise

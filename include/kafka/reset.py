@@ -20,12 +20,15 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
     The offsets of open claims that are gone are marked as lost. Returns what changed, in words. Harmless to run
     again: messages that were handled under the topic's present id are known to the inbox.
 
-    Raises NothingToReset when the consumer has no position in the topic.
+    Raises NothingToReset when the consumer has no position in the topic, ValueError while a partition has no leader.
     """
     changes: list[str] = []
     with GroupOffsets(consumer, conn_id) as group, begin() as connection:
         lock_consumer(connection, consumer)
         now = group.look_now([topic])
+        if now and group.incomplete:
+            # Its partitions without a leader would keep their old positions.
+            raise ValueError(f"topic {topic}: not every partition has a leader now; try again in a moment")
         known = delete(positions).where(positions.c.consumer == consumer, positions.c.topic == topic)
         if not connection.execute(known.returning(positions.c.partition)).all():
             raise NothingToReset(f"consumer {consumer} has claimed nothing of topic {topic}")
