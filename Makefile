@@ -41,6 +41,7 @@ lint: $(READY) ## ruff (check and format), pyright on include/ and stack/, impor
 
 lock: $(READY) ## resolve all dependencies again and rewrite the lock files
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev pyproject.toml -o requirements.lock
+	@$(PYTHON) -m stack.requirements
 	@$(PYTHON) -m stack.jars lock
 
 contracts: $(READY) ## rewrite the JSON Schemas in contracts/ from the topics' contracts
