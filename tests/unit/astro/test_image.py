@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +68,22 @@ def ignored_by_docker() -> set[str]:
 def test_git_ignores_secrets_and_state_only(path: str, ignored: bool):
     result = subprocess.run(["git", "check-ignore", "--no-index", "-q", path], cwd=PROJECT)
     assert (result.returncode == 0) == ignored
+
+
+# What `astro dev pytest` runs, with or without the packages that only development has.
+PYTEST = "import sys, pytest; sys.modules[{without!r}] = None; sys.exit(pytest.main(['-q', 'tests/']))"
+
+
+@pytest.mark.parametrize(("without", "tests"), [("hypothesis", 1), ("nothing", 2)])
+def test_the_image_runs_the_tests_of_the_dags_only(without: str, tests: int, tmp_path: Path):
+    shutil.copy(PROJECT / "conftest.py", tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
+    for folder in ("dags", "unit"):
+        (tmp_path / "tests" / folder).mkdir(parents=True)
+        (tmp_path / "tests" / folder / f"test_{folder}.py").write_text("def test_one(): ...\n")
+    command = [sys.executable, "-c", PYTEST.format(without=without)]
+    # Else hypothesis's own plugin would want it.
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout
+    assert f"{tests} passed" in result.stdout
