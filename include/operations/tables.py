@@ -70,6 +70,9 @@ claims = Table(
     now_column("claimed_at"),
     # Set when every offset of every range is handled: until then the claim is open.
     Column("closed_at", Timestamp),
+    # One Dag run per message: when, and how often, the partition keys of this claim were emitted.
+    Column("emitted_at", Timestamp),
+    Column("emissions", BigInteger, server_default="0", nullable=False),
     UniqueConstraint("consumer", "run_id"),
     Index("ix_claims_open", "consumer", "claimed_at", postgresql_where=text("closed_at is null")),
 )

@@ -1,0 +1,92 @@
+"""What triage makes of a request: a decision from closed sets, and how it came about.
+
+Importing this module costs pydantic and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from include.contracts.types import Line
+from include.water.topics import Severity
+
+# Changes whenever the meaning of a category, an action or a risk does; every decision carries it.
+POLICY_VERSION = "1"
+
+
+class Category(StrEnum):
+    """What a request is about."""
+
+    burst_pipe = "burst_pipe"
+    no_water = "no_water"
+    water_quality = "water_quality"
+    low_pressure = "low_pressure"
+    billing = "billing"
+    meter = "meter"
+    other = "other"
+
+
+class Action(StrEnum):
+    """All that triage can propose. Nothing else exists for the executor."""
+
+    send_information = "send_information"
+    open_ticket = "open_ticket"
+    schedule_inspection = "schedule_inspection"
+    dispatch_crew = "dispatch_crew"
+    close_valve = "close_valve"
+    advise_not_to_drink = "advise_not_to_drink"
+    # Nothing happens until a person has looked.
+    hand_to_person = "hand_to_person"
+
+
+class TargetKind(StrEnum):
+    customer = "customer"
+    district = "district"
+    site = "site"
+
+
+class Target(BaseModel):
+    """What the action is done to: a customer, a district or a site, by its id in the request or the network."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    kind: TargetKind
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$", max_length=40)]
+
+
+class TriageDecision(BaseModel):
+    """What an engine proposes. Severity never decides risk: code does, from action and target."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    category: Category
+    severity: Severity
+    summary: Annotated[Line, Field(min_length=1, max_length=300)]
+    action: Action
+    target: Target
+    # Ids that tools returned for this request; anything else is refused.
+    evidence: Annotated[tuple[Annotated[Line, Field(max_length=160)], ...], Field(max_length=20)] = ()
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A decision and how it came about; everything here ends in the row of the decision.
+
+    `engine` is "llm" or "offline". `fallback_reason` says why the offline engine stood in for the model, else None.
+    `tool_calls` are dicts {"name", "arguments", "ids"}; `usage` is {"requests", "input_tokens", "output_tokens"};
+    `explanation` is what the offline engine can say for itself: the rule or the nearest examples with their similarity.
+    """
+
+    decision: TriageDecision
+    engine: str
+    model_asked: str | None = None
+    model_answered: str | None = None
+    prompt_version: str | None = None
+    fallback_reason: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    usage: dict[str, int] = field(default_factory=dict)
+    explanation: dict[str, Any] = field(default_factory=dict)
