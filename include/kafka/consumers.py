@@ -11,8 +11,6 @@ from include.contracts import Topic
 from include.kafka.connection import CONN_ID
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from include.kafka.messages import Message
 
 # For tasks that claim and handle: 5 s, doubling to 30 min, for a little over six hours. A broker or a database that is
@@ -44,6 +42,9 @@ class Consumer:
     `name` is its identity in the operational database and its consumer group in Kafka; renaming it starts from the
     beginning of the topics. `effect` is "package.module:function", called as `effect(connection, message)` once for
     each event, in the transaction that records it (a name, so that declaring a consumer imports nothing heavy).
+    `prepare`, another name, is for what is slow (a model, a service that is asked): called as `prepare(message)` before
+    the transaction, because a transaction that waits holds its locks; `effect(connection, message, prepared)` then gets
+    what it returned. A crash between the two calls `prepare` again, so it must change nothing.
 
     Raises ValueError when the numbers do not fit together.
     """
@@ -51,6 +52,7 @@ class Consumer:
     name: str
     topics: tuple[Topic, ...]
     effect: str
+    prepare: str | None = None
     shape: Shape = Shape.chunked
     # A claim is what one run owns and what one retry repeats.
     max_messages_per_claim: int = 5_000
@@ -63,6 +65,8 @@ class Consumer:
     max_age: timedelta = timedelta(minutes=15)
     # An open claim this old has a run that failed, or is being retried for too long.
     max_claim_age: timedelta = timedelta(minutes=30)
+    # One run per message: keys without a result for this long are emitted again, then after twice the time, and so on.
+    emit_again_after: timedelta = timedelta(minutes=10)
     conn_id: str = CONN_ID
 
     def __post_init__(self) -> None:
@@ -88,6 +92,10 @@ class Consumer:
         """The declared topic of that name."""
         return next(topic for topic in self.topics if topic.name == name)
 
-    def load_effect(self) -> "Callable[[Connection, Message], Any]":
+    def load_effect(self) -> "Callable[..., Any]":
         """The effect's function; call it in a task, not in a Dag file."""
         return resolve_name(self.effect)
+
+    def load_prepare(self) -> "Callable[[Message], Any] | None":
+        """The function that prepares an effect, if there is one."""
+        return resolve_name(self.prepare) if self.prepare else None

@@ -25,7 +25,7 @@ from include.operations.tables import Outcome, inbox
 log = logging.getLogger(__name__)
 
 COORDINATES = (inbox.c.topic_id, inbox.c.partition, inbox.c.offset)
-Effect = Callable[[Connection, Message], Any]
+Effect = Callable[..., Any]
 # The database is away or gives up on us: every message would fail alike, so the task does, and is retried. Any other
 # error (a broken constraint, data that it cannot store, a wrong statement) belongs to one message.
 DATABASE_AWAY = (OperationalError, InterfaceError)
@@ -43,6 +43,7 @@ class Handler:
         self.run_id = run_id
         self.producer = producer
         self.effect: Effect = consumer.load_effect()
+        self.prepare = consumer.load_prepare()
         self.counts = {outcome: 0 for outcome in Outcome}
 
     def handle(self, messages: Sequence[Message]) -> None:
@@ -52,6 +53,9 @@ class Handler:
         """
         good, bad = self._validated(self._without_known(messages))
         self._send(bad)
+        if self.prepare is not None:
+            self._one_by_one(good, bad)
+            return
         try:
             self._record(good, bad)
         except DATABASE_AWAY:
@@ -93,12 +97,15 @@ class Handler:
         return good, bad
 
     def _one_by_one(self, good: Sequence[Message], bad: Sequence[DeadLetter]) -> None:
-        """One message's effect failed and took the batch's transaction with it: a poisoned message delays no other."""
+        """A transaction for each message, where one that fails took its whole batch with it, or where each is prepared.
+
+        A poisoned message delays no other.
+        """
         self._record([], bad)
         failures: list[str] = []
         for message in good:
             try:
-                self._record([message], [])
+                self._record([message], [], self._prepared(message))
             except (Rejected, DataError) as error:
                 # DataError: the database cannot store it (a NUL in a text, a number out of range), today or tomorrow.
                 detail = str(error) if isinstance(error, Rejected) else type(error.orig).__name__
@@ -116,7 +123,27 @@ class Handler:
                 f"handled; the first: {failures[0]}"
             )
 
-    def _record(self, good: Sequence[Message], bad: Sequence[DeadLetter]) -> None:
+    def _prepared(self, message: Message) -> tuple[Any, ...]:
+        """What the effect gets beside connection and message."""
+        if self.prepare is None or self._is_repeated(message):
+            return ()
+        return (self.prepare(message),)
+
+    def _is_repeated(self, message: Message) -> bool:
+        """Whether the inbox knows its event from other coordinates: it has no effect then, and is not prepared."""
+        handled = select(inbox.c.offset).where(
+            inbox.c.consumer == self.consumer.name,
+            inbox.c.contract == self._contract(message),
+            inbox.c.event_id == message.event.event_id,
+            inbox.c.outcome == Outcome.handled,
+        )
+        with begin() as connection:
+            return connection.execute(handled).first() is not None
+
+    def _contract(self, message: Message) -> str:
+        return self.consumer.topic(message.topic).contract.__name__
+
+    def _record(self, good: Sequence[Message], bad: Sequence[DeadLetter], prepared: tuple[Any, ...] = ()) -> None:
         """Inbox rows and effects, in one transaction."""
         if not good and not bad:
             return
@@ -136,7 +163,7 @@ class Handler:
             kept = self._insert(connection, letters)
             for message in good:
                 if message.coordinates in new:
-                    self.effect(connection, message)
+                    self.effect(connection, message, *prepared)
         self.counts[Outcome.handled] += len(new)
         self.counts[Outcome.duplicate] += len(duplicates)
         self.counts[Outcome.dead_letter] += len(kept)
@@ -157,7 +184,7 @@ class Handler:
             "partition": message.partition,
             "offset": message.offset,
             "topic": message.topic,
-            "contract": self.consumer.topic(message.topic).contract.__name__,
+            "contract": self._contract(message),
             # Not of a dead letter: its event was not accepted, and its id may be what cannot be stored.
             "event_id": None if outcome == Outcome.dead_letter else message.event.event_id,
             "outcome": outcome,

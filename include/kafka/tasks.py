@@ -2,16 +2,17 @@
 
 Chunked: `claim_messages` claims, handles the first chunk and returns the others; `handle_chunk` is mapped over those.
 One run per message: `claim_partition_keys` claims and returns a partition key for each message, for the asset that
-schedules the Dag whose task calls `handle_message`.
+schedules the Dag whose task calls `handle_message`; `claim_keys_again` returns keys whose runs never came. A task that
+only wants to see the message uses `include.kafka.context`.
 """
 
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, func, literal, select, update
 
 from include.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled, reset_command
 from include.kafka.consumers import Consumer, Shape
@@ -30,6 +31,10 @@ log = logging.getLogger(__name__)
 # A chunk as an XCom: {"claim_id": int, "ranges": [{topic, topic_id, partition, start, end}]}.
 Chunk = dict[str, Any]
 
+# Before keys are emitted again when no run is under way: time for those just emitted to become runs.
+IDLE_WAIT = timedelta(minutes=2)
+# The longest wait between two emissions of the same keys.
+MAX_WAIT = timedelta(hours=2)
 REMEDIES = "raise capacity (max_active_runs, max_messages_per_claim, workers), or move the topic to the standard lane"
 
 
@@ -70,9 +75,58 @@ def claim_partition_keys(consumer: Consumer, run_id: str) -> list[str]:
     to the dead letters. A retried or cleared run returns the keys that are still open.
     """
     _check_shape(consumer, Shape.per_message)
-    keys: list[str] = []
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
         claimed = _claim(consumer, run_id, group)
+        keys = _open_keys(consumer, claimed, run_id, group, producer)
+        _deliver(consumer, producer)
+    log.info("claimed: consumer=%s run_id=%s keys=%d", consumer.name, run_id, len(keys))
+    return keys
+
+
+def claim_keys_again(consumer: Consumer, *, worker_is_idle: bool, max_keys: int = 1_000) -> list[str]:
+    """The partition keys of claims that have been open for too long, to be emitted once more.
+
+    Airflow drops the keys that it gets for a Dag that is paused, or that was not deployed yet; and the task that
+    claimed may have failed for good before it emitted anything. Each claim waits twice as long as before for its next
+    turn, because a key that is emitted although its run is only slow makes a second run (which does nothing, but takes
+    a slot). `worker_is_idle`: the Dag that handles them has no run queued or running; so no run is slow, and the waits
+    are short.
+
+    Do not call it while that Dag is paused: the keys would be dropped again.
+    """
+    _check_shape(consumer, Shape.per_message)
+    keys: list[str] = []
+    first_wait = IDLE_WAIT if worker_is_idle else consumer.emit_again_after
+    with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
+        for run_id in _runs_to_emit_again(consumer, first_wait):
+            keys += _open_keys(consumer, _claim(consumer, run_id, group), run_id, group, producer)
+            if len(keys) >= max_keys:
+                break
+    if keys:
+        log.warning("open for too long, emitted again: consumer=%s keys=%d", consumer.name, len(keys))
+    return keys
+
+
+def _runs_to_emit_again(consumer: Consumer, first_wait: timedelta) -> list[str]:
+    """Runs whose claims are open, and whose keys are due; the longest open first."""
+    last = func.coalesce(claims.c.emitted_at, claims.c.claimed_at)
+    # Never emitted counts as once: the task that claims emits at its end.
+    doublings = func.least(func.greatest(claims.c.emissions - 1, 0), 16)
+    wait = func.least(literal(first_wait) * func.pow(2, doublings), literal(MAX_WAIT))
+    due = select(claims.c.run_id).where(
+        claims.c.consumer == consumer.name, claims.c.closed_at.is_(None), last + wait <= func.now()
+    )
+    with begin() as connection:
+        return list(connection.execute(due.order_by(claims.c.claimed_at)).scalars())
+
+
+def _open_keys(
+    consumer: Consumer, claimed: Claimed, run_id: str, group: GroupOffsets, producer: AcknowledgedProducer
+) -> list[str]:
+    """A key for each message of the claim that is not done; settles what needs no run."""
+    keys: list[str] = []
+    if claimed.ranges:
+        _check_same_topics(consumer, claimed.ranges, group)
         handler = Handler(consumer, run_id, producer)
         reader = RangeReader(group.consumer)
         for wanted in claimed.ranges:
@@ -86,8 +140,9 @@ def claim_partition_keys(consumer: Consumer, run_id: str) -> list[str]:
                         _finish(consumer, claimed.id, replace(wanted, start=position, end=message.offset), 0, run_id)
                         position = message.offset + 1
             _finish(consumer, claimed.id, replace(wanted, start=position), reader.lost, run_id)
-        _deliver(consumer, producer)
-    log.info("claimed: consumer=%s run_id=%s keys=%d", consumer.name, run_id, len(keys))
+        emitted = update(claims).where(claims.c.id == claimed.id)
+        with begin() as connection:
+            connection.execute(emitted.values(emitted_at=func.now(), emissions=claims.c.emissions + 1))
     return keys
 
 
@@ -100,6 +155,29 @@ def handle_message(consumer: Consumer, key: str, run_id: str) -> None:
     """Handle the one message that a partition key names, as `claim_partition_keys` made it.
 
     Raises what `handle_chunk` raises, and ValueError for a key that this consumer has not claimed.
+    """
+    claim_id, wanted = claimed_offset(consumer, key)
+    handle_chunk(consumer, {"claim_id": claim_id, "ranges": [asdict(wanted)]}, run_id)
+
+
+def read_message(consumer: Consumer, key: str) -> Message:
+    """The message that a partition key names, with its event.
+
+    Raises ValueError for a key that this consumer has not claimed, LookupError when the message is not in Kafka any
+    more, and ContractViolation when it breaks its contract.
+    """
+    _, wanted = claimed_offset(consumer, key)
+    with _connect(consumer) as group:
+        for batch in RangeReader(group.consumer).read(wanted):
+            for message in batch:
+                return message.with_event(consumer.topic(message.topic).parse(message.value))
+    raise LookupError(f"consumer {consumer.name}: the message {key!r} is not in Kafka any more")
+
+
+def claimed_offset(consumer: Consumer, key: str) -> tuple[int, OffsetRange]:
+    """The claim that holds the message of this key, and the message's offset as a range of one.
+
+    Raises ValueError for a key that this consumer has not claimed.
     """
     topic, partition, offset = key.rsplit("-", 2)
     holds = (
@@ -117,8 +195,7 @@ def handle_message(consumer: Consumer, key: str, run_id: str) -> None:
         row = connection.execute(found).one_or_none()
     if row is None:
         raise ValueError(f"consumer {consumer.name}: no claim holds {key!r}")
-    wanted = OffsetRange(topic, row.topic_id, int(partition), int(offset), int(offset) + 1)
-    handle_chunk(consumer, {"claim_id": row.claim_id, "ranges": [asdict(wanted)]}, run_id)
+    return row.claim_id, OffsetRange(topic, row.topic_id, int(partition), int(offset), int(offset) + 1)
 
 
 def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
@@ -128,16 +205,22 @@ def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
     Airflow's retries. Raises AirflowFailException, which is not retried, when the topic is not the one that was
     claimed.
     """
-    topics = {r["topic"]: r["topic_id"] for r in chunk["ranges"]}
+    ranges = [OffsetRange(**r) for r in chunk["ranges"]]
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
-        for partition, offsets in group.look_now(topics).items():
-            if offsets.topic_id != topics[partition.topic]:
-                command = reset_command(consumer.name, partition.topic, consumer.conn_id)
-                raise _final(
-                    f"consumer {consumer.name}: topic {partition.topic} was deleted and made again after this chunk "
-                    f"was claimed; its messages are gone. To go on with what is there now: {command}"
-                )
+        _check_same_topics(consumer, ranges, group)
         _handle(consumer, chunk, run_id, group, producer)
+
+
+def _check_same_topics(consumer: Consumer, ranges: Sequence[OffsetRange], group: GroupOffsets) -> None:
+    """A topic made again has other messages at the offsets that were claimed."""
+    topics = {r.topic: r.topic_id for r in ranges}
+    for partition, offsets in group.look_now(topics).items():
+        if offsets.topic_id != topics[partition.topic]:
+            command = reset_command(consumer.name, partition.topic, consumer.conn_id)
+            raise _final(
+                f"consumer {consumer.name}: topic {partition.topic} was deleted and made again after these offsets "
+                f"were claimed; their messages are gone. To go on with what is there now: {command}"
+            )
 
 
 def split(claimed: Claimed, chunk_size: int) -> list[Chunk]:

@@ -1,6 +1,9 @@
 """Every asset and what updates it: the map of what starts what.
 
-    seismic.events, leaks.detected --lag--> ALERT_SOURCES --> raise_alerts
+    seismic.events, leaks.detected --lag--> ALERT_SOURCES ---------------> raise_alerts
+    service.requests --lag--> SERVICE_REQUESTS_WAITING ------------------> fan_out_service_requests
+    fan_out_service_requests --a key for each message--> SERVICE_REQUEST --> triage_service_request
+    triage_service_request --a key for each proposal--> PROPOSAL ---------> execute_decisions
 
 Every Dag file imports this module, so it imports nothing heavy.
 """
@@ -8,6 +11,12 @@ Every Dag file imports this module, so it imports nothing heavy.
 from airflow.sdk import Asset
 
 from include.kafka.trigger import lag_watcher
-from include.water.consumers import RAISE_ALERTS
+from include.water.consumers import RAISE_ALERTS, TRIAGE_SERVICE_REQUESTS
 
 ALERT_SOURCES = Asset("alert_sources", watchers=[lag_watcher(RAISE_ALERTS)])
+
+SERVICE_REQUESTS_WAITING = Asset("service_requests_waiting", watchers=[lag_watcher(TRIAGE_SERVICE_REQUESTS)])
+# Partitioned by "topic-partition-offset": a run for each message.
+SERVICE_REQUEST = Asset("service_request")
+# Partitioned by decision_id: a run for each proposal that needs a person's approval.
+PROPOSAL = Asset("proposal")

@@ -1,10 +1,23 @@
 """Who reads which topic, in one place."""
 
-from include.kafka.consumers import Consumer
-from include.water.topics import LEAKS_DETECTED, SEISMIC_EVENTS
+from include.kafka.consumers import Consumer, Shape
+from include.water.topics import LEAKS_DETECTED, SEISMIC_EVENTS, SERVICE_REQUESTS
 
 RAISE_ALERTS = Consumer(
     name="raise_alerts",
     topics=(SEISMIC_EVENTS, LEAKS_DETECTED),
     effect="include.water.alerts.effect:raise_alert",
+)
+
+TRIAGE_SERVICE_REQUESTS = Consumer(
+    name="triage_service_requests",
+    topics=(SERVICE_REQUESTS,),
+    shape=Shape.per_message,
+    prepare="include.water.triage.engine:propose",
+    effect="include.water.triage.effect:record_decision",
+    # Each becomes a Dag run: a claim is what the machine gets through in about a minute.
+    max_messages_per_claim=200,
+    chunk_size=200,
+    # A few runs a second is all that one Dag run per message can do: beyond this the topic belongs elsewhere.
+    max_lag=2_000,
 )

@@ -1,0 +1,71 @@
+"""
+### Triage service requests
+
+Each customer's request is a Dag run of its own: an engine proposes what to do, code decides what may be done.
+
+**Starts**: `fan_out_service_requests` when the consumer group `triage_service_requests` is behind on
+`service.requests`; it claims offset ranges and emits a partition key for each message.
+`triage_service_request` once for each key, `topic-partition-offset`, which is how its runs are found in the UI.
+
+**Makes** a row in `decisions` for each request. What is harmless is done at once (a row in `work_orders`, a message on
+`work.orders`); what is not waits for a person in `execute_decisions`.
+
+**When it fails** nothing is lost and nothing is done twice: tasks retry for six hours, and keys whose runs never came
+(this Dag was paused) are emitted again by `maintain`. Requests have no order among themselves.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import PartitionedAssetTimetable, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from include.kafka.consumers import RETRIES
+from include.water.assets import PROPOSAL, SERVICE_REQUEST, SERVICE_REQUESTS_WAITING
+from include.water.consumers import TRIAGE_SERVICE_REQUESTS
+
+SETTINGS = {
+    "catchup": False,
+    "dagrun_timeout": timedelta(hours=12),
+    "default_args": {"owner": "data-platform", "execution_timeout": timedelta(minutes=10), **RETRIES},
+    "tags": ["event-driven", "kafka", "triage"],
+    "doc_md": __doc__,
+}
+
+
+@dag(schedule=[SERVICE_REQUESTS_WAITING], max_active_runs=4, **SETTINGS)
+def fan_out_service_requests():
+    @task(outlets=[SERVICE_REQUEST])
+    def claim(run_id: str | None = None, outlet_events=None) -> None:
+        from include.kafka.tasks import claim_partition_keys
+
+        keys = claim_partition_keys(TRIAGE_SERVICE_REQUESTS, run_id)
+        if not keys:
+            # An event without a key would start nothing, and be logged as an error.
+            raise AirflowSkipException("nothing to hand on: no message is left in this claim")
+        outlet_events[SERVICE_REQUEST].add_partitions(keys)
+
+    claim()
+
+
+# A request that waits for a retry holds its run: enough of them at once that one slow model does not hold up the rest.
+@dag(schedule=PartitionedAssetTimetable(assets=SERVICE_REQUEST), max_active_runs=16, **SETTINGS)
+def triage_service_request():
+    # The pool, not max_active_runs, says how many requests the model gets at once: see docs/architecture.md.
+    @task(outlets=[PROPOSAL], pool="model_calls")
+    def triage(run_id: str | None = None, outlet_events=None) -> None:
+        from include.kafka.context import message_of, partition_key
+        from include.kafka.tasks import handle_message
+        from include.water.triage.effect import awaiting_approval
+
+        handle_message(TRIAGE_SERVICE_REQUESTS, partition_key(), run_id)
+        # Asked of the database, not of the call above: a retry after a crash hands it on too.
+        proposals = awaiting_approval(message_of(TRIAGE_SERVICE_REQUESTS))
+        if not proposals:
+            raise AirflowSkipException("decided: nothing of it needs a person's approval")
+        outlet_events[PROPOSAL].add_partitions(proposals)
+
+    triage()
+
+
+fan_out_service_requests()
+triage_service_request()
