@@ -171,6 +171,36 @@ outbox = Table(
     Index("ix_outbox_pending", "consumer", "sequence", postgresql_where=text("state = 'pending'")),
 )
 
+# Dead letters that a replay has looked at, by their coordinates in the dead-letter topic; `outcome` is the last look's.
+# Nothing is committed to Kafka by a replay: these rows are its progress. A row goes when its dead letter has gone, not
+# before, or the message would be sent once more.
+replays = Table(
+    "replays",
+    metadata,
+    # The dead-letter topic's id, as in the inbox.
+    Column("topic_id", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    # The topic that the message was on, and where, as the dead letter says; null when it does not say.
+    Column("topic", Text, nullable=False),
+    Column("source_partition", BigInteger),
+    Column("source_offset", BigInteger),
+    # As written in the dead letter. A topic that was made again has the same offsets, but not the same times.
+    Column("source_timestamp", Text),
+    Column("consumer", Text),
+    # Why it became a dead letter.
+    Column("reason", Text),
+    Column("outcome", String(16), nullable=False),
+    # Why it still fails: names of fields, no values.
+    Column("detail", Text),
+    Column("repairs", Text),
+    Column("run_id", Text, nullable=False),
+    now_column("recorded_at"),
+    CheckConstraint("outcome in ('replayed', 'duplicate', 'failing', 'unreadable')", name="outcome"),
+    Index("ix_replays_source", "topic", "source_partition", "source_offset"),
+    Index("ix_replays_recorded_at", "recorded_at"),
+)
+
 # Something a person must look at. One row an episode: open until what caused it is gone.
 alarms = Table(
     "alarms",
