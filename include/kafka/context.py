@@ -35,7 +35,8 @@ def message_of(consumer: Consumer) -> Message:
             message = message_of(TRIAGE_SERVICE_REQUESTS)
             log.info("%s: category %s", message, message.event.channel)
 
-    Call it in a task. It only reads: to act on the message once, call `tasks.handle_message`. Raises what `partition_key` and `tasks.read_message` raise.
+    Call it in a task. It only reads: to act on the message once, call `tasks.handle_message`. Raises what
+    `partition_key` and `tasks.read_message` raise.
     """
     from include.kafka.tasks import read_message
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, literal, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from include.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled, reset_command
 from include.kafka.consumers import Consumer, Shape
@@ -112,9 +112,11 @@ def _runs_to_emit_again(consumer: Consumer, first_wait: timedelta) -> list[str]:
     last = func.coalesce(claims.c.emitted_at, claims.c.claimed_at)
     # Never emitted counts as once: the task that claims emits at its end.
     doublings = func.least(func.greatest(claims.c.emissions - 1, 0), 16)
-    wait = func.least(literal(first_wait) * func.pow(2, doublings), literal(MAX_WAIT))
+    wait_seconds = func.least(first_wait.total_seconds() * func.pow(2, doublings), MAX_WAIT.total_seconds())
     due = select(claims.c.run_id).where(
-        claims.c.consumer == consumer.name, claims.c.closed_at.is_(None), last + wait <= func.now()
+        claims.c.consumer == consumer.name,
+        claims.c.closed_at.is_(None),
+        func.extract("epoch", func.now() - last) >= wait_seconds,
     )
     with begin() as connection:
         return list(connection.execute(due.order_by(claims.c.claimed_at)).scalars())

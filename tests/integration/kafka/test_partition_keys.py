@@ -1,9 +1,11 @@
 """One Dag run per message: claims become partition keys, a key is handled once."""
 
 import pytest
+from sqlalchemy import text
 
 from include.kafka import tasks
 from include.kafka.consumers import Shape
+from include.operations.database import begin
 from tests.integration.kafka.conftest import effects, numbers, open_claims, order, read_all
 from tests.integration.kafka.test_handling import outcomes, transact
 
@@ -74,3 +76,86 @@ def test_a_key_that_was_never_claimed_is_refused(make_topic, make_consumer, send
     consumer = make_consumer(topic, shape=Shape.per_message)
     with pytest.raises(ValueError, match=f"{topic.name}-0-0"):
         tasks.handle_message(consumer, f"{topic.name}-0-0", "run")
+
+
+def test_the_message_of_a_key_can_be_read_without_handling_it(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic, shape=Shape.per_message)
+    send(topic, order("a"), key=b"k", headers=[("from", b"app")])
+    (key,) = tasks.claim_partition_keys(consumer, "fan out")
+    message = tasks.read_message(consumer, key)
+    assert (message.event.number, message.key, message.headers) == ("a", b"k", (("from", b"app"),))
+    assert str(message) == f"{topic.name}-0@0"
+    assert outcomes(consumer) == {}
+
+
+def grow_older(consumer, minutes: int) -> None:
+    """As if that much time had passed since its claims were made and their keys emitted."""
+    with begin() as connection:
+        statement = text(
+            "update claims set claimed_at = claimed_at - :age * interval '1 minute', "
+            "emitted_at = emitted_at - :age * interval '1 minute' where consumer = :name"
+        )
+        connection.execute(statement, {"age": minutes, "name": consumer.name})
+
+
+def test_keys_whose_runs_never_came_are_emitted_again_after_a_wait_that_doubles(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic, shape=Shape.per_message)
+    send(topic, order("a"), order("b"))
+    first, second = tasks.claim_partition_keys(consumer, "fan out")
+    tasks.handle_message(consumer, first, "run")
+    emitted = []
+    for _ in range(7):
+        grow_older(consumer, 9)
+        emitted.append(tasks.claim_keys_again(consumer, worker_is_idle=False))
+    # Ten minutes after they were emitted first, then twenty, then forty.
+    assert emitted == [[], [second], [], [], [second], [], []]
+
+
+def test_keys_are_emitted_again_sooner_when_no_run_is_under_way(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic, shape=Shape.per_message)
+    send(topic, order("a"))
+    keys = tasks.claim_partition_keys(consumer, "fan out")
+    assert tasks.claim_keys_again(consumer, worker_is_idle=True) == []
+    grow_older(consumer, 3)
+    assert tasks.claim_keys_again(consumer, worker_is_idle=False) == []
+    assert tasks.claim_keys_again(consumer, worker_is_idle=True) == keys
+
+
+def test_keys_of_a_run_that_failed_before_it_emitted_any_are_emitted(make_topic, make_consumer, send, monkeypatch):
+    topic = make_topic()
+    consumer = make_consumer(topic, shape=Shape.per_message)
+    send(topic, b"bad", order("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "_open_keys", None)
+        with pytest.raises(TypeError):
+            tasks.claim_partition_keys(consumer, "fan out")
+    grow_older(consumer, 11)
+    (key,) = tasks.claim_keys_again(consumer, worker_is_idle=False)
+    tasks.handle_message(consumer, key, "run")
+    assert numbers(topic) == ["a"]
+    assert open_claims(consumer) == 0
+
+
+def test_closed_claims_are_not_emitted_again(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic, shape=Shape.per_message)
+    send(topic, order("a"))
+    (key,) = tasks.claim_partition_keys(consumer, "fan out")
+    tasks.handle_message(consumer, key, "run")
+    grow_older(consumer, 600)
+    assert tasks.claim_keys_again(consumer, worker_is_idle=True) == []
+
+
+def test_only_so_many_keys_are_emitted_at_once_and_the_oldest_first(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic, shape=Shape.per_message)
+    claimed = []
+    for number in range(3):
+        send(topic, order(number))
+        claimed.append(tasks.claim_partition_keys(consumer, f"fan out {number}"))
+    grow_older(consumer, 11)
+    assert tasks.claim_keys_again(consumer, worker_is_idle=False, max_keys=2) == claimed[0] + claimed[1]
+    assert tasks.claim_keys_again(consumer, worker_is_idle=False, max_keys=2) == claimed[2]
