@@ -18,7 +18,8 @@ def partition_key() -> str:
     """
     from airflow.sdk import get_current_context
 
-    run: Any = get_current_context()["dag_run"]
+    context: Any = get_current_context()
+    run = context["dag_run"]
     if not run.partition_key:
         raise ValueError(
             f"run {run.run_id} of {run.dag_id} has no partition key, so it has no message: runs of this Dag are "
@@ -56,4 +57,5 @@ def is_idle(dag_id: str) -> bool:
 def _task_instance() -> Any:
     from airflow.sdk import get_current_context
 
-    return get_current_context()["ti"]
+    context: Any = get_current_context()
+    return context["ti"]

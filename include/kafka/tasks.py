@@ -58,7 +58,7 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
         )
         if not chunks:
             # What an earlier run could not deliver does not wait for the next message.
-            _deliver(consumer, producer)
+            deliver_outbox(consumer.name, producer)
             return []
         try:
             _handle(consumer, chunks[0], run_id, group, producer)
@@ -78,7 +78,7 @@ def claim_partition_keys(consumer: Consumer, run_id: str) -> list[str]:
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
         claimed = _claim(consumer, run_id, group)
         keys = _open_keys(consumer, claimed, run_id, group, producer)
-        _deliver(consumer, producer)
+        deliver_outbox(consumer.name, producer)
     log.info("claimed: consumer=%s run_id=%s keys=%d", consumer.name, run_id, len(keys))
     return keys
 
@@ -318,7 +318,7 @@ def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, 
         if len(failures) == failed_before:
             _finish(consumer, chunk["claim_id"], wanted, reader.lost, run_id)
     _watch_age(consumer, oldest)
-    _deliver(consumer, producer)
+    deliver_outbox(consumer.name, producer)
     counts = " ".join(f"{outcome}={number}" for outcome, number in handler.counts.items())
     log.info("handled: consumer=%s run_id=%s %s", consumer.name, run_id, counts)
     if failures:
@@ -335,14 +335,19 @@ def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, lost: int, run
             open_alarm(connection, consumer.name, "messages_lost", text)
 
 
-def _deliver(consumer: Consumer, producer: AcknowledgedProducer) -> None:
+def deliver_outbox(consumer: str, producer: AcknowledgedProducer) -> int:
+    """Deliver what this consumer's effects left in the outbox; returns how many rows were.
+
+    Raises OutboxUndelivered when something is left: the task must fail, so that its retry delivers it.
+    """
+
     def produce(topic: str, rows: Sequence[Row]) -> None:
         for row in rows:
             headers: Headers = [("idempotency-key", str(row.id).encode())]
             producer.send(topic, key=row.key, value=row.body, headers=headers)
         producer.flush()
 
-    outbox.deliver(consumer.name, {"message": produce, "request": webhooks.post})
+    return outbox.deliver(consumer, {"message": produce, "request": webhooks.post})
 
 
 def _watch_age(consumer: Consumer, oldest: datetime | None) -> None:

@@ -20,6 +20,7 @@ from include.contracts import Contract, Topic
 from include.contracts.breaking import broken
 from include.kafka.producer import AcknowledgedProducer, DeliveryFailed
 from include.water.feeds.seismic import to_event
+from include.water.simulators.customers import service_requests
 from include.water.simulators.quakes import Quakes
 from include.water.sites import DISTRICTS
 from include.water.topics import (
@@ -27,10 +28,8 @@ from include.water.topics import (
     METER_READINGS,
     SEISMIC_EVENTS,
     SERVICE_REQUESTS,
-    Channel,
     LeakDetected,
     MeterReading,
-    ServiceRequest,
 )
 
 log = logging.getLogger(__name__)
@@ -39,18 +38,9 @@ log = logging.getLogger(__name__)
 RATES = {LEAKS_DETECTED.name: 5.0, SERVICE_REQUESTS.name: 0.5, METER_READINGS.name: 20.0}
 # A producer that was restarted sends an event again: consumers must act on it once.
 REPEAT_EVERY = 25
-BAD_TOPICS = (LEAKS_DETECTED, SEISMIC_EVENTS)
+BAD_TOPICS = (LEAKS_DETECTED, SEISMIC_EVENTS, SERVICE_REQUESTS)
 TICK_SECONDS = 0.05
 REPORT_EVERY_SECONDS = 1.0
-
-_REQUESTS = (
-    ("No water since this morning", "There has been no water in the whole house since about six."),
-    ("Brown water", "The water from the tap is brown and smells of metal. Is it safe to drink?"),
-    ("Bill is far too high", "My bill is four times that of last year, and we were away for a month."),
-    ("Water on the street", "Water is coming up through the road in front of the bakery, and it is getting more."),
-    ("Low pressure", "The shower on the second floor hardly works in the evening."),
-    ("Meter makes a noise", "The water meter in the cellar rattles when all the taps are closed."),
-)
 
 
 @dataclass
@@ -134,7 +124,11 @@ class Traffic:
         messages = [
             (topic, topic.serialize(event)[0], value)
             for _ in range(self.bad)
-            for topic, event in ((LEAKS_DETECTED, next(leaks(Random(self.seed)))), (SEISMIC_EVENTS, _quake()))
+            for topic, event in (
+                (LEAKS_DETECTED, next(leaks(Random(self.seed)))),
+                (SEISMIC_EVENTS, _quake()),
+                (SERVICE_REQUESTS, next(service_requests(Random(self.seed)))),
+            )
             for value in broken(topic, event).values()
         ]
         for number, (topic, key, value) in enumerate(messages):
@@ -186,25 +180,6 @@ def leaks(random: Random) -> Iterator[LeakDetected]:
             confidence=round(random.betavariate(5, 2), 3),
             model_version="simulated",
             detected_at=datetime.now(UTC),
-        )
-
-
-def service_requests(random: Random) -> Iterator[ServiceRequest]:
-    number = time.time_ns() // 10_000_000 % 10**12
-    while True:
-        number = (number + 1) % 10**12
-        subject, text = random.choice(_REQUESTS)
-        district = random.choice(list(DISTRICTS.values()))
-        yield ServiceRequest(
-            version=1,
-            request_id=f"SR-{number:012d}",
-            received_at=datetime.now(UTC),
-            channel=random.choice(list(Channel)),
-            customer_id=f"C-{random.randrange(100_000):06d}",
-            district_id=district.district_id,
-            address=f"{random.randint(1, 90)} {district.name} Street",
-            subject=subject,
-            text=text,
         )
 
 
