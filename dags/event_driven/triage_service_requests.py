@@ -53,13 +53,13 @@ def triage_service_request():
     # The pool, not max_active_runs, says how many requests the model gets at once: see docs/architecture.md.
     @task(outlets=[PROPOSAL], pool="model_calls")
     def triage(run_id: str | None = None, outlet_events=None) -> None:
-        from include.kafka.context import message_of, partition_key
+        from include.kafka.context import partition_key
         from include.kafka.tasks import handle_message
         from include.water.triage.effect import awaiting_approval
 
         handle_message(TRIAGE_SERVICE_REQUESTS, partition_key(), run_id)
         # Asked of the database, not of the call above: a retry after a crash hands it on too.
-        proposals = awaiting_approval(message_of(TRIAGE_SERVICE_REQUESTS))
+        proposals = awaiting_approval(partition_key())
         if not proposals:
             raise AirflowSkipException("decided: nothing of it needs a person's approval")
         outlet_events[PROPOSAL].add_partitions(proposals)

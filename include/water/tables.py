@@ -1,6 +1,7 @@
 """The example's tables in the operational database; made by the revisions in `include/water/migrations`."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Table, Text
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Table, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
 
 from include.operations.tables import Timestamp, metadata, now_column
 
@@ -39,4 +40,86 @@ published_seismic_events = Table(
     Column("event_id", Text, primary_key=True),
     now_column("published_at"),
     Index("ix_published_seismic_events_published_at", "published_at"),
+)
+
+# What became of a customer's request: what an engine proposed, how it came to that, and what code and people made of
+# it. A request has one decision, however often its message is read.
+decisions = Table(
+    "decisions",
+    metadata,
+    # The request's id and the beginning of proposal_hash: another proposal is another decision.
+    Column("decision_id", Text, primary_key=True),
+    Column("request_id", Text, nullable=False, unique=True),
+    Column("customer_id", Text, nullable=False),
+    Column("district_id", Text),
+    # What was proposed; proposal_hash binds all of it.
+    Column("category", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("severity_rank", BigInteger, nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target_kind", Text, nullable=False),
+    Column("target_id", Text, nullable=False),
+    Column("evidence", JSONB, nullable=False),
+    Column("risk", Text, nullable=False),
+    Column("proposal_hash", Text, nullable=False),
+    Column("policy_version", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    # Why the proposal may not be done, for a decision that is refused.
+    Column("refusal", Text),
+    # How the engine came to it.
+    Column("engine", Text, nullable=False),
+    Column("model_asked", Text),
+    Column("model_answered", Text),
+    Column("prompt_version", Text),
+    Column("fallback_reason", Text),
+    Column("tool_calls", JSONB, nullable=False),
+    Column("usage", JSONB, nullable=False),
+    Column("explanation", JSONB, nullable=False),
+    # The run of execute_decisions that asks for approval; null until one does.
+    Column("approval_run_id", Text),
+    Column("deadline_at", Timestamp),
+    Column("verdict", Text),
+    Column("approver", Text),
+    Column("verdict_at", Timestamp),
+    Column("source_topic", Text, nullable=False),
+    Column("source_partition", BigInteger, nullable=False),
+    Column("source_offset", BigInteger, nullable=False),
+    Column("source_timestamp", Timestamp),
+    now_column("decided_at"),
+    Column("executed_at", Timestamp),
+    CheckConstraint("severity in ('minor', 'major', 'critical')", name="severity"),
+    CheckConstraint("risk in ('low', 'high')", name="risk"),
+    CheckConstraint("state in ('executed', 'awaiting_approval', 'rejected', 'expired', 'refused')", name="state"),
+    CheckConstraint("engine in ('llm', 'offline')", name="engine"),
+    CheckConstraint("verdict in ('approved', 'rejected', 'expired')", name="verdict"),
+    # Whatever a program does wrong: nothing risky counts as executed without somebody's approval in time.
+    CheckConstraint(
+        "state <> 'executed' or risk = 'low' or coalesce("
+        "verdict = 'approved' and approver <> '' and verdict_at <= deadline_at, false)",
+        name="approved",
+    ),
+    CheckConstraint("state <> 'awaiting_approval' or deadline_at is not null", name="deadline"),
+    Index("ix_decisions_decided_at", "decided_at"),
+    Index("ix_decisions_customer", "customer_id", "decided_at"),
+    Index("ix_decisions_district", "district_id", "decided_at"),
+    Index("ix_decisions_awaiting", "decided_at", postgresql_where=text("state = 'awaiting_approval'")),
+)
+
+# What somebody is to do: at most one order a decision.
+work_orders = Table(
+    "work_orders",
+    metadata,
+    Column("work_order_id", Text, primary_key=True),
+    Column("decision_id", Text, ForeignKey("decisions.decision_id"), nullable=False, unique=True),
+    Column("action", Text, nullable=False),
+    Column("target_kind", Text, nullable=False),
+    Column("target_id", Text, nullable=False),
+    Column("district_id", Text),
+    Column("severity", Text, nullable=False),
+    Column("basis", Text, nullable=False),
+    now_column("created_at"),
+    CheckConstraint("severity in ('minor', 'major', 'critical')", name="severity"),
+    CheckConstraint("basis in ('low_risk', 'approved', 'rejected', 'expired', 'refused')", name="basis"),
+    Index("ix_work_orders_created_at", "created_at"),
 )

@@ -155,6 +155,62 @@ class AlertRaised(Contract):
         return f"{self.alert_id}#{self.revision}"
 
 
+class Action(StrEnum):
+    """All that triage can propose, and all that a work order can ask for. Nothing else exists for the executor."""
+
+    send_information = "send_information"
+    open_ticket = "open_ticket"
+    schedule_inspection = "schedule_inspection"
+    dispatch_crew = "dispatch_crew"
+    close_valve = "close_valve"
+    advise_not_to_drink = "advise_not_to_drink"
+    # Nothing happens until a person has looked.
+    hand_to_person = "hand_to_person"
+
+
+class TargetKind(StrEnum):
+    """What an action is done to."""
+
+    customer = "customer"
+    district = "district"
+    site = "site"
+
+
+class OrderBasis(StrEnum):
+    """Why a work order may be carried out, or why a person gets it instead of what was proposed."""
+
+    low_risk = "low_risk"
+    approved = "approved"
+    rejected = "rejected"
+    expired = "expired"
+    refused = "refused"
+
+
+class WorkOrder(Contract):
+    """Somebody is to do something: what triage proposed, or, when that may not be done, to look at the request.
+
+    Nothing that a customer or a model wrote is in it: only ids and words from closed sets.
+    """
+
+    version: Literal[1]
+    work_order_id: Annotated[str, Field(pattern=r"^WO-SR-[0-9]{8,12}-[0-9a-f]{12}$", max_length=31)]
+    decision_id: Annotated[str, Field(pattern=r"^SR-[0-9]{8,12}-[0-9a-f]{12}$", max_length=28)]
+    request_id: Annotated[str, Field(pattern=r"^SR-[0-9]{8,12}$", max_length=15)]
+    action: Action
+    target_kind: TargetKind
+    target_id: Annotated[Identifier, Field(max_length=40)]
+    district_id: DistrictId | None
+    severity: Severity
+    basis: OrderBasis
+    proposed_action: Action = Field(description="what triage proposed; another than `action` when a person has to look")
+    ordered_at: UtcTime
+
+    @property
+    def event_id(self) -> str:
+        # A decision has one work order, so its id is the decision's.
+        return self.work_order_id
+
+
 SERVICE_REQUESTS = Topic(
     "service.requests",
     ServiceRequest,
@@ -200,4 +256,15 @@ ALERTS_RAISED = Topic(
     description="Alerts for the people on duty.",
 )
 
-TOPICS = Registry(SERVICE_REQUESTS, METER_READINGS, SEISMIC_EVENTS, LEAKS_DETECTED, ALERTS_RAISED)
+WORK_ORDERS = Topic(
+    "work.orders",
+    WorkOrder,
+    # Orders about one valve, crew or customer keep their order.
+    key="target_id",
+    partitions=2,
+    retention=timedelta(days=90),
+    max_bytes=4 * 1024,
+    description="Work that triage has ordered: harmless, approved by a person, or for a person to look at.",
+)
+
+TOPICS = Registry(SERVICE_REQUESTS, METER_READINGS, SEISMIC_EVENTS, LEAKS_DETECTED, ALERTS_RAISED, WORK_ORDERS)

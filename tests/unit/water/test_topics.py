@@ -17,15 +17,19 @@ from include.water.topics import (
     METER_READINGS,
     SEISMIC_EVENTS,
     TOPICS,
+    Action,
     AlertKind,
     AlertRaised,
     Channel,
     LeakDetected,
     MeterReading,
+    OrderBasis,
     ReviewStatus,
     SeismicEvent,
     ServiceRequest,
     Severity,
+    TargetKind,
+    WorkOrder,
 )
 
 NOW = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
@@ -76,6 +80,19 @@ EXAMPLES: dict[type[Contract], dict[str, Any]] = {
         "source_topic": "leaks.detected",
         "source_partition": 0,
         "source_offset": 17,
+    },
+    WorkOrder: {
+        "work_order_id": "WO-SR-00000001-0123456789ab",
+        "decision_id": "SR-00000001-0123456789ab",
+        "request_id": "SR-00000001",
+        "action": Action.dispatch_crew,
+        "target_kind": TargetKind.district,
+        "target_id": "harbour",
+        "district_id": "harbour",
+        "severity": Severity.major,
+        "basis": OrderBasis.low_risk,
+        "proposed_action": Action.dispatch_crew,
+        "ordered_at": NOW,
     },
 }
 
