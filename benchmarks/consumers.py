@@ -6,7 +6,7 @@ from typing import Literal
 from sqlalchemy import Connection, text
 
 from include.contracts import Contract, Registry, Topic
-from include.kafka.consumers import Consumer
+from include.kafka.consumers import Consumer, Shape
 from include.kafka.messages import Message
 from include.operations.database import begin
 
@@ -29,12 +29,22 @@ def _topic(name: str, partitions: int) -> Topic:
 LAG_TOPIC = _topic("bench.lag", 3)
 # The stock trigger's topic has as many partitions.
 STOCK_TOPIC = _topic("bench.stock", 3)
+# One Dag run per message.
+MESSAGES_TOPIC = _topic("bench.messages", 3)
 FAULTS_TOPICS = (_topic("faults.one", 3), _topic("faults.two", 2))
-TOPICS = Registry(LAG_TOPIC, STOCK_TOPIC, *FAULTS_TOPICS)
+TOPICS = Registry(LAG_TOPIC, STOCK_TOPIC, MESSAGES_TOPIC, *FAULTS_TOPICS)
 
 STOCK_CONN_ID = "kafka_stock"
 
 LAG = Consumer(name="bench_lag", topics=(LAG_TOPIC,), effect="benchmarks.consumers:record")
+MESSAGES = Consumer(
+    name="bench_messages",
+    topics=(MESSAGES_TOPIC,),
+    effect="benchmarks.consumers:record",
+    shape=Shape.per_message,
+    max_messages_per_claim=200,
+    chunk_size=200,
+)
 # Small claims, so that a fault hits many of them.
 FAULTS = Consumer(
     name="faults",

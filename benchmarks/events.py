@@ -11,11 +11,13 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Iterable
 
 from sqlalchemy import text
 
-from benchmarks.consumers import LAG_TOPIC, STOCK_TOPIC
-from benchmarks.stand import Stand, say, stand
+from benchmarks.consumers import LAG_TOPIC, MESSAGES_TOPIC, STOCK_TOPIC
+from benchmarks.history import add_history
+from benchmarks.stand import Stand, say, stand, wait_for_dags
 
 # From a message of ours to its effect; read from Airflow's metadata, so each is the time somebody else recorded.
 STEPS = """
@@ -29,7 +31,10 @@ order by asset_event.timestamp limit 1
 """
 STEP_NAMES = ("event stored", "run created", "run started", "task queued", "task started", "effect seen")
 
-LANES = {"ours": LAG_TOPIC.name, "stock": STOCK_TOPIC.name, "floor": "floor"}
+LANES = {"ours": LAG_TOPIC.name, "per message": MESSAGES_TOPIC.name, "stock": STOCK_TOPIC.name, "floor": "floor"}
+# Lanes that are measured once more beside a long history.
+LANES_WITH_HISTORY = ("per message", "floor")
+WITH_HISTORY = ", long history"
 
 
 def value(number: str) -> bytes:
@@ -76,6 +81,46 @@ def burst(it: Stand, lane: str, prefix: str, count: int) -> float:
     return (it.effects(name) - before) / (ended - started)
 
 
+class Figures:
+    """What was measured: {lane: [...]} of seconds for a single message, and of messages a second in a burst."""
+
+    def __init__(self) -> None:
+        self.latencies: dict[str, list[float]] = {}
+        self.rates: dict[str, list[float]] = {}
+        self.sent = dict.fromkeys(LANES, 0)
+        self.missed = 0
+        self.ways: list[list[float]] = []
+
+    def measure(self, it: Stand, lanes: Iterable[str], options: argparse.Namespace, prefix: str, suffix: str) -> None:
+        """Singles and bursts, the lanes in turn; lanes are named with `suffix` in the figures."""
+        for n in range(options.singles):
+            for lane in lanes:
+                # Idle, as between events of a day; at a random moment of everybody's intervals.
+                time.sleep(2 + random.random())
+                times = single(it, lane, f"{prefix}single-{n}")
+                self.sent[lane] += 1
+                if times is None:
+                    self.missed += 1
+                    continue
+                self.latencies.setdefault(lane + suffix, []).append(times[1] - times[0])
+                if lane == "ours":
+                    self.ways.append(steps(it, *times))
+            say(f"single {n + 1}/{options.singles}: " + _latest(self.latencies, "s"))
+        for n in range(options.bursts):
+            for lane in lanes:
+                size = options.burst_size if lane == "ours" else options.small_burst_size
+                time.sleep(2)
+                self.rates.setdefault(lane + suffix, []).append(burst(it, lane, f"{prefix}burst-{n}", size))
+                self.sent[lane] += size
+            say(f"burst {n + 1}/{options.bursts}: " + _latest(self.rates, "/s"))
+
+    def p50(self, lane: str) -> float:
+        return statistics.median(self.latencies[lane])
+
+    def rate(self, lane: str) -> float:
+        return statistics.median(self.rates[lane])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.events", description=__doc__)
     parser.add_argument("--singles", type=int, default=15, help="single messages a lane (default: %(default)s)")
@@ -83,67 +128,65 @@ def main() -> int:
     parser.add_argument(
         "--burst-size", type=int, default=1000, help="messages in a burst of ours (default: %(default)s)"
     )
-    parser.add_argument("--stock-burst-size", type=int, default=30, help="in one of the stock lane and the floor")
+    parser.add_argument("--small-burst-size", type=int, default=40, help="in one of the others (default: %(default)s)")
+    parser.add_argument(
+        "--history", type=int, default=300_000, help="old keys and runs for the second part (default: %(default)s)"
+    )
     options = parser.parse_args()
-    latencies: dict[str, list[float]] = {lane: [] for lane in LANES}
-    rates: dict[str, list[float]] = {lane: [] for lane in LANES}
-    sent = dict.fromkeys(LANES, 0)
-    ways: list[list[float]] = []
-    missed = 0
+    figures = Figures()
     with stand() as it:
-        it.wait_until(lambda: len(it.request("GET", "/dags")["dags"]) == 4, "the Dag files to be read", 60)
+        wait_for_dags(it)
         say("warming up")
         for lane in LANES:
             single(it, lane, f"warm-{lane}")
-            sent[lane] += 1
-        for n in range(options.singles):
-            for lane in LANES:
-                # Idle, as between events of a day; at a random moment of everybody's intervals.
-                time.sleep(2 + random.random())
-                times = single(it, lane, f"single-{n}")
-                sent[lane] += 1
-                if times is None:
-                    missed += 1
-                    continue
-                latencies[lane].append(times[1] - times[0])
-                if lane == "ours":
-                    ways.append(steps(it, *times))
-            say(f"single {n + 1}/{options.singles}: " + _latest(latencies, "s"))
-        for n in range(options.bursts):
-            for lane in LANES:
-                size = options.burst_size if lane == "ours" else options.stock_burst_size
-                time.sleep(2)
-                rates[lane].append(burst(it, lane, f"burst-{n}", size))
-                sent[lane] += size
-            say(f"burst {n + 1}/{options.bursts}: " + _latest(rates, "/s"))
-        numbers = [
-            number for (number,) in it.query("select number from bench_effects where lane = :l", l=LANES["ours"])
-        ]
-        stock_effects = it.effects(LANES["stock"])
-    p50 = {lane: statistics.median(values) for lane, values in latencies.items()}
-    rate = {lane: statistics.median(values) for lane, values in rates.items()}
-    print(f"\n{'lane':8}{'single p50 s':>14}{'best':>8}{'worst':>8}{'burst /s':>12}")
-    for lane, values in latencies.items():
-        print(f"{lane:8}{p50[lane]:14.2f}{min(values):8.2f}{max(values):8.2f}{rate[lane]:12.1f}")
+            figures.sent[lane] += 1
+        figures.measure(it, LANES, options, "", "")
+        if options.history:
+            say(f"adding {options.history:,} old keys and runs to the metadata, and as many messages to the inbox")
+            add_history(it, options.history)
+            for lane in LANES_WITH_HISTORY:
+                single(it, lane, f"warm-old-{lane}")
+                figures.sent[lane] += 1
+            figures.measure(it, LANES_WITH_HISTORY, options, "old-", WITH_HISTORY)
+        found = {
+            lane: [n for (n,) in it.query("select number from bench_effects where lane = :l", l=name)]
+            for lane, name in LANES.items()
+        }
+    print(f"\n{'lane':30}{'single p50 s':>14}{'best':>8}{'worst':>8}{'burst /s':>12}")
+    for lane, values in figures.latencies.items():
+        print(f"{lane:30}{figures.p50(lane):14.2f}{min(values):8.2f}{max(values):8.2f}{figures.rate(lane):12.1f}")
     print("\na single message of ours, p50 seconds until: ", end="")
-    medians = [statistics.median(seconds) for seconds in zip(*ways, strict=True)]
+    medians = [statistics.median(seconds) for seconds in zip(*figures.ways, strict=True)]
     print(", ".join(f"{name} {seconds:.2f}" for name, seconds in zip(STEP_NAMES, medians, strict=True)))
+    ours = [lane for lane in LANES if lane in ("ours", "per message")]
     result = {
-        "burst_ratio_vs_stock": round(rate["ours"] / rate["stock"], 1),
-        "single_p50_ratio_vs_floor": round(p50["ours"] / p50["floor"], 2),
-        "lost": sent["ours"] - len(set(numbers)),
-        "twice": len(numbers) - len(set(numbers)),
-        "single_p50_seconds": {lane: round(seconds, 3) for lane, seconds in p50.items()},
-        "burst_per_second": {lane: round(r, 2) for lane, r in rate.items()},
-        "stock_lost": sent["stock"] - stock_effects,
-        "singles_not_seen_in_20_s": missed,
+        "burst_ratio_vs_stock": round(figures.rate("ours") / figures.rate("stock"), 1),
+        "single_p50_ratio_vs_floor": round(figures.p50("ours") / figures.p50("floor"), 2),
+        **per_message_ratios(figures, "", ""),
+        **(per_message_ratios(figures, WITH_HISTORY, "_with_history") if options.history else {}),
+        "lost": sum(figures.sent[lane] - len(set(found[lane])) for lane in ours),
+        "twice": sum(len(found[lane]) - len(set(found[lane])) for lane in ours),
+        "single_p50_seconds": {lane: round(figures.p50(lane), 3) for lane in figures.latencies},
+        "burst_per_second": {lane: round(figures.rate(lane), 2) for lane in figures.rates},
+        "history": options.history,
+        "stock_lost": figures.sent["stock"] - len(set(found["stock"])),
+        "singles_not_seen_in_20_s": figures.missed,
     }
     print(json.dumps(result))
     return 0 if result["lost"] == result["twice"] == 0 else 1
 
 
+def per_message_ratios(figures: Figures, suffix: str, name: str) -> dict[str, float]:
+    """One Dag run per message beside runs triggered through the REST API."""
+    ours, floor = "per message" + suffix, "floor" + suffix
+    return {
+        f"per_message_ratio_vs_floor{name}": round(figures.rate(ours) / figures.rate(floor), 2),
+        f"per_message_single_p50_ratio_vs_floor{name}": round(figures.p50(ours) / figures.p50(floor), 2),
+    }
+
+
 def _latest(values: dict[str, list[float]], unit: str) -> str:
-    return ", ".join(f"{lane} {v[-1]:.2f} {unit}" for lane, v in values.items() if v)
+    return ", ".join(f"{lane} {numbers[-1]:.2f} {unit}" for lane, numbers in values.items() if numbers)
 
 
 if __name__ == "__main__":

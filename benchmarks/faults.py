@@ -25,7 +25,7 @@ from confluent_kafka import Consumer, TopicPartition
 from sqlalchemy import text
 
 from benchmarks.consumers import FAULTS, FAULTS_TOPICS, Probe
-from benchmarks.stand import Stand, say, stand
+from benchmarks.stand import Stand, say, stand, wait_for_dags
 from include.contracts.breaking import broken
 
 # As Airflow's task runner names its process; the worker above it has "LocalExecutor:" in front of the id.
@@ -198,7 +198,7 @@ def main() -> int:
     kills: collections.Counter[str] = collections.Counter()
     # A killed scheduler's tasks are noticed by their missing heartbeat.
     with stand({"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30"}) as it:
-        it.wait_until(lambda: len(it.request("GET", "/dags")["dags"]) == 4, "the Dag files to be read", 60)
+        wait_for_dags(it)
         traffic = Traffic(it)
         # Spread over the faults, so that each hits a lane at work.
         pause = max(1.0, options.rounds * len(FAULTS_BY_NAME) * 12 / (options.messages / BURST))

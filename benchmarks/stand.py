@@ -151,3 +151,9 @@ def stand(environment: dict[str, str] | None = None) -> Iterator[Stand]:
             shutil.copytree(logs, kept)
             say(f"logs are kept in {kept}")
         stack.remove()
+
+
+def wait_for_dags(it: Stand) -> None:
+    """Until every Dag file of the benchmarks is read: a run of one that is not would be lost, not late."""
+    wanted = sum(path.read_text().count("\n@dag(") for path in DAGS.glob("*.py"))
+    it.wait_until(lambda: len(it.request("GET", "/dags")["dags"]) == wanted, "the Dag files to be read", 60)

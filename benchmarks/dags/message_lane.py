@@ -1,0 +1,41 @@
+"""Ours, one Dag run per message: the same shape as dags/event_driven/triage_service_requests.py."""
+
+from airflow.sdk import Asset, PartitionedAssetTimetable, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from benchmarks.consumers import MESSAGES
+from include.kafka.consumers import RETRIES
+from include.kafka.trigger import lag_watcher
+
+WAITING = Asset("bench_messages_waiting", watchers=[lag_watcher(MESSAGES)])
+MESSAGE = Asset("bench_message")
+
+
+@dag(schedule=[WAITING], catchup=False, max_active_runs=4, default_args=RETRIES)
+def bench_fan_out():
+    @task(outlets=[MESSAGE])
+    def claim(run_id=None, outlet_events=None):
+        from include.kafka.tasks import claim_partition_keys
+
+        keys = claim_partition_keys(MESSAGES, run_id)
+        if not keys:
+            raise AirflowSkipException("nothing to hand on")
+        outlet_events[MESSAGE].add_partitions(keys)
+
+    claim()
+
+
+@dag(schedule=PartitionedAssetTimetable(assets=MESSAGE), catchup=False, max_active_runs=8, default_args=RETRIES)
+def bench_message():
+    @task
+    def handle(run_id=None):
+        from include.kafka.context import partition_key
+        from include.kafka.tasks import handle_message
+
+        handle_message(MESSAGES, partition_key(), run_id)
+
+    handle()
+
+
+bench_fan_out()
+bench_message()
