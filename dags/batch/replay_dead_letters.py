@@ -1,0 +1,92 @@
+"""
+### Replay dead letters
+
+What waits in `<topic>.dlq` and keeps its contract now (after a repair, or because code was mended) goes back to its
+topic, with its original key, value as repaired, and headers, and three more: `replay.of`, `replay.count`,
+`replay.run_id`. Its event id stays, so consumers act on a message once, however often it is replayed.
+
+**Starts** by hand, with parameters. A run changes nothing unless `dry_run` is off: look first, then replay.
+
+**Makes** messages on the topic, rows in `replays`, and a table of what was done: the log of the task `show` and its
+return value. What still fails stays, and every later run tries it again. A message that fails again after its replay
+is a new dead letter, left alone until a run is started with `again`.
+
+**When it fails** clear the task: what was sent before is known, and is not sent again.
+
+Runbook: `docs/runbooks/dead-letters.md`.
+"""
+
+from datetime import timedelta
+
+from airflow.providers.apache.kafka.operators.consume import ConsumeFromTopicOperator
+from airflow.sdk import Param, dag, task
+
+from include.contracts import Reason
+from include.kafka.replay import require_report
+from include.water.topics import TOPICS
+
+Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    # Two at once would share the partitions of the dead-letter topic between them, and each see a part.
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=3),
+    params={
+        "topic": Param(type="string", enum=[topic.name for topic in TOPICS], description="its dead letters"),
+        "reason": Param(None, type=["null", "string"], enum=[None, *Reason], description="why they are dead letters"),
+        "since": Param(None, type=["null", "string"], format="date-time", description="when they became dead letters"),
+        "until": Param(None, type=["null", "string"], format="date-time", description="before this time"),
+        "partition": Param(**Optional, description="where the messages were on their topic"),
+        "from_offset": Param(**Optional, description="the first offset there"),
+        "until_offset": Param(**Optional, description="before this offset"),
+        "limit": Param(100, type="integer", minimum=1, maximum=10_000, description="messages to send at most"),
+        "again": Param(False, type="boolean", description="also those that were replayed and failed again"),
+        "dry_run": Param(True, type="boolean", description="only show what would be done"),
+    },
+    default_args={
+        "owner": "data-platform",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=10),
+        "retry_exponential_backoff": 2,
+        "execution_timeout": timedelta(minutes=30),
+    },
+    tags=["batch", "kafka", "repair"],
+    doc_md=__doc__,
+)
+def replay_dead_letters():
+    @task
+    def plan(params: dict | None = None, run_id: str | None = None) -> list[dict]:
+        from include.kafka.replay_plan import plan_replay
+
+        return plan_replay(
+            params, run_id, registry="include.water.topics:TOPICS", repairs="include.water.repairs:REPAIRS"
+        )
+
+    # Mapped over one plan, or none: how much there is to read is known when it runs.
+    replay = ConsumeFromTopicOperator.partial(
+        task_id="replay",
+        kafka_config_id="kafka_dead_letters",
+        apply_function="include.kafka.replay.replay_dead_letter",
+        return_apply_function_results=True,
+        # Progress is in the table `replays`. A committed offset would hide what still fails from the next run.
+        commit_cadence="never",
+        # With more, the operator waits its whole poll_timeout to fill the last batch.
+        max_batch_size=1,
+        # Longer than a killed task stays a member of the group: until then the next one is given no partition.
+        poll_timeout=60,
+        post_execute=require_report,
+    ).expand_kwargs(plan())
+
+    @task
+    def show(reports: list[list[dict]]) -> dict:
+        from include.kafka import replay
+
+        return replay.show(reports)
+
+    show(replay.output)
+
+
+replay_dead_letters()

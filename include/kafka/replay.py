@@ -1,0 +1,238 @@
+"""Send dead letters that pass now back to their topic.
+
+Three steps, each a task: `plan_replay` checks what is asked and writes down up to where the dead-letter topic is read;
+`ConsumeFromTopicOperator` reads it and calls `replay_dead_letter` with every message; `show` logs what was done.
+
+The operator can only read a topic from its beginning, so the window and the limit are enforced in the function, and
+nothing is committed: progress is the table `replays`. It takes silence for the end of the topic, so the function
+reports only when every partition was read to its planned end, and `require_report` fails the task when it was not.
+
+A message is sent, acknowledged, then recorded. A task that is killed in between sends it again, with the same event id:
+the consumers' inbox acts on it once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pkgutil import resolve_name
+from typing import Any
+
+from include.contracts import ContractViolation, Reason, Registry
+from include.contracts.repairs import Mended, Repairs
+from include.kafka.messages import Message
+from include.kafka.producer import AcknowledgedProducer, Headers
+from include.kafka.replay_letters import Envelope, Letter, Look, size_bytes
+from include.kafka.replay_plan import DEAD_LETTERS_CONN_ID, Plan, look
+
+log = logging.getLogger(__name__)
+
+# Rows that the report shows; it passes through XCom, a row of Airflow's database. The counts cover all.
+MAX_ROWS = 100
+
+
+class ReplayIncomplete(Exception):
+    """The dead-letter topic was not read to its planned end; a retry may."""
+
+
+def replay_dead_letter(record: Any, *, plan: dict[str, Any], conn_id: str) -> dict[str, Any] | None:
+    """`apply_function` of the operator: looks at one record of the dead-letter topic.
+
+    Returns the report, once, when the last planned record has been looked at. Raises what the broker or the database
+    raise, for Airflow's retries.
+    """
+    return _replay_of(json.dumps(plan, sort_keys=True), conn_id).take(record)
+
+
+@lru_cache(maxsize=1)
+def _replay_of(plan: str, conn_id: str) -> Replay:
+    """One task process is one try of one plan: the operator has no other place for what lasts longer than a record."""
+    return Replay(Plan.model_validate_json(plan), conn_id)
+
+
+def require_report(context: Any, result: Sequence[dict[str, Any]] | None) -> None:
+    """`post_execute` of the operator, which ends well when it has read nothing at all."""
+    if not result:
+        raise ReplayIncomplete(
+            "the dead-letter topic was not read to its end: the broker did not answer in time, or another member of "
+            f"the same consumer group has its partitions (group.id of the connection {DEAD_LETTERS_CONN_ID} must be "
+            "this deployment's alone)"
+        )
+
+
+def show(reports: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
+    """Log the report as a table and return it."""
+    ((report,),) = reports
+    log.info("%s", as_table(report))
+    return report
+
+
+def as_table(report: Mapping[str, Any]) -> str:
+    """The report for people."""
+    title = "nothing was changed: dry run" if report["dry_run"] else "done"
+    lines = [f"dead letters of {report['topic']} ({title})", ""]
+    lines += _columns([("reason", "outcome", "letters"), *(tuple(row.values()) for row in report["counts"])])
+    if report["letters"]:
+        names = ("dead_letter", "message", "reason", "outcome", "repairs", "detail")
+        lines += ["", *_columns([names, *(tuple(row[name] for name in names) for row in report["letters"])])]
+        more = sum(row["letters"] for row in report["counts"]) - len(report["letters"])
+        lines += [f"and {more} more"] if more else []
+    return "\n".join(lines)
+
+
+def _columns(rows: Sequence[Sequence[Any]]) -> list[str]:
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+class Replay:
+    """One try of a plan: looks at the records of the dead-letter topic, one after the other."""
+
+    def __init__(self, plan: Plan, dead_letters_conn_id: str) -> None:
+        from include.kafka.replay_records import Records
+
+        self._plan = plan
+        self._selection = plan.selection
+        registry: Registry = resolve_name(plan.registry)
+        self._topic = registry[plan.selection.topic]
+        self._repairs: Repairs = resolve_name(plan.repairs)
+        topic_id, _, _ = look(self._topic, dead_letters_conn_id)
+        if topic_id != plan.topic_id:
+            raise _final(f"{self._topic.dead_letter_name} was deleted and made again after this replay was planned")
+        self._records = Records(self._topic.name, plan.topic_id)
+        self._producer = AcknowledgedProducer(plan.conn_id)
+        # The next offset of each partition. When the group's members change, the reading starts again.
+        self._positions = dict.fromkeys(plan.ends, 0)
+        # What an earlier try of this task has sent counts: the limit is the run's.
+        self._sent = self._records.replayed_by(plan.run_id)
+        self._counts: Counter[tuple[str, Look]] = Counter()
+        self._rows: list[dict[str, Any]] = []
+
+    def take(self, record: Any) -> dict[str, Any] | None:
+        """Look at a record, or at the client's report that a partition was read to its end."""
+        if self._is_done:
+            # The operator goes on until it has its number of messages: these came later.
+            return None
+        self._look_at(record)
+        return self._report() if self._is_done else None
+
+    @property
+    def _is_done(self) -> bool:
+        return all(self._positions[partition] >= end for partition, end in self._plan.ends.items())
+
+    def _look_at(self, record: Any) -> None:
+        from confluent_kafka import KafkaError, KafkaException
+
+        error = record.error()
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            raise KafkaException(error)
+        partition, offset = record.partition(), record.offset()
+        if partition not in self._positions:
+            return
+        position = self._positions[partition]
+        if error is None and position <= offset < self._plan.ends[partition]:
+            message = Message.of(record, self._plan.topic_id)
+            letter = Letter.of(message, self._topic.name)
+            if self._selection.takes(message.timestamp, letter.envelope):
+                self._settle(letter)
+        # The offset of an end is the position there, behind offsets that hold no record.
+        self._positions[partition] = max(position, offset if error is not None else offset + 1)
+
+    def _settle(self, letter: Letter) -> None:
+        outcome, repairs, detail = self._try(letter)
+        reason = letter.envelope.reason if letter.envelope else ""
+        self._counts[reason, outcome] += 1
+        at, source = letter.record, letter.envelope
+        shown = outcome is not Look.replayed_before and len(self._rows) < MAX_ROWS
+        if shown or outcome is Look.replayed:
+            log.info("%s: dead_letter=%s reason=%s repairs=%s detail=%s", outcome, at, reason, repairs, detail)
+        if shown:
+            self._rows.append(
+                {
+                    "dead_letter": f"{at.partition}@{at.offset}",
+                    "message": f"{source.partition}@{source.offset}" if source and source.was_on_the_topic else "",
+                    "reason": reason,
+                    "outcome": outcome,
+                    "repairs": repairs,
+                    "detail": detail,
+                }
+            )
+
+    def _try(self, letter: Letter) -> tuple[Look, str, str]:
+        """(outcome, repairs, why it still fails)"""
+        known = self._records.find(letter)
+        if known and known.outcome == Look.replayed:
+            # By an earlier try of this task, or before its run was cleared: that is this run's.
+            by_this_run = known.run_id == self._plan.run_id
+            return (Look.replayed, known.repairs or "", "") if by_this_run else (Look.replayed_before, "", "")
+        if letter.envelope is None:
+            return self._keep(letter, Look.unreadable, "")
+        if self._records.has_replayed(letter):
+            return self._keep(letter, Look.duplicate, "")
+        if letter.replays and not self._selection.again:
+            return Look.failed_again, "", f"replayed {letter.replays} times; set `again` to replay it again"
+        try:
+            mended = self._repairs.mend(self._topic, letter.record.value)
+            key = self._key(letter, mended)
+            headers = letter.headers_for_replay(self._topic.name, self._plan.run_id)
+            self._check_size(key, mended.value, headers)
+        except ContractViolation as violation:
+            return self._keep(letter, Look.failing, f"{violation.reason}: {violation.detail}")
+        repairs = ", ".join(mended.repairs)
+        if self._sent >= self._selection.limit:
+            return Look.over_limit, repairs, ""
+        self._sent += 1
+        if self._selection.dry_run:
+            self._records.remember(letter)
+            return Look.would_replay, repairs, ""
+        self._send(key, mended.value, headers, letter.envelope)
+        self._record(letter, Look.replayed, repairs=repairs)
+        return Look.replayed, repairs, ""
+
+    def _send(self, key: bytes | None, value: bytes, headers: Headers, envelope: Envelope) -> None:
+        # The partition that the message was on: a producer in another language spreads keys in another way, and
+        # messages with one key belong into one partition.
+        known = 0 <= envelope.partition < self._plan.partitions
+        self._producer.send(
+            self._topic.name, key=key, value=value, headers=headers, partition=envelope.partition if known else None
+        )
+        self._producer.flush()
+
+    def _keep(self, letter: Letter, outcome: Look, detail: str) -> tuple[Look, str, str]:
+        if not self._selection.dry_run:
+            self._record(letter, outcome, detail=detail)
+        return outcome, "", detail
+
+    def _record(self, letter: Letter, outcome: Look, *, detail: str = "", repairs: str = "") -> None:
+        self._records.write(letter, outcome=outcome, detail=detail, repairs=repairs, run_id=self._plan.run_id)
+
+    def _key(self, letter: Letter, mended: Mended) -> bytes | None:
+        """The original's. What never was on the topic has none: its contract says what it is."""
+        if letter.envelope and letter.envelope.was_on_the_topic:
+            return letter.record.key
+        return str(getattr(mended.event, self._topic.key)).encode()
+
+    def _check_size(self, key: bytes | None, value: bytes, headers: Headers) -> None:
+        """The broker would refuse it, today and tomorrow, and with it fail the whole run."""
+        limit = int(self._topic.kafka_config()["max.message.bytes"])
+        if (size := size_bytes(key, value, headers)) > limit:
+            raise ContractViolation(Reason.too_large, f"{size} bytes with its headers, the topic takes {limit}")
+
+    def _report(self) -> dict[str, Any]:
+        counts = sorted(self._counts.items())
+        return {
+            "topic": self._topic.name,
+            "dry_run": self._selection.dry_run,
+            "counts": [{"reason": reason, "outcome": outcome, "letters": n} for (reason, outcome), n in counts],
+            "letters": self._rows,
+        }
+
+
+def _final(text: str) -> Exception:
+    """A failure that Airflow does not retry: only a person can mend it."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    return AirflowFailException(text)
