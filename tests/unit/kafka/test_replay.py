@@ -1,0 +1,218 @@
+"""Dead letters as a replay reads them, and which of them a selection takes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from include.contracts import Reason
+from include.kafka.dead_letters import DeadLetter, envelope
+from include.kafka.messages import Message
+from include.kafka.replay import as_table
+from include.kafka.replay_letters import Envelope, Letter, size_bytes
+from include.kafka.replay_plan import Selection
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def record(topic: str = "orders", headers: Any = (), **changes: Any) -> Message:
+    fields = {
+        "topic": topic,
+        "topic_id": "id",
+        "partition": 2,
+        "offset": 7,
+        "timestamp": AT,
+        "key": b"k",
+        "value": b"v",
+    }
+    return Message(**{**fields, "headers": tuple(headers), **changes})
+
+
+def dead(original: Message, reason: Reason = Reason.not_json) -> Message:
+    """The dead letter of a message, as `dead_letters.send` writes it."""
+    added = envelope(DeadLetter(original, reason, "why"), consumer="shop", run_id="run")
+    return record(f"{original.topic}.dlq", [*original.headers, *added], partition=0, offset=99)
+
+
+def test_a_dead_letter_says_what_its_writer_wrote():
+    letter = Letter.of(dead(record(headers=[("trace", b"1"), ("trace", b"2"), ("empty", None)])), "orders")
+    assert letter.envelope == Envelope(Reason.not_json, 2, 7, AT.isoformat(), "shop")
+    assert letter.headers == (("trace", b"1"), ("trace", b"2"), ("empty", None))
+    assert letter.replays == 0
+
+
+def test_what_goes_back_has_the_original_headers_and_says_that_it_is_a_replay():
+    letter = Letter.of(dead(record(headers=[("trace", b"1")])), "orders")
+    assert letter.headers_for_replay("orders", "run 2") == [
+        ("trace", b"1"),
+        ("replay.of", b"orders-2@7"),
+        ("replay.count", b"1"),
+        ("replay.run_id", b"run 2"),
+    ]
+
+
+def test_a_replayed_message_that_failed_again_is_known_by_its_headers_and_counts_on():
+    first = Letter.of(dead(record(headers=[("trace", b"1")])), "orders")
+    again = record(headers=first.headers_for_replay("orders", "run 1"), offset=8)
+    second = Letter.of(dead(again), "orders")
+    assert second.replays == 1
+    assert second.headers_for_replay("orders", "run 2") == [
+        ("trace", b"1"),
+        ("replay.of", b"orders-2@8"),
+        ("replay.count", b"2"),
+        ("replay.run_id", b"run 2"),
+    ]
+
+
+def test_a_dead_letter_that_somebody_copied_to_the_topic_keeps_the_headers_that_it_came_with():
+    """Its envelope is the last one: the first belongs to the copy."""
+    copied = record(headers=dead(record()).headers, offset=50)
+    letter = Letter.of(dead(copied, Reason.rejected), "orders")
+    assert letter.envelope == Envelope(Reason.rejected, 2, 50, AT.isoformat(), "shop")
+    assert letter.headers == copied.headers
+
+
+def test_what_never_was_on_the_topic_has_no_twin_and_is_known_by_its_dead_letter():
+    letter = Letter.of(dead(record(partition=-1, offset=-1)), "orders")
+    assert letter.envelope
+    assert letter.envelope.source is None
+    assert letter.headers_for_replay("orders", "run")[0] == ("replay.of", b"orders.dlq-0@99")
+
+
+@pytest.mark.parametrize("count", [b"", b"many", b"-1", b"0", b"9" * 5000, None])
+def test_a_count_that_is_no_number_is_not_taken_for_none_at_all(count: bytes | None):
+    """Else a message that fails for ever could go round for ever."""
+    assert Letter.of(dead(record(headers=[("replay.count", count)])), "orders").replays == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dlq.reason", b"because"),
+        ("dlq.topic", b"payments"),
+        ("dlq.partition", b"two"),
+        ("dlq.partition", "٣".encode()),
+        ("dlq.offset", b"9" * 30),
+        ("dlq.offset", None),
+        ("dlq.timestamp", b"\xff"),
+        ("dlq.consumer", b"a\x00b"),
+        ("dlq.consumer", b"\x1b[2J"),
+        ("dlq.consumer", b"x" * 10_000),
+    ],
+)
+def test_an_envelope_that_is_not_ours_is_none(name: str, value: bytes | None):
+    headers = [(key, value if key == name else content) for key, content in dead(record()).headers]
+    assert Letter.of(record("orders.dlq", headers), "orders").envelope is None
+
+
+def test_a_record_without_an_envelope_is_unreadable_and_keeps_its_headers():
+    letter = Letter.of(record("orders.dlq", [("trace", b"1"), ("dlq.offset", b"1")]), "orders")
+    assert letter.envelope is None
+    assert letter.headers == (("trace", b"1"), ("dlq.offset", b"1"))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["dlq.reason", "dlq.offset", "replay.count", "a"]), st.none() | st.binary())))
+def test_whatever_the_headers_are_they_can_be_read(headers: list):
+    letter = Letter.of(record("orders.dlq", headers), "orders")
+    assert letter.replays >= 0
+    assert letter.headers_for_replay("orders", "run")
+
+
+def selection(**params: Any) -> Selection:
+    return Selection.model_validate({"topic": "orders", **params})
+
+
+def enveloped(**changes: Any) -> Envelope:
+    fields = {"reason": Reason.not_json, "partition": 2, "offset": 7, "timestamp": "", "consumer": "shop"}
+    return Envelope(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("params", "taken"),
+    [
+        ({}, True),
+        ({"reason": "not_json"}, True),
+        ({"reason": "rejected"}, False),
+        ({"since": AT}, True),
+        ({"since": AT + timedelta(milliseconds=1)}, False),
+        ({"until": AT}, False),
+        ({"until": AT + timedelta(milliseconds=1)}, True),
+        ({"partition": 2}, True),
+        ({"partition": 0}, False),
+        ({"partition": 2, "from_offset": 7}, True),
+        ({"partition": 2, "from_offset": 8}, False),
+        ({"partition": 2, "until_offset": 7}, False),
+        ({"partition": 2, "from_offset": 7, "until_offset": 8}, True),
+    ],
+)
+def test_windows_hold_their_beginning_and_not_their_end(params: dict, taken: bool):
+    assert selection(**params).takes(AT, enveloped()) is taken
+
+
+def test_a_window_does_not_hold_what_says_nothing_of_it():
+    assert selection().takes(None, None)
+    assert selection(since=AT).takes(AT, None)
+    assert not selection(since=AT).takes(None, enveloped())
+    assert not selection(partition=2).takes(AT, None)
+    assert not selection(reason="not_json").takes(AT, None)
+    assert selection().takes(AT, enveloped(partition=-1, offset=-1))
+    assert not selection(partition=0, until_offset=5).takes(AT, enveloped(partition=-1, offset=-1))
+
+
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ({"since": AT, "until": AT}, "window of time is empty"),
+        ({"partition": 1, "from_offset": 5, "until_offset": 5}, "window of offsets is empty"),
+        ({"partition": 1, "until_offset": 0}, "window of offsets is empty"),
+        ({"from_offset": 5}, "needs a partition"),
+        ({"since": "2026-01-02T03:04:05"}, "timezone"),
+        ({"limit": 0}, "greater than 0"),
+        ({"reason": "because"}, "reason"),
+        ({"offset": 5}, "offset"),
+    ],
+)
+def test_a_selection_that_makes_no_sense_is_refused(params: dict, why: str):
+    with pytest.raises(ValidationError, match=why):
+        selection(**params)
+
+
+def test_nothing_is_changed_unless_it_is_asked_for():
+    assert (selection().dry_run, selection().again) == (True, False)
+
+
+def test_the_size_of_a_record_counts_its_key_and_headers():
+    assert size_bytes(b"12", b"123", [("ü", b"1234"), ("a", None)]) == 2 + 3 + (2 + 4 + 10) + (1 + 10) + 100
+    assert size_bytes(None, b"", []) == 100
+
+
+def test_the_table_shows_counts_rows_and_how_many_more_there_are():
+    row = {
+        "dead_letter": "0@1",
+        "message": "2@7",
+        "reason": "not_json",
+        "outcome": "failing",
+        "repairs": "",
+        "detail": "x",
+    }
+    report = {
+        "topic": "orders",
+        "dry_run": True,
+        "counts": [{"reason": "not_json", "outcome": "failing", "letters": 3}],
+        "letters": [row],
+    }
+    assert as_table(report).splitlines() == [
+        "dead letters of orders (nothing was changed: dry run)",
+        "",
+        "reason    outcome  letters",
+        "not_json  failing  3",
+        "",
+        "dead_letter  message  reason    outcome  repairs  detail",
+        "0@1          2@7      not_json  failing           x",
+        "and 2 more",
+    ]

@@ -1,0 +1,56 @@
+"""The example's repairs, on what the sources really sent."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from include.contracts import ContractViolation, Reason, Topic
+from include.water.feeds.seismic import to_event
+from include.water.repairs import REPAIRS
+from include.water.topics import SEISMIC_EVENTS, SERVICE_REQUESTS, TOPICS, ServiceRequest
+from tests.unit.water.test_seismic_feed import feature
+from tests.unit.water.test_topics import example
+
+
+def request(**changes: object) -> bytes:
+    """A request as the app before 4.3 sent it."""
+    document = json.loads(SERVICE_REQUESTS.serialize(example(ServiceRequest))[1])
+    document["message"], document["title"] = document.pop("text"), document.pop("subject")
+    return json.dumps({**document, **changes}).encode()
+
+
+def test_a_request_of_the_old_app_is_the_request_that_the_new_app_would_have_sent():
+    mended = REPAIRS.mend(SERVICE_REQUESTS, request())
+    assert mended.event == example(ServiceRequest)
+    assert mended.event.event_id == example(ServiceRequest).event_id
+    assert len(mended.repairs) == 1
+
+
+def test_what_else_is_wrong_with_such_a_request_stays_wrong():
+    with pytest.raises(ContractViolation) as found:
+        REPAIRS.mend(SERVICE_REQUESTS, request(channel="fax"))
+    assert found.value.reason is Reason.out_of_bounds
+
+
+def test_a_feature_that_the_adapter_reads_now_is_the_event_that_the_feed_would_give():
+    value = json.dumps(feature(), sort_keys=True).encode()
+    mended = REPAIRS.mend(SEISMIC_EVENTS, value)
+    assert mended.event == to_event(feature())
+    assert (mended.value, mended.repairs) == (SEISMIC_EVENTS.serialize(mended.event)[1], ("adapted_again",))
+
+
+def test_a_feature_that_the_adapter_still_refuses_is_refused_for_the_adapters_reason():
+    broken = feature()
+    broken["properties"]["mag"] = "strong"
+    with pytest.raises(ContractViolation) as found:
+        REPAIRS.mend(SEISMIC_EVENTS, json.dumps(broken).encode())
+    assert (found.value.reason, found.value.detail) == (Reason.wrong_type, "magnitude (float_type)")
+
+
+@pytest.mark.parametrize("topic", list(TOPICS), ids=lambda topic: topic.name)
+def test_no_repair_touches_what_keeps_its_contract(topic: Topic):
+    _, value = topic.serialize(example(topic.contract))
+    assert REPAIRS.mend(topic, value).repairs == ()
+    assert [repair.name for repair in REPAIRS.of(topic) if repair.mend(value) is not None] == []
