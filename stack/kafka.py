@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,10 @@ class Kafka(Service):
     ports = ("kafka", "controller")
     program_names = ("kafka",)
 
-    def __init__(self, *args, security: str = "plaintext"):
+    def __init__(self, *args, security: str = "plaintext", connections: Mapping[str, dict[str, str]] | None = None):
+        """connections: {id of an Airflow connection: what it adds to the client's settings}, besides kafka_default."""
         super().__init__(*args)
+        self.connections = {"kafka_default": {}, **(connections or {})}
         if security not in ("plaintext", "sasl_ssl"):
             raise StackError(f"kafka_security is {security!r}; choose plaintext or sasl_ssl")
         self.security = security
@@ -207,7 +210,8 @@ class Kafka(Service):
         if not self.port and not self.external:
             return {}
         return {
-            "AIRFLOW_CONN_KAFKA_DEFAULT": json.dumps({"conn_type": "kafka", "extra": self.client_config()}),
+            f"AIRFLOW_CONN_{name.upper()}": json.dumps({"conn_type": "kafka", "extra": self.client_config() | settings})
+            for name, settings in self.connections.items()
         }
 
     def endpoints(self) -> dict[str, Any]:

@@ -63,7 +63,9 @@ class Stack:
         self.supervisor = Supervisor(self.state, self.folder)
         arguments = (self.state, self.folder, self.report)
         self.postgres = Postgres(*arguments)
-        self.kafka = Kafka(*arguments, security=self.kafka_security)
+        self.kafka = Kafka(
+            *arguments, security=self.kafka_security, connections=settings().get("kafka_connections", {})
+        )
         self.object_store = ObjectStore(*arguments)
         self.feeds = Feeds(*arguments, commands=settings().get("feeds", {}))
         self.airflow = Airflow(

@@ -4,6 +4,7 @@
     service.requests --lag--> SERVICE_REQUESTS_WAITING ------------------> fan_out_service_requests
     fan_out_service_requests --a key for each message--> SERVICE_REQUEST --> triage_service_request
     triage_service_request --a key for each proposal--> PROPOSAL ---------> execute_decisions
+    alerts.raised --a message--> LIVE_BOARD ------------------------------> refresh_live_board
 
 Every Dag file imports this module, so it imports nothing heavy.
 """
@@ -20,3 +21,6 @@ SERVICE_REQUESTS_WAITING = Asset("service_requests_waiting", watchers=[lag_watch
 SERVICE_REQUEST = Asset("service_request")
 # Partitioned by decision_id: a run for each proposal that needs a person's approval.
 PROPOSAL = Asset("proposal")
+
+# Its watcher, on Airflow's stock trigger, is in its Dag file: the import takes more than a second.
+LIVE_BOARD = Asset("live_board")

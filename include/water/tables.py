@@ -123,3 +123,15 @@ work_orders = Table(
     CheckConstraint("basis in ('low_risk', 'approved', 'rejected', 'expired', 'refused')", name="basis"),
     Index("ix_work_orders_created_at", "created_at"),
 )
+
+# What the live board shows of a district: computed by the Dag refresh_live_board, read by every browser.
+board_tiles = Table(
+    "board_tiles",
+    metadata,
+    # A district's id, or "elsewhere".
+    Column("tile", Text, primary_key=True),
+    Column("content", JSONB, nullable=False),
+    # The content holds the alerts that changed after this moment.
+    Column("since", Timestamp, nullable=False),
+    now_column("refreshed_at"),
+)

@@ -1,0 +1,70 @@
+"""
+### Refresh the live board
+
+A message on `alerts.raised` refreshes the tile of its district on the board under **Live board**.
+
+**Starts** with a message (Airflow's stock `AssetWatcher` and `MessageQueueTrigger`), and every ten minutes: alerts
+that are a day old leave the board without a message. The event says which tile; what it shows is read from the
+database.
+
+**Makes** rows in `board_tiles`, which the board polls.
+
+**When it fails** nothing is lost. The next run, for whatever tile, refreshes all that are behind; until then the board
+says that they are.
+
+This is the only Dag on the stock trigger, and it may be, because an event that is lost does no harm here. The trigger
+commits an offset before its event is stored, Airflow joins events that arrive while one waits, and the trigger ends
+and is made again after every message: half a message a second. Where every message counts, see `raise_alerts`. It also
+takes more than a second to import, in each of this Dag's tasks.
+"""
+
+from datetime import timedelta
+
+from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger
+from airflow.sdk import Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable, dag, task
+
+from include.water.assets import LIVE_BOARD
+from include.water.topics import ALERTS_RAISED
+
+TRIGGER = MessageQueueTrigger(
+    scheme="kafka",
+    topics=[ALERTS_RAISED.name],
+    # A connection of its own, for the stock trigger takes its consumer group from there.
+    kafka_config_id="kafka_live_board",
+    # By name: it runs in the triggerer, which does not load Dag files.
+    apply_function="include.water.dashboards.events.tile_of",
+)
+# Declared with the other assets, except for the trigger: its import would burden every Dag file.
+ALERTS = Asset(LIVE_BOARD.name, watchers=[AssetWatcher(name=LIVE_BOARD.name, trigger=TRIGGER)])
+
+
+@dag(
+    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("*/10 * * * *", timezone="UTC"), assets=[ALERTS]),
+    catchup=False,
+    # Events that arrive meanwhile wait, and are one run: it refreshes whatever is behind.
+    max_active_runs=1,
+    dagrun_timeout=timedelta(minutes=10),
+    default_args={
+        "owner": "data-platform",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=5),
+        "execution_timeout": timedelta(minutes=1),
+    },
+    tags=["event-driven", "kafka", "dashboards"],
+    doc_md=__doc__,
+)
+def refresh_live_board():
+    @task
+    def refresh(triggering_asset_events=None) -> list[str]:
+        from include.operations.database import begin
+        from include.water.dashboards.events import named_tiles
+        from include.water.dashboards.tiles import refresh
+
+        events = [event for events in triggering_asset_events.values() for event in events]
+        with begin() as connection:
+            return refresh(connection, named_tiles(event.extra.get("payload") for event in events))
+
+    refresh()
+
+
+refresh_live_board()

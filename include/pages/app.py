@@ -1,0 +1,111 @@
+"""The application of one page: static files and a JSON document, for logged-in users only."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from airflow.api_fastapi.app import API_ROOT_PATH
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
+from airflow.api_fastapi.core_api.security import requires_access_view
+from fastapi import Depends, FastAPI, Request, Response
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, RedirectResponse
+
+from include.pages.document import Document, Unavailable
+
+# Airflow shows a page in a frame of its own origin: a script that got in there could do whatever the user may do.
+# Trusted types make the browser itself refuse to turn a string into markup.
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'self'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Nothing of it on the disk of a machine that somebody else uses next.
+    "Cache-Control": "no-store",
+}
+
+
+# Served with every page: the colours of Airflow, polling.
+SHARED = Path(__file__).parent / "static"
+
+
+def page_app(folder: Path, read: Callable[[], dict[str, Any]], fresh_seconds: float = 1.0) -> FastAPI:
+    """The page in `folder` (index.html, the files beside it, those of SHARED) and, at `state`, what `read` returns.
+
+    `read` is called in a thread, at most once in `fresh_seconds` however many browsers ask.
+    """
+    app = FastAPI(
+        dependencies=[Depends(requires_access_view(AccessView.PLUGINS))],
+        # They would be served without the dependency.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    files = {path.name: path.read_bytes() for part in (SHARED, folder) for path in part.iterdir() if path.is_file()}
+    document = Document(read, fresh_seconds)
+
+    # A closed set of names, read at the start: nothing in a request becomes a path.
+    @app.get("/")
+    def index() -> Response:
+        return Response(files["index.html"], media_type="text/html")
+
+    @app.get("/state")
+    def state(request: Request) -> Response:
+        try:
+            found = document.get()
+        except Unavailable as error:
+            return JSONResponse({"detail": str(error)}, status_code=503)
+        headers = {"ETag": found.etag, "Age": str(int(found.age_seconds))}
+        if request.headers.get("if-none-match") == found.etag:
+            return Response(status_code=304, headers=headers)
+        return Response(found.body, media_type="application/json", headers=headers)
+
+    @app.get("/{name}")
+    def file(name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404)
+        return Response(files[name], media_type=mimetypes.guess_type(name)[0] or "application/octet-stream")
+
+    @app.exception_handler(HTTPException)
+    async def refuse(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 401 and "text/html" in request.headers.get("accept", ""):
+            return RedirectResponse(f"{API_ROOT_PATH}api/v2/auth/login?next={quote(request.url.path)}", 303)
+        return JSONResponse({"detail": error.detail}, error.status_code)
+
+    app.add_middleware(_WithHeaders)
+    return app
+
+
+class _WithHeaders:
+    """Puts HEADERS on every response, those of errors included."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

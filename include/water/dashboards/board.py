@@ -1,0 +1,111 @@
+"""What the live board shows, read from the operational database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select
+
+from include.operations.tables import alarms
+from include.water.dashboards.tiles import ELSEWHERE, TILES, behind
+from include.water.sites import DISTRICTS, SITES
+from include.water.tables import board_tiles, decisions
+
+# As many as a screen has room for; the counts are of all.
+MAX_DECISIONS = 12
+MAX_AWAITING = 8
+MAX_ALARMS = 8
+
+
+def read_board(connection: Connection) -> dict[str, Any]:
+    """Tiles, decisions and alarms as a JSON document; times in ISO 8601.
+
+    Nothing in it changes while the database does not, so that a browser can be told that it has the newest version.
+    """
+    awaiting = decisions.c.state == "awaiting_approval"
+    return {
+        "tiles": _tiles(connection),
+        "awaiting": {
+            "total": connection.scalar(select(func.count()).where(awaiting)),
+            # The deadline rejects: the first to expire comes first.
+            "decisions": _decisions(
+                connection, select(decisions).where(awaiting).order_by(decisions.c.deadline_at).limit(MAX_AWAITING)
+            ),
+        },
+        "decisions": _decisions(
+            connection, select(decisions).where(~awaiting).order_by(decisions.c.decided_at.desc()).limit(MAX_DECISIONS)
+        ),
+        "alarms": _alarms(connection),
+    }
+
+
+def _tiles(connection: Connection) -> list[dict[str, Any]]:
+    """One for each district, in the network's order, and one for elsewhere when something is open there."""
+    rows = {row.tile: row for row in connection.execute(select(board_tiles))}
+    not_yet = behind(connection)
+    tiles = []
+    for tile in TILES:
+        row, district = rows.get(tile), DISTRICTS.get(tile)
+        content = row.content if row else {"counts": {}, "alerts": []}
+        if tile == ELSEWHERE and not content["alerts"]:
+            continue
+        tiles.append(
+            {
+                "id": tile,
+                "name": district.name if district else "Elsewhere",
+                # Where it lies, for the map; null for elsewhere.
+                "position": [district.longitude, district.latitude] if district else None,
+                "counts": content["counts"],
+                "alerts": content["alerts"],
+                "refreshed_at": row.refreshed_at.isoformat() if row else None,
+                "behind": tile in not_yet,
+            }
+        )
+    return tiles
+
+
+def _decisions(connection: Connection, query: Select) -> list[dict[str, Any]]:
+    return [_decision(row) for row in connection.execute(query)]
+
+
+def _decision(row: Row) -> dict[str, Any]:
+    """Without the customer: who asked is nobody's business on a wall."""
+    district, site = DISTRICTS.get(row.district_id), SITES.get(row.target_id)
+    target = {
+        "customer": "the customer",
+        "district": getattr(DISTRICTS.get(row.target_id), "name", row.target_id),
+        "site": site.name if site else row.target_id,
+    }.get(row.target_kind, row.target_kind)
+    return {
+        "id": row.decision_id,
+        "category": row.category,
+        "severity": row.severity,
+        "summary": row.summary,
+        "action": row.action,
+        "target": target,
+        "district": district.name if district else None,
+        "state": row.state,
+        "approval_run_id": row.approval_run_id,
+        "engine": row.engine,
+        "model": row.model_answered,
+        "decided_at": row.decided_at.isoformat(),
+        "deadline_at": row.deadline_at.isoformat() if row.deadline_at else None,
+    }
+
+
+def _alarms(connection: Connection) -> dict[str, Any]:
+    is_open = alarms.c.closed_at.is_(None)
+    query = select(alarms).where(is_open).order_by(alarms.c.opened_at.desc()).limit(MAX_ALARMS)
+    return {
+        "total": connection.scalar(select(func.count()).where(is_open)),
+        "alarms": [
+            {
+                "id": row.id,
+                "source": row.source,
+                "kind": row.kind,
+                "message": row.message,
+                "opened_at": row.opened_at.isoformat(),
+            }
+            for row in connection.execute(query)
+        ],
+    }

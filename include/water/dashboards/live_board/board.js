@@ -1,0 +1,379 @@
+// The live board. Every text comes from messages that somebody else wrote: it goes into the page as text nodes only,
+// never as markup. The browser enforces it (trusted types, see include/pages/app.py).
+
+import { poll } from "./poll.js";
+import { drawMap } from "./map.js";
+
+const SEVERITIES = ["critical", "major", "minor"];
+// What a tile shows at a glance; the others unfold.
+const ALERTS_SHOWN = 4;
+const FRESH_SECONDS = 60;
+// The Dag that refreshes tiles takes a few seconds. After this long, something is wrong with it.
+const BEHIND_SECONDS = 60;
+// It also runs every ten minutes.
+const REFRESHED_SECONDS = 20 * 60;
+
+const KINDS = { leak: "Leak", seismic: "Earthquake" };
+const STATES = { executed: "Done", rejected: "Rejected", expired: "Expired", refused: "Refused" };
+const FAILURES = {
+  unreachable: "Connection lost",
+  logged_out: "Logged out",
+  unavailable: "Database not readable",
+};
+
+const board = {
+  data: null,
+  // When the server last confirmed what is shown (ms), and how far its clock is ahead of this one.
+  confirmedAt: 0,
+  skewMs: 0,
+  failure: null,
+  // Tile -> since when it is known to be behind (ms).
+  behindSince: new Map(),
+  unfolded: new Set(),
+  drawn: new Map(),
+};
+
+const byId = (id) => document.getElementById(id);
+const now = () => Date.now() + board.skewMs;
+
+// An element with attributes and children; strings become text nodes.
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) if (value != null) made.setAttribute(key, value);
+  made.append(...children.filter((child) => child != null && child !== ""));
+  return made;
+}
+
+function sign(severity) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  use.setAttribute("href", `#sign-${severity}`);
+  svg.setAttribute("class", "sign");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(use);
+  return svg;
+}
+
+const capitalised = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const words = (name) => capitalised(String(name).replaceAll("_", " "));
+const worst = (counts) => SEVERITIES.find((severity) => counts[severity]) ?? "none";
+const total = (counts) => SEVERITIES.reduce((sum, severity) => sum + (counts[severity] ?? 0), 0);
+
+function countsInWords(counts) {
+  const parts = SEVERITIES.filter((severity) => counts[severity]).map((severity) => `${counts[severity]} ${severity}`);
+  return parts.join(", ") || "no open alerts";
+}
+
+// Times: elements that say how long ago something was, or until when, are brought up to date every second.
+
+function duration(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min`;
+  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${String(Math.floor((whole % 3600) / 60)).padStart(2, "0")} min`;
+  return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
+}
+
+function clock(ms) {
+  return new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+}
+
+function age(iso) {
+  const made = element("time", { datetime: iso, class: "age", title: new Date(iso).toLocaleString() });
+  made.textContent = duration((now() - Date.parse(iso)) / 1000);
+  return made;
+}
+
+function until(iso) {
+  const made = element("time", { datetime: iso, class: "until", title: new Date(iso).toLocaleString() });
+  made.textContent = duration((Date.parse(iso) - now()) / 1000);
+  return made;
+}
+
+function joined(...parts) {
+  const line = element("p", { class: "meta" });
+  for (const part of parts.filter((one) => one)) {
+    if (line.childNodes.length) line.append(element("span", { class: "separator", "aria-hidden": "true" }, "·"));
+    line.append(element("span", {}, ...[part].flat()));
+  }
+  return line;
+}
+
+// Tiles
+
+function alertItem(alert) {
+  const rise = alert.revision > 1;
+  return element(
+    "li",
+    { "data-severity": alert.severity, "data-changed": alert.updated_at, "data-alert": alert.id },
+    sign(alert.severity),
+    element(
+      "div",
+      { class: "alert" },
+      element("p", { class: "title", title: alert.title }, alert.title),
+      joined(
+        element("b", {}, capitalised(alert.severity)),
+        rise ? ["raised again ", age(alert.updated_at), " ago"] : null,
+        [rise ? "first " : "", age(alert.raised_at), " ago"],
+        KINDS[alert.kind] ?? words(alert.kind),
+        // A title mostly names its site.
+        alert.site && !alert.title.includes(alert.site) ? alert.site : null,
+      ),
+    ),
+    element("span", { class: "new" }, "New"),
+  );
+}
+
+function alertList(tile) {
+  if (!tile.alerts.length) return [element("p", { class: "empty" }, "No open alerts")];
+  const items = tile.alerts.map(alertItem);
+  const parts = [element("ol", { class: "alerts" }, ...items.slice(0, ALERTS_SHOWN))];
+  const more = total(tile.counts) - Math.min(items.length, ALERTS_SHOWN);
+  if (more > 0) {
+    const unlisted = total(tile.counts) - items.length;
+    const details = element(
+      "details",
+      { class: "more" },
+      element("summary", {}, `${more} more`),
+      element("ol", { class: "alerts" }, ...items.slice(ALERTS_SHOWN)),
+      unlisted > 0 ? element("p", { class: "empty" }, `and ${unlisted} that are not listed`) : null,
+    );
+    details.open = board.unfolded.has(tile.id);
+    details.addEventListener("toggle", () => board.unfolded[details.open ? "add" : "delete"](tile.id));
+    parts.push(details);
+  }
+  return parts;
+}
+
+function drawTile(tile) {
+  const severity = worst(tile.counts);
+  return element(
+    "article",
+    { class: "tile", id: `tile-${tile.id}`, "data-severity": severity, tabindex: "-1", "aria-labelledby": `name-${tile.id}` },
+    element(
+      "header",
+      {},
+      sign(severity),
+      element("h2", { id: `name-${tile.id}` }, tile.name),
+      element("p", { class: "counts" }, severity === "none" ? "" : countsInWords(tile.counts)),
+    ),
+    ...alertList(tile),
+    element(
+      "footer",
+      {},
+      tile.behind
+        ? element("p", { class: "behind" }, "Newer alerts are on their way")
+        : tile.refreshed_at
+          ? joined(["as of ", age(tile.refreshed_at), " ago"])
+          : "",
+    ),
+  );
+}
+
+// Draws what has changed, one element for each id, in the given order; what stays keeps its focus and its scroll.
+function drawList(container, items, key, draw) {
+  const wanted = items.map((item) => {
+    const id = `${container.id}/${key(item)}`;
+    const text = JSON.stringify(item);
+    const drawn = board.drawn.get(id);
+    if (drawn?.text === text) return drawn.node;
+    const node = draw(item);
+    board.drawn.set(id, { text, node });
+    return node;
+  });
+  for (const [id, { node }] of board.drawn) {
+    if (id.startsWith(`${container.id}/`) && !wanted.includes(node)) board.drawn.delete(id);
+  }
+  const focused = container.contains(document.activeElement) ? document.activeElement.closest("[id]")?.id : null;
+  const same = wanted.length === container.childNodes.length && wanted.every((node, n) => container.childNodes[n] === node);
+  if (!same) container.replaceChildren(...wanted);
+  if (focused && !container.contains(document.activeElement)) byId(focused)?.focus({ preventScroll: true });
+}
+
+// Decisions and alarms
+
+function engine(decision) {
+  return decision.engine === "llm" ? `Model ${decision.model ?? ""}`.trim() : "Offline engine";
+}
+
+function decisionItem(decision) {
+  const awaiting = decision.state === "awaiting_approval";
+  return element(
+    "li",
+    { class: awaiting ? "decision awaiting" : "decision", "data-severity": decision.severity, "data-state": decision.state },
+    sign(decision.severity),
+    element(
+      "div",
+      {},
+      element("p", { class: "action" }, element("b", {}, words(decision.action)), ` – ${decision.target}`),
+      element("p", { class: "title", title: decision.summary }, decision.summary),
+      joined(
+        awaiting ? null : element("b", { class: "state" }, STATES[decision.state] ?? words(decision.state)),
+        awaiting && decision.deadline_at ? ["rejected in ", until(decision.deadline_at)] : null,
+        [age(decision.decided_at), " ago"],
+        words(decision.category),
+        decision.district,
+        engine(decision),
+      ),
+      awaiting ? approveLink(decision) : null,
+    ),
+  );
+}
+
+function approveLink(decision) {
+  const run = decision.approval_run_id ? `/runs/${encodeURIComponent(decision.approval_run_id)}` : "";
+  const link = element("a", { class: "approve", href: `../../dags/execute_decisions${run}/required_actions` }, "Review");
+  link.append(element("span", { class: "hidden-text" }, `: ${words(decision.action)}, ${decision.target}`));
+  link.addEventListener("click", leaveFrame);
+  return link;
+}
+
+// Airflow shows this page in a frame that may not open windows or leave for another page, so a link is followed in
+// the page around it. On its own, and with Ctrl or Cmd, a link does what links do.
+function leaveFrame(event) {
+  if (window.top === window || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  const outer = window.top.document;
+  const link = outer.createElement("a");
+  link.href = event.currentTarget.href;
+  outer.body.append(link);
+  link.click();
+  link.remove();
+  event.preventDefault();
+}
+
+function alarmItem(alarm) {
+  return element(
+    "li",
+    { class: "alarm" },
+    element(
+      "div",
+      {},
+      element("p", { class: "action" }, element("b", {}, words(alarm.kind)), ` – ${alarm.source}`),
+      element("p", { class: "title", title: alarm.message }, alarm.message),
+      joined(["open for ", age(alarm.opened_at)]),
+    ),
+  );
+}
+
+function drawPanel(name, items, draw, empty, notShown = 0) {
+  const rows = items.map((item) => ({ ...item, row: item.id }));
+  if (!items.length) rows.push({ row: "empty", text: empty });
+  if (notShown > 0) rows.push({ row: "rest", text: `and ${notShown} more` });
+  const plain = (row) => element("li", { class: "empty" }, row.text);
+  drawList(byId(name), rows, (row) => row.row, (row) => (row.text === undefined ? draw(row) : plain(row)));
+}
+
+// All of it
+
+function draw(data) {
+  const before = board.data;
+  board.data = data;
+  const sums = Object.fromEntries(
+    SEVERITIES.map((severity) => [severity, data.tiles.reduce((sum, tile) => sum + (tile.counts[severity] ?? 0), 0)]),
+  );
+  const numbers = { ...sums, awaiting: data.awaiting.total, alarms: data.alarms.total };
+  for (const [name, number] of Object.entries(numbers)) {
+    const cell = byId(`total-${name}`);
+    cell.textContent = number;
+    cell.parentElement.classList.toggle("zero", number === 0);
+  }
+  document.title = sums.critical ? `(${sums.critical}) Live board` : "Live board";
+
+  drawList(byId("tiles"), data.tiles, (tile) => tile.id, drawTile);
+  drawMap(byId("map"), data.tiles, (tile) => ({
+    severity: worst(tile.counts),
+    number: total(tile.counts),
+    label: `${tile.name}: ${countsInWords(tile.counts)}`,
+  }));
+  const { awaiting, alarms } = data;
+  drawPanel("awaiting", awaiting.decisions, decisionItem, "Nothing to approve", awaiting.total - awaiting.decisions.length);
+  drawPanel("alarms", alarms.alarms, alarmItem, "None", alarms.total - alarms.alarms.length);
+  drawPanel("decisions", data.decisions, decisionItem, "No decisions yet");
+  byId("awaiting-panel").classList.toggle("urgent", awaiting.total > 0);
+  byId("alarms-panel").classList.toggle("urgent", alarms.total > 0);
+
+  for (const tile of data.tiles) {
+    if (!tile.behind) board.behindSince.delete(tile.id);
+    else if (!board.behindSince.has(tile.id)) board.behindSince.set(tile.id, Date.now());
+  }
+  if (before) announce(before, data);
+  tick();
+}
+
+function announce(before, data) {
+  const key = (alert) => `${alert.id}#${alert.revision}`;
+  const known = new Set(before.tiles.flatMap((tile) => tile.alerts.map(key)));
+  const lines = data.tiles.flatMap((tile) =>
+    tile.alerts.filter((alert) => !known.has(key(alert))).map((alert) => `${capitalised(alert.severity)} in ${tile.name}: ${alert.title}`),
+  );
+  if (lines.length) byId("announcement").textContent = lines.slice(0, 3).join(". ");
+}
+
+function notice() {
+  if (board.failure) {
+    const shown = board.confirmedAt ? `The board shows what was known at ${clock(board.confirmedAt)}.` : "";
+    const text = {
+      unreachable: `No connection to Airflow. ${shown} Trying again.`,
+      unavailable: `Airflow cannot read the operational database. ${shown} Trying again.`,
+      logged_out: `You are logged out. ${shown}`,
+    }[board.failure];
+    return { text, link: board.failure === "logged_out" };
+  }
+  const late = (board.data?.tiles ?? []).filter(
+    (tile) =>
+      Date.now() - (board.behindSince.get(tile.id) ?? Infinity) > BEHIND_SECONDS * 1000 ||
+      now() - Date.parse(tile.refreshed_at ?? 0) > REFRESHED_SECONDS * 1000,
+  );
+  if (!late.length) return null;
+  const names = late.length > 3 ? `${late.length} districts` : late.map((tile) => tile.name).join(", ");
+  return { text: `Not up to date: ${names}. Does the Dag refresh_live_board run?` };
+}
+
+function drawNotice() {
+  const found = notice();
+  const place = byId("notice");
+  const text = found?.text ?? "";
+  if (place.dataset.text === text) return;
+  place.dataset.text = text;
+  place.hidden = !found;
+  place.replaceChildren(text);
+  if (found?.link) {
+    const link = element("a", { href: "./" }, "Log in");
+    link.addEventListener("click", leaveFrame);
+    place.append(link);
+  }
+}
+
+function tick() {
+  const at = now();
+  byId("clock").textContent = clock(at);
+  for (const one of document.querySelectorAll("time.age")) {
+    const text = duration((at - Date.parse(one.dateTime)) / 1000);
+    if (one.textContent !== text) one.textContent = text;
+  }
+  for (const one of document.querySelectorAll("time.until")) {
+    const text = duration((Date.parse(one.dateTime) - at) / 1000);
+    if (one.textContent !== text) one.textContent = text;
+  }
+  for (const one of document.querySelectorAll("li[data-changed]")) {
+    one.classList.toggle("fresh", at - Date.parse(one.dataset.changed) < FRESH_SECONDS * 1000);
+  }
+  drawNotice();
+}
+
+poll("state", {
+  onData: draw,
+  onAnswer({ at, skewMs }) {
+    Object.assign(board, { confirmedAt: at, skewMs, failure: null });
+    document.body.dataset.connection = "live";
+    byId("connection").textContent = "Live";
+    drawNotice();
+  },
+  onFailure({ kind }) {
+    board.failure = kind;
+    document.body.dataset.connection = "lost";
+    byId("connection").textContent = FAILURES[kind];
+    drawNotice();
+  },
+});
+setInterval(tick, 1000);
