@@ -105,15 +105,14 @@ class GroupOffsets:
         return found
 
     async def _look(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
-        from confluent_kafka import IsolationLevel, TopicCollection, TopicPartition
+        from confluent_kafka import IsolationLevel, TopicPartition
         from confluent_kafka.admin import OffsetSpec
 
         timeout = {"request_timeout": REQUEST_TIMEOUT_SECONDS}
         topic_ids: dict[str, str] = {}
         asked: list[TopicPartition] = []
         self.incomplete = self._moving = False
-        for topic, future in self._admin.describe_topics(TopicCollection(list(topics)), **timeout).items():
-            description = await self._result(future)
+        for topic, description in (await self._describe(topics)).items():
             if description is None:
                 self.incomplete = True
                 continue
@@ -140,6 +139,19 @@ class GroupOffsets:
             key = Partition(tp.topic, tp.partition)
             found[key] = PartitionOffsets(topic_ids[tp.topic], low.offset, end.offset, committed.get(key))
         return found
+
+    async def _describe(self, topics: Iterable[str]) -> dict[str, Any]:
+        """{topic: its description, or None when it does not exist}."""
+        from confluent_kafka import TopicCollection
+
+        asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_TIMEOUT_SECONDS)
+        return {topic: await self._result(future) for topic, future in asked.items()}
+
+    def topic_ids_now(self, topics: Iterable[str]) -> dict[str, str]:
+        """{topic: its id} of the topics that exist, with one request. Raises what `look` raises."""
+        with self._errors.explaining(self._admin):
+            found = asyncio.run(self._describe(topics))
+        return {topic: str(description.topic_id) for topic, description in found.items() if description is not None}
 
     def look_now(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
         """The same, outside an event loop."""

@@ -215,13 +215,13 @@ def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
 
 def _check_same_topics(consumer: Consumer, ranges: Sequence[OffsetRange], group: GroupOffsets) -> None:
     """A topic made again has other messages at the offsets that were claimed."""
-    topics = {r.topic: r.topic_id for r in ranges}
-    for partition, offsets in group.look_now(topics).items():
-        if offsets.topic_id != topics[partition.topic]:
-            command = reset_command(consumer.name, partition.topic, consumer.conn_id)
+    claimed = {r.topic: r.topic_id for r in ranges}
+    for topic, topic_id in group.topic_ids_now(claimed).items():
+        if topic_id != claimed[topic]:
+            command = reset_command(consumer.name, topic, consumer.conn_id)
             raise _final(
-                f"consumer {consumer.name}: topic {partition.topic} was deleted and made again after these offsets "
-                f"were claimed; their messages are gone. To go on with what is there now: {command}"
+                f"consumer {consumer.name}: topic {topic} was deleted and made again after these offsets were claimed; "
+                f"their messages are gone. To go on with what is there now: {command}"
             )
 
 
