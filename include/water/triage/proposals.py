@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from include.contracts.types import Line
-from include.water.topics import Severity
+from include.water.topics import Action, Severity, TargetKind
 
 # Changes whenever the meaning of a category, an action or a risk does; every decision carries it.
 POLICY_VERSION = "1"
@@ -28,25 +28,6 @@ class Category(StrEnum):
     billing = "billing"
     meter = "meter"
     other = "other"
-
-
-class Action(StrEnum):
-    """All that triage can propose. Nothing else exists for the executor."""
-
-    send_information = "send_information"
-    open_ticket = "open_ticket"
-    schedule_inspection = "schedule_inspection"
-    dispatch_crew = "dispatch_crew"
-    close_valve = "close_valve"
-    advise_not_to_drink = "advise_not_to_drink"
-    # Nothing happens until a person has looked.
-    hand_to_person = "hand_to_person"
-
-
-class TargetKind(StrEnum):
-    customer = "customer"
-    district = "district"
-    site = "site"
 
 
 class Target(BaseModel):

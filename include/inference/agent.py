@@ -1,0 +1,261 @@
+"""An agent that looks things up and proposes: a loop over Chat Completions with read-only tools, limits, and checks.
+
+The model chooses among the tools that are given here and answers through one more, `submit`, whose arguments are the
+output. Everything it says is checked: names of tools against the list, arguments and output by pydantic, evidence
+against the ids that tools have returned, the rest by the caller's `check`. What fails a check is given back once.
+Nothing here has an effect, so a run that is killed is simply run again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from include.inference.model import Answer, ChatModel, ModelFailed, ToolCall
+from include.inference.redaction import clean
+
+log = logging.getLogger(__name__)
+
+SUBMIT = "submit"
+# What a tool returns goes into every further request of the loop.
+MAX_RESULT_CHARS = 4_000
+MAX_RETRY_WAIT_SECONDS = 3.0
+
+Output = TypeVar("Output", bound=BaseModel)
+
+
+class Refused(Exception):
+    """Raised by a caller's check: the output is well formed and not allowed. The text goes back to the model."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a tool returns: something that JSON can hold, and the ids in it that may serve as evidence."""
+
+    content: Any
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A read-only function that the model may call; `arguments` is the pydantic model of what it may pass."""
+
+    name: str
+    description: str
+    arguments: type[BaseModel]
+    call: Callable[[Any], Found]
+
+    def schema(self) -> dict[str, Any]:
+        return _schema(self.name, self.description, self.arguments)
+
+
+@dataclass
+class Trace:
+    """What happened, also in a run that failed: tool calls as {"name", "arguments", "ids"} or with "error"."""
+
+    model_answered: str | None = None
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def usage(self) -> dict[str, int]:
+        return {
+            "requests": self.requests,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+        }
+
+
+@dataclass(frozen=True)
+class Task(Generic[Output]):
+    """What is asked of an agent.
+
+    `evidence` returns the ids that an output claims to rest on; `check` raises Refused for an output that is not
+    allowed.
+    """
+
+    system: str
+    user: str
+    tools: Sequence[Tool]
+    output: type[Output]
+    evidence: Callable[[Output], Sequence[str]] = lambda output: ()
+    check: Callable[[Output], None] = lambda output: None
+
+
+def run(model: ChatModel, task: Task[Output], trace: Trace) -> Output:
+    """The agent's output. Raises ModelFailed with a short reason when there is none within the model's limits.
+
+    `trace` is filled on the way, so that a failed run can be accounted for too.
+    """
+    client = model.open()
+    try:
+        return _Loop(model, task, trace).run(client)
+    finally:
+        client.close()
+
+
+class _Loop(Generic[Output]):
+    def __init__(self, model: ChatModel, task: Task[Output], trace: Trace) -> None:
+        self.model = model
+        self.limits = model.settings
+        self.task = task
+        self.trace = trace
+        self.tools = {tool.name: tool for tool in task.tools}
+        self.schemas = [
+            *(tool.schema() for tool in task.tools),
+            _schema(SUBMIT, "Give your answer. Call it once, at the end.", task.output),
+        ]
+        self.deadline = time.monotonic() + self.limits.max_seconds
+        self.retries_left = self.limits.max_retries
+        # An output that is wrong is given back once.
+        self.corrections_left = 1
+        self.returned_ids: set[str] = set()
+        self.messages: list[dict[str, Any]] = [
+            {"role": "system", "content": task.system},
+            {"role": "user", "content": task.user},
+        ]
+
+    def run(self, client: Any) -> Output:
+        while True:
+            answer = self._ask(client)
+            reply = answer.reply
+            if reply.refusal or answer.finish_reason == "content_filter":
+                raise ModelFailed("the model refused")
+            if answer.finish_reason == "length":
+                raise ModelFailed("answer cut off")
+            calls = reply.tool_calls or []
+            if not calls:
+                # Some models write the answer down instead of calling `submit`.
+                output = self._output(reply.content or "")
+                if not isinstance(output, str):
+                    return output
+                self.messages.append({"role": "assistant", "content": reply.content or ""})
+                self.messages.append({"role": "user", "content": f"{output} Call {SUBMIT}."})
+                continue
+            self.messages.append(_echo(reply.content, calls))
+            for call in calls:
+                if call.function.name == SUBMIT:
+                    result = self._output(call.function.arguments)
+                    if not isinstance(result, str):
+                        return result
+                else:
+                    result = self._call(call)
+                self.messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+
+    def _ask(self, client: Any) -> Answer:
+        """One answer, with what the limits leave of retries."""
+        while True:
+            if self.trace.requests >= self.limits.max_requests:
+                raise ModelFailed("request limit")
+            if self.trace.input_tokens + self.trace.output_tokens >= self.limits.max_tokens:
+                raise ModelFailed("token limit")
+            self.trace.requests += 1
+            try:
+                answer = self.model.complete(client, self.messages, self.schemas, deadline=self.deadline)
+            except ModelFailed as error:
+                wait = max(error.retry_after_seconds, 0.2)
+                if not error.retriable or self.retries_left == 0 or wait > MAX_RETRY_WAIT_SECONDS:
+                    raise
+                if time.monotonic() + wait >= self.deadline:
+                    raise ModelFailed("time limit") from None
+                self.retries_left -= 1
+                log.info("model asked again: reason=%s wait_seconds=%.1f", error.reason, wait)
+                time.sleep(wait)
+                continue
+            self._count(answer)
+            return answer
+
+    def _count(self, answer: Answer) -> None:
+        if answer.model:
+            self.trace.model_answered = clean(answer.model, 100).text
+        if answer.usage:
+            self.trace.input_tokens += answer.usage.prompt_tokens
+            self.trace.output_tokens += answer.usage.completion_tokens
+        else:  # a server that counts nothing must not be without limit: about four characters a token
+            self.trace.input_tokens += len(json.dumps(self.messages)) // 4
+            self.trace.output_tokens += len(answer.model_dump_json()) // 4
+
+    def _call(self, call: ToolCall) -> str:
+        """The result of a tool as the model gets it: JSON, or a text that says what was wrong."""
+        if len(self.trace.tool_calls) >= self.limits.max_tool_calls:
+            raise ModelFailed("tool call limit")
+        tool = self.tools.get(call.function.name)
+        if tool is None:
+            # Its name is the model's, and so perhaps the attacker's: it is not kept.
+            self.trace.tool_calls.append({"name": "unknown", "arguments": {}, "ids": [], "error": "no such tool"})
+            return f"Error: there is no such tool. There are: {', '.join(sorted(self.tools))}, {SUBMIT}."
+        entry: dict[str, Any] = {"name": tool.name, "arguments": {}, "ids": []}
+        self.trace.tool_calls.append(entry)
+        try:
+            arguments = tool.arguments.model_validate_json(call.function.arguments or "{}")
+        except ValidationError as error:
+            entry["error"] = "wrong arguments"
+            return f"Error: wrong arguments. {_problems(error)}"
+        entry["arguments"] = arguments.model_dump(mode="json")
+        try:
+            found = tool.call(arguments)
+        except Exception as error:
+            # Not the error's text: it may hold what a statement was given.
+            log.warning("tool failed: name=%s error=%s", tool.name, type(error).__name__)
+            entry["error"] = type(error).__name__
+            raise ModelFailed(f"tool {tool.name} failed") from error
+        text = json.dumps(found.content, ensure_ascii=False, default=str)
+        # Ids that were cut off with the end of the result have not been seen; no matter, they were returned.
+        entry["ids"] = list(found.ids)
+        self.returned_ids.update(found.ids)
+        return clean(text, MAX_RESULT_CHARS).text
+
+    def _output(self, text: str) -> Output | str:
+        """The output, or what to tell the model. Raises ModelFailed when it has been told before."""
+        try:
+            output = self.task.output.model_validate_json(_without_code_fence(text))
+            forged = set(self.task.evidence(output)) - self.returned_ids
+            if forged:
+                problem, reason = "The evidence names ids that no tool has returned.", "evidence that no tool returned"
+            else:
+                self.task.check(output)
+                return output
+        except ValidationError as error:
+            problem, reason = f"The answer does not have its form. {_problems(error)}", "malformed answer"
+        except Refused as error:
+            problem, reason = f"The answer is not allowed: {error}.", f"answer not allowed: {error}"
+        if self.corrections_left == 0:
+            raise ModelFailed(reason)
+        self.corrections_left -= 1
+        return f"Error: {problem} Correct it."
+
+
+def _schema(name: str, description: str, model: type[BaseModel]) -> dict[str, Any]:
+    function = {"name": name, "description": description, "parameters": model.model_json_schema()}
+    return {"type": "function", "function": function}
+
+
+def _echo(content: str | None, calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """The model's own message, as it has to be sent back: of what it said only what was read."""
+    return {
+        "role": "assistant",
+        "content": content,
+        "tool_calls": [{"id": call.id, "type": "function", "function": call.function.model_dump()} for call in calls],
+    }
+
+
+def _problems(error: ValidationError) -> str:
+    """Where and what, without the values: they may be the customer's."""
+    return " ".join(
+        f"{'.'.join(map(str, problem['loc'])) or 'answer'}: {problem['type']}." for problem in error.errors()[:5]
+    )
+
+
+def _without_code_fence(text: str) -> str:
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```") and "\n" in text:
+        return text[text.index("\n") : -3].strip()
+    return text

@@ -1,0 +1,230 @@
+"""From a customer's request to a proposal: by a model if the connection `llm` is defined, else by rules and examples.
+
+`propose` never fails because of a model: what it cannot say, or may not say, the offline engine says, and the proposal
+carries the reason. It changes nothing, so a task that is killed in it is simply run again.
+
+Importing this module costs pydantic; what is heavy is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from include.inference.embeddings import Match
+from include.inference.manipulation import signs_of_manipulation
+from include.inference.redaction import clean, redact
+from include.water.topics import Action, ServiceRequest, Severity
+from include.water.triage.examples import Example, examples, index
+from include.water.triage.policy import allowed
+from include.water.triage.prompt import MAX_TEXT_CHARS, PROMPT_VERSION, SYSTEM, user_prompt
+from include.water.triage.proposals import Category, Proposal, TriageDecision
+from include.water.triage.rules import SENSIBLE, UNHURRIED, Rule, act, find
+
+if TYPE_CHECKING:
+    from include.inference.model import ChatModel
+    from include.kafka.messages import Message
+
+log = logging.getLogger(__name__)
+
+# Chosen on benchmarks/triage/development.jsonl, see `make eval-triage`.
+# Below this the nearest example says nothing: greetings, other languages, riddles.
+MIN_SIMILARITY = 0.34
+# A sentence this close to an example of something severe counts, whatever the rest of the request is about.
+SEVERE_SENTENCE_SIMILARITY = 0.5
+NEIGHBOURS = 5
+# Neighbours weigh by this power of their similarity, so that three vague ones do not outvote one that fits.
+POWER = 4
+# Of the neighbours this close to the best, the most severe decides.
+SEVERITY_MARGIN = 0.05
+# A long request is compared in this many parts; 5 ms each.
+MAX_PARTS = 12
+
+# Words that nobody but the machine uses.
+INTERNAL_WORDS = frozenset(action.value for action in Action) | {
+    "target_kind",
+    "fallback_reason",
+    "earlier_requests",
+    "nearby_alerts",
+    "search_runbooks",
+    "network_sites",
+}
+
+# The offline engine's summaries: nothing of the customer's text is repeated to the people who approve.
+SUMMARIES = {
+    Category.burst_pipe: "Water escapes outside: a burst or leaking pipe is reported.",
+    Category.no_water: "A failure of the supply is reported.",
+    Category.water_quality: "Something about the quality of the water is reported or asked.",
+    Category.low_pressure: "Too little or too much pressure is reported.",
+    Category.billing: "About a bill, a payment or a tariff.",
+    Category.meter: "About a meter or a reading.",
+    Category.other: "About something else.",
+}
+NOT_UNDERSTOOD = "Not understood by the offline engine: a person has to read the request."
+SUSPICIOUS = "The text gives instructions to a machine or hides something: a person has to read the request."
+
+
+def propose(message: Message) -> Proposal:
+    """What to do about the request in a message. Raises only when Airflow or the installation fails."""
+    from include.inference.model import Misconfigured, from_connection
+
+    request: ServiceRequest = message.event  # type: ignore[assignment]
+    try:
+        model = from_connection()
+    except Misconfigured as error:
+        log.warning("model not asked: %s", error)
+        return _offline(request, fallback_reason=str(error))
+    proposal = propose_offline(request) if model is None else propose_with(model, request)
+    log.info(
+        "proposed: message=%s engine=%s category=%s action=%s fallback=%s",
+        message,
+        proposal.engine,
+        proposal.decision.category,
+        proposal.decision.action,
+        proposal.fallback_reason,
+    )
+    return proposal
+
+
+def propose_with(model: ChatModel, request: ServiceRequest) -> Proposal:
+    """What the model proposes; what the offline engine does when there is no answer that may be used."""
+    from include.inference import agent
+    from include.inference.model import ModelFailed
+    from include.water.triage.tools import tools_for
+
+    if _signs(request):
+        # Not to the model, which could be talked into a summary that deceives whoever approves.
+        return _offline(request, fallback_reason="signs of manipulation", model_asked=model.settings.model)
+    rule = find(_text(request))
+    task = agent.Task(
+        system=SYSTEM,
+        user=user_prompt(request),
+        tools=tools_for(request),
+        output=TriageDecision,
+        evidence=lambda decision: decision.evidence,
+        check=lambda decision: _check(decision, request, rule),
+    )
+    trace = agent.Trace()
+    origin: dict[str, Any] = {"model_asked": model.settings.model, "prompt_version": PROMPT_VERSION}
+    try:
+        decision = agent.run(model, task, trace)
+    except ModelFailed as error:
+        log.warning("model failed, the offline engine stands in: reason=%s", error.reason)
+        return _offline(request, fallback_reason=error.reason, **origin, **_account(trace))
+    summary = redact(clean(decision.summary, 300).text.replace("\n", " "), known=(request.address,)).text
+    # Only invisible characters: nothing is left of it.
+    decision = decision.model_copy(update={"summary": summary[:300] or SUMMARIES[decision.category]})
+    return Proposal(decision, engine="llm", **origin, **_account(trace))
+
+
+def propose_offline(request: ServiceRequest) -> Proposal:
+    """What rules and labelled examples say. It gives no reasons but the rule, the examples and their similarity."""
+    return _offline(request)
+
+
+def _offline(request: ServiceRequest, **origin: Any) -> Proposal:
+    rule = find(_text(request))
+    parts = _parts(request)
+    nearest = index().nearest(parts)
+    best = max((matches[0] for matches in nearest), key=lambda match: match.similarity)
+    explanation: dict[str, Any] = {
+        "rule": rule.name if rule else None,
+        "nearest": [{"example": match.name, "similarity": match.similarity} for match in nearest[0][:3]],
+        "similarity": best.similarity,
+    }
+    if signs := _signs(request):
+        explanation["signs"] = list(signs)
+    if rule is None and best.similarity < MIN_SIMILARITY:
+        category, severity, summary = Category.other, Severity.major, NOT_UNDERSTOOD
+        hand_over = "below the threshold"
+    else:
+        category, severity, hand_over = _classify(rule, nearest)
+        summary = SUMMARIES[category]
+    if signs:
+        hand_over, summary = "signs of manipulation", SUSPICIOUS
+    action, target = act(request, category, severity)
+    if hand_over:
+        explanation["handed_over"] = hand_over
+        action, target = Action.hand_to_person, act(request, Category.other, Severity.critical)[1]
+    decision = TriageDecision(category=category, severity=severity, summary=summary, action=action, target=target)
+    return Proposal(decision, engine="offline", explanation=explanation, **origin)
+
+
+def _classify(rule: Rule | None, nearest: list[list[Match]]) -> tuple[Category, Severity, str | None]:
+    """Category, severity, and why a person should look at it first, if so."""
+    known = examples()
+    whole = nearest[0]
+    category = _vote(whole, known)
+    near = [m for m in whole if known[m.name].category == category]
+    severity = max(
+        (known[m.name].severity for m in near if m.similarity >= near[0].similarity - SEVERITY_MARGIN),
+        key=lambda severity: severity.rank,
+    )
+    if rule is not None:
+        # Words say one thing, the whole another ("thank you for the burst pipe"): if it is not sure, nobody is sent.
+        plain = rule.category == category or _supported(rule, nearest, known)
+        return rule.category, rule.severity, None if plain else "rule and examples disagree"
+    alarming = [
+        known[matches[0].name]
+        for matches in nearest[1:]
+        if matches[0].similarity >= SEVERE_SENTENCE_SIMILARITY
+        and known[matches[0].name].severity.rank > severity.rank
+        and known[matches[0].name].category != category
+    ]
+    if alarming and severity == Severity.minor:
+        worst = max(alarming, key=lambda example: example.severity.rank)
+        return worst.category, worst.severity, "one sentence is more severe than the rest"
+    return category, severity, None
+
+
+def _vote(matches: list[Match], known: dict[str, Example]) -> Category:
+    weights: dict[Category, float] = defaultdict(float)
+    for match in matches[:NEIGHBOURS]:
+        weights[known[match.name].category] += max(match.similarity, 0.0) ** POWER
+    return max(weights, key=lambda category: weights[category])
+
+
+def _supported(rule: Rule, nearest: list[list[Match]], known: dict[str, Example]) -> bool:
+    """Whether some sentence is near an example of the rule's category."""
+    return any(known[matches[0].name].category == rule.category for matches in nearest[1:])
+
+
+def _check(decision: TriageDecision, request: ServiceRequest, rule: Rule | None) -> None:
+    """Raise agent.Refused for what the model may not propose, whatever it was told."""
+    from include.inference.agent import Refused
+
+    if reason := allowed(decision, request):
+        raise Refused(reason)
+    if decision.action not in SENSIBLE[decision.category]:
+        raise Refused(f"{decision.action} makes no sense for {decision.category}")
+    if rule is not None and rule.severity == Severity.critical and decision.action in UNHURRIED:
+        raise Refused(f"the rule {rule.name} found something urgent; hand it to a person if it is not")
+
+
+def _account(trace: Any) -> dict[str, Any]:
+    return {
+        "model_answered": trace.model_answered,
+        "tool_calls": tuple(trace.tool_calls),
+        "usage": trace.usage,
+    }
+
+
+def _text(request: ServiceRequest) -> str:
+    return clean(f"{request.subject}. {request.text}", MAX_TEXT_CHARS + 200).text
+
+
+def _signs(request: ServiceRequest) -> tuple[str, ...]:
+    # Line by line, since a subject of its own may end like a forged role; the address too is free text.
+    whole = "\n".join((request.subject, request.text, request.address or ""))
+    return signs_of_manipulation(clean(whole, MAX_TEXT_CHARS + 400), INTERNAL_WORDS)
+
+
+def _parts(request: ServiceRequest) -> list[str]:
+    """The whole, then its sentences, joined when there are too many: a sentence about something else must show."""
+    text = clean(request.text, MAX_TEXT_CHARS).text
+    sentences = [part for part in re.split(r"(?<=[.!?])\s+|\n", text) if len(part.split()) > 2]
+    size = -(-len(sentences) // MAX_PARTS) or 1
+    joined = [" ".join(sentences[start : start + size]) for start in range(0, len(sentences), size)]
+    return [_text(request), *joined]
