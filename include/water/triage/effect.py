@@ -115,7 +115,7 @@ def order_work(connection: Connection, decision: Mapping[str, Any], basis: Order
     )
     columns = {"work_order_id", "decision_id", "action", "target_kind", "target_id", "district_id", "severity", "basis"}
     row = order.model_dump(mode="json", include=columns)
-    connection.execute(insert(work_orders).values(row, created_at=order.ordered_at))
+    connection.execute(insert(work_orders).values(**row, created_at=order.ordered_at))
     outbox.add_message(connection, consumer=consumer, topic=WORK_ORDERS, event=order)
 
 

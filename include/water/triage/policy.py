@@ -18,6 +18,8 @@ from include.water.triage.proposals import Action, Target, TargetKind, TriageDec
 
 # An approval that comes later would act on a situation that has changed; a person gets the request instead.
 APPROVAL_DEADLINE = timedelta(hours=1)
+# After the deadline, how long an approval that came in time may still be executed (services were away).
+EXECUTION_GRACE = timedelta(hours=1)
 
 # The utility's own time: what counts as night is where the crews live.
 TIME_ZONE = ZoneInfo("America/Los_Angeles")
@@ -75,12 +77,16 @@ def is_night(at: datetime) -> bool:
 
 
 def allowed(decision: TriageDecision, request: Asking) -> str | None:
-    """None if this may be done for the request, with or without approval; else why not, in words from closed sets.
+    """None if this may be done for the request, with or without approval; else why not, in words from closed sets."""
+    return why_not(decision.action, decision.target, request)
+
+
+def why_not(action: Action, target: Target, request: Asking) -> str | None:
+    """Why this may not be done for the request; None if it may.
 
     The target is the request's own customer, its district, or a site of its district: a message cannot name anything
     else, whatever an engine made of it.
     """
-    action, target = decision.action, decision.target
     if target.kind not in TARGETS.get(action, ()):
         return f"{action} cannot be done to a {target.kind}"
     if target.kind == TargetKind.customer:
