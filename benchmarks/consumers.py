@@ -31,8 +31,10 @@ LAG_TOPIC = _topic("bench.lag", 3)
 STOCK_TOPIC = _topic("bench.stock", 3)
 # One Dag run per message.
 MESSAGES_TOPIC = _topic("bench.messages", 3)
+# A handful of runs a second is what one Dag run per message can do.
+FAULTS_MESSAGES_TOPIC = _topic("faults.messages", 3)
 FAULTS_TOPICS = (_topic("faults.one", 3), _topic("faults.two", 2))
-TOPICS = Registry(LAG_TOPIC, STOCK_TOPIC, MESSAGES_TOPIC, *FAULTS_TOPICS)
+TOPICS = Registry(LAG_TOPIC, STOCK_TOPIC, MESSAGES_TOPIC, FAULTS_MESSAGES_TOPIC, *FAULTS_TOPICS)
 
 STOCK_CONN_ID = "kafka_stock"
 
@@ -52,6 +54,14 @@ FAULTS = Consumer(
     effect="benchmarks.consumers:record",
     max_messages_per_claim=300,
     chunk_size=100,
+)
+FAULTS_MESSAGES = Consumer(
+    name="faults_messages",
+    topics=(FAULTS_MESSAGES_TOPIC,),
+    effect="benchmarks.consumers:record",
+    shape=Shape.per_message,
+    max_messages_per_claim=20,
+    chunk_size=20,
 )
 
 TABLES = """

@@ -1,9 +1,11 @@
 """`make faults`: kill everything under load, then count what was lost and what was done twice.
 
-Messages, some of them bad, are sent in bursts while kill -9 hits the triggerer, the scheduler, claiming tasks, handling
-tasks and the broker, and PostgreSQL ends the connections of the operational database. Afterwards every message sent is
-looked for: good ones among the effects (a table without a unique key), bad ones in the dead-letter topics. Then claims
-are stalled under traffic, to see how many Dag runs that makes. Prints a table and, as its last line, one JSON object.
+Messages, some of them bad, are sent in bursts, to a chunked consumer and to one with a Dag run per message. Meanwhile
+kill -9 hits the triggerer, the scheduler, claiming tasks, handling tasks (those of a single message right before and
+right after their transaction) and the broker, and PostgreSQL ends the connections of the operational database.
+Afterwards every message sent is looked for: good ones among the effects (a table without a unique key), bad ones in the
+dead-letter topics. Then claims are stalled under traffic, to see how many Dag runs that makes. Prints a table and, as
+its last line, one JSON object.
 """
 
 import argparse
@@ -24,14 +26,19 @@ import psutil
 from confluent_kafka import Consumer, TopicPartition
 from sqlalchemy import text
 
-from benchmarks.consumers import FAULTS, FAULTS_TOPICS, Probe
+from benchmarks.consumers import FAULTS, FAULTS_MESSAGES, FAULTS_MESSAGES_TOPIC, FAULTS_TOPICS, Probe
 from benchmarks.stand import Stand, say, stand, wait_for_dags
+from include.contracts import Topic
 from include.contracts.breaking import broken
 
 # As Airflow's task runner names its process; the worker above it has "LocalExecutor:" in front of the id.
 TASK_PROCESS = re.compile(r"airflow worker -- ([0-9a-f-]{36})")
 BURST = 250
 BAD_IN_A_BURST = 3
+# Of a burst's messages, those that each start a run.
+RUNS_IN_A_BURST = 8
+CONSUMERS = [FAULTS.name, FAULTS_MESSAGES.name]
+ALL_TOPICS = (*FAULTS_TOPICS, FAULTS_MESSAGES_TOPIC)
 
 
 class Traffic:
@@ -48,8 +55,13 @@ class Traffic:
     def sent(self) -> int:
         return len(self.good) + len(self.bad)
 
-    def burst(self, good: int, bad: int) -> None:
-        topic = FAULTS_TOPICS[next(self._kinds) % len(FAULTS_TOPICS)]
+    def burst(self, good: int, bad: int, runs: int = 0) -> None:
+        """Send to one of the chunked topics, and `runs` messages and a bad one to the other."""
+        self._send(FAULTS_TOPICS[next(self._kinds) % len(FAULTS_TOPICS)], good, bad)
+        if runs:
+            self._send(FAULTS_MESSAGES_TOPIC, runs, 1)
+
+    def _send(self, topic: Topic, good: int, bad: int) -> None:
         numbers = [f"{topic.name}-{next(self._numbers)}" for _ in range(good)]
         values = [json.dumps({"version": 1, "number": number}).encode() for number in numbers]
         spoiled = [self._spoil(topic) for _ in range(bad)]
@@ -59,7 +71,7 @@ class Traffic:
         self.good.update(numbers)
         self.bad.update(spoiled)
 
-    def _spoil(self, topic) -> bytes:
+    def _spoil(self, topic: Topic) -> bytes:
         """A value that breaks the contract in one of all ways, and is like no other."""
         number = f"bad-{next(self._numbers)}"
         values = [v for v in broken(topic, Probe(version=1, number=number)).values() if v and number.encode() in v]
@@ -76,7 +88,7 @@ def kill(pids: list[int]) -> bool:
     return killed
 
 
-def task_processes(it: Stand, task_id: str) -> list[int]:
+def task_processes(it: Stand, dag_id: str, task_id: str) -> list[int]:
     """Processes that run this task of the Dag now: their title is the task instance's id."""
     titles = {}
     for process in psutil.process_iter(["pid", "cmdline"]):
@@ -84,21 +96,46 @@ def task_processes(it: Stand, task_id: str) -> list[int]:
             titles[found[1]] = process.info["pid"]
     if not titles:
         return []
-    query = text("select id from task_instance where dag_id = 'faults' and task_id = :task_id and id = any(:ids)")
+    query = text("select id from task_instance where dag_id = :dag_id and task_id = :task_id and id = any(:ids)")
     with it.metadata.connect() as connection:
-        ids = connection.execute(query, {"task_id": task_id, "ids": list(titles)}).scalars()
+        ids = connection.execute(query, {"dag_id": dag_id, "task_id": task_id, "ids": list(titles)}).scalars()
         return [titles[str(ti_id)] for ti_id in ids]
 
 
-def kill_task(it: Stand, task_id: str) -> bool:
+def kill_task(it: Stand, dag_id: str, task_id: str) -> bool:
     """Kill one at a random moment of its life; False when none ran for a minute."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if pids := task_processes(it, task_id):
+        if pids := task_processes(it, dag_id, task_id):
             time.sleep(random.uniform(0, 0.3))
             if kill(pids[:1]):
                 return True
         time.sleep(0.01)
+    return False
+
+
+def kill_task_at(it: Stand, table: str, dag_id: str, task_id: str) -> bool:
+    """Kill one that is about to write to this table: a lock on it holds the task at that line.
+
+    False when none came there for a minute.
+    """
+    waiting = text(
+        "select client_port from pg_stat_activity "
+        "where wait_event_type = 'Lock' and datname = current_database() and query ilike '%' || :table || '%'"
+    )
+    with it.operations.begin() as holder, it.operations.connect() as watcher:
+        holder.execute(text(f"lock table {table} in exclusive mode"))
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            ports = set(watcher.execute(waiting, {"table": table}).scalars())
+            # A snapshot of the activity is kept for the transaction.
+            watcher.rollback()
+            for pid in task_processes(it, dag_id, task_id) if ports else ():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    mine = {connection.laddr.port for connection in psutil.Process(pid).net_connections("tcp")}
+                    if mine & ports:
+                        return kill([pid])
+            time.sleep(0.05)
     return False
 
 
@@ -125,8 +162,12 @@ def end_database_connections(it: Stand) -> bool:
 FAULTS_BY_NAME: dict[str, Callable[[Stand], bool]] = {
     "triggerer": lambda it: kill_program(it, "triggerer"),
     "scheduler": lambda it: kill_program(it, "scheduler"),
-    "claim task": lambda it: kill_task(it, "claim"),
-    "handling task": lambda it: kill_task(it, "handle"),
+    "claim task": lambda it: kill_task(it, "faults", "claim"),
+    "handling task": lambda it: kill_task(it, "faults", "handle"),
+    "fan-out task": lambda it: kill_task(it, "faults_fan_out", "claim"),
+    # The effect's own table, and the one that is written when the effect's transaction is committed.
+    "message task before commit": lambda it: kill_task_at(it, "bench_effects", "faults_message", "handle"),
+    "message task after commit": lambda it: kill_task_at(it, "handled_ranges", "faults_message", "handle"),
     "broker": lambda it: kill_program(it, "kafka"),
     "database connections": end_database_connections,
 }
@@ -140,7 +181,9 @@ def bursts(traffic: Traffic, total: int, pause: float) -> Iterator[threading.Thr
     def work() -> None:
         try:
             while traffic.sent < total:
-                traffic.burst(min(BURST, total - traffic.sent) - BAD_IN_A_BURST, BAD_IN_A_BURST)
+                traffic.burst(
+                    max(1, min(BURST, total - traffic.sent) - BAD_IN_A_BURST), BAD_IN_A_BURST, RUNS_IN_A_BURST
+                )
                 time.sleep(pause)
         except BaseException as error:
             failures.append(error)
@@ -154,7 +197,7 @@ def bursts(traffic: Traffic, total: int, pause: float) -> Iterator[threading.Thr
 
 
 def effects(it: Stand) -> list[str]:
-    names = [topic.name for topic in FAULTS_TOPICS]
+    names = [topic.name for topic in ALL_TOPICS]
     return [n for (n,) in it.query("select number from bench_effects where lane = any(:names)", names=names)]
 
 
@@ -162,7 +205,7 @@ def dead_letters(it: Stand) -> set[bytes]:
     """What is in the dead-letter topics, read by somebody else."""
     found: set[bytes] = set()
     config = it.stack.endpoints()["kafka"]["client_config"]
-    for topic in FAULTS_TOPICS:
+    for topic in ALL_TOPICS:
         reader = Consumer({**config, "group.id": "independent", "enable.partition.eof": True})
         reader.assign([TopicPartition(topic.dead_letter_name, 0, 0)])
         while (record := reader.poll(20)) is not None and record.error() is None:
@@ -176,9 +219,9 @@ def wait_until_handled(it: Stand, traffic: Traffic, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     last = ""
     while time.monotonic() < deadline:
-        ((done,),) = it.query("select count(*) from inbox where consumer = :name", name=FAULTS.name)
+        ((done,),) = it.query("select count(*) from inbox where consumer = any(:names)", names=CONSUMERS)
         ((opened,),) = it.query(
-            "select count(*) from claims where consumer = :name and closed_at is null", name=FAULTS.name
+            "select count(*) from claims where consumer = any(:names) and closed_at is null", names=CONSUMERS
         )
         if done >= traffic.sent and not opened:
             return
@@ -226,7 +269,7 @@ def main() -> int:
 
         seen = effects(it)
         kept = dead_letters(it)
-        states = it.runs("faults")
+        states = {dag_id: it.runs(dag_id) for dag_id in ("faults", "faults_fan_out", "faults_message")}
     result = {
         "sent": traffic.sent,
         "handled": len(set(seen) & traffic.good),

@@ -1,0 +1,45 @@
+"""Ours with one Dag run per message, for `make faults`."""
+
+from datetime import timedelta
+
+from airflow.sdk import Asset, PartitionedAssetTimetable, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from benchmarks.consumers import FAULTS_MESSAGES
+from include.kafka.consumers import RETRIES
+from include.kafka.trigger import lag_watcher
+
+WAITING = Asset("faults_messages_waiting", watchers=[lag_watcher(FAULTS_MESSAGES)])
+MESSAGE = Asset("faults_message")
+# As in faults_lane.py.
+ARGS = {**RETRIES, "max_retry_delay": timedelta(seconds=20)}
+
+
+@dag(schedule=[WAITING], catchup=False, max_active_runs=4, default_args=ARGS)
+def faults_fan_out():
+    @task(outlets=[MESSAGE])
+    def claim(run_id=None, outlet_events=None):
+        from include.kafka.tasks import claim_partition_keys
+
+        keys = claim_partition_keys(FAULTS_MESSAGES, run_id)
+        if not keys:
+            raise AirflowSkipException("nothing to hand on")
+        outlet_events[MESSAGE].add_partitions(keys)
+
+    claim()
+
+
+@dag(schedule=PartitionedAssetTimetable(assets=MESSAGE), catchup=False, max_active_runs=8, default_args=ARGS)
+def faults_message():
+    @task
+    def handle(run_id=None):
+        from include.kafka.context import partition_key
+        from include.kafka.tasks import handle_message
+
+        handle_message(FAULTS_MESSAGES, partition_key(), run_id)
+
+    handle()
+
+
+faults_fan_out()
+faults_message()
