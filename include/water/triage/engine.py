@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from include.inference.embeddings import Match
@@ -21,7 +22,7 @@ from include.water.triage.examples import Example, examples, index
 from include.water.triage.policy import allowed
 from include.water.triage.prompt import MAX_TEXT_CHARS, PROMPT_VERSION, SYSTEM, user_prompt
 from include.water.triage.proposals import Category, Proposal, TriageDecision
-from include.water.triage.rules import SENSIBLE, UNHURRIED, Rule, act, find
+from include.water.triage.rules import SENSIBLE, UNHURRIED, Rule, act, find, gives_orders
 
 if TYPE_CHECKING:
     from include.inference.model import ChatModel
@@ -97,14 +98,14 @@ def propose_with(model: ChatModel, request: ServiceRequest) -> Proposal:
     if _signs(request):
         # Not to the model, which could be talked into a summary that deceives whoever approves.
         return _offline(request, fallback_reason="signs of manipulation", model_asked=model.settings.model)
-    rule = find(_text(request))
+    rules = find(_text(request))
     task = agent.Task(
         system=SYSTEM,
         user=user_prompt(request),
         tools=tools_for(request),
         output=TriageDecision,
         evidence=lambda decision: decision.evidence,
-        check=lambda decision: _check(decision, request, rule),
+        check=lambda decision: _check(decision, request, rules),
     )
     trace = agent.Trace()
     origin: dict[str, Any] = {"model_asked": model.settings.model, "prompt_version": PROMPT_VERSION}
@@ -125,23 +126,25 @@ def propose_offline(request: ServiceRequest) -> Proposal:
 
 
 def _offline(request: ServiceRequest, **origin: Any) -> Proposal:
-    rule = find(_text(request))
+    rules = find(_text(request))
     parts = _parts(request)
     nearest = index().nearest(parts)
     best = max((matches[0] for matches in nearest), key=lambda match: match.similarity)
     explanation: dict[str, Any] = {
-        "rule": rule.name if rule else None,
+        "rule": rules[0].name if rules else None,
         "nearest": [{"example": match.name, "similarity": match.similarity} for match in nearest[0][:3]],
         "similarity": best.similarity,
     }
     if signs := _signs(request):
         explanation["signs"] = list(signs)
-    if rule is None and best.similarity < MIN_SIMILARITY:
+    if not rules and best.similarity < MIN_SIMILARITY:
         category, severity, summary = Category.other, Severity.major, NOT_UNDERSTOOD
         hand_over = "below the threshold"
     else:
-        category, severity, hand_over = _classify(rule, nearest)
+        category, severity, hand_over = _classify(rules, nearest)
         summary = SUMMARIES[category]
+    if gives_orders(parts[0]):
+        hand_over = "asks for what only a person may order"
     if signs:
         hand_over, summary = "signs of manipulation", SUSPICIOUS
     action, target = act(request, category, severity)
@@ -152,7 +155,7 @@ def _offline(request: ServiceRequest, **origin: Any) -> Proposal:
     return Proposal(decision, engine="offline", explanation=explanation, **origin)
 
 
-def _classify(rule: Rule | None, nearest: list[list[Match]]) -> tuple[Category, Severity, str | None]:
+def _classify(rules: Sequence[Rule], nearest: list[list[Match]]) -> tuple[Category, Severity, str | None]:
     """Category, severity, and why a person should look at it first, if so."""
     known = examples()
     whole = nearest[0]
@@ -162,7 +165,10 @@ def _classify(rule: Rule | None, nearest: list[list[Match]]) -> tuple[Category, 
         (known[m.name].severity for m in near if m.similarity >= near[0].similarity - SEVERITY_MARGIN),
         key=lambda severity: severity.rank,
     )
-    if rule is not None:
+    if rules:
+        rule = rules[0]
+        if any(other.category != rule.category for other in rules):
+            return rule.category, rule.severity, "rules disagree"
         # Words say one thing, the whole another ("thank you for the burst pipe"): if it is not sure, nobody is sent.
         plain = rule.category == category or _supported(rule, nearest, known)
         return rule.category, rule.severity, None if plain else "rule and examples disagree"
@@ -191,7 +197,7 @@ def _supported(rule: Rule, nearest: list[list[Match]], known: dict[str, Example]
     return any(known[matches[0].name].category == rule.category for matches in nearest[1:])
 
 
-def _check(decision: TriageDecision, request: ServiceRequest, rule: Rule | None) -> None:
+def _check(decision: TriageDecision, request: ServiceRequest, rules: Sequence[Rule]) -> None:
     """Raise agent.Refused for what the model may not propose, whatever it was told."""
     from include.inference.agent import Refused
 
@@ -199,8 +205,8 @@ def _check(decision: TriageDecision, request: ServiceRequest, rule: Rule | None)
         raise Refused(reason)
     if decision.action not in SENSIBLE[decision.category]:
         raise Refused(f"{decision.action} makes no sense for {decision.category}")
-    if rule is not None and rule.severity == Severity.critical and decision.action in UNHURRIED:
-        raise Refused(f"the rule {rule.name} found something urgent; hand it to a person if it is not")
+    if rules and decision.action in UNHURRIED:
+        raise Refused(f"the rule {rules[0].name} found something urgent; hand it to a person if it is not")
 
 
 def _account(trace: Any) -> dict[str, Any]:

@@ -125,9 +125,22 @@ RULES = (
 )
 
 
-def find(text: str) -> Rule | None:
-    """The first rule that the text matches: the most severe."""
-    return next((rule for rule in RULES if rule.pattern.search(text)), None)
+# Customers report; what is done to a valve or to somebody else is not theirs to order.
+_ORDERS = re.compile(
+    r"\b(?:close|shut|open|turn\s+off|cut\s+off|disconnect)\b[^.!?\n]{0,40}\b(?:valves?|districts?|customers?|neighbou?rs?|"
+    r"supply\s+of|water\s+of)\b|\b(?:advise|warn|tell)\b[^.!?\n]{0,40}\bnot\s+to\s+drink\b",
+    re.IGNORECASE,
+)
+
+
+def find(text: str) -> tuple[Rule, ...]:
+    """The rules that the text matches, in the order of RULES."""
+    return tuple(rule for rule in RULES if rule.pattern.search(text))
+
+
+def gives_orders(text: str) -> bool:
+    """Whether it asks for what only the people on duty decide: not wrong, and nothing to do at once."""
+    return _ORDERS.search(text) is not None
 
 
 # What to do, and to what: the first kind of target that the request has. What is not here is left to a person.
