@@ -19,6 +19,7 @@ from stack.observer import DEAD_LETTERS, Observer, Snapshot
 from stack.stack import PROJECT, Stack, settings
 
 TIMEOUT_SECONDS = 300  # after the last message; a run takes seconds, a retry after a killed task a minute
+LINKS = 3  # of what waits for a person; the rest are counted
 LINE_SECONDS = 5  # between the lines of a log, where no terminal can redraw
 
 
@@ -67,8 +68,21 @@ def show(stack: Stack, seconds: int) -> bool:
     if not problems:
         console.print("Every message that was sent is accounted for.", style="bold green")
     airflow = stack.endpoints()["airflow"]
+    for line in links(airflow["url"], snapshot.waiting):
+        console.print(line, soft_wrap=True, highlight=False)
     console.print(f"Airflow: {airflow['url']}  user {airflow['username']}  password {airflow['password']}")
     return not problems
+
+
+def links(url: str, waiting: list[tuple[str, str]]) -> list[str]:
+    """The pages to look at: the project's own, and what waits for a person."""
+    lines = [f"{title}: {url}/{path}" for title, path in settings().get("pages", {}).items()]
+    if waiting:
+        lines.append(f"waiting for a person: {len(waiting)}")
+        lines += [f"  {subject}: {url}/{path}" for subject, path in waiting[:LINKS]]
+    if len(waiting) > LINKS:
+        lines.append(f"  and {len(waiting) - LINKS} more: {url}/required_actions")
+    return lines
 
 
 def _start_simulators(stack: Stack, seconds: int, report: Path) -> subprocess.Popen:
@@ -154,6 +168,7 @@ def one_line(snapshot: Snapshot, elapsed: float) -> str:
         "lag": snapshot.lag,
         "open claims": snapshot.open_claims,
         **snapshot.results,
+        **({"waiting for a person": {"": len(snapshot.waiting)}} if snapshot.waiting else {}),
     }
     text = "; ".join(f"{name}: {', '.join(f'{k} {v}' for k, v in part.items()) or 0}" for name, part in parts.items())
     return f"{elapsed:5.0f} s  {text}; dead letters: {dead}"

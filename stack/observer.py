@@ -6,11 +6,17 @@
 import importlib
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from stack.stack import Stack, settings
 
 DEAD_LETTERS = ".dlq"
 REQUEST_SECONDS = 10
+# Tasks that wait for a person's answer, the oldest first.
+WAITING = """
+    select subject, dag_id, run_id, task_id from hitl_detail join task_instance on task_instance.id = hitl_detail.ti_id
+    where responded_at is null and state in ('deferred', 'awaiting_input') order by created_at
+"""
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Partition:
 
 @dataclass
 class Snapshot:
-    """Counts since the observer was made; `alarms` and `results` are what the database holds now."""
+    """Counts since the observer was made; `alarms`, `results` and `waiting` are what the databases hold now."""
 
     messages: dict[str, int] = field(default_factory=dict)  # topic -> arrived, dead-letter topics included
     outcomes: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)  # (consumer, topic) -> outcome -> n
@@ -30,6 +36,9 @@ class Snapshot:
     runs: dict[str, dict[str, int]] = field(default_factory=dict)  # Dag -> state -> n
     results: dict[str, dict[str, int]] = field(default_factory=dict)  # title -> name -> number
     alarms: list[str] = field(default_factory=list)
+    waiting: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # (subject, path in Airflow) of what a person must answer
 
     def dead_letters(self, topic: str) -> int:
         return self.messages.get(topic + DEAD_LETTERS, 0)
@@ -73,6 +82,10 @@ class Observer:
             snapshot.results[title] = dict(self._query("operations_db", statement))
         alarms = "select source || ': ' || message from alarms where closed_at is null order by opened_at"
         snapshot.alarms = [line for (line,) in self._query("operations_db", alarms)]
+        snapshot.waiting = [
+            (subject, f"dags/{dag}/runs/{quote(run, safe='')}/tasks/{task}/required_actions")
+            for subject, dag, run, task in self._query("airflow_metadata", WAITING)
+        ]
         return snapshot
 
     def _ends(self) -> dict[Partition, int]:

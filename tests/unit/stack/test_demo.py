@@ -2,7 +2,7 @@
 
 import pytest
 
-from stack.demo import one_line, unaccounted
+from stack.demo import links, one_line, unaccounted
 from stack.observer import Snapshot
 
 CONSUMERS = {"billing": ["orders"]}
@@ -67,3 +67,12 @@ def test_a_line_of_progress_is_one_line(complete):
     assert "in: orders 12, visits 5" in one_line(complete, 3.2)
     assert "dead letters: 2" in one_line(complete, 3.2)
     assert "\n" not in one_line(complete, 3.2)
+
+
+def test_what_waits_for_a_person_is_shown_with_its_link():
+    waiting = [(f"Refund {n}?", f"dags/refund/runs/{n}/tasks/ask/required_actions") for n in range(5)]
+    lines = links("http://127.0.0.1:1", waiting)
+    assert "waiting for a person: 5" in lines
+    assert "  Refund 0?: http://127.0.0.1:1/dags/refund/runs/0/tasks/ask/required_actions" in lines
+    assert "  and 2 more: http://127.0.0.1:1/required_actions" in lines
+    assert not any("waiting" in line for line in links("http://127.0.0.1:1", []))
