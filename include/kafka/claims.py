@@ -45,14 +45,14 @@ def reset_command(consumer: str, topic: str, conn_id: str) -> str:
 class Claimed:
     """The ranges of one run.
 
-    `lost` is what retention had removed before they were claimed. `behind` is how many offsets could be claimed at
-    that moment, these included; None when the run only asked again.
+    `lost` is what retention had removed before they were claimed. `behind` is how many offsets of each topic could be
+    claimed at that moment, these included; None when the run only asked again.
     """
 
     id: int
     ranges: tuple[OffsetRange, ...]
     lost: tuple[OffsetRange, ...]
-    behind: int | None
+    behind: Mapping[str, int] | None
 
 
 def claim(consumer: str, run_id: str, available: Available, commit: Commit, *, max_messages: int) -> Claimed:
@@ -93,7 +93,7 @@ def _new_claim(
     run_id: str,
     available: Mapping[Partition, PartitionOffsets],
     max_messages: int,
-) -> tuple[int, int]:
+) -> tuple[int, dict[str, int]]:
     rows = connection.execute(select(positions).where(positions.c.consumer == consumer))
     known = {Partition(row.topic, row.partition): row for row in rows}
     start: dict[Partition, int] = {}
@@ -139,7 +139,10 @@ def _new_claim(
             )
         )
     close_if_handled(connection, claim_id)
-    return claim_id, sum(wanted.values())
+    behind: dict[str, int] = {}
+    for partition, offsets_behind in wanted.items():
+        behind[partition.topic] = behind.get(partition.topic, 0) + offsets_behind
+    return claim_id, behind
 
 
 def _check_same_topic(consumer: str, partition: Partition, position: Row, offsets: PartitionOffsets) -> None:
@@ -173,7 +176,7 @@ def fair_shares(wanted: Mapping[Partition, int], total: int) -> dict[Partition, 
     return shares
 
 
-def _ranges(connection: Connection, claim_id: int, behind: int | None) -> Claimed:
+def _ranges(connection: Connection, claim_id: int, behind: Mapping[str, int] | None) -> Claimed:
     of_this = select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)
     rows = connection.execute(of_this.order_by(claim_ranges.c.topic, claim_ranges.c.partition)).all()
     readable = [

@@ -7,22 +7,24 @@ only wants to see the message uses `include.kafka.context`.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Row, func, select, update
 
 from include.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled, reset_command
+from include.kafka.connection import CONN_ID
 from include.kafka.consumers import Consumer, Shape
 from include.kafka.handling import Handler, HandlingFailed
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange
 from include.kafka.producer import AcknowledgedProducer, Headers
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
+from include.kafka.watch import watch_claims, watch_handled, watch_lag
 from include.operations import outbox, webhooks
-from include.operations.alarms import close_alarm, open_alarm
+from include.operations.alarms import SENDER, close_alarm, deliver_alarms, open_alarm
 from include.operations.database import begin
 from include.operations.tables import claim_ranges, claims
 
@@ -35,7 +37,6 @@ Chunk = dict[str, Any]
 IDLE_WAIT = timedelta(minutes=2)
 # The longest wait between two emissions of the same keys.
 MAX_WAIT = timedelta(hours=2)
-REMEDIES = "raise capacity (max_active_runs, max_messages_per_claim, workers), or move the topic to the standard lane"
 
 
 def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
@@ -281,35 +282,22 @@ def _claim(consumer: Consumer, run_id: str, group: GroupOffsets) -> Claimed:
             gone = ", ".join(str(r) for r in claimed.lost)
             text = f"retention removed messages before they were claimed (run {run_id}): {gone}"
             open_alarm(connection, consumer.name, "messages_lost", text)
-        _watch_limits(connection, consumer, claimed.behind)
+        if claimed.behind is not None:
+            watch_lag(connection, consumer, claimed.behind)
+        watch_claims(connection, consumer)
     return claimed
-
-
-def _watch_limits(connection: Connection, consumer: Consumer, lag: int | None) -> None:
-    if lag is not None and lag > consumer.max_lag:
-        text = f"{lag} messages behind, limit {consumer.max_lag}: {REMEDIES}"
-        open_alarm(connection, consumer.name, "lag", text)
-    elif lag is not None:
-        close_alarm(connection, consumer.name, "lag")
-    oldest = connection.scalar(
-        select(func.min(claims.c.claimed_at)).where(claims.c.consumer == consumer.name, claims.c.closed_at.is_(None))
-    )
-    if oldest is not None and datetime.now(UTC) - oldest > consumer.max_claim_age:
-        text = f"a claim is open since {oldest.isoformat()}: clear its run, if it failed, once the cause is gone"
-        open_alarm(connection, consumer.name, "claim_open", text)
-    else:
-        close_alarm(connection, consumer.name, "claim_open")
 
 
 def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, producer: AcknowledgedProducer) -> None:
     failures: list[str] = []
     reader = RangeReader(group.consumer)
     handler = Handler(consumer, run_id, producer)
-    oldest: datetime | None = None
+    oldest: dict[str, datetime] = {}
     for wanted in (OffsetRange(**r) for r in chunk["ranges"]):
         failed_before = len(failures)
         for batch in reader.read(wanted):
-            oldest = min(filter(None, (oldest, batch[0].timestamp)), default=None)
+            if (written_at := batch[0].timestamp) is not None:
+                oldest[wanted.topic] = min(written_at, oldest.get(wanted.topic, written_at))
             try:
                 handler.handle(batch)
             except HandlingFailed as failure:
@@ -317,7 +305,7 @@ def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, 
                 failures.append(str(failure))
         if len(failures) == failed_before:
             _finish(consumer, chunk["claim_id"], wanted, reader.lost, run_id)
-    _watch_age(consumer, oldest)
+    watch_handled(consumer, oldest)
     deliver_outbox(consumer.name, producer)
     counts = " ".join(f"{outcome}={number}" for outcome, number in handler.counts.items())
     log.info("handled: consumer=%s run_id=%s %s", consumer.name, run_id, counts)
@@ -347,17 +335,26 @@ def deliver_outbox(consumer: str, producer: AcknowledgedProducer) -> int:
             producer.send(topic, key=row.key, value=row.body, headers=headers)
         producer.flush()
 
-    return outbox.deliver(consumer, {"message": produce, "request": webhooks.post})
+    try:
+        return outbox.deliver(consumer, {"message": produce, "request": webhooks.post})
+    finally:
+        # Those that this run opened, for instance.
+        deliver_alarms(untried_only=True)
 
 
-def _watch_age(consumer: Consumer, oldest: datetime | None) -> None:
-    """The age of what is handled now is the lane's delay."""
-    if oldest is None:
-        return
-    age = datetime.now(UTC) - oldest
-    with begin() as connection:
-        if age > consumer.max_age:
-            text = f"handled messages that waited {age}, limit {consumer.max_age}: {REMEDIES}"
-            open_alarm(connection, consumer.name, "age", text)
-        else:
-            close_alarm(connection, consumer.name, "age")
+def deliver_pending(consumers: Iterable[Consumer]) -> None:
+    """Deliver what any consumer, also one without traffic, and the alarms have left in the outbox.
+
+    Raises nothing for a receiver that is away or refuses: the alarms `outbox_pending` and `outbox_failed` say so.
+    """
+    connections = {consumer.name: consumer.conn_id for consumer in consumers}
+    for name in outbox.consumers_with_pending():
+        if name == SENDER:
+            continue
+        with AcknowledgedProducer(connections.get(name, CONN_ID)) as producer:
+            try:
+                deliver_outbox(name, producer)
+            except outbox.OutboxUndelivered as trouble:
+                log.warning("%s", trouble)
+    outbox.watch_pending()
+    deliver_alarms()

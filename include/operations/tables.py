@@ -75,6 +75,7 @@ claims = Table(
     Column("emissions", BigInteger, server_default="0", nullable=False),
     UniqueConstraint("consumer", "run_id"),
     Index("ix_claims_open", "consumer", "claimed_at", postgresql_where=text("closed_at is null")),
+    Index("ix_claims_closed_at", "closed_at", postgresql_where=text("closed_at is not null")),
 )
 
 # Offsets [start_offset, end_offset) of one partition, immutable. Retention had removed [start_offset, readable_from)
@@ -169,6 +170,8 @@ outbox = Table(
     CheckConstraint("state in ('pending', 'delivered', 'skipped', 'failed')", name="state"),
     CheckConstraint("kind in ('message', 'request')", name="kind"),
     Index("ix_outbox_pending", "consumer", "sequence", postgresql_where=text("state = 'pending'")),
+    Index("ix_outbox_failed", "consumer", postgresql_where=text("state = 'failed'")),
+    Index("ix_outbox_settled", "created_at", postgresql_where=text("state in ('delivered', 'skipped')")),
 )
 
 # Dead letters that a replay has looked at, by their coordinates in the dead-letter topic; `outcome` is the last look's.
@@ -212,4 +215,5 @@ alarms = Table(
     now_column("opened_at"),
     Column("closed_at", Timestamp),
     Index("uq_alarms_open", "source", "kind", unique=True, postgresql_where=text("closed_at is null")),
+    Index("ix_alarms_closed_at", "closed_at", postgresql_where=text("closed_at is not null")),
 )

@@ -340,7 +340,10 @@ def test_lag_above_the_limit_alarms_once_and_names_the_remedies(make_topic, make
     tasks.claim_messages(consumer, "first")
     tasks.claim_messages(consumer, "second")
     message = alarms(consumer)["lag"]
-    assert "20 messages behind" in message
+    assert f"20 messages behind, limit 10 ({topic.name}: 20)" in message
+    assert "max_active_runs" in message
     assert "standard lane" in message
     tasks.claim_messages(consumer, "third")
+    assert "lag" in alarms(consumer), "at the limit, the episode goes on"
+    tasks.claim_messages(consumer, "fourth")
     assert "lag" not in alarms(consumer)
