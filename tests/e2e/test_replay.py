@@ -1,0 +1,163 @@
+"""Dead letters replayed in a real Airflow: started and looked at through its REST API, as a person would."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from include.water.consumers import TRIAGE_SERVICE_REQUESTS
+from include.water.topics import METER_READINGS, SERVICE_REQUESTS, ServiceRequest
+from tests.e2e.test_event_lane import Airflow, wait_for
+from tests.unit.water.test_topics import example
+
+pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+
+DAG = "replay_dead_letters"
+SECRET = "Jane Doe of 5 Sea Road has no water"
+
+
+@pytest.fixture
+def airflow(whole_stack) -> Iterator[Airflow]:
+    airflow = Airflow(**whole_stack.endpoints()["airflow"])
+    # The Dag processor may just have started.
+    known = {DAG, TRIAGE_SERVICE_REQUESTS.name.removesuffix("s"), "fan_out_service_requests"}
+    wait_for(
+        lambda: known <= {dag["dag_id"] for dag in airflow.ask("GET", "/dags?limit=100")["dags"]},
+        90,
+        "Airflow knows the Dags",
+    )
+    yield airflow
+    airflow.close()
+
+
+@pytest.fixture
+def stack(whole_stack) -> dict[str, Any]:
+    return whole_stack.endpoints()
+
+
+def query(stack: dict[str, Any], statement: str, *values: Any) -> list[tuple]:
+    with psycopg.connect(stack["databases"]["operations_db"], connect_timeout=5) as connection:
+        return connection.execute(statement, values).fetchall()  # type: ignore[arg-type]
+
+
+def send(stack: dict[str, Any], key: bytes, value: bytes) -> tuple[int, int]:
+    """Produce a request; returns its partition and offset."""
+    where: list[tuple[int, int]] = []
+    producer = Producer({**stack["kafka"]["client_config"], "log_level": 2})
+    producer.produce(
+        SERVICE_REQUESTS.name,
+        key=key,
+        value=value,
+        headers=[("trace", b"1")],
+        on_delivery=lambda error, record: where.append((record.partition(), record.offset())),
+    )
+    producer.flush(30)
+    return where[0]
+
+
+def record_at(stack: dict[str, Any], partition: int, offset: int) -> Any:
+    reader = Consumer({**stack["kafka"]["client_config"], "group.id": "independent", "log_level": 2})
+    reader.assign([TopicPartition(SERVICE_REQUESTS.name, partition, offset)])
+    found = reader.poll(20)
+    reader.close()
+    assert found is not None
+    assert found.error() is None
+    return found
+
+
+def inbox(stack: dict[str, Any], request_id: str) -> list[tuple]:
+    statement = 'select partition, "offset", outcome from inbox where consumer = %s and event_id = %s'
+    return query(stack, statement, TRIAGE_SERVICE_REQUESTS.name, request_id)
+
+
+def replay(airflow: Airflow, **params: Any) -> tuple[str, dict[str, Any]]:
+    """(run id, report) of a run with these parameters."""
+    run_id = f"test-{uuid.uuid4().hex[:8]}"
+    airflow.ask("POST", f"/dags/{DAG}/dagRuns", dag_run_id=run_id, logical_date=None, conf=params)
+    airflow.wait_for_success(run_id, DAG, seconds=180)
+    path = f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/show"
+    return run_id, airflow.ask("GET", f"{path}/xcomEntries/return_value")["value"]
+
+
+def test_a_request_that_broke_its_contract_is_repaired_replayed_and_triaged_once(airflow: Airflow, stack: dict):
+    request = example(ServiceRequest, request_id=f"SR-{uuid.uuid4().int % 10**12:012d}", text=SECRET)
+    key, good = SERVICE_REQUESTS.serialize(request)
+    document = json.loads(good)
+    # As the app called them before its release 4.3.
+    document["message"], document["title"] = document.pop("text"), document.pop("subject")
+    partition, offset = send(stack, key, json.dumps(document).encode())
+    kept = 'select outcome from inbox where topic = %s and partition = %s and "offset" = %s'
+    wait_for(lambda: query(stack, kept, SERVICE_REQUESTS.name, partition, offset), 60, "the request is dealt with")
+    assert query(stack, kept, SERVICE_REQUESTS.name, partition, offset) == [("dead_letter",)]
+
+    only_this = {
+        "topic": SERVICE_REQUESTS.name,
+        "partition": partition,
+        "from_offset": offset,
+        "until_offset": offset + 1,
+    }
+    _, would = replay(airflow, **only_this)
+    (row,) = would["letters"]
+    assert (would["dry_run"], row["outcome"], row["message"]) == (True, "would_replay", f"{partition}@{offset}")
+    assert (
+        query(stack, "select * from replays where source_partition = %s and source_offset = %s", partition, offset)
+        == []
+    )
+    assert inbox(stack, request.request_id) == []
+
+    run_id, did = replay(airflow, **only_this, dry_run=False)
+    (row,) = did["letters"]
+    assert (did["dry_run"], row["outcome"]) == (False, "replayed")
+    assert row["repairs"] == "renamed message to text, title to subject"
+    ((again_partition, again_offset, outcome),) = wait_for(
+        lambda: inbox(stack, request.request_id), 90, "the replayed request is handled"
+    )
+    assert (again_partition, outcome) == (partition, "handled")
+    record = record_at(stack, again_partition, again_offset)
+    assert (record.key(), SERVICE_REQUESTS.parse(record.value())) == (key, request)
+    assert record.headers() == [
+        ("trace", b"1"),
+        ("replay.of", f"{SERVICE_REQUESTS.name}-{partition}@{offset}".encode()),
+        ("replay.count", b"1"),
+        ("replay.run_id", run_id.encode()),
+    ]
+
+    # Once more: nothing is left to do, and the request stays decided once.
+    _, again = replay(airflow, **only_this, dry_run=False)
+    assert [(row["outcome"], row["letters"]) for row in again["counts"]] == [("replayed_before", 1)]
+    assert len(inbox(stack, request.request_id)) == 1
+    assert query(stack, "select count(*) from decisions where request_id = %s", request.request_id) == [(1,)]
+
+    path = f"/dags/{DAG}/dagRuns/{run_id}/taskInstances"
+    table = json.dumps(airflow.ask("GET", f"{path}/show/logs/1?full_content=true"))
+    assert "renamed message to text, title to subject" in table
+    for log in (table, json.dumps(airflow.ask("GET", f"{path}/replay/logs/1?map_index=0&full_content=true"))):
+        assert f"{partition}@{offset}" in log or f"{SERVICE_REQUESTS.dead_letter_name}-0@" in log
+        assert "Jane" not in log
+
+
+def test_without_dead_letters_the_run_ends_well_and_does_nothing(airflow: Airflow):
+    run_id = f"test-{uuid.uuid4().hex[:8]}"
+    airflow.ask(
+        "POST", f"/dags/{DAG}/dagRuns", dag_run_id=run_id, logical_date=None, conf={"topic": METER_READINGS.name}
+    )
+    airflow.wait_for_success(run_id, DAG)
+    assert {t["task_id"]: t["state"] for t in airflow.tasks(run_id, DAG)} == {
+        "plan": "success",
+        "replay": "skipped",
+        "show": "skipped",
+    }
+
+
+@pytest.mark.parametrize(
+    "conf", [{}, {"topic": "no.such.topic"}, {"topic": SERVICE_REQUESTS.name, "limit": 0}], ids=str
+)
+def test_a_run_that_makes_no_sense_is_refused_at_once(conf: dict, whole_stack, airflow: Airflow):
+    with pytest.raises(AssertionError, match=r"40[0-9]|422"):
+        airflow.ask("POST", f"/dags/{DAG}/dagRuns", logical_date=None, conf=conf)
