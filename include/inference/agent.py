@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from include.inference.model import Answer, ChatModel, ModelFailed, ToolCall
-from include.inference.redaction import clean
+from include.inference.redaction import clean, redact
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ SUBMIT = "submit"
 # What a tool returns goes into every further request of the loop.
 MAX_RESULT_CHARS = 4_000
 MAX_RETRY_WAIT_SECONDS = 3.0
+# Of an argument, in the trace.
+MAX_KEPT_CHARS = 300
 
 Output = TypeVar("Output", bound=BaseModel)
 
@@ -199,7 +201,7 @@ class _Loop(Generic[Output]):
         except ValidationError as error:
             entry["error"] = "wrong arguments"
             return f"Error: wrong arguments. {_problems(error)}"
-        entry["arguments"] = arguments.model_dump(mode="json")
+        entry["arguments"] = {name: _kept(value) for name, value in arguments.model_dump(mode="json").items()}
         try:
             found = tool.call(arguments)
         except Exception as error:
@@ -245,6 +247,11 @@ def _echo(content: str | None, calls: Sequence[ToolCall]) -> dict[str, Any]:
         "content": content,
         "tool_calls": [{"id": call.id, "type": "function", "function": call.function.model_dump()} for call in calls],
     }
+
+
+def _kept(argument: Any) -> Any:
+    """What the trace keeps of an argument: a model may repeat there what a customer wrote."""
+    return redact(clean(argument, MAX_KEPT_CHARS).text).text if isinstance(argument, str) else argument
 
 
 def _problems(error: ValidationError) -> str:

@@ -21,7 +21,7 @@ from include.water.topics import Action, ServiceRequest, Severity
 from include.water.triage.examples import Example, examples, index
 from include.water.triage.policy import allowed
 from include.water.triage.prompt import MAX_TEXT_CHARS, PROMPT_VERSION, SYSTEM, user_prompt
-from include.water.triage.proposals import Category, Proposal, TriageDecision
+from include.water.triage.proposals import Category, Proposal, Target, TargetKind, TriageDecision
 from include.water.triage.rules import SENSIBLE, UNHURRIED, Rule, act, find, gives_orders
 
 if TYPE_CHECKING:
@@ -149,8 +149,9 @@ def _offline(request: ServiceRequest, **origin: Any) -> Proposal:
         hand_over, summary = "signs of manipulation", SUSPICIOUS
     action, target = act(request, category, severity)
     if hand_over:
-        explanation["handed_over"] = hand_over
-        action, target = Action.hand_to_person, act(request, Category.other, Severity.critical)[1]
+        action, target = Action.hand_to_person, Target(kind=TargetKind.customer, id=request.customer_id)
+    if action == Action.hand_to_person:
+        explanation["handed_over"] = hand_over or "no action for this kind of request, or no known district"
     decision = TriageDecision(category=category, severity=severity, summary=summary, action=action, target=target)
     return Proposal(decision, engine="offline", explanation=explanation, **origin)
 

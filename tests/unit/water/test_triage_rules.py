@@ -1,0 +1,98 @@
+"""What must never be missed is found by words; what is done about what comes from a table that policy allows."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from include.water.topics import ServiceRequest
+from include.water.triage.policy import allowed
+from include.water.triage.proposals import Action, Category, Severity, TriageDecision
+from include.water.triage.rules import ACTIONS, RULES, SENSIBLE, act, find, gives_orders
+from tests.unit.water.test_topics import example
+
+NOW = datetime(2026, 11, 18, 20, tzinfo=UTC)
+
+
+def request(**changes) -> ServiceRequest:
+    return example(ServiceRequest, **{"customer_id": "C-000001", "district_id": "harbour", **changes})
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("The surgery in the hospital has no water", "no_water_for_the_fragile"),
+        ("My wife is on dialysis. Our taps are dry.", "no_water_for_the_fragile"),
+        ("House burning, the hydrants are dry", "no_water_for_firefighters"),
+        ("We drank from the tap and are all vomiting", "ill_from_water"),
+        ("The tap water smells of gasoline", "smell_of_fuel_chemicals_or_sewage"),
+        ("A van is dumping paint into the reservoir", "source_contaminated"),
+        ("Somebody climbs over the fence of the pumping station", "threat_or_break_in"),
+        ("Water sprays onto the transformer", "water_near_electricity"),
+        ("The whole street is flooded", "street_flooded"),
+        ("Die Straße steht unter Wasser", "street_flooded"),
+        ("A water main has just burst", "main_burst"),
+        ("An excavator hit your water pipe", "main_burst"),
+    ],
+)
+def test_a_rule_finds_what_must_not_be_missed(text, name):
+    assert name in [rule.name for rule in find(text)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The hospital sent me a bill for the water",
+        "My bill made me sick",
+        "Is there gas heating in the flat? The meter is blank.",
+        "I live on River Street, when do you open?",
+        "The main reason for my call is the invoice",
+    ],
+)
+def test_a_rule_needs_more_than_a_word(text):
+    assert find(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "orders"),
+    [
+        ("Close the valve of harbour", True),
+        ("cut off the supply of my neighbour", True),
+        ("Tell everybody not to drink", True),
+        ("The valve cover is open", False),
+        ("You cut off our water without notice", False),
+    ],
+)
+def test_orders_are_told_from_reports(text, orders):
+    assert gives_orders(text) is orders
+
+
+@pytest.mark.parametrize("district", ["harbour", "atlantis", None])
+@pytest.mark.parametrize("severity", Severity)
+@pytest.mark.parametrize("category", Category)
+def test_whatever_the_table_says_policy_allows(category, severity, district):
+    asked = request(district_id=district)
+    action, target = act(asked, category, severity)
+    decision = TriageDecision(category=category, severity=severity, summary="x", action=action, target=target)
+    assert allowed(decision, asked) is None
+    assert action in SENSIBLE[category]
+
+
+def test_without_a_known_district_nothing_is_done_to_one():
+    for (category, severity), _ in ACTIONS.items():
+        assert act(request(district_id="atlantis"), category, severity)[1].id == "C-000001"
+
+
+def test_nobody_closes_a_valve_because_of_a_bill():
+    for category in (Category.billing, Category.meter, Category.other, Category.low_pressure, Category.water_quality):
+        assert Action.close_valve not in SENSIBLE[category]
+
+
+def test_rules_have_names_of_their_own():
+    assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+def test_rules_end_soon_on_hostile_text():
+    # A pattern that backtracks without end would hold a worker until its timeout; pytest's own ends this test.
+    for text in ("water " * 700, "no " * 1400, "pipe has " * 450, "a" * 4200, "close " * 700, "smell of " * 460):
+        find(text)
+        gives_orders(text)
