@@ -107,6 +107,10 @@ class Lane:
         with psycopg.connect(self._databases[database], connect_timeout=5) as connection:
             return connection.execute(statement, values).fetchall()  # type: ignore[arg-type]
 
+    def execute(self, statement: str, *values: Any) -> None:
+        with psycopg.connect(self._databases["operations_db"], connect_timeout=5) as connection:
+            connection.execute(statement, values)  # type: ignore[arg-type]
+
     def inbox(self, sent: list[Coordinates]) -> dict[Coordinates, tuple[str, str]]:
         """{coordinates: (outcome, run id)} of the messages that have an inbox row."""
         statement = 'select topic, partition, "offset", outcome, run_id from inbox where consumer = %s'

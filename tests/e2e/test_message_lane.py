@@ -1,0 +1,124 @@
+"""One Dag run per message in a real Airflow: each request has a run of its own, also one that came during a pause.
+
+Looked at from outside, as in `test_event_lane.py`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from include.water.consumers import TRIAGE_SERVICE_REQUESTS
+from include.water.topics import SERVICE_REQUESTS, ServiceRequest
+from tests.e2e.test_event_lane import Airflow, Coordinates, Lane, wait_for
+from tests.unit.water.test_topics import example
+
+pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+
+FAN_OUT, WORKER = "fan_out_service_requests", "triage_service_request"
+
+
+@pytest.fixture(scope="module")
+def airflow(whole_stack) -> Iterator[Airflow]:
+    airflow = Airflow(**whole_stack.endpoints()["airflow"])
+    for dag in (FAN_OUT, WORKER):
+        wait_for_dag(airflow, dag)
+    yield airflow
+    airflow.close()
+
+
+def wait_for_dag(airflow: Airflow, dag: str) -> None:
+    known = f"/dags?dag_id_pattern={dag}"
+    wait_for(lambda: airflow.ask("GET", known)["dags"], 60, f"Airflow knows the Dag {dag}")
+
+
+@pytest.fixture
+def lane(whole_stack) -> Lane:
+    return Lane(whole_stack.endpoints())
+
+
+def request(text: str) -> ServiceRequest:
+    event = example(
+        ServiceRequest,
+        request_id=f"SR-{uuid.uuid4().int % 10**12:012d}",
+        customer_id=f"C-{uuid.uuid4().int % 10**6:06d}",
+        received_at=datetime.now(UTC),
+        text=text,
+    )
+    assert isinstance(event, ServiceRequest)
+    return event
+
+
+def send(lane: Lane, *events: ServiceRequest) -> list[Coordinates]:
+    return lane.send(*((SERVICE_REQUESTS, *SERVICE_REQUESTS.serialize(event)) for event in events))
+
+
+def key(where: Coordinates) -> str:
+    return "-".join(map(str, where))
+
+
+def runs(airflow: Airflow, sent: list[Coordinates]) -> dict[str, list[str]]:
+    """{partition key: states of its runs} of the messages sent."""
+    found: dict[str, list[str]] = {key(where): [] for where in sent}
+    for run in airflow.ask("GET", f"/dags/{WORKER}/dagRuns?limit=200&order_by=-id")["dag_runs"]:
+        if run["partition_key"] in found:
+            found[run["partition_key"]].append(run["state"])
+    return found
+
+
+def handled(lane: Lane, sent: list[Coordinates]) -> int:
+    statement = 'select topic, partition, "offset" from inbox where consumer = %s and outcome = %s'
+    done = set(lane.query(statement, TRIAGE_SERVICE_REQUESTS.name, "handled"))
+    return len(done & set(sent))
+
+
+def decided(lane: Lane, *events: ServiceRequest) -> set[tuple]:
+    """(request id, topic, partition, offset) of their decisions."""
+    statement = """
+        select request_id, source_topic, source_partition, source_offset from decisions where request_id = any(%s)
+    """
+    return set(lane.query(statement, [event.request_id for event in events]))
+
+
+def test_every_message_has_a_run_of_its_own_that_is_found_by_its_key(airflow: Airflow, lane: Lane):
+    events = [request("Please send me a copy of my last bill."), request("The display of my meter is blank.")]
+    sent = send(lane, *events)
+    wait_for(lambda: handled(lane, sent) == 2, 90, "both are handled")
+    wait_for(
+        lambda: runs(airflow, sent) == {key(where): ["success"] for where in sent},
+        60,
+        "each has one run that succeeded",
+    )
+    assert decided(lane, *events) == {(event.request_id, *where) for event, where in zip(events, sent, strict=True)}
+
+
+def test_a_message_that_breaks_its_contract_gets_no_run(airflow: Airflow, lane: Lane):
+    sent = lane.send((SERVICE_REQUESTS, b"C-000001", b"not a request"))
+    good = send(lane, request("A question about my tariff."))
+    wait_for(lambda: handled(lane, good) == 1, 90, "the good one is handled")
+    assert runs(airflow, sent) == {key(sent[0]): []}
+    statement = 'select outcome from inbox where consumer = %s and topic = %s and partition = %s and "offset" = %s'
+    assert lane.query(statement, TRIAGE_SERVICE_REQUESTS.name, *sent[0]) == [("dead_letter",)]
+
+
+def test_a_dag_that_was_paused_gets_every_message_it_missed(airflow: Airflow, lane: Lane):
+    wait_for_dag(airflow, "maintain")
+    airflow.pause(WORKER, True)
+    try:
+        events = [request(f"Bill {n} seems too high, please check it.") for n in range(3)]
+        sent = send(lane, *events)
+        claims = "select count(*) from claims where consumer = %s and closed_at is null and emitted_at is not null"
+        wait_for(lambda: lane.query(claims, TRIAGE_SERVICE_REQUESTS.name)[0][0], 60, "their keys are emitted")
+        fan_outs = f"/dags/{FAN_OUT}/dagRuns?state=running&state=queued"
+        wait_for(lambda: not airflow.ask("GET", fan_outs)["dag_runs"], 60, "the fan-out has ended")
+    finally:
+        airflow.pause(WORKER, False)
+    assert handled(lane, sent) == 0
+    # What `maintain` finds after a few minutes.
+    lane.execute("update claims set emitted_at = emitted_at - interval '5 minutes' where closed_at is null")
+    airflow.ask("POST", "/dags/maintain/dagRuns", logical_date=None)
+    wait_for(lambda: handled(lane, sent) == 3, 120, "all three are handled")
+    assert decided(lane, *events) == {(event.request_id, *where) for event, where in zip(events, sent, strict=True)}
