@@ -189,22 +189,22 @@ def test_a_repaired_message_goes_back_with_its_key_and_headers_and_is_handled_ex
     topic = make_topic()
     consumer = make_consumer(topic)
     original = [("traceparent", b"00-abc"), ("empty", None), ("traceparent", b"second")]
-    (offset,) = send(topic, renamed(7), key=b"\xff\x00key", headers=original, partition=2)
-    send(topic, order(8), partition=2)
+    (offset,) = send(topic, renamed(7), key=b"\xff\x00key", headers=original, partition=1)
+    send(topic, order(8), partition=1)
     handle(consumer)
     assert numbers(topic) == ["8"]
 
     assert replayed(topic, "the replay") == {"replayed": 1}
     reader = KafkaConsumer(consumer_config(client_config(), "independent"))
     # On the partition that it was on, and not on the one that this producer would choose for its key.
-    reader.assign([TopicPartition(topic.name, 2, 2)])
+    reader.assign([TopicPartition(topic.name, 1, 2)])
     message = reader.poll(10)
     reader.close()
     assert message.error() is None
     assert (message.key(), json.loads(message.value())) == (b"\xff\x00key", json.loads(order(7)))
     assert message.headers() == [
         *original,
-        ("replay.of", f"{topic.name}-2@{offset}".encode()),
+        ("replay.of", f"{topic.name}-1@{offset}".encode()),
         ("replay.count", b"1"),
         ("replay.run_id", b"the replay"),
     ]
@@ -536,6 +536,21 @@ def test_dead_letters_that_come_while_it_reads_are_left_to_the_next_run(make_top
     handle(consumer)
     assert counts(read(planned)) == {"replayed": 1}
     assert replayed(topic, "second") == {"replayed_before": 1, "replayed": 2}
+
+
+def test_a_partition_that_grows_while_another_is_still_read_gives_what_was_planned(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, renamed(1))
+    handle(consumer)
+    (arguments,) = plan(topic, dry_run=False)
+    parameters = arguments["apply_function_kwargs"]
+    planned = replay_plan.Plan.model_validate({**parameters["plan"], "ends": {0: 1, 1: 1}})
+    send(topic, renamed(2))
+    handle(consumer)
+    unfinished = replaying.Replay(planned, parameters["conn_id"])
+    assert [unfinished.take(letter) for letter in read_all(topic.dead_letter_name)] == [None, None]
+    assert len(rows(topic)) == 1
 
 
 def test_without_dead_letters_there_is_nothing_to_map(make_topic, operations):
