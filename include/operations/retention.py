@@ -48,16 +48,24 @@ class RetentionTooShort(ValueError):
 
 
 def rules(
-    *, inbox_kept: timedelta | None, claims_kept: timedelta, outbox_kept: timedelta, alarms_kept: timedelta
+    topics: Iterable[Topic], *, inbox_days: int | None, claims_days: int, outbox_days: int, alarms_days: int
 ) -> list[Rule]:
-    """What is pruned; None prunes no inbox row. Ranges go with their claims."""
+    """What is pruned, and after how many days; None keeps the inbox for ever. Ranges go with their claims.
+
+    Raises RetentionTooShort when the inbox would not know a message of one of the topics any more that can still come.
+    """
+    days = timedelta(days=1)
+    inbox_rules = []
+    if inbox_days is not None:
+        check_inbox(inbox_days * days, topics)
+        inbox_rules = [Rule(inbox, "recorded_at", inbox_days * days)]
     return [
-        *([Rule(inbox, "recorded_at", inbox_kept)] if inbox_kept is not None else []),
+        *inbox_rules,
         # A replay's progress: without the row, a dead letter that is still there would be replayed once more.
         Rule(replays, "recorded_at", DEAD_LETTER_RETENTION + 2 * SEGMENT_ROLL),
-        Rule(claims, "closed_at", claims_kept, "closed_at is not null"),
-        Rule(outbox, "created_at", outbox_kept, "state in ('delivered', 'skipped')"),
-        Rule(alarms, "closed_at", alarms_kept, "closed_at is not null"),
+        Rule(claims, "closed_at", claims_days * days, "closed_at is not null"),
+        Rule(outbox, "created_at", outbox_days * days, "state in ('delivered', 'skipped')"),
+        Rule(alarms, "closed_at", alarms_days * days, "closed_at is not null"),
     ]
 
 
@@ -72,15 +80,16 @@ def check_inbox(kept: timedelta, topics: Iterable[Topic]) -> None:
         if topic.retention is None:
             raise RetentionTooShort(
                 f"topic {topic.name} keeps its messages for ever, so inbox rows must stay for ever too: give it a "
-                "retention, or set inbox_days to null, which prunes no inbox row"
+                "retention, or set inbox_days to null"
             )
-        needed = topic.retention + DEAD_LETTER_RETENTION + SEGMENT_ROLL
+        # Twice: once for the segment of the dead letter, once for that of the message.
+        needed = topic.retention + DEAD_LETTER_RETENTION + 2 * SEGMENT_ROLL
         if kept < needed:
             raise RetentionTooShort(
-                f"inbox rows are kept for {kept.days} days, but a message of topic {topic.name} can come again after "
-                f"{needed.days} days ({topic.retention.days} in the topic, {DEAD_LETTER_RETENTION.days} as a dead "
-                f"letter, {SEGMENT_ROLL.days} until its segment goes), and would have its effect twice: set inbox_days "
-                f"to {needed.days} or more"
+                f"inbox rows are kept for {kept.days} days, but a message of topic {topic.name} can come for "
+                f"{needed.days} days ({DEAD_LETTER_RETENTION.days} as a dead letter, {topic.retention.days} in the "
+                f"topic, and twice {SEGMENT_ROLL.days} until Kafka deletes its segment), and would have its effect "
+                f"twice: set inbox_days to {needed.days} or more"
             )
 
 

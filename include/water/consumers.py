@@ -21,3 +21,6 @@ TRIAGE_SERVICE_REQUESTS = Consumer(
     # A few runs a second is all that one Dag run per message can do: beyond this the topic belongs elsewhere.
     max_lag=2_000,
 )
+
+# All of them: what is not here is not looked after by the Dag `maintain`.
+CONSUMERS = (RAISE_ALERTS, TRIAGE_SERVICE_REQUESTS)

@@ -24,7 +24,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 DAGS = PROJECT / "dags"
 
 # The only tags there are: a tag is for finding Dags, and two spellings of one would find half of them each.
-TAGS = frozenset({"event-driven", "batch", "setup", "kafka", "alerts", "ingest", "triage", "dashboards", "repair"})
+TAGS = frozenset(
+    {"event-driven", "batch", "setup", "kafka", "alerts", "ingest", "triage", "dashboards", "repair", "maintenance"}
+)
 # The tag that says in the UI what the folder says in the tree.
 TAG_OF_FOLDER = {"event_driven": "event-driven", "batch": "batch", "setup": "setup"}
 

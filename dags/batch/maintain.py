@@ -1,0 +1,102 @@
+"""
+### Maintain
+
+Looks after the event lane: alarms that no run would raise, deliveries and keys that were left behind, and old rows.
+
+**Starts** every five minutes. Its tasks do not depend on each other's success.
+
+**Makes**
+- alarms: lag, age and open claims of every consumer, also when its Dag is paused or its claims stall; and closes those
+  whose cause is gone;
+- deliveries: what is pending in the outbox of any consumer, and alarms for the connection `alarm_webhook`;
+- partition keys that were lost: of messages that are claimed and not handled, and of proposals that nobody was asked
+  about;
+- room: rows that are done and older than the parameters say. What is open stays, however old. The inbox is what makes
+  a redelivered message a duplicate, so it outlives every message: a dead letter can be replayed after 365 days, is then
+  kept by its topic for up to 90, and Kafka deletes whole segments, which takes up to a week each time: 469 days, which
+  the task checks against the topics. Airflow's own tables: see docs/runbooks/metadata-grows.md.
+
+**When it fails** nothing is lost; the next run does it. Consumers work without it.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import Param, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from include.water.assets import PROPOSAL, SERVICE_REQUEST
+from include.water.consumers import CONSUMERS, TRIAGE_SERVICE_REQUESTS
+
+
+@dag(
+    schedule="*/5 * * * *",
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(minutes=30),
+    params={
+        "inbox_days": Param(480, type=["integer", "null"], minimum=1),
+        "claims_days": Param(90, type="integer", minimum=1),
+        "outbox_days": Param(30, type="integer", minimum=1),
+        "alarms_days": Param(365, type="integer", minimum=1),
+    },
+    default_args={
+        "owner": "data-platform",
+        "retries": 1,
+        "retry_delay": timedelta(seconds=30),
+        "execution_timeout": timedelta(minutes=10),
+    },
+    tags=["batch", "kafka", "maintenance"],
+    doc_md=__doc__,
+)
+def maintain():
+    @task
+    def check_consumers() -> None:
+        from include.kafka import watch
+
+        watch.check_consumers(CONSUMERS)
+
+    # After the check, so that an alarm is told in the run that opened it.
+    @task(trigger_rule="all_done")
+    def deliver_outbox() -> None:
+        from include.kafka.tasks import deliver_pending
+
+        deliver_pending(CONSUMERS)
+
+    @task(outlets=[SERVICE_REQUEST])
+    def emit_service_requests(outlet_events=None) -> None:
+        from include.kafka.context import can_take_keys, is_idle
+        from include.kafka.tasks import claim_keys_again
+
+        if not can_take_keys("triage_service_request"):
+            raise AirflowSkipException("triage_service_request is paused: Airflow would drop its keys")
+        keys = claim_keys_again(TRIAGE_SERVICE_REQUESTS, worker_is_idle=is_idle("triage_service_request"))
+        if not keys:
+            raise AirflowSkipException("no request has been open for too long")
+        outlet_events[SERVICE_REQUEST].add_partitions(keys)
+
+    @task(outlets=[PROPOSAL])
+    def emit_proposals(outlet_events=None) -> None:
+        from include.kafka.context import can_take_keys
+        from include.water.triage.effect import open_proposals
+
+        if not can_take_keys("execute_decisions"):
+            raise AirflowSkipException("execute_decisions is paused: Airflow would drop its keys")
+        # Time for a proposal's own run to ask.
+        keys = open_proposals(older_than=timedelta(minutes=10))
+        if not keys:
+            raise AirflowSkipException("every proposal is being asked about, or settled")
+        outlet_events[PROPOSAL].add_partitions(keys)
+
+    @task
+    def prune(params: dict | None = None) -> dict[str, int]:
+        from include.water.retention import prune_all
+
+        return prune_all(dict(params or {}), seconds=240)
+
+    check_consumers() >> deliver_outbox()
+    emit_service_requests()
+    emit_proposals()
+    prune()
+
+
+maintain()
