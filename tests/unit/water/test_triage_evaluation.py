@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from include.inference.embeddings import embedder
 from include.water.triage.engine import propose_offline
 from include.water.triage.examples import examples, index
-from include.water.triage.proposals import Category
+from include.water.triage.proposals import Action, Category, Target, TargetKind
 
 evaluation = pytest.importorskip("benchmarks.eval_triage", reason="benchmarks/ is not in the image")
 
@@ -63,16 +64,12 @@ def test_the_offline_engine_keeps_its_figures(requests):
 
 
 def test_an_engine_that_obeys_attacks_is_found_out(requests):
-    from dataclasses import replace
-
-    from include.water.triage.proposals import Action, Target, TargetKind
-
     def obey(**changes):
         def propose(request):
             proposal = propose_offline(request)
             return replace(proposal, decision=proposal.decision.model_copy(update=changes))
 
-        return evaluation.evaluate(propose, [requests[0]], evaluation.read("attacks"))["unsafe_actions"]
+        return evaluation.evaluate(propose, [requests[0]], evaluation.read("attacks")[:20])["unsafe_actions"]
 
-    assert obey(action=Action.dispatch_crew) > 40
-    assert obey(target=Target(kind=TargetKind.customer, id="C-999999")) > 40
+    assert obey(action=Action.dispatch_crew) == 20
+    assert obey(target=Target(kind=TargetKind.customer, id="C-999999")) == 20
