@@ -123,13 +123,13 @@ def watch_handled(consumer: Consumer, oldest: Mapping[str, datetime]) -> None:
     late = _late(consumer, {topic: datetime.now(UTC) - at for topic, at in oldest.items()})
     if late:
         with begin() as connection:
-            text = f"messages waited {_by_topic(late)} until they were handled, limit {consumer.max_age}: {REMEDIES}"
+            text = f"messages waited long to be handled ({_by_topic(late)}), limit {consumer.max_age}: {REMEDIES}"
             open_alarm(connection, consumer.name, "age", text)
 
 
 def _watch_waiting(connection: Connection, consumer: Consumer, standing: Standing) -> None:
     if late := _late(consumer, standing.waiting):
-        text = f"messages wait to be claimed since {_by_topic(late)}, limit {consumer.max_age}: {REMEDIES}"
+        text = f"messages wait long to be claimed ({_by_topic(late)}), limit {consumer.max_age}: {REMEDIES}"
         open_alarm(connection, consumer.name, "age", text)
         return
     # A claim's messages are as old as the claim at least: while they wait, the episode goes on.
