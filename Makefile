@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test up down status logs lint lock contracts bench-events faults
+.PHONY: help setup demo test browser up down status logs lint lock contracts bench-events faults
 
 # Output of a target is for people and programs, also when make runs below make.
 MAKEFLAGS += --no-print-directory
@@ -20,8 +20,11 @@ $(READY): requirements.lock stack/uv.lock
 demo: $(READY) ## start everything, send messages, show what happens; EXIT=1 stops at the end
 	@$(PYTHON) -m stack demo $(if $(EXIT),--exit)
 
-test: $(READY) ## run all tests; ARGS="-k claims" selects
+test: $(READY) browser ## run all tests; ARGS="-k claims" selects
 	@$(PYTHON) -m pytest $(ARGS)
+
+browser: ## install Debian's chromium for the tests of pages, if it is missing and this is root on Debian
+	@sh stack/browser.sh
 
 up: $(READY) ## start the local stack and wait until it is ready
 	@$(PYTHON) -m stack up

@@ -27,9 +27,12 @@ def read_board(connection: Connection) -> dict[str, Any]:
         "tiles": _tiles(connection),
         "awaiting": {
             "total": connection.scalar(select(func.count()).where(awaiting)),
-            # The deadline rejects: the first to expire comes first.
             "decisions": _decisions(
-                connection, select(decisions).where(awaiting).order_by(decisions.c.deadline_at).limit(MAX_AWAITING)
+                connection,
+                select(decisions)
+                .where(awaiting)
+                .order_by(decisions.c.severity_rank.desc(), decisions.c.deadline_at)
+                .limit(MAX_AWAITING),
             ),
         },
         "decisions": _decisions(

@@ -6,7 +6,7 @@ import { drawMap } from "./map.js";
 
 const SEVERITIES = ["critical", "major", "minor"];
 // What a tile shows at a glance; the others unfold.
-const ALERTS_SHOWN = 4;
+const ALERTS_SHOWN = 3;
 const FRESH_SECONDS = 60;
 // The Dag that refreshes tiles takes a few seconds. After this long, something is wrong with it.
 const BEHIND_SECONDS = 60;
@@ -17,8 +17,7 @@ const KINDS = { leak: "Leak", seismic: "Earthquake" };
 const STATES = { executed: "Done", rejected: "Rejected", expired: "Expired", refused: "Refused" };
 const FAILURES = {
   unreachable: "Connection lost",
-  logged_out: "Logged out",
-  unavailable: "Database not readable",
+  unavailable: "Not readable",
 };
 
 const board = {
@@ -158,15 +157,7 @@ function drawTile(tile) {
       element("p", { class: "counts" }, severity === "none" ? "" : countsInWords(tile.counts)),
     ),
     ...alertList(tile),
-    element(
-      "footer",
-      {},
-      tile.behind
-        ? element("p", { class: "behind" }, "Newer alerts are on their way")
-        : tile.refreshed_at
-          ? joined(["as of ", age(tile.refreshed_at), " ago"])
-          : "",
-    ),
+    tile.behind ? element("p", { class: "behind" }, "Newer alerts are on their way") : null,
   );
 }
 
@@ -205,17 +196,18 @@ function decisionItem(decision) {
     element(
       "div",
       {},
-      element("p", { class: "action" }, element("b", {}, words(decision.action)), ` – ${decision.target}`),
+      element("p", { class: "action" }, element("b", {}, words(decision.action)), `: ${decision.target}`),
       element("p", { class: "title", title: decision.summary }, decision.summary),
       joined(
         awaiting ? null : element("b", { class: "state" }, STATES[decision.state] ?? words(decision.state)),
-        awaiting && decision.deadline_at ? ["rejected in ", until(decision.deadline_at)] : null,
         [age(decision.decided_at), " ago"],
         words(decision.category),
         decision.district,
         engine(decision),
       ),
-      awaiting ? approveLink(decision) : null,
+      awaiting
+        ? element("p", { class: "ask" }, approveLink(decision), element("span", {}, "rejected in ", until(decision.deadline_at)))
+        : null,
     ),
   );
 }
@@ -248,7 +240,7 @@ function alarmItem(alarm) {
     element(
       "div",
       {},
-      element("p", { class: "action" }, element("b", {}, words(alarm.kind)), ` – ${alarm.source}`),
+      element("p", { class: "action" }, element("b", {}, words(alarm.kind)), `: ${alarm.source}`),
       element("p", { class: "title", title: alarm.message }, alarm.message),
       joined(["open for ", age(alarm.opened_at)]),
     ),
@@ -287,10 +279,10 @@ function draw(data) {
   }));
   const { awaiting, alarms } = data;
   drawPanel("awaiting", awaiting.decisions, decisionItem, "Nothing to approve", awaiting.total - awaiting.decisions.length);
-  drawPanel("alarms", alarms.alarms, alarmItem, "None", alarms.total - alarms.alarms.length);
+  drawPanel("alarms", alarms.alarms, alarmItem, "", alarms.total - alarms.alarms.length);
   drawPanel("decisions", data.decisions, decisionItem, "No decisions yet");
   byId("awaiting-panel").classList.toggle("urgent", awaiting.total > 0);
-  byId("alarms-panel").classList.toggle("urgent", alarms.total > 0);
+  byId("alarms-panel").hidden = alarms.total === 0;
 
   for (const tile of data.tiles) {
     if (!tile.behind) board.behindSince.delete(tile.id);
@@ -314,34 +306,26 @@ function notice() {
     const shown = board.confirmedAt ? `The board shows what was known at ${clock(board.confirmedAt)}.` : "";
     const text = {
       unreachable: `No connection to Airflow. ${shown} Trying again.`,
-      unavailable: `Airflow cannot read the operational database. ${shown} Trying again.`,
-      logged_out: `You are logged out. ${shown}`,
+      unavailable: `Airflow answers, but cannot read what the board shows. ${shown} Trying again.`,
     }[board.failure];
-    return { text, link: board.failure === "logged_out" };
+    return text;
   }
   const late = (board.data?.tiles ?? []).filter(
     (tile) =>
       Date.now() - (board.behindSince.get(tile.id) ?? Infinity) > BEHIND_SECONDS * 1000 ||
       now() - Date.parse(tile.refreshed_at ?? 0) > REFRESHED_SECONDS * 1000,
   );
-  if (!late.length) return null;
+  if (!late.length) return "";
   const names = late.length > 3 ? `${late.length} districts` : late.map((tile) => tile.name).join(", ");
-  return { text: `Not up to date: ${names}. Does the Dag refresh_live_board run?` };
+  return `Not up to date: ${names}. Does the Dag refresh_live_board run?`;
 }
 
 function drawNotice() {
-  const found = notice();
+  const text = notice();
   const place = byId("notice");
-  const text = found?.text ?? "";
-  if (place.dataset.text === text) return;
-  place.dataset.text = text;
-  place.hidden = !found;
-  place.replaceChildren(text);
-  if (found?.link) {
-    const link = element("a", { href: "./" }, "Log in");
-    link.addEventListener("click", leaveFrame);
-    place.append(link);
-  }
+  // Set only when it changes: a screen reader reads it every time.
+  if (place.textContent !== text) place.textContent = text;
+  place.hidden = !text;
 }
 
 function tick() {
@@ -361,6 +345,12 @@ function tick() {
   drawNotice();
 }
 
+// On a wide screen the decisions stand behind the last tile.
+const wide = matchMedia("(min-width: 100rem)");
+const place = () => (wide.matches ? byId("grid") : document.querySelector(".overview")).append(byId("decisions-panel"));
+wide.addEventListener("change", place);
+place();
+
 poll("state", {
   onData: draw,
   onAnswer({ at, skewMs }) {
@@ -370,6 +360,8 @@ poll("state", {
     drawNotice();
   },
   onFailure({ kind }) {
+    // The login page instead of what only a user may see.
+    if (kind === "logged_out") return location.reload();
     board.failure = kind;
     document.body.dataset.connection = "lost";
     byId("connection").textContent = FAILURES[kind];

@@ -2,8 +2,8 @@
 // other (a Voronoi diagram), evened out so that districts close together are as readable as those far apart.
 
 const WIDTH = 100;
-const HEIGHT = 74;
-const EVENING_STEPS = 3;
+const HEIGHT = 78;
+const EVENING_STEPS = 8;
 const SVG = "http://www.w3.org/2000/svg";
 
 function project(positions) {
@@ -78,9 +78,9 @@ function layOut(svg, tiles) {
         "a",
         { href: `#tile-${tiles[n].id}`, "data-tile": tiles[n].id },
         shape("polygon", { points: inset(area, 1.6).map((corner) => corner.map((c) => c.toFixed(2)).join(",")).join(" ") }),
-        shape("use", { x: x - 2.6, y: y - 8.2, width: 5.2, height: 5.2 }),
-        shape("text", { x, y: y + 1.6, class: "place" }, tiles[n].name),
-        shape("text", { x, y: y + 7, class: "number" }),
+        shape("use", { x: x - 2.2, y: y - 7.6, width: 4.4, height: 4.4 }),
+        shape("text", { x, y: y + 1.2, class: "place" }, tiles[n].name),
+        shape("text", { x, y: y + 6, class: "number" }),
       );
       link.addEventListener("click", (event) => {
         event.preventDefault();

@@ -1,0 +1,33 @@
+"""A real browser for the tests of pages: Debian's chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+REMEDY = "no chromium: run `make browser` as root on Debian, or install it with your package manager"
+
+
+def must_have_browser() -> bool:
+    """Where `make browser` installs it, its absence is a fault and no reason to skip."""
+    debian_root = Path("/etc/debian_version").exists() and os.geteuid() == 0
+    return os.environ.get("CI_BROWSER") == "required" or debian_root
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        if must_have_browser():
+            pytest.fail(REMEDY)
+        pytest.skip(REMEDY)
+    with sync_playwright() as playwright:
+        # Root has no user namespace to put the sandbox into.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        yield browser
+        browser.close()

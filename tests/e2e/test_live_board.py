@@ -1,0 +1,303 @@
+"""The live board in a real browser: messages go in through Kafka, and what a person sees is looked at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from confluent_kafka import Producer
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+
+from include.contracts import Contract, Topic
+from include.pages.app import HEADERS
+from include.water.sites import DISTRICTS, SITES
+from include.water.topics import LEAKS_DETECTED, SEISMIC_EVENTS
+from tests.e2e.test_event_lane import leak, quake
+
+pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+
+BOARD = "/pages/live-board/"
+# A message's way: claimed, alert, outbox, alerts.raised, stock trigger, Dag run, poll.
+SECONDS = 60_000
+# Everything that a browser complains about, the policy's violations among it.
+VIOLATIONS = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => {
+  violations.push(`${event.violatedDirective} ${event.blockedURI}`);
+});
+"""
+# The contrast of every text with what is behind it, by WCAG's formula; large text needs 3, other text 4.5.
+CONTRAST = """
+() => {
+  const parse = (color) => (color.match(/[\\d.]+/g) ?? []).map(Number);
+  const luminance = (rgb) => rgb.slice(0, 3).reduce((sum, value, n) => {
+    const part = value / 255;
+    return sum + [0.2126, 0.7152, 0.0722][n] * (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  }, 0);
+  const behind = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const color = parse(getComputedStyle(one).backgroundColor);
+      if (color.length === 3 || color[3] > 0) return color;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.checkVisibility() || element.closest("svg, .hidden-text, .fresh")) continue;
+    const style = getComputedStyle(element);
+    const [a, b] = [luminance(parse(style.color)), luminance(behind(element))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    const pixels = parseFloat(style.fontSize);
+    const large = pixels >= 24 || (pixels >= 18.7 && Number(style.fontWeight) >= 700);
+    if (ratio >= (large ? 3 : 4.5)) continue;
+    found.push(`${element.className || element.tagName}: ${ratio.toFixed(2)} ${element.textContent}`);
+  }
+  return found;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def airflow(whole_stack) -> dict[str, str]:
+    return whole_stack.endpoints()["airflow"]
+
+
+@pytest.fixture(scope="module")
+def send(whole_stack) -> Callable[[Topic, Contract], None]:
+    producer = Producer({**whole_stack.endpoints()["kafka"]["client_config"], "log_level": 2})
+
+    def send(topic: Topic, event: Contract) -> None:
+        key, value = topic.serialize(event)
+        producer.produce(topic.name, key=key, value=value)
+        assert producer.flush(30) == 0
+
+    return send
+
+
+@pytest.fixture
+def database(whole_stack) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(whole_stack.endpoints()["databases"]["operations_db"], autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def context(browser: Browser, airflow) -> Iterator[BrowserContext]:
+    """Nobody is logged in."""
+    with browser.new_context(base_url=airflow["url"], viewport={"width": 1920, "height": 1080}) as context:
+        context.add_init_script(VIOLATIONS)
+        yield context
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def page(context: BrowserContext, airflow, complaints: list[str]) -> Iterator[Page]:
+    """The board, for somebody who has logged in; afterwards the browser must have had nothing to complain about."""
+    page = context.new_page()
+    log_in(page, airflow)
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    page.goto(BOARD)
+    expect(page.locator("#connection")).to_have_text("Live")
+    yield page
+    assert complaints == []
+    for frame in page.frames:
+        assert frame.evaluate("window.violations") == []
+
+
+def log_in(page: Page, airflow: dict[str, str]) -> None:
+    """As a person does: the board sends to the login page, and that back to the board."""
+    page.goto(BOARD)
+    page.fill("input[name=username]", airflow["username"])
+    page.fill("input[name=password]", airflow["password"])
+    page.click("button[type=submit]")
+    page.wait_for_url(f"**{BOARD}")
+
+
+def decide(database: psycopg.Connection, summary: str, **changes: Any) -> str:
+    """A decision of triage that awaits approval; its id."""
+    (number,) = database.execute("select count(*) + 1 from decisions").fetchone() or (0,)
+    row = {
+        "decision_id": f"test-{number}",
+        "request_id": f"SR-9{number:08d}",
+        "customer_id": "C-000042",
+        "category": "burst_pipe",
+        "severity": "critical",
+        "severity_rank": 2,
+        "summary": summary,
+        "action": "close_valve",
+        "target_kind": "district",
+        "target_id": "harbour",
+        "evidence": "[]",
+        "risk": "high",
+        "proposal_hash": "h",
+        "policy_version": "1",
+        "state": "awaiting_approval",
+        "engine": "offline",
+        "tool_calls": "[]",
+        "usage": "{}",
+        "explanation": "{}",
+        "source_topic": "service.requests",
+        "source_partition": 0,
+        "source_offset": number,
+        "deadline_at": "2100-01-01",
+        **changes,
+    }
+    names, places = ", ".join(row), ", ".join(["%s"] * len(row))
+    database.execute(f"insert into decisions ({names}) values ({places})", list(row.values()))  # type: ignore[arg-type]
+    return row["decision_id"]
+
+
+def test_logged_out_nobody_sees_anything(airflow):
+    for name in ("", "state", "board.js", "board.css", "base.css", "icon.svg"):
+        answer = httpx.get(f"{airflow['url']}{BOARD}{name}", timeout=30)
+        assert answer.status_code == 401, name
+        assert answer.json() == {"detail": "Not authenticated"}
+    for name in ("../page.py", "%2e%2e/page.py", "..%2fpage.py", "docs", "openapi.json"):
+        answer = httpx.get(f"{airflow['url']}{BOARD}{name}", timeout=30)
+        assert "read_board" not in answer.text, name
+        assert "openapi" not in answer.text, name
+
+
+def test_logged_out_a_person_is_sent_to_the_login_page_and_back(context: BrowserContext, airflow):
+    page = context.new_page()
+    page.goto(BOARD)
+    assert "/auth/login" in page.url
+    assert "Live board" not in page.content()
+    log_in(page, airflow)
+    expect(page.locator("h1")).to_have_text("Live board")
+
+
+def test_a_page_that_is_logged_out_meanwhile_shows_nothing_any_more(page: Page, complaints: list[str]):
+    expect(page.locator(".tile").first).to_be_visible()
+    page.context.clear_cookies()
+    page.wait_for_url("**/auth/login**")
+    complaints.clear()  # that the answer was 401
+
+
+def test_every_answer_carries_the_strict_policy(page: Page):
+    for name in ("", "state", "board.js", "nothing.js"):
+        headers = page.request.get(f"{BOARD}{name}").headers
+        for header, value in HEADERS.items():
+            assert headers[header.lower()] == value, (name, header)
+    policy = page.request.get(BOARD).headers["content-security-policy"]
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+
+
+def test_the_browser_itself_refuses_markup_and_foreign_sources(page: Page, complaints: list[str]):
+    attempt = "() => { try { document.body.innerHTML = '<b>x</b>'; } catch (error) { return String(error); } }"
+    assert "TrustedHTML" in (page.evaluate(attempt) or "taken")
+    assert page.evaluate("fetch('https://example.org/').then(() => 'sent', () => 'refused')") == "refused"
+    page.goto(BOARD)
+    complaints.clear()  # what the browser said about these two was what was wanted
+
+
+def test_a_new_alert_appears_on_its_tile_without_a_reload(page: Page, send):
+    page.evaluate("window.sameDocument = true")
+    number = "98,765"
+    expect(page.locator("#tile-valley")).not_to_contain_text(number)
+    send(LEAKS_DETECTED, leak("valley", litres_per_hour=98_765.0))
+    item = page.locator("#tile-valley .alerts li", has_text=f"Leak of about {number} litres an hour in Valley")
+    expect(item).to_be_visible(timeout=SECONDS)
+    expect(item).to_contain_text("Critical")
+    expect(item).to_contain_text(re.compile(r"\d+ s ago"))
+    expect(item.locator(".new")).to_be_visible()
+    expect(page.locator("#map a[data-tile=valley]")).to_have_attribute("aria-label", re.compile("Valley: .*1 critical"))
+    expect(page.locator("#announcement")).to_contain_text(f"Critical in Valley: Leak of about {number}")
+    assert page.evaluate("window.sameDocument") is True
+
+
+def test_markup_in_a_message_is_shown_as_text(page: Page, send, database):
+    markup = "<img src=x onerror=alert(1)><b>x"
+    send(SEISMIC_EVENTS, quake().model_copy(update={"kind": markup}))
+    site = next(iter(SITES.values()))
+    tile = page.locator(f"#tile-{site.district_id}")
+    expect(tile).to_contain_text(f"M 6.0 {markup}, 0 km from", timeout=SECONDS)
+    summary = '"><script>alert(2)</script><a href="javascript:alert(3)">x</a>'
+    decide(database, summary)
+    expect(page.locator("#awaiting")).to_contain_text(summary)
+    assert page.locator("main img, main script, main a[href^=javascript]").count() == 0
+    assert page.locator("main b", has_text=re.compile("^x$")).count() == 0
+
+
+def test_ages_go_on_by_themselves(page: Page, send):
+    send(LEAKS_DETECTED, leak("riverbend", litres_per_hour=54_321.0))
+    age = page.locator("#tile-riverbend li", has_text="54,321").locator("time").first
+    expect(age).to_be_visible(timeout=SECONDS)
+    # The server is not asked any more: only the browser can have counted on.
+    page.route("**/state", lambda route: None)
+    before = age.text_content()
+    expect(age).not_to_have_text(before or "")
+
+
+def test_a_lost_connection_is_said_and_the_board_recovers_by_itself(page: Page, complaints: list[str]):
+    def lose(route: Route) -> None:
+        route.abort()
+
+    page.route("**/state", lose)
+    expect(page.locator("#notice")).to_contain_text("No connection to Airflow. The board shows what was known at")
+    expect(page.locator("#connection")).to_have_text("Connection lost")
+    expect(page.locator(".tile")).to_have_count(len(DISTRICTS))
+    page.unroute("**/state", lose)
+    expect(page.locator("#connection")).to_have_text("Live", timeout=20_000)
+    expect(page.locator("#notice")).to_be_hidden()
+    complaints.clear()  # the browser's lines about the requests that failed
+
+
+def test_the_server_sends_the_board_only_when_it_has_changed(page: Page):
+    first = page.request.get(f"{BOARD}state")
+    again = page.request.get(f"{BOARD}state", headers={"If-None-Match": first.headers["etag"]})
+    assert (first.status, again.status) == (200, 304)
+    assert again.body() == b""
+
+
+def test_a_proposal_that_awaits_approval_leads_to_its_page_in_airflow_also_out_of_the_frame(page: Page, database):
+    decision = decide(database, "A burst main.", approval_run_id="run/one +1")
+    try:
+        page.goto("/plugin/live-board")
+        board = page.frame_locator("iframe")
+        item = board.locator("#awaiting li", has_text="A burst main.")
+        expect(item).to_contain_text("Close valve: Harbour")
+        expect(item).to_contain_text("rejected in")
+        item.get_by_role("link", name="Review").click()
+        page.wait_for_url("**/dags/execute_decisions/runs/run%2Fone%20%2B1/required_actions")
+    finally:
+        database.execute("delete from decisions where decision_id = %s", [decision])
+        # Airflow's own page asks for a run that does not exist.
+        page.goto(BOARD)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_follows_airflows_theme_and_every_text_can_be_read(page: Page, theme: str, database):
+    decide(database, "Contrast.")
+    page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("data-theme", theme)
+    expect(page.locator("#awaiting")).to_contain_text("Contrast.")
+    assert page.evaluate(CONTRAST) == []
+
+
+def test_the_keyboard_leads_from_the_map_to_a_tile(page: Page):
+    link = page.locator("#map a[data-tile=southfield]")
+    link.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#tile-southfield")).to_be_focused()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1920, 1080), (1366, 768), (390, 844)])
+def test_nothing_is_cut_off_sideways(page: Page, width: int, height: int, database):
+    decide(database, "Withoutaspace" * 20)
+    page.set_viewport_size({"width": width, "height": height})
+    expect(page.locator("#awaiting")).to_contain_text("Withoutaspace")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

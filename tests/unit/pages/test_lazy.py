@@ -1,0 +1,29 @@
+"""An application is made with its first request, once."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import types
+
+from include.pages.lazy import LazyApp
+
+
+def test_it_is_made_by_the_first_request_and_serves_all(monkeypatch):
+    made, served = [], []
+
+    async def app(scope, receive, send) -> None:
+        served.append(scope)
+
+    module = types.ModuleType("some_page")
+    module.make = lambda: made.append(1) or app  # type: ignore[attr-defined]
+    lazy = LazyApp("some_page:make")
+    monkeypatch.setitem(sys.modules, "some_page", module)
+    assert made == []
+
+    async def ask_twice() -> None:
+        await lazy("one", None, None)
+        await lazy("two", None, None)
+
+    asyncio.run(ask_twice())
+    assert (made, served) == ([1], ["one", "two"])

@@ -1,0 +1,40 @@
+"""Airflow connections to the broker: the stack's own, and those that pyproject.toml adds."""
+
+import json
+
+from stack.kafka import Kafka
+from stack.stack import settings
+from stack.state import State
+
+
+def connections(tmp_path, **declared) -> dict[str, dict]:
+    state = State(tmp_path)
+    state.set("port.kafka", 9)
+    kafka = Kafka(state, tmp_path, print, connections=declared)
+    return {name: json.loads(value) for name, value in kafka.environment().items()}
+
+
+def test_a_declared_connection_leads_to_the_same_broker_with_settings_of_its_own(tmp_path):
+    found = connections(tmp_path, kafka_reports={"group.id": "reports"})
+    assert found == {
+        "AIRFLOW_CONN_KAFKA_DEFAULT": {"conn_type": "kafka", "extra": {"bootstrap.servers": "127.0.0.1:9"}},
+        "AIRFLOW_CONN_KAFKA_REPORTS": {
+            "conn_type": "kafka",
+            "extra": {"bootstrap.servers": "127.0.0.1:9", "group.id": "reports"},
+        },
+    }
+
+
+def test_what_airflow_settings_declares_for_the_containers_the_stack_has_too(tmp_path):
+    import yaml
+
+    from stack.airflow import SETTINGS_FILE
+
+    declared = {
+        connection["conn_id"]: json.loads(connection["conn_extra"])
+        for connection in yaml.safe_load(SETTINGS_FILE.read_text())["airflow"]["connections"]
+        if connection["conn_type"] == "kafka"
+    }
+    for extra in declared.values():
+        extra.pop("bootstrap.servers")  # containers reach the broker by another address
+    assert declared == {"kafka_default": {}, **settings()["kafka_connections"]}
