@@ -53,6 +53,11 @@ INTERNAL_WORDS = frozenset(action.value for action in Action) | {
     "network_sites",
 }
 
+# Done at once by day, and it sends people out. The model alone, which a customer may have talked into it, is not enough.
+SENDS_PEOPLE = frozenset({Action.dispatch_crew})
+# The offline engine agrees when it would do one of these.
+EMERGENCIES = frozenset({Action.dispatch_crew, Action.close_valve})
+
 # The offline engine's summaries: nothing of the customer's text is repeated to the people who approve.
 SUMMARIES = {
     Category.burst_pipe: "Water escapes outside: a burst or leaking pipe is reported.",
@@ -95,10 +100,11 @@ def propose_with(model: ChatModel, request: ServiceRequest) -> Proposal:
     from include.inference.model import ModelFailed
     from include.water.triage.tools import tools_for
 
-    if _signs(request):
-        # Not to the model, which could be talked into a summary that deceives whoever approves.
-        return _offline(request, fallback_reason="signs of manipulation", model_asked=model.settings.model)
-    rules = find(_text(request))
+    text = _text(request)
+    # Neither is shown to the model, which could be talked into a summary that deceives whoever approves.
+    if _signs(request) or gives_orders(text):
+        return _offline(request, fallback_reason="signs of manipulation, or orders", model_asked=model.settings.model)
+    rules = find(text)
     task = agent.Task(
         system=SYSTEM,
         user=user_prompt(request),
@@ -117,7 +123,12 @@ def propose_with(model: ChatModel, request: ServiceRequest) -> Proposal:
     summary = redact(clean(decision.summary, 300).text.replace("\n", " "), known=(request.address,)).text
     # Only invisible characters: nothing is left of it.
     decision = decision.model_copy(update={"summary": summary[:300] or SUMMARIES[decision.category]})
-    return Proposal(decision, engine="llm", **origin, **_account(trace))
+    explanation = {}
+    if decision.action in SENDS_PEOPLE and (second := _offline(request)).decision.action not in EMERGENCIES:
+        explanation = {**second.explanation, "handed_over": f"only the model would {decision.action}"}
+        customer = Target(kind=TargetKind.customer, id=request.customer_id)
+        decision = decision.model_copy(update={"action": Action.hand_to_person, "target": customer})
+    return Proposal(decision, engine="llm", explanation=explanation, **origin, **_account(trace))
 
 
 def propose_offline(request: ServiceRequest) -> Proposal:
