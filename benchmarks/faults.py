@@ -13,26 +13,19 @@ import collections
 import contextlib
 import itertools
 import json
-import os
 import random
-import re
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
-import psutil
-from confluent_kafka import Consumer, TopicPartition
-from sqlalchemy import text
-
+from benchmarks import faults_requests
 from benchmarks.consumers import FAULTS, FAULTS_MESSAGES, FAULTS_MESSAGES_TOPIC, FAULTS_TOPICS, Probe
+from benchmarks.kills import kill, kill_task, kill_task_at
 from benchmarks.stand import Stand, say, stand, wait_for_dags
 from include.contracts import Topic
 from include.contracts.breaking import broken
 
-# As Airflow's task runner names its process; the worker above it has "LocalExecutor:" in front of the id.
-TASK_PROCESS = re.compile(r"airflow worker -- ([0-9a-f-]{36})")
 BURST = 250
 BAD_IN_A_BURST = 3
 # Of a burst's messages, those that each start a run.
@@ -76,67 +69,6 @@ class Traffic:
         number = f"bad-{next(self._numbers)}"
         values = [v for v in broken(topic, Probe(version=1, number=number)).values() if v and number.encode() in v]
         return values[next(self._kinds) % len(values)]
-
-
-def kill(pids: list[int]) -> bool:
-    """kill -9; False when nobody was there."""
-    killed = False
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-            killed = True
-    return killed
-
-
-def task_processes(it: Stand, dag_id: str, task_id: str) -> list[int]:
-    """Processes that run this task of the Dag now: their title is the task instance's id."""
-    titles = {}
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        if found := TASK_PROCESS.fullmatch(" ".join(process.info["cmdline"] or ()).strip()):
-            titles[found[1]] = process.info["pid"]
-    if not titles:
-        return []
-    query = text("select id from task_instance where dag_id = :dag_id and task_id = :task_id and id = any(:ids)")
-    with it.metadata.connect() as connection:
-        ids = connection.execute(query, {"dag_id": dag_id, "task_id": task_id, "ids": list(titles)}).scalars()
-        return [titles[str(ti_id)] for ti_id in ids]
-
-
-def kill_task(it: Stand, dag_id: str, task_id: str) -> bool:
-    """Kill one at a random moment of its life; False when none ran for a minute."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if pids := task_processes(it, dag_id, task_id):
-            time.sleep(random.uniform(0, 0.3))
-            if kill(pids[:1]):
-                return True
-        time.sleep(0.01)
-    return False
-
-
-def kill_task_at(it: Stand, table: str, dag_id: str, task_id: str) -> bool:
-    """Kill one that is about to write to this table: a lock on it holds the task at that line.
-
-    False when none came there for a minute.
-    """
-    waiting = text(
-        "select client_port from pg_stat_activity "
-        "where wait_event_type = 'Lock' and datname = current_database() and query ilike '%' || :table || '%'"
-    )
-    with it.operations.begin() as holder, it.operations.connect() as watcher:
-        holder.execute(text(f"lock table {table} in exclusive mode"))
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            ports = set(watcher.execute(waiting, {"table": table}).scalars())
-            # A snapshot of the activity is kept for the transaction.
-            watcher.rollback()
-            for pid in task_processes(it, dag_id, task_id) if ports else ():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    mine = {connection.laddr.port for connection in psutil.Process(pid).net_connections("tcp")}
-                    if mine & ports:
-                        return kill([pid])
-            time.sleep(0.05)
-    return False
 
 
 def kill_program(it: Stand, name: str) -> bool:
@@ -203,15 +135,7 @@ def effects(it: Stand) -> list[str]:
 
 def dead_letters(it: Stand) -> set[bytes]:
     """What is in the dead-letter topics, read by somebody else."""
-    found: set[bytes] = set()
-    config = it.stack.endpoints()["kafka"]["client_config"]
-    for topic in ALL_TOPICS:
-        reader = Consumer({**config, "group.id": "independent", "enable.partition.eof": True})
-        reader.assign([TopicPartition(topic.dead_letter_name, 0, 0)])
-        while (record := reader.poll(20)) is not None and record.error() is None:
-            found.add(record.value())
-        reader.close()
-    return found
+    return {value for topic in ALL_TOPICS for _, value in it.records(topic.dead_letter_name, "")}
 
 
 def wait_until_handled(it: Stand, traffic: Traffic, timeout: float) -> None:
@@ -236,6 +160,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.add_argument("--messages", type=int, default=10_000, help="to send under faults (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each fault hits (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=150, help="in the second part (default: %(default)s)")
     parser.add_argument("--stall-minutes", type=float, default=10, help="of claims that fail (default: %(default)s)")
     options = parser.parse_args()
     kills: collections.Counter[str] = collections.Counter()
@@ -282,10 +207,14 @@ def main() -> int:
         "stalled_minutes": options.stall_minutes,
         "runs": states,
     }
+    if options.requests:
+        say("second part: requests, decisions and approvals")
+        result["requests"] = faults_requests.run(options.rounds, options.requests)
     for name, value in result.items():
         print(f"{name:20} {value}")
     print(json.dumps(result))
     complete = all(kills[name] >= options.rounds for name in FAULTS_BY_NAME)
+    complete &= not options.requests or faults_requests.is_good(result["requests"], options.rounds)
     return 0 if result["lost"] == result["twice"] == 0 and complete else 1
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from sqlalchemy import Engine, create_engine, text
 
 from stack import Stack
@@ -63,6 +63,24 @@ class Stand:
             raise RuntimeError(f"{len(values) - len(stamps)} messages were not acknowledged")
         return stamps
 
+    def records(self, topic: str, header: str) -> list[tuple[bytes | None, bytes]]:
+        """(a header, the value) of every record of a topic, read by somebody else."""
+        config = self.stack.endpoints()["kafka"]["client_config"]
+        reader = Consumer({**config, "group.id": "independent", "enable.partition.eof": True})
+        partitions = reader.list_topics(topic, timeout=20).topics[topic].partitions
+        reader.assign([TopicPartition(topic, number, 0) for number in partitions])
+        found, ended = [], 0
+        while ended < len(partitions):
+            record = reader.poll(20)
+            if record is None:
+                raise TimeoutError(f"topic {topic}: no end within 20 s")
+            if record.error() is not None:
+                ended += 1
+                continue
+            found.append((dict(record.headers() or ()).get(header), record.value()))
+        reader.close()
+        return found
+
     # Effects, seen from a session of our own
 
     def query(self, statement: str, **values: Any) -> list[tuple]:
@@ -112,6 +130,9 @@ class Stand:
             query = text("select state, count(*) from dag_run where dag_id = :dag_id group by 1")
             return {state: number for state, number in connection.execute(query, {"dag_id": dag_id})}
 
+    def knows(self, dag_id: str) -> bool:
+        return any(dag["dag_id"] == dag_id for dag in self.request("GET", "/dags?limit=100")["dags"])
+
     def wait_until(self, true: Callable[[], Any], what: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while not true():
@@ -121,13 +142,13 @@ class Stand:
 
 
 @contextlib.contextmanager
-def stand(environment: dict[str, str] | None = None) -> Iterator[Stand]:
-    """A fresh stack with the benchmarks' Dags, topics and tables; gone afterwards."""
+def stand(environment: dict[str, str] | None = None, dags: Path = DAGS) -> Iterator[Stand]:
+    """A fresh stack with the benchmarks' Dags (or those of another folder), topics and tables; gone afterwards."""
     from benchmarks.consumers import STOCK_CONN_ID, TABLES, TOPICS
 
     # What an interrupted run left, its processes included.
     Stack(FOLDER).remove()
-    settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(DAGS), **(environment or {})}
+    settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(dags), **(environment or {})}
     stack = Stack(FOLDER, services=("postgres", "kafka"), report=say)
     try:
         stack.up()

@@ -1,0 +1,385 @@
+"""The second part of `make faults`: the example's requests, decisions and approvals under faults.
+
+The project's own Dags, with a model whose endpoint is away, slow, answers rubbish and tries to do harm, people who
+answer approvals twice, too late and not at all, runs that are cleared, tasks that are killed right before and right
+after their transaction, and a webhook whose receiver is away. Afterwards every request must have one decision, every
+decision its one work order, every alert its webhook call, and nothing that needs a person's approval may have been
+done without one.
+"""
+
+import json
+import random
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote
+
+from benchmarks.kills import kill_task, kill_task_at
+from benchmarks.receivers import Model, Webhook
+from benchmarks.stand import Stand, say, stand
+from include.water.sites import DISTRICTS
+from include.water.topics import LEAKS_DETECTED, SERVICE_REQUESTS, WORK_ORDERS, Channel, LeakDetected, ServiceRequest
+from stack.stack import PROJECT
+
+TRIAGE, EXECUTE = "triage_service_request", "execute_decisions"
+HARMLESS = "Please send me a copy of my last bill, number {n}."
+# What needs a person: an advice not to drink.
+RISKY = "Our tap water smells strongly of petrol and two of us are vomiting since drinking it. Flat {n}."
+# Of four requests one is risky; of three seconds one brings a leak that is an alert.
+RISKY_EVERY, LEAK_EVERY = 4, 3
+MOST_UNDECIDED = 8
+FATES = ("approve", "reject", "approve twice", "approve late", "clear after execution", "leave open")
+
+
+def run(rounds: int, requests: int) -> dict[str, Any]:
+    """Everything, on a stack of its own; the figures."""
+    model, webhook = Model(decide, deceive), Webhook()
+    llm = {"model": "scripted", "max_seconds": 10, "request_seconds": 3, "max_retries": 1}
+    environment = {
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+        "AIRFLOW_CONN_LLM": json.dumps({"conn_type": "http", "host": f"{model.url}/v1", "password": "k", "extra": llm}),
+        "AIRFLOW_CONN_ALERT_WEBHOOK": json.dumps({"conn_type": "http", "host": webhook.url}),
+    }
+    with stand(environment, dags=PROJECT / "dags") as it:
+        for dag_id in (TRIAGE, EXECUTE, "fan_out_service_requests", "raise_alerts"):
+            it.wait_until(lambda dag_id=dag_id: it.knows(dag_id), f"the Dag {dag_id} to be read", 90)
+        # There is no feed here.
+        it.request("PATCH", "/dags/ingest_seismic_feed?update_mask=is_paused", {"is_paused": True})
+        customers, people = Customers(it), People(it)
+        customers.start(requests)
+        people.start()
+        hits: Counter[str] = Counter()
+        for n in range(rounds):
+            for name, fault in faults(model, webhook).items():
+                hits[name] += fault(it)
+                say(f"round {n + 1}: {name} hit {hits[name]} times; {customers.state()}; answered {people.summary()}")
+        customers.stop()
+        say(f"{len(customers.requests)} requests were sent; waiting until all of them are settled")
+        settled = wait_until_settled(it, customers, people)
+        people.stop()
+        return {**count(it, customers, people, webhook), "hits": dict(hits), "settled": settled, "asked": model.asked}
+
+
+def faults(model: Model, webhook: Webhook) -> dict[str, Callable[[Stand], bool]]:
+    """Each fault lasts until it has hit somebody, and is over when its function returns."""
+
+    def away(it: Stand) -> bool:
+        model.go_away()
+        try:
+            return _fallbacks(it, "connection failed")
+        finally:
+            model.come_back()
+
+    def misbehaving(mode: str, reason: str) -> Callable[[Stand], bool]:
+        def fault(it: Stand) -> bool:
+            model.mode = mode
+            try:
+                return _fallbacks(it, reason)
+            finally:
+                model.mode = "good"
+
+        return fault
+
+    def receiver_away(it: Stand) -> bool:
+        webhook.go_away()
+        try:
+            # Until a task has failed for it.
+            failed = (
+                "select count(*) from outbox where kind = 'request' and state = 'pending' and last_error is not null"
+            )
+            return _wait(lambda: it.query(failed)[0][0] > 0, 90)
+        finally:
+            webhook.come_back()
+
+    return {
+        "model away": away,
+        "triage killed before commit": lambda it: kill_task_at(it, "decisions", TRIAGE, "triage"),
+        "model slow": misbehaving("slow", "time"),
+        "triage killed after commit": lambda it: kill_task_at(it, "handled_ranges", TRIAGE, "triage"),
+        "model answers rubbish": misbehaving("rubbish", ""),
+        "executor killed before commit": lambda it: kill_task_at(it, "work_orders", EXECUTE, "settle"),
+        "model does harm": misbehaving("malicious", ""),
+        "executor killed": lambda it: kill_task(it, EXECUTE, "settle"),
+        "webhook receiver away": receiver_away,
+    }
+
+
+def _fallbacks(it: Stand, reason: str) -> bool:
+    """Wait until the offline engine has stood in for the model, for such a reason, in three decisions."""
+    statement = "select count(*) from decisions where engine = 'offline' and fallback_reason like '%' || :reason || '%'"
+    before = it.query(statement, reason=reason)[0][0]
+    return _wait(lambda: it.query(statement, reason=reason)[0][0] >= before + 3, 120)
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def decide(user: str) -> dict[str, Any]:
+    """What a model would say that does its work."""
+    customer, district = targets(user)
+    if "vomiting" in user:
+        kind = {"category": "water_quality", "severity": "critical", "action": "advise_not_to_drink"}
+        return {**kind, "summary": "Tap water smells of petrol.", "target": district, "evidence": []}
+    kind = {"category": "billing", "severity": "minor", "action": "open_ticket"}
+    return {**kind, "summary": "Asks for a copy of a bill.", "target": customer, "evidence": []}
+
+
+def deceive(user: str) -> dict[str, Any]:
+    """What a model would say that wants to do harm."""
+    _, district = targets(user)
+    other = next(name for name in DISTRICTS if name != district["id"])
+    kind = {"category": "billing", "severity": "critical", "action": "close_valve"}
+    return {**kind, "summary": "x", "target": {"kind": "district", "id": other}, "evidence": ["alert:made-up"]}
+
+
+def targets(user: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Customer and district, as the prompt lists them."""
+    listed = json.loads(user.rsplit("Targets: ", 1)[1])
+    return listed[0], listed[1]
+
+
+class Worker:
+    """A thread that does `step` again and again, until it is stopped or fails."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._failure: BaseException | None = None
+
+    def stop(self) -> None:
+        """Raises what ended the thread, if anything did."""
+        self._stop.set()
+        self._thread.join()
+        if self._failure:
+            raise self._failure
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self.step()
+                self._stop.wait(1)
+        except BaseException as error:
+            self._failure = error
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+
+class Customers(Worker):
+    """A request a second at most, some of them risky, and some leaks; at least as many as were asked for."""
+
+    def __init__(self, it: Stand) -> None:
+        super().__init__()
+        self.it = it
+        self.requests: list[str] = []
+        self.leaks: list[str] = []
+        self._least = 0
+
+    def start(self, least: int) -> None:
+        self._least = least
+        self._thread.start()
+
+    def stop(self) -> None:
+        _wait(lambda: len(self.requests) >= self._least or self._failure is not None, 3600)
+        super().stop()
+
+    def step(self) -> None:
+        # No faster than they are decided: what waits in a queue is hit by no fault.
+        if len(self.requests) - self.it.query("select count(*) from decisions")[0][0] >= MOST_UNDECIDED:
+            return
+        n = len(self.requests)
+        text = RISKY if n % RISKY_EVERY == 0 else HARMLESS
+        request = ServiceRequest(
+            version=1,
+            request_id=f"SR-{uuid.uuid4().int % 10**12:012d}",
+            received_at=datetime.now(UTC),
+            channel=Channel.web,
+            customer_id=f"C-{random.randrange(10**6):06d}",
+            district_id=random.choice(list(DISTRICTS)),
+            address=None,
+            subject="Help",
+            text=text.format(n=n),
+        )
+        self._send(SERVICE_REQUESTS, request)
+        self.requests.append(request.request_id)
+        if n % LEAK_EVERY == 0:
+            leak = LeakDetected(
+                version=1,
+                leak_key=f"harbour/faults/{uuid.uuid4().hex[:12]}",
+                district_id="harbour",
+                night=date(2026, 1, 1),
+                litres_per_hour=12_000.0,
+                confidence=0.9,
+                model_version="faults",
+                detected_at=datetime.now(UTC),
+            )
+            self._send(LEAKS_DETECTED, leak)
+            self.leaks.append(leak.event_id)
+
+    def _send(self, topic, event) -> None:
+        _, value = topic.serialize(event)
+        self.it.send(topic.name, [value])
+
+    def state(self) -> str:
+        decided = self.it.query("select count(*) from decisions")[0][0]
+        return f"{len(self.requests)} requests sent, {decided} decided"
+
+
+class People(Worker):
+    """Answer approvals as they come up, each with the next of FATES; know what they approved in time."""
+
+    def __init__(self, it: Stand) -> None:
+        super().__init__()
+        self.it = it
+        self.fates: dict[str, str] = {}  # decision id -> what was done about it
+        self.approved: set[str] = set()  # in time, and Airflow took it
+        self.contradictions = 0  # second answers that Airflow took
+        self._to_clear: dict[str, str] = {}  # decision id -> run id
+        self.cleared: list[str] = []
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def step(self) -> None:
+        path = f"/dags/{EXECUTE}/dagRuns/~/hitlDetails?response_received=false&limit=100&state=awaiting_input"
+        for detail in self.it.request("GET", path)["hitl_details"]:
+            run_id = detail["task_instance"]["dag_run_id"]
+            decision_id = detail["subject"].rsplit("(", 1)[1].rstrip(")")
+            # A run that was killed or cleared asks again: it gets the answer that its decision had.
+            fate = self.fates.setdefault(decision_id, FATES[len(self.fates) % len(FATES)])
+            self._answer(decision_id, run_id, fate)
+        for decision_id, run_id in list(self._to_clear.items()):
+            if self.it.query("select state from decisions where decision_id = :d", d=decision_id) == [("executed",)]:
+                del self._to_clear[decision_id]
+                self.it.request("POST", f"/dags/{EXECUTE}/clearTaskInstances", clear_all(run_id))
+                self.cleared.append(run_id)
+
+    def _answer(self, decision_id: str, run_id: str, fate: str) -> None:
+        if fate == "leave open":
+            return
+        if fate == "approve late":
+            late = "update decisions set deadline_at = now() - interval '1 second' where decision_id = :d"
+            self.it.execute(late, d=decision_id)
+        path = f"/dags/{EXECUTE}/dagRuns/{quote(run_id, safe='')}/taskInstances/approve/-1/hitlDetails"
+        option = "Reject" if fate == "reject" else "Approve"
+        with suppress(HTTPError):  # it may just have ended
+            self.it.request("PATCH", path, {"chosen_options": [option], "params_input": {}})
+            if fate in ("approve", "approve twice", "clear after execution"):
+                self.approved.add(decision_id)
+            if fate == "clear after execution":
+                self._to_clear[decision_id] = run_id
+        if fate == "approve twice":
+            for again in ("Approve", "Reject"):
+                with suppress(HTTPError):
+                    self.it.request("PATCH", path, {"chosen_options": [again], "params_input": {}})
+                    self.contradictions += 1
+
+    def summary(self) -> dict[str, int]:
+        return dict(Counter(self.fates.values()))
+
+
+def clear_all(run_id: str) -> dict[str, Any]:
+    return {
+        "dry_run": False,
+        "dag_run_id": run_id,
+        "only_failed": False,
+        "only_running": False,
+        "reset_dag_runs": True,
+    }
+
+
+def wait_until_settled(it: Stand, customers: Customers, people: People) -> bool:
+    """True when every request is decided and everything that was answered is done; False when it was not in time."""
+
+    def unsettled() -> dict[str, int]:
+        left = sum(fate == "leave open" for fate in people.fates.values())
+        decided = "select count(distinct request_id) from decisions where request_id = any(:sent)"
+        waiting = "select count(*) from decisions where state = 'awaiting_approval'"
+        return {
+            "not decided": len(customers.requests) - it.query(decided, sent=customers.requests)[0][0],
+            "not answered": it.query(waiting)[0][0] - left,
+            "claims open": it.query("select count(*) from claims where closed_at is null")[0][0],
+            "not delivered": it.query("select count(*) from outbox where state = 'pending'")[0][0],
+            "to be cleared": len(people._to_clear),
+        }
+
+    deadline, last = time.monotonic() + 900, {}
+    while (now := unsettled()) and any(now.values()) and time.monotonic() < deadline:
+        if now != last:
+            say(", ".join(f"{name}: {number}" for name, number in now.items() if number))
+        last = now
+        time.sleep(5)
+    # Runs that were cleared have run again.
+    _wait(lambda: not {"running", "queued"} & set(_states(it, people.cleared)), 120)
+    return not any(unsettled().values())
+
+
+def _states(it: Stand, run_ids: list[str]) -> list[str]:
+    return [it.request("GET", f"/dags/{EXECUTE}/dagRuns/{quote(run_id, safe='')}")["state"] for run_id in run_ids]
+
+
+def count(it: Stand, customers: Customers, people: People, webhook: Webhook) -> dict[str, Any]:
+    """What became of everything, seen from outside."""
+    rows = it.query("select decision_id, request_id, risk, state, engine, target_kind, target_id from decisions")
+    decisions = {row[0]: row for row in rows}
+    per_request = Counter(row[1] for row in rows)
+    orders = Counter(decision_id for (decision_id,) in it.query("select decision_id from work_orders"))
+    basis = dict(it.query("select decision_id, basis from work_orders"))
+    announced = Counter(
+        (key, json.loads(value)["decision_id"]) for key, value in it.records(WORK_ORDERS.name, "idempotency-key")
+    )
+    done = {d for d, row in decisions.items() if row[3] == "executed"}
+    risky_done = {d for d in done if decisions[d][2] == "high"}
+    foreign = """
+        select count(*) from decisions where state = 'executed' and not (
+            target_kind = 'customer' and target_id = customer_id or target_kind = 'district' and target_id = district_id
+        )
+    """
+    alerts = "select count(*) from alerts where source_event_id = any(:sent)"
+    called = {body["source_event_id"] for bodies in webhook.received.values() for body in bodies}
+    settled = {d for d, row in decisions.items() if row[3] != "awaiting_approval"}
+    return {
+        "requests": len(customers.requests),
+        "decided": sum(1 for request in customers.requests if per_request[request]),
+        "lost": sum(1 for request in customers.requests if not per_request[request])
+        + len(settled - set(orders))
+        + len(settled - {decision_id for _, decision_id in announced})
+        + (len(customers.leaks) - it.query(alerts, sent=customers.leaks)[0][0])
+        + len(set(customers.leaks) - called),
+        "twice": sum(n - 1 for n in per_request.values())
+        + sum(n - 1 for n in orders.values())
+        # Delivered at least once: again only with the same idempotency key.
+        + (len({key for key, _ in announced}) - len({decision_id for _, decision_id in announced}))
+        + (len(webhook.received) - len(called)),
+        "executed_without_approval": len(risky_done - people.approved),
+        "approved_and_not_executed": len(people.approved - done),
+        "done_to_somebody_else": it.query(foreign)[0][0],
+        "second_answers_taken": people.contradictions,
+        "webhook_calls": {"alerts": len(called), "without_key": webhook.without_key},
+        "engines": dict(Counter(row[4] for row in rows)),
+        "fallbacks": dict(
+            it.query("select fallback_reason, count(*) from decisions where fallback_reason is not null group by 1")
+        ),
+        "states": dict(Counter(row[3] for row in rows)),
+        "bases": dict(Counter(basis.values())),
+        "answers": people.summary(),
+    }
+
+
+def is_good(figures: dict[str, Any], rounds: int) -> bool:
+    """Nothing lost, nothing twice, nothing without approval, and every fault has hit."""
+    zero = ("lost", "twice", "executed_without_approval", "approved_and_not_executed", "done_to_somebody_else")
+    complete = len(figures["hits"]) == 9 and all(number >= rounds for number in figures["hits"].values())
+    return figures["settled"] and complete and not any(figures[name] for name in zero)

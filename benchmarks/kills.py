@@ -1,0 +1,77 @@
+"""kill -9 for the processes of tasks, at a random moment or at a certain line."""
+
+import contextlib
+import os
+import random
+import re
+import signal
+import time
+
+import psutil
+from sqlalchemy import text
+
+from benchmarks.stand import Stand
+
+# As Airflow's task runner names its process; the worker above it has "LocalExecutor:" in front of the id.
+TASK_PROCESS = re.compile(r"airflow worker -- ([0-9a-f-]{36})")
+
+
+def kill(pids: list[int]) -> bool:
+    """kill -9; False when nobody was there."""
+    killed = False
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            killed = True
+    return killed
+
+
+def task_processes(it: Stand, dag_id: str, task_id: str) -> list[int]:
+    """Processes that run this task of the Dag now: their title is the task instance's id."""
+    titles = {}
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if found := TASK_PROCESS.fullmatch(" ".join(process.info["cmdline"] or ()).strip()):
+            titles[found[1]] = process.info["pid"]
+    if not titles:
+        return []
+    query = text("select id from task_instance where dag_id = :dag_id and task_id = :task_id and id = any(:ids)")
+    with it.metadata.connect() as connection:
+        ids = connection.execute(query, {"dag_id": dag_id, "task_id": task_id, "ids": list(titles)}).scalars()
+        return [titles[str(ti_id)] for ti_id in ids]
+
+
+def kill_task(it: Stand, dag_id: str, task_id: str) -> bool:
+    """Kill one at a random moment of its life; False when none ran for a minute."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if pids := task_processes(it, dag_id, task_id):
+            time.sleep(random.uniform(0, 0.3))
+            if kill(pids[:1]):
+                return True
+        time.sleep(0.01)
+    return False
+
+
+def kill_task_at(it: Stand, table: str, dag_id: str, task_id: str) -> bool:
+    """Kill one that is about to write to this table: a lock on it holds the task at that line.
+
+    False when none came there for a minute.
+    """
+    waiting = text(
+        "select client_port from pg_stat_activity "
+        "where wait_event_type = 'Lock' and datname = current_database() and query ilike '%' || :table || '%'"
+    )
+    with it.operations.begin() as holder, it.operations.connect() as watcher:
+        holder.execute(text(f"lock table {table} in exclusive mode"))
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            ports = set(watcher.execute(waiting, {"table": table}).scalars())
+            # A snapshot of the activity is kept for the transaction.
+            watcher.rollback()
+            for pid in task_processes(it, dag_id, task_id) if ports else ():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    mine = {connection.laddr.port for connection in psutil.Process(pid).net_connections("tcp")}
+                    if mine & ports:
+                        return kill([pid])
+            time.sleep(0.05)
+    return False
