@@ -117,7 +117,10 @@ class Replay:
             # The operator goes on until it has its number of messages: these came later.
             return None
         self._look_at(record)
-        return self._report() if self._is_done else None
+        if not self._is_done:
+            return None
+        self._records.flush()
+        return self._report()
 
     @property
     def _is_done(self) -> bool:
@@ -189,7 +192,7 @@ class Replay:
             self._records.remember(letter)
             return Look.would_replay, repairs, ""
         self._send(key, mended.value, headers, letter.envelope)
-        self._record(letter, Look.replayed, repairs=repairs)
+        self._records.replayed(letter, repairs, self._plan.run_id)
         return Look.replayed, repairs, ""
 
     def _send(self, key: bytes | None, value: bytes, headers: Headers, envelope: Envelope) -> None:
@@ -203,11 +206,8 @@ class Replay:
 
     def _keep(self, letter: Letter, outcome: Look, detail: str) -> tuple[Look, str, str]:
         if not self._selection.dry_run:
-            self._record(letter, outcome, detail=detail)
+            self._records.kept(letter, outcome, detail, self._plan.run_id)
         return outcome, "", detail
-
-    def _record(self, letter: Letter, outcome: Look, *, detail: str = "", repairs: str = "") -> None:
-        self._records.write(letter, outcome=outcome, detail=detail, repairs=repairs, run_id=self._plan.run_id)
 
     def _key(self, letter: Letter, mended: Mended) -> bytes | None:
         """The original's. What never was on the topic has none: its contract says what it is."""

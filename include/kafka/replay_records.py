@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -10,6 +10,10 @@ from sqlalchemy.dialects.postgresql import insert
 from include.kafka.replay_letters import Letter, Look
 from include.operations.database import begin
 from include.operations.tables import replays
+
+# Letters that stay, written together: one transaction each would take minutes for ten thousand of them. What a killed
+# task has not written, its retry finds out again.
+MAX_PENDING = 500
 
 
 class Known(NamedTuple):
@@ -22,7 +26,7 @@ class Known(NamedTuple):
 
 
 class Records:
-    """What is known of one topic's dead letters: read once, written with every change.
+    """What is known of one topic's dead letters: read once, written as they are looked at.
 
     Read once, because a run looks at every dead letter that there is, and most were settled by earlier runs.
     """
@@ -31,6 +35,7 @@ class Records:
         """`topic_id` is the dead-letter topic's."""
         self._topic = topic
         self._topic_id = topic_id
+        self._pending: list[dict[str, Any]] = []
         known = select(replays).where(replays.c.topic_id == topic_id)
         source = replays.c.source_partition, replays.c.source_offset, replays.c.source_timestamp, replays.c.consumer
         # Of a dead-letter topic that was made again, too.
@@ -44,7 +49,7 @@ class Records:
 
     def find(self, letter: Letter) -> Known | None:
         """What is recorded of this very dead letter."""
-        return self._known.get((letter.record.partition, letter.record.offset))
+        return self._known.get(self._coordinates(letter))
 
     def replayed_by(self, run_id: str) -> int:
         """How many dead letters the run has replayed."""
@@ -59,14 +64,49 @@ class Records:
         if letter.envelope and letter.envelope.source:
             self._replayed.add(letter.envelope.source)
 
-    def write(self, letter: Letter, *, outcome: str, detail: str, repairs: str, run_id: str) -> None:
-        """Record a look. What is known already is not written again: a thousand that still fail are a thousand rows."""
-        record, envelope = letter.record, letter.envelope
-        coordinates = record.partition, record.offset
-        known = self._known.get(coordinates)
+    def replayed(self, letter: Letter, repairs: str, run_id: str) -> None:
+        """Record that the letter's message was sent, before the next one is."""
+        self._write([self._row(letter, Look.replayed, "", repairs, run_id)])
+        self._known[self._coordinates(letter)] = Known(Look.replayed, None, repairs or None, run_id)
+        self.remember(letter)
+
+    def kept(self, letter: Letter, outcome: Look, detail: str, run_id: str) -> None:
+        """Record why a letter stays; in the database after the next `flush`, or once many have come together.
+
+        What is known already is not written again: ten thousand that still fail would be as many rows, in every run.
+        """
+        known = self._known.get(self._coordinates(letter))
         if known and (known.outcome, known.detail or "") == (outcome, detail):
             return
-        row = {
+        self._pending.append(self._row(letter, outcome, detail, "", run_id))
+        self._known[self._coordinates(letter)] = Known(outcome, detail or None, None, run_id)
+        if len(self._pending) >= MAX_PENDING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what `kept` has gathered."""
+        self._write(self._pending)
+        self._pending = []
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        statement = insert(replays)
+        changing = ("outcome", "detail", "repairs", "run_id")
+        statement = statement.on_conflict_do_update(
+            index_elements=[replays.c.topic_id, replays.c.partition, replays.c.offset],
+            set_={**{name: statement.excluded[name] for name in changing}, "recorded_at": func.now()},
+            # A task that Airflow has given up may still run beside its retry, with what it read before.
+            where=replays.c.outcome != Look.replayed,
+        )
+        # Sorted: two such tasks that write the same rows in different orders would block each other.
+        rows = sorted(rows, key=lambda row: (row["partition"], row["offset"]))
+        with begin() as connection:
+            connection.execute(statement, rows)
+
+    def _row(self, letter: Letter, outcome: Look, detail: str, repairs: str, run_id: str) -> dict[str, Any]:
+        record, envelope = letter.record, letter.envelope
+        return {
             "topic_id": self._topic_id,
             "partition": record.partition,
             "offset": record.offset,
@@ -81,16 +121,7 @@ class Records:
             "repairs": repairs or None,
             "run_id": run_id,
         }
-        changed = {name: row[name] for name in ("outcome", "detail", "repairs", "run_id")}
-        statement = insert(replays).values(row)
-        statement = statement.on_conflict_do_update(
-            index_elements=[replays.c.topic_id, replays.c.partition, replays.c.offset],
-            set_={**changed, "recorded_at": func.now()},
-            # A task that Airflow has given up may still run beside its retry, with what it read before.
-            where=replays.c.outcome != Look.replayed,
-        )
-        with begin() as connection:
-            connection.execute(statement)
-        self._known[coordinates] = Known(outcome, detail or None, repairs or None, run_id)
-        if outcome == Look.replayed:
-            self.remember(letter)
+
+    @staticmethod
+    def _coordinates(letter: Letter) -> tuple[int, int]:
+        return letter.record.partition, letter.record.offset

@@ -461,8 +461,8 @@ def killed_at(topic_name: str, where: str, number: int, arguments: str) -> None:
     owner, name, before = {
         "before it is sent": (AcknowledgedProducer, "send", True),
         "before it is acknowledged": (AcknowledgedProducer, "flush", True),
-        "before it is recorded": (Records, "write", True),
-        "after it is recorded": (Records, "write", False),
+        "before it is recorded": (Records, "replayed", True),
+        "after it is recorded": (Records, "replayed", False),
     }[where]
     step, calls = getattr(owner, name), 0
 
@@ -521,6 +521,7 @@ def test_a_try_that_was_given_up_and_goes_on_beside_its_retry_takes_nothing_back
     for letter in read_all(topic.dead_letter_name):
         zombie.take(letter)
         older.take(letter)
+    older._records.flush()
     assert [row[3:] for row in rows(topic)] == [("replayed", None, "run")] * 2
     handle(consumer)
     assert numbers(topic) == ["7", "8"]
@@ -551,6 +552,21 @@ def test_a_partition_that_grows_while_another_is_still_read_gives_what_was_plann
     unfinished = replaying.Replay(planned, parameters["conn_id"])
     assert [unfinished.take(letter) for letter in read_all(topic.dead_letter_name)] == [None, None]
     assert len(rows(topic)) == 1
+
+
+def test_what_is_given_again_after_a_change_of_the_groups_members_counts_once(make_topic, make_consumer, send):
+    """Nothing is committed, so the reading starts again at the beginning."""
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, renamed(1), b"broken", renamed(2))
+    handle(consumer)
+    (arguments,) = plan(topic, dry_run=False)
+    parameters = arguments["apply_function_kwargs"]
+    replay = replaying.Replay(replay_plan.Plan.model_validate(parameters["plan"]), parameters["conn_id"])
+    first, second, third = read_all(topic.dead_letter_name)
+    given = [first, second, first, second, third, first]
+    reports = [report for letter in given if (report := replay.take(letter))]
+    assert [counts(report) for report in reports] == [{"replayed": 2, "failing": 1}]
 
 
 def test_without_dead_letters_there_is_nothing_to_map(make_topic, operations):
