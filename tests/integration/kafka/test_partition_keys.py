@@ -1,5 +1,7 @@
 """One Dag run per message: claims become partition keys, a key is handled once."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import text
 
@@ -159,3 +161,19 @@ def test_only_so_many_keys_are_emitted_at_once_and_the_oldest_first(make_topic, 
     grow_older(consumer, 11)
     assert tasks.claim_keys_again(consumer, worker_is_idle=False, max_keys=2) == claimed[0] + claimed[1]
     assert tasks.claim_keys_again(consumer, worker_is_idle=False, max_keys=2) == claimed[2]
+
+
+def test_a_consumer_that_becomes_chunked_goes_on_where_it_was(make_topic, make_consumer, send):
+    topic = make_topic()
+    before = make_consumer(topic, shape=Shape.per_message)
+    send(topic, order("a"), order("b"))
+    first, _ = tasks.claim_partition_keys(before, "fan out")
+    tasks.handle_message(before, first, "run")
+    send(topic, order("c"))
+    after = replace(before, shape=Shape.chunked)
+    assert tasks.claim_messages(after, "chunked") == []
+    assert numbers(topic) == ["a", "c"]
+    # What was claimed under the old shape and has no run any more: the runbook's way.
+    assert tasks.claim_messages(after, "fan out") == []
+    assert numbers(topic) == ["a", "b", "c"]
+    assert open_claims(after) == 0
