@@ -80,7 +80,8 @@ def replay_dead_letters():
         post_execute=require_report,
     ).expand_kwargs(plan())
 
-    @task
+    # As a table, and not as a dictionary beside it.
+    @task(show_return_value_in_logs=False)
     def show(reports: list[list[dict]]) -> dict:
         from include.kafka import replay
 

@@ -74,18 +74,20 @@ def as_table(report: Mapping[str, Any]) -> str:
     """The report for people."""
     title = "nothing was changed: dry run" if report["dry_run"] else "done"
     lines = [f"dead letters of {report['topic']} ({title})", ""]
-    lines += _columns([("reason", "outcome", "letters"), *(tuple(row.values()) for row in report["counts"])])
+    lines += _columns(report["counts"], ("reason", "outcome", "letters"))
     if report["letters"]:
         names = ("dead_letter", "message", "reason", "outcome", "repairs", "detail")
-        lines += ["", *_columns([names, *(tuple(row[name] for name in names) for row in report["letters"])])]
+        lines += ["", *_columns(report["letters"], names)]
         more = sum(row["letters"] for row in report["counts"]) - len(report["letters"])
         lines += [f"and {more} more"] if more else []
     return "\n".join(lines)
 
 
-def _columns(rows: Sequence[Sequence[Any]]) -> list[str]:
-    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
-    return ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def _columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    # By name: XCom does not keep the order of a row's fields.
+    cells = [names, *([str(row[name]) for name in names] for row in rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
 class Replay:

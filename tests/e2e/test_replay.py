@@ -137,6 +137,7 @@ def test_a_request_that_broke_its_contract_is_repaired_replayed_and_triaged_once
     path = f"/dags/{DAG}/dagRuns/{run_id}/taskInstances"
     table = json.dumps(airflow.ask("GET", f"{path}/show/logs/1?full_content=true"))
     assert "renamed message to text, title to subject" in table
+    assert "missing_field  replayed  1" in table
     for log in (table, json.dumps(airflow.ask("GET", f"{path}/replay/logs/1?map_index=0&full_content=true"))):
         assert f"{partition}@{offset}" in log or f"{SERVICE_REQUESTS.dead_letter_name}-0@" in log
         assert "Jane" not in log

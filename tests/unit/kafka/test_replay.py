@@ -203,7 +203,8 @@ def test_the_table_shows_counts_rows_and_how_many_more_there_are():
     report = {
         "topic": "orders",
         "dry_run": True,
-        "counts": [{"reason": "not_json", "outcome": "failing", "letters": 3}],
+        # In another order, as XCom gives them back.
+        "counts": [{"letters": 3, "outcome": "failing", "reason": "not_json"}],
         "letters": [row],
     }
     assert as_table(report).splitlines() == [
