@@ -53,7 +53,7 @@ INTERNAL_WORDS = frozenset(action.value for action in Action) | {
     "network_sites",
 }
 
-# Done at once by day, and it sends people out. The model alone, which a customer may have talked into it, is not enough.
+# Done at once by day, and it sends people out. The model alone, which a customer may have talked into it, will not do.
 SENDS_PEOPLE = frozenset({Action.dispatch_crew})
 # The offline engine agrees when it would do one of these.
 EMERGENCIES = frozenset({Action.dispatch_crew, Action.close_valve})

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -241,10 +240,8 @@ def test_a_redirect_is_not_followed(desk):
 
 @pytest.mark.parametrize("act", [hangs(5), drips(5)])
 def test_a_slow_server_is_given_up(desk, act):
-    start = time.monotonic()
-    assert desk.fail(act, request_seconds=0.3) == "timeout"
-    # No measurement: the server would have taken all of its five seconds.
-    assert time.monotonic() - start < 4
+    # Who waited to the end would have another reason: the connection was closed, or there was no answer in it.
+    assert desk.fail(act, request_seconds=0.3, max_retries=0) == "timeout"
 
 
 def test_the_time_limit_is_that_of_the_whole_run(desk):

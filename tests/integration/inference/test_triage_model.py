@@ -127,19 +127,19 @@ def test_an_urgent_rule_is_not_talked_down(desk):
 
 
 @pytest.mark.parametrize(
-    ("act", "reason"),
+    ("act", "settings", "reason"),
     [
-        (fails(401), "HTTP 401"),
-        (fails(429), "HTTP 429"),
-        (fails(500), "HTTP 500"),
-        (hangs(5), "timeout"),
-        (sends(b"<html>"), "answer is no chat completion"),
-        (says("I would rather not."), "malformed answer"),
-        (SITES, "request limit"),
+        (fails(401), {}, "HTTP 401"),
+        (fails(429), {}, "HTTP 429"),
+        (fails(500), {}, "HTTP 500"),
+        (hangs(5), {"request_seconds": 0.5}, "timeout"),
+        (sends(b"<html>"), {}, "answer is no chat completion"),
+        (says("I would rather not."), {}, "malformed answer"),
+        (SITES, {"max_requests": 3}, "request limit"),
     ],
 )
-def test_the_offline_engine_takes_over_and_says_why(desk, act, reason):
-    assert_offline(desk.propose(act, request_seconds=0.5, max_requests=3), reason)
+def test_the_offline_engine_takes_over_and_says_why(desk, act, settings, reason):
+    assert_offline(desk.propose(act, **settings), reason)
 
 
 def test_an_endpoint_that_is_not_there_stops_nothing(desk):

@@ -85,6 +85,13 @@ def test_one_severe_sentence_in_a_long_request_counts():
     assert propose_offline(request(text)).decision.severity == Severity.critical
 
 
+def test_one_sentence_about_something_worse_goes_to_a_person():
+    bill = "My last invoice is too high, and the reminder fee on it is wrong. Please send me a copy of the invoice. "
+    proposal = propose_offline(request(f"{bill} There is no water in our house since this morning.", "Invoice"))
+    assert (proposal.decision.category, proposal.decision.severity) == (Category.no_water, Severity.major)
+    assert proposal.explanation["handed_over"] == "one sentence is more severe than the rest"
+
+
 def test_invisible_letters_hide_nothing_from_the_rules():
     text = "The ma\u200bin has bu\u00adrst and the str\u2060eet is flo\u200boded."
     assert propose_offline(request(text)).explanation["rule"] == "street_flooded"
