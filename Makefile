@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser up down status logs lint lock contracts bench-events faults
+.PHONY: help setup demo test browser up down status logs lint lock contracts bench-events eval-triage faults
 
 # Output of a target is for people and programs, also when make runs below make.
 MAKEFLAGS += --no-print-directory
@@ -52,6 +52,9 @@ contracts: $(READY) ## rewrite the JSON Schemas in contracts/ from the topics' c
 
 bench-events: $(READY) ## latency and throughput of the event lane, beside the stock trigger's
 	@$(PYTHON) -m benchmarks.events
+
+eval-triage: $(READY) ## triage against labelled requests and attacks; ARGS="--engine llm" asks the model
+	@$(PYTHON) -m benchmarks.eval_triage $(ARGS)
 
 faults: $(READY) ## kill everything under load and count what was lost or done twice
 	@$(PYTHON) -m benchmarks.faults
