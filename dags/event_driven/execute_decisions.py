@@ -20,21 +20,12 @@ runs wait in the queue: nobody is asked meanwhile, and what passes its deadline 
 
 from datetime import timedelta
 
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import PartitionedAssetTimetable, TriggerRule, dag, task
+from airflow.sdk import PartitionedAssetTimetable, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from include.inference.approval import DeadlineApproval
 from include.kafka.consumers import RETRIES
 from include.water.assets import PROPOSAL
-from include.water.triage.policy import APPROVAL_DEADLINE
-
-
-def wait_until_deadline(context) -> None:
-    """The operator's own timeout would count from when it asks, not from when it was proposed."""
-    from include.water.triage.execute import time_left
-
-    context["task"].response_timeout = time_left(context["ti"].xcom_pull(task_ids="ask"))
 
 
 @dag(
@@ -64,27 +55,22 @@ def execute_decisions():
             raise AirflowSkipException("settled, or asked by another run")
         return question
 
-    @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
-    def settle(question: dict[str, str], ti=None) -> str:
+    @task
+    def settle(question: dict[str, str], answer: dict | None) -> str:
         from include.water.triage import execute
 
-        # Pulled, not an argument: a rejection skips every task that depends on the approval directly.
-        answer = execute.read_answer(ti.xcom_pull(task_ids="approve"))
-        state = execute.execute(question["decision_id"], question["proposal_hash"], answer)
+        state = execute.execute(question["decision_id"], question["proposal_hash"], execute.read_answer(answer))
         execute.deliver()
         return state
 
     question = ask()
-    approve = ApprovalOperator(
+    approve = DeadlineApproval(
         task_id="approve",
         subject=question["subject"],
         body=question["body"],
-        defaults="Reject",
-        response_timeout=APPROVAL_DEADLINE,
-        pre_execute=wait_until_deadline,
+        deadline_at=question["deadline_at"],
     )
-    # Skipped by a rejection, in place of `settle`, which has to record that too.
-    approve >> EmptyOperator(task_id="approved") >> settle(question)
+    settle(question, approve.output)
 
 
 execute_decisions()

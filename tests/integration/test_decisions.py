@@ -347,12 +347,11 @@ def test_every_action_and_target_has_words(action: Action):
         assert {customer: "C-000001", district: "Harbour", site: "Harbour Pumping Station"}[kind] in shown
 
 
-def test_the_time_left_ends_with_the_deadline_of_the_decision():
+def test_the_question_ends_with_the_deadline_of_the_decision():
     row = awaiting()
     question = ask(row.decision_id, "run", live())
     assert question
-    assert timedelta(minutes=59) < executor.time_left(question) <= policy.APPROVAL_DEADLINE
-    assert executor.time_left({"deadline_at": NOW.isoformat()}) == timedelta(seconds=1)
+    assert datetime.fromisoformat(question["deadline_at"]) == row.deadline_at
 
 
 # What happens with the answer.

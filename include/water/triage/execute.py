@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Connection, Row, select, update
@@ -76,14 +76,8 @@ def ask(decision_id: str, run_id: str, is_running: Callable[[str], bool]) -> dic
     }
 
 
-def time_left(question: Mapping[str, str]) -> timedelta:
-    """How long a person still has; at least a second, after which the default answer is recorded."""
-    deadline = datetime.fromisoformat(question["deadline_at"])
-    return max(deadline - datetime.now(UTC), timedelta(seconds=1))
-
-
 def read_answer(result: Mapping[str, Any] | None) -> Answer:
-    """The answer in the result of an ApprovalOperator.
+    """The answer in the result of the task that asked.
 
     Only a named person can have answered: the default after the deadline has no name, and a task that somebody marked
     as successful has no result.
