@@ -1,0 +1,304 @@
+"""A consumer that does not keep up is told about once, with or without a run, and told again when it is over."""
+
+import json
+import time
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from include.kafka import tasks
+from include.kafka.watch import CheckFailed, check_consumer, check_consumers
+from include.operations import outbox
+from include.operations.alarms import SENDER, WEBHOOK_CONN_ID
+from include.operations.database import begin
+from tests.integration.kafka.conftest import alarms, open_claims, order
+from tests.integration.kafka.test_claims import remake
+from tests.integration.kafka.test_handling import Receiver, outbox_states
+
+pytestmark = pytest.mark.integration
+
+LONG_AGO = timedelta(microseconds=1)
+
+
+def execute(statement: str, **parameters: object) -> None:
+    with begin() as connection:
+        connection.execute(text(statement), parameters)
+
+
+def episodes(consumer) -> list[tuple[str, bool]]:
+    """(kind, whether it is open), oldest first."""
+    with begin() as connection:
+        query = text("select kind, closed_at is null from alarms where source = :name order by id")
+        return [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
+
+
+@pytest.fixture
+def people(monkeypatch):
+    """What the connection alarm_webhook leads to."""
+    server = Receiver()
+    connection = {"conn_type": "http", "host": "127.0.0.1", "port": server.server_port, "schema": "http"}
+    # What other tests have left would be told too.
+    execute("update outbox set state = 'skipped' where consumer = :sender and state = 'pending'", sender=SENDER)
+    monkeypatch.setenv(f"AIRFLOW_CONN_{WEBHOOK_CONN_ID.upper()}", json.dumps(connection))
+    yield server
+    server.shutdown()
+
+
+def told(people, consumer) -> list[tuple[str, str]]:
+    return [(payload["event"], payload["kind"]) for _, payload in people.seen if payload["source"] == consumer.name]
+
+
+def test_lag_of_a_consumer_without_runs_alarms_once_and_names_topics_and_remedies(make_topic, make_consumer, send):
+    small, large = make_topic(), make_topic()
+    consumer = make_consumer(small, large, max_lag=10)
+    send(small, *(order(f"s{n}") for n in range(3)))
+    send(large, *(order(f"l{n}") for n in range(9)), partition=2)
+    for _ in range(3):
+        standing = check_consumer(consumer)
+    assert standing.behind == {small.name: 3, large.name: 9}
+    message = alarms(consumer)["lag"]
+    assert message.startswith(f"12 messages behind, limit 10 ({large.name}: 9, {small.name}: 3): ")
+    assert "capacity" in message
+    assert "standard lane" in message
+    assert episodes(consumer) == [("lag", True)]
+    tasks.claim_messages(consumer, "run")
+    assert check_consumer(consumer).behind == {small.name: 0, large.name: 0}
+    assert episodes(consumer) == [("lag", False)]
+
+
+def test_a_consumer_that_hovers_around_its_limit_is_one_episode(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic, max_lag=10, max_messages_per_claim=2, chunk_size=2)
+    send(topic, *(order(n) for n in range(11)))
+    check_consumer(consumer)
+    for n in range(3):
+        # Nine are left, then eleven again.
+        tasks.claim_messages(consumer, f"run {n}")
+        check_consumer(consumer)
+        send(topic, order(f"{n} a"), order(f"{n} b"))
+        check_consumer(consumer)
+    assert episodes(consumer) == [("lag", True)]
+    for n in range(3):
+        tasks.claim_messages(consumer, f"last {n}")
+        assert episodes(consumer) == [("lag", True)], "above half of the limit, it goes on"
+    check_consumer(consumer)
+    assert episodes(consumer) == [("lag", False)]
+
+
+def test_messages_that_nobody_claims_alarm_by_their_age(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic, max_age=LONG_AGO)
+    send(topic, order(1), order(2), partition=1)
+    for _ in range(2):
+        waiting = check_consumer(consumer).waiting
+    assert set(waiting) == {topic.name}
+    message = alarms(consumer)["age"]
+    assert f"wait long to be claimed ({topic.name}: 0:00:" in message
+    assert "standard lane" in message
+    tasks.claim_messages(consumer, "run")
+    assert check_consumer(consumer).waiting == {}
+    assert episodes(consumer) == [("age", False)]
+
+
+def test_late_messages_alarm_when_they_are_handled_and_a_prompt_chunk_does_not_end_the_episode(
+    make_topic, make_consumer, send
+):
+    topic = make_topic()
+    late = make_consumer(topic, max_age=LONG_AGO)
+    send(topic, order(1))
+    tasks.claim_messages(late, "first")
+    assert f"long to be handled ({topic.name}: 0:00:" in alarms(late)["age"]
+    prompt = make_consumer(topic, name=late.name)
+    send(topic, order(2))
+    tasks.claim_messages(prompt, "second")
+    assert episodes(late) == [("age", True)]
+    check_consumer(prompt)
+    assert episodes(late) == [("age", False)]
+
+
+def test_while_an_old_claim_is_open_its_messages_wait(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic, max_age=LONG_AGO, chunk_size=1, max_messages_per_claim=9)
+    send(topic, order(1), order(2))
+    (rest,) = tasks.claim_messages(consumer, "run")
+    check_consumer(consumer)
+    assert episodes(consumer) == [("age", True)]
+    patient = make_consumer(topic, name=consumer.name)
+    tasks.handle_chunk(patient, rest, "run")
+    check_consumer(patient)
+    assert episodes(consumer) == [("age", False)]
+
+
+def test_a_claim_that_stays_open_alarms_without_a_run_and_closes_with_the_claim(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic, chunk_size=1, max_messages_per_claim=9)
+    send(topic, order(1), order(2))
+    (rest,) = tasks.claim_messages(consumer, "the failed run")
+    check_consumer(consumer)
+    assert alarms(consumer) == {}
+    execute("update claims set claimed_at = now() - interval '31 minutes' where consumer = :name", name=consumer.name)
+    for _ in range(2):
+        check_consumer(consumer)
+    assert "the failed run" in alarms(consumer)["claim_open"]
+    tasks.handle_chunk(consumer, rest, "the failed run")
+    assert open_claims(consumer) == 0
+    check_consumer(consumer)
+    assert ("claim_open", False) in episodes(consumer)
+    assert episodes(consumer).count(("claim_open", True)) == 0
+
+
+def test_a_topic_that_was_made_again_is_behind_from_its_beginning(make_topic, make_consumer, send, admin):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, *(order(n) for n in range(5)))
+    tasks.claim_messages(consumer, "run")
+    remake(admin, topic, make_topic)
+    send(topic, order("new"))
+    assert check_consumer(consumer).behind == {topic.name: 1}
+
+
+def test_a_topic_that_does_not_exist_ends_no_episode(make_topic, make_consumer, send, admin):
+    there, gone = make_topic(), make_topic()
+    consumer = make_consumer(there, gone, max_lag=1)
+    send(gone, order(1), order(2))
+    check_consumer(consumer)
+    for future in admin.delete_topics([gone.name, gone.dead_letter_name]).values():
+        future.result(30)
+    while check_consumer(consumer).is_whole:
+        time.sleep(0.1)
+    assert episodes(consumer) == [("lag", True)]
+    make_topic(name=gone.name)
+    assert check_consumer(consumer).is_whole
+    assert episodes(consumer) == [("lag", False)]
+
+
+def test_a_broker_that_is_away_hides_no_other_consumers_alarm(make_topic, make_consumer, send, monkeypatch):
+    away = {"conn_type": "kafka", "extra": {"bootstrap.servers": "127.0.0.1:1"}}
+    monkeypatch.setenv("AIRFLOW_CONN_KAFKA_AWAY", json.dumps(away))
+    monkeypatch.setattr("include.kafka.offsets.REQUEST_TIMEOUT_SECONDS", 1.0)
+    topic = make_topic()
+    unreachable, slow = make_consumer(topic, conn_id="kafka_away"), make_consumer(topic, max_lag=1)
+    send(topic, order(1), order(2))
+    with pytest.raises(CheckFailed, match=unreachable.name):
+        check_consumers([unreachable, slow])
+    assert "lag" in alarms(slow)
+
+
+def test_people_are_told_once_when_an_alarm_opens_and_once_when_it_closes(make_topic, make_consumer, send, people):
+    topic = make_topic()
+    consumer = make_consumer(topic, max_lag=1)
+    send(topic, order(1), order(2))
+    for _ in range(3):
+        check_consumer(consumer)
+        tasks.deliver_pending([consumer])
+    assert told(people, consumer) == [("opened", "lag")]
+    # The consumer's own run closes it, and says so itself.
+    for run in ("first", "second"):
+        tasks.claim_messages(consumer, run)
+    assert told(people, consumer) == [("opened", "lag"), ("closed", "lag")]
+    ((_, payload), _) = people.seen
+    assert topic.name in payload["text"]
+    assert len({key for key, _ in people.seen}) == 2
+
+
+def test_people_who_cannot_be_told_now_cost_a_run_one_try_and_are_told_later(make_topic, make_consumer, send, people):
+    topic = make_topic()
+    consumer = make_consumer(topic, max_lag=1, max_messages_per_claim=1, chunk_size=1)
+    send(topic, *(order(n) for n in range(5)))
+    people.status = 503
+    for run in ("first", "second", "third"):
+        tasks.claim_messages(consumer, run)
+    assert len(people.seen) == 1
+    tasks.deliver_pending([consumer])
+    assert len(people.seen) == 2
+    people.status = 200
+    tasks.deliver_pending([consumer])
+    tasks.deliver_pending([consumer])
+    assert len(people.seen) == 3
+    assert len({key for key, _ in people.seen}) == 1
+
+
+def add_request(consumer, **payload: object) -> None:
+    with begin() as connection:
+        outbox.add_request(connection, consumer=consumer.name, conn_id="test_webhook", payload=payload)
+
+
+@pytest.fixture
+def receiver(monkeypatch):
+    server = Receiver()
+    connection = {"conn_type": "http", "host": f"http://127.0.0.1:{server.server_port}/the-password"}
+    monkeypatch.setenv("AIRFLOW_CONN_TEST_WEBHOOK", json.dumps(connection))
+    yield server
+    server.shutdown()
+
+
+def test_the_alarm_about_failed_rows_stays_open_until_the_last_of_them_is_dealt_with(
+    make_topic, make_consumer, receiver, monkeypatch
+):
+    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 1)
+    consumer = make_consumer(make_topic())
+    add_request(consumer, n=1)
+    receiver.status = 422
+    tasks.deliver_pending([consumer])
+    assert "was refused 1 times" in alarms(consumer)["outbox_failed"]
+    receiver.status = 200
+    add_request(consumer, n=2)
+    tasks.deliver_pending([consumer])
+    check_consumer(consumer)
+    assert [state for _, state in outbox_states(consumer)] == ["failed", "delivered"]
+    assert "outbox_failed" in alarms(consumer), "a row is still failed"
+    # As docs/runbooks/outbox-failed.md says.
+    execute(
+        "update outbox set state = 'pending', attempts = 0 where consumer = :name and state = 'failed'",
+        name=consumer.name,
+    )
+    tasks.deliver_pending([consumer])
+    assert [state for _, state in outbox_states(consumer)] == ["delivered", "delivered"]
+    assert alarms(consumer) == {}
+
+
+def test_tries_that_nobody_answered_do_not_count_as_refusals(make_topic, make_consumer, receiver, monkeypatch):
+    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 2)
+    consumer = make_consumer(make_topic())
+    add_request(consumer, n=1)
+    for status in (503, 503, 429, 422):
+        receiver.status = status
+        tasks.deliver_pending([consumer])
+        assert outbox_states(consumer) == [("request", "pending")]
+    tasks.deliver_pending([consumer])
+    assert outbox_states(consumer) == [("request", "failed")]
+
+
+@pytest.mark.parametrize("status", [422, 503, None])
+def test_what_is_kept_about_a_failed_delivery_does_not_show_the_address(
+    make_topic, make_consumer, receiver, caplog, status
+):
+    consumer = make_consumer(make_topic())
+    add_request(consumer, n=1)
+    if status is None:
+        receiver.shutdown()
+        receiver.server_close()
+    receiver.status = status
+    caplog.clear()
+    tasks.deliver_pending([consumer])
+    with begin() as connection:
+        kept = connection.scalar(text("select last_error from outbox where consumer = :n"), {"n": consumer.name})
+    assert "test_webhook" in kept
+    assert "the-password" not in kept
+    assert "the-password" not in caplog.text
+
+
+def test_rows_that_wait_too_long_for_their_receiver_alarm_until_they_are_delivered(make_topic, make_consumer, receiver):
+    consumer = make_consumer(make_topic())
+    add_request(consumer, n=1)
+    receiver.status = 503
+    tasks.deliver_pending([consumer])
+    assert alarms(consumer) == {}
+    execute("update outbox set created_at = now() - interval '61 minutes' where consumer = :name", name=consumer.name)
+    for _ in range(2):
+        tasks.deliver_pending([consumer])
+    assert "1 rows wait" in alarms(consumer)["outbox_pending"]
+    receiver.status = 200
+    tasks.deliver_pending([consumer])
+    assert episodes(consumer) == [("outbox_pending", False)]
