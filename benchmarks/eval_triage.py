@@ -2,7 +2,8 @@
 
     --engine offline   rules and examples (the default)
     --engine llm       the model of the Airflow connection `llm` (AIRFLOW_CONN_LLM will do)
-    --requests NAME    development: the set on which thresholds were chosen; default: requests, not used for that
+    --requests NAME    development: the set on which thresholds were chosen; default: requests, not used for that;
+                       heldout, heldout2: by somebody who knew neither rules nor examples (see triage/README.md)
 
 Prints a table and, as its last line, one JSON object:
 
@@ -47,6 +48,14 @@ SEEN_TO = {
 # For something minor, a false alarm.
 DRASTIC = {Action.dispatch_crew, Action.close_valve, Action.advise_not_to_drink}
 SEEN_TO[Severity.major] = SEEN_TO[Severity.critical] | {Action.schedule_inspection}
+
+# What can be evaluated: the file of requests and the file of attacks.
+SETS = {
+    "requests": ("requests", "attacks"),
+    "development": ("development", "attacks"),
+    "heldout": ("heldout_requests", "heldout_attacks"),
+    "heldout2": ("heldout2_requests", "heldout2_attacks"),
+}
 
 Row = dict[str, Any]
 Propose = Callable[[ServiceRequest], Proposal]
@@ -165,10 +174,11 @@ def proposer(name: str) -> Propose:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.eval_triage")
     parser.add_argument("--engine", choices=("offline", "llm"), default="offline")
-    parser.add_argument("--requests", choices=("requests", "development"), default="requests")
+    parser.add_argument("--requests", choices=tuple(SETS), default="requests")
     options = parser.parse_args()
-    print(f"{options.engine} engine, {options.requests}.jsonl and attacks.jsonl\n")
-    figures = evaluate(proposer(options.engine), read(options.requests), read("attacks"))
+    requests, attacks = SETS[options.requests]
+    print(f"{options.engine} engine, {requests}.jsonl and {attacks}.jsonl\n")
+    figures = evaluate(proposer(options.engine), read(requests), read(attacks))
     print(json.dumps({"engine": options.engine, **figures}))
 
 
