@@ -6,6 +6,7 @@ few minutes shows all of it.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,6 +102,14 @@ KINDS = (
         ),
     ),
 )
+
+
+def from_old_app(request: ServiceRequest) -> bytes:
+    """The request as an old release of the app sends it: a dead letter that `replay_dead_letters` can mend."""
+    document = request.model_dump(mode="json")
+    document["message"] = document.pop("text")
+    document["title"] = document.pop("subject")
+    return json.dumps(document).encode()
 
 
 def service_requests(random: Random) -> Iterator[ServiceRequest]:

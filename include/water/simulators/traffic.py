@@ -20,7 +20,7 @@ from include.contracts import Contract, Topic
 from include.contracts.breaking import broken
 from include.kafka.producer import AcknowledgedProducer, DeliveryFailed
 from include.water.feeds.seismic import to_event
-from include.water.simulators.customers import service_requests
+from include.water.simulators.customers import from_old_app, service_requests
 from include.water.simulators.quakes import Quakes
 from include.water.sites import DISTRICTS
 from include.water.topics import (
@@ -121,16 +121,17 @@ class Traffic:
 
     def _planned(self) -> Iterator[tuple[float, Topic, bytes, bytes | None]]:
         """(second, topic, key, value) of each bad message, spread over the first half of the time."""
-        messages = [
-            (topic, topic.serialize(event)[0], value)
-            for _ in range(self.bad)
+        messages: list[tuple[Topic, bytes, bytes | None]] = []
+        for _ in range(self.bad):
+            request = next(service_requests(Random(self.seed)))
             for topic, event in (
                 (LEAKS_DETECTED, next(leaks(Random(self.seed)))),
                 (SEISMIC_EVENTS, _quake()),
-                (SERVICE_REQUESTS, next(service_requests(Random(self.seed)))),
-            )
-            for value in broken(topic, event).values()
-        ]
+                (SERVICE_REQUESTS, request),
+            ):
+                key, _ = topic.serialize(event)
+                messages += [(topic, key, value) for value in broken(topic, event).values()]
+            messages.append((SERVICE_REQUESTS, SERVICE_REQUESTS.serialize(request)[0], from_old_app(request)))
         for number, (topic, key, value) in enumerate(messages):
             yield self.seconds / 2 * number / len(messages), topic, key, value
 

@@ -22,10 +22,11 @@ from include.contracts import ContractViolation, Reason
 from include.contracts.__main__ import PROJECT
 from include.water.alerts.rules import assess
 from include.water.feeds.seismic import split
+from include.water.repairs import REPAIRS
 from include.water.simulators import traffic
 from include.water.simulators.__main__ import main
 from include.water.simulators.quakes import REVISED_AFTER_SECONDS, WITHDRAWN_AFTER_SECONDS, Quakes
-from include.water.topics import LEAKS_DETECTED, SEISMIC_EVENTS, TOPICS
+from include.water.topics import LEAKS_DETECTED, SEISMIC_EVENTS, SERVICE_REQUESTS, TOPICS
 
 START = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -180,7 +181,8 @@ def test_the_report_counts_what_was_sent(tmp_path: Path, broker: FakeBroker):
         assert report["sent"][name] == good > 0
     for topic in traffic.BAD_TOPICS:
         bad = sum(1 for name, _, value in messages if name == topic.name and not is_good(name, value))
-        assert report["planted_bad"][topic.name] == bad == 2 * 9
+        # Of the requests one more, which a repair mends.
+        assert report["planted_bad"][topic.name] == bad == 2 * (10 if topic is SERVICE_REQUESTS else 9)
     assert "service.requests" not in report["sent"]
     assert report["repeated"]["leaks.detected"] > 0
     assert report["finished"] is True
@@ -204,6 +206,14 @@ def test_a_bad_message_of_every_kind_is_planted(tmp_path: Path, broker: FakeBrok
                     planted_in.parse(value)
                 reasons.append(caught.value.reason)
         assert sorted(reasons) == sorted(set(Reason) - {Reason.rejected})
+
+
+def test_a_request_of_an_old_app_is_planted_that_a_replay_can_mend(tmp_path: Path, broker: FakeBroker):
+    make_traffic(broker, tmp_path / "report.json").run()
+    values = [value for topic, _, value in broker.messages if topic == SERVICE_REQUESTS.name]
+    (old,) = [value for value in values if value and b'"message"' in value]
+    assert not is_good(SERVICE_REQUESTS.name, old)
+    assert is_good(SERVICE_REQUESTS.name, REPAIRS.mend(SERVICE_REQUESTS, old).value)
 
 
 def test_what_the_broker_did_not_acknowledge_is_not_counted_and_the_run_fails(tmp_path: Path, broker: FakeBroker):
