@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -52,10 +53,10 @@ def new_database(services, monkeypatch) -> Iterator[Callable[[], str]]:
             connection.execute(text(f"drop database {name} with (force)"))
 
 
-def command(database_url: str) -> subprocess.Popen[str]:
-    """`python -m include.operations upgrade`, as a deployment runs it."""
+def command(database_url: str, *arguments: str) -> subprocess.Popen[str]:
+    """`python -m include.operations`, as a deployment runs it; `upgrade` unless told otherwise."""
     return subprocess.Popen(
-        [sys.executable, "-m", "include.operations", "upgrade"],
+        [sys.executable, "-m", "include.operations", *(arguments or ("upgrade",))],
         cwd=PROJECT,
         env={**os.environ, "AIRFLOW_CONN_OPERATIONS_DB": database_url},
         stdout=subprocess.PIPE,
@@ -122,10 +123,10 @@ def test_the_command_says_what_it_did_and_then_that_there_is_nothing_to_do(new_d
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         said.append(out.splitlines())
-    # Airflow logs to the same place.
+    # Nothing else: what Airflow logs goes elsewhere.
+    assert all(line.startswith(("operations_", "water_")) for line in said[0]), said[0]
     assert "operations_0001: consumers, positions, claims, inbox, outbox, alarms" in said[0]
-    assert said[1][-1] == NOTHING_TO_DO
-    assert NOTHING_TO_DO not in said[0]
+    assert said[1] == [NOTHING_TO_DO]
 
 
 def waiting_for_lock(database: Engine) -> int:
@@ -246,6 +247,53 @@ def test_of_two_that_raise_the_same_alarm_at_once_exactly_one_opens_it(source, f
     thread.join(timeout=20)
     assert opened == [not first_commits]
     assert [message for _, message, _ in episodes(source)] == ["first" if first_commits else "second"]
+
+
+def run(*arguments: str, database_url: str | None = None) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of the command."""
+    process = command(database_url or os.environ["AIRFLOW_CONN_OPERATIONS_DB"], *arguments)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def test_open_alarms_are_listed_oldest_first_and_nothing_else_is_printed(source):
+    with begin() as connection:
+        open_alarm(connection, source, "lag", "far behind")
+        open_alarm(connection, f"{source}-other", "messages_lost", "offsets [0, 3)")
+        open_alarm(connection, source, "age", "over")
+        close_alarm(connection, source, "age")
+    code, out, _ = run("alarms")
+    mine = [line for line in out.splitlines() if source in line]
+    assert code == 0
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC  ", line) for line in out.splitlines()), out
+    assert [line.split("  ", 1)[1] for line in mine] == [
+        f"{source}  lag  far behind",
+        f"{source}-other  messages_lost  offsets [0, 3)",
+    ]
+
+
+def test_without_an_open_alarm_the_list_says_so(new_database):
+    database = new_database()
+    upgrade(database)
+    assert run("alarms", database_url=url_of(database))[:2] == (0, "no alarm is open\n")
+
+
+def test_a_person_closes_one_alarm_and_no_other(source):
+    with begin() as connection:
+        open_alarm(connection, source, "messages_lost", "offsets [0, 3)")
+        open_alarm(connection, source, "lag", "far behind")
+    assert run("close-alarm", source, "messages_lost")[:2] == (0, f"closed: messages_lost of {source}\n")
+    assert episodes(source) == [("messages_lost", "offsets [0, 3)", False), ("lag", "far behind", True)]
+    code, out, err = run("close-alarm", source, "messages_lost")
+    assert (code, out) == (1, "")
+    assert f"no alarm messages_lost of {source} is open" in err
+
+
+def test_a_database_that_was_never_migrated_is_said_in_one_line(new_database):
+    code, out, err = run("alarms", database_url=url_of(new_database()))
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 1, err
+    assert "alarms" in err
 
 
 STATEMENTS = {
