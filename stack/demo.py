@@ -168,10 +168,9 @@ def one_line(snapshot: Snapshot, elapsed: float) -> str:
         "lag": snapshot.lag,
         "open claims": snapshot.open_claims,
         **snapshot.results,
-        **({"waiting for a person": {"": len(snapshot.waiting)}} if snapshot.waiting else {}),
     }
     text = "; ".join(f"{name}: {', '.join(f'{k} {v}' for k, v in part.items()) or 0}" for name, part in parts.items())
-    return f"{elapsed:5.0f} s  {text}; dead letters: {dead}"
+    return f"{elapsed:5.0f} s  {text}; waiting for a person: {len(snapshot.waiting)}; dead letters: {dead}"
 
 
 def _tables(consumers: dict[str, list[str]], sent: dict, snapshot: Snapshot) -> list:
