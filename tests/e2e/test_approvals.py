@@ -83,8 +83,9 @@ class Requests:
         return {name: row["approval_run_id"] for name, row in rows.items() if row["approval_run_id"] in open_runs}
 
     def open_approvals(self) -> list[dict[str, Any]]:
-        path = f"/dags/{EXECUTE}/dagRuns/~/hitlDetails?response_received=false&limit=100&state=awaiting_input"
-        return self.airflow.ask("GET", path)["hitl_details"]
+        """The newest hundred."""
+        query = "response_received=false&state=awaiting_input&order_by=-created_at&limit=100"
+        return self.airflow.ask("GET", f"/dags/{EXECUTE}/dagRuns/~/hitlDetails?{query}")["hitl_details"]
 
     def one_that_is_asked(self) -> tuple[str, str]:
         """(decision id, run id) of a new request that waits for a person."""

@@ -1,0 +1,59 @@
+"""An approval ends with its deadline, however late it is asked for, and its rejection is a result."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from airflow.providers.standard.operators import hitl
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import TaskAwaitingInput
+
+from include.inference.approval import DeadlineApproval
+
+
+class TaskInstance:
+    id = "the task"
+
+
+def approval(left: timedelta) -> DeadlineApproval:
+    deadline = (datetime.now(UTC) + left).isoformat()
+    with DAG("approvals"):
+        asking = DeadlineApproval(task_id="approve", subject="Do it", deadline_at=deadline)
+        # Something depends on it: the stock operator would skip that.
+        asking >> DeadlineApproval(task_id="next", subject="Next", deadline_at=deadline)
+    return asking
+
+
+@pytest.mark.parametrize(
+    ("left", "at_least", "at_most"),
+    [(timedelta(hours=1), 3590, 3600), (timedelta(seconds=30), 20, 30), (timedelta(days=-1), 1, 1)],
+)
+def test_the_question_is_open_until_the_deadline_and_rejected_by_default(
+    monkeypatch, left: timedelta, at_least: int, at_most: int
+):
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **detail: asked.update(detail))
+    with pytest.raises(TaskAwaitingInput) as waiting:
+        approval(left).execute({"task_instance": TaskInstance()})  # type: ignore[arg-type]
+    assert timedelta(seconds=at_least) <= waiting.value.timeout <= timedelta(seconds=at_most)
+    assert (asked["options"], asked["defaults"]) == (["Approve", "Reject"], ["Reject"])
+
+
+@pytest.mark.parametrize("option", ["Approve", "Reject"])
+def test_either_answer_is_a_result_and_skips_nothing(option: str):
+    answer = {
+        "chosen_options": [option],
+        "params_input": {},
+        "responded_at": datetime.now(UTC),
+        "responded_by_user": {"id": "7", "name": "ada"},
+    }
+    result = approval(timedelta(hours=1)).execute_complete({}, answer)  # type: ignore[arg-type]
+    assert result == answer
+
+
+def test_an_option_that_was_not_offered_is_an_error():
+    answer = {"chosen_options": ["Maybe"], "params_input": {}, "responded_at": None, "responded_by_user": None}
+    with pytest.raises(ValueError, match="Maybe"):
+        approval(timedelta(hours=1)).execute_complete({}, answer)  # type: ignore[arg-type]
