@@ -3,7 +3,8 @@
     --engine offline   rules and examples (the default)
     --engine llm       the model of the Airflow connection `llm` (AIRFLOW_CONN_LLM will do)
     --requests NAME    development: the set on which thresholds were chosen; default: requests, not used for that;
-                       heldout, heldout2: by somebody who knew neither rules nor examples (see triage/README.md)
+                       heldout, heldout2: by somebody who knew neither rules nor examples (see triage/README.md);
+                       whitebox: attacks by somebody who knew the rules
 
 Prints a table and, as its last line, one JSON object:
 
@@ -55,6 +56,7 @@ SETS = {
     "development": ("development", "attacks"),
     "heldout": ("heldout_requests", "heldout_attacks"),
     "heldout2": ("heldout2_requests", "heldout2_attacks"),
+    "whitebox": ("requests", "whitebox_attacks"),
 }
 
 Row = dict[str, Any]
