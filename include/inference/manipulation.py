@@ -36,7 +36,9 @@ _SIGNS = {
         (?:^|\n|[>\]}"'.!?]\s?)\s*(?:\#+\s*)?(?:system|assistant|developer|tool|function|operator|admin)\s?
             (?:message|prompt|note|output|result|response|instruction|override|notice)?\s*[:>\]]
         |<\|[\w ]{1,30}\|>|\[/?INST\]|<</?SYS>>
-        |</?(?:system|assistant|tool\w*|function\w*|untrusted\S*|instructions?)\b[^>]{0,80}>
+        |</?(?:system|assistant|user|tool\w*|function\w*|untrusted\S*|instructions?|requests?|messages?|data|input|
+            output|context|document)\b[^>]{0,80}>
+        |(?:^|\n)\s*\#{2,}\s*\w
         |"(?:role|tool_calls?|tool_call_id|function_call|finish_reason)"\s*:
         |\b(?:you\ are\ now|act\ as|pretend\ (?:to\ be|you)|from\ now\ on\ you|developer\ mode|jailbr\w+|
             do\ anything\ now|roleplay|role-play|new\ persona|simulat\w+\ (?:a|an|the)\ (?:system|agent|operator))\b
@@ -60,12 +62,15 @@ _SIGNS = {
         "\w{2,30}"\s*:\s*(?:"|\{|\[|true|false|[0-9])|\b[a-z]{2,20}\((?:["'][^"')]{0,60}["']|\w+=[^)]{0,60})\)
         |\b(?:select|drop|delete|insert|update|union)\b[^.]{0,40}\b(?:from|table|into|set|select)\b\s*\w+\s*(?:;|
         where|values|--|$)
+        |(?:\b(?:priority|severity|category|action|reason|intent|label|route|status|verdict|target)\s*[:=][^\n]{0,60}){2}
         |<(?:script|img|iframe|svg|a\ href|style|!--)|\{\{.{1,80}\}\}|\$\{.{1,80}\}|```
     """,
     "encoded": r"""
         \b(?=[A-Za-z0-9+/]*[0-9+/])(?=[A-Za-z0-9+/]*[a-z])(?=[A-Za-z0-9+/]*[A-Z])[A-Za-z0-9+/]{24,}={0,2}
         |\b(?:[0-9a-fA-F]{2}[ :]?){24,}\b|(?:%[0-9a-fA-F]{2}){4,}|(?:\\u[0-9a-fA-F]{4}){3,}|(?:\\x[0-9a-fA-F]{2}){4,}
         |(?:&\#x?[0-9a-fA-F]{2,5};){4,}|(?:\b[01]{8}\b\s?){4,}|\b(?:base64|rot-?13|hex)\b|(?:\b\w\b[ .\-_]){10,}
+        # Letters that look Latin inside a Latin word.
+        |[A-Za-z][\u0370-\u03ff\u0400-\u04ff]+[A-Za-z]|[\u0400-\u04ff][A-Za-z]+[\u0400-\u04ff]
     """,
 }
 _PATTERNS = {name: re.compile(pattern, re.VERBOSE | re.IGNORECASE) for name, pattern in _SIGNS.items()}

@@ -22,7 +22,17 @@ from include.water.triage.examples import Example, examples, index
 from include.water.triage.policy import allowed
 from include.water.triage.prompt import MAX_TEXT_CHARS, PROMPT_VERSION, SYSTEM, user_prompt
 from include.water.triage.proposals import Category, Proposal, Target, TargetKind, TriageDecision
-from include.water.triage.rules import SENSIBLE, UNHURRIED, Rule, act, find, gives_orders
+from include.water.triage.rules import (
+    SENSIBLE,
+    UNHURRIED,
+    Rule,
+    act,
+    alarms,
+    concerns_many,
+    find,
+    gives_orders,
+    is_stated,
+)
 
 if TYPE_CHECKING:
     from include.inference.model import ChatModel
@@ -51,12 +61,20 @@ INTERNAL_WORDS = frozenset(action.value for action in Action) | {
     "nearby_alerts",
     "search_runbooks",
     "network_sites",
+    # Those with an underscore: "billing" and "meter" are everybody's words.
+    *(category.value for category in Category if "_" in category.value),
 }
 
 # Done at once by day, and it sends people out. The model alone, which a customer may have talked into it, will not do.
 SENDS_PEOPLE = frozenset({Action.dispatch_crew})
 # The offline engine agrees when it would do one of these.
 EMERGENCIES = frozenset({Action.dispatch_crew, Action.close_valve})
+# The text itself has to say that it happens here and now, or a person reads it: whoever approves would be misled.
+DRASTIC = EMERGENCIES | {Action.advise_not_to_drink}
+# A sentence this close to an example of something minor: the request is about two things, and a person sorts them.
+ANOTHER_MATTER_SIMILARITY = 0.5
+# Who has no water also writes about the pressure: that is one matter.
+SUPPLY = frozenset({Category.burst_pipe, Category.no_water, Category.low_pressure})
 
 # The offline engine's summaries: nothing of the customer's text is repeated to the people who approve.
 SUMMARIES = {
@@ -153,9 +171,13 @@ def _offline(request: ServiceRequest, **origin: Any) -> Proposal:
         hand_over = "below the threshold"
     else:
         category, severity, hand_over = _classify(rules, nearest)
+        if category == Category.low_pressure and concerns_many(_text(request)):
+            severity = max(severity, Severity.major, key=lambda severity: severity.rank)
         summary = SUMMARIES[category]
     if gives_orders(parts[0]):
         hand_over = "asks for what only a person may order"
+    if not hand_over:
+        hand_over = _doubt(request, category, severity, rules, nearest)
     if signs:
         hand_over, summary = "signs of manipulation", SUSPICIOUS
     action, target = act(request, category, severity)
@@ -195,6 +217,27 @@ def _classify(rules: Sequence[Rule], nearest: list[list[Match]]) -> tuple[Catego
         worst = max(alarming, key=lambda example: example.severity.rank)
         return worst.category, worst.severity, "one sentence is more severe than the rest"
     return category, severity, None
+
+
+def _doubt(
+    request: ServiceRequest, category: Category, severity: Severity, rules: Sequence[Rule], nearest: list[list[Match]]
+) -> str | None:
+    """Why a person should read the request before anything is done. Rules and examples know words, not their use."""
+    action, _ = act(request, category, severity)
+    text = clean(request.text, MAX_TEXT_CHARS).text
+    if action in UNHURRIED and alarms(text):
+        return "a word about danger, and nothing urgent was understood"
+    if action in UNHURRIED and category == Category.no_water and is_stated(request.subject, text, category, None):
+        return "a supply that is out, and nothing urgent was understood"
+    if action not in DRASTIC:
+        return None
+    if not is_stated(request.subject, text, category, rules[0] if rules else None):
+        return "not plainly reported as happening here and now"
+    known = examples()
+    others = [known[matches[0].name] for matches in nearest[1:] if matches[0].similarity >= ANOTHER_MATTER_SIMILARITY]
+    if action in SENDS_PEOPLE and any(e.severity == Severity.minor and e.category not in SUPPLY for e in others):
+        return "the request is about something else as well"
+    return None
 
 
 def _vote(matches: list[Match], known: dict[str, Example]) -> Category:

@@ -108,7 +108,8 @@ RULES = (
         |\b(?:gushing|shooting|pouring|spraying|bursting|surging)\b[^.!?\n]{0,60}\b(?:street|road|ground|hydrant|
         asphalt|tarmac|
             hill|everywhere|main)
-        |\bsink\ ?hole\b|(?:asphalt|tarmac|road|street)[^.!?\n]{0,20}\b(?:collapsed|caved\ in|lifting|opened\ up)
+        |\bsink\ ?hole\b|(?:asphalt|tarmac|road|street|carriageway|pavement)[^.!?\n]{0,20}\b(?:
+            collapsed|caved\ in|lift(?:ing|ed)|opened\ up|sunk|subsided|given\ way|gave\ way|burst\ open)
         |(?:straße|strasse|keller)[^.!?\n]{0,30}(?:unter\ wasser|überflutet)|rue[^.!?\n]{0,20}inondée|
         calle[^.!?\n]{0,20}inundada
         """,
@@ -125,10 +126,177 @@ RULES = (
 )
 
 
+# Words about the trouble itself. Examples alone find what is alike, "there is nothing left in my account" too, so
+# nothing drastic rests on them without such a word.
+_TROUBLE = MappingProxyType(
+    {
+        Category.no_water: re.compile(
+            rf"""{_NO_WATER}|\bw[a']?te?r\b[^.!?\n]{{0,30}}\b(?:off|gone|cut|stopped|interrupted|failed|lost)\b
+            |\b(?:no|without)\b[^.!?\n]{{0,25}}\b(?:wate?r|wter|supply)\b
+            |\bsupply\b[^.!?\n]{{0,30}}\b(?:off|dropped|ran\ dry)\b
+            |\b(?:is|are|been)\ off\ since\b|\bhas\ been\ off\b
+            |\bnothing\ (?:comes|came|coming|from|out|but\ air)\b
+            |\b(?:taps?|hydrants?)\b[^.!?\n]{{0,40}}\b(?:dry|dead|nothing|hiss\w*|air)\b
+            |\b(?:neither|no)\b[^.!?\n]{{0,40}}\bgives?\ (?:any\ )?water\b""",
+            re.IGNORECASE | re.VERBOSE,
+        ),
+        Category.burst_pipe: re.compile(
+            r"""\b(?:leak\w*|seep\w*|trickl\w*|bubbl\w*|puddles?|gush\w*|soaked|bog|geyser|flood\w*|burst\w*|ruptured)\b
+            |\bwater\b[^.!?\n]{0,60}\b(?:run(?:s|ning)?|flow\w*|com(?:es?|ing)|boil\w*|rising|pour\w*|shoot\w*|spray\w*|wells?)\b
+            |\b(?:pavement|road|street|gutter|cellar|basement|wall|ground|asphalt|tarmac)\b[^.!?\n]{0,40}\b(?:wet|damp|deep|running)\b
+            """,
+            re.IGNORECASE | re.VERBOSE,
+        ),
+        Category.water_quality: re.compile(
+            rf"""{_ILL}|\b(?:smell\w*|taste\w*|stink\w*|stench|reek\w*|oily|film|dump\w*|dead\ animals?|contaminat\w*|
+            brown|yellow|cloudy|black)\b|\b(?:into|in)\ the\ (?:\w+\ )?(?:reservoir|tank|intake)\b""",
+            re.IGNORECASE | re.VERBOSE,
+        ),
+    }
+)
+
+# What is repeated rather than reported: quotations of a few words, and the questions of whoever took the call.
+_REPEATED = re.compile(
+    r"""(?<!\w)["“„«][^"”»“\n]{12,600}["”»“]|(?<!\w)['\u2018](?=\w+\W+\w+\W+\w)[^\n\u2018]{12,600}?['\u2019](?!\w)
+    |\b(?:agent|operator|dispatcher|clerk|hotline)\s?:.{0,600}?(?=\b(?:caller|customer|client)\s?:|$)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_CONDITION = re.compile(
+    r"""\b(?:if|unless|suppos(?:e|ing)|imagin(?:e|ing)|in\ case|in\ the\ event|what\ would|would\ you|would\ happen|
+    should\ (?:a|an|the|our|my|any|there|it)|whenever|as\ though)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# "Not without water": a denial before the trouble, in the same clause. "Cannot", "does not stop" deny nothing.
+_DENIAL = re.compile(
+    r"""\b(?:not|never|nobody|no\ one|none|neither|nor|no|(?:is|are|was|were|has|have|had|does|do|did)n['\u2019]t)\b
+    (?!\ (?:stop|only|just|longer|more))[^,;:.!?\n]{0,30}$""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_DOUBLE_DENIAL = re.compile(
+    r"""\b(?:not|never|nobody|no\ one|neither|nor|(?:is|are|was|were|has|have|had)n['\u2019]t)\b[^,;:.!?\n]{0,20}
+    \b(?:without|out\ of|lost|lack\w*)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# What makes a whole text something else than a report of what happens here and now to the utility's network.
+_SOMETHING_ELSE = {
+    "invented": r"""\b(?:drill|exercise|rehears\w*|film\ (?:scene|permit|crew)|scene|novel|fiction\w*|creative\ writing|
+        screenplay|script(?:ed)?|translat\w+|how\ do\ you\ say|newspaper|gazette|pretend\w*|lorem|curious|
+        no\ real\ event|told\ to\ (?:write|say)|(?:test|testing)\ (?:of|message|only)|
+        this\ is\ (?:only\ |just\ )?a\ test|dream\w*)\b""",
+    "elsewhere": r"""\b(?:abroad|(?:an)?other\ (?:country|town|city|company)|nothing\ to\ do\ with\ you)\b
+        |\b(?:sister|brother|daughter|son|mother|father|parents|friend|cousin)\b[^.!?\n]{0,20}\ (?:lives\ )?
+            in\ (?-i:[A-Z])""",
+    "then": r"""\b(?:years?\ ago|remember\ when|(?:in|since|of)\ (?:\w+\ )?(?:19|20)[0-9]{2}|
+        last\ (?:month|year|spring|summer|autumn|winter)|
+        in\ (?:january|february|march|april|may|june|july|august|september|october|november|december))\b""",
+    "over": r"""\b(?:(?:was|were|been|is|are|got)\ (?:all\ )?(?:mended|repaired|fixed|restored|resolved)|
+        (?:is|are|came|come)\ back|(?:everything|all|water)(?:'s|\ is)?\ (?:well|fine|good|excellent|okay|ok|normal)|
+        no\ need\ to\ come|nothing\ (?:at\ all\ )?(?:is\ )?wrong|no\ (?:emergency|leaks?|burst|flooding|problems?)|
+        mopped\ up|it(?:'s|\ is)\ only\ (?:the|my|a))\b""",
+    "to come": r"""\b(?:(?:announced|planned)\ (?:works?|interruption|shut\w*)|(?:leaflet|notice|card|letter)\ says|
+        will\ be\ (?:turned|shut|switched|cut)\ off|going\ to\ be\ (?:turned|shut|switched|cut)\ off)\b""",
+    "at home": r"""\b(?:dishwasher|washing\ machine|aquarium|pool|pond|garden\ (?:hose|sprinkler)|
+        (?:my|the|our)\ sprinkler|caravan|boiler|my\ own\ fault)\b""",
+}
+_ELSEWHERE = re.compile("|".join(_SOMETHING_ELSE.values()), re.IGNORECASE | re.VERBOSE)
+_QUESTION = re.compile(
+    r"^\W*(?:what|how|would|should|could|can|may|do|does|did|is|are|has|have|was|were|where|who|whom|which)\b.*\?$",
+    re.IGNORECASE | re.DOTALL,
+)
+# A list of alarming words reports nothing. Telegrams have few words, or commas, or one of these.
+LIST_WORDS = 6
+_GRAMMAR = re.compile(
+    r"""\b(?:the|an?|my|our|your|us|we|i|it|its|is|are|was|has|have|had|there|this|from|since|at|for|coming|el|mi|un|die|der|das|
+    la|le)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_ABOUT_WATER = re.compile(
+    rf"""\b(?:{_DRUNK}|taps|drinking|glass|sink|basin|shower|reservoir|tank|intake|stream|lake|well|it)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# Nobody is told to wait for an answer by post while this is in the text, whatever the rest is alike to.
+_ALARM = re.compile(
+    r"""\b(?:electrocut\w*|evacuat\w*|trapped|drown(?:s|ed|ing)|injur\w*|collaps\w*|sink\ ?hole|swept\ away|
+    (?:ankle|knee|waist|hip)[-\ ]deep|(?:foot|feet|metres?|meters?)\ (?:deep|under)|threaten\w*|poison\w*|
+    unconscious)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_MANY = re.compile(
+    r"""\b(?:every(?:one|body)|all|none\ of|whole|entire)\b[^.!?\n]{0,25}\b(?:flats?|houses?|homes|floors?|neighbou?rs|
+    apartments?|tenants|street|road|lane|close|block|building|village|area|court|crescent|avenue)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def reported(text: str) -> str:
+    """The sentences that say what happens here and now, one per line.
+
+    Without quotations, conditions and questions; nothing at all is left of a text that speaks of a drill, another
+    place, another time or the customer's own appliances. It errs towards leaving out: what is missing, a person reads.
+    """
+    if _ELSEWHERE.search(text):
+        return ""
+    kept = []
+    for sentence in re.split(r"(?<=[.!?])\s+|\n", _REPEATED.sub(" ", text)):
+        if _QUESTION.search(sentence.strip()) or _DOUBLE_DENIAL.search(sentence):
+            continue
+        condition = _CONDITION.search(sentence)
+        # What comes before "if" is still said: "we have no water, we must close if it lasts".
+        kept.append(sentence[: condition.start()] if condition else sentence)
+    return "\n".join(part for part in kept if part.strip())
+
+
+def is_stated(subject: str, text: str, category: Category, rule: Rule | None) -> bool:
+    """Whether the text itself says that this trouble is there now: by the rule, else by a word about the trouble.
+
+    The subject may only help a rule: it can be left over from another message.
+    """
+    trouble = _TROUBLE.get(category)
+    if rule is None:
+        return trouble is not None and _says(trouble, text, category)
+    if _says(rule.pattern, text, category):
+        return True
+    return (
+        trouble is not None and _says(trouble, text, category) and _says(rule.pattern, f"{subject}. {text}", category)
+    )
+
+
+def _says(pattern: re.Pattern[str], text: str, category: Category) -> bool:
+    lines = reported(text)
+    # Rules may span sentences; the offsets stay the same.
+    said = lines.replace("\n", " ")
+    for match in pattern.finditer(said):
+        line_end = lines.find("\n", match.end())
+        around = lines[lines.rfind("\n", 0, match.start()) + 1 : line_end if line_end >= 0 else len(lines)]
+        # "No water" denies itself, so there only what comes before counts.
+        ends = {match.start()} if category == Category.no_water else {match.start(), match.end()}
+        denied = any(_DENIAL.search(said[:end]) for end in ends)
+        about = category != Category.water_quality or _ABOUT_WATER.search(around)
+        if about and not _is_list(around) and not denied:
+            return True
+    return False
+
+
+def _is_list(line: str) -> bool:
+    return not _GRAMMAR.search(line) and not re.search(r"[,;:]", line) and len(line.split()) >= LIST_WORDS
+
+
+def alarms(text: str) -> bool:
+    """Whether it has a word about danger to people."""
+    return _ALARM.search(text) is not None
+
+
+def concerns_many(text: str) -> bool:
+    """Whether more than one household reports to have the trouble."""
+    return _MANY.search(reported(text)) is not None
+
+
 # Customers report; what is done to a valve or to somebody else is not theirs to order.
 _ORDERS = re.compile(
     r"\b(?:close|shut|open|turn\s+off|cut\s+off|disconnect)\b[^.!?\n]{0,40}\b(?:valves?|districts?|customers?|neighbou?rs?|"
-    r"supply\s+of|water\s+of)\b|\b(?:advise|warn|tell)\b[^.!?\n]{0,40}\bnot\s+to\s+drink\b",
+    r"supply\s+of|water\s+of|(?:his|her|their)\s+(?:water|supply))\b|"
+    r"\b(?:cut|shut|turn)\s+(?:him|her|them)\s+off\b|"
+    r"\bvalves?\b[^.!?\n]{0,60}\b(?:to\s+be|must\s+be|should\s+be|be)\s+(?:shut|closed|opened)\b|\b(?:advise|warn|tell)\b[^.!?\n]{0,40}\bnot\s+to\s+drink\b",
     re.IGNORECASE,
 )
 
