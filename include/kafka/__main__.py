@@ -1,6 +1,7 @@
 """Commands for consumers: `python -m include.kafka --help`."""
 
 import argparse
+import contextlib
 import logging
 import sys
 
@@ -28,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     from include.kafka.reset import NothingToReset, reset_consumer
 
     try:
-        changes = reset_consumer(options.consumer, options.topic, conn_id=options.conn_id)
+        # Airflow logs to standard output, which is for results.
+        with contextlib.redirect_stdout(sys.stderr):
+            changes = reset_consumer(options.consumer, options.topic, conn_id=options.conn_id)
     except (NothingToReset, AirflowNotFoundException, KafkaException, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -129,7 +129,6 @@ def _open_keys(
     """A key for each message of the claim that is not done; settles what needs no run."""
     keys: list[str] = []
     if claimed.ranges:
-        _check_same_topics(consumer, claimed.ranges, group)
         handler = Handler(consumer, run_id, producer)
         reader = RangeReader(group.consumer)
         for wanted in claimed.ranges:
@@ -285,6 +284,9 @@ def _claim(consumer: Consumer, run_id: str, group: GroupOffsets) -> Claimed:
         if claimed.behind is not None:
             watch_lag(connection, consumer, claimed.behind)
         watch_claims(connection, consumer)
+    if claimed.behind is None:
+        # It asked again, for ranges that were claimed some time ago.
+        _check_same_topics(consumer, claimed.ranges, group)
     return claimed
 
 

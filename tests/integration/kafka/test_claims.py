@@ -247,6 +247,24 @@ def test_a_topic_made_again_stops_its_consumer_until_it_is_reset(make_topic, mak
     assert alarms(consumer) == {}
 
 
+def test_a_run_that_asks_again_does_not_take_the_messages_of_a_topic_made_again(
+    make_topic, make_consumer, send, admin, monkeypatch
+):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, order("old"))
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "_handle", None)
+        with pytest.raises(TypeError):
+            tasks.claim_messages(consumer, "killed after its claim")
+    remake(admin, topic, make_topic)
+    send(topic, order("new"))
+    with pytest.raises(AirflowFailException, match="made again"):
+        tasks.claim_messages(consumer, "killed after its claim")
+    assert numbers(topic) == []
+    assert open_claims(consumer) == 1
+
+
 def test_a_reset_closes_claims_on_offsets_that_are_gone_and_says_what_is_lost(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic, max_messages_per_claim=4, chunk_size=1)
