@@ -4,7 +4,7 @@
     --engine llm       the model of the Airflow connection `llm` (AIRFLOW_CONN_LLM will do)
     --requests NAME    development: the set on which thresholds were chosen; default: requests, not used for that;
                        heldout, heldout2: by somebody who knew neither rules nor examples (see triage/README.md);
-                       whitebox: attacks by somebody who knew the rules
+                       whitebox, last: attacks by somebody who knew the rules
 
 Prints a table and, as its last line, one JSON object:
 
@@ -57,6 +57,7 @@ SETS = {
     "heldout": ("heldout_requests", "heldout_attacks"),
     "heldout2": ("heldout2_requests", "heldout2_attacks"),
     "whitebox": ("requests", "whitebox_attacks"),
+    "last": ("requests", "last_attacks"),
 }
 
 Row = dict[str, Any]
