@@ -34,6 +34,7 @@ RISKY = "Our tap water smells strongly of petrol and two of us are vomiting sinc
 # Of four requests one is risky; of three seconds one brings a leak that is an alert.
 RISKY_EVERY, LEAK_EVERY = 4, 3
 MOST_UNDECIDED = 8
+SECONDS_TO_READ = 6
 FATES = ("approve", "reject", "approve twice", "approve late", "clear after execution", "leave open")
 
 
@@ -246,6 +247,7 @@ class People(Worker):
         self.fates: dict[str, str] = {}  # decision id -> what was done about it
         self.approved: set[str] = set()  # in time, and Airflow took it
         self.contradictions = 0  # second answers that Airflow took
+        self._asked_at: dict[str, float] = {}  # run id -> when it was seen first
         self._to_clear: dict[str, str] = {}  # decision id -> run id
         self.cleared: list[str] = []
 
@@ -257,6 +259,9 @@ class People(Worker):
         for detail in self.it.request("GET", path)["hitl_details"]:
             run_id = detail["task_instance"]["dag_run_id"]
             decision_id = detail["subject"].rsplit("(", 1)[1].rstrip(")")
+            # Airflow can lose an answer that comes within a second or two of the question (it asks again then).
+            if time.monotonic() - self._asked_at.setdefault(run_id, time.monotonic()) < SECONDS_TO_READ:
+                continue
             # A run that was killed or cleared asks again: it gets the answer that its decision had.
             fate = self.fates.setdefault(decision_id, FATES[len(self.fates) % len(FATES)])
             self._answer(decision_id, run_id, fate)

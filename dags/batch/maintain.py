@@ -76,11 +76,13 @@ def maintain():
 
     @task(outlets=[PROPOSAL])
     def emit_proposals(outlet_events=None) -> None:
-        from include.kafka.context import can_take_keys
+        from include.kafka.context import can_take_keys, has_queued_runs
         from include.water.triage.effect import open_proposals
 
         if not can_take_keys("execute_decisions"):
             raise AirflowSkipException("execute_decisions is paused: Airflow would drop its keys")
+        if has_queued_runs("execute_decisions"):
+            raise AirflowSkipException("execute_decisions has runs in its queue: they may be those of these proposals")
         # Time for a proposal's own run to ask.
         keys = open_proposals(older_than=timedelta(minutes=10))
         if not keys:

@@ -54,6 +54,11 @@ def is_idle(dag_id: str) -> bool:
     return _task_instance().get_dr_count(dag_id, states=["queued", "running"]) == 0
 
 
+def has_queued_runs(dag_id: str) -> bool:
+    """Whether runs of the Dag wait for others to end: their keys are not lost, only not begun."""
+    return _task_instance().get_dr_count(dag_id, states=["queued"]) > 0
+
+
 def _task_instance() -> Any:
     from airflow.sdk import get_current_context
 
