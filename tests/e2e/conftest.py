@@ -19,7 +19,9 @@ def must_have_browser() -> bool:
     return os.environ.get("CI_BROWSER") == "required" or debian_root
 
 
-@pytest.fixture(scope="session")
+# A module's and not the session's: as long as Playwright runs, it occupies the thread's event loop, and asyncio.run in
+# a test of another module would fail.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:

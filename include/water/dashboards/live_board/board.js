@@ -102,6 +102,15 @@ function joined(...parts) {
 
 function alertItem(alert) {
   const rise = alert.revision > 1;
+  const facts = joined(
+    element("b", {}, capitalised(alert.severity)),
+    rise ? ["raised again ", age(alert.updated_at), " ago"] : null,
+    [rise ? "first " : "", age(alert.raised_at), " ago"],
+    KINDS[alert.kind] ?? words(alert.kind),
+    // A title mostly names its site.
+    alert.site && !alert.title.includes(alert.site) ? alert.site : null,
+  );
+  facts.append(element("span", { class: "new" }, "New"));
   return element(
     "li",
     { "data-severity": alert.severity, "data-changed": alert.updated_at, "data-alert": alert.id },
@@ -110,16 +119,8 @@ function alertItem(alert) {
       "div",
       { class: "alert" },
       element("p", { class: "title", title: alert.title }, alert.title),
-      joined(
-        element("b", {}, capitalised(alert.severity)),
-        rise ? ["raised again ", age(alert.updated_at), " ago"] : null,
-        [rise ? "first " : "", age(alert.raised_at), " ago"],
-        KINDS[alert.kind] ?? words(alert.kind),
-        // A title mostly names its site.
-        alert.site && !alert.title.includes(alert.site) ? alert.site : null,
-      ),
+      facts,
     ),
-    element("span", { class: "new" }, "New"),
   );
 }
 
@@ -205,10 +206,10 @@ function decisionItem(decision) {
         decision.district,
         engine(decision),
       ),
-      awaiting
-        ? element("p", { class: "ask" }, approveLink(decision), element("span", {}, "rejected in ", until(decision.deadline_at)))
-        : null,
     ),
+    awaiting
+      ? element("p", { class: "ask" }, approveLink(decision), element("span", {}, "rejected in ", until(decision.deadline_at)))
+      : null,
   );
 }
 
