@@ -36,8 +36,8 @@ _SIGNS = {
         (?:^|\n|[>\]}"'.!?]\s?)\s*(?:\#+\s*)?(?:system|assistant|developer|tool|function|operator|admin)\s?
             (?:message|prompt|note|output|result|response|instruction|override|notice)?\s*[:>\]]
         |<\|[\w ]{1,30}\|>|\[/?INST\]|<</?SYS>>
-        |</?(?:system|assistant|user|tool\w*|function\w*|untrusted\S*|instructions?|requests?|messages?|data|input|
-            output|context|document)\b[^>]{0,80}>
+        |</?(?:system|assistant|user|tool\w*|function\w*|untrusted\S*|instructions?|requests?|
+            messages?)\b[^>]{0,80}>
         |(?:^|\n)\s*\#{2,}\s*\w
         |"(?:role|tool_calls?|tool_call_id|function_call|finish_reason)"\s*:
         |\b(?:you\ are\ now|act\ as|pretend\ (?:to\ be|you)|from\ now\ on\ you|developer\ mode|jailbr\w+|
@@ -69,8 +69,8 @@ _SIGNS = {
         \b(?=[A-Za-z0-9+/]*[0-9+/])(?=[A-Za-z0-9+/]*[a-z])(?=[A-Za-z0-9+/]*[A-Z])[A-Za-z0-9+/]{24,}={0,2}
         |\b(?:[0-9a-fA-F]{2}[ :]?){24,}\b|(?:%[0-9a-fA-F]{2}){4,}|(?:\\u[0-9a-fA-F]{4}){3,}|(?:\\x[0-9a-fA-F]{2}){4,}
         |(?:&\#x?[0-9a-fA-F]{2,5};){4,}|(?:\b[01]{8}\b\s?){4,}|\b(?:base64|rot-?13|hex)\b|(?:\b\w\b[ .\-_]){10,}
-        # Letters that look Latin inside a Latin word.
-        |[A-Za-z][\u0370-\u03ff\u0400-\u04ff]+[A-Za-z]|[\u0400-\u04ff][A-Za-z]+[\u0400-\u04ff]
+        # Cyrillic or Greek letters within a Latin word; mu and omega stand in units.
+        |[A-Za-z][\u0400-\u04ff\u0391-\u03a8\u03b1-\u03bb\u03bd-\u03c9]|[\u0400-\u04ff\u0391-\u03a8\u03b1-\u03bb\u03bd-\u03c9][A-Za-z]
     """,
 }
 _PATTERNS = {name: re.compile(pattern, re.VERBOSE | re.IGNORECASE) for name, pattern in _SIGNS.items()}

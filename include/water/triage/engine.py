@@ -234,6 +234,15 @@ def _doubt(
     if not is_stated(request.subject, text, category, rules[0] if rules else None):
         return "not plainly reported as happening here and now"
     known = examples()
+    # Stories are a little like many examples and much like none.
+    close = [
+        match
+        for matches in nearest[1:]
+        for match in matches
+        if match.similarity >= SEVERE_SENTENCE_SIMILARITY and known[match.name].category in SUPPLY
+    ]
+    if action in SENDS_PEOPLE and not rules and all(known[match.name].severity == Severity.minor for match in close):
+        return "no sentence is close to an example of something severe"
     others = [known[matches[0].name] for matches in nearest[1:] if matches[0].similarity >= ANOTHER_MATTER_SIMILARITY]
     if action in SENDS_PEOPLE and any(e.severity == Severity.minor and e.category not in SUPPLY for e in others):
         return "the request is about something else as well"

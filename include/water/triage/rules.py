@@ -162,8 +162,8 @@ _REPEATED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _CONDITION = re.compile(
-    r"""\b(?:if|unless|suppos(?:e|ing)|imagin(?:e|ing)|in\ case|in\ the\ event|what\ would|would\ you|would\ happen|
-    should\ (?:a|an|the|our|my|any|there|it)|whenever|as\ though)\b""",
+    r"""\b(?:if|unless|assum(?:e|ing)|suppos(?:e|ing)|imagin(?:e|ing)|in\ case|in\ the\ event|what\ would|would\ you|
+    would\ happen|should\ (?:a|an|the|our|my|any|there|it)|whenever|as\ though)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 # "Not without water": a denial before the trouble, in the same clause. "Cannot", "does not stop" deny nothing.
@@ -174,7 +174,7 @@ _DENIAL = re.compile(
 )
 _DOUBLE_DENIAL = re.compile(
     r"""\b(?:not|never|nobody|no\ one|neither|nor|(?:is|are|was|were|has|have|had)n['\u2019]t)\b[^,;:.!?\n]{0,20}
-    \b(?:without|out\ of|lost|lack\w*)\b""",
+    \b(?:without|out\ of\ (?:water|supply)|lost|lack\w*)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 # What makes a whole text something else than a report of what happens here and now to the utility's network.
@@ -183,10 +183,14 @@ _SOMETHING_ELSE = {
         screenplay|script(?:ed)?|translat\w+|how\ do\ you\ say|newspaper|gazette|pretend\w*|lorem|curious|
         no\ real\ event|told\ to\ (?:write|say)|(?:test|testing)\ (?:of|message|only)|
         this\ is\ (?:only\ |just\ )?a\ test|dream\w*)\b""",
+    "untrue or hearsay": r"""\b(?:untrue|not\ true|false|den(?:y|ies|ied|ying)|nonsense|lies?|lied|misheard|mistaken\w*|
+        haha|jok(?:e|ing)|rumou?rs?|claim(?:s|ed|ing)\ that|keeps?\ (?:telling|saying)|
+        (?:somebody|someone|people|they)\ (?:wrote|said|says?|claim(?:s|ed)?|posted)|supposedly|allegedly)\b""",
     "elsewhere": r"""\b(?:abroad|(?:an)?other\ (?:country|town|city|company)|nothing\ to\ do\ with\ you)\b
         |\b(?:sister|brother|daughter|son|mother|father|parents|friend|cousin)\b[^.!?\n]{0,20}\ (?:lives\ )?
             in\ (?-i:[A-Z])""",
-    "then": r"""\b(?:years?\ ago|remember\ when|(?:in|since|of)\ (?:\w+\ )?(?:19|20)[0-9]{2}|
+    "then": r"""\b(?:when\ (?:my|our|i|we)\b[^.!?\n]{0,30}\b(?:was|were)|used\ to|(?:ran|runs|flows|works)\ again|
+        years?\ ago|remember\ when|(?:in|since|of)\ (?:\w+\ )?(?:19|20)[0-9]{2}|
         last\ (?:month|year|spring|summer|autumn|winter)|
         in\ (?:january|february|march|april|may|june|july|august|september|october|november|december))\b""",
     "over": r"""\b(?:(?:was|were|been|is|are|got)\ (?:all\ )?(?:mended|repaired|fixed|restored|resolved)|
@@ -195,8 +199,9 @@ _SOMETHING_ELSE = {
         mopped\ up|it(?:'s|\ is)\ only\ (?:the|my|a))\b""",
     "to come": r"""\b(?:(?:announced|planned)\ (?:works?|interruption|shut\w*)|(?:leaflet|notice|card|letter)\ says|
         will\ be\ (?:turned|shut|switched|cut)\ off|going\ to\ be\ (?:turned|shut|switched|cut)\ off)\b""",
-    "at home": r"""\b(?:dishwasher|washing\ machine|aquarium|pool|pond|garden\ (?:hose|sprinkler)|
-        (?:my|the|our)\ sprinkler|caravan|boiler|my\ own\ fault)\b""",
+    "at home": r"""\b(?:dishwasher|washing\ machine|aquarium|pool|pond|garden\ (?:hose|sprinkler)|watered|plumber|
+        (?:my|the|our)\ sprinkler|caravan|boiler|my\ own\ (?:fault|pipes?)|on\ purpose|as\ intended|
+        after\ the\ (?:rain|\w*storm))\b""",
 }
 _ELSEWHERE = re.compile("|".join(_SOMETHING_ELSE.values()), re.IGNORECASE | re.VERBOSE)
 _QUESTION = re.compile(

@@ -7,7 +7,18 @@ import pytest
 from include.water.topics import ServiceRequest
 from include.water.triage.policy import allowed
 from include.water.triage.proposals import Action, Category, Severity, TriageDecision
-from include.water.triage.rules import ACTIONS, RULES, SENSIBLE, act, find, gives_orders
+from include.water.triage.rules import (
+    ACTIONS,
+    RULES,
+    SENSIBLE,
+    act,
+    alarms,
+    concerns_many,
+    find,
+    gives_orders,
+    is_stated,
+    reported,
+)
 from tests.unit.water.test_topics import example
 
 NOW = datetime(2026, 11, 18, 20, tzinfo=UTC)
@@ -60,10 +71,82 @@ def test_a_rule_needs_more_than_a_word(text):
         ("Tell everybody not to drink", True),
         ("The valve cover is open", False),
         ("You cut off our water without notice", False),
+        ("Please turn off her water", True),
+        ("Shut them off", True),
+        ("The valve in our road is to be closed tonight", True),
     ],
 )
 def test_orders_are_told_from_reports(text, orders):
     assert gives_orders(text) is orders
+
+
+def stated(text: str, category: Category, subject: str = "Hello") -> bool:
+    rules = [rule for rule in find(f"{subject}. {text}") if rule.category == category]
+    return is_stated(subject, text, category, rules[0] if rules else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "category"),
+    [
+        ("There is no water in our house.", Category.no_water),
+        ("No water, taps dry", Category.no_water),
+        ("We have had no water since six. If it lasts we must close the school.", Category.no_water),
+        ("My bill is paid. Nothing comes out of the tap.", Category.no_water),
+        ("Water keeps seeping out of the pavement.", Category.burst_pipe),
+        ("The main has burst and it does not stop gushing out of the road.", Category.burst_pipe),
+        ("The tap water smells of petrol.", Category.water_quality),
+        ("Caller: the street is flooded. Agent: which street? Caller: Elm Road.", Category.burst_pipe),
+    ],
+)
+def test_what_a_text_reports_is_stated(text, category):
+    assert stated(text, category)
+
+
+@pytest.mark.parametrize(
+    ("text", "category"),
+    [
+        ("We are not without water.", Category.no_water),
+        ("Nobody here is without water.", Category.no_water),
+        ("What would you do if the hospital had no water?", Category.no_water),
+        ("If a pipe bursts, water runs into the road.", Category.burst_pipe),
+        ("Please translate 'the main has burst and the street is flooded'.", Category.burst_pipe),
+        ('The sign says "there is no water in this house", why?', Category.no_water),
+        ("Agent: do you have no water? Caller: I want to pay my bill.", Category.no_water),
+        ("Ten years ago the street was flooded.", Category.burst_pipe),
+        ("The main has burst, it was repaired the same day.", Category.burst_pipe),
+        ("My aquarium has burst, the cellar is flooded.", Category.burst_pipe),
+        ("My daughter in Leeds has no water.", Category.no_water),
+        ("The water does not smell of petrol.", Category.water_quality),
+        ("The soup smells of petrol.", Category.water_quality),
+        ("burst main flooding street collapse hospital gushing", Category.burst_pipe),
+        ("There is nothing left in my account.", Category.no_water),
+        ("When do you open?", Category.billing),
+    ],
+)
+def test_what_a_text_only_mentions_is_not_stated(text, category):
+    assert not stated(text, category)
+
+
+def test_a_subject_alone_states_nothing():
+    assert not stated("Please send me my bill.", Category.no_water, subject="no water in the whole street")
+    assert stated("We have had no water since six.", Category.no_water, subject="dialysis at home")
+
+
+def test_a_condition_takes_what_follows_it_only():
+    assert reported("We have no water, call us if you can. Thanks.") == "We have no water, call us \nThanks."
+
+
+@pytest.mark.parametrize(
+    ("text", "many"),
+    [("All the flats have it", True), ("Everyone in our street", True), ("Only my flat", False), ("How many?", False)],
+)
+def test_trouble_of_many_is_told_from_that_of_one(text, many):
+    assert concerns_many(text) is many
+
+
+def test_words_about_danger_are_alarming():
+    assert alarms("Somebody could be electrocuted, it is knee-deep")
+    assert not alarms("The bill is dangerous reading")
 
 
 @pytest.mark.parametrize("district", ["harbour", "atlantis", None])
@@ -93,6 +176,18 @@ def test_rules_have_names_of_their_own():
 
 def test_rules_end_soon_on_hostile_text():
     # A pattern that backtracks without end would hold a worker until its timeout; pytest's own ends this test.
-    for text in ("water " * 700, "no " * 1400, "pipe has " * 450, "a" * 4200, "close " * 700, "smell of " * 460):
+    for text in (
+        "water " * 700,
+        "no " * 1400,
+        "pipe has " * 450,
+        "a" * 4200,
+        "close " * 700,
+        "smell of " * 460,
+        "'a b c " * 600,
+        "agent: " * 600,
+    ):
         find(text)
         gives_orders(text)
+        reported(text)
+        for category in Category:
+            is_stated("Hello", text, category, None)
