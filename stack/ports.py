@@ -51,7 +51,9 @@ def choose(state: State, name: str, report: Callable[[str], None]) -> int:
         if port and not is_free(port):
             report(f"port {port} of {name} is in use by {holder(port)}; choosing another")
             port = None
-        while not port or not is_free(port):
+        # Nobody listens yet on those of the services that start together with this one.
+        others = state.ports() - {state.get(f"port.{name}")}
+        while not port or port in others or not is_free(port):
             port = random.randint(FIRST, LAST)
     state.set(f"port.{name}", port)
     return port

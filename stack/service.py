@@ -27,7 +27,7 @@ class Service:
     external_variable: str | None = None  # environment variable with the address of a service run by somebody else
     ports: tuple[str, ...] = ()  # names of the ports it listens on
     program_names: tuple[str, ...] = ()
-    ready_seconds = 60
+    ready_seconds = 120
 
     def __init__(self, state: State, folder: Path, report: Callable[[str], None]):
         self.state = state

@@ -227,5 +227,7 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _last_line(path: Path) -> str:
+    """The last line that says what is wrong, else the last: a program that is started again and again says it early."""
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.exists() else []
-    return lines[-1][:300] if lines else "no output"
+    wrong = [line for line in lines if any(word in line for word in ("ERROR", "FATAL", "Error:", "Exception"))]
+    return (wrong or lines or ["no output"])[-1][:300]

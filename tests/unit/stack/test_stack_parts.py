@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stack import StackError, airflow, jars, java, kafka, ports
+from stack import StackError, airflow, jars, java, kafka, ports, supervisor
 from stack.service import Program
 from stack.stack import Stack
 from stack.state import State
@@ -46,6 +46,22 @@ def test_a_port_that_somebody_has_taken_is_chosen_again_with_a_message(tmp_path,
     assert ports.choose(state, "kafka", reported.append) != listener
     assert f"port {listener} of kafka is in use by" in reported[0]
     assert f"pid {os.getpid()}" in reported[0]
+
+
+def test_services_that_start_together_never_get_the_same_port(tmp_path, reported, monkeypatch):
+    drawn = iter([21_000, 21_000, 21_000, 21_001])
+    monkeypatch.setattr(ports.random, "randint", lambda *_: next(drawn))
+    monkeypatch.setattr(ports, "is_free", lambda port: True)
+    state = State(tmp_path)
+    assert [ports.choose(state, name, reported.append) for name in ("kafka", "controller")] == [21_000, 21_001]
+
+
+def test_what_is_wrong_is_said_although_a_restart_wrote_more_lines(tmp_path):
+    log = tmp_path / "kafka.log"
+    log.write_text("INFO starting\nERROR port 21000 is in use\nINFO starting\nINFO loading\n")
+    assert supervisor._last_line(log) == "ERROR port 21000 is in use"
+    log.write_text("INFO starting\nINFO loading\n")
+    assert supervisor._last_line(log) == "INFO loading"
 
 
 def test_a_port_that_the_user_wants_and_somebody_has_is_an_error(tmp_path, reported, listener, monkeypatch):
