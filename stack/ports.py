@@ -52,7 +52,7 @@ def choose(state: State, name: str, report: Callable[[str], None]) -> int:
             report(f"port {port} of {name} is in use by {holder(port)}; choosing another")
             port = None
         # Nobody listens yet on those of the services that start together with this one.
-        others = state.ports() - {state.get(f"port.{name}")}
+        others = {taken for taken in state.ports() if taken != port}
         while not port or port in others or not is_free(port):
             port = random.randint(FIRST, LAST)
     state.set(f"port.{name}", port)

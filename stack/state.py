@@ -25,9 +25,9 @@ class State:
             json.dump(self._values, file, indent=2)
         os.replace(temporary, self.path)  # a kill in the middle leaves the old file, not half of the new one
 
-    def ports(self) -> set[int]:
+    def ports(self) -> list[int]:
         """Every port that was chosen."""
-        return {value for name, value in self._values.items() if name.startswith("port.") and value}
+        return [value for name, value in self._values.items() if name.startswith("port.") and value]
 
     def secret(self, name: str, length_bytes: int = 32) -> str:
         """A random secret, made once and kept. Letters and digits only: it goes into URLs and configuration."""
