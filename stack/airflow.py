@@ -21,6 +21,7 @@ from stack.service import Program, Service
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS_FILE = PROJECT / "airflow_settings.yaml"
+INDEXES_FILE = Path(__file__).with_name("metadata_indexes.sql")
 USER = "admin"
 SETTINGS = {
     "CORE__EXECUTOR": "LocalExecutor",
@@ -89,10 +90,13 @@ class Airflow(Service):
 
     def before_start(self) -> None:
         """Migrates the metadata database, and imports pools and variables, if anything of that has changed."""
-        wanted = f"{version('apache-airflow')} {(self.postgres.home / 'initialized').read_text()}"
+        indexes = INDEXES_FILE.read_text()
+        made = (self.postgres.home / "initialized").read_text()
+        wanted = f"{version('apache-airflow')} {made} {hashlib.sha256(indexes.encode()).hexdigest()}"
         if self.state.get("airflow.migrated") != wanted:
             self.report("migrating Airflow's metadata database")
             self._run("db", "migrate")
+            self.postgres.execute("airflow_metadata", indexes)
             self.state.set("airflow.migrated", wanted)
             self.state.set("airflow.settings", None)
         text = SETTINGS_FILE.read_text() if SETTINGS_FILE.exists() else ""

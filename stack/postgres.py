@@ -161,6 +161,13 @@ class Postgres(Service):
             return self.external
         return self.url(DATABASES[key], DATABASES[key])
 
+    def execute(self, key: str, statements: str) -> None:
+        """Run SQL in one of DATABASES, as its owner."""
+        import psycopg
+
+        with psycopg.connect(self.database_url(key)) as connection:
+            connection.execute(statements)  # type: ignore[arg-type]
+
     def environment(self) -> dict[str, str]:
         if not self.port:
             return {}

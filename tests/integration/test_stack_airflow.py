@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 
 import psutil
+import psycopg
 import pytest
 
 from stack.supervisor import leftovers
@@ -59,6 +60,22 @@ def test_everything_listens_on_loopback_only(whole_stack):
         if connection.status == psutil.CONN_LISTEN
     }
     assert addresses == {"127.0.0.1"}
+
+
+def test_airflow_finds_a_key_among_all_that_there_were_without_reading_the_whole_table(whole_stack):
+    with psycopg.connect(whole_stack.endpoints()["databases"]["airflow_metadata"]) as connection:
+        # The table is as good as empty here, and the planner would read it whole.
+        connection.execute("set enable_seqscan = off")
+        plans = [
+            "\n".join(line for (line,) in connection.execute(f"explain select id from asset_partition_dag_run {query}"))
+            for query in (
+                "where partition_key = 'k' and target_dag_id = 'd' order by id desc limit 1",
+                "where created_dag_run_id is null order by created_at, id limit 100",
+                "where created_dag_run_id = 1",
+            )
+        ]
+    for plan, index in zip(plans, ("key", "pending", "created"), strict=True):
+        assert f"ix_asset_partition_dag_run_{index}" in plan
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
