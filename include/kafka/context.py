@@ -16,10 +16,7 @@ def partition_key() -> str:
 
     Raises ValueError in a run without one, such as a run started by hand.
     """
-    from airflow.sdk import get_current_context
-
-    context: Any = get_current_context()
-    run = context["dag_run"]
+    run = _context()["dag_run"]
     if not run.partition_key:
         raise ValueError(
             f"run {run.run_id} of {run.dag_id} has no partition key, so it has no message: runs of this Dag are "
@@ -46,21 +43,20 @@ def message_of(consumer: Consumer) -> Message:
 
 def can_take_keys(dag_id: str) -> bool:
     """Whether partition keys that are emitted now would start runs of this Dag: Airflow drops those of a paused one."""
-    return not _task_instance().get_dag(dag_id).is_paused
+    return not _context()["ti"].get_dag(dag_id).is_paused
 
 
 def is_idle(dag_id: str) -> bool:
     """Whether the Dag has no run that is queued or running."""
-    return _task_instance().get_dr_count(dag_id, states=["queued", "running"]) == 0
+    return _context()["ti"].get_dr_count(dag_id, states=["queued", "running"]) == 0
 
 
 def has_queued_runs(dag_id: str) -> bool:
     """Whether runs of the Dag wait for others to end: their keys are not lost, only not begun."""
-    return _task_instance().get_dr_count(dag_id, states=["queued"]) > 0
+    return _context()["ti"].get_dr_count(dag_id, states=["queued"]) > 0
 
 
-def _task_instance() -> Any:
+def _context() -> Any:
     from airflow.sdk import get_current_context
 
-    context: Any = get_current_context()
-    return context["ti"]
+    return get_current_context()
