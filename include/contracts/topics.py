@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, NoReturn, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import AwareDatetime, ValidationError
 
 from include.contracts.model import Contract
 from include.contracts.violations import (
@@ -46,6 +46,9 @@ class Topic:
     retention: how long the broker keeps a message, by its timestamp; None keeps it for ever.
     max_bytes: the largest value that the contract allows.
     compacted: the broker may drop a message when a later one has the same key.
+    landed: the sink puts this topic into a landing table on object storage.
+    event_time: the field that says when it happened: a UTC time by which the clean table of a landed topic is
+        partitioned.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Topic:
     retention: timedelta | None
     max_bytes: int = 64 * 1024
     compacted: bool = False
+    landed: bool = False
+    event_time: str | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -71,6 +76,7 @@ class Topic:
         self._check_config()
         self._check_version()
         self._check_key()
+        self._check_event_time()
         if self.partitions < 1:
             self._refuse("partitions", f"{self.partitions}; at least 1")
         if self.retention is not None and self.retention < timedelta(minutes=1):
@@ -171,6 +177,12 @@ class Topic:
         kind = field.annotation
         if not field.is_required() or kind not in (str, int):  # an enumeration has too few values to spread
             self._refuse("key", f"field {self.key!r} must be a required str or int, not {kind}")
+
+    def _check_event_time(self) -> None:
+        if self.event_time is not None:
+            field = self.contract.model_fields.get(self.event_time)
+            if field is None or not field.is_required() or field.annotation is not AwareDatetime:
+                self._refuse("event_time", f"{self.event_time!r} is not a required time of {self.contract.__name__}")
 
     def _refuse(self, what: str, why: str) -> NoReturn:
         raise ValueError(f"topic {self.name!r}: {what}: {why}")

@@ -217,6 +217,8 @@ SERVICE_REQUESTS = Topic(
     key="customer_id",
     partitions=2,
     retention=timedelta(days=30),
+    landed=True,
+    event_time="received_at",
     description="Customers' requests from app, web, phone and e-mail, one message each.",
 )
 METER_READINGS = Topic(
@@ -226,6 +228,8 @@ METER_READINGS = Topic(
     partitions=4,
     retention=timedelta(days=14),
     max_bytes=4 * 1024,
+    landed=True,
+    event_time="read_at",
     description="Counter states of all water meters.",
 )
 SEISMIC_EVENTS = Topic(

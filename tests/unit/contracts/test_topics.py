@@ -100,6 +100,8 @@ class NoContract(BaseModel):
         ({"name": "orders.v2"}, "has version 1"),
         ({"contract": NoContract}, "does not inherit from Contract"),
         ({"contract": WithoutEventId}, "does not define the property event_id"),
+        ({"event_time": "order_id"}, "is not a required time"),
+        ({"event_time": "nothing"}, "is not a required time"),
         ({"contract": WithoutVersion}, "version: Literal"),
         ({"contract": DefaultVersion}, "version: Literal"),
         ({"contract": TwoVersions}, "version: Literal"),
