@@ -6,6 +6,12 @@
     triage_service_request --a key for each proposal--> PROPOSAL ---------> execute_decisions
     alerts.raised --a message--> LIVE_BOARD ------------------------------> refresh_live_board
 
+    meter.readings --Kafka Connect--> landing table --offsets landed------> aggregate_meter_readings (@continuous)
+    aggregate_meter_readings --> HOURLY_FLOWS ----------------------------> train_leak_model, detect_leaks,
+                                                                            publish_dashboard, publish_customer_usage
+    train_leak_model --a new champion--> LEAK_MODEL ----------------------> detect_leaks
+    detect_leaks --leaks.detected, and--> LEAKS --------------------------> publish_dashboard
+
 Every Dag file imports this module, so it imports nothing heavy.
 """
 
@@ -24,3 +30,8 @@ PROPOSAL = Asset("proposal")
 
 # Its watcher, on Airflow's stock trigger, is in its Dag file: the import takes more than a second.
 LIVE_BOARD = Asset("live_board")
+
+# What the standard lane publishes; an event's extra holds the offset ranges and counts of the run.
+HOURLY_FLOWS = Asset("hourly_flows")
+LEAK_MODEL = Asset("leak_model")
+LEAKS = Asset("leaks")
