@@ -1,0 +1,113 @@
+"""The Iceberg catalog, from the Airflow connection `landing_catalog`; objects through `google_cloud_default`."""
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+    from pyiceberg.catalog import Catalog
+
+CONN_ID = "landing_catalog"
+OBJECTS_CONN_ID = "google_cloud_default"
+# A row of a JDBC catalog belongs to the catalog of its name: the sink's `iceberg.catalog` must be the same.
+CATALOG_NAME = "landing"
+# Keys of the connection's extra that are libpq's; everything else is a property of the catalog.
+_LIBPQ = ("ssl", "keepalives", "connect_timeout", "target_session_attrs", "channel_binding", "gssencmode", "options")
+
+
+@cache
+def load_catalog(conn_id: str = CONN_ID) -> "Catalog":
+    """The catalog that the sink commits to; one a process. Blocks while the connection is fetched: not in a Dag file.
+
+    A connection of type postgres is the database of a JDBC catalog, with the warehouse's URL in its extra. With
+    `{"type": "rest", "uri": ...}` in the extra it is a REST catalog: the extra goes to PyIceberg; login and password are
+    its OAuth credential.
+
+    Raises AirflowNotFoundException when a connection is not defined, ValueError when it cannot be used.
+    """
+    from airflow.sdk import BaseHook
+
+    connection = BaseHook.get_connection(conn_id)
+    extra = {name: str(value) for name, value in connection.extra_dejson.items()}
+    properties = {**file_properties(), **{k: v for k, v in extra.items() if not k.startswith(_LIBPQ)}}
+    if extra.get("type", "sql") == "rest":
+        from pyiceberg.catalog.rest import RestCatalog
+
+        if "uri" not in extra:
+            raise ValueError(f"connection {conn_id}: its extra says type rest; add the catalog's address as uri")
+        if connection.login and not {"credential", "token"} & extra.keys():
+            properties["credential"] = f"{connection.login}:{connection.password or ''}"
+        return RestCatalog(CATALOG_NAME, **properties)
+    return _sql_catalog(conn_id, connection, extra, properties)
+
+
+def _sql_catalog(
+    conn_id: str, connection: "Connection", extra: dict[str, str], properties: dict[str, Any]
+) -> "Catalog":
+    from pyiceberg.catalog.sql import SqlCatalog
+    from sqlalchemy import URL
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    if connection.conn_type not in ("postgres", "postgresql"):
+        # SQLite among others: two writers lock each other out.
+        raise ValueError(
+            f"connection {conn_id}: conn_type is {connection.conn_type!r}; a JDBC catalog needs 'postgres'"
+        )
+    if "warehouse" not in extra:
+        raise ValueError(f'connection {conn_id}: its extra has no warehouse; add {{"warehouse": "gs://BUCKET/PATH"}}')
+    query = {
+        # As for the operational database: a server that cannot be reached fails the task, and does not hang it.
+        "connect_timeout": "10",
+        "application_name": "airflow",
+        "keepalives_idle": "30",
+        **{name: value for name, value in extra.items() if name.startswith(_LIBPQ)},
+    }
+    url = URL.create(
+        "postgresql+psycopg",
+        username=connection.login,
+        password=connection.password,
+        host=connection.host,
+        port=connection.port,
+        database=connection.schema,
+        query=query,
+    )
+    properties = {
+        **properties,
+        "type": "sql",
+        "uri": url.render_as_string(hide_password=False),
+        "pool_pre_ping": "true",
+        # The sink's `iceberg.catalog.jdbc.schema-version`.
+        "schema_version": "v1",
+    }
+    try:
+        return SqlCatalog(CATALOG_NAME, **properties)
+    except (IntegrityError, ProgrammingError):
+        # Somebody else made the catalog's tables at the same moment; now they are there.
+        return SqlCatalog(CATALOG_NAME, **properties)
+
+
+def file_properties(conn_id: str = OBJECTS_CONN_ID) -> dict[str, Any]:
+    """How PyIceberg reads and writes objects: gcsfs, with the credentials of the Google connection.
+
+    With STORAGE_EMULATOR_HOST, which Google's own clients know too, objects are there.
+    """
+    from airflow.sdk import BaseHook
+
+    extra = BaseHook.get_connection(conn_id).extra_dejson
+    properties: dict[str, Any] = {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO"}
+    if project := extra.get("project"):
+        properties["gcs.project-id"] = project
+    if extra.get("is_anonymous"):
+        properties["gcs.oauth2.token"] = "anon"
+    else:
+        from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
+
+        # Key files, impersonation and workload identity, as every Google operator has them; gcsfs renews them.
+        properties["gcs.oauth2.token"] = GoogleBaseHook(gcp_conn_id=conn_id).get_credentials()
+    if host := os.environ.get("STORAGE_EMULATOR_HOST"):
+        properties["gcs.service.host"] = host if urlsplit(host).scheme in ("http", "https") else f"http://{host}"
+        # gcsfs would ask a storage-layout API that emulators do not have, and wait 60 s for each bucket.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    return properties
