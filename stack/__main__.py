@@ -73,8 +73,10 @@ def print_status(stack: Stack) -> None:
         print(f"{'Kafka':15} {endpoints['kafka']['bootstrap_servers']}")
     if endpoints["postgres"]:
         print(f"{'PostgreSQL':15} {endpoints['postgres']['host']}:{endpoints['postgres']['port']}")
-    if endpoints["object_store"]:
-        print(f"{'Object store':15} {endpoints['object_store']['url']} (bucket {endpoints['object_store']['bucket']})")
+    if store := endpoints["object_store"]:
+        print(f"{'Object store':15} {store['url']} (buckets {', '.join(store['buckets'])})")
+    if endpoints["connect"]:
+        print(f"{'Kafka Connect':15} {endpoints['connect']['url']}")
     if airflow := endpoints["airflow"]:
         print(f"{'Airflow':15} {airflow['url']} (user {airflow['username']}, password {airflow['password']})")
     print("`make status JSON=1` prints all of it with the passwords")

