@@ -1,0 +1,126 @@
+"""DuckDB over the lake: a bounded connection, and the rows of an Iceberg table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
+    from pyiceberg.schema import Schema
+    from pyiceberg.table import Table
+
+# Of the data; Python, Arrow and the Parquet writers come on top. Beyond it DuckDB spills to the temporary folder.
+MEMORY_LIMIT = "800MB"
+ALL_ROWS = "true"
+_SQL_TYPES = {
+    "boolean": "BOOLEAN",
+    "int": "INTEGER",
+    "long": "BIGINT",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "date": "DATE",
+    "timestamp": "TIMESTAMP",
+    "timestamptz": "TIMESTAMPTZ",
+    "string": "VARCHAR",
+    "binary": "BLOB",
+}
+
+
+def connect(*, filesystem: Any = None, memory_limit: str = MEMORY_LIMIT) -> DuckDBPyConnection:
+    """A DuckDB of one's own, in memory, that reads and writes the addresses of the warehouse.
+
+    Times are UTC whatever the machine says. `filesystem`: an fsspec one; by default that of the catalog.
+    """
+    import duckdb
+
+    config = {
+        "memory_limit": memory_limit,
+        # Its own default may be every core of the worker that other tasks run on.
+        "threads": 2,
+        # Files of others' modules would be code from outside.
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "preserve_insertion_order": False,
+    }
+    for chatty in ("fsspec.caching", "pyiceberg.io"):
+        # A line for every file that is opened.
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    connection = duckdb.connect(":memory:", config=config)
+    connection.execute("SET TimeZone = 'UTC'")
+    # A task's log is no terminal.
+    connection.execute("SET enable_progress_bar = false")
+    connection.register_filesystem(filesystem or _warehouse_filesystem())
+    return connection
+
+
+def scan(
+    connection: DuckDBPyConnection,
+    table: Table,
+    *,
+    row_filter: str = ALL_ROWS,
+    columns: Sequence[str] | None = None,
+) -> DuckDBPyRelation:
+    """The rows of the table's current snapshot for which `row_filter` holds.
+
+    PyIceberg plans the files, so those that the filter rules out are not opened; DuckDB reads the others, and takes a
+    column by its id: one that was added later is null in older files. `row_filter` is read by both: comparisons of
+    columns with literals, joined by and, or, not; times as text ("hour >= '2026-01-01T00:00:00+00:00'"), and a column
+    whose name is a word of SQL in double quotes.
+
+    Raises ValueError when the table holds delete files: reading its data files alone would show deleted rows.
+    """
+    planned = table.scan(row_filter="True" if row_filter == ALL_ROWS else row_filter)
+    files = []
+    for task in planned.plan_files():
+        if task.delete_files:
+            name = ".".join(table.name())
+            raise ValueError(f"table {name} has delete files; rewrite it (copy on write) before it is read here")
+        files.append(task.file.file_path)
+    rows = read_files(connection, table.schema(), files)
+    if row_filter != ALL_ROWS:
+        rows = rows.filter(row_filter)
+    return rows.project(", ".join(quoted(name) for name in columns)) if columns else rows
+
+
+def read_files(connection: DuckDBPyConnection, schema: Schema, files: Sequence[str]) -> DuckDBPyRelation:
+    """The rows of data files of a table with this schema: columns by their ids, null where a file lacks them."""
+    if not files:
+        columns = (f"NULL::{sql_type(field.field_type)} AS {quoted(field.name)}" for field in schema.fields)
+        return connection.sql(f"SELECT {', '.join(columns)} WHERE false")
+    paths = ", ".join(literal(path) for path in files)
+    columns = ", ".join(
+        f"{field.field_id}: {{name: {literal(field.name)}, type: {literal(sql_type(field.field_type))}, "
+        "default_value: NULL}"
+        for field in schema.fields
+    )
+    return connection.sql(f"SELECT * FROM read_parquet([{paths}], schema = MAP {{{columns}}})")
+
+
+def sql_type(kind: Any) -> str:
+    """DuckDB's name of an Iceberg type. Raises ValueError for one that our tables do not use."""
+    try:
+        return _SQL_TYPES[str(kind)]
+    except KeyError:
+        raise ValueError(f"Iceberg type {kind}: not one of {', '.join(_SQL_TYPES)}") from None
+
+
+def quoted(name: str) -> str:
+    """A name as an identifier in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as a literal in SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _warehouse_filesystem() -> Any:
+    from pyiceberg.io.fsspec import FsspecFileIO
+
+    from include.lake.catalog import load_catalog
+
+    properties = load_catalog().properties
+    return FsspecFileIO(properties).get_fs(urlsplit(properties["warehouse"]).scheme)
