@@ -11,6 +11,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -87,11 +88,9 @@ def ensure_table(catalog: Catalog, name: str, schema: Schema, spec: PartitionSpe
     try:
         table = catalog.load_table(name)
     except NoSuchTableError:
-        try:
+        # Raised when somebody else makes it at the same moment.
+        with suppress(NamespaceAlreadyExistsError, IntegrityError):
             catalog.create_namespace_if_not_exists(name.rpartition(".")[0])
-        except (NamespaceAlreadyExistsError, IntegrityError):
-            # Somebody else made it at the same moment.
-            pass
         try:
             return catalog.create_table(name, schema, partition_spec=spec, properties=TABLE_PROPERTIES)
         except TableAlreadyExistsError:
@@ -108,7 +107,7 @@ def _with_columns_of(table: Table, schema: Schema) -> Table:
     for field in schema.fields:
         there = found.get(field.name)
         if there is None and field.required:
-            raise ValueError(f"table {name}: lacks the column {field.name}, which is required: older rows have no value")
+            raise ValueError(f"table {name}: lacks the column {field.name}, which is required: old rows have no value")
         if there is not None and (str(there.field_type), there.required) != (str(field.field_type), field.required):
             raise ValueError(f"table {name}: column {field.name} is `{there}`, and should be `{field}`")
     if not missing:
