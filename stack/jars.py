@@ -1,6 +1,7 @@
-"""Kafka's jars from Maven Central, exactly those of `kafka.lock`, fetched by jgo and checked by SHA-256.
+"""Jars from Maven Central, exactly those of the lock files, fetched by jgo and checked by SHA-256.
 
-`python -m stack.jars lock` resolves the dependencies again and rewrites the lock (part of `make lock`).
+`python -m stack.jars lock` resolves the dependencies again and rewrites the locks (part of `make lock`).
+`python -m stack.jars plugin FOLDER` copies the sink of the landing into a folder for another Kafka Connect.
 """
 
 import argparse
@@ -11,29 +12,124 @@ import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from stack.errors import StackError
 
 KAFKA_VERSION = "4.3.1"
-LOCK = Path(__file__).with_name("kafka.lock")
+ICEBERG_VERSION = "1.11.0"
 CACHE = Path(__file__).resolve().parents[1] / ".stack" / "jars"
 
-# Resolved one group after the other: in one resolution log4j's own dependency management wins, and puts
-# kafka-clients 3.9.1 beside a 4.3.1 broker.
-COORDINATES = (
-    tuple(
-        f"org.apache.kafka:{artifact}:{KAFKA_VERSION}"
-        for artifact in ("kafka_2.13", "kafka-tools", "connect-runtime", "connect-json", "connect-transforms")
+
+@dataclass(frozen=True)
+class JarSet:
+    """Jars that are locked together.
+
+    title: what messages and the lock call them.
+    resolved: groups of coordinates, each resolved with all that it needs, one group after the other.
+    alone: coordinates taken without what they need.
+    unneeded: patterns of group:artifact that are left out of what was resolved.
+    """
+
+    title: str
+    lock: Path
+    resolved: tuple[tuple[str, ...], ...]
+    alone: tuple[str, ...] = ()
+    unneeded: tuple[str, ...] = ()
+
+
+KAFKA = JarSet(
+    "jars of the local Kafka broker and Kafka Connect",
+    Path(__file__).with_name("kafka.lock"),
+    # One group after the other: in one resolution log4j's own dependency management wins, and puts kafka-clients 3.9.1
+    # beside a 4.3.1 broker.
+    resolved=(
+        tuple(
+            f"org.apache.kafka:{artifact}:{KAFKA_VERSION}"
+            for artifact in ("kafka_2.13", "kafka-tools", "connect-runtime", "connect-json", "connect-transforms")
+        ),
+        ("org.apache.logging.log4j:log4j-slf4j-impl:2.25.4",),
     ),
-    ("org.apache.logging.log4j:log4j-slf4j-impl:2.25.4",),
 )
-MIN_FREE_BYTES = 200 * 1024**2  # the set is 60 MB; the rest is room for the services' first files
+SINK = JarSet(
+    "jars of Kafka Connect's Iceberg sink",
+    Path(__file__).with_name("sink.lock"),
+    resolved=(
+        (
+            *(
+                f"org.apache.iceberg:{artifact}:{ICEBERG_VERSION}"
+                for artifact in (
+                    "iceberg-kafka-connect",
+                    "iceberg-gcp",
+                    "iceberg-data",
+                    "iceberg-parquet",
+                    "iceberg-orc",
+                )
+            ),
+            "com.google.cloud:google-cloud-storage:2.58.0",
+            "org.postgresql:postgresql:42.7.7",
+        ),
+    ),
+    alone=(
+        # The sink names Hadoop's classes (and ORC's) also when it writes Parquet to a bucket. All that Hadoop needs
+        # would be as many jars again.
+        "org.apache.hadoop:hadoop-common:3.4.1",
+        "org.apache.hadoop.thirdparty:hadoop-shaded-guava:1.3.0",
+        "com.fasterxml.woodstox:woodstox-core:5.4.0",
+        "org.codehaus.woodstox:stax2-api:4.2.1",
+        "commons-collections:commons-collections:3.2.2",
+    ),
+    unneeded=(
+        # Kafka's loggers are used; a second slf4j in the plugin would log nowhere.
+        "org.slf4j:*",
+        # Objects are written over HTTP. gRPC, its metrics and its resolvers are the larger half of the client; grpc-api
+        # stays, for the client's HTTP part names its classes.
+        "com.google.api.grpc:*",
+        "com.google.api:gax-grpc",
+        "com.google.cloud:google-cloud-core-grpc",
+        "com.google.cloud:google-cloud-monitoring",
+        "com.google.cloud.opentelemetry:*",
+        "io.grpc:grpc-[!a]*",
+        "io.grpc:grpc-alts",
+        "io.grpc:grpc-auth",
+        "io.opentelemetry:opentelemetry-sdk*",
+        "io.opentelemetry.contrib:*",
+        "io.opentelemetry.semconv:*",
+        "io.perfmark:*",
+        "com.google.re2j:*",
+        "com.google.protobuf:protobuf-java-util",
+        "org.conscrypt:*",
+        # Other engines' formats, and annotations that nothing reads at run time.
+        "org.mongodb:bson",
+        "org.apache.parquet:parquet-variant",
+        "org.apache.commons:*",
+        "commons-io:*",
+        "commons-pool:*",
+        "com.google.android:annotations",
+        "com.google.auto.value:*",
+        "com.google.code.findbugs:*",
+        "com.google.errorprone:*",
+        "com.google.guava:listenablefuture",
+        "com.google.j2objc:*",
+        "javax.annotation:*",
+        "org.checkerframework:*",
+        "org.codehaus.mojo:*",
+        # Ways to sign in and to send that this client does not use.
+        "com.google.http-client:google-http-client-apache-v2",
+        "com.google.http-client:google-http-client-appengine",
+        "com.google.oauth-client:*",
+        "org.apache.httpcomponents.*",
+        "org.threeten:threeten-extra",
+    ),
+)
+MIN_FREE_BYTES = 200 * 1024**2  # a set is 60 MB; the rest is room for the services' first files
 
 
-def classpath(cache: Path, report: Callable[[str], None]) -> list[Path]:
-    """The jars of the lock, all present in `cache` and with the right content; fetches what is not."""
-    locked = read_lock()
+def classpath(cache: Path, report: Callable[[str], None], jar_set: JarSet = KAFKA) -> list[Path]:
+    """The jars of the set's lock, all present in `cache` and with the right content; fetches what is not."""
+    locked = read_lock(jar_set)
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests and `make up` share the cache
@@ -41,19 +137,20 @@ def classpath(cache: Path, report: Callable[[str], None]) -> list[Path]:
         # interrupted looks like a jar.
         missing = {c: sha for c, sha in locked.items() if _sha256(_path(cache, c)) != sha}
         if missing:
-            _fetch(cache, missing, report)
+            _fetch(cache, missing, report, jar_set)
     return [_path(cache, coordinate) for coordinate in locked]
 
 
-def read_lock() -> dict[str, str]:
-    """{"group:artifact:version": SHA-256 of the jar}"""
-    lines = (line.split() for line in LOCK.read_text().splitlines() if line and not line.startswith("#"))
+def read_lock(jar_set: JarSet = KAFKA) -> dict[str, str]:
+    """{"group:artifact:version", or with ":classifier": SHA-256 of the jar}"""
+    lines = (line.split() for line in jar_set.lock.read_text().splitlines() if line and not line.startswith("#"))
     return {coordinate: sha for coordinate, sha in lines}
 
 
 def _path(cache: Path, coordinate: str) -> Path:
-    group, artifact, version = coordinate.split(":")
-    return cache / group.replace(".", "/") / artifact / version / f"{artifact}-{version}.jar"
+    group, artifact, version, *classifier = coordinate.split(":")
+    name = "-".join([artifact, version, *classifier])
+    return cache / group.replace(".", "/") / artifact / version / f"{name}.jar"
 
 
 def _sha256(path: Path) -> str | None:
@@ -63,17 +160,17 @@ def _sha256(path: Path) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fetch(cache: Path, missing: dict[str, str], report: Callable[[str], None]) -> None:
+def _fetch(cache: Path, missing: dict[str, str], report: Callable[[str], None], jar_set: JarSet) -> None:
     from jgo.maven import MavenContext
 
     free = shutil.disk_usage(cache).free
     if free < MIN_FREE_BYTES:
         raise StackError(
-            f"no disk space for Kafka's jars: {free >> 20} MB free in {cache}, {MIN_FREE_BYTES >> 20} MB needed; "
-            "free some and run the command again"
+            f"no disk space for the {jar_set.title}: {free >> 20} MB free in {cache}, {MIN_FREE_BYTES >> 20} MB "
+            "needed; free some and run the command again"
         )
     context = MavenContext(repo_cache=cache, local_repos=[], timeout=30)
-    report(f"fetching {len(missing)} of Kafka's jars from Maven Central into {cache}")
+    report(f"fetching {len(missing)} {jar_set.title} from Maven Central into {cache}")
     with ThreadPoolExecutor(max_workers=6) as pool:
         futures = {pool.submit(_fetch_one, context, cache, c, sha): c for c, sha in missing.items()}
         try:
@@ -87,15 +184,14 @@ def _fetch(cache: Path, missing: dict[str, str], report: Callable[[str], None]) 
 
 
 def _fetch_one(context, cache: Path, coordinate: str, sha256: str) -> None:
-    group, artifact, version = coordinate.split(":")
     path = _path(cache, coordinate)
     try:
         path.unlink(missing_ok=True)
-        context.project(group, artifact).at_version(version).artifact().resolve()
+        _resolve(context, coordinate)
     except OSError as error:  # requests' errors are OSErrors too
         path.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
-            raise StackError(f"no disk space for Kafka's jars in {cache}; free some and run it again") from error
+            raise StackError(f"no disk space for jars in {cache}; free some and run it again") from error
         raise StackError(
             f"cannot fetch {coordinate} from Maven Central ({type(error).__name__}); check the network or the "
             "proxy, or set KAFKA_BOOTSTRAP_SERVERS to use a broker of your own"
@@ -105,33 +201,56 @@ def _fetch_one(context, cache: Path, coordinate: str, sha256: str) -> None:
     if (found := _sha256(path)) != sha256:
         path.unlink(missing_ok=True)
         raise StackError(
-            f"{coordinate}: SHA-256 {found} is not that of {LOCK.name}; run it again, and if it stays, do not trust "
+            f"{coordinate}: SHA-256 {found} is not the locked one; run it again, and if it stays, do not trust "
             "the mirror that it came from"
         )
 
 
-def write_lock(cache: Path) -> None:
-    """Resolves COORDINATES and all that they need, and writes the lock."""
+def _resolve(context, coordinate: str) -> Path:
+    group, artifact, version, *classifier = coordinate.split(":")
+    return context.project(group, artifact).at_version(version).artifact(*classifier).resolve()
+
+
+def write_lock(cache: Path, jar_set: JarSet) -> None:
+    """Resolves the set's coordinates and what they need, and writes the lock."""
     import jgo
     from jgo.maven import MavenContext
 
     context = MavenContext(repo_cache=cache, local_repos=[], timeout=30)
     found: dict[str, str] = {}
-    for group in COORDINATES:
+    for group in jar_set.resolved:
         for artifact in jgo.resolve("+".join(group)):
             # An artifact that an earlier group brought keeps that group's version.
-            found.setdefault(f"{artifact.groupId}:{artifact.artifactId}", artifact.version)
-    lines = ["# The jars of the local Kafka broker and their SHA-256. Written by `make lock`."]
-    for name, version in sorted(found.items()):
-        group_id, artifact_id = name.split(":")
-        path = context.project(group_id, artifact_id).at_version(version).artifact().resolve()
-        lines.append(f"{name}:{version} {_sha256(path)}")
-    LOCK.write_text("\n".join(lines) + "\n")
-    print(f"{LOCK}: {len(found)} jars")
+            classified = [artifact.version, *([artifact.classifier] if artifact.classifier else [])]
+            found.setdefault(f"{artifact.groupId}:{artifact.artifactId}", ":".join(classified))
+    kept = {name: v for name, v in found.items() if not any(fnmatch(name, p) for p in jar_set.unneeded)}
+    coordinates = sorted({f"{name}:{version}" for name, version in kept.items()} | set(jar_set.alone))
+    lines = [f"# The {jar_set.title}, and their SHA-256. Written by `make lock`."]
+    lines += [f"{coordinate} {_sha256(_resolve(context, coordinate))}" for coordinate in coordinates]
+    jar_set.lock.write_text("\n".join(lines) + "\n")
+    print(f"{jar_set.lock}: {len(coordinates)} jars")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stack.jars", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("lock", help="resolve again and rewrite the locks")
+    plugin = commands.add_parser("plugin", help="copy the sink's jars into a folder, as a plugin of Kafka Connect")
+    plugin.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    if options.command == "lock":
+        for jar_set in (KAFKA, SINK):
+            write_lock(CACHE, jar_set)
+        return
+    try:
+        found = classpath(CACHE, print, SINK)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        for jar in found:
+            shutil.copy(jar, options.folder)
+    except (OSError, StackError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{options.folder}: {len(found)} jars")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["lock"])
-    parser.parse_args()
-    sys.exit(write_lock(CACHE))
+    main()

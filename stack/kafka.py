@@ -10,21 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stack import jars, java, ports
+from stack import jars, java, jvm, ports
 from stack.errors import StackError
 from stack.service import Program, Service
 
 USER, MECHANISM = "stack", "SCRAM-SHA-512"
 HEAP = "-Xmx768m"
-LOG_CONFIG = """\
-status = error
-rootLogger.level = INFO
-rootLogger.appenderRef.stdout.ref = STDOUT
-appender.stdout.type = Console
-appender.stdout.name = STDOUT
-appender.stdout.layout.type = PatternLayout
-appender.stdout.layout.pattern = [%d] %p %m (%c{1})%n
-"""
 SETTINGS = {
     "process.roles": "broker,controller",
     "node.id": "1",
@@ -86,12 +77,11 @@ class Kafka(Service):
         self.java = java.find_java(self.report)
         self.jars = jars.classpath(jars.CACHE, self.report)
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        (self.folder / "log4j2.properties").write_text(LOG_CONFIG)
         if self.security == "sasl_ssl" and not self.ca.exists():
             _make_certificates(self.ca.parent)
         self.config = self.folder / "server.properties"
         self.config.touch(mode=0o600)
-        self.config.write_text(properties(self.server_settings()))
+        self.config.write_text(jvm.properties(self.server_settings()))
         # A data directory counts only with this marker: a start that was killed in the middle left half of one.
         marker = self.folder / f"formatted.{self.security}"
         if not marker.exists():
@@ -141,16 +131,7 @@ class Kafka(Service):
             raise StackError(f"cannot format Kafka's data directory {self.data}: {reason}; correct it and run it again")
 
     def _command(self, main: str, *arguments: str) -> list[str]:
-        return [
-            str(self.java),
-            HEAP,
-            "-XX:TieredStopAtLevel=1",  # a third off the start; the throughput of one laptop's broker is not missed
-            f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}",
-            "-cp",
-            ":".join(map(str, self.jars)),
-            main,
-            *arguments,
-        ]
+        return jvm.command(self.java, HEAP, self.jars, self.folder, main, *arguments)
 
     def programs(self) -> list[Program]:
         return [Program("kafka", self._command("kafka.Kafka", str(self.config)), stop_seconds=30)]
@@ -223,11 +204,6 @@ class Kafka(Service):
     @property
     def _password(self) -> str:
         return self.state.secret("kafka.password")
-
-
-def properties(settings: dict[str, str]) -> str:
-    """Java's properties format; a backslash begins an escape there."""
-    return "".join(f"{name}={value}\n".replace("\\", "\\\\") for name, value in settings.items())
 
 
 def _make_certificates(folder: Path) -> None:

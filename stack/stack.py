@@ -16,6 +16,7 @@ from typing import Any
 
 from stack import ports
 from stack.airflow import Airflow
+from stack.connect import Connect
 from stack.errors import StackError
 from stack.feeds import Feeds
 from stack.kafka import Kafka
@@ -28,7 +29,7 @@ from stack.supervisor import Supervisor
 log = logging.getLogger(__name__)
 PROJECT = Path(__file__).resolve().parents[1]
 LOCAL = PROJECT / ".stack" / "local"  # the folder of `make up`; the jars lie beside it and outlive it
-SERVICES = ("postgres", "kafka", "objectstore", "feeds", "airflow")
+SERVICES = ("postgres", "kafka", "objectstore", "connect", "feeds", "airflow")
 MIN_FREE_BYTES = 300 * 1024**2  # below that PostgreSQL and Kafka fail in the middle of a write
 
 
@@ -67,16 +68,21 @@ class Stack:
             *arguments, security=self.kafka_security, connections=settings().get("kafka_connections", {})
         )
         self.object_store = ObjectStore(*arguments)
+        self.connect = Connect(*arguments, kafka=self.kafka)
         self.feeds = Feeds(*arguments, commands=settings().get("feeds", {}))
         self.airflow = Airflow(
             *arguments,
             postgres=self.postgres,
             child_environment=self.environment,
         )
-        every: tuple[Service, ...] = (self.postgres, self.kafka, self.object_store, self.feeds, self.airflow)
+        every: tuple[Service, ...] = (
+            self.postgres, self.kafka, self.object_store, self.connect, self.feeds, self.airflow,
+        )  # fmt: skip
         self.services = {service.name: service for service in every if service.name in self.service_names}
         if "airflow" in self.services and "postgres" not in self.services:
             raise StackError("airflow needs the service postgres for its metadata; add it")
+        if "connect" in self.services and "kafka" not in self.services:
+            raise StackError("connect needs the service kafka; add it")
 
     def up(self) -> None:
         """Starts what does not run and waits until all of it is ready. Harmless when everything runs.

@@ -73,7 +73,7 @@ def connect_services(landing_services, tmp_path_factory):
 def whole_stack(tmp_path_factory):
     """A Stack with everything, Airflow included. It changes no environment variable: use its `environment()`."""
     stack = start_stack(
-        tmp_path_factory.mktemp("whole_stack"), ("postgres", "kafka", "objectstore", "feeds", "airflow")
+        tmp_path_factory.mktemp("whole_stack"), ("postgres", "kafka", "objectstore", "connect", "feeds", "airflow")
     )
     yield stack
     stack.remove()

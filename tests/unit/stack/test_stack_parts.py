@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stack import StackError, airflow, jars, java, kafka, ports, supervisor
+from stack import StackError, airflow, jars, java, jvm, ports, supervisor
 from stack.service import Program
 from stack.stack import Stack
 from stack.state import State
@@ -109,7 +109,7 @@ def test_leftovers_are_the_processes_of_this_folder_and_no_others(tmp_path):
 def test_a_jar_with_wrong_content_is_fetched_again_and_a_good_one_is_not(tmp_path, monkeypatch):
     good, broken, absent = "g:good:1", "g:broken:1", "g:absent:1"
     monkeypatch.setattr(
-        jars, "read_lock", lambda: {c: hashlib.sha256(c.encode()).hexdigest() for c in (good, broken, absent)}
+        jars, "read_lock", lambda jar_set: {c: hashlib.sha256(c.encode()).hexdigest() for c in (good, broken, absent)}
     )
     for coordinate, content in ((good, good), (broken, "half of it")):
         path = tmp_path / f"g/{coordinate.split(':')[1]}/1/{coordinate.split(':')[1]}-1.jar"
@@ -136,7 +136,7 @@ def test_a_jar_that_the_mirror_has_changed_is_refused(tmp_path):
         def at_version(self, version):
             return self
 
-        def artifact(self):
+        def artifact(self, *classifier):
             return self
 
         def resolve(self):
@@ -225,7 +225,7 @@ airflow:
 
 
 def test_java_properties_keep_a_backslash():
-    assert kafka.properties({"log.dirs": "C:\\data"}) == "log.dirs=C:\\\\data\n"
+    assert jvm.properties({"log.dirs": "C:\\data"}) == "log.dirs=C:\\\\data\n"
 
 
 def test_a_service_of_ones_own_is_not_started(tmp_path, monkeypatch):

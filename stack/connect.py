@@ -1,0 +1,127 @@
+"""Kafka Connect: one distributed worker with the Apache Iceberg sink, on loopback."""
+
+import json
+import shutil
+import urllib.error
+import urllib.request
+from typing import Any
+
+from stack import jars, java, jvm, ports
+from stack.kafka import Kafka
+from stack.service import Program, Service
+
+HEAP = "-Xmx512m"
+SETTINGS = {
+    "group.id": "connect",
+    # A connector names its converters; these must only exist.
+    "key.converter": "org.apache.kafka.connect.storage.StringConverter",
+    "value.converter": "org.apache.kafka.connect.storage.StringConverter",
+    "config.storage.topic": "_connect-configs",
+    "offset.storage.topic": "_connect-offsets",
+    "status.storage.topic": "_connect-status",
+    # One broker.
+    "config.storage.replication.factor": "1",
+    "offset.storage.replication.factor": "1",
+    "status.storage.replication.factor": "1",
+    # The defaults of 25 and 5 partitions are for clusters, and cost seconds at every start.
+    "offset.storage.partitions": "1",
+    "status.storage.partitions": "1",
+    # The plugin says what it holds. Looking at every class of it instead takes 20 s.
+    "plugin.discovery": "service_load",
+    # Lets a connector's configuration set timeouts of its consumer.
+    "connector.client.config.override.policy": "All",
+    # A killed worker's place is free after 6 s, and what it ran starts at once on the next: with one worker there is
+    # nobody to come back.
+    "session.timeout.ms": "6000",
+    "heartbeat.interval.ms": "2000",
+    "scheduled.rebalance.max.delay.ms": "0",
+    # Passwords stay in the worker's environment: configurations, and so REST and Connect's topics, hold ${env:NAME}.
+    # Only variables of this name can be asked for, since whoever reaches REST can ask.
+    "config.providers": "env",
+    "config.providers.env.class": "org.apache.kafka.common.config.provider.EnvVarConfigProvider",
+    "config.providers.env.param.allowlist.pattern": "^LANDING_[A-Z0-9_]+$",
+}
+
+
+class Connect(Service):
+    name = "connect"
+    external_variable = "KAFKA_CONNECT_URL"
+    ports = ("connect",)
+    program_names = ("connect",)
+
+    def __init__(self, *args, kafka: Kafka):
+        super().__init__(*args)
+        self.kafka = kafka
+
+    @property
+    def url(self) -> str:
+        return self.external or f"http://127.0.0.1:{self.state.get('port.connect')}"
+
+    def prepare(self) -> None:
+        self.java = java.find_java(self.report)
+        self.classpath = jars.classpath(jars.CACHE, self.report)
+        sink = jars.classpath(jars.CACHE, self.report, jars.SINK)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        plugin = self.folder / "plugins" / "iceberg"
+        shutil.rmtree(plugin, ignore_errors=True)
+        plugin.mkdir(parents=True)
+        for jar in sink:
+            (plugin / jar.name).symlink_to(jar)
+        self.config = self.folder / "worker.properties"
+        self.config.touch(mode=0o600)
+        self.config.write_text(jvm.properties(self.worker_settings()))
+
+    def worker_settings(self) -> dict[str, str]:
+        port = self.state.get("port.connect")
+        clients = java_client_settings(self.kafka.client_config())
+        return {
+            **SETTINGS,
+            "listeners": f"http://127.0.0.1:{port}",
+            "rest.advertised.host.name": "127.0.0.1",
+            "rest.advertised.port": str(port),
+            "plugin.path": str(self.folder / "plugins"),
+            # The worker's own clients, and those that it makes for connectors. The sink makes more, for its control
+            # topic, and reads the first set from this very file.
+            **{f"{prefix}{k}": v for prefix in ("", "producer.", "consumer.", "admin.") for k, v in clients.items()},
+        }
+
+    def programs(self) -> list[Program]:
+        main = "org.apache.kafka.connect.cli.ConnectDistributed"
+        command = jvm.command(self.java, HEAP, self.classpath, self.folder, main, str(self.config))
+        return [Program("connect", command, stop_seconds=30)]
+
+    def is_ready(self) -> bool:
+        if not self.external and ports.is_free(self.state.get("port.connect")):
+            return False
+        try:
+            # Answered only when the worker has joined its group, unlike `/`.
+            with urllib.request.urlopen(f"{self.url}/connectors", timeout=1):
+                return True
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def environment(self) -> dict[str, str]:
+        if not self.state.get("port.connect") and not self.external:
+            return {}
+        return {"AIRFLOW_CONN_KAFKA_CONNECT": json.dumps({"conn_type": "http", "host": self.url})}
+
+    def endpoints(self) -> dict[str, Any]:
+        if not self.state.get("port.connect") and not self.external:
+            return {"connect": None}
+        return {"connect": {"url": self.url}}
+
+
+def java_client_settings(config: dict[str, str]) -> dict[str, str]:
+    """Settings of a Java client from those of confluent-kafka's."""
+    found = {"bootstrap.servers": config["bootstrap.servers"]}
+    if config.get("security.protocol") == "SASL_SSL":
+        login = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        user, password = config["sasl.username"], config["sasl.password"]
+        found |= {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": config["sasl.mechanism"],
+            "sasl.jaas.config": f'{login} required username="{user}" password="{password}";',
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": config["ssl.ca.location"],
+        }
+    return found
