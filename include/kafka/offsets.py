@@ -5,9 +5,13 @@ import logging
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from include.kafka.connection import CONN_ID, ClientErrors, admin_config, client_config, consumer_config
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +80,6 @@ class GroupOffsets:
     def __init__(self, group: str, conn_id: str = CONN_ID, **settings: Any) -> None:
         """`settings` are added to the consumer's. Blocks while the connection is fetched."""
         from confluent_kafka import Consumer
-        from confluent_kafka.admin import AdminClient
 
         config = client_config(conn_id)
         self._errors = ClientErrors(conn_id, config)
@@ -85,8 +88,15 @@ class GroupOffsets:
         self.incomplete = False
         # Whether it found a leader on the move, or one that does not know yet that it leads.
         self._moving = False
-        self._admin = AdminClient(admin_config(config))
+        self._admin_config = admin_config(config)
         self.consumer = Consumer({**consumer_config(config, group), **settings})
+
+    @cached_property
+    def _admin(self) -> "AdminClient":
+        # With the first question: who handles one message asks none.
+        from confluent_kafka.admin import AdminClient
+
+        return AdminClient(self._admin_config)
 
     async def look(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
         """Offsets of every partition of the topics that exist, up to the last stable offset.
