@@ -132,7 +132,7 @@ def main() -> int:
         "--burst-size", type=int, default=1000, help="messages in a burst of ours (default: %(default)s)"
     )
     parser.add_argument(
-        "--run-burst-size", type=int, default=120, help="in one that is a run for each (default: %(default)s)"
+        "--run-burst-size", type=int, default=160, help="in one that is a run for each (default: %(default)s)"
     )
     parser.add_argument("--stock-burst-size", type=int, default=40, help="in one of stock (default: %(default)s)")
     parser.add_argument(
