@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from benchmarks.consumers import LAG_TOPIC, MESSAGES_TOPIC, STOCK_TOPIC
 from benchmarks.history import add_history
-from benchmarks.stand import Stand, say, stand, wait_for_dags
+from benchmarks.stand import Stand, say, stand
 
 # From a message of ours to its effect; read from Airflow's metadata, so each is the time somebody else recorded.
 STEPS = """
@@ -141,7 +141,7 @@ def main() -> int:
     options = parser.parse_args()
     figures = Figures()
     with stand() as it:
-        wait_for_dags(it)
+        it.wait_for_dags()
         say("warming up")
         for lane in LANES:
             single(it, lane, f"warm-{lane}")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from benchmarks import faults_requests
 from benchmarks.consumers import FAULTS, FAULTS_MESSAGES, FAULTS_MESSAGES_TOPIC, FAULTS_TOPICS, Probe
 from benchmarks.kills import kill, kill_task, kill_task_at
-from benchmarks.stand import Stand, say, stand, wait_for_dags
+from benchmarks.stand import Stand, say, stand
 from include.contracts import Topic
 from include.contracts.breaking import broken
 
@@ -166,7 +166,7 @@ def main() -> int:
     kills: collections.Counter[str] = collections.Counter()
     # A killed scheduler's tasks are noticed by their missing heartbeat.
     with stand({"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30"}) as it:
-        wait_for_dags(it)
+        it.wait_for_dags()
         traffic = Traffic(it)
         # Spread over the faults, so that each hits a lane at work.
         pause = max(1.0, options.rounds * len(FAULTS_BY_NAME) * 12 / (options.messages / BURST))

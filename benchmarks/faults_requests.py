@@ -28,6 +28,7 @@ from include.water.topics import LEAKS_DETECTED, SERVICE_REQUESTS, WORK_ORDERS, 
 from stack.stack import PROJECT
 
 TRIAGE, EXECUTE = "triage_service_request", "execute_decisions"
+DAG_IDS = {TRIAGE, EXECUTE, "fan_out_service_requests", "raise_alerts", "refresh_live_board", "maintain"}
 HARMLESS = "Please send me a copy of my last bill, number {n}."
 # What needs a person: an advice not to drink.
 RISKY = "Our tap water smells strongly of petrol and two of us are vomiting since drinking it. Flat {n}."
@@ -48,10 +49,9 @@ def run(rounds: int, requests: int) -> dict[str, Any]:
         "AIRFLOW_CONN_ALERT_WEBHOOK": json.dumps({"conn_type": "http", "host": webhook.url}),
     }
     with stand(environment, dags=PROJECT / "dags") as it:
-        for dag_id in (TRIAGE, EXECUTE, "fan_out_service_requests", "raise_alerts"):
-            it.wait_until(lambda dag_id=dag_id: it.knows(dag_id), f"the Dag {dag_id} to be read", 90)
-        # There is no feed here.
-        it.request("PATCH", "/dags/ingest_seismic_feed?update_mask=is_paused", {"is_paused": True})
+        # There is no feed here, no object store and no Kafka Connect.
+        for dag_id in it.wait_for_dags(PROJECT / "dags") - DAG_IDS:
+            it.pause(dag_id)
         customers, people = Customers(it), People(it)
         customers.start(requests)
         people.start()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -19,6 +20,7 @@ from stack.stack import PROJECT
 
 FOLDER = PROJECT / ".stack" / "benchmarks"
 DAGS = PROJECT / "benchmarks" / "dags"
+_DAG = re.compile(r"^@dag\(.*?^def (\w+)", re.MULTILINE | re.DOTALL)
 
 
 def say(line: str) -> None:
@@ -130,8 +132,18 @@ class Stand:
             query = text("select state, count(*) from dag_run where dag_id = :dag_id group by 1")
             return {state: number for state, number in connection.execute(query, {"dag_id": dag_id})}
 
-    def knows(self, dag_id: str) -> bool:
-        return any(dag["dag_id"] == dag_id for dag in self.request("GET", "/dags?limit=100")["dags"])
+    def wait_for_dags(self, folder: Path = DAGS) -> set[str]:
+        """Until every Dag of the folder is read: a run of one that is not would be lost, not late. Returns their ids."""
+        wanted = {name for path in folder.rglob("*.py") for name in _DAG.findall(path.read_text())}
+
+        def known() -> set[str]:
+            return {dag["dag_id"] for dag in self.request("GET", "/dags?limit=100")["dags"]}
+
+        self.wait_until(lambda: wanted <= known(), f"the Dag files of {folder} to be read", 90)
+        return wanted
+
+    def pause(self, dag_id: str) -> None:
+        self.request("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": True})
 
     def wait_until(self, true: Callable[[], Any], what: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -172,9 +184,3 @@ def stand(environment: dict[str, str] | None = None, dags: Path = DAGS) -> Itera
             shutil.copytree(logs, kept)
             say(f"logs are kept in {kept}")
         stack.remove()
-
-
-def wait_for_dags(it: Stand) -> None:
-    """Until every Dag file of the benchmarks is read: a run of one that is not would be lost, not late."""
-    wanted = sum(path.read_text().count("\n@dag(") for path in DAGS.glob("*.py"))
-    it.wait_until(lambda: len(it.request("GET", "/dags")["dags"]) == wanted, "the Dag files to be read", 60)
