@@ -1,0 +1,1 @@
+"""Checks of what has landed: row by row against the contract, and whole sets of rows against a suite of rules."""

@@ -1,0 +1,275 @@
+"""Evaluates a suite of rules on a set of rows, with Great Expectations.
+
+Rows have been checked one by one against their contract before: what is looked for here shows in the set only. The
+memory it takes is bounded: Great Expectations gets one column at a time, and the numbers about the run are computed by
+DuckDB. Nothing leaves the process: no project folder, no Data Docs, no telemetry.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from include.validators.expectations import GreatExpectations, expectation, limit
+from include.validators.rules import Measure, Rule, SetSuite, Severity
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+    from duckdb import DuckDBPyRelation
+
+    Rows = pyarrow.Table | DuckDBPyRelation | pandas.DataFrame
+
+log = logging.getLogger(__name__)
+
+# For the measures; the rows themselves lie beside it as Arrow.
+MEMORY_LIMIT = "800MB"
+# The same rows in each retry.
+SAMPLE_SEED = 7_401_512
+# The column, if there is one, that says where in a file a row stands.
+LINE = "line"
+# A value in a report is there to be recognised, not to be read whole.
+MAX_EXAMPLE_CHARACTERS = 80
+
+
+class State(StrEnum):
+    """What became of a rule."""
+
+    passed = "passed"
+    failed = "failed"
+    # Broken, but its severity is a warning.
+    warned = "warned"
+    # Its bounds come from earlier runs, and there are too few.
+    no_past_yet = "no past yet"
+    # Too few rows to say anything.
+    not_measured = "not measured"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One rule, what was expected and what was found, in words. `where` holds examples, if the suite wants them."""
+
+    rule: str
+    # "column" or "run".
+    about: str
+    severity: Severity
+    state: State
+    expected: str
+    observed: str
+    where: tuple[str, ...] = ()
+
+    @property
+    def broken(self) -> bool:
+        return self.state in (State.failed, State.warned)
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """`rows` are in the run, `looked_at` of them were looked at by the rules about columns."""
+
+    suite: str
+    rows: int
+    looked_at: int
+    outcomes: tuple[Outcome, ...]
+    measures: Mapping[str, float | None]
+
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.state is State.failed)
+
+    @property
+    def warned(self) -> tuple[Outcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.state is State.warned)
+
+    @property
+    def passed(self) -> bool:
+        return not self.failed
+
+    def to_json(self) -> dict[str, Any]:
+        return {"passed": self.passed, **asdict(self), "outcomes": [asdict(outcome) for outcome in self.outcomes]}
+
+
+def evaluate(
+    suite: SetSuite,
+    rows: Rows,
+    *,
+    counts: Mapping[str, float | None] | None = None,
+    past: Sequence[Mapping[str, float | None]] = (),
+) -> SetResult:
+    """Check the rows of a run.
+
+    counts: numbers about the run that its rows do not show, for measures of that name. past: the measures of earlier
+    runs. Raises KeyError when a measure names nothing that a query or the counts have.
+    """
+    table, total, numbers = _read(suite, rows)
+    numbers |= dict(counts or {})
+    measures = {measure.name: numbers[measure.name] for measure in suite.measures}
+    engine = GreatExpectations()
+    outcomes = [*_column_outcomes(suite, table, engine), *_measure_outcomes(suite, measures, past, engine)]
+    return SetResult(suite.name, total, table.num_rows, tuple(outcomes), measures)
+
+
+def _read(suite: SetSuite, rows: Rows) -> tuple[pyarrow.Table, int, dict[str, float | None]]:
+    """(the rows for the rules about columns, how many there are in all, the columns of the suite's queries)."""
+    import duckdb
+    import pyarrow
+
+    numbers: dict[str, float | None] = {}
+    # Threads: its own default is every core of a worker that other tasks run on.
+    with duckdb.connect(":memory:", config={"memory_limit": MEMORY_LIMIT, "threads": 2}) as connection:
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        if isinstance(rows, duckdb.DuckDBPyRelation):
+            run = rows.project(", ".join('"' + column.replace('"', '""') + '"' for column in suite.columns))
+        else:
+            table = rows if isinstance(rows, pyarrow.Table) else pyarrow.Table.from_pandas(rows, preserve_index=False)
+            run = connection.from_arrow(table.select(list(suite.columns)))
+        total = run.count("*").fetchall()[0][0]
+        if total <= suite.max_rows:
+            # Read once: files in a bucket would be fetched again by each query.
+            table = run.to_arrow_table()
+            run = connection.from_arrow(table)
+        else:
+            sample = f"SELECT * FROM run USING SAMPLE reservoir({suite.max_rows} ROWS) REPEATABLE ({SAMPLE_SEED})"
+            table = _query(run, sample).to_arrow_table()
+        for query in suite.queries:
+            numbers |= _one_row(_query(run, query))
+    return table, total, numbers
+
+
+def _query(run: DuckDBPyRelation, query: str) -> DuckDBPyRelation:
+    found = run.query("run", query)
+    if found is None:
+        raise ValueError(f"a suite's query is a SELECT over the table run, not {query[:80]!r}")
+    return found
+
+
+def _one_row(relation: DuckDBPyRelation) -> dict[str, float | None]:
+    found = relation.fetchall()
+    if len(found) != 1:
+        raise ValueError(f"a suite's query returns one row, not {len(found)}: {', '.join(relation.columns)}")
+    return {name: _number(value) for name, value in zip(relation.columns, found[0], strict=True)}
+
+
+def _number(value: Any) -> float | None:
+    if value is None or (number := float(value)) != number or math.isinf(number):
+        return None
+    return int(number) if number.is_integer() else number
+
+
+def _column_outcomes(suite: SetSuite, table: pyarrow.Table, engine: GreatExpectations) -> Iterator[Outcome]:
+    for column in suite.columns:
+        rules = [rule for rule in suite.rules if rule.column == column]
+        if rules:
+            # One at a time: all columns as pandas at once would take several times the memory.
+            frame = table.select([column]).to_pandas()
+            lines = table.column(LINE) if LINE in table.column_names else None
+            results = engine.validate(column, frame, [expectation(rule) for rule in rules], suite.examples)
+            for rule, result in zip(rules, results, strict=True):
+                yield _column_outcome(rule, result, frame[column], lines, suite.examples)
+
+
+def _measure_outcomes(
+    suite: SetSuite,
+    found: Mapping[str, float | None],
+    past: Sequence[Mapping[str, float | None]],
+    engine: GreatExpectations,
+) -> Iterator[Outcome]:
+    import pandas
+
+    bounds = {measure.name: _bounds(measure, past) for measure in suite.measures}
+    asked = [
+        measure
+        for measure in suite.measures
+        if found[measure.name] is not None and (bounds[measure.name].low, bounds[measure.name].high) != (None, None)
+    ]
+    good: dict[str, bool] = {}
+    if asked:
+        frame = pandas.DataFrame({measure.name: [float(found[measure.name] or 0)] for measure in asked})
+        limits = [limit(m, bounds[m.name].low, bounds[m.name].high) for m in asked]
+        results = engine.validate("measures", frame, limits, 0)
+        good = {measure.name: bool(result.success) for measure, result in zip(asked, results, strict=True)}
+    for measure in suite.measures:
+        yield _measure_outcome(measure, found[measure.name], bounds[measure.name], good.get(measure.name, True))
+
+
+def _column_outcome(rule: Rule, result: Any, values: pandas.Series, lines: Any, examples: int) -> Outcome:
+    details = result.result or {}
+    where: tuple[str, ...] = ()
+    if result.exception_info.get("raised_exception") or "unexpected_count" not in details:
+        # A column of text where numbers are expected, for instance: Great Expectations raises.
+        observed = "cannot be evaluated: the column holds something else"
+    elif not (broken := details["unexpected_count"]):
+        observed = f"all {len(values):,} rows" if len(values) else "no rows"
+    else:
+        observed = f"{broken:,} of {len(values):,} rows are not"
+        found = details.get("unexpected_index_list") or []
+        where = tuple(_example(index, values, lines) for index in found[:examples])
+    share = f" (at least {rule.mostly:.0%} of the rows)" if rule.mostly is not None else ""
+    state = _state(rule.severity, result.success)
+    return Outcome(rule.name, "column", rule.severity, state, rule.expected + share, observed, where)
+
+
+def _example(index: int, values: pandas.Series, lines: Any) -> str:
+    value = values.iloc[index]
+    text = "missing" if value is None or value != value else f"{str(value)[:MAX_EXAMPLE_CHARACTERS]!r}"
+    return f"line {lines[index].as_py()}: {text}" if lines is not None else text
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """`said`: where they come from, in words; None when earlier runs were asked for and there are too few."""
+
+    low: float | None
+    high: float | None
+    said: str | None = ""
+
+
+def _bounds(measure: Measure, past: Sequence[Mapping[str, float | None]]) -> _Bounds:
+    low, high = measure.minimum, measure.maximum
+    recent = measure.recent
+    if recent is None:
+        return _Bounds(low, high)
+    values = sorted(value for run in past if (value := run.get(measure.name)) is not None)
+    if len(values) < recent.min_runs:
+        return _Bounds(low, high, None)
+    # The middle 80 %: one odd run, accepted by a person, does not widen what is normal.
+    least, most = values[round(0.1 * (len(values) - 1))], values[round(0.9 * (len(values) - 1))]
+    if recent.below is not None:
+        low = max(x for x in (low, least / recent.below - recent.margin) if x is not None)
+    if recent.above is not None:
+        high = min(x for x in (high, most * recent.above + recent.margin) if x is not None)
+    return _Bounds(low, high, f"; in {len(values)} earlier runs {_show(least)} to {_show(most)}")
+
+
+def _measure_outcome(measure: Measure, found: float | None, bounds: _Bounds, good: bool) -> Outcome:
+    unit = f" {measure.unit}" if measure.unit else ""
+    low, high = _show(bounds.low), _show(bounds.high)
+    expected = {
+        (True, True): "as in earlier runs",
+        (True, False): f"at most {high}{unit}",
+        (False, True): f"at least {low}{unit}",
+        (False, False): f"{low} to {high}{unit}",
+    }[bounds.low is None, bounds.high is None]
+    expected += bounds.said or ""
+    state, observed = _state(measure.severity, good), f"{_show(found)}{unit}"
+    if found is None:
+        state, observed = State.not_measured, "too few rows to say"
+    elif good and bounds.said is None:
+        state = State.no_past_yet
+    return Outcome(measure.title, "run", measure.severity, state, expected, observed)
+
+
+def _state(severity: Severity, good: bool) -> State:
+    if good:
+        return State.passed
+    return State.failed if severity is Severity.critical else State.warned
+
+
+def _show(number: float | None) -> str:
+    if number is None:
+        return "nothing"
+    return f"{number:,.0f}" if abs(number) >= 1000 or float(number).is_integer() else f"{number:.4g}"

@@ -1,0 +1,165 @@
+"""The whole set of a run's rows against its suite: the task that lets a run go on, or stops it.
+
+    summary = commit_clean(...)
+    check_sets(consumer, summary)     # raises SetsFailed: nothing downstream runs, nothing is deleted
+
+The claim of a run that is stopped stays open, so the lane claims nothing new, until the run is cleared after the cause
+is mended, or after a person has accepted it: docs/runbooks/suite-failed.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from include.validators import results
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+    from include.validators.evaluation import SetResult
+    from include.validators.rules import SetSuite
+
+log = logging.getLogger(__name__)
+
+# A message that nobody can read helps nobody: the page has them all.
+MAX_RULES_IN_ERROR = 6
+COUNTS = ("landed", "clean", "dead_lettered", "duplicates")
+
+
+class SetsFailed(AirflowFailException):
+    """A run's rows break rules that nobody has accepted. Not retried: the same rows would break them again."""
+
+
+class HasSuite(Protocol):
+    """What is asked of a consumer."""
+
+    @property
+    def name(self) -> str: ...
+
+    def load_suite(self) -> Any: ...
+
+
+def check_sets(consumer: HasSuite, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the rows that the run has put into the clean table.
+
+    summary: `claim_id`, `table` (the clean table's identifier), `ranges` ([{"partition", "start", "end"}], end
+    exclusive), and the counts `landed`, `clean`, `dead_lettered`, `duplicates`; `run_id` if there is one.
+
+    Returns what goes into an XCom: how many rules, which warned, and the page's address. Raises SetsFailed. Run again,
+    it finds the same: the past that it compares with ends before this claim.
+    """
+    load = consumer.load_suite()
+    if load is None:
+        log.info("no suite: consumer=%s", consumer.name)
+        return {"suite": None}
+    from include.lake.catalog import load_catalog
+    from include.lake.engine import connect
+
+    suite = load()
+    with connect() as connection:
+        table = load_catalog().load_table(summary["table"])
+        rows = rows_of(connection, table, summary["ranges"], suite.columns)
+        return check_run(consumer.name, suite, rows, summary)
+
+
+def rows_of(
+    connection: DuckDBPyConnection, table: Any, ranges: Sequence[Mapping[str, int]], columns: Sequence[str]
+) -> DuckDBPyRelation:
+    """The rows of the clean table that came from these offsets."""
+    from include.lake.engine import scan
+
+    parts = (
+        f"(kafka_partition = {int(r['partition'])} and kafka_offset >= {int(r['start'])} "
+        f"and kafka_offset < {int(r['end'])})"
+        for r in ranges
+    )
+    # A run that claimed nothing has no rows; the filter must say so, not be empty.
+    return scan(connection, table, row_filter=" or ".join(parts) or "kafka_partition < 0", columns=list(columns))
+
+
+def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Check rows from anywhere as those of a claim, store the result, and raise SetsFailed if they do not pass."""
+    from include.validators.evaluation import evaluate
+
+    claim_id = int(summary["claim_id"])
+    counts = {name: summary.get(name) for name in COUNTS}
+    result = evaluate(suite, rows, counts=counts, past=results.past_measures(source, claim_id))
+    accepted = results.acceptances(source, claim_id)
+    refused = results.not_accepted([outcome.rule for outcome in result.failed], accepted)
+    facts = {
+        "source": source,
+        "key": str(claim_id),
+        "run_id": summary.get("run_id"),
+        "counts": counts,
+        "ranges": [dict(r) for r in summary.get("ranges", ())],
+        "acceptances": [vars(acceptance) for acceptance in accepted],
+        "stopped": bool(refused),
+        "steps": _steps(source, claim_id) if refused else [],
+    }
+    page = results.store(results.folder(source, claim_id), document(suite, result, facts))
+    _log(source, claim_id, result, accepted=not refused and not result.passed)
+    if refused:
+        raise SetsFailed(_stop(source, claim_id, result, refused, page))
+    # Also what was accepted: odd but right data are a part of what is normal.
+    results.remember(source, claim_id, result.measures)
+    results.close(source, claim_id)
+    return {
+        "suite": suite.name,
+        "rules": len(result.outcomes),
+        "warnings": [outcome.rule for outcome in result.warned],
+        "accepted": [outcome.rule for outcome in result.failed],
+        "page": page,
+    }
+
+
+def document(suite: SetSuite, result: SetResult, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The result as JSON: what the page is made of, too."""
+    return {
+        "suite": suite.name,
+        "description": suite.description,
+        "checked_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **facts,
+        **result.to_json(),
+    }
+
+
+def _steps(source: str, claim_id: int) -> list[dict[str, str]]:
+    """What an operator can do about a run that is stopped."""
+    return [
+        {"text": "If the data are wrong: mend the cause, then clear the run. It checks the same rows again."},
+        {
+            "text": "If the data are odd but right: accept the run, then clear it. Who and why is kept.",
+            "command": f"python -m include.validators accept {source} {claim_id} --reason '...'",
+        },
+        {"text": "Until then the lane claims nothing new; what lands meanwhile waits."},
+    ]
+
+
+def _stop(source: str, claim_id: int, result: SetResult, refused: Sequence[str], page: str) -> str:
+    """Open the alarm; returns what an operator has to know."""
+    from include.operations.alarms import open_alarm
+    from include.operations.database import begin
+
+    broken = [outcome for outcome in result.failed if outcome.rule in refused]
+    said = [f"{o.rule}: found {o.observed}, expected {o.expected}" for o in broken[:MAX_RULES_IN_ERROR]]
+    if len(broken) > len(said):
+        said.append(f"and {len(broken) - len(said)} more")
+    what = f"claim {claim_id} breaks {len(broken)} of {len(result.outcomes)} rules ({'; '.join(said)})"
+    with begin() as connection:
+        open_alarm(connection, source, results.alarm_kind(claim_id), f"{what}; page: {page}")
+    return (
+        f"{source}: {what}. Nothing was deleted, nothing downstream has run, and no new range is claimed until this "
+        f"run is done. Page: {page}. Mend the cause and clear the run; or, if the data are odd but right: python -m "
+        f"include.validators accept {source} {claim_id} --reason '...', then clear the run"
+    )
+
+
+def _log(source: str, claim_id: int, result: SetResult, *, accepted: bool) -> None:
+    text = "suite checked: source=%s claim=%d suite=%s rows=%d rules=%d failed=%d warned=%d accepted=%s"
+    found = (source, claim_id, result.suite, result.rows, len(result.outcomes), len(result.failed))
+    log.info(text, *found, len(result.warned), accepted)
