@@ -133,7 +133,7 @@ class Stand:
             return {state: number for state, number in connection.execute(query, {"dag_id": dag_id})}
 
     def wait_for_dags(self, folder: Path = DAGS) -> set[str]:
-        """Until every Dag of the folder is read: a run of one that is not would be lost, not late. Returns their ids."""
+        """Until every Dag of the folder is read, else a run of it would be lost, not late; returns their ids."""
         wanted = {name for path in folder.rglob("*.py") for name in _DAG.findall(path.read_text())}
 
         def known() -> set[str]:

@@ -1,7 +1,8 @@
 """Who reads which topic, in one place."""
 
 from include.kafka.consumers import Consumer, Shape
-from include.water.topics import LEAKS_DETECTED, SEISMIC_EVENTS, SERVICE_REQUESTS
+from include.landing.consumers import LandingConsumer
+from include.water.topics import LEAKS_DETECTED, METER_READINGS, SEISMIC_EVENTS, SERVICE_REQUESTS
 
 RAISE_ALERTS = Consumer(
     name="raise_alerts",
@@ -22,5 +23,12 @@ TRIAGE_SERVICE_REQUESTS = Consumer(
     max_lag=2_000,
 )
 
-# All of them: what is not here is not looked after by the Dag `maintain`.
+# The standard lane: what has landed, not what has just arrived.
+AGGREGATE_METER_READINGS = LandingConsumer(
+    name="aggregate_meter_readings",
+    topic=METER_READINGS,
+    suite="include.water.suites:meter_readings",
+)
+
+# All of the event lane: what is not here is not looked after by the Dag `maintain`.
 CONSUMERS = (RAISE_ALERTS, TRIAGE_SERVICE_REQUESTS)
