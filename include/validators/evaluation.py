@@ -180,20 +180,19 @@ def _measure_outcomes(
 ) -> Iterator[Outcome]:
     import pandas
 
-    bounds = {measure.name: _bounds(measure, past) for measure in suite.measures}
-    asked = [
-        measure
+    bounds = {measure.title: _bounds(measure, past) for measure in suite.measures}
+    limits = {
+        measure.title: limit(measure, bounds[measure.title].low, bounds[measure.title].high)
         for measure in suite.measures
-        if found[measure.name] is not None and (bounds[measure.name].low, bounds[measure.name].high) != (None, None)
-    ]
+        if found[measure.name] is not None and (bounds[measure.title].low, bounds[measure.title].high) != (None, None)
+    }
     good: dict[str, bool] = {}
-    if asked:
-        frame = pandas.DataFrame({measure.name: [float(found[measure.name] or 0)] for measure in asked})
-        limits = [limit(m, bounds[m.name].low, bounds[m.name].high) for m in asked]
-        results = engine.validate("measures", frame, limits, 0)
-        good = {measure.name: bool(result.success) for measure, result in zip(asked, results, strict=True)}
+    if limits:
+        frame = pandas.DataFrame({name: [float(value)] for name, value in found.items() if value is not None})
+        checked = engine.validate("measures", frame, list(limits.values()), 0)
+        good = {title: bool(result.success) for title, result in zip(limits, checked, strict=True)}
     for measure in suite.measures:
-        yield _measure_outcome(measure, found[measure.name], bounds[measure.name], good.get(measure.name, True))
+        yield _measure_outcome(measure, found[measure.name], bounds[measure.title], good.get(measure.title, True))
 
 
 def _column_outcome(rule: Rule, result: Any, values: pandas.Series, lines: Any, examples: int) -> Outcome:

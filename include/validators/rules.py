@@ -64,7 +64,8 @@ class Measure:
     """One number about the whole run, with its bounds: fixed ones, ones from the recent past, or both.
 
     `name` is a column of one of the suite's queries, or one of the counts given to the check. A number that is null was
-    not measured: a query returns null where there are too few rows to say anything.
+    not measured: a query returns null where there are too few rows to say anything. Several measures may look at one
+    number, with a title and bounds of their own.
     """
 
     name: str
@@ -99,7 +100,7 @@ class SetSuite:
     def __post_init__(self) -> None:
         if unknown := sorted({rule.column for rule in self.rules} - set(self.columns)):
             raise ValueError(f"suite {self.name}: rules about {unknown}, which are not among its columns")
-        names = [rule.name for rule in self.rules] + [measure.name for measure in self.measures]
+        names = [rule.name for rule in self.rules] + [measure.title for measure in self.measures]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"suite {self.name}: declared twice: {repeated}")
 

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # A message that nobody can read helps nobody: the page has them all.
 MAX_RULES_IN_ERROR = 6
+MIN_LANDED_FOR_SHARES = 100
 COUNTS = ("landed", "clean", "dead_lettered", "duplicates")
 
 
@@ -48,7 +49,8 @@ def check_sets(consumer: HasSuite, summary: Mapping[str, Any]) -> dict[str, Any]
     """Check the rows that the run has put into the clean table.
 
     summary: `claim_id`, `table` (the clean table's identifier), `ranges` ([{"partition", "start", "end"}], end
-    exclusive), and the counts `landed`, `clean`, `dead_lettered`, `duplicates`; `run_id` if there is one.
+    exclusive), and the counts `landed`, `clean`, `dead_lettered`, `duplicates`; `run_id` if there is one. A suite's
+    measures may also look at `dead_lettered_share` and `duplicate_share`.
 
     Returns what goes into an XCom: how many rules, which warned, and the page's address. Raises SetsFailed. Run again,
     it finds the same: the past that it compares with ends before this claim.
@@ -88,7 +90,7 @@ def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any
 
     claim_id = int(summary["claim_id"])
     counts = {name: summary.get(name) for name in COUNTS}
-    result = evaluate(suite, rows, counts=counts, past=results.past_measures(source, claim_id))
+    result = evaluate(suite, rows, counts=counts | _shares(counts), past=results.past_measures(source, claim_id))
     accepted = results.acceptances(source, claim_id)
     refused = results.not_accepted([outcome.rule for outcome in result.failed], accepted)
     facts = {
@@ -115,6 +117,15 @@ def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any
         "accepted": [outcome.rule for outcome in result.failed],
         "page": page,
     }
+
+
+def _shares(counts: Mapping[str, Any]) -> dict[str, float | None]:
+    """`dead_lettered_share` and `duplicate_share` of what has landed."""
+    landed = counts["landed"] or 0
+    # Of a handful of messages, a single bad one would be a large share.
+    enough = landed >= MIN_LANDED_FOR_SHARES
+    parts = {"dead_lettered_share": counts["dead_lettered"], "duplicate_share": counts["duplicates"]}
+    return {name: part / landed if enough and part is not None else None for name, part in parts.items()}
 
 
 def document(suite: SetSuite, result: SetResult, facts: Mapping[str, Any]) -> dict[str, Any]:
