@@ -1,0 +1,200 @@
+"""All that the report shows, as plain values: made by `collect`, or by a test, and read by `render`.
+
+None means unknown or not there yet, and is shown as such. Volumes are litres, flows are litres a day unless the name
+says otherwise, days are those of the utility's time zone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What flowed into a part of the network and what its meters counted, on an average day of a period.
+
+    Only hours in which both are known count: an hour without its inlet would be water that nobody fed in.
+    """
+
+    inlet: float
+    metered: float
+    known_hours: int
+    expected_hours: int
+    # Meters of customers; the standard measure of losses is per connection, since a share falls when use rises.
+    connections: int = 0
+
+    @property
+    def loss(self) -> float:
+        return self.inlet - self.metered
+
+    @property
+    def loss_share(self) -> float | None:
+        return self.loss / self.inlet if self.inlet > 0 else None
+
+    @property
+    def loss_per_connection(self) -> float | None:
+        return self.loss / self.connections if self.connections else None
+
+    @property
+    def coverage(self) -> float:
+        return self.known_hours / self.expected_hours if self.expected_hours else 0.0
+
+
+@dataclass(frozen=True)
+class Day:
+    """One day of the whole network: volumes of the hours that are known."""
+
+    day: date
+    inlet: float
+    metered: float
+    known_hours: int
+    expected_hours: int
+
+    @property
+    def loss(self) -> float:
+        return self.inlet - self.metered
+
+    @property
+    def complete(self) -> bool:
+        return self.known_hours >= self.expected_hours
+
+
+@dataclass(frozen=True)
+class Night:
+    """One night of a district; litres an hour."""
+
+    night: date
+    loss_lph: float | None
+    complete: bool
+
+
+@dataclass(frozen=True)
+class District:
+    district_id: str
+    name: str
+    balance: Balance | None
+    # The period before, of the same length; None unless as many of its days are there.
+    before: Balance | None
+    nights: tuple[Night, ...] = ()
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Nights in a row in which a district's loss was called a leak."""
+
+    district: str
+    first_night: date
+    last_night: date
+    nights: int
+    litres_per_hour: float
+    confidence: float | None
+    # The last night that could be judged was one of them.
+    active: bool
+    # Of the alert; None when no alert has been raised.
+    severity: str | None = None
+    raised_at: datetime | None = None
+    work_orders: int = 0
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a set of rules said about the newest batch."""
+
+    name: str
+    passed: bool
+    checked_at: datetime
+    rules: int
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What became of the readings since `since`; the four counts must balance."""
+
+    since: datetime
+    landed: int
+    clean: int
+    dead_lettered: int
+    duplicates: int
+    reasons: tuple[tuple[str, int], ...] = ()
+    missing_readings: int | None = None
+    suites: tuple[Suite, ...] = ()
+
+    @property
+    def balances(self) -> bool:
+        return self.landed == self.clean + self.dead_lettered + self.duplicates
+
+
+@dataclass(frozen=True)
+class Model:
+    """The champion: the model that decides what is a leak."""
+
+    version: str
+    trained_at: datetime | None = None
+    # (what was measured, how it is written), in the order to be shown.
+    facts: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class ReportData:
+    computed_at: datetime
+    timezone: str
+    # The end of the last hour with a flow; None: nothing has been aggregated.
+    data_up_to: datetime | None = None
+    # The days that the balances are about, the last included.
+    period: tuple[date, date] | None = None
+    # Whether every day of the period has ended.
+    period_ended: bool = True
+    days: tuple[Day, ...] = ()
+    districts: tuple[District, ...] = ()
+    # None: the detection has not run yet; (): it has found nothing.
+    leaks: tuple[Leak, ...] | None = None
+    quality: Quality | None = None
+    model: Model | None = None
+    # Parts that could not be read this time, in words for the reader.
+    unavailable: tuple[str, ...] = field(default=())
+
+    @property
+    def balance(self) -> Balance | None:
+        return _sum([district.balance for district in self.districts])
+
+    @property
+    def before(self) -> Balance | None:
+        """The period before; None unless every district of the period has one: others would show as a change."""
+        now = [district for district in self.districts if district.balance]
+        return _sum([district.before for district in now]) if all(district.before for district in now) else None
+
+    @property
+    def period_days(self) -> int:
+        return (self.period[1] - self.period[0] + timedelta(days=1)).days if self.period else 0
+
+    @property
+    def night_loss(self) -> float | None:
+        """Loss at night of all districts as litres a day; None unless each has a complete night in the period."""
+        if not self.period:
+            return None
+        means = []
+        for district in self.districts:
+            found = [
+                night.loss_lph
+                for night in district.nights
+                if night.complete and night.loss_lph is not None and self.period[0] <= night.night <= self.period[1]
+            ]
+            if district.balance and not found:
+                return None
+            means += [sum(found) / len(found)] if found else []
+        return 24 * sum(means) if means else None
+
+
+def _sum(balances: list[Balance | None]) -> Balance | None:
+    found = [balance for balance in balances if balance is not None]
+    if not found:
+        return None
+    return Balance(
+        sum(one.inlet for one in found),
+        sum(one.metered for one in found),
+        sum(one.known_hours for one in found),
+        sum(one.expected_hours for one in found),
+        sum(one.connections for one in found),
+    )

@@ -1,0 +1,261 @@
+"""The report's tables and figures as texts: what stands in which cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from include.water.dashboards.report.data import Balance, District, Leak, ReportData, Suite
+from include.water.dashboards.report.numbers import (
+    NONE,
+    change,
+    counted,
+    cubic_metres,
+    day,
+    moment,
+    number,
+    percent,
+    period,
+    short_day,
+    with_unit,
+)
+
+# The newest and largest are what matters; the database has them all.
+MAX_LEAKS = 12
+MAX_REASONS = 8
+
+
+def by_loss(districts: Sequence[District]) -> list[District]:
+    """The districts that have a balance, the largest loss first."""
+    found = [district for district in districts if district.balance]
+    return sorted(found, key=lambda one: (-one.balance.loss if one.balance else 0.0, one.name))
+
+
+def warnings(data: ReportData) -> list[str]:
+    found = []
+    balance = data.balance
+    if data.period and not data.period_ended:
+        found.append("The day is not over, and no earlier one has flows: the figures will change.")
+    if balance and balance.coverage < 0.95:
+        found.append(
+            f"Only {percent(balance.coverage)} of the hours of this period are known in full; "
+            "averages are over the hours that are."
+        )
+    if data.quality and not data.quality.balances:
+        found.append("The counts of readings do not balance: some are unaccounted for.")
+    failed = [suite.name for suite in data.quality.suites if not suite.passed] if data.quality else []
+    if failed:
+        found.append(
+            f"A check of the data failed ({', '.join(failed)}): newer readings wait until somebody has looked."
+        )
+    return [*found, *data.unavailable]
+
+
+def figures(data: ReportData) -> list[dict[str, Any]]:
+    """The four numbers below the headline."""
+    balance = data.balance
+    if balance is None:
+        return []
+    active = None if data.leaks is None else [leak for leak in data.leaks if leak.active]
+    running = sum(leak.litres_per_hour for leak in active or ())
+    return [
+        {"name": "Fed in a day", "value": cubic_metres(balance.inlet), "below": _relative(data, "inlet")},
+        {"name": "Metered a day", "value": cubic_metres(balance.metered), "below": _relative(data, "metered")},
+        {
+            "name": "Lost a day",
+            "value": cubic_metres(balance.loss),
+            "below": f"{percent(balance.loss_share)} of what was fed in",
+            "lost": balance.loss > 0,
+        },
+        {
+            "name": "Leaks running",
+            "value": NONE if active is None else number(len(active)),
+            "below": "not judged yet"
+            if active is None
+            else (f"about {with_unit(running, 'litres an hour')}" if active else "none known"),
+        },
+    ]
+
+
+def _relative(data: ReportData, name: str) -> str:
+    """How much more or less than the period before."""
+    then = getattr(data.before, name) if data.before else None
+    if not then:
+        return "on average"
+    more = getattr(data.balance, name) / then - 1
+    before = "the week before" if data.period_days == 7 else "before"
+    if abs(more) < 0.0005:
+        return f"as {before}"
+    return f"{percent(abs(more))} {'up' if more > 0 else 'down'} on {before}"
+
+
+def balance(data: ReportData) -> list[dict[str, str]]:
+    """The rows of the balance, after the International Water Association's: input, consumption, losses."""
+    found = data.balance
+    if found is None:
+        return []
+
+    def row(kind: str, name: str, litres: float) -> dict[str, str]:
+        share = percent(litres / found.inlet) if found.inlet > 0 else NONE
+        return {"kind": kind, "name": name, "volume": cubic_metres(litres), "share": share}
+
+    table = [row("", "System input", found.inlet), row("", "Metered consumption", found.metered)]
+    table.append(row("loss", "Water losses", found.loss))
+    if data.night_loss is not None and found.loss > 0:
+        # Never more than what is lost: at night the pressure is higher than on average.
+        leakage = min(max(data.night_loss, 0.0), found.loss)
+        table.append(row("sub", "Leakage, estimated from the nights", leakage))
+        table.append(row("sub", "Other: inaccurate meters, use without a meter", found.loss - leakage))
+    return table
+
+
+def balance_note(data: ReportData) -> str:
+    if data.balance is None or data.balance.loss <= 0:
+        return ""
+    if data.night_loss is None:
+        return "How much of the losses is leakage is not estimated: a district has no complete night in this period."
+    return (
+        "Leakage is estimated as the average loss between 01:00 and 05:00, when hardly anybody uses water, taken for "
+        "24 hours; an upper estimate, because pressure is higher at night."
+    )
+
+
+def days(data: ReportData) -> list[list[str]]:
+    """The newest first."""
+    return [
+        [
+            day(one.day, year=True),
+            cubic_metres(one.inlet),
+            cubic_metres(one.metered),
+            cubic_metres(one.loss),
+            percent(one.loss / one.inlet) if one.inlet > 0 else NONE,
+            percent(one.known_hours / one.expected_hours if one.expected_hours else None, 0),
+        ]
+        for one in reversed(data.days)
+    ]
+
+
+def districts(data: ReportData) -> list[dict[str, Any]]:
+    found = [_district(one.name, one.balance, one.before) for one in by_loss(data.districts) if one.balance]
+    if data.balance and len(found) > 1:
+        found.append({**_district("Network", data.balance, data.before), "total": True})
+    return found
+
+
+def _district(name: str, now: Balance, before: Balance | None) -> dict[str, Any]:
+    points = [100 * one.loss_share if one and one.loss_share is not None else None for one in (now, before)]
+    # The units are in the table's head.
+    return {
+        "name": name,
+        "inlet": number(now.inlet / 1000, 1),
+        "loss": number(now.loss / 1000, 1),
+        "share": percent(now.loss_share),
+        "change": change(points[0], points[1], 1),
+        "per_connection": number(now.loss_per_connection),
+        "coverage": percent(now.coverage, 0),
+        "total": False,
+    }
+
+
+def nights(data: ReportData) -> list[list[str]]:
+    """A row a night, the newest first, a column a district."""
+    shown = [district for district in data.districts if district.nights]
+    by_night = [{night.night: night for night in district.nights} for district in shown]
+    every = sorted({night for one in by_night for night in one}, reverse=True)
+    table = []
+    for when in every:
+        cells = [one.get(when) for one in by_night]
+        texts = [number(cell.loss_lph) + ("" if cell.complete else " *") if cell else NONE for cell in cells]
+        table.append([day(when), *texts])
+    return table
+
+
+def leaks(data: ReportData) -> list[dict[str, str]]:
+    """Those that run first, then the newest."""
+    found = sorted(
+        data.leaks or (), key=lambda leak: (not leak.active, -leak.last_night.toordinal(), -leak.litres_per_hour)
+    )
+    return [_leak(leak) for leak in found[:MAX_LEAKS]]
+
+
+def _leak(leak: Leak) -> dict[str, str]:
+    alert = "not raised yet"
+    if leak.severity:
+        alert = leak.severity.capitalize() + (f", {short_day(leak.raised_at.date())}" if leak.raised_at else "")
+    span = period(leak.first_night, leak.last_night)
+    return {
+        "district": leak.district,
+        "state": "Running" if leak.active else "No longer seen",
+        "kind": "bad" if leak.active else "over",
+        "nights": span if leak.nights == 1 else f"{span} ({number(leak.nights)})",
+        "size": number(leak.litres_per_hour),
+        "confidence": percent(leak.confidence, 0),
+        "alert": alert,
+        "work_orders": number(leak.work_orders),
+    }
+
+
+def leaks_summary(data: ReportData) -> str:
+    if data.leaks is None:
+        return "The detection has not judged a night yet."
+    if not data.leaks:
+        return "No leak has been found."
+    active = sum(leak.active for leak in data.leaks)
+    hidden = len(data.leaks) - MAX_LEAKS
+    rest = f" The {MAX_LEAKS} that matter most are shown." if hidden > 0 else ""
+    running = "is running" if active == 1 else "are running"
+    return f"{counted(len(data.leaks), 'leak')} found in the last weeks; {number(active)} {running}.{rest}"
+
+
+def quality(data: ReportData) -> dict[str, Any] | None:
+    found = data.quality
+    if found is None:
+        return None
+
+    def row(name: str, count: int, total: bool = False) -> dict[str, Any]:
+        return {
+            "name": name,
+            "count": number(count),
+            "share": percent(count / found.landed if found.landed else None),
+            "total": total,
+        }
+
+    accepted = percent(found.clean / found.landed if found.landed else None)
+    missing = None
+    if found.missing_readings is not None:
+        missing = f"{counted(found.missing_readings, 'reading')} that meters should have sent in the period never came."
+    reasons = [(name.replace("_", " "), number(count)) for name, count in found.reasons[:MAX_REASONS]]
+    if rest := sum(count for _, count in found.reasons[MAX_REASONS:]):
+        reasons.append(("other", number(rest)))
+    return {
+        "summary": f"{accepted} of the {counted(found.landed, 'reading')} that arrived since "
+        f"{moment(found.since, data.timezone)} were accepted.",
+        "rows": [
+            row("Accepted", found.clean),
+            row("Sent twice", found.duplicates),
+            row("Rejected (dead letters)", found.dead_lettered),
+            row("Arrived", found.landed, total=True),
+        ],
+        "missing": missing,
+        "reasons": reasons,
+        "suites": [_suite(suite, data.timezone) for suite in found.suites],
+    }
+
+
+def _suite(suite: Suite, timezone: str) -> dict[str, str]:
+    return {
+        "name": suite.name,
+        "state": "Passed" if suite.passed else "Failed",
+        "kind": "good" if suite.passed else "bad",
+        "rules": number(suite.rules),
+        "failed": ", ".join(suite.failed) or NONE,
+        "checked": moment(suite.checked_at, timezone),
+    }
+
+
+def model(data: ReportData) -> list[tuple[str, str]]:
+    if data.model is None:
+        return []
+    trained = data.model.trained_at
+    facts = [("Version", data.model.version), ("Trained", moment(trained, data.timezone) if trained else NONE)]
+    return facts + list(data.model.facts)

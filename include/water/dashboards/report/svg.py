@@ -1,0 +1,124 @@
+"""Altair charts as inline SVG that holds nothing but shapes and text."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from altair import TopLevelMixin
+
+_NAMESPACE = "http://www.w3.org/2000/svg"
+# What a drawing needs. Everything else goes: a script, a link or an event handler, however it might get there.
+_ELEMENTS = frozenset(
+    {"svg", "g", "path", "line", "rect", "circle", "text", "tspan", "defs", "clipPath", "title", "desc"}
+)
+_ATTRIBUTES = frozenset(
+    {
+        *(
+            "viewBox",
+            "transform",
+            "d",
+            "x",
+            "y",
+            "x1",
+            "y1",
+            "x2",
+            "y2",
+            "width",
+            "height",
+            "cx",
+            "cy",
+            "r",
+            "rx",
+            "dx",
+            "dy",
+        ),
+        *("fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linejoin"),
+        *("stroke-linecap", "stroke-miterlimit", "opacity", "font-size", "font-weight", "text-anchor"),
+    }
+)
+# A colour is a name, a hexadecimal number or a variable of the page's style: never an address.
+_COLOUR = re.compile(r"(none|transparent|#[0-9a-fA-F]{3,8}|[a-z]+|var\(--[a-z-]+\))")
+_COLOURED = frozenset({"fill", "stroke"})
+# Characters that XML cannot hold: one of them in a name would cost the whole chart.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+def plain(text: str) -> str:
+    """The text without what XML cannot hold."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def to_svg(chart: TopLevelMixin, name: str, title: str, description: str) -> Markup:
+    """The chart as one <svg> element, with `title` and `description` for who cannot see it.
+
+    `name` makes the ids, so it must differ between the charts of a page.
+    """
+    import vl_convert
+
+    # No address may be asked: whatever a chart names, its data are in it.
+    return clean_svg(vl_convert.vegalite_to_svg(chart.to_dict(), allowed_base_urls=[]), name, title, description)
+
+
+def clean_svg(source: str, name: str, title: str, description: str) -> Markup:
+    root = ElementTree.fromstring(source)
+    _clean(root)
+    # The page's style decides how wide it is; the drawing keeps its proportions.
+    for attribute in ("width", "height"):
+        root.attrib.pop(attribute, None)
+    texts = []
+    for number, (tag, text) in enumerate((("title", title), ("desc", description))):
+        element = ElementTree.Element(f"{{{_NAMESPACE}}}{tag}", {"id": f"{name}-{tag}"})
+        element.text = plain(text)
+        root.insert(number, element)
+        texts.append(f"{name}-{tag}")
+    root.set("role", "img")
+    root.set("aria-labelledby", texts[0])
+    root.set("aria-describedby", texts[1])
+    ElementTree.register_namespace("", _NAMESPACE)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _clean(element: ElementTree.Element) -> None:
+    for child in list(element):
+        name = _local_name(child)
+        if name not in _ELEMENTS or _is_empty(name, child):
+            element.remove(child)
+        else:
+            _clean(child)
+    element.attrib = dict(_kept(element.attrib))
+
+
+def _is_empty(name: str, element: ElementTree.Element) -> bool:
+    """Vega draws a path around every group, also where there is nothing to see."""
+    if name != "path":
+        return False
+    invisible = element.get("display") == "none" or element.get("d", "") in ("", "M0,0h0v0h0Z")
+    return invisible or (element.get("class") == "background" and not {"fill", "stroke"} & element.attrib.keys())
+
+
+def _kept(attributes: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    for name, value in attributes.items():
+        if name not in _ATTRIBUTES or (name == "opacity" and value == "1"):
+            continue
+        if name in _COLOURED and not _COLOUR.fullmatch(value):
+            continue
+        yield name, _shorter(value) if name in ("d", "transform") else value
+
+
+def _shorter(value: str) -> str:
+    """A tenth of a pixel is as exact as anybody sees."""
+    parts = re.split(r"(-?[0-9]+\.[0-9]+)", value)
+    texts, floats = parts[::2], parts[1::2]
+    rounded = (f"{float(one):.1f}".removesuffix(".0") for one in floats)
+    return "".join(itertools.chain.from_iterable(itertools.zip_longest(texts, rounded, fillvalue="")))
+
+
+def _local_name(element: ElementTree.Element) -> str:
+    return element.tag.removeprefix(f"{{{_NAMESPACE}}}") if isinstance(element.tag, str) else ""
