@@ -20,12 +20,20 @@ class GreatExpectations:
 
     def __init__(self) -> None:
         import great_expectations
-        from great_expectations.data_context.types.base import ProgressBarsConfig
+        from great_expectations.data_context.types.base import (
+            DataContextConfig,
+            InMemoryStoreBackendDefaults,
+            ProgressBarsConfig,
+        )
 
         # A line for each call, in the log of a task.
         logging.getLogger("great_expectations").setLevel(logging.WARNING)
-        context = great_expectations.get_context(mode="ephemeral")
-        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        configuration = DataContextConfig(
+            # Its own default makes a folder for Data Docs that nobody asked for.
+            store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+            progress_bars=ProgressBarsConfig(globally=False),
+        )
+        context = great_expectations.get_context(mode="ephemeral", project_config=configuration)
         self._source: Any = context.data_sources.add_pandas("run")
 
     def validate(self, name: str, frame: pandas.DataFrame, expectations: Sequence[Any], examples: int) -> list[Any]:

@@ -123,6 +123,9 @@ def between(column: str, minimum: float | None, maximum: float | None, *, strict
 def matches(column: str, pattern: str, *, expected: str | None = None, **options: Any) -> Rule:
     # RE2, which looks at long columns, knows no \u escapes: the characters themselves mean the same to every engine.
     regex = re.sub(r"\\u([0-9a-fA-F]{4})", _character, pattern)
+    # Python's `$` passes over a line break at the end; pydantic's, which the pattern was written for, does not.
+    if regex.endswith("$") and not regex.endswith("\\$"):
+        regex = regex[:-1] + r"\Z"
     return Rule("ExpectColumnValuesToMatchRegex", column, expected or f"like {pattern}", {"regex": regex}, **options)
 
 

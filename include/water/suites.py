@@ -1,8 +1,8 @@
 """Rules about whole runs of readings: what no single reading shows.
 
 A rule that stops a run stops the lane until somebody has looked, so the bounds are wide: they are to find a source that
-is broken (silent, in other units, repeating itself), not an odd night. Runs come in every size, from readings of a minute
-to those of a month; a rule that would mean nothing in a small one is not measured there.
+is broken (silent, in other units, repeating itself), not an odd night. Runs come in every size, from one minute of
+readings to a month of them; a rule that would mean nothing in a small one is not measured there.
 """
 
 from __future__ import annotations
