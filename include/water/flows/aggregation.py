@@ -1,0 +1,180 @@
+"""From clean readings to hourly flows and nights: what the readings of a run touch is computed again, and overwritten.
+
+Nothing is added to what is there, so the same run twice, and runs in any order, end the same. Which hours a run
+touches follows from its offset ranges and the clean table alone: a retry after a crash between two commits does it all
+again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from include.water.flows import queries, tables
+from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, night_of
+from include.water.flows.hours import DAY, HOUR, counted, midnight, reached, spans, within
+
+if TYPE_CHECKING:
+    import pyarrow
+    from duckdb import DuckDBPyConnection
+    from pyiceberg.table import Table, Transaction
+
+log = logging.getLogger(__name__)
+
+# A condition of more offset ranges than this is replaced by their bounds; the query picks the exact rows.
+MAX_RANGES = 32
+NO_TIME = timedelta(0)
+
+
+def aggregate(ranges: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+    """Compute again what the clean readings of these offset ranges touch, in three commits.
+
+    `ranges`: partition, start, end (exclusive). Returns {"hours": [first, last] as text, or [] when the ranges hold no
+    clean reading, "meter_hours": rows, "district_hours": rows, "district_nights": rows}.
+    """
+    from include.lake.catalog import load_catalog
+    from include.lake.engine import connect
+    from include.landing.tables import clean_table
+    from include.water.topics import METER_READINGS
+
+    catalog = load_catalog()
+    readings = catalog.load_table(clean_table(METER_READINGS))
+    made = tables.ensure_tables(catalog)
+    with connect() as connection:
+        return aggregate_tables(connection, readings, made, ranges)
+
+
+def aggregate_tables(
+    connection: DuckDBPyConnection, readings: Table, made: Mapping[str, Table], ranges: Sequence[Mapping[str, int]]
+) -> dict[str, Any]:
+    """As `aggregate`, with the clean table and the flows' tables given."""
+    read = _touched_hours(connection, readings, ranges)
+    if not read:
+        log.info("no clean readings in %d offset ranges: no hour changes", len(ranges))
+        return {"hours": [], "meter_hours": 0, "district_hours": 0, "district_nights": 0}
+    hours = reached(read)
+    # The days of the readings too, and those after: a meter that was silent until now is missed in all of their hours.
+    district_hours = sorted({*hours, *counted(read)})
+    nights = sorted({night for hour in district_hours if (night := night_of(hour))})
+    counts = {
+        "meter_hours": _make_meter_hours(connection, readings, made, hours),
+        "district_hours": _make_district_hours(connection, made, district_hours),
+        "district_nights": _make_district_nights(connection, made, nights),
+    }
+    log.info("aggregated: first_hour=%s last_hour=%s hours=%d %s", hours[0], hours[-1], len(hours), counts)
+    return {"hours": [hours[0].isoformat(), hours[-1].isoformat()], **counts}
+
+
+def _touched_hours(
+    connection: DuckDBPyConnection, readings: Table, ranges: Sequence[Mapping[str, int]]
+) -> list[datetime]:
+    if not ranges:
+        return []
+    if len(ranges) <= MAX_RANGES:
+        row_filter = " or ".join(
+            f"(kafka_partition = {int(part['partition'])} and kafka_offset >= {int(part['start'])}"
+            f" and kafka_offset < {int(part['end'])})"
+            for part in ranges
+        )
+    else:
+        first, end = min(int(part["start"]) for part in ranges), max(int(part["end"]) for part in ranges)
+        row_filter = f"kafka_offset >= {first} and kafka_offset < {end}"
+    _view(connection, "readings", readings, row_filter, ("kafka_partition", "kafka_offset", "read_at"))
+    rows = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
+    return sorted(rows["hour"].to_pylist())
+
+
+def _make_meter_hours(
+    connection: DuckDBPyConnection, readings: Table, made: Mapping[str, Table], hours: list[datetime]
+) -> int:
+    def compute() -> pyarrow.Table:
+        readings.refresh()
+        near = within("read_at", spans(hours, HOUR, MAX_GAP, MAX_GAP))
+        _view(connection, "readings", readings, near, queries.READING_COLUMNS)
+        return queries.run(connection, queries.METER_HOURS, queries.for_meter_hours(hours))
+
+    days = spans({midnight(hour) for hour in hours}, DAY, NO_TIME, NO_TIME)
+    return _overwrite(connection, made[tables.METER_HOURS], "hour", hours, days, compute)
+
+
+def _make_district_hours(connection: DuckDBPyConnection, made: Mapping[str, Table], hours: list[datetime]) -> int:
+    meter_hours = made[tables.METER_HOURS]
+    days = {midnight(hour) for hour in hours}
+
+    def compute() -> pyarrow.Table:
+        meter_hours.refresh()
+        needed = within("hour", spans(days, DAY, KNOWN_DAYS * DAY, NO_TIME))
+        _view(connection, "meter_hours", meter_hours, needed)
+        return queries.run(connection, queries.DISTRICT_HOURS, queries.for_district_hours(hours))
+
+    whole = spans(days, DAY, NO_TIME, NO_TIME)
+    return _overwrite(connection, made[tables.DISTRICT_HOURS], "hour", hours, whole, compute)
+
+
+def _make_district_nights(connection: DuckDBPyConnection, made: Mapping[str, Table], nights: list[date]) -> int:
+    if not nights:
+        return 0
+    district_hours = made[tables.DISTRICT_HOURS]
+    parameters = queries.for_district_nights(nights)
+
+    def compute() -> pyarrow.Table:
+        district_hours.refresh()
+        days = {midnight(part["hour"]) for part in parameters["window"]}
+        _view(connection, "district_hours", district_hours, within("hour", spans(days, DAY, NO_TIME, NO_TIME)))
+        return queries.run(connection, queries.DISTRICT_NIGHTS, parameters)
+
+    months = sorted({night.replace(day=1) for night in nights})
+    whole = [(month, (month + 31 * DAY).replace(day=1)) for month in months]
+    return _overwrite(connection, made[tables.DISTRICT_NIGHTS], "night", nights, whole, compute)
+
+
+def _overwrite(
+    connection: DuckDBPyConnection,
+    table: Table,
+    column: str,
+    wanted: Sequence[datetime | date],
+    partitions: Sequence[tuple[date, date]],
+    compute: Callable[[], pyarrow.Table],
+) -> int:
+    """Replace the rows whose `column` is one of `wanted` by what `compute` gives; how many those are.
+
+    Whole partitions are written, with the rows that are kept: else each run would leave a small file behind. It is all
+    computed anew when somebody else has committed meanwhile: a task that was given up and still runs must not put
+    back what readings, since then, have changed.
+    """
+    import pyarrow
+    from pyarrow import compute as arrow_compute
+    from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+    from include.lake.engine import scan
+    from include.lake.writing import commit
+
+    partition_filter = within(column, partitions)
+    schema = schema_to_pyarrow(table.schema(), include_field_ids=False)
+    number = 0
+
+    def change(transaction: Transaction) -> None:
+        nonlocal number
+        new = compute().select(schema.names).cast(schema)
+        number = new.num_rows
+        old = scan(connection, table, row_filter=partition_filter).to_arrow_table().select(schema.names).cast(schema)
+        values = pyarrow.array(wanted, schema.field(column).type)
+        replaced = arrow_compute.call_function("is_in", [old[column]], arrow_compute.SetLookupOptions(values))
+        kept = old.filter(arrow_compute.call_function("invert", [replaced]))
+        rows = pyarrow.concat_tables([new, kept])
+        order = [(column, "ascending"), (schema.names[0], "ascending")]
+        transaction.overwrite(rows.sort_by(order), overwrite_filter=partition_filter)
+
+    commit(table, change)
+    return number
+
+
+def _view(
+    connection: DuckDBPyConnection, name: str, table: Table, row_filter: str, columns: Iterable[str] | None = None
+) -> None:
+    from include.lake.engine import scan
+
+    rows = scan(connection, table, row_filter=row_filter, columns=list(columns) if columns else None)
+    rows.create_view(name, replace=True)

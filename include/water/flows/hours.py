@@ -1,0 +1,69 @@
+"""Which hours, days and nights a reading touches; and spans of time as conditions for PyIceberg and DuckDB alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+
+from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, TIME_ZONE, night_of
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+# How far a reading reaches: the segments on its two sides are at most MAX_GAP long.
+REACH_HOURS = -(-MAX_GAP // HOUR)
+# A condition of more parts than this takes longer to evaluate than the rows that it saves.
+MAX_SPANS = 64
+
+Span = tuple[datetime, datetime]
+
+
+def reached(hours: Iterable[datetime]) -> list[datetime]:
+    """The hours whose flow a reading made in one of `hours` can change, by time."""
+    return sorted({hour + n * HOUR for hour in hours for n in range(-REACH_HOURS, REACH_HOURS + 1)})
+
+
+def counted(hours: Iterable[datetime]) -> list[datetime]:
+    """The hours of the days on which a reading made in one of `hours` makes its meter a known one."""
+    days = {midnight(hour) + n * DAY for hour in hours for n in range(KNOWN_DAYS + 1)}
+    return sorted(day + n * HOUR for day in days for n in range(24))
+
+
+def window_of(night: date) -> list[datetime]:
+    """The hours of a night's window, in UTC: one fewer or one more where clocks are changed within it."""
+    evening = datetime(night.year, night.month, night.day, 12, tzinfo=TIME_ZONE).astimezone(UTC)
+    return [hour for n in range(36) if night_of(hour := evening + n * HOUR) == night]
+
+
+def midnight(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def spans(moments: Iterable[datetime], step: timedelta, before: timedelta, after: timedelta) -> list[Span]:
+    """[moment - before, moment + step + after) of each, joined where they meet, at most MAX_SPANS of them.
+
+    More than that are joined across the smallest gaps.
+    """
+    joined: list[Span] = []
+    for moment in sorted(moments):
+        first, end = moment - before, moment + step + after
+        if joined and first <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((first, end))
+    gaps = sorted((right[0] - left[1] for left, right in pairwise(joined)), reverse=True)
+    if len(gaps) < MAX_SPANS:
+        return joined
+    kept = [joined[0]]
+    for span in joined[1:]:
+        if span[0] - kept[-1][1] >= gaps[MAX_SPANS - 2] and len(kept) < MAX_SPANS:
+            kept.append(span)
+        else:
+            kept[-1] = (kept[-1][0], span[1])
+    return kept
+
+
+def within(column: str, wanted: Sequence[tuple[date, date]]) -> str:
+    """That a column's time lies in one of the spans."""
+    return " or ".join(
+        f"({column} >= '{first.isoformat()}' and {column} < '{end.isoformat()}')" for first, end in wanted
+    )

@@ -1,0 +1,73 @@
+-- What flowed through each meter in each of the hours.
+-- A segment lies between two neighbouring readings of a meter. Its flow is known if it is not longer than
+-- $max_gap_us and its counter has not fallen; then the counter is interpolated where an hour begins and ends. The flow
+-- of an hour is known if known segments cover it wholly. Times are microseconds, and sums of them integers: the result
+-- does not depend on the order in which an engine adds up.
+-- $hours: timestamps, $max_gap_us, $max_gap_hours, $expected_readings (of a meter in an hour)
+WITH ordered AS (
+    SELECT
+        meter_id,
+        district_id,
+        EPOCH_US(read_at) AS started,
+        litres_total AS first_litres,
+        LEAD(EPOCH_US(read_at)) OVER neighbours AS ended,
+        LEAD(litres_total) OVER neighbours AS last_litres
+    FROM readings
+    WINDOW neighbours AS (PARTITION BY meter_id ORDER BY read_at NULLS FIRST, litres_total NULLS FIRST)
+),
+segments AS (
+    SELECT
+        meter_id,
+        district_id,
+        started,
+        first_litres,
+        ended,
+        last_litres,
+        started // 3600000000 AS first_hour,
+        -- Of two readings with one time, the first has a segment without length: it is not counted, and covers nothing.
+        CASE WHEN ended = started THEN 0 ELSE 1 END AS readings,
+        COALESCE(ended > started AND ended - started <= $max_gap_us AND last_litres >= first_litres, FALSE) AS known
+    FROM ordered
+),
+pieces AS (
+    SELECT
+        meter_id,
+        district_id,
+        started,
+        first_hour + later AS hour,
+        CASE WHEN later = 0 THEN readings ELSE 0 END AS readings,
+        CASE
+            WHEN known
+            THEN LEAST(ended, (first_hour + later + 1) * 3600000000) - GREATEST(started, (first_hour + later) * 3600000000)
+            ELSE 0
+        END AS covered,
+        CASE
+            WHEN known AND started <= (first_hour + later) * 3600000000
+            THEN first_litres
+                + (last_litres - first_litres)
+                * (CAST((first_hour + later) * 3600000000 - started AS DOUBLE) / CAST(ended - started AS DOUBLE))
+        END AS litres_at_beginning,
+        CASE
+            WHEN known AND ended >= (first_hour + later + 1) * 3600000000
+            THEN first_litres
+                + (last_litres - first_litres)
+                * (CAST((first_hour + later + 1) * 3600000000 - started AS DOUBLE) / CAST(ended - started AS DOUBLE))
+        END AS litres_at_end
+    FROM segments
+    CROSS JOIN UNNEST(GENERATE_SERIES(0, $max_gap_hours)) AS hours_later(later)
+    WHERE later = 0 OR (known AND (first_hour + later) * 3600000000 < ended)
+)
+SELECT
+    meter_id,
+    ARG_MAX(district_id, started) AS district_id,
+    CAST(MAKE_TIMESTAMP(hour * 3600000000) AS TIMESTAMPTZ) AS hour,
+    CASE
+        WHEN SUM(covered) = 3600000000
+        THEN ROUND(MAX(litres_at_end) - MAX(litres_at_beginning), 3)
+    END AS litres,
+    CAST(SUM(readings) AS INTEGER) AS readings,
+    CAST($expected_readings AS INTEGER) AS expected_readings
+FROM pieces
+WHERE hour IN (SELECT EPOCH_US(wanted) // 3600000000 FROM UNNEST($hours) AS hours(wanted))
+GROUP BY meter_id, hour
+ORDER BY hour NULLS FIRST, meter_id NULLS FIRST
