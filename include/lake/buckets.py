@@ -91,7 +91,7 @@ class Bucket:
 
     @property
     def name(self) -> str:
-        return self._remote.name
+        return str(self._remote.name)
 
     def read(self, path: str) -> tuple[bytes, int] | None:
         """(content, generation) of the object, both of one moment; None when there is none."""

@@ -1,0 +1,85 @@
+"""The gate: whether a candidate may replace what is in use. Plain numbers in, a verdict in words out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How one contender did on held-out data.
+
+    score: higher is better. window: which data; scores of different data do not compare. groups: the same for each part
+    of the data that is large enough to say something. measures: other figures by name, which the gate may limit.
+    """
+
+    score: float
+    window: str
+    groups: Mapping[str, float] = field(default_factory=dict)
+    measures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says, and why: every rule, whether it was kept or not."""
+
+    passed: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A candidate passes if it beats every rival by `margin`, and in no group falls behind what is in use by more than
+    `max_group_loss`, and keeps the `limits` (measure -> at most)."""
+
+    margin: float
+    max_group_loss: float
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    def judge(self, candidate: Scores, rivals: Mapping[str, Scores], in_use: str) -> Verdict:
+        """Compare with each rival, by name; `in_use` names the one that the candidate would replace.
+
+        Raises ValueError when a rival was scored on other data, or `in_use` is no rival.
+        """
+        if in_use not in rivals:
+            raise ValueError(f"{in_use!r} is in use and not among the rivals {sorted(rivals)}")
+        if other := sorted(name for name, rival in rivals.items() if rival.window != candidate.window):
+            raise ValueError(f"{', '.join(other)}: scored on other data than the candidate ({candidate.window})")
+        findings = [
+            *(self._beats(candidate, name, rival) for name, rival in rivals.items()),
+            *self._groups(candidate, in_use, rivals[in_use]),
+            *self._limits(candidate),
+        ]
+        return Verdict(all(kept for kept, _ in findings), tuple(reason for _, reason in findings))
+
+    def _beats(self, candidate: Scores, name: str, rival: Scores) -> tuple[bool, str]:
+        ahead = candidate.score - rival.score
+        # Rounded, so that a margin of exactly what is asked does not fail by the last bit.
+        kept = round(ahead, 9) >= self.margin
+        return kept, (
+            f"{'beats' if kept else 'does not beat'} {name}: {candidate.score:.3f} against {rival.score:.3f}, "
+            f"a difference of {ahead:+.3f}; at least {self.margin:+.3f} is asked"
+        )
+
+    def _groups(self, candidate: Scores, name: str, rival: Scores) -> list[tuple[bool, str]]:
+        losses = {group: score - candidate.groups.get(group, float("-inf")) for group, score in rival.groups.items()}
+        worse = {group: loss for group, loss in losses.items() if round(loss, 9) > self.max_group_loss}
+        if not worse:
+            return [(True, f"no group is worse than with {name} by more than {self.max_group_loss:.3f}")]
+        return [
+            (
+                False,
+                f"group {group} is worse than with {name}: {candidate.groups.get(group, float('nan')):.3f} against "
+                f"{rival.groups[group]:.3f}; at most {self.max_group_loss:.3f} less is allowed",
+            )
+            for group in sorted(worse)
+        ]
+
+    def _limits(self, candidate: Scores) -> list[tuple[bool, str]]:
+        findings = []
+        for name, most in self.limits.items():
+            value = candidate.measures.get(name, float("nan"))
+            kept = value <= most
+            findings.append((kept, f"{name} is {value:.3g}; at most {most:.3g} is allowed"))
+        return findings
