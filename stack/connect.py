@@ -28,6 +28,9 @@ SETTINGS = {
     "status.storage.partitions": "1",
     # The plugin says what it holds. Looking at every class of it instead takes 20 s.
     "plugin.discovery": "service_load",
+    # How long a sink's task waits for records before it looks at its control topic: the last records of a burst would
+    # wait for the default of 60 s.
+    "offset.flush.interval.ms": "1000",
     # Lets a connector's configuration set timeouts of its consumer.
     "connector.client.config.override.policy": "All",
     # A killed worker's place is free after 6 s, and what it ran starts at once on the next: with one worker there is

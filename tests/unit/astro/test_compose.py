@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stack import connect, jars, object_store, postgres
 from stack.requirements import PROJECT
 
 FILE = PROJECT / "docker-compose.override.yml"
@@ -32,7 +33,7 @@ def test_a_typing_error_breaks_the_compose_specification(tmp_path: Path):
 
 
 def test_it_has_the_services_of_the_local_stack():
-    assert COMPOSE["services"].keys() == {"kafka", "objectstore", "operations-db"}
+    assert COMPOSE["services"].keys() == {"kafka", "connect", "objectstore", "operations-db"}
 
 
 @each_service
@@ -48,9 +49,9 @@ def test_a_service_listens_on_loopback_only(service: dict):
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
-@each_service
-def test_the_data_of_a_service_outlives_its_container(service: dict):
-    names = {volume.split(":")[0] for volume in service["volumes"]}
+@pytest.mark.parametrize("name", COMPOSE["services"].keys() - {"connect"})  # its state is topics
+def test_the_data_of_a_service_outlives_its_container(name: str):
+    names = {volume.split(":")[0] for volume in COMPOSE["services"][name]["volumes"]}
     assert names
     assert names <= COMPOSE["volumes"].keys()
 
@@ -70,3 +71,36 @@ def test_containers_and_this_machine_get_an_address_each_can_reach():
 
 def test_a_typing_error_makes_no_topic():
     assert COMPOSE["services"]["kafka"]["environment"]["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+
+
+def worker_settings() -> dict[str, str]:
+    """As Connect's container reads them: Compose makes one dollar sign of two."""
+    lines = COMPOSE["configs"]["connect_worker"]["content"].replace("$$", "$").splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_connect_has_the_settings_of_the_local_stack_and_the_broker_of_this_file():
+    settings = worker_settings()
+    assert connect.SETTINGS.items() <= settings.items()
+    listeners = COMPOSE["services"]["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")
+    assert f"INTERNAL://{settings['bootstrap.servers']}" in listeners
+    assert settings["rest.advertised.host.name"] in COMPOSE["services"]
+
+
+def test_connect_finds_its_worker_settings_its_plugin_and_its_passwords():
+    service = COMPOSE["services"]["connect"]
+    (config,) = service["configs"]
+    assert config["target"] == service["command"][-1]
+    (volume,) = service["volumes"]
+    assert volume.split(":")[1] == worker_settings()["plugin.path"]
+    assert service["env_file"] == ".env"
+    assert service["image"] == f"apache/kafka:{jars.KAFKA_VERSION}"
+
+
+def test_the_buckets_and_the_catalogs_database_are_those_of_the_local_stack():
+    script = COMPOSE["services"]["objectstore"]["entrypoint"][-1]
+    assert all(f"/storage/{bucket} " in script for bucket in object_store.BUCKETS)
+    database = postgres.DATABASES["landing_catalog"]
+    assert COMPOSE["configs"]["landing_catalog"]["content"] == f"CREATE DATABASE {database};"
+    (config,) = COMPOSE["services"]["operations-db"]["configs"]
+    assert config == {"source": "landing_catalog", "target": "/docker-entrypoint-initdb.d/landing_catalog.sql"}
