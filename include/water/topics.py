@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,8 @@ class ServiceRequest(Contract):
     subject: Annotated[Line, Field(max_length=150)]
     text: Annotated[Text, Field(min_length=1, max_length=4000, description="written by the customer: untrusted")]
 
+    event_id_sql: ClassVar[str | None] = "request_id"
+
     @property
     def event_id(self) -> str:
         return self.request_id
@@ -57,6 +59,8 @@ class MeterReading(Contract):
     read_at: UtcTime
     litres_total: Annotated[int, Field(ge=0, le=10**12, description="the counter since installation")]
     battery_percent: Annotated[int, Field(ge=0, le=100)] | None = None
+
+    event_id_sql: ClassVar[str | None] = "meter_id || '@' || utc_text(read_at)"
 
     @property
     def event_id(self) -> str:

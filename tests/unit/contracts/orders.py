@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ class OrderV1(Contract):
     kind: Kind
     ship_on: Day | None = None
     note: Annotated[Text, Field(max_length=50)] | None = None
+
+    event_id_sql: ClassVar[str | None] = "order_id"
 
     @property
     def event_id(self) -> str:

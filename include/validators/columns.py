@@ -1,0 +1,123 @@
+"""A contract as columns: names, types, and whether a value may be missing; and an event as a row of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from include.contracts import Contract, ContractViolation, Reason
+
+# pydantic's name of a type -> Iceberg's. What is not here (lists, objects, unions) is kept as JSON text: every engine
+# reads that, and a nested type of its own would be a migration with every change of the contract.
+_TYPES = {
+    "str": "string",
+    "int": "long",
+    "float": "double",
+    "bool": "boolean",
+    "datetime": "timestamptz",
+    "date": "date",
+}
+_WRAPPERS = ("default", "nullable", "function-before", "function-after", "function-wrap")
+JSON_TEXT = "json"
+# Settings of a model that change how values are read, and what they must be: those of `Contract`.
+_KNOWN_CONFIG = {"strict": True, "extra_fields_behavior": "forbid", "allow_inf_nan": False}
+_HARMLESS_CONFIG = {"title", "hide_input_in_errors"}
+# Of the clean table, beside the contract's.
+COORDINATES = {"kafka_partition": "int", "kafka_offset": "long", "kafka_timestamp": "timestamptz"}
+_LONG = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A field of a contract as a column. `kind`: a type of Iceberg, or JSON_TEXT, which is kept as a string."""
+
+    name: str
+    kind: str
+    required: bool
+
+    @property
+    def iceberg_type(self) -> str:
+        return "string" if self.kind == JSON_TEXT else self.kind
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What pydantic made of a contract: {name: core schema}, and the definitions that they refer to."""
+
+    schemas: Mapping[str, Any]
+    definitions: Mapping[str, Any]
+    # Whether anything else than the fields' own schemas decides, such as a validator of the whole model.
+    is_plain: bool
+
+    def resolved(self, schema: Any) -> Any:
+        while schema["type"] == "definition-ref":
+            schema = self.definitions[schema["schema_ref"]]
+        return schema
+
+
+@cache
+def fields_of(contract: type[Contract]) -> Fields:
+    schema: Any = contract.__pydantic_core_schema__
+    definitions: dict[str, Any] = {}
+    if schema["type"] == "definitions":
+        definitions = {item["ref"]: item for item in schema["definitions"]}
+        schema = schema["schema"]
+        while schema["type"] == "definition-ref":
+            schema = definitions[schema["schema_ref"]]
+    is_plain = (
+        schema["type"] == "model"
+        and not schema.get("custom_init")
+        and not schema.get("post_init")
+        and schema["schema"]["type"] == "model-fields"
+        and not schema["schema"].get("computed_fields")
+        and {k: v for k, v in schema["config"].items() if k not in _HARMLESS_CONFIG} == _KNOWN_CONFIG
+        and not any("validation_alias" in field for field in schema["schema"]["fields"].values())
+    )
+    while schema["type"] != "model-fields":
+        schema = schema["schema"]
+    return Fields({name: field["schema"] for name, field in schema["fields"].items()}, definitions, is_plain)
+
+
+@cache
+def columns_of(contract: type[Contract]) -> tuple[Column, ...]:
+    """The contract's fields in their order."""
+    fields = fields_of(contract)
+    if taken := {"event_id", *COORDINATES} & fields.schemas.keys():
+        raise ValueError(f"{contract.__name__}: {', '.join(sorted(taken))} is a column of every clean table already")
+    return tuple(_column(name, schema, fields) for name, schema in fields.schemas.items())
+
+
+def _column(name: str, schema: Any, fields: Fields) -> Column:
+    required = True
+    while (schema := fields.resolved(schema))["type"] in _WRAPPERS:
+        required &= schema["type"] not in ("default", "nullable")
+        schema = schema["schema"]
+    kind = schema["type"]
+    if kind == "enum":
+        kind = schema.get("sub_type", JSON_TEXT)
+    elif kind == "literal":
+        kinds = {type(value).__name__ for value in schema["expected"]}
+        kind = kinds.pop() if len(kinds) == 1 else JSON_TEXT
+    return Column(name, _TYPES.get(kind, JSON_TEXT), required)
+
+
+def row_of(event: Contract) -> dict[str, Any]:
+    """The event as {column: value}, its event id included. Raises ContractViolation for what no column can hold."""
+    return {**dict(_values(event)), "event_id": event.event_id}
+
+
+def _values(event: Contract) -> Iterator[tuple[str, Any]]:
+    as_json: dict[str, Any] = {}
+    for column in columns_of(type(event)):
+        value = getattr(event, column.name)
+        if column.kind == JSON_TEXT and value is not None:
+            as_json = as_json or event.model_dump(mode="json")
+            value = json.dumps(as_json[column.name], ensure_ascii=False, separators=(",", ":"))
+        elif column.kind == "long" and isinstance(value, int) and value not in _LONG:
+            # A contract without an upper bound; a table has one.
+            raise ContractViolation(Reason.out_of_bounds, f"{column.name} (too large for a table)")
+        yield column.name, value.value if isinstance(value, Enum) else value

@@ -1,0 +1,367 @@
+"""From raw text to rows of a contract, set-based.
+
+`Topic.parse` says what a message is. A screen in SQL, made from the contract, accepts a text only when it can prove
+that `parse` would accept it, with equal values; whatever it is not sure about is examined by `parse` itself, one by
+one, which also gives the reason. So the outcome is `parse`'s for every contract, and fast for messages that are as
+they should be. What the screen cannot prove is listed nowhere: a schema of pydantic that it does not know, a pattern
+that engines might read differently, or a contract without `event_id_sql` makes it examine every message.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from include.contracts import Contract, ContractViolation, Topic
+from include.contracts import types as contract_types
+from include.lake.engine import literal, quoted, sql_type
+from include.validators.columns import Fields, columns_of, fields_of, row_of
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+# What SQL expressions for event ids may use, beside the fields.
+MACROS = """
+create or replace macro utc_text(moment) as
+    strftime(make_timestamp(epoch_us(moment)), '%Y-%m-%dT%H:%M:%S')
+    || case when epoch_us(moment) % 1000000 = 0 then ''
+            else '.' || lpad((epoch_us(moment) % 1000000)::varchar, 6, '0') end
+    || 'Z'
+"""
+_TIME = (
+    "[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?"
+    "(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])"
+)
+_DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+# No digits that a double would round twice, and no exponent that would overflow.
+_NUMBER = "-?[0-9]{1,15}(\\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})?"
+# Patterns that Rust's and RE2's engines read alike: no classes by name, flags or Unicode escapes but \uXXXX, and no
+# dot outside of brackets.
+_PLAIN_PATTERN = re.compile(
+    r"(\[\^?(\\u[0-9a-f]{4}|[A-Za-z0-9._:/@#+ -])+\]|\\[.+/-]|[A-Za-z0-9_:/@# -]|[*+?^$()|]|\{[0-9,]+\})*"
+)
+_PLAIN_TEXT = re.compile(r"[A-Za-z0-9_.: -]+")
+# Columns of a screen beside the contract's own. A field of a contract has no space in its name.
+EXAMINE, TEXT = "to examine", "landed text"
+_META = {"type", "metadata", "ref", "serialization", "strict"}
+
+
+class NotScreened(Exception):
+    """The screen cannot prove anything about this contract."""
+
+
+class ScreenDiffers(Exception):
+    """The screen has accepted what `parse` sees otherwise: a fault in the screen or in `event_id_sql`."""
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A field in SQL: `value`, and `check`, which holds only if `parse` accepts the field with that value."""
+
+    value: str
+    check: str
+
+
+def screen(topic: Topic, source: str) -> str:
+    """A query over `source` (columns partition, offset, timestamp, value) with a row for each of its rows.
+
+    Columns: those of the contract, event_id, kafka_partition, kafka_offset, kafka_timestamp, and EXAMINE: true where
+    the row must be examined by `parse` (the contract's columns mean nothing then), with its text in TEXT.
+    """
+    position = '"partition" as kafka_partition, "offset" as kafka_offset, "timestamp" as kafka_timestamp'
+    columns = columns_of(topic.contract)
+    try:
+        fields, keys = _fields(topic.contract), _keys(topic.contract)
+        event_id = topic.contract.event_id_sql
+        if event_id is None:
+            raise NotScreened("no event_id_sql")
+    except NotScreened:
+        nulls = ", ".join(f"null::{sql_type(c.iceberg_type)} as {quoted(c.name)}" for c in columns)
+        return (
+            f"select {nulls}, null::varchar as event_id, {position}, "
+            f"true as {quoted(EXAMINE)}, value as {quoted(TEXT)} from ({source})"
+        )
+    shape = json.dumps({name: "JSON" for name in fields})
+    # Not a trailing comma, which DuckDB's parser takes; nothing that json_transform would raise for.
+    readable = (
+        f"value is not null and strlen(value) <= {topic.max_bytes} and json_valid(value) "
+        r"and not ends_with(rtrim(value, e' \t\n\r}'), ',')"
+    )
+    raw = ", ".join(f'"json fields".{quoted(name)}::varchar as {_raw(name)}' for name in fields)
+    values = ", ".join(f"{field.value} as {quoted(name)}" for name, field in fields.items())
+    checks = " and ".join(f"({field.check})" for field in fields.values())
+    names = ", ".join(quoted(c.name) for c in columns)
+    return f"""
+        with parsed as (
+            select {position}, value as "json text",
+                case when {readable} then json_transform(value, {literal(shape)}) end as "json fields",
+                case when {readable} then json_keys(value) end as "json keys"
+            from ({source})
+        ),
+        texts as (
+            select kafka_partition, kafka_offset, kafka_timestamp, "json text", "json keys", {raw} from parsed
+        ),
+        typed as (select *, {values} from texts),
+        checked as (select *, not coalesce({keys} and {checks}, false) as {quoted(EXAMINE)} from typed)
+        select {names}, case when not {quoted(EXAMINE)} then {event_id} end as event_id,
+            kafka_partition, kafka_offset, kafka_timestamp,
+            {quoted(EXAMINE)}, case when {quoted(EXAMINE)} then "json text" end as {quoted(TEXT)}
+        from checked
+    """
+
+
+def examine(topic: Topic, text: str | bytes | None) -> dict[str, Any]:
+    """The row of a message, by `parse`. Raises ContractViolation with the reason."""
+    value = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return row_of(topic.parse(value))
+
+
+def verify(connection: DuckDBPyConnection, topic: Topic, sample: str) -> int:
+    """Screen the rows of `sample` and compare each that is accepted with `parse`; returns how many were.
+
+    Raises ScreenDiffers: nothing of such a run may be written. `event_id_sql` is written by hand beside the property
+    that it repeats, and engines change.
+    """
+    query = f"""
+        select screened.*, sample.value as "json text"
+        from ({screen(topic, sample)}) screened
+        join ({sample}) sample
+            on sample."partition" = screened.kafka_partition and sample."offset" = screened.kafka_offset
+        where not {quoted(EXAMINE)}
+    """
+    found = connection.sql(query)
+    names = found.columns
+    compared = 0
+    for values in found.fetchall():
+        row = dict(zip(names, values, strict=True))
+        where = f"topic {topic.name}: partition {row['kafka_partition']} offset {row['kafka_offset']}"
+        try:
+            expected = examine(topic, row["json text"])
+        except ContractViolation as violation:
+            raise ScreenDiffers(f"{where}: the screen accepts it, the contract does not ({violation})") from None
+        for name, value in expected.items():
+            if row[name] != value or type(row[name]) is not type(value):
+                hint = "; compare event_id_sql with event_id" if name == "event_id" else ""
+                raise ScreenDiffers(f"{where}: the screen and the contract read {name} differently{hint}")
+        compared += 1
+    return compared
+
+
+def is_screened(contract: type[Contract]) -> bool:
+    """Whether anything of this contract is accepted without being parsed one by one."""
+    try:
+        _fields(contract), _keys(contract)
+    except NotScreened:
+        return False
+    return contract.event_id_sql is not None
+
+
+@cache
+def _fields(contract: type[Contract]) -> dict[str, Screened]:
+    """Raises NotScreened."""
+    fields = fields_of(contract)
+    if not fields.is_plain:
+        raise NotScreened(f"{contract.__name__}: more than its fields decides")
+    return {name: _screened(schema, _raw(name), quoted(name), fields) for name, schema in fields.schemas.items()}
+
+
+def _raw(name: str) -> str:
+    """The column that holds a field's JSON text."""
+    return quoted(f"raw {name}")
+
+
+def _keys(contract: type[Contract]) -> str:
+    """A condition on the names in the object: all that are required, none that is unknown, none twice."""
+    fields = fields_of(contract)
+    optional = [name for name, schema in fields.schemas.items() if _may_be_absent(schema)]
+    required = [name for name in fields.schemas if name not in optional]
+    usual = [list(fields.schemas), required]
+    listed, keys = ", ".join(_list(names) for names in usual), quoted("json keys")
+    return (
+        f"case when {keys} in ({listed}) then true else len({keys}) = len(list_distinct({keys})) "
+        f"and list_has_all({keys}, {_list(required)}) and list_has_all({_list(fields.schemas)}, {keys}) end"
+    )
+
+
+def _may_be_absent(schema: Any) -> bool:
+    # Another default than null would have to be told from null.
+    return schema["type"] == "default" and "default" in schema and schema["default"] is None
+
+
+def _list(names: Iterable[str]) -> str:
+    return f"[{', '.join(literal(name) for name in names)}]::varchar[]"
+
+
+def _screened(schema: Any, raw: str, name: str, fields: Fields) -> Screened:
+    """The field in terms of its JSON text, the column `raw`, and of its value, the column `name`."""
+    schema = fields.resolved(schema)
+    kind = schema["type"]
+    if kind == "default":
+        if "default" in schema and not _may_be_absent(schema):
+            raise NotScreened("a default that is not null")
+        if "default_factory" in schema or schema.get("validate_default"):
+            raise NotScreened("a default that is computed")
+        return _screened(schema["schema"], raw, name, fields)
+    if kind == "nullable":
+        inner = _screened(schema["schema"], raw, name, fields)
+        return Screened(inner.value, f"{raw} is null or ({inner.check})")
+    try:
+        make = _KINDS[kind]
+    except KeyError:
+        raise NotScreened(f"pydantic's {kind}") from None
+    return make(schema, raw, name)
+
+
+def _only(schema: Any, *known: str) -> None:
+    if unknown := {key for key, value in schema.items() if value is not None} - _META - set(known):
+        raise NotScreened(f"{schema['type']} with {', '.join(sorted(unknown))}")
+
+
+def _text(raw: str) -> str:
+    r"""The string in a JSON text. Escapes are rare, and dear."""
+    return rf"case when contains({raw}, '\') then json_extract_string({raw}, '$') else {raw}[2:-2] end"
+
+
+def _string(schema: Any, raw: str, name: str) -> Screened:
+    _only(schema, "pattern", "min_length", "max_length")
+    # A NUL would have to pass through C.
+    checks = [f"starts_with({raw}, '\"')", rf"not contains({raw}, '\u0000')"]
+    if "pattern" in schema:
+        checks.append(f"regexp_matches({name}, {literal(_re2(schema['pattern']))})")
+    if "min_length" in schema:
+        checks.append(f"length({name}) >= {schema['min_length']}")
+    if "max_length" in schema:
+        checks.append(f"length({name}) <= {schema['max_length']}")
+    return Screened(_text(raw), " and ".join(checks))
+
+
+def _re2(pattern: Any) -> str:
+    """Pydantic's pattern (Rust) for DuckDB (RE2), where both mean the same."""
+    if not isinstance(pattern, str) or not _PLAIN_PATTERN.fullmatch(pattern):
+        raise NotScreened("a pattern that engines might read differently")
+    translated = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", pattern)
+    if max([int(n) for n in re.findall(r"[0-9]+", "".join(re.findall(r"\{[0-9,]+\}", pattern)))], default=0) > 1000:
+        raise NotScreened("more repetitions than RE2 takes")
+    return translated
+
+
+def _integer(schema: Any, raw: str, name: str) -> Screened:
+    _only(schema, *_BOUNDS)
+    # Its own text again: 5.0, 1e18 and "5" would become numbers too.
+    return Screened(f"try_cast({raw} as bigint)", " and ".join([f"{name}::varchar = {raw}", *_bounds(schema, name)]))
+
+
+def _float(schema: Any, raw: str, name: str) -> Screened:
+    _only(schema, *_BOUNDS)
+    number = f"regexp_full_match({raw}, {literal(_NUMBER)})"
+    return Screened(f"try_cast({raw} as double)", " and ".join([number, *_bounds(schema, name)]))
+
+
+_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def _bounds(schema: Any, name: str) -> Iterator[str]:
+    for key, operator in _BOUNDS.items():
+        if (bound := schema.get(key)) is not None:
+            if type(bound) is int and abs(bound) < 2**63:
+                yield f"{name} {operator} {bound}"
+            elif type(bound) is float:
+                # Not a decimal literal, with which DuckDB would compare in decimals.
+                yield f"{name} {operator} {literal(repr(bound))}::double"
+            else:
+                raise NotScreened("a bound that is no plain number")
+
+
+def _boolean(schema: Any, raw: str, name: str) -> Screened:
+    _only(schema)
+    return Screened(f"{raw} = 'true'", f"{raw} in ('true', 'false')")
+
+
+def _one_of(values: Iterable[Any], raw: str) -> Screened:
+    values = list(values)
+    if all(type(value) is int for value in values):
+        texts, value = [str(value) for value in values], f"try_cast({raw} as bigint)"
+    elif all(type(value) is str and _PLAIN_TEXT.fullmatch(value) for value in values):
+        texts, value = [f'"{value}"' for value in values], f"{raw}[2:-2]"
+    else:
+        raise NotScreened("values that are not plain")
+    return Screened(value, f"{raw} in ({', '.join(literal(text) for text in texts)})")
+
+
+def _enumeration(schema: Any, raw: str, name: str) -> Screened:
+    _only(schema, "cls", "members", "sub_type")
+    if schema.get("sub_type") != "str":
+        raise NotScreened("an enumeration of other values than texts")
+    return _one_of([member.value for member in schema["members"]], raw)
+
+
+def _literal_value(schema: Any, raw: str, name: str) -> Screened:
+    _only(schema, "expected")
+    return _one_of(schema["expected"], raw)
+
+
+def _version(schema: Any, raw: str, name: str) -> Screened:
+    if schema["schema"]["type"] != "literal":
+        raise NotScreened("a version that is no literal")
+    return _literal_value(schema["schema"], raw, name)
+
+
+def _time(schema: Any, raw: str, name: str) -> Screened:
+    pattern, lowest, highest = literal(f'"{_TIME}"'), contract_types.EARLIEST, contract_types.LATEST
+    return Screened(
+        # Its plain TIMESTAMP would ignore the offset.
+        f"try_cast({raw}[2:-2] as timestamptz)",
+        f"regexp_full_match({raw}, {pattern}) and {name} >= '{lowest.isoformat()}'::timestamptz "
+        f"and {name} < '{highest.isoformat()}'::timestamptz",
+    )
+
+
+def _day(schema: Any, raw: str, name: str) -> Screened:
+    pattern, lowest, highest = literal(f'"{_DATE}"'), contract_types.EARLIEST, contract_types.LATEST
+    return Screened(
+        f"try_cast({raw}[2:-2] as date)",
+        f"regexp_full_match({raw}, {pattern}) and {name} >= '{lowest.date()}'::date "
+        f"and {name} < '{highest.date()}'::date",
+    )
+
+
+def _function(schema: Any, raw: str, name: str) -> Screened:
+    """The validators of `include.contracts` are known; any other may do anything."""
+    chain, inner = [], schema
+    while inner["type"].startswith("function-"):
+        function = inner["function"]["function"]
+        chain.append((inner["type"], getattr(function, "__func__", function)))
+        inner = inner["schema"]
+    for known, kind, make in _VALIDATORS:
+        if chain == known and inner["type"] == kind:
+            return make(schema, raw, name)
+    raise NotScreened("a validator of its own")
+
+
+_VALIDATORS: list[tuple[list[tuple[str, Any]], str, Callable[[Any, str, str], Screened]]] = [
+    ([("function-before", Contract._version_is_an_integer.__func__)], "literal", _version),
+    (
+        [("function-after", contract_types._to_utc), ("function-before", contract_types._from_rfc3339)],
+        "datetime",
+        _time,
+    ),
+    (
+        [("function-after", contract_types._date_in_bounds), ("function-before", contract_types._from_iso_date)],
+        "date",
+        _day,
+    ),
+]
+_KINDS: dict[str, Callable[[Any, str, str], Screened]] = {
+    "str": _string,
+    "int": _integer,
+    "float": _float,
+    "bool": _boolean,
+    "enum": _enumeration,
+    "literal": _literal_value,
+    "function-before": _function,
+    "function-after": _function,
+}

@@ -1,0 +1,277 @@
+"""The screen in SQL accepts only what `Topic.parse` accepts, with the same values, and it accepts usual messages."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar, Literal
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field, model_validator
+
+from include.contracts import Contract, ContractViolation, Reason, Topic
+from include.contracts.types import Day, UtcTime
+from include.validators import rows
+from include.validators.columns import columns_of
+from include.water.topics import METER_READINGS, SERVICE_REQUESTS
+from tests.unit.contracts.orders import ORDERS, ORDERS_V2, message
+
+
+class Everything(Contract):
+    """A field of each kind that the screen knows."""
+
+    version: Literal[1]
+    name: Annotated[str, Field(min_length=1, max_length=3)]
+    free: Annotated[str, Field(max_length=5)] | None
+    number: int
+    share: Annotated[float, Field(gt=0, lt=1.5)]
+    flag: bool
+    at: UtcTime | None = None
+    day: Day | None = None
+    size: Literal["s", "m"] | None = None
+
+    event_id_sql: ClassVar[str | None] = "name || number"
+
+    @property
+    def event_id(self) -> str:
+        return f"{self.name}{self.number}"
+
+
+EVERYTHING = Topic("everything", Everything, key="name", partitions=1, retention=None, max_bytes=400)
+GOOD: dict[Topic, dict[str, Any]] = {
+    ORDERS: json.loads(message(note="text", ship_on="2026-01-02")),
+    METER_READINGS: {
+        "version": 1,
+        "meter_id": "M-000001",
+        "district_id": "harbour",
+        "read_at": "2026-01-02T03:04:05Z",
+        "litres_total": 5,
+        "battery_percent": 50,
+    },
+    SERVICE_REQUESTS: {
+        "version": 1,
+        "request_id": "SR-12345678",
+        "received_at": "2026-01-02T03:04:05.5+02:00",
+        "channel": "app",
+        "customer_id": "C-123456",
+        "district_id": None,
+        "address": "Main St. 5",
+        "site_id": None,
+        "subject": "no water",
+        "text": "two\nlines, é and \u2028",
+    },
+    EVERYTHING: {
+        "version": 1,
+        "name": "abc",
+        "free": "ä\n\\",
+        "number": -5,
+        "share": 0.1,
+        "flag": True,
+        "at": "2026-02-28T23:59:59.000001-07:30",
+        "day": "2026-02-28",
+        "size": "m",
+    },
+}
+topics = st.sampled_from(list(GOOD))
+
+
+ENGINE = duckdb.connect(config={"threads": 1})
+ENGINE.execute("set timezone = 'UTC'")
+ENGINE.execute(rows.MACROS)
+
+
+def screened(topic: Topic, texts: list[str | None]) -> list[dict[str, Any]]:
+    """The screen's rows, in the order of the texts."""
+    count = len(texts)
+    landed = pa.table(
+        {
+            "partition": pa.array([0] * count, pa.int32()),
+            "offset": pa.array(range(count), pa.int64()),
+            "timestamp": pa.array([None] * count, pa.timestamp("us", "UTC")),
+            "value": pa.array(texts, pa.string()),
+        }
+    )
+    ENGINE.register("landed", landed)
+    found = ENGINE.sql(rows.screen(topic, "from landed") + " order by kafka_offset")
+    return [dict(zip(found.columns, values, strict=True)) for values in found.fetchall()]
+
+
+def parsed(topic: Topic, text: str | None) -> dict[str, Any] | ContractViolation:
+    try:
+        return rows.examine(topic, text)
+    except ContractViolation as violation:
+        return violation
+
+
+def assert_screened_as_parsed(topic: Topic, texts: list[str | None]) -> list[bool]:
+    """Returns which of them were accepted without being examined."""
+    found = screened(topic, texts)
+    for text, row in zip(texts, found, strict=True):
+        if row[rows.EXAMINE]:
+            assert row[rows.TEXT] == text
+            continue
+        expected = parsed(topic, text)
+        assert not isinstance(expected, ContractViolation), (text, expected)
+        for name, value in expected.items():
+            assert (row[name], type(row[name])) == (value, type(value)), (text, name)
+    return [not row[rows.EXAMINE] for row in found]
+
+
+# What comes close to being right, as JSON texts. Not split at every white space: some of it is in the texts.
+NEAR = re.split(
+    r"[ \n]+",
+    """1 1.0 1e0 1e18 -0 -0.0 0 01 5 100 101 1000 1001 123456789012345678 9223372036854775807 9223372036854775808
+1e400 1e-400 NaN Infinity -Infinity true false null "1" 0.1 1.5 1.4999999999999999 0.30000000000000004 1E2
+12345678901234567890123 "" "a" "abc" "abcd" "M-000001" "M-00000" "M-000001\\n" "harbour" "Harbour" "app" "App" "m"
+"retail" "2026-01-02T03:04:05Z" "2026-01-02T03:04:05+02:00" "2026-01-02T03:04:05-23:59" "2026-01-02T03:04:60Z"
+"2026-01-02T24:00:00Z" "2026-02-30T00:00:00Z" "2026-01-02T03:04:05.123456Z" "2026-01-02T03:04:05.1234567Z"
+"1969-12-31T23:59:59Z" "2199-12-31T23:59:59Z" "2200-01-01T00:00:00Z" "2026-01-02T03:04:05" "2026-01-02t03:04:05z"
+"1970-01-01T00:00:00+01:00" "2199-12-31T23:59:59-01:00" "2026-01-02T03:04:05.10Z"
+"2026-01-02" "2026-13-01" "1969-12-31" "2200-01-01" "20260102" "\\u0000" "\\u00e9" "\\ud83d\\ude00" "\\ud800" "\\/"
+"a\\\\" "\\"" "\\t" "x\u2028" "\ufffd" [] [1] {} {"a":1} {"a":1,"a":2} \u00a01 +1 .5 1. "C-123456" "SR-12345678"
+"👩‍👩‍👧" "o-1" 'a'""",
+)
+near = (
+    st.sampled_from(NEAR)
+    | st.text(max_size=6).map(json.dumps)
+    | st.text(max_size=6).map(lambda text: json.dumps(text, ensure_ascii=False))
+)
+spaces = st.sampled_from(["", "", "", " ", "\n", "\t ", "\u00a0", "\x0b"])
+
+
+@st.composite
+def texts(draw: st.DrawFn, good: dict[str, Any]) -> str:
+    members = [(json.dumps(name), json.dumps(value)) for name, value in good.items()]
+    for _ in range(draw(st.integers(0, 2))):
+        place = draw(st.integers(0, len(members) - 1))
+        what = draw(st.integers(0, 5))
+        if what <= 2:
+            members[place] = (members[place][0], draw(near))
+        elif what == 3 and len(members) > 1:
+            members.pop(place)
+        elif what == 4:
+            name = draw(st.sampled_from([*good, "other", "Version", "version "]))
+            members.insert(place, (json.dumps(name), draw(near)))
+        else:
+            members.insert(place, members.pop())
+    between = draw(spaces)
+    inside = ",".join(f"{between}{name}{draw(spaces)}:{between}{value}" for name, value in members)
+    end = draw(st.sampled_from(["}", "}", "}", ",}", ", }", "} ", "}\n", "}x", "", "}}", "},"]))
+    return f"{draw(spaces)}{{{inside}{end}"
+
+
+@given(st.data(), topics)
+@settings(max_examples=150, deadline=None)
+def test_what_the_screen_accepts_the_contract_accepts_with_the_same_values(data: st.DataObject, topic: Topic):
+    assert_screened_as_parsed(topic, data.draw(st.lists(texts(GOOD[topic]), min_size=10, max_size=30)))
+
+
+@given(st.lists(st.text(max_size=20) | st.none(), max_size=20), topics)
+@settings(max_examples=30, deadline=None)
+def test_any_text_is_examined_or_right(values: list[str | None], topic: Topic):
+    assert_screened_as_parsed(topic, values)
+
+
+@pytest.mark.parametrize("topic", GOOD, ids=lambda topic: topic.name)
+def test_every_value_that_is_nearly_right_in_every_field(topic: Topic):
+    good = GOOD[topic]
+    made = []
+    for name in good:
+        for value in NEAR:
+            members = ",".join(f'"{n}":{value if n == name else json.dumps(v)}' for n, v in good.items())
+            made.append(f"{{{members}}}")
+    assert_screened_as_parsed(topic, made)
+
+
+@pytest.mark.parametrize("topic", GOOD, ids=lambda topic: topic.name)
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_usual_messages_are_not_examined_one_by_one(topic: Topic, separators: tuple[str, str]):
+    good = GOOD[topic]
+    shuffled = list(good.items())
+    random.Random(1).shuffle(shuffled)
+    absent = {name for name, field in topic.contract.model_fields.items() if not field.is_required()}
+    documents = [
+        good,
+        dict(shuffled),
+        {name: value for name, value in good.items() if name not in absent},
+        {name: None if name in absent else value for name, value in good.items()},
+    ]
+    made = [json.dumps(document, separators=separators) for document in documents]
+    assert assert_screened_as_parsed(topic, [*made, json.dumps(good, ensure_ascii=False)]) == [True] * 5
+
+
+def test_a_contract_that_the_screen_does_not_know_is_examined_message_by_message():
+    assert not rows.is_screened(ORDERS_V2.contract)
+    text = json.dumps(
+        {
+            "version": 2,
+            "order_id": "o",
+            "placed_at": "2026-01-02T03:04:05Z",
+            "positions": [{"article": "é", "quantity": 1}],
+        }
+    )
+    (row,) = screened(ORDERS_V2, [text])
+    assert row[rows.EXAMINE]
+    assert rows.examine(ORDERS_V2, text)["positions"] == '[{"article":"é","quantity":1}]'
+    assert [c.name for c in columns_of(ORDERS_V2.contract) if c.kind == "json"] == ["positions"]
+
+
+class Checked(Everything):
+    """The same fields, and a rule about two of them."""
+
+    @model_validator(mode="after")
+    def _rule(self) -> Checked:
+        if self.flag and self.number < 0:
+            raise ValueError
+        return self
+
+
+class Stripped(Everything):
+    model_config: ClassVar[Any] = {"str_strip_whitespace": True}
+
+
+@pytest.mark.parametrize("contract", [Checked, Stripped])
+def test_a_rule_beside_the_fields_is_never_passed_over(contract: type[Contract]):
+    topic = Topic("checked", contract, key="name", partitions=1, retention=timedelta(days=1))
+    assert not rows.is_screened(contract)
+    assert [row[rows.EXAMINE] for row in screened(topic, [json.dumps(GOOD[EVERYTHING])])] == [True]
+
+
+def test_the_reason_is_that_of_the_contract():
+    with pytest.raises(ContractViolation) as caught:
+        rows.examine(METER_READINGS, json.dumps({**GOOD[METER_READINGS], "litres_total": "5"}))
+    assert caught.value.reason == Reason.wrong_type
+    with pytest.raises(ContractViolation) as caught:
+        rows.examine(METER_READINGS, None)
+    assert caught.value.reason == Reason.tombstone
+
+
+def test_a_number_that_no_table_holds_is_a_violation():
+    with pytest.raises(ContractViolation, match="number"):
+        rows.examine(EVERYTHING, json.dumps({**GOOD[EVERYTHING], "number": 2**63}))
+
+
+class Misspelt(Everything):
+    event_id_sql: ClassVar[str | None] = "name || '-' || number"
+
+
+def test_an_event_id_in_sql_that_differs_from_the_property_is_found():
+    topic = Topic("misspelt", Misspelt, key="name", partitions=1, retention=timedelta(days=1))
+    landed = pa.table(
+        {
+            "partition": pa.array([0], pa.int32()),
+            "offset": pa.array([7], pa.int64()),
+            "timestamp": pa.array([None], pa.timestamp("us", "UTC")),
+            "value": [json.dumps(GOOD[EVERYTHING])],
+        }
+    )
+    ENGINE.register("sample", landed)
+    assert rows.verify(ENGINE, EVERYTHING, "from sample") == 1
+    with pytest.raises(rows.ScreenDiffers, match=r"offset 7.*event_id_sql"):
+        rows.verify(ENGINE, topic, "from sample")
