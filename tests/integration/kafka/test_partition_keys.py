@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import text
 
 from include.kafka import tasks
 from include.kafka.consumers import Shape
+from include.kafka.reset import reset_consumer
 from include.operations.database import begin
 from tests.integration.kafka.conftest import effects, numbers, open_claims, order, read_all
+from tests.integration.kafka.test_claims import remake
 from tests.integration.kafka.test_handling import outcomes, transact
 
 pytestmark = pytest.mark.integration
@@ -36,6 +39,37 @@ def test_a_key_that_is_handled_again_has_no_second_effect(make_topic, make_consu
     for run in ("first", "second"):
         tasks.handle_message(consumer, key, run)
     assert numbers(topic) == ["a"]
+
+
+def test_a_key_claimed_a_while_ago_does_not_take_a_message_of_a_topic_made_again(
+    make_topic, make_consumer, send, admin
+):
+    topic = make_topic()
+    consumer = make_consumer(topic, shape=Shape.per_message)
+    send(topic, order("old"))
+    (key,) = tasks.claim_partition_keys(consumer, "fan out")
+    with begin() as connection:
+        ages_ago = text("update claims set claimed_at = claimed_at - interval '10 min' where consumer = :name")
+        connection.execute(ages_ago, {"name": consumer.name})
+    remake(admin, topic, make_topic)
+    send(topic, order("new"))
+    with pytest.raises(AirflowFailException, match="made again"):
+        tasks.handle_message(consumer, key, "run")
+    assert numbers(topic) == []
+
+
+def test_a_message_handled_just_before_its_topic_is_claimed_anew_acts_once(make_topic, make_consumer, send, admin):
+    topic = make_topic()
+    consumer = make_consumer(topic, shape=Shape.per_message)
+    send(topic, order("old"))
+    (key,) = tasks.claim_partition_keys(consumer, "fan out")
+    remake(admin, topic, make_topic)
+    send(topic, order("new"))
+    tasks.handle_message(consumer, key, "run of the old claim")
+    reset_consumer(consumer.name, topic.name)
+    (key,) = tasks.claim_partition_keys(consumer, "fan out again")
+    tasks.handle_message(consumer, key, "run of the new claim")
+    assert numbers(topic) == ["new"]
 
 
 def test_a_cleared_fan_out_gives_only_the_keys_that_are_still_open(make_topic, make_consumer, send):
