@@ -1,5 +1,6 @@
 """The Iceberg catalog, from the Airflow connection `landing_catalog`; objects through `google_cloud_default`."""
 
+import logging
 import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ OBJECTS_CONN_ID = "google_cloud_default"
 CATALOG_NAME = "landing"
 # Keys of the connection's extra that are libpq's; everything else is a property of the catalog.
 _LIBPQ = ("ssl", "keepalives", "connect_timeout", "target_session_attrs", "channel_binding", "gssencmode", "options")
+# Say at every look at a table, every few seconds in a triggerer, that they look.
+_CHATTY = ("pyiceberg.io", "fsspec.caching")
 
 
 @cache
@@ -22,13 +25,15 @@ def load_catalog(conn_id: str = CONN_ID) -> "Catalog":
     """The catalog that the sink commits to; one a process. Blocks while the connection is fetched: not in a Dag file.
 
     A connection of type postgres is the database of a JDBC catalog, with the warehouse's URL in its extra. With
-    `{"type": "rest", "uri": ...}` in the extra it is a REST catalog: the extra goes to PyIceberg; login and password are
-    its OAuth credential.
+    `{"type": "rest", "uri": ...}` in the extra it is a REST catalog: the extra goes to PyIceberg, and the connection's
+    login and password are its OAuth credential.
 
     Raises AirflowNotFoundException when a connection is not defined, ValueError when it cannot be used.
     """
     from airflow.sdk import BaseHook
 
+    for chatty in _CHATTY:
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     connection = BaseHook.get_connection(conn_id)
     extra = {name: str(value) for name, value in connection.extra_dejson.items()}
     properties = {**file_properties(), **{k: v for k, v in extra.items() if not k.startswith(_LIBPQ)}}

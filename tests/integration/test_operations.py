@@ -72,8 +72,8 @@ def url_of(conn_id: str) -> str:
 @pytest.fixture
 def declared() -> None:
     """Every package's tables are in the metadata."""
-    for module in sorted(PROJECT.glob("include/*/tables.py")):
-        importlib.import_module(f"include.{module.parent.name}.tables")
+    for module in sorted([*PROJECT.glob("include/*/tables.py"), PROJECT / "include/landing/gaps.py"]):
+        importlib.import_module(f"include.{module.parent.name}.{module.stem}")
 
 
 def definitions(conn_id: str) -> set[tuple[str, str, str]]:

@@ -1,0 +1,58 @@
+"""Sets of offsets as sorted lists of ranges [start, end) that do not touch."""
+
+from collections.abc import Iterable
+
+Ranges = list[tuple[int, int]]
+
+
+def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """All offsets of the ranges, whatever their order and overlap."""
+    merged: Ranges = []
+    for start, end in sorted(ranges):
+        if start >= end:
+            continue
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def subtract(ranges: Ranges, others: Ranges) -> Ranges:
+    """The offsets of `ranges` that are not in `others`; both sorted, as `union` returns them."""
+    left: Ranges = []
+    skip = 0
+    for start, end in ranges:
+        while skip < len(others) and others[skip][1] <= start:
+            skip += 1
+        at = skip
+        while at < len(others) and others[at][0] < end:
+            if others[at][0] > start:
+                left.append((start, others[at][0]))
+            start = max(start, others[at][1])
+            at += 1
+        if start < end:
+            left.append((start, end))
+    return left
+
+
+def intersect(ranges: Ranges, others: Ranges) -> Ranges:
+    """The offsets that are in both."""
+    return subtract(ranges, subtract(ranges, others))
+
+
+def total(ranges: Iterable[tuple[int, int]]) -> int:
+    """How many offsets there are."""
+    return sum(end - start for start, end in ranges)
+
+
+def of_numbers(numbers: Iterable[int]) -> Ranges:
+    """Ranges of single offsets."""
+    return union((number, number + 1) for number in numbers)
+
+
+def text(ranges: Iterable[tuple[int, int]], limit: int = 20) -> str:
+    """For people: the first `limit` ranges, and how many more there are."""
+    listed = list(ranges)
+    shown = ", ".join(f"[{start}, {end})" for start, end in listed[:limit])
+    return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"

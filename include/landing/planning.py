@@ -1,0 +1,208 @@
+"""Which landed offsets a run owns, and the units of work that its mapped tasks get.
+
+The claims are the event lane's own (`include/kafka/claims.py`); what is available is each partition up to its first
+hole, where the event lane takes the end of the log. A run is an immutable set of offset ranges.
+"""
+
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+
+from sqlalchemy import Connection, select
+
+from include.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled, reset_command
+from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets
+from include.kafka.watch import watch_claims, watch_lag
+from include.landing import gaps, intervals
+from include.landing.consumers import LandingConsumer
+from include.landing.gaps import Gap
+from include.landing.landed import Landed
+from include.landing.repair import repair
+from include.landing.tables import load_landing_table, raw_table, start_offsets, topic_id
+from include.landing.units import NotLanded, Slice, Unit, bundles, slices, unit
+from include.landing.verification import GAP_ALARM, LOST_ALARM, RUNBOOK, Verified, verify
+from include.operations.alarms import close_alarm, deliver_alarms, open_alarm
+from include.operations.database import begin
+from include.operations.tables import claim_ranges, claims, positions
+
+log = logging.getLogger(__name__)
+
+
+def claim_landed(consumer: LandingConsumer, run_id: str) -> list[Unit]:
+    """Claim this run's offsets and return its units of work; an empty list when there is nothing to do.
+
+    Looks for gaps first, and closes those that are due. A run that asks again, because it was retried or cleared, gets
+    the ranges it had. While a claim of another run of this consumer is open, a run gets no new range: that batch has
+    failed, and must not be passed over.
+
+    Killed before the claim: nothing happened, or a gap was closed. After it: the retry gets the same ranges. Raises
+    AirflowFailException when the topic was made again; whatever else it raises is for Airflow's retries.
+    """
+    try:
+        claimed = _claim(consumer, run_id)
+        units = _plan(consumer, claimed)
+    except ConsumerStopped as stopped:
+        raise _stop(consumer, stopped) from stopped
+    deliver_alarms(untried_only=True)
+    log.info(
+        "claimed: consumer=%s run_id=%s claim=%d ranges=%s units=%d files=%d",
+        consumer.name,
+        run_id,
+        claimed.id,
+        [str(r) for r in claimed.ranges],
+        len(units),
+        sum(len(unit["files"]) for unit in units),
+    )
+    return units
+
+
+def plan_again(consumer: LandingConsumer, old: Unit) -> Unit:
+    """The same unit with the files that hold its offsets now: for a task whose files were rewritten and removed."""
+    with begin() as connection:
+        of_claim = select(claim_ranges.c.partition, claim_ranges.c.topic_id)
+        ids = dict(connection.execute(of_claim.where(claim_ranges.c.claim_id == old["claim_id"])).all())  # type: ignore[arg-type]
+    wanted = [
+        OffsetRange(consumer.topic.name, ids[r["partition"]], r["partition"], r["start"], r["end"])
+        for r in old["ranges"]
+    ]
+    pieces = [piece for whole in _slices(consumer, wanted).values() for piece in whole]
+    return {**unit(old["claim_id"], old["unit"], pieces), "ranges": old["ranges"]}
+
+
+def expected_records(claim_id: int) -> int:
+    """How many records the claim's ranges hold: their offsets without those that hold none or are lost.
+
+    What a run has read, duplicates by coordinates dropped, must be as many.
+    """
+    with begin() as connection:
+        expected = 0
+        for row in connection.execute(select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)).all():
+            known = gaps.settled(connection, row.topic_id, {row.partition: row.readable_from})
+            whole = [(row.readable_from, row.end_offset)]
+            expected += intervals.total(intervals.subtract(whole, known.get(row.partition, [])))
+    return expected
+
+
+def open_claim_of_another_run(connection: Connection, consumer: str, run_id: str | None = None) -> str | None:
+    """The run that has an open claim of this consumer, `run_id` aside; None when there is none."""
+    others = select(claims.c.run_id).where(claims.c.consumer == consumer, claims.c.closed_at.is_(None))
+    if run_id is not None:
+        others = others.where(claims.c.run_id != run_id)
+    return connection.scalar(others.order_by(claims.c.claimed_at).limit(1))
+
+
+def next_offsets(connection: Connection, consumer: LandingConsumer, of_topic: str) -> dict[int, int]:
+    """{partition: the next offset that the consumer has not claimed} of the topic with this id."""
+    mine = select(positions.c.partition, positions.c.next_offset).where(
+        positions.c.consumer == consumer.name,
+        positions.c.topic == consumer.topic.name,
+        positions.c.topic_id == of_topic,
+    )
+    return dict(connection.execute(mine).all())  # type: ignore[arg-type]
+
+
+def verify_for(consumer: LandingConsumer) -> Verified:
+    """Look for gaps in what this consumer has not claimed yet. Raises what `verify` raises."""
+    table = load_landing_table(consumer.topic)
+    with begin() as connection:
+        starts = {**start_offsets(table), **next_offsets(connection, consumer, topic_id(table))}
+    return verify(consumer.topic, starts, conn_id=consumer.conn_id, grace=consumer.landing_grace)
+
+
+def _claim(consumer: LandingConsumer, run_id: str) -> Claimed:
+    with begin() as connection:
+        mine = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
+        asks_again = connection.scalar(mine) is not None
+    verified = None if asks_again else verify_for(consumer)
+    if verified is not None and verified.due:
+        repair(consumer.topic, verified.due, conn_id=consumer.conn_id)
+        verified = verify_for(consumer)
+
+    def available() -> Mapping[Partition, PartitionOffsets]:
+        # On a connection of its own; the lock that the claim holds keeps others from claiming meanwhile.
+        with begin() as connection:
+            if other := open_claim_of_another_run(connection, consumer.name, run_id):
+                log.warning("nothing is claimed while the claim of run %s is open: clear that run", other)
+                return {}
+            assert verified is not None
+            return _available(next_offsets(connection, consumer, verified.topic_id), verified)
+
+    with GroupOffsets(consumer.group, consumer.conn_id) as group:
+        # Committed forward as in the event lane, so that Kafka's own tools show what this lane has not claimed yet.
+        claimed = claim(
+            consumer.name, run_id, available, group.commit_forward, max_messages=consumer.max_messages_per_claim
+        )
+    with begin() as connection:
+        close_alarm(connection, consumer.name, "consumer_stopped")
+        if claimed.lost:
+            gone = ", ".join(str(r) for r in claimed.lost)
+            text = f"removed from {raw_table(consumer.topic)} before they were claimed (run {run_id}): {gone}"
+            open_alarm(connection, consumer.name, LOST_ALARM, text)
+        if claimed.behind is not None:
+            watch_lag(connection, consumer, claimed.behind)  # type: ignore[arg-type]
+        watch_claims(connection, consumer)  # type: ignore[arg-type]
+    return claimed
+
+
+def _available(next_now: Mapping[int, int], verified: Verified) -> dict[Partition, PartitionOffsets]:
+    """Each partition up to its first hole."""
+    found: dict[Partition, PartitionOffsets] = {}
+    for partition, offsets in verified.kafka.items():
+        low = verified.begins.get(partition.number, 0)
+        start = max(low, next_now.get(partition.number, low))
+        # Others may have claimed since the look, so its end can lie before the start: that is not a log that lost its
+        # end. If the log itself ends before what was claimed, it is, and the claim stops the consumer.
+        end = max(start, verified.end(partition.number, start)) if offsets.end >= start else offsets.end
+        found[partition] = PartitionOffsets(offsets.topic_id, low, end)
+    return found
+
+
+def _plan(consumer: LandingConsumer, claimed: Claimed) -> list[Unit]:
+    if not claimed.ranges:
+        return []
+    try:
+        found = _slices(consumer, claimed.ranges)
+    except NotLanded as missing:
+        # They had landed when they were claimed: somebody has removed files since.
+        text = f"claim {claimed.id}: {missing}: files were removed; the offsets are read from Kafka again ({RUNBOOK})"
+        with begin() as connection:
+            open_alarm(connection, raw_table(consumer.topic), GAP_ALARM, text)
+        repair(consumer.topic, [Gap(r, timedelta()) for r in claimed.ranges], conn_id=consumer.conn_id)
+        found = _slices(consumer, claimed.ranges)
+        with begin() as connection:
+            close_alarm(connection, raw_table(consumer.topic), GAP_ALARM)
+    for whole, pieces in found.items():
+        if not pieces:
+            # No offset of it holds a record: no task is needed.
+            with begin() as connection:
+                mark_handled(connection, claimed.id, whole)
+    ordered = [piece for pieces in found.values() for piece in pieces]
+    return [unit(claimed.id, number, bundle) for number, bundle in enumerate(bundles(consumer, ordered))]
+
+
+def _slices(
+    consumer: LandingConsumer, ranges: list[OffsetRange] | tuple[OffsetRange, ...]
+) -> dict[OffsetRange, list[Slice]]:
+    table = load_landing_table(consumer.topic)
+    for wanted in ranges:
+        if wanted.topic_id != topic_id(table):
+            raise ConsumerStopped(
+                wanted.topic,
+                f"consumer {consumer.name}: {wanted} was claimed of the topic with id {wanted.topic_id}, and landing "
+                f"table {raw_table(consumer.topic)} holds the one with id {topic_id(table)}",
+            )
+    landed = Landed(table)
+    with begin() as connection:
+        ordered = sorted(ranges, key=lambda r: (r.partition, r.start))
+        return {wanted: slices(connection, landed, wanted) for wanted in ordered}
+
+
+def _stop(consumer: LandingConsumer, stopped: ConsumerStopped) -> Exception:
+    """Only a person can mend it: an alarm, and a failure that Airflow does not retry."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    command = reset_command(consumer.name, consumer.topic.name, consumer.conn_id)
+    text = f"{stopped}; {RUNBOOK} says how to go on, with: {command}"
+    with begin() as connection:
+        open_alarm(connection, consumer.name, "consumer_stopped", text)
+    return AirflowFailException(text)

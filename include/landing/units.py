@@ -1,0 +1,123 @@
+"""Units of work: which offsets of which files each mapped task of a run reads.
+
+Files are looked up for offset ranges, at every planning anew: expired snapshots, rewritten files and files that overlap
+change nothing about what a run reads.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from include.kafka.offsets import OffsetRange
+from include.landing import intervals
+from include.landing.consumers import LandingConsumer
+from include.landing.intervals import Ranges
+from include.landing.landed import Landed
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+# As an XCom: {"claim_id", "unit", "ranges": [{partition, start, end}], "files": [{path, partition, start, end}]}, ends
+# exclusive. The units' ranges are those of the claim, cut; a file's offsets are what this unit reads of it.
+Unit = dict[str, Any]
+
+
+class NotLanded(Exception):
+    """Offsets that a run has claimed are not in the landing table: rows would be left out in silence."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Offsets [start, end) of a file: nobody else reads them, and between them no other file is needed."""
+
+    path: str
+    partition: int
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+def slices(connection: "Connection", landed: Landed, wanted: OffsetRange) -> list[Slice]:
+    """The pieces of files that hold the range's records; together they are the range, in order and without overlap.
+
+    An empty list when no offset of it holds a record. Raises NotLanded when an offset is in no file, unless it is on
+    record that it holds none, or is lost.
+    """
+    # Here, because it imports SQLAlchemy.
+    from include.landing import gaps
+
+    taken, missing = _assigned(landed, wanted)
+    if missing:
+        known = gaps.settled(connection, wanted.topic_id, {wanted.partition: wanted.start})
+        if gone := intervals.subtract(missing, known.get(wanted.partition, [])):
+            raise NotLanded(f"{wanted}: not in the landing table: {intervals.text(gone)}")
+    pieces: list[Slice] = []
+    # Offsets without a record go to the piece behind them, or to the last.
+    start = wanted.start
+    for _, end, path in taken:
+        if pieces and pieces[-1].path == path:
+            pieces[-1] = Slice(path, wanted.partition, pieces[-1].start, end)
+        else:
+            pieces.append(Slice(path, wanted.partition, start, end))
+        start = end
+    if pieces:
+        pieces[-1] = Slice(pieces[-1].path, wanted.partition, pieces[-1].start, wanted.end)
+    return pieces
+
+
+def _assigned(landed: Landed, wanted: OffsetRange) -> tuple[list[tuple[int, int, str]], Ranges]:
+    """Which file each offset is read from, (start, end, path) in order, and the offsets that no file holds."""
+    files = landed.files(wanted.partition, wanted.start, wanted.end)
+    landed.read_ahead(files)
+    taken: list[tuple[int, int, str]] = []
+    missing: Ranges = []
+    left: Ranges = [(wanted.start, wanted.end)]
+    # By their first offset: what ends before it is in none of the files that follow.
+    for file in files:
+        while left and left[0][1] <= file.start:
+            missing.append(left.pop(0))
+        mine = intervals.intersect(landed.offsets(file), left)
+        taken += [(start, end, file.path) for start, end in mine]
+        if mine:
+            left = intervals.subtract(left, mine)
+    return sorted(taken), intervals.union([*missing, *left])
+
+
+def bundles(consumer: LandingConsumer, pieces: Iterable[Slice]) -> list[list[Slice]]:
+    """Cut slices, which are in order, into the units of a run, with about the same number of offsets each."""
+    groups: list[list[Slice]] = []
+    for piece in pieces:
+        if consumer.map_by == "partition" and groups and groups[-1][0].partition == piece.partition:
+            groups[-1].append(piece)
+        else:
+            groups.append([piece])
+    if not groups:
+        return []
+    sizes = [sum(map(len, group)) for group in groups]
+    count = min(len(groups), consumer.max_units)
+    if consumer.map_by == "file":
+        count = min(count, -(-sum(sizes) // consumer.min_messages_per_unit))
+    units: list[list[Slice]] = [[]]
+    done = 0
+    for number, (group, size) in enumerate(zip(groups, sizes, strict=True)):
+        is_full = done >= sum(sizes) * len(units) / count
+        are_few = len(groups) - number <= count - len(units)
+        if units[-1] and len(units) < count and (is_full or are_few):
+            units.append([])
+        units[-1] += group
+        done += size
+    return units
+
+
+def unit(claim_id: int, number: int, pieces: Iterable[Slice]) -> Unit:
+    """A unit of work as an XCom."""
+    ranges: list[dict[str, int]] = []
+    files = [asdict(piece) for piece in pieces]
+    for file in files:
+        if ranges and (ranges[-1]["partition"], ranges[-1]["end"]) == (file["partition"], file["start"]):
+            ranges[-1]["end"] = file["end"]
+        else:
+            ranges.append({name: file[name] for name in ("partition", "start", "end")})
+    return {"claim_id": claim_id, "unit": number, "ranges": ranges, "files": files}

@@ -1,0 +1,141 @@
+"""Landed offsets are claimed once, up to the first hole, and planned into units that read each of them once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from include.landing.planning import claim_landed, expected_records, plan_again
+from include.landing.tables import load_landing_table
+from tests.integration.kafka.conftest import committed
+from tests.integration.landing.conftest import finish, land, offsets_of, sink_commits
+
+pytestmark = pytest.mark.integration
+
+
+def span(partition: int, *numbers: range) -> list[tuple[int, int]]:
+    return [(partition, n) for r in numbers for n in r]
+
+
+def ranges(units) -> list[tuple[int, int, int]]:
+    return sorted((r["partition"], r["start"], r["end"]) for unit in units for r in unit["ranges"])
+
+
+@pytest.fixture
+def orders(landed_topic, send_orders):
+    """A topic with 100 messages in each of two partitions."""
+    topic = landed_topic(partitions=2)
+    for partition in (0, 1):
+        send_orders(topic, partition, 100)
+    return topic
+
+
+def test_a_run_gets_what_has_landed_and_the_next_run_what_follows(orders, lane, admin):
+    consumer = lane(orders)
+    assert claim_landed(consumer, "nothing has landed") == []
+    land(orders, 0, range(0, 10), range(10, 20))
+    land(orders, 1, range(0, 5))
+    first = claim_landed(consumer, "first")
+    assert [unit["unit"] for unit in first] == [0, 1, 2]
+    assert ranges(first) == [(0, 0, 10), (0, 10, 20), (1, 0, 5)]
+    assert offsets_of(first) == span(0, range(20)) + span(1, range(5))
+    assert expected_records(first[0]["claim_id"]) == 25
+    # Kafka's own tools show what is left.
+    assert committed(admin, consumer.group, orders) == {0: 20, 1: 5}
+    finish(first)
+    land(orders, 0, range(20, 30))
+    assert ranges(claim_landed(consumer, "second")) == [(0, 20, 30)]
+
+
+def test_nothing_beyond_a_hole_is_claimed(orders, lane):
+    consumer = lane(orders, landing_grace=lane(orders).max_claim_age)
+    land(orders, 0, range(0, 10))
+    land(orders, 0, range(12, 20))
+    land(orders, 1, range(3, 9))
+    assert ranges(claim_landed(consumer, "run")) == [(0, 0, 10)]
+
+
+def test_what_the_sink_is_about_to_commit_is_no_gap(orders, lane):
+    consumer = lane(orders, landing_grace=lane(orders).max_claim_age)
+    land(orders, 0, range(0, 10))
+    sink_commits(orders, _0=40)
+    units = claim_landed(consumer, "run")
+    assert ranges(units) == [(0, 0, 10)]
+    land(orders, 0, range(10, 40))
+    finish(units)
+    assert ranges(claim_landed(consumer, "next")) == [(0, 10, 40)]
+
+
+def test_a_run_that_asks_again_gets_its_ranges_whatever_has_happened_to_the_table(orders, lane):
+    consumer = lane(orders)
+    land(orders, 0, range(0, 10), range(10, 20))
+    before = claim_landed(consumer, "run")
+    land(orders, 0, range(5, 30))
+    # All files are rewritten into one, and the snapshots that held the others expire.
+    table = load_landing_table(orders)
+    table.overwrite(table.scan().to_arrow())
+    newest = table.current_snapshot().snapshot_id
+    with table.maintenance.expire_snapshots() as expire:
+        expire.by_ids([s.snapshot_id for s in table.snapshots() if s.snapshot_id != newest])
+    again = claim_landed(consumer, "run")
+    assert again[0]["claim_id"] == before[0]["claim_id"]
+    assert set(offsets_of(again)) == set(offsets_of(before)) == set(span(0, range(20)))
+    one = plan_again(consumer, before[1])
+    assert one["ranges"] == [{"partition": 0, "start": 10, "end": 20}]
+    assert {file["path"] for file in one["files"]} == {file["path"] for file in again[0]["files"]}
+
+
+def test_files_that_overlap_are_read_once_for_each_offset(orders, lane):
+    land(orders, 0, range(0, 10), range(5, 15), range(0, 15), range(12, 30))
+    units = claim_landed(lane(orders), "run")
+    assert offsets_of(units) == span(0, range(30))
+    assert ranges(units)[0][1] == 0
+
+
+def test_a_file_that_holds_less_than_its_bounds_hides_no_other_file(orders, lane):
+    # A task that lost its partition and got it back; another one landed what came in between.
+    land(orders, 0, [*range(0, 10), *range(20, 30)])
+    land(orders, 0, range(10, 20))
+    units = claim_landed(lane(orders), "run")
+    assert offsets_of(units) == span(0, range(30))
+
+
+def test_no_range_is_claimed_while_another_run_of_the_lane_is_open(orders, lane):
+    consumer = lane(orders)
+    land(orders, 0, range(0, 10))
+    failed = claim_landed(consumer, "failed")
+    land(orders, 0, range(10, 20))
+    assert claim_landed(consumer, "next") == []
+    assert ranges(claim_landed(consumer, "failed")) == ranges(failed)
+    finish(failed)
+    assert claim_landed(consumer, "next") == []  # it is settled: a run's ranges never change
+    assert ranges(claim_landed(consumer, "after")) == [(0, 10, 20)]
+
+
+def test_runs_that_claim_at_once_never_get_the_same_offsets(orders, lane):
+    consumer = lane(orders)
+    land(orders, 0, range(0, 50))
+    land(orders, 1, range(0, 50))
+    with ThreadPoolExecutor(4) as pool:
+        claimed = list(pool.map(lambda n: claim_landed(consumer, f"run {n}"), range(4)))
+    assert sorted(r for units in claimed for r in ranges(units)) == [(0, 0, 50), (1, 0, 50)]
+
+
+def test_a_claim_is_capped_and_shared_fairly_between_partitions(orders, lane):
+    consumer = lane(orders, max_messages_per_claim=60)
+    land(orders, 0, range(0, 100))
+    land(orders, 1, range(0, 10))
+    units = claim_landed(consumer, "run")
+    assert ranges(units) == [(0, 0, 50), (1, 0, 10)]
+    assert offsets_of(units) == span(0, range(50)) + span(1, range(10))
+
+
+def test_a_unit_is_a_partition_where_the_consumer_says_so(orders, lane):
+    consumer = lane(orders, map_by="partition")
+    land(orders, 0, range(0, 10), range(10, 20))
+    land(orders, 1, range(0, 10), range(10, 20))
+    units = claim_landed(consumer, "run")
+    assert [unit["ranges"] for unit in units] == [
+        [{"partition": 0, "start": 0, "end": 20}],
+        [{"partition": 1, "start": 0, "end": 20}],
+    ]
+    assert [len(unit["files"]) for unit in units] == [2, 2]
