@@ -54,13 +54,7 @@ def page_app(folder: Path, read: Callable[[], dict[str, Any]], fresh_seconds: fl
 
     `read` is called in a thread, at most once in `fresh_seconds` however many browsers ask.
     """
-    app = FastAPI(
-        dependencies=[Depends(requires_access_view(AccessView.PLUGINS))],
-        # They would be served without the dependency.
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-    )
+    app = protected_app()
     files = {path.name: path.read_bytes() for part in (SHARED, folder) for path in part.iterdir() if path.is_file()}
     document = Document(read, fresh_seconds)
 
@@ -86,6 +80,22 @@ def page_app(folder: Path, read: Callable[[], dict[str, Any]], fresh_seconds: fl
             raise HTTPException(404)
         return Response(files[name], media_type=mimetypes.guess_type(name)[0] or "application/octet-stream")
 
+    return app
+
+
+def protected_app() -> FastAPI:
+    """An application without routes yet: each that it gets is for logged-in users, and answers with HEADERS.
+
+    A route may answer with a Content-Security-Policy of its own.
+    """
+    app = FastAPI(
+        dependencies=[Depends(requires_access_view(AccessView.PLUGINS))],
+        # They would be served without the dependency.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
         if error.status_code == 401 and "text/html" in request.headers.get("accept", ""):
@@ -105,7 +115,9 @@ class _WithHeaders:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

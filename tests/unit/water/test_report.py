@@ -55,7 +55,7 @@ def hostile() -> ReportData:
     suites = (Suite(HOSTILE, False, NOW, 3, (HOSTILE,)),)
     quality = replace(data.quality, reasons=((HOSTILE, 3),), suites=suites)
     model = Model(HOSTILE, NOW, ((HOSTILE, HOSTILE),))
-    return replace(data, districts=districts, leaks=leaks, quality=quality, model=model, unavailable=(HOSTILE,))
+    return replace(data, districts=districts, leaks=leaks, quality=quality, model=model)
 
 
 def test_names_reasons_and_messages_are_text_whatever_they_hold(page: str):
@@ -186,8 +186,8 @@ def test_what_needs_somebody_is_said_below_the_headline():
     assert data.quality
     assert warnings(data) == []
     unbalanced = replace(data, quality=replace(data.quality, clean=1, suites=(Suite("volume", False, NOW, 2, ("a",)),)))
-    said = " ".join(warnings(replace(unbalanced, period_ended=False, unavailable=("The bucket is away.",))))
-    for words in ("day is not over", "do not balance", "(volume)", "The bucket is away."):
+    said = " ".join(warnings(replace(unbalanced, period_ended=False)))
+    for words in ("day is not over", "do not balance", "(volume)"):
         assert words in said
 
 

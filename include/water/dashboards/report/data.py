@@ -6,7 +6,7 @@ says otherwise, days are those of the utility's time zone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 
@@ -152,8 +152,6 @@ class ReportData:
     leaks: tuple[Leak, ...] | None = None
     quality: Quality | None = None
     model: Model | None = None
-    # Parts that could not be read this time, in words for the reader.
-    unavailable: tuple[str, ...] = field(default=())
 
     @property
     def balance(self) -> Balance | None:

@@ -48,7 +48,7 @@ def warnings(data: ReportData) -> list[str]:
         found.append(
             f"A check of the data failed ({', '.join(failed)}): newer readings wait until somebody has looked."
         )
-    return [*found, *data.unavailable]
+    return found
 
 
 def figures(data: ReportData) -> list[dict[str, Any]]:

@@ -1,0 +1,71 @@
+"""
+### Publish the dashboard
+
+The executive report: what flowed into the network, what was lost and where, the leaks, the quality of the data and the
+model in use, on one static page. Airflow shows it under **Executive report**.
+
+**Starts** with new hourly flows or leaks, at most every ten minutes: a run waits in the triggerer until its turn, and
+those that were asked for meanwhile are skipped, since its report holds all. Started by hand, it does not wait.
+
+**Makes** `reports/<day>/<time>.html` in the bucket for artifacts, and `reports/latest.json`, which says which one is
+shown. Reports of the last two days are all kept, of older days the last one.
+
+**When it fails** the last report stays, and says how old its data are. Run it again; nothing else depends on it.
+"""
+
+from datetime import timedelta
+
+from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
+from airflow.sdk import dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from include.water.assets import HOURLY_FLOWS, LEAKS
+
+
+@dag(
+    schedule=HOURLY_FLOWS | LEAKS,
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=2),
+    default_args={
+        "owner": "data-platform",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=30),
+        "retry_exponential_backoff": True,
+        "execution_timeout": timedelta(minutes=10),
+    },
+    tags=["batch", "dashboards"],
+    doc_md=__doc__,
+)
+def publish_dashboard():
+    @task
+    def next_turn(dag_run=None) -> str:
+        from include.water.dashboards.report.run import next_turn
+
+        if dag_run.run_type == "manual":
+            return dag_run.run_after.isoformat()
+        if (turn := next_turn(dag_run.run_after)) is None:
+            raise AirflowSkipException("the report that is shown was made after this run was asked for")
+        return turn.isoformat()
+
+    @task(inlets=[HOURLY_FLOWS])
+    def publish(inlet_events=None) -> dict:
+        from datetime import UTC, datetime
+
+        from include.water.dashboards.report.collect import QUALITY_PERIOD
+        from include.water.dashboards.report.run import publish_report
+
+        since = (datetime.now(UTC) - QUALITY_PERIOD).isoformat()
+        return publish_report([event.extra for event in inlet_events[HOURLY_FLOWS].after(since)])
+
+    # Deferred: it holds no worker. The trigger itself ends the task.
+    wait = DateTimeSensorAsync(
+        task_id="wait",
+        target_time=next_turn(),
+        end_from_trigger=True,
+        execution_timeout=timedelta(hours=1),
+    )
+    wait >> publish()
+
+
+publish_dashboard()

@@ -1,0 +1,148 @@
+"""Everything that the report shows, read from the tables, the operational database and the bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from include.water.consumers import AGGREGATE_METER_READINGS
+from include.water.dashboards.report.data import Model, Quality, ReportData, Suite
+from include.water.dashboards.report.flows import Flows, read_flows
+from include.water.dashboards.report.leaks import read_leaks
+from include.water.flows.definition import TIME_ZONE
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from include.lake.buckets import Bucket
+    from include.models.store import Card, Champions
+
+LEAK_MODEL = "leaks"
+# What the counts of readings are about; also how far back the events of HOURLY_FLOWS are asked for.
+QUALITY_PERIOD = timedelta(hours=24)
+COUNTS = ("landed", "clean", "dead_lettered", "duplicates")
+_SUITE_FAILED = "suite_failed:"
+
+
+def collect(batches: Iterable[Mapping[str, Any]], now: datetime | None = None) -> ReportData:
+    """The report's data as of now.
+
+    batches: what the events of HOURLY_FLOWS since QUALITY_PERIOD say: the counts of COUNTS.
+    What does not exist yet is None in the result; a source that is away raises, and the report is made again later.
+    """
+    from include.lake.buckets import bucket
+    from include.pages.reading import read_only
+
+    now = now or datetime.now(UTC)
+    flows = read_flows(now, TIME_ZONE)
+    objects = bucket()
+    with read_only() as connection:
+        leaks = read_leaks(connection, flows, now)
+        quality = read_quality(connection, objects, list(batches), flows, now)
+    return ReportData(
+        computed_at=now,
+        timezone=str(TIME_ZONE),
+        data_up_to=flows.data_up_to,
+        period=flows.period,
+        period_ended=flows.period_ended,
+        days=flows.days,
+        districts=flows.districts,
+        leaks=leaks,
+        quality=quality,
+        model=read_model(objects),
+    )
+
+
+def read_quality(
+    connection: Connection, objects: Bucket, batches: Sequence[Mapping[str, Any]], flows: Flows, now: datetime
+) -> Quality | None:
+    """What became of the readings, why some became dead letters, and the suites' last results."""
+    from sqlalchemy import func, select
+
+    from include.operations.tables import inbox
+
+    counted = [batch for batch in batches if all(isinstance(batch.get(name), int) for name in COUNTS)]
+    suites = read_suites(connection, objects)
+    if not counted and not suites:
+        return None
+    since = now - QUALITY_PERIOD
+    query = (
+        select(inbox.c.reason, func.count())
+        .where(
+            inbox.c.consumer == AGGREGATE_METER_READINGS.name,
+            inbox.c.outcome == "dead_letter",
+            inbox.c.recorded_at >= since,
+        )
+        .group_by(inbox.c.reason)
+        .order_by(func.count().desc(), inbox.c.reason)
+    )
+    return Quality(
+        since,
+        **{name: sum(batch[name] for batch in counted) for name in COUNTS},
+        reasons=tuple((str(reason or "unknown"), count) for reason, count in connection.execute(query)),
+        missing_readings=flows.missing_readings,
+        suites=suites,
+    )
+
+
+def read_suites(connection: Connection, objects: Bucket) -> tuple[Suite, ...]:
+    """The last result that let a run go on, and every one that has stopped a run which still waits."""
+    from sqlalchemy import select
+
+    from include.operations.tables import alarms
+    from include.validators.results import FOLDER, PAST, RESULT, folder
+
+    keys: list[tuple[str, str]] = []
+    waiting = select(alarms.c.source, alarms.c.kind).where(
+        alarms.c.closed_at.is_(None), alarms.c.kind.startswith(_SUITE_FAILED)
+    )
+    for source, kind in connection.execute(waiting.order_by(alarms.c.opened_at)):
+        keys.append((source, kind.removeprefix(_SUITE_FAILED)))
+    name = AGGREGATE_METER_READINGS.name
+    past = _json(objects, f"{FOLDER}/{name}/{PAST}")
+    if past and past.get("runs"):
+        keys.append((name, str(past["runs"][-1]["claim_id"])))
+    found = (_json(objects, f"{folder(*key)}/{RESULT}") for key in keys)
+    return tuple(_suite(result) for result in found if result)
+
+
+def _suite(result: Mapping[str, Any]) -> Suite:
+    outcomes = result["outcomes"]
+    return Suite(
+        str(result["suite"]),
+        # A person may have accepted what a rule refused.
+        not result["stopped"],
+        datetime.fromisoformat(result["checked_at"]),
+        len(outcomes),
+        tuple(str(outcome["rule"]) for outcome in outcomes if outcome["state"] == "failed"),
+    )
+
+
+def read_model(objects: Bucket) -> Model | None:
+    """The champion and its card; None while the fixed threshold decides."""
+    from include.models.store import ModelStore
+
+    store = ModelStore(LEAK_MODEL, objects)
+    champions = store.champions()
+    return None if champions.version is None else model_of(champions, store.card(champions.version))
+
+
+def model_of(champions: Champions, card: Card) -> Model:
+    reign = champions.current
+    facts = [("In use since", f"{reign.since} ({reign.by})")] if reign else []
+    for name, value in card.metrics.items():
+        if isinstance(value, (int, float)):
+            facts.append((f"{name.replace('_', ' ').capitalize()}, on nights it had not seen", f"{value:.4g}"))
+    reasons = [str(reason) for reason in card.verdict.get("reasons", ())]
+    facts += [("Why it is in use", "; ".join(reasons))] if reasons else []
+    held_out = card.data.get("held_out")
+    facts += [("Judged on", str(held_out))] if held_out else []
+    return Model(card.version, datetime.fromisoformat(card.created_at), tuple(facts))
+
+
+def _json(objects: Bucket, path: str) -> Any:
+    import json
+
+    found = objects.read(path)
+    return json.loads(found[0]) if found else None

@@ -1,0 +1,155 @@
+"""Balances of days and districts from the hourly and nightly flows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from include.water.dashboards.report.data import Balance, Day, District, Night
+from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS
+from include.water.sites import DISTRICTS
+
+# What the charts show; the balances are of the last PERIOD_DAYS of them.
+SHOWN_DAYS = 28
+PERIOD_DAYS = 7
+# With less than this of the hours before, a change would say more about which hours are known.
+MIN_COVERAGE_BEFORE = 0.5
+
+
+@dataclass(frozen=True)
+class Hour:
+    """A row of `water.district_hours`; None: unknown."""
+
+    district_id: str
+    hour: datetime
+    inlet: float | None
+    loss: float | None
+    meters: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Flows:
+    """What the hours and nights come to; see ReportData."""
+
+    data_up_to: datetime | None = None
+    period: tuple[date, date] | None = None
+    period_ended: bool = True
+    days: tuple[Day, ...] = ()
+    districts: tuple[District, ...] = ()
+    missing_readings: int | None = None
+    # The last night of each district that could be judged.
+    judged: tuple[tuple[str, date], ...] = ()
+
+
+def read_flows(now: datetime, zone: ZoneInfo) -> Flows:
+    """The flows of the last SHOWN_DAYS; empty when their tables do not exist yet."""
+    from pyiceberg.exceptions import NoSuchTableError
+
+    from include.lake.catalog import load_catalog
+    from include.lake.engine import connect, scan
+
+    first = now.astimezone(zone).date() - timedelta(days=SHOWN_DAYS)
+    since = midnight(first, zone).isoformat()
+    columns = ("district_id", "hour", "inlet_litres", "loss_litres", "meters_known", "missing_readings")
+    try:
+        hours_table, nights_table = (load_catalog().load_table(name) for name in (DISTRICT_HOURS, DISTRICT_NIGHTS))
+    except NoSuchTableError:
+        return Flows()
+    with connect() as connection:
+        hours = scan(connection, hours_table, row_filter=f"hour >= '{since}'", columns=columns).fetchall()
+        nights = scan(
+            connection,
+            nights_table,
+            row_filter=f"night >= '{first}'",
+            columns=("district_id", "night", "night_loss_lph", "complete"),
+        ).fetchall()
+    by_district: dict[str, list[Night]] = defaultdict(list)
+    for district_id, *night in sorted(nights, key=lambda row: (row[0], row[1])):
+        by_district[district_id].append(Night(*night))
+    return flows([Hour(*row) for row in hours], by_district, zone)
+
+
+def flows(hours: Sequence[Hour], nights: dict[str, list[Night]], zone: ZoneInfo) -> Flows:
+    known = [one for one in hours if one.inlet is not None and one.loss is not None]
+    if not known:
+        return Flows()
+    up_to = max(one.hour for one in known) + timedelta(hours=1)
+    by_day: dict[date, list[Hour]] = defaultdict(list)
+    for one in known:
+        by_day[one.hour.astimezone(zone).date()].append(one)
+    ended = [day for day in by_day if midnight(day + timedelta(days=1), zone) <= up_to]
+    last = max(ended or by_day)
+    first = max(last - timedelta(days=PERIOD_DAYS - 1), min(ended or by_day))
+    length = last - first + timedelta(days=1)
+    ids = sorted({one.district_id for one in hours}, key=_name)
+    in_period = [one for one in hours if first <= one.hour.astimezone(zone).date() <= last]
+    return Flows(
+        data_up_to=up_to,
+        period=(first, last),
+        period_ended=bool(ended),
+        days=tuple(_day(day, by_day[day], len(ids), zone) for day in sorted(by_day)),
+        districts=tuple(
+            District(
+                name,
+                _name(name),
+                _balance(name, by_day, first, last, zone),
+                _before(_balance(name, by_day, first - length, first - timedelta(days=1), zone)),
+                tuple(nights.get(name, ())),
+            )
+            for name in ids
+        ),
+        missing_readings=sum(one.missing for one in in_period),
+        judged=tuple((name, judged) for name, every in nights.items() if (judged := _last_judged(every))),
+    )
+
+
+def midnight(day: date, zone: ZoneInfo) -> datetime:
+    """The beginning of the day, as UTC."""
+    return datetime.combine(day, time.min, zone).astimezone(UTC)
+
+
+def hours_of(day: date, zone: ZoneInfo) -> int:
+    """24, or 23 or 25 when the clocks are changed."""
+    return round((midnight(day + timedelta(days=1), zone) - midnight(day, zone)) / timedelta(hours=1))
+
+
+def _name(district_id: str) -> str:
+    found = DISTRICTS.get(district_id)
+    return found.name if found else district_id
+
+
+def _day(day: date, hours: Iterable[Hour], districts: int, zone: ZoneInfo) -> Day:
+    found = list(hours)
+    inlet, loss = _sums(found)
+    return Day(day, inlet, inlet - loss, len(found), districts * hours_of(day, zone))
+
+
+def _balance(
+    district_id: str, by_day: dict[date, list[Hour]], first: date, last: date, zone: ZoneInfo
+) -> Balance | None:
+    """None when no hour of these days is known."""
+    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    found = [one for day in days for one in by_day.get(day, ()) if one.district_id == district_id]
+    if not found:
+        return None
+    inlet, loss = _sums(found)
+    per_day = 24 / len(found)
+    expected = sum(hours_of(day, zone) for day in days)
+    meters = max(one.meters for one in found)
+    return Balance(inlet * per_day, (inlet - loss) * per_day, len(found), expected, meters)
+
+
+def _before(balance: Balance | None) -> Balance | None:
+    return balance if balance and balance.coverage >= MIN_COVERAGE_BEFORE else None
+
+
+def _sums(hours: Sequence[Hour]) -> tuple[float, float]:
+    return sum(one.inlet or 0.0 for one in hours), sum(one.loss or 0.0 for one in hours)
+
+
+def _last_judged(nights: Sequence[Night]) -> date | None:
+    return max((night.night for night in nights if night.complete and night.loss_lph is not None), default=None)

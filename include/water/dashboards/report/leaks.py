@@ -1,0 +1,111 @@
+"""The leaks that were found, night by night, as a director sees them: one line for each, with what became of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from include.water.dashboards.report.data import Leak
+from include.water.dashboards.report.flows import SHOWN_DAYS, Flows, midnight
+from include.water.flows.definition import TIME_ZONE
+from include.water.sites import DISTRICTS
+from include.water.topics import Action, AlertKind
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+# A night without a leak between two with one: one that could not be judged, or just below the limit.
+MAX_GAP = timedelta(days=2)
+# What a work order sends somebody out for; the others answer a customer.
+FIELD_WORK = (Action.schedule_inspection, Action.dispatch_crew, Action.close_valve)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One night's leak of one district."""
+
+    leak_key: str
+    district_id: str
+    night: date
+    litres_per_hour: float
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class Alert:
+    severity: str
+    rank: int
+    raised_at: datetime
+
+
+def read_leaks(connection: Connection, flows: Flows, now: datetime) -> tuple[Leak, ...] | None:
+    """None while there is no table of leaks, or no night to judge."""
+    from sqlalchemy import func, select, text
+
+    from include.water.tables import alerts, work_orders
+
+    judged = dict(flows.judged)
+    if not judged or connection.scalar(text("select to_regclass('leaks')")) is None:
+        return None
+    first = now.astimezone(TIME_ZONE).date() - timedelta(days=SHOWN_DAYS)
+    query = text("select leak_key, district_id, night, litres_per_hour, confidence from leaks where night >= :first")
+    found = [Found(*row) for row in connection.execute(query, {"first": first})]
+    raised = {
+        row.source_event_id: Alert(row.severity, row.severity_rank, row.raised_at)
+        for row in connection.execute(
+            select(alerts).where(alerts.c.kind == AlertKind.leak, alerts.c.raised_at >= midnight(first, TIME_ZONE))
+        )
+    }
+
+    def orders(district_id: str, since: date) -> int:
+        return (
+            connection.scalar(
+                select(func.count()).where(
+                    work_orders.c.district_id == district_id,
+                    work_orders.c.action.in_(FIELD_WORK),
+                    work_orders.c.created_at >= midnight(since, TIME_ZONE),
+                )
+            )
+            or 0
+        )
+
+    return tuple(
+        leak_of(nights, raised, judged, orders(nights[0].district_id, nights[0].night)) for nights in episodes(found)
+    )
+
+
+def episodes(found: Iterable[Found]) -> list[list[Found]]:
+    """The nights of one leak each, oldest first: nights of one district that follow one another."""
+    by_district: dict[str, list[Found]] = defaultdict(list)
+    for one in sorted(found, key=lambda one: (one.district_id, one.night, one.leak_key)):
+        by_district[one.district_id].append(one)
+    every: list[list[Found]] = []
+    for nights in by_district.values():
+        for number, one in enumerate(nights):
+            if number and one.night - nights[number - 1].night <= MAX_GAP:
+                every[-1].append(one)
+            else:
+                every.append([one])
+    return every
+
+
+def leak_of(nights: Sequence[Found], raised: Mapping[str, Alert], judged: Mapping[str, date], work_orders: int) -> Leak:
+    last = nights[-1]
+    alerts = [raised[one.leak_key] for one in nights if one.leak_key in raised]
+    district = DISTRICTS.get(last.district_id)
+    return Leak(
+        district=district.name if district else last.district_id,
+        first_night=nights[0].night,
+        last_night=last.night,
+        nights=len({one.night for one in nights}),
+        # Of all that were found in that night.
+        litres_per_hour=sum(one.litres_per_hour for one in nights if one.night == last.night),
+        confidence=last.confidence,
+        active=last.night >= judged.get(last.district_id, last.night),
+        severity=max(alerts, key=lambda alert: alert.rank).severity if alerts else None,
+        raised_at=min((alert.raised_at for alert in alerts), default=None),
+        work_orders=work_orders,
+    )

@@ -1,0 +1,107 @@
+"""The report in the bucket: a page for every run, and a pointer to the newest.
+
+    reports/<day>/<time>.html   never changed once it is there
+    reports/latest.json         which of them is shown, and when it was computed
+
+The pointer is replaced only if nobody else has replaced it since it was read, and never by an older report: a run that
+was thought dead and comes back late shows nothing old.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from include.lake.buckets import ABSENT, Bucket, Entry, GenerationChanged
+from include.water.dashboards.report.render import STYLE, style_source
+
+log = logging.getLogger(__name__)
+
+FOLDER = "reports"
+LATEST = f"{FOLDER}/latest.json"
+HTML = "text/html; charset=utf-8"
+# Two runs at once lose against each other once; more often it is a fault.
+MAX_TRIES = 5
+# Every report of the last days, of older days the last one, and none for ever.
+KEEP_ALL = timedelta(days=2)
+KEEP_DAYS = timedelta(days=400)
+_REPORT = re.compile(rf"{FOLDER}/([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})/[0-9]{{6}}\.[0-9]{{6}}Z\.html")
+_STYLE = re.compile(r"'sha256-[A-Za-z0-9+/]{43}='")
+
+
+@dataclass(frozen=True)
+class Pointer:
+    path: str
+    computed_at: datetime
+    # The style that the page has, as a source of a content security policy.
+    style: str
+    generation: int
+
+
+def latest(bucket: Bucket) -> Pointer | None:
+    """The report that is shown; None before the first. Raises ValueError or KeyError for a pointer that is not ours."""
+    found = bucket.read(LATEST)
+    if found is None:
+        return None
+    document = json.loads(found[0])
+    path, style = str(document["path"]), str(document["style"])
+    # What is shown inside Airflow comes from the folder of reports, and its policy has this form, whatever is written
+    # there.
+    if not _REPORT.fullmatch(path) or not _STYLE.fullmatch(style):
+        raise ValueError(f"{LATEST} names {path[:100]!r}, which is no report; run publish_dashboard again")
+    return Pointer(path, datetime.fromisoformat(document["computed_at"]), style, found[1])
+
+
+def publish(bucket: Bucket, html: str, computed_at: datetime, zone: ZoneInfo) -> str:
+    """Store the report and show it, unless a newer one is shown; returns its path."""
+    day = computed_at.astimezone(zone).date()
+    path = f"{FOLDER}/{day}/{computed_at:%H%M%S.%f}Z.html"
+    # A lone surrogate, from a name that was cut in two, is no reason to have no report.
+    bucket.write(path, html.encode(errors="replace"), HTML)
+    _show(bucket, path, computed_at)
+    for old in outdated(bucket.list(f"{FOLDER}/"), path, computed_at):
+        bucket.delete(old)
+    return path
+
+
+def _show(bucket: Bucket, path: str, computed_at: datetime) -> None:
+    document = {"path": path, "computed_at": computed_at.isoformat(), "style": style_source(STYLE)}
+    body = json.dumps(document).encode()
+    for attempt in range(1, MAX_TRIES + 1):
+        try:
+            shown = latest(bucket)
+            generation = shown.generation if shown else ABSENT
+        except (ValueError, KeyError, TypeError):
+            # Written by hand, or cut off: replaced like any other.
+            found = bucket.read(LATEST)
+            shown, generation = None, found[1] if found else ABSENT
+        if shown and shown.computed_at > computed_at:
+            log.warning("a newer report is shown already: path=%s", shown.path)
+            return
+        try:
+            bucket.write(LATEST, body, "application/json", if_generation_match=generation)
+        except GenerationChanged:
+            if attempt == MAX_TRIES:
+                raise
+            continue
+        log.info("report published: path=%s", path)
+        return
+
+
+def outdated(entries: Iterable[Entry], shown: str, now: datetime) -> list[str]:
+    """The reports that can go: what they said of a day, the day's last one says better."""
+    by_day: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if match := _REPORT.fullmatch(entry.path):
+            by_day.setdefault(match.group(1), []).append(entry)
+    found = []
+    for every in by_day.values():
+        *others, last = sorted(every, key=lambda entry: entry.path)
+        found += [entry.path for entry in others if now - entry.updated > KEEP_ALL]
+        found += [last.path] if now - last.updated > KEEP_DAYS else []
+    return [path for path in found if path != shown]
