@@ -1,0 +1,142 @@
+"""Checks of whole runs, on a real object store and a real PostgreSQL: what stops a run, and what lets it go on."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from include.lake.buckets import bucket
+from include.operations.alarms import open_alarms
+from include.operations.migrate import upgrade
+from include.validators import results
+from include.validators.__main__ import main as command
+from include.validators.results import NothingToAccept
+from include.validators.rules import Measure, Recent, SetSuite, between, not_null
+from include.validators.sets import SetsFailed, check_run
+
+pytestmark = pytest.mark.integration
+
+SUITE = SetSuite(
+    name="orders",
+    columns=("x",),
+    rules=(between("x", 0, 10), not_null("x")),
+    queries=("select count(*) as n from run",),
+    measures=(Measure("n", "rows of the run", recent=Recent(min_runs=3)),),
+)
+# What somebody may have written into a message: nothing of it may work on a page.
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operations(landing_services) -> None:
+    upgrade()
+
+
+@pytest.fixture
+def source() -> str:
+    return f"consumer_{uuid.uuid4().hex[:8]}"
+
+
+def check(source: str, claim_id: int, values: list[Any], **counts: int) -> dict[str, Any]:
+    summary = {"claim_id": claim_id, "run_id": f"manual__{HOSTILE}", "ranges": [], **counts}
+    return check_run(source, SUITE, pa.table({"x": pa.array(values, pa.int64())}), summary)
+
+
+def alarms(source: str) -> list[str]:
+    return [alarm.kind for alarm in open_alarms() if alarm.source == source]
+
+
+def stored(source: str, claim_id: int, name: str) -> str:
+    found = bucket().read(f"validation/{source}/{claim_id}/{name}")
+    assert found is not None
+    return found[0].decode()
+
+
+def test_a_run_that_breaks_a_rule_stops_and_says_what_to_do(source):
+    with pytest.raises(AirflowFailException) as error:
+        check(source, 7, [1, 2, 50], landed=3, clean=3)
+    text = str(error.value)
+    for part in ("x: 0 to 10", "1 of 3 rows are not", f"gs://artifacts/validation/{source}/7/report.html"):
+        assert part in text
+    assert f"python -m include.validators accept {source} 7 --reason" in text
+    assert alarms(source) == ["suite_failed:7"]
+    result = json.loads(stored(source, 7, "result.json"))
+    assert result["stopped"]
+    assert not result["passed"]
+    page = stored(source, 7, "report.html")
+    assert "Stopped" in page
+    assert HOSTILE not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_stopped_run_that_is_mended_passes_and_closes_its_alarm_alone(source):
+    for claim_id in (7, 8):
+        with pytest.raises(SetsFailed):
+            check(source, claim_id, [50])
+    assert check(source, 7, [5])["accepted"] == []
+    assert alarms(source) == ["suite_failed:8"]
+
+
+def test_an_accepted_run_passes_with_the_rules_that_were_accepted_and_no_others(source, capsys):
+    with pytest.raises(SetsFailed):
+        check(source, 7, [50])
+    assert command(["accept", source, "7", "--by", "an operator", "--reason", f"a test of {HOSTILE}"]) == 0
+    assert "x: 0 to 10" in capsys.readouterr().out
+    assert alarms(source) == []
+    assert check(source, 7, [50])["accepted"] == ["x: 0 to 10"]
+    page = stored(source, 7, "report.html")
+    assert "an operator" in page
+    assert HOSTILE not in page
+    (kept,) = json.loads(stored(source, 7, "acceptance.json"))["acceptances"]
+    assert kept["by"] == "an operator"
+    # Cleared again, with other rows: nobody has accepted that some are missing.
+    with pytest.raises(SetsFailed, match="never missing"):
+        check(source, 7, [50, None])
+
+
+def test_only_what_is_broken_can_be_accepted_and_only_with_a_name_and_a_reason(source, capsys):
+    with pytest.raises(NothingToAccept):
+        results.accept(source, 7, by="an operator", reason="because")
+    assert check(source, 7, [5])["rules"] == 3
+    assert command(["accept", source, "7", "--reason", "because"]) == 1
+    assert "broken no rule" in capsys.readouterr().err
+    with pytest.raises(SetsFailed):
+        check(source, 8, [50])
+    assert command(["accept", source, "8", "--reason", " "]) == 1
+    assert alarms(source) == ["suite_failed:8"]
+
+
+def test_the_past_is_what_passed_or_was_accepted_before_this_claim(source):
+    for claim_id in (1, 2, 3):
+        check(source, claim_id, [1] * 10)
+    with pytest.raises(SetsFailed, match="rows of the run: found 100, expected 2 to 50"):
+        check(source, 4, [1] * 100)
+    # It is not a part of the past before somebody says that it is right.
+    assert len(results.past_measures(source, 99)) == 3
+    results.accept(source, 4, by="an operator", reason="a large customer")
+    check(source, 4, [1] * 100)
+    # A task that was killed at its end runs once more: it counts once, and finds the same.
+    check(source, 4, [1] * 100)
+    assert [run["n"] for run in results.past_measures(source, 99)] == [10, 10, 10, 100]
+    assert len(results.past_measures(source, 4)) == 3
+
+
+def test_what_was_found_can_be_read_at_a_terminal(source, capsys):
+    with pytest.raises(SetsFailed):
+        check(source, 7, [50])
+    assert command(["show", source, "7"]) == 0
+    assert "1 of 1 rows are not" in capsys.readouterr().out
+    assert command(["show", source, "7", "--html"]) == 0
+    assert capsys.readouterr().out.startswith("<!doctype html>")
+    assert command(["show", source, "8"]) == 1
+
+
+def test_no_name_leads_out_of_the_folder():
+    for part in ("../models", "a/b", "", "..", "a b"):
+        with pytest.raises(ValueError, match="part of a path"):
+            results.folder("consumer", part)
