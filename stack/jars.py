@@ -118,7 +118,6 @@ SINK = JarSet(
         "org.codehaus.mojo:*",
         # Ways to sign in and to send that this client does not use.
         "com.google.http-client:google-http-client-apache-v2",
-        "com.google.http-client:google-http-client-appengine",
         "com.google.oauth-client:*",
         "org.apache.httpcomponents.*",
         "org.threeten:threeten-extra",

@@ -1,16 +1,18 @@
 """
 ### Prepare services
 
-Makes what the other Dags need: the tables of the operational database (Alembic migrations) and the topics of the
-registry with their dead-letter topics. For deployments where no shell is at hand.
+Makes what the other Dags need: the tables of the operational database (Alembic migrations), the topics of the registry
+with their dead-letter topics, and for those that land, the landing tables and their connectors in Kafka Connect. For
+deployments where no shell is at hand.
 
-**Starts** by hand, once after each deploy. Harmless to run again: it changes only what is missing, and leaves the
-settings of topics that exist as they are.
+**Starts** by hand, once after each deploy. Harmless to run again: it changes only what is missing, leaves the settings
+of topics that exist as they are, and makes connectors what `connectors/` says. Without a connection `kafka_connect` it
+says so and makes the rest.
 
 **Makes** a list of what it changed: the task's log and its return value.
 
-**When it fails** nothing is half made: migrations are one transaction. Clear the task when the database and the
-broker can be reached.
+**When it fails** nothing is half made: migrations are one transaction, and a connector comes after all that it needs.
+Clear the task when the database, the broker and Kafka Connect can be reached.
 """
 
 import logging

@@ -1,10 +1,10 @@
-"""What the services must hold before the Dags can work: tables and topics."""
+"""What the services must hold before the Dags can work: tables, topics and connectors."""
 
 from __future__ import annotations
 
 
 def prepare() -> list[str]:
-    """Bring the operational database and Kafka to what this version of the code needs.
+    """Bring the databases, Kafka and Kafka Connect to what this version of the code needs.
 
     Returns what changed, in words; harmless to run again. Used by the Dag `prepare_services` and the local stack.
     """
@@ -13,4 +13,17 @@ def prepare() -> list[str]:
     from include.water.topics import TOPICS
 
     migrations = [f"operational database: {revision}" for revision in upgrade()]
-    return migrations + create_topics(TOPICS)
+    return migrations + create_topics(TOPICS) + _land_topics()
+
+
+def _land_topics() -> list[str]:
+    """Landing tables and their connectors, where there is a Kafka Connect: the event lane works without one."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from include.landing.connectors import apply
+    from include.water.topics import TOPICS
+
+    try:
+        return apply(TOPICS)
+    except AirflowNotFoundException as error:
+        return [f"nothing lands, since a connection is missing: {error}"]

@@ -1,0 +1,71 @@
+"""
+### Watch connectors
+
+Looks after Kafka Connect: a task of a connector that failed stays so until it is restarted, and one that says RUNNING
+may do nothing.
+
+**Starts** every three minutes.
+
+**Makes**
+- restarts of what has failed: at once, then with pauses that double up to an hour, `max_restarts` times; what was
+  restarted is the task's return value;
+- alarms, and closes those whose cause is gone: `connector_failed` (with the exceptions of its trace),
+  `connector_given_up`, `connector_missing`, `connect_unreachable`, `sink_lag`, `sink_stalled`, `landing_stalled`. What
+  each means and asks for: docs/runbooks/connector-failed.md.
+
+**When it fails** (the database or the broker is away) nothing is lost; the next run does it. Connectors that run go on
+without it. Skipped where no Kafka Connect is configured.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import Param, dag, task
+from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
+
+from include.water.topics import TOPICS
+
+
+@dag(
+    schedule="*/3 * * * *",
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(minutes=15),
+    params={
+        "max_lag": Param(1_000_000, type="integer", minimum=1, description="records that a sink may be behind"),
+        "stalled_minutes": Param(10, type="integer", minimum=1, description="without progress, until it is an alarm"),
+        "max_restarts": Param(12, type="integer", minimum=0, description="of a connector, until it is left alone"),
+    },
+    default_args={
+        "owner": "data-platform",
+        "retries": 1,
+        "retry_delay": timedelta(seconds=30),
+        "execution_timeout": timedelta(minutes=5),
+    },
+    tags=["batch", "kafka", "maintenance"],
+    doc_md=__doc__,
+)
+def watch_connectors():
+    @task
+    def check_connectors(params: dict | None = None) -> list[str]:
+        from include.landing import watchdog
+        from include.operations.alarms import deliver_alarms
+
+        limits = dict(params or {})
+        try:
+            restarted = watchdog.check_connectors(
+                TOPICS,
+                watchdog.Limits(
+                    max_lag=limits["max_lag"],
+                    stalled_after=timedelta(minutes=limits["stalled_minutes"]),
+                    max_restarts=limits["max_restarts"],
+                ),
+            )
+        except AirflowNotFoundException as error:
+            raise AirflowSkipException(f"no connectors to watch: {error}") from None
+        deliver_alarms()
+        return restarted
+
+    check_connectors()
+
+
+watch_connectors()

@@ -1,0 +1,160 @@
+"""Commands for the landing's connectors: `python -m include.landing --help`."""
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Iterable
+
+from include.contracts import Registry, Topic
+from include.contracts.__main__ import default_registry, load_registry
+from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
+from include.landing.connect import CONN_ID
+
+
+class NotRunning(Exception):
+    """Some connector is not what it should be; the lines say which."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    results: list[str] = []
+    # Airflow logs to standard output, which is for results.
+    with contextlib.redirect_stdout(sys.stderr):
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+
+        from airflow.sdk.exceptions import AirflowNotFoundException
+        from confluent_kafka import KafkaException
+        from pyiceberg.exceptions import RESTError
+        from sqlalchemy.exc import DBAPIError
+
+        from include.landing.connect import ConnectRefused, ConnectUnreachable
+        from include.landing.connectors import UnsafeConnector
+        from include.landing.tables import LandingTableMismatch
+
+        logging.getLogger().setLevel(logging.WARNING)
+        try:
+            registry = load_registry(options.registry or default_registry())
+            results = options.action(options, registry)
+        except NotRunning as error:
+            sys.stdout.write(f"{error}\n")
+            return 1
+        except DBAPIError as error:
+            # The driver's text: SQLAlchemy's adds lines about itself.
+            sys.stderr.write(f"the database cannot be used: {' '.join(str(error.orig).split())}\n")
+            return 1
+        except (
+            AirflowNotFoundException, ConnectRefused, ConnectUnreachable, ImportError, KafkaException,
+            LandingTableMismatch, LookupError, OSError, RESTError, TypeError, UnsafeConnector, ValueError,
+        ) as error:  # fmt: skip
+            sys.stderr.write(f"{' '.join(str(error).split())}\n")
+            return 1
+    sys.stdout.write("".join(f"{line}\n" for line in results))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m include.landing", description=__doc__)
+    parser.add_argument("--registry", metavar="MODULE:NAME", help="default: [tool.contracts] in pyproject.toml")
+    parser.add_argument("--conn-id", default=CONN_ID, help="Airflow connection to Kafka Connect (default: %(default)s)")
+    parser.add_argument("--kafka-conn-id", default=KAFKA_CONN_ID, help="default: %(default)s")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, action: Callable[[argparse.Namespace, Registry], list[str]], text: str) -> None:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(action=action)
+        if name != "apply":
+            # A default for `status`; the others change something.
+            command.add_argument("connector", nargs="?" if name == "status" else None, help="as `status` shows it")
+
+    add("apply", _apply, "make or change tables, control topics and connectors of landed topics; harmless to run again")
+    add(
+        "status",
+        _status,
+        "show each connector's state, its lag and how far its table is; exits with 1 if one is not well",
+    )
+    add("restart", _restart, "restart a connector's failed tasks, or all of them if none has failed; loses nothing")
+    add("stop", _stop, "end a connector's tasks; its configuration and offsets stay")
+    add("resume", _resume, "let a stopped connector go on")
+    return parser
+
+
+def _apply(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.landing.connectors import apply
+
+    changes = apply(registry, conn_id=options.conn_id, kafka_conn_id=options.kafka_conn_id)
+    return changes or ["nothing to do: all is as the registry and connectors/ say"]
+
+
+def _status(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.landing.connect import Connect
+    from include.landing.connectors import landed
+    from include.landing.standing import Standing, progress
+    from include.landing.tables import connector_name, raw_table
+
+    connect, lines, all_well = Connect(options.conn_id), [], True
+    for topic in landed(registry) if options.connector is None else [_topic(options.connector, registry)]:
+        standing = Standing.of(connect.status(connector_name(topic)))
+        found = progress(topic, options.kafka_conn_id)
+        all_well &= standing.is_running
+        lines.append(
+            f"{connector_name(topic)}  {standing}  {topic.name} -> {raw_table(topic)}  lag {found.lag}"
+            + (f"  {standing.cause}" if standing.cause else "")
+        )
+    if not all_well:
+        raise NotRunning("\n".join(lines))
+    return lines or ["no topic of the registry has landed=True"]
+
+
+def _restart(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.landing.connect import Connect
+    from include.landing.standing import Standing
+    from include.landing.tables import connector_name
+    from include.landing.watchdog import forget_restarts
+
+    name, connect = connector_name(_topic(options.connector, registry)), Connect(options.conn_id)
+    standing = Standing.of(connect.status(name))
+    if not connect.restart(name, only_failed=standing.has_failed):
+        raise ValueError(f"connector {name} does not exist; `apply` makes it")
+    forget_restarts(name)
+    return [f"connector {name}: restarted {'what had failed' if standing.has_failed else 'with all its tasks'}"]
+
+
+def _stop(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.landing.connect import Connect
+    from include.landing.tables import connector_name
+
+    name = connector_name(_topic(options.connector, registry))
+    if not Connect(options.conn_id).stop(name):
+        raise ValueError(f"connector {name} does not exist; `apply` makes it")
+    return [f"connector {name}: stopped; `resume` lets it go on"]
+
+
+def _resume(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.landing.connect import Connect
+    from include.landing.connectors import preset_coordinator
+    from include.landing.tables import connector_name
+
+    topic = _topic(options.connector, registry)
+    name = connector_name(topic)
+    # Kafka forgets the offsets of a group without members after a week.
+    changes = preset_coordinator(topic, options.kafka_conn_id)
+    if not Connect(options.conn_id).resume(name):
+        raise ValueError(f"connector {name} does not exist; `apply` makes it")
+    return [*changes, f"connector {name}: resumed"]
+
+
+def _topic(connector: str, registry: Iterable[Topic]) -> Topic:
+    from include.landing.connectors import landed
+    from include.landing.tables import connector_name
+
+    found = {connector_name(topic): topic for topic in landed(registry)}
+    if connector not in found:
+        raise LookupError(
+            f"no landed topic has a connector {connector!r}; there are {', '.join(sorted(found)) or 'none'}"
+        )
+    return found[connector]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

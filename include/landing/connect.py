@@ -1,0 +1,101 @@
+"""Kafka Connect's REST API, through the Airflow HTTP connection `kafka_connect`."""
+
+import logging
+import time
+from typing import Any
+from urllib.parse import quote
+
+log = logging.getLogger(__name__)
+
+CONN_ID = "kafka_connect"
+CONNECT_SECONDS, READ_SECONDS = 5, 30
+# While its workers share out connectors anew, Connect answers 409: seconds, as long as a lost worker's session at most.
+REBALANCE_SECONDS, REBALANCE_PAUSE_SECONDS = 60.0, 0.5
+
+
+class ConnectUnreachable(Exception):
+    """No answer, or one that says that Connect cannot work now."""
+
+
+class ConnectRefused(Exception):
+    """Connect does not take the request."""
+
+
+class Connect:
+    """The connectors of one Kafka Connect cluster. Blocks while the connection is fetched.
+
+    Every method raises ConnectUnreachable and ConnectRefused; the constructor raises AirflowNotFoundException when the
+    connection is not defined. The connection's host is the address, login and password are for basic authentication.
+    """
+
+    def __init__(self, conn_id: str = CONN_ID) -> None:
+        from airflow.providers.http.hooks.http import HttpHook
+
+        hook = HttpHook(http_conn_id=conn_id)
+        self.conn_id = conn_id
+        self._session = hook.get_conn({"Accept": "application/json"})
+        self._url = hook.base_url.rstrip("/")
+
+    def config(self, name: str) -> dict[str, str] | None:
+        """The connector's configuration as it was given, references to secrets unresolved; None: no such connector."""
+        return self._call("GET", f"/connectors/{quote(name, safe='')}/config")
+
+    def status(self, name: str) -> dict[str, Any] | None:
+        """Connect's own `{"connector": {"state": ...}, "tasks": [{"id": 0, "state": ..., "trace": ...}]}`, or None."""
+        return self._call("GET", f"/connectors/{quote(name, safe='')}/status")
+
+    def put_config(self, name: str, config: dict[str, str]) -> None:
+        """Create the connector or change its configuration, which restarts its tasks."""
+        self._call("PUT", f"/connectors/{quote(name, safe='')}/config", config)
+
+    def restart(self, name: str, *, only_failed: bool = True) -> bool:
+        """Restart the connector and its tasks, or those that failed; False: no such connector."""
+        query = f"includeTasks=true&onlyFailed={str(only_failed).lower()}"
+        return self._call("POST", f"/connectors/{quote(name, safe='')}/restart?{query}") is not None
+
+    def stop(self, name: str) -> bool:
+        """End the connector's tasks; its configuration and offsets stay. False: no such connector."""
+        return self._call("PUT", f"/connectors/{quote(name, safe='')}/stop") is not None
+
+    def resume(self, name: str) -> bool:
+        """Let a stopped connector go on; False: no such connector."""
+        return self._call("PUT", f"/connectors/{quote(name, safe='')}/resume") is not None
+
+    def delete(self, name: str) -> bool:
+        """Remove the connector; its group's offsets, its control topic and its table stay. False: no such connector."""
+        return self._call("DELETE", f"/connectors/{quote(name, safe='')}") is not None
+
+    def _call(self, method: str, path: str, body: dict[str, str] | None = None) -> Any:
+        """The answer's JSON, {} for an empty one, None for 404."""
+        from requests import RequestException
+
+        until = time.monotonic() + REBALANCE_SECONDS
+        while True:
+            try:
+                answer = self._session.request(
+                    method, f"{self._url}{path}", json=body, timeout=(CONNECT_SECONDS, READ_SECONDS)
+                )
+            except RequestException as error:
+                # Not the error's own text: it may show the address with a password in it.
+                raise ConnectUnreachable(
+                    f"connection {self.conn_id}: Kafka Connect does not answer ({type(error).__name__})"
+                ) from None
+            if answer.status_code != 409 or time.monotonic() > until:
+                break
+            time.sleep(REBALANCE_PAUSE_SECONDS)
+        if answer.status_code == 404 and "not found" in answer.text.lower():
+            return None
+        if answer.status_code >= 500 or answer.status_code == 409:
+            raise ConnectUnreachable(f"connection {self.conn_id}: {_reason(answer)}")
+        if answer.status_code >= 300:
+            raise ConnectRefused(f"connection {self.conn_id}: {method} {path}: {_reason(answer)}")
+        return answer.json() if answer.content else {}
+
+
+def _reason(answer: Any) -> str:
+    """What Connect says, in one line."""
+    try:
+        message = answer.json()["message"]
+    except (ValueError, LookupError, TypeError):
+        message = ""
+    return f"HTTP {answer.status_code} {' '.join(str(message).split())[:300]}".strip()

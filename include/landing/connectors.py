@@ -1,0 +1,238 @@
+"""Connectors that land topics: made, changed and looked at through Kafka Connect's REST API.
+
+What a connector is stands in `connectors/landing.json`; `connectors/NAME.json`, if there is one, changes settings of
+that connector alone (`iceberg.control.commit.interval-ms`, say). The addresses of catalog and store come from the
+Airflow connections that the Dags use, unless the files name others. Passwords are no part of it: configurations refer
+to variables of Connect's own environment.
+"""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from include.contracts import Topic
+from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
+from include.kafka.connection import ClientErrors, admin_config, client_config
+from include.kafka.offsets import REQUEST_TIMEOUT_SECONDS, GroupOffsets
+from include.lake.catalog import CATALOG_NAME, OBJECTS_CONN_ID
+from include.lake.catalog import CONN_ID as CATALOG_CONN_ID
+from include.landing.connect import CONN_ID, Connect
+from include.landing.tables import connector_name, create_landing_table, raw_table, sink_group
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).resolve().parents[2] / "connectors"
+TEMPLATE = "landing.json"
+# References that Connect's worker resolves (`config.providers`), so that REST and Connect's topics show no password.
+PASSWORD, CREDENTIAL = "${env:LANDING_CATALOG_PASSWORD}", "${env:LANDING_CATALOG_CREDENTIAL}"
+# A topic is usable a moment after it was made.
+TOPIC_SECONDS = 30.0
+# The coordinator reads what was written since its last commit again. What Kafka has deleted by then is lost.
+CONTROL_CONFIG = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+
+
+class UnsafeConnector(Exception):
+    """The connector runs in a way that can lose records in silence."""
+
+
+def control_topic(topic: Topic) -> str:
+    """Where a sink's tasks tell its coordinator what they have written; one for each connector.
+
+    A shared one would make a new connector's coordinator read the history of all others first.
+    """
+    return f"{connector_name(topic)}.control"
+
+
+def coordinator_group(topic: Topic) -> str:
+    """The consumer group by which a sink's coordinator remembers what it has committed to the table."""
+    return f"{sink_group(topic)}-coord"
+
+
+def landed(topics: Iterable[Topic]) -> list[Topic]:
+    return [topic for topic in topics if topic.landed]
+
+
+def connector_config(topic: Topic, folder: Path = FOLDER) -> dict[str, str]:
+    """The configuration of the topic's connector. Raises ValueError for files that cannot be used."""
+    config = {**_catalog_settings(), **_object_settings(), **_read(folder / TEMPLATE)}
+    if (own := folder / f"{connector_name(topic)}.json").exists():
+        config |= _read(own)
+    values = {"topic": topic.name, "table": raw_table(topic), "control_topic": control_topic(topic)}
+
+    def fill(found: re.Match[str]) -> str:
+        if found[1] not in values:
+            raise ValueError(f"{folder}: no placeholder {found[0]}; there are {', '.join(sorted(values))}")
+        return values[found[1]]
+
+    return {name: re.sub(r"\{\{(\w+)\}\}", fill, value) for name, value in config.items()}
+
+
+def apply(
+    topics: Iterable[Topic], *, conn_id: str = CONN_ID, kafka_conn_id: str = KAFKA_CONN_ID, folder: Path = FOLDER
+) -> list[str]:
+    """Make table, control topic, coordinator's offset and connector of every landed topic; returns what changed.
+
+    Safe to repeat, after a kill too: each step looks whether it is done, and the connector comes last. What a sink has
+    committed is never reset. Raises UnsafeConnector and what the steps raise.
+    """
+    wanted = landed(topics)
+    if not wanted:
+        return []
+    connect = Connect(conn_id)
+    return [change for topic in wanted for change in _apply(topic, connect, kafka_conn_id, folder)]
+
+
+def _apply(topic: Topic, connect: Connect, kafka_conn_id: str, folder: Path) -> list[str]:
+    name, config = connector_name(topic), connector_config(topic, folder)
+    changes = [] if _table_exists(topic) else [f"landing table {raw_table(topic)}: created"]
+    create_landing_table(topic, kafka_conn_id)
+    changes += _make_control_topic(topic, kafka_conn_id)
+    changes += preset_coordinator(topic, kafka_conn_id)
+    before = connect.config(name)
+    # Connect adds the name to what it was given. Equal: a PUT would restart the tasks for nothing.
+    if before is None or {k: v for k, v in before.items() if k != "name"} != config:
+        connect.put_config(name, config)
+        changes.append(f"connector {name}: {'created' if before is None else _difference(before, config)}")
+    for change in changes:
+        log.info("%s", change)
+    return changes
+
+
+def _table_exists(topic: Topic) -> bool:
+    from include.lake.catalog import load_catalog
+
+    return load_catalog().table_exists(raw_table(topic))
+
+
+def _make_control_topic(topic: Topic, kafka_conn_id: str) -> list[str]:
+    """The control topic, kept for ever: made, or its settings corrected."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import (
+        AdminClient,
+        AlterConfigOpType,
+        ConfigEntry,
+        ConfigResource,
+        NewTopic,
+        ResourceType,
+    )
+
+    name = control_topic(topic)
+    client = client_config(kafka_conn_id)
+    errors = ClientErrors(kafka_conn_id, client)
+    admin = AdminClient(admin_config(client))
+    with errors.explaining(admin):
+        # One partition: the coordinator must see what was written in the order in which it was.
+        made = admin.create_topics([NewTopic(name, 1, -1, config=CONTROL_CONFIG)])
+        try:
+            made[name].result(REQUEST_TIMEOUT_SECONDS)
+            return [f"topic {name}: created, kept for ever"]
+        except KafkaException as error:
+            if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
+                raise
+        resource = ConfigResource(ResourceType.TOPIC, name)
+        found = admin.describe_configs([resource])[resource].result(REQUEST_TIMEOUT_SECONDS)
+        wrong = {k: v for k, v in CONTROL_CONFIG.items() if found[k].value != v}
+        if not wrong:
+            return []
+        entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in wrong.items()]
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+        admin.incremental_alter_configs([resource])[resource].result(REQUEST_TIMEOUT_SECONDS)
+    return [f"topic {name}: {', '.join(f'{k} set to {v}' for k, v in wrong.items())}"]
+
+
+def preset_coordinator(topic: Topic, kafka_conn_id: str) -> list[str]:
+    """Commit offset 0 of every partition of the control topic that the coordinator's group has committed nothing of.
+
+    Without one, a coordinator starts at the end of the control topic, and the sink's tasks commit their own offsets
+    before it has committed their files to the table: if it restarts before its first commit, those files are never
+    committed, the tasks say RUNNING and show no lag. Starting too early does no harm: files that the table has are
+    passed over by the offsets of the control topic that its snapshots name.
+    """
+    from confluent_kafka import KafkaException
+
+    group_name, control = coordinator_group(topic), control_topic(topic)
+    with GroupOffsets(group_name, kafka_conn_id) as group:
+        until = time.monotonic() + TOPIC_SECONDS
+        while not (found := group.look_now([control])) or group.incomplete:
+            if time.monotonic() > until:
+                raise LookupError(f"topic {control} has no leader; try again when the brokers are all there")
+            time.sleep(0.1)
+        missing = [partition for partition, offsets in sorted(found.items()) if offsets.committed is None]
+        if not missing:
+            return []
+        try:
+            group.commit(dict.fromkeys(missing, 0))
+        except KafkaException as error:
+            # A group with members takes commits of its members only.
+            name = connector_name(topic)
+            raise UnsafeConnector(
+                f"connector {name} runs although its coordinator has committed no offset of {control}, and would lose "
+                f"records in silence if it restarted now: `python -m include.landing stop {name}`, apply again, then "
+                f"`resume {name}` ({error.args[0].str()})"
+            ) from error
+    return [f"group {group_name}: starts at offset 0 of {control}-{partition.number}" for partition in missing]
+
+
+def _difference(before: dict[str, str], after: dict[str, str]) -> str:
+    """Names of the settings that changed; values may tell where things are, and are in the files anyway."""
+    changed = {k for k in {*before, *after} - {"name"} if before.get(k) != after.get(k)}
+    return f"changed {', '.join(sorted(changed))}"
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError(f"{path}: a connector's settings are one JSON object whose values are strings")
+    return found
+
+
+def _catalog_settings() -> dict[str, str]:
+    """The sink's catalog: the one that `include.lake.catalog` reads."""
+    from airflow.sdk import BaseHook
+
+    connection = BaseHook.get_connection(CATALOG_CONN_ID)
+    extra = {name: str(value) for name, value in connection.extra_dejson.items()}
+    prefix = "iceberg.catalog."
+    found = {"iceberg.catalog": CATALOG_NAME}
+    if "warehouse" in extra:
+        found[f"{prefix}warehouse"] = extra["warehouse"]
+    if extra.get("type") == "rest":
+        found |= {f"{prefix}type": "rest", f"{prefix}uri": extra.get("uri", "")}
+        return found | ({f"{prefix}credential": CREDENTIAL} if connection.login else {})
+    tls = f"?sslmode={extra['sslmode']}" if "sslmode" in extra else ""
+    return found | {
+        f"{prefix}type": "jdbc",
+        f"{prefix}uri": f"jdbc:postgresql://{connection.host}:{connection.port or 5432}/{connection.schema}{tls}",
+        f"{prefix}jdbc.user": connection.login or "",
+        f"{prefix}jdbc.password": PASSWORD,
+        f"{prefix}jdbc.schema-version": "V1",
+    }
+
+
+def _object_settings() -> dict[str, str]:
+    """Cloud Storage. Credentials are those of the machine that Connect runs on."""
+    import os
+    from urllib.parse import urlsplit
+
+    from airflow.sdk import BaseHook
+
+    extra = BaseHook.get_connection(OBJECTS_CONN_ID).extra_dejson
+    prefix = "iceberg.catalog."
+    found = {
+        f"{prefix}io-impl": "org.apache.iceberg.gcp.gcs.GCSFileIO",
+        # A buffer for each open file, one for each partition and task. The default of 16 MB fills a small heap.
+        f"{prefix}gcs.channel.write.chunk-size-bytes": str(2 * 1024 * 1024),
+    }
+    if project := extra.get("project"):
+        found[f"{prefix}gcs.project-id"] = str(project)
+    if host := os.environ.get("STORAGE_EMULATOR_HOST"):
+        found[f"{prefix}gcs.service.host"] = host if urlsplit(host).scheme in ("http", "https") else f"http://{host}"
+    if extra.get("is_anonymous"):
+        found[f"{prefix}gcs.no-auth"] = "true"
+    return found

@@ -1,0 +1,85 @@
+"""How a connector stands: what Connect says of it, and how far it has come by its groups' offsets in Kafka."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from include.contracts import Topic
+from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
+from include.kafka.offsets import GroupOffsets, PartitionOffsets
+from include.landing.connectors import control_topic, coordinator_group
+from include.landing.tables import sink_group
+
+MISSING = "MISSING"
+_EXCEPTION = re.compile(r"^(?:Caused by: )?(?:[\w$]+\.)*([\w$]*(?:Exception|Error|Throwable))\b", re.MULTILINE)
+_FRAME = re.compile(r"^\s*at ([\w.$<>]+)\(", re.MULTILINE)
+MAX_TRACE_LENGTH = 400
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What Connect says of a connector: its own state, its tasks' states by number, and why something failed."""
+
+    connector: str
+    tasks: Mapping[int, str]
+    cause: str = ""
+
+    @classmethod
+    def of(cls, status: Mapping[str, Any] | None) -> "Standing":
+        """From Connect's answer; None is a connector that does not exist."""
+        if status is None:
+            return cls(MISSING, {})
+        failed = [part for part in (status["connector"], *status["tasks"]) if part["state"] == "FAILED"]
+        cause = shortened(failed[0].get("trace") or "") if failed else ""
+        return cls(status["connector"]["state"], {task["id"]: task["state"] for task in status["tasks"]}, cause)
+
+    @property
+    def has_failed(self) -> bool:
+        return "FAILED" in (self.connector, *self.tasks.values())
+
+    @property
+    def is_running(self) -> bool:
+        return self.connector == "RUNNING" and bool(self.tasks) and set(self.tasks.values()) == {"RUNNING"}
+
+    def __str__(self) -> str:
+        tasks = ", ".join(f"task {number} {state}" for number, state in sorted(self.tasks.items()))
+        return f"{self.connector} ({tasks or 'no tasks'})"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a sink has come, or None where it has not begun.
+
+    lag: records that its tasks have not read. sink: sum of the offsets that its tasks have committed. table: sum of the
+    control topic's offsets up to which its coordinator has committed the files to the table.
+    """
+
+    lag: int
+    sink: int | None
+    table: int | None
+
+
+def progress(topic: Topic, kafka_conn_id: str = KAFKA_CONN_ID) -> Progress:
+    """Ask Kafka. Raises KafkaException."""
+    with GroupOffsets(sink_group(topic), kafka_conn_id) as group:
+        sink = group.look_now([topic.name])
+    with GroupOffsets(coordinator_group(topic), kafka_conn_id) as group:
+        table = group.look_now([control_topic(topic)])
+    return Progress(sum(offsets.lag for offsets in sink.values()), _sum(sink), _sum(table))
+
+
+def _sum(found: Mapping[Any, PartitionOffsets]) -> int | None:
+    known = [offsets.committed for offsets in found.values() if offsets.committed is not None]
+    return sum(known) if known else None
+
+
+def shortened(trace: str) -> str:
+    """The exceptions of a Java stack trace, outermost first, and where the last one was thrown.
+
+    Without their messages: those of converters and transforms quote records.
+    """
+    names = _EXCEPTION.findall(trace)
+    frames = _FRAME.findall(trace.rsplit("Caused by: ", 1)[-1])
+    text = " <- ".join(names) + (f" in {frames[0]}" if names and frames else "")
+    return text[:MAX_TRACE_LENGTH] or "no trace"

@@ -1,0 +1,182 @@
+"""Look after connectors: restart what failed, and alarm on what Connect does not see.
+
+A task of Kafka Connect that failed stays so until somebody restarts it; a restart loses nothing. RUNNING proves
+little: the tasks commit their offsets before the coordinator has committed their files to the table, so both groups are
+watched.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import BigInteger, Column, Connection, Row, Table, Text, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from include.contracts import Topic
+from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
+from include.landing.connect import CONN_ID, Connect, ConnectRefused, ConnectUnreachable
+from include.landing.connectors import landed
+from include.landing.standing import MISSING, Progress, Standing, progress
+from include.landing.tables import connector_name
+from include.operations.alarms import close_alarm, open_alarm
+from include.operations.database import begin
+from include.operations.tables import Timestamp, metadata, now_column
+
+log = logging.getLogger(__name__)
+
+RUNBOOK = "docs/runbooks/connector-failed.md"
+
+# One row a connector.
+connector_watch = Table(
+    "connector_watch",
+    metadata,
+    Column("connector", Text, primary_key=True),
+    # Since it was last seen well; and when the last one was.
+    Column("restarts", BigInteger, server_default="0", nullable=False),
+    Column("restarted_at", Timestamp),
+    # Sums of committed offsets, of the tasks and of the coordinator, and when they last changed. -1: none yet.
+    Column("sink_offsets", BigInteger, server_default="-1", nullable=False),
+    now_column("sink_moved_at"),
+    Column("table_offsets", BigInteger, server_default="-1", nullable=False),
+    now_column("table_moved_at"),
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to restart and when to alarm."""
+
+    # Records that the sink has not read. It reads some ten thousand a second: above this it does not keep up.
+    max_lag: int = 1_000_000
+    # Some commit intervals, and a coordinator that was killed is replaced within its session timeout.
+    stalled_after: timedelta = timedelta(minutes=10)
+    # At once, then after 2, 4, 8 ... minutes, at most an hour: an outage of seven hours is survived without anybody.
+    max_restarts: int = 12
+    first_pause: timedelta = timedelta(minutes=2)
+    longest_pause: timedelta = timedelta(hours=1)
+    # A restarted task runs for a moment before it fails again; the episode ends when it has run this long.
+    well_after: timedelta = timedelta(minutes=10)
+
+    def pause(self, restarts: int) -> timedelta:
+        """From the last restart to the next."""
+        return min(self.first_pause * 2 ** min(restarts - 1, 20), self.longest_pause)
+
+
+def check_connectors(
+    topics: Iterable[Topic],
+    limits: Limits | None = None,
+    *,
+    conn_id: str = CONN_ID,
+    kafka_conn_id: str = KAFKA_CONN_ID,
+) -> list[str]:
+    """Look at the connector of every landed topic; returns what was restarted.
+
+    When Connect does not answer, that is an alarm, and the groups' offsets are looked at all the same. Raises
+    AirflowNotFoundException when the connection is not defined, and KafkaException.
+    """
+    limits = limits or Limits()
+    connect = Connect(conn_id)
+    restarted = []
+    unreachable = ""
+    for topic in landed(topics):
+        name = connector_name(topic)
+        try:
+            standing = Standing.of(connect.status(name))
+            if _note_state(name, standing, limits):
+                connect.restart(name)
+                restarted.append(name)
+        except (ConnectUnreachable, ConnectRefused) as error:
+            standing, unreachable = None, str(error)
+        found = progress(topic, kafka_conn_id)
+        _note_progress(name, found, limits)
+        log.info("checked: connector=%s state=%s lag=%d", name, standing or "unknown", found.lag)
+    with begin() as connection:
+        if unreachable:
+            open_alarm(connection, conn_id, "connect_unreachable", f"{unreachable}: nothing lands; {RUNBOOK}")
+        else:
+            close_alarm(connection, conn_id, "connect_unreachable")
+    return restarted
+
+
+def forget_restarts(name: str) -> None:
+    """A person has looked: the watchdog may restart the connector again."""
+    with begin() as connection:
+        connection.execute(update(connector_watch).where(connector_watch.c.connector == name).values(restarts=0))
+        close_alarm(connection, name, "connector_given_up")
+
+
+def _note_state(name: str, standing: Standing, limits: Limits) -> bool:
+    """Alarms about what Connect says; True when the connector is to be restarted now, which is on record then."""
+    with begin() as connection:
+        row = _locked_row(connection, name)
+        now = connection.scalar(select(func.now()))
+        if standing.connector == MISSING:
+            text = f"the connector does not exist: `python -m include.landing apply` makes it; {RUNBOOK}"
+            open_alarm(connection, name, "connector_missing", text)
+            return False
+        close_alarm(connection, name, "connector_missing")
+        if not standing.has_failed:
+            is_well = row.restarted_at is None or now - row.restarted_at >= limits.well_after
+            if standing.is_running and is_well:
+                _update(connection, name, restarts=0, restarted_at=None)
+                close_alarm(connection, name, "connector_failed")
+                close_alarm(connection, name, "connector_given_up")
+            return False
+        open_alarm(connection, name, "connector_failed", f"{standing}: {standing.cause}; {RUNBOOK}")
+        if row.restarts >= limits.max_restarts:
+            text = f"failed again after {row.restarts} restarts and is left alone: {standing.cause}; {RUNBOOK}"
+            open_alarm(connection, name, "connector_given_up", text)
+            return False
+        if row.restarts and now - row.restarted_at < limits.pause(row.restarts):
+            return False
+        _update(connection, name, restarts=row.restarts + 1, restarted_at=now)
+    log.warning("restarting: connector=%s restart=%d cause=%s", name, row.restarts + 1, standing.cause)
+    return True
+
+
+def _note_progress(name: str, found: Progress, limits: Limits) -> None:
+    with begin() as connection:
+        row = _locked_row(connection, name)
+        now = connection.scalar(select(func.now()))
+        sink, table = -1 if found.sink is None else found.sink, -1 if found.table is None else found.table
+        changes = {}
+        if sink != row.sink_offsets or not found.lag:
+            changes |= {"sink_offsets": sink, "sink_moved_at": now}
+        if table != row.table_offsets:
+            changes |= {"table_offsets": table, "table_moved_at": now}
+        if changes:
+            row = _update(connection, name, **changes)
+        _alarm(
+            connection, name, "sink_stalled", now - row.sink_moved_at > limits.stalled_after,
+            f"{found.lag} records wait and none was read since {row.sink_moved_at.isoformat(timespec='seconds')}",
+        )  # fmt: skip
+        _alarm(
+            connection, name, "landing_stalled", now - row.table_moved_at > limits.stalled_after,
+            f"no commit of the table has ended since {row.table_moved_at.isoformat(timespec='seconds')}, whatever the "
+            "tasks say",
+        )  # fmt: skip
+        text = f"{found.lag} records behind, limit {limits.max_lag}; {RUNBOOK}"
+        if found.lag > limits.max_lag:
+            open_alarm(connection, name, "sink_lag", text)
+        elif found.lag <= limits.max_lag / 2:
+            close_alarm(connection, name, "sink_lag")
+
+
+def _alarm(connection: Connection, name: str, kind: str, is_wrong: bool, text: str) -> None:
+    if is_wrong:
+        open_alarm(connection, name, kind, f"{text}; {RUNBOOK}")
+    else:
+        close_alarm(connection, name, kind)
+
+
+def _locked_row(connection: Connection, name: str) -> Row:
+    """The connector's row, ours until the transaction ends: of two watchdogs, one restarts."""
+    connection.execute(insert(connector_watch).values(connector=name).on_conflict_do_nothing())
+    mine = select(connector_watch).where(connector_watch.c.connector == name).with_for_update()
+    return connection.execute(mine).one()
+
+
+def _update(connection: Connection, name: str, **values: object) -> Row:
+    mine = update(connector_watch).where(connector_watch.c.connector == name)
+    return connection.execute(mine.values(**values).returning(connector_watch)).one()
