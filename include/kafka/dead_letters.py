@@ -21,11 +21,15 @@ MAX_DETAIL_CHARACTERS = 1_000
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message and why it cannot be handled: a `contracts.Reason` and a detail that names fields, not values."""
+    """A message and why it cannot be handled: a `contracts.Reason` and a detail that names fields, not values.
+
+    `landed_text`: retention had removed the record, so the value is the text that had landed, without key and headers.
+    """
 
     message: Message
     reason: str
     detail: str
+    landed_text: bool = False
 
 
 def envelope(letter: DeadLetter, *, consumer: str, run_id: str) -> Headers:
@@ -40,6 +44,7 @@ def envelope(letter: DeadLetter, *, consumer: str, run_id: str) -> Headers:
         "timestamp": message.timestamp.isoformat() if message.timestamp else "",
         "consumer": consumer,
         "run_id": run_id,
+        **({"landed_text": "true"} if letter.landed_text else {}),
     }
     return [(PREFIX + name, value.encode()) for name, value in added.items()]
 

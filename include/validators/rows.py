@@ -47,6 +47,7 @@ _PLAIN_PATTERN = re.compile(
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_.: -]+")
 # Columns of a screen beside the contract's own. A field of a contract has no space in its name.
 EXAMINE, TEXT = "to examine", "landed text"
+REPLACEMENT = "\ufffd"
 _META = {"type", "metadata", "ref", "serialization", "strict"}
 
 
@@ -86,9 +87,11 @@ def screen(topic: Topic, source: str) -> str:
             f"true as {quoted(EXAMINE)}, value as {quoted(TEXT)} from ({source})"
         )
     shape = json.dumps({name: "JSON" for name in fields})
-    # Not a trailing comma, which DuckDB's parser takes; nothing that json_transform would raise for.
+    # Not a trailing comma, which DuckDB's parser takes; nothing that json_transform would raise for. U+FFFD may stand
+    # for bytes that were not UTF-8, which only the original record tells.
     readable = (
         f"value is not null and strlen(value) <= {topic.max_bytes} and json_valid(value) "
+        f"and not contains(value, '{REPLACEMENT}') "
         r"and not ends_with(rtrim(value, e' \t\n\r}'), ',')"
     )
     raw = ", ".join(f'"json fields".{quoted(name)}::varchar as {_raw(name)}' for name in fields)

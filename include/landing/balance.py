@@ -1,0 +1,97 @@
+"""The end of a run: its books must balance, then its claim is closed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from include.kafka.claims import mark_handled
+from include.kafka.offsets import OffsetRange
+from include.lake import engine
+from include.lake.catalog import load_catalog
+from include.landing import letters, staging
+from include.landing.clean import claim_of, count_of
+from include.landing.consumers import LandingConsumer
+from include.landing.tables import clean_table, load_landing_table
+from include.operations.alarms import close_alarm, deliver_alarms, open_alarm
+from include.operations.database import begin
+
+log = logging.getLogger(__name__)
+
+ALARM = "run_does_not_balance"
+
+
+class DoesNotBalance(AirflowFailException):
+    """What has landed is not what became of it. Not retried: the same books would be as wrong again."""
+
+
+def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+    """Check that landed = clean + dead-lettered + duplicates, and close the run's claim; returns the asset's metadata.
+
+    What has landed, what is clean and what is a dead letter are counted anew in the tables and the database; of the
+    numbers that the run says of itself, all must agree with them. Killed before the claim is closed: the retry does it
+    all again. After: nothing is left but staging files, which the maintenance removes.
+
+    Raises DoesNotBalance: the claim stays open, and no new one is made, until somebody has cleared the run.
+    """
+    claim_id, ranges = claim_of(consumer, run_id)
+    found = _counted(consumer, claim_id, ranges)
+    trouble = _trouble(found, summary, sum(map(len, ranges)))
+    with begin() as connection:
+        if trouble:
+            text = (
+                f"claim {claim_id} (run {run_id}) does not balance: {'; '.join(trouble)}. Nothing is deleted, and "
+                "nothing new is claimed until this run is cleared from its first task on"
+            )
+            open_alarm(connection, consumer.name, ALARM, text)
+        else:
+            close_alarm(connection, consumer.name, ALARM)
+            for part in ranges:
+                mark_handled(connection, claim_id, part)
+    deliver_alarms(untried_only=True)
+    if trouble:
+        raise DoesNotBalance(f"consumer {consumer.name}: {text}")
+    table = load_landing_table(consumer.topic)
+    staging.remove(table.io, staging.folder(consumer, claim_id, table.location()))
+    metadata = {
+        "ranges": [{"partition": r.partition, "start": r.start, "end": r.end} for r in ranges],
+        **{name: summary[name] for name in ("landed", "clean", "dead_lettered", "duplicates")},
+    }
+    log.info("finished: consumer=%s run_id=%s claim=%d %s", consumer.name, run_id, claim_id, metadata)
+    return metadata
+
+
+def _counted(consumer: LandingConsumer, claim_id: int, ranges: Sequence[OffsetRange]) -> dict[str, int]:
+    from include.landing.planning import expected_records
+
+    clean = load_catalog().load_table(clean_table(consumer.topic))
+    with engine.connect() as connection:
+        return {
+            # What the claim's ranges hold, as Kafka and the manifests say.
+            "landed": expected_records(claim_id),
+            "clean": count_of(connection, clean, ranges),
+            "dead_lettered": letters.count(consumer, ranges),
+        }
+
+
+def _trouble(found: Mapping[str, int], summary: Mapping[str, Any], offsets: int) -> list[str]:
+    """What does not agree, in words."""
+    trouble = [
+        f"the run says {name} = {summary[name]}, and there are {number}"
+        for name, number in found.items()
+        if summary[name] != number
+    ]
+    accounted = found["clean"] + found["dead_lettered"] + summary["duplicates"]
+    if found["landed"] != accounted:
+        trouble.append(
+            f"{found['landed']} landed, and {found['clean']} clean + {found['dead_lettered']} dead letters + "
+            f"{summary['duplicates']} duplicates = {accounted}"
+        )
+    if offsets != found["landed"] + summary["without_record"]:
+        trouble.append(
+            f"{offsets} offsets, and {found['landed']} landed + {summary['without_record']} without a record"
+        )
+    return trouble

@@ -1,0 +1,256 @@
+"""The clean table of a topic: validated rows, each event once; and the one commit that puts a run's rows there.
+
+The commit replaces exactly the claim's offsets, so it can be repeated: killed before it, nothing has changed; killed
+after it, the retry replaces the same rows by the same rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from include.contracts import Topic
+from include.kafka.offsets import OffsetRange
+from include.lake import engine, writing
+from include.lake.engine import literal, quoted
+from include.landing.consumers import LandingConsumer
+from include.landing.tables import clean_table
+from include.landing.validation import staged
+from include.operations.database import begin
+from include.operations.tables import claim_ranges, claims
+from include.validators.columns import COORDINATES, columns_of
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+    from pyiceberg.partitioning import PartitionSpec
+    from pyiceberg.schema import Schema
+    from pyiceberg.table import Table, Transaction
+
+log = logging.getLogger(__name__)
+
+# A filter of more spans of days than this becomes one span over all of them.
+MAX_SPANS = 40
+CLAIM_ID, RUN_ID = "claim-id", "run-id"
+COUNTS = ("landed", "good", "dead_lettered", "without_record", "repeated")
+
+
+def ensure_clean_table(topic: Topic) -> Table:
+    """The topic's clean table, made from its contract, with the columns of optional fields that were added since.
+
+    Raises ValueError when the contract has changed in a way that the rows in the table do not allow.
+    """
+    from include.lake.catalog import load_catalog
+
+    schema = clean_schema(topic)
+    return writing.ensure_table(load_catalog(), clean_table(topic), schema, _spec(topic, schema))
+
+
+def clean_schema(topic: Topic) -> Schema:
+    """A column for each field of the contract, the event's id, and where the record was in Kafka."""
+    from pyiceberg.schema import Schema
+    from pyiceberg.types import (
+        BooleanType,
+        DateType,
+        DoubleType,
+        IntegerType,
+        LongType,
+        NestedField,
+        StringType,
+        TimestamptzType,
+    )
+
+    types: dict[str, Any] = {
+        "boolean": BooleanType(),
+        "int": IntegerType(),
+        "long": LongType(),
+        "double": DoubleType(),
+        "date": DateType(),
+        "timestamptz": TimestamptzType(),
+        "string": StringType(),
+    }
+    columns = [(c.name, c.iceberg_type, c.required) for c in columns_of(topic.contract)]
+    columns += [("event_id", "string", True)]
+    # A record may have no timestamp.
+    columns += [(name, kind, name != "kafka_timestamp") for name, kind in COORDINATES.items()]
+    return Schema(
+        *(
+            NestedField(number, name, types[kind], required=required)
+            for number, (name, kind, required) in enumerate(columns, start=1)
+        )
+    )
+
+
+def _spec(topic: Topic, schema: Schema) -> PartitionSpec:
+    from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
+    from pyiceberg.transforms import DayTransform
+
+    if topic.event_time is None:
+        return UNPARTITIONED_PARTITION_SPEC
+    source = schema.find_field(topic.event_time).field_id
+    return PartitionSpec(PartitionField(source, 1000, DayTransform(), f"{topic.event_time}_day"))
+
+
+def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], run_id: str) -> dict[str, Any]:
+    """Put the good rows of a run into the clean table, each event once; returns the run's summary, for an XCom.
+
+    `units`: what `validate_unit` returned for each. Of rows with the same event id the one with the lowest coordinates
+    stays, unless the table has the event from other offsets already. Rows are compared with those of the same days.
+    """
+    units = list(units)
+    claim_id, ranges = claim_of(consumer, run_id)
+    files = [file for unit in units for file in unit["files"]]
+    table = ensure_clean_table(consumer.topic)
+    with tempfile.TemporaryDirectory(prefix="clean-") as folder, engine.connect() as connection, _alone(claim_id):
+        table.refresh()
+        connection.execute(f"create temp view staged as {staged(connection, consumer, files)}")
+        days = _days(connection, consumer.topic)
+        _find_duplicates(connection, consumer.topic, table, days, ranges)
+        local = _write_files(connection, consumer.topic, table.schema(), Path(folder))
+        rows = sum(local.values())
+        added = writing.upload_files(table, local)
+        replaced = count_of(connection, table, ranges)
+
+        def change(transaction: Transaction) -> None:
+            properties = {CLAIM_ID: str(claim_id), RUN_ID: run_id}
+            if replaced:
+                # Asked first, and under the lock: PyIceberg would read every file whose bounds reach into the ranges.
+                transaction.delete(_in_ranges(ranges), snapshot_properties=properties)
+            writing.append_files(transaction, added, properties)
+
+        if added or replaced:
+            writing.commit(table, change)
+    counts = {name: sum(unit[name] for unit in units) for name in COUNTS}
+    # Of ranges for which no task was needed: none of their offsets holds a record.
+    counts["without_record"] = sum(map(len, ranges)) - counts["landed"]
+    duplicates = counts.pop("good") - rows
+    summary = {
+        "claim_id": claim_id,
+        "run_id": run_id,
+        "table": clean_table(consumer.topic),
+        "ranges": [{"partition": r.partition, "start": r.start, "end": r.end} for r in ranges],
+        **counts,
+        "clean": rows,
+        "duplicates": duplicates,
+        "days": [days[0].isoformat(), days[-1].isoformat()] if days else [],
+    }
+    log.info("committed: consumer=%s %s replaced=%d", consumer.name, summary, replaced)
+    return summary
+
+
+def claim_of(consumer: LandingConsumer, run_id: str) -> tuple[int, list[OffsetRange]]:
+    """The run's claim and its ranges. Raises LookupError when the run has none."""
+    mine = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
+    with begin() as connection:
+        claim_id = connection.scalar(mine)
+        if claim_id is None:
+            raise LookupError(f"consumer {consumer.name}: run {run_id} has no claim; clear the task that plans it")
+        of_claim = select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)
+        found = connection.execute(of_claim.order_by(claim_ranges.c.partition)).all()
+    return claim_id, [OffsetRange(r.topic, r.topic_id, r.partition, r.readable_from, r.end_offset) for r in found]
+
+
+@contextmanager
+def _alone(claim_id: int) -> Iterator[None]:
+    """Wait for a task of the same claim that was given up and still commits: both would append the same rows."""
+    with begin() as connection:
+        connection.execute(select(claims.c.id).where(claims.c.id == claim_id).with_for_update())
+        yield
+
+
+def _days(connection: DuckDBPyConnection, topic: Topic) -> list[date]:
+    if topic.event_time is None:
+        return []
+    query = f"select distinct {quoted(topic.event_time)}::date from staged order by 1"
+    return [day for (day,) in connection.execute(query).fetchall()]
+
+
+def _find_duplicates(
+    connection: DuckDBPyConnection, topic: Topic, table: Table, days: Sequence[date], ranges: Sequence[OffsetRange]
+) -> None:
+    """Make `dropped`: coordinates of the rows whose event the table or an earlier row of the run has."""
+    row_filter = _on_days(topic, days) if topic.event_time else engine.ALL_ROWS
+    own = _in_ranges(ranges)
+    there = engine.scan(connection, table, row_filter=row_filter)
+    there.filter(f"not ({own})").project("event_id").create_view("there")
+    connection.execute(
+        """
+        create temp table dropped as
+        with twice as (select event_id from staged group by event_id having count(*) > 1),
+        later as (
+            select kafka_partition, kafka_offset from staged where event_id in (from twice)
+            qualify row_number() over (partition by event_id order by kafka_partition, kafka_offset) > 1
+        ),
+        known as (select kafka_partition, kafka_offset from staged where event_id in (from there))
+        from later union from known
+        """
+    )
+
+
+def _write_files(connection: DuckDBPyConnection, topic: Topic, schema: Schema, folder: Path) -> dict[Path, int]:
+    """The rows that stay, as local data files of the table, one day in each: {file: rows}."""
+    import pyarrow.parquet
+
+    present = {name for name, *_ in connection.execute("describe staged").fetchall()}
+    columns = ", ".join(
+        quoted(field.name)
+        if field.name in present
+        else f"null::{engine.sql_type(field.field_type)} as {quoted(field.name)}"
+        for field in schema.fields
+    )
+    (some,) = connection.execute("select count(*) from dropped").fetchall()[0]
+    stays = " where (kafka_partition, kafka_offset) not in (from dropped)" if some else ""
+    options = f"format parquet, compression zstd, field_ids {{{_field_ids(schema)}}}"
+    if topic.event_time is None:
+        query, target = f"select {columns} from staged{stays}", folder / "rows.parquet"
+    else:
+        query, target = f'select {columns}, {quoted(topic.event_time)}::date as "day" from staged{stays}', folder
+        options += ', partition_by ("day"), write_partition_columns false, overwrite_or_ignore true'
+    connection.execute(f"copy ({query}) to {literal(str(target))} ({options})")
+    rows = {file: pyarrow.parquet.read_metadata(file).num_rows for file in sorted(folder.rglob("*.parquet"))}
+    return {file: count for file, count in rows.items() if count}
+
+
+def _field_ids(schema: Schema) -> str:
+    return ", ".join(f"{quoted(field.name)}: {field.field_id}" for field in schema.fields)
+
+
+def count_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[OffsetRange]) -> int:
+    """How many rows of these offsets the table has."""
+    if not ranges:
+        return 0
+    found = engine.scan(connection, table, row_filter=_in_ranges(ranges), columns=["kafka_offset"])
+    return found.count("*").fetchall()[0][0]
+
+
+def _in_ranges(ranges: Iterable[OffsetRange]) -> str:
+    """Rows of these offsets, for PyIceberg and DuckDB; no row when there are none."""
+    parts = (
+        f"(kafka_partition = {int(r.partition)} and kafka_offset >= {int(r.start)} and kafka_offset < {int(r.end)})"
+        for r in ranges
+    )
+    return " or ".join(parts) or "kafka_partition < 0"
+
+
+def _on_days(topic: Topic, days: Sequence[date]) -> str:
+    """Rows of these days, for PyIceberg and DuckDB."""
+    spans: list[tuple[date, date]] = []
+    for day in days:
+        if spans and spans[-1][1] == day:
+            spans[-1] = (spans[-1][0], day + timedelta(days=1))
+        else:
+            spans.append((day, day + timedelta(days=1)))
+    if len(spans) > MAX_SPANS:
+        spans = [(spans[0][0], spans[-1][1])]
+    time = quoted(topic.event_time or "")
+    parts = (
+        f"({time} >= '{start.isoformat()}T00:00:00+00:00' and {time} < '{end.isoformat()}T00:00:00+00:00')"
+        for start, end in spans
+    )
+    return " or ".join(parts) or "kafka_partition < 0"

@@ -1,0 +1,290 @@
+"""One unit of a run: landed texts become good rows in a staging file, or dead letters.
+
+Killed anywhere: the retry does it again, writes the same names, and sends no dead letter that the inbox knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from include.contracts import ContractViolation
+from include.kafka.dead_letters import DeadLetter
+from include.kafka.messages import Message
+from include.kafka.offsets import OffsetRange
+from include.kafka.producer import AcknowledgedProducer
+from include.lake.engine import connect, literal, quoted, read_files, sql_type
+from include.landing import letters, staging
+from include.landing.consumers import LandingConsumer
+from include.landing.tables import load_landing_table
+from include.operations.database import begin
+from include.operations.tables import claim_ranges
+from include.validators import rows
+from include.validators.columns import COORDINATES, columns_of
+
+if TYPE_CHECKING:
+    import pyarrow
+    from duckdb import DuckDBPyConnection
+
+log = logging.getLogger(__name__)
+
+# Rows examined at a time: their texts are in memory.
+EXAMINED_AT_ONCE = 2_000
+# Rows of every unit on which the screen is compared with the contract.
+SAMPLE = 64
+
+
+@dataclass
+class _Examined:
+    """What became of rows that the screen was not sure about."""
+
+    good: list[dict[str, Any]] = field(default_factory=list)
+    bad: list[DeadLetter] = field(default_factory=list)
+
+
+def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> dict[str, Any]:
+    """Validate a unit's rows; returns its staging files and counts, for an XCom.
+
+    `landed`: offsets with a row, each once; `good` and `dead_lettered` of them; `without_record`: offsets of the ranges
+    that have none; `repeated`: rows that had landed more than once, dropped. Dead letters are acknowledged by the
+    broker and on record when this returns.
+
+    Raises what the store, the broker or the database raise, for Airflow's retries; and ScreenDiffers.
+    """
+    from include.landing.planning import plan_again
+
+    try:
+        return _validate(consumer, unit, run_id)
+    except Exception as error:
+        if not _is_missing_file(error):
+            raise
+        log.warning("files were removed since the run was planned, looking for its offsets again: %s", error)
+        return _validate(consumer, plan_again(consumer, unit), run_id)
+
+
+def _is_missing_file(error: Exception) -> bool:
+    # DuckDB wraps what the filesystem raises, or not, depending on where it happens.
+    return isinstance(error, FileNotFoundError) or "No such" in str(error) or "404" in str(error)
+
+
+def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> dict[str, Any]:
+    table = load_landing_table(consumer.topic)
+    ranges = offset_ranges(consumer, unit)
+    settled = letters.known(consumer, ranges)
+    address = f"{staging.folder(consumer, unit['claim_id'], table.location())}/{int(unit['unit'])}"
+    with tempfile.TemporaryDirectory(prefix="validate-") as folder, connect() as connection:
+        connection.execute(rows.MACROS)
+        screened = Path(folder) / "screened.parquet"
+        landing = read_files(connection, table.schema(), [file["path"] for file in unit["files"]])
+        landing.filter(_within(unit["ranges"])).create_view("landed")
+        repeated = _screen(connection, consumer, settled, screened)
+        _compare_with_contract(connection, consumer, unit)
+        here = f"read_parquet({literal(str(screened))})"
+        total, doubtful = connection.sql(f"select count(*), count_if({quoted(rows.EXAMINE)}) from {here}").fetchall()[0]
+        files = []
+        examined_good = 0
+        if total > doubtful:
+            files.append(f"{address}.parquet")
+            staging.upload(table.io, screened, files[0])
+        if doubtful:
+            good = _examine(connection, consumer, ranges, here, run_id, Path(folder) / "examined.parquet")
+            if good:
+                files.append(f"{address}-examined.parquet")
+                staging.upload(table.io, Path(folder) / "examined.parquet", files[-1])
+            examined_good = good
+    bad = doubtful - examined_good + len(settled)
+    counts = {
+        "landed": total + len(settled),
+        "good": total - doubtful + examined_good,
+        "dead_lettered": bad,
+        "without_record": sum(map(len, ranges)) - total - len(settled),
+        "repeated": repeated,
+    }
+    log.info("validated: consumer=%s run_id=%s unit=%d %s", consumer.name, run_id, unit["unit"], counts)
+    return {"unit": unit["unit"], "files": files, **counts}
+
+
+def offset_ranges(consumer: LandingConsumer, unit: dict[str, Any]) -> list[OffsetRange]:
+    """The unit's ranges, with the topic's id at the time of the claim."""
+    of_claim = select(claim_ranges.c.partition, claim_ranges.c.topic_id)
+    with begin() as connection:
+        found = connection.execute(of_claim.where(claim_ranges.c.claim_id == unit["claim_id"])).all()
+    topic_ids = {row.partition: row.topic_id for row in found}
+    return [
+        OffsetRange(consumer.topic.name, topic_ids[r["partition"]], r["partition"], r["start"], r["end"])
+        for r in unit["ranges"]
+    ]
+
+
+def _within(ranges: Iterable[dict[str, int]]) -> str:
+    """Offsets of the unit, in the landing table's columns.
+
+    Not each file by its own slice: a record that two files hold is dropped as repeated.
+    """
+    parts = (
+        f'("partition" = {int(r["partition"])} and "offset" >= {int(r["start"])} and "offset" < {int(r["end"])})'
+        for r in ranges
+    )
+    return " or ".join(parts)
+
+
+def _screen(
+    connection: DuckDBPyConnection, consumer: LandingConsumer, settled: Sequence[tuple[int, int]], target: Path
+) -> int:
+    """Write the screen's rows to a local file, each offset once; returns how many rows were dropped as repeated."""
+    source = "from landed"
+    if settled:
+        listed = ", ".join(f"({partition}, {offset})" for partition, offset in settled)
+        source += f' where ("partition", "offset") not in (values {listed})'
+    file = literal(str(target))
+    query = rows.screen(consumer.topic, source)
+    # Light compression: it is read once.
+    (written,) = connection.execute(f"copy ({query}) to {file} (format parquet, compression snappy)").fetchall()[0]
+    each = f"select count(distinct kafka_offset) as offsets from read_parquet({file}) group by kafka_partition"
+    (distinct,) = connection.execute(f"select coalesce(sum(offsets), 0) from ({each})").fetchall()[0]
+    if distinct < written:
+        again = f"{query} qualify row_number() over (partition by kafka_partition, kafka_offset) = 1"
+        connection.execute(f"copy ({again}) to {file} (format parquet, compression snappy)")
+    return written - int(distinct)
+
+
+def _compare_with_contract(connection: DuckDBPyConnection, consumer: LandingConsumer, unit: dict[str, Any]) -> None:
+    """On rows spread over the unit's first and last file."""
+    if not rows.is_screened(consumer.topic.contract):
+        return
+    for file in {unit["files"][0]["path"]: unit["files"][0], unit["files"][-1]["path"]: unit["files"][-1]}.values():
+        step = max(1, (file["end"] - file["start"]) // (SAMPLE // 2))
+        offsets = ", ".join(str(offset) for offset in range(file["start"], file["end"], step))
+        rows.verify(
+            connection,
+            consumer.topic,
+            f'from landed where "partition" = {file["partition"]} and "offset" in ({offsets})',
+        )
+
+
+def _examine(
+    connection: DuckDBPyConnection,
+    consumer: LandingConsumer,
+    ranges: Sequence[OffsetRange],
+    screened: str,
+    run_id: str,
+    target: Path,
+) -> int:
+    """Parse the rows that the screen was not sure about: good ones go to a local file, bad ones to the dead letters.
+
+    Returns how many were good.
+    """
+    import pyarrow.parquet
+
+    schema = staging_schema(consumer)
+    topic_ids = {r.partition: r.topic_id for r in ranges}
+    query = (
+        f"select kafka_partition, kafka_offset, kafka_timestamp, {quoted(rows.TEXT)} from {screened} "
+        f"where {quoted(rows.EXAMINE)} order by kafka_partition, kafka_offset"
+    )
+    good = 0
+    found = connection.execute(query)
+    with (
+        pyarrow.parquet.ParquetWriter(target, schema, compression="snappy") as writer,
+        AcknowledgedProducer(consumer.conn_id) as producer,
+        letters.originals(consumer, ranges[0].topic_id) as originals,
+    ):
+        while batch := found.fetchmany(EXAMINED_AT_ONCE):
+            examined = _examine_batch(consumer, batch, topic_ids, originals)
+            if examined.good:
+                writer.write_table(_as_table(examined.good, schema))
+            letters.keep(consumer, examined.bad, run_id=run_id, producer=producer)
+            good += len(examined.good)
+    return good
+
+
+def _examine_batch(
+    consumer: LandingConsumer,
+    batch: Sequence[tuple[int, int, Any, str | None]],
+    topic_ids: dict[int, str],
+    originals: letters.Originals,
+) -> _Examined:
+    examined = _Examined()
+    doubtful = []
+    for partition, offset, timestamp, text in batch:
+        place = {"kafka_partition": partition, "kafka_offset": offset, "kafka_timestamp": timestamp}
+        if text is not None and rows.REPLACEMENT in text:
+            # The sink may have put it there for bytes that were not UTF-8.
+            doubtful.append((place, text))
+            continue
+        try:
+            examined.good.append({**rows.examine(consumer.topic, text), **place})
+        except ContractViolation:
+            doubtful.append((place, text))
+    records = originals.fetch((p["kafka_partition"], p["kafka_offset"]) for p, _ in doubtful) if doubtful else {}
+    for place, text in doubtful:
+        partition, offset = place["kafka_partition"], place["kafka_offset"]
+        record = records.get((partition, offset))
+        message = record or Message(
+            topic=consumer.topic.name,
+            topic_id=topic_ids[partition],
+            partition=partition,
+            offset=offset,
+            timestamp=place["kafka_timestamp"],
+            key=None,
+            value=None if text is None else text.encode("utf-8", "surrogatepass"),
+            headers=(),
+        )
+        try:
+            examined.good.append({**rows.examine(consumer.topic, message.value), **place})
+        except ContractViolation as violation:
+            examined.bad.append(DeadLetter(message, violation.reason, violation.detail, landed_text=record is None))
+    return examined
+
+
+def staging_schema(consumer: LandingConsumer) -> pyarrow.Schema:
+    """The columns of a staging file that holds good rows only."""
+    import pyarrow as pa
+
+    types = {
+        "boolean": pa.bool_(),
+        "int": pa.int32(),
+        "long": pa.int64(),
+        "double": pa.float64(),
+        "date": pa.date32(),
+        "timestamptz": pa.timestamp("us", "UTC"),
+        "string": pa.string(),
+    }
+    own = {column.name: column.iceberg_type for column in columns_of(consumer.topic.contract)}
+    return pa.schema([(name, types[kind]) for name, kind in {**own, "event_id": "string", **COORDINATES}.items()])
+
+
+def _as_table(good: list[dict[str, Any]], schema: pyarrow.Schema) -> pyarrow.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(good, schema=schema)
+
+
+def staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Sequence[str]) -> str:
+    """A query for the good rows in staging files."""
+    own = {column.name: column.iceberg_type for column in columns_of(consumer.topic.contract)}
+    columns = {**own, "event_id": "string", **COORDINATES}
+    names = ", ".join(f"{quoted(name)}::{sql_type(kind)} as {quoted(name)}" for name, kind in columns.items())
+    parts = list(_by_kind(files))
+    if not parts:
+        nulls = ", ".join(f"null::{sql_type(kind)} as {quoted(name)}" for name, kind in columns.items())
+        return f"select {nulls} where false"
+    return " union all ".join(
+        f"select {names} from read_parquet([{', '.join(literal(file) for file in listed)}]) {condition}"
+        for listed, condition in parts
+    )
+
+
+def _by_kind(files: Sequence[str]) -> Iterator[tuple[list[str], str]]:
+    examined = [file for file in files if file.endswith("-examined.parquet")]
+    screened = [file for file in files if file not in examined]
+    if screened:
+        yield screened, f"where not {quoted(rows.EXAMINE)}"
+    if examined:
+        yield examined, ""
