@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from include.water.dashboards.report.data import Balance, Day, District, Night
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS
+from include.water.local_days import hours_of, midnight
 from include.water.sites import DISTRICTS
 
 # What the charts show; the balances are of the last PERIOD_DAYS of them.
@@ -105,16 +106,6 @@ def flows(hours: Sequence[Hour], nights: dict[str, list[Night]], zone: ZoneInfo)
         missing_readings=sum(one.missing for one in in_period),
         judged=tuple((name, judged) for name, every in nights.items() if (judged := _last_judged(every))),
     )
-
-
-def midnight(day: date, zone: ZoneInfo) -> datetime:
-    """The beginning of the day, as UTC."""
-    return datetime.combine(day, time.min, zone).astimezone(UTC)
-
-
-def hours_of(day: date, zone: ZoneInfo) -> int:
-    """24, or 23 or 25 when the clocks are changed."""
-    return round((midnight(day + timedelta(days=1), zone) - midnight(day, zone)) / timedelta(hours=1))
 
 
 def _name(district_id: str) -> str:

@@ -9,8 +9,9 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from include.water.dashboards.report.data import Leak
-from include.water.dashboards.report.flows import SHOWN_DAYS, Flows, midnight
+from include.water.dashboards.report.flows import SHOWN_DAYS, Flows
 from include.water.flows.definition import TIME_ZONE
+from include.water.local_days import midnight
 from include.water.sites import DISTRICTS
 from include.water.topics import Action, AlertKind
 

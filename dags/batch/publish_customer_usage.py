@@ -1,0 +1,69 @@
+"""
+### Publish customers' usage
+
+What each customer used in a day beside like households, and a warning when water runs all the time.
+
+**Starts** with new hourly flows, at most every quarter of an hour: a run waits in the triggerer until its turn, and
+those that were asked for meanwhile are skipped. Started by hand, it does not wait.
+
+**Makes** the table `water.customer_days`, a partition a day, and `usage/customers/<customer_id>.json` in the bucket for
+artifacts, one object a customer for the utility's app. Only what has changed is written; days that are not complete are
+marked, and readings that come late rewrite their day. Of who is no longer in the register, the object is removed.
+
+**When it fails** nothing is lost: a retry, or the next run, writes what is left. To compute days again that are older
+than the window, start it by hand with more `days`.
+"""
+
+from datetime import timedelta
+
+from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
+from airflow.sdk import Param, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from include.water.assets import HOURLY_FLOWS
+
+
+@dag(
+    schedule=HOURLY_FLOWS,
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=3),
+    params={"days": Param(35, type="integer", minimum=2, maximum=400)},
+    default_args={
+        "owner": "data-platform",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=30),
+        "retry_exponential_backoff": True,
+        "execution_timeout": timedelta(minutes=30),
+    },
+    tags=["batch", "dashboards"],
+    doc_md=__doc__,
+)
+def publish_customer_usage():
+    @task
+    def next_turn(dag_run=None) -> str:
+        from include.water.usage.publish import next_turn
+
+        if dag_run.run_type == "manual":
+            return dag_run.run_after.isoformat()
+        if (turn := next_turn(dag_run.run_after)) is None:
+            raise AirflowSkipException("usage was published after this run was asked for")
+        return turn.isoformat()
+
+    @task
+    def publish(params=None) -> dict:
+        from include.water.usage.publish import publish_usage
+
+        return publish_usage(params["days"])
+
+    # Deferred: it holds no worker. The trigger itself ends the task.
+    wait = DateTimeSensorAsync(
+        task_id="wait",
+        target_time=next_turn(),
+        end_from_trigger=True,
+        execution_timeout=timedelta(hours=1),
+    )
+    wait >> publish()
+
+
+publish_customer_usage()

@@ -1,0 +1,89 @@
+"""Customers' days and their continuous flows, from the hours of their meters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from include.water.flows.definition import TIME_ZONE
+from include.water.local_days import hours_of, midnight
+from include.water.usage.customers import Customer
+
+if TYPE_CHECKING:
+    import pyarrow
+    from duckdb import DuckDBPyConnection
+
+# Households in a group besides the one that is compared with it.
+MIN_OTHERS = 10
+# For so long nobody uses water without a break: something behind the meter leaks.
+MIN_CONTINUOUS_HOURS = 24
+# Below it, what a meter shows of an hour is rounding: counters count whole litres.
+MIN_CONTINUOUS_LITRES = 2.0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """days: rows as in tables.COLUMNS, by day and customer. flows: customer_id, starts_at, ends_at, hours,
+    least_litres_per_hour, running."""
+
+    days: pyarrow.Table
+    flows: pyarrow.Table
+
+
+def compute(
+    connection: DuckDBPyConnection,
+    flows: Any,
+    customers: Sequence[Customer],
+    days: Sequence[date],
+    shown: Sequence[date] | None = None,
+) -> Usage:
+    """flows: a relation with meter_id, hour and litres; days: those to read, in a row; shown: those to return."""
+    connection.register("flows", flows)
+    connection.register("customers", _customers(customers))
+    connection.register("days", _days(days))
+    connection.execute(_sql("hours"))
+    limits = {"min_litres": MIN_CONTINUOUS_LITRES, "min_hours": MIN_CONTINUOUS_HOURS}
+    connection.execute(_sql("continuous"), limits)
+    parameters = {"min_others": MIN_OTHERS, "shown": list(days if shown is None else shown)}
+    found = connection.sql(_sql("days"), params=parameters).to_arrow_table()
+    runs = connection.sql("select * from continuous_flows order by customer_id, starts_at").to_arrow_table()
+    return Usage(found, runs)
+
+
+def last_days(today: date, count: int) -> list[date]:
+    """`count` days up to today."""
+    return [today - timedelta(days=n) for n in reversed(range(count))]
+
+
+def _customers(customers: Sequence[Customer]) -> pyarrow.Table:
+    import pyarrow as pa
+
+    names = ("customer_id", "meter_id", "district_id", "household")
+    schema = pa.schema([*((name, pa.string()) for name in names), ("since", pa.date32())])
+    return pa.Table.from_pylist([asdict(customer) for customer in customers], schema)
+
+
+def _days(days: Sequence[date]) -> pyarrow.Table:
+    import pyarrow as pa
+
+    moment = pa.timestamp("us", tz="UTC")
+    schema = pa.schema([("day", pa.date32()), ("starts_at", moment), ("ends_at", moment), ("hours", pa.int32())])
+    rows = [
+        {
+            "day": day,
+            "starts_at": midnight(day, TIME_ZONE),
+            "ends_at": midnight(day + timedelta(days=1), TIME_ZONE),
+            "hours": hours_of(day, TIME_ZONE),
+        }
+        for day in days
+    ]
+    return pa.Table.from_pylist(rows, schema)
+
+
+@cache
+def _sql(name: str) -> str:
+    return Path(__file__).with_name(f"{name}.sql").read_text()

@@ -1,0 +1,106 @@
+"""Writing customers' objects: many at a time, only those that differ, and never an older one over a newer one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import Any, TypeVar
+
+from include.lake.buckets import ABSENT, Bucket, GenerationChanged
+from include.water.usage.documents import JSON, content_hash, encode, path_of
+from include.water.usage.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+# Each write waits for the store most of the time; more threads than the client keeps connections would open new ones.
+MAX_WRITERS = 10
+# What a run that is killed has to write again, at most.
+BATCH = 1000
+MAX_TRIES = 3
+
+
+class NewerObject(Exception):
+    """Another run has published newer usage of this customer."""
+
+
+def write_objects(
+    bucket: Bucket, manifest: Manifest, documents: Mapping[str, Mapping[str, Any]], as_of: int
+) -> tuple[int, int]:
+    """Bring the objects to `documents`, and remove those of everybody else; returns (written, removed).
+
+    The manifest is saved after every batch, and holds what was written even when the batch fails.
+    """
+    changed = [
+        customer
+        for customer, document in documents.items()
+        if manifest.objects.get(customer, ("", ABSENT))[0] != content_hash(document)
+    ]
+    gone = [customer for customer in manifest.objects if customer not in documents]
+
+    def write(customer: str) -> None:
+        known = manifest.objects.get(customer, ("", ABSENT))[1]
+        document = documents[customer]
+        manifest.objects[customer] = content_hash(document), put(bucket, customer, document, as_of, known)
+
+    def remove(customer: str) -> None:
+        bucket.delete(path_of(customer))
+        del manifest.objects[customer]
+
+    with ThreadPoolExecutor(MAX_WRITERS) as pool:
+        for action, customers in ((write, changed), (remove, gone)):
+            for batch in batches(customers, BATCH):
+                _all(pool, action, batch, lambda: manifest.save(bucket))
+    return len(changed), len(gone)
+
+
+def put(bucket: Bucket, customer: str, document: Mapping[str, Any], as_of: int, known: int) -> int:
+    """Write the object if it is still the one of generation `known`, or is older; returns its generation.
+
+    Raises NewerObject when it was made of newer flows.
+    """
+    path, body = path_of(customer), encode(document, as_of)
+    for _ in range(MAX_TRIES):
+        try:
+            return bucket.write(path, body, JSON, if_generation_match=known)
+        except GenerationChanged:
+            # An earlier try of this run was killed before it was noted, or another run writes too.
+            found = bucket.read(path)
+        if found is None:
+            known = ABSENT
+            continue
+        there, known = json.loads(found[0]), found[1]
+        if content_hash(there) == content_hash(document):
+            return known
+        if there.get("as_of", 0) > as_of:
+            raise NewerObject("a customer's object was made of newer flows than those that this run has read")
+    raise NewerObject(f"a customer's object was changed {MAX_TRIES} times while it was written")
+
+
+def batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _all(
+    pool: ThreadPoolExecutor, action: Callable[[str], None], items: Sequence[str], save: Callable[[], None]
+) -> None:
+    """Do all, then `save`; at the first failure stop those that have not begun, save what is done, and raise it."""
+    futures: list[Future[None]] = [pool.submit(action, item) for item in items]
+    _, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+    for future in waiting:
+        future.cancel()
+    wait(waiting)
+    failed = next((error for future in futures if not future.cancelled() and (error := future.exception())), None)
+    try:
+        save()
+    except GenerationChanged:
+        # What failed says more; that another run has taken over is the reason for it.
+        if failed is None:
+            raise
+    if failed is not None:
+        raise failed

@@ -1,0 +1,144 @@
+"""Customers' usage: computed from the flows, written where it has changed.
+
+Order: the table's days in one commit, then the objects in batches, each noted in the manifest. Killed anywhere, a retry
+does what is left: it computes the same, finds in the manifest what is done, and finds objects that were written but not
+noted to be as they should be. A second run of the same flows writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from include.water.flows.definition import TIME_ZONE
+from include.water.flows.tables import METER_HOURS
+from include.water.local_days import midnight
+from include.water.usage.compute import Usage, compute, last_days
+from include.water.usage.customers import Customer, assign, read_register
+from include.water.usage.documents import documents
+from include.water.usage.manifest import Manifest, load
+from include.water.usage.objects import write_objects
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyiceberg.table import Table
+
+log = logging.getLogger(__name__)
+
+# What is computed again in every run, so that readings that come late are in it: somewhat more than the app shows.
+WINDOW_DAYS = 35
+# As long as a continuous flow has to be, on a day of 23 hours too.
+MARGIN_DAYS = 2
+# How often the objects follow the flows, which change every minute.
+MIN_INTERVAL = timedelta(minutes=15)
+
+
+def next_turn(asked_at: datetime, now: datetime | None = None) -> datetime | None:
+    """When the usage that was asked for may be published; None when that was done since then."""
+    from include.lake.buckets import bucket
+
+    now = now or datetime.now(UTC)
+    last = load(bucket()).published_at
+    if last is None:
+        return now
+    return None if last > asked_at else min(max(now, last + MIN_INTERVAL), now + MIN_INTERVAL)
+
+
+def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -> dict[str, Any]:
+    """Publish what has changed; returns counts. Nothing in them, or in the log, says anything of one customer."""
+    from pyiceberg.exceptions import NoSuchTableError
+
+    from include.lake.buckets import bucket
+    from include.lake.catalog import load_catalog
+    from include.operations.database import begin
+
+    started = now or datetime.now(UTC)
+    today = started.astimezone(TIME_ZONE).date()
+    with begin() as connection:
+        register = read_register(connection)
+    if not register:
+        return _nothing("the register has no customers: import_site_register fills it")
+    try:
+        table = load_catalog().load_table(METER_HOURS)
+    except NoSuchTableError:
+        return _nothing("no hourly flows have been computed yet")
+    snapshot = table.current_snapshot()
+    if snapshot is None:
+        return _nothing("no hourly flows have been computed yet")
+    remote = bucket()
+    manifest = load(remote)
+    customers, tenures = assign(register, manifest.tenures, today)
+    source = _source(snapshot.snapshot_id, customers, today, window_days)
+    if manifest.source == source:
+        return _nothing("flows and register are those of the last publication")
+    manifest.tenures = tenures
+    days = last_days(today, window_days)
+    usage = _compute(table, customers, days)
+    changed = write_days(usage.days, manifest, days)
+    written, removed = write_objects(
+        remote, manifest, documents(usage.days.to_pylist(), usage.flows.to_pylist()), snapshot.sequence_number or 0
+    )
+    manifest.source, manifest.published_at = source, started
+    manifest.save(remote)
+    result = {"customers": len(customers), "days_written": len(changed), "written": written, "removed": removed}
+    log.info("usage published: %s", result)
+    return result
+
+
+def write_days(days: pyarrow.Table, manifest: Manifest, window: list[date]) -> list[date]:
+    """Replace the days that differ from what was published, in one commit; returns which."""
+    from include.lake.catalog import load_catalog
+    from include.lake.writing import replace_where
+    from include.water.usage.tables import CUSTOMER_DAYS, ensure_customer_days
+
+    contents = contents_by_day(days)
+    # A day without rows had some when its only customers have gone since.
+    changed = [day for day in window if contents.get(day) != manifest.days.get(day.isoformat())]
+    if changed:
+        table = ensure_customer_days(load_catalog())
+        rows = _with_schema(days, table, changed)
+        replace_where(table, rows, f"day in ({', '.join(repr(day.isoformat()) for day in changed)})")
+        log.info("%s: %d days written", CUSTOMER_DAYS, len(changed))
+    manifest.days = {day.isoformat(): content for day, content in contents.items()}
+    return changed
+
+
+def contents_by_day(days: pyarrow.Table) -> dict[date, str]:
+    """A digest of each day's rows."""
+    found: dict[date, Any] = {}
+    for row in days.to_pylist():
+        found.setdefault(row["day"], hashlib.sha256()).update(repr(tuple(row.values())).encode())
+    return {day: digest.hexdigest()[:24] for day, digest in found.items()}
+
+
+def _with_schema(days: pyarrow.Table, table: Table, changed: list[date]) -> pyarrow.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    schema = table.schema().as_arrow()
+    rows = days.filter(pc.field("day").isin(pa.array(changed, pa.date32())))
+    return rows.select(schema.names).cast(schema)
+
+
+def _compute(table: Table, customers: list[Customer], days: list[date]) -> Usage:
+    from include.lake.engine import connect, scan
+
+    # Whether water ran all the time on the first day, the hours before it say too.
+    days = [*(days[0] - timedelta(days=n) for n in range(MARGIN_DAYS, 0, -1)), *days]
+    since, until = midnight(days[0], TIME_ZONE), midnight(days[-1] + timedelta(days=1), TIME_ZONE)
+    row_filter = f"hour >= '{since.isoformat()}' and hour < '{until.isoformat()}'"
+    with connect() as connection:
+        flows = scan(connection, table, row_filter=row_filter, columns=("meter_id", "hour", "litres"))
+        return compute(connection, flows, customers, days, shown=days[MARGIN_DAYS:])
+
+
+def _source(snapshot_id: int, customers: list[Customer], today: date, window_days: int) -> str:
+    """Everything that the publication is made of."""
+    return hashlib.sha256(repr((snapshot_id, customers, today, window_days)).encode()).hexdigest()[:24]
+
+
+def _nothing(reason: str) -> dict[str, Any]:
+    log.info("nothing to publish: %s", reason)
+    return {"customers": 0, "days_written": 0, "written": 0, "removed": 0, "skipped": reason}

@@ -1,0 +1,46 @@
+"""The Iceberg table of customers' days."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+CUSTOMER_DAYS = "water.customer_days"
+
+# Columns, types, whether required, meanings.
+COLUMNS = (
+    ("customer_id", "string", True, ""),
+    ("day", "date", True, "in the utility's time zone"),
+    ("district_id", "string", True, ""),
+    ("household", "string", True, "people in it: 1, 2, 3-4 or 5+"),
+    ("litres", "double", True, "of the hours that are known"),
+    ("known_hours", "int", True, ""),
+    ("expected_hours", "int", True, "24; 23 or 25 when the clocks are changed"),
+    ("complete", "boolean", True, "all hours are known"),
+    ("continuous_flow", "boolean", True, "an hour of it is part of 24 or more in which water ran all the time"),
+    ("peer_group", "string", False, "district or network; null: no comparison"),
+    ("peer_households", "int", False, "rounded down to tens"),
+    ("peer_low", "double", False, "a quarter of them used less; litres, to the nearest ten, as the next two"),
+    ("peer_median", "double", False, ""),
+    ("peer_high", "double", False, "a quarter of them used more"),
+)
+
+
+def ensure_customer_days(catalog: Catalog) -> Table:
+    """The table, one partition a day; made if it does not exist."""
+    from pyiceberg.partitioning import PartitionField, PartitionSpec
+    from pyiceberg.schema import Schema
+    from pyiceberg.transforms import IdentityTransform
+    from pyiceberg.types import NestedField
+
+    from include.lake.writing import ensure_table
+
+    fields = [
+        NestedField(number, name, kind, required=required, doc=doc or None)
+        for number, (name, kind, required, doc) in enumerate(COLUMNS, 1)
+    ]
+    spec = PartitionSpec(PartitionField(2, 1000, IdentityTransform(), "day"))
+    return ensure_table(catalog, CUSTOMER_DAYS, Schema(*fields), spec)
