@@ -1,6 +1,6 @@
 """The example's tables in the operational database; made by the revisions in `include/water/migrations`."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Table, Text, text
+from sqlalchemy import BigInteger, CheckConstraint, Column, Float, ForeignKey, Index, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from include.operations.tables import Timestamp, metadata, now_column
@@ -134,4 +134,53 @@ board_tiles = Table(
     # The content holds the alerts that changed after this moment.
     Column("since", Timestamp, nullable=False),
     now_column("refreshed_at"),
+)
+
+# Files of sites and customers that were dropped below register/incoming/, one row for each content: a file that is
+# replaced under its name has another generation.
+register_files = Table(
+    "register_files",
+    metadata,
+    Column("object_name", Text, primary_key=True),
+    Column("generation", BigInteger, primary_key=True),
+    Column("kind", Text),
+    Column("state", Text, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    # Where the file and, when it was rejected, its report are now.
+    Column("stored_as", Text, nullable=False),
+    Column("uploaded_at", Timestamp, nullable=False),
+    now_column("recorded_at"),
+    CheckConstraint("kind in ('sites', 'customers')", name="kind"),
+    CheckConstraint("state in ('applied', 'rejected')", name="state"),
+    Index("ix_register_files_recorded_at", "recorded_at"),
+)
+
+# The last columns of both: the file that a row came from. Files are applied in any order; the newest upload wins.
+register_sites = Table(
+    "register_sites",
+    metadata,
+    Column("site_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("district_id", Text, nullable=False),
+    Column("latitude", Float, nullable=False),
+    Column("longitude", Float, nullable=False),
+    Column("object_name", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("uploaded_at", Timestamp, nullable=False),
+    now_column("imported_at"),
+)
+register_customers = Table(
+    "register_customers",
+    metadata,
+    Column("customer_id", Text, primary_key=True),
+    Column("meter_id", Text, nullable=False),
+    Column("district_id", Text, nullable=False),
+    # People in the household.
+    Column("persons", BigInteger, nullable=False),
+    Column("object_name", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("uploaded_at", Timestamp, nullable=False),
+    now_column("imported_at"),
+    Index("ix_register_customers_meter_id", "meter_id"),
 )

@@ -1,0 +1,224 @@
+"""One dropped file: checked, applied to the operational database or set aside, and out of the prefix.
+
+Everything is keyed by (object name, generation). In the order of the steps: the rows and the file's own row are one
+transaction; the file is moved afterwards. Killed before the transaction: nothing has happened. Killed between: the
+retry finds the file's row, applies nothing, and moves it. Two processes at once: the second waits for the first one's
+row, and then finds it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from include.lake.buckets import Bucket, bucket
+from include.water.register.layout import (
+    ARCHIVE,
+    INCOMING,
+    MAX_BYTES,
+    REJECTED,
+    Kind,
+    Layout,
+    identity,
+    layout_of,
+    safe_name,
+)
+from include.water.register.objects import move
+from include.water.register.reading import Unreadable, read_rows
+
+if TYPE_CHECKING:
+    import pyarrow
+    from sqlalchemy import Connection
+
+    from include.validators.evaluation import SetResult
+    from include.validators.rules import SetSuite
+
+log = logging.getLogger(__name__)
+
+SOURCE = "import_site_register"
+_ROWS_A_STATEMENT = 1_000
+
+
+def import_file(file: Mapping[str, Any]) -> dict[str, Any]:
+    """Import one file of the listing. Returns its kind, state and number of rows; "gone" when it is not there any more.
+
+    Raises what the store and the database raise: for Airflow's retries.
+    """
+    name, generation = str(file["name"]), int(file["generation"])
+    objects = bucket()
+    done = _recorded(name, generation)
+    if done is None:
+        # A name decides the layout; what is too large is not even read.
+        layout = layout_of(name)
+        data = None
+        if layout is not None and int(file["size"]) <= MAX_BYTES:
+            found = objects.read(name)
+            if found is None or found[1] != generation:
+                log.info("gone or replaced before it was read: generation=%d", generation)
+                return {"state": "gone", "rows": 0}
+            data = found[0]
+        table, suite, result = _check(layout, data, int(file["size"]))
+        if result.passed and layout is not None and table is not None:
+            place = f"{ARCHIVE}{identity(name, generation)}/{safe_name(name)}"
+            done = _apply(file, layout, table, place)
+        else:
+            done = _reject(objects, file, layout, suite, result)
+    move(objects, name, generation, done["stored_as"])
+    log.info("imported: generation=%d kind=%s state=%s rows=%d", generation, done["kind"], done["state"], done["rows"])
+    return {"kind": done["kind"], "state": done["state"], "rows": done["rows"]}
+
+
+def _check(layout: Layout | None, data: bytes | None, size: int) -> tuple[pyarrow.Table | None, SetSuite, SetResult]:
+    from include.validators.evaluation import Outcome, SetResult, State, evaluate
+    from include.validators.rules import SetSuite, Severity
+
+    def refused(rule: str, expected: str, observed: str) -> SetResult:
+        outcome = Outcome(rule, "run", Severity.critical, State.failed, expected, observed)
+        return SetResult(suite.name, 0, 0, (outcome,), {})
+
+    if layout is None:
+        suite = SetSuite("register", (), description=f"A file that was dropped below {INCOMING}.")
+        return None, suite, refused("the file's name", "sites*.csv or customers*.csv", "another name")
+    suite = layout.suite()
+    if data is None:
+        return None, suite, refused("the file's size", f"at most {MAX_BYTES:,} bytes", f"{size:,} bytes")
+    try:
+        table = read_rows(data, layout)
+    except Unreadable as error:
+        expected = f"a CSV file in UTF-8 with the columns {', '.join(layout.columns)}"
+        return None, suite, refused("the file can be read", expected, str(error))
+    return table, suite, evaluate(suite, table)
+
+
+def _recorded(name: str, generation: int) -> dict[str, Any] | None:
+    from sqlalchemy import select
+
+    from include.operations.database import begin
+    from include.water.tables import register_files as files
+
+    with begin() as connection:
+        found = select(files).where(files.c.object_name == name, files.c.generation == generation)
+        row = connection.execute(found).one_or_none()
+    return dict(row._mapping) if row is not None else None
+
+
+def _apply(file: Mapping[str, Any], layout: Layout, table: pyarrow.Table, place: str) -> dict[str, Any]:
+    from include.operations.database import begin
+
+    with begin() as connection:
+        row = {**_file_row(file, layout.kind, place), "state": "applied", "rows": table.num_rows}
+        if _record(connection, row):
+            _write(connection, layout, table, file)
+            _close_alarms(connection, str(file["name"]), int(file["generation"]))
+    return row
+
+
+def _reject(
+    objects: Bucket, file: Mapping[str, Any], layout: Layout | None, suite: SetSuite, result: SetResult
+) -> dict[str, Any]:
+    from include.operations.alarms import open_alarm
+    from include.operations.database import begin
+    from include.validators.results import store
+    from include.validators.sets import document
+
+    name, generation = str(file["name"]), int(file["generation"])
+    key = identity(name, generation)
+    facts = {
+        "source": name.rsplit("/", 1)[-1][:100],
+        "what": "generation",
+        "key": str(generation),
+        "counts": {"bytes": int(file["size"])},
+        "acceptances": [],
+        "stopped": True,
+        "consequence": "Nothing of this file was applied. The register is as it was.",
+        "steps": [
+            {"text": "Correct the file and drop it again; under the same name, it closes the alarm."},
+            {"text": "The file as it came lies beside this page."},
+        ],
+    }
+    # Before the row: a file that counts as rejected has its report.
+    page = store(f"{REJECTED}{key}", document(suite, result, facts), objects)
+    broken = ", ".join(outcome.rule for outcome in result.failed[:5])
+    with begin() as connection:
+        place = f"{REJECTED}{key}/{safe_name(name)}"
+        row = {**_file_row(file, layout.kind if layout else None, place), "state": "rejected", "rows": result.rows}
+        if _record(connection, row):
+            text = f"a file was set aside ({len(result.failed)} rules broken: {broken}); report: {page}"
+            open_alarm(connection, SOURCE, _alarm_kind(name, generation), text)
+    return row
+
+
+def _alarm_kind(name: str, generation: int) -> str:
+    return f"file_rejected:{identity(name, generation)}"
+
+
+def _close_alarms(connection: Connection, name: str, generation: int) -> None:
+    """A good file has come under the name of bad ones: their alarms are dealt with."""
+    from sqlalchemy import select
+
+    from include.operations.alarms import close_alarm
+    from include.water.tables import register_files as files
+
+    bad = select(files.c.generation).where(
+        files.c.object_name == name, files.c.state == "rejected", files.c.generation < generation
+    )
+    for earlier in connection.execute(bad).scalars().all():
+        close_alarm(connection, SOURCE, _alarm_kind(name, earlier))
+
+
+def _file_row(file: Mapping[str, Any], kind: Kind | None, place: str) -> dict[str, Any]:
+    return {
+        "object_name": str(file["name"]),
+        "generation": int(file["generation"]),
+        "kind": kind.value if kind else None,
+        "stored_as": place,
+        "uploaded_at": datetime.fromisoformat(file["uploaded_at"]),
+    }
+
+
+def _record(connection: Connection, row: Mapping[str, Any]) -> bool:
+    """False when another process has recorded this file; waits for one that is about to."""
+    from sqlalchemy.dialects.postgresql import insert
+
+    from include.water.tables import register_files as files
+
+    new = insert(files).values(**row).on_conflict_do_nothing().returning(files.c.generation)
+    return connection.execute(new).first() is not None
+
+
+def _write(connection: Connection, layout: Layout, table: pyarrow.Table, file: Mapping[str, Any]) -> None:
+    """Add and replace rows by their ids. Nothing is removed: a file that was cut off must not empty the register."""
+    from sqlalchemy import func, tuple_
+    from sqlalchemy.dialects.postgresql import insert
+
+    from include.water.tables import register_customers, register_sites
+
+    target = {Kind.sites: register_sites, Kind.customers: register_customers}[layout.kind]
+    source = {
+        "object_name": str(file["name"]),
+        "generation": int(file["generation"]),
+        "uploaded_at": datetime.fromisoformat(file["uploaded_at"]),
+    }
+    for rows in _batches(layout, table):
+        put = insert(target).values([{**row, **source} for row in rows])
+        new = put.excluded
+        changed = {name: new[name] for name in (*layout.columns, *source) if name != layout.key}
+        put = put.on_conflict_do_update(
+            index_elements=[layout.key],
+            set_={**changed, "imported_at": func.now()},
+            # Two files at once are applied in any order; what was uploaded last stands.
+            where=tuple_(target.c.uploaded_at, target.c.generation) < tuple_(new.uploaded_at, new.generation),
+        )
+        connection.execute(put)
+
+
+def _batches(layout: Layout, table: pyarrow.Table) -> Iterator[Sequence[dict[str, Any]]]:
+    numbers = {f"{name}_number": name for name in layout.numbers}
+    texts = [name for name in layout.columns if name not in layout.numbers]
+    wanted = table.select([*texts, *numbers]).rename_columns([*texts, *numbers.values()])
+    # By id, always: two files with the same customers would otherwise wait for each other's rows.
+    wanted = wanted.sort_by(layout.key)
+    for start in range(0, wanted.num_rows, _ROWS_A_STATEMENT):
+        yield wanted.slice(start, _ROWS_A_STATEMENT).to_pylist()

@@ -1,0 +1,104 @@
+"""The dropped files as objects: which there are, and how one leaves the prefix.
+
+An object is named by its path and its generation: whoever replaces a file while it is read has dropped another one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from include.lake.buckets import Bucket, Entry, bucket
+from include.water.register.layout import INCOMING
+
+log = logging.getLogger(__name__)
+
+# A run's mapped tasks; the next run, which follows at once, takes the rest.
+MAX_FILES = 100
+# Objects appear whole. But some tools put an empty one first, or upload under another name and rename: those are left
+# alone for this long, and are files like any other afterwards.
+SETTLING = timedelta(seconds=60)
+_UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".filepart")
+# The client takes pairs; its annotations say only int.
+_TIMEOUT_SECONDS: Any = (10.0, 60.0)
+
+
+class NotSettled(Exception):
+    """All that is there may still be written to: look again in a while."""
+
+
+def list_files(now: datetime | None = None) -> list[dict[str, Any]]:
+    """The files to import, the oldest first: `name`, `generation`, `size`, `uploaded_at`.
+
+    Removes directory markers: the sensor fires on them for ever. Raises NotSettled when there is nothing else than what
+    may still be uploaded.
+    """
+    objects, now = bucket(), now or datetime.now(UTC)
+    found = objects.list(INCOMING)
+    for marker in (entry for entry in found if entry.path.endswith("/") and not entry.size):
+        log.info("removed a directory marker: generation=%d", marker.generation)
+        objects.delete(marker.path)
+    files = [entry for entry in found if not (entry.path.endswith("/") and not entry.size)]
+    settled = sorted(_settled(files, now), key=lambda entry: (entry.updated, entry.path))
+    if files and not settled:
+        raise NotSettled(f"{len(files)} objects below {INCOMING} are empty or have a temporary name, and are new")
+    log.info("files: found=%d to import now=%d", len(files), min(len(settled), MAX_FILES))
+    return [
+        {"name": e.path, "generation": e.generation, "size": e.size, "uploaded_at": e.updated.isoformat()}
+        for e in settled[:MAX_FILES]
+    ]
+
+
+def _settled(files: Iterable[Entry], now: datetime) -> Iterable[Entry]:
+    for entry in files:
+        unfinished = not entry.size or entry.path.lower().endswith(_UNFINISHED)
+        if not unfinished or now - entry.updated > SETTLING:
+            yield entry
+
+
+def move(objects: Bucket, path: str, generation: int, to: str) -> bool:
+    """Move exactly this generation of an object; harmless to repeat. False when it is not there any more.
+
+    Killed between copy and removal: the next call finds the copy and removes the original. On Google's store both steps
+    carry the generation, so an object that was replaced meanwhile stays. Emulators may ignore conditions on removal:
+    there, what is replaced in the milliseconds between the last look and the removal is lost.
+    """
+    from google.api_core.exceptions import NotFound, PreconditionFailed
+
+    remote = _remote(objects)
+    source = remote.blob(path, generation=generation)
+    try:
+        remote.copy_blob(
+            source,
+            remote,
+            to,
+            source_generation=generation,
+            if_source_generation_match=generation,
+            # A copy that is there was made by an earlier try.
+            if_generation_match=0,
+            timeout=_TIMEOUT_SECONDS,
+        )
+    except PreconditionFailed:
+        if remote.get_blob(to, timeout=_TIMEOUT_SECONDS) is None:
+            return False
+    except NotFound:
+        return remote.get_blob(to, timeout=_TIMEOUT_SECONDS) is not None
+    now = remote.get_blob(path, timeout=_TIMEOUT_SECONDS)
+    if now is None or int(now.generation or 0) != generation:
+        return True
+    try:
+        remote.delete_blob(path, if_generation_match=generation, timeout=_TIMEOUT_SECONDS)
+    except (NotFound, PreconditionFailed):
+        log.info("replaced while it was moved; the new one stays: generation=%d", generation)
+    return True
+
+
+def _remote(objects: Bucket) -> Any:
+    """The client's own bucket, for what `Bucket` has no method for."""
+    from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+    from include.lake.buckets import CONN_ID
+
+    return GCSHook(gcp_conn_id=CONN_ID).get_conn().bucket(objects.name)

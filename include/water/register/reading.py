@@ -1,0 +1,101 @@
+"""Reads a file of the register: bytes that anybody may have written become rows of text, or reasons why not."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+from include.water.register.layout import LINE, MAX_FIELD_CHARACTERS, MAX_ROWS, Layout
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+class Unreadable(Exception):
+    """The file is not a table as it should be. The text quotes nothing but names of columns that we know."""
+
+
+def read_rows(data: bytes, layout: Layout) -> pyarrow.Table:
+    """The rows as text, empty fields as null; beside them the line each begins at, and its numbers.
+
+    Raises Unreadable.
+    """
+    import pyarrow
+
+    rows = _parse(_decode(data), layout)
+    columns: dict[str, Any] = {
+        name: pyarrow.array([row[place] or None for _, row in rows], pyarrow.string())
+        for place, name in enumerate(layout.columns)
+    }
+    for name in layout.numbers:
+        values = [_number(value) for value in columns[name].to_pylist()]
+        columns[f"{name}_number"] = pyarrow.array(values, pyarrow.float64())
+    columns[LINE] = pyarrow.array([line for line, _ in rows], pyarrow.int64())
+    return pyarrow.table(columns)
+
+
+def _decode(data: bytes) -> str:
+    if not data:
+        raise Unreadable("the file is empty")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise Unreadable("the file is UTF-16; save it as UTF-8 (in Excel: 'CSV UTF-8')")
+    try:
+        # Excel puts a byte order mark before UTF-8; it is no part of the first column's name.
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise Unreadable(f"line {line} is not UTF-8; save the file as UTF-8 (in Excel: 'CSV UTF-8')") from None
+    if "\0" in text:
+        raise Unreadable(
+            f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} holds a NUL byte: this is no text file"
+        )
+    return text
+
+
+def _parse(text: str, layout: Layout) -> list[tuple[int, list[str]]]:
+    """(line, fields in the layout's order) of each row."""
+    # strict: what follows a closing quote is an error, and not a part of the field.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    before = csv.field_size_limit(MAX_FIELD_CHARACTERS)
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        places = _header(next(reader, []), layout)
+        start = reader.line_num + 1
+        for fields in reader:
+            if fields:
+                if len(fields) != len(layout.columns):
+                    raise Unreadable(f"line {start} has {len(fields)} fields, and the first {len(layout.columns)}")
+                rows.append((start, [fields[place].strip() for place in places]))
+                if len(rows) > MAX_ROWS:
+                    raise Unreadable(f"more than {MAX_ROWS:,} rows")
+            # A quoted field may span lines: a row begins where the last one ended.
+            start = reader.line_num + 1
+    except csv.Error as error:
+        # The module's own texts hold no content.
+        raise Unreadable(f"line {reader.line_num} is no CSV: {error}") from None
+    finally:
+        csv.field_size_limit(before)
+    return rows
+
+
+def _header(found: list[str], layout: Layout) -> list[int]:
+    names = [name.strip() for name in found]
+    missing = [name for name in layout.columns if name not in names]
+    if missing and len(found) == 1 and ";" in found[0]:
+        raise Unreadable("fields are separated by semicolons; separate them by commas")
+    if missing:
+        raise Unreadable(f"the first line lacks the columns {', '.join(missing)}")
+    if len(names) != len(layout.columns):
+        extra = len(names) - len(layout.columns)
+        raise Unreadable(f"the first line has {extra} columns too many; it needs {', '.join(layout.columns)}")
+    return [names.index(name) for name in layout.columns]
+
+
+def _number(text: str | None) -> float | None:
+    """The number, null for anything else: what it looks like is checked on the text."""
+    try:
+        return float(text) if text and text.isascii() and len(text) < 30 else None
+    except ValueError:
+        return None

@@ -1,0 +1,60 @@
+"""Files as the owners of sites and customers would drop them: a good one and a bad one of each kind, by a seed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from collections.abc import Iterable
+
+from include.water.register.layout import LAYOUTS, Kind
+from include.water.sites import DISTRICTS, SITES
+
+
+def good_file(kind: Kind, *, seed: int = 0, rows: int = 50) -> bytes:
+    """A file that is applied: the same bytes for the same seed. With a byte order mark, as Excel writes it."""
+    return b"\xef\xbb\xbf" + _csv(kind, _rows(kind, random.Random(seed), rows))
+
+
+def bad_file(kind: Kind, *, seed: int = 0, rows: int = 50) -> bytes:
+    """A file that can be read and is set aside: an id twice, an unknown district, a number that is none, markup."""
+    made = list(_rows(kind, random.Random(seed), rows))
+    made.append(dict(made[0]))
+    made[1]["district_id"] = "<img src=x onerror=alert(1)>"
+    made[2][LAYOUTS[kind].numbers[0]] = "=1+1"
+    made[3][LAYOUTS[kind].key] = "a quoted\nline break"
+    return _csv(kind, made)
+
+
+def _rows(kind: Kind, random_numbers: random.Random, rows: int) -> Iterable[dict[str, str]]:
+    districts = list(DISTRICTS.values())
+    if kind is Kind.sites:
+        known = [vars(site) for site in SITES.values()]
+        for number in range(rows):
+            near = random_numbers.choice(districts)
+            new = {
+                "site_id": f"valve-{number:05d}",
+                "name": f"Valve {number}, {near.name}",
+                "kind": "valve",
+                "district_id": near.district_id,
+                "latitude": round(near.latitude + random_numbers.uniform(-0.02, 0.02), 5),
+                "longitude": round(near.longitude + random_numbers.uniform(-0.02, 0.02), 5),
+            }
+            site = known[number] if number < len(known) else new
+            yield {name: str(site[name]) for name in LAYOUTS[kind].columns}
+    else:
+        for number in range(rows):
+            yield {
+                "customer_id": f"C-{100_000 + number:06d}",
+                "meter_id": f"M-{100_000 + number:06d}",
+                "district_id": random_numbers.choice(districts).district_id,
+                "persons": str(random_numbers.choices((1, 2, 3, 4, 5), (30, 34, 15, 14, 7))[0]),
+            }
+
+
+def _csv(kind: Kind, rows: Iterable[dict[str, str]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, LAYOUTS[kind].columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

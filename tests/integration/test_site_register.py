@@ -1,0 +1,254 @@
+"""Files that somebody drops, on a real object store and a real PostgreSQL: applied once, or set aside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from airflow.providers.google.cloud.triggers.gcs import GCSPrefixBlobTrigger
+from sqlalchemy import delete, select
+
+from include.lake.buckets import bucket
+from include.operations.alarms import open_alarms
+from include.operations.database import begin
+from include.operations.migrate import upgrade
+from include.operations.tables import alarms as alarms_table
+from include.water.register import importing
+from include.water.register.layout import ARCHIVE, INCOMING, MAX_BYTES, REJECTED, Kind
+from include.water.register.objects import NotSettled, list_files, move
+from include.water.register.samples import bad_file, good_file
+from include.water.tables import register_customers, register_files, register_sites
+
+pytestmark = pytest.mark.integration
+
+HEADER = b"site_id,name,kind,district_id,latitude,longitude\n"
+TANK = b"tank-1,Tank,tank,harbour,37.8,-122.2\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operations(landing_services) -> None:
+    upgrade()
+
+
+@pytest.fixture(autouse=True)
+def nothing_there(operations) -> None:
+    for entry in bucket().list("register/"):
+        bucket().delete(entry.path)
+    with begin() as connection:
+        for table in (register_files, register_sites, register_customers):
+            connection.execute(delete(table))
+        connection.execute(delete(alarms_table).where(alarms_table.c.source == importing.SOURCE))
+
+
+def drop(name: str, data: bytes) -> dict[str, Any]:
+    """A file below the prefix, as the listing shows it."""
+    bucket().write(f"{INCOMING}{name}", data)
+    return next(file for file in list_files() if file["name"] == f"{INCOMING}{name}")
+
+
+def rows(table) -> list[Any]:
+    with begin() as connection:
+        return list(connection.execute(select(table)))
+
+
+def paths(prefix: str) -> list[str]:
+    return [entry.path for entry in bucket().list(prefix)]
+
+
+def alarms() -> list[str]:
+    return [alarm.kind for alarm in open_alarms() if alarm.source == importing.SOURCE]
+
+
+@pytest.mark.parametrize(("kind", "table"), [(Kind.sites, register_sites), (Kind.customers, register_customers)])
+def test_a_good_file_is_applied_and_archived(kind, table):
+    data = good_file(kind)
+    done = importing.import_file(drop(f"{kind}-2026.csv", data))
+    assert done == {"kind": kind, "state": "applied", "rows": 50}
+    assert len(rows(table)) == 50
+    assert paths(INCOMING) == []
+    (archived,) = paths(ARCHIVE)
+    assert bucket().read(archived)[0] == data  # type: ignore[index]
+    assert archived.endswith(f"/{kind}-2026.csv")
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_bad_file_changes_nothing_and_is_set_aside_with_its_report(kind):
+    file = drop(f"{kind}.csv", bad_file(kind))
+    assert importing.import_file(file)["state"] == "rejected"
+    assert rows(register_sites) == rows(register_customers) == []
+    assert paths(INCOMING) == []
+    kept = {path.rsplit("/", 1)[1] for path in paths(REJECTED)}
+    assert kept == {f"{kind}.csv", "report.html", "result.json"}
+    (page,) = (path for path in paths(REJECTED) if path.endswith(".html"))
+    text = bucket().read(page)[0].decode()  # type: ignore[index]
+    assert "line 3: &#x27;&lt;img src=x onerror=alert(1)&gt;&#x27;" in text
+    assert "<img" not in text
+    assert len(alarms()) == 1
+
+
+def test_a_corrected_file_under_the_same_name_closes_the_alarm():
+    importing.import_file(drop("sites.csv", bad_file(Kind.sites)))
+    before = alarms()
+    importing.import_file(drop("sites.csv", good_file(Kind.sites)))
+    assert len(before) == 1
+    assert alarms() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("sites.csv", HEADER, "rows of the file"),
+        ("sites.csv", HEADER + TANK + b"tank-2,caf\xe9,tank,harbour,1,1\n", "line 3 is not UTF-8"),
+        ("sites.csv", (HEADER + TANK).decode().encode("utf-16"), "UTF-16"),
+        ("sites.csv", HEADER + b"tank-1,T\0nk,tank,harbour,1,1\n", "line 2 holds a NUL byte"),
+        ("sites.csv", HEADER + b'tank-1,"open,tank,harbour,1,1\n', "no CSV"),
+        ("sites.csv", HEADER + b"tank-1,two,fields\n", "line 2 has 3 fields, and the first 6"),
+        ("sites.csv", HEADER + b'tank-1,"' + b"x" * 2000 + b'",tank,harbour,1,1\n', "no CSV"),
+        ("sites.csv", b"site_id;name\n", "semicolons"),
+        ("sites.csv", b"site_id,name\n", "lacks the columns kind"),
+        ("sites.csv", HEADER.strip() + b",secret\n", "columns too many"),
+        ("sites.csv", HEADER + TANK.replace(b"37.8", b"nan"), "latitude: a number"),
+        ("sites.csv", HEADER + TANK.replace(b"37.8", b"137.8"), "latitude_number: -90 to 90"),
+        ("sites.csv", HEADER + TANK.replace(b"harbour", b"Atlantis"), "a district of the network"),
+        ("sites.csv", HEADER + TANK.replace(b"tank-1", b'"tank-1\n\nx"'), "lower-case letters"),
+        ("sites.csv", HEADER + TANK + TANK, "site_id: each value once"),
+        ("sites.csv", HEADER + TANK.replace(b"Tank", b""), "name: never missing"),
+        ("notes.txt", b"hello", "the file&#x27;s name"),
+        ("..%2f..%2fsites<b>.exe", b"hello", "the file&#x27;s name"),
+    ],
+)
+def test_whatever_is_in_a_file_it_is_set_aside_and_says_why(name, data, why):
+    assert importing.import_file(drop(name, data))["state"] == "rejected"
+    (page,) = (path for path in paths(REJECTED) if path.endswith(".html"))
+    text = bucket().read(page)[0].decode()  # type: ignore[index]
+    assert why in text
+    assert "secret" not in text
+    assert "<b>" not in text
+    assert rows(register_sites) == []
+
+
+def test_quoted_commas_and_line_ends_of_windows_are_fine():
+    text = (HEADER + b'tank-1,"Tank, upper",tank,harbour,37.8,-122.2\n').replace(b"\n", b"\r\n")
+    importing.import_file(drop("sites.csv", b"\xef\xbb\xbf" + text))
+    assert [row.name for row in rows(register_sites)] == ["Tank, upper"]
+
+
+def test_a_file_that_is_too_large_is_set_aside_unread(monkeypatch):
+    monkeypatch.setattr(importing, "read_rows", lambda *_: pytest.fail("it was read"))
+    file = drop("sites.csv", HEADER + TANK)
+    assert importing.import_file({**file, "size": MAX_BYTES + 1})["state"] == "rejected"
+    assert "sites.csv" in {path.rsplit("/", 1)[1] for path in paths(REJECTED)}
+
+
+def test_a_try_that_was_killed_before_the_file_was_moved_is_finished_and_applies_nothing(monkeypatch):
+    file = drop("sites.csv", HEADER + TANK)
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "move", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            importing.import_file(file)
+    (before,) = rows(register_sites)
+    assert importing.import_file(file)["state"] == "applied"
+    assert rows(register_sites) == [before]
+    assert paths(INCOMING) == []
+    # Once more, when all is done: a run that was cleared.
+    assert importing.import_file(file)["state"] == "applied"
+    assert len(rows(register_files)) == len(paths(ARCHIVE)) == 1
+
+
+def test_killed_between_copy_and_removal_the_file_is_there_once_in_the_end():
+    file = drop("sites.csv", HEADER + TANK)
+    to = f"{ARCHIVE}copy/sites.csv"
+    objects = bucket()
+    objects.write(to, HEADER + TANK)
+    for _ in range(2):
+        assert move(objects, file["name"], file["generation"], to)
+        assert (paths(INCOMING), paths(ARCHIVE)) == ([], [to])
+
+
+def test_a_file_that_is_replaced_is_another_file():
+    first = drop("sites.csv", HEADER + TANK)
+    second = drop("sites.csv", HEADER + TANK.replace(b"Tank", b"New"))
+    assert first["generation"] < second["generation"]
+    assert importing.import_file(first)["state"] == "gone"
+    assert importing.import_file(second)["state"] == "applied"
+    assert [row.name for row in rows(register_sites)] == ["New"]
+
+
+def test_a_file_that_is_replaced_after_it_was_applied_stays_for_the_next_run():
+    first = drop("sites.csv", HEADER + TANK)
+    objects = bucket()
+    objects.write(first["name"], HEADER + TANK.replace(b"Tank", b"New"))
+    move(objects, first["name"], first["generation"], f"{ARCHIVE}x/sites.csv")
+    (left,) = list_files()
+    assert left["generation"] > first["generation"]
+    assert objects.read(left["name"])[0].count(b"New") == 1  # type: ignore[index]
+
+
+def test_of_two_files_the_one_uploaded_last_stands_whichever_is_applied_first():
+    old = drop("sites-1.csv", HEADER + TANK)
+    new = drop("sites-2.csv", HEADER + TANK.replace(b"Tank", b"New"))
+    for file in (new, old):
+        importing.import_file(file)
+    assert [row.name for row in rows(register_sites)] == ["New"]
+
+
+def test_two_processes_with_one_file_apply_it_once():
+    file = drop("customers.csv", good_file(Kind.customers, rows=3000))
+    results: list[dict] = []
+    threads = [threading.Thread(target=lambda: results.append(importing.import_file(file))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {result["state"] for result in results} <= {"applied", "gone"}
+    assert len(rows(register_customers)) == 3000
+    assert len(rows(register_files)) == len(paths(ARCHIVE)) == 1
+    assert paths(INCOMING) == []
+
+
+def test_directory_markers_are_removed_and_unfinished_uploads_left_alone_for_a_while():
+    objects = bucket()
+    objects.write(INCOMING, b"")
+    objects.write(f"{INCOMING}sites.csv", b"")
+    objects.write(f"{INCOMING}customers.csv.part", b"half a file")
+    with pytest.raises(NotSettled):
+        list_files()
+    assert INCOMING not in paths(INCOMING)
+    # Others do not wait for them.
+    assert [file["name"] for file in [drop("sites-2.csv", HEADER + TANK)]] == [f"{INCOMING}sites-2.csv"]
+    assert len(list_files()) == 1
+    later = list_files(datetime.now(UTC) + timedelta(minutes=2))
+    assert len(later) == 3
+    states = {file["name"].rsplit("/", 1)[1]: importing.import_file(file)["state"] for file in later}
+    assert states == {"sites.csv": "rejected", "customers.csv.part": "rejected", "sites-2.csv": "applied"}
+
+
+def test_the_listing_fits_into_an_xcom():
+    drop("sites.csv", HEADER + TANK)
+    assert len(json.dumps(list_files())) < 300
+
+
+def test_the_providers_trigger_reaches_an_emulator_without_a_token():
+    trigger = GCSPrefixBlobTrigger(
+        bucket="artifacts",
+        prefix=INCOMING,
+        poke_interval=0.1,
+        google_cloud_conn_id="google_cloud_default",
+        hook_params={"impersonation_chain": None},
+    )
+
+    async def first_event() -> Any:
+        events = trigger.run()
+        waiting = asyncio.ensure_future(anext(events))
+        done, _ = await asyncio.wait([waiting], timeout=0.5)
+        assert not done, f"it fired on nothing: {waiting.result()}"
+        await asyncio.to_thread(bucket().write, f"{INCOMING}sites.csv", HEADER + TANK)
+        return await asyncio.wait_for(waiting, 20)
+
+    event = asyncio.run(first_event())
+    assert event.payload["status"] == "success", event.payload
+    assert event.payload["matches"] == [f"{INCOMING}sites.csv"]
