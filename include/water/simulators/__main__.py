@@ -1,15 +1,19 @@
 """Stand-ins for the sources of the water utility's data.
 
-serve-feed  answers as the USGS earthquake feed does, on 127.0.0.1, until SIGTERM.
-run         sends leaks, customers' requests and meter readings to Kafka through the connection kafka_default, with
-            messages among them that break their contract, and writes what the broker has acknowledged to a report.
+serve-feed    answers as the USGS earthquake feed does, on 127.0.0.1, until SIGTERM.
+run           sends leaks, customers' requests and meter readings to Kafka through the connection kafka_default, with
+              messages among them that break their contract, and writes what the broker has acknowledged to a report.
+send-history  sends the meter readings of the last days, late, missing and repeated ones among them; `run` goes on from
+              there. What was sent is printed as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -40,6 +44,23 @@ def _run(options: argparse.Namespace) -> int:
     return traffic.run(options.seconds, options.report, rates, seed=options.seed, bad=options.bad)
 
 
+def _send_history(options: argparse.Namespace) -> int:
+    from include.kafka.producer import AcknowledgedProducer
+    from include.water.simulators.meters import Faults, send_history
+
+    started = time.monotonic()
+    counts = send_history(
+        options.days,
+        timedelta(minutes=options.interval_minutes),
+        seed=options.seed,
+        faults=Faults(bad=options.bad),
+        make_producer=AcknowledgedProducer,
+    )
+    sent = {"seconds": round(time.monotonic() - started, 1), **counts}
+    sys.stdout.write(json.dumps(sent) + "\n")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m include.water.simulators",
@@ -55,6 +76,15 @@ def _parser() -> argparse.ArgumentParser:
     feed.add_argument("--history-seconds", type=float, default=600.0, help="shown at the start: %(default)s")
     feed.add_argument("--bad-every", type=int, default=0, help="every how many breaks the format: none")
     feed.set_defaults(action=_serve_feed)
+
+    history = commands.add_parser("send-history", help="send the meter readings of the last days")
+    history.add_argument("--days", type=_positive, default=45.0, help="how far back: %(default)s")
+    history.add_argument(
+        "--interval-minutes", type=_divisor_of_a_day, default=60, help="between two readings of a meter: %(default)s"
+    )
+    history.add_argument("--bad", type=int, default=0, metavar="N", help="of each kind of bad message: %(default)s")
+    history.add_argument("--seed", type=int, default=1, help="of the network; `run` goes on with the same")
+    history.set_defaults(action=_send_history)
 
     run = commands.add_parser("run", help="send messages to Kafka")
     run.add_argument("--for", dest="seconds", type=_positive, required=True, metavar="SECONDS")
@@ -78,6 +108,12 @@ def _positive(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
+
+
+def _divisor_of_a_day(text: str) -> int:
+    if not text.isdecimal() or not int(text) or 1440 % int(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of minutes by which a day can be divided")
+    return int(text)
 
 
 def _rate(text: str) -> tuple[str, float]:

@@ -9,12 +9,13 @@ readings.counts["duplicates"]
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from include.contracts.breaking import broken
+from include.kafka.producer import AcknowledgedProducer
 from include.water.simulators.network import DAY_SECONDS, Network
 from include.water.simulators.planted import EPOCH, Meter, random_for, seconds_of
 from include.water.topics import METER_READINGS, MeterReading
@@ -170,6 +171,23 @@ class Readings:
         for n, message in enumerate(planted):
             mixed += [*batch[len(batch) * n // len(planted) : len(batch) * (n + 1) // len(planted)], message]
         return mixed
+
+
+def send_history(
+    days: float, interval: timedelta, *, seed: int, faults: Faults, make_producer: Callable[[], AcknowledgedProducer]
+) -> Counter[str]:
+    """Send the readings of the last days to the topic; what was sent.
+
+    The records' timestamps are now, since retention goes by them. To send a history again repeats the messages whose
+    hours are the same: consumers drop them as duplicates. Raises DeliveryFailed when a message was not acknowledged.
+    """
+    until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    readings = Readings(Network(seed), until - timedelta(days=days), until, interval=interval, faults=faults)
+    with make_producer() as producer:
+        for batch in readings.batches():
+            for key, value in batch:
+                producer.send(METER_READINGS.name, key=key, value=value)
+    return readings.counts
 
 
 def reading(network: Network, meter: Meter, at: datetime) -> MeterReading:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import signal
 import threading
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -21,6 +21,8 @@ from include.contracts.breaking import broken
 from include.kafka.producer import AcknowledgedProducer, DeliveryFailed
 from include.water.feeds.seismic import to_event
 from include.water.simulators.customers import from_old_app, service_requests
+from include.water.simulators.meters import reading
+from include.water.simulators.network import Network
 from include.water.simulators.quakes import Quakes
 from include.water.sites import DISTRICTS
 from include.water.topics import (
@@ -92,7 +94,7 @@ class Traffic:
             for topic, events in (
                 (LEAKS_DETECTED, leaks),
                 (SERVICE_REQUESTS, service_requests),
-                (METER_READINGS, meter_readings),
+                (METER_READINGS, partial(meter_readings, seed=self.seed)),
             )
             if self.rates.get(topic.name)
         ]
@@ -184,30 +186,14 @@ def leaks(random: Random) -> Iterator[LeakDetected]:
         )
 
 
-def meter_readings(random: Random) -> Iterator[MeterReading]:
-    """Readings of all meters in turn, the districts' inlet meters among them."""
-    meters = []
-    for first, district in enumerate(DISTRICTS.values()):
-        meters.append((district.inlet_meter_id, district.district_id, district.meters * 1.1))
-        meters += [(f"M-{first:02d}{n:04d}", district.district_id, 1.0) for n in range(district.meters)]
+def meter_readings(random: Random, seed: int = 1) -> Iterator[MeterReading]:
+    """Readings of the simulated network's meters, now, in turn: they go on where a history that was sent ends."""
+    network = Network(seed)
+    meters = list(network.meters)
     random.shuffle(meters)
     while True:
-        for meter_id, district_id, households in meters:
-            now = datetime.now(UTC)
-            yield MeterReading(
-                version=1,
-                meter_id=meter_id,
-                district_id=district_id,
-                read_at=now,
-                litres_total=int(_litres_of_a_household(now.timestamp()) * households),
-                battery_percent=random.randint(20, 100),
-            )
-
-
-def _litres_of_a_household(seconds: float) -> float:
-    """The counter since 2020: 300 litres a day, most by day. Never falls, whatever the time it is asked for."""
-    day = (seconds - 1_577_836_800) / 86_400
-    return 300 * (day - 0.8 * math.sin(2 * math.pi * day) / (2 * math.pi))
+        for meter in meters:
+            yield reading(network, meter, datetime.now(UTC))
 
 
 def _quake() -> Contract:

@@ -117,12 +117,6 @@ def test_some_leaks_are_alerts_of_each_severity():
     assert len({alert.severity for alert in alerts}) == 3
 
 
-def test_a_meters_counter_never_falls():
-    states = [traffic._litres_of_a_household(1.7e9 + 600 * n) for n in range(1_000)]
-    assert states == sorted(states)
-    assert states[-1] - states[0] == pytest.approx(300 * 999 * 600 / 86_400, rel=0.2)
-
-
 class FakeBroker:
     """Acknowledges everything, except what is for one topic."""
 
@@ -280,6 +274,8 @@ def test_the_feed_is_served_until_it_is_told_to_stop(stop: signal.Signals):
         ["run", "--for", "0", "--report", "r.json"],
         ["run", "--for", "5", "--report", "r.json", "--rate", "nothing=1"],
         ["run", "--for", "5", "--report", "r.json", "--rate", "leaks.detected"],
+        ["send-history", "--days", "-1"],
+        ["send-history", "--interval-minutes", "7"],
     ],
 )
 def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]):

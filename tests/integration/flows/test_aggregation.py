@@ -1,0 +1,178 @@
+"""Hourly flows in Iceberg tables, on a real catalog and object store: in any order, twice, killed, in two processes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from random import Random
+
+import pytest
+
+from include.contracts.__main__ import PROJECT
+from include.lake import writing
+from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS, TABLES
+from tests.integration.flows.lake import PARTITIONS, Lake, at, make_lake
+from tests.unit.water.flows import reference
+from tests.unit.water.flows.scenes import INLETS, scene
+
+pytestmark = pytest.mark.integration
+
+EVERYTHING = [{"partition": number, "start": 0, "end": 10**9} for number in range(PARTITIONS)]
+
+
+@pytest.fixture
+def new_lake(landing_services) -> Callable[[], Lake]:
+    return lambda: make_lake(f"flows_{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture(scope="module")
+def readings() -> list[reference.Reading]:
+    return scene(Random(3), days=1, start=at(6))
+
+
+@pytest.fixture(scope="module")
+def wanted(landing_services, readings) -> list:
+    """The tables after one run over everything."""
+    lake = make_lake(f"flows_{uuid.uuid4().hex[:8]}")
+    lake.aggregate(lake.append(readings))
+    return lake.everything()
+
+
+def test_many_runs_in_any_order_end_as_one_run_does_to_the_bit(new_lake, readings, wanted):
+    # By time of arrival, not of reading: late ones are in every run.
+    shuffled = sorted(readings, key=lambda reading: Random(str(reading)).random())
+    lake = new_lake()
+    runs = [lake.append(shuffled[first::3]) for first in range(3)]
+    Random(2).shuffle(runs)
+    for ranges in runs:
+        lake.aggregate(ranges)
+    assert lake.everything() == wanted
+    # And it is what the definition says, district for district and night for night.
+    hours = reference.district_hours(reference.meter_hours(readings), INLETS)
+    assert {(row["district_id"], row["hour"]) for row in lake.rows(DISTRICT_HOURS).to_pylist()} == hours.keys()
+    for row in lake.rows(DISTRICT_HOURS).to_pylist():
+        assert row["loss_litres"] == pytest.approx(
+            None if (loss := hours[row["district_id"], row["hour"]].loss) is None else float(loss), abs=0.02
+        )
+    assert lake.rows(DISTRICT_NIGHTS).num_rows == len(reference.nights(hours))
+
+
+def test_the_same_ranges_twice_change_nothing_and_leave_no_more_files(new_lake, readings, wanted):
+    lake = new_lake()
+    ranges = lake.append(readings)
+    first = lake.aggregate(ranges)
+    counts = [len(lake.files(name)) for name in TABLES]
+    assert lake.aggregate(ranges) == first
+    assert lake.everything() == wanted
+    assert [len(lake.files(name)) for name in TABLES] == counts
+    assert len(lake.files(METER_HOURS)) == len({row["hour"].date() for row in lake.rows(METER_HOURS).to_pylist()})
+
+
+def test_a_run_without_clean_readings_touches_nothing(new_lake):
+    lake = new_lake()
+    assert lake.aggregate([])["hours"] == []
+    assert lake.aggregate(EVERYTHING)["hours"] == []
+    assert all(lake.made[name].refresh().current_snapshot() is None for name in TABLES)
+
+
+def test_a_late_reading_leaves_the_files_of_other_days_alone(new_lake, readings):
+    lake = new_lake()
+    late = next(r for r in readings if r.meter_id not in INLETS.values() and at(6, 8) <= r.read_at < at(6, 12))
+    lake.aggregate(lake.append(r for r in readings if r is not late))
+    before = {name: lake.files(name) for name in TABLES}
+    summary = lake.aggregate(lake.append([late]))
+    first, last = (summary["hours"][0], summary["hours"][-1])
+    hour = late.read_at.replace(minute=0, second=0, microsecond=0)
+    assert (first, last) == ((hour - timedelta(hours=3)).isoformat(), (hour + timedelta(hours=3)).isoformat())
+    changed = before[METER_HOURS] - lake.files(METER_HOURS)
+    assert len(changed) == 1
+    assert "hour_day=2026-03-06" in next(iter(changed))
+
+
+def raise_at(monkeypatch, number: int) -> None:
+    """A run fails before its commit of this number (from 0); with 3, after the last."""
+    done, commit = 0, writing.commit
+
+    def failing(table, change):
+        nonlocal done
+        if done == number:
+            raise ConnectionError("planted")
+        table = commit(table, change)
+        done += 1
+        if done == number == 3:
+            raise ConnectionError("planted")
+        return table
+
+    monkeypatch.setattr(writing, "commit", failing)
+
+
+def test_a_run_that_fails_at_any_of_its_commits_is_finished_by_a_retry(new_lake, readings, wanted, monkeypatch):
+    lake = new_lake()
+    for number in range(4):
+        ranges = lake.append(readings[number::4])
+        with monkeypatch.context() as patch:
+            raise_at(patch, number)
+            with pytest.raises(ConnectionError, match="planted"):
+                lake.aggregate(ranges)
+        lake.aggregate(ranges)
+    assert lake.everything() == wanted
+
+
+@pytest.mark.parametrize("commits", [1, 2])
+def test_a_run_killed_between_two_commits_is_finished_by_a_retry(new_lake, readings, wanted, commits: int):
+    lake = new_lake()
+    lake.append(readings)
+    command = [sys.executable, "-m", "tests.integration.flows.lake", lake.namespace, str(commits)]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert any(line == "stopped\n" for line in process.stdout)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    written = [lake.made[name].refresh().current_snapshot() is not None for name in TABLES]
+    assert written == [number < commits for number in range(3)]
+    lake.aggregate(EVERYTHING)
+    assert lake.everything() == wanted
+
+
+def test_a_task_that_was_given_up_does_not_put_back_what_a_later_run_has_changed(
+    new_lake, readings, wanted, monkeypatch
+):
+    lake = new_lake()
+    first = lake.append(readings[::2])
+    from include.lake import engine
+
+    scan, raced = engine.scan, []
+
+    def scan_then_lose_the_race(connection, table, **options):
+        rows = scan(connection, table, **options)
+        if table.name() == lake.made[METER_HOURS].name() and not raced:
+            # The rows are computed; before they are written, another process reads more and writes all of it.
+            raced.append(True)
+            other = make_lake(lake.namespace)
+            other.ends = lake.ends
+            other.aggregate([*first, *other.append(readings[1::2])])
+        return rows
+
+    monkeypatch.setattr(engine, "scan", scan_then_lose_the_race)
+    lake.aggregate(first)
+    assert raced
+    assert lake.everything() == wanted
+
+
+def test_a_reading_that_shows_a_swap_takes_back_a_flow_that_was_known(new_lake):
+    lake = new_lake()
+    states = [(at(7, 9), 1_000), (at(7, 12), 1_300)]
+    readings = [reference.Reading("M-000004", "harbour", moment, litres) for moment, litres in states]
+    lake.aggregate(lake.append(readings))
+    assert lake.rows(METER_HOURS)["litres"].to_pylist() == [100.0, 100.0, 100.0, None]
+    swapped = replace(readings[0], read_at=at(7, 10) + timedelta(minutes=30), litres=4_000)
+    lake.aggregate(lake.append([swapped]))
+    # The hour that had no reading of its own has no row any more.
+    found = {row["hour"]: row["litres"] for row in lake.rows(METER_HOURS).to_pylist()}
+    assert found == {at(7, 9): 2_000.0, at(7, 10): None, at(7, 12): None}

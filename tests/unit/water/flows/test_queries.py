@@ -1,0 +1,227 @@
+"""The SQL on tables in memory, against the definition written apart from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from random import Random
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from include.water.flows import queries
+from include.water.flows.definition import night_of
+from include.water.flows.hours import HOUR, reached, window_of
+from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS, schema_of
+from tests.unit.water.flows import reference
+from tests.unit.water.flows.reference import Reading
+from tests.unit.water.flows.scenes import INLETS, scene
+
+NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def connection():
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+
+
+def register(connection, readings: Iterable[Reading]) -> None:
+    readings = list(readings)
+    columns = {
+        "meter_id": [r.meter_id for r in readings],
+        "district_id": [r.district_id for r in readings],
+        "read_at": pa.array([r.read_at for r in readings], pa.timestamp("us", "UTC")),
+        "litres_total": pa.array([r.litres for r in readings], pa.int64()),
+        "kafka_partition": pa.array([int(r.meter_id[2:]) % 2 for r in readings], pa.int32()),
+        "kafka_offset": pa.array(range(len(readings)), pa.int64()),
+    }
+    connection.register("readings", pa.table(columns))
+
+
+def hours_around(readings: Iterable[Reading]) -> list[datetime]:
+    return reached({r.read_at.replace(minute=0, second=0, microsecond=0) for r in readings})
+
+
+def meter_hours(connection, readings: list[Reading], hours: list[datetime] | None = None) -> list[dict]:
+    register(connection, readings)
+    parameters = queries.for_meter_hours(hours_around(readings) if hours is None else hours)
+    return queries.run(connection, queries.METER_HOURS, parameters).to_pylist()
+
+
+def flows(connection, readings: list[Reading]) -> dict[datetime, float | None]:
+    return {row["hour"]: row["litres"] for row in meter_hours(connection, readings)}
+
+
+def read(*states: tuple[float, int], meter_id: str = "M-000001") -> list[Reading]:
+    """Readings of a meter: (hours after noon, litres)."""
+    return [Reading(meter_id, "harbour", NOON + timedelta(hours=hours), litres) for hours, litres in states]
+
+
+def everything(connection, readings: list[Reading]) -> tuple[pa.Table, pa.Table, pa.Table]:
+    hours = hours_around(readings)
+    register(connection, readings)
+    by_meter = queries.run(connection, queries.METER_HOURS, queries.for_meter_hours(hours))
+    connection.register("meter_hours", by_meter)
+    parameters = queries.for_district_hours(hours, INLETS.items())
+    by_district = queries.run(connection, queries.DISTRICT_HOURS, parameters)
+    connection.register("district_hours", by_district)
+    nights = sorted({night for hour in hours if (night := night_of(hour))})
+    return (
+        by_meter,
+        by_district,
+        queries.run(connection, queries.DISTRICT_NIGHTS, queries.for_district_nights(nights)),
+    )
+
+
+def close(found: float | None, wanted, places: float = 0.002) -> bool:
+    return found is None if wanted is None else found is not None and abs(found - float(wanted)) <= places
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_the_tables_are_what_the_definition_says(connection, seed: int):
+    readings = scene(Random(seed))
+    by_meter, by_district, by_night = everything(connection, readings)
+
+    wanted = reference.meter_hours(readings)
+    found = {(row["meter_id"], row["hour"]): row for row in by_meter.to_pylist()}
+    assert found.keys() == wanted.keys()
+    for key, row in found.items():
+        assert close(row["litres"], wanted[key].litres), key
+        assert (row["district_id"], row["readings"]) == (wanted[key].district_id, wanted[key].readings), key
+        assert row["expected_readings"] == 1
+
+    wanted = reference.district_hours(wanted, INLETS)
+    found = {(row["district_id"], row["hour"]): row for row in by_district.to_pylist()}
+    assert found.keys() == wanted.keys()
+    for key, row in found.items():
+        assert close(row["inlet_litres"], wanted[key].inlet), key
+        assert close(row["metered_litres"], wanted[key].metered, 0.02), key
+        assert close(row["loss_litres"], wanted[key].loss, 0.02), key
+        assert row["meters_reporting"] == wanted[key].reporting, key
+        assert row["meters_known"] == wanted[key].known, key
+        assert row["missing_readings"] == wanted[key].missing, key
+
+    wanted = reference.nights(wanted)
+    found = {(row["district_id"], row["night"]): row for row in by_night.to_pylist()}
+    assert found.keys() == wanted.keys()
+    for key, row in found.items():
+        assert close(row["min_night_flow_lph"], wanted[key].least), key
+        assert close(row["metered_night_flow_lph"], wanted[key].metered, 0.02), key
+        assert close(row["night_loss_lph"], wanted[key].loss, 0.02), key
+        assert (row["hours"], row["complete"]) == (wanted[key].hours, wanted[key].complete), key
+
+
+def test_the_scenes_have_unknown_flows_and_known_ones(connection):
+    known, unknown = set(), set()
+    for seed in range(25):
+        for table in everything(connection, scene(Random(seed))):
+            known |= {name for name in table.column_names if table[name].null_count < table.num_rows}
+            unknown |= {name for name in table.column_names if table[name].null_count}
+    assert unknown >= {"litres", "inlet_litres", "loss_litres", "min_night_flow_lph", "night_loss_lph"}
+    assert known >= unknown
+
+
+def test_the_tables_have_the_columns_of_their_schemas(connection):
+    from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+    made = everything(connection, scene(Random(0)))
+    for table, name in zip(made, (METER_HOURS, DISTRICT_HOURS, DISTRICT_NIGHTS), strict=True):
+        schema = schema_to_pyarrow(schema_of(name), include_field_ids=False)
+        assert table.schema.names == schema.names
+        assert table.cast(schema).num_rows == table.num_rows
+
+
+def test_the_order_of_the_readings_does_not_show_in_a_single_bit(connection):
+    readings = scene(Random(7))
+    first = everything(connection, readings)
+    Random(1).shuffle(readings)
+    again = everything(connection, readings)
+    assert all(a.equals(b) for a, b in zip(first, again, strict=True))
+
+
+def test_a_counter_is_interpolated_where_the_hour_begins_and_ends(connection):
+    assert flows(connection, read((-0.5, 100), (0.5, 200), (1.5, 400))) == {
+        NOON - HOUR: None,
+        NOON: 150.0,
+        NOON + HOUR: None,
+    }
+
+
+def test_readings_three_hours_apart_tell_the_flow_between_them_and_no_further(connection):
+    assert flows(connection, read((0, 0), (3, 300))) == {
+        NOON: 100.0,
+        NOON + HOUR: 100.0,
+        NOON + 2 * HOUR: 100.0,
+        NOON + 3 * HOUR: None,
+    }
+    apart = read((0, 0), (3 + 1e-6, 300))
+    assert flows(connection, apart) == {NOON: None, NOON + 3 * HOUR: None}
+
+
+def test_a_counter_that_falls_gives_no_negative_flow_but_an_unknown_one(connection):
+    swapped = flows(connection, read((0, 5_000), (1, 5_100), (1.5, 3), (2, 53), (3, 153)))
+    assert swapped == {NOON: 100.0, NOON + HOUR: None, NOON + 2 * HOUR: 100.0, NOON + 3 * HOUR: None}
+
+
+def test_a_duplicate_changes_nothing(connection):
+    once = read((0, 0), (1, 100), (2, 150))
+    assert meter_hours(connection, [*once, once[1], once[1]]) == meter_hours(connection, once)
+
+
+def test_a_meter_that_stands_still_has_no_flow_which_is_known(connection):
+    assert flows(connection, read((0, 7), (1, 7)))[NOON] == 0.0
+
+
+def test_only_the_wanted_hours_come_out(connection):
+    rows = meter_hours(connection, read((0, 0), (1, 100), (2, 200), (3, 300)), [NOON + HOUR])
+    assert [(row["hour"], row["litres"]) for row in rows] == [(NOON + HOUR, 100.0)]
+
+
+def test_counters_near_their_bound_lose_less_than_a_millilitre(connection):
+    rows = flows(connection, read((0.5, 10**12 - 300), (1.5, 10**12 - 200), (2.5, 10**12)))
+    assert rows[NOON + HOUR] == pytest.approx(150, abs=0.001)
+
+
+def test_touched_hours_are_those_of_the_readings_in_the_ranges(connection):
+    register(connection, read((0, 0), (1.5, 1), (1.6, 2), (5, 3)))  # offsets 0 to 3, partition 1
+    ranges = [{"partition": 1, "start": 1, "end": 3}, {"partition": 0, "start": 0, "end": 100}]
+    rows = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
+    assert rows["hour"].to_pylist() == [NOON + HOUR]
+
+
+@pytest.mark.parametrize(
+    ("night", "hours"),
+    [(date(2026, 3, 6), 4), (date(2026, 3, 7), 3), (date(2026, 10, 31), 5), (date(2026, 7, 1), 4)],
+)
+def test_a_night_in_which_clocks_change_has_an_hour_less_or_more(night: date, hours: int):
+    window = window_of(night)
+    assert len(window) == hours
+    assert {night_of(hour) for hour in window} == {night}
+    assert night_of(window[0] - HOUR) is None
+    assert night_of(window[-1] + HOUR) is None
+
+
+def test_a_loss_is_unknown_while_too_many_meters_are(connection):
+    def loss(silent: int, meters: int = 20) -> float | None:
+        readings = read((0, 0), (1, 1_000), meter_id=INLETS["harbour"])
+        for number in range(meters):
+            states = [(0, 0)] if number < silent else [(0, 0), (1, 10)]
+            readings += read(*states, meter_id=f"M-{number:06d}")
+        _, by_district, _ = everything(connection, readings)
+        (row,) = [row for row in by_district.to_pylist() if row["hour"] == NOON]
+        assert (row["meters_reporting"], row["meters_known"]) == (meters - silent, meters)
+        return row["loss_litres"]
+
+    assert loss(silent=0) == 800.0
+    assert loss(silent=1) == 810.0
+    assert loss(silent=2) is None
+
+
+def test_the_inlet_meter_of_another_district_is_no_customer(connection):
+    stray = [Reading(INLETS["valley"], "harbour", r.read_at, r.litres) for r in read((0, 0), (1, 500))]
+    _, by_district, _ = everything(connection, [*read((0, 0), (1, 10)), *stray])
+    (row,) = [row for row in by_district.to_pylist() if row["hour"] == NOON]
+    assert (row["metered_litres"], row["inlet_litres"], row["meters_known"]) == (10.0, None, 1)
