@@ -1,0 +1,76 @@
+"""
+### Aggregate meter readings
+
+The standard lane: readings that Kafka Connect has landed become clean rows, and those become hourly flows.
+
+**Starts** again as soon as it has ended. A run waits in the triggerer until something has landed, and ends as skipped
+after ten minutes without. It owns the offset ranges that it claims, and has the same ones when it is cleared.
+
+**Makes** rows in `clean.meter_readings`, each reading once; dead letters of those that break the contract; the hours
+and nights that the readings touch, in `water.meter_hours`, `water.district_hours` and `water.district_nights`; and an
+event of the asset `hourly_flows` with the ranges and counts: landed = clean + dead-lettered + duplicates.
+
+**When it fails** nothing is lost and nothing is counted twice: tasks retry for six hours, and each can be repeated. A
+run that breaks its suite, or whose counts do not balance, stops before anything downstream; no new range is claimed
+until it is cleared: docs/runbooks/suite-failed.md.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import dag, task
+
+from include.kafka.consumers import RETRIES
+from include.landing import tasks
+from include.landing.sensor import LandedOffsetsSensor
+from include.water.assets import HOURLY_FLOWS
+from include.water.consumers import AGGREGATE_METER_READINGS
+
+
+@dag(
+    schedule="@continuous",
+    catchup=False,
+    # One claim at a time: the next run claims what landed while this one worked.
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=12),
+    default_args={"owner": "data-platform", "execution_timeout": timedelta(minutes=30), **RETRIES},
+    tags=["batch", "kafka"],
+    doc_md=__doc__,
+)
+def aggregate_meter_readings():
+    @task
+    def plan(run_id: str | None = None) -> list[dict]:
+        return tasks.plan(AGGREGATE_METER_READINGS, run_id)
+
+    @task
+    def validate(unit: dict, run_id: str | None = None) -> dict:
+        return tasks.validate(AGGREGATE_METER_READINGS, unit, run_id)
+
+    @task
+    def commit_clean(units: list[dict], run_id: str | None = None) -> dict:
+        return tasks.commit(AGGREGATE_METER_READINGS, units, run_id)
+
+    @task
+    def check_sets(summary: dict) -> dict:
+        return tasks.check(AGGREGATE_METER_READINGS, summary)
+
+    @task
+    def aggregate(summary: dict) -> dict:
+        from include.water.flows.aggregation import aggregate
+
+        return aggregate(summary["ranges"])
+
+    @task(outlets=[HOURLY_FLOWS])
+    def publish(summary: dict, flows: dict, run_id: str | None = None, outlet_events=None) -> dict:
+        metadata = tasks.close(AGGREGATE_METER_READINGS, summary, run_id)
+        outlet_events[HOURLY_FLOWS].extra = {**metadata, "hours": flows["hours"]}
+        return metadata
+
+    units = plan()
+    summary = commit_clean(validate.expand(unit=units))
+    flows = aggregate(summary)
+    LandedOffsetsSensor(task_id="wait_for_readings", consumer=AGGREGATE_METER_READINGS) >> units
+    check_sets(summary) >> flows
+    publish(summary, flows)
+
+
+aggregate_meter_readings()
