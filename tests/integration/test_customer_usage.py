@@ -1,0 +1,243 @@
+"""Customers' usage on a real table, a real object store and a real register: what is written, when, and by whom."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyiceberg.exceptions import NoSuchTableError
+from sqlalchemy import delete, insert
+
+from include.lake.buckets import Bucket, bucket
+from include.lake.catalog import load_catalog
+from include.lake.writing import replace_where
+from include.operations.database import begin
+from include.operations.migrate import upgrade
+from include.water.flows.definition import TIME_ZONE
+from include.water.flows.tables import METER_HOURS, schema_of, spec_of
+from include.water.tables import register_customers
+from include.water.usage import objects
+from include.water.usage.documents import FOLDER
+from include.water.usage.manifest import PATH, Manifest
+from include.water.usage.objects import NewerObject, put
+from include.water.usage.publish import next_turn, publish_usage
+from include.water.usage.tables import CUSTOMER_DAYS
+
+pytestmark = pytest.mark.integration
+
+NOW = datetime(2026, 11, 22, 21, tzinfo=UTC)
+FIRST = datetime(2026, 11, 19, 8, tzinfo=UTC)  # midnight of the 19th
+HOURS = 24 * 3 + 13
+CUSTOMERS = 24
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operations(landing_services) -> None:
+    upgrade()
+
+
+@pytest.fixture
+def flows(operations) -> Iterator[Any]:
+    """`water.meter_hours` with three days and a part of a fourth, a register of customers, and nothing published."""
+    catalog = load_catalog()
+    for name in (METER_HOURS, CUSTOMER_DAYS):
+        with suppress(NoSuchTableError):
+            catalog.drop_table(name)
+    catalog.create_namespace_if_not_exists("water")
+    table = catalog.create_table(METER_HOURS, schema_of(METER_HOURS), partition_spec=spec_of(METER_HOURS))
+    chance = random.Random(1)
+    table.append(hours((n, number, chance.uniform(0, 30)) for n in range(CUSTOMERS) for number in range(HOURS)))
+    register(range(CUSTOMERS))
+    remote = bucket()
+    for entry in remote.list("usage/"):
+        remote.delete(entry.path)
+    yield table
+    catalog.drop_table(METER_HOURS)
+    with begin() as connection:
+        connection.execute(delete(register_customers))
+
+
+def hours(rows: Iterable[tuple[int, int, float]]) -> pa.Table:
+    found = [
+        {
+            "meter_id": f"M-{customer:06d}",
+            "district_id": "harbour",
+            "hour": FIRST + timedelta(hours=number),
+            "litres": round(litres, 2),
+            "readings": 1,
+            "expected_readings": 1,
+        }
+        for customer, number, litres in rows
+    ]
+    return pa.Table.from_pylist(found, schema_of(METER_HOURS).as_arrow())
+
+
+def register(customers: Iterable[int], uploaded_at: datetime = NOW) -> None:
+    with begin() as connection:
+        connection.execute(delete(register_customers))
+        rows = [
+            {
+                "customer_id": f"C-{n:06d}",
+                "meter_id": f"M-{n % 1000:06d}",
+                "district_id": "harbour",
+                "persons": 2,
+                "object_name": "register/incoming/customers.csv",
+                "generation": 1,
+                "uploaded_at": uploaded_at,
+            }
+            for n in customers
+        ]
+        if rows:
+            connection.execute(insert(register_customers), rows)
+
+
+def published() -> dict[str, int]:
+    """Generations of the customers' objects, by customer."""
+    entries = bucket().list(f"{FOLDER}/")
+    return {entry.path.removeprefix(f"{FOLDER}/").removesuffix(".json"): entry.generation for entry in entries}
+
+
+def document(number: int) -> dict[str, Any]:
+    found = bucket().read(f"{FOLDER}/C-{number:06d}.json")
+    assert found
+    return json.loads(found[0])
+
+
+def customer_days() -> list[dict[str, Any]]:
+    rows = load_catalog().load_table(CUSTOMER_DAYS).scan().to_arrow().to_pylist()
+    return sorted(rows, key=lambda row: (row["day"], row["customer_id"]))
+
+
+def snapshots() -> int:
+    return len(load_catalog().load_table(CUSTOMER_DAYS).snapshots())
+
+
+def test_every_customer_gets_an_object_and_a_row_a_day_and_a_second_run_writes_nothing(flows, caplog):
+    with caplog.at_level(logging.DEBUG, logger="include"):
+        result = publish_usage(now=NOW)
+    assert result == {"customers": CUSTOMERS, "days_written": 4, "written": CUSTOMERS, "removed": 0}
+    assert "C-0000" not in caplog.text
+    assert sorted(published()) == [f"C-{n:06d}" for n in range(CUSTOMERS)]
+    rows = customer_days()
+    assert len(rows) == 4 * CUSTOMERS
+    assert [row["complete"] for row in rows[::CUSTOMERS]] == [True, True, True, False]
+    of_one = document(7)
+    mine = [row for row in rows if row["customer_id"] == "C-000007"]
+    assert [day["litres"] for day in of_one["days"]] == [round(row["litres"]) for row in reversed(mine)]
+    assert [day["complete"] for day in of_one["days"]] == [False, True, True, True]
+    assert of_one["days"][0]["like_households"] is None
+    assert of_one["days"][1]["like_households"]["households_at_least"] == 20
+    before = published(), snapshots(), bucket().read(PATH)
+    assert "skipped" in publish_usage(now=NOW + timedelta(minutes=20))
+    # A table that was compacted has another snapshot, and the same rows.
+    flows.overwrite(flows.scan().to_arrow())
+    assert publish_usage(now=NOW) == {"customers": CUSTOMERS, "days_written": 0, "written": 0, "removed": 0}
+    assert (published(), snapshots()) == before[:2]
+
+
+def test_readings_that_come_late_rewrite_their_day_and_the_objects_that_show_it(flows):
+    publish_usage(now=NOW)
+    before, rows = published(), customer_days()
+    late = hours([(3, 30, 500.0)])
+    moment = (FIRST + timedelta(hours=30)).isoformat()
+    replace_where(flows, late, f"meter_id == 'M-000003' and hour == '{moment}'")
+    result = publish_usage(now=NOW)
+    assert result["days_written"] == 1
+    changed = {customer for customer, generation in published().items() if generation != before[customer]}
+    assert "C-000003" in changed
+    assert result["written"] == len(changed)
+    after = customer_days()
+    different = {
+        (a["customer_id"], a["day"].day) for a, b in zip(after, rows, strict=True) if a["litres"] != b["litres"]
+    }
+    assert different == {("C-000003", 20)}
+    assert document(3)["days"][2]["litres"] > 500
+
+
+@pytest.mark.parametrize("point", ["before the manifest is first saved", "between the objects", "after all objects"])
+def test_a_run_that_was_killed_is_finished_by_its_retry(flows, point: str, monkeypatch):
+    real, written = Bucket.write, []
+
+    class Killed(BaseException):
+        pass
+
+    def dies(self: Bucket, path: str, *args, **kwargs) -> int:
+        manifests = written.count(PATH)
+        dying = {
+            "before the manifest is first saved": path == PATH,
+            "between the objects": manifests >= 1 and len(written) > 12,
+            "after all objects": path == PATH and manifests == 3,
+        }
+        if dying[point]:
+            raise Killed
+        generation = real(self, path, *args, **kwargs)
+        written.append(path)
+        return generation
+
+    monkeypatch.setattr(objects, "BATCH", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "write", dies)
+        with pytest.raises(Killed):
+            publish_usage(now=NOW)
+    before = published()
+    assert publish_usage(now=NOW)["customers"] == CUSTOMERS
+    assert len(published()) == CUSTOMERS
+    # What was written is not written again, noted or not.
+    assert before.items() <= published().items()
+    assert len(customer_days()) == 4 * CUSTOMERS
+    assert "skipped" in publish_usage(now=NOW)
+
+
+def test_a_run_that_was_thought_dead_writes_nothing_over_newer_usage(flows):
+    publish_usage(now=NOW)
+    remote = bucket()
+    newer, stale = document(1), {**document(1), "days": []}
+    found = remote.read(f"{FOLDER}/C-000001.json")
+    assert found
+    with pytest.raises(NewerObject):
+        put(remote, "C-000001", stale, newer["as_of"] - 1, known=found[1] - 1)
+    assert document(1) == newer
+    # Of newer flows, it replaces an object that it does not know.
+    put(remote, "C-000001", stale, newer["as_of"] + 1, known=0)
+    assert document(1)["days"] == []
+
+
+def test_two_runs_at_once_cannot_both_note_what_they_wrote(flows):
+    from include.lake.buckets import GenerationChanged
+
+    first, second = Manifest(), Manifest()
+    first.save(bucket())
+    with pytest.raises(GenerationChanged):
+        second.save(bucket())
+
+
+def test_who_has_left_has_no_object_and_who_follows_sees_only_days_from_then_on(flows):
+    publish_usage(now=NOW)
+    register([*range(1, CUSTOMERS), 5000])  # C-005000 is behind the meter that was C-000000's
+    result = publish_usage(now=NOW)
+    assert result["removed"] == 1
+    assert "C-000000" not in published()
+    assert [day["day"] for day in document(5000)["days"]] == [NOW.astimezone(TIME_ZONE).date().isoformat()]
+    assert {row["customer_id"] for row in customer_days()} == {*(f"C-{n:06d}" for n in range(1, CUSTOMERS)), "C-005000"}
+
+
+def test_without_a_register_or_flows_nothing_is_published(flows):
+    register([])
+    assert "register" in publish_usage(now=NOW)["skipped"]
+    assert published() == {}
+
+
+def test_a_run_waits_for_its_turn_and_one_that_is_out_of_date_has_none(flows):
+    assert next_turn(NOW, now=NOW) == NOW
+    publish_usage(now=NOW)
+    assert next_turn(NOW - timedelta(minutes=1), now=NOW) is None
+    later = NOW + timedelta(minutes=5)
+    assert next_turn(later, now=later) == NOW + timedelta(minutes=15)
+    assert next_turn(later, now=NOW + timedelta(hours=2)) == NOW + timedelta(hours=2)
