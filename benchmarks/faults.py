@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import faults_requests
 from benchmarks.consumers import FAULTS, FAULTS_MESSAGES, FAULTS_MESSAGES_TOPIC, FAULTS_TOPICS, Probe
-from benchmarks.kills import kill, kill_task, kill_task_at
+from benchmarks.kills import kill_program, kill_task, kill_task_at
 from benchmarks.stand import Stand, say, stand
 from include.contracts import Topic
 from include.contracts.breaking import broken
@@ -69,12 +69,6 @@ class Traffic:
         number = f"bad-{next(self._numbers)}"
         values = [v for v in broken(topic, Probe(version=1, number=number)).values() if v and number.encode() in v]
         return values[next(self._kinds) % len(values)]
-
-
-def kill_program(it: Stand, name: str) -> bool:
-    killed = kill(it.stack.pids(name))
-    it.stack.wait_until_ready(name)
-    return killed
 
 
 def end_database_connections(it: Stand) -> bool:

@@ -40,9 +40,16 @@ def task_processes(it: Stand, dag_id: str, task_id: str) -> list[int]:
         return [titles[str(ti_id)] for ti_id in ids]
 
 
-def kill_task(it: Stand, dag_id: str, task_id: str) -> bool:
-    """Kill one at a random moment of its life; False when none ran for a minute."""
-    deadline = time.monotonic() + 60
+def kill_program(it: Stand, name: str) -> bool:
+    """Kill a program of the stack, and wait until it is back."""
+    killed = kill(it.stack.pids(name))
+    it.stack.wait_until_ready(name)
+    return killed
+
+
+def kill_task(it: Stand, dag_id: str, task_id: str, *, seconds: float = 60) -> bool:
+    """Kill one at a random moment of its life; False when none ran for so long."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if pids := task_processes(it, dag_id, task_id):
             time.sleep(random.uniform(0, 0.3))

@@ -38,8 +38,7 @@ class Stand:
         self.airflow: dict[str, str] = endpoints["airflow"]
         url = endpoints["databases"]["operations_db"].replace("postgresql://", "postgresql+psycopg://")
         self.operations: Engine = create_engine(url, pool_pre_ping=True)
-        url = endpoints["databases"]["airflow_metadata"]
-        self.metadata: Engine = create_engine(url, pool_pre_ping=True)
+        self.metadata: Engine = create_engine(endpoints["databases"]["airflow_metadata"], pool_pre_ping=True)
         # One for all messages: a message's timestamp is that of its produce call, and the first call of a client waits
         # half a second for its connection.
         config = {**endpoints["kafka"]["client_config"], "acks": "all", "enable.idempotence": True, "log_level": 2}
@@ -154,14 +153,19 @@ class Stand:
 
 
 @contextlib.contextmanager
-def stand(environment: dict[str, str] | None = None, dags: Path = DAGS) -> Iterator[Stand]:
-    """A fresh stack with the benchmarks' Dags (or those of another folder), topics and tables; gone afterwards."""
+def stand(
+    environment: dict[str, str] | None = None, dags: Path = DAGS, services: tuple[str, ...] = ("postgres", "kafka")
+) -> Iterator[Stand]:
+    """A fresh stack with the benchmarks' Dags (or those of another folder), topics and tables; gone afterwards.
+
+    `services` beside Airflow.
+    """
     from benchmarks.consumers import STOCK_CONN_ID, TABLES, TOPICS
 
     # What an interrupted run left, its processes included.
     Stack(FOLDER).remove()
     settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(dags), **(environment or {})}
-    stack = Stack(FOLDER, services=("postgres", "kafka"), report=say)
+    stack = Stack(FOLDER, services=services, report=say)
     try:
         stack.up()
         # Ours only, without Airflow yet: topics come first, for the stock trigger does not wait for its own.
@@ -171,8 +175,9 @@ def stand(environment: dict[str, str] | None = None, dags: Path = DAGS) -> Itera
         from include.kafka.topics import create_topics
 
         create_topics(TOPICS)
-        stack = Stack(FOLDER, services=("postgres", "kafka", "airflow"), report=say, environment=settings)
+        stack = Stack(FOLDER, services=(*services, "airflow"), report=say, environment=settings)
         stack.up()
+        os.environ.update(stack.environment())
         it = Stand(stack)
         it.execute(TABLES)
         yield it

@@ -1,0 +1,299 @@
+"""The standard lane under faults: readings land in object storage while processes are killed and services are away.
+
+Late readings, readings sent twice and messages that break their contract are among them. Afterwards every reading must
+be in the clean table once, every bad message in the dead letters, and every hour's and night's flow must equal one
+computed in one go from what was sent.
+"""
+
+import argparse
+import collections
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, text
+
+from benchmarks.kills import kill, kill_program, kill_task, task_processes
+from benchmarks.stand import Stand, say, stand
+from include.contracts import ContractViolation
+from include.water.simulators.meters import Faults, Readings
+from include.water.simulators.network import Network
+from include.water.topics import METER_READINGS
+from stack.stack import PROJECT
+
+LANE = "aggregate_meter_readings"
+DAG_IDS = {LANE, "watch_connectors", "maintain"}
+SERVICES = ("postgres", "kafka", "objectstore", "connect")
+AWAY_SECONDS = 30
+# A fault that has no task to hit waits for one for as long: a run of the lane takes about half a minute.
+HIT_SECONDS = 180
+SECONDS_FOR_A_FAULT = 40
+
+
+class Traffic:
+    """Readings of some weeks, sent in the order in which they arrive, never faster than `allowed` says."""
+
+    def __init__(self, it: Stand, messages: int) -> None:
+        network = Network(seed=7)
+        days = messages / (24 * len(network.meters))
+        until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+        faults = Faults(bad=max(1, messages // 20_000))
+        self._readings = Readings(network, until - timedelta(days=days), until, faults=faults)
+        self._it = it
+        self.total = messages
+        self.sent: list[bytes | None] = []
+        # Share of all that may have been sent by now.
+        self.allowed = 0.0
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def _send(self) -> None:
+        waiting: list[tuple[bytes, bytes | None]] = []
+        for message in self._readings:
+            waiting.append(message)
+            if len(waiting) == 1_000:
+                self._flush(waiting)
+                while len(self.sent) > self.allowed * self.total:
+                    time.sleep(0.2)
+        self._flush(waiting)
+
+    def _flush(self, waiting: list[tuple[bytes, bytes | None]]) -> None:
+        for key, value in waiting:
+            self._it.producer.produce(METER_READINGS.name, key=key, value=value)
+            self._it.producer.poll(0)
+        if left := self._it.producer.flush(120):
+            raise RuntimeError(f"{left} readings were not acknowledged")
+        self.sent += [value for _, value in waiting]
+        waiting.clear()
+
+    def finish(self) -> None:
+        self.allowed = float("inf")
+        self._thread.join()
+
+
+class Lake:
+    """The lane's tables, looked at from outside."""
+
+    def __init__(self, it: Stand) -> None:
+        url = it.stack.endpoints()["databases"]["landing_catalog"]
+        self.engine: Engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"), pool_pre_ping=True)
+
+    def version(self, table: str) -> str | None:
+        """Changes with every commit of the table."""
+        namespace, name = table.split(".")
+        query = text(
+            "select metadata_location from iceberg_tables where table_namespace = :namespace and table_name = :name"
+        )
+        with self.engine.connect() as connection:
+            return connection.scalar(query, {"namespace": namespace, "name": name})
+
+    def rows(self, table: str, columns: str = "*") -> list[tuple]:
+        from include.lake import engine
+        from include.lake.catalog import load_catalog
+
+        with engine.connect() as connection:
+            relation = engine.scan(connection, load_catalog().load_table(table))
+            return relation.project(columns).fetchall()
+
+
+def kill_before_commit(it: Stand, lake: Lake, task_id: str) -> bool:
+    """Kill a task that is about to commit a table: a lock on the catalog holds it there."""
+    waiting = text(
+        "select client_port from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    )
+    deadline = time.monotonic() + HIT_SECONDS
+    while time.monotonic() < deadline:
+        if not (pids := task_processes(it, LANE, task_id)):
+            time.sleep(0.02)
+            continue
+        with lake.engine.begin() as holder, lake.engine.connect() as watcher:
+            holder.execute(text("lock table iceberg_tables in exclusive mode"))
+            while set(task_processes(it, LANE, task_id)) & set(pids):
+                ports = set(watcher.execute(waiting).scalars())
+                watcher.rollback()
+                if ports & ports_of(pids[0]):
+                    return kill(pids[:1])
+                time.sleep(0.02)
+    return False
+
+
+def ports_of(pid: int) -> set[int]:
+    import psutil
+
+    try:
+        return {connection.laddr.port for connection in psutil.Process(pid).net_connections("tcp")}
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def kill_after_commit(it: Stand, lake: Lake, task_id: str, table: str) -> bool:
+    """Kill a task right after it has committed the table."""
+    deadline = time.monotonic() + HIT_SECONDS
+    while time.monotonic() < deadline:
+        if not (pids := task_processes(it, LANE, task_id)):
+            time.sleep(0.02)
+            continue
+        before, ends = lake.version(table), time.monotonic() + 60
+        while time.monotonic() < ends:
+            if lake.version(table) != before:
+                if kill(pids[:1]):
+                    return True
+                break
+            time.sleep(0.003)
+    return False
+
+
+def faults(lake: Lake) -> dict[str, Callable[[Stand], bool]]:
+    def store_away(it: Stand) -> bool:
+        it.stack.stop("objectstore")
+        time.sleep(AWAY_SECONDS)
+        it.stack.start("objectstore")
+        return True
+
+    def database_restarted(it: Stand) -> bool:
+        it.stack.restart("postgres")
+        return True
+
+    return {
+        "connect": lambda it: kill_program(it, "connect"),
+        "mapped task": lambda it: kill_task(it, LANE, "validate", seconds=HIT_SECONDS),
+        "commit task before its commit": lambda it: kill_before_commit(it, lake, "commit_clean"),
+        "commit task after its commit": lambda it: kill_after_commit(it, lake, "commit_clean", "clean.meter_readings"),
+        "aggregating task between its writes": lambda it: kill_after_commit(it, lake, "aggregate", "water.meter_hours"),
+        "scheduler": lambda it: kill_program(it, "scheduler"),
+        "object store away": store_away,
+        "PostgreSQL restarted": database_restarted,
+    }
+
+
+def wait_until_done(it: Stand, traffic: Traffic, timeout: float) -> None:
+    """Until everything sent is claimed and every claim is closed, or nothing more is to be expected."""
+    deadline = time.monotonic() + timeout
+    last = ""
+    while time.monotonic() < deadline:
+        try:
+            ((claimed,),) = it.query("select coalesce(sum(next_offset), 0) from positions where consumer = :c", c=LANE)
+            ((opened,),) = it.query("select count(*) from claims where consumer = :c and closed_at is null", c=LANE)
+        except Exception as error:
+            say(f"cannot look: {type(error).__name__}")
+        else:
+            if claimed >= len(traffic.sent) and not opened:
+                return
+            line = f"claimed {claimed} of {len(traffic.sent)}, {opened} claims open, runs {it.runs(LANE)}"
+            if line != last:
+                say(line)
+                last = line
+        time.sleep(5)
+
+
+def expected(values: list[bytes | None]) -> tuple[dict[str, Any], list[bytes | None]]:
+    """{event id: the reading} of what was sent, and the messages that break the contract."""
+    good: dict[str, Any] = {}
+    bad: list[bytes | None] = []
+    for value in values:
+        try:
+            event = METER_READINGS.parse(value)
+        except ContractViolation:
+            bad.append(value)
+        else:
+            good.setdefault(event.event_id, event)
+    return good, bad
+
+
+def flows_in_one_go(readings: list[Any]) -> dict[str, list[tuple]]:
+    """The flows' tables, computed from all readings at once."""
+    import duckdb
+    import pyarrow
+
+    from include.water.flows import queries
+    from include.water.flows.hours import counted, night_of, reached
+
+    with duckdb.connect(config={"threads": 2}) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        columns = {
+            "meter_id": [r.meter_id for r in readings],
+            "district_id": [r.district_id for r in readings],
+            "read_at": [r.read_at for r in readings],
+            "litres_total": [r.litres_total for r in readings],
+        }
+        connection.register("readings", pyarrow.table(columns))
+        read = sorted({r.read_at.replace(minute=0, second=0, microsecond=0) for r in readings})
+        hours = reached(read)
+        connection.register("meter_hours", queries.run(connection, queries.METER_HOURS, queries.for_meter_hours(hours)))
+        hours = sorted({*hours, *counted(read)})
+        connection.register(
+            "district_hours", queries.run(connection, queries.DISTRICT_HOURS, queries.for_district_hours(hours))
+        )
+        nights = sorted({night for hour in hours if (night := night_of(hour))})
+        connection.register(
+            "district_nights", queries.run(connection, queries.DISTRICT_NIGHTS, queries.for_district_nights(nights))
+        )
+        return {name: connection.sql(f"from {name}").fetchall() for name in TABLES}
+
+
+TABLES = ("meter_hours", "district_hours", "district_nights")
+
+
+def count(it: Stand, lake: Lake, traffic: Traffic) -> dict[str, Any]:
+    good, bad = expected(traffic.sent)
+    clean = [event_id for (event_id,) in lake.rows("clean.meter_readings", "event_id")]
+    wrong = {}
+    for name, rows in flows_in_one_go(list(good.values())).items():
+        found = lake.rows(f"water.{name}")
+        differing = collections.Counter(rows)
+        differing.subtract(collections.Counter(found))
+        wrong[name] = sum(map(abs, differing.values()))
+    coordinates = {key for key, _ in it.records(METER_READINGS.dead_letter_name, "dlq.offset")}
+    kept = collections.Counter(value for _, value in it.records(METER_READINGS.dead_letter_name, "dlq.offset"))
+    ((letters,),) = it.query("select count(*) from inbox where consumer = :c and outcome = 'dead_letter'", c=LANE)
+    say(f"{sum(kept.values())} dead letters with {len(coordinates)} different offsets, {letters} on record")
+    return {
+        "sent": len(traffic.sent),
+        "clean": len(clean),
+        "dead_lettered": letters,
+        "duplicates": len(traffic.sent) - len(bad) - len(good),
+        "lost": len(set(good) - set(clean)) + len(set(bad) - set(kept)) + max(0, len(bad) - letters),
+        "twice": len(clean) - len(set(clean)) + len(set(clean) - set(good)),
+        "wrong_rows": wrong,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults_batch", description=__doc__)
+    parser.add_argument("--messages", type=int, default=200_000, help="to send under faults (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each fault hits (default: %(default)s)")
+    options = parser.parse_args()
+    kills: collections.Counter[str] = collections.Counter()
+    environment = {"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30"}
+    with stand(environment, dags=PROJECT / "dags", services=SERVICES) as it:
+        for dag_id in it.wait_for_dags(PROJECT / "dags") - DAG_IDS:
+            it.pause(dag_id)
+        lake = Lake(it)
+        traffic = Traffic(it, options.messages)
+        by_name = faults(lake)
+        for n in range(options.rounds):
+            for m, (name, fault) in enumerate(by_name.items()):
+                done = n * len(by_name) + m
+                traffic.allowed = (done + 1) / (options.rounds * len(by_name))
+                began = time.monotonic()
+                kills[name] += fault(it)
+                say(f"round {n + 1}: {name} hit {kills[name]} times; {len(traffic.sent)} sent, runs {it.runs(LANE)}")
+                time.sleep(max(0.0, began + SECONDS_FOR_A_FAULT - time.monotonic()))
+        traffic.finish()
+        say("all is sent; waiting for the lane")
+        wait_until_done(it, traffic, timeout=1_800)
+        result = {**count(it, lake, traffic), "kills": dict(kills), "runs": it.runs(LANE)}
+    for name, value in result.items():
+        print(f"{name:20} {value}")
+    print(json.dumps(result))
+    hit = all(kills[name] >= options.rounds for name in by_name)
+    right = result["lost"] == result["twice"] == 0 and not any(result["wrong_rows"].values())
+    return 0 if right and hit else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
