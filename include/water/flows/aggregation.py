@@ -121,7 +121,7 @@ def _make_district_nights(connection: DuckDBPyConnection, made: Mapping[str, Tab
 
     def compute() -> pyarrow.Table:
         district_hours.refresh()
-        days = {midnight(part["hour"]) for part in parameters["window"]}
+        days = {midnight(part["hour"]) for part in parameters["night_hours"]}
         _view(connection, "district_hours", district_hours, within("hour", spans(days, DAY, NO_TIME, NO_TIME)))
         return queries.run(connection, queries.DISTRICT_NIGHTS, parameters)
 

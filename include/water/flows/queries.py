@@ -68,4 +68,4 @@ def for_district_hours(hours: list[datetime], inlets: Iterable[tuple[str, str]] 
 
 
 def for_district_nights(nights: Iterable[date]) -> dict[str, Any]:
-    return {"window": [{"night": night, "hour": hour} for night in nights for hour in window_of(night)]}
+    return {"night_hours": [{"night": night, "hour": hour} for night in nights for hour in window_of(night)]}

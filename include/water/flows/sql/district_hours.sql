@@ -5,11 +5,11 @@
 WITH inlets AS (
     SELECT inlet.district_id, inlet.meter_id FROM UNNEST($inlets) AS listed(inlet)
 ),
+-- An inlet meter that names another district measures neither of them.
 flows AS (
     SELECT
         meter_hours.district_id,
-        EPOCH_US(meter_hours.hour) // 3600000000 AS hour,
-        -- An inlet meter that names another district measures neither.
+        EPOCH_US(meter_hours.hour) // 3600000000 AS hour_number,
         inlets.meter_id IS NOT NULL AS at_inlet,
         CASE WHEN inlets.district_id = meter_hours.district_id THEN meter_hours.litres END AS inlet_litres,
         CASE WHEN inlets.meter_id IS NULL THEN CAST(ROUND(meter_hours.litres * 1000) AS BIGINT) END AS used_millilitres,
@@ -38,18 +38,18 @@ known AS (
 summed AS (
     SELECT
         district_id,
-        hour,
+        hour_number,
         MAX(inlet_litres) AS inlet_litres,
         SUM(used_millilitres) AS used_millilitres,
         COUNT(used_millilitres) AS reporting,
         SUM(CASE WHEN at_inlet THEN 0 ELSE readings END) AS readings,
         MAX(CASE WHEN at_inlet THEN readings ELSE 0 END) AS inlet_readings
     FROM flows
-    GROUP BY district_id, hour
+    GROUP BY district_id, hour_number
 )
 SELECT
     summed.district_id,
-    CAST(MAKE_TIMESTAMP(summed.hour * 3600000000) AS TIMESTAMPTZ) AS hour,
+    CAST(MAKE_TIMESTAMP(summed.hour_number * 3600000000) AS TIMESTAMPTZ) AS hour,
     summed.inlet_litres,
     CAST(summed.used_millilitres AS DOUBLE) / 1000 AS metered_litres,
     CASE
@@ -65,7 +65,7 @@ SELECT
     ) AS missing_readings
 FROM summed
 LEFT JOIN known
-    ON summed.district_id = known.district_id AND summed.hour // 24 = known.day
+    ON summed.district_id = known.district_id AND summed.hour_number // 24 = known.day
 LEFT JOIN inlets
     ON summed.district_id = inlets.district_id
 ORDER BY hour NULLS FIRST, district_id NULLS FIRST

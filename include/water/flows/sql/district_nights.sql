@@ -1,7 +1,7 @@
 -- Each district's nights: what flows when people use least.
--- $window: night (a date), hour (a timestamp): every hour of the wanted nights' windows
+-- $night_hours: night (a date), hour (a timestamp): every hour of the wanted nights' windows
 WITH hours AS (
-    SELECT listed.night, EPOCH_US(listed.hour) AS hour FROM UNNEST($window) AS window_hours(listed)
+    SELECT listed.night, EPOCH_US(listed.hour) AS hour FROM UNNEST($night_hours) AS hours_of_nights(listed)
 ),
 nights AS (
     SELECT night, COUNT(*) AS hours FROM hours GROUP BY night

@@ -34,7 +34,7 @@ pieces AS (
         meter_id,
         district_id,
         started,
-        first_hour + later AS hour,
+        first_hour + later AS hour_number,
         CASE WHEN later = 0 THEN readings ELSE 0 END AS readings,
         CASE
             WHEN known
@@ -60,7 +60,7 @@ pieces AS (
 SELECT
     meter_id,
     ARG_MAX(district_id, started) AS district_id,
-    CAST(MAKE_TIMESTAMP(hour * 3600000000) AS TIMESTAMPTZ) AS hour,
+    CAST(MAKE_TIMESTAMP(hour_number * 3600000000) AS TIMESTAMPTZ) AS hour,
     CASE
         WHEN SUM(covered) = 3600000000
         THEN ROUND(MAX(litres_at_end) - MAX(litres_at_beginning), 3)
@@ -68,6 +68,6 @@ SELECT
     CAST(SUM(readings) AS INTEGER) AS readings,
     CAST($expected_readings AS INTEGER) AS expected_readings
 FROM pieces
-WHERE hour IN (SELECT EPOCH_US(wanted) // 3600000000 FROM UNNEST($hours) AS hours(wanted))
-GROUP BY meter_id, hour
+WHERE hour_number IN (SELECT EPOCH_US(wanted) // 3600000000 FROM UNNEST($hours) AS hours(wanted))
+GROUP BY meter_id, hour_number
 ORDER BY hour NULLS FIRST, meter_id NULLS FIRST
