@@ -17,6 +17,7 @@ from include.landing import gaps, intervals
 from include.landing.consumers import LandingConsumer
 from include.landing.gaps import Gap
 from include.landing.landed import Landed
+from include.landing.readiness import Lane
 from include.landing.repair import repair
 from include.landing.tables import load_landing_table, raw_table, start_offsets, topic_id
 from include.landing.units import NotLanded, Slice, Unit, bundles, slices, unit
@@ -91,7 +92,7 @@ def open_claim_of_another_run(connection: Connection, consumer: str, run_id: str
     return connection.scalar(others.order_by(claims.c.claimed_at).limit(1))
 
 
-def next_offsets(connection: Connection, consumer: LandingConsumer, of_topic: str) -> dict[int, int]:
+def next_offsets(connection: Connection, consumer: "LandingConsumer | Lane", of_topic: str) -> dict[int, int]:
     """{partition: the next offset that the consumer has not claimed} of the topic with this id."""
     mine = select(positions.c.partition, positions.c.next_offset).where(
         positions.c.consumer == consumer.name,

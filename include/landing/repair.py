@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from include.contracts import Topic
 from include.kafka.connection import CONN_ID
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange, Partition
@@ -19,7 +18,7 @@ from include.landing import gaps, intervals
 from include.landing.gaps import Gap, State
 from include.landing.intervals import Ranges
 from include.landing.landed import Landed
-from include.landing.tables import load_landing_table, raw_table, sink_group, topic_id
+from include.landing.tables import LandedTopic, load_landing_table, raw_table, sink_group, topic_id
 from include.landing.verification import LOST_ALARM, RUNBOOK, check_same_topic
 from include.operations.alarms import open_alarm
 from include.operations.database import begin
@@ -43,7 +42,7 @@ class RepairFailed(Exception):
     """Somebody else committed to the table again and again; the retry goes on from what was appended."""
 
 
-def repair(topic: Topic, due: Iterable[Gap], *, conn_id: str = CONN_ID) -> None:
+def repair(topic: LandedTopic, due: Iterable[Gap], *, conn_id: str = CONN_ID) -> None:
     """Append what is missing of these gaps, and record what became of every offset.
 
     Offsets that hold no record are no loss. For those that retention has removed, an alarm states the loss; from then
@@ -62,7 +61,7 @@ def repair(topic: Topic, due: Iterable[Gap], *, conn_id: str = CONN_ID) -> None:
 class _Repair:
     """The repair of one partition."""
 
-    def __init__(self, topic: Topic, of_topic: str, partition: int, group: GroupOffsets) -> None:
+    def __init__(self, topic: LandedTopic, of_topic: str, partition: int, group: GroupOffsets) -> None:
         self.topic, self.of_topic, self.partition, self.group = topic, of_topic, partition, group
         self.reader = RangeReader(group.consumer, batch_size=5_000)
 

@@ -7,9 +7,8 @@ shows from the manifests alone.
 
 import json
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from include.contracts import Topic
 from include.kafka.connection import CONN_ID
 
 if TYPE_CHECKING:
@@ -33,31 +32,38 @@ PROPERTIES = {
 }
 
 
+class LandedTopic(Protocol):
+    """A topic's name is all that its landing table needs of it."""
+
+    @property
+    def name(self) -> str: ...
+
+
 class LandingTableMismatch(Exception):
     """The table is not one that landed offsets can be told from."""
 
 
-def table_name(topic: Topic) -> str:
+def table_name(topic: LandedTopic) -> str:
     """`orders.placed` -> `orders_placed`, the table's name in every namespace."""
     return topic.name.replace(".", "_").replace("-", "_")
 
 
-def raw_table(topic: Topic) -> str:
+def raw_table(topic: LandedTopic) -> str:
     """The landing table's identifier."""
     return f"{RAW_NAMESPACE}.{table_name(topic)}"
 
 
-def clean_table(topic: Topic) -> str:
+def clean_table(topic: LandedTopic) -> str:
     """The identifier of the table of validated rows."""
     return f"{CLEAN_NAMESPACE}.{table_name(topic)}"
 
 
-def connector_name(topic: Topic) -> str:
+def connector_name(topic: LandedTopic) -> str:
     """The sink's name in Kafka Connect: `landing-orders-placed`."""
     return f"landing-{table_name(topic).replace('_', '-')}"
 
 
-def sink_group(topic: Topic) -> str:
+def sink_group(topic: LandedTopic) -> str:
     """The consumer group of the sink: Connect names it after the connector."""
     return f"connect-{connector_name(topic)}"
 
@@ -83,7 +89,7 @@ def landing_spec() -> "PartitionSpec":
     return PartitionSpec(PartitionField(source_id=2, field_id=1000, transform=IdentityTransform(), name="partition"))
 
 
-def create_landing_table(topic: Topic, conn_id: str = CONN_ID) -> "Table":
+def create_landing_table(topic: LandedTopic, conn_id: str = CONN_ID) -> "Table":
     """The topic's landing table, made if it does not exist. Safe to repeat, and for two processes at once.
 
     To be called before the connector is created: the table notes where each partition begins now, and whatever lies
@@ -126,7 +132,7 @@ def create_landing_table(topic: Topic, conn_id: str = CONN_ID) -> "Table":
     return checked(table)
 
 
-def load_landing_table(topic: Topic) -> "Table":
+def load_landing_table(topic: LandedTopic) -> "Table":
     """The topic's landing table. Raises NoSuchTableError, LandingTableMismatch."""
     from include.lake.catalog import load_catalog
 

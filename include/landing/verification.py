@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from include.contracts import Topic
 from include.kafka.claims import ConsumerStopped
 from include.kafka.connection import CONN_ID
 from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets
@@ -18,7 +17,7 @@ from include.landing import gaps, intervals
 from include.landing.gaps import Gap
 from include.landing.intervals import Ranges
 from include.landing.landed import Landed, contiguous_end
-from include.landing.tables import load_landing_table, raw_table, sink_group, start_offsets, topic_id
+from include.landing.tables import LandedTopic, load_landing_table, raw_table, sink_group, start_offsets, topic_id
 from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin
 
@@ -56,7 +55,7 @@ class Verified:
 
 
 def verify(
-    topic: Topic,
+    topic: LandedTopic,
     starts: Mapping[int, int] | None = None,
     *,
     conn_id: str = CONN_ID,
@@ -91,7 +90,7 @@ def verify(
     return Verified(topic.name, landing_id, landed, begins, covered, kafka, tuple(noted), tuple(due))
 
 
-def check_same_topic(topic: Topic, landing_id: str, kafka: Mapping[Partition, PartitionOffsets]) -> None:
+def check_same_topic(topic: LandedTopic, landing_id: str, kafka: Mapping[Partition, PartitionOffsets]) -> None:
     """Raise ConsumerStopped when Kafka's topic is not the one that landed: the same offsets are other messages."""
     for offsets in kafka.values():
         if offsets.topic_id != landing_id:
@@ -107,7 +106,7 @@ def _grace(offsets: OffsetRange, landed: Landed, grace: timedelta) -> timedelta:
     return min(grace, INNER_GRACE) if is_inner else grace
 
 
-def _alarm(connection, topic: Topic, due: list[Gap]) -> None:
+def _alarm(connection, topic: LandedTopic, due: list[Gap]) -> None:
     if not due:
         close_alarm(connection, raw_table(topic), GAP_ALARM)
         return

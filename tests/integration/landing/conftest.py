@@ -88,7 +88,7 @@ def landed_rows(topic: Topic) -> list[tuple[int, int, str]]:
 
 
 def sink_commits(topic: Topic, **offsets: int) -> None:
-    """Commit offsets for the sink's group, as the sink does before its files are in the table: `_0=5` for partition 0."""
+    """Commit offsets for the sink's group, as the sink does before its files are in the table: `_0=5`: partition 0."""
     with GroupOffsets(sink_group(topic)) as group:
         group.commit({Partition(topic.name, int(number.strip("_"))): offset for number, offset in offsets.items()})
 

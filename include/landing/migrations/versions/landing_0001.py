@@ -24,8 +24,8 @@ def upgrade() -> None:
         sa.Column("records", sa.BigInteger, server_default="0", nullable=False),
         sa.Column("found_at", timestamp, server_default=sa.func.now(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_landing_gaps"),
-        sa.CheckConstraint("start_offset < end_offset", name="ck_landing_gaps_ordered"),
-        sa.CheckConstraint("state in ('missing', 'repaired', 'no_record', 'lost')", name="ck_landing_gaps_state"),
+        sa.CheckConstraint("start_offset < end_offset", name=op.f("ck_landing_gaps_ordered")),
+        sa.CheckConstraint("state in ('missing', 'repaired', 'no_record', 'lost')", name=op.f("ck_landing_gaps_state")),
     )
     op.create_index("ix_landing_gaps_offsets", "landing_gaps", ["topic_id", "partition", "end_offset"])
 

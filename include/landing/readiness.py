@@ -1,0 +1,97 @@
+"""Whether a run of a lane has something to do: what the sensor asks at its start and its trigger every few seconds.
+
+Blocking, and with heavy imports: for a task, or a thread of the triggerer.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+log = logging.getLogger(__name__)
+
+
+class Readiness(StrEnum):
+    """What a look has found; `ready` is the only one with which the run goes on."""
+
+    ready = "ready"
+    no_data = "no data"
+    open_claim = "an earlier claim is open"
+    no_table = "no landing table yet"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A topic, as far as a trigger knows it."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What of a run and its `LandingConsumer` a look needs: plain values, because a trigger is serialized."""
+
+    name: str
+    topic_name: str
+    run_id: str
+    conn_id: str
+    landing_grace_seconds: float
+    max_claim_age_seconds: float
+
+    @property
+    def topic(self) -> Named:
+        return Named(self.topic_name)
+
+    @property
+    def landing_grace(self) -> timedelta:
+        return timedelta(seconds=self.landing_grace_seconds)
+
+    @property
+    def max_claim_age(self) -> timedelta:
+        return timedelta(seconds=self.max_claim_age_seconds)
+
+
+def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
+    """Whether a run of the lane should go on now.
+
+    It should when it has a claim already (it was cleared), or when no other run's claim is open and offsets beyond the
+    consumer's next have landed without a gap. With `verify_too` Kafka is asked as well, and a gap that is due counts as
+    something to do, because the run repairs it: otherwise a lane whose last files were lost would wait for ever. It
+    also opens the alarm about a claim that is open for too long. Raises what the databases, the store and Kafka raise.
+    """
+    from pyiceberg.exceptions import NoSuchTableError
+    from sqlalchemy import select
+
+    from include.kafka.watch import watch_claims
+    from include.landing import gaps, intervals
+    from include.landing.landed import Landed, contiguous_end
+    from include.landing.planning import next_offsets, open_claim_of_another_run
+    from include.landing.tables import load_landing_table, start_offsets, topic_id
+    from include.landing.verification import verify
+    from include.operations.database import begin
+    from include.operations.tables import claims
+
+    with begin() as connection:
+        mine = select(claims.c.id).where(claims.c.consumer == lane.name, claims.c.run_id == lane.run_id)
+        if connection.scalar(mine) is not None:
+            return Readiness.ready
+        if verify_too:
+            watch_claims(connection, lane)  # type: ignore[arg-type]
+        if open_claim_of_another_run(connection, lane.name, lane.run_id):
+            return Readiness.open_claim
+    try:
+        table = load_landing_table(lane.topic)
+    except NoSuchTableError:
+        return Readiness.no_table
+    landed = Landed(table)
+    with begin() as connection:
+        starts = {**start_offsets(table), **next_offsets(connection, lane, topic_id(table))}
+        settled = gaps.settled(connection, topic_id(table), starts)
+    for partition in landed.partitions:
+        start = starts.get(partition, 0)
+        covered = intervals.union([*landed.covered(partition, start), *settled.get(partition, [])])
+        if contiguous_end(start, covered) > start:
+            return Readiness.ready
+    if verify_too and verify(lane.topic, starts, conn_id=lane.conn_id, grace=lane.landing_grace).due:
+        return Readiness.ready
+    return Readiness.no_data

@@ -1,0 +1,264 @@
+"""What the landing has lost is found, read from Kafka again and appended once; or stated as lost, never passed over."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+from confluent_kafka import Producer
+
+from include.kafka.connection import client_config, producer_config
+from include.landing import gaps
+from include.landing.gaps import State, history
+from include.landing.planning import claim_landed, expected_records
+from include.landing.repair import REPAIR_PROPERTY, repair
+from include.landing.tables import load_landing_table, raw_table, topic_id
+from include.landing.verification import verify
+from tests.integration.kafka.conftest import order
+from tests.integration.landing.conftest import (
+    alarms_of,
+    delete_records,
+    finish,
+    land,
+    landed_rows,
+    offsets_of,
+    remove_file,
+    sink_commits,
+)
+
+pytestmark = pytest.mark.integration
+
+
+def whole(topic, partition: int, count: int) -> list[tuple[int, int, str]]:
+    return [(partition, n, order(f"{partition}-{n}").decode()) for n in range(count)]
+
+
+def states(topic) -> list[tuple[str, int, int]]:
+    found = history(topic_id(load_landing_table(topic)))
+    return sorted((row.state, row.start_offset, row.end_offset) for row in found)
+
+
+def offsets(units) -> list[int]:
+    return [offset for _, offset in offsets_of(units)]
+
+
+@pytest.fixture
+def orders(landed_topic, send_orders):
+    """A topic with 30 messages in its only partition."""
+    topic = landed_topic(partitions=1)
+    send_orders(topic, 0, 30)
+    return topic
+
+
+@pytest.mark.parametrize(
+    ("landed", "committed"),
+    [
+        ([range(0, 10), range(20, 30)], 30),  # a file in the middle
+        ([range(10, 30)], 30),  # the first files, before any good commit
+        ([range(0, 20)], 30),  # the last ones: only the sink's group knows of them
+        ([range(0, 5), [*range(8, 12), *range(15, 30)]], 30),  # rows within a file's bounds
+        ([], 30),
+    ],
+)
+def test_what_the_sink_has_lost_is_read_from_kafka_and_appended_once(orders, lane, landed, committed):
+    land(orders, 0, *landed)
+    sink_commits(orders, _0=committed)
+    units = claim_landed(lane(orders), "run")
+    assert landed_rows(orders) == whole(orders, 0, 30)
+    assert offsets(units) == list(range(30))
+    assert {state for state, *_ in states(orders)} == {State.repaired}
+    message, is_open = alarms_of(raw_table(orders))["landing_gap"]
+    assert "have not landed" in message
+    assert not is_open
+    assert REPAIR_PROPERTY in load_landing_table(orders).current_snapshot().summary.additional_properties
+    # Nothing is left to do.
+    assert verify(orders).missing == ()
+    assert claim_landed(lane(orders), "another lane")
+    assert len(landed_rows(orders)) == 30
+
+
+def test_a_gap_is_an_alarm_once_and_only_after_its_grace(orders, lane):
+    land(orders, 0, range(0, 10), range(20, 30))
+    patient = lane(orders, landing_grace=lane(orders).max_claim_age)
+    assert offsets(claim_landed(patient, "run")) == list(range(10))
+    assert "landing_gap" not in alarms_of(raw_table(orders))
+    assert states(orders) == [(State.missing, 10, 20)]
+    assert len(verify(orders, grace=lane(orders).landing_grace).due) == 1
+    assert len(verify(orders, grace=lane(orders).landing_grace).due) == 1
+    assert alarms_of(raw_table(orders))["landing_gap"][1]
+    assert states(orders) == [(State.missing, 10, 20)]
+
+
+def test_what_lands_late_closes_the_gap_by_itself(orders, lane):
+    land(orders, 0, range(0, 10), range(20, 30))
+    verify(orders, grace=lane(orders).landing_grace)
+    assert alarms_of(raw_table(orders))["landing_gap"][1]
+    land(orders, 0, range(10, 20))
+    assert verify(orders, grace=lane(orders).landing_grace).missing == ()
+    assert not alarms_of(raw_table(orders))["landing_gap"][1]
+    assert states(orders) == []
+
+
+def test_a_file_removed_from_the_table_is_missed_before_the_claim_and_after_it(orders, lane):
+    consumer = lane(orders, max_messages_per_claim=20)
+    land(orders, 0, range(0, 10), range(10, 20), range(20, 30))
+    first = claim_landed(consumer, "first")
+    for file in (first[1]["files"][0]["path"], *(f.file.file_path for f in _files(orders) if _holds(f, 20))):
+        remove_file(orders, file)
+    assert len(landed_rows(orders)) == 10
+    # After it: the run that asks again has the same ranges, and finds their rows.
+    assert offsets(claim_landed(consumer, "first")) == list(range(20))
+    assert not alarms_of(raw_table(orders))["landing_gap"][1]
+    finish(first)
+    # Before it: only the sink's group knows that there was more.
+    sink_commits(orders, _0=30)
+    assert offsets(claim_landed(consumer, "second")) == list(range(20, 30))
+    assert landed_rows(orders) == whole(orders, 0, 30)
+
+
+def _files(topic):
+    return list(load_landing_table(topic).scan().plan_files())
+
+
+def _holds(task, offset: int) -> bool:
+    return int.from_bytes(task.file.lower_bounds[3], "little") == offset
+
+
+def test_what_retention_has_removed_is_a_stated_loss_and_holds_up_nothing(orders, lane, admin):
+    land(orders, 0, range(0, 5), range(12, 25))
+    delete_records(admin, orders, 0, before=10)
+    units = claim_landed(lane(orders), "run")
+    assert offsets(units) == [*range(0, 5), *range(10, 25)]
+    assert units[0]["ranges"][0]["start"] == 0
+    assert expected_records(units[0]["claim_id"]) == 20
+    assert states(orders) == [(State.lost, 5, 10), (State.repaired, 10, 12)]
+    message, is_open = alarms_of(raw_table(orders))["messages_lost"]
+    assert is_open
+    assert "5 offsets" in message
+    assert "[5, 10)" in message
+    # Said once, and later claims and lanes go past it.
+    assert offsets(claim_landed(lane(orders), "another lane")) == [*range(0, 5), *range(10, 25)]
+    assert len(states(orders)) == 2
+
+
+def test_offsets_without_a_record_are_no_loss(landed_topic, lane):
+    topic = landed_topic(partitions=1)
+    config = {**producer_config(client_config()), "transactional.id": topic.name}
+    producer = Producer(config)
+    producer.init_transactions(30)
+    for number, ends_well in enumerate((True, False, True)):
+        producer.begin_transaction()
+        for _ in range(3):
+            producer.produce(topic.name, order(number), partition=0)
+        producer.flush(30)
+        producer.commit_transaction(30) if ends_well else producer.abort_transaction(30)
+    # 0-2, a mark, 4-6 aborted, a mark, 8-10, a mark: one file, and what the sink has read.
+    land(topic, 0, [0, 1, 2, 8, 9, 10])
+    sink_commits(topic, _0=12)
+    units = claim_landed(lane(topic), "run")
+    assert offsets(units) == [0, 1, 2, 8, 9, 10]
+    assert expected_records(units[0]["claim_id"]) == 6
+    assert [(r["start"], r["end"]) for r in units[0]["ranges"]] == [(0, 12)]
+    assert {state for state, *_ in states(topic)} == {State.no_record}
+    assert "messages_lost" not in alarms_of(raw_table(topic))
+    assert len(landed_rows(topic)) == 6
+
+
+def test_a_range_without_any_record_needs_no_task(landed_topic, lane):
+    topic = landed_topic(partitions=1)
+    producer = Producer({**producer_config(client_config()), "transactional.id": topic.name})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(topic.name, order(1), partition=0)
+    producer.flush(30)
+    producer.abort_transaction(30)
+    sink_commits(topic, _0=2)
+    consumer = lane(topic)
+    assert claim_landed(consumer, "run") == []
+    # Its claim is closed, so it holds up no other.
+    producer.begin_transaction()
+    producer.produce(topic.name, order(2), partition=0)
+    producer.commit_transaction(30)
+    land(topic, 0, [2])
+    assert offsets(claim_landed(consumer, "next")) == [2]
+
+
+@pytest.mark.parametrize("with_lock", [True, False])
+def test_two_repairs_at_once_append_each_offset_once(orders, lane, monkeypatch, with_lock):
+    if not with_lock:
+        # Its connection broke, and its holder still runs.
+        monkeypatch.setattr(gaps, "repairing", lambda _: nullcontext())
+    land(orders, 0, range(0, 10), range(20, 30))
+    due = verify(orders, grace=lane(orders).landing_grace).due
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: repair(orders, due), range(3)))
+    assert landed_rows(orders) == whole(orders, 0, 30)
+
+
+def test_a_repair_killed_after_its_commit_is_not_repeated(orders, lane, monkeypatch):
+    land(orders, 0, range(0, 10), range(20, 30))
+    due = verify(orders, grace=lane(orders).landing_grace).due
+    with monkeypatch.context() as patch:
+        patch.setattr(gaps, "record", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            repair(orders, due)
+    assert len(landed_rows(orders)) == 30
+    repair(orders, due)
+    assert landed_rows(orders) == whole(orders, 0, 30)
+    assert verify(orders).missing == ()
+
+
+def _killed(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def test_files_that_land_while_they_are_being_repaired_are_not_appended_again(orders, lane, monkeypatch):
+    from include.landing import repair as module
+
+    land(orders, 0, range(0, 10), range(20, 30))
+    due = verify(orders, grace=lane(orders).landing_grace).due
+    made = module._rows
+
+    def rows_while_the_sink_commits(table, batch):
+        monkeypatch.setattr(module, "_rows", made)
+        land(orders, 0, range(10, 20))
+        return made(table, batch)
+
+    monkeypatch.setattr(module, "_rows", rows_while_the_sink_commits)
+    repair(orders, due)
+    assert landed_rows(orders) == whole(orders, 0, 30)
+
+
+def test_a_repair_writes_what_the_sink_would_have_written(landed_topic, lane, send):
+    topic = landed_topic(partitions=1)
+    send(topic, b"not JSON", None, b"caf\xe9", "caf\u00e9\x00".encode(), b"")
+    sink_commits(topic, _0=5)
+    claim_landed(lane(topic), "run")
+    assert [value for _, _, value in landed_rows(topic)] == ["not JSON", None, "caf\ufffd", "caf\u00e9\x00", ""]
+    row = load_landing_table(topic).scan().to_arrow().to_pylist()[0]
+    assert row["topic"] == topic.name
+    assert row["timestamp"] is not None
+
+
+def test_a_topic_made_again_stops_the_lane(orders, lane, admin, make_topic):
+    consumer = lane(orders)
+    land(orders, 0, range(0, 10))
+    finish(claim_landed(consumer, "first"))
+    for future in admin.delete_topics([orders.name, orders.dead_letter_name], operation_timeout=30).values():
+        future.result(30)
+    _make_again(make_topic, orders)
+    with pytest.raises(AirflowFailException, match="deleted and made again"):
+        claim_landed(consumer, "second")
+    assert alarms_of(consumer.name)["consumer_stopped"][1]
+
+
+def _make_again(make_topic, topic) -> None:
+    from confluent_kafka import KafkaException
+
+    for _ in range(50):
+        try:
+            make_topic(topic.name, partitions=1, landed=True)
+            return
+        except KafkaException as error:
+            if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
+                raise

@@ -1,0 +1,170 @@
+"""The sensor goes on when its run has something to do, else waits in the triggerer, and skips its run after a while."""
+
+import asyncio
+import json
+import threading
+import time
+from datetime import timedelta
+from typing import cast
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+from airflow.triggers.base import TaskSkippedEvent, TaskSuccessEvent
+
+from include.landing import triggers
+from include.landing.planning import claim_landed
+from include.landing.readiness import Lane, Readiness, look
+from include.landing.sensor import LandedOffsetsSensor
+from include.landing.triggers import LandedOffsetsTrigger
+from include.landing.verification import verify
+from tests.integration.landing.conftest import alarms_of, finish, land, sink_commits
+
+pytestmark = pytest.mark.integration
+
+
+def lane_of(consumer, run_id: str = "run") -> Lane:
+    trigger = deferred(LandedOffsetsSensor(task_id="wait", consumer=consumer), run_id)
+    assert trigger is not None
+    return Lane(**trigger.lane)
+
+
+def deferred(sensor: LandedOffsetsSensor, run_id: str = "run") -> LandedOffsetsTrigger | None:
+    """The trigger that the sensor waits with; None when it goes on at once."""
+    try:
+        sensor.execute({"run_id": run_id})
+    except TaskDeferred as deferral:
+        return cast(LandedOffsetsTrigger, deferral.trigger)
+    return None
+
+
+def events_of(trigger: LandedOffsetsTrigger, meanwhile=lambda: None) -> list:
+    """All events of the trigger; `meanwhile` runs on the event loop's thread once it has begun to look."""
+
+    async def collect() -> list:
+        asyncio.get_running_loop().call_soon(meanwhile)
+        return [event async for event in trigger.run()]
+
+    return asyncio.run(asyncio.wait_for(collect(), 60))
+
+
+@pytest.fixture
+def orders(landed_topic, send_orders):
+    topic = landed_topic(partitions=1)
+    send_orders(topic, 0, 30)
+    return topic
+
+
+def test_with_data_at_the_start_nothing_is_deferred(orders, lane):
+    land(orders, 0, range(5))
+    assert deferred(LandedOffsetsSensor(task_id="wait", consumer=lane(orders))) is None
+
+
+def test_without_data_it_waits_with_a_trigger_that_can_be_stored(orders, lane):
+    trigger = deferred(LandedOffsetsSensor(task_id="wait", consumer=lane(orders), idle_minutes=5))
+    path, kwargs = trigger.serialize()
+    assert path == f"{LandedOffsetsTrigger.__module__}.{LandedOffsetsTrigger.__name__}"
+    again = LandedOffsetsTrigger(**json.loads(json.dumps(kwargs)))
+    assert (again.lane, again.until, again.poll_seconds) == (trigger.lane, trigger.until, trigger.poll_seconds)
+    # A wait is no hanging task, whatever the Dag's default is.
+    sensor = LandedOffsetsSensor(
+        task_id="wait", consumer=lane(orders), idle_minutes=30, execution_timeout=timedelta(minutes=1)
+    )
+    assert sensor.execution_timeout > timedelta(minutes=30)
+
+
+def test_the_trigger_ends_the_task_when_data_lands(orders, lane):
+    trigger = LandedOffsetsTrigger.of(lane_of(lane(orders)), until=time.time() + 60, poll_seconds=0.05)
+    (event,) = events_of(trigger, meanwhile=lambda: land(orders, 0, range(5)))
+    assert isinstance(event, TaskSuccessEvent)
+
+
+def test_without_data_the_run_ends_as_skipped(orders, lane):
+    (event,) = events_of(LandedOffsetsTrigger.of(lane_of(lane(orders)), until=time.time(), poll_seconds=1))
+    assert isinstance(event, TaskSkippedEvent)
+
+
+def test_a_hole_at_the_beginning_is_nothing_to_do_until_its_grace_is_over(orders, lane):
+    land(orders, 0, range(10, 20))
+    patient = lane_of(lane(orders, landing_grace=timedelta(hours=1)))
+    assert look(patient) is Readiness.no_data
+    assert look(lane_of(lane(orders, landing_grace=timedelta(hours=1))), verify_too=False) is Readiness.no_data
+    # When it is due, the run that starts repairs it.
+    due = Lane(**{**vars(patient), "landing_grace_seconds": 0.0})
+    assert look(due) is Readiness.ready
+
+
+def test_a_lane_whose_last_files_were_lost_does_not_wait_for_ever(orders, lane):
+    consumer = lane(orders)
+    sink_commits(orders, _0=30)
+    trigger = deferred(LandedOffsetsSensor(task_id="wait", consumer=consumer))
+    (event,) = events_of(trigger)
+    assert isinstance(event, TaskSuccessEvent)
+    assert len(claim_landed(consumer, "run")) == 1
+    assert verify(orders).missing == ()
+
+
+def test_while_another_run_has_an_open_claim_it_keeps_waiting_and_the_alarm_tells(orders, lane):
+    consumer = lane(orders, max_claim_age=timedelta())
+    land(orders, 0, range(5))
+    units = claim_landed(consumer, "failed")
+    land(orders, 0, range(5, 10))
+    other = lane_of(consumer, "other")
+    assert look(other) is Readiness.open_claim
+    message, is_open = alarms_of(consumer.name)["claim_open"]
+    assert is_open
+    assert "run failed" in message
+    # The run that owns it, cleared, goes on at once.
+    assert deferred(LandedOffsetsSensor(task_id="wait", consumer=consumer), "failed") is None
+    finish(units)
+    assert look(other) is Readiness.ready
+
+
+def test_a_run_that_was_cleared_goes_on_though_everything_has_been_claimed(orders, lane):
+    consumer = lane(orders)
+    land(orders, 0, range(5))
+    finish(claim_landed(consumer, "done"))
+    assert deferred(LandedOffsetsSensor(task_id="wait", consumer=consumer), "done") is None
+    assert deferred(LandedOffsetsSensor(task_id="wait", consumer=consumer), "new") is not None
+
+
+def test_an_outage_is_said_once_and_waited_out(orders, lane, monkeypatch, caplog):
+    monkeypatch.setattr(triggers, "AWAY_FIRST_SECONDS", 0.01)
+    answers = iter([ConnectionError("the catalog is away"), ConnectionError("still away"), Readiness.ready])
+
+    def answer(*_, **__):
+        found = next(answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(triggers, "look", answer)
+    trigger = LandedOffsetsTrigger.of(lane_of(lane(orders)), until=time.time() + 60, poll_seconds=0.01)
+    (event,) = events_of(trigger)
+    assert isinstance(event, TaskSuccessEvent)
+    warnings = [record.message for record in caplog.records if record.name == triggers.__name__]
+    assert [message for message in warnings if "away" in message] == [
+        f"lane={trigger.lane['name']} cannot look, trying again until it works: the catalog is away"
+    ]
+
+
+def test_a_task_that_cannot_look_waits_in_the_triggerer(orders, lane, monkeypatch):
+    def away(*_, **__):
+        raise ConnectionError("the catalog is away")
+
+    monkeypatch.setattr("include.landing.readiness.look", away)
+    assert deferred(LandedOffsetsSensor(task_id="wait", consumer=lane(orders))) is not None
+
+
+def test_a_look_that_hangs_does_not_hold_up_the_event_loop(orders, lane, monkeypatch):
+    lane_asked = lane_of(lane(orders))
+    goes_on = threading.Event()
+
+    def hang(*_, **__):
+        # Set by the event loop: if this look blocked the loop, it would never be.
+        assert goes_on.wait(30)
+        return Readiness.ready
+
+    monkeypatch.setattr(triggers, "look", hang)
+    trigger = LandedOffsetsTrigger.of(lane_asked, until=time.time() + 60, poll_seconds=1)
+    (event,) = events_of(trigger, meanwhile=goes_on.set)
+    assert isinstance(event, TaskSuccessEvent)

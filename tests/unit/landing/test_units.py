@@ -1,0 +1,145 @@
+"""Sets of offsets, and how the offsets of a claim become units of work: each read once, none left out."""
+
+import itertools
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include.contracts import Contract, Topic
+from include.kafka.offsets import OffsetRange
+from include.landing import gaps, intervals
+from include.landing.consumers import LandingConsumer
+from include.landing.landed import Landed, LandedFile, contiguous_end
+from include.landing.units import NotLanded, Slice, bundles, slices, unit
+
+
+class Order(Contract):
+    version: Literal[1]
+    number: str
+
+    @property
+    def event_id(self) -> str:
+        return self.number
+
+
+ORDERS = Topic("orders", Order, key="number", partitions=1, retention=timedelta(days=1), landed=True)
+RANGES = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=8)
+
+
+def numbers(ranges) -> set[int]:
+    return {n for start, end in ranges for n in range(start, end)}
+
+
+def consumer(**kwargs) -> LandingConsumer:
+    return LandingConsumer(name="lane", topic=ORDERS, **{"min_messages_per_unit": 1, **kwargs})
+
+
+@given(RANGES, RANGES)
+def test_sets_of_offsets_behave_like_sets(a, b):
+    one, other = intervals.union(a), intervals.union(b)
+    assert numbers(one) == numbers(a)
+    assert intervals.total(one) == len(numbers(a))
+    assert all(first[1] < second[0] for first, second in itertools.pairwise(one))
+    assert numbers(intervals.subtract(one, other)) == numbers(a) - numbers(b)
+    assert numbers(intervals.intersect(one, other)) == numbers(a) & numbers(b)
+    end = contiguous_end(5, one)
+    assert end not in numbers(a)
+    assert set(range(5, end)) <= numbers(a)
+
+
+def landed_from(monkeypatch, files: list[set[int]]) -> Landed:
+    """Files that hold exactly these offsets."""
+    landed = object.__new__(Landed)
+    landed._io, held = None, {}
+    landed._files = {0: []}
+    for number, offsets in enumerate(files):
+        path = f"gs://landing/{number}.parquet"
+        held[path] = intervals.of_numbers(offsets)
+        landed._files[0].append(LandedFile(path, 0, min(offsets), max(offsets) + 1, len(offsets)))
+    landed._files[0].sort(key=lambda file: (file.start, -file.end, file.path))
+    monkeypatch.setattr("include.landing.landed._offset_column", lambda _, file: held[file.path])
+    monkeypatch.setattr(gaps, "settled", lambda *_: {})
+    return landed
+
+
+@given(st.lists(st.sets(st.integers(0, 30), min_size=1), min_size=1, max_size=6), st.integers(0, 30), st.data())
+def test_whatever_the_files_hold_each_offset_is_read_once_or_said_to_be_missing(files, start, data):
+    wanted = OffsetRange("orders", "id", 0, start, data.draw(st.integers(start + 1, 31)))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        landed = landed_from(monkeypatch, files)
+        there = set().union(*files) & set(range(wanted.start, wanted.end))
+        if len(there) < len(wanted):
+            with pytest.raises(NotLanded):
+                slices(None, landed, wanted)  # type: ignore[arg-type]
+            holes = intervals.of_numbers(set(range(wanted.start, wanted.end)) - there)
+            monkeypatch.setattr(gaps, "settled", lambda *_: {0: holes})
+        pieces = slices(None, landed, wanted)  # type: ignore[arg-type]
+    held = {f"gs://landing/{number}.parquet": offsets for number, offsets in enumerate(files)}
+    read = [n for piece in pieces for n in held[piece.path] if piece.start <= n < piece.end]
+    assert sorted(read) == sorted(there)
+    # Together they are the range, so that what a run has done can be told from its units.
+    if pieces:
+        assert [p.start for p in pieces] == [wanted.start, *(p.end for p in pieces[:-1])]
+        assert pieces[-1].end == wanted.end
+
+
+SIZES = st.lists(st.integers(1, 50), min_size=1, max_size=60)
+
+
+@given(SIZES, st.integers(1, 20), st.integers(1, 100))
+def test_bundles_keep_order_and_never_exceed_the_limit(sizes, max_units, least):
+    pieces, start = [], 0
+    for number, size in enumerate(sizes):
+        pieces.append(Slice(str(number), 0, start, start + size))
+        start += size
+    units = bundles(consumer(max_units=max_units, min_messages_per_unit=least), pieces)
+    assert [piece for bundle in units for piece in bundle] == pieces
+    assert all(units)
+    assert len(units) == min(len(sizes), max_units, -(-sum(sizes) // least))
+
+
+def test_two_thousand_files_become_no_more_units_than_allowed_and_even_ones():
+    pieces = [Slice(str(n), n % 4, n // 4 * 500, n // 4 * 500 + 500) for n in range(2000)]
+    pieces.sort(key=lambda piece: (piece.partition, piece.start))
+    units = bundles(consumer(max_units=1000), pieces)
+    assert {sum(map(len, bundle)) for bundle in units} == {1000}
+    assert len(units) == 1000
+
+
+def test_small_files_share_a_unit():
+    pieces = [Slice(str(n), 0, n * 10, n * 10 + 10) for n in range(100)]
+    (only,) = bundles(consumer(min_messages_per_unit=50_000), pieces)
+    made = unit(7, 0, only)
+    assert made["ranges"] == [{"partition": 0, "start": 0, "end": 1000}]
+    assert made["files"][3] == {"path": "3", "partition": 0, "start": 30, "end": 40}
+    assert made["claim_id"] == 7
+
+
+def test_units_by_partition_hold_a_partition_each():
+    pieces = [Slice(f"{p}-{n}", p, n * 10, n * 10 + 10) for p in range(3) for n in range(5)]
+    units = bundles(consumer(map_by="partition"), pieces)
+    assert [{piece.partition for piece in bundle} for bundle in units] == [{0}, {1}, {2}]
+    assert len(bundles(consumer(map_by="partition", max_units=2), pieces)) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_units": 1024}, "max_units is 1024"),
+        ({"map_by": "row"}, "map_by is 'row'"),
+        ({"min_messages_per_unit": 0}, "min_messages_per_unit is 0"),
+    ],
+)
+def test_a_consumer_that_cannot_work_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        consumer(**settings)
+
+
+def test_a_topic_that_does_not_land_has_no_consumer():
+    topic = SimpleNamespace(name="orders", landed=False)
+    with pytest.raises(ValueError, match="declare landed=True"):
+        LandingConsumer(name="lane", topic=topic)  # type: ignore[arg-type]
