@@ -1,6 +1,7 @@
 # Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser up down status logs lint lock contracts bench-events eval-triage faults
+.PHONY: help setup demo test browser up down status logs lint lock contracts bench-events bench-batch freshness \
+    eval-triage faults faults-batch
 
 # Output of a target is for people and programs, also when make runs below make.
 MAKEFLAGS += --no-print-directory
@@ -53,8 +54,17 @@ contracts: $(READY) ## rewrite the JSON Schemas in contracts/ from the topics' c
 bench-events: $(READY) ## latency and throughput of the event lane, beside the stock trigger's
 	@$(PYTHON) -m benchmarks.events
 
+bench-batch: $(READY) ## the standard lane: landing, data tasks beside bare DuckDB, freshness
+	@$(PYTHON) -m benchmarks.batch $(ARGS)
+
+freshness: $(READY) ## from a record to its aggregate; ARGS="--commit-seconds 2" sets the sink's commit interval
+	@$(PYTHON) -m benchmarks.freshness $(ARGS)
+
 eval-triage: $(READY) ## triage against labelled requests and attacks; ARGS="--engine llm" asks the model
 	@$(PYTHON) -m benchmarks.eval_triage $(ARGS)
 
 faults: $(READY) ## kill everything under load and count what was lost or done twice
 	@$(PYTHON) -m benchmarks.faults
+
+faults-batch: $(READY) ## the standard lane: kill around every commit, take services away, compare with what was sent
+	@$(PYTHON) -m benchmarks.faults_batch $(ARGS)

@@ -1,230 +1,223 @@
-"""What validating landed readings and committing them costs, against bare DuckDB over the same files.
+"""The standard lane, measured: landing, the data tasks beside bare DuckDB over the same files, and freshness.
 
-    python -m benchmarks.batch [--readings 1000000] [--files 8]
-
-Bare DuckDB reads the same files, parses the JSON with explicit columns and writes Parquet, to the same store. Ours
-checks every rule of the contract, drops duplicates, and commits to the clean table. Each in a process of its own, the
-same number of times, in turn; the best of each counts. Prints one JSON object.
+Each data task runs in a process of its own, as in Airflow, its imports included; what Airflow adds between them is
+reported apart. DuckDB does the same work in one process: reads the landed files, parses, drops duplicates, writes clean
+rows and the hourly flows as Parquet to the same store; without claims, contracts, dead letters or commits.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
-import subprocess
 import sys
-import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, NamedTuple
 
-START = datetime(2026, 11, 1, tzinfo=UTC)
-METERS = 1_000
-DISTRICTS = ("harbour", "hillside", "lakeview", "old-town", "riverbend", "southfield", "valley", "westshore")
-STRUCTURE = {
-    "version": "BIGINT",
-    "meter_id": "VARCHAR",
-    "district_id": "VARCHAR",
-    "read_at": "TIMESTAMPTZ",
-    "litres_total": "BIGINT",
-    "battery_percent": "BIGINT",
-}
+from benchmarks.freshness import measure_freshness
+from benchmarks.stand import FOLDER, say
+from include.water.consumers import AGGREGATE_METER_READINGS as CONSUMER
+from include.water.simulators.meters import NO_FAULTS, Readings
+from include.water.simulators.network import Network
+from include.water.topics import METER_READINGS
+from stack import Stack
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--readings", type=int, default=1_000_000)
-    parser.add_argument("--files", type=int, default=8)
-    parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--step", choices=("prepare", "ours", "bare"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.step:
-        step = {"prepare": prepare, "ours": ours, "bare": bare}[arguments.step]
-        print(json.dumps(step(arguments.readings, arguments.files)))
-        return
-
-    from stack import Stack
-
-    with tempfile.TemporaryDirectory(prefix="bench-batch-") as folder:
-        stack = Stack(Path(folder), services=("postgres", "kafka", "objectstore"), report=_say)
-        stack.up()
-        try:
-            found = {}
-            for size in (arguments.readings // 10, arguments.readings):
-                found[size] = _measured(stack.environment(), size, arguments.files, arguments.times)
-        finally:
-            stack.remove()
-    small, whole = found[arguments.readings // 10], found[arguments.readings]
-    print(json.dumps({
-        "readings": arguments.readings,
-        "ratio_validate": round(whole["bare"] / whole["validate"], 2),
-        "ratio_validate_and_commit": round(whole["bare"] / (whole["validate"] + whole["commit"]), 2),
-        "growth": round((whole["validate"] + whole["commit"]) / (small["validate"] + small["commit"]), 1),
-        "seconds": whole,
-        "seconds_for_a_tenth": small,
-        "peak_mb": whole["peak_mb"],
-    }))  # fmt: skip
+SERVICES = ("postgres", "kafka", "objectstore", "connect")
+UNTIL = datetime(2026, 6, 1, tzinfo=UTC)
+# As many mapped tasks at once as the machine has cores.
+TASKS_AT_ONCE = 2
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+class Done(NamedTuple):
+    """What a task returned, how long it took and how much memory its process had at most."""
+
+    result: Any
+    seconds: float
+    peak_mb: float
 
 
-def _measured(environment: dict[str, str], readings: int, files: int, times: int) -> dict[str, float]:
-    def step(name: str) -> dict[str, float]:
-        command = [sys.executable, "-m", "benchmarks.batch", "--readings", str(readings), "--files", str(files)]
-        done = subprocess.run(
-            [*command, "--step", name], env={**os.environ, **environment}, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        _say(f"{name}: {done.stdout.strip().splitlines()[-1]}")
-        return json.loads(done.stdout.strip().splitlines()[-1])
-
-    step("prepare")
-    tries = [step(name) for _ in range(times) for name in ("bare", "ours")]
-    best = {name: min(t[name] for t in tries if name in t) for name in ("bare", "validate", "commit")}
-    return {**best, "peak_mb": max(t["peak_mb"] for t in tries if "validate" in t)}
+def run_task(name: str, *arguments: Any) -> Done:
+    """Call "package.module:function" in a fresh process."""
+    # Not fork: a task's process has imported nothing of ours.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_timed, (name, *arguments))
 
 
-def prepare(readings: int, files: int) -> dict[str, Any]:
-    """Land the readings, as the sink would: files of one Kafka partition each."""
-    import pyarrow as pa
-
-    from include.kafka.topics import create_topics
-    from include.landing.clean import ensure_clean_table
-    from include.landing.tables import create_landing_table
-    from include.operations.migrate import upgrade
-    from include.water.topics import METER_READINGS, TOPICS
-
-    upgrade()
-    create_topics(TOPICS)
-    table = create_landing_table(METER_READINGS)
-    table.delete("partition >= 0")
-    ensure_clean_table(METER_READINGS).delete("kafka_partition >= 0")
-    each = readings // files
-    partitions = METER_READINGS.partitions
-    with table.transaction() as transaction:
-        for number in range(files):
-            values = [_reading(number * each + n) for n in range(each)]
-            first = number // partitions * each
-            columns = {
-                "topic": [METER_READINGS.name] * each,
-                "partition": pa.array([number % partitions] * each, pa.int32()),
-                "offset": pa.array(range(first, first + each), pa.int64()),
-                "timestamp": pa.array([START] * each, pa.timestamp("us", "UTC")),
-                "value": values,
-            }
-            transaction.append(pa.table(columns))
-    return {}
-
-
-def _reading(number: int) -> str:
-    meter = number % METERS
-    at = (START + timedelta(minutes=15 * (number // METERS))).isoformat().replace("+00:00", "Z")
-    battery = "null" if number % 3 else str(number % 100)
-    return (
-        f'{{"version":1,"meter_id":"M-{meter:06}","district_id":"{DISTRICTS[meter % 8]}","read_at":"{at}",'
-        f'"litres_total":{1_000_000 + number * 3},"battery_percent":{battery}}}'
-    )
-
-
-def ours(readings: int, files: int) -> dict[str, Any]:
-    """Validate every file as a unit, then commit."""
-    from sqlalchemy import insert
-
-    from include.kafka.claims import lock_consumer
-    from include.landing.clean import commit_clean
-    from include.landing.tables import load_landing_table, topic_id
-    from include.landing.validation import validate_unit
-    from include.operations.database import begin
-    from include.operations.tables import claim_ranges, claims
-    from include.water.consumers import AGGREGATE_METER_READINGS as CONSUMER
-
-    table = load_landing_table(CONSUMER.topic)
-    run_id = f"bench-{time.time()}"
-    units = _units(table, files)
-    with begin() as connection:
-        lock_consumer(connection, CONSUMER.name)
-        new = insert(claims).values(consumer=CONSUMER.name, run_id=run_id).returning(claims.c.id)
-        claim_id = connection.execute(new).scalar_one()
-        for partition in {part["partition"] for unit in units for part in unit["ranges"]}:
-            ends = [part["end"] for unit in units for part in unit["ranges"] if part["partition"] == partition]
-            connection.execute(insert(claim_ranges).values(
-                claim_id=claim_id, topic=CONSUMER.topic.name, partition=partition, topic_id=topic_id(table),
-                start_offset=0, readable_from=0, end_offset=max(ends),
-            ))  # fmt: skip
-    # Imports and first connections are the task's start, not its data.
-    validate_unit(CONSUMER, {**units[0], "claim_id": claim_id, "unit": 10_000}, run_id)
+def _timed(name: str, *arguments: Any) -> Done:
     began = time.perf_counter()
-    counts = [validate_unit(CONSUMER, {**unit, "claim_id": claim_id}, run_id) for unit in units]
-    validated = time.perf_counter()
-    summary = commit_clean(CONSUMER, counts, run_id)
-    ended = time.perf_counter()
-    assert summary["clean"] == readings // files * files, summary
-    _forget(claim_id)
+    result = resolve_name(name)(*arguments)
+    seconds = time.perf_counter() - began
+    return Done(result, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def land(count: int, until: datetime) -> float:
+    """Send readings and wait until all are in the landing table; records a second, from the first one sent."""
+    from include.kafka.producer import AcknowledgedProducer
+    from include.landing.landed import Landed
+    from include.landing.tables import load_landing_table
+
+    network = Network(seed=3)
+    interval = timedelta(minutes=30)
+    span = interval * -(-count // len(network.meters))
+    messages = []
+    for message in Readings(network, until - span, until, interval=interval, faults=NO_FAULTS):
+        messages.append(message)
+        if len(messages) == count:
+            break
+
+    def landed() -> int:
+        found = Landed(load_landing_table(METER_READINGS))
+        return sum(file.records for p in found.partitions for file in found.files(p, 0))
+
+    before, began = landed(), time.monotonic()
+    with AcknowledgedProducer() as producer:
+        for key, value in messages:
+            producer.send(METER_READINGS.name, key=key, value=value)
+    while (now := landed() - before) < len(messages):
+        if time.monotonic() - began > 600:
+            raise TimeoutError(f"{now} of {len(messages)} readings have landed after ten minutes")
+        time.sleep(0.2)
+    return len(messages) / (time.monotonic() - began)
+
+
+def data_tasks(run_id: str) -> dict[str, Any]:
+    """One run of the lane, task by task: {"seconds": {task: ...}, "peak_mb", "clean", "files": the landed ones}."""
+    seconds: dict[str, float] = {}
+    peaks: list[float] = []
+
+    def task(name: str, *arguments: Any) -> Any:
+        done = run_task(name, *arguments)
+        label = name.rpartition(":")[2]
+        seconds[label] = seconds.get(label, 0.0) + done.seconds
+        peaks.append(done.peak_mb)
+        return done.result
+
+    units = task("include.landing.tasks:plan", CONSUMER, run_id)
+    began = time.perf_counter()
+    with ThreadPoolExecutor(TASKS_AT_ONCE) as threads:
+        mapped = list(
+            threads.map(lambda unit: run_task("include.landing.tasks:validate", CONSUMER, unit, run_id), units)
+        )
+    seconds["validate"] = time.perf_counter() - began
+    peaks += [done.peak_mb for done in mapped]
+    summary = task("include.landing.tasks:commit", CONSUMER, [done.result for done in mapped], run_id)
+    task("include.landing.tasks:check", CONSUMER, summary)
+    task("include.water.flows.aggregation:aggregate", summary["ranges"])
+    task("include.landing.tasks:close", CONSUMER, summary, run_id)
+    files = sorted({file["path"] for unit in units for file in unit["files"]})
     return {
-        "validate": round(validated - began, 3),
-        "commit": round(ended - validated, 3),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "seconds": seconds,
+        "peak_mb": max(peaks),
+        "clean": summary["clean"],
+        "units": len(units),
+        "files": files,
     }
 
 
-def _forget(claim_id: int) -> None:
-    from sqlalchemy import delete
+def bare_duckdb(files: list[str], target: str) -> int:
+    """The same rows and flows, by DuckDB alone; how many rows were clean."""
+    from include.lake import engine
+    from include.water.flows import queries
+    from include.water.flows.hours import reached
 
-    from include.lake.catalog import load_catalog
-    from include.landing.tables import clean_table
-    from include.operations.database import begin
-    from include.operations.tables import claims
-    from include.water.topics import METER_READINGS
-
-    with begin() as connection:
-        connection.execute(delete(claims).where(claims.c.id == claim_id))
-    load_catalog().load_table(clean_table(METER_READINGS)).delete("kafka_partition >= 0")
-
-
-def _units(table: Any, files: int) -> list[dict[str, Any]]:
-    """Units of up to two hundred thousand readings, as the lane plans them."""
-    from pyiceberg.conversions import from_bytes
-
-    partition, offset = table.schema().find_field("partition"), table.schema().find_field("offset")
-    parts = []
-    for task in table.scan().plan_files():
-        low = from_bytes(offset.field_type, task.file.lower_bounds[offset.field_id])
-        high = from_bytes(offset.field_type, task.file.upper_bounds[offset.field_id])
-        number = from_bytes(partition.field_type, task.file.lower_bounds[partition.field_id])
-        parts.append({"path": task.file.file_path, "partition": number, "start": low, "end": high + 1})
-    return [
-        {"unit": n, "files": [part], "ranges": [{name: part[name] for name in ("partition", "start", "end")}]}
-        for n, part in enumerate(parts)
-    ]
-
-
-def bare(readings: int, files: int) -> dict[str, Any]:
-    """DuckDB, as one would write it by hand."""
-    from include.lake.engine import connect
-    from include.landing.tables import load_landing_table
-    from include.water.topics import METER_READINGS
-
-    paths = [task.file.file_path for task in load_landing_table(METER_READINGS).scan().plan_files()]
-    with connect() as connection:
-        listed = ", ".join(f"'{path}'" for path in paths)
-        connection.execute(f"select count(value) from read_parquet(['{paths[0]}'])")
-        began = time.perf_counter()
+    paths = ", ".join(engine.literal(path) for path in files)
+    with engine.connect() as connection:
         connection.execute(
-            f"copy (select unnest(json_transform(value, '{json.dumps(STRUCTURE)}')), partition, \"offset\", "
-            f"\"timestamp\" from read_parquet([{listed}])) to 'gs://landing/bare/{os.getpid()}.parquet' "
-            "(format parquet, compression zstd)"
+            f"""
+            create table parsed as
+            select distinct on (meter_id, read_at) unnest(value), partition, "offset", timestamp from (
+                select partition, "offset", timestamp, from_json(value, '{{
+                    "version": "INTEGER", "meter_id": "VARCHAR", "district_id": "VARCHAR", "read_at": "TIMESTAMPTZ",
+                    "litres_total": "BIGINT", "battery_percent": "INTEGER"}}') as value
+                from read_parquet([{paths}])
+            )
+            """
         )
-        return {
-            "bare": round(time.perf_counter() - began, 3),
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        }
+        connection.execute(
+            "create view readings as select meter_id, district_id, read_at, litres_total from parsed "
+            "where version = 1 and litres_total between 0 and 1000000000000 and meter_id is not null"
+        )
+        connection.execute(f"copy parsed to '{target}/clean.parquet' (format parquet, compression zstd)")
+        hours = [
+            hour for (hour,) in connection.execute("select distinct date_trunc('hour', read_at) from parsed").fetchall()
+        ]
+        for name, parameters in (
+            (queries.METER_HOURS, queries.for_meter_hours(reached(hours))),
+            (queries.DISTRICT_HOURS, queries.for_district_hours(reached(hours))),
+        ):
+            rows = queries.run(connection, name, parameters)
+            connection.register(name, rows)
+            connection.execute(f"copy {name} to '{target}/{name}.parquet' (format parquet, compression zstd)")
+        return connection.execute("select count(*) from readings").fetchall()[0][0]
+
+
+def measure(count: int, until: datetime, name: str) -> dict[str, Any]:
+    say(f"{name}: sending {count:,} readings")
+    rate = land(count, until)
+    say(f"{name}: landed, {rate:,.0f} records a second; running the data tasks")
+    # Without the sink's own work beside it.
+    time.sleep(3)
+    ours = data_tasks(f"benchmark {name}")
+    total = sum(ours["seconds"].values())
+    say(f"{name}: {ours['units']} units, {len(ours['files'])} files, {total:.1f} s: " + _text(ours["seconds"]))
+    bare = run_task("benchmarks.batch:bare_duckdb", ours["files"], f"gs://landing/benchmark/{name}")
+    say(f"{name}: bare DuckDB {bare.seconds:.1f} s, {bare.peak_mb:.0f} MB")
+    if not ours["clean"] == bare.result == count:
+        raise RuntimeError(f"{count} sent, {ours['clean']} clean rows of ours, {bare.result} of DuckDB")
+    return {"landing": rate, "ours": total, "bare": bare.seconds, **ours}
+
+
+def _text(seconds: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.batch", description=__doc__)
+    parser.add_argument("--readings", type=int, default=1_000_000, help="of the large run (default: %(default)s)")
+    parser.add_argument("--probes", type=int, default=30, help="readings that freshness is told by; 0: not measured")
+    options = parser.parse_args()
+    folder = Path(FOLDER)
+    Stack(folder).remove()
+    stack = Stack(folder, services=SERVICES, report=say)
+    try:
+        stack.up()
+        os.environ.update(stack.environment())
+        from include.water.services import prepare
+
+        for line in prepare():
+            say(line)
+        # The first of everything is slow: topics, connector, caches.
+        measure(5_000, UNTIL - timedelta(days=400), "warm-up")
+        small = measure(options.readings // 10, UNTIL - timedelta(days=200), "small")
+        large = measure(options.readings, UNTIL, "large")
+        fresh = measure_freshness(stack, options.probes) if options.probes else {}
+    finally:
+        stack.remove()
+    result = {
+        "ratio_vs_duckdb": round(large["bare"] / large["ours"], 2),
+        "growth": round(large["ours"] / small["ours"], 2),
+        "landing_records_per_s": round(large["landing"]),
+        **fresh,
+        "peak_mb": round(max(small["peak_mb"], large["peak_mb"])),
+        "readings": options.readings,
+        "seconds": {name: round(value, 2) for name, value in large["seconds"].items()},
+        "seconds_small": {name: round(value, 2) for name, value in small["seconds"].items()},
+        "duckdb_seconds": round(large["bare"], 2),
+        "duckdb_seconds_small": round(small["bare"], 2),
+        "units": large["units"],
+        "files": len(large["files"]),
+    }
+    print(f"{'':16}{'ours s':>10}{'DuckDB s':>10}{'landing /s':>12}{'peak MB':>9}")
+    for name, found in (("small", small), ("large", large)):
+        values = f"{found['ours']:10.1f}{found['bare']:10.1f}{found['landing']:12,.0f}{found['peak_mb']:9.0f}"
+        print(f"{name:16}{values}")
+    print(json.dumps(result))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
