@@ -52,7 +52,7 @@ contracts: $(READY) ## rewrite the JSON Schemas in contracts/ from the topics' c
 	@$(PYTHON) -m include.contracts write
 
 bench-events: $(READY) ## latency and throughput of the event lane, beside the stock trigger's
-	@$(PYTHON) -m benchmarks.events
+	@$(PYTHON) -m benchmarks.events $(ARGS)
 
 bench-batch: $(READY) ## the standard lane: landing, data tasks beside bare DuckDB, freshness
 	@$(PYTHON) -m benchmarks.batch $(ARGS)
@@ -64,7 +64,7 @@ eval-triage: $(READY) ## triage against labelled requests and attacks; ARGS="--e
 	@$(PYTHON) -m benchmarks.eval_triage $(ARGS)
 
 faults: $(READY) ## kill everything under load and count what was lost or done twice
-	@$(PYTHON) -m benchmarks.faults
+	@$(PYTHON) -m benchmarks.faults $(ARGS)
 
 faults-batch: $(READY) ## the standard lane: kill around every commit, take services away, compare with what was sent
 	@$(PYTHON) -m benchmarks.faults_batch $(ARGS)
