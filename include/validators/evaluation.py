@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from include.validators.expectations import GreatExpectations, expectation, limit
-from include.validators.rules import Measure, Rule, SetSuite, Severity
+from include.validators.rules import PERCENT, Measure, Rule, SetSuite, Severity
 
 if TYPE_CHECKING:
     import pandas
@@ -204,7 +204,7 @@ def _column_outcome(rule: Rule, result: Any, values: pandas.Series, lines: Any, 
     elif not (broken := details["unexpected_count"]):
         observed = f"all {len(values):,} rows" if len(values) else "no rows"
     else:
-        observed = f"{broken:,} of {len(values):,} rows are not"
+        observed = f"{broken:,} of {len(values):,} rows break it"
         found = details.get("unexpected_index_list") or []
         where = tuple(_example(index, values, lines) for index in found[:examples])
     share = f" (at least {rule.mostly:.0%} of the rows)" if rule.mostly is not None else ""
@@ -241,20 +241,19 @@ def _bounds(measure: Measure, past: Sequence[Mapping[str, float | None]]) -> _Bo
         low = max(x for x in (low, least / recent.below - recent.margin) if x is not None)
     if recent.above is not None:
         high = min(x for x in (high, most * recent.above + recent.margin) if x is not None)
-    return _Bounds(low, high, f"; in {len(values)} earlier runs {_show(least)} to {_show(most)}")
+    return _Bounds(low, high, f"; in {len(values)} earlier runs {_show(least, measure)} to {_show(most, measure)}")
 
 
 def _measure_outcome(measure: Measure, found: float | None, bounds: _Bounds, good: bool) -> Outcome:
-    unit = f" {measure.unit}" if measure.unit else ""
-    low, high = _show(bounds.low), _show(bounds.high)
+    low, high = _show(bounds.low, measure), _show(bounds.high, measure)
     expected = {
         (True, True): "as in earlier runs",
-        (True, False): f"at most {high}{unit}",
-        (False, True): f"at least {low}{unit}",
-        (False, False): f"{low} to {high}{unit}",
+        (True, False): f"at most {high}",
+        (False, True): f"at least {low}",
+        (False, False): f"{low} to {high}",
     }[bounds.low is None, bounds.high is None]
     expected += bounds.said or ""
-    state, observed = _state(measure.severity, good), f"{_show(found)}{unit}"
+    state, observed = _state(measure.severity, good), _show(found, measure)
     if found is None:
         state, observed = State.not_measured, "too few rows to say"
     elif good and bounds.said is None:
@@ -268,7 +267,10 @@ def _state(severity: Severity, good: bool) -> State:
     return State.failed if severity is Severity.critical else State.warned
 
 
-def _show(number: float | None) -> str:
+def _show(number: float | None, measure: Measure) -> str:
     if number is None:
         return "nothing"
-    return f"{number:,.0f}" if abs(number) >= 1000 or float(number).is_integer() else f"{number:.4g}"
+    if measure.unit == PERCENT:
+        return f"{100 * number:.3g} %"
+    text = f"{number:,.0f}" if abs(number) >= 1000 or float(number).is_integer() else f"{number:.3g}"
+    return f"{text} {measure.unit}".strip()

@@ -20,6 +20,8 @@ class GreatExpectations:
     """A context of its own, forgotten with this object."""
 
     def __init__(self) -> None:
+        # Before the import, which alone writes some three hundred lines into a task's log.
+        logging.getLogger("great_expectations").setLevel(logging.WARNING)
         import great_expectations
         from great_expectations.data_context.types.base import (
             DataContextConfig,
@@ -27,8 +29,6 @@ class GreatExpectations:
             ProgressBarsConfig,
         )
 
-        # A line for each call, in the log of a task.
-        logging.getLogger("great_expectations").setLevel(logging.WARNING)
         configuration = DataContextConfig(
             # Its own default makes a folder for Data Docs that nobody asked for.
             store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),

@@ -28,8 +28,11 @@ def render(document: Mapping[str, Any]) -> str:
         _verdict(document),
         _facts(document),
         _steps(document),
-        _table("What broke", [o for o in document["outcomes"] if o["state"] in ("failed", "warned")], long=True),
-        _table("The run as a whole", [o for o in document["outcomes"] if o["about"] == "run" and not _broken(o)]),
+        _table("What broke", sorted(filter(_broken, document["outcomes"]), key=lambda o: o["state"]), long=True),
+        _table(
+            f"The {document.get('thing', 'run')} as a whole",
+            [o for o in document["outcomes"] if o["about"] == "run" and not _broken(o)],
+        ),
         _columns([o for o in document["outcomes"] if o["about"] == "column" and not _broken(o)]),
         _accepted(document["acceptances"]),
     ]
@@ -58,8 +61,11 @@ def _broken(outcome: Mapping[str, Any]) -> bool:
 
 def _header(document: Mapping[str, Any]) -> str:
     run = f"{document['source']}, {document.get('what', 'claim')} {document['key']}"
+    if document.get("run_id"):
+        run += f", run {document['run_id']}"
+    title = document["suite"].replace("_", " ").capitalize()
     description = f"<p>{escape(document['description'])}</p>" if document["description"] else ""
-    return f"<header><h1>{escape(document['suite'])}</h1><p>{escape(run)}</p>{description}</header>"
+    return f"<header><h1>{escape(title)}</h1><p>{escape(run)}</p>{description}</header>"
 
 
 def _verdict(document: Mapping[str, Any]) -> str:
@@ -67,7 +73,7 @@ def _verdict(document: Mapping[str, Any]) -> str:
     warned = [o for o in document["outcomes"] if o["state"] == "warned"]
     rules = f"{len(document['outcomes'])} rules"
     if document["stopped"]:
-        tone, head = "failed", f"Stopped: {len(failed)} of {rules} broken"
+        tone, head = "failed", f"{document.get('verdict', 'Stopped')}: {len(failed)} of {rules} broken"
         text = document.get("consequence") or "Nothing was deleted, and nothing downstream has run."
     elif failed:
         tone, head = "accepted", f"Accepted, although {len(failed)} of {rules} are broken"
@@ -87,10 +93,8 @@ def _facts(document: Mapping[str, Any]) -> str:
     shown = [(name, f"{number:,}", "") for name, number in facts.items()]
     if document["looked_at"] < document["rows"]:
         shown.append(("looked at by rules about columns", f"{document['looked_at']:,}", ""))
-    if document.get("run_id"):
-        shown.append(("run", str(document["run_id"]), "small"))
     for r in document.get("ranges", ()):
-        shown.append((f"partition {r['partition']}", f"offsets {r['start']:,} to {r['end'] - 1:,}", "small"))
+        shown.append((f"offsets of partition {r['partition']}", f"{r['start']:,} to {r['end'] - 1:,}", "small"))
     cells = "".join(
         f'<div class="{kind}"><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>' for name, text, kind in shown
     )

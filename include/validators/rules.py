@@ -16,6 +16,8 @@ from include.contracts import Contract
 
 # A factor of five either way: consumption differs that much between night and day, a broken source by far more.
 FACTOR = 5.0
+# The unit of a measure that is a share, 0 to 1: shown times a hundred.
+PERCENT = "%"
 
 
 class Severity(StrEnum):
@@ -115,8 +117,12 @@ def unique(column: str, **options: Any) -> Rule:
 
 def between(column: str, minimum: float | None, maximum: float | None, *, strict: bool = False, **options: Any) -> Rule:
     arguments = {"min_value": minimum, "max_value": maximum, "strict_min": strict and minimum is not None}
-    expected = ("above " if strict else "at least ") + f"{minimum}" if maximum is None else f"{minimum} to {maximum}"
-    expected = f"at most {maximum}" if minimum is None else expected
+    low, high = (f"{bound:,}" if bound is not None else "" for bound in (minimum, maximum))
+    expected = f"{low} to {high}"
+    if minimum is None or maximum is None:
+        expected = f"at most {high}" if minimum is None else f"at least {low}"
+    if strict:
+        expected = f"above {low}" if maximum is None else f"above {low}, at most {high}"
     return Rule("ExpectColumnValuesToBeBetween", column, expected, arguments, **options)
 
 

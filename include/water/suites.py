@@ -7,7 +7,7 @@ readings to a month of them; a rule that would mean nothing in a small one is no
 
 from __future__ import annotations
 
-from include.validators.rules import Measure, Recent, SetSuite, Severity, from_contract, one_of
+from include.validators.rules import PERCENT, Measure, Recent, SetSuite, Severity, from_contract, one_of
 from include.water.sites import DISTRICTS
 from include.water.topics import MeterReading
 
@@ -77,9 +77,15 @@ def meter_readings() -> SetSuite:
         ),
         queries=(_TIMES, _VOLUME, _FLOWS),
         measures=(
-            Measure("dead_lettered_share", "share of messages that break the contract", maximum=0.5),
-            Measure("dead_lettered_share", "few messages break the contract", maximum=0.05, severity=Severity.warning),
-            Measure("duplicate_share", "few messages are duplicates", maximum=0.2, severity=Severity.warning),
+            Measure("dead_lettered_share", "messages that break the contract", PERCENT, maximum=0.5),
+            Measure(
+                "dead_lettered_share",
+                "few messages break the contract",
+                PERCENT,
+                maximum=0.05,
+                severity=Severity.warning,
+            ),
+            Measure("duplicate_share", "few messages are duplicates", PERCENT, maximum=0.2, severity=Severity.warning),
             # A history that is loaded at once is allowed to be old, if earlier runs were: three days beyond them.
             Measure(
                 "newest_age_hours",
@@ -87,13 +93,13 @@ def meter_readings() -> SetSuite:
                 "hours",
                 recent=Recent(below=None, above=1, margin=72),
             ),
-            Measure("share_ahead", "share of readings from the future", maximum=0.01, severity=Severity.warning),
+            Measure("share_ahead", "readings from the future", PERCENT, maximum=0.01, severity=Severity.warning),
             Measure("meters_an_hour", "meters that report in an hour", recent=Recent(above=None)),
             Measure("readings_a_meter_and_hour", "readings of a meter in an hour", recent=Recent()),
             Measure(
                 "most_readings_of_a_meter", "most readings of one meter in an hour", maximum=_MOST_READINGS_AN_HOUR
             ),
-            Measure("share_falling", "share of meters whose counter falls", maximum=0.05),
+            Measure("share_falling", "meters whose counter falls", PERCENT, maximum=0.05),
             # Between night and morning the flow of a household grows far more than fivefold: hence the margins. Other
             # units are a factor of a thousand.
             Measure("flow_median", "median flow of households", "l/h", recent=Recent(below=None, margin=100)),

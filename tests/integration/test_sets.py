@@ -61,7 +61,7 @@ def test_a_run_that_breaks_a_rule_stops_and_says_what_to_do(source):
     with pytest.raises(AirflowFailException) as error:
         check(source, 7, [1, 2, 50], landed=3, clean=3)
     text = str(error.value)
-    for part in ("x: 0 to 10", "1 of 3 rows are not", f"gs://artifacts/validation/{source}/7/report.html"):
+    for part in ("x: 0 to 10", "1 of 3 rows break it", f"gs://artifacts/validation/{source}/7/report.html"):
         assert part in text
     assert f"python -m include.validators accept {source} 7 --reason" in text
     assert alarms(source) == ["suite_failed:7"]
@@ -130,7 +130,7 @@ def test_what_was_found_can_be_read_at_a_terminal(source, capsys):
     with pytest.raises(SetsFailed):
         check(source, 7, [50])
     assert command(["show", source, "7"]) == 0
-    assert "1 of 1 rows are not" in capsys.readouterr().out
+    assert "1 of 1 rows break it" in capsys.readouterr().out
     assert command(["show", source, "7", "--html"]) == 0
     assert capsys.readouterr().out.startswith("<!doctype html>")
     assert command(["show", source, "8"]) == 1

@@ -128,6 +128,8 @@ def _reject(
     facts = {
         "source": name.rsplit("/", 1)[-1][:100],
         "what": "generation",
+        "thing": "file",
+        "verdict": "Set aside",
         "key": str(generation),
         "counts": {"bytes": int(file["size"])},
         "acceptances": [],
