@@ -44,7 +44,7 @@ def publish_report(batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     path = publish(bucket(), html, data.computed_at, TIME_ZONE)
     return {
         "path": path,
-        "bytes": len(html),
+        "characters": len(html),
         "data_up_to": data.data_up_to.isoformat() if data.data_up_to else None,
         "districts": len(data.districts),
         "leaks": len(data.leaks or ()),

@@ -1,0 +1,281 @@
+"""The executive report, read from real tables, a real database and a real bucket, and published there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from html import unescape
+
+import pyarrow as pa
+import pytest
+from pyiceberg.exceptions import NoSuchTableError
+from sqlalchemy import insert, text
+
+from include.lake.buckets import Bucket, Entry, GenerationChanged, bucket
+from include.lake.catalog import load_catalog
+from include.operations.alarms import open_alarm
+from include.operations.database import begin
+from include.operations.migrate import upgrade
+from include.operations.tables import inbox
+from include.validators.results import folder
+from include.water.consumers import AGGREGATE_METER_READINGS
+from include.water.dashboards.report.collect import collect
+from include.water.dashboards.report.publish import FOLDER, KEEP_ALL, KEEP_DAYS, LATEST, latest, outdated, publish
+from include.water.dashboards.report.render import render
+from include.water.dashboards.report.run import MIN_INTERVAL, next_turn, publish_report
+from include.water.flows.definition import TIME_ZONE
+from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, schema_of, spec_of
+from tests.unit.water.report_sample import sample
+
+pytestmark = pytest.mark.integration
+
+NOW = datetime(2026, 11, 22, 21, tzinfo=UTC)
+# Midnight in California, 20 days before.
+FIRST = datetime(2026, 11, 2, 8, tzinfo=UTC)
+BATCH = {"landed": 100, "clean": 90, "dead_lettered": 4, "duplicates": 6, "ranges": []}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operations(landing_services) -> None:
+    upgrade()
+
+
+@pytest.fixture
+def objects() -> Iterator[Bucket]:
+    remote = bucket()
+    yield remote
+    for prefix in (f"{FOLDER}/", "validation/aggregate_meter_readings/"):
+        for entry in remote.list(prefix):
+            remote.delete(entry.path)
+
+
+@pytest.fixture
+def flows(operations) -> Iterator[None]:
+    """Harbour and Valley, 100 l an hour fed in each; Harbour loses 10, from the 16th on 20; Valley 30 at all times.
+
+    Of the 20th, Harbour's inlet is unknown for twelve hours; what is known ends on the 22nd at noon.
+    """
+    catalog = load_catalog()
+    catalog.create_namespace_if_not_exists("water")
+    hours, nights = [], []
+    until = datetime(2026, 11, 22, 20, tzinfo=UTC)
+    for district, lost in (("harbour", 10.0), ("valley", 30.0)):
+        for n in range((until - FIRST) // timedelta(hours=1)):
+            hour = FIRST + timedelta(hours=n)
+            local = hour.astimezone(TIME_ZONE)
+            loss = 20.0 if district == "harbour" and local.date() >= date(2026, 11, 16) else lost
+            unknown = district == "harbour" and local.date() == date(2026, 11, 20) and local.hour < 12
+            hours.append((district, hour, None if unknown else 100.0, 100 - loss, None if unknown else loss, 9, 10, 1))
+        for n in range(20):
+            nights.append((district, date(2026, 11, 2) + timedelta(days=n), 40.0, 20.0, lost, 4, n != 5))
+    for name, rows in ((DISTRICT_HOURS, hours), (DISTRICT_NIGHTS, nights)):
+        with suppress(NoSuchTableError):
+            catalog.drop_table(name)
+        schema = schema_of(name)
+        table = catalog.create_table(name, schema, partition_spec=spec_of(name))
+        columns = zip(*rows, strict=True)
+        arrow = schema.as_arrow()
+        table.append(pa.table([pa.array(list(c), f.type) for c, f in zip(columns, arrow, strict=True)], schema=arrow))
+    yield
+    for name in (DISTRICT_HOURS, DISTRICT_NIGHTS):
+        catalog.drop_table(name)
+
+
+def test_without_anything_the_report_is_empty_and_says_so(objects):
+    for name in (DISTRICT_HOURS, DISTRICT_NIGHTS):
+        with suppress(NoSuchTableError):
+            load_catalog().drop_table(name)
+    data = collect([], now=NOW)
+    assert (data.period, data.districts, data.leaks, data.quality, data.model) == (None, (), None, None, None)
+    assert "No hourly flows have been computed yet." in render(data)
+
+
+def test_balances_are_of_the_last_seven_days_that_are_over_beside_the_seven_before(flows, objects):
+    data = collect([], now=NOW)
+    assert data.data_up_to == datetime(2026, 11, 22, 20, tzinfo=UTC)
+    assert data.period == (date(2026, 11, 15), date(2026, 11, 21))
+    assert data.period_ended
+    harbour, valley = data.districts
+    assert (harbour.name, valley.name) == ("Harbour", "Valley")
+    assert harbour.balance
+    assert (harbour.balance.known_hours, harbour.balance.expected_hours, harbour.balance.connections) == (156, 168, 10)
+    # One day at 10 and, without the hours that are unknown, five and a half at 20 litres an hour.
+    assert harbour.balance.loss == pytest.approx(24 * (24 * 10 + 132 * 20) / 156)
+    assert harbour.balance.inlet == pytest.approx(2400)
+    assert harbour.before
+    assert harbour.before.loss == pytest.approx(240)
+    assert valley.balance
+    assert valley.balance.loss_share == pytest.approx(0.3)
+    days = {day.day: day for day in data.days}
+    assert len(days) == 21
+    assert [days[date(2026, 11, d)].complete for d in (19, 20, 21, 22)] == [True, False, True, False]
+    assert days[date(2026, 11, 20)].known_hours == 36
+    assert days[date(2026, 11, 19)].loss == pytest.approx(24 * 50)
+    assert [night.complete for night in valley.nights].count(False) == 1
+    assert data.night_loss == pytest.approx(24 * 40)
+    assert data.quality is None
+
+
+def test_a_first_day_that_is_not_over_is_shown_and_marked(flows, objects):
+    table = load_catalog().load_table(DISTRICT_HOURS)
+    table.delete("hour < '2026-11-22T08:00:00+00:00'")
+    data = collect([], now=NOW)
+    assert data.period == (date(2026, 11, 22), date(2026, 11, 22))
+    assert not data.period_ended
+    assert "so far today" in render(data)
+
+
+def test_what_became_of_the_readings_comes_from_the_runs_and_the_inbox(flows, objects):
+    with begin() as connection:
+        connection.execute(text("delete from inbox where consumer = :name"), {"name": AGGREGATE_METER_READINGS.name})
+        for offset, (reason, age) in enumerate([("schema", 1), ("schema", 2), ("not_json", 3), ("schema", 30)]):
+            row = {
+                "consumer": AGGREGATE_METER_READINGS.name,
+                "topic_id": "t",
+                "partition": 0,
+                "offset": offset,
+                "topic": "meter.readings",
+                "contract": "MeterReading",
+                "outcome": "dead_letter",
+                "reason": reason,
+                "run_id": "r",
+                "recorded_at": NOW - timedelta(hours=age),
+            }
+            connection.execute(insert(inbox).values(row))
+    data = collect([BATCH, BATCH, {"something": "else"}], now=NOW)
+    assert data.quality
+    counts = (data.quality.landed, data.quality.clean, data.quality.dead_lettered, data.quality.duplicates)
+    assert counts == (200, 180, 8, 12)
+    assert data.quality.reasons == (("schema", 2), ("not_json", 1))
+    # Of the period's 336 hours.
+    assert data.quality.missing_readings == 336
+    with begin() as connection:
+        connection.execute(text("delete from inbox where consumer = :name"), {"name": AGGREGATE_METER_READINGS.name})
+
+
+def test_the_last_suite_is_shown_and_every_one_that_stops_a_run(objects):
+    name = AGGREGATE_METER_READINGS.name
+    result = {"suite": "meter_readings", "checked_at": NOW.isoformat(), "stopped": False, "outcomes": []}
+    outcomes = [{"rule": "fresh", "state": "failed"}, {"rule": "unique", "state": "passed"}]
+    objects.write(f"{folder(name, 7)}/result.json", json.dumps(result).encode())
+    objects.write(f"validation/{name}/past.json", json.dumps({"runs": [{"claim_id": 7, "measures": {}}]}).encode())
+    objects.write(
+        f"{folder(name, 8)}/result.json", json.dumps({**result, "stopped": True, "outcomes": outcomes}).encode()
+    )
+    with begin() as connection:
+        open_alarm(connection, name, "suite_failed:8", "a suite has failed")
+    try:
+        quality = collect([], now=NOW).quality
+    finally:
+        with begin() as connection:
+            connection.execute(text("delete from alarms where source = :name"), {"name": name})
+    assert quality
+    assert [(suite.passed, suite.rules, suite.failed) for suite in quality.suites] == [
+        (False, 2, ("fresh",)),
+        (True, 0, ()),
+    ]
+
+
+def test_a_report_is_stored_and_shown(flows, objects):
+    result = publish_report([BATCH])
+    shown = latest(objects)
+    assert shown
+    assert shown.path == result["path"]
+    found = objects.read(shown.path)
+    assert found
+    assert found[0].startswith(b"<!doctype html>")
+    assert len(found[0].decode()) == result["characters"]
+    assert shown.style in unescape(found[0].decode())
+
+
+def test_an_older_report_is_not_shown_instead_of_a_newer_one(objects):
+    new = publish(objects, "new", NOW, TIME_ZONE)
+    publish(objects, "old", NOW - timedelta(minutes=1), TIME_ZONE)
+    shown = latest(objects)
+    assert shown
+    assert shown.path == new
+
+
+def test_two_reports_at_once_end_with_the_newer_one_shown(objects, monkeypatch):
+    """The other is published between the first one's reading of the pointer and its writing."""
+    real = Bucket.write
+    others: list[str] = []
+
+    def write(self: Bucket, path: str, *args, **kwargs) -> int:
+        if path == LATEST and not others:
+            others.append("")
+            others[0] = publish(objects, "other", NOW + timedelta(minutes=1), TIME_ZONE)
+        return real(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(Bucket, "write", write)
+    publish(objects, "first", NOW, TIME_ZONE)
+    shown = latest(objects)
+    assert shown
+    assert [shown.path] == others
+
+
+def test_a_pointer_that_stays_contested_fails_the_run(objects, monkeypatch):
+    def write(self: Bucket, path: str, *args, **kwargs) -> int:
+        if path == LATEST:
+            raise GenerationChanged(path)
+        return 1
+
+    monkeypatch.setattr(Bucket, "write", write)
+    with pytest.raises(GenerationChanged):
+        publish(objects, "page", NOW, TIME_ZONE)
+
+
+@pytest.mark.parametrize(
+    "pointer",
+    [
+        b"{}",
+        b"not JSON",
+        b"[]",
+        b'{"path": "models/leaks/champion.json", "style": "x", "computed_at": "2026-11-22T00:00:00+00:00"}',
+    ],
+)
+def test_a_pointer_to_anything_else_is_refused_and_replaced_by_the_next_report(objects, pointer: bytes):
+    objects.write(LATEST, pointer)
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        latest(objects)
+    assert next_turn(NOW, now=NOW) == NOW
+    path = publish(objects, "page", NOW, TIME_ZONE)
+    shown = latest(objects)
+    assert shown
+    assert shown.path == path
+
+
+def test_of_older_days_the_last_report_is_kept():
+    def entry(day: str, time: str, age: timedelta) -> Entry:
+        return Entry(f"{FOLDER}/{day}/{time}.000000Z.html", 1, 1, NOW - age)
+
+    old, ancient = KEEP_ALL + timedelta(hours=1), KEEP_DAYS + timedelta(hours=1)
+    entries = [
+        entry("2026-11-22", "100000", timedelta(hours=5)),
+        entry("2026-11-22", "110000", timedelta(hours=4)),
+        entry("2026-11-19", "100000", old),
+        entry("2026-11-19", "110000", old),
+        entry("2025-10-01", "110000", ancient),
+        Entry(f"{FOLDER}/notes.txt", 1, 1, NOW - ancient),
+        Entry(LATEST, 1, 1, NOW - ancient),
+    ]
+    assert outdated(entries, "", NOW) == [entries[2].path, entries[4].path]
+    assert outdated(entries, entries[4].path, NOW) == [entries[2].path]
+
+
+def test_a_run_waits_for_its_turn_and_one_that_is_out_of_date_has_none(objects):
+    assert next_turn(NOW, now=NOW) == NOW
+    publish(objects, "page", NOW, TIME_ZONE)
+    assert next_turn(NOW - timedelta(seconds=1), now=NOW) is None
+    later = NOW + timedelta(minutes=1)
+    assert next_turn(later, now=later) == NOW + MIN_INTERVAL
+    assert next_turn(later, now=NOW + timedelta(hours=1)) == NOW + timedelta(hours=1)
+
+
+def test_a_name_that_was_cut_in_two_costs_no_report(objects):
+    data = sample()
+    districts = (replace(data.districts[0], name="\ud83d"), *data.districts[1:])
+    assert publish(objects, render(replace(data, districts=districts)), NOW, TIME_ZONE)
