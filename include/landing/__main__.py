@@ -64,8 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(action=action)
         if name != "apply":
-            # A default for `status`; the others change something.
-            command.add_argument("connector", nargs="?" if name == "status" else None, help="as `status` shows it")
+            # A default for those that only look; the others change something.
+            command.add_argument(
+                "connector", nargs="?" if name in ("status", "gaps") else None, help="as `status` shows it"
+            )
 
     add("apply", _apply, "make or change tables, control topics and connectors of landed topics; harmless to run again")
     add(
@@ -76,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     add("restart", _restart, "restart a connector's failed tasks, or all of them if none has failed; loses nothing")
     add("stop", _stop, "end a connector's tasks; its configuration and offsets stay")
     add("resume", _resume, "let a stopped connector go on")
+    add(
+        "gaps",
+        _gaps,
+        "show the offsets that have not landed although they should have; exits with 1 if there are some",
+    )
+    add("repair", _repair, "read the offsets that have not landed from Kafka and append them now, each once")
     return parser
 
 
@@ -94,7 +102,7 @@ def _status(options: argparse.Namespace, registry: Registry) -> list[str]:
 
     connect, lines, all_well = Connect(options.conn_id), [], True
     for topic in landed(registry) if options.connector is None else [_topic(options.connector, registry)]:
-        standing = Standing.of(connect.status(connector_name(topic)))
+        standing = Standing.of(connect, connector_name(topic))
         found = progress(topic, options.kafka_conn_id)
         all_well &= standing.is_running
         lines.append(
@@ -113,7 +121,7 @@ def _restart(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.landing.watchdog import forget_restarts
 
     name, connect = connector_name(_topic(options.connector, registry)), Connect(options.conn_id)
-    standing = Standing.of(connect.status(name))
+    standing = Standing.of(connect, name)
     if not connect.restart(name, only_failed=standing.has_failed):
         raise ValueError(f"connector {name} does not exist; `apply` makes it")
     forget_restarts(name)
@@ -130,17 +138,49 @@ def _stop(options: argparse.Namespace, registry: Registry) -> list[str]:
     return [f"connector {name}: stopped; `resume` lets it go on"]
 
 
+def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.landing.connectors import landed
+    from include.landing.tables import raw_table
+    from include.landing.verification import verify
+
+    lines, is_whole = [], True
+    for topic in landed(registry) if options.connector is None else [_topic(options.connector, registry)]:
+        found = verify(topic, conn_id=options.kafka_conn_id)
+        is_whole &= not found.missing
+        lines += [f"{raw_table(topic)}: {gap.offsets} missing for {gap.age}" for gap in found.missing]
+        if not found.missing:
+            lines.append(f"{raw_table(topic)}: whole")
+    if not is_whole:
+        raise NotRunning("\n".join(lines))
+    return lines
+
+
+def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.landing.repair import repair
+    from include.landing.tables import raw_table
+    from include.landing.verification import verify
+
+    topic = _topic(options.connector, registry)
+    before = verify(topic, conn_id=options.kafka_conn_id)
+    repair(topic, before.missing, conn_id=options.kafka_conn_id)
+    after = verify(topic, conn_id=options.kafka_conn_id)
+    left = [f"{raw_table(topic)}: {gap.offsets} still missing" for gap in after.missing]
+    closed = sum(len(gap.offsets) for gap in before.missing) - sum(len(gap.offsets) for gap in after.missing)
+    return [f"{raw_table(topic)}: {closed} offsets read from Kafka, or settled", *left]
+
+
 def _resume(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.landing.connect import Connect
     from include.landing.connectors import preset_coordinator
     from include.landing.tables import connector_name
 
-    topic = _topic(options.connector, registry)
+    topic, connect = _topic(options.connector, registry), Connect(options.conn_id)
     name = connector_name(topic)
+    if connect.config(name) is None:
+        raise ValueError(f"connector {name} does not exist; `apply` makes it")
     # Kafka forgets the offsets of a group without members after a week.
     changes = preset_coordinator(topic, options.kafka_conn_id)
-    if not Connect(options.conn_id).resume(name):
-        raise ValueError(f"connector {name} does not exist; `apply` makes it")
+    connect.resume(name)
     return [*changes, f"connector {name}: resumed"]
 
 
