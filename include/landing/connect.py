@@ -83,7 +83,7 @@ class Connect:
             if answer.status_code != 409 or time.monotonic() > until:
                 break
             time.sleep(REBALANCE_PAUSE_SECONDS)
-        if answer.status_code == 404 and "not found" in answer.text.lower():
+        if answer.status_code == 404 and _reason(answer) != "HTTP 404":
             return None
         if answer.status_code >= 500 or answer.status_code == 409:
             raise ConnectUnreachable(f"connection {self.conn_id}: {_reason(answer)}")
@@ -93,7 +93,7 @@ class Connect:
 
 
 def _reason(answer: Any) -> str:
-    """What Connect says, in one line."""
+    """What Connect says, in one line; the status alone when somebody else has answered."""
     try:
         message = answer.json()["message"]
     except (ValueError, LookupError, TypeError):

@@ -8,10 +8,13 @@ from typing import Any
 from include.contracts import Topic
 from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
 from include.kafka.offsets import GroupOffsets, PartitionOffsets
+from include.landing.connect import Connect
 from include.landing.connectors import control_topic, coordinator_group
 from include.landing.tables import sink_group
 
 MISSING = "MISSING"
+# For moments after it was made, and until a worker has taken it, Connect has no status of a connector.
+STARTING = {"connector": {"state": "UNASSIGNED"}, "tasks": []}
 _EXCEPTION = re.compile(r"^(?:Caused by: )?(?:[\w$]+\.)*([\w$]*(?:Exception|Error|Throwable))\b", re.MULTILINE)
 _FRAME = re.compile(r"^\s*at ([\w.$<>]+)\(", re.MULTILINE)
 MAX_TRACE_LENGTH = 400
@@ -26,10 +29,13 @@ class Standing:
     cause: str = ""
 
     @classmethod
-    def of(cls, status: Mapping[str, Any] | None) -> "Standing":
-        """From Connect's answer; None is a connector that does not exist."""
+    def of(cls, connect: Connect, name: str) -> "Standing":
+        """Ask Connect. Raises ConnectUnreachable, ConnectRefused."""
+        status = connect.status(name)
         if status is None:
-            return cls(MISSING, {})
+            if connect.config(name) is None:
+                return cls(MISSING, {})
+            status = STARTING
         failed = [part for part in (status["connector"], *status["tasks"]) if part["state"] == "FAILED"]
         cause = shortened(failed[0].get("trace") or "") if failed else ""
         return cls(status["connector"]["state"], {task["id"]: task["state"] for task in status["tasks"]}, cause)

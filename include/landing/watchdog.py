@@ -82,7 +82,7 @@ def check_connectors(
     for topic in landed(topics):
         name = connector_name(topic)
         try:
-            standing = Standing.of(connect.status(name))
+            standing = Standing.of(connect, name)
             if _note_state(name, standing, limits):
                 connect.restart(name)
                 restarted.append(name)

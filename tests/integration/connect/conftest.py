@@ -1,0 +1,175 @@
+"""Real Kafka Connect: landed topics, fast connectors and what has landed, for one test."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from confluent_kafka import Producer
+from sqlalchemy import text
+
+from include.contracts import Topic
+from include.kafka.connection import client_config, producer_config
+from include.kafka.topics import create_topics
+from include.landing import connectors
+from include.landing.connect import Connect
+from include.landing.standing import Standing, progress
+from include.landing.tables import connector_name, load_landing_table, table_name
+from include.operations.database import begin
+from include.operations.migrate import upgrade
+from tests.integration.kafka.conftest import Order
+
+# A test waits for commits, and after a kill until the dead members' sessions have ended.
+FAST = {
+    "iceberg.control.commit.interval-ms": "500",
+    "iceberg.control.commit.timeout-ms": "400",
+    "iceberg.kafka.session.timeout.ms": "3000",
+    "iceberg.kafka.heartbeat.interval.ms": "1000",
+    "iceberg.kafka.transaction.timeout.ms": "5000",
+    "consumer.override.session.timeout.ms": "3000",
+    "consumer.override.heartbeat.interval.ms": "1000",
+}
+
+
+@pytest.fixture(scope="session")
+def watched(services) -> None:
+    upgrade()
+
+
+@pytest.fixture
+def connect(connect_services) -> Connect:
+    return Connect()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """The project's template, and what a test writes beside it."""
+    shutil.copy(connectors.FOLDER / connectors.TEMPLATE, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def make_topic(connect_services, folder) -> Iterator[Callable[..., Topic]]:
+    """A topic that exists and is to land, its connector fast; the connector is removed afterwards."""
+    made: list[Topic] = []
+
+    def make(partitions: int = 2) -> Topic:
+        topic = Topic(
+            f"orders.{uuid.uuid4().hex[:8]}", Order, key="number", partitions=partitions,
+            retention=timedelta(days=1), landed=True,
+        )  # fmt: skip
+        create_topics([topic])
+        configure(folder, topic, FAST)
+        made.append(topic)
+        return topic
+
+    yield make
+    for topic in made:
+        Connect().delete(connector_name(topic))
+
+
+def configure(folder: Path, topic: Topic, settings: dict[str, str]) -> None:
+    """Settings of this topic's connector alone."""
+    (folder / f"{connector_name(topic)}.json").write_text(json.dumps(settings))
+
+
+Sent = dict[tuple[int, int], str | None]
+
+
+def send(topic: Topic, values: list[bytes | None]) -> Sent:
+    """Produce to the partitions in turn; returns what should land: {(partition, offset): text}."""
+    producer = Producer(producer_config(client_config()))
+    sent: Sent = {}
+
+    def delivered(error, message) -> None:
+        assert error is None, error
+        value = message.value()
+        sent[message.partition(), message.offset()] = None if value is None else value.decode()
+
+    for number, value in enumerate(values):
+        producer.produce(topic.name, value, partition=number % topic.partitions, on_delivery=delivered)
+        producer.poll(0)
+    assert producer.flush(30) == 0
+    assert len(sent) == len(values)
+    return sent
+
+
+def rows(topic: Topic) -> list[tuple[str, int, int, str | None]]:
+    """Everything in the landing table, read with PyIceberg."""
+    found = load_landing_table(topic).scan().to_arrow().to_pylist()
+    return sorted((row["topic"], row["partition"], row["offset"], row["value"]) for row in found)
+
+
+def expected(topic: Topic, sent: Sent) -> list[tuple[str, int, int, str | None]]:
+    return sorted((topic.name, *place, value) for place, value in sent.items())
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.1)
+
+
+def wait_until_landed(topic: Topic, sent: Sent) -> None:
+    """By the table's own count: rows are read only when enough are there."""
+    wait_for(lambda: landed_records(topic) >= len(sent))
+
+
+def landed_records(topic: Topic) -> int:
+    snapshot = load_landing_table(topic).current_snapshot()
+    return int(snapshot.summary["total-records"]) if snapshot and snapshot.summary else 0
+
+
+def standing(connect: Connect, topic: Topic) -> Standing:
+    return Standing.of(connect, connector_name(topic))
+
+
+def wait_until_read(topic: Topic) -> None:
+    """The sink's tasks have committed everything, whatever is in the table."""
+    wait_for(lambda: (found := progress(topic)).sink is not None and not found.lag)
+
+
+@pytest.fixture
+def refuse_commits(landing_services) -> Iterator[Callable[[Topic], Callable[[], None]]]:
+    """Let the catalog refuse commits of a topic's landing table; the returned function lets it take them again."""
+    url = landing_services.endpoints()["databases"]["landing_catalog"]
+    created: list[str] = []
+
+    def allow(name: str) -> None:
+        with psycopg.connect(url) as connection:
+            connection.execute(f"drop function if exists {name} cascade")  # type: ignore[arg-type]
+
+    def refuse(topic: Topic) -> Callable[[], None]:
+        table = table_name(topic)
+        name = f"refuse_{table}"
+        created.append(name)
+        with psycopg.connect(url) as connection:
+            connection.execute(
+                f"create function {name}() returns trigger language plpgsql as "  # type: ignore[arg-type]
+                "$$ begin raise exception 'refused'; end $$"
+            )
+            connection.execute(
+                f"create trigger {name} before update on iceberg_tables for each row "  # type: ignore[arg-type]
+                f"when (new.table_name = '{table}') execute function {name}()"
+            )
+        return lambda: allow(name)
+
+    yield refuse
+    for name in created:
+        allow(name)
+
+
+def alarms(source: str) -> dict[str, str]:
+    """{kind: message} of the open alarms."""
+    with begin() as connection:
+        query = text("select kind, message from alarms where source = :source and closed_at is null")
+        return dict(connection.execute(query, {"source": source}).all())

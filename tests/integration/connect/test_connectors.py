@@ -1,0 +1,268 @@
+"""Connectors are made in an order that loses nothing, changed without losing their place, and looked after."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from confluent_kafka import Consumer
+from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, ResourceType
+from sqlalchemy import text
+
+from include.kafka.connection import admin_config, client_config
+from include.kafka.offsets import GroupOffsets
+from include.lake.catalog import load_catalog
+from include.landing import __main__ as command
+from include.landing import connectors, watchdog
+from include.landing.connect import ConnectUnreachable
+from include.landing.standing import MISSING, Progress
+from include.landing.tables import connector_name, raw_table, sink_group
+from include.operations.database import begin
+from tests.integration.connect.conftest import (
+    FAST,
+    alarms,
+    configure,
+    send,
+    standing,
+    wait_for,
+    wait_until_landed,
+    wait_until_read,
+)
+
+pytestmark = pytest.mark.integration
+
+
+def committed(group: str, topic: str) -> dict[int, int | None]:
+    with GroupOffsets(group) as offsets:
+        return {partition.number: found.committed for partition, found in offsets.look_now([topic]).items()}
+
+
+def topic_setting(topic: str, setting: str) -> str:
+    admin = AdminClient(admin_config(client_config()))
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    return admin.describe_configs([resource])[resource].result(10)[setting].value
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+STEPS = ("create_landing_table", "_make_control_topic", "preset_coordinator")
+
+
+@pytest.mark.parametrize("killed_after", [*STEPS, "put_config"])
+def test_a_command_that_was_killed_between_two_steps_is_finished_by_the_next(
+    make_topic, folder, connect, monkeypatch, killed_after
+):
+    topic = make_topic()
+    owner = connectors.Connect if killed_after == "put_config" else connectors
+    step = getattr(owner, killed_after)
+
+    def kill(*arguments) -> None:
+        step(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, killed_after, kill)
+        with pytest.raises(Killed):
+            connectors.apply([topic], folder=folder)
+    if killed_after != "put_config":
+        assert connect.config(connector_name(topic)) is None
+    connectors.apply([topic], folder=folder)
+    assert load_catalog().table_exists(raw_table(topic))
+    assert topic_setting(connectors.control_topic(topic), "retention.ms") == "-1"
+    assert committed(connectors.coordinator_group(topic), connectors.control_topic(topic))[0] is not None
+    assert connect.config(connector_name(topic)) is not None
+    assert connectors.apply([topic], folder=folder) == []
+
+
+def test_the_coordinators_place_is_set_before_the_connector_exists(make_topic, folder, connect, monkeypatch):
+    topic = make_topic()
+    seen = []
+
+    def put_config(self, name, config) -> None:
+        assert connect.config(name) is None
+        seen.append(committed(connectors.coordinator_group(topic), connectors.control_topic(topic)))
+
+    monkeypatch.setattr(connectors.Connect, "put_config", put_config)
+    connectors.apply([topic], folder=folder)
+    assert seen == [{0: 0}]
+
+
+def test_changing_a_connector_keeps_its_place_and_says_what_changed(make_topic, folder, connect):
+    topic = make_topic()
+    name = connector_name(topic)
+    connectors.apply([topic], folder=folder)
+    sent = send(topic, [b"one", b"two"])
+    wait_until_landed(topic, sent)
+    wait_until_read(topic)
+    before = committed(sink_group(topic), topic.name)
+    configure(folder, topic, {**FAST, "consumer.override.max.poll.records": "700"})
+    assert connectors.apply([topic], folder=folder) == [f"connector {name}: changed consumer.override.max.poll.records"]
+    assert connect.config(name)["consumer.override.max.poll.records"] == "700"
+    assert committed(sink_group(topic), topic.name) == before
+    control = connectors.control_topic(topic)
+    assert committed(connectors.coordinator_group(topic), control)[0] > 0
+
+
+def test_a_coordinator_that_runs_without_a_place_is_refused_with_the_commands_that_help(make_topic, folder, connect):
+    topic = make_topic()
+    name, control = connector_name(topic), connectors.control_topic(topic)
+    connectors.create_landing_table(topic)
+    connectors._make_control_topic(topic, "kafka_default")
+    # Stands for the coordinator of a connector that was made by hand: a member of the group, nothing committed.
+    member = Consumer({**client_config(), "group.id": connectors.coordinator_group(topic)})
+    member.subscribe([control])
+    wait_for(lambda: member.poll(0.1) is None and member.assignment())
+    with pytest.raises(connectors.UnsafeConnector, match=f"python -m include.landing stop {name}"):
+        connectors.apply([topic], folder=folder)
+    assert connect.config(name) is None
+    member.close()
+    connectors.apply([topic], folder=folder)
+    assert connect.config(name) is not None
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """What `--registry tests...:NAME` names."""
+    from include.contracts import Registry
+
+    def use(*topics) -> list[str]:
+        monkeypatch.setattr(command, "load_registry", lambda reference: Registry(*topics))
+        return ["--registry", "any:thing"]
+
+    return use
+
+
+def test_the_commands_make_show_stop_and_resume_a_connector(
+    make_topic, folder, connect, monkeypatch, registry, capsys, watched
+):
+    topic = make_topic()
+    name = connector_name(topic)
+    monkeypatch.setattr(connectors, "FOLDER", folder)
+    monkeypatch.setattr(connectors.apply, "__kwdefaults__", {**connectors.apply.__kwdefaults__, "folder": folder})
+    options = registry(topic)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = command.main([*options, *arguments])
+        printed = capsys.readouterr()
+        return code, printed.out + (printed.err if code else "")
+
+    code, out = run("status")
+    assert code == 1
+    assert MISSING in out
+    code, out = run("resume", name)
+    assert code == 1
+    assert "does not exist; `apply` makes it" in out
+    assert f"connector {name}: created" in run("apply")[1]
+    wait_for(lambda: standing(connect, topic).is_running)
+    assert run("status", name)[0] == 0
+    assert run("apply") == (0, "nothing to do: all is as the registry and connectors/ say\n")
+    assert run("stop", name)[0] == 0
+    wait_for(lambda: standing(connect, topic).connector == "STOPPED")
+    assert run("status")[0] == 1
+    assert run("resume", name)[0] == 0
+    wait_for(lambda: standing(connect, topic).is_running)
+    assert run("restart", name)[0] == 0
+    code, out = run("restart", "landing-nothing")
+    assert code == 1
+    assert name in out
+
+
+def test_a_connector_that_is_missing_alarms_until_it_is_there(make_topic, folder, connect, watched):
+    topic = make_topic()
+    name = connector_name(topic)
+    assert watchdog.check_connectors([topic]) == []
+    assert alarms(name).keys() == {"connector_missing"}
+    connectors.apply([topic], folder=folder)
+    watchdog.check_connectors([topic])
+    assert alarms(name) == {}
+
+
+def test_a_connect_that_does_not_answer_is_one_alarm_and_lag_is_watched_all_the_same(make_topic, monkeypatch, watched):
+    topic = make_topic()
+    send(topic, [b"1", b"2", b"3"])
+    nowhere = json.dumps({"conn_type": "http", "host": "http://somebody:secret-word@127.0.0.1:1"})
+    monkeypatch.setenv("AIRFLOW_CONN_CONNECT_AWAY", nowhere)
+    with pytest.raises(ConnectUnreachable, match="connect_away"):
+        connectors.Connect("connect_away").status("any")
+    assert watchdog.check_connectors([topic], watchdog.Limits(max_lag=2), conn_id="connect_away") == []
+    assert "secret-word" not in alarms("connect_away")["connect_unreachable"]
+    assert "3 records behind, limit 2" in alarms(connector_name(topic))["sink_lag"]
+    monkeypatch.setattr(watchdog, "progress", lambda *_: Progress(1, 2, 0))
+    watchdog.check_connectors([topic], watchdog.Limits(max_lag=2), conn_id="connect_away")
+    assert "sink_lag" not in alarms(connector_name(topic))
+    monkeypatch.setenv("AIRFLOW_CONN_CONNECT_AWAY", json.dumps({"conn_type": "http", "host": _url()}))
+    watchdog.check_connectors([topic], conn_id="connect_away")
+    assert alarms("connect_away") == {}
+
+
+def _url() -> str:
+    return json.loads(os.environ["AIRFLOW_CONN_KAFKA_CONNECT"])["host"]
+
+
+def test_a_sink_that_reads_nothing_alarms_until_it_goes_on(make_topic, monkeypatch, watched):
+    topic = make_topic()
+    name = connector_name(topic)
+
+    def look(lag: int, sink: int | None, minutes: int) -> dict[str, str]:
+        """`minutes` after the last look."""
+        ago = f"interval '{minutes} minutes'"
+        with begin() as connection:
+            connection.execute(
+                text(
+                    f"update connector_watch set sink_moved_at = sink_moved_at - {ago}, "
+                    f"table_moved_at = now() where connector = :name"
+                ),
+                {"name": name},
+            )
+        monkeypatch.setattr(watchdog, "progress", lambda *_: Progress(lag, sink, None))
+        watchdog.check_connectors([topic])
+        return alarms(name)
+
+    assert "sink_stalled" not in look(5, None, 0)
+    assert "sink_stalled" in look(5, None, 11)
+    assert "sink_stalled" not in look(4, 1, 11)
+    assert "sink_stalled" not in look(4, 1, 9)
+    assert "5 records wait" in look(5, 1, 2)["sink_stalled"]
+    # Nothing waits: idle is not stalled.
+    assert "sink_stalled" not in look(0, 1, 60)
+    assert "sink_stalled" not in look(5, 1, 1)
+
+
+def test_restarts_back_off_and_end_at_the_limit(make_topic, monkeypatch, watched):
+    topic = make_topic()
+    name = connector_name(topic)
+    failed = {"connector": {"state": "RUNNING"}, "tasks": [{"id": 0, "state": "FAILED", "trace": "a.BadException: x"}]}
+    monkeypatch.setattr(watchdog.Connect, "status", lambda *_: failed)
+    monkeypatch.setattr(watchdog.Connect, "restart", lambda *_: True)
+    limits = watchdog.Limits(max_restarts=3)
+
+    def look(minutes: int) -> bool:
+        """Whether it is restarted `minutes` after the last restart."""
+        with begin() as connection:
+            at = f"now() - interval '{minutes} minutes'"
+            connection.execute(
+                text(f"update connector_watch set restarted_at = {at} where connector = :name"), {"name": name}
+            )
+        return watchdog.check_connectors([topic], limits) == [name]
+
+    assert [look(m) for m in (0, 1, 2, 2, 3, 4)] == [True, False, True, False, False, True]
+    assert "connector_given_up" not in alarms(name)
+    assert not look(600)
+    assert "left alone: BadException" in alarms(name)["connector_given_up"]
+    watchdog.forget_restarts(name)
+    assert look(0)
+
+
+def test_partitions_of_the_control_topic_that_were_added_get_their_place_too(make_topic, folder):
+    topic = make_topic()
+    connectors.create_landing_table(topic)
+    connectors._make_control_topic(topic, "kafka_default")
+    control = connectors.control_topic(topic)
+    admin = AdminClient(admin_config(client_config()))
+    admin.create_partitions([NewPartitions(control, 3)])[control].result(10)
+    wait_for(lambda: len(committed(connectors.coordinator_group(topic), control)) == 3)
+    connectors.preset_coordinator(topic, "kafka_default")
+    assert committed(connectors.coordinator_group(topic), control) == {0: 0, 1: 0, 2: 0}

@@ -1,0 +1,115 @@
+"""Real Kafka Connect puts what is in a topic into its landing table, once, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from include.kafka.connection import client_config, consumer_config
+from include.landing import connectors, watchdog
+from include.landing.tables import connector_name
+from tests.integration.connect.conftest import (
+    FAST,
+    alarms,
+    configure,
+    expected,
+    landed_records,
+    rows,
+    send,
+    standing,
+    wait_for,
+    wait_until_landed,
+    wait_until_read,
+)
+
+pytestmark = pytest.mark.integration
+
+ODD = [b"", None, b"not json", b"{", b"\x00", b"a\x00b", b'{"a": "\x00"}', "Größe 水".encode(), b"x" * 100_000, b"null"]
+
+
+def test_whatever_is_in_a_message_lands_once_although_connect_is_killed(connect_services, make_topic, folder):
+    topic = make_topic(partitions=3)
+    connectors.apply([topic], folder=folder)
+    values = [f'{{"number": {n}}}'.encode() for n in range(2_490)]
+    sent = send(topic, [*values, *ODD])
+    wait_for(lambda: landed_records(topic) > 0)
+    (pid,) = connect_services.pids("connect")
+    sent |= send(topic, values)
+    os.kill(pid, signal.SIGKILL)
+    sent |= send(topic, ODD)
+    wait_until_landed(topic, sent)
+    assert len(sent) == 5_000
+    assert rows(topic) == expected(topic, sent)
+    assert connect_services.pids("connect") != [pid]
+
+
+def test_files_that_the_catalog_refused_land_although_the_connector_was_changed_before_its_first_commit(
+    make_topic, folder, refuse_commits, connect, watched
+):
+    topic = make_topic()
+    connectors.create_landing_table(topic)
+    allow = refuse_commits(topic)
+    connectors.apply([topic], folder=folder)
+    sent = send(topic, [b"%d" % n for n in range(400)])
+    # From here on Kafka will not give them to the sink again.
+    wait_until_read(topic)
+    watchdog.check_connectors([topic], watchdog.Limits(stalled_after=watchdog.timedelta(hours=1)))
+    watchdog.check_connectors([topic], watchdog.Limits(stalled_after=watchdog.timedelta(0)))
+    assert standing(connect, topic).is_running
+    assert "landing_stalled" in alarms(connector_name(topic))
+    configure(folder, topic, {**FAST, "tasks.max": "1"})
+    assert connectors.apply([topic], folder=folder) == [f"connector {connector_name(topic)}: changed tasks.max"]
+    wait_for(lambda: len(standing(connect, topic).tasks) == 1 and standing(connect, topic).is_running)
+    allow()
+    sent |= send(topic, [b"later"])
+    wait_until_landed(topic, sent)
+    assert rows(topic) == expected(topic, sent)
+
+
+def test_a_failed_task_is_restarted_and_told_without_what_was_in_the_messages(make_topic, folder, connect, watched):
+    from include.lake.catalog import load_catalog
+    from include.landing.tables import raw_table
+
+    topic = make_topic(partitions=1)
+    name, table = connector_name(topic), raw_table(topic)
+    connectors.apply([topic], folder=folder)
+    load_catalog().rename_table(table, f"{table}_away")
+    sent = send(topic, [b"what a customer wrote"])
+    wait_for(lambda: standing(connect, topic).has_failed)
+    assert watchdog.check_connectors([topic], watchdog.Limits(max_restarts=0)) == []
+    assert {"connector_failed", "connector_given_up"} <= alarms(name).keys()
+    assert "Exception" in alarms(name)["connector_failed"]
+    assert "customer" not in alarms(name)["connector_failed"]
+    watchdog.forget_restarts(name)
+
+    load_catalog().rename_table(f"{table}_away", table)
+    assert watchdog.check_connectors([topic]) == [name]
+    # Whether or not it has failed again meanwhile, the next restart waits.
+    assert watchdog.check_connectors([topic]) == []
+    wait_until_landed(topic, sent)
+    assert rows(topic) == expected(topic, sent)
+    wait_for(lambda: standing(connect, topic).is_running)
+    watchdog.check_connectors([topic])
+    assert "connector_failed" in alarms(name), "it has not run for long enough yet"
+    watchdog.check_connectors([topic], watchdog.Limits(well_after=watchdog.timedelta(0)))
+    assert alarms(name) == {}
+
+
+def test_passwords_are_in_connects_environment_only(make_topic, folder, connect, landing_services):
+    topic = make_topic()
+    connectors.apply([topic], folder=folder)
+    wait_for(lambda: standing(connect, topic).is_running)
+    name = connector_name(topic)
+    password = landing_services.environment()["LANDING_CATALOG_PASSWORD"]
+    assert password not in str(connect.config(name))
+    reader = Consumer({**consumer_config(client_config(), "independent"), "enable.partition.eof": True})
+    reader.assign([TopicPartition("_connect-configs", 0, 0)])
+    texts = []
+    while (record := reader.poll(10)) is not None and record.error() is None:
+        texts.append((record.value() or b"").decode())
+    reader.close()
+    assert any(name in text or "jdbc.password" in text for text in texts)
+    assert password not in "".join(texts)

@@ -1,0 +1,85 @@
+"""The sink really loses files, while it says RUNNING and shows no lag; the lane finds it, and closes the hole once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import timedelta
+
+import pytest
+
+from include.landing import connectors
+from include.landing.connect import ConnectUnreachable
+from include.landing.consumers import LandingConsumer
+from include.landing.gaps import history
+from include.landing.planning import claim_landed
+from include.landing.tables import connector_name, load_landing_table, raw_table, topic_id
+from include.landing.verification import verify
+from tests.integration.connect.conftest import (
+    FAST,
+    configure,
+    expected,
+    landed_records,
+    rows,
+    send,
+    standing,
+    wait_for,
+    wait_until_read,
+)
+from tests.integration.landing.conftest import alarms_of, offsets_of
+
+pytestmark = pytest.mark.integration
+
+
+def runs_again(connect, topic) -> bool:
+    """Its task has joined its group anew: until the dead one's session has ended, nothing is read."""
+    try:
+        return standing(connect, topic).is_running
+    except ConnectUnreachable:
+        return False
+
+
+def test_a_connector_without_its_preset_offset_loses_its_first_files_and_the_lane_repairs_them_once(
+    connect_services, make_topic, folder, refuse_commits, connect, watched, monkeypatch
+):
+    # What `apply` does against this very loss.
+    monkeypatch.setattr(connectors, "preset_coordinator", lambda *_: [])
+    topic = make_topic()
+    connectors.create_landing_table(topic)
+    allow = refuse_commits(topic)
+    connectors.apply([topic], folder=folder)
+    first = send(topic, [b'{"number": %d}' % n for n in range(400)])
+    wait_until_read(topic)
+    configure(folder, topic, {**FAST, "tasks.max": "1"})
+    connectors.apply([topic], folder=folder)
+    wait_for(lambda: len(standing(connect, topic).tasks) == 1)
+    # A coordinator that was waiting to repeat its commit would still make it.
+    (pid,) = connect_services.pids("connect")
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: connect_services.pids("connect") not in ([], [pid]))
+    wait_for(lambda: runs_again(connect, topic))
+    allow()
+    later = send(topic, [b"later"] * 20)
+    wait_for(lambda: landed_records(topic) >= len(later))
+    wait_until_read(topic)
+    # The sink is content: its tasks run, its group has no lag, and the first 400 records are in no table.
+    assert standing(connect, topic).is_running
+    assert rows(topic) == expected(topic, later)
+
+    consumer = LandingConsumer(
+        name=connector_name(topic), topic=topic, min_messages_per_unit=1, landing_grace=timedelta()
+    )
+    assert {gap.offsets.start for gap in verify(topic).missing} == {0}
+    assert "landing_gap" not in alarms_of(raw_table(topic)), "its grace is not over"
+    units = claim_landed(consumer, "run")
+    assert rows(topic) == expected(topic, {**first, **later})
+    assert offsets_of(units) == sorted({**first, **later})
+    message, is_open = alarms_of(raw_table(topic))["landing_gap"]
+    assert message.startswith("400 offsets have not landed")
+    assert not is_open
+    repaired = history(topic_id(load_landing_table(topic)))
+    assert sorted((row.state, row.partition, row.start_offset, row.end_offset) for row in repaired) == [
+        ("repaired", 0, 0, 200),
+        ("repaired", 1, 0, 200),
+    ]
+    assert sum(row.records for row in repaired) == 400
