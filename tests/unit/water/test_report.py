@@ -224,6 +224,7 @@ def test_numbers_have_units_and_no_negative_zero():
         NONE,
     )
     assert (cubic_metres(1_234_400), cubic_metres(43_210), percent(0.1234)) == ("1,234\xa0m³", "43.2\xa0m³", "12.3%")
+    assert (percent(0.0004), percent(0.0), percent(0.004, 0), percent(None)) == ("<0.1%", "0.0%", "<1%", NONE)
     assert (change(5, 3), change(3, 5), change(3.01, 3), change(3, None)) == ("+2", "\N{MINUS SIGN}2", "0", NONE)
     assert period(date(2026, 10, 30), date(2026, 11, 5)).replace("\xa0", " ") == "30 October to 5 November 2026"
     assert moment(datetime(2026, 7, 1, 6, 30, tzinfo=UTC), "America/Los_Angeles").replace("\xa0", " ") == (

@@ -32,7 +32,11 @@ def cubic_metres(litres: float | None) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    return NONE if share is None else f"{number(100 * share, digits)}%"
+    if share is None:
+        return NONE
+    text = number(100 * share, digits)
+    # Few is not none.
+    return f"<{10**-digits:.{digits}f}%" if share > 0 and not text.strip("0.") else f"{text}%"
 
 
 def change(now: float | None, before: float | None, digits: int = 0) -> str:

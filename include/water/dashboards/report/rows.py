@@ -15,7 +15,6 @@ from include.water.dashboards.report.numbers import (
     moment,
     number,
     percent,
-    period,
     short_day,
     with_unit,
 )
@@ -182,12 +181,13 @@ def _leak(leak: Leak) -> dict[str, str]:
     alert = "not raised yet"
     if leak.severity:
         alert = leak.severity.capitalize() + (f", {short_day(leak.raised_at.date())}" if leak.raised_at else "")
-    span = period(leak.first_night, leak.last_night)
+    first, last = short_day(leak.first_night), short_day(leak.last_night)
+    span = f"since {first}" if leak.active else (first if first == last else f"{first} to {last}")
     return {
         "district": leak.district,
         "state": "Running" if leak.active else "No longer seen",
         "kind": "bad" if leak.active else "over",
-        "nights": span if leak.nights == 1 else f"{span} ({number(leak.nights)})",
+        "nights": f"{span}, {counted(leak.nights, 'night')}",
         "size": number(leak.litres_per_hour),
         "confidence": percent(leak.confidence, 0),
         "alert": alert,
