@@ -129,10 +129,10 @@ def bare_duckdb(files: list[str], target: str) -> int:
         connection.execute(
             f"""
             create table parsed as
-            select distinct on (meter_id, read_at) unnest(value), partition, "offset", timestamp from (
-                select partition, "offset", timestamp, from_json(value, '{{
+            select distinct on (meter_id, read_at) * from (
+                select partition, "offset", timestamp, unnest(from_json(value, '{{
                     "version": "INTEGER", "meter_id": "VARCHAR", "district_id": "VARCHAR", "read_at": "TIMESTAMPTZ",
-                    "litres_total": "BIGINT", "battery_percent": "INTEGER"}}') as value
+                    "litres_total": "BIGINT", "battery_percent": "INTEGER"}}'))
                 from read_parquet([{paths}])
             )
             """
