@@ -1,0 +1,193 @@
+"""The executive report in a real browser and a real Airflow: who sees it, and what of it can do anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from include.lake.buckets import Bucket, bucket
+from include.pages.app import HEADERS
+from include.water.dashboards.report.publish import FOLDER, latest, publish
+from include.water.dashboards.report.render import STYLE, render, style_source
+from include.water.flows.definition import TIME_ZONE
+from tests.e2e.test_live_board import CONTRAST
+from tests.unit.water.report_sample import sample
+
+pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+
+REPORT = "/pages/executive-report/"
+HOSTILE = "</h2><script>document.title='taken'</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def airflow(whole_stack) -> dict[str, str]:
+    return whole_stack.endpoints()["airflow"]
+
+
+@pytest.fixture(scope="module")
+def objects(whole_stack) -> Iterator[Bucket]:
+    """The bucket that Airflow reads; no report of the stack's own Dags is in it afterwards either."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT", "STORAGE_EMULATOR_HOST"):
+            patch.setenv(name, whole_stack.environment()[name])
+        yield bucket("artifacts")
+
+
+@pytest.fixture
+def shown(objects: Bucket) -> Iterator[str]:
+    """A report whose names want to be more than text; returns its path."""
+    data = sample()
+    first, *others = data.districts
+    data = replace(data, computed_at=datetime.now(UTC), districts=(replace(first, name=HOSTILE), *others))
+    yield publish(objects, render(data), data.computed_at, TIME_ZONE)
+    for entry in objects.list(f"{FOLDER}/"):
+        objects.delete(entry.path)
+
+
+@pytest.fixture
+def context(browser: Browser, airflow) -> Iterator[BrowserContext]:
+    """Somebody who has logged in, as a person does."""
+    with browser.new_context(base_url=airflow["url"], viewport={"width": 1100, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(REPORT)
+        assert "/auth/login" in page.url
+        page.fill("input[name=username]", airflow["username"])
+        page.fill("input[name=password]", airflow["password"])
+        page.click("button[type=submit]")
+        page.wait_for_url(f"**{REPORT}")
+        page.close()
+        yield context
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def page(context: BrowserContext, shown: str, asked: list[str], complaints: list[str]) -> Iterator[Page]:
+    """The report; afterwards the browser must have had nothing to complain about."""
+    page = context.new_page()
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(REPORT)
+    yield page
+    assert complaints == []
+
+
+def test_logged_out_nobody_sees_anything(airflow, shown: str):
+    for name in ("", "icon.svg", "latest.json", "docs", "openapi.json"):
+        answer = httpx.get(f"{airflow['url']}{REPORT}{name}", timeout=60)
+        assert answer.status_code == 401, name
+        assert answer.json() == {"detail": "Not authenticated"}
+
+
+def test_it_says_what_was_lost_in_headings_tables_and_drawings(page: Page, complaints: list[str]):
+    expect(page.locator("h1")).to_contain_text("of the water fed into the network")
+    assert page.locator("h2").all_text_contents() == [
+        "Water balance",
+        "Losses by district",
+        "Leaks",
+        "Data quality",
+        "Leak model in use",
+    ]
+    drawings = page.locator("svg[role=img]:visible")
+    assert drawings.count() == 3
+    for drawing in drawings.all():
+        box = drawing.bounding_box()
+        assert box
+        assert box["width"] > 800
+    expect(page.get_by_role("img", name="Losses by district", exact=True)).to_be_visible()
+    page.get_by_text("Figures of each day").click()
+    expect(page.get_by_role("rowheader", name="21 November 2026", exact=True)).to_be_visible()
+    # The page has no script; what is refused are those with which Playwright looks for elements.
+    complaints[:] = [text for text in complaints if not text.startswith("Blocked script execution")]
+
+
+def test_the_page_asks_for_nothing_but_itself(page: Page, airflow, asked: list[str]):
+    page.wait_for_load_state("networkidle")
+    assert asked == [f"{airflow['url']}{REPORT}"]
+
+
+def test_markup_in_a_name_is_shown_as_text(page: Page):
+    expect(page.locator("tbody th", has_text=HOSTILE).first).to_be_visible()
+    # In a drawing it is shortened; it is text there too.
+    expect(page.locator("svg:visible text", has_text="</h2><scr").first).to_be_visible()
+    assert page.locator("script, img, iframe, a").count() == 0
+    assert page.title().startswith("Water network report")
+
+
+def test_it_is_a_page_without_an_origin_under_a_policy_that_allows_its_style_alone(page: Page):
+    headers = page.request.get(REPORT).headers
+    policy = headers["content-security-policy"]
+    assert policy.startswith(f"default-src 'none'; style-src {style_source(STYLE)}; ")
+    assert policy.endswith("; frame-ancestors 'self'; sandbox")
+    assert "unsafe" not in policy
+    for header, value in HEADERS.items():
+        if header != "Content-Security-Policy":
+            assert headers[header.lower()] == value
+    assert page.evaluate("self.origin") == "null"
+    icon = page.request.get(f"{REPORT}icon.svg").headers
+    assert icon["content-security-policy"] == HEADERS["Content-Security-Policy"]
+
+
+def test_what_somebody_else_wrote_into_the_bucket_runs_no_script(context: BrowserContext, objects: Bucket, shown: str):
+    pointer = latest(objects)
+    assert pointer
+    evil = b"<title>before</title><script>document.title='taken'</script><h1 style='color:red'>x</h1>"
+    objects.write(pointer.path, evil, "text/html")
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(REPORT)
+    expect(page.locator("h1")).to_have_text("x")
+    assert page.title() == "before"
+    assert any("Blocked script execution" in text for text in complaints)
+
+
+def test_airflow_shows_it_in_its_own_frame(context: BrowserContext, shown: str):
+    page = context.new_page()
+    page.goto("/plugin/executive-report")
+    expect(page.frame_locator("iframe").locator("h1")).to_contain_text("of the water fed into the network")
+
+
+def test_without_a_report_the_page_says_so(context: BrowserContext, objects: Bucket):
+    for entry in objects.list(f"{FOLDER}/"):
+        objects.delete(entry.path)
+    page = context.new_page()
+    page.goto(REPORT)
+    expect(page.locator("h1")).to_have_text("There is no report yet.")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(page: Page, scheme: str):
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.get_by_text("Figures of each day").click()
+    assert page.evaluate(CONTRAST) == []
+
+
+@pytest.mark.parametrize(("width", "drawn"), [(1600, "wide"), (390, "narrow")])
+def test_nothing_is_cut_off_sideways(page: Page, width: int, drawn: str):
+    page.set_viewport_size({"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.locator(f".{drawn}:visible").count() == 3
+    assert page.locator("svg:visible").count() == 3
+
+
+def test_on_paper_it_is_light_and_a_few_pages_long(page: Page):
+    page.emulate_media(color_scheme="dark", media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    pdf = page.pdf(prefer_css_page_size=True)
+    assert pdf.startswith(b"%PDF")
+    assert 2 <= pdf.count(b"/Type /Page\n") <= 5
