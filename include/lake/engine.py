@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -123,4 +124,10 @@ def _warehouse_filesystem() -> Any:
     from include.lake.catalog import load_catalog
 
     properties = load_catalog().properties
-    return FsspecFileIO(properties).get_fs(urlsplit(properties["warehouse"]).scheme)
+    scheme = urlsplit(properties["warehouse"]).scheme
+    filesystem = FsspecFileIO(properties).get_fs(scheme)
+    if scheme in ("gs", "gcs"):
+        # Its own default reads ahead in tasks of asyncio that a file which is not closed leaves behind: an error of
+        # asyncio's in the log for each.
+        filesystem.open = partial(type(filesystem).open, filesystem, cache_type="readahead")
+    return filesystem
