@@ -41,7 +41,9 @@ def _run(options: argparse.Namespace) -> int:
     from include.water.simulators import traffic
 
     rates = {**traffic.RATES, **dict(options.rate)}
-    return traffic.run(options.seconds, options.report, rates, seed=options.seed, bad=options.bad)
+    return traffic.run(
+        options.seconds, options.report, rates, seed=options.seed, bad=options.bad, history_days=options.history_days
+    )
 
 
 def _send_history(options: argparse.Namespace) -> int:
@@ -99,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--bad", type=int, default=1, metavar="N", help="of each kind of bad message: %(default)s")
     run.add_argument("--seed", type=int, default=1)
+    run.add_argument(
+        "--history-days", type=float, default=0, metavar="N", help="meter readings of the last N days first: none"
+    )
     run.set_defaults(action=_run)
     return parser
 

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from include.contracts.breaking import broken
 from include.kafka.producer import AcknowledgedProducer, DeliveryFailed
 from include.water.feeds.seismic import to_event
 from include.water.simulators.customers import from_old_app, service_requests
-from include.water.simulators.meters import reading
+from include.water.simulators.meters import Faults, reading, send_history
 from include.water.simulators.network import Network
 from include.water.simulators.quakes import Quakes
 from include.water.sites import DISTRICTS
@@ -41,6 +42,7 @@ RATES = {LEAKS_DETECTED.name: 5.0, SERVICE_REQUESTS.name: 0.5, METER_READINGS.na
 # A producer that was restarted sends an event again: consumers must act on it once.
 REPEAT_EVERY = 25
 BAD_TOPICS = (LEAKS_DETECTED, SEISMIC_EVENTS, SERVICE_REQUESTS)
+HISTORY_INTERVAL = timedelta(hours=1)
 TICK_SECONDS = 0.05
 REPORT_EVERY_SECONDS = 1.0
 
@@ -73,7 +75,8 @@ def send(producer: AcknowledgedProducer, topic: Topic, event: Contract) -> None:
 class Traffic:
     """Sends for some seconds, and keeps a report of what the broker has acknowledged.
 
-    `bad` is how many messages of each way to break a contract are planted in each of BAD_TOPICS.
+    `bad` is how many messages of each way to break a contract are planted in each of BAD_TOPICS, and in the history:
+    the meter readings of the last `history_days`, which are sent before everything else.
     """
 
     seconds: float
@@ -81,8 +84,11 @@ class Traffic:
     rates: dict[str, float]
     seed: int = 1
     bad: int = 1
+    history_days: float = 0
     stop: threading.Event = field(default_factory=threading.Event)
     make_producer: Callable[[], AcknowledgedProducer] = AcknowledgedProducer
+    # What of the history was sent.
+    history: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> bool:
         """Send until the time is over or `stop` is set; False if the broker did not acknowledge everything.
@@ -98,6 +104,11 @@ class Traffic:
             )
             if self.rates.get(topic.name)
         ]
+        if self.history_days:
+            faults = Faults(bad=self.bad)
+            self.history = send_history(
+                self.history_days, HISTORY_INTERVAL, seed=self.seed, faults=faults, make_producer=self.make_producer
+            )
         repeats = self.make_producer()
         planters = {topic.name: self.make_producer() for topic in BAD_TOPICS}
         producers = [*(stream.producer for stream in streams), repeats, *planters.values()]
@@ -148,9 +159,14 @@ class Traffic:
         sent = {stream.topic.name: stream.producer.acknowledged for stream in streams}
         if LEAKS_DETECTED.name in sent:
             sent[LEAKS_DETECTED.name] += repeats.acknowledged
+        planted = {name: producer.acknowledged for name, producer in planters.items()}
+        if self.history:
+            readings = self.history["readings"] + self.history["duplicates"]
+            sent[METER_READINGS.name] = sent.get(METER_READINGS.name, 0) + readings
+            planted[METER_READINGS.name] = self.history["bad"]
         document = {
             "sent": sent,
-            "planted_bad": {name: producer.acknowledged for name, producer in planters.items()},
+            "planted_bad": planted,
             "repeated": {LEAKS_DETECTED.name: repeats.acknowledged},  # counted in "sent" too
             "finished": finished,
         }
@@ -159,9 +175,9 @@ class Traffic:
         unfinished.replace(self.report)  # a reader never sees half a report
 
 
-def run(seconds: float, report: Path, rates: dict[str, float], *, seed: int, bad: int) -> int:
+def run(seconds: float, report: Path, rates: dict[str, float], *, seed: int, bad: int, history_days: float = 0) -> int:
     """Send until the time is over or SIGTERM or SIGINT; the exit code."""
-    traffic = Traffic(seconds, report, rates, seed=seed, bad=bad)
+    traffic = Traffic(seconds, report, rates, seed=seed, bad=bad, history_days=history_days)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: traffic.stop.set())
     return 0 if traffic.run() else 1
