@@ -1,0 +1,40 @@
+"""Nights with a leak become leaks as a director sees them."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+import pytest
+
+from include.water.dashboards.report.leaks import Alert, Found, episodes, leak_of
+
+
+def found(district: str, day: int, litres: float = 500.0, number: int = 1) -> Found:
+    night = date(2026, 11, day)
+    return Found(f"{district}/{night}/{number}", district, night, litres, 0.9)
+
+
+def test_nights_that_follow_one_another_are_one_leak_whatever_their_order():
+    nights = [found("valley", 3), found("harbour", 2), found("valley", 1), found("valley", 2), found("harbour", 4)]
+    assert [[one.night.day for one in leak] for leak in episodes(nights)] == [[2, 4], [1, 2, 3]]
+
+
+def test_after_two_nights_without_one_it_is_another_leak():
+    assert [len(leak) for leak in episodes([found("valley", 1), found("valley", 4), found("valley", 5)])] == [1, 2]
+    assert episodes([]) == []
+
+
+@pytest.mark.parametrize(("judged", "active"), [(5, True), (6, False), (4, True)])
+def test_a_leak_runs_until_a_later_night_was_judged_without_it(judged: int, active: bool):
+    leak = leak_of([found("valley", 4), found("valley", 5)], {}, {"valley": date(2026, 11, judged)}, 0)
+    assert leak.active is active
+    assert (leak.district, leak.nights, leak.severity, leak.raised_at) == ("Valley", 2, None, None)
+
+
+def test_a_leak_has_the_worst_of_its_alerts_and_the_losses_of_its_last_night():
+    nights = [found("nowhere", 4, 9000.0), found("nowhere", 5, 300.0), found("nowhere", 5, 40.0, number=2)]
+    first, second = datetime(2026, 11, 5, tzinfo=UTC), datetime(2026, 11, 6, tzinfo=UTC)
+    raised = {nights[0].leak_key: Alert("critical", 2, first), nights[1].leak_key: Alert("minor", 0, second)}
+    leak = leak_of(nights, raised, {}, 3)
+    assert (leak.severity, leak.raised_at, leak.litres_per_hour) == ("critical", first, 340.0)
+    assert (leak.district, leak.nights, leak.work_orders) == ("nowhere", 2, 3)
