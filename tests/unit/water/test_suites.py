@@ -1,0 +1,107 @@
+"""The suite of meter readings on simulated readings: silent when all is as usual, loud when a source is broken."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import pytest
+
+from include.validators.evaluation import SetResult, State, evaluate
+from include.water.simulators.meters import Readings
+from include.water.simulators.network import Network
+from include.water.suites import meter_readings
+
+START = datetime(2026, 3, 2, tzinfo=UTC)
+FIELDS = "version: 'BIGINT', meter_id: 'VARCHAR', district_id: 'VARCHAR', read_at: 'TIMESTAMPTZ', "
+FIELDS += "litres_total: 'BIGINT', battery_percent: 'BIGINT'"
+
+
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory):
+    """The table `usual`: six hours of readings as the clean table has them, duplicates removed."""
+    path = tmp_path_factory.mktemp("readings") / "readings.jsonl"
+    messages = Readings(Network(seed=1), START, START + timedelta(hours=6))
+    path.write_bytes(b"\n".join(dict.fromkeys(value for _, value in messages if value)))
+    with duckdb.connect() as made:
+        made.execute("set timezone = 'UTC'")
+        made.execute(
+            "create table usual as select *, meter_id || '@' || read_at as event_id, "
+            "row_number() over () as kafka_offset, read_at + interval 5 second as kafka_timestamp "
+            f"from read_json('{path}', columns = {{{FIELDS}}})"
+        )
+        yield made
+
+
+@pytest.fixture(scope="module")
+def usual(connection) -> SetResult:
+    return check(connection, "select * from usual")
+
+
+def check(connection, query: str, past=()) -> SetResult:
+    shares = {"dead_lettered_share": 0.001, "duplicate_share": 0.003}
+    return evaluate(meter_readings(), connection.sql(query), counts=shares, past=past)
+
+
+def broken(result: SetResult) -> set[str]:
+    return {outcome.rule for outcome in result.outcomes if outcome.broken}
+
+
+def test_usual_readings_break_no_rule_and_every_number_is_measured(connection, usual):
+    assert broken(usual) == set()
+    assert None not in usual.measures.values()
+    again = check(connection, "select * from usual", past=[usual.measures] * 5)
+    assert {outcome.state for outcome in again.outcomes} == {State.passed}
+
+
+@pytest.mark.parametrize(
+    ("rule", "query"),
+    [
+        # Litres become cubic metres, or millilitres.
+        (
+            "meters whose counter falls in a day",
+            "select * replace (case when hour(read_at) < 3 then litres_total else litres_total // 1000 end "
+            "as litres_total) from usual",
+        ),
+        ("median flow of households", "select * replace (litres_total * 1000 as litres_total) from usual"),
+        ("95th percentile of households' flow", "select * replace (litres_total * 1000 as litres_total) from usual"),
+        # Most meters are silent.
+        ("meters that report in an hour", "select * from usual where hash(meter_id) % 10 = 0"),
+        # Each reading many times, at other seconds.
+        (
+            "readings of a meter in an hour",
+            "select * replace (read_at + to_seconds(n) as read_at, event_id || n as event_id) "
+            "from usual, range(40) t(n)",
+        ),
+        ("most readings of one meter in an hour", "select * replace ('M-100000' as meter_id) from usual"),
+        (
+            "age of the newest reading on arrival",
+            "select * replace (read_at + interval 9 day as kafka_timestamp) from usual",
+        ),
+        ("readings from the future", "select * replace (read_at - interval 2 hour as kafka_timestamp) from usual"),
+        ("district_id: a district of the network", "select * replace ('atlantis' as district_id) from usual"),
+        ("event_id: each value once", "from usual union all (from usual limit 1)"),
+    ],
+)
+def test_a_broken_source_is_found(connection, usual, rule, query):
+    assert rule in broken(check(connection, query, past=[usual.measures] * 5))
+
+
+def test_a_handful_of_readings_however_odd_does_not_stop_the_lane(connection, usual):
+    few = "select * replace (0 as litres_total, read_at + interval 9 day as kafka_timestamp) from usual limit 20"
+    assert check(connection, few, past=[usual.measures] * 5).passed
+
+
+def test_late_readings_do_not_change_what_an_hour_looks_like(connection, usual):
+    late = """
+        select * from usual union all
+        select * replace (
+            read_at - to_hours(1000 + 10 * (kafka_offset % 50)) as read_at, event_id || 'late' as event_id
+        )
+        from usual where hash(event_id) % 20 = 0
+    """
+    assert broken(check(connection, late, past=[usual.measures] * 5)) <= {"meters whose counter falls in a day"}
+
+
+def test_no_readings_at_all_break_no_rule(connection, usual):
+    assert check(connection, "select * from usual where false", past=[usual.measures] * 5).passed
