@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -41,3 +43,31 @@ def remove(io: FileIO, address: str) -> None:
         pass
     except Exception:
         log.warning("staging files stay: %s", address, exc_info=True)
+
+
+def remove_finished(consumers: Iterable[LandingConsumer], older_than: timedelta = timedelta(days=1)) -> int:
+    """Remove staging files of claims that are closed, which a run that was killed at its end has left.
+
+    Returns of how many claims. A claim that is open keeps its files, however old.
+    """
+    from sqlalchemy import func, select
+
+    from include.landing.tables import load_landing_table
+    from include.operations.database import begin
+    from include.operations.tables import claims
+
+    removed = 0
+    for consumer in consumers:
+        table = load_landing_table(consumer.topic)
+        above = folder(consumer, 0, table.location()).rpartition("/")[0]
+        store = filesystem(table.io, above)
+        store.invalidate_cache()
+        found = {int(name) for path in store.find(above) if (name := path.split("/")[-2]).isdigit()}
+        mine = select(claims.c.id).where(claims.c.consumer == consumer.name)
+        recent = claims.c.closed_at.is_(None) | (claims.c.closed_at > func.now() - older_than)
+        with begin() as connection:
+            kept = set(connection.execute(mine.where(recent)).scalars())
+        for claim_id in sorted(found - kept):
+            remove(table.io, folder(consumer, claim_id, table.location()))
+            removed += 1
+    return removed

@@ -1,0 +1,185 @@
+"""The standard lane in a real Airflow: readings in Kafka become hourly flows, and a run that must not go on stops it.
+
+Everything is looked at from outside: Airflow through its REST API, tables through a catalog of the tests' own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from confluent_kafka import Producer
+
+from include.landing.tables import clean_table
+from include.water.consumers import AGGREGATE_METER_READINGS
+from include.water.simulators.meters import Faults, Readings
+from include.water.simulators.network import Network
+from include.water.topics import METER_READINGS, MeterReading
+from tests.conftest import PROJECT
+from tests.e2e.test_event_lane import Airflow, wait_for
+
+pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+
+DAG = AGGREGATE_METER_READINGS.name
+# The sink commits every few seconds; a run has seven tasks, on a machine that is busy.
+LANE_SECONDS = 240
+START = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+class StandardLane:
+    """What has happened in the stack's tables, database and Airflow."""
+
+    def __init__(self, stack: Any, airflow: Airflow) -> None:
+        endpoints = stack.endpoints()
+        self.environment = stack.environment()
+        self._kafka = endpoints["kafka"]["client_config"]
+        self._database = endpoints["databases"]["operations_db"]
+        self.airflow = airflow
+
+    def send(self, *messages: tuple[bytes, bytes | None]) -> None:
+        producer = Producer({**self._kafka, "log_level": 2})
+        for key, value in messages:
+            producer.produce(METER_READINGS.name, key=key, value=value)
+            producer.poll(0)
+        assert producer.flush(60) == 0
+
+    def query(self, statement: str, *values: Any) -> list[tuple]:
+        with psycopg.connect(self._database, connect_timeout=5) as connection:
+            return connection.execute(statement, values).fetchall()  # type: ignore[arg-type]
+
+    def offsets(self) -> int:
+        """How many offsets are claimed by runs that are finished."""
+        statement = """
+            select coalesce(sum(end_offset - start_offset), 0) from claims join claim_ranges on claim_id = id
+            where consumer = %s and closed_at is not null
+        """
+        return int(self.query(statement, DAG)[0][0])
+
+    def open_run(self) -> str | None:
+        """The run whose claim is open."""
+        rows = self.query("select run_id from claims where consumer = %s and closed_at is null", DAG)
+        return rows[0][0] if rows else None
+
+    def table(self, name: str) -> Any:
+        """A table's rows, as Arrow; from a catalog that is loaded anew."""
+        from include.lake.catalog import load_catalog
+
+        with pytest.MonkeyPatch.context() as patch:
+            for variable, value in self.environment.items():
+                if variable.startswith(("AIRFLOW_CONN_", "STORAGE_", "GCSFS_")):
+                    patch.setenv(variable, value)
+            return load_catalog.__wrapped__().load_table(name).scan().to_arrow()
+
+    def published(self) -> list[dict[str, Any]]:
+        """What the asset's events say, oldest first."""
+        (asset,) = self.airflow.ask("GET", "/assets?name_pattern=hourly_flows")["assets"]
+        answer = self.airflow.ask("GET", f"/assets/events?asset_id={asset['id']}&order_by=timestamp&limit=100")
+        return [event["extra"] for event in answer["asset_events"]]
+
+    def states(self, run_id: str) -> dict[str, str]:
+        return {task["task_id"]: task["state"] for task in self.airflow.tasks(run_id, DAG)}
+
+    def active_runs(self) -> list[str]:
+        answer = self.airflow.ask("GET", f"/dags/{DAG}/dagRuns?state=running&state=queued&limit=10")
+        return [run["dag_run_id"] for run in answer["dag_runs"]]
+
+
+@pytest.fixture(scope="module")
+def lane(whole_stack) -> Iterator[StandardLane]:
+    airflow = Airflow(**whole_stack.endpoints()["airflow"])
+    wait_for(
+        lambda: DAG in {dag["dag_id"] for dag in airflow.ask("GET", "/dags?limit=100")["dags"]}, 90, "Airflow knows it"
+    )
+    airflow.pause(DAG, False)
+    yield StandardLane(whole_stack, airflow)
+    airflow.pause(DAG, True)
+    airflow.close()
+
+
+def test_readings_become_hourly_flows_and_the_books_balance(lane: StandardLane):
+    readings = Readings(
+        Network(seed=5), START, START + timedelta(hours=8), faults=Faults(bad=1, duplicates=0.02, late_hours=3)
+    )
+    messages = list(readings)
+    before, published = lane.offsets(), len(lane.published())
+    lane.send(*messages)
+    wait_for(lambda: lane.offsets() - before >= len(messages), LANE_SECONDS, "every message is in a finished run")
+
+    sent = {event.event_id for event in _events(messages)}
+    clean = lane.table(clean_table(METER_READINGS))
+    assert sorted(clean["event_id"].to_pylist()) == sorted(sent)
+    events = lane.published()[published:]
+    total = {name: sum(event[name] for event in events) for name in ("landed", "clean", "dead_lettered", "duplicates")}
+    good = len(_events(messages))
+    assert total == {
+        "landed": len(messages),
+        "clean": len(sent),
+        "dead_lettered": len(messages) - good,
+        "duplicates": good - len(sent),
+    }
+    hours = lane.table("water.meter_hours")
+    known = [row for row in hours.to_pylist() if row["litres"] is not None]
+    assert len({row["meter_id"] for row in known}) > 0.9 * len(Network(seed=5).meters)
+    assert {row["hour"] for row in known} >= {START + timedelta(hours=n) for n in range(1, 6)}
+
+
+def test_a_failed_suite_stops_the_lane_until_its_run_is_cleared(lane: StandardLane):
+    """The waiting run, which is the next of a continuous Dag, is ended by hand instead of waiting for its minutes."""
+    before, published = lane.offsets(), len(lane.published())
+    at = START + timedelta(days=10)
+    # One meter that sends all the time: odd, but each reading is right.
+    restless = [_reading("M-000001", at + timedelta(seconds=20 * n), 10_000_000 + n) for n in range(150)]
+    lane.send(*restless)
+    failed = wait_for(lambda: _failed(lane), LANE_SECONDS, "the run fails")
+    states = lane.states(failed)
+    assert states["check_sets"] == "failed"
+    assert states["aggregate"] == states["publish"] == "upstream_failed"
+    assert len(lane.published()) == published
+
+    later = [_reading("M-000002", at + timedelta(minutes=n), 20_000_000 + n) for n in range(3)]
+    lane.send(*later)
+    wait_for(lambda: set(lane.active_runs()) - {failed}, 60, "the next run waits")
+    (claim_id,) = lane.query("select id from claims where run_id = %s", failed)[0]
+    command = [sys.executable, "-m", "include.validators", "accept", DAG, str(claim_id), "--reason", "a test of meters"]
+    subprocess.run(command, check=True, cwd=PROJECT, env={**os.environ, **lane.environment}, capture_output=True)
+    assert lane.offsets() == before
+    assert lane.open_run() == failed, "nothing new is claimed while a failed run has its claim"
+    lane.airflow.ask(
+        "POST", f"/dags/{DAG}/clearTaskInstances",
+        dry_run=False, dag_run_id=failed, only_failed=True, include_downstream=True, reset_dag_runs=True,
+    )  # fmt: skip
+    for waiting in set(lane.active_runs()) - {failed}:
+        lane.airflow.ask("PATCH", f"/dags/{DAG}/dagRuns/{waiting}", state="success")
+    lane.airflow.wait_for_success(failed, DAG, LANE_SECONDS)
+    wait_for(lambda: lane.offsets() - before == len(restless) + len(later), LANE_SECONDS, "the lane goes on")
+    clean = lane.table(clean_table(METER_READINGS)).to_pylist()
+    assert sum(row["meter_id"] == "M-000001" and row["read_at"] >= at for row in clean) == len(restless)
+
+
+def _failed(lane: StandardLane) -> str | None:
+    run_id = lane.open_run()
+    return run_id if run_id and lane.airflow.run(run_id, DAG)["state"] == "failed" else None
+
+
+def _reading(meter_id: str, read_at: datetime, litres: int) -> tuple[bytes, bytes]:
+    event = MeterReading(version=1, meter_id=meter_id, district_id="harbour", read_at=read_at, litres_total=litres)
+    return METER_READINGS.serialize(event)
+
+
+def _events(messages: list[tuple[bytes, bytes | None]]) -> list[MeterReading]:
+    """The events of the messages that keep their contract."""
+    from include.contracts import ContractViolation
+
+    found = []
+    for _, value in messages:
+        try:
+            found.append(METER_READINGS.parse(value))
+        except ContractViolation:
+            continue
+    return found  # type: ignore[return-value]

@@ -1,0 +1,208 @@
+"""Tables on a real catalog and a real object store: reading, atomic replacement, and upkeep."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.transforms import DayTransform
+from pyiceberg.types import DoubleType, LongType, NestedField, StringType, TimestamptzType
+
+from include.lake import engine, maintenance, writing
+from include.lake.catalog import load_catalog
+
+pytestmark = pytest.mark.integration
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+FIELDS = (
+    NestedField(1, "number", LongType(), required=True),
+    NestedField(2, "made_at", TimestamptzType(), required=True),
+    NestedField(3, "note", StringType(), required=False),
+)
+SPEC = PartitionSpec(PartitionField(2, 1000, DayTransform(), "made_at_day"))
+
+
+@pytest.fixture
+def make_table(landing_services) -> Callable[..., Any]:
+    name = f"test.t{uuid.uuid4().hex[:8]}"
+
+    def make(*more: NestedField) -> Any:
+        return writing.ensure_table(load_catalog(), name, Schema(*FIELDS, *more), SPEC)
+
+    return make
+
+
+def rows(first: int, end: int, note: str = "") -> pa.Table:
+    """A row for each number, four to a day."""
+    schema = pa.schema(
+        [
+            pa.field("note", pa.string()),
+            pa.field("number", pa.int64(), nullable=False),
+            pa.field("made_at", pa.timestamp("us", "UTC"), nullable=False),
+        ]
+    )
+    numbers = range(first, end)
+    columns = {
+        "number": numbers,
+        "made_at": [START + n * timedelta(hours=6) for n in numbers],
+        "note": [note] * len(numbers),
+    }
+    return pa.table(columns, schema=schema)
+
+
+def between(first: int, end: int) -> str:
+    return f"number >= {first} and number < {end}"
+
+
+def found(table: Any, **options: Any) -> list[tuple]:
+    with engine.connect() as connection:
+        return sorted(engine.scan(connection, load_catalog().load_table(table.name()), **options).fetchall())
+
+
+def numbers(table: Any, **options: Any) -> list[int]:
+    return [number for (number,) in found(table, columns=["number"], **options)]
+
+
+def test_rows_are_replaced_in_one_commit_and_a_repetition_changes_nothing(make_table):
+    table = make_table()
+    writing.replace_where(table, rows(0, 8, "old"), between(0, 8), {"claim-id": "1"})
+    seen: list[list[int]] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            seen.append(numbers(table))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(2):
+        writing.replace_where(table, rows(4, 10, "new"), between(4, 10), {"claim-id": "2"})
+    stop.set()
+    watcher.join()
+    assert [(n, note) for n, _, note in found(table)] == [(n, "old" if n < 4 else "new") for n in range(10)]
+    assert all(state in (list(range(8)), list(range(10))) for state in seen), "nobody sees half a replacement"
+    snapshot = load_catalog().load_table(table.name()).current_snapshot()
+    assert snapshot.summary["claim-id"] == "2"
+
+
+def test_writers_of_the_same_and_of_other_rows_at_once_lose_and_double_nothing(make_table):
+    make_table()
+    table = make_table()
+
+    def write(first: int) -> None:
+        mine = load_catalog().load_table(table.name())
+        writing.replace_where(mine, rows(first, first + 4), between(first, first + 4))
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in (0, 0, 4, 8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert numbers(table) == list(range(12))
+
+
+def test_a_commit_that_fails_leaves_the_table_as_it_was(make_table, monkeypatch):
+    table = make_table()
+    writing.replace_where(table, rows(0, 4), between(0, 4))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise CommitFailedException("somebody else")
+
+    monkeypatch.setattr(writing, "COMMIT_TRIES", 1)
+    monkeypatch.setattr(type(table), "_do_commit", refuse)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(CommitFailedException):
+        writing.replace_where(table, rows(0, 2), between(0, 4))
+    assert numbers(table) == [0, 1, 2, 3]
+
+
+def test_a_scan_reads_what_the_filter_says_and_columns_that_were_added_later(make_table):
+    table = make_table()
+    writing.replace_where(table, rows(0, 12), between(0, 12))
+    assert numbers(table, row_filter="number > 2 and number <= 4") == [3, 4]
+    day = "made_at >= '2026-01-02T00:00:00+00:00' and made_at < '2026-01-03T00:00:00+00:00'"
+    assert numbers(table, row_filter=day) == [4, 5, 6, 7]
+    assert numbers(table, row_filter="number > 100") == []
+    wider = make_table(NestedField(4, "litres", DoubleType(), required=False))
+    assert found(wider, row_filter="number = 1") == [(1, START + timedelta(hours=6), "", None)]
+    assert found(wider, row_filter="number > 100") == []
+    with pytest.raises(ValueError, match="litres"):
+        make_table(NestedField(4, "litres", LongType(), required=False))
+
+
+def test_small_files_become_one_and_no_row_changes(make_table):
+    table = make_table()
+    for number in range(4):
+        writing.replace_where(table, rows(number, number + 1, "é"), between(number, number + 1))
+    before = found(table)
+    assert maintenance.bundle_small_files(table, min_files=8) == 0
+    assert maintenance.bundle_small_files(table, min_files=2) == 4
+    assert found(table) == before
+    assert len(list(load_catalog().load_table(table.name()).scan().plan_files())) == 1
+    # PyIceberg reads them too, and the lane can replace rows of a bundle.
+    assert table.scan().to_arrow().num_rows == 4
+    writing.replace_where(table, rows(1, 2, "new"), between(1, 2))
+    assert [note for _, _, note in found(table)] == ["é", "new", "é", "é"]
+
+
+def test_files_that_were_replaced_meanwhile_are_not_bundled(make_table, monkeypatch):
+    table = make_table()
+    for number in range(3):
+        writing.replace_where(table, rows(number, number + 1), between(number, number + 1))
+    upload = writing.upload_files
+
+    def upload_late(*arguments: Any) -> Any:
+        writing.replace_where(load_catalog().load_table(table.name()), rows(0, 1, "new"), between(0, 1))
+        return upload(*arguments)
+
+    monkeypatch.setattr(writing, "upload_files", upload_late)
+    assert maintenance.bundle_small_files(table, min_files=2) == 0
+    assert [note for _, _, note in found(table)] == ["new", "", ""]
+
+
+def test_a_commit_beside_the_bundling_is_kept(make_table, monkeypatch):
+    table = make_table()
+    for number in range(3):
+        writing.replace_where(table, rows(number, number + 1), between(number, number + 1))
+    upload = writing.upload_files
+
+    def upload_late(*arguments: Any) -> Any:
+        writing.replace_where(load_catalog().load_table(table.name()), rows(3, 4, "new"), between(3, 4))
+        return upload(*arguments)
+
+    monkeypatch.setattr(writing, "upload_files", upload_late)
+    assert maintenance.bundle_small_files(table, min_files=2) == 3
+    assert numbers(table) == [0, 1, 2, 3]
+
+
+def test_old_snapshots_and_files_that_nothing_refers_to_go(make_table, monkeypatch):
+    table = make_table()
+    for note in ("first", "second", "third"):
+        writing.replace_where(table, rows(0, 4, note), between(0, 4), {"note": note})
+    before = len(table.snapshots())
+    assert maintenance.expire_snapshots(table, timedelta(hours=1)) == 0
+    needed = next(s for s in reversed(table.snapshots()) if s.summary["note"] == "second")
+    maintenance.expire_snapshots(table, timedelta(0), lambda snapshot: snapshot.summary["note"] == "second")
+    kept = load_catalog().load_table(table.name()).snapshots()
+    assert len(kept) < before
+    assert needed.snapshot_id in {s.snapshot_id for s in kept}
+
+    store = writing.filesystem(table.io, table.location())
+    stray = f"{table.location()}/data/stray.parquet"
+    store.pipe_file(stray, b"x")
+    with pytest.raises(ValueError, match="at least"):
+        maintenance.remove_unreferenced(table, older_than=timedelta(hours=1))
+    assert maintenance.remove_unreferenced(table) == 0, "they may belong to a commit that is under way"
+    monkeypatch.setattr(maintenance, "ORPHAN_AGE", timedelta(seconds=-60))
+    assert maintenance.remove_unreferenced(table, older_than=timedelta(seconds=-60)) > 1
+    store.invalidate_cache()
+    assert not store.exists(stray)
+    assert [note for _, _, note in found(table)] == ["third"] * 4
