@@ -142,7 +142,10 @@ def document(suite: SetSuite, result: SetResult, facts: Mapping[str, Any]) -> di
 def _steps(source: str, claim_id: int) -> list[dict[str, str]]:
     """What an operator can do about a run that is stopped."""
     return [
-        {"text": "If the data are wrong: mend the cause, then clear the run. It checks the same rows again."},
+        {
+            "text": "If the data are wrong: make the contract refuse such rows, deploy, and clear the whole run. It "
+            "reads its own offsets again. If a rule is wrong: change it, and clear this task."
+        },
         {
             "text": "If the data are odd but right: accept the run, then clear it. Who and why is kept.",
             "command": f"python -m include.validators accept {source} {claim_id} --reason '...'",
@@ -165,8 +168,8 @@ def _stop(source: str, claim_id: int, result: SetResult, refused: Sequence[str],
         open_alarm(connection, source, results.alarm_kind(claim_id), f"{what}; page: {page}")
     return (
         f"{source}: {what}. Nothing was deleted, nothing downstream has run, and no new range is claimed until this "
-        f"run is done. Page: {page}. Mend the cause and clear the run; or, if the data are odd but right: python -m "
-        f"include.validators accept {source} {claim_id} --reason '...', then clear the run"
+        f"run is done. Page: {page}. If the data are odd but right: python -m include.validators accept {source} "
+        f"{claim_id} --reason '...', then clear this task; if they are wrong: docs/runbooks/suite-failed.md"
     )
 
 
