@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.water.flows import queries, tables
 from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, night_of
-from include.water.flows.hours import DAY, HOUR, counted, midnight, reached, spans, within
+from include.water.flows.hours import DAY, HOUR, blocks, counted, midnight, reached, spans, within
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,10 +26,13 @@ log = logging.getLogger(__name__)
 # A condition of more offset ranges than this is replaced by their bounds; the query picks the exact rows.
 MAX_RANGES = 32
 NO_TIME = timedelta(0)
+# What is computed and committed at once: bounds the memory that a long history takes. The days of meters are many rows,
+# those of districts few, but made from the meters' rows of a week more.
+METER_BLOCK_DAYS, DISTRICT_BLOCK_DAYS = 7, 28
 
 
 def aggregate(ranges: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """Compute again what the clean readings of these offset ranges touch, in three commits.
+    """Compute again what the clean readings of these offset ranges touch: table by table, some days in a commit.
 
     `ranges`: partition, start, end (exclusive). Returns {"hours": [first, last] as text, or [] when the ranges hold no
     clean reading, "meter_hours": rows, "district_hours": rows, "district_nights": rows}.
@@ -59,8 +62,12 @@ def aggregate_tables(
     district_hours = sorted({*hours, *counted(read)})
     nights = sorted({night for hour in district_hours if (night := night_of(hour))})
     counts = {
-        "meter_hours": _make_meter_hours(connection, readings, made, hours),
-        "district_hours": _make_district_hours(connection, made, district_hours),
+        "meter_hours": sum(
+            _make_meter_hours(connection, readings, made, block) for block in blocks(hours, METER_BLOCK_DAYS)
+        ),
+        "district_hours": sum(
+            _make_district_hours(connection, made, block) for block in blocks(district_hours, DISTRICT_BLOCK_DAYS)
+        ),
         "district_nights": _make_district_nights(connection, made, nights),
     }
     log.info("aggregated: first_hour=%s last_hour=%s hours=%d %s", hours[0], hours[-1], len(hours), counts)

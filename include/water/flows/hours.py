@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, TIME_ZONE, night_of
 
@@ -32,6 +32,13 @@ def window_of(night: date) -> list[datetime]:
     """The hours of a night's window, in UTC: one fewer or one more where clocks are changed within it."""
     evening = datetime(night.year, night.month, night.day, 12, tzinfo=TIME_ZONE).astimezone(UTC)
     return [hour for n in range(36) if night_of(hour := evening + n * HOUR) == night]
+
+
+def blocks(hours: Iterable[datetime], days: int) -> Iterator[list[datetime]]:
+    """The hours in parts of at most so many days, by time."""
+    by_day = [list(group) for _, group in groupby(sorted(hours), midnight)]
+    for first in range(0, len(by_day), days):
+        yield [hour for day in by_day[first : first + days] for hour in day]
 
 
 def midnight(moment: datetime) -> datetime:

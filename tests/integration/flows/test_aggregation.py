@@ -15,6 +15,7 @@ import pytest
 
 from include.contracts.__main__ import PROJECT
 from include.lake import writing
+from include.water.flows import aggregation
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS, TABLES
 from tests.integration.flows.lake import PARTITIONS, Lake, at, make_lake
 from tests.unit.water.flows import reference
@@ -71,6 +72,14 @@ def test_the_same_ranges_twice_change_nothing_and_leave_no_more_files(new_lake, 
     assert lake.everything() == wanted
     assert [len(lake.files(name)) for name in TABLES] == counts
     assert len(lake.files(METER_HOURS)) == len({row["hour"].date() for row in lake.rows(METER_HOURS).to_pylist()})
+
+
+def test_a_run_that_computes_day_by_day_ends_as_one_that_computes_all_at_once(new_lake, readings, wanted, monkeypatch):
+    monkeypatch.setattr(aggregation, "METER_BLOCK_DAYS", 1)
+    monkeypatch.setattr(aggregation, "DISTRICT_BLOCK_DAYS", 1)
+    lake = new_lake()
+    lake.aggregate(lake.append(readings))
+    assert lake.everything() == wanted
 
 
 def test_a_run_without_clean_readings_touches_nothing(new_lake):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from random import Random
 
 import duckdb
@@ -12,7 +13,7 @@ import pytest
 
 from include.water.flows import queries
 from include.water.flows.definition import night_of
-from include.water.flows.hours import HOUR, reached, window_of
+from include.water.flows.hours import HOUR, MAX_SPANS, blocks, reached, spans, window_of
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS, schema_of
 from tests.unit.water.flows import reference
 from tests.unit.water.flows.reference import Reading
@@ -202,6 +203,27 @@ def test_a_night_in_which_clocks_change_has_an_hour_less_or_more(night: date, ho
     assert {night_of(hour) for hour in window} == {night}
     assert night_of(window[0] - HOUR) is None
     assert night_of(window[-1] + HOUR) is None
+
+
+def test_spans_join_where_they_meet_and_are_bounded_in_number():
+    random = Random(1)
+    hours = sorted({NOON + random.randrange(20_000) * HOUR for _ in range(500)})
+    few = spans(hours[:1], HOUR, 3 * HOUR, HOUR)
+    assert few == [(hours[0] - 3 * HOUR, hours[0] + 2 * HOUR)]
+    assert spans([NOON, NOON + HOUR], HOUR, timedelta(0), timedelta(0)) == [(NOON, NOON + 2 * HOUR)]
+    many = spans(hours, HOUR, timedelta(0), timedelta(0))
+    assert len(many) == MAX_SPANS
+    assert all(any(first <= hour < end for first, end in many) for hour in hours)
+    assert all(a[1] < b[0] for a, b in pairwise(many))
+
+
+def test_blocks_hold_every_hour_once_and_whole_days():
+    hours = [NOON + n * HOUR for n in range(0, 400, 7)]
+    parts = list(blocks(hours, 3))
+    assert [hour for part in parts for hour in part] == hours
+    assert all(len({hour.date() for hour in part}) <= 3 for part in parts)
+    days = [hour.date() for part in parts for hour in {h.replace(hour=0): h for h in part}.values()]
+    assert len(days) == len(set(days))
 
 
 def test_a_loss_is_unknown_while_too_many_meters_are(connection):

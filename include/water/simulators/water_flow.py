@@ -1,0 +1,62 @@
+"""A real pipeline branch: the WaterFlow series of the package `river` (hourly, two months of 2022), moved in time.
+
+river is a dependency of development only. The data were donated by Tecnojest s.r.l., Italy. river describes four
+anomalies in words, and labels none: three times hardly any flow, and a small peak after the first two. Where they lie
+was read off the series, in which nothing else comes near them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from include.water.topics import METER_READINGS, MeterReading
+
+METER_ID, DISTRICT_ID = "M-999001", "water-flow"
+# First and last of the rows, counted from 0.
+ANOMALIES = (("low", 93, 110), ("low", 211, 223), ("peak", 329, 329), ("low", 872, 887))
+# Between the clocks there and those of the utility: nights stay nights.
+_BEHIND = timedelta(hours=9)
+_HOUR, _WEEK = timedelta(hours=1), timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class FlowHour:
+    """What flowed in the hour, and whether it belongs to an anomaly: "low", "peak" or None. Some hours are missing."""
+
+    hour: datetime
+    litres: float
+    anomaly: str | None
+
+
+def real_flow(until: datetime) -> list[FlowHour]:
+    """The series, moved by whole weeks so that it ends within the week before `until`; by time."""
+    from river.datasets import WaterFlow
+
+    rows = [(at["Time"].astimezone(UTC), litres_per_second) for at, litres_per_second in WaterFlow()]
+    weeks = (until - _HOUR - (rows[-1][0] + _BEHIND)) // _WEEK
+    kinds = {row: kind for kind, first, last in ANOMALIES for row in range(first, last + 1)}
+    return [
+        FlowHour(at + _BEHIND + weeks * _WEEK, round(litres_per_second * 3600, 1), kinds.get(row))
+        for row, (at, litres_per_second) in enumerate(rows)
+    ]
+
+
+def real_messages(until: datetime) -> Iterator[tuple[bytes, bytes]]:
+    """The same as a meter's readings (key, value), in a district of its own: one at the end of each known hour.
+
+    And one where a gap ends: the meter has gone on counting, at the rate of the hour that follows.
+    """
+    litres, ended = 0.0, None
+    for row in real_flow(until):
+        if row.hour != ended:
+            litres += row.litres * ((row.hour - ended) / _HOUR if ended else 0)
+            yield _message(row.hour, litres)
+        litres, ended = litres + row.litres, row.hour + _HOUR
+        yield _message(ended, litres)
+
+
+def _message(at: datetime, litres: float) -> tuple[bytes, bytes]:
+    event = MeterReading(version=1, meter_id=METER_ID, district_id=DISTRICT_ID, read_at=at, litres_total=round(litres))
+    return METER_READINGS.serialize(event)
