@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="TOPIC=N",
-        help="messages a second: leaks.detected=5, service.requests=0.5, meter.readings=20; may be given repeatedly",
+        help="messages a second: leaks.detected=5, service.requests=0.5, meter.readings=4; may be given repeatedly",
     )
     run.add_argument("--bad", type=int, default=1, metavar="N", help="of each kind of bad message: %(default)s")
     run.add_argument("--seed", type=int, default=1)
