@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,7 +18,7 @@ from pydantic import Field
 from include.contracts import Contract, Topic
 from include.contracts.types import UtcTime
 from include.lake.catalog import load_catalog
-from include.landing import balance
+from include.landing import balance, staging, upkeep
 from include.landing.balance import DoesNotBalance, finish
 from include.landing.clean import commit_clean, ensure_clean_table
 from include.landing.consumers import LandingConsumer
@@ -23,6 +26,7 @@ from include.landing.planning import claim_landed
 from include.landing.tables import clean_table, create_landing_table, load_landing_table
 from include.landing.validation import validate_unit
 from include.validators import rows
+from tests.conftest import PROJECT
 from tests.integration.kafka.conftest import open_claims, read_all, wait_for_topics
 from tests.integration.landing.conftest import alarms_of, delete_records
 
@@ -324,3 +328,75 @@ def test_an_optional_field_is_added_to_the_table_and_null_in_older_rows(consumer
     object.__setattr__(lane.topic, "contract", Other)
     with pytest.raises(ValueError, match="amount"):
         ensure_clean_table(lane.topic)
+
+
+def test_staging_files_of_finished_runs_go_and_those_of_open_ones_stay(consumer, send, monkeypatch):
+    lane = consumer()
+    send(lane.topic, sale(1))
+    land(lane.topic, 0, 0, sale(1))
+    units = claim_landed(lane, "run-1")
+    summary = commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1")
+    assert staging.remove_finished([lane], older_than=timedelta(0)) == 0
+    assert len(staging_files(lane)) == 1
+    # Killed between the end of the claim and the removal.
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "remove", lambda *_: None)
+        finish(lane, summary, "run-1")
+    assert staging.remove_finished([lane], older_than=timedelta(days=1)) == 0
+    assert staging.remove_finished([lane], older_than=timedelta(0)) == 1
+    assert staging_files(lane) == []
+
+
+def test_nothing_is_removed_from_a_landing_table_while_offsets_are_missing(consumer, send):
+    lane = consumer()
+    send(lane.topic, sale(1), sale(2), sale(3))
+    land(lane.topic, 0, 0, sale(1))
+    land(lane.topic, 0, 2, sale(3))
+    # No snapshot is the sink's own, so all are kept: it would look for its last one in vain.
+    assert upkeep.keep_landing_table(lane.topic, timedelta(0)) == {"expired": 0, "removed": None}
+    land(lane.topic, 0, 1, sale(2))
+    kept = upkeep.keep_landing_table(lane.topic, timedelta(days=7))
+    assert kept == {"expired": 0, "removed": 0}
+    assert upkeep.keep_table("clean.nothing", timedelta(0)) is None
+
+
+# Run in a process of its own, which kills itself around the commit.
+KILLED = """
+import json, os, signal, sys
+from datetime import timedelta
+from include.contracts import Topic
+from include.lake import writing
+from include.landing.clean import commit_clean
+from include.landing.consumers import LandingConsumer
+from tests.integration.landing.test_run import Sale
+
+name, topic, moment, units = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+commit = writing.commit
+
+def killed(table, change):
+    if moment == "after":
+        commit(table, change)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+writing.commit = killed
+of = Topic(topic, Sale, key="number", partitions=2, retention=timedelta(days=1), landed=True, event_time="sold_at")
+commit_clean(LandingConsumer(name=name, topic=of), units, "run-1")
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_around_its_commit_a_run_ends_as_if_it_had_not_been(moment, consumer, send):
+    lane = consumer()
+    values = [sale(1), sale(1), sale(2, amount=-1), sale(3, day=2)]
+    send(lane.topic, *values)
+    land(lane.topic, 0, 0, *values)
+    units = [validate_unit(lane, unit, "run-1") for unit in claim_landed(lane, "run-1")]
+    command = [sys.executable, "-c", KILLED, lane.name, lane.topic.name, moment, json.dumps(units)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    # A half that can be seen would be here.
+    assert clean_rows(lane.topic) == ([] if moment == "before" else [(0, 0, "1"), (0, 3, "3")])
+    summary = commit_clean(lane, units, "run-1")
+    assert counts(summary) == {"landed": 4, "clean": 2, "dead_lettered": 1, "duplicates": 1, "without_record": 0}
+    finish(lane, summary, "run-1")
+    assert clean_rows(lane.topic) == [(0, 0, "1"), (0, 3, "3")]
