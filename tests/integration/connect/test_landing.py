@@ -51,16 +51,19 @@ def test_files_that_the_catalog_refused_land_although_the_connector_was_changed_
 ):
     topic = make_topic()
     connectors.create_landing_table(topic)
+    # A commit that timed out before there was anything to commit would give the coordinator a place.
+    slow = {**FAST, "iceberg.control.commit.interval-ms": "2000", "iceberg.control.commit.timeout-ms": "30000"}
+    configure(folder, topic, slow)
     allow = refuse_commits(topic)
-    connectors.apply([topic], folder=folder)
     sent = send(topic, [b"%d" % n for n in range(400)])
+    connectors.apply([topic], folder=folder)
     # From here on Kafka will not give them to the sink again.
     wait_until_read(topic)
     watchdog.check_connectors([topic], watchdog.Limits(stalled_after=watchdog.timedelta(hours=1)))
     watchdog.check_connectors([topic], watchdog.Limits(stalled_after=watchdog.timedelta(0)))
     assert standing(connect, topic).is_running
     assert "landing_stalled" in alarms(connector_name(topic))
-    configure(folder, topic, {**FAST, "tasks.max": "1"})
+    configure(folder, topic, {**slow, "tasks.max": "1"})
     assert connectors.apply([topic], folder=folder) == [f"connector {connector_name(topic)}: changed tasks.max"]
     wait_for(lambda: len(standing(connect, topic).tasks) == 1 and standing(connect, topic).is_running)
     allow()
