@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,8 @@ def connect(*, filesystem: Any = None, memory_limit: str = MEMORY_LIMIT) -> Duck
 
     config = {
         "memory_limit": memory_limit,
+        # Its own default is a folder below the working directory, which a worker may not write to.
+        "temp_directory": f"{tempfile.gettempdir()}/duckdb-{os.getpid()}",
         # Its own default may be every core of the worker that other tasks run on.
         "threads": 2,
         # Files of others' modules would be code from outside.
