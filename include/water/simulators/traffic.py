@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from random import Random
 
@@ -208,9 +209,9 @@ def meter_readings(random: Random, seed: int = 1) -> Iterator[MeterReading]:
     network = Network(seed)
     meters = list(network.meters)
     random.shuffle(meters)
-    while True:
-        for meter in meters:
-            yield reading(network, meter, datetime.now(UTC))
+    # What takes long is done now, and not on the time in which messages are to be sent.
+    reading(network, meters[0], datetime.now(UTC))
+    return (reading(network, meter, datetime.now(UTC)) for meter in cycle(meters))
 
 
 def _quake() -> Contract:
