@@ -86,7 +86,7 @@ class SetSuite:
     columns: what is read of the rows. exact_columns: whether the rows may have no others.
     queries: SELECTs of one row each over the table `run`, in DuckDB's SQL; their columns are what measures name.
     max_rows: rules about columns look at this many rows at most, drawn at random with a fixed seed; measures always
-        look at all.
+        look at all: what must be unique in larger runs, too, is a measure.
     examples: of how many values that break a rule the report shows. 0 where rows hold personal data.
     """
 
@@ -96,7 +96,7 @@ class SetSuite:
     queries: tuple[str, ...] = ()
     measures: tuple[Measure, ...] = ()
     description: str = ""
-    max_rows: int = 2_000_000
+    max_rows: int = 1_000_000
     examples: int = 0
 
     def __post_init__(self) -> None:

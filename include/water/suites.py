@@ -23,6 +23,7 @@ _INLETS = ", ".join(f"'{district.inlet_meter_id}'" for district in DISTRICTS.val
 # the same as on time. That the lane itself is behind is the alarm `lag`.
 _TIMES = f"""
 select
+    count(*) - count(distinct event_id) as repeated,
     case when count(*) >= {_ENOUGH_ROWS} then (epoch(max(kafka_timestamp)) - epoch(max(read_at))) / 3600 end
         as newest_age_hours,
     case when count(*) >= {_ENOUGH_ROWS} then avg((read_at > kafka_timestamp + interval 1 hour)::int) end
@@ -82,6 +83,7 @@ def meter_readings() -> SetSuite:
         ),
         queries=(_TIMES, _VOLUME, _FLOWS),
         measures=(
+            Measure("repeated", "readings that are there twice", maximum=0),
             Measure("dead_lettered_share", "messages that break the contract", PERCENT, maximum=0.5),
             Measure(
                 "dead_lettered_share",

@@ -80,6 +80,7 @@ def test_usual_readings_break_no_rule_and_every_number_is_measured(connection, u
         ),
         ("readings from the future", "select * replace (read_at - interval 2 hour as kafka_timestamp) from usual"),
         ("district_id: a district of the network", "select * replace ('atlantis' as district_id) from usual"),
+        ("readings that are there twice", "from usual union all (from usual limit 1)"),
         ("event_id: each value once", "from usual union all (from usual limit 1)"),
     ],
 )
