@@ -1,0 +1,132 @@
+"""Connectors' configurations come from files and connections, hold no password, and say what is wrong with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from include.landing import connectors
+from include.landing.standing import Standing, shortened
+from include.landing.tables import connector_name
+from include.landing.watchdog import Limits
+from include.water.topics import METER_READINGS, TOPICS
+
+CATALOG = {
+    "conn_type": "postgres", "host": "db", "port": 5433, "login": "me", "password": "secret-word", "schema": "catalog",
+    "extra": {"warehouse": "gs://bucket/warehouse", "sslmode": "require"},
+}  # fmt: skip
+STORE = {"conn_type": "google_cloud_platform", "extra": {"project": "local", "is_anonymous": True}}
+
+
+@pytest.fixture(autouse=True)
+def connections(monkeypatch) -> None:
+    connect_to(monkeypatch, CATALOG, STORE)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://store:4443")
+
+
+def connect_to(monkeypatch, catalog: dict, store: dict) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_LANDING_CATALOG", json.dumps(catalog))
+    monkeypatch.setenv("AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT", json.dumps(store))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / connectors.TEMPLATE).write_text('{"topics": "{{topic}}", "iceberg.tables": "{{table}}"}')
+    return tmp_path
+
+
+def test_the_projects_template_serves_every_landed_topic_and_holds_no_password():
+    for topic in connectors.landed(TOPICS):
+        config = connectors.connector_config(topic)
+        assert config["topics"] == topic.name
+        assert config["iceberg.control.topic"] == f"{connector_name(topic)}.control"
+        assert config["iceberg.catalog.uri"] == "jdbc:postgresql://db:5433/catalog?sslmode=require"
+        assert config["iceberg.catalog.jdbc.password"] == "${env:LANDING_CATALOG_PASSWORD}"
+        assert config["iceberg.catalog.gcs.service.host"] == "http://store:4443"
+        assert "{{" not in str(config)
+        assert "secret-word" not in str(config)
+
+
+def test_a_commit_that_times_out_is_not_followed_by_the_next_at_once():
+    # The broker has been seen to refuse the second of two transactions that follow within milliseconds.
+    config = connectors.connector_config(METER_READINGS)
+    names = ("iceberg.control.commit.timeout-ms", "iceberg.control.commit.interval-ms")
+    timeout, interval = (int(config[name]) for name in names)
+    assert timeout <= interval - 1000
+
+
+def test_the_store_of_google_gets_no_address_and_no_anonymous_access(monkeypatch, folder):
+    connect_to(monkeypatch, CATALOG, {"conn_type": "google_cloud_platform", "extra": {"project": "prod"}})
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    config = connectors.connector_config(METER_READINGS, folder)
+    assert config["iceberg.catalog.gcs.project-id"] == "prod"
+    assert not {"iceberg.catalog.gcs.service.host", "iceberg.catalog.gcs.no-auth"} & config.keys()
+
+
+def test_a_rest_catalog_gets_its_credential_from_connects_environment(monkeypatch, folder):
+    extra = {"type": "rest", "uri": "https://catalog.example", "warehouse": "w"}
+    connect_to(monkeypatch, {**CATALOG, "extra": extra}, STORE)
+    config = connectors.connector_config(METER_READINGS, folder)
+    assert config["iceberg.catalog.type"] == "rest"
+    assert config["iceberg.catalog.uri"] == "https://catalog.example"
+    assert config["iceberg.catalog.credential"] == "${env:LANDING_CATALOG_CREDENTIAL}"
+    assert "iceberg.catalog.jdbc.user" not in config
+
+
+def test_a_connectors_own_file_wins_over_the_template_and_the_template_over_connections(folder):
+    (folder / connectors.TEMPLATE).write_text(
+        '{"iceberg.catalog.uri": "jdbc:postgresql://elsewhere/c", "tasks.max": "2"}'
+    )
+    (folder / f"{connector_name(METER_READINGS)}.json").write_text('{"tasks.max": "4"}')
+    config = connectors.connector_config(METER_READINGS, folder)
+    assert (config["iceberg.catalog.uri"], config["tasks.max"]) == ("jdbc:postgresql://elsewhere/c", "4")
+    other = dataclasses.replace(METER_READINGS, name="other.readings")
+    assert connectors.connector_config(other, folder)["tasks.max"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "landing.json cannot be read"),
+        ('{"tasks.max": 2}', "values are strings"),
+        ('{"topics": "{{tpoic}}"}', "no placeholder {{tpoic}}; there are control_topic, table, topic"),
+    ],
+)
+def test_a_template_that_cannot_be_used_says_why(folder, text, words):
+    (folder / connectors.TEMPLATE).write_text(text)
+    with pytest.raises(ValueError, match=r"landing\.json|placeholder") as caught:
+        connectors.connector_config(METER_READINGS, folder)
+    assert words in str(caught.value)
+
+
+TRACE = """org.apache.kafka.connect.errors.ConnectException: Exiting WorkerSinkTask due to unrecoverable exception.
+\tat org.apache.kafka.connect.runtime.WorkerSinkTask.deliverMessages(WorkerSinkTask.java:636)
+Caused by: org.apache.kafka.connect.errors.DataException: cannot convert {"name": "Ms Example", "IBANException": 1}
+\tat org.apache.kafka.connect.transforms.Cast.apply(Cast.java:1)
+\t... 10 more
+"""
+
+
+def test_a_trace_is_told_without_its_messages():
+    text = shortened(TRACE)
+    assert text == "ConnectException <- DataException in org.apache.kafka.connect.transforms.Cast.apply"
+    assert shortened("") == "no trace"
+    assert len(shortened("Caused by: a.LongException\n" * 500)) <= 400
+
+
+def test_a_connector_without_tasks_is_not_well():
+    assert not Standing("RUNNING", {}).is_running
+    assert not Standing("RUNNING", {0: "RUNNING", 1: "FAILED"}).is_running
+    assert Standing("RUNNING", {0: "RUNNING"}).is_running
+    assert Standing("FAILED", {}).has_failed
+
+
+def test_pauses_double_up_to_an_hour_and_last_through_a_night_shift():
+    limits = Limits()
+    pauses = [limits.pause(n).total_seconds() / 60 for n in range(1, limits.max_restarts)]
+    assert pauses[:7] == [2, 4, 8, 16, 32, 60, 60]
+    assert sum(pauses) > 6 * 60
+    assert limits.pause(10_000) == limits.longest_pause
