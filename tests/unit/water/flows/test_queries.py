@@ -13,7 +13,7 @@ import pytest
 
 from include.water.flows import queries
 from include.water.flows.definition import night_of
-from include.water.flows.hours import HOUR, MAX_SPANS, blocks, reached, spans, window_of
+from include.water.flows.hours import HOUR, MAX_SPANS, blocks, counted, reached, spans, window_of
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS, schema_of
 from tests.unit.water.flows import reference
 from tests.unit.water.flows.reference import Reading
@@ -133,6 +133,32 @@ def test_the_tables_have_the_columns_of_their_schemas(connection):
         schema = schema_to_pyarrow(schema_of(name), include_field_ids=False)
         assert table.schema.names == schema.names
         assert table.cast(schema).num_rows == table.num_rows
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_a_reading_does_not_reach_it_does_not_change(connection, seed: int):
+    random = Random(seed)
+    readings = scene(random, days=9, meters=2)
+    late = random.sample(readings, 3)
+    read = {r.read_at.replace(minute=0, second=0, microsecond=0) for r in late}
+    meter_hours = set(reached(read))
+    district_hours = meter_hours | set(counted(read))
+    nights = {night_of(hour) for hour in district_hours}
+    after = everything(connection, readings)
+    before = everything(connection, [r for r in readings if r not in late])
+    for old, new, key, touched in zip(
+        before, after, ("hour", "hour", "night"), (meter_hours, district_hours, nights), strict=True
+    ):
+        outside = [[row for row in table.to_pylist() if row[key] not in touched] for table in (old, new)]
+        assert outside[0] == outside[1]
+
+
+def test_a_silent_meter_is_a_known_one_for_a_week_and_just_those_hours_are_touched(connection):
+    inlet = read(*((hours, hours) for hours in range(240)), meter_id=INLETS["harbour"])
+    _, by_district, _ = everything(connection, [*inlet, *read((0, 5))])
+    known = {row["hour"] for row in by_district.to_pylist() if row["meters_known"]}
+    assert {hour.date() for hour in known} == {NOON.date() + timedelta(days=n) for n in range(8)}
+    assert known == {row["hour"] for row in by_district.to_pylist()} & set(counted([NOON]))
 
 
 def test_the_order_of_the_readings_does_not_show_in_a_single_bit(connection):
