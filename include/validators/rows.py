@@ -92,21 +92,23 @@ def screen(topic: Topic, source: str) -> str:
     readable = (
         f"value is not null and strlen(value) <= {topic.max_bytes} and json_valid(value) "
         f"and not contains(value, '{REPLACEMENT}') "
-        r"and not ends_with(rtrim(value, e' \t\n\r}'), ',')"
+        r"and not regexp_matches(value, ',[ \t\r\n]*\}[ \t\r\n]*$')"
     )
-    raw = ", ".join(f'"json fields".{quoted(name)}::varchar as {_raw(name)}' for name in fields)
+    raw = ", ".join(f"json.fields.{quoted(name)}::varchar as {_raw(name)}" for name in fields)
     values = ", ".join(f"{field.value} as {quoted(name)}" for name, field in fields.items())
     checks = " and ".join(f"({field.check})" for field in fields.values())
     names = ", ".join(quoted(c.name) for c in columns)
     return f"""
         with parsed as (
             select {position}, value as "json text",
-                case when {readable} then json_transform(value, {literal(shape)}) end as "json fields",
-                case when {readable} then json_keys(value) end as "json keys"
+                case when {readable} then
+                    struct_pack(fields := json_transform(value, {literal(shape)}), keys := json_keys(value))
+                end as json
             from ({source})
         ),
         texts as (
-            select kafka_partition, kafka_offset, kafka_timestamp, "json text", "json keys", {raw} from parsed
+            select kafka_partition, kafka_offset, kafka_timestamp, "json text", json.keys as "json keys", {raw}
+            from parsed
         ),
         typed as (select *, {values} from texts),
         checked as (select *, not coalesce({keys} and {checks}, false) as {quoted(EXAMINE)} from typed)
@@ -226,7 +228,12 @@ def _only(schema: Any, *known: str) -> None:
 
 def _text(raw: str) -> str:
     r"""The string in a JSON text. Escapes are rare, and dear."""
-    return rf"case when contains({raw}, '\') then json_extract_string({raw}, '$') else {raw}[2:-2] end"
+    return rf"case when contains({raw}, '\') then json_extract_string({raw}, '$') else {_inside(raw)} end"
+
+
+def _inside(raw: str) -> str:
+    """A JSON string without its quotes."""
+    return f"substring({raw}, 2, length({raw}) - 2)"
 
 
 def _string(schema: Any, raw: str, name: str) -> Screened:
@@ -289,7 +296,7 @@ def _one_of(values: Iterable[Any], raw: str) -> Screened:
     if all(type(value) is int for value in values):
         texts, value = [str(value) for value in values], f"try_cast({raw} as bigint)"
     elif all(type(value) is str and _PLAIN_TEXT.fullmatch(value) for value in values):
-        texts, value = [f'"{value}"' for value in values], f"{raw}[2:-2]"
+        texts, value = [f'"{value}"' for value in values], _inside(raw)
     else:
         raise NotScreened("values that are not plain")
     return Screened(value, f"{raw} in ({', '.join(literal(text) for text in texts)})")
@@ -317,7 +324,7 @@ def _time(schema: Any, raw: str, name: str) -> Screened:
     pattern, lowest, highest = literal(f'"{_TIME}"'), contract_types.EARLIEST, contract_types.LATEST
     return Screened(
         # Its plain TIMESTAMP would ignore the offset.
-        f"try_cast({raw}[2:-2] as timestamptz)",
+        f"try_cast({_inside(raw)} as timestamptz)",
         f"regexp_full_match({raw}, {pattern}) and {name} >= '{lowest.isoformat()}'::timestamptz "
         f"and {name} < '{highest.isoformat()}'::timestamptz",
     )
@@ -326,7 +333,7 @@ def _time(schema: Any, raw: str, name: str) -> Screened:
 def _day(schema: Any, raw: str, name: str) -> Screened:
     pattern, lowest, highest = literal(f'"{_DATE}"'), contract_types.EARLIEST, contract_types.LATEST
     return Screened(
-        f"try_cast({raw}[2:-2] as date)",
+        f"try_cast({_inside(raw)} as date)",
         f"regexp_full_match({raw}, {pattern}) and {name} >= '{lowest.date()}'::date "
         f"and {name} < '{highest.date()}'::date",
     )
