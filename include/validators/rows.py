@@ -44,6 +44,9 @@ _NUMBER = "-?[0-9]{1,15}(\\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})?"
 _PLAIN_PATTERN = re.compile(
     r"(\[\^?(\\u[0-9a-f]{4}|[A-Za-z0-9._:/@#+ -])+\]|\\[.+/-]|[A-Za-z0-9_:/@# -]|[*+?^$()|]|\{[0-9,]+\})*"
 )
+# Patterns of the whole text that only let plain ASCII pass, without quotes and backslashes: the JSON text is the value
+# between quotes, and can be matched as it stands.
+_ASCII_PATTERN = re.compile(r"\^((\[[A-Za-z0-9._:/@+ -]+\]|[A-Za-z0-9_:/@ -])([*+?]|\{[0-9,]+\})?)*\$")
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_.: -]+")
 # Columns of a screen beside the contract's own. A field of a contract has no space in its name.
 EXAMINE, TEXT = "to examine", "landed text"
@@ -238,6 +241,14 @@ def _inside(raw: str) -> str:
 
 def _string(schema: Any, raw: str, name: str) -> Screened:
     _only(schema, "pattern", "min_length", "max_length")
+    pattern = schema.get("pattern")
+    if isinstance(pattern, str) and _ASCII_PATTERN.fullmatch(pattern):
+        whole = literal(f'"{_re2(pattern)[1:-1]}"')
+        lengths = {">=": schema.get("min_length"), "<=": schema.get("max_length")}
+        bounds = [
+            f"strlen({raw}) {operator} {length + 2}" for operator, length in lengths.items() if length is not None
+        ]
+        return Screened(_inside(raw), " and ".join([f"regexp_full_match({raw}, {whole})", *bounds]))
     # A NUL would have to pass through C.
     checks = [f"starts_with({raw}, '\"')", rf"not contains({raw}, '\u0000')"]
     if "pattern" in schema:
