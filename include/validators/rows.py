@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 # What SQL expressions for event ids may use, beside the fields.
 MACROS = """
 create or replace macro utc_text(moment) as
-    strftime(make_timestamp(epoch_us(moment)), '%Y-%m-%dT%H:%M:%S')
-    || case when epoch_us(moment) % 1000000 = 0 then ''
-            else '.' || lpad((epoch_us(moment) % 1000000)::varchar, 6, '0') end
-    || 'Z'
+    case when epoch_us(moment) % 1000000 = 0 then strftime(make_timestamp(epoch_us(moment)), '%Y-%m-%dT%H:%M:%SZ')
+         else strftime(make_timestamp(epoch_us(moment)), '%Y-%m-%dT%H:%M:%S.%fZ') end
 """
 _TIME = (
     "[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?"
@@ -90,10 +88,10 @@ def screen(topic: Topic, source: str) -> str:
             f"true as {quoted(EXAMINE)}, value as {quoted(TEXT)} from ({source})"
         )
     shape = json.dumps({name: "JSON" for name in fields})
-    # Not a trailing comma, which DuckDB's parser takes; nothing that json_transform would raise for. U+FFFD may stand
-    # for bytes that were not UTF-8, which only the original record tells.
+    # Not a trailing comma, which DuckDB's parser takes. U+FFFD may stand for bytes that were not UTF-8, which only the
+    # original record tells.
     readable = (
-        f"value is not null and strlen(value) <= {topic.max_bytes} and json_valid(value) "
+        f"value is not null and strlen(value) <= {topic.max_bytes} "
         f"and not contains(value, '{REPLACEMENT}') "
         r"and not regexp_matches(value, ',[ \t\r\n]*\}[ \t\r\n]*$')"
     )
@@ -105,7 +103,7 @@ def screen(topic: Topic, source: str) -> str:
         with parsed as (
             select {position}, value as "json text",
                 case when {readable} then
-                    struct_pack(fields := json_transform(value, {literal(shape)}), keys := json_keys(value))
+                    try(struct_pack(fields := json_transform(value, {literal(shape)}), keys := json_keys(value)))
                 end as json
             from ({source})
         ),
