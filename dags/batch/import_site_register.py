@@ -16,7 +16,7 @@ run.
 name and generation. Files that no run has finished stay below `register/incoming/`.
 """
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from airflow.providers.google.cloud.sensors.gcs import GCSObjectsWithPrefixExistenceSensor
 from airflow.sdk import dag, task
@@ -26,6 +26,8 @@ from include.water.register.layout import INCOMING
 
 @dag(
     schedule="@continuous",
+    # Without one, the second run would get the date of the first, and Airflow would never create it.
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     # Two runs would list the same files.
     max_active_runs=1,
