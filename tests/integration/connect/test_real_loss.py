@@ -47,10 +47,14 @@ def test_a_connector_without_its_preset_offset_loses_its_first_files_and_the_lan
     topic = make_topic()
     connectors.create_landing_table(topic)
     allow = refuse_commits(topic)
-    connectors.apply([topic], folder=folder)
+    # Each commit has something to commit, and waits for it: an empty one is not refused, and gives the coordinator a
+    # place.
+    slow = {**FAST, "iceberg.control.commit.interval-ms": "2000", "iceberg.control.commit.timeout-ms": "30000"}
+    configure(folder, topic, slow)
     first = send(topic, [b'{"number": %d}' % n for n in range(400)])
+    connectors.apply([topic], folder=folder)
     wait_until_read(topic)
-    configure(folder, topic, {**FAST, "tasks.max": "1"})
+    configure(folder, topic, {**slow, "tasks.max": "1"})
     connectors.apply([topic], folder=folder)
     wait_for(lambda: len(standing(connect, topic).tasks) == 1)
     # A coordinator that was waiting to repeat its commit would still make it.
