@@ -1,0 +1,67 @@
+"""
+### Maintain tables
+
+Keeps the tables of the standard lane small: old snapshots, small files, and files that no snapshot knows.
+
+**Starts** every night. Its tasks do not depend on each other's success.
+
+**Makes** room: snapshots older than `snapshots_days` are expired, except what the sink needs to know how far it has
+come; eight or more small files of a partition become one, in a commit that gives way to the lane's; files that no
+snapshot refers to are removed when they are older than a day. From a landing table nothing is removed while offsets
+are missing, because such files may be the missing rows. Staging files of finished runs that were left behind go too.
+
+**When it fails** nothing is lost; the next run does it. The lane works without it, slower from week to week.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import Param, dag, task
+
+from include.landing.tables import clean_table
+from include.water.consumers import AGGREGATE_METER_READINGS
+from include.water.flows.tables import TABLES
+from include.water.topics import TOPICS
+
+LANDED = [topic.name for topic in TOPICS if topic.landed]
+
+
+@dag(
+    schedule="17 2 * * *",
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=6),
+    params={"snapshots_days": Param(7, type="integer", minimum=1)},
+    default_args={
+        "owner": "data-platform",
+        "retries": 2,
+        "retry_delay": timedelta(minutes=5),
+        "execution_timeout": timedelta(hours=1),
+    },
+    tags=["batch", "maintenance"],
+    doc_md=__doc__,
+)
+def maintain_tables():
+    @task(max_active_tis_per_dagrun=1)
+    def keep_table(name: str, params: dict | None = None) -> dict | None:
+        from include.landing.upkeep import keep_table
+
+        return keep_table(name, timedelta(days=(params or {})["snapshots_days"]))
+
+    @task(max_active_tis_per_dagrun=1)
+    def keep_landing_table(topic: str, params: dict | None = None) -> dict | None:
+        from include.landing.upkeep import keep_landing_table
+
+        return keep_landing_table(TOPICS[topic], timedelta(days=(params or {})["snapshots_days"]))
+
+    @task
+    def remove_staging_files() -> int:
+        from include.landing.staging import remove_finished
+
+        return remove_finished([AGGREGATE_METER_READINGS])
+
+    keep_table.expand(name=[clean_table(AGGREGATE_METER_READINGS.topic), *TABLES])
+    keep_landing_table.expand(topic=LANDED)
+    remove_staging_files()
+
+
+maintain_tables()
