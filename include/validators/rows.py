@@ -160,10 +160,9 @@ def verify(connection: DuckDBPyConnection, topic: Topic, sample: str) -> int:
 def is_screened(contract: type[Contract]) -> bool:
     """Whether anything of this contract is accepted without being parsed one by one."""
     try:
-        _fields(contract), _keys(contract)
+        return contract.event_id_sql is not None and bool(_fields(contract)) and bool(_keys(contract))
     except NotScreened:
         return False
-    return contract.event_id_sql is not None
 
 
 @cache
