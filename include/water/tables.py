@@ -1,6 +1,6 @@
 """The example's tables in the operational database; made by the revisions in `include/water/migrations`."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Float, ForeignKey, Index, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Date, Float, ForeignKey, Index, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from include.operations.tables import Timestamp, metadata, now_column
@@ -183,4 +183,57 @@ register_customers = Table(
     Column("uploaded_at", Timestamp, nullable=False),
     now_column("imported_at"),
     Index("ix_register_customers_meter_id", "meter_id"),
+)
+
+# What crews have found: what a model learns from. Nights as in `water.district_nights`; last_night is null while it
+# runs.
+confirmed_leaks = Table(
+    "confirmed_leaks",
+    metadata,
+    Column("district_id", Text, primary_key=True),
+    Column("first_night", Date, primary_key=True),
+    Column("last_night", Date),
+    # Such as a work order's id.
+    Column("source", Text, nullable=False),
+    now_column("confirmed_at"),
+    CheckConstraint("first_night <= last_night", name="ordered"),
+)
+
+# What was said of a night, by which model, on which data: it is judged again when its data change.
+judged_nights = Table(
+    "judged_nights",
+    metadata,
+    Column("district_id", Text, primary_key=True),
+    Column("night", Date, primary_key=True),
+    # Of the night's features.
+    Column("fingerprint", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("alarm", Boolean, nullable=False),
+    now_column("judged_at"),
+)
+
+# A row for each night with an alarm. Nights of one leak share `reported_as`, the key of the night whose event told of
+# it; only that one is produced.
+leaks = Table(
+    "leaks",
+    metadata,
+    Column("leak_key", Text, primary_key=True),
+    Column("district_id", Text, nullable=False),
+    Column("night", Date, nullable=False),
+    Column("litres_per_hour", Float, nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("reported_as", Text, ForeignKey("leaks.leak_key"), nullable=False),
+    now_column("detected_at"),
+    # When Kafka had acknowledged the event; null: to be produced.
+    Column("produced_at", Timestamp),
+    CheckConstraint("litres_per_hour > 0", name="litres"),
+    CheckConstraint("confidence between 0 and 1", name="confidence"),
+    Index("ix_leaks_district_night", "district_id", "night"),
+    Index(
+        "ix_leaks_unproduced",
+        "detected_at",
+        postgresql_where=text("reported_as = leak_key and produced_at is null"),
+    ),
 )

@@ -1,0 +1,74 @@
+"""
+### Detect leaks
+
+The champion judges the complete nights of the last weeks that are new, or whose data have changed since; without a
+champion, a fixed threshold on the minimum night flow does. Each leak is told once, as a message on `leaks.detected`,
+from which `raise_alerts` makes alerts; a leak that has doubled since is told again.
+
+**Starts** when hourly flows are published, and when there is a new champion.
+
+**Makes** rows in `judged_nights` and `leaks`, messages on `leaks.detected`, and an event of the asset `leaks`. No new
+leak: the tasks behind `detect` are skipped.
+
+**When it fails** nothing is lost: what is not acknowledged by Kafka is produced by the next run. After a crash in
+between, a leak is in Kafka twice, with one event id; consumers act on it once.
+"""
+
+from datetime import timedelta
+
+from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
+from airflow.sdk import dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from include.water.assets import HOURLY_FLOWS, LEAK_MODEL, LEAKS
+from include.water.topics import LEAKS_DETECTED
+
+
+@dag(
+    schedule=(HOURLY_FLOWS | LEAK_MODEL),
+    catchup=False,
+    # Two at once would send the same leaks twice.
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=2),
+    default_args={
+        "owner": "data-platform",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=30),
+        "retry_exponential_backoff": 2,
+        "execution_timeout": timedelta(minutes=15),
+    },
+    tags=["batch", "kafka"],
+    doc_md=__doc__,
+)
+def detect_leaks():
+    @task
+    def detect() -> list[str]:
+        from include.water.leaks import detection
+
+        keys = detection.detect()
+        if not keys:
+            raise AirflowSkipException("no new leak: the tasks behind are skipped too")
+        return keys
+
+    @task(outlets=[LEAKS])
+    def record_produced(keys: list[str], outlet_events=None) -> None:
+        from include.water.leaks import detection
+
+        detection.record_produced(keys)
+        outlet_events[LEAKS].extra = {"leaks": len(keys)}
+
+    keys = detect()
+    produce = ProduceToTopicOperator(
+        task_id="produce",
+        topic=LEAKS_DETECTED.name,
+        producer_function="include.water.leaks.detection.messages",
+        producer_function_args=[keys],
+        # The stock callback logs a failed delivery and lets the task succeed.
+        delivery_callback="include.kafka.producer.raise_on_delivery_failure",
+        # One flush at the end; the task still ends only when everything is acknowledged.
+        synchronous=False,
+    )
+    produce >> record_produced(keys)
+
+
+detect_leaks()

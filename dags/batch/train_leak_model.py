@@ -1,0 +1,60 @@
+"""
+### Train the leak model
+
+A candidate is trained on the clean night flows and the leaks that crews have confirmed. It becomes the champion only if
+it beats the champion and the naive baseline (a fixed threshold on the minimum night flow) on nights that neither has
+seen, at the same number of false alarms, and finds no district's leaks much later.
+
+**Starts** when hourly flows are published; trains when a week of nights is new. With the parameter `force`, always.
+
+**Makes** a version in the bucket for artifacts (`models/leaks/`), with a card that says what the gate found, in words.
+A new champion is an event of the asset `leak_model`. No new one, for want of confirmed leaks for instance: the reason
+is in the log, `tell_of_champion` is skipped, and what is in use stays.
+
+**When it fails** the champion stays in use. Clear the run; it finishes what it began. If the champion itself cannot be
+loaded, training fails until somebody rolls back: docs/runbooks/roll-back-a-model.md.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import Param, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from include.water.assets import HOURLY_FLOWS, LEAK_MODEL
+
+
+@dag(
+    schedule=[HOURLY_FLOWS],
+    catchup=False,
+    # Two at once would be safe: one loses. It would be work for nothing.
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=2),
+    params={"force": Param(False, type="boolean", description="train on unchanged data too")},
+    default_args={
+        "owner": "data-platform",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=30),
+        "retry_exponential_backoff": 2,
+        "execution_timeout": timedelta(minutes=30),
+    },
+    tags=["batch"],
+    doc_md=__doc__,
+)
+def train_leak_model():
+    @task
+    def train(params: dict | None = None, run_id: str | None = None) -> dict:
+        from include.water.leaks.training import train_leak_model
+
+        outcome = train_leak_model(str(run_id), force=bool((params or {}).get("force")))
+        return {"version": outcome.version, "promoted": outcome.promoted, "reasons": list(outcome.reasons)}
+
+    @task(outlets=[LEAK_MODEL])
+    def tell_of_champion(outcome: dict, outlet_events=None) -> None:
+        if not outcome["promoted"]:
+            raise AirflowSkipException(f"no new champion: {'; '.join(outcome['reasons'])}")
+        outlet_events[LEAK_MODEL].extra = {"version": outcome["version"]}
+
+    tell_of_champion(train())
+
+
+train_leak_model()

@@ -1,0 +1,238 @@
+"""Nights are judged, each leak is told once.
+
+In an order that can be cut anywhere: judgements and leaks are written in one transaction; what is not yet produced is
+read from the table, so a run that was killed leaves it to the next one; it counts as produced only after Kafka has
+acknowledged it. Killed in between, an event is in Kafka twice, with one event id: consumers act on it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from include.water.leaks.frames import DataFrame
+from include.water.leaks.model import NAME, Detector, champion
+from include.water.leaks.scoring import QUIET_NIGHTS
+from include.water.topics import LEAKS_DETECTED, LeakDetected
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+log = logging.getLogger(__name__)
+
+# Older nights are not judged: nobody is to be sent out for a leak of last season.
+RECENT_NIGHTS = 30
+# A leak that has grown so much since it was told of is told again, as another one: an alert is raised from the first
+# event of a leak, which may have been too small for one.
+GROWN_BY, GROWN_BY_LPH = 2.0, 400.0
+# Any number will do, as long as everyone who judges uses the same.
+JUDGING_LOCK = 7_401_513
+
+
+@dataclass(frozen=True)
+class Night:
+    """A judged night; with an alarm or without."""
+
+    district_id: str
+    night: date
+    fingerprint: str
+    score: float
+    alarm: bool
+    confidence: float
+    litres_per_hour: float
+
+
+def detect() -> list[str]:
+    """Judge the recent nights that are new, or whose data or model have changed; the keys of leaks to be produced."""
+    from include.lake.buckets import bucket
+    from include.models.store import ModelStore
+    from include.operations.database import begin
+    from include.water.leaks.features import features
+    from include.water.leaks.nights import read_nights
+
+    rows = read_nights().rows
+    if not rows.empty:
+        detector = champion(ModelStore(NAME, bucket()))
+        if detector.model is None:
+            log.warning("no champion: nights are judged by the baseline, a fixed threshold on the minimum night flow")
+        nights = judge(detector, rows.join(features(rows)))
+        with begin() as connection:
+            counts = record(connection, detector.version, nights)
+        log.info("judged by %s: %s", detector.version, counts)
+    with begin() as connection:
+        return unproduced(connection)
+
+
+def judge(detector: Detector, rows: DataFrame) -> list[Night]:
+    """The recent nights of which enough is known, by district and night. rows: with their features joined."""
+    import pandas as pd
+
+    judgement = detector.judge(rows)
+    recent = rows["night"] > rows["night"].max() - pd.Timedelta(days=RECENT_NIGHTS)
+    chosen = rows[recent & judgement.score.notna()].sort_values(["district_id", "night"])
+    return [
+        Night(
+            district_id=str(row["district_id"]),
+            night=row["night"].date(),
+            fingerprint=_fingerprint(row),
+            score=float(judgement.score[index]),
+            alarm=bool(judgement.alarm[index]),
+            confidence=round(float(judgement.confidence[index]), 3),
+            litres_per_hour=round(float(judgement.litres_per_hour[index]), 1),
+        )
+        for index, row in chosen.iterrows()
+    ]
+
+
+def record(connection: Connection, version: str, nights: Sequence[Night]) -> dict[str, int]:
+    """Write down what is new, in the caller's transaction: judgements, and the leaks of nights with an alarm.
+
+    A night that was judged on the same data by the same model is passed over. A leak that a later judgement does not
+    confirm stays: only a person takes back what people were told.
+    """
+    from sqlalchemy import func, select
+    from sqlalchemy.dialects.postgresql import insert
+
+    from include.water.tables import judged_nights, leaks
+
+    # Two at once would each find no leak and tell of it twice, on two nights of it.
+    connection.execute(select(func.pg_advisory_xact_lock(JUDGING_LOCK)))
+    table = judged_nights.c
+    known = {
+        (row.district_id, row.night): (row.fingerprint, row.model_version)
+        for row in connection.execute(
+            select(table.district_id, table.night, table.fingerprint, table.model_version).where(
+                table.night >= min((night.night for night in nights), default=date.max)
+            )
+        )
+    }
+    new = [n for n in nights if known.get((n.district_id, n.night)) != (n.fingerprint, version)]
+    told = 0
+    for night in sorted(new, key=lambda night: (night.district_id, night.night)):
+        statement = insert(judged_nights).values(
+            district_id=night.district_id,
+            night=night.night,
+            fingerprint=night.fingerprint,
+            model_version=version,
+            score=night.score,
+            alarm=night.alarm,
+        )
+        changed = {name: statement.excluded[name] for name in ("fingerprint", "model_version", "score", "alarm")}
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["district_id", "night"], set_={**changed, "judged_at": func.now()}
+            )
+        )
+        if night.alarm:
+            told += _record_leak(connection, version, night, leaks)
+    return {"judged": len(new), "alarms": sum(night.alarm for night in new), "new_leaks": told}
+
+
+def _record_leak(connection: Connection, version: str, night: Night, leaks: Any) -> bool:
+    """Write down the night of a leak; whether it is one that has to be told."""
+    from sqlalchemy import func, select, update
+    from sqlalchemy.dialects.postgresql import insert
+
+    key = LeakDetected.key_for(night.district_id, night.night)
+    gap = timedelta(days=QUIET_NIGHTS + 1)
+    near = connection.execute(
+        select(leaks)
+        .where(leaks.c.district_id == night.district_id)
+        .where(leaks.c.night.between(night.night - gap, night.night + gap))
+        .order_by(func.abs(leaks.c.night - night.night), leaks.c.night)
+    ).all()
+    if any(row.leak_key == key for row in near):
+        # Judged again: the figures of a night that was told of stay what people were told.
+        connection.execute(
+            update(leaks)
+            .where(leaks.c.leak_key == key, leaks.c.reported_as != key)
+            .values(litres_per_hour=night.litres_per_hour, confidence=night.confidence, model_version=version)
+        )
+        own = next(row for row in near if row.leak_key == key)
+        if own.reported_as == key or not _has_grown(connection, night, own.reported_as, leaks):
+            return False
+        connection.execute(update(leaks).where(leaks.c.leak_key == key).values(reported_as=key))
+        return True
+    same = near[0].reported_as if near else None
+    tell = same is None or _has_grown(connection, night, same, leaks)
+    connection.execute(
+        insert(leaks).values(
+            leak_key=key,
+            district_id=night.district_id,
+            night=night.night,
+            litres_per_hour=night.litres_per_hour,
+            confidence=night.confidence,
+            model_version=version,
+            reported_as=key if tell else same,
+        )
+    )
+    return tell
+
+
+def _has_grown(connection: Connection, night: Night, told_as: str, leaks: Any) -> bool:
+    """Whether this night, after the one that was told of, loses much more."""
+    from sqlalchemy import select
+
+    told = connection.execute(select(leaks).where(leaks.c.leak_key == told_as)).one()
+    before = told.litres_per_hour
+    return night.night > told.night and night.litres_per_hour >= max(GROWN_BY * before, before + GROWN_BY_LPH)
+
+
+def unproduced(connection: Connection) -> list[str]:
+    """The keys of leaks that are not yet in Kafka, oldest first."""
+    from sqlalchemy import select
+
+    from include.water.tables import leaks
+
+    query = select(leaks.c.leak_key).where(leaks.c.reported_as == leaks.c.leak_key, leaks.c.produced_at.is_(None))
+    return list(connection.scalars(query.order_by(leaks.c.night, leaks.c.leak_key)))
+
+
+def messages(keys: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of these leaks; the same bytes each time."""
+    from sqlalchemy import select
+
+    from include.operations.database import begin
+    from include.water.tables import leaks
+
+    with begin() as connection:
+        rows = connection.execute(select(leaks).where(leaks.c.leak_key.in_(keys)).order_by(leaks.c.leak_key)).all()
+    for row in rows:
+        event = LeakDetected(
+            version=1,
+            leak_key=row.leak_key,
+            district_id=row.district_id,
+            night=row.night,
+            litres_per_hour=row.litres_per_hour,
+            confidence=row.confidence,
+            model_version=row.model_version,
+            detected_at=row.detected_at.astimezone(UTC),
+        )
+        yield LEAKS_DETECTED.serialize(event)
+
+
+def record_produced(keys: Sequence[str]) -> None:
+    """After the broker has acknowledged them."""
+    from sqlalchemy import update
+
+    from include.operations.database import begin
+    from include.water.tables import leaks
+
+    with begin() as connection:
+        connection.execute(
+            update(leaks)
+            .where(leaks.c.leak_key.in_(keys), leaks.c.produced_at.is_(None))
+            .values(produced_at=datetime.now(UTC))
+        )
+
+
+def _fingerprint(row: Any) -> str:
+    """Of what a model or the baseline sees of the night."""
+    from include.water.leaks.features import FEATURES
+
+    seen = [f"{row[name]:.6g}" for name in (*FEATURES, "min_night_flow_lph", "night_loss_lph")]
+    return hashlib.sha256(" ".join(seen).encode()).hexdigest()[:16]

@@ -1,0 +1,105 @@
+"""The nights of the lake, and the state of the data that they were read from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from include.water.leaks.frames import DataFrame
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+# More than a year, so that every season is in the training; older nights are of another network.
+KEPT_NIGHTS = 500
+
+
+@dataclass(frozen=True)
+class Nights:
+    """Complete nights: district_id, night (datetime64), and the flows that `features` takes.
+
+    source: snapshot of each table, and the offsets before which all readings are in it.
+    """
+
+    rows: DataFrame
+    source: dict[str, Any]
+
+
+def read_nights() -> Nights:
+    """The last KEPT_NIGHTS complete nights of all districts."""
+    import pandas as pd
+
+    from include.lake.catalog import load_catalog
+    from include.lake.engine import connect, scan
+    from include.operations.database import begin
+    from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, ensure_tables
+
+    # Before the tables: what is closed by now is in them.
+    with begin() as connection:
+        offsets = _offsets(connection)
+    tables = ensure_tables(load_catalog())
+    nights_table, hours_table = tables[DISTRICT_NIGHTS], tables[DISTRICT_HOURS]
+    engine = connect()
+    nights = scan(engine, nights_table, row_filter="complete = true").df()
+    nights["night"] = pd.to_datetime(nights["night"])
+    hours = None
+    if len(nights):
+        first = nights["night"].max() - pd.Timedelta(days=KEPT_NIGHTS)
+        nights = nights[nights["night"] >= first]
+        hours = scan(
+            engine,
+            hours_table,
+            row_filter=f"hour >= '{first.date().isoformat()}T00:00:00+00:00'",
+            columns=("district_id", "hour", "loss_litres"),
+        ).df()
+    snapshots = {
+        name: str(snapshot.snapshot_id)
+        for name, table in ((DISTRICT_NIGHTS, nights_table), (DISTRICT_HOURS, hours_table))
+        if (snapshot := table.current_snapshot())
+    }
+    return Nights(with_least_loss(nights, hours), {"snapshots": snapshots, "offsets": offsets})
+
+
+def with_least_loss(nights: DataFrame, hours: DataFrame | None) -> DataFrame:
+    """Add `least_hourly_loss_lph` from the districts' hours, and leave out nights whose flows are not all known."""
+    import pandas as pd
+
+    from include.water.flows.definition import night_of
+    from include.water.leaks.features import FLOWS
+
+    if hours is None or not len(hours):
+        return nights.iloc[:0].assign(least_hourly_loss_lph=pd.Series(dtype=float))
+    night_by_hour = {hour: night_of(hour.to_pydatetime()) for hour in hours["hour"].unique()}
+    known: DataFrame = hours.assign(night=pd.to_datetime(hours["hour"].map(night_by_hour)))
+    known = known.dropna(subset=["night", "loss_litres"])
+    least: DataFrame = (
+        known.groupby(["district_id", "night"])["loss_litres"].min().rename("least_hourly_loss_lph").reset_index()
+    )
+    nights = nights.assign(night=nights["night"].astype("datetime64[ns]"))
+    least["night"] = least["night"].astype("datetime64[ns]")
+    merged = nights.merge(least, on=["district_id", "night"]).dropna(subset=list(FLOWS))
+    return merged.sort_values(["night", "district_id"], ignore_index=True)
+
+
+def _offsets(connection: Connection) -> dict[str, int]:
+    """By partition, the offset before which the consumer is done with every reading."""
+    from sqlalchemy import func, select
+
+    from include.operations.tables import claim_ranges, claims, positions
+    from include.water.consumers import AGGREGATE_METER_READINGS
+
+    name = AGGREGATE_METER_READINGS.name
+    ends = dict(
+        connection.execute(
+            select(positions.c.partition, positions.c.next_offset).where(positions.c.consumer == name)
+        ).all()
+    )
+    still_open = connection.execute(
+        select(claim_ranges.c.partition, func.min(claim_ranges.c.start_offset))
+        .join(claims, claims.c.id == claim_ranges.c.claim_id)
+        .where(claims.c.consumer == name, claims.c.closed_at.is_(None))
+        .group_by(claim_ranges.c.partition)
+    )
+    for partition, start in still_open:
+        ends[partition] = min(start, ends.get(partition, start))
+    return {str(partition): end for partition, end in sorted(ends.items())}

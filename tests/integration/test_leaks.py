@@ -1,0 +1,193 @@
+"""Leaks on a real PostgreSQL, broker and object store: trained, judged, told once, produced."""
+
+from __future__ import annotations
+
+import importlib.util
+import uuid
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, select
+
+from include.kafka.producer import DeliveryFailed
+from include.lake import buckets
+from include.models.store import ModelStore
+from include.operations.database import begin
+from include.water import services as water_services
+from include.water.leaks import confirmed, detection, training
+from include.water.leaks.detection import Night
+from include.water.leaks.features import features
+from include.water.leaks.model import NAME, champion
+from include.water.leaks.scoring import Spell
+from include.water.tables import confirmed_leaks, judged_nights, leaks
+from include.water.topics import LEAKS_DETECTED, LeakDetected
+from tests.integration.test_seismic_feed import ends, read
+from tests.unit.water.leak_data import simulated
+
+pytestmark = pytest.mark.integration
+
+DAG_FILE = Path(__file__).parents[2] / "dags" / "batch" / "detect_leaks.py"
+
+
+@pytest.fixture
+def tables(landing_services) -> None:
+    water_services.prepare()
+    with begin() as connection:
+        for table in (leaks, judged_nights, confirmed_leaks):
+            connection.execute(delete(table))
+
+
+@pytest.fixture
+def store(landing_services, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    remote = buckets.bucket(name)
+    remote._remote.client.create_bucket(name)
+    monkeypatch.setenv("AIRFLOW_VAR_ARTIFACTS_BUCKET", name)
+    return ModelStore(NAME, remote)
+
+
+def night(day: int, *, litres: float = 500.0, alarm: bool = True, data: str = "a", district: str = "valley") -> Night:
+    return Night(district, date(2026, 11, day), data, 0.8, alarm, 0.7, litres)
+
+
+def record(*nights: Night, version: str = "v1") -> dict[str, int]:
+    with begin() as connection:
+        return detection.record(connection, version, nights)
+
+
+def told() -> list[str]:
+    with begin() as connection:
+        return detection.unproduced(connection)
+
+
+def test_a_leak_of_many_nights_is_told_once(tables):
+    record(night(1), night(2), night(3, alarm=False), night(4))
+    record(night(5), night(6))
+    assert told() == ["valley/2026-11-01/1"]
+    record(night(20), night(20, district="harbour"))
+    assert told() == ["valley/2026-11-01/1", "harbour/2026-11-20/1", "valley/2026-11-20/1"]
+
+
+def test_judging_again_tells_nothing_again_whatever_data_or_model_say(tables):
+    record(night(1), night(2))
+    detection.record_produced(told())
+    assert record(night(1), night(2)) == {"judged": 0, "alarms": 0, "new_leaks": 0}
+    assert record(night(1, data="b", litres=550), night(2))["judged"] == 1
+    assert record(night(1, data="b"), night(2), version="v2")["judged"] == 2
+    # An earlier night, found later, is one of the same leak.
+    record(night(1, alarm=False, data="c"), Night("valley", date(2026, 10, 31), "a", 0.9, True, 0.9, 500.0))
+    assert told() == []
+
+
+def test_a_leak_that_has_doubled_is_told_again_as_another(tables):
+    record(night(1, litres=150), night(2, litres=300), night(3, litres=560), night(4, litres=900))
+    assert told() == ["valley/2026-11-01/1", "valley/2026-11-03/1"]
+    record(night(5, litres=1_050))
+    assert len(told()) == 2
+    record(night(6, litres=1_200))
+    assert told()[-1] == "valley/2026-11-06/1"
+
+
+def record_and_be_killed(one: Night) -> None:
+    with begin() as connection:
+        detection.record(connection, "v1", [one])
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_was_killed_leaves_its_leaks_to_the_next_one(tables):
+    with pytest.raises(KeyboardInterrupt):
+        record_and_be_killed(night(1))
+    assert told() == []
+    record(night(1))
+    keys = told()
+    # Killed before it was produced, or before that was written down: the same message, to the byte.
+    assert list(detection.messages(keys)) == list(detection.messages(told()))
+    detection.record_produced(keys)
+    detection.record_produced(keys)
+    assert told() == []
+
+
+def operator():
+    spec = importlib.util.spec_from_file_location("detect_leaks", DAG_FILE)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.detect_leaks().get_task("produce")
+
+
+def test_the_dags_own_task_produces_leaks_that_keep_their_contract(tables):
+    since = {LEAKS_DETECTED.name: ends(LEAKS_DETECTED.name)}
+    record(night(1), night(1, district="harbour"))
+    produce = operator()
+    produce.producer_function_args = [told()]
+    produce.execute({})
+    events = [LEAKS_DETECTED.parse(record.value()) for record in read(LEAKS_DETECTED.name, since)]
+    assert all(isinstance(event, LeakDetected) for event in events)
+    assert {event.event_id for event in events} == {"valley/2026-11-01/1", "harbour/2026-11-01/1"}
+
+
+def test_a_delivery_that_fails_fails_the_task_and_the_leak_stays_to_be_produced(tables, monkeypatch):
+    record(night(1))
+    produce = operator()
+    produce.producer_function_args = [told()]
+    # Larger than the topic allows: the broker refuses it.
+    monkeypatch.setattr(detection, "messages", lambda keys: iter([(b"valley", b"x" * (64 * 1024))]))
+    with pytest.raises(DeliveryFailed):
+        produce.execute({})
+    assert told() == ["valley/2026-11-01/1"]
+
+
+def test_confirmed_leaks_are_what_crews_say_last(tables):
+    first = date(2026, 11, 1)
+    with begin() as connection:
+        confirmed.confirm(connection, [Spell("valley", first, confirmed.FOREVER)], "WO-1")
+        assert confirmed.confirmed(connection) == [Spell("valley", first, confirmed.FOREVER)]
+        confirmed.confirm(connection, [Spell("valley", first, date(2026, 11, 9))], "WO-1")
+        assert confirmed.confirmed(connection) == [Spell("valley", first, date(2026, 11, 9))]
+
+
+def test_planted_leaks_stand_for_confirmed_ones(tables):
+    until = datetime(2026, 11, 22, tzinfo=UTC)
+    assert confirmed.confirm_planted(until, until - timedelta(days=60)) == confirmed.confirm_planted(
+        until, until - timedelta(days=60)
+    )
+    with begin() as connection:
+        assert len(connection.execute(select(confirmed_leaks)).all()) >= 12
+
+
+def test_from_no_champion_to_a_champion_and_back(tables, store: ModelStore):
+    nights, found = simulated()
+    rows = nights.rows.join(features(nights.rows))
+    assert champion(store).version == "baseline"
+    assert "confirmed leaks" in training.train_on(store, nights, [], "run-0").reasons[0]
+
+    outcome = training.train_on(store, nights, found, "run-1")
+    assert outcome.promoted, outcome.reasons
+    detector = champion(store)
+    assert detector.version == outcome.version
+    judged = detection.judge(detector, rows)
+    assert any(one.alarm for one in judged)
+    assert min(one.night for one in judged) == rows["night"].max().date() - timedelta(days=29)
+    record(*judged, version=detector.version)
+    assert record(*judged, version=detector.version)["judged"] == 0
+
+    assert "unchanged data" in training.train_on(store, nights, found, "run-2").reasons[0]
+    fewer = replace(nights, rows=nights.rows[nights.rows["night"] < nights.rows["night"].max()])
+    assert "too little is new" in training.train_on(store, fewer, found, "run-3").reasons[0]
+    blocked = training.train_on(store, fewer, found, "run-4", force=True)
+    assert not blocked.promoted
+    assert any("does not beat the champion" in reason for reason in blocked.reasons)
+
+    store.roll_back(None, store.champions(), reason="a test")
+    assert champion(store).version == "baseline"
+    again = training.train_on(store, fewer, found, "run-5", force=True)
+    assert not again.promoted
+    assert any("which was withdrawn" in reason for reason in again.reasons)
+
+
+def test_detect_reads_the_lake_and_says_nothing_of_an_empty_one(tables, store: ModelStore):
+    assert detection.detect() == []
+    assert not training.train_leak_model("run").promoted
