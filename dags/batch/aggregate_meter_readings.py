@@ -15,7 +15,7 @@ run that breaks its suite, or whose counts do not balance, stops before anything
 until it is cleared: docs/runbooks/suite-failed.md.
 """
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag, task
 
@@ -28,6 +28,9 @@ from include.water.consumers import AGGREGATE_METER_READINGS
 
 @dag(
     schedule="@continuous",
+    # Needed, in the past: without it the first run's interval is empty, the second run would have the same logical
+    # date, and Airflow (3.3) never makes it.
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     # One claim at a time: the next run claims what landed while this one worked.
     max_active_runs=1,
