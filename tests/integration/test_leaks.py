@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import uuid
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select
 
+from include.kafka.connection import client_config
 from include.kafka.producer import DeliveryFailed
 from include.lake import buckets
 from include.models.store import ModelStore
@@ -133,8 +135,9 @@ def test_a_delivery_that_fails_fails_the_task_and_the_leak_stays_to_be_produced(
     record(night(1))
     produce = operator()
     produce.producer_function_args = [told()]
-    # Larger than the topic allows: the broker refuses it.
-    monkeypatch.setattr(detection, "messages", lambda keys: iter([(b"valley", b"x" * (64 * 1024))]))
+    produce.topic = "no.such.topic"
+    impatient = {**client_config(), "message.timeout.ms": 1500}
+    monkeypatch.setenv("AIRFLOW_CONN_KAFKA_DEFAULT", json.dumps({"conn_type": "kafka", "extra": impatient}))
     with pytest.raises(DeliveryFailed):
         produce.execute({})
     assert told() == ["valley/2026-11-01/1"]
