@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +17,7 @@ from include.pages.app import HEADERS
 from include.water.dashboards.report.publish import FOLDER, latest, publish
 from include.water.dashboards.report.render import STYLE, render, style_source
 from include.water.flows.definition import TIME_ZONE
+from tests.e2e.test_event_lane import Airflow, wait_for
 from tests.e2e.test_live_board import CONTRAST
 from tests.unit.water.report_sample import sample
 
@@ -168,6 +171,32 @@ def test_without_a_report_the_page_says_so(context: BrowserContext, objects: Buc
     page = context.new_page()
     page.goto(REPORT)
     expect(page.locator("h1")).to_have_text("There is no report yet.")
+
+
+def test_a_run_by_hand_makes_a_report_at_once_and_one_for_an_event_waits_its_turn(
+    context: BrowserContext, objects: Bucket, airflow, shown: str
+):
+    api = Airflow(**airflow)
+    dag, run_id = "publish_dashboard", f"test-{uuid.uuid4().hex[:8]}"
+    api.ask("POST", f"/dags/{dag}/dagRuns", dag_run_id=run_id, logical_date=None)
+    api.wait_for_success(run_id, dag, seconds=120)
+    result = api.ask("GET", f"/dags/{dag}/dagRuns/{run_id}/taskInstances/publish/xcomEntries/return_value")["value"]
+    pointer = latest(objects)
+    assert pointer
+    assert str(result["path"] if isinstance(result, dict) else json.loads(result)["path"]) == pointer.path != shown
+    page = context.new_page()
+    page.goto(REPORT)
+    expect(page.locator("h1")).to_have_text("No hourly flows have been computed yet.")
+    (asset,) = api.ask("GET", "/assets?name_pattern=hourly_flows")["assets"]
+    api.ask("POST", "/assets/events", asset_id=asset["id"], extra={})
+
+    def deferred() -> bool:
+        runs = api.ask("GET", f"/dags/{dag}/dagRuns?order_by=-run_after&limit=1")["dag_runs"]
+        states = {task["task_id"]: task["state"] for task in api.tasks(runs[0]["dag_run_id"], dag)}
+        return runs[0]["run_type"] == "asset_triggered" and states["wait"] == "deferred"
+
+    wait_for(deferred, 120, "the run for the event waits without a worker")
+    api.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
