@@ -23,11 +23,13 @@ from include.operations.tables import inbox
 from include.validators.results import folder
 from include.water.consumers import AGGREGATE_METER_READINGS
 from include.water.dashboards.report.collect import collect
+from include.water.dashboards.report.data import Leak
 from include.water.dashboards.report.publish import FOLDER, KEEP_ALL, KEEP_DAYS, LATEST, latest, outdated, publish
 from include.water.dashboards.report.render import render
 from include.water.dashboards.report.run import MIN_INTERVAL, next_turn, publish_report
 from include.water.flows.definition import TIME_ZONE
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, schema_of, spec_of
+from include.water.tables import alerts, leaks
 from tests.unit.water.report_sample import sample
 
 pytestmark = pytest.mark.integration
@@ -154,6 +156,32 @@ def test_what_became_of_the_readings_comes_from_the_runs_and_the_inbox(flows, ob
     assert data.quality.missing_readings == 336
     with begin() as connection:
         connection.execute(text("delete from inbox where consumer = :name"), {"name": AGGREGATE_METER_READINGS.name})
+
+
+def test_a_leak_has_its_nights_its_alert_and_the_work_that_was_ordered(flows, objects):
+    nights = [date(2026, 11, 20), date(2026, 11, 21)]
+    keys = [f"valley/{night}/1" for night in nights]
+    place = {"source_topic": "leaks.detected", "source_partition": 0, "source_offset": 1}
+    try:
+        with begin() as connection:
+            for key, night in zip(keys, nights, strict=True):
+                row = {
+                    "leak_key": key,
+                    "district_id": "valley",
+                    "night": night,
+                    "litres_per_hour": 30,
+                    "confidence": 0.8,
+                }
+                connection.execute(insert(leaks).values(**row, model_version="m", reported_as=keys[0]))
+            alert = {"alert_id": "report-test", "revision": 1, "kind": "leak", "severity": "major", "severity_rank": 1}
+            alert |= {"district_id": "valley", "title": "Leak", "raised_at": NOW, "source_event_id": keys[0]}
+            connection.execute(insert(alerts).values(**alert, **place))
+        found = collect([], now=NOW).leaks
+    finally:
+        with begin() as connection:
+            connection.execute(text("delete from leaks where district_id = 'valley'"))
+            connection.execute(text("delete from alerts where alert_id = 'report-test'"))
+    assert found == (Leak("Valley", *nights, 2, 30.0, 0.8, True, "major", NOW, 0),)
 
 
 def test_the_last_suite_is_shown_and_every_one_that_stops_a_run(objects):

@@ -18,8 +18,6 @@ from include.water.topics import Action, AlertKind
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-# A night without a leak between two with one: one that could not be judged, or just below the limit.
-MAX_GAP = timedelta(days=2)
 # What a work order sends somebody out for; the others answer a customer.
 FIELD_WORK = (Action.schedule_inspection, Action.dispatch_crew, Action.close_valve)
 
@@ -33,6 +31,8 @@ class Found:
     night: date
     litres_per_hour: float
     confidence: float | None
+    # The first night's key, under which the leak was told.
+    reported_as: str
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Alert:
 
 
 def read_leaks(connection: Connection, flows: Flows, now: datetime) -> tuple[Leak, ...] | None:
-    """None while there is no table of leaks, or no night to judge."""
-    from sqlalchemy import func, select, text
+    """None while there is no night to judge."""
+    from sqlalchemy import func, select
 
-    from include.water.tables import alerts, work_orders
+    from include.water.tables import alerts, leaks, work_orders
 
     judged = dict(flows.judged)
-    if not judged or connection.scalar(text("select to_regclass('leaks')")) is None:
+    if not judged:
         return None
     first = now.astimezone(TIME_ZONE).date() - timedelta(days=SHOWN_DAYS)
-    query = text("select leak_key, district_id, night, litres_per_hour, confidence from leaks where night >= :first")
-    found = [Found(*row) for row in connection.execute(query, {"first": first})]
+    columns = [leaks.c[name] for name in Found.__dataclass_fields__]
+    found = [Found(*row) for row in connection.execute(select(*columns).where(leaks.c.night >= first))]
     raised = {
         row.source_event_id: Alert(row.severity, row.severity_rank, row.raised_at)
         for row in connection.execute(
@@ -79,18 +79,11 @@ def read_leaks(connection: Connection, flows: Flows, now: datetime) -> tuple[Lea
 
 
 def episodes(found: Iterable[Found]) -> list[list[Found]]:
-    """The nights of one leak each, oldest first: nights of one district that follow one another."""
-    by_district: dict[str, list[Found]] = defaultdict(list)
+    """The nights of one leak each, oldest first; the detection says which belong together."""
+    by_leak: dict[str, list[Found]] = defaultdict(list)
     for one in sorted(found, key=lambda one: (one.district_id, one.night, one.leak_key)):
-        by_district[one.district_id].append(one)
-    every: list[list[Found]] = []
-    for nights in by_district.values():
-        for number, one in enumerate(nights):
-            if number and one.night - nights[number - 1].night <= MAX_GAP:
-                every[-1].append(one)
-            else:
-                every.append([one])
-    return every
+        by_leak[one.reported_as].append(one)
+    return list(by_leak.values())
 
 
 def leak_of(nights: Sequence[Found], raised: Mapping[str, Alert], judged: Mapping[str, date], work_orders: int) -> Leak:
