@@ -61,7 +61,7 @@ def show(stack: Stack, seconds: int) -> bool:
         if simulators.poll() is None:
             simulators.terminate()
         simulators.wait()
-    problems = unaccounted(observer.consumers, sent, snapshot)
+    problems = unaccounted(observer.consumers, sent, snapshot, observer.landing_consumers)
     console.print(*_tables(observer.consumers, sent, snapshot))
     for problem in problems:
         console.print(f"NOT ACCOUNTED FOR: {problem}", style="bold red")
@@ -89,9 +89,10 @@ def _start_simulators(stack: Stack, seconds: int, report: Path) -> subprocess.Po
     module = settings().get("simulators")
     if not module:
         raise StackError("pyproject.toml names no simulators; set [tool.stack] simulators")
+    arguments = settings().get("demo_arguments", [])
     with (stack.supervisor.logs / "simulators.log").open("w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", module, "run", "--for", str(seconds), "--report", str(report)],
+            [sys.executable, "-m", module, "run", "--for", str(seconds), "--report", str(report), *arguments],
             cwd=PROJECT, env={**os.environ, **stack.environment()}, stdout=log, stderr=log,
         )  # fmt: skip
 
@@ -116,7 +117,7 @@ def _watch(
             elif time.monotonic() - last_line > LINE_SECONDS:
                 last_line = time.monotonic()
                 print(one_line(snapshot, elapsed), flush=True)
-            if ended and not unaccounted(observer.consumers, sent, snapshot):
+            if ended and not unaccounted(observer.consumers, sent, snapshot, observer.landing_consumers):
                 break
             time.sleep(1)
     return sent, snapshot
@@ -133,7 +134,12 @@ def _look(observer: Observer) -> Snapshot | None:
         return None
 
 
-def unaccounted(consumers: dict[str, list[str]], sent: dict, snapshot: Snapshot) -> list[str]:
+def unaccounted(
+    consumers: dict[str, list[str]],
+    sent: dict,
+    snapshot: Snapshot,
+    landing_consumers: dict[str, list[str]] | None = None,
+) -> list[str]:
     """What is still missing, in words; [] when every message that was sent is accounted for."""
     problems = []
     if not sent.get("finished", bool(sent)):
@@ -143,18 +149,21 @@ def unaccounted(consumers: dict[str, list[str]], sent: dict, snapshot: Snapshot)
         number = sent.get("sent", {}).get(topic, 0) + planted.get(topic, 0)
         if snapshot.messages.get(topic, 0) < number:
             problems.append(f"{topic}: {number} sent, {snapshot.messages.get(topic, 0)} in the topic")
-    for consumer, topics in consumers.items():
+    for consumer, topics in {**consumers, **(landing_consumers or {})}.items():
         if snapshot.lag.get(consumer, 1):
             problems.append(f"{consumer}: lag {snapshot.lag.get(consumer, 'unknown')}")
         if snapshot.open_claims.get(consumer):
             problems.append(f"{consumer}: {snapshot.open_claims[consumer]} open claims")
         for topic in topics:
-            # Exact, since nothing here uses transactions: every offset is a message.
-            if missing := snapshot.unhandled(consumer, topic):
+            # Exact, since nothing here uses transactions: every offset is a message. What has landed is counted by
+            # each run, which fails when it does not balance: its claim stays open.
+            missing = snapshot.unhandled(consumer, topic) if consumer in consumers else 0
+            if missing:
                 problems.append(f"{consumer}: {missing} messages of {topic} without an inbox row")
             recorded = snapshot.outcomes.get((consumer, topic), {}).get("dead_letter", 0)
             if (kept := min(recorded, snapshot.dead_letters(topic))) < planted.get(topic, 0):
                 problems.append(f"{consumer}: {planted[topic]} bad messages on {topic}, {kept} in its dead letters")
+    problems += [f"{name}: not yet" for name, number in snapshot.awaited.items() if not number]
     return problems
 
 

@@ -35,6 +35,7 @@ class Snapshot:
     open_claims: dict[str, int] = field(default_factory=dict)
     runs: dict[str, dict[str, int]] = field(default_factory=dict)  # Dag -> state -> n
     results: dict[str, dict[str, int]] = field(default_factory=dict)  # title -> name -> number
+    awaited: dict[str, int] = field(default_factory=dict)  # what must have happened -> how often it has
     alarms: list[str] = field(default_factory=list)
     waiting: list[tuple[str, str]] = field(
         default_factory=list
@@ -56,6 +57,7 @@ class Observer:
 
         endpoints = stack.endpoints()
         self.consumers = declared_consumers()
+        self.landing_consumers = declared_landing_consumers()
         self._databases = endpoints["databases"]
         self._client_config = endpoints["kafka"]["client_config"]
         self._admin = AdminClient({**self._client_config, "log_level": 0})
@@ -69,7 +71,7 @@ class Observer:
         for partition, end in sorted(ends.items(), key=lambda item: (item[0].topic, item[0].number)):
             arrived = end - self._start.get(partition, 0)
             snapshot.messages[partition.topic] = snapshot.messages.get(partition.topic, 0) + arrived
-        for consumer, topics in self.consumers.items():
+        for consumer, topics in {**self.consumers, **self.landing_consumers}.items():
             snapshot.lag[consumer] = self._lag(consumer, topics, ends)
             for topic in topics:
                 snapshot.outcomes[consumer, topic] = self._outcomes(consumer, topic, ends)
@@ -78,8 +80,11 @@ class Observer:
         runs = "select dag_id, state, count(*) from dag_run where queued_at >= %s group by 1, 2 order by 1, 2"
         for dag, state, number in self._query("airflow_metadata", runs, self._since):
             snapshot.runs.setdefault(dag, {})[state] = number
-        for title, statement in settings().get("results", {}).items():
-            snapshot.results[title] = dict(self._query("operations_db", statement))
+        for database, results in settings().get("results", {}).items():
+            for title, statement in results.items():
+                snapshot.results[title] = dict(self._query(database, statement))
+        for name, statement in settings().get("awaited", {}).items():
+            snapshot.awaited[name] = self._query("operations_db", statement)[0][0]
         alarms = "select source || ': ' || message from alarms where closed_at is null order by opened_at"
         snapshot.alarms = [line for (line,) in self._query("operations_db", alarms)]
         snapshot.waiting = [
@@ -145,10 +150,20 @@ class Observer:
 
 def declared_consumers() -> dict[str, list[str]]:
     """{consumer (and consumer group): its topics}, from the module that [tool.stack] names."""
-    name = settings().get("consumers")
-    values = vars(importlib.import_module(name)).values() if name else ()
     return {
         value.name: [topic.name for topic in value.topics]
-        for value in values
+        for value in _declared()
         if hasattr(value, "topics") and hasattr(value, "effect")
     }
+
+
+def declared_landing_consumers() -> dict[str, list[str]]:
+    """The same of those that take what has landed; each has one topic."""
+    return {
+        value.name: [value.topic.name] for value in _declared() if hasattr(value, "topic") and hasattr(value, "map_by")
+    }
+
+
+def _declared() -> list[Any]:
+    name = settings().get("consumers")
+    return list(vars(importlib.import_module(name)).values()) if name else []

@@ -41,6 +41,11 @@ def _run(options: argparse.Namespace) -> int:
     from include.water.simulators import traffic
 
     rates = {**traffic.RATES, **dict(options.rate)}
+    if options.history_days:
+        from include.water.simulators.office import write_down
+
+        # Before the readings: the first model is trained on them.
+        write_down(options.history_days, options.seed)
     return traffic.run(
         options.seconds, options.report, rates, seed=options.seed, bad=options.bad, history_days=options.history_days
     )

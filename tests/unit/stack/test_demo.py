@@ -76,3 +76,20 @@ def test_what_waits_for_a_person_is_shown_with_its_link():
     assert "  Refund 0?: http://127.0.0.1:1/dags/refund/runs/0/tasks/ask/required_actions" in lines
     assert "  and 2 more: http://127.0.0.1:1/required_actions" in lines
     assert not any("waiting" in line for line in links("http://127.0.0.1:1", []))
+
+
+def test_what_has_landed_must_be_claimed_and_its_runs_finished(complete):
+    landing = {"hourly": ["visits"]}
+    complete.lag["hourly"] = 0
+    assert unaccounted(CONSUMERS, SENT, complete, landing) == []
+    complete.open_claims["hourly"] = 1
+    assert unaccounted(CONSUMERS, SENT, complete, landing) == ["hourly: 1 open claims"]
+    complete.open_claims, complete.lag["hourly"] = {}, 5
+    assert unaccounted(CONSUMERS, SENT, complete, landing) == ["hourly: lag 5"]
+
+
+def test_what_must_happen_once_is_waited_for(complete):
+    complete.awaited["a leak becomes an alert"] = 0
+    assert unaccounted(CONSUMERS, SENT, complete) == ["a leak becomes an alert: not yet"]
+    complete.awaited["a leak becomes an alert"] = 2
+    assert unaccounted(CONSUMERS, SENT, complete) == []

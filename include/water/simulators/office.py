@@ -1,0 +1,40 @@
+"""What people add to what the meters send: leaks that crews have confirmed, and the register of customers as a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import UTC, datetime, timedelta
+
+from include.water.simulators.network import Network
+
+# What one person uses in a day, about; the register knows persons, the network litres.
+LITRES_A_PERSON = 140
+
+
+def write_down(days: float, seed: int) -> None:
+    """Confirm the leaks of the last days, and drop two files of the register: a good one, and one that is set aside.
+
+    Harmless to repeat. Raises what the operational database and the bucket raise.
+    """
+    from include.lake.buckets import bucket
+    from include.water.leaks.confirmed import confirm_planted
+    from include.water.register.layout import INCOMING, Kind
+    from include.water.register.samples import bad_file
+
+    now = datetime.now(UTC)
+    confirm_planted(now, now - timedelta(days=days), seed=seed)
+    bucket().write(f"{INCOMING}customers-{now:%Y-%m-%d}.csv", customers_file(Network(seed)), "text/csv")
+    bucket().write(f"{INCOMING}sites-{now:%Y-%m-%d}.csv", bad_file(Kind.sites, seed=seed), "text/csv")
+
+
+def customers_file(network: Network) -> bytes:
+    """The network's households, as their owner would export them."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("customer_id", "meter_id", "district_id", "persons"))
+    for meter in network.households:
+        if meter.kind == "house":
+            persons = min(max(round(meter.litres_a_day / LITRES_A_PERSON), 1), 8)
+            writer.writerow((meter.customer_id, meter.meter_id, meter.district_id, persons))
+    return text.getvalue().encode()
