@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from airflow.sdk import DAG, Asset
 from airflow.sdk.definitions.asset import AssetBooleanCondition, AssetNameRef, AssetUriRef
+from airflow.sdk.definitions.timetables.simple import ContinuousTimetable
 
 PROJECT = Path(__file__).resolve().parents[2]
 DAGS = PROJECT / "dags"
@@ -203,6 +204,12 @@ def does_not_catch_up(file: DagFile, declared: Declared) -> Iterator[str]:
         yield f"{file}: catchup is on; remove it: after a pause, one run takes what is there"
 
 
+def goes_on_when_continuous(file: DagFile, declared: Declared) -> Iterator[str]:
+    """Airflow gives the second run of a continuous Dag without a start date the date of the first, and then no other."""
+    if isinstance(file.dag.timetable, ContinuousTimetable) and file.dag.start_date is None:
+        yield f"{file}: is continuous and has no start_date; set one in the past, or it runs once and never again"
+
+
 def limits_its_runs(file: DagFile, declared: Declared) -> Iterator[str]:
     """An event-driven Dag says how many of its runs may run at once: the default is a setting of the cluster."""
     if file.is_event_driven and "max_active_runs" not in _dag_arguments(file.tree):
@@ -267,6 +274,7 @@ POLICIES = (
     is_retried,
     has_timeouts,
     does_not_catch_up,
+    goes_on_when_continuous,
     limits_its_runs,
     is_short,
     uses_declared_assets,

@@ -77,6 +77,7 @@ def test_a_dag_that_keeps_the_rules_passes(rule, write_dag):
         ("has_timeouts", ', "execution_timeout": timedelta(minutes=5)', "", "task handle may hang"),
         ("has_timeouts", "    dagrun_timeout=timedelta(hours=1),\n", "", "a run may last for ever"),
         ("does_not_catch_up", "    max_active_runs", f"    {CATCHUP},\n    max_active_runs", "catchup is on"),
+        ("goes_on_when_continuous", "schedule=[ORDERS]", 'schedule="@continuous"', "no start_date"),
         ("limits_its_runs", "    max_active_runs=1,\n", "", "set max_active_runs="),
         ("is_short", "with DAG(", "\n" * 100 + "with DAG(", "lines, at most 110"),
         ("uses_declared_assets", 'Asset("orders"', 'Asset("order"', "declare it in include/water/assets.py"),
