@@ -205,7 +205,7 @@ def does_not_catch_up(file: DagFile, declared: Declared) -> Iterator[str]:
 
 
 def goes_on_when_continuous(file: DagFile, declared: Declared) -> Iterator[str]:
-    """Airflow gives the second run of a continuous Dag without a start date the date of the first, and then no other."""
+    """Airflow gives a continuous Dag without a start date the same date for every run, so there is only one."""
     if isinstance(file.dag.timetable, ContinuousTimetable) and file.dag.start_date is None:
         yield f"{file}: is continuous and has no start_date; set one in the past, or it runs once and never again"
 
