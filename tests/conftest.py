@@ -1,5 +1,6 @@
 """Fixtures for every test: real services, started once per session and ended with it, also when it is killed."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -69,11 +70,11 @@ def connect_services(landing_services, tmp_path_factory):
     stack.remove()
 
 
-@pytest.fixture(scope="session")
-def whole_stack(tmp_path_factory):
-    """A Stack with everything, Airflow included. It changes no environment variable: use its `environment()`."""
-    stack = start_stack(
-        tmp_path_factory.mktemp("whole_stack"), ("postgres", "kafka", "objectstore", "connect", "feeds", "airflow")
-    )
-    yield stack
-    stack.remove()
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """Commands that a test calls in this process set the level of the root logger: the next test would miss lines."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from tests.conftest import start_stack
+
 REMEDY = "no chromium: run `make browser` as root on Debian, or install it with your package manager"
 
 
@@ -33,3 +35,14 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
         yield browser
         browser.close()
+
+
+# The package's and not the session's: Airflow at work would slow down all tests behind these.
+@pytest.fixture(scope="package")
+def whole_stack(tmp_path_factory):
+    """A Stack with everything, Airflow included. It changes no environment variable: use its `environment()`."""
+    stack = start_stack(
+        tmp_path_factory.mktemp("whole_stack"), ("postgres", "kafka", "objectstore", "connect", "feeds", "airflow")
+    )
+    yield stack
+    stack.remove()

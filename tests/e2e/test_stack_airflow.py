@@ -14,7 +14,7 @@ import pytest
 
 from stack.supervisor import leftovers
 
-pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+pytestmark = [pytest.mark.e2e, pytest.mark.e2e]
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 
 
