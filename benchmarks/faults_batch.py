@@ -247,8 +247,9 @@ def count(it: Stand, lake: Lake, traffic: Traffic) -> dict[str, Any]:
         differing = collections.Counter(rows)
         differing.subtract(collections.Counter(found))
         wrong[name] = sum(map(abs, differing.values()))
-    coordinates = {key for key, _ in it.records(METER_READINGS.dead_letter_name, "dlq.offset")}
-    kept = collections.Counter(value for _, value in it.records(METER_READINGS.dead_letter_name, "dlq.offset"))
+    records = it.records(METER_READINGS.dead_letter_name, "dlq.offset")
+    coordinates = {offset for offset, _ in records}
+    kept = collections.Counter(value for _, value in records)
     ((letters,),) = it.query("select count(*) from inbox where consumer = :c and outcome = 'dead_letter'", c=LANE)
     say(f"{sum(kept.values())} dead letters with {len(coordinates)} different offsets, {letters} on record")
     return {

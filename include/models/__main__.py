@@ -1,37 +1,28 @@
 """Commands for the models in the bucket for artifacts: `python -m include.models --help`."""
 
 import argparse
-import contextlib
 import json
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+
+from include.operations.commands import run
 
 NONE = "none"
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    results: list[str] = []
-    # Airflow logs to standard output, which is for results.
-    with contextlib.redirect_stdout(sys.stderr):
-        logging.basicConfig(level=logging.WARNING)
+    return run(lambda: options.action(options), _expected)
 
-        from airflow.sdk.exceptions import AirflowNotFoundException
-        from google.api_core.exceptions import GoogleAPIError
 
-        from include.lake.buckets import BucketError
-        from include.models.store import ChampionChanged, ModelError
+def _expected() -> tuple[type[Exception], ...]:
+    from google.api_core.exceptions import GoogleAPIError
 
-        logging.getLogger().setLevel(logging.WARNING)
-        try:
-            results = options.action(options)
-        except (AirflowNotFoundException, BucketError, ChampionChanged, ModelError, GoogleAPIError) as error:
-            sys.stderr.write(f"{error}\n")
-            return 1
-    sys.stdout.write("".join(f"{line}\n" for line in results))
-    return 0
+    from include.lake.buckets import BucketError
+    from include.models.store import ChampionChanged, ModelError
+
+    return BucketError, ChampionChanged, ModelError, GoogleAPIError
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,32 +1,22 @@
 """Commands for checks of whole runs: `python -m include.validators --help`."""
 
 import argparse
-import contextlib
 import getpass
-import logging
 import sys
+
+from include.operations.commands import run
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    lines: list[str] = []
-    # Airflow logs to standard output, which is for results.
-    with contextlib.redirect_stdout(sys.stderr):
-        logging.basicConfig(level=logging.WARNING)
+    return run(lambda: options.action(options), _expected)
 
-        from airflow.sdk.exceptions import AirflowNotFoundException
 
-        from include.lake.buckets import BucketError
-        from include.validators.results import NothingToAccept
+def _expected() -> tuple[type[Exception], ...]:
+    from include.lake.buckets import BucketError
+    from include.validators.results import NothingToAccept
 
-        logging.getLogger().setLevel(logging.WARNING)
-        try:
-            lines = options.action(options)
-        except (AirflowNotFoundException, BucketError, NothingToAccept, ValueError) as error:
-            sys.stderr.write(f"{error}\n")
-            return 1
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return 0
+    return BucketError, NothingToAccept, ValueError
 
 
 def _parser() -> argparse.ArgumentParser:
