@@ -104,9 +104,9 @@ def data_tasks(run_id: str) -> dict[str, Any]:
         )
     seconds["validate"] = time.perf_counter() - began
     peaks += [done.peak_mb for done in mapped]
-    summary = task("include.landing.tasks:commit", CONSUMER, [done.result for done in mapped], run_id)
+    summary = task("include.water.flows.replaced:commit", CONSUMER, [done.result for done in mapped], run_id)
     task("include.landing.tasks:check", CONSUMER, summary)
-    task("include.water.flows.aggregation:aggregate", summary["ranges"])
+    task("include.water.flows.aggregation:aggregate", summary)
     task("include.landing.tasks:close", CONSUMER, summary, run_id)
     files = sorted({file["path"] for unit in units for file in unit["files"]})
     return {

@@ -50,7 +50,9 @@ def aggregate_meter_readings():
 
     @task
     def commit_clean(units: list[dict], run_id: str | None = None) -> dict:
-        return tasks.commit(AGGREGATE_METER_READINGS, units, run_id)
+        from include.water.flows.replaced import commit
+
+        return commit(AGGREGATE_METER_READINGS, units, run_id)
 
     @task
     def check_sets(summary: dict) -> dict:
@@ -60,7 +62,7 @@ def aggregate_meter_readings():
     def aggregate(summary: dict) -> dict:
         from include.water.flows.aggregation import aggregate
 
-        return aggregate(summary["ranges"])
+        return aggregate(summary)
 
     @task(outlets=[HOURLY_FLOWS])
     def publish(summary: dict, flows: dict, run_id: str | None = None, outlet_events=None) -> dict:

@@ -185,6 +185,15 @@ register_customers = Table(
     Index("ix_register_customers_meter_id", "meter_id"),
 )
 
+# Hours of clean readings that a run has replaced, its own of an earlier try: their flows are computed again with the
+# run, although it may have no reading in them any more. They go with the claim.
+replaced_hours = Table(
+    "replaced_hours",
+    metadata,
+    Column("claim_id", BigInteger, ForeignKey("claims.id", ondelete="CASCADE"), primary_key=True),
+    Column("hour", Timestamp, primary_key=True),
+)
+
 # What crews have found: what a model learns from. Nights as in `water.district_nights`; last_night is null while it
 # runs.
 confirmed_leaks = Table(

@@ -1,8 +1,8 @@
 """From clean readings to hourly flows and nights: what the readings of a run touch is computed again, and overwritten.
 
 Nothing is added to what is there, so the same run twice, and runs in any order, end the same. Which hours a run
-touches follows from its offset ranges and the clean table alone: a retry after a crash between two commits does it all
-again.
+touches follows from its offset ranges, the clean table and what was noted of rows that it has replaced (`replaced.py`):
+a retry after a crash between two commits does it all again.
 """
 
 from __future__ import annotations
@@ -31,11 +31,21 @@ NO_TIME = timedelta(0)
 METER_BLOCK_DAYS, DISTRICT_BLOCK_DAYS = 7, 28
 
 
-def aggregate(ranges: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+def aggregate(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute again what the readings of a run touch, and those that an earlier try of it had put in their place.
+
+    `summary`: as the commit to the clean table returned it. Returns what `aggregate_ranges` does.
+    """
+    from include.water.flows.replaced import noted_hours
+
+    return aggregate_ranges(summary["ranges"], noted_hours(summary["claim_id"]))
+
+
+def aggregate_ranges(ranges: Sequence[Mapping[str, int]], noted: Iterable[datetime] = ()) -> dict[str, Any]:
     """Compute again what the clean readings of these offset ranges touch: table by table, some days in a commit.
 
-    `ranges`: partition, start, end (exclusive). Returns {"hours": [first, last] as text, or [] when the ranges hold no
-    clean reading, "meter_hours": rows, "district_hours": rows, "district_nights": rows}.
+    `ranges`: partition, start, end (exclusive). `noted`: hours that lost readings. Returns {"hours": [first, last] as
+    text, or [] when nothing is touched, "meter_hours": rows, "district_hours": rows, "district_nights": rows}.
     """
     from include.lake.catalog import load_catalog
     from include.lake.engine import connect
@@ -46,14 +56,18 @@ def aggregate(ranges: Sequence[Mapping[str, int]]) -> dict[str, Any]:
     readings = catalog.load_table(clean_table(METER_READINGS))
     made = tables.ensure_tables(catalog)
     with connect() as connection:
-        return aggregate_tables(connection, readings, made, ranges)
+        return aggregate_tables(connection, readings, made, ranges, noted)
 
 
 def aggregate_tables(
-    connection: DuckDBPyConnection, readings: Table, made: Mapping[str, Table], ranges: Sequence[Mapping[str, int]]
+    connection: DuckDBPyConnection,
+    readings: Table,
+    made: Mapping[str, Table],
+    ranges: Sequence[Mapping[str, int]],
+    noted: Iterable[datetime] = (),
 ) -> dict[str, Any]:
-    """As `aggregate`, with the clean table and the flows' tables given."""
-    read = _touched_hours(connection, readings, ranges)
+    """As `aggregate_ranges`, with the clean table and the flows' tables given."""
+    read = sorted({*hours_of(connection, readings, ranges), *noted})
     if not read:
         log.info("no clean readings in %d offset ranges: no hour changes", len(ranges))
         return {"hours": [], "meter_hours": 0, "district_hours": 0, "district_nights": 0}
@@ -74,9 +88,8 @@ def aggregate_tables(
     return {"hours": [hours[0].isoformat(), hours[-1].isoformat()], **counts}
 
 
-def _touched_hours(
-    connection: DuckDBPyConnection, readings: Table, ranges: Sequence[Mapping[str, int]]
-) -> list[datetime]:
+def hours_of(connection: DuckDBPyConnection, readings: Table, ranges: Sequence[Mapping[str, int]]) -> list[datetime]:
+    """The hours of the readings that the clean table has of these offset ranges now, by time."""
     if not ranges:
         return []
     if len(ranges) <= MAX_RANGES:

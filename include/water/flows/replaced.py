@@ -1,0 +1,67 @@
+"""Hours whose readings a run replaces in the clean table: noted before the rows go, because afterwards nothing tells.
+
+A run that is cleared may have fewer clean rows than before: its contract has become stricter, its suite was mended.
+The flows of the hours that lost rows must be computed again too. Rows leave the clean table only when a run replaces
+those of its own offsets, so the hours of what is there are noted before each such commit, whichever run has computed
+flows from them meanwhile. What is noted stays as long as the claim.
+
+Killed before the note: nothing was replaced. Between note and commit: the retry notes the same. After the commit: the
+hours are on record, whatever the table says now. A first try finds no rows of its own and notes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from include.landing.consumers import LandingConsumer
+from include.operations.database import begin
+from include.water.tables import replaced_hours
+
+log = logging.getLogger(__name__)
+
+
+def commit(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], run_id: str) -> dict[str, Any]:
+    """Put the run's rows into the clean table in place of those it has there; returns the run's summary."""
+    from include.landing import tasks
+
+    note_hours(consumer, run_id)
+    return tasks.commit(consumer, units, run_id)
+
+
+def note_hours(consumer: LandingConsumer, run_id: str) -> None:
+    """Record the hours of the readings that the run has in the clean table now, beside those noted before."""
+    from pyiceberg.exceptions import NoSuchTableError
+
+    from include.lake.catalog import load_catalog
+    from include.lake.engine import connect
+    from include.landing.clean import claim_of
+    from include.landing.tables import clean_table
+    from include.water.flows.aggregation import hours_of
+
+    claim_id, ranges = claim_of(consumer, run_id)
+    try:
+        readings = load_catalog().load_table(clean_table(consumer.topic))
+    except NoSuchTableError:
+        return
+    with connect() as connection:
+        parts = [{"partition": r.partition, "start": r.start, "end": r.end} for r in ranges]
+        hours = hours_of(connection, readings, parts)
+    if hours:
+        rows = [{"claim_id": claim_id, "hour": hour} for hour in hours]
+        with begin() as connection:
+            connection.execute(upsert(replaced_hours).on_conflict_do_nothing(), rows)
+        log.info("readings will be replaced: claim=%d hours=%d first_hour=%s", claim_id, len(hours), hours[0])
+
+
+def noted_hours(claim_id: int) -> list[datetime]:
+    """The hours of readings that tries of this claim have replaced, by time."""
+    of_claim = select(replaced_hours.c.hour).where(replaced_hours.c.claim_id == claim_id)
+    with begin() as connection:
+        # The database answers in its session's time zone, and days are those of UTC.
+        return [hour.astimezone(UTC) for hour in connection.execute(of_claim.order_by(replaced_hours.c.hour)).scalars()]
