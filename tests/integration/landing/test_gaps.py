@@ -141,6 +141,22 @@ def test_what_retention_has_removed_is_a_stated_loss_and_holds_up_nothing(orders
     assert len(states(orders)) == 2
 
 
+def test_a_loss_is_stated_although_the_repair_was_killed_before_it_could_say_so(orders, lane, admin, monkeypatch):
+    from include.landing import repair as module
+
+    land(orders, 0, range(0, 5), range(10, 30))
+    delete_records(admin, orders, 0, before=10)
+    due = verify(orders, grace=lane(orders).landing_grace).due
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "open_alarm", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            repair(orders, due)
+    repair(orders, due)
+    assert alarms_of(raw_table(orders))["messages_lost"][1]
+    assert verify(orders).missing == ()
+    assert states(orders) == [(State.lost, 5, 10)]
+
+
 def test_offsets_without_a_record_are_no_loss(landed_topic, lane):
     topic = landed_topic(partitions=1)
     config = {**producer_config(client_config()), "transactional.id": topic.name}

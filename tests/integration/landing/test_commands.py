@@ -1,0 +1,95 @@
+"""`python -m include.landing gaps` and `repair`, as somebody at a terminal sees them, on real services."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from include.contracts import Registry
+from include.landing import __main__ as command
+from include.landing.tables import connector_name, load_landing_table, raw_table
+from tests.integration.kafka.conftest import order
+from tests.integration.landing.conftest import alarms_of, delete_records, land, landed_rows, sink_commits
+
+pytestmark = pytest.mark.integration
+
+Answer = tuple[int, list[str]]
+
+
+@pytest.fixture
+def orders(landed_topic, operations, send_orders):
+    """A topic with 30 messages in its only partition."""
+    topic = landed_topic(partitions=1)
+    send_orders(topic, 0, 30)
+    return topic
+
+
+@pytest.fixture
+def ask(orders, monkeypatch, capsys) -> Callable[..., Answer]:
+    """Run a command; its exit code and what it has printed."""
+    monkeypatch.setattr(command, "load_registry", lambda reference: Registry(orders))
+
+    def ask(*arguments: str) -> Answer:
+        code = command.main(["--registry", "any:thing", *arguments])
+        return code, capsys.readouterr().out.splitlines()
+
+    return ask
+
+
+def test_a_table_that_misses_nothing_is_whole_and_there_is_nothing_to_repair(orders, ask):
+    land(orders, 0, range(30))
+    sink_commits(orders, _0=30)
+    assert ask("gaps") == (0, [f"{raw_table(orders)}: whole"])
+    snapshot = load_landing_table(orders).current_snapshot()
+    assert ask("repair", connector_name(orders)) == (0, [f"{raw_table(orders)}: 0 offsets read from Kafka, or settled"])
+    assert load_landing_table(orders).current_snapshot() == snapshot
+
+
+def test_missing_offsets_are_shown_with_exit_code_1_and_appended_once(orders, ask):
+    land(orders, 0, range(0, 10), range(15, 25))
+    sink_commits(orders, _0=30)
+    for arguments in (["gaps"], ["gaps", connector_name(orders)]):
+        code, lines = ask(*arguments)
+        assert code == 1
+        assert len(lines) == 2
+        for line, missing in zip(lines, ("[10, 15)", "[25, 30)"), strict=True):
+            assert line.startswith(f"{raw_table(orders)}: {orders.name}-0")
+            assert missing in line
+    assert len(landed_rows(orders)) == 20, "to look changes nothing"
+
+    assert ask("repair", connector_name(orders)) == (
+        0,
+        [f"{raw_table(orders)}: 10 offsets read from Kafka, or settled"],
+    )
+    wanted = [(0, offset, order(f"0-{offset}").decode()) for offset in range(30)]
+    assert landed_rows(orders) == wanted
+    assert ask("repair", connector_name(orders)) == (0, [f"{raw_table(orders)}: 0 offsets read from Kafka, or settled"])
+    assert landed_rows(orders) == wanted
+    assert ask("gaps") == (0, [f"{raw_table(orders)}: whole"])
+
+
+def test_offsets_that_kafka_does_not_have_any_more_end_as_a_stated_loss(orders, ask, admin, caplog):
+    land(orders, 0, range(0, 5), range(12, 30))
+    delete_records(admin, orders, 0, before=10)
+    code, lines = ask("gaps")
+    assert code == 1
+    assert "[5, 12)" in lines[0]
+    code, lines = ask("repair", connector_name(orders))
+    assert code == 0
+    assert "7 offsets" in lines[0]
+    assert "[5, 10)" in caplog.text, "whoever repairs is told what is lost"
+    assert [offset for _, offset, _ in landed_rows(orders)] == [*range(0, 5), *range(10, 30)]
+    message, is_open = alarms_of(raw_table(orders))["messages_lost"]
+    assert is_open
+    assert "[5, 10)" in message
+    # Stated, not looked for again.
+    assert ask("gaps") == (0, [f"{raw_table(orders)}: whole"])
+
+
+def test_a_connector_that_no_topic_has_is_named(orders, ask, capsys):
+    assert command.main(["--registry", "any:thing", "repair", "landing-nothing"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "landing-nothing" in printed.err
+    assert connector_name(orders) in printed.err
