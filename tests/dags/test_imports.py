@@ -6,37 +6,69 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.dags.policy import DAGS, HEAVY, HEAVY_DAG_FILES, PROJECT
 
-# A process of its own: this one has imported most of them already.
+# A process of its own: this one has imported most of them already. It answers each path with what a fork of it imports:
+# `import airflow.sdk` takes seconds, and what one file imports must not hide what another does.
 PROBE = """
-import json, runpy, sys
+import json, os, runpy, sys, traceback
+
+# A file may print.
+answers = os.dup(1)
+os.dup2(2, 1)
 
 import airflow.sdk
 
 before = set(sys.modules)
-runpy.run_path(sys.argv[1])
-json.dump(sorted(set(sys.modules) - before), sys.stdout)
+for path in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            runpy.run_path(path.rstrip())
+            found = sorted(set(sys.modules) - before)
+        except BaseException:
+            found = traceback.format_exc()
+        with os.fdopen(answers, "w") as file:
+            file.write(json.dumps(found) + chr(10))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        os.write(answers, b'"it ended without an answer"' + bytes([10]))
+# Airflow takes two seconds to end in good order.
+os._exit(0)
 """
 
+Heavy = Callable[[Path], list[str]]
 
-def heavy_imports(path: Path) -> list[str]:
-    """Return the heavy modules that the file imports beyond what `import airflow.sdk` does (sqlalchemy, today)."""
+
+@pytest.fixture(scope="module")
+def heavy_imports() -> Iterator[Heavy]:
+    """The heavy modules that a file imports beyond what `import airflow.sdk` does (sqlalchemy, today)."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    result = subprocess.run(
-        [sys.executable, "-c", PROBE, str(path)], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    imported = json.loads(result.stdout.splitlines()[-1])
-    return [heavy for heavy in HEAVY if any(m == heavy or m.startswith(f"{heavy}.") for m in imported)]
+    command = [sys.executable, "-c", PROBE]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        questions, answers = process.stdin, process.stdout
+
+        def imports(path: Path) -> list[str]:
+            print(path, file=questions, flush=True)
+            imported = json.loads(answers.readline())
+            assert isinstance(imported, list), imported
+            return [heavy for heavy in HEAVY if any(m == heavy or m.startswith(f"{heavy}.") for m in imported)]
+
+        yield imports
 
 
 @pytest.mark.parametrize("path", sorted(DAGS.rglob("*.py")), ids=lambda path: path.stem)
-def test_a_dag_file_imports_nothing_heavy(path: Path):
+def test_a_dag_file_imports_nothing_heavy(path: Path, heavy_imports: Heavy):
     heavy = heavy_imports(path)
     if path.stem in HEAVY_DAG_FILES:
         assert heavy, f"{path.relative_to(PROJECT)} imports nothing heavy: remove it from HEAVY_DAG_FILES"
@@ -53,13 +85,13 @@ def test_a_dag_file_imports_nothing_heavy(path: Path):
         ("import psycopg", "psycopg"),
     ],
 )
-def test_a_heavy_import_is_found(imports: str, found: str, tmp_path: Path):
+def test_a_heavy_import_is_found(imports: str, found: str, tmp_path: Path, heavy_imports: Heavy):
     path = tmp_path / "heavy.py"
     path.write_text(imports)
     assert any(found in name for name in heavy_imports(path))
 
 
-def test_a_dag_file_of_wiring_imports_nothing_heavy(tmp_path: Path):
+def test_a_dag_file_of_wiring_imports_nothing_heavy(tmp_path: Path, heavy_imports: Heavy):
     path = tmp_path / "light.py"
     path.write_text(
         "from airflow.sdk import DAG, Asset, AssetWatcher, task, task_group\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import Row, delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
@@ -41,6 +41,7 @@ from include.water.triage.effect import (
 )
 from include.water.triage.execute import CONSUMER, Answer, ask, execute, read_answer
 from include.water.triage.proposals import Action, Category, Proposal, Target, TargetKind, TriageDecision
+from tests.clients import reader_at
 from tests.integration.kafka.conftest import wait_for_topics
 from tests.unit.water.test_topics import NOW, example
 
@@ -605,8 +606,8 @@ def test_an_executor_killed_after_its_commit_has_done_it_and_a_retry_only_delive
 
 def delivered(*rows: Row) -> list[str]:
     """Ids of the work orders in Kafka for these decisions, in order, each as often as it is there."""
-    reader = Consumer({**consumer_config(client_config(), "independent"), "enable.partition.eof": True})
-    reader.assign([TopicPartition(WORK_ORDERS.name, n, 0) for n in range(WORK_ORDERS.partitions)])
+    config = {**consumer_config(client_config(), "independent"), "enable.partition.eof": True}
+    reader = reader_at(config, *(TopicPartition(WORK_ORDERS.name, n, 0) for n in range(WORK_ORDERS.partitions)))
     found: list[WorkOrder] = []
     ended = 0
     while ended < WORK_ORDERS.partitions:

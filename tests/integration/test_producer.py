@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from include.kafka.connection import UnsafeKafkaConnection
 from include.kafka.producer import AcknowledgedProducer, DeliveryFailed
+from tests.clients import reader_at
 
 pytestmark = pytest.mark.integration
 
@@ -54,8 +55,7 @@ def values(config, topic) -> Callable[[], list[bytes]]:
     """What the topic holds, read by somebody else."""
 
     def read() -> list[bytes]:
-        reader = Consumer({**config, "group.id": "independent", "enable.partition.eof": True})
-        reader.assign([TopicPartition(topic, 0, 0)])
+        reader = reader_at({**config, "enable.partition.eof": True}, TopicPartition(topic, 0, 0))
         found = []
         while (record := reader.poll(20)) is not None and record.error() is None:
             found.append(record.value())

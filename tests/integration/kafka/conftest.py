@@ -7,8 +7,7 @@ from datetime import timedelta
 from typing import Literal
 
 import pytest
-from confluent_kafka import Consumer as KafkaConsumer
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import text
 
@@ -18,6 +17,7 @@ from include.kafka.consumers import Consumer
 from include.kafka.messages import Message, Rejected
 from include.operations.database import begin
 from include.operations.migrate import upgrade
+from tests.clients import producer_to, reader_at
 
 
 class Order(Contract):
@@ -127,9 +127,9 @@ def send(services) -> Callable[..., list[int]]:
         headers: list | None = None,
     ) -> list[int]:
         # A client of its own: an older one would not know partitions that were added meanwhile.
-        producer = Producer(producer_config(client_config()))
-        offsets: list[int] = []
         name = topic if isinstance(topic, str) else topic.name
+        producer = producer_to(producer_config(client_config()), name)
+        offsets: list[int] = []
 
         def delivered(error, message) -> None:
             assert error is None, error
@@ -167,8 +167,8 @@ def numbers(topic: Topic) -> list[str]:
 
 def read_all(name: str) -> list:
     """Every record of a topic's partition 0, by an independent consumer."""
-    reader = KafkaConsumer({**consumer_config(client_config(), "independent"), "enable.partition.eof": True})
-    reader.assign([TopicPartition(name, 0, 0)])
+    config = {**consumer_config(client_config(), "independent"), "enable.partition.eof": True}
+    reader = reader_at(config, TopicPartition(name, 0, 0))
     records = []
     while (record := reader.poll(10)) is not None and record.error() is None:
         records.append(record)

@@ -7,7 +7,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import TopicPartition
 from sqlalchemy import text
 
 from include.kafka import tasks
@@ -15,6 +15,7 @@ from include.kafka.connection import client_config, consumer_config, producer_co
 from include.kafka.handling import HandlingFailed
 from include.operations import outbox
 from include.operations.database import begin
+from tests.clients import producer_to, reader_at
 from tests.integration.kafka.conftest import Order, numbers, open_claims, order, read_all
 
 pytestmark = pytest.mark.integration
@@ -162,7 +163,7 @@ def test_killed_between_dead_letter_and_inbox_keeps_the_message(make_topic, make
 
 
 def transact(topic, transactional_id, *values, commit):
-    producer = Producer({**producer_config(client_config()), "transactional.id": transactional_id})
+    producer = producer_to({**producer_config(client_config()), "transactional.id": transactional_id}, topic.name)
     producer.init_transactions(10)
     producer.begin_transaction()
     for value in values:
@@ -282,10 +283,8 @@ def test_the_outbox_is_delivered_once_with_an_idempotency_key(make_topic, make_c
 
 
 def _partition(topic, number):
-    from confluent_kafka import Consumer as KafkaConsumer
-
-    reader = KafkaConsumer({**consumer_config(client_config(), "independent"), "enable.partition.eof": True})
-    reader.assign([TopicPartition(topic.name, number, 0)])
+    config = {**consumer_config(client_config(), "independent"), "enable.partition.eof": True}
+    reader = reader_at(config, TopicPartition(topic.name, number, 0))
     while (record := reader.poll(10)) is not None and record.error() is None:
         yield record
     reader.close()

@@ -34,6 +34,7 @@ from include.kafka.consumers import Consumer, Shape
 from include.kafka.producer import AcknowledgedProducer
 from include.kafka.replay_records import Records
 from include.operations.database import begin
+from tests.clients import reader_at
 from tests.conftest import PROJECT
 from tests.integration.kafka import conftest
 from tests.integration.kafka.conftest import (
@@ -195,9 +196,8 @@ def test_a_repaired_message_goes_back_with_its_key_and_headers_and_is_handled_ex
     assert numbers(topic) == ["8"]
 
     assert replayed(topic, "the replay") == {"replayed": 1}
-    reader = KafkaConsumer(consumer_config(client_config(), "independent"))
     # On the partition that it was on, and not on the one that this producer would choose for its key.
-    reader.assign([TopicPartition(topic.name, 1, 2)])
+    reader = reader_at(consumer_config(client_config(), "independent"), TopicPartition(topic.name, 1, 2))
     message = reader.poll(10)
     reader.close()
     assert message.error() is None

@@ -14,7 +14,7 @@ import pytest
 from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
 from airflow.sdk.exceptions import AirflowFailException
 from confluent_kafka import Consumer as KafkaConsumer
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import text
 
@@ -27,6 +27,7 @@ from include.kafka.topics import create_topics
 from include.kafka.trigger import ConsumerLagTrigger, lag_watcher
 from include.operations import outbox
 from include.operations.database import begin
+from tests.clients import producer_to, reader_at
 from tests.conftest import start_stack
 from tests.integration.kafka.conftest import Order, alarms, numbers, open_claims, order
 from tests.integration.kafka.test_trigger import Firings
@@ -96,7 +97,7 @@ def send(config, topics) -> Callable[..., None]:
     """Produce as somebody else."""
 
     def produce(*values: bytes) -> None:
-        producer = Producer({**config, "acks": "all"})
+        producer = producer_to({**config, "acks": "all"}, topics[0].name)
         for value in values:
             producer.produce(topics[0].name, value)
         assert producer.flush(20) == 0
@@ -109,8 +110,7 @@ def records(config) -> Callable[[str], list]:
     """Everything in a topic of one partition, read by somebody else."""
 
     def read(name: str) -> list:
-        reader = KafkaConsumer({**config, "group.id": "independent", "enable.partition.eof": True})
-        reader.assign([TopicPartition(name, 0, 0)])
+        reader = reader_at({**config, "enable.partition.eof": True}, TopicPartition(name, 0, 0))
         found = []
         while (record := reader.poll(20)) is not None and record.error() is None:
             found.append(record)

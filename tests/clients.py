@@ -1,0 +1,26 @@
+"""Kafka clients of the tests' own, which start at once.
+
+A client that is not made to ask for a topic's leaders asks at its next tick, which costs each new one up to a second.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+
+def producer_to(config: dict[str, Any], *topics: str) -> Producer:
+    producer = Producer(config)
+    for topic in topics:
+        producer.list_topics(topic, timeout=10)
+    return producer
+
+
+def reader_at(config: dict[str, Any], *places: TopicPartition) -> Consumer:
+    """Reads from these offsets on; for whoever asks for it, the end of a partition is said at once too."""
+    reader = Consumer({"group.id": "independent", "enable.auto.commit": False, "fetch.wait.max.ms": 10, **config})
+    for topic in {place.topic for place in places}:
+        reader.list_topics(topic, timeout=10)
+    reader.assign(list(places))
+    return reader
