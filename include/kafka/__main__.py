@@ -1,14 +1,27 @@
 """Commands for consumers: `python -m include.kafka --help`."""
 
 import argparse
-import contextlib
-import logging
 import sys
 
 from include.kafka.connection import CONN_ID
+from include.operations.commands import run
 
 
 def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    return run(lambda: options.action(options), _expected)
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    from confluent_kafka import KafkaException
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    from include.kafka.reset import NothingToReset
+
+    return NothingToReset, KafkaException, OperationalError, ProgrammingError, ValueError
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m include.kafka", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     reset = commands.add_parser(
@@ -17,26 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
         description="Forget what the consumer has claimed of the topic and start at the beginning of what is there "
         "now. Open claims on offsets that are gone are closed, and the loss stays on record as an alarm.",
     )
+    reset.set_defaults(action=_reset)
     reset.add_argument("consumer")
     reset.add_argument("topic")
     reset.add_argument("--conn-id", default=CONN_ID, help="Airflow connection (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    return parser
 
-    from airflow.sdk.exceptions import AirflowNotFoundException
-    from confluent_kafka import KafkaException
 
-    from include.kafka.reset import NothingToReset, reset_consumer
+def _reset(options: argparse.Namespace) -> list[str]:
+    from include.kafka.reset import reset_consumer
 
-    try:
-        # Airflow logs to standard output, which is for results.
-        with contextlib.redirect_stdout(sys.stderr):
-            changes = reset_consumer(options.consumer, options.topic, conn_id=options.conn_id)
-    except (NothingToReset, AirflowNotFoundException, KafkaException, ValueError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    sys.stdout.write("\n".join(changes) + "\n")
-    return 0
+    return reset_consumer(options.consumer, options.topic, conn_id=options.conn_id)
 
 
 if __name__ == "__main__":

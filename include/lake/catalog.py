@@ -52,32 +52,15 @@ def _sql_catalog(
     conn_id: str, connection: "Connection", extra: dict[str, str], properties: dict[str, Any]
 ) -> "Catalog":
     from pyiceberg.catalog.sql import SqlCatalog
-    from sqlalchemy import URL
     from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-    if connection.conn_type not in ("postgres", "postgresql"):
-        # SQLite among others: two writers lock each other out.
-        raise ValueError(
-            f"connection {conn_id}: conn_type is {connection.conn_type!r}; a JDBC catalog needs 'postgres'"
-        )
+    from include.operations.database import postgres_url
+
+    libpq = {name: value for name, value in extra.items() if name.startswith(_LIBPQ)}
+    # SQLite is refused, among others: two writers lock each other out.
+    url = postgres_url(connection, libpq, needed_by="a JDBC catalog")
     if "warehouse" not in extra:
         raise ValueError(f'connection {conn_id}: its extra has no warehouse; add {{"warehouse": "gs://BUCKET/PATH"}}')
-    query = {
-        # As for the operational database: a server that cannot be reached fails the task, and does not hang it.
-        "connect_timeout": "10",
-        "application_name": "airflow",
-        "keepalives_idle": "30",
-        **{name: value for name, value in extra.items() if name.startswith(_LIBPQ)},
-    }
-    url = URL.create(
-        "postgresql+psycopg",
-        username=connection.login,
-        password=connection.password,
-        host=connection.host,
-        port=connection.port,
-        database=connection.schema,
-        query=query,
-    )
     properties = {
         **properties,
         "type": "sql",

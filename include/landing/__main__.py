@@ -1,8 +1,6 @@
 """Commands for the landing's connectors: `python -m include.landing --help`."""
 
 import argparse
-import contextlib
-import logging
 import sys
 from collections.abc import Callable, Iterable
 
@@ -10,47 +8,27 @@ from include.contracts import Registry, Topic
 from include.contracts.__main__ import default_registry, load_registry
 from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
 from include.landing.connect import CONN_ID
-
-
-class NotRunning(Exception):
-    """Some connector is not what it should be; the lines say which."""
+from include.operations.commands import NotWell, run
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    results: list[str] = []
-    # Airflow logs to standard output, which is for results.
-    with contextlib.redirect_stdout(sys.stderr):
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    return run(lambda: options.action(options, load_registry(options.registry or default_registry())), _expected)
 
-        from airflow.sdk.exceptions import AirflowNotFoundException
-        from confluent_kafka import KafkaException
-        from pyiceberg.exceptions import RESTError
-        from sqlalchemy.exc import DBAPIError
 
-        from include.landing.connect import ConnectRefused, ConnectUnreachable
-        from include.landing.connectors import UnsafeConnector
-        from include.landing.tables import LandingTableMismatch
+def _expected() -> tuple[type[Exception], ...]:
+    from confluent_kafka import KafkaException
+    from pyiceberg.exceptions import RESTError
+    from sqlalchemy.exc import DBAPIError
 
-        logging.getLogger().setLevel(logging.WARNING)
-        try:
-            registry = load_registry(options.registry or default_registry())
-            results = options.action(options, registry)
-        except NotRunning as error:
-            sys.stdout.write(f"{error}\n")
-            return 1
-        except DBAPIError as error:
-            # The driver's text: SQLAlchemy's adds lines about itself.
-            sys.stderr.write(f"the database cannot be used: {' '.join(str(error.orig).split())}\n")
-            return 1
-        except (
-            AirflowNotFoundException, ConnectRefused, ConnectUnreachable, ImportError, KafkaException,
-            LandingTableMismatch, LookupError, OSError, RESTError, TypeError, UnsafeConnector, ValueError,
-        ) as error:  # fmt: skip
-            sys.stderr.write(f"{' '.join(str(error).split())}\n")
-            return 1
-    sys.stdout.write("".join(f"{line}\n" for line in results))
-    return 0
+    from include.landing.connect import ConnectRefused, ConnectUnreachable
+    from include.landing.connectors import UnsafeConnector
+    from include.landing.tables import LandingTableMismatch
+
+    return (
+        ConnectRefused, ConnectUnreachable, DBAPIError, ImportError, KafkaException, LandingTableMismatch, LookupError,
+        OSError, RESTError, TypeError, UnsafeConnector, ValueError,
+    )  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     add("stop", _stop, "end a connector's tasks; its configuration and offsets stay")
     add("resume", _resume, "let a stopped connector go on")
     add(
+        "remove",
+        _remove,
+        "remove the connector of a topic that is no longer landed, and close its alarms; what it has landed stays, and "
+        "so do its control topic and its offsets",
+    )
+    add(
         "gaps",
         _gaps,
         "show the offsets that have not landed although they should have; exits with 1 if there are some",
@@ -88,15 +72,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _apply(options: argparse.Namespace, registry: Registry) -> list[str]:
-    from include.landing.connectors import apply
+    from include.landing.connect import Connect
+    from include.landing.connectors import apply, left_over
 
     changes = apply(registry, conn_id=options.conn_id, kafka_conn_id=options.kafka_conn_id)
-    return changes or ["nothing to do: all is as the registry and connectors/ say"]
+    done = changes or ["nothing to do: all is as the registry and connectors/ say"]
+    return [*done, *left_over(registry, Connect(options.conn_id)).values()]
 
 
 def _status(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.landing.connect import Connect
-    from include.landing.connectors import landed
+    from include.landing.connectors import landed, left_over
     from include.landing.standing import Standing, progress
     from include.landing.tables import connector_name, raw_table
 
@@ -109,9 +95,12 @@ def _status(options: argparse.Namespace, registry: Registry) -> list[str]:
             f"{connector_name(topic)}  {standing}  {topic.name} -> {raw_table(topic)}  lag {found.lag}"
             + (f"  {standing.cause}" if standing.cause else "")
         )
+    lines = lines or ["no topic of the registry has landed=True"]
+    if options.connector is None:
+        lines += left_over(registry, connect).values()
     if not all_well:
-        raise NotRunning("\n".join(lines))
-    return lines or ["no topic of the registry has landed=True"]
+        raise NotWell(lines)
+    return lines
 
 
 def _restart(options: argparse.Namespace, registry: Registry) -> list[str]:
@@ -138,6 +127,13 @@ def _stop(options: argparse.Namespace, registry: Registry) -> list[str]:
     return [f"connector {name}: stopped; `resume` lets it go on"]
 
 
+def _remove(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.landing.connect import Connect
+    from include.landing.removal import remove
+
+    return remove(options.connector, registry, Connect(options.conn_id))
+
+
 def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.landing.connectors import landed
     from include.landing.tables import raw_table
@@ -151,7 +147,7 @@ def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
         if not found.missing:
             lines.append(f"{raw_table(topic)}: whole")
     if not is_whole:
-        raise NotRunning("\n".join(lines))
+        raise NotWell(lines)
     return lines
 
 

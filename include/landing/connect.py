@@ -40,6 +40,11 @@ class Connect:
         """The connector's configuration as it was given, references to secrets unresolved; None: no such connector."""
         return self._call("GET", f"/connectors/{quote(name, safe='')}/config")
 
+    def configs(self) -> dict[str, dict[str, str]]:
+        """{name: configuration} of every connector."""
+        found = self._call("GET", "/connectors?expand=info") or {}
+        return {name: one["info"]["config"] for name, one in found.items()}
+
     def status(self, name: str) -> dict[str, Any] | None:
         """Connect's own `{"connector": {"state": ...}, "tasks": [{"id": 0, "state": ..., "trace": ...}]}`, or None."""
         return self._call("GET", f"/connectors/{quote(name, safe='')}/status")

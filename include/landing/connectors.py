@@ -30,6 +30,7 @@ TEMPLATE = "landing.json"
 PASSWORD, CREDENTIAL = "${env:LANDING_CATALOG_PASSWORD}", "${env:LANDING_CATALOG_CREDENTIAL}"
 # A topic is usable a moment after it was made.
 TOPIC_SECONDS = 30.0
+CONTROL_SETTING = "iceberg.control.topic"
 # The coordinator reads what was written since its last commit again. What Kafka has deleted by then is lost.
 CONTROL_CONFIG = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
 
@@ -43,7 +44,11 @@ def control_topic(topic: Topic) -> str:
 
     A shared one would make a new connector's coordinator read the history of all others first.
     """
-    return f"{connector_name(topic)}.control"
+    return control_topic_of(connector_name(topic))
+
+
+def control_topic_of(connector: str) -> str:
+    return f"{connector}.control"
 
 
 def coordinator_group(topic: Topic) -> str:
@@ -76,13 +81,32 @@ def apply(
     """Make table, control topic, coordinator's offset and connector of every landed topic; returns what changed.
 
     Safe to repeat, after a kill too: each step looks whether it is done, and the connector comes last. What a sink has
-    committed is never reset. Raises UnsafeConnector and what the steps raise.
+    committed is never reset, and no connector removed: one that no topic needs is told in the log. Raises
+    UnsafeConnector and what the steps raise.
     """
     wanted = landed(topics)
     if not wanted:
         return []
     connect = Connect(conn_id)
-    return [change for topic in wanted for change in _apply(topic, connect, kafka_conn_id, folder)]
+    changes = [change for topic in wanted for change in _apply(topic, connect, kafka_conn_id, folder)]
+    for words in left_over(wanted, connect).values():
+        log.warning("%s", words)
+    return changes
+
+
+def left_over(topics: Iterable[Topic], connect: Connect) -> dict[str, str]:
+    """{name: what to do about it} of the connectors that `apply` once made for a topic that is not landed now.
+
+    They go on landing. Known by their control topic: the same Connect may serve others, whose connectors are none of
+    our business.
+    """
+    wanted = {connector_name(topic) for topic in landed(topics)}
+    return {
+        name: f"connector {name}: no topic of the registry is landed by it, and it is still there; if that is meant, "
+        f"remove it: `python -m include.landing remove {name}`"
+        for name, config in sorted(connect.configs().items())
+        if name not in wanted and config.get(CONTROL_SETTING) == control_topic_of(name)
+    }
 
 
 def _apply(topic: Topic, connect: Connect, kafka_conn_id: str, folder: Path) -> list[str]:

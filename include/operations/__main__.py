@@ -1,36 +1,22 @@
 """Commands for the operational database behind the connection operations_db: `python -m include.operations --help`."""
 
 import argparse
-import contextlib
-import logging
 import sys
 from collections.abc import Callable
 
+from include.operations.commands import run, who
 from include.operations.database import CONN_ID
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    results: list[str] = []
-    # Airflow logs to standard output, which is for results.
-    with contextlib.redirect_stdout(sys.stderr):
-        logging.basicConfig(level=logging.WARNING)
+    return run(lambda: options.action(options), _expected, database=f"connection {CONN_ID}")
 
-        from airflow.sdk.exceptions import AirflowNotFoundException
-        from sqlalchemy.exc import OperationalError, ProgrammingError
 
-        logging.getLogger().setLevel(logging.WARNING)
-        try:
-            results = options.action(options)
-        except (AirflowNotFoundException, ValueError) as error:
-            sys.stderr.write(f"{error}\n")
-            return 1
-        except (OperationalError, ProgrammingError) as error:
-            # The driver's text: SQLAlchemy's adds lines about itself.
-            sys.stderr.write(f"connection {CONN_ID}: {' '.join(str(error.orig).split())}\n")
-            return 1
-    sys.stdout.write("".join(f"{line}\n" for line in results))
-    return 0
+def _expected() -> tuple[type[Exception], ...]:
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    return OperationalError, ProgrammingError, ValueError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,8 +33,10 @@ def _parser() -> argparse.ArgumentParser:
     close = add(
         "close-alarm", _close_alarm, "close an alarm whose cause is dealt with; it opens again if it comes back"
     )
-    close.add_argument("source", help="the consumer, as `alarms` shows it")
+    close.add_argument("source", help="the consumer, table or connector, as `alarms` shows it")
     close.add_argument("kind", help="such as messages_lost")
+    close.add_argument("--reason", required=True, help="why; it is kept with the alarm, and told to the webhook")
+    close.add_argument("--by", default=None, help="who decides (default: the user who runs this)")
     return parser
 
 
@@ -66,12 +54,17 @@ def _alarms(_: argparse.Namespace) -> list[str]:
 
 
 def _close_alarm(options: argparse.Namespace) -> list[str]:
-    from include.operations.alarms import close_alarm
+    from include.operations.alarms import close_alarm, last_closed
     from include.operations.database import begin
 
+    if not (reason := " ".join(options.reason.split())):
+        raise ValueError("the reason is empty: say why the alarm is closed")
     with begin() as connection:
-        if not close_alarm(connection, options.source, options.kind):
-            raise ValueError(f"no alarm {options.kind} of {options.source} is open; `alarms` lists those that are")
+        if not close_alarm(connection, options.source, options.kind, f"closed by {who(options.by)}: {reason}"):
+            last = last_closed(connection, options.source, options.kind)
+            before = f" (the last one was closed at {last:%Y-%m-%d %H:%M:%S %Z})" if last else ""
+            named = f"alarm {options.kind} of {options.source}"
+            raise ValueError(f"no {named} is open{before}; `alarms` lists those that are")
     return [f"closed: {options.kind} of {options.source}"]
 
 

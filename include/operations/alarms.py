@@ -31,14 +31,24 @@ def open_alarm(connection: Connection, source: str, kind: str, message: str) -> 
     return new is not None
 
 
-def close_alarm(connection: Connection, source: str, kind: str) -> bool:
-    """End the episode, if there is one; True when there was."""
+def close_alarm(connection: Connection, source: str, kind: str, note: str = "") -> bool:
+    """End the episode, if there is one; True when there was.
+
+    note: who has closed it, and why, when it was a person; kept behind the alarm's message.
+    """
     mine = update(alarms).where(alarms.c.source == source, alarms.c.kind == kind, alarms.c.closed_at.is_(None))
-    closed = connection.execute(mine.values(closed_at=func.now()).returning(alarms)).first()
+    message = alarms.c.message + f" ({note})" if note else alarms.c.message
+    closed = connection.execute(mine.values(closed_at=func.now(), message=message).returning(alarms)).first()
     if closed is not None:
         log.info("alarm closed: source=%s kind=%s", source, kind)
         _tell(connection, "closed", closed, closed.closed_at)
     return closed is not None
+
+
+def last_closed(connection: Connection, source: str, kind: str) -> datetime | None:
+    """When the last episode of this alarm ended."""
+    mine = (alarms.c.source == source, alarms.c.kind == kind)
+    return connection.scalar(select(func.max(alarms.c.closed_at)).where(*mine))
 
 
 def open_alarms() -> list[Row]:

@@ -1,11 +1,15 @@
 """Transactions on the operational database, from the Airflow connection `operations_db`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from typing import TYPE_CHECKING
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection as AirflowConnection
 
 CONN_ID = "operations_db"
 
@@ -18,9 +22,17 @@ def url(conn_id: str = CONN_ID) -> URL:
     from airflow.sdk import BaseHook
 
     connection = BaseHook.get_connection(conn_id)
+    return postgres_url(connection, connection.extra_dejson, needed_by="the operational database")
+
+
+def postgres_url(connection: "AirflowConnection", extra: Mapping[str, object], *, needed_by: str) -> URL:
+    """An Airflow connection as a SQLAlchemy URL, `extra` being libpq's. Raises ValueError when it is no PostgreSQL.
+
+    needed_by: what takes no other database, for the error.
+    """
     if connection.conn_type not in ("postgres", "postgresql"):
         raise ValueError(
-            f"connection {conn_id}: conn_type is {connection.conn_type!r}; the operational database needs 'postgres'"
+            f"connection {connection.conn_id}: conn_type is {connection.conn_type!r}; {needed_by} needs 'postgres'"
         )
     query = {
         # An unreachable server must fail the task, which Airflow retries, and not hang it.
@@ -28,7 +40,7 @@ def url(conn_id: str = CONN_ID) -> URL:
         "application_name": "airflow",
         # A vanished client's transaction keeps its locks until the server notices: 30 s instead of two hours.
         "keepalives_idle": "30",
-        **{name: str(value) for name, value in connection.extra_dejson.items()},
+        **{name: str(value) for name, value in extra.items()},
     }
     return URL.create(
         "postgresql+psycopg",

@@ -1,10 +1,9 @@
 """Commands for checks of whole runs: `python -m include.validators --help`."""
 
 import argparse
-import getpass
 import sys
 
-from include.operations.commands import run
+from include.operations.commands import run, who
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,7 +58,7 @@ def _show(options: argparse.Namespace) -> list[str]:
 def _accept(options: argparse.Namespace) -> list[str]:
     from include.validators.results import accept
 
-    done = accept(options.consumer, options.claim, by=options.by or getpass.getuser(), reason=options.reason)
+    done = accept(options.consumer, options.claim, by=who(options.by), reason=options.reason)
     return [f"accepted by {done.by}: {rule}" for rule in done.rules] + ["now clear the run"]
 
 

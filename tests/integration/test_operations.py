@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from include.operations.__main__ import main
 from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin, engine
 from include.operations.migrate import MIGRATION_LOCK, upgrade
@@ -273,21 +275,48 @@ def test_open_alarms_are_listed_oldest_first_and_nothing_else_is_printed(source)
     ]
 
 
+def webhook_texts(source: str) -> list[str]:
+    """What the requests to the webhook say of the source's alarms, oldest first."""
+    with begin() as connection:
+        bodies = connection.scalars(text("select body from outbox where consumer = 'alarms' order by sequence"))
+        told = [json.loads(bytes(body)) for body in bodies]
+    return [body["text"] for body in told if body["source"] == source]
+
+
 def test_without_an_open_alarm_the_list_says_so(new_database):
     database = new_database()
     upgrade(database)
     assert run("alarms", database_url=url_of(database))[:2] == (0, "no alarm is open\n")
 
 
-def test_a_person_closes_one_alarm_and_no_other(source):
+def test_a_person_closes_one_alarm_and_no_other(source, capsys):
     with begin() as connection:
         open_alarm(connection, source, "messages_lost", "offsets [0, 3)")
         open_alarm(connection, source, "lag", "far behind")
-    assert run("close-alarm", source, "messages_lost")[:2] == (0, f"closed: messages_lost of {source}\n")
-    assert episodes(source) == [("messages_lost", "offsets [0, 3)", False), ("lag", "far behind", True)]
-    code, out, err = run("close-alarm", source, "messages_lost")
-    assert (code, out) == (1, "")
-    assert f"no alarm messages_lost of {source} is open" in err
+    close = ("close-alarm", source, "messages_lost", "--by", "ann", "--reason", "sent again\nby hand")
+    assert run(*close)[:2] == (0, f"closed: messages_lost of {source}\n")
+    closed = ("messages_lost", "offsets [0, 3) (closed by ann: sent again by hand)", False)
+    assert episodes(source) == [closed, ("lag", "far behind", True)]
+    assert "closed by ann: sent again by hand" in webhook_texts(source)[-1]
+    assert main([*close]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.search(rf"no alarm messages_lost of {source} is open \(the last one was closed at \d{{4}}-.* UTC\)", err)
+    assert episodes(source) == [closed, ("lag", "far behind", True)]
+
+
+def test_an_alarm_is_not_closed_without_a_reason_and_one_that_never_was_cannot_be(source, capsys):
+    with begin() as connection:
+        open_alarm(connection, source, "messages_lost", "offsets [0, 3)")
+    assert main(["close-alarm", source, "messages_lost", "--reason", "  "]) == 1
+    assert main(["close-alarm", source, "lag", "--reason", "dealt with"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "the reason is empty" in err
+    assert f"no alarm lag of {source} is open; `alarms` lists those that are" in err
+    with pytest.raises(SystemExit):
+        main(["close-alarm", source, "messages_lost"])
+    assert episodes(source) == [("messages_lost", "offsets [0, 3)", True)]
 
 
 def test_a_database_that_was_never_migrated_is_said_in_one_line(new_database):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from unittest.mock import Mock
 
 import pytest
 from confluent_kafka import Consumer
@@ -14,15 +15,18 @@ from include.kafka.connection import admin_config, client_config
 from include.kafka.offsets import GroupOffsets
 from include.lake.catalog import load_catalog
 from include.landing import __main__ as command
-from include.landing import connectors, watchdog
+from include.landing import connectors, removal, watchdog
 from include.landing.connect import ConnectUnreachable
 from include.landing.standing import MISSING, Progress
 from include.landing.tables import connector_name, raw_table, sink_group
+from include.operations.alarms import open_alarm
 from include.operations.database import begin
 from tests.integration.connect.conftest import (
     FAST,
     alarms,
     configure,
+    expected,
+    rows,
     send,
     standing,
     wait_for,
@@ -124,9 +128,13 @@ def test_a_coordinator_that_runs_without_a_place_is_refused_with_the_commands_th
 
 
 @pytest.fixture
-def registry(monkeypatch):
-    """What `--registry tests...:NAME` names."""
+def registry(monkeypatch, folder):
+    """What `--registry tests...:NAME` names; connectors are configured by the test's folder."""
     from include.contracts import Registry
+
+    monkeypatch.setattr(
+        connectors.apply, "__kwdefaults__", {**(connectors.apply.__kwdefaults__ or {}), "folder": folder}
+    )
 
     def use(*topics) -> list[str]:
         monkeypatch.setattr(command, "load_registry", lambda reference: Registry(*topics))
@@ -135,13 +143,9 @@ def registry(monkeypatch):
     return use
 
 
-def test_the_commands_make_show_stop_and_resume_a_connector(
-    make_topic, folder, connect, monkeypatch, registry, capsys, watched
-):
+def test_the_commands_make_show_stop_and_resume_a_connector(make_topic, connect, registry, capsys, watched):
     topic = make_topic()
     name = connector_name(topic)
-    monkeypatch.setattr(connectors, "FOLDER", folder)
-    monkeypatch.setattr(connectors.apply, "__kwdefaults__", {**connectors.apply.__kwdefaults__, "folder": folder})
     options = registry(topic)
 
     def run(*arguments: str) -> tuple[int, str]:
@@ -168,6 +172,48 @@ def test_the_commands_make_show_stop_and_resume_a_connector(
     code, out = run("restart", "landing-nothing")
     assert code == 1
     assert name in out
+
+
+def test_a_connector_without_a_landed_topic_is_named_and_goes_only_when_a_person_removes_it(
+    make_topic, folder, connect, monkeypatch, registry, capsys, watched
+):
+    gone, landed = make_topic(), make_topic()
+    name = connector_name(gone)
+    connectors.apply([gone, landed], folder=folder)
+    sent = send(gone, [b"one", b"two"])
+    wait_until_landed(gone, sent)
+    watchdog.check_connectors([gone, landed])
+    with begin() as connection:
+        open_alarm(connection, name, "connector_failed", "its last task failed")
+    options = registry(landed)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        return command.main([*options, *arguments]), *capsys.readouterr()
+
+    for looks in ("apply", "status"):
+        assert f"`python -m include.landing remove {name}`" in run(looks)[1]
+    assert connector_name(landed) in run("remove", connector_name(landed))[2]
+    assert connect.configs().keys() >= {name, connector_name(landed)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(removal, "_forget", Mock(side_effect=Killed))
+        with pytest.raises(Killed):
+            command.main([*options, "remove", name])
+    assert connect.config(name) is None
+    assert alarms(name).keys() == {"connector_failed"}
+    code, out, _ = run("remove", name)
+    assert (code, out.splitlines()[-1]) == (0, f"alarm connector_failed of {name}: closed")
+    assert alarms(name) == {}
+    code, out, err = run("remove", name)
+    assert (code, out) == (1, "")
+    assert f"no connector {name}" in err
+    assert connect.config(connector_name(landed)) is not None
+
+    # What it has landed is there, and a topic that is landed again goes on behind it.
+    sent |= send(gone, [b"three", b"four"])
+    connectors.apply([gone], folder=folder)
+    wait_until_landed(gone, sent)
+    assert rows(gone) == expected(gone, sent)
 
 
 def test_a_connector_that_is_missing_alarms_until_it_is_there(make_topic, folder, connect, watched):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from include.landing import connectors
+from include.landing.connect import Connect
 from include.landing.standing import Standing, shortened
 from include.landing.tables import connector_name
 from include.landing.watchdog import Limits
@@ -100,6 +102,34 @@ def test_a_template_that_cannot_be_used_says_why(folder, text, words):
     with pytest.raises(ValueError, match=r"landing\.json|placeholder") as caught:
         connectors.connector_config(METER_READINGS, folder)
     assert words in str(caught.value)
+
+
+class Cluster:
+    """A Kafka Connect with these connectors."""
+
+    def __init__(self, configs: dict[str, dict[str, str]]) -> None:
+        self._configs = configs
+
+    def configs(self) -> dict[str, dict[str, str]]:
+        return self._configs
+
+
+def test_connectors_are_left_over_when_apply_made_them_and_no_topic_is_landed_by_them():
+    name = connector_name(METER_READINGS)
+    setting = "iceberg.control.topic"
+    cluster = Cluster(
+        {
+            name: {setting: f"{name}.control"},
+            "landing-old-readings": {setting: "landing-old-readings.control"},
+            "landing-of-somebody-else": {setting: "theirs"},
+            "no-iceberg": {},
+        }
+    )
+    found = connectors.left_over([METER_READINGS], cast(Connect, cluster))
+    assert found.keys() == {"landing-old-readings"}
+    assert "python -m include.landing remove landing-old-readings" in found["landing-old-readings"]
+    unlanded = dataclasses.replace(METER_READINGS, landed=False)
+    assert connectors.left_over([unlanded], cast(Connect, cluster)).keys() == {name, "landing-old-readings"}
 
 
 TRACE = """org.apache.kafka.connect.errors.ConnectException: Exiting WorkerSinkTask due to unrecoverable exception.

@@ -1,0 +1,31 @@
+"""Connections to PostgreSQL, whoever opens them: none hangs, and what the connection says wins."""
+
+from __future__ import annotations
+
+import pytest
+from airflow.sdk import Connection
+
+from include.operations.database import postgres_url
+
+
+def connection(conn_type: str = "postgres") -> Connection:
+    return Connection(
+        conn_id="some_db", conn_type=conn_type, host="db", port=5433, login="me", password="p@ss", schema="books"
+    )
+
+
+def test_a_server_that_is_away_or_a_client_that_vanished_holds_nothing_up():
+    url = postgres_url(connection(), {}, needed_by="a test")
+    assert url.query == {"connect_timeout": "10", "application_name": "airflow", "keepalives_idle": "30"}
+    assert url.render_as_string(hide_password=False).startswith("postgresql+psycopg://me:p%40ss@db:5433/books?")
+
+
+def test_the_connections_own_settings_win():
+    extra = {"connect_timeout": 3, "sslmode": "verify-full"}
+    query = postgres_url(connection(), extra, needed_by="a test").query
+    assert (query["connect_timeout"], query["sslmode"], query["keepalives_idle"]) == ("3", "verify-full", "30")
+
+
+def test_another_kind_of_database_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"connection some_db: conn_type is 'sqlite'; a test needs 'postgres'"):
+        postgres_url(connection("sqlite"), {}, needed_by="a test")
