@@ -1,4 +1,7 @@
-"""An application that costs nothing until somebody asks for it."""
+"""A page that costs nothing until somebody asks for it.
+
+Every process of Airflow loads `plugins/`, those of tasks included: this module imports nothing that a task does not.
+"""
 
 import importlib
 from collections.abc import Awaitable, Callable
@@ -24,3 +27,24 @@ class LazyApp:
             self._app = getattr(importlib.import_module(module), function)()
         assert self._app is not None
         await self._app(scope, receive, send)
+
+
+def page(title: str, factory: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A plugin's `fastapi_apps` and `external_views`: the page in the navigation, and the application that serves it.
+
+    title: `Live board` is served at /pages/live-board; the application serves icon.svg and icon-dark.svg, too.
+    """
+    slug = title.lower().replace(" ", "-")
+    served = f"pages/{slug}"
+    app = {"name": title.lower(), "app": LazyApp(factory), "url_prefix": f"/{served}"}
+    view = {
+        "name": title,
+        # Relative, so that it is found under any base path.
+        "href": f"{served}/",
+        "destination": "nav",
+        "url_route": slug,
+        "nav_top_level": True,
+        "icon": f"{served}/icon.svg",
+        "icon_dark_mode": f"{served}/icon-dark.svg",
+    }
+    return [app], [view]

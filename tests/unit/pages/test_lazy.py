@@ -6,7 +6,7 @@ import asyncio
 import sys
 import types
 
-from include.pages.lazy import LazyApp
+from include.pages.lazy import LazyApp, page
 
 
 def test_it_is_made_by_the_first_request_and_serves_all(monkeypatch):
@@ -27,3 +27,11 @@ def test_it_is_made_by_the_first_request_and_serves_all(monkeypatch):
 
     asyncio.run(ask_twice())
     assert (made, served) == ([1], ["one", "two"])
+
+
+def test_a_page_is_found_under_any_base_path_and_served_where_its_view_leads():
+    (app,), (view,) = page("Some board", "some_page:make")
+    assert (app["name"], app["url_prefix"]) == ("some board", "/pages/some-board")
+    assert (view["name"], view["url_route"]) == ("Some board", "some-board")
+    for address in (view["href"], view["icon"], view["icon_dark_mode"]):
+        assert address.startswith("pages/some-board/")
