@@ -12,6 +12,7 @@ import logging
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from include.water import turns
 from include.water.flows.definition import TIME_ZONE
 from include.water.flows.tables import METER_HOURS
 from include.water.local_days import midnight
@@ -39,11 +40,7 @@ def next_turn(asked_at: datetime, now: datetime | None = None) -> datetime | Non
     """When the usage that was asked for may be published; None when that was done since then."""
     from include.lake.buckets import bucket
 
-    now = now or datetime.now(UTC)
-    last = load(bucket()).published_at
-    if last is None:
-        return now
-    return None if last > asked_at else min(max(now, last + MIN_INTERVAL), now + MIN_INTERVAL)
+    return turns.next_turn(load(bucket()).published_at, asked_at, MIN_INTERVAL, now or datetime.now(UTC))
 
 
 def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -> dict[str, Any]:

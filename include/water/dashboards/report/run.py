@@ -6,29 +6,23 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from include.water import turns
+
 # Flows are computed every minute or so; nobody reads reports so fast, and each is kept for two days.
 MIN_INTERVAL = timedelta(minutes=10)
 
 
 def next_turn(asked_at: datetime, now: datetime | None = None) -> datetime | None:
-    """When the report that was asked for may be made; None when one that was made since then is shown.
-
-    Airflow starts a run for every event, also while others wait: without None they would wait one after the other.
-    """
+    """When the report that was asked for may be made; None when one that was made since then is shown."""
     from include.lake.buckets import bucket
     from include.water.dashboards.report.publish import latest
 
-    now = now or datetime.now(UTC)
     try:
         shown = latest(bucket())
     except (ValueError, KeyError, TypeError):
-        return now
-    if shown is None:
-        return now
-    if shown.computed_at > asked_at:
-        return None
-    # Never later than that from now, should a clock have been wrong.
-    return min(max(now, shown.computed_at + MIN_INTERVAL), now + MIN_INTERVAL)
+        # What is shown cannot be read: a new report replaces it.
+        shown = None
+    return turns.next_turn(shown and shown.computed_at, asked_at, MIN_INTERVAL, now or datetime.now(UTC))
 
 
 def publish_report(batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
