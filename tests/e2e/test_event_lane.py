@@ -18,13 +18,14 @@ from urllib.parse import quote
 import httpx
 import psycopg
 import pytest
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from include.contracts import Contract, Topic
 from include.contracts.breaking import broken
 from include.water.consumers import RAISE_ALERTS
 from include.water.sites import DISTRICTS, SITES
 from include.water.topics import ALERTS_RAISED, LEAKS_DETECTED, SEISMIC_EVENTS, AlertRaised, LeakDetected, SeismicEvent
+from tests.clients import producer_to, reader_at
 from tests.unit.water.test_topics import example
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
@@ -92,7 +93,7 @@ class Lane:
     def send(self, *messages: tuple[Topic, bytes, bytes | None]) -> list[Coordinates]:
         """Produce (topic, key, value) of each; returns where they lie."""
         sent: dict[int, Coordinates] = {}
-        producer = Producer(self._config)
+        producer = producer_to(self._config, *{topic.name for topic, *_ in messages})
         for n, (topic, key, value) in enumerate(messages):
 
             def delivered(error: Any, record: Message, n: int = n) -> None:
@@ -146,10 +147,9 @@ class Lane:
 
     def records(self, name: str) -> list[Message]:
         """Every record of the topic since the test began."""
-        reader = Consumer({**self._config, "group.id": "independent", "enable.auto.commit": False})
         starts = self._since[name]
         expected = sum(self._ends(name)) - sum(starts)
-        reader.assign([TopicPartition(name, n, offset) for n, offset in enumerate(starts)])
+        reader = reader_at(self._config, *(TopicPartition(name, n, offset) for n, offset in enumerate(starts)))
         records = reader.consume(expected, timeout=20) if expected else []
         reader.close()
         assert len(records) == expected

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, StorageState, expect
 
 from include.lake.buckets import Bucket, bucket
 from include.pages.app import HEADERS
@@ -41,21 +41,27 @@ def objects(whole_stack) -> Iterator[Bucket]:
         yield bucket("artifacts")
 
 
-@pytest.fixture
-def shown(objects: Bucket) -> Iterator[str]:
-    """A report whose names want to be more than text; returns its path."""
+@pytest.fixture(scope="module")
+def hostile() -> tuple[str, datetime]:
+    """A report whose names want to be more than text, and its time: drawn once, for it takes seconds."""
     data = sample()
     first, *others = data.districts
     data = replace(data, computed_at=datetime.now(UTC), districts=(replace(first, name=HOSTILE), *others))
-    yield publish(objects, render(data), data.computed_at, TIME_ZONE)
+    return render(data), data.computed_at
+
+
+@pytest.fixture
+def shown(objects: Bucket, hostile: tuple[str, datetime]) -> Iterator[str]:
+    """The path of that report."""
+    yield publish(objects, *hostile, TIME_ZONE)
     for entry in objects.list(f"{FOLDER}/"):
         objects.delete(entry.path)
 
 
-@pytest.fixture
-def context(browser: Browser, airflow) -> Iterator[BrowserContext]:
-    """Somebody who has logged in, as a person does."""
-    with browser.new_context(base_url=airflow["url"], viewport={"width": 1100, "height": 900}) as context:
+@pytest.fixture(scope="module")
+def logged_in(browser: Browser, airflow) -> StorageState:
+    """What a browser keeps of somebody who has logged in, as a person does; for each test to begin with."""
+    with browser.new_context(base_url=airflow["url"]) as context:
         page = context.new_page()
         page.goto(REPORT)
         assert "/auth/login" in page.url
@@ -63,7 +69,15 @@ def context(browser: Browser, airflow) -> Iterator[BrowserContext]:
         page.fill("input[name=password]", airflow["password"])
         page.click("button[type=submit]")
         page.wait_for_url(f"**{REPORT}")
-        page.close()
+        return context.storage_state()
+
+
+@pytest.fixture
+def context(browser: Browser, airflow, logged_in: StorageState) -> Iterator[BrowserContext]:
+    """Somebody who has logged in."""
+    with browser.new_context(
+        base_url=airflow["url"], viewport={"width": 1100, "height": 900}, storage_state=logged_in
+    ) as context:
         yield context
 
 

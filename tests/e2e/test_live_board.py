@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 from confluent_kafka import Producer
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, StorageState, expect
 
 from include.contracts import Contract, Topic
 from include.pages.app import HEADERS
@@ -84,9 +84,24 @@ def send(whole_stack) -> Callable[[Topic, Contract], None]:
 @pytest.fixture
 def context(browser: Browser, airflow) -> Iterator[BrowserContext]:
     """Nobody is logged in."""
-    with browser.new_context(base_url=airflow["url"], viewport={"width": 1920, "height": 1080}) as context:
-        context.add_init_script(VIOLATIONS)
+    with new_context(browser, airflow) as context:
         yield context
+
+
+@pytest.fixture(scope="module")
+def logged_in(browser: Browser, airflow) -> StorageState:
+    """What a browser keeps of somebody who has logged in, for each test to begin with: a login takes seconds."""
+    with new_context(browser, airflow) as context:
+        log_in(context.new_page(), airflow)
+        return context.storage_state()
+
+
+def new_context(browser: Browser, airflow, logged_in: StorageState | None = None) -> BrowserContext:
+    context = browser.new_context(
+        base_url=airflow["url"], viewport={"width": 1920, "height": 1080}, storage_state=logged_in
+    )
+    context.add_init_script(VIOLATIONS)
+    return context
 
 
 @pytest.fixture
@@ -95,19 +110,19 @@ def complaints() -> list[str]:
 
 
 @pytest.fixture
-def page(context: BrowserContext, airflow, complaints: list[str]) -> Iterator[Page]:
+def page(browser: Browser, airflow, logged_in: StorageState, complaints: list[str]) -> Iterator[Page]:
     """The board, for somebody who has logged in; afterwards the browser must have had nothing to complain about."""
-    page = context.new_page()
-    log_in(page, airflow)
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    page.goto(BOARD)
-    expect(page.locator("#connection")).to_have_text("Live")
-    yield page
-    assert complaints == []
-    for frame in page.frames:
-        assert frame.evaluate("window.violations") == []
+    with new_context(browser, airflow, logged_in) as context:
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        page.goto(BOARD)
+        expect(page.locator("#connection")).to_have_text("Live")
+        yield page
+        assert complaints == []
+        for frame in page.frames:
+            assert frame.evaluate("window.violations") == []
 
 
 def log_in(page: Page, airflow: dict[str, str]) -> None:

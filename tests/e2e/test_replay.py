@@ -9,10 +9,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import TopicPartition
 
 from include.water.consumers import TRIAGE_SERVICE_REQUESTS
 from include.water.topics import METER_READINGS, SERVICE_REQUESTS, ServiceRequest
+from tests.clients import producer_to, reader_at
 from tests.e2e.test_event_lane import Airflow, wait_for
 from tests.unit.water.test_topics import example
 
@@ -49,7 +50,7 @@ def query(stack: dict[str, Any], statement: str, *values: Any) -> list[tuple]:
 def send(stack: dict[str, Any], key: bytes, value: bytes) -> tuple[int, int]:
     """Produce a request; returns its partition and offset."""
     where: list[tuple[int, int]] = []
-    producer = Producer({**stack["kafka"]["client_config"], "log_level": 2})
+    producer = producer_to({**stack["kafka"]["client_config"], "log_level": 2}, SERVICE_REQUESTS.name)
     producer.produce(
         SERVICE_REQUESTS.name,
         key=key,
@@ -62,8 +63,8 @@ def send(stack: dict[str, Any], key: bytes, value: bytes) -> tuple[int, int]:
 
 
 def record_at(stack: dict[str, Any], partition: int, offset: int) -> Any:
-    reader = Consumer({**stack["kafka"]["client_config"], "group.id": "independent", "log_level": 2})
-    reader.assign([TopicPartition(SERVICE_REQUESTS.name, partition, offset)])
+    config = {**stack["kafka"]["client_config"], "log_level": 2}
+    reader = reader_at(config, TopicPartition(SERVICE_REQUESTS.name, partition, offset))
     found = reader.poll(20)
     reader.close()
     assert found is not None

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -41,13 +37,13 @@ from include.water.triage.effect import (
 )
 from include.water.triage.execute import CONSUMER, Answer, ask, execute, read_answer
 from include.water.triage.proposals import Action, Category, Proposal, Target, TargetKind, TriageDecision
+from tests import forks
 from tests.clients import reader_at
 from tests.integration.kafka.conftest import wait_for_topics
 from tests.unit.water.test_topics import NOW, example
 
 pytestmark = pytest.mark.integration
 
-PROJECT = Path(__file__).resolve().parents[2]
 numbers = count(1)
 customer, district, site = TargetKind.customer, TargetKind.district, TargetKind.site
 
@@ -577,10 +573,7 @@ setattr(owner, name, die)
 execute.execute({row.decision_id!r}, {row.proposal_hash!r}, execute.Answer("approved", "ada", datetime.now(UTC)))
 execute.deliver()
 """
-    process = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, env=os.environ, capture_output=True, timeout=120
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert forks.run(code) == -signal.SIGKILL
 
 
 def test_an_executor_killed_before_its_commit_has_done_nothing_and_a_retry_does_it():

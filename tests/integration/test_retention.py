@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
@@ -22,10 +17,10 @@ from include.operations.migrate import upgrade
 from include.operations.retention import Rule, prune, rules
 from include.operations.tables import claims
 from include.water.topics import TOPICS
+from tests import forks
 
 pytestmark = pytest.mark.integration
 
-PROJECT = Path(__file__).resolve().parents[2]
 DAYS = {"inbox_days": 480, "claims_days": 90, "outbox_days": 30, "alarms_days": 365}
 
 # (table, what is written, with :age and the consumer's name :name; whether it goes when it is old)
@@ -212,16 +207,16 @@ prune([Rule(claims, "closed_at", timedelta(days=1), "closed_at is not null")], s
 def test_a_prune_that_is_killed_leaves_nothing_half_done(consumer):
     rule = many_closed_claims(consumer, 20_000)
     execute("insert into claims (consumer, run_id) values (:name, 'open')", name=consumer)
-    process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=PROJECT, env=dict(os.environ))
+    process = forks.start(KILLED)
     try:
         until = time.monotonic() + 60
         while count("claims", consumer) > 19_900:
-            assert process.poll() is None
+            assert process.is_alive()
             assert time.monotonic() < until
             time.sleep(0.05)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     assert 1 < count("claims", consumer) < 20_000, "it was not killed in the middle"
     prune([rule], seconds=60)
     with begin() as connection:

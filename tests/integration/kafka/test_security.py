@@ -30,7 +30,9 @@ from include.operations.database import begin
 from tests.clients import producer_to, reader_at
 from tests.conftest import start_stack
 from tests.integration.kafka.conftest import Order, alarms, numbers, open_claims, order
-from tests.integration.kafka.test_trigger import Firings
+from tests.integration.kafka.test_trigger import Firings, tries, until_failed
+
+__all__ = ["tries"]
 
 pytestmark = pytest.mark.integration
 
@@ -218,9 +220,8 @@ def create_again(topic: Topic) -> None:
 
 @pytest.fixture
 def short_timeouts(monkeypatch) -> None:
-    for module in ("offsets", "topics", "trigger", "reading"):
+    for module in ("offsets", "topics", "reading"):
         monkeypatch.setattr(f"include.kafka.{module}.REQUEST_TIMEOUT_SECONDS", 2.0)
-    monkeypatch.setattr("include.kafka.trigger.AWAY_FIRST_SECONDS", 0.2)
 
 
 WRONG = {"sasl.password": "wrong", "delivery.timeout.ms": 1500}
@@ -273,25 +274,16 @@ def test_a_wrong_password_is_named_by_every_client_and_changes_nothing(
     assert open_claims(consumer) == 0
 
 
-def test_with_a_wrong_password_the_trigger_waits_and_says_so_once(consumer, send, connect, short_timeouts, caplog):
+def test_with_a_wrong_password_the_trigger_waits_and_says_so_once(consumer, send, connect, tries, caplog):
     send(order(1))
     connect(WRONG)
 
     async def scenario() -> None:
         async with Firings(trigger_of(consumer)) as firings:
-            await until(lambda: said("cannot ask for lag"))
-            # A second try has failed by then.
-            await asyncio.sleep(4)
+            await until_failed(tries, 2)
             assert firings.at == []
             connect({})
             await firings.until(1, timeout=20)
-
-    async def until(condition: Callable[[], Any]) -> None:
-        for _ in range(200):
-            if condition():
-                return
-            await asyncio.sleep(0.05)
-        raise AssertionError("nothing was said")
 
     def said(what: str) -> list[str]:
         lines = [record.getMessage() for record in caplog.records if record.name == "include.kafka.trigger"]
