@@ -1,14 +1,17 @@
 """
 ### Maintain tables
 
-Keeps the tables of the standard lane small: old snapshots, small files, and files that no snapshot knows.
+Keeps the tables and the buckets of the standard lane small: old snapshots, small files, what nobody refers to, and what
+is old.
 
 **Starts** every night. Its tasks do not depend on each other's success.
 
 **Makes** room: snapshots older than `snapshots_days` are expired, except what the sink needs to know how far it has
 come; eight or more small files of a partition become one, in a commit that gives way to the lane's; files that no
 snapshot refers to are removed when they are older than a day. From a landing table nothing is removed while offsets
-are missing, because such files may be the missing rows. Staging files of finished runs that were left behind go too.
+are missing, because such files may be the missing rows. Staging files of finished runs that were left behind go too,
+and results of checks and files of the register that are older than the parameters say. What is still needed stays,
+however old: docs/runbooks/metadata-grows.md.
 
 **When it fails** nothing is lost; the next run does it. The lane works without it, slower from week to week.
 """
@@ -21,7 +24,9 @@ from include.landing.tables import clean_table
 from include.water.consumers import AGGREGATE_METER_READINGS
 from include.water.flows.tables import TABLES
 from include.water.topics import TOPICS
+from include.water.usage.tables import CUSTOMER_DAYS
 
+LANES = [AGGREGATE_METER_READINGS]
 LANDED = [topic.name for topic in TOPICS if topic.landed]
 
 
@@ -30,7 +35,11 @@ LANDED = [topic.name for topic in TOPICS if topic.landed]
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=6),
-    params={"snapshots_days": Param(7, type="integer", minimum=1)},
+    params={
+        "snapshots_days": Param(7, type="integer", minimum=1),
+        "results_days": Param(365, type="integer", minimum=1),
+        "register_days": Param(365, type="integer", minimum=1),
+    },
     default_args={
         "owner": "data-platform",
         "retries": 2,
@@ -57,11 +66,25 @@ def maintain_tables():
     def remove_staging_files() -> int:
         from include.landing.staging import remove_finished
 
-        return remove_finished([AGGREGATE_METER_READINGS])
+        return remove_finished(LANES)
 
-    keep_table.expand(name=[clean_table(AGGREGATE_METER_READINGS.topic), *TABLES])
+    @task
+    def remove_results(params: dict | None = None) -> int:
+        from include.landing.upkeep import remove_results
+
+        return remove_results(LANES, timedelta(days=(params or {})["results_days"]), seconds=1800)
+
+    @task
+    def remove_register_files(params: dict | None = None) -> int:
+        from include.water.retention import remove_register_files
+
+        return remove_register_files(timedelta(days=(params or {})["register_days"]), seconds=1800)
+
+    keep_table.expand(name=[clean_table(AGGREGATE_METER_READINGS.topic), *TABLES, CUSTOMER_DAYS])
     keep_landing_table.expand(topic=LANDED)
     remove_staging_files()
+    remove_results()
+    remove_register_files()
 
 
 maintain_tables()

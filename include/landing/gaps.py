@@ -23,9 +23,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     delete,
     func,
     insert,
+    or_,
     select,
     text,
 )
@@ -79,14 +81,20 @@ class Gap:
 
 
 def settled(connection: Connection, topic_id: str, starts: Mapping[int, int]) -> dict[int, Ranges]:
-    """{partition: offsets from its start on that hold no record, or are lost}."""
-    rows = connection.execute(
-        select(landing_gaps).where(landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(SETTLED))
+    """{partition: offsets from its start on that hold no record, or are lost}; without one, from 0 on."""
+    # By the index: a producer with transactions leaves a hole for each, and they stay on record for ever.
+    reach = or_(
+        landing_gaps.c.partition.not_in(list(starts)),
+        *(
+            and_(landing_gaps.c.partition == partition, landing_gaps.c.end_offset > start)
+            for partition, start in starts.items()
+        ),
     )
+    mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(SETTLED))
+    rows = connection.execute(select(landing_gaps).where(*mine, reach))
     found: dict[int, list[tuple[int, int]]] = {}
     for row in rows:
-        if row.end_offset > starts.get(row.partition, 0):
-            found.setdefault(row.partition, []).append((row.start_offset, row.end_offset))
+        found.setdefault(row.partition, []).append((row.start_offset, row.end_offset))
     return {partition: intervals.union(ranges) for partition, ranges in found.items()}
 
 

@@ -1,13 +1,17 @@
-"""What of this example's own tables goes by age, beside what every consumer has."""
+"""What of this example's own tables and files goes by age, beside what every consumer has."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 
 from include.operations.retention import Rule, prune, rules
 from include.water.tables import published_seismic_events
 from include.water.topics import TOPICS
+
+log = logging.getLogger(__name__)
 
 # The feed shows a month at most: what is older is never asked about again.
 PUBLISHED_KEPT = timedelta(days=60)
@@ -20,3 +24,56 @@ def prune_all(days: Mapping[str, int | None], *, seconds: float) -> dict[str, in
     """
     published = Rule(published_seismic_events, "published_at", PUBLISHED_KEPT)
     return prune([*rules(TOPICS, **days), published], seconds=seconds)  # type: ignore[arg-type]
+
+
+def remove_register_files(older_than: timedelta, *, seconds: float) -> int:
+    """Remove dropped files that are old, with their rows: those of which nothing stands in the register any more.
+
+    Returns how many; for about this long, the rest is the next time's. A rejected file stays as long as its alarm, and
+    one that was never moved stays. Killed between a file and its row: the next time finds the row, and removes nothing
+    twice.
+    """
+    from sqlalchemy import delete
+
+    from include.lake.buckets import bucket
+    from include.operations.database import begin
+    from include.water.register.layout import ARCHIVE, INCOMING, REJECTED, identity
+    from include.water.tables import register_files as files
+
+    until, objects, removed = time.monotonic() + seconds, bucket(), 0
+    # Without its row, a file that still waits to be moved would be imported once more.
+    waiting = {(entry.path, entry.generation) for entry in objects.list(INCOMING)}
+    for name, generation in _old_register_files(older_than):
+        if time.monotonic() > until:
+            break
+        if (name, generation) in waiting:
+            continue
+        for folder in (ARCHIVE, REJECTED):
+            for entry in objects.list(f"{folder}{identity(name, generation)}/"):
+                objects.delete(entry.path)
+        with begin() as connection:
+            connection.execute(delete(files).where(files.c.object_name == name, files.c.generation == generation))
+        removed += 1
+    log.info("removed register files: files=%d older_than_days=%d", removed, older_than.days)
+    return removed
+
+
+def _old_register_files(older_than: timedelta) -> list[tuple[str, int]]:
+    from sqlalchemy import func, select, union
+
+    from include.operations.database import begin
+    from include.operations.tables import alarms
+    from include.water.register.importing import SOURCE
+    from include.water.register.layout import identity
+    from include.water.tables import register_customers, register_files, register_sites
+
+    standing = union(*(select(of.c.object_name, of.c.generation) for of in (register_sites, register_customers)))
+    old = select(register_files.c.object_name, register_files.c.generation)
+    old = old.where(register_files.c.recorded_at < func.now() - older_than).order_by(register_files.c.recorded_at)
+    of_alarms = select(alarms.c.kind).where(alarms.c.source == SOURCE, alarms.c.closed_at.is_(None))
+    with begin() as connection:
+        kept = {(name, generation) for name, generation in connection.execute(standing)}
+        # `file_rejected:<identity>`
+        told = {kind.rpartition(":")[2] for kind in connection.execute(of_alarms).scalars()}
+        found = [(row.object_name, row.generation) for row in connection.execute(old)]
+    return [key for key in found if key not in kept and identity(*key) not in told]

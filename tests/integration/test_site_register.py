@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.google.cloud.triggers.gcs import GCSPrefixBlobTrigger
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select, update
 
 from include.lake.buckets import bucket
 from include.operations.alarms import open_alarms
@@ -21,6 +21,7 @@ from include.water.register import importing
 from include.water.register.layout import ARCHIVE, INCOMING, MAX_BYTES, REJECTED, Kind
 from include.water.register.objects import NotSettled, list_files, move
 from include.water.register.samples import bad_file, good_file
+from include.water.retention import remove_register_files
 from include.water.tables import register_customers, register_files, register_sites
 
 pytestmark = pytest.mark.integration
@@ -157,6 +158,44 @@ def test_a_try_that_was_killed_before_the_file_was_moved_is_finished_and_applies
     # Once more, when all is done: a run that was cleared.
     assert importing.import_file(file)["state"] == "applied"
     assert len(rows(register_files)) == len(paths(ARCHIVE)) == 1
+
+
+def test_old_files_go_unless_something_of_them_stands_or_their_alarm_is_open():
+    replaced = drop("sites.csv", HEADER + TANK)
+    importing.import_file(replaced)
+    importing.import_file(drop("sites-2.csv", HEADER + TANK.replace(b"Tank", b"New")))
+    standing = paths(ARCHIVE)[-1]
+    importing.import_file(drop("sites-3.csv", bad_file(Kind.sites)))
+    rejected = paths(REJECTED)
+
+    assert remove_register_files(timedelta(days=1), seconds=60) == 0
+    assert remove_register_files(timedelta(0), seconds=0) == 0
+    # Killed before the row went: its object is gone already.
+    bucket().delete(paths(ARCHIVE)[0])
+    assert remove_register_files(timedelta(0), seconds=60) == 1
+    assert (paths(ARCHIVE), paths(REJECTED)) == ([standing], rejected)
+    assert {row.object_name for row in rows(register_files)} == {f"{INCOMING}sites-2.csv", f"{INCOMING}sites-3.csv"}
+    assert [row.name for row in rows(register_sites)] == ["New"]
+
+    with begin() as connection:
+        connection.execute(
+            update(alarms_table).where(alarms_table.c.source == importing.SOURCE).values(closed_at=func.now())
+        )
+    assert remove_register_files(timedelta(0), seconds=60) == 1
+    assert paths(REJECTED) == []
+    assert importing.import_file(replaced)["state"] == "gone", "a run that is cleared after that applies nothing"
+
+
+def test_a_file_that_was_never_moved_keeps_its_row_however_old(monkeypatch):
+    file = drop("sites.csv", bad_file(Kind.sites))
+    monkeypatch.setattr(importing, "move", lambda *_: None)
+    importing.import_file(file)
+    with begin() as connection:
+        connection.execute(
+            update(alarms_table).where(alarms_table.c.source == importing.SOURCE).values(closed_at=func.now())
+        )
+    assert remove_register_files(timedelta(0), seconds=60) == 0
+    assert len(rows(register_files)) == 1
 
 
 def test_killed_between_copy_and_removal_the_file_is_there_once_in_the_end():
