@@ -37,7 +37,7 @@ LANDED = [topic.name for topic in TOPICS if topic.landed]
     dagrun_timeout=timedelta(hours=6),
     params={
         "snapshots_days": Param(7, type="integer", minimum=1),
-        "results_days": Param(365, type="integer", minimum=1),
+        "results_days": Param(90, type="integer", minimum=1),
         "register_days": Param(365, type="integer", minimum=1),
     },
     default_args={
