@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, text
 
-from benchmarks.kills import kill, kill_program, kill_task, task_processes
+from benchmarks.kills import kill, kill_program, kill_task, kill_task_at, task_processes
 from benchmarks.stand import Stand, say, stand
 from include.contracts import ContractViolation
 from include.water.simulators.meters import Faults, Readings
@@ -100,36 +100,6 @@ class Lake:
             return relation.project(columns).fetchall()
 
 
-def kill_before_commit(it: Stand, lake: Lake, task_id: str) -> bool:
-    """Kill a task that is about to commit a table: a lock on the catalog holds it there."""
-    waiting = text(
-        "select client_port from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-    )
-    deadline = time.monotonic() + HIT_SECONDS
-    while time.monotonic() < deadline:
-        if not (pids := task_processes(it, LANE, task_id)):
-            time.sleep(0.02)
-            continue
-        with lake.engine.begin() as holder, lake.engine.connect() as watcher:
-            holder.execute(text("lock table iceberg_tables in exclusive mode"))
-            while set(task_processes(it, LANE, task_id)) & set(pids):
-                ports = set(watcher.execute(waiting).scalars())
-                watcher.rollback()
-                if ports & ports_of(pids[0]):
-                    return kill(pids[:1])
-                time.sleep(0.02)
-    return False
-
-
-def ports_of(pid: int) -> set[int]:
-    import psutil
-
-    try:
-        return {connection.laddr.port for connection in psutil.Process(pid).net_connections("tcp")}
-    except psutil.NoSuchProcess:
-        return set()
-
-
 def kill_after_commit(it: Stand, lake: Lake, task_id: str, table: str) -> bool:
     """Kill a task right after it has committed the table."""
     deadline = time.monotonic() + HIT_SECONDS
@@ -161,7 +131,9 @@ def faults(lake: Lake) -> dict[str, Callable[[Stand], bool]]:
     return {
         "connect": lambda it: kill_program(it, "connect"),
         "mapped task": lambda it: kill_task(it, LANE, "validate", seconds=HIT_SECONDS),
-        "commit task before its commit": lambda it: kill_before_commit(it, lake, "commit_clean"),
+        "commit task before its commit": lambda it: kill_task_at(
+            it, "iceberg_tables", LANE, "commit_clean", database=lake.engine, seconds=HIT_SECONDS
+        ),
         "commit task after its commit": lambda it: kill_after_commit(it, lake, "commit_clean", "clean.meter_readings"),
         "aggregating task between its writes": lambda it: kill_after_commit(it, lake, "aggregate", "water.meter_hours"),
         "scheduler": lambda it: kill_program(it, "scheduler"),

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from benchmarks.stand import FOLDER, Stand, say
+from benchmarks.stand import Stand, fresh_stack, say
 from include.water.topics import METER_READINGS, MeterReading
 from stack import Stack
 from stack.stack import PROJECT
@@ -117,16 +117,9 @@ def main() -> int:
         "--commit-seconds", type=int, default=10, help="the sink's commit interval (default: %(default)s)"
     )
     options = parser.parse_args()
-    folder = Path(FOLDER)
-    Stack(folder).remove()
-    stack = Stack(folder, services=SERVICES, report=say)
-    try:
-        stack.up()
+    with fresh_stack(SERVICES) as stack:
         found = measure_freshness(stack, options.probes, options.commit_seconds)
-        result = {"commit_seconds": options.commit_seconds, **found}
-    finally:
-        stack.remove()
-    print(json.dumps(result))
+    print(json.dumps({"commit_seconds": options.commit_seconds, **found}))
     return 0
 
 

@@ -8,7 +8,7 @@ import signal
 import time
 
 import psutil
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from benchmarks.stand import Stand
 
@@ -59,26 +59,39 @@ def kill_task(it: Stand, dag_id: str, task_id: str, *, seconds: float = 60) -> b
     return False
 
 
-def kill_task_at(it: Stand, table: str, dag_id: str, task_id: str) -> bool:
+def kill_task_at(
+    it: Stand, table: str, dag_id: str, task_id: str, *, database: Engine | None = None, seconds: float = 60
+) -> bool:
     """Kill one that is about to write to this table: a lock on it holds the task at that line.
 
-    False when none came there for a minute.
+    database: where the table is, if not in the operational database. The lock is held while such a task runs, not
+    longer: others write to the table, too. False when none came there for so long.
     """
     waiting = text(
         "select client_port from pg_stat_activity "
         "where wait_event_type = 'Lock' and datname = current_database() and query ilike '%' || :table || '%'"
     )
-    with it.operations.begin() as holder, it.operations.connect() as watcher:
-        holder.execute(text(f"lock table {table} in exclusive mode"))
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            ports = set(watcher.execute(waiting, {"table": table}).scalars())
-            # A snapshot of the activity is kept for the transaction.
-            watcher.rollback()
-            for pid in task_processes(it, dag_id, task_id) if ports else ():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    mine = {connection.laddr.port for connection in psutil.Process(pid).net_connections("tcp")}
-                    if mine & ports:
+    database = database or it.operations
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not task_processes(it, dag_id, task_id):
+            time.sleep(0.01)
+            continue
+        with database.begin() as holder, database.connect() as watcher:
+            holder.execute(text(f"lock table {table} in exclusive mode"))
+            while (pids := task_processes(it, dag_id, task_id)) and time.monotonic() < deadline:
+                ports = set(watcher.execute(waiting, {"table": table}).scalars())
+                # A snapshot of the activity is kept for the transaction.
+                watcher.rollback()
+                for pid in pids if ports else ():
+                    if ports & _ports_of(pid):
                         return kill([pid])
-            time.sleep(0.05)
+                time.sleep(0.02)
     return False
+
+
+def _ports_of(pid: int) -> set[int]:
+    try:
+        return {connection.laddr.port for connection in psutil.Process(pid).net_connections("tcp")}
+    except psutil.NoSuchProcess:
+        return set()

@@ -153,6 +153,30 @@ class Stand:
 
 
 @contextlib.contextmanager
+def fresh_stack(services: tuple[str, ...]) -> Iterator[Stack]:
+    """A fresh stack with these services, its environment ours; gone afterwards, with whatever was added to its folder.
+
+    The logs of one that failed are kept.
+    """
+    # What an interrupted run left, its processes included.
+    Stack(FOLDER).remove()
+    stack = Stack(FOLDER, services=services, report=say)
+    try:
+        stack.up()
+        os.environ.update(stack.environment())
+        yield stack
+    except BaseException:
+        if (logs := FOLDER / "logs").exists():
+            kept = FOLDER.parent / "benchmarks-failed-logs"
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(logs, kept)
+            say(f"logs are kept in {kept}")
+        raise
+    finally:
+        stack.remove()
+
+
+@contextlib.contextmanager
 def stand(
     environment: dict[str, str] | None = None, dags: Path = DAGS, services: tuple[str, ...] = ("postgres", "kafka")
 ) -> Iterator[Stand]:
@@ -162,16 +186,11 @@ def stand(
     """
     from benchmarks.consumers import STOCK_CONN_ID, TABLES, TOPICS
 
-    # What an interrupted run left, its processes included.
-    Stack(FOLDER).remove()
     settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(dags), **(environment or {})}
-    stack = Stack(FOLDER, services=services, report=say)
-    try:
-        stack.up()
-        # Ours only, without Airflow yet: topics come first, for the stock trigger does not wait for its own.
+    # Without Airflow yet: topics come first, for the stock trigger does not wait for its own.
+    with fresh_stack(services) as stack:
         stock = {**stack.endpoints()["kafka"]["client_config"], "group.id": "stock", "auto.offset.reset": "earliest"}
         settings[f"AIRFLOW_CONN_{STOCK_CONN_ID.upper()}"] = json.dumps({"conn_type": "kafka", "extra": stock})
-        os.environ.update(stack.environment())
         from include.kafka.topics import create_topics
 
         create_topics(TOPICS)
@@ -181,11 +200,3 @@ def stand(
         it = Stand(stack)
         it.execute(TABLES)
         yield it
-    finally:
-        logs = Path(FOLDER) / "logs"
-        if sys.exc_info()[0] is not None and logs.exists():
-            kept = FOLDER.parent / "benchmarks-failed-logs"
-            shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(logs, kept)
-            say(f"logs are kept in {kept}")
-        stack.remove()
