@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,6 +31,8 @@ DAG = AGGREGATE_METER_READINGS.name
 # The sink commits every few seconds; a run has seven tasks, on a machine that is busy.
 LANE_SECONDS = 300
 START = datetime(2026, 3, 2, tzinfo=UTC)
+# Readings of one meter within an hour, for which the suite stops a run.
+RESTLESS = 150
 
 
 class StandardLane:
@@ -133,14 +136,32 @@ def test_readings_become_hourly_flows_and_the_books_balance(lane: StandardLane):
     assert {row["hour"] for row in known} >= {START + timedelta(hours=n) for n in range(1, 6)}
 
 
+def test_a_failed_suite_stops_an_idle_lane_and_nothing_is_lost_when_its_run_is_cleared(lane: StandardLane):
+    """Nothing comes while the run has failed. That the lane goes on afterwards is the beginning of the next test."""
+    before, at = lane.offsets(), START + timedelta(days=5)
+    failed = _fail_a_run(lane, "M-000003", at)
+    # Now: a run closes its claim before its event is there, and the next one comes after both.
+    published = len(lane.published())
+    claims = lane.query("select count(*) from claims where consumer = %s", DAG)
+
+    def waits() -> bool:
+        others = set(lane.active_runs()) - {failed}
+        return bool(others) and all(lane.states(run).get("wait_for_readings") == "deferred" for run in others)
+
+    wait_for(waits, LANE_SECONDS, "the next run waits in the triggerer")
+    _accept_and_clear(lane, failed)
+    assert lane.offsets() - before == RESTLESS
+    assert sum(event["clean"] for event in lane.published()[published:]) == RESTLESS
+    assert lane.query("select count(*) from claims where consumer = %s", DAG) == claims, "nothing new was claimed"
+    assert lane.open_run() is None
+    assert _readings_since(lane, at) == {"M-000003": RESTLESS}
+
+
 def test_a_failed_suite_stops_the_lane_until_its_run_is_cleared(lane: StandardLane):
-    """The waiting run, which is the next of a continuous Dag, is ended by hand instead of waiting for its minutes."""
+    """While it is busy: readings that come meanwhile wait."""
     before, published = lane.offsets(), len(lane.published())
     at = START + timedelta(days=10)
-    # One meter that sends all the time: odd, but each reading is right.
-    restless = [_reading("M-000001", at + timedelta(seconds=20 * n), 10_000_000 + n) for n in range(150)]
-    lane.send(*restless)
-    failed = _wait_for_failed_run(lane)
+    failed = _fail_a_run(lane, "M-000001", at)
     states = lane.states(failed)
     assert states["check_sets"] == "failed"
     assert states["aggregate"] == states["publish"] == "upstream_failed"
@@ -149,11 +170,24 @@ def test_a_failed_suite_stops_the_lane_until_its_run_is_cleared(lane: StandardLa
     later = [_reading("M-000002", at + timedelta(minutes=n), 20_000_000 + n) for n in range(3)]
     lane.send(*later)
     wait_for(lambda: set(lane.active_runs()) - {failed}, LANE_SECONDS, f"the next run waits: {lane.runs()}")
+    assert lane.offsets() == before
+    assert lane.open_run() == failed, "nothing new is claimed while a failed run has its claim"
+    _accept_and_clear(lane, failed)
+    wait_for(lambda: lane.offsets() - before == RESTLESS + len(later), LANE_SECONDS, "the lane goes on")
+    assert _readings_since(lane, at)["M-000001"] == RESTLESS
+
+
+def _fail_a_run(lane: StandardLane, meter_id: str, at: datetime) -> str:
+    """One meter that sends all the time: odd, but each reading is right. The run that has failed."""
+    lane.send(*(_reading(meter_id, at + timedelta(seconds=20 * n), 10_000_000 + n) for n in range(RESTLESS)))
+    return _wait_for_failed_run(lane)
+
+
+def _accept_and_clear(lane: StandardLane, failed: str) -> None:
+    """As a person does. The run that waits, the next of a continuous Dag, is ended by hand: that saves its minutes."""
     (claim_id,) = lane.query("select id from claims where run_id = %s", failed)[0]
     command = [sys.executable, "-m", "include.validators", "accept", DAG, str(claim_id), "--reason", "a test of meters"]
     subprocess.run(command, check=True, cwd=PROJECT, env={**os.environ, **lane.environment}, capture_output=True)
-    assert lane.offsets() == before
-    assert lane.open_run() == failed, "nothing new is claimed while a failed run has its claim"
     lane.airflow.ask(
         "POST", f"/dags/{DAG}/clearTaskInstances",
         dry_run=False, dag_run_id=failed, only_failed=True, include_downstream=True, reset_dag_runs=True,
@@ -161,9 +195,12 @@ def test_a_failed_suite_stops_the_lane_until_its_run_is_cleared(lane: StandardLa
     for waiting in set(lane.active_runs()) - {failed}:
         lane.airflow.ask("PATCH", f"/dags/{DAG}/dagRuns/{waiting}", state="success")
     lane.airflow.wait_for_success(failed, DAG, LANE_SECONDS)
-    wait_for(lambda: lane.offsets() - before == len(restless) + len(later), LANE_SECONDS, "the lane goes on")
-    clean = lane.table(clean_table(METER_READINGS)).to_pylist()
-    assert sum(row["meter_id"] == "M-000001" and row["read_at"] >= at for row in clean) == len(restless)
+
+
+def _readings_since(lane: StandardLane, moment: datetime) -> Counter[str]:
+    """{meter: clean readings from then on}"""
+    rows = lane.table(clean_table(METER_READINGS)).to_pylist()
+    return Counter(row["meter_id"] for row in rows if row["read_at"] >= moment)
 
 
 def _wait_for_failed_run(lane: StandardLane) -> str:
