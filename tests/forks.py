@@ -12,7 +12,9 @@ _context.set_forkserver_preload(
         "airflow.providers.apache.kafka.operators.consume",
         "airflow.sdk",
         "confluent_kafka",
+        "duckdb",
         "psycopg",
+        "pyiceberg.catalog.sql",
         "sqlalchemy.dialects.postgresql",
     ]
 )

@@ -25,6 +25,7 @@ from include.water.simulators.feed_server import server
 from include.water.simulators.quakes import Quakes
 from include.water.tables import published_seismic_events
 from include.water.topics import SEISMIC_EVENTS, TOPICS, SeismicEvent
+from tests.clients import reader_at
 
 pytestmark = pytest.mark.integration
 
@@ -84,8 +85,8 @@ def ends(topic: str) -> list[int]:
 
 def read(topic: str, since: dict[str, list[int]]) -> list[Any]:
     """Every record of the topic since then, by a consumer that knows nothing of the code under test."""
-    consumer = Consumer(consumer_config(client_config(), "test"))
-    consumer.assign([TopicPartition(topic, n, offset) for n, offset in enumerate(since[topic])])
+    places = (TopicPartition(topic, n, offset) for n, offset in enumerate(since[topic]))
+    consumer = reader_at(consumer_config(client_config(), "test"), *places)
     expected = sum(ends(topic)) - sum(since[topic])
     records = consumer.consume(expected, timeout=20) if expected else []
     consumer.close()

@@ -13,7 +13,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from confluent_kafka import Producer
 from sqlalchemy import text
 
 from include.contracts import Topic
@@ -25,6 +24,7 @@ from include.landing.standing import Standing, progress
 from include.landing.tables import connector_name, load_landing_table, table_name
 from include.operations.database import begin
 from include.operations.migrate import upgrade
+from tests.clients import producer_to
 from tests.integration.kafka.conftest import Order
 
 # A test waits for commits, and after a kill until the dead members' sessions have ended.
@@ -86,7 +86,7 @@ Sent = dict[tuple[int, int], str | None]
 
 def send(topic: Topic, values: list[bytes | None]) -> Sent:
     """Produce to the partitions in turn; returns what should land: {(partition, offset): text}."""
-    producer = Producer(producer_config(client_config()))
+    producer = producer_to(producer_config(client_config()), topic.name)
     sent: Sent = {}
 
     def delivered(error, message) -> None:

@@ -6,11 +6,12 @@ import os
 import signal
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 
 from include.kafka.connection import client_config, consumer_config
 from include.landing import connectors, watchdog
 from include.landing.tables import connector_name
+from tests.clients import reader_at
 from tests.integration.connect.conftest import (
     FAST,
     alarms,
@@ -108,8 +109,8 @@ def test_passwords_are_in_connects_environment_only(make_topic, folder, connect,
     name = connector_name(topic)
     password = landing_services.environment()["LANDING_CATALOG_PASSWORD"]
     assert password not in str(connect.config(name))
-    reader = Consumer({**consumer_config(client_config(), "independent"), "enable.partition.eof": True})
-    reader.assign([TopicPartition("_connect-configs", 0, 0)])
+    config = {**consumer_config(client_config(), "independent"), "enable.partition.eof": True}
+    reader = reader_at(config, TopicPartition("_connect-configs", 0, 0))
     texts = []
     while (record := reader.poll(10)) is not None and record.error() is None:
         texts.append((record.value() or b"").decode())

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -34,8 +32,8 @@ from include.kafka.consumers import Consumer, Shape
 from include.kafka.producer import AcknowledgedProducer
 from include.kafka.replay_records import Records
 from include.operations.database import begin
+from tests import forks
 from tests.clients import reader_at
-from tests.conftest import PROJECT
 from tests.integration.kafka import conftest
 from tests.integration.kafka.conftest import (
     committed,
@@ -69,8 +67,9 @@ def dead_letters_connection(services, monkeypatch) -> Callable[..., None]:
             "enable.auto.commit": "false",
             "auto.offset.reset": "earliest",
             "enable.partition.eof": "true",
-            # A killed task is a member for as long; the broker allows no less.
-            "session.timeout.ms": "6000",
+            # A killed task is a member for as long, and its retry waits.
+            "session.timeout.ms": "3000",
+            "heartbeat.interval.ms": "500",
             **{name.replace("_", "."): value for name, value in changes.items()},
         }
         settings = {name: value for name, value in settings.items() if value is not None}
@@ -490,8 +489,7 @@ def test_a_killed_and_retried_run_loses_nothing_and_acts_once(where: str, make_t
     handle(consumer)
     planned = plan(topic, "killed", dry_run=False, limit=5)
     script = f"from {HERE} import killed_at; killed_at({topic.name!r}, {where!r}, 3, {json.dumps(planned)!r})"
-    killed = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=120)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert forks.run(script) == -signal.SIGKILL
     # The same plan again, as Airflow retries a task.
     assert counts(read(planned)) == {"replayed": 5, "over_limit": 1}
     assert outcome_rows(topic) == ["replayed"] * 5

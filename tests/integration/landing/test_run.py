@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -26,7 +24,7 @@ from include.landing.planning import claim_landed
 from include.landing.tables import clean_table, create_landing_table, load_landing_table
 from include.landing.validation import validate_unit
 from include.validators import rows
-from tests.conftest import PROJECT
+from tests import forks
 from tests.integration.kafka.conftest import open_claims, read_all, wait_for_topics
 from tests.integration.landing.conftest import alarms_of, delete_records
 
@@ -362,7 +360,7 @@ def test_nothing_is_removed_from_a_landing_table_while_offsets_are_missing(consu
 
 # Run in a process of its own, which kills itself around the commit.
 KILLED = """
-import json, os, signal, sys
+import os, signal
 from datetime import timedelta
 from include.contracts import Topic
 from include.lake import writing
@@ -370,7 +368,6 @@ from include.landing.clean import commit_clean
 from include.landing.consumers import LandingConsumer
 from tests.integration.landing.test_run import Sale
 
-name, topic, moment, units = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 commit = writing.commit
 
 def killed(table, change):
@@ -391,9 +388,8 @@ def test_killed_around_its_commit_a_run_ends_as_if_it_had_not_been(moment, consu
     send(lane.topic, *values)
     land(lane.topic, 0, 0, *values)
     units = [validate_unit(lane, unit, "run-1") for unit in claim_landed(lane, "run-1")]
-    command = [sys.executable, "-c", KILLED, lane.name, lane.topic.name, moment, json.dumps(units)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    arguments = lane.name, lane.topic.name, moment, units
+    assert forks.run(f"name, topic, moment, units = {arguments!r}\n{KILLED}") == -signal.SIGKILL
     # A half that can be seen would be here.
     assert clean_rows(lane.topic) == ([] if moment == "before" else [(0, 0, "1"), (0, 3, "3")])
     summary = commit_clean(lane, units, "run-1")
