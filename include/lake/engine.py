@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 # Of the data; Python, Arrow and the Parquet writers come on top. Beyond it DuckDB spills to the temporary folder.
 MEMORY_LIMIT = "800MB"
 ALL_ROWS = "true"
+# Through the store's filesystem DuckDB asks at least four times for a file; whole, it is one request, several at once.
+SMALL_BYTES = 16 * 2**20
+FETCHES_AT_ONCE = 8
 _SQL_TYPES = {
     "boolean": "BOOLEAN",
     "int": "INTEGER",
@@ -32,33 +36,67 @@ _SQL_TYPES = {
 }
 
 
-def connect(*, filesystem: Any = None, memory_limit: str = MEMORY_LIMIT) -> DuckDBPyConnection:
+class _Fetched:
+    """Local copies of data files, which never change, for as long as a connection lasts."""
+
+    def __init__(self, store: Any, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self._local: dict[str, str] = {}
+
+    def paths(self, addresses: Sequence[str]) -> list[str]:
+        missing = [address for address in dict.fromkeys(addresses) if address not in self._local]
+        if missing:
+            first = len(self._local)
+            local = [str(self._folder / f"{number}.parquet") for number, _ in enumerate(missing, first)]
+            self._store.get(missing, local, batch_size=FETCHES_AT_ONCE)
+            self._local.update(zip(missing, local, strict=True))
+        return [self._local[address] for address in addresses]
+
+
+# By connection, which carries nothing of one's own.
+_FETCHED: dict[DuckDBPyConnection, _Fetched] = {}
+
+
+@contextmanager
+def connect(*, filesystem: Any = None, memory_limit: str = MEMORY_LIMIT) -> Iterator[DuckDBPyConnection]:
     """A DuckDB of one's own, in memory, that reads and writes the addresses of the warehouse.
 
     Times are UTC whatever the machine says. `filesystem`: an fsspec one; by default that of the catalog.
     """
     import duckdb
 
-    config = {
-        "memory_limit": memory_limit,
-        # Its own default is a folder below the working directory, which a worker may not write to.
-        "temp_directory": f"{tempfile.gettempdir()}/duckdb-{os.getpid()}",
-        # Its own default may be every core of the worker that other tasks run on.
-        "threads": 2,
-        # Files of others' modules would be code from outside.
-        "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
-        "preserve_insertion_order": False,
-    }
     for chatty in ("fsspec.caching", "pyiceberg.io"):
         # A line for every file that is opened.
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    connection = duckdb.connect(":memory:", config=config)
-    connection.execute("SET TimeZone = 'UTC'")
-    # A task's log is no terminal.
-    connection.execute("SET enable_progress_bar = false")
-    connection.register_filesystem(filesystem or _warehouse_filesystem())
-    return connection
+    with tempfile.TemporaryDirectory(prefix="duckdb-") as folder:
+        config = {
+            "memory_limit": memory_limit,
+            # Its own default is a folder below the working directory, which a worker may not write to.
+            "temp_directory": f"{folder}/spilled",
+            # Its own default may be every core of the worker that other tasks run on.
+            "threads": 2,
+            # Files of others' modules would be code from outside.
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "preserve_insertion_order": False,
+        }
+        with duckdb.connect(":memory:", config=config) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            # A task's log is no terminal.
+            connection.execute("SET enable_progress_bar = false")
+            store = filesystem or _warehouse_filesystem()
+            connection.register_filesystem(store)
+            _FETCHED[connection] = _Fetched(store, Path(folder))
+            try:
+                yield connection
+            finally:
+                del _FETCHED[connection]
+
+
+def fetched(connection: DuckDBPyConnection, addresses: Sequence[str]) -> list[str]:
+    """The paths of local copies of these files. Raises what the store raises, FileNotFoundError for one."""
+    return _FETCHED[connection].paths(addresses)
 
 
 def scan(
@@ -78,20 +116,21 @@ def scan(
     Raises ValueError when the table holds delete files: reading its data files alone would show deleted rows.
     """
     planned = table.scan(row_filter="True" if row_filter == ALL_ROWS else row_filter)
-    files = []
+    files, small = [], []
     for task in planned.plan_files():
         if task.delete_files:
             name = ".".join(table.name())
             raise ValueError(f"table {name} has delete files; rewrite it (copy on write) before it is read here")
-        files.append(task.file.file_path)
-    rows = read_files(connection, table.schema(), files)
+        (small if task.file.file_size_in_bytes <= SMALL_BYTES else files).append(task.file.file_path)
+    rows = read_files(connection, table.schema(), [*fetched(connection, small), *files])
     if row_filter != ALL_ROWS:
         rows = rows.filter(row_filter)
     return rows.project(", ".join(quoted(name) for name in columns)) if columns else rows
 
 
-def read_files(connection: DuckDBPyConnection, schema: Schema, files: Sequence[str]) -> DuckDBPyRelation:
+def read_files(connection: DuckDBPyConnection, schema: Schema, files: Iterable[str]) -> DuckDBPyRelation:
     """The rows of data files of a table with this schema: columns by their ids, null where a file lacks them."""
+    files = list(files)
     if not files:
         columns = (f"NULL::{sql_type(field.field_type)} AS {quoted(field.name)}" for field in schema.fields)
         return connection.sql(f"SELECT {', '.join(columns)} WHERE false")
@@ -129,9 +168,11 @@ def _warehouse_filesystem() -> Any:
 
     properties = load_catalog().properties
     scheme = urlsplit(properties["warehouse"]).scheme
-    filesystem = FsspecFileIO(properties).get_fs(scheme)
+    filesystem: Any = FsspecFileIO(properties).get_fs(scheme)
     if scheme in ("gs", "gcs"):
         # Its own default reads ahead in tasks of asyncio that a file which is not closed leaves behind: an error of
         # asyncio's in the log for each.
         filesystem.open = partial(type(filesystem).open, filesystem, cache_type="readahead")
+        # And in parts of a file at a time, for which it asks for the size first.
+        filesystem._get_file = partial(type(filesystem)._get_file, filesystem, concurrency=1)
     return filesystem

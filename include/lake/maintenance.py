@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from include.lake import engine, writing
+from include.lake import datafiles, engine, writing
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
@@ -64,14 +64,14 @@ def bundle_small_files(table: Table, *, min_files: int = MIN_SMALL_FILES, small_
     for files in _bundles(table, min_files, small_bytes):
         with tempfile.TemporaryDirectory(prefix="bundle-") as folder, engine.connect() as connection:
             local = Path(folder) / "bundle.parquet"
-            paths = [file.file_path for file in files]
+            paths = engine.fetched(connection, [file.file_path for file in files])
             rows = engine.read_files(connection, table.schema(), paths)
             rows.create_view("small")
             ids = ", ".join(f"{engine.quoted(field.name)}: {field.field_id}" for field in table.schema().fields)
             connection.execute(
                 f"copy small to {engine.literal(str(local))} (format parquet, compression zstd, field_ids {{{ids}}})"
             )
-            added = writing.upload_files(table, [local])
+            added = datafiles.upload(table, [local])
         if sum(file.record_count for file in added) != sum(file.record_count for file in files):
             raise RuntimeError(f"table {'.'.join(table.name())}: a bundle holds another number of rows than its files")
         replaced += _replace(table, files, added)
@@ -130,7 +130,7 @@ def remove_unreferenced(table: Table, *, older_than: timedelta = ORPHAN_AGE) -> 
     """
     if older_than < ORPHAN_AGE:
         raise ValueError(f"older_than is {older_than}; at least {ORPHAN_AGE}, for commits that are under way")
-    store = writing.filesystem(table.io, table.location())
+    store = datafiles.filesystem(table.io, table.location())
     before = datetime.now(UTC) - older_than
     store.invalidate_cache()
     # Listed before the references are read: what is committed in between is not among the listed ones that are old.

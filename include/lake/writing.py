@@ -9,18 +9,14 @@ from __future__ import annotations
 import logging
 import random
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow
     from pyiceberg.catalog import Catalog
-    from pyiceberg.io import FileIO
     from pyiceberg.manifest import DataFile
     from pyiceberg.partitioning import PartitionSpec
     from pyiceberg.schema import Schema
@@ -82,56 +78,11 @@ def commit(table: Table, change: Callable[[Transaction], None]) -> Table:
     raise AssertionError("not reached")
 
 
-def upload_files(table: Table, paths: Iterable[Path]) -> list[DataFile]:
-    """Upload local Parquet files, whose columns carry the table's field ids, as data files to be appended.
-
-    The rows of a file belong to one partition of the table. The names are new ones, so that no try touches what
-    another has written. Raises ValueError for a file of several partitions.
-    """
-    import pyarrow.parquet
-    from pyiceberg.io.pyarrow import (
-        compute_statistics_plan,
-        data_file_statistics_from_parquet_metadata,
-        parquet_path_to_id_mapping,
-    )
-    from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
-
-    schema, spec = table.schema(), table.spec()
-    plan, ids = compute_statistics_plan(schema, table.metadata.properties), parquet_path_to_id_mapping(schema)
-    locations = table.location_provider()
-    made = []
-    for path in paths:
-        address = locations.new_data_location(f"{uuid.uuid4()}.parquet")
-        filesystem(table.io, address).put_file(str(path), address)
-        metadata = pyarrow.parquet.read_metadata(path)
-        statistics = data_file_statistics_from_parquet_metadata(metadata, plan, ids)
-        made.append(
-            DataFile.from_args(
-                content=DataFileContent.DATA,
-                file_path=address,
-                file_format=FileFormat.PARQUET,
-                partition=statistics.partition(spec, schema),
-                file_size_in_bytes=path.stat().st_size,
-                sort_order_id=None,
-                spec_id=spec.spec_id,
-                equality_ids=None,
-                key_metadata=None,
-                **statistics.to_serialized_dict(),
-            )
-        )
-    return made
-
-
 def append_files(transaction: Transaction, files: Iterable[DataFile], properties: Mapping[str, str]) -> None:
-    """Append data files that `upload_files` made."""
+    """Append data files that `datafiles.upload` made."""
     with transaction.update_snapshot(snapshot_properties=dict(properties)).merge_append() as append:
         for file in files:
             append.append_data_file(file)
-
-
-def filesystem(io: FileIO, address: str) -> Any:
-    """The fsspec filesystem behind an address."""
-    return io.get_fs(urlsplit(address).scheme)  # type: ignore[attr-defined]
 
 
 def ensure_table(catalog: Catalog, name: str, schema: Schema, spec: PartitionSpec) -> Table:

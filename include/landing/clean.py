@@ -18,8 +18,8 @@ from sqlalchemy import select
 
 from include.contracts import Topic
 from include.kafka.offsets import OffsetRange
-from include.lake import engine, writing
-from include.lake.engine import literal, quoted
+from include.lake import datafiles, engine, writing
+from include.lake.engine import quoted
 from include.landing.consumers import LandingConsumer
 from include.landing.tables import clean_table
 from include.landing.validation import staged
@@ -112,9 +112,9 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
         connection.execute(f"create temp view staged as {staged(connection, consumer, files)}")
         days = _days(connection, consumer.topic)
         _find_duplicates(connection, consumer.topic, table, days, ranges)
-        local = _write_files(connection, consumer.topic, table.schema(), Path(folder))
+        local = datafiles.write(connection, _rows_that_stay(connection, table.schema()), table, Path(folder))
         rows = sum(local.values())
-        added = writing.upload_files(table, local)
+        added = datafiles.upload(table, local)
         replaced = count_of(connection, table, ranges)
 
         def change(transaction: Transaction) -> None:
@@ -193,10 +193,8 @@ def _find_duplicates(
     )
 
 
-def _write_files(connection: DuckDBPyConnection, topic: Topic, schema: Schema, folder: Path) -> dict[Path, int]:
-    """The rows that stay, as local data files of the table, one day in each: {file: rows}."""
-    import pyarrow.parquet
-
+def _rows_that_stay(connection: DuckDBPyConnection, schema: Schema) -> str:
+    """A query for the rows that go into the table, with its columns."""
     present = {name for name, *_ in connection.execute("describe staged").fetchall()}
     columns = ", ".join(
         quoted(field.name)
@@ -206,19 +204,7 @@ def _write_files(connection: DuckDBPyConnection, topic: Topic, schema: Schema, f
     )
     (some,) = connection.execute("select count(*) from dropped").fetchall()[0]
     stays = " where (kafka_partition, kafka_offset) not in (from dropped)" if some else ""
-    options = f"format parquet, compression zstd, field_ids {{{_field_ids(schema)}}}"
-    if topic.event_time is None:
-        query, target = f"select {columns} from staged{stays}", folder / "rows.parquet"
-    else:
-        query, target = f'select {columns}, {quoted(topic.event_time)}::date as "day" from staged{stays}', folder
-        options += ', partition_by ("day"), write_partition_columns false, overwrite_or_ignore true'
-    connection.execute(f"copy ({query}) to {literal(str(target))} ({options})")
-    rows = {file: pyarrow.parquet.read_metadata(file).num_rows for file in sorted(folder.rglob("*.parquet"))}
-    return {file: count for file, count in rows.items() if count}
-
-
-def _field_ids(schema: Schema) -> str:
-    return ", ".join(f"{quoted(field.name)}: {field.field_id}" for field in schema.fields)
+    return f"select {columns} from staged{stays}"
 
 
 def count_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[OffsetRange]) -> int:

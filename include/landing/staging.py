@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from include.lake.writing import filesystem
+from include.lake.datafiles import filesystem
 from include.landing.consumers import LandingConsumer
 
 if TYPE_CHECKING:

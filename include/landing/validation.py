@@ -19,7 +19,7 @@ from include.kafka.dead_letters import DeadLetter
 from include.kafka.messages import Message
 from include.kafka.offsets import OffsetRange
 from include.kafka.producer import AcknowledgedProducer
-from include.lake.engine import connect, literal, quoted, read_files, sql_type
+from include.lake.engine import connect, fetched, literal, quoted, read_files, sql_type
 from include.landing import letters, staging
 from include.landing.consumers import LandingConsumer
 from include.landing.tables import load_landing_table
@@ -81,7 +81,8 @@ def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> d
     with tempfile.TemporaryDirectory(prefix="validate-") as folder, connect() as connection:
         connection.execute(rows.MACROS)
         screened = Path(folder) / "screened.parquet"
-        landing = read_files(connection, table.schema(), [file["path"] for file in unit["files"]])
+        paths = fetched(connection, [file["path"] for file in unit["files"]])
+        landing = read_files(connection, table.schema(), paths)
         landing.filter(_within(unit["ranges"])).create_view("landed")
         repeated = _screen(connection, consumer, settled, screened)
         _compare_with_contract(connection, consumer, unit)
@@ -276,7 +277,7 @@ def staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Seq
         nulls = ", ".join(f"null::{sql_type(kind)} as {quoted(name)}" for name, kind in columns.items())
         return f"select {nulls} where false"
     return " union all ".join(
-        f"select {names} from read_parquet([{', '.join(literal(file) for file in listed)}]) {condition}"
+        f"select {names} from read_parquet([{', '.join(map(literal, fetched(connection, listed)))}]) {condition}"
         for listed, condition in parts
     )
 

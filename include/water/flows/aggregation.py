@@ -8,8 +8,11 @@ a retry after a crash between two commits does it all again.
 from __future__ import annotations
 
 import logging
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.water.flows import queries, tables
@@ -26,9 +29,8 @@ log = logging.getLogger(__name__)
 # A condition of more offset ranges than this is replaced by their bounds; the query picks the exact rows.
 MAX_RANGES = 32
 NO_TIME = timedelta(0)
-# What is computed and committed at once: bounds the memory that a long history takes. The days of meters are many rows,
-# those of districts few, but made from the meters' rows of a week more.
-METER_BLOCK_DAYS, DISTRICT_BLOCK_DAYS = 7, 28
+# What is read, computed and committed at once: bounds the memory that a long history takes.
+MAX_ROWS = 2_000_000
 
 
 def aggregate(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,10 +79,12 @@ def aggregate_tables(
     nights = sorted({night for hour in district_hours if (night := night_of(hour))})
     counts = {
         "meter_hours": sum(
-            _make_meter_hours(connection, readings, made, block) for block in blocks(hours, METER_BLOCK_DAYS)
+            _make_meter_hours(connection, readings, made, block)
+            for block in blocks(hours, _days_at_once(readings, "read_at", hours))
         ),
         "district_hours": sum(
-            _make_district_hours(connection, made, block) for block in blocks(district_hours, DISTRICT_BLOCK_DAYS)
+            _make_district_hours(connection, made, block)
+            for block in blocks(district_hours, _days_at_once(made[tables.METER_HOURS], "hour", district_hours))
         ),
         "district_nights": _make_district_nights(connection, made, nights),
     }
@@ -104,6 +108,15 @@ def hours_of(connection: DuckDBPyConnection, readings: Table, ranges: Sequence[M
     _view(connection, "readings", readings, row_filter, ("kafka_partition", "kafka_offset", "read_at"))
     rows = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
     return sorted(rows["hour"].to_pylist())
+
+
+def _days_at_once(table: Table, column: str, hours: Sequence[datetime]) -> int:
+    """How many days of the table, which is partitioned by day, are not more than MAX_ROWS rows, if all are as full."""
+    days = spans({midnight(hour) for hour in hours}, DAY, NO_TIME, NO_TIME)
+    rows: Counter[Any] = Counter()
+    for task in table.scan(within(column, days)).plan_files():
+        rows[task.file.partition[0]] += task.file.record_count
+    return max(1, MAX_ROWS // max(rows.values(), default=1))
 
 
 def _make_meter_hours(
@@ -165,29 +178,31 @@ def _overwrite(
     back what readings, since then, have changed.
     """
     import pyarrow
-    from pyarrow import compute as arrow_compute
-    from pyiceberg.io.pyarrow import schema_to_pyarrow
 
-    from include.lake.engine import scan
-    from include.lake.writing import commit
+    from include.lake import datafiles, writing
+    from include.lake.engine import quoted, scan, sql_type
 
     partition_filter = within(column, partitions)
-    schema = schema_to_pyarrow(table.schema(), include_field_ids=False)
+    names = ", ".join(
+        f"{quoted(field.name)}::{sql_type(field.field_type)} as {quoted(field.name)}" for field in table.schema().fields
+    )
     number = 0
 
     def change(transaction: Transaction) -> None:
         nonlocal number
-        new = compute().select(schema.names).cast(schema)
+        new = compute()
         number = new.num_rows
-        old = scan(connection, table, row_filter=partition_filter).to_arrow_table().select(schema.names).cast(schema)
-        values = pyarrow.array(wanted, schema.field(column).type)
-        replaced = arrow_compute.call_function("is_in", [old[column]], arrow_compute.SetLookupOptions(values))
-        kept = old.filter(arrow_compute.call_function("invert", [replaced]))
-        rows = pyarrow.concat_tables([new, kept])
-        order = [(column, "ascending"), (schema.names[0], "ascending")]
-        transaction.overwrite(rows.sort_by(order), overwrite_filter=partition_filter)
+        connection.register("new", new)
+        connection.register("wanted", pyarrow.table({column: wanted}))
+        scan(connection, table, row_filter=partition_filter).create_view("old", replace=True)
+        rows = f"select {names} from new union all select {names} from old where {quoted(column)} not in (from wanted)"
+        with tempfile.TemporaryDirectory(prefix="overwrite-") as folder:
+            added = datafiles.upload(table, datafiles.write(connection, rows, table, Path(folder)))
+        if table.current_snapshot():
+            transaction.delete(partition_filter)
+        writing.append_files(transaction, added, {})
 
-    commit(table, change)
+    writing.commit(table, change)
     return number
 
 

@@ -39,19 +39,19 @@ def read_nights() -> Nights:
         offsets = _offsets(connection)
     tables = ensure_tables(load_catalog())
     nights_table, hours_table = tables[DISTRICT_NIGHTS], tables[DISTRICT_HOURS]
-    engine = connect()
-    nights = scan(engine, nights_table, row_filter="complete = true").df()
-    nights["night"] = pd.to_datetime(nights["night"])
-    hours = None
-    if len(nights):
-        first = nights["night"].max() - pd.Timedelta(days=KEPT_NIGHTS)
-        nights = nights[nights["night"] >= first]
-        hours = scan(
-            engine,
-            hours_table,
-            row_filter=f"hour >= '{first.date().isoformat()}T00:00:00+00:00'",
-            columns=("district_id", "hour", "loss_litres"),
-        ).df()
+    with connect() as connection:
+        nights = scan(connection, nights_table, row_filter="complete = true").df()
+        nights["night"] = pd.to_datetime(nights["night"])
+        hours = None
+        if len(nights):
+            first = nights["night"].max() - pd.Timedelta(days=KEPT_NIGHTS)
+            nights = nights[nights["night"] >= first]
+            hours = scan(
+                connection,
+                hours_table,
+                row_filter=f"hour >= '{first.date().isoformat()}T00:00:00+00:00'",
+                columns=("district_id", "hour", "loss_litres"),
+            ).df()
     snapshots = {
         name: str(snapshot.snapshot_id)
         for name, table in ((DISTRICT_NIGHTS, nights_table), (DISTRICT_HOURS, hours_table))

@@ -75,8 +75,7 @@ def test_the_same_ranges_twice_change_nothing_and_leave_no_more_files(new_lake, 
 
 
 def test_a_run_that_computes_day_by_day_ends_as_one_that_computes_all_at_once(new_lake, readings, wanted, monkeypatch):
-    monkeypatch.setattr(aggregation, "METER_BLOCK_DAYS", 1)
-    monkeypatch.setattr(aggregation, "DISTRICT_BLOCK_DAYS", 1)
+    monkeypatch.setattr(aggregation, "MAX_ROWS", 1)
     lake = new_lake()
     lake.aggregate(lake.append(readings))
     assert lake.everything() == wanted

@@ -16,7 +16,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.transforms import DayTransform
 from pyiceberg.types import DoubleType, LongType, NestedField, StringType, TimestamptzType
 
-from include.lake import engine, maintenance, writing
+from include.lake import datafiles, engine, maintenance, writing
 from include.lake.catalog import load_catalog
 
 pytestmark = pytest.mark.integration
@@ -157,13 +157,13 @@ def test_files_that_were_replaced_meanwhile_are_not_bundled(make_table, monkeypa
     table = make_table()
     for number in range(3):
         writing.replace_where(table, rows(number, number + 1), between(number, number + 1))
-    upload = writing.upload_files
+    upload = datafiles.upload
 
     def upload_late(*arguments: Any) -> Any:
         writing.replace_where(load_catalog().load_table(table.name()), rows(0, 1, "new"), between(0, 1))
         return upload(*arguments)
 
-    monkeypatch.setattr(writing, "upload_files", upload_late)
+    monkeypatch.setattr(datafiles, "upload", upload_late)
     assert maintenance.bundle_small_files(table, min_files=2) == 0
     assert [note for _, _, note in found(table)] == ["new", "", ""]
 
@@ -172,13 +172,13 @@ def test_a_commit_beside_the_bundling_is_kept(make_table, monkeypatch):
     table = make_table()
     for number in range(3):
         writing.replace_where(table, rows(number, number + 1), between(number, number + 1))
-    upload = writing.upload_files
+    upload = datafiles.upload
 
     def upload_late(*arguments: Any) -> Any:
         writing.replace_where(load_catalog().load_table(table.name()), rows(3, 4, "new"), between(3, 4))
         return upload(*arguments)
 
-    monkeypatch.setattr(writing, "upload_files", upload_late)
+    monkeypatch.setattr(datafiles, "upload", upload_late)
     assert maintenance.bundle_small_files(table, min_files=2) == 3
     assert numbers(table) == [0, 1, 2, 3]
 
@@ -195,7 +195,7 @@ def test_old_snapshots_and_files_that_nothing_refers_to_go(make_table, monkeypat
     assert len(kept) < before
     assert needed.snapshot_id in {s.snapshot_id for s in kept}
 
-    store = writing.filesystem(table.io, table.location())
+    store = datafiles.filesystem(table.io, table.location())
     stray = f"{table.location()}/data/stray.parquet"
     store.pipe_file(stray, b"x")
     with pytest.raises(ValueError, match="at least"):

@@ -1,0 +1,102 @@
+"""Data files of an Iceberg table, written by DuckDB: local ones first, then uploaded, then committed (`writing.py`)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from include.lake.engine import literal, quoted
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+    from pyiceberg.io import FileIO
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table
+
+# Each holds up to 50 MB of a file in memory.
+UPLOADS_AT_ONCE = 8
+# A table's transform of a column as an expression of DuckDB's.
+_PARTITIONS = {"day": "{column}::date", "month": "date_trunc('month', {column})"}
+
+
+def write(connection: DuckDBPyConnection, query: str, table: Table, folder: Path) -> dict[Path, int]:
+    """Write the rows of a query, whose columns are the table's, below `folder`; returns {file: rows}.
+
+    The rows of a file belong to one partition of the table. Raises ValueError for a way of partitioning that no table
+    of ours has.
+    """
+    import pyarrow.parquet
+
+    ids = ", ".join(f"{quoted(field.name)}: {field.field_id}" for field in table.schema().fields)
+    options = f"format parquet, compression zstd, field_ids {{{ids}}}"
+    if (partition := _partition(table)) is None:
+        target = folder / "rows.parquet"
+    else:
+        query, target = f'select *, {partition} as "partition of the table" from ({query})', folder
+        options += ', partition_by ("partition of the table"), write_partition_columns false, overwrite_or_ignore true'
+    connection.execute(f"copy ({query}) to {literal(str(target))} ({options})")
+    rows = {file: pyarrow.parquet.read_metadata(file).num_rows for file in sorted(folder.rglob("*.parquet"))}
+    return {file: count for file, count in rows.items() if count}
+
+
+def _partition(table: Table) -> str | None:
+    fields = list(table.spec().fields)
+    if not fields:
+        return None
+    transform = str(fields[0].transform)
+    if len(fields) > 1 or transform not in _PARTITIONS:
+        raise ValueError(f"table {'.'.join(table.name())}: no way to write files for its partitions, {table.spec()}")
+    return _PARTITIONS[transform].format(column=quoted(table.schema().find_column_name(fields[0].source_id) or ""))
+
+
+def upload(table: Table, paths: Iterable[Path]) -> list[DataFile]:
+    """Upload local Parquet files, whose columns carry the table's field ids, as data files to be appended.
+
+    The rows of a file belong to one partition of the table. The names are new ones, so that no try touches what
+    another has written. Raises ValueError for a file of several partitions.
+    """
+    made = {str(path): _describe(table, path) for path in paths}
+    if made:
+        addresses = [file.file_path for file in made.values()]
+        filesystem(table.io, addresses[0]).put(list(made), addresses, batch_size=UPLOADS_AT_ONCE)
+    return list(made.values())
+
+
+def _describe(table: Table, path: Path) -> DataFile:
+    """What the table has to know of a local file, with the address that it will have."""
+    import pyarrow.parquet
+    from pyiceberg.io.pyarrow import (
+        compute_statistics_plan,
+        data_file_statistics_from_parquet_metadata,
+        parquet_path_to_id_mapping,
+    )
+    from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+
+    schema, spec = table.schema(), table.spec()
+    statistics = data_file_statistics_from_parquet_metadata(
+        pyarrow.parquet.read_metadata(path),
+        compute_statistics_plan(schema, table.metadata.properties),
+        parquet_path_to_id_mapping(schema),
+    )
+    partition = statistics.partition(spec, schema)
+    below = f"{spec.partition_to_path(partition, schema)}/" if spec.fields else ""
+    return DataFile.from_args(
+        content=DataFileContent.DATA,
+        file_path=table.location_provider().new_data_location(f"{below}{uuid.uuid4()}.parquet"),
+        file_format=FileFormat.PARQUET,
+        partition=partition,
+        file_size_in_bytes=path.stat().st_size,
+        sort_order_id=None,
+        spec_id=spec.spec_id,
+        equality_ids=None,
+        key_metadata=None,
+        **statistics.to_serialized_dict(),
+    )
+
+
+def filesystem(io: FileIO, address: str) -> Any:
+    """The fsspec filesystem behind an address."""
+    return io.get_fs(urlsplit(address).scheme)  # type: ignore[attr-defined]
