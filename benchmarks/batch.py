@@ -1,18 +1,21 @@
 """The standard lane, measured: landing, the data tasks beside bare DuckDB over the same files, and freshness.
 
-Each data task runs in a process of its own, as in Airflow, its imports included; what Airflow adds between them is
-reported apart. DuckDB does the same work in one process: reads the landed files, parses, drops duplicates, writes clean
-rows and the hourly flows as Parquet to the same store; without claims, contracts, dead letters or commits.
+Each task runs in a process of its own, as in Airflow. Its time counts from where its libraries are imported; to import
+them takes about a second and a half, whatever the data, and is reported apart as what Airflow adds between tasks is.
+`ratio_vs_duckdb` compares the tasks that make clean rows and flows from what has landed with one process of DuckDB that
+does the same: reads the landed files, parses, drops duplicates, writes clean rows, hourly flows and nights as Parquet
+to the same store; without claims, contracts, dead letters or commits. `ratio_vs_duckdb_whole_run` compares everything,
+imports, planning, the suite and the books included.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
 import resource
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from pkgutil import resolve_name
@@ -32,26 +35,49 @@ UNTIL = datetime(2026, 6, 1, tzinfo=UTC)
 TASKS_AT_ONCE = 2
 
 
-class Done(NamedTuple):
-    """What a task returned, how long it took and how much memory its process had at most."""
+# What the tasks import in their bodies.
+LIBRARIES = ("duckdb", "psycopg", "gcsfs", "pyiceberg.catalog.sql", "pyiceberg.io.fsspec", "pyiceberg.io.pyarrow")
+SUITE_LIBRARIES = (*LIBRARIES, "google.cloud.storage", "great_expectations")
+DATA_TASKS = ("validate", "commit", "aggregate")
 
-    result: Any
+
+class Done(NamedTuple):
+    """What calls of a task returned, how long they took, their imports before, and the most memory of a process."""
+
+    results: list[Any]
     seconds: float
+    imports: float
     peak_mb: float
 
 
-def run_task(name: str, *arguments: Any) -> Done:
-    """Call "package.module:function" in a fresh process."""
+def run_task(name: str, calls: list[tuple], libraries: tuple[str, ...] = LIBRARIES) -> Done:
+    """Call "package.module:function" with each of `calls`, in fresh processes: as many at once as Airflow would run."""
     # Not fork: a task's process has imported nothing of ours.
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_timed, (name, *arguments))
+    context = multiprocessing.get_context("spawn")
+    workers = min(TASKS_AT_ONCE, len(calls))
+    ready, imports = context.Barrier(workers + 1), context.SimpleQueue()
+    with context.Pool(workers, _import, (libraries, ready, imports)) as pool:
+        ready.wait()
+        began = time.perf_counter()
+        done = pool.starmap(_call, [(name, *arguments) for arguments in calls], chunksize=1)
+        seconds = time.perf_counter() - began
+    peak = max(peak for _, peak in done)
+    return Done([result for result, _ in done], seconds, max(imports.get() for _ in range(workers)), peak)
 
 
-def _timed(name: str, *arguments: Any) -> Done:
+def _import(libraries: tuple[str, ...], ready: Any, imports: Any) -> None:
+    # Airflow's own, which a task's process has when the task begins.
+    importlib.import_module("airflow.sdk.execution_time.task_runner")
     began = time.perf_counter()
+    for library in libraries:
+        importlib.import_module(library)
+    imports.put(time.perf_counter() - began)
+    ready.wait()
+
+
+def _call(name: str, *arguments: Any) -> tuple[Any, float]:
     result = resolve_name(name)(*arguments)
-    seconds = time.perf_counter() - began
-    return Done(result, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def land(count: int, until: datetime) -> float:
@@ -60,7 +86,7 @@ def land(count: int, until: datetime) -> float:
     from include.landing.landed import Landed
     from include.landing.tables import load_landing_table
 
-    network = Network(seed=3)
+    network = Network(seed=3, share=1)
     interval = timedelta(minutes=30)
     span = interval * -(-count // len(network.meters))
     messages = []
@@ -85,32 +111,28 @@ def land(count: int, until: datetime) -> float:
 
 
 def data_tasks(run_id: str) -> dict[str, Any]:
-    """One run of the lane, task by task: {"seconds": {task: ...}, "peak_mb", "clean", "files": the landed ones}."""
+    """One run of the lane, task by task: {"seconds": {task: ...}, "imports", "peak_mb", "clean", "units", "files"}."""
     seconds: dict[str, float] = {}
+    imports: list[float] = []
     peaks: list[float] = []
 
-    def task(name: str, *arguments: Any) -> Any:
-        done = run_task(name, *arguments)
-        label = name.rpartition(":")[2]
-        seconds[label] = seconds.get(label, 0.0) + done.seconds
+    def task(label: str, name: str, *calls: tuple, libraries: tuple[str, ...] = LIBRARIES) -> list[Any]:
+        done = run_task(name, list(calls), libraries)
+        seconds[label] = done.seconds
+        imports.append(done.imports)
         peaks.append(done.peak_mb)
-        return done.result
+        return done.results
 
-    units = task("include.landing.tasks:plan", CONSUMER, run_id)
-    began = time.perf_counter()
-    with ThreadPoolExecutor(TASKS_AT_ONCE) as threads:
-        mapped = list(
-            threads.map(lambda unit: run_task("include.landing.tasks:validate", CONSUMER, unit, run_id), units)
-        )
-    seconds["validate"] = time.perf_counter() - began
-    peaks += [done.peak_mb for done in mapped]
-    summary = task("include.water.flows.replaced:commit", CONSUMER, [done.result for done in mapped], run_id)
-    task("include.landing.tasks:check", CONSUMER, summary)
-    task("include.water.flows.aggregation:aggregate", summary)
-    task("include.landing.tasks:close", CONSUMER, summary, run_id)
+    (units,) = task("plan", "include.landing.tasks:plan", (CONSUMER, run_id))
+    counts = task("validate", "include.landing.tasks:validate", *((CONSUMER, unit, run_id) for unit in units))
+    (summary,) = task("commit", "include.water.flows.replaced:commit", (CONSUMER, counts, run_id))
+    task("check", "include.landing.tasks:check", (CONSUMER, summary), libraries=SUITE_LIBRARIES)
+    task("aggregate", "include.water.flows.aggregation:aggregate", (summary,))
+    task("close", "include.landing.tasks:close", (CONSUMER, summary, run_id))
     files = sorted({file["path"] for unit in units for file in unit["files"]})
     return {
         "seconds": seconds,
+        "imports": sum(imports),
         "peak_mb": max(peaks),
         "clean": summary["clean"],
         "units": len(units),
@@ -122,6 +144,7 @@ def bare_duckdb(files: list[str], target: str) -> int:
     """The same rows and flows, by DuckDB alone; how many rows were clean."""
     from include.lake import engine
     from include.water.flows import queries
+    from include.water.flows.definition import night_of
     from include.water.flows.hours import reached
 
     paths = ", ".join(engine.literal(path) for path in files)
@@ -129,7 +152,9 @@ def bare_duckdb(files: list[str], target: str) -> int:
         connection.execute(
             f"""
             create table parsed as
-            select distinct on (meter_id, read_at) * from (
+            select distinct on (meter_id, read_at) *,
+                meter_id || '@' || strftime(read_at, '%Y-%m-%dT%H:%M:%SZ') as event_id
+            from (
                 select partition, "offset", timestamp, unnest(from_json(value, '{{
                     "version": "INTEGER", "meter_id": "VARCHAR", "district_id": "VARCHAR", "read_at": "TIMESTAMPTZ",
                     "litres_total": "BIGINT", "battery_percent": "INTEGER"}}'))
@@ -145,9 +170,11 @@ def bare_duckdb(files: list[str], target: str) -> int:
         hours = [
             hour for (hour,) in connection.execute("select distinct date_trunc('hour', read_at) from parsed").fetchall()
         ]
+        nights = sorted({night for hour in hours if (night := night_of(hour))})
         for name, parameters in (
             (queries.METER_HOURS, queries.for_meter_hours(reached(hours))),
             (queries.DISTRICT_HOURS, queries.for_district_hours(reached(hours))),
+            (queries.DISTRICT_NIGHTS, queries.for_district_nights(nights)),
         ):
             rows = queries.run(connection, name, parameters)
             connection.register(name, rows)
@@ -162,13 +189,24 @@ def measure(count: int, until: datetime, name: str) -> dict[str, Any]:
     # Without the sink's own work beside it.
     time.sleep(3)
     ours = data_tasks(f"benchmark {name}")
-    total = sum(ours["seconds"].values())
-    say(f"{name}: {ours['units']} units, {len(ours['files'])} files, {total:.1f} s: " + _text(ours["seconds"]))
-    bare = run_task("benchmarks.batch:bare_duckdb", ours["files"], f"gs://landing/benchmark/{name}")
-    say(f"{name}: bare DuckDB {bare.seconds:.1f} s, {bare.peak_mb:.0f} MB")
-    if not ours["clean"] == bare.result == count:
-        raise RuntimeError(f"{count} sent, {ours['clean']} clean rows of ours, {bare.result} of DuckDB")
-    return {"landing": rate, "ours": total, "bare": bare.seconds, **ours}
+    seconds = ours["seconds"]
+    (clean,), bare, imports, _ = done = run_task(
+        "benchmarks.batch:bare_duckdb", [(ours["files"], f"gs://landing/benchmark/{name}")]
+    )
+    found = {
+        **ours,
+        "landing": rate,
+        "tasks": sum(seconds.values()),
+        "data_tasks": sum(seconds[task] for task in DATA_TASKS),
+        "bare": bare,
+        "bare_imports": imports,
+    }
+    say(f"{name}: {ours['units']} units, {len(ours['files'])} files, {found['tasks']:.1f} s: {_text(seconds)}")
+    say(f"{name}: imports {ours['imports']:.1f} s")
+    say(f"{name}: bare DuckDB {bare:.1f} s, imports {imports:.1f} s, {done.peak_mb:.0f} MB")
+    if not ours["clean"] == clean == count:
+        raise RuntimeError(f"{count} sent, {ours['clean']} clean rows of ours, {clean} of DuckDB")
+    return found
 
 
 def _text(seconds: dict[str, float]) -> str:
@@ -198,23 +236,30 @@ def main() -> int:
     finally:
         stack.remove()
     result = {
-        "ratio_vs_duckdb": round(large["bare"] / large["ours"], 2),
-        "growth": round(large["ours"] / small["ours"], 2),
+        "ratio_vs_duckdb": round(large["bare"] / large["data_tasks"], 2),
+        "ratio_vs_duckdb_whole_run": round(
+            (large["bare"] + large["bare_imports"]) / (large["tasks"] + large["imports"]), 2
+        ),
+        # Without imports, which would make it look smaller.
+        "growth": round(large["tasks"] / small["tasks"], 2),
         "landing_records_per_s": round(large["landing"]),
         **fresh,
         "peak_mb": round(max(small["peak_mb"], large["peak_mb"])),
         "readings": options.readings,
         "seconds": {name: round(value, 2) for name, value in large["seconds"].items()},
         "seconds_small": {name: round(value, 2) for name, value in small["seconds"].items()},
+        "imports_seconds": round(large["imports"], 2),
         "duckdb_seconds": round(large["bare"], 2),
         "duckdb_seconds_small": round(small["bare"], 2),
         "units": large["units"],
         "files": len(large["files"]),
     }
-    print(f"{'':16}{'ours s':>10}{'DuckDB s':>10}{'landing /s':>12}{'peak MB':>9}")
+    print(f"{'':8}{'run s':>8}{'data tasks s':>14}{'DuckDB s':>10}{'imports s':>11}{'landing /s':>12}{'peak MB':>9}")
     for name, found in (("small", small), ("large", large)):
-        values = f"{found['ours']:10.1f}{found['bare']:10.1f}{found['landing']:12,.0f}{found['peak_mb']:9.0f}"
-        print(f"{name:16}{values}")
+        print(
+            f"{name:8}{found['tasks']:8.1f}{found['data_tasks']:14.1f}{found['bare']:10.1f}{found['imports']:11.1f}"
+            f"{found['landing']:12,.0f}{found['peak_mb']:9.0f}"
+        )
     print(json.dumps(result))
     return 0
 

@@ -96,7 +96,7 @@ class SetSuite:
     queries: tuple[str, ...] = ()
     measures: tuple[Measure, ...] = ()
     description: str = ""
-    max_rows: int = 1_000_000
+    max_rows: int = 200_000
     examples: int = 0
 
     def __post_init__(self) -> None:
