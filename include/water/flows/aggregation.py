@@ -198,8 +198,9 @@ def _overwrite(
         rows = f"select {names} from new union all select {names} from old where {quoted(column)} not in (from wanted)"
         with tempfile.TemporaryDirectory(prefix="overwrite-") as folder:
             added = datafiles.upload(table, datafiles.write(connection, rows, table, Path(folder)))
-        if table.current_snapshot():
-            transaction.delete(partition_filter)
+        # Always, also of an empty table: it is what makes PyIceberg refuse the commit when somebody else has added rows
+        # there meanwhile, where a mere append would be repeated beside theirs.
+        transaction.delete(partition_filter)
         writing.append_files(transaction, added, {})
 
     writing.commit(table, change)
