@@ -12,22 +12,19 @@ import argparse
 import importlib
 import json
 import multiprocessing
-import os
 import resource
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 from benchmarks.freshness import measure_freshness
-from benchmarks.stand import FOLDER, say
+from benchmarks.stand import fresh_stack, say
 from include.water.consumers import AGGREGATE_METER_READINGS as CONSUMER
 from include.water.simulators.meters import NO_FAULTS, Readings
 from include.water.simulators.network import Network
 from include.water.topics import METER_READINGS
-from stack import Stack
 
 SERVICES = ("postgres", "kafka", "objectstore", "connect")
 UNTIL = datetime(2026, 6, 1, tzinfo=UTC)
@@ -218,12 +215,7 @@ def main() -> int:
     parser.add_argument("--readings", type=int, default=1_000_000, help="of the large run (default: %(default)s)")
     parser.add_argument("--probes", type=int, default=30, help="readings that freshness is told by; 0: not measured")
     options = parser.parse_args()
-    folder = Path(FOLDER)
-    Stack(folder).remove()
-    stack = Stack(folder, services=SERVICES, report=say)
-    try:
-        stack.up()
-        os.environ.update(stack.environment())
+    with fresh_stack(SERVICES) as stack:
         from include.water.services import prepare
 
         for line in prepare():
@@ -233,8 +225,6 @@ def main() -> int:
         small = measure(options.readings // 10, UNTIL - timedelta(days=200), "small")
         large = measure(options.readings, UNTIL, "large")
         fresh = measure_freshness(stack, options.probes) if options.probes else {}
-    finally:
-        stack.remove()
     result = {
         "ratio_vs_duckdb": round(large["bare"] / large["data_tasks"], 2),
         "ratio_vs_duckdb_whole_run": round(
