@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
 TRIAGE, EXECUTE = "triage_service_request", "execute_decisions"
 # More than triage's max_active_runs, which is 16: if approvals held its runs, nothing else would be triaged.
-OPEN_APPROVALS = 20
+OPEN_APPROVALS = 17
 SECONDS_TO_READ = 6
 # What the offline engine finds critical, and answers with an advice not to drink; and what it does at once.
 RISKY = "Our tap water smells strongly of petrol and two of us are vomiting since drinking it."

@@ -183,8 +183,10 @@ def test_of_more_rows_than_allowed_a_sample_is_looked_at_and_all_are_counted():
             assert (result.rows, result.looked_at, result.measures["n"]) == (10_000, 500, 10_000)
 
 
-QUIET = """
-import sys
+# In a process of its own, as the first check of a task.
+CHECK = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 events = []
 def hook(name, arguments):
     if name in ("socket.connect", "socket.getaddrinfo"):
@@ -196,33 +198,31 @@ def hook(name, arguments):
 sys.addaudithook(hook)
 import pyarrow
 from include.validators.evaluation import evaluate
-from include.validators.rules import SetSuite, not_null
-assert evaluate(SetSuite("test", ("x",), (not_null("x"),)), pyarrow.table({"x": [1]})).passed
+from include.validators.rules import SetSuite, matches, not_null
+suite = SetSuite("test", ("x",), (not_null("x"), matches("x", "(a)")))
+assert evaluate(suite, pyarrow.table({"x": ["a"]})).passed
 events = [event for event in events if event[1] not in ("/dev/null",) and ".pyc" not in event[1]]
 assert not events, events
 """
 
 
-def test_a_check_asks_no_network_and_writes_no_file(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", QUIET], cwd=tmp_path, env=environment, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """What became of a process that checks a set, and its home."""
+    home = tmp_path_factory.mktemp("home")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HOME": str(home)}
+    command = [sys.executable, "-c", CHECK]
+    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True), home
+
+
+def test_a_check_asks_no_network_and_writes_no_file(checked):
+    done, home = checked
     assert done.returncode == 0, done.stderr[-2000:]
-    assert list(tmp_path.iterdir()) == []
+    assert list(home.iterdir()) == []
 
 
-LOUD = """
-import logging, sys
-logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-import pyarrow
-from include.validators.evaluation import evaluate
-from include.validators.rules import SetSuite, matches
-assert evaluate(SetSuite("test", ("x",), (matches("x", "(a)"),)), pyarrow.table({"x": ["a"]})).passed
-"""
-
-
-def test_a_check_writes_nothing_into_a_tasks_log():
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run([sys.executable, "-c", LOUD], env=environment, capture_output=True, text=True)
+def test_a_check_writes_nothing_into_a_tasks_log(checked):
+    done, _ = checked
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line for line in done.stdout.splitlines() if "alembic" not in line]
     assert (lines, done.stderr) == ([], "")
