@@ -167,7 +167,8 @@ def bare_duckdb(files: list[str], target: str) -> int:
         hours = [
             hour for (hour,) in connection.execute("select distinct date_trunc('hour', read_at) from parsed").fetchall()
         ]
-        nights = sorted({night for hour in hours if (night := night_of(hour))})
+        # A query has to know the type of a list, also of an empty one.
+        nights = sorted({night for hour in hours if (night := night_of(hour))}) or [hours[0].date()]
         for name, parameters in (
             (queries.METER_HOURS, queries.for_meter_hours(reached(hours))),
             (queries.DISTRICT_HOURS, queries.for_district_hours(reached(hours))),
