@@ -116,6 +116,7 @@ def test_it_says_what_was_lost_in_headings_tables_and_drawings(page: Page, compl
         "Water balance",
         "Losses by district",
         "Leaks",
+        "Unusual flow",
         "Data quality",
         "Leak model in use",
     ]

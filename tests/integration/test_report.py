@@ -29,6 +29,7 @@ from include.water.dashboards.report.render import render
 from include.water.dashboards.report.run import MIN_INTERVAL, next_turn, publish_report
 from include.water.flows.definition import TIME_ZONE
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, schema_of, spec_of
+from include.water.leaks.unusual import Episode
 from include.water.tables import alerts, leaks
 from tests.unit.water.report_sample import sample
 
@@ -92,6 +93,7 @@ def test_without_anything_the_report_is_empty_and_says_so(objects):
             load_catalog().drop_table(name)
     data = collect([], now=NOW)
     assert (data.period, data.districts, data.leaks, data.quality, data.model) == (None, (), None, None, None)
+    assert data.unusual is None
     assert "No hourly flows have been computed yet." in render(data)
 
 
@@ -118,6 +120,9 @@ def test_balances_are_of_the_last_seven_days_that_are_over_beside_the_seven_befo
     assert days[date(2026, 11, 19)].loss == pytest.approx(24 * 50)
     assert [night.complete for night in valley.nights].count(False) == 1
     assert data.night_loss == pytest.approx(24 * 40)
+    # Harbour loses twice as much as it did, from the first hour on to the last that is known.
+    start, end = datetime(2026, 11, 16, 8, tzinfo=UTC), datetime(2026, 11, 22, 20, tzinfo=UTC)
+    assert data.unusual == (Episode("harbour", start, end, True, 144, 20.0, 10.0),)
     assert data.quality is None
 
 

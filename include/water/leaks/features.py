@@ -18,8 +18,9 @@ FLOOR_LPH = 10.0
 # What must be known of a night.
 FLOWS = ("min_night_flow_lph", "metered_night_flow_lph", "night_loss_lph", "least_hourly_loss_lph")
 # Few and robust. The least loss of the night's hours is what runs all night: gardens that are watered are metered, and
-# a main is flushed for an hour or two. More features were tried (the night's mean loss, inflow, use, the night before,
-# the other districts): with a few dozen leaks to learn from they made the model no better.
+# a main is flushed for an hour or two. On four simulated networks, the night's mean loss made the model worse, inflow
+# and use changed nothing; the median of the other districts saves 0.08 (standard deviation 0.09) more of the water at
+# the same budget, and nothing more with the threshold that a training chooses.
 FEATURES = (
     "least_loss",  # logarithm of its ratio to the usual one: 0 is as usual, 0.7 twice as much
     "unusual_loss",  # how far it is above the usual one, in units of how much that varies; large values drawn in

@@ -207,7 +207,8 @@ def _fingerprint(rows: DataFrame, leaks: Sequence[Spell]) -> str:
     """Of everything that makes the model what it is: nights, leaks, features, parameters."""
     digest = hashlib.sha256()
     columns = ["district_id", "night", *FLOWS]
-    digest.update(rows[columns].sort_values(["district_id", "night"]).round(3).to_csv(index=False).encode())
+    rounded = rows[columns].sort_values(["district_id", "night"]).round(dict.fromkeys(FLOWS, 3))
+    digest.update(rounded.to_csv(index=False).encode())
     recipe = [features_module.VERSION, FEATURES, SEED, FALSE_ALARMS_PER_YEAR, HELD_OUT_SHARE, UNCONFIRMED_NIGHTS]
     digest.update(json.dumps([recipe, [str(leak) for leak in leaks]]).encode())
     return digest.hexdigest()

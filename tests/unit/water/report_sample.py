@@ -16,12 +16,21 @@ from include.water.dashboards.report.data import (
     ReportData,
     Suite,
 )
+from include.water.leaks.unusual import Episode
 from include.water.sites import DISTRICTS
 
 LAST_DAY = date(2026, 11, 21)
 NIGHTS = 28
 # Where a leak began, how many nights before the last, and its litres an hour; None: repaired so many nights before.
 LEAKS = {"riverbend": (9, 2_150.0, None), "valley": (4, 940.0, None), "old-town": (22, 1_480.0, 13)}
+# District, days before LAST_DAY and UTC hour in which it began, how many hours, of them unusual, litres, usual litres.
+UNUSUAL = (
+    ("riverbend", 9, 10, 227, 203, 2_640.0, 388.0),
+    ("valley", 4, 6, 111, 104, 1_420.0, 431.0),
+    ("lakeview", 2, 17, 5, 5, 640.0, 7_912.0),
+    ("hillside", 6, 9, 3, 3, 1_348.0, 307.0),
+    ("old-town", 22, 11, 224, 187, 2_105.0, 655.0),
+)
 
 
 def sample(seed: int = 7) -> ReportData:
@@ -65,6 +74,7 @@ def sample(seed: int = 7) -> ReportData:
         days=tuple(every),
         districts=tuple(districts),
         leaks=tuple(_leak(name, chance) for name in LEAKS),
+        unusual=tuple(_episode(*one) for one in UNUSUAL),
         quality=Quality(
             since=datetime(2026, 11, 15, 8, 0, tzinfo=UTC),
             landed=482_133,
@@ -110,6 +120,11 @@ def _leak(district_id: str, chance: random.Random) -> Leak:
         datetime(2026, 11, 22, 13, 0, tzinfo=UTC) - timedelta(days=began),
         1 if size > 1_000 else 0,
     )
+
+
+def _episode(name: str, days: int, hour: int, length: int, hours: int, litres: float, usual: float) -> Episode:
+    start = datetime(LAST_DAY.year, LAST_DAY.month, LAST_DAY.day, hour, tzinfo=UTC) - timedelta(days=days)
+    return Episode(name, start, start + timedelta(hours=length), litres > usual, hours, litres, usual)
 
 
 def _mean(daily: list[tuple[float, float]], meters: int, known_hours: int) -> Balance:

@@ -16,6 +16,7 @@ from include.water.dashboards.report.render import POLICY, render, style_source
 from include.water.dashboards.report.rows import balance as balance_rows
 from include.water.dashboards.report.rows import warnings
 from include.water.dashboards.report.svg import clean_svg
+from include.water.dashboards.report.unusual import MAX_EPISODES, unusual
 from tests.unit.water.report_sample import LAST_DAY, sample
 
 HOSTILE = "</title></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}\x00\x1b\ud800"
@@ -107,6 +108,7 @@ def test_without_data_every_part_says_so():
         "No readings yet",
         "No district has hourly flows yet.",
         "The detection has not judged a night yet.",
+        "Too few hours are known yet to say what is usual.",
         "No batch of readings has been processed yet.",
         "No model is in use yet",
     ):
@@ -167,6 +169,28 @@ def test_the_deck_names_the_largest_loss_and_the_largest_leak():
         == "Valley lost 1.2 m³ a day. Two leaks are running; the largest, in Harbour, at about 1,200 litres an hour."
     )
     assert deck(replace(EMPTY, leaks=())) == "No leak is known to be running."
+
+
+def test_unusual_hours_stand_with_the_newest_first_and_one_that_has_not_ended_says_since(page: str):
+    text = Page(page).text.replace("\xa0", " ")
+    assert "Five times in the last four weeks" in text
+    found = unusual(sample())
+    assert [row["district"] for row in found] == ["Valley", "Riverbend", "Lakeview", "Hillside", "Old Town"]
+    assert [row["kind"] for row in found] == ["bad", "bad", "over", "over", "over"]
+    low = {name: cell.replace("\xa0", " ") for name, cell in found[2].items()}
+    assert (low["what"], low["when"]) == ("Low inflow", "19 Nov 09:00 to 14:00")
+    assert (low["hours"], low["litres"], low["usual"]) == ("5", "640", "7,912")
+    assert found[0]["when"].replace("\xa0", " ") == "since 16 Nov 22:00"
+
+
+def test_of_many_unusual_hours_the_newest_are_shown_and_of_none_the_page_says_so():
+    every = sample().unusual
+    assert every
+    one = every[0]
+    many = tuple(replace(one, end=one.end - timedelta(hours=n), hours=n) for n in range(MAX_EPISODES + 3))
+    found = unusual(replace(EMPTY, unusual=many))
+    assert [row["hours"] for row in found] == [str(n) for n in range(MAX_EPISODES)]
+    assert "No hour of the last four weeks was far from what is usual" in Page(render(replace(EMPTY, unusual=()))).text
 
 
 def test_leakage_is_never_more_than_the_losses_and_needs_a_night_of_every_district():

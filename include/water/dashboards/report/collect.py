@@ -10,6 +10,7 @@ from include.water.consumers import AGGREGATE_METER_READINGS
 from include.water.dashboards.report.data import Model, Quality, ReportData, Suite
 from include.water.dashboards.report.flows import Flows, read_flows
 from include.water.dashboards.report.leaks import read_leaks
+from include.water.dashboards.report.unusual import read_unusual
 from include.water.flows.definition import TIME_ZONE
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def collect(batches: Iterable[Mapping[str, Any]], now: datetime | None = None) -
         days=flows.days,
         districts=flows.districts,
         leaks=leaks,
+        unusual=read_unusual(now, TIME_ZONE),
         quality=quality,
         model=read_model(objects),
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
+from include.water.leaks.unusual import Episode
+
 
 @dataclass(frozen=True)
 class Balance:
@@ -150,6 +152,8 @@ class ReportData:
     districts: tuple[District, ...] = ()
     # None: the detection has not run yet; (): it has found nothing.
     leaks: tuple[Leak, ...] | None = None
+    # None: too little is known to say what is usual.
+    unusual: tuple[Episode, ...] | None = None
     quality: Quality | None = None
     model: Model | None = None
 

@@ -71,6 +71,12 @@ def moment(value: datetime, timezone: str) -> str:
     return f"{day(local.date(), year=True)}, {local:%H:%M}{_SPACE}{local:%Z}"
 
 
+def short_moment(value: datetime, timezone: str) -> str:
+    """21 Nov 14:05."""
+    local = value.astimezone(ZoneInfo(timezone))
+    return f"{short_day(local.date())} {local:%H:%M}"
+
+
 def counted(count: int, one: str) -> str:
     """1 leak, 2 leaks."""
     return f"{number(count)}{_SPACE}{one if count == 1 else one + 's'}"

@@ -17,6 +17,7 @@ from include.water.dashboards.report.data import ReportData
 from include.water.dashboards.report.headline import deck, headline
 from include.water.dashboards.report.numbers import moment, period
 from include.water.dashboards.report.svg import to_svg
+from include.water.dashboards.report.unusual import unusual, unusual_summary
 
 FOLDER = Path(__file__).parent
 STYLE = (FOLDER / "report.css").read_text()
@@ -63,6 +64,8 @@ def render(data: ReportData) -> str:
         has_before=data.before is not None,
         leaks=rows.leaks(data),
         leaks_summary=rows.leaks_summary(data),
+        unusual=unusual(data),
+        unusual_summary=unusual_summary(data),
         quality=rows.quality(data),
         model=rows.model(data),
         daily=_draw(data.days, charts.daily_balance, data.days, name="daily", title="Water balance by day"),

@@ -1,0 +1,73 @@
+"""Unusual hours as the report shows them: read from the lake, and as the cells of a table."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from include.water.dashboards.report.data import ReportData
+from include.water.dashboards.report.flows import SHOWN_DAYS
+from include.water.dashboards.report.numbers import counted_in_words, number, short_moment
+from include.water.flows.tables import DISTRICT_HOURS
+from include.water.leaks.unusual import HIGH, LOW, QUIET, WINDOW_DAYS, Episode, unusual_flow
+from include.water.local_days import midnight
+
+# The newest, as for leaks.
+MAX_EPISODES = 12
+
+
+def read_unusual(now: datetime, zone: ZoneInfo) -> tuple[Episode, ...] | None:
+    """The episodes of the last SHOWN_DAYS; None while nobody can say what is usual."""
+    from pyiceberg.exceptions import NoSuchTableError
+
+    from include.lake.catalog import load_catalog
+    from include.lake.engine import connect, scan
+
+    first = now.astimezone(zone).date() - timedelta(days=SHOWN_DAYS)
+    since = midnight(first - timedelta(days=WINDOW_DAYS), zone).isoformat()
+    try:
+        table = load_catalog().load_table(DISTRICT_HOURS)
+    except NoSuchTableError:
+        return None
+    with connect() as connection:
+        columns = ("district_id", "hour", HIGH, LOW)
+        hours = scan(connection, table, row_filter=f"hour >= '{since}'", columns=columns).df()
+    found = unusual_flow(hours)
+    return None if found is None else tuple(one for one in found if one.end > midnight(first, zone))
+
+
+def unusual(data: ReportData) -> list[dict[str, str]]:
+    """The newest first."""
+    found = sorted(data.unusual or (), key=lambda one: (one.end, one.start), reverse=True)[:MAX_EPISODES]
+    names = {district.district_id: district.name for district in data.districts}
+    return [_row(one, names.get(one.district_id, one.district_id), data) for one in found]
+
+
+def _row(one: Episode, district: str, data: ReportData) -> dict[str, str]:
+    goes_on = data.data_up_to is not None and data.data_up_to - one.end <= QUIET
+    start, end = (short_moment(moment, data.timezone) for moment in (one.start, one.end))
+    day, _, time = end.rpartition(" ")
+    end = time if start.startswith(day) else end
+    return {
+        "district": district,
+        "what": "High loss" if one.high else "Low inflow",
+        "kind": "bad" if goes_on else "over",
+        "when": f"since {start}" if goes_on else f"{start} to {end}",
+        "hours": number(one.hours),
+        "litres": number(one.litres),
+        "usual": number(one.usual_litres),
+    }
+
+
+def unusual_summary(data: ReportData) -> str:
+    if data.unusual is None:
+        return "Too few hours are known yet to say what is usual."
+    if not data.unusual:
+        return "No hour of the last four weeks was far from what is usual for it."
+    high = sum(one.high for one in data.unusual)
+    rest = f" The {MAX_EPISODES} newest are shown." if len(data.unusual) > MAX_EPISODES else ""
+    return (
+        f"{counted_in_words(len(data.unusual), 'time')} in the last four weeks the hours of a district were far from "
+        f"what is usual for them: {number(high)} with far more lost, {number(len(data.unusual) - high)} with far less "
+        f"fed in.{rest}"
+    )

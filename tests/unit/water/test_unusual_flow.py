@@ -1,0 +1,138 @@
+"""Unusual hours: on a real series with four known anomalies, on the simulated network, and case by case."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from include.water.leaks.unusual import HIGH, HOUR, LOW, MIN_DAYS, Episode, judge, unusual_flow
+from include.water.simulators.history import district_hours
+from include.water.simulators.network import Network
+from include.water.simulators.planted import EPOCH, plan_flushing
+from include.water.simulators.water_flow import ANOMALIES, real_flow
+
+# A Monday, midnight in California.
+MONDAY = datetime(2026, 9, 7, 7, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def steady(days: int, **changes: float) -> pd.DataFrame:
+    """A district into which flow 100 litres an hour, more or less, 20 of them lost; `changes`: h<n>=litres fed in."""
+    hours = [MONDAY + n * HOUR for n in range(24 * days)]
+    inlet = 100 + 2 * np.random.default_rng(1).standard_normal(len(hours))
+    for name, litres in changes.items():
+        inlet[int(name[1:])] = litres
+    return pd.DataFrame({"district_id": "a", "hour": pd.DatetimeIndex(hours), LOW: inlet, HIGH: inlet - 80})
+
+
+def test_all_four_anomalies_of_the_real_series_are_found_within_two_hours_and_nothing_else():
+    rows = real_flow(datetime(2026, 11, 22, tzinfo=UTC))
+    # No customers' meter is behind it: all that flows is, so to say, lost.
+    litres = [row.litres for row in rows]
+    hours = pd.DataFrame({"district_id": "real", "hour": pd.DatetimeIndex([row.hour for row in rows])})
+    found = unusual_flow(hours.assign(**{LOW: litres, HIGH: litres}))
+    assert found
+    assert len(found) == len(ANOMALIES)
+    for episode, (kind, first, last) in zip(found, ANOMALIES, strict=True):
+        assert episode.high == (kind == "peak")
+        assert rows[first].hour <= episode.start <= rows[first].hour + HOUR
+        # The labels go on to the last hour that has not quite come back.
+        assert rows[last].hour - 3 * HOUR <= episode.end <= rows[last].hour + HOUR
+
+
+def test_in_the_simulated_network_leaks_show_and_false_episodes_are_fewer_than_one_in_two_months():
+    network, start = Network(1), EPOCH + 200 * DAY
+    known, until = start + 28 * DAY, start + 75 * DAY
+    found = unusual_flow(district_hours(network, start, until).to_pandas())
+    assert found
+    leaks = network.planted_leaks(start, until)
+    water = [(leak.district_id, leak.start, leak.end) for leak in leaks]
+    water += [(district_id, flow.start, flow.end) for district_id, flow in plan_flushing(1)]
+
+    def is_true(episode: Episode) -> bool:
+        return episode.high and any(
+            episode.district_id == district_id and first - HOUR < episode.end and episode.start <= last
+            for district_id, first, last in water
+        )
+
+    # A month of hours is known by then; before, three days may be all.
+    false = [episode for episode in found if episode.start >= known and not is_true(episode)]
+    assert len(false) <= 8 * (until - known) / (61 * DAY)
+    new = [leak for leak in leaks if leak.start >= known and leak.end <= until]
+    seen = [
+        any(one.high and one.district_id == leak.district_id and one.start <= leak.end < until for one in found)
+        for leak in new
+    ]
+    assert len(new) > 5
+    assert all(seen)
+
+
+def test_a_supply_that_stops_is_low_and_water_that_no_meter_counts_is_high():
+    found = unusual_flow(steady(10, h200=3.0, h201=2.0, h100=180.0))
+    assert found is not None
+    assert [(one.high, one.start, one.end, one.hours) for one in found] == [
+        (True, MONDAY + 100 * HOUR, MONDAY + 101 * HOUR, 1),
+        (False, MONDAY + 200 * HOUR, MONDAY + 202 * HOUR, 2),
+    ]
+    high, low = found
+    assert (high.litres, low.litres) == (100.0, 2.0)
+    assert high.usual_litres == pytest.approx(20, abs=3)
+    assert low.usual_litres == pytest.approx(100, abs=3)
+
+
+def test_what_customers_meters_count_is_never_too_much():
+    hours = steady(10)
+    hours.loc[100, LOW] = 500.0  # and the loss as ever
+    assert unusual_flow(hours) == []
+
+
+def test_an_hour_is_judged_the_same_before_and_after_the_hours_that_follow():
+    hours = steady(12, h250=30.0).set_index("hour")
+    every = judge(hours, LOW)
+    for until in (100, 170, 251):
+        pd.testing.assert_frame_equal(judge(hours[:until], LOW), every[:until])
+    again = hours.assign(**{LOW: hours[LOW].where(hours.index < MONDAY + 9 * DAY, 1e6)})
+    earlier = every.index < MONDAY + 9 * DAY
+    pd.testing.assert_frame_equal(judge(again, LOW)[earlier], every[earlier])
+
+
+def test_workdays_and_weekends_each_need_their_own_days_before_anything_is_said():
+    judged = judge(steady(15).set_index("hour"), LOW)["score"].notna()
+    by_day = judged.to_numpy().reshape(15, 24)
+    assert (by_day.all(axis=1) == by_day.any(axis=1)).all()
+    # From Thursday on; of weekends, from the second one's Sunday on.
+    assert by_day.all(axis=1).tolist() == [False] * MIN_DAYS + [True] * 2 + [False] * 2 + [True] * 5 + [
+        False,
+        True,
+        True,
+    ]
+    assert unusual_flow(steady(MIN_DAYS)) is None
+    assert unusual_flow(steady(1).iloc[:0]) is None
+
+
+def test_hours_that_are_unknown_are_neither_unusual_nor_usual():
+    hours = steady(12, h250=20.0)
+    hours.loc[hours.index % 7 == 0, [LOW, HIGH]] = None
+    hours = hours.drop(index=range(100, 130))
+    found = unusual_flow(hours)
+    assert found is not None
+    assert [(one.start, one.hours) for one in found] == [(MONDAY + 250 * HOUR, 1)]
+
+
+def test_unusual_hours_of_one_day_are_one_episode_and_of_two_days_two():
+    found = unusual_flow(steady(15, h220=200.0, h244=200.0, h271=200.0, h344=200.0))
+    assert found is not None
+    assert [(one.start, one.hours) for one in found] == [
+        (MONDAY + 220 * HOUR, 2),
+        (MONDAY + 271 * HOUR, 1),
+        (MONDAY + 344 * HOUR, 1),
+    ]
+
+
+def test_where_nothing_ever_flows_a_drop_is_no_event():
+    hours = steady(8).assign(**{LOW: 0.0, HIGH: 0.0})
+    hours.loc[100, [LOW, HIGH]] = 2.0
+    assert unusual_flow(hours) == []
