@@ -32,7 +32,13 @@ PASSWORD, CREDENTIAL = "${env:LANDING_CATALOG_PASSWORD}", "${env:LANDING_CATALOG
 TOPIC_SECONDS = 30.0
 CONTROL_SETTING = "iceberg.control.topic"
 # The coordinator reads what was written since its last commit again. What Kafka has deleted by then is lost.
-CONTROL_CONFIG = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+CONTROL_CONFIG = {
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "cleanup.policy": "delete",
+    # By the broker, as the worker's producers do not: messages of 5 to 25 kB, in which much is repeated.
+    "compression.type": "gzip",
+}
 
 
 class UnsafeConnector(Exception):
