@@ -31,7 +31,7 @@ class LandingConsumer:
     suite: str | None = None
     # A task costs some two seconds before its first row, and half a second for so many: the sink's many small files
     # share one. With 1, every file is a task of its own.
-    min_messages_per_unit: int = 250_000
+    min_messages_per_unit: int = 500_000
     # More files than this are bundled evenly by rows. Airflow's limit is [core] max_map_length.
     max_units: int = 256
     # The sink commits its offsets before the table: what has not landed by then, alarms.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +62,14 @@ class ScreenDiffers(Exception):
 
 @dataclass(frozen=True)
 class Screened:
-    """A field in SQL: `value`, and `check`, which holds only if `parse` accepts the field with that value."""
+    """A field in SQL: `value`, and `check`, which holds only if `parse` accepts the field with that value.
+
+    `may_grow`: whether DuckDB may write the value with more characters than it had in the message: 1e9 as 1000000000.0.
+    """
 
     value: str
     check: str
+    may_grow: bool = False
 
 
 def screen(topic: Topic, source: str) -> str:
@@ -95,24 +99,22 @@ def screen(topic: Topic, source: str) -> str:
         f"and not contains(value, '{REPLACEMENT}') "
         r"and not regexp_matches(value, ',[ \t\r\n]*\}[ \t\r\n]*$')"
     )
-    raw = ", ".join(f"json.fields.{quoted(name)}::varchar as {_raw(name)}" for name in fields)
+    raw = ", ".join(f"json.{quoted(name)}::varchar as {_raw(name)}" for name in fields)
     values = ", ".join(f"{field.value} as {quoted(name)}" for name, field in fields.items())
     checks = " and ".join(f"({field.check})" for field in fields.values())
     names = ", ".join(quoted(c.name) for c in columns)
     return f"""
         with parsed as (
             select {position}, value as "json text",
-                case when {readable} then
-                    try(struct_pack(fields := json_transform(value, {literal(shape)}), keys := json_keys(value)))
-                end as json
+                case when {readable} then try(json_transform(value, {literal(shape)})) end as json
             from ({source})
         ),
         texts as (
-            select kafka_partition, kafka_offset, kafka_timestamp, "json text", json.keys as "json keys", {raw}
+            select kafka_partition, kafka_offset, kafka_timestamp, "json text", json is not null as "is json", {raw}
             from parsed
         ),
         typed as (select *, {values} from texts),
-        checked as (select *, not coalesce({keys} and {checks}, false) as {quoted(EXAMINE)} from typed)
+        checked as (select *, not coalesce("is json" and {checks} and {keys}, false) as {quoted(EXAMINE)} from typed)
         select {names}, case when not {quoted(EXAMINE)} then {event_id} end as event_id,
             kafka_partition, kafka_offset, kafka_timestamp,
             {quoted(EXAMINE)}, case when {quoted(EXAMINE)} then "json text" end as {quoted(TEXT)}
@@ -180,16 +182,26 @@ def _raw(name: str) -> str:
 
 
 def _keys(contract: type[Contract]) -> str:
-    """A condition on the names in the object: all that are required, none that is unknown, none twice."""
+    """A condition on the names in the object: all that are required, none that is unknown, none twice.
+
+    A text that is as long as the fields found in it, each written once without spaces, holds nothing else, because none
+    of them is written longer than it was: so names are looked up in other texts only.
+    """
     fields = fields_of(contract)
     optional = [name for name, schema in fields.schemas.items() if _may_be_absent(schema)]
     required = [name for name in fields.schemas if name not in optional]
-    usual = [list(fields.schemas), required]
-    listed, keys = ", ".join(_list(names) for names in usual), quoted("json keys")
-    return (
-        f"case when {keys} in ({listed}) then true else len({keys}) = len(list_distinct({keys})) "
+    usual = ", ".join(_list(names) for names in (list(fields.schemas), required))
+    # It is evaluated for texts that are no JSON, too.
+    keys = 'try(json_keys("json text"))'
+    listed = (
+        f"case when {keys} in ({usual}) then true else len({keys}) = len(list_distinct({keys})) "
         f"and list_has_all({keys}, {_list(required)}) and list_has_all({_list(fields.schemas)}, {keys}) end"
     )
+    if not required or any(field.may_grow for field in _fields(contract).values()):
+        return listed
+    # Of each field its name in quotes, a colon and a comma; the braces are two more, and the last comma is missing.
+    sizes = " + ".join(f"coalesce(strlen({_raw(name)}) + {len(name.encode()) + 4}, 0)" for name in fields.schemas)
+    return f'case when strlen("json text") = {sizes} + 1 then true else {listed} end'
 
 
 def _may_be_absent(schema: Any) -> bool:
@@ -213,7 +225,7 @@ def _screened(schema: Any, raw: str, name: str, fields: Fields) -> Screened:
         return _screened(schema["schema"], raw, name, fields)
     if kind == "nullable":
         inner = _screened(schema["schema"], raw, name, fields)
-        return Screened(inner.value, f"{raw} is null or ({inner.check})")
+        return replace(inner, check=f"{raw} is null or ({inner.check})")
     try:
         make = _KINDS[kind]
     except KeyError:
@@ -276,7 +288,7 @@ def _integer(schema: Any, raw: str, name: str) -> Screened:
 def _float(schema: Any, raw: str, name: str) -> Screened:
     _only(schema, *_BOUNDS)
     number = f"regexp_full_match({raw}, {literal(_NUMBER)})"
-    return Screened(f"try_cast({raw} as double)", " and ".join([number, *_bounds(schema, name)]))
+    return Screened(f"try_cast({raw} as double)", " and ".join([number, *_bounds(schema, name)]), may_grow=True)
 
 
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}

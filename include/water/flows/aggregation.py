@@ -96,18 +96,21 @@ def hours_of(connection: DuckDBPyConnection, readings: Table, ranges: Sequence[M
     """The hours of the readings that the clean table has of these offset ranges now, by time."""
     if not ranges:
         return []
+    _view(connection, "readings", readings, near(ranges), ("kafka_partition", "kafka_offset", "read_at"))
+    rows = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
+    return sorted(rows["hour"].to_pylist())
+
+
+def near(ranges: Sequence[Mapping[str, int]]) -> str:
+    """A condition that holds for all rows of these offset ranges, of which there is at least one."""
     if len(ranges) <= MAX_RANGES:
-        row_filter = " or ".join(
+        return " or ".join(
             f"(kafka_partition = {int(part['partition'])} and kafka_offset >= {int(part['start'])}"
             f" and kafka_offset < {int(part['end'])})"
             for part in ranges
         )
-    else:
-        first, end = min(int(part["start"]) for part in ranges), max(int(part["end"]) for part in ranges)
-        row_filter = f"kafka_offset >= {first} and kafka_offset < {end}"
-    _view(connection, "readings", readings, row_filter, ("kafka_partition", "kafka_offset", "read_at"))
-    rows = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
-    return sorted(rows["hour"].to_pylist())
+    first, end = min(int(part["start"]) for part in ranges), max(int(part["end"]) for part in ranges)
+    return f"kafka_offset >= {first} and kafka_offset < {end}"
 
 
 def _days_at_once(table: Table, column: str, hours: Sequence[datetime]) -> int:

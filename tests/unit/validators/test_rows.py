@@ -189,6 +189,29 @@ def test_every_value_that_is_nearly_right_in_every_field(topic: Topic):
     assert_screened_as_parsed(topic, made)
 
 
+class Measured(Contract):
+    """A number of which the screen knows nothing but that it is one."""
+
+    version: Literal[1]
+    name: str
+    share: float
+
+    event_id_sql: ClassVar[str | None] = "name"
+
+    @property
+    def event_id(self) -> str:
+        return self.name
+
+
+def test_a_member_too_many_is_seen_beside_a_number_that_was_written_short():
+    topic = Topic("measured", Measured, key="name", partitions=1, retention=None)
+    # 1e9 is read as 1000000000.0: by length alone, 9 characters more would seem to belong to it.
+    texts = [f'{{"version":1,"name":"a","share":{value},"{"x" * n}":1}}' for value in [*NEAR, "1e9", "1e14"] for n in range(1, 20)]
+    assert not any(assert_screened_as_parsed(topic, texts))
+    right = ['{"version":1,"name":"a","share":1e9}', '{"version":1,"name":"a","share":0.5}']
+    assert assert_screened_as_parsed(topic, right) == [True, True]
+
+
 @pytest.mark.parametrize("topic", GOOD, ids=lambda topic: topic.name)
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
 def test_usual_messages_are_not_examined_one_by_one(topic: Topic, separators: tuple[str, str]):
