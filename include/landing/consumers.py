@@ -29,8 +29,8 @@ class LandingConsumer:
     # A claim is what one run owns and what one retry repeats.
     max_messages_per_claim: int = 2_000_000
     suite: str | None = None
-    # A task costs some two seconds before its first row, and half a second for so many: the sink's many small files
-    # share one. With 1, every file is a task of its own.
+    # A task costs some two seconds before its first row, and one for so many: the sink's many small files share one.
+    # With 1, every file is a task of its own.
     min_messages_per_unit: int = 500_000
     # More files than this are bundled evenly by rows. Airflow's limit is [core] max_map_length.
     max_units: int = 256

@@ -145,13 +145,12 @@ def _screen(
         source += f' where ("partition", "offset") not in (values {listed})'
     file = literal(str(target))
     query = rows.screen(consumer.topic, source)
-    # Light compression: it is read once.
-    (written,) = connection.execute(f"copy ({query}) to {file} (format parquet, compression snappy)").fetchall()[0]
+    (written,) = connection.execute(f"copy ({query}) to {file} (format parquet, compression zstd)").fetchall()[0]
     each = f"select count(distinct kafka_offset) as offsets from read_parquet({file}) group by kafka_partition"
     (distinct,) = connection.execute(f"select coalesce(sum(offsets), 0) from ({each})").fetchall()[0]
     if distinct < written:
         again = f"{query} qualify row_number() over (partition by kafka_partition, kafka_offset) = 1"
-        connection.execute(f"copy ({again}) to {file} (format parquet, compression snappy)")
+        connection.execute(f"copy ({again}) to {file} (format parquet, compression zstd)")
     return written - int(distinct)
 
 
@@ -190,7 +189,7 @@ def _examine(
     good = 0
     found = connection.execute(query)
     with (
-        pyarrow.parquet.ParquetWriter(target, schema, compression="snappy") as writer,
+        pyarrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer,
         AcknowledgedProducer(consumer.conn_id) as producer,
         letters.originals(consumer, ranges[0].topic_id) as originals,
     ):
