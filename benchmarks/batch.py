@@ -29,6 +29,8 @@ from include.water.topics import METER_READINGS
 
 SERVICES = ("postgres", "kafka", "objectstore", "connect")
 UNTIL = datetime(2026, 6, 1, tzinfo=UTC)
+# Of the large size: the one in the middle is told. Other weeks each, because a reading counts once.
+RUNS, WEEKS_APART = 3, timedelta(weeks=4)
 # As many mapped tasks at once as the machine has cores.
 TASKS_AT_ONCE = 2
 
@@ -218,7 +220,7 @@ def measure(count: int, until: datetime, name: str) -> dict[str, Any]:
         "bare_imports": bare.imports,
     }
     say(f"{name}: {ours['units']} units, {len(ours['files'])} files, {found['tasks']:.1f} s: {_text(seconds)}")
-    say(f"{name}: imports {ours['imports']:.1f} s")
+    say(f"{name}: imports {ours['imports']:.1f} s; {found['data_tasks']:.2f} s of the tasks that DuckDB does too")
     say(f"{name}: bare DuckDB {bare.seconds:.1f} s, imports {bare.imports:.1f} s, {bare.peak_mb:.0f} MB")
     if not ours["clean"] == clean == count:
         raise RuntimeError(f"{count} sent, {ours['clean']} clean rows of ours, {clean} of DuckDB")
@@ -242,10 +244,15 @@ def main() -> int:
         # The first of everything is slow: topics, connector, caches.
         measure(5_000, UNTIL - timedelta(days=400), "warm-up")
         small = measure(options.readings // 10, UNTIL - timedelta(days=200), "small")
-        large = measure(options.readings, UNTIL, "large")
+        runs = [
+            measure(options.readings, UNTIL - n * WEEKS_APART, f"large {RUNS - n}/{RUNS}")
+            for n in reversed(range(RUNS))
+        ]
+        large = sorted(runs, key=lambda found: found["bare"] / found["data_tasks"])[RUNS // 2]
         fresh = measure_freshness(stack, options.probes) if options.probes else {}
     result = {
         "ratio_vs_duckdb": round(large["bare"] / large["data_tasks"], 2),
+        "ratios_vs_duckdb": sorted(round(found["bare"] / found["data_tasks"], 2) for found in runs),
         "ratio_vs_duckdb_whole_run": round(
             (large["bare"] + large["bare_imports"]) / (large["tasks"] + large["imports"]), 2
         ),

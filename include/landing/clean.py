@@ -181,15 +181,22 @@ def _find_duplicates(
     there.filter(f"not ({own})").project("event_id").create_view("there")
     connection.execute(
         """
-        create temp table dropped as
-        with twice as (select event_id from staged group by event_id having count(*) > 1),
-        later as (
-            select kafka_partition, kafka_offset from staged where event_id in (from twice)
-            qualify row_number() over (partition by event_id order by kafka_partition, kafka_offset) > 1
-        ),
-        known as (select kafka_partition, kafka_offset from staged where event_id in (from there))
-        from later union from known
+        create temp table twice as
+        select event_id from (select event_id from staged union all select event_id from there)
+        group by event_id having count(*) > 1
         """
+    )
+    # Nearly always there is none: then no row is looked at again.
+    connection.execute(
+        """
+        create temp table dropped as
+        with suspect as (select event_id, kafka_partition, kafka_offset from staged where event_id in (from twice))
+        select kafka_partition, kafka_offset from suspect
+        qualify event_id in (from there)
+            or row_number() over (partition by event_id order by kafka_partition, kafka_offset) > 1
+        """
+        if connection.execute("select count(*) from twice").fetchall() != [(0,)]
+        else "create temp table dropped (kafka_partition integer, kafka_offset bigint)"
     )
 
 
