@@ -85,7 +85,7 @@ class Connect:
                 raise ConnectUnreachable(
                     f"connection {self.conn_id}: Kafka Connect does not answer ({type(error).__name__})"
                 ) from None
-            if answer.status_code != 409 or time.monotonic() > until:
+            if not _is_rebalancing(answer) or time.monotonic() > until:
                 break
             time.sleep(REBALANCE_PAUSE_SECONDS)
         if answer.status_code == 404 and _reason(answer) != "HTTP 404":
@@ -95,6 +95,11 @@ class Connect:
         if answer.status_code >= 300:
             raise ConnectRefused(f"connection {self.conn_id}: {method} {path}: {_reason(answer)}")
         return answer.json() if answer.content else {}
+
+
+def _is_rebalancing(answer: Any) -> bool:
+    """Connect says 409 while its workers share out connectors anew, or 500 when that has only been noticed."""
+    return answer.status_code == 409 or (answer.status_code == 500 and "rebalance" in _reason(answer))
 
 
 def _reason(answer: Any) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from include.landing import connectors
-from include.landing.connect import Connect
+from include.landing.connect import Connect, ConnectUnreachable
 from include.landing.standing import Standing, shortened
 from include.landing.tables import connector_name
 from include.landing.watchdog import Limits
@@ -160,3 +162,33 @@ def test_pauses_double_up_to_an_hour_and_last_through_a_night_shift():
     assert pauses[:7] == [2, 4, 8, 16, 32, 60, 60]
     assert sum(pauses) > 6 * 60
     assert limits.pause(10_000) == limits.longest_pause
+
+
+def test_a_request_in_a_rebalance_is_made_again(monkeypatch):
+    """Connect answers 409, or 500 with the word: both mean later. Any other 500 is an error."""
+    answers = [
+        (409, {"message": "Cannot complete request momentarily due to stale configuration"}),
+        (500, {"message": "Request cannot be completed because a rebalance is expected"}),
+        (200, {"topics": "orders"}),
+        (500, {"message": "disk full"}),
+    ]
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers.pop(0)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("include.landing.connect.REBALANCE_PAUSE_SECONDS", 0.01)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AIRFLOW_CONN_KAFKA_CONNECT", f"http://127.0.0.1:{server.server_port}")
+        connect = Connect()
+        assert connect.config("orders") == {"topics": "orders"}
+        with pytest.raises(ConnectUnreachable, match="disk full"):
+            connect.config("orders")
+        server.shutdown()

@@ -206,7 +206,8 @@ class Measured(Contract):
 def test_a_member_too_many_is_seen_beside_a_number_that_was_written_short():
     topic = Topic("measured", Measured, key="name", partitions=1, retention=None)
     # 1e9 is read as 1000000000.0: by length alone, 9 characters more would seem to belong to it.
-    texts = [f'{{"version":1,"name":"a","share":{value},"{"x" * n}":1}}' for value in [*NEAR, "1e9", "1e14"] for n in range(1, 20)]
+    shares = [*NEAR, "1e9", "1e14"]
+    texts = [f'{{"version":1,"name":"a","share":{value},"{"x" * n}":1}}' for value in shares for n in range(1, 20)]
     assert not any(assert_screened_as_parsed(topic, texts))
     right = ['{"version":1,"name":"a","share":1e9}', '{"version":1,"name":"a","share":0.5}']
     assert assert_screened_as_parsed(topic, right) == [True, True]
