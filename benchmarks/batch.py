@@ -1,7 +1,7 @@
 """The standard lane, measured: landing, the data tasks beside bare DuckDB over the same files, and freshness.
 
 Each task runs in a process of its own, as in Airflow. Its time counts from where its libraries are imported; to import
-them takes about a second and a half, whatever the data, and is reported apart as what Airflow adds between tasks is.
+them takes about a second, whatever the data, and is reported apart as what Airflow adds between tasks is.
 `ratio_vs_duckdb` compares the tasks that make clean rows and flows from what has landed with one process of DuckDB that
 does the same: reads the landed files, parses, drops duplicates, writes clean rows, hourly flows and nights as Parquet
 to the same store; without claims, contracts, dead letters or commits. `ratio_vs_duckdb_whole_run` compares everything,

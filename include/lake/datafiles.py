@@ -30,8 +30,7 @@ def write(connection: DuckDBPyConnection, query: str, table: Table, folder: Path
     """
     import pyarrow.parquet
 
-    ids = ", ".join(f"{quoted(field.name)}: {field.field_id}" for field in table.schema().fields)
-    options = f"format parquet, compression zstd, field_ids {{{ids}}}"
+    options = copy_options(table)
     if (partition := _partition(table)) is None:
         target = folder / "rows.parquet"
     else:
@@ -40,6 +39,12 @@ def write(connection: DuckDBPyConnection, query: str, table: Table, folder: Path
     connection.execute(f"copy ({query}) to {literal(str(target))} ({options})")
     rows = {file: pyarrow.parquet.read_metadata(file).num_rows for file in sorted(folder.rglob("*.parquet"))}
     return {file: count for file, count in rows.items() if count}
+
+
+def copy_options(table: Table) -> str:
+    """What DuckDB's COPY is told so that the columns of a file carry the table's field ids."""
+    ids = ", ".join(f"{quoted(field.name)}: {field.field_id}" for field in table.schema().fields)
+    return f"format parquet, compression zstd, field_ids {{{ids}}}"
 
 
 def _partition(table: Table) -> str | None:

@@ -67,10 +67,7 @@ def bundle_small_files(table: Table, *, min_files: int = MIN_SMALL_FILES, small_
             paths = engine.fetched(connection, [file.file_path for file in files])
             rows = engine.read_files(connection, table.schema(), paths)
             rows.create_view("small")
-            ids = ", ".join(f"{engine.quoted(field.name)}: {field.field_id}" for field in table.schema().fields)
-            connection.execute(
-                f"copy small to {engine.literal(str(local))} (format parquet, compression zstd, field_ids {{{ids}}})"
-            )
+            connection.execute(f"copy small to {engine.literal(str(local))} ({datafiles.copy_options(table)})")
             added = datafiles.upload(table, [local])
         if sum(file.record_count for file in added) != sum(file.record_count for file in files):
             raise RuntimeError(f"table {'.'.join(table.name())}: a bundle holds another number of rows than its files")

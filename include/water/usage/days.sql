@@ -4,7 +4,8 @@ with sums as (
     select
         customer_id, day, any_value(district_id) as district_id, any_value(household) as household,
         -- Exact: a sum of doubles depends on their order, and a day that flips at its last digit is written again.
-        round(sum(litres::decimal(18, 3))::double, 1) as litres, count(*)::integer as known_hours, any_value(hours) as expected_hours
+        round(sum(litres::decimal(18, 3))::double, 1) as litres,
+        count(*)::integer as known_hours, any_value(hours) as expected_hours
     from customer_hours
     where list_contains($shown, day)
     group by customer_id, day
