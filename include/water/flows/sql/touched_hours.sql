@@ -1,9 +1,11 @@
 -- The hours (UTC) in which readings were made that lie in the offset ranges.
 -- $ranges: kafka_partition, first_offset, end_offset (exclusive)
-SELECT DISTINCT
-    DATE_TRUNC('hour', readings.read_at) AS hour
-FROM readings
-INNER JOIN UNNEST($ranges) AS ranges(claimed)
-    ON readings.kafka_partition = claimed.kafka_partition
-    AND readings.kafka_offset >= claimed.first_offset
-    AND readings.kafka_offset < claimed.end_offset
+WITH touched AS (
+    SELECT DISTINCT EPOCH_US(readings.read_at) // 3600000000 AS hour_number
+    FROM readings
+    INNER JOIN UNNEST($ranges) AS ranges(claimed)
+        ON readings.kafka_partition = claimed.kafka_partition
+        AND readings.kafka_offset >= claimed.first_offset
+        AND readings.kafka_offset < claimed.end_offset
+)
+SELECT CAST(MAKE_TIMESTAMP(hour_number * 3600000000) AS TIMESTAMPTZ) AS hour FROM touched
