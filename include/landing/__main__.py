@@ -154,15 +154,20 @@ def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
 def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.landing.repair import repair
     from include.landing.tables import raw_table
-    from include.landing.verification import verify
+    from include.landing.verification import RUNBOOK, verify
 
     topic = _topic(options.connector, registry)
+    name = raw_table(topic)
     before = verify(topic, conn_id=options.kafka_conn_id)
-    repair(topic, before.missing, conn_id=options.kafka_conn_id)
+    repaired = repair(topic, before.missing, conn_id=options.kafka_conn_id)
+    lines = [f"{name}: {repaired.appended} records appended, {repaired.without_record} offsets hold none"]
+    if repaired.lost:
+        lines.append(f"{name}: {repaired.lost} offsets are lost: retention had removed them from Kafka ({RUNBOOK})")
     after = verify(topic, conn_id=options.kafka_conn_id)
-    left = [f"{raw_table(topic)}: {gap.offsets} still missing" for gap in after.missing]
-    closed = sum(len(gap.offsets) for gap in before.missing) - sum(len(gap.offsets) for gap in after.missing)
-    return [f"{raw_table(topic)}: {closed} offsets read from Kafka, or settled", *left]
+    lines += [f"{name}: {gap.offsets} still missing" for gap in after.missing]
+    if repaired.lost or after.missing:
+        raise NotWell(lines)
+    return lines
 
 
 def _resume(options: argparse.Namespace, registry: Registry) -> list[str]:

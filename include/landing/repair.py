@@ -8,6 +8,7 @@ duplicates by coordinates, as after any of its own rewinds, and are read once (`
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from include.kafka.connection import CONN_ID
@@ -42,27 +43,41 @@ class RepairFailed(Exception):
     """Somebody else committed to the table again and again; the retry goes on from what was appended."""
 
 
-def repair(topic: LandedTopic, due: Iterable[Gap], *, conn_id: str = CONN_ID) -> None:
+@dataclass
+class Repaired:
+    """What became of missing offsets: their records were appended, they hold none, or retention has removed them."""
+
+    appended: int = 0
+    without_record: int = 0
+    lost: int = 0
+
+
+def repair(topic: LandedTopic, due: Iterable[Gap], *, conn_id: str = CONN_ID) -> Repaired:
     """Append what is missing of these gaps, and record what became of every offset.
 
     Offsets that hold no record are no loss. For those that retention has removed, an alarm states the loss; from then
     on they count as settled, so that claims go past them. Raises KafkaException, ReadingStalled, RepairFailed, and what
     catalog and store raise: all are for Airflow's retries.
     """
+    repaired = Repaired()
     by_partition: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for gap in due:
         key = (gap.offsets.topic_id, gap.offsets.partition)
         by_partition.setdefault(key, []).append((gap.offsets.start, gap.offsets.end))
     for (of_topic, partition), ranges in sorted(by_partition.items()):
         with gaps.repairing(of_topic), GroupOffsets(sink_group(topic), conn_id, **CONSUMER_SETTINGS) as group:
-            _Repair(topic, of_topic, partition, group).close(intervals.union(ranges))
+            _Repair(topic, of_topic, partition, group, repaired).close(intervals.union(ranges))
+    return repaired
 
 
 class _Repair:
     """The repair of one partition."""
 
-    def __init__(self, topic: LandedTopic, of_topic: str, partition: int, group: GroupOffsets) -> None:
+    def __init__(
+        self, topic: LandedTopic, of_topic: str, partition: int, group: GroupOffsets, repaired: Repaired
+    ) -> None:
         self.topic, self.of_topic, self.partition, self.group = topic, of_topic, partition, group
+        self.repaired = repaired
         self.reader = RangeReader(group.consumer, batch_size=5_000)
 
     def close(self, wanted: Ranges) -> None:
@@ -86,6 +101,7 @@ class _Repair:
             # After the commit: killed in between, the holes are found once more.
             if holes and not self.reader.lost:
                 gaps.record(self.topic.name, self.of_topic, self.partition, State.no_record, holes)
+                self.repaired.without_record += intervals.total(holes)
                 log.info("no record: %s partition=%d %s", self.topic.name, self.partition, intervals.text(holes))
 
     def _missing(self, table: "Table", wanted: Ranges) -> Ranges:
@@ -119,6 +135,7 @@ class _Repair:
                 if not open_alarm(connection, raw_table(self.topic), LOST_ALARM, text):
                     log.warning("beside what the open alarm says: %s", text)
             gaps.record(self.topic.name, self.of_topic, self.partition, State.lost, lost)
+            self.repaired.lost += intervals.total(lost)
         # Not beyond what Kafka shows: an open transaction, or a log that lost its end, is nothing to decide here.
         return intervals.intersect(missing, [(offsets.low, max(offsets.low, offsets.end))])
 
@@ -158,6 +175,7 @@ class _Repair:
         log.warning("repaired: table=%s %s", raw_table(self.topic), what)
         numbers = intervals.of_numbers(message.offset for message in batch)
         gaps.record(self.topic.name, self.of_topic, self.partition, State.repaired, numbers, len(batch))
+        self.repaired.appended += len(batch)
         return True
 
 
