@@ -20,7 +20,7 @@ from include.kafka.consumers import Consumer, Shape
 from include.kafka.handling import Handler, HandlingFailed
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange
-from include.kafka.producer import AcknowledgedProducer, Headers
+from include.kafka.producer import AcknowledgedProducer
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from include.kafka.watch import watch_claims, watch_handled, watch_lag
 from include.operations import outbox, webhooks
@@ -351,8 +351,7 @@ def deliver_outbox(consumer: str, producer: AcknowledgedProducer) -> int:
 
     def produce(topic: str, rows: Sequence[Row]) -> None:
         for row in rows:
-            headers: Headers = [("idempotency-key", str(row.id).encode())]
-            producer.send(topic, key=row.key, value=row.body, headers=headers)
+            producer.send(topic, key=row.key, value=row.body, headers=outbox.record_headers(row))
         producer.flush()
 
     try:

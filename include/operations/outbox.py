@@ -5,6 +5,7 @@ The receiver sees the row's id as idempotency key: the same for every delivery o
 
 import json
 import logging
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,6 +55,37 @@ def add_message(connection: Connection, *, consumer: str, topic: "Topic", event:
     key, value = topic.serialize(event)
     row = {"consumer": consumer, "kind": "message", "destination": topic.name, "key": key, "body": value}
     connection.execute(insert(outbox), row)
+
+
+def add_record(
+    connection: Connection,
+    *,
+    consumer: str,
+    topic: str,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Sequence[tuple[str, bytes | None]],
+) -> None:
+    """A raw Kafka record to send once this transaction is committed.
+
+    Args:
+        connection: The transaction that the record belongs to.
+        consumer: The consumer whose alarms name a record that is not delivered.
+        topic: The topic's name.
+        key: The record's key; None for none.
+        value: The record's value; None for none.
+        headers: Names and values in the record's order; a name may occur several times. Delivery adds
+            `idempotency-key` behind them.
+    """
+    kept = json.dumps([[name, None if part is None else b64encode(part).decode()] for name, part in headers])
+    row = {"consumer": consumer, "kind": "message", "destination": topic, "key": key, "body": value, "headers": kept}
+    connection.execute(insert(outbox), row)
+
+
+def record_headers(row: Row) -> list[tuple[str, bytes | None]]:
+    """The headers that a row of kind `message` is sent with: its own, then its id as `idempotency-key`."""
+    own = [(name, None if part is None else b64decode(part)) for name, part in json.loads(row.headers or "[]")]
+    return [*own, ("idempotency-key", str(row.id).encode())]
 
 
 def add_request(connection: Connection, *, consumer: str, conn_id: str, payload: Mapping[str, Any]) -> None:

@@ -161,7 +161,10 @@ outbox = Table(
     # A topic's name, or the id of an Airflow HTTP connection.
     Column("destination", Text, nullable=False),
     Column("key", LargeBinary),
-    Column("body", LargeBinary, nullable=False),
+    # Null: a Kafka record without a value.
+    Column("body", LargeBinary),
+    # Of a raw Kafka record: JSON, a list of [name, value in base64 or null], in the record's order.
+    Column("headers", Text),
     Column("state", String(16), server_default="pending", nullable=False),
     Column("attempts", BigInteger, server_default="0", nullable=False),
     Column("last_error", Text),
