@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 from include.contracts import Contract, Registry, Topic
 from include.kafka.consumers import Consumer, Shape
 from include.kafka.messages import Message
+from include.operations import outbox
 from include.operations.database import begin
 
 
@@ -37,6 +38,7 @@ FAULTS_TOPICS = (_topic("faults.one", 3), _topic("faults.two", 2))
 TOPICS = Registry(LAG_TOPIC, STOCK_TOPIC, MESSAGES_TOPIC, FAULTS_MESSAGES_TOPIC, *FAULTS_TOPICS)
 
 STOCK_CONN_ID = "kafka_stock"
+FAULTS_WEBHOOK = "faults_webhook"
 
 LAG = Consumer(name="bench_lag", topics=(LAG_TOPIC,), effect="benchmarks.consumers:record")
 MESSAGES = Consumer(
@@ -51,7 +53,7 @@ MESSAGES = Consumer(
 FAULTS = Consumer(
     name="faults",
     topics=FAULTS_TOPICS,
-    effect="benchmarks.consumers:record",
+    effect="benchmarks.consumers:record_and_notify",
     max_messages_per_claim=300,
     chunk_size=100,
 )
@@ -80,6 +82,14 @@ def add_effect(connection: Connection, lane: str, number: str) -> None:
 def record(connection: Connection, message: Message) -> None:
     """The effect of a message in our lane."""
     add_effect(connection, message.topic, message.event.number)
+
+
+def record_and_notify(connection: Connection, message: Message) -> None:
+    """The same effect; messages of one of the topics also make a request to a webhook."""
+    record(connection, message)
+    if message.topic == FAULTS_TOPICS[1].name:
+        payload = {"number": message.event.number}
+        outbox.add_request(connection, consumer=FAULTS.name, conn_id=FAULTS_WEBHOOK, payload=payload)
 
 
 def record_directly(lane: str, numbers: list[str]) -> None:

@@ -1,74 +1,45 @@
-"""`make faults`: kill everything under load, then count what was lost and what was done twice.
+"""`make faults`: faults of every kind under load, then a count of what was lost and what was done twice.
 
-Messages, some of them bad, are sent in bursts, to a chunked consumer and to one with a Dag run per message. Meanwhile
-kill -9 hits the triggerer, the scheduler, claiming tasks, handling tasks (those of a single message right before and
-right after their transaction) and the broker, and PostgreSQL ends the connections of the operational database.
-Afterwards every message sent is looked for: good ones among the effects (a table without a unique key), bad ones in the
-dead-letter topics. Then claims are stalled under traffic, to see how many Dag runs that makes. Prints a table and, as
-its last line, one JSON object.
+Messages are sent in bursts, to a chunked consumer and to one with a Dag run per message: good ones, bad ones, and odd
+ones of every kind that a broker takes. Three parts on one stack:
+
+1. Faults that kill nothing of ours: a dead-letter topic refuses, the webhook is away, a foreign member joins each
+   consumer group, committed offsets are moved to the end, a transaction stays open.
+2. kill -9 of the triggerer, the scheduler, claiming tasks, handling tasks (those of a single message right before and
+   right after their transaction) and the broker; ended and silent connections of the database; everything at once.
+3. Claims are stalled under traffic, to see how many Dag runs that makes.
+
+Afterwards every message is looked for: good ones among the effects (a table without a unique key), bad ones in the
+dead-letter topics, by their coordinates. `longest_wait_seconds` is the longest that a good message waited between
+broker and effect in parts 1 and 2, partitions excluded that a fault itself concerned;
+`longest_wait_without_kills_seconds` the same in part 1. Then come the example's requests and approvals under faults of
+their own. Prints a table and, as its last line, one JSON object.
 """
 
 import argparse
 import collections
 import contextlib
-import itertools
 import json
 import random
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from benchmarks import faults_requests
-from benchmarks.consumers import FAULTS, FAULTS_MESSAGES, FAULTS_MESSAGES_TOPIC, FAULTS_TOPICS, Probe
+from sqlalchemy.exc import OperationalError
+
+from benchmarks import faults_outside, faults_requests
+from benchmarks.consumers import FAULTS, FAULTS_MESSAGES, FAULTS_MESSAGES_TOPIC, FAULTS_TOPICS, FAULTS_WEBHOOK
+from benchmarks.faults_traffic import BURST, Traffic
 from benchmarks.kills import kill_program, kill_task, kill_task_at
+from benchmarks.receivers import Webhook
 from benchmarks.stand import Stand, say, stand
-from include.contracts import Topic
-from include.contracts.breaking import broken
 
-BURST = 250
-BAD_IN_A_BURST = 3
-# Of a burst's messages, those that each start a run.
-RUNS_IN_A_BURST = 8
 CONSUMERS = [FAULTS.name, FAULTS_MESSAGES.name]
 ALL_TOPICS = (*FAULTS_TOPICS, FAULTS_MESSAGES_TOPIC)
-
-
-class Traffic:
-    """Sends numbered messages in bursts, from a thread of its own, and knows what the broker has acknowledged."""
-
-    def __init__(self, it: Stand) -> None:
-        self.it = it
-        self.good: set[str] = set()
-        self.bad: set[bytes] = set()
-        self._numbers = itertools.count()
-        self._kinds = itertools.cycle(range(100))
-
-    @property
-    def sent(self) -> int:
-        return len(self.good) + len(self.bad)
-
-    def burst(self, good: int, bad: int, runs: int = 0) -> None:
-        """Send to one of the chunked topics, and `runs` messages and a bad one to the other."""
-        self._send(FAULTS_TOPICS[next(self._kinds) % len(FAULTS_TOPICS)], good, bad)
-        if runs:
-            self._send(FAULTS_MESSAGES_TOPIC, runs, 1)
-
-    def _send(self, topic: Topic, good: int, bad: int) -> None:
-        numbers = [f"{topic.name}-{next(self._numbers)}" for _ in range(good)]
-        values = [json.dumps({"version": 1, "number": number}).encode() for number in numbers]
-        spoiled = [self._spoil(topic) for _ in range(bad)]
-        mixed = values + spoiled
-        random.shuffle(mixed)
-        self.it.send(topic.name, mixed)
-        self.good.update(numbers)
-        self.bad.update(spoiled)
-
-    def _spoil(self, topic: Topic) -> bytes:
-        """A value that breaks the contract in one of all ways, and is like no other."""
-        number = f"bad-{next(self._numbers)}"
-        values = [v for v in broken(topic, Probe(version=1, number=number)).values() if v and number.encode() in v]
-        return values[next(self._kinds) % len(values)]
+# Part 1: steady traffic well below what two cores can do, so that what a message waits for is the fault.
+QUIET_BURST, QUIET_PAUSE_SECONDS = 60, 3.0
+FAULT_SECONDS = 60.0
+POWER_CUT = "everything at once"
 
 
 def end_database_connections(it: Stand) -> bool:
@@ -99,117 +70,167 @@ FAULTS_BY_NAME: dict[str, Callable[[Stand], bool]] = {
 }
 
 
-@contextlib.contextmanager
-def bursts(traffic: Traffic, total: int, pause: float) -> Iterator[threading.Thread]:
-    """Send in the background until `total` messages are sent."""
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            while traffic.sent < total:
-                traffic.burst(
-                    max(1, min(BURST, total - traffic.sent) - BAD_IN_A_BURST), BAD_IN_A_BURST, RUNS_IN_A_BURST
-                )
-                time.sleep(pause)
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    yield thread
-    thread.join()
-    if failures:
-        raise failures[0]
-
-
 def effects(it: Stand) -> list[str]:
     names = [topic.name for topic in ALL_TOPICS]
     return [n for (n,) in it.query("select number from bench_effects where lane = any(:names)", names=names)]
 
 
-def dead_letters(it: Stand) -> set[bytes]:
-    """What is in the dead-letter topics, read by somebody else."""
-    return {value for topic in ALL_TOPICS for _, value in it.records(topic.dead_letter_name, "")}
-
-
 def wait_until_handled(it: Stand, traffic: Traffic, timeout: float) -> None:
-    """Wait until every message is done and every claim closed, or nothing more is to be expected."""
+    """Wait until every message is done, every claim closed and everything delivered, or time is up."""
     deadline = time.monotonic() + timeout
     last = ""
     while time.monotonic() < deadline:
-        ((done,),) = it.query("select count(*) from inbox where consumer = any(:names)", names=CONSUMERS)
-        ((opened,),) = it.query(
-            "select count(*) from claims where consumer = any(:names) and closed_at is null", names=CONSUMERS
-        )
-        if done >= traffic.sent and not opened:
+        try:
+            ((done,),) = it.query("select count(*) from inbox where consumer = any(:names)", names=CONSUMERS)
+            ((opened,),) = it.query(
+                "select count(*) from claims where consumer = any(:names) and closed_at is null", names=CONSUMERS
+            )
+            ((pending,),) = it.query("select count(*) from outbox where state = 'pending'")
+        except OperationalError:
+            time.sleep(1)
+            continue
+        if done >= traffic.sent and not opened and not pending:
             return
-        line = f"handled {done} of {traffic.sent}, {opened} claims open"
+        line = f"handled {done} of {traffic.sent}, {opened} claims open, {pending} deliveries pending"
         if line != last:
             say(line)
             last = line
-        time.sleep(5)
+        time.sleep(2)
+
+
+def without_kills(it: Stand, traffic: Traffic, webhook: Webhook, minutes: float) -> list[str]:
+    """Part 1: each fault for a while, all of them while the webhook is away; returns the names of the faults."""
+    traffic.phase = "without kills"
+    others: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+        "refused dead letters": lambda: faults_outside.refused_dead_letters(it),
+        "foreign members": lambda: faults_outside.foreign_members(it),
+        "moved offsets": lambda: faults_outside.moved_offsets(it),
+        "open transaction": lambda: faults_outside.open_transaction(it, traffic),
+    }
+    away_until = time.monotonic() + 60 * minutes
+    seconds = min(FAULT_SECONDS, 60 * minutes / len(others))
+    with traffic.steady(QUIET_BURST, QUIET_PAUSE_SECONDS):
+        with faults_outside.absent_webhook(webhook):
+            say(f"the webhook is away for {minutes:g} minutes")
+            for name, fault in others.items():
+                say(f"{name} for {seconds:.0f} s; {traffic.sent} sent")
+                with fault():
+                    time.sleep(seconds)
+            time.sleep(max(0.0, away_until - time.monotonic()))
+        say("the webhook is back")
+        time.sleep(10)
+    wait_until_handled(it, traffic, timeout=900)
+    return ["absent webhook", *others]
+
+
+def with_kills(it: Stand, traffic: Traffic, options: argparse.Namespace) -> collections.Counter[str]:
+    """Part 2; returns how often each fault hit."""
+    traffic.phase = "with kills"
+    hits: collections.Counter[str] = collections.Counter()
+    faults = FAULTS_BY_NAME
+    if faults_outside.can_drop_packets():
+        faults = {**faults, "silent database connections": faults_outside.silent_database}
+    else:
+        say("not run: silent database connections (dropping packets needs root and iptables)")
+    faults = {**faults, POWER_CUT: faults_outside.power_cut}
+    total = traffic.sent + options.messages
+    # Spread over the faults, so that each hits a lane at work.
+    pause = max(1.0, options.rounds * len(faults) * 12 / (options.messages / BURST))
+    with traffic.steady(BURST, pause, until=total) as sending:
+        for n in range(options.rounds):
+            for name, fault in faults.items():
+                time.sleep(random.uniform(1, 4))
+                hits[name] += fault(it)
+                say(f"round {n + 1}: {name} hit {hits[name]} times; {traffic.sent} sent, runs {it.runs('faults')}")
+        if sending.is_alive():
+            say("waiting for the rest to be sent")
+    wait_until_handled(it, traffic, timeout=900)
+    return hits
+
+
+def stall(it: Stand, traffic: Traffic, minutes: float) -> int:
+    """Part 3; returns how many runs were created while claims failed."""
+    traffic.phase = "stalled"
+    say(f"claims are stalled for {minutes:g} minutes under traffic")
+    it.execute("insert into bench_switches values ('stalled')")
+    runs_before = sum(it.runs("faults").values())
+    stalled_until = time.monotonic() + 60 * minutes
+    while time.monotonic() < stalled_until:
+        traffic.burst(10, 0)
+        time.sleep(1)
+    created = sum(it.runs("faults").values()) - runs_before
+    it.execute("delete from bench_switches")
+    say(f"{created} runs were created meanwhile; claims work again")
+    wait_until_handled(it, traffic, timeout=900)
+    return created
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
-    parser.add_argument("--messages", type=int, default=10_000, help="to send under faults (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each fault hits (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--messages", type=int, default=10_000, help="to send under kills (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each kill hits (default: %(default)s)")
+    parser.add_argument("--webhook-minutes", type=float, default=10, help="of part 1 (default: %(default)s)")
     parser.add_argument("--requests", type=int, default=150, help="in the second part (default: %(default)s)")
     parser.add_argument("--stall-minutes", type=float, default=10, help="of claims that fail (default: %(default)s)")
     options = parser.parse_args()
-    kills: collections.Counter[str] = collections.Counter()
-    # A killed scheduler's tasks are noticed by their missing heartbeat.
-    with stand({"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30"}) as it:
+    webhook = Webhook()
+    environment = {
+        # A killed scheduler's tasks are noticed by their missing heartbeat.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+        f"AIRFLOW_CONN_{FAULTS_WEBHOOK.upper()}": json.dumps({"conn_type": "http", "host": webhook.url}),
+    }
+    with stand(environment) as it:
         it.wait_for_dags()
+        for topic in ALL_TOPICS:
+            faults_outside.alter(it, topic.name, faults_outside.ANY_TIME)
         traffic = Traffic(it)
-        # Spread over the faults, so that each hits a lane at work.
-        pause = max(1.0, options.rounds * len(FAULTS_BY_NAME) * 12 / (options.messages / BURST))
-        with bursts(traffic, options.messages, pause) as sending:
-            for n in range(options.rounds):
-                for name, fault in FAULTS_BY_NAME.items():
-                    time.sleep(random.uniform(1, 4))
-                    kills[name] += fault(it)
-                    say(f"round {n + 1}: {name} hit {kills[name]} times; {traffic.sent} sent, runs {it.runs('faults')}")
-            if sending.is_alive():
-                say("waiting for the rest to be sent")
-        wait_until_handled(it, traffic, timeout=900)
-
-        say(f"claims are stalled for {options.stall_minutes:g} minutes under traffic")
-        it.execute("insert into bench_switches values ('stalled')")
-        runs_before = sum(it.runs("faults").values())
-        stalled_until = time.monotonic() + 60 * options.stall_minutes
-        while time.monotonic() < stalled_until:
-            traffic.burst(10, 0)
-            time.sleep(1)
-        runs_while_stalled = sum(it.runs("faults").values()) - runs_before
-        it.execute("delete from bench_switches")
-        say(f"{runs_while_stalled} runs were created meanwhile; claims work again")
-        wait_until_handled(it, traffic, timeout=900)
+        outside = without_kills(it, traffic, webhook, options.webhook_minutes)
+        kills = with_kills(it, traffic, options)
+        runs_while_stalled = stall(it, traffic, options.stall_minutes)
 
         seen = effects(it)
-        kept = dead_letters(it)
+        kept = {place for topic in ALL_TOPICS for place in it.dead_letters(topic.dead_letter_name)}
         states = {dag_id: it.runs(dag_id) for dag_id in ("faults", "faults_fan_out", "faults_message")}
+        waits = traffic.waits()
+        wanted = {str(key) for (key,) in it.query("select id from outbox where destination = :w", w=FAULTS_WEBHOOK)}
+        alarms = it.query("select source, kind from alarms where closed_at is null order by 1, 2")
+    quiet = waits.get("without kills", [0.0])
+    lost = sorted(set(traffic.good) - set(seen))
+    for number in lost[:20]:
+        say(f"lost: {number}")
+    for place in sorted(traffic.bad - kept)[:20]:
+        say(f"no dead letter of: {place}")
     result = {
         "sent": traffic.sent,
-        "handled": len(set(seen) & traffic.good),
-        "lost": len(traffic.good - set(seen)) + len(traffic.bad - kept),
+        "handled": len(set(seen) & set(traffic.good)),
+        "lost": len(lost) + len(traffic.bad - kept),
         "twice": len(seen) - len(set(seen)),
         "dead_lettered": len(traffic.bad & kept),
         "planted_bad": len(traffic.bad),
+        "kinds_of_odd_records": len(traffic.odd),
+        "odd_records": sum(traffic.odd.values()),
+        "longest_wait_seconds": round(max(quiet + waits.get("with kills", [])), 1),
+        "longest_wait_without_kills_seconds": round(max(quiet), 2),
+        "requests_to_the_webhook": len(wanted),
+        "requests_lost": len(wanted - set(webhook.received)),
+        "faults_without_kills": outside,
         "kills": dict(kills),
         "runs_while_stalled": runs_while_stalled,
         "stalled_minutes": options.stall_minutes,
         "runs": states,
+        "alarms_open_at_the_end": [f"{source} {kind}" for source, kind in alarms],
     }
     if options.requests:
         say("second part: requests, decisions and approvals")
         result["requests"] = faults_requests.run(options.rounds, options.requests)
     for name, value in result.items():
-        print(f"{name:20} {value}")
+        print(f"{name:36} {value}")
     print(json.dumps(result))
-    complete = all(kills[name] >= options.rounds for name in FAULTS_BY_NAME)
+    complete = all(kills[name] >= options.rounds for name in (*FAULTS_BY_NAME, POWER_CUT))
     complete &= not options.requests or faults_requests.is_good(result["requests"], options.rounds)
-    return 0 if result["lost"] == result["twice"] == 0 and complete else 1
+    return 0 if result["lost"] == result["twice"] == result["requests_lost"] == 0 and complete else 1
 
 
 if __name__ == "__main__":

@@ -64,8 +64,8 @@ class Stand:
             raise RuntimeError(f"{len(values) - len(stamps)} messages were not acknowledged")
         return stamps
 
-    def records(self, topic: str, header: str) -> list[tuple[bytes | None, bytes]]:
-        """(a header, the value) of every record of a topic, read by somebody else."""
+    def read(self, topic: str) -> list[tuple[dict[str, bytes | None], bytes]]:
+        """(headers, value) of every record of a topic, read by an independent consumer."""
         config = self.stack.endpoints()["kafka"]["client_config"]
         reader = Consumer({**config, "group.id": "independent", "enable.partition.eof": True})
         partitions = reader.list_topics(topic, timeout=20).topics[topic].partitions
@@ -78,9 +78,19 @@ class Stand:
             if record.error() is not None:
                 ended += 1
                 continue
-            found.append((dict(record.headers() or ()).get(header), record.value()))
+            found.append((dict(record.headers() or ()), record.value()))
         reader.close()
         return found
+
+    def records(self, topic: str, header: str) -> list[tuple[bytes | None, bytes]]:
+        """(a header, the value) of every record of a topic."""
+        return [(headers.get(header), value) for headers, value in self.read(topic)]
+
+    def dead_letters(self, topic: str) -> set[tuple[str, int, int]]:
+        """(topic, partition, offset) of the records that a dead-letter topic holds, by its headers."""
+        names = ("dlq.topic", "dlq.partition", "dlq.offset")
+        places = [tuple((headers.get(name) or b"").decode() for name in names) for headers, _ in self.read(topic)]
+        return {(name, int(partition), int(offset)) for name, partition, offset in places if name}
 
     # Effects, seen from a session of our own
 

@@ -7,6 +7,7 @@ The bytes follow the Kafka protocol: a Produce request of version 3 with a recor
 (https://kafka.apache.org/protocol, "Record Batch").
 """
 
+import gzip
 import socket
 import struct
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 PRODUCE, PRODUCE_VERSION = 0, 3
 ACKS_ALL, BROKER_TIMEOUT_MS = -1, 30_000
 SOCKET_TIMEOUT_SECONDS = 35.0
-BATCH_MAGIC = 2
+BATCH_MAGIC, GZIP = 2, 1
 
 
 class ProduceRefused(Exception):
@@ -28,12 +29,16 @@ class ProduceRefused(Exception):
 
 @dataclass(frozen=True)
 class RawRecord:
-    """One record as bytes. `timestamp` is the number in the record's millisecond field, whatever it means."""
+    """One record as bytes. `timestamp` is the number in the record's millisecond field, whatever it means.
+
+    gzipped: the batch is compressed, so that a large value is small on the wire.
+    """
 
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[bytes, bytes | None]] = ()
     timestamp: int = 0
+    gzipped: bool = False
 
 
 def produce(bootstrap: str, topic: str, partition: int, record: RawRecord) -> int:
@@ -73,12 +78,13 @@ def produce(bootstrap: str, topic: str, partition: int, record: RawRecord) -> in
 
 
 def record_batch(record: RawRecord) -> bytes:
-    """A batch of one record, uncompressed, with its checksum."""
+    """A batch of one record, with its checksum."""
     import google_crc32c
 
-    fields = struct.pack(
-        ">hiqqqhii", 0, 0, record.timestamp, record.timestamp, -1, -1, -1, 1
-    ) + _record(record)  # fmt: skip
+    attributes = GZIP if record.gzipped else 0
+    content = gzip.compress(_record(record)) if record.gzipped else _record(record)
+    times = (record.timestamp, record.timestamp)
+    fields = struct.pack(">hiqqqhii", attributes, 0, *times, -1, -1, -1, 1) + content
     checksum = google_crc32c.value(fields)
     counted = struct.pack(">ibI", -1, BATCH_MAGIC, checksum) + fields
     return struct.pack(">qi", 0, len(counted)) + counted

@@ -57,6 +57,12 @@ def test_a_raw_record_may_have_a_header_name_that_is_no_utf8(client_config, topi
         read(client_config, topic, offset).headers()
 
 
+def test_a_compressed_record_may_be_larger_than_what_the_topic_takes(client_config, topic):
+    value = b"x" * 3_000_000
+    offset = produce(client_config, topic, wire.RawRecord(None, value, gzipped=True))
+    assert read(client_config, topic, offset).value() == value
+
+
 def test_what_the_broker_refuses_is_raised_with_its_code(client_config):
     with pytest.raises(wire.ProduceRefused, match="3"):
         wire.produce(client_config["bootstrap.servers"], "no.such.topic", 0, wire.RawRecord(None, b"v"))

@@ -1,0 +1,161 @@
+"""The traffic of `make faults`: good messages, known by number; bad and odd ones, known by their coordinates."""
+
+import contextlib
+import itertools
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import wire
+from benchmarks.consumers import FAULTS_MESSAGES_TOPIC, FAULTS_TOPICS, Probe
+from benchmarks.odd_records import KINDS
+from benchmarks.stand import Stand
+from include.contracts import Topic
+from include.contracts.breaking import broken
+
+BURST = 250
+BAD_IN_A_BURST = 3
+ODD_IN_A_BURST = 2
+# Of a burst's messages, those that each start a run.
+RUNS_IN_A_BURST = 8
+# A broker that was killed is back well before.
+SEND_SECONDS = 180
+Coordinates = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A good message: when the broker took it, in which phase, and whether a fault concerned its own partition."""
+
+    at: float
+    phase: str
+    is_concerned: bool
+
+
+class Traffic:
+    """Sends numbered messages in bursts, from a thread of its own, and knows what the broker has acknowledged."""
+
+    def __init__(self, it: Stand) -> None:
+        self.it = it
+        self.good: dict[str, Sent] = {}
+        self.bad: set[Coordinates] = set()
+        self.odd: Counter[str] = Counter()
+        self.phase = "quiet"
+        # Partitions that a fault concerns now.
+        self.concerned: set[tuple[str, int]] = set()
+        self._numbers = itertools.count()
+        self._ways = itertools.cycle(range(100))
+        self._topics = itertools.cycle(FAULTS_TOPICS)
+        self._kinds = itertools.cycle(KINDS)
+        self._bootstrap = it.stack.endpoints()["kafka"]["bootstrap_servers"]
+
+    @property
+    def sent(self) -> int:
+        return len(self.good) + len(self.bad)
+
+    def burst(self, good: int, bad: int, runs: int = 0, odd: int = 0) -> None:
+        """Send to one of the chunked topics; `runs` messages and a bad one to the other; the odd ones to any."""
+        self._send(next(self._topics), good, bad)
+        if runs:
+            self._send(FAULTS_MESSAGES_TOPIC, runs, 1)
+        for _ in range(odd):
+            self._send_odd()
+
+    def _send(self, topic: Topic, good: int, bad: int) -> None:
+        numbers: list[str | None] = [f"{topic.name}-{next(self._numbers)}" for _ in range(good)]
+        numbers += [None] * bad
+        random.shuffle(numbers)
+        left = len(numbers)
+
+        def delivered(number: str | None):
+            def done(error: Any, message: Any) -> None:
+                nonlocal left
+                if error is not None:
+                    raise RuntimeError(f"not delivered: {error}")
+                left -= 1
+                place = (message.topic(), message.partition())
+                if number is None:
+                    self.bad.add((*place, message.offset()))
+                else:
+                    self.good[number] = Sent(message.timestamp()[1] / 1000, self.phase, place in self.concerned)
+
+            return done
+
+        for number in numbers:
+            value = self._spoil(topic) if number is None else json.dumps({"version": 1, "number": number}).encode()
+            self.it.producer.produce(topic.name, value, on_delivery=delivered(number))
+            self.it.producer.poll(0)
+        self.it.producer.flush(SEND_SECONDS)
+        if left:
+            raise RuntimeError(f"{left} messages were not acknowledged within {SEND_SECONDS} s")
+
+    def _send_odd(self) -> None:
+        kind, number = next(self._kinds), f"odd-{next(self._numbers)}"
+        # The lane of one run per message gets every kind, too.
+        topic = random.choice((*FAULTS_TOPICS, FAULTS_MESSAGES_TOPIC))
+        place = (topic.name, random.randrange(topic.partitions))
+        deadline = time.monotonic() + SEND_SECONDS
+        while True:
+            at = time.time()
+            try:
+                # Unanswered, it may have been written: its number then acts once, wherever it stands.
+                offset = wire.produce(self._bootstrap, *place, kind.make(number))
+                break
+            except (OSError, wire.ProduceRefused):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+        self.odd[kind.name] += 1
+        if kind.is_good:
+            self.good[number] = Sent(at, self.phase, place in self.concerned)
+        else:
+            self.bad.add((*place, offset))
+
+    def _spoil(self, topic: Topic) -> bytes:
+        """A value that breaks the contract in one of all ways."""
+        values = [value for value in broken(topic, Probe(version=1, number="bad")).values() if value]
+        return values[next(self._ways) % len(values)]
+
+    @contextlib.contextmanager
+    def steady(self, size: int, pause: float, until: int | None = None) -> Iterator[threading.Thread]:
+        """Send bursts of `size` in the background until the block ends, or until so many are sent in all."""
+        failures: list[BaseException] = []
+        ended = threading.Event()
+
+        def work() -> None:
+            try:
+                while not ended.is_set() and (until is None or self.sent < until):
+                    good = size if until is None else min(size, until - self.sent)
+                    runs = max(1, RUNS_IN_A_BURST * size // BURST)
+                    self.burst(max(1, good - BAD_IN_A_BURST), BAD_IN_A_BURST, runs, ODD_IN_A_BURST)
+                    ended.wait(pause)
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            yield thread
+            if until is not None:
+                thread.join()
+        finally:
+            ended.set()
+            thread.join()
+        if failures:
+            raise failures[0]
+
+    def waits(self) -> dict[str, list[float]]:
+        """{phase: seconds from the broker to the effect} of good messages whose own partition no fault concerned."""
+        found: dict[str, list[float]] = {}
+        acted_at = dict(
+            self.it.query("select number, extract(epoch from min(at))::float8 from bench_effects group by number")
+        )
+        for number, sent in self.good.items():
+            if number in acted_at and not sent.is_concerned:
+                found.setdefault(sent.phase, []).append(acted_at[number] - sent.at)
+        return found
