@@ -56,14 +56,13 @@ def publish_customer_usage():
 
         return publish_usage(params["days"])
 
-    # Deferred: it holds no worker. The trigger itself ends the task.
+    # Deferred: it holds no worker. A template, because older standard providers refuse an XComArg here.
     wait = DateTimeSensorAsync(
         task_id="wait",
-        target_time=next_turn(),
-        end_from_trigger=True,
+        target_time="{{ ti.xcom_pull(task_ids='next_turn') }}",
         execution_timeout=timedelta(hours=1),
     )
-    wait >> publish()
+    next_turn() >> wait >> publish()
 
 
 publish_customer_usage()

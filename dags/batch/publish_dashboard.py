@@ -58,14 +58,13 @@ def publish_dashboard():
         since = (datetime.now(UTC) - QUALITY_PERIOD).isoformat()
         return publish_report([event.extra for event in inlet_events[HOURLY_FLOWS].after(since)])
 
-    # Deferred: it holds no worker. The trigger itself ends the task.
+    # Deferred: it holds no worker. A template, because older standard providers refuse an XComArg here.
     wait = DateTimeSensorAsync(
         task_id="wait",
-        target_time=next_turn(),
-        end_from_trigger=True,
+        target_time="{{ ti.xcom_pull(task_ids='next_turn') }}",
         execution_timeout=timedelta(hours=1),
     )
-    wait >> publish()
+    next_turn() >> wait >> publish()
 
 
 publish_dashboard()

@@ -267,6 +267,16 @@ def uses_declared_pools(file: DagFile, declared: Declared) -> Iterator[str]:
             yield f"{file}: task {task.task_id} uses the pool {task.pool!r}; declare it in airflow_settings.yaml"
 
 
+def ends_its_tasks_in_a_worker(file: DagFile, declared: Declared) -> Iterator[str]:
+    """No trigger ends a task: Airflow refuses such a Dag once any listener is registered, and Astro registers one."""
+    for where, name, value in settings_of(file.dag):
+        if name == "end_from_trigger" and value:
+            yield (
+                f"{file}: {where} sets end_from_trigger=True, and does not import where a listener is registered, as "
+                "OpenLineage's is on Astro; remove the argument"
+            )
+
+
 POLICIES = (
     has_owner,
     has_known_tags,
@@ -281,6 +291,7 @@ POLICIES = (
     uses_declared_topics,
     uses_declared_connections,
     uses_declared_pools,
+    ends_its_tasks_in_a_worker,
 )
 
 

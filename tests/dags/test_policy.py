@@ -108,6 +108,16 @@ def test_an_operators_topic_and_connection_are_seen(write_dag):
     assert "uses the connection 'other'" in problems(policy.uses_declared_connections, files, DECLARED)[0]
 
 
+def test_a_task_that_its_trigger_ends_is_named(write_dag):
+    wait = """
+    from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
+
+    DateTimeSensorAsync(task_id="wait", target_time="2026-01-01T00:00:00Z", end_from_trigger=True)
+"""
+    (found,) = problems(policy.ends_its_tasks_in_a_worker, write_dag(GOOD + wait, "event_driven"), DECLARED)
+    assert "task wait sets end_from_trigger=True" in found
+
+
 def test_a_dag_outside_the_three_folders_is_named(write_dag):
     found = problems(policy.has_known_tags, write_dag(GOOD, "misc"), DECLARED)
     assert "move it to one of ['batch', 'event_driven', 'setup']" in found[0]
