@@ -30,6 +30,7 @@ class Reason(StrEnum):
     unknown_field = "unknown_field"
     wrong_type = "wrong_type"
     out_of_bounds = "out_of_bounds"
+    conflict = "conflict"  # the contract holds, but an earlier message has the same event id and other content
     rejected = "rejected"  # not by the contract, but by the code that handles the message
 
 

@@ -7,6 +7,7 @@ after it, the retry replaces the same rows by the same rows.
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from include.contracts import Topic
+from include.contracts import Contract, Topic
 from include.kafka.offsets import OffsetRange
 from include.lake import datafiles, engine, writing
 from include.lake.engine import quoted
+from include.landing import conflicts
 from include.landing.consumers import LandingConsumer
 from include.landing.tables import clean_table
 from include.landing.validation import staged
@@ -101,7 +103,11 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
     """Put the good rows of a run into the clean table, each event once; returns the run's summary, for an XCom.
 
     `units`: what `validate_unit` returned for each. Of rows with the same event id the one with the lowest coordinates
-    stays, unless the table has the event from other offsets already. Rows are compared with those of the same days.
+    stays, unless the table has the event from other offsets already. The others are duplicates if their content is the
+    same, and dead letters if it is not. Rows are compared with those of the same days if the event id holds the event
+    time (`holds_event_time`), else with the whole table.
+
+    Killed between the commit and the dead letters: the retry replaces the same rows and finds the same conflicts.
     """
     units = list(units)
     claim_id, ranges = claim_of(consumer, run_id)
@@ -126,10 +132,13 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
 
         if added or replaced:
             writing.commit(table, change)
+        # After the commit: a dead-letter topic that refuses them keeps no good row back.
+        conflicting = conflicts.keep(connection, consumer, ranges, run_id)
     counts = {name: sum(unit[name] for unit in units) for name in COUNTS}
     # Of ranges for which no task was needed: none of their offsets holds a record.
     counts["without_record"] = sum(map(len, ranges)) - counts["landed"]
-    duplicates = counts.pop("good") - rows
+    duplicates = counts.pop("good") - rows - conflicting
+    counts["dead_lettered"] += conflicting
     summary = {
         "claim_id": claim_id,
         "run_id": run_id,
@@ -172,14 +181,25 @@ def _days(connection: DuckDBPyConnection, topic: Topic) -> list[date]:
     return [date(1970, 1, 1) + timedelta(days=number) for (number,) in connection.execute(query).fetchall()]
 
 
+def holds_event_time(topic: Topic) -> bool:
+    """Whether two messages with the same event id have the same event time, as far as the contract says so.
+
+    Only then is a repeated event on the same day as the first. `event_id_sql` says so, which every run compares with
+    the property; a contract without it does not.
+    """
+    name, expression = topic.event_time, topic.contract.event_id_sql
+    return bool(name and expression and re.search(rf"\b{re.escape(name)}\b", expression))
+
+
 def _find_duplicates(
     connection: DuckDBPyConnection, topic: Topic, table: Table, days: Sequence[date], ranges: Sequence[OffsetRange]
 ) -> None:
-    """Make `dropped`: coordinates of the rows whose event the table or an earlier row of the run has."""
-    row_filter = _on_days(topic, days) if topic.event_time else engine.ALL_ROWS
+    """Make `dropped`: coordinates of the rows whose event the table or an earlier row of the run has, and whether their
+    content differs from that row's (`conflict`)."""
+    row_filter = _on_days(topic, days) if holds_event_time(topic) else engine.ALL_ROWS
     own = _in_ranges(ranges)
     there = engine.scan(connection, table, row_filter=row_filter)
-    there.filter(f"not ({own})").project("event_id").create_view("there")
+    there.filter(f"not ({own})").create_view("there")
     connection.execute(
         """
         create temp table twice as
@@ -188,17 +208,36 @@ def _find_duplicates(
         """
     )
     # Nearly always there is none: then no row is looked at again.
+    if connection.execute("select count(*) from twice").fetchall() == [(0,)]:
+        connection.execute("create temp table dropped (kafka_partition integer, kafka_offset bigint, conflict boolean)")
+        return
+    content = _content(topic.contract)
     connection.execute(
-        """
+        f"""
         create temp table dropped as
-        with suspect as (select event_id, kafka_partition, kafka_offset from staged where event_id in (from twice))
-        select kafka_partition, kafka_offset from suspect
-        qualify event_id in (from there)
-            or row_number() over (partition by event_id order by kafka_partition, kafka_offset) > 1
+        with known as (
+            select event_id, first({content} order by kafka_partition, kafka_offset) as content
+            from there where event_id in (from twice) group by event_id
+        ),
+        suspect as (
+            select event_id, kafka_partition, kafka_offset, {content} as content,
+                row_number() over event as place, first(content) over event as first_content
+            from staged where event_id in (from twice)
+            window event as (partition by event_id order by kafka_partition, kafka_offset)
+        )
+        select kafka_partition, kafka_offset,
+            suspect.content is distinct from
+                case when known.event_id is not null then known.content else first_content end as conflict
+        from suspect left join known using (event_id)
+        where known.event_id is not null or place > 1
         """
-        if connection.execute("select count(*) from twice").fetchall() != [(0,)]
-        else "create temp table dropped (kafka_partition integer, kafka_offset bigint)"
     )
+
+
+def _content(contract: type[Contract]) -> str:
+    """What a row says, as one value: the contract's fields, null where a field is null."""
+    fields = ", ".join(f"{quoted(column.name)} := {quoted(column.name)}" for column in columns_of(contract))
+    return f"struct_pack({fields})"
 
 
 def _rows_that_stay(connection: DuckDBPyConnection, schema: Schema) -> str:
@@ -211,7 +250,11 @@ def _rows_that_stay(connection: DuckDBPyConnection, schema: Schema) -> str:
         for field in schema.fields
     )
     (some,) = connection.execute("select count(*) from dropped").fetchall()[0]
-    stays = " where (kafka_partition, kafka_offset) not in (from dropped)" if some else ""
+    stays = (
+        " where (kafka_partition, kafka_offset) not in (select kafka_partition, kafka_offset from dropped)"
+        if some
+        else ""
+    )
     return f"select {columns} from staged{stays}"
 
 

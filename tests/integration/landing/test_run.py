@@ -296,7 +296,7 @@ class Parsed(Sale):
 
 def test_a_contract_without_a_screen_and_without_a_time_takes_the_same_way(consumer, send, sales):
     lane = consumer(sales(Parsed, event_time=None))
-    values = [sale(1, tags=["a", "é"]), sale(2), sale(3, tags=["too long"]), sale(1)]
+    values = [sale(1, tags=["a", "é"]), sale(2), sale(3, tags=["too long"]), sale(1, tags=["a", "é"])]
     send(lane.topic, *values)
     land(lane.topic, 0, 0, *values)
     assert counts(run(lane)) == {"landed": 4, "clean": 2, "dead_lettered": 1, "duplicates": 1, "without_record": 0}

@@ -1,0 +1,88 @@
+"""Rows whose event id belongs to an earlier event with other content: dead letters, never silent duplicates.
+
+Which of the two is right only a person can say. The first stays, as in the event lane; the second is kept with the
+reason `conflict`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from include.contracts import Reason
+from include.kafka.dead_letters import DeadLetter
+from include.kafka.messages import Message
+from include.kafka.offsets import OffsetRange
+from include.kafka.producer import AcknowledgedProducer
+from include.landing import letters
+from include.landing.consumers import LandingConsumer
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+log = logging.getLogger(__name__)
+
+DETAIL = "an earlier message has the same event id and other content; the earlier one stays"
+# Records in memory at a time.
+AT_ONCE = 500
+
+
+def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequence[OffsetRange], run_id: str) -> int:
+    """Send the conflicting rows of `dropped` to the dead letters and record them; returns how many there are.
+
+    Rows that an earlier try of the run has recorded are counted and not sent again. Raises what the broker and the
+    database raise, for Airflow's retries.
+    """
+    query = "select kafka_partition, kafka_offset from dropped where conflict order by all"
+    found: list[tuple[int, int]] = connection.execute(query).fetchall()
+    if not found:
+        return 0
+    done = set(letters.known(consumer, ranges))
+    new = [place for place in found if place not in done]
+    topic_ids = {part.partition: part.topic_id for part in ranges}
+    with (
+        AcknowledgedProducer(consumer.conn_id) as producer,
+        letters.originals(consumer, ranges[0].topic_id) as originals,
+    ):
+        for first in range(0, len(new), AT_ONCE):
+            places = new[first : first + AT_ONCE]
+            records = originals.fetch(places)
+            gone = set(places) - records.keys()
+            # Retention has removed these records: what has landed of them is kept.
+            landed = {(m.partition, m.offset): m for m in _landed(connection, consumer, topic_ids, gone)}
+            kept = [
+                DeadLetter((records | landed)[place], Reason.conflict, DETAIL, landed_text=place in gone)
+                for place in places
+            ]
+            letters.keep(consumer, kept, run_id=run_id, producer=producer)
+    log.warning("conflicts: consumer=%s run_id=%s rows=%d new=%d", consumer.name, run_id, len(found), len(new))
+    return len(found)
+
+
+def _landed(
+    connection: DuckDBPyConnection,
+    consumer: LandingConsumer,
+    topic_ids: dict[int, str],
+    places: Collection[tuple[int, int]],
+) -> Iterator[Message]:
+    """The landed texts at these coordinates, as messages without key and headers."""
+    from include.lake import engine
+    from include.landing.tables import load_landing_table
+
+    if not places:
+        return
+    where = " or ".join(f'("partition" = {int(p)} and "offset" = {int(o)})' for p, o in sorted(places))
+    rows = engine.scan(connection, load_landing_table(consumer.topic), row_filter=where)
+    query = rows.project('"partition", "offset", "timestamp", value').distinct()
+    for partition, offset, timestamp, value in query.fetchall():
+        yield Message(
+            topic=consumer.topic.name,
+            topic_id=topic_ids[partition],
+            partition=partition,
+            offset=offset,
+            timestamp=timestamp,
+            key=None,
+            value=None if value is None else value.encode(),
+            headers=(),
+        )
