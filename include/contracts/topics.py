@@ -188,11 +188,20 @@ class Topic:
         raise ValueError(f"topic {self.name!r}: {what}: {why}")
 
 
+def landed_name(name: str) -> str:
+    """`orders.placed` -> `orders_placed`: what tables, connector and groups of a landed topic are named after."""
+    return name.replace(".", "_").replace("-", "_")
+
+
 class Registry:
-    """All topics of the project: `for topic in registry`, `registry["orders"]`."""
+    """All topics of the project: `for topic in registry`, `registry["orders"]`.
+
+    Raises ValueError for two topics whose names collide in Kafka, or in what lands them.
+    """
 
     def __init__(self, *topics: Topic):
         self._topics: dict[str, Topic] = {}
+        landed: dict[str, str] = {}
         metric_names: dict[str, str] = {}
         for topic in topics:
             for name in (topic.name, topic.dead_letter_name):
@@ -201,6 +210,14 @@ class Registry:
                 if metric_name in metric_names:
                     raise ValueError(f"topic {name!r}: its name collides with {metric_names[metric_name]!r}")
                 metric_names[metric_name] = name
+            if topic.landed:
+                # The second: the group of a sink's coordinator, which must not be that of another sink.
+                for taken in (landed_name(topic.name), f"{landed_name(topic.name)}_coord"):
+                    if (other := landed.setdefault(taken, topic.name)) != topic.name:
+                        raise ValueError(
+                            f"landed topics {other!r} and {topic.name!r} would share a table, a connector or a "
+                            "consumer group, and each would lose records of the other: rename one of them"
+                        )
             self._topics[topic.name] = topic
 
     def __iter__(self) -> Iterator[Topic]:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from include.contracts import Topic
@@ -10,16 +10,79 @@ from include.kafka.connection import CONN_ID, ClientErrors, admin_config, client
 from include.kafka.offsets import REQUEST_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
-    from confluent_kafka.admin import AdminClient, TopicMetadata
+    from confluent_kafka.admin import AdminClient, NewTopic, TopicMetadata
 
 log = logging.getLogger(__name__)
+
+
+# A topic does its work without these settings, and some managed services let nobody set them.
+OPTIONAL_SETTINGS = ("compression.type", "message.timestamp.type")
+# What brokers and managed services answer to a setting that they do not take.
+REFUSALS = ("INVALID_CONFIG", "POLICY_VIOLATION", "INVALID_REQUEST")
+
+
+class SettingsRefused(Exception):
+    """The broker does not take settings without which the topic would not be safe."""
+
+
+def create_missing(admin: "AdminClient", wanted: Iterable["NewTopic"]) -> dict[str, list[str]]:
+    """Create topics, each without its optional settings if the broker refuses them.
+
+    Args:
+        admin: a client of the cluster.
+        wanted: the topics with all their settings; those that exist are left as they are.
+
+    Returns: {name: the settings that were left out} of the topics that were created.
+
+    Raises SettingsRefused when the broker refuses the other settings too, and KafkaException for everything else; the
+    topics behind such a one are created first.
+    """
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import NewTopic
+
+    created: dict[str, list[str]] = {}
+    trouble: Exception | None = None
+    wanted = list(wanted)
+    if not wanted:
+        return created
+    futures = admin.create_topics(wanted, request_timeout=REQUEST_TIMEOUT_SECONDS)
+    for new in wanted:
+        config = dict(new.config or {})
+        left_out = sorted(config.keys() & set(OPTIONAL_SETTINGS))
+        needed = {name: value for name, value in config.items() if name not in left_out}
+        try:
+            try:
+                if _done(futures[new.topic], "TOPIC_ALREADY_EXISTS"):
+                    created[new.topic] = []
+            except KafkaException as error:
+                if error.args[0].name() not in REFUSALS or not left_out:
+                    raise
+                less = NewTopic(new.topic, new.num_partitions, new.replication_factor, config=needed)
+                again = admin.create_topics([less], request_timeout=REQUEST_TIMEOUT_SECONDS)[new.topic]
+                if _done(again, "TOPIC_ALREADY_EXISTS"):
+                    created[new.topic] = left_out
+                text = "topic %s: the broker refuses one of %s (%s), so it was created without them"
+                log.warning(text, new.topic, ", ".join(left_out), error.args[0].str())
+        except KafkaException as error:
+            trouble = trouble or (_refused(new.topic, needed, error) if error.args[0].name() in REFUSALS else error)
+    if trouble:
+        raise trouble
+    return created
+
+
+def _refused(name: str, needed: Mapping[str, str], error: Exception) -> SettingsRefused:
+    settings = ", ".join(f"{setting}={value}" for setting, value in needed.items())
+    return SettingsRefused(
+        f"topic {name}: the broker refuses {settings} ({error.args[0].str()}). Allow these settings for it, or "
+        "create it with the nearest ones that the service takes: the settings of a topic that exists stay as they are"
+    )
 
 
 def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replication_factor: int = -1) -> list[str]:
     """Make what is missing, add partitions that are missing; returns what changed, in words.
 
     Harmless to run again. Settings of a topic that exists are left as they are (somebody may have tuned them), and
-    so are surplus partitions. -1 as replication factor is the broker's default. Raises KafkaException.
+    so are surplus partitions. -1 as replication factor is the broker's default. Raises KafkaException, SettingsRefused.
     """
     from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
@@ -37,10 +100,9 @@ def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replicatio
     with errors.explaining(admin):
         there = admin.list_topics(timeout=REQUEST_TIMEOUT_SECONDS).topics
     changes: list[str] = []
-    if missing := [new for name, new in wanted.items() if name not in there]:
-        for name, future in admin.create_topics(missing, request_timeout=REQUEST_TIMEOUT_SECONDS).items():
-            if _done(future, "TOPIC_ALREADY_EXISTS"):
-                changes.append(f"topic {name}: created, {wanted[name].num_partitions} partitions")
+    for name, left_out in create_missing(admin, [new for name, new in wanted.items() if name not in there]).items():
+        without = f", without {', '.join(left_out)}, which the broker refuses" if left_out else ""
+        changes.append(f"topic {name}: created, {wanted[name].num_partitions} partitions{without}")
     grown = [
         NewPartitions(name, new.num_partitions)
         for name, new in wanted.items()

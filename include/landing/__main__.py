@@ -21,13 +21,14 @@ def _expected() -> tuple[type[Exception], ...]:
     from pyiceberg.exceptions import RESTError
     from sqlalchemy.exc import DBAPIError
 
+    from include.kafka.topics import SettingsRefused
     from include.landing.connect import ConnectRefused, ConnectUnreachable
     from include.landing.connectors import UnsafeConnector
     from include.landing.tables import LandingTableMismatch
 
     return (
         ConnectRefused, ConnectUnreachable, DBAPIError, ImportError, KafkaException, LandingTableMismatch, LookupError,
-        OSError, RESTError, TypeError, UnsafeConnector, ValueError,
+        OSError, RESTError, SettingsRefused, TypeError, UnsafeConnector, ValueError,
     )  # fmt: skip
 
 
@@ -56,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     add("restart", _restart, "restart a connector's failed tasks, or all of them if none has failed; loses nothing")
     add("stop", _stop, "end a connector's tasks; its configuration and offsets stay")
     add("resume", _resume, "let a stopped connector go on")
+    add(
+        "step-over",
+        _step_over,
+        "lead a connector past records whose timestamp Kafka Connect refuses; `repair` then appends them and those "
+        "before them from Kafka, which the next run of the lane does too",
+    )
     add(
         "remove",
         _remove,
@@ -183,6 +190,21 @@ def _resume(options: argparse.Namespace, registry: Registry) -> list[str]:
     changes = preset_coordinator(topic, options.kafka_conn_id)
     connect.resume(name)
     return [*changes, f"connector {name}: resumed"]
+
+
+def _step_over(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.landing.connect import Connect
+    from include.landing.stepping import step_over
+    from include.landing.watchdog import forget_restarts
+
+    topic = _topic(options.connector, registry)
+    steps = step_over(topic, Connect(options.conn_id), options.kafka_conn_id)
+    if not steps:
+        return [
+            f"{topic.name}: no record with a negative timestamp between the sink's offsets and the end of the topic"
+        ]
+    forget_restarts(options.connector)
+    return [f"{topic.name} {step}" for step in steps]
 
 
 def _topic(connector: str, registry: Iterable[Topic]) -> Topic:

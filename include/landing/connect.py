@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -66,11 +67,22 @@ class Connect:
         """Let a stopped connector go on; False: no such connector."""
         return self._call("PUT", f"/connectors/{quote(name, safe='')}/resume") is not None
 
+    def set_offsets(self, name: str, topic: str, offsets: dict[int, int]) -> None:
+        """Set from which offset of each partition a stopped sink reads on. Connect refuses it while a task runs."""
+        parts = [
+            {
+                "partition": {"kafka_topic": topic, "kafka_partition": partition},
+                "offset": {"kafka_offset": offset},
+            }
+            for partition, offset in sorted(offsets.items())
+        ]
+        self._call("PATCH", f"/connectors/{quote(name, safe='')}/offsets", {"offsets": parts})
+
     def delete(self, name: str) -> bool:
         """Remove the connector; its group's offsets, its control topic and its table stay. False: no such connector."""
         return self._call("DELETE", f"/connectors/{quote(name, safe='')}") is not None
 
-    def _call(self, method: str, path: str, body: dict[str, str] | None = None) -> Any:
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The answer's JSON, {} for an empty one, None for 404."""
         from requests import RequestException
 

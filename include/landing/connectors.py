@@ -12,15 +12,20 @@ import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from include.contracts import Topic
 from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
 from include.kafka.connection import ClientErrors, admin_config, client_config
 from include.kafka.offsets import REQUEST_TIMEOUT_SECONDS, GroupOffsets
+from include.kafka.topics import OPTIONAL_SETTINGS, REFUSALS, SettingsRefused, create_missing
 from include.lake.catalog import CATALOG_NAME, OBJECTS_CONN_ID
 from include.lake.catalog import CONN_ID as CATALOG_CONN_ID
 from include.landing.connect import CONN_ID, Connect
 from include.landing.tables import connector_name, create_landing_table, raw_table, sink_group
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
 
 log = logging.getLogger(__name__)
 
@@ -139,15 +144,7 @@ def _table_exists(topic: Topic) -> bool:
 
 def _make_control_topic(topic: Topic, kafka_conn_id: str) -> list[str]:
     """The control topic, kept for ever: made, or its settings corrected."""
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import (
-        AdminClient,
-        AlterConfigOpType,
-        ConfigEntry,
-        ConfigResource,
-        NewTopic,
-        ResourceType,
-    )
+    from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
     name = control_topic(topic)
     client = client_config(kafka_conn_id)
@@ -155,22 +152,37 @@ def _make_control_topic(topic: Topic, kafka_conn_id: str) -> list[str]:
     admin = AdminClient(admin_config(client))
     with errors.explaining(admin):
         # One partition: the coordinator must see what was written in the order in which it was.
-        made = admin.create_topics([NewTopic(name, 1, -1, config=CONTROL_CONFIG)])
-        try:
-            made[name].result(REQUEST_TIMEOUT_SECONDS)
-            return [f"topic {name}: created, kept for ever"]
-        except KafkaException as error:
-            if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
-                raise
+        made = create_missing(admin, [NewTopic(name, 1, -1, config=CONTROL_CONFIG)])
+        if name in made:
+            without = f", without {', '.join(made[name])}, which the broker refuses" if made[name] else ""
+            return [f"topic {name}: created, kept for ever{without}"]
         resource = ConfigResource(ResourceType.TOPIC, name)
         found = admin.describe_configs([resource])[resource].result(REQUEST_TIMEOUT_SECONDS)
-        wrong = {k: v for k, v in CONTROL_CONFIG.items() if found[k].value != v}
-        if not wrong:
-            return []
-        entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in wrong.items()]
-        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+        wrong = {k: v for k, v in CONTROL_CONFIG.items() if k not in found or found[k].value != v}
+        return [change for k, v in wrong.items() if (change := _correct(admin, name, k, v))]
+
+
+def _correct(admin: "AdminClient", topic: str, setting: str, value: str) -> str:
+    """Set one setting of a control topic; returns what changed, nothing for an optional one that the broker refuses."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+    entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    try:
         admin.incremental_alter_configs([resource])[resource].result(REQUEST_TIMEOUT_SECONDS)
-    return [f"topic {name}: {', '.join(f'{k} set to {v}' for k, v in wrong.items())}"]
+    except KafkaException as error:
+        if error.args[0].name() not in REFUSALS:
+            raise
+        said = error.args[0].str()
+        if setting in OPTIONAL_SETTINGS:
+            log.warning("topic %s: the broker refuses %s=%s (%s); it works without", topic, setting, value, said)
+            return ""
+        raise SettingsRefused(
+            f"topic {topic}: the broker refuses {setting}={value} ({said}), without which the coordinator of the sink "
+            "can lose files that it has not committed yet: let the service allow this setting"
+        ) from error
+    return f"topic {topic}: {setting} set to {value}"
 
 
 def preset_coordinator(topic: Topic, kafka_conn_id: str) -> list[str]:

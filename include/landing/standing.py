@@ -18,15 +18,21 @@ STARTING = {"connector": {"state": "UNASSIGNED"}, "tasks": []}
 _EXCEPTION = re.compile(r"^(?:Caused by: )?(?:[\w$]+\.)*([\w$]*(?:Exception|Error|Throwable))\b", re.MULTILINE)
 _FRAME = re.compile(r"^\s*at ([\w.$<>]+)\(", re.MULTILINE)
 MAX_TRACE_LENGTH = 400
+# What Kafka Connect says when it does not take a record's timestamp (its own class, before any converter).
+_REFUSED_TIMESTAMP = "InvalidRecordException: Invalid record timestamp"
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What Connect says of a connector: its own state, its tasks' states by number, and why something failed."""
+    """What Connect says of a connector: its own state, its tasks' states by number, and why something failed.
+
+    refuses_timestamp: a task failed at a record's timestamp, and fails again there however often it is restarted.
+    """
 
     connector: str
     tasks: Mapping[int, str]
     cause: str = ""
+    refuses_timestamp: bool = False
 
     @classmethod
     def of(cls, connect: Connect, name: str) -> "Standing":
@@ -37,8 +43,13 @@ class Standing:
                 return cls(MISSING, {})
             status = STARTING
         failed = [part for part in (status["connector"], *status["tasks"]) if part["state"] == "FAILED"]
-        cause = shortened(failed[0].get("trace") or "") if failed else ""
-        return cls(status["connector"]["state"], {task["id"]: task["state"] for task in status["tasks"]}, cause)
+        traces = [part.get("trace") or "" for part in failed]
+        return cls(
+            status["connector"]["state"],
+            {task["id"]: task["state"] for task in status["tasks"]},
+            shortened(traces[0]) if traces else "",
+            any(_REFUSED_TIMESTAMP in trace for trace in traces),
+        )
 
     @property
     def has_failed(self) -> bool:

@@ -9,6 +9,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Protocol
 
+from include.contracts.topics import landed_name
 from include.kafka.connection import CONN_ID
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class LandingTableMismatch(Exception):
 
 def table_name(topic: LandedTopic) -> str:
     """`orders.placed` -> `orders_placed`, the table's name in every namespace."""
-    return topic.name.replace(".", "_").replace("-", "_")
+    return landed_name(topic.name)
 
 
 def raw_table(topic: LandedTopic) -> str:

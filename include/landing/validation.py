@@ -19,6 +19,7 @@ from include.kafka.dead_letters import DeadLetter
 from include.kafka.messages import Message
 from include.kafka.offsets import OffsetRange
 from include.kafka.producer import AcknowledgedProducer
+from include.lake.datafiles import filesystem
 from include.lake.engine import connect, fetched, literal, quoted, read_files, sql_type
 from include.landing import letters, staging
 from include.landing.consumers import LandingConsumer
@@ -57,20 +58,30 @@ def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) 
 
     Raises what the store, the broker or the database raise, for Airflow's retries; and ScreenDiffers.
     """
+    import duckdb
+
     from include.landing.planning import plan_again
 
     try:
         return _validate(consumer, unit, run_id)
-    except Exception as error:
-        if not _is_missing_file(error):
+    except (OSError, duckdb.Error) as error:
+        # DuckDB wraps what the filesystem raises, or not, depending on where it happens: so the store is asked.
+        gone = _missing_files(consumer, unit)
+        if not gone:
             raise
-        log.warning("files were removed since the run was planned, looking for its offsets again: %s", error)
+        log.warning("%d files were removed since the run was planned, planning again: %s (%s)", len(gone), gone, error)
         return _validate(consumer, plan_again(consumer, unit), run_id)
 
 
-def _is_missing_file(error: Exception) -> bool:
-    # DuckDB wraps what the filesystem raises, or not, depending on where it happens.
-    return isinstance(error, FileNotFoundError) or "No such" in str(error) or "404" in str(error)
+def _missing_files(consumer: LandingConsumer, unit: dict[str, Any]) -> list[str]:
+    """The landed files of the unit that the store does not have. Raises what the store raises when it is away."""
+    io = load_landing_table(consumer.topic).io
+    paths = [file["path"] for file in unit["files"]]
+    store = filesystem(io, paths[0]) if paths else None
+    if store is None:
+        return []
+    store.invalidate_cache()
+    return [path for path in paths if not store.exists(path)]
 
 
 def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> dict[str, Any]:

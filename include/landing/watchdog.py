@@ -15,6 +15,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from include.contracts import Topic
 from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
+from include.kafka.reading import ReadingStalled
+from include.landing import stepping
 from include.landing.connect import CONN_ID, Connect, ConnectRefused, ConnectUnreachable
 from include.landing.connectors import landed
 from include.landing.standing import MISSING, Progress, Standing, progress
@@ -26,6 +28,8 @@ from include.operations.tables import Timestamp, metadata, now_column
 log = logging.getLogger(__name__)
 
 RUNBOOK = "docs/runbooks/connector-failed.md"
+# Any number will do, as long as every watchdog uses the same.
+STEPPING_LOCK = 7_401_514
 
 # One row a connector.
 connector_watch = Table(
@@ -83,6 +87,11 @@ def check_connectors(
         name = connector_name(topic)
         try:
             standing = Standing.of(connect, name)
+            if standing.refuses_timestamp or stepping.is_stepping(name):
+                # A restart would fail at the same record.
+                if _step_over(topic, connect, kafka_conn_id):
+                    restarted.append(name)
+                standing = Standing.of(connect, name)
             if _note_state(name, standing, limits):
                 connect.restart(name)
                 restarted.append(name)
@@ -97,6 +106,22 @@ def check_connectors(
         else:
             close_alarm(connection, conn_id, "connect_unreachable")
     return restarted
+
+
+def _step_over(topic: Topic, connect: Connect, kafka_conn_id: str) -> bool:
+    """Lead the connector past records that Connect refuses; False when another watchdog does it or there is none."""
+    name = connector_name(topic)
+    with begin() as connection:
+        lock = func.pg_try_advisory_xact_lock(func.hashtextextended(name, STEPPING_LOCK))
+        if not connection.scalar(select(lock)):
+            return False
+        try:
+            return bool(stepping.step_over(topic, connect, kafka_conn_id))
+        except ReadingStalled as error:
+            log.warning(
+                "connector=%s: the refused record was not found in time, the next check looks again: %s", name, error
+            )
+            return False
 
 
 def forget_restarts(name: str) -> None:
@@ -122,6 +147,7 @@ def _note_state(name: str, standing: Standing, limits: Limits) -> bool:
                 _update(connection, name, restarts=0, restarted_at=None)
                 close_alarm(connection, name, "connector_failed")
                 close_alarm(connection, name, "connector_given_up")
+                close_alarm(connection, name, stepping.STEPPED)
             return False
         open_alarm(connection, name, "connector_failed", f"{standing}: {standing.cause}; {RUNBOOK}")
         if row.restarts >= limits.max_restarts:

@@ -173,3 +173,11 @@ def test_names_that_collide_in_kafka_are_refused(other: str):
     first = topic(name=other.replace("_", "."))
     with pytest.raises(ValueError, match="collides"):
         Registry(first, Topic(other, OrderV2, key="order_id", partitions=1, retention=None))
+
+
+@pytest.mark.parametrize("other", ["a.b", "a-b.coord", "a_b"])
+def test_landed_topics_that_would_share_a_table_or_a_group_are_refused(other: str):
+    first, second = (topic(name=name, landed=True) for name in ("a-b", other))
+    with pytest.raises(ValueError, match=rf"'a-b' and '{other}' would share a table"):
+        Registry(first, second)
+    Registry(first, topic(name=other, landed=False))

@@ -1,0 +1,155 @@
+"""Lead a connector past records whose timestamp Kafka Connect refuses, without losing one.
+
+Connect itself fails a sink's task at a record with a negative timestamp, before any converter, transform or sink sees
+it; `errors.tolerance` does not cover it. The next task that gets the partition fails too, until all have failed. The
+only way past it is a stopped connector and its offsets set through Connect's REST API. What lies between the committed
+offset and the new one is then missing in the landing table, and the repair of gaps appends it from Kafka, those records
+included, without a timestamp: their values are judged like all others.
+
+Killed before the connector is stopped: nothing happened. After: the open alarm `stepping_over` makes the next check go
+on. Killed after the offsets were set: the next check finds no such record and resumes the connector.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from include.contracts import Topic
+from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
+from include.kafka.offsets import GroupOffsets, Partition
+from include.kafka.reading import CONSUMER_SETTINGS, SILENCE_SECONDS, ReadingStalled
+from include.landing.connect import Connect, ConnectUnreachable
+from include.landing.tables import connector_name, sink_group
+from include.operations.alarms import close_alarm, open_alarm
+from include.operations.database import begin
+
+log = logging.getLogger(__name__)
+
+RUNBOOK = "docs/runbooks/connector-failed.md"
+# The alarm of a connector that is stopped for a moment, and the one that names the records.
+STEPPING, STEPPED = "stepping_over", "records_stepped_over"
+STOP_SECONDS = 60.0
+# Records looked at in one partition, from the sink's committed offset on; the repair of gaps appends as many at most.
+MAX_RECORDS = 500_000
+BATCH = 5_000
+# Kafka's "no timestamp", which Connect takes.
+NO_TIMESTAMP = -1
+
+
+@dataclass(frozen=True)
+class Step:
+    """Offsets [start, end) of a partition, which the sink does not read: the last one has a refused timestamp.
+
+    count: how many of the records have one. first: the offset of the first of these.
+    """
+
+    partition: int
+    start: int
+    end: int
+    first: int
+    count: int
+
+    def __str__(self) -> str:
+        return (
+            f"partition {self.partition}: {self.count} records with a negative timestamp from offset {self.first} on; "
+            f"offsets {self.start} to {self.end - 1} are read by the repair of gaps"
+        )
+
+
+def step_over(topic: Topic, connect: Connect, kafka_conn_id: str = KAFKA_CONN_ID) -> list[Step]:
+    """Stop the topic's connector, set its offsets behind refused records, and resume it.
+
+    Returns: what was stepped over; nothing if no partition has such a record within MAX_RECORDS of the sink's offset.
+
+    Raises ConnectUnreachable, ConnectRefused, KafkaException and ReadingStalled; the next try goes on.
+    """
+    name = connector_name(topic)
+    steps = list(_find(topic, kafka_conn_id))
+    if not steps and not is_stepping(name):
+        return []
+    with begin() as connection:
+        text = f"stopped for a moment; if it stays so: `python -m include.landing step-over {name}`; {RUNBOOK}"
+        open_alarm(connection, name, STEPPING, text)
+        if steps:
+            said = "; ".join(f"{topic.name} {step}" for step in steps)
+            remedy = (
+                "Nothing is lost. Let the producer send a time in milliseconds since 1970, or let the broker set it "
+                f"(message.timestamp.type=LogAppendTime); {RUNBOOK}"
+            )
+            if not open_alarm(connection, name, STEPPED, f"{said}. {remedy}"):
+                log.error("beside what the open alarm says: connector=%s %s", name, said)
+    if steps:
+        connect.stop(name)
+        _wait_until_stopped(connect, name)
+        connect.set_offsets(name, topic.name, {step.partition: step.end for step in steps})
+        log.warning("stepped over: connector=%s %s", name, "; ".join(map(str, steps)))
+    connect.resume(name)
+    with begin() as connection:
+        close_alarm(connection, name, STEPPING)
+    return steps
+
+
+def is_stepping(name: str) -> bool:
+    """Whether a process has begun to lead this connector past records, and has not resumed it yet."""
+    from sqlalchemy import select
+
+    from include.operations.tables import alarms
+
+    mine = (alarms.c.source == name, alarms.c.kind == STEPPING, alarms.c.closed_at.is_(None))
+    with begin() as connection:
+        return connection.execute(select(alarms.c.id).where(*mine)).first() is not None
+
+
+def _wait_until_stopped(connect: Connect, name: str) -> None:
+    """Connect takes offsets only when every task has ended."""
+    until = time.monotonic() + STOP_SECONDS
+    while True:
+        status = connect.status(name) or {"connector": {"state": ""}, "tasks": []}
+        if status["connector"]["state"] == "STOPPED" and not status["tasks"]:
+            return
+        if time.monotonic() > until:
+            raise ConnectUnreachable(f"connector {name}: its tasks did not stop within {STOP_SECONDS:.0f} s")
+        time.sleep(0.2)
+
+
+def _find(topic: Topic, kafka_conn_id: str) -> Iterator[Step]:
+    with GroupOffsets(sink_group(topic), kafka_conn_id, **CONSUMER_SETTINGS) as group:
+        found = group.look_now([topic.name])
+        for partition, offsets in sorted(found.items()):
+            start = offsets.low if offsets.committed is None else max(offsets.committed, offsets.low)
+            refused = list(_refused(group.consumer, partition, start, min(offsets.end, start + MAX_RECORDS)))
+            if refused:
+                yield Step(partition.number, start, refused[-1] + 1, refused[0], len(refused))
+
+
+def _refused(consumer: Any, partition: Partition, start: int, end: int) -> Iterator[int]:
+    """The offsets in [start, end) whose records have a timestamp that Connect refuses."""
+    from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+    if start >= end:
+        return
+    consumer.assign([TopicPartition(partition.topic, partition.number, start)])
+    heard_at, position = time.monotonic(), start
+    while position < end:
+        for record in consumer.consume(min(BATCH, end - position), timeout=1.0):
+            if (record.topic(), record.partition()) != (partition.topic, partition.number):
+                continue
+            error = record.error()
+            heard_at = time.monotonic()
+            if error is None:
+                position = record.offset() + 1
+                if record.offset() < end and _is_refused(record):
+                    yield record.offset()
+            elif error.code() == KafkaError._PARTITION_EOF:
+                position = end
+            elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE) or error.fatal():
+                raise KafkaException(error)
+        if time.monotonic() - heard_at > SILENCE_SECONDS:
+            raise ReadingStalled(f"{partition}: nothing after offset {position} for {SILENCE_SECONDS:.0f} s")
+
+
+def _is_refused(record: Any) -> bool:
+    _, milliseconds = record.timestamp()
+    return milliseconds < 0 and milliseconds != NO_TIMESTAMP

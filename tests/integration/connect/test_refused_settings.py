@@ -1,0 +1,72 @@
+"""Brokers that refuse a setting of a topic: managed services do, for settings that nobody may set there."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+
+import pytest
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from include.contracts import Topic
+from include.kafka import topics
+from include.kafka.connection import admin_config, client_config
+from include.kafka.topics import SettingsRefused, create_topics
+from include.landing import connectors
+from include.landing.tables import connector_name
+from tests.integration.connect.conftest import send, wait_until_landed
+from tests.integration.kafka.conftest import Order
+
+pytestmark = pytest.mark.integration
+# The broker refuses any value that it does not know with the error of a policy: INVALID_CONFIG.
+REFUSED = "refused-by-the-service"
+
+
+def settings_of(name: str) -> dict[str, str | None]:
+    admin = AdminClient(admin_config(client_config()))
+    resource = ConfigResource(ResourceType.TOPIC, name)
+    found = admin.describe_configs([resource])[resource].result(10)
+    return {setting: entry.value for setting, entry in found.items()}
+
+
+def test_a_control_topic_does_without_compression_that_the_broker_refuses(make_topic, folder, monkeypatch, caplog):
+    topic = make_topic(partitions=1)
+    control = connectors.control_topic(topic)
+    config = {**connectors.CONTROL_CONFIG, "compression.type": REFUSED}
+    monkeypatch.setattr(connectors, "CONTROL_CONFIG", config)
+    changes = connectors.apply([topic], folder=folder)
+    assert f"topic {control}: created, kept for ever, without compression.type, which the broker refuses" in changes
+    assert settings_of(control)["retention.ms"] == "-1"
+    wait_until_landed(topic, send(topic, [b"lands"]))
+    caplog.clear()
+    # And the existing one: nothing to change, and no failure.
+    assert connectors.apply([topic], folder=folder) == []
+    assert f"the broker refuses compression.type={REFUSED}" in caplog.text
+
+
+def test_a_control_topic_that_would_lose_files_is_refused_by_name(make_topic, folder, monkeypatch):
+    topic = make_topic(partitions=1)
+    config = {**connectors.CONTROL_CONFIG, "retention.ms": "-7"}
+    monkeypatch.setattr(connectors, "CONTROL_CONFIG", config)
+    with pytest.raises(
+        SettingsRefused, match=rf"{connectors.control_topic(topic)}: the broker refuses .*retention.ms=-7"
+    ):
+        connectors.apply([topic], folder=folder)
+    assert connectors.Connect().config(connector_name(topic)) is None
+
+
+def test_one_topic_that_is_refused_does_not_keep_the_others_from_being_created(services, monkeypatch):
+    name = f"refused.{uuid.uuid4().hex[:8]}"
+    fine = Topic(f"{name}.fine", Order, key="number", partitions=1, retention=timedelta(days=1))
+    refused = Topic(f"{name}.not", Order, key="number", partitions=1, retention=timedelta(days=1))
+    monkeypatch.setattr(Topic, "dead_letter_config", lambda _: {"message.timestamp.type": REFUSED})
+    monkeypatch.setattr(
+        Topic,
+        "kafka_config",
+        lambda topic: {"max.message.bytes": "-5"} if topic is refused else {"retention.ms": "1000"},
+    )
+    with pytest.raises(SettingsRefused, match=rf"topic {refused.name}: the broker refuses max.message.bytes=-5"):
+        create_topics([refused, fine])
+    assert settings_of(fine.name)["retention.ms"] == "1000"
+    assert settings_of(fine.dead_letter_name)["message.timestamp.type"] == "CreateTime"
+    assert topics.OPTIONAL_SETTINGS == ("compression.type", "message.timestamp.type")

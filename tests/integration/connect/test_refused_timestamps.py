@@ -1,0 +1,101 @@
+"""Records that Kafka Connect itself refuses stop neither their partition nor another, and are not lost."""
+
+from __future__ import annotations
+
+from unittest.mock import Mock
+
+import pytest
+
+from include.kafka.connection import client_config, producer_config
+from include.landing import __main__ as command
+from include.landing import connectors, stepping, watchdog
+from include.landing.connect import Connect
+from include.landing.repair import repair
+from include.landing.tables import connector_name
+from include.landing.verification import verify
+from tests.clients import producer_to
+from tests.integration.connect.conftest import (
+    alarms,
+    expected,
+    landed_records,
+    rows,
+    send,
+    standing,
+    wait_for,
+    wait_until_landed,
+)
+
+pytestmark = pytest.mark.integration
+
+
+def send_refused(topic, *timestamps: int) -> None:
+    producer = producer_to(producer_config(client_config()), topic.name)
+    for timestamp in timestamps:
+        producer.produce(topic.name, b"refused", partition=0, timestamp=timestamp)
+    assert producer.flush(30) == 0
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+def test_negative_timestamps_are_stepped_over_and_everything_lands(
+    make_topic, folder, connect, watched, monkeypatch, caplog
+):
+    topic = make_topic(partitions=2)
+    name = connector_name(topic)
+    connectors.apply([topic], folder=folder)
+    wait_until_landed(topic, sent := send(topic, [b"%d" % n for n in range(6)]))
+    send_refused(topic, -62135596800000, -2)
+    sent |= send(topic, [b"later %d" % n for n in range(6)])
+    wait_for(lambda: standing(connect, topic).has_failed)
+    with monkeypatch.context() as patch:
+        # Killed while the connector is stopped.
+        patch.setattr(Connect, "set_offsets", Mock(side_effect=Killed))
+        with pytest.raises(Killed):
+            watchdog.check_connectors([topic])
+    assert standing(connect, topic).connector == "STOPPED"
+    assert stepping.STEPPING in alarms(name)
+
+    assert watchdog.check_connectors([topic]) == [name]
+    said = alarms(name)
+    assert "partition 0: 2 records with a negative timestamp from offset 3 on" in said[stepping.STEPPED]
+    assert stepping.STEPPING not in said
+    wait_until_landed(topic, sent)
+    assert landed_records(topic) == 12
+    missing = verify(topic).missing
+    assert [(gap.offsets.partition, gap.offsets.start, gap.offsets.end) for gap in missing] == [(0, 3, 5)]
+    assert repair(topic, missing).appended == 2
+    sent |= {(0, 3): "refused", (0, 4): "refused"}
+    assert rows(topic) == expected(topic, sent)
+    assert not verify(topic).missing
+    wait_for(lambda: standing(connect, topic).is_running)
+    watchdog.check_connectors([topic], watchdog.Limits(well_after=watchdog.timedelta(0)))
+    assert alarms(name) == {}
+
+
+def test_a_person_can_step_over_with_a_command(make_topic, folder, connect, watched, monkeypatch, capsys):
+    topic = make_topic(partitions=1)
+    connectors.apply([topic], folder=folder)
+    send_refused(topic, -2)
+    wait_for(lambda: standing(connect, topic).has_failed)
+    monkeypatch.setattr(command, "load_registry", lambda _: [topic])
+    assert command.main(["step-over", connector_name(topic)]) == 0
+    assert "1 records with a negative timestamp from offset 0 on" in capsys.readouterr().out
+    wait_until_landed(topic, send(topic, [b"later"]))
+    assert command.main(["step-over", connector_name(topic)]) == 0
+    assert "no record with a negative timestamp" in capsys.readouterr().out
+
+
+def test_headers_that_no_converter_can_parse_do_not_stop_a_task(make_topic, folder, connect):
+    topic = make_topic(partitions=1)
+    connectors.apply([topic], folder=folder)
+    producer = producer_to(producer_config(client_config()), topic.name)
+    # Connect's default converter parses header values, and fails with StackOverflowError at deep nesting.
+    headers = [("nested", b"[" * 500_000), ("bytes", b"\xff\x00"), ("none", None), ("", b'{"a":')]
+    producer.produce(topic.name, b"odd headers", headers=headers)
+    assert producer.flush(30) == 0
+    sent = {(0, 0): "odd headers"} | send(topic, [b"later"])
+    wait_until_landed(topic, sent)
+    assert rows(topic) == expected(topic, sent)
+    assert standing(connect, topic).is_running
