@@ -1,13 +1,16 @@
 """Write requirements.txt, which the Astro Runtime image installs, from requirements.lock.
 
-Only what pyproject.toml names itself and the image does not carry is written, each at the lock's version. The full
-lock would pin Airflow's own dependencies against the image's, and the two differ.
+Everything that the Dags need is written, each at the lock's version, what those packages need included: nothing floats
+when the image is built. Left out is what the image carries: Airflow, its own providers, and all that these need. The
+image has tested versions of them, and a pin of ours would replace a part of Airflow under it.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from packaging.markers import default_environment
@@ -19,6 +22,17 @@ PROJECT = Path(__file__).resolve().parent.parent
 # The image carries Airflow, and with it these: a pin here would replace a part of Airflow under it.
 CARRIED_BY_AIRFLOW = frozenset(
     {"alembic", "apache-airflow", "apache-airflow-providers-standard", "pydantic", "sqlalchemy"}
+)
+
+# What else the image installs that the lock holds too; with all that these need, it is the image's.
+IMAGE_ROOTS = (
+    "apache-airflow-core",
+    "apache-airflow-providers-common-compat",
+    "apache-airflow-providers-common-io",
+    "apache-airflow-providers-common-sql",
+    "apache-airflow-providers-smtp",
+    "apache-airflow-providers-standard",
+    "apache-airflow-task-sdk",
 )
 
 # The image's Python and system: the lock serves several, and picks some versions by marker.
@@ -38,32 +52,69 @@ HEADER = """\
 # What the Dags need beyond Astro Runtime. Written by `python -m stack.requirements` from pyproject.toml and
 # requirements.lock: change it there.
 """
+NEEDED = """
+# What these packages need. Not here: what the image carries for Airflow, which keeps the image's versions.
+"""
 
 
 def locked_versions(lock: str) -> dict[str, str]:
     """Return name -> version for the image's Python from the text of a `uv pip compile` lock."""
-    versions = {}
-    for line in lock.splitlines():
-        if not line or line[0] in " #":
-            continue  # hashes and the "via" comments
+    return {name: version for name, version, _ in _locked(lock)}
+
+
+def needed_by(lock: str, roots: Iterable[str]) -> set[str]:
+    """Return the locked packages that the packages `roots` need, themselves included."""
+    children: dict[str, set[str]] = {}
+    for name, _, parents in _locked(lock):
+        for parent in parents:
+            children.setdefault(parent, set()).add(name)
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        # Every provider needs the package `apache-airflow`, and that one names providers which no image has by itself.
+        if name not in found and name != "apache-airflow":
+            found.add(name)
+            waiting += children.get(name, ())
+    return found
+
+
+def _locked(lock: str) -> Iterator[tuple[str, str, set[str]]]:
+    """(name, version, the packages that need it) of each package that the lock holds for the image's Python."""
+    for block in re.split(r"\n(?=[a-zA-Z0-9])", "\n" + re.sub(r"^#.*\n", "", lock, flags=re.MULTILINE)):
+        line, *rest = block.strip("\n").split("\n")
+        if not line:
+            continue
         requirement = Requirement(line.removesuffix("\\").strip())
         if requirement.marker is None or requirement.marker.evaluate(IMAGE):
-            versions[canonicalize_name(requirement.name)] = str(requirement.specifier).removeprefix("==")
-    return versions
+            comments = (text.strip(" #") for text in rest if text.lstrip().startswith("#"))
+            parents = {canonicalize_name(text.removeprefix("via").split()[0]) for text in comments if text != "via"}
+            yield canonicalize_name(requirement.name), str(requirement.specifier).removeprefix("=="), parents
 
 
 def export(project: Path = PROJECT) -> str:
-    """Return the text of requirements.txt. Raises KeyError when the lock lacks a direct dependency."""
+    """Return the text of requirements.txt.
+
+    Raises:
+        KeyError: The lock lacks a direct dependency.
+    """
     direct = tomllib.loads((project / "pyproject.toml").read_text())["project"]["dependencies"]
-    versions = locked_versions((project / "requirements.lock").read_text())
+    lock = (project / "requirements.lock").read_text()
+    versions = locked_versions(lock)
     lines = []
+    own = set()
     for requirement in map(Requirement, direct):
         name = canonicalize_name(requirement.name)
-        if name in CARRIED_BY_AIRFLOW:
-            continue
-        extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-        lines.append(f"{name}{extras}=={versions[name]}\n")
-    return HEADER + "".join(sorted(lines))
+        if name not in CARRIED_BY_AIRFLOW:
+            own.add(name)
+            extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+            lines.append(f"{name}{extras}=={versions[name]}\n")
+        elif str(requirement.specifier).startswith(">="):
+            # The image's version stays unless it is older than what the Dags were tested with.
+            lines.append(f"{name}{requirement.specifier}\n")
+    needed = needed_by(lock, own) - own - needed_by(lock, (*IMAGE_ROOTS, *CARRIED_BY_AIRFLOW))
+    pins = [f"{name}=={versions[name]}\n" for name in sorted(needed)]
+    return HEADER + "".join(sorted(lines)) + (NEEDED + "".join(pins) if pins else "")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from include.operations.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
+    version_table=context.config.attributes["version_table"],
     on_version_apply=context.config.attributes["on_version_apply"],
     target_metadata=metadata,
 )

@@ -1,4 +1,4 @@
-"""requirements.txt is what the lock says, and leaves Airflow's own dependencies to the image."""
+"""requirements.txt pins all that the Dags need, and leaves Airflow's own dependencies to the image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from stack.requirements import CARRIED_BY_AIRFLOW, PROJECT, export, locked_versions
+from stack.requirements import CARRIED_BY_AIRFLOW, IMAGE, IMAGE_ROOTS, PROJECT, export, locked_versions
 
 LOCK = """\
 # made by a tool
@@ -22,8 +22,16 @@ client==1.3.0 ; python_full_version >= '3.12' \\
     #   demo (pyproject.toml)
 pydantic==2.0 \\
     --hash=sha256:2222
+shared==5.0 \\
+    --hash=sha256:4444
+    # via
+    #   apache-airflow-core
+    #   some-driver
 some-driver==4.0 \\
     --hash=sha256:3333
+some-driver-parts==4.1 \\
+    --hash=sha256:5555
+    # via some-driver
 """
 
 
@@ -45,7 +53,18 @@ def test_the_committed_file_is_the_export():
 
 def test_names_are_normal_versions_are_the_locks_and_extras_stay(project: Path):
     lines = [line for line in export(project).splitlines() if not line.startswith("#")]
-    assert lines == ["client==1.3.0", "some-driver[binary]==4.0"]
+    assert lines[:2] == ["client==1.3.0", "some-driver[binary]==4.0"]
+
+
+def test_what_they_need_is_pinned_unless_the_image_carries_it(project: Path):
+    lines = [line for line in export(project).splitlines() if line and not line.startswith("#")]
+    assert "some-driver-parts==4.1" in lines
+    assert not any(line.startswith("shared") for line in lines)
+
+
+def test_a_floor_of_what_the_image_carries_stays_a_floor(project: Path):
+    write_dependencies(project, "client", "pydantic>=2")
+    assert "pydantic>=2" in export(project).splitlines()
 
 
 def test_a_version_for_another_python_is_not_taken():
@@ -72,9 +91,45 @@ def test_the_lock_has_no_registry_address():
     assert "--index-url" not in text
 
 
+def exported() -> dict[str, Requirement]:
+    lines = export().splitlines()
+    return {r.name: r for r in (Requirement(line) for line in lines if line and not line.startswith("#"))}
+
+
 def test_every_direct_dependency_is_exported_or_carried():
     direct = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {canonicalize_name(Requirement(line).name) for line in direct}
-    exported = {Requirement(line).name for line in export().splitlines() if not line.startswith("#")}
-    assert names == exported | (CARRIED_BY_AIRFLOW & names)
-    assert exported.isdisjoint(CARRIED_BY_AIRFLOW)
+    assert names <= exported().keys() | CARRIED_BY_AIRFLOW
+
+
+def needed(roots: dict[str, Requirement]) -> set[str]:
+    """What the installed packages say that they need, for the image's Python."""
+    found: set[str] = set()
+    waiting = [(name, extra) for name, requirement in roots.items() for extra in ("", *requirement.extras)]
+    seen = set()
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        for requirement in map(Requirement, metadata.requires(name) or ()):
+            if requirement.marker is None or requirement.marker.evaluate({**IMAGE, "extra": extra}):
+                child = canonicalize_name(requirement.name)
+                found.add(child)
+                waiting += [(child, e) for e in ("", *requirement.extras)]
+    return found
+
+
+def test_nothing_that_the_dags_need_floats_when_the_image_is_built():
+    pinned = exported()
+    carried = needed({name: Requirement(name) for name in IMAGE_ROOTS}) | set(IMAGE_ROOTS) | CARRIED_BY_AIRFLOW
+    floating = needed(pinned) - pinned.keys() - carried
+    assert not floating
+    unpinned = [str(r) for r in pinned.values() if not str(r.specifier).startswith("==")]
+    assert unpinned == ["apache-airflow-providers-standard>=1.15.0"]
+
+
+def test_no_pin_replaces_what_the_image_carries_for_airflow():
+    carried = needed({name: Requirement(name) for name in IMAGE_ROOTS}) | set(IMAGE_ROOTS)
+    assert carried >= {"pydantic", "sqlalchemy", "alembic", "fastapi"}
+    assert {name for name in exported() if name in carried} == {"apache-airflow-providers-standard"}

@@ -6,8 +6,7 @@ from alembic import op
 revision = "water_0006"
 down_revision = "water_0005"
 branch_labels = None
-# The claims.
-depends_on = "operations_0001"
+depends_on = None
 
 
 def upgrade() -> None:

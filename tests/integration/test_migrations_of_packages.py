@@ -1,0 +1,160 @@
+"""Each package's tables are migrated by themselves: an image that lacks a package or a revision upgrades the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from include.operations.database import begin
+from include.operations.migrate import upgrade
+
+pytestmark = pytest.mark.integration
+
+PROJECT = Path(__file__).resolve().parents[2]
+SHARED = "alembic_version"
+
+
+@pytest.fixture(scope="module")
+def without_example(tmp_path_factory) -> Path:
+    """The root of an image without the package `water`, and with an operations package whose tables may change."""
+    root = tmp_path_factory.mktemp("image")
+    shutil.copytree(PROJECT / "include", root / "include", ignore=shutil.ignore_patterns("water", "__pycache__"))
+    return root
+
+
+def start_upgrade(root: Path, database: str) -> subprocess.Popen[str]:
+    url = os.environ[f"AIRFLOW_CONN_{database.upper()}"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "include.operations", "upgrade"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "AIRFLOW_CONN_OPERATIONS_DB": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def upgrade_by(root: Path, database: str) -> tuple[list[str], str]:
+    """(revisions that the image at `root` applies, what it logs); the command succeeds."""
+    process = start_upgrade(root, database)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return revisions(out.splitlines()), err
+
+
+def revisions(lines: list[str]) -> list[str]:
+    return [line.split(":")[0] for line in lines if not line.startswith("nothing to do")]
+
+
+def tables(database: str) -> set[str]:
+    with begin(database) as connection:
+        return set(connection.scalars(text("select tablename from pg_tables where schemaname = 'public'")))
+
+
+def versions(database: str, package: str) -> list[str]:
+    with begin(database) as connection:
+        return list(connection.scalars(text(f"select version_num from {SHARED}_{package} order by 1")))
+
+
+def back_to_one_table(database: str, *, without: tuple[str, ...] = ()) -> None:
+    """The database as an image left it that had one version table for all packages."""
+    packages = sorted(t.removeprefix(f"{SHARED}_") for t in tables(database) if t.startswith(f"{SHARED}_"))
+    heads = [head for package in packages if package not in without for head in versions(database, package)]
+    with begin(database) as connection:
+        connection.execute(text(f"create table {SHARED} (version_num varchar(32) primary key)"))
+        for head in heads:
+            connection.execute(text(f"insert into {SHARED} values (:head)"), {"head": head})
+        for package in packages:
+            connection.execute(text(f"drop table {SHARED}_{package}"))
+
+
+def test_operations_comes_first_and_each_package_has_its_table(new_database: Callable[[], str]):
+    database = new_database()
+    packages = [revision.rpartition("_")[0] for revision in revisions(upgrade(database))]
+    assert packages[0] == "operations"
+    assert packages.index("water") > len(packages) - 1 - packages[::-1].index("operations")
+    assert {f"{SHARED}_operations", f"{SHARED}_landing", f"{SHARED}_water"} <= tables(database)
+    assert SHARED not in tables(database)
+
+
+def test_a_database_with_one_version_table_is_moved_over(new_database: Callable[[], str]):
+    database = new_database()
+    upgrade(database)
+    before = {package: versions(database, package) for package in ("operations", "landing", "water")}
+    back_to_one_table(database)
+    assert upgrade(database) == []
+    assert {package: versions(database, package) for package in before} == before
+    # An image from before still finds the revisions that it has applied.
+    assert SHARED in tables(database)
+
+
+def test_an_older_database_with_one_version_table_gets_the_rest(new_database: Callable[[], str]):
+    database = new_database()
+    upgrade(database)
+    back_to_one_table(database)
+    with begin(database) as connection:
+        connection.execute(text("drop table replaced_hours"))
+        connection.execute(text(f"update {SHARED} set version_num = 'water_0005' where version_num like 'water%'"))
+    assert revisions(upgrade(database))[0] == "water_0006"
+    assert "replaced_hours" in tables(database)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own tables", "one table"])
+def test_a_package_may_go_and_come_back(new_database: Callable[[], str], without_example: Path, shared: bool):
+    database = new_database()
+    upgrade(database)
+    before = tables(database)
+    if shared:
+        back_to_one_table(database)
+    assert upgrade_by(without_example, database)[0] == []
+    assert "alerts" in tables(database)
+    assert upgrade(database) == []
+    assert tables(database) - {SHARED} == before
+
+
+def test_a_package_may_come_later(new_database: Callable[[], str], without_example: Path):
+    database = new_database()
+    first, _ = upgrade_by(without_example, database)
+    assert not any(revision.startswith("water") for revision in first)
+    assert "alerts" not in tables(database)
+    later = revisions(upgrade(database))
+    assert later
+    assert all(revision.startswith("water") for revision in later)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own tables", "one table"])
+def test_after_a_rollback_the_other_packages_upgrade(
+    new_database: Callable[[], str], without_example: Path, shared: bool
+):
+    database = new_database()
+    upgrade_by(without_example, database)
+    # A later image has changed the operations tables.
+    with begin(database) as connection:
+        connection.execute(text(f"update {SHARED}_operations set version_num = 'operations_9999'"))
+    if shared:
+        back_to_one_table(database)
+    before = tables(database) - {SHARED}
+    applied, log = upgrade_by(PROJECT, database)
+    assert applied
+    assert all(revision.startswith("water") for revision in applied)
+    assert "the tables of operations are at operations_9999, which this image does not have" in log
+    assert versions(database, "operations") == ["operations_9999"]
+    assert before < tables(database)
+
+
+def test_two_images_upgrade_one_database_at_once(new_database: Callable[[], str], without_example: Path):
+    database, alone = new_database(), new_database()
+    upgrade(alone)
+    processes = [start_upgrade(root, database) for root in (without_example, PROJECT)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    applied = [revision for out, _ in outputs for revision in revisions(out.splitlines())]
+    assert len(applied) == len(set(applied))
+    assert tables(database) == tables(alone)
