@@ -88,8 +88,10 @@ def _locked(lock: str) -> Iterator[tuple[str, str, set[str]]]:
         requirement = Requirement(line.removesuffix("\\").strip())
         if requirement.marker is None or requirement.marker.evaluate(IMAGE):
             comments = (text.strip(" #") for text in rest if text.lstrip().startswith("#"))
-            parents = {canonicalize_name(text.removeprefix("via").split()[0]) for text in comments if text != "via"}
-            yield canonicalize_name(requirement.name), str(requirement.specifier).removeprefix("=="), parents
+            parents = {
+                str(canonicalize_name(text.removeprefix("via").split()[0])) for text in comments if text != "via"
+            }
+            yield str(canonicalize_name(requirement.name)), str(requirement.specifier).removeprefix("=="), parents
 
 
 def export(project: Path = PROJECT) -> str:
