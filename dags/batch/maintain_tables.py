@@ -6,12 +6,13 @@ is old.
 
 **Starts** every night. Its tasks do not depend on each other's success.
 
-**Makes** room: snapshots older than `snapshots_days` are expired, except what the sink needs to know how far it has
-come; eight or more small files of a partition become one, in a commit that gives way to the lane's; files that no
-snapshot refers to are removed when they are older than a day. From a landing table nothing is removed while offsets
-are missing, because such files may be the missing rows. Staging files of finished runs that were left behind go too,
-and results of checks and files of the register that are older than the parameters say. What is still needed stays,
-however old: docs/runbooks/metadata-grows.md.
+**Makes** room: snapshots older than `snapshots_days` are expired (those of landing tables every ten minutes, by
+`expire_snapshots`); eight or more small files of a partition become one, in a commit that gives way to the lane's, of a
+landing table those whose offsets every lane has claimed and closed; files that no snapshot refers to are removed when
+they are older than a day. From a landing table nothing is removed while offsets are missing, because such files may be
+the missing rows, and no file that its sink's coordinator has still to commit. Staging files of finished runs that were
+left behind go too, and results of checks and files of the register that are older than the parameters say. What is
+still needed stays, however old: docs/runbooks/metadata-grows.md.
 
 **When it fails** nothing is lost; the next run does it. The lane works without it, slower from week to week.
 """
@@ -57,10 +58,11 @@ def maintain_tables():
         return keep_table(name, timedelta(days=(params or {})["snapshots_days"]))
 
     @task(max_active_tis_per_dagrun=1)
-    def keep_landing_table(topic: str, params: dict | None = None) -> dict | None:
+    def keep_landing_table(topic: str) -> dict | None:
         from include.landing.upkeep import keep_landing_table
 
-        return keep_landing_table(TOPICS[topic], timedelta(days=(params or {})["snapshots_days"]))
+        # Within the timeout: what is left is bundled the next night.
+        return keep_landing_table(TOPICS[topic], LANES, seconds=1800)
 
     @task
     def remove_staging_files() -> int:

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from airflow.sdk import Connection
     from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
 
 CONN_ID = "landing_catalog"
 OBJECTS_CONN_ID = "google_cloud_default"
@@ -47,6 +49,50 @@ def load_catalog(conn_id: str = CONN_ID) -> "Catalog":
             properties["credential"] = f"{connection.login}:{connection.password or ''}"
         return RestCatalog(CATALOG_NAME, **properties)
     return _sql_catalog(conn_id, connection, extra, properties)
+
+
+def load_current(name: str) -> "Table":
+    """The table as `load_table` gives it; its metadata is read again only when a commit has replaced it.
+
+    A sensor looks every few seconds, and a task several times: of a JDBC catalog one query says whether anything has
+    changed. What is returned is the caller's own: to refresh it or to commit to it changes nobody else's.
+
+    Args:
+        name: The table's identifier, `namespace.name`.
+
+    Returns:
+        The table in its newest state.
+
+    Raises:
+        NoSuchTableError: There is none.
+    """
+    catalog = load_catalog()
+    location = _metadata_location(catalog, name)
+    table = _current.get(name)
+    if location is None or table is None or table.metadata_location != location:
+        table = _current[name] = catalog.load_table(name)
+    return copy(table)
+
+
+# The last state that was read, by identifier; by as many as there are tables.
+_current: dict[str, "Table"] = {}
+
+
+def _metadata_location(catalog: "Catalog", name: str) -> str | None:
+    """Where the table's metadata is now; None when only loading the table can tell."""
+    from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+    from sqlalchemy import select
+
+    if not isinstance(catalog, SqlCatalog):
+        return None
+    namespace, _, short = name.rpartition(".")
+    row = select(IcebergTables.metadata_location).where(
+        IcebergTables.catalog_name == catalog.name,
+        IcebergTables.table_namespace == namespace,
+        IcebergTables.table_name == short,
+    )
+    with catalog.engine.connect() as connection:
+        return connection.scalar(row)
 
 
 def _map_tables() -> None:

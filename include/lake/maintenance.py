@@ -6,8 +6,10 @@ Each step is one commit or none, safe beside writers, and can be repeated.
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +17,13 @@ from typing import TYPE_CHECKING, Any
 from include.lake import datafiles, engine, writing
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyRelation
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table, Transaction
     from pyiceberg.table.snapshots import Snapshot
+
+    # The small files of one partition, as those that become one file each.
+    Grouping = Callable[[list[DataFile]], Iterable[list[DataFile]]]
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +34,8 @@ SMALL_BYTES = 32 * 1024 * 1024
 MIN_SMALL_FILES = 8
 # Rewritten at a time, in one commit.
 MAX_BUNDLE_BYTES = 512 * 1024 * 1024
+# Forgotten at a time: PyIceberg looks for each among all that are left, and copies all of those once each time.
+EXPIRED_AT_ONCE = 5_000
 
 
 def expire_snapshots(
@@ -50,24 +58,74 @@ def expire_snapshots(
     kept |= {ref.snapshot_id for ref in table.refs().values()}
     old = [s.snapshot_id for s in table.snapshots() if s.timestamp_ms < before and s.snapshot_id not in kept]
     if old:
-        table.maintenance.expire_snapshots().by_ids(old).commit()
+        _expire(table, old)
     return len(old)
 
 
-def bundle_small_files(table: Table, *, min_files: int = MIN_SMALL_FILES, small_bytes: int = SMALL_BYTES) -> int:
-    """Rewrite the small files of each partition as one; returns how many files were replaced.
+def _expire(table: Table, old: list[int]) -> None:
+    from pyiceberg.table.update.snapshot import ExpireSnapshots
+
+    # In one commit. The oldest first, as they are listed: of tens of thousands at once, each would be looked for among
+    # all of them, for minutes.
+    with table.transaction() as transaction:
+        for first in range(0, len(old), EXPIRED_AT_ONCE):
+            ExpireSnapshots(transaction).by_ids(old[first : first + EXPIRED_AT_ONCE]).commit()
+
+
+def set_properties(table: Table, wanted: Mapping[str, str]) -> bool:
+    """Give the table those of the properties that it lacks; returns whether any was missing."""
+    missing = {name: value for name, value in wanted.items() if name not in table.properties}
+    if missing:
+        with table.transaction() as transaction:
+            transaction.set_properties(missing)
+    return bool(missing)
+
+
+def bundle_small_files(
+    table: Table,
+    *,
+    min_files: int = MIN_SMALL_FILES,
+    small_bytes: int = SMALL_BYTES,
+    group: Grouping | None = None,
+    order_by: str = "",
+    unique: Sequence[str] = (),
+    seconds: float = math.inf,
+) -> int:
+    """Rewrite the small files of each partition as one.
 
     A partition in which somebody else has replaced one of them meanwhile is left for the next time.
+
+    Args:
+        table: The table.
+        min_files: Fewer small files of a partition than this are left alone.
+        small_bytes: Smaller files are small.
+        group: How the small files of one partition become bundles; by default in the order of their sizes' sum.
+        unique: Columns that tell rows apart: files of which two rows have the same values are left alone.
+        order_by: A column by which the rows of a bundle are sorted, so that readers skip parts of it.
+        seconds: After about this long the rest is left for the next time.
+
+    Returns:
+        How many files were replaced.
+
+    Raises:
+        ValueError: The table has delete files.
     """
+    until = time.monotonic() + seconds
     table.refresh()
     replaced = 0
-    for files in _bundles(table, min_files, small_bytes):
+    for files in _bundles(table, min_files, small_bytes, group or _by_size):
+        if time.monotonic() > until:
+            break
         with tempfile.TemporaryDirectory(prefix="bundle-") as folder, engine.connect() as connection:
             local = Path(folder) / "bundle.parquet"
             paths = engine.fetched(connection, [file.file_path for file in files])
-            rows = engine.read_files(connection, table.schema(), paths)
-            rows.create_view("small")
-            connection.execute(f"copy small to {engine.literal(str(local))} ({datafiles.copy_options(table)})")
+            small = engine.read_files(connection, table.schema(), paths)
+            small.create_view("small")
+            if unique and _repeats(small, unique):
+                log.warning("table %s: %d small files hold rows twice, left alone", ".".join(table.name()), len(files))
+                continue
+            rows = f"(select * from small order by {engine.quoted(order_by)})" if order_by else "small"
+            connection.execute(f"copy {rows} to {engine.literal(str(local))} ({datafiles.copy_options(table)})")
             added = datafiles.upload(table, [local])
         if sum(file.record_count for file in added) != sum(file.record_count for file in files):
             raise RuntimeError(f"table {'.'.join(table.name())}: a bundle holds another number of rows than its files")
@@ -75,25 +133,32 @@ def bundle_small_files(table: Table, *, min_files: int = MIN_SMALL_FILES, small_
     return replaced
 
 
-def _bundles(table: Table, min_files: int, small_bytes: int) -> list[list[DataFile]]:
+def _repeats(rows: DuckDBPyRelation, columns: Sequence[str]) -> bool:
+    names = ", ".join(map(engine.quoted, columns))
+    return bool(rows.aggregate(f"{names}, count(*) as rows", names).filter("rows > 1").limit(1).fetchall())
+
+
+def _bundles(table: Table, min_files: int, small_bytes: int, group: Grouping) -> list[list[DataFile]]:
     by_partition: dict[str, list[DataFile]] = {}
     for task in table.scan().plan_files():
         if task.delete_files:
             raise ValueError(f"table {'.'.join(table.name())} has delete files; rewrite it (copy on write) first")
         if task.file.file_size_in_bytes < small_bytes and task.file.spec_id == table.spec().spec_id:
             by_partition.setdefault(repr(task.file.partition), []).append(task.file)
+    enough = (files for files in by_partition.values() if len(files) >= min_files)
+    return [bundle for files in enough for bundle in group(files) if len(bundle) > 1]
+
+
+def _by_size(files: list[DataFile]) -> list[list[DataFile]]:
     bundles: list[list[DataFile]] = []
-    for files in by_partition.values():
-        if len(files) < min_files:
-            continue
-        size = MAX_BUNDLE_BYTES
-        for file in files:
-            if size + file.file_size_in_bytes > MAX_BUNDLE_BYTES:
-                bundles.append([])
-                size = 0
-            bundles[-1].append(file)
-            size += file.file_size_in_bytes
-    return [bundle for bundle in bundles if len(bundle) > 1]
+    size = MAX_BUNDLE_BYTES
+    for file in files:
+        if size + file.file_size_in_bytes > MAX_BUNDLE_BYTES:
+            bundles.append([])
+            size = 0
+        bundles[-1].append(file)
+        size += file.file_size_in_bytes
+    return bundles
 
 
 class _Replaced(Exception):
@@ -119,11 +184,21 @@ def _replace(table: Table, files: list[DataFile], added: list[DataFile]) -> int:
     return len(files)
 
 
-def remove_unreferenced(table: Table, *, older_than: timedelta = ORPHAN_AGE) -> int:
-    """Delete files below the table's location that no snapshot refers to; returns how many.
+def remove_unreferenced(table: Table, *, older_than: timedelta = ORPHAN_AGE, spared: Collection[str] = ()) -> int:
+    """Delete files below the table's location that no snapshot refers to.
 
     Of a landing table only after a gap check: files that a sink has written and not committed are its missing rows.
-    Raises ValueError for an age below ORPHAN_AGE: a commit that is under way has files that no snapshot knows yet.
+
+    Args:
+        table: The table.
+        older_than: Younger files stay: a commit that is under way has files that no snapshot knows yet.
+        spared: Names of files, without their folders, that stay because they are still to be committed.
+
+    Returns:
+        How many files were deleted.
+
+    Raises:
+        ValueError: `older_than` is less than ORPHAN_AGE.
     """
     if older_than < ORPHAN_AGE:
         raise ValueError(f"older_than is {older_than}; at least {ORPHAN_AGE}, for commits that are under way")
@@ -136,7 +211,7 @@ def remove_unreferenced(table: Table, *, older_than: timedelta = ORPHAN_AGE) -> 
     known = {_key(path) for path in _referenced(table)}
     removed = 0
     for path, entry in listed.items():
-        if _key(path) not in known and _changed_at(entry) < before:
+        if _key(path) not in known and path.rpartition("/")[2] not in spared and _changed_at(entry) < before:
             store.rm_file(path)
             removed += 1
     log.info("table %s: removed %d files that no snapshot refers to", ".".join(table.name()), removed)

@@ -59,12 +59,13 @@ def replace_where(
 def commit(table: Table, change: Callable[[Transaction], None]) -> Table:
     """Apply `change` to a transaction on the newest state of the table, again when somebody else commits meanwhile.
 
-    Raises PyIceberg's CommitFailedException or ValidationException after COMMIT_TRIES.
+    The commit is made on the very state that `change` has seen, or not at all: what it has counted or read of the table
+    holds. Raises PyIceberg's CommitFailedException or ValidationException after COMMIT_TRIES.
     """
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 
     for attempt in range(1, COMMIT_TRIES + 1):
-        table.refresh()
+        only_on_this_state(table.refresh())
         try:
             # "Delete operation did not match any records": the usual case, said once a commit.
             with warnings.catch_warnings(action="ignore", category=UserWarning), table.transaction() as transaction:
@@ -78,8 +79,24 @@ def commit(table: Table, change: Callable[[Transaction], None]) -> Table:
     raise AssertionError("not reached")
 
 
+def only_on_this_state(table: Table) -> None:
+    """Have the table's next commit fail when somebody else commits before it.
+
+    PyIceberg would repeat an append on whatever state is there then, one that holds the same rows already perhaps. Only
+    this copy of the metadata says no; the table's own properties stay.
+
+    Args:
+        table: As loaded or refreshed; the next refresh ends it.
+    """
+    once = {**table.metadata.properties, "commit.retry.num-retries": "0"}
+    table.metadata = table.metadata.model_copy(update={"properties": once})
+
+
 def append_files(transaction: Transaction, files: Iterable[DataFile], properties: Mapping[str, str]) -> None:
-    """Append data files that `datafiles.upload` made."""
+    """Append data files that `datafiles.upload` made; without any, the transaction stays as it is."""
+    files = list(files)
+    if not files:
+        return
     with transaction.update_snapshot(snapshot_properties=dict(properties)).merge_append() as append:
         for file in files:
             append.append_data_file(file)

@@ -121,17 +121,20 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
         local = datafiles.write(connection, _rows_that_stay(connection, table.schema()), table, Path(folder))
         rows = sum(local.values())
         added = datafiles.upload(table, local)
-        replaced = count_of(connection, table, ranges)
+        replaced = 0
 
         def change(transaction: Transaction) -> None:
+            nonlocal replaced
             properties = {CLAIM_ID: str(claim_id), RUN_ID: run_id}
+            # In the very state that the commit is made on. The lock spares work; it goes when its connection breaks,
+            # and a task that was given up may still run, and have put the same rows there.
+            replaced = count_of(connection, table, ranges)
             if replaced:
-                # Asked first, and under the lock: PyIceberg would read every file whose bounds reach into the ranges.
+                # Not always: PyIceberg would read every file whose bounds reach into the ranges.
                 transaction.delete(_in_ranges(ranges), snapshot_properties=properties)
             writing.append_files(transaction, added, properties)
 
-        if added or replaced:
-            writing.commit(table, change)
+        writing.commit(table, change)
         # After the commit: a dead-letter topic that refuses them keeps no good row back.
         conflicting = conflicts.keep(connection, consumer, ranges, run_id)
     counts = {name: sum(unit[name] for unit in units) for name in COUNTS}

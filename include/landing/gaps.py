@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -20,17 +21,21 @@ from sqlalchemy import (
     Connection,
     Identity,
     Index,
+    Row,
     String,
     Table,
     Text,
     and_,
     delete,
+    false,
     func,
     insert,
     or_,
     select,
     text,
+    update,
 )
+from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, MultiRange, Range
 
 from include.kafka.offsets import OffsetRange
 from include.landing import intervals
@@ -52,6 +57,8 @@ class State(StrEnum):
 
 # Offsets that need no row in the landing table any more.
 SETTLED = (State.no_record, State.lost)
+# In one row, of some 16 bytes each.
+MAX_RANGES = 1_000
 
 landing_gaps = Table(
     "landing_gaps",
@@ -65,10 +72,14 @@ landing_gaps = Table(
     Column("state", String(16), nullable=False),
     # Records that the repair appended.
     Column("records", BigInteger, server_default="0", nullable=False),
+    # Which of [start_offset, end_offset) the row means; null: all of them. A producer with transactions leaves a hole
+    # for each: as rows of their own they would soon be more than everything else in the database.
+    Column("ranges", INT8MULTIRANGE),
     now_column("found_at"),
     CheckConstraint("start_offset < end_offset", name="ordered"),
     CheckConstraint("state in ('missing', 'repaired', 'no_record', 'lost')", name="state"),
     Index("ix_landing_gaps_offsets", "topic_id", "partition", "end_offset"),
+    Index("ix_landing_gaps_missing", "topic_id", "found_at", postgresql_where=text("state = 'missing'")),
 )
 
 
@@ -81,21 +92,24 @@ class Gap:
 
 
 def settled(connection: Connection, topic_id: str, starts: Mapping[int, int]) -> dict[int, Ranges]:
-    """{partition: offsets from its start on that hold no record, or are lost}; without one, from 0 on."""
-    # By the index: a producer with transactions leaves a hole for each, and they stay on record for ever.
-    reach = or_(
-        landing_gaps.c.partition.not_in(list(starts)),
-        *(
-            and_(landing_gaps.c.partition == partition, landing_gaps.c.end_offset > start)
-            for partition, start in starts.items()
-        ),
-    )
+    """{partition: offsets from its start on that hold no record, or are lost} of the partitions that `starts` names."""
+    # By the index: what lies before the starts stays on record for ever, and is not loaded.
+    reach = [
+        and_(landing_gaps.c.partition == partition, landing_gaps.c.end_offset > start)
+        for partition, start in starts.items()
+    ]
     mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(SETTLED))
-    rows = connection.execute(select(landing_gaps).where(*mine, reach))
     found: dict[int, list[tuple[int, int]]] = {}
-    for row in rows:
-        found.setdefault(row.partition, []).append((row.start_offset, row.end_offset))
+    for row in connection.execute(select(landing_gaps).where(*mine, or_(false(), *reach))):
+        start = starts[row.partition]
+        found.setdefault(row.partition, []).extend(part for part in _ranges_of(row) if part[1] > start)
     return {partition: intervals.union(ranges) for partition, ranges in found.items()}
+
+
+def _ranges_of(row: Row) -> Ranges:
+    if row.ranges is None:
+        return [(row.start_offset, row.end_offset)]
+    return [(part.lower, part.upper) for part in row.ranges]
 
 
 def note(
@@ -127,23 +141,21 @@ def note(
             mine_now = intervals.intersect(left, now)
             left = intervals.subtract(left, mine_now)
             gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), age_of_row) for r in mine_now]
-        for start, end in left:
-            connection.execute(
-                insert(landing_gaps).values(
-                    topic=topic,
-                    topic_id=topic_id,
-                    partition=partition,
-                    start_offset=start,
-                    end_offset=end,
-                    state=State.missing,
-                )
-            )
-            gaps.append(Gap(OffsetRange(topic, topic_id, partition, start, end), timedelta()))
+        if left:
+            values = {"topic": topic, "topic_id": topic_id, "partition": partition, "state": State.missing}
+            new = [{**values, "start_offset": start, "end_offset": end} for start, end in left]
+            connection.execute(insert(landing_gaps), new)
+        gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), timedelta()) for r in left]
     return gaps
 
 
 def record(topic: str, topic_id: str, partition: int, state: State, ranges: Ranges, records: int = 0) -> None:
-    """Record what became of missing offsets. To repeat it changes nothing."""
+    """Record what became of missing offsets. To repeat it changes nothing.
+
+    They join the last row of the same state, as long as that holds fewer than MAX_RANGES ranges.
+    """
+    if not ranges:
+        return
     with begin() as connection:
         lock(connection, topic_id)
         same = (
@@ -151,25 +163,48 @@ def record(topic: str, topic_id: str, partition: int, state: State, ranges: Rang
             landing_gaps.c.partition == partition,
             landing_gaps.c.state == state,
         )
-        rows = connection.execute(select(landing_gaps.c.start_offset, landing_gaps.c.end_offset).where(*same))
-        new = intervals.subtract(ranges, intervals.union((row.start_offset, row.end_offset) for row in rows))
-        if new:
-            values = {"topic": topic, "topic_id": topic_id, "partition": partition, "state": state}
-            connection.execute(
-                insert(landing_gaps),
-                # The number of records stands beside the first of the ranges.
-                [
-                    {**values, "start_offset": start, "end_offset": end, "records": 0 if number else records}
-                    for number, (start, end) in enumerate(new)
-                ],
-            )
+        # From the first on: what ends before it holds none of them. The last row too, which they may join.
+        last = select(func.max(landing_gaps.c.end_offset)).where(*same).scalar_subquery()
+        from_here = landing_gaps.c.end_offset >= func.least(ranges[0][0], last)
+        rows = connection.execute(select(landing_gaps).where(*same, from_here).order_by(landing_gaps.c.id)).all()
+        new = intervals.subtract(ranges, intervals.union(part for row in rows for part in _ranges_of(row)))
+        if not new:
+            return
+        joined = _ranges_of(rows[-1]) if rows else []
+        if not joined or len(joined) + len(new) > MAX_RANGES:
+            values = {"topic": topic, "topic_id": topic_id, "partition": partition, "state": state, "records": records}
+            connection.execute(insert(landing_gaps).values(**values, **_columns_of(new)))
+        else:
+            values = {"records": landing_gaps.c.records + records, **_columns_of(intervals.union([*joined, *new]))}
+            connection.execute(update(landing_gaps).where(landing_gaps.c.id == rows[-1].id).values(values))
 
 
-def history(topic_id: str, states: Iterable[State] = tuple(State)) -> list:
-    """The topic's gaps, oldest first."""
+def _columns_of(ranges: Ranges) -> dict[str, Any]:
+    whole = len(ranges) == 1
+    many = None if whole else MultiRange(Range(start, end, bounds="[)") for start, end in ranges)
+    return {"start_offset": ranges[0][0], "end_offset": ranges[-1][1], "ranges": many}
+
+
+class Recorded(NamedTuple):
+    """What is on record of a range of offsets. `records`: of all ranges of its row, beside the first of them."""
+
+    partition: int
+    start_offset: int
+    end_offset: int
+    state: str
+    records: int
+
+
+def history(topic_id: str, states: Iterable[State] = tuple(State)) -> list[Recorded]:
+    """The topic's gaps, oldest first, adjacent ones of a state as one."""
     with begin() as connection:
         found = select(landing_gaps).where(landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(list(states)))
-        return list(connection.execute(found.order_by(landing_gaps.c.id)))
+        rows = connection.execute(found.order_by(landing_gaps.c.id)).all()
+    return [
+        Recorded(row.partition, start, end, row.state, 0 if number else row.records)
+        for row in rows
+        for number, (start, end) in enumerate(_ranges_of(row))
+    ]
 
 
 def lock(connection: Connection, topic_id: str) -> None:

@@ -3,17 +3,21 @@
 The table is partitioned by the Kafka partition, so a file's offset bounds are those of one partition. A file with as
 many records as its bounds span holds every offset between them. Of any other file (transactions and compaction leave
 offsets without a record; a record may be there twice) the offsets themselves are read, that one column only.
+
+Manifests are opened only where their bounds (`manifests.py`) reach into the offsets that are asked for.
 """
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from include.landing import intervals
+from include.landing import intervals, manifests
 from include.landing.intervals import Ranges
+from include.landing.manifests import Bounds
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestFile
@@ -22,8 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Neither a manifest nor a data file ever changes, so what was read of them stays true: a sensor that looks every few
-# seconds reads what is new. Bounds for a process that runs for months.
-MAX_CACHED_MANIFESTS = 2_000
+# seconds reads what is new. Bounds for a process that runs for months; a manifest lists up to some thousand files.
+MAX_CACHED_MANIFESTS = 200
+MAX_CACHED_BOUNDS = 20_000
 MAX_CACHED_COLUMNS = 2_000
 # Waiting for the store, mostly.
 READ_THREADS = 8
@@ -56,40 +61,47 @@ class Landed:
     """
 
     def __init__(self, table: "Table") -> None:
-        self._io = table.io
-        self.snapshot_id: int | None = None
-        self._files: dict[int, list[LandedFile]] = {}
         snapshot = table.current_snapshot()
-        if snapshot is None:
-            return
-        self.snapshot_id = snapshot.snapshot_id
-        manifests = snapshot.manifests(table.io)
-        with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="manifests") as pool:
-            for files in pool.map(lambda manifest: _files_of(table, manifest), manifests):
-                for file in files:
-                    self._files.setdefault(file.partition, []).append(file)
-        for files in self._files.values():
-            files.sort(key=lambda file: (file.start, -file.end, file.path))
+        self.snapshot_id: int | None = snapshot.snapshot_id if snapshot else None
+        self._sources = _sources(table, snapshot.manifests(table.io) if snapshot else [])
+        self._columns = lambda file: _offset_column(table.io, file)
+
+    @classmethod
+    def of(cls, files: Iterable[LandedFile], offsets: Callable[[LandedFile], Ranges]) -> "Landed":
+        """From files that are known: `offsets` reads the offsets of one that does not hold all between its bounds."""
+        landed = object.__new__(cls)
+        listed = tuple(files)
+        landed.snapshot_id = None
+        landed._sources = [_Source(_bounds_of(listed), lambda: listed)]
+        landed._columns = offsets
+        return landed
 
     @property
     def partitions(self) -> list[int]:
-        return sorted(self._files)
+        return sorted({partition for source in self._sources for partition in source.bounds})
 
     def end(self, partition: int) -> int:
         """One more than the highest landed offset of the partition; 0 when there is none."""
-        return max((file.end for file in self._files.get(partition, ())), default=0)
+        return max((source.bounds[partition][1] for source in self._sources if partition in source.bounds), default=0)
 
     def files(self, partition: int, start: int, end: int | None = None) -> list[LandedFile]:
         """The files whose bounds reach into [start, end), by their first offset."""
-        return [
+        wanted = [source for source in self._sources if source.reaches(partition, start, end)]
+        unread = [source for source in wanted if not source.is_read]
+        if len(unread) > 1:
+            with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="manifests") as pool:
+                list(pool.map(_Source.files, unread))
+        found = [
             file
-            for file in self._files.get(partition, ())
-            if file.end > start and (end is None or file.start < end) and file.records
+            for source in wanted
+            for file in source.files()
+            if file.partition == partition and file.end > start and (end is None or file.start < end)
         ]
+        return sorted(found, key=lambda file: (file.start, -file.end, file.path))
 
     def offsets(self, file: LandedFile) -> Ranges:
         """The offsets that the file holds; reads its offset column if the bounds do not tell."""
-        return [(file.start, file.end)] if file.is_dense else _offset_column(self._io, file)
+        return [(file.start, file.end)] if file.is_dense else self._columns(file)
 
     def read_ahead(self, files: Iterable[LandedFile]) -> None:
         """Read what `offsets` will have to read, several files at a time."""
@@ -116,7 +128,30 @@ def contiguous_end(start: int, covered: Ranges) -> int:
     return start
 
 
+class _Source:
+    """A manifest: how far its files reach, and, when it is asked for them, the files."""
+
+    def __init__(self, bounds: Bounds, read: Callable[[], tuple[LandedFile, ...]]) -> None:
+        self.bounds = bounds
+        self._read = read
+        self._files: tuple[LandedFile, ...] | None = None
+
+    @property
+    def is_read(self) -> bool:
+        return self._files is not None
+
+    def reaches(self, partition: int, start: int, end: int | None) -> bool:
+        first, last = self.bounds.get(partition, (0, 0))
+        return last > start and (end is None or first < end)
+
+    def files(self) -> tuple[LandedFile, ...]:
+        if self._files is None:
+            self._files = self._read()
+        return self._files
+
+
 _manifests: "OrderedDict[str, tuple[LandedFile, ...]]" = OrderedDict()
+_bounds: "OrderedDict[str, Bounds]" = OrderedDict()
 _columns: "OrderedDict[str, Ranges]" = OrderedDict()
 
 
@@ -126,24 +161,55 @@ def _remember(cache: OrderedDict, key: str, value: Any, size: int) -> None:
         cache.popitem(last=False)
 
 
-def _files_of(table: "Table", manifest: "ManifestFile") -> tuple[LandedFile, ...]:
-    from pyiceberg.manifest import ManifestContent, ManifestEntryStatus
+def _bounds_of(files: Iterable[LandedFile]) -> Bounds:
+    found: dict[int, tuple[int, int]] = {}
+    for file in files:
+        start, end = found.get(file.partition, (file.start, file.end))
+        found[file.partition] = (min(start, file.start), max(end, file.end))
+    return found
 
-    name = ".".join(table.name())
-    if manifest.content == ManifestContent.DELETES:
-        raise UnreadableTable(
-            f"table {name} has row-level deletes ({manifest.manifest_path}): remove rows by rewriting files"
-        )
+
+def _sources(table: "Table", listed: "Iterable[ManifestFile]") -> list[_Source]:
+    """The manifests with their bounds; reads those of which nobody has recorded any."""
+    from pyiceberg.manifest import ManifestContent
+
+    listed = list(listed)
+    for manifest in listed:
+        if manifest.content == ManifestContent.DELETES:
+            raise UnreadableTable(
+                f"table {'.'.join(table.name())} has row-level deletes ({manifest.manifest_path}): remove rows by "
+                "rewriting files"
+            )
+    found = {m.manifest_path: b for m in listed if (b := _bounds.get(m.manifest_path)) is not None}
+    unknown = [manifest for manifest in listed if manifest.manifest_path not in found]
+    if unknown:
+        found |= manifests.known([manifest.manifest_path for manifest in unknown])
+        unread = [manifest for manifest in unknown if manifest.manifest_path not in found]
+        with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="manifests") as pool:
+            read = pool.map(lambda manifest: _bounds_of(_files_of(table, manifest)), unread)
+            new = dict(zip((manifest.manifest_path for manifest in unread), read, strict=True))
+        if new:
+            manifests.remember(str(table.metadata.table_uuid), new)
+        found |= new
+        for manifest in unknown:
+            _remember(_bounds, manifest.manifest_path, found[manifest.manifest_path], MAX_CACHED_BOUNDS)
+    return [_Source(found[manifest.manifest_path], partial(_files_of, table, manifest)) for manifest in listed]
+
+
+def _files_of(table: "Table", manifest: "ManifestFile") -> tuple[LandedFile, ...]:
+    from pyiceberg.manifest import ManifestEntryStatus
+
     found = _manifests.get(manifest.manifest_path)
     if found is None:
         entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
         live = (entry.data_file for entry in entries if entry.status != ManifestEntryStatus.DELETED)
-        found = tuple(_landed_file(table, file) for file in live if file.record_count)
+        found = tuple(landed_file(table, file) for file in live if file.record_count)
         _remember(_manifests, manifest.manifest_path, found, MAX_CACHED_MANIFESTS)
     return found
 
 
-def _landed_file(table: "Table", file: Any) -> LandedFile:
+def landed_file(table: "Table", file: Any) -> LandedFile:
+    """What a data file's entry in a manifest says of its offsets. Raises UnreadableTable when it says nothing."""
     from pyiceberg.conversions import from_bytes
 
     offset: Any = table.schema().find_field("offset")

@@ -85,10 +85,11 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
         return Readiness.no_table
     landed = Landed(table)
     with begin() as connection:
-        starts = {**start_offsets(table), **next_offsets(connection, lane, topic_id(table))}
+        begins = dict.fromkeys(landed.partitions, 0) | start_offsets(table)
+        starts = begins | next_offsets(connection, lane, topic_id(table))
         settled = gaps.settled(connection, topic_id(table), starts)
     for partition in landed.partitions:
-        start = starts.get(partition, 0)
+        start = starts[partition]
         covered = intervals.union([*landed.covered(partition, start), *settled.get(partition, [])])
         if contiguous_end(start, covered) > start:
             return Readiness.ready

@@ -161,10 +161,9 @@ class _Repair:
         """False when somebody else has committed since the table was loaded: it has to be looked at again."""
         from pyiceberg.exceptions import CommitFailedException
 
-        # PyIceberg would repeat the commit on whatever snapshot is there then, one that holds the offsets already
-        # perhaps. Only this copy of the metadata says no; the table's own properties stay.
-        once = {**table.metadata.properties, "commit.retry.num-retries": "0"}
-        table.metadata = table.metadata.model_copy(update={"properties": once})
+        from include.lake.writing import only_on_this_state
+
+        only_on_this_state(table)
         first, last = batch[0].offset, batch[-1].offset
         what = f"{self.topic.name}-{self.partition} [{first}, {last + 1}) {len(batch)} records"
         try:

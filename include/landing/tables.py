@@ -30,6 +30,8 @@ PROPERTIES = {
     # Each commit writes a metadata file; a commit every few seconds would leave thousands.
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "100",
+    # Small ones, some thousand files each: a plan opens the newest, and a commit that merges them rewrites no more.
+    "commit.manifest.target-size-bytes": str(256 * 1024),
 }
 
 
@@ -135,9 +137,9 @@ def create_landing_table(topic: LandedTopic, conn_id: str = CONN_ID) -> "Table":
 
 def load_landing_table(topic: LandedTopic) -> "Table":
     """The topic's landing table. Raises NoSuchTableError, LandingTableMismatch."""
-    from include.lake.catalog import load_catalog
+    from include.lake.catalog import load_current
 
-    return checked(load_catalog().load_table(raw_table(topic)))
+    return checked(load_current(raw_table(topic)))
 
 
 def checked(table: "Table") -> "Table":

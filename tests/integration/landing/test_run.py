@@ -351,10 +351,10 @@ def test_nothing_is_removed_from_a_landing_table_while_offsets_are_missing(consu
     land(lane.topic, 0, 0, sale(1))
     land(lane.topic, 0, 2, sale(3))
     # No snapshot is the sink's own, so all are kept: it would look for its last one in vain.
-    assert upkeep.keep_landing_table(lane.topic, timedelta(0)) == {"expired": 0, "removed": None}
+    assert upkeep.keep_landing_table(lane.topic) == {"bundled": 0, "removed": None}
     land(lane.topic, 0, 1, sale(2))
-    kept = upkeep.keep_landing_table(lane.topic, timedelta(days=7))
-    assert kept == {"expired": 0, "removed": 0}
+    kept = upkeep.keep_landing_table(lane.topic)
+    assert kept == {"bundled": 0, "removed": 0}
     assert upkeep.keep_table("clean.nothing", timedelta(0)) is None
 
 

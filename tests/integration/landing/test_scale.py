@@ -75,5 +75,5 @@ def test_two_thousand_files_become_as_many_units_as_airflow_may_map(many, lane, 
 
 def test_a_second_look_reads_no_manifest_again(many, monkeypatch):
     assert verify(many).missing == ()
-    monkeypatch.setattr(landed, "_landed_file", None)
+    monkeypatch.setattr(landed, "landed_file", None)
     assert len(Landed(load_landing_table(many)).files(0, 0)) == FILES // 4

@@ -53,17 +53,13 @@ def test_sets_of_offsets_behave_like_sets(a, b):
 
 def landed_from(monkeypatch, files: list[set[int]]) -> Landed:
     """Files that hold exactly these offsets."""
-    landed = object.__new__(Landed)
-    landed._io, held = None, {}
-    landed._files = {0: []}
+    held, listed = {}, []
     for number, offsets in enumerate(files):
         path = f"gs://landing/{number}.parquet"
         held[path] = intervals.of_numbers(offsets)
-        landed._files[0].append(LandedFile(path, 0, min(offsets), max(offsets) + 1, len(offsets)))
-    landed._files[0].sort(key=lambda file: (file.start, -file.end, file.path))
-    monkeypatch.setattr("include.landing.landed._offset_column", lambda _, file: held[file.path])
+        listed.append(LandedFile(path, 0, min(offsets), max(offsets) + 1, len(offsets)))
     monkeypatch.setattr(gaps, "settled", lambda *_: {})
-    return landed
+    return Landed.of(listed, lambda file: held[file.path])
 
 
 @given(st.lists(st.sets(st.integers(0, 30), min_size=1), min_size=1, max_size=6), st.integers(0, 30), st.data())

@@ -1,0 +1,48 @@
+"""
+### Expire snapshots
+
+Keeps the metadata of landing tables small: a sink commits every few seconds, each commit is a snapshot, and every
+sensor, every plan and every commit reads the list of all.
+
+**Starts** every ten minutes.
+
+**Removes** the snapshots of landing tables that are older than `minutes`. The newest stays, and all since the last one
+of the sink, which finds there how far it has come. Nothing reads old ones: a run looks its files up by offsets. Files
+that no snapshot refers to any more are removed by `maintain_tables`, a day later.
+
+**When it fails** nothing is lost; the next run does it. The lane works without it, slower from day to day.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import Param, dag, task
+
+from include.water.topics import TOPICS
+
+
+@dag(
+    schedule="*/10 * * * *",
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(minutes=30),
+    params={"minutes": Param(30, type="integer", minimum=1, description="for how long snapshots stay")},
+    default_args={
+        "owner": "data-platform",
+        "retries": 1,
+        "retry_delay": timedelta(minutes=1),
+        "execution_timeout": timedelta(minutes=10),
+    },
+    tags=["batch", "maintenance"],
+    doc_md=__doc__,
+)
+def expire_snapshots():
+    @task
+    def expire_landing_snapshots(params: dict | None = None) -> dict[str, int]:
+        from include.landing.upkeep import expire_landing_snapshots
+
+        return expire_landing_snapshots(TOPICS, timedelta(minutes=(params or {})["minutes"]))
+
+    expire_landing_snapshots()
+
+
+expire_snapshots()

@@ -1,0 +1,86 @@
+"""Bundle the small files that a sink leaves: thousands a day become one for each million offsets.
+
+A run that was planned on files that are replaced meanwhile looks its offsets up again (`validation.py`), and the files
+themselves stay for another day.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select
+
+from include.contracts import Topic
+from include.lake import maintenance
+from include.landing.consumers import LandingConsumer
+from include.landing.landed import landed_file
+from include.landing.tables import topic_id
+from include.operations.database import begin
+from include.operations.tables import claim_ranges, claims, positions
+
+if TYPE_CHECKING:
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table
+
+log = logging.getLogger(__name__)
+
+# A file is read whole by each task that needs a part of it.
+MAX_RECORDS = 1_000_000
+MAX_BYTES = 128 * 1024 * 1024
+
+
+def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seconds: float) -> int:
+    """Rewrite runs of small files whose offsets all lanes are done with; returns how many files were replaced.
+
+    Only files of which each holds its offsets once, and that do not overlap: else a bundle could hold as many rows as
+    its bounds span although an offset is missing, and nobody would notice.
+
+    Args:
+        table: The topic's landing table.
+        topic: The topic.
+        lanes: The consumers of landing tables. Without one of this topic, all files may be bundled.
+        seconds: After about this long the rest is left for the next time.
+    """
+    mine = [lane for lane in lanes if lane.topic.name == topic.name]
+    limits = [_done_below(lane, topic_id(table)) for lane in mine]
+
+    def group(files: list[DataFile]) -> Iterable[list[DataFile]]:
+        pieces = sorted(((landed_file(table, file), file) for file in files), key=lambda pair: pair[0].start)
+        bundles: list[list[DataFile]] = [[]]
+        end = records = size = 0
+        for piece, file in pieces:
+            if any(piece.end > limit.get(piece.partition, 0) for limit in limits):
+                break
+            fits = records + piece.records <= MAX_RECORDS and size + file.file_size_in_bytes <= MAX_BYTES
+            if bundles[-1] and (piece.start < end or not fits):
+                bundles.append([])
+                records = size = 0
+            if piece.records <= piece.end - piece.start:
+                bundles[-1].append(file)
+                records, size = records + piece.records, size + file.file_size_in_bytes
+            end = max(end, piece.end)
+        return bundles
+
+    return maintenance.bundle_small_files(
+        table, group=group, order_by="offset", unique=("partition", "offset"), seconds=seconds
+    )
+
+
+def _done_below(lane: LandingConsumer, of_topic: str) -> dict[int, int]:
+    """{partition: the offset below which the lane has claimed everything, in claims that are closed}."""
+    mine = select(positions.c.partition, positions.c.next_offset).where(
+        positions.c.consumer == lane.name, positions.c.topic == lane.topic.name, positions.c.topic_id == of_topic
+    )
+    still_open = (
+        select(claim_ranges.c.partition, func.min(claim_ranges.c.start_offset))
+        .join(claims, claims.c.id == claim_ranges.c.claim_id)
+        .where(claims.c.consumer == lane.name, claims.c.closed_at.is_(None), claim_ranges.c.topic_id == of_topic)
+        .group_by(claim_ranges.c.partition)
+    )
+    with begin() as connection:
+        found = dict(connection.execute(mine).all())  # type: ignore[arg-type]
+        for partition, start in connection.execute(still_open):
+            found[partition] = min(start, found.get(partition, start))
+    return found
