@@ -1,7 +1,7 @@
 """Jars from Maven Central, exactly those of the lock files, fetched by jgo and checked by SHA-256.
 
 `python -m stack.jars lock` resolves the dependencies again and rewrites the locks (part of `make lock`).
-`python -m stack.jars plugin FOLDER` copies the sink of the landing into a folder for another Kafka Connect.
+`stack/connect_plugin.sh` fetches the sink of the landing for another Kafka Connect, without Python.
 """
 
 import argparse
@@ -9,7 +9,6 @@ import errno
 import fcntl
 import hashlib
 import shutil
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -234,21 +233,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stack.jars", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("lock", help="resolve again and rewrite the locks")
-    plugin = commands.add_parser("plugin", help="copy the sink's jars into a folder, as a plugin of Kafka Connect")
-    plugin.add_argument("folder", type=Path)
-    options = parser.parse_args()
-    if options.command == "lock":
-        for jar_set in (KAFKA, SINK):
-            write_lock(CACHE, jar_set)
-        return
-    try:
-        found = classpath(CACHE, print, SINK)
-        options.folder.mkdir(parents=True, exist_ok=True)
-        for jar in found:
-            shutil.copy(jar, options.folder)
-    except (OSError, StackError) as error:
-        sys.exit(f"error: {error}")
-    print(f"{options.folder}: {len(found)} jars")
+    parser.parse_args()
+    for jar_set in (KAFKA, SINK):
+        write_lock(CACHE, jar_set)
 
 
 if __name__ == "__main__":

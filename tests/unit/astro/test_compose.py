@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from stack.requirements import PROJECT
 
 FILE = PROJECT / "docker-compose.override.yml"
 COMPOSE = yaml.safe_load(FILE.read_text())
-each_service = pytest.mark.parametrize("service", COMPOSE["services"].values(), ids=COMPOSE["services"])
+SERVING = {name: service for name, service in COMPOSE["services"].items() if "ports" in service}
+each_service = pytest.mark.parametrize("service", SERVING.values(), ids=SERVING)
 
 
 def check(path: Path) -> int:
@@ -33,7 +35,8 @@ def test_a_typing_error_breaks_the_compose_specification(tmp_path: Path):
 
 
 def test_it_has_the_services_of_the_local_stack():
-    assert COMPOSE["services"].keys() == {"kafka", "connect", "objectstore", "operations-db"}
+    assert SERVING.keys() == {"kafka", "connect", "objectstore", "operations-db"}
+    assert COMPOSE["services"].keys() - SERVING.keys() == {"connect-plugin", "simulators"}
 
 
 @each_service
@@ -49,7 +52,7 @@ def test_a_service_listens_on_loopback_only(service: dict):
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
-@pytest.mark.parametrize("name", COMPOSE["services"].keys() - {"connect"})  # its state is topics
+@pytest.mark.parametrize("name", SERVING.keys() - {"connect"})  # its state is topics
 def test_the_data_of_a_service_outlives_its_container(name: str):
     names = {volume.split(":")[0] for volume in COMPOSE["services"][name]["volumes"]}
     assert names
@@ -92,6 +95,7 @@ def test_connect_finds_its_worker_settings_its_plugin_and_its_passwords():
     (config,) = service["configs"]
     assert config["target"] == service["command"][-1]
     (volume,) = service["volumes"]
+    assert volume == "connect_plugins:/opt/connect/plugins:ro"
     assert volume.split(":")[1] == worker_settings()["plugin.path"]
     assert service["env_file"] == ".env"
     assert service["image"] == f"apache/kafka:{jars.KAFKA_VERSION}"
@@ -104,3 +108,42 @@ def test_the_buckets_and_the_catalogs_database_are_those_of_the_local_stack():
     assert COMPOSE["configs"]["landing_catalog"]["content"] == f"CREATE DATABASE {database};"
     (config,) = COMPOSE["services"]["operations-db"]["configs"]
     assert config == {"source": "landing_catalog", "target": "/docker-entrypoint-initdb.d/landing_catalog.sql"}
+
+
+def test_no_service_writes_to_this_machine():
+    for service in COMPOSE["services"].values():
+        mounted = {volume.split(":")[0] for volume in service.get("volumes", ())}
+        assert mounted <= COMPOSE["volumes"].keys()
+
+
+def test_connect_waits_for_its_jars_and_for_the_broker():
+    conditions = {name: wait["condition"] for name, wait in COMPOSE["services"]["connect"]["depends_on"].items()}
+    assert conditions == {"kafka": "service_healthy", "connect-plugin": "service_completed_successfully"}
+
+
+def test_the_jars_are_fetched_by_the_script_into_the_plugin_path_of_connect():
+    service = COMPOSE["services"]["connect-plugin"]
+    assert service["image"] == COMPOSE["services"]["connect"]["image"]
+    files = {config["target"]: COMPOSE["configs"][config["source"]]["file"] for config in service["configs"]}
+    _, script, lock, folder = service["command"]
+    assert files == {script: "./stack/connect_plugin.sh", lock: "./stack/sink.lock"}
+    assert folder.startswith(f"{worker_settings()['plugin.path']}/")
+
+
+def test_the_simulators_run_by_their_profile_only_with_arguments_that_they_take():
+    service = COMPOSE["services"]["simulators"]
+    assert service["profiles"] == ["simulators"]
+    python, *arguments = service["command"]
+    assert python == "python"
+    result = subprocess.run([sys.executable, *arguments, "--help"], cwd=PROJECT, capture_output=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_simulators_have_the_connections_of_airflow():
+    settings = yaml.safe_load((PROJECT / "airflow_settings.yaml").read_text())["airflow"]
+    environment = COMPOSE["services"]["simulators"]["environment"]
+    for connection in settings["connections"]:
+        if value := environment.get(f"AIRFLOW_CONN_{connection['conn_id'].upper()}"):
+            expected = {"conn_type": connection["conn_type"], "extra": json.loads(connection["conn_extra"])}
+            assert json.loads(value) == expected
+    assert environment["AIRFLOW_VAR_ARTIFACTS_BUCKET"] == settings["variables"][0]["variable_value"]

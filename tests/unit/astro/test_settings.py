@@ -41,8 +41,21 @@ def connections(settings: dict) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
+    """What a container gets: Compose expands ${NAME} to the value of a line above."""
+    values: dict[str, str] = {}
+    for name, value in written():
+        values[name] = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], value)
+    return values
+
+
+def written() -> list[tuple[str, str]]:
+    """The names and values of .env.example as they are written there."""
     lines = (PROJECT / ".env.example").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return [tuple(line.split("=", 1)) for line in lines if line and not line.startswith("#")]
+
+
+def test_the_password_is_written_once():
+    assert [name for name, value in written() if PLACEHOLDER in value] == ["POSTGRES_PASSWORD"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,52 @@
+#!/bin/sh
+# Puts the jars of Kafka Connect's Iceberg sink into a folder, for a Connect that is not the local stack's:
+#   sh stack/connect_plugin.sh stack/sink.lock FOLDER
+# Needs wget and sha256sum, which the image apache/kafka has. A jar that is there with the locked SHA-256 is not fetched
+# again, so a run that was interrupted is simply repeated. MAVEN_URL names a mirror of Maven Central.
+set -eu
+
+lock=$1
+folder=$2
+url=${MAVEN_URL:-https://repo1.maven.org/maven2}
+
+mkdir -p "$folder"
+# Connect runs as another user than this script does in its container.
+umask 022
+names=
+fetched=0
+total=0
+while read -r coordinate sha256; do
+    case $coordinate in '#'* | '') continue ;; esac
+    total=$((total + 1))
+    group=${coordinate%%:*}
+    rest=${coordinate#*:}
+    artifact=${rest%%:*}
+    version=${rest#*:}
+    # group:artifact:version:classifier
+    file=$artifact-$(echo "$version" | tr : -).jar
+    version=${version%%:*}
+    names="$names $file"
+    if [ -f "$folder/$file" ] && echo "$sha256  $folder/$file" | sha256sum -c >/dev/null 2>&1; then
+        continue
+    fi
+    # Under another name until its content is checked: Connect loads whatever ends in .jar.
+    part=$folder/$file.part
+    address=$url/$(echo "$group" | tr . /)/$artifact/$version/$file
+    if ! wget -q -T 30 -O "$part" "$address"; then
+        rm -f "$part"
+        echo "error: cannot fetch $address; check the network or the proxy, or set MAVEN_URL to a mirror" >&2
+        exit 1
+    fi
+    if ! echo "$sha256  $part" | sha256sum -c >/dev/null 2>&1; then
+        rm -f "$part"
+        echo "error: $address: its SHA-256 is not the locked one, $sha256; do not trust the mirror that it came from" >&2
+        exit 1
+    fi
+    mv "$part" "$folder/$file"
+    fetched=$((fetched + 1))
+done <"$lock"
+# Jars of another version of the lock: two versions of one library in a plugin break it.
+for path in "$folder"/*.jar; do
+    case " $names " in *" ${path##*/} "*) ;; *) rm -f "$path" ;; esac
+done
+echo "$folder: $total jars, $fetched of them fetched"
