@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import AssetWatcher
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from include.compat.triggerer import hand_over_events
 from include.kafka.connection import CONN_ID
 from include.kafka.offsets import REQUEST_TIMEOUT_SECONDS, GroupOffsets, Partition, PartitionOffsets
-from include.kafka.triggerer import hand_over_events
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer as KafkaConsumer

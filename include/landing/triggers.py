@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
-from include.kafka.triggerer import hand_over_events
+from include.compat.triggerer import hand_over_events
 from include.landing.readiness import Lane, Readiness, look
 
 log = logging.getLogger(__name__)

@@ -2,10 +2,11 @@
 
 import asyncio
 
+import pytest
 from airflow.jobs.triggerer_job_runner import TriggerRunner, messages
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from include.kafka.triggerer import hand_over_events
+from include.compat.triggerer import hand_over_events
 
 
 class Supervisor:
@@ -26,7 +27,7 @@ class FiresOnce(BaseEventTrigger):
     handed_over = None
 
     def serialize(self):
-        return "tests.unit.kafka.test_triggerer.FiresOnce", {}
+        return "tests.unit.compat.test_triggerer.FiresOnce", {}
 
     async def run(self):
         yield TriggerEvent({"lag": 3})
@@ -82,3 +83,62 @@ def test_outside_a_triggerer_nothing_happens():
         return trigger.handed_over
 
     assert asyncio.run(scenario()) is False
+
+
+class Changed:
+    """A runner whose private method is not the known one; `run_trigger` iterates over the trigger."""
+
+    def __init__(self, method) -> None:
+        if method is not None:
+            self.sync_state_to_supervisor = method
+
+    async def run_trigger(self, trigger, events: int) -> None:
+        iterator = trigger.run()
+        for _ in range(events):
+            await anext(iterator)
+
+
+class FiresOften(BaseEventTrigger):
+    """Fires like the lag trigger, which takes what is raised for an outage of the broker."""
+
+    def serialize(self):
+        return "tests.unit.compat.test_triggerer.FiresOften", {}
+
+    async def run(self):
+        while True:
+            yield TriggerEvent({})
+            hand_over_events()
+
+
+async def raises(_):
+    raise RuntimeError("the supervisor has another protocol")
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        (None, "AttributeError"),
+        (lambda: None, "TypeError"),
+        (lambda finished: None, "TypeError"),
+        (raises, "RuntimeError: the supervisor has another protocol"),
+    ],
+    ids=["no method", "another signature", "not a coroutine", "raises"],
+)
+def test_a_changed_runner_is_said_once_and_stops_no_trigger(method, reason, monkeypatch, caplog):
+    monkeypatch.setattr("include.compat.triggerer._said", False)
+
+    async def scenario():
+        await Changed(method).run_trigger(FiresOften(), events=5)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "include.compat.triggerer"]
+    assert reason in said
+    assert "nothing is lost" in said
+
+
+def test_a_runner_that_is_not_found_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr("include.compat.triggerer._said", False)
+    assert [hand_over_events(), hand_over_events()] == [False, False]
+    assert len([record for record in caplog.records if "no TriggerRunner.run_trigger" in record.getMessage()]) == 1

@@ -1,0 +1,8 @@
+"""What uses private parts of other packages, and may stop working with any of their releases.
+
+Each module checks what it finds, and never lets a private part that is missing or changed look like an outage.
+
+triggerer
+    Uses `TriggerRunner.run_trigger` and `.sync_state_to_supervisor` of Airflow. Tested with 3.3.2. Without them, an
+    event waits for the triggerer's next tick, half a second on average, and a warning says so once a process.
+"""
