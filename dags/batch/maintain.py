@@ -16,7 +16,8 @@ Looks after the event lane: alarms that no run would raise, deliveries and keys 
   kept by its topic for up to 90, and Kafka deletes whole segments, which takes up to a week each time: 469 days, which
   the task checks against the topics. Airflow's own tables: see docs/runbooks/metadata-grows.md.
 
-**When it fails** nothing is lost; the next run does it. Consumers work without it.
+**When it fails** nothing is lost; the next run does it. Consumers work without it. A task that fails opens the alarm
+`dag_failed` by itself; that no run comes is seen by `watch_connectors` (`dag_silent`).
 """
 
 from datetime import timedelta
@@ -24,6 +25,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from include.operations.heartbeats import REPORTED
 from include.water.assets import PROPOSAL, SERVICE_REQUEST
 from include.water.consumers import CONSUMERS, TRIAGE_SERVICE_REQUESTS
 
@@ -44,6 +46,7 @@ from include.water.consumers import CONSUMERS, TRIAGE_SERVICE_REQUESTS
         "retries": 1,
         "retry_delay": timedelta(seconds=30),
         "execution_timeout": timedelta(minutes=10),
+        **REPORTED,
     },
     tags=["batch", "kafka", "maintenance"],
     doc_md=__doc__,
@@ -52,7 +55,9 @@ def maintain():
     @task
     def check_consumers() -> None:
         from include.kafka import watch
+        from include.operations.heartbeats import beat
 
+        beat("maintain", every=timedelta(minutes=5))
         watch.check_consumers(CONSUMERS)
 
     # After the check, so that an alarm is told in the run that opened it.

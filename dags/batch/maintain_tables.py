@@ -22,6 +22,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 
 from include.landing.tables import clean_table
+from include.operations.heartbeats import REPORTED
 from include.water.consumers import AGGREGATE_METER_READINGS
 from include.water.flows.tables import TABLES
 from include.water.topics import TOPICS
@@ -46,6 +47,7 @@ LANDED = [topic.name for topic in TOPICS if topic.landed]
         "retries": 2,
         "retry_delay": timedelta(minutes=5),
         "execution_timeout": timedelta(hours=1),
+        **REPORTED,
     },
     tags=["batch", "maintenance"],
     doc_md=__doc__,

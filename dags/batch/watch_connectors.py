@@ -14,7 +14,8 @@ may do nothing.
   each means and asks for: docs/runbooks/connector-failed.md.
 
 **When it fails** (the database or the broker is away) nothing is lost; the next run does it. Connectors that run go on
-without it. Skipped where no Kafka Connect is configured.
+without it. Skipped where no Kafka Connect is configured. It opens the alarm `dag_failed` by itself; that no run comes
+is seen by `maintain` (`dag_silent`).
 """
 
 from datetime import timedelta
@@ -22,6 +23,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
 
+from include.operations.heartbeats import REPORTED
 from include.water.topics import TOPICS
 
 
@@ -40,6 +42,7 @@ from include.water.topics import TOPICS
         "retries": 1,
         "retry_delay": timedelta(seconds=30),
         "execution_timeout": timedelta(minutes=5),
+        **REPORTED,
     },
     tags=["batch", "kafka", "maintenance"],
     doc_md=__doc__,
@@ -49,7 +52,9 @@ def watch_connectors():
     def check_connectors(params: dict | None = None) -> list[str]:
         from include.landing import watchdog
         from include.operations.alarms import deliver_alarms
+        from include.operations.heartbeats import beat
 
+        beat("watch_connectors", every=timedelta(minutes=3))
         limits = dict(params or {})
         try:
             restarted = watchdog.check_connectors(
@@ -61,6 +66,7 @@ def watch_connectors():
                 ),
             )
         except AirflowNotFoundException as error:
+            deliver_alarms()
             raise AirflowSkipException(f"no connectors to watch: {error}") from None
         deliver_alarms()
         return restarted

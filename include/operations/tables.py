@@ -220,3 +220,12 @@ alarms = Table(
     Index("uq_alarms_open", "source", "kind", unique=True, postgresql_where=text("closed_at is null")),
     Index("ix_alarms_closed_at", "closed_at", postgresql_where=text("closed_at is not null")),
 )
+
+# When each of the Dags that look after the others last ran: the others raise an alarm about one that is silent.
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("dag_id", Text, primary_key=True),
+    now_column("beat_at"),
+    Column("every_seconds", BigInteger, nullable=False),
+)

@@ -1,0 +1,128 @@
+"""Whether the Dags that look after the lanes do so: their failures and their silence become alarms.
+
+A failure is reported by a callback of the task itself. Silence (the Dag is paused, its file does not import, the
+scheduler starts no runs) is seen by another Dag: each writes when it ran, and looks at what the others wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Mapping
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+FAILED, SILENT = "dag_failed", "dag_silent"
+# Runs that a Dag may miss before that is an alarm, and the least time: a deploy restarts the scheduler.
+MISSED_RUNS = 3
+LEAST_SILENCE = timedelta(minutes=15)
+
+
+def report_failure(context: Mapping[str, Any]) -> None:
+    """Open the alarm `dag_failed` of a task; the `on_failure_callback` of a Dag that looks after others.
+
+    Without the operational database, which may be what the task failed for, the alarm goes to the webhook directly.
+
+    Args:
+        context: The context of Airflow's callback.
+    """
+    source, error = _source(context), context.get("exception")
+    message = (
+        f"run {context['ti'].run_id} failed: {type(error).__name__ if error else 'its process ended'}; see the log"
+    )
+    message += f" of the task, then clear it. What {context['ti'].dag_id} looks after is not looked after meanwhile"
+
+    from include.operations.alarms import deliver_alarms, open_alarm
+    from include.operations.database import begin
+
+    try:
+        with begin() as connection:
+            open_alarm(connection, source, FAILED, message)
+        deliver_alarms()
+    except Exception as unavailable:
+        log.error("alarm: source=%s kind=%s %s (not written: %s)", source, FAILED, message, unavailable)
+        _post(source, message)
+
+
+def report_end(context: Mapping[str, Any]) -> None:
+    """Close the alarm `dag_failed` of a task; its `on_success_callback` and `on_skipped_callback`.
+
+    Args:
+        context: The context of Airflow's callback.
+    """
+    from include.operations.alarms import close_alarm
+    from include.operations.database import begin
+
+    with begin() as connection:
+        close_alarm(connection, _source(context), FAILED)
+
+
+# The arguments of a task, in `default_args` of a Dag that looks after others.
+REPORTED = {
+    "on_failure_callback": report_failure,
+    "on_success_callback": report_end,
+    "on_skipped_callback": report_end,
+}
+
+
+def beat(dag_id: str, every: timedelta) -> list[str]:
+    """Write that this Dag runs, and raise alarms about the others that do not.
+
+    Args:
+        dag_id: The Dag that calls.
+        every: The time between two of its runs.
+
+    Returns:
+        The Dags that are silent.
+    """
+    from sqlalchemy import func, select
+    from sqlalchemy.dialects.postgresql import insert
+
+    from include.operations.alarms import close_alarm, open_alarm
+    from include.operations.database import begin
+    from include.operations.tables import heartbeats
+
+    silent = []
+    with begin() as connection:
+        row = insert(heartbeats).values(dag_id=dag_id, every_seconds=int(every.total_seconds()))
+        now = {"beat_at": func.now(), "every_seconds": row.excluded.every_seconds}
+        connection.execute(row.on_conflict_do_update(index_elements=["dag_id"], set_=now))
+        close_alarm(connection, dag_id, SILENT)
+        age = func.extract("epoch", func.now() - heartbeats.c.beat_at).label("age")
+        for other in connection.execute(select(heartbeats, age).where(heartbeats.c.dag_id != dag_id)):
+            allowed = max(timedelta(seconds=other.every_seconds) * MISSED_RUNS, LEAST_SILENCE)
+            if timedelta(seconds=float(other.age)) <= allowed:
+                continue
+            silent.append(other.dag_id)
+            open_alarm(
+                connection,
+                other.dag_id,
+                SILENT,
+                f"last ran at {other.beat_at:%Y-%m-%d %H:%M:%S %Z}, and should every {other.every_seconds} seconds; "
+                "unpause it, or see its import errors and its last run. If it was removed on purpose, delete its row "
+                "of the table heartbeats and close this alarm",
+            )
+    return silent
+
+
+def _source(context: Mapping[str, Any]) -> str:
+    return f"{context['ti'].dag_id}.{context['ti'].task_id}"
+
+
+def _post(source: str, message: str) -> None:
+    from include.operations import webhooks
+    from include.operations.alarms import WEBHOOK_CONN_ID
+    from include.operations.outbox import Refused, Skipped
+
+    payload = {"text": f"alarm opened: {source} {FAILED}: {message}", "event": "opened", "source": source}
+    request: Any = SimpleNamespace(id=uuid.uuid4(), body=json.dumps({**payload, "kind": FAILED, "message": message}))
+    try:
+        webhooks.post(WEBHOOK_CONN_ID, [request])
+    except Skipped:
+        pass
+    except (Refused, webhooks.NotReached) as trouble:
+        log.error("the alarm was not delivered either: %s", trouble)

@@ -1,0 +1,106 @@
+"""That the Dags which look after the lanes fail, or do not run, becomes an alarm without them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
+
+from include.operations import database
+from include.operations.database import begin
+from include.operations.heartbeats import FAILED, SILENT, beat, report_end, report_failure
+from include.operations.migrate import upgrade
+from include.operations.tables import alarms, heartbeats
+from tests.integration.kafka.test_handling import Receiver
+
+pytestmark = pytest.mark.integration
+
+EVERY = timedelta(minutes=5)
+
+
+@pytest.fixture(autouse=True)
+def no_heartbeats(services):
+    upgrade()
+    with begin() as connection:
+        connection.execute(heartbeats.delete())
+        connection.execute(alarms.delete().where(alarms.c.kind.in_((FAILED, SILENT))))
+
+
+def context(dag_id: str = "maintain", error: Exception | None = None) -> dict:
+    return {"ti": SimpleNamespace(dag_id=dag_id, task_id="prune", run_id="run-1"), "exception": error}
+
+
+def open_kinds(source: str) -> list[str]:
+    with begin() as connection:
+        mine = select(alarms.c.kind).where(alarms.c.source == source, alarms.c.closed_at.is_(None))
+        return list(connection.scalars(mine))
+
+
+def last_ran(dag_id: str, ago: timedelta) -> None:
+    with begin() as connection:
+        when = text("update heartbeats set beat_at = now() - make_interval(secs => :ago) where dag_id = :dag_id")
+        connection.execute(when, {"ago": ago.total_seconds(), "dag_id": dag_id})
+
+
+def test_a_task_that_fails_opens_an_alarm_and_its_next_end_closes_it():
+    for _ in range(2):
+        report_failure(context(error=ValueError("no")))
+    assert open_kinds("maintain.prune") == [FAILED]
+    report_end(context())
+    assert open_kinds("maintain.prune") == []
+
+
+def test_a_task_whose_process_was_killed_is_reported_too():
+    report_failure(context())
+    assert open_kinds("maintain.prune") == [FAILED]
+
+
+def test_a_dag_that_does_not_run_is_reported_by_another_until_it_runs():
+    beat("maintain", EVERY)
+    assert beat("watch_connectors", EVERY) == []
+    last_ran("maintain", timedelta(minutes=20))
+    for _ in range(2):
+        assert beat("watch_connectors", EVERY) == ["maintain"]
+    assert open_kinds("maintain") == [SILENT]
+    beat("maintain", EVERY)
+    assert open_kinds("maintain") == []
+
+
+def test_a_dag_that_is_late_by_a_deploy_is_not_reported():
+    beat("maintain", timedelta(seconds=30))
+    last_ran("maintain", timedelta(minutes=14))
+    assert beat("watch_connectors", EVERY) == []
+
+
+def test_a_dag_that_never_ran_is_not_reported():
+    assert beat("watch_connectors", EVERY) == []
+    assert open_kinds("maintain") == []
+
+
+@contextmanager
+def away():
+    raise OperationalError("select 1", {}, ConnectionError("the database is away"))
+    yield
+
+
+def test_without_the_database_a_failure_reaches_the_webhook(monkeypatch):
+    receiver = Receiver()
+    connection = {"conn_type": "http", "host": f"http://127.0.0.1:{receiver.server_port}"}
+    monkeypatch.setenv("AIRFLOW_CONN_ALARM_WEBHOOK", json.dumps(connection))
+    monkeypatch.setattr(database, "begin", away)
+    report_failure(context(error=ConnectionError("away")))
+    receiver.shutdown()
+    ((_, request),) = receiver.seen
+    assert request["source"] == "maintain.prune"
+    assert request["kind"] == FAILED
+
+
+def test_without_database_and_webhook_a_failure_is_in_the_log(monkeypatch, caplog):
+    monkeypatch.setattr(database, "begin", away)
+    report_failure(context(error=ConnectionError("away")))
+    assert "alarm: source=maintain.prune kind=dag_failed" in caplog.text
