@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     reset = commands.add_parser(
         "reset",
-        help="let a consumer go on after its topic was deleted and made again, or lost its end",
+        help="let a consumer go on after its topic was deleted and recreated, or lost its end",
         description="Forget what the consumer has claimed of the topic and start at the beginning of what is there "
         "now. Open claims on offsets that are gone are closed, and the loss stays on record as an alarm.",
     )

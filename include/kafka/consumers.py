@@ -65,6 +65,9 @@ class Consumer:
     max_age: timedelta = timedelta(minutes=15)
     # An open claim this old has a run that failed, or is being retried for too long.
     max_claim_age: timedelta = timedelta(minutes=30)
+    # A transaction that holds up its partition for this long will not end by itself: producers allow a minute by
+    # default, and brokers 15 at most.
+    max_transaction_age: timedelta = timedelta(minutes=5)
     # One run per message: keys without a result for this long are emitted again, then after twice the time, and so on.
     emit_again_after: timedelta = timedelta(minutes=10)
     conn_id: str = CONN_ID

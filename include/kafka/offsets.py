@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,43 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_SECONDS = 10.0
 # A change of leaders takes moments; a partition that has none for longer is left out.
 LEADER_CHANGE_TRIES, LEADER_CHANGE_SECONDS = 5, 0.1
+# Partitions whose log is compared at once: each may fetch up to a megabyte meanwhile.
+COMPARED_AT_ONCE = 50
+# What a broker without topic ids answers with.
+ZERO_TOPIC_ID = "A" * 22
+# Between a topic's id and its generation; in no topic id and no topic name.
+GENERATION_MARK = "#"
+_topics_without_id: set[str] = set()
+
+
+def log_identity(topic: str, broker_id: str) -> str:
+    """The identity of a topic's log: the broker's topic id, or the topic's name where the broker has no ids.
+
+    Without ids, a topic that was deleted and recreated shows only when its log is shorter than what was claimed, or
+    when its leader epochs began again at a lower number.
+    """
+    if broker_id != ZERO_TOPIC_ID:
+        return broker_id
+    if topic not in _topics_without_id:
+        _topics_without_id.add(topic)
+        log.warning(
+            "topic %s: the broker gives it no topic id, so a recreation of the topic is not always noticed; after one, "
+            "run `python -m include.kafka reset CONSUMER %s` for each of its consumers",
+            topic,
+            topic,
+        )
+    return topic
+
+
+def is_same_topic(one: str, other: str) -> bool:
+    """Whether two log identities are generations of the same topic."""
+    return one.partition(GENERATION_MARK)[0] == other.partition(GENERATION_MARK)[0]
+
+
+def next_generation(identity: str) -> str:
+    """The identity of the log that begins when this one has lost its end: its offsets hold other records."""
+    topic_id, _, generation = identity.partition(GENERATION_MARK)
+    return f"{topic_id}{GENERATION_MARK}{int(generation or 1) + 1}"
 
 
 class Partition(NamedTuple):
@@ -30,7 +68,7 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True)
 class OffsetRange:
-    """Offsets [start, end) of one partition of the topic that had `topic_id` when they were claimed."""
+    """Offsets [start, end) of one partition; `topic_id` is the identity of its log when they were claimed."""
 
     topic: str
     topic_id: str
@@ -47,12 +85,16 @@ class OffsetRange:
 
 @dataclass(frozen=True)
 class PartitionOffsets:
-    """What a partition has available: [low, end), and where its consumer group stands (None: nowhere)."""
+    """What a partition has available: [low, end), and where its consumer group stands (None: nowhere).
+
+    leader_epoch: of the leader that answered; None when the broker does not say.
+    """
 
     topic_id: str
     low: int
     end: int
     committed: int | None = None
+    leader_epoch: int | None = None
 
     @property
     def lag(self) -> int:
@@ -61,7 +103,7 @@ class PartitionOffsets:
 
     @property
     def truncated(self) -> bool:
-        """The group is ahead of the log: the topic was made again, or its end was lost."""
+        """The group is ahead of the log: the topic was recreated, or its end was lost."""
         return self.committed is not None and self.committed > self.end
 
 
@@ -126,7 +168,7 @@ class GroupOffsets:
             if description is None:
                 self.incomplete = True
                 continue
-            topic_ids[topic] = str(description.topic_id)
+            topic_ids[topic] = log_identity(topic, str(description.topic_id))
             led = [TopicPartition(topic, p.id) for p in description.partitions if p.leader is not None]
             self.incomplete |= len(led) < len(description.partitions)
             asked += led
@@ -147,7 +189,9 @@ class GroupOffsets:
                 self.incomplete = True
                 continue
             key = Partition(tp.topic, tp.partition)
-            found[key] = PartitionOffsets(topic_ids[tp.topic], low.offset, end.offset, committed.get(key))
+            found[key] = PartitionOffsets(
+                topic_ids[tp.topic], low.offset, end.offset, committed.get(key), end.leader_epoch
+            )
         return found
 
     async def _describe(self, topics: Iterable[str]) -> dict[str, Any]:
@@ -161,24 +205,103 @@ class GroupOffsets:
         """{topic: its id} of the topics that exist, with one request. Raises what `look` raises."""
         with self._errors.explaining(self._admin):
             found = asyncio.run(self._describe(topics))
-        return {topic: str(description.topic_id) for topic, description in found.items() if description is not None}
+        return {topic: log_identity(topic, str(d.topic_id)) for topic, d in found.items() if d is not None}
 
     def look_now(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
         """The same, outside an event loop."""
         return asyncio.run(self.look(topics))
 
-    def commit_forward(self, positions: dict[Partition, tuple[str, int]]) -> dict[Partition, int]:
-        """Commit the positions, {partition: (topic id, next offset)}, that are ahead of the group; returns those.
+    def open_transactions_now(self, found: Mapping[Partition, PartitionOffsets]) -> dict[Partition, int]:
+        """{partition: the end of its log} where a transaction is open: the log goes on behind the last stable offset.
 
-        Call it under the lock on the consumer's row: then every committer sees positions that only grow, and
-        committed offsets never move back. Positions in a topic that is gone, or was made again, are left alone.
-        Raises KafkaException when the broker refuses, as it does when somebody else is a member of the group.
+        found: what `look` returned. Raises what `look` raises.
         """
-        now = self.look_now({partition.topic for partition in positions})
+        from confluent_kafka import IsolationLevel, TopicPartition
+        from confluent_kafka.admin import OffsetSpec
+
+        if not found:
+            return {}
+        latest = cast(OffsetSpec, OffsetSpec.latest())
+        asked = {TopicPartition(p.topic, p.number): latest for p in found}
+        options = {"isolation_level": IsolationLevel.READ_UNCOMMITTED, "request_timeout": REQUEST_TIMEOUT_SECONDS}
+        answers = self._admin.list_offsets(asked, **options)
+
+        async def wait() -> dict[Partition, int]:
+            ends = {Partition(tp.topic, tp.partition): await self._result(answers[tp]) for tp in asked}
+            return {p: end.offset for p, end in ends.items() if end is not None and end.offset > found[p].end}
+
+        with self._errors.explaining(self._admin):
+            return asyncio.run(wait())
+
+    def without_their_end(self, positions: Mapping[Partition, tuple[int, int]]) -> set[Partition]:
+        """The partitions whose log has lost records before these positions: {partition: (offset, leader epoch)}.
+
+        leader_epoch: the leader's when records up to the offset were seen. The client asks the broker where the
+        records of that epoch end in the log of today (OffsetForLeaderEpoch, KIP-320): if they end before the offset,
+        other records have taken the place of some that were seen. The consumer must report the ends of partitions
+        (`reading.CONSUMER_SETTINGS`); it is left without an assignment.
+
+        Raises KafkaException when a partition does not answer.
+        """
+        wanted = sorted(positions.items())
+        gone: set[Partition] = set()
+        try:
+            for first in range(0, len(wanted), COMPARED_AT_ONCE):
+                gone |= self._without_their_end(dict(wanted[first : first + COMPARED_AT_ONCE]))
+        finally:
+            self.consumer.unassign()
+        return gone
+
+    def _without_their_end(self, positions: Mapping[Partition, tuple[int, int]]) -> set[Partition]:
+        from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+        for topic in {partition.topic for partition in positions}:
+            # Else the client would notice at its next one-second tick that it does not know the topic's leaders.
+            self.consumer.list_topics(topic, timeout=REQUEST_TIMEOUT_SECONDS)
+        self.consumer.assign([TopicPartition(p.topic, p.number, offset) for p, (offset, _) in positions.items()])
+        # Of a position that is only assigned, the client compares no epoch; of one that it seeks, it does.
+        for partition, (offset, epoch) in positions.items():
+            self.consumer.seek(TopicPartition(partition.topic, partition.number, offset, leader_epoch=epoch))
+        # The client has no code for it in what it reports, only its text beside the code for "no offset to go on from".
+        lost_end = KafkaError(KafkaError._LOG_TRUNCATION).str()
+        left, gone = set(positions), set()
+        until = time.monotonic() + REQUEST_TIMEOUT_SECONDS
+        while left:
+            record: Any = self.consumer.poll(0.1)
+            if time.monotonic() > until:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"logs cannot be compared: {sorted(left)[:10]}"))
+            if record is None or record.topic() is None:
+                continue
+            partition, error = Partition(record.topic(), record.partition()), record.error()
+            # Anything else than an error of the connection says that the comparison is over, and how it ended.
+            ended = (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+            if partition in left and (error is None or error.code() in ended):
+                left.discard(partition)
+                if error is not None and lost_end in error.str():
+                    gone.add(partition)
+                self.consumer.incremental_unassign([TopicPartition(*partition)])
+        return gone
+
+    def commit_forward(
+        self,
+        positions: Mapping[Partition, tuple[str, int]],
+        known: Mapping[Partition, PartitionOffsets] | None = None,
+    ) -> dict[Partition, int]:
+        """Commit the positions, {partition: (log identity, next offset)}, that are ahead of the group; returns those.
+
+        known: what `look` has returned since the consumer's row was first locked; it is asked for when missing. Call
+        it under the lock on the consumer's row: then every committer sees positions that only grow, and committed
+        offsets never move back. Positions in a topic that is gone, or was recreated, are left alone. Raises
+        KafkaException when the broker refuses, as it does when somebody else is a member of the group.
+        """
+        if known is None:
+            known = self.look_now({partition.topic for partition in positions})
         ahead = {
             partition: offset
-            for partition, (topic_id, offset) in positions.items()
-            if partition in now and now[partition].topic_id == topic_id and offset > (now[partition].committed or 0)
+            for partition, (identity, offset) in positions.items()
+            if (now := known.get(partition)) is not None
+            and is_same_topic(now.topic_id, identity)
+            and offset > (now.committed or 0)
         }
         self.commit(ahead)
         return ahead

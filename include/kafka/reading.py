@@ -32,15 +32,15 @@ class ReadingStalled(Exception):
 class RangeReader:
     """Reads ranges, one after the other, with one consumer.
 
-    The consumer is one with `CONSUMER_SETTINGS` (`GroupOffsets.consumer`). `lost` counts offsets of the range last
-    read that retention removed meanwhile: they are logged and skipped.
+    The consumer is one with `CONSUMER_SETTINGS` (`GroupOffsets.consumer`). `gone` holds the offsets [start, end) of the
+    range last read that are not in Kafka any more: they are logged and skipped.
     """
 
     def __init__(self, consumer: "Consumer", *, batch_size: int = 500) -> None:
         self._consumer = consumer
         self._batch_size = batch_size
         self._known: set[str] = set()
-        self.lost = 0
+        self.gone: list[tuple[int, int]] = []
 
     def read(self, wanted: OffsetRange) -> Iterator[list[Message]]:
         """The messages of the range in offset order, `batch_size` at most at a time.
@@ -52,7 +52,7 @@ class RangeReader:
         """
         from confluent_kafka import KafkaError, KafkaException
 
-        self.lost = 0
+        self.gone = []
         position = wanted.start
         batch: list[Message] = []
         self._start_at(wanted, position)
@@ -107,9 +107,10 @@ class RangeReader:
             raise ReadingStalled(f"{wanted}: the partition ends at offset {high}, before it was read")
         gone = min(low, wanted.end)
         if gone > position:
-            self.lost += gone - position
-            log.error(
-                "lost to retention before they were handled: topic=%s partition=%d offsets=[%d, %d)",
+            self.gone.append((position, gone))
+            # Whether they were handled before, the inbox knows.
+            log.warning(
+                "not in Kafka any more: topic=%s partition=%d offsets=[%d, %d)",
                 wanted.topic,
                 wanted.partition,
                 position,

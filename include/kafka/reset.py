@@ -2,10 +2,11 @@
 
 from sqlalchemy import delete, select
 
-from include.kafka.claims import lock_consumer, mark_handled
+from include.kafka.claims import lock_consumer, lost_logs, settle, write_positions
 from include.kafka.connection import CONN_ID
-from include.kafka.offsets import GroupOffsets, OffsetRange, Partition
-from include.operations.alarms import close_alarm, open_alarm
+from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, is_same_topic, next_generation
+from include.kafka.reading import CONSUMER_SETTINGS
+from include.operations.alarms import add_to_alarm, close_alarm
 from include.operations.database import begin
 from include.operations.tables import claim_ranges, claims, positions
 
@@ -17,38 +18,84 @@ class NothingToReset(Exception):
 def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list[str]:
     """Forget the consumer's positions in the topic and start at the beginning of what is there now.
 
-    The offsets of open claims that are gone are marked as lost. Returns what changed, in words. Harmless to run
-    again: messages that were handled under the topic's present id are known to the inbox.
+    A partition whose log is not proved to be the one that was claimed before gets a new log identity, under which the
+    inbox knows no message: what stands at offsets that were used before is new. Open claims on the old log are settled
+    as lost. A partition whose log is the same keeps its identity, and the inbox knows what was handled.
 
-    Raises NothingToReset when the consumer has no position in the topic, ValueError while a partition has no leader.
+    Args:
+        consumer: the consumer's name, which is its group's too.
+        topic: the topic's name.
+        conn_id: the Airflow connection of the broker.
+
+    Returns:
+        What changed, in words. A message that is read again acts once, by its event id; to run it again is harmless.
+
+    Raises:
+        NothingToReset: the consumer has no position in the topic.
+        ValueError: a partition has no leader now.
     """
+    from confluent_kafka import KafkaException
+
     changes: list[str] = []
-    with GroupOffsets(consumer, conn_id) as group, begin() as connection:
+    with GroupOffsets(consumer, conn_id, **CONSUMER_SETTINGS) as group, begin() as connection:
         lock_consumer(connection, consumer)
         now = group.look_now([topic])
         if now and group.incomplete:
             # Its partitions without a leader would keep their old positions.
             raise ValueError(f"topic {topic}: not every partition has a leader now; try again in a moment")
-        known = delete(positions).where(positions.c.consumer == consumer, positions.c.topic == topic)
-        if not connection.execute(known.returning(positions.c.partition)).all():
+        mine = (positions.c.consumer == consumer, positions.c.topic == topic)
+        known = {Partition(topic, row.partition): row for row in connection.execute(select(positions).where(*mine))}
+        if not known:
             raise NothingToReset(f"consumer {consumer} has claimed nothing of topic {topic}")
-        open_ranges = connection.execute(
-            select(claim_ranges)
-            .join(claims, claims.c.id == claim_ranges.c.claim_id)
-            .where(claims.c.consumer == consumer, claims.c.closed_at.is_(None), claim_ranges.c.topic == topic)
-        ).all()
-        for row in open_ranges:
-            offsets = now.get(Partition(topic, row.partition))
-            if offsets is not None and offsets.topic_id == row.topic_id and offsets.end >= row.end_offset:
-                continue
-            gone = OffsetRange(topic, row.topic_id, row.partition, row.readable_from, row.end_offset)
-            mark_handled(connection, row.claim_id, gone, lost=len(gone))
-            changes.append(f"{gone}: given up, what was not handled of it is lost")
+        stopped = lost_logs(consumer, known, now, group.without_their_end)
+        identities: dict[Partition, str] = {}
+        for partition, offsets in now.items():
+            old = known.get(partition)
+            if old is None or not is_same_topic(old.topic_id, offsets.topic_id):
+                identities[partition] = offsets.topic_id
+            elif partition in stopped or None in (old.leader_epoch, offsets.leader_epoch):
+                # Without leader epochs, a log that was filled again beyond the position looks like the old one.
+                identities[partition] = next_generation(old.topic_id)
+            else:
+                identities[partition] = old.topic_id
+        changes += _give_up(connection, consumer, topic, identities)
         if changes:
-            open_alarm(connection, consumer, "messages_lost", "; ".join(changes))
-        starts = {partition: offsets.low for partition, offsets in now.items()}
-        # Under the lock: no claim can commit in between.
-        group.commit(starts)
-        changes += [f"{p.topic}-{p.number}: starts at offset {low}" for p, low in sorted(starts.items())]
+            add_to_alarm(connection, consumer, "messages_lost", "; ".join(changes))
+        connection.execute(delete(positions).where(*mine))
+        rows = [(topic, p.number, identities[p], now[p].low, now[p].leader_epoch) for p in sorted(now)]
+        if not now:
+            # The topic is gone. Where topics have no ids, its next log must not get the identity of an old one.
+            rows = [
+                (topic, p.number, next_generation(old.topic_id), 0, None)
+                for p, old in sorted(known.items())
+                if is_same_topic(old.topic_id, topic)
+            ]
+        write_positions(connection, consumer, rows)
+        changes += [f"{topic}-{p.number}: starts at offset {now[p].low}" for p in sorted(now)]
+        try:
+            # Under the lock: no claim can commit in between.
+            group.commit({partition: offsets.low for partition, offsets in now.items()})
+        except KafkaException as error:
+            changes.append(
+                f"the committed offsets of group {consumer} stay where they are ({error.args[0].str()}); they decide "
+                "nothing"
+            )
         close_alarm(connection, consumer, "consumer_stopped")
     return changes
+
+
+def _give_up(connection, consumer: str, topic: str, identities: dict[Partition, str]) -> list[str]:
+    """Settle what open claims hold of logs that are gone, as lost; returns it in words."""
+    open_ranges = connection.execute(
+        select(claim_ranges)
+        .join(claims, claims.c.id == claim_ranges.c.claim_id)
+        .where(claims.c.consumer == consumer, claims.c.closed_at.is_(None), claim_ranges.c.topic == topic)
+    ).all()
+    given_up: list[str] = []
+    for row in open_ranges:
+        if identities.get(Partition(topic, row.partition)) == row.topic_id:
+            continue
+        gone = OffsetRange(topic, row.topic_id, row.partition, row.readable_from, row.end_offset)
+        lost = settle(connection, consumer, row.claim_id, gone, [(gone.start, gone.end)])
+        given_up += [f"{part}: given up, {len(part)} messages are lost" for part in lost]
+    return given_up

@@ -14,17 +14,18 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Row, func, select, update
 
-from include.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled, reset_command
+from include.kafka import watch
+from include.kafka.claims import Claimed, ConsumerStopped, claim, positions_of, reset_command, settle
 from include.kafka.connection import CONN_ID
 from include.kafka.consumers import Consumer, Shape
 from include.kafka.handling import Handler, HandlingFailed
 from include.kafka.messages import Message
-from include.kafka.offsets import GroupOffsets, OffsetRange
+from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.kafka.producer import AcknowledgedProducer
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
-from include.kafka.watch import watch_claims, watch_handled, watch_lag
+from include.kafka.watch import LOST_ALARM, Seen
 from include.operations import outbox, webhooks
-from include.operations.alarms import SENDER, close_alarm, deliver_alarms, open_alarm
+from include.operations.alarms import SENDER, add_to_alarm, deliver_alarms, open_alarm
 from include.operations.database import begin
 from include.operations.tables import claim_ranges, claims
 
@@ -140,10 +141,11 @@ def _open_keys(
                 for message in batch:
                     if message.offset in good:
                         keys.append(partition_key(message))
-                        # Everything before it that is no key: holes and dead letters.
-                        _finish(consumer, claimed.id, replace(wanted, start=position, end=message.offset), 0, run_id)
+                        # Everything before it that is no key: holes, dead letters, and what retention has removed.
+                        before = replace(wanted, start=position, end=message.offset)
+                        _finish(consumer, claimed.id, before, reader.gone, run_id)
                         position = message.offset + 1
-            _finish(consumer, claimed.id, replace(wanted, start=position), reader.lost, run_id)
+            _finish(consumer, claimed.id, replace(wanted, start=position), reader.gone, run_id)
         emitted = update(claims).where(claims.c.id == claimed.id)
         with begin() as connection:
             connection.execute(emitted.values(emitted_at=func.now(), emissions=claims.c.emissions + 1))
@@ -161,10 +163,11 @@ def handle_message(consumer: Consumer, key: str, run_id: str) -> None:
     Raises what `handle_chunk` raises, and ValueError for a key that this consumer has not claimed.
     """
     found = claimed_offset(consumer, key)
+    _without_given_up(consumer, [found.wanted])
     chunk = {"claim_id": found.claim_id, "ranges": [asdict(found.wanted)]}
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
-        # The question costs a third of all that one message needs. Of a topic made again only just, a message of the
-        # new log would be handled under the old coordinates, and once more by its own claim: its event acts once.
+        # The question costs a third of all that one message needs. Of a topic that was recreated only just, a message
+        # of the new log is handled under the old coordinates, and once more by its own claim: its event acts once.
         if found.age > TRUSTED_AGE:
             _check_same_topics(consumer, [found.wanted], group)
         _handle(consumer, chunk, run_id, group, producer)
@@ -225,22 +228,46 @@ def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
     Airflow's retries. Raises AirflowFailException, which is not retried, when the topic is not the one that was
     claimed.
     """
-    ranges = [OffsetRange(**r) for r in chunk["ranges"]]
+    ranges = _without_given_up(consumer, [OffsetRange(**r) for r in chunk["ranges"]])
+    chunk = {**chunk, "ranges": [asdict(r) for r in ranges]}
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
         _check_same_topics(consumer, ranges, group)
         _handle(consumer, chunk, run_id, group, producer)
 
 
 def _check_same_topics(consumer: Consumer, ranges: Sequence[OffsetRange], group: GroupOffsets) -> None:
-    """A topic made again has other messages at the offsets that were claimed."""
+    """A recreated topic has other messages at the offsets that were claimed."""
     claimed = {r.topic: r.topic_id for r in ranges}
     for topic, topic_id in group.topic_ids_now(claimed).items():
-        if topic_id != claimed[topic]:
+        if not is_same_topic(topic_id, claimed[topic]):
             command = reset_command(consumer.name, topic, consumer.conn_id)
             raise _final(
-                f"consumer {consumer.name}: topic {topic} was deleted and made again after these offsets were claimed; "
+                f"consumer {consumer.name}: topic {topic} was deleted and recreated after these offsets were claimed; "
                 f"their messages are gone. To go on with what is there now: {command}"
             )
+
+
+def _without_given_up(consumer: Consumer, ranges: Sequence[OffsetRange]) -> list[OffsetRange]:
+    """The ranges whose log is still the consumer's: after a reset, the same offsets may hold messages of other claims.
+
+    Raises AirflowFailException when none is left.
+    """
+    with begin() as connection:
+        now = positions_of(connection, consumer.name, {wanted.topic for wanted in ranges})
+    left: list[OffsetRange] = []
+    for wanted in ranges:
+        identity, _ = now.get(Partition(wanted.topic, wanted.partition), (wanted.topic_id, 0))
+        if identity == wanted.topic_id:
+            left.append(wanted)
+        else:
+            log.warning("given up when the consumer was reset: consumer=%s %s", consumer.name, wanted)
+    if ranges and not left:
+        named = ", ".join(map(str, ranges[:10]))
+        raise _final(
+            f"consumer {consumer.name}: {named} was given up when the consumer was reset; the alarm messages_lost has "
+            "stated what was not handled of it. Nothing is left to do for this run: mark it as failed"
+        )
+    return left
 
 
 def split(claimed: Claimed, chunk_size: int) -> list[Chunk]:
@@ -278,32 +305,37 @@ def _connect(consumer: Consumer) -> GroupOffsets:
 
 def _claim(consumer: Consumer, run_id: str, group: GroupOffsets) -> Claimed:
     names = [topic.name for topic in consumer.topics]
+    found: dict[Partition, PartitionOffsets] | None = None
+
+    def available() -> dict[Partition, PartitionOffsets]:
+        # The event lane's answer to what is available: everything up to the ends of the logs.
+        nonlocal found
+        found = group.look_now(names)
+        return found
+
+    committing = watch.Committing(group)
     try:
         claimed = claim(
             consumer.name,
             run_id,
-            # The event lane's answer to what is available: everything up to the ends of the logs.
-            lambda: group.look_now(names),
-            group.commit_forward,
+            available,
+            lambda positions: committing.forward(positions, found),
             max_messages=consumer.max_messages_per_claim,
+            compare_logs=group.without_their_end,
+            on_new=lambda connection, new: watch.watch_claim(
+                connection, consumer, run_id, new, is_whole=not group.incomplete
+            ),
         )
     except ConsumerStopped as stopped:
-        command = reset_command(consumer.name, stopped.topic, consumer.conn_id)
-        text = f"{stopped}; to go on with what is there now: {command}"
+        text = watch.how_to_go_on(consumer, {stopped.topic: str(stopped)})
         with begin() as connection:
             open_alarm(connection, consumer.name, "consumer_stopped", text)
         raise _final(text) from stopped
     with begin() as connection:
-        close_alarm(connection, consumer.name, "consumer_stopped")
-        if claimed.lost:
-            gone = ", ".join(str(r) for r in claimed.lost)
-            text = f"retention removed messages before they were claimed (run {run_id}): {gone}"
-            open_alarm(connection, consumer.name, "messages_lost", text)
-        if claimed.behind is not None:
-            watch_lag(connection, consumer, claimed.behind)
-        watch_claims(connection, consumer)
+        committing.watch(connection, consumer.name)
     if claimed.behind is None:
         # It asked again, for ranges that were claimed some time ago.
+        claimed = replace(claimed, ranges=tuple(_without_given_up(consumer, claimed.ranges)))
         _check_same_topics(consumer, claimed.ranges, group)
     return claimed
 
@@ -312,20 +344,23 @@ def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, 
     failures: list[str] = []
     reader = RangeReader(group.consumer)
     handler = Handler(consumer, run_id, producer)
-    oldest: dict[str, datetime] = {}
+    # Before anything is settled: in a run that is cleared later, the messages are old and not late.
+    claimed_at = _open_since(chunk["claim_id"])
+    old: list[Seen] = []
     for wanted in (OffsetRange(**r) for r in chunk["ranges"]):
         failed_before = len(failures)
         for batch in reader.read(wanted):
-            if (written_at := batch[0].timestamp) is not None:
-                oldest[wanted.topic] = min(written_at, oldest.get(wanted.topic, written_at))
+            if claimed_at is not None:
+                old += watch.older_than_allowed(consumer, batch)
             try:
                 handler.handle(batch)
             except HandlingFailed as failure:
                 # The messages behind it are not to wait for its retry.
                 failures.append(str(failure))
         if len(failures) == failed_before:
-            _finish(consumer, chunk["claim_id"], wanted, reader.lost, run_id)
-    watch_handled(consumer, oldest)
+            _finish(consumer, chunk["claim_id"], wanted, reader.gone, run_id)
+    if claimed_at is not None:
+        watch.watch_handled(consumer, old, claimed_at)
     deliver_outbox(consumer.name, producer)
     counts = " ".join(f"{outcome}={number}" for outcome, number in handler.counts.items())
     log.info("handled: consumer=%s run_id=%s %s", consumer.name, run_id, counts)
@@ -333,14 +368,21 @@ def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, 
         raise HandlingFailed("; ".join(failures))
 
 
-def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, lost: int, run_id: str) -> None:
+def _open_since(claim_id: int) -> datetime | None:
+    """When the claim was made; None when it is closed."""
+    mine = select(claims.c.claimed_at).where(claims.c.id == claim_id, claims.c.closed_at.is_(None))
+    with begin() as connection:
+        return connection.scalar(mine)
+
+
+def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, gone: Sequence[tuple[int, int]], run_id: str) -> None:
     if not len(done):
         return
     with begin() as connection:
-        mark_handled(connection, claim_id, done, lost=lost)
-        if lost:
-            text = f"retention removed {lost} messages of {done} before they were handled (run {run_id})"
-            open_alarm(connection, consumer.name, "messages_lost", text)
+        if lost := settle(connection, consumer.name, claim_id, done, gone):
+            where = ", ".join(str(r) for r in lost)
+            text = f"retention removed {sum(map(len, lost))} messages before they were handled: {where} (run {run_id})"
+            add_to_alarm(connection, consumer.name, LOST_ALARM, text)
 
 
 def deliver_outbox(consumer: str, producer: AcknowledgedProducer) -> int:

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import AssetWatcher
@@ -13,7 +14,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from include.compat.triggerer import hand_over_events
 from include.kafka.connection import CONN_ID
-from include.kafka.offsets import REQUEST_TIMEOUT_SECONDS, GroupOffsets, Partition, PartitionOffsets
+from include.kafka.offsets import REQUEST_TIMEOUT_SECONDS, GroupOffsets, Partition, PartitionOffsets, is_same_topic
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer as KafkaConsumer
@@ -29,8 +30,14 @@ TAIL_INTERVAL_SECONDS = 0.03
 REFRESH_SECONDS = 5.0
 # The same while a topic or a leader is missing: just made, it is there in a moment.
 NEW_TOPIC_SECONDS = 0.5
-# After firing, how often committed offsets are looked at: a claim commits within about a second.
+# After firing, how often committed offsets are looked at: a claim commits within about half a second.
 CLAIM_POLL_SECONDS = 0.1
+# While there is lag, how often the consumer's own positions are asked for although committed offsets do not move: a
+# broker may refuse to commit, or another's commit may stand ahead.
+POSITIONS_SECONDS = 2.0
+# The same without lag, and while the operational database is away.
+POSITIONS_QUIET_SECONDS = 60.0
+POSITIONS_AWAY_SECONDS = 15.0
 # While they do not move: a lost event heals itself after the first, a stalled consumer costs few runs.
 REFIRE_FIRST_SECONDS, REFIRE_LAST_SECONDS = 5.0, 300.0
 # While the broker is away.
@@ -38,13 +45,17 @@ AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS = 1.0, 30.0
 
 
 class ConsumerLagTrigger(BaseEventTrigger):
-    """Fire while a consumer group's committed offsets are behind the ends of its topics.
+    """Fire while a consumer's positions are behind the ends of its topics.
+
+    The positions are the consumer's own, in the operational database under the group's name: whoever else commits for
+    the group delays nothing. While the database is away, and before the first claim, committed offsets stand in.
 
     Level-triggered, like KEDA's Kafka scaler: the event says only that there is lag; the messages stay in Kafka and
     the run claims them there. So an event that is lost, joined with another or sent twice does no harm, and nothing
     in a message can break the trigger, because it decodes none. It fires at once when lag appears, at once again
-    when committed offsets have moved and lag remains, else with backoff; never twice within `min_interval` seconds,
-    so that steady traffic is gathered into fewer runs.
+    when positions have moved and lag remains, else with backoff; never twice within `min_interval` seconds, so that
+    steady traffic is gathered into fewer runs. For a partition whose log is not the one that was claimed it fires with
+    a backoff of its own, so that a run raises the alarm.
     """
 
     def __init__(self, *, topics: list[str], group: str, conn_id: str = CONN_ID, min_interval: float = 0.5) -> None:
@@ -87,26 +98,100 @@ class ConsumerLagTrigger(BaseEventTrigger):
         # The consumer only has to notice a message, not to hold many.
         small = {"queued.min.messages": 1, "queued.max.messages.kbytes": 1024}
         group = await asyncio.to_thread(GroupOffsets, self.group, self.conn_id, **small)
-        tail = Tail(group.consumer)
+        tail, positions = Tail(group.consumer), Positions(self.group)
+        stopped = Refire(self.min_interval)
         missing: set[str] = set()
         try:
             while True:
                 found = await group.look(self.topics)
                 if missing != (missing := set(self.topics) - {partition.topic for partition in found}) and missing:
                     log.warning("group=%s waiting for topics that do not exist: %s", self.group, sorted(missing))
-                lag = sum(offsets.lag for offsets in found.values())
-                behind = lag > 0 or any(offsets.truncated for offsets in found.values())
-                if behind and refire.is_due(found):
+                found = await positions.applied_to(found)
+                other_logs = {partition: offsets for partition, offsets in found.items() if offsets.truncated}
+                same_logs = {partition: offsets for partition, offsets in found.items() if not offsets.truncated}
+                lag = sum(offsets.lag for offsets in same_logs.values())
+                if not lag:
+                    refire.forget()
+                if not other_logs:
+                    stopped.forget()
+                if (lag and refire.is_due(same_logs)) or (other_logs and stopped.is_due(other_logs)):
                     log.info("group=%s lag=%d starting a run", self.group, lag)
                     yield TriggerEvent({"lag": lag})
                 yield None
-                if behind:
+                if lag:
                     await asyncio.sleep(min(CLAIM_POLL_SECONDS * (1 + refire.fired_in_vain), REFRESH_SECONDS))
                 else:
-                    refire.forget()
-                    await tail.wait(found, NEW_TOPIC_SECONDS if group.incomplete else REFRESH_SECONDS)
+                    await tail.wait(same_logs, NEW_TOPIC_SECONDS if group.incomplete else REFRESH_SECONDS)
         finally:
             await asyncio.to_thread(group.close)
+
+
+class Positions:
+    """A consumer's own positions, asked for no more often than they can have moved."""
+
+    def __init__(self, consumer: str) -> None:
+        self._consumer = consumer
+        self._known: dict[Partition, tuple[str, int]] = {}
+        self._committed: dict[Partition, int | None] = {}
+        self._read_at = -math.inf
+        self._is_away = False
+
+    async def applied_to(self, found: Mapping[Partition, PartitionOffsets]) -> dict[Partition, PartitionOffsets]:
+        """The same with the consumer's positions in the place of committed offsets.
+
+        A claim commits what it has claimed, so positions are asked for when committed offsets have moved. While there
+        is lag they are asked for now and then as well, and seldom while there is none.
+        """
+        committed = {partition: offsets.committed for partition, offsets in found.items()}
+        has_moved = committed != self._committed and not self._is_away
+        if has_moved or time.monotonic() >= self._read_at + self._seconds_between(found):
+            self._committed = committed
+            await self._read()
+        return {partition: self._applied(partition, offsets) for partition, offsets in found.items()}
+
+    def _seconds_between(self, found: Mapping[Partition, PartitionOffsets]) -> float:
+        if self._is_away:
+            return POSITIONS_AWAY_SECONDS
+        now = [self._applied(partition, offsets) for partition, offsets in found.items()]
+        has_lag = any(offsets.lag or offsets.truncated for offsets in now)
+        return POSITIONS_SECONDS if has_lag else POSITIONS_QUIET_SECONDS
+
+    async def _read(self) -> None:
+        try:
+            # In a thread: the database blocks, and the triggerer has one event loop.
+            self._known = await asyncio.to_thread(read_positions, self._consumer)
+        except Exception as error:
+            if not self._is_away:
+                log.warning("group=%s going by committed offsets, positions cannot be read: %s", self._consumer, error)
+            # What is known may be old by now: its lag would start runs in vain.
+            self._known, self._is_away = {}, True
+        else:
+            if self._is_away:
+                log.warning("group=%s positions can be read again", self._consumer)
+            self._is_away = False
+        self._read_at = time.monotonic()
+
+    def _applied(self, partition: Partition, offsets: PartitionOffsets) -> PartitionOffsets:
+        if (position := self._known.get(partition)) is None:
+            return offsets
+        identity, next_offset = position
+        if not is_same_topic(identity, offsets.topic_id):
+            # A recreated topic: as a log that ends before the position.
+            next_offset = max(next_offset, offsets.end + 1)
+        return replace(offsets, committed=next_offset)
+
+
+def read_positions(consumer: str) -> dict[Partition, tuple[str, int]]:
+    """{partition: (log identity, next offset)} of the consumer, from the operational database; blocks.
+
+    Raises what the database raises.
+    """
+    # Here, because Dag files import this module.
+    from include.kafka.claims import positions_of
+    from include.operations.database import begin
+
+    with begin() as connection:
+        return positions_of(connection, consumer)
 
 
 class Refire:
@@ -115,7 +200,7 @@ class Refire:
     def __init__(self, min_interval: float) -> None:
         self.min_interval = min_interval
         self.fired_at = -math.inf
-        # As they were when the last event was sent; None: no lag since then, so nothing to wait for.
+        # Positions as they were when the last event was sent; None: no lag since then, so nothing to wait for.
         self.committed: dict[Partition, int | None] | None = None
         self.fired_in_vain = 0
 
@@ -124,7 +209,7 @@ class Refire:
         self.committed, self.fired_in_vain = None, 0
 
     def is_due(self, found: dict[Partition, PartitionOffsets]) -> bool:
-        """True when the last event has had its effect (offsets moved), or has waited long enough for one."""
+        """True when the last event has had its effect (positions moved), or has waited long enough for one."""
         now = time.monotonic()
         if now < self.fired_at + self.min_interval:
             return False

@@ -1,4 +1,4 @@
-"""Whether a consumer keeps up: its lag, the age of what waits, and claims that stay open, as alarms.
+"""Whether a consumer keeps up, and whether somebody or something interferes with it, as alarms.
 
 Every run looks at its own consumer; `check_consumers` looks without a run, since a Dag that is paused, or whose claims
 stall, has none. An alarm opens beyond its limit and closes at half of it, so that a consumer that hovers around the
@@ -6,33 +6,45 @@ limit is one episode and not hundreds.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
 
-from include.kafka.consumers import Consumer
-from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets
+from include.kafka.claims import Claimed, claimed_unhandled, positions_of, reset_command
+from include.kafka.consumers import Consumer, Shape
+from include.kafka.messages import Message
+from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from include.operations import outbox
-from include.operations.alarms import close_alarm, open_alarm
+from include.operations.alarms import add_to_alarm, close_alarm, open_alarm
 from include.operations.database import begin
-from include.operations.tables import claims, positions
+from include.operations.tables import claims, log_ends, open_transactions
 
 log = logging.getLogger(__name__)
 
+LOST_ALARM, STOPPED_ALARM = "messages_lost", "consumer_stopped"
+COMMIT_ALARM, FOREIGN_ALARM, TRANSACTION_ALARM = "commit_refused", "foreign_commits", "transaction_open"
+RUNBOOK = "docs/runbooks/committed-offsets.md"
 REMEDIES = (
     "raise capacity (max_active_runs, max_messages_per_claim, workers), or move the topic to the standard lane; "
     "docs/runbooks/lag-grows.md says what to look at first"
 )
 # One message of each partition is looked at.
 ONE_MESSAGE = {"queued.min.messages": 1, "queued.max.messages.kbytes": 1024}
+# Ends of one log that are remembered ahead of the consumer. While it stands, more would only make rows.
+MAX_REMEMBERED_ENDS = 8
+# Partitions that a text names.
+MAX_NAMED = 10
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a consumer stands: by topic, messages not claimed and the age of the oldest; and the oldest open claim's age.
+    """How a consumer stands: by topic, messages not claimed and for how long the oldest has waited; and the oldest open
+    claim's age.
 
     `is_whole` is False when a topic or a partition's leader was missing: there may be more.
     """
@@ -70,8 +82,13 @@ def check_consumer(consumer: Consumer) -> Standing:
         outbox.close_if_none_failed(connection, consumer.name)
     with GroupOffsets(consumer.group, consumer.conn_id, **CONSUMER_SETTINGS, **ONE_MESSAGE) as group:
         found = group.look_now(topic.name for topic in consumer.topics)
+        held = group.open_transactions_now(found)
         standing = _standing(consumer, found, group, oldest_claim)
     with begin() as connection:
+        _watch_foreign_commits(connection, consumer, found)
+        watch_transactions(
+            connection, consumer.name, found, held, consumer.max_transaction_age, is_whole=standing.is_whole
+        )
         watch_lag(connection, consumer, standing.behind, is_whole=standing.is_whole)
         _watch_waiting(connection, consumer, standing)
     log.info(
@@ -84,8 +101,107 @@ def check_consumer(consumer: Consumer) -> Standing:
     return standing
 
 
+def watch_claim(
+    connection: Connection, consumer: Consumer, run_id: str, claimed: Claimed, *, is_whole: bool = True
+) -> None:
+    """What a new claim says about its consumer; in the claim's transaction, so that a loss is never without its alarm.
+
+    is_whole: False when a topic or a partition's leader was missing, so that no alarm may close now.
+    """
+    if claimed.lost:
+        gone = ", ".join(str(r) for r in claimed.lost)
+        text = f"retention removed messages before they were claimed (run {run_id}): {gone}"
+        add_to_alarm(connection, consumer.name, LOST_ALARM, text)
+    if claimed.stopped:
+        by_topic = {partition.topic: why for partition, why in claimed.stopped.items()}
+        open_alarm(connection, consumer.name, STOPPED_ALARM, how_to_go_on(consumer, by_topic))
+    elif is_whole:
+        close_alarm(connection, consumer.name, STOPPED_ALARM)
+    if claimed.foreign:
+        open_alarm(connection, consumer.name, FOREIGN_ALARM, _foreign_text(consumer.group, claimed.foreign))
+    behind = dict(claimed.behind or {})
+    if _is_per_message(consumer):
+        # They are on record as claimed and not handled.
+        for mine in claimed.ranges:
+            behind[mine.topic] -= len(mine)
+    watch_lag(connection, consumer, behind, is_whole=is_whole)
+    watch_claims(connection, consumer)
+
+
+def _is_per_message(consumer: Consumer) -> bool:
+    # Consumers of the standard lane have no shape.
+    return getattr(consumer, "shape", None) is Shape.per_message
+
+
+def how_to_go_on(consumer: Consumer, stopped: Mapping[str, str]) -> str:
+    """What happened to these topics, {topic: what}, and the command for each."""
+    commands = {topic: reset_command(consumer.name, topic, consumer.conn_id) for topic in stopped}
+    return "; ".join(f"{why}; to go on with what is there now: {commands[topic]}" for topic, why in stopped.items())
+
+
+class Committing:
+    """Commits a claim's offsets to Kafka. They decide nothing, so a broker that refuses them holds up no message."""
+
+    def __init__(self, group: GroupOffsets) -> None:
+        self._group = group
+        self._refusal: str | None = None
+        self._done = False
+
+    def forward(
+        self, positions: Mapping[Partition, tuple[str, int]], known: Mapping[Partition, PartitionOffsets] | None
+    ) -> None:
+        """`GroupOffsets.commit_forward`; remembers what the broker answered instead of raising it."""
+        from confluent_kafka import KafkaException
+
+        try:
+            self._group.commit_forward(positions, known)
+            self._done = True
+        except KafkaException as error:
+            log.warning("group=%s offsets were not committed: %s", self._group.group, error)
+            if not _will_pass(error.args[0]):
+                self._refusal = str(error.args[0].str())
+
+    def watch(self, connection: Connection, consumer: str) -> None:
+        """Open the alarm about a refusal, or close it when the broker has taken the offsets."""
+        if self._refusal is not None:
+            group = self._group.group
+            text = (
+                f"the broker refuses the committed offsets of group {group}: {self._refusal}. Messages are handled all "
+                "the same, but tools that go by committed offsets show lag that is none. Find out who is a member of "
+                f"the group (kafka-consumer-groups --describe --members --group {group}) and stop them: only this "
+                f"consumer may use the group's name; or give the user the right to read the group; {RUNBOOK}"
+            )
+            open_alarm(connection, consumer, COMMIT_ALARM, text)
+        elif self._done:
+            close_alarm(connection, consumer, COMMIT_ALARM)
+
+
+def _will_pass(error) -> bool:
+    """Whether it is the broker that is away, or a coordinator that moves: the next claim commits these offsets too."""
+    from confluent_kafka import KafkaError
+
+    passing = (
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._WAIT_COORD,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    )
+    return error.code() in passing
+
+
 def watch_lag(connection: Connection, consumer: Consumer, behind: Mapping[str, int], *, is_whole: bool = True) -> None:
-    """`behind`: messages by topic that nobody has claimed."""
+    """`behind`: messages by topic that nobody has claimed.
+
+    With one run per message, those that are claimed and wait for their run are behind too: a claim takes hundreds of
+    them within a second, and the runs take minutes.
+    """
+    if _is_per_message(consumer):
+        claimed = claimed_unhandled(connection, consumer.name)
+        behind = {topic: behind.get(topic, 0) + claimed.get(topic, 0) for topic in {*behind, *claimed}}
     total = sum(behind.values())
     if total > consumer.max_lag:
         text = f"{total} messages behind, limit {consumer.max_lag} ({_by_topic(behind)}): {REMEDIES}"
@@ -115,16 +231,134 @@ def watch_claims(connection: Connection, consumer: Consumer) -> timedelta | None
     return age
 
 
-def watch_handled(consumer: Consumer, oldest: Mapping[str, datetime]) -> None:
-    """`oldest`: by topic, the oldest message that was handled now. Its age is the lane's delay.
+class Seen(NamedTuple):
+    """A message that was handled, and the time that it carries."""
+
+    partition: Partition
+    offset: int
+    written_at: datetime
+
+
+def older_than_allowed(consumer: Consumer, batch: Sequence[Message]) -> list[Seen]:
+    """The messages whose own time lies more than the consumer's max_age ago."""
+    limit = datetime.now(UTC) - consumer.max_age
+    return [
+        Seen(Partition(message.topic, message.partition), message.offset, message.timestamp)
+        for message in batch
+        if message.timestamp is not None and message.timestamp < limit
+    ]
+
+
+def watch_handled(consumer: Consumer, old: Sequence[Seen], claimed_at: datetime) -> None:
+    """Alarm when messages waited too long to be handled.
+
+    Args:
+        consumer: whose messages they are.
+        old: those of a claim that `older_than_allowed` has named. Some may have arrived just now: a device that was
+            offline sends old timestamps. The time since the lane could first see them counts.
+        claimed_at: when they were claimed, so they were there.
 
     Only opens the alarm: what else waits, in other partitions or claims, a task does not know.
     """
-    late = _late(consumer, {topic: datetime.now(UTC) - at for topic, at in oldest.items()})
-    if late:
-        with begin() as connection:
+    if not old:
+        return
+    now = datetime.now(UTC)
+    waited: dict[str, timedelta] = {}
+    with begin() as connection:
+        ends = _remembered_ends(connection, consumer, {message.partition for message in old})
+        for message in old:
+            before = [at for end, at in ends.get(message.partition, ()) if end <= message.offset]
+            age = now - max(message.written_at, max(before) if before else claimed_at)
+            waited[message.partition.topic] = max(age, waited.get(message.partition.topic, age))
+        if late := _late(consumer, waited):
             text = f"messages waited long to be handled ({_by_topic(late)}), limit {consumer.max_age}: {REMEDIES}"
             open_alarm(connection, consumer.name, "age", text)
+
+
+def watch_transactions(
+    connection: Connection,
+    source: str,
+    found: Mapping[Partition, PartitionOffsets],
+    held: Mapping[Partition, int],
+    max_age: timedelta,
+    *,
+    is_whole: bool = True,
+) -> None:
+    """Alarm about transactions that hold up everything behind them in their partition.
+
+    Args:
+        connection: in a transaction.
+        source: who is held up; the alarm's source.
+        found: what `GroupOffsets.look` has returned: `end` is the last stable offset.
+        held: where the log goes on behind it, and to where.
+        max_age: for how long a last stable offset may stand.
+        is_whole: False when a topic or a partition's leader was missing, so that the alarm may not close now.
+    """
+    now = datetime.now(UTC)
+    mine = open_transactions.c.source == source
+    known = {Partition(r.topic, r.partition): r for r in connection.execute(select(open_transactions).where(mine))}
+    since = {
+        p: known[p].seen_at if p in known and known[p].stable_offset == found[p].end else now for p in sorted(held)
+    }
+    over = [p for p in known if p in found and p not in held]
+    if over:
+        at = tuple_(open_transactions.c.topic, open_transactions.c.partition)
+        connection.execute(delete(open_transactions).where(mine, at.in_(over)))
+    if new := [p for p in held if since[p] is now]:
+        row = insert(open_transactions)
+        row = row.on_conflict_do_update(
+            constraint="pk_open_transactions",
+            set_={"stable_offset": row.excluded.stable_offset, "seen_at": row.excluded.seen_at},
+        )
+        columns = {"source": source, "seen_at": now}
+        connection.execute(
+            row, [{**columns, "topic": p.topic, "partition": p.number, "stable_offset": found[p].end} for p in new]
+        )
+    long = {p: at for p, at in since.items() if now - at > max_age}
+    if long:
+        named = ", ".join(
+            f"{p.topic}-{p.number} at offset {found[p].end} since {at.isoformat(timespec='seconds')}, with "
+            f"{held[p] - found[p].end} offsets behind it"
+            for p, at in list(long.items())[:MAX_NAMED]
+        )
+        text = (
+            f"a transaction that does not end holds up {len(long)} partitions: {named}. Stop its producer, or abort "
+            "it: kafka-transactions --bootstrap-server BROKER abort --topic TOPIC --partition NUMBER --start-offset "
+            "OFFSET; docs/runbooks/transaction-open.md"
+        )
+        open_alarm(connection, source, TRANSACTION_ALARM, text)
+    elif is_whole:
+        close_alarm(connection, source, TRANSACTION_ALARM)
+
+
+def _watch_foreign_commits(
+    connection: Connection, consumer: Consumer, found: Mapping[Partition, PartitionOffsets]
+) -> None:
+    # Positions are read after the group's offsets: of this consumer's own commits none is ahead.
+    known = positions_of(connection, consumer.name)
+    ahead = {
+        partition: (offsets.committed, known[partition][1])
+        for partition, offsets in found.items()
+        if partition in known
+        and is_same_topic(known[partition][0], offsets.topic_id)
+        and (offsets.committed or 0) > known[partition][1]
+    }
+    if ahead:
+        open_alarm(connection, consumer.name, FOREIGN_ALARM, _foreign_text(consumer.group, ahead))
+    else:
+        close_alarm(connection, consumer.name, FOREIGN_ALARM)
+
+
+def _foreign_text(group: str, ahead: Mapping[Partition, tuple[int | None, int]]) -> str:
+    named = ", ".join(
+        f"{p.topic}-{p.number}: {committed}, claimed up to {position}"
+        for p, (committed, position) in list(sorted(ahead.items()))[:MAX_NAMED]
+    )
+    return (
+        f"somebody else has moved the committed offsets of group {group} forward ({named}). No message is skipped: the "
+        "consumer goes by its own positions. Find out who commits under this name (a tool, or a second deployment with "
+        f"a database of its own) and stop it, or rename one of the two consumers; {RUNBOOK}"
+    )
 
 
 def _watch_waiting(connection: Connection, consumer: Consumer, standing: Standing) -> None:
@@ -147,6 +381,9 @@ def _standing(
     behind = dict.fromkeys((topic.name for topic in consumer.topics), 0)
     waiting: dict[str, timedelta] = {}
     next_offsets = _next_offsets(consumer, found)
+    now = datetime.now(UTC)
+    with begin() as connection:
+        ends = _remember_ends(connection, consumer, found, next_offsets, now)
     reader = RangeReader(group.consumer, batch_size=1)
     for partition, offsets in sorted(found.items()):
         start = next_offsets[partition]
@@ -156,20 +393,97 @@ def _standing(
         unclaimed = OffsetRange(partition.topic, offsets.topic_id, partition.number, start, offsets.end)
         # None: the rest of the log holds no record, only the marks of transactions.
         batch = next(reader.read(unclaimed), None)
-        if batch and (written_at := batch[0].timestamp) is not None:
-            age = datetime.now(UTC) - written_at
+        if batch:
+            age = _waited(batch[0], ends[partition], now)
             waiting[partition.topic] = max(age, waiting.get(partition.topic, age))
     return Standing(behind, waiting, oldest_claim, is_whole=not group.incomplete)
+
+
+def _waited(message: Message, ends: Sequence[tuple[int, datetime]], now: datetime) -> timedelta:
+    """For how long the lane could have seen the message.
+
+    By its own time, within what the ends of the log say, [(end, when it was seen)]: it arrived after the last look that
+    did not reach to it, and before the first that did. A timestamp may be old (a device that was offline) or lie ahead.
+    """
+    after = max((at for end, at in ends if end <= message.offset), default=None)
+    before = min((at for end, at in ends if end > message.offset), default=now)
+    arrived_at = message.timestamp or after or before
+    arrived_at = min(arrived_at, before)
+    return now - (arrived_at if after is None else max(arrived_at, after))
+
+
+def _remembered_ends(
+    connection: Connection, consumer: Consumer, partitions: Iterable[Partition]
+) -> dict[Partition, list[tuple[int, datetime]]]:
+    """{partition: [(end of its log, when it was seen)]}."""
+    mine = select(log_ends).where(
+        log_ends.c.consumer == consumer.name, log_ends.c.topic.in_({partition.topic for partition in partitions})
+    )
+    ends: dict[Partition, list[tuple[int, datetime]]] = {}
+    for row in connection.execute(mine):
+        ends.setdefault(Partition(row.topic, row.partition), []).append((row.end_offset, row.seen_at))
+    return ends
+
+
+def _remember_ends(
+    connection: Connection,
+    consumer: Consumer,
+    found: Mapping[Partition, PartitionOffsets],
+    next_offsets: Mapping[Partition, int],
+    now: datetime,
+) -> dict[Partition, list[tuple[int, datetime]]]:
+    """Remember where the logs end now; forget what says nothing about messages that are still to be claimed."""
+    known = _remembered_ends(connection, consumer, found)
+    ends: dict[Partition, list[tuple[int, datetime]]] = {}
+    for partition, offsets in found.items():
+        start = next_offsets[partition]
+        before = [seen for seen in known.get(partition, ()) if seen[0] <= start]
+        beyond = sorted(seen for seen in known.get(partition, ()) if start < seen[0] <= offsets.end)
+        # Seen for the first time, or a log that is not the one of before: what waits counts from now on.
+        passed = max(before) if before else (start, now)
+        if offsets.end > max([passed, *beyond])[0] and len(beyond) < MAX_REMEMBERED_ENDS:
+            beyond.append((offsets.end, now))
+        elif offsets.end == passed[0]:
+            # Nothing waits: what comes next arrives after this look.
+            passed = (offsets.end, now)
+        ends[partition] = [passed, *beyond]
+    _store_ends(connection, consumer, known, ends)
+    return ends
+
+
+def _store_ends(
+    connection: Connection,
+    consumer: Consumer,
+    known: Mapping[Partition, list[tuple[int, datetime]]],
+    ends: Mapping[Partition, list[tuple[int, datetime]]],
+) -> None:
+    gone = [(*p, end) for p in ends for end, _ in known.get(p, ()) if end not in dict(ends[p])]
+    if gone:
+        at = tuple_(log_ends.c.topic, log_ends.c.partition, log_ends.c.end_offset)
+        connection.execute(delete(log_ends).where(log_ends.c.consumer == consumer.name, at.in_(gone)))
+    new = [(p, *seen) for p, all_of_it in ends.items() for seen in all_of_it if seen not in known.get(p, ())]
+    if new:
+        row = insert(log_ends)
+        row = row.on_conflict_do_update(constraint="pk_log_ends", set_={"seen_at": row.excluded.seen_at})
+        connection.execute(
+            row,
+            [
+                {"consumer": consumer.name, "topic": p.topic, "partition": p.number, "end_offset": e, "seen_at": at}
+                for p, e, at in new
+            ],
+        )
 
 
 def _next_offsets(consumer: Consumer, found: Mapping[Partition, PartitionOffsets]) -> dict[Partition, int]:
     """Where the consumer's next claim would start to read in each partition."""
     with begin() as connection:
-        rows = connection.execute(select(positions).where(positions.c.consumer == consumer.name))
-        known = {(row.topic, row.partition, row.topic_id): row.next_offset for row in rows}
+        known = positions_of(connection, consumer.name)
     starts: dict[Partition, int] = {}
     for partition, offsets in found.items():
-        claimed = known.get((partition.topic, partition.number, offsets.topic_id), offsets.committed or 0)
+        identity, claimed = known.get(partition, (offsets.topic_id, offsets.committed or 0))
+        if not is_same_topic(identity, offsets.topic_id):
+            # A recreated topic: all of it waits.
+            claimed = 0
         starts[partition] = max(offsets.low, claimed)
     return starts
 

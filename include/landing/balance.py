@@ -15,7 +15,7 @@ from include.lake.catalog import load_catalog
 from include.landing import letters, staging
 from include.landing.clean import claim_of, count_of
 from include.landing.consumers import LandingConsumer
-from include.landing.tables import clean_table, load_landing_table
+from include.landing.tables import clean_table, load_landing_table, topic_id
 from include.operations.alarms import close_alarm, deliver_alarms, open_alarm
 from include.operations.database import begin
 
@@ -71,7 +71,7 @@ def _counted(consumer: LandingConsumer, claim_id: int, ranges: Sequence[OffsetRa
     with engine.connect() as connection:
         return {
             # What the claim's ranges hold, as Kafka and the manifests say.
-            "landed": expected_records(claim_id),
+            "landed": expected_records(claim_id, topic_id(load_landing_table(consumer.topic))),
             "clean": count_of(connection, clean, ranges),
             "dead_lettered": letters.count(consumer, ranges),
         }

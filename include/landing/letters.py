@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from include.kafka import dead_letters
 from include.kafka.dead_letters import DeadLetter
 from include.kafka.messages import Message
-from include.kafka.offsets import GroupOffsets, OffsetRange
+from include.kafka.offsets import GroupOffsets, OffsetRange, is_same_topic
 from include.kafka.producer import AcknowledgedProducer
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from include.landing.consumers import LandingConsumer
@@ -81,7 +81,7 @@ class Originals:
             self._group = GroupOffsets(self._consumer.group, self._consumer.conn_id, **CONSUMER_SETTINGS)
             # Of a topic that was made again, other records stand at these offsets.
             now = self._group.topic_ids_now([self._consumer.topic.name])
-            self._is_there = now.get(self._consumer.topic.name) == self._topic_id
+            self._is_there = is_same_topic(now.get(self._consumer.topic.name, ""), self._topic_id)
         wanted = set(coordinates)
         found: dict[tuple[int, int], Message] = {}
         if self._is_there:

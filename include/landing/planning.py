@@ -6,13 +6,15 @@ hole, where the event lane takes the end of the log. A run is an immutable set o
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import Connection, select
 
-from include.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled, reset_command
-from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets
-from include.kafka.watch import watch_claims, watch_lag
+from include.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled, positions_of, reset_command
+from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
+from include.kafka.reading import CONSUMER_SETTINGS
+from include.kafka.watch import STOPPED_ALARM, Committing, watch_claims, watch_lag
 from include.landing import gaps, intervals
 from include.landing.consumers import LandingConsumer
 from include.landing.gaps import Gap
@@ -22,9 +24,9 @@ from include.landing.repair import repair
 from include.landing.tables import load_landing_table, raw_table, start_offsets, topic_id
 from include.landing.units import NotLanded, Slice, Unit, bundles, slices, unit
 from include.landing.verification import GAP_ALARM, LOST_ALARM, RUNBOOK, Verified, verify
-from include.operations.alarms import close_alarm, deliver_alarms, open_alarm
+from include.operations.alarms import add_to_alarm, close_alarm, deliver_alarms, open_alarm
 from include.operations.database import begin
-from include.operations.tables import claim_ranges, claims, positions
+from include.operations.tables import claim_ranges, claims
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ def claim_landed(consumer: LandingConsumer, run_id: str) -> list[Unit]:
     failed, and must not be passed over.
 
     Killed before the claim: nothing happened, or a gap was closed. After it: the retry gets the same ranges. Raises
-    AirflowFailException when the topic was made again; whatever else it raises is for Airflow's retries.
+    AirflowFailException when the topic was recreated, or has lost its end; whatever else it raises is for Airflow's
+    retries.
     """
     try:
         claimed = _claim(consumer, run_id)
@@ -70,15 +73,16 @@ def plan_again(consumer: LandingConsumer, old: Unit) -> Unit:
     return {**unit(old["claim_id"], old["unit"], pieces), "ranges": old["ranges"]}
 
 
-def expected_records(claim_id: int) -> int:
+def expected_records(claim_id: int, landing_id: str) -> int:
     """How many records the claim's ranges hold: their offsets without those that hold none or are lost.
 
-    What a run has read, duplicates by coordinates dropped, must be as many.
+    landing_id: the landing table's, under which gaps are on record. What a run has read, duplicates by coordinates
+    dropped, must be as many.
     """
     with begin() as connection:
         expected = 0
         for row in connection.execute(select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)).all():
-            known = gaps.settled(connection, row.topic_id, {row.partition: row.readable_from})
+            known = gaps.settled(connection, landing_id, {row.partition: row.readable_from})
             whole = [(row.readable_from, row.end_offset)]
             expected += intervals.total(intervals.subtract(whole, known.get(row.partition, [])))
     return expected
@@ -94,12 +98,8 @@ def open_claim_of_another_run(connection: Connection, consumer: str, run_id: str
 
 def next_offsets(connection: Connection, consumer: "LandingConsumer | Lane", of_topic: str) -> dict[int, int]:
     """{partition: the next offset that the consumer has not claimed} of the topic with this id."""
-    mine = select(positions.c.partition, positions.c.next_offset).where(
-        positions.c.consumer == consumer.name,
-        positions.c.topic == consumer.topic.name,
-        positions.c.topic_id == of_topic,
-    )
-    return dict(connection.execute(mine).all())  # type: ignore[arg-type]
+    known = positions_of(connection, consumer.name, [consumer.topic.name])
+    return {p.number: offset for p, (identity, offset) in known.items() if is_same_topic(identity, of_topic)}
 
 
 def verify_for(consumer: LandingConsumer) -> Verified:
@@ -128,21 +128,37 @@ def _claim(consumer: LandingConsumer, run_id: str) -> Claimed:
             assert verified is not None
             return _available(next_offsets(connection, consumer, verified.topic_id), verified)
 
-    with GroupOffsets(consumer.group, consumer.conn_id) as group:
-        # Committed forward as in the event lane, so that Kafka's own tools show what this lane has not claimed yet.
+    with GroupOffsets(consumer.group, consumer.conn_id, **CONSUMER_SETTINGS) as group:
+        committing = Committing(group)
         claimed = claim(
-            consumer.name, run_id, available, group.commit_forward, max_messages=consumer.max_messages_per_claim
+            consumer.name,
+            run_id,
+            available,
+            # Committed forward as in the event lane, so that Kafka's own tools show what this lane has not claimed yet.
+            lambda positions: committing.forward(positions, None),
+            max_messages=consumer.max_messages_per_claim,
+            compare_logs=group.without_their_end,
+            on_new=lambda connection, new: _watch_claim(connection, consumer, run_id, new),
         )
-    with begin() as connection:
-        close_alarm(connection, consumer.name, "consumer_stopped")
-        if claimed.lost:
-            gone = ", ".join(str(r) for r in claimed.lost)
-            text = f"removed from {raw_table(consumer.topic)} before they were claimed (run {run_id}): {gone}"
-            open_alarm(connection, consumer.name, LOST_ALARM, text)
-        if claimed.behind is not None:
-            watch_lag(connection, consumer, claimed.behind)  # type: ignore[arg-type]
-        watch_claims(connection, consumer)  # type: ignore[arg-type]
+        with begin() as connection:
+            committing.watch(connection, consumer.name)
     return claimed
+
+
+def _watch_claim(connection: Connection, consumer: LandingConsumer, run_id: str, claimed: Claimed) -> None:
+    if claimed.lost:
+        gone = ", ".join(str(r) for r in claimed.lost)
+        text = f"removed from {raw_table(consumer.topic)} before they were claimed (run {run_id}): {gone}"
+        add_to_alarm(connection, consumer.name, LOST_ALARM, text)
+    if claimed.stopped:
+        why = "; ".join(claimed.stopped.values())
+        open_alarm(connection, consumer.name, STOPPED_ALARM, _how_to_go_on(consumer, why))
+    elif claimed.behind:
+        # Only a look at the logs says that they are the ones of before; none was made while a claim is open.
+        close_alarm(connection, consumer.name, STOPPED_ALARM)
+    if claimed.behind is not None:
+        watch_lag(connection, consumer, claimed.behind)  # type: ignore[arg-type]
+    watch_claims(connection, consumer)  # type: ignore[arg-type]
 
 
 def _available(next_now: Mapping[int, int], verified: Verified) -> dict[Partition, PartitionOffsets]:
@@ -154,7 +170,7 @@ def _available(next_now: Mapping[int, int], verified: Verified) -> dict[Partitio
         # Others may have claimed since the look, so its end can lie before the start: that is not a log that lost its
         # end. If the log itself ends before what was claimed, it is, and the claim stops the consumer.
         end = max(start, verified.end(partition.number, start)) if offsets.end >= start else offsets.end
-        found[partition] = PartitionOffsets(offsets.topic_id, low, end)
+        found[partition] = PartitionOffsets(offsets.topic_id, low, end, leader_epoch=offsets.leader_epoch)
     return found
 
 
@@ -168,7 +184,9 @@ def _plan(consumer: LandingConsumer, claimed: Claimed) -> list[Unit]:
         text = f"claim {claimed.id}: {missing}: files were removed; the offsets are read from Kafka again ({RUNBOOK})"
         with begin() as connection:
             open_alarm(connection, raw_table(consumer.topic), GAP_ALARM, text)
-        repair(consumer.topic, [Gap(r, timedelta()) for r in claimed.ranges], conn_id=consumer.conn_id)
+        landing_id = topic_id(load_landing_table(consumer.topic))
+        missing = [Gap(replace(r, topic_id=landing_id), timedelta()) for r in claimed.ranges]
+        repair(consumer.topic, missing, conn_id=consumer.conn_id)
         found = _slices(consumer, claimed.ranges)
         with begin() as connection:
             close_alarm(connection, raw_table(consumer.topic), GAP_ALARM)
@@ -186,7 +204,7 @@ def _slices(
 ) -> dict[OffsetRange, list[Slice]]:
     table = load_landing_table(consumer.topic)
     for wanted in ranges:
-        if wanted.topic_id != topic_id(table):
+        if not is_same_topic(wanted.topic_id, topic_id(table)):
             raise ConsumerStopped(
                 wanted.topic,
                 f"consumer {consumer.name}: {wanted} was claimed of the topic with id {wanted.topic_id}, and landing "
@@ -195,15 +213,20 @@ def _slices(
     landed = Landed(table)
     with begin() as connection:
         ordered = sorted(ranges, key=lambda r: (r.partition, r.start))
-        return {wanted: slices(connection, landed, wanted) for wanted in ordered}
+        # Gaps are on record under the table's own id: a claim may be of a later generation of the log.
+        return {r: slices(connection, landed, replace(r, topic_id=topic_id(table))) for r in ordered}
 
 
 def _stop(consumer: LandingConsumer, stopped: ConsumerStopped) -> Exception:
     """Only a person can mend it: an alarm, and a failure that Airflow does not retry."""
     from airflow.sdk.exceptions import AirflowFailException
 
-    command = reset_command(consumer.name, consumer.topic.name, consumer.conn_id)
-    text = f"{stopped}; {RUNBOOK} says how to go on, with: {command}"
+    text = _how_to_go_on(consumer, str(stopped))
     with begin() as connection:
-        open_alarm(connection, consumer.name, "consumer_stopped", text)
+        open_alarm(connection, consumer.name, STOPPED_ALARM, text)
     return AirflowFailException(text)
+
+
+def _how_to_go_on(consumer: LandingConsumer, why: str) -> str:
+    command = reset_command(consumer.name, consumer.topic.name, consumer.conn_id)
+    return f"{why}; {RUNBOOK} says how to go on, with: {command}"

@@ -21,7 +21,7 @@ from include.landing.intervals import Ranges
 from include.landing.landed import Landed
 from include.landing.tables import LandedTopic, load_landing_table, raw_table, sink_group, topic_id
 from include.landing.verification import LOST_ALARM, RUNBOOK, check_same_topic
-from include.operations.alarms import open_alarm
+from include.operations.alarms import add_to_alarm
 from include.operations.database import begin
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class _Repair:
                         raise RepairFailed(f"table {raw_table(self.topic)} was changed at each of {conflicts} tries")
                     continue
             # After the commit: killed in between, the holes are found once more.
-            if holes and not self.reader.lost:
+            if holes and not self.reader.gone:
                 gaps.record(self.topic.name, self.of_topic, self.partition, State.no_record, holes)
                 self.repaired.without_record += intervals.total(holes)
                 log.info("no record: %s partition=%d %s", self.topic.name, self.partition, intervals.text(holes))
@@ -132,8 +132,7 @@ class _Repair:
             )
             # Before the record, which settles them: killed in between, nobody would look again, or be told.
             with begin() as connection:
-                if not open_alarm(connection, raw_table(self.topic), LOST_ALARM, text):
-                    log.warning("beside what the open alarm says: %s", text)
+                add_to_alarm(connection, raw_table(self.topic), LOST_ALARM, text)
             gaps.record(self.topic.name, self.of_topic, self.partition, State.lost, lost)
             self.repaired.lost += intervals.total(lost)
         # Not beyond what Kafka shows: an open transaction, or a log that lost its end, is nothing to decide here.

@@ -7,7 +7,7 @@ from typing import Any
 
 from include.contracts import Topic
 from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
-from include.kafka.offsets import GroupOffsets, PartitionOffsets
+from include.kafka.offsets import GroupOffsets, Partition, PartitionOffsets
 from include.landing.connect import Connect
 from include.landing.connectors import control_topic, coordinator_group
 from include.landing.tables import sink_group
@@ -69,21 +69,33 @@ class Progress:
     """How far a sink has come, or None where it has not begun.
 
     lag: records that its tasks have not read. sink: sum of the offsets that its tasks have committed. table: sum of the
-    control topic's offsets up to which its coordinator has committed the files to the table.
+    control topic's offsets up to which its coordinator has committed the files to the table. log: the topic's
+    partitions. held: those whose log goes on behind an open transaction, and to where; the sink reads none of that.
     """
 
     lag: int
     sink: int | None
     table: int | None
+    log: Mapping[Partition, PartitionOffsets]
+    held: Mapping[Partition, int]
+    is_whole: bool = True
 
 
 def progress(topic: Topic, kafka_conn_id: str = KAFKA_CONN_ID) -> Progress:
     """Ask Kafka. Raises KafkaException."""
     with GroupOffsets(sink_group(topic), kafka_conn_id) as group:
         sink = group.look_now([topic.name])
+        held, is_whole = group.open_transactions_now(sink), not group.incomplete
     with GroupOffsets(coordinator_group(topic), kafka_conn_id) as group:
         table = group.look_now([control_topic(topic)])
-    return Progress(sum(offsets.lag for offsets in sink.values()), _sum(sink), _sum(table))
+    return Progress(
+        lag=sum(offsets.lag for offsets in sink.values()),
+        sink=_sum(sink),
+        table=_sum(table),
+        log=sink,
+        held=held,
+        is_whole=is_whole,
+    )
 
 
 def _sum(found: Mapping[Any, PartitionOffsets]) -> int | None:

@@ -120,7 +120,7 @@ def create_landing_table(topic: LandedTopic, conn_id: str = CONN_ID) -> "Table":
     starts = {str(partition.number): offsets.low for partition, offsets in sorted(found.items())}
     properties = {
         **PROPERTIES,
-        TOPIC_ID: next(iter(found.values())).topic_id,
+        TOPIC_ID: _unused(next(iter(found.values())).topic_id),
         START_OFFSETS: json.dumps(starts),
     }
     try:
@@ -133,6 +133,20 @@ def create_landing_table(topic: LandedTopic, conn_id: str = CONN_ID) -> "Table":
     except TableAlreadyExistsError:
         table = catalog.load_table(identifier)
     return checked(table)
+
+
+def _unused(identity: str) -> str:
+    """The next generation of this log identity that has no gaps on record.
+
+    They are those of an earlier table, and stay. Where the log has lost its end, or the broker gives topics no ids, the
+    same offsets hold other records now, which must not count as settled.
+    """
+    from include.kafka.offsets import next_generation
+    from include.landing import gaps
+
+    while gaps.history(identity):
+        identity = next_generation(identity)
+    return identity
 
 
 def load_landing_table(topic: LandedTopic) -> "Table":
@@ -159,7 +173,7 @@ def checked(table: "Table") -> "Table":
 
 
 def topic_id(table: "Table") -> str:
-    """The Kafka id of the topic that lands here."""
+    """The identity of the log that lands here: the topic's id, and its generation where a table of it was before."""
     return table.properties[TOPIC_ID]
 
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from include.kafka.claims import ConsumerStopped
 from include.kafka.connection import CONN_ID
-from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets
+from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.landing import gaps, intervals
 from include.landing.gaps import Gap
 from include.landing.intervals import Ranges
@@ -64,7 +64,7 @@ def verify(
     """Look at the topic's landing table, record what is missing, open or close the alarm; repairs nothing.
 
     `starts`: from which offset of each partition on; without it, from where the table begins. Raises ConsumerStopped
-    when the topic was deleted and made again, KafkaException, and what the catalog raises.
+    when the topic was deleted and recreated, KafkaException, and what the catalog raises.
     """
     with GroupOffsets(sink_group(topic), conn_id) as group:
         # Before the table: what was committed by now has had more time to land.
@@ -93,10 +93,10 @@ def verify(
 def check_same_topic(topic: LandedTopic, landing_id: str, kafka: Mapping[Partition, PartitionOffsets]) -> None:
     """Raise ConsumerStopped when Kafka's topic is not the one that landed: the same offsets are other messages."""
     for offsets in kafka.values():
-        if offsets.topic_id != landing_id:
+        if not is_same_topic(offsets.topic_id, landing_id):
             raise ConsumerStopped(
                 topic.name,
-                f"topic {topic.name} was deleted and made again (its id was {landing_id} and is {offsets.topic_id}), "
+                f"topic {topic.name} was deleted and recreated (its id was {landing_id} and is {offsets.topic_id}), "
                 f"and landing table {raw_table(topic)} holds the old one's messages",
             )
 

@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from include.contracts import Topic
 from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
 from include.kafka.reading import ReadingStalled
+from include.kafka.watch import watch_transactions
 from include.landing import stepping
 from include.landing.connect import CONN_ID, Connect, ConnectRefused, ConnectUnreachable
 from include.landing.connectors import landed
@@ -55,6 +56,8 @@ class Limits:
     max_lag: int = 1_000_000
     # Some commit intervals, and a coordinator that was killed is replaced within its session timeout.
     stalled_after: timedelta = timedelta(minutes=10)
+    # A producer allows its transactions a minute by default; one that is open for longer may never end.
+    max_transaction_age: timedelta = timedelta(minutes=5)
     # At once, then after 2, 4, 8 ... minutes, at most an hour: an outage of seven hours is survived without anybody.
     max_restarts: int = 12
     first_pause: timedelta = timedelta(minutes=2)
@@ -187,6 +190,7 @@ def _note_progress(name: str, found: Progress, limits: Limits) -> None:
             open_alarm(connection, name, "sink_lag", text)
         elif found.lag <= limits.max_lag / 2:
             close_alarm(connection, name, "sink_lag")
+        watch_transactions(connection, name, found.log, found.held, limits.max_transaction_age, is_whole=found.is_whole)
 
 
 def _alarm(connection: Connection, name: str, kind: str, is_wrong: bool, text: str) -> None:

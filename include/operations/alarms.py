@@ -1,14 +1,14 @@
-"""Alarms: one row an episode, so that a condition that lasts is told once.
+"""Alarms: one row for each episode, so that a condition that lasts is notified once.
 
-An alarm that opens or closes is also a request to the optional connection `alarm_webhook`, in the outbox: whoever runs
-next delivers it (the consumer's own run, or the Dag `maintain`).
+An alarm that opens, continues with a further fact, or closes is also a request to the optional connection
+`alarm_webhook`, in the outbox: whoever runs next delivers it (the consumer's own run, or the Dag `maintain`).
 """
 
 import logging
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from include.operations.database import begin
@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 WEBHOOK_CONN_ID = "alarm_webhook"
 # The name in the outbox under which requests about alarms are delivered.
 SENDER = "alarms"
+# Further messages are added to an open alarm up to here.
+MAX_MESSAGE_LENGTH = 4_000
+MORE = "; and more, which the logs and the webhook's messages name"
 
 
 def open_alarm(connection: Connection, source: str, kind: str, message: str) -> bool:
@@ -29,6 +32,32 @@ def open_alarm(connection: Connection, source: str, kind: str, message: str) -> 
         log.error("alarm: source=%s kind=%s %s", source, kind, message)
         _tell(connection, "opened", new, new.opened_at)
     return new is not None
+
+
+def add_to_alarm(connection: Connection, source: str, kind: str, message: str) -> bool:
+    """Open the alarm, or add the message to the open one; for facts that each count, such as losses.
+
+    Call it in the transaction that records the fact, where that is possible: what the alarm's text says already is not
+    added. What is added is logged and delivered, also when the text has no room left for it.
+
+    Returns:
+        True when the alarm is new.
+    """
+    if open_alarm(connection, source, kind, message):
+        return True
+    # In one statement: two tasks that add at once add both.
+    longer = alarms.c.message + "; " + message
+    fits = func.length(longer) <= MAX_MESSAGE_LENGTH
+    text = case((fits, longer), (alarms.c.message.endswith(MORE), alarms.c.message), else_=alarms.c.message + MORE)
+    mine = update(alarms).where(alarms.c.source == source, alarms.c.kind == kind, alarms.c.closed_at.is_(None))
+    mine = mine.where(func.strpos(alarms.c.message, message) == 0)
+    changed = connection.execute(mine.values(message=text).returning(alarms, func.now().label("now"))).first()
+    if changed is None:
+        # It says so already, or a person has closed it in between.
+        return open_alarm(connection, source, kind, message)
+    log.error("alarm, further: source=%s kind=%s %s", source, kind, message)
+    _tell(connection, "continued", changed, changed.now, message)
+    return False
 
 
 def close_alarm(connection: Connection, source: str, kind: str, note: str = "") -> bool:
@@ -58,20 +87,21 @@ def open_alarms() -> list[Row]:
         return list(connection.execute(found))
 
 
-def _tell(connection: Connection, event: str, alarm: Row, at: datetime) -> None:
+def _tell(connection: Connection, event: str, alarm: Row, at: datetime, message: str | None = None) -> None:
     # Here, because the outbox raises alarms itself.
     from include.operations import outbox
 
     if alarm.source == SENDER:
         # That people cannot be told is nothing that can be told to them this way.
         return
+    message = alarm.message if message is None else message
     payload: dict[str, Any] = {
         # What chat programs show of an incoming request.
-        "text": f"alarm {event}: {alarm.source} {alarm.kind}: {alarm.message}",
+        "text": f"alarm {event}: {alarm.source} {alarm.kind}: {message}",
         "event": event,
         "source": alarm.source,
         "kind": alarm.kind,
-        "message": alarm.message,
+        "message": message,
         "at": at.isoformat(),
     }
     outbox.add_request(connection, consumer=SENDER, conn_id=WEBHOOK_CONN_ID, payload=payload)

@@ -55,9 +55,34 @@ positions = Table(
     Column("consumer", Text, ForeignKey("consumers.name"), primary_key=True),
     Column("topic", Text, primary_key=True),
     Column("partition", BigInteger, primary_key=True),
-    # A topic deleted and made again starts at offset 0 under the same name; only this id tells.
+    # The identity of the log: a topic that is recreated starts at offset 0 under the same name.
     Column("topic_id", Text, nullable=False),
     Column("next_offset", BigInteger, nullable=False),
+    # The partition leader's epoch when the log reached to next_offset; null when the broker does not give it.
+    Column("leader_epoch", BigInteger),
+)
+
+# Where a log ended when it was looked at, and when: a record behind that end arrived later. A record's own timestamp
+# does not say when it arrived: a device that was offline sends old ones.
+log_ends = Table(
+    "log_ends",
+    metadata,
+    Column("consumer", Text, primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True),
+    Column("end_offset", BigInteger, primary_key=True),
+    Column("seen_at", Timestamp, nullable=False),
+)
+
+# Transactions that hold a partition's last stable offset, and since when that was seen. `source` is who is held up.
+open_transactions = Table(
+    "open_transactions",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True),
+    Column("stable_offset", BigInteger, nullable=False),
+    Column("seen_at", Timestamp, nullable=False),
 )
 
 # The offset ranges that one Dag run owns; a row even when it claimed nothing.
@@ -102,7 +127,7 @@ handled_ranges = Table(
     Column("partition", BigInteger, primary_key=True),
     Column("start_offset", BigInteger, primary_key=True),
     Column("end_offset", BigInteger, primary_key=True),
-    # Offsets that retention removed between the claim and the reading.
+    # Offsets that retention removed between the claim and the reading: all of the range, or none.
     Column("lost", BigInteger, server_default="0", nullable=False),
     now_column("handled_at"),
 )

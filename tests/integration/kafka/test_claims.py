@@ -259,7 +259,7 @@ def test_a_run_that_asks_again_does_not_take_the_messages_of_a_topic_made_again(
             tasks.claim_messages(consumer, "killed after its claim")
     remake(admin, topic, make_topic)
     send(topic, order("new"))
-    with pytest.raises(AirflowFailException, match="made again"):
+    with pytest.raises(AirflowFailException, match="recreated"):
         tasks.claim_messages(consumer, "killed after its claim")
     assert numbers(topic) == []
     assert open_claims(consumer) == 1
@@ -272,7 +272,7 @@ def test_a_reset_closes_claims_on_offsets_that_are_gone_and_says_what_is_lost(ma
     chunks = tasks.claim_messages(consumer, "first")
     assert (len(chunks), open_claims(consumer)) == (3, 1)
     remake(admin, topic, make_topic)
-    with pytest.raises(AirflowFailException, match="made again"):
+    with pytest.raises(AirflowFailException, match="recreated"):
         tasks.handle_chunk(consumer, chunks[0], "first")
     reset_consumer(consumer.name, topic.name)
     assert open_claims(consumer) == 0

@@ -53,7 +53,7 @@ def test_a_key_claimed_a_while_ago_does_not_take_a_message_of_a_topic_made_again
         connection.execute(ages_ago, {"name": consumer.name})
     remake(admin, topic, make_topic)
     send(topic, order("new"))
-    with pytest.raises(AirflowFailException, match="made again"):
+    with pytest.raises(AirflowFailException, match="recreated"):
         tasks.handle_message(consumer, key, "run")
     assert numbers(topic) == []
 

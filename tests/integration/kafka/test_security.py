@@ -198,7 +198,7 @@ def test_the_command_that_a_stopped_consumer_names_reaches_its_broker(
     admin.delete_topics([orders.name])[orders.name].result(20)
     create_again(orders)
     send(order(4))
-    with pytest.raises(AirflowFailException, match="was deleted and made again"):
+    with pytest.raises(AirflowFailException, match="was deleted and recreated"):
         tasks.claim_messages(consumer, "stopped")
     alarm = alarms(consumer)["consumer_stopped"]
     words = shlex.split(alarm[alarm.index("python -m include.kafka ") :])

@@ -130,7 +130,7 @@ def test_what_retention_has_removed_is_a_stated_loss_and_holds_up_nothing(orders
     units = claim_landed(lane(orders), "run")
     assert offsets(units) == [*range(0, 5), *range(10, 25)]
     assert units[0]["ranges"][0]["start"] == 0
-    assert expected_records(units[0]["claim_id"]) == 20
+    assert expected_records(units[0]["claim_id"], topic_id(load_landing_table(orders))) == 20
     assert states(orders) == [(State.lost, 5, 10), (State.repaired, 10, 12)]
     message, is_open = alarms_of(raw_table(orders))["messages_lost"]
     assert is_open
@@ -148,7 +148,7 @@ def test_a_loss_is_stated_although_the_repair_was_killed_before_it_could_say_so(
     delete_records(admin, orders, 0, before=10)
     due = verify(orders, grace=lane(orders).landing_grace).due
     with monkeypatch.context() as patch:
-        patch.setattr(module, "open_alarm", _killed)
+        patch.setattr(module, "add_to_alarm", _killed)
         with pytest.raises(KeyboardInterrupt):
             repair(orders, due)
     repair(orders, due)
@@ -173,7 +173,7 @@ def test_offsets_without_a_record_are_no_loss(landed_topic, lane):
     sink_commits(topic, _0=12)
     units = claim_landed(lane(topic), "run")
     assert offsets(units) == [0, 1, 2, 8, 9, 10]
-    assert expected_records(units[0]["claim_id"]) == 6
+    assert expected_records(units[0]["claim_id"], topic_id(load_landing_table(topic))) == 6
     assert [(r["start"], r["end"]) for r in units[0]["ranges"]] == [(0, 12)]
     assert {state for state, *_ in states(topic)} == {State.no_record}
     assert "messages_lost" not in alarms_of(raw_table(topic))
@@ -263,7 +263,7 @@ def test_a_topic_made_again_stops_the_lane(orders, lane, admin, make_topic):
     for future in admin.delete_topics([orders.name, orders.dead_letter_name], operation_timeout=30).values():
         future.result(30)
     _make_again(make_topic, orders)
-    with pytest.raises(AirflowFailException, match="deleted and made again"):
+    with pytest.raises(AirflowFailException, match="deleted and recreated"):
         claim_landed(consumer, "second")
     assert alarms_of(consumer.name)["consumer_stopped"][1]
 

@@ -1,0 +1,160 @@
+"""What was lost is stated exactly, once, with every further loss; what was handled is never called lost."""
+
+import json
+
+import pytest
+from confluent_kafka import TopicPartition
+from sqlalchemy import text
+
+from include.kafka import tasks
+from include.kafka.consumers import Shape
+from include.operations.alarms import MAX_MESSAGE_LENGTH, add_to_alarm, close_alarm
+from include.operations.database import begin
+from tests.integration.kafka.conftest import alarms, numbers, open_claims, order
+from tests.integration.kafka.test_claims import remake
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def remove_before(admin):
+    """Remove a partition's records before an offset, as retention does."""
+
+    def remove(topic, offset: int, partition: int = 0) -> None:
+        for future in admin.delete_records([TopicPartition(topic.name, partition, offset)]).values():
+            future.result(10)
+
+    return remove
+
+
+def lost_offsets(consumer) -> list[tuple[int, int, int]]:
+    """(start, end, lost) of the ranges that are on record as lost."""
+    with begin() as connection:
+        query = text(
+            "select start_offset, end_offset, lost from handled_ranges join claims on id = claim_id "
+            "where consumer = :name and lost > 0 order by 1"
+        )
+        return [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
+
+
+def test_messages_removed_before_their_own_runs_are_stated_exactly(make_topic, make_consumer, send, remove_before):
+    topic = make_topic()
+    consumer = make_consumer(topic, shape=Shape.per_message)
+    send(topic, *(order(n) for n in range(4)), b"not JSON", order(5), order(6), order(7))
+    keys = tasks.claim_partition_keys(consumer, "fan out")
+    assert len(keys) == 7
+    for key in (keys[1], keys[5]):
+        tasks.handle_message(consumer, key, f"run of {key}")
+    remove_before(topic, 7)
+    assert tasks.claim_partition_keys(consumer, "fan out") == [f"{topic.name}-0-7"]
+    assert lost_offsets(consumer) == [(0, 1, 1), (2, 4, 2), (5, 6, 1)]
+    assert f"4 messages before they were handled: {topic.name}-0 [0, 1)" in alarms(consumer)["messages_lost"]
+    # Its own run finds nothing, and states nothing more.
+    tasks.handle_message(consumer, keys[0], "too late")
+    tasks.handle_message(consumer, keys[6], "in time")
+    assert lost_offsets(consumer) == [(0, 1, 1), (2, 4, 2), (5, 6, 1)]
+    assert open_claims(consumer) == 0
+
+
+def test_a_message_removed_between_its_key_and_its_run_is_stated(make_topic, make_consumer, send, remove_before):
+    topic = make_topic()
+    consumer = make_consumer(topic, shape=Shape.per_message)
+    send(topic, order(0), order(1))
+    keys = tasks.claim_partition_keys(consumer, "fan out")
+    remove_before(topic, 1)
+    for key in keys:
+        tasks.handle_message(consumer, key, f"run of {key}")
+    assert (numbers(topic), lost_offsets(consumer)) == (["1"], [(0, 1, 1)])
+    assert f"{topic.name}-0 [0, 1)" in alarms(consumer)["messages_lost"]
+
+
+def test_clearing_an_old_run_whose_messages_are_gone_states_no_loss(make_topic, make_consumer, send, remove_before):
+    topic = make_topic()
+    consumer = make_consumer(topic, chunk_size=2)
+    send(topic, *(order(n) for n in range(4)))
+    chunks = tasks.claim_messages(consumer, "run")
+    for chunk in chunks:
+        tasks.handle_chunk(consumer, chunk, "run")
+    remove_before(topic, 4)
+    for chunk in tasks.claim_messages(consumer, "run"):
+        tasks.handle_chunk(consumer, chunk, "run")
+    assert (alarms(consumer), lost_offsets(consumer)) == ({}, [])
+
+
+def test_of_a_chunk_that_failed_only_what_was_not_handled_is_lost(make_topic, make_consumer, send, remove_before):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, order(0), order(1, amount=-2), order(2))
+    (chunk,) = tasks.claim_messages(consumer, "run")
+    remove_before(topic, 3)
+    tasks.handle_chunk(consumer, chunk, "run")
+    assert (numbers(topic), lost_offsets(consumer)) == (["0", "2"], [(1, 2, 1)])
+    assert open_claims(consumer) == 0
+
+
+def test_a_loss_that_a_person_has_closed_stays_closed_when_its_run_is_cleared(
+    make_topic, make_consumer, send, remove_before
+):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, order(0))
+    tasks.claim_messages(consumer, "first")
+    send(topic, *(order(n) for n in range(1, 4)))
+    remove_before(topic, 3)
+    tasks.claim_messages(consumer, "second")
+    with begin() as connection:
+        close_alarm(connection, consumer.name, "messages_lost", "seen")
+    tasks.claim_messages(consumer, "second")
+    assert alarms(consumer) == {}
+
+
+def test_a_retried_claim_does_not_close_the_alarm_of_a_stopped_consumer(make_topic, make_consumer, send, admin):
+    topic, other = make_topic(), make_topic()
+    consumer = make_consumer(topic, other)
+    send(other, order(0))
+    tasks.claim_messages(consumer, "first")
+    remake(admin, topic, make_topic)
+    send(topic, order("new"))
+    send(other, order(1))
+    tasks.claim_messages(consumer, "second")
+    assert numbers(other) == ["0", "1"], "another topic goes on"
+    assert "recreated" in alarms(consumer)["consumer_stopped"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "_check_same_topics", lambda *_: None)
+        tasks.claim_messages(consumer, "first")
+    assert "consumer_stopped" in alarms(consumer)
+
+
+def test_a_further_loss_is_added_to_the_open_alarm_logged_and_delivered(
+    make_topic, make_consumer, send, remove_before, caplog
+):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, order(0))
+    tasks.claim_messages(consumer, "first")
+    for n in (1, 3):
+        send(topic, order(n), order(n + 1))
+        remove_before(topic, n + 1)
+        tasks.claim_messages(consumer, f"after {n}")
+    message = alarms(consumer)["messages_lost"]
+    assert f"{topic.name}-0 [1, 2)" in message
+    assert f"{topic.name}-0 [3, 4)" in message
+    assert any("[3, 4)" in record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+    with begin() as connection:
+        bodies = connection.execute(text("select body from outbox where consumer = 'alarms' order by sequence"))
+        sent = [json.loads(bytes(body)) for (body,) in bodies]
+    mine = [payload for payload in sent if payload["source"] == consumer.name]
+    assert [payload["event"] for payload in mine] == ["opened", "continued"]
+    assert "[1, 2)" not in mine[1]["message"]
+    assert "[3, 4)" in mine[1]["text"]
+
+
+def test_an_alarm_with_a_thousand_further_messages_stays_short(make_topic, make_consumer):
+    consumer = make_consumer(make_topic())
+    for n in range(300):
+        with begin() as connection:
+            add_to_alarm(connection, consumer.name, "messages_lost", f"loss number {n:05}")
+    message = alarms(consumer)["messages_lost"]
+    assert message.startswith("loss number 00000; loss number 00001; ")
+    assert message.endswith("which the logs and the webhook's messages name")
+    assert len(message) < MAX_MESSAGE_LENGTH + 100

@@ -1,0 +1,137 @@
+"""A log that lost its end and was filled again: the offsets are the same, the records are others.
+
+The broker is stopped once for all tests of this file; its files are cut as an unclean leader election would.
+"""
+
+import os
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+from sqlalchemy import text
+
+from include.kafka import tasks
+from include.kafka.consumers import Shape
+from include.kafka.offsets import GroupOffsets
+from include.kafka.reset import reset_consumer
+from include.operations.database import begin
+from tests.integration.kafka.conftest import alarms, numbers, open_claims, order, wait_for_topics
+
+pytestmark = pytest.mark.integration
+
+
+def cut_log(services, topic, partition: int, offset: int) -> None:
+    """Remove the records from this offset on; each is a batch of its own."""
+    folder = services.folder / "kafka" / "data" / f"{topic.name}-{partition}"
+    (path,) = folder.glob("*.log")
+    data, at = path.read_bytes(), 0
+    while int.from_bytes(data[at : at + 8], "big") < offset:
+        at += 12 + int.from_bytes(data[at + 8 : at + 12], "big")
+    os.truncate(path, at)
+
+
+@pytest.fixture
+def one_by_one(send):
+    def send_each(topic, *values, **kwargs):
+        for value in values:
+            send(topic, value, **kwargs)
+
+    return send_each
+
+
+@pytest.fixture
+def cut(services, admin):
+    """Cut logs, [(topic, partition, offset)], while the broker is stopped."""
+
+    def cut_all(*places):
+        services.stop("kafka")
+        for place in places:
+            cut_log(services, *place)
+        # Without it, the broker reads its logs anew, as it does when it was killed.
+        (services.folder / "kafka" / "data" / ".kafka_cleanshutdown").unlink()
+        services.start("kafka")
+        wait_for_topics(admin, *{topic.name for topic, _, _ in places})
+
+    return cut_all
+
+
+def test_a_refilled_log_stops_its_partition_and_a_reset_takes_its_records_as_new(
+    make_topic, make_consumer, one_by_one, cut
+):
+    topic, other, kept = make_topic(partitions=2), make_topic(partitions=1), make_topic(partitions=1)
+    consumer = make_consumer(topic, other)
+    requests = make_consumer(topic, shape=Shape.per_message)
+    unharmed = make_consumer(kept)
+    one_by_one(topic, *(order(f"old {n}") for n in range(6)))
+    one_by_one(topic, order("beside"), partition=1)
+    one_by_one(kept, order("kept"))
+    tasks.claim_messages(consumer, "before")
+    keys = tasks.claim_partition_keys(requests, "before")
+    for key in keys[:4]:
+        tasks.handle_message(requests, key, f"run of {key}")
+    tasks.claim_messages(unharmed, "before")
+
+    cut((topic, 0, 2))
+    one_by_one(topic, *(order(f"new {n}") for n in range(8)))
+    one_by_one(kept, order("after"))
+    one_by_one(other, order("of another topic"))
+
+    # A new leader alone is no loss.
+    tasks.claim_messages(unharmed, "after")
+    assert numbers(kept) == ["kept", "after"]
+    # Other partitions and topics go on.
+    tasks.claim_messages(consumer, "after")
+    assert numbers(other) == ["of another topic"]
+    stopped = alarms(consumer)["consumer_stopped"]
+    assert f"topic {topic.name} has lost the end of its log and was filled again" in stopped
+    assert f"python -m include.kafka reset {consumer.name} {topic.name}" in stopped
+    with pytest.raises(AirflowFailException, match="was filled again"):
+        tasks.claim_messages(consumer, "with nothing else to claim")
+    assert "new 0" not in numbers(topic)
+
+    reset_consumer(consumer.name, topic.name)
+    assert "consumer_stopped" not in alarms(consumer)
+    tasks.claim_messages(consumer, "reset")
+    handled = [number for number in numbers(topic) if number.startswith("new")]
+    assert handled == [f"new {n}" for n in range(8)]
+    assert len(numbers(topic)) == len(set(numbers(topic))) + 4, "the four requests had their effects before, once"
+    assert open_claims(consumer) == 0
+
+    # Of requests that were claimed and not handled, the loss is stated, and no old key takes a new message.
+    changes = reset_consumer(requests.name, topic.name)
+    assert any(f"{topic.name}-0 [4, 6): given up" in change for change in changes)
+    assert f"{topic.name}-0 [4, 6)" in alarms(requests)["messages_lost"]
+    with pytest.raises(AirflowFailException, match="given up when the consumer was reset"):
+        tasks.handle_message(requests, keys[4], "too late")
+    new = tasks.claim_partition_keys(requests, "reset")
+    assert len(new) == 11
+    for key in new:
+        tasks.handle_message(requests, key, f"again {key}")
+    # What the old claim holds of the partition that is whole belongs to it still.
+    assert tasks.claim_partition_keys(requests, "before") == []
+    assert open_claims(requests) == 0
+    with begin() as connection:
+        rows = connection.execute(
+            text("select outcome, count(*) from inbox where consumer = :name group by 1"), {"name": requests.name}
+        )
+        assert dict(rows.all()) == {"handled": 4 + 9, "duplicate": 2}
+
+
+def test_a_broker_without_leader_epochs_is_asked_nothing(make_topic, make_consumer, send, monkeypatch):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, order(1))
+    tasks.claim_messages(consumer, "first")
+    with begin() as connection:
+        connection.execute(
+            text("update positions set leader_epoch = null where consumer = :name"), {"name": consumer.name}
+        )
+    asked = []
+    monkeypatch.setattr(GroupOffsets, "without_their_end", lambda _, wanted: asked.append(wanted) or set())
+    send(topic, order(2))
+    tasks.claim_messages(consumer, "second")
+    assert numbers(topic) == ["1", "2"]
+    assert asked == []
+    # It cannot be proved that the log is the same: a reset takes all of it as new. Events act once all the same.
+    reset_consumer(consumer.name, topic.name)
+    tasks.claim_messages(consumer, "third")
+    assert numbers(topic) == ["1", "2"]

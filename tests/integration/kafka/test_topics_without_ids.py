@@ -1,0 +1,59 @@
+"""Brokers that give topics no id: the topic's name keeps the messages of two topics apart."""
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from include.kafka import offsets, tasks
+from include.kafka.offsets import GroupOffsets
+from include.kafka.reset import reset_consumer
+from tests.integration.kafka.conftest import numbers, order
+from tests.integration.kafka.test_claims import remake
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def without_ids(monkeypatch):
+    """The broker answers as those that know no topic ids."""
+    describe = GroupOffsets._describe
+
+    class WithoutId:
+        topic_id = offsets.ZERO_TOPIC_ID
+
+        def __init__(self, description) -> None:
+            self.partitions = description.partitions
+
+    async def described(self, topics):
+        found = await describe(self, topics)
+        return {topic: description and WithoutId(description) for topic, description in found.items()}
+
+    monkeypatch.setattr(GroupOffsets, "_describe", described)
+
+
+def test_the_same_offset_of_another_topic_is_another_message(make_topic, make_consumer, send, without_ids, caplog):
+    first, second = make_topic(), make_topic()
+    consumer = make_consumer(first, second)
+    send(first, order("a"))
+    send(second, order("b"))
+    tasks.claim_messages(consumer, "run")
+    tasks.claim_messages(consumer, "another")
+    assert (numbers(first), numbers(second)) == (["a"], ["b"])
+    said = [record.getMessage() for record in caplog.records if first.name in record.getMessage()]
+    assert len([line for line in said if "gives it no topic id" in line]) == 1
+
+
+def test_a_recreated_topic_shows_when_it_is_shorter_and_a_reset_takes_it_as_new(
+    make_topic, make_consumer, send, admin, without_ids
+):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, order("old 0"), order("old 1"))
+    tasks.claim_messages(consumer, "first")
+    remake(admin, topic, make_topic)
+    send(topic, order("new 0"))
+    with pytest.raises(AirflowFailException, match="has lost the end of its log"):
+        tasks.claim_messages(consumer, "second")
+    reset_consumer(consumer.name, topic.name)
+    send(topic, order("new 1"), order("new 2"))
+    tasks.claim_messages(consumer, "third")
+    assert [number for number in numbers(topic) if number.startswith("new")] == ["new 0", "new 1", "new 2"]

@@ -1,0 +1,64 @@
+"""A log that lost its end, or whose topic was recreated without a new id: its offsets are used once more."""
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+from sqlalchemy import text
+
+from include.kafka.offsets import is_same_topic
+from include.kafka.reset import reset_consumer
+from include.lake.catalog import load_catalog
+from include.landing import gaps
+from include.landing.gaps import State
+from include.landing.planning import claim_landed, expected_records
+from include.landing.tables import create_landing_table, load_landing_table, raw_table, topic_id
+from include.operations.database import begin
+from tests.integration.landing.conftest import alarms_of, finish, land, offsets_of
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def orders(landed_topic, send_orders):
+    """A topic with 30 messages in its only partition."""
+    topic = landed_topic(partitions=1)
+    send_orders(topic, 0, 30)
+    return topic
+
+
+def a_later_leader_knows_nothing_of_it(consumer) -> None:
+    """What was claimed was seen under a leader that the log of now has never had."""
+    with begin() as connection:
+        later = text("update positions set leader_epoch = 1000 where consumer = :name")
+        connection.execute(later, {"name": consumer.name})
+
+
+def test_a_log_that_lost_its_end_stops_the_lane(orders, lane):
+    consumer = lane(orders)
+    land(orders, 0, range(0, 10))
+    finish(claim_landed(consumer, "first"))
+    land(orders, 0, range(10, 20))
+    a_later_leader_knows_nothing_of_it(consumer)
+    with pytest.raises(AirflowFailException, match="has lost the end of its log"):
+        claim_landed(consumer, "second")
+    assert alarms_of(consumer.name)["consumer_stopped"][1]
+
+
+def test_gaps_of_an_earlier_table_do_not_count_for_the_next(orders, lane):
+    consumer = lane(orders)
+    land(orders, 0, range(0, 10))
+    finish(claim_landed(consumer, "first"))
+    old = topic_id(load_landing_table(orders))
+    gaps.record(orders.name, old, 0, State.no_record, [(10, 20)])
+    load_catalog().rename_table(raw_table(orders), f"{raw_table(orders)}_until_now")
+    create_landing_table(orders)
+    new = topic_id(load_landing_table(orders))
+    assert is_same_topic(old, new)
+    assert old != new
+    a_later_leader_knows_nothing_of_it(consumer)
+    reset_consumer(consumer.name, orders.name)
+    land(orders, 0, range(0, 15))
+    units = claim_landed(consumer, "second")
+    assert offsets_of(units) == [(0, offset) for offset in range(15)]
+    assert expected_records(units[0]["claim_id"], new) == 15
+    finish(units)
+    assert claim_landed(consumer, "third") == [], "the offsets from 15 on have not landed"
