@@ -30,6 +30,7 @@ SETTINGS = {
     "CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
     "CORE__LOAD_EXAMPLES": "False",
     "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",  # a message must start a run without a click first
+    "CORE__RERUN_WITH_LATEST_VERSION": "True",  # as in the Dockerfile
     "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
     "API__HOST": "127.0.0.1",
     "API__WORKERS": "1",

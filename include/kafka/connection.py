@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 CONN_ID = "kafka_default"
+CALLBACK_ALLOWLIST = "AIRFLOW__APACHE_KAFKA__CALLBACK_ALLOWLIST"
 
 # What would lose messages or act on them twice, whatever our own clients set: the stock operators use the same
 # connection, and a setting that contradicts the claims is a misunderstanding to clear up before it costs data.
@@ -32,6 +33,10 @@ _UNSAFE: dict[str, tuple[set[str], str]] = {
 
 class UnsafeKafkaConnection(ValueError):
     """The connection's extra holds a setting under which messages can be lost or handled twice."""
+
+
+class CallbackNotAllowed(ValueError):
+    """The connection's extra names a callback by a dotted path that Airflow's configuration does not allow."""
 
 
 def check(conn_id: str, config: dict[str, Any]) -> None:
@@ -58,10 +63,18 @@ def _hook_class():
 def client_config(conn_id: str = CONN_ID) -> dict[str, Any]:
     """The checked configuration that all clients share; blocks while the connection is fetched.
 
-    Raises UnsafeKafkaConnection, or what the provider raises when the connection is missing or has no
-    bootstrap.servers.
+    Raises UnsafeKafkaConnection, CallbackNotAllowed, or what the provider raises when the connection is missing or has
+    no bootstrap.servers.
     """
-    config = dict(_hook_class()(conn_id).get_conn)
+    try:
+        config = dict(_hook_class()(conn_id).get_conn)
+    except ValueError as error:
+        if "callback_allowlist" not in str(error):
+            raise
+        raise CallbackNotAllowed(
+            f"connection {conn_id}: {error} If you trust it, add its dotted path to the environment variable "
+            f"{CALLBACK_ALLOWLIST} of every Airflow process (Dockerfile, or the Deployment's variables)"
+        ) from None
     check(conn_id, config)
     # Errors reach us as exceptions of the calls; librdkafka's own lines would repeat a broker's absence for ever.
     config.setdefault("log_level", 2)

@@ -11,16 +11,32 @@ from pathlib import Path
 
 import pytest
 
+from stack.airflow import SETTINGS
 from stack.requirements import IMAGE, PROJECT, locked_versions
 
 # Astro Runtime's own versions, and the Airflow in them.
 AIRFLOW_IN_RUNTIME = {"3.3-8": "3.3.2"}
 
 
-def test_the_dockerfile_is_one_from_line():
+def test_the_dockerfile_is_one_from_line_and_settings():
     instructions = [line for line in (PROJECT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
-    assert len(instructions) == 1
     assert re.fullmatch(r"FROM \S+/runtime:\d+\.\d+-\d+-python-3\.\d+", instructions[0])
+    # Of `make up` too: what is tested here is what runs there.
+    assert {line.removeprefix("ENV AIRFLOW__") for line in instructions[1:]} == {
+        f"{name}={SETTINGS[name]}" for name in ("CORE__RERUN_WITH_LATEST_VERSION",)
+    }
+
+
+def test_a_cleared_run_takes_the_dag_file_of_the_newest_deploy(monkeypatch):
+    from airflow.api_fastapi.common.dagbag import resolve_run_on_latest_version
+
+    class NoDag:
+        def scalar(self, *_, **__) -> None: ...
+
+    assert resolve_run_on_latest_version(None, "any", NoDag()) is False
+    for name, value in re.findall(r"^ENV (\w+)=(\S+)$", (PROJECT / "Dockerfile").read_text(), re.MULTILINE):
+        monkeypatch.setenv(name, value)
+    assert resolve_run_on_latest_version(None, "any", NoDag()) is True
 
 
 def test_the_image_has_the_locks_airflow_and_the_exports_python():

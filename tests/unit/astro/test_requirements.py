@@ -112,7 +112,12 @@ def needed(roots: dict[str, Requirement]) -> set[str]:
         if (name, extra) in seen:
             continue
         seen.add((name, extra))
-        for requirement in map(Requirement, metadata.requires(name) or ()):
+        try:
+            requirements = metadata.requires(name) or ()
+        except metadata.PackageNotFoundError:
+            # Of the image's Python or system, and not of this one.
+            continue
+        for requirement in map(Requirement, requirements):
             if requirement.marker is None or requirement.marker.evaluate({**IMAGE, "extra": extra}):
                 child = canonicalize_name(requirement.name)
                 found.add(child)

@@ -1,0 +1,74 @@
+"""The names of include/ that Dag files import: the Dag files of the release before run with this release's include/.
+
+Astro versions Dag files, and takes include/ from the image that is deployed: a run that was started before a deploy
+goes on with its own Dag file and the new include/. `python -m tests.dags.names` adds what is missing to
+released_names.txt.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.dags.policy import DAGS, PROJECT
+
+RELEASED = Path(__file__).with_name("released_names.txt")
+HEADER = """\
+# What Dag files import from include/, one `module:name` a line. The Dag files of the release before run with the
+# include/ of the next one, so a name is retired in two releases: the first has no Dag file that imports it, the second
+# has neither the name nor its line here. `python -m tests.dags.names` adds lines, and removes none.
+"""
+
+
+def imported(files: Iterable[Path]) -> set[str]:
+    """`module:name` of everything that the Dag files import from include/, in function bodies and dotted paths too."""
+    return {f"{module}:{name}" for path in files for module, name in _imports(ast.parse(path.read_text()))}
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "include":
+            yield from ((str(node.module), alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names if alias.name.split(".")[0] == "include")
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"include(\.\w+)+[.:]\w+", str(node.value)):
+            module, _, name = node.value.replace(":", ".").rpartition(".")
+            yield module, name
+
+
+def released() -> set[str]:
+    """The lines of the committed list."""
+    return {line for line in RELEASED.read_text().splitlines() if line and not line.startswith("#")}
+
+
+def missing(names: Iterable[str], root: Path = PROJECT) -> list[str]:
+    """Those of the names that include/ does not have."""
+    return sorted(name for name in names if not _exists(*name.split(":"), root))
+
+
+def _exists(module: str, name: str, root: Path) -> bool:
+    path = root.joinpath(*module.split("."))
+    if not name or (path / name).is_dir() or (path / f"{name}.py").exists():
+        return path.is_dir() or path.with_suffix(".py").exists()
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return source.exists() and name in set(_defined(ast.parse(source.read_text()).body))
+
+
+def _defined(body: Iterable[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name))
+        elif isinstance(node, (ast.If, ast.Try)):
+            yield from _defined([*node.body, *node.orelse])
+
+
+if __name__ == "__main__":
+    before = released() if RELEASED.exists() else set()
+    RELEASED.write_text(HEADER + "".join(f"{name}\n" for name in sorted(before | imported(DAGS.rglob("*.py")))))

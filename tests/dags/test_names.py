@@ -1,0 +1,43 @@
+"""Dag files of the release before find what they import in this release's include/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.dags.names import imported, missing, released
+from tests.dags.policy import DAGS
+
+
+def test_every_name_that_a_released_dag_file_imports_is_there():
+    gone = missing(released())
+    assert not gone, (
+        f"Dag files of the last release import {gone}, and would fail after the next deploy: keep the names until a "
+        "release without such Dag files is deployed, then remove their lines from tests/dags/released_names.txt"
+    )
+
+
+def test_every_name_that_a_dag_file_imports_is_listed():
+    unlisted = sorted(imported(DAGS.rglob("*.py")) - released())
+    assert not unlisted, f"run `.venv/bin/python -m tests.dags.names`, and commit the list: it lacks {unlisted}"
+
+
+def test_a_name_that_was_renamed_is_found(tmp_path: Path):
+    package = tmp_path / "include" / "orders"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "effects.py").write_text("def raise_alert(): ...\nLIMIT: int = 3\nfrom x import y as z\n")
+    kept = ["include.orders.effects:raise_alert", "include.orders.effects:LIMIT", "include.orders.effects:z"]
+    assert missing([*kept, "include.orders:effects"], tmp_path) == []
+    gone = ["include.orders.effects:alert", "include.orders:other", "include.orders.other:alert"]
+    assert missing(gone, tmp_path) == sorted(gone)
+
+
+def test_imports_in_task_bodies_and_dotted_paths_are_seen(tmp_path: Path):
+    path = tmp_path / "dag.py"
+    path.write_text(
+        "from include.water.assets import SITES as S\n"
+        "def task():\n    from include.kafka import watch\n"
+        "CALLBACK = 'include.kafka.producer.raise_on_delivery_failure'\n"
+    )
+    expected = {"include.water.assets:SITES", "include.kafka:watch", "include.kafka.producer:raise_on_delivery_failure"}
+    assert imported([path]) == expected
