@@ -1,0 +1,100 @@
+"""The Deployment file is one that the Astro CLI reads; the workflow tests before it deploys, and deploys all."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stack.airflow import SETTINGS
+from stack.requirements import PROJECT
+
+# What the CLI reads of the file (its cloud/deployment/inspect).
+KEYS = {
+    "configuration": {
+        "name",
+        "description",
+        "runtime_version",
+        "dag_deploy_enabled",
+        "ci_cd_enforcement",
+        "scheduler_size",
+        "is_high_availability",
+        "is_development_mode",
+        "executor",
+        "scheduler_au",
+        "scheduler_count",
+        "cluster_name",
+        "workspace_name",
+        "deployment_type",
+        "cloud_provider",
+        "region",
+        "default_task_pod_cpu",
+        "default_task_pod_memory",
+        "resource_quota_cpu",
+        "resource_quota_memory",
+        "default_worker_type",
+        "workload_identity",
+    },
+    "worker_queues": {"name", "max_worker_count", "min_worker_count", "worker_concurrency", "worker_type"},
+    "environment_variables": {"is_secret", "key", "updated_at", "value"},
+}
+WORKFLOW = PROJECT / ".github" / "workflows" / "ci.yml"
+
+
+@pytest.fixture(scope="module")
+def deployment() -> dict:
+    return yaml.safe_load((PROJECT / "deployment.yaml").read_text())["deployment"]
+
+
+@pytest.fixture(scope="module")
+def jobs() -> dict:
+    return yaml.safe_load(WORKFLOW.read_text())["jobs"]
+
+
+def test_the_cli_knows_every_key(deployment: dict):
+    assert deployment.keys() == KEYS.keys()
+    assert deployment["configuration"].keys() <= KEYS["configuration"]
+    for kind in ("worker_queues", "environment_variables"):
+        for entry in deployment[kind]:
+            assert entry.keys() <= KEYS[kind], entry
+
+
+def test_the_runtime_is_that_of_the_image(deployment: dict):
+    runtime = re.search(r"runtime:(\S+)-python", (PROJECT / "Dockerfile").read_text())
+    assert runtime
+    assert deployment["configuration"]["runtime_version"] == runtime[1]
+
+
+def test_its_settings_are_those_of_the_local_stack(deployment: dict):
+    for variable in deployment["environment_variables"]:
+        assert not variable["is_secret"]
+        assert variable["value"] == SETTINGS[variable["key"].removeprefix("AIRFLOW__")]
+
+
+def test_a_worker_is_always_there_and_every_queue_of_a_task_exists(deployment: dict):
+    queues = {queue["name"]: queue for queue in deployment["worker_queues"]}
+    assert queues["default"]["min_worker_count"] >= 1
+    used = re.findall(r"\bqueue=[\"'](\w+)", "".join(path.read_text() for path in PROJECT.glob("dags/*/*.py")))
+    assert set(used) <= queues.keys()
+
+
+def test_the_workflow_keeps_the_schema_of_github():
+    command = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", "vendor.github-workflows"]
+    result = subprocess.run([*command, WORKFLOW], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout
+
+
+def test_only_what_is_tested_is_deployed_and_never_dag_files_alone(jobs: dict):
+    assert jobs["deploy"]["needs"] == "test"
+    assert {"run": ".ci/run"} in jobs["test"]["steps"]
+    (step,) = jobs["deploy"]["steps"]
+    assert step["with"]["deploy-type"] == "image-and-dags"
+
+
+def test_the_licence_is_apaches():
+    assert "Apache License" in (PROJECT / "LICENSE").read_text()
+    assert 'license = "Apache-2.0"' in (PROJECT / "pyproject.toml").read_text()
