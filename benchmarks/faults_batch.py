@@ -1,8 +1,10 @@
 """The standard lane under faults: readings land in object storage while processes are killed and services are away.
 
-Late readings, readings sent twice and messages that break their contract are among them. Afterwards every reading must
-be in the clean table once, every bad message in the dead letters, and every hour's and night's flow must equal one
-computed in one go from what was sent.
+Late readings, readings sent twice and messages that break their contract are among them. So are the faults of meters
+and producers: clocks that run ahead, a meter that sends every second, random dates, an event id with other content,
+junk, transactions, timestamps that Kafka Connect refuses (`odd_readings.py`). Afterwards every reading must be in the
+clean table once, every bad message in the dead letters, and every hour's and night's flow must equal one computed in
+one go from what was sent; and an alarm must have named each of those meters and records.
 """
 
 import argparse
@@ -15,9 +17,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from confluent_kafka import Consumer, TopicPartition
 from sqlalchemy import Engine, create_engine, text
 
 from benchmarks.kills import kill, kill_program, kill_task, kill_task_at, task_processes
+from benchmarks.odd_readings import ALARMS, OddReadings
 from benchmarks.stand import Stand, say, stand
 from include.contracts import ContractViolation
 from include.water.simulators.meters import Faults, Readings
@@ -118,7 +122,7 @@ def kill_after_commit(it: Stand, lake: Lake, task_id: str, table: str) -> bool:
     return False
 
 
-def faults(lake: Lake) -> dict[str, Callable[[Stand], bool]]:
+def faults(lake: Lake, odd: OddReadings) -> dict[str, Callable[[Stand], bool]]:
     def store_away(it: Stand) -> bool:
         it.stack.stop("objectstore")
         time.sleep(AWAY_SECONDS)
@@ -140,11 +144,24 @@ def faults(lake: Lake) -> dict[str, Callable[[Stand], bool]]:
         "scheduler": lambda it: kill_program(it, "scheduler"),
         "object store away": store_away,
         "PostgreSQL restarted": database_restarted,
+        **odd.faults(),
     }
 
 
-def wait_until_done(it: Stand, traffic: Traffic, timeout: float) -> None:
+def end_offsets(it: Stand) -> int:
+    """The sum of the ends of the topic's partitions: transactions take offsets too."""
+    reader = Consumer({**it.stack.endpoints()["kafka"]["client_config"], "group.id": "ends"})
+    try:
+        numbers = reader.list_topics(METER_READINGS.name, timeout=20).topics[METER_READINGS.name].partitions
+        parts = [TopicPartition(METER_READINGS.name, number) for number in numbers]
+        return sum(reader.get_watermark_offsets(part, timeout=20)[1] for part in parts)
+    finally:
+        reader.close()
+
+
+def wait_until_done(it: Stand, timeout: float) -> None:
     """Until everything sent is claimed and every claim is closed, or nothing more is to be expected."""
+    ends = end_offsets(it)
     deadline = time.monotonic() + timeout
     last = ""
     while time.monotonic() < deadline:
@@ -154,9 +171,9 @@ def wait_until_done(it: Stand, traffic: Traffic, timeout: float) -> None:
         except Exception as error:
             say(f"cannot look: {type(error).__name__}")
         else:
-            if claimed >= len(traffic.sent) and not opened:
+            if claimed >= ends and not opened:
                 return
-            line = f"claimed {claimed} of {len(traffic.sent)}, {opened} claims open, runs {it.runs(LANE)}"
+            line = f"claimed {claimed} of {ends}, {opened} claims open, runs {it.runs(LANE)}"
             if line != last:
                 say(line)
                 last = line
@@ -164,7 +181,7 @@ def wait_until_done(it: Stand, traffic: Traffic, timeout: float) -> None:
 
 
 def expected(values: list[bytes | None]) -> tuple[dict[str, Any], list[bytes | None]]:
-    """{event id: the reading} of what was sent, and the messages that break the contract."""
+    """{event id: the reading} of what was sent, and the messages that break the contract or contradict a reading."""
     good: dict[str, Any] = {}
     bad: list[bytes | None] = []
     for value in values:
@@ -173,7 +190,8 @@ def expected(values: list[bytes | None]) -> tuple[dict[str, Any], list[bytes | N
         except ContractViolation:
             bad.append(value)
         else:
-            good.setdefault(event.event_id, event)
+            if good.setdefault(event.event_id, event) != event:
+                bad.append(value)
     return good, bad
 
 
@@ -211,8 +229,8 @@ def flows_in_one_go(readings: list[Any]) -> dict[str, list[tuple]]:
 TABLES = ("meter_hours", "district_hours", "district_nights")
 
 
-def count(it: Stand, lake: Lake, traffic: Traffic) -> dict[str, Any]:
-    good, bad = expected(traffic.sent)
+def count(it: Stand, lake: Lake, sent: list[bytes | None]) -> dict[str, Any]:
+    good, bad = expected(sent)
     clean = [event_id for (event_id,) in lake.rows("clean.meter_readings", "event_id")]
     wrong = {}
     for name, rows in flows_in_one_go(list(good.values())).items():
@@ -224,15 +242,21 @@ def count(it: Stand, lake: Lake, traffic: Traffic) -> dict[str, Any]:
     coordinates = {offset for offset, _ in records}
     kept = collections.Counter(value for _, value in records)
     ((letters,),) = it.query("select count(*) from inbox where consumer = :c and outcome = 'dead_letter'", c=LANE)
+    kinds = {kind for (kind,) in it.query("select kind from alarms")}
+    opened = {
+        f"{source} {kind}" for source, kind in it.query("select source, kind from alarms where closed_at is null")
+    }
     say(f"{sum(kept.values())} dead letters with {len(coordinates)} different offsets, {letters} on record")
     return {
-        "sent": len(traffic.sent),
+        "sent": len(sent),
         "clean": len(clean),
         "dead_lettered": letters,
-        "duplicates": len(traffic.sent) - len(bad) - len(good),
+        "duplicates": len(sent) - len(bad) - len(good),
         "lost": len(set(good) - set(clean)) + len(set(bad) - set(kept)) + max(0, len(bad) - letters),
         "twice": len(clean) - len(set(clean)) + len(set(clean) - set(good)),
         "wrong_rows": wrong,
+        "alarms_missing": [kind for kind in ALARMS if not any(found.startswith(kind) for found in kinds)],
+        "alarms_open": sorted(opened),
     }
 
 
@@ -248,7 +272,8 @@ def main() -> int:
             it.pause(dag_id)
         lake = Lake(it)
         traffic = Traffic(it, options.messages)
-        by_name = faults(lake)
+        odd = OddReadings(it)
+        by_name = faults(lake, odd)
         for n in range(options.rounds):
             for m, (name, fault) in enumerate(by_name.items()):
                 done = n * len(by_name) + m
@@ -259,13 +284,14 @@ def main() -> int:
                 time.sleep(max(0.0, began + SECONDS_FOR_A_FAULT - time.monotonic()))
         traffic.finish()
         say("all is sent; waiting for the lane")
-        wait_until_done(it, traffic, timeout=1_800)
-        result = {**count(it, lake, traffic), "kills": dict(kills), "runs": it.runs(LANE)}
+        wait_until_done(it, timeout=1_800)
+        result = {**count(it, lake, [*traffic.sent, *odd.sent]), "kills": dict(kills), "runs": it.runs(LANE)}
     for name, value in result.items():
         print(f"{name:20} {value}")
     print(json.dumps(result))
     hit = all(kills[name] >= options.rounds for name in by_name)
     right = result["lost"] == result["twice"] == 0 and not any(result["wrong_rows"].values())
+    right &= not result["alarms_missing"]
     return 0 if right and hit else 1
 
 

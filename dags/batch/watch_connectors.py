@@ -9,6 +9,8 @@ may do nothing.
 **Makes**
 - restarts of what has failed: at once, then with pauses that double up to an hour, `max_restarts` times; what was
   restarted is the task's return value;
+- connectors led past records whose timestamp Kafka Connect refuses (alarm `records_stepped_over`): a restart would fail
+  at the same record;
 - alarms, and closes those whose cause is gone: `connector_failed` (with the exceptions of its trace),
   `connector_given_up`, `connector_missing`, `connect_unreachable`, `sink_lag`, `sink_stalled`, `landing_stalled`. What
   each means and asks for: docs/runbooks/connector-failed.md.

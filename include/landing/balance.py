@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
+from sqlalchemy import Connection
 
 from include.kafka.claims import mark_handled
 from include.kafka.offsets import OffsetRange
@@ -22,6 +23,10 @@ from include.operations.database import begin
 log = logging.getLogger(__name__)
 
 ALARM = "run_does_not_balance"
+MANY_DEAD_LETTERS = "many_dead_letters"
+# Of a handful of messages, a few bad ones would be a large share.
+ENOUGH_RECORDS = 100
+MUCH_SHARE = 0.05
 
 
 class DoesNotBalance(AirflowFailException):
@@ -49,6 +54,7 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
             open_alarm(connection, consumer.name, ALARM, text)
         else:
             close_alarm(connection, consumer.name, ALARM)
+            _note_dead_letters(connection, consumer, claim_id, found)
             for part in ranges:
                 mark_handled(connection, claim_id, part)
     deliver_alarms(untried_only=True)
@@ -62,6 +68,30 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
     }
     log.info("finished: consumer=%s run_id=%s claim=%d %s", consumer.name, run_id, claim_id, metadata)
     return metadata
+
+
+def _note_dead_letters(
+    connection: Connection, consumer: LandingConsumer, claim_id: int, found: Mapping[str, int]
+) -> None:
+    """An alarm when much of a run was dead-lettered: a producer is broken, and the good rows went on without a word."""
+    landed, dead = found["landed"], found["dead_lettered"]
+    if landed < ENOUGH_RECORDS:
+        return
+    if dead < MUCH_SHARE * landed:
+        close_alarm(connection, consumer.name, MANY_DEAD_LETTERS)
+        return
+    reasons = letters.reasons(connection, claim_id)
+    if not reasons:
+        return
+    reason, number = reasons[0]
+    text = (
+        f"{dead} of {landed} messages ({dead / landed:.0%}) of claim {claim_id} are dead letters, {number} of them "
+        f"{reason}; the good ones went on. Look at some of {consumer.topic.dead_letter_name}, and let the owner of the "
+        f"producer correct it: docs/runbooks/dead-letters.md. Closes with the next run of {ENOUGH_RECORDS} or more "
+        "messages that has fewer"
+    )
+    if not open_alarm(connection, consumer.name, MANY_DEAD_LETTERS, text):
+        log.warning("beside what the open alarm says: %s", text)
 
 
 def _counted(consumer: LandingConsumer, claim_id: int, ranges: Sequence[OffsetRange]) -> dict[str, int]:

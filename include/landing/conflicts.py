@@ -17,6 +17,7 @@ from include.kafka.offsets import OffsetRange
 from include.kafka.producer import AcknowledgedProducer
 from include.landing import letters
 from include.landing.consumers import LandingConsumer
+from include.validators.rows import RECORD_TIME
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -74,7 +75,7 @@ def _landed(
         return
     where = " or ".join(f'("partition" = {int(p)} and "offset" = {int(o)})' for p, o in sorted(places))
     rows = engine.scan(connection, load_landing_table(consumer.topic), row_filter=where)
-    query = rows.project('"partition", "offset", "timestamp", value').distinct()
+    query = rows.project(f'"partition", "offset", {RECORD_TIME}, value').distinct()
     for partition, offset, timestamp, value in query.fetchall():
         yield Message(
             topic=consumer.topic.name,

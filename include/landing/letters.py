@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from include.kafka import dead_letters
@@ -22,7 +22,7 @@ from include.kafka.producer import AcknowledgedProducer
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from include.landing.consumers import LandingConsumer
 from include.operations.database import begin
-from include.operations.tables import Outcome, inbox
+from include.operations.tables import Outcome, claim_ranges, claims, inbox
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -49,6 +49,27 @@ def count(consumer: LandingConsumer, ranges: Iterable[OffsetRange]) -> int:
     counted = select(func.count()).select_from(inbox)
     with begin() as connection:
         return sum(connection.scalar(counted.where(*_of(consumer, part))) or 0 for part in ranges)
+
+
+def reasons(connection: Connection, claim_id: int) -> list[tuple[str, int]]:
+    """(reason, how many) of the dead letters in the claim's ranges, the commonest first."""
+    of_claim = (
+        (inbox.c.consumer == claims.c.consumer)
+        & (inbox.c.topic_id == claim_ranges.c.topic_id)
+        & (inbox.c.partition == claim_ranges.c.partition)
+        & (inbox.c.offset >= claim_ranges.c.readable_from)
+        & (inbox.c.offset < claim_ranges.c.end_offset)
+    )
+    query = (
+        select(inbox.c.reason, func.count())
+        .select_from(claims)
+        .join(claim_ranges, claim_ranges.c.claim_id == claims.c.id)
+        .join(inbox, of_claim)
+        .where(claims.c.id == claim_id, inbox.c.outcome == Outcome.dead_letter)
+        .group_by(inbox.c.reason)
+        .order_by(func.count().desc(), inbox.c.reason)
+    )
+    return [(str(reason), number) for reason, number in connection.execute(query).all()]
 
 
 def _of(consumer: LandingConsumer, part: OffsetRange) -> tuple[ColumnElement[bool], ...]:

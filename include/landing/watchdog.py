@@ -119,7 +119,12 @@ def _step_over(topic: Topic, connect: Connect, kafka_conn_id: str) -> bool:
         if not connection.scalar(select(lock)):
             return False
         try:
-            return bool(stepping.step_over(topic, connect, kafka_conn_id))
+            if not stepping.step_over(topic, connect, kafka_conn_id):
+                return False
+            # Its alarm stays until the tasks have run for a while.
+            _locked_row(connection, name)
+            _update(connection, name, restarted_at=func.now())
+            return True
         except ReadingStalled as error:
             log.warning(
                 "connector=%s: the refused record was not found in time, the next check looks again: %s", name, error

@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from include.lake.engine import literal
 from include.validators.expectations import GreatExpectations, expectation, limit
-from include.validators.rules import PERCENT, Measure, Rule, SetSuite, Severity
+from include.validators.rules import PERCENT, Measure, Rule, SetSuite, Severity, SourceRule
 
 if TYPE_CHECKING:
     import pandas
@@ -35,6 +36,8 @@ SAMPLE_SEED = 7_401_512
 LINE = "line"
 # A value in a report is there to be recognised, not to be read whole.
 MAX_EXAMPLE_CHARACTERS = 80
+# Sources that get an alarm of their own, and those that the page names.
+MAX_NAMED_SOURCES, MAX_SHOWN_SOURCES = 10, 5
 
 
 class State(StrEnum):
@@ -69,6 +72,20 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Offences:
+    """The sources that break a rule about sources.
+
+    count: how many. worst: (source, number found) of some of them, the worst first. cured: sources of those that
+    the caller asked for, which are in the run and behave.
+    """
+
+    rule: SourceRule
+    count: int
+    worst: tuple[tuple[str, float], ...]
+    cured: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SetResult:
     """`rows` are in the run, `looked_at` of them were looked at by the rules about columns."""
 
@@ -77,6 +94,7 @@ class SetResult:
     looked_at: int
     outcomes: tuple[Outcome, ...]
     measures: Mapping[str, float | None]
+    sources: tuple[Offences, ...] = ()
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
@@ -91,7 +109,10 @@ class SetResult:
         return not self.failed
 
     def to_json(self) -> dict[str, Any]:
-        return {"passed": self.passed, **asdict(self), "outcomes": [asdict(outcome) for outcome in self.outcomes]}
+        result = {"passed": self.passed, **asdict(self), "outcomes": [asdict(outcome) for outcome in self.outcomes]}
+        # Their outcomes say it in words.
+        del result["sources"]
+        return result
 
 
 def evaluate(
@@ -100,25 +121,34 @@ def evaluate(
     *,
     counts: Mapping[str, float | None] | None = None,
     past: Sequence[Mapping[str, float | None]] = (),
+    known_sources: Mapping[str, Sequence[str]] | None = None,
 ) -> SetResult:
     """Check the rows of a run.
 
     counts: numbers about the run that its rows do not show, for measures of that name. past: the measures of earlier
-    runs. Raises KeyError when a measure names nothing that a query or the counts have.
+    runs. known_sources: {kind of a source rule: sources that broke it in earlier runs}.
+
+    Raises KeyError when a measure names nothing that a query or the counts have.
     """
     with ThreadPoolExecutor(1) as thread:
         # Its import takes as long as the rows do.
         loading = thread.submit(GreatExpectations)
-        table, total, numbers = _read(suite, rows)
+        table, total, numbers, offences = _read(suite, rows, known_sources or {})
         engine = loading.result()
     numbers |= dict(counts or {})
     measures = {measure.name: numbers[measure.name] for measure in suite.measures}
-    outcomes = [*_column_outcomes(suite, table, engine), *_measure_outcomes(suite, measures, past, engine)]
-    return SetResult(suite.name, total, table.num_rows, tuple(outcomes), measures)
+    outcomes = [
+        *_column_outcomes(suite, table, engine),
+        *_measure_outcomes(suite, measures, past, engine),
+        *map(_source_outcome, offences),
+    ]
+    return SetResult(suite.name, total, table.num_rows, tuple(outcomes), measures, tuple(offences))
 
 
-def _read(suite: SetSuite, rows: Rows) -> tuple[pyarrow.Table, int, dict[str, float | None]]:
-    """(the rows for the rules about columns, how many there are in all, the columns of the suite's queries)."""
+def _read(
+    suite: SetSuite, rows: Rows, known_sources: Mapping[str, Sequence[str]]
+) -> tuple[pyarrow.Table, int, dict[str, float | None], list[Offences]]:
+    """(the rows for the rules about columns, how many there are in all, the columns of the queries, the offences)."""
     import duckdb
     import pyarrow
 
@@ -141,7 +171,32 @@ def _read(suite: SetSuite, rows: Rows) -> tuple[pyarrow.Table, int, dict[str, fl
             table = _query(run, sample).to_arrow_table()
         for query in suite.queries:
             numbers |= _one_row(_query(run, query))
-    return table, total, numbers
+        offences = [_offences(run, rule, known_sources.get(rule.kind, ())) for rule in suite.sources]
+    return table, total, numbers, offences
+
+
+def _offences(run: DuckDBPyRelation, rule: SourceRule, known: Sequence[str]) -> Offences:
+    found = _query(run, rule.query)
+    breaking = found.filter("breaks").project("source::varchar as source, found::double as found")
+    worst = breaking.order("found desc, source").limit(MAX_NAMED_SOURCES).fetchall()
+    count = breaking.count("*").fetchall()[0][0]
+    cured: list[tuple[str]] = []
+    if known:
+        listed = ", ".join(literal(source) for source in known)
+        cured = found.filter(f"not breaks and source::varchar in ({listed})").project("source::varchar").fetchall()
+    return Offences(rule, count, tuple(worst), tuple(source for (source,) in cured))
+
+
+def _source_outcome(offences: Offences) -> Outcome:
+    rule, named = offences.rule, offences.worst[:MAX_SHOWN_SOURCES]
+    if offences.count:
+        shown = ", ".join(f"{source[:MAX_EXAMPLE_CHARACTERS]} ({found:,.6g})" for source, found in named)
+        more = f" and {offences.count - len(named):,} more" if offences.count > len(named) else ""
+        observed = f"{offences.count:,}, {rule.unit}: {shown}{more}"
+    else:
+        observed = "none"
+    state = State.warned if offences.count else State.passed
+    return Outcome(rule.title, "run", Severity.warning, state, rule.expected, observed)
 
 
 def _query(run: DuckDBPyRelation, query: str) -> DuckDBPyRelation:

@@ -49,6 +49,9 @@ _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_.: -]+")
 # Columns of a screen beside the contract's own. A field of a contract has no space in its name.
 EXAMINE, TEXT = "to examine", "landed text"
 REPLACEMENT = "\ufffd"
+# A timestamp is whatever a producer put into the millisecond field: microseconds there are the year 55000, which
+# no table's reader in Python can take.
+RECORD_TIME = 'case when "timestamp" >= \'0001-01-02\' and "timestamp" < \'9999-12-31\' then "timestamp" end'
 _META = {"type", "metadata", "ref", "serialization", "strict"}
 
 
@@ -78,7 +81,7 @@ def screen(topic: Topic, source: str) -> str:
     Columns: those of the contract, event_id, kafka_partition, kafka_offset, kafka_timestamp, and EXAMINE: true where
     the row must be examined by `parse` (the contract's columns mean nothing then), with its text in TEXT.
     """
-    position = '"partition" as kafka_partition, "offset" as kafka_offset, "timestamp" as kafka_timestamp'
+    position = f'"partition" as kafka_partition, "offset" as kafka_offset, {RECORD_TIME} as kafka_timestamp'
     columns = columns_of(topic.contract)
     try:
         fields, keys = _fields(topic.contract), _keys(topic.contract)

@@ -80,11 +80,34 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class SourceRule:
+    """What each single source of a run's rows (a meter, a shop) must do. One that does not never stops the run.
+
+    Args:
+        kind: of the alarm, `<kind>:<source>`, which names the source and closes with the next run in which it behaves.
+        title: of the rule, on the result's page.
+        expected: what a source has to do, in words.
+        query: a SELECT over the table `run` with one row for each source: `source` (text), `found` (a number), `breaks`
+            (whether the source breaks the rule).
+        unit: of `found`.
+        remedy: what to do about such a source.
+    """
+
+    kind: str
+    title: str
+    expected: str
+    query: str
+    unit: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
 class SetSuite:
     """The rules for a whole run.
 
     columns: what is read of the rows. exact_columns: whether the rows may have no others.
     queries: SELECTs of one row each over the table `run`, in DuckDB's SQL; their columns are what measures name.
+    sources: rules about single sources, which are named where they break one.
     max_rows: rules about columns look at this many rows at most, drawn at random with a fixed seed; measures always
         look at all: what must be unique in larger runs, too, is a measure.
     examples: of how many values that break a rule the report shows. 0 where rows hold personal data.
@@ -95,6 +118,7 @@ class SetSuite:
     rules: tuple[Rule, ...] = ()
     queries: tuple[str, ...] = ()
     measures: tuple[Measure, ...] = ()
+    sources: tuple[SourceRule, ...] = ()
     description: str = ""
     max_rows: int = 200_000
     examples: int = 0
@@ -102,7 +126,7 @@ class SetSuite:
     def __post_init__(self) -> None:
         if unknown := sorted({rule.column for rule in self.rules} - set(self.columns)):
             raise ValueError(f"suite {self.name}: rules about {unknown}, which are not among its columns")
-        names = [rule.name for rule in self.rules] + [measure.title for measure in self.measures]
+        names = [rule.name for rule in self.rules] + [rule.title for rule in (*self.measures, *self.sources)]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"suite {self.name}: declared twice: {repeated}")
 

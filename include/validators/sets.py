@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.validators import results
+from include.validators import results, sources
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -90,7 +90,8 @@ def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any
 
     claim_id = int(summary["claim_id"])
     counts = {name: summary.get(name) for name in COUNTS}
-    result = evaluate(suite, rows, counts=counts | _shares(counts), past=results.past_measures(source, claim_id))
+    past, known = results.past_measures(source, claim_id), sources.known(source, suite)
+    result = evaluate(suite, rows, counts=counts | _shares(counts), past=past, known_sources=known)
     accepted = results.acceptances(source, claim_id)
     refused = results.not_accepted([outcome.rule for outcome in result.failed], accepted)
     facts = {
@@ -104,6 +105,7 @@ def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any
         "steps": _steps(source, claim_id) if refused else [],
     }
     page = results.store(results.folder(source, claim_id), document(suite, result, facts))
+    sources.note(source, result.sources, page)
     _log(source, claim_id, result, accepted=not refused and not result.passed)
     if refused:
         raise SetsFailed(_stop(source, claim_id, result, refused, page))

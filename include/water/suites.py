@@ -1,56 +1,59 @@
 """Rules about whole runs of readings: what no single reading shows.
 
-A rule that stops a run stops the lane until somebody has looked, so the bounds are wide: they are to find a source that
-is broken (silent, in other units, repeating itself), not an odd night. Runs come in every size, from one minute of
+A rule that stops a run stops the lane until somebody has looked, so the bounds are wide: they are to find that most of
+the network is broken (silent, in other units, repeating itself), not an odd night and not a few odd meters, which are
+named by `_METERS`. Runs come in every size, from one minute of
 readings to a month of them; a rule that would mean nothing in a small one is not measured there.
 """
 
 from __future__ import annotations
 
-from include.validators.rules import PERCENT, Measure, Recent, SetSuite, Severity, from_contract, one_of
+from include.validators.rules import PERCENT, Measure, Recent, SetSuite, Severity, SourceRule, from_contract
 from include.water.sites import DISTRICTS
 from include.water.topics import MeterReading
 
 # Fewer say little: a single meter that was replaced is a large share of ten.
 _ENOUGH_ROWS = 100
 _ENOUGH_METERS = 50
-# Households that send every minute are either a test or a fault; the contract with the network's operator is hourly.
+# A meter that sends every minute is either a test or a fault; the contract with the network's operator is hourly.
 _MOST_READINGS_AN_HOUR = 60
 
+_DISTRICTS = ", ".join(f"'{district_id}'" for district_id in DISTRICTS)
 _INLETS = ", ".join(f"'{district.inlet_meter_id}'" for district in DISTRICTS.values())
 
 # Against the time of arrival in Kafka, not against now: a run that is repeated, or catches up after an outage, finds
-# the same as on time. That the lane itself is behind is the alarm `lag`.
+# the same as on time. That the lane itself is behind is the alarm `lag`. Neither a meter whose clock runs ahead nor a
+# producer that stamps its records with a time of its own may hide that the others are old.
 _TIMES = f"""
+with arrived as (select *, quantile_disc(kafka_timestamp, 0.99) over () as last_arrival from run)
 select
     count(*) - count(distinct event_id) as repeated,
-    case when count(*) >= {_ENOUGH_ROWS} then (epoch(max(kafka_timestamp)) - epoch(max(read_at))) / 3600 end
-        as newest_age_hours,
+    case when count(*) >= {_ENOUGH_ROWS} then (epoch(any_value(last_arrival)) - epoch(
+        max(read_at) filter (read_at <= least(kafka_timestamp, last_arrival) + interval 1 hour)
+    )) / 3600 end as newest_age_hours,
     case when count(*) >= {_ENOUGH_ROWS} then avg((read_at > kafka_timestamp + interval 1 hour)::int) end
         as share_ahead
-from run
+from arrived
 """
 
-# Only hours that the run covers whole: those between the first and the last tenth of its readings. Late ones, which
-# touch many hours with few readings each, lie outside.
+# Only hours that the run covers whole: those behind the first and before the last hour of most meters. Each meter has
+# one vote, whatever it sends: late readings and random dates touch many hours with few readings each.
 _VOLUME = """
-with core as (
-    select date_trunc('hour', quantile_disc(read_at, 0.1)) + interval 1 hour as first,
-           date_trunc('hour', quantile_disc(read_at, 0.9)) - interval 1 hour as last
-    from run
-),
-per_meter as (
+with per_meter as (
     select date_trunc('hour', read_at) as hour, meter_id, count(*) as readings from run group by all
 ),
-per_hour as (
-    select hour, count(*) as meters, sum(readings) as readings
-    from per_meter, core where hour between core.first and core.last group by hour
-)
+spans as (select min(hour) as first, max(hour) as last from per_meter group by meter_id),
+core as (
+    select quantile_disc(first, 0.5) + interval 1 hour as first, quantile_disc(last, 0.5) - interval 1 hour as last
+    from spans
+),
+whole as (select per_meter.* from per_meter, core where hour between core.first and core.last),
+per_hour as (select hour, count(*) as meters from whole group by hour)
 select (select median(meters) from per_hour) as meters_an_hour,
-       (select median(readings / meters) from per_hour) as readings_a_meter_and_hour,
-       (select max(readings) from per_meter) as most_readings_of_a_meter
+       (select median(readings) from whole) as readings_a_meter_and_hour
 """
 
+# Each household has one vote here too: one that sends every second would else be most of the run.
 _FLOWS = f"""
 with pairs as (
     select meter_id, read_at::date as day,
@@ -64,11 +67,66 @@ days as (
     select count(distinct meter_id) as meters, count(distinct meter_id) filter (litres < 0) as falling
     from known group by day
 ),
-households as (select litres / hours as flow from known where litres >= 0 and meter_id not in ({_INLETS}))
+households as (
+    select count(*) as flows, median(litres / hours) as usual, quantile_cont(litres / hours, 0.95) as high
+    from known where litres >= 0 and meter_id not in ({_INLETS}) group by meter_id
+),
+districts as (
+    select count(distinct meter_id) as meters,
+           count(distinct meter_id) filter (district_id not in ({_DISTRICTS})) as elsewhere
+    from run
+)
 select (select max(falling / meters) from days where meters >= {_ENOUGH_METERS}) as share_falling,
-       (select case when count(*) >= {_ENOUGH_ROWS} then median(flow) end from households) as flow_median,
-       (select case when count(*) >= {_ENOUGH_ROWS} then quantile_cont(flow, 0.95) end from households) as flow_high
+       (select case when sum(flows) >= {_ENOUGH_ROWS} then median(usual) end from households) as flow_median,
+       (select case when sum(flows) >= {_ENOUGH_ROWS} then median(high) end from households) as flow_high,
+       (select elsewhere / meters from districts where meters >= {_ENOUGH_METERS}) as share_elsewhere
 """
+
+# What one meter does wrong concerns that meter: its rows go on, an alarm names it.
+_METERS = (
+    SourceRule(
+        kind="meter_sends_too_often",
+        title="meters that send too often",
+        expected=f"at most {_MOST_READINGS_AN_HOUR} readings of a meter in an hour",
+        query=f"""
+            with hours as (
+                select meter_id, count(*) as readings from run group by meter_id, date_trunc('hour', read_at)
+            )
+            select meter_id as source, max(readings) as found, max(readings) > {_MOST_READINGS_AN_HOUR} as breaks
+            from hours group by meter_id
+        """,
+        unit="readings in an hour",
+        remedy="look at the meter's interval and at the gateway that sends for it",
+    ),
+    SourceRule(
+        kind="meter_clock_ahead",
+        title="meters whose clock runs ahead",
+        expected="readings at most an hour ahead of their arrival",
+        query="""
+            with ahead as (
+                select
+                    meter_id,
+                    (epoch(read_at) - epoch(least(coalesce(kafka_timestamp, now()), now()))) / 3600 as hours
+                from run
+            )
+            select meter_id as source, max(hours) as found, max(hours) > 1 as breaks from ahead group by meter_id
+        """,
+        unit="hours ahead",
+        remedy="set the meter's clock. Reports and models leave readings out until their time has come",
+    ),
+    SourceRule(
+        kind="meter_in_unknown_district",
+        title="meters that name an unknown district",
+        expected="a district of the network",
+        query=f"""
+            select meter_id as source, count(*) filter (district_id not in ({_DISTRICTS})) as found,
+                found > 0 as breaks
+            from run group by meter_id
+        """,
+        unit="readings",
+        remedy="correct the meter's configuration, or add the district to include/water/sites.py",
+    ),
+)
 
 
 def meter_readings() -> SetSuite:
@@ -77,14 +135,12 @@ def meter_readings() -> SetSuite:
         name="meter_readings",
         description="Counter states of all water meters: one run of the standard lane, after duplicates were removed.",
         columns=(*MeterReading.model_fields, "event_id", "kafka_offset", "kafka_timestamp"),
-        rules=(
-            *from_contract(MeterReading),
-            one_of("district_id", DISTRICTS, expected="a district of the network", mostly=0.99),
-        ),
+        rules=from_contract(MeterReading),
+        sources=_METERS,
         queries=(_TIMES, _VOLUME, _FLOWS),
         measures=(
             Measure("repeated", "readings that are there twice", maximum=0),
-            Measure("dead_lettered_share", "messages that break the contract", PERCENT, maximum=0.5),
+            # Never a reason to stop: the good rows go on, and the alarm `many_dead_letters` has count and reason.
             Measure(
                 "dead_lettered_share",
                 "few messages break the contract",
@@ -103,9 +159,7 @@ def meter_readings() -> SetSuite:
             Measure("share_ahead", "readings from the future", PERCENT, maximum=0.01, severity=Severity.warning),
             Measure("meters_an_hour", "meters that report in an hour", recent=Recent(above=None)),
             Measure("readings_a_meter_and_hour", "readings of a meter in an hour", recent=Recent()),
-            Measure(
-                "most_readings_of_a_meter", "most readings of one meter in an hour", maximum=_MOST_READINGS_AN_HOUR
-            ),
+            Measure("share_elsewhere", "meters of an unknown district", PERCENT, maximum=0.2),
             Measure("share_falling", "meters whose counter falls in a day", PERCENT, maximum=0.05),
             # Between night and morning the flow of a household grows far more than fivefold: hence the margins. Other
             # units are a factor of a thousand.

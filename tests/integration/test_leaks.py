@@ -171,7 +171,7 @@ def test_from_no_champion_to_a_champion_and_back(tables, store: ModelStore):
     assert outcome.promoted, outcome.reasons
     detector = champion(store)
     assert detector.version == outcome.version
-    judged = detection.judge(detector, rows)
+    judged = detection.judge(detector, rows, rows["night"].max().date())
     assert any(one.alarm for one in judged)
     assert min(one.night for one in judged) == rows["night"].max().date() - timedelta(days=29)
     record(*judged, version=detector.version)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from include.water import clock
 from include.water.leaks.frames import DataFrame
 from include.water.leaks.model import NAME, Detector, champion
 from include.water.leaks.scoring import QUIET_NIGHTS
@@ -46,33 +47,41 @@ class Night:
     litres_per_hour: float
 
 
-def detect() -> list[str]:
-    """Judge the recent nights that are new, or whose data or model have changed; the keys of leaks to be produced."""
+def detect(now: datetime | None = None) -> list[str]:
+    """Judge the recent nights that are new, or whose data or model have changed; the keys of leaks to be produced.
+
+    Args:
+        now: the clock by which nights are recent; nights ahead of it are left out.
+    """
     from include.lake.buckets import bucket
     from include.models.store import ModelStore
     from include.operations.database import begin
     from include.water.leaks.features import features
     from include.water.leaks.nights import read_nights
 
-    rows = read_nights().rows
+    found = read_nights(now)
+    rows = found.rows
     if not rows.empty:
         detector = champion(ModelStore(NAME, bucket()))
         if detector.model is None:
             log.warning("no champion: nights are judged by the baseline, a fixed threshold on the minimum night flow")
-        nights = judge(detector, rows.join(features(rows)))
+        nights = judge(detector, rows.join(features(rows)), clock.today(now))
         with begin() as connection:
             counts = record(connection, detector.version, nights)
-        log.info("judged by %s: %s", detector.version, counts)
+        log.info("judged by %s: %s", detector.version, {**counts, "ahead": found.ahead})
     with begin() as connection:
         return unproduced(connection)
 
 
-def judge(detector: Detector, rows: DataFrame) -> list[Night]:
-    """The recent nights of which enough is known, by district and night. rows: with their features joined."""
+def judge(detector: Detector, rows: DataFrame, today: date) -> list[Night]:
+    """The nights of the last RECENT_NIGHTS days of which enough is known, by district and night.
+
+    rows: with their features joined.
+    """
     import pandas as pd
 
     judgement = detector.judge(rows)
-    recent = rows["night"] > rows["night"].max() - pd.Timedelta(days=RECENT_NIGHTS)
+    recent = rows["night"] > pd.Timestamp(today) - pd.Timedelta(days=RECENT_NIGHTS)
     chosen = rows[recent & judgement.score.notna()].sort_values(["district_id", "night"])
     return [
         Night(

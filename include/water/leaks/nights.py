@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from include.water import clock
 from include.water.leaks.frames import DataFrame
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+log = logging.getLogger(__name__)
 
 # More than a year, so that every season is in the training; older nights are of another network.
 KEPT_NIGHTS = 500
@@ -19,14 +24,20 @@ class Nights:
     """Complete nights: district_id, night (datetime64), and the flows that `features` takes.
 
     source: snapshot of each table, and the offsets before which all readings are in it.
+    ahead: how many complete nights were left out because the clock has not reached them.
     """
 
     rows: DataFrame
     source: dict[str, Any]
+    ahead: int = 0
 
 
-def read_nights() -> Nights:
-    """The last KEPT_NIGHTS complete nights of all districts."""
+def read_nights(now: datetime | None = None) -> Nights:
+    """The complete nights of all districts, from KEPT_NIGHTS before the clock up to the clock.
+
+    Args:
+        now: the clock; what lies ahead of it comes from meters whose clock is wrong, and is left out.
+    """
     import pandas as pd
 
     from include.lake.catalog import load_catalog
@@ -42,14 +53,19 @@ def read_nights() -> Nights:
     with connect() as connection:
         nights = scan(connection, nights_table, row_filter="complete = true").df()
         nights["night"] = pd.to_datetime(nights["night"])
+        today = pd.Timestamp(clock.today(now))
+        ahead = int((nights["night"] > today).sum())
+        if ahead:
+            log.warning("left out: %d complete nights after %s, which the clock has not reached", ahead, today.date())
+        first = today - pd.Timedelta(days=KEPT_NIGHTS)
+        nights = nights[(nights["night"] >= first) & (nights["night"] <= today)]
         hours = None
         if len(nights):
-            first = nights["night"].max() - pd.Timedelta(days=KEPT_NIGHTS)
-            nights = nights[nights["night"] >= first]
+            since, until = (f"{day.date().isoformat()}T00:00:00+00:00" for day in (first, today + pd.Timedelta(days=2)))
             hours = scan(
                 connection,
                 hours_table,
-                row_filter=f"hour >= '{first.date().isoformat()}T00:00:00+00:00'",
+                row_filter=f"hour >= '{since}' and hour < '{until}'",
                 columns=("district_id", "hour", "loss_litres"),
             ).df()
     snapshots = {
@@ -57,7 +73,7 @@ def read_nights() -> Nights:
         for name, table in ((DISTRICT_NIGHTS, nights_table), (DISTRICT_HOURS, hours_table))
         if (snapshot := table.current_snapshot())
     }
-    return Nights(with_least_loss(nights, hours), {"snapshots": snapshots, "offsets": offsets})
+    return Nights(with_least_loss(nights, hours), {"snapshots": snapshots, "offsets": offsets}, ahead)
 
 
 def with_least_loss(nights: DataFrame, hours: DataFrame | None) -> DataFrame:

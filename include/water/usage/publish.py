@@ -12,7 +12,7 @@ import logging
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from include.water import turns
+from include.water import clock, turns
 from include.water.flows.definition import TIME_ZONE
 from include.water.flows.tables import METER_HOURS
 from include.water.local_days import midnight
@@ -72,7 +72,7 @@ def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -
         return _nothing("flows and register are those of the last publication")
     manifest.tenures = tenures
     days = last_days(today, window_days)
-    usage = _compute(table, customers, days)
+    usage = _compute(table, customers, days, clock.horizon(now))
     changed = write_days(usage.days, manifest, days)
     written, removed = write_objects(
         remote, manifest, documents(usage.days.to_pylist(), usage.flows.to_pylist()), snapshot.sequence_number or 0
@@ -119,12 +119,13 @@ def _with_schema(days: pyarrow.Table, table: Table, changed: list[date]) -> pyar
     return rows.select(schema.names).cast(schema)
 
 
-def _compute(table: Table, customers: list[Customer], days: list[date]) -> Usage:
+def _compute(table: Table, customers: list[Customer], days: list[date], horizon: datetime) -> Usage:
     from include.lake.engine import connect, scan
 
     # Whether water ran all the time on the first day, the hours before it say too.
     days = [*(days[0] - timedelta(days=n) for n in range(MARGIN_DAYS, 0, -1)), *days]
     since, until = midnight(days[0], TIME_ZONE), midnight(days[-1] + timedelta(days=1), TIME_ZONE)
+    until = min(until, horizon)
     row_filter = f"hour >= '{since.isoformat()}' and hour < '{until.isoformat()}'"
     with connect() as connection:
         flows = scan(connection, table, row_filter=row_filter, columns=("meter_id", "hour", "litres"))

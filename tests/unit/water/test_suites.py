@@ -12,6 +12,7 @@ from include.water.simulators.meters import Readings
 from include.water.simulators.network import Network
 from include.water.suites import meter_readings
 
+SHARES = {"dead_lettered_share": 0.001, "duplicate_share": 0.003}
 START = datetime(2026, 3, 2, tzinfo=UTC)
 FIELDS = "version: 'BIGINT', meter_id: 'VARCHAR', district_id: 'VARCHAR', read_at: 'TIMESTAMPTZ', "
 FIELDS += "litres_total: 'BIGINT', battery_percent: 'BIGINT'"
@@ -39,8 +40,7 @@ def usual(connection) -> SetResult:
 
 
 def check(connection, query: str, past=()) -> SetResult:
-    shares = {"dead_lettered_share": 0.001, "duplicate_share": 0.003}
-    return evaluate(meter_readings(), connection.sql(query), counts=shares, past=past)
+    return evaluate(meter_readings(), connection.sql(query), counts=SHARES, past=past)
 
 
 def broken(result: SetResult) -> set[str]:
@@ -73,13 +73,17 @@ def test_usual_readings_break_no_rule_and_every_number_is_measured(connection, u
             "select * replace (read_at + to_seconds(n) as read_at, event_id || n as event_id) "
             "from usual, range(40) t(n)",
         ),
-        ("most readings of one meter in an hour", "select * replace ('M-100000' as meter_id) from usual"),
+        (
+            "meters that send too often",
+            "select * replace (read_at + to_seconds(n) as read_at, event_id || n as event_id) "
+            "from usual, range(61) t(n)",
+        ),
         (
             "age of the newest reading on arrival",
             "select * replace (read_at + interval 9 day as kafka_timestamp) from usual",
         ),
         ("readings from the future", "select * replace (read_at - interval 2 hour as kafka_timestamp) from usual"),
-        ("district_id: a district of the network", "select * replace ('atlantis' as district_id) from usual"),
+        ("meters of an unknown district", "select * replace ('atlantis' as district_id) from usual"),
         ("readings that are there twice", "from usual union all (from usual limit 1)"),
         ("event_id: each value once", "from usual union all (from usual limit 1)"),
     ],
@@ -106,3 +110,75 @@ def test_late_readings_do_not_change_what_an_hour_looks_like(connection, usual):
 
 def test_no_readings_at_all_break_no_rule(connection, usual):
     assert check(connection, "select * from usual where false", past=[usual.measures] * 5).passed
+
+
+FEW = "(select * from usual where meter_id in (select min(meter_id) from usual))"
+
+
+@pytest.mark.parametrize(
+    ("kind", "query"),
+    [
+        (
+            "meter_sends_too_often",
+            f"""from usual union all select * exclude (n) replace (
+                    read_at + to_milliseconds(n) as read_at, event_id || n as event_id
+                ) from {FEW}, range(5000) t(n)""",
+        ),
+        (
+            "meter_clock_ahead",
+            f"""from usual union all select * replace (
+                    read_at + interval 5 year as read_at, event_id || 'ahead' as event_id
+                ) from {FEW}""",
+        ),
+        (
+            "meter_clock_ahead",
+            f"""from usual union all select * exclude (n) replace (
+                    '1970-01-01'::timestamptz + to_hours(n * 400) as read_at, event_id || n as event_id
+                ) from {FEW}, range(2000) t(n)""",
+        ),
+        (
+            "meter_in_unknown_district",
+            "select * replace ('atlantis' as district_id) from "
+            + FEW
+            + " union all from usual where meter_id not in (select min(meter_id) from usual)",
+        ),
+    ],
+)
+def test_one_meters_misbehaviour_names_the_meter_and_stops_nothing(connection, usual, kind, query):
+    result = check(connection, query, past=[usual.measures] * 5)
+    assert result.failed == ()
+    ((meter,),) = connection.execute("select min(meter_id) from usual").fetchall()
+    named = {offences.rule.kind: [source for source, _ in offences.worst] for offences in result.sources}
+    assert named[kind] == [meter]
+
+
+def test_a_record_with_an_odd_timestamp_makes_no_reading_old(connection, usual):
+    odd = "select * replace (case when event_id = (select min(event_id) from usual) "
+    odd += "then '55000-01-01'::timestamptz else kafka_timestamp end as kafka_timestamp) from usual"
+    result = check(connection, odd, past=[usual.measures] * 5)
+    assert result.failed == ()
+    assert result.measures["newest_age_hours"] == pytest.approx(usual.measures["newest_age_hours"], abs=0.1)
+
+
+def test_one_clock_that_runs_ahead_does_not_hide_that_the_others_are_old(connection, usual):
+    old = "select * replace (read_at + interval 9 day as kafka_timestamp) from usual"
+    one = f"select * replace (read_at + interval 5 year as read_at, event_id || 'ahead' as event_id) from {FEW}"
+    result = check(connection, f"{old} union all {one}", past=[usual.measures] * 5)
+    assert "age of the newest reading on arrival" in {outcome.rule for outcome in result.failed}
+
+
+def test_a_meter_that_behaves_again_is_said_to_be_cured(connection):
+    ((meter,),) = connection.execute("select min(meter_id) from usual").fetchall()
+    known = {"meter_clock_ahead": [meter, "M-999999"]}
+    result = evaluate(meter_readings(), connection.sql("from usual"), counts=SHARES, known_sources=known)
+    cured = {offences.rule.kind: offences.cured for offences in result.sources}
+    assert cured == {
+        "meter_sends_too_often": (), "meter_clock_ahead": (meter,), "meter_in_unknown_district": ()
+    }  # fmt: skip
+
+
+def test_messages_that_break_their_contract_never_stop_the_good_ones(connection):
+    shares = {"dead_lettered_share": 0.99, "duplicate_share": 0.0}
+    result = evaluate(meter_readings(), connection.sql("from usual"), counts=shares)
+    assert result.failed == ()
+    assert "few messages break the contract" in broken(result)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from include.water import clock
 from include.water.dashboards.report.data import Balance, Day, District, Night
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS
 from include.water.local_days import hours_of, midnight
@@ -47,7 +48,7 @@ class Flows:
 
 
 def read_flows(now: datetime, zone: ZoneInfo) -> Flows:
-    """The flows of the last SHOWN_DAYS; empty when their tables do not exist yet."""
+    """The flows of the last SHOWN_DAYS up to the clock; empty when their tables do not exist yet."""
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake.catalog import load_catalog
@@ -61,11 +62,12 @@ def read_flows(now: datetime, zone: ZoneInfo) -> Flows:
     except NoSuchTableError:
         return Flows()
     with connect() as connection:
-        hours = scan(connection, hours_table, row_filter=f"hour >= '{since}'", columns=columns).fetchall()
+        span = f"hour >= '{since}' and hour < '{clock.horizon(now).isoformat()}'"
+        hours = scan(connection, hours_table, row_filter=span, columns=columns).fetchall()
         nights = scan(
             connection,
             nights_table,
-            row_filter=f"night >= '{first}'",
+            row_filter=f"night >= '{first}' and night <= '{clock.today(now)}'",
             columns=("district_id", "night", "night_loss_lph", "complete"),
         ).fetchall()
     by_district: dict[str, list[Night]] = defaultdict(list)

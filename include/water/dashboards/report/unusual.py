@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from include.water import clock
 from include.water.dashboards.report.data import ReportData
 from include.water.dashboards.report.flows import SHOWN_DAYS
 from include.water.dashboards.report.numbers import counted_in_words, number, short_moment
@@ -17,7 +18,7 @@ MAX_EPISODES = 12
 
 
 def read_unusual(now: datetime, zone: ZoneInfo) -> tuple[Episode, ...] | None:
-    """The episodes of the last SHOWN_DAYS; None while nobody can say what is usual."""
+    """The episodes of the last SHOWN_DAYS up to the clock; None while nobody can say what is usual."""
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake.catalog import load_catalog
@@ -31,7 +32,8 @@ def read_unusual(now: datetime, zone: ZoneInfo) -> tuple[Episode, ...] | None:
         return None
     with connect() as connection:
         columns = ("district_id", "hour", HIGH, LOW)
-        hours = scan(connection, table, row_filter=f"hour >= '{since}'", columns=columns).df()
+        span = f"hour >= '{since}' and hour < '{clock.horizon(now).isoformat()}'"
+        hours = scan(connection, table, row_filter=span, columns=columns).df()
     found = unusual_flow(hours)
     return None if found is None else tuple(one for one in found if one.end > midnight(first, zone))
 
