@@ -51,7 +51,7 @@ lock: $(READY) ## resolve all dependencies again and rewrite the lock files
 contracts: $(READY) ## rewrite the JSON Schemas in contracts/ from the topics' contracts
 	@$(PYTHON) -m include.contracts write
 
-bench-events: $(READY) ## latency and throughput of the event lane, beside the stock trigger's
+bench-events: $(READY) ## the event lane beside the provider's triggers, a plain consumer and Airflow's own floor
 	@$(PYTHON) -m benchmarks.events $(ARGS)
 
 bench-batch: $(READY) ## the standard lane: landing, data tasks beside bare DuckDB, freshness
@@ -63,7 +63,7 @@ freshness: $(READY) ## from a record to its aggregate; ARGS="--commit-seconds 2"
 eval-triage: $(READY) ## triage against labelled requests and attacks; ARGS="--engine llm" asks the model
 	@$(PYTHON) -m benchmarks.eval_triage $(ARGS)
 
-faults: $(READY) ## kill everything under load and count what was lost or done twice
+faults: $(READY) ## kill everything under load, count what is lost or done twice; ARGS="--lane shared-stream" the rival
 	@$(PYTHON) -m benchmarks.faults $(ARGS)
 
 faults-batch: $(READY) ## the standard lane: kill around every commit, take services away, compare with what was sent

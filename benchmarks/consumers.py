@@ -1,7 +1,9 @@
 """What the benchmarks' Dags read, and the one effect that all of them have."""
 
+import json
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Connection, text
 
@@ -30,15 +32,17 @@ def _topic(name: str, partitions: int) -> Topic:
 LAG_TOPIC = _topic("bench.lag", 3)
 # The stock trigger's topic has as many partitions.
 STOCK_TOPIC = _topic("bench.stock", 3)
+SHARED_STREAM_TOPIC = _topic("bench.shared-stream", 3)
 # One Dag run per message.
 MESSAGES_TOPIC = _topic("bench.messages", 3)
 # A handful of runs a second is what one Dag run per message can do.
 FAULTS_MESSAGES_TOPIC = _topic("faults.messages", 3)
 FAULTS_TOPICS = (_topic("faults.one", 3), _topic("faults.two", 2))
-TOPICS = Registry(LAG_TOPIC, STOCK_TOPIC, MESSAGES_TOPIC, FAULTS_MESSAGES_TOPIC, *FAULTS_TOPICS)
+TOPICS = Registry(LAG_TOPIC, STOCK_TOPIC, SHARED_STREAM_TOPIC, MESSAGES_TOPIC, FAULTS_MESSAGES_TOPIC, *FAULTS_TOPICS)
 
 STOCK_CONN_ID = "kafka_stock"
 FAULTS_WEBHOOK = "faults_webhook"
+SHARED_STREAM_CONN_ID = "kafka_shared_stream"
 
 LAG = Consumer(name="bench_lag", topics=(LAG_TOPIC,), effect="benchmarks.consumers:record")
 MESSAGES = Consumer(
@@ -67,7 +71,9 @@ FAULTS_MESSAGES = Consumer(
 )
 
 TABLES = """
-create table if not exists bench_effects (lane text, number text, at timestamptz default clock_timestamp());
+create table if not exists bench_effects (
+    lane text, number text, at timestamptz default clock_timestamp(), messages_of_run integer
+);
 create index if not exists bench_effects_number on bench_effects (lane, number);
 create table if not exists bench_switches (name text primary key);
 """
@@ -93,10 +99,17 @@ def record_and_notify(connection: Connection, message: Message) -> None:
 
 
 def record_directly(lane: str, numbers: list[str]) -> None:
-    """The same effect, from a task that has the payload."""
+    """The same effect, from a task that has the payloads; how many its run has stands beside each."""
+    statement = text("insert into bench_effects (lane, number, messages_of_run) values (:lane, :number, :count)")
     with begin() as connection:
         for number in numbers:
-            add_effect(connection, lane, number)
+            connection.execute(statement, {"lane": lane, "number": number, "count": len(numbers)})
+
+
+def record_payloads(lane: str, triggering_asset_events: Mapping[Any, Sequence[Any]]) -> None:
+    """The effect of every event that a run was started with."""
+    events = [event for events in triggering_asset_events.values() for event in events]
+    record_directly(lane, [json.loads(event.extra["payload"])["number"] for event in events])
 
 
 def stalled() -> bool:

@@ -1,23 +1,37 @@
-"""`make bench-events`: the event lane beside the stock trigger and beside the floor.
+"""`make bench-events`: the event lane beside its rivals and beside two floors.
 
-In one run, alternating: the latency of a single message (the broker's timestamp until its effect is visible to
-somebody else) and a burst. The floor is a Dag of one task with the same effect, triggered through the REST API: what
-Airflow itself takes. Prints a table and, as its last line, one JSON object.
+In one run, the lanes in turn: the latency of a single message (the broker's timestamp until its effect is visible to
+somebody else) and a burst.
+
+- ours, per message: the two shapes, with a row as effect.
+- stock, shared stream: the two triggers of the Kafka provider, with the same effect. What they lose or join is counted.
+- floor: a Dag of one task with the same effect, triggered through the REST API: what Airflow itself takes.
+- alerts: the example's own `raise_alerts`. A burst is done when its outbox is, too.
+- plain: the second floor, the same inbox, effect and outbox in processes without Airflow.
+
+Then the same with a long history, without the extra indexes of Airflow's database, with a listener, and under sustained
+load. Prints tables, the rows for the README, and as its last line one JSON object.
 """
 
 import argparse
+import contextlib
 import json
 import random
 import statistics
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import text
 
-from benchmarks.consumers import LAG_TOPIC, MESSAGES_TOPIC, STOCK_TOPIC
+from benchmarks import plain, readme, variants
 from benchmarks.history import add_history
+from benchmarks.lanes import LANES, EffectLane
 from benchmarks.stand import Stand, say, stand
+from benchmarks.sustained import alerts, sustained, with_receiver
+from include.kafka.topics import create_topics
 
 # From a message of ours to its effect; read from Airflow's metadata, so each is the time somebody else recorded.
 STEPS = """
@@ -31,27 +45,23 @@ order by asset_event.timestamp limit 1
 """
 STEP_NAMES = ("event stored", "run created", "run started", "task queued", "task started", "effect seen")
 
-LANES = {"ours": LAG_TOPIC.name, "per message": MESSAGES_TOPIC.name, "stock": STOCK_TOPIC.name, "floor": "floor"}
-# Lanes that are measured once more beside a long history.
+PARTS = ("sustained", "history", "listener")
+RIVALS = ("stock", "shared stream")
+# Measured once more beside a long history, and then without the indexes that keep it short.
 LANES_WITH_HISTORY = ("per message", "floor")
 WITH_HISTORY = ", long history"
-
-
-def value(number: str) -> bytes:
-    return json.dumps({"version": 1, "number": number}).encode()
+WITHOUT_INDEXES = ", long history, without indexes"
+LANES_WITH_LISTENER = ("ours", "per message", "floor", "alerts")
+WITH_LISTENER = ", listener"
 
 
 def single(it: Stand, lane: str, number: str) -> tuple[float, float] | None:
     """When the message was sent and when its effect was seen; None when it was not within 20 s."""
-    name = LANES[lane]
-    before = it.effects(name)
-    if lane == "floor":
-        sent_at = time.time()
-        trigger_floor(it, number)
-    else:
-        (sent_at,) = it.send(name, [value(number)])
-    seen_at = it.wait_for_effects(name, before + 1, timeout=20)
-    return (sent_at, seen_at) if it.effects(name) > before else None
+    way = LANES[lane]
+    before = way.effects(it)
+    sent_at = way.send(it, [number])
+    seen, seen_at = it.wait_for_count(lambda: way.effects(it), before + 1, timeout=20)
+    return (sent_at, seen_at) if seen > before else None
 
 
 def steps(it: Stand, sent_at: float, seen_at: float) -> list[float]:
@@ -61,24 +71,27 @@ def steps(it: Stand, sent_at: float, seen_at: float) -> list[float]:
     return [moment.timestamp() - sent_at for moment in row] + [seen_at - sent_at]
 
 
-def trigger_floor(it: Stand, number: str) -> None:
-    it.request("POST", "/dags/bench_floor/dagRuns", {"logical_date": None, "conf": {"number": number}})
-
-
 def burst(it: Stand, lane: str, prefix: str, count: int) -> float:
-    """Effects a second, from the first message sent to the last effect seen."""
-    name = LANES[lane]
-    before = it.effects(name)
-    numbers = [f"{prefix}-{n}" for n in range(count)]
-    if lane == "floor":
-        started = time.time()
-        for number in numbers:
-            trigger_floor(it, number)
-    else:
-        started = min(it.send(name, [value(number) for number in numbers]))
-    # The stock trigger strands messages: what has not come for 15 s is not waited for.
-    ended = it.wait_for_effects(name, before + count, timeout=300, quiet=15 if lane == "stock" else None)
-    return (it.effects(name) - before) / (ended - started)
+    """Messages a second, from the first sent to the last done."""
+    way = LANES[lane]
+    before = way.done(it)
+    started = way.send(it, [f"{prefix}-{n}" for n in range(count)])
+    done, ended = it.wait_for_count(lambda: way.done(it), before + count, timeout=300, quiet=way.quiet_seconds)
+    return (done - before) / (ended - started)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How much is measured: bursts and singles a lane, and how long a burst is."""
+
+    singles: int
+    bursts: int
+    burst_sizes: Mapping[str, int]
+
+    @property
+    def few(self) -> "Rounds":
+        """For what is only to stand beside the others."""
+        return Rounds(-(-self.singles // 2), min(1, self.bursts), self.burst_sizes)
 
 
 class Figures:
@@ -87,108 +100,219 @@ class Figures:
     def __init__(self) -> None:
         self.latencies: dict[str, list[float]] = {}
         self.rates: dict[str, list[float]] = {}
-        self.sent = dict.fromkeys(LANES, 0)
+        self.sent: dict[str, set[str]] = {lane: set() for lane in LANES}
+        # Of the rivals: what no run had seen when nothing more came.
+        self.left: dict[str, set[str]] = {lane: set() for lane in RIVALS}
         self.missed = 0
         self.ways: list[list[float]] = []
 
-    def measure(self, it: Stand, lanes: Iterable[str], options: argparse.Namespace, prefix: str, suffix: str) -> None:
-        """Singles and bursts, the lanes in turn; lanes are named with `suffix` in the figures."""
-        # Bursts of runs are long enough that one slow second of the machine does not decide.
-        runs = options.run_burst_size
-        sizes = {"ours": options.burst_size, "stock": options.stock_burst_size, "per message": runs, "floor": runs}
-        for n in range(options.singles):
+    def warm_up(self, it: Stand, lanes: Iterable[str], prefix: str) -> None:
+        for lane in lanes:
+            self.single(it, lane, f"{prefix}-{lane.replace(' ', '-')}")
+
+    def single(self, it: Stand, lane: str, number: str) -> tuple[float, float] | None:
+        self.sent[lane].add(number)
+        return single(it, lane, number)
+
+    def measure(self, it: Stand, lanes: Sequence[str], rounds: Rounds, prefix: str, suffix: str = "") -> None:
+        """In each round: singles, the lanes in turn, and a burst of each lane; then the same of each rival, alone.
+
+        Lanes are named with `suffix` in the figures.
+        """
+        groups = [[lane for lane in lanes if lane not in RIVALS], *([lane] for lane in lanes if lane in RIVALS)]
+        for n in range(rounds.bursts):
+            for group in groups:
+                with contextlib.ExitStack() as running:
+                    if dag_id := LANES[group[0]].dag_id:
+                        running.enter_context(it.watching(dag_id))
+                        self.warm_up(it, group, f"{prefix}warm-{n}")
+                    self._measure_group(it, group, rounds, f"{prefix}{n}", suffix)
+            say(f"round {n + 1} of {rounds.bursts}: " + _latest(self.rates, "/s"))
+
+    def _measure_group(self, it: Stand, lanes: Sequence[str], rounds: Rounds, prefix: str, suffix: str) -> None:
+        for n in range(-(-rounds.singles // rounds.bursts)):
             for lane in lanes:
                 # Idle, as between events of a day; at a random moment of everybody's intervals.
                 time.sleep(2 + random.random())
-                times = single(it, lane, f"{prefix}single-{n}")
-                self.sent[lane] += 1
+                times = self.single(it, lane, f"{prefix}-single-{n}")
                 if times is None:
                     self.missed += 1
                     continue
                 self.latencies.setdefault(lane + suffix, []).append(times[1] - times[0])
-                if lane == "ours":
+                if lane == "ours" and not suffix:
                     self.ways.append(steps(it, *times))
-            say(f"single {n + 1}/{options.singles}: " + _latest(self.latencies, "s"))
-        for n in range(options.bursts):
-            for lane in lanes:
-                size = sizes[lane]
-                time.sleep(2)
-                self.rates.setdefault(lane + suffix, []).append(burst(it, lane, f"{prefix}burst-{n}", size))
-                self.sent[lane] += size
-            say(f"burst {n + 1}/{options.bursts}: " + _latest(self.rates, "/s"))
+            say("single: " + _latest({lane: self.latencies.get(lane + suffix, []) for lane in lanes}, "s"))
+        for lane in lanes:
+            size = rounds.burst_sizes[lane]
+            time.sleep(2)
+            self.sent[lane] |= {f"{prefix}-burst-{i}" for i in range(size)}
+            self.rates.setdefault(lane + suffix, []).append(burst(it, lane, f"{prefix}-burst", size))
+            if lane in RIVALS:
+                self.left[lane] |= self.sent[lane] - set(LANES[lane].numbers(it))
 
     def p50(self, lane: str) -> float:
-        return statistics.median(self.latencies[lane])
+        return statistics.median(self.latencies[lane]) if self.latencies.get(lane) else float("nan")
 
     def rate(self, lane: str) -> float:
-        return statistics.median(self.rates[lane])
+        return statistics.median(self.rates[lane]) if self.rates.get(lane) else float("nan")
+
+
+def rival_counts(it: Stand, figures: Figures, lane: str) -> dict[str, int]:
+    """What a rival lost and joined, after one more message: events may wait for the next one."""
+    way = LANES[lane]
+    assert isinstance(way, EffectLane)
+    assert way.dag_id is not None
+    with it.watching(way.dag_id):
+        figures.single(it, lane, "last")
+        it.wait_for_count(lambda: way.effects(it), sys.maxsize, 60, quiet=way.quiet_seconds, pause=0.1)
+    numbers = way.numbers(it)
+    waited = figures.left[lane] & set(numbers)
+    name = lane.replace(" ", "_")
+    return {
+        f"{name}_lost": len(figures.sent[lane] - set(numbers)),
+        f"{name}_joined": len(way.together(it) | waited),
+        f"{name}_left_for_the_next": len(waited),
+        f"{name}_twice": len(numbers) - len(set(numbers)),
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.events", description=__doc__)
-    parser.add_argument("--singles", type=int, default=15, help="single messages a lane (default: %(default)s)")
-    parser.add_argument("--bursts", type=int, default=3, help="bursts a lane (default: %(default)s)")
-    parser.add_argument(
-        "--burst-size", type=int, default=1000, help="messages in a burst of ours (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--run-burst-size", type=int, default=160, help="in one that is a run for each (default: %(default)s)"
-    )
-    parser.add_argument("--stock-burst-size", type=int, default=40, help="in one of stock (default: %(default)s)")
-    parser.add_argument(
-        "--history", type=int, default=300_000, help="old keys and runs for the second part (default: %(default)s)"
-    )
-    options = parser.parse_args()
-    figures = Figures()
+    options = _options()
+    # Bursts of runs are long enough that one slow second of the machine does not decide.
+    sizes = {"stock": options.stock_burst_size, "per message": options.run_burst_size, "floor": options.run_burst_size}
+    rounds = Rounds(options.singles, options.bursts, {lane: sizes.get(lane, options.burst_size) for lane in LANES})
+    figures, result = Figures(), {}
     with stand() as it:
+        create_topics([plain.PLAIN_TOPIC])
         it.wait_for_dags()
-        say("warming up")
-        for lane in LANES:
-            single(it, lane, f"warm-{lane}")
-            figures.sent[lane] += 1
-        figures.measure(it, LANES, options, "", "")
-        if options.history:
+        with plain.processes():
+            say("warming up")
+            figures.warm_up(it, [lane for lane in LANES if lane not in RIVALS], "warm")
+            figures.measure(it, list(LANES), rounds, "")
+            for lane in RIVALS:
+                result |= rival_counts(it, figures, lane)
+            if "sustained" in options.parts:
+                result |= measure_sustained(it, options.sustained)
+        if "history" in options.parts:
             say(f"adding {options.history:,} old keys and runs to the metadata, and as many messages to the inbox")
             add_history(it, options.history)
-            for lane in LANES_WITH_HISTORY:
-                single(it, lane, f"warm-old-{lane}")
-                figures.sent[lane] += 1
-            figures.measure(it, LANES_WITH_HISTORY, options, "old-", WITH_HISTORY)
-        found = {
-            lane: [n for (n,) in it.query("select number from bench_effects where lane = :l", l=name)]
-            for lane, name in LANES.items()
-        }
-    print(f"\n{'lane':30}{'single p50 s':>14}{'best':>8}{'worst':>8}{'burst /s':>12}")
-    for lane, values in figures.latencies.items():
-        print(f"{lane:30}{figures.p50(lane):14.2f}{min(values):8.2f}{max(values):8.2f}{figures.rate(lane):12.1f}")
-    print("\na single message of ours, p50 seconds until: ", end="")
-    medians = [statistics.median(seconds) for seconds in zip(*figures.ways, strict=True)]
-    print(", ".join(f"{name} {seconds:.2f}" for name, seconds in zip(STEP_NAMES, medians, strict=True)))
-    ours = [lane for lane in LANES if lane in ("ours", "per message")]
-    result = {
-        "burst_ratio_vs_stock": round(figures.rate("ours") / figures.rate("stock"), 1),
-        "single_p50_ratio_vs_floor": round(figures.p50("ours") / figures.p50("floor"), 2),
-        **per_message_ratios(figures, "", ""),
-        **(per_message_ratios(figures, WITH_HISTORY, "_with_history") if options.history else {}),
-        "lost": sum(figures.sent[lane] - len(set(found[lane])) for lane in ours),
-        "twice": sum(len(found[lane]) - len(set(found[lane])) for lane in ours),
-        "single_p50_seconds": {lane: round(figures.p50(lane), 3) for lane in figures.latencies},
-        "burst_per_second": {lane: round(figures.rate(lane), 2) for lane in figures.rates},
-        "history": options.history,
-        "stock_lost": figures.sent["stock"] - len(set(found["stock"])),
-        "singles_not_seen_in_20_s": figures.missed,
-    }
+            figures.warm_up(it, LANES_WITH_HISTORY, "warm-old")
+            figures.measure(it, LANES_WITH_HISTORY, rounds, "old-", WITH_HISTORY)
+            say("without the extra indexes of Airflow's database")
+            variants.drop_indexes(it)
+            figures.measure(it, LANES_WITH_HISTORY, rounds.few, "bare-", WITHOUT_INDEXES)
+        if "listener" in options.parts:
+            say("starting once more, with a listener")
+            it = variants.with_listener(it)
+            it.wait_for_dags()
+            figures.warm_up(it, LANES_WITH_LISTENER, "warm-listener")
+            figures.measure(it, LANES_WITH_LISTENER, rounds.few, "listener-", WITH_LISTENER)
+        found = {lane: way.numbers(it) for lane, way in LANES.items()}
+    result = summarize(figures, result, found, options)
+    print_tables(figures)
+    print("\nthe README's table:\n")
+    print(readme.table(result))
     print(json.dumps(result))
     return 0 if result["lost"] == result["twice"] == 0 else 1
 
 
-def per_message_ratios(figures: Figures, suffix: str, name: str) -> dict[str, float]:
+def measure_sustained(it: Stand, count: int) -> dict[str, Any]:
+    """The example's own Dag and the plain consumer with very many messages at once; the Dag also with a receiver."""
+    say(f"sustained load: {count:,} messages at once")
+    way = alerts()
+    rate, undone = sustained(it, way, "sustained", count)
+    plain_rate, plain_undone = sustained(it, LANES["plain"], "plain", count)
+    receiver_rate, receiver_undone, received = with_receiver(it, count)
+    return {
+        "sustained_messages": count,
+        "sustained_per_s": round(rate, 1),
+        "sustained_plain_consumer_per_s": round(plain_rate, 1),
+        "sustained_ratio_vs_plain_consumer": round(rate / plain_rate, 2),
+        "sustained_with_receiver_per_s": round(receiver_rate, 1),
+        "sustained_not_done_in_time": undone + receiver_undone,
+        "sustained_plain_consumer_not_done_in_time": plain_undone,
+        "sustained_receiver": received,
+    }
+
+
+def summarize(
+    figures: Figures, result: dict[str, Any], found: dict[str, list[str]], options: argparse.Namespace
+) -> dict[str, Any]:
+    ours = ("ours", "per message", "alerts")
+    # Messages of the sustained load are counted there.
+    wanted = {lane: [n for n in found[lane] if n in figures.sent[lane]] for lane in LANES}
+    all_figures = {
+        "burst_ratio_vs_stock": _ratio(figures.rate("ours"), figures.rate("stock"), 1),
+        "burst_ratio_vs_shared_stream": _ratio(figures.rate("ours"), figures.rate("shared stream"), 1),
+        "burst_of_alerts_ratio_vs_shared_stream": _ratio(figures.rate("alerts"), figures.rate("shared stream"), 1),
+        "burst_of_alerts_ratio_vs_plain_consumer": _ratio(figures.rate("alerts"), figures.rate("plain")),
+        "single_p50_ratio_vs_floor": _ratio(figures.p50("ours"), figures.p50("floor")),
+        "single_p50_of_alerts_ratio_vs_plain_consumer": _ratio(figures.p50("alerts"), figures.p50("plain")),
+    }
+    for suffix, name in (
+        ("", ""),
+        (WITH_HISTORY, "_with_history"),
+        (WITHOUT_INDEXES, "_without_indexes"),
+        (WITH_LISTENER, "_with_listener"),
+    ):
+        if "per message" + suffix in figures.rates:
+            all_figures |= per_message_ratios(figures, suffix, name)
+    if "sustained_per_s" in result:
+        rate = result["sustained_per_s"]
+        all_figures["sustained_ratio_vs_burst"] = _ratio(rate, figures.rate("alerts"))
+    return all_figures | {
+        "lost": sum(len(figures.sent[lane] - set(wanted[lane])) for lane in ours),
+        "twice": sum(len(wanted[lane]) - len(set(wanted[lane])) for lane in ours),
+        **result,
+        "single_p50_seconds": {lane: round(figures.p50(lane), 3) for lane in figures.latencies},
+        "burst_per_second": {lane: round(figures.rate(lane), 2) for lane in figures.rates},
+        "burst_size": options.burst_size,
+        "history": options.history if "history" in options.parts else 0,
+        "singles_not_seen_in_20_s": figures.missed,
+    }
+
+
+def per_message_ratios(figures: Figures, suffix: str, name: str) -> dict[str, float | None]:
     """One Dag run per message beside runs triggered through the REST API."""
     ours, floor = "per message" + suffix, "floor" + suffix
     return {
-        f"per_message_ratio_vs_floor{name}": round(figures.rate(ours) / figures.rate(floor), 2),
-        f"per_message_single_p50_ratio_vs_floor{name}": round(figures.p50(ours) / figures.p50(floor), 2),
+        f"per_message_ratio_vs_floor{name}": _ratio(figures.rate(ours), figures.rate(floor)),
+        f"per_message_single_p50_ratio_vs_floor{name}": _ratio(figures.p50(ours), figures.p50(floor)),
     }
+
+
+def print_tables(figures: Figures) -> None:
+    print(f"\n{'lane':45}{'single p50 s':>14}{'best':>8}{'worst':>8}{'burst /s':>12}")
+    for lane, values in figures.latencies.items():
+        print(f"{lane:45}{figures.p50(lane):14.2f}{min(values):8.2f}{max(values):8.2f}{figures.rate(lane):12.1f}")
+    if figures.ways:
+        print("\na single message of ours, p50 seconds until: ", end="")
+        medians = [statistics.median(seconds) for seconds in zip(*figures.ways, strict=True)]
+        print(", ".join(f"{name} {seconds:.2f}" for name, seconds in zip(STEP_NAMES, medians, strict=True)))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.events", description=__doc__)
+    for name, default, what in (
+        ("singles", 10, "single messages a lane"),
+        ("bursts", 3, "bursts a lane"),
+        ("burst-size", 1_000, "messages in a burst"),
+        ("run-burst-size", 120, "in one that is a run for each"),
+        ("stock-burst-size", 20, "in one of stock"),
+        ("history", 300_000, "old keys and runs for the part `history`"),
+        ("sustained", 100_000, "messages at once in the part `sustained`"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default: %(default)s)")
+    parser.add_argument(
+        "--parts", nargs="*", choices=PARTS, default=PARTS, help="what follows the comparison (default: all)"
+    )
+    return parser.parse_args()
+
+
+def _ratio(one: float, other: float, digits: int = 2) -> float | None:
+    """None (a JSON null) when either was not measured."""
+    ratio = one / other if other else float("nan")
+    return None if ratio != ratio else round(ratio, digits)
 
 
 def _latest(values: dict[str, list[float]], unit: str) -> str:

@@ -27,7 +27,7 @@ from collections.abc import Callable
 
 from sqlalchemy.exc import OperationalError
 
-from benchmarks import faults_outside, faults_requests
+from benchmarks import faults_outside, faults_requests, faults_shared_stream
 from benchmarks.consumers import FAULTS, FAULTS_MESSAGES, FAULTS_MESSAGES_TOPIC, FAULTS_TOPICS, FAULTS_WEBHOOK
 from benchmarks.faults_traffic import BURST, Traffic
 from benchmarks.kills import kill_program, kill_task, kill_task_at
@@ -174,7 +174,10 @@ def main() -> int:
     parser.add_argument("--webhook-minutes", type=float, default=10, help="of part 1 (default: %(default)s)")
     parser.add_argument("--requests", type=int, default=150, help="in the second part (default: %(default)s)")
     parser.add_argument("--stall-minutes", type=float, default=10, help="of claims that fail (default: %(default)s)")
+    parser.add_argument("--lane", choices=("ours", "shared-stream"), default="ours", help="what is put under faults")
     options = parser.parse_args()
+    if options.lane == "shared-stream":
+        return faults_shared_stream.main(options.rounds, FAULTS_BY_NAME)
     webhook = Webhook()
     environment = {
         # A killed scheduler's tasks are noticed by their missing heartbeat.

@@ -11,6 +11,9 @@ from typing import Any
 class Receiver:
     """A server on 127.0.0.1 that can go away and come back at the same port."""
 
+    # Whether a connection serves more than one request, as real receivers do; one that is open outlives `go_away`.
+    keeps_connections = False
+
     def __init__(self) -> None:
         self._server: http.server.ThreadingHTTPServer | None = None
         self.port = 0
@@ -24,6 +27,8 @@ class Receiver:
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1" if outer.keeps_connections else "HTTP/1.0"
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 status, answer = outer.answer(dict(self.headers.items()), body)

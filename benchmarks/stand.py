@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,9 @@ class Stand:
 
     # Messages
 
-    def send(self, topic: str, values: list[bytes], pause: float = 0.0) -> list[float]:
+    def send(
+        self, topic: str, values: list[bytes], pause: float = 0.0, keys: Sequence[bytes | None] | None = None
+    ) -> list[float]:
         """Produce, one after the other with a pause, and wait for the acknowledgements; the broker's timestamps."""
         stamps: list[float] = []
 
@@ -56,8 +58,14 @@ class Stand:
                 raise RuntimeError(f"not delivered: {error}")
             stamps.append(message.timestamp()[1] / 1000)
 
-        for value in values:
-            self.producer.produce(topic, value, on_delivery=delivered)
+        for value, key in zip(values, keys or [None] * len(values), strict=True):
+            while True:
+                try:
+                    self.producer.produce(topic, value, key, on_delivery=delivered)
+                    break
+                except BufferError:
+                    # The client's queue is full: acknowledgements make room.
+                    self.producer.poll(0.1)
             self.producer.poll(pause)
         self.producer.flush(120)
         if len(stamps) != len(values):
@@ -105,19 +113,6 @@ class Stand:
     def effects(self, lane: str) -> int:
         return self.query("select count(*) from bench_effects where lane = :lane", lane=lane)[0][0]
 
-    def wait_for_effects(self, lane: str, count: int, timeout: float, *, quiet: float | None = None) -> float:
-        """The time at which `count` effects were visible; else when the last one was seen.
-
-        Ends early when none came for `quiet` seconds.
-        """
-        deadline = time.time() + timeout
-        seen, seen_at = self.effects(lane), time.time()
-        while seen < count and time.time() < deadline and (quiet is None or time.time() - seen_at < quiet):
-            time.sleep(0.005)
-            if (now := self.effects(lane)) != seen:
-                seen, seen_at = now, time.time()
-        return seen_at
-
     # Airflow
 
     def request(self, method: str, path: str, body: dict | None = None) -> dict:
@@ -133,7 +128,7 @@ class Stand:
             self.airflow["url"] + path, data, {"Content-Type": "application/json", **headers}, method=method
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+            return json.loads(answer.read() or b"{}")
 
     def runs(self, dag_id: str) -> dict[str, int]:
         """{state: number} of a Dag's runs."""
@@ -151,8 +146,78 @@ class Stand:
         self.wait_until(lambda: wanted <= known(), f"the Dag files of {folder} to be read", 90)
         return wanted
 
-    def pause(self, dag_id: str) -> None:
-        self.request("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": True})
+    @contextlib.contextmanager
+    def connection(self, conn_id: str, url: str) -> Iterator[None]:
+        """An HTTP connection that Airflow has for a while."""
+        self.request("POST", "/connections", {"connection_id": conn_id, "conn_type": "http", "host": url})
+        try:
+            yield
+        finally:
+            self.request("DELETE", f"/connections/{conn_id}")
+
+    def restart_with(self, environment: dict[str, str]) -> "Stand":
+        """The same stack, its processes started anew with these settings added."""
+        self.stack.down()
+        stack = Stack(
+            self.stack.folder,
+            services=self.stack.service_names,
+            report=say,
+            environment={**self.stack.overrides, **environment},
+        )
+        stack.up()
+        os.environ.update(stack.environment())
+        return Stand(stack)
+
+    def pause(self, dag_id: str, is_paused: bool = True) -> None:
+        self.request("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": is_paused})
+
+    @contextlib.contextmanager
+    def watching(self, dag_id: str) -> Iterator[None]:
+        """A Dag that is paused otherwise, with the watcher of its asset, which has the Dag's name, in the triggerer.
+
+        All triggers that poll Kafka with the provider's hooks share one thread of the triggerer: the stock one occupies
+        it wholly, and another beside it would get a message a second.
+        """
+        self._watch(dag_id, True)
+        try:
+            yield
+        finally:
+            self._watch(dag_id, False)
+
+    def _watch(self, dag_id: str, wanted: bool) -> None:
+        self.pause(dag_id, not wanted)
+        # Airflow adds and removes watchers when it parses the file.
+        self.request("PUT", f"/parseDagFile/{self.request('GET', f'/dags/{dag_id}')['file_token']}")
+        query = text("select count(*) from asset_watcher join asset on asset.id = asset_id where asset.name = :name")
+
+        def is_watched() -> bool:
+            with self.metadata.connect() as connection:
+                return bool(connection.scalar(query, {"name": dag_id}))
+
+        self.wait_until(lambda: is_watched() == wanted, f"the watcher of {dag_id} to {'come' if wanted else 'go'}", 120)
+
+    def wait_for_count(
+        self,
+        count: Callable[[], int],
+        wanted: int,
+        timeout: float,
+        *,
+        quiet: float | None = None,
+        pause: float = 0.005,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> tuple[int, float]:
+        """(the count, the time at which it was reached): `wanted`, or less when time is up.
+
+        Ends early when nothing changed for `quiet` seconds. `progress` gets each new count.
+        """
+        deadline = time.time() + timeout
+        seen, seen_at = count(), time.time()
+        while seen < wanted and time.time() < deadline and (quiet is None or time.time() - seen_at < quiet):
+            time.sleep(pause)
+            if (now := count()) != seen:
+                seen, seen_at = now, time.time()
+                progress(seen)
+        return seen, seen_at
 
     def wait_until(self, true: Callable[[], Any], what: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -194,13 +259,24 @@ def stand(
 
     `services` beside Airflow.
     """
-    from benchmarks.consumers import STOCK_CONN_ID, TABLES, TOPICS
+    from benchmarks.consumers import SHARED_STREAM_CONN_ID, STOCK_CONN_ID, TABLES, TOPICS
 
-    settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(dags), **(environment or {})}
+    settings = {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        # More than any burst: with the default of 1,024, a burst of 1,100 fails the rival's trigger.
+        "AIRFLOW__TRIGGERER__SHARED_STREAM_SUBSCRIBER_QUEUE_SIZE": "100000",
+        **(environment or {}),
+    }
     # Without Airflow yet: topics come first, for the stock trigger does not wait for its own.
     with fresh_stack(services) as stack:
-        stock = {**stack.endpoints()["kafka"]["client_config"], "group.id": "stock", "auto.offset.reset": "earliest"}
-        settings[f"AIRFLOW_CONN_{STOCK_CONN_ID.upper()}"] = json.dumps({"conn_type": "kafka", "extra": stock})
+        rival = {**stack.endpoints()["kafka"]["client_config"], "auto.offset.reset": "earliest"}
+        for conn_id, extra in (
+            (STOCK_CONN_ID, {"group.id": "stock"}),
+            # It refuses to start without.
+            (SHARED_STREAM_CONN_ID, {"group.id": "shared-stream", "enable.auto.commit": "false"}),
+        ):
+            connection = {"conn_type": "kafka", "extra": {**rival, **extra}}
+            settings[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps(connection)
         from include.kafka.topics import create_topics
 
         create_topics(TOPICS)

@@ -16,16 +16,19 @@ TRIGGER = MessageQueueTrigger(
 STOCK_ASSET = Asset("bench_stock", watchers=[AssetWatcher(name="bench_stock", trigger=TRIGGER)])
 
 
-@dag(schedule=[STOCK_ASSET], catchup=False, max_active_runs=8)
+@dag(
+    schedule=[STOCK_ASSET],
+    catchup=False,
+    max_active_runs=8,
+    # `Stand.watching` lets it run alone.
+    is_paused_upon_creation=True,
+)
 def bench_stock():
     @task
     def handle(triggering_asset_events=None):
-        import json
+        from benchmarks.consumers import STOCK_TOPIC, record_payloads
 
-        from benchmarks.consumers import STOCK_TOPIC, record_directly
-
-        events = [event for events in triggering_asset_events.values() for event in events]
-        record_directly(STOCK_TOPIC.name, [json.loads(event.extra["payload"])["number"] for event in events])
+        record_payloads(STOCK_TOPIC.name, triggering_asset_events)
 
     handle()
 

@@ -1,0 +1,1 @@
+../../dags/event_driven/raise_alerts.py

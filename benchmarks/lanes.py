@@ -1,0 +1,126 @@
+"""What `make bench-events` measures, each with a way to send to it and a way to see from outside what was done."""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime
+
+from benchmarks.consumers import LAG_TOPIC, MESSAGES_TOPIC, SHARED_STREAM_TOPIC, STOCK_TOPIC
+from benchmarks.plain import PLAIN_TOPIC
+from benchmarks.stand import Stand
+from include.contracts import Topic
+from include.water.sites import DISTRICTS
+from include.water.topics import LEAKS_DETECTED, LeakDetected
+
+
+class Lane(ABC):
+    """One way from a message to its effect."""
+
+    # A lane that may strand messages is not waited for when nothing has come for so long.
+    quiet_seconds: float | None = None
+    # Of a rival: its Dag, which is active only while it is measured.
+    dag_id: str | None = None
+
+    @abstractmethod
+    def send(self, it: Stand, numbers: list[str]) -> float:
+        """Send a message for each number; the time of the first, by the broker's clock."""
+
+    @abstractmethod
+    def effects(self, it: Stand) -> int:
+        """How many effects can be seen."""
+
+    def done(self, it: Stand) -> int:
+        """How many messages are wholly done; beyond its effect a message may have something to deliver."""
+        return self.effects(it)
+
+    @abstractmethod
+    def numbers(self, it: Stand) -> list[str]:
+        """The number of each effect; one that is there twice was done twice."""
+
+
+class EffectLane(Lane):
+    """A Dag whose effect is a row of `bench_effects`, started by messages of a topic of its own."""
+
+    def __init__(self, topic: Topic, *, quiet_seconds: float | None = None, dag_id: str | None = None) -> None:
+        self.name = topic.name
+        self.quiet_seconds = quiet_seconds
+        self.dag_id = dag_id
+
+    def send(self, it: Stand, numbers: list[str]) -> float:
+        return min(it.send(self.name, [json.dumps({"version": 1, "number": n}).encode() for n in numbers]))
+
+    def effects(self, it: Stand) -> int:
+        return it.effects(self.name)
+
+    def numbers(self, it: Stand) -> list[str]:
+        return [n for (n,) in it.query("select number from bench_effects where lane = :lane", lane=self.name)]
+
+    def together(self, it: Stand) -> set[str]:
+        """Numbers that were only seen by runs which had several messages."""
+        query = "select number from bench_effects where lane = :lane group by number having min(messages_of_run) > 1"
+        return {number for (number,) in it.query(query, lane=self.name)}
+
+
+class FloorLane(EffectLane):
+    """A Dag of one task with the same effect, triggered through the REST API."""
+
+    def __init__(self) -> None:
+        self.name = "floor"
+
+    def send(self, it: Stand, numbers: list[str]) -> float:
+        started = time.time()
+        for number in numbers:
+            it.request("POST", "/dags/bench_floor/dagRuns", {"logical_date": None, "conf": {"number": number}})
+        return started
+
+
+class AlertLane(Lane):
+    """Leaks that become alerts, each with a message and a request in the outbox: the example's own effect."""
+
+    def __init__(self, topic: Topic, prefix: str) -> None:
+        self.topic, self.prefix = topic, prefix
+
+    def send(self, it: Stand, numbers: list[str]) -> float:
+        districts, now = list(DISTRICTS), datetime.now(UTC)
+        leaks = [
+            LeakDetected(
+                version=1,
+                leak_key=f"{self.prefix}/{number}",
+                district_id=districts[n % len(districts)],
+                night=now.date(),
+                litres_per_hour=20_000,
+                confidence=0.99,
+                model_version="bench",
+                detected_at=now,
+            )
+            for n, number in enumerate(numbers)
+        ]
+        keys, values = zip(*(LEAKS_DETECTED.serialize(leak) for leak in leaks), strict=True)
+        return min(it.send(self.topic.name, list(values), keys=list(keys)))
+
+    def effects(self, it: Stand) -> int:
+        return it.query("select count(*) from alerts where alert_id like :p", p=f"leak:{self.prefix}/%")[0][0]
+
+    def done(self, it: Stand) -> int:
+        waiting = """
+            select coalesce(max(number), 0) from
+                (select count(*) as number from outbox where state = 'pending' group by kind) as kinds
+        """
+        return self.effects(it) - it.query(waiting)[0][0]
+
+    def numbers(self, it: Stand) -> list[str]:
+        start = f"leak:{self.prefix}/"
+        query = "select alert_id, revision from alerts where alert_id like :p"
+        # Two revisions of one leak: its message was acted on twice.
+        return [i.removeprefix(start) for i, revision in it.query(query, p=start + "%") for _ in range(revision)]
+
+
+LANES: dict[str, Lane] = {
+    "ours": EffectLane(LAG_TOPIC),
+    "per message": EffectLane(MESSAGES_TOPIC),
+    "stock": EffectLane(STOCK_TOPIC, quiet_seconds=30, dag_id="bench_stock"),
+    "shared stream": EffectLane(SHARED_STREAM_TOPIC, quiet_seconds=30, dag_id="bench_shared_stream"),
+    "floor": FloorLane(),
+    "alerts": AlertLane(LEAKS_DETECTED, "bench"),
+    "plain": AlertLane(PLAIN_TOPIC, "plain"),
+}

@@ -1,0 +1,98 @@
+"""The second floor: a plain consumer, without Airflow, with the inbox, the effect and the outbox of `raise_alerts`.
+
+As many processes as the local stack lets tasks run at once, in one consumer group. What it lacks is what Airflow is
+for: retries, a record of every run, a UI, and workers elsewhere.
+"""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from include.kafka.consumers import Consumer
+from include.water.consumers import RAISE_ALERTS
+from include.water.topics import LEAKS_DETECTED
+from stack.airflow import SETTINGS
+from stack.stack import PROJECT
+
+log = logging.getLogger(__name__)
+
+# A topic of its own, so that each lane has its messages for itself.
+PLAIN_TOPIC = replace(LEAKS_DETECTED, name="bench.leaks")
+PLAIN = Consumer(name="bench_plain", topics=(PLAIN_TOPIC,), effect=RAISE_ALERTS.effect)
+PROCESSES = int(SETTINGS["CORE__PARALLELISM"])
+BATCH = 500
+
+
+def consume() -> None:
+    """Handle messages until the process is ended; commit what is handled."""
+    from confluent_kafka import Consumer as KafkaConsumer
+    from confluent_kafka import KafkaException
+
+    from include.kafka.connection import client_config, consumer_config
+    from include.kafka.handling import Handler
+    from include.kafka.messages import Message
+    from include.kafka.offsets import GroupOffsets
+    from include.kafka.producer import AcknowledgedProducer
+
+    with GroupOffsets(PLAIN.group, PLAIN.conn_id) as group:
+        topic_id = group.topic_ids_now([PLAIN_TOPIC.name])[PLAIN_TOPIC.name]
+    config = {**consumer_config(client_config(PLAIN.conn_id), PLAIN.group), "auto.offset.reset": "earliest"}
+    consumer = KafkaConsumer(config)
+    consumer.subscribe([PLAIN_TOPIC.name])
+    with AcknowledgedProducer(PLAIN.conn_id) as producer:
+        handler = Handler(PLAIN, f"plain-{os.getpid()}", producer)
+        while True:
+            # One first: `consume` waits its whole timeout unless it gets all that it asks for.
+            first: Any = consumer.poll(1.0)
+            if first is None:
+                continue
+            records = [first, *consumer.consume(BATCH - 1, 0)]
+            for record in records:
+                if record.error() is not None:
+                    raise KafkaException(record.error())
+            handler.handle([Message.of(record, topic_id) for record in records])
+            deliver(producer)
+            consumer.commit(asynchronous=False)
+
+
+def deliver(producer: Any) -> None:
+    """What the effect left in the outbox, under the name of the consumer that it belongs to."""
+    from include.kafka.tasks import deliver_outbox
+    from include.operations.outbox import OutboxUndelivered
+
+    try:
+        deliver_outbox(RAISE_ALERTS.name, producer)
+    except OutboxUndelivered as trouble:
+        log.warning("%s", trouble)
+
+
+@contextlib.contextmanager
+def processes(number: int = PROCESSES) -> Iterator[None]:
+    """The consumer, running."""
+    from benchmarks.stand import FOLDER
+
+    with (FOLDER / "plain.log").open("w") as output:
+        running = [
+            subprocess.Popen([sys.executable, "-m", "benchmarks.plain"], cwd=PROJECT, stdout=output, stderr=output)
+            for _ in range(number)
+        ]
+        try:
+            # Its imports are not to be measured.
+            time.sleep(5)
+            yield
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.wait(30)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    consume()
