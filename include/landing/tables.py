@@ -27,6 +27,9 @@ PROPERTIES = {
     # Bounds of the values would put what customers wrote into manifests, and help no query.
     "write.metadata.metrics.column.value": "counts",
     "write.metadata.metrics.column.topic": "counts",
+    # A record's time may be of no calendar (microseconds in the millisecond field), which PyIceberg cannot state as a
+    # bound: bundling and repair would fail at such a record.
+    "write.metadata.metrics.column.timestamp": "counts",
     # Each commit writes a metadata file; a commit every few seconds would leave thousands.
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "100",
