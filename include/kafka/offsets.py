@@ -261,7 +261,7 @@ class GroupOffsets:
         self.consumer.assign([TopicPartition(p.topic, p.number, offset) for p, (offset, _) in positions.items()])
         # Of a position that is only assigned, the client compares no epoch; of one that it seeks, it does.
         for partition, (offset, epoch) in positions.items():
-            self.consumer.seek(TopicPartition(partition.topic, partition.number, offset, leader_epoch=epoch))
+            self._seek(TopicPartition(partition.topic, partition.number, offset, leader_epoch=epoch))
         # The client has no code for it in what it reports, only its text beside the code for "no offset to go on from".
         lost_end = KafkaError(KafkaError._LOG_TRUNCATION).str()
         left, gone = set(positions), set()
@@ -281,6 +281,19 @@ class GroupOffsets:
                     gone.add(partition)
                 self.consumer.incremental_unassign([TopicPartition(*partition)])
         return gone
+
+    def _seek(self, place: Any) -> None:
+        from confluent_kafka import KafkaError, KafkaException
+
+        until = time.monotonic() + REQUEST_TIMEOUT_SECONDS
+        while True:
+            try:
+                return self.consumer.seek(place)
+            except KafkaException as error:
+                # The client has not begun with the partition yet: it still ends the assignment before.
+                if error.args[0].code() != KafkaError._STATE or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
 
     def commit_forward(
         self,

@@ -132,7 +132,7 @@ def test_killed_after_the_effect_and_before_the_claim_is_closed_repeats_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "mark_handled", killed)
+        patch.setattr(tasks, "settle", killed)
         with pytest.raises(KeyboardInterrupt):
             tasks.claim_messages(consumer, "run")
     assert open_claims(consumer) == 1

@@ -10,10 +10,13 @@ from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import text
 
 from include.kafka import tasks
+from include.kafka.connection import client_config, producer_config
 from include.kafka.consumers import Shape
-from include.kafka.offsets import GroupOffsets
+from include.kafka.offsets import GroupOffsets, Partition
+from include.kafka.reading import CONSUMER_SETTINGS
 from include.kafka.reset import reset_consumer
 from include.operations.database import begin
+from tests.clients import producer_to
 from tests.integration.kafka.conftest import alarms, numbers, open_claims, order, wait_for_topics
 
 pytestmark = pytest.mark.integration
@@ -114,6 +117,20 @@ def test_a_refilled_log_stops_its_partition_and_a_reset_takes_its_records_as_new
             text("select outcome, count(*) from inbox where consumer = :name group by 1"), {"name": requests.name}
         )
         assert dict(rows.all()) == {"handled": 4 + 9, "duplicate": 2}
+
+
+def test_logs_of_many_partitions_are_compared_at_once(make_topic, services):
+    topic = make_topic(partitions=120)
+    producer = producer_to(producer_config(client_config()), topic.name)
+    for number in range(topic.partitions):
+        producer.produce(topic.name, order(number), partition=number)
+    producer.flush(30)
+    partitions = [Partition(topic.name, number) for number in range(topic.partitions)]
+    with GroupOffsets("compares", **CONSUMER_SETTINGS) as group:
+        epoch = next(iter(group.look_now([topic.name]).values())).leader_epoch
+        assert group.without_their_end({partition: (1, epoch) for partition in partitions}) == set()
+        # Seen under a leader that these logs have never had.
+        assert group.without_their_end({partition: (1, epoch + 9) for partition in partitions}) == set(partitions)
 
 
 def test_a_broker_without_leader_epochs_is_asked_nothing(make_topic, make_consumer, send, monkeypatch):

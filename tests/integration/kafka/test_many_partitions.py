@@ -40,8 +40,9 @@ def test_the_statements_of_a_claim_do_not_grow_with_the_partitions(make_topic, m
             statements.clear()
             tasks.claim_messages(consumer, run)
             used[topic.partitions, run] = list(statements)
-    assert len(used[PARTITIONS, "first"]) == len(used[2, "first"])
-    assert len(used[PARTITIONS, "second"]) == len(used[2, "second"]) < 30
+    # Fewer while a leader is missing: no alarm closes then.
+    assert len(used[PARTITIONS, "first"]) <= len(used[2, "first"])
+    assert len(used[PARTITIONS, "second"]) <= len(used[2, "second"]) < 30
     # Every partition gets its position once; afterwards only those that moved are written and committed.
     changed = {
         run: [n for s, n in used[PARTITIONS, run] if s.startswith("insert into positions")]
