@@ -22,11 +22,24 @@ UPLOADS_AT_ONCE = 8
 _PARTITIONS = {"day": "{column}::date", "month": "date_trunc('month', {column})"}
 
 
-def write(connection: DuckDBPyConnection, query: str, table: Table, folder: Path) -> dict[Path, int]:
-    """Write the rows of a query, whose columns are the table's, below `folder`; returns {file: rows}.
+def write(
+    connection: DuckDBPyConnection, query: str, table: Table, folder: Path, *, cut: tuple[str, int] | None = None
+) -> dict[Path, int]:
+    """Write the rows of a query, whose columns are the table's, as Parquet files.
 
-    The rows of a file belong to one partition of the table. Raises ValueError for a way of partitioning that no table
-    of ours has.
+    Args:
+        connection: The engine's.
+        query: Its rows are written; those of a file belong to one partition of the table.
+        table: Whose partitions and field ids the files get.
+        folder: Where the files are written, in subfolders.
+        cut: A column and a number of rows: a partition with more is cut into files of about so many, between values of
+            the column, so that each file holds some of its values and no two files the same.
+
+    Returns:
+        {file: rows}.
+
+    Raises:
+        ValueError: The table is partitioned in a way that no table of ours is.
     """
     import pyarrow.parquet
 
@@ -34,11 +47,35 @@ def write(connection: DuckDBPyConnection, query: str, table: Table, folder: Path
     if (partition := _partition(table)) is None:
         target = folder / "rows.parquet"
     else:
-        query, target = f'select *, {partition} as "partition of the table" from ({query})', folder
-        options += ', partition_by ("partition of the table"), write_partition_columns false, overwrite_or_ignore true'
+        names, target = '"partition of the table"', folder
+        query = f"select *, {partition} as {names} from ({query})"
+        if cut is not None:
+            names, query = f'{names}, "part of it"', _cut(connection, query, *cut)
+        options += f", partition_by ({names}), write_partition_columns false, overwrite_or_ignore true"
     connection.execute(f"copy ({query}) to {literal(str(target))} ({options})")
     rows = {file: pyarrow.parquet.read_metadata(file).num_rows for file in sorted(folder.rglob("*.parquet"))}
     return {file: count for file, count in rows.items() if count}
+
+
+def _cut(connection: DuckDBPyConnection, query: str, column: str, rows: int) -> str:
+    """The query's rows with the number of their part of the partition."""
+    connection.execute(f"create or replace temp table rows_to_write as {query}")
+    (most,) = connection.execute(
+        'select max(rows) from (select count(*) as rows from rows_to_write group by "partition of the table")'
+    ).fetchall()[0]
+    if (most or 0) <= rows:
+        return 'select *, 0 as "part of it" from rows_to_write'
+    value = quoted(column)
+    return f"""
+        select rows_to_write.*, parts.number as "part of it" from rows_to_write join (
+            select value, name, (sum(rows) over (partition by name order by value) - 1) // {int(rows)} as number
+            from (
+                select {value} as value, "partition of the table" as name, count(*) as rows
+                from rows_to_write group by 1, 2
+            )
+        ) parts on parts.value = rows_to_write.{value} and parts.name = rows_to_write."partition of the table"
+        order by rows_to_write.{value}
+    """
 
 
 def copy_options(table: Table) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,9 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
+    from pyiceberg.manifest import DataFile
     from pyiceberg.schema import Schema
-    from pyiceberg.table import Table
+    from pyiceberg.table import FileScanTask, Table
 
 # Of the data; Python, Arrow and the Parquet writers come on top. Beyond it DuckDB spills to the temporary folder.
 MEMORY_LIMIT = "800MB"
@@ -116,16 +119,82 @@ def scan(
     Raises ValueError when the table holds delete files: reading its data files alone would show deleted rows.
     """
     planned = table.scan(row_filter="True" if row_filter == ALL_ROWS else row_filter)
-    files, small = [], []
+    files = []
     for task in planned.plan_files():
-        if task.delete_files:
-            name = ".".join(table.name())
-            raise ValueError(f"table {name} has delete files; rewrite it (copy on write) before it is read here")
-        (small if task.file.file_size_in_bytes <= SMALL_BYTES else files).append(task.file.file_path)
-    rows = read_files(connection, table.schema(), [*fetched(connection, small), *files])
+        _require_no_deletes(table, task)
+        files.append(task.file)
+    rows = read_data_files(connection, table, files)
     if row_filter != ALL_ROWS:
         rows = rows.filter(row_filter)
     return rows.project(", ".join(quoted(name) for name in columns)) if columns else rows
+
+
+Span = tuple[datetime | date, datetime | date]
+
+
+def files_within(table: Table, column: str, wanted: Sequence[Span]) -> list[DataFile]:
+    """The data files of the current snapshot that may hold rows whose `column` lies in one of the spans.
+
+    By the files' bounds: PyIceberg's own planning takes, for each file, a time that grows with the number of spans.
+
+    Args:
+        table: The table.
+        column: A column of times or dates.
+        wanted: Spans [start, end), by time, that do not overlap; any number of them.
+
+    Returns:
+        The files; those that say nothing of the column among them.
+
+    Raises:
+        ValueError: The table holds delete files: reading its data files alone would show deleted rows.
+    """
+    if not wanted:
+        return []
+    from pyiceberg.conversions import from_bytes
+
+    field: Any = table.schema().find_field(column)
+    starts = [_number(start) for start, _ in wanted]
+    ends = [_number(end) for _, end in wanted]
+    whole = f"{column} >= '{wanted[0][0].isoformat()}' and {column} < '{wanted[-1][1].isoformat()}'"
+    if str(field.field_type) == "date":
+        starts, ends = [start // _DAY for start in starts], [-(-end // _DAY) for end in ends]
+    found = []
+    for task in table.scan(whole).plan_files():
+        _require_no_deletes(table, task)
+        lower, upper = ((b or {}).get(field.field_id) for b in (task.file.lower_bounds, task.file.upper_bounds))
+        if lower is not None and upper is not None:
+            first: Any = from_bytes(field.field_type, lower)
+            last: Any = from_bytes(field.field_type, upper)
+            # The last span that begins before the file ends; all before it end earlier.
+            nearest = bisect_right(starts, last) - 1
+            if nearest < 0 or ends[nearest] <= first:
+                continue
+        found.append(task.file)
+    return found
+
+
+# Microseconds.
+_DAY = 86_400_000_000
+
+
+def _number(moment: datetime | date) -> int:
+    if not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _require_no_deletes(table: Table, task: FileScanTask) -> None:
+    if task.delete_files:
+        name = ".".join(table.name())
+        raise ValueError(f"table {name} has delete files; rewrite it (copy on write) before it is read here")
+
+
+def read_data_files(connection: DuckDBPyConnection, table: Table, files: Iterable[DataFile]) -> DuckDBPyRelation:
+    """The rows of data files of the table; small ones are fetched first, several at once."""
+    small, large = [], []
+    for file in files:
+        (small if file.file_size_in_bytes <= SMALL_BYTES else large).append(file.file_path)
+    return read_files(connection, table.schema(), [*fetched(connection, small), *large])
 
 
 def read_files(connection: DuckDBPyConnection, schema: Schema, files: Iterable[str]) -> DuckDBPyRelation:

@@ -34,8 +34,9 @@ SMALL_BYTES = 32 * 1024 * 1024
 MIN_SMALL_FILES = 8
 # Rewritten at a time, in one commit.
 MAX_BUNDLE_BYTES = 512 * 1024 * 1024
-# Forgotten at a time: PyIceberg looks for each among all that are left, and copies all of those once each time.
-EXPIRED_AT_ONCE = 5_000
+MAX_BUNDLE_ROWS = 500_000
+# In one update, the oldest first: PyIceberg looks for each among all that are left.
+EXPIRED_AT_ONCE = 1_000
 
 
 def expire_snapshots(
@@ -46,7 +47,23 @@ def expire_snapshots(
     The current one stays, and its ancestors up to the first that is needed, with all between: a writer that looks for
     its own last commit goes from parent to parent, and ends where one is missing.
     """
-    table.refresh()
+    from pyiceberg.exceptions import CommitFailedException
+
+    for attempt in range(1, writing.COMMIT_TRIES + 1):
+        table.refresh()
+        old = _expirable(table, older_than, is_needed)
+        try:
+            if old:
+                _forget(table, old)
+            return len(old)
+        except CommitFailedException:
+            # A sink commits every few seconds.
+            if attempt == writing.COMMIT_TRIES:
+                raise
+    raise AssertionError("not reached")
+
+
+def _expirable(table: Table, older_than: timedelta, is_needed: Callable[[Snapshot], bool]) -> list[int]:
     kept: set[int] = set()
     snapshot = table.current_snapshot()
     while snapshot is not None:
@@ -56,20 +73,27 @@ def expire_snapshots(
         snapshot = table.snapshot_by_id(snapshot.parent_snapshot_id) if snapshot.parent_snapshot_id else None
     before = (datetime.now(UTC) - older_than).timestamp() * 1000
     kept |= {ref.snapshot_id for ref in table.refs().values()}
-    old = [s.snapshot_id for s in table.snapshots() if s.timestamp_ms < before and s.snapshot_id not in kept]
-    if old:
-        _expire(table, old)
-    return len(old)
+    return [s.snapshot_id for s in table.snapshots() if s.timestamp_ms < before and s.snapshot_id not in kept]
 
 
-def _expire(table: Table, old: list[int]) -> None:
-    from pyiceberg.table.update.snapshot import ExpireSnapshots
+def _forget(table: Table, old: list[int]) -> None:
+    """One commit, by the catalog itself: a transaction of PyIceberg copies all snapshots at each of its steps."""
+    from pyiceberg.table.refs import MAIN_BRANCH
+    from pyiceberg.table.update import AssertRefSnapshotId, AssertTableUUID, RemoveSnapshotsUpdate
 
-    # In one commit. The oldest first, as they are listed: of tens of thousands at once, each would be looked for among
-    # all of them, for minutes.
-    with table.transaction() as transaction:
-        for first in range(0, len(old), EXPIRED_AT_ONCE):
-            ExpireSnapshots(transaction).by_ids(old[first : first + EXPIRED_AT_ONCE]).commit()
+    newest = table.current_snapshot()
+    table.catalog.commit_table(
+        table,
+        # Somebody may just have gone back to one of them.
+        (
+            AssertTableUUID(uuid=table.metadata.table_uuid),
+            AssertRefSnapshotId(ref=MAIN_BRANCH, snapshot_id=newest.snapshot_id if newest else None),  # type: ignore[call-arg]
+        ),
+        tuple(
+            RemoveSnapshotsUpdate(snapshot_ids=old[first : first + EXPIRED_AT_ONCE])  # type: ignore[call-arg]
+            for first in range(0, len(old), EXPIRED_AT_ONCE)
+        ),
+    )
 
 
 def set_properties(table: Table, wanted: Mapping[str, str]) -> bool:
@@ -99,7 +123,7 @@ def bundle_small_files(
         table: The table.
         min_files: Fewer small files of a partition than this are left alone.
         small_bytes: Smaller files are small.
-        group: How the small files of one partition become bundles; by default in the order of their sizes' sum.
+        group: How the small files of one partition become bundles; by default by time, MAX_BUNDLE_ROWS in each.
         unique: Columns that tell rows apart: files of which two rows have the same values are left alone.
         order_by: A column by which the rows of a bundle are sorted, so that readers skip parts of it.
         seconds: After about this long the rest is left for the next time.
@@ -112,8 +136,10 @@ def bundle_small_files(
     """
     until = time.monotonic() + seconds
     table.refresh()
+    if group is None:
+        order_by, group = _in_order(table)
     replaced = 0
-    for files in _bundles(table, min_files, small_bytes, group or _by_size):
+    for files in _bundles(table, min_files, small_bytes, group):
         if time.monotonic() > until:
             break
         with tempfile.TemporaryDirectory(prefix="bundle-") as folder, engine.connect() as connection:
@@ -149,16 +175,33 @@ def _bundles(table: Table, min_files: int, small_bytes: int, group: Grouping) ->
     return [bundle for files in enough for bundle in group(files) if len(bundle) > 1]
 
 
-def _by_size(files: list[DataFile]) -> list[list[DataFile]]:
-    bundles: list[list[DataFile]] = []
-    size = MAX_BUNDLE_BYTES
-    for file in files:
-        if size + file.file_size_in_bytes > MAX_BUNDLE_BYTES:
-            bundles.append([])
-            size = 0
-        bundles[-1].append(file)
-        size += file.file_size_in_bytes
-    return bundles
+def _in_order(table: Table) -> tuple[str, Grouping]:
+    """The time by which the table is partitioned, and bundles that hold one span of it each.
+
+    So a reader of some hours opens the bundles of those hours, and not the whole day.
+    """
+    from pyiceberg.conversions import from_bytes
+
+    fields = table.spec().fields
+    source: Any = table.schema().find_field(fields[0].source_id) if fields else None
+
+    def first(file: DataFile) -> Any:
+        if source is None or (bound := (file.lower_bounds or {}).get(source.field_id)) is None:
+            return 1, 0
+        return 0, from_bytes(source.field_type, bound)
+
+    def group(files: list[DataFile]) -> list[list[DataFile]]:
+        bundles: list[list[DataFile]] = []
+        size, rows = MAX_BUNDLE_BYTES, 0
+        for file in sorted(files, key=first):
+            size, rows = size + file.file_size_in_bytes, rows + file.record_count
+            if size > MAX_BUNDLE_BYTES or rows > MAX_BUNDLE_ROWS:
+                bundles.append([])
+                size, rows = file.file_size_in_bytes, file.record_count
+            bundles[-1].append(file)
+        return bundles
+
+    return (source.name if source is not None else ""), group
 
 
 class _Replaced(Exception):

@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +30,14 @@ from include.operations.tables import claim_ranges, claims
 from include.validators.columns import COORDINATES, columns_of
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
     from pyiceberg.partitioning import PartitionSpec
     from pyiceberg.schema import Schema
     from pyiceberg.table import Table, Transaction
 
 log = logging.getLogger(__name__)
 
-# A filter of more spans of days than this becomes one span over all of them.
+# A filter of more spans of time than this becomes one span over all of them.
 MAX_SPANS = 40
 CLAIM_ID, RUN_ID = "claim-id", "run-id"
 COUNTS = ("landed", "good", "dead_lettered", "without_record", "repeated")
@@ -104,7 +104,7 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
 
     `units`: what `validate_unit` returned for each. Of rows with the same event id the one with the lowest coordinates
     stays, unless the table has the event from other offsets already. The others are duplicates if their content is the
-    same, and dead letters if it is not. Rows are compared with those of the same days if the event id holds the event
+    same, and dead letters if it is not. Rows are compared with those of the same hours if the event id holds the event
     time (`holds_event_time`), else with the whole table.
 
     Killed between the commit and the dead letters: the retry replaces the same rows and finds the same conflicts.
@@ -117,7 +117,7 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
         table.refresh()
         connection.execute(f"create temp view staged as {staged(connection, consumer, files)}")
         days = _days(connection, consumer.topic)
-        _find_duplicates(connection, consumer.topic, table, days, ranges)
+        _find_duplicates(connection, consumer.topic, table, ranges)
         local = datafiles.write(connection, _rows_that_stay(connection, table.schema()), table, Path(folder))
         rows = sum(local.values())
         added = datafiles.upload(table, local)
@@ -194,14 +194,11 @@ def holds_event_time(topic: Topic) -> bool:
     return bool(name and expression and re.search(rf"\b{re.escape(name)}\b", expression))
 
 
-def _find_duplicates(
-    connection: DuckDBPyConnection, topic: Topic, table: Table, days: Sequence[date], ranges: Sequence[OffsetRange]
-) -> None:
+def _find_duplicates(connection: DuckDBPyConnection, topic: Topic, table: Table, ranges: Sequence[OffsetRange]) -> None:
     """Make `dropped`: coordinates of the rows whose event the table or an earlier row of the run has, and whether their
     content differs from that row's (`conflict`)."""
-    row_filter = _on_days(topic, days) if holds_event_time(topic) else engine.ALL_ROWS
     own = _in_ranges(ranges)
-    there = engine.scan(connection, table, row_filter=row_filter)
+    there = _near(connection, topic, table) if holds_event_time(topic) else engine.scan(connection, table)
     there.filter(f"not ({own})").create_view("there")
     connection.execute(
         """
@@ -278,19 +275,23 @@ def _in_ranges(ranges: Iterable[OffsetRange]) -> str:
     return " or ".join(parts) or "kafka_partition < 0"
 
 
-def _on_days(topic: Topic, days: Sequence[date]) -> str:
-    """Rows of these days, for PyIceberg and DuckDB."""
-    spans: list[tuple[date, date]] = []
-    for day in days:
-        if spans and spans[-1][1] == day:
-            spans[-1] = (spans[-1][0], day + timedelta(days=1))
+def _near(connection: DuckDBPyConnection, topic: Topic, table: Table) -> DuckDBPyRelation:
+    """The table's rows of the hours in which the staged rows have their event times, and perhaps some others.
+
+    A repeated event has the time of the first. Not the rows of whole days: a day of a large source has millions.
+    """
+    time = quoted(topic.event_time or "")
+    query = f"select distinct epoch_us({time}) // 3600000000 from staged order by 1"
+    spans: list[tuple[datetime, datetime]] = []
+    for (number,) in connection.execute(query).fetchall():
+        start, end = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(hours=number + n) for n in (0, 1))
+        if spans and spans[-1][1] == start:
+            spans[-1] = (spans[-1][0], end)
         else:
-            spans.append((day, day + timedelta(days=1)))
+            spans.append((start, end))
+    rows = engine.read_data_files(connection, table, engine.files_within(table, topic.event_time or "", spans))
     if len(spans) > MAX_SPANS:
         spans = [(spans[0][0], spans[-1][1])]
-    time = quoted(topic.event_time or "")
-    parts = (
-        f"({time} >= '{start.isoformat()}T00:00:00+00:00' and {time} < '{end.isoformat()}T00:00:00+00:00')"
-        for start, end in spans
-    )
-    return " or ".join(parts) or "kafka_partition < 0"
+    # Of a file, only the parts whose times reach into them are read.
+    parts = (f"({time} >= '{start.isoformat()}' and {time} < '{end.isoformat()}')" for start, end in spans)
+    return rows.filter(" or ".join(parts) or "false")

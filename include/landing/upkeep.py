@@ -95,8 +95,9 @@ def _expire_landing_snapshots(topic: Topic, kept: timedelta) -> int:
     from include.landing.tables import PROPERTIES, load_landing_table
 
     table = load_landing_table(topic)
-    maintenance.set_properties(table, PROPERTIES)
     expired = maintenance.expire_snapshots(table, kept, _is_of_sink)
+    # Afterwards, when there is less to write.
+    maintenance.set_properties(table.refresh(), PROPERTIES)
     snapshot = table.current_snapshot()
     paths = [manifest.manifest_path for manifest in snapshot.manifests(table.io)] if snapshot else []
     manifests.forget_others(str(table.metadata.table_uuid), paths)

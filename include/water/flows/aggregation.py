@@ -11,13 +11,26 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from include.lake import engine
 from include.water.flows import queries, tables
 from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, night_of
-from include.water.flows.hours import DAY, HOUR, blocks, counted, midnight, reached, spans, within
+from include.water.flows.hours import (
+    DAY,
+    HOUR,
+    Span,
+    blocks,
+    counted_days,
+    fewer,
+    joined,
+    midnight,
+    month_blocks,
+    reached,
+    within,
+)
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,7 +41,11 @@ log = logging.getLogger(__name__)
 
 # A condition of more offset ranges than this is replaced by their bounds; the query picks the exact rows.
 MAX_RANGES = 32
-NO_TIME = timedelta(0)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Of a file of flows.
+FILE_ROWS = 250_000
+# Computed at once: PyIceberg's overwrite fails on a thousand partitions (RecursionError).
+MAX_DAYS = 64
 # What is read, computed and committed at once: bounds the memory that a long history takes.
 MAX_ROWS = 2_000_000
 
@@ -74,19 +91,24 @@ def aggregate_tables(
         log.info("no clean readings in %d offset ranges: no hour changes", len(ranges))
         return {"hours": [], "meter_hours": 0, "district_hours": 0, "district_nights": 0}
     hours = reached(read)
+    meter_hours = sum(
+        _make_meter_hours(connection, readings, made, block)
+        for block in blocks(hours, _days_at_once(readings, "read_at", hours))
+    )
     # The days of the readings too, and those after: a meter that was silent until now is missed in all of their hours.
-    district_hours = sorted({*hours, *counted(read)})
+    # Of days without any flow there is nothing to count: readings with the most absurd dates touch few others.
+    days = _days_of(made[tables.METER_HOURS].refresh(), "hour", counted_days(read))
+    district_hours = sorted({*hours, *(day + n * HOUR for day in days for n in range(24))})
     nights = sorted({night for hour in district_hours if (night := night_of(hour))})
     counts = {
-        "meter_hours": sum(
-            _make_meter_hours(connection, readings, made, block)
-            for block in blocks(hours, _days_at_once(readings, "read_at", hours))
-        ),
+        "meter_hours": meter_hours,
         "district_hours": sum(
             _make_district_hours(connection, made, block)
             for block in blocks(district_hours, _days_at_once(made[tables.METER_HOURS], "hour", district_hours))
         ),
-        "district_nights": _make_district_nights(connection, made, nights),
+        "district_nights": sum(
+            _make_district_nights(connection, made, block) for block in month_blocks(nights, MAX_DAYS)
+        ),
     }
     log.info("aggregated: first_hour=%s last_hour=%s hours=%d %s", hours[0], hours[-1], len(hours), counts)
     return {"hours": [hours[0].isoformat(), hours[-1].isoformat()], **counts}
@@ -115,11 +137,17 @@ def near(ranges: Sequence[Mapping[str, int]]) -> str:
 
 def _days_at_once(table: Table, column: str, hours: Sequence[datetime]) -> int:
     """How many days of the table, which is partitioned by day, are not more than MAX_ROWS rows, if all are as full."""
-    days = spans({midnight(hour) for hour in hours}, DAY, NO_TIME, NO_TIME)
     rows: Counter[Any] = Counter()
-    for task in table.scan(within(column, days)).plan_files():
-        rows[task.file.partition[0]] += task.file.record_count
-    return max(1, MAX_ROWS // max(rows.values(), default=1))
+    for file in engine.files_within(table, column, joined({midnight(hour) for hour in hours}, DAY)):
+        rows[file.partition[0]] += file.record_count
+    return max(1, min(MAX_DAYS, MAX_ROWS // max(rows.values(), default=1)))
+
+
+def _days_of(table: Table, column: str, days: Iterable[datetime]) -> set[datetime]:
+    """Those of the days of which the table, which is partitioned by day, has files."""
+    wanted = set(days)
+    files = engine.files_within(table, column, joined(wanted, DAY))
+    return wanted & {EPOCH + file.partition[0] * DAY for file in files}
 
 
 def _make_meter_hours(
@@ -127,12 +155,11 @@ def _make_meter_hours(
 ) -> int:
     def compute() -> pyarrow.Table:
         readings.refresh()
-        near = within("read_at", spans(hours, HOUR, MAX_GAP, MAX_GAP))
-        _view(connection, "readings", readings, near, queries.READING_COLUMNS)
+        near = joined(hours, HOUR, MAX_GAP, MAX_GAP)
+        _view_within(connection, "readings", readings, "read_at", near, queries.READING_COLUMNS)
         return queries.run(connection, queries.METER_HOURS, queries.for_meter_hours(hours))
 
-    days = spans({midnight(hour) for hour in hours}, DAY, NO_TIME, NO_TIME)
-    return _overwrite(connection, made[tables.METER_HOURS], "hour", hours, days, compute)
+    return _overwrite(connection, made[tables.METER_HOURS], "hour", hours, joined(hours, HOUR), compute)
 
 
 def _make_district_hours(connection: DuckDBPyConnection, made: Mapping[str, Table], hours: list[datetime]) -> int:
@@ -141,29 +168,23 @@ def _make_district_hours(connection: DuckDBPyConnection, made: Mapping[str, Tabl
 
     def compute() -> pyarrow.Table:
         meter_hours.refresh()
-        needed = within("hour", spans(days, DAY, KNOWN_DAYS * DAY, NO_TIME))
-        _view(connection, "meter_hours", meter_hours, needed)
+        _view_within(connection, "meter_hours", meter_hours, "hour", joined(days, DAY, KNOWN_DAYS * DAY))
         return queries.run(connection, queries.DISTRICT_HOURS, queries.for_district_hours(hours))
 
-    whole = spans(days, DAY, NO_TIME, NO_TIME)
-    return _overwrite(connection, made[tables.DISTRICT_HOURS], "hour", hours, whole, compute)
+    return _overwrite(connection, made[tables.DISTRICT_HOURS], "hour", hours, joined(hours, HOUR), compute)
 
 
 def _make_district_nights(connection: DuckDBPyConnection, made: Mapping[str, Table], nights: list[date]) -> int:
-    if not nights:
-        return 0
     district_hours = made[tables.DISTRICT_HOURS]
     parameters = queries.for_district_nights(nights)
 
     def compute() -> pyarrow.Table:
         district_hours.refresh()
         days = {midnight(part["hour"]) for part in parameters["night_hours"]}
-        _view(connection, "district_hours", district_hours, within("hour", spans(days, DAY, NO_TIME, NO_TIME)))
+        _view_within(connection, "district_hours", district_hours, "hour", joined(days, DAY))
         return queries.run(connection, queries.DISTRICT_NIGHTS, parameters)
 
-    months = sorted({night.replace(day=1) for night in nights})
-    whole = [(month, (month + 31 * DAY).replace(day=1)) for month in months]
-    return _overwrite(connection, made[tables.DISTRICT_NIGHTS], "night", nights, whole, compute)
+    return _overwrite(connection, made[tables.DISTRICT_NIGHTS], "night", nights, joined(nights, DAY), compute)
 
 
 def _overwrite(
@@ -171,21 +192,21 @@ def _overwrite(
     table: Table,
     column: str,
     wanted: Sequence[datetime | date],
-    partitions: Sequence[tuple[date, date]],
+    touched: Sequence[engine.Span],
     compute: Callable[[], pyarrow.Table],
 ) -> int:
     """Replace the rows whose `column` is one of `wanted` by what `compute` gives; how many those are.
 
-    Whole partitions are written, with the rows that are kept: else each run would leave a small file behind. It is all
-    computed anew when somebody else has committed meanwhile: a task that was given up and still runs must not put
+    Whole files are replaced, with their rows that are kept: else each run would leave a small file behind. A file holds
+    at most FILE_ROWS of a partition, those of some hours, so that a run rewrites what it touches and not the day. It is
+    all computed anew when somebody else has committed meanwhile: a task that was given up and still runs must not put
     back what readings, since then, have changed.
     """
     import pyarrow
 
     from include.lake import datafiles, writing
-    from include.lake.engine import quoted, scan, sql_type
+    from include.lake.engine import quoted, sql_type
 
-    partition_filter = within(column, partitions)
     names = ", ".join(
         f"{quoted(field.name)}::{sql_type(field.field_type)} as {quoted(field.name)}" for field in table.schema().fields
     )
@@ -197,14 +218,18 @@ def _overwrite(
         number = new.num_rows
         connection.register("new", new)
         connection.register("wanted", pyarrow.table({column: wanted}))
-        scan(connection, table, row_filter=partition_filter).create_view("old", replace=True)
+        replaced = engine.files_within(table, column, touched)
+        engine.read_data_files(connection, table, replaced).create_view("old", replace=True)
         rows = f"select {names} from new union all select {names} from old where {quoted(column)} not in (from wanted)"
         with tempfile.TemporaryDirectory(prefix="overwrite-") as folder:
-            added = datafiles.upload(table, datafiles.write(connection, rows, table, Path(folder)))
-        # Always, also of an empty table: it is what makes PyIceberg refuse the commit when somebody else has added rows
-        # there meanwhile, where a mere append would be repeated beside theirs.
-        transaction.delete(partition_filter)
-        writing.append_files(transaction, added, {})
+            made = datafiles.write(connection, rows, table, Path(folder), cut=(column, FILE_ROWS))
+            added = datafiles.upload(table, made)
+        if replaced or added:
+            with transaction.update_snapshot().overwrite() as overwrite:
+                for file in replaced:
+                    overwrite.delete_data_file(file)
+                for file in added:
+                    overwrite.append_data_file(file)
 
     writing.commit(table, change)
     return number
@@ -217,3 +242,17 @@ def _view(
 
     rows = scan(connection, table, row_filter=row_filter, columns=list(columns) if columns else None)
     rows.create_view(name, replace=True)
+
+
+def _view_within(
+    connection: DuckDBPyConnection,
+    name: str,
+    table: Table,
+    column: str,
+    wanted: list[Span],
+    columns: Iterable[str] | None = None,
+) -> None:
+    """The rows whose `column` lies in one of the spans, and perhaps some between them."""
+    rows = engine.read_data_files(connection, table, engine.files_within(table, column, wanted))
+    rows = rows.filter(within(column, fewer(wanted)))
+    (rows.project(", ".join(map(engine.quoted, columns))) if columns else rows).create_view(name, replace=True)

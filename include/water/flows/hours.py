@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby, pairwise
+from typing import TypeVar
 
 from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, TIME_ZONE, night_of
 
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+HOUR, DAY, NO_TIME = timedelta(hours=1), timedelta(days=1), timedelta(0)
 # How far a reading reaches: the segments on its two sides are at most MAX_GAP long.
 REACH_HOURS = -(-MAX_GAP // HOUR)
 # A condition of more parts than this takes longer to evaluate than the rows that it saves.
 MAX_SPANS = 64
 
 Span = tuple[datetime, datetime]
+Moment = TypeVar("Moment", datetime, date)
 
 
 def reached(hours: Iterable[datetime]) -> list[datetime]:
@@ -22,10 +24,9 @@ def reached(hours: Iterable[datetime]) -> list[datetime]:
     return sorted({hour + n * HOUR for hour in hours for n in range(-REACH_HOURS, REACH_HOURS + 1)})
 
 
-def counted(hours: Iterable[datetime]) -> list[datetime]:
-    """The hours of the days on which a reading made in one of `hours` makes its meter a known one."""
-    days = {midnight(hour) + n * DAY for hour in hours for n in range(KNOWN_DAYS + 1)}
-    return sorted(day + n * HOUR for day in days for n in range(24))
+def counted_days(hours: Iterable[datetime]) -> set[datetime]:
+    """The days on which a reading made in one of `hours` makes its meter a known one."""
+    return {day + n * DAY for day in {midnight(hour) for hour in hours} for n in range(KNOWN_DAYS + 1)}
 
 
 def window_of(night: date) -> list[datetime]:
@@ -41,22 +42,43 @@ def blocks(hours: Iterable[datetime], days: int) -> Iterator[list[datetime]]:
         yield [hour for day in by_day[first : first + days] for hour in day]
 
 
+def counted(hours: Iterable[datetime]) -> list[datetime]:
+    """The hours of those days."""
+    return sorted(day + n * HOUR for day in counted_days(hours) for n in range(24))
+
+
+def month_blocks(nights: Iterable[date], months: int) -> Iterator[list[date]]:
+    """The nights in parts of at most so many months, by time."""
+    by_month = [list(group) for _, group in groupby(sorted(nights), lambda night: (night.year, night.month))]
+    for first in range(0, len(by_month), months):
+        yield [night for month in by_month[first : first + months] for night in month]
+
+
 def midnight(moment: datetime) -> datetime:
     return moment.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def spans(moments: Iterable[datetime], step: timedelta, before: timedelta, after: timedelta) -> list[Span]:
-    """[moment - before, moment + step + after) of each, joined where they meet, at most MAX_SPANS of them.
-
-    More than that are joined across the smallest gaps.
-    """
-    joined: list[Span] = []
+def joined(
+    moments: Iterable[Moment], step: timedelta, before: timedelta = NO_TIME, after: timedelta = NO_TIME
+) -> list[tuple[Moment, Moment]]:
+    """[moment - before, moment + step + after) of each, joined where they meet."""
+    found: list[tuple[Moment, Moment]] = []
     for moment in sorted(moments):
         first, end = moment - before, moment + step + after
-        if joined and first <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        if found and first <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
         else:
-            joined.append((first, end))
+            found.append((first, end))
+    return found
+
+
+def spans(moments: Iterable[datetime], step: timedelta, before: timedelta, after: timedelta) -> list[Span]:
+    """As `joined`, but at most MAX_SPANS: more are joined across the smallest gaps."""
+    return fewer(joined(moments, step, before, after))
+
+
+def fewer(joined: list[Span]) -> list[Span]:
+    """At most MAX_SPANS spans that cover these: joined across the smallest gaps."""
     gaps = sorted((right[0] - left[1] for left, right in pairwise(joined)), reverse=True)
     if len(gaps) < MAX_SPANS:
         return joined

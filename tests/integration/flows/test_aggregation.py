@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
@@ -155,10 +155,10 @@ def test_a_task_that_was_given_up_does_not_put_back_what_a_later_run_has_changed
     first = lake.append(readings[::2])
     from include.lake import engine
 
-    scan, raced = engine.scan, []
+    read, raced = engine.read_data_files, []
 
-    def scan_then_lose_the_race(connection, table, **options):
-        rows = scan(connection, table, **options)
+    def read_then_lose_the_race(connection, table, files):
+        rows = read(connection, table, files)
         if table.name() == lake.made[METER_HOURS].name() and not raced:
             # The rows are computed; before they are written, another process reads more and writes all of it.
             raced.append(True)
@@ -167,7 +167,7 @@ def test_a_task_that_was_given_up_does_not_put_back_what_a_later_run_has_changed
             other.aggregate([*first, *other.append(readings[1::2])])
         return rows
 
-    monkeypatch.setattr(engine, "scan", scan_then_lose_the_race)
+    monkeypatch.setattr(engine, "read_data_files", read_then_lose_the_race)
     lake.aggregate(first)
     assert raced
     assert lake.everything() == wanted
@@ -184,3 +184,32 @@ def test_a_reading_that_shows_a_swap_takes_back_a_flow_that_was_known(new_lake):
     # The hour that had no reading of its own has no row any more.
     found = {row["hour"]: row["litres"] for row in lake.rows(METER_HOURS).to_pylist()}
     assert found == {at(7, 9): 2_000.0, at(7, 10): None, at(7, 12): None}
+
+
+def test_a_run_rewrites_the_files_of_its_hours_and_not_the_day(new_lake, readings, wanted, monkeypatch):
+    monkeypatch.setattr(aggregation, "FILE_ROWS", 30)
+    lake = new_lake()
+    late = next(r for r in readings if r.meter_id not in INLETS.values() and at(6, 20) <= r.read_at < at(6, 23))
+    lake.aggregate(lake.append(r for r in readings if r is not late))
+    before = lake.files(METER_HOURS)
+    lake.aggregate(lake.append([late]))
+    assert lake.everything() == wanted
+    kept = before & lake.files(METER_HOURS)
+    assert kept
+    assert len(kept) > len(before) / 2
+
+
+def test_readings_at_absurd_dates_cost_what_they_touch(new_lake):
+    lake = new_lake()
+    odd = [
+        reference.Reading("M-000001", "harbour", datetime(1970 + n, 1 + n % 12, 3, 5, tzinfo=UTC), 1_000 + n)
+        for n in range(160)
+    ]
+    ranges = lake.append(odd)
+    summary = lake.aggregate(ranges)
+    assert summary["meter_hours"] == len(odd)
+    before = lake.files(METER_HOURS)
+    # The next run of an ordinary day leaves them alone.
+    lake.aggregate(lake.append([reference.Reading("M-000001", "harbour", at(6, 5), 9_000)]))
+    assert before <= lake.files(METER_HOURS)
+    assert lake.rows(METER_HOURS).num_rows == len(odd) + 1
