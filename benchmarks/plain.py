@@ -35,6 +35,7 @@ def consume() -> None:
     from confluent_kafka import KafkaException
 
     from include.kafka.connection import client_config, consumer_config
+    from include.kafka.delivery import deliver_written
     from include.kafka.handling import Handler
     from include.kafka.messages import Message
     from include.kafka.offsets import GroupOffsets
@@ -57,19 +58,9 @@ def consume() -> None:
                 if record.error() is not None:
                     raise KafkaException(record.error())
             handler.handle([Message.of(record, topic_id) for record in records])
-            deliver(producer)
+            deliver_written(handler.written, producer)
+            handler.written.clear()
             consumer.commit(asynchronous=False)
-
-
-def deliver(producer: Any) -> None:
-    """What the effect left in the outbox, under the name of the consumer that it belongs to."""
-    from include.kafka.tasks import deliver_outbox
-    from include.operations.outbox import OutboxUndelivered
-
-    try:
-        deliver_outbox(RAISE_ALERTS.name, producer)
-    except OutboxUndelivered as trouble:
-        log.warning("%s", trouble)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,13 @@
 """
 ### Maintain
 
-Looks after the event lane: alarms that no run would raise, deliveries and keys that were left behind, and old rows.
+Looks after the event lane: alarms that no run would raise, keys that were left behind, and old rows.
 
 **Starts** every five minutes. Its tasks do not depend on each other's success.
 
 **Makes**
-- alarms: lag, age and open claims of every consumer, also when its Dag is paused or its claims stall; and closes those
-  whose cause is gone;
-- deliveries: what is pending in the outbox of any consumer, and alarms for the connection `alarm_webhook`;
+- alarms: lag, age and open claims of every consumer, also when its Dag is paused or its claims stall; rows of the
+  outbox that wait for an hour; and closes those whose cause is gone;
 - partition keys that were lost: of messages that are claimed and not handled, and of proposals that nobody was asked
   about;
 - room: rows that are done and older than the parameters say. What is open stays, however old. The inbox is what makes
@@ -60,12 +59,13 @@ def maintain():
         beat("maintain", every=timedelta(minutes=5))
         watch.check_consumers(CONSUMERS)
 
-    # After the check, so that an alarm is told in the run that opened it.
-    @task(trigger_rule="all_done")
-    def deliver_outbox() -> None:
-        from include.kafka.tasks import deliver_pending
+    @task
+    def check_outbox() -> None:
+        from include.operations import alarms, outbox
 
-        deliver_pending(CONSUMERS)
+        outbox.watch()
+        # Also when the Dag deliver_outbox is paused or fails.
+        alarms.deliver_alarms()
 
     @task(outlets=[SERVICE_REQUEST])
     def emit_service_requests(outlet_events=None) -> None:
@@ -100,7 +100,8 @@ def maintain():
 
         return prune_all(dict(params or {}), seconds=240)
 
-    check_consumers() >> deliver_outbox()
+    check_consumers()
+    check_outbox()
     emit_service_requests()
     emit_proposals()
     prune()

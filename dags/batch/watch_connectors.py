@@ -53,13 +53,12 @@ def watch_connectors():
     @task
     def check_connectors(params: dict | None = None) -> list[str]:
         from include.landing import watchdog
-        from include.operations.alarms import deliver_alarms
         from include.operations.heartbeats import beat
 
         beat("watch_connectors", every=timedelta(minutes=3))
         limits = dict(params or {})
         try:
-            restarted = watchdog.check_connectors(
+            return watchdog.check_connectors(
                 TOPICS,
                 watchdog.Limits(
                     max_lag=limits["max_lag"],
@@ -68,10 +67,7 @@ def watch_connectors():
                 ),
             )
         except AirflowNotFoundException as error:
-            deliver_alarms()
             raise AirflowSkipException(f"no connectors to watch: {error}") from None
-        deliver_alarms()
-        return restarted
 
     check_connectors()
 

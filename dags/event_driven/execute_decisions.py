@@ -50,8 +50,6 @@ def execute_decisions():
 
         question = execute.ask(partition_key(), run_id, is_running)
         if question is None:
-            # A cleared run may have been cleared because its work order was not delivered.
-            execute.deliver()
             raise AirflowSkipException("settled, or asked by another run")
         return question
 
@@ -59,9 +57,7 @@ def execute_decisions():
     def settle(question: dict[str, str], answer: dict | None) -> str:
         from include.water.triage import execute
 
-        state = execute.execute(question["decision_id"], question["proposal_hash"], execute.read_answer(answer))
-        execute.deliver()
-        return state
+        return execute.execute(question["decision_id"], question["proposal_hash"], execute.read_answer(answer))
 
     question = ask()
     approve = DeadlineApproval(

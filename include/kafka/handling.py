@@ -19,6 +19,7 @@ from include.kafka.consumers import Consumer
 from include.kafka.dead_letters import DeadLetter
 from include.kafka.messages import Message, Rejected
 from include.kafka.producer import AcknowledgedProducer
+from include.operations import outbox
 from include.operations.database import begin
 from include.operations.tables import Outcome, inbox
 
@@ -45,6 +46,8 @@ class Handler:
         self.effect: Effect = consumer.load_effect()
         self.prepare = consumer.load_prepare()
         self.counts = {outcome: 0 for outcome in Outcome}
+        # What the effects have left in the outbox: ids by route.
+        self.written: outbox.Written = {}
 
     def handle(self, messages: Sequence[Message]) -> None:
         """Handle a batch of one topic's messages, in the order given.
@@ -147,7 +150,7 @@ class Handler:
         """Inbox rows and effects, in one transaction."""
         if not good and not bad:
             return
-        with begin() as connection:
+        with begin() as connection, outbox.gathered(connection) as written:
             new = self._insert(connection, [self._entry(m, Outcome.handled) for m in good])
             # Neither new nor known by its coordinates: the same event was handled at others.
             again = [m for m in good if m.coordinates not in new]
@@ -164,6 +167,8 @@ class Handler:
             for message in good:
                 if message.coordinates in new:
                     self.effect(connection, message, *prepared)
+        for route, ids in written.items():
+            self.written.setdefault(route, []).extend(ids)
         self.counts[Outcome.handled] += len(new)
         self.counts[Outcome.duplicate] += len(duplicates)
         self.counts[Outcome.dead_letter] += len(kept)

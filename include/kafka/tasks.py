@@ -7,25 +7,24 @@ only wants to see the message uses `include.kafka.context`.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import func, select, update
 
 from include.kafka import watch
 from include.kafka.claims import Claimed, ConsumerStopped, claim, positions_of, reset_command, settle
-from include.kafka.connection import CONN_ID
 from include.kafka.consumers import Consumer, Shape
+from include.kafka.delivery import deliver_written
 from include.kafka.handling import Handler, HandlingFailed
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.kafka.producer import AcknowledgedProducer
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from include.kafka.watch import LOST_ALARM, Seen
-from include.operations import outbox, webhooks
-from include.operations.alarms import SENDER, add_to_alarm, deliver_alarms, open_alarm
+from include.operations.alarms import add_to_alarm, open_alarm
 from include.operations.database import begin
 from include.operations.tables import claim_ranges, claims
 
@@ -61,12 +60,10 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
             len(chunks),
         )
         if not chunks:
-            # What an earlier run could not deliver does not wait for the next message.
-            deliver_outbox(consumer.name, producer)
             return []
         try:
             _handle(consumer, chunks[0], run_id, group, producer)
-        except (HandlingFailed, outbox.OutboxUndelivered):
+        except HandlingFailed:
             log.exception("the first chunk becomes a task of its own")
             return chunks
     return chunks[1:]
@@ -82,7 +79,6 @@ def claim_partition_keys(consumer: Consumer, run_id: str) -> list[str]:
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
         claimed = _claim(consumer, run_id, group)
         keys = _open_keys(consumer, claimed, run_id, group, producer)
-        deliver_outbox(consumer.name, producer)
     log.info("claimed: consumer=%s run_id=%s keys=%d", consumer.name, run_id, len(keys))
     return keys
 
@@ -224,9 +220,8 @@ def claimed_offset(consumer: Consumer, key: str) -> ClaimedOffset:
 def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
     """Handle one chunk of a claim.
 
-    Raises HandlingFailed, ReadingStalled, OutboxUndelivered, or what the broker or the database raise: all are for
-    Airflow's retries. Raises AirflowFailException, which is not retried, when the topic is not the one that was
-    claimed.
+    Raises HandlingFailed, ReadingStalled, or what the broker or the database raise: all are for Airflow's retries.
+    Raises AirflowFailException, which is not retried, when the topic is not the one that was claimed.
     """
     ranges = _without_given_up(consumer, [OffsetRange(**r) for r in chunk["ranges"]])
     chunk = {**chunk, "ranges": [asdict(r) for r in ranges]}
@@ -361,7 +356,7 @@ def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, 
             _finish(consumer, chunk["claim_id"], wanted, reader.gone, run_id)
     if claimed_at is not None:
         watch.watch_handled(consumer, old, claimed_at)
-    deliver_outbox(consumer.name, producer)
+    deliver_written(handler.written, producer)
     counts = " ".join(f"{outcome}={number}" for outcome, number in handler.counts.items())
     log.info("handled: consumer=%s run_id=%s %s", consumer.name, run_id, counts)
     if failures:
@@ -383,39 +378,3 @@ def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, gone: Sequence
             where = ", ".join(str(r) for r in lost)
             text = f"retention removed {sum(map(len, lost))} messages before they were handled: {where} (run {run_id})"
             add_to_alarm(connection, consumer.name, LOST_ALARM, text)
-
-
-def deliver_outbox(consumer: str, producer: AcknowledgedProducer) -> int:
-    """Deliver what this consumer's effects left in the outbox; returns how many rows were.
-
-    Raises OutboxUndelivered when something is left: the task must fail, so that its retry delivers it.
-    """
-
-    def produce(topic: str, rows: Sequence[Row]) -> None:
-        for row in rows:
-            producer.send(topic, key=row.key, value=row.body, headers=outbox.record_headers(row))
-        producer.flush()
-
-    try:
-        return outbox.deliver(consumer, {"message": produce, "request": webhooks.post})
-    finally:
-        # Those that this run opened, for instance.
-        deliver_alarms(untried_only=True)
-
-
-def deliver_pending(consumers: Iterable[Consumer]) -> None:
-    """Deliver what any consumer, also one without traffic, and the alarms have left in the outbox.
-
-    Raises nothing for a receiver that is away or refuses: the alarms `outbox_pending` and `outbox_failed` say so.
-    """
-    connections = {consumer.name: consumer.conn_id for consumer in consumers}
-    for name in outbox.consumers_with_pending():
-        if name == SENDER:
-            continue
-        with AcknowledgedProducer(connections.get(name, CONN_ID)) as producer:
-            try:
-                deliver_outbox(name, producer)
-            except outbox.OutboxUndelivered as trouble:
-                log.warning("%s", trouble)
-    outbox.watch_pending()
-    deliver_alarms()

@@ -19,7 +19,6 @@ from include.kafka.consumers import Consumer, Shape
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
-from include.operations import outbox
 from include.operations.alarms import add_to_alarm, close_alarm, open_alarm
 from include.operations.database import begin
 from include.operations.tables import claims, log_ends, open_transactions
@@ -79,7 +78,6 @@ def check_consumer(consumer: Consumer) -> Standing:
     """
     with begin() as connection:
         oldest_claim = watch_claims(connection, consumer)
-        outbox.close_if_none_failed(connection, consumer.name)
     with GroupOffsets(consumer.group, consumer.conn_id, **CONSUMER_SETTINGS, **ONE_MESSAGE) as group:
         found = group.look_now(topic.name for topic in consumer.topics)
         held = group.open_transactions_now(found)

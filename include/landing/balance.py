@@ -17,7 +17,7 @@ from include.landing import letters, staging
 from include.landing.clean import claim_of, count_of
 from include.landing.consumers import LandingConsumer
 from include.landing.tables import clean_table, load_landing_table, topic_id
-from include.operations.alarms import close_alarm, deliver_alarms, open_alarm
+from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,6 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
             _note_dead_letters(connection, consumer, claim_id, found)
             for part in ranges:
                 mark_handled(connection, claim_id, part)
-    deliver_alarms(untried_only=True)
     if trouble:
         raise DoesNotBalance(f"consumer {consumer.name}: {text}")
     table = load_landing_table(consumer.topic)

@@ -24,7 +24,7 @@ from include.landing.repair import repair
 from include.landing.tables import load_landing_table, raw_table, start_offsets, topic_id
 from include.landing.units import NotLanded, Slice, Unit, bundles, slices, unit
 from include.landing.verification import GAP_ALARM, LOST_ALARM, RUNBOOK, Verified, verify
-from include.operations.alarms import add_to_alarm, close_alarm, deliver_alarms, open_alarm
+from include.operations.alarms import add_to_alarm, close_alarm, open_alarm
 from include.operations.database import begin
 from include.operations.tables import claim_ranges, claims
 
@@ -47,7 +47,6 @@ def claim_landed(consumer: LandingConsumer, run_id: str) -> list[Unit]:
         units = _plan(consumer, claimed)
     except ConsumerStopped as stopped:
         raise _stop(consumer, stopped) from stopped
-    deliver_alarms(untried_only=True)
     log.info(
         "claimed: consumer=%s run_id=%s claim=%d ranges=%s units=%d files=%d",
         consumer.name,

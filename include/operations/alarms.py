@@ -1,7 +1,7 @@
 """Alarms: one row for each episode, so that a condition that lasts is notified once.
 
 An alarm that opens, continues with a further fact, or closes is also a request to the optional connection
-`alarm_webhook`, in the outbox: whoever runs next delivers it (the consumer's own run, or the Dag `maintain`).
+`alarm_webhook`, in the outbox: the Dag `deliver_outbox` sends it within seconds.
 """
 
 import logging
@@ -107,16 +107,14 @@ def _tell(connection: Connection, event: str, alarm: Row, at: datetime, message:
     outbox.add_request(connection, consumer=SENDER, conn_id=WEBHOOK_CONN_ID, payload=payload)
 
 
-def deliver_alarms(*, untried_only: bool = False) -> int:
-    """Deliver requests about alarms; returns how many were, and never raises for a receiver that is away or refuses.
+def deliver_alarms() -> int:
+    """Deliver requests about alarms at once, for a caller that does not rely on the Dag `deliver_outbox`.
 
-    untried_only: leave those that failed before to somebody else, so that a receiver that is away costs a consumer's
-    runs nothing.
+    Returns:
+        How many were delivered. A receiver that is away or refuses raises nothing.
     """
-    from include.operations import outbox, webhooks
+    from include.operations import outbox
+    from include.operations.webhooks import Requests
 
-    try:
-        return outbox.deliver(SENDER, {"request": webhooks.post}, untried_only=untried_only)
-    except outbox.OutboxUndelivered as trouble:
-        log.warning("alarms were not told to anybody yet: %s", trouble)
-        return 0
+    routes = [route for route in outbox.due_routes() if route.consumer == SENDER]
+    return sum(outbox.deliver_route(route, Requests()) for route in routes)

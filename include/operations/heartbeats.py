@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import timedelta
@@ -114,15 +115,15 @@ def _source(context: Mapping[str, Any]) -> str:
 
 
 def _post(source: str, message: str) -> None:
-    from include.operations import webhooks
     from include.operations.alarms import WEBHOOK_CONN_ID
-    from include.operations.outbox import Refused, Skipped
+    from include.operations.webhooks import Requests
 
     payload = {"text": f"alarm opened: {source} {FAILED}: {message}", "event": "opened", "source": source}
-    request: Any = SimpleNamespace(id=uuid.uuid4(), body=json.dumps({**payload, "kind": FAILED, "message": message}))
-    try:
-        webhooks.post(WEBHOOK_CONN_ID, [request])
-    except Skipped:
-        pass
-    except (Refused, webhooks.NotReached) as trouble:
-        log.error("the alarm was not delivered either: %s", trouble)
+    body = json.dumps({**payload, "kind": FAILED, "message": message})
+    request: Any = SimpleNamespace(id=uuid.uuid4(), sequence=0, body=body)
+    requests = Requests()
+    if requests.why_skipped(WEBHOOK_CONN_ID) is None:
+        attempt = requests.deliver(WEBHOOK_CONN_ID, [request], time.monotonic() + 1)
+        answer, error = attempt.answers.get(0, (None, attempt.away))
+        if answer != "delivered":
+            log.error("the alarm was not delivered either: %s", error)

@@ -1,60 +1,153 @@
 """Outbox: what must leave the database, written with the effect and delivered afterwards, at least once.
 
+The task that wrote rows makes one bounded attempt to deliver them after its commit; everything else is delivered by the
+Dag `deliver_outbox`. The rows of one consumer to one destination are a route. A route whose receiver is away waits, 1 s
+doubling to 60 s, and costs no other route anything; a row that a receiver refuses waits by itself.
+
 The receiver sees the row's id as idempotency key: the same for every delivery of the same row.
 """
 
 import json
 import logging
+import time
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Uuid,
+    any_,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql
 
 from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin
-from include.operations.tables import alarms, outbox
+from include.operations.tables import alarms, outbox, outbox_routes
 
 if TYPE_CHECKING:
     from include.contracts import Contract, Topic
 
 log = logging.getLogger(__name__)
 
-# Rows delivered in one transaction: they stay locked meanwhile, and a crash repeats at most these.
-ROWS_AT_ONCE = {"message": 500, "request": 1}
-# A row that was refused this often is kept as failed. Tries that nobody answered do not count: an outage would use them
-# up, and the first refusal behind it would be the last.
+# A row that was refused this often is kept as failed: 5 s doubling to 30 min make a little over six hours. Attempts
+# that nobody answered do not count: an outage would use them up.
 MAX_ATTEMPTS = 20
+REFUSED_FIRST_SECONDS, REFUSED_LAST_SECONDS = 5, 1_800
+# Between two attempts on a route whose receiver is away.
+AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS = 1, 60
+# The task that wrote a row delivers it within this time; then the Dag takes it: that task was killed.
+WRITER_SECONDS = 10.0
+# A process that has taken a route and was killed holds it up for this long.
+LEASE_SECONDS = 60
+# On one route, before the process looks for other work.
+TURN_SECONDS = 20.0
 ALARM = "outbox_failed"
 PENDING_ALARM = "outbox_pending"
-# A receiver that restarts is nobody's concern; one that is away for this long is.
+# A receiver that restarts is no reason for an alarm; one that is away for this long is.
 MAX_PENDING = timedelta(hours=1)
+_GATHERED = "include.operations.outbox"
 
 
-class OutboxUndelivered(Exception):
-    """Some rows could not be delivered: the task must fail, and its retry delivers them."""
+class Route(NamedTuple):
+    """The rows of one consumer to one destination; `kind` is `message` or `request`."""
+
+    consumer: str
+    kind: str
+    destination: str
 
 
-class Refused(Exception):
-    """The receiver answered and will not take this row; the rows behind it may still be taken."""
+class Answer(StrEnum):
+    """What a receiver said to one row."""
+
+    delivered = "delivered"
+    # The receiver will not take this row; it may take others.
+    refused = "refused"
+    # No answer, or one that says to try later.
+    none = "none"
 
 
-class Skipped(Exception):
-    """The destination is not there by choice: the row is kept, and not delivered."""
+@dataclass
+class Attempt:
+    """The answers to some rows, by sequence: (answer, error). Rows without an answer were not tried.
+
+    away: why the receiver takes nothing now; None when it takes rows.
+    """
+
+    answers: dict[int, tuple[Answer, str]] = field(default_factory=dict)
+    away: str | None = None
 
 
-class Deliver(Protocol):
-    """Delivers rows of one destination. Raises Refused or Skipped for what concerns a row, else anything."""
+class Way(Protocol):
+    """How rows of one kind are delivered."""
 
-    def __call__(self, destination: str, rows: Sequence[Row], /) -> None: ...
+    # Rows delivered in one transaction: they stay locked meanwhile, and a crash repeats at most these.
+    rows_at_once: int
+
+    def why_skipped(self, destination: str) -> str | None:
+        """Why rows for this destination are kept and not delivered, by choice; None when they are delivered."""
+        ...
+
+    def deliver(self, destination: str, rows: Sequence[Row], until: float) -> Attempt:
+        """Try to deliver rows; starts nothing new after `until`, a time of `time.monotonic`."""
+        ...
+
+
+Written = dict[Route, list[UUID]]
+
+
+@contextmanager
+def gathered(connection: Connection) -> Iterator[Written]:
+    """Insert all rows that are added inside of the block at its end, in one statement.
+
+    For a transaction with many effects. Whoever gathers also delivers: the Dag leaves these rows alone for
+    WRITER_SECONDS.
+
+    Args:
+        connection: The transaction that the rows belong to.
+
+    Returns:
+        The ids of the rows by route; complete after the block.
+    """
+    rows: list[dict[str, Any]] = []
+    written: Written = {}
+    connection.info[_GATHERED] = rows
+    try:
+        yield written
+    finally:
+        del connection.info[_GATHERED]
+    if rows:
+        connection.execute(_INSERT_GATHERED, rows)
+    for row in rows:
+        written.setdefault(Route(row["consumer"], row["kind"], row["destination"]), []).append(row["id"])
+
+
+_INSERT = insert(outbox)
+_INSERT_GATHERED = insert(outbox).values(due_at=func.now() + timedelta(seconds=WRITER_SECONDS))
 
 
 def add_message(connection: Connection, *, consumer: str, topic: "Topic", event: "Contract") -> None:
     """A Kafka message to send once this transaction is committed."""
     key, value = topic.serialize(event)
-    row = {"consumer": consumer, "kind": "message", "destination": topic.name, "key": key, "body": value}
-    connection.execute(insert(outbox), row)
+    _add(connection, Route(consumer, "message", topic.name), key, value)
 
 
 def add_record(
@@ -78,8 +171,7 @@ def add_record(
             `idempotency-key` behind them.
     """
     kept = json.dumps([[name, None if part is None else b64encode(part).decode()] for name, part in headers])
-    row = {"consumer": consumer, "kind": "message", "destination": topic, "key": key, "body": value, "headers": kept}
-    connection.execute(insert(outbox), row)
+    _add(connection, Route(consumer, "message", topic), key, value, kept)
 
 
 def record_headers(row: Row) -> list[tuple[str, bytes | None]]:
@@ -94,44 +186,111 @@ def add_request(connection: Connection, *, consumer: str, conn_id: str, payload:
     When the connection is not defined at that time, the row is kept as skipped.
     """
     body = json.dumps(payload, ensure_ascii=False, sort_keys=True, default=str).encode()
-    row = {"consumer": consumer, "kind": "request", "destination": conn_id, "key": None, "body": body}
-    connection.execute(insert(outbox), row)
+    _add(connection, Route(consumer, "request", conn_id), None, body)
 
 
-def deliver(consumer: str, ways: Mapping[str, Deliver], *, untried_only: bool = False) -> int:
-    """Deliver everything pending of the consumer; returns how many rows were.
+def _add(
+    connection: Connection, route: Route, key: bytes | None, body: bytes | None, headers: str | None = None
+) -> None:
+    row = {"id": uuid4(), **route._asdict(), "key": key, "body": body, "headers": headers}
+    gathering = connection.info.get(_GATHERED)
+    if gathering is None:
+        connection.execute(_INSERT, row)
+    else:
+        gathering.append(row)
 
-    `ways` is {kind: how}. A destination that is away does not hold up the others; a row that is refused does not hold
-    up those behind it. untried_only: leave rows whose delivery failed before. Raises OutboxUndelivered when something
-    is left of what it tried.
+
+def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, Way], *, seconds: float) -> int:
+    """One attempt to deliver rows that the caller's own transactions have written.
+
+    Routes whose receiver is known to be away are left to the Dag.
+
+    Args:
+        written: What `gathered` returned.
+        ways: How rows of each kind are delivered.
+        seconds: After this time no further row is tried.
+
+    Returns:
+        How many rows were delivered.
     """
+    until = time.monotonic() + seconds
+    away = _away(written) if written else set()
     delivered = 0
-    troubles: list[str] = []
-    for kind, destination in _pending(consumer, untried_only):
-        after = 0
-        while True:
-            with begin() as connection:
-                rows = _lock_some(connection, consumer, kind, destination, after, untried_only)
-                trouble = _deliver_rows(connection, consumer, destination, rows, ways[kind]) if rows else None
-            if not rows:
+    for route, ids in written.items():
+        if route in away:
+            continue
+        way = ways[route.kind]
+        if reason := way.why_skipped(route.destination):
+            _skip(route, reason, outbox.c.id == any_(literal(list(ids), ARRAY(Uuid))))
+            continue
+        for start in range(0, len(ids), way.rows_at_once):
+            if time.monotonic() >= until:
+                return delivered
+            some = list(ids[start : start + way.rows_at_once])
+            turn = _deliver_some(route, way, outbox.c.id == any_(literal(some, ARRAY(Uuid))), until)
+            delivered += turn.delivered
+            if turn.away is not None:
+                with begin() as connection:
+                    _note_away(connection, route, turn.away, only_if_unknown=True)
                 break
-            after = rows[-1].sequence
-            if trouble is None:
-                delivered += len(rows)
-                continue
-            troubles.append(f"{kind} to {destination}: {trouble}")
-            if not isinstance(trouble, Refused):
-                break
-    if troubles:
-        raise OutboxUndelivered(f"consumer {consumer}: {len(troubles)} not delivered; {troubles[0]}")
     return delivered
 
 
-def consumers_with_pending() -> list[str]:
-    """Names of the consumers that have something to deliver."""
-    names = select(outbox.c.consumer).where(outbox.c.state == "pending").distinct().order_by(outbox.c.consumer)
+# Skips from route to route through the index: what it costs follows the number of routes, not of rows.
+_DUE = text("""
+with recursive found (consumer, kind, destination, due_at) as (
+    (select consumer, kind, destination, due_at from outbox where state = 'pending'
+     order by consumer, kind, destination, due_at limit 1)
+    union all
+    select following.* from found cross join lateral (
+        select consumer, kind, destination, due_at from outbox
+        where state = 'pending' and (consumer, kind, destination) > (found.consumer, found.kind, found.destination)
+        order by consumer, kind, destination, due_at limit 1) as following)
+select consumer, kind, destination from found left join outbox_routes using (consumer, kind, destination)
+where due_at <= now() and coalesce(retry_at <= now(), true)
+order by due_at
+""")
+
+
+def due_routes() -> list[Route]:
+    """Routes with rows to deliver now, that no process has taken; the longest due first."""
     with begin() as connection:
-        return list(connection.execute(names).scalars())
+        return [Route(*row) for row in connection.execute(_DUE)]
+
+
+def deliver_route(route: Route, way: Way) -> int:
+    """Deliver what is due on one route, for TURN_SECONDS at most, unless another process does.
+
+    Args:
+        route: One of `due_routes`.
+        way: How rows of its kind are delivered.
+
+    Returns:
+        How many rows were delivered.
+    """
+    if not _take(route):
+        return 0
+    delivered, away = 0, None
+    due = outbox.c.due_at <= func.now()
+    if reason := way.why_skipped(route.destination):
+        _skip(route, reason, due)
+    else:
+        until = time.monotonic() + TURN_SECONDS
+        while time.monotonic() < until:
+            turn = _deliver_some(route, way, due, until)
+            delivered, away = delivered + turn.delivered, turn.away
+            if away is not None or turn.tried < way.rows_at_once:
+                break
+            with begin() as connection:
+                connection.execute(update(outbox_routes).where(*_is(outbox_routes, route)).values(retry_at=_leased()))
+    with begin() as connection:
+        if away is not None:
+            _note_away(connection, route, away)
+        elif (back := connection.execute(delete(outbox_routes).where(*_is(outbox_routes, route)).returning(
+            outbox_routes.c.failures
+        )).scalar()):  # fmt: skip
+            log.info("outbox: %s is back after %d failed attempts", _name(route), back)
+    return delivered
 
 
 def close_if_none_failed(connection: Connection, consumer: str) -> None:
@@ -141,72 +300,150 @@ def close_if_none_failed(connection: Connection, consumer: str) -> None:
         close_alarm(connection, consumer, ALARM)
 
 
-def _pending(consumer: str, untried_only: bool) -> list[tuple[str, str]]:
-    columns = outbox.c
-    which = select(columns.kind, columns.destination).where(*_wanted(consumer, untried_only))
-    with begin() as connection:
-        return [(kind, destination) for kind, destination in connection.execute(which.distinct().order_by("kind"))]
-
-
-def watch_pending() -> None:
+def watch() -> None:
     """Open an alarm for each consumer whose oldest pending row is too old; close the alarms whose cause is gone."""
     pending = outbox.c.state == "pending"
     oldest = select(outbox.c.consumer, func.min(outbox.c.created_at), func.count()).where(pending)
     too_old = oldest.group_by(outbox.c.consumer).having(func.min(outbox.c.created_at) < func.now() - MAX_PENDING)
-    told = select(alarms.c.source).where(alarms.c.kind == PENDING_ALARM, alarms.c.closed_at.is_(None))
+    is_open = (alarms.c.kind.in_([ALARM, PENDING_ALARM]), alarms.c.closed_at.is_(None))
     with begin() as connection:
+        known = connection.execute(select(alarms.c.source, alarms.c.kind).where(*is_open)).all()
         waiting = {row[0]: row[1:] for row in connection.execute(too_old)}
         for consumer, (since, number) in waiting.items():
-            text = f"{number} rows wait for their receiver, the oldest since {since.isoformat()}"
-            open_alarm(connection, consumer, PENDING_ALARM, text)
-        for consumer in set(connection.execute(told).scalars()) - set(waiting):
-            close_alarm(connection, consumer, PENDING_ALARM)
+            routes = select(outbox_routes).where(outbox_routes.c.consumer == consumer, outbox_routes.c.failures > 0)
+            away = "; ".join(f"{row.destination}: {row.last_error}" for row in connection.execute(routes).all())
+            message = (
+                f"{number} rows wait to be delivered, the oldest since {since.isoformat()}"
+                f" ({away or 'no receiver is known to be away: is the Dag deliver_outbox paused?'})"
+            )
+            open_alarm(connection, consumer, PENDING_ALARM, message)
+        for source, kind in known:
+            if kind == ALARM:
+                close_if_none_failed(connection, source)
+            elif source not in waiting:
+                close_alarm(connection, source, PENDING_ALARM)
 
 
-def _wanted(consumer: str, untried_only: bool) -> list[ColumnElement[bool]]:
-    wanted = [outbox.c.consumer == consumer, outbox.c.state == "pending"]
-    return [*wanted, outbox.c.last_error.is_(None)] if untried_only else wanted
+class _Turn(NamedTuple):
+    tried: int
+    delivered: int
+    away: str | None
 
 
-def _lock_some(
-    connection: Connection, consumer: str, kind: str, destination: str, after: int, untried_only: bool
-) -> Sequence[Row]:
-    # skip locked: another task that delivers at the same time has those rows, and delivers them.
+def _deliver_some(route: Route, way: Way, which: ColumnElement[bool], until: float) -> _Turn:
+    """Deliver one batch and record it, in one transaction."""
     rows = (
         select(outbox)
-        .where(
-            *_wanted(consumer, untried_only),
-            outbox.c.kind == kind,
-            outbox.c.destination == destination,
-            outbox.c.sequence > after,
-        )
-        .order_by(outbox.c.sequence)
-        .limit(ROWS_AT_ONCE[kind])
+        .where(*_pending(route), which)
+        .order_by(outbox.c.due_at, outbox.c.sequence)
+        .limit(way.rows_at_once)
+        # Another task that delivers at the same time has the rows that are locked.
         .with_for_update(skip_locked=True)
     )
-    return connection.execute(rows).all()
+    with begin() as connection:
+        found = connection.execute(rows).all()
+        attempt = way.deliver(route.destination, found, until) if found else Attempt()
+        delivered = _record(connection, route, attempt)
+    return _Turn(len(found), delivered, attempt.away)
 
 
-def _deliver_rows(
-    connection: Connection, consumer: str, destination: str, rows: Sequence[Row], way: Deliver
-) -> Exception | None:
-    """Deliver and record it; None, or what went wrong."""
-    these = update(outbox).where(outbox.c.sequence.in_([row.sequence for row in rows]))
-    try:
-        way(destination, rows)
-    except Skipped as reason:
-        connection.execute(these.values(state="skipped", last_error=str(reason)))
-        log.info("outbox: destination=%s skipped %d rows: %s", destination, len(rows), reason)
-        return None
-    except Exception as error:
-        is_refused = isinstance(error, Refused)
-        connection.execute(these.values(last_error=str(error)[:1_000], attempts=outbox.c.attempts + int(is_refused)))
-        for row in [row for row in rows if is_refused and row.attempts + 1 >= MAX_ATTEMPTS]:
-            connection.execute(update(outbox).where(outbox.c.sequence == row.sequence).values(state="failed"))
-            text = f"outbox row {row.id} was refused {row.attempts + 1} times by {destination}: {error}"
-            open_alarm(connection, consumer, ALARM, text)
-        log.warning("outbox: destination=%s not delivered: %s", destination, error)
-        return error
-    connection.execute(these.values(state="delivered", delivered_at=func.now(), last_error=None))
-    close_if_none_failed(connection, consumer)
-    return None
+def _record(connection: Connection, route: Route, attempt: Attempt) -> int:
+    by_answer: dict[tuple[Answer, str], list[int]] = {}
+    for sequence, answer in attempt.answers.items():
+        by_answer.setdefault(answer, []).append(sequence)
+    delivered = 0
+    for (answer, error), sequences in by_answer.items():
+        these = update(outbox).where(outbox.c.sequence == any_(literal(sequences, ARRAY(BigInteger))))
+        # Not now(), the time at which the transaction began: the receiver may have taken its time.
+        now = func.clock_timestamp()
+        if answer is Answer.delivered:
+            connection.execute(these.values(state="delivered", delivered_at=now, last_error=None))
+            delivered = len(sequences)
+        elif answer is Answer.refused:
+            seconds = func.least(REFUSED_LAST_SECONDS, REFUSED_FIRST_SECONDS * func.pow(2, outbox.c.attempts))
+            changed = these.values(
+                attempts=outbox.c.attempts + 1,
+                last_error=error[:1_000],
+                due_at=now + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
+                state=case((outbox.c.attempts + 1 >= MAX_ATTEMPTS, "failed"), else_="pending"),
+            ).returning(outbox.c.id, outbox.c.attempts, outbox.c.state)
+            failed = [row for row in connection.execute(changed) if row.state == "failed"]
+            log.warning("outbox: %s refused %d rows: %s", _name(route), len(sequences), error)
+            if failed:
+                message = (
+                    f"{len(failed)} rows were refused {failed[0].attempts} times by {route.destination}, the first "
+                    f"is {failed[0].id}: {error}; docs/runbooks/outbox-failed.md"
+                )
+                open_alarm(connection, route.consumer, ALARM, message)
+        else:
+            # The longer a row has waited, the longer it waits: 1 s at first, 60 s at most.
+            waited = (now - outbox.c.created_at) / 2
+            bounds = [timedelta(seconds=n) for n in (AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS)]
+            due_at = now + func.least(func.greatest(waited, bounds[0]), bounds[1])
+            connection.execute(these.values(last_error=error[:1_000], due_at=due_at))
+    return delivered
+
+
+def _skip(route: Route, reason: str, which: ColumnElement[bool]) -> None:
+    skipped = update(outbox).where(*_pending(route), which).values(state="skipped", last_error=reason)
+    with begin() as connection:
+        count = connection.execute(skipped).rowcount
+    log.debug("outbox: %s skipped %d rows: %s", _name(route), count, reason)
+
+
+def _take(route: Route) -> bool:
+    """Lease the route; False when another process has it, or when its receiver was found away meanwhile."""
+    lease = postgresql.insert(outbox_routes).values(**route._asdict(), retry_at=_leased())
+    lease = lease.on_conflict_do_update(
+        constraint=outbox_routes.primary_key,
+        set_={"retry_at": lease.excluded.retry_at},
+        where=outbox_routes.c.retry_at <= func.now(),
+    )
+    with begin() as connection:
+        return connection.execute(lease.returning(outbox_routes.c.failures)).first() is not None
+
+
+def _leased() -> ColumnElement:
+    return func.clock_timestamp() + timedelta(seconds=LEASE_SECONDS)
+
+
+def _note_away(connection: Connection, route: Route, reason: str, *, only_if_unknown: bool = False) -> None:
+    """Count a failed attempt and let the route wait.
+
+    only_if_unknown: of eight tasks that find the receiver away at once, one counts.
+    """
+    doublings = func.least(outbox_routes.c.failures, 16)
+    seconds = func.least(AWAY_LAST_SECONDS, AWAY_FIRST_SECONDS * func.pow(2, doublings))
+    first = func.clock_timestamp() + timedelta(seconds=AWAY_FIRST_SECONDS)
+    values = {"failures": 1, "retry_at": first, "last_error": reason[:1_000]}
+    upsert = postgresql.insert(outbox_routes).values(**route._asdict(), **values)
+    upsert = upsert.on_conflict_do_update(
+        constraint=outbox_routes.primary_key,
+        set_={
+            "failures": outbox_routes.c.failures + 1,
+            "retry_at": func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
+            "last_error": reason[:1_000],
+        },
+        where=outbox_routes.c.retry_at <= func.now() if only_if_unknown else None,
+    ).returning(outbox_routes.c.failures)
+    if connection.execute(upsert).scalar() == 1:
+        log.warning("outbox: %s takes nothing now, its rows wait: %s", _name(route), reason)
+
+
+def _away(routes: Mapping[Route, Any]) -> set[Route]:
+    columns = (outbox_routes.c.consumer, outbox_routes.c.kind, outbox_routes.c.destination)
+    away = select(*columns).where(tuple_(*columns).in_(list(routes)), outbox_routes.c.failures > 0)
+    with begin() as connection:
+        return {Route(*row) for row in connection.execute(away)}
+
+
+def _pending(route: Route) -> list[ColumnElement[bool]]:
+    return [*_is(outbox, route), outbox.c.state == "pending"]
+
+
+def _is(table: Any, route: Route) -> list[ColumnElement[bool]]:
+    return [table.c[name] == value for name, value in route._asdict().items()]
+
+
+def _name(route: Route) -> str:
+    return f"consumer={route.consumer} destination={route.destination}"

@@ -194,12 +194,35 @@ outbox = Table(
     Column("attempts", BigInteger, server_default="0", nullable=False),
     Column("last_error", Text),
     now_column("created_at"),
+    # Not delivered before: after a failed attempt, and while the task that wrote the row delivers it.
+    now_column("due_at"),
     Column("delivered_at", Timestamp),
     CheckConstraint("state in ('pending', 'delivered', 'skipped', 'failed')", name="state"),
     CheckConstraint("kind in ('message', 'request')", name="kind"),
-    Index("ix_outbox_pending", "consumer", "sequence", postgresql_where=text("state = 'pending'")),
+    Index(
+        "ix_outbox_pending",
+        "consumer",
+        "kind",
+        "destination",
+        "due_at",
+        "sequence",
+        postgresql_where=text("state = 'pending'"),
+    ),
     Index("ix_outbox_failed", "consumer", postgresql_where=text("state = 'failed'")),
     Index("ix_outbox_settled", "created_at", postgresql_where=text("state in ('delivered', 'skipped')")),
+)
+
+# What is known of a route, the rows of one consumer to one destination: it is not used before `retry_at`, because its
+# receiver is away (`failures` attempts in a row), or because a process has it (a lease; then the process extends it).
+outbox_routes = Table(
+    "outbox_routes",
+    metadata,
+    Column("consumer", Text, primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("destination", Text, primary_key=True),
+    Column("failures", BigInteger, server_default="0", nullable=False),
+    now_column("retry_at"),
+    Column("last_error", Text),
 )
 
 # Dead letters that a replay has looked at, by their coordinates in the dead-letter topic; `outcome` is the last look's.

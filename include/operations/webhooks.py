@@ -1,45 +1,121 @@
 """Deliver outbox rows as HTTP POSTs."""
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Row
 
-from include.operations.outbox import Refused, Skipped
+from include.operations.outbox import Answer, Attempt
+
+if TYPE_CHECKING:
+    from airflow.providers.http.hooks.http import HttpHook
 
 CONNECT_SECONDS, READ_SECONDS = 5, 10
+# POSTs at once to one receiver, each over a connection that stays open.
+CONNECTIONS = 8
 # The receiver may well take it later.
 _TRY_LATER = {408, 425, 429}
 
 
-class NotReached(Exception):
-    """No answer, or one that says to try later."""
+class Requests:
+    """The way of rows that are HTTP POSTs: the destination is the id of an Airflow HTTP connection."""
+
+    rows_at_once = 200
+
+    def __init__(self) -> None:
+        self._skipped: dict[str, str | None] = {}
+
+    def why_skipped(self, destination: str) -> str | None:
+        """That the connection is not defined; None when it is."""
+        from airflow.sdk import BaseHook
+        from airflow.sdk.exceptions import AirflowNotFoundException
+
+        if destination not in self._skipped:
+            try:
+                BaseHook.get_connection(destination)
+            except AirflowNotFoundException:
+                self._skipped[destination] = f"connection {destination} is not defined"
+            else:
+                self._skipped[destination] = None
+        return self._skipped[destination]
+
+    def deliver(self, destination: str, rows: Sequence[Row], until: float) -> Attempt:
+        """POST each row's JSON, with the row's id as Idempotency-Key, a few at once.
+
+        The connection's host may hold a path; its extra holds headers such as a token. No error shows the address: that
+        of a chat program's webhook is its password. The receiver counts as away when it answers none of as many
+        requests in a row as there are connections, or none at all.
+        """
+        from airflow.providers.http.hooks.http import HttpHook
+
+        # A few rows go one after the other, in order: that an alarm was opened, then that it was closed.
+        workers = max(1, min(CONNECTIONS, len(rows) // CONNECTIONS))
+        batch = _Batch(rows, until, workers)
+        hook = HttpHook(method="POST", http_conn_id=destination)
+        try:
+            with ThreadPoolExecutor(workers) as pool:
+                for work in [pool.submit(_work, hook, batch) for _ in range(workers)]:
+                    work.result()
+        except ValueError as error:
+            # The connection itself: no scheme, extra that is no JSON.
+            return Attempt(away=f"connection {destination} cannot be used: {type(error).__name__}")
+        return batch.attempt()
 
 
-def post(conn_id: str, rows: Sequence[Row]) -> None:
-    """POST each row's JSON to the Airflow HTTP connection, with the row's id as Idempotency-Key.
+class _Batch:
+    """Rows for several threads, and what became of them."""
 
-    The connection's host may hold a path; its extra holds headers such as a token. Raises Skipped when the connection
-    is not defined, Refused when the receiver answers that it will not take the row, and NotReached when it may take it
-    later. None of them shows the address: that of a chat program's webhook is its password.
-    """
-    from airflow.providers.http.hooks.http import HttpHook
-    from airflow.sdk.exceptions import AirflowNotFoundException
+    def __init__(self, rows: Sequence[Row], until: float, workers: int) -> None:
+        self._rows: Iterator[Row] = iter(rows)
+        self._until = until
+        self._workers = workers
+        self._lock = threading.Lock()
+        self._answers: dict[int, tuple[Answer, str]] = {}
+        self._unanswered_in_a_row = 0
+        self._away: str | None = None
+
+    def next_row(self) -> Row | None:
+        with self._lock:
+            if self._away is not None or time.monotonic() >= self._until:
+                return None
+            return next(self._rows, None)
+
+    def note(self, row: Row, answer: Answer, error: str) -> None:
+        with self._lock:
+            self._answers[row.sequence] = (answer, error)
+            self._unanswered_in_a_row = self._unanswered_in_a_row + 1 if answer is Answer.none else 0
+            if self._unanswered_in_a_row >= self._workers:
+                self._away = error
+
+    def attempt(self) -> Attempt:
+        return Attempt(self._answers, self._away)
+
+
+def _work(hook: "HttpHook", batch: _Batch) -> None:
     from requests import RequestException
 
-    hook = HttpHook(method="POST", http_conn_id=conn_id)
-    for row in rows:
-        try:
-            session = hook.get_conn({"Content-Type": "application/json", "Idempotency-Key": str(row.id)})
-        except AirflowNotFoundException:
-            raise Skipped(f"connection {conn_id} is not defined") from None
-        try:
-            # No redirects: a POST would be followed as a GET, and count as delivered.
-            answer = session.post(
-                hook.base_url, data=row.body, timeout=(CONNECT_SECONDS, READ_SECONDS), allow_redirects=False
-            )
-        except RequestException as error:
-            raise NotReached(f"{conn_id} cannot be reached: {type(error).__name__}") from None
-        if 300 <= answer.status_code < 500 and answer.status_code not in _TRY_LATER:
-            raise Refused(f"{conn_id} answered {answer.status_code}")
-        if answer.status_code >= 500 or answer.status_code in _TRY_LATER:
-            raise NotReached(f"{conn_id} answered {answer.status_code}")
+    session = hook.get_conn({"Content-Type": "application/json"})
+    conn_id = hook.http_conn_id
+    with session:
+        while (row := batch.next_row()) is not None:
+            try:
+                # No redirects: a POST would be followed as a GET, and count as delivered.
+                status = session.post(
+                    hook.base_url,
+                    data=row.body,
+                    headers={"Idempotency-Key": str(row.id)},
+                    timeout=(CONNECT_SECONDS, READ_SECONDS),
+                    allow_redirects=False,
+                ).status_code
+            except RequestException as error:
+                batch.note(row, Answer.none, f"{conn_id} cannot be reached: {type(error).__name__}")
+                continue
+            if status >= 500 or status in _TRY_LATER:
+                batch.note(row, Answer.none, f"{conn_id} answered {status}")
+            elif status >= 300:
+                batch.note(row, Answer.refused, f"{conn_id} answered {status}")
+            else:
+                batch.note(row, Answer.delivered, "")

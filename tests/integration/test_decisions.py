@@ -17,6 +17,7 @@ from sqlalchemy import Row, delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from include.kafka.connection import admin_config, client_config, consumer_config
+from include.kafka.delivery import deliver_due
 from include.kafka.messages import Message
 from include.kafka.topics import create_topics
 from include.operations import tables
@@ -571,7 +572,6 @@ def die(*args, **kwargs):
 
 setattr(owner, name, die)
 execute.execute({row.decision_id!r}, {row.proposal_hash!r}, execute.Answer("approved", "ada", datetime.now(UTC)))
-execute.deliver()
 """
     assert forks.run(code) == -signal.SIGKILL
 
@@ -585,14 +585,14 @@ def test_an_executor_killed_before_its_commit_has_done_nothing_and_a_retry_does_
     assert len(orders()) == len(messages(CONSUMER)) == 1
 
 
-def test_an_executor_killed_after_its_commit_has_done_it_and_a_retry_only_delivers(topic):
+def test_an_executor_killed_after_its_commit_has_done_it_once(topic):
     row = awaiting()
     kill_in("include.water.triage.execute.execute", row)
     assert look(row.decision_id).state == "executed"
     assert delivered(row) == []
     assert execute(row.decision_id, row.proposal_hash, approved()) == "executed"
-    executor.deliver()
-    executor.deliver()
+    deliver_due([])
+    deliver_due([])
     assert len(orders()) == len(messages(CONSUMER)) == 1
     assert delivered(row) == [f"WO-{row.decision_id}"]
 
@@ -627,7 +627,7 @@ def test_each_decision_has_one_message_on_work_orders_however_it_ends(topic):
     for row, answer in zip(rows, answers, strict=True):
         for _ in range(2):
             execute(row.decision_id, row.proposal_hash, answer)
-        executor.deliver()
+        deliver_due([])
     assert delivered(*rows) == sorted(f"WO-{row.decision_id}" for row in rows)
 
 

@@ -15,8 +15,6 @@ from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Connection, Row, select, update
 
-from include.kafka.producer import AcknowledgedProducer
-from include.kafka.tasks import deliver_outbox
 from include.operations.database import begin
 from include.water.sites import DISTRICTS, SITES
 from include.water.tables import decisions
@@ -27,7 +25,7 @@ from include.water.triage.proposals import POLICY_VERSION, Action, Target, Targe
 
 log = logging.getLogger(__name__)
 
-# The outbox of this Dag: what `deliver` delivers.
+# Under this name its rows are in the outbox.
 CONSUMER = "execute_decisions"
 APPROVED, REJECTED, EXPIRED = "approved", "rejected", "expired"
 
@@ -111,12 +109,6 @@ def execute(decision_id: str, approved_hash: str, answer: Answer) -> str:
             log.info("settled before: decision=%s state=%s", decision_id, row.state)
             return row.state
         return _settle(connection, row, approved_hash, answer)
-
-
-def deliver() -> None:
-    """Send the work orders that are waiting. Raises OutboxUndelivered when some are left: for Airflow's retries."""
-    with AcknowledgedProducer() as producer:
-        deliver_outbox(CONSUMER, producer)
 
 
 def _settle(connection: Connection, row: Row, approved_hash: str, answer: Answer) -> str:

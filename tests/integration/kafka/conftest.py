@@ -14,7 +14,9 @@ from sqlalchemy import text
 from include.contracts import Contract, Topic
 from include.kafka.connection import admin_config, client_config, consumer_config, producer_config
 from include.kafka.consumers import Consumer
+from include.kafka.delivery import deliver_due
 from include.kafka.messages import Message, Rejected
+from include.operations.alarms import SENDER
 from include.operations.database import begin
 from include.operations.migrate import upgrade
 from tests.clients import producer_to, reader_at
@@ -187,3 +189,15 @@ def alarms(consumer: Consumer) -> dict[str, str]:
     with begin() as connection:
         query = text("select kind, message from alarms where source = :name and closed_at is null")
         return dict(connection.execute(query, {"name": consumer.name}).all())
+
+
+def deliver_now(*consumers: Consumer) -> int:
+    """What the Dag `deliver_outbox` does for these consumers and for alarms, as if every wait were over."""
+    names = {"names": [*(consumer.name for consumer in consumers), SENDER]}
+    with begin() as connection:
+        # What other tests have left is not to reach this test's receivers.
+        others = "update outbox set state = 'skipped' where state = 'pending' and consumer <> all(:names)"
+        connection.execute(text(others), names)
+        connection.execute(text("update outbox set due_at = now() where state = 'pending'"))
+        connection.execute(text("update outbox_routes set retry_at = now()"))
+    return deliver_due(consumers)

@@ -1,27 +1,21 @@
 """Messages become effects once; what breaks its contract is kept; a poisoned message delays no other."""
 
 import json
-import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from confluent_kafka import TopicPartition
 from sqlalchemy import text
 
 from include.kafka import tasks
-from include.kafka.connection import client_config, consumer_config, producer_config
+from include.kafka.connection import client_config, producer_config
 from include.kafka.handling import HandlingFailed
-from include.operations import outbox
 from include.operations.database import begin
-from tests.clients import producer_to, reader_at
-from tests.integration.kafka.conftest import Order, numbers, open_claims, order, read_all
+from tests.clients import producer_to
+from tests.integration.kafka.conftest import numbers, open_claims, order, read_all
 
 pytestmark = pytest.mark.integration
-
-
-SEVEN = Order(version=1, number="7", amount=1)
 
 
 def outcomes(consumer):
@@ -262,75 +256,3 @@ def outbox_states(consumer):
     with begin() as connection:
         query = text("select kind, state from outbox where consumer = :name order by sequence")
         return [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
-
-
-def test_the_outbox_is_delivered_once_with_an_idempotency_key(make_topic, make_consumer, receiver):
-    topic, results = make_topic(), make_topic()
-    consumer = make_consumer(topic)
-    with begin() as connection:
-        outbox.add_message(connection, consumer=consumer.name, topic=results, event=SEVEN)
-        outbox.add_request(connection, consumer=consumer.name, conn_id="test_webhook", payload={"text": "hello"})
-    for run in ("first", "second"):
-        tasks.claim_messages(consumer, run)
-    # A claim without messages delivers too: nothing waits for the next message.
-    assert outbox_states(consumer) == [("message", "delivered"), ("request", "delivered")]
-    ((key, payload),) = receiver.seen
-    assert len(key) == 36
-    assert payload == {"text": "hello"}
-    found = [record for n in range(3) for record in _partition(results, n)]
-    assert [record.key() for record in found] == [b"7"]
-    assert [name for name, _ in found[0].headers()] == ["idempotency-key"]
-
-
-def _partition(topic, number):
-    config = {**consumer_config(client_config(), "independent"), "enable.partition.eof": True}
-    reader = reader_at(config, TopicPartition(topic.name, number, 0))
-    while (record := reader.poll(10)) is not None and record.error() is None:
-        yield record
-    reader.close()
-
-
-def test_a_webhook_that_is_away_holds_up_neither_messages_nor_effects(make_topic, make_consumer, send, receiver):
-    topic, results = make_topic(), make_topic()
-    consumer = make_consumer(topic)
-    with begin() as connection:
-        outbox.add_request(connection, consumer=consumer.name, conn_id="test_webhook", payload={"n": 1})
-        outbox.add_message(connection, consumer=consumer.name, topic=results, event=SEVEN)
-    send(topic, order(1))
-    receiver.status = 503
-    (chunk,) = tasks.claim_messages(consumer, "run")
-    with pytest.raises(outbox.OutboxUndelivered, match="test_webhook"):
-        tasks.handle_chunk(consumer, chunk, "run")
-    assert numbers(topic) == ["1"]
-    assert outbox_states(consumer) == [("request", "pending"), ("message", "delivered")]
-    receiver.status = 200
-    tasks.handle_chunk(consumer, chunk, "run")
-    assert outbox_states(consumer) == [("request", "delivered"), ("message", "delivered")]
-    keys = [key for key, _ in receiver.seen]
-    assert len(keys) == 3
-    assert len(set(keys)) == 1
-
-
-def test_a_request_that_is_refused_does_not_hold_up_those_behind_it(make_topic, make_consumer, receiver, monkeypatch):
-    consumer = make_consumer(make_topic())
-    with begin() as connection:
-        for n in range(3):
-            outbox.add_request(connection, consumer=consumer.name, conn_id="test_webhook", payload={"n": n})
-    receiver.status = 422
-    with pytest.raises(outbox.OutboxUndelivered, match="422"):
-        tasks.claim_messages(consumer, "run")
-    assert [payload["n"] for _, payload in receiver.seen] == [0, 1, 2]
-    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 2)
-    with pytest.raises(outbox.OutboxUndelivered):
-        tasks.claim_messages(consumer, "run")
-    assert [state for _, state in outbox_states(consumer)] == ["failed"] * 3
-    tasks.claim_messages(consumer, "run")
-
-
-def test_without_the_connection_a_request_is_skipped_and_kept(make_topic, make_consumer):
-    assert "AIRFLOW_CONN_NOT_DEFINED" not in os.environ
-    consumer = make_consumer(make_topic())
-    with begin() as connection:
-        outbox.add_request(connection, consumer=consumer.name, conn_id="not_defined", payload={})
-    tasks.claim_messages(consumer, "run")
-    assert outbox_states(consumer) == [("request", "skipped")]

@@ -3,10 +3,9 @@
 import pytest
 from sqlalchemy import text
 
-from include.kafka import tasks
 from include.operations import outbox
 from include.operations.database import begin
-from tests.integration.kafka.conftest import read_all
+from tests.integration.kafka.conftest import deliver_now, read_all
 
 pytestmark = pytest.mark.integration
 
@@ -26,7 +25,7 @@ def test_a_raw_record_arrives_with_headers_in_order_and_a_key(make_topic, make_c
                 value=value,
                 headers=HEADERS,
             )
-    tasks.claim_messages(consumer, "run")
+    deliver_now(consumer)
     records = read_all(topic.dead_letter_name)
     assert [(r.key(), r.value()) for r in records] == [(b"\xff\x00key", b"\xff\x00value"), (None, None), (b"", b"")]
     with begin() as connection:

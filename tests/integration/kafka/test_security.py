@@ -29,7 +29,7 @@ from include.operations import outbox
 from include.operations.database import begin
 from tests.clients import producer_to, reader_at
 from tests.conftest import start_stack
-from tests.integration.kafka.conftest import Order, alarms, numbers, open_claims, order
+from tests.integration.kafka.conftest import Order, alarms, deliver_now, numbers, open_claims, order
 from tests.integration.kafka.test_trigger import Firings, tries, until_failed
 
 __all__ = ["tries"]
@@ -182,6 +182,7 @@ def test_one_connection_lets_every_client_work(topics, consumer, send, records, 
     tasks.handle_chunk(consumer, chunk, "run")
     assert numbers(orders) == ["from the operator", "3", "4"]
     assert [letter.value() for letter in records(orders.dead_letter_name)] == [b"not an order"]
+    deliver_now(consumer)
     assert [record.key() for record in records(results.name)] == [b"7"]
     assert outbox_states(consumer) == ["delivered"]
     assert committed() == 4
@@ -262,6 +263,7 @@ def test_a_wrong_password_is_named_by_every_client_and_changes_nothing(
     assert numbers(orders) == ["1", "2"]
     assert committed() == 4
     assert open_claims(consumer) == 1
+    deliver_now(consumer)
     assert outbox_states(consumer) == ["pending"]
     assert len(records(orders.name)) == 4
     assert records(orders.dead_letter_name) == []
@@ -270,6 +272,7 @@ def test_a_wrong_password_is_named_by_every_client_and_changes_nothing(
     tasks.claim_messages(consumer, "run")
     assert numbers(orders) == ["1", "2", "3"]
     assert [letter.value() for letter in records(orders.dead_letter_name)] == [b"bad"]
+    deliver_now(consumer)
     assert outbox_states(consumer) == ["delivered"]
     assert open_claims(consumer) == 0
 

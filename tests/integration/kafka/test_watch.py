@@ -12,7 +12,7 @@ from include.kafka.watch import CheckFailed, check_consumer, check_consumers
 from include.operations import outbox
 from include.operations.alarms import SENDER, WEBHOOK_CONN_ID
 from include.operations.database import begin
-from tests.integration.kafka.conftest import alarms, open_claims, order
+from tests.integration.kafka.conftest import alarms, deliver_now, open_claims, order
 from tests.integration.kafka.test_claims import remake
 from tests.integration.kafka.test_handling import Receiver, outbox_states
 
@@ -191,31 +191,34 @@ def test_people_are_told_once_when_an_alarm_opens_and_once_when_it_closes(make_t
     send(topic, order(1), order(2))
     for _ in range(3):
         check_consumer(consumer)
-        tasks.deliver_pending([consumer])
+        deliver_now(consumer)
     assert told(people, consumer) == [("opened", "lag")]
-    # The consumer's own run closes it, and says so itself.
+    # The consumer's own run closes it.
     for run in ("first", "second"):
         tasks.claim_messages(consumer, run)
+        deliver_now(consumer)
     assert told(people, consumer) == [("opened", "lag"), ("closed", "lag")]
     ((_, payload), _) = people.seen
     assert topic.name in payload["text"]
     assert len({key for key, _ in people.seen}) == 2
 
 
-def test_people_who_cannot_be_told_now_cost_a_run_one_try_and_are_told_later(make_topic, make_consumer, send, people):
+def test_people_who_cannot_be_reached_cost_a_run_nothing_and_are_notified_later(
+    make_topic, make_consumer, send, people
+):
     topic = make_topic()
     consumer = make_consumer(topic, max_lag=1, max_messages_per_claim=1, chunk_size=1)
     send(topic, *(order(n) for n in range(5)))
     people.status = 503
     for run in ("first", "second", "third"):
         tasks.claim_messages(consumer, run)
+    assert len(people.seen) == 0
+    deliver_now(consumer)
     assert len(people.seen) == 1
-    tasks.deliver_pending([consumer])
-    assert len(people.seen) == 2
     people.status = 200
-    tasks.deliver_pending([consumer])
-    tasks.deliver_pending([consumer])
-    assert len(people.seen) == 3
+    deliver_now(consumer)
+    deliver_now(consumer)
+    assert len(people.seen) == 2
     assert len({key for key, _ in people.seen}) == 1
 
 
@@ -240,12 +243,12 @@ def test_the_alarm_about_failed_rows_stays_open_until_the_last_of_them_is_dealt_
     consumer = make_consumer(make_topic())
     add_request(consumer, n=1)
     receiver.status = 422
-    tasks.deliver_pending([consumer])
-    assert "was refused 1 times" in alarms(consumer)["outbox_failed"]
+    deliver_now(consumer)
+    assert "were refused 1 times" in alarms(consumer)["outbox_failed"]
     receiver.status = 200
     add_request(consumer, n=2)
-    tasks.deliver_pending([consumer])
-    check_consumer(consumer)
+    deliver_now(consumer)
+    outbox.watch()
     assert [state for _, state in outbox_states(consumer)] == ["failed", "delivered"]
     assert "outbox_failed" in alarms(consumer), "a row is still failed"
     # As docs/runbooks/outbox-failed.md says.
@@ -253,7 +256,8 @@ def test_the_alarm_about_failed_rows_stays_open_until_the_last_of_them_is_dealt_
         "update outbox set state = 'pending', attempts = 0 where consumer = :name and state = 'failed'",
         name=consumer.name,
     )
-    tasks.deliver_pending([consumer])
+    deliver_now(consumer)
+    outbox.watch()
     assert [state for _, state in outbox_states(consumer)] == ["delivered", "delivered"]
     assert alarms(consumer) == {}
 
@@ -264,9 +268,9 @@ def test_tries_that_nobody_answered_do_not_count_as_refusals(make_topic, make_co
     add_request(consumer, n=1)
     for status in (503, 503, 429, 422):
         receiver.status = status
-        tasks.deliver_pending([consumer])
+        deliver_now(consumer)
         assert outbox_states(consumer) == [("request", "pending")]
-    tasks.deliver_pending([consumer])
+    deliver_now(consumer)
     assert outbox_states(consumer) == [("request", "failed")]
 
 
@@ -281,7 +285,7 @@ def test_what_is_kept_about_a_failed_delivery_does_not_show_the_address(
         receiver.server_close()
     receiver.status = status
     caplog.clear()
-    tasks.deliver_pending([consumer])
+    deliver_now(consumer)
     with begin() as connection:
         kept = connection.scalar(text("select last_error from outbox where consumer = :n"), {"n": consumer.name})
     assert "test_webhook" in kept
@@ -293,12 +297,16 @@ def test_rows_that_wait_too_long_for_their_receiver_alarm_until_they_are_deliver
     consumer = make_consumer(make_topic())
     add_request(consumer, n=1)
     receiver.status = 503
-    tasks.deliver_pending([consumer])
+    deliver_now(consumer)
+    outbox.watch()
     assert alarms(consumer) == {}
     execute("update outbox set created_at = now() - interval '61 minutes' where consumer = :name", name=consumer.name)
     for _ in range(2):
-        tasks.deliver_pending([consumer])
+        deliver_now(consumer)
+        outbox.watch()
     assert "1 rows wait" in alarms(consumer)["outbox_pending"]
+    assert "test_webhook answered 503" in alarms(consumer)["outbox_pending"]
     receiver.status = 200
-    tasks.deliver_pending([consumer])
+    deliver_now(consumer)
+    outbox.watch()
     assert episodes(consumer) == [("outbox_pending", False)]

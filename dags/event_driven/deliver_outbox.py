@@ -1,0 +1,51 @@
+"""
+### Deliver the outbox
+
+Kafka records and HTTP requests that a transaction has left in the outbox, and that the task which wrote them did not
+deliver itself: its receiver was away, it was killed, or it leaves delivery to this Dag (alarms, work orders).
+
+**Starts** within about two seconds of a row becoming due (`OutboxDueTrigger`).
+
+**Makes** deliveries, at least once, each with the row's id as idempotency key. The rows of one consumer to one
+destination are a route; several routes are delivered at once, so that one receiver holds up no other. A route whose
+receiver is away waits 1 s, doubling to 60 s.
+
+**When it fails** nothing is lost: the rows stay pending, and the next run delivers them. Alarms: `outbox_pending` when
+rows wait for an hour, `outbox_failed` when a receiver has refused one 20 times (docs/runbooks/outbox-failed.md).
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import dag, task
+
+from include.operations.heartbeats import REPORTED
+from include.water.assets import OUTBOX_DUE
+from include.water.consumers import CONSUMERS
+
+
+@dag(
+    schedule=[OUTBOX_DUE],
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(minutes=30),
+    default_args={
+        "owner": "data-platform",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=5),
+        "execution_timeout": timedelta(minutes=6),
+        **REPORTED,
+    },
+    tags=["event-driven", "kafka"],
+    doc_md=__doc__,
+)
+def deliver_outbox():
+    @task
+    def deliver() -> int:
+        from include.kafka.delivery import deliver_due
+
+        return deliver_due(CONSUMERS)
+
+    deliver()
+
+
+deliver_outbox()

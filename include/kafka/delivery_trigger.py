@@ -1,0 +1,69 @@
+"""Start the Dag `deliver_outbox` when rows of the outbox are due."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.sdk import AssetWatcher
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+from include.kafka.triggerer import hand_over_events
+
+log = logging.getLogger(__name__)
+
+# How often the database is asked: with 1 s, an alarm reaches its webhook in about two.
+INTERVAL_SECONDS = 1.0
+# While rows stay due although an event was sent: the Dag is paused, or its run has not begun yet.
+REFIRE_FIRST_SECONDS, REFIRE_LAST_SECONDS = 5.0, 60.0
+# While the database is away.
+AWAY_SECONDS = 10.0
+
+
+class OutboxDueTrigger(BaseEventTrigger):
+    """Fire while rows of the outbox are due that no process delivers.
+
+    Level-triggered: an event that is lost or joined with another does no harm. A route that is being delivered, or
+    whose receiver is away, is not due, so a receiver that is away starts a run a minute at most.
+    """
+
+    def __init__(self, *, interval: float = INTERVAL_SECONDS) -> None:
+        super().__init__()
+        self.interval = interval
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return "include.kafka.delivery_trigger.OutboxDueTrigger", {"interval": self.interval}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yield an event whenever a run should deliver; never ends by itself."""
+        # Imported here: a Dag file that names this trigger must not load SQLAlchemy.
+        from include.operations import outbox
+
+        is_away, next_fire, wait = False, 0.0, REFIRE_FIRST_SECONDS
+        while True:
+            try:
+                # In a thread: the triggerer has one event loop.
+                routes = await asyncio.to_thread(outbox.due_routes)
+            except Exception as error:
+                if not is_away:
+                    log.warning("cannot ask for rows of the outbox, trying again until it works: %s", error)
+                is_away = True
+                await asyncio.sleep(AWAY_SECONDS)
+                continue
+            if is_away:
+                log.warning("the operational database is back")
+                is_away = False
+            if not routes:
+                next_fire, wait = 0.0, REFIRE_FIRST_SECONDS
+            elif time.monotonic() >= next_fire:
+                log.info("outbox: %d routes are due, starting a run", len(routes))
+                next_fire, wait = time.monotonic() + wait, min(2 * wait, REFIRE_LAST_SECONDS)
+                yield TriggerEvent({"routes": len(routes)})
+                hand_over_events()
+            await asyncio.sleep(self.interval)
+
+
+def outbox_watcher() -> AssetWatcher:
+    """The watcher that starts the Dag `deliver_outbox`."""
+    return AssetWatcher(name="outbox", trigger=OutboxDueTrigger())
