@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import AssetWatcher
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from include.kafka.triggerer import hand_over_events
+from include.compat.triggerer import hand_over_events
 
 log = logging.getLogger(__name__)
 
