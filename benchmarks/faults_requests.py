@@ -29,6 +29,8 @@ from stack.stack import PROJECT
 
 TRIAGE, EXECUTE = "triage_service_request", "execute_decisions"
 DAG_IDS = {TRIAGE, EXECUTE, "fan_out_service_requests", "raise_alerts", "refresh_live_board", "maintain"}
+# What a receiver did not take comes later.
+DAG_IDS |= {"deliver_outbox"}
 HARMLESS = "Please send me a copy of my last bill, number {n}."
 # What needs a person: an advice not to drink.
 RISKY = "Our tap water smells strongly of petrol and two of us are vomiting since drinking it. Flat {n}."

@@ -1,0 +1,1 @@
+../../dags/event_driven/deliver_outbox.py
