@@ -57,7 +57,8 @@ def postgres_url(connection: "AirflowConnection", extra: Mapping[str, object], *
 def engine(conn_id: str = CONN_ID) -> Engine:
     """One engine a process. Task processes are short: few connections, checked before use."""
     # hide_parameters: an error's text goes to task logs, and parameters are what customers wrote.
-    made = create_engine(url(conn_id), pool_size=2, max_overflow=2, pool_pre_ping=True, hide_parameters=True)
+    # max_overflow: `deliver_outbox` delivers on several routes at once; what is not needed is closed again.
+    made = create_engine(url(conn_id), pool_size=2, max_overflow=8, pool_pre_ping=True, hide_parameters=True)
     event.listen(made, "handle_error", _hide_values)
     return made
 
