@@ -6,13 +6,14 @@ from airflow.sdk import Asset, dag, task
 
 from benchmarks.consumers import FAULTS
 from include.kafka.consumers import RETRIES
+from include.kafka.schedules import joined
 from include.kafka.trigger import lag_watcher
 
 FAULTS_ASSET = Asset("faults", watchers=[lag_watcher(FAULTS)])
 
 
 @dag(
-    schedule=[FAULTS_ASSET],
+    schedule=joined(FAULTS_ASSET),
     catchup=False,
     max_active_runs=4,
     # Faults come faster than in a year of production: without this, late retries would decide how long it takes.

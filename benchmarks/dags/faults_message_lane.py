@@ -2,11 +2,12 @@
 
 from datetime import timedelta
 
-from airflow.sdk import Asset, PartitionedAssetTimetable, dag, task
+from airflow.sdk import Asset, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from benchmarks.consumers import FAULTS_MESSAGES
 from include.kafka.consumers import RETRIES
+from include.kafka.schedules import joined, joined_by_key
 from include.kafka.trigger import lag_watcher
 
 WAITING = Asset("faults_messages_waiting", watchers=[lag_watcher(FAULTS_MESSAGES)])
@@ -15,7 +16,7 @@ MESSAGE = Asset("faults_message")
 ARGS = {**RETRIES, "max_retry_delay": timedelta(seconds=20)}
 
 
-@dag(schedule=[WAITING], catchup=False, max_active_runs=4, default_args=ARGS)
+@dag(schedule=joined(WAITING), catchup=False, max_active_runs=4, default_args=ARGS)
 def faults_fan_out():
     @task(outlets=[MESSAGE])
     def claim(run_id=None, outlet_events=None):
@@ -29,7 +30,7 @@ def faults_fan_out():
     claim()
 
 
-@dag(schedule=PartitionedAssetTimetable(assets=MESSAGE), catchup=False, max_active_runs=8, default_args=ARGS)
+@dag(schedule=joined_by_key(MESSAGE), catchup=False, max_active_runs=8, default_args=ARGS)
 def faults_message():
     @task
     def handle(run_id=None):

@@ -4,12 +4,13 @@ from airflow.sdk import Asset, dag, task
 
 from benchmarks.consumers import LAG
 from include.kafka.consumers import RETRIES
+from include.kafka.schedules import joined
 from include.kafka.trigger import lag_watcher
 
 LAG_ASSET = Asset("bench_lag", watchers=[lag_watcher(LAG)])
 
 
-@dag(schedule=[LAG_ASSET], catchup=False, max_active_runs=8, default_args=RETRIES)
+@dag(schedule=joined(LAG_ASSET), catchup=False, max_active_runs=8, default_args=RETRIES)
 def bench_lag():
     @task
     def claim(run_id=None):

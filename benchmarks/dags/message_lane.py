@@ -1,17 +1,18 @@
 """Ours, one Dag run per message: the same shape as dags/event_driven/triage_service_requests.py."""
 
-from airflow.sdk import Asset, PartitionedAssetTimetable, dag, task
+from airflow.sdk import Asset, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from benchmarks.consumers import MESSAGES
 from include.kafka.consumers import RETRIES
+from include.kafka.schedules import joined, joined_by_key
 from include.kafka.trigger import lag_watcher
 
 WAITING = Asset("bench_messages_waiting", watchers=[lag_watcher(MESSAGES)])
 MESSAGE = Asset("bench_message")
 
 
-@dag(schedule=[WAITING], catchup=False, max_active_runs=4, default_args=RETRIES)
+@dag(schedule=joined(WAITING), catchup=False, max_active_runs=4, default_args=RETRIES)
 def bench_fan_out():
     @task(outlets=[MESSAGE])
     def claim(run_id=None, outlet_events=None):
@@ -25,7 +26,7 @@ def bench_fan_out():
     claim()
 
 
-@dag(schedule=PartitionedAssetTimetable(assets=MESSAGE), catchup=False, max_active_runs=8, default_args=RETRIES)
+@dag(schedule=joined_by_key(MESSAGE), catchup=False, max_active_runs=8, default_args=RETRIES)
 def bench_message():
     @task
     def handle(run_id=None):

@@ -20,12 +20,13 @@ from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOpera
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from include.kafka.schedules import joined
 from include.water.assets import HOURLY_FLOWS, LEAK_MODEL, LEAKS
 from include.water.topics import LEAKS_DETECTED
 
 
 @dag(
-    schedule=(HOURLY_FLOWS | LEAK_MODEL),
+    schedule=joined(HOURLY_FLOWS, LEAK_MODEL),
     catchup=False,
     # Two at once would send the same leaks twice.
     max_active_runs=1,

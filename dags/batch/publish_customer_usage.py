@@ -20,11 +20,12 @@ from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from include.kafka.schedules import joined
 from include.water.assets import HOURLY_FLOWS
 
 
 @dag(
-    schedule=HOURLY_FLOWS,
+    schedule=joined(HOURLY_FLOWS),
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=3),

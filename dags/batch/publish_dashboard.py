@@ -19,11 +19,12 @@ from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from include.kafka.schedules import joined
 from include.water.assets import HOURLY_FLOWS, LEAKS
 
 
 @dag(
-    schedule=HOURLY_FLOWS | LEAKS,
+    schedule=joined(HOURLY_FLOWS, LEAKS),
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=2),

@@ -20,11 +20,12 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from include.kafka.schedules import joined
 from include.water.assets import HOURLY_FLOWS, LEAK_MODEL
 
 
 @dag(
-    schedule=[HOURLY_FLOWS],
+    schedule=joined(HOURLY_FLOWS),
     catchup=False,
     # Two at once would be safe: one loses. It would be work for nothing.
     max_active_runs=1,

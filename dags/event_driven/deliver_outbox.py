@@ -18,13 +18,14 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 
+from include.kafka.schedules import joined
 from include.operations.heartbeats import REPORTED
 from include.water.assets import OUTBOX_DUE
 from include.water.consumers import CONSUMERS
 
 
 @dag(
-    schedule=[OUTBOX_DUE],
+    schedule=joined(OUTBOX_DUE),
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(minutes=30),

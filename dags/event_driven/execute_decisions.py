@@ -20,16 +20,17 @@ runs wait in the queue: nobody is asked meanwhile, and what passes its deadline 
 
 from datetime import timedelta
 
-from airflow.sdk import PartitionedAssetTimetable, dag, task
+from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from include.inference.approval import DeadlineApproval
 from include.kafka.consumers import RETRIES
+from include.kafka.schedules import joined_by_key
 from include.water.assets import PROPOSAL
 
 
 @dag(
-    schedule=PartitionedAssetTimetable(assets=PROPOSAL),
+    schedule=joined_by_key(PROPOSAL),
     catchup=False,
     # A storm's night of proposals, all open at once. The scheduler looks at 20 running runs in each of its loops, so
     # each hundred of them delays the next task of every run by a few loops.

@@ -18,12 +18,13 @@ from datetime import timedelta
 from airflow.sdk import dag, task
 
 from include.kafka.consumers import RETRIES
+from include.kafka.schedules import joined
 from include.water.assets import ALERT_SOURCES
 from include.water.consumers import RAISE_ALERTS
 
 
 @dag(
-    schedule=[ALERT_SOURCES],
+    schedule=joined(ALERT_SOURCES),
     catchup=False,
     # Claims keep runs apart, so they may overlap: one that waits for a retry does not hold up the next.
     max_active_runs=8,

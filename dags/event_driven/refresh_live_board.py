@@ -21,8 +21,9 @@ takes more than a second to import, in each of this Dag's tasks.
 from datetime import timedelta
 
 from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger
-from airflow.sdk import Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable, dag, task
+from airflow.sdk import Asset, AssetWatcher, CronTriggerTimetable, dag, task
 
+from include.kafka.schedules import joined_or_at
 from include.water.assets import LIVE_BOARD
 from include.water.topics import ALERTS_RAISED
 
@@ -39,7 +40,7 @@ ALERTS = Asset(LIVE_BOARD.name, watchers=[AssetWatcher(name=LIVE_BOARD.name, tri
 
 
 @dag(
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("*/10 * * * *", timezone="UTC"), assets=[ALERTS]),
+    schedule=joined_or_at(CronTriggerTimetable("*/10 * * * *", timezone="UTC"), ALERTS),
     catchup=False,
     # Events that arrive meanwhile wait, and are one run: it refreshes whatever is behind.
     max_active_runs=1,

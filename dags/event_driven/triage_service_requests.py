@@ -16,10 +16,11 @@ Each customer's request is a Dag run of its own: an engine proposes what to do, 
 
 from datetime import timedelta
 
-from airflow.sdk import PartitionedAssetTimetable, dag, task
+from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from include.kafka.consumers import RETRIES
+from include.kafka.schedules import joined, joined_by_key
 from include.water.assets import PROPOSAL, SERVICE_REQUEST, SERVICE_REQUESTS_WAITING
 from include.water.consumers import TRIAGE_SERVICE_REQUESTS
 
@@ -32,7 +33,7 @@ SETTINGS = {
 }
 
 
-@dag(schedule=[SERVICE_REQUESTS_WAITING], max_active_runs=4, **SETTINGS)
+@dag(schedule=joined(SERVICE_REQUESTS_WAITING), max_active_runs=4, **SETTINGS)
 def fan_out_service_requests():
     @task(outlets=[SERVICE_REQUEST])
     def claim(run_id: str | None = None, outlet_events=None) -> None:
@@ -48,7 +49,7 @@ def fan_out_service_requests():
 
 
 # A request that waits for a retry holds its run: enough of them at once that one slow model does not hold up the rest.
-@dag(schedule=PartitionedAssetTimetable(assets=SERVICE_REQUEST), max_active_runs=16, **SETTINGS)
+@dag(schedule=joined_by_key(SERVICE_REQUEST), max_active_runs=16, **SETTINGS)
 def triage_service_request():
     # The pool, not max_active_runs, says how many requests the model gets at once: see docs/architecture.md.
     @task(outlets=[PROPOSAL], pool="model_calls")

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from airflow.sdk import DAG, Asset
 from airflow.sdk.definitions.asset import AssetBooleanCondition, AssetNameRef, AssetUriRef
+from airflow.sdk.definitions.timetables.assets import AssetTriggeredTimetable
 from airflow.sdk.definitions.timetables.simple import ContinuousTimetable
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -36,6 +37,9 @@ MAX_LINES = 110
 
 # Rules that one Dag or task does not follow: (rule, "dag" or "dag.task") -> why not.
 EXEMPTIONS: dict[tuple[str, str], str] = {}
+
+# The schedules that join asset events in every version of Airflow, from include/kafka/schedules.py.
+JOINED_SCHEDULES = frozenset({"joined", "joined_by_key", "joined_or_at"})
 
 # What a Dag file must not import at its top, because every process of every one of its tasks would pay for it.
 HEAVY = (
@@ -210,6 +214,18 @@ def goes_on_when_continuous(file: DagFile, declared: Declared) -> Iterator[str]:
         yield f"{file}: is continuous and has no start_date; set one in the past, or it runs once and never again"
 
 
+def joins_its_events(file: DagFile, declared: Declared) -> Iterator[str]:
+    """Airflow 3.4 makes a run for each asset event unless the schedule says otherwise."""
+    if not isinstance(file.dag.timetable, AssetTriggeredTimetable):
+        return
+    for schedule in _schedules(file.tree):
+        is_call = isinstance(schedule, ast.Call) and isinstance(schedule.func, ast.Name)
+        if is_call and schedule.func.id in JOINED_SCHEDULES:
+            continue
+        known = sorted(JOINED_SCHEDULES)
+        yield f"{file}: schedule={ast.unparse(schedule)}; use one of {known} from include/kafka/schedules.py"
+
+
 def limits_its_runs(file: DagFile, declared: Declared) -> Iterator[str]:
     """An event-driven Dag says how many of its runs may run at once: the default is a setting of the cluster."""
     if file.is_event_driven and "max_active_runs" not in _dag_arguments(file.tree):
@@ -285,6 +301,7 @@ POLICIES = (
     has_timeouts,
     does_not_catch_up,
     goes_on_when_continuous,
+    joins_its_events,
     limits_its_runs,
     is_short,
     uses_declared_assets,
@@ -297,9 +314,18 @@ POLICIES = (
 
 def _dag_arguments(tree: ast.Module) -> set[str]:
     """Names of the arguments that the file gives to DAG(...) or @dag(...)."""
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-    named = (call for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("DAG", "dag"))
-    return {keyword.arg for call in named for keyword in call.keywords if keyword.arg}
+    return {keyword.arg for keyword in _dag_keywords(tree) if keyword.arg}
+
+
+def _schedules(tree: ast.Module) -> list[ast.expr]:
+    """What the file's Dags get as schedule=."""
+    return [keyword.value for keyword in _dag_keywords(tree) if keyword.arg == "schedule"]
+
+
+def _dag_keywords(tree: ast.Module) -> Iterator[ast.keyword]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("DAG", "dag"):
+            yield from node.keywords
 
 
 def connections_in_code(root: Path) -> Iterator[tuple[str, str]]:

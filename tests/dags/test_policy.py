@@ -15,6 +15,8 @@ GOOD = '''"""What starts this, what it makes and what happens when it fails."""
 from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, AssetWatcher, task
+from airflow.sdk.definitions.timetables.assets import AssetTriggeredTimetable
+from include.kafka.schedules import joined
 from include.kafka.trigger import ConsumerLagTrigger
 
 WATCHER = AssetWatcher(name="orders", trigger=ConsumerLagTrigger(topics=["orders"], group="orders"))
@@ -22,7 +24,7 @@ ORDERS = Asset("orders", watchers=[WATCHER])
 
 with DAG(
     "example",
-    schedule=[ORDERS],
+    schedule=joined(ORDERS),
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=1),
     default_args={"owner": "platform", "retries": 2, "execution_timeout": timedelta(minutes=5)},
@@ -77,12 +79,15 @@ def test_a_dag_that_keeps_the_rules_passes(rule, write_dag):
         ("has_timeouts", ', "execution_timeout": timedelta(minutes=5)', "", "task handle may hang"),
         ("has_timeouts", "    dagrun_timeout=timedelta(hours=1),\n", "", "a run may last for ever"),
         ("does_not_catch_up", "    max_active_runs", f"    {CATCHUP},\n    max_active_runs", "catchup is on"),
-        ("goes_on_when_continuous", "schedule=[ORDERS]", 'schedule="@continuous"', "no start_date"),
+        ("goes_on_when_continuous", "schedule=joined(ORDERS)", 'schedule="@continuous"', "no start_date"),
+        ("joins_its_events", "joined(ORDERS)", "[ORDERS]", "schedule=[ORDERS]; use one of ['joined'"),
+        ("joins_its_events", "joined(ORDERS)", "ORDERS", "schedule=ORDERS"),
+        ("joins_its_events", "joined(ORDERS)", "AssetTriggeredTimetable(ORDERS)", "schedule=AssetTriggeredTimetable"),
         ("limits_its_runs", "    max_active_runs=1,\n", "", "set max_active_runs="),
         ("is_short", "with DAG(", "\n" * 100 + "with DAG(", "lines, at most 110"),
         ("uses_declared_assets", 'Asset("orders"', 'Asset("order"', "declare it in include/water/assets.py"),
         ("uses_declared_assets", FIRST_TASK, '    @task(outlets=[Asset("new")])\n    def handle', "'new'"),
-        ("uses_declared_assets", "[ORDERS]", 'ORDERS | Asset.ref(name="new")', "'new'"),
+        ("uses_declared_assets", "joined(ORDERS)", 'ORDERS | Asset.ref(name="new")', "'new'"),
         ("uses_declared_topics", '["orders"], group', '["order"], group', "uses the topic 'order'"),
         ("uses_declared_connections", 'group="orders"', 'group="o", conn_id="other"', "connection 'other'"),
         ("uses_declared_pools", FIRST_TASK, '    @task(pool="new")\n    def handle', "uses the pool 'new'"),
