@@ -116,6 +116,8 @@ claim_ranges = Table(
     Column("readable_from", BigInteger, nullable=False),
     Column("end_offset", BigInteger, nullable=False),
     CheckConstraint("start_offset <= readable_from and readable_from <= end_offset", name="ordered"),
+    # One run for each message looks up the claim that holds its offset.
+    Index("ix_claim_ranges_offsets", "topic", "partition", "end_offset"),
 )
 
 # Offsets of a claim that are done: each has an inbox row, or holds no record, or is lost to retention.
