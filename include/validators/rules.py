@@ -81,7 +81,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class SourceRule:
-    """What each single source of a run's rows (a meter, a shop) must do. One that does not never stops the run.
+    """What each single source of a run's rows (a device, a shop) must do. One that does not never stops the run.
 
     Args:
         kind: of the alarm, `<kind>:<source>`, which names the source and closes with the next run in which it behaves.

@@ -1,4 +1,4 @@
-"""Alarms about single sources of rows (a meter, a shop) that break a rule: each by its name, and no run is stopped.
+"""Alarms about single sources of rows (a device, a shop) that break a rule: each by its name, and no run is stopped.
 
 An alarm closes when a later run has rows of its source and the source behaves. Killed between the result and the
 alarms: the retry opens the same ones.
