@@ -1,6 +1,7 @@
 """Ours with one Dag run per message, for `make faults`."""
 
 from datetime import timedelta
+from functools import partial
 
 from airflow.sdk import Asset, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
@@ -20,9 +21,11 @@ ARGS = {**RETRIES, "max_retry_delay": timedelta(seconds=20)}
 def faults_fan_out():
     @task(outlets=[MESSAGE])
     def claim(run_id=None, outlet_events=None):
+        from include.kafka.context import has_queued_runs
         from include.kafka.tasks import claim_partition_keys
 
-        keys = claim_partition_keys(FAULTS_MESSAGES, run_id)
+        is_full = partial(has_queued_runs, "faults_message")
+        keys = claim_partition_keys(FAULTS_MESSAGES, run_id, worker_has_queue=is_full)
         if not keys:
             raise AirflowSkipException("nothing to hand on")
         outlet_events[MESSAGE].add_partitions(keys)

@@ -1,5 +1,7 @@
 """Ours, one Dag run per message: the same shape as dags/event_driven/triage_service_requests.py."""
 
+from functools import partial
+
 from airflow.sdk import Asset, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -16,9 +18,11 @@ MESSAGE = Asset("bench_message")
 def bench_fan_out():
     @task(outlets=[MESSAGE])
     def claim(run_id=None, outlet_events=None):
+        from include.kafka.context import has_queued_runs
         from include.kafka.tasks import claim_partition_keys
 
-        keys = claim_partition_keys(MESSAGES, run_id)
+        is_full = partial(has_queued_runs, "bench_message")
+        keys = claim_partition_keys(MESSAGES, run_id, worker_has_queue=is_full)
         if not keys:
             raise AirflowSkipException("nothing to hand on")
         outlet_events[MESSAGE].add_partitions(keys)

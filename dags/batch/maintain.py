@@ -8,8 +8,7 @@ Looks after the event lane: alarms that no run would raise, keys that were left 
 **Makes**
 - alarms: lag, age and open claims of every consumer, also when its Dag is paused or its claims stall; rows of the
   outbox that wait for an hour; and closes those whose cause is gone;
-- partition keys that were lost: of messages that are claimed and not handled, and of proposals that nobody was asked
-  about;
+- partition keys that were lost: of messages claimed and not handled, and of proposals that no person was asked about;
 - room: rows that are done and older than the parameters say. What is open stays, however old. The inbox is what makes
   a redelivered message a duplicate, so it outlives every message: a dead letter can be replayed after 365 days, is then
   kept by its topic for up to 90, and Kafka deletes whole segments, which takes up to a week each time: 469 days, which
@@ -69,12 +68,13 @@ def maintain():
 
     @task(outlets=[SERVICE_REQUEST])
     def emit_service_requests(outlet_events=None) -> None:
-        from include.kafka.context import can_take_keys, is_idle
+        from include.kafka.context import can_take_keys, has_queued_runs, is_idle
         from include.kafka.tasks import claim_keys_again
 
         if not can_take_keys("triage_service_request"):
             raise AirflowSkipException("triage_service_request is paused: Airflow would drop its keys")
-        keys = claim_keys_again(TRIAGE_SERVICE_REQUESTS, worker_is_idle=is_idle("triage_service_request"))
+        idle, queued = is_idle("triage_service_request"), has_queued_runs("triage_service_request")
+        keys = claim_keys_again(TRIAGE_SERVICE_REQUESTS, worker_is_idle=idle, worker_has_queue=queued)
         if not keys:
             raise AirflowSkipException("no request has been open for too long")
         outlet_events[SERVICE_REQUEST].add_partitions(keys)

@@ -15,6 +15,7 @@ Each customer's request is a Dag run of its own: an engine proposes what to do, 
 """
 
 from datetime import timedelta
+from functools import partial
 
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
@@ -37,12 +38,14 @@ SETTINGS = {
 def fan_out_service_requests():
     @task(outlets=[SERVICE_REQUEST])
     def claim(run_id: str | None = None, outlet_events=None) -> None:
+        from include.kafka.context import has_queued_runs
         from include.kafka.tasks import claim_partition_keys
 
-        keys = claim_partition_keys(TRIAGE_SERVICE_REQUESTS, run_id)
+        is_full = partial(has_queued_runs, "triage_service_request")
+        keys = claim_partition_keys(TRIAGE_SERVICE_REQUESTS, run_id, worker_has_queue=is_full)
         if not keys:
             # An event without a key would start nothing, and be logged as an error.
-            raise AirflowSkipException("nothing to hand on: no message is left in this claim")
+            raise AirflowSkipException("no message to hand on, or two claims' worth of runs wait already")
         outlet_events[SERVICE_REQUEST].add_partitions(keys)
 
     claim()

@@ -67,7 +67,7 @@ def claim(
     available: Available,
     commit: Commit,
     *,
-    max_messages: int,
+    max_messages: int | Callable[[Connection], int],
     compare_logs: CompareLogs | None = None,
     on_new: Callable[[Connection, Claimed], object] | None = None,
 ) -> Claimed:
@@ -78,7 +78,8 @@ def claim(
         run_id: the run that owns it.
         available: asked under the lock, so its answer is not older than what others have claimed.
         commit: given the next offset of every partition, under the lock too.
-        max_messages: how many offsets a new claim holds at most.
+        max_messages: how many offsets a new claim holds at most; a function is asked under the lock, so that two
+            claimers cannot both take the same room.
         compare_logs: asked under the lock about positions that were taken under another leader; without it, a log that
             lost its end is noticed only while it is shorter than what was claimed.
         on_new: called in the transaction that makes a new claim, for what must be on record with it, such as a loss.
@@ -99,7 +100,8 @@ def claim(
         if claim_id is not None:
             claimed = _ranges(connection, claim_id)
         else:
-            claimed = _new_claim(connection, consumer, run_id, available(), max_messages, compare_logs)
+            room = max_messages if isinstance(max_messages, int) else max_messages(connection)
+            claimed = _new_claim(connection, consumer, run_id, available(), room, compare_logs)
             if on_new is not None:
                 on_new(connection, claimed)
     # A second transaction, so that offsets are never committed for a claim that was rolled back: tools that go by

@@ -7,15 +7,23 @@ only wants to see the message uses `include.kafka.context`.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from include.kafka import watch
-from include.kafka.claims import Claimed, ConsumerStopped, claim, positions_of, reset_command, settle
+from include.kafka.claims import (
+    Claimed,
+    ConsumerStopped,
+    claim,
+    claimed_unhandled,
+    positions_of,
+    reset_command,
+    settle,
+)
 from include.kafka.consumers import Consumer, Shape
 from include.kafka.delivery import deliver_written
 from include.kafka.handling import Handler, HandlingFailed
@@ -37,6 +45,8 @@ Chunk = dict[str, Any]
 IDLE_WAIT = timedelta(minutes=2)
 # The longest wait between two emissions of the same keys.
 MAX_WAIT = timedelta(hours=2)
+# Until then Airflow may not have made runs of keys that were emitted: its scheduler makes some in each of its loops.
+KEYS_BECOME_RUNS = timedelta(seconds=10)
 # The topic of a message that was claimed longer ago is looked at again before the message is handled.
 TRUSTED_AGE = timedelta(minutes=1)
 
@@ -69,57 +79,128 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
     return chunks[1:]
 
 
-def claim_partition_keys(consumer: Consumer, run_id: str) -> list[str]:
+def claim_partition_keys(
+    consumer: Consumer, run_id: str, *, worker_has_queue: Callable[[], bool] | None = None
+) -> list[str]:
     """Claim this run's messages and return a key, "topic-partition-offset", for each that is not done yet.
 
-    What needs no run is settled here: offsets that hold no record, and messages that break their contract, which go
-    to the dead letters. A retried or cleared run returns the keys that are still open.
+    Messages that need no run are settled here: offsets that hold no record, and messages that break their contract,
+    which go to the dead letters. A retried or cleared run returns the keys that are still open.
+
+    While more messages than one claim takes are unhandled, the run claims nothing: at most two claims' worth of runs
+    wait in Airflow. The other messages stay in Kafka, where the lag shows them and the alarm `lag` counts them.
+
+    Args:
+        consumer: declared with one run per message.
+        run_id: the Dag run that claims.
+        worker_has_queue: whether runs of the Dag that handles the keys wait for others to end. Asked before a claim is
+            refused, so that runs that have failed for good, which are unhandled too, stop nothing. None: they count.
+
+    Returns:
+        The keys, for `outlet_events[...].add_partitions`; none when there is nothing to claim, or no room.
+
+    Raises:
+        AirflowFailException: the topic was recreated, or its log has lost its end.
     """
     _check_shape(consumer, Shape.per_message)
+
+    def room(connection: Connection) -> int:
+        unhandled = sum(claimed_unhandled(connection, consumer.name).values())
+        if unhandled <= consumer.max_messages_per_claim:
+            return consumer.max_messages_per_claim
+        if worker_has_queue is not None and not worker_has_queue() and not _has_new_keys(connection, consumer):
+            return consumer.max_messages_per_claim
+        log.info("claims nothing: consumer=%s run_id=%s unhandled=%d", consumer.name, run_id, unhandled)
+        return 0
+
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
-        claimed = _claim(consumer, run_id, group)
+        claimed = _claim(consumer, run_id, group, room)
         keys = _open_keys(consumer, claimed, run_id, group, producer)
     log.info("claimed: consumer=%s run_id=%s keys=%d", consumer.name, run_id, len(keys))
     return keys
 
 
-def claim_keys_again(consumer: Consumer, *, worker_is_idle: bool, max_keys: int = 1_000) -> list[str]:
-    """The partition keys of claims that have been open for too long, to be emitted once more.
+def _has_new_keys(connection: Connection, consumer: Consumer) -> bool:
+    """Whether keys were claimed or emitted just now: their runs may not be queued yet."""
+    new = func.now() - func.coalesce(claims.c.emitted_at, claims.c.claimed_at) < KEYS_BECOME_RUNS
+    found = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.closed_at.is_(None), new)
+    return connection.execute(found.limit(1)).first() is not None
 
-    Airflow drops the keys that it gets for a Dag that is paused, or that was not deployed yet; and the task that
-    claimed may have failed for good before it emitted anything. Each claim waits twice as long as before for its next
-    turn, because a key that is emitted although its run is only slow makes a second run (which does nothing, but takes
-    a slot). `worker_is_idle`: the Dag that handles them has no run queued or running; so no run is slow, and the waits
-    are short.
 
-    Do not call it while that Dag is paused: the keys would be dropped again.
+def claim_keys_again(
+    consumer: Consumer, *, worker_is_idle: bool, worker_has_queue: bool = False, max_keys: int = 1_000
+) -> list[str]:
+    """Return the partition keys of claims that have been open for too long, to be emitted once more.
+
+    Airflow drops the keys of a Dag that is paused, or not deployed yet; and the task that claimed may have failed for
+    good before it emitted anything. A key that is emitted although its run only waits makes a second run, which does
+    nothing but takes a slot. So each claim waits twice as long as before for its next turn, and while runs of the Dag
+    wait in its queue, every claim waits for `MAX_WAIT`: its keys are probably in that queue.
+
+    A claim whose messages cannot be read (its topic was recreated, a partition has no leader) is logged and gets its
+    next turn; the keys of the other claims are returned.
+
+    Do not call it while the Dag is paused: Airflow would drop the keys again.
+
+    Args:
+        consumer: declared with one run per message.
+        worker_is_idle: the Dag that handles the keys has no run queued or running. No run is slow, so waits are short.
+        worker_has_queue: runs of that Dag wait for others to end.
+        max_keys: no further claim is looked at once so many keys are found.
+
+    Returns:
+        The keys, those of the longest open claims first.
+
+    Raises:
+        ClaimsUnreadable: no key was found, and at least one claim could not be read.
     """
     _check_shape(consumer, Shape.per_message)
     keys: list[str] = []
-    first_wait = IDLE_WAIT if worker_is_idle else consumer.emit_again_after
+    unreadable: list[str] = []
+    first_wait = IDLE_WAIT if worker_is_idle else MAX_WAIT if worker_has_queue else consumer.emit_again_after
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
-        for run_id in _runs_to_emit_again(consumer, first_wait):
-            keys += _open_keys(consumer, _claim(consumer, run_id, group), run_id, group, producer)
+        for claim_id, run_id in _claims_to_emit_again(consumer, first_wait):
+            try:
+                keys += _open_keys(consumer, _claim(consumer, run_id, group), run_id, group, producer)
+            except Exception as error:
+                log.exception("a claim cannot be read: consumer=%s run_id=%s", consumer.name, run_id)
+                unreadable.append(f"claim {claim_id} of run {run_id}: {error}")
+                # It goes to the end of the line, or a few that take a timeout each would use up the task's time.
+                _count_emission(claim_id)
             if len(keys) >= max_keys:
                 break
     if keys:
         log.warning("open for too long, emitted again: consumer=%s keys=%d", consumer.name, len(keys))
+    elif unreadable:
+        # Only then: a task that fails emits none of its keys.
+        raise ClaimsUnreadable(f"consumer {consumer.name}: {'; '.join(unreadable)}")
     return keys
 
 
-def _runs_to_emit_again(consumer: Consumer, first_wait: timedelta) -> list[str]:
-    """Runs whose claims are open, and whose keys are due; the longest open first."""
+class ClaimsUnreadable(Exception):
+    """Open claims whose messages cannot be read; the text names each claim, its run and the reason."""
+
+
+def _claims_to_emit_again(consumer: Consumer, first_wait: timedelta) -> list[tuple[int, str]]:
+    """(claim id, run id) of the claims that are open, and whose keys are due; the longest open first."""
     last = func.coalesce(claims.c.emitted_at, claims.c.claimed_at)
     # Never emitted counts as once: the task that claims emits at its end.
     doublings = func.least(func.greatest(claims.c.emissions - 1, 0), 16)
     wait_seconds = func.least(first_wait.total_seconds() * func.pow(2, doublings), MAX_WAIT.total_seconds())
-    due = select(claims.c.run_id).where(
+    due = select(claims.c.id, claims.c.run_id).where(
         claims.c.consumer == consumer.name,
         claims.c.closed_at.is_(None),
         func.extract("epoch", func.now() - last) >= wait_seconds,
     )
     with begin() as connection:
-        return list(connection.execute(due.order_by(claims.c.claimed_at)).scalars())
+        return [(row.id, row.run_id) for row in connection.execute(due.order_by(claims.c.claimed_at))]
+
+
+def _count_emission(claim_id: int) -> None:
+    """Record that the claim's keys were emitted now, or that it was tried."""
+    emitted = update(claims).where(claims.c.id == claim_id)
+    with begin() as connection:
+        connection.execute(emitted.values(emitted_at=func.now(), emissions=claims.c.emissions + 1))
 
 
 def _open_keys(
@@ -142,9 +223,7 @@ def _open_keys(
                         _finish(consumer, claimed.id, before, reader.gone, run_id)
                         position = message.offset + 1
             _finish(consumer, claimed.id, replace(wanted, start=position), reader.gone, run_id)
-        emitted = update(claims).where(claims.c.id == claimed.id)
-        with begin() as connection:
-            connection.execute(emitted.values(emitted_at=func.now(), emissions=claims.c.emissions + 1))
+        _count_emission(claimed.id)
     return keys
 
 
@@ -298,7 +377,9 @@ def _connect(consumer: Consumer) -> GroupOffsets:
     return GroupOffsets(consumer.group, consumer.conn_id, **CONSUMER_SETTINGS)
 
 
-def _claim(consumer: Consumer, run_id: str, group: GroupOffsets) -> Claimed:
+def _claim(
+    consumer: Consumer, run_id: str, group: GroupOffsets, room: Callable[[Connection], int] | None = None
+) -> Claimed:
     names = [topic.name for topic in consumer.topics]
     found: dict[Partition, PartitionOffsets] | None = None
 
@@ -315,7 +396,7 @@ def _claim(consumer: Consumer, run_id: str, group: GroupOffsets) -> Claimed:
             run_id,
             available,
             lambda positions: committing.forward(positions, found),
-            max_messages=consumer.max_messages_per_claim,
+            max_messages=room or consumer.max_messages_per_claim,
             compare_logs=group.without_their_end,
             on_new=lambda connection, new: watch.watch_claim(
                 connection, consumer, run_id, new, is_whole=not group.incomplete
