@@ -106,8 +106,10 @@ class Topic:
             event = self.contract.model_validate_json(value)
         except ValidationError as error:
             raise explain(value, self.version, error) from None
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            # A fault in a validator of the contract: the message is kept until that is mended.
+        except BaseException as error:
+            if not _is_of_the_contract(error):
+                raise
+            # A fault in a validator of the contract: the message is kept until that is fixed.
             kind = type(error).__name__
             raise ContractViolation(Reason.rejected, f"the contract's own code raised {kind}") from error
         # As many names as fields were set: none twice. More: nested objects, or text that looks like a name.
@@ -235,6 +237,14 @@ class Registry:
         except KeyError:
             known = ", ".join(sorted(self._topics)) or "none"
             raise KeyError(f"no topic {name!r} in the registry; it has: {known}") from None
+
+
+def _is_of_the_contract(error: BaseException) -> bool:
+    """Whether validating a message raised it, and not somebody who wants this process to end.
+
+    A panic in pydantic's core is no `Exception`: it would stop the whole claim at this message, at every retry.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _milliseconds(duration: timedelta | None) -> int:

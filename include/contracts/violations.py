@@ -18,6 +18,10 @@ from pydantic_core import ErrorDetails, from_json
 MAX_FIELDS_IN_DETAIL = 5  # enough to see what is wrong; a hostile message can have thousands
 
 
+# How serializers of schema registries frame a message: a zero byte, four bytes of schema id, then mostly no JSON.
+FRAMED = "begins with a zero byte and four more, as schema registries frame messages"
+
+
 class Reason(StrEnum):
     """Why a message goes to the dead-letter topic; listed in the order of precedence."""
 
@@ -56,11 +60,11 @@ def explain(value: bytes, version: int, error: ValidationError) -> ContractViola
     try:
         value.decode("utf-8")
     except UnicodeDecodeError as decode_error:
-        return ContractViolation(Reason.not_utf8, f"invalid UTF-8 at byte {decode_error.start}")
+        return ContractViolation(Reason.not_utf8, f"invalid UTF-8 at byte {decode_error.start}{_framing(value)}")
     try:
         document = from_json(value, allow_inf_nan=False)
     except ValueError as json_error:  # its text holds a position, never content
-        return ContractViolation(Reason.not_json, str(json_error)[:200])
+        return ContractViolation(Reason.not_json, str(json_error)[:200] + _framing(value))
     if not isinstance(document, dict):
         return ContractViolation(Reason.wrong_type, f"a JSON {_json_type(document)}, not an object")
     if has_duplicate_keys(value):
@@ -70,6 +74,10 @@ def explain(value: bytes, version: int, error: ValidationError) -> ContractViola
         shown = found if type(found) is int and abs(found) < 10_000 else "something else"
         return ContractViolation(Reason.wrong_version, f"expected version {version}, found {shown}")
     return from_errors(error)
+
+
+def _framing(value: bytes) -> str:
+    return f"; {FRAMED}" if value[:1] == b"\0" and len(value) > 5 else ""
 
 
 def from_errors(error: ValidationError) -> ContractViolation:

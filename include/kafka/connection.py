@@ -124,7 +124,15 @@ _CONSUMER_ONLY = (
     "group.id",
     "group.instance.id",
 )
-_PRODUCER_ONLY = ("acks", "request.required.acks", "enable.idempotence", "linger.ms", "compression.type")
+_PRODUCER_ONLY = (
+    "acks",
+    "request.required.acks",
+    "enable.idempotence",
+    "linger.ms",
+    "compression.type",
+    "compression.codec",
+    "queue.buffering.max.kbytes",
+)
 
 
 def admin_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -154,6 +162,11 @@ def producer_config(config: dict[str, Any]) -> dict[str, Any]:
     # librdkafka refuses a message above its own limit before the broker sees it; the topic's limit is the one that
     # counts, and a dead letter is larger than the message it keeps.
     config.setdefault("message.max.bytes", 64 * 1024 * 1024)
+    # A broker measures compressed batches: without this, a message that it took compressed fits no dead-letter topic.
+    # lz4, because every broker and client of the last ten years reads it.
+    config.setdefault("compression.type", "lz4")
+    # What waits in the client's memory to be sent, a gigabyte by default. More than one message of the largest size.
+    config.setdefault("queue.buffering.max.kbytes", 128 * 1024)
     # Longer than a broker's restart; after that the task fails and Airflow's retries take over.
     config.setdefault("delivery.timeout.ms", 60_000)
     return {**config, "acks": "all", "enable.idempotence": True}

@@ -2,21 +2,51 @@
 
 A dead letter is the original record (key, value and headers untouched) with headers that say why and whence. It may
 stand there twice after a crash; its coordinates tell.
+
+What its topic does not take delays nothing: a letter that is too large is kept as a stub, and one that cannot be
+written at all waits in the outbox, under an alarm with the topic's name.
 """
 
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from sqlalchemy import Connection, select
+
+from include.contracts import Reason
 from include.contracts.topics import DEAD_LETTER_SUFFIX
 from include.kafka.messages import Message
-from include.kafka.producer import AcknowledgedProducer, Headers
+from include.kafka.producer import AcknowledgedProducer, Headers, OutgoingRecord, Refusal
+from include.operations import outbox
+from include.operations.alarms import close_alarm, open_alarm
+from include.operations.database import begin
+from include.operations.tables import alarms
+from include.operations.tables import outbox as outbox_table
 
 log = logging.getLogger(__name__)
 
 PREFIX = "dlq."
 # A text from a library can be long, and headers count against the topic's largest message.
 MAX_DETAIL_CHARACTERS = 1_000
+# How long a good message may wait for a dead letter's topic that does not answer. Afterwards, letters of that topic go
+# through the outbox until it has delivered the last one.
+ANSWER_SECONDS = 5.0
+# Of a stub: the beginning of the value, and what is kept of key and headers.
+HEAD_BYTES, MAX_KEY_BYTES, MAX_HEADER_BYTES = 4 * 1024, 1024, 16 * 1024
+# Larger letters wait in the database as stubs: the record itself is in Kafka.
+MAX_WAITING_BYTES = 1_000_000
+ALARM = "dead_letters_wait"
+CONFLICT_ALARM = "conflicting_events"
+
+_REMEDIES = {
+    "UNKNOWN_TOPIC_OR_PART": "run the Dag prepare_services, which creates it",
+    "_UNKNOWN_TOPIC": "run the Dag prepare_services, which creates it",
+    "TOPIC_AUTHORIZATION_FAILED": "grant WRITE and DESCRIBE on the topic to the user of connection {conn_id}",
+    "MSG_SIZE_TOO_LARGE": "raise max.message.bytes of the topic",
+}
+_OTHER_REMEDY = "look at the topic's replicas and settings"
 
 
 @dataclass(frozen=True)
@@ -31,43 +61,206 @@ class DeadLetter:
     detail: str
     landed_text: bool = False
 
+    def __post_init__(self) -> None:
+        # An effect may have written it: what neither a header nor the database takes would stop the whole batch.
+        storable = self.detail.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+        object.__setattr__(self, "detail", storable[:MAX_DETAIL_CHARACTERS])
+
+
+class Waiting(NamedTuple):
+    """A dead letter that its topic did not take, and the record to be sent once it does."""
+
+    letter: DeadLetter
+    record: OutgoingRecord
+    refusal: Refusal
+
 
 def envelope(letter: DeadLetter, *, consumer: str, run_id: str) -> Headers:
     """The headers added to a dead letter, all text in UTF-8."""
     message = letter.message
     added = {
         "reason": letter.reason,
-        "detail": letter.detail[:MAX_DETAIL_CHARACTERS],
+        "detail": letter.detail,
         "topic": message.topic,
         "partition": str(message.partition),
         "offset": str(message.offset),
-        "timestamp": message.timestamp.isoformat() if message.timestamp else "",
+        "timestamp": _timestamp(message),
         "consumer": consumer,
         "run_id": run_id,
         **({"landed_text": "true"} if letter.landed_text else {}),
+        **({"unreadable": "; ".join(message.unreadable)} if message.unreadable else {}),
     }
     return [(PREFIX + name, value.encode()) for name, value in added.items()]
 
 
-def send(letters: Sequence[DeadLetter], *, consumer: str, run_id: str, producer: AcknowledgedProducer) -> None:
-    """Produce the letters and return when all are acknowledged: only then may a task go on.
+def _timestamp(message: Message) -> str:
+    if message.timestamp is not None:
+        return message.timestamp.isoformat()
+    return "" if message.timestamp_ms is None else f"{message.timestamp_ms} ms"
 
-    Raises DeliveryFailed or KafkaException: the task must fail, because what is not kept would be lost.
-    """
-    for letter in letters:
+
+class DeadLetters:
+    """Writes the dead letters of one consumer's run."""
+
+    def __init__(self, consumer: str, run_id: str, producer: AcknowledgedProducer) -> None:
+        self._consumer = consumer
+        self._run_id = run_id
+        self._producer = producer
+        # Topics that take nothing now; None: not looked up yet.
+        self._refusing: dict[str, Refusal] | None = None
+
+    def send(self, letters: Sequence[DeadLetter]) -> list[Waiting]:
+        """Write letters to their topics.
+
+        Args:
+            letters: of any topics, in order.
+
+        Returns:
+            Those that were not acknowledged. They are lost unless the caller hands them to `hold`, in the transaction
+            that records what became of their messages. The others are safe.
+
+        Raises:
+            What the database raises.
+        """
+        if not letters:
+            return []
+        for letter in letters:
+            message = letter.message
+            log.warning(
+                "dead letter: topic=%s partition=%d offset=%d reason=%s detail=%s%s",
+                message.topic,
+                message.partition,
+                message.offset,
+                letter.reason,
+                letter.detail,
+                f" unreadable={message.unreadable}" if message.unreadable else "",
+            )
+        tried = [letter for letter in letters if not self._is_refusing(letter)]
+        refused = self._attempt(tried, [self._whole(letter) for letter in tried])
+        waiting = [one for one in refused if not one.refusal.is_size]
+        large = [one.letter for one in refused if one.refusal.is_size]
+        waiting += self._attempt(large, [self._stub(letter) for letter in large])
+        for one in waiting:
+            self._topics_refusing[one.record.topic] = one.refusal
+        for letter in letters:
+            if letter not in tried:
+                refusal = self._topics_refusing[letter.message.topic + DEAD_LETTER_SUFFIX]
+                waiting.append(Waiting(letter, self._whole(letter), refusal))
+        return [one if _size(one.record) <= MAX_WAITING_BYTES else self._as_stub(one) for one in waiting]
+
+    def _attempt(self, letters: Sequence[DeadLetter], records: Sequence[OutgoingRecord]) -> list[Waiting]:
+        if not letters:
+            return []
+        results = self._producer.try_sending(records, seconds=ANSWER_SECONDS)
+        found = zip(letters, records, results, strict=True)
+        return [Waiting(letter, record, refusal) for letter, record, refusal in found if refusal is not None]
+
+    def _is_refusing(self, letter: DeadLetter) -> bool:
+        return letter.message.topic + DEAD_LETTER_SUFFIX in self._topics_refusing
+
+    @property
+    def _topics_refusing(self) -> dict[str, Refusal]:
+        """What earlier runs left in the outbox says that its topic takes nothing now: each try costs seconds."""
+        if self._refusing is None:
+            waiting = select(outbox_table.c.destination).where(
+                outbox_table.c.consumer == self._consumer,
+                outbox_table.c.state == "pending",
+                outbox_table.c.destination.endswith(DEAD_LETTER_SUFFIX),
+            )
+            refusal = Refusal("", "earlier dead letters of this topic wait")
+            with begin() as connection:
+                self._refusing = dict.fromkeys(connection.execute(waiting.distinct()).scalars(), refusal)
+        return self._refusing
+
+    def _whole(self, letter: DeadLetter) -> OutgoingRecord:
         message = letter.message
-        producer.send(
-            message.topic + DEAD_LETTER_SUFFIX,
-            key=message.key,
-            value=message.value,
-            headers=[*message.headers, *envelope(letter, consumer=consumer, run_id=run_id)],
+        headers = [*message.headers, *envelope(letter, consumer=self._consumer, run_id=self._run_id)]
+        return OutgoingRecord(message.topic + DEAD_LETTER_SUFFIX, message.key, message.value, headers)
+
+    def _stub(self, letter: DeadLetter) -> OutgoingRecord:
+        """What is kept of a record that is too large: how large it was, its digest, and the value's beginning."""
+        message = letter.message
+        value = message.value or b""
+        keeps_key = len(message.key or b"") <= MAX_KEY_BYTES
+        keeps_headers = sum(len(n.encode()) + len(v or b"") for n, v in message.headers) <= MAX_HEADER_BYTES
+        left_out = [name for name, kept in (("key", keeps_key), ("headers", keeps_headers)) if not kept]
+        added = {
+            "stub": "true",
+            "size": str(message.size_bytes),
+            "value_size": str(len(value)),
+            "value_sha256": hashlib.sha256(value).hexdigest(),
+            **({"left_out": ", ".join(left_out)} if left_out else {}),
+        }
+        headers = [
+            *(message.headers if keeps_headers else ()),
+            *envelope(letter, consumer=self._consumer, run_id=self._run_id),
+            *((PREFIX + name, text.encode()) for name, text in added.items()),
+        ]
+        head = None if message.value is None else value[:HEAD_BYTES]
+        return OutgoingRecord(message.topic + DEAD_LETTER_SUFFIX, message.key if keeps_key else None, head, headers)
+
+    def _as_stub(self, one: Waiting) -> Waiting:
+        return Waiting(one.letter, self._stub(one.letter), one.refusal)
+
+    def hold(self, connection: Connection, waiting: Iterable[Waiting]) -> None:
+        """Hand letters that their topic did not take to the outbox, which delivers them later.
+
+        Args:
+            connection: in the transaction that records what became of the messages.
+            waiting: from `send`.
+        """
+        topics: dict[str, tuple[int, Refusal]] = {}
+        for one in waiting:
+            record = one.record
+            outbox.add_record(
+                connection,
+                consumer=self._consumer,
+                topic=record.topic,
+                key=record.key,
+                value=record.value,
+                headers=record.headers,
+            )
+            topics[record.topic] = (topics.get(record.topic, (0, one.refusal))[0] + 1, one.refusal)
+        for topic, (number, refusal) in topics.items():
+            remedy = _REMEDIES.get(refusal.code, _OTHER_REMEDY).format(conn_id=self._producer.conn_id)
+            text = (
+                f"{number} or more dead letters of consumer {self._consumer} cannot be written to {topic} "
+                f"({refusal.code} {refusal.text}): {remedy}. They wait in the outbox, which sends them then; no other "
+                "message waits for them"
+            )
+            open_alarm(connection, topic, ALARM, text)
+
+
+def alarm_conflicts(connection: Connection, source: str, letters: Iterable[DeadLetter]) -> None:
+    """Open the alarm about events that carry the id of another one, if any of these dead letters is such an event.
+
+    Args:
+        connection: in the transaction that records the letters.
+        source: the consumer's name.
+        letters: those that are on record only now.
+    """
+    conflicts = [letter for letter in letters if letter.reason == Reason.conflict]
+    if conflicts:
+        first = conflicts[0]
+        text = (
+            f"{len(conflicts)} or more events carry the id of an event that was handled, with other content, the "
+            f"first at {first.message} ({first.detail}). The earlier one stays; the others are dead letters. Find out "
+            "which is right and who produces to the topic, then close this alarm (docs/runbooks/dead-letters.md)"
         )
-        log.warning(
-            "dead letter: topic=%s partition=%d offset=%d reason=%s detail=%s",
-            message.topic,
-            message.partition,
-            message.offset,
-            letter.reason,
-            letter.detail[:MAX_DETAIL_CHARACTERS],
+        open_alarm(connection, source, CONFLICT_ALARM, text)
+
+
+def close_delivered(connection: Connection) -> None:
+    """Close the alarms about dead letters that waited, where the outbox has delivered the last one."""
+    open_ones = select(alarms.c.source).where(alarms.c.kind == ALARM, alarms.c.closed_at.is_(None))
+    for topic in list(connection.execute(open_ones).scalars()):
+        left = select(outbox_table.c.sequence).where(
+            outbox_table.c.destination == topic,
+            outbox_table.c.state.in_(("pending", "failed")),
         )
-    producer.flush()
+        if connection.execute(left.limit(1)).first() is None:
+            close_alarm(connection, topic, ALARM)
+
+
+def _size(record: OutgoingRecord) -> int:
+    return len(record.key or b"") + len(record.value or b"") + sum(len(n) + len(v or b"") for n, v in record.headers)

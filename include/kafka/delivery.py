@@ -9,7 +9,7 @@ from sqlalchemy import Row
 
 from include.kafka.connection import CONN_ID
 from include.kafka.consumers import Consumer
-from include.kafka.producer import AcknowledgedProducer, Record
+from include.kafka.producer import AcknowledgedProducer, OutgoingRecord
 from include.operations import outbox
 from include.operations.outbox import Answer, Attempt, Route, Written
 from include.operations.webhooks import Requests
@@ -41,11 +41,11 @@ class Messages:
 
     def deliver(self, destination: str, rows: Sequence[Row], until: float) -> Attempt:
         """Send the rows and wait for the broker's answers. What concerns the whole topic makes the route away."""
-        records = [Record(row.key, row.body, outbox.record_headers(row)) for row in rows]
+        records = [OutgoingRecord(destination, row.key, row.body, outbox.record_headers(row)) for row in rows]
         seconds = min(BATCH_SECONDS, max(1.0, until - time.monotonic()))
         attempt = Attempt()
         try:
-            refusals = self._producer.try_sending(destination, records, seconds=seconds)
+            refusals = self._producer.try_sending(records, seconds=seconds)
         except Exception as error:
             # The connection: not defined, or with settings that are refused.
             attempt.away = f"{type(error).__name__}: {error}"
@@ -54,10 +54,10 @@ class Messages:
             if refusal is None:
                 attempt.answers[row.sequence] = (Answer.delivered, "")
             elif refusal.is_its_own:
-                attempt.answers[row.sequence] = (Answer.refused, refusal.reason)
+                attempt.answers[row.sequence] = (Answer.refused, f"topic {destination}: {refusal.text}")
             else:
-                attempt.answers[row.sequence] = (Answer.none, refusal.reason)
-                attempt.away = refusal.reason
+                attempt.away = f"topic {destination}: {refusal.text}"
+                attempt.answers[row.sequence] = (Answer.none, attempt.away)
         return attempt
 
 

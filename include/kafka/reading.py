@@ -22,7 +22,14 @@ CONSUMER_SETTINGS = {
     # A range is there to be read, nothing is waited for: with the default, the fetch that waits for more at the end of
     # one range holds up the next by half a second.
     "fetch.wait.max.ms": 10,
+    # The broker counts compressed bytes, and the client unpacks a whole answer at once: 10 MB can be 10 GB. An answer
+    # holds one batch at least, however large.
+    "fetch.message.max.bytes": 64 * 1024,
+    # Unpacked messages that wait in the client: it asks for no more while there are more than these.
+    "queued.max.messages.kbytes": 16 * 1024,
 }
+# What a batch of messages may take in memory; one message alone may be larger.
+MAX_BATCH_BYTES = 16 * 1024 * 1024
 
 
 class ReadingStalled(Exception):
@@ -43,7 +50,7 @@ class RangeReader:
         self.gone: list[tuple[int, int]] = []
 
     def read(self, wanted: OffsetRange) -> Iterator[list[Message]]:
-        """The messages of the range in offset order, `batch_size` at most at a time.
+        """The messages of the range in offset order, `batch_size` and 16 MB at most at a time.
 
         Offsets have holes (transaction markers, compaction), so the end is known by the consumer's position, which
         moves past holes, and never by waiting for the last offset. Only committed transactions are read.
@@ -55,6 +62,7 @@ class RangeReader:
         self.gone = []
         position = wanted.start
         batch: list[Message] = []
+        size = 0
         self._start_at(wanted, position)
         heard_at = time.monotonic()
         while position < wanted.end:
@@ -67,10 +75,15 @@ class RangeReader:
                 heard_at = time.monotonic()
                 position = record.offset() + 1
                 if position <= wanted.end:
-                    batch.append(Message.of(record, wanted.topic_id))
+                    message = Message.of(record, wanted.topic_id)
+                    if batch and size + message.size_bytes > MAX_BATCH_BYTES:
+                        yield batch
+                        batch, size, heard_at = [], 0, time.monotonic()
+                    batch.append(message)
+                    size += message.size_bytes
                     if len(batch) == self._batch_size:
                         yield batch
-                        batch, heard_at = [], time.monotonic()
+                        batch, size, heard_at = [], 0, time.monotonic()
             elif error is not None and error.code() == KafkaError._PARTITION_EOF:
                 # The position at the last stable offset: what lies before it and was not given holds no record.
                 position = max(position, record.offset())  # type: ignore[union-attr]

@@ -17,14 +17,16 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from hashlib import sha256
 from pkgutil import resolve_name
 from typing import Any
 
 from include.contracts import ContractViolation, Reason, Registry
 from include.contracts.repairs import Mended, Repairs
 from include.kafka.messages import Message
-from include.kafka.producer import AcknowledgedProducer, Headers
+from include.kafka.producer import AcknowledgedProducer, Headers, is_too_large
 from include.kafka.replay_letters import Envelope, Letter, Look, size_bytes
 from include.kafka.replay_plan import DEAD_LETTERS_CONN_ID, Plan, look
 
@@ -94,6 +96,7 @@ class Replay:
     """One try of a plan: looks at the records of the dead-letter topic, one after the other."""
 
     def __init__(self, plan: Plan, dead_letters_conn_id: str) -> None:
+        from include.kafka.replay_originals import OriginalReader
         from include.kafka.replay_records import Records
 
         self._plan = plan
@@ -106,6 +109,7 @@ class Replay:
             raise _final(f"{self._topic.dead_letter_name} was deleted and made again after this replay was planned")
         self._records = Records(self._topic.name, plan.topic_id)
         self._producer = AcknowledgedProducer(plan.conn_id)
+        self._originals = OriginalReader(plan.conn_id)
         # The next offset of each partition. When the group's members change, the reading starts again.
         self._positions = dict.fromkeys(plan.ends, 0)
         # What an earlier try of this task has sent counts: the limit is the run's.
@@ -173,13 +177,14 @@ class Replay:
             # By an earlier try of this task, or before its run was cleared: that is this run's.
             by_this_run = known.run_id == self._plan.run_id
             return (Look.replayed, known.repairs or "", "") if by_this_run else (Look.replayed_before, "", "")
-        if letter.envelope is None:
+        if (envelope := letter.envelope) is None:
             return self._keep(letter, Look.unreadable, "")
         if self._records.has_replayed(letter):
             return self._keep(letter, Look.duplicate, "")
         if letter.replays and not self._selection.again:
             return Look.failed_again, "", f"replayed {letter.replays} times; set `again` to replay it again"
         try:
+            letter = self._whole(letter)
             mended = self._repairs.mend(self._topic, letter.record.value)
             key = self._key(letter, mended)
             headers = letter.headers_for_replay(self._topic.name, self._plan.run_id)
@@ -193,9 +198,34 @@ class Replay:
         if self._selection.dry_run:
             self._records.remember(letter)
             return Look.would_replay, repairs, ""
-        self._send(key, mended.value, headers, letter.envelope)
+        try:
+            self._send(key, mended.value, headers, envelope)
+        except Exception as error:
+            if not is_too_large(error):
+                raise
+            # The topic's limit is lower than it was. A retry would fail at this letter again, and reach no other.
+            self._sent -= 1
+            return self._keep(letter, Look.failing, f"{Reason.too_large}: topic {self._topic.name} refuses it")
         self._records.replayed(letter, repairs, self._plan.run_id)
         return Look.replayed, repairs, ""
+
+    def _whole(self, letter: Letter) -> Letter:
+        """The letter with the message that it stands for: a stub's is looked up on the topic.
+
+        Raises ContractViolation when the topic has it no longer.
+        """
+        envelope = letter.envelope
+        if envelope is None or envelope.stub_of is None:
+            return letter
+        original = self._originals.find(self._topic.name, envelope.partition, envelope.offset)
+        if original is None or sha256(original.value or b"").hexdigest() != envelope.stub_of:
+            text = (
+                f"the letter holds the beginning only, its message was too large for the dead-letter topic; the "
+                f"message is no longer at partition {envelope.partition} offset {envelope.offset} of {self._topic.name}"
+            )
+            raise ContractViolation(Reason.too_large, text)
+        record = replace(letter.record, key=original.key, value=original.value)
+        return Letter(record, envelope, original.headers)
 
     def _send(self, key: bytes | None, value: bytes, headers: Headers, envelope: Envelope) -> None:
         # The partition that the message was on: a producer in another language spreads keys in another way, and

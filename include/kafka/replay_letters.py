@@ -12,6 +12,7 @@ from include.kafka.messages import Message
 from include.kafka.producer import Headers
 
 REPLAY_PREFIX = "replay."
+IDEMPOTENCY_KEY = "idempotency-key"
 OF, COUNT, RUN_ID = (REPLAY_PREFIX + name for name in ("of", "count", "run_id"))
 
 _INTEGER = re.compile(r"-1|[0-9]{1,18}")
@@ -50,6 +51,8 @@ class Envelope:
     offset: int
     timestamp: str
     consumer: str
+    # Of a stub, the SHA-256 of the value that was too large to be kept: the letter holds its beginning only.
+    stub_of: str | None = None
 
     @property
     def was_on_the_topic(self) -> bool:
@@ -83,7 +86,12 @@ class Letter:
         starts = [n for n, (name, _) in enumerate(record.headers) if name == PREFIX + "reason"]
         start = starts[-1] if starts else len(record.headers)
         added = {name: value for name, value in record.headers[start:] if name.startswith(PREFIX)}
-        behind = tuple(header for header in record.headers[start:] if not header[0].startswith(PREFIX))
+        # A letter that has waited in the outbox carries its key.
+        behind = tuple(
+            (name, value)
+            for name, value in record.headers[start:]
+            if not name.startswith(PREFIX) and name != IDEMPOTENCY_KEY
+        )
         return cls(record, _envelope(added, topic), record.headers[:start] + behind)
 
     @property
@@ -117,7 +125,12 @@ def _envelope(added: dict[str, bytes | None], topic: str) -> Envelope | None:
         return None
     if not _INTEGER.fullmatch(partition) or not _INTEGER.fullmatch(offset):
         return None
-    return Envelope(Reason(reason), int(partition), int(offset), timestamp, consumer)
+    stub_of = None
+    if PREFIX + "stub" in added:
+        stub_of = _text(added.get(PREFIX + "value_sha256"))
+        if stub_of is None:
+            return None
+    return Envelope(Reason(reason), int(partition), int(offset), timestamp, consumer, stub_of)
 
 
 def _text(value: bytes | None) -> str | None:

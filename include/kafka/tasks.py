@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, func, select, update
 
 from include.kafka import watch
+from include.kafka.broken_contracts import watch_broken_contracts
 from include.kafka.claims import (
     Claimed,
     ConsumerStopped,
@@ -30,11 +31,11 @@ from include.kafka.handling import Handler, HandlingFailed
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.kafka.producer import AcknowledgedProducer
-from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
+from include.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 from include.kafka.watch import LOST_ALARM, Seen
 from include.operations.alarms import add_to_alarm, open_alarm
 from include.operations.database import begin
-from include.operations.tables import claim_ranges, claims
+from include.operations.tables import Outcome, claim_ranges, claims
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,12 @@ TRUSTED_AGE = timedelta(minutes=1)
 def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
     """Claim this run's messages, handle the first chunk here, return the chunks that are left.
 
-    The first chunk is handled in the claiming task, so that a single message costs one task. If that fails, the
-    chunk is returned with the others and gets a task and retries of its own: a poisoned message must not keep the
-    rest of the claim from being mapped.
+    The first chunk is handled in the claiming task, so that a single message costs one task. If that fails, whatever
+    the reason, the chunk is returned with the others and gets a task and retries of its own: nothing that is wrong with
+    it may keep the rest of the claim from being mapped.
+
+    Raises what keeps a claim from being made or found: what the broker or the database raise; AirflowFailException,
+    which is not retried, when a person has to decide.
     """
     _check_shape(consumer, Shape.chunked)
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
@@ -73,7 +77,8 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
             return []
         try:
             _handle(consumer, chunks[0], run_id, group, producer)
-        except HandlingFailed:
+        except Exception:
+            # Whatever it is: else the other chunks would get no tasks, and wait for this one's retries.
             log.exception("the first chunk becomes a task of its own")
             return chunks
     return chunks[1:]
@@ -206,23 +211,37 @@ def _count_emission(claim_id: int) -> None:
 def _open_keys(
     consumer: Consumer, claimed: Claimed, run_id: str, group: GroupOffsets, producer: AcknowledgedProducer
 ) -> list[str]:
-    """A key for each message of the claim that is not done; settles what needs no run."""
+    """A key for each message of the claim that is not done; settles what needs no run.
+
+    A range that cannot be read keeps no key of the others back: its own are emitted once it can, by `maintain`.
+    """
+    from confluent_kafka import KafkaException
+
     keys: list[str] = []
+    troubles: list[Exception] = []
     if claimed.ranges:
         handler = Handler(consumer, run_id, producer)
         reader = RangeReader(group.consumer)
         for wanted in claimed.ranges:
             position = wanted.start
-            for batch in reader.read(wanted):
-                good = {message.offset for message in handler.keep_dead_letters(batch)}
-                for message in batch:
-                    if message.offset in good:
-                        keys.append(partition_key(message))
-                        # Everything before it that is no key: holes, dead letters, and what retention has removed.
-                        before = replace(wanted, start=position, end=message.offset)
-                        _finish(consumer, claimed.id, before, reader.gone, run_id)
-                        position = message.offset + 1
+            try:
+                for batch in reader.read(wanted):
+                    good = {message.offset for message in handler.keep_dead_letters(batch)}
+                    for message in batch:
+                        if message.offset in good:
+                            keys.append(partition_key(message))
+                            # Everything before it that is no key: holes, dead letters, and what retention has removed.
+                            before = replace(wanted, start=position, end=message.offset)
+                            _finish(consumer, claimed.id, before, reader.gone, run_id)
+                            position = message.offset + 1
+            except (ReadingStalled, KafkaException) as trouble:
+                log.exception("not read to its end: %s", wanted)
+                troubles.append(trouble)
+                continue
             _finish(consumer, claimed.id, replace(wanted, start=position), reader.gone, run_id)
+        if troubles and not keys:
+            raise troubles[0]
+        _watch_contracts(consumer, handler)
         _count_emission(claimed.id)
     return keys
 
@@ -417,6 +436,8 @@ def _claim(
 
 
 def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, producer: AcknowledgedProducer) -> None:
+    from confluent_kafka import KafkaException
+
     failures: list[str] = []
     reader = RangeReader(group.consumer)
     handler = Handler(consumer, run_id, producer)
@@ -425,18 +446,24 @@ def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, 
     old: list[Seen] = []
     for wanted in (OffsetRange(**r) for r in chunk["ranges"]):
         failed_before = len(failures)
-        for batch in reader.read(wanted):
-            if claimed_at is not None:
-                old += watch.older_than_allowed(consumer, batch)
-            try:
-                handler.handle(batch)
-            except HandlingFailed as failure:
-                # The messages behind it are not to wait for its retry.
-                failures.append(str(failure))
+        try:
+            for batch in reader.read(wanted):
+                if claimed_at is not None:
+                    old += watch.older_than_allowed(consumer, batch)
+                try:
+                    handler.handle(batch)
+                except HandlingFailed as failure:
+                    # The messages behind it are not to wait for its retry.
+                    failures.append(str(failure))
+        except (ReadingStalled, KafkaException) as trouble:
+            # Nor the other ranges for a partition that cannot be read.
+            log.exception("not read to its end: %s", wanted)
+            failures.append(f"{wanted}: {type(trouble).__name__}: {trouble}")
         if len(failures) == failed_before:
             _finish(consumer, chunk["claim_id"], wanted, reader.gone, run_id)
     if claimed_at is not None:
         watch.watch_handled(consumer, old, claimed_at)
+    _watch_contracts(consumer, handler)
     deliver_written(handler.written, producer)
     counts = " ".join(f"{outcome}={number}" for outcome, number in handler.counts.items())
     log.info("handled: consumer=%s run_id=%s %s", consumer.name, run_id, counts)
@@ -449,6 +476,13 @@ def _open_since(claim_id: int) -> datetime | None:
     mine = select(claims.c.claimed_at).where(claims.c.id == claim_id, claims.c.closed_at.is_(None))
     with begin() as connection:
         return connection.scalar(mine)
+
+
+def _watch_contracts(consumer: Consumer, handler: Handler) -> None:
+    """Opens alarms at once about what these messages were; `maintain` closes them."""
+    if handler.counts[Outcome.dead_letter]:
+        with begin() as connection:
+            watch_broken_contracts(connection, consumer)
 
 
 def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, gone: Sequence[tuple[int, int]], run_id: str) -> None:

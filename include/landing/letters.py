@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from include.kafka import dead_letters
-from include.kafka.dead_letters import DeadLetter
+from include.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange, is_same_topic
 from include.kafka.producer import AcknowledgedProducer
@@ -144,11 +143,13 @@ def keep(
 ) -> None:
     """Send the letters, wait until the broker has acknowledged them, then record them in the inbox.
 
-    Killed in between: they are sent again, and stand twice among the dead letters; their coordinates tell.
+    Those that their topic does not take go to the outbox, in the transaction that records them. Killed before it: all
+    are sent again, and some stand twice among the dead letters; their coordinates tell.
     """
     if not letters:
         return
-    dead_letters.send(letters, consumer=consumer.name, run_id=run_id, producer=producer)
+    box = DeadLetters(consumer.name, run_id, producer)
+    waiting = box.send(letters)
     rows = [
         {
             "consumer": consumer.name,
@@ -164,5 +165,9 @@ def keep(
         }
         for letter in letters
     ]
+    statement = insert(inbox).on_conflict_do_nothing().returning(inbox.c.partition, inbox.c.offset)
     with begin() as connection:
-        connection.execute(insert(inbox).on_conflict_do_nothing(), rows)
+        new = {tuple(row) for row in connection.execute(statement, rows)}
+        on_record = [letter for letter in letters if (letter.message.partition, letter.message.offset) in new]
+        alarm_conflicts(connection, consumer.name, on_record)
+        box.hold(connection, [one for one in waiting if one.letter in on_record])

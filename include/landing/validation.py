@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Rows examined at a time: their texts are in memory.
-EXAMINED_AT_ONCE = 2_000
+# Rows examined at a time, and how large their texts may be together: they are in memory, and their records too.
+EXAMINED_AT_ONCE, EXAMINED_BYTES = 2_000, 32 * 1024 * 1024
 # Rows of every unit on which the screen is compared with the contract.
 SAMPLE = 64
 
@@ -197,6 +197,9 @@ def _examine(
         f"select kafka_partition, kafka_offset, kafka_timestamp, {quoted(rows.TEXT)} from {screened} "
         f"where {quoted(rows.EXAMINE)} order by kafka_partition, kafka_offset"
     )
+    longest = f"select coalesce(max(strlen({quoted(rows.TEXT)})), 0) from {screened} where {quoted(rows.EXAMINE)}"
+    (largest,) = connection.execute(longest).fetchall()[0]
+    at_once = max(1, min(EXAMINED_AT_ONCE, EXAMINED_BYTES // max(1, largest)))
     good = 0
     found = connection.execute(query)
     with (
@@ -204,7 +207,7 @@ def _examine(
         AcknowledgedProducer(consumer.conn_id) as producer,
         letters.originals(consumer, ranges[0].topic_id) as originals,
     ):
-        while batch := found.fetchmany(EXAMINED_AT_ONCE):
+        while batch := found.fetchmany(at_once):
             examined = _examine_batch(consumer, batch, topic_ids, originals)
             if examined.good:
                 writer.write_table(_as_table(examined.good, schema))

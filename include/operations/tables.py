@@ -157,6 +157,8 @@ inbox = Table(
     Column("topic", Text, nullable=False),
     Column("contract", Text, nullable=False),
     Column("event_id", Text),
+    # What the event says (contracts/digests.py); null in rows from before there were digests.
+    Column("digest", LargeBinary),
     Column("outcome", String(16), nullable=False),
     # Why a dead letter is one (a Reason) and where in the message; null otherwise.
     Column("reason", Text),

@@ -205,12 +205,15 @@ def _message(event: SeismicEvent) -> Event:
 
 def _keep(rejected: Sequence[Rejected], run_id: str) -> None:
     """Put features that break the contract into the dead-letter topic, then write that down."""
-    from include.kafka import dead_letters
+    from include.kafka.dead_letters import DeadLetters
     from include.kafka.producer import AcknowledgedProducer
+    from include.operations.database import begin
 
     with AcknowledgedProducer() as producer:
-        letters = [_letter(feature, violation) for feature, violation in rejected]
-        dead_letters.send(letters, consumer=CONSUMER, run_id=run_id, producer=producer)
+        box = DeadLetters(CONSUMER, run_id, producer)
+        if waiting := box.send([_letter(feature, violation) for feature, violation in rejected]):
+            with begin() as connection:
+                box.hold(connection, waiting)
     record_published(digest(feature) for feature, _ in rejected)
 
 

@@ -20,6 +20,7 @@ from include.kafka.consumers import Consumer
 from include.kafka.handling import Handler, HandlingFailed
 from include.kafka.messages import Message
 from include.kafka.offsets import OffsetRange, Partition, PartitionOffsets
+from include.kafka.producer import Refusal
 from include.kafka.tasks import split
 from include.operations.database import begin
 from tests.integration.kafka.conftest import Order, order
@@ -35,19 +36,22 @@ class Killed(BaseException):
 
 @dataclass
 class MemoryProducer:
-    """Keeps dead letters; can be killed before or after the broker has them."""
+    """Keeps dead letters, or refuses them; can be killed before or after the broker has them."""
 
     letters: list[tuple[str, bytes]] = field(default_factory=list)
     kill: str | None = None
+    refuses: bool = False
+    conn_id: str = "kafka_default"
 
-    def send(self, topic, *, key, value, headers, partition=None):
+    def attempt(self, records, seconds):
         if self.kill == "before dead letter":
             raise Killed
-        self.letters.append((topic, value))
-
-    def flush(self):
+        if self.refuses:
+            return [Refusal("UNKNOWN_TOPIC_OR_PART", "no such topic")] * len(records)
+        self.letters += [(record.topic, record.value) for record in records]
         if self.kill == "after dead letter":
             raise Killed
+        return [None] * len(records)
 
 
 @dataclass
@@ -82,10 +86,10 @@ class World(RuleBasedStateMachine):
 
     # The world
 
-    @rule(partition=st.integers(0, PARTITIONS - 1), number=st.integers(0, 8))
-    def produce(self, partition, number):
-        """Few numbers, so that producers repeat themselves often, also across partitions."""
-        self.log[partition].append(order(number))
+    @rule(partition=st.integers(0, PARTITIONS - 1), number=st.integers(0, 8), amount=st.sampled_from([1, 1, 1, 2]))
+    def produce(self, partition, number, amount):
+        """Few numbers, so that producers repeat themselves often, also across partitions, and contradict themselves."""
+        self.log[partition].append(order(number, amount))
 
     @rule(partition=st.integers(0, PARTITIONS - 1))
     def produce_what_breaks_the_contract(self, partition):
@@ -132,23 +136,24 @@ class World(RuleBasedStateMachine):
         self.runs[run_id] = claimed.ranges
         self.tasks += [Task(run_id, chunk) for chunk in split(claimed, self.consumer.chunk_size)]
 
-    @rule(data=st.data(), kill=st.sampled_from(KILLS))
-    def work(self, data, kill):
+    @rule(data=st.data(), kill=st.sampled_from(KILLS), refuses=st.sampled_from([False, False, True]))
+    def work(self, data, kill, refuses):
         """Any task may run at any time: for the first time, as a retry, or as a zombie after it was done."""
         if self.tasks:
-            self.run(data.draw(st.sampled_from(self.tasks)), kill)
+            self.run(data.draw(st.sampled_from(self.tasks)), kill, refuses)
 
-    def run(self, task, kill):
-        producer = MemoryProducer(self.letters, kill)
+    def run(self, task, kill, refuses=False):
+        producer = MemoryProducer(self.letters, kill, refuses)
         handler = Handler(self.consumer, task.run_id, producer)
         record = handler._record
 
-        def record_or_die(good, bad):
+        def record_or_die(good):
             if kill == "before record":
                 raise Killed
-            record(good, bad)
+            conflicts = record(good)
             if kill == "after record":
                 raise Killed
+            return conflicts
 
         handler._record = record_or_die
         try:
@@ -201,11 +206,18 @@ class World(RuleBasedStateMachine):
                 self.run(task, None)
         values = [value for log in self.log.values() for value in log]
         bad = {value for value in values if value.startswith(b"bad")}
-        good = {Order.model_validate_json(value).number for value in values if value not in bad}
-        assert self.effects() == sorted(good)
-        assert {value for _, value in self.letters} == bad
+        good = {value: Order.model_validate_json(value).number for value in values if value not in bad}
+        assert self.effects() == sorted(set(good.values()))
         with begin() as connection:
             name = {"name": self.consumer.name}
+            waiting = set(connection.scalars(text("select body from outbox where consumer = :name"), name))
+            settled = "select count(*) from inbox where consumer = :name and outcome = 'dead_letter'"
+            dead_letters = connection.scalar(text(settled), name)
+        kept = {value for _, value in self.letters} | waiting
+        assert kept - bad <= set(good), "only what contradicts an event that was handled is kept beside what is bad"
+        assert bad <= kept
+        assert dead_letters >= len(kept), "a letter for each message that is on record as one"
+        with begin() as connection:
             rows = connection.scalar(text("select count(*) from inbox where consumer = :name"), name)
             still_open = connection.scalar(
                 text("select count(*) from claims where consumer = :name and closed_at is null"), name

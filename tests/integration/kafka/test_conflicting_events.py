@@ -1,0 +1,77 @@
+"""An event that carries another's id with other content is kept and alarmed; the first one stays."""
+
+import pytest
+from sqlalchemy import text
+
+from include.kafka import tasks
+from include.kafka.consumers import Shape
+from include.operations.database import begin
+from tests.integration.kafka.conftest import alarms, numbers, open_claims, order, read_all
+from tests.integration.kafka.test_handling import outcomes
+from tests.integration.kafka.test_prepared_effects import make_prepared, prepared
+
+__all__ = ["make_prepared"]
+
+pytestmark = pytest.mark.integration
+
+
+def test_other_content_under_a_known_id_is_a_dead_letter_and_an_alarm(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, order("a", 450), order("b", 1))
+    tasks.claim_messages(consumer, "first")
+    send(topic, order("a", 20_000), order("b", 1), partition=1)
+    tasks.claim_messages(consumer, "second")
+    assert sorted(numbers(topic)) == ["a", "b"]
+    assert outcomes(consumer) == {"handled": 2, "duplicate": 1, "dead_letter": 1}
+    (letter,) = read_all(topic.dead_letter_name)
+    assert letter.value() == order("a", 20_000)
+    assert dict(letter.headers())["dlq.reason"] == b"conflict"
+    assert b"partition 0 offset 0" in dict(letter.headers())["dlq.detail"]
+    assert f"{topic.name}-1@0" in alarms(consumer)["conflicting_events"]
+    assert open_claims(consumer) == 0
+
+
+def test_of_two_contradicting_events_in_one_batch_the_first_stays(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, order("a", 1), order("a", 2), order("a", 1), order("b", 1))
+    tasks.claim_messages(consumer, "run")
+    assert numbers(topic) == ["a", "b"]
+    assert outcomes(consumer) == {"handled": 2, "duplicate": 1, "dead_letter": 1}
+    assert [letter.value() for letter in read_all(topic.dead_letter_name)] == [order("a", 2)]
+
+
+def test_other_bytes_of_the_same_content_are_a_duplicate(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, order("a", 1), b'{ "amount": 1, "number": "a",  "version": 1 }')
+    tasks.claim_messages(consumer, "run")
+    assert outcomes(consumer) == {"handled": 1, "duplicate": 1}
+    assert alarms(consumer) == {}
+
+
+def test_events_from_before_there_were_digests_make_duplicates(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, order("a", 1))
+    tasks.claim_messages(consumer, "first")
+    with begin() as connection:
+        connection.execute(text("update inbox set digest = null where consumer = :name"), {"name": consumer.name})
+    send(topic, order("a", 2))
+    tasks.claim_messages(consumer, "second")
+    assert outcomes(consumer) == {"handled": 1, "duplicate": 1}
+
+
+@pytest.mark.parametrize("shape", [Shape.chunked, Shape.per_message])
+def test_a_conflicting_event_is_not_prepared(make_prepared, send, shape):
+    topic, consumer = make_prepared(shape)
+    send(topic, order("a", 1), order("a", 2))
+    if shape is Shape.chunked:
+        tasks.claim_messages(consumer, "run")
+    else:
+        for key in tasks.claim_partition_keys(consumer, "fan out"):
+            tasks.handle_message(consumer, key, key)
+    assert numbers(topic) == prepared == ["a"]
+    assert outcomes(consumer) == {"handled": 1, "dead_letter": 1}
+    assert open_claims(consumer) == 0
