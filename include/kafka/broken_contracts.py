@@ -11,7 +11,7 @@ from include.contracts.violations import FRAMED
 from include.kafka.consumers import Consumer, Shape
 from include.operations.alarms import close_alarm, open_alarm
 
-ALARM = "contract_broken"
+ALARM = "many_dead_letters"
 # The latest messages that are looked at, over all partitions, and those of each at least.
 LATEST, LATEST_OF_A_PARTITION = 200, 5
 # Fewer dead letters are no pattern.
@@ -55,7 +55,7 @@ def watch_broken_contracts(connection: Connection, consumer: Consumer) -> None:
     if consumer.shape is Shape.per_message:
         # Good messages wait for their runs; dead letters are settled with the claim.
         settled = max(settled, min(LATEST, sum(reasons.values()) + _waiting(connection, consumer)))
-    watch_share(connection, consumer.name, total=settled, reasons=reasons, framed=framed)
+    _watch_share(connection, consumer.name, total=settled, reasons=reasons, framed=framed)
 
 
 def _waiting(connection: Connection, consumer: Consumer) -> int:
@@ -73,21 +73,12 @@ def _waiting(connection: Connection, consumer: Consumer) -> int:
     return int(connection.scalar(query, {"consumer": consumer.name}) or 0)
 
 
-def watch_share(
+def _watch_share(
     connection: Connection, source: str, *, total: int, reasons: Mapping[str, int], framed: int = 0
 ) -> None:
-    """Open the alarm when most messages broke their contract, close it when few did.
+    """Open the alarm when most of `total` messages broke their contract, close it when few did.
 
-    For any lane. The standard lane calls it once a run, with what its summary says: `total` is the claim's landed
-    offsets, `reasons` its dead letters by reason (a count of the inbox rows in the claim's ranges, grouped by
-    `reason`), `framed` how many of those have `FRAMED` in their `detail`. So the cost follows the claim.
-
-    Args:
-        connection: a transaction on the operational database.
-        source: the consumer's name.
-        total: how many messages were looked at, good ones and dead letters.
-        reasons: {reason: dead letters among them}.
-        framed: how many of them look like a schema registry's.
+    `reasons`: {reason: dead letters}; `framed`: how many of them look like a schema registry's.
     """
     bad = sum(reasons.values())
     if bad >= MIN_DEAD_LETTERS and bad > MAX_SHARE * total:

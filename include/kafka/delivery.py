@@ -51,13 +51,14 @@ class Messages:
             attempt.away = f"{type(error).__name__}: {error}"
             return attempt
         for row, refusal in zip(rows, refusals, strict=True):
+            reason = f"topic {destination}: {refusal.code} {refusal.text}" if refusal else ""
             if refusal is None:
-                attempt.answers[row.sequence] = (Answer.delivered, "")
+                attempt.answers[row.sequence] = (Answer.delivered, reason)
             elif refusal.is_its_own:
-                attempt.answers[row.sequence] = (Answer.refused, f"topic {destination}: {refusal.text}")
+                attempt.answers[row.sequence] = (Answer.refused, reason)
             else:
-                attempt.away = f"topic {destination}: {refusal.text}"
-                attempt.answers[row.sequence] = (Answer.none, attempt.away)
+                attempt.answers[row.sequence] = (Answer.none, reason)
+                attempt.away = reason
         return attempt
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import Connection
 
+from include.kafka.broken_contracts import ALARM as MANY_DEAD_LETTERS
 from include.kafka.claims import mark_handled
 from include.kafka.offsets import OffsetRange
 from include.lake import engine
@@ -23,7 +24,6 @@ from include.operations.database import begin
 log = logging.getLogger(__name__)
 
 ALARM = "run_does_not_balance"
-MANY_DEAD_LETTERS = "many_dead_letters"
 # Of a handful of messages, a few bad ones would be a large share.
 ENOUGH_RECORDS = 100
 MUCH_SHARE = 0.05

@@ -129,11 +129,13 @@ def gathered(connection: Connection) -> Iterator[Written]:
     """
     rows: list[dict[str, Any]] = []
     written: Written = {}
-    connection.info[_GATHERED] = rows
+    # Looked up once: a connection that was lost has no `info`, and its own error must reach the caller.
+    info = connection.info
+    info[_GATHERED] = rows
     try:
         yield written
     finally:
-        del connection.info[_GATHERED]
+        del info[_GATHERED]
     if rows:
         connection.execute(_INSERT_GATHERED, rows)
     for row in rows:

@@ -43,7 +43,7 @@ class MemoryProducer:
     refuses: bool = False
     conn_id: str = "kafka_default"
 
-    def attempt(self, records, seconds):
+    def try_sending(self, records, *, seconds):
         if self.kill == "before dead letter":
             raise Killed
         if self.refuses:

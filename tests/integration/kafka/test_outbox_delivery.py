@@ -1,6 +1,7 @@
 """Delivery has a way of its own: no receiver fails a run, delays handling, or holds up another receiver."""
 
 import json
+import os
 import threading
 import time
 import uuid
@@ -223,7 +224,7 @@ def test_a_record_that_kafka_refuses_for_good_is_refused_alone(make_topic, make_
     consumer = make_consumer(topic)
     with begin() as connection:
         for n in range(9):
-            value = bytes(5000) if n == 4 else str(n).encode()
+            value = os.urandom(5000) if n == 4 else str(n).encode()
             outbox.add_record(connection, consumer=consumer.name, topic=results.name, key=None, value=value, headers=[])
     deliver_now(consumer)
     assert states(consumer) == ["delivered"] * 4 + ["pending"] + ["delivered"] * 4
