@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ _airflow_home = tempfile.TemporaryDirectory(prefix="airflow-home-")
 os.environ.setdefault("AIRFLOW_HOME", _airflow_home.name)
 os.environ.setdefault("AIRFLOW__CORE__DAGS_FOLDER", str(PROJECT / "dags"))
 os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+
+if find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    # A busy machine is slow: how long an example takes says nothing about the code.
+    settings.register_profile("without_deadline", deadline=None)
+    settings.load_profile("without_deadline")
 
 
 def start_stack(folder: Path, services: tuple[str, ...], **options):
