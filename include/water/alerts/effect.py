@@ -6,7 +6,7 @@ import logging
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, func
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 
 from include.kafka.messages import Message
 from include.operations import outbox
@@ -18,6 +18,36 @@ from include.water.topics import ALERTS_RAISED, AlertRaised
 log = logging.getLogger(__name__)
 
 WEBHOOK_CONN_ID = "alert_webhook"
+# What a more severe message replaces.
+_CONTENT = (
+    "severity",
+    "severity_rank",
+    "district_id",
+    "site_id",
+    "title",
+    "source_event_id",
+    "source_topic",
+    "source_partition",
+    "source_offset",
+    "source_timestamp",
+)
+
+
+def _upsert() -> Insert:
+    statement = insert(alerts)
+    return statement.on_conflict_do_update(
+        index_elements=[alerts.c.alert_id],
+        set_={
+            **{name: statement.excluded[name] for name in _CONTENT},
+            "revision": alerts.c.revision + 1,
+            "updated_at": func.now(),
+        },
+        where=alerts.c.severity_rank < statement.excluded.severity_rank,
+    ).returning(alerts.c.revision)
+
+
+# Once: to build it for every alert takes longer than PostgreSQL takes to run it.
+_UPSERT = _upsert()
 
 
 def raise_alert(connection: Connection, message: Message) -> None:
@@ -73,7 +103,10 @@ def _write(connection: Connection, alert: Alert, message: Message) -> int | None
     One statement, so that two tasks with revisions of one earthquake cannot both find no row, or both the lower
     severity: the second waits for the first and then compares with what that has written.
     """
-    content = {
+    row = {
+        "alert_id": alert.alert_id,
+        "revision": 1,
+        "kind": alert.kind.value,
         "severity": alert.severity.value,
         "severity_rank": alert.severity.rank,
         "district_id": alert.district_id,
@@ -85,10 +118,4 @@ def _write(connection: Connection, alert: Alert, message: Message) -> int | None
         "source_offset": message.offset,
         "source_timestamp": message.timestamp,
     }
-    statement = insert(alerts).values(alert_id=alert.alert_id, revision=1, kind=alert.kind.value, **content)
-    statement = statement.on_conflict_do_update(
-        index_elements=[alerts.c.alert_id],
-        set_={**content, "revision": alerts.c.revision + 1, "updated_at": func.now()},
-        where=alerts.c.severity_rank < statement.excluded.severity_rank,
-    ).returning(alerts.c.revision)
-    return connection.execute(statement).scalar_one_or_none()
+    return connection.execute(_UPSERT, row).scalar_one_or_none()
