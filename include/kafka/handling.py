@@ -21,7 +21,7 @@ from include.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
 from include.kafka.messages import Message, Rejected
 from include.kafka.producer import AcknowledgedProducer
 from include.operations import outbox
-from include.operations.database import begin
+from include.operations.database import LOCK_NOT_AVAILABLE, begin
 from include.operations.tables import Outcome, inbox
 
 log = logging.getLogger(__name__)
@@ -49,9 +49,10 @@ def _database_is_away(error: Exception) -> bool:
     """Whether every message would fail alike, so that the task does, and is retried.
 
     Any other error (a broken constraint, data that it cannot store, a wrong statement, a text that is too long for an
-    index) belongs to one message.
+    index, a lock that was not free in time) belongs to one message.
     """
-    return isinstance(error, OperationalError | InterfaceError) and not _is_limit(error)
+    waited = getattr(getattr(error, "orig", None), "sqlstate", None) == LOCK_NOT_AVAILABLE
+    return isinstance(error, OperationalError | InterfaceError) and not _is_limit(error) and not waited
 
 
 def _is_limit(error: Exception) -> bool:

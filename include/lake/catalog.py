@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
+    from include.operations.database import Target
+
 CONN_ID = "landing_catalog"
 OBJECTS_CONN_ID = "google_cloud_default"
 # A row of a JDBC catalog belongs to the catalog of its name: the sink's `iceberg.catalog` must be the same.
 CATALOG_NAME = "landing"
 # Keys of the connection's extra that are libpq's; everything else is a property of the catalog.
-_LIBPQ = ("ssl", "keepalives", "connect_timeout", "target_session_attrs", "channel_binding", "gssencmode", "options")
+_LIBPQ = (
+    "ssl", "keepalives", "tcp_user_timeout", "connect_timeout", "target_session_attrs", "channel_binding", "gssencmode",
+    "options", "server_settings",
+)  # fmt: skip
 # Say at every look at a table, every few seconds in a triggerer, that they look.
 _CHATTY = ("pyiceberg.io", "fsspec.caching")
 
@@ -48,7 +53,7 @@ def load_catalog(conn_id: str = CONN_ID) -> "Catalog":
         if connection.login and not {"credential", "token"} & extra.keys():
             properties["credential"] = f"{connection.login}:{connection.password or ''}"
         return RestCatalog(CATALOG_NAME, **properties)
-    return _sql_catalog(conn_id, connection, extra, properties)
+    return _sql_catalog(connection, properties)
 
 
 def load_current(name: str) -> "Table":
@@ -120,33 +125,44 @@ def _map_tables() -> None:
         event.listen(Mapper, "before_configured", import_all_models, once=True)
 
 
-def _sql_catalog(
-    conn_id: str, connection: "Connection", extra: dict[str, str], properties: dict[str, Any]
-) -> "Catalog":
+def _sql_catalog(connection: "Connection", properties: dict[str, Any]) -> "Catalog":
+    from airflow.sdk import BaseHook
     from pyiceberg.catalog.sql import SqlCatalog
     from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-    from include.operations.database import postgres_url
+    from include.operations.database import guard
 
-    libpq = {name: value for name, value in extra.items() if name.startswith(_LIBPQ)}
-    # SQLite is refused, among others: two writers lock each other out.
-    url = postgres_url(connection, libpq, needed_by="a JDBC catalog")
-    if "warehouse" not in extra:
+    conn_id = connection.conn_id
+    now = _database(connection)
+    if not (warehouse := connection.extra_dejson.get("warehouse")):
         raise ValueError(f'connection {conn_id}: its extra has no warehouse; add {{"warehouse": "gs://BUCKET/PATH"}}')
     properties = {
         **properties,
+        "warehouse": str(warehouse),
         "type": "sql",
-        "uri": url.render_as_string(hide_password=False),
+        "uri": now.url.render_as_string(hide_password=False),
         "pool_pre_ping": "true",
         # The sink's `iceberg.catalog.jdbc.schema-version`.
         "schema_version": "v1",
     }
     _map_tables()
     try:
-        return SqlCatalog(CATALOG_NAME, **properties)
+        catalog = SqlCatalog(CATALOG_NAME, **properties)
     except (IntegrityError, ProgrammingError):
         # Somebody else made the catalog's tables at the same moment; now they are there.
-        return SqlCatalog(CATALOG_NAME, **properties)
+        catalog = SqlCatalog(CATALOG_NAME, **properties)
+    guard(catalog.engine, now, lambda: _database(BaseHook.get_connection(conn_id)))
+    # The connection that looked for the catalog's tables has no limits.
+    catalog.engine.dispose()
+    return catalog
+
+
+def _database(connection: "Connection") -> "Target":
+    """The database of a JDBC catalog. SQLite is refused, among others: two writers lock each other out."""
+    from include.operations.database import postgres_target
+
+    libpq = {name: value for name, value in connection.extra_dejson.items() if name.startswith(_LIBPQ)}
+    return postgres_target(connection, libpq, needed_by="a JDBC catalog")
 
 
 def file_properties(conn_id: str = OBJECTS_CONN_ID) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from include.landing import conflicts
 from include.landing.consumers import LandingConsumer
 from include.landing.tables import clean_table
 from include.landing.validation import staged
-from include.operations.database import begin
+from include.operations.database import WHOLE_TASK, begin
 from include.operations.tables import claim_ranges, claims
 from include.validators.columns import COORDINATES, columns_of
 
@@ -171,7 +171,7 @@ def claim_of(consumer: LandingConsumer, run_id: str) -> tuple[int, list[OffsetRa
 @contextmanager
 def _alone(claim_id: int) -> Iterator[None]:
     """Wait for a task of the same claim that was given up and still commits: both would append the same rows."""
-    with begin() as connection:
+    with begin(patience=WHOLE_TASK) as connection:
         connection.execute(select(claims.c.id).where(claims.c.id == claim_id).with_for_update())
         yield
 

@@ -40,7 +40,7 @@ from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, MultiRange, Range
 from include.kafka.offsets import OffsetRange
 from include.landing import intervals
 from include.landing.intervals import Ranges
-from include.operations.database import begin, engine
+from include.operations.database import WHOLE_TASK, begin
 from include.operations.tables import metadata, now_column
 
 log = logging.getLogger(__name__)
@@ -216,13 +216,11 @@ def lock(connection: Connection, topic_id: str) -> None:
 def repairing(topic_id: str) -> Iterator[None]:
     """Wait for everybody else who repairs this topic's landing table.
 
-    The lock spares work; what keeps a record from being appended twice is the commit (`repair.py`), because a lock goes
+    The transaction is open as long as the repair takes. It has no snapshot between statements, so vacuum goes on. The
+    lock spares work; what keeps a record from being appended twice is the commit (`repair.py`), because a lock goes
     when its connection breaks and its holder may still run.
     """
-    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with begin(patience=WHOLE_TASK) as connection:
         name = {"name": f"repair {topic_id}"}
-        connection.execute(text("select pg_advisory_lock(hashtextextended(:name, 0))"), name)
-        try:
-            yield
-        finally:
-            connection.execute(text("select pg_advisory_unlock(hashtextextended(:name, 0))"), name)
+        connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), name)
+        yield

@@ -16,7 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _expected() -> tuple[type[Exception], ...]:
     from sqlalchemy.exc import OperationalError, ProgrammingError
 
-    return OperationalError, ProgrammingError, ValueError
+    from include.operations.migrate import MigrationBlocked
+
+    return MigrationBlocked, OperationalError, ProgrammingError, ValueError
 
 
 def _parser() -> argparse.ArgumentParser:

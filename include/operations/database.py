@@ -1,48 +1,111 @@
-"""Transactions on the operational database, from the Airflow connection `operations_db`."""
+"""Transactions on the operational database, from the Airflow connection `operations_db`.
 
-from collections.abc import Iterator, Mapping
+The connection may lead to PgBouncer in transaction mode. There, one transaction runs on one server connection and the
+next on another, so nothing may rest on the session: no prepared statement, no lock of a session, no startup parameter
+`options`. Limits are set at the beginning of each transaction; that is one round trip (0.1 ms on the local stack).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine import Dialect, ExceptionContext
 
 if TYPE_CHECKING:
+    from typing import LiteralString
+
     from airflow.sdk import Connection as AirflowConnection
 
 CONN_ID = "operations_db"
+# The key of an Airflow connection's extra that changes the settings below, as in {"lock_timeout": "2min"}.
+SERVER_SETTINGS = "server_settings"
+# A client that vanished without a word (its machine, its network) holds its locks until the server notices: 30 s
+# instead of more than two hours. Behind PgBouncer they concern PgBouncer's connections; it needs settings of its own.
+SOCKET_SETTINGS = {
+    "tcp_keepalives_idle": "10s",
+    "tcp_keepalives_interval": "5s",
+    "tcp_keepalives_count": "4",
+    # Keepalives are not sent while an answer waits to be acknowledged.
+    "tcp_user_timeout": "30s",
+}
+TRANSACTION_SETTINGS = {
+    # Longer than it takes to notice a vanished client: its lock is waited for, and the task needs no retry.
+    "lock_timeout": "1min",
+    # For a client that is stopped (a paused container): its kernel still answers keepalives. As long as Airflow waits
+    # for a task's heartbeat by default.
+    "idle_in_transaction_session_timeout": "5min",
+}
+# For a transaction that holds a lock while a task does its work: no task's execution_timeout is longer.
+WHOLE_TASK = timedelta(hours=1)
+# The SQLSTATE of an error after `lock_timeout`.
+LOCK_NOT_AVAILABLE = "55P03"
+# undefined_table, undefined_column, and no unique index for an ON CONFLICT.
+_MISSING_IN_SCHEMA = ("42P01", "42703", "42P10")
+OLD_SCHEMA = (
+    "The tables are older than this code: run the Dag prepare_services, or `python -m include.operations upgrade`; "
+    "retries succeed after it"
+)
 
 
-def url(conn_id: str = CONN_ID) -> URL:
-    """The connection as a SQLAlchemy URL; its extra (sslmode, sslrootcert, ...) goes to libpq.
+@dataclass(frozen=True)
+class Target:
+    """A database as an Airflow connection describes it now: the address, and settings for the server."""
+
+    url: URL
+    server_settings: Mapping[str, str]
+
+
+def target(conn_id: str = CONN_ID) -> Target:
+    """The connection's database; its extra (sslmode, sslrootcert, ...) goes to libpq.
 
     Raises AirflowNotFoundException when the connection is not defined, ValueError when it is no PostgreSQL.
     """
     from airflow.sdk import BaseHook
 
     connection = BaseHook.get_connection(conn_id)
-    return postgres_url(connection, connection.extra_dejson, needed_by="the operational database")
+    return postgres_target(connection, connection.extra_dejson, needed_by="the operational database")
 
 
-def postgres_url(connection: "AirflowConnection", extra: Mapping[str, object], *, needed_by: str) -> URL:
-    """An Airflow connection as a SQLAlchemy URL, `extra` being libpq's. Raises ValueError when it is no PostgreSQL.
+def postgres_target(connection: "AirflowConnection", extra: Mapping[str, object], *, needed_by: str) -> Target:
+    """The database of an Airflow connection.
 
-    needed_by: what takes no other database, for the error.
+    Args:
+        connection: The Airflow connection.
+        extra: What goes to libpq, and `server_settings`.
+        needed_by: What takes no other database, for the error.
+
+    Returns:
+        Its address and the settings that the extra changes.
+
+    Raises:
+        ValueError: It is no PostgreSQL, or `server_settings` is not an object.
     """
     if connection.conn_type not in ("postgres", "postgresql"):
         raise ValueError(
             f"connection {connection.conn_id}: conn_type is {connection.conn_type!r}; {needed_by} needs 'postgres'"
         )
+    settings = extra.get(SERVER_SETTINGS, {})
+    if not isinstance(settings, Mapping):
+        raise ValueError(
+            f"connection {connection.conn_id}: {SERVER_SETTINGS} in its extra is {settings!r}; it needs an object, "
+            'such as {"lock_timeout": "2min"}'
+        )
     query = {
         # An unreachable server must fail the task, which Airflow retries, and not hang it.
         "connect_timeout": "10",
         "application_name": "airflow",
-        # A vanished client's transaction keeps its locks until the server notices: 30 s instead of two hours.
-        "keepalives_idle": "30",
-        **{name: str(value) for name, value in extra.items()},
+        # A server that vanished without a word is noticed after 30 s, as it notices us.
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "4",
+        "tcp_user_timeout": "30000",
+        **{name: str(value) for name, value in extra.items() if name != SERVER_SETTINGS},
     }
-    return URL.create(
+    address = URL.create(
         "postgresql+psycopg",
         username=connection.login,
         password=connection.password,
@@ -51,6 +114,7 @@ def postgres_url(connection: "AirflowConnection", extra: Mapping[str, object], *
         database=connection.schema,
         query=query,
     )
+    return Target(address, {name: str(value) for name, value in settings.items()})
 
 
 @cache
@@ -58,9 +122,73 @@ def engine(conn_id: str = CONN_ID) -> Engine:
     """One engine a process. Task processes are short: few connections, checked before use."""
     # hide_parameters: an error's text goes to task logs, and parameters are what customers wrote.
     # max_overflow: `deliver_outbox` delivers on several routes at once; what is not needed is closed again.
-    made = create_engine(url(conn_id), pool_size=2, max_overflow=8, pool_pre_ping=True, hide_parameters=True)
+    now = target(conn_id)
+    made = create_engine(now.url, pool_size=2, max_overflow=8, pool_pre_ping=True, hide_parameters=True)
+    guard(made, now, lambda: target(conn_id))
     event.listen(made, "handle_error", _hide_values)
     return made
+
+
+def guard(made: Engine, now: Target, read: Callable[[], Target]) -> None:
+    """Give the connections of an engine their limits, and let them follow the Airflow connection.
+
+    The triggerer and the api-server run for weeks: an engine there must outlive a rotated password, or a database that
+    has moved. The Airflow connection is read again only when the database refuses a connection or cannot be reached.
+
+    Args:
+        made: The engine.
+        now: Where it leads.
+        read: Reads the Airflow connection again.
+    """
+    current = now
+
+    def connect(dialect: Dialect, _record: object, _args: list[Any], _parameters: dict[str, Any]) -> Any:
+        nonlocal current
+        tried = current
+        try:
+            return _connect(dialect, tried)
+        except dialect.loaded_dbapi.OperationalError:
+            changed = read()
+            if changed == tried:
+                raise
+        connection = _connect(dialect, changed)
+        current = changed
+        return connection
+
+    def set_limits(connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        if not driver.autocommit:
+            limits = {**TRANSACTION_SETTINGS, **current.server_settings}
+            connection.exec_driver_sql(_assignments("set local", limits, without=SOCKET_SETTINGS))
+
+    event.listen(made, "do_connect", connect)
+    event.listen(made, "begin", set_limits)
+
+
+def _connect(dialect: Dialect, to: Target) -> Any:
+    args, parameters = dialect.create_connect_args(to.url)
+    # No prepared statements: the server connection that runs the next transaction may not know them.
+    connection: Any = dialect.connect(*args, **{**parameters, "autocommit": True, "prepare_threshold": None})
+    changed = {name: value for name, value in to.server_settings.items() if name in SOCKET_SETTINGS}
+    try:
+        connection.execute(_assignments("set", {**SOCKET_SETTINGS, **changed}))
+        connection.autocommit = False
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _assignments(command: "LiteralString", settings: Mapping[str, str], without: Iterable[str] = ()) -> str:
+    """Several statements as one text: one round trip."""
+    from psycopg import sql
+
+    statements = [
+        sql.SQL(command) + sql.SQL(" {} = {}").format(sql.Identifier(name), sql.Literal(value))
+        for name, value in settings.items()
+        if name not in without
+    ]
+    return sql.SQL("; ").join(statements).as_string()
 
 
 def _hide_values(context: ExceptionContext) -> None:
@@ -74,14 +202,28 @@ def _hide_values(context: ExceptionContext) -> None:
     if diagnostics is None or diagnostics.sqlstate is None:
         return
     hidden = diagnostics.sqlstate.startswith("22")
-    text = f"SQLSTATE {diagnostics.sqlstate}" if hidden else diagnostics.message_primary
-    error.args = (text,)
+    shown = f"SQLSTATE {diagnostics.sqlstate}" if hidden else diagnostics.message_primary
+    if diagnostics.sqlstate in _MISSING_IN_SCHEMA:
+        shown = f"{shown}. {OLD_SCHEMA}"
+    error.args = (shown,)
     if context.sqlalchemy_exception is not None:
-        context.sqlalchemy_exception.args = (f"({type(error).__module__}.{type(error).__name__}) {text}",)
+        context.sqlalchemy_exception.args = (f"({type(error).__module__}.{type(error).__name__}) {shown}",)
 
 
 @contextmanager
-def begin(conn_id: str = CONN_ID) -> Iterator[Connection]:
-    """A connection in one transaction: committed at the end of the block, rolled back when it raises."""
+def begin(conn_id: str = CONN_ID, *, patience: timedelta | None = None) -> Iterator[Connection]:
+    """A connection in one transaction: committed at the end of the block, rolled back when it raises.
+
+    Args:
+        conn_id: The Airflow connection.
+        patience: How long the transaction waits for a lock, and may stay idle, instead of TRANSACTION_SETTINGS: for one
+            that holds a lock, or waits for one that is held, while a task does its work.
+
+    Yields:
+        The connection.
+    """
     with engine(conn_id).begin() as connection:
+        if patience is not None:
+            limits = dict.fromkeys(TRANSACTION_SETTINGS, f"{patience.total_seconds():.0f}s")
+            connection.exec_driver_sql(_assignments("set local", limits))
         yield connection

@@ -7,6 +7,7 @@ have. The revisions of `operations` run first; a revision of another package may
 """
 
 import logging
+from datetime import timedelta
 from pathlib import Path
 
 from alembic import command
@@ -14,17 +15,28 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import OperationalError
 
-from include.operations.database import CONN_ID, engine
+from include.operations.database import CONN_ID, LOCK_NOT_AVAILABLE, begin
 
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 # Any number will do, as long as everyone who migrates uses the same.
 MIGRATION_LOCK = 7_401_512
+# A second upgrade waits for the first: as long as `prepare_services` may run.
+UPGRADE_WAIT = timedelta(minutes=5)
+# A change of a table waits behind every transaction that uses it, and everything that comes later waits behind the
+# change: so not for long. Airflow tries again.
+LOCK_WAIT = timedelta(seconds=10)
+_BLOCKED = (LOCK_NOT_AVAILABLE, "40P01")  # deadlock_detected
 # One table for all packages, before each had its own. It is read once for each package, and stays as it is: an older
 # image still finds the revisions that it has applied.
 SHARED_TABLE = "alembic_version"
+
+
+class MigrationBlocked(Exception):
+    """A migration waited for a lock in vain; nothing was applied. The text names who holds it."""
 
 
 def version_table(package: str) -> str:
@@ -47,7 +59,7 @@ def configurations() -> dict[str, Config]:
     return found
 
 
-def upgrade(conn_id: str = CONN_ID) -> list[str]:
+def upgrade(conn_id: str = CONN_ID, *, lock_wait: timedelta = LOCK_WAIT) -> list[str]:
     """Bring the database to the newest revisions of every package in this image.
 
     Everything happens in one transaction under an advisory lock: after a crash nothing is half done, and of two
@@ -56,17 +68,31 @@ def upgrade(conn_id: str = CONN_ID) -> list[str]:
 
     Args:
         conn_id: The connection of the database.
+        lock_wait: How long a change of a table waits for transactions that use it.
 
     Returns:
         What was applied, oldest first: "<revision>: <its first line>".
+
+    Raises:
+        MigrationBlocked: A lock was not free in time. Nothing was applied; run it again.
     """
+    try:
+        return _upgrade(conn_id, lock_wait)
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) not in _BLOCKED:
+            raise
+        raise MigrationBlocked(_blocked(conn_id, lock_wait)) from error
+
+
+def _upgrade(conn_id: str, lock_wait: timedelta) -> list[str]:
     applied: list[str] = []
 
     def note(*, step, **_) -> None:
         applied.append(f"{step.up_revision_id}: {step.up_revision.doc}")
 
-    with engine(conn_id).begin() as connection:
+    with begin(conn_id, patience=UPGRADE_WAIT) as connection:
         connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        connection.execute(text(f"set local lock_timeout = '{lock_wait.total_seconds() * 1000:.0f}ms'"))
         for package, config in configurations().items():
             _leave_shared_table(connection, package, config)
             if unknown := _unknown(connection, package, config):
@@ -82,6 +108,38 @@ def upgrade(conn_id: str = CONN_ID) -> list[str]:
     for revision in applied:
         log.info("operational database: applied %s", revision)
     return applied
+
+
+# Who was there during the whole wait. No query: a person's own may hold what customers wrote.
+_HOLDERS = text("""
+select activity.pid, activity.usename, activity.application_name, activity.client_addr, activity.state,
+    activity.xact_start, coalesce(string_agg(distinct locks.relation::regclass::text, ', ')
+        filter (where locks.relation is not null), 'the migration') as held
+from pg_stat_activity activity join pg_locks locks using (pid)
+left join pg_class on pg_class.oid = locks.relation
+where activity.datname = current_database() and activity.pid <> pg_backend_pid() and locks.granted
+    and activity.xact_start < clock_timestamp() - cast(:waited as interval)
+    and (pg_class.relkind in ('r', 'p') and pg_class.relnamespace = 'public'::regnamespace
+        or locks.locktype = 'advisory' and locks.objid = :lock)
+group by 1, 2, 3, 4, 5, 6 order by activity.xact_start limit 3
+""")
+
+
+def _blocked(conn_id: str, lock_wait: timedelta) -> str:
+    """One sentence that names the sessions in the way."""
+    with begin(conn_id) as connection:
+        holders = connection.execute(_HOLDERS, {"waited": lock_wait, "lock": MIGRATION_LOCK}).all()
+    who = "; ".join(
+        f"process {row.pid} ({row.usename}, {row.application_name or 'no application name'}, "
+        f"at {row.client_addr or 'a local socket'}) is {row.state}, its transaction began at "
+        f"{row.xact_start:%Y-%m-%d %H:%M:%S %Z}, and it holds locks on {row.held}"
+        for row in holders
+    )
+    return (
+        "operational database: nothing was applied, because a table was not free within "
+        f"{lock_wait.total_seconds():g} s: {who or 'who held it is gone'}. Let it finish, or end it with "
+        "`select pg_terminate_backend(PROCESS)`; then run the Dag prepare_services again"
+    )
 
 
 def _leave_shared_table(connection: Connection, package: str, config: Config) -> None:
