@@ -11,7 +11,8 @@ says so and makes the rest.
 
 **Makes** a list of what it changed: the task's log and its return value.
 
-**When it fails** nothing is half made: migrations are one transaction, and a connector comes after all that it needs.
+**When it fails** nothing is half made: migrations are one transaction, and a connector comes after all that it needs. A
+table that is in use for longer than 10 s stops a migration; the error names the session in the way, and retries follow.
 Clear the task when the database, the broker and Kafka Connect can be reached.
 """
 

@@ -1,0 +1,56 @@
+"""A migration waits for a lock only for a while and names who holds it; code that is newer than the tables says so."""
+
+from datetime import timedelta
+
+import pytest
+from alembic import command
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import ProgrammingError
+
+from include.operations.database import begin, engine
+from include.operations.migrate import MigrationBlocked, configurations, upgrade
+
+pytestmark = pytest.mark.integration
+
+SHORT = timedelta(milliseconds=300)
+
+
+@pytest.fixture
+def old_database(new_database) -> str:
+    """A database as the first revision left it."""
+    database, config = new_database(), configurations()["operations"]
+    with begin(database) as connection:
+        config.attributes.update(connection=connection, on_version_apply=lambda **_: None)
+        command.upgrade(config, "operations_0001")
+    return database
+
+
+def columns(conn_id: str) -> list[str]:
+    return [column["name"] for column in inspect(engine(conn_id)).get_columns("claims")]
+
+
+def test_an_upgrade_behind_a_transaction_gives_up_and_names_it(old_database):
+    before = columns(old_database)
+    with engine(old_database).connect() as other:
+        other.execute(text("select count(*) from claims"))
+        process = other.scalar(text("select pg_backend_pid()"))
+        with pytest.raises(MigrationBlocked) as caught:
+            upgrade(old_database, lock_wait=SHORT)
+    said = str(caught.value)
+    assert "nothing was applied, because a table was not free within 0.3 s" in said
+    assert f"process {process} (" in said
+    assert "airflow, at 127.0.0.1) is idle in transaction" in said
+    assert "holds locks on claims." in said
+    assert "run the Dag prepare_services again" in said
+    assert columns(old_database) == before
+    # The transaction is over.
+    assert upgrade(old_database, lock_wait=SHORT)
+
+
+@pytest.mark.parametrize("statement", ["select emissions from claims", "select 1 from outbox_routes"])
+def test_code_that_is_newer_than_the_tables_names_the_remedy(old_database, statement):
+    with begin(old_database) as connection, pytest.raises(ProgrammingError, match=r"run the Dag prepare_services"):
+        connection.execute(text(statement))
+    upgrade(old_database)
+    with begin(old_database) as connection:
+        connection.execute(text(statement))
