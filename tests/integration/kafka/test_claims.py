@@ -247,6 +247,10 @@ def test_a_topic_made_again_stops_its_consumer_until_it_is_reset(make_topic, mak
     assert alarms(consumer) == {}
 
 
+def killed(*_) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_run_that_asks_again_does_not_take_the_messages_of_a_topic_made_again(
     make_topic, make_consumer, send, admin, monkeypatch
 ):
@@ -254,8 +258,8 @@ def test_a_run_that_asks_again_does_not_take_the_messages_of_a_topic_made_again(
     consumer = make_consumer(topic)
     send(topic, order("old"))
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "_handle", None)
-        with pytest.raises(TypeError):
+        patch.setattr(tasks, "_handle", killed)
+        with pytest.raises(KeyboardInterrupt):
             tasks.claim_messages(consumer, "killed after its claim")
     remake(admin, topic, make_topic)
     send(topic, order("new"))
