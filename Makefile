@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser up down status logs lint lock contracts bench-events bench-batch freshness \
-    eval-triage faults faults-batch
+.PHONY: help setup demo test test-fast test-next browser up down status logs lint lock contracts bench-events \
+    bench-batch freshness eval-triage faults faults-batch
 
 # Output of a target is for people and programs, also when make runs below make.
 MAKEFLAGS += --no-print-directory
@@ -9,6 +9,9 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE
 PYTHON := .venv/bin/python
 READY := .venv/setup.stamp
+# Workers must collect the same tests in the same order, also where parameters come from a set.
+WORKERS_AGREE := PYTHONHASHSEED=0
+EVENT_LANE := $(foreach name,event_lane message_lane approvals,tests/e2e/test_$(name).py)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
@@ -23,6 +26,18 @@ demo: $(READY) ## start everything, send messages, show what happens; EXIT=1 sto
 
 test: $(READY) browser ## run all tests; ARGS="-k claims" selects
 	@$(PYTHON) -m pytest $(ARGS)
+
+test-fast: $(READY) ## run the unit and Dag tests, in three to four minutes
+	@$(WORKERS_AGREE) $(PYTHON) -m pytest -n 2 --dist loadfile --durations=10 tests/unit tests/dags $(ARGS)
+
+test-next: .venv-next/setup.stamp ## run unit, Dag and event-lane tests on the next Airflow; FAST=1 leaves the lane out
+	@# Not those of the image, which carries the released Airflow.
+	@$(WORKERS_AGREE) .venv-next/bin/python -m pytest -n 2 --dist loadfile --durations=10 tests/unit tests/dags \
+	    --ignore tests/unit/astro $(ARGS)
+	@$(if $(FAST),,.venv-next/bin/python -m pytest --durations=10 $(EVENT_LANE) $(ARGS))
+
+.venv-next/setup.stamp: $(READY) requirements.lock stack/next.txt
+	@sh stack/setup_next.sh
 
 browser: ## install Debian's chromium for the tests of pages, if it is missing and this is root on Debian
 	@sh stack/browser.sh

@@ -14,6 +14,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 # Before anything imports Airflow, which reads these once and would write into the user's home.
 _airflow_home = tempfile.TemporaryDirectory(prefix="airflow-home-")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker inherits the variable from pytest's first process: two would write one airflow.cfg at the same moment.
+    os.environ["AIRFLOW_HOME"] = _airflow_home.name
 os.environ.setdefault("AIRFLOW_HOME", _airflow_home.name)
 os.environ.setdefault("AIRFLOW__CORE__DAGS_FOLDER", str(PROJECT / "dags"))
 os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")

@@ -59,7 +59,7 @@ def test_the_image_gets_what_dags_and_their_tests_need(needed: str):
     assert needed not in ignored_by_docker()
 
 
-@pytest.mark.parametrize("unwanted", [".git", ".env", ".venv", ".stack"])
+@pytest.mark.parametrize("unwanted", [".git", ".env", ".venv", ".venv-next", ".stack"])
 def test_the_image_gets_no_secrets_and_no_local_state(unwanted: str):
     assert unwanted in ignored_by_docker()
 
