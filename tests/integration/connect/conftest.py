@@ -39,8 +39,9 @@ FAST = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def watched(services) -> None:
+    """Landing tables and the watch have tables in the operational database."""
     upgrade()
 
 

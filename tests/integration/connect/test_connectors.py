@@ -236,7 +236,7 @@ def test_a_connect_that_does_not_answer_is_one_alarm_and_lag_is_watched_all_the_
     assert watchdog.check_connectors([topic], watchdog.Limits(max_lag=2), conn_id="connect_away") == []
     assert "secret-word" not in alarms("connect_away")["connect_unreachable"]
     assert "3 records behind, limit 2" in alarms(connector_name(topic))["sink_lag"]
-    monkeypatch.setattr(watchdog, "progress", lambda *_: Progress(1, 2, 0))
+    monkeypatch.setattr(watchdog, "progress", lambda *_: Progress(1, 2, 0, {}, {}))
     watchdog.check_connectors([topic], watchdog.Limits(max_lag=2), conn_id="connect_away")
     assert "sink_lag" not in alarms(connector_name(topic))
     monkeypatch.setenv("AIRFLOW_CONN_CONNECT_AWAY", json.dumps({"conn_type": "http", "host": _url()}))
@@ -263,7 +263,7 @@ def test_a_sink_that_reads_nothing_alarms_until_it_goes_on(make_topic, monkeypat
                 ),
                 {"name": name},
             )
-        monkeypatch.setattr(watchdog, "progress", lambda *_: Progress(lag, sink, None))
+        monkeypatch.setattr(watchdog, "progress", lambda *_: Progress(lag, sink, None, {}, {}))
         watchdog.check_connectors([topic])
         return alarms(name)
 
