@@ -31,8 +31,9 @@ DAG = AGGREGATE_METER_READINGS.name
 # The sink commits every few seconds; a run has seven tasks, on a machine that is busy.
 LANE_SECONDS = 300
 START = datetime(2026, 3, 2, tzinfo=UTC)
-# Readings of one meter within an hour, for which the suite stops a run.
-RESTLESS = 150
+# Meters whose counters all fall, for which the suite stops a run, with three readings each.
+FALLING_METERS = 50
+FALLING = 3 * FALLING_METERS
 
 
 class StandardLane:
@@ -142,7 +143,7 @@ def test_readings_become_hourly_flows_and_the_books_balance(lane: StandardLane):
 def test_a_failed_suite_stops_an_idle_lane_and_nothing_is_lost_when_its_run_is_cleared(lane: StandardLane):
     """Nothing comes while the run has failed. That the lane goes on afterwards is the beginning of the next test."""
     before, at = lane.offsets(), START + timedelta(days=5)
-    failed = _fail_a_run(lane, "M-000003", at)
+    failed = _fail_a_run(lane, 100, at)
     # Now: a run closes its claim before its event is there, and the next one comes after both.
     published = len(lane.published())
     claims = lane.query("select count(*) from claims where consumer = %s", DAG)
@@ -153,18 +154,18 @@ def test_a_failed_suite_stops_an_idle_lane_and_nothing_is_lost_when_its_run_is_c
 
     wait_for(waits, LANE_SECONDS, "the next run waits in the triggerer")
     _accept_and_clear(lane, failed)
-    assert lane.offsets() - before == RESTLESS
-    assert sum(event["clean"] for event in lane.published()[published:]) == RESTLESS
+    assert lane.offsets() - before == FALLING
+    assert sum(event["clean"] for event in lane.published()[published:]) == FALLING
     assert lane.query("select count(*) from claims where consumer = %s", DAG) == claims, "nothing new was claimed"
     assert lane.open_run() is None
-    assert _readings_since(lane, at) == {"M-000003": RESTLESS}
+    assert _readings_since(lane, at).total() == FALLING
 
 
 def test_a_failed_suite_stops_the_lane_until_its_run_is_cleared(lane: StandardLane):
     """While it is busy: readings that come meanwhile wait."""
     before, published = lane.offsets(), len(lane.published())
     at = START + timedelta(days=10)
-    failed = _fail_a_run(lane, "M-000001", at)
+    failed = _fail_a_run(lane, 200, at)
     states = lane.states(failed)
     assert states["check_sets"] == "failed"
     assert states["aggregate"] == states["publish"] == "upstream_failed"
@@ -176,13 +177,19 @@ def test_a_failed_suite_stops_the_lane_until_its_run_is_cleared(lane: StandardLa
     assert lane.offsets() == before
     assert lane.open_run() == failed, "nothing new is claimed while a failed run has its claim"
     _accept_and_clear(lane, failed)
-    wait_for(lambda: lane.offsets() - before == RESTLESS + len(later), LANE_SECONDS, "the lane goes on")
-    assert _readings_since(lane, at)["M-000001"] == RESTLESS
+    wait_for(lambda: lane.offsets() - before == FALLING + len(later), LANE_SECONDS, "the lane goes on")
+    assert _readings_since(lane, at).total() == FALLING + len(later)
 
 
-def _fail_a_run(lane: StandardLane, meter_id: str, at: datetime) -> str:
-    """One meter that sends all the time: odd, but each reading is right. The run that has failed."""
-    lane.send(*(_reading(meter_id, at + timedelta(seconds=20 * n), 10_000_000 + n) for n in range(RESTLESS)))
+def _fail_a_run(lane: StandardLane, first_meter: int, at: datetime) -> str:
+    """The counters of many meters fall: odd, but each reading keeps its contract. The run that has failed."""
+    lane.send(
+        *(
+            _reading(f"M-{first_meter + meter:06d}", at + timedelta(minutes=20 * n), 10_000_000 - 1_000 * n)
+            for meter in range(FALLING_METERS)
+            for n in range(3)
+        )
+    )
     return _wait_for_failed_run(lane)
 
 
