@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-next browser up down status logs lint lock contracts bench-events \
-    bench-batch freshness eval-triage faults faults-batch
+    bench-batch bench-age freshness eval-triage faults faults-batch
 
 # Output of a target is for people and programs, also when make runs below make.
 MAKEFLAGS += --no-print-directory
@@ -77,6 +77,9 @@ freshness: $(READY) ## from a record to its aggregate; ARGS="--commit-seconds 2"
 
 eval-triage: $(READY) ## triage against labelled requests and attacks; ARGS="--engine llm" asks the model
 	@$(PYTHON) -m benchmarks.eval_triage $(ARGS)
+
+bench-age: $(READY) ## what a lane costs after a year of data, beside the first day; ARGS="--help" lists smaller sizes
+	@$(PYTHON) -m benchmarks.age $(ARGS)
 
 faults: $(READY) ## kill everything under load, count what is lost or done twice; ARGS="--lane shared-stream" the rival
 	@$(PYTHON) -m benchmarks.faults $(ARGS)
