@@ -96,7 +96,7 @@ def append(table: Table, files: Sequence[Any]) -> None:
         transaction.update_snapshot(snapshot_properties=properties).merge_append() as snapshot,
     ):
         for file in files:
-            snapshot.appenddata_file(file)
+            snapshot.append_data_file(file)
 
 
 def _fill_log(topic: Topic, offsets: int) -> None:
