@@ -83,7 +83,7 @@ def last_closed(connection: Connection, source: str, kind: str) -> datetime | No
 def open_alarms() -> list[Row]:
     """The alarms that are open, oldest first."""
     with begin() as connection:
-        found = select(alarms).where(alarms.c.closed_at.is_(None)).order_by(alarms.c.opened_at)
+        found = select(alarms).where(alarms.c.closed_at.is_(None)).order_by(alarms.c.opened_at, alarms.c.id)
         return list(connection.execute(found))
 
 

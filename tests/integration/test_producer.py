@@ -152,9 +152,10 @@ def test_a_broker_that_is_away_fails_the_delivery_and_a_later_try_succeeds(
     with pytest.raises(DeliveryFailed, match="_MSG_TIMED_OUT"):
         produce(topic, conn_id, b"lost?", delivery_callback=OURS)
     services.start("kafka")
-    # As a task's retry does it.
-    send_in_a_block(conn_id, topic, b"after")
-    produce(topic, conn_id, b"last", delivery_callback=OURS)
+    # As a task's retry does it, with time for a broker that has only just come back.
+    later = connect(delivery_timeout_ms=60_000)
+    send_in_a_block(later, topic, b"after")
+    produce(topic, later, b"last", delivery_callback=OURS)
     assert values() == [b"before", b"after", b"last"]
 
 
