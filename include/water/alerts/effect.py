@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, func
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy import Connection, Executable, func
+from sqlalchemy.dialects.postgresql import insert
 
 from include.kafka.messages import Message
 from include.operations import outbox
@@ -33,7 +33,7 @@ _CONTENT = (
 )
 
 
-def _upsert() -> Insert:
+def _upsert() -> Executable:
     statement = insert(alerts)
     return statement.on_conflict_do_update(
         index_elements=[alerts.c.alert_id],
