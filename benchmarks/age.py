@@ -132,7 +132,7 @@ def landing_part(figures: Figures, options: argparse.Namespace) -> dict[str, flo
             done = run_task("benchmarks.age:plan", [(side.name, f"plan-{n}")])
             if done.results != [aged_lake.NEW_FILES * aged_lake.PARTITIONS]:
                 raise RuntimeError(f"{side.name}: {done.results} files are planned")
-            # The first one reads what no process has read, once for ever.
+            # The first one reads what no process has read, only once.
             if n >= 0:
                 figures.note("plan", side, done.seconds)
     ends = begins[AGED] + aged_lake.NEW_FILES * aged_lake.NEW_FILE_OFFSETS

@@ -48,7 +48,7 @@ def refused_dead_letters(it: Stand) -> Iterator[None]:
 
 @contextlib.contextmanager
 def foreign_members(it: Stand) -> Iterator[None]:
-    """Somebody's console consumer joins each consumer group, reads and commits."""
+    """A foreign console consumer joins each consumer group, reads and commits."""
     ended = threading.Event()
 
     def visit(group: str, topics: list[str]) -> None:
@@ -75,7 +75,7 @@ def foreign_members(it: Stand) -> Iterator[None]:
 
 @contextlib.contextmanager
 def moved_offsets(it: Stand) -> Iterator[None]:
-    """Somebody resets each group's committed offsets to the end of its topics, every ten seconds."""
+    """An outsider resets each group's committed offsets to the end of its topics, every ten seconds."""
     ended = threading.Event()
 
     def move() -> None:
