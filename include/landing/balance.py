@@ -15,7 +15,7 @@ from include.kafka.offsets import OffsetRange
 from include.lake import engine
 from include.lake.catalog import load_catalog
 from include.landing import letters, staging
-from include.landing.clean import claim_of, count_of
+from include.landing.clean import as_parts, claim_of, count_of
 from include.landing.consumers import LandingConsumer
 from include.landing.tables import clean_table, load_landing_table, topic_id
 from include.operations.alarms import close_alarm, open_alarm
@@ -62,7 +62,7 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
     table = load_landing_table(consumer.topic)
     staging.remove(table.io, staging.folder(consumer, claim_id, table.location()))
     metadata = {
-        "ranges": [{"partition": r.partition, "start": r.start, "end": r.end} for r in ranges],
+        "ranges": as_parts(ranges),
         **{name: summary[name] for name in ("landed", "clean", "dead_lettered", "duplicates")},
     }
     log.info("finished: consumer=%s run_id=%s claim=%d %s", consumer.name, run_id, claim_id, metadata)

@@ -27,7 +27,8 @@ from include.landing.tables import clean_table
 from include.landing.validation import staged
 from include.operations.database import WHOLE_TASK, begin
 from include.operations.tables import claim_ranges, claims
-from include.validators.columns import COORDINATES, columns_of
+from include.validators.columns import columns_of
+from include.validators.coordinates import COORDINATES, LOG, condition
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -81,6 +82,8 @@ def clean_schema(topic: Topic) -> Schema:
     columns += [("event_id", "string", True)]
     # A record may have no timestamp.
     columns += [(name, kind, name != "kafka_timestamp") for name, kind in COORDINATES.items()]
+    # Rows of tables that are older than this column have none.
+    columns += [(LOG, "string", False)]
     return Schema(
         *(
             NestedField(number, name, types[kind], required=required)
@@ -115,7 +118,8 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
     table = ensure_clean_table(consumer.topic)
     with tempfile.TemporaryDirectory(prefix="clean-") as folder, engine.connect() as connection, _alone(claim_id):
         table.refresh()
-        connection.execute(f"create temp view staged as {staged(connection, consumer, files)}")
+        rows_of_files = staged(connection, consumer, files)
+        connection.execute(f"create temp view staged as select *, {_log_of(ranges)} as {LOG} from ({rows_of_files})")
         days = _days(connection, consumer.topic)
         _find_duplicates(connection, consumer.topic, table, ranges)
         local = datafiles.write(connection, _rows_that_stay(connection, table.schema()), table, Path(folder))
@@ -131,7 +135,7 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
             replaced = count_of(connection, table, ranges)
             if replaced:
                 # Not always: PyIceberg would read every file whose bounds reach into the ranges.
-                transaction.delete(_in_ranges(ranges), snapshot_properties=properties)
+                transaction.delete(condition(as_parts(ranges)), snapshot_properties=properties)
             writing.append_files(transaction, added, properties)
 
         writing.commit(table, change)
@@ -146,7 +150,7 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
         "claim_id": claim_id,
         "run_id": run_id,
         "table": clean_table(consumer.topic),
-        "ranges": [{"partition": r.partition, "start": r.start, "end": r.end} for r in ranges],
+        "ranges": as_parts(ranges),
         **counts,
         "clean": rows,
         "duplicates": duplicates,
@@ -197,7 +201,7 @@ def holds_event_time(topic: Topic) -> bool:
 def _find_duplicates(connection: DuckDBPyConnection, topic: Topic, table: Table, ranges: Sequence[OffsetRange]) -> None:
     """Make `dropped`: coordinates of the rows whose event the table or an earlier row of the run has, and whether their
     content differs from that row's (`conflict`)."""
-    own = _in_ranges(ranges)
+    own = condition(as_parts(ranges))
     there = _near(connection, topic, table) if holds_event_time(topic) else engine.scan(connection, table)
     there.filter(f"not ({own})").create_view("there")
     connection.execute(
@@ -262,17 +266,20 @@ def count_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[Offs
     """How many rows of these offsets the table has."""
     if not ranges:
         return 0
-    found = engine.scan(connection, table, row_filter=_in_ranges(ranges), columns=["kafka_offset"])
+    found = engine.scan(connection, table, row_filter=condition(as_parts(ranges)), columns=["kafka_offset"])
     return found.count("*").fetchall()[0][0]
 
 
-def _in_ranges(ranges: Iterable[OffsetRange]) -> str:
-    """Rows of these offsets, for PyIceberg and DuckDB; no row when there are none."""
-    parts = (
-        f"(kafka_partition = {int(r.partition)} and kafka_offset >= {int(r.start)} and kafka_offset < {int(r.end)})"
-        for r in ranges
-    )
-    return " or ".join(parts) or "kafka_partition < 0"
+def as_parts(ranges: Iterable[OffsetRange]) -> list[dict[str, Any]]:
+    """The ranges as a run's summary has them: `partition`, `start`, `end` (exclusive), `log`."""
+    return [{"partition": r.partition, "start": r.start, "end": r.end, "log": r.topic_id} for r in ranges]
+
+
+def _log_of(ranges: Iterable[OffsetRange]) -> str:
+    """The identity of a staged row's log: each partition of a claim has one."""
+    logs = {r.partition: r.topic_id for r in ranges}
+    cases = " ".join(f"when {int(number)} then {engine.literal(log)}" for number, log in logs.items())
+    return f"case kafka_partition {cases} end" if cases else "null::varchar"
 
 
 def _near(connection: DuckDBPyConnection, topic: Topic, table: Table) -> DuckDBPyRelation:

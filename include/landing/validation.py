@@ -27,7 +27,8 @@ from include.landing.tables import load_landing_table
 from include.operations.database import begin
 from include.operations.tables import claim_ranges
 from include.validators import rows
-from include.validators.columns import COORDINATES, columns_of
+from include.validators.columns import columns_of
+from include.validators.coordinates import COORDINATES
 
 if TYPE_CHECKING:
     import pyarrow

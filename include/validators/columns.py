@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from include.contracts import Contract, ContractViolation, Reason
+from include.validators.coordinates import COORDINATES, LOG
 
 # pydantic's name of a type -> Iceberg's. What is not here (lists, objects, unions) is kept as JSON text: every engine
 # reads that, and a nested type of its own would be a migration with every change of the contract.
@@ -26,8 +27,6 @@ JSON_TEXT = "json"
 # Settings of a model that change how values are read, and what they must be: those of `Contract`.
 _KNOWN_CONFIG = {"strict": True, "extra_fields_behavior": "forbid", "allow_inf_nan": False}
 _HARMLESS_CONFIG = {"title", "hide_input_in_errors"}
-# Of the clean table, beside the contract's.
-COORDINATES = {"kafka_partition": "int", "kafka_offset": "long", "kafka_timestamp": "timestamptz"}
 _LONG = range(-(2**63), 2**63)
 
 
@@ -86,7 +85,7 @@ def fields_of(contract: type[Contract]) -> Fields:
 def columns_of(contract: type[Contract]) -> tuple[Column, ...]:
     """The contract's fields in their order."""
     fields = fields_of(contract)
-    if taken := {"event_id", *COORDINATES} & fields.schemas.keys():
+    if taken := {"event_id", *COORDINATES, LOG} & fields.schemas.keys():
         raise ValueError(f"{contract.__name__}: {', '.join(sorted(taken))} is a column of every clean table already")
     return tuple(_column(name, schema, fields) for name, schema in fields.schemas.items())
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow.sdk.exceptions import AirflowFailException
 
 from include.validators import results, sources
+from include.validators.coordinates import condition
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -48,8 +49,8 @@ class HasSuite(Protocol):
 def check_sets(consumer: HasSuite, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Check the rows that the run has put into the clean table.
 
-    summary: `claim_id`, `table` (the clean table's identifier), `ranges` ([{"partition", "start", "end"}], end
-    exclusive), and the counts `landed`, `clean`, `dead_lettered`, `duplicates`; `run_id` if there is one. A suite's
+    summary: `claim_id`, `table` (the clean table's identifier), `ranges` ([{"partition", "start", "end", "log"}],
+    end exclusive), and the counts `landed`, `clean`, `dead_lettered`, `duplicates`; `run_id` if there is one. A suite's
     measures may also look at `dead_lettered_share` and `duplicate_share`.
 
     Returns what goes into an XCom: how many rules, which warned, and the page's address. Raises SetsFailed. Run again,
@@ -70,18 +71,12 @@ def check_sets(consumer: HasSuite, summary: Mapping[str, Any]) -> dict[str, Any]
 
 
 def rows_of(
-    connection: DuckDBPyConnection, table: Any, ranges: Sequence[Mapping[str, int]], columns: Sequence[str]
+    connection: DuckDBPyConnection, table: Any, ranges: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> DuckDBPyRelation:
     """The rows of the clean table that came from these offsets."""
     from include.lake.engine import scan
 
-    parts = (
-        f"(kafka_partition = {int(r['partition'])} and kafka_offset >= {int(r['start'])} "
-        f"and kafka_offset < {int(r['end'])})"
-        for r in ranges
-    )
-    # A run that claimed nothing has no rows; the filter must say so, not be empty.
-    return scan(connection, table, row_filter=" or ".join(parts) or "kafka_partition < 0", columns=list(columns))
+    return scan(connection, table, row_filter=condition(ranges), columns=list(columns))
 
 
 def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any]) -> dict[str, Any]:

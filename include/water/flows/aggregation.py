@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.lake import engine
+from include.validators.coordinates import condition
 from include.water.flows import queries, tables
 from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, night_of
 from include.water.flows.hours import (
@@ -60,11 +61,11 @@ def aggregate(summary: Mapping[str, Any]) -> dict[str, Any]:
     return aggregate_ranges(summary["ranges"], noted_hours(summary["claim_id"]))
 
 
-def aggregate_ranges(ranges: Sequence[Mapping[str, int]], noted: Iterable[datetime] = ()) -> dict[str, Any]:
+def aggregate_ranges(ranges: Sequence[Mapping[str, Any]], noted: Iterable[datetime] = ()) -> dict[str, Any]:
     """Compute again what the clean readings of these offset ranges touch: table by table, some days in a commit.
 
-    `ranges`: partition, start, end (exclusive). `noted`: hours that lost readings. Returns {"hours": [first, last] as
-    text, or [] when nothing is touched, "meter_hours": rows, "district_hours": rows, "district_nights": rows}.
+    `ranges`: partition, start, end (exclusive), log. `noted`: hours that lost readings. Returns {"hours": [first, last]
+    as text, or [] when nothing is touched, "meter_hours": rows, "district_hours": rows, "district_nights": rows}.
     """
     from include.lake.catalog import load_catalog
     from include.lake.engine import connect
@@ -82,7 +83,7 @@ def aggregate_tables(
     connection: DuckDBPyConnection,
     readings: Table,
     made: Mapping[str, Table],
-    ranges: Sequence[Mapping[str, int]],
+    ranges: Sequence[Mapping[str, Any]],
     noted: Iterable[datetime] = (),
 ) -> dict[str, Any]:
     """As `aggregate_ranges`, with the clean table and the flows' tables given."""
@@ -114,7 +115,7 @@ def aggregate_tables(
     return {"hours": [hours[0].isoformat(), hours[-1].isoformat()], **counts}
 
 
-def hours_of(connection: DuckDBPyConnection, readings: Table, ranges: Sequence[Mapping[str, int]]) -> list[datetime]:
+def hours_of(connection: DuckDBPyConnection, readings: Table, ranges: Sequence[Mapping[str, Any]]) -> list[datetime]:
     """The hours of the readings that the clean table has of these offset ranges now, by time."""
     if not ranges:
         return []
@@ -123,14 +124,10 @@ def hours_of(connection: DuckDBPyConnection, readings: Table, ranges: Sequence[M
     return sorted(rows["hour"].to_pylist())
 
 
-def near(ranges: Sequence[Mapping[str, int]]) -> str:
+def near(ranges: Sequence[Mapping[str, Any]]) -> str:
     """A condition that holds for all rows of these offset ranges, of which there is at least one."""
     if len(ranges) <= MAX_RANGES:
-        return " or ".join(
-            f"(kafka_partition = {int(part['partition'])} and kafka_offset >= {int(part['start'])}"
-            f" and kafka_offset < {int(part['end'])})"
-            for part in ranges
-        )
+        return condition(ranges)
     first, end = min(int(part["start"]) for part in ranges), max(int(part["end"]) for part in ranges)
     return f"kafka_offset >= {first} and kafka_offset < {end}"
 
