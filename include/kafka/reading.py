@@ -22,9 +22,9 @@ CONSUMER_SETTINGS = {
     # A range is there to be read, nothing is waited for: with the default, the fetch that waits for more at the end of
     # one range holds up the next by half a second.
     "fetch.wait.max.ms": 10,
-    # The broker counts compressed bytes, and the client unpacks a whole answer at once: 10 MB can be 10 GB. An answer
-    # holds one batch at least, however large.
-    "fetch.message.max.bytes": 64 * 1024,
+    # The broker counts compressed bytes, and the client unpacks a whole answer at once: one byte can be ten thousand.
+    # An answer holds one batch at least, however large, so a busy producer's batches come as fast.
+    "fetch.message.max.bytes": 8 * 1024,
     # Unpacked messages that wait in the client: it asks for no more while there are more than these.
     "queued.max.messages.kbytes": 16 * 1024,
 }

@@ -1,0 +1,56 @@
+"""What a task takes in memory: a compressed record is small for the broker and large for who reads it."""
+
+import pytest
+
+from include.kafka.connection import client_config, producer_config
+from tests import forks
+from tests.clients import producer_to
+from tests.integration.kafka.conftest import order, read_all
+
+pytestmark = pytest.mark.integration
+
+MESSAGES, SIZE = 40, 20_000_000
+# Of 800 MB: some copies of one message, as text and as bytes, and what the client has read ahead.
+LIMIT_MB = 400
+CLAIM = """
+import resource
+from include.contracts import Topic
+from include.kafka.tasks import claim_messages, handle_chunk
+from tests.integration.kafka.test_memory import consumer_of
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+consumer = consumer_of({topic!r})
+before = peak_mb()
+for chunk in claim_messages(consumer, "run"):
+    handle_chunk(consumer, chunk, "run")
+grown = peak_mb() - before
+assert grown < {limit}, f"{{grown}} MB"
+open({told!r}, "w").write(str(grown))
+"""
+
+
+def consumer_of(topic: str):
+    from datetime import timedelta
+
+    from include.contracts import Topic
+    from include.kafka.consumers import Consumer
+    from tests.integration.kafka.conftest import Order
+
+    declared = Topic(topic, Order, key="number", partitions=1, retention=timedelta(days=1))
+    effect = "tests.integration.kafka.conftest:record_effect"
+    return Consumer(name=topic, topics=(declared,), effect=effect, max_messages_per_claim=500, chunk_size=500)
+
+
+def test_large_messages_are_in_memory_a_few_at_a_time(make_topic, operations, tmp_path):
+    topic = make_topic(partitions=1)
+    large = {"message.max.bytes": 100_000_000, "compression.type": "zstd", "linger.ms": 0}
+    producer = producer_to({**producer_config(client_config()), **large}, topic.name)
+    for number in range(MESSAGES):
+        producer.produce(topic.name, value=order(number) + b" " * SIZE, key=b"k", partition=0)
+        assert producer.flush(60) == 0
+    told = tmp_path / "grown"
+    assert forks.run(CLAIM.format(topic=topic.name, limit=LIMIT_MB, told=str(told)), 300) == 0
+    assert int(told.read_text()) > 0
+    assert len(read_all(topic.dead_letter_name)) == MESSAGES
