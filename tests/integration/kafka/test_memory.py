@@ -9,8 +9,8 @@ from tests.integration.kafka.conftest import order, read_all
 
 pytestmark = pytest.mark.integration
 
-MESSAGES, SIZE = 40, 20_000_000
-# Of 800 MB: some copies of one message, as text and as bytes, and what the client has read ahead.
+MESSAGES, SIZE = 25, 20_000_000
+# Of 500 MB: some copies of one message, as text and as bytes, and what the client has read ahead.
 LIMIT_MB = 400
 CLAIM = """
 import resource
