@@ -9,8 +9,9 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE
 PYTHON := .venv/bin/python
 READY := .venv/setup.stamp
-# Workers must collect the same tests in the same order, also where parameters come from a set.
+# Two workers, which must collect the same tests in the same order, also where parameters come from a set.
 WORKERS_AGREE := PYTHONHASHSEED=0
+WORKERS := -n 2 --no-loadscope-reorder --durations=10
 EVENT_LANE := $(foreach name,event_lane message_lane approvals,tests/e2e/test_$(name).py)
 
 help: ## list the targets
@@ -24,15 +25,15 @@ $(READY): requirements.lock stack/uv.lock
 demo: $(READY) ## start everything, send messages, show what happens; EXIT=1 stops at the end
 	@$(PYTHON) -m stack demo $(if $(EXIT),--exit)
 
-test: $(READY) browser ## run all tests; ARGS="-k claims" selects
-	@$(PYTHON) -m pytest $(ARGS)
+test: $(READY) browser ## run all tests, by two workers; ARGS="-k claims" selects, ARGS="-n 0 --pdb" debugs
+	@$(WORKERS_AGREE) $(PYTHON) -m pytest $(WORKERS) $(ARGS)
 
 test-fast: $(READY) ## run the unit and Dag tests, in three to four minutes
-	@$(WORKERS_AGREE) $(PYTHON) -m pytest -n 2 --dist loadfile --durations=10 tests/unit tests/dags $(ARGS)
+	@$(WORKERS_AGREE) $(PYTHON) -m pytest $(WORKERS) tests/unit tests/dags $(ARGS)
 
 test-next: .venv-next/setup.stamp ## run unit, Dag and event-lane tests on the next Airflow; FAST=1 leaves the lane out
 	@# Not those of the image, which carries the released Airflow.
-	@$(WORKERS_AGREE) .venv-next/bin/python -m pytest -n 2 --dist loadfile --durations=10 tests/unit tests/dags \
+	@$(WORKERS_AGREE) .venv-next/bin/python -m pytest $(WORKERS) tests/unit tests/dags \
 	    --ignore tests/unit/astro $(ARGS)
 	@$(if $(FAST),,.venv-next/bin/python -m pytest --durations=10 $(EVENT_LANE) $(ARGS))
 

@@ -44,6 +44,34 @@ def start_stack(folder: Path, services: tuple[str, ...], **options):
     return stack
 
 
+# A whole stack takes a minute to start, Kafka Connect half of one: the tests of each folder are for one worker of
+# pytest-xdist. The other tests go file by file.
+ONE_WORKER_EACH = ("tests/e2e", "tests/integration/connect")
+
+
+def worker_group(nodeid: str) -> str:
+    """Which tests run on the same worker."""
+    file = nodeid.partition("::")[0]
+    return next((folder for folder in ONE_WORKER_EACH if file.startswith(f"{folder}/")), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return worker_group(nodeid)
+
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers the longest group first: at the end one of them would work on it alone."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: (*ONE_WORKER_EACH, group := worker_group(item.nodeid)).index(group))
+
+
 @pytest.fixture(scope="session")
 def services(tmp_path_factory):
     """A Stack with PostgreSQL, Kafka and the object store; the variables AIRFLOW_CONN_... point at it."""

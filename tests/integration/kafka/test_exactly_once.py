@@ -230,7 +230,7 @@ def test_any_interleaving_ends_with_each_effect_exactly_once(operations):
     run_state_machine_as_test(
         World,
         settings=settings(
-            max_examples=60,
+            max_examples=30,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -192,7 +192,7 @@ def test_a_broker_that_is_away_delays_it_and_is_said_once(make_topic, make_consu
         async with Firings(trigger_for(consumer)) as firings:
             await asyncio.sleep(1)
             await asyncio.to_thread(services.stop, "kafka")
-            await until_failed(tries, 3)
+            await until_failed(tries, 2)
             assert firings.at == []
             await asyncio.to_thread(services.start, "kafka")
             await asyncio.to_thread(send, topic, order(1))
