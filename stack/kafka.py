@@ -116,6 +116,10 @@ class Kafka(Service):
             "ssl.keystore.location": str(self.folder / "tls" / "server.pem"),
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(self.ca),
+            # Rights can be taken from further users; the broker talks to its controller without a name.
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": f"User:{USER};User:ANONYMOUS",
+            "allow.everyone.if.no.acl.found": "true",
         }
 
     def _format(self) -> None:

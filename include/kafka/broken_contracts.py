@@ -55,7 +55,16 @@ def watch_broken_contracts(connection: Connection, consumer: Consumer) -> None:
     if consumer.shape is Shape.per_message:
         # Good messages wait for their runs; dead letters are settled with the claim.
         settled = max(settled, min(LATEST, sum(reasons.values()) + _waiting(connection, consumer)))
-    _watch_share(connection, consumer.name, total=settled, reasons=reasons, framed=framed)
+    watch_share(
+        connection,
+        consumer.name,
+        f"the latest {settled} messages",
+        settled,
+        reasons,
+        max_share=MAX_SHARE,
+        remedy="Correct the producer, or the contract; then replay the dead letters",
+        framed=framed,
+    )
 
 
 def _waiting(connection: Connection, consumer: Consumer) -> int:
@@ -73,15 +82,31 @@ def _waiting(connection: Connection, consumer: Consumer) -> int:
     return int(connection.scalar(query, {"consumer": consumer.name}) or 0)
 
 
-def _watch_share(
-    connection: Connection, source: str, *, total: int, reasons: Mapping[str, int], framed: int = 0
+def watch_share(
+    connection: Connection,
+    source: str,
+    messages: str,
+    total: int,
+    reasons: Mapping[str, int],
+    *,
+    max_share: float,
+    remedy: str,
+    framed: int = 0,
 ) -> None:
-    """Open the alarm when most of `total` messages broke their contract, close it when few did.
+    """Open the alarm when many of some messages broke their contract; close it when less than half as many did.
 
-    `reasons`: {reason: dead letters}; `framed`: how many of them look like a schema registry's.
+    Args:
+        connection: a transaction on the operational database.
+        source: the consumer whose messages they are; the alarm's source.
+        messages: which ones, in words.
+        total: how many there are.
+        reasons: {reason: dead letters among them}.
+        max_share: of `total`; more dead letters are an alarm.
+        remedy: what a person can do, a sentence without its full stop.
+        framed: how many of the dead letters look like messages of a schema registry.
     """
     bad = sum(reasons.values())
-    if bad >= MIN_DEAD_LETTERS and bad > MAX_SHARE * total:
+    if bad >= MIN_DEAD_LETTERS and bad > max_share * total:
         reason, number = max(reasons.items(), key=lambda item: item[1])
         hint = (
             f" {framed} begin like messages of a schema registry (a zero byte, then an id of four bytes): their "
@@ -90,10 +115,9 @@ def _watch_share(
             else ""
         )
         message = (
-            f"{bad} of the latest {total} messages ({100 * bad // total} %) break their contract, {number} of them "
-            f"with {reason}.{hint} Correct the producer, or the contract; then replay the dead letters "
-            "(docs/runbooks/dead-letters.md)"
+            f"{bad} of {messages} ({100 * bad // total} %) break their contract, {number} of them with {reason}.{hint} "
+            f"{remedy} (docs/runbooks/dead-letters.md)"
         )
         open_alarm(connection, source, ALARM, message)
-    elif total == 0 or bad <= MAX_SHARE / 2 * total:
+    elif total == 0 or bad <= max_share / 2 * total:
         close_alarm(connection, source, ALARM)

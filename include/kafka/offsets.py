@@ -128,6 +128,8 @@ class GroupOffsets:
         self.group = group
         # Whether the last look found a topic or a partition's leader missing.
         self.incomplete = False
+        # The topics that the user may not read; they count as missing.
+        self.forbidden: set[str] = set()
         # Whether it found a leader on the move, or one that does not know yet that it leads.
         self._moving = False
         self._admin_config = admin_config(config)
@@ -143,8 +145,9 @@ class GroupOffsets:
     async def look(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
         """Offsets of every partition of the topics that exist, up to the last stable offset.
 
-        Four requests, whatever the number of partitions. A topic that does not exist (yet) and a partition without a
-        leader are left out: the others go on. Raises KafkaException when the broker cannot be reached.
+        Four requests, whatever the number of partitions. A topic that does not exist (yet) or that the user may not
+        read, and a partition without a leader, are left out: the others go on. Raises KafkaException when the broker
+        cannot be reached, or the user may read none of the topics.
         """
         names = list(topics)
         found: dict[Partition, PartitionOffsets] = {}
@@ -195,11 +198,35 @@ class GroupOffsets:
         return found
 
     async def _describe(self, topics: Iterable[str]) -> dict[str, Any]:
-        """{topic: its description, or None when it does not exist}."""
-        from confluent_kafka import TopicCollection
+        """{topic: its description, or None when it does not exist or may not be read}."""
+        from confluent_kafka import KafkaError, KafkaException, TopicCollection
+        from confluent_kafka.admin import AclOperation
 
-        asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_TIMEOUT_SECONDS)
-        return {topic: await self._result(future) for topic, future in asked.items()}
+        # With what the user may do: a claim of messages that nobody may read would wait for ever.
+        options = {"include_authorized_operations": True, "request_timeout": REQUEST_TIMEOUT_SECONDS}
+        found: dict[str, Any] = {}
+        refusal: KafkaException | None = None
+        self.forbidden = set()
+        for topic, future in self._admin.describe_topics(TopicCollection(list(topics)), **options).items():
+            found[topic] = None
+            try:
+                description = await self._result(future)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise
+                refusal = error
+                self.forbidden.add(topic)
+                continue
+            # None or empty: the broker does not say.
+            allowed = description.authorized_operations if description is not None else None
+            if allowed and AclOperation.READ not in allowed and AclOperation.ALL not in allowed:
+                refusal = KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, f"no READ on {topic}"))
+                self.forbidden.add(topic)
+                continue
+            found[topic] = description
+        if refusal is not None and not any(found.values()):
+            raise refusal
+        return found
 
     def topic_ids_now(self, topics: Iterable[str]) -> dict[str, str]:
         """{topic: its id} of the topics that exist, with one request. Raises what `look` raises."""

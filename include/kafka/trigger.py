@@ -105,7 +105,9 @@ class ConsumerLagTrigger(BaseEventTrigger):
             while True:
                 found = await group.look(self.topics)
                 if missing != (missing := set(self.topics) - {partition.topic for partition in found}) and missing:
-                    log.warning("group=%s waiting for topics that do not exist: %s", self.group, sorted(missing))
+                    forbidden = sorted(group.forbidden)
+                    text = "group=%s waiting for topics that do not exist: %s; or that its user may not read: %s"
+                    log.warning(text, self.group, sorted(missing - group.forbidden), forbidden)
                 found = await positions.applied_to(found)
                 other_logs = {partition: offsets for partition, offsets in found.items() if offsets.truncated}
                 same_logs = {partition: offsets for partition, offsets in found.items() if not offsets.truncated}

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 LOST_ALARM, STOPPED_ALARM = "messages_lost", "consumer_stopped"
 COMMIT_ALARM, FOREIGN_ALARM, TRANSACTION_ALARM = "commit_refused", "foreign_commits", "transaction_open"
+FORBIDDEN_ALARM = "topic_forbidden"
 RUNBOOK = "docs/runbooks/committed-offsets.md"
 REMEDIES = (
     "raise capacity (max_active_runs, max_messages_per_claim, workers), or move the topic to the standard lane; "
@@ -86,7 +87,9 @@ def check_consumer(consumer: Consumer) -> Standing:
         found = group.look_now(topic.name for topic in consumer.topics)
         held = group.open_transactions_now(found)
         standing = _standing(consumer, found, group, oldest_claim)
+        forbidden = sorted(group.forbidden)
     with begin() as connection:
+        _watch_rights(connection, consumer, forbidden)
         _watch_foreign_commits(connection, consumer, found)
         watch_transactions(
             connection, consumer.name, found, held, consumer.max_transaction_age, is_whole=standing.is_whole
@@ -331,6 +334,17 @@ def watch_transactions(
         open_alarm(connection, source, TRANSACTION_ALARM, text)
     elif is_whole:
         close_alarm(connection, source, TRANSACTION_ALARM)
+
+
+def _watch_rights(connection: Connection, consumer: Consumer, forbidden: Sequence[str]) -> None:
+    if not forbidden:
+        close_alarm(connection, consumer.name, FORBIDDEN_ALARM)
+        return
+    text = (
+        f"the user of connection {consumer.conn_id} may not read {', '.join(forbidden)}: grant it READ and DESCRIBE on "
+        "each. What is there waits, as long as retention keeps it; the consumer's other topics go on"
+    )
+    open_alarm(connection, consumer.name, FORBIDDEN_ALARM, text)
 
 
 def _watch_foreign_commits(

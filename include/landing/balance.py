@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import Connection
 
-from include.kafka.broken_contracts import ALARM as MANY_DEAD_LETTERS
+from include.kafka.broken_contracts import watch_share
 from include.kafka.claims import mark_handled
 from include.kafka.offsets import OffsetRange
 from include.lake import engine
@@ -54,7 +54,7 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
             open_alarm(connection, consumer.name, ALARM, text)
         else:
             close_alarm(connection, consumer.name, ALARM)
-            _note_dead_letters(connection, consumer, claim_id, found)
+            _note_dead_letters(connection, consumer, claim_id, found["landed"])
             for part in ranges:
                 mark_handled(connection, claim_id, part)
     if trouble:
@@ -69,28 +69,19 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
     return metadata
 
 
-def _note_dead_letters(
-    connection: Connection, consumer: LandingConsumer, claim_id: int, found: Mapping[str, int]
-) -> None:
-    """An alarm when much of a run was dead-lettered: a producer is broken, and the good rows went on without a word."""
-    landed, dead = found["landed"], found["dead_lettered"]
-    if landed < ENOUGH_RECORDS:
-        return
-    if dead < MUCH_SHARE * landed:
-        close_alarm(connection, consumer.name, MANY_DEAD_LETTERS)
-        return
-    reasons = letters.reasons(connection, claim_id)
-    if not reasons:
-        return
-    reason, number = reasons[0]
-    text = (
-        f"{dead} of {landed} messages ({dead / landed:.0%}) of claim {claim_id} are dead letters, {number} of them "
-        f"{reason}; the good ones went on. Look at some of {consumer.topic.dead_letter_name}, and let the owner of the "
-        f"producer correct it: docs/runbooks/dead-letters.md. Closes with the next run of {ENOUGH_RECORDS} or more "
-        "messages that has fewer"
-    )
-    if not open_alarm(connection, consumer.name, MANY_DEAD_LETTERS, text):
-        log.warning("beside what the open alarm says: %s", text)
+def _note_dead_letters(connection: Connection, consumer: LandingConsumer, claim_id: int, landed: int) -> None:
+    """An alarm when many messages of a run are dead letters: the good ones go on, and nothing else would show it."""
+    if landed >= ENOUGH_RECORDS:
+        watch_share(
+            connection,
+            consumer.name,
+            f"the {landed} messages of claim {claim_id}",
+            landed,
+            dict(letters.reasons(connection, claim_id)),
+            max_share=MUCH_SHARE,
+            remedy=f"The good ones went on. Look at some of {consumer.topic.dead_letter_name}, and have the producer "
+            "corrected",
+        )
 
 
 def _counted(consumer: LandingConsumer, claim_id: int, ranges: Sequence[OffsetRange]) -> dict[str, int]:

@@ -7,6 +7,7 @@ import json
 import shlex
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,18 @@ from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOpera
 from airflow.sdk.exceptions import AirflowFailException
 from confluent_kafka import Consumer as KafkaConsumer
 from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 from sqlalchemy import text
 
 from include.contracts import Topic
@@ -25,6 +37,7 @@ from include.kafka.consumers import Consumer
 from include.kafka.producer import AcknowledgedProducer, DeliveryFailed
 from include.kafka.topics import create_topics
 from include.kafka.trigger import ConsumerLagTrigger, lag_watcher
+from include.kafka.watch import check_consumer
 from include.operations import outbox
 from include.operations.database import begin
 from tests.clients import producer_to, reader_at
@@ -297,3 +310,51 @@ def test_with_a_wrong_password_the_trigger_waits_and_says_so_once(consumer, send
     assert f"connection {CONN_ID}" in line
     assert "invalid credentials" in line
     assert len(said("the broker is back")) == 1
+
+
+def done(futures: dict) -> None:
+    for future in futures.values():
+        future.result(20)
+
+
+def add_user(admin: AdminClient, name: str) -> dict[str, str]:
+    """What logs in as a new user of the broker."""
+    password = uuid.uuid4().hex
+    scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+    done(admin.alter_user_scram_credentials([UserScramCredentialUpsertion(name, scram, password.encode())]))
+    return {"sasl.username": name, "sasl.password": password}
+
+
+@pytest.mark.parametrize("missing", [AclOperation.READ, AclOperation.DESCRIBE])
+def test_a_topic_that_may_not_be_read_holds_up_no_other(connect, config, consumer, topics, missing):
+    allowed, forbidden = topics
+    admin = AdminClient(config)
+    connect(add_user(admin, "reader"))
+    rule = (ResourceType.TOPIC, forbidden.name, ResourcePatternType.LITERAL, "User:reader", "*", missing)
+    done(admin.create_acls([AclBinding(*rule, AclPermissionType.DENY)]))
+    producer = producer_to({**config, "acks": "all"}, allowed.name, forbidden.name)
+    for number, topic in enumerate(topics):
+        producer.produce(topic.name, order(number))
+    assert producer.flush(20) == 0
+
+    both = replace(consumer, topics=topics)
+    assert tasks.claim_messages(both, "first") == []
+    assert numbers(allowed) == ["0"]
+    assert open_claims(both) == 0
+    check_consumer(both)
+    assert forbidden.name in alarms(both)["topic_forbidden"]
+
+    done(admin.delete_acls([AclBindingFilter(*rule, AclPermissionType.DENY)]))
+    tasks.claim_messages(both, "second")
+    assert numbers(forbidden) == ["1"]
+    check_consumer(both)
+    assert "topic_forbidden" not in alarms(both)
+
+
+def test_a_consumer_that_may_read_nothing_says_so(connect, config, consumer, topics):
+    admin = AdminClient(config)
+    rule = (ResourceType.TOPIC, topics[0].name, ResourcePatternType.LITERAL, "User:nobody", "*", AclOperation.READ)
+    done(admin.create_acls([AclBinding(*rule, AclPermissionType.ALLOW)]))
+    connect(add_user(admin, "stranger"))
+    with pytest.raises(KafkaException, match="authorization"):
+        tasks.claim_messages(consumer, "run")
