@@ -87,11 +87,14 @@ def aggregate_tables(
     noted: Iterable[datetime] = (),
 ) -> dict[str, Any]:
     """As `aggregate_ranges`, with the clean table and the flows' tables given."""
-    read = sorted({*hours_of(connection, readings, ranges), *noted})
+    noted = set(noted)
+    of_ranges = hours_of(connection, readings, ranges)
+    read = sorted({*of_ranges, *noted})
     if not read:
         log.info("no clean readings in %d offset ranges: no hour changes", len(ranges))
         return {"hours": [], "meter_hours": 0, "district_hours": 0, "district_nights": 0}
-    hours = reached(read)
+    # Of hours that lost readings nobody knows any more which readings were their neighbours.
+    hours = sorted({*reached_hours(connection, readings, ranges, of_ranges), *reached(noted)})
     meter_hours = sum(
         _make_meter_hours(connection, readings, made, block)
         for block in blocks(hours, _days_at_once(readings, "read_at", hours))
@@ -121,6 +124,26 @@ def hours_of(connection: DuckDBPyConnection, readings: Table, ranges: Sequence[M
         return []
     _view(connection, "readings", readings, near(ranges), ("kafka_partition", "kafka_offset", "read_at"))
     rows = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
+    return sorted(rows["hour"].to_pylist())
+
+
+def reached_hours(
+    connection: DuckDBPyConnection, readings: Table, ranges: Sequence[Mapping[str, Any]], read: Sequence[datetime]
+) -> list[datetime]:
+    """The hours whose flow the readings of these offset ranges can change.
+
+    Those between a reading and its neighbours, not all that are within MAX_GAP of it: of a meter that is read every
+    quarter of an hour, two and not seven. A neighbour that another run has put between two readings since then is no
+    loss: that run computes the hours on its own two sides.
+
+    Args:
+        read: the hours in which these readings were made.
+    """
+    if not read:
+        return []
+    columns = ("meter_id", "read_at", "kafka_partition", "kafka_offset")
+    _view_within(connection, "readings", readings, "read_at", joined(read, HOUR, MAX_GAP, MAX_GAP), columns)
+    rows = queries.run(connection, queries.REACHED_HOURS, queries.for_reached_hours(ranges))
     return sorted(rows["hour"].to_pylist())
 
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 FOLDER = Path(__file__).parent / "sql"
-TOUCHED_HOURS, METER_HOURS, DISTRICT_HOURS, DISTRICT_NIGHTS = (
+TOUCHED_HOURS, REACHED_HOURS, METER_HOURS, DISTRICT_HOURS, DISTRICT_NIGHTS = (
     "touched_hours",
+    "reached_hours",
     "meter_hours",
     "district_hours",
     "district_nights",
@@ -46,6 +47,12 @@ def for_touched_hours(ranges: Iterable[Mapping[str, int]]) -> dict[str, Any]:
         for part in ranges
     ]
     return {"ranges": claimed}
+
+
+def for_reached_hours(ranges: Iterable[Mapping[str, int]]) -> dict[str, Any]:
+    """`ranges`: as for `for_touched_hours`."""
+    gap = {"max_gap_us": MAX_GAP // timedelta(microseconds=1), "max_gap_hours": REACH_HOURS}
+    return {**for_touched_hours(ranges), **gap}
 
 
 def for_meter_hours(hours: list[datetime]) -> dict[str, Any]:

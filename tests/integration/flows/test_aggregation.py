@@ -95,8 +95,10 @@ def test_a_late_reading_leaves_the_files_of_other_days_alone(new_lake, readings)
     before = {name: lake.files(name) for name in TABLES}
     summary = lake.aggregate(lake.append([late]))
     first, last = (summary["hours"][0], summary["hours"][-1])
-    hour = late.read_at.replace(minute=0, second=0, microsecond=0)
-    assert (first, last) == ((hour - timedelta(hours=3)).isoformat(), (hour + timedelta(hours=3)).isoformat())
+    neighbours = sorted(r.read_at for r in readings if r.meter_id == late.meter_id and r != late)
+    near = [at for at in neighbours if abs(at - late.read_at) <= timedelta(hours=3)]
+    ends = max(at for at in near if at < late.read_at), min(at for at in near if at > late.read_at)
+    assert (first, last) == tuple(at.replace(minute=0, second=0, microsecond=0).isoformat() for at in ends)
     changed = before[METER_HOURS] - lake.files(METER_HOURS)
     assert len(changed) == 1
     assert "hour_day=2026-03-06" in next(iter(changed))

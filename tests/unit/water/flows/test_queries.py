@@ -135,13 +135,26 @@ def test_the_tables_have_the_columns_of_their_schemas(connection):
         assert table.cast(schema).num_rows == table.num_rows
 
 
+@pytest.mark.parametrize("exactly", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_what_a_reading_does_not_reach_it_does_not_change(connection, seed: int):
+def test_what_a_reading_does_not_reach_it_does_not_change(connection, seed: int, exactly: bool):
     random = Random(seed)
     readings = scene(random, days=9, meters=2)
     late = random.sample(readings, 3)
     read = {r.read_at.replace(minute=0, second=0, microsecond=0) for r in late}
     meter_hours = set(reached(read))
+    if exactly:
+        # Of these readings and their neighbours; never more than within reach of the hour.
+        register(connection, readings)
+        ranges = [
+            {"partition": int(r.meter_id[2:]) % 2, "start": offset, "end": offset + 1}
+            for offset, r in enumerate(readings)
+            if r in late
+        ]
+        found = queries.run(connection, queries.REACHED_HOURS, queries.for_reached_hours(ranges))["hour"].to_pylist()
+        assert read <= set(found) <= meter_hours
+        assert len(found) == len(set(found))
+        meter_hours = set(found)
     district_hours = meter_hours | set(counted(read))
     nights = {night_of(hour) for hour in district_hours}
     after = everything(connection, readings)
@@ -217,6 +230,24 @@ def test_touched_hours_are_those_of_the_readings_in_the_ranges(connection):
     ranges = [{"partition": 1, "start": 1, "end": 3}, {"partition": 0, "start": 0, "end": 100}]
     rows = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
     assert rows["hour"].to_pylist() == [NOON + HOUR]
+
+
+@pytest.mark.parametrize(
+    ("others", "hours"),
+    [
+        ([], [0]),
+        ([-0.2, 0.9], [-1, 0]),
+        ([-0.2, 1.2], [-1, 0, 1]),
+        ([-2.4, 3.6], [-3, -2, -1, 0]),
+        ([-2.6, 3.4], [-3, -2, -1, 0, 1, 2, 3]),
+    ],
+)
+def test_a_reading_reaches_the_hours_up_to_its_neighbours(connection, others: list[float], hours: list[int]):
+    """Of a reading at NOON + 0.4 h."""
+    register(connection, [*read((0.4, 0)), *read(*((at, 0) for at in others)), *read((0.1, 0), (5, 0), meter_id="M-3")])
+    ranges = [{"partition": 1, "start": 0, "end": 1}]
+    rows = queries.run(connection, queries.REACHED_HOURS, queries.for_reached_hours(ranges))
+    assert sorted(rows["hour"].to_pylist()) == [NOON + n * HOUR for n in hours]
 
 
 @pytest.mark.parametrize(
