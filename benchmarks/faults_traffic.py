@@ -30,10 +30,12 @@ Coordinates = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Sent:
-    """A good message: when the broker took it, in which phase, and whether a fault concerned its own partition."""
+    """A good message: when the broker took it, under which fault, and whether that concerned its own partition."""
 
     at: float
-    phase: str
+    topic: str
+    part: str
+    fault: str
     is_concerned: bool
 
 
@@ -45,7 +47,8 @@ class Traffic:
         self.good: dict[str, Sent] = {}
         self.bad: set[Coordinates] = set()
         self.odd: Counter[str] = Counter()
-        self.phase = "quiet"
+        # The part of the run, and the fault that is, or was the last to be, brought about.
+        self.part, self.fault = "", "none"
         # Partitions that a fault concerns now.
         self.concerned: set[tuple[str, int]] = set()
         self._numbers = itertools.count()
@@ -82,7 +85,7 @@ class Traffic:
                 if number is None:
                     self.bad.add((*place, message.offset()))
                 else:
-                    self.good[number] = Sent(message.timestamp()[1] / 1000, self.phase, place in self.concerned)
+                    self._note(number, message.timestamp()[1] / 1000, place)
 
             return done
 
@@ -112,9 +115,12 @@ class Traffic:
                 time.sleep(1)
         self.odd[kind.name] += 1
         if kind.is_good:
-            self.good[number] = Sent(at, self.phase, place in self.concerned)
+            self._note(number, at, place)
         else:
             self.bad.add((*place, offset))
+
+    def _note(self, number: str, at: float, place: tuple[str, int]) -> None:
+        self.good[number] = Sent(at, place[0], self.part, self.fault, place in self.concerned)
 
     def _spoil(self, topic: Topic) -> bytes:
         """A value that breaks the contract in one of all ways."""
@@ -149,13 +155,17 @@ class Traffic:
         if failures:
             raise failures[0]
 
-    def waits(self) -> dict[str, list[float]]:
-        """{phase: seconds from the broker to the effect} of good messages whose own partition no fault concerned."""
-        found: dict[str, list[float]] = {}
+    def waits(self) -> dict[str, dict[str, float]]:
+        """{part: {"fault, topic": the longest wait}}, from the broker to the effect, in seconds.
+
+        Of good messages whose own partition no fault concerned, by the fault that was the last when they were sent.
+        """
+        found: dict[str, dict[str, float]] = {}
         acted_at = dict(
             self.it.query("select number, extract(epoch from min(at))::float8 from bench_effects group by number")
         )
         for number, sent in self.good.items():
             if number in acted_at and not sent.is_concerned:
-                found.setdefault(sent.phase, []).append(acted_at[number] - sent.at)
+                longest, name = found.setdefault(sent.part, {}), f"{sent.fault}, {sent.topic}"
+                longest[name] = round(max(longest.get(name, 0.0), acted_at[number] - sent.at), 2)
         return found
