@@ -4,8 +4,9 @@ Every figure is a ratio, aged / fresh, of medians that are measured in turn in o
 metadata and by bulk inserts:
 
 - a landing table with 60,000 snapshots (a week of commits, every ten seconds) and 1,000,000 files of one offset, beside
-  one with forty files; the newest forty are the same. Both are looked at after the Dag `expire_snapshots` has had its
-  turn, as it has every ten minutes (`expiry_seconds`: what its first turn on all of them takes).
+  one with forty files and the snapshots of half an hour; the newest forty files are the same. Both are looked at after
+  the Dag `expire_snapshots` has had its turn, as it has every ten minutes (`expiry_seconds`: what its first turn on all
+  of them takes).
 - a clean table with 20,000,000 rows, 5,000,000 of them on the day that the run touches, beside one that holds a single
   run. The run is the newest 200,000 readings of a utility whose meters are read every quarter of an hour. Commit (with
   the search for duplicates) and aggregation are tasks in processes of their own.
@@ -115,11 +116,12 @@ def claim_messages(side: str, count: int) -> float:
 def landing_part(figures: Figures, options: argparse.Namespace) -> dict[str, float]:
     from include.landing.readiness import Lane, look
     from include.landing.tables import load_landing_table
-    from include.landing.upkeep import expire_landing_snapshots
+    from include.landing.upkeep import SNAPSHOTS_KEPT, expire_landing_snapshots
 
     say(f"landing tables: {options.files:,} old files, {options.snapshots:,} snapshots")
     begins = {
-        FRESH: aged_lake.make_landing(FRESH, 0, 1),
+        # The snapshots of its first half hour: those are kept, and what is kept on the other side is as much.
+        FRESH: aged_lake.make_landing(FRESH, 0, min(options.snapshots, SNAPSHOTS_KEPT // aged_lake.COMMIT_INTERVAL)),
         AGED: aged_lake.make_landing(AGED, options.files, options.snapshots),
     }
     began = time.monotonic()
