@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from benchmarks import aged_database
 from include.kafka.consumers import Consumer, Shape
@@ -17,7 +18,8 @@ from tests.integration.kafka.conftest import effects, order
 
 pytestmark = pytest.mark.integration
 
-TABLES = ("inbox", "claims", "claim_ranges", "handled_ranges")
+WHOLE_TABLE = re.compile(r"Seq Scan on (inbox|claims|claim_ranges|handled_ranges)\b")
+PLANNED = re.compile(r"\s*(select|insert|update|delete|with)\b", re.IGNORECASE)
 ROWS = 20_000
 
 
@@ -38,46 +40,52 @@ def old_rows(make_topic, make_consumer, operations) -> Iterator:
     with begin() as connection:
         connection.execute(text("delete from claims where run_id like 'old-%'"))
         connection.execute(text("delete from inbox where run_id like 'old-%'"))
-        # With this transaction: a session that is closed says later what it has read, in the middle of the next test.
-        connection.execute(text("select pg_stat_force_next_flush()"))
 
 
-def report() -> None:
-    """Have every session of the pool say what it has read so far: else it would when it ends, in another test."""
-    with ExitStack() as stack:
-        sessions = [stack.enter_context(engine().connect()) for _ in range(max(1, engine().pool.checkedin()))]
-        for session in sessions:
-            session.execute(text("select pg_stat_force_next_flush()"))
-            session.commit()
+@contextmanager
+def planned_statements() -> Iterator[list[tuple[str, str]]]:
+    """(statement, PostgreSQL's plan for it, in the transaction in which it is executed) of what the block executes."""
+    found: list[tuple[str, str]] = []
 
+    def plan(connection, cursor, statement, parameters, context, executemany) -> None:
+        if PLANNED.match(statement):
+            with connection.connection.driver_connection.cursor() as beside:
+                beside.execute(f"explain {statement}", parameters[0] if executemany else parameters)
+                found.append((statement, "\n".join(line for (line,) in beside.fetchall())))
 
-def read_whole() -> dict[str, int]:
-    """{table: rows that were read without an index, since ever}."""
-    report()
-    with begin() as connection:
-        query = "select relname, seq_tup_read from pg_stat_user_tables where relname = any(:tables)"
-        return dict(connection.execute(text(query), {"tables": list(TABLES)}).all())  # type: ignore[arg-type]
+    event.listen(engine(), "before_cursor_execute", plan)
+    try:
+        yield found
+    finally:
+        event.remove(engine(), "before_cursor_execute", plan)
 
 
 def test_a_claim_reads_no_old_row(old_rows, send):
     consumer = old_rows()
     (topic,) = consumer.topics
     send(topic, *(order(n) for n in range(3)))
-    before = read_whole()
-    for chunk in claim_messages(consumer, "run"):
-        handle_chunk(consumer, chunk, "run")
+    with planned_statements() as planned:
+        for chunk in claim_messages(consumer, "run"):
+            handle_chunk(consumer, chunk, "run")
     assert len(effects(topic)) == 3
-    after = read_whole()
-    assert {name: after[name] - before[name] for name in TABLES if after[name] - before[name] > 100} == {}
+    assert len(planned) > 5
+    assert [statement for statement, plan in planned if WHOLE_TABLE.search(plan)] == []
 
 
 def test_a_run_for_each_message_reads_no_old_row(old_rows, send):
     consumer = old_rows(shape=Shape.per_message)
     (topic,) = consumer.topics
     send(topic, *(order(n) for n in range(2)))
-    before = read_whole()
-    for key in claim_partition_keys(consumer, "run"):
-        handle_message(consumer, key, f"run of {key}")
+    with planned_statements() as planned:
+        for key in claim_partition_keys(consumer, "run"):
+            handle_message(consumer, key, f"run of {key}")
     assert len(effects(topic)) == 2
-    after = read_whole()
-    assert {name: after[name] - before[name] for name in TABLES if after[name] - before[name] > 100} == {}
+    assert len(planned) > 5
+    assert [statement for statement, plan in planned if WHOLE_TABLE.search(plan)] == []
+
+
+def test_a_statement_that_reads_a_whole_table_is_found(old_rows):
+    old_rows()
+    with planned_statements() as planned, begin() as connection:
+        connection.execute(text("select count(*) from inbox where run_id like '%1'"))
+    assert [bool(WHOLE_TABLE.search(plan)) for _, plan in planned] == [True]

@@ -21,7 +21,7 @@ from include.landing.balance import DoesNotBalance, finish
 from include.landing.clean import commit_clean, ensure_clean_table
 from include.landing.consumers import LandingConsumer
 from include.landing.planning import claim_landed
-from include.landing.tables import clean_table, create_landing_table, load_landing_table
+from include.landing.tables import clean_table, create_landing_table, load_landing_table, topic_id
 from include.landing.validation import validate_unit
 from include.validators import rows
 from tests import forks
@@ -145,6 +145,7 @@ def test_good_rows_become_typed_columns_and_the_claim_is_closed(consumer, send):
         "kafka_partition": 0,
         "kafka_offset": 1,
         "kafka_timestamp": datetime(2026, 1, 5, tzinfo=UTC),
+        "kafka_log": topic_id(load_landing_table(lane.topic)),
     }
     assert open_claims(lane) == 0
     assert staging_files(lane) == []
