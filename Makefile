@@ -28,7 +28,7 @@ demo: $(READY) ## start everything, send messages, show what happens; EXIT=1 sto
 test: $(READY) browser ## run all tests, by two workers; ARGS="-k claims" selects, ARGS="-n 0 --pdb" debugs
 	@$(WORKERS_AGREE) $(PYTHON) -m pytest $(WORKERS) $(ARGS)
 
-test-fast: $(READY) ## run the unit and Dag tests, in three to four minutes
+test-fast: $(READY) ## run the unit and Dag tests, in two to three minutes
 	@$(WORKERS_AGREE) $(PYTHON) -m pytest $(WORKERS) tests/unit tests/dags $(ARGS)
 
 test-next: .venv-next/setup.stamp ## run unit, Dag and event-lane tests on the next Airflow; FAST=1 leaves the lane out
