@@ -12,8 +12,8 @@ ones of every kind that a broker takes. Three parts on one stack:
 Afterwards every message is looked for: good ones among the effects (a table without a unique key), bad ones in the
 dead-letter topics, by their coordinates. `longest_wait_seconds` is the longest that a good message waited between
 broker and effect in parts 1 and 2, partitions excluded that a fault itself concerned;
-`longest_wait_without_kills_seconds` the same in part 1, `longest_waits` the same by fault and topic. Then come the example's requests and approvals under faults of
-their own. Prints a table and, as its last line, one JSON object.
+`longest_wait_without_kills_seconds` the same in part 1, `longest_waits` the same by fault and topic. Then come the
+example's requests and approvals under faults of their own. Prints a table and, as its last line, one JSON object.
 """
 
 import argparse
