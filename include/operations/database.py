@@ -117,9 +117,14 @@ def postgres_target(connection: "AirflowConnection", extra: Mapping[str, object]
     return Target(address, {name: str(value) for name, value in settings.items()})
 
 
-@cache
 def engine(conn_id: str = CONN_ID) -> Engine:
     """One engine a process. Task processes are short: few connections, checked before use."""
+    # A cached function with a default would make two: one for `engine()` and one for `engine(CONN_ID)`.
+    return _engine(conn_id)
+
+
+@cache
+def _engine(conn_id: str) -> Engine:
     # hide_parameters: an error's text goes to task logs, and parameters are what customers wrote.
     # max_overflow: `deliver_outbox` delivers on several routes at once; what is not needed is closed again.
     now = target(conn_id)

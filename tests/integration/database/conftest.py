@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from include.operations.database import engine
+from include.operations.database import _engine, engine
 
 PACKAGES = ("pgbouncer", "libc-ares2", "libevent-2.1-7")
 
@@ -124,8 +124,8 @@ def pgbouncer(services, pgbouncer_binary, tmp_path_factory) -> Iterator[str]:
 def behind_pgbouncer(pgbouncer, monkeypatch) -> Iterator[None]:
     """The connection `operations_db` leads to PgBouncer."""
     engine().dispose()
-    engine.cache_clear()
+    _engine.cache_clear()
     monkeypatch.setenv("AIRFLOW_CONN_OPERATIONS_DB", pgbouncer)
     yield
     engine().dispose()
-    engine.cache_clear()
+    _engine.cache_clear()

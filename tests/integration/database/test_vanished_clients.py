@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from include.kafka.handling import HandlingFailed
 from include.kafka.messages import Message
 from include.kafka.tasks import claim_messages, handle_chunk
-from include.operations.database import WHOLE_TASK, begin, engine
+from include.operations.database import WHOLE_TASK, _engine, begin, engine
 from tests.integration.database.conftest import as_json
 from tests.integration.kafka.conftest import (
     admin,
@@ -71,12 +71,12 @@ def can_cut() -> None:
 def impatient(operations, services, monkeypatch) -> Iterator[None]:
     """The connection `operations_db` waits for no lock longer than 0.2 s."""
     engine().dispose()
-    engine.cache_clear()
+    _engine.cache_clear()
     url = services.endpoints()["databases"]["operations_db"]
     monkeypatch.setenv("AIRFLOW_CONN_OPERATIONS_DB", as_json(url, server_settings={"lock_timeout": "200ms"}))
     yield
     engine().dispose()
-    engine.cache_clear()
+    _engine.cache_clear()
 
 
 def test_the_lock_of_a_client_that_vanished_is_free_soon(can_cut, connection_with, name):
