@@ -1,9 +1,12 @@
 """A claim of a topic with many partitions costs a few statements, whatever their number."""
 
+import time
+
 import pytest
 from sqlalchemy import event
 
 from include.kafka import tasks
+from include.kafka.offsets import GroupOffsets
 from include.operations.database import CONN_ID, begin, engine
 from include.operations.tables import positions
 from tests.integration.kafka.conftest import committed, effects, order
@@ -30,11 +33,22 @@ def rows_written(used: list[tuple[str, int]]) -> list[int]:
     return [rows for statement, rows in used if statement.startswith("insert into positions")]
 
 
+def wait_for_leaders(topic) -> None:
+    """Each partition answers: while one does not, it is left out, and comes with a later claim."""
+    with GroupOffsets("independent") as group:
+        for _ in range(60):
+            if len(group.look_now([topic.name])) == topic.partitions:
+                return
+            time.sleep(0.5)
+    pytest.fail(f"not all partitions of {topic.name} answer")
+
+
 def test_the_statements_of_a_claim_do_not_grow_with_the_partitions(make_topic, make_consumer, send, admin, statements):
     few, many = make_topic(partitions=2), make_topic(partitions=PARTITIONS)
     used = {}
     for topic in (few, many):
         consumer = make_consumer(topic)
+        wait_for_leaders(topic)
         for number, run in enumerate(("first", "second")):
             send(topic, order(number), partition=1)
             statements.clear()
