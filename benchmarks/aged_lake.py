@@ -284,7 +284,7 @@ class Utility:
                    'M-' || lpad(meter::varchar, 6, '0') || '@' || strftime(read_at, '%Y-%m-%dT%H:%M:%SZ') as event_id,
                    (meter % {PARTITIONS})::integer as kafka_partition,
                    ({offset} + slot * {self.per_partition} + meter // {PARTITIONS})::bigint as kafka_offset,
-                   read_at as kafka_timestamp
+                   read_at as kafka_timestamp, 'of these offsets' as kafka_log
             from (
                 select meter, slot, '{first.isoformat()}'::timestamptz + slot * interval 15 minutes as read_at
                 from range({slots}) slots(slot) cross join range({self.meters}) meters(meter)
