@@ -202,7 +202,7 @@ class GroupOffsets:
         from confluent_kafka import KafkaError, KafkaException, TopicCollection
         from confluent_kafka.admin import AclOperation
 
-        # With what the user may do: a claim of messages that nobody may read would wait for ever.
+        # With the rights of the user: messages that it may not read must not be claimed, their run could never end.
         options = {"include_authorized_operations": True, "request_timeout": REQUEST_TIMEOUT_SECONDS}
         found: dict[str, Any] = {}
         refusal: KafkaException | None = None

@@ -93,7 +93,7 @@ def aggregate_tables(
     if not read:
         log.info("no clean readings in %d offset ranges: no hour changes", len(ranges))
         return {"hours": [], "meter_hours": 0, "district_hours": 0, "district_nights": 0}
-    # Of hours that lost readings nobody knows any more which readings were their neighbours.
+    # The neighbours of readings that were lost are not known any more: everything within reach is computed.
     hours = sorted({*reached_hours(connection, readings, ranges, of_ranges), *reached(noted)})
     meter_hours = sum(
         _make_meter_hours(connection, readings, made, block)

@@ -14,7 +14,6 @@ MESSAGES, SIZE = 25, 20_000_000
 LIMIT_MB = 400
 CLAIM = """
 import resource
-from include.contracts import Topic
 from include.kafka.tasks import claim_messages, handle_chunk
 from tests.integration.kafka.test_memory import consumer_of
 
@@ -27,7 +26,7 @@ for chunk in claim_messages(consumer, "run"):
     handle_chunk(consumer, chunk, "run")
 grown = peak_mb() - before
 assert grown < {limit}, f"{{grown}} MB"
-open({told!r}, "w").write(str(grown))
+open({result!r}, "w").write(str(grown))
 """
 
 
@@ -50,7 +49,7 @@ def test_large_messages_are_in_memory_a_few_at_a_time(make_topic, operations, tm
     for number in range(MESSAGES):
         producer.produce(topic.name, value=order(number) + b" " * SIZE, key=b"k", partition=0)
         assert producer.flush(60) == 0
-    told = tmp_path / "grown"
-    assert forks.run(CLAIM.format(topic=topic.name, limit=LIMIT_MB, told=str(told)), 300) == 0
-    assert int(told.read_text()) > 0
+    result = tmp_path / "grown"
+    assert forks.run(CLAIM.format(topic=topic.name, limit=LIMIT_MB, result=str(result)), 300) == 0
+    assert int(result.read_text()) > 0
     assert len(read_all(topic.dead_letter_name)) == MESSAGES

@@ -8,16 +8,15 @@ from include.kafka.offsets import is_same_topic
 from include.kafka.reset import reset_consumer
 from include.lake import engine
 from include.lake.catalog import load_catalog
-from include.landing import balance, gaps
-from include.landing.clean import commit_clean
+from include.landing import gaps
 from include.landing.gaps import State
 from include.landing.planning import claim_landed, expected_records
 from include.landing.tables import clean_table, create_landing_table, load_landing_table, raw_table, topic_id
-from include.landing.validation import validate_unit
 from include.operations.database import begin
 from include.validators.sets import rows_of
 from tests.integration.kafka.conftest import order
 from tests.integration.landing.conftest import alarms_of, finish, land, offsets_of, rows
+from tests.integration.landing.test_run import run
 
 pytestmark = pytest.mark.integration
 
@@ -41,14 +40,6 @@ def a_new_landing_table(topic) -> None:
     """As the runbook says: the old one keeps its rows under another name."""
     load_catalog().rename_table(raw_table(topic), f"{raw_table(topic)}_until_now")
     create_landing_table(topic)
-
-
-def whole_run(consumer, run_id: str) -> dict:
-    """From the claim to the end, as the lane's tasks do it; returns the summary of the commit."""
-    units = claim_landed(consumer, run_id)
-    summary = commit_clean(consumer, [validate_unit(consumer, unit, run_id) for unit in units], run_id)
-    balance.finish(consumer, summary, run_id)
-    return summary
 
 
 def test_a_log_that_lost_its_end_stops_the_lane(orders, lane):
@@ -85,18 +76,20 @@ def test_gaps_of_an_earlier_table_do_not_count_for_the_next(orders, lane):
 def test_clean_rows_of_the_log_before_stay(orders, lane):
     consumer = lane(orders)
     land(orders, 0, range(0, 10))
-    before = whole_run(consumer, "first")
+    before = run(consumer, "first")
     a_new_landing_table(orders)
     a_later_leader_knows_nothing_of_it(consumer)
     reset_consumer(consumer.name, orders.name)
     table = load_landing_table(orders)
     for offset in range(5):
         table.append(rows(orders, 0, [offset], order(f"new-{offset}").decode()))
-    after = whole_run(consumer, "second")
+    after = run(consumer, "second")
     assert (after["clean"], after["duplicates"]) == (5, 0)
     with engine.connect() as connection:
         clean = load_catalog().load_table(clean_table(orders))
-        of_runs = [rows_of(connection, clean, run["ranges"], ["kafka_offset"]).fetchall() for run in (before, after)]
+        of_runs = [
+            rows_of(connection, clean, summary["ranges"], ["kafka_offset"]).fetchall() for summary in (before, after)
+        ]
         there = set(engine.scan(connection, clean).project("event_id").fetchall())
     assert [len(found) for found in of_runs] == [10, 5]
     assert len(there) == 15
