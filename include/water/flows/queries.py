@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow
     from duckdb import DuckDBPyConnection
 
+GAP = {"max_gap_us": MAX_GAP // timedelta(microseconds=1), "max_gap_hours": REACH_HOURS}
 FOLDER = Path(__file__).parent / "sql"
 TOUCHED_HOURS, REACHED_HOURS, METER_HOURS, DISTRICT_HOURS, DISTRICT_NIGHTS = (
     "touched_hours",
@@ -51,15 +52,13 @@ def for_touched_hours(ranges: Iterable[Mapping[str, int]]) -> dict[str, Any]:
 
 def for_reached_hours(ranges: Iterable[Mapping[str, int]]) -> dict[str, Any]:
     """`ranges`: as for `for_touched_hours`."""
-    gap = {"max_gap_us": MAX_GAP // timedelta(microseconds=1), "max_gap_hours": REACH_HOURS}
-    return {**for_touched_hours(ranges), **gap}
+    return {**for_touched_hours(ranges), **GAP}
 
 
 def for_meter_hours(hours: list[datetime]) -> dict[str, Any]:
     return {
         "hours": hours,
-        "max_gap_us": MAX_GAP // timedelta(microseconds=1),
-        "max_gap_hours": REACH_HOURS,
+        **GAP,
         "expected_readings": EXPECTED_READINGS,
     }
 
