@@ -1,18 +1,19 @@
 """
 ### Aggregate meter readings
 
-The standard lane: readings that Kafka Connect has landed become clean rows, and those become hourly flows.
+The standard lane. Kafka Connect lands readings; this Dag turns them into clean rows, and clean rows into hourly flows.
 
-**Starts** again as soon as it has ended. A run waits in the triggerer until something has landed, and ends as skipped
-after ten minutes without. It owns the offset ranges that it claims, and has the same ones when it is cleared.
+**Starts** again as soon as a run has ended. A run waits in the triggerer until something has landed. After ten minutes
+without new data it ends as skipped. A run owns the offset ranges that it claims; when it is cleared, it processes the
+same ranges again.
 
-**Makes** rows in `clean.meter_readings`, each reading once; dead letters of those that break the contract; the hours
+**Makes** rows in `clean.meter_readings`, each reading once; dead letters of readings that break the contract; the hours
 and nights that the readings touch, in `water.meter_hours`, `water.district_hours` and `water.district_nights`; and an
 event of the asset `hourly_flows` with the ranges and counts: landed = clean + dead-lettered + duplicates.
 
-**When it fails** nothing is lost and nothing is counted twice: tasks retry for six hours, and each can be repeated. A
-run that breaks its suite, or whose counts do not balance, stops before anything downstream; no new range is claimed
-until it is cleared: docs/runbooks/suite-failed.md.
+**When it fails** nothing is lost and nothing is counted twice. Tasks retry for six hours, and each task can be
+repeated. A run that breaks its suite, or whose counts do not balance, stops before all downstream tasks. No new range
+is claimed until that run is cleared: docs/runbooks/suite-failed.md.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -28,11 +29,11 @@ from include.water.consumers import AGGREGATE_METER_READINGS
 
 @dag(
     schedule="@continuous",
-    # Needed, in the past: without it the first run's interval is empty, the second run would have the same logical
-    # date, and Airflow (3.3) never makes it.
+    # A start date in the past is required: without it the first run's data interval is empty, the second run would get
+    # the same logical date, and Airflow (3.3) would never create the second run.
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
-    # One claim at a time: the next run claims what landed while this one worked.
+    # One claim at a time: the next run claims what landed while this run worked.
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=12),
     default_args={"owner": "data-platform", "execution_timeout": timedelta(minutes=30), **RETRIES},

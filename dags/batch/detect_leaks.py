@@ -1,17 +1,19 @@
 """
 ### Detect leaks
 
-The champion judges the complete nights of the last weeks that are new, or whose data have changed since; without a
-champion, a fixed threshold on the minimum night flow does. Each leak is told once, as a message on `leaks.detected`,
-from which `raise_alerts` makes alerts; a leak that has doubled since is told again.
+The champion judges the complete nights of the last weeks that are new, or whose data have changed since they were
+judged. Without a champion, a fixed threshold on the minimum night flow judges them. Each leak is reported once, as a
+message on `leaks.detected`, from which `raise_alerts` makes alerts. A leak that has since doubled, and grown by at
+least 400 l/h, is reported again.
 
 **Starts** when hourly flows are published, and when there is a new champion.
 
-**Makes** rows in `judged_nights` and `leaks`, messages on `leaks.detected`, and an event of the asset `leaks`. No new
-leak: the tasks behind `detect` are skipped.
+**Makes** rows in `judged_nights` and `leaks`, messages on `leaks.detected`, and an event of the asset `leaks`. When
+there is no new leak, the tasks after `detect` are skipped.
 
-**When it fails** nothing is lost: what is not acknowledged by Kafka is produced by the next run. After a crash in
-between, a leak is in Kafka twice, with one event id; consumers act on it once.
+**When it fails** nothing is lost: the next run produces every message that Kafka has not acknowledged. If the task
+crashes after Kafka's acknowledgment and before the leaks are recorded as produced, a leak is in Kafka twice with the
+same event id; consumers act on it once.
 """
 
 from datetime import timedelta
@@ -28,7 +30,7 @@ from include.water.topics import LEAKS_DETECTED
 @dag(
     schedule=joined(HOURLY_FLOWS, LEAK_MODEL),
     catchup=False,
-    # Two at once would send the same leaks twice.
+    # Two concurrent runs would send the same leaks twice.
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=2),
     default_args={
@@ -64,9 +66,10 @@ def detect_leaks():
         topic=LEAKS_DETECTED.name,
         producer_function="include.water.leaks.detection.messages",
         producer_function_args=[keys],
-        # The stock callback logs a failed delivery and lets the task succeed.
+        # By default the operator logs a failed delivery and lets the task succeed: messages would be lost.
         delivery_callback="include.kafka.producer.raise_on_delivery_failure",
-        # One flush at the end; the task still ends only when everything is acknowledged.
+        # Flush once at the end instead of after every message. The task still ends only when everything is
+        # acknowledged.
         synchronous=False,
     )
     produce >> record_produced(keys)

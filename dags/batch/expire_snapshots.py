@@ -1,16 +1,17 @@
 """
 ### Expire snapshots
 
-Keeps the metadata of landing tables small: a sink commits every few seconds, each commit is a snapshot, and every
-sensor, every plan and every commit reads the list of all.
+Keeps the metadata of landing tables small. A sink commits every few seconds, each commit is a snapshot, and every
+sensor, every plan and every commit reads the list of all snapshots.
 
 **Starts** every ten minutes.
 
-**Removes** the snapshots of landing tables that are older than `minutes`. The newest stays, and all since the last one
-of the sink, which finds there how far it has come. Nothing reads old ones: a run looks its files up by offsets. Files
-that no snapshot refers to any more are removed by `maintain_tables`, a day later.
+**Removes** the snapshots of landing tables that are older than `minutes`. Two kinds stay: the newest snapshot, and the
+sink's last snapshot with all later ones, because the sink reads its progress there. No reader needs an old snapshot: a
+run looks up its files by offsets. `maintain_tables` removes files that no snapshot refers to any more, a day later.
 
-**When it fails** nothing is lost; the next run does it. The lane works without it, slower from day to day.
+**When it fails** nothing is lost; the next run does the work. The lane works without this Dag, but becomes slower from
+day to day.
 """
 
 from datetime import timedelta

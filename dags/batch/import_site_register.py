@@ -1,19 +1,19 @@
 """
 ### Import the site register
 
-Sites and customers, as CSV files that somebody else drops below `register/incoming/` in the artifacts bucket, become
-rows of the tables `register_sites` and `register_customers`.
+Somebody else drops CSV files of sites and customers below `register/incoming/` in the artifacts bucket. This Dag turns
+them into rows of the tables `register_sites` and `register_customers`.
 
 **Starts** when there are files: the first task waits in the triggerer, without a worker. A run that has waited for 15
-minutes ends as skipped and the next one waits on, so that a run that was cleared gets its turn.
+minutes ends as skipped and the next run waits on, so that a cleared run gets its turn.
 
-**Makes** for each file: good ones are applied in one transaction and moved below `register/archive/`; bad ones change
-nothing and are moved below `register/rejected/`, with their report beside them and an alarm (`file_rejected`). A file
-adds rows and replaces them by id; of two files with one id, the one that was uploaded last stands. At most 100 files a
-run.
+**Makes** for each file: a good file is applied in one transaction and moved below `register/archive/`. A bad file
+changes nothing and is moved below `register/rejected/`, with its report beside it and an alarm (`file_rejected`). A
+file adds rows, and replaces rows with the same id; if two files have rows with the same id, the file that was uploaded
+last wins. A run imports at most 100 files.
 
-**When it fails** nothing is applied twice: the retry, a cleared run, or the next run finds what is done by the file's
-name and generation. Files that no run has finished stay below `register/incoming/`.
+**When it fails** nothing is applied twice: the retry, a cleared run, or the next run recognizes finished files by name
+and generation. Files that no run has finished stay below `register/incoming/`.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -26,10 +26,11 @@ from include.water.register.layout import INCOMING
 
 @dag(
     schedule="@continuous",
-    # Without one, the second run would get the date of the first, and Airflow would never create it.
+    # A start date is required: without it, the second run would get the date of the first, and Airflow would never
+    # create it.
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
-    # Two runs would list the same files.
+    # Two concurrent runs would list the same files.
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=2),
     default_args={
@@ -52,7 +53,8 @@ def import_site_register():
         poke_interval=10,
         timeout=timedelta(minutes=15).total_seconds(),
         soft_fail=True,
-        # The names of files, which anybody may have chosen; the next task lists them with their generations.
+        # Not pushed: the names of the files, which may be chosen by anybody. The next task lists the files with their
+        # generations.
         do_xcom_push=False,
     )
 
@@ -62,7 +64,7 @@ def import_site_register():
 
         return list_files()
 
-    # Each takes several times its file's size.
+    # Each task needs several times the file's size in memory.
     @task(max_active_tis_per_dag=4)
     def import_file(file: dict) -> dict:
         from include.water.register.importing import import_file

@@ -1,17 +1,18 @@
 """
 ### Ingest the seismic feed
 
-The public earthquake feed of the USGS becomes messages on `seismic.events`: new events and revised ones, each
+The public earthquake feed of the USGS becomes messages on `seismic.events`: new events and revised events, each
 revision once.
 
-**Starts** every minute. A run reads the last day, so a run that was missed is made up by the next one. After an
+**Starts** every minute. A run reads the last day of the feed, so the next run makes up for a missed one. After an
 outage of more than a day, run it by hand with `feed` = `all_week` or `all_month`.
 
 **Makes** messages on `seismic.events`, keyed by the earthquake's id. A feature that breaks the contract is kept in
-`seismic.events.dlq`. Nothing new: the tasks are skipped.
+`seismic.events.dlq`. When there is nothing new, the tasks are skipped.
 
-**When it fails** nothing is lost: what is in Kafka is recorded after the broker has acknowledged it, so the next run
-sends the rest. After a crash in between, an event is in Kafka twice, with one event id; consumers act on it once.
+**When it fails** nothing is lost: an event is recorded as published only after the broker has acknowledged it, so the
+next run sends the rest. If the task crashes between the acknowledgment and the record, an event is in Kafka twice with
+the same event id; consumers act on it once.
 """
 
 from datetime import timedelta
@@ -26,7 +27,7 @@ from include.water.topics import SEISMIC_EVENTS
 @dag(
     schedule="* * * * *",
     catchup=False,
-    # Two at once would send the same events twice.
+    # Two concurrent runs would send the same events twice.
     max_active_runs=1,
     dagrun_timeout=timedelta(minutes=30),
     params={"feed": Param("all_day", enum=["all_hour", "all_day", "all_week", "all_month"])},
@@ -42,7 +43,7 @@ from include.water.topics import SEISMIC_EVENTS
     doc_md=__doc__,
 )
 def ingest_seismic_feed():
-    # A thousand events in a task's log help nobody.
+    # Keeps a thousand events out of the task's log.
     @task(show_return_value_in_logs=False)
     def read_new_events(params: dict | None = None, run_id: str | None = None) -> list[dict]:
         from include.water.feeds import seismic
@@ -64,11 +65,13 @@ def ingest_seismic_feed():
         topic=SEISMIC_EVENTS.name,
         producer_function="include.water.feeds.seismic.messages",
         producer_function_args=[events],
-        # The stock callback logs a failed delivery and lets the task succeed.
+        # By default the operator logs a failed delivery and lets the task succeed: messages would be lost.
         delivery_callback="include.kafka.producer.raise_on_delivery_failure",
-        # One flush at the end; the task still ends only when everything is acknowledged.
+        # Flush once at the end instead of after every message. The task still ends only when everything is
+        # acknowledged.
         synchronous=False,
-        # Longer than the client's own delivery.timeout.ms, five minutes: its error says more than a timeout's.
+        # Longer than the client's own delivery.timeout.ms (five minutes): the client's error says more than a task
+        # timeout.
         execution_timeout=timedelta(minutes=7),
     )
     produce >> record_published(events)

@@ -1,21 +1,24 @@
 """
 ### Maintain
 
-Looks after the event lane: alarms that no run would raise, keys that were left behind, and old rows.
+Looks after the event lane: raises alarms that no run would raise, emits lost partition keys again, and deletes old
+rows.
 
 **Starts** every five minutes. Its tasks do not depend on each other's success.
 
 **Makes**
-- alarms: lag, age and open claims of every consumer, also when its Dag is paused or its claims stall; rows of the
-  outbox that wait for an hour; and closes those whose cause is gone;
-- partition keys that were lost: of messages claimed and not handled, and of proposals that no person was asked about;
-- room: rows that are done and older than the parameters say. What is open stays, however old. The inbox is what makes
-  a redelivered message a duplicate, so it outlives every message: a dead letter can be replayed after 365 days, is then
-  kept by its topic for up to 90, and Kafka deletes whole segments, which takes up to a week each time: 469 days, which
-  the task checks against the topics. Airflow's own tables: see docs/runbooks/metadata-grows.md.
+- alarms: lag, age and open claims of every consumer, also when its Dag is paused or its claims stall; and outbox rows
+  that have waited for an hour. Alarms whose cause is gone are closed;
+- partition keys that were lost: keys of messages that were claimed and not handled, and of proposals that no person was
+  asked about;
+- room: deletes rows that are done and older than the parameters say. Open rows stay, however old they are. The inbox is
+  what recognizes a redelivered message as a duplicate, so an inbox row must outlive its message. A dead letter can be
+  replayed after 365 days, its topic then keeps it for up to 90 days, and Kafka deletes whole segments, which takes up
+  to a week each time: 469 days. The task checks this number against the topics. For Airflow's own tables see
+  docs/runbooks/metadata-grows.md.
 
-**When it fails** nothing is lost; the next run does it. Consumers work without it. A task that fails opens the alarm
-`dag_failed` by itself; that no run comes is seen by `watch_connectors` (`dag_silent`).
+**When it fails** nothing is lost; the next run does the work. Consumers work without this Dag. A failed task opens the
+alarm `dag_failed`. If no run starts at all, `watch_connectors` raises `dag_silent`.
 """
 
 from datetime import timedelta
@@ -63,7 +66,7 @@ def maintain():
         from include.operations import alarms, outbox
 
         outbox.watch()
-        # Also when the Dag deliver_outbox is paused or fails.
+        # Delivers alarms also when the Dag deliver_outbox is paused or fails.
         alarms.deliver_alarms()
 
     @task(outlets=[SERVICE_REQUEST])
@@ -88,7 +91,7 @@ def maintain():
             raise AirflowSkipException("execute_decisions is paused: Airflow would drop its keys")
         if has_queued_runs("execute_decisions"):
             raise AirflowSkipException("execute_decisions has runs in its queue: they may be those of these proposals")
-        # Time for a proposal's own run to ask.
+        # Gives a proposal's own run the time to ask first.
         keys = open_proposals(older_than=timedelta(minutes=10))
         if not keys:
             raise AirflowSkipException("every proposal is being asked about, or settled")

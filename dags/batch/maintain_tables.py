@@ -1,20 +1,26 @@
 """
 ### Maintain tables
 
-Keeps the tables and the buckets of the standard lane small: old snapshots, small files, what nobody refers to, and what
-is old.
+Keeps the tables and buckets of the standard lane small: expires old snapshots, bundles small files, and deletes
+unreferenced and old objects.
 
 **Starts** every night. Its tasks do not depend on each other's success.
 
-**Makes** room: snapshots older than `snapshots_days` are expired (those of landing tables every ten minutes, by
-`expire_snapshots`); eight or more small files of a partition become one, in a commit that gives way to the lane's, of a
-landing table those whose offsets every lane has claimed and closed; files that no snapshot refers to are removed when
-they are older than a day. From a landing table nothing is removed while offsets are missing, because such files may be
-the missing rows, and no file that its sink's coordinator has still to commit. Staging files of finished runs that were
-left behind go too, and results of checks and files of the register that are older than the parameters say. What is
-still needed stays, however old: docs/runbooks/metadata-grows.md.
+**Makes** room:
+- snapshots older than `snapshots_days` are expired (`expire_snapshots` expires those of landing tables, every ten
+  minutes);
+- eight or more small files of a partition are rewritten as one, in a commit that gives way to the lane's commits. Of a
+  landing table, only files are rewritten whose offsets every lane has claimed in claims that are closed;
+- files that no snapshot refers to are deleted when they are older than a day. From a landing table no file is deleted
+  while offsets are missing, because such a file may hold the missing rows. No file is deleted that the sink's
+  coordinator has still to commit;
+- staging files that finished runs left behind are deleted, and check results and register files that are older than the
+  parameters say.
 
-**When it fails** nothing is lost; the next run does it. The lane works without it, slower from week to week.
+What is still needed stays, however old it is: docs/runbooks/metadata-grows.md.
+
+**When it fails** nothing is lost; the next run does the work. The lane works without this Dag, but becomes slower from
+week to week.
 """
 
 from datetime import timedelta
@@ -63,7 +69,7 @@ def maintain_tables():
     def keep_landing_table(topic: str) -> dict | None:
         from include.landing.upkeep import keep_landing_table
 
-        # Within the timeout: what is left is bundled the next night.
+        # Stays below the task's timeout. What is left is bundled the next night.
         return keep_landing_table(TOPICS[topic], LANES, seconds=1800)
 
     @task

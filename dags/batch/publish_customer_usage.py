@@ -1,17 +1,17 @@
 """
 ### Publish customers' usage
 
-What each customer used in a day beside like households, and a warning when water runs all the time.
+What each customer used per day compared with similar households, and a warning when water runs all the time.
 
-**Starts** with new hourly flows, at most every quarter of an hour: a run waits in the triggerer until its turn, and
-those that were asked for meanwhile are skipped. Started by hand, it does not wait.
+**Starts** with new hourly flows, at most every quarter of an hour. A run waits in the triggerer until its turn; runs
+that were triggered in the meantime are skipped. A run that is started by hand does not wait.
 
-**Makes** the table `water.customer_days`, a partition a day, and `usage/customers/<customer_id>.json` in the bucket for
-artifacts, one object a customer for the utility's app. Only what has changed is written; days that are not complete are
-marked, and readings that come late rewrite their day. Of who is no longer in the register, the object is removed.
+**Makes** the table `water.customer_days`, one partition per day, and `usage/customers/<customer_id>.json` in the
+artifacts bucket, one object per customer, for the utility's app. Only changes are written. Days that are not complete
+are marked, and late readings rewrite their day. The objects of customers who left the register are deleted.
 
-**When it fails** nothing is lost: a retry, or the next run, writes what is left. To compute days again that are older
-than the window, start it by hand with more `days`.
+**When it fails** nothing is lost: a retry, or the next run, writes the rest. To recompute days that are older than the
+window, start it by hand with a larger `days`.
 """
 
 from datetime import timedelta
@@ -57,7 +57,7 @@ def publish_customer_usage():
 
         return publish_usage(params["days"])
 
-    # Deferred: it holds no worker. A template, because older standard providers refuse an XComArg here.
+    # Deferred, so that it holds no worker. A template, because older standard providers refuse an XComArg here.
     wait = DateTimeSensorAsync(
         task_id="wait",
         target_time="{{ ti.xcom_pull(task_ids='next_turn') }}",

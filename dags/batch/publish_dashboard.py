@@ -4,13 +4,14 @@
 The executive report: what flowed into the network, what was lost and where, the leaks, the quality of the data and the
 model in use, on one static page. Airflow shows it under **Executive report**.
 
-**Starts** with new hourly flows or leaks, at most every ten minutes: a run waits in the triggerer until its turn, and
-those that were asked for meanwhile are skipped, since its report holds all. Started by hand, it does not wait.
+**Starts** with new hourly flows or leaks, at most every ten minutes. A run waits in the triggerer until its turn; runs
+that were triggered in the meantime are skipped, since its report covers their data. A run that is started by hand does
+not wait.
 
-**Makes** `reports/<day>/<time>.html` in the bucket for artifacts, and `reports/latest.json`, which says which one is
-shown. Reports of the last two days are all kept, of older days the last one.
+**Makes** `reports/<day>/<time>.html` in the artifacts bucket, and `reports/latest.json`, which names the report that is
+shown. All reports of the last two days are kept; of older days only the last report is kept.
 
-**When it fails** the last report stays, and says how old its data are. Run it again; nothing else depends on it.
+**When it fails** the last report stays, and says how old its data are. Run the Dag again; nothing else depends on it.
 """
 
 from datetime import timedelta
@@ -59,7 +60,7 @@ def publish_dashboard():
         since = (datetime.now(UTC) - QUALITY_PERIOD).isoformat()
         return publish_report([event.extra for event in inlet_events[HOURLY_FLOWS].after(since)])
 
-    # Deferred: it holds no worker. A template, because older standard providers refuse an XComArg here.
+    # Deferred, so that it holds no worker. A template, because older standard providers refuse an XComArg here.
     wait = DateTimeSensorAsync(
         task_id="wait",
         target_time="{{ ti.xcom_pull(task_ids='next_turn') }}",

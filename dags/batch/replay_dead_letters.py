@@ -1,17 +1,17 @@
 """
 ### Replay dead letters
 
-What waits in `<topic>.dlq` and keeps its contract now (after a repair, or because code was mended) goes back to its
-topic, with its original key, value as repaired, and headers, and three more: `replay.of`, `replay.count`,
-`replay.run_id`. Its event id stays, so consumers act on a message once, however often it is replayed.
+Sends dead letters in `<topic>.dlq` that now keep their contract (after a repair, or because the code was fixed) back to
+their topic. The message has its original key and headers, its value as repaired, and three more headers: `replay.of`,
+`replay.count`, `replay.run_id`. Its event id stays, so consumers act on a message once, however often it is replayed.
 
 **Starts** by hand, with parameters. A run changes nothing unless `dry_run` is off: look first, then replay.
 
 **Makes** messages on the topic, rows in `replays`, and a table of what was done: the log of the task `show` and its
-return value. What still fails stays, and every later run tries it again. A message that fails again after its replay
-is a new dead letter, left alone until a run is started with `again`.
+return value. A dead letter that still fails stays, and every later run tries it again. A message that fails again after
+its replay is a new dead letter. It is left alone until a run is started with `again`.
 
-**When it fails** clear the task: what was sent before is known, and is not sent again.
+**When it fails** clear the task: messages that were sent before are recorded and are not sent again.
 
 Runbook: `docs/runbooks/dead-letters.md`.
 """
@@ -31,7 +31,7 @@ Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
 @dag(
     schedule=None,
     catchup=False,
-    # Two at once would share the partitions of the dead-letter topic between them, and each see a part.
+    # Two concurrent runs would be in one consumer group: each would get only some partitions of the dead-letter topic.
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=3),
     params={
@@ -65,22 +65,23 @@ def replay_dead_letters():
             params, run_id, registry="include.water.topics:TOPICS", repairs="include.water.repairs:REPAIRS"
         )
 
-    # Mapped over one plan, or none: how much there is to read is known when it runs.
+    # Mapped over one plan or none: how much there is to read is known only at run time.
     replay = ConsumeFromTopicOperator.partial(
         task_id="replay",
         kafka_config_id="kafka_dead_letters",
         apply_function="include.kafka.replay.replay_dead_letter",
         return_apply_function_results=True,
-        # Progress is in the table `replays`. A committed offset would hide what still fails from the next run.
+        # Progress is in the table `replays`. Committed offsets would hide dead letters that still fail from the next
+        # run.
         commit_cadence="never",
-        # With more, the operator waits its whole poll_timeout to fill the last batch.
+        # With a larger batch, the operator waits its whole poll_timeout to fill the last batch.
         max_batch_size=1,
-        # Longer than a killed task stays a member of the group: until then the next one is given no partition.
+        # Longer than a killed task stays a member of the group: until then the next task gets no partition.
         poll_timeout=60,
         post_execute=require_report,
     ).expand_kwargs(plan())
 
-    # As a table, and not as a dictionary beside it.
+    # The log shows the table only, without the same data as a dictionary.
     @task(show_return_value_in_logs=False)
     def show(reports: list[list[dict]]) -> dict:
         from include.kafka import replay

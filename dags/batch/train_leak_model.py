@@ -5,14 +5,14 @@ A candidate is trained on the clean night flows and the leaks that crews have co
 it beats the champion and the naive baseline (a fixed threshold on the minimum night flow) on nights that neither has
 seen, at the same number of false alarms, and finds no district's leaks much later.
 
-**Starts** when hourly flows are published; trains when a week of nights is new. With the parameter `force`, always.
+**Starts** when hourly flows are published. It trains when a week of nights is new; with the parameter `force`, always.
 
-**Makes** a version in the bucket for artifacts (`models/leaks/`), with a card that says what the gate found, in words.
-A new champion is an event of the asset `leak_model`. No new one, for want of confirmed leaks for instance: the reason
-is in the log, `tell_of_champion` is skipped, and what is in use stays.
+**Makes** a version in the artifacts bucket (`models/leaks/`), with a card that says in words what the gate found. A new
+champion is an event of the asset `leak_model`. When there is no new champion, for example because there are too few
+confirmed leaks, the reason is in the log, `tell_of_champion` is skipped, and the model in use stays.
 
-**When it fails** the champion stays in use. Clear the run; it finishes what it began. If the champion itself cannot be
-loaded, training fails until somebody rolls back: docs/runbooks/roll-back-a-model.md.
+**When it fails** the champion stays in use. Clear the run; it finishes the work that it began. If the champion itself
+cannot be loaded, training fails until somebody rolls back: docs/runbooks/roll-back-a-model.md.
 """
 
 from datetime import timedelta
@@ -27,7 +27,7 @@ from include.water.assets import HOURLY_FLOWS, LEAK_MODEL
 @dag(
     schedule=joined(HOURLY_FLOWS),
     catchup=False,
-    # Two at once would be safe: one loses. It would be work for nothing.
+    # Concurrent runs are safe but wasteful: only one result is kept.
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=2),
     params={"force": Param(False, type="boolean", description="train on unchanged data too")},

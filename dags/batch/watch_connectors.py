@@ -1,23 +1,23 @@
 """
 ### Watch connectors
 
-Looks after Kafka Connect: a task of a connector that failed stays so until it is restarted, and one that says RUNNING
-may do nothing.
+Looks after Kafka Connect. A failed task of a connector stays failed until it is restarted, and a task in the state
+RUNNING may still make no progress.
 
 **Starts** every three minutes.
 
 **Makes**
-- restarts of what has failed: at once, then with pauses that double up to an hour, `max_restarts` times; what was
-  restarted is the task's return value;
-- connectors led past records whose timestamp Kafka Connect refuses (alarm `records_stepped_over`): a restart would fail
-  at the same record;
-- alarms, and closes those whose cause is gone: `connector_failed` (with the exceptions of its trace),
-  `connector_given_up`, `connector_missing`, `connect_unreachable`, `sink_lag`, `sink_stalled`, `landing_stalled`. What
-  each means and asks for: docs/runbooks/connector-failed.md.
+- restarts of failed connectors: at once, then with pauses that double up to an hour, `max_restarts` times. The task
+  returns the names of the restarted connectors;
+- progress past records whose timestamp Kafka Connect refuses (alarm `records_stepped_over`): after a restart the
+  connector would fail at the same record;
+- alarms: `connector_failed` (with the exceptions of its trace), `connector_given_up`, `connector_missing`,
+  `connect_unreachable`, `sink_lag`, `sink_stalled`, `landing_stalled`. Alarms whose cause is gone are closed. What each
+  alarm means and what to do: docs/runbooks/connector-failed.md.
 
-**When it fails** (the database or the broker is away) nothing is lost; the next run does it. Connectors that run go on
-without it. Skipped where no Kafka Connect is configured. It opens the alarm `dag_failed` by itself; that no run comes
-is seen by `maintain` (`dag_silent`).
+**When it fails** (the database or the broker is unavailable) nothing is lost; the next run does the work. Running
+connectors continue without this Dag. It is skipped where no Kafka Connect is configured. A failed task opens the alarm
+`dag_failed`. If no run starts at all, `maintain` raises `dag_silent`.
 """
 
 from datetime import timedelta

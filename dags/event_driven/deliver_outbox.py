@@ -1,17 +1,18 @@
 """
 ### Deliver the outbox
 
-Kafka records and HTTP requests that a transaction has left in the outbox, and that the task which wrote them did not
-deliver itself: its receiver was away, it was killed, or it leaves delivery to this Dag (alarms, work orders).
+Delivers Kafka records and HTTP requests that a transaction wrote to the outbox and that the task which wrote them did
+not deliver itself: the receiver was unavailable, the task was killed, or the task leaves delivery to this Dag (alarms,
+work orders).
 
 **Starts** within about two seconds of a row becoming due (`OutboxDueTrigger`).
 
 **Makes** deliveries, at least once, each with the row's id as idempotency key. The rows of one consumer to one
-destination are a route; several routes are delivered at once, so that one receiver holds up no other. A route whose
-receiver is away waits 1 s, doubling to 60 s.
+destination are a route. Several routes are delivered in parallel, so that one receiver does not delay the others. A
+route whose receiver is unavailable waits 1 s, doubling to 60 s.
 
 **When it fails** nothing is lost: the rows stay pending, and the next run delivers them. Alarms: `outbox_pending` when
-rows wait for an hour, `outbox_failed` when a receiver has refused one 20 times (docs/runbooks/outbox-failed.md).
+rows wait for an hour, `outbox_failed` when a receiver has refused a row 20 times (docs/runbooks/outbox-failed.md).
 """
 
 from datetime import timedelta

@@ -1,21 +1,21 @@
 """
 ### Execute decisions
 
-What triage proposes and must not do by itself (close a valve, send a crew at night, advise not to drink) waits here for
-a person, and is executed once if it is approved in time.
+Some actions triage may only propose: closing a valve, sending a crew at night, advising customers not to drink. Each
+proposal waits here for a person and is executed once if it is approved in time.
 
-**Starts** once for each proposal, a partition key of the asset `proposal`: the `decision_id`, which is how a run is
-found in the UI. To answer, open *Required Actions* in Airflow.
+**Starts** once for each proposal, by a partition key of the asset `proposal`: the `decision_id`. Find a run in the UI
+by this key. To answer, open *Required Actions* in Airflow.
 
-**Makes** of an approval a row in `work_orders` and a message on `work.orders`. Of a rejection, or of none until the
-deadline (an hour after the proposal), the same, but what it orders is that a person looks at the request.
-The answer, who gave it and when are in the row of `decisions`.
+**Makes** a row in `work_orders` and a message on `work.orders` when the proposal is approved. When it is rejected, or
+not answered before the deadline (an hour after the proposal), the work order says that a person has to look at the
+request. The row of `decisions` holds the answer, who gave it and when.
 
-**When it fails** nothing is lost and nothing is done twice. Clear the run: a decision that is settled stays as it is;
-for one that is open you are asked again. Keys that were dropped (this Dag was paused) are emitted again by `maintain`.
+**When it fails** nothing is lost and nothing is done twice. Clear the run: a settled decision stays as it is; for an
+open decision you are asked again. `maintain` emits keys again that were dropped (this Dag was paused).
 
-An approval that is open keeps its run running, and takes no slot of a worker or a pool. Beyond `max_active_runs` the
-runs wait in the queue: nobody is asked meanwhile, and what passes its deadline there goes to a person.
+While an approval is open, its run stays running but takes no slot of a worker or a pool. Beyond `max_active_runs` the
+runs wait in the queue: nobody is asked in the meantime, and a proposal that passes its deadline there goes to a person.
 """
 
 from datetime import timedelta
@@ -32,8 +32,8 @@ from include.water.assets import PROPOSAL
 @dag(
     schedule=joined_by_key(PROPOSAL),
     catchup=False,
-    # A storm's night of proposals, all open at once. The scheduler looks at 20 running runs in each of its loops, so
-    # each hundred of them delays the next task of every run by a few loops.
+    # Enough for a storm's night of proposals that are all open at once. The scheduler examines 20 running runs in each
+    # of its loops, so each hundred open runs delay the next task of every run by a few loops.
     max_active_runs=256,
     dagrun_timeout=timedelta(hours=12),
     default_args={"owner": "data-platform", "execution_timeout": timedelta(minutes=10), **RETRIES},

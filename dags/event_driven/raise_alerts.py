@@ -3,14 +3,14 @@
 
 Messages on `seismic.events` and `leaks.detected` become alerts within a second or two.
 
-**Starts** when the consumer group `raise_alerts` is behind on either topic (`ConsumerLagTrigger`). The event carries
-no message: the run claims offset ranges and reads them from Kafka.
+**Starts** when the consumer group `raise_alerts` is behind on either topic (`ConsumerLagTrigger`). The event carries no
+message: the run claims offset ranges and reads them from Kafka.
 
 **Makes** rows in `alerts`, messages on `alerts.raised`, and a POST to the connection `alert_webhook` if it is defined.
 A message that breaks its contract is kept in `<topic>.dlq`.
 
 **When it fails** nothing is lost and nothing is done twice: tasks retry for six hours; after that, clear the run. It
-has the same offset ranges again, and what was handled is skipped.
+processes the same offset ranges again, and messages that were handled are skipped.
 """
 
 from datetime import timedelta
@@ -26,7 +26,7 @@ from include.water.consumers import RAISE_ALERTS
 @dag(
     schedule=joined(ALERT_SOURCES),
     catchup=False,
-    # Claims keep runs apart, so they may overlap: one that waits for a retry does not hold up the next.
+    # Claims keep runs apart, so runs may overlap: a run that waits for a retry does not delay the next run.
     max_active_runs=8,
     dagrun_timeout=timedelta(hours=12),
     default_args={"owner": "data-platform", "execution_timeout": timedelta(minutes=10), **RETRIES},

@@ -3,19 +3,19 @@
 
 A message on `alerts.raised` refreshes the tile of its district on the board under **Live board**.
 
-**Starts** with a message (Airflow's stock `AssetWatcher` and `MessageQueueTrigger`), and every ten minutes: alerts
-that are a day old leave the board without a message. The event says which tile; what it shows is read from the
-database.
+**Starts** with a message (Airflow's stock `AssetWatcher` and `MessageQueueTrigger`), and every ten minutes, because
+alerts that are a day old leave the board without a message. The event names the tile; the tile's content is read from
+the database.
 
 **Makes** rows in `board_tiles`, which the board polls.
 
-**When it fails** nothing is lost. The next run, for whatever tile, refreshes all that are behind; until then the board
-says that they are.
+**When it fails** nothing is lost. The next run, for any tile, refreshes all tiles that are behind; until then the board
+says that they are behind.
 
-This is the only Dag on the stock trigger, and it may be, because an event that is lost does no harm here. The trigger
-commits an offset before its event is stored, Airflow joins events that arrive while one waits, and the trigger ends
-and is made again after every message: half a message a second. Where every message counts, see `raise_alerts`. It also
-takes more than a second to import, in each of this Dag's tasks.
+This is the only Dag on the stock trigger. It may use it because a lost event does no harm here. The stock trigger
+commits an offset before its event is stored, and Airflow coalesces events that arrive while an earlier event waits. The
+trigger ends and is recreated after every message, which limits it to half a message per second. It also takes more than
+a second to import, in each of this Dag's tasks. Where every message counts, see `raise_alerts`.
 """
 
 from datetime import timedelta
@@ -30,19 +30,19 @@ from include.water.topics import ALERTS_RAISED
 TRIGGER = MessageQueueTrigger(
     scheme="kafka",
     topics=[ALERTS_RAISED.name],
-    # A connection of its own, for the stock trigger takes its consumer group from there.
+    # A connection of its own: the stock trigger takes its consumer group from the connection.
     kafka_config_id="kafka_live_board",
-    # By name: it runs in the triggerer, which does not load Dag files.
+    # By name: the function runs in the triggerer, which does not load Dag files.
     apply_function="include.water.dashboards.events.tile_of",
 )
-# Declared with the other assets, except for the trigger: its import would burden every Dag file.
+# Declared here and not with the other assets: the import of the trigger would slow down every Dag file.
 ALERTS = Asset(LIVE_BOARD.name, watchers=[AssetWatcher(name=LIVE_BOARD.name, trigger=TRIGGER)])
 
 
 @dag(
     schedule=joined_or_at(CronTriggerTimetable("*/10 * * * *", timezone="UTC"), ALERTS),
     catchup=False,
-    # Events that arrive meanwhile wait, and are one run: it refreshes whatever is behind.
+    # Events that arrive in the meantime are coalesced into one run, which refreshes every tile that is behind.
     max_active_runs=1,
     dagrun_timeout=timedelta(minutes=10),
     default_args={

@@ -1,17 +1,17 @@
 """
 ### Triage service requests
 
-Each customer's request is a Dag run of its own: an engine proposes what to do, code decides what may be done.
+Each customer's request is a Dag run of its own. An engine proposes what to do; code decides what may be done.
 
 **Starts**: `fan_out_service_requests` when the consumer group `triage_service_requests` is behind on
-`service.requests`; it claims offset ranges and emits a partition key for each message.
-`triage_service_request` once for each key, `topic-partition-offset`, which is how its runs are found in the UI.
+`service.requests`. It claims offset ranges and emits a partition key for each message. `triage_service_request` starts
+once for each key. The key is `topic-partition-offset`; find a run in the UI by its key.
 
-**Makes** a row in `decisions` for each request. What is harmless is done at once (a row in `work_orders`, a message on
-`work.orders`); what is not waits for a person in `execute_decisions`.
+**Makes** a row in `decisions` for each request. Harmless actions are executed at once (a row in `work_orders`, a
+message on `work.orders`). All other actions wait for a person in `execute_decisions`.
 
-**When it fails** nothing is lost and nothing is done twice: tasks retry for six hours, and keys whose runs never came
-(this Dag was paused) are emitted again by `maintain`. Requests have no order among themselves.
+**When it fails** nothing is lost and nothing is done twice: tasks retry for six hours, and `maintain` emits keys again
+whose runs never started (this Dag was paused). Requests are not processed in order.
 """
 
 from datetime import timedelta
@@ -44,17 +44,17 @@ def fan_out_service_requests():
         is_full = partial(has_queued_runs, "triage_service_request")
         keys = claim_partition_keys(TRIAGE_SERVICE_REQUESTS, run_id, worker_has_queue=is_full)
         if not keys:
-            # An event without a key would start nothing, and be logged as an error.
+            # An event without a key would start no run, and Airflow would log an error.
             raise AirflowSkipException("no message to hand on, or two claims' worth of runs wait already")
         outlet_events[SERVICE_REQUEST].add_partitions(keys)
 
     claim()
 
 
-# A request that waits for a retry holds its run: enough of them at once that one slow model does not hold up the rest.
+# A request that waits for a retry occupies its run. 16 runs are enough that one slow model does not delay the rest.
 @dag(schedule=joined_by_key(SERVICE_REQUEST), max_active_runs=16, **SETTINGS)
 def triage_service_request():
-    # The pool, not max_active_runs, says how many requests the model gets at once: see docs/architecture.md.
+    # The pool, not max_active_runs, limits how many requests call the model at once: see docs/architecture.md.
     @task(outlets=[PROPOSAL], pool="model_calls")
     def triage(run_id: str | None = None, outlet_events=None) -> None:
         from include.kafka.context import partition_key
@@ -62,7 +62,7 @@ def triage_service_request():
         from include.water.triage.effect import awaiting_approval
 
         handle_message(TRIAGE_SERVICE_REQUESTS, partition_key(), run_id)
-        # Asked of the database, not of the call above: a retry after a crash hands it on too.
+        # Read from the database, not from the call above: a retry after a crash hands the proposals on, too.
         proposals = awaiting_approval(partition_key())
         if not proposals:
             raise AirflowSkipException("decided: nothing of it needs a person's approval")

@@ -1,19 +1,19 @@
 """
 ### Prepare services
 
-Makes what the other Dags need: the tables of the operational database (Alembic migrations), the topics of the registry
-with their dead-letter topics, and for those that land, the landing tables and their connectors in Kafka Connect. For
-deployments where no shell is at hand.
+Creates what the other Dags need: the tables of the operational database (Alembic migrations), the topics of the
+registry with their dead-letter topics, and, for topics that land, the landing tables and their connectors in Kafka
+Connect. For deployments without a shell.
 
-**Starts** by hand, once after each deploy. Harmless to run again: it changes only what is missing, leaves the settings
-of topics that exist as they are, and makes connectors what `connectors/` says. Without a connection `kafka_connect` it
-says so and makes the rest.
+**Starts** by hand, once after each deploy. It is safe to run again: it changes only what is missing, leaves the
+settings of existing topics as they are, and makes connectors match `connectors/`. Without a connection `kafka_connect`
+it says so and does the rest.
 
 **Makes** a list of what it changed: the task's log and its return value.
 
-**When it fails** nothing is half made: migrations are one transaction, and a connector comes after all that it needs. A
-table that is in use for longer than 10 s stops a migration; the error names the session in the way, and retries follow.
-Clear the task when the database, the broker and Kafka Connect can be reached.
+**When it fails** nothing is left half done: migrations are one transaction, and a connector is created after everything
+that it needs. A migration fails when a table that it changes is in use for longer than 10 s; the error names the
+session in the way, and the task retries. Clear the task when the database, the broker and Kafka Connect can be reached.
 """
 
 import logging

@@ -1,1 +1,1 @@
-"""The lake: objects, tables and the engine that reads them. It knows no Kafka."""
+"""Objects in buckets, Iceberg tables, and the DuckDB engine that reads them. This package does not know Kafka."""

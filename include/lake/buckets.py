@@ -1,7 +1,7 @@
-"""Objects in a bucket: read, written, listed and deleted, through the Airflow connection `google_cloud_default`.
+"""Read, write, list and delete objects in a bucket, through the Airflow connection `google_cloud_default`.
 
-The connection says who we are (a key file, the machine's own account, somebody impersonated, or nobody: `is_anonymous`
-in its extra). STORAGE_EMULATOR_HOST points the client at another server than Google's.
+The connection says how we authenticate: a key file, the machine's own account, impersonation, or anonymously
+(`is_anonymous` in its extra). STORAGE_EMULATOR_HOST points the client at another server than Google's.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ log = logging.getLogger(__name__)
 
 CONN_ID = "google_cloud_default"
 
-# The bucket for what is made of the data: models, reports, usage. By Airflow Variable, since names of buckets are
-# unique in the whole world: no deployment can have the default.
+# The bucket for derived data: models, reports, usage. Its name is an Airflow Variable, because bucket names are
+# globally unique: a deployment cannot use the default name.
 VARIABLE = "artifacts_bucket"
 DEFAULT_BUCKET = "artifacts"
 
-# To connect, and between two packets of an answer. (The client takes pairs; its annotations say only int.)
+# To connect, and between two packets of an answer. The client takes pairs; its annotations allow only int.
 TIMEOUT_SECONDS: Any = (10.0, 60.0)
-# A store that is away for longer fails the task: Airflow's retries wait without holding a worker.
+# A store that is unavailable for longer fails the task: Airflow's retries wait without holding a worker.
 RETRY_SECONDS = 120.0
 
-# A generation that no object has: with `if_generation_match`, "only if there is none yet".
+# The generation of an object that does not exist. With `if_generation_match`: "write only if there is no object yet".
 ABSENT = 0
 
 _WRITE_ID = "write-id"
 
 
 class BucketError(Exception):
-    """The bucket cannot be used: it does not exist, or the connection may not use it."""
+    """The bucket cannot be used: it does not exist, or the connection has no permission."""
 
 
 class GenerationChanged(Exception):
-    """The object is not the one that the writer has read: somebody else has written, or it exists already."""
+    """The object is not the one that the writer has read: somebody else has replaced or created it."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An object, as a listing shows it."""
+    """One object of a listing. `size` is in bytes."""
 
     path: str
     generation: int
@@ -64,9 +64,14 @@ def artifacts_bucket() -> str:
 
 
 def bucket(name: str | None = None, conn_id: str = CONN_ID) -> Bucket:
-    """A bucket by name; without one, the bucket for artifacts.
+    """Return a bucket by name. This sends no request to the store.
 
-    Asks nothing of the store yet. Raises AirflowNotFoundException when the connection is not defined.
+    Args:
+        name: The bucket's name; None: the artifacts bucket.
+        conn_id: The Airflow connection of Google Cloud.
+
+    Raises:
+        AirflowNotFoundException: The connection is not defined.
     """
     from airflow.providers.google.cloud.hooks.gcs import GCSHook
 
@@ -75,16 +80,17 @@ def bucket(name: str | None = None, conn_id: str = CONN_ID) -> Bucket:
 
 
 class Bucket:
-    """One bucket. Every call waits at most RETRY_SECONDS for a store that is away.
+    """One bucket. Every call retries for at most RETRY_SECONDS while the store is unavailable.
 
-    Raises BucketError when the bucket does not exist or the connection may not use it, and what the client raises
-    (google.api_core.exceptions) when the store stays away.
+    Raises:
+        BucketError: The bucket does not exist, or the connection has no permission.
+        google.api_core.exceptions.GoogleAPIError: The store stays unavailable.
     """
 
     def __init__(self, remote: CloudBucket, conn_id: str) -> None:
         self._remote = remote
         self._conn_id = conn_id
-        # One deadline for the whole call, and for single requests less than that.
+        # A deadline for the whole call, retries included; a single request has the shorter TIMEOUT_SECONDS.
         from google.cloud.storage.retry import DEFAULT_RETRY
 
         self._retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
@@ -94,7 +100,14 @@ class Bucket:
         return str(self._remote.name)
 
     def read(self, path: str) -> tuple[bytes, int] | None:
-        """(content, generation) of the object, both of one moment; None when there is none."""
+        """Read an object.
+
+        Args:
+            path: The object's name in the bucket.
+
+        Returns:
+            (content, generation), which belong together; None when there is no such object.
+        """
         from google.api_core.exceptions import NotFound
 
         blob = self._remote.blob(path)
@@ -102,10 +115,11 @@ class Bucket:
             try:
                 data = blob.download_as_bytes(timeout=TIMEOUT_SECONDS, retry=self._retry)
             except NotFound:
-                # A bucket that is missing answers the same; taken for "no object", a champion would be trained anew.
+                # A missing bucket gives the same answer. Taken for "no object", a new champion would be trained from
+                # nothing.
                 self._require_bucket()
                 return None
-        # From the headers of the download itself: asked for apart, it could be that of another content.
+        # From the headers of the download itself: a separate request could return the generation of other content.
         return data, _generation(blob)
 
     def write(
@@ -116,10 +130,20 @@ class Bucket:
         *,
         if_generation_match: int | None = None,
     ) -> int:
-        """Put the object there whole, or not at all; returns its generation.
+        """Write the whole object, or nothing.
 
-        if_generation_match: write only if the object still has this generation; ABSENT: only if there is none.
-        Raises GenerationChanged if not. A write whose answer was lost on the way is recognised when it is repeated.
+        Args:
+            path: The object's name in the bucket.
+            data: The content.
+            content_type: The content's MIME type.
+            if_generation_match: Write only if the object still has this generation. ABSENT: only if there is no object
+                yet. None: always.
+
+        Returns:
+            The generation of the new object. A write whose response was lost is recognized when it is retried.
+
+        Raises:
+            GenerationChanged: The object has another generation than `if_generation_match`.
         """
         from google.api_core.exceptions import PreconditionFailed
 
@@ -147,7 +171,7 @@ class Bucket:
         return _generation(blob)
 
     def list(self, prefix: str = "") -> list[Entry]:
-        """The objects whose path begins with `prefix`, by path."""
+        """The objects whose path begins with `prefix`, sorted by path."""
         with self._explaining():
             found = self._remote.client.list_blobs(
                 self._remote, prefix=prefix, timeout=TIMEOUT_SECONDS, retry=self._retry
@@ -155,7 +179,7 @@ class Bucket:
             return sorted((_entry(blob) for blob in found), key=lambda entry: entry.path)
 
     def delete(self, path: str) -> None:
-        """Remove the object; harmless when there is none."""
+        """Remove the object; harmless when it does not exist."""
         from google.api_core.exceptions import NotFound
 
         with self._explaining():
@@ -165,12 +189,12 @@ class Bucket:
                 self._require_bucket()
 
     def _require_bucket(self) -> None:
-        """Raise NotFound when the bucket itself is missing. By a listing, since that needs no right on the bucket."""
+        """Raise NotFound when the bucket itself is missing; a listing needs no permission on the bucket itself."""
         next(iter(self._remote.client.list_blobs(self._remote, max_results=1, timeout=TIMEOUT_SECONDS)), None)
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Say which bucket, which connection and what to do, where the client's text names an URL."""
+        """Translate the client's errors, which show only a URL: name the bucket, the connection and the remedy."""
         from google.api_core.exceptions import Forbidden, NotFound, Unauthorized
 
         try:

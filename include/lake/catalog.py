@@ -17,26 +17,33 @@ if TYPE_CHECKING:
 
 CONN_ID = "landing_catalog"
 OBJECTS_CONN_ID = "google_cloud_default"
-# A row of a JDBC catalog belongs to the catalog of its name: the sink's `iceberg.catalog` must be the same.
+# The rows of a JDBC catalog carry the catalog's name: the sink's `iceberg.catalog` must have the same name.
 CATALOG_NAME = "landing"
-# Keys of the connection's extra that are libpq's; everything else is a property of the catalog.
+# Prefixes of keys in the connection's extra that belong to libpq; all other keys are properties of the catalog.
 _LIBPQ = (
     "ssl", "keepalives", "tcp_user_timeout", "connect_timeout", "target_session_attrs", "channel_binding", "gssencmode",
     "options", "server_settings",
 )  # fmt: skip
-# Say at every look at a table, every few seconds in a triggerer, that they look.
+# These loggers write a line each time a table is read: every few seconds in a triggerer.
 _CHATTY = ("pyiceberg.io", "fsspec.caching")
 
 
 @cache
 def load_catalog(conn_id: str = CONN_ID) -> "Catalog":
-    """The catalog that the sink commits to; one a process. Blocks while the connection is fetched: not in a Dag file.
+    """The catalog that the sink commits to; created once per process.
+
+    It blocks while the connection is fetched: do not call it at the top level of a Dag file.
 
     A connection of type postgres is the database of a JDBC catalog, with the warehouse's URL in its extra. With
-    `{"type": "rest", "uri": ...}` in the extra it is a REST catalog: the extra goes to PyIceberg, and the connection's
+    `{"type": "rest", "uri": ...}` in the extra it is a REST catalog: PyIceberg gets the extra, and the connection's
     login and password are its OAuth credential.
 
-    Raises AirflowNotFoundException when a connection is not defined, ValueError when it cannot be used.
+    Args:
+        conn_id: The Airflow connection of the catalog.
+
+    Raises:
+        AirflowNotFoundException: A connection is not defined.
+        ValueError: A connection cannot be used.
     """
     from airflow.sdk import BaseHook
 
@@ -57,10 +64,10 @@ def load_catalog(conn_id: str = CONN_ID) -> "Catalog":
 
 
 def load_current(name: str) -> "Table":
-    """The table as `load_table` gives it; its metadata is read again only when a commit has replaced it.
+    """Like the catalog's `load_table`, but read the table's metadata again only after a new commit.
 
-    A sensor looks every few seconds, and a task several times: of a JDBC catalog one query says whether anything has
-    changed. What is returned is the caller's own: to refresh it or to commit to it changes nobody else's.
+    A sensor loads a table every few seconds, and a task several times. For a JDBC catalog, one query finds out whether
+    anything has changed. The caller gets a copy: to refresh it or to commit to it changes nobody else's.
 
     Args:
         name: The table's identifier, `namespace.name`.
@@ -69,7 +76,7 @@ def load_current(name: str) -> "Table":
         The table in its newest state.
 
     Raises:
-        NoSuchTableError: There is none.
+        NoSuchTableError: The table does not exist.
     """
     catalog = load_catalog()
     location = _metadata_location(catalog, name)
@@ -79,12 +86,12 @@ def load_current(name: str) -> "Table":
     return copy(table)
 
 
-# The last state that was read, by identifier; by as many as there are tables.
+# The last state that was read, by identifier. It holds as many entries as there are tables.
 _current: dict[str, "Table"] = {}
 
 
 def _metadata_location(catalog: "Catalog", name: str) -> str | None:
-    """Where the table's metadata is now; None when only loading the table can tell."""
+    """The address of the table's current metadata; None when only loading the table can find it."""
     from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
     from sqlalchemy import select
 
@@ -101,17 +108,17 @@ def _metadata_location(catalog: "Catalog", name: str) -> str | None:
 
 
 def _map_tables() -> None:
-    """Let SQLAlchemy map PyIceberg's two tables without Airflow's.
+    """Let SQLAlchemy map PyIceberg's two tables without Airflow's models.
 
-    Airflow has whatever is mapped first in a process import all of its own models: half a second in every task, for
-    tables that a task may not read.
+    Airflow imports all of its own models when the first mapper of a process is configured: half a second in every task,
+    for tables that a task may not read.
     """
     from pyiceberg.catalog.sql import SqlCatalogBaseTable
     from sqlalchemy import event
     from sqlalchemy.exc import InvalidRequestError
     from sqlalchemy.orm import Mapper
 
-    # Only saves time: where Airflow does it in another way, nothing is removed.
+    # This only saves time. Where another Airflow version does this in another way, nothing is removed.
     import_all_models = getattr(sys.modules.get("airflow.models"), "import_all_models", None)
     if import_all_models is None:
         return
@@ -149,16 +156,19 @@ def _sql_catalog(connection: "Connection", properties: dict[str, Any]) -> "Catal
     try:
         catalog = SqlCatalog(CATALOG_NAME, **properties)
     except (IntegrityError, ProgrammingError):
-        # Somebody else made the catalog's tables at the same moment; now they are there.
+        # Another process created the catalog's tables at the same moment; now they exist.
         catalog = SqlCatalog(CATALOG_NAME, **properties)
     guard(catalog.engine, now, lambda: _database(BaseHook.get_connection(conn_id)))
-    # The connection that looked for the catalog's tables has no limits.
+    # The connection that checked for the catalog's tables was opened before `guard` set its limits.
     catalog.engine.dispose()
     return catalog
 
 
 def _database(connection: "Connection") -> "Target":
-    """The database of a JDBC catalog. SQLite is refused, among others: two writers lock each other out."""
+    """The database of a JDBC catalog; PostgreSQL only.
+
+    SQLite, for example, is refused, because two writers lock each other out.
+    """
     from include.operations.database import postgres_target
 
     libpq = {name: value for name, value in connection.extra_dejson.items() if name.startswith(_LIBPQ)}
@@ -166,9 +176,12 @@ def _database(connection: "Connection") -> "Target":
 
 
 def file_properties(conn_id: str = OBJECTS_CONN_ID) -> dict[str, Any]:
-    """How PyIceberg reads and writes objects: gcsfs, with the credentials of the Google connection.
+    """PyIceberg's properties for objects: gcsfs, with the credentials of the Google connection.
 
-    With STORAGE_EMULATOR_HOST, which Google's own clients know too, objects are there.
+    STORAGE_EMULATOR_HOST, which Google's own clients know too, points gcsfs at another server.
+
+    Args:
+        conn_id: The Airflow connection of Google Cloud.
     """
     from airflow.sdk import BaseHook
 
@@ -181,10 +194,10 @@ def file_properties(conn_id: str = OBJECTS_CONN_ID) -> dict[str, Any]:
     else:
         from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
 
-        # Key files, impersonation and workload identity, as every Google operator has them; gcsfs renews them.
+        # Key files, impersonation and workload identity work as in every Google operator; gcsfs renews the credentials.
         properties["gcs.oauth2.token"] = GoogleBaseHook(gcp_conn_id=conn_id).get_credentials()
     if host := os.environ.get("STORAGE_EMULATOR_HOST"):
         properties["gcs.service.host"] = host if urlsplit(host).scheme in ("http", "https") else f"http://{host}"
-        # gcsfs would ask a storage-layout API that emulators do not have, and wait 60 s for each bucket.
+        # gcsfs would call a storage-layout API that emulators do not have, and wait 60 s for each bucket.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     return properties

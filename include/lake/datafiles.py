@@ -1,4 +1,4 @@
-"""Data files of an Iceberg table, written by DuckDB: local ones first, then uploaded, then committed (`writing.py`)."""
+"""Data files of an Iceberg table: written locally by DuckDB, then uploaded, then committed (`writing.py`)."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
 
-# Each holds up to 50 MB of a file in memory.
+# Each upload holds up to 50 MB of a file in memory.
 UPLOADS_AT_ONCE = 8
-# A table's transform of a column as an expression of DuckDB's.
+# {a table's partition transform: the DuckDB expression of it}.
 _PARTITIONS = {"day": "{column}::date", "month": "date_trunc('month', {column})"}
 
 
 def write(
     connection: DuckDBPyConnection, query: str, table: Table, folder: Path, *, cut: tuple[str, int] | None = None
 ) -> dict[Path, int]:
-    """Write the rows of a query, whose columns are the table's, as Parquet files.
+    """Write the rows of a query as Parquet files. The query has the table's columns.
 
     Args:
-        connection: The engine's.
-        query: Its rows are written; those of a file belong to one partition of the table.
-        table: Whose partitions and field ids the files get.
-        folder: Where the files are written, in subfolders.
-        cut: A column and a number of rows: a partition with more is cut into files of about so many, between values of
-            the column, so that each file holds some of its values and no two files the same.
+        connection: The engine's DuckDB connection.
+        query: Its rows are written; the rows of one file belong to one partition of the table.
+        table: The Iceberg table whose partitions and field ids the files get.
+        folder: The files are written to subfolders of this folder.
+        cut: A column and a number of rows. A partition with more rows is split into files of about that many rows. It
+            is split between values of the column, so that no two files share a value.
 
     Returns:
         {file: rows}.
 
     Raises:
-        ValueError: The table is partitioned in a way that no table of ours is.
+        ValueError: The table's partition spec is not supported: more than one field, or neither days nor months.
     """
     import pyarrow.parquet
 
@@ -58,7 +58,7 @@ def write(
 
 
 def _cut(connection: DuckDBPyConnection, query: str, column: str, rows: int) -> str:
-    """The query's rows with the number of their part of the partition."""
+    """The query's rows with a number for the part of the partition that each row belongs to."""
     connection.execute(f"create or replace temp table rows_to_write as {query}")
     (most,) = connection.execute(
         'select max(rows) from (select count(*) as rows from rows_to_write group by "partition of the table")'
@@ -79,7 +79,7 @@ def _cut(connection: DuckDBPyConnection, query: str, column: str, rows: int) -> 
 
 
 def copy_options(table: Table) -> str:
-    """What DuckDB's COPY is told so that the columns of a file carry the table's field ids."""
+    """The options of DuckDB's COPY that give the columns of a file the table's field ids."""
     ids = ", ".join(f"{quoted(field.name)}: {field.field_id}" for field in table.schema().fields)
     return f"format parquet, compression zstd, field_ids {{{ids}}}"
 
@@ -95,10 +95,19 @@ def _partition(table: Table) -> str | None:
 
 
 def upload(table: Table, paths: Iterable[Path]) -> list[DataFile]:
-    """Upload local Parquet files, whose columns carry the table's field ids, as data files to be appended.
+    """Upload local Parquet files as data files, ready to be appended.
 
-    The rows of a file belong to one partition of the table. The names are new ones, so that no try touches what
-    another has written. Raises ValueError for a file of several partitions.
+    Every upload gets new names, so that no try overwrites the files of another.
+
+    Args:
+        table: The Iceberg table.
+        paths: Local files whose columns carry the table's field ids. The rows of each file belong to one partition.
+
+    Returns:
+        A description of each uploaded file, for the table's manifests.
+
+    Raises:
+        ValueError: A file has rows of several partitions.
     """
     made = {str(path): _describe(table, path) for path in paths}
     if made:
@@ -108,7 +117,7 @@ def upload(table: Table, paths: Iterable[Path]) -> list[DataFile]:
 
 
 def _describe(table: Table, path: Path) -> DataFile:
-    """What the table has to know of a local file, with the address that it will have."""
+    """The manifest entry of a local file, with the address that the file will have."""
     import pyarrow.parquet
     from pyiceberg.io.pyarrow import (
         compute_statistics_plan,
@@ -140,5 +149,5 @@ def _describe(table: Table, path: Path) -> DataFile:
 
 
 def filesystem(io: FileIO, address: str) -> Any:
-    """The fsspec filesystem behind an address."""
+    """The fsspec filesystem of an address."""
     return io.get_fs(urlsplit(address).scheme)  # type: ignore[attr-defined]

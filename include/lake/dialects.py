@@ -1,7 +1,7 @@
-"""DuckDB's SQL as BigQuery's, and what BigQuery's job API needs beside it. Nothing here talks to BigQuery.
+"""Translate DuckDB SQL into BigQuery's dialect, with the parameters of its job API. This module never calls BigQuery.
 
-What cannot be transpiled is refused. sqlglot passes functions through that BigQuery does not have, and BigQuery would
-say so only when the job runs; so a query may use only those of BIGQUERY_FUNCTIONS.
+SQL that cannot be transpiled is refused. sqlglot passes on functions that BigQuery does not have, and BigQuery would
+report them only when the job runs; so a query may use only the functions in BIGQUERY_FUNCTIONS.
 """
 
 from __future__ import annotations
@@ -11,26 +11,36 @@ from datetime import date, datetime
 from itertools import pairwise
 from typing import Any
 
-# In BigQuery's reference, with the meaning that DuckDB's have; add what a query needs after looking it up there.
+# Functions in BigQuery's reference that mean the same as in DuckDB. Look a function up there before you add it.
 BIGQUERY_FUNCTIONS = frozenset(
     (
         *("CAST", "COALESCE", "COUNT", "DIV", "GENERATE_ARRAY", "GREATEST", "LEAD", "LEAST", "MAX", "MAX_BY", "MIN"),
         *("NULLIF", "ROUND", "SUM", "TIMESTAMP_MICROS", "TIMESTAMP_TRUNC", "UNIX_MICROS", "UNNEST"),
     )
 )
-# DuckDB's names of functions that sqlglot knows under the names of other engines.
+# {DuckDB's name: sqlglot's class} of functions that sqlglot knows by the names of other engines.
 _RENAMED = {"EPOCH_US": "UnixMicros"}
 
 
 class NotPortable(ValueError):
-    """This SQL has something that BigQuery's dialect does not."""
+    """The SQL uses something that BigQuery's dialect does not have."""
 
 
 def to_bigquery(sql: str, tables: Mapping[str, str], conditions: Mapping[str, str] | None = None) -> str:
-    """A query in BigQuery's dialect: `$name` becomes `@name`, and each table that it reads its name in `tables`.
+    """Translate a query to BigQuery's dialect: `$name` becomes `@name`, and tables get their BigQuery names.
 
-    conditions: by table, which of its rows are read at all (BigQuery's SQL): what prunes partitions, and so what costs.
-    Raises NotPortable for what BigQuery does not have, KeyError for a table that is not named.
+    Args:
+        sql: A query in DuckDB's dialect.
+        tables: {table in the query: its name in BigQuery}, for each table that the query reads.
+        conditions: {table: condition in BigQuery's SQL on the rows to read}. This prunes partitions, and so limits the
+            cost.
+
+    Returns:
+        The query in BigQuery's dialect.
+
+    Raises:
+        NotPortable: The query uses something that BigQuery does not have.
+        KeyError: A table is not in `tables`.
     """
     import sqlglot
     from sqlglot import exp
@@ -44,7 +54,7 @@ def to_bigquery(sql: str, tables: Mapping[str, str], conditions: Mapping[str, st
     for table in list(tree.find_all(exp.Table)):
         if not table.name or table.name in defined:
             continue
-        # Its alias is the name that the query uses.
+        # The alias is the name that the query uses for this table.
         source = exp.to_table(f"`{tables[table.name]}`", dialect="bigquery")
         if condition := (conditions or {}).get(table.name):
             rows = exp.select("*").from_(source).where(condition, dialect="bigquery")
@@ -61,7 +71,7 @@ def to_bigquery(sql: str, tables: Mapping[str, str], conditions: Mapping[str, st
 
 
 def functions_of(sql: str) -> set[str]:
-    """The names of the functions that a statement of BigQuery's calls: what a bracket follows without a space."""
+    """The functions that a BigQuery statement calls, in upper case: names that a bracket follows without a space."""
     from sqlglot.dialects.bigquery import BigQuery
 
     tokens = BigQuery().tokenize(sql)
@@ -73,9 +83,13 @@ def functions_of(sql: str) -> set[str]:
 
 
 def overwrite_in_bigquery(query: str, target: str, columns: Sequence[str], condition: str) -> str:
-    """One statement that deletes the target's rows that meet `condition`, and inserts the query's: all or nothing.
+    """One MERGE that deletes the target's rows that meet `condition` and inserts the query's rows: all or nothing.
 
-    `query` and `condition` are BigQuery's SQL; the target is `target` in the condition.
+    Args:
+        query: The rows to insert, in BigQuery's SQL.
+        target: The table's name in BigQuery.
+        columns: The columns to insert.
+        condition: Which rows to delete, in BigQuery's SQL; the table's alias in it is `target`.
     """
     import sqlglot
 
@@ -91,9 +105,14 @@ def overwrite_in_bigquery(query: str, target: str, columns: Sequence[str], condi
 
 
 def bigquery_parameters(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Named parameters as the job API takes them: numbers, texts, times, dates, and lists of these or of mappings.
+    """Named parameters in the form of BigQuery's job API.
 
-    Raises ValueError for an empty list, whose type nothing tells: there is nothing to compute then.
+    Args:
+        values: {name: value}. Numbers, texts, times, dates, and lists of these or of mappings.
+
+    Raises:
+        ValueError: A list is empty, so its type is unknown (there is nothing to compute then); or a type is not
+            supported.
     """
     return [
         {"name": name, "parameterType": _type(name, value), "parameterValue": _value(value)}

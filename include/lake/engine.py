@@ -1,4 +1,4 @@
-"""DuckDB over the lake: a bounded connection, and the rows of an Iceberg table."""
+"""DuckDB for the lake: a connection with limits, and the rows of an Iceberg table."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from pyiceberg.schema import Schema
     from pyiceberg.table import FileScanTask, Table
 
-# Of the data; Python, Arrow and the Parquet writers come on top. Beyond it DuckDB spills to the temporary folder.
+# DuckDB's limit for data. Python, Arrow and the Parquet writers need more on top. Beyond it DuckDB spills to the
+# temporary folder.
 MEMORY_LIMIT = "800MB"
 ALL_ROWS = "true"
-# Through the store's filesystem DuckDB asks at least four times for a file; whole, it is one request, several at once.
+# Through the store's filesystem, DuckDB sends at least four requests per file. Small files are fetched whole with one
+# request each, several at a time.
 SMALL_BYTES = 16 * 2**20
 FETCHES_AT_ONCE = 8
 _SQL_TYPES = {
@@ -40,7 +42,7 @@ _SQL_TYPES = {
 
 
 class _Fetched:
-    """Local copies of data files, which never change, for as long as a connection lasts."""
+    """Local copies of data files, kept as long as a connection; data files never change."""
 
     def __init__(self, store: Any, folder: Path) -> None:
         self._store = store
@@ -57,36 +59,43 @@ class _Fetched:
         return [self._local[address] for address in addresses]
 
 
-# By connection, which carries nothing of one's own.
+# By connection, because attributes cannot be set on a DuckDB connection.
 _FETCHED: dict[DuckDBPyConnection, _Fetched] = {}
 
 
 @contextmanager
 def connect(*, filesystem: Any = None, memory_limit: str = MEMORY_LIMIT) -> Iterator[DuckDBPyConnection]:
-    """A DuckDB of one's own, in memory, that reads and writes the addresses of the warehouse.
+    """Open an in-memory DuckDB of the caller's own that can read and write the addresses of the warehouse.
 
-    Times are UTC whatever the machine says. `filesystem`: an fsspec one; by default that of the catalog.
+    The time zone is UTC, whatever the machine's is.
+
+    Args:
+        filesystem: An fsspec filesystem; by default the one of the catalog.
+        memory_limit: DuckDB's limit for data, for example "800MB".
+
+    Yields:
+        The connection.
     """
     import duckdb
 
     for chatty in ("fsspec.caching", "pyiceberg.io"):
-        # A line for every file that is opened.
+        # These loggers write a line for every file that is opened.
         logging.getLogger(chatty).setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="duckdb-") as folder:
         config = {
             "memory_limit": memory_limit,
-            # Its own default is a folder below the working directory, which a worker may not write to.
+            # DuckDB's default is a folder below the working directory, which a worker may not write to.
             "temp_directory": f"{folder}/spilled",
-            # Its own default may be every core of the worker that other tasks run on.
+            # DuckDB's default may be every core of the worker, which other tasks use too.
             "threads": 2,
-            # Files of others' modules would be code from outside.
+            # Loading other people's extension files would run code from outside.
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "preserve_insertion_order": False,
         }
         with duckdb.connect(":memory:", config=config) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            # A task's log is no terminal.
+            # A progress bar makes a task's log unreadable.
             connection.execute("SET enable_progress_bar = false")
             store = filesystem or _warehouse_filesystem()
             connection.register_filesystem(store)
@@ -98,7 +107,18 @@ def connect(*, filesystem: Any = None, memory_limit: str = MEMORY_LIMIT) -> Iter
 
 
 def fetched(connection: DuckDBPyConnection, addresses: Sequence[str]) -> list[str]:
-    """The paths of local copies of these files. Raises what the store raises, FileNotFoundError for one."""
+    """Fetch files; files that this connection has fetched before are not fetched again.
+
+    Args:
+        connection: A connection of `connect`.
+        addresses: Addresses of files that never change.
+
+    Returns:
+        The paths of local copies, in the order of `addresses`.
+
+    Raises:
+        Exception: What the store raises, for example FileNotFoundError.
+    """
     return _FETCHED[connection].paths(addresses)
 
 
@@ -111,12 +131,19 @@ def scan(
 ) -> DuckDBPyRelation:
     """The rows of the table's current snapshot for which `row_filter` holds.
 
-    PyIceberg plans the files, so those that the filter rules out are not opened; DuckDB reads the others, and takes a
-    column by its id: one that was added later is null in older files. `row_filter` is read by both: comparisons of
-    columns with literals, joined by and, or, not; times as text ("hour >= '2026-01-01T00:00:00+00:00'"), and a column
-    whose name is a word of SQL in double quotes.
+    PyIceberg plans the files, so files that the filter excludes are not opened. DuckDB reads the other files and finds
+    a column by its id: a column that was added later is null in older files.
 
-    Raises ValueError when the table holds delete files: reading its data files alone would show deleted rows.
+    Args:
+        connection: A connection of `connect`.
+        table: The Iceberg table.
+        row_filter: A condition that both PyIceberg and DuckDB parse: comparisons of columns with literals, joined by
+            and, or, not. Times are text ("hour >= '2026-01-01T00:00:00+00:00'"); a column name that is an SQL keyword
+            is in double quotes.
+        columns: The names of the columns to return; by default all.
+
+    Raises:
+        ValueError: The table has delete files: reading its data files alone would show deleted rows.
     """
     planned = table.scan(row_filter="True" if row_filter == ALL_ROWS else row_filter)
     files = []
@@ -135,18 +162,18 @@ Span = tuple[datetime | date, datetime | date]
 def files_within(table: Table, column: str, wanted: Sequence[Span]) -> list[DataFile]:
     """The data files of the current snapshot that may hold rows whose `column` lies in one of the spans.
 
-    By the files' bounds: PyIceberg's own planning takes, for each file, a time that grows with the number of spans.
+    Uses the files' bounds: the time of PyIceberg's own planning grows, for each file, with the number of spans.
 
     Args:
-        table: The table.
+        table: The Iceberg table.
         column: A column of times or dates.
-        wanted: Spans [start, end), by time, that do not overlap; any number of them.
+        wanted: Spans [start, end), sorted by time, that do not overlap; any number of them.
 
     Returns:
-        The files; those that say nothing of the column among them.
+        The data files, including files without bounds for the column.
 
     Raises:
-        ValueError: The table holds delete files: reading its data files alone would show deleted rows.
+        ValueError: The table has delete files: reading its data files alone would show deleted rows.
     """
     if not wanted:
         return []
@@ -165,7 +192,7 @@ def files_within(table: Table, column: str, wanted: Sequence[Span]) -> list[Data
         if lower is not None and upper is not None:
             first: Any = from_bytes(field.field_type, lower)
             last: Any = from_bytes(field.field_type, upper)
-            # The last span that begins before the file ends; all before it end earlier.
+            # The last span that begins before the file ends. All earlier spans end earlier.
             nearest = bisect_right(starts, last) - 1
             if nearest < 0 or ends[nearest] <= first:
                 continue
@@ -190,7 +217,7 @@ def _require_no_deletes(table: Table, task: FileScanTask) -> None:
 
 
 def read_data_files(connection: DuckDBPyConnection, table: Table, files: Iterable[DataFile]) -> DuckDBPyRelation:
-    """The rows of data files of the table; small ones are fetched first, several at once."""
+    """The rows of data files of the table. Small files are fetched first, several at a time."""
     small, large = [], []
     for file in files:
         (small if file.file_size_in_bytes <= SMALL_BYTES else large).append(file.file_path)
@@ -198,7 +225,13 @@ def read_data_files(connection: DuckDBPyConnection, table: Table, files: Iterabl
 
 
 def read_files(connection: DuckDBPyConnection, schema: Schema, files: Iterable[str]) -> DuckDBPyRelation:
-    """The rows of data files of a table with this schema: columns by their ids, null where a file lacks them."""
+    """The rows of data files of a table with this schema. Columns are found by their ids; a missing column is null.
+
+    Args:
+        connection: A connection of `connect`.
+        schema: The table's schema.
+        files: Addresses or local paths of Parquet files.
+    """
     files = list(files)
     if not files:
         columns = (f"NULL::{sql_type(field.field_type)} AS {quoted(field.name)}" for field in schema.fields)
@@ -213,7 +246,7 @@ def read_files(connection: DuckDBPyConnection, schema: Schema, files: Iterable[s
 
 
 def sql_type(kind: Any) -> str:
-    """DuckDB's name of an Iceberg type. Raises ValueError for one that our tables do not use."""
+    """DuckDB's name of an Iceberg type. Raises ValueError for a type that our tables do not use."""
     try:
         return _SQL_TYPES[str(kind)]
     except KeyError:
@@ -221,12 +254,12 @@ def sql_type(kind: Any) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name as an identifier in SQL."""
+    """A name as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """A text as a literal in SQL."""
+    """A text as an SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -239,9 +272,9 @@ def _warehouse_filesystem() -> Any:
     scheme = urlsplit(properties["warehouse"]).scheme
     filesystem: Any = FsspecFileIO(properties).get_fs(scheme)
     if scheme in ("gs", "gcs"):
-        # Its own default reads ahead in tasks of asyncio that a file which is not closed leaves behind: an error of
-        # asyncio's in the log for each.
+        # The default reads ahead in asyncio tasks. A file that is not closed leaves its tasks behind, and each logs an
+        # error.
         filesystem.open = partial(type(filesystem).open, filesystem, cache_type="readahead")
-        # And in parts of a file at a time, for which it asks for the size first.
+        # The default fetches a file in several parts, and sends one more request for the file's size first.
         filesystem._get_file = partial(type(filesystem)._get_file, filesystem, concurrency=1)
     return filesystem

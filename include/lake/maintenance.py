@@ -1,6 +1,6 @@
-"""Keep Iceberg tables small: old snapshots, small files, and files that no snapshot knows.
+"""Keep Iceberg tables small: expire snapshots, bundle small files, and delete files that no snapshot refers to.
 
-Each step is one commit or none, safe beside writers, and can be repeated.
+Each step is one commit or none, is safe beside other writers, and can be repeated.
 """
 
 from __future__ import annotations
@@ -22,30 +22,41 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table, Transaction
     from pyiceberg.table.snapshots import Snapshot
 
-    # The small files of one partition, as those that become one file each.
+    # Divides the small files of one partition into groups; each group becomes one file.
     Grouping = Callable[[list[DataFile]], Iterable[list[DataFile]]]
 
 log = logging.getLogger(__name__)
 
-# Readers that planned their files before they were replaced, and commits that are under way, are done by then.
+# After a day, readers that planned with the replaced files and commits that were in progress have finished.
 ORPHAN_AGE = timedelta(days=1)
 SMALL_BYTES = 32 * 1024 * 1024
-# Fewer are left alone: to rewrite costs more than to open them.
+# Fewer files are left alone: rewriting them costs more than opening them.
 MIN_SMALL_FILES = 8
 # Rewritten at a time, in one commit.
 MAX_BUNDLE_BYTES = 512 * 1024 * 1024
 MAX_BUNDLE_ROWS = 500_000
-# In one update, the oldest first: PyIceberg looks for each among all that are left.
+# Snapshots per update, the oldest first: PyIceberg searches all remaining snapshots for each of them.
 EXPIRED_AT_ONCE = 1_000
 
 
 def expire_snapshots(
     table: Table, older_than: timedelta, is_needed: Callable[[Snapshot], bool] = lambda snapshot: True
 ) -> int:
-    """Forget snapshots older than this; returns how many. Their files go with `remove_unreferenced`.
+    """Expire old snapshots. `remove_unreferenced` deletes their files later.
 
-    The current one stays, and its ancestors up to the first that is needed, with all between: a writer that looks for
-    its own last commit goes from parent to parent, and ends where one is missing.
+    The current snapshot stays, and its ancestors up to and including the first one that is needed. A writer that
+    searches for its own last commit walks from parent to parent, and stops where a parent is missing.
+
+    Args:
+        table: The Iceberg table.
+        older_than: Younger snapshots stay.
+        is_needed: Whether a snapshot must stay; by default every snapshot, so that only the current one stays.
+
+    Returns:
+        How many snapshots were expired.
+
+    Raises:
+        CommitFailedException: Other writers committed first, COMMIT_TRIES times.
     """
     from pyiceberg.exceptions import CommitFailedException
 
@@ -57,7 +68,7 @@ def expire_snapshots(
                 _forget(table, old)
             return len(old)
         except CommitFailedException:
-            # A sink commits every few seconds.
+            # Conflicts are normal: a sink commits every few seconds.
             if attempt == writing.COMMIT_TRIES:
                 raise
     raise AssertionError("not reached")
@@ -77,14 +88,14 @@ def _expirable(table: Table, older_than: timedelta, is_needed: Callable[[Snapsho
 
 
 def _forget(table: Table, old: list[int]) -> None:
-    """One commit, by the catalog itself: a transaction of PyIceberg copies all snapshots at each of its steps."""
+    """Make one commit through the catalog: a PyIceberg transaction copies all snapshots at each of its steps."""
     from pyiceberg.table.refs import MAIN_BRANCH
     from pyiceberg.table.update import AssertRefSnapshotId, AssertTableUUID, RemoveSnapshotsUpdate
 
     newest = table.current_snapshot()
     table.catalog.commit_table(
         table,
-        # Somebody may just have gone back to one of them.
+        # Fails when somebody has just rolled the table back to one of these snapshots.
         (
             AssertTableUUID(uuid=table.metadata.table_uuid),
             AssertRefSnapshotId(ref=MAIN_BRANCH, snapshot_id=newest.snapshot_id if newest else None),  # type: ignore[call-arg]
@@ -97,7 +108,7 @@ def _forget(table: Table, old: list[int]) -> None:
 
 
 def set_properties(table: Table, wanted: Mapping[str, str]) -> bool:
-    """Give the table those of the properties that it lacks; returns whether any was missing."""
+    """Set the properties that the table does not have yet; existing values stay. Returns whether any was missing."""
     missing = {name: value for name, value in wanted.items() if name not in table.properties}
     if missing:
         with table.transaction() as transaction:
@@ -115,17 +126,18 @@ def bundle_small_files(
     unique: Sequence[str] = (),
     seconds: float = math.inf,
 ) -> int:
-    """Rewrite the small files of each partition as one.
+    """Rewrite the small files of each partition as one file per group.
 
-    A partition in which somebody else has replaced one of them meanwhile is left for the next time.
+    Partitions in which somebody else has replaced one of the files in the meantime are left for the next time.
 
     Args:
-        table: The table.
-        min_files: Fewer small files of a partition than this are left alone.
-        small_bytes: Smaller files are small.
-        group: How the small files of one partition become bundles; by default by time, MAX_BUNDLE_ROWS in each.
-        unique: Columns that tell rows apart: files of which two rows have the same values are left alone.
-        order_by: A column by which the rows of a bundle are sorted, so that readers skip parts of it.
+        table: The Iceberg table.
+        min_files: Partitions with fewer small files than this are left alone.
+        small_bytes: Files below this size are small.
+        group: Divides the small files of one partition into groups, each of which becomes one file; by default in order
+            of time, at most MAX_BUNDLE_ROWS rows in each.
+        order_by: A column by which the rows of a bundle are sorted, so that readers can skip parts of the file.
+        unique: Columns that identify a row. A group is left alone if two of its rows have the same values.
         seconds: After about this long the rest is left for the next time.
 
     Returns:
@@ -176,9 +188,9 @@ def _bundles(table: Table, min_files: int, small_bytes: int, group: Grouping) ->
 
 
 def _in_order(table: Table) -> tuple[str, Grouping]:
-    """The time by which the table is partitioned, and bundles that hold one span of it each.
+    """The time column by which the table is partitioned, and a grouping in which each bundle covers one span of it.
 
-    So a reader of some hours opens the bundles of those hours, and not the whole day.
+    A reader of a few hours then opens only the bundles of those hours, not the whole day.
     """
     from pyiceberg.conversions import from_bytes
 
@@ -230,12 +242,13 @@ def _replace(table: Table, files: list[DataFile], added: list[DataFile]) -> int:
 def remove_unreferenced(table: Table, *, older_than: timedelta = ORPHAN_AGE, spared: Collection[str] = ()) -> int:
     """Delete files below the table's location that no snapshot refers to.
 
-    Of a landing table only after a gap check: files that a sink has written and not committed are its missing rows.
+    For a landing table, call it only after a gap check: files that a sink has written but not committed are its missing
+    rows.
 
     Args:
-        table: The table.
-        older_than: Younger files stay: a commit that is under way has files that no snapshot knows yet.
-        spared: Names of files, without their folders, that stay because they are still to be committed.
+        table: The Iceberg table.
+        older_than: Younger files stay: a commit in progress has files that no snapshot refers to yet.
+        spared: File names, without folders, that stay because they are still to be committed.
 
     Returns:
         How many files were deleted.
@@ -248,7 +261,7 @@ def remove_unreferenced(table: Table, *, older_than: timedelta = ORPHAN_AGE, spa
     store = datafiles.filesystem(table.io, table.location())
     before = datetime.now(UTC) - older_than
     store.invalidate_cache()
-    # Listed before the references are read: what is committed in between is not among the listed ones that are old.
+    # List the files before reading the references: a file that is committed in between is too young to be deleted.
     listed = store.find(table.location(), detail=True)
     table.refresh()
     known = {_key(path) for path in _referenced(table)}
@@ -277,12 +290,12 @@ def _referenced(table: Table) -> Iterator[str]:
 
 
 def _key(path: str) -> str:
-    """gs://bucket/x and bucket/x are one object."""
+    """The key of an object: gs://bucket/x and bucket/x are the same object."""
     return path.partition("://")[2] or path
 
 
 def _changed_at(entry: dict[str, Any]) -> datetime:
-    # gcsfs: "mtime"; s3fs: "LastModified". Without either the file counts as new.
+    # gcsfs: "mtime"; s3fs: "LastModified". A file without either counts as new, so it is never deleted.
     found = entry.get("mtime") or entry.get("LastModified") or entry.get("updated")
     if isinstance(found, str):
         found = datetime.fromisoformat(found)

@@ -1,7 +1,7 @@
 """Write Iceberg tables: one atomic commit, safe beside other writers.
 
-Killed before the commit: the table is as it was; the files that were written lie there unreferenced, until the
-maintenance removes them. Killed after it: all of it is there.
+If the process is killed before the commit, the table is unchanged; the files that were written stay unreferenced until
+maintenance removes them. If it is killed after the commit, the whole change is in the table.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Other writers of a table: maintenance, and a task that was given up and still runs. Each try takes seconds.
+# Other writers of a table are maintenance, and a task that was given up but still runs. Each try takes seconds.
 COMMIT_TRIES = 8
 MAX_PAUSE_SECONDS = 5.0
-# Old metadata files go with the commits, and manifests are merged: both would else grow by one a run for ever.
+# Each commit deletes old metadata files and merges manifests: otherwise both would grow by one per run without limit.
 TABLE_PROPERTIES = {
     "format-version": "2",
     "write.parquet.compression-codec": "zstd",
@@ -41,11 +41,19 @@ TABLE_PROPERTIES = {
 def replace_where(
     table: Table, rows: pyarrow.Table, row_filter: str, properties: Mapping[str, str] | None = None
 ) -> Table:
-    """Delete what matches `row_filter` and append `rows`, in one commit; returns the table as it is then.
+    """Delete the rows that match `row_filter` and append `rows`, in one commit.
 
-    To repeat it changes nothing, so a retry needs no memory of the try before. `properties` (a claim's id, for
-    instance) are kept in the summary of the snapshot. A commit of somebody else in between is not overwritten: the
-    deletion is planned again from what is there then.
+    Repeating the call changes nothing, so a retry needs no memory of the previous try. A commit that somebody else
+    makes in between is not overwritten: the deletion is planned again on the new state.
+
+    Args:
+        table: The Iceberg table.
+        rows: The new rows, with at least the table's columns.
+        row_filter: Which rows to delete, as a PyIceberg filter.
+        properties: Kept in the summary of the snapshot, for example a claim's id.
+
+    Returns:
+        The table after the commit.
     """
     kept = dict(properties or {})
     rows = rows.select([field.name for field in table.schema().fields])
@@ -57,17 +65,28 @@ def replace_where(
 
 
 def commit(table: Table, change: Callable[[Transaction], None]) -> Table:
-    """Apply `change` to a transaction on the newest state of the table, again when somebody else commits meanwhile.
+    """Apply `change` to a transaction on the newest state of the table; repeat it when somebody else commits first.
 
-    The commit is made on the very state that `change` has seen, or not at all: what it has counted or read of the table
-    holds. Raises PyIceberg's CommitFailedException or ValidationException after COMMIT_TRIES.
+    The commit succeeds only on the same state that `change` has seen. So whatever `change` has counted or read in the
+    table still holds.
+
+    Args:
+        table: The Iceberg table; it is refreshed.
+        change: Adds the changes to a transaction. It may be called several times.
+
+    Returns:
+        The table after the commit.
+
+    Raises:
+        CommitFailedException: Other writers committed first, COMMIT_TRIES times.
+        ValidationException: Other writers made conflicting changes, COMMIT_TRIES times.
     """
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 
     for attempt in range(1, COMMIT_TRIES + 1):
         only_on_this_state(table.refresh())
         try:
-            # "Delete operation did not match any records": the usual case, said once a commit.
+            # Suppresses "Delete operation did not match any records", which is the usual case: one warning per commit.
             with warnings.catch_warnings(action="ignore", category=UserWarning), table.transaction() as transaction:
                 change(transaction)
             return table
@@ -80,20 +99,26 @@ def commit(table: Table, change: Callable[[Transaction], None]) -> Table:
 
 
 def only_on_this_state(table: Table) -> None:
-    """Have the table's next commit fail when somebody else commits before it.
+    """Make the table's next commit fail when somebody else commits before it.
 
-    PyIceberg would repeat an append on whatever state is there then, one that holds the same rows already perhaps. Only
-    this copy of the metadata says no; the table's own properties stay.
+    By default PyIceberg would retry an append on the new state, which may already contain the same rows. Only this copy
+    of the metadata switches that off; the properties of the table itself stay.
 
     Args:
-        table: As loaded or refreshed; the next refresh ends it.
+        table: A table as loaded or refreshed; the next refresh undoes the setting.
     """
     once = {**table.metadata.properties, "commit.retry.num-retries": "0"}
     table.metadata = table.metadata.model_copy(update={"properties": once})
 
 
 def append_files(transaction: Transaction, files: Iterable[DataFile], properties: Mapping[str, str]) -> None:
-    """Append data files that `datafiles.upload` made; without any, the transaction stays as it is."""
+    """Append data files that `datafiles.upload` returned. Without files, the transaction stays unchanged.
+
+    Args:
+        transaction: A transaction of the table.
+        files: The data files.
+        properties: Kept in the summary of the snapshot.
+    """
     files = list(files)
     if not files:
         return
@@ -103,9 +128,16 @@ def append_files(transaction: Transaction, files: Iterable[DataFile], properties
 
 
 def ensure_table(catalog: Catalog, name: str, schema: Schema, spec: PartitionSpec) -> Table:
-    """The table `namespace.name`, made if it does not exist, and given the optional columns that it lacks.
+    """Return the table, created if it does not exist, and with the optional columns added that it lacks.
 
-    Raises ValueError when it differs in any other way: that needs a person, and a plan for the rows that are there.
+    Args:
+        catalog: The Iceberg catalog.
+        name: The table's identifier, `namespace.name`.
+        schema: The columns that the table must have.
+        spec: The partition spec of a new table.
+
+    Raises:
+        ValueError: The table differs in any other way. That needs a person, and a plan for the existing rows.
     """
     from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
     from sqlalchemy.exc import IntegrityError
@@ -113,7 +145,7 @@ def ensure_table(catalog: Catalog, name: str, schema: Schema, spec: PartitionSpe
     try:
         table = catalog.load_table(name)
     except NoSuchTableError:
-        # Raised when somebody else makes it at the same moment.
+        # Raised when another process creates the namespace at the same moment.
         with suppress(NamespaceAlreadyExistsError, IntegrityError):
             catalog.create_namespace_if_not_exists(name.rpartition(".")[0])
         try:
@@ -142,7 +174,7 @@ def _with_columns_of(table: Table, schema: Schema) -> Table:
             for field in missing:
                 update.add_column(field.name, field.field_type)
     except CommitFailedException:
-        # Somebody else commits: with these columns, perhaps.
+        # Somebody else commits at the same time, perhaps the same columns: check again.
         return _with_columns_of(table.refresh(), schema)
     log.info("table %s: added columns %s", name, ", ".join(field.name for field in missing))
     return table

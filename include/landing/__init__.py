@@ -1,1 +1,1 @@
-"""The standard lane: what a Kafka sink has landed in Iceberg tables, claimed and processed by offset ranges."""
+"""The standard lane: claims and processes, by offset ranges, what a Kafka sink has landed in Iceberg tables."""

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(action=action)
         if name != "apply":
-            # A default for those that only look; the others change something.
+            # Optional for commands that only read; commands that change something need a name.
             command.add_argument(
                 "connector", nargs="?" if name in ("status", "gaps") else None, help="as `status` shows it"
             )
@@ -186,7 +186,7 @@ def _resume(options: argparse.Namespace, registry: Registry) -> list[str]:
     name = connector_name(topic)
     if connect.config(name) is None:
         raise ValueError(f"connector {name} does not exist; `apply` makes it")
-    # Kafka forgets the offsets of a group without members after a week.
+    # Kafka deletes the committed offsets of a group without members after a week.
     changes = preset_coordinator(topic, options.kafka_conn_id)
     connect.resume(name)
     return [*changes, f"connector {name}: resumed"]

@@ -1,4 +1,4 @@
-"""The end of a run: its books must balance, then its claim is closed."""
+"""The end of a run: check that its counts balance, then close its claim."""
 
 from __future__ import annotations
 
@@ -24,23 +24,32 @@ from include.operations.database import begin
 log = logging.getLogger(__name__)
 
 ALARM = "run_does_not_balance"
-# Of a handful of messages, a few bad ones would be a large share.
+# In a handful of messages, a few bad ones would be a large share.
 ENOUGH_RECORDS = 100
 MUCH_SHARE = 0.05
 
 
 class DoesNotBalance(AirflowFailException):
-    """What has landed is not what became of it. Not retried: the same books would be as wrong again."""
+    """Input and output counts of a run differ. Not retried: a retry would count the same rows."""
 
 
 def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -> dict[str, Any]:
-    """Check that landed = clean + dead-lettered + duplicates, and close the run's claim; returns the asset's metadata.
+    """Check that landed = clean + dead-lettered + duplicates, then close the run's claim.
 
-    What has landed, what is clean and what is a dead letter are counted anew in the tables and the database; of the
-    numbers that the run says of itself, all must agree with them. Killed before the claim is closed: the retry does it
-    all again. After: nothing is left but staging files, which the maintenance removes.
+    The landed, clean and dead-lettered records are counted anew in the tables and the database. The run's own numbers
+    must agree with these counts. If the process is killed before the claim is closed, the retry repeats everything. If
+    it is killed afterwards, only staging files are left, which maintenance removes.
 
-    Raises DoesNotBalance: the claim stays open, and no new one is made, until somebody has cleared the run.
+    Args:
+        consumer: The landing consumer.
+        summary: The run's summary, as `commit_clean` returned it.
+        run_id: The Dag run.
+
+    Returns:
+        The metadata of the asset event: `ranges`, `landed`, `clean`, `dead_lettered`, `duplicates`.
+
+    Raises:
+        DoesNotBalance: The counts differ. The claim stays open, and no new claim is made until somebody clears the run.
     """
     claim_id, ranges = claim_of(consumer, run_id)
     found = _counted(consumer, claim_id, ranges)
@@ -70,7 +79,7 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
 
 
 def _note_dead_letters(connection: Connection, consumer: LandingConsumer, claim_id: int, landed: int) -> None:
-    """An alarm when many messages of a run are dead letters: the good ones go on, and nothing else would show it."""
+    """Raise an alarm when many messages of a run are dead letters: the run succeeds, and nothing else would show it."""
     if landed >= ENOUGH_RECORDS:
         watch_share(
             connection,
@@ -90,7 +99,7 @@ def _counted(consumer: LandingConsumer, claim_id: int, ranges: Sequence[OffsetRa
     clean = load_catalog().load_table(clean_table(consumer.topic))
     with engine.connect() as connection:
         return {
-            # What the claim's ranges hold, as Kafka and the manifests say.
+            # How many records the claim's ranges hold, according to Kafka and the manifests.
             "landed": expected_records(claim_id, topic_id(load_landing_table(consumer.topic))),
             "clean": count_of(connection, clean, ranges),
             "dead_lettered": letters.count(consumer, ranges),
@@ -98,7 +107,7 @@ def _counted(consumer: LandingConsumer, claim_id: int, ranges: Sequence[OffsetRa
 
 
 def _trouble(found: Mapping[str, int], summary: Mapping[str, Any], offsets: int) -> list[str]:
-    """What does not agree, in words."""
+    """The counts that do not agree, in words."""
     trouble = [
         f"the run says {name} = {summary[name]}, and there are {number}"
         for name, number in found.items()

@@ -1,7 +1,7 @@
-"""Bundle the small files that a sink leaves: thousands a day become one for each million offsets.
+"""Bundle the small files that a sink leaves: thousands per day become one file per million offsets.
 
-A run that was planned on files that are replaced meanwhile looks its offsets up again (`validation.py`), and the files
-themselves stay for another day.
+If a run was planned with files that are replaced in the meantime, it looks up its offsets again (`validation.py`). The
+replaced files themselves stay for another day.
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A file is read whole by each task that needs a part of it.
+# Limits of a bundle: each task that needs a part of a file reads the whole file.
 MAX_RECORDS = 1_000_000
 MAX_BYTES = 128 * 1024 * 1024
 
 
 def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seconds: float) -> int:
-    """Rewrite runs of small files whose offsets all lanes are done with; returns how many files were replaced.
+    """Rewrite sequences of small files whose offsets all lanes have finished.
 
-    Only files of which each holds its offsets once, and that do not overlap: else a bundle could hold as many rows as
-    its bounds span although an offset is missing, and nobody would notice.
+    Only files are bundled that hold each of their offsets once and that do not overlap. Otherwise a bundle could hold
+    as many rows as its bounds span although an offset is missing, and the gap would go unnoticed.
 
     Args:
         table: The topic's landing table.
         topic: The topic.
-        lanes: The consumers of landing tables. Without one of this topic, all files may be bundled.
+        lanes: All consumers of landing tables. If none of them consumes this topic, all its files may be bundled.
         seconds: After about this long the rest is left for the next time.
+
+    Returns:
+        How many files were replaced.
     """
     mine = [lane for lane in lanes if lane.topic.name == topic.name]
     limits = [_done_below(lane, topic_id(table)) for lane in mine]
@@ -69,7 +72,7 @@ def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seco
 
 
 def _done_below(lane: LandingConsumer, of_topic: str) -> dict[int, int]:
-    """{partition: the offset below which the lane has claimed everything, in claims that are closed}."""
+    """{partition: the offset below which the lane has claimed every offset, in claims that are closed}."""
     mine = select(positions.c.partition, positions.c.next_offset).where(
         positions.c.consumer == lane.name, positions.c.topic == lane.topic.name, positions.c.topic_id == of_topic
     )

@@ -1,7 +1,7 @@
-"""The clean table of a topic: validated rows, each event once; and the one commit that puts a run's rows there.
+"""The clean table of a topic: validated rows, each event once; and the one commit that adds a run's rows.
 
-The commit replaces exactly the claim's offsets, so it can be repeated: killed before it, nothing has changed; killed
-after it, the retry replaces the same rows by the same rows.
+The commit replaces exactly the claim's offsets, so it can be repeated. If the process is killed before the commit,
+nothing has changed. If it is killed afterwards, the retry replaces the same rows with the same rows.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A filter of more spans of time than this becomes one span over all of them.
+# A filter with more time spans than this is widened to one span that covers all of them.
 MAX_SPANS = 40
 CLAIM_ID, RUN_ID = "claim-id", "run-id"
 COUNTS = ("landed", "good", "dead_lettered", "without_record", "repeated")
 
 
 def ensure_clean_table(topic: Topic) -> Table:
-    """The topic's clean table, made from its contract, with the columns of optional fields that were added since.
+    """The topic's clean table, created from its contract, with columns added for optional fields that are new.
 
-    Raises ValueError when the contract has changed in a way that the rows in the table do not allow.
+    Raises:
+        ValueError: The contract has changed in a way that the existing rows do not allow.
     """
     from include.lake.catalog import load_catalog
 
@@ -56,7 +57,7 @@ def ensure_clean_table(topic: Topic) -> Table:
 
 
 def clean_schema(topic: Topic) -> Schema:
-    """A column for each field of the contract, the event's id, and where the record was in Kafka."""
+    """The clean table's columns: the fields of the contract, the event's id, and the record's place in Kafka."""
     from pyiceberg.schema import Schema
     from pyiceberg.types import (
         BooleanType,
@@ -82,7 +83,7 @@ def clean_schema(topic: Topic) -> Schema:
     columns += [("event_id", "string", True)]
     # A record may have no timestamp.
     columns += [(name, kind, name != "kafka_timestamp") for name, kind in COORDINATES.items()]
-    # Rows of tables that are older than this column have none.
+    # Rows written before this column was added have no value.
     columns += [(LOG, "string", False)]
     return Schema(
         *(
@@ -103,14 +104,24 @@ def _spec(topic: Topic, schema: Schema) -> PartitionSpec:
 
 
 def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], run_id: str) -> dict[str, Any]:
-    """Put the good rows of a run into the clean table, each event once; returns the run's summary, for an XCom.
+    """Commit the good rows of a run to the clean table, each event once.
 
-    `units`: what `validate_unit` returned for each. Of rows with the same event id the one with the lowest coordinates
-    stays, unless the table has the event from other offsets already. The others are duplicates if their content is the
-    same, and dead letters if it is not. Rows are compared with those of the same hours if the event id holds the event
-    time (`holds_event_time`), else with the whole table.
+    Of rows with the same event id, the row with the lowest coordinates stays, unless the table already has the event
+    from other offsets. The other rows are duplicates if their content is the same, and dead letters if it differs. Rows
+    are compared with those of the same hours if the event id contains the event time (`holds_event_time`), else with
+    the whole table.
 
-    Killed between the commit and the dead letters: the retry replaces the same rows and finds the same conflicts.
+    If the process is killed between the commit and the dead letters, the retry replaces the same rows and finds the
+    same conflicts.
+
+    Args:
+        consumer: The landing consumer.
+        units: The results of `validate_unit`, one for each unit of the run.
+        run_id: The Dag run.
+
+    Returns:
+        The run's summary, for an XCom: the claim, its ranges, the counts, and the first and last day of the event
+        times.
     """
     units = list(units)
     claim_id, ranges = claim_of(consumer, run_id)
@@ -130,19 +141,19 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
         def change(transaction: Transaction) -> None:
             nonlocal replaced
             properties = {CLAIM_ID: str(claim_id), RUN_ID: run_id}
-            # In the very state that the commit is made on. The lock spares work; it goes when its connection breaks,
-            # and a task that was given up may still run, and have put the same rows there.
+            # Counted on the same state that the commit is made on. The lock only saves work: it is lost when its
+            # connection breaks, and a task that was given up may still run and may have committed the same rows.
             replaced = count_of(connection, table, ranges)
             if replaced:
-                # Not always: PyIceberg would read every file whose bounds reach into the ranges.
+                # Only if needed: PyIceberg would read every file whose bounds overlap the ranges.
                 transaction.delete(condition(as_parts(ranges)), snapshot_properties=properties)
             writing.append_files(transaction, added, properties)
 
         writing.commit(table, change)
-        # After the commit: a dead-letter topic that refuses them keeps no good row back.
+        # After the commit: a dead-letter topic that refuses the conflicts must not hold back good rows.
         conflicting = conflicts.keep(connection, consumer, ranges, run_id)
     counts = {name: sum(unit[name] for unit in units) for name in COUNTS}
-    # Of ranges for which no task was needed: none of their offsets holds a record.
+    # This includes ranges without a task, in which no offset holds a record.
     counts["without_record"] = sum(map(len, ranges)) - counts["landed"]
     duplicates = counts.pop("good") - rows - conflicting
     counts["dead_lettered"] += conflicting
@@ -183,24 +194,26 @@ def _alone(claim_id: int) -> Iterator[None]:
 def _days(connection: DuckDBPyConnection, topic: Topic) -> list[date]:
     if topic.event_time is None:
         return []
-    # Numbers of days, because DuckDB asks a calendar for the date of every single time.
+    # Day numbers, because DuckDB does a calendar lookup for the date of every single time.
     query = f"select distinct epoch_us({quoted(topic.event_time)}) // 86400000000 from staged order by 1"
     return [date(1970, 1, 1) + timedelta(days=number) for (number,) in connection.execute(query).fetchall()]
 
 
 def holds_event_time(topic: Topic) -> bool:
-    """Whether two messages with the same event id have the same event time, as far as the contract says so.
+    """Whether two messages with the same event id must have the same event time, according to the contract.
 
-    Only then is a repeated event on the same day as the first. `event_id_sql` says so, which every run compares with
-    the property; a contract without it does not.
+    Only then is a repeated event on the same day as the first. The contract's `event_id_sql` shows it; every run
+    compares its result with the property `event_id`. A contract without `event_id_sql` gives no such guarantee.
     """
     name, expression = topic.event_time, topic.contract.event_id_sql
     return bool(name and expression and re.search(rf"\b{re.escape(name)}\b", expression))
 
 
 def _find_duplicates(connection: DuckDBPyConnection, topic: Topic, table: Table, ranges: Sequence[OffsetRange]) -> None:
-    """Make `dropped`: coordinates of the rows whose event the table or an earlier row of the run has, and whether their
-    content differs from that row's (`conflict`)."""
+    """Create the table `dropped`: rows whose event is already in the table or in an earlier row of the run.
+
+    Its columns are the row's coordinates and `conflict`: whether the row's content differs from the earlier row's.
+    """
     own = condition(as_parts(ranges))
     there = _near(connection, topic, table) if holds_event_time(topic) else engine.scan(connection, table)
     there.filter(f"not ({own})").create_view("there")
@@ -211,7 +224,7 @@ def _find_duplicates(connection: DuckDBPyConnection, topic: Topic, table: Table,
         group by event_id having count(*) > 1
         """
     )
-    # Nearly always there is none: then no row is looked at again.
+    # There is nearly always no repeated event: then no row is examined again.
     if connection.execute("select count(*) from twice").fetchall() == [(0,)]:
         connection.execute("create temp table dropped (kafka_partition integer, kafka_offset bigint, conflict boolean)")
         return
@@ -239,13 +252,13 @@ def _find_duplicates(connection: DuckDBPyConnection, topic: Topic, table: Table,
 
 
 def _content(contract: type[Contract]) -> str:
-    """What a row says, as one value: the contract's fields, null where a field is null."""
+    """The content of a row as one value: a struct of the contract's fields, null where a field is null."""
     fields = ", ".join(f"{quoted(column.name)} := {quoted(column.name)}" for column in columns_of(contract))
     return f"struct_pack({fields})"
 
 
 def _rows_that_stay(connection: DuckDBPyConnection, schema: Schema) -> str:
-    """A query for the rows that go into the table, with its columns."""
+    """A query for the rows that go into the table, with the table's columns."""
     present = {name for name, *_ in connection.execute("describe staged").fetchall()}
     columns = ", ".join(
         quoted(field.name)
@@ -263,7 +276,7 @@ def _rows_that_stay(connection: DuckDBPyConnection, schema: Schema) -> str:
 
 
 def count_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[OffsetRange]) -> int:
-    """How many rows of these offsets the table has."""
+    """How many rows with these offsets the table has."""
     if not ranges:
         return 0
     found = engine.scan(connection, table, row_filter=condition(as_parts(ranges)), columns=["kafka_offset"])
@@ -271,21 +284,22 @@ def count_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[Offs
 
 
 def as_parts(ranges: Iterable[OffsetRange]) -> list[dict[str, Any]]:
-    """The ranges as a run's summary has them: `partition`, `start`, `end` (exclusive), `log`."""
+    """The ranges in the form of a run's summary: `partition`, `start`, `end` (exclusive), `log`."""
     return [{"partition": r.partition, "start": r.start, "end": r.end, "log": r.topic_id} for r in ranges]
 
 
 def _log_of(ranges: Iterable[OffsetRange]) -> str:
-    """The identity of a staged row's log: each partition of a claim has one."""
+    """An SQL expression for the identity of a staged row's log: each partition of a claim has one log."""
     logs = {r.partition: r.topic_id for r in ranges}
     cases = " ".join(f"when {int(number)} then {engine.literal(log)}" for number, log in logs.items())
     return f"case kafka_partition {cases} end" if cases else "null::varchar"
 
 
 def _near(connection: DuckDBPyConnection, topic: Topic, table: Table) -> DuckDBPyRelation:
-    """The table's rows of the hours in which the staged rows have their event times, and perhaps some others.
+    """The table's rows in the hours of the staged rows' event times, and possibly some other rows.
 
-    A repeated event has the time of the first. Not the rows of whole days: a day of a large source has millions.
+    A repeated event has the time of the first. It does not read whole days, because a day of a large source has
+    millions of rows.
     """
     time = quoted(topic.event_time or "")
     query = f"select distinct epoch_us({time}) // 3600000000 from staged order by 1"
@@ -299,6 +313,6 @@ def _near(connection: DuckDBPyConnection, topic: Topic, table: Table) -> DuckDBP
     rows = engine.read_data_files(connection, table, engine.files_within(table, topic.event_time or "", spans))
     if len(spans) > MAX_SPANS:
         spans = [(spans[0][0], spans[-1][1])]
-    # Of a file, only the parts whose times reach into them are read.
+    # DuckDB then reads only the parts of a file whose times overlap the spans.
     parts = (f"({time} >= '{start.isoformat()}' and {time} < '{end.isoformat()}')" for start, end in spans)
     return rows.filter(" or ".join(parts) or "false")

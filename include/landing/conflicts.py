@@ -1,7 +1,7 @@
 """Rows whose event id belongs to an earlier event with other content: dead letters, never silent duplicates.
 
-Which of the two is right only a person can say. The first stays, as in the event lane; the second is kept with the
-reason `conflict`.
+Only a person can decide which of the two is right. The first stays, as in the event lane; the second becomes a dead
+letter with the reason `conflict`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,21 @@ AT_ONCE = 500
 
 
 def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequence[OffsetRange], run_id: str) -> int:
-    """Send the conflicting rows of `dropped` to the dead letters and record them; returns how many there are.
+    """Publish the conflicting rows of the table `dropped` as dead letters and record them.
 
-    Rows that an earlier try of the run has recorded are counted and not sent again. Raises what the broker and the
-    database raise, for Airflow's retries.
+    Rows that an earlier try of the run has recorded are counted, but not published again.
+
+    Args:
+        connection: The DuckDB connection that has the table `dropped`.
+        consumer: The landing consumer.
+        ranges: The claim's ranges.
+        run_id: The Dag run.
+
+    Returns:
+        How many conflicting rows there are.
+
+    Raises:
+        Exception: What the broker and the database raise; Airflow retries.
     """
     query = "select kafka_partition, kafka_offset from dropped where conflict order by all"
     found: list[tuple[int, int]] = connection.execute(query).fetchall()
@@ -50,7 +61,7 @@ def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequ
             places = new[first : first + AT_ONCE]
             records = originals.fetch(places)
             gone = set(places) - records.keys()
-            # Retention has removed these records: what has landed of them is kept.
+            # Retention has removed these records from Kafka: keep the landed text instead.
             landed = {(m.partition, m.offset): m for m in _landed(connection, consumer, topic_ids, gone)}
             kept = [
                 DeadLetter((records | landed)[place], Reason.conflict, DETAIL, landed_text=place in gone)

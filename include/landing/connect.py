@@ -10,23 +10,30 @@ log = logging.getLogger(__name__)
 
 CONN_ID = "kafka_connect"
 CONNECT_SECONDS, READ_SECONDS = 5, 30
-# While its workers share out connectors anew, Connect answers 409: seconds, as long as a lost worker's session at most.
+# During a rebalance of its workers Connect answers 409. This takes seconds, at most the session timeout of a lost
+# worker.
 REBALANCE_SECONDS, REBALANCE_PAUSE_SECONDS = 60.0, 0.5
 
 
 class ConnectUnreachable(Exception):
-    """No answer, or one that says that Connect cannot work now."""
+    """Connect does not answer, or answers that it cannot work now."""
 
 
 class ConnectRefused(Exception):
-    """Connect does not take the request."""
+    """Connect refuses the request."""
 
 
 class Connect:
-    """The connectors of one Kafka Connect cluster. Blocks while the connection is fetched.
+    """The connectors of one Kafka Connect cluster. The constructor blocks while the connection is fetched.
 
-    Every method raises ConnectUnreachable and ConnectRefused; the constructor raises AirflowNotFoundException when the
-    connection is not defined. The connection's host is the address, login and password are for basic authentication.
+    Every method raises ConnectUnreachable and ConnectRefused. The connection's host is the address of Connect; its
+    login and password are used for basic authentication.
+
+    Args:
+        conn_id: The Airflow connection of Kafka Connect.
+
+    Raises:
+        AirflowNotFoundException: The connection is not defined (raised by the constructor).
     """
 
     def __init__(self, conn_id: str = CONN_ID) -> None:
@@ -38,7 +45,7 @@ class Connect:
         self._url = hook.base_url.rstrip("/")
 
     def config(self, name: str) -> dict[str, str] | None:
-        """The connector's configuration as it was given, references to secrets unresolved; None: no such connector."""
+        """The connector's configuration as given, with unresolved references to secrets; None: no such connector."""
         return self._call("GET", f"/connectors/{quote(name, safe='')}/config")
 
     def configs(self) -> dict[str, dict[str, str]]:
@@ -51,11 +58,11 @@ class Connect:
         return self._call("GET", f"/connectors/{quote(name, safe='')}/status")
 
     def put_config(self, name: str, config: dict[str, str]) -> None:
-        """Create the connector or change its configuration, which restarts its tasks."""
+        """Create the connector, or change its configuration, which restarts its tasks."""
         self._call("PUT", f"/connectors/{quote(name, safe='')}/config", config)
 
     def restart(self, name: str, *, only_failed: bool = True) -> bool:
-        """Restart the connector and its tasks, or those that failed; False: no such connector."""
+        """Restart the connector and its tasks, or only the failed ones; False: no such connector."""
         query = f"includeTasks=true&onlyFailed={str(only_failed).lower()}"
         return self._call("POST", f"/connectors/{quote(name, safe='')}/restart?{query}") is not None
 
@@ -64,11 +71,17 @@ class Connect:
         return self._call("PUT", f"/connectors/{quote(name, safe='')}/stop") is not None
 
     def resume(self, name: str) -> bool:
-        """Let a stopped connector go on; False: no such connector."""
+        """Resume a stopped connector; False: no such connector."""
         return self._call("PUT", f"/connectors/{quote(name, safe='')}/resume") is not None
 
     def set_offsets(self, name: str, topic: str, offsets: dict[int, int]) -> None:
-        """Set from which offset of each partition a stopped sink reads on. Connect refuses it while a task runs."""
+        """Set the offset at which a stopped sink continues. Connect refuses it while a task runs.
+
+        Args:
+            name: The connector.
+            topic: The topic that it reads.
+            offsets: {partition: the next offset to read}.
+        """
         parts = [
             {
                 "partition": {"kafka_topic": topic, "kafka_partition": partition},
@@ -83,7 +96,7 @@ class Connect:
         return self._call("DELETE", f"/connectors/{quote(name, safe='')}") is not None
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The answer's JSON, {} for an empty one, None for 404."""
+        """The response's JSON, {} for an empty response, None for 404."""
         from requests import RequestException
 
         until = time.monotonic() + REBALANCE_SECONDS
@@ -93,7 +106,7 @@ class Connect:
                     method, f"{self._url}{path}", json=body, timeout=(CONNECT_SECONDS, READ_SECONDS)
                 )
             except RequestException as error:
-                # Not the error's own text: it may show the address with a password in it.
+                # Without the error's own text: it may contain the address with a password.
                 raise ConnectUnreachable(
                     f"connection {self.conn_id}: Kafka Connect does not answer ({type(error).__name__})"
                 ) from None
@@ -110,12 +123,12 @@ class Connect:
 
 
 def _is_rebalancing(answer: Any) -> bool:
-    """Connect says 409 while its workers share out connectors anew, or 500 when that has only been noticed."""
+    """Connect answers 409 during a rebalance of its workers, or 500 when it has only just noticed one."""
     return answer.status_code == 409 or (answer.status_code == 500 and "rebalance" in _reason(answer))
 
 
 def _reason(answer: Any) -> str:
-    """What Connect says, in one line; the status alone when somebody else has answered."""
+    """Connect's error message in one line; only the status when another server has answered."""
     try:
         message = answer.json()["message"]
     except (ValueError, LookupError, TypeError):

@@ -1,9 +1,9 @@
-"""Connectors that land topics: made, changed and looked at through Kafka Connect's REST API.
+"""Connectors that land topics: created, changed and inspected through Kafka Connect's REST API.
 
-What a connector is stands in `connectors/landing.json`; `connectors/NAME.json`, if there is one, changes settings of
-that connector alone (`iceberg.control.commit.interval-ms`, say). The addresses of catalog and store come from the
-Airflow connections that the Dags use, unless the files name others. Passwords are no part of it: configurations refer
-to variables of Connect's own environment.
+`connectors/landing.json` defines a connector. `connectors/NAME.json`, if it exists, changes settings of that connector
+alone (for example `iceberg.control.commit.interval-ms`). The addresses of catalog and store come from the Airflow
+connections that the Dags use, unless the files name others. Configurations contain no passwords: they refer to
+variables of Connect's own environment.
 """
 
 import json
@@ -31,29 +31,31 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).resolve().parents[2] / "connectors"
 TEMPLATE = "landing.json"
-# References that Connect's worker resolves (`config.providers`), so that REST and Connect's topics show no password.
+# References that Connect's worker resolves (`config.providers`), so that neither the REST API nor Connect's topics show
+# a password.
 PASSWORD, CREDENTIAL = "${env:LANDING_CATALOG_PASSWORD}", "${env:LANDING_CATALOG_CREDENTIAL}"
-# A topic is usable a moment after it was made.
+# A topic is usable a moment after it was created.
 TOPIC_SECONDS = 30.0
 CONTROL_SETTING = "iceberg.control.topic"
-# The coordinator reads what was written since its last commit again. What Kafka has deleted by then is lost.
+# After a restart, the coordinator reads again what was written since its last commit. Anything that Kafka has deleted
+# by then is lost.
 CONTROL_CONFIG = {
     "retention.ms": "-1",
     "retention.bytes": "-1",
     "cleanup.policy": "delete",
-    # By the broker, as the worker's producers do not: messages of 5 to 25 kB, in which much is repeated.
+    # The broker compresses, because the worker's producers do not: messages have 5 to 25 kB and are repetitive.
     "compression.type": "gzip",
 }
 
 
 class UnsafeConnector(Exception):
-    """The connector runs in a way that can lose records in silence."""
+    """The connector runs in a way that can lose records silently."""
 
 
 def control_topic(topic: Topic) -> str:
-    """Where a sink's tasks tell its coordinator what they have written; one for each connector.
+    """The topic in which a sink's tasks report to its coordinator what they have written; one for each connector.
 
-    A shared one would make a new connector's coordinator read the history of all others first.
+    With a shared topic, a new connector's coordinator would first read the history of all others.
     """
     return control_topic_of(connector_name(topic))
 
@@ -63,7 +65,7 @@ def control_topic_of(connector: str) -> str:
 
 
 def coordinator_group(topic: Topic) -> str:
-    """The consumer group by which a sink's coordinator remembers what it has committed to the table."""
+    """The consumer group whose offsets record what a sink's coordinator has committed to the table."""
     return f"{sink_group(topic)}-coord"
 
 
@@ -89,11 +91,24 @@ def connector_config(topic: Topic, folder: Path = FOLDER) -> dict[str, str]:
 def apply(
     topics: Iterable[Topic], *, conn_id: str = CONN_ID, kafka_conn_id: str = KAFKA_CONN_ID, folder: Path = FOLDER
 ) -> list[str]:
-    """Make table, control topic, coordinator's offset and connector of every landed topic; returns what changed.
+    """Create or update the table, control topic, coordinator's offset and connector of every landed topic.
 
-    Safe to repeat, after a kill too: each step looks whether it is done, and the connector comes last. What a sink has
-    committed is never reset, and no connector removed: one that no topic needs is told in the log. Raises
-    UnsafeConnector and what the steps raise.
+    It is safe to repeat, also after a kill: each step checks whether it is done, and the connector comes last. Offsets
+    that a sink has committed are never reset, and no connector is removed: the log names connectors that no topic
+    needs.
+
+    Args:
+        topics: Topics that are not landed are ignored.
+        conn_id: The Airflow connection of Kafka Connect.
+        kafka_conn_id: The Airflow connection of Kafka.
+        folder: The folder of the connectors' JSON files.
+
+    Returns:
+        What changed, in words.
+
+    Raises:
+        UnsafeConnector: A connector runs although its coordinator has committed no offset.
+        Exception: What the steps raise.
     """
     wanted = landed(topics)
     if not wanted:
@@ -106,10 +121,10 @@ def apply(
 
 
 def left_over(topics: Iterable[Topic], connect: Connect) -> dict[str, str]:
-    """{name: what to do about it} of the connectors that `apply` once made for a topic that is not landed now.
+    """{name: remedy} of connectors that `apply` once created for a topic that is not landed now.
 
-    They go on landing. Known by their control topic: the same Connect may serve others, whose connectors are none of
-    our business.
+    These connectors continue to land. They are recognized by their control topic: the same Connect cluster may serve
+    other teams, whose connectors must be ignored.
     """
     wanted = {connector_name(topic) for topic in landed(topics)}
     return {
@@ -127,7 +142,7 @@ def _apply(topic: Topic, connect: Connect, kafka_conn_id: str, folder: Path) -> 
     changes += _make_control_topic(topic, kafka_conn_id)
     changes += preset_coordinator(topic, kafka_conn_id)
     before = connect.config(name)
-    # Connect adds the name to what it was given. Equal: a PUT would restart the tasks for nothing.
+    # Connect adds the name to the given configuration. If both are equal, a PUT would restart the tasks for nothing.
     if before is None or {k: v for k, v in before.items() if k != "name"} != config:
         connect.put_config(name, config)
         changes.append(f"connector {name}: {'created' if before is None else _difference(before, config)}")
@@ -143,7 +158,7 @@ def _table_exists(topic: Topic) -> bool:
 
 
 def _make_control_topic(topic: Topic, kafka_conn_id: str) -> list[str]:
-    """The control topic, kept for ever: made, or its settings corrected."""
+    """Create the control topic, which is kept forever, or correct its settings."""
     from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
     name = control_topic(topic)
@@ -151,7 +166,7 @@ def _make_control_topic(topic: Topic, kafka_conn_id: str) -> list[str]:
     errors = ClientErrors(kafka_conn_id, client)
     admin = AdminClient(admin_config(client))
     with errors.explaining(admin):
-        # One partition: the coordinator must see what was written in the order in which it was.
+        # One partition: the coordinator must read events in the order in which they were written.
         made = create_missing(admin, [NewTopic(name, 1, -1, config=CONTROL_CONFIG)])
         if name in made:
             without = f", without {', '.join(made[name])}, which the broker refuses" if made[name] else ""
@@ -163,7 +178,7 @@ def _make_control_topic(topic: Topic, kafka_conn_id: str) -> list[str]:
 
 
 def _correct(admin: "AdminClient", topic: str, setting: str, value: str) -> str:
-    """Set one setting of a control topic; returns what changed, nothing for an optional one that the broker refuses."""
+    """Set one setting of a control topic; returns what changed, or "" if the broker refuses an optional setting."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
@@ -186,12 +201,24 @@ def _correct(admin: "AdminClient", topic: str, setting: str, value: str) -> str:
 
 
 def preset_coordinator(topic: Topic, kafka_conn_id: str) -> list[str]:
-    """Commit offset 0 of every partition of the control topic that the coordinator's group has committed nothing of.
+    """Commit offset 0 of every partition of the control topic for which the coordinator's group has no offset.
 
-    Without one, a coordinator starts at the end of the control topic, and the sink's tasks commit their own offsets
-    before it has committed their files to the table: if it restarts before its first commit, those files are never
-    committed, the tasks say RUNNING and show no lag. Starting too early does no harm: files that the table has are
-    passed over by the offsets of the control topic that its snapshots name.
+    Without a committed offset, a coordinator starts at the end of the control topic, and the sink's tasks commit their
+    own offsets before the coordinator has committed their files to the table. If the coordinator then restarts before
+    its first commit, those files are never committed, although the tasks are RUNNING and show no lag. Starting too
+    early is harmless: the table's snapshots name offsets of the control topic, by which the coordinator skips files
+    that the table already has.
+
+    Args:
+        topic: The landed topic.
+        kafka_conn_id: The Airflow connection of Kafka.
+
+    Returns:
+        What changed, in words.
+
+    Raises:
+        LookupError: The control topic has no leader within TOPIC_SECONDS.
+        UnsafeConnector: The group has members, so the connector runs, and it has no committed offset.
     """
     from confluent_kafka import KafkaException
 
@@ -208,7 +235,7 @@ def preset_coordinator(topic: Topic, kafka_conn_id: str) -> list[str]:
         try:
             group.commit(dict.fromkeys(missing, 0))
         except KafkaException as error:
-            # A group with members takes commits of its members only.
+            # Kafka accepts commits for a group with members only from those members.
             name = connector_name(topic)
             raise UnsafeConnector(
                 f"connector {name} runs although its coordinator has committed no offset of {control}, and would lose "
@@ -219,7 +246,7 @@ def preset_coordinator(topic: Topic, kafka_conn_id: str) -> list[str]:
 
 
 def _difference(before: dict[str, str], after: dict[str, str]) -> str:
-    """Names of the settings that changed; values may tell where things are, and are in the files anyway."""
+    """Names of the settings that changed, without values: they may reveal addresses, and are in the files anyway."""
     changed = {k for k in {*before, *after} - {"name"} if before.get(k) != after.get(k)}
     return f"changed {', '.join(sorted(changed))}"
 
@@ -235,7 +262,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _catalog_settings() -> dict[str, str]:
-    """The sink's catalog: the one that `include.lake.catalog` reads."""
+    """The settings of the sink's catalog: the same catalog that `include.lake.catalog` reads."""
     from airflow.sdk import BaseHook
 
     connection = BaseHook.get_connection(CATALOG_CONN_ID)
@@ -258,7 +285,7 @@ def _catalog_settings() -> dict[str, str]:
 
 
 def _object_settings() -> dict[str, str]:
-    """Cloud Storage. Credentials are those of the machine that Connect runs on."""
+    """The settings of Cloud Storage. The credentials are those of the machine on which Connect runs."""
     import os
     from urllib.parse import urlsplit
 
@@ -268,7 +295,8 @@ def _object_settings() -> dict[str, str]:
     prefix = "iceberg.catalog."
     found = {
         f"{prefix}io-impl": "org.apache.iceberg.gcp.gcs.GCSFileIO",
-        # A buffer for each open file, one for each partition and task. The default of 16 MB fills a small heap.
+        # Each open file has a buffer, and each partition and task has an open file. The default of 16 MB fills a small
+        # heap.
         f"{prefix}gcs.channel.write.chunk-size-bytes": str(2 * 1024 * 1024),
     }
     if project := extra.get("project"):

@@ -1,4 +1,4 @@
-"""What a consumer of a landing table is: declared once, used by its Dag, its sensor and the commands."""
+"""The declaration of a consumer of a landing table, used by its Dag, its sensor and the commands."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,30 +15,43 @@ from include.kafka.consumers import MAX_MAP_LENGTH
 class LandingConsumer:
     """A consumer of one landed topic.
 
-    `name` is its identity in the operational database and its consumer group in Kafka; renaming it starts from the
-    beginning of the landing table. `map_by` says what a mapped task gets: "file" data files, "partition" the files of
-    one Kafka partition (a subdirectory of the table). `suite` is "package.module:function", the rules for a run's whole
-    set of rows, as a name, so that declaring a consumer imports nothing heavy.
+    Attributes:
+        name: Its identity in the operational database, and its consumer group in Kafka. After a rename it starts from
+            the beginning of the landing table.
+        topic: The landed topic.
+        map_by: What a mapped task gets: "file": data files; "partition": the files of one Kafka partition (a
+            subdirectory of the table).
+        max_messages_per_claim: The most messages that one run claims.
+        suite: "package.module:function" with the rules for the whole set of a run's rows. It is a name, so that
+            declaring a consumer imports nothing heavy.
+        min_messages_per_unit: Files are combined until a task has this many messages.
+        max_units: The most mapped tasks of a run.
+        landing_grace: How long offsets that the sink has committed may be missing in the table before they are
+            repaired, with an alarm.
+        max_lag: An alarm when more landed messages than this are unclaimed.
+        max_claim_age: An alarm when a claim is open for longer.
+        conn_id: The Airflow connection of Kafka.
 
-    Raises ValueError when the numbers do not fit together.
+    Raises:
+        ValueError: The numbers do not fit together.
     """
 
     name: str
     topic: Topic
     map_by: Literal["file", "partition"] = "file"
-    # A claim is what one run owns and what one retry repeats.
+    # A claim is what one run owns and one retry repeats.
     max_messages_per_claim: int = 2_000_000
     suite: str | None = None
-    # A task costs some two seconds before its first row, and one for so many: the sink's many small files share one.
-    # With 1, every file is a task of its own.
+    # A task takes some two seconds before its first row, so the sink's many small files share a task. With 1, every
+    # file is a task of its own.
     min_messages_per_unit: int = 500_000
-    # More files than this are bundled evenly by rows. Airflow's limit is [core] max_map_length.
+    # More files than this are distributed evenly by rows. Airflow's limit is [core] max_map_length.
     max_units: int = 256
-    # The sink commits its offsets before the table: what has not landed by then, alarms.
+    # The sink commits its offsets before the table: what has not landed by then raises an alarm.
     landing_grace: timedelta = timedelta(minutes=5)
-    # Beyond this many landed messages that nobody has claimed, an alarm says so.
+    # An alarm is raised when more landed messages than this are unclaimed.
     max_lag: int = 20_000_000
-    # An open claim this old has a run that failed, or is being retried for too long.
+    # The run of an older open claim has failed, or has been retrying for too long.
     max_claim_age: timedelta = timedelta(hours=1)
     conn_id: str = CONN_ID
 
@@ -60,9 +73,9 @@ class LandingConsumer:
 
     @property
     def group(self) -> str:
-        """The consumer group that shows in Kafka what has been claimed."""
+        """The consumer group whose offsets show in Kafka what has been claimed."""
         return self.name
 
     def load_suite(self) -> Callable[..., Any] | None:
-        """The suite's function, if there is one; call it in a task, not in a Dag file."""
+        """The suite's function, if there is one. Call it in a task, not in a Dag file."""
         return resolve_name(self.suite) if self.suite else None

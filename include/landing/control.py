@@ -1,4 +1,4 @@
-"""What a sink's control topic says: which data files its coordinator has still to commit to the table."""
+"""Find in a sink's control topic which data files its coordinator has still to commit to the table."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from include.landing.connectors import control_topic, coordinator_group
 
 log = logging.getLogger(__name__)
 
-# Messages are Avro, uncompressed, and hold the files' addresses as text: their names, which are unique, are enough.
+# Messages are uncompressed Avro and contain the files' addresses as text. The file names are unique, so they are
+# enough.
 _NAME = re.compile(rb"/([A-Za-z0-9_.=-]+\.parquet)")
 
 
 def named_files(topic: Topic, conn_id: str = CONN_ID) -> set[str] | None:
-    """Names of the files that the sink's tasks have announced since its coordinator has last committed.
+    """Names of the files that the sink's tasks have announced since its coordinator's last commit.
 
-    A coordinator that was away, for a day perhaps, reads on from there and commits those files.
+    A coordinator that was down, even for a day, continues at its last commit and commits these files.
 
     Args:
         topic: The landed topic.
         conn_id: The Airflow connection of Kafka.
 
     Returns:
-        The names, without folders; None when nobody can tell, because the coordinator has no committed offset.
+        The names, without folders; None when they are unknown because the coordinator has no committed offset.
 
     Raises:
-        KafkaException, ReadingStalled: The broker is away or refuses.
+        KafkaException, ReadingStalled: The broker is unavailable or refuses.
         LookupError: A partition of the control topic has no leader.
     """
     name = control_topic(topic)

@@ -1,9 +1,9 @@
-"""Offsets that a landing table misses, on record in the operational database, and what became of them.
+"""The gaps of a landing table (offsets that it lacks) and their outcomes, recorded in the operational database.
 
-A gap is first *missing*: seen, and since when. It goes when the offsets land after all. Otherwise it ends as
-*repaired* (read from Kafka and appended), *no_record* (the log holds no record there: marks of transactions, aborted
-messages, compaction) or *lost* (retention had removed the offsets). The last two count as landed from then on: claims
-go past them, and they stay on record as long as the table does, because Kafka cannot be asked again.
+A gap is first *missing*: the record says since when. If the offsets land later, its row is deleted. Otherwise it ends
+as *repaired* (read from Kafka and appended), *no_record* (the log holds no record there: transaction markers, aborted
+messages, compaction) or *lost* (retention had removed the offsets). From then on *no_record* and *lost* count as
+landed: claims go past them. These rows stay as long as the table, because Kafka cannot be asked again.
 """
 
 import logging
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class State(StrEnum):
-    """What became of offsets that a landing table does not hold."""
+    """The outcome of offsets that a landing table does not hold."""
 
     missing = "missing"
     repaired = "repaired"
@@ -55,9 +55,9 @@ class State(StrEnum):
     lost = "lost"
 
 
-# Offsets that need no row in the landing table any more.
+# Offsets with these outcomes need no row in the landing table.
 SETTLED = (State.no_record, State.lost)
-# In one row, of some 16 bytes each.
+# Ranges in one row, of some 16 bytes each.
 MAX_RANGES = 1_000
 
 landing_gaps = Table(
@@ -70,10 +70,10 @@ landing_gaps = Table(
     Column("start_offset", BigInteger, nullable=False),
     Column("end_offset", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),
-    # Records that the repair appended.
+    # How many records the repair appended.
     Column("records", BigInteger, server_default="0", nullable=False),
-    # Which of [start_offset, end_offset) the row means; null: all of them. A producer with transactions leaves a hole
-    # for each: as rows of their own they would soon be more than everything else in the database.
+    # Which ranges of [start_offset, end_offset) the row means; null: all of it. Each transaction of a producer leaves a
+    # hole. With one row per hole, this table would soon be larger than the rest of the database.
     Column("ranges", INT8MULTIRANGE),
     now_column("found_at"),
     CheckConstraint("start_offset < end_offset", name="ordered"),
@@ -85,15 +85,24 @@ landing_gaps = Table(
 
 @dataclass(frozen=True)
 class Gap:
-    """Missing offsets, and for how long they have been known to be."""
+    """Missing offsets, and for how long they have been known to be missing."""
 
     offsets: OffsetRange
     age: timedelta
 
 
 def settled(connection: Connection, topic_id: str, starts: Mapping[int, int]) -> dict[int, Ranges]:
-    """{partition: offsets from its start on that hold no record, or are lost} of the partitions that `starts` names."""
-    # By the index: what lies before the starts stays on record for ever, and is not loaded.
+    """The offsets that need no row in the landing table, because they hold no record or are lost.
+
+    Args:
+        connection: A connection to the operational database.
+        topic_id: The landing table's topic id.
+        starts: {partition: the offset from which on to look}.
+
+    Returns:
+        {partition: offsets}, without partitions that have none.
+    """
+    # The index keeps rows before the starts from being loaded: these rows stay forever.
     reach = [
         and_(landing_gaps.c.partition == partition, landing_gaps.c.end_offset > start)
         for partition, start in starts.items()
@@ -115,10 +124,19 @@ def _ranges_of(row: Row) -> Ranges:
 def note(
     connection: Connection, topic: str, topic_id: str, missing: Mapping[int, Ranges], looked_from: Mapping[int, int]
 ) -> list[Gap]:
-    """Record what is missing now in the partitions looked at, and return it with its age; the rest has landed.
+    """Record which offsets are missing now, and delete the gaps that have landed in the meantime.
 
-    `looked_from`: from which offset on each partition was looked at; gaps before that are left as they are. One look
-    after the other: two at once would record a gap twice.
+    Calls are serialized by a lock: two at once would record a gap twice.
+
+    Args:
+        connection: A connection to the operational database, in a transaction.
+        topic: The topic's name.
+        topic_id: The landing table's topic id.
+        missing: {partition: the offsets that are missing now}.
+        looked_from: {partition: the first offset that was checked}. Gaps before it stay as they are.
+
+    Returns:
+        The missing offsets with their age.
     """
     lock(connection, topic_id)
     mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state == State.missing)
@@ -150,9 +168,17 @@ def note(
 
 
 def record(topic: str, topic_id: str, partition: int, state: State, ranges: Ranges, records: int = 0) -> None:
-    """Record what became of missing offsets. To repeat it changes nothing.
+    """Record the outcome of missing offsets. Repeating the call changes nothing.
 
-    They join the last row of the same state, as long as that holds fewer than MAX_RANGES ranges.
+    The ranges are added to the last row of the same state, as long as it then has at most MAX_RANGES ranges.
+
+    Args:
+        topic: The topic's name.
+        topic_id: The landing table's topic id.
+        partition: The Kafka partition.
+        state: The outcome.
+        ranges: The offsets.
+        records: How many records the repair appended.
     """
     if not ranges:
         return
@@ -163,7 +189,8 @@ def record(topic: str, topic_id: str, partition: int, state: State, ranges: Rang
             landing_gaps.c.partition == partition,
             landing_gaps.c.state == state,
         )
-        # From the first on: what ends before it holds none of them. The last row too, which they may join.
+        # Rows that end before the first range cannot contain any of the ranges. The last row is read too, because the
+        # ranges may be added to it.
         last = select(func.max(landing_gaps.c.end_offset)).where(*same).scalar_subquery()
         from_here = landing_gaps.c.end_offset >= func.least(ranges[0][0], last)
         rows = connection.execute(select(landing_gaps).where(*same, from_here).order_by(landing_gaps.c.id)).all()
@@ -186,7 +213,10 @@ def _columns_of(ranges: Ranges) -> dict[str, Any]:
 
 
 class Recorded(NamedTuple):
-    """What is on record of a range of offsets. `records`: of all ranges of its row, beside the first of them."""
+    """One recorded range of offsets.
+
+    `records` counts all ranges of the database row; it is set on the row's first range and 0 on the others.
+    """
 
     partition: int
     start_offset: int
@@ -196,7 +226,12 @@ class Recorded(NamedTuple):
 
 
 def history(topic_id: str, states: Iterable[State] = tuple(State)) -> list[Recorded]:
-    """The topic's gaps, oldest first, adjacent ones of a state as one."""
+    """The topic's recorded gaps, oldest row first; adjacent ranges of a row are one gap.
+
+    Args:
+        topic_id: The landing table's topic id.
+        states: Only gaps in these states.
+    """
     with begin() as connection:
         found = select(landing_gaps).where(landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(list(states)))
         rows = connection.execute(found.order_by(landing_gaps.c.id)).all()
@@ -208,17 +243,17 @@ def history(topic_id: str, states: Iterable[State] = tuple(State)) -> list[Recor
 
 
 def lock(connection: Connection, topic_id: str) -> None:
-    """Wait for everybody else who records gaps of this topic, until the transaction ends."""
+    """Wait for every other process that records gaps of this topic; the lock lasts until the transaction ends."""
     connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"gaps {topic_id}"})
 
 
 @contextmanager
 def repairing(topic_id: str) -> Iterator[None]:
-    """Wait for everybody else who repairs this topic's landing table.
+    """Wait for every other process that repairs this topic's landing table.
 
-    The transaction is open as long as the repair takes. It has no snapshot between statements, so vacuum goes on. The
-    lock spares work; what keeps a record from being appended twice is the commit (`repair.py`), because a lock goes
-    when its connection breaks and its holder may still run.
+    The transaction stays open during the whole repair. It holds no snapshot between statements, so vacuum is not
+    blocked. The lock only saves work: it is lost when its connection breaks, while its holder may still run. The commit
+    is what prevents appending a record twice (`repair.py`).
     """
     with begin(patience=WHOLE_TASK) as connection:
         name = {"name": f"repair {topic_id}"}

@@ -1,4 +1,4 @@
-"""Sets of offsets as sorted lists of ranges [start, end) that do not touch."""
+"""Sets of offsets: sorted lists of ranges [start, end) that do not touch."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ Ranges = list[tuple[int, int]]
 
 
 def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """All offsets of the ranges, whatever their order and overlap."""
+    """All offsets of the ranges, which may have any order and may overlap."""
     merged: Ranges = []
     for start, end in sorted(ranges):
         if start >= end:
@@ -19,7 +19,7 @@ def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def subtract(ranges: Ranges, others: Ranges) -> Ranges:
-    """The offsets of `ranges` that are not in `others`; both sorted, as `union` returns them."""
+    """The offsets of `ranges` that are not in `others`; both as `union` returns them."""
     left: Ranges = []
     skip = 0
     for start, end in ranges:
@@ -37,22 +37,22 @@ def subtract(ranges: Ranges, others: Ranges) -> Ranges:
 
 
 def intersect(ranges: Ranges, others: Ranges) -> Ranges:
-    """The offsets that are in both."""
+    """The offsets that are in both; both as `union` returns them."""
     return subtract(ranges, subtract(ranges, others))
 
 
 def total(ranges: Iterable[tuple[int, int]]) -> int:
-    """How many offsets there are."""
+    """How many offsets the ranges have."""
     return sum(end - start for start, end in ranges)
 
 
 def of_numbers(numbers: Iterable[int]) -> Ranges:
-    """Ranges of single offsets."""
+    """The offsets as ranges."""
     return union((number, number + 1) for number in numbers)
 
 
 def text(ranges: Iterable[tuple[int, int]], limit: int = 20) -> str:
-    """For people: the first `limit` ranges, and how many more there are."""
+    """For logs and alarms: the first `limit` ranges, and how many more there are."""
     listed = list(ranges)
     shown = ", ".join(f"[{start}, {end})" for start, end in listed[:limit])
     return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"

@@ -1,10 +1,10 @@
-"""What a landing table holds: which offsets of each Kafka partition, in which files, from its manifests alone.
+"""What a landing table holds: which offsets of each Kafka partition, in which files. Read from its manifests.
 
-The table is partitioned by the Kafka partition, so a file's offset bounds are those of one partition. A file with as
-many records as its bounds span holds every offset between them. Of any other file (transactions and compaction leave
-offsets without a record; a record may be there twice) the offsets themselves are read, that one column only.
+The table is partitioned by the Kafka partition, so a file's offset bounds belong to one partition. A file with as many
+records as its bounds span holds every offset between them. In any other file, transactions or compaction have left
+offsets without a record, or a record occurs twice; of such a file the offset column is read, and no other column.
 
-Manifests are opened only where their bounds (`manifests.py`) reach into the offsets that are asked for.
+Manifests are opened only if their bounds (`manifests.py`) overlap the requested offsets.
 """
 
 import logging
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Neither a manifest nor a data file ever changes, so what was read of them stays true: a sensor that looks every few
-# seconds reads what is new. Bounds for a process that runs for months; a manifest lists up to some thousand files.
+# Manifests and data files never change, so cached content stays valid: a sensor that polls every few seconds reads only
+# what is new. The limits are for a process that runs for months; a manifest lists up to some thousand files.
 MAX_CACHED_MANIFESTS = 200
 MAX_CACHED_BOUNDS = 20_000
 MAX_CACHED_COLUMNS = 2_000
-# Waiting for the store, mostly.
+# The threads mostly wait for the store.
 READ_THREADS = 8
 
 
@@ -46,18 +46,19 @@ class LandedFile:
 
     @property
     def is_dense(self) -> bool:
-        """Whether it holds every offset between its bounds."""
+        """Whether the file holds every offset between its bounds."""
         return self.records == self.end - self.start
 
 
 class UnreadableTable(Exception):
-    """The table holds something from which landed offsets cannot be told."""
+    """The table contains something from which the landed offsets cannot be determined."""
 
 
 class Landed:
     """The files of a table's current snapshot.
 
-    Raises UnreadableTable for row-level deletes and for files without bounds: what they hold could only be guessed.
+    Raises:
+        UnreadableTable: The table has row-level deletes or files without bounds: the offsets in them would be a guess.
     """
 
     def __init__(self, table: "Table") -> None:
@@ -68,7 +69,12 @@ class Landed:
 
     @classmethod
     def of(cls, files: Iterable[LandedFile], offsets: Callable[[LandedFile], Ranges]) -> "Landed":
-        """From files that are known: `offsets` reads the offsets of one that does not hold all between its bounds."""
+        """Create the object from known files.
+
+        Args:
+            files: The data files.
+            offsets: Reads the offsets of a file that does not hold every offset between its bounds.
+        """
         landed = object.__new__(cls)
         listed = tuple(files)
         landed.snapshot_id = None
@@ -81,11 +87,11 @@ class Landed:
         return sorted({partition for source in self._sources for partition in source.bounds})
 
     def end(self, partition: int) -> int:
-        """One more than the highest landed offset of the partition; 0 when there is none."""
+        """One more than the highest landed offset of the partition; 0 when nothing has landed."""
         return max((source.bounds[partition][1] for source in self._sources if partition in source.bounds), default=0)
 
     def files(self, partition: int, start: int, end: int | None = None) -> list[LandedFile]:
-        """The files whose bounds reach into [start, end), by their first offset."""
+        """The files whose bounds overlap [start, end), sorted by first offset. Without `end` the range is open."""
         wanted = [source for source in self._sources if source.reaches(partition, start, end)]
         unread = [source for source in wanted if not source.is_read]
         if len(unread) > 1:
@@ -100,18 +106,18 @@ class Landed:
         return sorted(found, key=lambda file: (file.start, -file.end, file.path))
 
     def offsets(self, file: LandedFile) -> Ranges:
-        """The offsets that the file holds; reads its offset column if the bounds do not tell."""
+        """The offsets that the file holds; reads its offset column if the bounds are not enough."""
         return [(file.start, file.end)] if file.is_dense else self._columns(file)
 
     def read_ahead(self, files: Iterable[LandedFile]) -> None:
-        """Read what `offsets` will have to read, several files at a time."""
+        """Read the offset columns that `offsets` will need, several files at a time."""
         sparse = [file for file in files if not file.is_dense and file.path not in _columns]
         if len(sparse) > 1:
             with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="offsets") as pool:
                 list(pool.map(self.offsets, sparse))
 
     def covered(self, partition: int, start: int, end: int | None = None) -> Ranges:
-        """The offsets of the partition from `start` on that have landed."""
+        """The landed offsets of the partition from `start` on, up to `end` (exclusive) if it is given."""
         files = self.files(partition, start, end)
         self.read_ahead(files)
         landed = intervals.union(piece for file in files for piece in self.offsets(file))
@@ -120,7 +126,7 @@ class Landed:
 
 
 def contiguous_end(start: int, covered: Ranges) -> int:
-    """Where the offsets that begin at `start` have their first hole."""
+    """The first offset, from `start` on, that `covered` does not contain."""
     for first, end in covered:
         if first > start:
             break
@@ -129,7 +135,7 @@ def contiguous_end(start: int, covered: Ranges) -> int:
 
 
 class _Source:
-    """A manifest: how far its files reach, and, when it is asked for them, the files."""
+    """A manifest: the offset bounds of its files, and the files themselves, which are read on demand."""
 
     def __init__(self, bounds: Bounds, read: Callable[[], tuple[LandedFile, ...]]) -> None:
         self.bounds = bounds
@@ -170,7 +176,7 @@ def _bounds_of(files: Iterable[LandedFile]) -> Bounds:
 
 
 def _sources(table: "Table", listed: "Iterable[ManifestFile]") -> list[_Source]:
-    """The manifests with their bounds; reads those of which nobody has recorded any."""
+    """The manifests with their bounds. Manifests without recorded bounds are read, and their bounds recorded."""
     from pyiceberg.manifest import ManifestContent
 
     listed = list(listed)
@@ -209,7 +215,15 @@ def _files_of(table: "Table", manifest: "ManifestFile") -> tuple[LandedFile, ...
 
 
 def landed_file(table: "Table", file: Any) -> LandedFile:
-    """What a data file's entry in a manifest says of its offsets. Raises UnreadableTable when it says nothing."""
+    """The offsets of a data file, from its manifest entry.
+
+    Args:
+        table: The landing table.
+        file: The file's entry in a manifest.
+
+    Raises:
+        UnreadableTable: The entry has no partition or no offset bounds.
+    """
     from pyiceberg.conversions import from_bytes
 
     offset: Any = table.schema().find_field("offset")

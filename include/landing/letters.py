@@ -1,7 +1,7 @@
-"""Landed rows that break their contract: their records, from Kafka, and their way to the dead letters.
+"""Landed rows that break their contract: fetch their records from Kafka, and publish them as dead letters.
 
-What has landed is the value's text only. The record itself is read again by its coordinates, so key, headers and bytes
-are those that the producer sent.
+The landing table has only the text of a record's value. The record itself is read again by its coordinates, so its key,
+headers and bytes are those that the producer sent.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Bad rows that stand close together are read in one go: to begin at an offset takes longer than to pass over these.
+# Records that are at most this many offsets apart are read in one go: a seek takes longer than reading and dropping
+# those in between.
 MAX_GAP = 200
 
 
 def known(consumer: LandingConsumer, ranges: Iterable[OffsetRange]) -> list[tuple[int, int]]:
-    """(partition, offset) of what is a dead letter already, from an earlier try or an earlier run of the same offsets.
+    """(partition, offset) of the ranges' dead letters that an earlier try or run has recorded.
 
-    It stays one, also when the contract has been changed since: its way back is the replay, which the dead letter is
-    there for, and it must not be in two places.
+    A dead letter stays a dead letter, also when the contract has changed since: the only way back is a replay.
+    Otherwise the message would be in two places.
     """
     found = select(inbox.c.partition, inbox.c.offset)
     with begin() as connection:
@@ -44,14 +45,14 @@ def known(consumer: LandingConsumer, ranges: Iterable[OffsetRange]) -> list[tupl
 
 
 def count(consumer: LandingConsumer, ranges: Iterable[OffsetRange]) -> int:
-    """How many offsets of the ranges are dead letters on record."""
+    """How many offsets of the ranges are recorded as dead letters."""
     counted = select(func.count()).select_from(inbox)
     with begin() as connection:
         return sum(connection.scalar(counted.where(*_of(consumer, part))) or 0 for part in ranges)
 
 
 def reasons(connection: Connection, claim_id: int) -> list[tuple[str, int]]:
-    """(reason, how many) of the dead letters in the claim's ranges, the commonest first."""
+    """(reason, how many) of the dead letters in the claim's ranges, the most frequent reason first."""
     of_claim = (
         (inbox.c.consumer == claims.c.consumer)
         & (inbox.c.topic_id == claim_ranges.c.topic_id)
@@ -83,7 +84,7 @@ def _of(consumer: LandingConsumer, part: OffsetRange) -> tuple[ColumnElement[boo
 
 
 class Originals:
-    """The records of a topic as they are in Kafka; connects with the first that is asked for."""
+    """The records of a topic as they are in Kafka. It connects at the first `fetch`."""
 
     def __init__(self, consumer: LandingConsumer, topic_id: str) -> None:
         self._consumer = consumer
@@ -92,14 +93,23 @@ class Originals:
         self._is_there = False
 
     def fetch(self, coordinates: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Message]:
-        """{(partition, offset): record} of those that retention has left.
+        """Read records from Kafka.
 
-        Raises ReadingStalled, or what the broker says: a retry may find them, and nothing is taken for gone that only
-        could not be read.
+        Args:
+            coordinates: (partition, offset) of the records.
+
+        Returns:
+            {(partition, offset): record}, without records that retention has removed. Empty when the topic was
+            recreated.
+
+        Raises:
+            ReadingStalled: The broker does not deliver. A retry may find the records: a record that could not be read
+                is not treated as removed.
+            KafkaException: The broker refuses.
         """
         if self._group is None:
             self._group = GroupOffsets(self._consumer.group, self._consumer.conn_id, **CONSUMER_SETTINGS)
-            # Of a topic that was made again, other records stand at these offsets.
+            # A recreated topic has other records at these offsets.
             now = self._group.topic_ids_now([self._consumer.topic.name])
             self._is_there = is_same_topic(now.get(self._consumer.topic.name, ""), self._topic_id)
         wanted = set(coordinates)
@@ -130,7 +140,12 @@ class Originals:
 
 @contextmanager
 def originals(consumer: LandingConsumer, topic_id: str) -> Iterator[Originals]:
-    """Originals that are closed at the end of the block."""
+    """Yields `Originals` that are closed at the end of the block.
+
+    Args:
+        consumer: The landing consumer.
+        topic_id: The id of the topic when the offsets were claimed.
+    """
     opened = Originals(consumer, topic_id)
     try:
         yield opened
@@ -141,10 +156,17 @@ def originals(consumer: LandingConsumer, topic_id: str) -> Iterator[Originals]:
 def keep(
     consumer: LandingConsumer, letters: Sequence[DeadLetter], *, run_id: str, producer: AcknowledgedProducer
 ) -> None:
-    """Send the letters, wait until the broker has acknowledged them, then record them in the inbox.
+    """Publish dead letters, wait until the broker has acknowledged them, then record them in the inbox.
 
-    Those that their topic does not take go to the outbox, in the transaction that records them. Killed before it: all
-    are sent again, and some stand twice among the dead letters; their coordinates tell.
+    Dead letters that the broker does not accept go to the outbox, in the transaction that records them. If the process
+    is killed before that transaction, all are published again, so some are in the dead-letter topic twice; both carry
+    the same topic, partition and offset.
+
+    Args:
+        consumer: The landing consumer.
+        letters: The dead letters.
+        run_id: The Dag run.
+        producer: Publishes them.
     """
     if not letters:
         return

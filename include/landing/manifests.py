@@ -1,8 +1,8 @@
-"""Which offsets each manifest of a landing table reaches over, on record in the operational database.
+"""The offset bounds of each manifest of a landing table, recorded in the operational database.
 
-A manifest never changes, so what was read of one stays true. A process that has just begun opens only the manifests
-that reach beyond what it is asked for: a plan costs the same beside a million files as beside a hundred. A row that is
-missing costs time, never correctness: the manifest is read, and its row written again.
+A manifest never changes, so its bounds stay valid. A new process opens only manifests that overlap the requested
+offsets: planning costs the same with a million files as with a hundred. A missing row costs time, never correctness:
+the manifest is read and its row written again.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -15,7 +15,7 @@ from include.operations.tables import metadata
 
 # {Kafka partition: (first offset, end, exclusive) of the files that the manifest lists}.
 Bounds = Mapping[int, tuple[int, int]]
-# Paths in one statement.
+# Paths or rows in one statement.
 AT_ONCE = 1_000
 
 landing_manifests = Table(
@@ -31,13 +31,13 @@ landing_manifests = Table(
 
 
 def known(paths: Collection[str]) -> dict[str, Bounds]:
-    """The bounds of those manifests that are on record.
+    """The recorded bounds of manifests.
 
     Args:
         paths: Addresses of manifests.
 
     Returns:
-        {path: bounds}, without the manifests of which nothing is known.
+        {path: bounds}, without manifests that have no record.
     """
     found: dict[str, Bounds] = {}
     with begin() as connection:
@@ -49,7 +49,7 @@ def known(paths: Collection[str]) -> dict[str, Bounds]:
 
 
 def remember(table_uuid: str, bounds: Mapping[str, Bounds]) -> None:
-    """Record what was read of manifests. Repeating it, also in two processes at once, changes nothing.
+    """Record the bounds of manifests. Repeating the call, even in two processes at once, changes nothing.
 
     Args:
         table_uuid: Iceberg's id of the table.
@@ -57,7 +57,7 @@ def remember(table_uuid: str, bounds: Mapping[str, Bounds]) -> None:
     """
     rows = [
         {"path": path, "table_uuid": table_uuid, "bounds": {str(p): list(ends) for p, ends in found.items()}}
-        # Sorted: two processes that insert the same paths in different orders would block each other.
+        # Sorted: two processes that insert the same paths in different orders would deadlock.
         for path, found in sorted(bounds.items())
     ]
     with begin() as connection:
@@ -66,7 +66,15 @@ def remember(table_uuid: str, bounds: Mapping[str, Bounds]) -> None:
 
 
 def forget_others(table_uuid: str, paths: Iterable[str]) -> int:
-    """Remove the rows of the table's manifests that are none of `paths`; returns how many."""
+    """Delete the recorded bounds of manifests that the table no longer has.
+
+    Args:
+        table_uuid: Iceberg's id of the table.
+        paths: The manifests that the table still has.
+
+    Returns:
+        How many rows were deleted.
+    """
     mine = select(landing_manifests.c.path).where(landing_manifests.c.table_uuid == table_uuid)
     removed = 0
     with begin() as connection:

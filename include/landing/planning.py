@@ -1,7 +1,7 @@
-"""Which landed offsets a run owns, and the units of work that its mapped tasks get.
+"""Claim landed offsets for a run, and plan the units of work for its mapped tasks.
 
-The claims are the event lane's own (`include/kafka/claims.py`); what is available is each partition up to its first
-hole, where the event lane takes the end of the log. A run is an immutable set of offset ranges.
+The claims are those of the event lane (`include/kafka/claims.py`). Here, what can be claimed of a partition ends at its
+first hole; in the event lane it ends at the end of the log. A run is an immutable set of offset ranges.
 """
 
 import logging
@@ -32,15 +32,25 @@ log = logging.getLogger(__name__)
 
 
 def claim_landed(consumer: LandingConsumer, run_id: str) -> list[Unit]:
-    """Claim this run's offsets and return its units of work; an empty list when there is nothing to do.
+    """Claim this run's offsets and return its units of work.
 
-    Looks for gaps first, and closes those that are due. A run that asks again, because it was retried or cleared, gets
-    the ranges it had. While a claim of another run of this consumer is open, a run gets no new range: that batch has
-    failed, and must not be passed over.
+    It first checks for gaps and repairs those that are due. A run that claims again, because it was retried or cleared,
+    gets the same ranges. While a claim of another run of this consumer is open, a run gets no new range: that batch has
+    failed, and must not be skipped.
 
-    Killed before the claim: nothing happened, or a gap was closed. After it: the retry gets the same ranges. Raises
-    AirflowFailException when the topic was recreated, or has lost its end; whatever else it raises is for Airflow's
-    retries.
+    If the process is killed before the claim, nothing happened or a gap was closed. If it is killed afterwards, the
+    retry gets the same ranges.
+
+    Args:
+        consumer: The landing consumer.
+        run_id: The Dag run.
+
+    Returns:
+        The units, one for each mapped task; empty when there is nothing to do.
+
+    Raises:
+        AirflowFailException: The topic was recreated, or its log was truncated. Other exceptions are for Airflow's
+            retries.
     """
     try:
         claimed = _claim(consumer, run_id)
@@ -60,7 +70,15 @@ def claim_landed(consumer: LandingConsumer, run_id: str) -> list[Unit]:
 
 
 def plan_again(consumer: LandingConsumer, old: Unit) -> Unit:
-    """The same unit with the files that hold its offsets now: for a task whose files were rewritten and removed."""
+    """Plan the unit again with the files that hold its offsets now, for a task whose files were rewritten and removed.
+
+    Args:
+        consumer: The landing consumer.
+        old: The unit as it was planned.
+
+    Returns:
+        A unit with the same claim, number and ranges.
+    """
     with begin() as connection:
         of_claim = select(claim_ranges.c.partition, claim_ranges.c.topic_id)
         ids = dict(connection.execute(of_claim.where(claim_ranges.c.claim_id == old["claim_id"])).all())  # type: ignore[arg-type]
@@ -73,10 +91,13 @@ def plan_again(consumer: LandingConsumer, old: Unit) -> Unit:
 
 
 def expected_records(claim_id: int, landing_id: str) -> int:
-    """How many records the claim's ranges hold: their offsets without those that hold none or are lost.
+    """How many records the claim's ranges hold: their offsets, without those that hold no record or are lost.
 
-    landing_id: the landing table's, under which gaps are on record. What a run has read, duplicates by coordinates
-    dropped, must be as many.
+    A run must have read the same number of records, without duplicates by coordinates.
+
+    Args:
+        claim_id: The claim.
+        landing_id: The landing table's topic id, under which its gaps are recorded.
     """
     with begin() as connection:
         expected = 0
@@ -88,7 +109,13 @@ def expected_records(claim_id: int, landing_id: str) -> int:
 
 
 def open_claim_of_another_run(connection: Connection, consumer: str, run_id: str | None = None) -> str | None:
-    """The run that has an open claim of this consumer, `run_id` aside; None when there is none."""
+    """Return the run that has the oldest open claim of this consumer, or None.
+
+    Args:
+        connection: A connection to the operational database.
+        consumer: The consumer's name.
+        run_id: This run's claim is ignored.
+    """
     others = select(claims.c.run_id).where(claims.c.consumer == consumer, claims.c.closed_at.is_(None))
     if run_id is not None:
         others = others.where(claims.c.run_id != run_id)
@@ -102,7 +129,7 @@ def next_offsets(connection: Connection, consumer: "LandingConsumer | Lane", of_
 
 
 def verify_for(consumer: LandingConsumer) -> Verified:
-    """Look for gaps in what this consumer has not claimed yet. Raises what `verify` raises."""
+    """Check for gaps in the offsets that this consumer has not claimed yet. Raises what `verify` raises."""
     table = load_landing_table(consumer.topic)
     with begin() as connection:
         starts = {**start_offsets(table), **next_offsets(connection, consumer, topic_id(table))}
@@ -119,7 +146,7 @@ def _claim(consumer: LandingConsumer, run_id: str) -> Claimed:
         verified = verify_for(consumer)
 
     def available() -> Mapping[Partition, PartitionOffsets]:
-        # On a connection of its own; the lock that the claim holds keeps others from claiming meanwhile.
+        # On a connection of its own. The claim holds a lock that keeps others from claiming in the meantime.
         with begin() as connection:
             if other := open_claim_of_another_run(connection, consumer.name, run_id):
                 log.warning("nothing is claimed while the claim of run %s is open: clear that run", other)
@@ -153,7 +180,8 @@ def _watch_claim(connection: Connection, consumer: LandingConsumer, run_id: str,
         why = "; ".join(claimed.stopped.values())
         open_alarm(connection, consumer.name, STOPPED_ALARM, _how_to_go_on(consumer, why))
     elif claimed.behind:
-        # Only a look at the logs says that they are the ones of before; none was made while a claim is open.
+        # Close the alarm only after a check of the logs, which shows that they are the same as before. `behind` is
+        # empty while a claim is open, because the logs are not checked then.
         close_alarm(connection, consumer.name, STOPPED_ALARM)
     if claimed.behind is not None:
         watch_lag(connection, consumer, claimed.behind)  # type: ignore[arg-type]
@@ -161,13 +189,13 @@ def _watch_claim(connection: Connection, consumer: LandingConsumer, run_id: str,
 
 
 def _available(next_now: Mapping[int, int], verified: Verified) -> dict[Partition, PartitionOffsets]:
-    """Each partition up to its first hole."""
+    """The offsets that can be claimed: each partition up to its first hole."""
     found: dict[Partition, PartitionOffsets] = {}
     for partition, offsets in verified.kafka.items():
         low = verified.begins.get(partition.number, 0)
         start = max(low, next_now.get(partition.number, low))
-        # Others may have claimed since the look, so its end can lie before the start: that is not a log that lost its
-        # end. If the log itself ends before what was claimed, it is, and the claim stops the consumer.
+        # Another run may have claimed since the check, so end < start is normal and does not mean a truncated log. If
+        # the log itself ends before the claimed offsets, it was truncated, and the claim stops the consumer.
         end = max(start, verified.end(partition.number, start)) if offsets.end >= start else offsets.end
         found[partition] = PartitionOffsets(offsets.topic_id, low, end, leader_epoch=offsets.leader_epoch)
     return found
@@ -179,7 +207,7 @@ def _plan(consumer: LandingConsumer, claimed: Claimed) -> list[Unit]:
     try:
         found = _slices(consumer, claimed.ranges)
     except NotLanded as missing:
-        # They had landed when they were claimed: somebody has removed files since.
+        # The offsets had landed when they were claimed: somebody has removed files since.
         text = f"claim {claimed.id}: {missing}: files were removed; the offsets are read from Kafka again ({RUNBOOK})"
         with begin() as connection:
             open_alarm(connection, raw_table(consumer.topic), GAP_ALARM, text)
@@ -191,7 +219,7 @@ def _plan(consumer: LandingConsumer, claimed: Claimed) -> list[Unit]:
             close_alarm(connection, raw_table(consumer.topic), GAP_ALARM)
     for whole, pieces in found.items():
         if not pieces:
-            # No offset of it holds a record: no task is needed.
+            # No offset of the range holds a record: no task is needed.
             with begin() as connection:
                 mark_handled(connection, claimed.id, whole)
     ordered = [piece for pieces in found.values() for piece in pieces]
@@ -212,12 +240,12 @@ def _slices(
     landed = Landed(table)
     with begin() as connection:
         ordered = sorted(ranges, key=lambda r: (r.partition, r.start))
-        # Gaps are on record under the table's own id: a claim may be of a later generation of the log.
+        # Gaps are recorded under the table's own id: a claim may be of a later generation of the log.
         return {r: slices(connection, landed, replace(r, topic_id=topic_id(table))) for r in ordered}
 
 
 def _stop(consumer: LandingConsumer, stopped: ConsumerStopped) -> Exception:
-    """Only a person can mend it: an alarm, and a failure that Airflow does not retry."""
+    """Open an alarm and return a failure that Airflow does not retry: only a person can fix this."""
     from airflow.sdk.exceptions import AirflowFailException
 
     text = _how_to_go_on(consumer, str(stopped))

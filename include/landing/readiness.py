@@ -1,6 +1,6 @@
-"""Whether a run of a lane has something to do: what the sensor asks at its start and its trigger every few seconds.
+"""Whether a run of a lane has something to do. The sensor checks it at its start, its trigger every few seconds.
 
-Blocking, and with heavy imports: for a task, or a thread of the triggerer.
+It blocks and has heavy imports: call it in a task, or in a thread of the triggerer.
 """
 
 import logging
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Readiness(StrEnum):
-    """What a look has found; `ready` is the only one with which the run goes on."""
+    """The result of a check; the run continues only with `ready`."""
 
     ready = "ready"
     no_data = "no data"
@@ -22,14 +22,14 @@ class Readiness(StrEnum):
 
 @dataclass(frozen=True)
 class Named:
-    """A topic, as far as a trigger knows it."""
+    """A topic as a trigger knows it: only by name."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Lane:
-    """What of a run and its `LandingConsumer` a look needs: plain values, because a trigger is serialized."""
+    """What a check needs to know of a run and its `LandingConsumer`: plain values, because a trigger is serialized."""
 
     name: str
     topic_name: str
@@ -52,12 +52,19 @@ class Lane:
 
 
 def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
-    """Whether a run of the lane should go on now.
+    """Whether a run of the lane should continue now.
 
-    It should when it has a claim already (it was cleared), or when no other run's claim is open and offsets beyond the
-    consumer's next have landed without a gap. With `verify_too` Kafka is asked as well, and a gap that is due counts as
-    something to do, because the run repairs it: otherwise a lane whose last files were lost would wait for ever. It
-    also opens the alarm about a claim that is open for too long. Raises what the databases, the store and Kafka raise.
+    It should if it already has a claim (it was cleared), or if no other run's claim is open and offsets from the
+    consumer's next one on have landed without a gap.
+
+    Args:
+        lane: The run and its consumer.
+        verify_too: Query Kafka as well. A gap that is due then counts as something to do, because the run repairs it:
+            otherwise a lane whose last files were lost would wait forever. Also raises the alarm about a claim that is
+            open for too long.
+
+    Raises:
+        Exception: What the databases, the store and Kafka raise.
     """
     from pyiceberg.exceptions import NoSuchTableError
     from sqlalchemy import select

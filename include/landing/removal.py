@@ -1,6 +1,6 @@
-"""Removing connectors whose topic is no longer landed: by a person, never by `apply`.
+"""Remove connectors whose topic is no longer landed. A person does this, never `apply`.
 
-A registry from which a topic has vanished may be one that is wrong, or another project's.
+If a topic is missing from the registry, the registry may be wrong, or it may belong to another project.
 """
 
 from collections.abc import Iterable
@@ -17,12 +17,22 @@ from include.operations.database import begin
 
 
 def remove(name: str, topics: Iterable[Topic], connect: Connect) -> list[str]:
-    """Remove a connector that `left_over` names, then its alarms, which nobody looks after any more.
+    """Remove a connector that `left_over` names, then close its alarms, which nothing updates any more.
 
-    Killed in between, the next call does the rest. Landing table, control topic and the groups' offsets stay: a topic
-    that is landed again goes on where it was. Returns what changed.
+    If it is killed in between, the next call does the rest. The landing table, the control topic and the groups'
+    offsets stay: a topic that is landed again continues where it stopped.
 
-    Raises ValueError when a landed topic needs the connector, LookupError when there is nothing to remove.
+    Args:
+        name: The connector.
+        topics: The topics of the registry.
+        connect: Kafka Connect.
+
+    Returns:
+        What changed, in words.
+
+    Raises:
+        ValueError: A landed topic needs the connector.
+        LookupError: There is nothing to remove.
     """
     topics = landed(topics)
     if name in map(connector_name, topics):
@@ -46,7 +56,7 @@ def _forget(name: str) -> list[str]:
     with begin() as connection:
         mine = delete(connector_watch).where(connector_watch.c.connector == name).returning(connector_watch.c.connector)
         if connection.execute(mine).first() is None:
-            # Not a name of ours: alarms of others stay.
+            # Not a connector of this project: its alarms may belong to others and stay.
             return []
         closed = [kind for kind in kinds if close_alarm(connection, name, kind, "the connector was removed")]
     return [f"connector {name}: no longer watched", *(f"alarm {kind} of {name}: closed" for kind in closed)]

@@ -1,9 +1,10 @@
 """Close gaps in a landing table: read exactly the missing offsets from Kafka and append them, once.
 
-Killed before a commit: nothing was appended, and the next try reads them again. Killed after it: the next look finds
-the offsets landed. Two at once: a commit is only made on the very snapshot in which the offsets were missing, so the
-second fails, looks again and finds nothing to do. Late files of the sink may still bring the same offsets: they are
-duplicates by coordinates, as after any of its own rewinds, and are read once (`planning.py`).
+If the process is killed before a commit, nothing was appended, and the next try reads the offsets again. If it is
+killed after the commit, the next check finds that the offsets have landed. Two repairs at once: a commit succeeds only
+on the same snapshot in which the offsets were missing, so the second fails, checks again and finds nothing to do. Late
+files of the sink may still bring the same offsets. They are duplicates by coordinates, as after any rewind of the sink,
+and are read once (`planning.py`).
 """
 
 import logging
@@ -30,22 +31,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What is in memory at once, and what one commit appends.
+# The limits of what is in memory at once and of what one commit appends.
 MAX_RECORDS, MAX_BYTES = 100_000, 32 * 1024 * 1024
-# Transactions leave holes of one offset each: those that lie closer together than this are read in one go.
+# Each transaction leaves a hole of one offset. Holes that are closer together than this are read in one go.
 READ_THROUGH = 2_000
-# Conflicts with commits of the sink, which come every few seconds.
+# The sink commits every few seconds, so conflicts are normal.
 COMMIT_TRIES = 10
 REPAIR_PROPERTY = "landing.repair"
 
 
 class RepairFailed(Exception):
-    """Somebody else committed to the table again and again; the retry goes on from what was appended."""
+    """Other writers committed first at every try. The retry continues after what was appended."""
 
 
 @dataclass
 class Repaired:
-    """What became of missing offsets: their records were appended, they hold none, or retention has removed them."""
+    """Counts of missing offsets: their records were appended, they hold no record, or retention has removed them."""
 
     appended: int = 0
     without_record: int = 0
@@ -53,11 +54,21 @@ class Repaired:
 
 
 def repair(topic: LandedTopic, due: Iterable[Gap], *, conn_id: str = CONN_ID) -> Repaired:
-    """Append what is missing of these gaps, and record what became of every offset.
+    """Append the missing records of these gaps, and record the outcome of every offset.
 
-    Offsets that hold no record are no loss. For those that retention has removed, an alarm states the loss; from then
-    on they count as settled, so that claims go past them. Raises KafkaException, ReadingStalled, RepairFailed, and what
-    catalog and store raise: all are for Airflow's retries.
+    Offsets that hold no record are not a loss. For offsets that retention has removed, an alarm states the loss. They
+    then count as settled, so that claims go past them.
+
+    Args:
+        topic: The landed topic.
+        due: The gaps to repair.
+        conn_id: The Airflow connection of Kafka.
+
+    Returns:
+        What became of the offsets.
+
+    Raises:
+        KafkaException, ReadingStalled, RepairFailed: Airflow retries, as for what the catalog and the store raise.
     """
     repaired = Repaired()
     by_partition: dict[tuple[str, int], list[tuple[int, int]]] = {}
@@ -98,7 +109,7 @@ class _Repair:
                     if conflicts == COMMIT_TRIES:
                         raise RepairFailed(f"table {raw_table(self.topic)} was changed at each of {conflicts} tries")
                     continue
-            # After the commit: killed in between, the holes are found once more.
+            # After the commit: if the process is killed in between, the holes are found again.
             if holes and not self.reader.gone:
                 gaps.record(self.topic.name, self.of_topic, self.partition, State.no_record, holes)
                 self.repaired.without_record += intervals.total(holes)
@@ -115,7 +126,7 @@ class _Repair:
         return intervals.subtract(wanted, intervals.union([*landed, *settled]))
 
     def _without_lost(self, missing: Ranges) -> Ranges:
-        """What can be read from Kafka of it; what retention has removed is recorded and stated as lost."""
+        """The missing offsets that Kafka still has; those that retention has removed are recorded as lost."""
         if not missing:
             return []
         kafka = self.group.look_now([self.topic.name])
@@ -130,16 +141,17 @@ class _Repair:
                 f"has removed them from Kafka: {intervals.text(lost)}. They are lost; those behind them are processed "
                 f"({RUNBOOK})"
             )
-            # Before the record, which settles them: killed in between, nobody would look again, or be told.
+            # Before `record`, which settles the offsets: if the process is killed in between, they would never be
+            # checked again, and the loss would never be reported.
             with begin() as connection:
                 add_to_alarm(connection, raw_table(self.topic), LOST_ALARM, text)
             gaps.record(self.topic.name, self.of_topic, self.partition, State.lost, lost)
             self.repaired.lost += intervals.total(lost)
-        # Not beyond what Kafka shows: an open transaction, or a log that lost its end, is nothing to decide here.
+        # Not beyond what Kafka shows: behind an open transaction, or after a truncation, nothing can be decided yet.
         return intervals.intersect(missing, [(offsets.low, max(offsets.low, offsets.end))])
 
     def _read(self, span: Ranges) -> tuple[list[Message], int]:
-        """The records of the span, as many as one commit appends, and up to which offset that was."""
+        """Read the records of the span, as many as one commit appends; returns (records, end of what was read)."""
         found: list[Message] = []
         size, wanted = 0, iter(span)
         first, last = next(wanted)
@@ -157,7 +169,7 @@ class _Repair:
         return found, whole.end
 
     def _append(self, table: "Table", batch: list[Message]) -> bool:
-        """False when somebody else has committed since the table was loaded: it has to be looked at again."""
+        """Append the records; returns False when somebody else has committed since the table was loaded."""
         from pyiceberg.exceptions import CommitFailedException
 
         from include.lake.writing import only_on_this_state
@@ -178,7 +190,7 @@ class _Repair:
 
 
 def _first_span(missing: Ranges) -> Ranges:
-    """The first ranges that are worth one read."""
+    """The first ranges that are close enough together for one read."""
     span = [missing[0]]
     for start, end in missing[1:]:
         if start - span[-1][1] > READ_THROUGH:
@@ -188,7 +200,7 @@ def _first_span(missing: Ranges) -> Ranges:
 
 
 def _rows(table: "Table", batch: list[Message]) -> "pyarrow.Table":
-    """The rows that the sink would have written."""
+    """The rows as the sink would have written them."""
     import pyarrow
 
     columns = {
@@ -196,7 +208,7 @@ def _rows(table: "Table", batch: list[Message]) -> "pyarrow.Table":
         "partition": [message.partition for message in batch],
         "offset": [message.offset for message in batch],
         "timestamp": [message.timestamp for message in batch],
-        # As Connect's string converter reads bytes that are no UTF-8.
+        # Bytes that are not UTF-8 are replaced, as Connect's string converter does.
         "value": [None if message.value is None else message.value.decode("utf-8", "replace") for message in batch],
     }
     return pyarrow.table(columns, schema=table.schema().as_arrow())

@@ -1,4 +1,4 @@
-"""Wait for landed offsets without a worker."""
+"""Wait for landed offsets without occupying a worker."""
 
 import time
 from datetime import timedelta
@@ -10,19 +10,25 @@ from include.landing.consumers import LandingConsumer
 
 
 class LandedOffsetsSensor(BaseSensorOperator):
-    """Succeeds when a run of this consumer has something to do; skips its run after `idle_minutes` without.
+    """Succeeds when a run of this consumer has something to do; skips its run after `idle_minutes` without new data.
 
-    Something to do: landed offsets that nobody has claimed, or a gap that is due for repair; and no claim of another
-    run is open. A run that has a claim already, because it was cleared, goes on at once. If it is so at the start, the
-    task does not defer at all; else it waits in the triggerer, and ends there.
+    A run has something to do when no claim of another run is open, and there are landed offsets that are not claimed,
+    or a gap that is due for repair. A run that already has a claim, because it was cleared, continues at once. If there
+    is something to do at the start, the task does not defer. Otherwise it waits in the triggerer, and ends there.
 
-    Skipping matters in a Dag with one active run: a run that was cleared waits in the queue until this one ends.
+    The skip is needed in a Dag with one active run: a cleared run waits in the queue until this run ends.
+
+    Args:
+        consumer: The landing consumer.
+        idle_minutes: The run is skipped after this time without new data.
+        poll_seconds: The time between two checks in the triggerer.
+        **kwargs: Passed on to BaseSensorOperator.
     """
 
     def __init__(
         self, *, consumer: LandingConsumer, idle_minutes: float = 10, poll_seconds: float = 3, **kwargs: Any
     ) -> None:
-        # Airflow counts the wait as execution: a shorter timeout would fail a run that only has nothing to do.
+        # Airflow counts the wait as execution: a shorter timeout would fail a run that is merely idle.
         longest = timedelta(minutes=idle_minutes + 10)
         super().__init__(**{**kwargs, "execution_timeout": max(longest, kwargs.get("execution_timeout") or longest)})
         self.consumer, self.idle_minutes, self.poll_seconds = consumer, idle_minutes, poll_seconds
@@ -41,10 +47,10 @@ class LandedOffsetsSensor(BaseSensorOperator):
             max_claim_age_seconds=self.consumer.max_claim_age.total_seconds(),
         )
         try:
-            # Without asking Kafka: the trigger does that when there is nothing else to do.
+            # Without a query to Kafka: the trigger does that when there is nothing else to do.
             found = look(lane, verify_too=False)
         except Exception as error:
-            # The trigger waits for whatever is away, and takes no slot while it does.
+            # The trigger waits until the service is available again, and takes no slot while it waits.
             self.log.warning("lane=%s cannot look, waiting: %s", lane.name, error)
         else:
             if found is Readiness.ready:
@@ -54,4 +60,4 @@ class LandedOffsetsSensor(BaseSensorOperator):
         self.defer(trigger=trigger, method_name="execute_complete")
 
     def execute_complete(self, context: Any, event: Any = None) -> None:
-        """Where a deferred task would go on; the trigger's events end it without a worker."""
+        """The method that a deferred task would resume with; the trigger's events end the task without a worker."""

@@ -22,18 +22,24 @@ PREFIX = "staging"
 
 
 def folder(consumer: LandingConsumer, claim_id: int, location: str) -> str:
-    """The address of the staging files of a claim, in the bucket of the table at `location`."""
+    """The address of the folder of a claim's staging files, in the bucket of the table at `location`."""
     bucket = urlsplit(location)
     return f"{bucket.scheme}://{bucket.netloc}/{PREFIX}/{consumer.name}/{int(claim_id)}"
 
 
 def upload(io: FileIO, local: Path, address: str) -> None:
-    """Put a file there whole: it appears under its name when it is complete, and replaces what an earlier try left."""
+    """Upload a file. It appears under its name only when it is complete, and replaces the file of an earlier try.
+
+    Args:
+        io: The file IO of the table.
+        local: The local file.
+        address: The address of the staging file.
+    """
     filesystem(io, address).put_file(str(local), address)
 
 
 def remove(io: FileIO, address: str) -> None:
-    """Remove a folder of staging files. What stays because the store is away, the maintenance removes."""
+    """Remove a folder of staging files. Maintenance removes what stays because the store is unavailable."""
     store = filesystem(io, address)
     try:
         store.invalidate_cache()
@@ -46,9 +52,16 @@ def remove(io: FileIO, address: str) -> None:
 
 
 def remove_finished(consumers: Iterable[LandingConsumer], older_than: timedelta = timedelta(days=1)) -> int:
-    """Remove staging files of claims that are closed, which a run that was killed at its end has left.
+    """Remove staging files of closed claims, which a run left because it was killed at its end.
 
-    Returns of how many claims. A claim that is open keeps its files, however old.
+    A claim that is open keeps its files, however old they are.
+
+    Args:
+        consumers: The landing consumers.
+        older_than: Only of claims that were closed longer ago.
+
+    Returns:
+        Of how many claims files were removed.
     """
     from sqlalchemy import func, select
 

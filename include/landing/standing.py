@@ -1,4 +1,4 @@
-"""How a connector stands: what Connect says of it, and how far it has come by its groups' offsets in Kafka."""
+"""The state of a connector: its status in Connect, and its progress by the offsets of its groups in Kafka."""
 
 import re
 from collections.abc import Mapping
@@ -13,20 +13,24 @@ from include.landing.connectors import control_topic, coordinator_group
 from include.landing.tables import sink_group
 
 MISSING = "MISSING"
-# For moments after it was made, and until a worker has taken it, Connect has no status of a connector.
+# Connect has no status of a new connector until a worker has taken it: a moment after its creation.
 STARTING = {"connector": {"state": "UNASSIGNED"}, "tasks": []}
 _EXCEPTION = re.compile(r"^(?:Caused by: )?(?:[\w$]+\.)*([\w$]*(?:Exception|Error|Throwable))\b", re.MULTILINE)
 _FRAME = re.compile(r"^\s*at ([\w.$<>]+)\(", re.MULTILINE)
 MAX_TRACE_LENGTH = 400
-# What Kafka Connect says when it does not take a record's timestamp (its own class, before any converter).
+# Kafka Connect's error when it refuses a record's timestamp (raised by its own class, before any converter).
 _REFUSED_TIMESTAMP = "InvalidRecordException: Invalid record timestamp"
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What Connect says of a connector: its own state, its tasks' states by number, and why something failed.
+    """The status of a connector in Connect.
 
-    refuses_timestamp: a task failed at a record's timestamp, and fails again there however often it is restarted.
+    Attributes:
+        connector: The connector's own state.
+        tasks: {task number: its state}.
+        cause: Why something failed.
+        refuses_timestamp: A task failed at a record's timestamp, and fails there again after every restart.
     """
 
     connector: str
@@ -36,7 +40,15 @@ class Standing:
 
     @classmethod
     def of(cls, connect: Connect, name: str) -> "Standing":
-        """Ask Connect. Raises ConnectUnreachable, ConnectRefused."""
+        """Query Connect.
+
+        Args:
+            connect: Kafka Connect.
+            name: The connector.
+
+        Raises:
+            ConnectUnreachable, ConnectRefused: Connect does not answer, or refuses.
+        """
         status = connect.status(name)
         if status is None:
             if connect.config(name) is None:
@@ -66,11 +78,17 @@ class Standing:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a sink has come, or None where it has not begun.
+    """The progress of a sink.
 
-    lag: records that its tasks have not read. sink: sum of the offsets that its tasks have committed. table: sum of the
-    control topic's offsets up to which its coordinator has committed the files to the table. log: the topic's
-    partitions. held: those whose log goes on behind an open transaction, and to where; the sink reads none of that.
+    Attributes:
+        lag: Records that its tasks have not read.
+        sink: The sum of the offsets that its tasks have committed; None: none yet.
+        table: The sum of the control topic's offsets up to which its coordinator has committed the files to the table;
+            None: none yet.
+        log: The offsets of the topic's partitions.
+        held: {partition: the end of its log}, of partitions with an open transaction. The sink reads no record behind
+            it.
+        is_whole: All partitions were found.
     """
 
     lag: int
@@ -82,7 +100,7 @@ class Progress:
 
 
 def progress(topic: Topic, kafka_conn_id: str = KAFKA_CONN_ID) -> Progress:
-    """Ask Kafka. Raises KafkaException."""
+    """Query Kafka. Raises KafkaException."""
     with GroupOffsets(sink_group(topic), kafka_conn_id) as group:
         sink = group.look_now([topic.name])
         held, is_whole = group.open_transactions_now(sink), not group.incomplete
@@ -104,9 +122,9 @@ def _sum(found: Mapping[Any, PartitionOffsets]) -> int | None:
 
 
 def shortened(trace: str) -> str:
-    """The exceptions of a Java stack trace, outermost first, and where the last one was thrown.
+    """Shorten a Java stack trace to the names of its exceptions, outermost first, and where the last one was thrown.
 
-    Without their messages: those of converters and transforms quote records.
+    The messages are left out: those of converters and transforms quote records.
     """
     names = _EXCEPTION.findall(trace)
     frames = _FRAME.findall(trace.rsplit("Caused by: ", 1)[-1])

@@ -1,13 +1,14 @@
-"""Lead a connector past records whose timestamp Kafka Connect refuses, without losing one.
+"""Move a connector past records whose timestamp Kafka Connect refuses, without losing one.
 
 Connect itself fails a sink's task at a record with a negative timestamp, before any converter, transform or sink sees
-it; `errors.tolerance` does not cover it. The next task that gets the partition fails too, until all have failed. The
-only way past it is a stopped connector and its offsets set through Connect's REST API. What lies between the committed
-offset and the new one is then missing in the landing table, and the repair of gaps appends it from Kafka, those records
-included, without a timestamp: their values are judged like all others.
+the record; `errors.tolerance` does not cover this. The next task that gets the partition fails too, until all have
+failed. The only way past the record is to stop the connector and set its offsets through Connect's REST API. The
+records between the committed offset and the new one are then missing in the landing table. The repair of gaps appends
+them from Kafka, including those with a refused timestamp, which get none. Their values are validated like all others.
 
-Killed before the connector is stopped: nothing happened. After: the open alarm `stepping_over` makes the next check go
-on. Killed after the offsets were set: the next check finds no such record and resumes the connector.
+If the process is killed before the connector is stopped, nothing happened. If it is killed after that, the open alarm
+`stepping_over` makes the next check continue. If it is killed after the offsets were set, the next check finds no such
+record and resumes the connector.
 """
 
 import logging
@@ -28,21 +29,26 @@ from include.operations.database import begin
 log = logging.getLogger(__name__)
 
 RUNBOOK = "docs/runbooks/connector-failed.md"
-# The alarm of a connector that is stopped for a moment, and the one that names the records.
+# The alarm of a connector that is stopped for a moment, and the alarm that names the records.
 STEPPING, STEPPED = "stepping_over", "records_stepped_over"
 STOP_SECONDS = 60.0
-# Records looked at in one partition, from the sink's committed offset on; the repair of gaps appends as many at most.
+# Records to examine per partition, from the sink's committed offset on. The repair of gaps appends at most as many.
 MAX_RECORDS = 500_000
 BATCH = 5_000
-# Kafka's "no timestamp", which Connect takes.
+# Kafka's "no timestamp", which Connect accepts.
 NO_TIMESTAMP = -1
 
 
 @dataclass(frozen=True)
 class Step:
-    """Offsets [start, end) of a partition, which the sink does not read: the last one has a refused timestamp.
+    """Offsets [start, end) of a partition that the sink does not read; the last record has a refused timestamp.
 
-    count: how many of the records have one. first: the offset of the first of these.
+    Attributes:
+        partition: The Kafka partition.
+        start: The first offset that the sink does not read.
+        end: The offset at which the sink continues.
+        first: The offset of the first record with a refused timestamp.
+        count: How many of the records have a refused timestamp.
     """
 
     partition: int
@@ -59,11 +65,18 @@ class Step:
 
 
 def step_over(topic: Topic, connect: Connect, kafka_conn_id: str = KAFKA_CONN_ID) -> list[Step]:
-    """Stop the topic's connector, set its offsets behind refused records, and resume it.
+    """Stop the topic's connector, set its offsets to after the refused records, and resume it.
 
-    Returns: what was stepped over; nothing if no partition has such a record within MAX_RECORDS of the sink's offset.
+    Args:
+        topic: The landed topic.
+        connect: Kafka Connect.
+        kafka_conn_id: The Airflow connection of Kafka.
 
-    Raises ConnectUnreachable, ConnectRefused, KafkaException and ReadingStalled; the next try goes on.
+    Returns:
+        What was stepped over; empty if no partition has such a record within MAX_RECORDS of the sink's offset.
+
+    Raises:
+        ConnectUnreachable, ConnectRefused, KafkaException, ReadingStalled: The next try continues.
     """
     name = connector_name(topic)
     steps = list(_find(topic, kafka_conn_id))
@@ -92,7 +105,7 @@ def step_over(topic: Topic, connect: Connect, kafka_conn_id: str = KAFKA_CONN_ID
 
 
 def is_stepping(name: str) -> bool:
-    """Whether a process has begun to lead this connector past records, and has not resumed it yet."""
+    """Whether a process has begun to move this connector past records and has not resumed it yet."""
     from sqlalchemy import select
 
     from include.operations.tables import alarms
@@ -103,7 +116,7 @@ def is_stepping(name: str) -> bool:
 
 
 def _wait_until_stopped(connect: Connect, name: str) -> None:
-    """Connect takes offsets only when every task has ended."""
+    """Wait until every task has ended: Connect accepts offsets only then."""
     until = time.monotonic() + STOP_SECONDS
     while True:
         status = connect.status(name) or {"connector": {"state": ""}, "tasks": []}

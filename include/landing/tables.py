@@ -1,8 +1,8 @@
-"""Landing tables: one for each landed topic, raw, partitioned by the Kafka partition.
+"""Landing tables: one for each landed topic, with raw records, partitioned by the Kafka partition.
 
-A table holds each record's value as text, beside its coordinates: the sink never looks into a message, so no message
-can stop it. The partition spec makes every data file's offset bounds those of one Kafka partition: what is missing
-shows from the manifests alone.
+A table holds each record's value as text, and its coordinates. The sink never parses a message, so no message can stop
+it. Because of the partition spec, the offset bounds of every data file belong to one Kafka partition, so missing
+offsets can be found from the manifests alone.
 """
 
 import json
@@ -20,37 +20,39 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RAW_NAMESPACE, CLEAN_NAMESPACE = "raw", "clean"
-# Table properties: which topic landed here, and from which offset of each partition it does so without a gap.
+# Table properties: the id of the topic that lands here, and the offset of each partition from which the table is
+# complete.
 TOPIC_ID, START_OFFSETS = "landing.topic-id", "landing.start-offsets"
 PROPERTIES = {
     "write.parquet.compression-codec": "zstd",
-    # Bounds of the values would put what customers wrote into manifests, and help no query.
+    # Bounds of the values would copy customers' text into manifests, and would not help any query.
     "write.metadata.metrics.column.value": "counts",
     "write.metadata.metrics.column.topic": "counts",
-    # A record's time may be of no calendar (microseconds in the millisecond field), which PyIceberg cannot state as a
-    # bound: bundling and repair would fail at such a record.
+    # A record's time may be outside the calendar (microseconds in the millisecond field). PyIceberg cannot represent it
+    # as a bound: bundling and repair would fail at such a record.
     "write.metadata.metrics.column.timestamp": "counts",
-    # Each commit writes a metadata file; a commit every few seconds would leave thousands.
+    # Each commit writes a metadata file; commits every few seconds would leave thousands.
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "100",
-    # Small ones, some thousand files each: a plan opens the newest, and a commit that merges them rewrites no more.
+    # Small manifests, of some thousand files each: a plan opens only the newest, and a commit that merges manifests
+    # rewrites only a small one.
     "commit.manifest.target-size-bytes": str(256 * 1024),
 }
 
 
 class LandedTopic(Protocol):
-    """A topic's name is all that its landing table needs of it."""
+    """A topic, of which a landing table needs only the name."""
 
     @property
     def name(self) -> str: ...
 
 
 class LandingTableMismatch(Exception):
-    """The table is not one that landed offsets can be told from."""
+    """The landed offsets cannot be determined from this table."""
 
 
 def table_name(topic: LandedTopic) -> str:
-    """`orders.placed` -> `orders_placed`, the table's name in every namespace."""
+    """The table's name in every namespace: `orders.placed` -> `orders_placed`."""
     return landed_name(topic.name)
 
 
@@ -78,7 +80,7 @@ def landing_schema() -> "Schema":
     from pyiceberg.schema import Schema
     from pyiceberg.types import IntegerType, LongType, NestedField, StringType, TimestamptzType
 
-    # All optional, as the sink's records are; a tombstone has no value.
+    # All columns are optional, as the sink's records are; a tombstone has no value.
     return Schema(
         NestedField(1, "topic", StringType(), required=False),
         NestedField(2, "partition", IntegerType(), required=False),
@@ -96,11 +98,18 @@ def landing_spec() -> "PartitionSpec":
 
 
 def create_landing_table(topic: LandedTopic, conn_id: str = CONN_ID) -> "Table":
-    """The topic's landing table, made if it does not exist. Safe to repeat, and for two processes at once.
+    """Return the topic's landing table, created if it does not exist. Safe to repeat, even in two processes at once.
 
-    To be called before the connector is created: the table notes where each partition begins now, and whatever lies
-    between that and the first landed offset is a gap. Raises LookupError when the topic does not exist,
-    LandingTableMismatch when there is a table that this lane cannot verify.
+    Call it before the connector is created: the table records where each partition begins now, and every offset between
+    that and the first landed offset is a gap.
+
+    Args:
+        topic: The topic to land.
+        conn_id: The Airflow connection of Kafka.
+
+    Raises:
+        LookupError: The topic does not exist, or a partition has no leader.
+        LandingTableMismatch: A table of this name exists that this lane cannot verify.
     """
     from pyiceberg.exceptions import NoSuchTableError, TableAlreadyExistsError
     from sqlalchemy.exc import IntegrityError
@@ -139,10 +148,10 @@ def create_landing_table(topic: LandedTopic, conn_id: str = CONN_ID) -> "Table":
 
 
 def _unused(identity: str) -> str:
-    """The next generation of this log identity that has no gaps on record.
+    """The next generation of this log identity that has no recorded gaps.
 
-    They are those of an earlier table, and stay. Where the log has lost its end, or the broker gives topics no ids, the
-    same offsets hold other records now, which must not count as settled.
+    Recorded gaps belong to an earlier table, and stay. If the log was truncated, or the broker gives topics no ids, the
+    same offsets hold other records now. These must not count as settled.
     """
     from include.kafka.offsets import next_generation
     from include.landing import gaps
@@ -160,7 +169,7 @@ def load_landing_table(topic: LandedTopic) -> "Table":
 
 
 def checked(table: "Table") -> "Table":
-    """The table, if landed offsets can be told from it; else raises LandingTableMismatch."""
+    """Return the table if its landed offsets can be determined, else raise LandingTableMismatch."""
     name = ".".join(table.name())
     remedy = "rename it, make the table with create_landing_table, and land the topic again"
     fields = {field.name: str(field.field_type) for field in table.schema().fields}
@@ -176,10 +185,13 @@ def checked(table: "Table") -> "Table":
 
 
 def topic_id(table: "Table") -> str:
-    """The identity of the log that lands here: the topic's id, and its generation where a table of it was before."""
+    """The identity of the log that lands here: the topic's id, plus a generation if it had an earlier landing table."""
     return table.properties[TOPIC_ID]
 
 
 def start_offsets(table: "Table") -> dict[int, int]:
-    """{partition: the first offset that belongs into the table}; 0 for partitions that were added later."""
+    """{partition: the first offset that belongs in the table}.
+
+    Partitions that were added later are not in it; they begin at 0.
+    """
     return {int(partition): offset for partition, offset in json.loads(table.properties[START_OFFSETS]).items()}

@@ -1,4 +1,6 @@
-"""What the Dag of a landing consumer calls, task by task; its file stays wiring, and imports nothing heavy.
+"""The functions that the Dag of a landing consumer calls, one for each task.
+
+The Dag file only wires them together, and imports nothing heavy.
 
 units = plan(CONSUMER, run_id)
 validate(CONSUMER, unit, run_id)          # mapped
@@ -16,7 +18,18 @@ from include.landing.consumers import LandingConsumer
 
 
 def plan(consumer: LandingConsumer, run_id: str) -> list[dict[str, Any]]:
-    """Claim what has landed; returns the run's units of work. Skips the run when there is nothing to do."""
+    """Claim landed offsets for a run.
+
+    Args:
+        consumer: The landing consumer.
+        run_id: The Dag run.
+
+    Returns:
+        The run's units of work, one for each mapped task.
+
+    Raises:
+        AirflowSkipException: There is nothing to claim.
+    """
     from airflow.sdk.exceptions import AirflowSkipException
 
     from include.landing.planning import claim_landed
@@ -28,28 +41,66 @@ def plan(consumer: LandingConsumer, run_id: str) -> list[dict[str, Any]]:
 
 
 def validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> dict[str, Any]:
-    """Validate one unit; returns its staging files and counts."""
+    """Validate one unit.
+
+    Args:
+        consumer: The landing consumer.
+        unit: One of the units that `plan` returned.
+        run_id: The Dag run.
+
+    Returns:
+        The unit's staging files and counts.
+    """
     from include.landing.validation import validate_unit
 
     return validate_unit(consumer, unit, run_id)
 
 
 def commit(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], run_id: str) -> dict[str, Any]:
-    """Put the run's rows into the clean table, each event once; returns the run's summary."""
+    """Commit the run's rows to the clean table, each event once.
+
+    Args:
+        consumer: The landing consumer.
+        units: The results of `validate`, one for each unit.
+        run_id: The Dag run.
+
+    Returns:
+        The run's summary.
+    """
     from include.landing.clean import commit_clean
 
     return commit_clean(consumer, units, run_id)
 
 
 def check(consumer: LandingConsumer, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the run's rows as a whole by the consumer's suite. Raises SetsFailed."""
+    """Check the run's rows as a whole with the consumer's suite.
+
+    Args:
+        consumer: The landing consumer.
+        summary: The run's summary.
+
+    Raises:
+        SetsFailed: A rule is broken.
+    """
     from include.validators.sets import check_sets
 
     return check_sets(consumer, summary)
 
 
 def close(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -> dict[str, Any]:
-    """Check that the run balances, and close its claim; returns the metadata of the asset. Raises DoesNotBalance."""
+    """Check that the run's counts balance, and close its claim.
+
+    Args:
+        consumer: The landing consumer.
+        summary: The run's summary.
+        run_id: The Dag run.
+
+    Returns:
+        The metadata of the asset event.
+
+    Raises:
+        DoesNotBalance: The counts differ.
+    """
     from include.landing.balance import finish
 
     return finish(consumer, summary, run_id)

@@ -1,4 +1,4 @@
-"""The trigger behind `LandedOffsetsSensor`."""
+"""The trigger of `LandedOffsetsSensor`."""
 
 import asyncio
 import logging
@@ -15,19 +15,24 @@ from include.landing.readiness import Lane, Readiness, look
 
 log = logging.getLogger(__name__)
 
-# While the catalog, the store or the databases are away.
+# The pauses while the catalog, the store or the databases are unavailable.
 AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS = 5.0, 60.0
-# How often Kafka is asked too: gaps have a grace of minutes.
+# How often Kafka is queried as well. That is often enough, because gaps have a grace period of minutes.
 VERIFY_SECONDS = 60.0
-# PyIceberg blocks. Threads of their own, and few: looks that hang must not take those of other triggers.
+# PyIceberg blocks. A small pool of its own: checks that hang must not take the threads of other triggers.
 _threads = ThreadPoolExecutor(4, thread_name_prefix="landed-offsets")
 
 
 class LandedOffsetsTrigger(BaseTrigger):
-    """Ends the sensor's task: as a success when its run has something to do, as skipped after `until` (epoch seconds).
+    """Ends the sensor's task: successfully when its run has something to do, as skipped after `until` (epoch seconds).
 
-    Level-triggered: every look starts from what the databases and the table say, so a triggerer that is killed or
-    replaced loses nothing. No worker is needed at the end: the event ends the task.
+    Level-triggered: every check starts from the state of the databases and the table, so a triggerer that is killed or
+    replaced loses nothing. The event ends the task, so no worker is needed at the end.
+
+    Args:
+        lane: A `Lane` as a dictionary.
+        until: When to skip, in epoch seconds.
+        poll_seconds: The time between two checks.
     """
 
     def __init__(self, *, lane: dict[str, Any], until: float, poll_seconds: float) -> None:
@@ -56,7 +61,7 @@ class LandedOffsetsTrigger(BaseTrigger):
                 if verify_too:
                     verified_at = time.monotonic()
             except Exception as error:
-                # Said once an outage; failing the task would only cost a start to come back here.
+                # Logged once per outage. A failed task would only have to start again and wait here again.
                 if away == AWAY_FIRST_SECONDS:
                     log.warning("lane=%s cannot look, trying again until it works: %s", lane.name, error)
                 wait, away = away, min(2 * away, AWAY_LAST_SECONDS)

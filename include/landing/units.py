@@ -1,7 +1,7 @@
 """Units of work: which offsets of which files each mapped task of a run reads.
 
-Files are looked up for offset ranges, at every planning anew: expired snapshots, rewritten files and files that overlap
-change nothing about what a run reads.
+Every planning looks up the files for the offset ranges again. So expired snapshots, rewritten files and overlapping
+files do not change what a run reads.
 """
 
 from collections.abc import Iterable
@@ -17,18 +17,19 @@ from include.landing.landed import Landed
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-# As an XCom: {"claim_id", "unit", "ranges": [{partition, start, end}], "files": [{path, partition, start, end}]}, ends
-# exclusive. The units' ranges are those of the claim, cut; a file's offsets are what this unit reads of it.
+# As an XCom: {"claim_id", "unit", "ranges": [{partition, start, end}], "files": [{path, partition, start, end}]}; ends
+# are exclusive. The units' ranges together are the claim's ranges; a file's offsets are those that this unit reads from
+# it.
 Unit = dict[str, Any]
 
 
 class NotLanded(Exception):
-    """Offsets that a run has claimed are not in the landing table: rows would be left out in silence."""
+    """Offsets that a run has claimed are not in the landing table: rows would be left out silently."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Offsets [start, end) of a file: nobody else reads them, and between them no other file is needed."""
+    """Offsets [start, end) that are read from one file. No other slice overlaps them, and they need no other file."""
 
     path: str
     partition: int
@@ -40,12 +41,22 @@ class Slice:
 
 
 def slices(connection: "Connection", landed: Landed, wanted: OffsetRange) -> list[Slice]:
-    """The pieces of files that hold the range's records; together they are the range, in order and without overlap.
+    """Choose the pieces of files that hold the range's records.
 
-    An empty list when no offset of it holds a record. Raises NotLanded when an offset is in no file, unless it is on
-    record that it holds none, or is lost.
+    Together the pieces are the range, in order and without overlap.
+
+    Args:
+        connection: A connection to the operational database.
+        landed: The files of the landing table.
+        wanted: The range; its topic id is the landing table's.
+
+    Returns:
+        The pieces; empty when no offset of the range holds a record.
+
+    Raises:
+        NotLanded: An offset is in no file, and is not recorded as holding no record or as lost.
     """
-    # Here, because it imports SQLAlchemy.
+    # Imported here, because it imports SQLAlchemy.
     from include.landing import gaps
 
     taken, missing = _assigned(landed, wanted)
@@ -54,7 +65,7 @@ def slices(connection: "Connection", landed: Landed, wanted: OffsetRange) -> lis
         if gone := intervals.subtract(missing, known.get(wanted.partition, [])):
             raise NotLanded(f"{wanted}: not in the landing table: {intervals.text(gone)}")
     pieces: list[Slice] = []
-    # Offsets without a record go to the piece behind them, or to the last.
+    # Offsets without a record are added to the next piece, or to the last one.
     start = wanted.start
     for _, end, path in taken:
         if pieces and pieces[-1].path == path:
@@ -68,13 +79,13 @@ def slices(connection: "Connection", landed: Landed, wanted: OffsetRange) -> lis
 
 
 def _assigned(landed: Landed, wanted: OffsetRange) -> tuple[list[tuple[int, int, str]], Ranges]:
-    """Which file each offset is read from, (start, end, path) in order, and the offsets that no file holds."""
+    """(start, end, path): which file each offset is read from, in order; and the offsets that no file holds."""
     files = landed.files(wanted.partition, wanted.start, wanted.end)
     landed.read_ahead(files)
     taken: list[tuple[int, int, str]] = []
     missing: Ranges = []
     left: Ranges = [(wanted.start, wanted.end)]
-    # By their first offset: what ends before it is in none of the files that follow.
+    # The files are sorted by first offset: a range that ends before a file starts is in none of the files that follow.
     for file in files:
         while left and left[0][1] <= file.start:
             missing.append(left.pop(0))
@@ -86,7 +97,15 @@ def _assigned(landed: Landed, wanted: OffsetRange) -> tuple[list[tuple[int, int,
 
 
 def bundles(consumer: LandingConsumer, pieces: Iterable[Slice]) -> list[list[Slice]]:
-    """Cut slices, which are in order, into the units of a run, with about the same number of offsets each."""
+    """Distribute slices over the units of a run, with about the same number of offsets each.
+
+    Args:
+        consumer: The landing consumer: how to map, and the limits for units.
+        pieces: The slices, sorted by partition and offset.
+
+    Returns:
+        The slices of each unit.
+    """
     groups: list[list[Slice]] = []
     for piece in pieces:
         if consumer.map_by == "partition" and groups and groups[-1][0].partition == piece.partition:

@@ -1,4 +1,4 @@
-"""Upkeep of the lane: landing tables with the care that their sink and their gaps need, all others, and results."""
+"""Maintenance of the lane: landing tables, with regard to their sink and their gaps; other tables; check results."""
 
 from __future__ import annotations
 
@@ -20,14 +20,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The sink finds how far it has come in the summary of its last commit.
+# Prefix in a snapshot's summary: the sink reads its progress from the summary of its last commit.
 SINK_SUMMARY = "kafka.connect."
-# Of a landing table. For a writer whose commit is under way, and for a person who looks back: not for readers.
+# For landing tables. Long enough for a writer whose commit is in progress, and for a person who investigates; readers
+# do not need old snapshots.
 SNAPSHOTS_KEPT = timedelta(minutes=30)
 
 
 def keep_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
-    """Expire snapshots of a table, bundle its small files, remove what no snapshot knows; None when there is none."""
+    """Expire snapshots of a table, bundle its small files, and delete unreferenced files.
+
+    Args:
+        name: The table's identifier, `namespace.name`.
+        snapshots_kept: Younger snapshots stay.
+
+    Returns:
+        {"bundled": files replaced, "expired": snapshots, "removed": files deleted}; None when the table does not exist.
+    """
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake import maintenance
@@ -47,21 +56,21 @@ def keep_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
 
 
 def expire_landing_snapshots(topics: Iterable[Topic], kept: timedelta = SNAPSHOTS_KEPT) -> dict[str, int]:
-    """Forget the snapshots of landing tables that are older than `kept`.
+    """Expire the snapshots of landing tables that are older than `kept`.
 
-    A sink commits every few seconds, and whoever reads or commits loads the list of all snapshots. No reader needs an
-    old one: a run looks its files up by its offsets, and a file is removed a day after nothing refers to it. What was
-    recorded of manifests that the table no longer has is removed too.
+    A sink commits every few seconds, and every reader and every commit loads the list of all snapshots. No reader needs
+    an old snapshot: a run looks up its files by its offsets, and an unreferenced file is deleted only after a day.
+    Recorded bounds of manifests that the table no longer has are deleted too.
 
     Args:
-        topics: Those that are not landed, or have no table yet, are passed over.
-        kept: Age up to which snapshots stay; the newest stays, and the sink's last with all after it.
+        topics: Topics that are not landed, or have no table yet, are ignored.
+        kept: Younger snapshots stay. The newest snapshot stays too, and the sink's last one with all later ones.
 
     Returns:
-        {table: how many snapshots were forgotten}.
+        {table: how many snapshots were expired}.
 
     Raises:
-        ExpiryFailed: Of some tables; the others are done.
+        ExpiryFailed: Expiry failed for some tables; the others are done.
     """
     from pyiceberg.exceptions import NoSuchTableError
 
@@ -86,7 +95,7 @@ def expire_landing_snapshots(topics: Iterable[Topic], kept: timedelta = SNAPSHOT
 
 
 class ExpiryFailed(Exception):
-    """The snapshots of some tables could not be forgotten: the next run does it."""
+    """The snapshots of some tables could not be expired; the next run tries again."""
 
 
 def _expire_landing_snapshots(topic: Topic, kept: timedelta) -> int:
@@ -96,7 +105,7 @@ def _expire_landing_snapshots(topic: Topic, kept: timedelta) -> int:
 
     table = load_landing_table(topic)
     expired = maintenance.expire_snapshots(table, kept, _is_of_sink)
-    # Afterwards, when there is less to write.
+    # After the expiry, when the metadata to write is smaller.
     maintenance.set_properties(table.refresh(), PROPERTIES)
     snapshot = table.current_snapshot()
     paths = [manifest.manifest_path for manifest in snapshot.manifests(table.io)] if snapshot else []
@@ -107,20 +116,21 @@ def _expire_landing_snapshots(topic: Topic, kept: timedelta) -> int:
 def keep_landing_table(
     topic: Topic, lanes: Iterable[LandingConsumer] = (), *, seconds: float = math.inf, conn_id: str = CONN_ID
 ) -> dict[str, Any] | None:
-    """Bundle the small files of a topic's landing table, and remove what no snapshot knows.
+    """Bundle the small files of a topic's landing table, and delete unreferenced files.
 
-    Bundled are files whose offsets every lane of the topic has claimed, in claims that are closed. While offsets are
-    missing nothing is removed: files that no snapshot knows may be the missing rows. Files that the control topic names
-    since the sink's coordinator has committed last are still to be committed, however old they are: they stay.
+    Only files are bundled whose offsets every lane of the topic has claimed in claims that are closed. While offsets
+    are missing, nothing is deleted: unreferenced files may hold the missing rows. Files that the control topic has
+    named since the last commit of the sink's coordinator are still to be committed, so they stay, however old they are.
 
     Args:
         topic: The landed topic.
-        lanes: All consumers of landing tables; those of other topics are passed over.
+        lanes: All consumers of landing tables; those of other topics are ignored.
         seconds: After about this long, bundling leaves the rest for the next time.
         conn_id: The Airflow connection of Kafka.
 
     Returns:
-        {"bundled": files replaced, "removed": files deleted, or None when none may be}; None when there is no table.
+        {"bundled": files replaced, "removed": files deleted, or None when none may be deleted}; None when there is no
+        table.
     """
     from pyiceberg.exceptions import NoSuchTableError
 
@@ -138,7 +148,7 @@ def keep_landing_table(
     if missing := verify(topic, conn_id=conn_id).missing:
         log.warning("table %s: offsets are missing, nothing is removed: %d gaps", raw_table(topic), len(missing))
         return {**found, "removed": None}
-    # Before the snapshots are read: what the coordinator commits in between is named here, or known there.
+    # Before the snapshots are read: a file that the coordinator commits in between is named here or referenced there.
     spared = named_files(topic, conn_id)
     if spared is None:
         log.warning("table %s: how far its coordinator has come is not known, nothing is removed", raw_table(topic))
@@ -147,11 +157,19 @@ def keep_landing_table(
 
 
 def remove_results(consumers: Iterable[LandingConsumer], older_than: timedelta, *, seconds: float) -> int:
-    """Remove what checks of runs have left, when it is old and the run's claim is not on record any more.
+    """Delete the check results of runs that are old and whose claim is no longer recorded.
 
-    Returns of how many runs; for about this long, the rest is the next time's. A run whose claim is there may be
-    cleared, and what people accepted of it must be known then, however old it is. Killed in between: what is left of a
-    run is found the next time; what people accepted goes last.
+    A run whose claim still exists may be cleared. What people accepted of that run must still be known then, however
+    old it is. If the process is killed in between, the next call finds the rest of the run; what people accepted is
+    deleted last.
+
+    Args:
+        consumers: The landing consumers.
+        older_than: Only results whose newest object is older.
+        seconds: After about this long the rest is left for the next time.
+
+    Returns:
+        Of how many runs results were deleted.
     """
     from include.lake.buckets import bucket
     from include.validators.results import ACCEPTANCE, FOLDER
@@ -162,10 +180,10 @@ def remove_results(consumers: Iterable[LandingConsumer], older_than: timedelta, 
     for consumer in consumers:
         runs: dict[int, list[Entry]] = {}
         for entry in objects.list(f"{FOLDER}/{consumer.name}/"):
-            # Beside the runs' folders lie the statistics of the last ones.
+            # The folder also holds the statistics of the last runs, which are not in a run's folder.
             if (key := entry.path.split("/")[2]).isdigit():
                 runs.setdefault(int(key), []).append(entry)
-        # After the listing: of a claim that is made in between, nothing is listed.
+        # After the listing: a claim that is made in between has no objects in the list.
         on_record = _claims_of(consumer)
         for claim_id, entries in sorted(runs.items()):
             if time.monotonic() > until:

@@ -1,6 +1,7 @@
 """One unit of a run: landed texts become good rows in a staging file, or dead letters.
 
-Killed anywhere: the retry does it again, writes the same names, and sends no dead letter that the inbox knows.
+If it is killed anywhere, the retry repeats it, writes the same names, and publishes no dead letter that is already in
+the inbox.
 """
 
 from __future__ import annotations
@@ -36,28 +37,39 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Rows examined at a time, and how large their texts may be together: they are in memory, and their records too.
+# Limits for the rows that are parsed at a time: their number, and the total size of their texts. The texts and their
+# Kafka records are in memory.
 EXAMINED_AT_ONCE, EXAMINED_BYTES = 2_000, 32 * 1024 * 1024
-# Rows of every unit on which the screen is compared with the contract.
+# Rows of every unit for which the screen's result is compared with the contract's.
 SAMPLE = 64
 
 
 @dataclass
 class _Examined:
-    """What became of rows that the screen was not sure about."""
+    """The results of parsing rows that the screen could not decide."""
 
     good: list[dict[str, Any]] = field(default_factory=list)
     bad: list[DeadLetter] = field(default_factory=list)
 
 
 def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> dict[str, Any]:
-    """Validate a unit's rows; returns its staging files and counts, for an XCom.
+    """Validate a unit's rows.
 
-    `landed`: offsets with a row, each once; `good` and `dead_lettered` of them; `without_record`: offsets of the ranges
-    that have none; `repeated`: rows that had landed more than once, dropped. Dead letters are acknowledged by the
-    broker and on record when this returns.
+    When it returns, the broker has acknowledged the dead letters and they are recorded.
 
-    Raises what the store, the broker or the database raise, for Airflow's retries; and ScreenDiffers.
+    Args:
+        consumer: The landing consumer.
+        unit: The unit, as it was planned.
+        run_id: The Dag run.
+
+    Returns:
+        For an XCom: `unit`, its number; `files`, the addresses of its staging files; and counts. `landed`: offsets with
+        a row, each counted once; `good` and `dead_lettered`: how many of them; `without_record`: offsets of the ranges
+        that have no row; `repeated`: rows that had landed more than once and were dropped.
+
+    Raises:
+        ScreenDiffers: The screen accepted a row that the contract parses differently.
+        Exception: What the store, the broker or the database raise; Airflow retries.
     """
     import duckdb
 
@@ -66,7 +78,8 @@ def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) 
     try:
         return _validate(consumer, unit, run_id)
     except (OSError, duckdb.Error) as error:
-        # DuckDB wraps what the filesystem raises, or not, depending on where it happens: so the store is asked.
+        # DuckDB wraps the filesystem's exception or not, depending on where it happens. So ask the store whether files
+        # are gone.
         gone = _missing_files(consumer, unit)
         if not gone:
             raise
@@ -75,7 +88,7 @@ def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) 
 
 
 def _missing_files(consumer: LandingConsumer, unit: dict[str, Any]) -> list[str]:
-    """The landed files of the unit that the store does not have. Raises what the store raises when it is away."""
+    """The landed files of the unit that the store no longer has. Raises what an unavailable store raises."""
     io = load_landing_table(consumer.topic).io
     paths = [file["path"] for file in unit["files"]]
     store = filesystem(io, paths[0]) if paths else None
@@ -136,9 +149,9 @@ def offset_ranges(consumer: LandingConsumer, unit: dict[str, Any]) -> list[Offse
 
 
 def _within(ranges: Iterable[dict[str, int]]) -> str:
-    """Offsets of the unit, in the landing table's columns.
+    """The condition for the unit's offsets, in the landing table's columns.
 
-    Not each file by its own slice: a record that two files hold is dropped as repeated.
+    It does not restrict each file to its own slice: a record that is in two files is dropped as repeated.
     """
     parts = (
         f'("partition" = {int(r["partition"])} and "offset" >= {int(r["start"])} and "offset" < {int(r["end"])})'
@@ -167,7 +180,7 @@ def _screen(
 
 
 def _compare_with_contract(connection: DuckDBPyConnection, consumer: LandingConsumer, unit: dict[str, Any]) -> None:
-    """On rows spread over the unit's first and last file."""
+    """Compare the screen with the contract, on rows spread over the unit's first and last file."""
     if not rows.is_screened(consumer.topic.contract):
         return
     parts = []
@@ -186,9 +199,10 @@ def _examine(
     run_id: str,
     target: Path,
 ) -> int:
-    """Parse the rows that the screen was not sure about: good ones go to a local file, bad ones to the dead letters.
+    """Parse the rows that the screen could not decide: good rows go to a local file, bad rows become dead letters.
 
-    Returns how many were good.
+    Returns:
+        How many rows were good.
     """
     import pyarrow.parquet
 
@@ -228,7 +242,7 @@ def _examine_batch(
     for partition, offset, timestamp, text in batch:
         place = {"kafka_partition": partition, "kafka_offset": offset, "kafka_timestamp": timestamp}
         if text is not None and rows.REPLACEMENT in text:
-            # The sink may have put it there for bytes that were not UTF-8.
+            # The sink may have put the replacement character there for bytes that were not UTF-8.
             doubtful.append((place, text))
             continue
         try:
@@ -257,7 +271,7 @@ def _examine_batch(
 
 
 def staging_schema(consumer: LandingConsumer) -> pyarrow.Schema:
-    """The columns of a staging file that holds good rows only."""
+    """The columns of a staging file that holds only good rows."""
     import pyarrow as pa
 
     types = {
@@ -280,7 +294,13 @@ def _as_table(good: list[dict[str, Any]], schema: pyarrow.Schema) -> pyarrow.Tab
 
 
 def staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Sequence[str]) -> str:
-    """A query for the good rows in staging files."""
+    """A query for the good rows in staging files.
+
+    Args:
+        connection: The engine's DuckDB connection.
+        consumer: The landing consumer.
+        files: The addresses of the staging files.
+    """
     own = {column.name: column.iceberg_type for column in columns_of(consumer.topic.contract)}
     columns = {**own, "event_id": "string", **COORDINATES}
     names = ", ".join(f"{quoted(name)}::{sql_type(kind)} as {quoted(name)}" for name, kind in columns.items())

@@ -1,8 +1,9 @@
-"""Whether a landing table has everything: RUNNING connectors have been seen to lose files in silence.
+"""Check whether a landing table is complete: connectors in the state RUNNING have been seen to lose files silently.
 
-Between where a partition is looked at from and the highest offset that has landed, or that the sink's group has
-committed, every offset must have landed, or be known to hold no record, or to be lost. Whatever else is missing is a
-gap. The sink commits its offsets in Kafka before the table, so the end of a partition is only a gap after a grace.
+The check covers the offsets from a given start up to the highest offset that has landed or that the sink's group has
+committed. Each of them must have landed, or be recorded as holding no record or as lost. Every other offset is missing:
+a gap. The sink commits its offsets in Kafka before it commits to the table, so missing offsets at the end of a
+partition are a gap only after a grace period.
 """
 
 import logging
@@ -25,19 +26,27 @@ log = logging.getLogger(__name__)
 
 GAP_ALARM, LOST_ALARM = "landing_gap", "messages_lost"
 RUNBOOK = "docs/runbooks/landing-gap.md"
-# Between what the sink has committed in Kafka and its commit of the table: seconds; a commit that failed is tried again
-# for minutes.
+# The time between the sink's commit in Kafka and its commit to the table: seconds, but a failed commit is retried for
+# minutes.
 LANDING_GRACE = timedelta(minutes=5)
-# Offsets below ones that have landed: the sink lands a partition in order. Time for a commit that was cut in two.
+# For missing offsets below offsets that have landed: the sink lands a partition in order. Allows for a commit that was
+# cut in two.
 INNER_GRACE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What a landing table holds and misses, from the offset of each partition on that was asked about.
+    """What a landing table holds and misses, from the requested offset of each partition on.
 
-    begins: from which offset of each partition on the table should be complete. covered: by partition, the offsets that
-    have landed or are settled. due: gaps that have outlived their grace.
+    Attributes:
+        topic: The topic's name.
+        topic_id: The landing table's topic id.
+        landed: The files of the table.
+        begins: {partition: the offset from which the table should be complete}.
+        covered: {partition: the offsets that have landed or are settled}.
+        kafka: The offsets of the topic's partitions in Kafka.
+        missing: All gaps, due or not.
+        due: The gaps that have outlived their grace period.
     """
 
     topic: str
@@ -50,7 +59,7 @@ class Verified:
     due: tuple[Gap, ...]
 
     def end(self, partition: int, start: int) -> int:
-        """Where the offsets of the partition that begin at `start` have their first hole."""
+        """The first offset of the partition, from `start` on, that is missing."""
         return contiguous_end(start, self.covered.get(partition, []))
 
 
@@ -61,13 +70,21 @@ def verify(
     conn_id: str = CONN_ID,
     grace: timedelta = LANDING_GRACE,
 ) -> Verified:
-    """Look at the topic's landing table, record what is missing, open or close the alarm; repairs nothing.
+    """Check the topic's landing table, record what is missing, and open or close the alarm. It repairs nothing.
 
-    `starts`: from which offset of each partition on; without it, from where the table begins. Raises ConsumerStopped
-    when the topic was deleted and recreated, KafkaException, and what the catalog raises.
+    Args:
+        topic: The landed topic.
+        starts: {partition: the first offset to check}; by default where the table begins.
+        conn_id: The Airflow connection of Kafka.
+        grace: How long offsets at the end of a partition may be missing before they are a gap that is due.
+
+    Raises:
+        ConsumerStopped: The topic was deleted and recreated.
+        KafkaException: The broker is unavailable or refuses.
+        Exception: What the catalog raises.
     """
     with GroupOffsets(sink_group(topic), conn_id) as group:
-        # Before the table: what was committed by now has had more time to land.
+        # Read Kafka before the table: offsets that are committed by now have had more time to land.
         kafka = group.look_now([topic.name])
     table = load_landing_table(topic)
     landing_id = topic_id(table)
@@ -91,7 +108,7 @@ def verify(
 
 
 def check_same_topic(topic: LandedTopic, landing_id: str, kafka: Mapping[Partition, PartitionOffsets]) -> None:
-    """Raise ConsumerStopped when Kafka's topic is not the one that landed: the same offsets are other messages."""
+    """Raise ConsumerStopped when Kafka's topic is not the one that landed: the same offsets would be other messages."""
     for offsets in kafka.values():
         if not is_same_topic(offsets.topic_id, landing_id):
             raise ConsumerStopped(

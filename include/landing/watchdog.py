@@ -1,8 +1,8 @@
-"""Look after connectors: restart what failed, and alarm on what Connect does not see.
+"""Look after connectors: restart failed ones, and raise alarms for problems that Connect does not see.
 
-A task of Kafka Connect that failed stays so until somebody restarts it; a restart loses nothing. RUNNING proves
-little: the tasks commit their offsets before the coordinator has committed their files to the table, so both groups are
-watched.
+A failed task of Kafka Connect stays failed until somebody restarts it; a restart loses nothing. The state RUNNING
+proves little: the tasks commit their offsets before the coordinator has committed their files to the table. So the
+offsets of both groups are watched.
 """
 
 import logging
@@ -29,18 +29,19 @@ from include.operations.tables import Timestamp, metadata, now_column
 log = logging.getLogger(__name__)
 
 RUNBOOK = "docs/runbooks/connector-failed.md"
-# Any number will do, as long as every watchdog uses the same.
+# Any number; all watchdogs must use the same.
 STEPPING_LOCK = 7_401_514
 
-# One row a connector.
+# One row per connector.
 connector_watch = Table(
     "connector_watch",
     metadata,
     Column("connector", Text, primary_key=True),
-    # Since it was last seen well; and when the last one was.
+    # How often it was restarted since it was last healthy, and when it was last restarted.
     Column("restarts", BigInteger, server_default="0", nullable=False),
     Column("restarted_at", Timestamp),
-    # Sums of committed offsets, of the tasks and of the coordinator, and when they last changed. -1: none yet.
+    # The sum of the committed offsets of the tasks, and of the coordinator, and when each sum last changed. -1: none
+    # yet.
     Column("sink_offsets", BigInteger, server_default="-1", nullable=False),
     now_column("sink_moved_at"),
     Column("table_offsets", BigInteger, server_default="-1", nullable=False),
@@ -50,23 +51,27 @@ connector_watch = Table(
 
 @dataclass(frozen=True)
 class Limits:
-    """When to restart and when to alarm."""
+    """When to restart a connector, and when to raise an alarm."""
 
-    # Records that the sink has not read. It reads some ten thousand a second: above this it does not keep up.
+    # Records that the sink has not read. It reads some ten thousand per second; with a larger lag it does not keep up.
     max_lag: int = 1_000_000
-    # Some commit intervals, and a coordinator that was killed is replaced within its session timeout.
+    # A few commit intervals. A coordinator that was killed is replaced within its session timeout.
     stalled_after: timedelta = timedelta(minutes=10)
-    # A producer allows its transactions a minute by default; one that is open for longer may never end.
+    # By default a producer allows its transactions one minute. A transaction that is open for longer may never end.
     max_transaction_age: timedelta = timedelta(minutes=5)
-    # At once, then after 2, 4, 8 ... minutes, at most an hour: an outage of seven hours is survived without anybody.
+    # At once, then after 2, 4, 8 ... minutes, at most an hour: this survives an outage of seven hours without a person.
     max_restarts: int = 12
     first_pause: timedelta = timedelta(minutes=2)
     longest_pause: timedelta = timedelta(hours=1)
-    # A restarted task runs for a moment before it fails again; the episode ends when it has run this long.
+    # A restarted task runs for a moment before it fails again. A connector counts as healthy when it has run this long.
     well_after: timedelta = timedelta(minutes=10)
 
     def pause(self, restarts: int) -> timedelta:
-        """From the last restart to the next."""
+        """The pause between the last restart and the next.
+
+        Args:
+            restarts: How often the connector was restarted so far, at least 1.
+        """
         return min(self.first_pause * 2 ** min(restarts - 1, 20), self.longest_pause)
 
 
@@ -77,10 +82,22 @@ def check_connectors(
     conn_id: str = CONN_ID,
     kafka_conn_id: str = KAFKA_CONN_ID,
 ) -> list[str]:
-    """Look at the connector of every landed topic; returns what was restarted.
+    """Check the connector of every landed topic.
 
-    When Connect does not answer, that is an alarm, and the groups' offsets are looked at all the same. Raises
-    AirflowNotFoundException when the connection is not defined, and KafkaException.
+    If Connect does not answer, an alarm is raised, and the groups' offsets are checked all the same.
+
+    Args:
+        topics: Topics that are not landed are ignored.
+        limits: When to restart and when to raise an alarm.
+        conn_id: The Airflow connection of Kafka Connect.
+        kafka_conn_id: The Airflow connection of Kafka.
+
+    Returns:
+        The names of the connectors that were restarted or moved past records.
+
+    Raises:
+        AirflowNotFoundException: The connection is not defined.
+        KafkaException: The broker is unavailable or refuses.
     """
     limits = limits or Limits()
     connect = Connect(conn_id)
@@ -112,7 +129,7 @@ def check_connectors(
 
 
 def _step_over(topic: Topic, connect: Connect, kafka_conn_id: str) -> bool:
-    """Lead the connector past records that Connect refuses; False when another watchdog does it or there is none."""
+    """Move the connector past records that Connect refuses; False when another watchdog does it or there is none."""
     name = connector_name(topic)
     with begin() as connection:
         lock = func.pg_try_advisory_xact_lock(func.hashtextextended(name, STEPPING_LOCK))
@@ -121,7 +138,7 @@ def _step_over(topic: Topic, connect: Connect, kafka_conn_id: str) -> bool:
         try:
             if not stepping.step_over(topic, connect, kafka_conn_id):
                 return False
-            # Its alarm stays until the tasks have run for a while.
+            # The alarm about the records stays until the tasks have run for a while.
             _locked_row(connection, name)
             _update(connection, name, restarted_at=func.now())
             return True
@@ -133,14 +150,14 @@ def _step_over(topic: Topic, connect: Connect, kafka_conn_id: str) -> bool:
 
 
 def forget_restarts(name: str) -> None:
-    """A person has looked: the watchdog may restart the connector again."""
+    """A person has looked at the connector: the watchdog may restart it again."""
     with begin() as connection:
         connection.execute(update(connector_watch).where(connector_watch.c.connector == name).values(restarts=0))
         close_alarm(connection, name, "connector_given_up")
 
 
 def _note_state(name: str, standing: Standing, limits: Limits) -> bool:
-    """Alarms about what Connect says; True when the connector is to be restarted now, which is on record then."""
+    """Raise alarms about Connect's status; returns True, and records it, if the connector is to be restarted now."""
     with begin() as connection:
         row = _locked_row(connection, name)
         now = connection.scalar(select(func.now()))
@@ -206,7 +223,7 @@ def _alarm(connection: Connection, name: str, kind: str, is_wrong: bool, text: s
 
 
 def _locked_row(connection: Connection, name: str) -> Row:
-    """The connector's row, ours until the transaction ends: of two watchdogs, one restarts."""
+    """The connector's row, locked until the transaction ends, so that only one of two watchdogs restarts it."""
     connection.execute(insert(connector_watch).values(connector=name).on_conflict_do_nothing())
     mine = select(connector_watch).where(connector_watch.c.connector == name).with_for_update()
     return connection.execute(mine).one()

@@ -1,1 +1,1 @@
-"""The example: a water utility. The one package to replace when the project is used for something else."""
+"""The example: a water utility. Replace this package when you use the project for something else."""

@@ -30,13 +30,13 @@ SERVICE_REQUEST = Asset("service_request")
 # Partitioned by decision_id: a run for each proposal that needs a person's approval.
 PROPOSAL = Asset("proposal")
 
-# Rows of the outbox that wait for their delivery.
+# Rows of the outbox that wait for delivery.
 OUTBOX_DUE = Asset("outbox_due", watchers=[outbox_watcher()])
 
-# Its watcher, on Airflow's stock trigger, is in its Dag file: the import takes more than a second.
+# Its watcher uses Airflow's stock trigger and is declared in the Dag file: the import takes more than a second.
 LIVE_BOARD = Asset("live_board")
 
-# What the standard lane publishes; an event's extra holds the offset ranges and counts of the run.
+# Published by the standard lane; an event's extra holds the offset ranges and counts of the run.
 HOURLY_FLOWS = Asset("hourly_flows")
 LEAK_MODEL = Asset("leak_model")
 LEAKS = Asset("leaks")

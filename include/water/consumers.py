@@ -1,4 +1,4 @@
-"""Who reads which topic, in one place."""
+"""Which consumer reads which topic, in one place."""
 
 from include.kafka.consumers import Consumer, Shape
 from include.landing.consumers import LandingConsumer
@@ -16,19 +16,19 @@ TRIAGE_SERVICE_REQUESTS = Consumer(
     shape=Shape.per_message,
     prepare="include.water.triage.engine:propose",
     effect="include.water.triage.effect:record_decision",
-    # Each becomes a Dag run: a claim is what the machine gets through in about a minute.
+    # Each message becomes a Dag run: a claim is as much as the machine processes in about a minute.
     max_messages_per_claim=200,
     chunk_size=200,
-    # A few runs a second is all that one Dag run per message can do: beyond this the topic belongs elsewhere.
+    # One Dag run per message allows only a few runs per second: a topic with a larger lag needs another pattern.
     max_lag=2_000,
 )
 
-# The standard lane: what has landed, not what has just arrived.
+# The standard lane: it reads what has landed, not what has just arrived.
 AGGREGATE_METER_READINGS = LandingConsumer(
     name="aggregate_meter_readings",
     topic=METER_READINGS,
     suite="include.water.suites:meter_readings",
 )
 
-# All of the event lane: what is not here is not looked after by the Dag `maintain`.
+# All consumers of the event lane. The Dag `maintain` looks after these and no others.
 CONSUMERS = (RAISE_ALERTS, TRIAGE_SERVICE_REQUESTS)

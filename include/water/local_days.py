@@ -1,4 +1,4 @@
-"""Days of a time zone as spans of time: 24 hours, or 23 or 25 when the clocks are changed."""
+"""Days of a time zone as time spans: 24 hours, or 23 or 25 when the clocks change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 
 def midnight(day: date, zone: ZoneInfo) -> datetime:
-    """The beginning of the day, as UTC."""
+    """The beginning of the day, in UTC."""
     return datetime.combine(day, time.min, zone).astimezone(UTC)
 
 

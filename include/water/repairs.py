@@ -1,6 +1,6 @@
-"""Repairs of the example's messages: what `replay_dead_letters` tries on what waits in a dead-letter topic.
+"""Repairs of the example's messages, which `replay_dead_letters` tries on messages in a dead-letter topic.
 
-A repair may go when the last dead letter that needs it has gone.
+Delete a repair when no dead letter needs it any more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REPAIRS.renamed(
 
 @REPAIRS.repair(SEISMIC_EVENTS, "the feed's adapter could not read what the feed sends since it has changed")
 def adapted_again(value: bytes) -> bytes | None:
-    """A dead letter of the feed is the feed's own JSON: read it with the adapter as it is now."""
+    """Convert a dead letter of the feed, which is the feed's own JSON, with the current adapter."""
     from include.water.feeds.seismic import to_event
 
     feature = to_document(value)

@@ -1,1 +1,1 @@
-"""From events to alerts: thresholds, rules, and the effect that writes and announces an alert."""
+"""From events to alerts: the thresholds, the rules, and the effect that writes and announces an alert."""

@@ -1,4 +1,4 @@
-"""The effect of the consumer `raise_alerts`: an event becomes an alert, or makes one more severe, or neither."""
+"""The effect of the consumer `raise_alerts`: an event creates an alert, makes one more severe, or changes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from include.water.topics import ALERTS_RAISED, AlertRaised
 log = logging.getLogger(__name__)
 
 WEBHOOK_CONN_ID = "alert_webhook"
-# What a more severe message replaces.
+# The columns that a more severe message replaces.
 _CONTENT = (
     "severity",
     "severity_rank",
@@ -46,21 +46,25 @@ def _upsert() -> Executable:
     ).returning(alerts.c.revision)
 
 
-# Once: to build it for every alert takes longer than PostgreSQL takes to run it.
+# Built once: building the statement for every alert takes longer than PostgreSQL takes to run it.
 _UPSERT = _upsert()
 
 
 def raise_alert(connection: Connection, message: Message) -> None:
-    """Write the alert that the message calls for, and what must leave the database, in the caller's transaction.
+    """Write the alert that the message calls for, and its notifications, in the caller's transaction.
 
     An earthquake or leak has one alert, whatever the number of messages about it:
     - the first message that the rules find severe enough raises it (revision 1);
-    - a later one that is more severe replaces its content and counts as a new revision; people are told again;
-    - a later one that is as severe or less changes nothing, and nobody is told: the crew is on its way, and only
-      a person takes an alert back. So the outcome does not depend on the order in which revisions are handled.
+    - a later message that is more severe replaces its content and counts as a new revision; people are notified again;
+    - a later message that is as severe or less changes nothing, and nobody is notified: the crew is on its way, and
+      only a person takes an alert back. So the result does not depend on the order in which revisions are handled.
 
-    Each raise or rise is a message on `alerts.raised` and a request to the connection `alert_webhook`, both
-    delivered through the outbox after the commit.
+    Each new alert and each rise in severity is a message on `alerts.raised` and a request to the connection
+    `alert_webhook`. The outbox delivers both after the commit.
+
+    Args:
+        connection: A transaction on the operational database.
+        message: A message on `seismic.events` or `leaks.detected`.
     """
     alert = assess(message.event)
     if alert is None:
@@ -98,10 +102,10 @@ def raise_alert(connection: Connection, message: Message) -> None:
 
 
 def _write(connection: Connection, alert: Alert, message: Message) -> int | None:
-    """Insert the alert or make it more severe; its revision, or None if it stands as it is.
+    """Insert the alert or make it more severe; returns its revision, or None if nothing changes.
 
-    One statement, so that two tasks with revisions of one earthquake cannot both find no row, or both the lower
-    severity: the second waits for the first and then compares with what that has written.
+    It is one statement, so that two tasks with revisions of one earthquake cannot both find no row, or both find the
+    lower severity: the second task waits for the first and then compares with what the first has written.
     """
     row = {
         "alert_id": alert.alert_id,

@@ -1,4 +1,4 @@
-"""Which events are alerts, and how severe: plain functions of the event and the network."""
+"""Which events are alerts, and how severe they are: pure functions of the event and the network."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ EARTH_RADIUS_KM = 6371.0088  # mean radius, IUGG
 
 @dataclass(frozen=True)
 class Alert:
-    """What the rules say about one event.
+    """The result of the rules for one event.
 
-    `alert_id` names what the alert is about, not the message: all revisions of one earthquake share it.
+    `alert_id` identifies the subject of the alert, not the message: all revisions of one earthquake share it.
     """
 
     alert_id: str
@@ -30,7 +30,7 @@ class Alert:
 
 
 def assess(event: Contract) -> Alert | None:
-    """The alert that an event calls for, or None."""
+    """The alert that an event calls for, or None. Raises TypeError for an event that has no rules."""
     if isinstance(event, SeismicEvent):
         return assess_quake(event)
     if isinstance(event, LeakDetected):
@@ -41,11 +41,18 @@ def assess(event: Contract) -> Alert | None:
 def assess_quake(event: SeismicEvent, sites: Iterable[Site] = tuple(SITES.values())) -> Alert | None:
     """An alert if the earthquake is strong enough, near enough to a site, and not withdrawn.
 
-    It names the nearest of the sites that are hit hardest.
+    It names the site that is hit hardest, and of equal ones the nearest.
+
+    Args:
+        event: The earthquake; its depth is in kilometers.
+        sites: The sites to check.
+
+    Returns:
+        The alert, or None.
     """
     if event.magnitude is None or event.status is ReviewStatus.deleted:
         return None
-    # Without a depth, as if at the surface: rather one alert too many.
+    # Without a depth, the earthquake counts as at the surface: one alert too many is better than a missed alert.
     depth_km = max(event.depth_km or 0.0, 0.0)
     hits = []
     for site in sites:
@@ -67,7 +74,7 @@ def assess_quake(event: SeismicEvent, sites: Iterable[Site] = tuple(SITES.values
 
 
 def assess_leak(event: LeakDetected) -> Alert | None:
-    """An alert if the leak is large enough and likely enough."""
+    """An alert if the leak is large enough and likely enough, else None."""
     if event.confidence < MIN_LEAK_CONFIDENCE:
         return None
     reached = [rule.severity for rule in LEAK_RULES if event.litres_per_hour >= rule.min_litres_per_hour]
@@ -86,7 +93,14 @@ def assess_leak(event: LeakDetected) -> Alert | None:
 
 
 def distance_km(latitude: float, longitude: float, other_latitude: float, other_longitude: float) -> float:
-    """Great-circle distance by the haversine formula, which stays exact for points that are close together."""
+    """Great-circle distance of two points in kilometers, by the haversine formula, which stays exact for close points.
+
+    Args:
+        latitude: Of the first point, in degrees.
+        longitude: Of the first point, in degrees.
+        other_latitude: Of the second point, in degrees.
+        other_longitude: Of the second point, in degrees.
+    """
     half_north = radians(other_latitude - latitude) / 2
     half_east = radians(other_longitude - longitude) / 2
     shrink = cos(radians(latitude)) * cos(radians(other_latitude))

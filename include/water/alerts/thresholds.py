@@ -1,4 +1,4 @@
-"""When an event becomes an alert: every number, in one place."""
+"""When an event becomes an alert: all thresholds in one place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from include.water.topics import Severity
 
 @dataclass(frozen=True)
 class QuakeRule:
-    """An earthquake of at least this magnitude, at most this far from a site, is an alert of this severity."""
+    """An earthquake of at least this magnitude, at most this far (km) from a site, is an alert of this severity."""
 
     severity: Severity
     min_magnitude: float
@@ -24,8 +24,8 @@ class LeakRule:
     min_litres_per_hour: float
 
 
-# Shaking halves with a few tens of kilometres and doubles with a few tenths of a magnitude, so every severity has a
-# near and a far rule. The distance is to the hypocentre: a deep earthquake shakes less.
+# Shaking halves over a few tens of kilometers and doubles with a few tenths of a magnitude, so the severities have
+# rules for near and for far earthquakes. The distance is to the hypocenter: a deep earthquake shakes less.
 QUAKE_RULES = (
     QuakeRule(Severity.critical, min_magnitude=6.5, within_km=150),
     QuakeRule(Severity.critical, min_magnitude=5.5, within_km=40),
@@ -35,11 +35,11 @@ QUAKE_RULES = (
     QuakeRule(Severity.minor, min_magnitude=3.5, within_km=40),
 )
 
-# A burst pipe, a leaking joint that is worth a crew tomorrow, one that is worth a look this week.
+# A burst pipe; a leaking joint that is worth a crew tomorrow; a leak that is worth a check this week.
 LEAK_RULES = (
     LeakRule(Severity.critical, min_litres_per_hour=10_000),
     LeakRule(Severity.major, min_litres_per_hour=2_000),
     LeakRule(Severity.minor, min_litres_per_hour=400),
 )
-# Below this, digging finds nothing more often than not.
+# With a lower confidence, digging finds nothing more often than not.
 MIN_LEAK_CONFIDENCE = 0.5

@@ -1,1 +1,1 @@
-"""What people look at: the live board of the network."""
+"""Dashboards for people: the live board of the network, and the executive report."""

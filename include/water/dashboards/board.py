@@ -1,4 +1,4 @@
-"""What the live board shows, read from the operational database."""
+"""The content of the live board, read from the operational database."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from include.water.dashboards.tiles import ELSEWHERE, TILES, behind
 from include.water.sites import DISTRICTS, SITES
 from include.water.tables import board_tiles, decisions
 
-# As many as a screen has room for; the counts are of all.
+# As many as fit on a screen; the totals count all.
 MAX_DECISIONS = 12
 MAX_AWAITING = 8
 MAX_ALARMS = 8
 
 
 def read_board(connection: Connection) -> dict[str, Any]:
-    """Tiles, decisions and alarms as a JSON document; times in ISO 8601.
+    """The tiles, decisions and alarms as a JSON document; times are in ISO 8601.
 
-    Nothing in it changes while the database does not, so that a browser can be told that it has the newest version.
+    The document changes only when the database does, so that a browser can be told that its version is still the
+    newest.
     """
     awaiting = decisions.c.state == "awaiting_approval"
     return {
@@ -43,7 +44,7 @@ def read_board(connection: Connection) -> dict[str, Any]:
 
 
 def _tiles(connection: Connection) -> list[dict[str, Any]]:
-    """One for each district, in the network's order, and one for elsewhere when something is open there."""
+    """One tile for each district, in the network's order, and one for elsewhere when it has open alerts."""
     rows = {row.tile: row for row in connection.execute(select(board_tiles))}
     not_yet = behind(connection)
     tiles = []
@@ -56,7 +57,7 @@ def _tiles(connection: Connection) -> list[dict[str, Any]]:
             {
                 "id": tile,
                 "name": district.name if district else "Elsewhere",
-                # Where it lies, for the map; null for elsewhere.
+                # The position on the map; null for elsewhere.
                 "position": [district.longitude, district.latitude] if district else None,
                 "counts": content["counts"],
                 "alerts": content["alerts"],
@@ -72,7 +73,7 @@ def _decisions(connection: Connection, query: Select) -> list[dict[str, Any]]:
 
 
 def _decision(row: Row) -> dict[str, Any]:
-    """Without the customer: who asked is nobody's business on a wall."""
+    """One decision, without the customer: a board on a wall must not show who asked."""
     district, site = DISTRICTS.get(row.district_id), SITES.get(row.target_id)
     target = {
         "customer": "the customer",

@@ -1,6 +1,6 @@
-"""What a message on `alerts.raised` says to the live board: which tile it concerns, and nothing else.
+"""What the live board reads from a message on `alerts.raised`: only which tile it concerns.
 
-Imported by the triggerer and by Dag files: it costs pydantic.
+The triggerer and Dag files import this module; its only heavy import is pydantic.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from include.contracts.violations import ContractViolation
 from include.water.sites import DISTRICTS
 from include.water.topics import ALERTS_RAISED, AlertRaised
 
-# The tile of what lies in no district that the network knows.
+# The tile of alerts in no known district.
 ELSEWHERE = "elsewhere"
 
 
@@ -27,23 +27,30 @@ def tile_for(district_id: str | None) -> str:
 def tile_of(message: KafkaMessage) -> dict[str, Any]:
     """The payload of the asset event: {"tile", "alert_id"}, or {"tile": None} for a message that breaks its contract.
 
-    Called by the stock trigger, so it never raises (the trigger would fail at this message again and again) and never
-    returns nothing (the trigger would pass over the message). Nothing that a person wrote gets into the payload, which
+    The stock trigger calls it. So it never raises (the trigger would fail at this message again and again) and never
+    returns None (the trigger would skip the message). The payload contains no text that a person wrote, because it
     stays in Airflow's metadata database.
+
+    Args:
+        message: The Kafka message.
     """
     try:
         event = ALERTS_RAISED.parse(message.value())
     except ContractViolation:
-        # An alert may stand behind it all the same: look at all tiles.
+        # There may be an alert behind the message all the same: refresh all tiles.
         return {"tile": None}
     assert isinstance(event, AlertRaised)
     return {"tile": tile_for(event.district_id), "alert_id": event.alert_id}
 
 
 def named_tiles(payloads: Iterable[Any]) -> set[str] | None:
-    """The tiles that the payloads of a run's asset events name; None for all tiles.
+    """The tiles that the payloads of a run's asset events name; None means all tiles.
 
-    None too when there is no event (a run by the clock or by hand) or a payload is not one of `tile_of`.
+    It is also None when there is no event (a run by schedule or by hand) or when a payload does not come from
+    `tile_of`.
+
+    Args:
+        payloads: The payloads of the run's asset events.
     """
     named: set[str] = set()
     for payload in payloads:

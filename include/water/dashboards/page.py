@@ -1,4 +1,4 @@
-"""The live board's application; made in the api-server when somebody opens the board (see plugins/)."""
+"""The live board's web application; created in the api-server when somebody opens the board (see plugins/)."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The tiles of the live board: what is open in each district, computed from the alerts."""
+"""The tiles of the live board: the open alerts of each district."""
 
 from __future__ import annotations
 
@@ -20,15 +20,22 @@ log = logging.getLogger(__name__)
 TILES: tuple[str, ...] = (*DISTRICTS, ELSEWHERE)
 # An alert has no end of its own. It counts as open for a day after it was raised, or raised to a higher severity.
 OPEN_FOR = timedelta(hours=24)
-# More than anybody reads; the counts are of all.
+# More than anybody reads; the counts include all alerts.
 MAX_ALERTS = 20
 
 
 def refresh(connection: Connection, named: Collection[str] | None = None) -> list[str]:
-    """Compute anew the tiles that are named, and those that are behind the alerts; all when None. Returns which.
+    """Recompute the named tiles and all tiles that are behind the alerts.
 
-    Those that are behind, because an event can be lost, or joined with that of another tile: then the next one, for
-    whatever tile, makes it good.
+    An event can be lost, or coalesced with an event of another tile. The next event, for any tile, repairs that,
+    because tiles that are behind are refreshed too.
+
+    Args:
+        connection: A transaction on the operational database.
+        named: The tiles; None for all tiles.
+
+    Returns:
+        The tiles that were refreshed.
     """
     tiles = sorted(TILES if named is None else {*named, *behind(connection)})
     since = func.now() - OPEN_FOR
@@ -43,8 +50,8 @@ def refresh(connection: Connection, named: Collection[str] | None = None) -> lis
 def behind(connection: Connection) -> set[str]:
     """The tiles that do not show all alerts.
 
-    The sum of the revisions tells: it grows by one with each alert and each rise of severity. Times do not, for a
-    transaction that began earlier may have been committed later.
+    It compares the sum of the alerts' revisions, which grows by one with each alert and each rise of severity. Times
+    are not reliable, because a transaction that began earlier may have been committed later.
     """
     every = _alerts()
     shown = cast(board_tiles.c.content["revisions"].astext, Integer)
@@ -59,9 +66,9 @@ def behind(connection: Connection) -> set[str]:
 
 
 def _contents(connection: Connection, tiles: Collection[str]) -> dict[str, dict[str, Any]]:
-    """{tile: {"counts": {severity: number}, "revisions": their sum, "alerts": the worst and newest ones}}.
+    """{tile: {"counts": {severity: number}, "revisions": their sum, "alerts": the most severe and newest ones}}.
 
-    One statement, so that the counts are those of the list.
+    It is one statement, so that the counts match the list.
     """
     every = _alerts()
     tile, order = every.c.tile, (every.c.severity_rank.desc(), every.c.updated_at.desc(), every.c.alert_id)
@@ -102,6 +109,6 @@ def _contents(connection: Connection, tiles: Collection[str]) -> dict[str, dict[
 
 
 def _alerts() -> Subquery:
-    """The alerts, each with its tile."""
+    """All alerts, each with its tile."""
     tile = case((alerts.c.district_id.in_(list(DISTRICTS)), alerts.c.district_id), else_=ELSEWHERE)
     return select(alerts, tile.label("tile")).subquery()

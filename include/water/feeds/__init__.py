@@ -1,1 +1,1 @@
-"""Third-party feeds that are polled and put into Kafka."""
+"""Third-party feeds that are polled and published to Kafka."""

@@ -2,8 +2,8 @@
 
 Format: https://earthquake.usgs.gov/earthquakes/feed/v1.0/geojson.php
 
-Delivery is at least once: what is in Kafka is written down only after the broker has acknowledged it, so a crash in
-between produces an event twice, with the same event id, and never loses one.
+Delivery is at least once: an event is recorded as published only after the broker has acknowledged it. A crash in
+between produces the event twice, with the same event id, and never loses an event.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ log = logging.getLogger(__name__)
 
 CONN_ID = "seismic_feed"
 PATH = "/earthquakes/feed/v1.0/summary/{feed}.geojson"
-# How far back each feed goes, by an event's time. A day, so that revisions that come hours later are seen and an
-# outage of hours loses nothing; the longer ones are for runs by hand after a longer outage.
+# How far back each feed goes, by an event's time. A day is the default, so that revisions hours later are seen and an
+# outage of hours loses nothing. The longer feeds are for runs by hand after a longer outage.
 FEEDS = ("all_day", "all_hour", "all_week", "all_month")
 
 CONNECT_SECONDS, READ_SECONDS = 5, 20
-# A server that sends a byte now and then never hits a read timeout.
+# For a server that sends a byte now and then, and so never hits the read timeout.
 TOTAL_SECONDS = 60
-# The month has about 10,000 events of 800 bytes; what is much larger is not this feed.
+# The feed of a month has about 10,000 events of 800 bytes; a much larger response is not this feed.
 MAX_FEED_BYTES = 32 * 1024 * 1024
-# They pass through XCom, which is a row of Airflow's database. The rest comes with the next run.
+# The events pass through XCom, which is a row of Airflow's database. The next run sends the rest.
 MAX_EVENTS_PER_RUN = 1_000
-# More than that of one broken feature helps nobody, and the dead-letter topic would not take it.
+# More of one broken feature is of no use, and the dead-letter topic would refuse it.
 MAX_REJECTED_BYTES = 256 * 1024
-# Longer than the longest feed goes back: an event must not be forgotten while the feed still shows it.
+# Longer than the longest feed goes back: an event must be remembered as long as the feed shows it.
 KEEP_PUBLISHED = timedelta(days=60)
 
 CONSUMER = "ingest_seismic_feed"
@@ -48,14 +48,21 @@ Rejected = tuple[Any, ContractViolation]  # a feature and what is wrong with it
 
 
 class FeedUnreadable(Exception):
-    """The feed did not answer as a GeoJSON feed does; a retry may mend it."""
+    """The feed's response is not a GeoJSON feed; a retry may help."""
 
 
 def read_new_events(feed: str, run_id: str) -> list[Event]:
     """Events of the feed that are not in Kafka yet, oldest first, at most MAX_EVENTS_PER_RUN.
 
-    A feature that breaks the contract is kept in the dead-letter topic, once for each form in which the feed shows
-    it. Raises FeedUnreadable, or what the HTTP client, Kafka or the database raise.
+    A feature that breaks the contract becomes a dead letter, once for each form in which the feed shows it.
+
+    Args:
+        feed: One of FEEDS.
+        run_id: The Dag run.
+
+    Raises:
+        FeedUnreadable: The response is not a feed.
+        Exception: What the HTTP client, Kafka or the database raise.
     """
     events, rejected = split(fetch(feed))
     known = published([*events, *rejected])
@@ -74,7 +81,7 @@ def messages(events: Sequence[Event]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def record_published(event_ids: Iterable[str]) -> None:
-    """Write down that these are in Kafka, and forget those that no feed shows any more."""
+    """Record that these events are in Kafka, and delete the records of events that no feed shows any more."""
     from sqlalchemy import delete, func
     from sqlalchemy.dialects.postgresql import insert
 
@@ -90,14 +97,14 @@ def record_published(event_ids: Iterable[str]) -> None:
 
 
 def published(event_ids: Iterable[str]) -> set[str]:
-    """Those of the ids that are in Kafka already."""
+    """The ids among these that are already in Kafka."""
     from sqlalchemy import Text, any_, cast, select
     from sqlalchemy.dialects.postgresql import ARRAY
 
     from include.operations.database import begin
     from include.water.tables import published_seismic_events
 
-    # One array: a parameter for each id would end at 65,535.
+    # One array: separate parameters are limited to 65,535.
     asked = cast(list(event_ids), ARRAY(Text))
     event_id = published_seismic_events.c.event_id
     with begin() as connection:
@@ -107,8 +114,14 @@ def published(event_ids: Iterable[str]) -> set[str]:
 def fetch(feed: str, conn_id: str = CONN_ID) -> list[Any]:
     """The features of a feed as they came, unchecked.
 
-    Raises ValueError for an unknown feed, FeedUnreadable for an answer that is no feed, too large or too slow, and
-    what the HTTP client raises when the server cannot be reached.
+    Args:
+        feed: One of FEEDS.
+        conn_id: The Airflow HTTP connection of the feed.
+
+    Raises:
+        ValueError: The feed is unknown.
+        FeedUnreadable: The response is not a feed, too large or too slow.
+        Exception: What the HTTP client raises when the server cannot be reached.
     """
     if feed not in FEEDS:
         raise ValueError(f"no feed {feed!r}; one of {', '.join(FEEDS)}")
@@ -139,7 +152,14 @@ def fetch(feed: str, conn_id: str = CONN_ID) -> list[Any]:
 
 
 def split(features: Iterable[Any]) -> tuple[dict[str, SeismicEvent], dict[str, Rejected]]:
-    """Events that keep the contract, by event id, and the features that do not, by digest."""
+    """Separate features that keep the contract from those that break it.
+
+    Args:
+        features: The features of a feed.
+
+    Returns:
+        {event id: event} and {digest: (feature, violation)}.
+    """
     events: dict[str, SeismicEvent] = {}
     rejected: dict[str, Rejected] = {}
     for feature in features:
@@ -155,7 +175,8 @@ def split(features: Iterable[Any]) -> tuple[dict[str, SeismicEvent], dict[str, R
 def to_event(feature: Any) -> SeismicEvent:
     """The event that a GeoJSON feature describes.
 
-    Raises ContractViolation: a value of the wrong type is handed on as it is, so that the contract names it.
+    Raises:
+        ContractViolation: A value has the wrong type; it is passed on unchanged, so that the contract's error names it.
     """
     feature = feature if isinstance(feature, dict) else {}
     properties = feature.get("properties")
@@ -183,12 +204,12 @@ def to_event(feature: Any) -> SeismicEvent:
 
 
 def digest(feature: Any) -> str:
-    """What a rejected feature is known by: its content, since its id cannot be trusted."""
+    """The key of a rejected feature: a hash of its content, because its id cannot be trusted."""
     return "rejected:" + hashlib.sha256(_raw(feature)).hexdigest()
 
 
 def _time(value: Any) -> Any:
-    """The feed's milliseconds since 1970 as RFC 3339; anything else as it is."""
+    """The feed's milliseconds since 1970 as RFC 3339; any other value unchanged."""
     if type(value) is not int:
         return value
     try:
@@ -204,7 +225,7 @@ def _message(event: SeismicEvent) -> Event:
 
 
 def _keep(rejected: Sequence[Rejected], run_id: str) -> None:
-    """Put features that break the contract into the dead-letter topic, then write that down."""
+    """Publish features that break the contract as dead letters, then record them."""
     from include.kafka.dead_letters import DeadLetters
     from include.kafka.producer import AcknowledgedProducer
     from include.operations.database import begin

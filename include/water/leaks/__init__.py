@@ -1,1 +1,1 @@
-"""Leaks from the flows of the nights: features, a model that learns from confirmed leaks, and what is told of them."""
+"""Leaks from the night flows: features, a model that learns from confirmed leaks, and the messages about leaks."""

@@ -1,7 +1,7 @@
-"""Leaks that crews have confirmed, as nights: what a model learns from.
+"""Leaks that crews have confirmed, as nights: the training data of the model.
 
-A utility knows them from the crews that dug. In the simulated network, the planted leaks that have run for some
-days stand for them.
+A real utility knows them from the crews that dug. In the simulated network, they are the planted leaks that have run
+for some days.
 """
 
 from __future__ import annotations
@@ -18,14 +18,23 @@ if TYPE_CHECKING:
 
     from include.water.simulators.network import Network
 
-# A leak that runs: until something else is known.
+# The last night of a leak that still runs.
 FOREVER = date.max - timedelta(days=2)
-# From a leak's beginning until a simulated crew has dug it up.
+# The time from a leak's beginning until a simulated crew has dug it up.
 FOUND_AFTER = timedelta(days=3)
 
 
 def confirm(connection: Connection, spells: Iterable[Spell], source: str) -> int:
-    """Write leaks down as confirmed; one of the same district and first night is replaced. Returns how many."""
+    """Record leaks as confirmed; a leak of the same district and first night is replaced.
+
+    Args:
+        connection: A transaction on the operational database.
+        spells: The leaks, as districts and nights.
+        source: Who confirmed them.
+
+    Returns:
+        How many leaks there are.
+    """
     from sqlalchemy.dialects.postgresql import insert
 
     from include.water.tables import confirmed_leaks
@@ -60,7 +69,16 @@ def confirmed(connection: Connection) -> list[Spell]:
 
 
 def planted_as_confirmed(network: Network, until: datetime, since: datetime | None = None) -> list[Spell]:
-    """The simulated network's leaks that a crew has found before `until`; one that still runs has no end."""
+    """The leaks of the simulated network that a crew has found before `until`.
+
+    Args:
+        network: The simulated network.
+        until: The current time.
+        since: Only leaks that ran after this time.
+
+    Returns:
+        The leaks; one that still runs has the last night FOREVER.
+    """
     spells: list[Spell] = []
     for leak in network.planted_leaks(since, until):
         spell = nights_of(leak.district_id, leak.start, leak.end)
@@ -70,7 +88,16 @@ def planted_as_confirmed(network: Network, until: datetime, since: datetime | No
 
 
 def confirm_planted(until: datetime, since: datetime, *, seed: int = 1) -> int:
-    """Write down the leaks of the simulated network, as the utility's system for repairs would; returns how many."""
+    """Record the leaks of the simulated network, as the utility's repair system would.
+
+    Args:
+        until: As for `planted_as_confirmed`.
+        since: As for `planted_as_confirmed`.
+        seed: The seed of the simulated network.
+
+    Returns:
+        How many leaks were recorded.
+    """
     from include.operations.database import begin
     from include.water.simulators.network import Network
 
@@ -79,7 +106,7 @@ def confirm_planted(until: datetime, since: datetime, *, seed: int = 1) -> int:
 
 
 def nights_of(district_id: str, start: datetime, end: datetime) -> Spell | None:
-    """The nights in whose window water ran between two moments; None if in none."""
+    """The nights in whose window water ran between `start` and `end`; None if there is none."""
     from include.water.flows.definition import NIGHT_END_HOUR, NIGHT_FIRST_HOUR, TIME_ZONE
 
     def window(night: date) -> tuple[datetime, datetime]:

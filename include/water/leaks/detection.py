@@ -1,8 +1,9 @@
-"""Nights are judged, each leak is told once.
+"""Judge nights and report each leak once.
 
-In an order that can be cut anywhere: judgements and leaks are written in one transaction; what is not yet produced is
-read from the table, so a run that was killed leaves it to the next one; it counts as produced only after Kafka has
-acknowledged it. Killed in between, an event is in Kafka twice, with one event id: consumers act on it once.
+The steps can be interrupted anywhere. Judgements and leaks are written in one transaction. Leaks that are not yet
+produced are read from the table, so a run that was killed leaves them to the next run. A leak counts as produced only
+after Kafka has acknowledged it. If the process is killed in between, an event is in Kafka twice with the same event id;
+consumers act on it once.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Older nights are not judged: nobody is to be sent out for a leak of last season.
+# Older nights are not judged: nobody should be sent out for a leak of last season.
 RECENT_NIGHTS = 30
-# A leak that has grown so much since it was told of is told again, as another one: an alert is raised from the first
-# event of a leak, which may have been too small for one.
+# A leak that has grown by this much since it was reported is reported again, as a new leak. Alerts are raised from the
+# first event of a leak, and that leak may have been too small for an alert.
 GROWN_BY, GROWN_BY_LPH = 2.0, 400.0
-# Any number will do, as long as everyone who judges uses the same.
+# Any number; everything that judges must use the same.
 JUDGING_LOCK = 7_401_513
 
 
 @dataclass(frozen=True)
 class Night:
-    """A judged night; with an alarm or without."""
+    """The judgement of one night; `score` as in `Judgement`, `confidence` from 0 to 1."""
 
     district_id: str
     night: date
@@ -48,10 +49,13 @@ class Night:
 
 
 def detect(now: datetime | None = None) -> list[str]:
-    """Judge the recent nights that are new, or whose data or model have changed; the keys of leaks to be produced.
+    """Judge the recent nights that are new, or whose data or model have changed.
 
     Args:
-        now: the clock by which nights are recent; nights ahead of it are left out.
+        now: The clock that decides which nights are recent; nights ahead of it are left out.
+
+    Returns:
+        The keys of all leaks that are still to be produced.
     """
     from include.lake.buckets import bucket
     from include.models.store import ModelStore
@@ -74,9 +78,15 @@ def detect(now: datetime | None = None) -> list[str]:
 
 
 def judge(detector: Detector, rows: DataFrame, today: date) -> list[Night]:
-    """The nights of the last RECENT_NIGHTS days of which enough is known, by district and night.
+    """Judge the nights of the last RECENT_NIGHTS days for which enough is known.
 
-    rows: with their features joined.
+    Args:
+        detector: The champion or the baseline.
+        rows: All known nights, with their features joined.
+        today: The local day of the clock.
+
+    Returns:
+        The judged nights, sorted by district and night.
     """
     import pandas as pd
 
@@ -98,17 +108,25 @@ def judge(detector: Detector, rows: DataFrame, today: date) -> list[Night]:
 
 
 def record(connection: Connection, version: str, nights: Sequence[Night]) -> dict[str, int]:
-    """Write down what is new, in the caller's transaction: judgements, and the leaks of nights with an alarm.
+    """Record what is new, in the caller's transaction: judgements, and the leaks of nights with an alarm.
 
-    A night that was judged on the same data by the same model is passed over. A leak that a later judgement does not
-    confirm stays: only a person takes back what people were told.
+    A night that was judged on the same data by the same model is skipped. A leak that a later judgement does not
+    confirm stays: only a person takes back a leak that was reported.
+
+    Args:
+        connection: A transaction on the operational database.
+        version: The version of the model that judged.
+        nights: The judged nights.
+
+    Returns:
+        {"judged": new judgements, "alarms": those with an alarm, "new_leaks": leaks to be reported}.
     """
     from sqlalchemy import func, select
     from sqlalchemy.dialects.postgresql import insert
 
     from include.water.tables import judged_nights, leaks
 
-    # Two at once would each find no leak and tell of it twice, on two nights of it.
+    # Without the lock, two concurrent runs would each find no leak and report it twice, from two of its nights.
     connection.execute(select(func.pg_advisory_xact_lock(JUDGING_LOCK)))
     table = judged_nights.c
     known = {
@@ -142,7 +160,7 @@ def record(connection: Connection, version: str, nights: Sequence[Night]) -> dic
 
 
 def _record_leak(connection: Connection, version: str, night: Night, leaks: Any) -> bool:
-    """Write down the night of a leak; whether it is one that has to be told."""
+    """Record the night of a leak; returns whether it is to be reported as a new leak."""
     from sqlalchemy import func, select, update
     from sqlalchemy.dialects.postgresql import insert
 
@@ -155,7 +173,7 @@ def _record_leak(connection: Connection, version: str, night: Night, leaks: Any)
         .order_by(func.abs(leaks.c.night - night.night), leaks.c.night)
     ).all()
     if any(row.leak_key == key for row in near):
-        # Judged again: the figures of a night that was told of stay what people were told.
+        # The night was judged again. If it has been reported, its figures stay as they were reported.
         connection.execute(
             update(leaks)
             .where(leaks.c.leak_key == key, leaks.c.reported_as != key)
@@ -183,7 +201,7 @@ def _record_leak(connection: Connection, version: str, night: Night, leaks: Any)
 
 
 def _has_grown(connection: Connection, night: Night, told_as: str, leaks: Any) -> bool:
-    """Whether this night, after the one that was told of, loses much more."""
+    """Whether this night is after the reported night and loses much more."""
     from sqlalchemy import select
 
     told = connection.execute(select(leaks).where(leaks.c.leak_key == told_as)).one()
@@ -202,7 +220,7 @@ def unproduced(connection: Connection) -> list[str]:
 
 
 def messages(keys: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of these leaks; the same bytes each time."""
+    """Messages for `ProduceToTopicOperator`: (key, value) of these leaks, the same bytes at every call."""
     from sqlalchemy import select
 
     from include.operations.database import begin
@@ -225,7 +243,7 @@ def messages(keys: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def record_produced(keys: Sequence[str]) -> None:
-    """After the broker has acknowledged them."""
+    """Record that these leaks are in Kafka; call it after the broker has acknowledged them."""
     from sqlalchemy import update
 
     from include.operations.database import begin
@@ -240,7 +258,7 @@ def record_produced(keys: Sequence[str]) -> None:
 
 
 def _fingerprint(row: Any) -> str:
-    """Of what a model or the baseline sees of the night."""
+    """A hash of everything that the model or the baseline uses of the night."""
     from include.water.leaks.features import FEATURES
 
     seen = [f"{row[name]:.6g}" for name in (*FEATURES, "min_night_flow_lph", "night_loss_lph")]

@@ -1,4 +1,4 @@
-"""Names for tables of pandas in annotations, without importing it: what it says of its own types no checker follows."""
+"""Names for pandas types in annotations, without importing pandas: checkers cannot follow pandas' own annotations."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What judges a night: the champion, or, while there is none, a fixed threshold on the minimum night flow."""
+"""The judge of a night: the champion or, while there is none, a fixed threshold on the minimum night flow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BASELINE_VERSION = "baseline"
 
 SEED = 1
 
-# Everything that a model file may hold. A new kind of model needs a new list, in review.
+# All types that a model file may contain. A new kind of model needs a new list, and so a code review.
 ALLOWED_TYPES = (
     "builtins.dict",
     "builtins.list",
@@ -27,18 +27,25 @@ ALLOWED_TYPES = (
     "sklearn.preprocessing._data.StandardScaler",
 )
 
-# The baseline's threshold while nothing is known of leaks: this many times the district's reference flow, the median of
-# its first nights. What an engineer would set, and leave.
+# The baseline's threshold, used while nothing is known of leaks: this many times the district's reference flow, which
+# is the median of its first nights. It is what an engineer would set once and leave.
 BASELINE_FACTOR = 2.5
 REFERENCE_NIGHTS = 28
 MIN_REFERENCE_NIGHTS = 7
-# Nobody knows how often the baseline is right: just enough for an alert.
+# Nobody knows how often the baseline is right. This confidence is just enough for an alert.
 BASELINE_CONFIDENCE = 0.5
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """By night, as the nights came in: score (null: too little known), alarm, confidence, litres an hour lost."""
+    """The judgement of nights, with the index of the nights.
+
+    Attributes:
+        score: The higher, the more likely a leak; null: too little is known.
+        alarm: Whether the night has an alarm.
+        confidence: From 0 to 1.
+        litres_per_hour: The loss above the usual loss, in liters per hour.
+    """
 
     score: Series
     alarm: Series
@@ -48,14 +55,18 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Detector:
-    """A model with its threshold, or the baseline (model None)."""
+    """A model with its threshold, or the baseline (`model` is None)."""
 
     version: str
     model: Any = None
     threshold: float = BASELINE_FACTOR
 
     def judge(self, nights: DataFrame) -> Judgement:
-        """nights: all that are known, the ones before included, with `features` joined."""
+        """Judge nights.
+
+        Args:
+            nights: All known nights, including earlier ones, with `features` joined.
+        """
         if self.model is None:
             score = baseline_score(nights)
             alarm = score >= self.threshold
@@ -63,15 +74,17 @@ class Detector:
         else:
             score = model_score(self.model, nights)
             alarm = score >= self.threshold
-            # 0.5 where the budget of false alarms is spent, which is where people still go and dig; 1 is certain.
+            # 0.5 at the threshold, which spends the budget of false alarms, and at which people still go and dig; 1 is
+            # certain.
             confidence = (0.5 + 0.5 * (score - self.threshold) / max(1 - self.threshold, 1e-9)).clip(0, 1)
-        # A loss below the usual one, by the other flows' account: the contract asks for more than nothing.
+        # The loss may be below the usual loss, although other flows caused the alarm. The contract requires a positive
+        # value.
         litres = (nights["night_loss_lph"] - nights["usual_loss_lph"].fillna(0)).clip(lower=1, upper=10_000_000)
         return Judgement(score, alarm, confidence, litres)
 
 
 def new_model() -> Any:
-    """Logistic regression: its scores are probabilities, its file holds plain arrays."""
+    """A new, untrained model: logistic regression; its scores are probabilities and its file holds plain arrays."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -80,7 +93,7 @@ def new_model() -> Any:
 
 
 def model_score(model: Any, nights: DataFrame) -> Series:
-    """The probability of a leak; null where a feature is."""
+    """The probability of a leak; null where a feature is null."""
     import pandas as pd
 
     known = nights[list(FEATURES)].dropna()
@@ -91,7 +104,13 @@ def model_score(model: Any, nights: DataFrame) -> Series:
 
 
 def baseline_score(nights: DataFrame) -> Series:
-    """The minimum night flow beside the median of the district's first nights; null in those that make too few."""
+    """The minimum night flow relative to the median of the district's first nights.
+
+    It is null in the first nights, while there are fewer than MIN_REFERENCE_NIGHTS.
+
+    Args:
+        nights: All known nights.
+    """
     first = nights["night"].min()
     reference, known = {}, {}
     for district, group in nights.groupby("district_id"):
@@ -104,7 +123,14 @@ def baseline_score(nights: DataFrame) -> Series:
 
 
 def champion(store: Any) -> Detector:
-    """What judges now. Raises as `ModelStore.load_champion` does when the champion cannot be trusted."""
+    """The champion, or the baseline while there is none.
+
+    Args:
+        store: The ModelStore.
+
+    Raises:
+        Exception: What `ModelStore.load_champion` raises when the champion cannot be trusted.
+    """
     found = store.load_champion(ALLOWED_TYPES)
     if found is None:
         return Detector(BASELINE_VERSION)

@@ -1,4 +1,4 @@
-"""The nights of the lake, and the state of the data that they were read from."""
+"""The nights in the lake, and the state of the data that they were read from."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# More than a year, so that every season is in the training; older nights are of another network.
+# More than a year, so that training covers every season. The network has changed since older nights.
 KEPT_NIGHTS = 500
 
 
 @dataclass(frozen=True)
 class Nights:
-    """Complete nights: district_id, night (datetime64), and the flows that `features` takes.
+    """Complete nights.
 
-    source: snapshot of each table, and the offsets before which all readings are in it.
-    ahead: how many complete nights were left out because the clock has not reached them.
+    Attributes:
+        rows: `district_id`, `night` (datetime64), and the flows that `features` needs.
+        source: The snapshot of each table, and {partition: the offset before which all readings are in the tables}.
+        ahead: How many complete nights were left out because the clock has not reached them.
     """
 
     rows: DataFrame
@@ -36,7 +38,7 @@ def read_nights(now: datetime | None = None) -> Nights:
     """The complete nights of all districts, from KEPT_NIGHTS before the clock up to the clock.
 
     Args:
-        now: the clock; what lies ahead of it comes from meters whose clock is wrong, and is left out.
+        now: The clock. Nights ahead of it come from meters whose clock is wrong, and are left out.
     """
     import pandas as pd
 
@@ -45,7 +47,7 @@ def read_nights(now: datetime | None = None) -> Nights:
     from include.operations.database import begin
     from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, ensure_tables
 
-    # Before the tables: what is closed by now is in them.
+    # Read before the tables: claims that are closed by now are in them.
     with begin() as connection:
         offsets = _offsets(connection)
     tables = ensure_tables(load_catalog())
@@ -77,7 +79,12 @@ def read_nights(now: datetime | None = None) -> Nights:
 
 
 def with_least_loss(nights: DataFrame, hours: DataFrame | None) -> DataFrame:
-    """Add `least_hourly_loss_lph` from the districts' hours, and leave out nights whose flows are not all known."""
+    """Add `least_hourly_loss_lph` from the districts' hours, and drop nights whose flows are not all known.
+
+    Args:
+        nights: The complete nights.
+        hours: `district_id`, `hour` (UTC) and `loss_litres`; None or empty: unknown.
+    """
     import pandas as pd
 
     from include.water.flows.definition import night_of
@@ -98,7 +105,7 @@ def with_least_loss(nights: DataFrame, hours: DataFrame | None) -> DataFrame:
 
 
 def _offsets(connection: Connection) -> dict[str, int]:
-    """By partition, the offset before which the consumer is done with every reading."""
+    """{partition: the offset before which the consumer has finished every reading}."""
     from sqlalchemy import func, select
 
     from include.operations.tables import claim_ranges, claims, positions

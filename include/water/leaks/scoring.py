@@ -1,7 +1,8 @@
-"""How good a detector is: which leaks it finds, how soon, at how many false alarms.
+"""How good a detector is: which leaks it finds, how soon, and with how many false alarms.
 
-Leaks are rare, so the share of right answers says nothing: never to alarm is right nine nights in ten. People can go
-out to so many false alarms a year and no more; at that number of them, what counts is the water that is saved.
+Leaks are rare, so the share of correct answers says nothing: a detector that never alarms is right nine nights in ten.
+People can go out for only so many false alarms per year. At that number of false alarms, the measure is the water that
+is saved.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from datetime import date, timedelta
 
 from include.water.leaks.frames import DataFrame, Series
 
-# Alarms with so many quiet nights between them, or fewer, are about one leak: one night may look better than it is.
+# Alarms with at most this many quiet nights between them are about one leak: a single night may look better than it is.
 QUIET_NIGHTS = 2
-# A leak that nobody has told of within a week is found by other means, or is none to dig for.
+# A leak that is not reported within a week is found by other means, or is not worth digging for.
 FIRST_NIGHTS = 7
-# For a district, a crew that searches in vain twice a year.
+# For a district: a crew that searches in vain twice a year.
 FALSE_ALARMS_PER_YEAR = 2.0
 
 
@@ -31,8 +32,14 @@ class Spell:
 
 @dataclass(frozen=True)
 class Result:
-    """saved: the part of the leaks' first week that lies behind the alarm, over all leaks; found: leaks with an alarm
-    in their first week; both from 0 to 1. false_alarms: a district and year. saved_by_district: where there are leaks.
+    """The result of an evaluation.
+
+    Attributes:
+        saved: The part of the leaks' first week that is after the alarm, averaged over all leaks; 0 to 1.
+        found: The share of leaks with an alarm in their first week; 0 to 1.
+        false_alarms: Per district and year.
+        leaks: How many leaks were evaluated.
+        saved_by_district: `saved` of each district that has leaks.
     """
 
     saved: float
@@ -43,7 +50,11 @@ class Result:
 
 
 def spells(alarms: DataFrame) -> list[Spell]:
-    """Alarms (district_id, night) joined to spells: each is one leak that is reported once."""
+    """Join alarms to spells; each spell is one leak that is reported once.
+
+    Args:
+        alarms: `district_id` and `night`, a row for each alarm.
+    """
     found: list[Spell] = []
     for district_id, night in sorted(zip(alarms["district_id"], alarms["night"].dt.date, strict=True)):
         last = found[-1] if found else None
@@ -55,10 +66,15 @@ def spells(alarms: DataFrame) -> list[Spell]:
 
 
 def evaluate(nights: DataFrame, alarm: Series, leaks: Sequence[Spell]) -> Result:
-    """What alarms in these nights find of these leaks. nights: district_id, night; alarm: whether, in the same order.
+    """Compare alarms with confirmed leaks.
 
-    A leak that began before the first of the nights is no miss and no find: its first week was not seen. Alarms in it
-    are right all the same.
+    A leak that began before the first night is neither missed nor found, because its first week was not seen. Alarms
+    during it are right all the same.
+
+    Args:
+        nights: `district_id` and `night`.
+        alarm: Whether each night has an alarm, in the same order.
+        leaks: The confirmed leaks.
     """
     alarms = nights[alarm.to_numpy()]
     first, last = nights["night"].min().date(), nights["night"].max().date()
@@ -80,14 +96,15 @@ def evaluate(nights: DataFrame, alarm: Series, leaks: Sequence[Spell]) -> Result
         saved.setdefault(leak.district_id, []).append(1 - alarmed[0] / len(week) if alarmed else 0.0)
         found += bool(alarmed)
     every = [part for parts in saved.values() for part in parts]
-    # Alarms outside of leaks. A night more on either side: a leak starts or is repaired some time, and the night there
-    # is part of both.
+    # Alarms outside of leaks. Each leak is extended by a night on either side: it starts or is repaired during a night,
+    # and that night belongs to both.
     outside = alarms
     for leak in leaks:
         first_night, last_night = (leak.first_night - timedelta(days=1), leak.last_night + timedelta(days=1))
         within = outside["night"].dt.date.between(first_night, last_night)
         outside = outside[~((outside["district_id"] == leak.district_id) & within)]
-    # Once a week a crew goes out again: an alarm that never ends would else count once, and have found every leak.
+    # A false alarm is counted again every week, because a crew goes out again. Otherwise an alarm that never ends would
+    # count once and would have found every leak.
     false = sum(-(-((spell.last_night - spell.first_night).days + 1) // FIRST_NIGHTS) for spell in spells(outside))
     years = len(nights) / 365.25
     return Result(
@@ -102,9 +119,18 @@ def evaluate(nights: DataFrame, alarm: Series, leaks: Sequence[Spell]) -> Result
 def threshold_for(
     nights: DataFrame, score: Series, leaks: Sequence[Spell], false_alarms: float = FALSE_ALARMS_PER_YEAR
 ) -> float:
-    """The least score to alarm at with at most so many false alarms a district and year.
+    """The lowest threshold that causes at most so many false alarms per district and year.
 
-    One is always allowed: in a few weeks, a single main that was flushed would else decide.
+    One false alarm is always allowed: otherwise, in a few weeks of data, a single flushed main would decide.
+
+    Args:
+        nights: `district_id` and `night`.
+        score: The score of each night.
+        leaks: The confirmed leaks.
+        false_alarms: The budget, per district and year.
+
+    Returns:
+        The score from which to alarm; infinity when no score keeps the budget.
     """
     import numpy as np
 
@@ -112,8 +138,8 @@ def threshold_for(
 
     candidates = np.unique(score.dropna())[::-1]
     low, high = 0, len(candidates) - 1
-    # Lower thresholds give more alarms, and now and then fewer spells, where two grow into one: near enough to sorted
-    # for halving to find a threshold that keeps the budget.
+    # Lower thresholds give more alarms, but sometimes fewer spells, where two grow into one. That is close enough to
+    # sorted for a binary search to find a threshold that keeps the budget.
     best = float("inf")
     while low <= high:
         middle = (low + high) // 2

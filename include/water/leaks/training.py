@@ -1,4 +1,7 @@
-"""Training of the leak model: time goes one way, and what is judged is what will be used."""
+"""Training of the leak model.
+
+The model learns from earlier nights than it is judged on, and the model that was judged is the one that is used.
+"""
 
 from __future__ import annotations
 
@@ -25,28 +28,37 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The last nights are held out; the champion was trained on nights further back, and has not seen them either.
+# The last nights are held out. The champion was trained on earlier nights, so it has not seen them either.
 HELD_OUT_SHARE = 0.4
-# Nor are the newest nights used at all: where water runs there, nobody has dug yet, and a leak would count as none.
+# The newest nights are not used at all: nobody has dug there yet, so the nights of a new leak would count as nights
+# without one.
 UNCONFIRMED_NIGHTS = 4
 MIN_HELD_OUT_LEAKS = 3
 MIN_TRAINING_LEAKS = 3
-# New nights before the next training: a week changes little in what has been learned.
+# New nights before the next training: within a week the model learns little that is new.
 TRAIN_EVERY_NIGHTS = 7
 BLOCKS = 5  # of the training nights, for choosing the threshold on nights that a model has not seen
-# A district's score is that of its few leaks: one of three found three nights later is 0.14 less. And in the few weeks
-# of a short history, two false alarms are already 6.5 a year.
+# A district's score depends on few leaks: if one of three is found three nights later, it is 0.14 lower. And in a short
+# history of a few weeks, two false alarms are already 6.5 per year.
 GATE = Gate(margin=0.02, max_group_loss=0.34, limits={"false_alarms": 4 * FALSE_ALARMS_PER_YEAR})
 MIN_GROUP_LEAKS = 2
 CONTRACT = "water.district_nights 1, water.district_hours 1"
 
 
 class NotEnough(Exception):
-    """Too few nights or confirmed leaks to train on and to judge by: what is in use stays."""
+    """Too few nights or confirmed leaks to train and to judge: the model in use stays."""
 
 
 class LeakAttempt:
-    """An Attempt (`include.models.training`) from nights and confirmed leaks. Raises NotEnough."""
+    """An Attempt (`include.models.training`) with nights and confirmed leaks.
+
+    Args:
+        nights: The complete nights.
+        leaks: The confirmed leaks.
+
+    Raises:
+        NotEnough: There are too few nights or leaks.
+    """
 
     contract = CONTRACT
 
@@ -94,7 +106,7 @@ class LeakAttempt:
             if leak[~inside].nunique() == 2 and inside.any():
                 score[inside] = model_score(self._fitted(~inside), nights[inside])
         threshold = threshold_for(nights, score, self._leaks)
-        # No threshold keeps the budget: alarm only when certain.
+        # Infinity means that no threshold keeps the budget: then alarm only when certain.
         threshold = min(threshold, 1.0)
         parameters = {
             "threshold": round(threshold, 6),
@@ -110,15 +122,18 @@ class LeakAttempt:
         return self._scores(self._at_budget(score), own)
 
     def score_baseline(self) -> Scores:
-        """The better of two fixed thresholds on the minimum night flow, each at its best: litres an hour, the same
-        everywhere, and a multiple of each district's reference."""
+        """The better of two fixed thresholds on the minimum night flow, each at its best value.
+
+        One is in liters per hour and the same everywhere; the other is a multiple of each district's reference flow.
+        """
         every = (self.rows["min_night_flow_lph"], model_module.baseline_score(self.rows))
         results = [self._at_budget(score[self.held_out.index]) for score in every]
         best = max(results, key=lambda result: result.saved)
         return self._scores(best, best)
 
     def _at_budget(self, score: Series) -> Result:
-        """With the threshold that spends the budget in just these nights: contenders compare at the same cost."""
+        """Evaluate with the threshold that spends the budget in exactly these nights: contenders compare at equal cost.
+        """
         threshold = threshold_for(self.held_out, score, self._leaks)
         return evaluate(self.held_out, score >= threshold, self._leaks)
 
@@ -138,7 +153,7 @@ class LeakAttempt:
             },
             measures={
                 "found": result.found,
-                # With the threshold that it will be used with.
+                # Measured with the threshold that the model will be used with.
                 "false_alarms": own.false_alarms,
                 "saved_as_used": own.saved,
                 "found_as_used": own.found,
@@ -155,7 +170,7 @@ class LeakAttempt:
 
 
 def labels(nights: DataFrame, leaks: Sequence[Spell]) -> Series:
-    """Whether each night is one of a confirmed leak."""
+    """Whether each night belongs to a confirmed leak, with the index of `nights`."""
     import pandas as pd
 
     found = pd.Series(False, index=nights.index)
@@ -166,7 +181,12 @@ def labels(nights: DataFrame, leaks: Sequence[Spell]) -> Series:
 
 
 def train_leak_model(run_id: str, *, force: bool = False) -> Outcome:
-    """Train on what the lake and the operational database hold now. For a Dag."""
+    """Train on the current content of the lake and the operational database; called by the Dag.
+
+    Args:
+        run_id: The Dag run.
+        force: Train on unchanged data too.
+    """
     from include.lake.buckets import bucket
     from include.models.store import ModelStore
     from include.operations.database import begin
@@ -180,7 +200,15 @@ def train_leak_model(run_id: str, *, force: bool = False) -> Outcome:
 
 
 def train_on(store: ModelStore, nights: Nights, leaks: Sequence[Spell], run_id: str, *, force: bool = False) -> Outcome:
-    """Train, unless there is too little, or too little that is new."""
+    """Train, unless there are too few data or too few new data.
+
+    Args:
+        store: The ModelStore.
+        nights: The complete nights.
+        leaks: The confirmed leaks.
+        run_id: The Dag run.
+        force: Train on unchanged data too.
+    """
     try:
         attempt = LeakAttempt(nights, leaks)
     except NotEnough as error:
@@ -204,7 +232,7 @@ def _touches(leak: Spell, nights: DataFrame) -> bool:
 
 
 def _fingerprint(rows: DataFrame, leaks: Sequence[Spell]) -> str:
-    """Of everything that makes the model what it is: nights, leaks, features, parameters."""
+    """A hash of everything that determines the model: nights, leaks, features, parameters."""
     digest = hashlib.sha256()
     columns = ["district_id", "night", *FLOWS]
     rounded = rows[columns].sort_values(["district_id", "night"]).round(dict.fromkeys(FLOWS, 3))

@@ -1,8 +1,8 @@
-"""Hours in which far more was lost, or far less flowed in, than is normal for that hour.
+"""Find hours in which far more was lost, or far less flowed in, than is usual for that hour.
 
-The leak model looks at nights, for water that runs away: a supply that stops, or a peak by day, is nothing to it. Here
-each hour is compared with the same hour of the days before. What comes of it is shown to people and sent to nobody:
-leaks are told by the model alone, which a gate holds to a budget of false alarms.
+The leak model looks at nights, for water that runs away; it cannot see a supply that stops, or a peak by day. Here each
+hour is compared with the same hour of the days before. The result is shown to people, but nobody is notified: only the
+model reports leaks, because a gate holds it to a budget of false alarms.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from include.water.flows.definition import TIME_ZONE
 from include.water.leaks.frames import DataFrame
 
 HOUR = timedelta(hours=1)
-# High is judged by the loss: what the customers' meters count is use, and no surprise. Low is judged by what flows in:
-# where nothing arrives, nothing is lost either.
+# High hours are judged by the loss: what customers' meters count is use, and no surprise. Low hours are judged by the
+# inflow: where nothing arrives, nothing is lost either.
 HIGH, LOW = "loss_litres", "inlet_litres"
-# Normal is what flowed in this many days before, workdays and weekends apart: a month is of one season.
+# Usual is the flow of this many days before, with workdays and weekends separate: a month is within one season.
 WINDOW_DAYS = 28
-# Of the same kind. The fewest whose median one odd day cannot move; with fewer, nothing is said.
+# Days of the same kind. Three is the lowest number whose median one odd day cannot move; with fewer, an hour is not
+# judged.
 MIN_DAYS = 3
-# The standard uncertainty of an inlet meter that may err by 2% (ISO 4064-1, accuracy class 2), evenly spread: a flow
-# that has been steadier than that is not known to be.
+# The standard uncertainty of an inlet meter that may err by 2% (ISO 4064-1, accuracy class 2), with evenly distributed
+# errors. A flow that seems steadier than this is not known to be.
 METER_UNCERTAINTY = 0.02 / 3**0.5
-# From a median absolute deviation to a standard deviation.
+# The factor from a median absolute deviation to a standard deviation.
 MAD_TO_SIGMA = 1.4826
-# Standard deviations. In the simulated network, once a month of hours is known, a district has 0.15 false episodes a
-# month (at 4: 0.38, at 6: 0.05), and 99% of its leaks show (at 6: 97%). In the first month, it has 2.7.
+# In standard deviations. In the simulated network, once a month of hours is known, a district has 0.15 false episodes
+# per month (with 4: 0.38, with 6: 0.05), and 99% of its leaks show (with 6: 97%). In the first month it has 2.7.
 UNUSUAL = 5.0
-# Unusual hours with no more than a day between them are one episode: what runs on may show only by night.
+# Unusual hours with at most a day between them are one episode: a lasting problem may show only by night.
 QUIET = timedelta(hours=24)
 
 
@@ -39,20 +40,25 @@ class Episode:
     """Unusual hours of one district, all high or all low, that belong together."""
 
     district_id: str
-    # The beginning of the first one, and the end of the last one.
+    # The beginning of the first hour, and the end of the last hour.
     start: datetime
     end: datetime
     high: bool
     hours: int
-    # Of the hour that is furthest from normal, and what is normal for it: lost when high, fed in when low.
+    # The value of the hour that is furthest from usual, and its usual value, in liters per hour: the loss if high, else
+    # the inflow.
     litres: float
     usual_litres: float
 
 
 def unusual_flow(hours: DataFrame) -> list[Episode] | None:
-    """By district and beginning; None when too little is known to judge any hour.
+    """Find the unusual episodes.
 
-    hours: district_id, hour (UTC, its beginning), HIGH and LOW; null or absent where unknown.
+    Args:
+        hours: `district_id`, `hour` (its beginning, UTC), HIGH and LOW in liters; null or absent where unknown.
+
+    Returns:
+        The episodes, sorted by district and beginning; None when too little is known to judge any hour.
     """
     found: list[Episode] = []
     judged_any = False
@@ -66,17 +72,25 @@ def unusual_flow(hours: DataFrame) -> list[Episode] | None:
 
 
 def judge(hours: DataFrame, column: str) -> DataFrame:
-    """`litres`, what is `usual`, and `score` (standard deviations above it) of each hour; null: too little is known.
+    """Compare each hour with the same hour of earlier days.
 
-    hours: HIGH and LOW of one district, by hour. An hour is compared with days before its own alone. Their unusual
-    hours are among them: to leave those out makes what is left ever steadier, and ever more hours unusual.
+    Unusual hours stay among the earlier days. Without them, the rest would become steadier and steadier, and more and
+    more hours unusual.
+
+    Args:
+        hours: HIGH and LOW of one district, indexed by hour (UTC).
+        column: HIGH or LOW.
+
+    Returns:
+        For each hour: `litres`; `usual`, the usual value; `score`, the number of standard deviations above it. Null:
+        too little is known.
     """
     import numpy as np
     import pandas as pd
 
     local = hours.index.tz_convert(str(TIME_ZONE))
     days = local.tz_localize(None).normalize()
-    # A row for each day, a column for each hour of its clock.
+    # A row for each day, a column for each hour of the local clock.
     by_day: dict[str, DataFrame] = {
         name: hours[name].groupby([days, local.hour]).mean().unstack().reindex(columns=range(24))
         for name in (HIGH, LOW)
@@ -89,10 +103,10 @@ def judge(hours: DataFrame, column: str) -> DataFrame:
         alike = (weekend[:n] == weekend[n]) & (calendar[:n] >= day - pd.Timedelta(days=WINDOW_DAYS))
         past = pd.DataFrame(flows[:n][alike])
         usual[n] = past.median().where(past.notna().sum() >= MIN_DAYS)
-        # With those of the hours next to it, which vary as much: three days alone would say little of it.
+        # Include the deviations of the neighboring hours, which vary as much: three days alone would be too few.
         distances = np.abs(past.to_numpy() - usual[n])
         near = pd.DataFrame(np.vstack([np.roll(distances, by, axis=1) for by in (-1, 0, 1)]))
-        # At least a litre: where nothing flows, anything would be infinitely far from it.
+        # At least a liter: where nothing flows, any difference would be infinite.
         score[n] = (flows[n] - usual[n]) / np.maximum(np.hypot(MAD_TO_SIGMA * near.median(), error[n]), 1.0)
     at = (calendar.get_indexer(days), local.hour)
     judged = {"litres": hours[column], "usual": usual[at], "score": score[at]}

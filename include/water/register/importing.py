@@ -1,9 +1,9 @@
-"""One dropped file: checked, applied to the operational database or set aside, and out of the prefix.
+"""Import one dropped file: check it, apply it to the operational database or reject it, and move it out of the prefix.
 
-Everything is keyed by (object name, generation). In the order of the steps: the rows and the file's own row are one
-transaction; the file is moved afterwards. Killed before the transaction: nothing has happened. Killed between: the
-retry finds the file's row, applies nothing, and moves it. Two processes at once: the second waits for the first one's
-row, and then finds it.
+Everything is keyed by (object name, generation). The rows and the file's own row are written in one transaction; the
+file is moved afterwards. If the process is killed before the transaction, nothing has happened. If it is killed between
+the two, the retry finds the file's row, applies nothing, and moves the file. Two processes at once: the second waits
+for the first one's row, and then finds it.
 """
 
 from __future__ import annotations
@@ -42,15 +42,22 @@ _ROWS_A_STATEMENT = 1_000
 
 
 def import_file(file: Mapping[str, Any]) -> dict[str, Any]:
-    """Import one file of the listing. Returns its kind, state and number of rows; "gone" when it is not there any more.
+    """Import one file of the listing.
 
-    Raises what the store and the database raise: for Airflow's retries.
+    Args:
+        file: One of the files that `list_files` returned.
+
+    Returns:
+        The file's `kind`, `state` and number of `rows`; the state is "gone" when the file was removed or replaced.
+
+    Raises:
+        Exception: What the store and the database raise; Airflow retries.
     """
     name, generation = str(file["name"]), int(file["generation"])
     objects = bucket()
     done = _recorded(name, generation)
     if done is None:
-        # A name decides the layout; what is too large is not even read.
+        # The name decides the layout; a file that is too large is not even read.
         layout = layout_of(name)
         data = None
         if layout is not None and int(file["size"]) <= MAX_BYTES:
@@ -140,7 +147,7 @@ def _reject(
             {"text": "The file as it came lies beside this page."},
         ],
     }
-    # Before the row: a file that counts as rejected has its report.
+    # Before the row: a file that is recorded as rejected always has its report.
     page = store(f"{REJECTED}{key}", document(suite, result, facts), objects)
     broken = ", ".join(outcome.rule for outcome in result.failed[:5])
     with begin() as connection:
@@ -157,7 +164,7 @@ def _alarm_kind(name: str, generation: int) -> str:
 
 
 def _close_alarms(connection: Connection, name: str, generation: int) -> None:
-    """A good file has come under the name of bad ones: their alarms are dealt with."""
+    """Close the alarms of earlier bad files with the name of this good file."""
     from sqlalchemy import select
 
     from include.operations.alarms import close_alarm
@@ -181,7 +188,7 @@ def _file_row(file: Mapping[str, Any], kind: Kind | None, place: str) -> dict[st
 
 
 def _record(connection: Connection, row: Mapping[str, Any]) -> bool:
-    """False when another process has recorded this file; waits for one that is about to."""
+    """Record the file; waits for a process that is recording it now. False when another process has recorded it."""
     from sqlalchemy.dialects.postgresql import insert
 
     from include.water.tables import register_files as files
@@ -191,7 +198,7 @@ def _record(connection: Connection, row: Mapping[str, Any]) -> bool:
 
 
 def _write(connection: Connection, layout: Layout, table: pyarrow.Table, file: Mapping[str, Any]) -> None:
-    """Add and replace rows by their ids. Nothing is removed: a file that was cut off must not empty the register."""
+    """Add rows, and replace rows by their ids. Nothing is deleted: a truncated file must not empty the register."""
     from sqlalchemy import func, tuple_
     from sqlalchemy.dialects.postgresql import insert
 
@@ -210,7 +217,7 @@ def _write(connection: Connection, layout: Layout, table: pyarrow.Table, file: M
         put = put.on_conflict_do_update(
             index_elements=[layout.key],
             set_={**changed, "imported_at": func.now()},
-            # Two files at once are applied in any order; what was uploaded last stands.
+            # Two concurrent files are applied in any order; the row that was uploaded last wins.
             where=tuple_(target.c.uploaded_at, target.c.generation) < tuple_(new.uploaded_at, new.generation),
         )
         connection.execute(put)
@@ -220,7 +227,7 @@ def _batches(layout: Layout, table: pyarrow.Table) -> Iterator[Sequence[dict[str
     numbers = {f"{name}_number": name for name in layout.numbers}
     texts = [name for name in layout.columns if name not in layout.numbers]
     wanted = table.select([*texts, *numbers]).rename_columns([*texts, *numbers.values()])
-    # By id, always: two files with the same customers would otherwise wait for each other's rows.
+    # Always in the order of the ids: otherwise two files with the same customers would deadlock.
     wanted = wanted.sort_by(layout.key)
     for start in range(0, wanted.num_rows, _ROWS_A_STATEMENT):
         yield wanted.slice(start, _ROWS_A_STATEMENT).to_pylist()

@@ -1,4 +1,4 @@
-"""What the files of the register look like, and where they lie."""
+"""The layout of the register's files, and the folders in which they are."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from enum import StrEnum
 from include.validators.rules import Measure, Rule, SetSuite, at_most_long, between, matches, not_null, one_of, unique
 from include.water.sites import DISTRICTS
 
-# Only what nobody has looked at yet is below INCOMING: the sensor fires on any object there.
+# Only unprocessed files are below INCOMING: the sensor fires on any object there.
 INCOMING, ARCHIVE, REJECTED = "register/incoming/", "register/archive/", "register/rejected/"
-# A register of every customer of the utility is a tenth of it. A file is read whole, into several times its size.
+# A register of all customers of the utility has a tenth of this size. A file is read whole, and needs several times its
+# size in memory.
 MAX_BYTES = 20 * 1024**2
 MAX_ROWS = 200_000
 MAX_FIELD_CHARACTERS = 1_000
-# Beside the columns of the file: where in it the row stands.
+# A column that is added to those of the file: the row's line in the file.
 LINE = "line"
 _NAME = re.compile(r"(sites|customers)[^/]*\.csv", re.IGNORECASE)
 _NUMBER = r"^-?[0-9]{1,3}(?:\.[0-9]{1,9})?$"
@@ -30,7 +31,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Layout:
-    """`columns` as in the file's first line; `numbers` are read as such, too, under the name with `_number`."""
+    """The layout of one kind of file.
+
+    Attributes:
+        kind: The kind.
+        key: The column that identifies a row.
+        columns: The columns, as in the file's first line.
+        numbers: Columns that are also parsed as numbers, under their name with `_number`.
+        rules: The rules for the rows.
+    """
 
     kind: Kind
     key: str
@@ -47,7 +56,7 @@ class Layout:
             rules=(*(not_null(column) for column in self.columns), *self.rules),
             queries=("select count(*) as rows from run",),
             measures=(Measure("rows", "rows of the file", minimum=1, maximum=MAX_ROWS),),
-            # The report lies beside the file, for whoever can read that.
+            # The report is next to the file, so whoever can read it can read the file too.
             examples=5,
         )
 
@@ -81,7 +90,7 @@ LAYOUTS = {
         rules=(
             unique("customer_id"),
             matches("customer_id", r"^C-[0-9]{6,10}$", expected="C- and 6 to 10 digits"),
-            # Two households behind one meter would each see the other's use.
+            # Two households with the same meter would see each other's use.
             unique("meter_id"),
             matches("meter_id", r"^M-[0-9]{6}$", expected="M- and 6 digits"),
             _DISTRICT,
@@ -93,17 +102,17 @@ LAYOUTS = {
 
 
 def layout_of(object_name: str) -> Layout | None:
-    """By the file's name: `sites*.csv` or `customers*.csv`; None for any other."""
+    """The layout by the file's name: `sites*.csv` or `customers*.csv`; None for any other name."""
     found = _NAME.fullmatch(object_name.rsplit("/", 1)[-1])
     return LAYOUTS[Kind(found[1].lower())] if found else None
 
 
 def identity(object_name: str, generation: int) -> str:
-    """One file's content, as a part of paths: the name is the sender's, and may hold anything."""
+    """A key for one file's content that is safe in paths: the name is the sender's, and may contain anything."""
     return f"{int(generation)}-{hashlib.sha256(object_name.encode()).hexdigest()[:12]}"
 
 
 def safe_name(object_name: str) -> str:
-    """What of the name can be a part of a path, to recognise the file by."""
+    """The part of the name that is safe in a path, so that people recognize the file."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", object_name.rsplit("/", 1)[-1])
     return re.sub(r"\.{2,}", ".", plain).lstrip(".")[-60:] or "file"

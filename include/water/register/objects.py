@@ -1,6 +1,7 @@
-"""The dropped files as objects: which there are, and how one leaves the prefix.
+"""The dropped files as objects: list them, and move them out of the prefix.
 
-An object is named by its path and its generation: whoever replaces a file while it is read has dropped another one.
+An object is identified by its path and its generation: whoever replaces a file while it is read has dropped another
+file.
 """
 
 from __future__ import annotations
@@ -15,25 +16,33 @@ from include.water.register.layout import INCOMING
 
 log = logging.getLogger(__name__)
 
-# A run's mapped tasks; the next run, which follows at once, takes the rest.
+# The limit of a run's mapped tasks; the next run, which follows at once, imports the rest.
 MAX_FILES = 100
-# Objects appear whole. But some tools put an empty one first, or upload under another name and rename: those are left
-# alone for this long, and are files like any other afterwards.
+# Objects appear whole. But some tools create an empty object first, or upload under another name and rename. Such
+# objects are left alone for this long; after that they are treated like any other file.
 SETTLING = timedelta(seconds=60)
 _UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".filepart")
-# The client takes pairs; its annotations say only int.
+# The client takes pairs; its annotations allow only int.
 _TIMEOUT_SECONDS: Any = (10.0, 60.0)
 
 
 class NotSettled(Exception):
-    """All that is there may still be written to: look again in a while."""
+    """All objects may still be in upload: check again later."""
 
 
 def list_files(now: datetime | None = None) -> list[dict[str, Any]]:
-    """The files to import, the oldest first: `name`, `generation`, `size`, `uploaded_at`.
+    """The files to import, the oldest first.
 
-    Removes directory markers: the sensor fires on them for ever. Raises NotSettled when there is nothing else than what
-    may still be uploaded.
+    Directory markers are deleted, because the sensor would fire on them forever.
+
+    Args:
+        now: The clock; by default the current time.
+
+    Returns:
+        `name`, `generation`, `size` (bytes) and `uploaded_at` of each file, at most MAX_FILES.
+
+    Raises:
+        NotSettled: There are only files that may still be in upload.
     """
     objects, now = bucket(), now or datetime.now(UTC)
     found = objects.list(INCOMING)
@@ -59,11 +68,21 @@ def _settled(files: Iterable[Entry], now: datetime) -> Iterable[Entry]:
 
 
 def move(objects: Bucket, path: str, generation: int, to: str) -> bool:
-    """Move exactly this generation of an object; harmless to repeat. False when it is not there any more.
+    """Move exactly this generation of an object; harmless to repeat.
 
-    Killed between copy and removal: the next call finds the copy and removes the original. On Google's store both steps
-    carry the generation, so an object that was replaced meanwhile stays. Emulators may ignore conditions on removal:
-    there, what is replaced in the milliseconds between the last look and the removal is lost.
+    If the process is killed between the copy and the deletion, the next call finds the copy and deletes the original.
+    On Google's store both steps carry the generation, so an object that was replaced in the meantime stays. Emulators
+    may ignore conditions on a deletion: there, an object that is replaced in the milliseconds between the last check
+    and the deletion is lost.
+
+    Args:
+        objects: The bucket.
+        path: The object's path.
+        generation: The object's generation.
+        to: The new path.
+
+    Returns:
+        False when the object no longer exists.
     """
     from google.api_core.exceptions import NotFound, PreconditionFailed
 
@@ -76,7 +95,7 @@ def move(objects: Bucket, path: str, generation: int, to: str) -> bool:
             to,
             source_generation=generation,
             if_source_generation_match=generation,
-            # A copy that is there was made by an earlier try.
+            # An existing copy was made by an earlier try.
             if_generation_match=0,
             timeout=_TIMEOUT_SECONDS,
         )
@@ -96,7 +115,7 @@ def move(objects: Bucket, path: str, generation: int, to: str) -> bool:
 
 
 def _remote(objects: Bucket) -> Any:
-    """The client's own bucket, for what `Bucket` has no method for."""
+    """The client's own bucket, for operations that `Bucket` does not have."""
     from airflow.providers.google.cloud.hooks.gcs import GCSHook
 
     from include.lake.buckets import CONN_ID

@@ -1,4 +1,4 @@
-"""Reads a file of the register: bytes that anybody may have written become rows of text, or reasons why not."""
+"""Read a file of the register: bytes that anybody may have written become rows of text, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -14,13 +14,22 @@ if TYPE_CHECKING:
 
 
 class Unreadable(Exception):
-    """The file is not a table as it should be. The text quotes nothing but names of columns that we know."""
+    """The file is not a valid table. The text quotes only the names of known columns, nothing else of the file."""
 
 
 def read_rows(data: bytes, layout: Layout) -> pyarrow.Table:
-    """The rows as text, empty fields as null; beside them the line each begins at, and its numbers.
+    """Read the rows of a file.
 
-    Raises Unreadable.
+    Args:
+        data: The file.
+        layout: Its layout.
+
+    Returns:
+        The columns as text, with empty fields as null; the column LINE with the line at which each row begins; and the
+        parsed numbers.
+
+    Raises:
+        Unreadable: The file is not a valid table.
     """
     import pyarrow
 
@@ -42,7 +51,7 @@ def _decode(data: bytes) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise Unreadable("the file is UTF-16; save it as UTF-8 (in Excel: 'CSV UTF-8')")
     try:
-        # Excel puts a byte order mark before UTF-8; it is no part of the first column's name.
+        # Excel writes a byte order mark before UTF-8; it is not part of the first column's name.
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -56,7 +65,7 @@ def _decode(data: bytes) -> str:
 
 def _parse(text: str, layout: Layout) -> list[tuple[int, list[str]]]:
     """(line, fields in the layout's order) of each row."""
-    # strict: what follows a closing quote is an error, and not a part of the field.
+    # strict: text after a closing quote is an error, not a part of the field.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     before = csv.field_size_limit(MAX_FIELD_CHARACTERS)
     rows: list[tuple[int, list[str]]] = []
@@ -70,10 +79,10 @@ def _parse(text: str, layout: Layout) -> list[tuple[int, list[str]]]:
                 rows.append((start, [fields[place].strip() for place in places]))
                 if len(rows) > MAX_ROWS:
                     raise Unreadable(f"more than {MAX_ROWS:,} rows")
-            # A quoted field may span lines: a row begins where the last one ended.
+            # A quoted field may span lines: a row begins where the previous row ended.
             start = reader.line_num + 1
     except csv.Error as error:
-        # The module's own texts hold no content.
+        # The csv module's own error texts contain no content.
         raise Unreadable(f"line {reader.line_num} is no CSV: {error}") from None
     finally:
         csv.field_size_limit(before)
@@ -94,7 +103,7 @@ def _header(found: list[str], layout: Layout) -> list[int]:
 
 
 def _number(text: str | None) -> float | None:
-    """The number, null for anything else: what it looks like is checked on the text."""
+    """The number; None for anything else. The text itself is checked by a rule."""
     try:
         return float(text) if text and text.isascii() and len(text) < 30 else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Files as the owners of sites and customers would drop them: a good one and a bad one of each kind, by a seed."""
+"""Sample files as the owners of sites and customers would drop them: a good and a bad file of each kind, by a seed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,24 @@ from include.water.sites import DISTRICTS, SITES
 
 
 def good_file(kind: Kind, *, seed: int = 0, rows: int = 50) -> bytes:
-    """A file that is applied: the same bytes for the same seed. With a byte order mark, as Excel writes it."""
+    """A file that is applied: the same bytes for the same seed. It has a byte order mark, as Excel writes it.
+
+    Args:
+        kind: The kind of file.
+        seed: Of the random numbers.
+        rows: How many rows.
+    """
     return b"\xef\xbb\xbf" + _csv(kind, _rows(kind, random.Random(seed), rows))
 
 
 def bad_file(kind: Kind, *, seed: int = 0, rows: int = 50) -> bytes:
-    """A file that can be read and is set aside: an id twice, an unknown district, a number that is none, markup."""
+    """A file that can be read and is set aside: a duplicate id, an unknown district, an invalid number, markup.
+
+    Args:
+        kind: The kind of file.
+        seed: Of the random numbers.
+        rows: How many rows, before a duplicate is added.
+    """
     made = list(_rows(kind, random.Random(seed), rows))
     made.append(dict(made[0]))
     made[1]["district_id"] = "<img src=x onerror=alert(1)>"

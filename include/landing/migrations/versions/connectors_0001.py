@@ -1,4 +1,4 @@
-"""connector_watch: what the watchdog of the connectors has to remember between two looks"""
+"""connector_watch: the state that the watchdog of the connectors keeps between two checks"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""landing_gaps: offsets that are missing in a landing table, and what became of them"""
+"""landing_gaps: offsets that are missing in a landing table, and their outcomes"""
 
 import sqlalchemy as sa
 from alembic import op

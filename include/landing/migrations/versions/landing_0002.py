@@ -1,4 +1,4 @@
-"""landing_manifests: bounds of manifests; landing_gaps: many ranges in a row, and an index of what is missing"""
+"""landing_manifests: bounds of manifests; landing_gaps: many ranges in a row, and an index of missing offsets"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -30,7 +30,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("ix_landing_gaps_missing", "landing_gaps")
-    # Each range a row again, else the offsets between them would count as settled.
+    # One row per range again; otherwise the offsets between the ranges would count as settled.
     op.execute(
         "insert into landing_gaps (topic, topic_id, partition, start_offset, end_offset, state, records, found_at) "
         "select topic, topic_id, partition, lower(r), upper(r), state, 0, found_at "

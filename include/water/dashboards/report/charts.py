@@ -1,6 +1,6 @@
-"""The report's charts. Each is drawn twice, for a wide and for a narrow page: text must not shrink on a phone.
+"""The report's charts. Each is drawn twice, for a wide and for a narrow page, because text must not shrink on a phone.
 
-Colours are variables of the page's style, so that one drawing serves light, dark and paper.
+Colors are variables of the page's style, so that one drawing works in light mode, in dark mode and on paper.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from include.water.dashboards.report.svg import plain
 if TYPE_CHECKING:
     import altair as alt
 
-# Pixels of the drawing: as wide as the column on a desk, and as a phone.
+# Widths of the drawing in pixels: a column on a desktop, and a phone.
 WIDE, NARROW = 920, 360
 
 INK, MUTED, LINE = "var(--ink)", "var(--muted)", "var(--line)"
@@ -24,13 +24,18 @@ METERED, LOSS, LOSS_SOFT, ALERT = "var(--metered)", "var(--loss)", "var(--loss-s
 
 
 def daily_balance(days: Sequence[Day], *, width: int) -> alt.TopLevelMixin:
-    """Bars of what flowed in a day, metered below and lost above; below them the share that was lost."""
+    """Bars of the inflow per day, metered below and lost above; below the bars, the share that was lost.
+
+    Args:
+        days: The days in order, with volumes in liters.
+        width: In pixels.
+    """
     import altair as alt
 
     rows = [
         {
             "day": day.day.isoformat(),
-            # A metered volume above the inlet's is a fault of a meter; the bar ends at what flowed in.
+            # A metered volume above the inlet's is a meter fault; the bar ends at the inflow.
             "metered": min(day.metered, day.inlet) / 1000,
             "inlet": day.inlet / 1000,
             "share": 100 * max(day.loss, 0.0) / day.inlet if day.inlet else None,
@@ -45,7 +50,7 @@ def daily_balance(days: Sequence[Day], *, width: int) -> alt.TopLevelMixin:
     metered = bars.mark_bar(color=METERED).encode(y=_y("metered:Q", "m³ a day"))
     lost = bars.mark_bar(color=LOSS).encode(y="metered:Q", y2="inlet:Q")
     volumes = alt.layer(metered, lost).properties(height=200, **size)
-    # Without the days of which hours are missing: their share would be that of the others.
+    # Without incomplete days: their share would only be that of the hours that are known.
     known = base.transform_filter("datum.complete")
     last = max((day.day for day in days if day.complete), default=None)
     label = known.transform_filter(f"datum.day === '{last}'").transform_calculate(
@@ -61,7 +66,12 @@ def daily_balance(days: Sequence[Day], *, width: int) -> alt.TopLevelMixin:
 
 
 def losses_by_district(districts: Sequence[District], *, width: int) -> alt.TopLevelMixin:
-    """A bar for each district's loss, a tick where it was the period before, the share at the bar's end."""
+    """A bar for each district's loss, a tick for the previous period, and the share at the bar's end.
+
+    Args:
+        districts: In the order of the chart; districts without a balance are left out.
+        width: In pixels.
+    """
     import altair as alt
 
     rows = [
@@ -75,7 +85,7 @@ def losses_by_district(districts: Sequence[District], *, width: int) -> alt.TopL
         if district.balance
     ]
     order = [row["district"] for row in rows]
-    # Room for the widest name in a reader's own font: the drawing is made with another.
+    # Space for the widest name in the reader's own font, which differs from the font of the drawing.
     room = 96
     axis = alt.Axis(
         labelLimit=room, minExtent=room, labelColor=INK, labelFontSize=13, domain=False, ticks=False, labelPadding=8
@@ -83,7 +93,7 @@ def losses_by_district(districts: Sequence[District], *, width: int) -> alt.TopL
     base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("district:N", sort=order, axis=axis, title=None))
     x_axis = alt.Axis(tickCount=4 if width == NARROW else 6, domain=False, ticks=False, grid=True)
     ends = [max(row["loss"], row["before"] or 0.0) for row in rows]
-    # Beyond the longest bar, for its label.
+    # Longer than the longest bar, to leave space for its label.
     domain = [
         min([0.0, *(row["loss"] for row in rows)]),
         max([0.001, *ends]) * (1.22 if width == NARROW else 1.1),
@@ -91,14 +101,20 @@ def losses_by_district(districts: Sequence[District], *, width: int) -> alt.TopL
     x = alt.X("loss:Q", axis=x_axis, title="m³ a day", scale=alt.Scale(domain=domain, nice=False))
     bars = base.mark_bar(color=LOSS, height={"band": 0.56}).encode(x=x)
     ticks = base.mark_tick(color=INK, thickness=2, height={"band": 0.86}).encode(x="before:Q")
-    # Beyond both the bar and the tick, or one would be written over the other.
+    # Right of both the bar and the tick: otherwise the label would be drawn over one of them.
     label = base.transform_calculate(end="max(datum.loss, datum.before, 0)")
     texts = label.mark_text(align="left", dx=7, color=INK, fontSize=12, fontWeight=600).encode(x="end:Q", text="text:N")
     return _styled(alt.layer(bars, ticks, texts).properties(width=width - room - 10, height=34 * len(rows)))
 
 
 def night_losses(districts: Sequence[District], leaks: Sequence[Leak], *, width: int) -> alt.TopLevelMixin:
-    """A panel a district: its loss in each night, on one scale; nights of a leak are marked."""
+    """A panel for each district: its loss in each night, all on one scale; nights with a leak are marked.
+
+    Args:
+        districts: With their nights.
+        leaks: The leaks to mark.
+        width: In pixels, of the whole chart.
+    """
     import altair as alt
 
     leaking = {
@@ -122,7 +138,7 @@ def night_losses(districts: Sequence[District], leaks: Sequence[Leak], *, width:
     names = [plain(district.name) for district in districts if district.nights]
     labelled = [nights[0], nights[-1]] if len(nights) > 1 else nights
     axis = _days_axis(nights, width, shown=labelled)
-    # Two dates a panel, each inside it: beside one another they would touch.
+    # Two dates per panel, each inside the panel: otherwise the dates of neighboring panels would touch.
     axis.labelAlign = {"condition": {"test": "datum.index === 0", "value": "left"}, "value": "right"}
     base = alt.Chart().encode(x=alt.X("night:O", axis=axis, title=None))
     y = _y("loss:Q", None, count=3)
@@ -151,19 +167,19 @@ def night_losses(districts: Sequence[District], leaks: Sequence[Leak], *, width:
 def _y(field: str, title: str | None, count: int = 4) -> alt.Y:
     import altair as alt
 
-    # Losses below zero happen (a meter that counts too much): the scale shows them.
+    # Losses below zero occur (a meter that counts too much), so the scale includes them.
     return alt.Y(
         field, title=title, axis=alt.Axis(tickCount=count, domain=False, ticks=False), scale=alt.Scale(zero=True)
     )
 
 
 def _days_axis(days: Sequence[date], width: int, shown: Sequence[date] | None = None) -> alt.Axis:
-    """An axis of days on which only some are named, as many as fit."""
+    """An axis of days with labels for as many days as fit, or for `shown`."""
     import altair as alt
 
     if shown is None:
         step = max(1, -(-len(days) // (5 if width == NARROW else 10)))
-        # From the end: the last day is the one that people look for.
+        # Counted from the end: people look for the last day.
         shown = days[::-1][::step][::-1]
     names = {day.isoformat(): short_day(day) for day in shown}
     cases = " : ".join(f"datum.value === '{key}' ? '{name}'" for key, name in names.items())

@@ -1,4 +1,4 @@
-"""Everything that the report shows, read from the tables, the operational database and the bucket."""
+"""Read all data of the report from the tables, the operational database and the bucket."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ if TYPE_CHECKING:
     from include.models.store import Card, Champions
 
 LEAK_MODEL = "leaks"
-# What the counts of readings are about; also how far back the events of HOURLY_FLOWS are asked for.
+# The period of the readings' counts, and of the events of HOURLY_FLOWS to read.
 QUALITY_PERIOD = timedelta(hours=24)
 COUNTS = ("landed", "clean", "dead_lettered", "duplicates")
 _SUITE_FAILED = "suite_failed:"
 
 
 def collect(batches: Iterable[Mapping[str, Any]], now: datetime | None = None) -> ReportData:
-    """The report's data as of now.
+    """Collect the report's data as of now.
 
-    batches: what the events of HOURLY_FLOWS since QUALITY_PERIOD say: the counts of COUNTS.
-    What does not exist yet is None in the result; a source that is away raises, and the report is made again later.
+    Data that do not exist yet are None in the result. If a source is unavailable, it raises, and the report is retried
+    later.
+
+    Args:
+        batches: The extras of the HOURLY_FLOWS events since QUALITY_PERIOD, with the counts of COUNTS.
+        now: The time of the report; by default the current time.
     """
     from include.lake.buckets import bucket
     from include.pages.reading import read_only
@@ -59,7 +63,18 @@ def collect(batches: Iterable[Mapping[str, Any]], now: datetime | None = None) -
 def read_quality(
     connection: Connection, objects: Bucket, batches: Sequence[Mapping[str, Any]], flows: Flows, now: datetime
 ) -> Quality | None:
-    """What became of the readings, why some became dead letters, and the suites' last results."""
+    """The counts of the readings, the reasons for dead letters, and the suites' last results.
+
+    Args:
+        connection: A connection to the operational database.
+        objects: The artifacts bucket.
+        batches: As for `collect`.
+        flows: The flows of the report.
+        now: The time of the report.
+
+    Returns:
+        The quality; None when there are neither counts nor results.
+    """
     from sqlalchemy import func, select
 
     from include.operations.tables import inbox
@@ -89,7 +104,7 @@ def read_quality(
 
 
 def read_suites(connection: Connection, objects: Bucket) -> tuple[Suite, ...]:
-    """The last result that let a run go on, and every one that has stopped a run which still waits."""
+    """The last result that let a run continue, and every result that has stopped a run which is still waiting."""
     from sqlalchemy import select
 
     from include.operations.tables import alarms
@@ -113,7 +128,7 @@ def _suite(result: Mapping[str, Any]) -> Suite:
     outcomes = result["outcomes"]
     return Suite(
         str(result["suite"]),
-        # A person may have accepted what a rule refused.
+        # A person may have accepted a failed rule: then the suite counts as passed.
         not result["stopped"],
         datetime.fromisoformat(result["checked_at"]),
         len(outcomes),

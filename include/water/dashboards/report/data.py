@@ -1,7 +1,7 @@
-"""All that the report shows, as plain values: made by `collect`, or by a test, and read by `render`.
+"""The data of the report as plain values: created by `collect`, or by a test, and read by `render`.
 
-None means unknown or not there yet, and is shown as such. Volumes are litres, flows are litres a day unless the name
-says otherwise, days are those of the utility's time zone.
+None means unknown or not there yet, and is shown as such. Volumes are in liters, flows are in liters per day unless the
+name says otherwise, and days are in the utility's time zone.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from include.water.leaks.unusual import Episode
 
 @dataclass(frozen=True)
 class Balance:
-    """What flowed into a part of the network and what its meters counted, on an average day of a period.
+    """The inflow of a part of the network and the consumption by its meters, on an average day of a period.
 
-    Only hours in which both are known count: an hour without its inlet would be water that nobody fed in.
+    Only hours in which both are known count: in an hour without its inlet, the metered water would seem to come from
+    nowhere.
     """
 
     inlet: float
     metered: float
     known_hours: int
     expected_hours: int
-    # Meters of customers; the standard measure of losses is per connection, since a share falls when use rises.
+    # Customers' meters. Losses are commonly measured per connection, because the share of lost water falls when use
+    # rises.
     connections: int = 0
 
     @property
@@ -45,7 +47,7 @@ class Balance:
 
 @dataclass(frozen=True)
 class Day:
-    """One day of the whole network: volumes of the hours that are known."""
+    """One day of the whole network: volumes of the known hours."""
 
     day: date
     inlet: float
@@ -64,7 +66,7 @@ class Day:
 
 @dataclass(frozen=True)
 class Night:
-    """One night of a district; litres an hour."""
+    """One night of a district; in liters per hour."""
 
     night: date
     loss_lph: float | None
@@ -76,14 +78,14 @@ class District:
     district_id: str
     name: str
     balance: Balance | None
-    # The period before, of the same length; None unless as many of its days are there.
+    # The previous period of the same length; None unless enough of its hours are known (MIN_COVERAGE_BEFORE).
     before: Balance | None
     nights: tuple[Night, ...] = ()
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Nights in a row in which a district's loss was called a leak."""
+    """Consecutive nights of a district that the detection assigned to one leak."""
 
     district: str
     first_night: date
@@ -91,9 +93,9 @@ class Leak:
     nights: int
     litres_per_hour: float
     confidence: float | None
-    # The last night that could be judged was one of them.
+    # Whether the leak was seen in the last night that could be judged.
     active: bool
-    # Of the alert; None when no alert has been raised.
+    # The severity of the alert; None when no alert has been raised.
     severity: str | None = None
     raised_at: datetime | None = None
     work_orders: int = 0
@@ -101,7 +103,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class Suite:
-    """What a set of rules said about the newest batch."""
+    """The result of a suite of rules for one batch."""
 
     name: str
     passed: bool
@@ -112,7 +114,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class Quality:
-    """What became of the readings since `since`; the four counts must balance."""
+    """Counts of the readings since `since`; the four counts must balance."""
 
     since: datetime
     landed: int
@@ -134,7 +136,7 @@ class Model:
 
     version: str
     trained_at: datetime | None = None
-    # (what was measured, how it is written), in the order to be shown.
+    # (what was measured, its value as text), in the order of display.
     facts: tuple[tuple[str, str], ...] = ()
 
 
@@ -144,7 +146,7 @@ class ReportData:
     timezone: str
     # The end of the last hour with a flow; None: nothing has been aggregated.
     data_up_to: datetime | None = None
-    # The days that the balances are about, the last included.
+    # The first and last day of the balances, both included.
     period: tuple[date, date] | None = None
     # Whether every day of the period has ended.
     period_ended: bool = True
@@ -163,7 +165,10 @@ class ReportData:
 
     @property
     def before(self) -> Balance | None:
-        """The period before; None unless every district of the period has one: others would show as a change."""
+        """The balance of the previous period; None unless every district of the period has one.
+
+        Otherwise a missing district would look like a change.
+        """
         now = [district for district in self.districts if district.balance]
         return _sum([district.before for district in now]) if all(district.before for district in now) else None
 
@@ -173,7 +178,7 @@ class ReportData:
 
     @property
     def night_loss(self) -> float | None:
-        """Loss at night of all districts as litres a day; None unless each has a complete night in the period."""
+        """The loss at night of all districts in liters per day; None unless each has a complete night in the period."""
         if not self.period:
             return None
         means = []

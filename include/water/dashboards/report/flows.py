@@ -14,16 +14,16 @@ from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS
 from include.water.local_days import hours_of, midnight
 from include.water.sites import DISTRICTS
 
-# What the charts show; the balances are of the last PERIOD_DAYS of them.
+# The charts show SHOWN_DAYS; the balances cover the last PERIOD_DAYS of them.
 SHOWN_DAYS = 28
 PERIOD_DAYS = 7
-# With less than this of the hours before, a change would say more about which hours are known.
+# With less than this share of the previous period's hours known, a change would mostly show which hours are known.
 MIN_COVERAGE_BEFORE = 0.5
 
 
 @dataclass(frozen=True)
 class Hour:
-    """A row of `water.district_hours`; None: unknown."""
+    """A row of `water.district_hours`, volumes in liters; None: unknown."""
 
     district_id: str
     hour: datetime
@@ -35,7 +35,7 @@ class Hour:
 
 @dataclass(frozen=True)
 class Flows:
-    """What the hours and nights come to; see ReportData."""
+    """The results from the hours and nights; see ReportData."""
 
     data_up_to: datetime | None = None
     period: tuple[date, date] | None = None
@@ -43,12 +43,17 @@ class Flows:
     days: tuple[Day, ...] = ()
     districts: tuple[District, ...] = ()
     missing_readings: int | None = None
-    # The last night of each district that could be judged.
+    # (district, its last night that could be judged).
     judged: tuple[tuple[str, date], ...] = ()
 
 
 def read_flows(now: datetime, zone: ZoneInfo) -> Flows:
-    """The flows of the last SHOWN_DAYS up to the clock; empty when their tables do not exist yet."""
+    """The flows of the last SHOWN_DAYS up to the clock's horizon; empty when the tables do not exist yet.
+
+    Args:
+        now: The time of the report.
+        zone: The utility's time zone.
+    """
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake.catalog import load_catalog
@@ -124,7 +129,7 @@ def _day(day: date, hours: Iterable[Hour], districts: int, zone: ZoneInfo) -> Da
 def _balance(
     district_id: str, by_day: dict[date, list[Hour]], first: date, last: date, zone: ZoneInfo
 ) -> Balance | None:
-    """None when no hour of these days is known."""
+    """The average day of a district in [first, last]; None when no hour of these days is known."""
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
     found = [one for day in days for one in by_day.get(day, ()) if one.district_id == district_id]
     if not found:

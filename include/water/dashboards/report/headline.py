@@ -1,11 +1,11 @@
-"""What the report says in one sentence, and the one below it: computed, so that it is never older than the figures."""
+"""The report's headline and the sentences below it, computed from the report's figures so that they always match."""
 
 from __future__ import annotations
 
 from include.water.dashboards.report.data import District, Leak, ReportData
 from include.water.dashboards.report.numbers import counted, counted_in_words, cubic_metres, day, percent, with_unit
 
-# Below this a change of the share is within what meters and timing explain.
+# A smaller change of the share can be explained by meters and timing.
 NOTABLE_CHANGE = 0.003
 
 
@@ -30,7 +30,7 @@ def headline(data: ReportData) -> str:
 
 
 def deck(data: ReportData) -> str:
-    """The sentences below the headline: where it is lost, and which leaks are known. May be empty."""
+    """The sentences below the headline: where water is lost, and which leaks are known. May be empty."""
     return " ".join(filter(None, (_where(data), _leaks(data.leaks))))
 
 
@@ -50,7 +50,7 @@ def _before(data: ReportData) -> str:
 
 
 def worst(districts: tuple[District, ...]) -> District | None:
-    """The district that loses most; None when none loses anything."""
+    """The district that loses most; None when no district loses water."""
     losing = [one for one in districts if one.balance and one.balance.loss > 0]
     return max(losing, key=lambda one: one.balance.loss if one.balance else 0.0, default=None)
 

@@ -1,4 +1,4 @@
-"""The leaks that were found, night by night, as a director sees them: one line for each, with what became of it."""
+"""The leaks that were found, for a director: one line per leak, with its nights, its alert and its work orders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from include.water.topics import Action, AlertKind
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-# What a work order sends somebody out for; the others answer a customer.
+# Work orders for which somebody is sent out; all others answer a customer.
 FIELD_WORK = (Action.schedule_inspection, Action.dispatch_crew, Action.close_valve)
 
 
@@ -31,7 +31,7 @@ class Found:
     night: date
     litres_per_hour: float
     confidence: float | None
-    # The first night's key, under which the leak was told.
+    # The key of the night under which the leak was reported.
     reported_as: str
 
 
@@ -43,7 +43,16 @@ class Alert:
 
 
 def read_leaks(connection: Connection, flows: Flows, now: datetime) -> tuple[Leak, ...] | None:
-    """None while there is no night to judge."""
+    """The leaks of the last SHOWN_DAYS.
+
+    Args:
+        connection: A connection to the operational database.
+        flows: The flows of the report, with the judged nights.
+        now: The time of the report.
+
+    Returns:
+        The leaks; None while there is no night to judge.
+    """
     from sqlalchemy import func, select
 
     from include.water.tables import alerts, leaks, work_orders
@@ -79,7 +88,7 @@ def read_leaks(connection: Connection, flows: Flows, now: datetime) -> tuple[Lea
 
 
 def episodes(found: Iterable[Found]) -> list[list[Found]]:
-    """The nights of one leak each, oldest first; the detection says which belong together."""
+    """The nights of each leak, oldest first. The detection decides which nights belong together."""
     by_leak: dict[str, list[Found]] = defaultdict(list)
     for one in sorted(found, key=lambda one: (one.district_id, one.night, one.leak_key)):
         by_leak[one.reported_as].append(one)
@@ -95,7 +104,7 @@ def leak_of(nights: Sequence[Found], raised: Mapping[str, Alert], judged: Mappin
         first_night=nights[0].night,
         last_night=last.night,
         nights=len({one.night for one in nights}),
-        # Of all that were found in that night.
+        # The sum of all leaks found in that night.
         litres_per_hour=sum(one.litres_per_hour for one in nights if one.night == last.night),
         confidence=last.confidence,
         active=last.night >= judged.get(last.district_id, last.night),

@@ -1,4 +1,4 @@
-"""Numbers and times as the report writes them: with units, and a space that no line breaks at."""
+"""Numbers and times as text for the report: with units, and with no-break spaces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def number(value: float | None, digits: int = 0) -> str:
     if value is None:
         return NONE
     text = f"{value:,.{digits}f}"
-    # A zero that was rounded has no sign.
+    # A value that is rounded to zero gets no sign.
     return text.lstrip("-") if not text.strip("-0.,") else text.replace("-", _MINUS)
 
 
@@ -24,7 +24,7 @@ def with_unit(value: float | None, unit: str, digits: int = 0) -> str:
 
 
 def cubic_metres(litres: float | None) -> str:
-    """Litres as m³; small amounts with a decimal, or a small district would show as nothing."""
+    """Liters as m³. Small amounts get a decimal: otherwise a small district would show 0."""
     if litres is None:
         return NONE
     value = litres / 1000
@@ -35,12 +35,12 @@ def percent(share: float | None, digits: int = 1) -> str:
     if share is None:
         return NONE
     text = number(100 * share, digits)
-    # Few is not none.
+    # A small share must not look like none: "<0.1%".
     return f"<{10**-digits:.{digits}f}%" if share > 0 and not text.strip("0.") else f"{text}%"
 
 
 def change(now: float | None, before: float | None, digits: int = 0) -> str:
-    """The difference with its sign: +1,234; a dash when one of them is unknown."""
+    """The difference with its sign: +1,234; a dash when one of the values is unknown."""
     if now is None or before is None:
         return NONE
     text = number(now - before, digits)
@@ -86,6 +86,6 @@ _WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", 
 
 
 def counted_in_words(count: int, one: str) -> str:
-    """At the beginning of a sentence: One leak, Two leaks, 12 leaks."""
+    """For the beginning of a sentence: One leak, Two leaks, 12 leaks."""
     word = _WORDS[count] if count < len(_WORDS) else number(count)
     return f"{word} {one if count == 1 else one + 's'}"

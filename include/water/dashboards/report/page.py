@@ -1,4 +1,4 @@
-"""The report inside the Airflow UI; made in the api-server when somebody opens it (see plugins/)."""
+"""The report inside the Airflow UI; created in the api-server when somebody opens it (see plugins/)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from include.water.dashboards.report.render import STYLE, style_source
 log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
-# The store may be away for minutes; the api-server has some forty threads for everything.
+# The store may be unavailable for minutes, and the api-server has some forty threads for everything.
 MAX_READERS = 4
 PATIENCE_SECONDS = 10.0
 
-# A page from a bucket, in Airflow's own origin. Whoever can write to the bucket could put anything into it: so it is
-# shown as a page without an origin, in which no script runs and which loads nothing, and the browser sees to that.
+# The page comes from a bucket and is served from Airflow's own origin. Everybody who can write to the bucket could put
+# anything into it. So the browser is told to show it as a page without an origin, which runs no script and loads
+# nothing.
 POLICY = (
     "default-src 'none'; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'self'; sandbox"
@@ -40,7 +41,7 @@ def make_app() -> FastAPI:
         try:
             return _newest(bucket())
         except Exception:
-            # The reader gets no detail: it may name hosts and accounts.
+            # The response contains no detail: it might reveal hosts and accounts.
             log.exception("the executive report cannot be read")
             return _message("The report cannot be read now.", "See the api-server's log.", 503)
         finally:
@@ -56,7 +57,7 @@ def make_app() -> FastAPI:
 
 
 def _newest(remote: Bucket) -> Response:
-    # Once more for a report that a newer one has replaced, and that was pruned, between the two readings.
+    # Try twice: between the two reads, a newer report may have replaced the pointer's report, and pruning removed it.
     for _ in range(2):
         pointer = latest(remote)
         if pointer is None:

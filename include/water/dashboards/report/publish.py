@@ -1,10 +1,10 @@
 """The report in the bucket: a page for every run, and a pointer to the newest.
 
-    reports/<day>/<time>.html   never changed once it is there
-    reports/latest.json         which of them is shown, and when it was computed
+    reports/<day>/<time>.html   never changed once written
+    reports/latest.json         which report is shown, and when it was computed
 
-The pointer is replaced only if nobody else has replaced it since it was read, and never by an older report: a run that
-was thought dead and comes back late shows nothing old.
+The pointer is replaced only if nobody else has replaced it since it was read, and never by an older report. So a run
+that was thought dead and finishes late does not show an old report.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 FOLDER = "reports"
 LATEST = f"{FOLDER}/latest.json"
 HTML = "text/html; charset=utf-8"
-# Two runs at once lose against each other once; more often it is a fault.
+# Two concurrent runs conflict once; more conflicts are a fault.
 MAX_TRIES = 5
-# Every report of the last days, of older days the last one, and none for ever.
+# Keep every report of the last days, the last report of older days, and none forever.
 KEEP_ALL = timedelta(days=2)
 KEEP_DAYS = timedelta(days=400)
 _REPORT = re.compile(rf"{FOLDER}/([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})/[0-9]{{6}}\.[0-9]{{6}}Z\.html")
@@ -38,30 +38,44 @@ _STYLE = re.compile(r"'sha256-[A-Za-z0-9+/]{43}='")
 class Pointer:
     path: str
     computed_at: datetime
-    # The style that the page has, as a source of a content security policy.
+    # The page's style, as a source of a content security policy.
     style: str
     generation: int
 
 
 def latest(bucket: Bucket) -> Pointer | None:
-    """The report that is shown; None before the first. Raises ValueError or KeyError for a pointer that is not ours."""
+    """The pointer to the report that is shown; None before the first report.
+
+    Raises:
+        ValueError, KeyError: The pointer was not written by this module.
+    """
     found = bucket.read(LATEST)
     if found is None:
         return None
     document = json.loads(found[0])
     path, style = str(document["path"]), str(document["style"])
-    # What is shown inside Airflow comes from the folder of reports, and its policy has this form, whatever is written
-    # there.
+    # The page is shown inside Airflow: whatever the pointer says, the path must be in the folder of reports, and the
+    # policy must have this form.
     if not _REPORT.fullmatch(path) or not _STYLE.fullmatch(style):
         raise ValueError(f"{LATEST} names {path[:100]!r}, which is no report; run publish_dashboard again")
     return Pointer(path, datetime.fromisoformat(document["computed_at"]), style, found[1])
 
 
 def publish(bucket: Bucket, html: str, computed_at: datetime, zone: ZoneInfo) -> str:
-    """Store the report and show it, unless a newer one is shown; returns its path."""
+    """Store the report and show it, unless a newer report is shown already.
+
+    Args:
+        bucket: The artifacts bucket.
+        html: The page.
+        computed_at: The time of its data.
+        zone: The time zone of the folders' days.
+
+    Returns:
+        The path of the report.
+    """
     day = computed_at.astimezone(zone).date()
     path = f"{FOLDER}/{day}/{computed_at:%H%M%S.%f}Z.html"
-    # A lone surrogate, from a name that was cut in two, is no reason to have no report.
+    # A lone surrogate, from a name that was cut in two, is replaced: it must not prevent the report.
     bucket.write(path, html.encode(errors="replace"), HTML)
     _show(bucket, path, computed_at)
     for old in outdated(bucket.list(f"{FOLDER}/"), path, computed_at):
@@ -77,7 +91,7 @@ def _show(bucket: Bucket, path: str, computed_at: datetime) -> None:
             shown = latest(bucket)
             generation = shown.generation if shown else ABSENT
         except (ValueError, KeyError, TypeError):
-            # Written by hand, or cut off: replaced like any other.
+            # Written by hand, or truncated: it is replaced like any other pointer.
             found = bucket.read(LATEST)
             shown, generation = None, found[1] if found else ABSENT
         if shown and shown.computed_at > computed_at:
@@ -94,7 +108,13 @@ def _show(bucket: Bucket, path: str, computed_at: datetime) -> None:
 
 
 def outdated(entries: Iterable[Entry], shown: str, now: datetime) -> list[str]:
-    """The reports that can go: what they said of a day, the day's last one says better."""
+    """The paths of reports that can be deleted: of older days only the last report is kept, and none forever.
+
+    Args:
+        entries: The objects in the folder of reports.
+        shown: The path of the report that is shown; it is never deleted.
+        now: The current time.
+    """
     by_day: dict[str, list[Entry]] = {}
     for entry in entries:
         if match := _REPORT.fullmatch(entry.path):

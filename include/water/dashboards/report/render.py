@@ -1,4 +1,4 @@
-"""The report as one HTML page: no script, no address outside it, colours for light, dark and paper."""
+"""The report as one HTML page: no script, no external address, colors for light mode, dark mode and paper."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ STYLE = (FOLDER / "report.css").read_text()
 
 
 def style_source(style: str) -> str:
-    """A style as a source of a content security policy: this one and no other."""
+    """A source of a content security policy that allows only this style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'"
 
 
-# Even a page that somebody saved loads nothing and runs nothing.
+# Also a saved copy of the page loads nothing and runs nothing.
 POLICY = f"default-src 'none'; style-src {style_source(STYLE)}; img-src data:; base-uri 'none'; form-action 'none'"
 
 
@@ -39,7 +39,7 @@ class Drawing:
 
 
 def render(data: ReportData) -> str:
-    """The page. Everything in `data` is shown as text, whatever it holds."""
+    """The report as an HTML page. All texts in `data` are escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((FOLDER / "report.html.j2").read_text())
     span = period(*data.period) if data.period else ""
@@ -79,7 +79,18 @@ def render(data: ReportData) -> str:
 
 
 def _draw(has_data: Any, chart: Callable[..., Any], *parts: Any, name: str, title: str) -> Drawing | None:
-    """The chart of `parts`, for both widths; None when there is nothing to draw."""
+    """Draw a chart in both widths.
+
+    Args:
+        has_data: Nothing is drawn if this is falsy.
+        chart: One of `charts`.
+        *parts: Its data.
+        name: The prefix of the drawing's ids.
+        title: The drawing's title, for screen readers.
+
+    Returns:
+        The drawings; None without data.
+    """
     if not has_data:
         return None
     said = "Its figures are in the table that follows."

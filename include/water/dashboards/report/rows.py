@@ -1,4 +1,4 @@
-"""The report's tables and figures as texts: what stands in which cell."""
+"""The texts in the cells of the report's tables and figures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from include.water.dashboards.report.numbers import (
     with_unit,
 )
 
-# The newest and largest are what matters; the database has them all.
+# The newest and largest; the database has all of them.
 MAX_LEAKS = 12
 MAX_REASONS = 8
 
@@ -77,7 +77,7 @@ def figures(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _relative(data: ReportData, name: str) -> str:
-    """How much more or less than the period before."""
+    """How much more or less than in the previous period."""
     then = getattr(data.before, name) if data.before else None
     if not then:
         return "on average"
@@ -89,7 +89,7 @@ def _relative(data: ReportData, name: str) -> str:
 
 
 def balance(data: ReportData) -> list[dict[str, str]]:
-    """The rows of the balance, after the International Water Association's: input, consumption, losses."""
+    """The rows of the water balance as defined by the International Water Association: input, consumption, losses."""
     found = data.balance
     if found is None:
         return []
@@ -101,7 +101,7 @@ def balance(data: ReportData) -> list[dict[str, str]]:
     table = [row("", "System input", found.inlet), row("", "Metered consumption", found.metered)]
     table.append(row("loss", "Water losses", found.loss))
     if data.night_loss is not None and found.loss > 0:
-        # Never more than what is lost: at night the pressure is higher than on average.
+        # Capped at the total loss: at night the pressure, and so the leakage, is higher than on average.
         leakage = min(max(data.night_loss, 0.0), found.loss)
         table.append(row("sub", "Leakage, estimated from the nights", leakage))
         table.append(row("sub", "Other: inaccurate meters, use without a meter", found.loss - leakage))
@@ -120,7 +120,7 @@ def balance_note(data: ReportData) -> str:
 
 
 def days(data: ReportData) -> list[list[str]]:
-    """The newest first."""
+    """A row for each day, the newest first."""
     return [
         [
             day(one.day, year=True),
@@ -143,7 +143,7 @@ def districts(data: ReportData) -> list[dict[str, Any]]:
 
 def _district(name: str, now: Balance, before: Balance | None) -> dict[str, Any]:
     points = [100 * one.loss_share if one and one.loss_share is not None else None for one in (now, before)]
-    # The units are in the table's head.
+    # The units are in the table's header.
     return {
         "name": name,
         "inlet": number(now.inlet / 1000, 1),
@@ -157,7 +157,7 @@ def _district(name: str, now: Balance, before: Balance | None) -> dict[str, Any]
 
 
 def nights(data: ReportData) -> list[list[str]]:
-    """A row a night, the newest first, a column a district."""
+    """A row for each night, the newest first; a column for each district."""
     shown = [district for district in data.districts if district.nights]
     by_night = [{night.night: night for night in district.nights} for district in shown]
     every = sorted({night for one in by_night for night in one}, reverse=True)
@@ -170,7 +170,7 @@ def nights(data: ReportData) -> list[list[str]]:
 
 
 def leaks(data: ReportData) -> list[dict[str, str]]:
-    """Those that run first, then the newest."""
+    """Running leaks first, then the newest."""
     found = sorted(
         data.leaks or (), key=lambda leak: (not leak.active, -leak.last_night.toordinal(), -leak.litres_per_hour)
     )

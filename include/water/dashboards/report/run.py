@@ -1,4 +1,4 @@
-"""The Dag's part: when a report may be made, and making it."""
+"""The functions that the Dag calls: when a report may be made, and making it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,40 @@ from typing import Any
 
 from include.water import turns
 
-# Flows are computed every minute or so; nobody reads reports so fast, and each is kept for two days.
+# Flows are computed every minute or so. Nobody reads reports that fast, and each report is kept for two days.
 MIN_INTERVAL = timedelta(minutes=10)
 
 
 def next_turn(asked_at: datetime, now: datetime | None = None) -> datetime | None:
-    """When the report that was asked for may be made; None when one that was made since then is shown."""
+    """When the requested report may be made.
+
+    Args:
+        asked_at: When the report was requested.
+        now: The clock; by default the current time.
+
+    Returns:
+        The time; None when the report that is shown was made after the request.
+    """
     from include.lake.buckets import bucket
     from include.water.dashboards.report.publish import latest
 
     try:
         shown = latest(bucket())
     except (ValueError, KeyError, TypeError):
-        # What is shown cannot be read: a new report replaces it.
+        # The pointer cannot be read: a new report replaces it.
         shown = None
     return turns.next_turn(shown and shown.computed_at, asked_at, MIN_INTERVAL, now or datetime.now(UTC))
 
 
 def publish_report(batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Collect, render, publish; returns where it is and what it holds, for the run's XCom."""
+    """Collect, render and publish the report.
+
+    Args:
+        batches: The extras of the HOURLY_FLOWS events, as for `collect`.
+
+    Returns:
+        The report's path and a summary of its content, for the run's XCom.
+    """
     from include.lake.buckets import bucket
     from include.water.dashboards.report.collect import collect
     from include.water.dashboards.report.publish import publish

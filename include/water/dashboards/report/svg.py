@@ -1,4 +1,4 @@
-"""Altair charts as inline SVG that holds nothing but shapes and text."""
+"""Altair charts as inline SVG that contains only shapes and text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from altair import TopLevelMixin
 
 _NAMESPACE = "http://www.w3.org/2000/svg"
-# What a drawing needs. Everything else goes: a script, a link or an event handler, however it might get there.
+# The elements and attributes that a drawing needs. All others are removed: a script, a link or an event handler,
+# however it might get there.
 _ELEMENTS = frozenset(
     {"svg", "g", "path", "line", "rect", "circle", "text", "tspan", "defs", "clipPath", "title", "desc"}
 )
@@ -43,33 +44,37 @@ _ATTRIBUTES = frozenset(
         *("stroke-linecap", "stroke-miterlimit", "opacity", "font-size", "font-weight", "text-anchor"),
     }
 )
-# A colour is a name, a hexadecimal number or a variable of the page's style: never an address.
+# A color is a name, a hexadecimal number or a variable of the page's style, never an address.
 _COLOUR = re.compile(r"(none|transparent|#[0-9a-fA-F]{3,8}|[a-z]+|var\(--[a-z-]+\))")
 _COLOURED = frozenset({"fill", "stroke"})
-# Characters that XML cannot hold: one of them in a name would cost the whole chart.
+# Characters that are not allowed in XML: one of them in a name would make the whole chart fail.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def plain(text: str) -> str:
-    """The text without what XML cannot hold."""
+    """The text with the characters that XML does not allow replaced."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def to_svg(chart: TopLevelMixin, name: str, title: str, description: str) -> Markup:
-    """The chart as one <svg> element, with `title` and `description` for who cannot see it.
+    """The chart as one <svg> element.
 
-    `name` makes the ids, so it must differ between the charts of a page.
+    Args:
+        chart: An Altair chart.
+        name: The prefix of the ids; it must be unique among the charts of a page.
+        title: For readers who cannot see the chart.
+        description: For readers who cannot see the chart.
     """
     import vl_convert
 
-    # No address may be asked: whatever a chart names, its data are in it.
+    # The conversion may not fetch any address: a chart contains all its data.
     return clean_svg(vl_convert.vegalite_to_svg(chart.to_dict(), allowed_base_urls=[]), name, title, description)
 
 
 def clean_svg(source: str, name: str, title: str, description: str) -> Markup:
     root = ElementTree.fromstring(source)
     _clean(root)
-    # The page's style decides how wide it is; the drawing keeps its proportions.
+    # The page's style determines the width; the drawing keeps its proportions.
     for attribute in ("width", "height"):
         root.attrib.pop(attribute, None)
     texts = []
@@ -96,7 +101,7 @@ def _clean(element: ElementTree.Element) -> None:
 
 
 def _is_empty(name: str, element: ElementTree.Element) -> bool:
-    """Vega draws a path around every group, also where there is nothing to see."""
+    """Whether the element shows nothing: Vega draws a path around every group, even an invisible one."""
     if name != "path":
         return False
     invisible = element.get("display") == "none" or element.get("d", "") in ("", "M0,0h0v0h0Z")
@@ -113,7 +118,7 @@ def _kept(attributes: dict[str, str]) -> Iterator[tuple[str, Any]]:
 
 
 def _shorter(value: str) -> str:
-    """A tenth of a pixel is as exact as anybody sees."""
+    """Round the numbers to a tenth of a pixel, which is as exact as anybody can see."""
     parts = re.split(r"(-?[0-9]+\.[0-9]+)", value)
     texts, floats = parts[::2], parts[1::2]
     rounded = (f"{float(one):.1f}".removesuffix(".0") for one in floats)

@@ -1,4 +1,4 @@
-"""Unusual hours as the report shows them: read from the lake, and as the cells of a table."""
+"""Unusual hours for the report: read from the lake, and turned into the cells of a table."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from include.water.flows.tables import DISTRICT_HOURS
 from include.water.leaks.unusual import HIGH, LOW, QUIET, WINDOW_DAYS, Episode, unusual_flow
 from include.water.local_days import midnight
 
-# The newest, as for leaks.
+# Only the newest are shown, as for leaks.
 MAX_EPISODES = 12
 
 
 def read_unusual(now: datetime, zone: ZoneInfo) -> tuple[Episode, ...] | None:
-    """The episodes of the last SHOWN_DAYS up to the clock; None while nobody can say what is usual."""
+    """The episodes of the last SHOWN_DAYS up to the clock's horizon; None while too little is known to judge.
+
+    Args:
+        now: The time of the report.
+        zone: The utility's time zone.
+    """
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake.catalog import load_catalog
@@ -39,7 +44,7 @@ def read_unusual(now: datetime, zone: ZoneInfo) -> tuple[Episode, ...] | None:
 
 
 def unusual(data: ReportData) -> list[dict[str, str]]:
-    """The newest first."""
+    """A row for each episode, the newest first."""
     found = sorted(data.unusual or (), key=lambda one: (one.end, one.start), reverse=True)[:MAX_EPISODES]
     names = {district.district_id: district.name for district in data.districts}
     return [_row(one, names.get(one.district_id, one.district_id), data) for one in found]

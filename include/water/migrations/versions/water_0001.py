@@ -1,7 +1,6 @@
 """alerts, published_seismic_events
 
-A revision is a record of what was done, so it spells the tables out and does not import the models; a test compares
-the two.
+A revision records what was done, so it spells out the tables and does not import the models; a test compares the two.
 """
 
 import sqlalchemy as sa
