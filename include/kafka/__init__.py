@@ -1,5 +1,6 @@
-"""Kafka with Airflow, nothing lost: lag starts a run, a run claims offset ranges, a task handles them.
+"""Kafka with Airflow, without loss: lag starts a run, the run claims offset ranges, and a task handles each range.
 
-Read in this order: `consumers` (what is declared), `trigger` (lag -> Dag run), `claims` (run -> offset ranges),
-`reading` (offset range -> messages), `handling` (message -> effect, once), `dead_letters` (what breaks its contract).
+Read in this order: `consumers` (the declarations), `trigger` (lag -> Dag run), `claims` (run -> offset ranges),
+`reading` (offset range -> messages), `handling` (message -> effect, once), `dead_letters` (messages that break their
+contract).
 """

@@ -1,6 +1,6 @@
-"""An alarm for a producer that breaks its contract: most of the latest messages are dead letters.
+"""The alarm about a producer that breaks its contract: most of the latest messages are dead letters.
 
-Each of them is settled, so all runs are green, and nothing else shows that a topic has nothing good in it.
+Each of these messages is settled, so all runs succeed, and no other alarm shows that a topic holds no valid message.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,15 @@ from include.kafka.consumers import Consumer, Shape
 from include.operations.alarms import close_alarm, open_alarm
 
 ALARM = "many_dead_letters"
-# The latest messages that are looked at, over all partitions, and those of each at least.
+# The number of latest messages that are counted over all partitions, and the minimum for each partition.
 LATEST, LATEST_OF_A_PARTITION = 200, 5
-# Fewer dead letters are no pattern.
+# Fewer dead letters than this are no pattern.
 MIN_DEAD_LETTERS = 10
-# Opens beyond this share and closes at half of it, so that a producer around it is one episode.
+# The alarm opens above this share and closes at half of it, so that a share around the limit is one episode.
 MAX_SHARE = 0.5
 
-# By offset, from the end of what was claimed: the primary key finds these rows, however many others there are.
+# Selects by offset, back from the end of the claimed offsets: the primary key finds these rows, however large the inbox
+# is.
 _LATEST = text(
     """
     with partitions as (
@@ -36,11 +37,11 @@ _LATEST = text(
 
 
 def watch_broken_contracts(connection: Connection, consumer: Consumer) -> None:
-    """Open or close the alarm of a consumer of the event lane, by what the inbox says of its latest messages.
+    """Open or close the alarm of a consumer of the event lane by the inbox rows of its latest messages.
 
     Args:
-        connection: a transaction on the operational database.
-        consumer: its topics are looked at together.
+        connection: A connection to the operational database, in a transaction.
+        consumer: The consumer; its topics count together.
     """
     rows = connection.execute(
         _LATEST, {"consumer": consumer.name, "latest": LATEST, "of_a_partition": LATEST_OF_A_PARTITION}
@@ -53,7 +54,7 @@ def watch_broken_contracts(connection: Connection, consumer: Consumer) -> None:
             framed += FRAMED in (row.detail or "")
     settled = len(rows)
     if consumer.shape is Shape.per_message:
-        # Good messages wait for their runs; dead letters are settled with the claim.
+        # Valid messages wait for their runs and have no inbox row yet; dead letters are settled with the claim.
         settled = max(settled, min(LATEST, sum(reasons.values()) + _waiting(connection, consumer)))
     watch_share(
         connection,
@@ -68,7 +69,7 @@ def watch_broken_contracts(connection: Connection, consumer: Consumer) -> None:
 
 
 def _waiting(connection: Connection, consumer: Consumer) -> int:
-    """Offsets of open claims that have no row in the inbox yet, about as many as are looked at."""
+    """The approximate number of offsets of open claims that are not handled yet."""
     query = text(
         """
         select coalesce(sum(greatest(r.end_offset - r.readable_from, 0)), 0) - (
@@ -93,17 +94,19 @@ def watch_share(
     remedy: str,
     framed: int = 0,
 ) -> None:
-    """Open the alarm when many of some messages broke their contract; close it when less than half as many did.
+    """Open the alarm when a large share of the messages broke their contract.
+
+    It opens above `max_share`, from MIN_DEAD_LETTERS dead letters on, and closes at half of `max_share` or less.
 
     Args:
-        connection: a transaction on the operational database.
-        source: the consumer whose messages they are; the alarm's source.
-        messages: which ones, in words.
-        total: how many there are.
-        reasons: {reason: dead letters among them}.
-        max_share: of `total`; more dead letters are an alarm.
-        remedy: what a person can do, a sentence without its full stop.
-        framed: how many of the dead letters look like messages of a schema registry.
+        connection: A connection to the operational database, in a transaction.
+        source: The name of the consumer; also the alarm's source.
+        messages: A description of the messages for the alarm's text.
+        total: The number of messages.
+        reasons: {reason: number of dead letters}.
+        max_share: The allowed share of dead letters in `total`, from 0 to 1.
+        remedy: The remedy for people, a sentence without its full stop.
+        framed: The number of dead letters that look like messages of a schema registry.
     """
     bad = sum(reasons.values())
     if bad >= MIN_DEAD_LETTERS and bad > max_share * total:

@@ -1,11 +1,13 @@
 """Claims: which Dag run owns which offsets.
 
-A claim is made of rows in the operational database, in one short transaction under a lock on the consumer's row: two
-claimers, or a task that was given up and still runs, cannot take the same offsets. A run that asks again, because it
-was retried or cleared, gets the ranges it had. The group's committed offsets follow, forward only, under the same
-lock, for tools that show lag; they decide nothing after the first claim.
+A claim is a set of rows in the operational database, written in one short transaction under a lock on the consumer's
+row. So two claimers, or a task that Airflow declared dead but still runs, cannot take the same offsets. A run that
+claims again, because it was retried or cleared, gets the same ranges again. After the claim, the group's committed
+offsets are moved forward, never back, under the same lock. They are for tools that show lag; after the first claim,
+claims do not depend on them.
 
-What is available is an input: log ends in the event lane, what has landed without a gap in the standard lane.
+The available offsets are an input: up to the ends of the logs in the event lane, up to the first gap of the landing
+table in the standard lane.
 """
 
 import logging
@@ -23,14 +25,14 @@ from include.operations.tables import claim_ranges, claims, consumers, handled_r
 log = logging.getLogger(__name__)
 
 Available = Callable[[], Mapping[Partition, PartitionOffsets]]
-# Given {partition: (log identity, next offset)}.
+# Argument: {partition: (log identity, next offset)}.
 Commit = Callable[[dict[Partition, tuple[str, int]]], object]
-# Given {partition: (next offset, leader epoch)}; returns the partitions whose log has lost its end.
+# Argument: {partition: (next offset, leader epoch)}. Returns the partitions whose log was truncated.
 CompareLogs = Callable[[Mapping[Partition, tuple[int, int]]], set[Partition]]
 
 
 class ConsumerStopped(Exception):
-    """The log is not the one that was claimed before: going on would skip messages or mistake them for others."""
+    """The log is not the one that was claimed before: a claim on it would skip messages or confuse them with others."""
 
     def __init__(self, topic: str, text: str) -> None:
         super().__init__(text)
@@ -38,7 +40,7 @@ class ConsumerStopped(Exception):
 
 
 def reset_command(consumer: str, topic: str, conn_id: str) -> str:
-    """The command that lets a stopped consumer go on."""
+    """The command that resets a stopped consumer."""
     command = f"python -m include.kafka reset {consumer} {topic}"
     return command if conn_id == CONN_ID else f"{command} --conn-id {conn_id}"
 
@@ -47,10 +49,16 @@ def reset_command(consumer: str, topic: str, conn_id: str) -> str:
 class Claimed:
     """The ranges of one run.
 
-    `lost` is what retention had removed before they were claimed. `behind` is how many offsets of each topic could be
-    claimed at that moment, these included; None when the run only asked again. `stopped` says of partitions why nothing
-    is claimed of them. `foreign` holds the partitions where the group's committed offset was ahead of the consumer's
-    own position, as (committed, position): somebody else commits under this group's name.
+    Attributes:
+        id: The claim's id.
+        ranges: The offsets that the run must handle.
+        lost: Claimed offsets that retention had removed before the claim.
+        behind: {topic: number of offsets that could be claimed at that moment, including this claim}; None when the run
+            had this claim already.
+        stopped: {partition: reason} of partitions that cannot be claimed, because their log is not the one that was
+            claimed before.
+        foreign: {partition: (committed offset, own position)} where the group's committed offset was ahead of the
+            consumer's position: another client commits under this group's name.
     """
 
     id: int
@@ -71,27 +79,28 @@ def claim(
     compare_logs: CompareLogs | None = None,
     on_new: Callable[[Connection, Claimed], object] | None = None,
 ) -> Claimed:
-    """The offset ranges of this run: the ones it has, else new ones, at most `max_messages` offsets.
+    """Return the claim of this run; make a new claim if the run has none.
+
+    Killed before the first transaction commits: nothing was changed. Killed between the two transactions: the claim is
+    recorded, and the next claim commits its offsets too.
 
     Args:
-        consumer: whose claim it is.
-        run_id: the run that owns it.
-        available: asked under the lock, so its answer is not older than what others have claimed.
-        commit: given the next offset of every partition, under the lock too.
-        max_messages: how many offsets a new claim holds at most; a function is asked under the lock, so that two
-            claimers cannot both take the same room.
-        compare_logs: asked under the lock about positions that were taken under another leader; without it, a log that
-            lost its end is noticed only while it is shorter than what was claimed.
-        on_new: called in the transaction that makes a new claim, for what must be on record with it, such as a loss.
+        consumer: The consumer's name.
+        run_id: The run that owns the claim.
+        available: Returns the available offsets by partition. It is called under the lock, so its answer is not older
+            than the claims of other runs.
+        commit: Called with the next offset of every partition, also under the lock.
+        max_messages: The most offsets in a new claim. A function is called under the lock, so that two claimers cannot
+            use the same room.
+        compare_logs: Called under the lock with positions that were taken under another leader. Without it, a truncated
+            log is noticed only while it ends before the claimed offsets.
+        on_new: Called in the transaction of a new claim, for records that must exist together with it, such as a loss.
 
     Returns:
-        The claim. Partitions whose log is not the one that was claimed before are left out, and named in it.
+        The claim. Partitions whose log is not the one that was claimed before have no range and are in `stopped`.
 
     Raises:
-        ConsumerStopped: nothing else than such partitions has messages.
-
-    Killed before the first transaction ends: nothing happened. Between the two: the claim stands, and the committed
-    offsets follow with the next claim.
+        ConsumerStopped: There are such partitions, and no other partition has messages.
     """
     with begin() as connection:
         lock_consumer(connection, consumer)
@@ -104,8 +113,8 @@ def claim(
             claimed = _new_claim(connection, consumer, run_id, available(), room, compare_logs)
             if on_new is not None:
                 on_new(connection, claimed)
-    # A second transaction, so that offsets are never committed for a claim that was rolled back: tools that go by
-    # committed offsets would take its messages for handled.
+    # A second transaction, so that offsets are never committed for a claim that was rolled back: tools that use
+    # committed offsets would show its messages as handled.
     with begin() as connection:
         lock_consumer(connection, consumer)
         commit(positions_of(connection, consumer))
@@ -113,7 +122,7 @@ def claim(
 
 
 def lock_consumer(connection: Connection, consumer: str) -> None:
-    """Wait for everyone else who claims, commits or resets for this consumer, until the transaction ends."""
+    """Take the consumer's lock until the transaction ends; waits for others that claim, commit or reset for it."""
     connection.execute(upsert(consumers).values(name=consumer).on_conflict_do_nothing())
     connection.execute(select(consumers).where(consumers.c.name == consumer).with_for_update())
 
@@ -121,9 +130,15 @@ def lock_consumer(connection: Connection, consumer: str) -> None:
 def positions_of(
     connection: Connection, consumer: str, topics: Iterable[str] | None = None
 ) -> dict[Partition, tuple[str, int]]:
-    """{partition: (log identity, next offset)}: what the consumer has not claimed yet begins there.
+    """The consumer's positions: the first offset of each partition that it has not claimed yet.
 
-    topics: only of these.
+    Args:
+        connection: A connection to the operational database.
+        consumer: The consumer's name.
+        topics: Only these topics; None for all.
+
+    Returns:
+        {partition: (log identity, next offset)}.
     """
     mine = select(positions).where(positions.c.consumer == consumer)
     rows = connection.execute(mine if topics is None else mine.where(positions.c.topic.in_(sorted(topics))))
@@ -148,10 +163,12 @@ def _new_claim(
         if (position := known.get(partition)) is not None:
             start[partition] = position.next_offset
         elif partition.topic in started:
-            # Added later. A committed offset is not this consumer's: it would skip what lies before it.
+            # A partition that was added later. A committed offset there is not from this consumer and would skip the
+            # messages before it.
             start[partition] = offsets.low
         else:
-            # Never claimed: where the group stands, if somebody has set it and it can be, else the beginning.
+            # First claim: at the group's committed offset if there is one and it is not after the log's end, else at
+            # the first available offset.
             set_before = offsets.committed is not None and not offsets.truncated
             start[partition] = offsets.committed if set_before else offsets.low  # type: ignore[assignment]
 
@@ -171,7 +188,7 @@ def _new_claim(
         end = readable[partition] + share[partition]
         if end > start[partition]:
             ranges.append((partition.topic, partition.number, identity, start[partition], readable[partition], end))
-        # A row also for a partition without messages: by the identity of its log, a recreated topic is noticed.
+        # A row also for a partition without messages: its log identity reveals a recreated topic.
         after = (identity, max(end, start[partition]), offsets.leader_epoch)
         if position is None or after != (position.topic_id, position.next_offset, position.leader_epoch):
             moved.append((partition.topic, partition.number, *after))
@@ -187,7 +204,7 @@ def _new_claim(
     return replace(_ranges(connection, claim_id), behind=behind, stopped=stopped, foreign=ahead)  # type: ignore[arg-type]
 
 
-# One statement each, however many partitions a topic has.
+# Each write is one statement, whatever the number of partitions.
 _RANGE_COLUMNS = ("topics", "partitions", "topic_ids", "starts", "readable", "ends")
 _INSERT_RANGES = text(
     """
@@ -217,9 +234,12 @@ def _columns(names: Iterable[str], rows: Iterable[tuple]) -> dict[str, list]:
 
 
 def write_positions(connection: Connection, consumer: str, rows: list[tuple]) -> None:
-    """Set positions, given as (topic, partition, log identity, next offset, leader epoch or None).
+    """Insert or update positions; call this under the lock on the consumer's row.
 
-    Call it under the lock on the consumer's row.
+    Args:
+        connection: A connection in the transaction that holds the lock.
+        consumer: The consumer's name.
+        rows: (topic, partition, log identity, next offset, leader epoch or None).
     """
     if rows:
         connection.execute(_WRITE_POSITIONS, {"consumer": consumer, **_columns(_POSITION_COLUMNS, rows)})
@@ -231,14 +251,17 @@ def lost_logs(
     available: Mapping[Partition, PartitionOffsets],
     compare_logs: CompareLogs | None,
 ) -> dict[Partition, str]:
-    """{partition: what happened} where the log is not the one that was claimed before.
+    """Find partitions whose log is not the one that was claimed before: recreated or truncated.
 
     Args:
-        consumer: for the text.
-        known: the consumer's rows of `positions`.
-        available: what the broker says now.
-        compare_logs: see `claim`. Only positions that were taken under another leader are compared: while a leader
-            leads, its log does not lose its end.
+        consumer: The consumer's name, for the text.
+        known: The consumer's rows of `positions`.
+        available: The offsets that the broker reports now.
+        compare_logs: See `claim`. Only positions that were taken under another leader are compared: the log of a
+            partition is not truncated while its leader stays the same.
+
+    Returns:
+        {partition: what happened}.
     """
     stopped: dict[Partition, str] = {}
     doubtful: dict[Partition, tuple[int, int]] = {}
@@ -274,14 +297,21 @@ def lost_logs(
 
 
 def fair_shares(wanted: Mapping[Partition, int], total: int) -> dict[Partition, int]:
-    """Split `total` so that a partition with much to do cannot keep the others waiting.
+    """Split `total` offsets between partitions, so that a partition with a large backlog does not delay the others.
 
-    Everyone gets an equal share; what some do not need goes to those that want more.
+    Every partition gets an equal share. The unused part of a share goes to partitions that want more.
+
+    Args:
+        wanted: {partition: number of available offsets}.
+        total: The most offsets to distribute.
+
+    Returns:
+        {partition: number of offsets}, at most the wanted number for each.
     """
     shares: dict[Partition, int] = {}
-    # The smallest first, so that what each leaves over is known when the next is served.
+    # The smallest demand first, so that its unused share is known when the next partition is served.
     for served, partition in enumerate(sorted(wanted, key=lambda p: (wanted[p], p))):
-        # Rounded up: one message for each, as far as the total goes, rather than none for all.
+        # Rounded up: if the total is less than one offset per partition, some get one instead of all getting none.
         share = -(-total // (len(wanted) - served))
         shares[partition] = min(wanted[partition], share)
         total -= shares[partition]
@@ -305,10 +335,19 @@ def _ranges(connection: Connection, claim_id: int) -> Claimed:
 
 
 def mark_handled(connection: Connection, claim_id: int, done: OffsetRange, *, lost: int = 0) -> bool:
-    """Record that every offset of the range is done; close the claim with the last one. True when it is closed.
+    """Record that every offset of the range is done, and close the claim when its last range is.
 
-    lost: all of the range's offsets, or none. Two tasks that finish at once wait for each other at the claim's row:
-    else neither would see the other's range, and the claim would stay open.
+    Two tasks that finish at the same time wait for each other at the claim's row: otherwise neither would see the
+    other's range, and the claim would stay open.
+
+    Args:
+        connection: A connection in a transaction.
+        claim_id: The claim.
+        done: The range.
+        lost: The number of lost offsets in it: all of them, or none.
+
+    Returns:
+        Whether every offset of the claim is done.
     """
     connection.execute(select(claims.c.id).where(claims.c.id == claim_id).with_for_update())
     row = upsert(handled_ranges).values(
@@ -344,21 +383,24 @@ _NEVER_HANDLED = text(
 def settle(
     connection: Connection, consumer: str, claim_id: int, done: OffsetRange, gone: Iterable[tuple[int, int]]
 ) -> tuple[OffsetRange, ...]:
-    """Record that every offset of the range is done, and which of them were lost; returns those.
+    """Record that every offset of the range is done, and which of them were lost.
 
     Args:
-        connection: in the transaction that also states the loss.
-        consumer: whose claim it is.
-        claim_id: the claim.
-        done: the range.
-        gone: offsets that could not be read any more. What the inbox knows of them, or the claim has settled before,
-            is no loss: a run that is cleared after retention has passed finds none of its messages.
+        connection: A connection in the transaction that also opens the alarm about the loss.
+        consumer: The consumer's name.
+        claim_id: The claim.
+        done: The range.
+        gone: Offsets [start, end) that could no longer be read. Offsets with an inbox row, and offsets that the claim
+            has settled before, are not lost: a run that is cleared after retention has passed finds no messages.
+
+    Returns:
+        The ranges of lost offsets.
     """
     inside = [(max(start, done.start), min(end, done.end)) for start, end in gone]
     inside = [(start, end) for start, end in inside if start < end]
     lost: list[OffsetRange] = []
     if inside:
-        # Before the question: a task that settles the same offsets at the same time is waited for.
+        # Lock before the query, to wait for a task that settles the same offsets at the same time.
         connection.execute(select(claims.c.id).where(claims.c.id == claim_id).with_for_update())
         asked = {
             "gone": "{" + ",".join(f"[{start},{end})" for start, end in inside) + "}",
@@ -379,7 +421,7 @@ def settle(
     return tuple(lost)
 
 
-# Multiranges, because a chunk size that was changed between two tries leaves ranges that overlap.
+# Multiranges, because ranges overlap when the chunk size was changed between two tries.
 _COVERED = text(
     """
     select coalesce(bool_and(coalesce(handled.offsets, '{}'::int8multirange) @> claimed.offsets), true)
@@ -416,12 +458,12 @@ _UNHANDLED = text(
 
 
 def claimed_unhandled(connection: Connection, consumer: str) -> dict[str, int]:
-    """{topic: offsets} of the consumer's open claims that are not handled yet."""
+    """{topic: number of offsets} in the consumer's open claims that are not handled yet."""
     return {topic: int(number) for topic, number in connection.execute(_UNHANDLED, {"consumer": consumer})}
 
 
 def close_if_handled(connection: Connection, claim_id: int) -> bool:
-    """Close the claim if every offset that it could read is handled."""
+    """Close the claim if all of its readable offsets are handled; returns whether they are."""
     closed = bool(connection.scalar(_COVERED, {"claim_id": claim_id}))
     if closed:
         still_open = update(claims).where(claims.c.id == claim_id, claims.c.closed_at.is_(None))

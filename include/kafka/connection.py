@@ -1,7 +1,7 @@
 """Client configurations, all from one Airflow connection of the Kafka provider.
 
-Whatever the connection's extra says (bootstrap.servers, SASL, TLS, an OAuth callback for a managed service) reaches
-every client: the trigger's, the claims', the readers', the producer's.
+The settings in the connection's extra (bootstrap.servers, SASL, TLS, an OAuth callback for a managed service) apply to
+the clients of triggers, claims, readers and producers.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from typing import Any
 CONN_ID = "kafka_default"
 CALLBACK_ALLOWLIST = "AIRFLOW__APACHE_KAFKA__CALLBACK_ALLOWLIST"
 
-# What would lose messages or act on them twice, whatever our own clients set: the stock operators use the same
-# connection, and a setting that contradicts the claims is a misunderstanding to clear up before it costs data.
+# Settings that would lose messages or handle them twice. The clients here override most of them, but the stock
+# operators use the same connection. So a setting that contradicts the claims is rejected before it costs data.
 _UNSAFE: dict[str, tuple[set[str], str]] = {
     "enable.auto.commit": ({"true", "1"}, "offsets are committed by claims only: set it to false"),
     "isolation.level": ({"read_uncommitted"}, "messages of aborted transactions would be handled: remove it"),
@@ -40,7 +40,15 @@ class CallbackNotAllowed(ValueError):
 
 
 def check(conn_id: str, config: dict[str, Any]) -> None:
-    """Raise UnsafeKafkaConnection when a setting is unsafe, naming the connection, the setting and the remedy."""
+    """Reject unsafe settings.
+
+    Args:
+        conn_id: The connection's id, for the error text.
+        config: The settings in the connection's extra.
+
+    Raises:
+        UnsafeKafkaConnection: A setting is unsafe; the text names the connection, the setting and the remedy.
+    """
     for setting, (unsafe, remedy) in _UNSAFE.items():
         value = config.get(setting)
         if value is not None and str(value).strip().lower() in unsafe:
@@ -52,7 +60,7 @@ def _hook_class():
     from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
 
     class ConfigurationHook(KafkaBaseHook):
-        """The provider's way to a configuration (callbacks, tokens of managed services), without a client."""
+        """Resolves a configuration as the provider does (callbacks, tokens of managed services), without a client."""
 
         def _get_client(self, config):
             return config
@@ -63,8 +71,10 @@ def _hook_class():
 def client_config(conn_id: str = CONN_ID) -> dict[str, Any]:
     """The checked configuration that all clients share; blocks while the connection is fetched.
 
-    Raises UnsafeKafkaConnection, CallbackNotAllowed, or what the provider raises when the connection is missing or has
-    no bootstrap.servers.
+    Raises:
+        UnsafeKafkaConnection: A setting is unsafe.
+        CallbackNotAllowed: Airflow's configuration does not allow a callback in the connection's extra.
+        Exception: The provider's error when the connection is missing or has no bootstrap.servers.
     """
     try:
         config = dict(_hook_class()(conn_id).get_conn)
@@ -76,19 +86,28 @@ def client_config(conn_id: str = CONN_ID) -> dict[str, Any]:
             f"{CALLBACK_ALLOWLIST} of every Airflow process (Dockerfile, or the Deployment's variables)"
         ) from None
     check(conn_id, config)
-    # Errors reach us as exceptions of the calls; librdkafka's own lines would repeat a broker's absence for ever.
+    # Errors are raised as exceptions by the calls. The log lines of librdkafka would repeat the outage of a broker
+    # endlessly.
     config.setdefault("log_level", 2)
     return config
 
 
 class ClientErrors:
-    """Why the broker does not let a client in, from what the client reports beside its calls.
+    """The reason why the broker rejects a client, from the client's error callback.
 
-    Of a wrong password or an unknown certificate, the calls themselves only say that they timed out.
+    After a wrong password or an unknown certificate, the calls themselves only raise a timeout.
+
+    Attributes:
+        refusal: The connection's id and the last authentication or TLS error; None when there was none.
     """
 
     def __init__(self, conn_id: str, config: dict[str, Any]) -> None:
-        """Added to `config`, from which the clients are made."""
+        """Register as error callback.
+
+        Args:
+            conn_id: The connection's id, for the text.
+            config: The configuration from which the clients are created; changed in place.
+        """
         self._conn_id = conn_id
         self._next = config.get("error_cb")
         self.refusal: str | None = None
@@ -102,21 +121,25 @@ class ClientErrors:
 
     @contextmanager
     def explaining(self, client: Any) -> Iterator[None]:
-        """Give the KafkaException of the client's calls this reason, if there is one."""
+        """Replace a KafkaException of the client's calls by one with the known reason, if there is one.
+
+        Args:
+            client: The client whose calls are made in the block.
+        """
         from confluent_kafka import KafkaError, KafkaException
 
         self.refusal = None
         try:
             yield
         except KafkaException as error:
-            # Reports wait until the client is polled.
+            # The client runs its error callback only when it is polled.
             client.poll(0)
             if self.refusal is None:
                 raise
             raise KafkaException(KafkaError(KafkaError._AUTHENTICATION, self.refusal)) from error
 
 
-# Settings of the connection that only a consumer or only a producer knows; librdkafka warns about strangers.
+# Settings that only a consumer or only a producer knows: librdkafka warns about settings that a client does not know.
 _CONSUMER_ONLY = (
     "enable.auto.commit",
     "isolation.level",
@@ -136,38 +159,48 @@ _PRODUCER_ONLY = (
 
 
 def admin_config(config: dict[str, Any]) -> dict[str, Any]:
-    """For an AdminClient, from what `client_config` returned."""
+    """The configuration of an AdminClient.
+
+    Args:
+        config: The return value of `client_config`.
+    """
     return _without(config, _CONSUMER_ONLY + _PRODUCER_ONLY)
 
 
 def consumer_config(config: dict[str, Any], group: str) -> dict[str, Any]:
-    """For a Consumer that is given partitions and offsets by hand: it never joins the group.
+    """The configuration of a Consumer with manual assignment, which never joins the group and commits only on request.
 
-    It commits only what it is told to.
+    Args:
+        config: The return value of `client_config`.
+        group: The consumer group of its commits.
     """
     return {
         **_without(config, _PRODUCER_ONLY),
         "group.id": group,
         "enable.auto.commit": False,
         "isolation.level": "read_committed",
-        # Offsets that retention removed are an error to be told, not a reason to jump.
+        # Offsets that retention removed must raise an error: a jump to other offsets would hide the loss.
         "auto.offset.reset": "error",
         "allow.auto.create.topics": False,
     }
 
 
 def producer_config(config: dict[str, Any]) -> dict[str, Any]:
-    """For an idempotent Producer that waits for all in-sync replicas."""
+    """The configuration of an idempotent Producer that waits for all in-sync replicas.
+
+    Args:
+        config: The return value of `client_config`.
+    """
     config = _without(config, _CONSUMER_ONLY)
-    # librdkafka refuses a message above its own limit before the broker sees it; the topic's limit is the one that
-    # counts, and a dead letter is larger than the message it keeps.
+    # librdkafka refuses a message above its own limit before the broker sees it. The topic's limit must decide, and a
+    # dead letter record is larger than the original message.
     config.setdefault("message.max.bytes", 64 * 1024 * 1024)
-    # A broker measures compressed batches: without this, a message that it took compressed fits no dead-letter topic.
-    # lz4, because every broker and client of the last ten years reads it.
+    # A broker measures compressed batches. Without compression, a message that its topic accepted compressed could be
+    # too large for the dead-letter topic. lz4, because every broker and client of the last ten years reads it.
     config.setdefault("compression.type", "lz4")
-    # What waits in the client's memory to be sent, a gigabyte by default. More than one message of the largest size.
+    # Memory for messages that wait in the client, 1 GB by default. Larger than one message of the maximum size.
     config.setdefault("queue.buffering.max.kbytes", 128 * 1024)
-    # Longer than a broker's restart; after that the task fails and Airflow's retries take over.
+    # Longer than a broker's restart. After this time the task fails, and Airflow retries it.
     config.setdefault("delivery.timeout.ms", 60_000)
     return {**config, "acks": "all", "enable.idempotence": True}
 

@@ -1,4 +1,4 @@
-"""What a consumer is: declared once, used by its Dag, its watcher and the commands."""
+"""The declaration of a consumer: written once, used by its Dag, its watcher and the commands."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from include.kafka.connection import CONN_ID
 if TYPE_CHECKING:
     from include.kafka.messages import Message
 
-# For tasks that claim and handle: 5 s, doubling to 30 min, for a little over six hours. A broker or a database that is
-# away for a night shift delays work and fails no run.
+# For tasks that claim and handle: delays of 5 s, doubling to 30 min, a little over six hours in total. An outage of the
+# broker or the database of that length delays the work but fails no run.
 RETRIES: dict[str, Any] = {
     "retries": 20,
     "retry_delay": timedelta(seconds=5),
@@ -22,16 +22,16 @@ RETRIES: dict[str, Any] = {
     "max_retry_delay": timedelta(minutes=30),
 }
 
-# Airflow's default for [core] max_map_length: a claim that maps to more tasks fails its run.
+# Airflow's default for [core] max_map_length. A claim that maps to more tasks fails its run.
 MAX_MAP_LENGTH = 1024
 
 
 class Shape(StrEnum):
-    """How claimed messages become work."""
+    """How claimed messages are distributed to tasks."""
 
-    # A claim, then a task mapped over chunks of it: hundreds of messages a second, in offset order within a chunk.
+    # One claim, then a task mapped over its chunks: hundreds of messages per second, in offset order within a chunk.
     chunked = "chunked"
-    # A claim, then one Dag run for each message: a few a second, in no order.
+    # One claim, then one Dag run per message: a few messages per second, in no order.
     per_message = "one run per message"
 
 
@@ -39,14 +39,24 @@ class Shape(StrEnum):
 class Consumer:
     """A consumer of one or more topics.
 
-    `name` is its identity in the operational database and its consumer group in Kafka; renaming it starts from the
-    beginning of the topics. `effect` is "package.module:function", called as `effect(connection, message)` once for
-    each event, in the transaction that records it (a name, so that declaring a consumer imports nothing heavy).
-    `prepare`, another name, is for what is slow (a model, a service that is asked): called as `prepare(message)` before
-    the transaction, because a transaction that waits holds its locks; `effect(connection, message, prepared)` then gets
-    what it returned. A crash between the two calls `prepare` again, so it must change nothing.
+    `effect` and `prepare` are names ("package.module:function"), so that declaring a consumer imports nothing heavy.
 
-    Raises ValueError when the numbers do not fit together.
+    Attributes:
+        name: The consumer's identity in the operational database, and its consumer group in Kafka. A renamed consumer
+            starts from the beginning of the topics.
+        topics: The topics to read; at least one.
+        effect: The function that is called as `effect(connection, message)`, once for each event, in the transaction
+            that records the event.
+        prepare: The function for slow work, such as a model or a request to a service. It is called as
+            `prepare(message)` before the transaction, because an open transaction holds its locks. Its result is passed
+            on as `effect(connection, message, prepared)`. After a crash between the two calls, `prepare` is called
+            again, so it must have no side effects.
+        shape: How claimed messages are distributed to tasks.
+        conn_id: The Airflow connection of the broker.
+
+    Raises:
+        ValueError: `topics` is empty, a claim is smaller than a chunk or a chunk smaller than one message, or a claim
+            has more chunks than Airflow maps tasks.
     """
 
     name: str
@@ -54,19 +64,19 @@ class Consumer:
     effect: str
     prepare: str | None = None
     shape: Shape = Shape.chunked
-    # A claim is what one run owns and what one retry repeats.
+    # The most messages that one run owns.
     max_messages_per_claim: int = 5_000
-    # Messages a task handles.
+    # The most messages that one task handles and one retry repeats.
     chunk_size: int = 500
-    # Steady traffic is gathered into at most one run in this time.
+    # Under steady traffic, messages of this time coalesce into one run.
     min_seconds_between_runs: float = 0.5
-    # Beyond these the lane is too slow for its topic, and an alarm says so.
+    # Above these limits the lane is too slow for its topic, and an alarm opens.
     max_lag: int = 50_000
     max_age: timedelta = timedelta(minutes=15)
-    # An open claim this old has a run that failed, or is being retried for too long.
+    # The run of an open claim of this age has failed, or its retries take too long.
     max_claim_age: timedelta = timedelta(minutes=30)
-    # A transaction that holds up its partition for this long will not end by itself: producers allow a minute by
-    # default, and brokers 15 at most.
+    # A transaction that blocks its partition for this long will hardly end by itself: by default, a producer's
+    # transaction times out after 1 min, and a broker allows 15 min at most.
     max_transaction_age: timedelta = timedelta(minutes=5)
     # One run per message: keys without a result for this long are emitted again, then after twice the time, and so on.
     emit_again_after: timedelta = timedelta(minutes=10)
@@ -88,17 +98,17 @@ class Consumer:
 
     @property
     def group(self) -> str:
-        """The consumer group that holds the committed offsets."""
+        """The Kafka consumer group of the committed offsets."""
         return self.name
 
     def topic(self, name: str) -> Topic:
-        """The declared topic of that name."""
+        """The declared topic of this name; raises StopIteration if there is none."""
         return next(topic for topic in self.topics if topic.name == name)
 
     def load_effect(self) -> "Callable[..., Any]":
-        """The effect's function; call it in a task, not in a Dag file."""
+        """Import the effect's function; call this in a task, not in a Dag file."""
         return resolve_name(self.effect)
 
     def load_prepare(self) -> "Callable[[Message], Any] | None":
-        """The function that prepares an effect, if there is one."""
+        """Import the function that prepares an effect; None when the consumer has none."""
         return resolve_name(self.prepare) if self.prepare else None

@@ -1,8 +1,8 @@
 """The message of a Dag run, from the Airflow context.
 
-For the Dag of a consumer with one run per message. Its partition key, shown in the UI, names the message's topic,
-partition and offset; the message itself stays in Kafka and is read by the task that needs it, so that no payload ever
-lies in an XCom or in Airflow's database.
+For the Dag of a consumer with one run per message. The run's partition key, shown in the UI, names the message's topic,
+partition and offset. The message stays in Kafka, and the task that needs it reads it there, so no payload is stored in
+an XCom or in Airflow's database.
 """
 
 from typing import Any
@@ -14,7 +14,8 @@ from include.kafka.messages import Message
 def partition_key() -> str:
     """The partition key of the Dag run whose task calls this: "topic-partition-offset".
 
-    Raises ValueError in a run without one, such as a run started by hand.
+    Raises:
+        ValueError: The run has no partition key, for example because it was started by hand.
     """
     run = _context()["dag_run"]
     if not run.partition_key:
@@ -26,15 +27,25 @@ def partition_key() -> str:
 
 
 def message_of(consumer: Consumer) -> Message:
-    """This run's message: `event` is its payload by the contract, with `key`, `headers`, `timestamp` and coordinates.
+    """Read this run's message from Kafka.
 
         @task
         def show() -> None:
             message = message_of(TRIAGE_SERVICE_REQUESTS)
             log.info("%s: category %s", message, message.event.channel)
 
-    Call it in a task. It only reads: to act on the message once, call `tasks.handle_message`. Raises what
-    `partition_key` and `tasks.read_message` raise.
+    Call it in a task. It only reads: to apply the message's effect once, call `tasks.handle_message`.
+
+    Args:
+        consumer: The consumer that claimed the message.
+
+    Returns:
+        The message with `key`, `headers`, `timestamp` and coordinates; `event` is its payload by the contract.
+
+    Raises:
+        ValueError: The run has no partition key, or this consumer has not claimed the key.
+        LookupError: The message is no longer in Kafka.
+        ContractViolation: The message breaks its contract.
     """
     from include.kafka.tasks import read_message
 
@@ -42,17 +53,17 @@ def message_of(consumer: Consumer) -> Message:
 
 
 def can_take_keys(dag_id: str) -> bool:
-    """Whether partition keys that are emitted now would start runs of this Dag: Airflow drops those of a paused one."""
+    """Whether partition keys that are emitted now would start runs of this Dag: Airflow drops keys of a paused Dag."""
     return not _context()["ti"].get_dag(dag_id).is_paused
 
 
 def is_idle(dag_id: str) -> bool:
-    """Whether the Dag has no run that is queued or running."""
+    """Whether no run of the Dag is queued or running."""
     return _context()["ti"].get_dr_count(dag_id, states=["queued", "running"]) == 0
 
 
 def has_queued_runs(dag_id: str) -> bool:
-    """Whether runs of the Dag wait for others to end: their keys are not lost, only not begun."""
+    """Whether runs of the Dag are queued, so that their keys are not lost but only not started yet."""
     return _context()["ti"].get_dr_count(dag_id, states=["queued"]) > 0
 
 

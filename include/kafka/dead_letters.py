@@ -1,10 +1,11 @@
-"""Messages that break their contract, kept in `<topic>.dlq`.
+"""Dead letter records: messages that break their contract, written to `<topic>.dlq`.
 
-A dead letter is the original record (key, value and headers untouched) with headers that say why and whence. It may
-stand there twice after a crash; its coordinates tell.
+A dead letter record is the original record (key, value and headers unchanged) plus headers with the reason and the
+origin of the message. After a crash it may be in the topic twice; both copies carry the same topic, partition and
+offset.
 
-What its topic does not take delays nothing: a letter that is too large is kept as a stub, and one that cannot be
-written at all waits in the outbox, under an alarm with the topic's name.
+A dead-letter topic that refuses a record delays no other message. A record that is too large is written as a stub. A
+record that cannot be written at all waits in the outbox, under an alarm with the topic's name.
 """
 
 import hashlib
@@ -28,14 +29,14 @@ from include.operations.tables import outbox as outbox_table
 log = logging.getLogger(__name__)
 
 PREFIX = "dlq."
-# A text from a library can be long, and headers count against the topic's largest message.
+# An error text of a library can be long, and headers count towards the topic's maximum message size.
 MAX_DETAIL_CHARACTERS = 1_000
-# How long a good message may wait for a dead letter's topic that does not answer. Afterwards, letters of that topic go
-# through the outbox until it has delivered the last one.
+# How long a valid message may wait for a dead-letter topic that does not answer. After that time, dead letter records
+# of this topic go through the outbox until the outbox has delivered the last one.
 ANSWER_SECONDS = 5.0
-# Of a stub: the beginning of the value, and what is kept of key and headers.
+# Limits of a stub: the first bytes of the value, and the largest key and the largest headers that a stub keeps.
 HEAD_BYTES, MAX_KEY_BYTES, MAX_HEADER_BYTES = 4 * 1024, 1024, 16 * 1024
-# Larger letters wait in the database as stubs: the record itself is in Kafka.
+# A larger record waits in the database as a stub: the original record is in Kafka.
 MAX_WAITING_BYTES = 1_000_000
 ALARM = "dead_letters_wait"
 CONFLICT_ALARM = "conflicting_events"
@@ -51,9 +52,14 @@ _OTHER_REMEDY = "look at the topic's replicas and settings"
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message and why it cannot be handled: a `contracts.Reason` and a detail that names fields, not values.
+    """A message and the reason why it cannot be handled.
 
-    `landed_text`: retention had removed the record, so the value is the text that had landed, without key and headers.
+    Attributes:
+        message: The message.
+        reason: A value of `contracts.Reason`.
+        detail: A text that names fields, not values; truncated to MAX_DETAIL_CHARACTERS.
+        landed_text: True when retention had removed the record. The value is then the text from the landing table,
+            without key and headers.
     """
 
     message: Message
@@ -62,13 +68,13 @@ class DeadLetter:
     landed_text: bool = False
 
     def __post_init__(self) -> None:
-        # An effect may have written it: what neither a header nor the database takes would stop the whole batch.
+        # The text may come from an effect. Characters that a header or the database refuses would stop the whole batch.
         storable = self.detail.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
         object.__setattr__(self, "detail", storable[:MAX_DETAIL_CHARACTERS])
 
 
 class Waiting(NamedTuple):
-    """A dead letter that its topic did not take, and the record to be sent once it does."""
+    """A dead letter that its topic refused, the record to send later, and the reason of the refusal."""
 
     letter: DeadLetter
     record: OutgoingRecord
@@ -76,7 +82,16 @@ class Waiting(NamedTuple):
 
 
 def envelope(letter: DeadLetter, *, consumer: str, run_id: str) -> Headers:
-    """The headers added to a dead letter, all text in UTF-8."""
+    """Build the headers that are added to a dead letter record.
+
+    Args:
+        letter: The message and the reason.
+        consumer: The name of the consumer that rejected the message.
+        run_id: The run that rejected it.
+
+    Returns:
+        Names with the prefix `dlq.` and values as UTF-8 text.
+    """
     message = letter.message
     added = {
         "reason": letter.reason,
@@ -106,21 +121,21 @@ class DeadLetters:
         self._consumer = consumer
         self._run_id = run_id
         self._producer = producer
-        # Topics that take nothing now; None: not looked up yet.
+        # Topics that accept no record now, with the reason; None: not looked up yet.
         self._refusing: dict[str, Refusal] | None = None
 
     def send(self, letters: Sequence[DeadLetter]) -> list[Waiting]:
-        """Write letters to their topics.
+        """Write dead letters to their topics.
 
         Args:
-            letters: of any topics, in order.
+            letters: Dead letters of any topics, in order.
 
         Returns:
-            Those that were not acknowledged. They are lost unless the caller hands them to `hold`, in the transaction
-            that records what became of their messages. The others are safe.
+            The dead letters that were not acknowledged. They are lost unless the caller passes them to `hold`, in the
+            transaction that records the outcomes of their messages. The others are safe.
 
         Raises:
-            What the database raises.
+            SQLAlchemyError: The database failed.
         """
         if not letters:
             return []
@@ -160,7 +175,11 @@ class DeadLetters:
 
     @property
     def _topics_refusing(self) -> dict[str, Refusal]:
-        """What earlier runs left in the outbox says that its topic takes nothing now: each try costs seconds."""
+        """The dead-letter topics that accept no record now, with the reason.
+
+        Records that earlier runs left in the outbox mark their topics as such: each attempt to write to them costs
+        seconds.
+        """
         if self._refusing is None:
             waiting = select(outbox_table.c.destination).where(
                 outbox_table.c.consumer == self._consumer,
@@ -178,7 +197,7 @@ class DeadLetters:
         return OutgoingRecord(message.topic + DEAD_LETTER_SUFFIX, message.key, message.value, headers)
 
     def _stub(self, letter: DeadLetter) -> OutgoingRecord:
-        """What is kept of a record that is too large: how large it was, its digest, and the value's beginning."""
+        """The stub of a record that is too large: the record's size, the value's digest and first bytes."""
         message = letter.message
         value = message.value or b""
         keeps_key = len(message.key or b"") <= MAX_KEY_BYTES
@@ -203,11 +222,11 @@ class DeadLetters:
         return Waiting(one.letter, self._stub(one.letter), one.refusal)
 
     def hold(self, connection: Connection, waiting: Iterable[Waiting]) -> None:
-        """Hand letters that their topic did not take to the outbox, which delivers them later.
+        """Pass dead letters that their topic refused to the outbox, which delivers them later, and open an alarm.
 
         Args:
-            connection: in the transaction that records what became of the messages.
-            waiting: from `send`.
+            connection: A connection in the transaction that records the outcomes of the messages.
+            waiting: The return value of `send`.
         """
         topics: dict[str, tuple[int, Refusal]] = {}
         for one in waiting:
@@ -232,12 +251,12 @@ class DeadLetters:
 
 
 def alarm_conflicts(connection: Connection, source: str, letters: Iterable[DeadLetter]) -> None:
-    """Open the alarm about events that carry the id of another one, if any of these dead letters is such an event.
+    """Open the alarm about conflicting events if any of these dead letters carries the id of another event.
 
     Args:
-        connection: in the transaction that records the letters.
-        source: the consumer's name.
-        letters: those that are on record only now.
+        connection: A connection in the transaction that records the dead letters.
+        source: The consumer's name.
+        letters: The dead letters that this transaction has recorded for the first time.
     """
     conflicts = [letter for letter in letters if letter.reason == Reason.conflict]
     if conflicts:
@@ -251,7 +270,7 @@ def alarm_conflicts(connection: Connection, source: str, letters: Iterable[DeadL
 
 
 def close_delivered(connection: Connection) -> None:
-    """Close the alarms about dead letters that waited, where the outbox has delivered the last one."""
+    """Close each alarm about waiting dead letters whose topic has no pending or failed row in the outbox."""
     open_ones = select(alarms.c.source).where(alarms.c.kind == ALARM, alarms.c.closed_at.is_(None))
     for topic in list(connection.execute(open_ones).scalars()):
         left = select(outbox_table.c.sequence).where(

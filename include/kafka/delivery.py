@@ -1,4 +1,4 @@
-"""Deliver the outbox: what a task wrote itself, right after its commit; the rest from the Dag `deliver_outbox`."""
+"""Deliver the outbox: a task delivers its own rows right after its commit, the Dag `deliver_outbox` all others."""
 
 import logging
 import time
@@ -16,19 +16,20 @@ from include.operations.webhooks import Requests
 
 log = logging.getLogger(__name__)
 
-# A task's attempt for its own rows. What takes longer is the Dag's.
+# A task's attempt for its own rows. The Dag delivers rows that take longer.
 OWN_SECONDS = 10.0
-# A broker that does not acknowledge a batch within this time is away.
+# A broker that does not acknowledge a batch within this time counts as unavailable.
 BATCH_SECONDS = 15.0
 # Routes delivered at once; each needs a database connection (`operations.database.engine` has as many).
 ROUTES_AT_ONCE = 8
+# Between two queries for due routes while others are being delivered.
 LOOK_SECONDS = 0.5
-# One run of the Dag: after this time the next one goes on.
+# A run of the Dag starts no further route after this time; the next run continues.
 RUN_SECONDS = 240.0
 
 
 class Messages:
-    """The way of rows that are Kafka records: the destination is a topic."""
+    """The way of rows that are Kafka records; their destination is a topic's name."""
 
     rows_at_once = 500
 
@@ -36,18 +37,27 @@ class Messages:
         self._producer = producer
 
     def why_skipped(self, destination: str) -> str | None:
-        """Every row is delivered."""
+        """None: Kafka records are never skipped."""
         return None
 
     def deliver(self, destination: str, rows: Sequence[Row], until: float) -> Attempt:
-        """Send the rows and wait for the broker's answers. What concerns the whole topic makes the route away."""
+        """Send the rows and wait for the broker's answers.
+
+        Args:
+            destination: The topic's name.
+            rows: Rows of the outbox.
+            until: The deadline, a time of `time.monotonic`. At least one second is allowed in any case.
+
+        Returns:
+            The answers. `away` is set by an error that concerns the whole topic or the connection.
+        """
         records = [OutgoingRecord(destination, row.key, row.body, outbox.record_headers(row)) for row in rows]
         seconds = min(BATCH_SECONDS, max(1.0, until - time.monotonic()))
         attempt = Attempt()
         try:
             refusals = self._producer.try_sending(records, seconds=seconds)
         except Exception as error:
-            # The connection: not defined, or with settings that are refused.
+            # The Airflow connection is not defined, or has unsafe settings.
             attempt.away = f"{type(error).__name__}: {error}"
             return attempt
         for row, refusal in zip(rows, refusals, strict=True):
@@ -63,9 +73,10 @@ class Messages:
 
 
 def deliver_written(written: Written, producer: AcknowledgedProducer) -> int:
-    """One bounded attempt to deliver rows that the caller's own transactions have written.
+    """Make one bounded attempt to deliver rows that the caller's own transactions have written.
 
-    Never raises: what is left is delivered by the Dag, and a receiver is no reason to handle messages again.
+    Never raises: the Dag delivers the remaining rows, and a failed delivery must not make the task handle its messages
+    again.
 
     Args:
         written: Ids by route, from `outbox.gathered`.
@@ -85,19 +96,21 @@ def deliver_written(written: Written, producer: AcknowledgedProducer) -> int:
 
 
 def deliver_due(consumers: Iterable[Consumer], *, seconds: float = RUN_SECONDS) -> int:
-    """Deliver what is due on any route, several routes at once, until nothing is due.
+    """Deliver the due rows of all routes, several routes at once, until no row is due.
 
-    A route that becomes due meanwhile is taken up, so one slow receiver holds up no other.
+    Routes that become due in the meantime are delivered too, so one slow receiver delays no other.
 
     Args:
-        consumers: Those whose records go through another Kafka connection than `kafka_default` are looked up here.
-        seconds: After this time no further route is begun; the next run goes on.
+        consumers: The declared consumers. Each gives the Kafka connection of its routes; a route of any other consumer
+            uses `kafka_default`.
+        seconds: After this time no further route is started; the next run continues.
 
     Returns:
         How many rows were delivered.
 
     Raises:
-        Exception: what the database raised for a route; the others were delivered.
+        Exception: The error of a route, such as an error of the database. No further route was started after it; the
+            routes in progress were completed.
     """
     connections = {consumer.name: consumer.conn_id for consumer in consumers}
     until = time.monotonic() + seconds

@@ -13,19 +13,19 @@ from include.compat.triggerer import hand_over_events
 
 log = logging.getLogger(__name__)
 
-# How often the database is asked: with 1 s, an alarm reaches its webhook in about two.
+# Between two queries of the database: with 1 s, an alarm reaches its webhook in about 2 s.
 INTERVAL_SECONDS = 1.0
-# While rows stay due although an event was sent: the Dag is paused, or its run has not begun yet.
+# Between two events while rows stay due: the Dag is paused, or its run has not started yet.
 REFIRE_FIRST_SECONDS, REFIRE_LAST_SECONDS = 5.0, 60.0
-# While the database is away.
+# Between two queries while the database is unavailable.
 AWAY_SECONDS = 10.0
 
 
 class OutboxDueTrigger(BaseEventTrigger):
-    """Fire while rows of the outbox are due that no process delivers.
+    """Fire while the outbox has due rows that no process is delivering.
 
-    Level-triggered: an event that is lost or joined with another does no harm. A route that is being delivered, or
-    whose receiver is away, is not due, so a receiver that is away starts a run a minute at most.
+    Level-triggered: a lost or coalesced event does no harm. A route is not due while a process delivers it or while it
+    backs off, so an unavailable receiver starts at most one run per minute.
     """
 
     def __init__(self, *, interval: float = INTERVAL_SECONDS) -> None:
@@ -36,14 +36,14 @@ class OutboxDueTrigger(BaseEventTrigger):
         return "include.kafka.delivery_trigger.OutboxDueTrigger", {"interval": self.interval}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield an event whenever a run should deliver; never ends by itself."""
+        """Yield an event whenever a run should deliver rows; never ends by itself."""
         # Imported here: a Dag file that names this trigger must not load SQLAlchemy.
         from include.operations import outbox
 
         is_away, next_fire, wait = False, 0.0, REFIRE_FIRST_SECONDS
         while True:
             try:
-                # In a thread: the triggerer has one event loop.
+                # In a thread: the call blocks, and the triggerer has one event loop.
                 routes = await asyncio.to_thread(outbox.due_routes)
             except Exception as error:
                 if not is_away:

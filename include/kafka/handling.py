@@ -1,9 +1,11 @@
 """From messages to effects, each once.
 
-For every batch: what the inbox knows is skipped; what keeps its contract is written to the inbox and has its effect in
-ONE database transaction; then what breaks its contract is kept as a dead letter, acknowledged by the broker or held in
-the outbox, before the inbox knows it. Killed before a transaction: a retry does it. After: the inbox knows, a retry
-skips it. Killed between a dead letter and its inbox row: it is sent again.
+For every batch: messages in the inbox are skipped. Valid messages get their inbox rows and their effects in ONE
+database transaction. Then each message that breaks its contract is written to the dead-letter topic and acknowledged,
+or written to the outbox, no later than its inbox row.
+
+Killed before a transaction commits: a retry does the work. Killed after it: a retry finds the inbox rows and skips the
+messages. Killed between a dead letter and its inbox row: a retry sends the dead letter again.
 """
 
 import logging
@@ -28,16 +30,16 @@ log = logging.getLogger(__name__)
 
 COORDINATES = (inbox.c.topic_id, inbox.c.partition, inbox.c.offset)
 Effect = Callable[..., Any]
-# An index takes no entry beyond 2,704 bytes, and this one holds the names of consumer and contract besides.
+# An index entry has at most 2,704 bytes in PostgreSQL, and this entry also holds the names of consumer and contract.
 MAX_EVENT_ID_BYTES = 2_000
 
 
 class HandlingFailed(Exception):
-    """The effect of some messages failed, and a retry may succeed; the others are handled."""
+    """The effects of some messages failed, and a retry may succeed; the other messages are handled."""
 
 
 class _Good(NamedTuple):
-    """A message that keeps its contract, and what tells its event from others."""
+    """A message that keeps its contract, with the identity and the digest of its event."""
 
     message: Message
     contract: str
@@ -46,22 +48,27 @@ class _Good(NamedTuple):
 
 
 def _database_is_away(error: Exception) -> bool:
-    """Whether every message would fail alike, so that the task does, and is retried.
+    """Whether the database is unavailable: every message would fail, so the task fails and is retried.
 
-    Any other error (a broken constraint, data that it cannot store, a wrong statement, a text that is too long for an
-    index, a lock that was not free in time) belongs to one message.
+    Any other error belongs to one message: a violated constraint, data that the database cannot store, a wrong
+    statement, a text that is too long for an index, a lock timeout.
     """
     waited = getattr(getattr(error, "orig", None), "sqlstate", None) == LOCK_NOT_AVAILABLE
     return isinstance(error, OperationalError | InterfaceError) and not _is_limit(error) and not waited
 
 
 def _is_limit(error: Exception) -> bool:
-    """SQLSTATE 54: a limit of PostgreSQL that a value exceeds, today or tomorrow."""
+    """Whether a value exceeds a limit of PostgreSQL (SQLSTATE class 54), which no retry changes."""
     return (getattr(getattr(error, "orig", None), "sqlstate", None) or "").startswith("54")
 
 
 class Handler:
-    """Handles messages of one consumer for one Dag run."""
+    """Handles messages of one consumer for one Dag run.
+
+    Attributes:
+        counts: {outcome: number of messages that this object has recorded with it}.
+        written: The ids of outbox rows that the effects have added, by route.
+    """
 
     def __init__(self, consumer: Consumer, run_id: str, producer: AcknowledgedProducer) -> None:
         self.consumer = consumer
@@ -70,15 +77,19 @@ class Handler:
         self.effect: Effect = consumer.load_effect()
         self.prepare = consumer.load_prepare()
         self.counts = {outcome: 0 for outcome in Outcome}
-        # What the effects have left in the outbox: ids by route.
         self.written: outbox.Written = {}
 
     def handle(self, messages: Sequence[Message]) -> None:
-        """Handle a batch of one topic's messages, in the order given.
+        """Handle a batch of messages.
 
-        The good ones first: no dead letter, and no topic of dead letters, delays them.
+        Valid messages come first, in the given order, so that no dead letter and no dead-letter topic delays them.
 
-        Raises HandlingFailed when the effect of some of them failed; all others are handled then.
+        Args:
+            messages: Messages of the consumer's topics; `event` need not be set.
+
+        Raises:
+            HandlingFailed: The effects of some messages failed; all other messages are handled.
+            SQLAlchemyError: The database is unavailable.
         """
         good, bad = self._validated(self._without_known(messages))
         refused, failures = self._act(good)
@@ -90,7 +101,14 @@ class Handler:
             )
 
     def keep_dead_letters(self, messages: Sequence[Message]) -> list[Message]:
-        """Settle the messages that break their contract; returns the others, without those that are done."""
+        """Settle the messages that break their contract as dead letters, and apply no effect.
+
+        Args:
+            messages: Messages of the consumer's topics.
+
+        Returns:
+            The valid messages that are not in the inbox yet.
+        """
         good, bad = self._validated(self._without_known(messages))
         self._settle(bad)
         return [one.message for one in good]
@@ -129,7 +147,7 @@ class Handler:
         return _Good(message.with_event(event), topic.contract.__name__, event_id, content)
 
     def _act(self, good: Sequence[_Good]) -> tuple[list[DeadLetter], list[str]]:
-        """Have the effects; returns what became a dead letter instead, and why others failed."""
+        """Apply the effects; returns the messages that became dead letters instead, and the errors of failed ones."""
         if self.prepare is None:
             try:
                 return self._record(good), []
@@ -139,9 +157,9 @@ class Handler:
         return self._one_by_one(good)
 
     def _one_by_one(self, good: Sequence[_Good]) -> tuple[list[DeadLetter], list[str]]:
-        """A transaction for each message, where one that fails took its whole batch with it, or where each is prepared.
+        """Use one transaction per message: after a message made its batch fail, or when each message is prepared.
 
-        A poisoned message delays no other.
+        A poison message delays no other.
         """
         letters: list[DeadLetter] = []
         failures: list[str] = []
@@ -149,7 +167,7 @@ class Handler:
             try:
                 letters += self._record([one], self._prepared(one))
             except (Rejected, DataError) as error:
-                # DataError: the database cannot store it (a NUL in a text, a number out of range), today or tomorrow.
+                # DataError: the database can never store the value (a NUL in a text, a number out of range).
                 detail = str(error) if isinstance(error, Rejected) else type(error.orig).__name__
                 letters.append(DeadLetter(one.message, Reason.rejected, detail))
             except Exception as error:
@@ -163,18 +181,18 @@ class Handler:
         return letters, failures
 
     def _prepared(self, one: _Good) -> tuple[Any, ...]:
-        """What the effect gets beside connection and message."""
+        """The arguments of the effect after connection and message: the prepared value, or none."""
         if self.prepare is None or self._is_repeated(one):
             return ()
         return (self.prepare(one.message),)
 
     def _is_repeated(self, one: _Good) -> bool:
-        """Whether the inbox knows its event from other coordinates: it has no effect then, and is not prepared."""
+        """Whether its event was handled at other coordinates: it then has no effect and need not be prepared."""
         with begin() as connection:
             return bool(self._handled(connection, [one]))
 
     def _handled(self, connection: Connection, events: Sequence[_Good]) -> dict[tuple[str, str], Any]:
-        """{(contract, event id): its row in the inbox} of those events that were handled, whatever their content."""
+        """{(contract, event id): inbox row} of those events that were handled before, with any content."""
         identity = (inbox.c.contract, inbox.c.event_id)
         known = select(*identity, inbox.c.digest, *COORDINATES).where(
             inbox.c.consumer == self.consumer.name,
@@ -184,15 +202,15 @@ class Handler:
         return {(row.contract, row.event_id): row for row in connection.execute(known)}
 
     def _record(self, good: Sequence[_Good], prepared: tuple[Any, ...] = ()) -> list[DeadLetter]:
-        """Inbox rows and effects, in one transaction; returns the events whose id another event has.
+        """Write inbox rows and apply effects, in one transaction; returns the events whose id another event has.
 
-        Of two such events the one that was recorded first stays, within a batch too.
+        Of two events with one id, the event that was recorded first is handled, also within a batch.
         """
         if not good:
             return []
         with begin() as connection, outbox.gathered(connection) as written:
             new = self._insert(connection, [self._row(one, Outcome.handled) for one in good])
-            # Neither new nor known by its coordinates: an event of this id was handled at others.
+            # Not inserted, although its coordinates were not in the inbox: its event id was handled at others.
             again = [one for one in good if one.message.coordinates not in new]
             handled = self._handled(connection, again) if again else {}
             firsts = [(one, handled.get((one.contract, one.event_id))) for one in again]
@@ -208,22 +226,22 @@ class Handler:
         return [_conflict(one.message, first) for one, first in firsts if _conflicts(one, first)]
 
     def _settle(self, letters: Sequence[DeadLetter]) -> None:
-        """Dead letters and their inbox rows."""
+        """Write dead letters and their inbox rows."""
         if not letters:
             return
         waiting = self.letters.send(letters)
         with begin() as connection:
             new = self._insert(connection, [self._letter_row(letter) for letter in letters])
-            # Only those that are on record now: of two tasks at once, one hands a letter to the outbox.
+            # Only dead letters that this transaction recorded: of two concurrent tasks, only one uses the outbox.
             self.letters.hold(connection, [one for one in waiting if one.letter.message.coordinates in new])
             alarm_conflicts(connection, self.consumer.name, [one for one in letters if one.message.coordinates in new])
         self.counts[Outcome.dead_letter] += len(new)
 
     def _insert(self, connection: Connection, rows: list[dict[str, Any]]) -> set[tuple[str, int, int]]:
-        """Insert what neither unique key knows; returns the coordinates inserted."""
+        """Insert the rows that violate neither unique key; returns their coordinates."""
         if not rows:
             return set()
-        # Sorted: two tasks that insert the same event ids in different orders would block each other.
+        # Sorted: two tasks that insert the same event ids in different orders would deadlock.
         rows = sorted(rows, key=lambda row: (row["event_id"] or "", row["offset"]))
         statement = insert(inbox).on_conflict_do_nothing().returning(*COORDINATES)
         return {tuple(row) for row in connection.execute(statement, rows)}  # type: ignore[misc]
@@ -240,7 +258,7 @@ class Handler:
         return {
             **self._coordinates_row(letter.message, Outcome.dead_letter),
             "contract": self.consumer.topic(letter.message.topic).contract.__name__,
-            # Its event was not accepted, and its id may be what cannot be stored.
+            # Null, because the event was rejected, and its id may be the value that the database cannot store.
             "event_id": None,
             "digest": None,
             "reason": letter.reason,
@@ -262,10 +280,13 @@ class Handler:
 
 
 def _conflicts(one: _Good, first: Any) -> bool:
-    """Whether the event that was handled first says something else. One without a digest is from before there were."""
+    """Whether the event that was handled first has other content.
+
+    A row from before digests existed has none and counts as no conflict.
+    """
     if first is None or first.digest is None:
         return False
-    # Another task may have handled this very message meanwhile.
+    # Another task may have handled this same message in the meantime.
     is_itself = (first.topic_id, first.partition, first.offset) == one.message.coordinates
     return not is_itself and bytes(first.digest) != one.digest
 

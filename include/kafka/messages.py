@@ -1,4 +1,4 @@
-"""A message as effects see it."""
+"""The message that an effect receives."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -17,17 +17,27 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Rejected(Exception):
     """Raised by an effect: this message can never be handled. It goes to the dead-letter topic with this text.
 
-    For what a retry could mend (a service that is away), raise anything else.
+    For a failure that a retry may fix (such as a service that is down), raise any other exception.
     """
 
 
 @dataclass(frozen=True)
 class Message:
-    """One record: its coordinates, what it carried, and the event when it kept its contract.
+    """One record: its coordinates, its content, and its event if it keeps its contract.
 
-    `timestamp` is the record's: when the producer made it, or the broker took it (the topic decides); None when the
-    record has none, or one outside the years 1 to 9999 (a producer that writes microseconds). `timestamp_ms` is the
-    number that the record holds. `unreadable` names, for people, what could not be read; the headers are empty then.
+    Attributes:
+        topic: The topic's name.
+        topic_id: The identity of the log that the record was read from.
+        partition: The partition's number.
+        offset: The record's offset in the partition.
+        timestamp: The record's timestamp: create time or log append time, as the topic is configured. None when the
+            record has none, or one outside the years 1 to 9999 (a producer that writes microseconds).
+        key: The record's key.
+        value: The record's value.
+        headers: Names and values in the record's order; empty when they cannot be read.
+        event: The event that the value holds, once it is parsed.
+        timestamp_ms: The timestamp's number in the record, in milliseconds since 1970.
+        unreadable: Descriptions, for people, of the parts that could not be read (headers, timestamp).
     """
 
     topic: str
@@ -44,21 +54,21 @@ class Message:
 
     @classmethod
     def of(cls, record: "confluent_kafka.Message", topic_id: str) -> "Message":
-        """The message in a record of the client's.
+        """Convert a record of the Kafka client to a message.
 
         Args:
-            record: a record without an error, as `Consumer.poll` returns it.
-            topic_id: the identity of the log that it was read from.
+            record: A record without an error, as `Consumer.poll` returns it.
+            topic_id: The identity of the log that it was read from.
 
         Returns:
-            The message, for every record that a broker accepts: an exception here would stop its whole claim, at
-            every retry. What cannot be read is named in `unreadable`.
+            A message for every record that a broker accepts. An exception here would stop the whole claim at every
+            retry, so parts that cannot be read are named in `unreadable`.
         """
         kind, milliseconds = record.timestamp()
-        # 0 is TIMESTAMP_NOT_AVAILABLE; -1 is how Kafka itself writes "no timestamp".
+        # 0 is TIMESTAMP_NOT_AVAILABLE; -1 is the value for "no timestamp" in Kafka's record format.
         timestamp_ms = milliseconds if kind and milliseconds != -1 else None
         timestamp = None if timestamp_ms is None else _time(timestamp_ms)
-        # The client types these as optional, for records that were never produced.
+        # The client declares these as optional because a record that was not produced yet has none.
         topic, partition, offset = cast(Any, (record.topic(), record.partition(), record.offset()))
         headers = _headers(record)
         unreadable = []
@@ -80,18 +90,18 @@ class Message:
         )
 
     def with_event(self, event: "Contract") -> "Message":
-        """The same message, with the event that its value holds."""
+        """A copy of the message with the event that its value holds."""
         return replace(self, event=event)
 
     @property
     def size_bytes(self) -> int:
-        """What the record takes in memory, without the client's own structures."""
+        """The bytes of key, value and headers, without the client's own structures."""
         headers = sum(len(name) + len(value or b"") for name, value in self.headers)
         return len(self.key or b"") + len(self.value or b"") + headers
 
     @property
     def coordinates(self) -> tuple[str, int, int]:
-        """(topic id, partition, offset): what no other record ever has."""
+        """(topic id, partition, offset), which no other record ever has."""
         return self.topic_id, self.partition, self.offset
 
     def __str__(self) -> str:
@@ -106,10 +116,11 @@ def _time(milliseconds: int) -> datetime | None:
 
 
 def _headers(record: "confluent_kafka.Message") -> tuple[tuple[str, bytes | None], ...] | None:
-    """None when they cannot be read.
+    """The record's headers, or None when they cannot be read.
 
-    For a name that is not UTF-8 the client returns a list with a hole AND leaves an exception behind. A call that
-    Python has specialised does not notice; the exception then comes up anywhere later. `partial` notices.
+    If a header name is not UTF-8, the client returns a list with a NULL entry AND leaves a Python exception set. A call
+    that the interpreter has specialized does not check for it, and the exception appears later at an unrelated line.
+    A call through `partial` checks for it.
     """
     try:
         return tuple(partial(record.headers)() or ())  # type: ignore[arg-type]

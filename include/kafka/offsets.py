@@ -1,4 +1,4 @@
-"""Offset ranges, and what the broker says about offsets: log ends, low watermarks, committed offsets."""
+"""Offset ranges, and the offsets that the broker reports: log ends, low watermarks, committed offsets."""
 
 import asyncio
 import logging
@@ -16,24 +16,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# An answer takes milliseconds; a broker that is away must fail the request well before a task or a trigger looks hung.
+# An answer takes milliseconds. A request to an unavailable broker must fail well before a task or a trigger seems hung.
 REQUEST_TIMEOUT_SECONDS = 10.0
-# A change of leaders takes moments; a partition that has none for longer is left out.
+# A leader election takes less than a second; a partition without a leader for longer is left out.
 LEADER_CHANGE_TRIES, LEADER_CHANGE_SECONDS = 5, 0.1
-# Partitions whose log is compared at once: each may fetch up to a megabyte meanwhile.
+# Partitions whose logs are compared at once: each may fetch up to a megabyte meanwhile.
 COMPARED_AT_ONCE = 50
-# What a broker without topic ids answers with.
+# The topic id in the answer of a broker without topic ids.
 ZERO_TOPIC_ID = "A" * 22
-# Between a topic's id and its generation; in no topic id and no topic name.
+# Separates a topic's id from its generation; occurs in no topic id and no topic name.
 GENERATION_MARK = "#"
 _topics_without_id: set[str] = set()
 
 
 def log_identity(topic: str, broker_id: str) -> str:
-    """The identity of a topic's log: the broker's topic id, or the topic's name where the broker has no ids.
+    """The identity of a topic's log: the broker's topic id, or the topic's name when the broker has no topic ids.
 
-    Without ids, a topic that was deleted and recreated shows only when its log is shorter than what was claimed, or
-    when its leader epochs began again at a lower number.
+    Without topic ids, a recreated topic is detected only when its log ends before the claimed offsets, or when its
+    leader epochs began again at a lower number.
+
+    Args:
+        topic: The topic's name.
+        broker_id: The topic id as the broker reports it, in base64.
     """
     if broker_id != ZERO_TOPIC_ID:
         return broker_id
@@ -54,7 +58,11 @@ def is_same_topic(one: str, other: str) -> bool:
 
 
 def next_generation(identity: str) -> str:
-    """The identity of the log that begins when this one has lost its end: its offsets hold other records."""
+    """A new identity for a topic's log after the log was truncated: the same offsets now hold other records.
+
+    Args:
+        identity: The log's identity before, as `log_identity` or this function returned it.
+    """
     topic_id, _, generation = identity.partition(GENERATION_MARK)
     return f"{topic_id}{GENERATION_MARK}{int(generation or 1) + 1}"
 
@@ -68,7 +76,7 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True)
 class OffsetRange:
-    """Offsets [start, end) of one partition; `topic_id` is the identity of its log when they were claimed."""
+    """Offsets [start, end) of one partition; `topic_id` is the identity of the log at the time of the claim."""
 
     topic: str
     topic_id: str
@@ -85,9 +93,14 @@ class OffsetRange:
 
 @dataclass(frozen=True)
 class PartitionOffsets:
-    """What a partition has available: [low, end), and where its consumer group stands (None: nowhere).
+    """The available offsets [low, end) of a partition, and the committed offset of its consumer group.
 
-    leader_epoch: of the leader that answered; None when the broker does not say.
+    Attributes:
+        topic_id: The identity of the log.
+        low: The first available offset.
+        end: The offset after the last one that can be read (the last stable offset).
+        committed: The group's committed offset; None when the group has committed none.
+        leader_epoch: The epoch of the leader that answered; None when the broker does not report it.
     """
 
     topic_id: str
@@ -98,56 +111,71 @@ class PartitionOffsets:
 
     @property
     def lag(self) -> int:
-        """Offsets behind the end; what retention has removed is not lag."""
+        """The number of available offsets after the committed one; offsets that retention removed do not count."""
         return max(0, self.end - max(self.low, self.committed or 0))
 
     @property
     def truncated(self) -> bool:
-        """The group is ahead of the log: the topic was recreated, or its end was lost."""
+        """Whether the committed offset is after the end of the log: the topic was recreated or its log truncated."""
         return self.committed is not None and self.committed > self.end
 
 
 class GroupOffsets:
-    """A consumer group and its topics, as the broker sees them; a context manager.
+    """A consumer group's offsets and the offsets of its topics, as the broker reports them; a context manager.
 
-    Two clients. What the logs hold is asked through an AdminClient: a consumer that tails the log has a fetch waiting
-    at the broker, and such a request on that connection waits as long. What the group has committed is asked, and
-    committed, through a consumer that never joins the group: the same requests through an AdminClient crash the
-    process when the broker answers NOT_COORDINATOR, as it does after every restart (librdkafka has no group there,
+    It uses two clients. An AdminClient asks for the offsets of the logs: a consumer that tails a log has a fetch
+    waiting at the broker, and a request on the same connection would wait for that fetch. A consumer that never joins
+    the group reads and commits the group's offsets: the same requests through an AdminClient crash the process when the
+    broker answers NOT_COORDINATOR, as it does after every restart (librdkafka has no group in that case,
     confluentinc/confluent-kafka-javascript issue 374).
 
-    `consumer` may be used for reading and tailing. Its requests about the group go over a connection of their own.
+    `consumer` may also be used for reading and tailing: its requests about the group use a separate connection.
     """
 
     def __init__(self, group: str, conn_id: str = CONN_ID, **settings: Any) -> None:
-        """`settings` are added to the consumer's. Blocks while the connection is fetched."""
+        """Create the consumer client; blocks while the Airflow connection is fetched.
+
+        Args:
+            group: The consumer group's name.
+            conn_id: The Airflow connection of the broker.
+            settings: Added to the consumer's configuration.
+        """
         from confluent_kafka import Consumer
 
         config = client_config(conn_id)
         self._errors = ClientErrors(conn_id, config)
         self.group = group
-        # Whether the last look found a topic or a partition's leader missing.
+        # Whether a topic or a partition's leader was missing at the last call of `look`.
         self.incomplete = False
         # The topics that the user may not read; they count as missing.
         self.forbidden: set[str] = set()
-        # Whether it found a leader on the move, or one that does not know yet that it leads.
+        # Whether a leader was changing, or did not know yet that it leads.
         self._moving = False
         self._admin_config = admin_config(config)
         self.consumer = Consumer({**consumer_config(config, group), **settings})
 
     @cached_property
     def _admin(self) -> "AdminClient":
-        # With the first question: who handles one message asks none.
+        # Created at the first request: a task that handles one message sends none.
         from confluent_kafka.admin import AdminClient
 
         return AdminClient(self._admin_config)
 
     async def look(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
-        """Offsets of every partition of the topics that exist, up to the last stable offset.
+        """Fetch the offsets of every partition of the topics, up to the last stable offset.
 
-        Four requests, whatever the number of partitions. A topic that does not exist (yet) or that the user may not
-        read, and a partition without a leader, are left out: the others go on. Raises KafkaException when the broker
-        cannot be reached, or the user may read none of the topics.
+        Sends four requests, whatever the number of partitions. A missing topic does not block the others: `incomplete`
+        is True when something was left out.
+
+        Args:
+            topics: Names of topics.
+
+        Returns:
+            The offsets by partition. Left out are topics that do not exist (yet) or that the user may not read, and
+            partitions without a leader.
+
+        Raises:
+            KafkaException: The broker cannot be reached, or the user may read none of the topics.
         """
         names = list(topics)
         found: dict[Partition, PartitionOffsets] = {}
@@ -177,12 +205,12 @@ class GroupOffsets:
             asked += led
         if not asked:
             return {}
-        # read_committed: up to the last stable offset. Offsets of an open transaction are not available yet.
+        # read_committed: up to the last stable offset. Offsets from an open transaction on are not available yet.
         options = {"isolation_level": IsolationLevel.READ_COMMITTED, **timeout}
         latest, earliest = cast(OffsetSpec, OffsetSpec.latest()), cast(OffsetSpec, OffsetSpec.earliest())
         ends = self._admin.list_offsets(dict.fromkeys(asked, latest), **options)
         lows = self._admin.list_offsets(dict.fromkeys(asked, earliest), **options)
-        # In a thread, for a millisecond: this one blocks.
+        # In a thread: this call blocks for about a millisecond.
         committed = await asyncio.to_thread(self._committed, asked)
         found: dict[Partition, PartitionOffsets] = {}
         for tp in asked:
@@ -202,7 +230,7 @@ class GroupOffsets:
         from confluent_kafka import KafkaError, KafkaException, TopicCollection
         from confluent_kafka.admin import AclOperation
 
-        # With the rights of the user: messages that it may not read must not be claimed, their run could never end.
+        # With the user's rights: messages that the user may not read must not be claimed, or their run could never end.
         options = {"include_authorized_operations": True, "request_timeout": REQUEST_TIMEOUT_SECONDS}
         found: dict[str, Any] = {}
         refusal: KafkaException | None = None
@@ -217,7 +245,7 @@ class GroupOffsets:
                 refusal = error
                 self.forbidden.add(topic)
                 continue
-            # None or empty: the broker does not say.
+            # None or empty: the broker does not report the rights.
             allowed = description.authorized_operations if description is not None else None
             if allowed and AclOperation.READ not in allowed and AclOperation.ALL not in allowed:
                 refusal = KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, f"no READ on {topic}"))
@@ -229,19 +257,26 @@ class GroupOffsets:
         return found
 
     def topic_ids_now(self, topics: Iterable[str]) -> dict[str, str]:
-        """{topic: its id} of the topics that exist, with one request. Raises what `look` raises."""
+        """{topic: log identity} of the topics that exist, with one request; raises KafkaException as `look` does."""
         with self._errors.explaining(self._admin):
             found = asyncio.run(self._describe(topics))
         return {topic: log_identity(topic, str(d.topic_id)) for topic, d in found.items() if d is not None}
 
     def look_now(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
-        """The same, outside an event loop."""
+        """`look` for callers without an event loop; blocks."""
         return asyncio.run(self.look(topics))
 
     def open_transactions_now(self, found: Mapping[Partition, PartitionOffsets]) -> dict[Partition, int]:
-        """{partition: the end of its log} where a transaction is open: the log goes on behind the last stable offset.
+        """Find partitions with an open transaction: their log continues after the last stable offset.
 
-        found: what `look` returned. Raises what `look` raises.
+        Args:
+            found: The return value of `look`.
+
+        Returns:
+            {partition: end of its log} for these partitions.
+
+        Raises:
+            KafkaException: The broker cannot be reached.
         """
         from confluent_kafka import IsolationLevel, TopicPartition
         from confluent_kafka.admin import OffsetSpec
@@ -261,14 +296,21 @@ class GroupOffsets:
             return asyncio.run(wait())
 
     def without_their_end(self, positions: Mapping[Partition, tuple[int, int]]) -> set[Partition]:
-        """The partitions whose log has lost records before these positions: {partition: (offset, leader epoch)}.
+        """Find partitions whose log was truncated before a position, even when it was refilled since.
 
-        leader_epoch: the leader's when records up to the offset were seen. The client asks the broker where the
-        records of that epoch end in the log of today (OffsetForLeaderEpoch, KIP-320): if they end before the offset,
-        other records have taken the place of some that were seen. The consumer must report the ends of partitions
-        (`reading.CONSUMER_SETTINGS`); it is left without an assignment.
+        The client asks the broker where the records of the position's leader epoch end in the present log
+        (OffsetForLeaderEpoch, KIP-320). If they end before the offset, other records have replaced some that were seen.
+        The consumer must report the ends of partitions (`reading.CONSUMER_SETTINGS`). Afterwards it has no assignment.
 
-        Raises KafkaException when a partition does not answer.
+        Args:
+            positions: {partition: (offset, leader epoch)}. The epoch is that of the leader when the records up to the
+                offset were seen.
+
+        Returns:
+            The partitions whose log has lost records before the offset.
+
+        Raises:
+            KafkaException: A partition did not answer within REQUEST_TIMEOUT_SECONDS.
         """
         wanted = sorted(positions.items())
         gone: set[Partition] = set()
@@ -283,13 +325,14 @@ class GroupOffsets:
         from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
         for topic in {partition.topic for partition in positions}:
-            # Else the client would notice at its next one-second tick that it does not know the topic's leaders.
+            # Without this request, the client would ask for the topic's leaders only at its next one-second tick.
             self.consumer.list_topics(topic, timeout=REQUEST_TIMEOUT_SECONDS)
         self.consumer.assign([TopicPartition(p.topic, p.number, offset) for p, (offset, _) in positions.items()])
-        # Of a position that is only assigned, the client compares no epoch; of one that it seeks, it does.
+        # The client compares the epoch only for a position that it seeks, not for one that it is only assigned.
         for partition, (offset, epoch) in positions.items():
             self._seek(TopicPartition(partition.topic, partition.number, offset, leader_epoch=epoch))
-        # The client has no code for it in what it reports, only its text beside the code for "no offset to go on from".
+        # The client reports a truncated log with the code of a missing offset (_AUTO_OFFSET_RESET); only the text
+        # differs.
         lost_end = KafkaError(KafkaError._LOG_TRUNCATION).str()
         left, gone = set(positions), set()
         until = time.monotonic() + REQUEST_TIMEOUT_SECONDS
@@ -300,7 +343,7 @@ class GroupOffsets:
             if record is None or record.topic() is None:
                 continue
             partition, error = Partition(record.topic(), record.partition()), record.error()
-            # Anything else than an error of the connection says that the comparison is over, and how it ended.
+            # A record or one of these errors ends the comparison of its partition; an error of the connection does not.
             ended = (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
             if partition in left and (error is None or error.code() in ended):
                 left.discard(partition)
@@ -317,7 +360,7 @@ class GroupOffsets:
             try:
                 return self.consumer.seek(place)
             except KafkaException as error:
-                # The client has not begun with the partition yet: it still ends the assignment before.
+                # The client is still ending the previous assignment and has not started this partition yet.
                 if error.args[0].code() != KafkaError._STATE or time.monotonic() > until:
                     raise
                 time.sleep(0.01)
@@ -327,12 +370,20 @@ class GroupOffsets:
         positions: Mapping[Partition, tuple[str, int]],
         known: Mapping[Partition, PartitionOffsets] | None = None,
     ) -> dict[Partition, int]:
-        """Commit the positions, {partition: (log identity, next offset)}, that are ahead of the group; returns those.
+        """Commit the positions that are ahead of the group's committed offsets.
 
-        known: what `look` has returned since the consumer's row was first locked; it is asked for when missing. Call
-        it under the lock on the consumer's row: then every committer sees positions that only grow, and committed
-        offsets never move back. Positions in a topic that is gone, or was recreated, are left alone. Raises
-        KafkaException when the broker refuses, as it does when somebody else is a member of the group.
+        Call this under the lock on the consumer's row. Every committer then sees positions that only grow, so committed
+        offsets never move back. Positions in a deleted or recreated topic are not committed.
+
+        Args:
+            positions: {partition: (log identity, next offset)}.
+            known: The return value of a `look` since the consumer's row was first locked; None to call `look` here.
+
+        Returns:
+            {partition: offset} that were committed.
+
+        Raises:
+            KafkaException: The broker refused, as it does when the group has a member.
         """
         if known is None:
             known = self.look_now({partition.topic for partition in positions})
@@ -347,7 +398,14 @@ class GroupOffsets:
         return ahead
 
     def commit(self, offsets: dict[Partition, int]) -> None:
-        """Set the group's committed offsets, in whatever direction; `commit_forward` is what claims use."""
+        """Set the group's committed offsets, forward or back; claims use `commit_forward`.
+
+        Args:
+            offsets: {partition: next offset to read}.
+
+        Raises:
+            KafkaException: The broker refused an offset.
+        """
         from confluent_kafka import KafkaException, TopicPartition
 
         if not offsets:
@@ -374,15 +432,16 @@ class GroupOffsets:
 
         answer = self.consumer.committed(partitions, timeout=REQUEST_TIMEOUT_SECONDS)
         for tp in answer:
-            # Not taken for "nothing is committed": a first claim would start at the beginning of the topic.
+            # Raised, because an error read as "nothing committed" would let a first claim start at the topic's
+            # beginning.
             if tp.error is not None:
                 raise KafkaException(tp.error)
         return {Partition(tp.topic, tp.partition): tp.offset for tp in answer if tp.offset >= 0}
 
     async def _result(self, future: Future) -> Any:
-        """Wait without blocking the event loop, and let the client serve its callbacks (OAuth tokens) meanwhile.
+        """Wait for a result without blocking the event loop; meanwhile the client serves its callbacks (OAuth tokens).
 
-        None for a topic or a partition that is not there, or has no leader.
+        Returns None for a topic or a partition that does not exist or has no leader.
         """
         from confluent_kafka import KafkaError, KafkaException
 

@@ -1,4 +1,4 @@
-"""A producer that never takes silence for success."""
+"""A producer that reports success only for acknowledged messages."""
 
 import logging
 import time
@@ -21,9 +21,9 @@ LEADERS_TIMEOUT_SECONDS = 2.0
 Headers = list[tuple[str, bytes | None]]
 
 
-# What the broker, or the client, says of one record and not of its topic.
+# Errors of the broker or the client that concern one record and not its topic.
 _OF_SIZE = {"MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE", "INVALID_MSG_SIZE"}
-# The last three: a header's name that the client cannot encode.
+# The last three are raised for a header name that the client cannot encode.
 _OF_ONE_RECORD = {
     *_OF_SIZE, "INVALID_RECORD", "INVALID_MSG", "INVALID_TIMESTAMP", "_INVALID_ARG",
     "ValueError", "TypeError", "UnicodeEncodeError",
@@ -31,7 +31,7 @@ _OF_ONE_RECORD = {
 
 
 class OutgoingRecord(NamedTuple):
-    """A record to be sent; `partition` None: the client chooses it by the key."""
+    """A record to send; if `partition` is None, the client chooses the partition by the key."""
 
     topic: str
     key: bytes | None
@@ -43,8 +43,9 @@ class OutgoingRecord(NamedTuple):
 class Refusal(NamedTuple):
     """Why a record was not acknowledged.
 
-    code: the name of the error, such as "MSG_SIZE_TOO_LARGE"; of an error in Python, its class.
-    text: what broker or client said, for people.
+    Attributes:
+        code: The name of the error, such as "MSG_SIZE_TOO_LARGE"; the class name for a Python exception.
+        text: The error text of the broker or the client, for people.
     """
 
     code: str
@@ -52,17 +53,17 @@ class Refusal(NamedTuple):
 
     @property
     def is_size(self) -> bool:
-        """Whether the record, or the batch that it went in, is larger than broker, topic or client take."""
+        """Whether the record, or its batch, exceeds the size limit of the broker, the topic or the client."""
         return self.code in _OF_SIZE
 
     @property
     def is_its_own(self) -> bool:
-        """Whether the topic takes other records."""
+        """Whether the refusal concerns this record only, and the topic accepts other records."""
         return self.code in _OF_ONE_RECORD
 
 
 class DeliveryFailed(Exception):
-    """A message was not acknowledged by all in-sync replicas; `refusals` says why, where it is known."""
+    """A message was not acknowledged by all in-sync replicas; `refusals` gives the known reasons."""
 
     def __init__(self, text: str, refusals: Sequence[Refusal] = ()) -> None:
         super().__init__(text)
@@ -70,19 +71,30 @@ class DeliveryFailed(Exception):
 
 
 def raise_on_delivery_failure(error: Any, record: Any) -> None:
-    """Delivery callback for `ProduceToTopicOperator`: the stock one logs a failed delivery and succeeds.
+    """Delivery callback for `ProduceToTopicOperator`; the stock callback only logs a failed delivery and succeeds.
 
-    Raised from the client's poll or flush, so the operator's task fails and is retried.
+    The client's poll or flush passes the exception on, so the operator's task fails and is retried.
+
+    Args:
+        error: The client's error; None when the record was acknowledged.
+        record: The record.
+
+    Raises:
+        DeliveryFailed: The record was not acknowledged.
     """
     if error is not None:
         raise DeliveryFailed(f"topic {record.topic()}: {error}")
 
 
 class AcknowledgedProducer:
-    """Idempotent, acks=all; `flush` returns when everything sent is acknowledged, or raises DeliveryFailed.
+    """An idempotent producer with acks=all; `flush` raises DeliveryFailed unless every message is acknowledged.
 
-    As a context manager it flushes at the end of the block, so a task cannot succeed before its messages are safe.
-    It connects with the first message: most handling tasks send none.
+    As a context manager it flushes at the end of a block without an exception, so a task cannot succeed before its
+    messages are safe. It connects at the first message, because most handling tasks send none.
+
+    Attributes:
+        conn_id: The Airflow connection of the broker.
+        acknowledged: The number of records that were acknowledged.
     """
 
     def __init__(self, conn_id: str = CONN_ID) -> None:
@@ -111,12 +123,27 @@ class AcknowledgedProducer:
         headers: Headers | None = None,
         partition: int | None = None,
     ) -> None:
-        """Hand one message to the client. Raises KafkaException when it can never be sent, such as for its size."""
+        """Pass one message to the client, which sends it in the background; call `flush` to wait for acknowledgments.
+
+        Args:
+            topic: The topic's name.
+            key: The record's key; None for none.
+            value: The record's value; None for none.
+            headers: Names and values in the record's order.
+            partition: The partition; None to let the client choose by the key.
+
+        Raises:
+            KafkaException: The message can never be sent, for example because it is too large.
+        """
         self._learn_leaders(topic)
         self._produce(OutgoingRecord(topic, key, value, headers or [], partition), self._on_delivery)
 
     def flush(self) -> None:
-        """Wait for every acknowledgement (delivery.timeout.ms bounds it)."""
+        """Wait until every message is acknowledged or has failed; delivery.timeout.ms bounds the wait.
+
+        Raises:
+            DeliveryFailed: At least one message was not acknowledged.
+        """
         if "_producer" in self.__dict__:
             self._producer.flush()
         if self._failures:
@@ -127,20 +154,21 @@ class AcknowledgedProducer:
     def try_sending(self, records: Sequence[OutgoingRecord], *, seconds: float) -> list[Refusal | None]:
         """Send records and wait for the broker's answers; raises nothing for records that are not acknowledged.
 
-        Nothing else may be under way in this producer: what is not acknowledged in time is withdrawn. It may have
-        reached the topic all the same.
+        No other message may be in flight in this producer: messages without an acknowledgment in time are purged. Such
+        a message may have reached the topic nevertheless.
 
         Args:
-            records: what to send; the broker gets those of a topic in this order.
-            seconds: how long to wait for all of them.
+            records: The records, sent in this order within a topic.
+            seconds: How long to wait for all of them together.
 
         Returns:
-            For each record None, or why it was not acknowledged.
+            For each record, in the same order, None or the reason why it was not acknowledged.
         """
         until = time.monotonic() + seconds
         answers = self._send_and_wait(records, until)
         if len(records) > 1:
-            # The broker refuses a batch for one record in it, with the same error for all of them.
+            # The broker refuses a whole batch because of one record, with the same error for all of its records. So
+            # each refused record is sent again alone.
             for number, refusal in enumerate(answers):
                 if refusal is not None and refusal.is_its_own and time.monotonic() < until:
                     (answers[number],) = self._send_and_wait([records[number]], until)
@@ -157,13 +185,13 @@ class AcknowledgedProducer:
             except Exception as error:
                 results[number] = _refusal_of(error)
         if self._producer.flush(max(0.1, until - time.monotonic())):
-            # Else they would still be sent while the task ends, and hold it up.
+            # Without the purge, the client would go on sending while the task ends, and delay its end.
             self._producer.purge()
             self._producer.flush(1)
         timed_out = Refusal("_TIMED_OUT", f"no acknowledgement in time{self._refusal}")
         answers = [results.get(number, timed_out) for number in range(len(records))]
         if any(refusal and refusal.code == "_FATAL" for refusal in answers):
-            # This client sends nothing any more.
+            # After a fatal error, this client sends nothing more. The next call creates a new client.
             self.__dict__.pop("_producer")
         return answers
 
@@ -181,15 +209,16 @@ class AcknowledgedProducer:
                 self._producer.poll(0)
                 return
             except BufferError:
-                # The client's queue is full: wait for acknowledgements, then this message has room.
+                # The client's queue is full: wait until acknowledgments make room for this message.
                 if time.monotonic() >= until:
                     raise
                 self._producer.poll(0.5)
 
     def _learn_leaders(self, topic: str) -> Any:
-        """Before the first message to a topic, which would else wait half a second for the client's next tick.
+        """Request the topic's leaders before its first message, which would otherwise wait half a second for a tick.
 
-        Only a hint: when the broker does not answer, delivery says so. Returns the topic's error, if it says one.
+        A failure of this request is ignored, because the delivery will report it. Returns the topic's error in the
+        answer, or None.
         """
         from confluent_kafka import KafkaException
 
@@ -201,11 +230,11 @@ class AcknowledgedProducer:
         return None
 
     def _topic_refusal(self, topic: str) -> Refusal | None:
-        """A topic that is missing or forbidden: a record that is sent to it would wait half a minute for it."""
+        """The reason why a topic is missing or forbidden, or None. A record sent to it would wait half a minute."""
         error = self._learn_leaders(topic)
         if error is None or error.name() == "LEADER_NOT_AVAILABLE":
             return None
-        # Asked again with the next record.
+        # The next record asks again.
         self._known.discard(topic)
         return Refusal(error.name(), error.str())
 
@@ -228,7 +257,7 @@ class AcknowledgedProducer:
 
 
 def is_too_large(error: Exception) -> bool:
-    """Whether `send` or `flush` raised this for the size of a message, which no retry changes."""
+    """Whether `send` or `flush` raised this error only because of a message's size, which no retry changes."""
     refusals = error.refusals if isinstance(error, DeliveryFailed) else [_refusal_of(error)]
     return bool(refusals) and all(refusal.is_size for refusal in refusals)
 

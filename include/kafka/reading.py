@@ -13,34 +13,39 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long nothing at all may arrive before reading is given up and the task retried.
+# If nothing arrives for this long, reading fails and the task is retried.
 SILENCE_SECONDS = 60.0
 POLL_SECONDS = 1.0
 CONSUMER_SETTINGS = {
-    # The end of a partition is reported as an event.
+    # The client reports the end of a partition as an event.
     "enable.partition.eof": True,
-    # A range is there to be read, nothing is waited for: with the default, the fetch that waits for more at the end of
-    # one range holds up the next by half a second.
+    # All messages of a range exist already, so no fetch needs to wait. With the default, the fetch at the end of one
+    # range waits for new messages and delays the next range by half a second.
     "fetch.wait.max.ms": 10,
-    # The broker counts compressed bytes, and the client unpacks a whole answer at once: one byte can be ten thousand.
-    # An answer holds one batch at least, however large, so a busy producer's batches come as fast.
+    # Bounds memory: the broker counts compressed bytes, and the client decompresses a whole answer at once, so one byte
+    # can become ten thousand. An answer holds at least one batch of any size, so the large batches of a busy producer
+    # are read as fast as with a higher limit.
     "fetch.message.max.bytes": 8 * 1024,
-    # Unpacked messages that wait in the client: it asks for no more while there are more than these.
+    # Decompressed messages in the client's queue; above this limit the client sends no further fetch.
     "queued.max.messages.kbytes": 16 * 1024,
 }
-# What a batch of messages may take in memory; one message alone may be larger.
+# Memory limit of a batch of messages; a single message may be larger.
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 
 
 class ReadingStalled(Exception):
-    """The broker gave nothing more of a range that is not read to its end."""
+    """The broker returned no further message of a range before the range was read to its end."""
 
 
 class RangeReader:
     """Reads ranges, one after the other, with one consumer.
 
-    The consumer is one with `CONSUMER_SETTINGS` (`GroupOffsets.consumer`). `gone` holds the offsets [start, end) of the
-    range last read that are not in Kafka any more: they are logged and skipped.
+    Args:
+        consumer: A client with `CONSUMER_SETTINGS` (`GroupOffsets.consumer`).
+        batch_size: The most messages per batch.
+
+    Attributes:
+        gone: The offsets [start, end) of the range last read that are no longer in Kafka. They are logged and skipped.
     """
 
     def __init__(self, consumer: "Consumer", *, batch_size: int = 500) -> None:
@@ -50,12 +55,20 @@ class RangeReader:
         self.gone: list[tuple[int, int]] = []
 
     def read(self, wanted: OffsetRange) -> Iterator[list[Message]]:
-        """The messages of the range in offset order, `batch_size` and 16 MB at most at a time.
+        """Yield the messages of the range in offset order, in batches of at most `batch_size` messages and 16 MiB.
 
-        Offsets have holes (transaction markers, compaction), so the end is known by the consumer's position, which
-        moves past holes, and never by waiting for the last offset. Only committed transactions are read.
+        Only committed transactions are read. Offsets have holes (transaction markers, compaction), and the last offset
+        may be one of them. So the range ends when the consumer's position, which moves past holes, reaches its end.
 
-        Raises ReadingStalled, or KafkaException for what the broker refuses.
+        Args:
+            wanted: The range to read.
+
+        Yields:
+            Batches of messages, none of them empty.
+
+        Raises:
+            ReadingStalled: Nothing arrived for SILENCE_SECONDS, or the log ends before the position.
+            KafkaException: The broker refused, or the client had a fatal error.
         """
         from confluent_kafka import KafkaError, KafkaException
 
@@ -69,7 +82,7 @@ class RangeReader:
             record: Any = self._consumer.poll(POLL_SECONDS)
             error: Any = record.error() if record is not None else None
             if record is not None and record.topic() is not None and not self._is_of(record, wanted):
-                # A leftover of the range before: its end must not be taken for this one's.
+                # Left over from the previous range: its end must not be mistaken for the end of this range.
                 continue
             if record is not None and error is None:
                 heard_at = time.monotonic()
@@ -85,7 +98,7 @@ class RangeReader:
                         yield batch
                         batch, size, heard_at = [], 0, time.monotonic()
             elif error is not None and error.code() == KafkaError._PARTITION_EOF:
-                # The position at the last stable offset: what lies before it and was not given holds no record.
+                # The position at the last stable offset: any offset before it that was not returned holds no record.
                 position = max(position, record.offset())  # type: ignore[union-attr]
             elif error is not None and error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
                 position = self._skip_what_is_gone(wanted, position)
@@ -106,7 +119,7 @@ class RangeReader:
         from confluent_kafka import TopicPartition
 
         if wanted.topic not in self._known:
-            # Else the client would notice at its next one-second tick that it does not know the topic's leaders.
+            # Without this request, the client would ask for the topic's leaders only at its next one-second tick.
             self._consumer.list_topics(wanted.topic, timeout=REQUEST_TIMEOUT_SECONDS)
             self._known.add(wanted.topic)
         self._consumer.assign([TopicPartition(wanted.topic, wanted.partition, offset)])
@@ -121,7 +134,7 @@ class RangeReader:
         gone = min(low, wanted.end)
         if gone > position:
             self.gone.append((position, gone))
-            # Whether they were handled before, the inbox knows.
+            # A warning only: the messages may have been handled before, which the caller finds in the inbox.
             log.warning(
                 "not in Kafka any more: topic=%s partition=%d offsets=[%d, %d)",
                 wanted.topic,

@@ -1,14 +1,16 @@
-"""Send dead letters that pass now back to their topic.
+"""Replay: send dead letters that now pass their contract back to their topic.
 
-Three steps, each a task: `plan_replay` checks what is asked and writes down up to where the dead-letter topic is read;
-`ConsumeFromTopicOperator` reads it and calls `replay_dead_letter` with every message; `show` logs what was done.
+A replay has three steps, each a task: `plan_replay` checks the parameters and records the offsets to read to;
+`ConsumeFromTopicOperator` reads the dead-letter topic and calls `replay_dead_letter` with every record; `show` logs the
+outcomes.
 
-The operator can only read a topic from its beginning, so the window and the limit are enforced in the function, and
-nothing is committed: progress is the table `replays`. It takes silence for the end of the topic, so the function
-reports only when every partition was read to its planned end, and `require_report` fails the task when it was not.
+The operator can only read a topic from its beginning, so `replay_dead_letter` enforces the window and the limit.
+Nothing is committed to Kafka: the table `replays` holds the progress. The operator treats silence as the end of the
+topic. So `replay_dead_letter` returns a report only when every partition was read to its planned end, and
+`require_report` fails the task without a report.
 
-A message is sent, acknowledged, then recorded. A task that is killed in between sends it again, with the same event id:
-the consumers' inbox acts on it once.
+A message is sent, acknowledged, then recorded. A task that is killed in between sends the message again with the same
+event id, and the inbox of each consumer ensures that it has one effect.
 """
 
 from __future__ import annotations
@@ -32,31 +34,51 @@ from include.kafka.replay_plan import DEAD_LETTERS_CONN_ID, Plan, look
 
 log = logging.getLogger(__name__)
 
-# Rows that the report shows; it passes through XCom, a row of Airflow's database. The counts cover all.
+# Rows in the report, which passes through XCom, a row of Airflow's database. The report's counts cover all records.
 MAX_ROWS = 100
 
 
 class ReplayIncomplete(Exception):
-    """The dead-letter topic was not read to its planned end; a retry may."""
+    """The dead-letter topic was not read to its planned end; a retry may read it to its end."""
 
 
 def replay_dead_letter(record: Any, *, plan: dict[str, Any], conn_id: str) -> dict[str, Any] | None:
-    """`apply_function` of the operator: looks at one record of the dead-letter topic.
+    """Process one record of the dead-letter topic; the operator's `apply_function`.
 
-    Returns the report, once, when the last planned record has been looked at. Raises what the broker or the database
-    raise, for Airflow's retries.
+    Args:
+        record: A record of the client, or its report that a partition was read to its end.
+        plan: The fields of a `Plan`, from `plan_replay`.
+        conn_id: The Airflow connection of the dead-letter topic's consumer.
+
+    Returns:
+        The report when this was the last planned record; None for every other record.
+
+    Raises:
+        KafkaException: The broker failed; Airflow retries the task.
+        SQLAlchemyError: The database failed; Airflow retries the task.
+        AirflowFailException: The dead-letter topic was recreated after the plan was made; Airflow does not retry.
     """
     return _replay_of(json.dumps(plan, sort_keys=True), conn_id).take(record)
 
 
 @lru_cache(maxsize=1)
 def _replay_of(plan: str, conn_id: str) -> Replay:
-    """One task process is one try of one plan: the operator has no other place for what lasts longer than a record."""
+    """The `Replay` of this process, kept between records: one task process is one attempt at one plan.
+
+    The operator offers no other place for state that must outlive one record.
+    """
     return Replay(Plan.model_validate_json(plan), conn_id)
 
 
 def require_report(context: Any, result: Sequence[dict[str, Any]] | None) -> None:
-    """`post_execute` of the operator, which ends well when it has read nothing at all."""
+    """Raise ReplayIncomplete without a report; the operator's `post_execute`.
+
+    Without this check, the operator succeeds even when it has read nothing.
+
+    Args:
+        context: The Airflow context (not used).
+        result: The operator's return value: the reports, at most one.
+    """
     if not result:
         raise ReplayIncomplete(
             "the dead-letter topic was not read to its end: the broker did not answer in time, or another member of "
@@ -66,14 +88,18 @@ def require_report(context: Any, result: Sequence[dict[str, Any]] | None) -> Non
 
 
 def show(reports: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """Log the report as a table and return it."""
+    """Log the report as a table and return it.
+
+    Args:
+        reports: The reports of the mapped operator: exactly one task instance with one report.
+    """
     ((report,),) = reports
     log.info("%s", as_table(report))
     return report
 
 
 def as_table(report: Mapping[str, Any]) -> str:
-    """The report for people."""
+    """Format a report as text for people."""
     title = "nothing was changed: dry run" if report["dry_run"] else "done"
     lines = [f"dead letters of {report['topic']} ({title})", ""]
     lines += _columns(report["counts"], ("reason", "outcome", "letters"))
@@ -86,14 +112,14 @@ def as_table(report: Mapping[str, Any]) -> str:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    # By name: XCom does not keep the order of a row's fields.
+    # Values by name, because XCom does not keep the order of a row's fields.
     cells = [names, *([str(row[name]) for name in names] for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
 class Replay:
-    """One try of a plan: looks at the records of the dead-letter topic, one after the other."""
+    """One attempt at a plan: processes the records of the dead-letter topic one by one."""
 
     def __init__(self, plan: Plan, dead_letters_conn_id: str) -> None:
         from include.kafka.replay_originals import OriginalReader
@@ -110,17 +136,21 @@ class Replay:
         self._records = Records(self._topic.name, plan.topic_id)
         self._producer = AcknowledgedProducer(plan.conn_id)
         self._originals = OriginalReader(plan.conn_id)
-        # The next offset of each partition. When the group's members change, the reading starts again.
+        # The next offset of each partition. After a rebalance, reading starts again at the beginning.
         self._positions = dict.fromkeys(plan.ends, 0)
-        # What an earlier try of this task has sent counts: the limit is the run's.
+        # Includes the messages that earlier tries of this task have sent: the limit applies to the run.
         self._sent = self._records.replayed_by(plan.run_id)
         self._counts: Counter[tuple[str, Look]] = Counter()
         self._rows: list[dict[str, Any]] = []
 
     def take(self, record: Any) -> dict[str, Any] | None:
-        """Look at a record, or at the client's report that a partition was read to its end."""
+        """Process a record, or the client's report that a partition was read to its end.
+
+        Returns:
+            The report when every partition has been read to its planned end; None before and after that.
+        """
         if self._is_done:
-            # The operator goes on until it has its number of messages: these came later.
+            # The operator continues until it has its number of messages; this record was written after the plan.
             return None
         self._look_at(record)
         if not self._is_done:
@@ -147,7 +177,7 @@ class Replay:
             letter = Letter.of(message, self._topic.name)
             if self._selection.takes(message.timestamp, letter.envelope):
                 self._settle(letter)
-        # The offset of an end is the position there, behind offsets that hold no record.
+        # The offset of an end report is the position after any offsets without a record.
         self._positions[partition] = max(position, offset if error is not None else offset + 1)
 
     def _settle(self, letter: Letter) -> None:
@@ -171,10 +201,10 @@ class Replay:
             )
 
     def _try(self, letter: Letter) -> tuple[Look, str, str]:
-        """(outcome, repairs, why it still fails)"""
+        """(outcome, names of the repairs, reason for which the message still fails)"""
         known = self._records.find(letter)
         if known and known.outcome == Look.replayed:
-            # By an earlier try of this task, or before its run was cleared: that is this run's.
+            # An earlier try of this task, or the task before its run was cleared, belongs to this run too.
             by_this_run = known.run_id == self._plan.run_id
             return (Look.replayed, known.repairs or "", "") if by_this_run else (Look.replayed_before, "", "")
         if (envelope := letter.envelope) is None:
@@ -203,16 +233,16 @@ class Replay:
         except Exception as error:
             if not is_too_large(error):
                 raise
-            # The topic's limit is lower than it was. A retry would fail at this letter again, and reach no other.
+            # The topic's limit was lowered. A retry would fail at this record again and never reach the next one.
             self._sent -= 1
             return self._keep(letter, Look.failing, f"{Reason.too_large}: topic {self._topic.name} refuses it")
         self._records.replayed(letter, repairs, self._plan.run_id)
         return Look.replayed, repairs, ""
 
     def _whole(self, letter: Letter) -> Letter:
-        """The letter with the message that it stands for: a stub's is looked up on the topic.
+        """The dead letter with its complete message: the original of a stub is read from the topic.
 
-        Raises ContractViolation when the topic has it no longer.
+        Raises ContractViolation when the topic no longer holds the original.
         """
         envelope = letter.envelope
         if envelope is None or envelope.stub_of is None:
@@ -228,8 +258,8 @@ class Replay:
         return Letter(record, envelope, original.headers)
 
     def _send(self, key: bytes | None, value: bytes, headers: Headers, envelope: Envelope) -> None:
-        # The partition that the message was on: a producer in another language spreads keys in another way, and
-        # messages with one key belong into one partition.
+        # To the message's original partition: messages with one key belong in one partition, and a producer in another
+        # language may map keys to partitions differently.
         known = 0 <= envelope.partition < self._plan.partitions
         self._producer.send(
             self._topic.name, key=key, value=value, headers=headers, partition=envelope.partition if known else None
@@ -242,13 +272,16 @@ class Replay:
         return outcome, "", detail
 
     def _key(self, letter: Letter, mended: Mended) -> bytes | None:
-        """The original's. What never was on the topic has none: its contract says what it is."""
+        """The original's key. A message that never was on the topic has none: its topic's key field gives the key."""
         if letter.envelope and letter.envelope.was_on_the_topic:
             return letter.record.key
         return str(getattr(mended.event, self._topic.key)).encode()
 
     def _check_size(self, key: bytes | None, value: bytes, headers: Headers) -> None:
-        """The broker would refuse it, today and tomorrow, and with it fail the whole run."""
+        """Reject a message above the topic's limit: the broker would refuse it at every retry, and the run would fail.
+
+        Raises ContractViolation.
+        """
         limit = int(self._topic.kafka_config()["max.message.bytes"])
         if (size := size_bytes(key, value, headers)) > limit:
             raise ContractViolation(Reason.too_large, f"{size} bytes with its headers, the topic takes {limit}")
@@ -264,7 +297,7 @@ class Replay:
 
 
 def _final(text: str) -> Exception:
-    """A failure that Airflow does not retry: only a person can mend it."""
+    """A failure that Airflow does not retry, because only a person can fix it."""
     from airflow.sdk.exceptions import AirflowFailException
 
     return AirflowFailException(text)

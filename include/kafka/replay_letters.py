@@ -1,4 +1,4 @@
-"""A dead letter as a replay sees it: the original record again, and what its envelope says."""
+"""A dead letter record split into the original record and its envelope, the `dlq.` headers."""
 
 from __future__ import annotations
 
@@ -16,34 +16,41 @@ IDEMPOTENCY_KEY = "idempotency-key"
 OF, COUNT, RUN_ID = (REPLAY_PREFIX + name for name in ("of", "count", "run_id"))
 
 _INTEGER = re.compile(r"-1|[0-9]{1,18}")
-# The longest name of a consumer or text of a time; more is no envelope of ours.
+# The longest consumer name or timestamp text; an envelope with a longer text was not written by this project.
 _MAX_CHARACTERS = 255
 
 
 class Look(StrEnum):
-    """What a replay made of a dead letter."""
+    """The outcome of a dead letter in a replay."""
 
     replayed = "replayed"
     would_replay = "would_replay"
-    # Breaks its contract after all repairs: kept, and tried again by every later run, for the code may have changed.
+    # Breaks its contract after all repairs. Kept; every later run tries it again, because the code may have changed.
     failing = "failing"
-    # It came back as a dead letter after a replay: kept, until a run is asked to replay it again.
+    # The message became a dead letter again after a replay. Kept until a run has the parameter `again`.
     failed_again = "failed_again"
-    # No envelope, or not one of ours: kept.
+    # No envelope, or an envelope that this project did not write. Kept.
     unreadable = "unreadable"
     # Another dead letter of the same message was replayed.
     duplicate = "duplicate"
-    # By an earlier run.
+    # An earlier run has replayed it.
     replayed_before = "replayed_before"
-    # It passes, and the run has replayed as many as it may.
+    # The message passes its contract, but the run has reached its limit.
     over_limit = "over_limit"
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """Why a message became a dead letter, where it was, and whose.
+    """Why a message became a dead letter, its coordinates, and the consumer that rejected it.
 
-    partition and offset are -1 for what never was in Kafka: a source's record that could not be made a message.
+    Attributes:
+        reason: Why the message was rejected.
+        partition: Its partition on its own topic; -1 when it never was in Kafka (a record of a source that could not be
+            converted to a message).
+        offset: Its offset there; -1 as for `partition`.
+        timestamp: Its timestamp as text; empty when it has none.
+        consumer: The consumer's name.
+        stub_of: For a stub, the SHA-256 in hex of the complete value.
     """
 
     reason: Reason
@@ -51,7 +58,7 @@ class Envelope:
     offset: int
     timestamp: str
     consumer: str
-    # Of a stub, the SHA-256 of the value that was too large to be kept: the letter holds its beginning only.
+    # Set for a stub: the value was too large for the dead-letter topic, which holds only its first bytes.
     stub_of: str | None = None
 
     @property
@@ -60,10 +67,10 @@ class Envelope:
 
     @property
     def source(self) -> tuple[int, int, str, str] | None:
-        """What two dead letters of one message have in common, as after a crash; None when nothing tells.
+        """The identity that two dead letters of one message share, such as after a crash; None without coordinates.
 
-        With the timestamp, because a topic that was made again has the same offsets once more, and with the consumer:
-        what two of them rejected, at different times and for different reasons, is replayed for each.
+        It includes the timestamp, because a recreated topic uses the same offsets again. It includes the consumer: a
+        message that two consumers rejected, at different times and for different reasons, is replayed for each.
         """
         if not self.was_on_the_topic:
             return None
@@ -72,21 +79,32 @@ class Envelope:
 
 @dataclass(frozen=True)
 class Letter:
-    """A record of a dead-letter topic; `envelope` is None when it has none that can be read."""
+    """A record of a dead-letter topic.
+
+    Attributes:
+        record: The record as it is on the dead-letter topic.
+        envelope: Its envelope; None when it is missing or cannot be read.
+        headers: The headers of the original message.
+    """
 
     record: Message
     envelope: Envelope | None
-    # The original's, without the envelope.
+    # Without the envelope and the outbox's idempotency key.
     headers: tuple[tuple[str, bytes | None], ...]
 
     @classmethod
     def of(cls, record: Message, topic: str) -> Letter:
-        """`topic` is the topic whose dead letters these are: a letter of another one is unreadable here."""
-        # Added behind the original's own headers, which may have such names too: those of a copied dead letter.
+        """Split a record of a dead-letter topic.
+
+        Args:
+            record: The record.
+            topic: The name of the topic whose dead letters are replayed. A dead letter of another topic is unreadable.
+        """
+        # The envelope comes after the original's headers, which may have the same names if it is a copied dead letter.
         starts = [n for n, (name, _) in enumerate(record.headers) if name == PREFIX + "reason"]
         start = starts[-1] if starts else len(record.headers)
         added = {name: value for name, value in record.headers[start:] if name.startswith(PREFIX)}
-        # A letter that has waited in the outbox carries its key.
+        # A dead letter that has waited in the outbox also carries the outbox's idempotency key.
         behind = tuple(
             (name, value)
             for name, value in record.headers[start:]
@@ -96,17 +114,22 @@ class Letter:
 
     @property
     def replays(self) -> int:
-        """How often the message had been replayed when it became this dead letter."""
+        """The number of replays of the message before it became this dead letter."""
         counts = [value or b"" for name, value in self.headers if name == COUNT]
         if not counts:
             return 0
-        # Written by a replay, so a number; whatever else it is, it is not zero.
+        # A replay writes a number here. Any other content still means at least one replay.
         return max(1, int(counts[-1])) if re.fullmatch(rb"[0-9]{1,9}", counts[-1]) else 1
 
     def headers_for_replay(self, topic: str, run_id: str) -> Headers:
-        """The original headers, and those that say that this is a replay, of what, and which one."""
+        """The original headers plus `replay.of`, `replay.count` and `replay.run_id`.
+
+        Args:
+            topic: The name of the topic that the message goes back to.
+            run_id: The run that replays it.
+        """
         envelope = self.envelope
-        # What never was on the topic is known by its dead letter.
+        # A message that never was on the topic is named by the coordinates of its dead letter.
         was_there = envelope and envelope.was_on_the_topic
         of = f"{topic}-{envelope.partition}@{envelope.offset}" if envelope and was_there else str(self.record)
         added = {OF: of, COUNT: str(self.replays + 1), RUN_ID: run_id}
@@ -115,7 +138,10 @@ class Letter:
 
 
 def _envelope(added: dict[str, bytes | None], topic: str) -> Envelope | None:
-    """None when something is missing or is not what `dead_letters` writes: others may produce to the topic too."""
+    """The envelope, or None when a header is missing or differs from the format that `dead_letters` writes.
+
+    Other producers may write to the dead-letter topic too.
+    """
     names = ("reason", "topic", "partition", "offset", "timestamp", "consumer")
     texts = [_text(added.get(PREFIX + name)) for name in names]
     if any(text is None for text in texts):
@@ -134,7 +160,7 @@ def _envelope(added: dict[str, bytes | None], topic: str) -> Envelope | None:
 
 
 def _text(value: bytes | None) -> str | None:
-    """None for what could not be stored, or would do harm in a terminal."""
+    """The text, or None when it cannot be stored or could be harmful in a terminal (control characters)."""
     try:
         text = (value or b"").decode()
     except UnicodeDecodeError:
@@ -143,7 +169,7 @@ def _text(value: bytes | None) -> str | None:
 
 
 def size_bytes(key: bytes | None, value: bytes, headers: Headers) -> int:
-    """What a record takes in a batch, at most."""
-    # A header has two lengths of up to five bytes each; the batch's own head takes 61 bytes, a record's at most 32.
+    """The maximum number of bytes of a record in a batch of its own."""
+    # A header has two lengths of up to five bytes each. The header of a batch takes 61 bytes, a record's at most 32.
     in_headers = sum(len(name.encode()) + len(content or b"") + 10 for name, content in headers)
     return len(key or b"") + len(value) + in_headers + 100

@@ -1,4 +1,4 @@
-"""Messages that were too large for a dead-letter topic, on the topic where they still are."""
+"""Reads from their own topic the messages that were too large for its dead-letter topic."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ GROUP = "replay-originals"
 
 
 class OriginalReader:
-    """Reads single messages of topics; connects with the first that is asked for."""
+    """Reads single messages of topics; connects at the first call of `find`."""
 
     def __init__(self, conn_id: str) -> None:
         self._conn_id = conn_id
 
     @cached_property
     def _group(self) -> GroupOffsets:
-        # The group commits nothing.
+        # Offsets of this group are never committed.
         return GroupOffsets(GROUP, self._conn_id, **CONSUMER_SETTINGS)
 
     def find(self, topic: str, partition: int, offset: int) -> Message | None:
-        """The message at these coordinates.
+        """Read the message at these coordinates.
 
         Args:
-            topic: its name.
-            partition: its number.
-            offset: the message's offset.
+            topic: The topic's name.
+            partition: The partition's number.
+            offset: The message's offset.
 
         Returns:
-            The message; None when retention has removed it, or the log does not reach so far. Of a topic that was
-            recreated it is another message: compare the digest.
+            The message; None when retention has removed it, or when the log ends before the offset. If the topic was
+            recreated, this is a different message: compare the digest.
 
         Raises:
-            ReadingStalled or KafkaException when the broker does not answer, for Airflow's retries.
+            ReadingStalled: The broker returned nothing in time; Airflow retries the task.
+            KafkaException: The broker did not answer; Airflow retries the task.
         """
         found = self._group.look_now([topic]).get(Partition(topic, partition))
         if found is None or not found.low <= offset < found.end:

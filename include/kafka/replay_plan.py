@@ -1,4 +1,4 @@
-"""What a replay is asked to do, and up to where it reads."""
+"""The plan of a replay: its parameters, and the offsets to read to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from include.kafka.replay_letters import Envelope
 log = logging.getLogger(__name__)
 
 DEAD_LETTERS_CONN_ID = "kafka_dead_letters"
-# Settings of that connection: (setting, accepted values, what happens otherwise).
+# Required settings of that connection: (setting, accepted values, the consequence of any other value).
 _NEEDED_SETTINGS = (
     ("enable.auto.commit", ("false",), "the next run would start where this one ended, and pass over what still fails"),
     ("auto.offset.reset", ("earliest", "smallest", "beginning"), "only dead letters that come later would be read"),
@@ -26,12 +26,23 @@ _NEEDED_SETTINGS = (
 
 
 class Selection(BaseModel):
-    """Which dead letters, and what to do with them: the parameters of a run.
+    """The parameters of a run: which dead letters to process, and how.
 
-    `since` and `until` are about the time at which a message became a dead letter. `partition`, `from_offset` and
-    `until_offset` are about where the message was on its own topic, which is what logs, the inbox and the envelope
-    name. Both windows exclude their end. A dead letter without what a window asks for is not in it.
-    `limit` is how many messages may be sent; those that still fail do not count, or they would be all that a run sees.
+    Both windows, of time and of offsets, exclude their end. A dead letter that lacks the time or the coordinates that a
+    window needs is outside of the window.
+
+    Attributes:
+        topic: The topic whose dead letters are replayed.
+        reason: Only dead letters with this reason; None for all.
+        since: Only messages that became dead letters at this time or later.
+        until: Only messages that became dead letters before this time.
+        partition: Only messages of this partition of their own topic, as logs, the inbox and the envelope name it.
+        from_offset: Only messages from this offset of that partition on.
+        until_offset: Only messages below this offset of that partition.
+        limit: The most messages to send. Messages that still fail do not count: otherwise a run could reach its limit
+            with these alone.
+        again: Also replay messages that became dead letters again after a replay.
+        dry_run: Report the outcomes, but send and record nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,7 +69,12 @@ class Selection(BaseModel):
         return self
 
     def takes(self, at: datetime | None, envelope: Envelope | None) -> bool:
-        """Whether a dead letter of that time is in the windows, and has the reason asked for."""
+        """Whether a dead letter is in the windows and has the selected reason.
+
+        Args:
+            at: The time of the dead letter record; None when it has none.
+            envelope: Its envelope; None when it has none that can be read.
+        """
         if (self.since or self.until) and at is None:
             return False
         if at and ((self.since and at < self.since) or (self.until and at >= self.until)):
@@ -74,13 +90,13 @@ class Selection(BaseModel):
 
 
 class Plan(BaseModel):
-    """What one run reads and does; the same for every try of its task."""
+    """The reading range and the parameters of one run; the same for every try of its task."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     selection: Selection
     run_id: str
-    # "package.module:NAME" of the topics and of their repairs.
+    # "package.module:NAME" of the registry of topics and of their repairs.
     registry: str
     repairs: str
     topic_id: str = Field(description="the dead-letter topic's")
@@ -90,7 +106,7 @@ class Plan(BaseModel):
 
 
 class ReplayImpossible(Exception):
-    """A connection or a topic is not what a replay needs; the text says what to change."""
+    """A connection or a topic does not meet the needs of a replay; the text names the change to make."""
 
 
 def plan_replay(
@@ -102,11 +118,23 @@ def plan_replay(
     dead_letters_conn_id: str = DEAD_LETTERS_CONN_ID,
     conn_id: str = CONN_ID,
 ) -> list[dict[str, Any]]:
-    """Arguments for `ConsumeFromTopicOperator.expand_kwargs`; none when there are no dead letters.
+    """Check the parameters of a replay and record the offsets to read to.
 
-    `registry` and `repairs` are "package.module:NAME". Messages go back through the connection `conn_id`.
+    Args:
+        params: The fields of a `Selection`.
+        run_id: The Dag run's id.
+        registry: "package.module:NAME" of the registry of topics.
+        repairs: "package.module:NAME" of their repairs.
+        dead_letters_conn_id: The Airflow connection that reads the dead-letter topic.
+        conn_id: The Airflow connection that sends the messages back.
 
-    Raises pydantic's ValidationError for parameters that make no sense, ReplayImpossible, or KafkaException.
+    Returns:
+        Arguments for `ConsumeFromTopicOperator.expand_kwargs`: one mapping, or none when there are no dead letters.
+
+    Raises:
+        ValidationError: Pydantic rejects the parameters.
+        ReplayImpossible: A connection or a topic does not meet the needs of a replay.
+        KafkaException: The broker did not answer.
     """
     selection = Selection.model_validate(params)
     topics: Registry = resolve_name(registry)
@@ -127,8 +155,9 @@ def plan_replay(
         partitions=partitions,
         conn_id=conn_id,
     )
-    # Every record, and for every partition the client's report that it was read to its end. Without this number the
-    # operator reads until nothing comes for a minute: for ever, when dead letters keep coming.
+    # One for every record, and one per partition for the client's report that the partition was read to its end.
+    # Without this number, the operator reads until no record has arrived for a minute. If dead letters keep arriving,
+    # it would never end.
     messages = sum(end - low for low, end in found.values()) + len(found)
     return [
         {
@@ -140,9 +169,17 @@ def plan_replay(
 
 
 def look(topic: Topic, conn_id: str) -> tuple[str, dict[int, tuple[int, int]], int]:
-    """(id, {partition: (low, end)}) of the dead-letter topic, and the number of the topic's own partitions.
+    """Look up the offsets of the dead-letter topic.
 
-    Raises ReplayImpossible when connection, group or topic are not what a replay needs.
+    Args:
+        topic: The topic whose dead letters are replayed.
+        conn_id: The Airflow connection that reads the dead-letter topic.
+
+    Returns:
+        The id of the dead-letter topic; its offsets as {partition: (low, end)}; the number of partitions of `topic`.
+
+    Raises:
+        ReplayImpossible: The connection, its group or a topic does not meet the needs of a replay.
     """
     from include.kafka.offsets import GroupOffsets
 
@@ -167,7 +204,7 @@ def look(topic: Topic, conn_id: str) -> tuple[str, dict[int, tuple[int, int]], i
 
 
 def _check_settings(conn_id: str) -> str:
-    """The connection's consumer group, when its settings are those that a replay needs."""
+    """Check the connection's settings and return its consumer group; raises ReplayImpossible."""
     config = client_config(conn_id)
     for setting, accepted, otherwise in _NEEDED_SETTINGS:
         found = config.get(setting)

@@ -1,4 +1,4 @@
-"""The table `replays`, as one try of a replay uses it."""
+"""Access to the table `replays` for one attempt at a replay."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from include.kafka.replay_letters import Letter, Look
 from include.operations.database import begin
 from include.operations.tables import replays
 
-# Letters that stay, written together: one transaction each would take minutes for ten thousand of them. What a killed
-# task has not written, its retry finds out again.
+# Dead letters that stay are recorded in batches: one transaction each would take minutes for ten thousand of them. If
+# a task is killed before it writes a batch, its retry determines these outcomes again.
 MAX_PENDING = 500
 
 
 class Known(NamedTuple):
-    """What an earlier look at a dead letter has recorded."""
+    """The recorded outcome of a dead letter."""
 
     outcome: str
     detail: str | None
@@ -26,19 +26,25 @@ class Known(NamedTuple):
 
 
 class Records:
-    """What is known of one topic's dead letters: read once, written as they are looked at.
+    """The recorded outcomes of one topic's dead letters.
 
-    Read once, because a run looks at every dead letter that there is, and most were settled by earlier runs.
+    All outcomes are read once, because a run processes every dead letter of the topic and most have an outcome from an
+    earlier run. New outcomes are written while the run proceeds.
     """
 
     def __init__(self, topic: str, topic_id: str) -> None:
-        """`topic_id` is the dead-letter topic's."""
+        """Read the recorded outcomes.
+
+        Args:
+            topic: The name of the topic that the messages go back to.
+            topic_id: The id of the dead-letter topic.
+        """
         self._topic = topic
         self._topic_id = topic_id
         self._pending: list[dict[str, Any]] = []
         known = select(replays).where(replays.c.topic_id == topic_id)
         source = replays.c.source_partition, replays.c.source_offset, replays.c.source_timestamp, replays.c.consumer
-        # Of a dead-letter topic that was made again, too.
+        # Includes outcomes from before the dead-letter topic was recreated.
         sent = select(*source).where(replays.c.topic == topic, replays.c.outcome == Look.replayed)
         with begin() as connection:
             self._known = {
@@ -48,11 +54,11 @@ class Records:
             self._replayed: set[tuple] = {tuple(row) for row in connection.execute(sent)}
 
     def find(self, letter: Letter) -> Known | None:
-        """What is recorded of this very dead letter."""
+        """The outcome of this dead letter; None when none is recorded."""
         return self._known.get(self._coordinates(letter))
 
     def replayed_by(self, run_id: str) -> int:
-        """How many dead letters the run has replayed."""
+        """The number of dead letters that the run has replayed."""
         return sum((known.outcome, known.run_id) == (Look.replayed, run_id) for known in self._known.values())
 
     def has_replayed(self, letter: Letter) -> bool:
@@ -60,20 +66,33 @@ class Records:
         return letter.envelope is not None and letter.envelope.source in self._replayed
 
     def remember(self, letter: Letter) -> None:
-        """Take a dead letter for replayed, for as long as this object lives."""
+        """Treat a dead letter as replayed for the lifetime of this object, without a write to the database."""
         if letter.envelope and letter.envelope.source:
             self._replayed.add(letter.envelope.source)
 
     def replayed(self, letter: Letter, repairs: str, run_id: str) -> None:
-        """Record that the letter's message was sent, before the next one is."""
+        """Record that the message was sent; call this before the next message is sent.
+
+        Args:
+            letter: The dead letter of the message.
+            repairs: The names of the repairs, separated by commas.
+            run_id: The run that sent it.
+        """
         self._write([self._row(letter, Look.replayed, "", repairs, run_id)])
         self._known[self._coordinates(letter)] = Known(Look.replayed, None, repairs or None, run_id)
         self.remember(letter)
 
     def kept(self, letter: Letter, outcome: Look, detail: str, run_id: str) -> None:
-        """Record why a letter stays; in the database after the next `flush`, or once many have come together.
+        """Record why a dead letter stays. Written by the next `flush`, or once MAX_PENDING outcomes are pending.
 
-        What is known already is not written again: ten thousand that still fail would be as many rows, in every run.
+        An outcome that is already recorded is not written again: otherwise ten thousand dead letters that still fail
+        would mean ten thousand written rows in every run.
+
+        Args:
+            letter: The dead letter.
+            outcome: Why it stays.
+            detail: A text for people; empty for none.
+            run_id: The run that found the outcome.
         """
         known = self._known.get(self._coordinates(letter))
         if known and (known.outcome, known.detail or "") == (outcome, detail):
@@ -84,7 +103,7 @@ class Records:
             self.flush()
 
     def flush(self) -> None:
-        """Write what `kept` has gathered."""
+        """Write the pending outcomes of `kept`."""
         self._write(self._pending)
         self._pending = []
 
@@ -96,10 +115,10 @@ class Records:
         statement = statement.on_conflict_do_update(
             index_elements=[replays.c.topic_id, replays.c.partition, replays.c.offset],
             set_={**{name: statement.excluded[name] for name in changing}, "recorded_at": func.now()},
-            # A task that Airflow has given up may still run beside its retry, with what it read before.
+            # A task that Airflow has declared dead may still run beside its retry, with outcomes that it read earlier.
             where=replays.c.outcome != Look.replayed,
         )
-        # Sorted: two such tasks that write the same rows in different orders would block each other.
+        # Sorted: two such tasks that write the same rows in different orders would deadlock.
         rows = sorted(rows, key=lambda row: (row["partition"], row["offset"]))
         with begin() as connection:
             connection.execute(statement, rows)

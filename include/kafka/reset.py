@@ -1,4 +1,4 @@
-"""Let a stopped consumer go on: the one place where its offsets may move back."""
+"""Reset a stopped consumer. Only this module may move the consumer's offsets back."""
 
 from sqlalchemy import delete, select
 
@@ -16,23 +16,27 @@ class NothingToReset(Exception):
 
 
 def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list[str]:
-    """Forget the consumer's positions in the topic and start at the beginning of what is there now.
+    """Delete the consumer's positions in the topic and start at the first available offset of each partition.
 
-    A partition whose log is not proved to be the one that was claimed before gets a new log identity, under which the
-    inbox knows no message: what stands at offsets that were used before is new. Open claims on the old log are settled
-    as lost. A partition whose log is the same keeps its identity, and the inbox knows what was handled.
+    A partition keeps its log identity if its log is proved to be the one that was claimed before; the inbox then still
+    knows which messages were handled. Any other partition gets a new log identity, for which the inbox holds no
+    message: records at offsets that were used before count as new. Open claims on the old log are settled as lost.
+
+    The command can be repeated without harm. A message that is read again has its effect once, because the inbox knows
+    its event id.
 
     Args:
-        consumer: the consumer's name, which is its group's too.
-        topic: the topic's name.
-        conn_id: the Airflow connection of the broker.
+        consumer: The consumer's name, which is also its consumer group.
+        topic: The topic's name.
+        conn_id: The Airflow connection of the broker.
 
     Returns:
-        What changed, in words. A message that is read again acts once, by its event id; to run it again is harmless.
+        One text for each change.
 
     Raises:
-        NothingToReset: the consumer has no position in the topic.
-        ValueError: a partition has no leader now.
+        NothingToReset: The consumer has no position in the topic.
+        ValueError: A partition has no leader now.
+        KafkaException: The broker did not answer.
     """
     from confluent_kafka import KafkaException
 
@@ -41,7 +45,7 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
         lock_consumer(connection, consumer)
         now = group.look_now([topic])
         if now and group.incomplete:
-            # Its partitions without a leader would keep their old positions.
+            # The reset would delete the positions of partitions without a leader and write no new ones.
             raise ValueError(f"topic {topic}: not every partition has a leader now; try again in a moment")
         mine = (positions.c.consumer == consumer, positions.c.topic == topic)
         known = {Partition(topic, row.partition): row for row in connection.execute(select(positions).where(*mine))}
@@ -54,7 +58,8 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
             if old is None or not is_same_topic(old.topic_id, offsets.topic_id):
                 identities[partition] = offsets.topic_id
             elif partition in stopped or None in (old.leader_epoch, offsets.leader_epoch):
-                # Without leader epochs, a log that was filled again beyond the position looks like the old one.
+                # Without leader epochs, a log that was truncated and refilled beyond the position looks like the old
+                # log.
                 identities[partition] = next_generation(old.topic_id)
             else:
                 identities[partition] = old.topic_id
@@ -64,7 +69,8 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
         connection.execute(delete(positions).where(*mine))
         rows = [(topic, p.number, identities[p], now[p].low, now[p].leader_epoch) for p in sorted(now)]
         if not now:
-            # The topic is gone. Where topics have no ids, its next log must not get the identity of an old one.
+            # The topic does not exist. If the broker gives no topic ids, the next log of this name must not get the
+            # identity of the old one.
             rows = [
                 (topic, p.number, next_generation(old.topic_id), 0, None)
                 for p, old in sorted(known.items())
@@ -73,7 +79,7 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
         write_positions(connection, consumer, rows)
         changes += [f"{topic}-{p.number}: starts at offset {now[p].low}" for p in sorted(now)]
         try:
-            # Under the lock: no claim can commit in between.
+            # Under the consumer's lock, so that no claim commits offsets in between.
             group.commit({partition: offsets.low for partition, offsets in now.items()})
         except KafkaException as error:
             changes.append(
@@ -85,7 +91,7 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
 
 
 def _give_up(connection, consumer: str, topic: str, identities: dict[Partition, str]) -> list[str]:
-    """Settle what open claims hold of logs that are gone, as lost; returns it in words."""
+    """Settle ranges of open claims on logs that no longer exist as lost; returns one text for each lost range."""
     open_ranges = connection.execute(
         select(claim_ranges)
         .join(claims, claims.c.id == claim_ranges.c.claim_id)

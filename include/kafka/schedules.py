@@ -1,9 +1,9 @@
-"""Schedules of Dags that assets start: one waiting run takes every event that has come.
+"""Schedules of Dags that assets start: all events that arrive before a run exists coalesce into that run.
 
-An event of this project says that there is something to do, and the run looks for it in Kafka or in tables. So events
-that come while a run is queued need no run of their own. Airflow up to 3.3 always joins them. Airflow 3.4 makes a run
-for each event, unless the schedule says `batch_asset_events=True` or the whole deployment does
-(`[scheduler] batch_asset_events`): a Dag here must not depend on a setting of its deployment.
+An event of this project only says that there is work; the run finds the work in Kafka or in tables. So events that
+arrive while a run is queued need no run of their own. Airflow up to 3.3 always coalesces them. Airflow 3.4 creates a
+run for each event, unless the schedule has `batch_asset_events=True` or the deployment sets
+`[scheduler] batch_asset_events`. The schedules here set it, so that no Dag depends on a setting of its deployment.
 """
 
 import inspect
@@ -15,16 +15,16 @@ from airflow.sdk.definitions.asset import Asset, AssetAny, BaseAsset
 from airflow.sdk.definitions.timetables.assets import AssetTriggeredTimetable
 
 _JOIN = "batch_asset_events"
-# Airflow up to 3.3 has no such argument, and joins.
+# Airflow up to 3.3 has no such argument and always coalesces.
 _HAS_CHOICE = _JOIN in inspect.signature(AssetTriggeredTimetable).parameters
 _JOINED: dict[str, Any] = {_JOIN: True} if _HAS_CHOICE else {}
 
 
 def joined(*assets: Asset) -> AssetTriggeredTimetable:
-    """Start a run when any of the assets is updated; all events that wait by then are one run.
+    """Start a run when any of the assets is updated; all events that wait at that time coalesce into one run.
 
     Args:
-        assets: at least one asset.
+        assets: At least one asset.
 
     Returns:
         A timetable for `schedule=`.
@@ -33,10 +33,10 @@ def joined(*assets: Asset) -> AssetTriggeredTimetable:
 
 
 def joined_by_key(asset: Asset) -> PartitionedAssetTimetable:
-    """Start a run for each partition key of the asset; a key that comes again before its run exists is one run.
+    """Start a run for each partition key of the asset; events of one key before its run exists coalesce.
 
     Args:
-        asset: an asset whose events have partition keys.
+        asset: An asset whose events have partition keys.
 
     Returns:
         A timetable for `schedule=`.
@@ -45,11 +45,11 @@ def joined_by_key(asset: Asset) -> PartitionedAssetTimetable:
 
 
 def joined_or_at(timetable: BaseTimetable, *assets: Asset) -> AssetOrTimeSchedule:
-    """Start a run as `joined` does, and at the times of the timetable.
+    """Start a run as `joined` does, and also at the times of the timetable.
 
     Args:
-        timetable: the times.
-        assets: at least one asset.
+        timetable: The times.
+        assets: At least one asset.
 
     Returns:
         A timetable for `schedule=`.

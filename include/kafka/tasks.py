@@ -1,9 +1,10 @@
-"""What the tasks of a consumer's Dag call.
+"""The functions that the tasks of a consumer's Dag call.
 
 Chunked: `claim_messages` claims, handles the first chunk and returns the others; `handle_chunk` is mapped over those.
-One run per message: `claim_partition_keys` claims and returns a partition key for each message, for the asset that
-schedules the Dag whose task calls `handle_message`; `claim_keys_again` returns keys whose runs never came. A task that
-only wants to see the message uses `include.kafka.context`.
+
+One run per message: `claim_partition_keys` claims, and returns a partition key for each message. The keys go to the
+asset that schedules the Dag whose task calls `handle_message`. `claim_keys_again` returns keys whose runs were never
+created. A task that only reads the message uses `include.kafka.context`.
 """
 
 import logging
@@ -42,25 +43,34 @@ log = logging.getLogger(__name__)
 # A chunk as an XCom: {"claim_id": int, "ranges": [{topic, topic_id, partition, start, end}]}.
 Chunk = dict[str, Any]
 
-# Before keys are emitted again when no run is under way: time for those just emitted to become runs.
+# The wait before keys are emitted again while no run is queued or running: new keys need time to become runs.
 IDLE_WAIT = timedelta(minutes=2)
 # The longest wait between two emissions of the same keys.
 MAX_WAIT = timedelta(hours=2)
-# Until then Airflow may not have made runs of keys that were emitted: its scheduler makes some in each of its loops.
+# How long Airflow may take to create runs for emitted keys: its scheduler creates some in each of its loops.
 KEYS_BECOME_RUNS = timedelta(seconds=10)
-# The topic of a message that was claimed longer ago is looked at again before the message is handled.
+# The topic id is checked again before a message is handled that was claimed longer ago than this.
 TRUSTED_AGE = timedelta(minutes=1)
 
 
 def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
-    """Claim this run's messages, handle the first chunk here, return the chunks that are left.
+    """Claim this run's messages, handle the first chunk, and return the remaining chunks.
 
-    The first chunk is handled in the claiming task, so that a single message costs one task. If that fails, whatever
-    the reason, the chunk is returned with the others and gets a task and retries of its own: nothing that is wrong with
-    it may keep the rest of the claim from being mapped.
+    The first chunk is handled in the claiming task, so that a single message costs one task. If that fails for any
+    reason, the chunk is returned with the others and gets a task with its own retries. So a problem in this chunk does
+    not prevent the mapping of the others.
 
-    Raises what keeps a claim from being made or found: what the broker or the database raise; AirflowFailException,
-    which is not retried, when a person has to decide.
+    Args:
+        consumer: A consumer with the shape `chunked`.
+        run_id: The Dag run that claims.
+
+    Returns:
+        The chunks for `handle_chunk`; empty when nothing is left to handle.
+
+    Raises:
+        KafkaException: The broker failed before the claim was made or found.
+        SQLAlchemyError: The database failed before the claim was made or found.
+        AirflowFailException: A person must decide, because a topic was recreated or truncated. Airflow does not retry.
     """
     _check_shape(consumer, Shape.chunked)
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
@@ -78,7 +88,7 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
         try:
             _handle(consumer, chunks[0], run_id, group, producer)
         except Exception:
-            # Whatever it is: else the other chunks would get no tasks, and wait for this one's retries.
+            # Any exception: otherwise the other chunks would get no tasks until this chunk's retries succeed.
             log.exception("the first chunk becomes a task of its own")
             return chunks
     return chunks[1:]
@@ -87,25 +97,26 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
 def claim_partition_keys(
     consumer: Consumer, run_id: str, *, worker_has_queue: Callable[[], bool] | None = None
 ) -> list[str]:
-    """Claim this run's messages and return a key, "topic-partition-offset", for each that is not done yet.
+    """Claim this run's messages and return a key, "topic-partition-offset", for each that is not handled yet.
 
-    Messages that need no run are settled here: offsets that hold no record, and messages that break their contract,
-    which go to the dead letters. A retried or cleared run returns the keys that are still open.
+    Offsets that need no run are settled here: offsets without a record, and messages that break their contract, which
+    become dead letters. A retried or cleared run returns the keys that are not handled yet.
 
-    While more messages than one claim takes are unhandled, the run claims nothing: at most two claims' worth of runs
-    wait in Airflow. The other messages stay in Kafka, where the lag shows them and the alarm `lag` counts them.
+    While more messages are unhandled than one claim may take, the run claims nothing. So at most the runs of two claims
+    wait in Airflow. The other messages stay in Kafka, where they count as lag and for the alarm `lag`.
 
     Args:
-        consumer: declared with one run per message.
-        run_id: the Dag run that claims.
-        worker_has_queue: whether runs of the Dag that handles the keys wait for others to end. Asked before a claim is
-            refused, so that runs that have failed for good, which are unhandled too, stop nothing. None: they count.
+        consumer: A consumer with the shape `per_message`.
+        run_id: The Dag run that claims.
+        worker_has_queue: Returns whether the Dag that handles the keys has queued runs. It is called before a claim is
+            refused: messages of runs that failed for good are unhandled too, but must not block new claims. None: they
+            do block new claims.
 
     Returns:
-        The keys, for `outlet_events[...].add_partitions`; none when there is nothing to claim, or no room.
+        The keys, for `outlet_events[...].add_partitions`; empty when there is nothing to claim, or no room.
 
     Raises:
-        AirflowFailException: the topic was recreated, or its log has lost its end.
+        AirflowFailException: The topic was recreated, or its log was truncated.
     """
     _check_shape(consumer, Shape.per_message)
 
@@ -126,7 +137,7 @@ def claim_partition_keys(
 
 
 def _has_new_keys(connection: Connection, consumer: Consumer) -> bool:
-    """Whether keys were claimed or emitted just now: their runs may not be queued yet."""
+    """Whether keys were claimed or emitted within KEYS_BECOME_RUNS: their runs may not be queued yet."""
     new = func.now() - func.coalesce(claims.c.emitted_at, claims.c.claimed_at) < KEYS_BECOME_RUNS
     found = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.closed_at.is_(None), new)
     return connection.execute(found.limit(1)).first() is not None
@@ -135,29 +146,30 @@ def _has_new_keys(connection: Connection, consumer: Consumer) -> bool:
 def claim_keys_again(
     consumer: Consumer, *, worker_is_idle: bool, worker_has_queue: bool = False, max_keys: int = 1_000
 ) -> list[str]:
-    """Return the partition keys of claims that have been open for too long, to be emitted once more.
+    """Return the partition keys of claims that have been open for too long, to be emitted again.
 
-    Airflow drops the keys of a Dag that is paused, or not deployed yet; and the task that claimed may have failed for
-    good before it emitted anything. A key that is emitted although its run only waits makes a second run, which does
-    nothing but takes a slot. So each claim waits twice as long as before for its next turn, and while runs of the Dag
-    wait in its queue, every claim waits for `MAX_WAIT`: its keys are probably in that queue.
+    Airflow drops the keys of a Dag that is paused or not deployed yet, and the claiming task may have failed for good
+    before it emitted its keys. If a key is emitted again although its first run still waits, the second run does
+    nothing, but it takes a slot. So each claim waits twice as long as before for its next emission. While the Dag has
+    queued runs, every claim waits for `MAX_WAIT`, because its keys are probably among these runs.
 
-    A claim whose messages cannot be read (its topic was recreated, a partition has no leader) is logged and gets its
-    next turn; the keys of the other claims are returned.
+    A claim whose messages cannot be read (its topic was recreated, or a partition has no leader) is logged and tried
+    again at its next emission; the keys of the other claims are returned.
 
-    Do not call it while the Dag is paused: Airflow would drop the keys again.
+    Do not call this while the Dag is paused: Airflow would drop the keys again.
 
     Args:
-        consumer: declared with one run per message.
-        worker_is_idle: the Dag that handles the keys has no run queued or running. No run is slow, so waits are short.
-        worker_has_queue: runs of that Dag wait for others to end.
-        max_keys: no further claim is looked at once so many keys are found.
+        consumer: A consumer with the shape `per_message`.
+        worker_is_idle: The Dag that handles the keys has no run queued or running. Then no run is slow, and waits are
+            short.
+        worker_has_queue: The Dag that handles the keys has queued runs.
+        max_keys: Once this many keys are found, no further claim is read.
 
     Returns:
-        The keys, those of the longest open claims first.
+        The keys, those of the oldest open claims first.
 
     Raises:
-        ClaimsUnreadable: no key was found, and at least one claim could not be read.
+        ClaimsUnreadable: No key was found, and at least one claim could not be read.
     """
     _check_shape(consumer, Shape.per_message)
     keys: list[str] = []
@@ -170,14 +182,15 @@ def claim_keys_again(
             except Exception as error:
                 log.exception("a claim cannot be read: consumer=%s run_id=%s", consumer.name, run_id)
                 unreadable.append(f"claim {claim_id} of run {run_id}: {error}")
-                # It goes to the end of the line, or a few that take a timeout each would use up the task's time.
+                # Counted as emitted, so that this claim waits for its next emission: otherwise a few claims that each
+                # end in a timeout would use up the task's time.
                 _count_emission(claim_id)
             if len(keys) >= max_keys:
                 break
     if keys:
         log.warning("open for too long, emitted again: consumer=%s keys=%d", consumer.name, len(keys))
     elif unreadable:
-        # Only then: a task that fails emits none of its keys.
+        # Raised only without keys, because a task that fails emits none of its keys.
         raise ClaimsUnreadable(f"consumer {consumer.name}: {'; '.join(unreadable)}")
     return keys
 
@@ -187,9 +200,9 @@ class ClaimsUnreadable(Exception):
 
 
 def _claims_to_emit_again(consumer: Consumer, first_wait: timedelta) -> list[tuple[int, str]]:
-    """(claim id, run id) of the claims that are open, and whose keys are due; the longest open first."""
+    """(claim id, run id) of the open claims whose keys are due; the oldest first."""
     last = func.coalesce(claims.c.emitted_at, claims.c.claimed_at)
-    # Never emitted counts as once: the task that claims emits at its end.
+    # No emission counts as one, because the task that claims emits at its end.
     doublings = func.least(func.greatest(claims.c.emissions - 1, 0), 16)
     wait_seconds = func.least(first_wait.total_seconds() * func.pow(2, doublings), MAX_WAIT.total_seconds())
     due = select(claims.c.id, claims.c.run_id).where(
@@ -202,7 +215,7 @@ def _claims_to_emit_again(consumer: Consumer, first_wait: timedelta) -> list[tup
 
 
 def _count_emission(claim_id: int) -> None:
-    """Record that the claim's keys were emitted now, or that it was tried."""
+    """Record that the claim's keys were emitted now, or that an attempt failed."""
     emitted = update(claims).where(claims.c.id == claim_id)
     with begin() as connection:
         connection.execute(emitted.values(emitted_at=func.now(), emissions=claims.c.emissions + 1))
@@ -211,9 +224,10 @@ def _count_emission(claim_id: int) -> None:
 def _open_keys(
     consumer: Consumer, claimed: Claimed, run_id: str, group: GroupOffsets, producer: AcknowledgedProducer
 ) -> list[str]:
-    """A key for each message of the claim that is not done; settles what needs no run.
+    """A key for each unhandled message of the claim; settles offsets that need no run.
 
-    A range that cannot be read keeps no key of the others back: its own are emitted once it can, by `maintain`.
+    A range that cannot be read does not delay the keys of the others. The Dag `maintain` emits the keys of that range
+    once it can be read.
     """
     from confluent_kafka import KafkaException
 
@@ -230,7 +244,8 @@ def _open_keys(
                     for message in batch:
                         if message.offset in good:
                             keys.append(partition_key(message))
-                            # Everything before it that is no key: holes, dead letters, and what retention has removed.
+                            # Offsets before this message without a key: holes, dead letters, messages already handled,
+                            # and offsets that retention removed.
                             before = replace(wanted, start=position, end=message.offset)
                             _finish(consumer, claimed.id, before, reader.gone, run_id)
                             position = message.offset + 1
@@ -247,31 +262,50 @@ def _open_keys(
 
 
 def partition_key(message: Message) -> str:
-    """The key of the run that handles this message; topic names may hold a dash, so it is read from the right."""
+    """The key of the run that handles this message; parsed from the right, because topic names may contain a dash."""
     return f"{message.topic}-{message.partition}-{message.offset}"
 
 
 def handle_message(consumer: Consumer, key: str, run_id: str) -> None:
-    """Handle the one message that a partition key names, as `claim_partition_keys` made it.
+    """Handle the one message that a partition key names.
 
-    Raises what `handle_chunk` raises, and ValueError for a key that this consumer has not claimed.
+    Args:
+        consumer: The consumer that claimed the message.
+        key: A key from `claim_partition_keys`.
+        run_id: The Dag run that handles it.
+
+    Raises:
+        ValueError: This consumer has not claimed the key.
+        HandlingFailed: The effect failed, or the message cannot be read; Airflow retries.
+        KafkaException: The broker failed; Airflow retries.
+        SQLAlchemyError: The database failed; Airflow retries.
+        AirflowFailException: The topic is not the one that was claimed; Airflow does not retry.
     """
     found = claimed_offset(consumer, key)
     _without_given_up(consumer, [found.wanted])
     chunk = {"claim_id": found.claim_id, "ranges": [asdict(found.wanted)]}
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
-        # The question costs a third of all that one message needs. Of a topic that was recreated only just, a message
-        # of the new log is handled under the old coordinates, and once more by its own claim: its event acts once.
+        # The check of the topic id takes a third of the time of one message, so it is skipped for recent claims. The
+        # risk: if the topic was recreated within TRUSTED_AGE, a message of the new log is handled under the old
+        # coordinates, and again by its own claim. The inbox ensures that its event has one effect.
         if found.age > TRUSTED_AGE:
             _check_same_topics(consumer, [found.wanted], group)
         _handle(consumer, chunk, run_id, group, producer)
 
 
 def read_message(consumer: Consumer, key: str) -> Message:
-    """The message that a partition key names, with its event.
+    """Read the message that a partition key names, with its event.
 
-    Raises ValueError for a key that this consumer has not claimed, LookupError when the message is not in Kafka any
-    more, and ContractViolation when it breaks its contract.
+    Args:
+        consumer: The consumer that claimed the message.
+        key: A key from `claim_partition_keys`.
+
+    Raises:
+        ValueError: This consumer has not claimed the key.
+        LookupError: The message is no longer in Kafka.
+        ContractViolation: The message breaks its contract.
+        ReadingStalled: The broker returned nothing in time.
+        KafkaException: The broker failed.
     """
     wanted = claimed_offset(consumer, key).wanted
     with _connect(consumer) as group:
@@ -282,7 +316,7 @@ def read_message(consumer: Consumer, key: str) -> Message:
 
 
 class ClaimedOffset(NamedTuple):
-    """The claim that holds a message, how old it is, and the message's offset as a range of one."""
+    """The claim that holds a message, the claim's age, and the message's offset as a range of length one."""
 
     claim_id: int
     age: timedelta
@@ -290,9 +324,14 @@ class ClaimedOffset(NamedTuple):
 
 
 def claimed_offset(consumer: Consumer, key: str) -> ClaimedOffset:
-    """Where the message of this key was claimed.
+    """Find the claim that holds the message of this key.
 
-    Raises ValueError for a key that this consumer has not claimed.
+    Args:
+        consumer: The consumer that claimed the message.
+        key: A key from `claim_partition_keys`.
+
+    Raises:
+        ValueError: This consumer has not claimed the key.
     """
     topic, partition, offset = key.rsplit("-", 2)
     holds = (
@@ -305,7 +344,7 @@ def claimed_offset(consumer: Consumer, key: str) -> ClaimedOffset:
     found = select(claim_ranges.c.claim_id, claim_ranges.c.topic_id, age).join(
         claims, claims.c.id == claim_ranges.c.claim_id
     )
-    # The newest: a topic that was made again has the same offsets once more.
+    # The newest claim, because a recreated topic uses the same offsets again.
     found = found.where(claims.c.consumer == consumer.name, *holds).order_by(claim_ranges.c.claim_id.desc()).limit(1)
     with begin() as connection:
         row = connection.execute(found).one_or_none()
@@ -318,8 +357,16 @@ def claimed_offset(consumer: Consumer, key: str) -> ClaimedOffset:
 def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
     """Handle one chunk of a claim.
 
-    Raises HandlingFailed, ReadingStalled, or what the broker or the database raise: all are for Airflow's retries.
-    Raises AirflowFailException, which is not retried, when the topic is not the one that was claimed.
+    Args:
+        consumer: The consumer that made the claim.
+        chunk: A chunk from `claim_messages`.
+        run_id: The Dag run that handles it.
+
+    Raises:
+        HandlingFailed: Some effects failed, or some ranges cannot be read; Airflow retries.
+        KafkaException: The broker failed; Airflow retries.
+        SQLAlchemyError: The database failed; Airflow retries.
+        AirflowFailException: The topic is not the one that was claimed; Airflow does not retry.
     """
     ranges = _without_given_up(consumer, [OffsetRange(**r) for r in chunk["ranges"]])
     chunk = {**chunk, "ranges": [asdict(r) for r in ranges]}
@@ -329,7 +376,7 @@ def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
 
 
 def _check_same_topics(consumer: Consumer, ranges: Sequence[OffsetRange], group: GroupOffsets) -> None:
-    """A recreated topic has other messages at the offsets that were claimed."""
+    """Raise AirflowFailException if a topic was recreated: it has other messages at the claimed offsets."""
     claimed = {r.topic: r.topic_id for r in ranges}
     for topic, topic_id in group.topic_ids_now(claimed).items():
         if not is_same_topic(topic_id, claimed[topic]):
@@ -341,9 +388,9 @@ def _check_same_topics(consumer: Consumer, ranges: Sequence[OffsetRange], group:
 
 
 def _without_given_up(consumer: Consumer, ranges: Sequence[OffsetRange]) -> list[OffsetRange]:
-    """The ranges whose log is still the consumer's: after a reset, the same offsets may hold messages of other claims.
+    """The ranges that no reset of the consumer has given up: after a reset, other claims may hold the same offsets.
 
-    Raises AirflowFailException when none is left.
+    Raises AirflowFailException when no range is left.
     """
     with begin() as connection:
         now = positions_of(connection, consumer.name, {wanted.topic for wanted in ranges})
@@ -364,7 +411,15 @@ def _without_given_up(consumer: Consumer, ranges: Sequence[OffsetRange]) -> list
 
 
 def split(claimed: Claimed, chunk_size: int) -> list[Chunk]:
-    """Cut the ranges into chunks of at most `chunk_size` offsets; small ranges share a chunk."""
+    """Cut the ranges of a claim into chunks; small ranges share a chunk.
+
+    Args:
+        claimed: The claim.
+        chunk_size: The most offsets per chunk.
+
+    Returns:
+        The chunks in the order of the ranges.
+    """
     chunks: list[list[OffsetRange]] = []
     room = 0
     for whole in claimed.ranges:
@@ -386,7 +441,7 @@ def _check_shape(consumer: Consumer, wanted: Shape) -> None:
 
 
 def _final(text: str) -> Exception:
-    """A failure that Airflow does not retry: only a person can mend it."""
+    """A failure that Airflow does not retry, because only a person can fix it."""
     from airflow.sdk.exceptions import AirflowFailException
 
     return AirflowFailException(text)
@@ -403,7 +458,7 @@ def _claim(
     found: dict[Partition, PartitionOffsets] | None = None
 
     def available() -> dict[Partition, PartitionOffsets]:
-        # The event lane's answer to what is available: everything up to the ends of the logs.
+        # In the event lane, all offsets up to the ends of the logs are available.
         nonlocal found
         found = group.look_now(names)
         return found
@@ -429,7 +484,7 @@ def _claim(
     with begin() as connection:
         committing.watch(connection, consumer.name)
     if claimed.behind is None:
-        # It asked again, for ranges that were claimed some time ago.
+        # The run had this claim already, so the topic may have changed since.
         claimed = replace(claimed, ranges=tuple(_without_given_up(consumer, claimed.ranges)))
         _check_same_topics(consumer, claimed.ranges, group)
     return claimed
@@ -441,7 +496,7 @@ def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, 
     failures: list[str] = []
     reader = RangeReader(group.consumer)
     handler = Handler(consumer, run_id, producer)
-    # Before anything is settled: in a run that is cleared later, the messages are old and not late.
+    # Read before ranges are settled. None in a run that is cleared later: its messages are old, but not late.
     claimed_at = _open_since(chunk["claim_id"])
     old: list[Seen] = []
     for wanted in (OffsetRange(**r) for r in chunk["ranges"]):
@@ -453,10 +508,10 @@ def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, 
                 try:
                     handler.handle(batch)
                 except HandlingFailed as failure:
-                    # The messages behind it are not to wait for its retry.
+                    # Recorded, not raised, so that later messages need not wait for the retry.
                     failures.append(str(failure))
         except (ReadingStalled, KafkaException) as trouble:
-            # Nor the other ranges for a partition that cannot be read.
+            # Recorded, so that the other ranges need not wait for a partition that cannot be read.
             log.exception("not read to its end: %s", wanted)
             failures.append(f"{wanted}: {type(trouble).__name__}: {trouble}")
         if len(failures) == failed_before:
@@ -479,7 +534,7 @@ def _open_since(claim_id: int) -> datetime | None:
 
 
 def _watch_contracts(consumer: Consumer, handler: Handler) -> None:
-    """Opens alarms at once about what these messages were; `maintain` closes them."""
+    """Open or close the alarm about dead letters now, if this run had any; otherwise the Dag `maintain` closes it."""
     if handler.counts[Outcome.dead_letter]:
         with begin() as connection:
             watch_broken_contracts(connection, consumer)

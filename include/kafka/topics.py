@@ -15,27 +15,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-# A topic does its work without these settings, and some managed services let nobody set them.
+# A topic works without these settings, and some managed services do not allow them.
 OPTIONAL_SETTINGS = ("compression.type", "message.timestamp.type")
-# What brokers and managed services answer to a setting that they do not take.
+# Errors of brokers and managed services for a setting that they refuse.
 REFUSALS = ("INVALID_CONFIG", "POLICY_VIOLATION", "INVALID_REQUEST")
 
 
 class SettingsRefused(Exception):
-    """The broker does not take settings without which the topic would not be safe."""
+    """The broker refuses settings without which messages of the topic would not be safe."""
 
 
 def create_missing(admin: "AdminClient", wanted: Iterable["NewTopic"]) -> dict[str, list[str]]:
     """Create topics, each without its optional settings if the broker refuses them.
 
+    All topics are tried before an error is raised.
+
     Args:
-        admin: a client of the cluster.
-        wanted: the topics with all their settings; those that exist are left as they are.
+        admin: A client of the cluster.
+        wanted: The topics with all their settings. Topics that exist are not changed.
 
-    Returns: {name: the settings that were left out} of the topics that were created.
+    Returns:
+        {name: settings that were left out} of the topics that were created.
 
-    Raises SettingsRefused when the broker refuses the other settings too, and KafkaException for everything else; the
-    topics behind such a one are created first.
+    Raises:
+        SettingsRefused: The broker refuses the required settings of a topic too.
+        KafkaException: Creating a topic failed for another reason.
     """
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import NewTopic
@@ -79,10 +83,22 @@ def _refused(name: str, needed: Mapping[str, str], error: Exception) -> Settings
 
 
 def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replication_factor: int = -1) -> list[str]:
-    """Make what is missing, add partitions that are missing; returns what changed, in words.
+    """Create missing topics and their dead-letter topics, and add missing partitions.
 
-    Harmless to run again. Settings of a topic that exists are left as they are (somebody may have tuned them), and
-    so are surplus partitions. -1 as replication factor is the broker's default. Raises KafkaException, SettingsRefused.
+    Can be repeated without harm. Settings of a topic that exists are not changed (somebody may have tuned them), and
+    surplus partitions stay.
+
+    Args:
+        topics: The topics. Each gets a dead-letter topic with one partition.
+        conn_id: The Airflow connection of the cluster.
+        replication_factor: Replicas per partition; -1 is the broker's default.
+
+    Returns:
+        One text for each change.
+
+    Raises:
+        SettingsRefused: The broker refuses required settings of a topic.
+        KafkaException: The broker failed or did not answer.
     """
     from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
@@ -110,7 +126,7 @@ def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replicatio
     ]
     if grown:
         for name, future in admin.create_partitions(grown, request_timeout=REQUEST_TIMEOUT_SECONDS).items():
-            # Another process was quicker.
+            # False: another process has added the partitions at the same time.
             if _done(future, "INVALID_PARTITIONS"):
                 changes.append(f"topic {name}: grown to {wanted[name].num_partitions} partitions")
     _wait_for_leaders(admin, wanted)
@@ -120,7 +136,7 @@ def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replicatio
 
 
 def _done(future, harmless: str) -> bool:
-    """False when somebody else has done it meanwhile."""
+    """Wait for the result; False when it is the error `harmless`: another process has done the same."""
     from confluent_kafka import KafkaException
 
     try:
@@ -133,7 +149,10 @@ def _done(future, harmless: str) -> bool:
 
 
 def _wait_for_leaders(admin: "AdminClient", names: Iterable[str]) -> None:
-    """A topic is usable a moment after it was made; whoever runs next should not have to know."""
+    """Wait for at most 30 s until all partitions have a leader, so that the next task can use the topics at once.
+
+    A new topic has no leaders for a moment.
+    """
     until = time.monotonic() + 30
     waiting = set(names)
     while waiting and time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""Start Dag runs from consumer-group lag."""
+"""Start Dag runs when a consumer has lag."""
 
 import asyncio
 import logging
@@ -23,39 +23,49 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# At the log end, how often a new message is looked for: the price of a wake-up is a Python call.
+# Without lag: between two polls for a new message. A poll costs one Python call.
 TAIL_INTERVAL_SECONDS = 0.03
-# At the log end, how often everything is asked anew: partitions added, topics made, transactions aborted (their
-# offsets are lag that no reader is shown).
+# Without lag: between two full requests, which notice new partitions, new topics and aborted transactions (their
+# offsets count as lag, but a poll returns none of their records).
 REFRESH_SECONDS = 5.0
-# The same while a topic or a leader is missing: just made, it is there in a moment.
+# The same while a topic or a leader is missing: a new topic is usable within moments.
 NEW_TOPIC_SECONDS = 0.5
-# After firing, how often committed offsets are looked at: a claim commits within about half a second.
+# With lag: between two requests for committed offsets. A claim commits within about half a second.
 CLAIM_POLL_SECONDS = 0.1
-# While there is lag, how often the consumer's own positions are asked for although committed offsets do not move: a
-# broker may refuse to commit, or another's commit may stand ahead.
+# With lag: between two queries for the consumer's own positions while committed offsets do not move. The broker may
+# refuse commits, or another client may have committed a later offset.
 POSITIONS_SECONDS = 2.0
-# The same without lag, and while the operational database is away.
+# The same without lag, and while the operational database is unavailable.
 POSITIONS_QUIET_SECONDS = 60.0
 POSITIONS_AWAY_SECONDS = 15.0
-# While they do not move: a lost event heals itself after the first, a stalled consumer costs few runs.
+# Between two events while positions do not move: a lost event is repeated after the first delay, and the last delay
+# limits the runs of a stalled consumer.
 REFIRE_FIRST_SECONDS, REFIRE_LAST_SECONDS = 5.0, 300.0
-# While the broker is away.
+# Between two attempts while the broker is unavailable.
 AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS = 1.0, 30.0
 
 
 class ConsumerLagTrigger(BaseEventTrigger):
     """Fire while a consumer's positions are behind the ends of its topics.
 
-    The positions are the consumer's own, in the operational database under the group's name: whoever else commits for
-    the group delays nothing. While the database is away, and before the first claim, committed offsets stand in.
+    The positions are the consumer's own, in the operational database under the group's name, so commits of another
+    client for the group delay nothing. While the database is unavailable, and before the first claim, the trigger uses
+    committed offsets instead.
 
-    Level-triggered, like KEDA's Kafka scaler: the event says only that there is lag; the messages stay in Kafka and
-    the run claims them there. So an event that is lost, joined with another or sent twice does no harm, and nothing
-    in a message can break the trigger, because it decodes none. It fires at once when lag appears, at once again
-    when positions have moved and lag remains, else with backoff; never twice within `min_interval` seconds, so that
-    steady traffic is gathered into fewer runs. For a partition whose log is not the one that was claimed it fires with
-    a backoff of its own, so that a run raises the alarm.
+    Level-triggered, like KEDA's Kafka scaler: the event says only that there is lag. The messages stay in Kafka, and
+    the run claims them there. So an event that is lost, coalesced or sent twice does no harm. The trigger decodes no
+    message, so no message can break it.
+
+    It fires at once when lag appears, and at once again when positions have moved and lag remains; otherwise it backs
+    off. It never fires twice within `min_interval` seconds, so that steady traffic coalesces into fewer runs. For a
+    partition whose log is not the log that was claimed, it fires with a separate backoff, so that a run opens the
+    alarm.
+
+    Args:
+        topics: The names of the consumer's topics.
+        group: The consumer's name, which is also its consumer group.
+        conn_id: The Airflow connection of the broker.
+        min_interval: The least number of seconds between two events.
     """
 
     def __init__(self, *, topics: list[str], group: str, conn_id: str = CONN_ID, min_interval: float = 0.5) -> None:
@@ -72,7 +82,7 @@ class ConsumerLagTrigger(BaseEventTrigger):
         return "include.kafka.trigger.ConsumerLagTrigger", kwargs
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield an event whenever a run should look; never ends by itself."""
+        """Yield an event whenever a run should claim; never ends by itself."""
         refire = Refire(self.min_interval)
         away = AWAY_FIRST_SECONDS
         while True:
@@ -86,16 +96,17 @@ class ConsumerLagTrigger(BaseEventTrigger):
                             yield event
                             hand_over_events()
             except Exception as error:
-                # Said once an outage. Lag waits in Kafka; ending here would leave it to whoever restarts triggers.
+                # Logged once per outage. The trigger keeps trying: if it ended, lag would wait until someone restarts
+                # it.
                 if away == AWAY_FIRST_SECONDS:
                     log.warning("group=%s cannot ask for lag, trying again until it works: %s", self.group, error)
                 await asyncio.sleep(away)
                 away = min(2 * away, AWAY_LAST_SECONDS)
 
     async def _watch(self, refire: "Refire") -> AsyncGenerator[TriggerEvent | None]:
-        """Yield None after every look, an event when it is time to fire; raise when the broker cannot be asked."""
-        # In a thread: fetching a connection and loading certificates block, and the triggerer has one event loop.
-        # The consumer only has to notice a message, not to hold many.
+        """Yield an event when it is time to fire, None after every request; raise when the broker is unavailable."""
+        # In a thread: fetching a connection and loading certificates block, and the triggerer has one event loop. Small
+        # queues, because the client only has to notice a message.
         small = {"queued.min.messages": 1, "queued.max.messages.kbytes": 1024}
         group = await asyncio.to_thread(GroupOffsets, self.group, self.conn_id, **small)
         tail, positions = Tail(group.consumer), Positions(self.group)
@@ -129,7 +140,7 @@ class ConsumerLagTrigger(BaseEventTrigger):
 
 
 class Positions:
-    """A consumer's own positions, asked for no more often than they can have moved."""
+    """A consumer's own positions, read from the database only when they may have moved."""
 
     def __init__(self, consumer: str) -> None:
         self._consumer = consumer
@@ -139,10 +150,16 @@ class Positions:
         self._is_away = False
 
     async def applied_to(self, found: Mapping[Partition, PartitionOffsets]) -> dict[Partition, PartitionOffsets]:
-        """The same with the consumer's positions in the place of committed offsets.
+        """Replace committed offsets by the consumer's positions.
 
-        A claim commits what it has claimed, so positions are asked for when committed offsets have moved. While there
-        is lag they are asked for now and then as well, and seldom while there is none.
+        A claim commits its offsets, so positions are read when committed offsets have moved. They are also read every
+        POSITIONS_SECONDS while there is lag, and every POSITIONS_QUIET_SECONDS without lag.
+
+        Args:
+            found: Offsets by partition, from `GroupOffsets.look`.
+
+        Returns:
+            The same offsets, with the position as `committed` where it is known.
         """
         committed = {partition: offsets.committed for partition, offsets in found.items()}
         has_moved = committed != self._committed and not self._is_away
@@ -160,12 +177,12 @@ class Positions:
 
     async def _read(self) -> None:
         try:
-            # In a thread: the database blocks, and the triggerer has one event loop.
+            # In a thread: the query blocks, and the triggerer has one event loop.
             self._known = await asyncio.to_thread(read_positions, self._consumer)
         except Exception as error:
             if not self._is_away:
                 log.warning("group=%s going by committed offsets, positions cannot be read: %s", self._consumer, error)
-            # What is known may be old by now: its lag would start runs in vain.
+            # The known positions may be outdated: their lag would start runs that find nothing.
             self._known, self._is_away = {}, True
         else:
             if self._is_away:
@@ -178,17 +195,24 @@ class Positions:
             return offsets
         identity, next_offset = position
         if not is_same_topic(identity, offsets.topic_id):
-            # A recreated topic: as a log that ends before the position.
+            # Treat a recreated topic as a log that ends before the position.
             next_offset = max(next_offset, offsets.end + 1)
         return replace(offsets, committed=next_offset)
 
 
 def read_positions(consumer: str) -> dict[Partition, tuple[str, int]]:
-    """{partition: (log identity, next offset)} of the consumer, from the operational database; blocks.
+    """Read the consumer's positions from the operational database; blocks.
 
-    Raises what the database raises.
+    Args:
+        consumer: The consumer's name.
+
+    Returns:
+        {partition: (log identity, next offset)}.
+
+    Raises:
+        SQLAlchemyError: The database failed.
     """
-    # Here, because Dag files import this module.
+    # Imported here, because Dag files import this module and must not load SQLAlchemy.
     from include.kafka.claims import positions_of
     from include.operations.database import begin
 
@@ -197,26 +221,30 @@ def read_positions(consumer: str) -> dict[Partition, tuple[str, int]]:
 
 
 class Refire:
-    """Decides when lag is worth another run."""
+    """Decides when lag should start another run."""
 
     def __init__(self, min_interval: float) -> None:
         self.min_interval = min_interval
         self.fired_at = -math.inf
-        # Positions as they were when the last event was sent; None: no lag since then, so nothing to wait for.
+        # The positions at the last event; None: there was no lag since then, so the next lag fires without a backoff.
         self.committed: dict[Partition, int | None] | None = None
         self.fired_in_vain = 0
 
     def forget(self) -> None:
-        """There is no lag: the next one fires at once."""
+        """Call this when there is no lag: the next lag fires at once."""
         self.committed, self.fired_in_vain = None, 0
 
     def is_due(self, found: dict[Partition, PartitionOffsets]) -> bool:
-        """True when the last event has had its effect (positions moved), or has waited long enough for one."""
+        """Whether to fire now: positions have moved since the last event, or its backoff has passed.
+
+        Args:
+            found: Offsets by partition, with the consumer's positions as `committed`.
+        """
         now = time.monotonic()
         if now < self.fired_at + self.min_interval:
             return False
         committed = {partition: offsets.committed for partition, offsets in found.items()}
-        # A partition that is away for a moment is kept as it was: its return is no movement.
+        # A partition that is missing for a moment keeps its position here, so that its return is not a movement.
         if self.committed is None or not committed.items() <= self.committed.items():
             self.committed, self.fired_in_vain = {**(self.committed or {}), **committed}, 0
         elif now < self.fired_at + min(REFIRE_FIRST_SECONDS * 2**self.fired_in_vain, REFIRE_LAST_SECONDS):
@@ -228,7 +256,7 @@ class Refire:
 
 
 class Tail:
-    """Waits at the ends of the logs for the next message."""
+    """Tails the logs from their ends for the next message."""
 
     def __init__(self, consumer: "KafkaConsumer") -> None:
         self._consumer = consumer
@@ -236,30 +264,34 @@ class Tail:
         self._known: set[str] = set()
 
     async def wait(self, found: dict[Partition, PartitionOffsets], seconds: float) -> None:
-        """Return when a message arrives behind one of the ends, or after `seconds`.
+        """Return when a message arrives after one of the ends, or after `seconds`.
 
-        poll(0) neither blocks the event loop nor holds a thread.
+        It uses poll(0), which neither blocks the event loop nor occupies a thread.
+
+        Args:
+            found: Offsets by partition; `end` is where each log is tailed from.
+            seconds: The longest wait.
         """
         from confluent_kafka import TopicPartition
 
         ends = {partition: offsets.end for partition, offsets in found.items()}
         for topic in {partition.topic for partition in ends} - self._known:
-            # Else the client would notice at its next one-second tick that it does not know the topic's leaders.
+            # Without this request, the client would ask for the topic's leaders only at its next one-second tick.
             await asyncio.to_thread(self._consumer.list_topics, topic, REQUEST_TIMEOUT_SECONDS)
             self._known.add(topic)
         if ends != self._at:
-            # Only then: a fetch that is under way for the last assignment holds up the first of the next.
+            # Only when an end has changed: a fetch in flight for the last assignment delays the first of the next.
             self._consumer.assign([TopicPartition(p.topic, p.number, end) for p, end in ends.items()])
             self._at = ends
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             message = self._consumer.poll(0)
             if message is not None and message.error() is None:
-                # It would go on fetching what the claims read anyway.
+                # Unassigned, or the client would fetch the messages that the claims read anyway.
                 self._consumer.unassign()
                 self._at = {}
                 return
-            # An error (a broker gone, an offset removed) is left to the next look, which asks the broker itself.
+            # Errors (a broker is gone, an offset was removed) are ignored: the next request to the broker reports them.
             await asyncio.sleep(TAIL_INTERVAL_SECONDS)
 
 

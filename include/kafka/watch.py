@@ -1,8 +1,8 @@
-"""Whether a consumer keeps up, and whether somebody or something interferes with it, as alarms.
+"""Alarms about consumers that fall behind or are disturbed by another client.
 
-Every run looks at its own consumer; `check_consumers` looks without a run, since a Dag that is paused, or whose claims
-stall, has none. An alarm opens beyond its limit and closes at half of it, so that a consumer that hovers around the
-limit is one episode and not hundreds.
+Every run checks its own consumer. `check_consumers` checks without a run, because a Dag that is paused, or whose claims
+stall, has no runs. The alarms about lag and age open above a limit and close at half of it, so that a consumer that
+hovers around the limit is one episode and not hundreds.
 """
 
 import logging
@@ -35,20 +35,24 @@ REMEDIES = (
     "raise capacity (max_active_runs, max_messages_per_claim, workers), or move the topic to the standard lane; "
     "docs/runbooks/lag-grows.md says what to look at first"
 )
-# One message of each partition is looked at.
+# Consumer settings to read one message per partition.
 ONE_MESSAGE = {"queued.min.messages": 1, "queued.max.messages.kbytes": 1024}
-# Ends of one log that are remembered ahead of the consumer. While it stands, more would only make rows.
+# Remembered ends of one log after the consumer's position. While the consumer does not move, more ends would only add
+# rows.
 MAX_REMEMBERED_ENDS = 8
-# Partitions that a text names.
+# The most partitions that an alarm's text names.
 MAX_NAMED = 10
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a consumer stands: by topic, messages not claimed and for how long the oldest has waited; and the oldest open
-    claim's age.
+    """The state of a consumer.
 
-    `is_whole` is False when a topic or a partition's leader was missing: there may be more.
+    Attributes:
+        behind: {topic: number of messages that are not claimed}.
+        waiting: {topic: how long its oldest unclaimed message has waited}; only topics with such a message.
+        oldest_claim: The age of the oldest open claim; None when no claim is open.
+        is_whole: False when a topic or a partition's leader was missing, so the numbers may be too low.
     """
 
     behind: Mapping[str, int]
@@ -58,11 +62,18 @@ class Standing:
 
 
 class CheckFailed(Exception):
-    """Some consumers could not be looked at; the others were."""
+    """Some consumers could not be checked; the others were."""
 
 
 def check_consumers(consumers: Iterable[Consumer]) -> None:
-    """Look at every consumer. Raises CheckFailed at the end, so that one broker that is away hides no other's alarm."""
+    """Check every consumer, also when a check fails: an unavailable broker must not hide alarms of other consumers.
+
+    Args:
+        consumers: The declared consumers.
+
+    Raises:
+        CheckFailed: At least one consumer could not be checked; raised after all others were.
+    """
     failures: list[str] = []
     for consumer in consumers:
         try:
@@ -75,9 +86,19 @@ def check_consumers(consumers: Iterable[Consumer]) -> None:
 
 
 def check_consumer(consumer: Consumer) -> Standing:
-    """Open and close the consumer's alarms by what the database and the broker say now.
+    """Open and close the consumer's alarms by the present state of the database and the broker.
 
-    Raises KafkaException when the broker cannot be asked; what the database alone can tell is done before.
+    Checks that need only the database come first, so that they also work while the broker is unavailable.
+
+    Args:
+        consumer: The declared consumer.
+
+    Returns:
+        The consumer's state.
+
+    Raises:
+        KafkaException: The broker did not answer.
+        ReadingStalled: The oldest message of a partition could not be read.
     """
     with begin() as connection:
         oldest_claim = watch_claims(connection, consumer)
@@ -109,9 +130,14 @@ def check_consumer(consumer: Consumer) -> Standing:
 def watch_claim(
     connection: Connection, consumer: Consumer, run_id: str, claimed: Claimed, *, is_whole: bool = True
 ) -> None:
-    """What a new claim says about its consumer; in the claim's transaction, so that a loss is never without its alarm.
+    """Open and close the consumer's alarms by a new claim.
 
-    is_whole: False when a topic or a partition's leader was missing, so that no alarm may close now.
+    Args:
+        connection: A connection in the claim's transaction, so that a loss is never recorded without its alarm.
+        consumer: The consumer.
+        run_id: The run that owns the claim.
+        claimed: The new claim.
+        is_whole: False when a topic or a partition's leader was missing: the alarms that depend on it must not close.
     """
     if claimed.lost:
         gone = ", ".join(str(r) for r in claimed.lost)
@@ -126,7 +152,7 @@ def watch_claim(
         open_alarm(connection, consumer.name, FOREIGN_ALARM, _foreign_text(consumer.group, claimed.foreign))
     behind = dict(claimed.behind or {})
     if _is_per_message(consumer):
-        # They are on record as claimed and not handled.
+        # Subtracted, because `watch_lag` counts them as claimed and not handled.
         for mine in claimed.ranges:
             behind[mine.topic] -= len(mine)
     watch_lag(connection, consumer, behind, is_whole=is_whole)
@@ -139,13 +165,21 @@ def _is_per_message(consumer: Consumer) -> bool:
 
 
 def how_to_go_on(consumer: Consumer, stopped: Mapping[str, str]) -> str:
-    """What happened to these topics, {topic: what}, and the command for each."""
+    """A text with the event and the reset command for each stopped topic.
+
+    Args:
+        consumer: The stopped consumer.
+        stopped: {topic: what happened to it}.
+    """
     commands = {topic: reset_command(consumer.name, topic, consumer.conn_id) for topic in stopped}
     return "; ".join(f"{why}; to go on with what is there now: {commands[topic]}" for topic, why in stopped.items())
 
 
 class Committing:
-    """Commits a claim's offsets to Kafka. They decide nothing, so a broker that refuses them holds up no message."""
+    """Commits a claim's offsets to Kafka, and remembers a refusal for an alarm.
+
+    Claims do not depend on committed offsets, so a broker that refuses them delays no message.
+    """
 
     def __init__(self, group: GroupOffsets) -> None:
         self._group = group
@@ -155,7 +189,12 @@ class Committing:
     def forward(
         self, positions: Mapping[Partition, tuple[str, int]], known: Mapping[Partition, PartitionOffsets] | None
     ) -> None:
-        """`GroupOffsets.commit_forward`; remembers what the broker answered instead of raising it."""
+        """Call `GroupOffsets.commit_forward` and remember a refusal of the broker instead of raising it.
+
+        Args:
+            positions: {partition: (log identity, next offset)}.
+            known: Offsets from `GroupOffsets.look` under the consumer's lock; None to request them.
+        """
         from confluent_kafka import KafkaException
 
         try:
@@ -167,7 +206,7 @@ class Committing:
                 self._refusal = str(error.args[0].str())
 
     def watch(self, connection: Connection, consumer: str) -> None:
-        """Open the alarm about a refusal, or close it when the broker has taken the offsets."""
+        """Open the alarm about a refusal, or close it when the broker has accepted the offsets."""
         if self._refusal is not None:
             group = self._group.group
             text = (
@@ -182,7 +221,7 @@ class Committing:
 
 
 def _will_pass(error) -> bool:
-    """Whether it is the broker that is away, or a coordinator that moves: the next claim commits these offsets too."""
+    """Whether the broker is unavailable or the coordinator is moving: the next claim then commits these offsets too."""
     from confluent_kafka import KafkaError
 
     passing = (
@@ -199,10 +238,16 @@ def _will_pass(error) -> bool:
 
 
 def watch_lag(connection: Connection, consumer: Consumer, behind: Mapping[str, int], *, is_whole: bool = True) -> None:
-    """`behind`: messages by topic that nobody has claimed.
+    """Open or close the alarm about lag.
 
-    With one run per message, those that are claimed and wait for their run are behind too: a claim takes hundreds of
-    them within a second, and the runs take minutes.
+    With one run per message, messages that are claimed and wait for their runs count as lag too: a claim takes hundreds
+    of messages within a second, and their runs take minutes.
+
+    Args:
+        connection: A connection in a transaction.
+        consumer: The consumer.
+        behind: {topic: number of messages that are not claimed}.
+        is_whole: False when a topic or a partition's leader was missing, so that the alarm must not close.
     """
     if _is_per_message(consumer):
         claimed = claimed_unhandled(connection, consumer.name)
@@ -216,7 +261,7 @@ def watch_lag(connection: Connection, consumer: Consumer, behind: Mapping[str, i
 
 
 def watch_claims(connection: Connection, consumer: Consumer) -> timedelta | None:
-    """Returns the age of the oldest open claim."""
+    """Open or close the alarm about an old open claim; returns the age of the oldest open claim, None without one."""
     open_ones = select(claims.c.run_id, claims.c.claimed_at).where(
         claims.c.consumer == consumer.name, claims.c.closed_at.is_(None)
     )
@@ -237,7 +282,7 @@ def watch_claims(connection: Connection, consumer: Consumer) -> timedelta | None
 
 
 class Seen(NamedTuple):
-    """A message that was handled, and the time that it carries."""
+    """The coordinates of a message that was read to be handled, and its timestamp."""
 
     partition: Partition
     offset: int
@@ -245,7 +290,7 @@ class Seen(NamedTuple):
 
 
 def older_than_allowed(consumer: Consumer, batch: Sequence[Message]) -> list[Seen]:
-    """The messages whose own time lies more than the consumer's max_age ago."""
+    """The messages of a batch with a timestamp older than the consumer's `max_age`."""
     limit = datetime.now(UTC) - consumer.max_age
     return [
         Seen(Partition(message.topic, message.partition), message.offset, message.timestamp)
@@ -255,15 +300,15 @@ def older_than_allowed(consumer: Consumer, batch: Sequence[Message]) -> list[See
 
 
 def watch_handled(consumer: Consumer, old: Sequence[Seen], claimed_at: datetime) -> None:
-    """Alarm when messages waited too long to be handled.
+    """Open the alarm about age when messages waited too long to be handled.
+
+    This never closes the alarm: a task does not know which messages wait in other partitions or claims.
 
     Args:
-        consumer: whose messages they are.
-        old: those of a claim that `older_than_allowed` has named. Some may have arrived just now: a device that was
-            offline sends old timestamps. The time since the lane could first see them counts.
-        claimed_at: when they were claimed, so they were there.
-
-    Only opens the alarm: what else waits, in other partitions or claims, a task does not know.
+        consumer: The consumer of the messages.
+        old: The messages of one claim that `older_than_allowed` returned. Some may have arrived just now, because a
+            device that was offline sends old timestamps. So only the time since the lane could first see them counts.
+        claimed_at: When they were claimed; they were on the topic at that time.
     """
     if not old:
         return
@@ -289,15 +334,15 @@ def watch_transactions(
     *,
     is_whole: bool = True,
 ) -> None:
-    """Alarm about transactions that hold up everything behind them in their partition.
+    """Open or close the alarm about open transactions that block the later messages of their partitions.
 
     Args:
-        connection: in a transaction.
-        source: who is held up; the alarm's source.
-        found: what `GroupOffsets.look` has returned: `end` is the last stable offset.
-        held: where the log goes on behind it, and to where.
-        max_age: for how long a last stable offset may stand.
-        is_whole: False when a topic or a partition's leader was missing, so that the alarm may not close now.
+        connection: A connection in a transaction.
+        source: The name of the consumer or connector that is blocked; also the alarm's source.
+        found: Offsets from `GroupOffsets.look`: `end` is the last stable offset.
+        held: {partition: end of its log} where the log continues after the last stable offset.
+        max_age: How long a last stable offset may stay the same.
+        is_whole: False when a topic or a partition's leader was missing, so that the alarm must not close.
     """
     now = datetime.now(UTC)
     mine = open_transactions.c.source == source
@@ -350,7 +395,7 @@ def _watch_rights(connection: Connection, consumer: Consumer, forbidden: Sequenc
 def _watch_foreign_commits(
     connection: Connection, consumer: Consumer, found: Mapping[Partition, PartitionOffsets]
 ) -> None:
-    # Positions are read after the group's offsets: of this consumer's own commits none is ahead.
+    # Positions are read after the group's offsets, so this consumer's own commits are never ahead of them.
     known = positions_of(connection, consumer.name)
     ahead = {
         partition: (offsets.committed, known[partition][1])
@@ -382,7 +427,7 @@ def _watch_waiting(connection: Connection, consumer: Consumer, standing: Standin
         text = f"messages wait long to be claimed ({_by_topic(late)}), limit {consumer.max_age}: {REMEDIES}"
         open_alarm(connection, consumer.name, "age", text)
         return
-    # A claim's messages are as old as the claim at least: while they wait, the episode goes on.
+    # A claim's messages are at least as old as the claim. While they wait, the alarm stays open.
     ages = [*standing.waiting.values(), *([standing.oldest_claim] if standing.oldest_claim else [])]
     if standing.is_whole and all(age <= consumer.max_age / 2 for age in ages):
         close_alarm(connection, consumer.name, "age")
@@ -407,7 +452,7 @@ def _standing(
             continue
         behind[partition.topic] += offsets.end - start
         unclaimed = OffsetRange(partition.topic, offsets.topic_id, partition.number, start, offsets.end)
-        # None: the rest of the log holds no record, only the marks of transactions.
+        # None when the rest of the log holds only transaction markers and no record.
         batch = next(reader.read(unclaimed), None)
         if batch:
             age = _waited(batch[0], ends[partition], now)
@@ -416,10 +461,11 @@ def _standing(
 
 
 def _waited(message: Message, ends: Sequence[tuple[int, datetime]], now: datetime) -> timedelta:
-    """For how long the lane could have seen the message.
+    """How long ago the lane could first have seen the message.
 
-    By its own time, within what the ends of the log say, [(end, when it was seen)]: it arrived after the last look that
-    did not reach to it, and before the first that did. A timestamp may be old (a device that was offline) or lie ahead.
+    Uses the message's timestamp, limited by the remembered ends of its log, [(end, when it was seen)]: the message
+    arrived after the last check at which the log ended before it, and before the first check at which the log included
+    it. The limits are needed because a timestamp may be old (a device that was offline) or lie in the future.
     """
     after = max((at for end, at in ends if end <= message.offset), default=None)
     before = min((at for end, at in ends if end > message.offset), default=now)
@@ -448,19 +494,19 @@ def _remember_ends(
     next_offsets: Mapping[Partition, int],
     now: datetime,
 ) -> dict[Partition, list[tuple[int, datetime]]]:
-    """Remember where the logs end now; forget what says nothing about messages that are still to be claimed."""
+    """Store the present ends of the logs; delete ends that are not needed for messages still to be claimed."""
     known = _remembered_ends(connection, consumer, found)
     ends: dict[Partition, list[tuple[int, datetime]]] = {}
     for partition, offsets in found.items():
         start = next_offsets[partition]
         before = [seen for seen in known.get(partition, ()) if seen[0] <= start]
         beyond = sorted(seen for seen in known.get(partition, ()) if start < seen[0] <= offsets.end)
-        # Seen for the first time, or a log that is not the one of before: what waits counts from now on.
+        # First check of this log, or a different log than before: the waiting time of its messages starts now.
         passed = max(before) if before else (start, now)
         if offsets.end > max([passed, *beyond])[0] and len(beyond) < MAX_REMEMBERED_ENDS:
             beyond.append((offsets.end, now))
         elif offsets.end == passed[0]:
-            # Nothing waits: what comes next arrives after this look.
+            # No message waits: the next one arrives after this check.
             passed = (offsets.end, now)
         ends[partition] = [passed, *beyond]
     _store_ends(connection, consumer, known, ends)
@@ -491,14 +537,14 @@ def _store_ends(
 
 
 def _next_offsets(consumer: Consumer, found: Mapping[Partition, PartitionOffsets]) -> dict[Partition, int]:
-    """Where the consumer's next claim would start to read in each partition."""
+    """The offset at which the consumer's next claim would start to read, by partition."""
     with begin() as connection:
         known = positions_of(connection, consumer.name)
     starts: dict[Partition, int] = {}
     for partition, offsets in found.items():
         identity, claimed = known.get(partition, (offsets.topic_id, offsets.committed or 0))
         if not is_same_topic(identity, offsets.topic_id):
-            # A recreated topic: all of it waits.
+            # A recreated topic: all of its messages wait.
             claimed = 0
         starts[partition] = max(offsets.low, claimed)
     return starts
@@ -509,7 +555,7 @@ def _late(consumer: Consumer, ages: Mapping[str, timedelta]) -> dict[str, timede
 
 
 def _by_topic(numbers: Mapping[str, int] | Mapping[str, timedelta]) -> str:
-    """The largest first; what is zero is left out."""
+    """A text with each topic and its number, the largest number first; zeros are left out."""
     ordered = sorted(numbers.items(), key=lambda item: item[1], reverse=True)  # type: ignore[arg-type, return-value]
     return ", ".join(f"{topic}: {_short(number)}" for topic, number in ordered if number)
 

@@ -1,5 +1,5 @@
-"""The operational database: claims, inbox, outbox and alarms, and the migrations that make their tables.
+"""The operational database: claims, inbox, outbox and alarms, and the migrations that create their tables.
 
-One PostgreSQL database behind one Airflow connection, `operations_db`. It decides what has been done; Kafka's
-committed offsets and Airflow's task states only say when to look.
+It is one PostgreSQL database behind one Airflow connection, `operations_db`. Only its rows decide which messages are
+handled; Kafka's committed offsets and Airflow's task states only decide when a task checks.
 """

@@ -51,7 +51,7 @@ def _upgrade(_: argparse.Namespace) -> list[str]:
 def _alarms(_: argparse.Namespace) -> list[str]:
     from include.operations.alarms import open_alarms
 
-    # One line an alarm: an error that an alarm quotes may have several.
+    # One line per alarm: an alarm may quote an error with several lines.
     lines = [
         f"{a.opened_at:%Y-%m-%d %H:%M:%S %Z}  {a.source}  {a.kind}  {' '.join(a.message.split())}"
         for a in open_alarms()

@@ -1,7 +1,7 @@
-"""Alarms: one row for each episode, so that a condition that lasts is notified once.
+"""Alarms: one row for each episode, so that a lasting condition causes one notification.
 
-An alarm that opens, continues with a further fact, or closes is also a request to the optional connection
-`alarm_webhook`, in the outbox: the Dag `deliver_outbox` sends it within seconds.
+When an alarm opens, gets a further message, or closes, a request to the optional connection `alarm_webhook` is added
+to the outbox. The Dag `deliver_outbox` sends it within seconds.
 """
 
 import logging
@@ -17,15 +17,25 @@ from include.operations.tables import alarms
 log = logging.getLogger(__name__)
 
 WEBHOOK_CONN_ID = "alarm_webhook"
-# The name in the outbox under which requests about alarms are delivered.
+# The consumer's name in outbox rows that are requests about alarms.
 SENDER = "alarms"
-# Further messages are added to an open alarm up to here.
+# The longest text of an open alarm to which further messages are added, in characters.
 MAX_MESSAGE_LENGTH = 4_000
 MORE = "; and more, which the logs and the webhook's messages name"
 
 
 def open_alarm(connection: Connection, source: str, kind: str, message: str) -> bool:
-    """Open an alarm unless one of this kind is open for this source; True when it is new."""
+    """Open an alarm unless one of this kind is open for this source.
+
+    Args:
+        connection: A connection in a transaction.
+        source: The consumer, table, connector or task that the alarm is about.
+        kind: The kind of alarm, such as "messages_lost".
+        message: The text for people, with the remedy.
+
+    Returns:
+        True when the alarm is new.
+    """
     row = insert(alarms).values(source=source, kind=kind, message=message).on_conflict_do_nothing()
     new = connection.execute(row.returning(alarms)).first()
     if new is not None:
@@ -35,17 +45,23 @@ def open_alarm(connection: Connection, source: str, kind: str, message: str) -> 
 
 
 def add_to_alarm(connection: Connection, source: str, kind: str, message: str) -> bool:
-    """Open the alarm, or add the message to the open one; for facts that each count, such as losses.
+    """Open the alarm, or add the message to the open alarm; for facts that each matter, such as losses.
 
-    Call it in the transaction that records the fact, where that is possible: what the alarm's text says already is not
-    added. What is added is logged and delivered, also when the text has no room left for it.
+    If possible, call it in the transaction that records the fact. A message that the alarm's text already contains is
+    not added again. An added message is logged and delivered even when the text has no room left for it.
+
+    Args:
+        connection: A connection in a transaction.
+        source: The consumer, table, connector or task that the alarm is about.
+        kind: The kind of alarm.
+        message: The text for people.
 
     Returns:
         True when the alarm is new.
     """
     if open_alarm(connection, source, kind, message):
         return True
-    # In one statement: two tasks that add at once add both.
+    # One statement, so that two tasks at the same time add both of their messages.
     longer = alarms.c.message + "; " + message
     fits = func.length(longer) <= MAX_MESSAGE_LENGTH
     text = case((fits, longer), (alarms.c.message.endswith(MORE), alarms.c.message), else_=alarms.c.message + MORE)
@@ -53,7 +69,7 @@ def add_to_alarm(connection: Connection, source: str, kind: str, message: str) -
     mine = mine.where(func.strpos(alarms.c.message, message) == 0)
     changed = connection.execute(mine.values(message=text).returning(alarms, func.now().label("now"))).first()
     if changed is None:
-        # It says so already, or a person has closed it in between.
+        # The text already contains the message, or a person has closed the alarm in between.
         return open_alarm(connection, source, kind, message)
     log.error("alarm, further: source=%s kind=%s %s", source, kind, message)
     _tell(connection, "continued", changed, changed.now, message)
@@ -61,9 +77,16 @@ def add_to_alarm(connection: Connection, source: str, kind: str, message: str) -
 
 
 def close_alarm(connection: Connection, source: str, kind: str, note: str = "") -> bool:
-    """End the episode, if there is one; True when there was.
+    """Close the open alarm, if there is one.
 
-    note: who has closed it, and why, when it was a person; kept behind the alarm's message.
+    Args:
+        connection: A connection in a transaction.
+        source: The alarm's source.
+        kind: The alarm's kind.
+        note: When a person closes the alarm: who, and why. Added to the alarm's message.
+
+    Returns:
+        True when an alarm was open.
     """
     mine = update(alarms).where(alarms.c.source == source, alarms.c.kind == kind, alarms.c.closed_at.is_(None))
     message = alarms.c.message + f" ({note})" if note else alarms.c.message
@@ -75,28 +98,28 @@ def close_alarm(connection: Connection, source: str, kind: str, note: str = "") 
 
 
 def last_closed(connection: Connection, source: str, kind: str) -> datetime | None:
-    """When the last episode of this alarm ended."""
+    """When the last episode of this alarm ended; None without a closed alarm."""
     mine = (alarms.c.source == source, alarms.c.kind == kind)
     return connection.scalar(select(func.max(alarms.c.closed_at)).where(*mine))
 
 
 def open_alarms() -> list[Row]:
-    """The alarms that are open, oldest first."""
+    """The open alarms, oldest first."""
     with begin() as connection:
         found = select(alarms).where(alarms.c.closed_at.is_(None)).order_by(alarms.c.opened_at, alarms.c.id)
         return list(connection.execute(found))
 
 
 def _tell(connection: Connection, event: str, alarm: Row, at: datetime, message: str | None = None) -> None:
-    # Here, because the outbox raises alarms itself.
+    # Imported here, because the outbox imports this module.
     from include.operations import outbox
 
     if alarm.source == SENDER:
-        # That people cannot be told is nothing that can be told to them this way.
+        # An alarm about a failed webhook must not create a request to the same webhook.
         return
     message = alarm.message if message is None else message
     payload: dict[str, Any] = {
-        # What chat programs show of an incoming request.
+        # The field that chat programs display.
         "text": f"alarm {event}: {alarm.source} {alarm.kind}: {message}",
         "event": event,
         "source": alarm.source,
@@ -108,10 +131,12 @@ def _tell(connection: Connection, event: str, alarm: Row, at: datetime, message:
 
 
 def deliver_alarms() -> int:
-    """Deliver requests about alarms at once, for a caller that does not rely on the Dag `deliver_outbox`.
+    """Deliver requests about alarms at once, for a caller that must not rely on the Dag `deliver_outbox`.
+
+    An unavailable receiver, or one that refuses a request, raises nothing.
 
     Returns:
-        How many were delivered. A receiver that is away or refuses raises nothing.
+        The number of delivered requests.
     """
     from include.operations import outbox
     from include.operations.webhooks import Requests

@@ -1,4 +1,4 @@
-"""What the commands of a package share: results to standard output, everything else to standard error."""
+"""Shared code of the packages' commands: results go to standard output, everything else to standard error."""
 
 import contextlib
 import getpass
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 
 class NotWell(Exception):
-    """What was asked for has an answer, and it is no good one: its lines are a result, and the exit code is 1."""
+    """The check ran and found a problem: its lines are printed as a result, and the exit code is 1."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         super().__init__("\n".join(lines))
@@ -20,15 +20,21 @@ def run(
     *,
     database: str = "the database cannot be used",
 ) -> int:
-    """Print the lines that `action` returns; the exit code.
+    """Run a command and print its lines.
 
-    expected: the errors that concern whoever runs the command: their text is printed as one line, and the code is 1. A
-    function, because their modules are imported after logging is set up. A connection that is not defined is one of
-    them. database: what an error of SQLAlchemy's is introduced with.
+    Args:
+        action: Returns the lines of the result.
+        expected: Returns the classes of errors for the person who runs the command: their text is printed to standard
+            error as one line. A function, because the modules of the classes are imported after logging is set up. The
+            error about a connection that is not defined is always included.
+        database: The prefix for the text of an SQLAlchemy error.
+
+    Returns:
+        The exit code: 0, or 1 after an expected error or `NotWell`.
     """
     lines: list[str] = []
     code = 0
-    # Airflow logs to standard output, which is for results.
+    # Redirected, because Airflow logs to standard output, which is for results only.
     with contextlib.redirect_stdout(sys.stderr):
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
 
@@ -41,7 +47,7 @@ def run(
         except NotWell as answer:
             lines, code = [str(answer)], 1
         except errors as error:
-            # A database error by the driver's text: SQLAlchemy's adds lines about itself.
+            # Shows the driver's text of a database error: SQLAlchemy's own text has additional lines about SQLAlchemy.
             driver = getattr(error, "orig", None)
             said = str(error) if driver is None else f"{database}: {driver}"
             sys.stderr.write(f"{' '.join(said.split())}\n")
@@ -51,9 +57,16 @@ def run(
 
 
 def who(by: str | None) -> str:
-    """Who decides: whom the command line names, else the user who runs the command. Raises ValueError."""
+    """The name of the person who decides.
+
+    Args:
+        by: The name from the command line; None or empty to use the user who runs the command.
+
+    Raises:
+        ValueError: The user who runs the command has no name.
+    """
     try:
         return by or getpass.getuser()
     except (ImportError, KeyError, OSError):
-        # A container that runs as a number.
+        # A container that runs under a numeric user id without a name.
         raise ValueError("the user who runs this has no name: say who decides with --by") from None

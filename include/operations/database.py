@@ -1,8 +1,8 @@
 """Transactions on the operational database, from the Airflow connection `operations_db`.
 
-The connection may lead to PgBouncer in transaction mode. There, one transaction runs on one server connection and the
-next on another, so nothing may rest on the session: no prepared statement, no lock of a session, no startup parameter
-`options`. Limits are set at the beginning of each transaction; that is one round trip (0.1 ms on the local stack).
+The connection may lead to PgBouncer in transaction mode, where consecutive transactions may run on different server
+connections. So nothing may depend on the session: no prepared statement, no session lock, no startup parameter
+`options`. Limits are set at the beginning of each transaction; that costs one round trip (0.1 ms on the local stack).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,27 +23,29 @@ if TYPE_CHECKING:
 CONN_ID = "operations_db"
 # The key of an Airflow connection's extra that changes the settings below, as in {"lock_timeout": "2min"}.
 SERVER_SETTINGS = "server_settings"
-# A client that vanished without a word (its machine, its network) holds its locks until the server notices: 30 s
-# instead of more than two hours. Behind PgBouncer they concern PgBouncer's connections; it needs settings of its own.
+# When a client's machine or network fails, the client's locks are held until the server notices: within 30 s with these
+# settings, instead of more than two hours. Behind PgBouncer, these settings apply to PgBouncer's connections; PgBouncer
+# needs its own settings for its clients.
 SOCKET_SETTINGS = {
     "tcp_keepalives_idle": "10s",
     "tcp_keepalives_interval": "5s",
     "tcp_keepalives_count": "4",
-    # Keepalives are not sent while an answer waits to be acknowledged.
+    # Needed in addition, because keepalives are not sent while an answer waits to be acknowledged.
     "tcp_user_timeout": "30s",
 }
 TRANSACTION_SETTINGS = {
-    # Longer than it takes to notice a vanished client: its lock is waited for, and the task needs no retry.
+    # Longer than the 30 s in which the server notices a vanished client: a task waits for the lock of such a client and
+    # needs no retry.
     "lock_timeout": "1min",
-    # For a client that is stopped (a paused container): its kernel still answers keepalives. As long as Airflow waits
-    # for a task's heartbeat by default.
+    # For a client whose process is stopped (a paused container): its kernel still answers keepalives. The same time as
+    # Airflow's default timeout for a task's heartbeat.
     "idle_in_transaction_session_timeout": "5min",
 }
-# For a transaction that holds a lock while a task does its work: no task's execution_timeout is longer.
+# For a transaction that holds a lock while a task works: no task's execution_timeout is longer.
 WHOLE_TASK = timedelta(hours=1)
-# The SQLSTATE of an error after `lock_timeout`.
+# The SQLSTATE of a `lock_timeout` error.
 LOCK_NOT_AVAILABLE = "55P03"
-# undefined_table, undefined_column, and no unique index for an ON CONFLICT.
+# undefined_table, undefined_column, and invalid_column_reference (no unique index for an ON CONFLICT).
 _MISSING_IN_SCHEMA = ("42P01", "42703", "42P10")
 OLD_SCHEMA = (
     "The tables are older than this code: run the Dag prepare_services, or `python -m include.operations upgrade`; "
@@ -53,16 +55,21 @@ OLD_SCHEMA = (
 
 @dataclass(frozen=True)
 class Target:
-    """A database as an Airflow connection describes it now: the address, and settings for the server."""
+    """A database as an Airflow connection describes it now: its address, and settings for the server."""
 
     url: URL
     server_settings: Mapping[str, str]
 
 
 def target(conn_id: str = CONN_ID) -> Target:
-    """The connection's database; its extra (sslmode, sslrootcert, ...) goes to libpq.
+    """Read the Airflow connection; its extra (sslmode, sslrootcert, ...) is passed to libpq.
 
-    Raises AirflowNotFoundException when the connection is not defined, ValueError when it is no PostgreSQL.
+    Args:
+        conn_id: The Airflow connection of the operational database.
+
+    Raises:
+        AirflowNotFoundException: The connection is not defined.
+        ValueError: It is not a PostgreSQL connection, or `server_settings` is not an object.
     """
     from airflow.sdk import BaseHook
 
@@ -75,14 +82,14 @@ def postgres_target(connection: "AirflowConnection", extra: Mapping[str, object]
 
     Args:
         connection: The Airflow connection.
-        extra: What goes to libpq, and `server_settings`.
-        needed_by: What takes no other database, for the error.
+        extra: Parameters for libpq, and `server_settings`.
+        needed_by: The component that needs PostgreSQL, for the error text.
 
     Returns:
-        Its address and the settings that the extra changes.
+        The database's address and its `server_settings`.
 
     Raises:
-        ValueError: It is no PostgreSQL, or `server_settings` is not an object.
+        ValueError: It is not a PostgreSQL connection, or `server_settings` is not an object.
     """
     if connection.conn_type not in ("postgres", "postgresql"):
         raise ValueError(
@@ -95,10 +102,10 @@ def postgres_target(connection: "AirflowConnection", extra: Mapping[str, object]
             'such as {"lock_timeout": "2min"}'
         )
     query = {
-        # An unreachable server must fail the task, which Airflow retries, and not hang it.
+        # An unreachable server must fail the task, so that Airflow retries it, instead of blocking it.
         "connect_timeout": "10",
         "application_name": "airflow",
-        # A server that vanished without a word is noticed after 30 s, as it notices us.
+        # The client notices a vanished server within 30 s, as the server notices a vanished client.
         "keepalives_idle": "10",
         "keepalives_interval": "5",
         "keepalives_count": "4",
@@ -118,15 +125,15 @@ def postgres_target(connection: "AirflowConnection", extra: Mapping[str, object]
 
 
 def engine(conn_id: str = CONN_ID) -> Engine:
-    """One engine a process. Task processes are short: few connections, checked before use."""
-    # A cached function with a default would make two: one for `engine()` and one for `engine(CONN_ID)`.
+    """The process's one engine for a connection, with few pooled connections, which are checked before use."""
+    # A cached function with a default argument would create two: for `engine()` and for `engine(CONN_ID)`.
     return _engine(conn_id)
 
 
 @cache
 def _engine(conn_id: str) -> Engine:
-    # hide_parameters: an error's text goes to task logs, and parameters are what customers wrote.
-    # max_overflow: `deliver_outbox` delivers on several routes at once; what is not needed is closed again.
+    # hide_parameters: the text of an error is written to task logs, and parameters may hold text of customers.
+    # max_overflow: `deliver_outbox` delivers on several routes at once; surplus connections are closed again.
     now = target(conn_id)
     made = create_engine(now.url, pool_size=2, max_overflow=8, pool_pre_ping=True, hide_parameters=True)
     guard(made, now, lambda: target(conn_id))
@@ -135,14 +142,14 @@ def _engine(conn_id: str) -> Engine:
 
 
 def guard(made: Engine, now: Target, read: Callable[[], Target]) -> None:
-    """Give the connections of an engine their limits, and let them follow the Airflow connection.
+    """Set the limits of an engine's transactions, and let new connections follow changes of the Airflow connection.
 
-    The triggerer and the api-server run for weeks: an engine there must outlive a rotated password, or a database that
-    has moved. The Airflow connection is read again only when the database refuses a connection or cannot be reached.
+    The triggerer and the api-server run for weeks, so their engines must survive a rotated password or a moved
+    database. The Airflow connection is read again only when the database refuses a connection or cannot be reached.
 
     Args:
         made: The engine.
-        now: Where it leads.
+        now: The database that the engine was created for.
         read: Reads the Airflow connection again.
     """
     current = now
@@ -172,7 +179,7 @@ def guard(made: Engine, now: Target, read: Callable[[], Target]) -> None:
 
 def _connect(dialect: Dialect, to: Target) -> Any:
     args, parameters = dialect.create_connect_args(to.url)
-    # No prepared statements: the server connection that runs the next transaction may not know them.
+    # No prepared statements: the next transaction may run on a server connection that does not have them.
     connection: Any = dialect.connect(*args, **{**parameters, "autocommit": True, "prepare_threshold": None})
     changed = {name: value for name, value in to.server_settings.items() if name in SOCKET_SETTINGS}
     try:
@@ -185,7 +192,7 @@ def _connect(dialect: Dialect, to: Target) -> Any:
 
 
 def _assignments(command: "LiteralString", settings: Mapping[str, str], without: Iterable[str] = ()) -> str:
-    """Several statements as one text: one round trip."""
+    """The statements as one text, so that they take one round trip."""
     from psycopg import sql
 
     statements = [
@@ -197,10 +204,10 @@ def _assignments(command: "LiteralString", settings: Mapping[str, str], without:
 
 
 def _hide_values(context: ExceptionContext) -> None:
-    """Shorten PostgreSQL's own text, which quotes values: `DETAIL: Failing row contains (...)`.
+    """Shorten PostgreSQL's error text, because it quotes values: `DETAIL: Failing row contains (...)`.
 
-    Its first line names the table, column or constraint, and quotes a value only for data that it cannot read (class
-    22: `invalid input syntax for type bigint: "..."`).
+    The first line names the table, column or constraint and is kept. It quotes a value only for invalid data (SQLSTATE
+    class 22: `invalid input syntax for type bigint: "..."`); then only the SQLSTATE is kept.
     """
     error = context.original_exception
     diagnostics = getattr(error, "diag", None)
@@ -217,12 +224,12 @@ def _hide_values(context: ExceptionContext) -> None:
 
 @contextmanager
 def begin(conn_id: str = CONN_ID, *, patience: timedelta | None = None) -> Iterator[Connection]:
-    """A connection in one transaction: committed at the end of the block, rolled back when it raises.
+    """A connection in one transaction: committed at the end of the block, rolled back when the block raises.
 
     Args:
         conn_id: The Airflow connection.
-        patience: How long the transaction waits for a lock, and may stay idle, instead of TRANSACTION_SETTINGS: for one
-            that holds a lock, or waits for one that is held, while a task does its work.
+        patience: Replaces both times of TRANSACTION_SETTINGS, for the wait for a lock and for idle time. For a
+            transaction that holds a lock while a task works, or that waits for such a lock.
 
     Yields:
         The connection.

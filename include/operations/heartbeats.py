@@ -1,7 +1,8 @@
-"""Whether the Dags that look after the lanes do so: their failures and their silence become alarms.
+"""Monitoring of the maintenance Dags, which serve the lanes: their failures and their silence become alarms.
 
-A failure is reported by a callback of the task itself. Silence (the Dag is paused, its file does not import, the
-scheduler starts no runs) is seen by another Dag: each writes when it ran, and looks at what the others wrote.
+A failure is reported by a callback of the task itself. Silence means that the Dag is paused, its file does not import,
+or the scheduler starts no runs. It is detected by another Dag: each Dag records when it ran, and checks the records of
+the others.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 FAILED, SILENT = "dag_failed", "dag_silent"
-# Runs that a Dag may miss before that is an alarm, and the least time: a deploy restarts the scheduler.
+# The alarm opens after this many missed runs, but not before LEAST_SILENCE, because a deploy restarts the scheduler.
 MISSED_RUNS = 3
 LEAST_SILENCE = timedelta(minutes=15)
 
 
 def report_failure(context: Mapping[str, Any]) -> None:
-    """Open the alarm `dag_failed` of a task; the `on_failure_callback` of a Dag that looks after others.
+    """Open the alarm `dag_failed` of a task; the `on_failure_callback` of a maintenance Dag.
 
-    Without the operational database, which may be what the task failed for, the alarm goes to the webhook directly.
+    If the operational database is unavailable, which may be the cause of the failure, the alarm is sent to the webhook
+    directly.
 
     Args:
         context: The context of Airflow's callback.
@@ -62,7 +64,7 @@ def report_end(context: Mapping[str, Any]) -> None:
         close_alarm(connection, _source(context), FAILED)
 
 
-# The arguments of a task, in `default_args` of a Dag that looks after others.
+# Callbacks for the `default_args` of a maintenance Dag.
 REPORTED = {
     "on_failure_callback": report_failure,
     "on_success_callback": report_end,
@@ -71,14 +73,14 @@ REPORTED = {
 
 
 def beat(dag_id: str, every: timedelta) -> list[str]:
-    """Write that this Dag runs, and raise alarms about the others that do not.
+    """Record that this Dag runs, and open alarms about other Dags that are silent.
 
     Args:
-        dag_id: The Dag that calls.
+        dag_id: The Dag that calls this.
         every: The time between two of its runs.
 
     Returns:
-        The Dags that are silent.
+        The ids of the silent Dags.
     """
     from sqlalchemy import func, select
     from sqlalchemy.dialects.postgresql import insert

@@ -1,9 +1,10 @@
 """Migrations of the operational database (Alembic), run by the local stack, by a Dag and by hand.
 
-By hand: `python -m include.operations upgrade`. Every folder `include/<package>/migrations/versions` takes part, and
-each package has a version table of its own, `alembic_version_<package>`. So an image without a package, or an older
-image after a rollback, upgrades the rest: with one table for all, Alembic fails for good at a revision that it does not
-have. The revisions of `operations` run first; a revision of another package may build on those, and on its own package.
+By hand: `python -m include.operations upgrade`. Every folder `include/<package>/migrations/versions` is included, and
+each package has its own version table, `alembic_version_<package>`. So an image without a package, or an older image
+after a rollback, can upgrade the other packages: with one table for all packages, Alembic would always fail at a
+revision that the image does not have. The revisions of `operations` run first. A revision of another package may build
+on those, and on revisions of its own package.
 """
 
 import logging
@@ -22,21 +23,21 @@ from include.operations.database import CONN_ID, LOCK_NOT_AVAILABLE, begin
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-# Any number will do, as long as everyone who migrates uses the same.
+# An arbitrary number, the same for all processes that migrate.
 MIGRATION_LOCK = 7_401_512
-# A second upgrade waits for the first: as long as `prepare_services` may run.
+# How long a second upgrade waits for the first; as long as `prepare_services` may run.
 UPGRADE_WAIT = timedelta(minutes=5)
-# A change of a table waits behind every transaction that uses it, and everything that comes later waits behind the
-# change: so not for long. Airflow tries again.
+# How long a change of a table waits for transactions that use the table. The time is short, because all later
+# transactions wait behind the change. Airflow retries it.
 LOCK_WAIT = timedelta(seconds=10)
 _BLOCKED = (LOCK_NOT_AVAILABLE, "40P01")  # deadlock_detected
-# One table for all packages, before each had its own. It is read once for each package, and stays as it is: an older
-# image still finds the revisions that it has applied.
+# The one table for all packages, from before each package had its own. It is read once for each package and not
+# changed, so that an older image still finds the revisions that it has applied.
 SHARED_TABLE = "alembic_version"
 
 
 class MigrationBlocked(Exception):
-    """A migration waited for a lock in vain; nothing was applied. The text names who holds it."""
+    """A migration did not get a lock in time, and nothing was applied. The text names the holders of the lock."""
 
 
 def version_table(package: str) -> str:
@@ -60,18 +61,18 @@ def configurations() -> dict[str, Config]:
 
 
 def upgrade(conn_id: str = CONN_ID, *, lock_wait: timedelta = LOCK_WAIT) -> list[str]:
-    """Bring the database to the newest revisions of every package in this image.
+    """Upgrade the database to the newest revisions of every package in this image.
 
-    Everything happens in one transaction under an advisory lock: after a crash nothing is half done, and of two
-    upgrades at once the second waits and finds nothing to do. A package whose tables a later image has already changed
-    is passed over, with a warning.
+    Everything happens in one transaction under an advisory lock. After a crash nothing is applied partly. If two
+    upgrades run at the same time, the second waits and finds nothing to do. A package whose tables a later image has
+    already changed is skipped with a warning.
 
     Args:
-        conn_id: The connection of the database.
+        conn_id: The Airflow connection of the database.
         lock_wait: How long a change of a table waits for transactions that use it.
 
     Returns:
-        What was applied, oldest first: "<revision>: <its first line>".
+        The applied revisions, oldest first: "<revision>: <first line of its docstring>".
 
     Raises:
         MigrationBlocked: A lock was not free in time. Nothing was applied; run it again.
@@ -110,7 +111,8 @@ def _upgrade(conn_id: str, lock_wait: timedelta) -> list[str]:
     return applied
 
 
-# Who was there during the whole wait. No query: a person's own may hold what customers wrote.
+# Sessions whose transaction was open during the whole wait. Their query texts are not selected, because a person's
+# query may contain text of customers.
 _HOLDERS = text("""
 select activity.pid, activity.usename, activity.application_name, activity.client_addr, activity.state,
     activity.xact_start, coalesce(string_agg(distinct locks.relation::regclass::text, ', ')
@@ -126,7 +128,7 @@ group by 1, 2, 3, 4, 5, 6 order by activity.xact_start limit 3
 
 
 def _blocked(conn_id: str, lock_wait: timedelta) -> str:
-    """One sentence that names the sessions in the way."""
+    """The error text, which names the sessions that hold the locks."""
     with begin(conn_id) as connection:
         holders = connection.execute(_HOLDERS, {"waited": lock_wait, "lock": MIGRATION_LOCK}).all()
     who = "; ".join(
@@ -143,13 +145,13 @@ def _blocked(conn_id: str, lock_wait: timedelta) -> str:
 
 
 def _leave_shared_table(connection: Connection, package: str, config: Config) -> None:
-    """Copy the package's revisions from the table that all packages shared into its own, once."""
+    """Copy the package's revisions once from the table that all packages shared to the package's own table."""
     inspector = inspect(connection)
     own = version_table(package)
     if inspector.has_table(own) or not inspector.has_table(SHARED_TABLE):
         return
     branches = {label for revision in _scripts(config).walk_revisions() for label in revision.branch_labels}
-    # A revision is named after its branch, so that one that this image does not have is known as the package's too.
+    # A revision is named after its branch, so revisions that this image does not have can be assigned to the package.
     revisions = [r for r in _revisions(connection, SHARED_TABLE) if r.rpartition("_")[0] in branches]
     if revisions:
         connection.execute(text(f"create table {own} (version_num varchar(32) primary key)"))

@@ -1,10 +1,10 @@
-"""Outbox: what must leave the database, written with the effect and delivered afterwards, at least once.
+"""Outbox: messages and requests, written in the transaction of the effect and delivered afterwards, at least once.
 
-The task that wrote rows makes one bounded attempt to deliver them after its commit; everything else is delivered by the
-Dag `deliver_outbox`. The rows of one consumer to one destination are a route. A route whose receiver is away waits, 1 s
-doubling to 60 s, and costs no other route anything; a row that a receiver refuses waits by itself.
+The task that wrote rows makes one bounded attempt to deliver them after its commit. The Dag `deliver_outbox` delivers
+all other rows. The rows of one consumer to one destination are a route. A route with an unavailable receiver backs off,
+1 s doubling to 60 s, and does not affect other routes. A row that its receiver refuses backs off alone.
 
-The receiver sees the row's id as idempotency key: the same for every delivery of the same row.
+The receiver gets the row's id as idempotency key, the same for every delivery of the row.
 """
 
 import json
@@ -48,21 +48,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A row that was refused this often is kept as failed: 5 s doubling to 30 min make a little over six hours. Attempts
-# that nobody answered do not count: an outage would use them up.
+# A row that was refused this often is kept as failed: delays of 5 s doubling to 30 min are a little over six hours in
+# total. Attempts without an answer do not count: an outage would use them up.
 MAX_ATTEMPTS = 20
 REFUSED_FIRST_SECONDS, REFUSED_LAST_SECONDS = 5, 1_800
-# Between two attempts on a route whose receiver is away.
+# Between two attempts on a route with an unavailable receiver.
 AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS = 1, 60
-# The task that wrote a row delivers it within this time; then the Dag takes it: that task was killed.
+# The task that wrote a row has this long to deliver it. After that the Dag delivers it: the task may have been killed.
 WRITER_SECONDS = 10.0
-# A process that has taken a route and was killed holds it up for this long.
+# A process that leased a route and was killed blocks the route for this long.
 LEASE_SECONDS = 60
-# On one route, before the process looks for other work.
+# The time that a process spends on one route before it looks for other work.
 TURN_SECONDS = 20.0
 ALARM = "outbox_failed"
 PENDING_ALARM = "outbox_pending"
-# A receiver that restarts is no reason for an alarm; one that is away for this long is.
+# The alarm opens after this time, so that a receiver that restarts does not open it.
 MAX_PENDING = timedelta(hours=1)
 _GATHERED = "include.operations.outbox"
 
@@ -76,20 +76,22 @@ class Route(NamedTuple):
 
 
 class Answer(StrEnum):
-    """What a receiver said to one row."""
+    """The answer of a receiver for one row."""
 
     delivered = "delivered"
-    # The receiver will not take this row; it may take others.
+    # The receiver refuses this row; it may accept others.
     refused = "refused"
-    # No answer, or one that says to try later.
+    # No answer, or an answer that asks for a later retry.
     none = "none"
 
 
 @dataclass
 class Attempt:
-    """The answers to some rows, by sequence: (answer, error). Rows without an answer were not tried.
+    """The result of an attempt to deliver rows.
 
-    away: why the receiver takes nothing now; None when it takes rows.
+    Attributes:
+        answers: {sequence of a row: (answer, error text)}. Rows that are not in it were not tried.
+        away: Why the receiver is unavailable; None when it is available.
     """
 
     answers: dict[int, tuple[Answer, str]] = field(default_factory=dict)
@@ -97,17 +99,17 @@ class Attempt:
 
 
 class Way(Protocol):
-    """How rows of one kind are delivered."""
+    """The delivery method for rows of one kind."""
 
-    # Rows delivered in one transaction: they stay locked meanwhile, and a crash repeats at most these.
+    # Rows per transaction: they stay locked during the delivery, and a crash repeats at most this many.
     rows_at_once: int
 
     def why_skipped(self, destination: str) -> str | None:
-        """Why rows for this destination are kept and not delivered, by choice; None when they are delivered."""
+        """Why rows for this destination are skipped on purpose; None when they are delivered."""
         ...
 
     def deliver(self, destination: str, rows: Sequence[Row], until: float) -> Attempt:
-        """Try to deliver rows; starts nothing new after `until`, a time of `time.monotonic`."""
+        """Try to deliver rows; start no further row after `until`, a time of `time.monotonic`."""
         ...
 
 
@@ -116,20 +118,20 @@ Written = dict[Route, list[UUID]]
 
 @contextmanager
 def gathered(connection: Connection) -> Iterator[Written]:
-    """Insert all rows that are added inside of the block at its end, in one statement.
+    """Collect the rows that are added in the block, and insert them at its end in one statement.
 
-    For a transaction with many effects. Whoever gathers also delivers: the Dag leaves these rows alone for
+    For a transaction with many effects. The caller must also deliver the rows: the Dag does not deliver them for
     WRITER_SECONDS.
 
     Args:
-        connection: The transaction that the rows belong to.
+        connection: A connection in the transaction of the rows.
 
-    Returns:
-        The ids of the rows by route; complete after the block.
+    Yields:
+        The ids of the rows by route; complete only after the block.
     """
     rows: list[dict[str, Any]] = []
     written: Written = {}
-    # Looked up once: a connection that was lost has no `info`, and its own error must reach the caller.
+    # Looked up once: a lost connection has no `info`, and its original error must reach the caller.
     info = connection.info
     info[_GATHERED] = rows
     try:
@@ -147,7 +149,14 @@ _INSERT_GATHERED = insert(outbox).values(due_at=func.now() + timedelta(seconds=W
 
 
 def add_message(connection: Connection, *, consumer: str, topic: "Topic", event: "Contract") -> None:
-    """A Kafka message to send once this transaction is committed."""
+    """Add a Kafka message, to be sent once this transaction is committed.
+
+    Args:
+        connection: A connection in the transaction.
+        consumer: The consumer whose effect adds the message; its alarms name a message that is not delivered.
+        topic: The topic of the message.
+        event: The message's content; it gives the key too.
+    """
     key, value = topic.serialize(event)
     _add(connection, Route(consumer, "message", topic.name), key, value)
 
@@ -161,31 +170,35 @@ def add_record(
     value: bytes | None,
     headers: Sequence[tuple[str, bytes | None]],
 ) -> None:
-    """A raw Kafka record to send once this transaction is committed.
+    """Add a raw Kafka record, to be sent once this transaction is committed.
 
     Args:
-        connection: The transaction that the record belongs to.
+        connection: A connection in the transaction.
         consumer: The consumer whose alarms name a record that is not delivered.
         topic: The topic's name.
         key: The record's key; None for none.
         value: The record's value; None for none.
-        headers: Names and values in the record's order; a name may occur several times. Delivery adds
-            `idempotency-key` behind them.
+        headers: Names and values in the record's order; a name may occur several times. The delivery appends
+            `idempotency-key`.
     """
     kept = json.dumps([[name, None if part is None else b64encode(part).decode()] for name, part in headers])
     _add(connection, Route(consumer, "message", topic), key, value, kept)
 
 
 def record_headers(row: Row) -> list[tuple[str, bytes | None]]:
-    """The headers that a row of kind `message` is sent with: its own, then its id as `idempotency-key`."""
+    """The headers of the record for a row of kind `message`: the row's own, then its id as `idempotency-key`."""
     own = [(name, None if part is None else b64decode(part)) for name, part in json.loads(row.headers or "[]")]
     return [*own, ("idempotency-key", str(row.id).encode())]
 
 
 def add_request(connection: Connection, *, consumer: str, conn_id: str, payload: Mapping[str, Any]) -> None:
-    """An HTTP POST of JSON to an Airflow HTTP connection, to send once this transaction is committed.
+    """Add an HTTP POST of JSON, to be sent once this transaction is committed.
 
-    When the connection is not defined at that time, the row is kept as skipped.
+    Args:
+        connection: A connection in the transaction.
+        consumer: The consumer whose alarms name a request that is not delivered.
+        conn_id: The Airflow HTTP connection of the receiver. If it is not defined at delivery, the row is skipped.
+        payload: The body; values that are not JSON are converted with `str`.
     """
     body = json.dumps(payload, ensure_ascii=False, sort_keys=True, default=str).encode()
     _add(connection, Route(consumer, "request", conn_id), None, body)
@@ -203,13 +216,13 @@ def _add(
 
 
 def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, Way], *, seconds: float) -> int:
-    """One attempt to deliver rows that the caller's own transactions have written.
+    """Make one attempt to deliver rows that the caller's own transactions have written.
 
-    Routes whose receiver is known to be away are left to the Dag.
+    Routes with a receiver that is known to be unavailable are left to the Dag.
 
     Args:
-        written: What `gathered` returned.
-        ways: How rows of each kind are delivered.
+        written: Ids by route, from `gathered`.
+        ways: The delivery method by kind.
         seconds: After this time no further row is tried.
 
     Returns:
@@ -238,7 +251,7 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
     return delivered
 
 
-# Skips from route to route through the index: what it costs follows the number of routes, not of rows.
+# Skips from route to route through the index, so the cost grows with the number of routes, not of rows.
 _DUE = text("""
 with recursive found (consumer, kind, destination, due_at) as (
     (select consumer, kind, destination, due_at from outbox where state = 'pending'
@@ -255,17 +268,17 @@ order by due_at
 
 
 def due_routes() -> list[Route]:
-    """Routes with rows to deliver now, that no process has taken; the longest due first."""
+    """Routes with rows that are due now and that no process has leased; the longest due first."""
     with begin() as connection:
         return [Route(*row) for row in connection.execute(_DUE)]
 
 
 def deliver_route(route: Route, way: Way) -> int:
-    """Deliver what is due on one route, for TURN_SECONDS at most, unless another process does.
+    """Deliver the due rows of one route for at most TURN_SECONDS, unless another process delivers them.
 
     Args:
-        route: One of `due_routes`.
-        way: How rows of its kind are delivered.
+        route: A route from `due_routes`.
+        way: The delivery method for its kind.
 
     Returns:
         How many rows were delivered.
@@ -296,14 +309,14 @@ def deliver_route(route: Route, way: Way) -> int:
 
 
 def close_if_none_failed(connection: Connection, consumer: str) -> None:
-    """Close the alarm about failed rows when a person has dealt with the last of them."""
+    """Close the alarm about failed rows when the consumer has no failed row any more."""
     failed = select(outbox.c.sequence).where(outbox.c.consumer == consumer, outbox.c.state == "failed").limit(1)
     if connection.execute(failed).first() is None:
         close_alarm(connection, consumer, ALARM)
 
 
 def watch() -> None:
-    """Open an alarm for each consumer whose oldest pending row is too old; close the alarms whose cause is gone."""
+    """Open an alarm for each consumer with a pending row older than MAX_PENDING; close alarms whose cause is gone."""
     pending = outbox.c.state == "pending"
     oldest = select(outbox.c.consumer, func.min(outbox.c.created_at), func.count()).where(pending)
     too_old = oldest.group_by(outbox.c.consumer).having(func.min(outbox.c.created_at) < func.now() - MAX_PENDING)
@@ -333,13 +346,13 @@ class _Turn(NamedTuple):
 
 
 def _deliver_some(route: Route, way: Way, which: ColumnElement[bool], until: float) -> _Turn:
-    """Deliver one batch and record it, in one transaction."""
+    """Deliver one batch and record the answers, in one transaction."""
     rows = (
         select(outbox)
         .where(*_pending(route), which)
         .order_by(outbox.c.due_at, outbox.c.sequence)
         .limit(way.rows_at_once)
-        # Another task that delivers at the same time has the rows that are locked.
+        # Locked rows are being delivered by another task.
         .with_for_update(skip_locked=True)
     )
     with begin() as connection:
@@ -356,7 +369,7 @@ def _record(connection: Connection, route: Route, attempt: Attempt) -> int:
     delivered = 0
     for (answer, error), sequences in by_answer.items():
         these = update(outbox).where(outbox.c.sequence == any_(literal(sequences, ARRAY(BigInteger))))
-        # Not now(), the time at which the transaction began: the receiver may have taken its time.
+        # Not now(), which is the start of the transaction: the delivery may have taken long since.
         now = func.clock_timestamp()
         if answer is Answer.delivered:
             connection.execute(these.values(state="delivered", delivered_at=now, last_error=None))
@@ -378,7 +391,7 @@ def _record(connection: Connection, route: Route, attempt: Attempt) -> int:
                 )
                 open_alarm(connection, route.consumer, ALARM, message)
         else:
-            # The longer a row has waited, the longer it waits: 1 s at first, 60 s at most.
+            # The delay is half of the row's age, at least 1 s and at most 60 s.
             waited = (now - outbox.c.created_at) / 2
             bounds = [timedelta(seconds=n) for n in (AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS)]
             due_at = now + func.least(func.greatest(waited, bounds[0]), bounds[1])
@@ -394,7 +407,7 @@ def _skip(route: Route, reason: str, which: ColumnElement[bool]) -> None:
 
 
 def _take(route: Route) -> bool:
-    """Lease the route; False when another process has it, or when its receiver was found away meanwhile."""
+    """Lease the route; False when another process has a lease, or the route is backing off."""
     lease = postgresql.insert(outbox_routes).values(**route._asdict(), retry_at=_leased())
     lease = lease.on_conflict_do_update(
         constraint=outbox_routes.primary_key,
@@ -410,9 +423,10 @@ def _leased() -> ColumnElement:
 
 
 def _note_away(connection: Connection, route: Route, reason: str, *, only_if_unknown: bool = False) -> None:
-    """Count a failed attempt and let the route wait.
+    """Count a failed attempt and let the route back off.
 
-    only_if_unknown: of eight tasks that find the receiver away at once, one counts.
+    only_if_unknown: Do nothing if the route waits already, so that of several tasks that find the receiver unavailable
+    at the same time, only one counts.
     """
     doublings = func.least(outbox_routes.c.failures, 16)
     seconds = func.least(AWAY_LAST_SECONDS, AWAY_FIRST_SECONDS * func.pow(2, doublings))

@@ -1,10 +1,10 @@
-"""Remove what is done and old enough from the operational database.
+"""Delete old rows of completed work from the operational database.
 
-What is open stays, however old: claims that are not handled, outbox rows that are pending or failed, open alarms. So do
-positions.
+Rows of open work are kept at any age: claims that are not handled, outbox rows that are pending or failed, open alarms.
+Positions are kept too.
 
-Rows go in small transactions, oldest first, each found through an index: a prune holds no lock for long, may be killed
-at any time, and may run beside itself and beside everything else.
+Rows are deleted in small transactions, oldest first, and found through an index. So a prune holds no lock for long, may
+be killed at any time, and may run at the same time as another prune and as all other tasks.
 """
 
 import logging
@@ -22,20 +22,28 @@ from include.operations.tables import alarms, claims, inbox, outbox, replays
 
 log = logging.getLogger(__name__)
 
-# Rows in one transaction: some milliseconds.
+# Rows per transaction, which takes some milliseconds.
 BATCH_ROWS = 1_000
-# A message can outlive its topic's retention: Kafka deletes whole segments, and begins one a week by default.
+# A message can outlive its topic's retention by this time: Kafka deletes only whole segments, and starts a new segment
+# every 7 days by default.
 SEGMENT_ROLL = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Rows of `table` go when `column` is older than `kept`, those only for which the condition holds."""
+    """A rule for deletion: rows of `table` are deleted when `column` is older than `kept` and `only` holds.
+
+    Attributes:
+        table: The table.
+        column: The column with a row's time.
+        kept: How long rows are kept.
+        only: A condition in SQL; None for all rows.
+    """
 
     table: Table
     column: str
     kept: timedelta
-    # A constant, so that it matches the condition of the partial index.
+    # Literal SQL without parameters, so that it matches the condition of the partial index.
     only: str | None = None
 
     def due(self) -> ColumnElement[bool]:
@@ -44,15 +52,25 @@ class Rule:
 
 
 class RetentionTooShort(ValueError):
-    """Rows would go while they still keep a message from having its effect twice."""
+    """Inbox rows would be deleted while they still prevent a second effect of a message."""
 
 
 def rules(
     topics: Iterable[Topic], *, inbox_days: int | None, claims_days: int, outbox_days: int, alarms_days: int
 ) -> list[Rule]:
-    """What is pruned, and after how many days; None keeps the inbox for ever. Ranges go with their claims.
+    """The rules for pruning.
 
-    Raises RetentionTooShort when the inbox would not know a message of one of the topics any more that can still come.
+    Ranges of claims are deleted together with their claims.
+
+    Args:
+        topics: The topics whose messages the inbox must recognize.
+        inbox_days: Days after which inbox rows are deleted; None to keep them forever.
+        claims_days: Days after which closed claims are deleted.
+        outbox_days: Days after which delivered and skipped outbox rows are deleted.
+        alarms_days: Days after which closed alarms are deleted.
+
+    Raises:
+        RetentionTooShort: A message of one of the topics could still arrive after its inbox row is deleted.
     """
     days = timedelta(days=1)
     inbox_rules = []
@@ -61,7 +79,7 @@ def rules(
         inbox_rules = [Rule(inbox, "recorded_at", inbox_days * days)]
     return [
         *inbox_rules,
-        # A replay's progress: without the row, a dead letter that is still there would be replayed once more.
+        # The progress of replays: without its row, a dead letter that still exists would be replayed again.
         Rule(replays, "recorded_at", DEAD_LETTER_RETENTION + 2 * SEGMENT_ROLL),
         Rule(claims, "closed_at", claims_days * days, "closed_at is not null"),
         Rule(outbox, "created_at", outbox_days * days, "state in ('delivered', 'skipped')"),
@@ -70,11 +88,19 @@ def rules(
 
 
 def check_inbox(kept: timedelta, topics: Iterable[Topic]) -> None:
-    """Raise RetentionTooShort when an inbox row could go before the last message that it must recognise.
+    """Check that no inbox row is deleted before the last message that it must recognize.
 
-    A message that broke its contract is a dead letter for DEAD_LETTER_RETENTION. On the last day of it, a replay may
-    send it to its topic again, where it stays for the topic's retention, and is read again if the consumer is reset.
-    If the producer had sent the event in another message on the first day, only the inbox tells that it was handled.
+    A message that broke its contract is a dead letter for DEAD_LETTER_RETENTION. On its last day there, a replay may
+    send it to its topic again. It stays on the topic for the topic's retention, and is read again if the consumer is
+    reset. If the producer had also sent the event in another, valid message on the first day, only the inbox shows that
+    the event was handled.
+
+    Args:
+        kept: How long inbox rows are kept.
+        topics: The topics whose messages the inbox must recognize.
+
+    Raises:
+        RetentionTooShort: The rows of a topic must be kept for longer.
     """
     for topic in topics:
         if topic.retention is None:
@@ -82,7 +108,7 @@ def check_inbox(kept: timedelta, topics: Iterable[Topic]) -> None:
                 f"topic {topic.name} keeps its messages for ever, so inbox rows must stay for ever too: give it a "
                 "retention, or set inbox_days to null"
             )
-        # Twice: once for the segment of the dead letter, once for that of the message.
+        # SEGMENT_ROLL counts twice: for the segment of the dead letter, and for the segment of the replayed message.
         needed = topic.retention + DEAD_LETTER_RETENTION + 2 * SEGMENT_ROLL
         if kept < needed:
             raise RetentionTooShort(
@@ -94,7 +120,16 @@ def check_inbox(kept: timedelta, topics: Iterable[Topic]) -> None:
 
 
 def prune(wanted: Iterable[Rule], *, seconds: float, batch_rows: int = BATCH_ROWS) -> dict[str, int]:
-    """Remove what is due, for about this long; returns how many rows went, by table. The rest is the next run's."""
+    """Delete the due rows for a limited time; the next run deletes the remaining ones.
+
+    Args:
+        wanted: The rules, from `rules`.
+        seconds: No further transaction is started after this time.
+        batch_rows: Rows per transaction.
+
+    Returns:
+        {table: number of deleted rows}.
+    """
     until = time.monotonic() + seconds
     removed: dict[str, int] = {}
     for rule in wanted:
@@ -111,7 +146,7 @@ def prune(wanted: Iterable[Rule], *, seconds: float, batch_rows: int = BATCH_ROW
 
 def _remove_some(rule: Rule, rows: int) -> int:
     ctid = literal_column("ctid")
-    # skip locked: what somebody holds is theirs, a second prune for instance; it waits for the next time.
+    # skip locked: rows that another transaction holds (such as a second prune) are left for the next run.
     some = (
         select(ctid).select_from(rule.table).where(rule.due()).order_by(rule.table.c[rule.column]).limit(rows)
     ).with_for_update(skip_locked=True)

@@ -1,7 +1,7 @@
 """Tables of the operational database.
 
-Core tables, no mapped classes: the first ORM statement of a process configures every mapped class that is loaded, and
-with Airflow in the process that imports all of Airflow's models: 0.45 s in every task.
+They are SQLAlchemy Core tables without mapped classes. The first ORM statement of a process configures every mapped
+class that is loaded. With Airflow in the process, this imports all of Airflow's models and costs 0.45 s in every task.
 
 A package of the example adds its own tables to the same `metadata`, and its own revisions (`migrate.py` finds them).
 """
@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-# Constraints have names, so that a migration can drop what it made.
+# Constraints have names, so that a migration can drop the constraints that an earlier one created.
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -41,29 +41,29 @@ Timestamp = DateTime(timezone=True)
 
 
 def now_column(name: str) -> Column:
-    """A timestamp that the database sets."""
+    """A timestamp column, set by the database to the time at which the transaction began."""
     return Column(name, Timestamp, server_default=func.now(), nullable=False)
 
 
-# A consumer; its row is the lock that claimers take.
+# The consumers. A claim locks the row of its consumer.
 consumers = Table("consumers", metadata, Column("name", Text, primary_key=True), now_column("created_at"))
 
-# The next offset that a consumer has not claimed. Kept when claims are pruned.
+# For each partition, the first offset that a consumer has not claimed. Kept when claims are pruned.
 positions = Table(
     "positions",
     metadata,
     Column("consumer", Text, ForeignKey("consumers.name"), primary_key=True),
     Column("topic", Text, primary_key=True),
     Column("partition", BigInteger, primary_key=True),
-    # The identity of the log: a topic that is recreated starts at offset 0 under the same name.
+    # The identity of the log: a recreated topic starts at offset 0 under the same name.
     Column("topic_id", Text, nullable=False),
     Column("next_offset", BigInteger, nullable=False),
-    # The partition leader's epoch when the log reached to next_offset; null when the broker does not give it.
+    # The partition leader's epoch at the latest claim; null when the broker does not report it.
     Column("leader_epoch", BigInteger),
 )
 
-# Where a log ended when it was looked at, and when: a record behind that end arrived later. A record's own timestamp
-# does not say when it arrived: a device that was offline sends old ones.
+# The ends of logs at the times of checks: a record after such an end arrived later than the check. A record's own
+# timestamp is not the time of its arrival, because a device that was offline sends old timestamps.
 log_ends = Table(
     "log_ends",
     metadata,
@@ -74,7 +74,8 @@ log_ends = Table(
     Column("seen_at", Timestamp, nullable=False),
 )
 
-# Transactions that hold a partition's last stable offset, and since when that was seen. `source` is who is held up.
+# Open transactions that hold back the last stable offset of a partition, and when each was first seen. `source` is the
+# consumer or connector that is blocked.
 open_transactions = Table(
     "open_transactions",
     metadata,
@@ -85,7 +86,7 @@ open_transactions = Table(
     Column("seen_at", Timestamp, nullable=False),
 )
 
-# The offset ranges that one Dag run owns; a row even when it claimed nothing.
+# The claims: one row per Dag run, also when the run claimed no offsets.
 claims = Table(
     "claims",
     metadata,
@@ -93,9 +94,9 @@ claims = Table(
     Column("consumer", Text, ForeignKey("consumers.name"), nullable=False),
     Column("run_id", Text, nullable=False),
     now_column("claimed_at"),
-    # Set when every offset of every range is handled: until then the claim is open.
+    # Set when every offset of every range is handled. Until then the claim is open.
     Column("closed_at", Timestamp),
-    # One Dag run per message: when, and how often, the partition keys of this claim were emitted.
+    # One Dag run per message: when the partition keys of this claim were last emitted, and how often.
     Column("emitted_at", Timestamp),
     Column("emissions", BigInteger, server_default="0", nullable=False),
     UniqueConstraint("consumer", "run_id"),
@@ -103,8 +104,8 @@ claims = Table(
     Index("ix_claims_closed_at", "closed_at", postgresql_where=text("closed_at is not null")),
 )
 
-# Offsets [start_offset, end_offset) of one partition, immutable. Retention had removed [start_offset, readable_from)
-# before the claim was made: lost, and on record here.
+# The ranges of a claim: offsets [start_offset, end_offset) of one partition, immutable. Retention had removed
+# [start_offset, readable_from) before the claim was made: this part is lost and recorded here.
 claim_ranges = Table(
     "claim_ranges",
     metadata,
@@ -116,11 +117,11 @@ claim_ranges = Table(
     Column("readable_from", BigInteger, nullable=False),
     Column("end_offset", BigInteger, nullable=False),
     CheckConstraint("start_offset <= readable_from and readable_from <= end_offset", name="ordered"),
-    # One run for each message looks up the claim that holds its offset.
+    # With one run per message, each run looks up the claim that holds its offset.
     Index("ix_claim_ranges_offsets", "topic", "partition", "end_offset"),
 )
 
-# Offsets of a claim that are done: each has an inbox row, or holds no record, or is lost to retention.
+# Completed offsets of a claim: each has an inbox row, or holds no record, or was removed by retention.
 handled_ranges = Table(
     "handled_ranges",
     metadata,
@@ -129,14 +130,14 @@ handled_ranges = Table(
     Column("partition", BigInteger, primary_key=True),
     Column("start_offset", BigInteger, primary_key=True),
     Column("end_offset", BigInteger, primary_key=True),
-    # Offsets that retention removed between the claim and the reading: all of the range, or none.
+    # The number of offsets that retention removed between the claim and the read: all of the range, or none.
     Column("lost", BigInteger, server_default="0", nullable=False),
     now_column("handled_at"),
 )
 
 
 class Outcome(StrEnum):
-    """What became of a message."""
+    """The outcome of a message for a consumer."""
 
     handled = "handled"
     # Its event was handled before, at other coordinates.
@@ -144,9 +145,9 @@ class Outcome(StrEnum):
     dead_letter = "dead_letter"
 
 
-# One row for every message a consumer is done with. Two unique keys: the coordinates stop redelivery, the event id
-# stops what a producer sent twice. Coordinates hold the topic's id, because a topic that was made again uses the same
-# offsets for other messages.
+# One row for every message that a consumer has completed. It has two unique keys: the coordinates prevent a second
+# handling of the same record, the event id prevents a second effect of an event that a producer sent twice. The
+# coordinates include the topic's id, because a recreated topic uses the same offsets for other messages.
 inbox = Table(
     "inbox",
     metadata,
@@ -157,10 +158,10 @@ inbox = Table(
     Column("topic", Text, nullable=False),
     Column("contract", Text, nullable=False),
     Column("event_id", Text),
-    # What the event says (contracts/digests.py); null in rows from before there were digests.
+    # The digest of the event's content (contracts/digests.py); null for dead letters and in rows from before digests.
     Column("digest", LargeBinary),
     Column("outcome", String(16), nullable=False),
-    # Why a dead letter is one (a Reason) and where in the message; null otherwise.
+    # For a dead letter: the reason (a Reason), and the details, such as the fields; null otherwise.
     Column("reason", Text),
     Column("detail", Text),
     Column("run_id", Text, nullable=False),
@@ -177,9 +178,9 @@ inbox = Table(
     Index("ix_inbox_recorded_at", "recorded_at"),
 )
 
-# What must leave the database: written with the effect, delivered afterwards at least once. `id` is the idempotency
-# key that the receiver sees. `state` is pending, delivered, skipped (its connection is not defined) or failed (refused
-# too often; kept, and an alarm is open).
+# Messages and requests to send: written in the transaction of the effect, delivered afterwards at least once. `id` is
+# the idempotency key for the receiver. `state` is pending, delivered, skipped (its connection is not defined) or failed
+# (refused too often; the row is kept, and an alarm is open).
 outbox = Table(
     "outbox",
     metadata,
@@ -190,15 +191,16 @@ outbox = Table(
     # A topic's name, or the id of an Airflow HTTP connection.
     Column("destination", Text, nullable=False),
     Column("key", LargeBinary),
-    # Null: a Kafka record without a value.
+    # Null for a Kafka record without a value.
     Column("body", LargeBinary),
-    # Of a raw Kafka record: JSON, a list of [name, value in base64 or null], in the record's order.
+    # For a raw Kafka record: JSON, a list of [name, value in base64 or null], in the record's order.
     Column("headers", Text),
     Column("state", String(16), server_default="pending", nullable=False),
     Column("attempts", BigInteger, server_default="0", nullable=False),
     Column("last_error", Text),
     now_column("created_at"),
-    # Not delivered before: after a failed attempt, and while the task that wrote the row delivers it.
+    # The earliest delivery by the Dag: later than the insert while the task that wrote the row delivers it, and after
+    # a failed attempt.
     now_column("due_at"),
     Column("delivered_at", Timestamp),
     CheckConstraint("state in ('pending', 'delivered', 'skipped', 'failed')", name="state"),
@@ -216,8 +218,9 @@ outbox = Table(
     Index("ix_outbox_settled", "created_at", postgresql_where=text("state in ('delivered', 'skipped')")),
 )
 
-# What is known of a route, the rows of one consumer to one destination: it is not used before `retry_at`, because its
-# receiver is away (`failures` attempts in a row), or because a process has it (a lease; then the process extends it).
+# The state of a route, which is the rows of one consumer to one destination. The route is not used before `retry_at`:
+# either its receiver was unavailable for `failures` consecutive attempts, or a process holds a lease on it, which the
+# process extends.
 outbox_routes = Table(
     "outbox_routes",
     metadata,
@@ -229,9 +232,9 @@ outbox_routes = Table(
     Column("last_error", Text),
 )
 
-# Dead letters that a replay has looked at, by their coordinates in the dead-letter topic; `outcome` is the last look's.
-# Nothing is committed to Kafka by a replay: these rows are its progress. A row goes when its dead letter has gone, not
-# before, or the message would be sent once more.
+# Dead letters that a replay has processed, by their coordinates in the dead-letter topic, with the latest outcome. A
+# replay commits nothing to Kafka: these rows are its progress. A row must not be deleted before its dead letter is
+# gone, or the message would be sent again.
 replays = Table(
     "replays",
     metadata,
@@ -239,17 +242,17 @@ replays = Table(
     Column("topic_id", Text, primary_key=True),
     Column("partition", BigInteger, primary_key=True),
     Column("offset", BigInteger, primary_key=True),
-    # The topic that the message was on, and where, as the dead letter says; null when it does not say.
+    # The message's own topic, and its coordinates there from the dead letter's envelope; null without an envelope.
     Column("topic", Text, nullable=False),
     Column("source_partition", BigInteger),
     Column("source_offset", BigInteger),
-    # As written in the dead letter. A topic that was made again has the same offsets, but not the same times.
+    # The text from the envelope. A recreated topic uses the same offsets, but with other timestamps.
     Column("source_timestamp", Text),
     Column("consumer", Text),
-    # Why it became a dead letter.
+    # Why the message became a dead letter.
     Column("reason", Text),
     Column("outcome", String(16), nullable=False),
-    # Why it still fails: names of fields, no values.
+    # Why the message still fails: names of fields, no values.
     Column("detail", Text),
     Column("repairs", Text),
     Column("run_id", Text, nullable=False),
@@ -259,7 +262,7 @@ replays = Table(
     Index("ix_replays_recorded_at", "recorded_at"),
 )
 
-# Something a person must look at. One row an episode: open until what caused it is gone.
+# Conditions that a person must examine. One row per episode; it is open until its cause is gone.
 alarms = Table(
     "alarms",
     metadata,
@@ -273,7 +276,7 @@ alarms = Table(
     Index("ix_alarms_closed_at", "closed_at", postgresql_where=text("closed_at is not null")),
 )
 
-# When each of the Dags that look after the others last ran: the others raise an alarm about one that is silent.
+# When each of the maintenance Dags last ran: the other ones open an alarm about a silent Dag.
 heartbeats = Table(
     "heartbeats",
     metadata,

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from airflow.providers.http.hooks.http import HttpHook
 
 CONNECT_SECONDS, READ_SECONDS = 5, 10
-# POSTs at once to one receiver, each over a connection that stays open.
+# Concurrent POSTs to one receiver, each over a connection that stays open.
 CONNECTIONS = 8
-# The receiver may well take it later.
+# Status codes after which the receiver may accept the request later.
 _TRY_LATER = {408, 425, 429}
 
 
 class Requests:
-    """The way of rows that are HTTP POSTs: the destination is the id of an Airflow HTTP connection."""
+    """The way of rows that are HTTP POSTs; their destination is the id of an Airflow HTTP connection."""
 
     rows_at_once = 200
 
@@ -29,7 +29,7 @@ class Requests:
         self._skipped: dict[str, str | None] = {}
 
     def why_skipped(self, destination: str) -> str | None:
-        """That the connection is not defined; None when it is."""
+        """A text when the connection is not defined; None when it is defined."""
         from airflow.sdk import BaseHook
         from airflow.sdk.exceptions import AirflowNotFoundException
 
@@ -43,15 +43,23 @@ class Requests:
         return self._skipped[destination]
 
     def deliver(self, destination: str, rows: Sequence[Row], until: float) -> Attempt:
-        """POST each row's JSON, with the row's id as Idempotency-Key, a few at once.
+        """POST each row's JSON, with the row's id as Idempotency-Key, several at once.
 
-        The connection's host may hold a path; its extra holds headers such as a token. No error shows the address: that
-        of a chat program's webhook is its password. The receiver counts as away when it answers none of as many
-        requests in a row as there are connections, or none at all.
+        The connection's host may contain a path; its extra holds headers such as a token. No error shows the address,
+        because the address of a chat program's webhook is its password.
+
+        Args:
+            destination: The id of the Airflow HTTP connection.
+            rows: Rows of the outbox.
+            until: No further request is started after this time of `time.monotonic`.
+
+        Returns:
+            The answers. `away` is set after as many consecutive requests without an answer as there are connections in
+            use, or when the connection cannot be used.
         """
         from airflow.providers.http.hooks.http import HttpHook
 
-        # A few rows go one after the other, in order: that an alarm was opened, then that it was closed.
+        # Up to 15 rows are sent one after the other, in order, such as an opened alarm and then its close.
         workers = max(1, min(CONNECTIONS, len(rows) // CONNECTIONS))
         batch = _Batch(rows, until, workers)
         hook = HttpHook(method="POST", http_conn_id=destination)
@@ -60,13 +68,13 @@ class Requests:
                 for work in [pool.submit(_work, hook, batch) for _ in range(workers)]:
                     work.result()
         except ValueError as error:
-            # The connection itself: no scheme, extra that is no JSON.
+            # The connection is invalid: it has no scheme, or its extra is not JSON.
             return Attempt(away=f"connection {destination} cannot be used: {type(error).__name__}")
         return batch.attempt()
 
 
 class _Batch:
-    """Rows for several threads, and what became of them."""
+    """Rows that several threads send, and the answers to them."""
 
     def __init__(self, rows: Sequence[Row], until: float, workers: int) -> None:
         self._rows: Iterator[Row] = iter(rows)
@@ -102,7 +110,7 @@ def _work(hook: "HttpHook", batch: _Batch) -> None:
     with session:
         while (row := batch.next_row()) is not None:
             try:
-                # No redirects: a POST would be followed as a GET, and count as delivered.
+                # No redirects: the client would follow a redirected POST with a GET, which would count as delivered.
                 status = session.post(
                     hook.base_url,
                     data=row.body,

@@ -1,7 +1,7 @@
 """consumers, positions, claims, inbox, outbox, alarms
 
-A revision is a record of what was done, so it spells the tables out and does not import the models; a test compares
-the two.
+A revision records a past change, so it defines the tables itself and does not import `tables.py`. A test compares the
+migrated database with `tables.py`.
 """
 
 import sqlalchemy as sa

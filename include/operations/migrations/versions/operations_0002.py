@@ -1,7 +1,7 @@
 """claims: when their keys were emitted
 
-For consumers with one Dag run per message: Airflow drops the keys of a paused Dag, so keys of claims that stay open are
-emitted again, each time after a longer wait.
+For consumers with one Dag run per message: Airflow drops the keys of a paused Dag. So the keys of claims that stay open
+are emitted again, each time after a longer wait.
 """
 
 import sqlalchemy as sa

@@ -1,6 +1,6 @@
-"""replays: what became of dead letters that a replay looked at
+"""replays: the outcomes of dead letters in replays
 
-Nothing is committed to Kafka by a replay: these rows are its progress.
+A replay commits nothing to Kafka: these rows are its progress.
 """
 
 import sqlalchemy as sa

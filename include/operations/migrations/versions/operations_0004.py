@@ -1,6 +1,6 @@
-"""indexes for what is pruned by age, and for failed rows of the outbox
+"""indexes for rows that are pruned by age, and for failed rows of the outbox
 
-Without them, each prune would read whole tables to find that there is nothing to do.
+Without them, each prune would read whole tables, even when no row is due.
 """
 
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""outbox: records with headers, without a value
+"""outbox: records with headers, and records without a value
 
 A raw Kafka record that could not be published directly keeps its headers, and may have no value.
 """

@@ -1,4 +1,4 @@
-"""heartbeats: when the Dags that look after the others last ran"""
+"""heartbeats: when each of the maintenance Dags last ran"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""positions: leader epochs; log_ends and open_transactions: what a look at the logs has seen, and when"""
+"""positions: leader epochs; log_ends and open_transactions: observed ends of logs and open transactions, with times"""
 
 import sqlalchemy as sa
 from alembic import op

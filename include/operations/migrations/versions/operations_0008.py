@@ -1,6 +1,6 @@
-"""outbox: when each row is due, and which routes are away
+"""outbox: when each row is due, and which receivers are unavailable
 
-A route is the rows of one consumer to one destination. A route whose receiver is away waits, and holds up no other.
+A route is the rows of one consumer to one destination. A route with an unavailable receiver waits and delays no other.
 """
 
 import sqlalchemy as sa

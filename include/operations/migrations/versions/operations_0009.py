@@ -1,4 +1,4 @@
-"""claim_ranges: an index for the claim that holds a message"""
+"""claim_ranges: an index to find the claim that holds a message"""
 
 from alembic import op
 

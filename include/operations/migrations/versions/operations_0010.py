@@ -1,6 +1,7 @@
-"""inbox: a digest of the event beside its id
+"""inbox: a digest of the event in addition to its id
 
-The same id with another digest is no duplicate but a conflict. Rows from before have none, and count as duplicates.
+The same id with another digest is a conflict, not a duplicate. Older rows have no digest; an event with the id of such
+a row counts as a duplicate.
 """
 
 import sqlalchemy as sa
