@@ -63,6 +63,19 @@ def load_catalog(conn_id: str = CONN_ID) -> "Catalog":
     return _sql_catalog(connection, properties)
 
 
+def forget_catalogs() -> None:
+    """Let the next use of a catalog read its Airflow connections anew, those of the object store among them.
+
+    For processes that live for weeks, after an error: a key that was rotated stays refused, however often it is tried.
+    Whoever uses a catalog at this moment keeps it.
+    """
+    load_catalog.cache_clear()
+    _current.clear()
+    if gcsfs := sys.modules.get("gcsfs"):
+        # It keeps a client for each credential that it was ever given.
+        gcsfs.GCSFileSystem.clear_instance_cache()
+
+
 def load_current(name: str) -> "Table":
     """Like the catalog's `load_table`, but read the table's metadata again only after a new commit.
 

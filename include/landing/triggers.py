@@ -11,6 +11,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
 from include.compat.triggerer import hand_over_events
+from include.lake.catalog import forget_catalogs
 from include.landing.readiness import Lane, Readiness, look
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class LandedOffsetsTrigger(BaseTrigger):
                 # Logged once per outage. A failed task would only have to start again and wait here again.
                 if away == AWAY_FIRST_SECONDS:
                     log.warning("lane=%s cannot look, trying again until it works: %s", lane.name, error)
+                forget_catalogs()
                 wait, away = away, min(2 * away, AWAY_LAST_SECONDS)
             else:
                 if away > AWAY_FIRST_SECONDS:

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.conftest import start_stack
+from tests.e2e.airflow import Airflow
 
 REMEDY = "no chromium: run `make browser` as root on Debian, or install it with your package manager"
 
@@ -42,8 +43,29 @@ def browser() -> Iterator[Browser]:
 def whole_stack(tmp_path_factory):
     """A Stack with everything, Airflow included. It changes no environment variable: use its `environment()`."""
     services = ("postgres", "kafka", "objectstore", "connect", "feeds", "airflow")
-    # Three looks a second instead of ten: the tests measure nothing, and the scheduler would take a third of a core.
-    calm = {"AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3"}
+    # The tests measure nothing. Three looks a second instead of ten: the scheduler would take a third of a core. And of
+    # the Dags, which would take most of the rest, only those at work that a module is about.
+    calm = {
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
+    }
     stack = start_stack(tmp_path_factory.mktemp("whole_stack"), services, environment=calm)
     yield stack
     stack.remove()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dags_at_work(whole_stack, request: pytest.FixtureRequest) -> Iterator[Airflow]:
+    """Airflow with the Dags of the module's DAGS unpaused, for as long as its tests last."""
+    airflow = Airflow(**whole_stack.endpoints()["airflow"])
+    dags = getattr(request.module, "DAGS", ())
+    airflow.start(*dags)
+    yield airflow
+    for dag in dags:
+        airflow.pause(dag, True)
+    airflow.close()
+
+
+@pytest.fixture(scope="module")
+def airflow(dags_at_work: Airflow) -> Airflow:
+    return dags_at_work

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -19,12 +19,14 @@ import pytest
 
 from include.water.sites import DISTRICTS
 from include.water.topics import SERVICE_REQUESTS, WORK_ORDERS, ServiceRequest, WorkOrder
-from tests.e2e.test_event_lane import Airflow, Lane, wait_for
+from tests.e2e.airflow import Airflow, wait_for
+from tests.e2e.test_event_lane import Lane
 from tests.unit.water.test_topics import example
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
 TRIAGE, EXECUTE = "triage_service_request", "execute_decisions"
+DAGS = ("fan_out_service_requests", TRIAGE, EXECUTE, "deliver_outbox")
 OPEN_APPROVALS = 3
 SECONDS_TO_READ = 6
 # What the offline engine finds critical, and answers with an advice not to drink; and what it does at once.
@@ -165,15 +167,6 @@ class Requests:
             only_running=False,
             reset_dag_runs=True,
         )
-
-
-@pytest.fixture(scope="module")
-def airflow(whole_stack) -> Iterator[Airflow]:
-    airflow = Airflow(**whole_stack.endpoints()["airflow"])
-    wanted = {TRIAGE, EXECUTE, "fan_out_service_requests"}
-    wait_for(lambda: wanted <= {dag["dag_id"] for dag in airflow.ask("GET", "/dags")["dags"]}, 60, "the Dags are known")
-    yield airflow
-    airflow.close()
 
 
 @pytest.fixture

@@ -10,12 +10,9 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote
 
-import httpx
 import psycopg
 import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
@@ -26,60 +23,15 @@ from include.water.consumers import RAISE_ALERTS
 from include.water.sites import DISTRICTS, SITES
 from include.water.topics import ALERTS_RAISED, LEAKS_DETECTED, SEISMIC_EVENTS, AlertRaised, LeakDetected, SeismicEvent
 from tests.clients import producer_to, reader_at
+from tests.e2e.airflow import Airflow, wait_for
 from tests.unit.water.test_topics import example
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
 DAG = RAISE_ALERTS.name
+DAGS = (DAG, "deliver_outbox", "prepare_services")
 DAM = SITES["dam-upper"]
 Coordinates = tuple[str, int, int]  # topic, partition, offset
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """What the condition gives, as soon as it gives something."""
-    until = time.monotonic() + seconds
-    while True:
-        asked = time.monotonic()
-        if found := condition():
-            return found
-        now = time.monotonic()
-        assert now < until, f"not within {seconds:.0f} s: {what}"
-        # A question takes the processors from what is waited for: asked a quarter of the time at most.
-        time.sleep(max(0.2, 3 * (now - asked)))
-
-
-class Airflow:
-    """Airflow as somebody with a login sees it: /api/v2."""
-
-    def __init__(self, url: str, username: str, password: str) -> None:
-        answer = httpx.post(f"{url}/auth/token", json={"username": username, "password": password}, timeout=30)
-        answer.raise_for_status()
-        headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
-        self._client = httpx.Client(base_url=f"{url}/api/v2", headers=headers, timeout=30)
-
-    def ask(self, method: str, path: str, **json: Any) -> Any:
-        answer = self._client.request(method, path, json=json or None)
-        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
-        return answer.json()
-
-    def pause(self, dag: str, is_paused: bool) -> None:
-        self.ask("PATCH", f"/dags/{dag}?update_mask=is_paused", is_paused=is_paused)
-
-    def run(self, run_id: str, dag: str = DAG) -> dict[str, Any]:
-        return self.ask("GET", f"/dags/{dag}/dagRuns/{quote(run_id, safe='')}")
-
-    def tasks(self, run_id: str, dag: str = DAG) -> list[dict[str, Any]]:
-        return self.ask("GET", f"/dags/{dag}/dagRuns/{quote(run_id, safe='')}/taskInstances")["task_instances"]
-
-    def wait_for_success(self, run_id: str, dag: str = DAG, seconds: float = 60) -> None:
-        def ended() -> str | None:
-            state = self.run(run_id, dag)["state"]
-            return state if state in ("success", "failed") else None
-
-        assert wait_for(ended, seconds, f"the run {run_id} of {dag} ends") == "success"
-
-    def close(self) -> None:
-        self._client.close()
 
 
 class Lane:
@@ -168,27 +120,8 @@ class Lane:
         return ends
 
 
-@pytest.fixture(scope="module")
-def airflow(whole_stack) -> Iterator[Airflow]:
-    """Its feed is not read meanwhile: the messages are the tests' own."""
-    airflow = Airflow(**whole_stack.endpoints()["airflow"])
-    # The Dag processor may just have started.
-    wait_for(
-        lambda: (
-            {DAG, "ingest_seismic_feed", "prepare_services"}
-            <= {dag["dag_id"] for dag in airflow.ask("GET", "/dags")["dags"]}
-        ),
-        60,
-        "Airflow knows the Dags",
-    )
-    airflow.pause("ingest_seismic_feed", True)
-    yield airflow
-    airflow.pause("ingest_seismic_feed", False)
-    airflow.close()
-
-
 @pytest.fixture
-def lane(whole_stack, airflow) -> Lane:
+def lane(whole_stack) -> Lane:
     return Lane(whole_stack.endpoints())
 
 
@@ -236,9 +169,9 @@ def test_a_leak_and_a_quake_become_alerts_within_seconds_and_their_runs_succeed(
         assert (announced.source_topic, announced.source_partition, announced.source_offset) in sent
     runs = {run_id for _, run_id in lane.inbox(sent).values()}
     for run_id in runs:
-        airflow.wait_for_success(run_id)
-        assert airflow.run(run_id)["run_type"] == "asset_triggered"
-    states = {task["task_id"]: task["state"] for run_id in runs for task in airflow.tasks(run_id)}
+        airflow.wait_for_success(run_id, DAG)
+        assert airflow.run(run_id, DAG)["run_type"] == "asset_triggered"
+    states = {task["task_id"]: task["state"] for run_id in runs for task in airflow.tasks(run_id, DAG)}
     # A single message costs one task: there was nothing left to map.
     assert states == {"claim": "success", "handle": "skipped"}
 
@@ -263,14 +196,14 @@ def test_a_bad_message_is_kept_and_the_good_ones_around_it_are_alerts(lane: Lane
         assert headers["dlq.partition"] == str(where[1]).encode()
         assert (headers["dlq.consumer"], headers["dlq.run_id"]) == (DAG.encode(), inbox[where][1].encode())
     for run_id in {run_id for _, run_id in inbox.values()}:
-        airflow.wait_for_success(run_id)
+        airflow.wait_for_success(run_id, DAG)
 
 
 def test_a_cleared_run_succeeds_again_with_the_same_ranges_and_raises_nothing_twice(lane: Lane, airflow: Airflow):
     event = leak()
     sent = lane.send(of(LEAKS_DETECTED, event), (LEAKS_DETECTED, b"harbour", b"not JSON"))
     (run_id,) = {run_id for _, run_id in lane.wait_for_inbox(sent).values()}
-    airflow.wait_for_success(run_id)
+    airflow.wait_for_success(run_id, DAG)
     before = lane.ranges(run_id), lane.inbox(sent), lane.alerts(event)
     assert before[0]
     # A message that comes between must not become part of the cleared run.
@@ -288,11 +221,11 @@ def test_a_cleared_run_succeeds_again_with_the_same_ranges_and_raises_nothing_tw
     def claimed_again() -> bool:
         return any(
             task["task_id"] == "claim" and task["try_number"] == 2 and task["state"] == "success"
-            for task in airflow.tasks(run_id)
+            for task in airflow.tasks(run_id, DAG)
         )
 
     wait_for(claimed_again, 60, "the cleared claim has run again")
-    airflow.wait_for_success(run_id)
+    airflow.wait_for_success(run_id, DAG)
     assert (lane.ranges(run_id), lane.inbox(sent), lane.alerts(event)) == before
     assert lane.alerts(event) == [(event.event_id, "critical", 1)]
     assert len(lane.announced(event)) == 1

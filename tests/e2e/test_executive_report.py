@@ -17,13 +17,15 @@ from include.pages.app import HEADERS
 from include.water.dashboards.report.publish import FOLDER, latest, publish
 from include.water.dashboards.report.render import STYLE, render, style_source
 from include.water.flows.definition import TIME_ZONE
-from tests.e2e.test_event_lane import Airflow, wait_for
+from tests.e2e.airflow import Airflow, wait_for
 from tests.e2e.test_live_board import CONTRAST
 from tests.unit.water.report_sample import sample
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
 REPORT = "/pages/executive-report/"
+DAG = "publish_dashboard"
+DAGS = (DAG,)
 HOSTILE = "</h2><script>document.title='taken'</script><img src=x onerror=alert(1)>"
 
 
@@ -189,13 +191,12 @@ def test_without_a_report_the_page_says_so(context: BrowserContext, objects: Buc
 
 
 def test_a_run_by_hand_makes_a_report_at_once_and_one_for_an_event_waits_its_turn(
-    context: BrowserContext, objects: Bucket, airflow, shown: str
+    context: BrowserContext, objects: Bucket, dags_at_work: Airflow, shown: str
 ):
-    api = Airflow(**airflow)
-    dag, run_id = "publish_dashboard", f"test-{uuid.uuid4().hex[:8]}"
-    api.ask("POST", f"/dags/{dag}/dagRuns", dag_run_id=run_id, logical_date=None)
-    api.wait_for_success(run_id, dag, seconds=120)
-    result = api.ask("GET", f"/dags/{dag}/dagRuns/{run_id}/taskInstances/publish/xcomEntries/return_value")["value"]
+    api, run_id = dags_at_work, f"test-{uuid.uuid4().hex[:8]}"
+    api.ask("POST", f"/dags/{DAG}/dagRuns", dag_run_id=run_id, logical_date=None)
+    api.wait_for_success(run_id, DAG, seconds=120)
+    result = api.ask("GET", f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/publish/xcomEntries/return_value")["value"]
     pointer = latest(objects)
     assert pointer
     assert str(result["path"] if isinstance(result, dict) else json.loads(result)["path"]) == pointer.path != shown
@@ -206,12 +207,11 @@ def test_a_run_by_hand_makes_a_report_at_once_and_one_for_an_event_waits_its_tur
     api.ask("POST", "/assets/events", asset_id=asset["id"], extra={})
 
     def deferred() -> bool:
-        runs = api.ask("GET", f"/dags/{dag}/dagRuns?order_by=-run_after&limit=1")["dag_runs"]
-        states = {task["task_id"]: task["state"] for task in api.tasks(runs[0]["dag_run_id"], dag)}
+        runs = api.ask("GET", f"/dags/{DAG}/dagRuns?order_by=-run_after&limit=1")["dag_runs"]
+        states = {task["task_id"]: task["state"] for task in api.tasks(runs[0]["dag_run_id"], DAG)}
         return runs[0]["run_type"] == "asset_triggered" and states["wait"] == "deferred"
 
     wait_for(deferred, 120, "the run for the event waits without a worker")
-    api.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

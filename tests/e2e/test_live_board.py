@@ -23,6 +23,7 @@ from tests.e2e.test_event_lane import leak, quake
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
 BOARD = "/pages/live-board/"
+DAGS = ("raise_alerts", "deliver_outbox", "refresh_live_board")
 # A message's way: claimed, alert, outbox, alerts.raised, stock trigger, Dag run, poll.
 SECONDS = 60_000
 # Everything that a browser complains about, the policy's violations among it.

@@ -6,33 +6,20 @@ Looked at from outside, as in `test_event_lane.py`.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 
 from include.water.consumers import TRIAGE_SERVICE_REQUESTS
 from include.water.topics import SERVICE_REQUESTS, ServiceRequest
-from tests.e2e.test_event_lane import Airflow, Coordinates, Lane, wait_for
+from tests.e2e.airflow import Airflow, wait_for
+from tests.e2e.test_event_lane import Coordinates, Lane
 from tests.unit.water.test_topics import example
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
 FAN_OUT, WORKER = "fan_out_service_requests", "triage_service_request"
-
-
-@pytest.fixture(scope="module")
-def airflow(whole_stack) -> Iterator[Airflow]:
-    airflow = Airflow(**whole_stack.endpoints()["airflow"])
-    for dag in (FAN_OUT, WORKER):
-        wait_for_dag(airflow, dag)
-    yield airflow
-    airflow.close()
-
-
-def wait_for_dag(airflow: Airflow, dag: str) -> None:
-    known = f"/dags?dag_id_pattern={dag}"
-    wait_for(lambda: airflow.ask("GET", known)["dags"], 60, f"Airflow knows the Dag {dag}")
+DAGS = (FAN_OUT, WORKER, "maintain")
 
 
 @pytest.fixture
@@ -116,7 +103,6 @@ def test_a_message_that_breaks_its_contract_gets_no_run(airflow: Airflow, lane: 
 
 
 def test_a_dag_that_was_paused_gets_every_message_it_missed(airflow: Airflow, lane: Lane):
-    wait_for_dag(airflow, "maintain")
     airflow.pause(WORKER, True)
     try:
         events = [request(f"Bill {n} seems too high, please check it.") for n in range(3)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -14,27 +13,14 @@ from confluent_kafka import TopicPartition
 from include.water.consumers import TRIAGE_SERVICE_REQUESTS
 from include.water.topics import METER_READINGS, SERVICE_REQUESTS, ServiceRequest
 from tests.clients import producer_to, reader_at
-from tests.e2e.test_event_lane import Airflow, wait_for
+from tests.e2e.airflow import Airflow, wait_for
 from tests.unit.water.test_topics import example
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
 DAG = "replay_dead_letters"
+DAGS = (DAG, "fan_out_service_requests", "triage_service_request")
 SECRET = "Jane Doe of 5 Sea Road has no water"
-
-
-@pytest.fixture
-def airflow(whole_stack) -> Iterator[Airflow]:
-    airflow = Airflow(**whole_stack.endpoints()["airflow"])
-    # The Dag processor may just have started.
-    known = {DAG, TRIAGE_SERVICE_REQUESTS.name.removesuffix("s"), "fan_out_service_requests"}
-    wait_for(
-        lambda: known <= {dag["dag_id"] for dag in airflow.ask("GET", "/dags?limit=100")["dags"]},
-        90,
-        "Airflow knows the Dags",
-    )
-    yield airflow
-    airflow.close()
 
 
 @pytest.fixture

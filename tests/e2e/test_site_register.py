@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import psycopg
@@ -11,18 +10,12 @@ import pytest
 
 from include.water.register.layout import INCOMING, Kind
 from include.water.register.samples import bad_file, good_file
-from tests.e2e.test_event_lane import Airflow, wait_for
+from tests.e2e.airflow import Airflow, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
 DAG = "import_site_register"
-
-
-@pytest.fixture(scope="module")
-def airflow(whole_stack) -> Iterator[Airflow]:
-    airflow = Airflow(**whole_stack.endpoints()["airflow"])
-    yield airflow
-    airflow.close()
+DAGS = (DAG,)
 
 
 def waiting_run(airflow: Airflow) -> str | None:

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,11 +22,12 @@ from include.water.simulators.meters import Faults, Readings
 from include.water.simulators.network import Network
 from include.water.topics import METER_READINGS, MeterReading
 from tests.conftest import PROJECT
-from tests.e2e.test_event_lane import Airflow, wait_for
+from tests.e2e.airflow import Airflow, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
 DAG = AGGREGATE_METER_READINGS.name
+DAGS = (DAG,)
 # The sink commits every few seconds; a run has seven tasks, on a machine that is busy.
 LANE_SECONDS = 300
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -102,15 +102,8 @@ class StandardLane:
 
 
 @pytest.fixture(scope="module")
-def lane(whole_stack) -> Iterator[StandardLane]:
-    airflow = Airflow(**whole_stack.endpoints()["airflow"])
-    wait_for(
-        lambda: DAG in {dag["dag_id"] for dag in airflow.ask("GET", "/dags?limit=100")["dags"]}, 90, "Airflow knows it"
-    )
-    airflow.pause(DAG, False)
-    yield StandardLane(whole_stack, airflow)
-    airflow.pause(DAG, True)
-    airflow.close()
+def lane(whole_stack, airflow: Airflow) -> StandardLane:
+    return StandardLane(whole_stack, airflow)
 
 
 def test_readings_become_hourly_flows_and_the_books_balance(lane: StandardLane):
