@@ -57,8 +57,8 @@ def folder(source: str, key: int | str) -> str:
     """The folder of the objects of one run.
 
     Args:
-        source: The name of the consumer or import.
-        key: The claim's number, or the key of an import.
+        source: The name of the checked source, such as a consumer.
+        key: The key of the run, such as the number of its claim.
 
     Raises:
         ValueError: A part is not a plain name.
@@ -114,8 +114,8 @@ def accept(source: str, key: int | str, *, by: str, reason: str) -> Acceptance:
     acceptance stays in the bucket permanently.
 
     Args:
-        source: The name of the consumer or import.
-        key: The claim's number, or the key of an import.
+        source: The name of the checked source, such as a consumer.
+        key: The key of the run, such as the number of its claim.
         by: Who accepts.
         reason: Why.
 
@@ -161,7 +161,7 @@ def past_measures(source: str, before: int) -> list[Mapping[str, float | None]]:
     """The measures of the last runs before a claim, so that a retry of the claim does not depend on its first attempt.
 
     Args:
-        source: The name of the consumer or import.
+        source: The name of the checked source, such as a consumer.
         before: The claim's number.
     """
     found = _read(bucket(), f"{FOLDER}/{safe_part(source)}/{PAST}")[0] or {}
@@ -172,7 +172,7 @@ def remember(source: str, claim_id: int, measures: Mapping[str, float | None]) -
     """Store a run's measures for later runs; a repeated run replaces its earlier measures.
 
     Args:
-        source: The name of the consumer or import.
+        source: The name of the checked source, such as a consumer.
         claim_id: The claim's number.
         measures: {name: number}; None for a number that was not measured.
     """
