@@ -1,8 +1,8 @@
-"""What uses private parts of other packages, and may stop working with any of their releases.
+"""Modules that use private parts of other packages, and may stop working with any release of these packages.
 
-Each module checks what it finds, and never lets a private part that is missing or changed look like an outage.
+Each module checks the private parts before it uses them. A missing or changed part must never look like an outage.
 
 triggerer
     Uses `TriggerRunner.run_trigger` and `.sync_state_to_supervisor` of Airflow. Tested with 3.3.2. Without them, an
-    event waits for the triggerer's next tick, half a second on average, and a warning says so once a process.
+    event waits for the triggerer's next tick, half a second on average, and each process logs one warning.
 """

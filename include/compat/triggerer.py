@@ -1,4 +1,4 @@
-"""Spare an event the wait for the triggerer's next tick."""
+"""Avoids an event's wait for the triggerer's next tick."""
 
 import asyncio
 import logging
@@ -7,27 +7,31 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-# The event loop keeps only weak references to tasks.
+# Tasks in progress. Kept here, because the event loop keeps only weak references to tasks.
 _under_way: set[asyncio.Task] = set()
-# Whether this process has logged that the runner is not the known one: a trigger yields many events.
+# Whether this process has logged the reason for which events are not handed over. Logged once: a trigger yields many
+# events.
 _said = False
 
 
 def hand_over_events() -> bool:
-    """Let the triggerer store the events that were yielded now.
+    """Make the triggerer store the yielded events now.
 
     Airflow's trigger runner collects events and hands them to its supervisor once a second, so an event waits half a
-    second on average: more than everything else between a message and its task together. It has no public way to be
-    quicker. What it does at a tick, `TriggerRunner.sync_state_to_supervisor`, can be done at any time on its event
-    loop (requests to the supervisor carry ids, and what the answer asks for is queued for the next tick); so this
-    does it once, early. In a task of its own: cancelled half-way, together with a trigger, it would lose the answer,
-    and with it triggers that were to be started.
+    second on average. This is longer than all other steps between a message and its task together, and Airflow has no
+    public way to shorten it. At each tick the runner calls `TriggerRunner.sync_state_to_supervisor`. This method can be
+    called at any time on the runner's event loop: requests to the supervisor carry ids, and the work that the answer
+    asks for is queued for the next tick. So this function calls it once, before the tick.
 
-    Call it in a trigger, after a yield. Where the runner is not found, as in tests, or is not the known one, as in
-    another version of Airflow, the event waits for the tick, and the reason is logged once.
+    The call runs in a separate asyncio task. If it were canceled together with a trigger, the answer would be lost, and
+    with it the triggers that it asks to start.
+
+    Call this in a trigger, after a yield. If the runner is not found (as in tests) or is not the known one (as in
+    another version of Airflow), the event waits for the tick. In the second case the reason is logged once.
 
     Returns:
-        Whether the hand-over has begun. Nothing is raised: the caller would take it for an outage of the broker.
+        Whether the hand-over has begun. Nothing is raised: the caller would mistake an error for an outage of the
+        broker.
     """
     try:
         runner = _trigger_runner()
@@ -45,7 +49,7 @@ def hand_over_events() -> bool:
 
 
 def _trigger_runner() -> Any:
-    """The runner whose coroutine `run_trigger` iterates over the trigger that calls us."""
+    """The runner whose coroutine `run_trigger` iterates over the calling trigger; None when it is not found."""
     frame = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "run_trigger":

@@ -1,4 +1,4 @@
-"""What the messages of a topic are: one strict model per topic, from which everything else is derived."""
+"""Contracts: one strict model for the messages of each topic, from which schemas and checks are derived."""
 
 from include.contracts.model import Contract
 from include.contracts.topics import Registry, Topic

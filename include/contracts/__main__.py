@@ -1,7 +1,7 @@
 """`python -m include.contracts write|check`: the JSON Schemas that are derived from the contracts.
 
-write  makes the files in contracts/ what the registry says.
-check  exits with 1 if a file is stale, a field has no bounds, or a contract changed in a way that breaks the
+write  updates the files in contracts/ from the registry.
+check  exits with 1 if a file is stale, a field has no bounds, or a contract has changed in a way that breaks
        programs that rely on the last committed version.
 """
 
@@ -52,7 +52,15 @@ def check(registry: Registry, folder: Path) -> list[str]:
 
 
 def load_registry(reference: str) -> Registry:
-    """The Registry that "package.module:NAME" names."""
+    """Import a Registry.
+
+    Args:
+        reference: "package.module:NAME".
+
+    Raises:
+        ValueError: The reference has another form.
+        TypeError: The named object is not a Registry.
+    """
     module, _, name = reference.partition(":")
     if not name:
         raise ValueError(f"{reference!r} is not of the form package.module:NAME")

@@ -1,4 +1,4 @@
-"""One message for each way of breaking a contract: for simulators and tests of what becomes of them."""
+"""Builds one message for each way of breaking a contract, for simulators and tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from include.contracts.violations import Reason
 
 
 def broken(topic: Topic, event: Contract) -> dict[Reason, bytes | None]:
-    """A message's value for each reason that a contract can give, all made from one good event."""
+    """A message's value for each reason that a contract can give.
+
+    Args:
+        topic: The topic of the messages.
+        event: A valid event, from which all values are built.
+
+    Returns:
+        {reason: value that is rejected for it}; None is the value of a tombstone.
+    """
     _, good = topic.serialize(event)
     document = json.loads(good)
 

@@ -1,9 +1,9 @@
-"""Which changes of a contract break the programs that are already running.
+"""Detects changes of a contract that break running programs.
 
-Producers and consumers of a topic are never deployed at the same moment, both check the contract strictly,
-and messages of the past stay in the topic. So within a version one change is allowed: a new optional field,
-deployed to the consumers first and then to the producers. Every other change needs a new version, which is a
-topic of its own. Descriptions may change freely.
+Producers and consumers of a topic are never deployed at the same moment. Both check the contract strictly, and old
+messages stay in the topic. So a version allows only one kind of change: a new optional field, deployed to the consumers
+first and then to the producers. Every other change needs a new version, which has its own topic. Descriptions may
+change freely.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Schema = dict[str, Any]
 
 
 class Rule(StrEnum):
-    """What a change did; all but the first break the contract."""
+    """The kind of a change; all kinds but the first break the contract."""
 
     optional_field_added = "optional_field_added"
     field_removed = "field_removed"
@@ -59,7 +59,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Break:
-    """A change that is not allowed, of a contract that others already rely on."""
+    """A forbidden change of a contract that other programs already rely on."""
 
     file: str
     commit: str
@@ -73,7 +73,15 @@ class Break:
 
 
 def compare(old: Schema, new: Schema) -> list[Change]:
-    """All changes from one JSON Schema of a contract to another, in the order of the old one's fields."""
+    """All changes between two JSON Schemas of a contract.
+
+    Args:
+        old: The earlier schema, from `schemas.schema`.
+        new: The later schema.
+
+    Returns:
+        The changes, in the order of the fields of `old`; new fields come last.
+    """
     changes = list(_compare(_resolved(old), _resolved(new), ""))
     if old.get(schemas.KEY_KEYWORD) != new.get(schemas.KEY_KEYWORD):
         detail = f"{old.get(schemas.KEY_KEYWORD)!r} -> {new.get(schemas.KEY_KEYWORD)!r}"
@@ -82,7 +90,13 @@ def compare(old: Schema, new: Schema) -> list[Change]:
 
 
 def breaks_since(registry: Registry, folder: Path, commit: str) -> list[Break]:
-    """The changes of the registry's contracts since `commit` that are not allowed."""
+    """The forbidden changes of the registry's contracts since a commit.
+
+    Args:
+        registry: The topics with their present contracts.
+        folder: The folder of the committed schemas.
+        commit: The commit to compare with. Topics without a schema in it are not compared.
+    """
     found = []
     for topic in registry:
         name = schemas.file_name(topic)
@@ -94,10 +108,14 @@ def breaks_since(registry: Registry, folder: Path, commit: str) -> list[Break]:
 
 
 def baselines(folder: Path) -> list[str]:
-    """The commits that the contracts must be compatible with; empty where there is no git history.
+    """The commits that the contracts must be compatible with.
 
-    On a branch: where it left the main branch. On the main branch: the last commit, and the one before it, or
-    else a change would be checked only until it is committed.
+    Args:
+        folder: A folder in the git repository.
+
+    Returns:
+        On a branch, its merge base with the main branch. On the main branch, the last commit and the one before it:
+        with the last commit only, a change would be checked only until it is committed. Empty without a git history.
     """
     head = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if head is None:
@@ -110,7 +128,7 @@ def baselines(folder: Path) -> list[str]:
     return [head, before] if before else [head]
 
 
-# The direction in which each keyword gets narrower: +1 when its value grows.
+# The direction in which each keyword becomes narrower: +1 when a larger value is narrower.
 _BOUNDS = {
     "minimum": 1,
     "exclusiveMinimum": 1,
@@ -201,7 +219,7 @@ def _allowed_values(node: Schema) -> set[str] | None:
 
 
 def _split_null(node: Schema) -> tuple[Schema, bool]:
-    """The type within anyOf [type, null], with the keywords around it, and whether null is in."""
+    """The type in anyOf [type, null], merged with the keywords next to anyOf, and whether null is allowed."""
     alternatives = node.get("anyOf")
     if not alternatives:
         return node, node.get("type") == "null"
@@ -212,7 +230,7 @@ def _split_null(node: Schema) -> tuple[Schema, bool]:
 
 
 def _resolved(document: Schema) -> Schema:
-    """The schema with every $ref replaced by what it names, so that moving a definition is not a change."""
+    """The schema with every $ref replaced by its definition, so that moving a definition is not a change."""
     definitions = document.get("$defs", {})
 
     def resolve(node: Any, inside: tuple[str, ...]) -> Any:
@@ -235,13 +253,13 @@ def _text(value: Any) -> str:
 
 
 def _committed(folder: Path, name: str, commit: str) -> Schema | None:
-    """The schema as it was committed; None if that commit does not have it."""
+    """The schema in a commit; None if the commit does not have it."""
     content = _git(folder, "show", f"{commit}:./{name}")
     return None if content is None else json.loads(content)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    # A checkout mounted into a container belongs to somebody else, which git refuses by default.
+    # A checkout mounted into a container belongs to another user, which git refuses by default.
     command = ["git", "-c", "safe.directory=*", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

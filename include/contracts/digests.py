@@ -1,4 +1,4 @@
-"""What an event says, as a digest: tells a copy of an event from another event that carries its id."""
+"""Digests of events: they distinguish a copy of an event from another event with the same id."""
 
 import hashlib
 import json
@@ -11,15 +11,15 @@ DIGEST_BYTES = 16
 def digest(event: Contract) -> bytes:
     """The digest of an event's content.
 
-    Of the parsed fields and not of the message's bytes: another order of the fields, or spaces, make no other event.
-    Fields that hold their default do not count, so that an optional field that is added to a contract leaves the
-    digests of earlier events as they are.
+    It is computed from the parsed fields, not from the message's bytes, so the order of fields and spaces do not
+    matter. Fields with their default value are left out, so that a new optional field in a contract does not change the
+    digests of earlier events.
 
     Args:
-        event: a parsed event.
+        event: A parsed event.
 
     Returns:
-        16 bytes. The same for two events exactly when the contract reads the same in both.
+        16 bytes, the same for two events exactly when all their fields have the same values.
     """
     fields = event.model_dump(mode="json", exclude_defaults=True)
     canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -9,29 +9,29 @@ from pydantic_core import PydanticCustomError
 
 
 class Contract(BaseModel):
-    """What one message of a topic is: its fields, and nothing else.
+    """The base class of a contract: the exact set of fields in the messages of one topic.
 
-    A subclass declares `version: Literal[n]` without a default (a message must say which version it is) and
-    derives `event_id` from its own fields: a producer that sends the same event twice sends the same id, and
-    the consumers' inbox drops the second.
+    A subclass declares `version: Literal[n]` without a default, because a message must state its version. It derives
+    `event_id` from its own fields: a producer that sends the same event twice sends the same id, and each consumer's
+    inbox skips the second message.
     """
 
-    # strict: "21.5" is not a number. extra: a misspelt field is not silently dropped. hide_input: a
+    # strict: "21.5" is not a number. extra: a misspelled field is an error, not silently ignored. hide_input: a
     # ValidationError in a log must not show a customer's data.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
-    # `event_id` as an expression in DuckDB's SQL over the fields (and `utc_text(time)`), for validating millions of
-    # messages at once; without it they are parsed one by one. Compared with the property on a sample of every task.
+    # `event_id` as an expression in DuckDB's SQL over the fields (and `utc_text(time)`), to validate millions of
+    # messages at once. Without it, messages are parsed one by one. Each task compares it with the property on a sample.
     event_id_sql: ClassVar[str | None] = None
 
     @property
     def event_id(self) -> str:
-        """The event's identity within its topic: the same for every copy of the event, never random."""
+        """The event's identity within its topic: the same for every copy of the event, so it must not be random."""
         raise NotImplementedError(f"{type(self).__name__} must derive event_id from its fields")
 
     @field_validator("version", mode="before", check_fields=False)
     @classmethod
     def _version_is_an_integer(cls, value: Any) -> Any:
-        if type(value) is not int:  # Literal[1] takes True and 1.0, which other readers of the topic do not
+        if type(value) is not int:  # Literal[1] accepts True and 1.0, which other readers of the topic reject
             raise PydanticCustomError("not_an_integer", "not an integer")
         return value

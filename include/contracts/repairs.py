@@ -1,8 +1,8 @@
-"""Repairs: what makes of a message that breaks its contract one that keeps it.
+"""Repairs: functions that fix messages that break their contract, before a replay.
 
-For messages that were sent while a producer was wrong: its owner has mended it, and what it sent before waits in the
-dead-letter topic. A repair is a pure function of the message's value, so that a message repaired twice is the same
-event twice; it must not invent what the event id is made of.
+They are for messages from a time when a producer had a fault. Its owner has corrected the producer, and the earlier
+messages are in the dead-letter topic. A repair is a pure function of the message's value, so that two repairs of a
+message give the same event. It must not invent values of fields from which the event id is derived.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from include.contracts.model import Contract
 from include.contracts.topics import Topic
 from include.contracts.violations import ContractViolation, Reason, has_duplicate_keys
 
-# The new value, or None for a message that is not this repair's case. May raise ContractViolation: it is, but something
-# else is wrong with it.
+# Returns the new value, or None if the repair does not apply to the message. May raise ContractViolation if the repair
+# applies, but the message has another fault.
 Mend = Callable[[bytes], bytes | None]
 
 
 @dataclass(frozen=True)
 class Repair:
-    """One repair; `why` says what was wrong, for the people who read what a replay did."""
+    """One repair; `why` describes the fault of the producer, for people who read the report of a replay."""
 
     name: str
     why: str
@@ -32,7 +32,7 @@ class Repair:
 
 @dataclass(frozen=True)
 class Mended:
-    """A value that keeps its contract, its event, and the repairs that it took (none: it kept it as it was)."""
+    """A value that keeps its contract, its event, and the names of the applied repairs (empty if it was valid)."""
 
     value: bytes
     event: Contract
@@ -46,7 +46,12 @@ class Repairs:
         self._of: dict[str, list[Repair]] = {}
 
     def repair(self, topic: Topic, why: str) -> Callable[[Mend], Mend]:
-        """Decorator: register a function for the topic's messages, under its own name."""
+        """Decorator: register a function as a repair, under the function's name.
+
+        Args:
+            topic: The topic of the messages.
+            why: The fault of the producer, for people.
+        """
 
         def register(mend: Mend) -> Mend:
             self._add(topic, Repair(mend.__name__, why, mend))
@@ -55,7 +60,18 @@ class Repairs:
         return register
 
     def renamed(self, topic: Topic, why: str, fields: Mapping[str, str]) -> None:
-        """Register a repair that gives fields of the object {found: right} their right names."""
+        """Register a repair that renames top-level fields.
+
+        A message that has both names of a field is not repaired: the correct value cannot be known.
+
+        Args:
+            topic: The topic of the messages.
+            why: The fault of the producer, for people.
+            fields: {wrong name: correct name}.
+
+        Raises:
+            ValueError: The contract has no field with the correct name.
+        """
         name = "renamed " + ", ".join(f"{found} to {right}" for found, right in fields.items())
         for right in fields.values():
             if right not in topic.contract.model_fields:
@@ -63,7 +79,7 @@ class Repairs:
 
         def rename(value: bytes) -> bytes | None:
             document = to_document(value)
-            # With both names there, which of the two values is meant cannot be known.
+            # With both names present, the correct value cannot be known.
             if document is None or not any(found in document for found in fields):
                 return None
             if any(found in document and right in document for found, right in fields.items()):
@@ -73,14 +89,23 @@ class Repairs:
         self._add(topic, Repair(name, why, rename))
 
     def of(self, topic: Topic) -> tuple[Repair, ...]:
-        """The topic's repairs."""
+        """The topic's repairs, in the order of their registration."""
         return tuple(self._of.get(topic.name, ()))
 
     def mend(self, topic: Topic, value: bytes | None) -> Mended:
-        """The value as it is if it keeps the contract, else after the repairs that it needs, each on top of the last.
+        """Apply the topic's repairs, one after the other, until the value keeps the contract.
 
-        Raises ContractViolation, and nothing else whatever the bytes are, with what is still wrong after all repairs:
-        anything else would stop a replay at this message.
+        No bytes may cause another exception than ContractViolation: it would stop a replay at this message.
+
+        Args:
+            topic: The topic of the message.
+            value: The message's value. A valid value is returned without repairs.
+
+        Returns:
+            The valid value with its event and the applied repairs.
+
+        Raises:
+            ContractViolation: The value still breaks the contract after all repairs, or a repair failed.
         """
         applied: list[str] = []
         try:
@@ -115,7 +140,10 @@ class Repairs:
 
 
 def to_document(value: bytes) -> dict[str, Any] | None:
-    """The JSON object in a message's value; None when there is none, or one that two readers would read differently."""
+    """The JSON object in a message's value; None without an object, or if a name occurs twice in an object.
+
+    Two readers could read an object with a duplicate name differently.
+    """
     try:
         document = json.loads(value.decode())
         if isinstance(document, dict) and not has_duplicate_keys(value):
@@ -126,5 +154,5 @@ def to_document(value: bytes) -> dict[str, Any] | None:
 
 
 def to_value(document: Mapping[str, Any]) -> bytes:
-    """A message's value from its JSON object: the same bytes for the same object."""
+    """Encode a JSON object as a message's value: the same bytes for the same object."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

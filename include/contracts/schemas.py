@@ -1,7 +1,7 @@
-"""JSON Schemas derived from the contracts, for readers that are not Python, and for review.
+"""JSON Schemas derived from the contracts, for programs in other languages, and for review.
 
-They are committed: a change of a contract shows up in review as a change of its schema, and can be compared
-with the last committed one (`include.contracts.compatibility`).
+They are committed, so a change of a contract appears in review as a change of its schema. It can also be compared
+with the last committed schema (`include.contracts.compatibility`).
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pydantic.json_schema import GenerateJsonSchema
 from include.contracts.topics import Registry, Topic
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-KEY_KEYWORD = "x-kafka-key"  # the field that is the key decides the order of messages: part of the contract
+KEY_KEYWORD = "x-kafka-key"  # part of the contract, because the key field decides the order of messages
 
 
 class _WithoutFieldTitles(GenerateJsonSchema):
-    """The field's name says it; a title derived from the name is noise in a review."""
+    """Leaves out titles of fields: a title derived from the field's name is noise in a review."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def file_name(topic: Topic) -> str:
-    """`orders.v1.json`; a topic that is named for its version, `orders.v2`, does not say so twice."""
+    """The schema's file name: `orders.v1.json` for `orders`, `orders.v2.json` for `orders.v2`."""
     suffix = f".v{topic.version}"
     return f"{topic.name.removesuffix(suffix)}{suffix}.json"
 
@@ -45,7 +45,15 @@ def text(topic: Topic) -> str:
 
 
 def write(registry: Registry, folder: Path) -> list[str]:
-    """Make the files in `folder` what the registry says. Returns what changed, one line each."""
+    """Write, rewrite and delete the files in `folder` so that they match the registry.
+
+    Args:
+        registry: The topics with their contracts.
+        folder: The folder of the schemas. A `.json` file without a topic is deleted.
+
+    Returns:
+        One line for each changed file.
+    """
     changed = []
     folder.mkdir(parents=True, exist_ok=True)
     for name, wanted, found in _differences(registry, folder):
@@ -59,7 +67,7 @@ def write(registry: Registry, folder: Path) -> list[str]:
 
 
 def stale(registry: Registry, folder: Path) -> list[str]:
-    """What is not as the registry says, one line each; empty if all is."""
+    """One line for each file in `folder` that does not match the registry; empty if all match."""
     return [
         f"{name}: " + ("no topic has this contract" if wanted is None else "missing" if found is None else "differs")
         for name, wanted, found in _differences(registry, folder)
@@ -69,7 +77,13 @@ def stale(registry: Registry, folder: Path) -> list[str]:
 def unbounded(document: dict[str, Any]) -> list[str]:
     """The paths in a JSON Schema whose values have no limit: strings, numbers, arrays, and open objects.
 
-    Unbounded values pass a contract and break what is behind it: 2**70 is an integer, but not in a database.
+    Unbounded values pass a contract and fail in later steps: 2**70 is a valid integer in JSON, but not in a database.
+
+    Args:
+        document: A JSON Schema, from `schema`.
+
+    Returns:
+        One line for each path, with the missing limit.
     """
     return list(_unbounded(document, "", document.get("$defs", {})))
 
@@ -105,7 +119,7 @@ def _unbounded(node: dict[str, Any], path: str, definitions: dict[str, Any]) -> 
 
 
 def _differences(registry: Registry, folder: Path) -> Iterator[tuple[str, str | None, str | None]]:
-    """(file, wanted text, found text) of every file that is not as wanted."""
+    """(file name, wanted text, found text) of every file that differs; None where there is no text."""
     wanted = {file_name(topic): text(topic) for topic in registry}
     found = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
     for name in sorted(wanted.keys() | found.keys()):

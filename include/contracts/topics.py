@@ -1,4 +1,4 @@
-"""A topic and what its messages are; the registry of all topics."""
+"""Topics with their contracts, and the registry of all topics."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _MEMBER_NAME_END = re.compile(rb'"[ \t\n\r]*:')
 MAX_NAME_LENGTH = 249  # Kafka's limit
 DEAD_LETTER_SUFFIX = ".dlq"
 
-# Kafka's own default for a record batch. The broker takes more than the contract allows: what is too large
-# for the contract then becomes a dead letter that can be looked at, not an error at a producer far away.
+# Kafka's default limit of a record batch. The broker accepts more than the contract allows. So a message that is too
+# large for the contract becomes a dead letter that people can examine, not an error at a remote producer.
 BROKER_MAX_BYTES = 1_048_588
-# What a record batch adds to a value: key, headers, framing.
+# Key, headers and framing that a record batch adds to a value.
 BATCH_OVERHEAD_BYTES = 16 * 1024
-# What a dead letter adds to the record it keeps: the headers with reason and coordinates.
+# The headers with reason and coordinates that a dead letter record adds to the original record.
 DEAD_LETTER_OVERHEAD_BYTES = 64 * 1024
-# Long enough to find the cause, deploy the cure and replay; not for ever: dead letters hold personal data.
+# Long enough to find the cause, deploy a fix and replay. Not forever, because dead letters hold personal data.
 DEAD_LETTER_RETENTION = timedelta(days=365)
 
 
@@ -40,15 +40,21 @@ DEAD_LETTER_RETENTION = timedelta(days=365)
 class Topic:
     """A Kafka topic and its contract.
 
-    name: the topic in Kafka. A version of a contract that is not compatible with the last one gets a topic of
-        its own, named `<name>.v<version>`, so that both run side by side until the old one is drained.
-    key: the field that is the Kafka key: messages with the same key keep their order.
-    retention: how long the broker keeps a message, by its timestamp; None keeps it for ever.
-    max_bytes: the largest value that the contract allows.
-    compacted: the broker may drop a message when a later one has the same key.
-    landed: the sink puts this topic into a landing table on object storage.
-    event_time: the field that says when it happened: a UTC time by which the clean table of a landed topic is
-        partitioned.
+    Attributes:
+        name: The topic's name in Kafka. A version of a contract that is not compatible with the last version gets its
+            own topic, named `<name>.v<version>`, so that both topics are used until the old one is drained.
+        contract: The model of the messages.
+        key: The field that is the Kafka key. Messages with the same key keep their order.
+        partitions: The number of partitions.
+        retention: How long the broker keeps a message, by its timestamp; None to keep it forever.
+        max_bytes: The largest value that the contract allows, in bytes.
+        compacted: The broker may delete a message when a later one has the same key.
+        landed: The sink connector writes this topic to a landing table on object storage.
+        event_time: The field with the time of the event in UTC; the clean table of a landed topic is partitioned by it.
+        description: A text for the JSON Schema.
+
+    Raises:
+        ValueError: The topic cannot work as declared; the text names the attribute and the reason.
     """
 
     name: str
@@ -95,8 +101,13 @@ class Topic:
     def parse(self, value: bytes | None) -> Contract:
         """The event in a message's value.
 
-        Raises ContractViolation, and nothing else whatever the bytes are: anything else would stop the
-        consumer at this message for ever.
+        No bytes may cause another exception than ContractViolation: it would stop the consumer at this message.
+
+        Args:
+            value: The message's value; None for a tombstone.
+
+        Raises:
+            ContractViolation: The value breaks the contract.
         """
         if value is None:
             raise ContractViolation(Reason.tombstone, "the message has no value")
@@ -109,19 +120,28 @@ class Topic:
         except BaseException as error:
             if not _is_of_the_contract(error):
                 raise
-            # A fault in a validator of the contract: the message is kept until that is fixed.
+            # A fault in a validator of the contract: the message becomes a dead letter until the fault is fixed.
             kind = type(error).__name__
             raise ContractViolation(Reason.rejected, f"the contract's own code raised {kind}") from error
-        # As many names as fields were set: none twice. More: nested objects, or text that looks like a name.
+        # If the text has as many names as fields were set, no name occurs twice. If it has more, it may also have
+        # nested objects, or text that looks like a name.
         if len(_MEMBER_NAME_END.findall(value)) != len(event.model_fields_set) and has_duplicate_keys(value):
             raise duplicate_keys()
         return event
 
     def serialize(self, event: Contract) -> tuple[bytes, bytes]:
-        """The key and the value of the message that carries `event`: the same bytes for the same event.
+        """Encode an event as a message: the same bytes for the same event.
 
-        Raises TypeError for another contract's event, and ContractViolation if `parse` would not take the
-        bytes (an event changed with `model_copy`, or too large): what no consumer accepts must not leave.
+        Args:
+            event: An event of this topic's contract.
+
+        Returns:
+            The message's key and value.
+
+        Raises:
+            TypeError: The event belongs to another contract.
+            ContractViolation: `parse` would reject the bytes, because the event was changed with `model_copy` or is too
+                large. A message that every consumer would reject must not be sent.
         """
         if type(event) is not self.contract:
             raise TypeError(f"topic {self.name} holds {self.contract.__name__}, not {type(event).__name__}")
@@ -130,7 +150,7 @@ class Topic:
         return str(getattr(event, self.key)).encode(), value
 
     def kafka_config(self) -> dict[str, str]:
-        """Kafka's settings of the topic."""
+        """The topic's settings in Kafka."""
         policies = ["compact"] if self.compacted else []
         if self.retention is not None or not policies:
             policies.append("delete")
@@ -141,12 +161,13 @@ class Topic:
         }
 
     def dead_letter_config(self) -> dict[str, str]:
-        """Kafka's settings of the dead-letter topic: whatever the topic takes fits, and is kept for long."""
+        """The dead-letter topic's settings in Kafka: a larger maximum message size, and a long retention."""
         return {
             "cleanup.policy": "delete",
             "retention.ms": str(_milliseconds(DEAD_LETTER_RETENTION)),
             "max.message.bytes": str(self._record_limit_bytes + DEAD_LETTER_OVERHEAD_BYTES),
-            # Retention counts record timestamps: with the original's, an old message would go on arrival.
+            # Retention uses record timestamps. With the original's timestamp, an old message would be deleted on
+            # arrival.
             "message.timestamp.type": "LogAppendTime",
         }
 
@@ -177,7 +198,7 @@ class Topic:
         if field is None:
             self._refuse("key", f"{self.contract.__name__} has no field {self.key!r}")
         kind = field.annotation
-        if not field.is_required() or kind not in (str, int):  # an enumeration has too few values to spread
+        if not field.is_required() or kind not in (str, int):  # an enumeration has too few values to distribute
             self._refuse("key", f"field {self.key!r} must be a required str or int, not {kind}")
 
     def _check_event_time(self) -> None:
@@ -191,14 +212,15 @@ class Topic:
 
 
 def landed_name(name: str) -> str:
-    """`orders.placed` -> `orders_placed`: what tables, connector and groups of a landed topic are named after."""
+    """`orders.placed` -> `orders_placed`: the name of a landed topic in its tables, connector and groups."""
     return name.replace(".", "_").replace("-", "_")
 
 
 class Registry:
     """All topics of the project: `for topic in registry`, `registry["orders"]`.
 
-    Raises ValueError for two topics whose names collide in Kafka, or in what lands them.
+    Raises:
+        ValueError: The names of two topics collide in Kafka, or in the tables, connectors or groups of landed topics.
     """
 
     def __init__(self, *topics: Topic):
@@ -207,13 +229,13 @@ class Registry:
         metric_names: dict[str, str] = {}
         for topic in topics:
             for name in (topic.name, topic.dead_letter_name):
-                # Kafka's metrics do not tell "." from "_", and the broker refuses the second of such a pair.
+                # Kafka's metrics do not distinguish "." from "_", so the broker refuses the second of two such names.
                 metric_name = name.replace(".", "_")
                 if metric_name in metric_names:
                     raise ValueError(f"topic {name!r}: its name collides with {metric_names[metric_name]!r}")
                 metric_names[metric_name] = name
             if topic.landed:
-                # The second: the group of a sink's coordinator, which must not be that of another sink.
+                # The second name is the group of a sink's coordinator, which another sink must not use.
                 for taken in (landed_name(topic.name), f"{landed_name(topic.name)}_coord"):
                     if (other := landed.setdefault(taken, topic.name)) != topic.name:
                         raise ValueError(
@@ -240,9 +262,10 @@ class Registry:
 
 
 def _is_of_the_contract(error: BaseException) -> bool:
-    """Whether validating a message raised it, and not somebody who wants this process to end.
+    """Whether the validation raised the error; False for a request to end this process (such as KeyboardInterrupt).
 
-    A panic in pydantic's core is no `Exception`: it would stop the whole claim at this message, at every retry.
+    A panic in pydantic's core is not an `Exception`. Without this check, it would stop the whole claim at this message,
+    at every retry.
     """
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 

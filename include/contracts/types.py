@@ -1,7 +1,7 @@
-"""Types for the fields of a contract, in place of bare `str`, `float` and `datetime`, which have no bounds.
+"""Types for the fields of a contract, in place of plain `str`, `float` and `datetime`, which have no bounds.
 
-Where "the same" schema differs between readers, data drifts: patterns use `[0-9]`, since `\\d` matches other
-scripts' digits in some engines, and times are checked in code, since JSON Schema's `format` is only a hint.
+The types must mean the same to every reader of a topic. So patterns use `[0-9]`, because `\\d` matches digits of other
+scripts in some engines, and times are checked in code, because JSON Schema's `format` is only a hint.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _RFC3339 = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})
 _ISO_DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _RFC3339_PATTERN = re.compile(_RFC3339)
 _ISO_DATE_PATTERN = re.compile(_ISO_DATE)
-# The span that every store behind Kafka can hold, and that leaves room to convert between time zones.
+# The range that every store after Kafka can hold, and that leaves room for conversions between time zones.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
 
 def _from_rfc3339(value: Any, info: ValidationInfo) -> Any:
-    # pydantic alone also takes "1700000000" and "2026-01-01 00:00" for a time, even when strict.
+    # Needed because pydantic also accepts "1700000000" and "2026-01-01 00:00" as times, even in strict mode.
     if info.mode != "json" or not isinstance(value, str):
         return value
     if not _RFC3339_PATTERN.fullmatch(value):
@@ -88,5 +88,9 @@ Longitude = Annotated[float, Field(ge=-180, le=180, description="degrees east, W
 
 
 def utc_text(moment: datetime) -> str:
-    """One text per moment, for event ids: "2026-11-22T15:00:00Z", with microseconds only if there are any."""
+    """A time as text for event ids, one text per moment: "2026-11-22T15:00:00Z".
+
+    Args:
+        moment: A timezone-aware time. Microseconds are included only if they are not zero.
+    """
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,7 +1,7 @@
-"""Why a message is not what its topic promises.
+"""The reasons for which a message breaks its contract.
 
-A violation is logged, kept in headers of a dead letter and shown to operators, so its text must never carry a
-value of the message: only field paths, error types and sizes.
+A violation is logged, stored in headers of a dead letter record and shown to operators. So its text must never contain
+a value of the message: only field paths, error types and sizes.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-MAX_FIELDS_IN_DETAIL = 5  # enough to see what is wrong; a hostile message can have thousands
+MAX_FIELDS_IN_DETAIL = 5  # enough to see the fault; a hostile message can have thousands of wrong fields
 
 
-# How serializers of schema registries frame a message: a zero byte, four bytes of schema id, then mostly no JSON.
+# The framing of schema registry serializers: a zero byte, a schema id of four bytes, then usually no JSON.
 FRAMED = "begins with a zero byte and four more, as schema registries frame messages"
 
 
 class Reason(StrEnum):
-    """Why a message goes to the dead-letter topic; listed in the order of precedence."""
+    """Why a message becomes a dead letter; in the order of precedence."""
 
     tombstone = "tombstone"
     too_large = "too_large"
@@ -34,15 +34,17 @@ class Reason(StrEnum):
     unknown_field = "unknown_field"
     wrong_type = "wrong_type"
     out_of_bounds = "out_of_bounds"
-    conflict = "conflict"  # the contract holds, but an earlier message has the same event id and other content
-    rejected = "rejected"  # not by the contract, but by the code that handles the message
+    conflict = "conflict"  # the message keeps its contract, but an earlier one has the same event id and other content
+    rejected = "rejected"  # rejected by code: the consumer's effect, or a fault in the contract's own code
 
 
 class ContractViolation(Exception):
     """A message breaks its contract.
 
-    `reason` is the first that applies in the order of `Reason`, except that a JSON value which is not an
-    object has no version and no fields: it is `wrong_type` at once. `detail` is short and safe to log.
+    Attributes:
+        reason: The first reason that applies, in the order of `Reason`. Exception: a JSON value that is not an object
+            has no version and no fields, so it is `wrong_type`.
+        detail: A short text that is safe to log.
     """
 
     def __init__(self, reason: Reason, detail: str):
@@ -51,19 +53,28 @@ class ContractViolation(Exception):
         self.detail = detail
 
     def __reduce__(self):
-        # The default rebuilds from the one joined text, and fails when a pool hands the exception over.
+        # The default would call the class with the one joined text. This fails when a process pool passes the exception
+        # on.
         return type(self), (self.reason, self.detail)
 
 
 def explain(value: bytes, version: int, error: ValidationError) -> ContractViolation:
-    """Say why `value` did not validate. Only failures come here, so it may parse the message once more."""
+    """Find the reason why a value did not validate.
+
+    It may parse the value again, because only invalid values come here.
+
+    Args:
+        value: The message's value.
+        version: The version of the contract.
+        error: The error of the validation.
+    """
     try:
         value.decode("utf-8")
     except UnicodeDecodeError as decode_error:
         return ContractViolation(Reason.not_utf8, f"invalid UTF-8 at byte {decode_error.start}{_framing(value)}")
     try:
         document = from_json(value, allow_inf_nan=False)
-    except ValueError as json_error:  # its text holds a position, never content
+    except ValueError as json_error:  # its text has a position, but no content of the message
         return ContractViolation(Reason.not_json, str(json_error)[:200] + _framing(value))
     if not isinstance(document, dict):
         return ContractViolation(Reason.wrong_type, f"a JSON {_json_type(document)}, not an object")
@@ -94,9 +105,9 @@ def duplicate_keys() -> ContractViolation:
 
 
 def has_duplicate_keys(value: bytes) -> bool:
-    """Whether any object in this JSON text has a name twice.
+    """Whether a name occurs twice in any object of this JSON text.
 
-    RFC 8259 leaves the meaning of that to the reader: pydantic takes the last value, other engines the first.
+    RFC 8259 leaves the meaning to the reader: pydantic takes the last value, other engines take the first.
     """
 
     class Duplicate(Exception):
@@ -106,7 +117,7 @@ def has_duplicate_keys(value: bytes) -> bool:
         if len({name for name, _ in pairs}) != len(pairs):
             raise Duplicate
 
-    try:  # numbers stay text: converting one with thousands of digits raises
+    try:  # numbers stay text, because converting a number with thousands of digits raises
         json.loads(value.decode(), object_pairs_hook=unique, parse_int=str, parse_float=str)
     except Duplicate:
         return True
@@ -130,7 +141,7 @@ def _reason(item: ErrorDetails) -> Reason:
 
 
 def _path(location: Sequence[int | str]) -> str:
-    """The field's path. An unknown field's name is the sender's text: shown only when it is a plain name."""
+    """The field's path. The name of an unknown field is text from the sender, so only a plain name is shown."""
     shown = (isinstance(part, int) or _PLAIN_NAME.fullmatch(part) for part in location)
     parts = [str(part) if plain else "(name not shown)" for part, plain in zip(location, shown, strict=True)]
     return ".".join(parts) or "(message)"

@@ -1,1 +1,1 @@
-"""Agents that propose and never act: model connection, limits, redaction, embeddings, approvals bound to proposals."""
+"""Agents that propose but never act: model connection, limits, redaction, embeddings, approvals bound to proposals."""

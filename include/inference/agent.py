@@ -1,9 +1,9 @@
-"""An agent that looks things up and proposes: a loop over Chat Completions with read-only tools, limits, and checks.
+"""An agent that reads data and proposes: a loop over Chat Completions with read-only tools, limits and checks.
 
-The model chooses among the tools that are given here and answers through one more, `submit`, whose arguments are the
-output. Everything it says is checked: names of tools against the list, arguments and output by pydantic, evidence
-against the ids that tools have returned, the rest by the caller's `check`. What fails a check is given back once.
-Nothing here has an effect, so a run that is killed is simply run again.
+The model chooses among the given tools. It answers through one more tool, `submit`, whose arguments are the output.
+Everything that the model returns is checked: names of tools against the list, arguments and output by pydantic,
+evidence against the ids that tools have returned, and the rest by the caller's `check`. An output that fails a check is
+returned to the model once for correction. An agent has no side effects, so a run that is killed can be repeated.
 """
 
 from __future__ import annotations
@@ -23,22 +23,27 @@ from include.inference.redaction import clean, redact
 log = logging.getLogger(__name__)
 
 SUBMIT = "submit"
-# What a tool returns goes into every further request of the loop.
+# Limited, because every further request of the loop contains the results of all tool calls.
 MAX_RESULT_CHARS = 4_000
 MAX_RETRY_WAIT_SECONDS = 3.0
-# Of an argument, in the trace.
+# The longest text argument in the trace.
 MAX_KEPT_CHARS = 300
 
 Output = TypeVar("Output", bound=BaseModel)
 
 
 class Refused(Exception):
-    """Raised by a caller's check: the output is well formed and not allowed. The text goes back to the model."""
+    """Raised by a caller's check: the output is well formed but not allowed. The text is returned to the model."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a tool returns: something that JSON can hold, and the ids in it that may serve as evidence."""
+    """The result of a tool.
+
+    Attributes:
+        content: A value that can be written as JSON.
+        ids: The ids in it that the output may use as evidence.
+    """
 
     content: Any
     ids: tuple[str, ...] = ()
@@ -46,7 +51,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Tool:
-    """A read-only function that the model may call; `arguments` is the pydantic model of what it may pass."""
+    """A read-only function that the model may call.
+
+    Attributes:
+        name: The tool's name for the model.
+        description: The tool's description for the model.
+        arguments: The pydantic model of the arguments.
+        call: The function. It gets an instance of `arguments`.
+    """
 
     name: str
     description: str
@@ -59,7 +71,15 @@ class Tool:
 
 @dataclass
 class Trace:
-    """What happened, also in a run that failed: tool calls as {"name", "arguments", "ids"} or with "error"."""
+    """The record of a run, also of a failed one.
+
+    Attributes:
+        model_answered: The model's name in the latest answer.
+        tool_calls: {"name", "arguments", "ids"} for each call, and "error" for a failed one.
+        requests: The number of requests to the model.
+        input_tokens: The sum over all answers.
+        output_tokens: The sum over all answers.
+    """
 
     model_answered: str | None = None
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
@@ -78,10 +98,15 @@ class Trace:
 
 @dataclass(frozen=True)
 class Task(Generic[Output]):
-    """What is asked of an agent.
+    """The task of an agent.
 
-    `evidence` returns the ids that an output claims to rest on; `check` raises Refused for an output that is not
-    allowed.
+    Attributes:
+        system: The system message.
+        user: The user message.
+        tools: The tools that the model may call.
+        output: The pydantic model of the output.
+        evidence: Returns the ids that an output names as its evidence.
+        check: Raises Refused for an output that is not allowed.
     """
 
     system: str
@@ -93,9 +118,18 @@ class Task(Generic[Output]):
 
 
 def run(model: ChatModel, task: Task[Output], trace: Trace) -> Output:
-    """The agent's output. Raises ModelFailed with a short reason when there is none within the model's limits.
+    """Run an agent.
 
-    `trace` is filled on the way, so that a failed run can be accounted for too.
+    Args:
+        model: The model with its limits.
+        task: The task.
+        trace: An empty trace. It is filled during the run, so that a failed run can be accounted for too.
+
+    Returns:
+        The checked output.
+
+    Raises:
+        ModelFailed: There is no valid output within the model's limits; the text is a short reason.
     """
     client = model.open()
     try:
@@ -117,7 +151,7 @@ class _Loop(Generic[Output]):
         ]
         self.deadline = time.monotonic() + self.limits.max_seconds
         self.retries_left = self.limits.max_retries
-        # An output that is wrong is given back once.
+        # A wrong output is returned to the model once.
         self.corrections_left = 1
         self.returned_ids: set[str] = set()
         self.messages: list[dict[str, Any]] = [
@@ -135,7 +169,7 @@ class _Loop(Generic[Output]):
                 raise ModelFailed("answer cut off")
             calls = reply.tool_calls or []
             if not calls:
-                # Some models write the answer down instead of calling `submit`.
+                # Some models write the answer as text instead of calling `submit`.
                 output = self._output(reply.content or "")
                 if not isinstance(output, str):
                     return output
@@ -153,7 +187,7 @@ class _Loop(Generic[Output]):
                 self.messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
 
     def _ask(self, client: Any) -> Answer:
-        """One answer, with what the limits leave of retries."""
+        """One answer of the model, with as many retries as the limits allow."""
         while True:
             if self.trace.requests >= self.limits.max_requests:
                 raise ModelFailed("request limit")
@@ -181,17 +215,17 @@ class _Loop(Generic[Output]):
         if answer.usage:
             self.trace.input_tokens += answer.usage.prompt_tokens
             self.trace.output_tokens += answer.usage.completion_tokens
-        else:  # a server that counts nothing must not be without limit: about four characters a token
+        else:  # the limit must also work for a server that reports no usage: about four characters per token
             self.trace.input_tokens += len(json.dumps(self.messages)) // 4
             self.trace.output_tokens += len(answer.model_dump_json()) // 4
 
     def _call(self, call: ToolCall) -> str:
-        """The result of a tool as the model gets it: JSON, or a text that says what was wrong."""
+        """The result of a tool for the model: JSON, or an error text."""
         if len(self.trace.tool_calls) >= self.limits.max_tool_calls:
             raise ModelFailed("tool call limit")
         tool = self.tools.get(call.function.name)
         if tool is None:
-            # Its name is the model's, and so perhaps the attacker's: it is not kept.
+            # The name is not stored, because it comes from the model and so perhaps from an attacker.
             self.trace.tool_calls.append({"name": "unknown", "arguments": {}, "ids": [], "error": "no such tool"})
             return f"Error: there is no such tool. There are: {', '.join(sorted(self.tools))}, {SUBMIT}."
         entry: dict[str, Any] = {"name": tool.name, "arguments": {}, "ids": []}
@@ -205,18 +239,18 @@ class _Loop(Generic[Output]):
         try:
             found = tool.call(arguments)
         except Exception as error:
-            # Not the error's text: it may hold what a statement was given.
+            # The error's text is not logged, because it may contain the parameters of a statement.
             log.warning("tool failed: name=%s error=%s", tool.name, type(error).__name__)
             entry["error"] = type(error).__name__
             raise ModelFailed(f"tool {tool.name} failed") from error
         text = json.dumps(found.content, ensure_ascii=False, default=str)
-        # Ids that were cut off with the end of the result have not been seen; no matter, they were returned.
+        # Includes ids in a truncated part of the result. The model has not seen these, but they are valid evidence.
         entry["ids"] = list(found.ids)
         self.returned_ids.update(found.ids)
         return clean(text, MAX_RESULT_CHARS).text
 
     def _output(self, text: str) -> Output | str:
-        """The output, or what to tell the model. Raises ModelFailed when it has been told before."""
+        """The output, or an error text for the model; raises ModelFailed if the model has got an error text before."""
         try:
             output = self.task.output.model_validate_json(_without_code_fence(text))
             forged = set(self.task.evidence(output)) - self.returned_ids
@@ -241,7 +275,7 @@ def _schema(name: str, description: str, model: type[BaseModel]) -> dict[str, An
 
 
 def _echo(content: str | None, calls: Sequence[ToolCall]) -> dict[str, Any]:
-    """The model's own message, as it has to be sent back: of what it said only what was read."""
+    """The model's message for the next request; it contains only the parts of the answer that were read."""
     return {
         "role": "assistant",
         "content": content,
@@ -250,12 +284,12 @@ def _echo(content: str | None, calls: Sequence[ToolCall]) -> dict[str, Any]:
 
 
 def _kept(argument: Any) -> Any:
-    """What the trace keeps of an argument: a model may repeat there what a customer wrote."""
+    """An argument for the trace: cleaned and redacted, because a model may repeat text of a customer in it."""
     return redact(clean(argument, MAX_KEPT_CHARS).text).text if isinstance(argument, str) else argument
 
 
 def _problems(error: ValidationError) -> str:
-    """Where and what, without the values: they may be the customer's."""
+    """The paths and types of the errors, without the values, which may be text of a customer."""
     return " ".join(
         f"{'.'.join(map(str, problem['loc'])) or 'answer'}: {problem['type']}." for problem in error.errors()[:5]
     )

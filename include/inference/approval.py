@@ -1,4 +1,4 @@
-"""An approval as an answer: until a moment, rejected by default, and a rejection is a result like any other."""
+"""An approval with a deadline: the default is a rejection, and a rejection is a normal result."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ if TYPE_CHECKING:
 
 
 class DeadlineApproval(ApprovalOperator):
-    """Asks a person for approval until `deadline_at`, a time in ISO 8601 with its zone; a template field.
+    """Asks a person for approval until a deadline.
 
-    Its result is {"chosen_options": ["Approve"] or ["Reject"], "responded_by_user": {"id", "name"}, "responded_at":
-    datetime, ...}; after the deadline it is "Reject" by nobody (None).
+    The result is {"chosen_options": ["Approve"] or ["Reject"], "responded_by_user": {"id", "name"}, "responded_at":
+    datetime, ...}. After the deadline it is "Reject", and `responded_by_user` is None.
 
-    The stock operator differs in two ways. It counts its time from when it asks, so a run that waited in the queue,
-    or was cleared, would ask beyond the deadline. And it skips its downstream tasks after a rejection, and then keeps
-    no result: nobody could record who rejected.
+    The stock operator differs in two ways. Its timeout starts when it asks, so a run that waited in the queue, or was
+    cleared, would ask beyond the deadline. After a rejection it skips its downstream tasks and stores no result, so no
+    task could record who rejected.
+
+    Args:
+        deadline_at: The deadline in ISO 8601 with a time zone; a template field.
+        kwargs: The other arguments of the stock operator.
     """
 
     template_fields: Sequence[str] = (*ApprovalOperator.template_fields, "deadline_at")
 
     def __init__(self, *, deadline_at: Any, **kwargs: Any) -> None:
-        # The timeout is set when it asks. Without one, the operator would take execution_timeout for it.
+        # A placeholder: `execute` sets the timeout. Without it, the operator would use execution_timeout.
         super().__init__(defaults=self.REJECT, response_timeout=timedelta(days=1), **kwargs)
         self.deadline_at = deadline_at
 
     def execute(self, context: Context) -> None:
         left = datetime.fromisoformat(self.deadline_at) - datetime.now(UTC)
-        # A second, when it has passed: then the default is recorded as if nobody had answered, which is so.
+        # At least one second: after the deadline, the default is then recorded without an answer of a person.
         self.response_timeout = max(left, timedelta(seconds=1))
         super().execute(context)
 

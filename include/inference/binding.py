@@ -1,7 +1,7 @@
-"""What an approval is bound to: a digest of exactly what was proposed.
+"""Binds an approval to a digest of the exact proposal.
 
-A task that is retried keeps the text of the approval that it asked for first. Without a digest that is compared when
-the proposal is executed, an approval of the old text would execute the new proposal.
+A retried task keeps the text of its first request for approval. Without a digest that is compared when the proposal is
+executed, an approval of the old text would execute the new proposal.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ from typing import Any
 
 
 def canonical_json(mapping: Mapping[str, Any]) -> str:
-    """One text for one content, whatever the order of the keys: no spaces, sorted keys, no escapes.
+    """The same text for the same content in any order of keys: sorted keys, no spaces, no escapes for non-ASCII text.
 
-    Raises TypeError for what would not come back the same from JSON or a database: keys that are no strings, floats
-    (PostgreSQL's jsonb may return 1e22 as an integer), times and other objects. Write those as strings first.
+    Args:
+        mapping: The content: strings, integers, booleans, None, lists and mappings.
+
+    Raises:
+        TypeError: A value could change in JSON or a database: a key that is not a string, a float (PostgreSQL's jsonb
+            may return 1e22 as an integer), a time or another object. Convert these to strings first.
     """
     return json.dumps(_checked(mapping), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def proposal_hash(mapping: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
+    """SHA-256 of the canonical JSON, as 64 hexadecimal digits; raises TypeError as `canonical_json` does."""
     return hashlib.sha256(canonical_json(mapping).encode()).hexdigest()
 
 

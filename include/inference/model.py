@@ -1,7 +1,7 @@
-"""The model's endpoint: any that speaks OpenAI's Chat Completions, from one Airflow connection.
+"""The model's endpoint: any server with OpenAI's Chat Completions API, from one Airflow connection.
 
-The SDK sends the request and says what went wrong; its retries are off (see `agent.Limits`), and what it returns is
-read here: an endpoint can answer anything, and the SDK passes that on unchecked.
+The SDK sends the requests and raises their errors. Its retries are off: `ModelSettings` limits the retries of a whole
+proposal. This module validates the answers, because an endpoint can answer anything and the SDK does not check it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
 CONN_ID = "llm"
 CONNECT_SECONDS = 5.0
-# An answer of a few hundred tokens has a few kB; one without an end must not fill the worker's memory.
+# An answer of a few hundred tokens has a few kB. An endless answer must not fill the worker's memory.
 MAX_ANSWER_BYTES = 512 * 1024
 
 
 class ModelFailed(Exception):
-    """The endpoint gave no answer that can be used; `reason` is short and holds nothing that it sent.
+    """The endpoint gave no usable answer.
 
-    `retriable`: the same request may succeed at once or a little later, after `retry_after_seconds` if it says so.
+    Attributes:
+        reason: A short text that contains no part of the answer.
+        retriable: The same request may succeed at once or a little later.
+        retry_after_seconds: The delay that the endpoint asks for; 0 without one.
     """
 
     def __init__(self, reason: str, *, retriable: bool = False, retry_after_seconds: float = 0.0) -> None:
@@ -36,26 +39,28 @@ class ModelFailed(Exception):
 
 
 class Misconfigured(ModelFailed):
-    """The connection is defined, and cannot be used as it is."""
+    """The connection is defined, but its settings cannot be used."""
 
 
 class ModelSettings(BaseModel):
-    """The extra of the connection: which model, and what it may cost. Unknown names are refused: a limit that is
-    misspelt would be none."""
+    """The extra of the connection: the model and its limits.
+
+    Unknown names are refused, because a misspelled limit would have no effect.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    # Of one proposal, whatever the number of requests it takes.
+    # Limits of one proposal, with all of its requests.
     max_requests: Annotated[int, Field(ge=1, le=50)] = 6
     max_tool_calls: Annotated[int, Field(ge=0, le=100)] = 8
     max_tokens: Annotated[int, Field(ge=100, le=1_000_000)] = 30_000
     max_seconds: Annotated[float, Field(gt=0, le=600)] = 60.0
-    # Of one request.
+    # The limit of one request.
     request_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
-    # Requests that are sent again after 429, 5xx or a broken connection: of the whole proposal, not of each request.
+    # Retries after 408, 409, 429, 5xx or a broken connection, for the whole proposal, not for each request.
     max_retries: Annotated[int, Field(ge=0, le=5)] = 1
-    # Sent as they are with each request. Servers differ: some know only max_tokens, some refuse a temperature.
+    # Sent unchanged with each request. Servers differ: some know only max_tokens, some refuse a temperature.
     parameters: dict[str, Any] = {"max_completion_tokens": 1_500}
 
 
@@ -86,7 +91,7 @@ class _Usage(BaseModel):
 
 
 class Answer(BaseModel):
-    """What is read of an answer; the rest is ignored, since servers add to it."""
+    """The fields of an answer that are read. Other fields are ignored, because servers add their own."""
 
     model: Annotated[str, Field(max_length=200)] | None = None
     choices: Annotated[list[_Choice], Field(min_length=1)]
@@ -103,26 +108,42 @@ class Answer(BaseModel):
 
 @dataclass(frozen=True)
 class ChatModel:
-    """A model behind an endpoint. `base_url` is what the SDK calls so: .../v1"""
+    """A model at an endpoint.
+
+    Attributes:
+        base_url: The SDK's `base_url`, which ends with /v1.
+        api_key: The key; empty for none.
+        settings: The model and its limits.
+    """
 
     base_url: str
     api_key: str
     settings: ModelSettings
 
     def open(self) -> openai.OpenAI:
-        """A client to be closed by the caller. Imports the SDK: half a second of a process's first call."""
+        """Create a client, which the caller must close. The import of the SDK takes half a second in each process."""
         import httpx
         import openai
 
-        # No redirects: the request, with what a customer wrote, would follow to a host that nobody has configured.
+        # No redirects: the request contains text of a customer, and would go to a host that nobody has configured.
         transport = httpx.Client(follow_redirects=False, timeout=httpx.Timeout(self.settings.request_seconds))
-        # A key must be given, or the SDK would send the one of OPENAI_API_KEY to whatever host this is.
+        # A key must be passed, or the SDK would send the key in OPENAI_API_KEY to this host.
         return openai.OpenAI(
             base_url=self.base_url, api_key=self.api_key or "none", max_retries=0, http_client=transport
         )
 
     def complete(self, client: openai.OpenAI, messages: list[Any], tools: list[Any], *, deadline: float) -> Answer:
-        """One request. `deadline` is a time of time.monotonic(). Raises ModelFailed."""
+        """Send one request.
+
+        Args:
+            client: A client from `open`.
+            messages: The messages in the form of the API.
+            tools: The tools in the form of the API.
+            deadline: A time of `time.monotonic`; request_seconds limits the request too.
+
+        Raises:
+            ModelFailed: There is no usable answer in time.
+        """
         import httpx
         import openai
 
@@ -130,8 +151,8 @@ class ChatModel:
         if (left := end - time.monotonic()) <= 0:
             raise ModelFailed("time limit")
         try:
-            # Read piece by piece: the client's timeout is one between two bytes, and a server that sends one byte a
-            # second would never reach it.
+            # Read piece by piece: the client's timeout applies between two bytes, so a server that sends one byte per
+            # second would never exceed it.
             with client.chat.completions.with_streaming_response.create(
                 model=self.settings.model,
                 messages=messages,
@@ -146,7 +167,7 @@ class ChatModel:
                         raise ModelFailed("answer too large")
                     if time.monotonic() > end:
                         raise ModelFailed("timeout")
-                if response.status_code != 200:  # a redirect is none of the SDK's errors
+                if response.status_code != 200:  # the SDK raises no error for a redirect
                     raise ModelFailed(f"HTTP {response.status_code}")
         except (openai.APITimeoutError, httpx.TimeoutException):
             raise ModelFailed("timeout") from None
@@ -168,10 +189,19 @@ class ChatModel:
 
 
 def from_connection(conn_id: str = CONN_ID) -> ChatModel | None:
-    """The model of an Airflow connection, or None when there is none (no such connection, or one without a host).
+    """The model of an Airflow connection.
 
-    The connection: type http, host = base URL (https://host/v1), password = key, extra = {"model": "...", ...} with
-    the limits of ModelSettings. Raises Misconfigured.
+    The connection has the type http, the base URL as host (https://host/v1), the key as password, and the fields of
+    ModelSettings as extra: {"model": "...", ...}.
+
+    Args:
+        conn_id: The Airflow connection.
+
+    Returns:
+        The model; None if the connection is not defined or has no host.
+
+    Raises:
+        Misconfigured: The settings cannot be used.
     """
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException

@@ -1,7 +1,7 @@
-"""Text from outside before it goes into a prompt, a log or an XCom: cleaned, shortened, without personal data, fenced.
+"""Prepares external text for a prompt, a log or an XCom: cleans, truncates, redacts and fences it.
 
-Redaction by pattern is a net with holes: it takes out what has a known form, and more rather than less of it. What
-must not leave the house at all should not be given to a model.
+Redaction by pattern is incomplete: it removes text of known forms, and rather too much than too little. Data that must
+never leave the company should not be given to a model.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Letters that show nothing carry hidden instructions, or split a word so that no rule finds it. The category Cf holds
-# the zero-width and bidirectional marks and the tags block (U+E0000); these are not in it.
+# Invisible characters can carry hidden instructions, or split a word so that no rule matches it. The category Cf
+# contains the zero-width and bidirectional marks and the tags block (U+E0000). The following characters are not in it.
 _INVISIBLE = frozenset(
     [
         *range(0xFE00, 0xFE10),  # variation selectors
-        *range(0xE0100, 0xE01F0),  # more of them
+        *range(0xE0100, 0xE01F0),  # more variation selectors
         0x034F,  # combining grapheme joiner
         *(0x115F, 0x1160, 0x3164, 0xFFA0),  # Hangul fillers
         *(0x17B4, 0x17B5),  # Khmer vowels that are not drawn
@@ -31,7 +31,13 @@ _BREAKS = frozenset("\n\t\r\v\f\x85\u2028\u2029")
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Text without what cannot be seen; `invisible` letters were taken out, and `cut` says that it was too long."""
+    """Cleaned text.
+
+    Attributes:
+        text: The text without invisible characters.
+        invisible: The number of removed characters.
+        cut: Whether the text was truncated.
+    """
 
     text: str
     invisible: int
@@ -39,13 +45,17 @@ class Cleaned:
 
 
 def clean(text: str, max_chars: int) -> Cleaned:
-    """Strip control and invisible characters, fold look-alikes of letters (full-width, bold), and cut to size.
+    """Remove control and invisible characters, normalize variants of letters (full-width, bold), and truncate.
 
-    Line breaks stay, as "\\n"; other white space becomes one space.
+    Line breaks become "\\n", at most two in a row. Any other sequence of white space becomes one space.
+
+    Args:
+        text: The text.
+        max_chars: The longest result, in characters.
     """
     invisible = 0
     kept = []
-    # Cut first: what follows is never worth its time. Folding can lengthen, so cut again.
+    # Truncated first, to spend no time on the rest. Normalization can lengthen the text, so it is truncated again.
     for char in text[: 4 * max_chars]:
         if char in _BREAKS:
             kept.append("\n" if char != "\t" else " ")
@@ -67,7 +77,7 @@ _IBAN = re.compile(r"(?<!\w)[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11,30}(?!\w)", re.
 _DIGITS = re.compile(r"(?<![\w-])[+(]?[0-9](?:[ ().\-/]{0,2}[0-9]){6,24}(?!\w)")
 _DATE = re.compile(r"(?:[0-9]{4}[-./][0-9]{1,2}[-./][0-9]{1,2}|[0-9]{1,2}[-./][0-9]{1,2}[-./][0-9]{2,4})(?![0-9])")
 
-# Numbers before words that are no street's name: "24 hours on Elm Street" is a duration.
+# Words after a number that are not the name of a street: "24 hours on Elm Street" is a duration.
 _NO_NAME = (
     r"(?!(?:in|on|at|of|the|and|no|is|are|our|my|for|with|from|to|hours?|days?|weeks?|months?|minutes?|people|houses|"
     r"homes|families|times?|am|pm|percent|liters?|litres?)\b)"
@@ -95,7 +105,7 @@ _ADDRESS = tuple(
 
 @dataclass(frozen=True)
 class Redacted:
-    """Text with placeholders such as [email], and how many there are of each kind."""
+    """Text with placeholders such as [email], and the number of placeholders of each kind."""
 
     text: str
     counts: dict[str, int]
@@ -104,8 +114,10 @@ class Redacted:
 def redact(text: str, known: Iterable[str | None] = ()) -> Redacted:
     """Replace e-mail addresses, bank accounts, card and phone numbers, and address lines by [email], [iban], ...
 
-    `known` is personal data that the caller has in fields of its own (a name, an address): found in any spelling of
-    case and spaces, it becomes [known].
+    Args:
+        text: The text.
+        known: Personal data from other fields of the caller (a name, an address). They are found with any case and
+            spacing and become [known]. Values with fewer than 4 characters are ignored.
     """
     counts: dict[str, int] = {}
 
@@ -123,7 +135,7 @@ def redact(text: str, known: Iterable[str | None] = ()) -> Redacted:
         return put("phone") if len(digits) <= 15 else put("number")
 
     def account(match: re.Match[str]) -> str:
-        # The pattern may have taken words that follow the account: leave them off one by one.
+        # The pattern may include words after the account: remove them one by one.
         words = match.group().split(" ")
         for end in range(len(words), 0, -1):
             if _is_iban("".join(words[:end])):
@@ -132,7 +144,7 @@ def redact(text: str, known: Iterable[str | None] = ()) -> Redacted:
 
     for value in known:
         words = (value or "").split()
-        if sum(map(len, words)) >= 4:  # a shorter one would stand in other words
+        if sum(map(len, words)) >= 4:  # a shorter value would occur in other words
             pattern = r"[\s,]+".join(re.escape(word.strip(",")) for word in words if word.strip(","))
             text = re.sub(pattern, lambda _: put("known"), text, flags=re.IGNORECASE)
     text = _EMAIL.sub(lambda _: put("email"), text)
@@ -144,7 +156,7 @@ def redact(text: str, known: Iterable[str | None] = ()) -> Redacted:
 
 
 def fence(text: str) -> str:
-    """The text between two marks that its author could not know, so that it cannot pretend to have ended."""
+    """Enclose the text in two random marks, so that its author cannot fake the end of the text."""
     mark = f"untrusted-{secrets.token_hex(8)}"
     return f"<{mark}>\n{text}\n</{mark}>"
 
@@ -158,7 +170,7 @@ def _luhn(digits: list[int]) -> bool:
 
 
 def _is_iban(text: str) -> bool:
-    """ISO 13616: moved and spelled as digits, a bank account is 1 modulo 97."""
+    """Whether the check digits are valid (ISO 13616): rearranged and converted to digits, an IBAN is 1 modulo 97."""
     compact = text.replace("-", "").upper()
     if not (15 <= len(compact) <= 34 and compact.isascii() and compact.isalnum()):
         return False

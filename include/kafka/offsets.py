@@ -111,7 +111,7 @@ class PartitionOffsets:
 
     @property
     def lag(self) -> int:
-        """The number of available offsets after the committed one; offsets that retention removed do not count."""
+        """The number of offsets that are not committed; offsets that retention has removed do not count."""
         return max(0, self.end - max(self.low, self.committed or 0))
 
     @property

@@ -1,7 +1,7 @@
-"""Models as bytes and back, in skops' format: an archive of arrays and a tree of types, with no code in it.
+"""Convert models to bytes and back, in the format of skops: an archive of arrays and a tree of types, without code.
 
-Who can write to the bucket can replace a model, so loading trusts nothing in the file: every type in it must be on the
-list that the caller has in its source code. (A pickle, which joblib writes too, runs whatever it says.)
+Anyone who can write to the bucket can replace a model. So loading does not trust the file: every type in it must be on
+the list in the caller's source code. (A pickle, which joblib writes too, runs any code that it contains.)
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import zipfile
 from collections.abc import Collection, Iterator
 from typing import Any
 
-# What skops may do with a node of the tree: hold data, name a type, or make an object of a listed type and set its
-# attributes. Nodes that call something (functions, methods, partials, operators, reduce) are not among them.
+# The allowed nodes of the tree: they hold data, name a type, or create an object of a listed type and set its
+# attributes. Nodes that call something (functions, methods, partials, operators, reduce) are not allowed.
 LOADERS = frozenset(
     {
         "CachedNode", "DTypeNode", "DictNode", "JsonNode", "ListNode", "NdArrayNode", "ObjectNode", "TupleNode",
@@ -22,23 +22,39 @@ LOADERS = frozenset(
     }
 )  # fmt: skip
 SCHEMA = "schema.json"
-# An archive of a few kilobytes can unpack to gigabytes.
+# Limited, because an archive of a few kilobytes can unpack to gigabytes.
 MAX_UNPACKED_BYTES = 256 * 1024**2
 
 
 class UntrustedModel(Exception):
-    """The file holds something that is not on the list, or is no model file: it was not loaded."""
+    """The file was not loaded: it contains a type or node that is not allowed, or it is not a model file."""
 
 
 def to_bytes(model: Any, allowed: Collection[str]) -> bytes:
-    """The model as a file. Raises UntrustedModel when it could not be loaded again with this list."""
+    """Convert a model to the content of a file.
+
+    Args:
+        model: The model.
+        allowed: The allowed types, as "module.class".
+
+    Raises:
+        UntrustedModel: The file could not be loaded again with these types.
+    """
     data = _skops().dumps(model, compression=zipfile.ZIP_DEFLATED)
     check(data, allowed)
     return data
 
 
 def from_bytes(data: bytes, allowed: Collection[str]) -> Any:
-    """The model in the file; nothing of it is made before all of it is checked. Raises UntrustedModel."""
+    """Load a model. The whole file is checked before any object is created.
+
+    Args:
+        data: The content of the file.
+        allowed: The allowed types, as "module.class".
+
+    Raises:
+        UntrustedModel: The file contains a type or node that is not allowed, or it is not a model file.
+    """
     skops = _skops()
     from skops.io.exceptions import UntrustedTypesFoundException
 
@@ -50,9 +66,16 @@ def from_bytes(data: bytes, allowed: Collection[str]) -> Any:
 
 
 def check(data: bytes, allowed: Collection[str]) -> None:
-    """Raise UntrustedModel unless every type in the file is allowed.
+    """Check that every type in the file is allowed.
 
-    skops has a list of its own, hundreds of types that it trusts; ours is only what this model is made of.
+    skops has its own list of hundreds of trusted types. `allowed` is shorter: it has only the types of this model.
+
+    Args:
+        data: The content of the file.
+        allowed: The allowed types, as "module.class".
+
+    Raises:
+        UntrustedModel: The file contains a type or node that is not allowed, or it is not a model file.
     """
     types, loaders = _contents(data)
     if foreign := sorted(types - set(allowed)):
@@ -62,12 +85,12 @@ def check(data: bytes, allowed: Collection[str]) -> None:
 
 
 def types_in(data: bytes) -> list[str]:
-    """Every type in the file, for writing a list. Loads nothing."""
+    """Every type in the file, to help to write the list of allowed types. Nothing is loaded."""
     return sorted(_contents(data)[0])
 
 
 def _skops() -> Any:
-    """skops, imported quietly: it looks for functions in every module that is loaded, and Airflow's then warn."""
+    """Import skops without warnings: it asks every loaded module for functions, and Airflow's modules then warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import skops.io
@@ -91,7 +114,7 @@ def _contents(data: bytes) -> tuple[set[str], set[str]]:
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every dictionary that skops could take for a node, wherever it stands."""
+    """Every dictionary in the tree that skops could interpret as a node."""
     waiting = [tree]
     while waiting:
         item = waiting.pop()

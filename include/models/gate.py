@@ -1,4 +1,4 @@
-"""The gate: whether a candidate may replace what is in use. Plain numbers in, a verdict in words out."""
+"""The gate: decides from plain numbers whether a candidate may replace the model in use, with reasons as text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Scores:
-    """How one contender did on held-out data.
+    """The result of one contender on held-out data.
 
-    score: higher is better. window: which data; scores of different data do not compare. groups: the same for each part
-    of the data that is large enough to say something. measures: other figures by name, which the gate may limit.
+    Attributes:
+        score: Higher is better.
+        window: The data; scores on different data cannot be compared.
+        groups: {name: score} for each part of the data that is large enough.
+        measures: {name: number} of other figures, which the gate may limit.
     """
 
     score: float
@@ -22,7 +25,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says, and why: every rule, whether it was kept or not."""
+    """The decision of the gate, and a reason for each rule, whether the candidate keeps it or not."""
 
     passed: bool
     reasons: tuple[str, ...]
@@ -30,17 +33,28 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Gate:
-    """A candidate passes if it beats every rival by `margin`, and in no group falls behind what is in use by more than
-    `max_group_loss`, and keeps the `limits` (measure -> at most)."""
+    """The conditions for a candidate.
+
+    Attributes:
+        margin: The least difference by which its score must exceed the score of every rival.
+        max_group_loss: The largest difference by which its score in a group may be below that of the model in use.
+        limits: {measure: largest allowed value}.
+    """
 
     margin: float
     max_group_loss: float
     limits: Mapping[str, float] = field(default_factory=dict)
 
     def judge(self, candidate: Scores, rivals: Mapping[str, Scores], in_use: str) -> Verdict:
-        """Compare with each rival, by name; `in_use` names the one that the candidate would replace.
+        """Compare a candidate with its rivals.
 
-        Raises ValueError when a rival was scored on other data, or `in_use` is no rival.
+        Args:
+            candidate: The candidate's result.
+            rivals: {name: result of a rival}, on the same data.
+            in_use: The name of the rival that the candidate would replace.
+
+        Raises:
+            ValueError: A rival was scored on other data, or `in_use` is not a rival.
         """
         if in_use not in rivals:
             raise ValueError(f"{in_use!r} is in use and not among the rivals {sorted(rivals)}")
@@ -55,7 +69,7 @@ class Gate:
 
     def _beats(self, candidate: Scores, name: str, rival: Scores) -> tuple[bool, str]:
         ahead = candidate.score - rival.score
-        # Rounded, so that a margin of exactly what is asked does not fail by the last bit.
+        # Rounded, so that a difference equal to the margin does not fail because of the last bit.
         kept = round(ahead, 9) >= self.margin
         return kept, (
             f"{'beats' if kept else 'does not beat'} {name}: {candidate.score:.3f} against {rival.score:.3f}, "

@@ -1,8 +1,8 @@
-"""Where models are kept, and which one is in use.
+"""The store of models, and the model in use.
 
-`champion.json` alone says what is in use. It is replaced as a whole and only if nobody else has replaced it since it
-was read, so of two trainers at once one wins and the other is told; killed at any line, a reader sees the old champion
-or the new one, with its file already there.
+Only `champion.json` decides which model is in use. It is replaced as a whole, and only if no other process has replaced
+it since it was read. So of two concurrent trainers one succeeds, and the other gets ChampionChanged. If a trainer is
+killed at any line, a reader sees the old champion or the new champion, whose file then exists.
 """
 
 from __future__ import annotations
@@ -23,24 +23,34 @@ log = logging.getLogger(__name__)
 
 ROOT = "models"
 JSON = "application/json"
-# Part of an object's path, so nothing else may be in it.
+# A name is part of an object's path, so it may contain no other characters.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 class ModelError(Exception):
-    """A model that is not there, or is not what its card says."""
+    """A model does not exist, or its file does not match its card."""
 
 
 class ChampionChanged(Exception):
-    """Somebody else has made another champion since it was read."""
+    """Another process has replaced the champion since it was read."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a version is: how it came about, what it is made of, how it did.
+    """The description of a version: its origin, its content and its results.
 
-    sha256: of model.skops; None when the file was not kept, because the gate was not passed. data: what it was trained
-    and judged on: its fingerprint, snapshots of tables, offsets. verdict: `passed`, and `reasons` in words.
+    Attributes:
+        name: The model's name.
+        version: The version's name.
+        created_at: When it was trained, as ISO 8601 text in UTC.
+        run_id: The Dag run that trained it.
+        sha256: The SHA-256 of model.skops in hex; None when the file was not stored, because it did not pass the gate.
+        metrics: Its results on held-out data.
+        parameters: The parameters from the training.
+        data: The data for training and comparison: fingerprint, snapshots of tables, offsets.
+        contract: The contract of the data.
+        libraries: {library: version}.
+        verdict: `passed`, and `reasons` as texts.
     """
 
     name: str
@@ -58,12 +68,20 @@ class Card:
 
 @dataclass(frozen=True)
 class Reign:
-    """A version, or None for no model, from when on and why it was in use."""
+    """A period in which a version was in use.
+
+    Attributes:
+        version: The version; None for a period without a model.
+        sha256: The SHA-256 of its file in hex.
+        since: The beginning of the period, as ISO 8601 text in UTC.
+        by: "training" or "rollback".
+        reason: Why it was put in use.
+        run_id: The Dag run of the training.
+    """
 
     version: str | None
     sha256: str | None
     since: str
-    # "training" or "rollback"
     by: str
     reason: str
     run_id: str | None = None
@@ -71,8 +89,13 @@ class Reign:
 
 @dataclass(frozen=True)
 class Champions:
-    """The content of champion.json: the reigns, oldest first, and what rollbacks have withdrawn since the last training
-    that made a champion. `generation` is the object's, for replacing it."""
+    """The content of champion.json.
+
+    Attributes:
+        reigns: The periods, oldest first.
+        withdrawn: The versions that rollbacks have withdrawn since the last training that made a champion.
+        generation: The object's generation, needed to replace it.
+    """
 
     reigns: tuple[Reign, ...] = ()
     withdrawn: tuple[str, ...] = ()
@@ -80,7 +103,7 @@ class Champions:
 
     @property
     def current(self) -> Reign | None:
-        """The reign of a version; None when no model is in use."""
+        """The present period; None when no model is in use."""
         return self.reigns[-1] if self.reigns and self.reigns[-1].version else None
 
     @property
@@ -88,7 +111,7 @@ class Champions:
         return self.current.version if self.current else None
 
     def before(self) -> str | None:
-        """The last version that was in use before the current one and was not withdrawn."""
+        """The last version that was in use before the present version and was not withdrawn; None without one."""
         passed_over = {self.version, *self.withdrawn}
         found = (reign.version for reign in reversed(self.reigns) if reign.version not in passed_over)
         return next((version for version in found if version), None)
@@ -111,30 +134,42 @@ class ModelStore:
         )
 
     def card(self, version: str) -> Card:
-        """Raises ModelError when there is no such version."""
+        """Read the card of a version; raises ModelError when there is no such version."""
         found = self._read(f"{checked(version)}/card.json")
         if found is None:
             raise ModelError(f"no version {version} of model {self.name}; `python -m include.models list {self.name}`")
         return Card(**found[0])
 
     def cards(self) -> list[Card]:
-        """Every version, oldest first."""
+        """The cards of all versions, oldest first."""
         entries = self._bucket.list(f"{ROOT}/{self.name}/")
         versions = [entry.path.split("/")[-2] for entry in entries if entry.path.endswith("/card.json")]
         return sorted((self.card(version) for version in versions), key=lambda card: (card.created_at, card.version))
 
     def load(self, version: str, allowed: Collection[str]) -> tuple[Any, Card]:
-        """The model and its card.
+        """Load a model with its card.
 
-        Raises ModelError when the file is not the one of the card, UntrustedModel when it holds more than the allowed
-        types.
+        Args:
+            version: The version.
+            allowed: The allowed types, as "module.class".
+
+        Raises:
+            ModelError: The version or its file does not exist, or the file does not match its card.
+            UntrustedModel: The file contains types that are not allowed.
         """
         card = self.card(version)
         return files.from_bytes(self._bytes(card), allowed), card
 
     def load_champion(self, allowed: Collection[str]) -> tuple[Any, Card] | None:
-        """The model in use and its card; None when no model is. Raises as `load` does, and ModelError when the card is
-        not the one that became champion."""
+        """Load the model in use with its card; None when no model is in use.
+
+        Args:
+            allowed: The allowed types, as "module.class".
+
+        Raises:
+            ModelError: As for `load`, or the card and the file are not those that became champion.
+            UntrustedModel: The file contains types that are not allowed.
+        """
         reign = self.champions().current
         if reign is None or reign.version is None:
             return None
@@ -144,7 +179,7 @@ class ModelStore:
         return model, card
 
     def keep(self, data: bytes, card: Card) -> None:
-        """Keep a model's file and then its card, which names the file's digest."""
+        """Write a model's file, and then its card with the file's digest."""
         self._bucket.write(self._path(f"{checked(card.version)}/model.skops"), data)
         self.keep_card(replace(card, sha256=digest(data)))
 
@@ -152,19 +187,37 @@ class ModelStore:
         self._write(f"{checked(card.version)}/card.json", asdict(card))
 
     def promote(self, version: str, champions: Champions, *, reason: str, run_id: str) -> Champions:
-        """Make a version the champion instead of the one in `champions`. Raises ChampionChanged when that is not the
-        one in use any more: the version was compared with another."""
+        """Make a version the champion.
+
+        Args:
+            version: A stored version that passed the gate.
+            champions: The state that the version was compared with.
+            reason: Why, for people.
+            run_id: The Dag run of the training.
+
+        Raises:
+            ChampionChanged: Another champion is in use now, so the version was compared with the wrong one.
+            ModelError: The version's file does not exist or does not match its card.
+        """
         card = self.card(version)
         self._bytes(card)
         reign = Reign(version, card.sha256, _now(), "training", reason, run_id)
         return self._replace(Champions((*champions.reigns, reign), (), champions.generation), card)
 
     def roll_back(self, version: str | None, champions: Champions, *, reason: str) -> Champions:
-        """Put an earlier champion in use again, or no model at all, and withdraw the one that is.
+        """Put an earlier champion in use again, or no model, and withdraw the present champion.
 
-        A candidate of a later training has to beat what was withdrawn, too: trained on much the same data it is much
-        the same model, and would undo the rollback. Raises ModelError when `version` never was a champion or its file
-        is not what it was, ChampionChanged.
+        A candidate of a later training must also beat the withdrawn version. Otherwise the candidate, which was trained
+        on nearly the same data and is nearly the same model, would undo the rollback.
+
+        Args:
+            version: The earlier champion; None for no model.
+            champions: The state that was read before.
+            reason: Why, for people.
+
+        Raises:
+            ModelError: The version is in use already, never was a champion, or its file does not match its card.
+            ChampionChanged: Another champion is in use now.
         """
         if champions.version == version:
             raise ModelError(f"{version or 'no model'} is in use already")
@@ -192,7 +245,7 @@ class ModelStore:
         document = {
             "name": self.name,
             **{name: value for name, value in asdict(reign).items() if name != "run_id"},
-            # What pages show of the model in use, so that they read one object.
+            # Facts about the model in use for pages, so that a page needs to read only this object.
             "trained_at": card.created_at if card else None,
             "metrics": card.metrics if card else {},
             "data": card.data if card else {},
@@ -207,7 +260,7 @@ class ModelStore:
         return replace(champions, generation=generation)
 
     def _bytes(self, card: Card) -> bytes:
-        """The file of a card, if it is the one that the card was written for."""
+        """The file of a card; raises ModelError when it does not exist or does not match the card."""
         found = self._bucket.read(self._path(f"{card.version}/model.skops"))
         if found is None or card.sha256 is None:
             raise ModelError(f"model {self.name} {card.version} has no file: it did not pass the gate, or was removed")
@@ -240,7 +293,7 @@ def digest(data: bytes) -> str:
 
 
 def checked(name: str) -> str:
-    """The name of a model or version, if it can be part of a path. Raises ModelError."""
+    """Return the name of a model or version if it may be part of a path; raise ModelError otherwise."""
     if not _NAME.fullmatch(name):
         raise ModelError(f"{name!r} is no name of a model or version: lower-case letters, digits, '.', '_' and '-'")
     return name

@@ -1,4 +1,4 @@
-"""One training: a candidate from new data, judged against what is in use, and made champion if it passes the gate."""
+"""One training: a candidate from new data becomes champion if it passes the gate against the model in use."""
 
 from __future__ import annotations
 
@@ -17,37 +17,43 @@ from include.models.store import Card, ChampionChanged, Champions, ModelError, M
 log = logging.getLogger(__name__)
 
 BASELINE = "the baseline"
-# A file of another version of these may load, and predict something else.
+# Recorded in the card: with another version of these libraries, a file may load but predict other values.
 LIBRARIES = ("numpy", "scikit-learn", "skops")
 
 
 class Attempt(Protocol):
-    """What is trained, on which data; all of it from one state of the data and without chance."""
+    """What to train on which data. Everything must come from one state of the data and be deterministic."""
 
-    # The beginning of the version's name, such as the day of the newest data.
+    # The prefix of the version's name, such as the day of the newest data.
     label: str
-    # A digest of the data and of everything else that makes the model what it is.
+    # A digest of the data and of everything else that affects the model.
     fingerprint: str
     contract: str
-    # For the card: snapshots, offsets, counts.
+    # Facts for the card: snapshots, offsets, counts.
     data: Mapping[str, Any]
 
     def fit(self) -> tuple[Any, Mapping[str, Any]]:
-        """The candidate, from the part of the data before the held-out window, and its parameters."""
+        """Train the candidate on the data before the held-out window; returns it with its parameters."""
         ...
 
     def score(self, model: Any, parameters: Mapping[str, Any]) -> Scores:
-        """A model on the held-out window: the candidate, the champion, or one that was withdrawn."""
+        """Score a model on the held-out window: the candidate, the champion, or a withdrawn version."""
         ...
 
     def score_baseline(self) -> Scores:
-        """What would be used without a model, on the held-out window."""
+        """Score the method that is used without a model, on the held-out window."""
         ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to. version: of the candidate; None when nothing was trained."""
+    """The outcome of a training.
+
+    Attributes:
+        version: The candidate's version; None when nothing was trained.
+        promoted: Whether the candidate became champion.
+        reasons: The reasons of the gate, or why nothing was trained.
+    """
 
     version: str | None
     promoted: bool
@@ -57,10 +63,22 @@ class Outcome:
 def train(
     store: ModelStore, gate: Gate, attempt: Attempt, *, allowed: Collection[str], run_id: str, force: bool = False
 ) -> Outcome:
-    """Train, judge, keep, and make the candidate champion if it passes.
+    """Train a candidate, compare it, store it, and make it champion if it passes.
 
-    Nothing is done when the data are those of the last training, unless `force`. A run that was killed and starts again
-    trains again; if it had made a champion already, it says so and leaves it.
+    Nothing is trained when the data are those of the last training, unless `force` is set. A run that was killed and
+    starts again trains again. If it had made a champion already, that champion is returned.
+
+    Args:
+        store: The store of the model.
+        gate: The conditions for the candidate.
+        attempt: What to train, on which data.
+        allowed: The allowed types in the file, as "module.class".
+        run_id: The Dag run.
+        force: Train although the data are unchanged.
+
+    Raises:
+        ModelError: The champion's file does not exist or does not match its card: a person must decide.
+        UntrustedModel: The candidate or the champion contains types that are not allowed.
     """
     champions = store.champions()
     reign = champions.current
@@ -77,7 +95,7 @@ def train(
     verdict = _judge(store, gate, attempt, champions, candidate, allowed)
     card = Card(
         name=store.name,
-        # Of the file's own content: two trainings can never write to one place.
+        # With a digest of the file's content, so that two trainings never write different files to one path.
         version=f"{attempt.label}-{digest(data)[:10]}",
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=run_id,
@@ -91,7 +109,7 @@ def train(
     )
     outcome = _settle(store, champions, card, data, verdict)
     if outcome.promoted or not verdict.passed:
-        # Last: a run that is killed before this trains again.
+        # The last step: a run that is killed before it trains again.
         _remember(store, attempt, run_id, card.version)
     log.info(
         "model %s %s: %s: %s",
@@ -115,7 +133,7 @@ def _judge(
     in_use, remarks = BASELINE, []
     if champions.version is not None:
         in_use = f"the champion {champions.version}"
-        # Raises when it cannot be loaded: a person then decides what is used instead.
+        # Raises if the champion cannot be loaded: a person must then decide what to use instead.
         model, card = store.load(champions.version, allowed)
         rivals[in_use] = attempt.score(model, card.parameters)
     for version in champions.withdrawn:
@@ -137,8 +155,8 @@ def _settle(store: ModelStore, champions: Champions, card: Card, data: bytes, ve
     try:
         store.promote(card.version, champions, reason="; ".join(verdict.reasons), run_id=card.run_id)
     except ChampionChanged as error:
-        # It was compared with one that is not in use any more; the next training, on the same data too, compares with
-        # the new one.
+        # The candidate was compared with a champion that is no longer in use. The next training, also on the same data,
+        # compares with the new champion.
         return Outcome(card.version, False, (*verdict.reasons, str(error)))
     return Outcome(card.version, True, verdict.reasons)
 

@@ -1,4 +1,4 @@
-"""Pages inside the Airflow UI: served by the api-server, for who is logged in, under a strict content security policy.
+"""Pages in the Airflow UI: served by the api-server to logged-in users, under a strict content security policy.
 
-A page is a folder of static files and one function that reads what they show. `plugins/` declares it to Airflow.
+A page is a folder of static files and one function that reads its data. `plugins/` declares it to Airflow.
 """

@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, RedirectResponse
 
 from include.pages.document import Document, Unavailable
 
-# Airflow shows a page in a frame of its own origin: a script that got in there could do whatever the user may do.
-# Trusted types make the browser itself refuse to turn a string into markup.
+# Airflow shows a page in a frame of Airflow's own origin, so an injected script could do everything that the user may
+# do. With trusted types, the browser refuses to convert a string to markup.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -40,25 +40,28 @@ HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Nothing of it on the disk of a machine that somebody else uses next.
+    # Leaves nothing on the disk of a machine that another person may use later.
     "Cache-Control": "no-store",
 }
 
 
-# Served with every page: the colours of Airflow, polling.
+# Files that are served with every page: Airflow's colors, polling.
 SHARED = Path(__file__).parent / "static"
 
 
 def page_app(folder: Path, read: Callable[[], dict[str, Any]], fresh_seconds: float = 1.0) -> FastAPI:
-    """The page in `folder` (index.html, the files beside it, those of SHARED) and, at `state`, what `read` returns.
+    """An application that serves a page and, at `state`, its data as JSON.
 
-    `read` is called in a thread, at most once in `fresh_seconds` however many browsers ask.
+    Args:
+        folder: The folder with index.html and the page's other files; the files in SHARED are served too.
+        read: Returns the data. It is called in a thread, at most once per `fresh_seconds` for all browsers together.
+        fresh_seconds: Data of at most this age are not read again.
     """
     app = protected_app()
     files = {path.name: path.read_bytes() for part in (SHARED, folder) for path in part.iterdir() if path.is_file()}
     document = Document(read, fresh_seconds)
 
-    # A closed set of names, read at the start: nothing in a request becomes a path.
+    # A fixed set of files, read at the start, so that no text of a request becomes a path.
     @app.get("/")
     def index() -> Response:
         return Response(files["index.html"], media_type="text/html")
@@ -84,13 +87,13 @@ def page_app(folder: Path, read: Callable[[], dict[str, Any]], fresh_seconds: fl
 
 
 def protected_app() -> FastAPI:
-    """An application without routes yet: each that it gets is for logged-in users, and answers with HEADERS.
+    """An application without routes. Every route that is added is for logged-in users only and answers with HEADERS.
 
-    A route may answer with a Content-Security-Policy of its own.
+    A route may set its own Content-Security-Policy.
     """
     app = FastAPI(
         dependencies=[Depends(requires_access_view(AccessView.PLUGINS))],
-        # They would be served without the dependency.
+        # Off, because they would be served without the check of the login.
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -107,7 +110,7 @@ def protected_app() -> FastAPI:
 
 
 class _WithHeaders:
-    """Puts HEADERS on every response, those of errors included."""
+    """Adds HEADERS to every response, including errors; headers that the response already has are kept."""
 
     def __init__(self, app: Any) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""A JSON document that many browsers poll, read once for all of them."""
+"""A JSON document that many browsers poll, and that is read once for all of them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-# While a reading hangs (database away), the last one is still given to who asks, for as long as a browser would not
-# call it old.
+# While a read blocks (the database is unavailable), requests still get the previous version up to this age. Browsers do
+# not mark a version of this age as old.
 MAX_AGE_SECONDS = 5.0
 
 
 class Unavailable(Exception):
-    """What the document shows cannot be read now."""
+    """The data of the document cannot be read now."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """What was read, at one moment."""
+    """The data of one read.
+
+    Attributes:
+        body: The data as JSON in UTF-8.
+        etag: The ETag of the body, with quotes.
+        read_at: When the read began, a time of `time.monotonic`.
+    """
 
     body: bytes
     etag: str
@@ -36,10 +42,14 @@ class Version:
 
 
 class Document:
-    """What `read` returns as JSON, read again when it is older than `fresh_seconds`.
+    """Data as JSON, read again when they are older than `fresh_seconds`.
 
-    One thread reads at a time, and no other waits for it: the api-server has some forty threads for everything, and
-    browsers that poll during an outage would take them all.
+    One thread reads at a time, and no other thread waits for it: the api-server has about forty threads in total, and
+    browsers that poll during an outage would occupy all of them.
+
+    Args:
+        read: Returns the data.
+        fresh_seconds: Data of at most this age are not read again.
     """
 
     def __init__(self, read: Callable[[], dict[str, Any]], fresh_seconds: float) -> None:
@@ -50,7 +60,12 @@ class Document:
         self._failing = False
 
     def get(self) -> Version:
-        """Raises Unavailable."""
+        """The present version, or the last one while another thread reads.
+
+        Raises:
+            Unavailable: The data cannot be read, or another thread is reading and the last version is older than
+                MAX_AGE_SECONDS.
+        """
         version = self._version
         if version is not None and version.age_seconds < self._fresh_seconds:
             return version
@@ -64,12 +79,12 @@ class Document:
             self._reading.release()
 
     def _read_again(self) -> Version:
-        read_at = time.monotonic()  # before the reading: what changes meanwhile is not in it
+        read_at = time.monotonic()  # before the read: later changes may not be in it
         try:
             body = json.dumps(self._read(), separators=(",", ":")).encode()
         except Exception as error:
             if not self._failing:
-                # Once an episode, not every second. The browser gets no detail: it may name hosts and users.
+                # Logged once per episode, not every second. The browser gets no details: they may name hosts and users.
                 log.exception("a page cannot read what it shows")
                 self._failing = True
             raise Unavailable("what this page shows cannot be read; see the api-server's log") from error

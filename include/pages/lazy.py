@@ -1,6 +1,7 @@
-"""A page that costs nothing until somebody asks for it.
+"""A page that costs nothing until its first request.
 
-Every process of Airflow loads `plugins/`, those of tasks included: this module imports nothing that a task does not.
+Every process of Airflow loads `plugins/`, including those of tasks. So this module imports only modules that every task
+imports.
 """
 
 import importlib
@@ -11,10 +12,13 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class LazyApp:
-    """An ASGI application that is made by `factory` ("package.module:function") with the first request.
+    """An ASGI application that is created at the first request.
 
-    Airflow loads plugins in every process, those of tasks included. What a page needs (FastAPI, Airflow's security, a
-    database) takes a second to import, and only the api-server ever serves it.
+    Airflow loads plugins in every process, including those of tasks. The imports of a page (FastAPI, Airflow's
+    security, a database) take a second, and only the api-server serves pages.
+
+    Args:
+        factory: "package.module:function" of the function that creates the application.
     """
 
     def __init__(self, factory: str) -> None:
@@ -30,16 +34,19 @@ class LazyApp:
 
 
 def page(title: str, factory: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A plugin's `fastapi_apps` and `external_views`: the page in the navigation, and the application that serves it.
+    """A plugin's `fastapi_apps` and `external_views`: the application of a page, and its entry in the navigation.
 
-    title: `Live board` is served at /pages/live-board; the application serves icon.svg and icon-dark.svg, too.
+    Args:
+        title: The title in the navigation. `Live board` is served at /pages/live-board.
+        factory: "package.module:function" of the function that creates the application. The application must also serve
+            icon.svg and icon-dark.svg.
     """
     slug = title.lower().replace(" ", "-")
     served = f"pages/{slug}"
     app = {"name": title.lower(), "app": LazyApp(factory), "url_prefix": f"/{served}"}
     view = {
         "name": title,
-        # Relative, so that it is found under any base path.
+        # A relative URL works under any base path.
         "href": f"{served}/",
         "destination": "nav",
         "url_route": slug,

@@ -1,4 +1,4 @@
-"""Reading the operational database for a page."""
+"""Read the operational database for a page."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 
 from include.operations.database import CONN_ID, engine
 
-# A page is read every second: a statement that takes longer waits for something, and holds a thread of the api-server.
+# A page reads every second. A statement that takes longer than this is blocked and occupies an api-server thread.
 STATEMENT_TIMEOUT_MS = 3_000
 
 

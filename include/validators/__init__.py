@@ -1,1 +1,1 @@
-"""Checks of what has landed: row by row against the contract, and whole sets of rows against a suite of rules."""
+"""Checks of landed rows: each row against its contract, and whole sets of rows against a suite of rules."""

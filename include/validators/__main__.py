@@ -47,7 +47,7 @@ def _show(options: argparse.Namespace) -> list[str]:
     result = load_result(options.consumer, options.claim)
     if result is None:
         raise NothingToAccept(f"no suite was checked for claim {options.claim} of {options.consumer}")
-    # Findings may hold what anybody wrote: shown as Python would, so that no terminal obeys it.
+    # Findings may contain text of anyone. It is escaped, so that no control sequence reaches the terminal.
     lines = [f"{result['suite']}: {'stopped' if result['stopped'] else 'passed'}, {result['rows']:,} rows"]
     for outcome in result["outcomes"]:
         found = f"{outcome['observed']} (expected: {outcome['expected']})".encode("unicode_escape").decode()

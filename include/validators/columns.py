@@ -1,4 +1,4 @@
-"""A contract as columns: names, types, and whether a value may be missing; and an event as a row of them."""
+"""The columns of a contract (name, type, whether a value may be missing), and the row of an event."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from include.contracts import Contract, ContractViolation, Reason
 from include.validators.coordinates import COORDINATES, LOG
 
-# pydantic's name of a type -> Iceberg's. What is not here (lists, objects, unions) is kept as JSON text: every engine
-# reads that, and a nested type of its own would be a migration with every change of the contract.
+# pydantic's name of a type -> Iceberg's name. Other types (lists, objects, unions) are stored as JSON text, which every
+# engine can read. A nested type would need a migration with every change of the contract.
 _TYPES = {
     "str": "string",
     "int": "long",
@@ -24,7 +24,7 @@ _TYPES = {
 }
 _WRAPPERS = ("default", "nullable", "function-before", "function-after", "function-wrap")
 JSON_TEXT = "json"
-# Settings of a model that change how values are read, and what they must be: those of `Contract`.
+# Settings of a model that change how values are read, with the required values: those of `Contract`.
 _KNOWN_CONFIG = {"strict": True, "extra_fields_behavior": "forbid", "allow_inf_nan": False}
 _HARMLESS_CONFIG = {"title", "hide_input_in_errors"}
 _LONG = range(-(2**63), 2**63)
@@ -32,7 +32,7 @@ _LONG = range(-(2**63), 2**63)
 
 @dataclass(frozen=True)
 class Column:
-    """A field of a contract as a column. `kind`: a type of Iceberg, or JSON_TEXT, which is kept as a string."""
+    """A field of a contract as a column. `kind` is an Iceberg type, or JSON_TEXT, which is stored as a string."""
 
     name: str
     kind: str
@@ -45,11 +45,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Fields:
-    """What pydantic made of a contract: {name: core schema}, and the definitions that they refer to."""
+    """Pydantic's core schemas of a contract.
+
+    Attributes:
+        schemas: {field: core schema}.
+        definitions: {reference: core schema} that the schemas refer to.
+        is_plain: Whether only the schemas of the fields decide. False, for example, if the model has a validator.
+    """
 
     schemas: Mapping[str, Any]
     definitions: Mapping[str, Any]
-    # Whether anything else than the fields' own schemas decides, such as a validator of the whole model.
     is_plain: bool
 
     def resolved(self, schema: Any) -> Any:
@@ -83,7 +88,14 @@ def fields_of(contract: type[Contract]) -> Fields:
 
 @cache
 def columns_of(contract: type[Contract]) -> tuple[Column, ...]:
-    """The contract's fields in their order."""
+    """The contract's fields as columns, in their order.
+
+    Args:
+        contract: The contract.
+
+    Raises:
+        ValueError: A field has the name of a column that every clean table has.
+    """
     fields = fields_of(contract)
     if taken := {"event_id", *COORDINATES, LOG} & fields.schemas.keys():
         raise ValueError(f"{contract.__name__}: {', '.join(sorted(taken))} is a column of every clean table already")
@@ -105,7 +117,17 @@ def _column(name: str, schema: Any, fields: Fields) -> Column:
 
 
 def row_of(event: Contract) -> dict[str, Any]:
-    """The event as {column: value}, its event id included. Raises ContractViolation for what no column can hold."""
+    """The event as a row.
+
+    Args:
+        event: A parsed event.
+
+    Returns:
+        {column: value}, with the event id.
+
+    Raises:
+        ContractViolation: A column cannot hold a value, such as an integer of more than 64 bits.
+    """
     return {**dict(_values(event)), "event_id": event.event_id}
 
 
@@ -117,6 +139,6 @@ def _values(event: Contract) -> Iterator[tuple[str, Any]]:
             as_json = as_json or event.model_dump(mode="json")
             value = json.dumps(as_json[column.name], ensure_ascii=False, separators=(",", ":"))
         elif column.kind == "long" and isinstance(value, int) and value not in _LONG:
-            # A contract without an upper bound; a table has one.
+            # The contract has no bound, but the table's type has.
             raise ContractViolation(Reason.out_of_bounds, f"{column.name} (too large for a table)")
         yield column.name, value.value if isinstance(value, Enum) else value

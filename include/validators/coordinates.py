@@ -1,4 +1,4 @@
-"""Where a clean row's record was in Kafka: the columns, and the condition that finds the rows of offset ranges."""
+"""The Kafka coordinates of clean rows: their columns, and the condition that finds the rows of offset ranges."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from include.lake.engine import literal
 
 COORDINATES = {"kafka_partition": "int", "kafka_offset": "long", "kafka_timestamp": "timestamptz"}
-# The identity of the log that the offset is of. A topic that was recreated, or reset after it lost the end of a log,
-# uses its offsets once more: without this column its rows would replace those of the log before.
+# The identity of the log to which the offset belongs. A recreated topic, or a topic that was reset after its log was
+# truncated, uses its offsets again. Without this column, its rows would replace rows of the earlier log.
 LOG = "kafka_log"
 
 
 def condition(ranges: Iterable[Mapping[str, Any]]) -> str:
-    """Which rows of a clean table came from these offsets, for PyIceberg and DuckDB.
+    """A condition on the rows of a clean table that came from these offsets, for PyIceberg and DuckDB.
 
     Args:
         ranges: Each with `partition`, `start`, `end` (exclusive), and `log`, the identity of the partition's log. A
-            range without `log`, from a run that began before there was one, is of any log.
+            range without `log`, from a run that began before the column existed, matches any log.
 
     Returns:
-        A condition; it holds for no row when there is no range. Rows without a log, written before the column was
-        added, count as rows of every log.
+        A condition. It holds for no row when there is no range. Rows without a log, written before the column was
+        added, match every log.
     """
     return " or ".join(_one(part) for part in ranges) or "kafka_partition < 0"
 

@@ -1,8 +1,8 @@
 """Evaluates a suite of rules on a set of rows, with Great Expectations.
 
-Rows have been checked one by one against their contract before: what is looked for here shows in the set only. The
-memory it takes is bounded: Great Expectations gets one column at a time, and the numbers about the run are computed by
-DuckDB. Nothing leaves the process: no project folder, no Data Docs, no telemetry.
+The rows have been checked one by one against their contract before; these rules find faults that only a whole set of
+rows shows. Memory is bounded: Great Expectations gets one column at a time, and DuckDB computes the numbers about the
+run. No data leave the process: no project folder, no Data Docs, no telemetry.
 """
 
 from __future__ import annotations
@@ -28,37 +28,46 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# For the measures; the rows themselves lie beside it as Arrow.
+# For DuckDB and the measures; the rows take additional memory as Arrow.
 MEMORY_LIMIT = "800MB"
-# The same rows in each retry.
+# A fixed seed, so that each retry draws the same rows.
 SAMPLE_SEED = 7_401_512
-# The column, if there is one, that says where in a file a row stands.
+# The optional column with a row's line number in its file.
 LINE = "line"
-# A value in a report is there to be recognised, not to be read whole.
+# A value in a report must be recognizable, not complete.
 MAX_EXAMPLE_CHARACTERS = 80
-# Sources that get an alarm of their own, and those that the page names.
+# The most sources per rule that get an alarm in one run, and the most that the page names.
 MAX_NAMED_SOURCES, MAX_SHOWN_SOURCES = 10, 5
 
 
 class State(StrEnum):
-    """What became of a rule."""
+    """The outcome of a rule."""
 
     passed = "passed"
     failed = "failed"
-    # Broken, but its severity is a warning.
+    # Broken, but its severity is `warning`.
     warned = "warned"
-    # Its bounds come from earlier runs, and there are too few.
+    # Its bounds come from earlier runs, and there are too few of them.
     no_past_yet = "no past yet"
-    # Too few rows to say anything.
+    # There are too few rows for this number.
     not_measured = "not measured"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One rule, what was expected and what was found, in words. `where` holds examples, if the suite wants them."""
+    """One rule with the expected and the observed values as text.
+
+    Attributes:
+        rule: The rule's name.
+        about: "column" for a rule about a column, "run" for a rule about the whole run.
+        severity: The rule's severity.
+        state: Whether the rule holds.
+        expected: The expected values, for people.
+        observed: The observed values, for people.
+        where: Examples of values that break the rule, if the suite asks for examples.
+    """
 
     rule: str
-    # "column" or "run".
     about: str
     severity: Severity
     state: State
@@ -75,8 +84,11 @@ class Outcome:
 class Offences:
     """The sources that break a rule about sources.
 
-    count: how many. worst: (source, number found) of some of them, the worst first. cured: sources of those that
-    the caller asked for, which are in the run and behave.
+    Attributes:
+        rule: The rule.
+        count: The number of sources that break it.
+        worst: (source, observed number) of at most MAX_NAMED_SOURCES of them, the largest number first.
+        cured: Those sources in `known_sources` of the caller that have rows in the run and do not break the rule.
     """
 
     rule: SourceRule
@@ -87,7 +99,16 @@ class Offences:
 
 @dataclass(frozen=True)
 class SetResult:
-    """`rows` are in the run, `looked_at` of them were looked at by the rules about columns."""
+    """The result of a suite.
+
+    Attributes:
+        suite: The suite's name.
+        rows: The number of rows in the run.
+        looked_at: The number of rows that rules about columns checked.
+        outcomes: The outcomes of all rules.
+        measures: {name: observed number}; None for a number that was not measured.
+        sources: The sources that break rules about sources.
+    """
 
     suite: str
     rows: int
@@ -110,7 +131,7 @@ class SetResult:
 
     def to_json(self) -> dict[str, Any]:
         result = {"passed": self.passed, **asdict(self), "outcomes": [asdict(outcome) for outcome in self.outcomes]}
-        # Their outcomes say it in words.
+        # Left out, because the outcomes describe the sources as text.
         del result["sources"]
         return result
 
@@ -125,13 +146,19 @@ def evaluate(
 ) -> SetResult:
     """Check the rows of a run.
 
-    counts: numbers about the run that its rows do not show, for measures of that name. past: the measures of earlier
-    runs. known_sources: {kind of a source rule: sources that broke it in earlier runs}.
+    Args:
+        suite: The rules.
+        rows: The rows, with at least the columns of the suite.
+        counts: {name: number} for measures that cannot be computed from the rows.
+        past: The measures of earlier runs.
+        known_sources: {kind of a source rule: sources that broke it in earlier runs}.
 
-    Raises KeyError when a measure names nothing that a query or the counts have.
+    Raises:
+        KeyError: A measure's name is neither a column of a query nor in `counts`.
+        ValueError: A query is not a SELECT, or does not return exactly one row.
     """
     with ThreadPoolExecutor(1) as thread:
-        # Its import takes as long as the rows do.
+        # In a thread, because the import of Great Expectations takes as long as reading the rows.
         loading = thread.submit(GreatExpectations)
         table, total, numbers, offences = _read(suite, rows, known_sources or {})
         engine = loading.result()
@@ -148,12 +175,12 @@ def evaluate(
 def _read(
     suite: SetSuite, rows: Rows, known_sources: Mapping[str, Sequence[str]]
 ) -> tuple[pyarrow.Table, int, dict[str, float | None], list[Offences]]:
-    """(the rows for the rules about columns, how many there are in all, the columns of the queries, the offences)."""
+    """(rows for the rules about columns, number of all rows, numbers of the queries, offences)."""
     import duckdb
     import pyarrow
 
     numbers: dict[str, float | None] = {}
-    # Threads: its own default is every core of a worker that other tasks run on.
+    # threads: DuckDB's default is every core of the worker, on which other tasks run too.
     with duckdb.connect(":memory:", config={"memory_limit": MEMORY_LIMIT, "threads": 2}) as connection:
         connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         if isinstance(rows, duckdb.DuckDBPyRelation):
@@ -163,7 +190,7 @@ def _read(
             run = connection.from_arrow(table.select(list(suite.columns)))
         total = run.count("*").fetchall()[0][0]
         if total <= suite.max_rows:
-            # Read once: files in a bucket would be fetched again by each query.
+            # Read once, because each query would fetch the files from the bucket again.
             table = run.to_arrow_table()
             run = connection.from_arrow(table)
         else:
@@ -223,7 +250,7 @@ def _column_outcomes(suite: SetSuite, table: pyarrow.Table, engine: GreatExpecta
     for column in suite.columns:
         rules = [rule for rule in suite.rules if rule.column == column]
         if rules:
-            # One at a time: all columns as pandas at once would take several times the memory.
+            # One column at a time, because all columns as pandas would take several times the memory.
             frame = table.select([column]).to_pandas()
             lines = table.column(LINE) if LINE in table.column_names else None
             results = engine.validate(column, frame, [expectation(rule) for rule in rules], suite.examples)
@@ -258,7 +285,7 @@ def _column_outcome(rule: Rule, result: Any, values: pandas.Series, lines: Any, 
     details = result.result or {}
     where: tuple[str, ...] = ()
     if result.exception_info.get("raised_exception") or "unexpected_count" not in details:
-        # A column of text where numbers are expected, for instance: Great Expectations raises.
+        # Great Expectations raised an error, for example because a column holds text instead of numbers.
         observed = "cannot be evaluated: the column holds something else"
     elif not (broken := details["unexpected_count"]):
         observed = f"all {len(values):,} rows" if len(values) else "no rows"
@@ -279,7 +306,7 @@ def _example(index: int, values: pandas.Series, lines: Any) -> str:
 
 @dataclass(frozen=True)
 class _Bounds:
-    """`said`: where they come from, in words; None when earlier runs were asked for and there are too few."""
+    """Bounds of a measure. `said`: their origin as text; None when they need earlier runs and there are too few."""
 
     low: float | None
     high: float | None
@@ -294,7 +321,7 @@ def _bounds(measure: Measure, past: Sequence[Mapping[str, float | None]]) -> _Bo
     values = sorted(value for run in past if (value := run.get(measure.name)) is not None)
     if len(values) < recent.min_runs:
         return _Bounds(low, high, None)
-    # The middle 80 %: one odd run, accepted by a person, does not widen what is normal.
+    # The middle 80 %, so that one unusual run that a person has accepted does not widen the bounds.
     least, most = values[round(0.1 * (len(values) - 1))], values[round(0.9 * (len(values) - 1))]
     if recent.below is not None:
         low = max(x for x in (low, least / recent.below - recent.margin) if x is not None)

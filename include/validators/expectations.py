@@ -1,6 +1,6 @@
-"""Great Expectations, kept in memory: no project folder, no Data Docs, no progress bars.
+"""Great Expectations, in memory only: no project folder, no Data Docs, no progress bars.
 
-Importing Great Expectations takes two seconds and 200 MB, so it is done in the calls.
+Its import takes two seconds and 200 MB, so only the calls import it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class GreatExpectations:
-    """A context of its own, forgotten with this object."""
+    """A context of Great Expectations that exists only as long as this object."""
 
     def __init__(self) -> None:
-        # Before the import, which alone writes some three hundred lines into a task's log.
+        # Before the import, because the import alone writes about three hundred lines to a task's log.
         logging.getLogger("great_expectations").setLevel(logging.WARNING)
         import great_expectations
         from great_expectations.data_context.types.base import (
@@ -30,7 +30,7 @@ class GreatExpectations:
         )
 
         configuration = DataContextConfig(
-            # Its own default makes a folder for Data Docs that nobody asked for.
+            # The default creates a folder for Data Docs, which is not needed.
             store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
             progress_bars=ProgressBarsConfig(globally=False),
         )
@@ -38,9 +38,16 @@ class GreatExpectations:
         self._source: Any = context.data_sources.add_pandas("run")
 
     def validate(self, name: str, frame: pandas.DataFrame, expectations: Sequence[Any], examples: int) -> list[Any]:
-        """The results of Great Expectations, in the order of the expectations.
+        """Check a data frame.
 
-        examples: how many values that break an expectation are named, by their place in the frame.
+        Args:
+            name: A name for the data, unique for this object.
+            frame: The rows.
+            expectations: Expectations of Great Expectations.
+            examples: How many values that break an expectation are listed, by their index in the frame.
+
+        Returns:
+            The results of Great Expectations, in the order of the expectations.
         """
         from great_expectations import ExpectationSuite
 
@@ -48,20 +55,20 @@ class GreatExpectations:
         batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
         suite = ExpectationSuite(name)
         for number, one in enumerate(expectations):
-            # It validates in an order of its own.
+            # Numbered, because Great Expectations validates in another order.
             one.meta = {"number": number}
             suite.add_expectation(one)
-        # COMPLETE names every value: for a rule that each of a million rows breaks, a copy of the column.
+        # COMPLETE lists every value: for a rule that each of a million rows breaks, this is a copy of the column.
         form = {"result_format": "COMPLETE" if examples else "BASIC", "partial_unexpected_count": examples}
         with warnings.catch_warnings():
-            # A pattern with groups; pandas would rather extract them.
+            # pandas warns about a pattern with groups, because it expects a call that extracts them.
             warnings.filterwarnings("ignore", "This pattern is interpreted as a regular expression")
             found = batch.validate(suite, result_format=form)
         return sorted(found.results, key=lambda result: result.expectation_config.meta["number"])
 
 
 def expectation(rule: Rule) -> Any:
-    """A rule about a column as what Great Expectations calls an expectation."""
+    """The expectation of Great Expectations for a rule about a column."""
     import great_expectations.expectations as expectations
 
     mostly = {} if rule.mostly is None else {"mostly": rule.mostly}
@@ -70,7 +77,13 @@ def expectation(rule: Rule) -> Any:
 
 
 def limit(measure: Measure, low: float | None, high: float | None) -> Any:
-    """The bounds of a measure, whose value is the one row of a column of its name."""
+    """The expectation for the bounds of a measure. Its value is the only row of a column with the measure's name.
+
+    Args:
+        measure: The measure.
+        low: The lower bound; None for none.
+        high: The upper bound; None for none.
+    """
     import great_expectations.expectations as expectations
 
     kind: Any = expectations.ExpectColumnValuesToBeBetween

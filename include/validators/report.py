@@ -1,7 +1,7 @@
-"""A check's result as one compact page: no script, nothing from elsewhere, everything escaped.
+"""A check's result as one compact page: no script, no external resources, everything escaped.
 
-What it shows may come from messages and files that anybody wrote, and it may be opened from a bucket's own origin, or
-shown in a frame of Airflow's: the Content-Security-Policy in the page itself allows its one style sheet, by its hash.
+The page may show text from messages and files of anyone. It may be opened from a bucket's own origin, or in a frame of
+Airflow. So the page contains a Content-Security-Policy that allows only its one style sheet, by its hash.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ _LABELS = {"warned": "warning"}
 
 
 def render(document: Mapping[str, Any]) -> str:
-    """The page of a result, as `include.validators.sets.document` makes it."""
+    """Render the page of a result.
+
+    Args:
+        document: The result, from `include.validators.sets.document` or of the same form.
+
+    Returns:
+        A complete HTML document.
+    """
     style, policy = _style()
     title = f"{document['suite']}: {document['source']} {document['key']}"
     parts = [
@@ -130,7 +137,7 @@ def _table(title: str, outcomes: list[Mapping[str, Any]], *, long: bool = False)
 
 
 def _columns(outcomes: list[Mapping[str, Any]]) -> str:
-    """Rules about columns that hold, one line a column: they are many, and say the same."""
+    """The passed rules about columns, one line per column, because they are many and similar."""
     if not outcomes:
         return ""
     rows = ""

@@ -1,11 +1,11 @@
-"""What checks of sets leave in the bucket: results, pages, statistics of earlier runs, and what people accepted.
+"""Objects in the bucket from checks of sets: results, pages, measures of earlier runs, and acceptances by people.
 
     validation/<source>/<key>/result.json      the last check of that run
     validation/<source>/<key>/report.html      the same as a page
     validation/<source>/<key>/acceptance.json  who accepted which broken rules, when and why
     validation/<source>/past.json              measures of the last runs that passed or were accepted
 
-A path is made of names from code and of numbers, never of what a message or a file says.
+A path consists of names from code and of numbers. It never contains text from a message or a file.
 """
 
 from __future__ import annotations
@@ -25,20 +25,27 @@ log = logging.getLogger(__name__)
 
 FOLDER = "validation"
 RESULT, PAGE, ACCEPTANCE, PAST = "result.json", "report.html", "acceptance.json", "past.json"
-# Enough for bounds that one odd run does not move; few enough that a season's change does not stop the lane.
+# Enough that one unusual run does not move the bounds; few enough that a seasonal change does not stop the lane.
 PAST_RUNS = 50
-# Somebody else writes the same object at the same moment; more often than this it is a fault.
+# Attempts when another process writes the same object at the same moment; more conflicts in a row are a fault.
 MAX_TRIES = 5
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 class NothingToAccept(Exception):
-    """There is no check of that run, or it has broken no rule."""
+    """There is no check of the run, or the run has broken no rule."""
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """A person lets a run go on although it breaks these rules."""
+    """A person has accepted a run although it breaks these rules.
+
+    Attributes:
+        rules: The names of the accepted rules.
+        by: Who has accepted it.
+        reason: Why.
+        at: When, as ISO 8601 text in UTC.
+    """
 
     rules: tuple[str, ...]
     by: str
@@ -47,28 +54,45 @@ class Acceptance:
 
 
 def folder(source: str, key: int | str) -> str:
-    """Where the objects of one run are. Raises ValueError for a part that is no plain name."""
+    """The folder of the objects of one run.
+
+    Args:
+        source: The name of the checked source, such as a consumer.
+        key: The key of the run, such as the number of its claim.
+
+    Raises:
+        ValueError: A part is not a plain name.
+    """
     return f"{FOLDER}/{safe_part(source)}/{safe_part(str(key))}"
 
 
 def safe_part(text: str) -> str:
-    """The text, if it can be a part of a path. Raises ValueError."""
+    """Return the text if it may be a part of a path; raise ValueError otherwise."""
     if not _SAFE.fullmatch(text) or ".." in text:
         raise ValueError(f"{text[:40]!r} cannot be a part of a path: letters, digits, '_', '-' and '.' only")
     return text
 
 
 def store(place: str, document: Mapping[str, Any], to: Bucket | None = None) -> str:
-    """Write a check's result and its page below `place`; returns the page's address."""
+    """Write a check's result and its page.
+
+    Args:
+        place: The folder, from `folder`.
+        document: The result, from `sets.document`.
+        to: The bucket; None for the default bucket.
+
+    Returns:
+        The page's address, a gs:// URL.
+    """
     objects = to or bucket()
-    # The page first: a result without its page would name something that is not there.
+    # The page first, so that no result exists without its page.
     objects.write(f"{place}/{PAGE}", render(document).encode(), "text/html; charset=utf-8")
     objects.write(f"{place}/{RESULT}", _encode(document), "application/json")
     return f"gs://{objects.name}/{place}/{PAGE}"
 
 
 def load_result(source: str, key: int | str) -> dict[str, Any] | None:
-    """The last check of a run, None when there is none."""
+    """The last result of a run; None when the run was not checked."""
     return _read(bucket(), f"{folder(source, key)}/{RESULT}")[0]
 
 
@@ -78,16 +102,26 @@ def load_page(source: str, key: int | str) -> str | None:
 
 
 def acceptances(source: str, key: int | str) -> tuple[Acceptance, ...]:
-    """What people accepted of a run, oldest first."""
+    """The acceptances of a run, oldest first."""
     found = _read(bucket(), f"{folder(source, key)}/{ACCEPTANCE}")[0] or {}
     return tuple(Acceptance(**{**entry, "rules": tuple(entry["rules"])}) for entry in found.get("acceptances", ()))
 
 
 def accept(source: str, key: int | str, *, by: str, reason: str) -> Acceptance:
-    """Let a run go on although it breaks the rules that its last check names; rules it breaks later are not meant.
+    """Accept a run although it breaks rules, and close its alarm.
 
-    Recorded in the bucket for good. Closes the run's alarm. Raises NothingToAccept, and ValueError without a name or a
-    reason.
+    Only the rules that failed in the run's last check are accepted, not other rules that it breaks later. The
+    acceptance stays in the bucket permanently.
+
+    Args:
+        source: The name of the checked source, such as a consumer.
+        key: The key of the run, such as the number of its claim.
+        by: Who accepts.
+        reason: Why.
+
+    Raises:
+        NothingToAccept: The run was not checked, or has broken no rule.
+        ValueError: The name or the reason is empty.
     """
     by, reason = by.strip(), reason.strip()
     if not by or not reason:
@@ -110,12 +144,12 @@ def accept(source: str, key: int | str, *, by: str, reason: str) -> Acceptance:
 
 
 def alarm_kind(key: int | str) -> str:
-    """The alarm's kind: one a run, so that another run that passes does not close it."""
+    """The alarm's kind: different for each run, so that another run that passes does not close the alarm."""
     return f"suite_failed:{key}"
 
 
 def close(source: str, key: int | str) -> None:
-    """End the alarm of a run that passes, or was accepted."""
+    """Close the alarm of a run that passes or was accepted."""
     from include.operations.alarms import close_alarm
     from include.operations.database import begin
 
@@ -124,13 +158,24 @@ def close(source: str, key: int | str) -> None:
 
 
 def past_measures(source: str, before: int) -> list[Mapping[str, float | None]]:
-    """The measures of the last runs before this claim: what a retry of it finds does not depend on itself."""
+    """The measures of the last runs before a claim, so that a retry of the claim does not depend on its first attempt.
+
+    Args:
+        source: The name of the checked source, such as a consumer.
+        before: The claim's number.
+    """
     found = _read(bucket(), f"{FOLDER}/{safe_part(source)}/{PAST}")[0] or {}
     return [run["measures"] for run in found.get("runs", ()) if run["claim_id"] < before]
 
 
 def remember(source: str, claim_id: int, measures: Mapping[str, float | None]) -> None:
-    """Let the run count as a part of the past; once, however often it is repeated."""
+    """Store a run's measures for later runs; a repeated run replaces its earlier measures.
+
+    Args:
+        source: The name of the checked source, such as a consumer.
+        claim_id: The claim's number.
+        measures: {name: number}; None for a number that was not measured.
+    """
 
     def put(found: dict[str, Any] | None) -> dict[str, Any]:
         others = [run for run in (found or {}).get("runs", ()) if run["claim_id"] != claim_id]
@@ -141,7 +186,7 @@ def remember(source: str, claim_id: int, measures: Mapping[str, float | None]) -
 
 
 def not_accepted(failed: Sequence[str], accepted: Sequence[Acceptance]) -> list[str]:
-    """The rules that nobody has accepted."""
+    """The failed rules that nobody has accepted."""
     allowed = {rule for acceptance in accepted for rule in acceptance.rules}
     return [rule for rule in failed if rule not in allowed]
 
@@ -164,7 +209,7 @@ def _read(objects: Bucket, path: str) -> tuple[dict[str, Any] | None, int]:
     try:
         return json.loads(found[0]), found[1]
     except ValueError as error:
-        # Not taken for "nothing there": acceptances and statistics would be lost without a word.
+        # Raised, because treating the object as missing would silently lose acceptances and measures.
         raise ValueError(f"gs://{objects.name}/{path} is no JSON: restore an older version, or delete it") from error
 
 

@@ -1,10 +1,12 @@
-"""From raw text to rows of a contract, set-based.
+"""From raw text to rows of a contract, in sets.
 
-`Topic.parse` says what a message is. A screen in SQL, made from the contract, accepts a text only when it can prove
-that `parse` would accept it, with equal values; whatever it is not sure about is examined by `parse` itself, one by
-one, which also gives the reason. So the outcome is `parse`'s for every contract, and fast for messages that are as
-they should be. What the screen cannot prove is listed nowhere: a schema of pydantic that it does not know, a pattern
-that engines might read differently, or a contract without `event_id_sql` makes it examine every message.
+`Topic.parse` defines which messages are valid. A screen, which is an SQL query derived from the contract, accepts a
+text only when it can prove that `parse` would accept the text with equal values. `parse` examines every other text, one
+by one, and gives the reason when a text is invalid. So the outcome is that of `parse` for every contract, and it is
+fast for valid messages.
+
+The screen falls back to `parse` for every message of a contract if it cannot prove something about the contract: an
+unknown pydantic schema, a pattern that engines might read differently, or a missing `event_id_sql`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from include.validators.columns import Fields, columns_of, fields_of, row_of
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-# What SQL expressions for event ids may use, beside the fields.
+# Functions that SQL expressions for event ids may use in addition to the fields.
 MACROS = """
 create or replace macro utc_text(moment) as
     case when epoch_us(moment) % 1000000 = 0 then strftime(make_timestamp(epoch_us(moment)), '%Y-%m-%dT%H:%M:%SZ')
@@ -35,39 +37,46 @@ _TIME = (
     "(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])"
 )
 _DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
-# No digits that a double would round twice, and no exponent that would overflow.
+# Limits the digits, so that a double is not rounded twice, and the exponent, so that it does not overflow.
 _NUMBER = "-?[0-9]{1,15}(\\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})?"
-# Patterns that Rust's and RE2's engines read alike: no classes by name, flags or Unicode escapes but \uXXXX, and no
-# dot outside of brackets.
+# Patterns with the same meaning in Rust's engine and in RE2: no named classes, no flags, no Unicode escapes except
+# \uXXXX, and no dot outside of brackets.
 _PLAIN_PATTERN = re.compile(
     r"(\[\^?(\\u[0-9a-f]{4}|[A-Za-z0-9._:/@#+ -])+\]|\\[.+/-]|[A-Za-z0-9_:/@# -]|[*+?^$()|]|\{[0-9,]+\})*"
 )
-# Patterns of the whole text that only let plain ASCII pass, without quotes and backslashes: the JSON text is the value
-# between quotes, and can be matched as it stands.
+# Patterns of the whole text that match only plain ASCII without quotes and backslashes. The JSON text is then the value
+# between quotes, and can be matched without decoding.
 _ASCII_PATTERN = re.compile(r"\^((\[[A-Za-z0-9._:/@+ -]+\]|[A-Za-z0-9_:/@ -])([*+?]|\{[0-9,]+\})?)*\$")
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_.: -]+")
-# Columns of a screen beside the contract's own. A field of a contract has no space in its name.
+# Columns of a screen in addition to the contract's. Their names have a space, which no field of a contract has.
 EXAMINE, TEXT = "to examine", "landed text"
 REPLACEMENT = "\ufffd"
-# A timestamp is whatever a producer put into the millisecond field: microseconds there are the year 55000, which
-# no table's reader in Python can take.
+# A producer can write any number into the timestamp in milliseconds: microseconds there mean the year 55000, which no
+# reader of a table in Python accepts.
 RECORD_TIME = 'case when "timestamp" >= \'0001-01-02\' and "timestamp" < \'9999-12-31\' then "timestamp" end'
 _META = {"type", "metadata", "ref", "serialization", "strict"}
 
 
 class NotScreened(Exception):
-    """The screen cannot prove anything about this contract."""
+    """The screen cannot prove that messages of this contract are valid."""
 
 
 class ScreenDiffers(Exception):
-    """The screen has accepted what `parse` sees otherwise: a fault in the screen or in `event_id_sql`."""
+    """The screen has accepted a message that `parse` rejects or reads differently.
+
+    The fault is in the screen or in `event_id_sql`.
+    """
 
 
 @dataclass(frozen=True)
 class Screened:
-    """A field in SQL: `value`, and `check`, which holds only if `parse` accepts the field with that value.
+    """A field in SQL.
 
-    `may_grow`: whether DuckDB may write the value with more characters than it had in the message: 1e9 as 1000000000.0.
+    Attributes:
+        value: The expression of the field's value.
+        check: A condition that holds only if `parse` accepts the field with that value.
+        may_grow: Whether DuckDB may write the value with more characters than it has in the message, such as
+            1000000000.0 for 1e9.
     """
 
     value: str
@@ -76,10 +85,16 @@ class Screened:
 
 
 def screen(topic: Topic, source: str) -> str:
-    """A query over `source` (columns partition, offset, timestamp, value) with a row for each of its rows.
+    """A query that screens messages, with one row for each message.
 
-    Columns: those of the contract, event_id, kafka_partition, kafka_offset, kafka_timestamp, and EXAMINE: true where
-    the row must be examined by `parse` (the contract's columns mean nothing then), with its text in TEXT.
+    Args:
+        topic: The topic of the messages.
+        source: An SQL query with the columns partition, offset, timestamp and value.
+
+    Returns:
+        An SQL query with the contract's columns, event_id, kafka_partition, kafka_offset, kafka_timestamp, EXAMINE and
+        TEXT. EXAMINE is true if `parse` must examine the message. TEXT then holds its text, and the contract's columns
+        must not be used.
     """
     position = f'"partition" as kafka_partition, "offset" as kafka_offset, {RECORD_TIME} as kafka_timestamp'
     columns = columns_of(topic.contract)
@@ -95,8 +110,8 @@ def screen(topic: Topic, source: str) -> str:
             f"true as {quoted(EXAMINE)}, value as {quoted(TEXT)} from ({source})"
         )
     shape = json.dumps({name: "JSON" for name in fields})
-    # Not a trailing comma, which DuckDB's parser takes. U+FFFD may stand for bytes that were not UTF-8, which only the
-    # original record tells.
+    # Excludes a trailing comma, which DuckDB's parser accepts. Excludes U+FFFD, which may replace bytes that were not
+    # UTF-8: only the original record shows this.
     readable = (
         f"value is not null and strlen(value) <= {topic.max_bytes} "
         f"and not contains(value, '{REPLACEMENT}') "
@@ -126,16 +141,38 @@ def screen(topic: Topic, source: str) -> str:
 
 
 def examine(topic: Topic, text: str | bytes | None) -> dict[str, Any]:
-    """The row of a message, by `parse`. Raises ContractViolation with the reason."""
+    """The row of a message from `parse`.
+
+    Args:
+        topic: The topic of the message.
+        text: The message's value as text or bytes; None for a tombstone.
+
+    Returns:
+        {column: value}, with the event id.
+
+    Raises:
+        ContractViolation: The message breaks its contract, or a column cannot hold a value.
+    """
     value = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     return row_of(topic.parse(value))
 
 
 def verify(connection: DuckDBPyConnection, topic: Topic, sample: str) -> int:
-    """Screen the rows of `sample` and compare each that is accepted with `parse`; returns how many were.
+    """Screen a sample, and compare each accepted row with the result of `parse`.
 
-    Raises ScreenDiffers: nothing of such a run may be written. `event_id_sql` is written by hand beside the property
-    that it repeats, and engines change.
+    The comparison is needed because `event_id_sql` is a second, manual definition of the property `event_id`, and
+    because engines change.
+
+    Args:
+        connection: A DuckDB connection with MACROS.
+        topic: The topic of the messages.
+        sample: An SQL query with the columns partition, offset, timestamp and value.
+
+    Returns:
+        The number of compared rows.
+
+    Raises:
+        ScreenDiffers: A row differs. No row of the run may be written.
     """
     query = f"""
         select screened.*, sample.value as "json text"
@@ -163,7 +200,7 @@ def verify(connection: DuckDBPyConnection, topic: Topic, sample: str) -> int:
 
 
 def is_screened(contract: type[Contract]) -> bool:
-    """Whether anything of this contract is accepted without being parsed one by one."""
+    """Whether the screen can accept messages of this contract, so that `parse` need not examine each one."""
     try:
         return contract.event_id_sql is not None and bool(_fields(contract)) and bool(_keys(contract))
     except NotScreened:
@@ -172,7 +209,7 @@ def is_screened(contract: type[Contract]) -> bool:
 
 @cache
 def _fields(contract: type[Contract]) -> dict[str, Screened]:
-    """Raises NotScreened."""
+    """{name: field in SQL} of the contract's fields; raises NotScreened."""
     fields = fields_of(contract)
     if not fields.is_plain:
         raise NotScreened(f"{contract.__name__}: more than its fields decides")
@@ -185,16 +222,17 @@ def _raw(name: str) -> str:
 
 
 def _keys(contract: type[Contract]) -> str:
-    """A condition on the names in the object: all that are required, none that is unknown, none twice.
+    """A condition on the names in the object: all required names, no unknown name, no name twice.
 
-    A text that is as long as the fields found in it, each written once without spaces, holds nothing else, because none
-    of them is written longer than it was: so names are looked up in other texts only.
+    If the lengths of the known fields and their separators, without spaces, add up to the length of the text, the text
+    has no other fields. This is safe only if DuckDB writes no field longer than it is in the message (`may_grow`). Only
+    other texts need the slower check of the list of names.
     """
     fields = fields_of(contract)
     optional = [name for name, schema in fields.schemas.items() if _may_be_absent(schema)]
     required = [name for name in fields.schemas if name not in optional]
     usual = ", ".join(_list(names) for names in (list(fields.schemas), required))
-    # It is evaluated for texts that are no JSON, too.
+    # `try`, because the expression is also evaluated for texts that are not JSON.
     keys = 'try(json_keys("json text"))'
     listed = (
         f"case when {keys} in ({usual}) then true else len({keys}) = len(list_distinct({keys})) "
@@ -202,13 +240,14 @@ def _keys(contract: type[Contract]) -> str:
     )
     if not required or any(field.may_grow for field in _fields(contract).values()):
         return listed
-    # Of each field its name in quotes, a colon and a comma; the braces are two more, and the last comma is missing.
+    # For each field: its name in quotes, a colon and a comma (4 characters). The two braces without the comma after the
+    # last field add 1.
     sizes = " + ".join(f"coalesce(strlen({_raw(name)}) + {len(name.encode()) + 4}, 0)" for name in fields.schemas)
     return f'case when strlen("json text") = {sizes} + 1 then true else {listed} end'
 
 
 def _may_be_absent(schema: Any) -> bool:
-    # Another default than null would have to be told from null.
+    # Only the default null is supported: SQL could not distinguish another default from an explicit null.
     return schema["type"] == "default" and "default" in schema and schema["default"] is None
 
 
@@ -217,7 +256,7 @@ def _list(names: Iterable[str]) -> str:
 
 
 def _screened(schema: Any, raw: str, name: str, fields: Fields) -> Screened:
-    """The field in terms of its JSON text, the column `raw`, and of its value, the column `name`."""
+    """The field in SQL, from its JSON text (the column `raw`) and its value (the column `name`)."""
     schema = fields.resolved(schema)
     kind = schema["type"]
     if kind == "default":
@@ -242,7 +281,7 @@ def _only(schema: Any, *known: str) -> None:
 
 
 def _text(raw: str) -> str:
-    r"""The string in a JSON text. Escapes are rare, and dear."""
+    r"""The string in a JSON text. Escapes are rare and slow to decode, so only texts with a `\` are decoded."""
     return rf"case when contains({raw}, '\') then json_extract_string({raw}, '$') else {_inside(raw)} end"
 
 
@@ -261,7 +300,7 @@ def _string(schema: Any, raw: str, name: str) -> Screened:
             f"strlen({raw}) {operator} {length + 2}" for operator, length in lengths.items() if length is not None
         ]
         return Screened(_inside(raw), " and ".join([f"regexp_full_match({raw}, {whole})", *bounds]))
-    # A NUL would have to pass through C.
+    # Texts with a NUL are excluded, because they would have to pass through C strings.
     checks = [f"starts_with({raw}, '\"')", rf"not contains({raw}, '\u0000')"]
     if "pattern" in schema:
         checks.append(f"regexp_matches({name}, {literal(_re2(schema['pattern']))})")
@@ -273,7 +312,7 @@ def _string(schema: Any, raw: str, name: str) -> Screened:
 
 
 def _re2(pattern: Any) -> str:
-    """Pydantic's pattern (Rust) for DuckDB (RE2), where both mean the same."""
+    """Translate a pattern of pydantic (Rust) for DuckDB (RE2), if it means the same in both; else raise NotScreened."""
     if not isinstance(pattern, str) or not _PLAIN_PATTERN.fullmatch(pattern):
         raise NotScreened("a pattern that engines might read differently")
     translated = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", pattern)
@@ -284,7 +323,7 @@ def _re2(pattern: Any) -> str:
 
 def _integer(schema: Any, raw: str, name: str) -> Screened:
     _only(schema, *_BOUNDS)
-    # Its own text again: 5.0, 1e18 and "5" would become numbers too.
+    # The number as text must equal the JSON text, because 5.0, 1e18 and "5" could be cast to numbers too.
     return Screened(f"try_cast({raw} as bigint)", " and ".join([f"{name}::varchar = {raw}", *_bounds(schema, name)]))
 
 
@@ -303,7 +342,7 @@ def _bounds(schema: Any, name: str) -> Iterator[str]:
             if type(bound) is int and abs(bound) < 2**63:
                 yield f"{name} {operator} {bound}"
             elif type(bound) is float:
-                # Not a decimal literal, with which DuckDB would compare in decimals.
+                # Cast, because DuckDB would compare a decimal literal in decimals.
                 yield f"{name} {operator} {literal(repr(bound))}::double"
             else:
                 raise NotScreened("a bound that is no plain number")
@@ -346,7 +385,7 @@ def _version(schema: Any, raw: str, name: str) -> Screened:
 def _time(schema: Any, raw: str, name: str) -> Screened:
     pattern, lowest, highest = literal(f'"{_TIME}"'), contract_types.EARLIEST, contract_types.LATEST
     return Screened(
-        # Its plain TIMESTAMP would ignore the offset.
+        # timestamptz, because DuckDB's plain TIMESTAMP would ignore the offset.
         f"try_cast({_inside(raw)} as timestamptz)",
         f"regexp_full_match({raw}, {pattern}) and {name} >= '{lowest.isoformat()}'::timestamptz "
         f"and {name} < '{highest.isoformat()}'::timestamptz",
@@ -363,7 +402,7 @@ def _day(schema: Any, raw: str, name: str) -> Screened:
 
 
 def _function(schema: Any, raw: str, name: str) -> Screened:
-    """The validators of `include.contracts` are known; any other may do anything."""
+    """Support the validators of `include.contracts`; for any other validator raise NotScreened."""
     chain, inner = [], schema
     while inner["type"].startswith("function-"):
         function = inner["function"]["function"]

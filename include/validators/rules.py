@@ -1,7 +1,7 @@
-"""Rules about a whole set of rows: declared beside the contract, in plain Python, checked by `include.validators.sets`.
+"""Rules about a whole set of rows: declared next to the contract in plain Python, checked by `include.validators.sets`.
 
-A contract says what one row must be. What only a set can show (is each event there once, are there far fewer rows than
-lately, does every counter still rise) is said here. Importing this module costs nothing heavy.
+A contract describes one row. These rules describe properties that only a set of rows has: each event occurs once, the
+number of rows is similar to earlier runs, every counter still rises. This module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any
 
 from include.contracts import Contract
 
-# A factor of five either way: consumption differs that much between night and day, a broken source by far more.
+# The default factor for bounds from earlier runs, in both directions: consumption differs by a factor of five between
+# night and day, and a broken source differs by far more.
 FACTOR = 5.0
-# The unit of a measure that is a share, 0 to 1: shown times a hundred.
+# The unit of a measure that is a share from 0 to 1; it is displayed multiplied by 100.
 PERCENT = "%"
 
 
 class Severity(StrEnum):
-    """What a rule that is broken does: stop the run, or only show."""
+    """The effect of a broken rule: `critical` stops the run, `warning` is only shown."""
 
     critical = "critical"
     warning = "warning"
@@ -29,9 +30,15 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """What the values of one column must be: an expectation of Great Expectations, by name.
+    """A rule about the values of one column. Null values are ignored, except by `not_null`.
 
-    Nulls are passed over, except by `not_null`. `mostly` is the share of rows that must fulfil it.
+    Attributes:
+        expectation: The class name of an expectation of Great Expectations.
+        column: The column's name.
+        expected: The rule as text, for people.
+        arguments: The arguments of the expectation.
+        severity: The effect when the rule is broken.
+        mostly: The share of rows that must fulfill the rule, from 0 to 1; None for all rows.
     """
 
     expectation: str
@@ -48,11 +55,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class Recent:
-    """Bounds from the recent past: the middle 80 % of earlier runs' values, widened.
+    """Bounds from earlier runs: the range of the middle 80 % of their values, widened.
 
-    A value may lie between their low end divided by `below` and their high end times `above`, each moved outwards by
-    `margin` (in the measure's unit). None: no bound on that side. With fewer than `min_runs` earlier runs the rule
-    passes and says so. For values that are never negative.
+    The lower bound is the range's low end divided by `below`, minus `margin`. The upper bound is the range's high end
+    times `above`, plus `margin`. Use it only for values that are never negative.
+
+    Attributes:
+        below: The factor of the lower bound; None for no lower bound.
+        above: The factor of the upper bound; None for no upper bound.
+        margin: In the measure's unit.
+        min_runs: With fewer earlier runs, the bounds are not used and the outcome states this.
     """
 
     below: float | None = FACTOR
@@ -63,11 +75,19 @@ class Recent:
 
 @dataclass(frozen=True)
 class Measure:
-    """One number about the whole run, with its bounds: fixed ones, ones from the recent past, or both.
+    """One number about the whole run, with fixed bounds, bounds from earlier runs, or both.
 
-    `name` is a column of one of the suite's queries, or one of the counts given to the check. A number that is null was
-    not measured: a query returns null where there are too few rows to say anything. Several measures may look at one
-    number, with a title and bounds of their own.
+    Several measures may use the same number, each with its own title and bounds.
+
+    Attributes:
+        name: A column of one of the suite's queries, or a name in the counts that are passed to the check. A null value
+            is not measured: a query returns null when there are too few rows.
+        title: The name in results and alarms.
+        unit: The unit of the number, for people; PERCENT for a share.
+        minimum: The fixed lower bound; None for none.
+        maximum: The fixed upper bound; None for none.
+        recent: The bounds from earlier runs; None for none.
+        severity: The effect when a bound is exceeded.
     """
 
     name: str
@@ -81,16 +101,17 @@ class Measure:
 
 @dataclass(frozen=True)
 class SourceRule:
-    """What each single source of a run's rows (a device, a shop) must do. One that does not never stops the run.
+    """A rule about each single source of a run's rows (a device, a shop). A source that breaks it never stops the run.
 
-    Args:
-        kind: of the alarm, `<kind>:<source>`, which names the source and closes with the next run in which it behaves.
-        title: of the rule, on the result's page.
-        expected: what a source has to do, in words.
-        query: a SELECT over the table `run` with one row for each source: `source` (text), `found` (a number), `breaks`
+    Attributes:
+        kind: The prefix of the alarm's kind, `<kind>:<source>`. The alarm names the source and closes with the next run
+            in which the source has rows and does not break the rule.
+        title: The rule's title on the result's page.
+        expected: The rule as text, for people.
+        query: A SELECT over the table `run` with one row for each source: `source` (text), `found` (a number), `breaks`
             (whether the source breaks the rule).
-        unit: of `found`.
-        remedy: what to do about such a source.
+        unit: The unit of `found`.
+        remedy: The remedy for people.
     """
 
     kind: str
@@ -105,12 +126,20 @@ class SourceRule:
 class SetSuite:
     """The rules for a whole run.
 
-    columns: what is read of the rows. exact_columns: whether the rows may have no others.
-    queries: SELECTs of one row each over the table `run`, in DuckDB's SQL; their columns are what measures name.
-    sources: rules about single sources, which are named where they break one.
-    max_rows: rules about columns look at this many rows at most, drawn at random with a fixed seed; measures always
-        look at all: what must be unique in larger runs, too, is a measure.
-    examples: of how many values that break a rule the report shows. 0 where rows hold personal data.
+    Attributes:
+        name: The suite's name.
+        columns: The columns of the rows that are read.
+        rules: The rules about columns.
+        queries: SELECTs of one row each over the table `run`, in DuckDB's SQL. Measures refer to their columns.
+        measures: The rules about numbers of the whole run.
+        sources: The rules about single sources.
+        description: A text for the page.
+        max_rows: Rules about columns check at most this many rows, drawn at random with a fixed seed. Measures always
+            use all rows, so a value that must be unique in larger runs needs a measure.
+        examples: The number of values per broken rule that the page shows. Use 0 if rows hold personal data.
+
+    Raises:
+        ValueError: A rule is about a column that is not in `columns`, or two rules have the same name.
     """
 
     name: str
@@ -151,9 +180,10 @@ def between(column: str, minimum: float | None, maximum: float | None, *, strict
 
 
 def matches(column: str, pattern: str, *, expected: str | None = None, **options: Any) -> Rule:
-    # RE2, which looks at long columns, knows no \u escapes: the characters themselves mean the same to every engine.
+    # RE2, which checks long columns, has no \u escapes. The characters themselves mean the same to every engine.
     regex = re.sub(r"\\u([0-9a-fA-F]{4})", _character, pattern)
-    # Python's `$` passes over a line break at the end; pydantic's, which the pattern was written for, does not.
+    # Python's `$` also matches before a line break at the end. The `$` of pydantic, for which the pattern was written,
+    # does not.
     if regex.endswith("$") and not regex.endswith("\\$"):
         regex = regex[:-1] + r"\Z"
     return Rule("ExpectColumnValuesToMatchRegex", column, expected or f"like {pattern}", {"regex": regex}, **options)
@@ -176,10 +206,14 @@ def one_of(column: str, values: Iterable[Any], *, expected: str | None = None, *
 
 
 def from_contract(contract: type[Contract], *, event_id: str | None = "event_id") -> tuple[Rule, ...]:
-    """The rules that the contract states: nothing missing, bounds, patterns, allowed values, each event once.
+    """The rules from a contract: no missing values, bounds, patterns, allowed values, each event once.
 
-    Every row was checked against the contract before, one by one: these find what was lost or changed between there
-    and the table. `event_id`: the column that holds the events' identity; None when there is none.
+    Every row was checked against the contract before. These rules find values that were lost or changed between that
+    check and the table.
+
+    Args:
+        contract: The contract of the rows.
+        event_id: The column with the events' ids; None if the rows have none.
     """
     schema = contract.model_json_schema()
     rules: list[Rule] = [unique(event_id), not_null(event_id)] if event_id else []
@@ -206,7 +240,7 @@ def _bounds(name: str, kind: Mapping[str, Any]) -> list[Rule]:
     if low is not None or above is not None or "maximum" in kind:
         strict = low is None and above is not None
         rules.append(between(name, above if strict else low, kind.get("maximum"), strict=strict))
-    # A time is a timestamp here, no text: its pattern is about the message.
+    # A time is a timestamp in the table, not a text: its pattern applies only to the message.
     if kind.get("type") == "string" and "pattern" in kind and kind.get("format") not in ("date-time", "date"):
         rules.append(matches(name, kind["pattern"]))
     if "maxLength" in kind:

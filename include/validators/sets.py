@@ -1,10 +1,10 @@
-"""The whole set of a run's rows against its suite: the task that lets a run go on, or stops it.
+"""Check a run's rows against a suite: the task that lets the run continue or stops it.
 
     summary = commit_clean(...)
     check_sets(consumer, summary)     # raises SetsFailed: nothing downstream runs, nothing is deleted
 
-The claim of a run that is stopped stays open, so the lane claims nothing new, until the run is cleared after the cause
-is mended, or after a person has accepted it: docs/runbooks/suite-failed.md.
+The claim of a stopped run stays open, so the lane claims nothing new until the run is cleared. Clear the run after the
+cause is fixed, or after a person has accepted the run: docs/runbooks/suite-failed.md.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A message that nobody can read helps nobody: the page has them all.
+# Limited, so that the text stays readable. The page shows all broken rules.
 MAX_RULES_IN_ERROR = 6
 MIN_LANDED_FOR_SHARES = 100
 COUNTS = ("landed", "clean", "dead_lettered", "duplicates")
 
 
 class SetsFailed(AirflowFailException):
-    """A run's rows break rules that nobody has accepted. Not retried: the same rows would break them again."""
+    """A run's rows break rules that nobody has accepted. Not retried: the same rows would break the rules again."""
 
 
 class HasSuite(Protocol):
-    """What is asked of a consumer."""
+    """The part of a consumer that these checks need."""
 
     @property
     def name(self) -> str: ...
@@ -47,14 +47,22 @@ class HasSuite(Protocol):
 
 
 def check_sets(consumer: HasSuite, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the rows that the run has put into the clean table.
+    """Check the rows that the run has written to the clean table.
 
-    summary: `claim_id`, `table` (the clean table's identifier), `ranges` ([{"partition", "start", "end", "log"}],
-    end exclusive), and the counts `landed`, `clean`, `dead_lettered`, `duplicates`; `run_id` if there is one. A suite's
-    measures may also look at `dead_lettered_share` and `duplicate_share`.
+    A repeated check has the same result: it compares only with runs before this claim.
 
-    Returns what goes into an XCom: how many rules, which warned, and the page's address. Raises SetsFailed. Run again,
-    it finds the same: the past that it compares with ends before this claim.
+    Args:
+        consumer: The consumer with the suite.
+        summary: `claim_id`, `table` (the clean table's identifier), `ranges` ([{"partition", "start", "end", "log"}],
+            end exclusive), the counts `landed`, `clean`, `dead_lettered` and `duplicates`, and `run_id` if there is
+            one. The suite's measures may use the counts, and `dead_lettered_share` and `duplicate_share`.
+
+    Returns:
+        The XCom: the suite's name, the number of rules, the broken rules that are warnings, the accepted rules, and the
+        page's address. Only {"suite": None} if the consumer has no suite.
+
+    Raises:
+        SetsFailed: The rows break rules that nobody has accepted.
     """
     load = consumer.load_suite()
     if load is None:
@@ -73,14 +81,34 @@ def check_sets(consumer: HasSuite, summary: Mapping[str, Any]) -> dict[str, Any]
 def rows_of(
     connection: DuckDBPyConnection, table: Any, ranges: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> DuckDBPyRelation:
-    """The rows of the clean table that came from these offsets."""
+    """The rows of the clean table from given offsets.
+
+    Args:
+        connection: A DuckDB connection.
+        table: The clean table.
+        ranges: As in `summary` of `check_sets`.
+        columns: The columns to read.
+    """
     from include.lake.engine import scan
 
     return scan(connection, table, row_filter=condition(ranges), columns=list(columns))
 
 
 def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Check rows from anywhere as those of a claim, store the result, and raise SetsFailed if they do not pass."""
+    """Check any rows as the rows of a claim, and store the result.
+
+    Args:
+        source: The name of the consumer.
+        suite: The rules.
+        rows: The rows, as `evaluation.evaluate` takes them.
+        summary: As in `check_sets`; `table` is not needed.
+
+    Returns:
+        The XCom, as from `check_sets`.
+
+    Raises:
+        SetsFailed: The rows break rules that nobody has accepted.
+    """
     from include.validators.evaluation import evaluate
 
     claim_id = int(summary["claim_id"])
@@ -104,7 +132,7 @@ def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any
     _log(source, claim_id, result, accepted=not refused and not result.passed)
     if refused:
         raise SetsFailed(_stop(source, claim_id, result, refused, page))
-    # Also what was accepted: odd but right data are a part of what is normal.
+    # Accepted runs are stored too, because unusual but correct data are part of the normal range.
     results.remember(source, claim_id, result.measures)
     results.close(source, claim_id)
     return {
@@ -117,16 +145,22 @@ def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any
 
 
 def _shares(counts: Mapping[str, Any]) -> dict[str, float | None]:
-    """`dead_lettered_share` and `duplicate_share` of what has landed."""
+    """`dead_lettered_share` and `duplicate_share`, from 0 to 1, of the landed messages."""
     landed = counts["landed"] or 0
-    # Of a handful of messages, a single bad one would be a large share.
+    # None for few messages, because a single invalid message would be a large share of them.
     enough = landed >= MIN_LANDED_FOR_SHARES
     parts = {"dead_lettered_share": counts["dead_lettered"], "duplicate_share": counts["duplicates"]}
     return {name: part / landed if enough and part is not None else None for name, part in parts.items()}
 
 
 def document(suite: SetSuite, result: SetResult, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The result as JSON: what the page is made of, too."""
+    """The result as JSON, from which the page is rendered too.
+
+    Args:
+        suite: The rules.
+        result: Their result.
+        facts: Facts about the run for the page, such as `source`, `key`, `counts`, `ranges` and `steps`.
+    """
     return {
         "suite": suite.name,
         "description": suite.description,
@@ -137,7 +171,7 @@ def document(suite: SetSuite, result: SetResult, facts: Mapping[str, Any]) -> di
 
 
 def _steps(source: str, claim_id: int) -> list[dict[str, str]]:
-    """What an operator can do about a run that is stopped."""
+    """The steps that an operator can take for a stopped run."""
     return [
         {
             "text": "If the data are wrong: make the contract refuse such rows, deploy, and clear the whole run. It "
@@ -152,7 +186,7 @@ def _steps(source: str, claim_id: int) -> list[dict[str, str]]:
 
 
 def _stop(source: str, claim_id: int, result: SetResult, refused: Sequence[str], page: str) -> str:
-    """Open the alarm; returns what an operator has to know."""
+    """Open the alarm; returns the error text for the operator."""
     from include.operations.alarms import open_alarm
     from include.operations.database import begin
 

@@ -1,7 +1,7 @@
-"""Alarms about single sources of rows (a device, a shop) that break a rule: each by its name, and no run is stopped.
+"""Alarms about single sources of rows (a device, a shop) that break a rule: one per source, without stopping the run.
 
-An alarm closes when a later run has rows of its source and the source behaves. Killed between the result and the
-alarms: the retry opens the same ones.
+An alarm closes when a later run has rows of its source and the source does not break the rule. Killed between the
+result and the alarms: the retry opens the same alarms.
 """
 
 from __future__ import annotations
@@ -18,14 +18,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Of one rule. A whole firmware that is wrong would else open an alarm for each of a hundred thousand meters.
+# Open alarms per rule. Without a limit, a faulty firmware could open an alarm for each of a hundred thousand meters.
 MAX_ALARMS = 20
-# A source's name is a value of a message.
+# Limited, because a source's name comes from a message.
 MAX_NAME_CHARACTERS = 80
 
 
 def known(consumer: str, suite: SetSuite) -> dict[str, list[str]]:
-    """{kind of a rule: the sources whose alarm is open}."""
+    """The sources with an open alarm.
+
+    Args:
+        consumer: The source of the alarms.
+        suite: The suite with the rules about sources.
+
+    Returns:
+        {kind of a rule: names of sources}.
+    """
     from include.operations.alarms import open_alarms
 
     if not suite.sources:
@@ -38,12 +46,12 @@ def known(consumer: str, suite: SetSuite) -> dict[str, list[str]]:
 
 
 def note(consumer: str, found: Iterable[Offences], page: str) -> None:
-    """Open an alarm for each source that breaks a rule, and close those of the sources that behave now.
+    """Open an alarm for each source that breaks a rule, and close the alarms of sources that no longer break it.
 
     Args:
-        consumer: the source of the alarms.
-        found: what a run showed, one for each rule.
-        page: the address of the run's result, which the alarms name.
+        consumer: The source of the alarms.
+        found: The offences of a run, one object for each rule.
+        page: The address of the run's page, which the alarms name.
     """
     from include.operations.alarms import close_alarm, open_alarm, open_alarms
 
