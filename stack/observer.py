@@ -30,7 +30,7 @@ class Partition:
 class Snapshot:
     """Counts since the observer was created; `alarms`, `results` and `waiting` are what the databases hold now."""
 
-    messages: dict[str, int] = field(default_factory=dict)  # topic -> messages that arrived; includes dead-letter topics
+    messages: dict[str, int] = field(default_factory=dict)  # topic -> arrived messages, also of dead-letter topics
     outcomes: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)  # (consumer, topic) -> outcome -> n
     lag: dict[str, int] = field(default_factory=dict)  # consumer -> messages not committed
     open_claims: dict[str, int] = field(default_factory=dict)

@@ -115,7 +115,7 @@ class Stack:
         if running and same_addresses and set(running) == expected:
             away = [name for name, entry in running.items() if entry["state"] != "RUNNING"]
             self.report(f"the stack is running, without {', '.join(away)}" if away else "the stack is running already")
-            self._start_in_order()  # every step can be repeated; after an `up` that was killed, the missing services are started
+            self._start_in_order()  # can be repeated; it starts what an `up` that was killed did not start
             return
         if running:
             self.report("the stack runs with other services or addresses: starting it anew")
