@@ -1,4 +1,4 @@
-"""`python -m stack COMMAND`: the local stack from a shell. `make help` shows the usual ways."""
+"""`python -m stack COMMAND`: the local stack from a shell. `make help` shows the usual commands."""
 
 import argparse
 import json
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "logs":
             return show_logs(stack, options.service, follow=not options.no_follow)
         elif options.command == "demo":
-            from stack.demo import demo as run_demo  # the others start faster without it
+            from stack.demo import demo as run_demo  # here: the other commands start faster without it
 
             return run_demo(stack, options.seconds, stop_at_end=options.exit)
     except StackError as error:
@@ -56,13 +56,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def print_status(stack: Stack) -> None:
-    """A table of the services, then the addresses."""
+    """Print a table of the services, then the addresses."""
     endpoints = stack.endpoints()
     for name, entry in endpoints["services"].items():
         print(f"{name:15} {entry['state']:9} {entry['pid'] or '-':>8}  {entry['log']}")
@@ -87,7 +87,7 @@ def show_logs(stack: Stack, service: str | None, follow: bool) -> int:
     files = [path for name in names if (path := stack.supervisor.logs / f"{name}.log").exists()]
     if not files:
         raise StackError(f"no logs in {stack.supervisor.logs} yet; `make up` starts the stack")
-    # -F: goes on with the new file after a rotation.
+    # -F: follows the new file after a rotation.
     return subprocess.call(["tail", "-n", "40", *(["-F"] if follow else []), *map(str, files)])
 
 

@@ -1,6 +1,7 @@
 """Airflow as four processes on the stack's PostgreSQL: api-server, scheduler, dag-processor, triggerer.
 
-Not `airflow standalone`: it does not stop its children on TERM, and the next start then talks to the old API server.
+`airflow standalone` is not used: it does not stop its children on TERM, and the next start then talks to the old API
+server.
 """
 
 import base64
@@ -34,12 +35,12 @@ SETTINGS = {
     "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
     "API__HOST": "127.0.0.1",
     "API__WORKERS": "1",
-    # The latency of a message is mostly the scheduler's sleep: 1 s by default.
+    # Most of a message's latency is the scheduler's sleep, 1 s by default.
     "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
-    # A killed scheduler's or task's work is taken up after half a minute or so, not after five.
+    # The work of a killed scheduler or task is taken over after about half a minute, instead of five minutes.
     "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
     "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
-    # New and changed Dag files are seen within seconds. The others are not parsed again and again: that would take a
+    # New and changed Dag files are seen within seconds. Unchanged files are not parsed all the time, which would use a
     # good part of a core.
     "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
     "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "2",
@@ -85,12 +86,12 @@ class Airflow(Service):
         }
         return {
             "AIRFLOW_HOME": str(self.folder),
-            "PYTHONFAULTHANDLER": "1",  # a crash in a C library says where, in the program's log
+            "PYTHONFAULTHANDLER": "1",  # a crash in a C library writes a traceback to the program's log
             **{f"AIRFLOW__{name}": value for name, value in settings.items()},
         }
 
     def before_start(self) -> None:
-        """Migrates the metadata database, and imports pools and variables, if anything of that has changed."""
+        """Migrate the metadata database, and import pools and variables, if any of them has changed."""
         indexes = INDEXES_FILE.read_text()
         made = (self.postgres.home / "initialized").read_text()
         wanted = f"{version('apache-airflow')} {made} {hashlib.sha256(indexes.encode()).hexdigest()}"
@@ -124,8 +125,8 @@ class Airflow(Service):
             raise StackError(f"`airflow {' '.join(arguments)}` failed: {reason}; see {log}")
 
     def programs(self) -> list[Program]:
-        # --skip-serve-logs: the log servers would listen on all interfaces, at fixed ports; the api-server reads
-        # the same files from disk.
+        # --skip-serve-logs: the log servers would listen on all interfaces at fixed ports. The api-server reads the
+        # same files from disk.
         extra = {"scheduler": ["--skip-serve-logs"], "triggerer": ["--skip-serve-logs"]}
         launch = [sys.executable, "-m", "stack.groups", str(self.folder.parent)]
         return [
@@ -139,7 +140,7 @@ class Airflow(Service):
         ]
 
     def is_ready(self) -> bool:
-        """Every component has given a sign of life; a dead one counts as alive for up to 30 s (Airflow's threshold)."""
+        """Whether every component is healthy; a dead one counts as healthy for up to 30 s (Airflow's threshold)."""
         try:
             with urllib.request.urlopen(f"{self.url}/api/v2/monitor/health", timeout=2) as response:
                 health = json.load(response)
@@ -159,9 +160,16 @@ class Airflow(Service):
 
 
 def pools_and_variables(text: str) -> dict[str, dict[str, Any]]:
-    """From the text of airflow_settings.yaml, what `airflow pools import` and `airflow variables import` read.
+    """Convert the text of airflow_settings.yaml to what `airflow pools import` and `airflow variables import` read.
 
-    Connections are left out: the stack's come from the environment, and would silently beat one of the same name.
+    Connections are left out: the stack's connections come from the environment, which would silently override one of
+    the same name.
+
+    Args:
+        text: The content of airflow_settings.yaml.
+
+    Returns:
+        {"pools": {name: pool}, "variables": {name: value}}.
     """
     import yaml
 

@@ -13,33 +13,33 @@ from stack.service import Program, Service
 HEAP = "-Xmx512m"
 SETTINGS = {
     "group.id": "connect",
-    # A connector names its converters; these must only exist.
+    # Each connector sets its own converters; these defaults only have to exist.
     "key.converter": "org.apache.kafka.connect.storage.StringConverter",
     "value.converter": "org.apache.kafka.connect.storage.StringConverter",
     "config.storage.topic": "_connect-configs",
     "offset.storage.topic": "_connect-offsets",
     "status.storage.topic": "_connect-status",
-    # One broker.
+    # There is one broker.
     "config.storage.replication.factor": "1",
     "offset.storage.replication.factor": "1",
     "status.storage.replication.factor": "1",
-    # The defaults of 25 and 5 partitions are for clusters, and cost seconds at every start.
+    # The defaults of 25 and 5 partitions are for clusters, and take seconds at every start.
     "offset.storage.partitions": "1",
     "status.storage.partitions": "1",
-    # The plugin says what it holds. Looking at every class of it instead takes 20 s.
+    # The plugin declares what it contains. Scanning all of its classes instead takes 20 s.
     "plugin.discovery": "service_load",
-    # How long a sink's task waits for records before it looks at its control topic: the last records of a burst would
-    # wait for the default of 60 s.
+    # How long a sink's task waits for records before it polls its control topic. With the default, the last records of
+    # a burst would wait for 60 s.
     "offset.flush.interval.ms": "1000",
     # Lets a connector's configuration set timeouts of its consumer.
     "connector.client.config.override.policy": "All",
-    # A killed worker's place is free after 6 s, and what it ran starts at once on the next: with one worker there is
-    # nobody to come back.
+    # The place of a killed worker is free after 6 s. The next worker starts its connectors at once: with one worker, no
+    # other member could come back.
     "session.timeout.ms": "6000",
     "heartbeat.interval.ms": "2000",
     "scheduled.rebalance.max.delay.ms": "0",
-    # Passwords stay in the worker's environment: configurations, and so REST and Connect's topics, hold ${env:NAME}.
-    # Only variables of this name can be asked for, since whoever reaches REST can ask.
+    # Passwords stay in the worker's environment: configurations contain ${env:NAME}, so REST and Connect's topics show
+    # no password. Only variables of this pattern can be read, because everybody who can reach REST can ask for one.
     "config.providers": "env",
     "config.providers.env.class": "org.apache.kafka.common.config.provider.EnvVarConfigProvider",
     "config.providers.env.param.allowlist.pattern": "^LANDING_[A-Z0-9_]+$",
@@ -83,8 +83,8 @@ class Connect(Service):
             "rest.advertised.host.name": "127.0.0.1",
             "rest.advertised.port": str(port),
             "plugin.path": str(self.folder / "plugins"),
-            # The worker's own clients, and those that it makes for connectors. The sink makes more, for its control
-            # topic, and reads the first set from this very file.
+            # The worker's own clients, and those that it creates for connectors. The sink creates further clients for
+            # its control topic, and reads the first set from this file.
             **{f"{prefix}{k}": v for prefix in ("", "producer.", "consumer.", "admin.") for k, v in clients.items()},
         }
 
@@ -97,7 +97,7 @@ class Connect(Service):
         if not self.external and ports.is_free(self.state.get("port.connect")):
             return False
         try:
-            # Answered only when the worker has joined its group, unlike `/`.
+            # Unlike `/`, this is answered only when the worker has joined its group.
             with urllib.request.urlopen(f"{self.url}/connectors", timeout=1):
                 return True
         except (OSError, urllib.error.URLError):
@@ -115,7 +115,7 @@ class Connect(Service):
 
 
 def java_client_settings(config: dict[str, str]) -> dict[str, str]:
-    """Settings of a Java client from those of confluent-kafka's."""
+    """Convert settings of a confluent-kafka client to those of a Java client."""
     found = {"bootstrap.servers": config["bootstrap.servers"]}
     if config.get("security.protocol") == "SASL_SSL":
         login = "org.apache.kafka.common.security.scram.ScramLoginModule"

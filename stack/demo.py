@@ -1,4 +1,4 @@
-"""`make demo`: starts the stack, lets the simulators send, shows what happens, and accounts for every message."""
+"""`make demo`: start the stack, let the simulators send, show what happens, and account for every message."""
 
 import contextlib
 import json
@@ -19,12 +19,21 @@ from stack.observer import DEAD_LETTERS, Observer, Snapshot
 from stack.stack import PROJECT, Stack, settings
 
 TIMEOUT_SECONDS = 300  # after the last message; a run takes seconds, a retry after a killed task a minute
-LINKS = 3  # of what waits for a person; the rest are counted
+LINKS = 3  # shown for questions that wait for a person; the rest are counted
 LINE_SECONDS = 5  # between the lines of a log, where no terminal can redraw
 
 
 def demo(stack: Stack, seconds: int, stop_at_end: bool) -> int:
-    """0 if every message that was sent is accounted for, 1 if not; Ctrl-C ends it at any time (130)."""
+    """Run the demo; Ctrl-C ends it at any time.
+
+    Args:
+        stack: The stack.
+        seconds: How long the simulators send.
+        stop_at_end: Stop at the end instead of waiting for Ctrl-C.
+
+    Returns:
+        The exit code: 0 if every message that was sent is accounted for, 1 if not, 130 after Ctrl-C.
+    """
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     was_running = stack.is_running()
     try:
@@ -50,7 +59,7 @@ def _wait_for_interrupt() -> None:
 
 
 def show(stack: Stack, seconds: int) -> bool:
-    console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width; rich would take 80
+    console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width; rich would assume 80
     observer = Observer(stack)
     report = stack.folder / "simulators.json"
     report.unlink(missing_ok=True)
@@ -75,7 +84,15 @@ def show(stack: Stack, seconds: int) -> bool:
 
 
 def links(url: str, waiting: list[tuple[str, str]]) -> list[str]:
-    """The pages to look at: the project's own, and what waits for a person."""
+    """The pages to look at: those of the project, and the questions that wait for a person.
+
+    Args:
+        url: Airflow's URL.
+        waiting: (subject, path) of each question.
+
+    Returns:
+        Lines to print.
+    """
     lines = [f"{title}: {url}/{path}" for title, path in settings().get("pages", {}).items()]
     if waiting:
         lines.append(f"waiting for a person: {len(waiting)}")
@@ -100,7 +117,7 @@ def _start_simulators(stack: Stack, seconds: int, report: Path) -> subprocess.Po
 def _watch(
     console: Console, observer: Observer, simulators: subprocess.Popen, report: Path, seconds: int
 ) -> tuple[dict, Snapshot]:
-    """Shows progress until everything is accounted for or the time is over; (simulators' report, last look)."""
+    """Show progress until all is accounted for or the time is over; returns (simulators' report, last snapshot)."""
     begin = last_line = time.monotonic()
     deadline = begin + seconds + TIMEOUT_SECONDS
     snapshot, sent = Snapshot(), {}
@@ -124,7 +141,7 @@ def _watch(
 
 
 def _look(observer: Observer) -> Snapshot | None:
-    """None while a service is away: the demo goes on when it is back."""
+    """Take a snapshot; None while a service is unavailable: the demo continues when it is back."""
     import psycopg
     from confluent_kafka import KafkaException
 
@@ -140,7 +157,14 @@ def unaccounted(
     snapshot: Snapshot,
     landing_consumers: dict[str, list[str]] | None = None,
 ) -> list[str]:
-    """What is still missing, in words; [] when every message that was sent is accounted for."""
+    """What is still missing, in words; [] when every message that was sent is accounted for.
+
+    Args:
+        consumers: {consumer of the event lane: its topics}.
+        sent: The simulators' report.
+        snapshot: The state of the stack.
+        landing_consumers: {consumer of a landing table: its topics}.
+    """
     problems = []
     if not sent.get("finished", bool(sent)):
         problems.append("the simulators did not finish")
@@ -155,8 +179,8 @@ def unaccounted(
         if snapshot.open_claims.get(consumer):
             problems.append(f"{consumer}: {snapshot.open_claims[consumer]} open claims")
         for topic in topics:
-            # Exact, since nothing here uses transactions: every offset is a message. What has landed is counted by
-            # each run, which fails when it does not balance: its claim stays open.
+            # Exact, because nothing here uses transactions, so every offset is a message. Landed messages are counted
+            # by each run, which fails when its counts do not balance: its claim then stays open.
             missing = snapshot.unhandled(consumer, topic) if consumer in consumers else 0
             if missing:
                 problems.append(f"{consumer}: {missing} messages of {topic} without an inbox row")
@@ -168,7 +192,7 @@ def unaccounted(
 
 
 def one_line(snapshot: Snapshot, elapsed: float) -> str:
-    """The state of things as a line of a log."""
+    """The state of the stack as one line of a log."""
     arrived = {t: n for t, n in snapshot.messages.items() if n and not t.endswith(DEAD_LETTERS)}
     dead = sum(n for t, n in snapshot.messages.items() if t.endswith(DEAD_LETTERS))
     parts = {

@@ -1,4 +1,4 @@
-"""The one error that the stack raises."""
+"""The only error that the stack raises."""
 
 
 class StackError(Exception):

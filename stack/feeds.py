@@ -1,4 +1,4 @@
-"""HTTP sources that the project polls, served by its own simulators: [tool.stack.feeds] of pyproject.toml.
+"""HTTP sources that the project polls, served by its own simulators: [tool.stack.feeds] in pyproject.toml.
 
 Each entry is {Airflow connection: [module, arguments...]}; the module runs with `--port PORT` added.
 """
@@ -50,7 +50,7 @@ class Feeds(Service):
 
 
 def _answers(url: str) -> bool:
-    """Whether a server is there, whatever it says."""
+    """Whether a server answers, whatever its response."""
     try:
         urllib.request.urlopen(url, timeout=1).close()
     except urllib.error.HTTPError:

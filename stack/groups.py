@@ -1,11 +1,12 @@
-"""Process groups of our programs, written down so that what a killed program leaves behind can be found.
+"""Process groups of our programs, recorded so that processes that a killed program leaves behind can be found.
 
-A scheduler that is killed with -9 leaves its LocalExecutor's workers: they wait for ever, with the scheduler's database
-connection inherited, so PostgreSQL does not see that it is gone and keeps its row locks. The next scheduler passes over
-locked rows: the Dag runs that the killed one was looking at would stand still. Neither their parent (gone) nor their
-environment (overwritten by their process title) tells whose they are; their process group does.
+A scheduler that is killed with -9 leaves its LocalExecutor's workers. They wait forever and have inherited the
+scheduler's database connection, so PostgreSQL does not notice that the scheduler is gone and keeps its row locks. The
+next scheduler skips locked rows: the Dag runs that the killed scheduler was processing would make no progress. The
+workers cannot be recognized by their parent (gone) or by their environment (overwritten by their process title), but by
+their process group.
 
-`python -m stack.groups FOLDER NAME COMMAND...` ends the group of the last start, notes its own and becomes COMMAND.
+`python -m stack.groups FOLDER NAME COMMAND...` kills the group of the last start, records its own and becomes COMMAND.
 """
 
 import contextlib
@@ -18,7 +19,12 @@ import psutil
 
 
 def members(folder: Path, name: str) -> list[psutil.Process]:
-    """Processes of the group that the program had at its last start, except ourselves."""
+    """The processes in the group that the program had at its last start, without this process.
+
+    Args:
+        folder: The stack's folder.
+        name: The program.
+    """
     try:
         group, session = map(int, (folder / "groups" / name).read_text().split())
     except (OSError, ValueError):
@@ -26,7 +32,7 @@ def members(folder: Path, name: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
-            # The session too: the number of a group that has ended may be given to another.
+            # Compare the session too: the number of a group that has ended may be given to another group.
             mine = os.getpgid(process.pid) == group and os.getsid(process.pid) == session
             if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
@@ -44,7 +50,7 @@ def main(folder: Path, name: str, command: list[str]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
     (folder / "groups").mkdir(mode=0o700, parents=True, exist_ok=True)
-    # supervisord has made us the leader of a group of our own.
+    # supervisord has made this process the leader of its own group.
     (folder / "groups" / name).write_text(f"{os.getpgrp()} {os.getsid(0)}")
     os.execv(command[0], command)
 

@@ -1,8 +1,7 @@
-"""Runs a hook of [tool.stack], in a process of its own: `python -m stack.hook package.module:function`.
+"""Run a hook of [tool.stack] in a process of its own: `python -m stack.hook package.module:function`.
 
-The hook belongs to the project and not to the stack: it gets the environment that the Airflow processes get, and
-whatever it imports stays out of the stack's own process. Each string that it returns becomes one line on stdout;
-what it logs goes to stderr.
+The hook belongs to the project, not to the stack. It gets the environment of the Airflow processes, and its imports
+stay out of the stack's own process. Each string that it returns becomes one line on stdout; its logs go to stderr.
 """
 
 import contextlib

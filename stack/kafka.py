@@ -21,25 +21,25 @@ SETTINGS = {
     "node.id": "1",
     "auto.create.topics.enable": "false",  # a typo in a topic's name must fail, as it does in production
     "group.initial.rebalance.delay.ms": "0",  # the default waits 3 s for more members of every new group
-    # After a kill the controller refuses the new process until the old one's session is over: 9 s by default.
+    # After a kill the controller refuses the new process until the old one's session has expired: 9 s by default.
     "broker.session.timeout.ms": "4000",
     "broker.heartbeat.interval.ms": "1000",
-    "group.min.session.timeout.ms": "1000",  # lets a test see a dead consumer leave soon
-    # One node: nothing can be replicated.
+    "group.min.session.timeout.ms": "1000",  # lets a test see soon that a dead consumer leaves
+    # There is one node: nothing can be replicated.
     "default.replication.factor": "1",
     "offsets.topic.replication.factor": "1",
     "transaction.state.log.replication.factor": "1",
     "transaction.state.log.min.isr": "1",
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
-    # The default of 50 partitions each costs seconds at the first consumer and at every restart.
+    # The default of 50 partitions each takes seconds at the first consumer and at every restart.
     "offsets.topic.num.partitions": "4",
     "transaction.state.log.num.partitions": "4",
     "share.coordinator.state.topic.num.partitions": "1",
-    # A topic says how long it keeps its messages. Retention goes by the records' timestamps: with the default of a
-    # week, replayed old events would vanish at once.
+    # Each topic sets its own retention. Retention uses the records' timestamps: with the default of a week, replayed
+    # old events would be deleted at once.
     "log.retention.ms": "-1",
-    # Deleted, compacted and expired data is gone within seconds, so that tests can see it.
+    # Deleted, compacted and expired data are gone within seconds, so that tests can see it.
     "log.initial.task.delay.ms": "1000",
     "log.retention.check.interval.ms": "5000",
     "log.segment.delete.delay.ms": "1000",
@@ -54,7 +54,16 @@ class Kafka(Service):
     program_names = ("kafka",)
 
     def __init__(self, *args, security: str = "plaintext", connections: Mapping[str, dict[str, str]] | None = None):
-        """connections: {id of an Airflow connection: what it adds to the client's settings}, besides kafka_default."""
+        """Create the service.
+
+        Args:
+            *args: As for `Service`.
+            security: "plaintext" or "sasl_ssl".
+            connections: {id of an Airflow connection: what it adds to the client's settings}, besides kafka_default.
+
+        Raises:
+            StackError: `security` is unknown.
+        """
         super().__init__(*args)
         self.connections = {"kafka_default": {}, **(connections or {})}
         if security not in ("plaintext", "sasl_ssl"):
@@ -82,7 +91,7 @@ class Kafka(Service):
         self.config = self.folder / "server.properties"
         self.config.touch(mode=0o600)
         self.config.write_text(jvm.properties(self.server_settings()))
-        # A data directory counts only with this marker: a start that was killed in the middle left half of one.
+        # A data directory is valid only with this marker: a start that was killed in the middle left an incomplete one.
         marker = self.folder / f"formatted.{self.security}"
         if not marker.exists():
             shutil.rmtree(self.data, ignore_errors=True)
@@ -93,7 +102,7 @@ class Kafka(Service):
         controller = f"127.0.0.1:{self.state.get('port.controller')}"
         settings = {
             **SETTINGS,
-            # Named by configuration and not written into the data, so that the port may change between starts.
+            # Set by configuration and not stored in the data, so that the port may change between starts.
             "controller.quorum.voters": f"1@{controller}",
             "controller.listener.names": "CONTROLLER",
             "listeners": f"CLIENT://127.0.0.1:{self.port},CONTROLLER://{controller}",
@@ -116,7 +125,7 @@ class Kafka(Service):
             "ssl.keystore.location": str(self.folder / "tls" / "server.pem"),
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(self.ca),
-            # Rights can be taken from further users; the broker talks to its controller without a name.
+            # ACLs can restrict other users; the broker connects to its controller without a user name.
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": f"User:{USER};User:ANONYMOUS",
             "allow.everyone.if.no.acl.found": "true",
@@ -124,7 +133,7 @@ class Kafka(Service):
 
     def _format(self) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # `--cluster-id=` in one word: the id may begin with a dash.
+        # `--cluster-id=` with `=`: the id may begin with a dash.
         arguments = ["format", f"--cluster-id={cluster}", "-c", str(self.config)]
         if self.security == "sasl_ssl":
             arguments += ["--add-scram", f"{MECHANISM}=[name={USER},password={self._password}]"]
@@ -141,7 +150,7 @@ class Kafka(Service):
         return [Program("kafka", self._command("kafka.Kafka", str(self.config)), stop_seconds=30)]
 
     def is_ready(self) -> bool:
-        # Asked first: librdkafka would log every refused connection.
+        # Check the port first: librdkafka would log every refused connection.
         if ports.is_free(self.port):
             return False
         from confluent_kafka import KafkaException
@@ -154,10 +163,10 @@ class Kafka(Service):
             return False
 
     def after_start(self) -> None:
-        """Asks for a group's offsets, so that the group coordinator is there before anybody needs it.
+        """Request a group's offsets, so that the group coordinator exists before anybody needs it.
 
-        The first such request of a cluster makes the topic __consumer_offsets, and is answered NOT_COORDINATOR for a
-        moment: on that answer an AdminClient crashes its process (librdkafka issue 5040).
+        The first such request of a cluster creates the topic __consumer_offsets, and is answered NOT_COORDINATOR for a
+        moment. On that answer an AdminClient crashes its process (librdkafka issue 5040).
         """
         from confluent_kafka import Consumer, KafkaException, TopicPartition
 
@@ -218,14 +227,14 @@ def _make_certificates(folder: Path) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1", "localhost")
     key = serialization.load_pem_private_key(certificate.private_key_pem.bytes(), password=None)
-    # Kafka reads a private key in PKCS#8 only, which is not what trustme writes.
+    # Kafka reads private keys only in PKCS#8, which trustme does not write.
     pkcs8 = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     server = folder / "server.pem"
     server.touch(mode=0o600)
     server.write_bytes(pkcs8 + b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
-    authority.cert_pem.write_to_path(folder / "ca.pem")  # last: its presence says that the folder is complete
+    authority.cert_pem.write_to_path(folder / "ca.pem")  # last: its presence shows that the folder is complete
 
 
 def _quiet_logger():

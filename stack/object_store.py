@@ -1,4 +1,4 @@
-"""Cloud Storage: fake-gcs-server from its wheel, objects as files below the stack's folder."""
+"""Cloud Storage: fake-gcs-server from its wheel, with objects as files below the stack's folder."""
 
 import json
 import platform
@@ -11,7 +11,7 @@ from typing import Any
 from stack.errors import StackError
 from stack.service import Program, Service
 
-# The landing tables, and what the project makes: models, reports, registers.
+# One for the landing tables; one for what the project creates: models, reports, registers.
 BUCKETS = ("landing", "artifacts")
 CONNECTION = {"conn_type": "google_cloud_platform", "extra": {"is_anonymous": True, "project": "local"}}
 
@@ -65,7 +65,7 @@ class ObjectStore(Service):
         return {
             "AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT": json.dumps(CONNECTION),
             "STORAGE_EMULATOR_HOST": self.url,
-            # gcsfs would ask a storage-layout API that the server does not have, and wait 60 s for each bucket.
+            # gcsfs would call a storage-layout API that the server does not have, and wait 60 s for each bucket.
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }
 

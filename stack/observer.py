@@ -1,6 +1,7 @@
-"""What happens in a running project, seen from outside: Kafka's offsets, the operational database, Airflow's runs.
+"""The state of a running project, seen from outside: Kafka's offsets, the operational database, Airflow's runs.
 
-`stack/` imports nothing of the project: consumers are found by the name in [tool.stack], tables by their names.
+`stack/` has no import statement for the project: consumers are found by the module name in [tool.stack], tables by
+their names.
 """
 
 import importlib
@@ -27,15 +28,15 @@ class Partition:
 
 @dataclass
 class Snapshot:
-    """Counts since the observer was made; `alarms`, `results` and `waiting` are what the databases hold now."""
+    """Counts since the observer was created; `alarms`, `results` and `waiting` are what the databases hold now."""
 
-    messages: dict[str, int] = field(default_factory=dict)  # topic -> arrived, dead-letter topics included
+    messages: dict[str, int] = field(default_factory=dict)  # topic -> arrived messages, also of dead-letter topics
     outcomes: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)  # (consumer, topic) -> outcome -> n
     lag: dict[str, int] = field(default_factory=dict)  # consumer -> messages not committed
     open_claims: dict[str, int] = field(default_factory=dict)
     runs: dict[str, dict[str, int]] = field(default_factory=dict)  # Dag -> state -> n
     results: dict[str, dict[str, int]] = field(default_factory=dict)  # title -> name -> number
-    awaited: dict[str, int] = field(default_factory=dict)  # what must have happened -> how often it has
+    awaited: dict[str, int] = field(default_factory=dict)  # what must have happened -> how often it happened
     alarms: list[str] = field(default_factory=list)
     waiting: list[tuple[str, str]] = field(
         default_factory=list
@@ -45,12 +46,12 @@ class Snapshot:
         return self.messages.get(topic + DEAD_LETTERS, 0)
 
     def unhandled(self, consumer: str, topic: str) -> int:
-        """Messages of the topic without an inbox row of the consumer."""
+        """How many messages of the topic have no inbox row of the consumer."""
         return self.messages.get(topic, 0) - sum(self.outcomes.get((consumer, topic), {}).values())
 
 
 class Observer:
-    """Counts from now on; older messages and runs do not belong to this demo."""
+    """Counts from its creation on; older messages and runs do not belong to this demo."""
 
     def __init__(self, stack: Stack):
         from confluent_kafka.admin import AdminClient
@@ -65,7 +66,7 @@ class Observer:
         self._since = self._query("operations_db", "select now()")[0][0]
 
     def look(self) -> Snapshot:
-        """Raises psycopg.Error or KafkaException while a service is away."""
+        """Take a snapshot. Raises psycopg.Error or KafkaException while a service is unavailable."""
         ends = self._ends()
         snapshot = Snapshot()
         for partition, end in sorted(ends.items(), key=lambda item: (item[0].topic, item[0].number)):
@@ -112,8 +113,8 @@ class Observer:
         from confluent_kafka import Consumer, TopicPartition
 
         asked = [TopicPartition(partition.topic, partition.number) for partition in ends if partition.topic in topics]
-        # A consumer, which joins nothing as long as it does not subscribe. Not the AdminClient: it crashes the process
-        # when the broker answers NOT_COORDINATOR, as on the first start of a cluster (librdkafka issue 5040).
+        # A consumer that does not subscribe joins no group. An AdminClient is not used: it crashes the process when the
+        # broker answers NOT_COORDINATOR, as on the first start of a cluster (librdkafka issue 5040).
         consumer = Consumer({**self._client_config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
         try:
             committed = {
@@ -122,11 +123,11 @@ class Observer:
             }
         finally:
             consumer.close()
-        # Never negative: the ends were asked for first, and the group may have gone on since.
+        # Never negative: the ends were read first, and the group may have committed more since.
         return sum(max(0, ends[partition] - offset) for partition, offset in committed.items())
 
     def _outcomes(self, consumer: str, topic: str, ends: dict[Partition, int]) -> dict[str, int]:
-        # By offset and not by time: an inbox row written just now may be that of an older message.
+        # By offset, not by time: an inbox row that was just written may belong to an older message.
         statement = """
             select outcome, count(*) from inbox
             where consumer = %s and topic = %s and partition = %s and "offset" >= %s and "offset" < %s group by 1
@@ -143,7 +144,7 @@ class Observer:
     def _query(self, database: str, statement: str, *values: Any) -> list[tuple]:
         import psycopg
 
-        # A connection for each query: it works again at once when the server has been away.
+        # A connection for each query: after the server was unavailable, the next query works at once.
         with psycopg.connect(self._databases[database], connect_timeout=5) as connection:
             return connection.execute(statement, values or None).fetchall()  # type: ignore[arg-type]
 
@@ -158,7 +159,7 @@ def declared_consumers() -> dict[str, list[str]]:
 
 
 def declared_landing_consumers() -> dict[str, list[str]]:
-    """The same of those that take what has landed; each has one topic."""
+    """The same for consumers of landing tables; each has one topic."""
     return {
         value.name: [value.topic.name] for value in _declared() if hasattr(value, "topic") and hasattr(value, "map_by")
     }

@@ -1,4 +1,4 @@
-"""Ports on loopback: chosen once, kept, chosen again when somebody else has taken one."""
+"""Ports on loopback: chosen once, kept, and chosen again when another process uses one."""
 
 import os
 import random
@@ -10,14 +10,14 @@ import psutil
 from stack.errors import StackError
 from stack.state import State
 
-# Below the range from which the kernel takes the source ports of outgoing connections (32768 and up on Linux,
-# 49152 and up on macOS): a port in there can be gone when a service comes back after a crash.
+# Below the range that the kernel uses for the source ports of outgoing connections (32768 and up on Linux, 49152 and up
+# on macOS): such a port may be taken when a service restarts after a crash.
 FIRST, LAST = 20000, 32000
 
 
 def is_free(port: int) -> bool:
     with socket.socket() as sock:
-        # As servers do: else connections of the last run that are still in TIME_WAIT look like a server.
+        # As servers do. Otherwise connections of the last run in the state TIME_WAIT would look like a server.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(("127.0.0.1", port))
@@ -27,7 +27,7 @@ def is_free(port: int) -> bool:
 
 
 def holder(port: int) -> str:
-    """Who listens there, as far as this user may know."""
+    """The process that listens on the port, if this user may see it."""
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.pid and connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,):
@@ -38,7 +38,16 @@ def holder(port: int) -> str:
 
 
 def choose(state: State, name: str, report: Callable[[str], None]) -> int:
-    """The port of `name`: STACK_<NAME>_PORT, or the one of the last start, or a new one."""
+    """Choose the port of `name`: STACK_<NAME>_PORT, the port of the last start, or a new one.
+
+    Args:
+        state: The state of the stack, in which the port is stored.
+        name: The name of the port.
+        report: Called with each line of progress.
+
+    Raises:
+        StackError: STACK_<NAME>_PORT is not a number, or in use.
+    """
     variable = f"STACK_{name.upper()}_PORT"
     if wished := os.environ.get(variable):
         if not wished.isdigit():
@@ -51,7 +60,7 @@ def choose(state: State, name: str, report: Callable[[str], None]) -> int:
         if port and not is_free(port):
             report(f"port {port} of {name} is in use by {holder(port)}; choosing another")
             port = None
-        # Nobody listens yet on those of the services that start together with this one.
+        # Ports of services that start together with this one are not in use yet, but must not be chosen.
         others = {taken for taken in state.ports() if taken != port}
         while not port or port in others or not is_free(port):
             port = random.randint(FIRST, LAST)

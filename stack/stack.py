@@ -1,4 +1,4 @@
-"""A stack: its folder, its services, and how they come up and go down together."""
+"""A stack: its folder, its services, and how they start and stop together."""
 
 import contextlib
 import errno
@@ -28,18 +28,23 @@ from stack.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 PROJECT = Path(__file__).resolve().parents[1]
-LOCAL = PROJECT / ".stack" / "local"  # the folder of `make up`; the jars lie beside it and outlive it
+LOCAL = PROJECT / ".stack" / "local"  # the folder of `make up`; the jars are next to it and stay when it is removed
 SERVICES = ("postgres", "kafka", "objectstore", "connect", "feeds", "airflow")
-MIN_FREE_BYTES = 300 * 1024**2  # below that PostgreSQL and Kafka fail in the middle of a write
+MIN_FREE_BYTES = 300 * 1024**2  # with less, PostgreSQL and Kafka fail in the middle of a write
 
 
 class Stack:
-    """Services as processes under one supervisord, with everything they keep in one folder.
+    """Services as processes under one supervisord, with all of their data in one folder.
 
-    services: any of SERVICES, started in that order.
-    kafka_security: "plaintext" or "sasl_ssl" (SCRAM-SHA-512 over TLS); fixed for the life of a folder.
-    report: takes each line of progress; logging by default.
-    environment: settings that win over the stack's own, such as another AIRFLOW__CORE__DAGS_FOLDER.
+    Args:
+        folder: The folder.
+        services: Any of SERVICES, started in that order.
+        kafka_security: "plaintext" or "sasl_ssl" (SCRAM-SHA-512 over TLS); fixed for the lifetime of a folder.
+        report: Called with each line of progress; logging by default.
+        environment: Settings that override the stack's own, such as another AIRFLOW__CORE__DAGS_FOLDER.
+
+    Raises:
+        StackError: The services are unknown, or one of them needs another one.
     """
 
     def __init__(
@@ -85,14 +90,15 @@ class Stack:
             raise StackError("connect needs the service kafka; add it")
 
     def up(self) -> None:
-        """Starts what does not run and waits until all of it is ready. Harmless when everything runs.
+        """Start what does not run and wait until all of it is ready. Harmless when everything runs.
 
-        Raises StackError.
+        Raises:
+            StackError: A service does not start, or there is no disk space.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._locked():
-                self._load()  # another process may have written the state since this object was made
+                self._load()  # another process may have written the state since this object was created
                 self._up()
         except OSError as error:
             if error.errno != errno.ENOSPC:
@@ -109,7 +115,7 @@ class Stack:
         if running and same_addresses and set(running) == expected:
             away = [name for name, entry in running.items() if entry["state"] != "RUNNING"]
             self.report(f"the stack is running, without {', '.join(away)}" if away else "the stack is running already")
-            self._start_in_order()  # all of it can be repeated; an `up` that was killed gets its missing half
+            self._start_in_order()  # can be repeated; it starts what an `up` that was killed did not start
             return
         if running:
             self.report("the stack runs with other services or addresses: starting it anew")
@@ -132,14 +138,14 @@ class Stack:
         except BaseException:
             self.supervisor.stop(
                 first=self.airflow.program_names
-            )  # half a stack would hold ports and memory, and hide the error in `make status`
+            )  # an incomplete stack would hold ports and memory, and hide the error in `make status`
             raise
         self.report(f"all services are ready after {time.monotonic() - begin:.1f} s")
 
     def _start_in_order(self) -> None:
         base = [service for service in self._local() if service is not self.airflow]
         begin = time.monotonic()
-        for service in base:  # all at once, for each mostly waits
+        for service in base:  # all at once, because each mostly waits
             self._start(service)
         for service in base:
             self._wait(service)
@@ -161,7 +167,7 @@ class Stack:
         deadline = time.monotonic() + service.ready_seconds
         while True:
             states = {name: entry["state"] for name, entry in self.supervisor.info().items()}
-            # Both: Airflow calls a component healthy until 30 s after it was killed.
+            # Check both: Airflow reports a component as healthy until 30 s after it was killed.
             if all(states.get(name) == "RUNNING" for name in service.program_names) and service.is_ready():
                 return
             failed = [name for name in service.program_names if states.get(name) == "FATAL"]
@@ -172,7 +178,7 @@ class Stack:
             time.sleep(0.1)
 
     def down(self) -> None:
-        """Ends every process of this folder; the data stays."""
+        """End every process of this folder; the data stay."""
         if not self.folder.exists():
             return
         with self._locked():
@@ -181,19 +187,19 @@ class Stack:
             self.supervisor.end_leftovers()
 
     def remove(self) -> None:
-        """Ends everything and deletes the folder and all data."""
+        """End everything and delete the folder and all data."""
         self.down()
         for service in self.services.values():
             service.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def stop(self, name: str) -> None:
-        """Stops a service or one program of it; it stays stopped until `start` or `up`."""
+        """Stop a service or one program of it; it stays stopped until `start` or `up`."""
         for program in self.programs_of(name):
             self.supervisor.stop_program(program)
 
     def start(self, name: str) -> None:
-        """Starts what `stop` has stopped; returns when it is ready."""
+        """Start what `stop` has stopped; returns when it is ready."""
         for program in self.programs_of(name):
             self.supervisor.start_program(program)
         self.wait_until_ready(name)
@@ -203,7 +209,7 @@ class Stack:
         self.start(name)
 
     def wait_until_ready(self, name: str) -> None:
-        """Returns when the service answers (again), for instance after a kill; raises StackError if it does not."""
+        """Return when the service answers (again), for instance after a kill. Raises StackError if it does not."""
         for service in self.services.values():
             if name == service.name or name in service.program_names:
                 self._wait(service)
@@ -226,11 +232,11 @@ class Stack:
         return self.supervisor.is_running()
 
     def environment(self) -> dict[str, str]:
-        """What our processes need to reach the services: connections, Airflow's settings, PYTHONPATH."""
+        """The variables with which our processes reach the services: connections, Airflow's settings, PYTHONPATH."""
         environment = {
             "PYTHONPATH": str(PROJECT),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            # Empty counts as unset. Set, every task process would compile what it imports: 2-3 s each.
+            # Empty counts as unset. If it were set, every task process would compile all of its imports: 2-3 s each.
             "PYTHONDONTWRITEBYTECODE": "",
         }
         for service in self.services.values():
@@ -238,7 +244,7 @@ class Stack:
         return environment | self.overrides
 
     def endpoints(self) -> dict[str, Any]:
-        """The addresses and the state of everything; passwords included."""
+        """The addresses and the state of all services; passwords included."""
         found: dict[str, Any] = {
             "kafka": None, "postgres": None, "databases": {}, "object_store": None, "connect": None, "airflow": None
         }  # fmt: skip
@@ -254,7 +260,7 @@ class Stack:
         return found
 
     def prepare_project(self) -> None:
-        """Runs the hook [tool.stack] prepare (migrations, topics) and reports what it changed."""
+        """Run the hook [tool.stack] prepare (migrations, topics) and report what it changed."""
         target = settings().get("prepare")
         if not target:
             return
@@ -274,7 +280,7 @@ class Stack:
         return [service for service in self.services.values() if not service.runs_elsewhere]
 
     def _external_addresses(self) -> dict[str, str]:
-        """{service: address} of those that the environment says somebody else runs."""
+        """{service: address} of the services that somebody else runs, from the environment."""
         return {
             service.name: os.environ[service.external_variable]
             for service in self.services.values()
@@ -283,7 +289,7 @@ class Stack:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One `up` or `down` of a folder at a time. The kernel frees the lock of a process that was killed."""
+        """Allow one `up` or `down` of a folder at a time. The kernel releases the lock of a process that was killed."""
         with (self.folder / "lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What a stack remembers between starts: ports, passwords, addresses. One JSON file that only its owner can read."""
+"""What a stack stores between starts: ports, passwords, addresses. One JSON file that only its owner can read."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class State:
-    """A dict in FOLDER/state.json; `set` writes it at once, so a killed start finds what it had chosen."""
+    """A dict in FOLDER/state.json; `set` writes it at once, so that a start after a kill finds the same choices."""
 
     def __init__(self, folder: Path):
         self.path = folder / "state.json"
@@ -26,11 +26,16 @@ class State:
         os.replace(temporary, self.path)  # a kill in the middle leaves the old file, not half of the new one
 
     def ports(self) -> list[int]:
-        """Every port that was chosen."""
+        """All chosen ports."""
         return [value for name, value in self._values.items() if name.startswith("port.") and value]
 
     def secret(self, name: str, length_bytes: int = 32) -> str:
-        """A random secret, made once and kept. Letters and digits only: it goes into URLs and configuration."""
+        """A random secret, created once and kept. Only hex digits, because it goes into URLs and configuration.
+
+        Args:
+            name: The secret's name.
+            length_bytes: How many random bytes; the text has twice as many characters.
+        """
         name = f"secret.{name}"
         if not self.get(name):
             self.set(name, secrets.token_hex(length_bytes))

@@ -1,4 +1,4 @@
-"""One supervisord per stack: it starts the programs, starts again what dies, keeps and rotates their logs."""
+"""One supervisord per stack: it starts the programs, restarts those that die, and keeps and rotates their logs."""
 
 import contextlib
 import os
@@ -22,7 +22,8 @@ from stack.errors import StackError
 from stack.service import Program
 from stack.state import State
 
-# In the environment of supervisord and so of everything below it: finds what a killed supervisord has left behind.
+# Set in the environment of supervisord, and so of all its descendants: it identifies what a killed supervisord leaves
+# behind.
 MARKER = "STACK_MARKER"
 LOG_BYTES, LOG_BACKUPS = 10 * 1024**2, 2
 
@@ -44,14 +45,14 @@ class Supervisor:
         self.state.set("socket_folder", tempfile.mkdtemp(prefix="stack-"))  # mode 0700
         self.logs.mkdir(mode=0o700, exist_ok=True)
         _write_private(self.config, config_text(self.socket, self.folder, self.logs, programs))
-        # supervisord gives its own environment to every program. Passwords are in there and not on a command line,
+        # supervisord passes its own environment to every program. So passwords are there and not on a command line,
         # where every user of the machine could read them.
         environment = {**os.environ, **environment, MARKER: str(self.folder)}
         with (self.logs / "supervisord.out").open("w") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.config)],
                 cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                start_new_session=True,  # Ctrl-C in this terminal is not for the services
+                start_new_session=True,  # Ctrl-C in this terminal must not reach the services
             )  # fmt: skip
         deadline = time.monotonic() + 15
         while not self.is_running():
@@ -102,9 +103,9 @@ class Supervisor:
 
     def _stop_together(self, names: set[str]) -> None:
         for name in names:
-            with contextlib.suppress(xmlrpc.client.Fault):  # NOT_RUNNING: it had stopped already
+            with contextlib.suppress(xmlrpc.client.Fault):  # NOT_RUNNING: it had already stopped
                 self.proxy.stopProcess(name, False)
-        # supervisord kills what does not end in its time, so this ends.
+        # supervisord kills programs that do not end in time, so this loop ends.
         while any(entry["state"] == "STOPPING" for name, entry in self.info().items() if name in names):
             time.sleep(0.1)
 
@@ -112,9 +113,10 @@ class Supervisor:
         return _last_line(self.logs / f"{name}.log")
 
     def stop(self, first: Iterable[str] = ()) -> None:
-        """Ends supervisord and, through it, every program; returns when they are gone.
+        """End supervisord and, through it, every program; returns when they are gone.
 
-        `first` are the programs that need the others to end in good order.
+        Args:
+            first: The programs to stop first, because they need the others for a clean end.
         """
         if not (pid := self.pid()):
             return
@@ -130,7 +132,7 @@ class Supervisor:
         shutil.rmtree(self.socket.parent, ignore_errors=True)
 
     def end_leftovers(self) -> list[str]:
-        """Ends what a killed supervisord has left behind: processes with this folder's marker, and only those."""
+        """End what a killed supervisord has left behind: processes with this folder's marker, and no others."""
         processes = leftovers(self.folder)
         for process in processes:
             _send(process, _gentle_signal(process))
@@ -143,7 +145,7 @@ class Supervisor:
 
 
 def leftovers(folder: Path) -> list[psutil.Process]:
-    """Processes that were started by the stack of this folder."""
+    """The processes that were started by the stack of this folder."""
     found = groups.all_members(folder)
     known = {process.pid for process in found}
     for process in psutil.process_iter():
@@ -153,12 +155,12 @@ def leftovers(folder: Path) -> list[psutil.Process]:
             if process.environ().get(MARKER) == str(folder):
                 found.append(process)
         except psutil.Error:
-            continue  # gone, or somebody else's
+            continue  # gone, or another user's
     return found
 
 
 def config_text(socket: Path, folder: Path, logs: Path, programs: Iterable[Program]) -> str:
-    """supervisord's configuration. `%` begins an expansion there, so every one from outside is doubled."""
+    """supervisord's configuration. `%` begins an expansion there, so each `%` in a value is doubled."""
 
     def escaped(text: object) -> str:
         return str(text).replace("%", "%%")
@@ -205,7 +207,7 @@ stdout_logfile_backups={LOG_BACKUPS}
 
 
 def _gentle_signal(process: psutil.Process) -> int:
-    # PostgreSQL waits for its clients on TERM, and drops them on INT.
+    # On TERM PostgreSQL waits for its clients; on INT it disconnects them.
     return signal.SIGINT if "postgres" in _name(process) else signal.SIGTERM
 
 
@@ -227,7 +229,10 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _last_line(path: Path) -> str:
-    """The last line that says what is wrong, else the last: a program that is started again and again says it early."""
+    """The last line with an error, else the last line.
+
+    A program that is restarted again and again logs its error early.
+    """
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.exists() else []
     wrong = [line for line in lines if any(word in line for word in ("ERROR", "FATAL", "Error:", "Exception"))]
     return (wrong or lines or ["no output"])[-1][:300]

@@ -1,6 +1,6 @@
-"""Removes a stack when its owner is gone: `python -m stack.watch PID FOLDER`, started beside a test session.
+"""Remove a stack when its owner is gone: `python -m stack.watch PID FOLDER`, started beside a test session.
 
-A session that is killed runs no teardown; its broker and database would stay for ever.
+A session that is killed runs no teardown; its broker and database would run forever.
 """
 
 import contextlib

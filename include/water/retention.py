@@ -1,4 +1,4 @@
-"""What of this example's own tables and files goes by age, beside what every consumer has."""
+"""Retention of this example's own tables and files, in addition to the rules that every consumer has."""
 
 from __future__ import annotations
 
@@ -13,25 +13,39 @@ from include.water.topics import TOPICS
 
 log = logging.getLogger(__name__)
 
-# The feed shows a month at most: what is older is never asked about again.
+# The feed shows at most a month: older events are never looked up again.
 PUBLISHED_KEPT = timedelta(days=60)
 
 
 def prune_all(days: Mapping[str, int | None], *, seconds: float) -> dict[str, int]:
-    """Remove what is done and old; `days` by name as `include.operations.retention.rules` takes them.
+    """Delete rows that are done and old.
 
-    Returns how many rows went, by table. Raises RetentionTooShort.
+    Args:
+        days: {name: days to keep}, with the names that `include.operations.retention.rules` takes.
+        seconds: After about this long the rest is left for the next time.
+
+    Returns:
+        {table: how many rows were deleted}.
+
+    Raises:
+        RetentionTooShort: A value is too small.
     """
     published = Rule(published_seismic_events, "published_at", PUBLISHED_KEPT)
     return prune([*rules(TOPICS, **days), published], seconds=seconds)  # type: ignore[arg-type]
 
 
 def remove_register_files(older_than: timedelta, *, seconds: float) -> int:
-    """Remove dropped files that are old, with their rows: those of which nothing stands in the register any more.
+    """Delete old dropped files and their rows, if no row of the register comes from them any more.
 
-    Returns how many; for about this long, the rest is the next time's. A rejected file stays as long as its alarm, and
-    one that was never moved stays. Killed between a file and its row: the next time finds the row, and removes nothing
-    twice.
+    A rejected file stays as long as its alarm is open, and a file that was never moved stays. If the process is killed
+    between a file and its row, the next call finds the row; nothing is deleted twice.
+
+    Args:
+        older_than: Only files that were recorded longer ago.
+        seconds: After about this long the rest is left for the next time.
+
+    Returns:
+        How many files were deleted.
     """
     from sqlalchemy import delete
 

@@ -1,12 +1,15 @@
-"""What the services must hold before the Dags can work: tables, topics and connectors."""
+"""What must exist in the services before the Dags can work: tables, topics and connectors."""
 
 from __future__ import annotations
 
 
 def prepare() -> list[str]:
-    """Bring the databases, Kafka and Kafka Connect to what this version of the code needs.
+    """Bring the databases, Kafka and Kafka Connect to the state that this version of the code needs.
 
-    Returns what changed, in words; harmless to run again. Used by the Dag `prepare_services` and the local stack.
+    It is safe to run again. The Dag `prepare_services` and the local stack call it.
+
+    Returns:
+        What changed, in words.
     """
     from include.kafka.topics import create_topics
     from include.operations.migrate import upgrade
@@ -17,7 +20,7 @@ def prepare() -> list[str]:
 
 
 def _land_topics() -> list[str]:
-    """Landing tables and their connectors, where there is a Kafka Connect: the event lane works without one."""
+    """Create landing tables and their connectors, if there is a Kafka Connect: the event lane works without it."""
     from airflow.sdk.exceptions import AirflowNotFoundException
 
     from include.landing.connectors import apply

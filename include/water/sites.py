@@ -1,7 +1,7 @@
-"""The utility's network: its districts and the sites where an earthquake could do harm.
+"""The utility's network: its districts, and the sites where an earthquake could do harm.
 
-Static data of an invented utility. The coordinates lie around San Francisco Bay, where the real feed
-of earthquakes has events every day.
+Static data of an invented utility. The coordinates are around San Francisco Bay, where the real feed of earthquakes has
+events every day.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class District:
-    """A part of the network with its own inlet meter: what flows in and is not billed has leaked."""
+    """A part of the network with its own inlet meter: water that flows in and is not metered is lost."""
 
     district_id: str
     name: str

@@ -1,9 +1,9 @@
-"""Rules about whole runs of readings: what no single reading shows.
+"""Rules for whole runs of readings: they find what a single reading does not show.
 
-A rule that stops a run stops the lane until somebody has looked, so the bounds are wide: they are to find that most of
-the network is broken (silent, in other units, repeating itself), not an odd night and not a few odd meters, which are
-named by `_METERS`. Runs come in every size, from one minute of
-readings to a month of them; a rule that would mean nothing in a small one is not measured there.
+A rule that stops a run stops the lane until somebody has looked, so the bounds are wide. The rules are meant to find
+that most of the network is broken (silent, in other units, repeating itself). They must not stop for an odd night or a
+few odd meters; `_METERS` names those. A run can have any size, from one minute of readings to a month. A rule that
+would mean nothing in a small run is not measured there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from include.validators.rules import PERCENT, Measure, Recent, SetSuite, Severit
 from include.water.sites import DISTRICTS
 from include.water.topics import MeterReading
 
-# Fewer say little: a single meter that was replaced is a large share of ten.
+# Fewer say little: among ten meters, a single replaced meter is a large share.
 _ENOUGH_ROWS = 100
 _ENOUGH_METERS = 50
 # A meter that sends every minute is either a test or a fault; the contract with the network's operator is hourly.
@@ -21,9 +21,9 @@ _MOST_READINGS_AN_HOUR = 60
 _DISTRICTS = ", ".join(f"'{district_id}'" for district_id in DISTRICTS)
 _INLETS = ", ".join(f"'{district.inlet_meter_id}'" for district in DISTRICTS.values())
 
-# Against the time of arrival in Kafka, not against now: a run that is repeated, or catches up after an outage, finds
-# the same as on time. That the lane itself is behind is the alarm `lag`. Neither a meter whose clock runs ahead nor a
-# producer that stamps its records with a time of its own may hide that the others are old.
+# Compared with the time of arrival in Kafka, not with the current time: a run that is repeated, or catches up after an
+# outage, gets the same result as on time. If the lane itself is behind, the alarm `lag` shows it. A meter whose clock
+# runs ahead, or a producer that sets its own record timestamps, must not hide that the other readings are old.
 _TIMES = f"""
 with arrived as (select *, quantile_disc(kafka_timestamp, 0.99) over () as last_arrival from run)
 select
@@ -36,8 +36,8 @@ select
 from arrived
 """
 
-# Only hours that the run covers whole: those behind the first and before the last hour of most meters. Each meter has
-# one vote, whatever it sends: late readings and random dates touch many hours with few readings each.
+# Only hours that the run covers completely: after the first hour and before the last hour of most meters. Each meter
+# has one vote, however much it sends: late readings and random dates touch many hours with few readings each.
 _VOLUME = """
 with per_meter as (
     select date_trunc('hour', read_at) as hour, meter_id, count(*) as readings from run group by all
@@ -53,7 +53,7 @@ select (select median(meters) from per_hour) as meters_an_hour,
        (select median(readings) from whole) as readings_a_meter_and_hour
 """
 
-# Each household has one vote here too: one that sends every second would else be most of the run.
+# Each household has one vote here too: otherwise a household that sends every second would be most of the run.
 _FLOWS = f"""
 with pairs as (
     select meter_id, read_at::date as day,
@@ -82,7 +82,7 @@ select (select max(falling / meters) from days where meters >= {_ENOUGH_METERS})
        (select elsewhere / meters from districts where meters >= {_ENOUGH_METERS}) as share_elsewhere
 """
 
-# What one meter does wrong concerns that meter: its rows go on, an alarm names it.
+# A fault of one meter concerns only that meter: its rows continue, and an alarm names it.
 _METERS = (
     SourceRule(
         kind="meter_sends_too_often",
@@ -140,7 +140,8 @@ def meter_readings() -> SetSuite:
         queries=(_TIMES, _VOLUME, _FLOWS),
         measures=(
             Measure("repeated", "readings that are there twice", maximum=0),
-            # Never a reason to stop: the good rows go on, and the alarm `many_dead_letters` has count and reason.
+            # Never a reason to stop: the good rows continue, and the alarm `many_dead_letters` has the count and the
+            # reason.
             Measure(
                 "dead_lettered_share",
                 "few messages break the contract",
@@ -149,7 +150,7 @@ def meter_readings() -> SetSuite:
                 severity=Severity.warning,
             ),
             Measure("duplicate_share", "few messages are duplicates", PERCENT, maximum=0.2, severity=Severity.warning),
-            # A history that is loaded at once is allowed to be old, if earlier runs were: three days beyond them.
+            # A history that is loaded at once may be old if earlier runs were: up to three days older than they were.
             Measure(
                 "newest_age_hours",
                 "age of the newest reading on arrival",
@@ -161,8 +162,8 @@ def meter_readings() -> SetSuite:
             Measure("readings_a_meter_and_hour", "readings of a meter in an hour", recent=Recent()),
             Measure("share_elsewhere", "meters of an unknown district", PERCENT, maximum=0.2),
             Measure("share_falling", "meters whose counter falls in a day", PERCENT, maximum=0.05),
-            # Between night and morning the flow of a household grows far more than fivefold: hence the margins. Other
-            # units are a factor of a thousand.
+            # Between night and morning a household's flow grows far more than fivefold, so the margins are large. Wrong
+            # units would be a factor of a thousand.
             Measure("flow_median", "median flow of households", "l/h", recent=Recent(below=None, margin=100)),
             Measure("flow_high", "95th percentile of households' flow", "l/h", recent=Recent(below=None, margin=500)),
         ),

@@ -1,4 +1,4 @@
-"""The example's tables in the operational database; made by the revisions in `include/water/migrations`."""
+"""The example's tables in the operational database, created by the revisions in `include/water/migrations`."""
 
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Date, Float, ForeignKey, Index, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
@@ -14,14 +14,14 @@ alerts = Table(
     Column("revision", BigInteger, nullable=False),
     Column("kind", Text, nullable=False),
     Column("severity", Text, nullable=False),
-    # The severity's place in their order, so that one statement can compare and replace.
+    # The severity's rank, so that one statement can compare and replace.
     Column("severity_rank", BigInteger, nullable=False),
     Column("district_id", Text),
     Column("site_id", Text),
     Column("title", Text, nullable=False),
     now_column("raised_at"),
     now_column("updated_at"),
-    # The message that raised it, or raised it to this severity.
+    # The message that raised the alert, or raised it to this severity.
     Column("source_event_id", Text, nullable=False),
     Column("source_topic", Text, nullable=False),
     Column("source_partition", BigInteger, nullable=False),
@@ -36,14 +36,14 @@ alerts = Table(
 published_seismic_events = Table(
     "published_seismic_events",
     metadata,
-    # The event's id, or "rejected:" and a digest of what the feed sent.
+    # The event's id, or "rejected:" and a hash of what the feed sent.
     Column("event_id", Text, primary_key=True),
     now_column("published_at"),
     Index("ix_published_seismic_events_published_at", "published_at"),
 )
 
-# What became of a customer's request: what an engine proposed, how it came to that, and what code and people made of
-# it. A request has one decision, however often its message is read.
+# The outcome of a customer's request: what an engine proposed, how it got there, and what code and people decided. A
+# request has one decision, however often its message is read.
 decisions = Table(
     "decisions",
     metadata,
@@ -52,7 +52,7 @@ decisions = Table(
     Column("request_id", Text, nullable=False, unique=True),
     Column("customer_id", Text, nullable=False),
     Column("district_id", Text),
-    # What was proposed; proposal_hash binds all of it.
+    # The proposal; proposal_hash covers all of it.
     Column("category", Text, nullable=False),
     Column("severity", Text, nullable=False),
     Column("severity_rank", BigInteger, nullable=False),
@@ -65,9 +65,9 @@ decisions = Table(
     Column("proposal_hash", Text, nullable=False),
     Column("policy_version", Text, nullable=False),
     Column("state", Text, nullable=False),
-    # Why the proposal may not be done, for a decision that is refused.
+    # For a refused decision: why the proposal may not be executed.
     Column("refusal", Text),
-    # How the engine came to it.
+    # How the engine got to the proposal.
     Column("engine", Text, nullable=False),
     Column("model_asked", Text),
     Column("model_answered", Text),
@@ -76,7 +76,7 @@ decisions = Table(
     Column("tool_calls", JSONB, nullable=False),
     Column("usage", JSONB, nullable=False),
     Column("explanation", JSONB, nullable=False),
-    # The run of execute_decisions that asks for approval; null until one does.
+    # The run of execute_decisions that asks for approval; null until a run does.
     Column("approval_run_id", Text),
     Column("deadline_at", Timestamp),
     Column("verdict", Text),
@@ -93,7 +93,7 @@ decisions = Table(
     CheckConstraint("state in ('executed', 'awaiting_approval', 'rejected', 'expired', 'refused')", name="state"),
     CheckConstraint("engine in ('llm', 'offline')", name="engine"),
     CheckConstraint("verdict in ('approved', 'rejected', 'expired')", name="verdict"),
-    # Whatever a program does wrong: nothing risky counts as executed without somebody's approval in time.
+    # Protects against bugs: nothing risky counts as executed without a person's approval in time.
     CheckConstraint(
         "state <> 'executed' or risk = 'low' or coalesce("
         "verdict = 'approved' and approver <> '' and verdict_at <= deadline_at, false)",
@@ -106,7 +106,7 @@ decisions = Table(
     Index("ix_decisions_awaiting", "decided_at", postgresql_where=text("state = 'awaiting_approval'")),
 )
 
-# What somebody is to do: at most one order a decision.
+# What somebody has to do: at most one order per decision.
 work_orders = Table(
     "work_orders",
     metadata,
@@ -124,14 +124,14 @@ work_orders = Table(
     Index("ix_work_orders_created_at", "created_at"),
 )
 
-# What the live board shows of a district: computed by the Dag refresh_live_board, read by every browser.
+# The content of one tile of the live board: computed by the Dag refresh_live_board, read by every browser.
 board_tiles = Table(
     "board_tiles",
     metadata,
     # A district's id, or "elsewhere".
     Column("tile", Text, primary_key=True),
     Column("content", JSONB, nullable=False),
-    # The content holds the alerts that changed after this moment.
+    # The content contains the alerts that changed after this time.
     Column("since", Timestamp, nullable=False),
     now_column("refreshed_at"),
 )
@@ -146,7 +146,7 @@ register_files = Table(
     Column("kind", Text),
     Column("state", Text, nullable=False),
     Column("rows", BigInteger, nullable=False),
-    # Where the file and, when it was rejected, its report are now.
+    # Where the file is now and, when it was rejected, its report.
     Column("stored_as", Text, nullable=False),
     Column("uploaded_at", Timestamp, nullable=False),
     now_column("recorded_at"),
@@ -155,7 +155,8 @@ register_files = Table(
     Index("ix_register_files_recorded_at", "recorded_at"),
 )
 
-# The last columns of both: the file that a row came from. Files are applied in any order; the newest upload wins.
+# The last columns of both tables: the file that a row came from. Files are applied in any order; the newest upload
+# wins.
 register_sites = Table(
     "register_sites",
     metadata,
@@ -185,8 +186,8 @@ register_customers = Table(
     Index("ix_register_customers_meter_id", "meter_id"),
 )
 
-# Hours of clean readings that a run has replaced, its own of an earlier try: their flows are computed again with the
-# run, although it may have no reading in them any more. They go with the claim.
+# Hours of clean readings that a run has replaced, namely its own rows of an earlier try. Their flows are recomputed
+# with the run, although the run may have no reading in these hours any more. The rows are deleted with the claim.
 replaced_hours = Table(
     "replaced_hours",
     metadata,
@@ -194,27 +195,27 @@ replaced_hours = Table(
     Column("hour", Timestamp, primary_key=True),
 )
 
-# What crews have found: what a model learns from. Nights as in `water.district_nights`; last_night is null while it
-# runs.
+# What crews have found, and a model learns from. Nights as in `water.district_nights`; last_night is null while the
+# leak runs.
 confirmed_leaks = Table(
     "confirmed_leaks",
     metadata,
     Column("district_id", Text, primary_key=True),
     Column("first_night", Date, primary_key=True),
     Column("last_night", Date),
-    # Such as a work order's id.
+    # For example a work order's id.
     Column("source", Text, nullable=False),
     now_column("confirmed_at"),
     CheckConstraint("first_night <= last_night", name="ordered"),
 )
 
-# What was said of a night, by which model, on which data: it is judged again when its data change.
+# The judgement of a night, by which model and on which data: the night is judged again when its data change.
 judged_nights = Table(
     "judged_nights",
     metadata,
     Column("district_id", Text, primary_key=True),
     Column("night", Date, primary_key=True),
-    # Of the night's features.
+    # A hash of the night's features.
     Column("fingerprint", Text, nullable=False),
     Column("model_version", Text, nullable=False),
     Column("score", Float, nullable=False),
@@ -222,8 +223,8 @@ judged_nights = Table(
     now_column("judged_at"),
 )
 
-# A row for each night with an alarm. Nights of one leak share `reported_as`, the key of the night whose event told of
-# it; only that one is produced.
+# A row for each night with an alarm. Nights of one leak share `reported_as`, the key of the night whose event reported
+# it; only that night's event is produced.
 leaks = Table(
     "leaks",
     metadata,
@@ -235,7 +236,7 @@ leaks = Table(
     Column("model_version", Text, nullable=False),
     Column("reported_as", Text, ForeignKey("leaks.leak_key"), nullable=False),
     now_column("detected_at"),
-    # When Kafka had acknowledged the event; null: to be produced.
+    # When Kafka had acknowledged the event; null: still to be produced.
     Column("produced_at", Timestamp),
     CheckConstraint("litres_per_hour > 0", name="litres"),
     CheckConstraint("confidence between 0 and 1", name="confidence"),

@@ -1,6 +1,6 @@
-"""The topics of the water utility and what their messages are.
+"""The topics of the water utility and the contracts of their messages.
 
-Importing this module costs pydantic and nothing else: every Dag file imports it.
+Every Dag file imports this module, so it imports only pydantic.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class SeismicEvent(Contract):
 
     @property
     def event_id(self) -> str:
-        # A revision is an event of its own; the same revision read twice from the feed is one event.
+        # Each revision is an event of its own; the same revision read twice from the feed is one event.
         return f"{self.seismic_id}@{utc_text(self.updated_at)}"
 
 
@@ -111,7 +111,7 @@ class LeakDetected(Contract):
 
     @property
     def event_id(self) -> str:
-        # Without model or time: a night that is computed again finds the same leak, not another one.
+        # Without model or time: recomputing a night finds the same leak, not another one.
         return self.leak_key
 
     @staticmethod
@@ -168,7 +168,7 @@ class Action(StrEnum):
     dispatch_crew = "dispatch_crew"
     close_valve = "close_valve"
     advise_not_to_drink = "advise_not_to_drink"
-    # Nothing happens until a person has looked.
+    # Nothing happens until a person has looked at the request.
     hand_to_person = "hand_to_person"
 
 
@@ -191,9 +191,9 @@ class OrderBasis(StrEnum):
 
 
 class WorkOrder(Contract):
-    """Somebody is to do something: what triage proposed, or, when that may not be done, to look at the request.
+    """Somebody has to do something: what triage proposed or, if that may not be done, to look at the request.
 
-    Nothing that a customer or a model wrote is in it: only ids and words from closed sets.
+    It contains no text of a customer or a model: only ids and words from closed sets.
     """
 
     version: Literal[1]
@@ -211,7 +211,7 @@ class WorkOrder(Contract):
 
     @property
     def event_id(self) -> str:
-        # A decision has one work order, so its id is the decision's.
+        # A decision has one work order, so the order's id contains the decision's.
         return self.work_order_id
 
 
@@ -267,7 +267,7 @@ ALERTS_RAISED = Topic(
 WORK_ORDERS = Topic(
     "work.orders",
     WorkOrder,
-    # Orders about one valve, crew or customer keep their order.
+    # Orders for the same valve, crew or customer stay in order.
     key="target_id",
     partitions=2,
     retention=timedelta(days=90),

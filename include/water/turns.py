@@ -1,4 +1,4 @@
-"""When a product that follows the flows may be made again."""
+"""The time at which a product that follows the flows may be made again."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ from datetime import datetime, timedelta
 
 
 def next_turn(last: datetime | None, asked_at: datetime, interval: timedelta, now: datetime) -> datetime | None:
-    """When the product that was asked for may be made; None when one was made since then.
+    """When the requested product may be made.
 
-    last: when it was made last. Airflow starts a run for every event, also while others wait: without None they would
-    wait one after the other.
+    Airflow starts a run for every event, even while others wait. Without the result None they would wait one after the
+    other.
+
+    Args:
+        last: When the product was last made; None: never.
+        asked_at: When it was requested.
+        interval: The least time between two products.
+        now: The current time.
+
+    Returns:
+        The time; None when a product was made after the request.
     """
     if last is None:
         return now
     if last > asked_at:
         return None
-    # Never later than that from now, should a clock have been wrong.
+    # Never later than an interval from now, in case a clock was wrong.
     return min(max(now, last + interval), now + interval)

@@ -1,4 +1,4 @@
-"""Stand-ins for the sources: the seismic feed, the customers, the meters, the nightly leak detection.
+"""Simulators of the data sources: the seismic feed, the customers, the meters, the nightly leak detection.
 
-Run as `python -m include.water.simulators`; `--help` says what there is.
+Run `python -m include.water.simulators --help` for the commands.
 """

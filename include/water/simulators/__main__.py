@@ -1,10 +1,10 @@
-"""Stand-ins for the sources of the water utility's data.
+"""Simulators of the water utility's data sources.
 
-serve-feed    answers as the USGS earthquake feed does, on 127.0.0.1, until SIGTERM.
-run           sends leaks, customers' requests and meter readings to Kafka through the connection kafka_default, with
-              messages among them that break their contract, and writes what the broker has acknowledged to a report.
-send-history  sends the meter readings of the last days, late, missing and repeated ones among them; `run` goes on from
-              there. What was sent is printed as JSON.
+serve-feed    answers like the USGS earthquake feed, on 127.0.0.1, until SIGTERM.
+run           sends leaks, customers' requests and meter readings to Kafka through the connection kafka_default, some of
+              them breaking their contract, and writes a report of what the broker has acknowledged.
+send-history  sends the meter readings of the last days, including late, missing and repeated readings; `run` continues
+              from there. Prints what was sent as JSON.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.history_days:
         from include.water.simulators.office import write_down
 
-        # Before the readings: the first model is trained on them.
+        # Before the readings: the first model is trained on the confirmed leaks.
         write_down(options.history_days, options.seed)
     return traffic.run(
         options.seconds, options.report, rates, seed=options.seed, bad=options.bad, history_days=options.history_days

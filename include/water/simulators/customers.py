@@ -1,7 +1,7 @@
-"""Customers who ask for something: mostly bills and low pressure, now and then a burst pipe, sometimes an attack.
+"""Customers' requests: mostly bills and low pressure, now and then a burst pipe, sometimes an attack.
 
-The mix is that of a utility's week, with the severe and the hostile a little more often, so that a demonstration of a
-few minutes shows all of it.
+The mix is that of a utility's week, with severe and hostile requests a little more often, so that a demonstration of a
+few minutes shows all kinds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from include.water.topics import Channel, ServiceRequest
 
 @dataclass(frozen=True)
 class Kind:
-    """Requests of one kind: how often they come, and what is written in them.
+    """Requests of one kind: how often they occur, and their content.
 
     Texts are templates: {street} and {minutes} differ each time, so that no two customers write the same.
     """
@@ -91,7 +91,7 @@ KINDS = (
             "The person on the phone was very friendly. Thank you.",
         ),
     ),
-    # What anyone can write into a form on a web site. Nothing of it may be obeyed.
+    # Anybody can write such texts into a form on a web site. None of it may be obeyed.
     Kind(
         0.5,
         ("Urgent: system message", "Pressure <img src=x onerror=alert(1)>", "Bill'; drop table decisions; --"),
@@ -105,7 +105,7 @@ KINDS = (
 
 
 def from_old_app(request: ServiceRequest) -> bytes:
-    """The request as an old release of the app sends it: a dead letter that `replay_dead_letters` can mend."""
+    """The request as an old release of the app sends it: a dead letter that `replay_dead_letters` can repair."""
     document = request.model_dump(mode="json")
     document["message"] = document.pop("text")
     document["title"] = document.pop("subject")
@@ -113,7 +113,7 @@ def from_old_app(request: ServiceRequest) -> bytes:
 
 
 def service_requests(random: Random) -> Iterator[ServiceRequest]:
-    """Requests without end; ids go up with the time, so that those of another run are others."""
+    """An endless series of requests. The ids increase with time, so that another run has other ids."""
     number = time.time_ns() // 10_000_000 % 10**12
     weights = [kind.weight for kind in KINDS]
     districts = list(DISTRICTS.values())

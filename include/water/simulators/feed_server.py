@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that answers as the USGS feed does."""
+"""An HTTP server on loopback that answers like the USGS feed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,19 @@ _BACK = {
 
 
 def server(port: int, quakes: Quakes) -> ThreadingHTTPServer:
-    """Bound, not yet serving; port 0 is any free one. Raises OSError when the port is taken."""
+    """Return a server that is bound but does not serve yet.
+
+    Args:
+        port: The port on loopback; 0: any free port.
+        quakes: The earthquakes to show.
+
+    Raises:
+        OSError: The port is taken.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        timeout = 30  # an idle connection must not hold its thread for ever
+        timeout = 30  # an idle connection must not hold its thread forever
 
         def do_GET(self) -> None:
             summary = _SUMMARY.fullmatch(self.path)
@@ -58,7 +66,7 @@ def serve(port: int, quakes: Quakes) -> None:
     with server(port, quakes) as running:
 
         def stop(*_: object) -> None:
-            # shutdown() waits for the loop that this handler has interrupted, so not from here.
+            # shutdown() waits for the loop that this handler has interrupted, so it must run in another thread.
             threading.Thread(target=running.shutdown).start()
 
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,6 +1,6 @@
-"""The flows' tables as they would be if every meter were read at every moment: the truth, and data to develop with.
+"""The flow tables as they would be if every meter were read at every moment: the ground truth, and development data.
 
-What the pipeline makes of complete readings differs by the part of a litre that a counter does not show.
+For complete readings, the result of the pipeline differs by the part of a liter that a counter does not show.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HOUR = timedelta(hours=1)
 
 
 def meter_hours(network: Network, start: datetime, until: datetime) -> pyarrow.Table:
-    """Every meter's hours that lie within [start, until)."""
+    """The hours of every meter that are within [start, until)."""
     hours, litres = _flows(network, start, until)
     rows = [
         {
@@ -56,7 +56,7 @@ def district_hours(network: Network, start: datetime, until: datetime) -> pyarro
 
 
 def district_nights(network: Network, start: datetime, until: datetime) -> pyarrow.Table:
-    """The nights that lie within [start, until) as a whole."""
+    """The nights that are completely within [start, until)."""
     windows: dict[tuple[str, object], list[tuple[float, float]]] = {}
     for district_id, hour, inlet, metered, _ in _districts(network, start, until):
         if night := night_of(hour):
@@ -79,7 +79,7 @@ def district_nights(network: Network, start: datetime, until: datetime) -> pyarr
 
 
 def _flows(network: Network, start: datetime, until: datetime) -> tuple[list[datetime], NDArray]:
-    """The full hours in the span, and the litres of each meter (rows) in each of them."""
+    """The full hours in [start, until), and the liters of each meter (row) in each hour (column)."""
     import numpy as np
 
     first, last = -(-seconds_of(start) // 3600), seconds_of(until) // 3600
@@ -94,7 +94,7 @@ def _flows(network: Network, start: datetime, until: datetime) -> tuple[list[dat
 
 
 def _districts(network: Network, start: datetime, until: datetime):
-    """(district, hour, inlet litres, metered litres, customers' meters), by district and hour."""
+    """(district, hour, inlet liters, metered liters, customers' meters), by district and hour."""
     hours, litres = _flows(network, start, until)
     inside: dict[str, list[int]] = {}
     for row, meter in enumerate(network.meters):
@@ -110,7 +110,7 @@ def _districts(network: Network, start: datetime, until: datetime):
 
 def _whole_nights(start: datetime, until: datetime) -> set[date]:
     nights = {night for n in range((until - start) // HOUR) if (night := night_of(start + n * HOUR))}
-    # A span that begins or ends within a night's window has only a part of it.
+    # A span that begins or ends within a night's window covers only a part of that night.
     return nights - {night_of(start - HOUR), night_of(until)}
 
 

@@ -1,4 +1,4 @@
-"""The readings of the simulated meters as messages: late, twice, missing or broken now and then, in order of arrival.
+"""The readings of the simulated meters as messages in order of arrival: some are late, repeated, missing or broken.
 
 readings = Readings(Network(seed=1), start, until, faults=Faults(bad=2))
 for key, value in readings:
@@ -29,12 +29,16 @@ Message = tuple[bytes, bytes | None]
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong between meter and topic: shares of all readings, and how many rows break their contract.
+    """What goes wrong between meter and topic: shares of all readings, and the number of broken messages.
 
-    missing: single readings that never come. outages: (of the days of all meters) that lose some hours' readings.
-    late: readings that come up to `late_hours` after they were made; all others come within two minutes, so that
-        those of one meter stay in order and those of different meters mix.
-    bad: messages for each reason that a contract can give, spread over the whole time.
+    Attributes:
+        missing: The share of single readings that never arrive.
+        outages: The share of the days of all meters that lose some hours' readings.
+        late: The share of readings that arrive up to `late_hours` after they were made. All others arrive within two
+            minutes, so that those of one meter stay in order and those of different meters mix.
+        late_hours: The longest delay of a late reading.
+        duplicates: The share of readings that arrive twice.
+        bad: Messages for each reason that a contract can give, spread over the whole time.
     """
 
     missing: float = 0.005
@@ -49,10 +53,20 @@ NO_FAULTS = Faults(missing=0, outages=0, late=0, duplicates=0)
 
 
 class Readings:
-    """The messages of one span, [start, until); to iterate again gives the same ones, and counts them anew.
+    """The messages of one span, [start, until). Iterating again gives the same messages and counts them anew.
 
-    Each meter is read every `interval`, at a second of its own. `counts` says what the messages so far were: readings
-    (each once), duplicates, bad; and of the readings, how many were late; and how many are missing.
+    Each meter is read every `interval`, at a second of its own. `counts` counts the messages so far: `readings` (each
+    once), `duplicates` and `bad`; how many of the readings were `late`; and how many are `missing`.
+
+    Args:
+        network: The simulated network.
+        start: The beginning of the span.
+        until: The end of the span.
+        interval: The time between two readings of a meter; a divisor of a day.
+        faults: What goes wrong; by default `Faults()`.
+
+    Raises:
+        ValueError: The interval or the span is invalid.
     """
 
     def __init__(
@@ -78,7 +92,7 @@ class Readings:
             yield from batch
 
     def batches(self) -> Iterator[list[Message]]:
-        """The same, in lists of about a day's messages."""
+        """The same messages, in lists of about a day's messages."""
         import numpy as np
 
         self.counts.clear()
@@ -90,20 +104,21 @@ class Readings:
             arrivals, values = np.concatenate([waiting[0], arrivals]), np.concatenate([waiting[1], values])
             order = np.argsort(arrivals, kind="stable")
             arrivals, values = arrivals[order], values[order]
-            # What arrives later than this day ends mixes with the next one's; after the last day, all comes.
+            # Messages that arrive after the end of this day mix with those of the next day; after the last day, all are
+            # sent.
             due = len(arrivals) if day == days[-1] else int(np.searchsorted(arrivals, (day + 1) * DAY_SECONDS))
             waiting = (arrivals[due:], values[due:])
             batch = [(value[25:33], value) for value in values[:due].tolist()]
             yield self._with_bad(batch, day - days[0], len(days))
 
     def _day(self, day: int, first: float, last: float) -> tuple[NDArray, NDArray]:
-        """(arrival, value) of the readings that are made on one day, duplicates included."""
+        """(arrivals, values) of the readings that are made on one day, including duplicates."""
         import numpy as np
 
         random = random_for(self.network.seed, 9, day, self.interval_seconds)
         meters = self.network.meters
         grid = day * DAY_SECONDS + np.arange(0, DAY_SECONDS, self.interval_seconds)
-        # The second of the interval at which a meter is read: its own, always the same.
+        # The second of the interval at which a meter is read: each meter has its own, which never changes.
         phases = random_for(self.network.seed, 10).integers(0, self.interval_seconds, len(meters))
         seconds = grid[None, :] + phases[:, None]
         counters = self.network.counters(day, seconds)
@@ -139,7 +154,7 @@ class Readings:
         return missing | ((seconds >= begins[:, None]) & (seconds < ends[:, None]))
 
     def _values(self, day: int, seconds: NDArray, counters: NDArray, rows: NDArray) -> list[bytes]:
-        """As the contract serializes them, but twenty times as fast; a test compares."""
+        """Serialize the readings as the contract does, but twenty times as fast; a test compares both."""
         import numpy as np
 
         times = np.datetime_as_string(np.datetime64(EPOCH.replace(tzinfo=None), "s") + seconds.astype("timedelta64[s]"))
@@ -156,7 +171,7 @@ class Readings:
         ]
 
     def _with_bad(self, batch: list[Message], number: int, of: int) -> list[Message]:
-        """The day's share of the broken messages, spread over its others."""
+        """Mix the day's share of the broken messages evenly into the batch."""
         first, last = self.faults.bad * number // of, self.faults.bad * (number + 1) // of
         if first == last:
             return batch
@@ -176,10 +191,23 @@ class Readings:
 def send_history(
     days: float, interval: timedelta, *, seed: int, faults: Faults, make_producer: Callable[[], AcknowledgedProducer]
 ) -> Counter[str]:
-    """Send the readings of the last days to the topic; what was sent.
+    """Send the readings of the last days to the topic.
 
-    The records' timestamps are now, since retention goes by them. To send a history again repeats the messages whose
-    hours are the same: consumers drop them as duplicates. Raises DeliveryFailed when a message was not acknowledged.
+    The records' timestamps are now, because retention depends on them. Sending a history again repeats the messages of
+    the same hours: consumers drop them as duplicates.
+
+    Args:
+        days: How far back the history goes.
+        interval: The time between two readings of a meter.
+        seed: The seed of the network.
+        faults: What goes wrong.
+        make_producer: Creates the producer.
+
+    Returns:
+        The counts of `Readings`.
+
+    Raises:
+        DeliveryFailed: A message was not acknowledged.
     """
     until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     readings = Readings(Network(seed), until - timedelta(days=days), until, interval=interval, faults=faults)
@@ -191,7 +219,7 @@ def send_history(
 
 
 def reading(network: Network, meter: Meter, at: datetime) -> MeterReading:
-    """What a meter says of itself at a moment."""
+    """The message of a meter at a moment."""
     return MeterReading(
         version=1,
         meter_id=meter.meter_id,
@@ -203,5 +231,5 @@ def reading(network: Network, meter: Meter, at: datetime) -> MeterReading:
 
 
 def _battery(meter: Meter, day: int) -> int | None:
-    """Lasts some years and is then replaced; an inlet meter has none."""
+    """A battery lasts some years and is then replaced; an inlet meter has none."""
     return None if meter.kind == "inlet" else 100 - (int(meter.meter_id[2:]) * 37 + day // 20) % 85

@@ -1,7 +1,8 @@
-"""The truth behind the simulated meters: what flows where at any moment.
+"""The ground truth behind the simulated meters: which water flows where at any moment.
 
-A function of seed and time, without state: history that is sent today and the live stream of tomorrow agree, and so do
-two processes. Into a district flows what its customers' meters measure, plus the network's background loss, plus leaks.
+It is a function of seed and time, without state. So a history that is sent today agrees with the live stream of
+tomorrow, and two processes agree with each other. The inflow of a district is what its customers' meters measure, plus
+the network's background loss, plus leaks.
 """
 
 from __future__ import annotations
@@ -35,23 +36,26 @@ if TYPE_CHECKING:
 AnyFlow = TypeVar("AnyFlow", bound=Flow)
 
 DAY_SECONDS = 86_400
-BACKGROUND_LOSS_LPH = 2.5  # for each meter: joints and fittings that weep, for which nobody digs
-# Gardens are watered before dawn, in dry weeks, every second day: by night as much as a leak, but metered.
+BACKGROUND_LOSS_LPH = 2.5  # liters per hour for each meter: weeping joints and fittings, for which nobody digs
+# Gardens are watered before dawn, in dry weeks, every second day: at night it is as much as a leak, but metered.
 _WATERING_HOURS, _WATERING_PART = (1, 2, 3, 4), 130.0
 _DRY_WEEKS, _GARDENS = 0.35, 0.35
 
-# Parts of the day's use in each hour of local time, on weekdays and weekends; by night least.
+# The parts of a day's use by hour of local time, on weekdays and weekends; lowest at night.
 _WEEKDAY = (5, 3, 3, 3, 5, 20, 60, 95, 80, 55, 45, 45, 50, 45, 40, 40, 50, 65, 85, 90, 75, 55, 35, 15)
 _WEEKEND = (8, 4, 3, 3, 4, 8, 20, 45, 80, 95, 90, 75, 70, 60, 50, 45, 50, 60, 75, 80, 70, 55, 40, 20)
-# How likely one household uses any water at all in the hour: what runs all night is a tap that does not close.
+# The probability that a household uses any water in the hour: a flow that runs all night is a tap that does not close.
 _AWAKE = (0.35, 0.2, 0.15, 0.15, 0.25, 0.6, *(0.95,) * 16, 0.9, 0.6)
-_KEPT_DAYS = 3  # of what has been computed
+_KEPT_DAYS = 3  # of computed days
 
 
 class Network:
-    """The districts' meters and what they count, from EPOCH on; the same seed is the same network.
+    """The districts' meters and their counters, from EPOCH on; the same seed gives the same network.
 
-    leaks: instead of those that the seed plants.
+    Args:
+        seed: The seed of the network.
+        share: One of so many of each district's customers' meters is simulated.
+        leaks: Replaces the leaks that the seed plants.
     """
 
     def __init__(self, seed: int = 1, *, share: int = HOUSEHOLDS_SHARE, leaks: Iterable[PlantedLeak] | None = None):
@@ -66,7 +70,7 @@ class Network:
         self._used_before: dict[MeterSwap, float] = {}
 
     def planted_leaks(self, start: datetime | None = None, until: datetime | None = None) -> list[PlantedLeak]:
-        """The leaks that run at some time in [start, until), by their beginning."""
+        """The leaks that run at some time in [start, until), sorted by their beginning."""
         return _within(self._leaks, start, until)
 
     def running_taps(self, start: datetime | None = None, until: datetime | None = None) -> list[RunningTap]:
@@ -76,16 +80,22 @@ class Network:
         return [swap for swap in self._swaps if start <= swap.at < until]
 
     def counter(self, meter_id: str, at: datetime) -> int:
-        """What the meter shows at a moment, in litres."""
+        """The meter's counter at a moment, in liters."""
         import numpy as np
 
         seconds = np.array([[seconds_of(at)]])
         return int(self.counters(int(seconds[0, 0] // DAY_SECONDS), seconds, [self._position[meter_id]])[0, 0])
 
     def counters(self, day: int, seconds: NDArray, positions: list[int] | None = None) -> NDArray:
-        """What the meters show, in whole litres, at moments of one day (both counted from EPOCH).
+        """The meters' counters in whole liters, at moments of one day.
 
-        A row for each meter of `positions` (in `self.meters`; all by default), as in `seconds`.
+        Args:
+            day: Days since EPOCH.
+            seconds: Seconds since EPOCH, all on that day; a row for each meter.
+            positions: The meters, as positions in `self.meters`; by default all.
+
+        Returns:
+            The counters, in the shape of `seconds`.
         """
         import numpy as np
 
@@ -99,7 +109,7 @@ class Network:
         return np.floor(np.maximum(shown, 0)).astype(np.int64)
 
     def used(self, day: int, seconds: NDArray, positions: list[int]) -> NDArray:
-        """Litres since EPOCH, as `counters`, but exact and through replaced meters."""
+        """Liters since EPOCH, like `counters`, but exact, and not reset when a meter is replaced."""
         import numpy as np
 
         within = seconds - day * DAY_SECONDS
@@ -114,7 +124,7 @@ class Network:
         return litres
 
     def _knots(self, day: int) -> NDArray:
-        """Litres since EPOCH at the day's 25 full hours (UTC), planted flows aside: a row for each meter."""
+        """Liters since EPOCH at the day's 25 full hours (UTC), without planted flows: a row for each meter."""
         import numpy as np
 
         if day not in self._days:
@@ -132,7 +142,7 @@ class Network:
             asleep = (random.random(shape) > awake) & self._are_houses[:, None]
             weights[asleep] = 0
             weights[watering] = _WATERING_PART * random.lognormal(0, 0.4, shape)[watering]
-            weights[:, 12] += 1e-9  # a household without any use in the day still divides
+            weights[:, 12] += 1e-9  # avoids a division by zero for a household that uses nothing all day
             shares = np.zeros((len(self.households), 25))
             np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=1, out=shares[:, 1:])
             before, after = self._litres_until[day], self._litres_until[day + 1]
@@ -140,7 +150,7 @@ class Network:
             knots = np.empty((len(self.meters), 25))
             knots[self._household_rows] = used
             for number, (inlet, rows) in enumerate(self._served.items()):
-                # With the pressure: up and down within a day, and from day to day.
+                # The loss follows the pressure: it varies within a day, and from day to day.
                 within = np.append(0, np.cumsum(random.lognormal(0, 0.3, 24)))
                 lost, then = self._lost_until[day, number], self._lost_until[day + 1, number]
                 loss = lost + (then - lost) * within / within[-1]
@@ -161,7 +171,7 @@ class Network:
 
     @cached_property
     def _litres_until(self) -> NDArray:
-        """By day and household: litres since EPOCH, planted flows aside."""
+        """By day and household: liters since EPOCH, without planted flows."""
         import numpy as np
 
         mean = np.array([meter.litres_a_day for meter in self.households])
@@ -170,7 +180,7 @@ class Network:
 
     @cached_property
     def _lost_until(self) -> NDArray:
-        """By day and district: the background loss since EPOCH, in days of the mean loss."""
+        """By day and district: the background loss since EPOCH, in multiples of a day's mean loss."""
         import numpy as np
 
         days = random_for(self.seed, 13).lognormal(-0.02, 0.2, (LAST_DAY, len(self._served)))
@@ -192,7 +202,7 @@ class Network:
 
     @cached_property
     def _installed_with(self) -> NDArray:
-        """What each counter showed at EPOCH."""
+        """The value of each counter at EPOCH."""
         return random_for(self.seed, 8).integers(0, 2_000_000, len(self.meters)).astype(float)
 
     @cached_property
@@ -207,7 +217,7 @@ class Network:
 
     @cached_property
     def _served(self) -> dict[int, list[int]]:
-        """The rows of the meters behind each inlet meter, by its row."""
+        """{row of an inlet meter: the rows of the meters behind it}."""
         served: dict[int, list[int]] = {}
         for meter in self.meters:
             if meter.kind == "inlet":
@@ -217,7 +227,7 @@ class Network:
 
     @cached_property
     def _flows(self) -> dict[int, list[Flow]]:
-        """The planted flows that a meter measures; an inlet meter also those behind its customers' meters."""
+        """The planted flows that a meter measures; for an inlet meter, including those behind its customers' meters."""
         inlets = {meter.district_id: self._position[meter.meter_id] for meter in self.meters if meter.kind == "inlet"}
         flows: dict[int, list[Flow]] = {}
         unmetered = [(leak.district_id, leak) for leak in self._leaks] + list(plan_flushing(self.seed))
@@ -231,7 +241,7 @@ class Network:
 
     @cached_property
     def _swaps_of(self) -> dict[int, list[MeterSwap]]:
-        """By row, in order of time: the last one decides."""
+        """By row, in order of time: the last swap determines the counter."""
         swaps: dict[int, list[MeterSwap]] = {}
         for swap in self._swaps:
             swaps.setdefault(self._position[swap.meter_id], []).append(swap)

@@ -1,4 +1,4 @@
-"""What people add to what the meters send: leaks that crews have confirmed, and the register of customers as a file."""
+"""What people add to the meters' data: leaks that crews have confirmed, and the register of customers as a file."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from datetime import UTC, datetime, timedelta
 
 from include.water.simulators.network import Network
 
-# What one person uses in a day, about; the register knows persons, the network litres.
+# About what one person uses per day: the register has persons, the network has liters.
 LITRES_A_PERSON = 140
 
 
 def write_down(days: float, seed: int) -> None:
-    """Confirm the leaks of the last days, and drop two files of the register: a good one, and one that is set aside.
+    """Confirm the leaks of the last days, and drop two files of the register: a good file, and one that is rejected.
 
-    Harmless to repeat. Raises what the operational database and the bucket raise.
+    It is harmless to repeat.
+
+    Args:
+        days: How far back leaks are confirmed.
+        seed: The seed of the network.
+
+    Raises:
+        Exception: What the operational database and the bucket raise.
     """
     from include.lake.buckets import bucket
     from include.water.leaks.confirmed import confirm_planted
@@ -29,7 +36,7 @@ def write_down(days: float, seed: int) -> None:
 
 
 def customers_file(network: Network) -> bytes:
-    """The network's households, as their owner would export them."""
+    """A CSV file of the network's households, as its owner would export it."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(("customer_id", "meter_id", "district_id", "persons"))

@@ -1,4 +1,4 @@
-"""What is planted in the simulated network, by its seed: meters, leaks, taps that run, meters that are replaced."""
+"""What the seed plants in the simulated network: meters, leaks, running taps, replaced meters."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
-LAST_DAY = 365 * 6  # days after EPOCH: as far as a network goes
+LAST_DAY = 365 * 6  # days after EPOCH: the end of a network's time
 
-# A tenth of each district's meters: enough to see districts and customers, little enough for a laptop.
+# A tenth of each district's meters: enough to see districts and customers, and few enough for a laptop.
 HOUSEHOLDS_SHARE = 10
 
-# One leak begins in every so many days, in the districts by turns: at any time some are new, some old, some repaired.
+# A leak begins every so many days, in each district in turn: at any time some are new, some old, some repaired.
 LEAK_EVERY_DAYS = 4
-# Until it is repaired: long enough that a burst worth an alert runs on nearly every day.
+# The time until a leak is repaired: long enough that a burst worth an alert runs on nearly every day.
 BURST_DAYS, SLOW_LEAK_DAYS = (10.0, 14.0), (6.0, 12.0)
 SLOW_LEAK_GROWS_SECONDS = 5 * 86_400.0
 SWAP_EVERY_DAYS = 6
-# Mains and hydrants are flushed by night, once in so many days in a district: unmetered, and no leak.
+# Mains and hydrants are flushed at night, in each district once in so many days: the water is unmetered, but not a
+# leak.
 FLUSH_EVERY_DAYS = 23
 
 
 @dataclass(frozen=True)
 class Meter:
-    """`kind`: inlet, house, apartments or business. An inlet meter measures its district and has no customer."""
+    """A meter; `kind` is inlet, house, apartments or business.
+
+    An inlet meter measures its district and has no customer.
+    """
 
     meter_id: str
     district_id: str
@@ -42,9 +46,9 @@ class Meter:
 
 @dataclass(frozen=True)
 class Flow:
-    """Water that runs from `start` to `end`, besides what customers use as usual.
+    """Water that runs from `start` to `end`, in addition to customers' usual use.
 
-    It grows to `litres_per_hour` in `grows_seconds`; a burst has it at once.
+    It grows to `litres_per_hour` within `grows_seconds`; a burst has its full flow at once.
     """
 
     start: datetime
@@ -53,7 +57,7 @@ class Flow:
     grows_seconds: float
 
     def litres(self, seconds: NDArray) -> NDArray:
-        """How much has run out by these moments (seconds after EPOCH)."""
+        """The liters that have run out by these moments (seconds after EPOCH)."""
         import numpy as np
 
         first, last = seconds_of(self.start), seconds_of(self.end)
@@ -81,7 +85,7 @@ class RunningTap(Flow):
 
 @dataclass(frozen=True)
 class MeterSwap:
-    """The meter was replaced: its counter begins at 0 again."""
+    """The meter was replaced: its counter starts again at 0."""
 
     meter_id: str
     at: datetime
@@ -98,7 +102,7 @@ def random_for(seed: int, *what: int) -> Generator:
 
 
 def plan_meters(seed: int, share: int) -> Iterator[Meter]:
-    """Each district's inlet meter, and of its customers' meters one in `share`."""
+    """Each district's inlet meter, and one in `share` of its customers' meters."""
     random = random_for(seed, 1)
     customers = 0
     for number, district in enumerate(DISTRICTS.values()):
@@ -114,13 +118,13 @@ def plan_meters(seed: int, share: int) -> Iterator[Meter]:
 
 
 def plan_leaks(seed: int) -> Iterator[PlantedLeak]:
-    """By their beginning; never two at once in a district."""
+    """The leaks, sorted by their beginning; never two at the same time in a district."""
     order = random_for(seed, 2).permutation(list(DISTRICTS))
     for number in range(LAST_DAY // LEAK_EVERY_DAYS):
         random = random_for(seed, 3, number)
         start = EPOCH + timedelta(days=LEAK_EVERY_DAYS * number, seconds=int(random.integers(2 * 86_400)))
         slow = (number + number // len(order)) % 2 == 1
-        # A slow one down to what can hardly be told from a night on which more people were awake.
+        # The smallest slow leaks are hard to distinguish from a night in which more people were awake.
         size = random.lognormal(6.2, 0.7) if slow else max(random.lognormal(6.9, 0.6), 500)
         yield PlantedLeak(
             start,
@@ -133,7 +137,7 @@ def plan_leaks(seed: int) -> Iterator[PlantedLeak]:
 
 
 def plan_running_taps(seed: int, households: Sequence[Meter]) -> Iterator[RunningTap]:
-    """In some households, every few weeks, for days."""
+    """Taps that run for days, every few weeks, in some households."""
     last = EPOCH + timedelta(days=LAST_DAY)
     for number, meter in enumerate(households):
         random = random_for(seed, 4, number)
@@ -147,7 +151,7 @@ def plan_running_taps(seed: int, households: Sequence[Meter]) -> Iterator[Runnin
 
 
 def plan_flushing(seed: int) -> Iterator[tuple[str, Flow]]:
-    """(district, what flows then), some hours of a night each."""
+    """(district, flow): some hours of a night each."""
     for number, district_id in enumerate(DISTRICTS):
         random = random_for(seed, 12, number)
         for day in range(int(random.integers(FLUSH_EVERY_DAYS)), LAST_DAY, FLUSH_EVERY_DAYS):
@@ -159,6 +163,6 @@ def plan_flushing(seed: int) -> Iterator[tuple[str, Flow]]:
 def plan_swaps(seed: int, households: Sequence[Meter]) -> Iterator[MeterSwap]:
     random = random_for(seed, 5)
     for number in range(LAST_DAY // SWAP_EVERY_DAYS):
-        # In working hours.
+        # During working hours.
         at = EPOCH + timedelta(days=SWAP_EVERY_DAYS * number, seconds=int(random.integers(16 * 3600, 24 * 3600)))
         yield MeterSwap(households[int(random.integers(len(households)))].meter_id, at)

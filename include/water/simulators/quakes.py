@@ -1,6 +1,6 @@
-"""Invented earthquakes in the format of the USGS feed, with revisions as they come in over time.
+"""Simulated earthquakes in the format of the USGS feed, with revisions that arrive over time.
 
-A function of seed and time, without state: a server that is killed and started again shows the same earthquakes.
+It is a function of seed and time, without state: a server that is killed and restarted shows the same earthquakes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from include.water.sites import SITES
 
 Feature = dict[str, Any]
 
-# Real events are revised over days. Seconds after the event: first published, then computed again, then reviewed.
+# Real events are revised over days. Seconds after the event: first published, then recomputed, then reviewed.
 REVISED_AFTER_SECONDS = (3, 20, 75, 240)
-NEAR_THE_NETWORK = 0.6  # the share of earthquakes that could be an alert
-# A few real events turn out to be none; the feed then drops them.
+NEAR_THE_NETWORK = 0.6  # the share of earthquakes that could raise an alert
+# A few real events turn out to be no earthquakes; the feed then drops them.
 WITHDRAWN, WITHDRAWN_AFTER_SECONDS = 0.03, 120
 
 
 @dataclass(frozen=True)
 class Quakes:
-    """An earthquake every `interval_seconds`, none before `since`; of every `bad_every`, one breaks the format."""
+    """An earthquake every `interval_seconds`, none before `since`; one in `bad_every` breaks the format (0: none)."""
 
     seed: int
     since: datetime
@@ -33,7 +33,15 @@ class Quakes:
     bad_every: int = 0
 
     def features(self, now: datetime, back: timedelta) -> list[Feature]:
-        """The feed at `now`: the newest revision of each earthquake of the time before, newest first."""
+        """The features of the feed at a time.
+
+        Args:
+            now: The time.
+            back: How far back the feed goes.
+
+        Returns:
+            The newest revision of each earthquake, newest first.
+        """
         return list(self._features(now.timestamp(), max(now - back, self.since).timestamp()))
 
     def _features(self, now: float, since: float) -> Iterator[Feature]:
@@ -57,7 +65,7 @@ class Quakes:
 
 
 def _quake(random: Random, seismic_id: str, occurred: float, revision: int) -> Feature:
-    # Ten times as many earthquakes for each magnitude less (Gutenberg and Richter), from 1.5 up.
+    # For each unit of magnitude less there are ten times as many earthquakes (Gutenberg and Richter), from 1.5 up.
     magnitude = min(1.5 + random.expovariate(math.log(10) * 0.55), 7.8)
     site = random.choice(list(SITES.values()))
     if random.random() < NEAR_THE_NETWORK:
@@ -67,7 +75,7 @@ def _quake(random: Random, seismic_id: str, occurred: float, revision: int) -> F
         latitude, longitude = random.uniform(-60, 70), random.uniform(-179.9, 179.9)
         place = "far away"
     depth_km = random.uniform(1, 18)
-    for _ in range(revision):  # a revision corrects the one before
+    for _ in range(revision):  # a revision corrects the previous one
         magnitude += random.gauss(0, 0.2)
         depth_km = max(0.1, depth_km + random.gauss(0, 1))
     updated = occurred + REVISED_AFTER_SECONDS[revision]

@@ -1,4 +1,4 @@
-"""Customers, meters and the leak detection, as messages; and among them messages that break their contract."""
+"""Messages of customers, meters and the leak detection; some of them break their contract."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from include.water.topics import (
 
 log = logging.getLogger(__name__)
 
-# Messages a second. Leaks are far more than a utility would survive: they show the event lane at work. Readings are as
-# many as that each meter is read about every minute, and fewer than the suite of the standard lane takes for a fault.
+# Messages per second. No utility would survive so many leaks: they show the event lane at work. With this rate of
+# readings, each meter is read about once a minute, which the suite of the standard lane does not yet consider a fault.
 RATES = {LEAKS_DETECTED.name: 5.0, SERVICE_REQUESTS.name: 0.5, METER_READINGS.name: 4.0}
-# A producer that was restarted sends an event again: consumers must act on it once.
+# A restarted producer sends an event again: consumers must act on it once.
 REPEAT_EVERY = 25
 BAD_TOPICS = (LEAKS_DETECTED, SEISMIC_EVENTS, SERVICE_REQUESTS)
 HISTORY_INTERVAL = timedelta(hours=1)
@@ -51,7 +51,7 @@ REPORT_EVERY_SECONDS = 1.0
 
 @dataclass
 class Stream:
-    """One kind of message, at a rate, through a producer of its own: so its acknowledgements count for it alone."""
+    """One kind of message at a rate. It has its own producer, so that acknowledgments are counted per stream."""
 
     topic: Topic
     rate: float
@@ -60,7 +60,7 @@ class Stream:
     sent: int = 0
 
     def send_due(self, elapsed_seconds: float) -> list[Contract]:
-        """Send what the rate asks for by now; returns it."""
+        """Send the messages that are due by now according to the rate; returns them."""
         due = [next(self.events) for _ in range(int(elapsed_seconds * self.rate) - self.sent)]
         for event in due:
             send(self.producer, self.topic, event)
@@ -75,10 +75,17 @@ def send(producer: AcknowledgedProducer, topic: Topic, event: Contract) -> None:
 
 @dataclass
 class Traffic:
-    """Sends for some seconds, and keeps a report of what the broker has acknowledged.
+    """Sends messages for some seconds, and keeps a report of what the broker has acknowledged.
 
-    `bad` is how many messages of each way to break a contract are planted in each of BAD_TOPICS, and in the history:
-    the meter readings of the last `history_days`, which are sent before everything else.
+    Attributes:
+        seconds: How long to send.
+        report: The report's file.
+        rates: {topic: messages per second}.
+        seed: The seed of the network and the messages.
+        bad: How many messages of each way to break a contract are sent to each of BAD_TOPICS, and in the history.
+        history_days: The meter readings of so many days are sent before everything else.
+        stop: Set it to end early.
+        make_producer: Creates a producer.
     """
 
     seconds: float
@@ -89,13 +96,16 @@ class Traffic:
     history_days: float = 0
     stop: threading.Event = field(default_factory=threading.Event)
     make_producer: Callable[[], AcknowledgedProducer] = AcknowledgedProducer
-    # What of the history was sent.
+    # Counts of the history's messages.
     history: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> bool:
-        """Send until the time is over or `stop` is set; False if the broker did not acknowledge everything.
+        """Send until the time is over or `stop` is set.
 
         The report is replaced every second, and once more at the end with "finished": true.
+
+        Returns:
+            False if the broker did not acknowledge everything.
         """
         streams = [
             Stream(topic, self.rates[topic.name], events(Random(f"{self.seed}/{topic.name}")), self.make_producer())
@@ -169,7 +179,7 @@ class Traffic:
         document = {
             "sent": sent,
             "planted_bad": planted,
-            "repeated": {LEAKS_DETECTED.name: repeats.acknowledged},  # counted in "sent" too
+            "repeated": {LEAKS_DETECTED.name: repeats.acknowledged},  # included in "sent"
             "finished": finished,
         }
         unfinished = self.report.with_name(f".{self.report.name}.{os.getpid()}")
@@ -178,7 +188,11 @@ class Traffic:
 
 
 def run(seconds: float, report: Path, rates: dict[str, float], *, seed: int, bad: int, history_days: float = 0) -> int:
-    """Send until the time is over or SIGTERM or SIGINT; the exit code."""
+    """Send until the time is over, or until SIGTERM or SIGINT. For the parameters see `Traffic`.
+
+    Returns:
+        The exit code.
+    """
     traffic = Traffic(seconds, report, rates, seed=seed, bad=bad, history_days=history_days)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: traffic.stop.set())
@@ -205,11 +219,11 @@ def leaks(random: Random) -> Iterator[LeakDetected]:
 
 
 def meter_readings(random: Random, seed: int = 1) -> Iterator[MeterReading]:
-    """Readings of the simulated network's meters, now, in turn: they go on where a history that was sent ends."""
+    """Current readings of the simulated network's meters, one meter after the other; they continue a sent history."""
     network = Network(seed)
     meters = list(network.meters)
     random.shuffle(meters)
-    # What takes long is done now, and not on the time in which messages are to be sent.
+    # Do the slow part now, not in the time in which messages are to be sent.
     reading(network, meters[0], datetime.now(UTC))
     return (reading(network, meter, datetime.now(UTC)) for meter in cycle(meters))
 

@@ -1,8 +1,8 @@
 """A real pipeline branch: the WaterFlow series of the package `river` (hourly, two months of 2022), moved in time.
 
-river is a dependency of development only. The data were donated by Tecnojest s.r.l., Italy. river describes four
-anomalies in words, and labels none: three times hardly any flow, and a small peak after the first two. Where they lie
-was read off the series, in which nothing else comes near them.
+river is a development dependency only. The data were donated by Tecnojest s.r.l., Italy. river describes four anomalies
+in words, but does not label them: three times hardly any flow, and a small peak after the first two. Their positions
+were read off the series, in which nothing else is similar.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from datetime import UTC, datetime, timedelta
 from include.water.topics import METER_READINGS, MeterReading
 
 METER_ID, DISTRICT_ID = "M-999001", "water-flow"
-# First and last of the rows, counted from 0.
+# The first and last row of each anomaly, counted from 0.
 ANOMALIES = (("low", 93, 110), ("low", 211, 223), ("peak", 329, 329), ("low", 872, 887))
-# Between the clocks there and those of the utility: nights stay nights.
+# The offset between the clocks there and the utility's, so that nights stay nights.
 _BEHIND = timedelta(hours=9)
 _HOUR, _WEEK = timedelta(hours=1), timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class FlowHour:
-    """What flowed in the hour, and whether it belongs to an anomaly: "low", "peak" or None. Some hours are missing."""
+    """The flow of an hour in liters, and its anomaly: "low", "peak" or None. Some hours are missing."""
 
     hour: datetime
     litres: float
@@ -31,7 +31,7 @@ class FlowHour:
 
 
 def real_flow(until: datetime) -> list[FlowHour]:
-    """The series, moved by whole weeks so that it ends within the week before `until`; by time."""
+    """The series in order of time, moved by whole weeks so that it ends within the week before `until`."""
     from river.datasets import WaterFlow
 
     rows = [(at["Time"].astimezone(UTC), litres_per_second) for at, litres_per_second in WaterFlow()]
@@ -44,9 +44,9 @@ def real_flow(until: datetime) -> list[FlowHour]:
 
 
 def real_messages(until: datetime) -> Iterator[tuple[bytes, bytes]]:
-    """The same as a meter's readings (key, value), in a district of its own: one at the end of each known hour.
+    """The series as a meter's readings (key, value), in a district of its own: one at the end of each known hour.
 
-    And one where a gap ends: the meter has gone on counting, at the rate of the hour that follows.
+    Another reading is at the end of each gap: the meter has continued to count, at the rate of the hour that follows.
     """
     litres, ended = 0.0, None
     for row in real_flow(until):

@@ -1,1 +1,1 @@
-"""Triage of customers' requests: an engine proposes, code decides what may happen, a person approves what is risky."""
+"""Triage of customers' requests: an engine proposes, code decides what may happen, a person approves risky actions."""

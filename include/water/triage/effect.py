@@ -1,7 +1,7 @@
-"""The effect of triage: a proposal becomes a decision, and, unless a person has to approve it, a work order.
+"""The effect of triage: a proposal becomes a decision and, unless a person has to approve it, a work order.
 
-A request has one decision and at most one work order, and is never dropped: what may not be done, is rejected or is not
-answered in time ends as a work order of the action hand_to_person.
+A request has one decision and at most one work order, and is never dropped: if its proposal is not allowed, is rejected
+or is not answered in time, it ends as a work order with the action hand_to_person.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from include.water.triage.proposals import POLICY_VERSION, Proposal, TriageDecis
 
 log = logging.getLogger(__name__)
 
-# What an approval is for: everything that will happen, and everything that speaks for it.
+# What an approval covers: everything that will happen, and everything that supports it.
 BOUND = (
     "request_id",
     "customer_id",
@@ -44,13 +44,18 @@ BOUND = (
 
 
 def record_decision(connection: Connection, message: Message, proposal: Proposal) -> None:
-    """Write the decision on a request, in the transaction that records its message.
+    """Record the decision on a request, in the transaction that records its message.
 
     - Low risk: executed at once, with a work order and its message on `work.orders`.
-    - High risk: awaits approval, until its deadline; nothing else happens.
+    - High risk: waits for approval until its deadline; nothing else happens.
     - Not allowed: refused; a person gets the request.
 
-    A request that has a decision already keeps it.
+    A request that already has a decision keeps it.
+
+    Args:
+        connection: The transaction.
+        message: The message with the ServiceRequest.
+        proposal: The engine's proposal.
     """
     request = cast(ServiceRequest, message.event)
     decision = proposal.decision
@@ -93,9 +98,15 @@ def record_decision(connection: Connection, message: Message, proposal: Proposal
 
 
 def order_work(connection: Connection, decision: Mapping[str, Any], basis: OrderBasis, *, consumer: str) -> None:
-    """Order what the decision (its row) proposed, or, if that may not be done, that a person looks at the request.
+    """Order what the decision proposed or, if that may not be done, that a person looks at the request.
 
-    Writes the work order and its message, which the caller delivers from the outbox of `consumer`.
+    It writes the work order and its message. The caller delivers the message from the outbox of `consumer`.
+
+    Args:
+        connection: A transaction on the operational database.
+        decision: The decision's row.
+        basis: Why the proposal may be executed, or why not.
+        consumer: The name under which the message is in the outbox.
     """
     done = basis in (OrderBasis.low_risk, OrderBasis.approved)
     proposed = Action(decision["action"])
@@ -120,7 +131,7 @@ def order_work(connection: Connection, decision: Mapping[str, Any], basis: Order
 
 
 def content_hash(decision: Mapping[str, Any]) -> str:
-    """The hash of what was proposed, from the row of a decision."""
+    """The hash of the proposal in a decision's row."""
     return proposal_hash({name: decision[name] for name in BOUND})
 
 
@@ -130,9 +141,10 @@ def decision_id_of(decision: Mapping[str, Any]) -> str:
 
 
 def awaiting_approval(key: str) -> list[str]:
-    """Decisions on the message of this partition key ("topic-partition-offset") that nobody was asked to approve yet.
+    """Decisions on one message that no person was asked to approve yet; to be emitted as partition keys of PROPOSAL.
 
-    To be emitted as partition keys of the asset PROPOSAL.
+    Args:
+        key: The message's partition key, "topic-partition-offset".
     """
     topic, partition, offset = key.rsplit("-", 2)
     columns = decisions.c
@@ -147,9 +159,12 @@ def awaiting_approval(key: str) -> list[str]:
 def open_proposals(older_than: timedelta) -> list[str]:
     """Decisions that should have been asked about, or settled, this long ago; the oldest first.
 
-    To be emitted (again) as partition keys of the asset PROPOSAL: Airflow drops the keys of a paused Dag, and a run
-    can be deleted while it waits. A decision whose approval is being asked for is not named before its deadline is
-    over; a second run for one decision sees the first and ends as skipped.
+    They are emitted (again) as partition keys of the asset PROPOSAL: Airflow drops the keys of a paused Dag, and a run
+    can be deleted while it waits. A decision that a run is asking about is returned only after its deadline has passed.
+    If a decision gets a second run, that run sees the first one and ends as skipped.
+
+    Args:
+        older_than: The least time since the decision, or since its deadline.
     """
     columns = decisions.c
     before = datetime.now(UTC) - older_than
@@ -187,9 +202,9 @@ def _origin(proposal: Proposal) -> dict[str, Any]:
 
 
 def _storable(value: Any) -> Any:
-    """The value without what PostgreSQL stores in no text or JSON: NUL, halves of surrogate pairs, NaN.
+    """The value without characters that PostgreSQL cannot store in text or JSON: NUL, lone surrogates, NaN.
 
-    An engine can be led to write them; the request must not become a dead letter for that.
+    An engine can be tricked into writing them; the request must not become a dead letter because of that.
     """
     if isinstance(value, str):
         return value.replace("\0", "").encode(errors="replace").decode()

@@ -1,9 +1,9 @@
 """From a customer's request to a proposal: by a model if the connection `llm` is defined, else by rules and examples.
 
-`propose` never fails because of a model: what it cannot say, or may not say, the offline engine says, and the proposal
-carries the reason. It changes nothing, so a task that is killed in it is simply run again.
+`propose` never fails because of a model: if the model gives no usable answer, the offline engine answers, and the
+proposal contains the reason. `propose` changes nothing, so a task that was killed in it can simply run again.
 
-Importing this module costs pydantic; what is heavy is imported when it is used.
+Importing this module imports only pydantic; heavy modules are imported when they are used.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Chosen on benchmarks/triage/development.jsonl, see `make eval-triage`.
-# Below this the nearest example says nothing: greetings, other languages, riddles.
+# Below this the nearest example means nothing: greetings, other languages, riddles.
 MIN_SIMILARITY = 0.34
 # A sentence this close to an example of something severe counts, whatever the rest of the request is about.
 SEVERE_SENTENCE_SIMILARITY = 0.5
 NEIGHBOURS = 5
-# Neighbours weigh by this power of their similarity, so that three vague ones do not outvote one that fits.
+# Neighbors are weighted by this power of their similarity, so that three vague ones do not outvote one that fits.
 POWER = 4
-# Of the neighbours this close to the best, the most severe decides.
+# Of the neighbors this close to the best, the most severe determines the severity.
 SEVERITY_MARGIN = 0.05
-# A long request is compared in this many parts; 5 ms each.
+# A long request is divided into at most this many parts for the comparison; each takes 5 ms.
 MAX_PARTS = 12
 
-# Words that nobody but the machine uses.
+# Words that only the machine uses.
 INTERNAL_WORDS = frozenset(action.value for action in Action) | {
     "target_kind",
     "fallback_reason",
@@ -61,22 +61,25 @@ INTERNAL_WORDS = frozenset(action.value for action in Action) | {
     "nearby_alerts",
     "search_runbooks",
     "network_sites",
-    # Those with an underscore: "billing" and "meter" are everybody's words.
+    # Only those with an underscore: "billing" and "meter" are ordinary words.
     *(category.value for category in Category if "_" in category.value),
 }
 
-# Done at once by day, and it sends people out. The model alone, which a customer may have talked into it, will not do.
+# By day it is executed at once, and it sends people out. The model alone is not enough for that, because a customer may
+# have tricked it.
 SENDS_PEOPLE = frozenset({Action.dispatch_crew})
-# The offline engine agrees when it would do one of these.
+# The offline engine agrees if it would propose one of these.
 EMERGENCIES = frozenset({Action.dispatch_crew, Action.close_valve})
-# The text itself has to say that it happens here and now, or a person reads it: whoever approves would be misled.
+# The text itself must say that it happens here and now; otherwise a person reads it. Without this, the approver could
+# be misled.
 DRASTIC = EMERGENCIES | {Action.advise_not_to_drink}
-# A sentence this close to an example of something minor: the request is about two things, and a person sorts them.
+# A sentence this close to an example of something minor means that the request is about two things. A person sorts them
+# out.
 ANOTHER_MATTER_SIMILARITY = 0.5
-# Who has no water also writes about the pressure: that is one matter.
+# A customer without water also writes about the pressure: that counts as one subject.
 SUPPLY = frozenset({Category.burst_pipe, Category.no_water, Category.low_pressure})
 
-# The offline engine's summaries: nothing of the customer's text is repeated to the people who approve.
+# The offline engine's summaries. They repeat nothing of the customer's text to the people who approve.
 SUMMARIES = {
     Category.burst_pipe: "Water escapes outside: a burst or leaking pipe is reported.",
     Category.no_water: "A failure of the supply is reported.",
@@ -91,7 +94,14 @@ SUSPICIOUS = "The text gives instructions to a machine or hides something: a per
 
 
 def propose(message: Message) -> Proposal:
-    """What to do about the request in a message. Raises only when Airflow or the installation fails."""
+    """Propose what to do about the request in a message. Raises only when Airflow or the installation fails.
+
+    Args:
+        message: A message with a ServiceRequest.
+
+    Returns:
+        The proposal of the model, or of the offline engine.
+    """
     from include.inference.model import Misconfigured, from_connection
 
     request: ServiceRequest = message.event  # type: ignore[assignment]
@@ -113,13 +123,18 @@ def propose(message: Message) -> Proposal:
 
 
 def propose_with(model: ChatModel, request: ServiceRequest) -> Proposal:
-    """What the model proposes; what the offline engine does when there is no answer that may be used."""
+    """The model's proposal, or the offline engine's if the model gives no usable answer.
+
+    Args:
+        model: The model of the connection `llm`.
+        request: The customer's request.
+    """
     from include.inference import agent
     from include.inference.model import ModelFailed
     from include.water.triage.tools import tools_for
 
     text = _text(request)
-    # Neither is shown to the model, which could be talked into a summary that deceives whoever approves.
+    # The model does not see such texts: it could be tricked into a summary that deceives the approver.
     if _signs(request) or gives_orders(text):
         return _offline(request, fallback_reason="signs of manipulation, or orders", model_asked=model.settings.model)
     rules = find(text)
@@ -139,7 +154,7 @@ def propose_with(model: ChatModel, request: ServiceRequest) -> Proposal:
         log.warning("model failed, the offline engine stands in: reason=%s", error.reason)
         return _offline(request, fallback_reason=error.reason, **origin, **_account(trace))
     summary = redact(clean(decision.summary, 300).text.replace("\n", " "), known=(request.address,)).text
-    # Only invisible characters: nothing is left of it.
+    # The summary may have consisted of invisible characters only; then nothing is left of it.
     decision = decision.model_copy(update={"summary": summary[:300] or SUMMARIES[decision.category]})
     explanation = {}
     if decision.action in SENDS_PEOPLE and (second := _offline(request)).decision.action not in EMERGENCIES:
@@ -150,7 +165,7 @@ def propose_with(model: ChatModel, request: ServiceRequest) -> Proposal:
 
 
 def propose_offline(request: ServiceRequest) -> Proposal:
-    """What rules and labelled examples say. It gives no reasons but the rule, the examples and their similarity."""
+    """The proposal of rules and labeled examples. Its only reasons are the rule, the examples and their similarity."""
     return _offline(request)
 
 
@@ -190,7 +205,7 @@ def _offline(request: ServiceRequest, **origin: Any) -> Proposal:
 
 
 def _classify(rules: Sequence[Rule], nearest: list[list[Match]]) -> tuple[Category, Severity, str | None]:
-    """Category, severity, and why a person should look at it first, if so."""
+    """The category, the severity and, if a person should look at the request first, why."""
     known = examples()
     whole = nearest[0]
     category = _vote(whole, known)
@@ -203,7 +218,7 @@ def _classify(rules: Sequence[Rule], nearest: list[list[Match]]) -> tuple[Catego
         rule = rules[0]
         if any(other.category != rule.category for other in rules):
             return rule.category, rule.severity, "rules disagree"
-        # Words say one thing, the whole another ("thank you for the burst pipe"): if it is not sure, nobody is sent.
+        # Words say one thing, the whole text another ("thank you for the burst pipe"): when in doubt, nobody is sent.
         plain = rule.category == category or _supported(rule, nearest, known)
         return rule.category, rule.severity, None if plain else "rule and examples disagree"
     alarming = [
@@ -222,7 +237,10 @@ def _classify(rules: Sequence[Rule], nearest: list[list[Match]]) -> tuple[Catego
 def _doubt(
     request: ServiceRequest, category: Category, severity: Severity, rules: Sequence[Rule], nearest: list[list[Match]]
 ) -> str | None:
-    """Why a person should read the request before anything is done. Rules and examples know words, not their use."""
+    """Why a person should read the request before anything is done, or None.
+
+    Rules and examples know words, not how they are used.
+    """
     action, _ = act(request, category, severity)
     text = clean(request.text, MAX_TEXT_CHARS).text
     if action in UNHURRIED and alarms(text):
@@ -234,7 +252,7 @@ def _doubt(
     if not is_stated(request.subject, text, category, rules[0] if rules else None):
         return "not plainly reported as happening here and now"
     known = examples()
-    # Stories are a little like many examples and much like none.
+    # Stories are somewhat similar to many examples and very similar to none.
     close = [
         match
         for matches in nearest[1:]
@@ -257,12 +275,12 @@ def _vote(matches: list[Match], known: dict[str, Example]) -> Category:
 
 
 def _supported(rule: Rule, nearest: list[list[Match]], known: dict[str, Example]) -> bool:
-    """Whether some sentence is near an example of the rule's category."""
+    """Whether the nearest example of some sentence has the rule's category."""
     return any(known[matches[0].name].category == rule.category for matches in nearest[1:])
 
 
 def _check(decision: TriageDecision, request: ServiceRequest, rules: Sequence[Rule]) -> None:
-    """Raise agent.Refused for what the model may not propose, whatever it was told."""
+    """Raise agent.Refused for a proposal that the model may not make, whatever it was told."""
     from include.inference.agent import Refused
 
     if reason := allowed(decision, request):
@@ -286,13 +304,16 @@ def _text(request: ServiceRequest) -> str:
 
 
 def _signs(request: ServiceRequest) -> tuple[str, ...]:
-    # Line by line, since a subject of its own may end like a forged role; the address too is free text.
+    # Line by line, because a separate subject may end like a forged role. The address is free text too.
     whole = "\n".join((request.subject, request.text, request.address or ""))
     return signs_of_manipulation(clean(whole, MAX_TEXT_CHARS + 400), INTERNAL_WORDS)
 
 
 def _parts(request: ServiceRequest) -> list[str]:
-    """The whole, then its sentences, joined when there are too many: a sentence about something else must show."""
+    """The whole text, then its sentences, joined when there are too many.
+
+    The sentences are compared too, so that a sentence about another subject is noticed.
+    """
     text = clean(request.text, MAX_TEXT_CHARS).text
     sentences = [part for part in re.split(r"(?<=[.!?])\s+|\n", text) if len(part.split()) > 2]
     size = -(-len(sentences) // MAX_PARTS) or 1

@@ -1,6 +1,6 @@
-"""Labelled requests that others are compared with: `examples.jsonl`, and their vectors in `examples.npz`.
+"""Labeled requests for comparison: `examples.jsonl`, and their vectors in `examples.npz`.
 
-After a change of the examples: `python -m include.water.triage.examples` computes the vectors again.
+After a change of the examples, `python -m include.water.triage.examples` computes the vectors again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FILE = Path(__file__).with_name("examples.jsonl")
 
 @dataclass(frozen=True)
 class Example:
-    """A request as a customer could have put it, and what it is."""
+    """A request as a customer could have written it, with its labels."""
 
     id: str
     category: Category
@@ -39,7 +39,7 @@ def examples() -> dict[str, Example]:
 
 @cache
 def index() -> Examples:
-    """The examples, ready to be compared with."""
+    """The vectors of the examples."""
     texts = {example.id: example.text for example in examples().values()}
     return Examples(texts, cache_file=FILE.with_suffix(".npz"))
 

@@ -1,8 +1,8 @@
-"""From a proposal that needs a person to what happens: ask, and settle what was answered, each decision once.
+"""Ask a person about a proposal and settle the answer, each decision once.
 
-Called by the tasks of `execute_decisions`. What an approval is for cannot change under it: a run is for one decision, a
-decision's id holds the hash of what was proposed, and `execute` hashes the row again. So the text that a person saw
-(Airflow keeps the first one when a run is cleared) is always of what would be executed.
+The tasks of `execute_decisions` call it. The content of an approval cannot change after it was shown: a run is for one
+decision, a decision's id contains the hash of the proposal, and `execute` hashes the row again. So the text that a
+person saw (Airflow keeps the first text when a run is cleared) always describes what would be executed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from include.water.triage.proposals import POLICY_VERSION, Action, Target, Targe
 
 log = logging.getLogger(__name__)
 
-# Under this name its rows are in the outbox.
+# The name under which its rows are in the outbox.
 CONSUMER = "execute_decisions"
 APPROVED, REJECTED, EXPIRED = "approved", "rejected", "expired"
 
 
 class Answer(NamedTuple):
-    """What a person said to a proposal, or that nobody did: verdict, who, when."""
+    """A person's answer to a proposal, or that nobody answered: verdict, who, when."""
 
     verdict: str
     approver: str | None
@@ -39,10 +39,19 @@ class Answer(NamedTuple):
 
 
 def ask(decision_id: str, run_id: str, is_running: Callable[[str], bool]) -> dict[str, str] | None:
-    """What a person is to be asked in this run: decision_id, proposal_hash, subject, body (Markdown), deadline_at.
+    """Prepare the question for a person in this run.
 
-    None when there is nothing to ask: the decision is settled, or another run asks already (`is_running(run_id)` says
-    whether that one still does). Raises LookupError for a decision that does not exist.
+    Args:
+        decision_id: The decision.
+        run_id: This run.
+        is_running: Whether the run with this id is queued or running.
+
+    Returns:
+        `decision_id`, `proposal_hash`, `subject`, `body` (Markdown) and `deadline_at` (ISO 8601); None when there is
+        nothing to ask, because the decision is settled or another run is asking.
+
+    Raises:
+        LookupError: The decision does not exist.
     """
     with begin() as connection:
         row = connection.execute(select(decisions).where(decisions.c.decision_id == decision_id)).one_or_none()
@@ -52,7 +61,7 @@ def ask(decision_id: str, run_id: str, is_running: Callable[[str], bool]) -> dic
         log.info("nothing to ask: decision=%s state=%s", decision_id, row.state)
         return None
     asking = row.approval_run_id
-    # Asked outside of a transaction: it is a call to Airflow's API.
+    # Outside of a transaction, because it is a call to Airflow's API.
     if asking not in (None, run_id) and is_running(asking):
         log.info("nothing to ask: decision=%s, the run %s does", decision_id, asking)
         return None
@@ -79,6 +88,9 @@ def read_answer(result: Mapping[str, Any] | None) -> Answer:
 
     Only a named person can have answered: the default after the deadline has no name, and a task that somebody marked
     as successful has no result.
+
+    Args:
+        result: The XCom of the approval task.
     """
     user = (result or {}).get("responded_by_user")
     if not result or not user:
@@ -89,17 +101,27 @@ def read_answer(result: Mapping[str, Any] | None) -> Answer:
 
 
 def execute(decision_id: str, approved_hash: str, answer: Answer) -> str:
-    """Record the answer and what follows from it, in one transaction; returns the decision's state.
+    """Record the answer and its consequence in one transaction.
 
-    - approved: the work order for what was proposed, if that is still what is in the row (`approved_hash`), policy
-      still allows it, and the answer came before the deadline;
+    - approved: the work order for the proposal, if the row still has the approved proposal (`approved_hash`), the
+      policy still allows it, and the answer came before the deadline;
     - otherwise (rejected, expired, refused): a work order that a person looks at the request.
 
-    A decision that is settled stays as it is, so this may be called any number of times, at once too. Raises
-    LookupError for a decision that does not exist.
+    A settled decision stays as it is, so this may be called any number of times, also concurrently.
+
+    Args:
+        decision_id: The decision.
+        approved_hash: The proposal_hash that `ask` returned.
+        answer: The answer.
+
+    Returns:
+        The decision's state.
+
+    Raises:
+        LookupError: The decision does not exist.
     """
     with begin() as connection:
-        # Locked: of two executors the second waits, and then finds it settled.
+        # Locked: of two executors, the second waits and then finds the decision settled.
         row = connection.execute(
             select(decisions).where(decisions.c.decision_id == decision_id).with_for_update()
         ).one_or_none()
@@ -137,7 +159,7 @@ def _settle(connection: Connection, row: Row, approved_hash: str, answer: Answer
 
 def _refusal(row: Row, approved_hash: str) -> str | None:
     """Why the proposal may not be executed although it was approved; None if it may."""
-    # By the policy of now: what was approved under another one was judged by other rules.
+    # With the current policy version: an approval under another policy was judged by other rules.
     found = content_hash({**row._mapping, "policy_version": POLICY_VERSION})
     if found != approved_hash or decision_id_of({**row._mapping, "proposal_hash": found}) != row.decision_id:
         return "what was approved is not what is proposed now"
@@ -146,7 +168,7 @@ def _refusal(row: Row, approved_hash: str) -> str | None:
 
 
 def plain_words(decision: Any) -> str:
-    """What would happen, for the row of a decision: code's words, names from the network, and the customer's id."""
+    """What would happen, for a decision's row: in fixed words, names from the network, and the customer's id."""
     kind, target_id = TargetKind(decision.target_kind), decision.target_id
     if kind == TargetKind.customer:
         where, whom = f"to the customer {_code(target_id)}", f"the customer {_code(target_id)}"
@@ -167,7 +189,7 @@ def plain_words(decision: Any) -> str:
 
 
 def _body(row: Row) -> str:
-    """The approval's text, in Markdown. Nothing that a customer or a model wrote is in it as it was written."""
+    """The approval's text in Markdown. It contains no unescaped text of a customer or a model."""
     until = f"{row.deadline_at:%d %b %Y %H:%M} UTC ({row.deadline_at.astimezone(TIME_ZONE):%H:%M} local time)"
     lines = (
         f"**{plain_words(row)}.**",
@@ -182,5 +204,8 @@ def _body(row: Row) -> str:
 
 
 def _code(value: str) -> str:
-    """The value as inline code, in which Markdown has no meaning; without what could end it, or be HTML."""
+    """The value as inline code, in which Markdown has no meaning.
+
+    Characters that could end the code or be HTML are replaced.
+    """
     return f"`{re.sub(r'[^A-Za-z0-9._:/@#-]', '?', value)}`"

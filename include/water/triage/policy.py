@@ -1,7 +1,8 @@
 """What triage may do, and what needs a person: code decides, from closed sets, whatever an engine or a customer says.
 
-Two questions about a proposal. May it be done at all for this request (`allowed`)? And how much harm could it do
-(`risk_of`)? Low risk is done at once; high risk waits for a person's approval until APPROVAL_DEADLINE has passed.
+There are two questions about a proposal. May it be done at all for this request (`allowed`)? And how much harm could it
+do (`risk_of`)? Low risk is executed at once; high risk waits for a person's approval until APPROVAL_DEADLINE has
+passed.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from zoneinfo import ZoneInfo
 from include.water.sites import DISTRICTS, SITES
 from include.water.triage.proposals import Action, Target, TargetKind, TriageDecision
 
-# An approval that comes later would act on a situation that has changed; a person gets the request instead.
+# A later approval would act on a situation that has changed; a person gets the request instead.
 APPROVAL_DEADLINE = timedelta(hours=1)
-# After the deadline, how long an approval that came in time may still be executed (services were away).
+# How long after the deadline an approval that came in time may still be executed (when services were unavailable).
 EXECUTION_GRACE = timedelta(hours=1)
 
-# The utility's own time: what counts as night is where the crews live.
+# The utility's local time: night is when it is night for the crews.
 TIME_ZONE = ZoneInfo("America/Los_Angeles")
 NIGHT_BEGINS_HOUR, NIGHT_ENDS_HOUR = 22, 6
 
@@ -33,18 +34,19 @@ TARGETS: Mapping[Action, frozenset[TargetKind]] = MappingProxyType(
         Action.open_ticket: frozenset({_customer, _district, _site}),
         Action.schedule_inspection: frozenset({_customer, _district, _site}),
         Action.dispatch_crew: frozenset({_customer, _district, _site}),
-        # A customer's own stop tap is the customer's.
+        # A customer's own stop tap belongs to the customer.
         Action.close_valve: frozenset({_district, _site}),
         Action.advise_not_to_drink: frozenset({_customer, _district}),
         Action.hand_to_person: frozenset({_customer, _district, _site}),
     }
 )
-# Harmless at any hour; dispatch_crew is by day. Whatever is added later counts as risky until it is named here.
+# Harmless at any hour; dispatch_crew is low risk by day. An action that is added later counts as risky until it is
+# named here.
 LOW_RISK = frozenset({Action.send_information, Action.open_ticket, Action.schedule_inspection, Action.hand_to_person})
 
 
 class Risk(StrEnum):
-    """What a proposal could do to people if it were wrong."""
+    """The harm that a proposal could do to people if it were wrong."""
 
     low = "low"
     # Nothing happens until a person has approved it.
@@ -52,7 +54,7 @@ class Risk(StrEnum):
 
 
 class Asking(Protocol):
-    """Who asks: a ServiceRequest, or the row of a decision about one."""
+    """The customer and district of a request: a ServiceRequest, or a decision's row."""
 
     @property
     def customer_id(self) -> str: ...
@@ -62,7 +64,13 @@ class Asking(Protocol):
 
 
 def risk_of(action: Action, target: Target, at: datetime) -> Risk:
-    """The risk of doing this at this moment (with a time zone); high for whatever is not known to be low."""
+    """The risk of an action at a moment; high for everything that is not known to be low.
+
+    Args:
+        action: The action.
+        target: What it is done to.
+        at: The moment, with a time zone.
+    """
     if target.kind not in TARGETS.get(action, ()):
         return Risk.high
     if action in LOW_RISK or (action == Action.dispatch_crew and not is_night(at)):
@@ -84,14 +92,19 @@ def allowed(decision: TriageDecision, request: Asking) -> str | None:
 def why_not(action: Action, target: Target, request: Asking) -> str | None:
     """Why this may not be done for the request; None if it may.
 
-    The target is the request's own customer, its district, or a site of its district: a message cannot name anything
-    else, whatever an engine made of it.
+    The target must be the request's own customer, its district, or a site of its district: a message cannot name
+    anything else, whatever an engine makes of it.
+
+    Args:
+        action: The action.
+        target: What it is done to.
+        request: The request, or the row of its decision.
     """
     if target.kind not in TARGETS.get(action, ()):
         return f"{action} cannot be done to a {target.kind}"
     if target.kind == TargetKind.customer:
         return None if target.id == request.customer_id else "the target is another customer than the one who asks"
-    # A district that the network does not have is no target either: a message can claim any.
+    # A district that the network does not have is not a valid target either: a message can claim any district.
     if request.district_id not in DISTRICTS:
         return "the request lies in no known district"
     if target.kind == TargetKind.district:

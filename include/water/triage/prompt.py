@@ -1,4 +1,4 @@
-"""What the model is told. Change PROMPT_VERSION with the text: every decision carries it."""
+"""The model's prompt. Change PROMPT_VERSION with the text: every decision records it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from include.water.sites import DISTRICTS, SITES
 from include.water.topics import ServiceRequest
 
 PROMPT_VERSION = "1"
-# Of the text that a model gets; the contract allows as much.
+# The most characters of the text that a model gets; the contract allows as many.
 MAX_TEXT_CHARS = 4_000
 
 SYSTEM = """\
@@ -40,7 +40,7 @@ def user_prompt(request: ServiceRequest) -> str:
         "text": safe(request, request.text),
     }
     targets = [{"kind": "customer", "id": request.customer_id}]
-    # Only what the network has: the district of a request is what somebody sent.
+    # Only districts of the network: a request can claim any district.
     if district := DISTRICTS.get(request.district_id or ""):
         targets.append({"kind": "district", "id": district.district_id})
         targets += [{"kind": "site", "id": s.site_id} for s in SITES.values() if s.district_id == district.district_id]
@@ -49,5 +49,5 @@ def user_prompt(request: ServiceRequest) -> str:
 
 
 def safe(request: ServiceRequest, text: str) -> str:
-    """Text of the request as it may leave the house."""
+    """Text of the request in a form that may leave the utility: cleaned, and without personal data."""
     return redact(clean(text, MAX_TEXT_CHARS).text, known=(request.address,)).text

@@ -1,6 +1,6 @@
-"""What triage makes of a request: a decision from closed sets, and how it came about.
+"""The result of triage for a request: a decision from closed sets, and how the engine got there.
 
-Importing this module costs pydantic and nothing else.
+This module imports only pydantic.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from include.contracts.types import Line
 from include.water.topics import Action, Severity, TargetKind
 
-# Changes whenever the meaning of a category, an action or a risk does; every decision carries it.
+# Changes whenever the meaning of a category, an action or a risk changes; every decision records it.
 POLICY_VERSION = "1"
 
 
@@ -49,17 +49,24 @@ class TriageDecision(BaseModel):
     summary: Annotated[Line, Field(min_length=1, max_length=300)]
     action: Action
     target: Target
-    # Ids that tools returned for this request; anything else is refused.
+    # Ids that tools returned for this request; any other id is refused.
     evidence: Annotated[tuple[Annotated[Line, Field(max_length=160)], ...], Field(max_length=20)] = ()
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A decision and how it came about; everything here ends in the row of the decision.
+    """A decision and how the engine got there; all of it is stored in the decision's row.
 
-    `engine` is "llm" or "offline". `fallback_reason` says why the offline engine stood in for the model, else None.
-    `tool_calls` are dicts {"name", "arguments", "ids"}; `usage` is {"requests", "input_tokens", "output_tokens"};
-    `explanation` is what the offline engine can say for itself: the rule or the nearest examples with their similarity.
+    Attributes:
+        decision: The proposed decision.
+        engine: "llm" or "offline".
+        model_asked: The model that was requested, if any.
+        model_answered: The model that answered, if any.
+        prompt_version: The version of the prompt, if a model was asked.
+        fallback_reason: Why the offline engine answered instead of the model, else None.
+        tool_calls: Dicts {"name", "arguments", "ids"}.
+        usage: {"requests", "input_tokens", "output_tokens"}.
+        explanation: The offline engine's reasons: the rule or the nearest examples with their similarity.
     """
 
     decision: TriageDecision

@@ -1,4 +1,4 @@
-"""What code knows about requests: words that must never be missed, and what to do about what."""
+"""What code knows about requests: words that must never be missed, and the action for each kind of request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from include.water.triage.proposals import Category, Target
 
 @dataclass(frozen=True)
 class Rule:
-    """Text that matches is this; `name` is what the decision gives as its reason."""
+    """A pattern with the category and severity of texts that match; `name` is the decision's reason."""
 
     name: str
     category: Category
@@ -37,8 +37,8 @@ _ILL = r"""(?:sick|(?:been|are|is|fell|fall|became|become|feel(?:ing)?)\ ill|vom
     stomach\ (?:cramps?|aches?|pains?)|cramps|nausea\w*|poison(?:ed|ing)|erbrech\w*|vomitando|vomissements)"""
 _DRUNK = r"(?:water|tap|drink|drank|drunk|agua|wasser|l'eau)"
 
-# The most severe first. They look for the few things where a missed request could cost lives or flood a street; all
-# else is left to the examples. `[^.!?\n]` keeps a rule within a sentence.
+# The most severe first. They look for the few cases in which a missed request could cost lives or flood a street;
+# everything else is left to the examples. `[^.!?\n]` keeps a rule within a sentence.
 RULES = (
     _rule(
         "no_water_for_the_fragile",
@@ -126,8 +126,8 @@ RULES = (
 )
 
 
-# Words about the trouble itself. Examples alone find what is alike, "there is nothing left in my account" too, so
-# nothing drastic rests on them without such a word.
+# Words about the trouble itself. Examples alone also find similar texts, such as "there is nothing left in my account".
+# So nothing drastic is based on them without such a word.
 _TROUBLE = MappingProxyType(
     {
         Category.no_water: re.compile(
@@ -155,7 +155,8 @@ _TROUBLE = MappingProxyType(
     }
 )
 
-# What is repeated rather than reported: quotations of a few words, and the questions of whoever took the call.
+# Text that is repeated rather than reported: quotations of a few words, and the questions of the person who took the
+# call.
 _REPEATED = re.compile(
     r"""(?<!\w)["“„«][^"”»“\n]{12,600}["”»“]|(?<!\w)['\u2018](?=\w+\W+\w+\W+\w)[^\n\u2018]{12,600}?['\u2019](?!\w)
     |\b(?:agent|operator|dispatcher|clerk|hotline)\s?:.{0,600}?(?=\b(?:caller|customer|client)\s?:|$)""",
@@ -166,7 +167,7 @@ _CONDITION = re.compile(
     would\ happen|should\ (?:a|an|the|our|my|any|there|it)|whenever|as\ though)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-# "Not without water": a denial before the trouble, in the same clause. "Cannot", "does not stop" deny nothing.
+# "Not without water": a denial before the trouble, in the same clause. "Cannot" and "does not stop" are no denials.
 _DENIAL = re.compile(
     r"""\b(?:not|never|nobody|no\ one|none|neither|nor|no|(?:is|are|was|were|has|have|had|does|do|did)n['\u2019]t)\b
     (?!\ (?:stop|only|just|longer|more))[^,;:.!?\n]{0,30}$""",
@@ -177,7 +178,7 @@ _DOUBLE_DENIAL = re.compile(
     \b(?:without|out\ of\ (?:water|supply)|lost|lack\w*)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-# What makes a whole text something else than a report of what happens here and now to the utility's network.
+# Phrases that make a text something other than a report of what happens here and now in the utility's network.
 _SOMETHING_ELSE = {
     "invented": r"""\b(?:drill|exercise|rehears\w*|film\ (?:scene|permit|crew)|scene|novel|fiction\w*|creative\ writing|
         screenplay|script(?:ed)?|translat\w+|how\ do\ you\ say|newspaper|gazette|pretend\w*|lorem|curious|
@@ -208,7 +209,7 @@ _QUESTION = re.compile(
     r"^\W*(?:what|how|would|should|could|can|may|do|does|did|is|are|has|have|was|were|where|who|whom|which)\b.*\?$",
     re.IGNORECASE | re.DOTALL,
 )
-# A list of alarming words reports nothing. Telegrams have few words, or commas, or one of these.
+# A list of alarming words reports nothing. A telegram has few words, or commas, or one of these words.
 LIST_WORDS = 6
 _GRAMMAR = re.compile(
     r"""\b(?:the|an?|my|our|your|us|we|i|it|its|is|are|was|has|have|had|there|this|from|since|at|for|coming|el|mi|un|die|der|das|
@@ -219,7 +220,7 @@ _ABOUT_WATER = re.compile(
     rf"""\b(?:{_DRUNK}|taps|drinking|glass|sink|basin|shower|reservoir|tank|intake|stream|lake|well|it)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-# Nobody is told to wait for an answer by post while this is in the text, whatever the rest is alike to.
+# With one of these words, nobody is told to wait for an answer by mail, whatever the rest of the text resembles.
 _ALARM = re.compile(
     r"""\b(?:electrocut\w*|evacuat\w*|trapped|drown(?:s|ed|ing)|injur\w*|collaps\w*|sink\ ?hole|swept\ away|
     (?:ankle|knee|waist|hip)[-\ ]deep|(?:foot|feet|metres?|meters?)\ (?:deep|under)|threaten\w*|poison\w*|
@@ -236,8 +237,8 @@ _MANY = re.compile(
 def reported(text: str) -> str:
     """The sentences that say what happens here and now, one per line.
 
-    Without quotations, conditions and questions; nothing at all is left of a text that speaks of a drill, another
-    place, another time or the customer's own appliances. It errs towards leaving out: what is missing, a person reads.
+    Quotations, conditions and questions are left out. Nothing is left of a text about a drill, another place, another
+    time or the customer's own appliances. When in doubt a sentence is left out: then a person reads the request.
     """
     if _ELSEWHERE.search(text):
         return ""
@@ -246,15 +247,19 @@ def reported(text: str) -> str:
         if _QUESTION.search(sentence.strip()) or _DOUBLE_DENIAL.search(sentence):
             continue
         condition = _CONDITION.search(sentence)
-        # What comes before "if" is still said: "we have no water, we must close if it lasts".
+        # The part before "if" still counts: "we have no water, we must close if it lasts".
         kept.append(sentence[: condition.start()] if condition else sentence)
     return "\n".join(part for part in kept if part.strip())
 
 
 def is_stated(subject: str, text: str, category: Category, rule: Rule | None) -> bool:
-    """Whether the text itself says that this trouble is there now: by the rule, else by a word about the trouble.
+    """Whether the text itself says that this trouble exists now: by the rule, else by a word about the trouble.
 
-    The subject may only help a rule: it can be left over from another message.
+    Args:
+        subject: The request's subject. It can only support a rule, because it may be left over from another message.
+        text: The request's text.
+        category: The kind of trouble.
+        rule: The rule that matched, if any.
     """
     trouble = _TROUBLE.get(category)
     if rule is None:
@@ -273,7 +278,7 @@ def _says(pattern: re.Pattern[str], text: str, category: Category) -> bool:
     for match in pattern.finditer(said):
         line_end = lines.find("\n", match.end())
         around = lines[lines.rfind("\n", 0, match.start()) + 1 : line_end if line_end >= 0 else len(lines)]
-        # "No water" denies itself, so there only what comes before counts.
+        # "No water" contains a denial itself, so for this category only the text before it counts.
         ends = {match.start()} if category == Category.no_water else {match.start(), match.end()}
         denied = any(_DENIAL.search(said[:end]) for end in ends)
         about = category != Category.water_quality or _ABOUT_WATER.search(around)
@@ -287,16 +292,16 @@ def _is_list(line: str) -> bool:
 
 
 def alarms(text: str) -> bool:
-    """Whether it has a word about danger to people."""
+    """Whether the text has a word about danger to people."""
     return _ALARM.search(text) is not None
 
 
 def concerns_many(text: str) -> bool:
-    """Whether more than one household reports to have the trouble."""
+    """Whether the text reports that more than one household has the trouble."""
     return _MANY.search(reported(text)) is not None
 
 
-# Customers report; what is done to a valve or to somebody else is not theirs to order.
+# Customers report. They cannot order what is done to a valve or to somebody else.
 _ORDERS = re.compile(
     r"\b(?:close|shut|open|turn\s+off|cut\s+off|disconnect)\b[^.!?\n]{0,40}\b(?:valves?|districts?|customers?|neighbou?rs?|"
     r"supply\s+of|water\s+of|(?:his|her|their)\s+(?:water|supply))\b|"
@@ -312,11 +317,11 @@ def find(text: str) -> tuple[Rule, ...]:
 
 
 def gives_orders(text: str) -> bool:
-    """Whether it asks for what only the people on duty decide: not wrong, and nothing to do at once."""
+    """Whether the text asks for something that only the people on duty decide, so that it is not done at once."""
     return _ORDERS.search(text) is not None
 
 
-# What to do, and to what: the first kind of target that the request has. What is not here is left to a person.
+# The action for each kind of request, and the kind of its target. Kinds that are not here are left to a person.
 _customer, _district = TargetKind.customer, TargetKind.district
 ACTIONS = MappingProxyType(
     {
@@ -337,7 +342,7 @@ ACTIONS = MappingProxyType(
     }
 )
 
-# Nothing else makes sense for the category, whatever a model says: nobody closes a valve because of a bill.
+# Other actions make no sense for the category, whatever a model says: nobody closes a valve because of a bill.
 SENSIBLE = MappingProxyType(
     {
         category: frozenset(
@@ -347,12 +352,18 @@ SENSIBLE = MappingProxyType(
         for category in Category
     }
 )
-# What nobody sees to at once.
+# Actions that nobody handles at once.
 UNHURRIED = frozenset({Action.send_information, Action.open_ticket})
 
 
 def act(request: ServiceRequest, category: Category, severity: Severity) -> tuple[Action, Target]:
-    """What to do about a request of this kind, and to what; a person's business when the table has nothing for it."""
+    """The action for a request of this kind and its target; hand_to_person when ACTIONS has no entry.
+
+    Args:
+        request: The request, with its customer and district.
+        category: The category of the request.
+        severity: The severity of the request.
+    """
     customer = Target(kind=_customer, id=request.customer_id)
     action, kind = ACTIONS.get((category, severity), (Action.hand_to_person, _customer))
     if kind == _customer:

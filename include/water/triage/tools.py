@@ -1,6 +1,6 @@
-"""What the agent can look up about one request. All of it only reads.
+"""What the agent can look up for one request. All tools are read-only.
 
-Customer and district come from the message. The model cannot ask about others: no tool has an argument for it.
+Customer and district come from the message. The model cannot ask about others: no tool has an argument for them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from include.water.topics import ServiceRequest
 RUNBOOKS = Path(__file__).with_name("runbooks")
 MAX_ROWS = 10
 EARLIER_DAYS, ALERT_DAYS = 90, 7
-# An agent that waits for the database waits on a pool slot.
+# An agent that waits for the database occupies a pool slot.
 STATEMENT_SECONDS = 3
 
 
@@ -145,7 +145,7 @@ def _found(query: Any, id_column: str) -> Found:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """Titles and summaries were made from what others sent: cleaned like the request itself."""
+    """Clean titles and summaries like the request itself: they were made from what others sent."""
     return {
         name: redact(clean(value, 300).text).text if name in ("title", "summary") else value
         for name, value in row.items()
@@ -161,5 +161,5 @@ def _runbooks() -> dict[str, str]:
 def _runbook_index() -> Any:
     from include.inference.embeddings import Examples
 
-    # The beginning says what it is about; the whole would be more than the model reads.
+    # The beginning says what a runbook is about; the whole text would be more than the embedding model reads.
     return Examples({name: text[:600] for name, text in _runbooks().items()})

@@ -1,6 +1,6 @@
-"""What each customer used, day by day, beside like households: a table for analysts, an object each for the app.
+"""Customers' daily usage, compared with similar households: a table for analysts, an object per customer for the app.
 
-Usage is personal data: it shows when somebody is at home. There are ids and no names, nothing of it goes to logs or
-XComs, a household is compared only with a group in which nobody can be made out, and who moves into a home does not
-see what was used before.
+Usage is personal data: it shows when somebody is at home. There are ids but no names, and no usage goes to logs or
+XComs. A household is compared only with a group in which no single household can be recognized. A customer who moves
+into a home does not see what was used before.
 """

@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     import pyarrow
     from duckdb import DuckDBPyConnection
 
-# Households in a group besides the one that is compared with it.
+# The least number of households in a group, without the household that is compared with it.
 MIN_OTHERS = 10
-# For so long nobody uses water without a break: something behind the meter leaks.
+# Nobody uses water without a break for this long: something behind the meter leaks.
 MIN_CONTINUOUS_HOURS = 24
-# Below it, what a meter shows of an hour is rounding: counters count whole litres.
+# Less than this in an hour is rounding: counters count whole liters.
 MIN_CONTINUOUS_LITRES = 2.0
 
 
 @dataclass(frozen=True)
 class Usage:
-    """days: rows as in tables.COLUMNS, by day and customer. flows: customer_id, starts_at, ends_at, hours,
-    least_litres_per_hour, running."""
+    """The usage of customers.
+
+    Attributes:
+        days: Rows as in tables.COLUMNS, by day and customer.
+        flows: Continuous flows: customer_id, starts_at, ends_at, hours, least_litres_per_hour, running.
+    """
 
     days: pyarrow.Table
     flows: pyarrow.Table
@@ -41,7 +45,15 @@ def compute(
     days: Sequence[date],
     shown: Sequence[date] | None = None,
 ) -> Usage:
-    """flows: a relation with meter_id, hour and litres; days: those to read, in a row; shown: those to return."""
+    """Compute the usage of customers.
+
+    Args:
+        connection: The engine's DuckDB connection.
+        flows: A relation with meter_id, hour (UTC) and litres.
+        customers: Today's customers.
+        days: The consecutive days to read.
+        shown: The days to return; by default all.
+    """
     connection.register("flows", flows)
     connection.register("customers", _customers(customers))
     connection.register("days", _days(days))
@@ -55,7 +67,7 @@ def compute(
 
 
 def last_days(today: date, count: int) -> list[date]:
-    """`count` days up to today."""
+    """The last `count` days, up to and including today."""
     return [today - timedelta(days=n) for n in reversed(range(count))]
 
 

@@ -24,7 +24,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Tenure:
-    """Who is behind a meter. since: the first day that is theirs to see; None: all that is there."""
+    """The customer behind a meter. `since`: the first day that the customer may see; None: all days."""
 
     customer_id: str
     since: date | None = None
@@ -51,15 +51,23 @@ def read_register(connection: Connection) -> list[Entry]:
 def assign(
     register: Iterable[Entry], tenures: Mapping[str, Tenure], today: date
 ) -> tuple[list[Customer], dict[str, Tenure]]:
-    """Today's customers, and by meter who was last behind it.
+    """Assign customers to meters.
 
-    tenures: as they were at the last publication; a meter stays in them when its customer has left. Whoever follows
-    somebody else sees the days from today on: those before are another household's.
+    A customer who follows another customer sees the days from today on: earlier days are another household's.
+
+    Args:
+        register: The rows of the register.
+        tenures: {meter: tenure} at the last publication. A meter stays in it when its customer has left.
+        today: The local day.
+
+    Returns:
+        Today's customers, and {meter: the tenure of its last customer}.
     """
     newest: dict[str, Entry] = {}
     for entry in register:
         other = newest.get(entry.meter_id)
-        # The register keeps who has moved out until a file says otherwise; of two, the later upload is right.
+        # The register keeps customers who have moved out until a file says otherwise; of two, the later upload is
+        # right.
         if other is None or (entry.uploaded_at, entry.customer_id) > (other.uploaded_at, other.customer_id):
             newest[entry.meter_id] = entry
     after = dict(tenures)
@@ -76,7 +84,7 @@ def assign(
 
 
 def household(persons: int) -> str:
-    """The size of a household, as coarse as use differs: each person more uses less than the one before."""
+    """The class of a household's size. It is coarse, because each further person adds less use than the one before."""
     if persons <= 2:
         return str(max(persons, 1))
     return "3-4" if persons <= 4 else "5+"

@@ -15,20 +15,28 @@ from include.water.topics import CustomerId
 
 FOLDER = "usage/customers"
 JSON = "application/json"
-# As many days as the app shows.
+# The number of days that the app shows.
 SHOWN_DAYS = 30
 _CUSTOMER_ID = TypeAdapter(CustomerId)
 
 
 def path_of(customer_id: str) -> str:
-    """Where a customer's object is. Raises ValueError for what is no customer's id: it would be part of a path."""
+    """The path of a customer's object. Raises ValueError for an invalid id, because the id becomes part of a path."""
     return f"{FOLDER}/{_CUSTOMER_ID.validate_python(customer_id, strict=True)}.json"
 
 
 def documents(days: Iterable[Mapping[str, Any]], flows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By customer; `days` and `flows` as in `compute.Usage`, whole litres, the newest day first.
+    """Build the documents of all customers, with whole liters and the newest day first.
 
-    Nothing in it changes unless the customer's usage, or that of the group, does: what is the same is not written.
+    A document changes only when the usage of the customer or of the group changes: an unchanged document is not
+    written.
+
+    Args:
+        days: Rows as in `compute.Usage`.
+        flows: Rows as in `compute.Usage`.
+
+    Returns:
+        {customer id: document}.
     """
     found: dict[str, dict[str, Any]] = {}
     for row in sorted(days, key=lambda row: row["day"], reverse=True):
@@ -46,12 +54,12 @@ def documents(days: Iterable[Mapping[str, Any]], flows: Iterable[Mapping[str, An
         if len(document["days"]) < SHOWN_DAYS:
             document["days"].append(_day(row))
     for row in flows:
-        # Only what runs now is a warning; what has ended is in the days.
+        # Only a flow that is running now is a warning; the days show flows that have ended.
         if row["running"]:
             found[row["customer_id"]]["continuous_flow"] = {
                 "since": row["starts_at"].astimezone(UTC).isoformat(),
                 "hours": row["hours"],
-                # What ran when least was used is what leaks.
+                # The leak is at most what ran in the hour with the lowest use.
                 "litres_per_hour": row["least_litres_per_hour"],
             }
     return found
@@ -79,11 +87,16 @@ def _day(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode(document: Mapping[str, Any], as_of: int) -> bytes:
-    """as_of: a number that grows with the flows; says which of two objects is the newer one."""
+    """The document as JSON.
+
+    Args:
+        document: The document.
+        as_of: A number that grows with the flows; it shows which of two objects is newer.
+    """
     return json.dumps({**document, "as_of": as_of}, separators=(",", ":")).encode()
 
 
 def content_hash(document: Mapping[str, Any]) -> str:
-    """Of what it says; `as_of` is no part of it."""
+    """A hash of the document's content, without `as_of`."""
     body = json.dumps({k: v for k, v in document.items() if k != "as_of"}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(body.encode()).hexdigest()[:24]

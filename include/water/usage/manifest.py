@@ -1,4 +1,7 @@
-"""What has been published: so that what is the same costs nothing, and a run that was killed goes on where it was."""
+"""The record of what has been published.
+
+With it, unchanged content is not written again, and the retry of a run that was killed continues where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,16 @@ PATH = "usage/manifest.json"
 
 @dataclass
 class Manifest:
-    """days: content by day. objects: (content, generation) of each customer's object. tenures: see customers.assign.
-    source: from what the last publication was made, once it was finished."""
+    """The content of the manifest.
+
+    Attributes:
+        days: {day: hash of its rows}.
+        objects: {customer id: (hash, generation)} of each customer's object.
+        tenures: See `customers.assign`.
+        source: A hash of everything that the last finished publication was made from.
+        published_at: When the last finished publication started.
+        generation: The generation of the manifest's own object.
+    """
 
     days: dict[str, str] = field(default_factory=dict)
     objects: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -27,7 +38,11 @@ class Manifest:
     generation: int = ABSENT
 
     def save(self, bucket: Bucket) -> None:
-        """Raises GenerationChanged when another run has saved it since it was loaded: that one goes on."""
+        """Write the manifest.
+
+        Raises:
+            GenerationChanged: Another run has saved it since it was loaded; that run continues.
+        """
         document = {
             "days": self.days,
             "objects": self.objects,

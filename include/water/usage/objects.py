@@ -1,4 +1,4 @@
-"""Writing customers' objects: many at a time, only those that differ, and never an older one over a newer one."""
+"""Write customers' objects: many at a time, only those that differ, and never an older one over a newer one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from include.water.usage.manifest import Manifest
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# Each write waits for the store most of the time; more threads than the client keeps connections would open new ones.
+# Each write mostly waits for the store. More threads than the client's connection pool holds would open new
+# connections.
 MAX_WRITERS = 10
-# What a run that is killed has to write again, at most.
+# The most objects that a run that was killed has to write again.
 BATCH = 1000
 MAX_TRIES = 3
 
@@ -30,9 +31,18 @@ class NewerObject(Exception):
 def write_objects(
     bucket: Bucket, manifest: Manifest, documents: Mapping[str, Mapping[str, Any]], as_of: int
 ) -> tuple[int, int]:
-    """Bring the objects to `documents`, and remove those of everybody else; returns (written, removed).
+    """Bring the objects to the state of `documents`, and delete those of all other customers.
 
-    The manifest is saved after every batch, and holds what was written even when the batch fails.
+    The manifest is saved after every batch, and contains what was written even when the batch fails.
+
+    Args:
+        bucket: The artifacts bucket.
+        manifest: The manifest; it is updated.
+        documents: {customer id: document}.
+        as_of: As for `encode`.
+
+    Returns:
+        (written, deleted): how many objects.
     """
     changed = [
         customer
@@ -58,16 +68,27 @@ def write_objects(
 
 
 def put(bucket: Bucket, customer: str, document: Mapping[str, Any], as_of: int, known: int) -> int:
-    """Write the object if it is still the one of generation `known`, or is older; returns its generation.
+    """Write the object, if it still has the known generation or is older.
 
-    Raises NewerObject when it was made of newer flows.
+    Args:
+        bucket: The artifacts bucket.
+        customer: The customer's id.
+        document: The document.
+        as_of: As for `encode`.
+        known: The generation that the manifest has.
+
+    Returns:
+        The object's generation.
+
+    Raises:
+        NewerObject: The object was made from newer flows.
     """
     path, body = path_of(customer), encode(document, as_of)
     for _ in range(MAX_TRIES):
         try:
             return bucket.write(path, body, JSON, if_generation_match=known)
         except GenerationChanged:
-            # An earlier try of this run was killed before it was noted, or another run writes too.
+            # An earlier try of this run was killed before the write was recorded, or another run writes too.
             found = bucket.read(path)
         if found is None:
             known = ABSENT
@@ -89,7 +110,10 @@ def batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
 def _all(
     pool: ThreadPoolExecutor, action: Callable[[str], None], items: Sequence[str], save: Callable[[], None]
 ) -> None:
-    """Do all, then `save`; at the first failure stop those that have not begun, save what is done, and raise it."""
+    """Do the action for all items, then `save`.
+
+    At the first failure, actions that have not started are canceled, finished ones are saved, and the error is raised.
+    """
     futures: list[Future[None]] = [pool.submit(action, item) for item in items]
     _, waiting = wait(futures, return_when=FIRST_EXCEPTION)
     for future in waiting:
@@ -99,7 +123,7 @@ def _all(
     try:
         save()
     except GenerationChanged:
-        # What failed says more; that another run has taken over is the reason for it.
+        # The failure says more; its cause is that another run has taken over.
         if failed is None:
             raise
     if failed is not None:

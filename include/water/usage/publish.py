@@ -1,8 +1,8 @@
-"""Customers' usage: computed from the flows, written where it has changed.
+"""Customers' usage: computed from the flows, and written where it has changed.
 
-Order: the table's days in one commit, then the objects in batches, each noted in the manifest. Killed anywhere, a retry
-does what is left: it computes the same, finds in the manifest what is done, and finds objects that were written but not
-noted to be as they should be. A second run of the same flows writes nothing.
+The order: the table's days in one commit, then the objects in batches, each recorded in the manifest. If the process is
+killed anywhere, a retry does the rest: it computes the same, finds in the manifest what is done, and finds that objects
+that were written but not recorded are already correct. A second run for the same flows writes nothing.
 """
 
 from __future__ import annotations
@@ -28,23 +28,39 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What is computed again in every run, so that readings that come late are in it: somewhat more than the app shows.
+# The days that every run recomputes, so that late readings are included: somewhat more than the app shows.
 WINDOW_DAYS = 35
-# As long as a continuous flow has to be, on a day of 23 hours too.
+# As long as a continuous flow must be, even with a day of 23 hours.
 MARGIN_DAYS = 2
-# How often the objects follow the flows, which change every minute.
+# How often the objects are updated; the flows change every minute.
 MIN_INTERVAL = timedelta(minutes=15)
 
 
 def next_turn(asked_at: datetime, now: datetime | None = None) -> datetime | None:
-    """When the usage that was asked for may be published; None when that was done since then."""
+    """When the requested usage may be published.
+
+    Args:
+        asked_at: When it was requested.
+        now: The clock; by default the current time.
+
+    Returns:
+        The time; None when usage was published after the request.
+    """
     from include.lake.buckets import bucket
 
     return turns.next_turn(load(bucket()).published_at, asked_at, MIN_INTERVAL, now or datetime.now(UTC))
 
 
 def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -> dict[str, Any]:
-    """Publish what has changed; returns counts. Nothing in them, or in the log, says anything of one customer."""
+    """Publish what has changed. Neither the counts nor the log contain anything about a single customer.
+
+    Args:
+        window_days: How many days up to today are recomputed.
+        now: The clock; by default the current time.
+
+    Returns:
+        Counts for the run's XCom.
+    """
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake.buckets import bucket
@@ -85,13 +101,22 @@ def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -
 
 
 def write_days(days: pyarrow.Table, manifest: Manifest, window: list[date]) -> list[date]:
-    """Replace the days that differ from what was published, in one commit; returns which."""
+    """Replace the days that differ from what was published, in one commit.
+
+    Args:
+        days: The rows of all days.
+        manifest: The manifest; it is updated.
+        window: The days that were computed.
+
+    Returns:
+        The days that were written.
+    """
     from include.lake.catalog import load_catalog
     from include.lake.writing import replace_where
     from include.water.usage.tables import CUSTOMER_DAYS, ensure_customer_days
 
     contents = contents_by_day(days)
-    # A day without rows had some when its only customers have gone since.
+    # A day without rows may have had some, if its only customers have left since.
     changed = [day for day in window if contents.get(day) != manifest.days.get(day.isoformat())]
     if changed:
         table = ensure_customer_days(load_catalog())
@@ -103,7 +128,7 @@ def write_days(days: pyarrow.Table, manifest: Manifest, window: list[date]) -> l
 
 
 def contents_by_day(days: pyarrow.Table) -> dict[date, str]:
-    """A digest of each day's rows."""
+    """{day: a hash of its rows}."""
     found: dict[date, Any] = {}
     for row in days.to_pylist():
         found.setdefault(row["day"], hashlib.sha256()).update(repr(tuple(row.values())).encode())
@@ -122,7 +147,7 @@ def _with_schema(days: pyarrow.Table, table: Table, changed: list[date]) -> pyar
 def _compute(table: Table, customers: list[Customer], days: list[date], horizon: datetime) -> Usage:
     from include.lake.engine import connect, scan
 
-    # Whether water ran all the time on the first day, the hours before it say too.
+    # Whether water ran all the time on the first day depends on the hours before it, too.
     days = [*(days[0] - timedelta(days=n) for n in range(MARGIN_DAYS, 0, -1)), *days]
     since, until = midnight(days[0], TIME_ZONE), midnight(days[-1] + timedelta(days=1), TIME_ZONE)
     until = min(until, horizon)
@@ -133,7 +158,7 @@ def _compute(table: Table, customers: list[Customer], days: list[date], horizon:
 
 
 def _source(snapshot_id: int, customers: list[Customer], today: date, window_days: int) -> str:
-    """Everything that the publication is made of."""
+    """A hash of everything that the publication is made from."""
     return hashlib.sha256(repr((snapshot_id, customers, today, window_days)).encode()).hexdigest()[:24]
 
 

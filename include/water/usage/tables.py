@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 CUSTOMER_DAYS = "water.customer_days"
 
-# Columns, types, whether required, meanings.
+# (name, type, required, meaning) of each column.
 COLUMNS = (
     ("customer_id", "string", True, ""),
     ("day", "date", True, "in the utility's time zone"),
@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 def ensure_customer_days(catalog: Catalog) -> Table:
-    """The table, one partition a day; made if it does not exist."""
+    """Return the table, one partition per day, created if it does not exist."""
     from pyiceberg.partitioning import PartitionField, PartitionSpec
     from pyiceberg.schema import Schema
     from pyiceberg.transforms import IdentityTransform
