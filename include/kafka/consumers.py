@@ -65,9 +65,10 @@ class Consumer:
     prepare: str | None = None
     shape: Shape = Shape.chunked
     # The most messages that one run owns.
-    max_messages_per_claim: int = 5_000
-    # The most messages that one task handles and one retry repeats.
-    chunk_size: int = 500
+    max_messages_per_claim: int = 10_000
+    # The most messages that one task handles. A task takes about a second of a processor beside its messages: with
+    # chunks of 500, that is half of the work of a light effect. Each batch within a chunk is committed by itself.
+    chunk_size: int = 1_000
     # Under steady traffic, messages of this time coalesce into one run.
     min_seconds_between_runs: float = 0.5
     # Above these limits the lane is too slow for its topic, and an alarm opens.

@@ -132,7 +132,7 @@ class LeakAttempt:
         return self._scores(best, best)
 
     def _at_budget(self, score: Series) -> Result:
-        """Evaluate with the threshold that spends the budget in exactly these nights: contenders compare at equal cost."""
+        """Evaluate with the threshold that spends the budget in exactly these nights, to compare at equal cost."""
         threshold = threshold_for(self.held_out, score, self._leaks)
         return evaluate(self.held_out, score >= threshold, self._leaks)
 
