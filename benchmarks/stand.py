@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 import urllib.request
@@ -233,7 +234,10 @@ def fresh_stack(services: tuple[str, ...]) -> Iterator[Stack]:
 
     The logs of one that failed are kept.
     """
-    # What an interrupted run left, its processes included.
+    # An end by TERM, and Ctrl-C also in a shell's background, must not leave the stack's processes behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What a killed run left, its processes included.
     Stack(FOLDER).remove()
     stack = Stack(FOLDER, services=services, report=say)
     try:
