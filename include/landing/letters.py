@@ -190,6 +190,11 @@ def keep(
     statement = insert(inbox).on_conflict_do_nothing().returning(inbox.c.partition, inbox.c.offset)
     with begin() as connection:
         new = {tuple(row) for row in connection.execute(statement, rows)}
-        on_record = [letter for letter in letters if (letter.message.partition, letter.message.offset) in new]
+        on_record = [letter for letter in letters if _place(letter) in new]
         alarm_conflicts(connection, consumer.name, on_record)
-        box.hold(connection, [one for one in waiting if one.letter in on_record])
+        # Looked up by coordinates: comparing letters with each other would take minutes for some ten thousands.
+        box.hold(connection, [one for one in waiting if _place(one.letter) in new])
+
+
+def _place(letter: DeadLetter) -> tuple[int, int]:
+    return letter.message.partition, letter.message.offset

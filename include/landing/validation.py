@@ -166,8 +166,13 @@ def _screen(
     """Write the screen's rows to a local file, each offset once; returns how many rows were dropped as repeated."""
     source = "from landed"
     if settled:
-        listed = ", ".join(f"({partition}, {offset})" for partition, offset in settled)
-        source += f' where ("partition", "offset") not in (values {listed})'
+        import pyarrow as pa
+
+        # A table and not a list in the query: DuckDB's parser takes some 11 kB for each listed row, beyond any limit.
+        partitions, offsets = zip(*settled, strict=True)
+        listed = {"partition": pa.array(partitions, pa.int32()), "offset": pa.array(offsets, pa.int64())}
+        connection.register("settled", pa.table(listed))
+        source += ' anti join settled using ("partition", "offset")'
     file = literal(str(target))
     query = rows.screen(consumer.topic, source)
     (written,) = connection.execute(f"copy ({query}) to {file} (format parquet, compression zstd)").fetchall()[0]
