@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -24,6 +25,8 @@ _TYPES = {
 }
 _WRAPPERS = ("default", "nullable", "function-before", "function-after", "function-wrap")
 JSON_TEXT = "json"
+# What a column takes. A validator of a contract may return anything, whatever the field's type says.
+_PYTHON = {"string": str, "long": int, "double": float, "boolean": bool, "timestamptz": datetime, "date": date}
 # Settings of a model that change how values are read, and what they must be: those of `Contract`.
 _KNOWN_CONFIG = {"strict": True, "extra_fields_behavior": "forbid", "allow_inf_nan": False}
 _HARMLESS_CONFIG = {"title", "hide_input_in_errors"}
@@ -105,8 +108,21 @@ def _column(name: str, schema: Any, fields: Fields) -> Column:
 
 
 def row_of(event: Contract) -> dict[str, Any]:
-    """The event as {column: value}, its event id included. Raises ContractViolation for what no column can hold."""
-    return {**dict(_values(event)), "event_id": event.event_id}
+    """The event as {column: value}, its event id included.
+
+    Raises ContractViolation, and nothing else: for what no column can hold, and when the contract's own code fails.
+    Anything else would stop the lane at this message for ever.
+    """
+    try:
+        row = {**dict(_values(event)), "event_id": event.event_id}
+        # Raises for an id that is no text, and for text that no file takes (half a surrogate pair).
+        row["event_id"].encode()
+        return row
+    except ContractViolation:
+        raise
+    except Exception as error:
+        text = f"the contract's own code raised {type(error).__name__} for the event's id or values"
+        raise ContractViolation(Reason.rejected, text) from error
 
 
 def _values(event: Contract) -> Iterator[tuple[str, Any]]:
@@ -119,4 +135,10 @@ def _values(event: Contract) -> Iterator[tuple[str, Any]]:
         elif column.kind == "long" and isinstance(value, int) and value not in _LONG:
             # A contract without an upper bound; a table has one.
             raise ContractViolation(Reason.out_of_bounds, f"{column.name} (too large for a table)")
-        yield column.name, value.value if isinstance(value, Enum) else value
+        value = value.value if isinstance(value, Enum) else value
+        if not isinstance(value, _PYTHON[column.iceberg_type]) and (value is not None or column.required):
+            text = f"{column.name}: the contract's own code made it a {type(value).__name__}"
+            raise ContractViolation(Reason.rejected, text)
+        if isinstance(value, str):
+            value.encode()
+        yield column.name, value
