@@ -17,7 +17,7 @@ from include.lake.catalog import load_catalog
 from include.landing import letters, staging
 from include.landing.clean import as_parts, claim_of, count_of
 from include.landing.consumers import LandingConsumer
-from include.landing.tables import clean_table, load_landing_table, topic_id
+from include.landing.tables import clean_table, load_landing_table
 from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin
 
@@ -100,7 +100,7 @@ def _counted(consumer: LandingConsumer, claim_id: int, ranges: Sequence[OffsetRa
     with engine.connect() as connection:
         return {
             # How many records the claim's ranges hold, according to Kafka and the manifests.
-            "landed": expected_records(claim_id, topic_id(load_landing_table(consumer.topic))),
+            "landed": expected_records(consumer, claim_id),
             "clean": count_of(connection, clean, ranges),
             "dead_lettered": letters.count(consumer, ranges),
         }

@@ -68,7 +68,7 @@ def test_gaps_of_an_earlier_table_do_not_count_for_the_next(orders, lane):
     land(orders, 0, range(0, 15))
     units = claim_landed(consumer, "second")
     assert offsets_of(units) == [(0, offset) for offset in range(15)]
-    assert expected_records(units[0]["claim_id"], new) == 15
+    assert expected_records(consumer, units[0]["claim_id"]) == 15
     finish(units)
     assert claim_landed(consumer, "third") == [], "the offsets from 15 on have not landed"
 
