@@ -1,13 +1,14 @@
 """One unit of a run: landed texts become good rows in a staging file, or dead letters.
 
-If it is killed anywhere, the retry repeats it, writes the same names, and publishes no dead letter that is already in
-the inbox.
+If it is killed anywhere, the retry repeats it with files of its own, and publishes no dead letter that is already in
+the inbox. The files of the earlier try go with the others at the end of the run.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,9 @@ def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> d
     table = load_landing_table(consumer.topic)
     ranges = offset_ranges(consumer, unit)
     settled = letters.known(consumer, ranges)
-    address = f"{staging.folder(consumer, unit['claim_id'], table.location())}/{int(unit['unit'])}"
+    # A name of its own for every try: maintenance may be removing the files of an earlier one.
+    name = f"{int(unit['unit'])}-{uuid.uuid4().hex}"
+    address = f"{staging.folder(consumer, unit['claim_id'], table.location())}/{name}"
     with tempfile.TemporaryDirectory(prefix="validate-") as folder, connect() as connection:
         connection.execute(rows.MACROS)
         screened = Path(folder) / "screened.parquet"
