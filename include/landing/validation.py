@@ -112,7 +112,7 @@ def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> d
         paths = fetched(connection, [file["path"] for file in unit["files"]])
         landing = read_files(connection, table.schema(), paths)
         landing.filter(_within(unit["ranges"])).create_view("landed")
-        repeated = _screen(connection, consumer, settled, screened)
+        repeated, letters_here = _screen(connection, consumer, settled, screened)
         _compare_with_contract(connection, consumer, unit)
         here = f"read_parquet({literal(str(screened))})"
         total, doubtful = connection.sql(f"select count(*), count_if({quoted(rows.EXAMINE)}) from {here}").fetchall()[0]
@@ -127,12 +127,12 @@ def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> d
                 files.append(f"{address}-examined.parquet")
                 staging.upload(table.io, Path(folder) / "examined.parquet", files[-1])
             examined_good = good
-    bad = doubtful - examined_good + len(settled)
+    bad = doubtful - examined_good + letters_here
     counts = {
-        "landed": total + len(settled),
+        "landed": total + letters_here,
         "good": total - doubtful + examined_good,
         "dead_lettered": bad,
-        "without_record": sum(map(len, ranges)) - total - len(settled),
+        "without_record": sum(map(len, ranges)) - total - letters_here,
         "repeated": repeated,
     }
     log.info("validated: consumer=%s run_id=%s unit=%d %s", consumer.name, run_id, unit["unit"], counts)
@@ -165,9 +165,13 @@ def _within(ranges: Iterable[dict[str, int]]) -> str:
 
 def _screen(
     connection: DuckDBPyConnection, consumer: LandingConsumer, settled: Sequence[tuple[int, int]], target: Path
-) -> int:
-    """Write the screen's rows to a local file, each offset once; returns how many rows were dropped as repeated."""
-    source = "from landed"
+) -> tuple[int, int]:
+    """Write the screen's rows to a local file, each offset once.
+
+    Returns:
+        (rows that were dropped as repeated, dead letters on record that are among the landed rows).
+    """
+    source, letters_here = "from landed", 0
     if settled:
         import pyarrow as pa
 
@@ -175,6 +179,9 @@ def _screen(
         partitions, offsets = zip(*settled, strict=True)
         listed = {"partition": pa.array(partitions, pa.int32()), "offset": pa.array(offsets, pa.int64())}
         connection.register("settled", pa.table(listed))
+        # Rows may have been removed since they became dead letters.
+        present = 'select count(*) from settled semi join landed using ("partition", "offset")'
+        (letters_here,) = connection.execute(present).fetchall()[0]
         source += ' anti join settled using ("partition", "offset")'
     file = literal(str(target))
     query = rows.screen(consumer.topic, source)
@@ -184,7 +191,7 @@ def _screen(
     if distinct < written:
         again = f"{query} qualify row_number() over (partition by kafka_partition, kafka_offset) = 1"
         connection.execute(f"copy ({again}) to {file} (format parquet, compression zstd)")
-    return written - int(distinct)
+    return written - int(distinct), letters_here
 
 
 def _compare_with_contract(connection: DuckDBPyConnection, consumer: LandingConsumer, unit: dict[str, Any]) -> None:

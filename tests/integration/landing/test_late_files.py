@@ -1,4 +1,7 @@
-"""Offsets on record as lost, or as holding no record, that land after all: the coordinator commits an old file late."""
+"""Offsets on record as lost, or as holding no record, that land after all; and dead letters at offsets that are lost.
+
+Files land late when the sink's coordinator commits an old file; a run that is cleared finds them, or its rows removed.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from include.landing.planning import claim_landed
 from include.landing.tables import load_landing_table, topic_id
 from include.landing.validation import validate_unit
 from tests.integration.kafka.conftest import open_claims
-from tests.integration.landing.conftest import alarms_of, delete_records
+from tests.integration.landing.conftest import alarms_of, delete_records, remove_file
 from tests.integration.landing.test_run import clean_rows, consumer, counts, land, run, sale, sales
 
 pytestmark = pytest.mark.integration
@@ -58,3 +61,21 @@ def test_what_lands_while_its_run_works_stops_the_run_until_it_is_cleared(lane):
     assert counts(run(lane)) == WHOLE
     assert open_claims(lane) == 0
     assert not alarms_of(lane.name)[balance.ALARM][1]
+
+
+def test_a_run_that_is_cleared_after_its_rows_were_removed_goes_on_with_the_rest(consumer, send, admin):
+    lane = consumer()
+    send(lane.topic, sale(0, amount=-1), sale(1), sale(2))
+    send(lane.topic, sale(3, amount=-1), partition=1)
+    land(lane.topic, 0, 0, sale(0, amount=-1), sale(1))
+    land(lane.topic, 0, 2, sale(2))
+    land(lane.topic, 1, 0, sale(3, amount=-1))
+    assert counts(run(lane)) == {**WHOLE, "landed": 4, "clean": 2, "dead_lettered": 2}
+    for task in list(load_landing_table(lane.topic).scan().plan_files()):
+        if task.file.partition[0] == 1 or task.file.record_count == 2:
+            remove_file(lane.topic, task.file.file_path)
+    delete_records(admin, lane.topic, 0, 2)
+    delete_records(admin, lane.topic, 1, 1)
+    # The dead letters stay on record, and there is nothing to read at their offsets.
+    assert counts(run(lane)) == {**WHOLE, "landed": 1, "clean": 1, "without_record": 3}
+    assert open_claims(lane) == 0
