@@ -14,10 +14,10 @@ from include.kafka.claims import mark_handled
 from include.kafka.offsets import OffsetRange
 from include.lake import engine
 from include.lake.catalog import load_catalog
-from include.landing import letters, staging
+from include.landing import intervals, letters, staging
 from include.landing.clean import as_parts, claim_of, count_of
 from include.landing.consumers import LandingConsumer
-from include.landing.tables import clean_table, load_landing_table, topic_id
+from include.landing.tables import clean_table, load_landing_table
 from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin
 
@@ -52,7 +52,7 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
         DoesNotBalance: The counts differ. The claim stays open, and no new claim is made until somebody clears the run.
     """
     claim_id, ranges = claim_of(consumer, run_id)
-    found = _counted(consumer, claim_id, ranges)
+    found = _counted(consumer, ranges)
     trouble = _trouble(found, summary, sum(map(len, ranges)))
     with begin() as connection:
         if trouble:
@@ -93,16 +93,17 @@ def _note_dead_letters(connection: Connection, consumer: LandingConsumer, claim_
         )
 
 
-def _counted(consumer: LandingConsumer, claim_id: int, ranges: Sequence[OffsetRange]) -> dict[str, int]:
-    from include.landing.planning import expected_records
+def _counted(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[str, int]:
+    from include.landing.planning import without_record
 
+    empty = without_record(consumer, ranges)
     clean = load_catalog().load_table(clean_table(consumer.topic))
     with engine.connect() as connection:
         return {
             # How many records the claim's ranges hold, according to Kafka and the manifests.
-            "landed": expected_records(claim_id, topic_id(load_landing_table(consumer.topic))),
+            "landed": sum(map(len, ranges)) - sum(map(intervals.total, empty.values())),
             "clean": count_of(connection, clean, ranges),
-            "dead_lettered": letters.count(consumer, ranges),
+            "dead_lettered": letters.count(consumer, ranges, empty),
         }
 
 

@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import select
 
 from include.contracts import Contract, Topic
@@ -42,6 +43,10 @@ log = logging.getLogger(__name__)
 MAX_SPANS = 40
 CLAIM_ID, RUN_ID = "claim-id", "run-id"
 COUNTS = ("landed", "good", "dead_lettered", "without_record", "repeated")
+
+
+class StagingGone(AirflowFailException):
+    """The good rows that a run has validated are no longer there. Not retried: no retry of this task makes them."""
 
 
 def ensure_clean_table(topic: Topic) -> Table:
@@ -122,6 +127,9 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
     Returns:
         The run's summary, for an XCom: the claim, its ranges, the counts, and the first and last day of the event
         times.
+
+    Raises:
+        StagingGone: The units' staging files no longer exist.
     """
     units = list(units)
     claim_id, ranges = claim_of(consumer, run_id)
@@ -129,7 +137,7 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
     table = ensure_clean_table(consumer.topic)
     with tempfile.TemporaryDirectory(prefix="clean-") as folder, engine.connect() as connection, _alone(claim_id):
         table.refresh()
-        rows_of_files = staged(connection, consumer, files)
+        rows_of_files = _staged(connection, consumer, files, claim_id)
         connection.execute(f"create temp view staged as select *, {_log_of(ranges)} as {LOG} from ({rows_of_files})")
         days = _days(connection, consumer.topic)
         _find_duplicates(connection, consumer.topic, table, ranges)
@@ -181,6 +189,16 @@ def claim_of(consumer: LandingConsumer, run_id: str) -> tuple[int, list[OffsetRa
         of_claim = select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)
         found = connection.execute(of_claim.order_by(claim_ranges.c.partition)).all()
     return claim_id, [OffsetRange(r.topic, r.topic_id, r.partition, r.readable_from, r.end_offset) for r in found]
+
+
+def _staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Sequence[str], claim_id: int) -> str:
+    try:
+        return staged(connection, consumer, files)
+    except FileNotFoundError as error:
+        raise StagingGone(
+            f"consumer {consumer.name}: staging files of claim {claim_id} were removed, as at the end of every run "
+            f"({error}). Clear the run from its first task on: it validates its offsets again"
+        ) from error
 
 
 @contextmanager

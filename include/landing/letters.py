@@ -7,12 +7,12 @@ headers and bytes are those that the producer sent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, func, literal, select
+from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, MultiRange, Range, insert
 
 from include.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
 from include.kafka.messages import Message
@@ -20,6 +20,7 @@ from include.kafka.offsets import GroupOffsets, OffsetRange, is_same_topic
 from include.kafka.producer import AcknowledgedProducer
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from include.landing.consumers import LandingConsumer
+from include.landing.intervals import Ranges
 from include.operations.database import begin
 from include.operations.tables import Outcome, claim_ranges, claims, inbox
 
@@ -44,11 +45,24 @@ def known(consumer: LandingConsumer, ranges: Iterable[OffsetRange]) -> list[tupl
         return [tuple(row) for part in ranges for row in connection.execute(found.where(*_of(consumer, part)))]  # type: ignore[misc]
 
 
-def count(consumer: LandingConsumer, ranges: Iterable[OffsetRange]) -> int:
-    """How many offsets of the ranges are recorded as dead letters."""
-    counted = select(func.count()).select_from(inbox)
+def count(consumer: LandingConsumer, ranges: Iterable[OffsetRange], empty: Mapping[int, Ranges]) -> int:
+    """How many offsets of the ranges are recorded as dead letters.
+
+    Args:
+        consumer: The landing consumer.
+        ranges: The ranges, one for each partition.
+        empty: {partition: offsets that are not counted}. A run that is cleared after its rows were removed has nothing
+            to read there.
+    """
+    found = 0
     with begin() as connection:
-        return sum(connection.scalar(counted.where(*_of(consumer, part))) or 0 for part in ranges)
+        for part in ranges:
+            counted = select(func.count()).select_from(inbox).where(*_of(consumer, part))
+            if part.partition in empty:
+                left_out = MultiRange(Range(start, end, bounds="[)") for start, end in empty[part.partition])
+                counted = counted.where(~literal(left_out, INT8MULTIRANGE).contains(inbox.c.offset))
+            found += connection.scalar(counted) or 0
+    return found
 
 
 def reasons(connection: Connection, claim_id: int) -> list[tuple[str, int]]:
@@ -190,6 +204,11 @@ def keep(
     statement = insert(inbox).on_conflict_do_nothing().returning(inbox.c.partition, inbox.c.offset)
     with begin() as connection:
         new = {tuple(row) for row in connection.execute(statement, rows)}
-        on_record = [letter for letter in letters if (letter.message.partition, letter.message.offset) in new]
+        on_record = [letter for letter in letters if _place(letter) in new]
         alarm_conflicts(connection, consumer.name, on_record)
-        box.hold(connection, [one for one in waiting if one.letter in on_record])
+        # Looked up by coordinates: comparing letters with each other would take minutes for some ten thousands.
+        box.hold(connection, [one for one in waiting if _place(one.letter) in new])
+
+
+def _place(letter: DeadLetter) -> tuple[int, int]:
+    return letter.message.partition, letter.message.offset

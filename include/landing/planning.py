@@ -5,7 +5,7 @@ first hole; in the event lane it ends at the end of the log. A run is an immutab
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -18,6 +18,7 @@ from include.kafka.watch import STOPPED_ALARM, Committing, watch_claims, watch_l
 from include.landing import gaps, intervals
 from include.landing.consumers import LandingConsumer
 from include.landing.gaps import Gap
+from include.landing.intervals import Ranges
 from include.landing.landed import Landed
 from include.landing.readiness import Lane
 from include.landing.repair import repair
@@ -90,22 +91,30 @@ def plan_again(consumer: LandingConsumer, old: Unit) -> Unit:
     return {**unit(old["claim_id"], old["unit"], pieces), "ranges": old["ranges"]}
 
 
-def expected_records(claim_id: int, landing_id: str) -> int:
-    """How many records the claim's ranges hold: their offsets, without those that hold no record or are lost.
+def without_record(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[int, Ranges]:
+    """The offsets of a claim for which a run has nothing to read: on record as lost or as holding no record.
 
-    A run must have read the same number of records, without duplicates by coordinates.
+    Such offsets may land after all, when the sink's coordinator commits an old file late. They are left out here: a run
+    reads what the files hold.
 
     Args:
-        claim_id: The claim.
-        landing_id: The landing table's topic id, under which its gaps are recorded.
+        consumer: The landing consumer.
+        ranges: The claim's ranges, one for each partition.
+
+    Returns:
+        {partition: offsets}, without partitions that have none.
     """
+    table = load_landing_table(consumer.topic)
     with begin() as connection:
-        expected = 0
-        for row in connection.execute(select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)).all():
-            known = gaps.settled(connection, landing_id, {row.partition: row.readable_from})
-            whole = [(row.readable_from, row.end_offset)]
-            expected += intervals.total(intervals.subtract(whole, known.get(row.partition, [])))
-    return expected
+        # Gaps are recorded under the table's own id: a claim may be of a later generation of the log.
+        settled = gaps.settled(connection, topic_id(table), {part.partition: part.start for part in ranges})
+    found: dict[int, Ranges] = {}
+    landed = None
+    for part in ranges:
+        if mine := intervals.intersect(settled.get(part.partition, []), [(part.start, part.end)]):
+            landed = landed or Landed(table)
+            found[part.partition] = intervals.subtract(mine, landed.covered(part.partition, part.start, part.end))
+    return {partition: offsets for partition, offsets in found.items() if offsets}
 
 
 def open_claim_of_another_run(connection: Connection, consumer: str, run_id: str | None = None) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from datetime import timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -28,7 +29,7 @@ def folder(consumer: LandingConsumer, claim_id: int, location: str) -> str:
 
 
 def upload(io: FileIO, local: Path, address: str) -> None:
-    """Upload a file. It appears under its name only when it is complete, and replaces the file of an earlier try.
+    """Upload a file. It appears under its name only when it is complete.
 
     Args:
         io: The file IO of the table.
@@ -38,27 +39,42 @@ def upload(io: FileIO, local: Path, address: str) -> None:
     filesystem(io, address).put_file(str(local), address)
 
 
-def remove(io: FileIO, address: str) -> None:
-    """Remove a folder of staging files. Maintenance removes what stays because the store is unavailable."""
+def remove(io: FileIO, address: str, before: datetime | None = None) -> int:
+    """Remove a folder of staging files. Maintenance removes what stays because the store is unavailable.
+
+    Args:
+        io: The file IO of the table.
+        address: The address of the folder.
+        before: Only files that were written before this time; None: all.
+
+    Returns:
+        How many files were removed.
+    """
     store = filesystem(io, address)
+    removed = 0
     try:
         store.invalidate_cache()
         for path in store.find(address):
-            store.rm_file(path)
-    except FileNotFoundError:
-        pass
+            # Somebody else may remove the same files at the same time.
+            with suppress(FileNotFoundError):
+                if before is None or store.modified(path) < before:
+                    store.rm_file(path)
+                    removed += 1
     except Exception:
         log.warning("staging files stay: %s", address, exc_info=True)
+    return removed
 
 
 def remove_finished(consumers: Iterable[LandingConsumer], older_than: timedelta = timedelta(days=1)) -> int:
     """Remove staging files of closed claims, which a run left because it was killed at its end.
 
-    A claim that is open keeps its files, however old they are.
+    A claim that is open keeps its files, however old they are. A run that was cleared long after its claim was closed
+    keeps those that it has just written.
 
     Args:
         consumers: The landing consumers.
-        older_than: Only of claims that were closed longer ago.
+        older_than: Only files that are older, of claims that were closed longer ago. A run ends sooner than the default
+            (`dagrun_timeout`).
 
     Returns:
         Of how many claims files were removed.
@@ -80,7 +96,7 @@ def remove_finished(consumers: Iterable[LandingConsumer], older_than: timedelta 
         recent = claims.c.closed_at.is_(None) | (claims.c.closed_at > func.now() - older_than)
         with begin() as connection:
             kept = set(connection.execute(mine.where(recent)).scalars())
+        before = datetime.now(UTC) - older_than
         for claim_id in sorted(found - kept):
-            remove(table.io, folder(consumer, claim_id, table.location()))
-            removed += 1
+            removed += remove(table.io, folder(consumer, claim_id, table.location()), before) > 0
     return removed

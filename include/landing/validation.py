@@ -1,13 +1,14 @@
 """One unit of a run: landed texts become good rows in a staging file, or dead letters.
 
-If it is killed anywhere, the retry repeats it, writes the same names, and publishes no dead letter that is already in
-the inbox.
+If it is killed anywhere, the retry repeats it with files of its own, and publishes no dead letter that is already in
+the inbox. The files of the earlier try go with the others at the end of the run.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,14 +103,16 @@ def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> d
     table = load_landing_table(consumer.topic)
     ranges = offset_ranges(consumer, unit)
     settled = letters.known(consumer, ranges)
-    address = f"{staging.folder(consumer, unit['claim_id'], table.location())}/{int(unit['unit'])}"
+    # A name of its own for every try: maintenance may be removing the files of an earlier one.
+    name = f"{int(unit['unit'])}-{uuid.uuid4().hex}"
+    address = f"{staging.folder(consumer, unit['claim_id'], table.location())}/{name}"
     with tempfile.TemporaryDirectory(prefix="validate-") as folder, connect() as connection:
         connection.execute(rows.MACROS)
         screened = Path(folder) / "screened.parquet"
         paths = fetched(connection, [file["path"] for file in unit["files"]])
         landing = read_files(connection, table.schema(), paths)
         landing.filter(_within(unit["ranges"])).create_view("landed")
-        repeated = _screen(connection, consumer, settled, screened)
+        repeated, letters_here = _screen(connection, consumer, settled, screened)
         _compare_with_contract(connection, consumer, unit)
         here = f"read_parquet({literal(str(screened))})"
         total, doubtful = connection.sql(f"select count(*), count_if({quoted(rows.EXAMINE)}) from {here}").fetchall()[0]
@@ -124,12 +127,12 @@ def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> d
                 files.append(f"{address}-examined.parquet")
                 staging.upload(table.io, Path(folder) / "examined.parquet", files[-1])
             examined_good = good
-    bad = doubtful - examined_good + len(settled)
+    bad = doubtful - examined_good + letters_here
     counts = {
-        "landed": total + len(settled),
+        "landed": total + letters_here,
         "good": total - doubtful + examined_good,
         "dead_lettered": bad,
-        "without_record": sum(map(len, ranges)) - total - len(settled),
+        "without_record": sum(map(len, ranges)) - total - letters_here,
         "repeated": repeated,
     }
     log.info("validated: consumer=%s run_id=%s unit=%d %s", consumer.name, run_id, unit["unit"], counts)
@@ -162,12 +165,24 @@ def _within(ranges: Iterable[dict[str, int]]) -> str:
 
 def _screen(
     connection: DuckDBPyConnection, consumer: LandingConsumer, settled: Sequence[tuple[int, int]], target: Path
-) -> int:
-    """Write the screen's rows to a local file, each offset once; returns how many rows were dropped as repeated."""
-    source = "from landed"
+) -> tuple[int, int]:
+    """Write the screen's rows to a local file, each offset once.
+
+    Returns:
+        (rows that were dropped as repeated, dead letters on record that are among the landed rows).
+    """
+    source, letters_here = "from landed", 0
     if settled:
-        listed = ", ".join(f"({partition}, {offset})" for partition, offset in settled)
-        source += f' where ("partition", "offset") not in (values {listed})'
+        import pyarrow as pa
+
+        # A table and not a list in the query: DuckDB's parser takes some 11 kB for each listed row, beyond any limit.
+        partitions, offsets = zip(*settled, strict=True)
+        listed = {"partition": pa.array(partitions, pa.int32()), "offset": pa.array(offsets, pa.int64())}
+        connection.register("settled", pa.table(listed))
+        # Rows may have been removed since they became dead letters.
+        present = 'select count(*) from settled semi join landed using ("partition", "offset")'
+        (letters_here,) = connection.execute(present).fetchall()[0]
+        source += ' anti join settled using ("partition", "offset")'
     file = literal(str(target))
     query = rows.screen(consumer.topic, source)
     (written,) = connection.execute(f"copy ({query}) to {file} (format parquet, compression zstd)").fetchall()[0]
@@ -176,7 +191,7 @@ def _screen(
     if distinct < written:
         again = f"{query} qualify row_number() over (partition by kafka_partition, kafka_offset) = 1"
         connection.execute(f"copy ({again}) to {file} (format parquet, compression zstd)")
-    return written - int(distinct)
+    return written - int(distinct), letters_here
 
 
 def _compare_with_contract(connection: DuckDBPyConnection, consumer: LandingConsumer, unit: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -24,6 +25,8 @@ _TYPES = {
 }
 _WRAPPERS = ("default", "nullable", "function-before", "function-after", "function-wrap")
 JSON_TEXT = "json"
+# What a column takes. A validator of a contract may return anything, whatever the field's type says.
+_PYTHON = {"string": str, "long": int, "double": float, "boolean": bool, "timestamptz": datetime, "date": date}
 # Settings of a model that change how values are read, with the required values: those of `Contract`.
 _KNOWN_CONFIG = {"strict": True, "extra_fields_behavior": "forbid", "allow_inf_nan": False}
 _HARMLESS_CONFIG = {"title", "hide_input_in_errors"}
@@ -126,9 +129,19 @@ def row_of(event: Contract) -> dict[str, Any]:
         {column: value}, with the event id.
 
     Raises:
-        ContractViolation: A column cannot hold a value, such as an integer of more than 64 bits.
+        ContractViolation: A column cannot hold a value, such as an integer of more than 64 bits, or the contract's own
+            code fails. Nothing else is raised: it would stop the lane at this message.
     """
-    return {**dict(_values(event)), "event_id": event.event_id}
+    try:
+        row = {**dict(_values(event)), "event_id": event.event_id}
+        # Raises for an id that is no text, and for text that no file takes (half a surrogate pair).
+        row["event_id"].encode()
+        return row
+    except ContractViolation:
+        raise
+    except Exception as error:
+        text = f"the contract's own code raised {type(error).__name__} for the event's id or values"
+        raise ContractViolation(Reason.rejected, text) from error
 
 
 def _values(event: Contract) -> Iterator[tuple[str, Any]]:
@@ -141,4 +154,10 @@ def _values(event: Contract) -> Iterator[tuple[str, Any]]:
         elif column.kind == "long" and isinstance(value, int) and value not in _LONG:
             # The contract has no bound, but the table's type has.
             raise ContractViolation(Reason.out_of_bounds, f"{column.name} (too large for a table)")
-        yield column.name, value.value if isinstance(value, Enum) else value
+        value = value.value if isinstance(value, Enum) else value
+        if not isinstance(value, _PYTHON[column.iceberg_type]) and (value is not None or column.required):
+            text = f"{column.name}: the contract's own code made it a {type(value).__name__}"
+            raise ContractViolation(Reason.rejected, text)
+        if isinstance(value, str):
+            value.encode()
+        yield column.name, value

@@ -126,6 +126,21 @@ def finish(units) -> None:
             mark_handled(connection, units[0]["claim_id"], done)
 
 
+def expected_records(consumer: LandingConsumer, units) -> int:
+    """How many records a run with these units must have read."""
+    from include.kafka.offsets import OffsetRange
+    from include.landing import intervals
+    from include.landing.planning import without_record
+
+    pieces = [piece for unit in units for piece in unit["ranges"]]
+    whole = []
+    for number in {piece["partition"] for piece in pieces}:
+        mine = [piece for piece in pieces if piece["partition"] == number]
+        ends = min(piece["start"] for piece in mine), max(piece["end"] for piece in mine)
+        whole.append(OffsetRange(consumer.topic.name, "", number, *ends))
+    return sum(map(len, whole)) - sum(map(intervals.total, without_record(consumer, whole).values()))
+
+
 def offsets_of(units) -> list[tuple[int, int]]:
     """(partition, offset) of every row that the units read, as their tasks read them; twice if it is read twice."""
     import pyarrow.parquet as pq

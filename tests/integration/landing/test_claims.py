@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from include.landing.planning import claim_landed, expected_records, plan_again
-from include.landing.tables import load_landing_table, topic_id
+from include.landing.planning import claim_landed, plan_again
+from include.landing.tables import load_landing_table
 from tests.integration.kafka.conftest import committed
-from tests.integration.landing.conftest import finish, land, offsets_of, sink_commits
+from tests.integration.landing.conftest import expected_records, finish, land, offsets_of, sink_commits
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +38,7 @@ def test_a_run_gets_what_has_landed_and_the_next_run_what_follows(orders, lane, 
     assert [unit["unit"] for unit in first] == [0, 1, 2]
     assert ranges(first) == [(0, 0, 10), (0, 10, 20), (1, 0, 5)]
     assert offsets_of(first) == span(0, range(20)) + span(1, range(5))
-    assert expected_records(first[0]["claim_id"], topic_id(load_landing_table(orders))) == 25
+    assert expected_records(lane(orders), first) == 25
     # Kafka's own tools show what is left.
     assert committed(admin, consumer.group, orders) == {0: 20, 1: 5}
     finish(first)

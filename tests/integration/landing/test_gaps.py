@@ -10,7 +10,7 @@ from confluent_kafka import Producer
 from include.kafka.connection import client_config, producer_config
 from include.landing import gaps
 from include.landing.gaps import State, history
-from include.landing.planning import claim_landed, expected_records
+from include.landing.planning import claim_landed
 from include.landing.repair import REPAIR_PROPERTY, repair
 from include.landing.tables import load_landing_table, raw_table, topic_id
 from include.landing.verification import verify
@@ -18,6 +18,7 @@ from tests.integration.kafka.conftest import order
 from tests.integration.landing.conftest import (
     alarms_of,
     delete_records,
+    expected_records,
     finish,
     land,
     landed_rows,
@@ -130,7 +131,7 @@ def test_what_retention_has_removed_is_a_stated_loss_and_holds_up_nothing(orders
     units = claim_landed(lane(orders), "run")
     assert offsets(units) == [*range(0, 5), *range(10, 25)]
     assert units[0]["ranges"][0]["start"] == 0
-    assert expected_records(units[0]["claim_id"], topic_id(load_landing_table(orders))) == 20
+    assert expected_records(lane(orders), units) == 20
     assert states(orders) == [(State.lost, 5, 10), (State.repaired, 10, 12)]
     message, is_open = alarms_of(raw_table(orders))["messages_lost"]
     assert is_open
@@ -173,7 +174,7 @@ def test_offsets_without_a_record_are_no_loss(landed_topic, lane):
     sink_commits(topic, _0=12)
     units = claim_landed(lane(topic), "run")
     assert offsets(units) == [0, 1, 2, 8, 9, 10]
-    assert expected_records(units[0]["claim_id"], topic_id(load_landing_table(topic))) == 6
+    assert expected_records(lane(topic), units) == 6
     assert [(r["start"], r["end"]) for r in units[0]["ranges"]] == [(0, 12)]
     assert {state for state, *_ in states(topic)} == {State.no_record}
     assert "messages_lost" not in alarms_of(raw_table(topic))

@@ -10,12 +10,12 @@ from include.lake import engine
 from include.lake.catalog import load_catalog
 from include.landing import gaps
 from include.landing.gaps import State
-from include.landing.planning import claim_landed, expected_records
+from include.landing.planning import claim_landed
 from include.landing.tables import clean_table, create_landing_table, load_landing_table, raw_table, topic_id
 from include.operations.database import begin
 from include.validators.sets import rows_of
 from tests.integration.kafka.conftest import order
-from tests.integration.landing.conftest import alarms_of, finish, land, offsets_of, rows
+from tests.integration.landing.conftest import alarms_of, expected_records, finish, land, offsets_of, rows
 from tests.integration.landing.test_run import run
 
 pytestmark = pytest.mark.integration
@@ -68,7 +68,7 @@ def test_gaps_of_an_earlier_table_do_not_count_for_the_next(orders, lane):
     land(orders, 0, range(0, 15))
     units = claim_landed(consumer, "second")
     assert offsets_of(units) == [(0, offset) for offset in range(15)]
-    assert expected_records(units[0]["claim_id"], new) == 15
+    assert expected_records(consumer, units) == 15
     finish(units)
     assert claim_landed(consumer, "third") == [], "the offsets from 15 on have not landed"
 
