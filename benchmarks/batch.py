@@ -157,7 +157,6 @@ def bare_duckdb(files: list[str], target: str) -> int:
     """The same rows and flows, by DuckDB alone; how many rows were clean."""
     from include.lake import engine
     from include.water.flows import queries
-    from include.water.flows.definition import night_of
     from include.water.flows.hours import reached
 
     paths = ", ".join(engine.literal(path) for path in files)
@@ -183,15 +182,7 @@ def bare_duckdb(files: list[str], target: str) -> int:
         hours = [
             hour for (hour,) in connection.execute("select distinct date_trunc('hour', read_at) from parsed").fetchall()
         ]
-        # A query has to know the type of a list, also of an empty one.
-        nights = sorted({night for hour in hours if (night := night_of(hour))}) or [hours[0].date()]
-        for name, parameters in (
-            (queries.METER_HOURS, queries.for_meter_hours(reached(hours))),
-            (queries.DISTRICT_HOURS, queries.for_district_hours(reached(hours))),
-            (queries.DISTRICT_NIGHTS, queries.for_district_nights(nights)),
-        ):
-            rows = queries.run(connection, name, parameters)
-            connection.register(name, rows)
+        for name in queries.run_all(connection, reached(hours)):
             connection.execute(f"copy {name} to '{target}/{name}.parquet' (format parquet, compression zstd)")
         return connection.execute("select count(*) from readings").fetchall()[0][0]
 

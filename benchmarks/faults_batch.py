@@ -201,7 +201,7 @@ def flows_in_one_go(readings: list[Any]) -> dict[str, list[tuple]]:
     import pyarrow
 
     from include.water.flows import queries
-    from include.water.flows.hours import counted, night_of, reached
+    from include.water.flows.hours import HOUR, counted_days, reached
 
     with duckdb.connect(config={"threads": 2}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
@@ -214,19 +214,12 @@ def flows_in_one_go(readings: list[Any]) -> dict[str, list[tuple]]:
         connection.register("readings", pyarrow.table(columns))
         read = sorted({r.read_at.replace(minute=0, second=0, microsecond=0) for r in readings})
         hours = reached(read)
-        connection.register("meter_hours", queries.run(connection, queries.METER_HOURS, queries.for_meter_hours(hours)))
-        hours = sorted({*hours, *counted(read)})
-        connection.register(
-            "district_hours", queries.run(connection, queries.DISTRICT_HOURS, queries.for_district_hours(hours))
-        )
-        nights = sorted({night for hour in hours if (night := night_of(hour))})
-        connection.register(
-            "district_nights", queries.run(connection, queries.DISTRICT_NIGHTS, queries.for_district_nights(nights))
-        )
+        counted = {day + n * HOUR for day in counted_days(hours) for n in range(24)}
+        queries.run_all(connection, hours, sorted({*hours, *counted}))
         return {name: connection.sql(f"from {name}").fetchall() for name in TABLES}
 
 
-TABLES = ("meter_hours", "district_hours", "district_nights")
+TABLES = ("meter_hours", "meter_days", "district_hours", "district_nights")
 
 
 def count(it: Stand, lake: Lake, sent: list[bytes | None]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ The standard lane. Kafka Connect lands readings; this Dag turns them into clean 
 without new data it ends as skipped. A run owns the offset ranges that it claims; when it is cleared, it processes the
 same ranges again.
 
-**Makes** rows in `clean.meter_readings`, each reading once; dead letters of readings that break the contract; the hours
-and nights that the readings touch, in `water.meter_hours`, `water.district_hours` and `water.district_nights`; and an
-event of the asset `hourly_flows` with the ranges and counts: landed = clean + dead-lettered + duplicates.
+**Makes** rows in `clean.meter_readings`, each reading once; dead letters of readings that break the contract; the
+hours, days and nights that the readings touch, in `water.meter_hours`, `water.meter_days`, `water.district_hours` and
+`water.district_nights`; and an event of the asset `hourly_flows` with the ranges and counts: landed = clean +
+dead-lettered + duplicates.
 
 **When it fails** nothing is lost and nothing is counted twice. Tasks retry for six hours, and each task can be
 repeated. A run that breaks its suite, or whose counts do not balance, stops before all downstream tasks. No new range

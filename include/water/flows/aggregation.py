@@ -99,10 +99,10 @@ def aggregate_tables(
         _make_meter_hours(connection, readings, made, block)
         for block in blocks(hours, _days_at_once(readings, "read_at", hours))
     )
-    # The days of the readings too, and those after: a meter that was silent until now is missed in all of their hours.
-    # Of days without any flow there is nothing to count: readings with the most absurd dates touch few others.
-    days = _days_of(made[tables.METER_HOURS].refresh(), "hour", counted_days(read))
-    district_hours = sorted({*hours, *(day + n * HOUR for day in days for n in range(24))})
+    # A reading makes its meter a known one in all hours of its day and of the days after.
+    days = counted_days(hours)
+    _make_meter_days(connection, made, {midnight(hour) for hour in hours}, days)
+    district_hours = sorted({*hours, *_outdated_hours(connection, made, days)})
     nights = sorted({night for hour in district_hours if (night := night_of(hour))})
     counts = {
         "meter_hours": meter_hours,
@@ -182,13 +182,62 @@ def _make_meter_hours(
     return _overwrite(connection, made[tables.METER_HOURS], "hour", hours, joined(hours, HOUR), compute)
 
 
+def _make_meter_days(
+    connection: DuckDBPyConnection, made: Mapping[str, Table], touched: set[datetime], counted: set[datetime]
+) -> None:
+    """Compute the meters that were read on each of the touched days.
+
+    And on the days that count beside them, if meter hours are older than this table: a meter that is missing here would
+    be missing from its district.
+    """
+    meter_hours = made[tables.METER_HOURS].refresh()
+    near = {day - n * DAY for day in counted for n in range(KNOWN_DAYS + 1)}
+    missing = _days_of(meter_hours, "hour", near) - _days_of(made[tables.METER_DAYS].refresh(), "day", near)
+
+    def make(days: list[datetime]) -> None:
+        def compute() -> pyarrow.Table:
+            meter_hours.refresh()
+            columns = ("meter_id", "district_id", "hour", "readings")
+            _view_within(connection, "meter_hours", meter_hours, "hour", joined(days, DAY), columns)
+            return queries.run(connection, queries.METER_DAYS, {"days": days})
+
+        _overwrite(connection, made[tables.METER_DAYS], "day", days, joined(days, DAY), compute)
+
+    wanted = touched | missing
+    for block in blocks(wanted, _days_at_once(meter_hours, "hour", wanted)):
+        make(block)
+
+
+def _outdated_hours(connection: DuckDBPyConnection, made: Mapping[str, Table], days: set[datetime]) -> set[datetime]:
+    """The hours of these days whose districts have another number of known meters than when they were computed.
+
+    Found by comparing tables, not by what this run has changed: so a retry finds what the try before it has left.
+    """
+    district_hours = made[tables.DISTRICT_HOURS].refresh()
+    found: set[datetime] = set()
+    wanted = _days_of(district_hours, "hour", days)
+    for block in blocks(wanted, _days_at_once(made[tables.METER_DAYS].refresh(), "day", wanted)):
+        _view_known_meters(connection, made, set(block))
+        _view_within(connection, "district_hours", district_hours, "hour", joined(block, DAY))
+        rows = queries.run(connection, queries.OUTDATED_HOURS, {"days": block})
+        found |= set(rows["hour"].to_pylist())
+    return found
+
+
+def _view_known_meters(connection: DuckDBPyConnection, made: Mapping[str, Table], days: set[datetime]) -> None:
+    meter_days = made[tables.METER_DAYS].refresh()
+    _view_within(connection, "meter_days", meter_days, "day", joined(days, DAY, KNOWN_DAYS * DAY))
+    known = queries.run(connection, queries.KNOWN_METERS, queries.for_known_meters(sorted(days)))
+    connection.register("known_meters", known)
+
+
 def _make_district_hours(connection: DuckDBPyConnection, made: Mapping[str, Table], hours: list[datetime]) -> int:
     meter_hours = made[tables.METER_HOURS]
-    days = {midnight(hour) for hour in hours}
 
     def compute() -> pyarrow.Table:
         meter_hours.refresh()
-        _view_within(connection, "meter_hours", meter_hours, "hour", joined(days, DAY, KNOWN_DAYS * DAY))
+        _view_known_meters(connection, made, {midnight(hour) for hour in hours})
+        _view_within(connection, "meter_hours", meter_hours, "hour", joined(hours, HOUR))
         return queries.run(connection, queries.DISTRICT_HOURS, queries.for_district_hours(hours))
 
     return _overwrite(connection, made[tables.DISTRICT_HOURS], "hour", hours, joined(hours, HOUR), compute)

@@ -42,11 +42,6 @@ def blocks(hours: Iterable[datetime], days: int) -> Iterator[list[datetime]]:
         yield [hour for day in by_day[first : first + days] for hour in day]
 
 
-def counted(hours: Iterable[datetime]) -> list[datetime]:
-    """The hours of those days."""
-    return sorted(day + n * HOUR for day in counted_days(hours) for n in range(24))
-
-
 def month_blocks(nights: Iterable[date], months: int) -> Iterator[list[date]]:
     """The nights in parts of at most so many months, by time."""
     by_month = [list(group) for _, group in groupby(sorted(nights), lambda night: (night.year, night.month))]

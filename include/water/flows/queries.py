@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from include.water.flows.definition import EXPECTED_READINGS, KNOWN_DAYS, MAX_GAP, MIN_COVERAGE_PERCENT
-from include.water.flows.hours import REACH_HOURS, window_of
+from include.water.flows.definition import EXPECTED_READINGS, KNOWN_DAYS, MAX_GAP, MIN_COVERAGE_PERCENT, night_of
+from include.water.flows.hours import REACH_HOURS, midnight, window_of
 from include.water.sites import DISTRICTS
 
 if TYPE_CHECKING:
@@ -18,13 +18,9 @@ if TYPE_CHECKING:
 
 GAP = {"max_gap_us": MAX_GAP // timedelta(microseconds=1), "max_gap_hours": REACH_HOURS}
 FOLDER = Path(__file__).parent / "sql"
-TOUCHED_HOURS, REACHED_HOURS, METER_HOURS, DISTRICT_HOURS, DISTRICT_NIGHTS = (
-    "touched_hours",
-    "reached_hours",
-    "meter_hours",
-    "district_hours",
-    "district_nights",
-)
+TOUCHED_HOURS, REACHED_HOURS, METER_HOURS, METER_DAYS = "touched_hours", "reached_hours", "meter_hours", "meter_days"
+KNOWN_METERS, OUTDATED_HOURS = "known_meters", "outdated_hours"
+DISTRICT_HOURS, DISTRICT_NIGHTS = "district_hours", "district_nights"
 # The columns of `readings` that the queries read.
 READING_COLUMNS = ("meter_id", "district_id", "read_at", "litres_total")
 
@@ -37,8 +33,42 @@ def text(name: str) -> str:
 
 
 def run(connection: DuckDBPyConnection, name: str, parameters: Mapping[str, Any]) -> pyarrow.Table:
-    """The rows that a query gives. Its tables are views of the connection: readings, meter_hours, district_hours."""
+    """The rows that a query returns. Its tables are views of the connection, named as in the query."""
     return connection.sql(text(name), params=dict(parameters)).to_arrow_table()
+
+
+def run_all(
+    connection: DuckDBPyConnection,
+    hours: list[datetime],
+    district_hours: list[datetime] | None = None,
+    inlets: Iterable[tuple[str, str]] = INLETS,
+) -> dict[str, pyarrow.Table]:
+    """Compute the flows' tables from all readings at once, without a lake: for tests and benchmarks.
+
+    Args:
+        connection: With the readings as the view `readings`; the tables become views of it.
+        hours: The hours of meters.
+        district_hours: The hours of districts; None: the same.
+        inlets: (district, meter) of the inlet meters.
+
+    Returns:
+        {name of the query: its rows}.
+    """
+    district_hours, inlets = hours if district_hours is None else district_hours, list(inlets)
+    days = sorted({midnight(hour) for hour in [*hours, *district_hours]})
+    nights = sorted({night for hour in district_hours if (night := night_of(hour))})
+    made = {}
+    for name, parameters in (
+        (METER_HOURS, for_meter_hours(hours)),
+        (METER_DAYS, {"days": days}),
+        (KNOWN_METERS, for_known_meters(days, inlets)),
+        (DISTRICT_HOURS, for_district_hours(district_hours, inlets)),
+        # A query has to know the type of a list, also of an empty one.
+        (DISTRICT_NIGHTS, for_district_nights(nights or [district_hours[0].date()])),
+    ):
+        made[name] = run(connection, name, parameters)
+        connection.register(name, made[name])
+    return made
 
 
 def for_touched_hours(ranges: Iterable[Mapping[str, int]]) -> dict[str, Any]:
@@ -63,14 +93,21 @@ def for_meter_hours(hours: list[datetime]) -> dict[str, Any]:
     }
 
 
+def for_known_meters(days: list[datetime], inlets: Iterable[tuple[str, str]] = INLETS) -> dict[str, Any]:
+    return {"days": days, "inlets": _inlets(inlets), "known_days": KNOWN_DAYS}
+
+
 def for_district_hours(hours: list[datetime], inlets: Iterable[tuple[str, str]] = INLETS) -> dict[str, Any]:
     return {
         "hours": hours,
-        "inlets": [{"district_id": district_id, "meter_id": meter_id} for district_id, meter_id in inlets],
-        "known_days": KNOWN_DAYS,
+        "inlets": _inlets(inlets),
         "expected_readings": EXPECTED_READINGS,
         "min_coverage_percent": MIN_COVERAGE_PERCENT,
     }
+
+
+def _inlets(inlets: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"district_id": district_id, "meter_id": meter_id} for district_id, meter_id in inlets]
 
 
 def for_district_nights(nights: Iterable[date]) -> dict[str, Any]:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 NAMESPACE = "water"
 METER_HOURS = f"{NAMESPACE}.meter_hours"
+METER_DAYS = f"{NAMESPACE}.meter_days"
 DISTRICT_HOURS = f"{NAMESPACE}.district_hours"
 DISTRICT_NIGHTS = f"{NAMESPACE}.district_nights"
-TABLES = (METER_HOURS, DISTRICT_HOURS, DISTRICT_NIGHTS)
+TABLES = (METER_HOURS, METER_DAYS, DISTRICT_HOURS, DISTRICT_NIGHTS)
 
 # The column by which a table is partitioned, its transform, and the columns with their types and meanings.
 _DEFINITIONS: dict[str, tuple[str, str, tuple[tuple[str, str, bool, str], ...]]] = {
@@ -33,6 +34,16 @@ _DEFINITIONS: dict[str, tuple[str, str, tuple[tuple[str, str, bool, str], ...]]]
             ("litres", "double", False, "null: unknown"),
             ("readings", "int", True, "within the hour; a duplicate counts once"),
             ("expected_readings", "int", True, "how many there should be"),
+        ),
+    ),
+    # Known meters are looked for in a week: in the hours of their flows that would be 24 times as many rows.
+    METER_DAYS: (
+        "day",
+        "day",
+        (
+            ("meter_id", "string", True, "a meter that was read on that day"),
+            ("district_id", "string", True, "as the meter's hours say; a meter that was moved has several"),
+            ("day", "timestamptz", True, "its beginning, UTC"),
         ),
     ),
     DISTRICT_HOURS: (

@@ -71,7 +71,7 @@ class Lake:
     def rows(self, name: str) -> pa.Table:
         """A table's rows, in the order of its keys."""
         found = self.made[name].refresh().scan().to_arrow()
-        return found.sort_by([(column, "ascending") for column in ("hour", "night", "district_id", "meter_id")
+        return found.sort_by([(column, "ascending") for column in ("hour", "day", "night", "district_id", "meter_id")
                               if column in found.column_names])  # fmt: skip
 
     def everything(self) -> list[pa.Table]:

@@ -16,7 +16,7 @@ import pytest
 from include.contracts.__main__ import PROJECT
 from include.lake import writing
 from include.water.flows import aggregation
-from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS, TABLES
+from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_DAYS, METER_HOURS, TABLES
 from tests.integration.flows.lake import PARTITIONS, Lake, at, make_lake
 from tests.unit.water.flows import reference
 from tests.unit.water.flows.scenes import INLETS, scene
@@ -104,8 +104,18 @@ def test_a_late_reading_leaves_the_files_of_other_days_alone(new_lake, readings)
     assert "hour_day=2026-03-06" in next(iter(changed))
 
 
+def test_meter_hours_that_are_older_than_the_table_of_days_are_counted(new_lake, readings, wanted):
+    """After an upgrade: the week before has no meter days yet."""
+    lake = new_lake()
+    lake.aggregate(lake.append(readings[:-1]))
+    with lake.made[METER_DAYS].refresh().transaction() as transaction:
+        transaction.delete("true")
+    lake.aggregate(lake.append(readings[-1:]))
+    assert lake.everything() == wanted
+
+
 def raise_at(monkeypatch, number: int) -> None:
-    """A run fails before its commit of this number (from 0); with 3, after the last."""
+    """A run fails before its commit of this number (from 0); with 4, after the last."""
     done, commit = 0, writing.commit
 
     def failing(table, change):
@@ -114,7 +124,7 @@ def raise_at(monkeypatch, number: int) -> None:
             raise ConnectionError("planted")
         table = commit(table, change)
         done += 1
-        if done == number == 3:
+        if done == number == len(TABLES):
             raise ConnectionError("planted")
         return table
 
@@ -123,8 +133,8 @@ def raise_at(monkeypatch, number: int) -> None:
 
 def test_a_run_that_fails_at_any_of_its_commits_is_finished_by_a_retry(new_lake, readings, wanted, monkeypatch):
     lake = new_lake()
-    for number in range(4):
-        ranges = lake.append(readings[number::4])
+    for number in range(len(TABLES) + 1):
+        ranges = lake.append(readings[number :: len(TABLES) + 1])
         with monkeypatch.context() as patch:
             raise_at(patch, number)
             with pytest.raises(ConnectionError, match="planted"):
@@ -133,7 +143,7 @@ def test_a_run_that_fails_at_any_of_its_commits_is_finished_by_a_retry(new_lake,
     assert lake.everything() == wanted
 
 
-@pytest.mark.parametrize("commits", [1, 2])
+@pytest.mark.parametrize("commits", [1, 2, 3])
 def test_a_run_killed_between_two_commits_is_finished_by_a_retry(new_lake, readings, wanted, commits: int):
     lake = new_lake()
     lake.append(readings)
@@ -145,7 +155,7 @@ def test_a_run_killed_between_two_commits_is_finished_by_a_retry(new_lake, readi
         finally:
             process.send_signal(signal.SIGKILL)
     written = [lake.made[name].refresh().current_snapshot() is not None for name in TABLES]
-    assert written == [number < commits for number in range(3)]
+    assert written == [number < commits for number in range(len(TABLES))]
     lake.aggregate(EVERYTHING)
     assert lake.everything() == wanted
 

@@ -1,7 +1,7 @@
 -- Into and out of each district in each of the hours.
 -- Litres are added up as whole millilitres: a sum of fractions would depend on the order.
--- $hours: timestamps, $inlets: district_id, meter_id, $known_days, $expected_readings (of a meter in an hour),
--- $min_coverage_percent
+-- known_meters: district_id, day, meters. $hours: timestamps, $inlets: district_id, meter_id, $expected_readings (of a
+-- meter in an hour), $min_coverage_percent
 WITH inlets AS (
     SELECT inlet.district_id, inlet.meter_id FROM UNNEST($inlets) AS listed(inlet)
 ),
@@ -18,22 +18,6 @@ flows AS (
     LEFT JOIN inlets
         ON meter_hours.meter_id = inlets.meter_id
     WHERE EPOCH_US(meter_hours.hour) IN (SELECT EPOCH_US(wanted) FROM UNNEST($hours) AS hours(wanted))
-),
-seen AS (
-    SELECT DISTINCT
-        meter_hours.district_id,
-        meter_hours.meter_id,
-        EPOCH_US(meter_hours.hour) // 86400000000 AS day
-    FROM meter_hours
-    LEFT JOIN inlets
-        ON meter_hours.meter_id = inlets.meter_id
-    WHERE meter_hours.readings > 0 AND inlets.meter_id IS NULL
-),
-known AS (
-    SELECT seen.district_id, seen.day + later AS day, COUNT(DISTINCT seen.meter_id) AS meters
-    FROM seen
-    CROSS JOIN UNNEST(GENERATE_SERIES(0, $known_days)) AS days_later(later)
-    GROUP BY seen.district_id, seen.day + later
 ),
 summed AS (
     SELECT
@@ -53,19 +37,20 @@ SELECT
     summed.inlet_litres,
     CAST(summed.used_millilitres AS DOUBLE) / 1000 AS metered_litres,
     CASE
-        WHEN summed.reporting > 0 AND summed.reporting * 100 >= COALESCE(known.meters, 0) * $min_coverage_percent
+        WHEN summed.reporting > 0 AND summed.reporting * 100 >= COALESCE(known_meters.meters, 0) * $min_coverage_percent
         THEN ROUND(summed.inlet_litres - CAST(summed.used_millilitres AS DOUBLE) / 1000, 3)
     END AS loss_litres,
     CAST(summed.reporting AS INTEGER) AS meters_reporting,
-    CAST(COALESCE(known.meters, 0) AS INTEGER) AS meters_known,
+    CAST(COALESCE(known_meters.meters, 0) AS INTEGER) AS meters_known,
     CAST(
-        GREATEST(COALESCE(known.meters, 0) * $expected_readings - summed.readings, 0)
+        GREATEST(COALESCE(known_meters.meters, 0) * $expected_readings - summed.readings, 0)
         + CASE WHEN inlets.meter_id IS NULL THEN 0 ELSE $expected_readings - summed.inlet_readings END
         AS INTEGER
     ) AS missing_readings
 FROM summed
-LEFT JOIN known
-    ON summed.district_id = known.district_id AND summed.hour_number // 24 = known.day
+LEFT JOIN known_meters
+    ON summed.district_id = known_meters.district_id
+    AND summed.hour_number // 24 = EPOCH_US(known_meters.day) // 86400000000
 LEFT JOIN inlets
     ON summed.district_id = inlets.district_id
 ORDER BY hour NULLS FIRST, district_id NULLS FIRST

@@ -55,7 +55,8 @@ pieces AS (
         END AS litres_at_end
     FROM segments
     CROSS JOIN UNNEST(GENERATE_SERIES(0, $max_gap_hours)) AS hours_later(later)
-    WHERE later = 0 OR (known AND (first_hour + later) * 3600000000 < ended)
+    WHERE (later = 0 OR (known AND (first_hour + later) * 3600000000 < ended))
+        AND first_hour + later IN (SELECT EPOCH_US(wanted) // 3600000000 FROM UNNEST($hours) AS hours(wanted))
 )
 SELECT
     meter_id,
@@ -68,6 +69,5 @@ SELECT
     CAST(SUM(readings) AS INTEGER) AS readings,
     CAST($expected_readings AS INTEGER) AS expected_readings
 FROM pieces
-WHERE hour_number IN (SELECT EPOCH_US(wanted) // 3600000000 FROM UNNEST($hours) AS hours(wanted))
 GROUP BY meter_id, hour_number
 ORDER BY hour NULLS FIRST, meter_id NULLS FIRST

@@ -13,7 +13,7 @@ import pytest
 
 from include.water.flows import queries
 from include.water.flows.definition import night_of
-from include.water.flows.hours import HOUR, MAX_SPANS, blocks, counted, reached, spans, window_of
+from include.water.flows.hours import HOUR, MAX_SPANS, blocks, counted_days, reached, spans, window_of
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS, schema_of
 from tests.unit.water.flows import reference
 from tests.unit.water.flows.reference import Reading
@@ -62,19 +62,13 @@ def read(*states: tuple[float, int], meter_id: str = "M-000001") -> list[Reading
 
 
 def everything(connection, readings: list[Reading]) -> tuple[pa.Table, pa.Table, pa.Table]:
-    hours = hours_around(readings)
     register(connection, readings)
-    by_meter = queries.run(connection, queries.METER_HOURS, queries.for_meter_hours(hours))
-    connection.register("meter_hours", by_meter)
-    parameters = queries.for_district_hours(hours, INLETS.items())
-    by_district = queries.run(connection, queries.DISTRICT_HOURS, parameters)
-    connection.register("district_hours", by_district)
-    nights = sorted({night for hour in hours if (night := night_of(hour))})
-    return (
-        by_meter,
-        by_district,
-        queries.run(connection, queries.DISTRICT_NIGHTS, queries.for_district_nights(nights)),
-    )
+    made = queries.run_all(connection, hours_around(readings), inlets=INLETS.items())
+    return made[queries.METER_HOURS], made[queries.DISTRICT_HOURS], made[queries.DISTRICT_NIGHTS]
+
+
+def counted(hours: Iterable[datetime]) -> set[datetime]:
+    return {day + n * HOUR for day in counted_days(hours) for n in range(24)}
 
 
 def close(found: float | None, wanted, places: float = 0.002) -> bool:
@@ -155,7 +149,7 @@ def test_what_a_reading_does_not_reach_it_does_not_change(connection, seed: int,
         assert read <= set(found) <= meter_hours
         assert len(found) == len(set(found))
         meter_hours = set(found)
-    district_hours = meter_hours | set(counted(read))
+    district_hours = meter_hours | counted(read)
     nights = {night_of(hour) for hour in district_hours}
     after = everything(connection, readings)
     before = everything(connection, [r for r in readings if r not in late])
@@ -171,7 +165,7 @@ def test_a_silent_meter_is_a_known_one_for_a_week_and_just_those_hours_are_touch
     _, by_district, _ = everything(connection, [*inlet, *read((0, 5))])
     known = {row["hour"] for row in by_district.to_pylist() if row["meters_known"]}
     assert {hour.date() for hour in known} == {NOON.date() + timedelta(days=n) for n in range(8)}
-    assert known == {row["hour"] for row in by_district.to_pylist()} & set(counted([NOON]))
+    assert known == {row["hour"] for row in by_district.to_pylist()} & counted([NOON])
 
 
 def test_the_order_of_the_readings_does_not_show_in_a_single_bit(connection):

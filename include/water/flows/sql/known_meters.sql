@@ -1,0 +1,19 @@
+-- How many customers' meters of each district are known on each of the days: they were read that day or shortly before.
+-- $days: timestamps, midnight; $inlets: district_id, meter_id; $known_days
+WITH days AS (
+    SELECT EPOCH_US(wanted) // 86400000000 AS number FROM UNNEST($days) AS listed(wanted)
+),
+seen AS (
+    SELECT meter_days.district_id, meter_days.meter_id, EPOCH_US(meter_days.day) // 86400000000 + later AS number
+    FROM meter_days
+    CROSS JOIN UNNEST(GENERATE_SERIES(0, $known_days)) AS days_later(later)
+)
+SELECT
+    seen.district_id,
+    CAST(MAKE_TIMESTAMP(seen.number * 86400000000) AS TIMESTAMPTZ) AS day,
+    CAST(COUNT(DISTINCT seen.meter_id) AS INTEGER) AS meters
+FROM seen
+INNER JOIN days
+    ON seen.number = days.number
+WHERE seen.meter_id NOT IN (SELECT inlet.meter_id FROM UNNEST($inlets) AS listed(inlet))
+GROUP BY seen.district_id, seen.number
