@@ -113,7 +113,10 @@ def beat(dag_id: str, every: timedelta) -> list[str]:
 
 
 def _source(context: Mapping[str, Any]) -> str:
-    return f"{context['ti'].dag_id}.{context['ti'].task_id}"
+    ti = context["ti"]
+    # The success of one mapped task instance must not close the alarm of another.
+    mapped = "" if ti.map_index in (None, -1) else f"[{ti.map_index}]"
+    return f"{ti.dag_id}.{ti.task_id}{mapped}"
 
 
 def _post(source: str, message: str) -> None:
