@@ -57,6 +57,9 @@ REFUSED_FIRST_SECONDS, REFUSED_LAST_SECONDS = 5, 1_800
 AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS = 1, 60
 # The task that wrote a row has this long to deliver it. After that the Dag delivers it: the task may have been killed.
 WRITER_SECONDS = 10.0
+# Rows of one route that are in memory at once. Held dead letters may have 1 MB each, and several routes are delivered
+# at the same time.
+MAX_BYTES = 4_000_000
 # A request is skipped when its connection was not defined twice, at least this far apart: Airflow gives the same answer
 # while its database or its secrets backend fails.
 UNDEFINED_SECONDS = 60
@@ -356,20 +359,40 @@ class _Turn(NamedTuple):
 
 
 def _deliver_some(route: Route, way: Way, which: ColumnElement[bool], until: float) -> _Turn:
-    """Deliver one batch and record the answers, in one transaction."""
+    """Deliver one batch and record the answers, in one transaction; a few large rows at a time are in memory."""
+    sizes = [func.coalesce(func.octet_length(column), 0) for column in (outbox.c.key, outbox.c.body, outbox.c.headers)]
     rows = (
-        select(outbox)
+        select(outbox.c.sequence, sum(sizes[1:], sizes[0]))
         .where(*_pending(route), which)
         .order_by(outbox.c.due_at, outbox.c.sequence)
         .limit(way.rows_at_once)
         # Locked rows are being delivered by another task.
         .with_for_update(skip_locked=True)
     )
+    delivered, away = 0, None
     with begin() as connection:
         found = connection.execute(rows).all()
-        attempt = way.deliver(route.destination, found, until) if found else Attempt()
-        delivered = _record(connection, route, attempt)
-    return _Turn(len(found), delivered, attempt.away)
+        for sequences in _portions(found):
+            if away is not None or time.monotonic() >= until:
+                break
+            these = outbox.c.sequence == any_(literal(sequences, ARRAY(BigInteger)))
+            portion = connection.execute(select(outbox).where(these).order_by(outbox.c.due_at, outbox.c.sequence)).all()
+            attempt = way.deliver(route.destination, portion, until)
+            delivered, away = delivered + _record(connection, route, attempt), attempt.away
+    return _Turn(len(found), delivered, away)
+
+
+def _portions(found: Sequence[Row]) -> Iterator[list[int]]:
+    """The sequences of (sequence, size) in portions of at most MAX_BYTES; a larger row is a portion of its own."""
+    portion, total = [], 0
+    for sequence, size in found:
+        if portion and total + size > MAX_BYTES:
+            yield portion
+            portion, total = [], 0
+        portion.append(sequence)
+        total += size
+    if portion:
+        yield portion
 
 
 def _record(connection: Connection, route: Route, attempt: Attempt) -> int:
