@@ -8,8 +8,12 @@ from datetime import timedelta
 import pytest
 from croniter import croniter
 
+from include.kafka import delivery
+from include.kafka.consumers import Consumer
+from include.landing.consumers import LandingConsumer
 from include.landing.tables import clean_table
 from include.operations.heartbeats import REPORTED
+from include.water import consumers
 from include.water.flows.tables import TABLES
 from include.water.topics import METER_READINGS
 from include.water.usage.tables import CUSTOMER_DAYS
@@ -52,6 +56,16 @@ def beats(path) -> list[tuple[str, timedelta]]:
 
 def _listed(callbacks) -> list:
     return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+
+
+def test_deliver_outbox_knows_the_broker_of_every_consumer_of_both_lanes(dag_files, monkeypatch):
+    known: list[str] = []
+    monkeypatch.setattr(delivery, "deliver_due", lambda given: known.extend(consumer.name for consumer in given))
+    (dag,) = (file.dag for file in dag_files if file.dag.dag_id == "deliver_outbox")
+    dag.get_task("deliver").python_callable()
+    assert set(known) == {
+        value.name for value in vars(consumers).values() if isinstance(value, (Consumer, LandingConsumer))
+    }
 
 
 # One that is left out has a snapshot more with each run.
