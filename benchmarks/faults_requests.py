@@ -94,7 +94,8 @@ def faults(model: Model, webhook: Webhook) -> dict[str, Callable[[Stand], bool]]
         try:
             # Until a task has failed for it.
             failed = (
-                "select count(*) from outbox where kind = 'request' and state = 'pending' and last_error is not null"
+                "select count(*) from outbox where destination = 'alert_webhook' and state = 'pending' "
+                "and last_error is not null"
             )
             return _wait(lambda: it.query(failed)[0][0] > 0, 90)
         finally:

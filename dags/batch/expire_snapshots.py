@@ -11,13 +11,14 @@ sink's last snapshot with all later ones, because the sink reads its progress th
 run looks up its files by offsets. `maintain_tables` removes files that no snapshot refers to any more, a day later.
 
 **When it fails** nothing is lost; the next run does the work. The lane works without this Dag, but becomes slower from
-day to day.
+day to day. A failed task opens the alarm `dag_failed`. If no run starts at all, another Dag raises `dag_silent`.
 """
 
 from datetime import timedelta
 
 from airflow.sdk import Param, dag, task
 
+from include.operations.heartbeats import REPORTED
 from include.water.topics import TOPICS
 
 
@@ -32,6 +33,7 @@ from include.water.topics import TOPICS
         "retries": 1,
         "retry_delay": timedelta(minutes=1),
         "execution_timeout": timedelta(minutes=10),
+        **REPORTED,
     },
     tags=["batch", "maintenance"],
     doc_md=__doc__,
@@ -40,7 +42,9 @@ def expire_snapshots():
     @task
     def expire_landing_snapshots(params: dict | None = None) -> dict[str, int]:
         from include.landing.upkeep import expire_landing_snapshots
+        from include.operations.heartbeats import beat
 
+        beat("expire_snapshots", every=timedelta(minutes=10))
         return expire_landing_snapshots(TOPICS, timedelta(minutes=(params or {})["minutes"]))
 
     expire_landing_snapshots()

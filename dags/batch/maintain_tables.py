@@ -20,7 +20,7 @@ unreferenced and old objects.
 What is still needed stays, however old it is: docs/runbooks/metadata-grows.md.
 
 **When it fails** nothing is lost; the next run does the work. The lane works without this Dag, but becomes slower from
-week to week.
+week to week. A failed task opens the alarm `dag_failed`. If no run starts at all, another Dag raises `dag_silent`.
 """
 
 from datetime import timedelta
@@ -75,7 +75,9 @@ def maintain_tables():
     @task
     def remove_staging_files() -> int:
         from include.landing.staging import remove_finished
+        from include.operations.heartbeats import beat
 
+        beat("maintain_tables", every=timedelta(days=1))
         return remove_finished(LANES)
 
     @task

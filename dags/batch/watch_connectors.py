@@ -16,14 +16,14 @@ RUNNING may still make no progress.
   alarm means and what to do: docs/runbooks/connector-failed.md.
 
 **When it fails** (the database or the broker is unavailable) nothing is lost; the next run does the work. Running
-connectors continue without this Dag. It is skipped where no Kafka Connect is configured. A failed task opens the alarm
+connectors continue without this Dag. It is skipped where `kafka_connect` is not defined. A failed task opens the alarm
 `dag_failed`. If no run starts at all, `maintain` raises `dag_silent`.
 """
 
 from datetime import timedelta
 
 from airflow.sdk import Param, dag, task
-from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
 from include.operations.heartbeats import REPORTED
 from include.water.topics import TOPICS
@@ -52,22 +52,23 @@ from include.water.topics import TOPICS
 def watch_connectors():
     @task
     def check_connectors(params: dict | None = None) -> list[str]:
+        from include.compat.connections import is_defined
         from include.landing import watchdog
         from include.operations.heartbeats import beat
 
         beat("watch_connectors", every=timedelta(minutes=3))
+        # An outage of the API server fails the task: a skip would close its alarm.
+        if not is_defined(watchdog.CONN_ID):
+            raise AirflowSkipException(f"no connectors to watch: connection {watchdog.CONN_ID} is not defined")
         limits = dict(params or {})
-        try:
-            return watchdog.check_connectors(
-                TOPICS,
-                watchdog.Limits(
-                    max_lag=limits["max_lag"],
-                    stalled_after=timedelta(minutes=limits["stalled_minutes"]),
-                    max_restarts=limits["max_restarts"],
-                ),
-            )
-        except AirflowNotFoundException as error:
-            raise AirflowSkipException(f"no connectors to watch: {error}") from None
+        return watchdog.check_connectors(
+            TOPICS,
+            watchdog.Limits(
+                max_lag=limits["max_lag"],
+                stalled_after=timedelta(minutes=limits["stalled_minutes"]),
+                max_restarts=limits["max_restarts"],
+            ),
+        )
 
     check_connectors()
 

@@ -22,7 +22,7 @@ from airflow.sdk import dag, task
 from include.kafka.schedules import joined
 from include.operations.heartbeats import REPORTED
 from include.water.assets import OUTBOX_DUE
-from include.water.consumers import CONSUMERS
+from include.water.consumers import AGGREGATE_METER_READINGS, CONSUMERS
 
 
 @dag(
@@ -45,7 +45,8 @@ def deliver_outbox():
     def deliver() -> int:
         from include.kafka.delivery import deliver_due
 
-        return deliver_due(CONSUMERS)
+        # The standard lane too: its held dead letters belong to its own broker.
+        return deliver_due([*CONSUMERS, AGGREGATE_METER_READINGS])
 
     deliver()
 

@@ -2,6 +2,11 @@
 
 Each module checks the private parts before it uses them. A missing or changed part must never look like an outage.
 
+connections
+    Uses `airflow.sdk.execution_time`: `SUPERVISOR_COMMS`, `GetConnection`, `ensure_secrets_backend_loaded` and
+    `ExecutionAPISecretsBackend`. Tested with 3.3.2. Without them, a connection that Airflow does not find counts as not
+    defined, also in an outage of the API server, and a warning says so once a process.
+
 triggerer
     Uses `TriggerRunner.run_trigger` and `.sync_state_to_supervisor` of Airflow. Tested with 3.3.2. Without them, an
     event waits for the triggerer's next tick, half a second on average, and each process logs one warning.

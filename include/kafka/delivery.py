@@ -4,11 +4,11 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Protocol
 
 from sqlalchemy import Row
 
 from include.kafka.connection import CONN_ID
-from include.kafka.consumers import Consumer
 from include.kafka.producer import AcknowledgedProducer, OutgoingRecord
 from include.operations import outbox
 from include.operations.outbox import Answer, Attempt, Route, Written
@@ -26,6 +26,16 @@ ROUTES_AT_ONCE = 8
 LOOK_SECONDS = 0.5
 # A run of the Dag starts no further route after this time; the next run continues.
 RUN_SECONDS = 240.0
+
+
+class Declared(Protocol):
+    """A declared consumer, of either lane."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def conn_id(self) -> str: ...
 
 
 class Messages:
@@ -95,14 +105,14 @@ def deliver_written(written: Written, producer: AcknowledgedProducer) -> int:
         return 0
 
 
-def deliver_due(consumers: Iterable[Consumer], *, seconds: float = RUN_SECONDS) -> int:
+def deliver_due(consumers: Iterable[Declared], *, seconds: float = RUN_SECONDS) -> int:
     """Deliver the due rows of all routes, several routes at once, until no row is due.
 
     Routes that become due in the meantime are delivered too, so one slow receiver delays no other.
 
     Args:
-        consumers: The declared consumers. Each gives the Kafka connection of its routes; a route of any other consumer
-            uses `kafka_default`.
+        consumers: The declared consumers of both lanes. Each gives the Kafka connection of its routes, such as its held
+            dead letters; a route of any other consumer uses `kafka_default`.
         seconds: After this time no further route is started; the next run continues.
 
     Returns:

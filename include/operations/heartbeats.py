@@ -113,10 +113,14 @@ def beat(dag_id: str, every: timedelta) -> list[str]:
 
 
 def _source(context: Mapping[str, Any]) -> str:
-    return f"{context['ti'].dag_id}.{context['ti'].task_id}"
+    ti = context["ti"]
+    # The success of one mapped task instance must not close the alarm of another.
+    mapped = "" if ti.map_index in (None, -1) else f"[{ti.map_index}]"
+    return f"{ti.dag_id}.{ti.task_id}{mapped}"
 
 
 def _post(source: str, message: str) -> None:
+    from include.compat.connections import LookUpFailed
     from include.operations.alarms import WEBHOOK_CONN_ID
     from include.operations.webhooks import Requests
 
@@ -124,8 +128,12 @@ def _post(source: str, message: str) -> None:
     body = json.dumps({**payload, "kind": FAILED, "message": message})
     request: Any = SimpleNamespace(id=uuid.uuid4(), sequence=0, body=body)
     requests = Requests()
-    if requests.why_skipped(WEBHOOK_CONN_ID) is None:
+    try:
+        if requests.why_skipped(WEBHOOK_CONN_ID) is not None:
+            return
         attempt = requests.deliver(WEBHOOK_CONN_ID, [request], time.monotonic() + 1)
         answer, error = attempt.answers.get(0, (None, attempt.away))
-        if answer != "delivered":
-            log.error("the alarm was not delivered either: %s", error)
+    except LookUpFailed as failed:
+        answer, error = None, str(failed)
+    if answer != "delivered":
+        log.error("the alarm was not delivered either: %s", error)

@@ -39,6 +39,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
+from include.compat.connections import LookUpFailed
 from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin
 from include.operations.tables import alarms, outbox, outbox_routes
@@ -56,6 +57,12 @@ REFUSED_FIRST_SECONDS, REFUSED_LAST_SECONDS = 5, 1_800
 AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS = 1, 60
 # The task that wrote a row has this long to deliver it. After that the Dag delivers it: the task may have been killed.
 WRITER_SECONDS = 10.0
+# Rows of one route that are in memory at once. Held dead letters may have 1 MB each, and several routes are delivered
+# at the same time.
+MAX_BYTES = 4_000_000
+# A request is skipped when its connection was not defined twice, at least this far apart: Airflow gives the same answer
+# while its database or its secrets backend fails.
+UNDEFINED_SECONDS = 60
 # A process that leased a route and was killed blocks the route for this long.
 LEASE_SECONDS = 60
 # The time that a process spends on one route before it looks for other work.
@@ -105,7 +112,11 @@ class Way(Protocol):
     rows_at_once: int
 
     def why_skipped(self, destination: str) -> str | None:
-        """Why rows for this destination are skipped on purpose; None when they are delivered."""
+        """Why rows for this destination are skipped on purpose; None when they are delivered.
+
+        Raises:
+            LookUpFailed: This cannot be found out now; the rows wait.
+        """
         ...
 
     def deliver(self, destination: str, rows: Sequence[Row], until: float) -> Attempt:
@@ -197,7 +208,7 @@ def add_request(connection: Connection, *, consumer: str, conn_id: str, payload:
     Args:
         connection: A connection in the transaction.
         consumer: The consumer whose alarms name a request that is not delivered.
-        conn_id: The Airflow HTTP connection of the receiver. If it is not defined at delivery, the row is skipped.
+        conn_id: The Airflow HTTP connection of the receiver. While it is not defined, rows are skipped.
         payload: The body; values that are not JSON are converted with `str`.
     """
     body = json.dumps(payload, ensure_ascii=False, sort_keys=True, default=str).encode()
@@ -235,19 +246,21 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
         if route in away:
             continue
         way = ways[route.kind]
-        if reason := way.why_skipped(route.destination):
+        reason, away_now = _why_not(route, way)
+        if reason:
             _skip(route, reason, outbox.c.id == any_(literal(list(ids), ARRAY(Uuid))))
             continue
         for start in range(0, len(ids), way.rows_at_once):
+            if away_now is not None:
+                break
             if time.monotonic() >= until:
                 return delivered
             some = list(ids[start : start + way.rows_at_once])
             turn = _deliver_some(route, way, outbox.c.id == any_(literal(some, ARRAY(Uuid))), until)
-            delivered += turn.delivered
-            if turn.away is not None:
-                with begin() as connection:
-                    _note_away(connection, route, turn.away, only_if_unknown=True)
-                break
+            delivered, away_now = delivered + turn.delivered, turn.away
+        if away_now is not None:
+            with begin() as connection:
+                _note_away(connection, route, away_now, only_if_unknown=True)
     return delivered
 
 
@@ -285,11 +298,11 @@ def deliver_route(route: Route, way: Way) -> int:
     """
     if not _take(route):
         return 0
-    delivered, away = 0, None
-    due = outbox.c.due_at <= func.now()
-    if reason := way.why_skipped(route.destination):
+    delivered, due = 0, outbox.c.due_at <= func.now()
+    reason, away = _why_not(route, way)
+    if reason:
         _skip(route, reason, due)
-    else:
+    elif away is None:
         until = time.monotonic() + TURN_SECONDS
         while time.monotonic() < until:
             turn = _deliver_some(route, way, due, until)
@@ -346,20 +359,40 @@ class _Turn(NamedTuple):
 
 
 def _deliver_some(route: Route, way: Way, which: ColumnElement[bool], until: float) -> _Turn:
-    """Deliver one batch and record the answers, in one transaction."""
+    """Deliver one batch and record the answers, in one transaction; a few large rows at a time are in memory."""
+    sizes = [func.coalesce(func.octet_length(column), 0) for column in (outbox.c.key, outbox.c.body, outbox.c.headers)]
     rows = (
-        select(outbox)
+        select(outbox.c.sequence, sum(sizes[1:], sizes[0]))
         .where(*_pending(route), which)
         .order_by(outbox.c.due_at, outbox.c.sequence)
         .limit(way.rows_at_once)
         # Locked rows are being delivered by another task.
         .with_for_update(skip_locked=True)
     )
+    delivered, away = 0, None
     with begin() as connection:
         found = connection.execute(rows).all()
-        attempt = way.deliver(route.destination, found, until) if found else Attempt()
-        delivered = _record(connection, route, attempt)
-    return _Turn(len(found), delivered, attempt.away)
+        for sequences in _portions(found):
+            if away is not None or time.monotonic() >= until:
+                break
+            these = outbox.c.sequence == any_(literal(sequences, ARRAY(BigInteger)))
+            portion = connection.execute(select(outbox).where(these).order_by(outbox.c.due_at, outbox.c.sequence)).all()
+            attempt = way.deliver(route.destination, portion, until)
+            delivered, away = delivered + _record(connection, route, attempt), attempt.away
+    return _Turn(len(found), delivered, away)
+
+
+def _portions(found: Sequence[Row]) -> Iterator[list[int]]:
+    """The sequences of (sequence, size) in portions of at most MAX_BYTES; a larger row is a portion of its own."""
+    portion, total = [], 0
+    for sequence, size in found:
+        if portion and total + size > MAX_BYTES:
+            yield portion
+            portion, total = [], 0
+        portion.append(sequence)
+        total += size
+    if portion:
+        yield portion
 
 
 def _record(connection: Connection, route: Route, attempt: Attempt) -> int:
@@ -399,11 +432,27 @@ def _record(connection: Connection, route: Route, attempt: Attempt) -> int:
     return delivered
 
 
+def _why_not(route: Route, way: Way) -> tuple[str | None, str | None]:
+    """Why the route's rows are skipped, and why they wait."""
+    try:
+        return way.why_skipped(route.destination), None
+    except LookUpFailed as error:
+        return None, str(error)
+
+
 def _skip(route: Route, reason: str, which: ColumnElement[bool]) -> None:
-    skipped = update(outbox).where(*_pending(route), which).values(state="skipped", last_error=reason)
+    """Skip the rows that have this reason from an earlier look already, and let the others wait for a second look."""
+    again = outbox.c.last_error == reason
+    # Rounded up, so that the rows of a minute become due together: each look is a run of the Dag.
+    minutes = func.ceil(func.extract("epoch", func.clock_timestamp()) / UNDEFINED_SECONDS)
+    values = {
+        "state": case((again, "skipped"), else_="pending"),
+        "due_at": case((again, outbox.c.due_at), else_=func.to_timestamp((minutes + 1) * UNDEFINED_SECONDS)),
+        "last_error": reason,
+    }
     with begin() as connection:
-        count = connection.execute(skipped).rowcount
-    log.debug("outbox: %s skipped %d rows: %s", _name(route), count, reason)
+        count = connection.execute(update(outbox).where(*_pending(route), which).values(values)).rowcount
+    log.debug("outbox: %s %d rows: %s", _name(route), count, reason)
 
 
 def _take(route: Route) -> bool:

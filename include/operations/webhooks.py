@@ -4,10 +4,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Row
 
+from include.compat.connections import is_defined
 from include.operations.outbox import Answer, Attempt
 
 if TYPE_CHECKING:
@@ -29,17 +31,14 @@ class Requests:
         self._skipped: dict[str, str | None] = {}
 
     def why_skipped(self, destination: str) -> str | None:
-        """A text when the connection is not defined; None when it is defined."""
-        from airflow.sdk import BaseHook
-        from airflow.sdk.exceptions import AirflowNotFoundException
+        """A text when the connection is not defined; None when it is defined.
 
+        Raises:
+            LookUpFailed: Airflow could not say.
+        """
         if destination not in self._skipped:
-            try:
-                BaseHook.get_connection(destination)
-            except AirflowNotFoundException:
-                self._skipped[destination] = f"connection {destination} is not defined"
-            else:
-                self._skipped[destination] = None
+            undefined = f"connection {destination} is not defined"
+            self._skipped[destination] = None if is_defined(destination) else undefined
         return self._skipped[destination]
 
     def deliver(self, destination: str, rows: Sequence[Row], until: float) -> Attempt:
@@ -67,9 +66,10 @@ class Requests:
             with ThreadPoolExecutor(workers) as pool:
                 for work in [pool.submit(_work, hook, batch) for _ in range(workers)]:
                     work.result()
-        except ValueError as error:
-            # The connection is invalid: it has no scheme, or its extra is not JSON.
-            return Attempt(away=f"connection {destination} cannot be used: {type(error).__name__}")
+        except Exception as error:
+            # The connection is invalid (it has no scheme, or its extra is not JSON), or was not found this time. Kept:
+            # the answers that other threads got.
+            return replace(batch.attempt(), away=f"connection {destination} cannot be used: {type(error).__name__}")
         return batch.attempt()
 
 

@@ -1,13 +1,74 @@
-"""Every Iceberg table that the lane writes is looked after; one that is left out has a snapshot more with each run."""
+"""What the maintenance Dags look after, and that their failure and their silence become alarms."""
 
 from __future__ import annotations
 
+import ast
+from datetime import timedelta
+
+import pytest
+from croniter import croniter
+
+from include.kafka import delivery
+from include.kafka.consumers import Consumer
+from include.landing.consumers import LandingConsumer
 from include.landing.tables import clean_table
+from include.operations.heartbeats import REPORTED
+from include.water import consumers
 from include.water.flows.tables import TABLES
 from include.water.topics import METER_READINGS
 from include.water.usage.tables import CUSTOMER_DAYS
 
 
+@pytest.fixture
+def maintenance(dag_files):
+    found = [file for file in dag_files if "maintenance" in file.dag.tags]
+    assert found
+    return found
+
+
+def test_a_failure_of_every_maintenance_task_is_reported(maintenance):
+    unreported = [
+        f"{file}: {task.task_id}"
+        for file in maintenance
+        for task in file.dag.tasks
+        for name, callback in REPORTED.items()
+        if callback not in _listed(task.partial_kwargs[name] if task.is_mapped else getattr(task, name))
+    ]
+    assert not unreported, "add **REPORTED to default_args"
+
+
+def test_every_maintenance_dag_records_that_it_runs_at_the_interval_of_its_schedule(maintenance):
+    for file in maintenance:
+        cron = croniter(file.dag.schedule)
+        every = timedelta(seconds=-cron.get_next(float) + cron.get_next(float))
+        assert beats(file.path) == [(file.dag.dag_id, every)], f"{file}: call beat in one of its tasks"
+
+
+def beats(path) -> list[tuple[str, timedelta]]:
+    """(Dag, interval) of every call of `beat` in the file."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return [
+        (ast.literal_eval(call.args[0]), eval(ast.unparse(call.keywords[0].value), {"timedelta": timedelta}))
+        for call in calls
+        if isinstance(call.func, ast.Name) and call.func.id == "beat"
+    ]
+
+
+def _listed(callbacks) -> list:
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+
+
+def test_deliver_outbox_knows_the_broker_of_every_consumer_of_both_lanes(dag_files, monkeypatch):
+    known: list[str] = []
+    monkeypatch.setattr(delivery, "deliver_due", lambda given: known.extend(consumer.name for consumer in given))
+    (dag,) = (file.dag for file in dag_files if file.dag.dag_id == "deliver_outbox")
+    dag.get_task("deliver").python_callable()
+    assert set(known) == {
+        value.name for value in vars(consumers).values() if isinstance(value, (Consumer, LandingConsumer))
+    }
+
+
+# One that is left out has a snapshot more with each run.
 def test_every_table_that_is_written_is_kept_small(dag_files):
     (dag,) = (file.dag for file in dag_files if file.dag.dag_id == "maintain_tables")
     kept = dag.get_task("keep_table").op_kwargs_expand_input.value["name"]

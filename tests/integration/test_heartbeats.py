@@ -31,8 +31,9 @@ def no_heartbeats(services):
         connection.execute(alarms.delete().where(alarms.c.kind.in_((FAILED, SILENT))))
 
 
-def context(dag_id: str = "maintain", error: Exception | None = None) -> dict:
-    return {"ti": SimpleNamespace(dag_id=dag_id, task_id="prune", run_id="run-1"), "exception": error}
+def context(dag_id: str = "maintain", error: Exception | None = None, map_index: int = -1) -> dict:
+    ti = SimpleNamespace(dag_id=dag_id, task_id="prune", run_id="run-1", map_index=map_index)
+    return {"ti": ti, "exception": error}
 
 
 def open_kinds(source: str) -> list[str]:
@@ -53,6 +54,14 @@ def test_a_task_that_fails_opens_an_alarm_and_its_next_end_closes_it():
     assert open_kinds("maintain.prune") == [FAILED]
     report_end(context())
     assert open_kinds("maintain.prune") == []
+
+
+def test_the_alarm_of_one_mapped_task_is_not_closed_by_another():
+    report_failure(context(error=ValueError("no"), map_index=0))
+    report_end(context(map_index=1))
+    assert open_kinds("maintain.prune[0]") == [FAILED]
+    report_end(context(map_index=0))
+    assert open_kinds("maintain.prune[0]") == []
 
 
 def test_a_task_whose_process_was_killed_is_reported_too():

@@ -191,8 +191,8 @@ def alarms(consumer: Consumer) -> dict[str, str]:
         return dict(connection.execute(query, {"name": consumer.name}).all())
 
 
-def deliver_now(*consumers: Consumer) -> int:
-    """What the Dag `deliver_outbox` does for these consumers and for alarms, as if every wait were over."""
+def make_all_due(*consumers: Consumer) -> None:
+    """Let every wait of these consumers' rows and of alarms be over."""
     names = {"names": [*(consumer.name for consumer in consumers), SENDER]}
     with begin() as connection:
         # What other tests have left is not to reach this test's receivers.
@@ -200,4 +200,9 @@ def deliver_now(*consumers: Consumer) -> int:
         connection.execute(text(others), names)
         connection.execute(text("update outbox set due_at = now() where state = 'pending'"))
         connection.execute(text("update outbox_routes set retry_at = now()"))
+
+
+def deliver_now(*consumers: Consumer) -> int:
+    """What the Dag `deliver_outbox` does for these consumers and for alarms, as if every wait were over."""
+    make_all_due(*consumers)
     return deliver_due(consumers)

@@ -1,11 +1,19 @@
-"""What a task takes in memory: a compressed record is small for the broker and large for who reads it."""
+"""What a task takes in memory: a compressed record is small for the broker and large for who reads it.
+
+And delivery: five hundred rows of the outbox may be small, or large.
+"""
+
+import os
 
 import pytest
+from sqlalchemy import text
 
 from include.kafka.connection import client_config, producer_config
+from include.operations import outbox
+from include.operations.database import begin
 from tests import forks
 from tests.clients import producer_to
-from tests.integration.kafka.conftest import order, read_all
+from tests.integration.kafka.conftest import make_all_due, order, read_all
 
 pytestmark = pytest.mark.integration
 
@@ -27,6 +35,23 @@ for chunk in claim_messages(consumer, "run"):
 grown = peak_mb() - before
 assert grown < {limit}, f"{{grown}} MB"
 open({result!r}, "w").write(str(grown))
+"""
+# Of 180 MB.
+ROWS, ROW_SIZE, DELIVERY_LIMIT_MB = 200, 900_000, 90
+DELIVER = """
+import resource
+from include.kafka.delivery import deliver_due
+from include.operations.outbox import due_routes
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+# Connects.
+due_routes()
+before = peak_mb()
+deliver_due([])
+grown = peak_mb() - before
+assert grown < {limit}, f"{{grown}} MB"
 """
 
 
@@ -53,3 +78,23 @@ def test_large_messages_are_in_memory_a_few_at_a_time(make_topic, operations, tm
     assert forks.run(CLAIM.format(topic=topic.name, limit=LIMIT_MB, result=str(result)), 300) == 0
     assert int(result.read_text()) > 0
     assert len(read_all(topic.dead_letter_name)) == MESSAGES
+
+
+def test_large_rows_of_the_outbox_are_in_memory_a_few_at_a_time(make_topic, make_consumer):
+    results = make_topic(partitions=1)
+    consumer = make_consumer(make_topic())
+    for _ in range(ROWS):
+        with begin() as connection:
+            outbox.add_record(
+                connection,
+                consumer=consumer.name,
+                topic=results.name,
+                key=None,
+                value=os.urandom(ROW_SIZE),
+                headers=[],
+            )
+    make_all_due(consumer)
+    assert forks.run(DELIVER.format(limit=DELIVERY_LIMIT_MB), 300) == 0
+    with begin() as connection:
+        left = text("select state, count(*) from outbox where consumer = :name group by 1")
+        assert connection.execute(left, {"name": consumer.name}).all() == [("delivered", ROWS)]

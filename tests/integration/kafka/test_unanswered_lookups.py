@@ -1,0 +1,121 @@
+"""An outage of Airflow's API server drops nothing as "not defined"; a connection that nobody defined costs no alarm."""
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import text
+
+from include.operations import outbox
+from include.operations.database import begin
+from tests.integration.kafka.conftest import alarms, make_all_due
+from tests.integration.kafka.test_handling import Receiver, outbox_states
+from tests.worker import ApiServer, run_in_worker
+
+pytestmark = pytest.mark.integration
+
+DELIVER = """
+from include.kafka.delivery import deliver_due
+answer(deliver_due([]))
+"""
+CHECK_CONNECTORS = """
+from airflow.dag_processing.dagbag import DagBag
+check = DagBag("dags/batch/watch_connectors.py").dags["watch_connectors"].get_task("check_connectors").python_callable
+try:
+    check(params={"max_lag": 1, "stalled_minutes": 1, "max_restarts": 1})
+except Exception as error:
+    answer(type(error).__name__)
+"""
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    server = ApiServer()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def in_worker(api) -> Callable[[str], str]:
+    """Runs code in a worker that knows the services from its environment, and asks the API server for the rest."""
+    known = ("AIRFLOW_CONN_OPERATIONS_DB", "AIRFLOW_CONN_KAFKA_DEFAULT")
+    environment = {name: v for name, v in os.environ.items() if name in known or not name.startswith("AIRFLOW_CONN_")}
+    return lambda code: run_in_worker(code, api, environment)
+
+
+@pytest.fixture
+def request_to(make_topic, make_consumer):
+    """Adds a request to an HTTP connection; returns its consumer."""
+
+    def make(conn_id: str):
+        consumer = make_consumer(make_topic())
+        with begin() as connection:
+            outbox.add_request(connection, consumer=consumer.name, conn_id=conn_id, payload={"n": 1})
+        return consumer
+
+    return make
+
+
+def failures(consumer) -> list[tuple[int, str]]:
+    with begin() as connection:
+        query = text("select failures, last_error from outbox_routes where consumer = :name")
+        return [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
+
+
+def test_without_an_answer_of_the_api_server_requests_wait_and_are_delivered_once_it_answers(
+    api, in_worker, request_to
+):
+    server = Receiver()
+    consumer = request_to("late_webhook")
+    api.connections["late_webhook"] = 503
+    make_all_due(consumer)
+    assert in_worker(DELIVER) == "0"
+    assert outbox_states(consumer) == [("request", "pending")]
+    ((count, error),) = failures(consumer)
+    assert (count, "late_webhook: the look-up failed" in error) == (1, True)
+
+    # Its own database was away for a moment: Airflow answers then that the connection is not there.
+    api.connections["late_webhook"] = 404
+    make_all_due(consumer)
+    assert in_worker(DELIVER) == "0"
+    assert outbox_states(consumer) == [("request", "pending")]
+
+    api.connections["late_webhook"] = {"conn_type": "http", "host": f"http://127.0.0.1:{server.server_port}"}
+    make_all_due(consumer)
+    assert in_worker(DELIVER) == "1"
+    server.shutdown()
+    assert [payload for _, payload in server.seen] == [{"n": 1}]
+
+
+def test_requests_to_a_connection_that_nobody_defined_are_skipped_at_the_second_look_without_an_alarm(
+    in_worker, request_to
+):
+    consumer = request_to("nobodys_webhook")
+    for state in ("pending", "skipped"):
+        make_all_due(consumer)
+        assert in_worker(DELIVER) == "0"
+        assert outbox_states(consumer) == [("request", state)]
+    assert failures(consumer) == []
+    outbox.watch()
+    assert alarms(consumer) == {}
+
+
+def test_the_second_look_is_a_minute_later_and_one_for_all_rows_of_a_minute(request_to):
+    consumer = request_to("nobodys_webhook")
+    (route,) = [route for route in outbox.due_routes() if route.consumer == consumer.name]
+    for _ in range(2):
+        outbox._skip(route, "connection nobodys_webhook is not defined", outbox.outbox.c.due_at <= text("now()"))
+    with begin() as connection:
+        query = text(
+            "select state, due_at - now() >= interval '59 s', due_at - now() <= interval '2 min', "
+            "extract(epoch from due_at) % 60 from outbox where consumer = :name"
+        )
+        found = connection.execute(query, {"name": consumer.name}).one()
+    assert tuple(found) == ("pending", True, True, 0)
+
+
+@pytest.mark.parametrize(("status", "ends"), [(503, "LookUpFailed"), (404, "AirflowSkipException")])
+def test_connectors_are_not_watched_only_where_kafka_connect_is_not_defined(status, ends, api, in_worker):
+    api.connections["kafka_connect"] = status
+    assert in_worker(CHECK_CONNECTORS) == ends
