@@ -55,13 +55,14 @@ MAX_ATTEMPTS = 20
 REFUSED_FIRST_SECONDS, REFUSED_LAST_SECONDS = 5, 1_800
 # Between two attempts on a route with an unavailable receiver.
 AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS = 1, 60
-# The task that wrote a row has this long to deliver it. After that the Dag delivers it: the task may have been killed.
-WRITER_SECONDS = 10.0
+# The task that wrote a row has this long to deliver it: the rest of its chunk comes first. After that the Dag delivers
+# it, because the task may have been killed.
+WRITER_SECONDS = 30.0
 # Rows of one route that are in memory at once. Held dead letters may have 1 MB each, and several routes are delivered
 # at the same time.
 MAX_BYTES = 4_000_000
-# A request is skipped when its connection was not defined twice, at least this far apart: Airflow gives the same answer
-# while its database or its secrets backend fails.
+# A request is skipped when its connection was undefined at two looks, at least this far apart: Airflow gives the same
+# answer while its database or its secrets backend fails.
 UNDEFINED_SECONDS = 60
 # A process that leased a route and was killed blocks the route for this long.
 LEASE_SECONDS = 60
@@ -314,6 +315,10 @@ def deliver_route(route: Route, way: Way) -> int:
     with begin() as connection:
         if away is not None:
             _note_away(connection, route, away)
+        elif reason:
+            # The row remembers since when; only the lease ends.
+            free = {"retry_at": func.now(), "failures": 0, "last_error": None}
+            connection.execute(update(outbox_routes).where(*_is(outbox_routes, route)).values(free))
         elif (back := connection.execute(delete(outbox_routes).where(*_is(outbox_routes, route)).returning(
             outbox_routes.c.failures
         )).scalar()):  # fmt: skip
@@ -441,18 +446,22 @@ def _why_not(route: Route, way: Way) -> tuple[str | None, str | None]:
 
 
 def _skip(route: Route, reason: str, which: ColumnElement[bool]) -> None:
-    """Skip the rows that have this reason from an earlier look already, and let the others wait for a second look."""
-    again = outbox.c.last_error == reason
-    # Rounded up, so that the rows of a minute become due together: each look is a run of the Dag.
-    minutes = func.ceil(func.extract("epoch", func.clock_timestamp()) / UNDEFINED_SECONDS)
-    values = {
-        "state": case((again, "skipped"), else_="pending"),
-        "due_at": case((again, outbox.c.due_at), else_=func.to_timestamp((minutes + 1) * UNDEFINED_SECONDS)),
-        "last_error": reason,
-    }
+    """Skip the rows if the route's connection was undefined before; otherwise let them wait for another look.
+
+    A route remembers when its connection was first found to be undefined. So only the first rows of a connection that
+    nobody defines wait for a minute; later rows are skipped at once.
+    """
+    route_row = postgresql.insert(outbox_routes).values(**route._asdict(), undefined_since=func.now())
+    since = func.coalesce(outbox_routes.c.undefined_since, func.now())
+    route_row = route_row.on_conflict_do_update(constraint=outbox_routes.primary_key, set_={"undefined_since": since})
+    again_at = outbox_routes.c.undefined_since + timedelta(seconds=UNDEFINED_SECONDS)
     with begin() as connection:
-        count = connection.execute(update(outbox).where(*_pending(route), which).values(values)).rowcount
-    log.debug("outbox: %s %d rows: %s", _name(route), count, reason)
+        returned = route_row.returning(again_at.label("at"), (again_at <= func.now()).label("again"))
+        look = connection.execute(returned).one()
+        values = {"state": "skipped"} if look.again else {"due_at": look.at}
+        rows = update(outbox).where(*_pending(route), which).values(last_error=reason, **values)
+        count = connection.execute(rows).rowcount
+    log.debug("outbox: %s %d rows %s: %s", _name(route), count, "skipped" if look.again else "wait", reason)
 
 
 def _take(route: Route) -> bool:
@@ -488,6 +497,7 @@ def _note_away(connection: Connection, route: Route, reason: str, *, only_if_unk
             "failures": outbox_routes.c.failures + 1,
             "retry_at": func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
             "last_error": reason[:1_000],
+            "undefined_since": None,
         },
         where=outbox_routes.c.retry_at <= func.now() if only_if_unknown else None,
     ).returning(outbox_routes.c.failures)

@@ -230,6 +230,8 @@ outbox_routes = Table(
     Column("failures", BigInteger, server_default="0", nullable=False),
     now_column("retry_at"),
     Column("last_error", Text),
+    # When the connection was first found to be undefined; null again as soon as it is found.
+    Column("undefined_since", Timestamp),
 )
 
 # Dead letters that a replay has processed, by their coordinates in the dead-letter topic, with the latest outcome. A

@@ -199,7 +199,8 @@ def make_all_due(*consumers: Consumer) -> None:
         others = "update outbox set state = 'skipped' where state = 'pending' and consumer <> all(:names)"
         connection.execute(text(others), names)
         connection.execute(text("update outbox set due_at = now() where state = 'pending'"))
-        connection.execute(text("update outbox_routes set retry_at = now()"))
+        undefined = "undefined_since = undefined_since - interval '1 hour'"
+        connection.execute(text(f"update outbox_routes set retry_at = now(), {undefined}"))
 
 
 def deliver_now(*consumers: Consumer) -> int:

@@ -96,23 +96,28 @@ def test_requests_to_a_connection_that_nobody_defined_are_skipped_at_the_second_
         make_all_due(consumer)
         assert in_worker(DELIVER) == "0"
         assert outbox_states(consumer) == [("request", state)]
-    assert failures(consumer) == []
+    assert failures(consumer) == [(0, None)]
     outbox.watch()
     assert alarms(consumer) == {}
 
 
-def test_the_second_look_is_a_minute_later_and_one_for_all_rows_of_a_minute(request_to):
+def test_the_second_look_is_a_minute_after_the_first_and_later_rows_need_none(request_to):
     consumer = request_to("nobodys_webhook")
     (route,) = [route for route in outbox.due_routes() if route.consumer == consumer.name]
-    for _ in range(2):
-        outbox._skip(route, "connection nobodys_webhook is not defined", outbox.outbox.c.due_at <= text("now()"))
+    due, reason = outbox.outbox.c.due_at <= text("now()"), "connection nobodys_webhook is not defined"
+    outbox._skip(route, reason, due)
     with begin() as connection:
         query = text(
-            "select state, due_at - now() >= interval '59 s', due_at - now() <= interval '2 min', "
-            "extract(epoch from due_at) % 60 from outbox where consumer = :name"
+            "select state, due_at - now() between interval '50 s' and interval '60 s' "
+            "from outbox where consumer = :name"
         )
-        found = connection.execute(query, {"name": consumer.name}).one()
-    assert tuple(found) == ("pending", True, True, 0)
+        assert tuple(connection.execute(query, {"name": consumer.name}).one()) == ("pending", True)
+    make_all_due(consumer)
+    outbox._skip(route, reason, due)
+    with begin() as connection:
+        outbox.add_request(connection, consumer=consumer.name, conn_id="nobodys_webhook", payload={"n": 2})
+    outbox._skip(route, reason, due)
+    assert outbox_states(consumer) == [("request", "skipped")] * 2
 
 
 @pytest.mark.parametrize(("status", "ends"), [(503, "LookUpFailed"), (404, "AirflowSkipException")])
