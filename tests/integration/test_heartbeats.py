@@ -113,3 +113,11 @@ def test_without_database_and_webhook_a_failure_is_in_the_log(monkeypatch, caplo
     monkeypatch.setattr(database, "begin", away)
     report_failure(context(error=ConnectionError("away")))
     assert "alarm: source=maintain.prune kind=dag_failed" in caplog.text
+
+
+def test_without_the_database_and_an_answer_about_the_webhook_both_are_in_the_log(monkeypatch, caplog):
+    monkeypatch.setattr(database, "begin", away)
+    monkeypatch.setenv("AIRFLOW_CONN_ALARM_WEBHOOK", "{cannot be read")
+    report_failure(context(error=ConnectionError("away")))
+    assert "alarm: source=maintain.prune kind=dag_failed" in caplog.text
+    assert "not delivered either: connection alarm_webhook: the look-up failed" in caplog.text

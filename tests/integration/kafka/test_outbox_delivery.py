@@ -266,6 +266,21 @@ def test_without_the_connection_requests_are_skipped_and_kept(announcing, send):
     assert states(consumer) == ["skipped"] * 21
 
 
+def test_a_connection_that_cannot_be_looked_up_holds_up_no_other(make_topic, make_consumer, make_receiver, monkeypatch):
+    _, healthy_id = make_receiver()
+    consumer = make_consumer(make_topic())
+    monkeypatch.setenv("AIRFLOW_CONN_UNREADABLE", "{cannot be read")
+    add_requests(consumer, "unreadable", 1)
+    add_requests(consumer, healthy_id, 2)
+    assert deliver_now(consumer) == 1
+    assert states(consumer) == ["pending", "delivered"]
+    # It was found, and is not found when it is used.
+    monkeypatch.setattr("include.operations.webhooks.is_defined", lambda conn_id: True)
+    add_requests(consumer, healthy_id, 3)
+    assert deliver_now(consumer) == 1
+    assert states(consumer) == ["pending", "delivered", "delivered"]
+
+
 def test_what_a_killed_writer_left_becomes_due_and_is_delivered(make_topic, make_consumer, make_receiver):
     server, conn_id = make_receiver()
     consumer = make_consumer(make_topic())
