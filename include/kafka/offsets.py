@@ -22,8 +22,9 @@ REQUEST_TIMEOUT_SECONDS = 10.0
 # A leader election takes less than a second; a partition without a leader for longer is left out.
 LEADER_CHANGE_TRIES, LEADER_CHANGE_SECONDS = 5, 0.1
 # A description of topics is requested from the broker that the metadata name as controller. A cluster with KRaft names
-# any of its brokers, which may be the one that this client cannot reach: the next answer may name another.
-DESCRIBE_SECONDS = (1.0, 1.0, 2.0, REQUEST_TIMEOUT_SECONDS)
+# any of its brokers, which may be the one that this client cannot reach: the next metadata may name another. The
+# timeouts of the first tries; that of the last one is REQUEST_TIMEOUT_SECONDS.
+DESCRIBE_SECONDS = (1.0, 1.0, 2.0)
 # Partitions whose logs are compared at once: each may fetch up to a megabyte meanwhile.
 COMPARED_AT_ONCE = 50
 # The topic id in the answer of a broker without topic ids.
@@ -211,12 +212,11 @@ class GroupOffsets:
         if before != ({*self.left_out}, str(self.committed_error)):
             # Only changes: the trigger looks many times a minute.
             named = {f"{p.topic}-{p.number}": why for p, why in sorted(self.left_out.items())}
-            text = "group=%s partitions left out: %s; committed offsets cannot be read: %s"
-            log.warning(text, self.group, named, self.committed_error)
+            log.warning("group=%s partitions left out: %s; error: %s", self.group, named, self.committed_error)
         return found
 
     async def _look(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
-        from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
+        from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
         from confluent_kafka.admin import OffsetSpec
 
         timeout = {"request_timeout": REQUEST_TIMEOUT_SECONDS}
@@ -246,7 +246,12 @@ class GroupOffsets:
             # In a thread: this call blocks for about a millisecond.
             committed = await asyncio.to_thread(self._committed, asked)
         except KafkaException as error:
-            self.committed_error = error
+            # Without the right to describe the group, the client only reports a timeout.
+            text = (
+                f"the committed offsets of group {self.group} cannot be read ({error.args[0].str()}): bring its "
+                "coordinator's broker back, or grant the user READ and DESCRIBE on the group"
+            )
+            self.committed_error = KafkaException(KafkaError(error.args[0].code(), text))
         found: dict[Partition, PartitionOffsets] = {}
         failed: KafkaException | None = None
         for tp in asked:
@@ -280,7 +285,7 @@ class GroupOffsets:
         if not names:
             return {}
         answers: dict[str, Future] = {}
-        for seconds in DESCRIBE_SECONDS:
+        for seconds in (*DESCRIBE_SECONDS, REQUEST_TIMEOUT_SECONDS):
             # With the user's rights: messages that the user may not read must not be claimed, or their run could never
             # end.
             options = {"include_authorized_operations": True, "request_timeout": seconds}
