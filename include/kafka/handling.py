@@ -150,7 +150,7 @@ class Handler:
             raise ContractViolation(Reason.rejected, text) from error
         if length > MAX_EVENT_ID_BYTES:
             raise ContractViolation(Reason.rejected, f"event_id has {length} bytes, at most {MAX_EVENT_ID_BYTES}")
-        return _Good(message.with_event(event), topic.contract.__name__, event_id, content)
+        return _Good(message.with_event(event), topic.contract.contract_name, event_id, content)
 
     def _act(self, good: Sequence[_Good]) -> tuple[list[DeadLetter], list[str]]:
         """Apply the effects; returns the messages that became dead letters instead, and the errors of failed ones."""
@@ -263,7 +263,7 @@ class Handler:
     def _letter_row(self, letter: DeadLetter) -> dict[str, Any]:
         return {
             **self._coordinates_row(letter.message, Outcome.dead_letter),
-            "contract": self.consumer.topic(letter.message.topic).contract.__name__,
+            "contract": self.consumer.topic(letter.message.topic).contract.contract_name,
             # Null, because the event was rejected, and its id may be the value that the database cannot store.
             "event_id": None,
             "digest": None,
