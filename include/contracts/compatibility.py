@@ -40,6 +40,7 @@ class Rule(StrEnum):
     pattern_changed = "pattern_changed"
     default_changed = "default_changed"
     key_changed = "key_changed"
+    name_changed = "name_changed"
     constraint_changed = "constraint_changed"
 
 
@@ -66,10 +67,13 @@ class Break:
     change: Change
 
     def __str__(self) -> str:
-        return (
-            f"{self.file}, compared with commit {self.commit}: {self.change}. "
-            "Only an optional field may be added within a version: make a new version of the topic instead"
-        )
+        remedy = "Only an optional field may be added within a version: make a new version of the topic instead"
+        if self.change.rule is Rule.name_changed:
+            remedy = (
+                "Consumers know the events that they have handled by this name: declare the former one as "
+                "`contract_name` in the class"
+            )
+        return f"{self.file}, compared with commit {self.commit}: {self.change}. {remedy}"
 
 
 def compare(old: Schema, new: Schema) -> list[Change]:
@@ -86,6 +90,8 @@ def compare(old: Schema, new: Schema) -> list[Change]:
     if old.get(schemas.KEY_KEYWORD) != new.get(schemas.KEY_KEYWORD):
         detail = f"{old.get(schemas.KEY_KEYWORD)!r} -> {new.get(schemas.KEY_KEYWORD)!r}"
         changes.append(Change(Rule.key_changed, "", detail))
+    if old.get("title") != new.get("title"):
+        changes.append(Change(Rule.name_changed, "", f"{old.get('title')!r} -> {new.get('title')!r}"))
     return changes
 
 

@@ -24,6 +24,17 @@ class Contract(BaseModel):
     # messages at once. Without it, messages are parsed one by one. Each task compares it with the property on a sample.
     event_id_sql: ClassVar[str | None] = None
 
+    # The contract's name in the consumers' inboxes: an event is identified by it and by its `event_id`. By default the
+    # name of the class. A class that is renamed must declare its former name here: under another name, no inbox knows
+    # the events that were handled, and one that its producer repeats would act twice.
+    contract_name: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Never inherited: two contracts of one name would take each other's events for their own.
+        if "contract_name" not in vars(cls):
+            cls.contract_name = cls.__name__
+
     @property
     def event_id(self) -> str:
         """The event's identity within its topic: the same for every copy of the event, so it must not be random."""

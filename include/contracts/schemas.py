@@ -35,7 +35,7 @@ def file_name(topic: Topic) -> str:
 def schema(topic: Topic) -> dict[str, Any]:
     """The JSON Schema of the topic's messages."""
     derived = topic.contract.model_json_schema(schema_generator=_WithoutFieldTitles)
-    head = {"$schema": DIALECT, "title": topic.contract.__name__}
+    head = {"$schema": DIALECT, "title": topic.contract.contract_name}
     described = {"description": topic.description} if topic.description else {}
     return {**head, **described, KEY_KEYWORD: topic.key, **_without(derived, "title", "description")}
 

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from include.kafka.connection import CONN_ID
-from include.kafka.offsets import OffsetRange, Partition, PartitionOffsets, is_same_topic
+from include.kafka.offsets import Compared, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.operations.database import begin
 from include.operations.tables import claim_ranges, claims, consumers, handled_ranges, positions
 
@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 Available = Callable[[], Mapping[Partition, PartitionOffsets]]
 # Argument: {partition: (log identity, next offset)}.
 Commit = Callable[[dict[Partition, tuple[str, int]]], object]
-# Argument: {partition: (next offset, leader epoch)}. Returns the partitions whose log was truncated.
-CompareLogs = Callable[[Mapping[Partition, tuple[int, int]]], set[Partition]]
+# Argument: {partition: (next offset, leader epoch)}. Returns the partitions whose log was truncated, and those that did
+# not answer.
+CompareLogs = Callable[[Mapping[Partition, tuple[int, int]]], Compared]
 
 
 class ConsumerStopped(Exception):
@@ -155,8 +156,9 @@ def _new_claim(
 ) -> Claimed:
     rows = connection.execute(select(positions).where(positions.c.consumer == consumer))
     known = {Partition(row.topic, row.partition): row for row in rows}
-    stopped = lost_logs(consumer, known, available, compare_logs)
-    available = {partition: offsets for partition, offsets in available.items() if partition not in stopped}
+    stopped, unanswered = lost_logs(consumer, known, available, compare_logs)
+    # What did not answer is left to a later claim: its records may be others than those that were claimed before.
+    available = {p: offsets for p, offsets in available.items() if p not in stopped and p not in unanswered}
     started = {partition.topic for partition in known}
     start: dict[Partition, int] = {}
     for partition, offsets in available.items():
@@ -250,7 +252,7 @@ def lost_logs(
     known: Mapping[Partition, Row],
     available: Mapping[Partition, PartitionOffsets],
     compare_logs: CompareLogs | None,
-) -> dict[Partition, str]:
+) -> tuple[dict[Partition, str], set[Partition]]:
     """Find partitions whose log is not the one that was claimed before: recreated or truncated.
 
     Args:
@@ -261,7 +263,7 @@ def lost_logs(
             partition is not truncated while its leader stays the same.
 
     Returns:
-        {partition: what happened}.
+        {partition: what happened}; and the partitions whose log could not be compared.
     """
     stopped: dict[Partition, str] = {}
     doubtful: dict[Partition, tuple[int, int]] = {}
@@ -286,14 +288,15 @@ def lost_logs(
             and position.leader_epoch != offsets.leader_epoch
         ):
             doubtful[partition] = (position.next_offset, position.leader_epoch)
-    for partition in sorted(compare_logs(doubtful) if compare_logs is not None and doubtful else ()):
+    compared = compare_logs(doubtful) if compare_logs is not None and doubtful else Compared(set(), set())
+    for partition in sorted(compared.lost_end):
         position = known[partition]
         stopped[partition] = (
             f"consumer {consumer}: topic {partition.topic} has lost the end of its log and was filled again (offsets "
             f"up to {position.next_offset} of partition {partition.number} were claimed under leader epoch "
             f"{position.leader_epoch}; other records have taken their place)"
         )
-    return stopped
+    return stopped, compared.unanswered
 
 
 def fair_shares(wanted: Mapping[Partition, int], total: int) -> dict[Partition, int]:

@@ -55,8 +55,8 @@ class Consumer:
         conn_id: The Airflow connection of the broker.
 
     Raises:
-        ValueError: `topics` is empty, a claim is smaller than a chunk or a chunk smaller than one message, or a claim
-            has more chunks than Airflow maps tasks.
+        ValueError: `topics` is empty, a claim is smaller than a chunk or a chunk smaller than one message, a claim has
+            more chunks than Airflow maps tasks, or two topics have different contracts of one name.
     """
 
     name: str
@@ -96,6 +96,13 @@ class Consumer:
                 f"consumer {self.name}: {self.max_messages_per_claim} messages in chunks of {self.chunk_size} are more "
                 f"than the {MAX_MAP_LENGTH} mapped tasks that Airflow allows a run; raise chunk_size"
             )
+        contracts: dict[str, type] = {}
+        for topic in self.topics:
+            if contracts.setdefault(name := topic.contract.contract_name, topic.contract) is not topic.contract:
+                raise ValueError(
+                    f"consumer {self.name}: the contracts of two topics are both named {name}, so an event of one "
+                    "would be taken for a repeated event of the other; declare another `contract_name` in one of them"
+                )
 
     @property
     def group(self) -> str:

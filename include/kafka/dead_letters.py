@@ -150,17 +150,19 @@ class DeadLetters:
                 letter.detail,
                 f" unreadable={message.unreadable}" if message.unreadable else "",
             )
-        tried = [letter for letter in letters if not self._is_refusing(letter)]
+        tried: list[DeadLetter] = []
+        untried: list[DeadLetter] = []
+        for letter in letters:
+            (untried if self._is_refusing(letter) else tried).append(letter)
         refused = self._attempt(tried, [self._whole(letter) for letter in tried])
         waiting = [one for one in refused if not one.refusal.is_size]
         large = [one.letter for one in refused if one.refusal.is_size]
         waiting += self._attempt(large, [self._stub(letter) for letter in large])
         for one in waiting:
             self._topics_refusing[one.record.topic] = one.refusal
-        for letter in letters:
-            if letter not in tried:
-                refusal = self._topics_refusing[letter.message.topic + DEAD_LETTER_SUFFIX]
-                waiting.append(Waiting(letter, self._whole(letter), refusal))
+        for letter in untried:
+            refusal = self._topics_refusing[letter.message.topic + DEAD_LETTER_SUFFIX]
+            waiting.append(Waiting(letter, self._whole(letter), refusal))
         return [one if _size(one.record) <= MAX_WAITING_BYTES else self._as_stub(one) for one in waiting]
 
     def _attempt(self, letters: Sequence[DeadLetter], records: Sequence[OutgoingRecord]) -> list[Waiting]:

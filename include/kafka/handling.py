@@ -23,7 +23,7 @@ from include.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
 from include.kafka.messages import Message, Rejected
 from include.kafka.producer import AcknowledgedProducer
 from include.operations import outbox
-from include.operations.database import LOCK_NOT_AVAILABLE, begin
+from include.operations.database import begin
 from include.operations.tables import Outcome, inbox
 
 log = logging.getLogger(__name__)
@@ -47,19 +47,25 @@ class _Good(NamedTuple):
     digest: bytes
 
 
+def _sqlstate(error: Exception) -> str:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+
+
 def _database_is_away(error: Exception) -> bool:
     """Whether the database is unavailable: every message would fail, so the task fails and is retried.
 
-    Any other error belongs to one message: a violated constraint, data that the database cannot store, a wrong
-    statement, a text that is too long for an index, a lock timeout.
+    Any other error is taken for one message's: a violated constraint, data that the database cannot store, a wrong
+    statement, a text that is too long for an index, a statement timeout, a lock timeout, a deadlock. If it is not, each
+    message fails once; the other mistake would let one message hold up all messages after it.
     """
-    waited = getattr(getattr(error, "orig", None), "sqlstate", None) == LOCK_NOT_AVAILABLE
-    return isinstance(error, OperationalError | InterfaceError) and not _is_limit(error) and not waited
+    is_connection = isinstance(error, OperationalError | InterfaceError)
+    # Without an SQLSTATE, the client has found no server. 08: the connection failed. 57P: the server is ending it.
+    return is_connection and (not (state := _sqlstate(error)) or state.startswith(("08", "57P")))
 
 
 def _is_limit(error: Exception) -> bool:
     """Whether a value exceeds a limit of PostgreSQL (SQLSTATE class 54), which no retry changes."""
-    return (getattr(getattr(error, "orig", None), "sqlstate", None) or "").startswith("54")
+    return _sqlstate(error).startswith("54")
 
 
 class Handler:
@@ -144,7 +150,7 @@ class Handler:
             raise ContractViolation(Reason.rejected, text) from error
         if length > MAX_EVENT_ID_BYTES:
             raise ContractViolation(Reason.rejected, f"event_id has {length} bytes, at most {MAX_EVENT_ID_BYTES}")
-        return _Good(message.with_event(event), topic.contract.__name__, event_id, content)
+        return _Good(message.with_event(event), topic.contract.contract_name, event_id, content)
 
     def _act(self, good: Sequence[_Good]) -> tuple[list[DeadLetter], list[str]]:
         """Apply the effects; returns the messages that became dead letters instead, and the errors of failed ones."""
@@ -257,7 +263,7 @@ class Handler:
     def _letter_row(self, letter: DeadLetter) -> dict[str, Any]:
         return {
             **self._coordinates_row(letter.message, Outcome.dead_letter),
-            "contract": self.consumer.topic(letter.message.topic).contract.__name__,
+            "contract": self.consumer.topic(letter.message.topic).contract.contract_name,
             # Null, because the event was rejected, and its id may be the value that the database cannot store.
             "event_id": None,
             "digest": None,

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from include.kafka.connection import CONN_ID, ClientErrors, admin_config, client_config, consumer_config
 
 if TYPE_CHECKING:
+    from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_SECONDS = 10.0
 # A leader election takes less than a second; a partition without a leader for longer is left out.
 LEADER_CHANGE_TRIES, LEADER_CHANGE_SECONDS = 5, 0.1
+# A description of topics is requested from the broker that the metadata name as controller. A cluster with KRaft names
+# any of its brokers, which may be the one that this client cannot reach: the next metadata may name another. The
+# timeouts of the first tries; that of the last one is REQUEST_TIMEOUT_SECONDS.
+DESCRIBE_SECONDS = (1.0, 1.0, 2.0)
 # Partitions whose logs are compared at once: each may fetch up to a megabyte meanwhile.
 COMPARED_AT_ONCE = 50
 # The topic id in the answer of a broker without topic ids.
@@ -99,7 +104,8 @@ class PartitionOffsets:
         topic_id: The identity of the log.
         low: The first available offset.
         end: The offset after the last one that can be read (the last stable offset).
-        committed: The group's committed offset; None when the group has committed none.
+        committed: The group's committed offset; None when the group has committed none, or when its offsets cannot be
+            read (`GroupOffsets.committed_error`).
         leader_epoch: The epoch of the leader that answered; None when the broker does not report it.
     """
 
@@ -118,6 +124,13 @@ class PartitionOffsets:
     def truncated(self) -> bool:
         """Whether the committed offset is after the end of the log: the topic was recreated or its log truncated."""
         return self.committed is not None and self.committed > self.end
+
+
+class Compared(NamedTuple):
+    """The result of a comparison of logs: partitions that lost the end of their log, and those that did not answer."""
+
+    lost_end: set[Partition]
+    unanswered: set[Partition]
 
 
 class GroupOffsets:
@@ -145,8 +158,12 @@ class GroupOffsets:
         config = client_config(conn_id)
         self._errors = ClientErrors(conn_id, config)
         self.group = group
-        # Whether a topic or a partition's leader was missing at the last call of `look`.
+        # Whether a topic was missing, or a partition left out, since the last call of `look`.
         self.incomplete = False
+        # {partition: reason}: the partitions that were left out, because they have no leader or it does not answer.
+        self.left_out: dict[Partition, str] = {}
+        # Why the last call of `look` could not read the group's committed offsets; None when it could.
+        self.committed_error: KafkaException | None = None
         # The topics that the user may not read; they count as missing.
         self.forbidden: set[str] = set()
         # Whether a leader was changing, or did not know yet that it leads.
@@ -161,48 +178,62 @@ class GroupOffsets:
 
         return AdminClient(self._admin_config)
 
-    async def look(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
+    async def look(self, topics: Iterable[str], *, needs_committed: bool = True) -> dict[Partition, PartitionOffsets]:
         """Fetch the offsets of every partition of the topics, up to the last stable offset.
 
-        Sends four requests, whatever the number of partitions. A missing topic does not block the others: `incomplete`
-        is True when something was left out.
+        Sends four requests, whatever the number of partitions. A missing topic, or a partition without a leader that
+        answers, does not block the others: `incomplete` is True when something was left out. A leader that does not
+        answer costs REQUEST_TIMEOUT_SECONDS.
 
         Args:
             topics: Names of topics.
+            needs_committed: Raise when the group's committed offsets cannot be read. Otherwise they are None, and
+                `committed_error` says why.
 
         Returns:
             The offsets by partition. Left out are topics that do not exist (yet) or that the user may not read, and
-            partitions without a leader.
+            partitions that have no leader or whose leader does not answer (`left_out`).
 
         Raises:
-            KafkaException: The broker cannot be reached, or the user may read none of the topics.
+            KafkaException: No broker can be reached, no leader answers, or the user may read none of the topics.
         """
         names = list(topics)
         found: dict[Partition, PartitionOffsets] = {}
+        before = {*self.left_out}, str(self.committed_error)
+        until = time.monotonic() + REQUEST_TIMEOUT_SECONDS
         with self._errors.explaining(self._admin):
             for _ in range(LEADER_CHANGE_TRIES):
                 found = await self._look(names)
-                if not self._moving:
+                if not self._moving or time.monotonic() > until:
                     break
                 await asyncio.sleep(LEADER_CHANGE_SECONDS)
+            if self.committed_error is not None and needs_committed:
+                raise self.committed_error
+        if before != ({*self.left_out}, str(self.committed_error)):
+            # Only changes: the trigger looks many times a minute.
+            named = {f"{p.topic}-{p.number}": why for p, why in sorted(self.left_out.items())}
+            log.warning("group=%s partitions left out: %s; error: %s", self.group, named, self.committed_error)
         return found
 
     async def _look(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
-        from confluent_kafka import IsolationLevel, TopicPartition
+        from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
         from confluent_kafka.admin import OffsetSpec
 
         timeout = {"request_timeout": REQUEST_TIMEOUT_SECONDS}
         topic_ids: dict[str, str] = {}
         asked: list[TopicPartition] = []
         self.incomplete = self._moving = False
+        self.left_out, self.committed_error = {}, None
         for topic, description in (await self._describe(topics)).items():
             if description is None:
                 self.incomplete = True
                 continue
             topic_ids[topic] = log_identity(topic, str(description.topic_id))
-            led = [TopicPartition(topic, p.id) for p in description.partitions if p.leader is not None]
-            self.incomplete |= len(led) < len(description.partitions)
-            asked += led
+            for p in description.partitions:
+                if p.leader is None:
+                    self._leave_out(Partition(topic, p.id), "it has no leader")
+                else:
+                    asked.append(TopicPartition(topic, p.id))
         if not asked:
             return {}
         # read_committed: up to the last stable offset. Offsets from an open transaction on are not available yet.
@@ -210,32 +241,64 @@ class GroupOffsets:
         latest, earliest = cast(OffsetSpec, OffsetSpec.latest()), cast(OffsetSpec, OffsetSpec.earliest())
         ends = self._admin.list_offsets(dict.fromkeys(asked, latest), **options)
         lows = self._admin.list_offsets(dict.fromkeys(asked, earliest), **options)
-        # In a thread: this call blocks for about a millisecond.
-        committed = await asyncio.to_thread(self._committed, asked)
+        committed: dict[Partition, int] = {}
+        try:
+            # In a thread: this call blocks for about a millisecond.
+            committed = await asyncio.to_thread(self._committed, asked)
+        except KafkaException as error:
+            # Without the right to describe the group, the client only reports a timeout.
+            text = (
+                f"the committed offsets of group {self.group} cannot be read ({error.args[0].str()}): bring its "
+                "coordinator's broker back, or grant the user READ and DESCRIBE on the group"
+            )
+            self.committed_error = KafkaException(KafkaError(error.args[0].code(), text))
         found: dict[Partition, PartitionOffsets] = {}
+        failed: KafkaException | None = None
         for tp in asked:
-            low = await self._result(lows[tp])
-            end = await self._result(ends[tp])
-            if low is None or end is None:
-                self.incomplete = True
-                continue
             key = Partition(tp.topic, tp.partition)
+            try:
+                low, end = await self._offset(lows[tp]), await self._offset(ends[tp])
+            except KafkaException as error:
+                failed = error
+                self._leave_out(key, error.args[0].str())
+                continue
+            if low is None or end is None:
+                self._leave_out(key, "its leader changes")
+                continue
             found[key] = PartitionOffsets(
                 topic_ids[tp.topic], low.offset, end.offset, committed.get(key), end.leader_epoch
             )
+        if failed is not None and not found:
+            raise failed
         return found
+
+    def _leave_out(self, partition: Partition, why: str) -> None:
+        self.left_out[partition] = why
+        self.incomplete = True
 
     async def _describe(self, topics: Iterable[str]) -> dict[str, Any]:
         """{topic: its description, or None when it does not exist or may not be read}."""
         from confluent_kafka import KafkaError, KafkaException, TopicCollection
         from confluent_kafka.admin import AclOperation
 
-        # With the user's rights: messages that the user may not read must not be claimed, or their run could never end.
-        options = {"include_authorized_operations": True, "request_timeout": REQUEST_TIMEOUT_SECONDS}
+        names = list(topics)
+        if not names:
+            return {}
+        answers: dict[str, Future] = {}
+        for seconds in (*DESCRIBE_SECONDS, REQUEST_TIMEOUT_SECONDS):
+            # With the user's rights: messages that the user may not read must not be claimed, or their run could never
+            # end.
+            options = {"include_authorized_operations": True, "request_timeout": seconds}
+            answers = self._admin.describe_topics(TopicCollection(names), **options)
+            if await self._is_answered(answers.values()):
+                break
+            # Any reachable broker answers this; the answer may name another controller.
+            metadata = asyncio.to_thread(self._admin.list_topics, names[0], REQUEST_TIMEOUT_SECONDS)
+            await self._wait([asyncio.ensure_future(metadata)])
         found: dict[str, Any] = {}
         refusal: KafkaException | None = None
         self.forbidden = set()
-        for topic, future in self._admin.describe_topics(TopicCollection(list(topics)), **options).items():
+        for topic, future in answers.items():
             found[topic] = None
             try:
                 description = await self._result(future)
@@ -262,9 +325,9 @@ class GroupOffsets:
             found = asyncio.run(self._describe(topics))
         return {topic: log_identity(topic, str(d.topic_id)) for topic, d in found.items() if d is not None}
 
-    def look_now(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
+    def look_now(self, topics: Iterable[str], *, needs_committed: bool = True) -> dict[Partition, PartitionOffsets]:
         """`look` for callers without an event loop; blocks."""
-        return asyncio.run(self.look(topics))
+        return asyncio.run(self.look(topics, needs_committed=needs_committed))
 
     def open_transactions_now(self, found: Mapping[Partition, PartitionOffsets]) -> dict[Partition, int]:
         """Find partitions with an open transaction: their log continues after the last stable offset.
@@ -273,12 +336,9 @@ class GroupOffsets:
             found: The return value of `look`.
 
         Returns:
-            {partition: end of its log} for these partitions.
-
-        Raises:
-            KafkaException: The broker cannot be reached.
+            {partition: end of its log} for these partitions. Partitions that do not answer are in `left_out`.
         """
-        from confluent_kafka import IsolationLevel, TopicPartition
+        from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
         from confluent_kafka.admin import OffsetSpec
 
         if not found:
@@ -289,13 +349,23 @@ class GroupOffsets:
         answers = self._admin.list_offsets(asked, **options)
 
         async def wait() -> dict[Partition, int]:
-            ends = {Partition(tp.topic, tp.partition): await self._result(answers[tp]) for tp in asked}
-            return {p: end.offset for p, end in ends.items() if end is not None and end.offset > found[p].end}
+            held: dict[Partition, int] = {}
+            for tp in asked:
+                partition = Partition(tp.topic, tp.partition)
+                try:
+                    end = await self._offset(answers[tp])
+                except KafkaException as error:
+                    self._leave_out(partition, error.args[0].str())
+                    continue
+                if end is None:
+                    self._leave_out(partition, "its leader changes")
+                elif end.offset > found[partition].end:
+                    held[partition] = end.offset
+            return held
 
-        with self._errors.explaining(self._admin):
-            return asyncio.run(wait())
+        return asyncio.run(wait())
 
-    def without_their_end(self, positions: Mapping[Partition, tuple[int, int]]) -> set[Partition]:
+    def without_their_end(self, positions: Mapping[Partition, tuple[int, int]]) -> Compared:
         """Find partitions whose log was truncated before a position, even when it was refilled since.
 
         The client asks the broker where the records of the position's leader epoch end in the present log
@@ -307,22 +377,27 @@ class GroupOffsets:
                 offset were seen.
 
         Returns:
-            The partitions whose log has lost records before the offset.
+            The partitions whose log has lost records before the offset; and those that did not answer within
+            REQUEST_TIMEOUT_SECONDS, which are also in `left_out`.
 
         Raises:
-            KafkaException: A partition did not answer within REQUEST_TIMEOUT_SECONDS.
+            KafkaException: No broker can be reached.
         """
         wanted = sorted(positions.items())
-        gone: set[Partition] = set()
+        compared = Compared(set(), set())
         try:
             for first in range(0, len(wanted), COMPARED_AT_ONCE):
-                gone |= self._without_their_end(dict(wanted[first : first + COMPARED_AT_ONCE]))
+                self._compare(dict(wanted[first : first + COMPARED_AT_ONCE]), compared)
         finally:
             self.consumer.unassign()
-        return gone
+        for partition in sorted(compared.unanswered):
+            self._leave_out(partition, "its log cannot be compared")
+        if compared.unanswered:
+            log.warning("group=%s logs cannot be compared: %s", self.group, sorted(compared.unanswered)[:10])
+        return compared
 
-    def _without_their_end(self, positions: Mapping[Partition, tuple[int, int]]) -> set[Partition]:
-        from confluent_kafka import KafkaError, KafkaException, TopicPartition
+    def _compare(self, positions: Mapping[Partition, tuple[int, int]], compared: Compared) -> None:
+        from confluent_kafka import KafkaError, TopicPartition
 
         for topic in {partition.topic for partition in positions}:
             # Without this request, the client would ask for the topic's leaders only at its next one-second tick.
@@ -334,12 +409,13 @@ class GroupOffsets:
         # The client reports a truncated log with the code of a missing offset (_AUTO_OFFSET_RESET); only the text
         # differs.
         lost_end = KafkaError(KafkaError._LOG_TRUNCATION).str()
-        left, gone = set(positions), set()
+        left = set(positions)
         until = time.monotonic() + REQUEST_TIMEOUT_SECONDS
         while left:
             record: Any = self.consumer.poll(0.1)
             if time.monotonic() > until:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"logs cannot be compared: {sorted(left)[:10]}"))
+                compared.unanswered.update(left)
+                return
             if record is None or record.topic() is None:
                 continue
             partition, error = Partition(record.topic(), record.partition()), record.error()
@@ -348,9 +424,8 @@ class GroupOffsets:
             if partition in left and (error is None or error.code() in ended):
                 left.discard(partition)
                 if error is not None and lost_end in error.str():
-                    gone.add(partition)
+                    compared.lost_end.add(partition)
                 self.consumer.incremental_unassign([TopicPartition(*partition)])
-        return gone
 
     def _seek(self, place: Any) -> None:
         from confluent_kafka import KafkaError, KafkaException
@@ -383,10 +458,15 @@ class GroupOffsets:
             {partition: offset} that were committed.
 
         Raises:
-            KafkaException: The broker refused, as it does when the group has a member.
+            KafkaException: The broker refused, as it does when the group has a member; or the committed offsets could
+                not be read.
         """
         if known is None:
             known = self.look_now({partition.topic for partition in positions})
+        if self.committed_error is not None:
+            # It may not be known which commit would move offsets back. And without a coordinator, a commit would wait
+            # for minutes, under the consumer's lock.
+            raise self.committed_error
         ahead = {
             partition: offset
             for partition, (identity, offset) in positions.items()
@@ -438,18 +518,39 @@ class GroupOffsets:
                 raise KafkaException(tp.error)
         return {Partition(tp.topic, tp.partition): tp.offset for tp in answer if tp.offset >= 0}
 
-    async def _result(self, future: Future) -> Any:
-        """Wait for a result without blocking the event loop; meanwhile the client serves its callbacks (OAuth tokens).
-
-        Returns None for a topic or a partition that does not exist or has no leader.
-        """
-        from confluent_kafka import KafkaError, KafkaException
-
+    async def _wait(self, futures: Iterable[Future]) -> None:
+        """Wait without blocking the event loop; meanwhile the client serves its callbacks (OAuth tokens)."""
         pause = 0.001
-        while not future.done():
+        while not all(future.done() for future in futures):
             self._admin.poll(0)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.02)
+
+    async def _is_answered(self, futures: Collection[Future]) -> bool:
+        """Whether a broker has answered the request of these results."""
+        from confluent_kafka import KafkaError, KafkaException
+
+        await self._wait(futures)
+        errors = [future.exception() for future in futures]
+        codes = [error.args[0].code() if isinstance(error, KafkaException) else None for error in errors]
+        return not all(code in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT) for code in codes)
+
+    async def _offset(self, future: Future) -> Any:
+        """`_result` for an offset; raises KafkaException also when the client gives none and no reason."""
+        from confluent_kafka import KafkaError, KafkaException
+
+        found = await self._result(future)
+        if found is not None and found.offset < 0:
+            # The client's result for a partition whose leader it cannot reach. As an offset, it would look like a log
+            # that has lost its end.
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "its leader does not answer"))
+        return found
+
+    async def _result(self, future: Future) -> Any:
+        """Wait for a result; None for a topic or a partition that does not exist or has no leader."""
+        from confluent_kafka import KafkaError, KafkaException
+
+        await self._wait([future])
         try:
             return future.result()
         except KafkaException as error:

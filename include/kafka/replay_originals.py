@@ -6,7 +6,7 @@ from functools import cached_property
 
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange, Partition
-from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
+from include.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 
 GROUP = "replay-originals"
 
@@ -38,7 +38,10 @@ class OriginalReader:
             ReadingStalled: The broker returned nothing in time; Airflow retries the task.
             KafkaException: The broker did not answer; Airflow retries the task.
         """
-        found = self._group.look_now([topic]).get(Partition(topic, partition))
+        wanted_from = Partition(topic, partition)
+        found = self._group.look_now([topic], needs_committed=False).get(wanted_from)
+        if (why := self._group.left_out.get(wanted_from)) is not None:
+            raise ReadingStalled(f"{topic}-{partition}: {why}")
         if found is None or not found.low <= offset < found.end:
             return None
         wanted = OffsetRange(topic, found.topic_id, partition, offset, offset + 1)

@@ -35,7 +35,7 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
 
     Raises:
         NothingToReset: The consumer has no position in the topic.
-        ValueError: A partition has no leader now.
+        ValueError: A partition has no leader now, or its leader does not answer.
         KafkaException: The broker did not answer.
     """
     from confluent_kafka import KafkaException
@@ -43,15 +43,14 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
     changes: list[str] = []
     with GroupOffsets(consumer, conn_id, **CONSUMER_SETTINGS) as group, begin() as connection:
         lock_consumer(connection, consumer)
-        now = group.look_now([topic])
-        if now and group.incomplete:
-            # The reset would delete the positions of partitions without a leader and write no new ones.
-            raise ValueError(f"topic {topic}: not every partition has a leader now; try again in a moment")
+        now = group.look_now([topic], needs_committed=False)
+        _check_complete(topic, group)
         mine = (positions.c.consumer == consumer, positions.c.topic == topic)
         known = {Partition(topic, row.partition): row for row in connection.execute(select(positions).where(*mine))}
         if not known:
             raise NothingToReset(f"consumer {consumer} has claimed nothing of topic {topic}")
-        stopped = lost_logs(consumer, known, now, group.without_their_end)
+        stopped, _ = lost_logs(consumer, known, now, group.without_their_end)
+        _check_complete(topic, group)
         identities: dict[Partition, str] = {}
         for partition, offsets in now.items():
             old = known.get(partition)
@@ -88,6 +87,13 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
             )
         close_alarm(connection, consumer, "consumer_stopped")
     return changes
+
+
+def _check_complete(topic: str, group: GroupOffsets) -> None:
+    """Raise ValueError if a partition was left out: the reset would delete its position and write no new one."""
+    if group.left_out:
+        named = ", ".join(f"{p.number} ({why})" for p, why in sorted(group.left_out.items()))
+        raise ValueError(f"topic {topic}: not every partition answers now: {named}; try again when its broker is back")
 
 
 def _give_up(connection, consumer: str, topic: str, identities: dict[Partition, str]) -> list[str]:

@@ -460,8 +460,8 @@ def _claim(
     def available() -> dict[Partition, PartitionOffsets]:
         # In the event lane, all offsets up to the ends of the logs are available.
         nonlocal found
-        found = group.look_now(names)
-        return found
+        found = group.look_now(names, needs_committed=False)
+        return _without_unsure_starts(consumer, found, group)
 
     committing = watch.Committing(group)
     try:
@@ -473,7 +473,11 @@ def _claim(
             max_messages=room or consumer.max_messages_per_claim,
             compare_logs=group.without_their_end,
             on_new=lambda connection, new: watch.watch_claim(
-                connection, consumer, run_id, new, is_whole=not group.incomplete
+                connection,
+                consumer,
+                run_id,
+                new,
+                is_whole=not group.incomplete and group.committed_error is None,
             ),
         )
     except ConsumerStopped as stopped:
@@ -488,6 +492,29 @@ def _claim(
         claimed = replace(claimed, ranges=tuple(_without_given_up(consumer, claimed.ranges)))
         _check_same_topics(consumer, claimed.ranges, group)
     return claimed
+
+
+def _without_unsure_starts(
+    consumer: Consumer, found: dict[Partition, PartitionOffsets], group: GroupOffsets
+) -> dict[Partition, PartitionOffsets]:
+    """Leave out topics that the consumer has not started while it cannot be known where all their partitions start.
+
+    A first claim starts at the group's committed offsets. A partition that comes later starts at its beginning: its
+    messages before the committed offset would be handled again.
+
+    Raises KafkaException when the group's committed offsets cannot be read and no topic is left.
+    """
+    if group.committed_error is None and not group.left_out:
+        return found
+    with begin() as connection:
+        started = {partition.topic for partition in positions_of(connection, consumer.name)}
+    unsure = {p.topic for p in (group.left_out if group.committed_error is None else found)} - started
+    if unsure:
+        log.warning("first claim waits until all partitions answer: consumer=%s topics=%s", consumer.name, unsure)
+    sure = {partition: offsets for partition, offsets in found.items() if partition.topic not in unsure}
+    if group.committed_error is not None and not sure:
+        raise group.committed_error
+    return sure
 
 
 def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, producer: AcknowledgedProducer) -> None:

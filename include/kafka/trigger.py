@@ -114,12 +114,15 @@ class ConsumerLagTrigger(BaseEventTrigger):
         missing: set[str] = set()
         try:
             while True:
-                found = await group.look(self.topics)
+                found = await group.look(self.topics, needs_committed=False)
                 if missing != (missing := set(self.topics) - {partition.topic for partition in found}) and missing:
                     forbidden = sorted(group.forbidden)
                     text = "group=%s waiting for topics that do not exist: %s; or that its user may not read: %s"
                     log.warning(text, self.group, sorted(missing - group.forbidden), forbidden)
                 found = await positions.applied_to(found)
+                if group.committed_error is not None:
+                    # Without a position, a claim would need the committed offset, and wait for it.
+                    found = {p: offsets for p, offsets in found.items() if offsets.committed is not None}
                 other_logs = {partition: offsets for partition, offsets in found.items() if offsets.truncated}
                 same_logs = {partition: offsets for partition, offsets in found.items() if not offsets.truncated}
                 lag = sum(offsets.lag for offsets in same_logs.values())

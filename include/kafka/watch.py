@@ -20,7 +20,7 @@ from include.kafka.consumers import Consumer, Shape
 from include.kafka.dead_letters import close_delivered
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
-from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
+from include.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 from include.operations.alarms import add_to_alarm, close_alarm, open_alarm
 from include.operations.database import begin
 from include.operations.tables import claims, log_ends, open_transactions
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 LOST_ALARM, STOPPED_ALARM = "messages_lost", "consumer_stopped"
 COMMIT_ALARM, FOREIGN_ALARM, TRANSACTION_ALARM = "commit_refused", "foreign_commits", "transaction_open"
-FORBIDDEN_ALARM = "topic_forbidden"
+FORBIDDEN_ALARM, AWAY_ALARM = "topic_forbidden", "partitions_away"
 RUNBOOK = "docs/runbooks/committed-offsets.md"
 REMEDIES = (
     "raise capacity (max_active_runs, max_messages_per_claim, workers), or move the topic to the standard lane; "
@@ -52,7 +52,7 @@ class Standing:
         behind: {topic: number of messages that are not claimed}.
         waiting: {topic: how long its oldest unclaimed message has waited}; only topics with such a message.
         oldest_claim: The age of the oldest open claim; None when no claim is open.
-        is_whole: False when a topic or a partition's leader was missing, so the numbers may be too low.
+        is_whole: False when a topic or a partition was left out or could not be read, so the numbers may be too low.
     """
 
     behind: Mapping[str, int]
@@ -97,7 +97,7 @@ def check_consumer(consumer: Consumer) -> Standing:
         The consumer's state.
 
     Raises:
-        KafkaException: The broker did not answer.
+        KafkaException: The broker did not answer, or the group's committed offsets cannot be read.
         ReadingStalled: The oldest message of a partition could not be read.
     """
     with begin() as connection:
@@ -105,13 +105,16 @@ def check_consumer(consumer: Consumer) -> Standing:
         watch_broken_contracts(connection, consumer)
         close_delivered(connection)
     with GroupOffsets(consumer.group, consumer.conn_id, **{**CONSUMER_SETTINGS, **ONE_MESSAGE}) as group:
-        found = group.look_now(topic.name for topic in consumer.topics)
+        found = group.look_now((topic.name for topic in consumer.topics), needs_committed=False)
         held = group.open_transactions_now(found)
-        standing = _standing(consumer, found, group, oldest_claim)
+        found = _known_ones(consumer, found, group)
+        standing, unread = _standing(consumer, found, group, oldest_claim)
         forbidden = sorted(group.forbidden)
     with begin() as connection:
         _watch_rights(connection, consumer, forbidden)
-        _watch_foreign_commits(connection, consumer, found)
+        _watch_left_out(connection, consumer, group.left_out)
+        if group.committed_error is None:
+            _watch_foreign_commits(connection, consumer, found)
         watch_transactions(
             connection, consumer.name, found, held, consumer.max_transaction_age, is_whole=standing.is_whole
         )
@@ -124,7 +127,22 @@ def check_consumer(consumer: Consumer) -> Standing:
         {topic: str(age) for topic, age in standing.waiting.items()},
         oldest_claim,
     )
+    # Raised last: a partition that cannot be read, or committed offsets that decide nothing, must hide no alarm.
+    if (failed := unread or group.committed_error) is not None:
+        raise failed
     return standing
+
+
+def _known_ones(
+    consumer: Consumer, found: Mapping[Partition, PartitionOffsets], group: GroupOffsets
+) -> dict[Partition, PartitionOffsets]:
+    """Without partitions that do not answer any more, and those of which it is not known where a claim would start."""
+    known = {partition: offsets for partition, offsets in found.items() if partition not in group.left_out}
+    if group.committed_error is not None:
+        with begin() as connection:
+            claimed = positions_of(connection, consumer.name)
+        known = {partition: offsets for partition, offsets in known.items() if partition in claimed}
+    return known
 
 
 def watch_claim(
@@ -392,6 +410,19 @@ def _watch_rights(connection: Connection, consumer: Consumer, forbidden: Sequenc
     open_alarm(connection, consumer.name, FORBIDDEN_ALARM, text)
 
 
+def _watch_left_out(connection: Connection, consumer: Consumer, left_out: Mapping[Partition, str]) -> None:
+    if not left_out:
+        close_alarm(connection, consumer.name, AWAY_ALARM)
+        return
+    named = ", ".join(f"{p.topic}-{p.number}: {why}" for p, why in sorted(left_out.items())[:MAX_NAMED])
+    text = (
+        f"{len(left_out)} partitions cannot be asked ({named}): bring their broker back, or make it reachable from "
+        "Airflow's workers and triggerer. What is there waits, as long as retention keeps it; the other partitions go "
+        "on, each claim some seconds later; docs/runbooks/broker-away.md"
+    )
+    open_alarm(connection, consumer.name, AWAY_ALARM, text)
+
+
 def _watch_foreign_commits(
     connection: Connection, consumer: Consumer, found: Mapping[Partition, PartitionOffsets]
 ) -> None:
@@ -438,7 +469,10 @@ def _standing(
     found: Mapping[Partition, PartitionOffsets],
     group: GroupOffsets,
     oldest_claim: timedelta | None,
-) -> Standing:
+) -> tuple[Standing, Exception | None]:
+    """The consumer's state; and why the oldest message of a partition could not be read, None when all were read."""
+    from confluent_kafka import KafkaException
+
     behind = dict.fromkeys((topic.name for topic in consumer.topics), 0)
     waiting: dict[str, timedelta] = {}
     next_offsets = _next_offsets(consumer, found)
@@ -446,6 +480,7 @@ def _standing(
     with begin() as connection:
         ends = _remember_ends(connection, consumer, found, next_offsets, now)
     reader = RangeReader(group.consumer, batch_size=1)
+    unread: Exception | None = None
     for partition, offsets in sorted(found.items()):
         start = next_offsets[partition]
         if start >= offsets.end:
@@ -453,11 +488,17 @@ def _standing(
         behind[partition.topic] += offsets.end - start
         unclaimed = OffsetRange(partition.topic, offsets.topic_id, partition.number, start, offsets.end)
         # None when the rest of the log holds only transaction markers and no record.
-        batch = next(reader.read(unclaimed), None)
+        try:
+            batch = next(reader.read(unclaimed), None)
+        except (ReadingStalled, KafkaException) as trouble:
+            log.exception("not read: %s", unclaimed)
+            unread = trouble
+            continue
         if batch:
             age = _waited(batch[0], ends[partition], now)
             waiting[partition.topic] = max(age, waiting.get(partition.topic, age))
-    return Standing(behind, waiting, oldest_claim, is_whole=not group.incomplete)
+    is_whole = not group.incomplete and group.committed_error is None and unread is None
+    return Standing(behind, waiting, oldest_claim, is_whole), unread
 
 
 def _waited(message: Message, ends: Sequence[tuple[int, datetime]], now: datetime) -> timedelta:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from include.kafka import tasks
@@ -19,13 +19,16 @@ STATEMENTS = {
     "foreign key": "insert into claims (consumer, run_id) values ('nobody', 'run')",
     "missing value": "insert into alarms (source, kind, message, opened_at) values ('s', 'k', 'm', null)",
     "no such table": "select * from no_such_table",
+    "too slow": "select set_config('statement_timeout', '100ms', true); select pg_sleep(60)",
+    "deadlock": "do $$ begin raise sqlstate '40P01'; end $$",
+    "not serializable": "do $$ begin raise sqlstate '40001'; end $$",
     "connection ended": "select pg_terminate_backend(pg_backend_pid())",
 }
 
 
 def effect(connection: Connection, message: Message) -> None:
-    if statement := STATEMENTS.get(message.event.number):
-        connection.execute(text(statement))
+    if statements := STATEMENTS.get(message.event.number):
+        connection.exec_driver_sql(statements)
     record_effect(connection, message)
 
 
@@ -34,8 +37,10 @@ def consumer(make_topic, make_consumer):
     return replace(make_consumer(make_topic()), effect=f"{__name__}:effect")
 
 
-@pytest.mark.parametrize("refused", ["foreign key", "missing value", "no such table"])
-def test_an_effect_that_the_database_refuses_delays_no_other_message_and_is_kept_open(consumer, send, refused):
+@pytest.mark.parametrize("refused", sorted(STATEMENTS.keys() - {"connection ended"}))
+def test_an_effect_that_the_database_refuses_delays_no_other_message_and_is_kept_open(
+    consumer, send, refused, monkeypatch
+):
     (topic,) = consumer.topics
     send(topic, order("before"), order(refused), order("behind"))
     (chunk,) = tasks.claim_messages(consumer, "run")
@@ -46,6 +51,10 @@ def test_an_effect_that_the_database_refuses_delays_no_other_message_and_is_kept
     assert read_all(topic.dead_letter_name) == []
     assert open_claims(consumer) == 1
     assert numbers(topic) == ["before", "behind"]
+    monkeypatch.delitem(STATEMENTS, refused)
+    tasks.handle_chunk(consumer, chunk, "run")
+    assert sorted(numbers(topic)) == sorted(["before", refused, "behind"])
+    assert open_claims(consumer) == 0
 
 
 def test_a_database_that_ends_the_connection_fails_the_task_and_its_retry_goes_on(consumer, send, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -13,7 +14,7 @@ from include.kafka.connection import client_config, producer_config
 from include.kafka.handling import HandlingFailed
 from include.operations.database import begin
 from tests.clients import producer_to
-from tests.integration.kafka.conftest import numbers, open_claims, order, read_all
+from tests.integration.kafka.conftest import Order, numbers, open_claims, order, read_all
 
 pytestmark = pytest.mark.integration
 
@@ -86,6 +87,27 @@ def test_what_a_producer_sent_twice_has_one_effect_and_both_are_on_record(make_t
     assert sorted(numbers(topic)) == ["a", "b"]
     assert outcomes(consumer) == {"handled": 2, "duplicate": 2}
     assert open_claims(consumer) == 0
+
+
+class Purchase(Order):
+    """The contract after its class was renamed."""
+
+    contract_name = "Order"
+
+
+def test_what_was_handled_before_its_contract_was_renamed_is_known(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, order("a"))
+    tasks.claim_messages(consumer, "before")
+    with begin() as connection:
+        query = text("select contract from inbox where consumer = :name")
+        # The name in inboxes of the releases before: no migration is needed.
+        assert connection.scalar(query, {"name": consumer.name}) == "Order"
+    send(topic, order("a"), order("b"), b"bad")
+    tasks.claim_messages(replace(consumer, topics=(replace(topic, contract=Purchase),)), "after")
+    assert numbers(topic) == ["a", "b"]
+    assert outcomes(consumer) == {"handled": 2, "duplicate": 1, "dead_letter": 1}
 
 
 def test_an_effect_that_fails_delays_no_other_message(make_topic, make_consumer, send):

@@ -128,9 +128,12 @@ def test_logs_of_many_partitions_are_compared_at_once(make_topic, services):
     partitions = [Partition(topic.name, number) for number in range(topic.partitions)]
     with GroupOffsets("compares", **CONSUMER_SETTINGS) as group:
         epoch = next(iter(group.look_now([topic.name]).values())).leader_epoch
-        assert group.without_their_end({partition: (1, epoch) for partition in partitions}) == set()
+        assert group.without_their_end({partition: (1, epoch) for partition in partitions}) == (set(), set())
         # Seen under a leader that these logs have never had.
-        assert group.without_their_end({partition: (1, epoch + 9) for partition in partitions}) == set(partitions)
+        assert group.without_their_end({partition: (1, epoch + 9) for partition in partitions}) == (
+            set(partitions),
+            set(),
+        )
 
 
 def test_a_broker_without_leader_epochs_is_asked_nothing(make_topic, make_consumer, send, monkeypatch):

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from include.kafka import tasks
 from include.kafka.connection import client_config, producer_config
+from include.kafka.dead_letters import DeadLetter
 from include.kafka.delivery import deliver_due
 from include.kafka.watch import check_consumer
 from include.operations.database import begin
@@ -61,6 +62,23 @@ def send_compressed(services):
         assert producer.flush(30) == 0
 
     return send
+
+
+def test_dead_letters_are_not_compared_with_each_other(make_topic, make_consumer, send, admin, monkeypatch):
+    topic, other = make_topic(), make_topic()
+    consumer = make_consumer(topic, other)
+    delete(admin, topic.dead_letter_name)
+    compared = []
+    monkeypatch.setattr(DeadLetter, "__eq__", lambda one, other: compared.append(one) or one is other)
+    send(topic, b"bad")
+    tasks.claim_messages(consumer, "refused")
+    for each in (topic, other):
+        send(each, *[b"bad"] * 20)
+    tasks.claim_messages(consumer, "refused by one of two")
+    assert outcomes(consumer) == {"dead_letter": 41}
+    assert len(read_all(other.dead_letter_name)) == 20
+    # Each letter with each other one would be a million comparisons for a claim.
+    assert compared == []
 
 
 def test_a_missing_dead_letter_topic_delays_nothing_and_gets_its_letters_later(make_topic, make_consumer, send, admin):

@@ -358,3 +358,51 @@ def test_a_consumer_that_may_read_nothing_says_so(connect, config, consumer, top
     connect(add_user(admin, "stranger"))
     with pytest.raises(KafkaException, match="authorization"):
         tasks.claim_messages(consumer, "run")
+
+
+def test_a_group_that_may_not_be_read_stops_no_consumer_that_has_started(
+    connect, config, consumer, topics, send, committed, short_timeouts
+):
+    admin = AdminClient(config)
+    connect(add_user(admin, "groupless"))
+    send(order(1), order(2))
+    new = replace(consumer, name=f"{consumer.name}-new", chunk_size=10)
+    started = replace(consumer, chunk_size=10)
+    commit_as_before(config, new.group, topics[0], 1)
+    tasks.claim_messages(started, "first")
+    rule = (ResourceType.GROUP, consumer.group, ResourcePatternType.PREFIXED, "User:groupless", "*", AclOperation.ALL)
+    done(admin.create_acls([AclBinding(*rule, AclPermissionType.DENY)]))
+    send(order(3))
+
+    async def fires() -> None:
+        async with Firings(trigger_of(started)) as firings, Firings(trigger_of(new)) as none:
+            await firings.until(1)
+            assert firings.lags == [1]
+            assert none.lags == []
+
+    asyncio.run(fires())
+    tasks.claim_messages(started, "second")
+    assert numbers(topics[0]) == ["1", "2", "3"]
+    # It has no position yet: whatever it started at might be wrong.
+    with pytest.raises(KafkaException, match=f"offsets of group {new.group} cannot be read"):
+        tasks.claim_messages(new, "first")
+    for each in (started, new):
+        # The alarms are right, and it is not passed over in silence either.
+        with pytest.raises(KafkaException, match=f"offsets of group {each.group} cannot be read"):
+            check_consumer(each)
+        assert alarms(each) == {}
+
+    done(admin.delete_acls([AclBindingFilter(*rule, AclPermissionType.DENY)]))
+    tasks.claim_messages(new, "first")
+    assert numbers(topics[0]) == ["1", "2", "2", "3", "3"]
+    tasks.claim_messages(started, "third")
+    for each in (started, new):
+        check_consumer(each)
+    assert committed() == 3
+
+
+def commit_as_before(config: dict[str, Any], group: str, topic: Topic, offset: int) -> None:
+    """What the program that used the group before has committed."""
+    before = KafkaConsumer({**config, "group.id": group})
+    before.commit(offsets=[TopicPartition(topic.name, 0, offset)], asynchronous=False)
+    before.close()

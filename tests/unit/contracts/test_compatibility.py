@@ -79,6 +79,7 @@ def add(document: Schema, name: str, required: bool) -> None:
         (lambda new: field(new, "price").update(multipleOf=0.5), Rule.constraint_changed, "price"),
         (lambda new: new.update(additionalProperties=True), Rule.constraint_changed, ""),
         (lambda new: new.update({"x-kafka-key": "quantity"}), Rule.key_changed, ""),
+        (lambda new: new.update(title="Order"), Rule.name_changed, ""),
     ],
 )
 def test_each_change_has_the_name_of_its_rule(edit: Callable[[Schema], object], rule: Rule, path: str):
@@ -96,7 +97,7 @@ def test_every_rule_is_tested_above():
     "edit",
     [
         lambda new: None,
-        lambda new: new.update(description="other words", title="Other"),
+        lambda new: new.update(description="other words"),
         lambda new: field(new, "price").update(description="in euros", examples=[1.5]),
         lambda new: new["properties"].update(sorted(new["properties"].items())),
         lambda new: new["required"].reverse(),
@@ -124,10 +125,12 @@ def test_another_version_under_the_same_name_is_not_compatible():
 
 
 class OrderWithColour(OrderV1):
+    contract_name = "OrderV1"
     colour: Identifier | None = None
 
 
 class OrderWithLowerLimit(OrderV1):
+    contract_name = "OrderV1"
     quantity: Annotated[int, Field(ge=1, le=500)]
 
 
@@ -167,6 +170,18 @@ def test_a_change_is_compared_with_the_committed_schema(history):
         f"orders.v1.json, compared with commit {first}: bound_narrowed at quantity: maximum 1000 -> 500. "
         "Only an optional field may be added within a version: make a new version of the topic instead"
     )
+
+
+class Renamed(OrderV1):
+    pass
+
+
+def test_a_class_that_is_renamed_must_declare_its_former_name(history):
+    folder, commit, _ = history
+    first = commit(registry(OrderV1))
+    (found,) = breaks_since(registry(Renamed), folder, first)
+    assert "name_changed at (message): 'OrderV1' -> 'Renamed'" in str(found)
+    assert "declare the former one as `contract_name`" in str(found)
 
 
 def test_a_new_topic_and_a_new_version_have_nothing_to_be_compared_with(history):

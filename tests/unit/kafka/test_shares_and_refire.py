@@ -1,11 +1,13 @@
 """Arithmetic of the lane, without a broker."""
 
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from include.contracts import Contract, Topic
 from include.kafka import trigger
 from include.kafka.claims import Claimed, fair_shares
 from include.kafka.connection import UnsafeKafkaConnection, check
@@ -136,3 +138,27 @@ def test_handling_tasks_are_retried_for_more_than_six_hours():
 def test_a_consumer_whose_numbers_do_not_fit_is_refused(settings, message):
     with pytest.raises(ValueError, match=f"consumer mine: .*{message}"):
         Consumer(**{"name": "mine", "topics": ("topic",), "effect": "a:b", **settings})
+
+
+def contract(name: str, **members: str) -> type[Contract]:
+    """A contract as a module of its own would declare it."""
+    body = {"__annotations__": {"version": Literal[1], "number": str}, "event_id": property(lambda self: self.number)}
+    return type(name, (Contract,), {"__module__": __name__, **body, **members})
+
+
+def test_contracts_of_one_name_in_one_consumer_are_refused():
+    def consumer(*contracts: type[Contract]) -> Consumer:
+        topics = [
+            Topic(f"topic-{number}", each, key="number", partitions=1, retention=None)
+            for number, each in enumerate(contracts)
+        ]
+        return Consumer(name="mine", topics=tuple(topics), effect="a:b")
+
+    one, other = contract("Order"), contract("Order")
+    with pytest.raises(ValueError, match="consumer mine: the contracts of two topics are both named Order"):
+        consumer(one, other)
+    # The same contract in two topics: an event is the same in both.
+    consumer(one, one)
+    consumer(one, contract("Order", contract_name="other.Order"))
+    # A contract that is derived from another is another.
+    consumer(one, type("Special", (one,), {"__module__": __name__}))

@@ -1,0 +1,306 @@
+"""A broker that only its clients cannot reach: what it leads waits, everything else goes on.
+
+Two brokers of one cluster. Clients reach the second one through a gate that the tests shut; the controller does not
+notice, so the second broker stays the leader of its partitions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+from sqlalchemy import text
+
+from include.contracts import Topic
+from include.kafka import offsets, tasks
+from include.kafka.claims import positions_of
+from include.kafka.connection import admin_config, client_config, producer_config
+from include.kafka.offsets import GroupOffsets, Partition
+from include.kafka.reading import CONSUMER_SETTINGS
+from include.kafka.reset import reset_consumer
+from include.kafka.watch import check_consumer
+from include.operations.database import begin
+from stack import jvm, ports
+from stack.supervisor import MARKER
+from tests.clients import producer_to
+from tests.conftest import start_stack
+from tests.integration.kafka.conftest import Order, alarms, numbers, open_claims, order, wait_for_topics
+from tests.integration.kafka.test_trigger import Firings, trigger_for
+
+pytestmark = pytest.mark.integration
+
+CONN_ID = "kafka_two_brokers"
+
+
+class Gate:
+    """Passes connections on to a port; shut, it refuses new ones and ends those that are open."""
+
+    def __init__(self, port: int, target: int) -> None:
+        self.port, self._target = port, target
+        self._listener: socket.socket | None = None
+        self._open: list[socket.socket] = []
+
+    def open(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def shut(self) -> None:
+        listener, self._listener = self._listener, None
+        for one in [listener, *self._open]:
+            if one is not None:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+                one.close()
+        self._open = []
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                broker = socket.create_connection(("127.0.0.1", self._target))
+                self._open += [client, broker]
+                for one, other in ((client, broker), (broker, client)):
+                    threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="module")
+def brokers(tmp_path_factory) -> Iterator[tuple[dict[str, Any], Gate]]:
+    """The client settings of the cluster, and the gate before its second broker."""
+    stack = start_stack(tmp_path_factory.mktemp("two_brokers"), ("kafka",))
+    kafka = stack.kafka
+    kafka.prepare()
+    for name in ("second", "gate"):
+        ports.choose(stack.state, name, print)
+    gate = Gate(stack.state.get("port.gate"), stack.state.get("port.second"))
+    folder = kafka.folder / "second"
+    folder.mkdir()
+    settings = {
+        **kafka.server_settings(),
+        "process.roles": "broker",
+        "node.id": "2",
+        "listeners": f"CLIENT://127.0.0.1:{stack.state.get('port.second')}",
+        "advertised.listeners": f"CLIENT://127.0.0.1:{gate.port}",
+        "log.dirs": str(folder / "data"),
+    }
+    config = folder / "server.properties"
+    config.write_text(jvm.properties(settings))
+    meta = dict(line.split("=", 1) for line in (kafka.data / "meta.properties").read_text().splitlines() if "=" in line)
+
+    def command(main: str, *arguments: str) -> list[str]:
+        return jvm.command(kafka.java, "-Xmx384m", kafka.jars, folder, main, *arguments)
+
+    format_ = command("kafka.tools.StorageTool", "format", f"--cluster-id={meta['cluster.id']}", "-c", str(config))
+    subprocess.run(format_, check=True, capture_output=True)
+    gate.open()
+    # With the stack's marker: whoever removes the stack ends this process too.
+    environment = {**os.environ, MARKER: str(stack.folder)}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command("kafka.Kafka", str(config)), stdout=log, stderr=log, env=environment)
+    client = stack.endpoints()["kafka"]["client_config"]
+    until = time.monotonic() + 60
+    while len(AdminClient(client).list_topics(timeout=10).brokers) < 2:
+        assert time.monotonic() < until, (folder / "log").read_text()[-2000:]
+        time.sleep(0.5)
+    yield client, gate
+    process.kill()
+    process.wait()
+    gate.shut()
+    stack.remove()
+
+
+@pytest.fixture
+def gate(brokers, operations, monkeypatch) -> Iterator[Gate]:
+    """The gate before the second broker, open; the connection's clients do not wait long for who does not answer."""
+    client, gate = brokers
+    connection = {"conn_type": "kafka", "extra": client}
+    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection))
+    monkeypatch.setattr(offsets, "REQUEST_TIMEOUT_SECONDS", 3.0)
+    yield gate
+    gate.shut()
+    gate.open()
+
+
+@pytest.fixture
+def make(gate) -> Callable[..., Topic]:
+    """Create a topic of orders whose partitions are led by these brokers."""
+    admin = AdminClient(admin_config(client_config(CONN_ID)))
+
+    def made(*leaders: int) -> Topic:
+        name = f"orders.{uuid.uuid4().hex[:8]}"
+        topic = Topic(name, Order, key="number", partitions=len(leaders), retention=timedelta(days=1))
+        new = [
+            NewTopic(topic.name, replica_assignment=[[leader] for leader in leaders], num_partitions=len(leaders)),
+            NewTopic(topic.dead_letter_name, replica_assignment=[[1]], num_partitions=1),
+        ]
+        for future in admin.create_topics(new).values():
+            future.result(30)
+        wait_for_topics(admin, topic.name, topic.dead_letter_name)
+        return topic
+
+    return made
+
+
+@pytest.fixture
+def put(gate) -> Callable[..., None]:
+    """Send orders of these numbers to a partition."""
+
+    def put(topic: Topic, partition: int, *numbers: str) -> None:
+        producer = producer_to(producer_config(client_config(CONN_ID)), topic.name)
+        for number in numbers:
+            producer.produce(topic.name, order(number), partition=partition)
+        assert producer.flush(30) == 0
+
+    return put
+
+
+def test_partitions_of_a_broker_that_cannot_be_reached_wait_and_the_others_go_on(make, make_consumer, put, gate):
+    topic, other, behind = make(1, 2), make(1), make(2)
+    consumer = make_consumer(topic, other, behind, conn_id=CONN_ID)
+    for each in (topic, other, behind):
+        put(each, 0, f"first of {each.name}")
+    put(topic, 1, "first of 1")
+    tasks.claim_messages(consumer, "before")
+    put(topic, 0, "0")
+    put(topic, 1, "1")
+    put(other, 0, "other")
+    put(behind, 0, "behind")
+
+    gate.shut()
+    tasks.claim_messages(consumer, "shut")
+    assert numbers(topic) == [f"first of {topic.name}", "0", "first of 1"]
+    assert numbers(other)[1:] == ["other"]
+    check_consumer(consumer)
+    # It is no lost log, and nothing says that all is well.
+    assert alarms(consumer).keys() == {"partitions_away"}
+    text = alarms(consumer)["partitions_away"]
+    assert f"{topic.name}-1: its leader does not answer" in text
+    assert f"{behind.name}-0: its leader does not answer" in text
+    assert "2 partitions" in text
+
+    gate.open()
+    tasks.claim_messages(consumer, "open")
+    assert numbers(topic) == [f"first of {topic.name}", "0", "first of 1", "1"]
+    assert numbers(behind)[1:] == ["behind"]
+    check_consumer(consumer)
+    assert alarms(consumer) == {}
+    assert open_claims(consumer) == 0
+
+
+def test_runs_start_for_what_can_be_reached(make, make_consumer, put, gate, caplog):
+    topic = make(1, 2)
+    consumer = make_consumer(topic, conn_id=CONN_ID)
+    tasks.claim_messages(consumer, "before")
+    put(topic, 0, "0")
+    put(topic, 1, "1")
+    gate.shut()
+
+    async def scenario() -> None:
+        async with Firings(trigger_for(consumer, conn_id=CONN_ID)) as firings:
+            await firings.until(1, timeout=60)
+            assert firings.lags == [1]
+
+    asyncio.run(scenario())
+    assert f"partitions left out: {{'{topic.name}-1': 'its leader does not answer'}}" in caplog.text
+
+
+def test_if_nobody_answers_a_claim_fails_and_is_retried(make, make_consumer, put, gate):
+    topic = make(2)
+    consumer = make_consumer(topic, conn_id=CONN_ID)
+    put(topic, 0, "0")
+    gate.shut()
+    with pytest.raises(KafkaException):
+        tasks.claim_messages(consumer, "run")
+    with begin() as connection:
+        assert not connection.scalar(text("select count(*) from claims where consumer = :c"), {"c": consumer.name})
+    gate.open()
+    tasks.claim_messages(consumer, "run")
+    assert numbers(topic) == ["0"]
+
+
+def test_the_first_claim_of_a_topic_waits_for_all_partitions(make, make_consumer, put, gate):
+    topic, other = make(1, 2), make(1)
+    consumer = make_consumer(topic, other, conn_id=CONN_ID)
+    put(topic, 0, "0")
+    put(topic, 1, "handled by the program before", "1")
+    put(other, 0, "other")
+    with GroupOffsets(consumer.group, CONN_ID) as group:
+        group.commit({Partition(topic.name, 1): 1})
+    gate.shut()
+    tasks.claim_messages(consumer, "shut")
+    assert numbers(topic) == []
+    assert numbers(other) == ["other"]
+    gate.open()
+    tasks.claim_messages(consumer, "open")
+    assert numbers(topic) == ["0", "1"]
+
+
+def test_a_log_that_cannot_be_compared_is_not_called_lost(make, put, gate):
+    topic = make(1, 2)
+    for partition in range(2):
+        put(topic, partition, "a")
+    with GroupOffsets("compares", CONN_ID, **CONSUMER_SETTINGS) as group:
+        found = group.look_now([topic.name])
+        gate.shut()
+        seen = {partition: (1, at.leader_epoch) for partition, at in found.items()}
+        assert group.without_their_end(seen) == (set(), {Partition(topic.name, 1)})
+        assert group.open_transactions_now(found) == {}
+        assert group.left_out.keys() == {Partition(topic.name, 1)}
+
+
+def test_what_could_not_be_compared_is_claimed_later(make, make_consumer, put, gate, monkeypatch):
+    topic = make(1, 2)
+    consumer = make_consumer(topic, conn_id=CONN_ID)
+    for partition in range(2):
+        put(topic, partition, f"first of {partition}")
+    tasks.claim_messages(consumer, "before")
+    with begin() as connection:
+        # As if both brokers had become leaders again since.
+        seen = "update positions set leader_epoch = -1 where consumer = :c"
+        connection.execute(text(seen), {"c": consumer.name})
+    for partition in range(2):
+        put(topic, partition, f"second of {partition}")
+    compare = GroupOffsets.without_their_end
+
+    def shut(group, positions):
+        gate.shut()
+        return compare(group, positions)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupOffsets, "without_their_end", shut)
+        tasks.claim_messages(consumer, "shut")
+    assert numbers(topic) == ["first of 0", "second of 0", "first of 1"]
+    gate.open()
+    tasks.claim_messages(consumer, "open")
+    assert numbers(topic) == ["first of 0", "second of 0", "first of 1", "second of 1"]
+    assert alarms(consumer) == {}
+
+
+def test_a_reset_waits_for_all_partitions(make, make_consumer, put, gate):
+    topic = make(1, 2)
+    consumer = make_consumer(topic, conn_id=CONN_ID)
+    tasks.claim_messages(consumer, "before")
+    gate.shut()
+    with pytest.raises(ValueError, match=r"not every partition answers now: 1 \(its leader does not answer\)"):
+        reset_consumer(consumer.name, topic.name, conn_id=CONN_ID)
+    with begin() as connection:
+        assert len(positions_of(connection, consumer.name)) == 2
