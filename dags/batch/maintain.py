@@ -1,14 +1,15 @@
 """
 ### Maintain
 
-Looks after the event lane: raises alarms that no run would raise, emits lost partition keys again, and deletes old
+Looks after both lanes: raises alarms that no run would raise, emits lost partition keys again, and deletes old
 rows.
 
 **Starts** every five minutes. Its tasks do not depend on each other's success.
 
 **Makes**
 - alarms: lag, age and open claims of every consumer, also when its Dag is paused or its claims stall; and outbox rows
-  that have waited for an hour. Alarms whose cause is gone are closed;
+  that have waited for an hour. For the standard lane, lag is what has landed and is not claimed. Alarms whose cause is
+  gone are closed;
 - partition keys that were lost: keys of messages that were claimed and not handled, and of proposals that no person was
   asked about;
 - room: deletes rows that are done and older than the parameters say. Open rows stay, however old they are. The inbox is
@@ -28,7 +29,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from include.operations.heartbeats import REPORTED
 from include.water.assets import PROPOSAL, SERVICE_REQUEST
-from include.water.consumers import CONSUMERS, TRIAGE_SERVICE_REQUESTS
+from include.water.consumers import CONSUMERS, LANDING_CONSUMERS, TRIAGE_SERVICE_REQUESTS
 
 
 @dag(
@@ -60,6 +61,12 @@ def maintain():
 
         beat("maintain", every=timedelta(minutes=5))
         watch.check_consumers(CONSUMERS)
+
+    @task
+    def check_landing_consumers() -> None:
+        from include.landing import watch
+
+        watch.check_consumers(LANDING_CONSUMERS)
 
     @task
     def check_outbox() -> None:
@@ -104,6 +111,7 @@ def maintain():
         return prune_all(dict(params or {}), seconds=240)
 
     check_consumers()
+    check_landing_consumers()
     check_outbox()
     emit_service_requests()
     emit_proposals()

@@ -11,6 +11,7 @@ unreferenced and old objects.
   minutes);
 - eight or more small files of a partition are rewritten as one, in a commit that gives way to the lane's commits. Of a
   landing table, only files are rewritten whose offsets every lane has claimed in claims that are closed;
+- gaps of landing tables are read from Kafka, also of topics without a lane (docs/runbooks/landing-gap.md);
 - files that no snapshot refers to are deleted when they are older than a day. From a landing table no file is deleted
   while offsets are missing, because such a file may hold the missing rows. No file is deleted that the sink's
   coordinator has still to commit;

@@ -1,15 +1,15 @@
 """Alarms about consumers that fall behind or are disturbed by another client.
 
 Every run checks its own consumer. `check_consumers` checks without a run, because a Dag that is paused, or whose claims
-stall, has no runs. The alarms about lag and age open above a limit and close at half of it, so that a consumer that
-hovers around the limit is one episode and not hundreds.
+stall, has no runs; `include/landing/watch.py` does this for the standard lane. The alarms about lag and age open above
+a limit and close at half of it, so that a consumer that hovers around the limit is one episode and not hundreds.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, delete, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
@@ -34,6 +34,10 @@ RUNBOOK = "docs/runbooks/committed-offsets.md"
 REMEDIES = (
     "raise capacity (max_active_runs, max_messages_per_claim, workers), or move the topic to the standard lane; "
     "docs/runbooks/lag-grows.md says what to look at first"
+)
+LANDING_REMEDIES = (
+    "find out why the lane does not claim them (its Dag is paused or does not import, its run fails, offsets have not "
+    "landed), or raise max_messages_per_claim; docs/runbooks/lag-grows.md says what to look at first"
 )
 # Consumer settings to read one message per partition.
 ONE_MESSAGE = {"queued.min.messages": 1, "queued.max.messages.kbytes": 1024}
@@ -61,6 +65,19 @@ class Standing:
     is_whole: bool
 
 
+class Watched(Protocol):
+    """What a check needs to know of a consumer of either lane."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def max_lag(self) -> int: ...
+    @property
+    def max_age(self) -> timedelta: ...
+    @property
+    def max_claim_age(self) -> timedelta: ...
+
+
 class CheckFailed(Exception):
     """Some consumers could not be checked; the others were."""
 
@@ -74,10 +91,15 @@ def check_consumers(consumers: Iterable[Consumer]) -> None:
     Raises:
         CheckFailed: At least one consumer could not be checked; raised after all others were.
     """
+    check_each(consumers, check_consumer)
+
+
+def check_each(consumers: Iterable[Watched], check: Callable[[Any], object]) -> None:
+    """Call `check` for every consumer, and raise CheckFailed at the end if it failed for some."""
     failures: list[str] = []
     for consumer in consumers:
         try:
-            check_consumer(consumer)
+            check(consumer)
         except Exception as error:
             log.exception("cannot be checked: consumer=%s", consumer.name)
             failures.append(f"consumer {consumer.name}: {error}")
@@ -119,7 +141,7 @@ def check_consumer(consumer: Consumer) -> Standing:
             connection, consumer.name, found, held, consumer.max_transaction_age, is_whole=standing.is_whole
         )
         watch_lag(connection, consumer, standing.behind, is_whole=standing.is_whole)
-        _watch_waiting(connection, consumer, standing)
+        watch_waiting(connection, consumer, standing)
     log.info(
         "checked: consumer=%s behind=%s oldest_unclaimed=%s oldest_open_claim=%s",
         consumer.name,
@@ -177,9 +199,17 @@ def watch_claim(
     watch_claims(connection, consumer)
 
 
-def _is_per_message(consumer: Consumer) -> bool:
+def _shape(consumer: Watched) -> Shape | None:
     # Consumers of the standard lane have no shape.
-    return getattr(consumer, "shape", None) is Shape.per_message
+    return getattr(consumer, "shape", None)
+
+
+def _is_per_message(consumer: Watched) -> bool:
+    return _shape(consumer) is Shape.per_message
+
+
+def _remedies(consumer: Watched) -> str:
+    return LANDING_REMEDIES if _shape(consumer) is None else REMEDIES
 
 
 def how_to_go_on(consumer: Consumer, stopped: Mapping[str, str]) -> str:
@@ -255,7 +285,7 @@ def _will_pass(error) -> bool:
     return error.code() in passing
 
 
-def watch_lag(connection: Connection, consumer: Consumer, behind: Mapping[str, int], *, is_whole: bool = True) -> None:
+def watch_lag(connection: Connection, consumer: Watched, behind: Mapping[str, int], *, is_whole: bool = True) -> None:
     """Open or close the alarm about lag.
 
     With one run per message, messages that are claimed and wait for their runs count as lag too: a claim takes hundreds
@@ -272,13 +302,13 @@ def watch_lag(connection: Connection, consumer: Consumer, behind: Mapping[str, i
         behind = {topic: behind.get(topic, 0) + claimed.get(topic, 0) for topic in {*behind, *claimed}}
     total = sum(behind.values())
     if total > consumer.max_lag:
-        text = f"{total} messages behind, limit {consumer.max_lag} ({_by_topic(behind)}): {REMEDIES}"
+        text = f"{total} messages behind, limit {consumer.max_lag} ({_by_topic(behind)}): {_remedies(consumer)}"
         open_alarm(connection, consumer.name, "lag", text)
     elif is_whole and total <= consumer.max_lag / 2:
         close_alarm(connection, consumer.name, "lag")
 
 
-def watch_claims(connection: Connection, consumer: Consumer) -> timedelta | None:
+def watch_claims(connection: Connection, consumer: Watched) -> timedelta | None:
     """Open or close the alarm about an old open claim; returns the age of the oldest open claim, None without one."""
     open_ones = select(claims.c.run_id, claims.c.claimed_at).where(
         claims.c.consumer == consumer.name, claims.c.closed_at.is_(None)
@@ -453,9 +483,16 @@ def _foreign_text(group: str, ahead: Mapping[Partition, tuple[int | None, int]])
     )
 
 
-def _watch_waiting(connection: Connection, consumer: Consumer, standing: Standing) -> None:
+def watch_waiting(connection: Connection, consumer: Watched, standing: Standing) -> None:
+    """Open or close the alarm about messages that wait long to be claimed.
+
+    Args:
+        connection: A connection in a transaction.
+        consumer: The consumer.
+        standing: Its state.
+    """
     if late := _late(consumer, standing.waiting):
-        text = f"messages wait long to be claimed ({_by_topic(late)}), limit {consumer.max_age}: {REMEDIES}"
+        text = f"messages wait long to be claimed ({_by_topic(late)}), limit {consumer.max_age}: {_remedies(consumer)}"
         open_alarm(connection, consumer.name, "age", text)
         return
     # A claim's messages are at least as old as the claim. While they wait, the alarm stays open.
@@ -515,8 +552,35 @@ def _waited(message: Message, ends: Sequence[tuple[int, datetime]], now: datetim
     return now - (arrived_at if after is None else max(arrived_at, after))
 
 
+def waited_at_least(
+    connection: Connection,
+    consumer: Watched,
+    found: Mapping[Partition, PartitionOffsets],
+    next_offsets: Mapping[Partition, int],
+) -> dict[str, timedelta]:
+    """For how long each topic's oldest unclaimed message has been seen to wait, without reading it.
+
+    Counts from the check that first saw an end after it. That check is recorded here, so the first one finds no age.
+
+    Args:
+        connection: A connection in a transaction.
+        consumer: The consumer.
+        found: The present ends, by partition.
+        next_offsets: The consumer's next offsets, none of them after its partition's end.
+
+    Returns:
+        {topic: age}; only topics with an unclaimed message.
+    """
+    now = datetime.now(UTC)
+    waited: dict[str, timedelta] = {}
+    for partition, ends in _remember_ends(connection, consumer, found, next_offsets, now).items():
+        for age in (now - seen_at for end, seen_at in ends if end > next_offsets[partition]):
+            waited[partition.topic] = max(age, waited.get(partition.topic, age))
+    return waited
+
+
 def _remembered_ends(
-    connection: Connection, consumer: Consumer, partitions: Iterable[Partition]
+    connection: Connection, consumer: Watched, partitions: Iterable[Partition]
 ) -> dict[Partition, list[tuple[int, datetime]]]:
     """{partition: [(end of its log, when it was seen)]}."""
     mine = select(log_ends).where(
@@ -530,7 +594,7 @@ def _remembered_ends(
 
 def _remember_ends(
     connection: Connection,
-    consumer: Consumer,
+    consumer: Watched,
     found: Mapping[Partition, PartitionOffsets],
     next_offsets: Mapping[Partition, int],
     now: datetime,
@@ -556,7 +620,7 @@ def _remember_ends(
 
 def _store_ends(
     connection: Connection,
-    consumer: Consumer,
+    consumer: Watched,
     known: Mapping[Partition, list[tuple[int, datetime]]],
     ends: Mapping[Partition, list[tuple[int, datetime]]],
 ) -> None:
@@ -591,7 +655,7 @@ def _next_offsets(consumer: Consumer, found: Mapping[Partition, PartitionOffsets
     return starts
 
 
-def _late(consumer: Consumer, ages: Mapping[str, timedelta]) -> dict[str, timedelta]:
+def _late(consumer: Watched, ages: Mapping[str, timedelta]) -> dict[str, timedelta]:
     return {topic: age for topic, age in ages.items() if age > consumer.max_age}
 
 

@@ -29,6 +29,7 @@ class LandingConsumer:
         landing_grace: How long offsets that the sink has committed may be missing in the table before they are
             repaired, with an alarm.
         max_lag: An alarm when more landed messages than this are unclaimed.
+        max_age: An alarm when landed messages are unclaimed for longer.
         max_claim_age: An alarm when a claim is open for longer.
         conn_id: The Airflow connection of Kafka.
 
@@ -51,6 +52,8 @@ class LandingConsumer:
     landing_grace: timedelta = timedelta(minutes=5)
     # An alarm is raised when more landed messages than this are unclaimed.
     max_lag: int = 20_000_000
+    # Twice max_claim_age: what lands during a long claim waits for the end of that claim.
+    max_age: timedelta = timedelta(hours=2)
     # The run of an older open claim has failed, or has been retrying for too long.
     max_claim_age: timedelta = timedelta(hours=1)
     conn_id: str = CONN_ID

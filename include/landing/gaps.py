@@ -7,8 +7,7 @@ landed: claims go past them. These rows stay as long as the table, because Kafka
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -18,6 +17,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Connection,
     Identity,
     Index,
@@ -26,6 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    bindparam,
     delete,
     false,
     func,
@@ -40,7 +41,7 @@ from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, MultiRange, Range
 from include.kafka.offsets import OffsetRange
 from include.landing import intervals
 from include.landing.intervals import Ranges
-from include.operations.database import WHOLE_TASK, begin
+from include.operations.database import begin
 from include.operations.tables import metadata, now_column
 
 log = logging.getLogger(__name__)
@@ -91,28 +92,41 @@ class Gap:
     age: timedelta
 
 
-def settled(connection: Connection, topic_id: str, starts: Mapping[int, int]) -> dict[int, Ranges]:
+def settled(
+    connection: Connection, topic_id: str, starts: Mapping[int, int], ends: Mapping[int, int] | None = None
+) -> dict[int, Ranges]:
     """The offsets that need no row in the landing table, because they hold no record or are lost.
 
     Args:
         connection: A connection to the operational database.
         topic_id: The landing table's topic id.
         starts: {partition: the offset from which on to look}.
+        ends: {partition: the offset at which to stop}; None, or a partition that it lacks: without an end.
 
     Returns:
-        {partition: offsets}, without partitions that have none.
+        {partition: offsets}, without partitions that have none. A range may begin before the start.
     """
     # The index keeps rows before the starts from being loaded: these rows stay forever.
-    reach = [
-        and_(landing_gaps.c.partition == partition, landing_gaps.c.end_offset > start)
-        for partition, start in starts.items()
-    ]
-    mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(SETTLED))
+    mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(SETTLED), _reach(starts, ends or {}))
     found: dict[int, list[tuple[int, int]]] = {}
-    for row in connection.execute(select(landing_gaps).where(*mine, or_(false(), *reach))):
-        start = starts[row.partition]
-        found.setdefault(row.partition, []).extend(part for part in _ranges_of(row) if part[1] > start)
-    return {partition: intervals.union(ranges) for partition, ranges in found.items()}
+    for row in connection.execute(select(landing_gaps).where(*mine)):
+        start, end = starts[row.partition], (ends or {}).get(row.partition)
+        parts = (part for part in _ranges_of(row) if part[1] > start and (end is None or part[0] < end))
+        found.setdefault(row.partition, []).extend(parts)
+    return {partition: intervals.union(ranges) for partition, ranges in found.items() if ranges}
+
+
+def _reach(starts: Mapping[int, int], ends: Mapping[int, int]) -> ColumnElement[bool]:
+    """The condition for rows that may have offsets in these parts of the partitions."""
+    parts = (
+        and_(
+            landing_gaps.c.partition == partition,
+            landing_gaps.c.end_offset > start,
+            *([landing_gaps.c.start_offset < ends[partition]] if partition in ends else []),
+        )
+        for partition, start in starts.items()
+    )
+    return or_(false(), *parts)
 
 
 def _ranges_of(row: Row) -> Ranges:
@@ -122,48 +136,59 @@ def _ranges_of(row: Row) -> Ranges:
 
 
 def note(
-    connection: Connection, topic: str, topic_id: str, missing: Mapping[int, Ranges], looked_from: Mapping[int, int]
+    connection: Connection,
+    topic: str,
+    topic_id: str,
+    missing: Mapping[int, Ranges],
+    looked: Mapping[int, tuple[int, int]],
 ) -> list[Gap]:
-    """Record which offsets are missing now, and delete the gaps that have landed in the meantime.
+    """Record which offsets are missing now, and delete those that are not missing any more.
 
-    Calls are serialized by a lock: two at once would record a gap twice.
+    Calls are serialized by a lock: two at once would record a gap twice. A caller that has looked before another one
+    settled an offset may record it as missing once more. Its next look deletes that again.
 
     Args:
         connection: A connection to the operational database, in a transaction.
         topic: The topic's name.
         topic_id: The landing table's topic id.
-        missing: {partition: the offsets that are missing now}.
-        looked_from: {partition: the first offset that was checked}. Gaps before it stay as they are.
+        missing: {partition: the offsets that are missing now}, as `intervals.union` returns them.
+        looked: {partition: (start, end) of the offsets that were checked}. Other offsets stay as they are.
 
     Returns:
         The missing offsets with their age.
     """
     lock(connection, topic_id)
-    mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state == State.missing)
+    starts, ends = ({partition: both[n] for partition, both in looked.items()} for n in (0, 1))
+    mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state == State.missing, _reach(starts, ends))
     age = (func.now() - landing_gaps.c.found_at).label("age")
-    known: dict[int, list] = {}
+    known: dict[int, list[tuple[Ranges, timedelta]]] = {}
+    over: dict[int, Ranges] = {}
+    done: list[dict[str, int]] = []
     for row in connection.execute(select(landing_gaps, age).where(*mine).order_by(landing_gaps.c.found_at)).all():
-        now = intervals.intersect([(row.start_offset, row.end_offset)], missing.get(row.partition, []))
-        if now:
-            known.setdefault(row.partition, []).append((now, row.age))
-        elif row.start_offset >= looked_from.get(row.partition, row.end_offset):
-            connection.execute(delete(landing_gaps).where(landing_gaps.c.id == row.id))
-            log.info(
-                "landed after all: topic=%s partition=%d offsets=[%d, %d)",
-                topic, row.partition, row.start_offset, row.end_offset,
-            )  # fmt: skip
+        was = _ranges_of(row)
+        # Only this row's part of all that is missing: otherwise the cost grows with the square of the holes.
+        still = intervals.intersect(
+            was, intervals.between(missing.get(row.partition, []), row.start_offset, row.end_offset)
+        )
+        known.setdefault(row.partition, []).append((still, row.age))
+        if not (ended := intervals.subtract(intervals.between(was, *looked[row.partition]), still)):
+            continue
+        over.setdefault(row.partition, []).extend(ended)
+        if left := intervals.subtract(was, ended):
+            connection.execute(update(landing_gaps).where(landing_gaps.c.id == row.id).values(_columns_of(left)))
+        else:
+            done.append({"of": row.id})
+    if done:
+        connection.execute(delete(landing_gaps).where(landing_gaps.c.id == bindparam("of")), done)
+    for partition, ended in sorted(over.items()):
+        log.info("not missing any more: topic=%s partition=%d %s", topic, partition, intervals.text(ended))
     gaps: list[Gap] = []
     for partition, ranges in sorted(missing.items()):
-        left = ranges
-        for now, age_of_row in known.get(partition, ()):
-            mine_now = intervals.intersect(left, now)
-            left = intervals.subtract(left, mine_now)
-            gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), age_of_row) for r in mine_now]
-        if left:
-            values = {"topic": topic, "topic_id": topic_id, "partition": partition, "state": State.missing}
-            new = [{**values, "start_offset": start, "end_offset": end} for start, end in left]
-            connection.execute(insert(landing_gaps), new)
-        gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), timedelta()) for r in left]
+        old = known.get(partition, [])
+        gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), age) for still, age in old for r in still]
+        new = intervals.subtract(ranges, intervals.union(r for still, _ in old for r in still))
+        _add(connection, new, topic=topic, topic_id=topic_id, partition=partition, state=State.missing)
+        gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), timedelta()) for r in new]
     return gaps
 
 
@@ -189,21 +214,31 @@ def record(topic: str, topic_id: str, partition: int, state: State, ranges: Rang
             landing_gaps.c.partition == partition,
             landing_gaps.c.state == state,
         )
-        # Rows that end before the first range cannot contain any of the ranges. The last row is read too, because the
-        # ranges may be added to it.
-        last = select(func.max(landing_gaps.c.end_offset)).where(*same).scalar_subquery()
-        from_here = landing_gaps.c.end_offset >= func.least(ranges[0][0], last)
-        rows = connection.execute(select(landing_gaps).where(*same, from_here).order_by(landing_gaps.c.id)).all()
+        # Rows that may hold some of the ranges, or touch them.
+        near = (landing_gaps.c.end_offset >= ranges[0][0], landing_gaps.c.start_offset <= ranges[-1][1])
+        rows = connection.execute(select(landing_gaps).where(*same, *near)).all()
         new = intervals.subtract(ranges, intervals.union(part for row in rows for part in _ranges_of(row)))
         if not new:
             return
-        joined = _ranges_of(rows[-1]) if rows else []
-        if not joined or len(joined) + len(new) > MAX_RANGES:
+        ordered = select(landing_gaps).where(*same).order_by(landing_gaps.c.end_offset.desc(), landing_gaps.c.id.desc())
+        last = connection.execute(ordered.limit(1)).first()
+        joined = _ranges_of(last) if last is not None else []
+        if last is None or len(joined) + len(new) > MAX_RANGES:
             values = {"topic": topic, "topic_id": topic_id, "partition": partition, "state": state, "records": records}
-            connection.execute(insert(landing_gaps).values(**values, **_columns_of(new)))
+            _add(connection, new, **values)
         else:
             values = {"records": landing_gaps.c.records + records, **_columns_of(intervals.union([*joined, *new]))}
-            connection.execute(update(landing_gaps).where(landing_gaps.c.id == rows[-1].id).values(values))
+            connection.execute(update(landing_gaps).where(landing_gaps.c.id == last.id).values(values))
+
+
+def _add(connection: Connection, ranges: Ranges, **values: Any) -> None:
+    """Insert rows for the ranges; `records` counts on the first one."""
+    parts = [ranges[first : first + MAX_RANGES] for first in range(0, len(ranges), MAX_RANGES)]
+    rows = [{**values, **_columns_of(part)} for part in parts]
+    if "records" in values:
+        rows[1:] = [{**row, "records": 0} for row in rows[1:]]
+    if rows:
+        connection.execute(insert(landing_gaps), rows)
 
 
 def _columns_of(ranges: Ranges) -> dict[str, Any]:
@@ -245,17 +280,3 @@ def history(topic_id: str, states: Iterable[State] = tuple(State)) -> list[Recor
 def lock(connection: Connection, topic_id: str) -> None:
     """Wait for every other process that records gaps of this topic; the lock lasts until the transaction ends."""
     connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"gaps {topic_id}"})
-
-
-@contextmanager
-def repairing(topic_id: str) -> Iterator[None]:
-    """Wait for every other process that repairs this topic's landing table.
-
-    The transaction stays open during the whole repair. It holds no snapshot between statements, so vacuum is not
-    blocked. The lock only saves work: it is lost when its connection breaks, while its holder may still run. The commit
-    is what prevents appending a record twice (`repair.py`).
-    """
-    with begin(patience=WHOLE_TASK) as connection:
-        name = {"name": f"repair {topic_id}"}
-        connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), name)
-        yield

@@ -1,5 +1,6 @@
 """Sets of offsets: sorted lists of ranges [start, end) that do not touch."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 Ranges = list[tuple[int, int]]
@@ -39,6 +40,13 @@ def subtract(ranges: Ranges, others: Ranges) -> Ranges:
 def intersect(ranges: Ranges, others: Ranges) -> Ranges:
     """The offsets that are in both; both as `union` returns them."""
     return subtract(ranges, subtract(ranges, others))
+
+
+def between(ranges: Ranges, start: int, end: int) -> Ranges:
+    """The offsets of `ranges`, as `union` returns them, in [start, end); costs only as much as it returns."""
+    first = bisect_right(ranges, start, key=lambda each: each[1])
+    last = bisect_left(ranges, end, key=lambda each: each[0])
+    return [(max(start, low), min(end, high)) for low, high in ranges[first:last]]
 
 
 def total(ranges: Iterable[tuple[int, int]]) -> int:

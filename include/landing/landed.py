@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from include.landing.manifests import Bounds
 if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestFile
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +57,14 @@ class UnreadableTable(Exception):
 
 
 class Landed:
-    """The files of a table's current snapshot.
+    """The files of a snapshot of a table, by default of the current one.
 
     Raises:
         UnreadableTable: The table has row-level deletes or files without bounds: the offsets in them would be a guess.
     """
 
-    def __init__(self, table: "Table") -> None:
-        snapshot = table.current_snapshot()
+    def __init__(self, table: "Table", snapshot: "Snapshot | None" = None) -> None:
+        snapshot = snapshot or table.current_snapshot()
         self.snapshot_id: int | None = snapshot.snapshot_id if snapshot else None
         self._sources = _sources(table, snapshot.manifests(table.io) if snapshot else [])
         self._columns = lambda file: _offset_column(table.io, file)
@@ -81,6 +83,12 @@ class Landed:
         landed._sources = [_Source(_bounds_of(listed), lambda: listed)]
         landed._columns = offsets
         return landed
+
+    @classmethod
+    def before(cls, table: "Table", moment: datetime) -> "Landed | None":
+        """What had landed by this moment; None when no snapshot of that time is left."""
+        snapshot = table.snapshot_as_of_timestamp(int(1000 * moment.timestamp()))
+        return cls(table, snapshot) if snapshot is not None else None
 
     @property
     def partitions(self) -> list[int]:

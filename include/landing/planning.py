@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select
 from include.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled, positions_of, reset_command
 from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.kafka.reading import CONSUMER_SETTINGS
-from include.kafka.watch import STOPPED_ALARM, Committing, watch_claims, watch_lag
+from include.kafka.watch import STOPPED_ALARM, Committing, watch_claims
 from include.landing import gaps, intervals
 from include.landing.consumers import LandingConsumer
 from include.landing.gaps import Gap
@@ -138,11 +138,12 @@ def next_offsets(connection: Connection, consumer: "LandingConsumer | Lane", of_
 
 
 def verify_for(consumer: LandingConsumer) -> Verified:
-    """Check for gaps in the offsets that this consumer has not claimed yet. Raises what `verify` raises."""
+    """Check for gaps in the offsets that this consumer's next claim can take. Raises what `verify` raises."""
     table = load_landing_table(consumer.topic)
     with begin() as connection:
         starts = {**start_offsets(table), **next_offsets(connection, consumer, topic_id(table))}
-    return verify(consumer.topic, starts, conn_id=consumer.conn_id, grace=consumer.landing_grace)
+    most = consumer.max_messages_per_claim
+    return verify(consumer.topic, starts, conn_id=consumer.conn_id, grace=consumer.landing_grace, most=most)
 
 
 def _claim(consumer: LandingConsumer, run_id: str) -> Claimed:
@@ -192,9 +193,8 @@ def _watch_claim(connection: Connection, consumer: LandingConsumer, run_id: str,
         # Close the alarm only after a check of the logs, which shows that they are the same as before. `behind` is
         # empty while a claim is open, because the logs are not checked then.
         close_alarm(connection, consumer.name, STOPPED_ALARM)
-    if claimed.behind is not None:
-        watch_lag(connection, consumer, claimed.behind)  # type: ignore[arg-type]
-    watch_claims(connection, consumer)  # type: ignore[arg-type]
+    # Not the lag: a claim looks only as far ahead as it takes. `watch.py` counts all that has landed.
+    watch_claims(connection, consumer)
 
 
 def _available(next_now: Mapping[int, int], verified: Verified) -> dict[Partition, PartitionOffsets]:

@@ -1,14 +1,17 @@
 """Close gaps in a landing table: read exactly the missing offsets from Kafka and append them, once.
 
-If the process is killed before a commit, nothing was appended, and the next try reads the offsets again. If it is
-killed after the commit, the next check finds that the offsets have landed. Two repairs at once: a commit succeeds only
-on the same snapshot in which the offsets were missing, so the second fails, checks again and finds nothing to do. Late
-files of the sink may still bring the same offsets. They are duplicates by coordinates, as after any rewind of the sink,
-and are read once (`planning.py`).
+The offsets are repaired in steps of limited size, and each step is recorded: after a kill, the next try continues
+there. Kafka and the store are read in no transaction and under no lock.
+
+If the process is killed before a commit, nothing was appended, and the next try reads the step's offsets again. If it
+is killed after the commit, the next check finds that the offsets have landed. Two repairs at once: a commit succeeds
+only on the same snapshot in which the offsets were missing, so the second fails, checks again and finds nothing to do
+in this step. Late files of the sink may still bring the same offsets. They are duplicates by coordinates, as after any
+rewind of the sink, and are read once (`planning.py`).
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,11 +34,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The limits of what is in memory at once and of what one commit appends.
-MAX_RECORDS, MAX_BYTES = 100_000, 32 * 1024 * 1024
-# Each transaction leaves a hole of one offset. Holes that are closer together than this are read in one go.
+# The limit of what is in memory at once and of what one commit appends.
+MAX_BYTES = 32 * 1024 * 1024
+# Each transaction leaves a hole of one offset. Holes that are closer together than this are read in one go: to begin to
+# read somewhere else costs about as much as reading so many records.
 READ_THROUGH = 2_000
-# The sink commits every few seconds, so conflicts are normal.
+# The offsets of a step, those that are read through or jumped over included, and the bytes that it reads: seconds of
+# work, which is lost if the process is killed.
+STEP_OFFSETS, STEP_BYTES = 100_000, 256 * 1024 * 1024
+# Of one step. The sink commits every few seconds, so conflicts are normal.
 COMMIT_TRIES = 10
 REPAIR_PROPERTY = "landing.repair"
 
@@ -75,8 +82,10 @@ def repair(topic: LandedTopic, due: Iterable[Gap], *, conn_id: str = CONN_ID) ->
     for gap in due:
         key = (gap.offsets.topic_id, gap.offsets.partition)
         by_partition.setdefault(key, []).append((gap.offsets.start, gap.offsets.end))
-    for (of_topic, partition), ranges in sorted(by_partition.items()):
-        with gaps.repairing(of_topic), GroupOffsets(sink_group(topic), conn_id, **CONSUMER_SETTINGS) as group:
+    if not by_partition:
+        return repaired
+    with GroupOffsets(sink_group(topic), conn_id, **CONSUMER_SETTINGS) as group:
+        for (of_topic, partition), ranges in sorted(by_partition.items()):
             _Repair(topic, of_topic, partition, group, repaired).close(intervals.union(ranges))
     return repaired
 
@@ -92,38 +101,40 @@ class _Repair:
         self.reader = RangeReader(group.consumer, batch_size=5_000)
 
     def close(self, wanted: Ranges) -> None:
+        # All that retention has removed at once: a loss that needs no reading is one message of the alarm.
+        for step in _steps(self._without_lost(self._missing(load_landing_table(self.topic), wanted))):
+            self._close(step)
+
+    def _close(self, wanted: Ranges) -> None:
         conflicts = 0
         while True:
             table = load_landing_table(self.topic)
-            missing = self._missing(table, wanted)
-            missing = self._without_lost(missing)
+            missing = self._without_lost(self._missing(table, wanted))
             if not missing:
                 return
-            span = _first_span(missing)
-            batch, read_to = self._read(span)
-            holes = intervals.intersect(span, [(span[0][0], read_to)])
-            if batch:
-                holes = intervals.subtract(holes, intervals.of_numbers(message.offset for message in batch))
-                if not self._append(table, batch):
-                    conflicts += 1
-                    if conflicts == COMMIT_TRIES:
-                        raise RepairFailed(f"table {raw_table(self.topic)} was changed at each of {conflicts} tries")
-                    continue
+            batch, holes = self._read(missing)
+            if batch and not self._append(table, batch):
+                conflicts += 1
+                if conflicts == COMMIT_TRIES:
+                    raise RepairFailed(f"table {raw_table(self.topic)} was changed at each of {conflicts} tries")
+                continue
             # After the commit: if the process is killed in between, the holes are found again.
-            if holes and not self.reader.gone:
-                gaps.record(self.topic.name, self.of_topic, self.partition, State.no_record, holes)
+            gaps.record(self.topic.name, self.of_topic, self.partition, State.no_record, holes)
+            if holes:
                 self.repaired.without_record += intervals.total(holes)
                 log.info("no record: %s partition=%d %s", self.topic.name, self.partition, intervals.text(holes))
 
     def _missing(self, table: "Table", wanted: Ranges) -> Ranges:
+        if not wanted:
+            return []
         if topic_id(table) != self.of_topic:
             log.warning("table %s was made again: its old gaps are gone", raw_table(self.topic))
             return []
-        start = wanted[0][0]
-        landed = Landed(table).covered(self.partition, start, wanted[-1][1])
+        start, end = wanted[0][0], wanted[-1][1]
+        landed = Landed(table).covered(self.partition, start, end)
         with begin() as connection:
-            settled = gaps.settled(connection, self.of_topic, {self.partition: start}).get(self.partition, [])
-        return intervals.subtract(wanted, intervals.union([*landed, *settled]))
+            found = gaps.settled(connection, self.of_topic, {self.partition: start}, {self.partition: end})
+        return intervals.subtract(wanted, intervals.union([*landed, *found.get(self.partition, [])]))
 
     def _without_lost(self, missing: Ranges) -> Ranges:
         """The missing offsets that Kafka still has; those that retention has removed are recorded as lost."""
@@ -150,23 +161,42 @@ class _Repair:
         # Not beyond what Kafka shows: behind an open transaction, or after a truncation, nothing can be decided yet.
         return intervals.intersect(missing, [(offsets.low, max(offsets.low, offsets.end))])
 
-    def _read(self, span: Ranges) -> tuple[list[Message], int]:
-        """Read the records of the span, as many as one commit appends; returns (records, end of what was read)."""
+    def _read(self, missing: Ranges) -> tuple[list[Message], Ranges]:
+        """Read the records of these offsets, as many as one commit appends.
+
+        Returns:
+            The records, and those of the offsets before the end of what was read that hold no record.
+        """
         found: list[Message] = []
-        size, wanted = 0, iter(span)
-        first, last = next(wanted)
-        whole = OffsetRange(self.topic.name, self.of_topic, self.partition, span[0][0], span[-1][1])
-        for batch in self.reader.read(whole):
-            for message in batch:
+        holes: Ranges = []
+        size = read = 0
+        for span in _spans(missing):
+            offsets: list[int] = []
+            wanted = iter(span)
+            first, last = next(wanted)
+            done = span[-1][1]
+            for message in self._messages(span[0][0], done):
+                read += message.size_bytes
                 while message.offset >= last:
                     first, last = next(wanted)
-                if message.offset < first:
-                    continue
-                found.append(message)
-                size += len(message.value or b"")
-                if len(found) >= MAX_RECORDS or size >= MAX_BYTES:
-                    return found, message.offset + 1
-        return found, whole.end
+                if message.offset >= first:
+                    found.append(message)
+                    offsets.append(message.offset)
+                    size += len(message.value or b"")
+                if size >= MAX_BYTES or read >= STEP_BYTES:
+                    done = message.offset + 1
+                    break
+            if self.reader.gone:
+                # Retention has removed some in the meantime: these are no holes. The next look finds them lost.
+                return found, holes
+            holes += intervals.subtract(intervals.between(span, span[0][0], done), intervals.of_numbers(offsets))
+            if done < span[-1][1]:
+                break
+        return found, holes
+
+    def _messages(self, start: int, end: int) -> Iterator[Message]:
+        for batch in self.reader.read(OffsetRange(self.topic.name, self.of_topic, self.partition, start, end)):
+            yield from batch
 
     def _append(self, table: "Table", batch: list[Message]) -> bool:
         """Append the records; returns False when somebody else has committed since the table was loaded."""
@@ -189,14 +219,34 @@ class _Repair:
         return True
 
 
-def _first_span(missing: Ranges) -> Ranges:
-    """The first ranges that are close enough together for one read."""
-    span = [missing[0]]
-    for start, end in missing[1:]:
-        if start - span[-1][1] > READ_THROUGH:
-            break
+def _steps(ranges: Ranges) -> Iterator[Ranges]:
+    """Cut the ranges into steps of at most STEP_OFFSETS offsets, with those in between that a step reads or skips."""
+    step: Ranges = []
+    left = STEP_OFFSETS
+    for start, end in ranges:
+        left -= min(start - step[-1][1], READ_THROUGH) if step else 0
+        while start < end:
+            if left <= 0:
+                yield step
+                step, left = [], STEP_OFFSETS
+            cut = min(end, start + left)
+            step.append((start, cut))
+            left -= cut - start
+            start = cut
+    if step:
+        yield step
+
+
+def _spans(missing: Ranges) -> Iterator[Ranges]:
+    """Group ranges that are close enough together for one read."""
+    span: Ranges = []
+    for start, end in missing:
+        if span and start - span[-1][1] > READ_THROUGH:
+            yield span
+            span = []
         span.append((start, end))
-    return span
+    if span:
+        yield span
 
 
 def _rows(table: "Table", batch: list[Message]) -> "pyarrow.Table":

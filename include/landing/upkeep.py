@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
     from include.lake.buckets import Entry
+    from include.landing.verification import Verified
 
 log = logging.getLogger(__name__)
 
+# The most offsets that a step of the check reads and repairs before its progress is recorded.
+CHECKED_AT_ONCE = 1_000_000
 # Prefix in a snapshot's summary: the sink reads its progress from the summary of its last commit.
 SINK_SUMMARY = "kafka.connect."
 # For landing tables. Long enough for a writer whose commit is in progress, and for a person who investigates; readers
@@ -116,16 +119,17 @@ def _expire_landing_snapshots(topic: Topic, kept: timedelta) -> int:
 def keep_landing_table(
     topic: Topic, lanes: Iterable[LandingConsumer] = (), *, seconds: float = math.inf, conn_id: str = CONN_ID
 ) -> dict[str, Any] | None:
-    """Bundle the small files of a topic's landing table, and delete unreferenced files.
+    """Bundle the small files of a topic's landing table, repair its gaps, and delete unreferenced files.
 
-    Only files are bundled whose offsets every lane of the topic has claimed in claims that are closed. While offsets
-    are missing, nothing is deleted: unreferenced files may hold the missing rows. Files that the control topic has
+    Only files are bundled whose offsets every lane of the topic has claimed in claims that are closed. Gaps are
+    repaired whether or not the topic has a lane. While offsets are missing, nothing is deleted: unreferenced files may
+    hold the missing rows. Files that the control topic has
     named since the last commit of the sink's coordinator are still to be committed, so they stay, however old they are.
 
     Args:
         topic: The landed topic.
         lanes: All consumers of landing tables; those of other topics are ignored.
-        seconds: After about this long, bundling leaves the rest for the next time.
+        seconds: Bundling and the check for gaps each leave the rest for the next time after about half of this.
         conn_id: The Airflow connection of Kafka.
 
     Returns:
@@ -138,15 +142,14 @@ def keep_landing_table(
     from include.landing import bundling
     from include.landing.control import named_files
     from include.landing.tables import load_landing_table, raw_table
-    from include.landing.verification import verify
 
     try:
         table = load_landing_table(topic)
     except NoSuchTableError:
         return None
-    found: dict[str, Any] = {"bundled": bundling.bundle(table, topic, lanes, seconds=seconds)}
-    if missing := verify(topic, conn_id=conn_id).missing:
-        log.warning("table %s: offsets are missing, nothing is removed: %d gaps", raw_table(topic), len(missing))
+    found: dict[str, Any] = {"bundled": bundling.bundle(table, topic, lanes, seconds=seconds / 2)}
+    if not check_gaps(topic, seconds=seconds / 2, conn_id=conn_id):
+        log.warning("table %s: offsets are missing or not checked yet, nothing is removed", raw_table(topic))
         return {**found, "removed": None}
     # Before the snapshots are read: a file that the coordinator commits in between is named here or referenced there.
     spared = named_files(topic, conn_id)
@@ -154,6 +157,96 @@ def keep_landing_table(
         log.warning("table %s: how far its coordinator has come is not known, nothing is removed", raw_table(topic))
         return {**found, "removed": None}
     return {**found, "removed": maintenance.remove_unreferenced(table, spared=spared)}
+
+
+def check_gaps(topic: Topic, *, seconds: float = math.inf, conn_id: str = CONN_ID) -> bool:
+    """Check a landing table from where the last check ended, and repair the gaps that are due.
+
+    The position of the check is recorded after each step, in `positions` under the table's name. Below it, only files
+    that were removed can leave a gap; the bounds of the files show that.
+
+    Args:
+        topic: The landed topic; it has a table.
+        seconds: After about this long the rest is left for the next time.
+        conn_id: The Airflow connection of Kafka.
+
+    Returns:
+        Whether the table is known to be complete.
+    """
+    from include.landing.repair import repair
+    from include.landing.verification import verify
+
+    until = time.monotonic() + seconds
+    options: dict[str, Any] = {"conn_id": conn_id, "most": CHECKED_AT_ONCE}
+    while True:
+        of_topic, checked = _checked(topic)
+        found = verify(topic, checked, **options)
+        if found.due:
+            repair(topic, found.due, conn_id=conn_id)
+            found = verify(topic, checked, **options)
+        if found.topic_id != of_topic:
+            # The table was made again in between: what was checked is another table's.
+            continue
+        reached = {partition: found.end(partition, start) for partition, (start, _) in found.looked.items()}
+        _remember_checked(topic, of_topic, reached)
+        if all(reached[partition] >= end for partition, end in found.ends.items()):
+            break
+        if time.monotonic() > until or all(reached[p] <= start for p, (start, _) in found.looked.items()):
+            return False
+    # A person must decide about removed files: the check of the whole table raises the alarm, and repairs nothing.
+    return not _files_were_removed(found, reached) or not verify(topic, conn_id=conn_id).missing
+
+
+def _checked(topic: Topic) -> tuple[str, dict[int, int]]:
+    """The id of the topic's landing table, and {partition: the offset up to which it was found complete}."""
+    from include.kafka.claims import positions_of
+    from include.landing.tables import load_landing_table, raw_table, start_offsets, topic_id
+    from include.operations.database import begin
+
+    table = load_landing_table(topic)
+    with begin() as connection:
+        known = positions_of(connection, raw_table(topic))
+    checked = start_offsets(table)
+    for partition, (identity, offset) in known.items():
+        if identity == topic_id(table):
+            checked[partition.number] = max(offset, checked.get(partition.number, 0))
+    return topic_id(table), checked
+
+
+def _remember_checked(topic: Topic, of_topic: str, reached: Mapping[int, int]) -> None:
+    from include.kafka.claims import lock_consumer, positions_of, write_positions
+    from include.kafka.offsets import Partition
+    from include.landing.tables import raw_table
+    from include.operations.database import begin
+
+    rows = []
+    with begin() as connection:
+        lock_consumer(connection, raw_table(topic))
+        known = positions_of(connection, raw_table(topic))
+        for number, offset in sorted(reached.items()):
+            before = known.get(Partition(topic.name, number))
+            # Not back, when another check was faster.
+            if before is None or before[0] != of_topic or before[1] < offset:
+                rows.append((topic.name, number, of_topic, offset, None))
+        write_positions(connection, raw_table(topic), rows)
+
+
+def _files_were_removed(found: Verified, reached: Mapping[int, int]) -> bool:
+    """Whether offsets that an earlier check has found are now outside of the bounds of all files."""
+    from include.landing import gaps, intervals
+    from include.operations.database import begin
+
+    outside: list[tuple[int, int, int]] = []
+    for partition, end in reached.items():
+        start = found.begins.get(partition, 0)
+        files = intervals.union((file.start, file.end) for file in found.landed.files(partition, start, end))
+        outside += [(partition, *part) for part in intervals.subtract([(start, end)], files)]
+    with begin() as connection:
+        for partition, start, end in outside:
+            known = gaps.settled(connection, found.topic_id, {partition: start}, {partition: end})
+            if intervals.subtract([(start, end)], known.get(partition, [])):
+                return True
+    return False
 
 
 def remove_results(consumers: Iterable[LandingConsumer], older_than: timedelta, *, seconds: float) -> int:

@@ -4,16 +4,18 @@ The check covers the offsets from a given start up to the highest offset that ha
 committed. Each of them must have landed, or be recorded as holding no record or as lost. Every other offset is missing:
 a gap. The sink commits its offsets in Kafka before it commits to the table, so missing offsets at the end of a
 partition are a gap only after a grace period.
+
+With a limit, the check looks only so far ahead, because a lane that is far behind repairs only what its claim needs.
 """
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
-from include.kafka.claims import ConsumerStopped
+from include.kafka.claims import ConsumerStopped, fair_shares
 from include.kafka.connection import CONN_ID
-from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
+from include.kafka.offsets import GroupOffsets, Partition, PartitionOffsets, is_same_topic
 from include.landing import gaps, intervals
 from include.landing.gaps import Gap
 from include.landing.intervals import Ranges
@@ -29,8 +31,9 @@ RUNBOOK = "docs/runbooks/landing-gap.md"
 # The time between the sink's commit in Kafka and its commit to the table: seconds, but a failed commit is retried for
 # minutes.
 LANDING_GRACE = timedelta(minutes=5)
-# For missing offsets below offsets that have landed: the sink lands a partition in order. Allows for a commit that was
-# cut in two.
+# For missing offsets below offsets that have landed: the sink lands a partition in order. The later offsets must have
+# been in the table for this long, which allows for a commit that was cut in two. The table's snapshots say for how
+# long, not the first check: a lane that catches up would wait again for each part of its backlog.
 INNER_GRACE = timedelta(seconds=30)
 
 
@@ -43,16 +46,20 @@ class Verified:
         topic_id: The landing table's topic id.
         landed: The files of the table.
         begins: {partition: the offset from which the table should be complete}.
-        covered: {partition: the offsets that have landed or are settled}.
+        ends: {partition: the end of the offsets that should have landed}.
+        looked: {partition: (start, end) of the offsets that were checked}.
+        covered: {partition: the checked offsets that have landed or are settled}.
         kafka: The offsets of the topic's partitions in Kafka.
         missing: All gaps, due or not.
-        due: The gaps that have outlived their grace period.
+        due: The gaps that have outlived their grace period, as far as they are needed within the limit.
     """
 
     topic: str
     topic_id: str
     landed: Landed
     begins: Mapping[int, int]
+    ends: Mapping[int, int]
+    looked: Mapping[int, tuple[int, int]]
     covered: Mapping[int, Ranges]
     kafka: Mapping[Partition, PartitionOffsets]
     missing: tuple[Gap, ...]
@@ -69,6 +76,7 @@ def verify(
     *,
     conn_id: str = CONN_ID,
     grace: timedelta = LANDING_GRACE,
+    most: int | None = None,
 ) -> Verified:
     """Check the topic's landing table, record what is missing, and open or close the alarm. It repairs nothing.
 
@@ -77,6 +85,8 @@ def verify(
         starts: {partition: the first offset to check}; by default where the table begins.
         conn_id: The Airflow connection of Kafka.
         grace: How long offsets at the end of a partition may be missing before they are a gap that is due.
+        most: How many offsets the caller needs. Each partition is checked for so many of its landed offsets, and gaps
+            are due within the share that a claim of so many would take of each. None: all.
 
     Raises:
         ConsumerStopped: The topic was deleted and recreated.
@@ -93,18 +103,38 @@ def verify(
     begins = start_offsets(table)
     numbers = {partition.number for partition in kafka} | set(landed.partitions) | set(begins)
     froms = {number: (starts or {}).get(number, begins.get(number, 0)) for number in sorted(numbers)}
+    ends: dict[int, int] = {}
+    tos: dict[int, int] = {}
+    for number, start in froms.items():
+        landed_end = landed.end(number)
+        offsets = kafka.get(Partition(topic.name, number))
+        ends[number] = max(start, landed_end, (offsets and offsets.committed) or 0)
+        # The limit is for offsets in files. Those at the end, which are in none, cost nothing, and all of them are
+        # noted now: their grace must not begin again with each part.
+        is_far = most is not None and start + most < landed_end
+        tos[number] = start + most if is_far else ends[number]  # type: ignore[operator]
+    looked = {number: (start, tos[number]) for number, start in froms.items()}
+    # In no transaction: the files take long to read after an outage, and the server ends a transaction that idles.
     with begin() as connection:
-        settled = gaps.settled(connection, landing_id, froms)
-        covered, missing = {}, {}
-        for number, start in froms.items():
-            covered[number] = intervals.union([*landed.covered(number, start), *settled.get(number, [])])
-            offsets = kafka.get(Partition(topic.name, number))
-            end = max(landed.end(number), (offsets and offsets.committed) or 0)
-            missing[number] = intervals.subtract([(start, max(start, end))], covered[number])
-        noted = gaps.note(connection, topic.name, landing_id, missing, froms)
-        due = [gap for gap in noted if gap.age >= _grace(gap.offsets, landed, grace)]
+        settled = gaps.settled(connection, landing_id, froms, tos)
+    covered = {
+        number: intervals.union([*landed.covered(number, start, end), *settled.get(number, [])])
+        for number, (start, end) in looked.items()
+    }
+    missing = {number: intervals.subtract([both], covered[number]) for number, both in looked.items()}
+    long_landed = Landed.before(table, datetime.now(UTC) - INNER_GRACE) if any(missing.values()) else None
+    needed = _needed(topic, looked, most)
+    with begin() as connection:
+        noted = gaps.note(connection, topic.name, landing_id, missing, looked)
+        due = [
+            cut
+            for gap in noted
+            if (cut := _cut(gap, needed[gap.offsets.partition])) and _is_due(gap, long_landed, grace)
+        ]
         _alarm(connection, topic, due)
-    return Verified(topic.name, landing_id, landed, begins, covered, kafka, tuple(noted), tuple(due))
+    return Verified(
+        topic.name, landing_id, landed, begins, ends, looked, covered, kafka, tuple(noted), tuple(due)
+    )  # fmt: skip
 
 
 def check_same_topic(topic: LandedTopic, landing_id: str, kafka: Mapping[Partition, PartitionOffsets]) -> None:
@@ -118,9 +148,24 @@ def check_same_topic(topic: LandedTopic, landing_id: str, kafka: Mapping[Partiti
             )
 
 
-def _grace(offsets: OffsetRange, landed: Landed, grace: timedelta) -> timedelta:
-    is_inner = offsets.end <= landed.end(offsets.partition)
-    return min(grace, INNER_GRACE) if is_inner else grace
+def _needed(topic: LandedTopic, looked: Mapping[int, tuple[int, int]], most: int | None) -> dict[int, int]:
+    """{partition: the end of what a claim of `most` offsets would take, if nothing were missing}."""
+    if most is None:
+        return {number: end for number, (_, end) in looked.items()}
+    shares = fair_shares({Partition(topic.name, n): end - start for n, (start, end) in looked.items()}, most)
+    return {partition.number: looked[partition.number][0] + share for partition, share in shares.items()}
+
+
+def _cut(gap: Gap, end: int) -> Gap | None:
+    """The part of the gap before `end`."""
+    if gap.offsets.start >= end:
+        return None
+    return replace(gap, offsets=replace(gap.offsets, end=min(end, gap.offsets.end)))
+
+
+def _is_due(gap: Gap, long_landed: Landed | None, grace: timedelta) -> bool:
+    is_inner = long_landed is not None and gap.offsets.end <= long_landed.end(gap.offsets.partition)
+    return is_inner or gap.age >= grace
 
 
 def _alarm(connection, topic: LandedTopic, due: list[Gap]) -> None:

@@ -48,7 +48,8 @@ def now_column(name: str) -> Column:
 # The consumers. A claim locks the row of its consumer.
 consumers = Table("consumers", metadata, Column("name", Text, primary_key=True), now_column("created_at"))
 
-# For each partition, the first offset that a consumer has not claimed. Kept when claims are pruned.
+# For each partition, the first offset that a consumer has not claimed. Kept when claims are pruned. Under the name of a
+# landing table: the offset up to which the nightly check has found it complete (`landing/upkeep.py`).
 positions = Table(
     "positions",
     metadata,

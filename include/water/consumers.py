@@ -30,5 +30,6 @@ AGGREGATE_METER_READINGS = LandingConsumer(
     suite="include.water.suites:meter_readings",
 )
 
-# All consumers of the event lane. The Dag `maintain` looks after these and no others.
+# All consumers of each lane. The Dag `maintain` looks after these and no others.
 CONSUMERS = (RAISE_ALERTS, TRIAGE_SERVICE_REQUESTS)
+LANDING_CONSUMERS = (AGGREGATE_METER_READINGS,)

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from include.landing import connectors
+from include.landing import connectors, verification
 from include.landing.connect import ConnectUnreachable
 from include.landing.consumers import LandingConsumer
 from include.landing.gaps import history
@@ -73,6 +73,7 @@ def test_a_connector_without_its_preset_offset_loses_its_first_files_and_the_lan
     consumer = LandingConsumer(
         name=connector_name(topic), topic=topic, min_messages_per_unit=1, landing_grace=timedelta()
     )
+    monkeypatch.setattr(verification, "INNER_GRACE", timedelta(hours=1))
     assert {gap.offsets.start for gap in verify(topic).missing} == {0}
     assert "landing_gap" not in alarms_of(raw_table(topic)), "its grace is not over"
     units = claim_landed(consumer, "run")

@@ -7,7 +7,6 @@ import pytest
 from sqlalchemy import text
 
 from include.kafka import tasks
-from include.landing.gaps import repairing
 from include.landing.planning import claim_landed
 from include.landing.repair import repair
 from include.landing.verification import verify
@@ -105,15 +104,6 @@ def test_a_gap_is_repaired_once_by_two_at_once(landed_topic, send_orders, lane, 
         list(pool.map(lambda _: repair(topic, due), range(3)))
     assert [offset for _, offset, _ in landed_rows(topic)] == list(range(30))
     assert claim_landed(lane(topic), "run")
-    assert advisory_locks(services) == 0
-
-
-def test_a_repair_excludes_others_until_it_ends_and_leaves_no_lock(services):
-    with repairing("a topic"):
-        with begin() as connection:
-            free = "select pg_try_advisory_xact_lock(hashtextextended('repair a topic', 0))"
-            assert not connection.scalar(text(free))
-        assert advisory_locks(services) == 1
     assert advisory_locks(services) == 0
 
 

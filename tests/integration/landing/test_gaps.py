@@ -1,7 +1,6 @@
 """What the landing has lost is found, read from Kafka again and appended once; or stated as lost, never passed over."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
@@ -200,11 +199,7 @@ def test_a_range_without_any_record_needs_no_task(landed_topic, lane):
     assert offsets(claim_landed(consumer, "next")) == [2]
 
 
-@pytest.mark.parametrize("with_lock", [True, False])
-def test_two_repairs_at_once_append_each_offset_once(orders, lane, monkeypatch, with_lock):
-    if not with_lock:
-        # Its connection broke, and its holder still runs.
-        monkeypatch.setattr(gaps, "repairing", lambda _: nullcontext())
+def test_two_repairs_at_once_append_each_offset_once(orders, lane):
     land(orders, 0, range(0, 10), range(20, 30))
     due = verify(orders, grace=lane(orders).landing_grace).due
     with ThreadPoolExecutor(3) as pool:

@@ -1,9 +1,11 @@
 """Every consumer is looked after."""
 
 from include.kafka.consumers import Consumer
+from include.landing.consumers import LandingConsumer
 from include.water import consumers
 
 
 def test_every_declared_consumer_is_among_those_that_maintain_looks_after():
-    declared = {value.name for value in vars(consumers).values() if isinstance(value, Consumer)}
-    assert {consumer.name for consumer in consumers.CONSUMERS} == declared
+    for kind, listed in ((Consumer, consumers.CONSUMERS), (LandingConsumer, consumers.LANDING_CONSUMERS)):
+        declared = {value.name for value in vars(consumers).values() if isinstance(value, kind)}
+        assert {consumer.name for consumer in listed} == declared

@@ -1,0 +1,147 @@
+"""A lane is watched from outside: when its Dag is paused or its run is retried, none of its own tasks can tell."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from airflow.sdk.exceptions import AirflowNotFoundException
+from sqlalchemy import text
+
+from include.kafka.watch import CheckFailed
+from include.lake.catalog import forget_catalogs
+from include.landing import gaps, landed
+from include.landing.consumers import LandingConsumer
+from include.landing.gaps import State
+from include.landing.planning import claim_landed
+from include.landing.tables import load_landing_table, topic_id
+from include.landing.watch import check_consumer, check_consumers
+from include.operations.database import begin
+from tests.integration.landing.conftest import alarms_of, finish, land
+
+pytestmark = pytest.mark.integration
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def orders(landed_topic, send_orders):
+    """A topic with 30 messages in its only partition."""
+    topic = landed_topic(partitions=1)
+    send_orders(topic, 0, 30)
+    return topic
+
+
+@pytest.fixture
+def without_catalog(monkeypatch):
+    """A deployment that has no landing tables."""
+    with monkeypatch.context() as patch:
+        patch.delenv("AIRFLOW_CONN_LANDING_CATALOG")
+        forget_catalogs()
+        yield
+    forget_catalogs()
+
+
+def open_alarms(consumer: LandingConsumer) -> set[str]:
+    return {kind for kind, (_, is_open) in alarms_of(consumer.name).items() if is_open}
+
+
+def hours_pass(consumer: LandingConsumer, hours: int) -> None:
+    older = text("update log_ends set seen_at = seen_at - make_interval(hours => :hours) where consumer = :name")
+    with begin() as connection:
+        connection.execute(older, {"hours": hours, "name": consumer.name})
+
+
+def test_what_nobody_claims_is_an_alarm_once_it_has_waited_long(orders, lane):
+    paused = lane(orders)
+    land(orders, 0, range(10))
+    assert check_consumer(paused).behind == {orders.name: 10}
+    assert open_alarms(paused) == set()
+    hours_pass(paused, 3)
+    land(orders, 0, range(10, 20))
+    check_consumer(paused)
+    assert open_alarms(paused) == {"age"}
+    assert "paused" in alarms_of(paused.name)["age"][0]
+    # The lane runs again: its claim closes nothing, and the next check does.
+    finish(claim_landed(paused, "run"))
+    assert check_consumer(paused).behind == {orders.name: 0}
+    assert open_alarms(paused) == set()
+
+
+def test_more_than_the_limit_is_an_alarm_at_once(orders, lane):
+    slow = lane(orders, max_lag=15, max_messages_per_claim=5)
+    land(orders, 0, range(20))
+    check_consumer(slow)
+    assert open_alarms(slow) == {"lag"}
+    # A claim sees only what it takes, so it does not take the lag for gone.
+    finish(claim_landed(slow, "run"))
+    assert open_alarms(slow) == {"lag"}
+    assert check_consumer(slow).behind == {orders.name: 15}
+
+
+def test_a_claim_that_stays_open_is_an_alarm_without_any_sensor(orders, lane):
+    failing = lane(orders, max_claim_age=timedelta())
+    land(orders, 0, range(10))
+    units = claim_landed(failing, "failing")
+    # What the claim itself has opened says nothing about hours of retries.
+    with begin() as connection:
+        connection.execute(text("delete from alarms where source = :name"), {"name": failing.name})
+    check_consumer(failing)
+    assert open_alarms(failing) == {"claim_open"}
+    finish(units)
+    check_consumer(failing)
+    assert open_alarms(failing) == set()
+
+
+def test_an_idle_lane_raises_no_alarm_however_long_it_is_idle(orders, lane):
+    idle = lane(orders)
+    land(orders, 0, range(10))
+    finish(claim_landed(idle, "run"))
+    # What ends in offsets without a record is claimed beyond the last file.
+    gaps.record(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, [(10, 12)])
+    land(orders, 0, [12])
+    finish(claim_landed(idle, "next"))
+    for _ in range(3):
+        assert check_consumer(idle).behind == {orders.name: 0}
+        hours_pass(idle, 24)
+    # The next message has not waited for a day.
+    land(orders, 0, [13])
+    check_consumer(idle)
+    assert open_alarms(idle) == set()
+
+
+def test_where_nothing_lands_there_is_no_lag(landing_services, make_topic, lane, send_orders):
+    # In Kafka, with landed=True, and there is no connector.
+    topic = make_topic(partitions=1, landed=True)
+    send_orders(topic, 0, 5)
+    unused = lane(topic, max_lag=1)
+    for _ in range(2):
+        assert check_consumer(unused).waiting == {}
+        hours_pass(unused, 24)
+    assert open_alarms(unused) == set()
+
+
+def test_a_deployment_without_a_catalog_is_no_failure_unless_the_lane_has_claimed(orders, lane, without_catalog):
+    assert check_consumer(lane(orders)).behind == {orders.name: 0}
+
+
+def test_a_lane_that_has_claimed_is_not_taken_for_one_that_does_not_exist(orders, lane, request):
+    used, other = lane(orders, max_claim_age=timedelta()), lane(orders, max_lag=1)
+    land(orders, 0, range(10))
+    claim_landed(used, "run")
+    check_consumers([other])
+    assert open_alarms(other) == {"lag"}
+    request.getfixturevalue("without_catalog")
+    with pytest.raises(AirflowNotFoundException):
+        check_consumer(used)
+    # The claim is watched all the same, and so are the other consumers.
+    late = lane(orders)
+    with pytest.raises(CheckFailed, match=used.name):
+        check_consumers([used, late])
+    assert "claim_open" in open_alarms(used)
+
+
+def test_a_check_opens_no_data_file(orders, lane, monkeypatch):
+    land(orders, 0, [*range(0, 30, 2)])
+    monkeypatch.setattr(landed, "_offset_column", lambda *_: pytest.fail("a file was read"))
+    assert check_consumer(lane(orders)).behind == {orders.name: 29}
