@@ -33,7 +33,7 @@ TAGS = frozenset(
 TAG_OF_FOLDER = {"event_driven": "event-driven", "batch": "batch", "setup": "setup"}
 
 # A Dag file is wiring; at this length, something in it belongs in include/.
-MAX_LINES = 95
+MAX_LINES = 100
 
 # Rules that one Dag or task does not follow: (rule, "dag" or "dag.task") -> why not.
 EXEMPTIONS: dict[tuple[str, str], str] = {}

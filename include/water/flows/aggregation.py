@@ -155,7 +155,7 @@ def near(ranges: Sequence[Mapping[str, Any]]) -> str:
     return f"kafka_offset >= {first} and kafka_offset < {end}"
 
 
-def _days_at_once(table: Table, column: str, hours: Sequence[datetime]) -> int:
+def _days_at_once(table: Table, column: str, hours: Iterable[datetime]) -> int:
     """How many days of the table, which is partitioned by day, are not more than MAX_ROWS rows, if all are as full."""
     rows: Counter[Any] = Counter()
     for file in engine.files_within(table, column, joined({midnight(hour) for hour in hours}, DAY)):
