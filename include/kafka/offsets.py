@@ -293,8 +293,10 @@ class GroupOffsets:
             if await self._is_answered(answers.values()):
                 break
             # Any reachable broker answers this; the answer may name another controller.
-            metadata = asyncio.to_thread(self._admin.list_topics, names[0], REQUEST_TIMEOUT_SECONDS)
-            await self._wait([asyncio.ensure_future(metadata)])
+            call = asyncio.to_thread(self._admin.list_topics, names[0], REQUEST_TIMEOUT_SECONDS)
+            metadata = asyncio.ensure_future(call)
+            await self._wait([metadata])
+            metadata.result()
         found: dict[str, Any] = {}
         refusal: KafkaException | None = None
         self.forbidden = set()
@@ -518,7 +520,7 @@ class GroupOffsets:
                 raise KafkaException(tp.error)
         return {Partition(tp.topic, tp.partition): tp.offset for tp in answer if tp.offset >= 0}
 
-    async def _wait(self, futures: Iterable[Future]) -> None:
+    async def _wait(self, futures: Iterable[Future | asyncio.Future]) -> None:
         """Wait without blocking the event loop; meanwhile the client serves its callbacks (OAuth tokens)."""
         pause = 0.001
         while not all(future.done() for future in futures):
