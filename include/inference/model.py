@@ -202,14 +202,16 @@ def from_connection(conn_id: str = CONN_ID) -> ChatModel | None:
 
     Raises:
         Misconfigured: The settings cannot be used.
+        LookUpFailed: Airflow could not say whether the connection is defined. Without a model, requests of this time
+            would be triaged by rules.
     """
     from airflow.sdk import BaseHook
-    from airflow.sdk.exceptions import AirflowNotFoundException
 
-    try:
-        connection = BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException:
+    from include.compat.connections import is_defined
+
+    if not is_defined(conn_id):
         return None
+    connection = BaseHook.get_connection(conn_id)
     if not connection.host:
         return None
     try:

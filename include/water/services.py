@@ -21,12 +21,13 @@ def prepare() -> list[str]:
 
 def _land_topics() -> list[str]:
     """Create landing tables and their connectors, if there is a Kafka Connect: the event lane works without it."""
-    from airflow.sdk.exceptions import AirflowNotFoundException
-
+    from include.compat.connections import is_defined
+    from include.lake import catalog
+    from include.landing import connect
     from include.landing.connectors import apply
     from include.water.topics import TOPICS
 
-    try:
-        return apply(TOPICS)
-    except AirflowNotFoundException as error:
-        return [f"nothing lands, since a connection is missing: {error}"]
+    needed = (connect.CONN_ID, catalog.CONN_ID, catalog.OBJECTS_CONN_ID)
+    if missing := [conn_id for conn_id in needed if not is_defined(conn_id)]:
+        return [f"nothing lands: these connections are not defined: {', '.join(missing)}"]
+    return apply(TOPICS)
