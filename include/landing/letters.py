@@ -193,7 +193,7 @@ def keep(
             "partition": letter.message.partition,
             "offset": letter.message.offset,
             "topic": letter.message.topic,
-            "contract": consumer.topic.contract.__name__,
+            "contract": consumer.topic.contract.contract_name,
             "outcome": Outcome.dead_letter,
             "reason": letter.reason,
             "detail": letter.detail,
