@@ -144,7 +144,9 @@ class _Repair:
         check_same_topic(self.topic, self.of_topic, kafka)
         offsets = kafka.get(Partition(self.topic.name, self.partition))
         if offsets is None:
-            raise LookupError(f"{self.topic.name}-{self.partition} has no leader or does not exist; try again")
+            # Its gaps stay, with their alarm. The other partitions must not wait for it.
+            log.warning("%s-%d has no leader or does not exist: not repaired", self.topic.name, self.partition)
+            return []
         lost = intervals.subtract(missing, [(offsets.low, max(offsets.low, missing[-1][1]))])
         if lost:
             text = (

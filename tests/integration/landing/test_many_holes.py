@@ -10,7 +10,7 @@ from confluent_kafka import Producer
 
 from include.kafka.claims import positions_of
 from include.kafka.connection import client_config, producer_config
-from include.kafka.offsets import Partition
+from include.kafka.offsets import GroupOffsets, Partition
 from include.kafka.reading import RangeReader
 from include.landing import gaps, intervals, landed, repair, upkeep, verification
 from include.landing.gaps import State, history
@@ -310,3 +310,22 @@ def test_a_large_loss_is_one_message_however_many_steps_it_has(transactions, lan
     assert is_open
     assert message.count("They are lost") == 1
     assert of_state(transactions, State.lost) == [(0, 100)]
+
+
+def test_a_partition_without_a_leader_holds_up_no_other(landed_topic, send_orders, lane, monkeypatch):
+    topic = landed_topic(partitions=2)
+    for partition in (0, 1):
+        send_orders(topic, partition, 10)
+        land(topic, partition, range(5, 10))
+    consumer = lane(topic)
+    real = GroupOffsets.look_now
+    down = Partition(topic.name, 0)
+    with monkeypatch.context() as patch:
+        # What is found of a topic while the leader of one partition is away.
+        patch.setattr(GroupOffsets, "look_now", lambda *a: {p: each for p, each in real(*a).items() if p != down})
+        units = claim_landed(consumer, "run")
+        assert offsets_of(units) == [(1, offset) for offset in range(10)]
+        assert alarms_of(raw_table(topic))["landing_gap"][1]
+    finish(units)
+    assert offsets_of(claim_landed(consumer, "next")) == [(0, offset) for offset in range(10)]
+    assert not alarms_of(raw_table(topic))["landing_gap"][1]
