@@ -107,7 +107,8 @@ def without_record(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> 
     table = load_landing_table(consumer.topic)
     with begin() as connection:
         # Gaps are recorded under the table's own id: a claim may be of a later generation of the log.
-        settled = gaps.settled(connection, topic_id(table), {part.partition: part.start for part in ranges})
+        starts, ends = {part.partition: part.start for part in ranges}, {part.partition: part.end for part in ranges}
+        settled = gaps.settled(connection, topic_id(table), starts, ends)
     found: dict[int, Ranges] = {}
     landed = None
     for part in ranges:
