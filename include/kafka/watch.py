@@ -130,6 +130,7 @@ def check_consumer(consumer: Consumer) -> Standing:
         found = group.look_now((topic.name for topic in consumer.topics), needs_committed=False)
         held = group.open_transactions_now(found)
         found = _known_ones(consumer, found, group)
+        held = {partition: end for partition, end in held.items() if partition in found}
         standing, unread = _standing(consumer, found, group, oldest_claim)
         forbidden = sorted(group.forbidden)
     with begin() as connection:

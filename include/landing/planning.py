@@ -175,14 +175,23 @@ def _claim(consumer: LandingConsumer, run_id: str) -> Claimed:
             lambda positions: committing.forward(positions, None),
             max_messages=consumer.max_messages_per_claim,
             compare_logs=group.without_their_end,
-            on_new=lambda connection, new: _watch_claim(connection, consumer, run_id, new),
+            on_new=lambda connection, new: _watch_claim(
+                connection, consumer, run_id, new, is_whole=not group.left_out and _is_whole(consumer, verified)
+            ),
         )
         with begin() as connection:
             committing.watch(connection, consumer.name)
     return claimed
 
 
-def _watch_claim(connection: Connection, consumer: LandingConsumer, run_id: str, claimed: Claimed) -> None:
+def _is_whole(consumer: LandingConsumer, verified: Verified | None) -> bool:
+    """Whether every partition that has a landed offset was found in Kafka."""
+    return verified is not None and all(Partition(consumer.topic.name, n) in verified.kafka for n in verified.looked)
+
+
+def _watch_claim(
+    connection: Connection, consumer: LandingConsumer, run_id: str, claimed: Claimed, *, is_whole: bool
+) -> None:
     if claimed.lost:
         gone = ", ".join(str(r) for r in claimed.lost)
         text = f"removed from {raw_table(consumer.topic)} before they were claimed (run {run_id}): {gone}"
@@ -190,9 +199,10 @@ def _watch_claim(connection: Connection, consumer: LandingConsumer, run_id: str,
     if claimed.stopped:
         why = "; ".join(claimed.stopped.values())
         open_alarm(connection, consumer.name, STOPPED_ALARM, _how_to_go_on(consumer, why))
-    elif claimed.behind:
-        # Close the alarm only after a check of the logs, which shows that they are the same as before. `behind` is
-        # empty while a claim is open, because the logs are not checked then.
+    elif claimed.behind and is_whole:
+        # Close the alarm only after a check of all logs, which shows that they are the same as before: a partition that
+        # does not answer may be the stopped one. `behind` is empty while a claim is open, because the logs are not
+        # checked then.
         close_alarm(connection, consumer.name, STOPPED_ALARM)
     # Not the lag: a claim looks only as far ahead as it takes. `watch.py` counts all that has landed.
     watch_claims(connection, consumer)

@@ -106,4 +106,7 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
     if not verify_too:
         return Readiness.no_data
     found = verify(lane.topic, starts, conn_id=lane.conn_id, grace=lane.landing_grace, most=LOOK_AHEAD)
-    return Readiness.ready if found.due else Readiness.no_data
+    # Not for the gaps of a partition that does not answer: runs would start one after the other, and repair nothing.
+    answering = {partition.number for partition in found.kafka}
+    is_repairable = any(gap.offsets.partition in answering for gap in found.due)
+    return Readiness.ready if is_repairable else Readiness.no_data

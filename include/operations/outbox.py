@@ -241,7 +241,7 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
         How many rows were delivered.
     """
     until = time.monotonic() + seconds
-    away = _away(written) if written else set()
+    away, undefined = _troubled(written) if written else (set(), set())
     delivered = 0
     for route, ids in written.items():
         if route in away:
@@ -251,6 +251,11 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
         if reason:
             _skip(route, reason, outbox.c.id == any_(literal(list(ids), ARRAY(Uuid))))
             continue
+        if route in undefined and away_now is None:
+            # Its connection is defined now. Otherwise one wrong answer in a later outage would skip requests at once.
+            with begin() as connection:
+                forgotten = update(outbox_routes).where(*_is(outbox_routes, route)).values(undefined_since=None)
+                connection.execute(forgotten)
         for start in range(0, len(ids), way.rows_at_once):
             if away_now is not None:
                 break
@@ -505,11 +510,16 @@ def _note_away(connection: Connection, route: Route, reason: str, *, only_if_unk
         log.warning("outbox: %s takes nothing now, its rows wait: %s", _name(route), reason)
 
 
-def _away(routes: Mapping[Route, Any]) -> set[Route]:
+def _troubled(routes: Mapping[Route, Any]) -> tuple[set[Route], set[Route]]:
+    """Those of the routes whose receiver is unavailable, and those whose connection was undefined at the last look."""
     columns = (outbox_routes.c.consumer, outbox_routes.c.kind, outbox_routes.c.destination)
-    away = select(*columns).where(tuple_(*columns).in_(list(routes)), outbox_routes.c.failures > 0)
+    rows = select(*columns, outbox_routes.c.failures, outbox_routes.c.undefined_since).where(
+        tuple_(*columns).in_(list(routes))
+    )
     with begin() as connection:
-        return {Route(*row) for row in connection.execute(away)}
+        found = {Route(*row[:3]): row for row in connection.execute(rows)}
+    away = {route for route, row in found.items() if row.failures > 0}
+    return away, {route for route, row in found.items() if row.undefined_since is not None}
 
 
 def _pending(route: Route) -> list[ColumnElement[bool]]:

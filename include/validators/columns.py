@@ -155,6 +155,9 @@ def _values(event: Contract) -> Iterator[tuple[str, Any]]:
             # The contract has no bound, but the table's type has.
             raise ContractViolation(Reason.out_of_bounds, f"{column.name} (too large for a table)")
         value = value.value if isinstance(value, Enum) else value
+        if column.iceberg_type == "double" and type(value) is int:
+            # The default of a field, which pydantic does not convert.
+            value = float(value)
         if not isinstance(value, _PYTHON[column.iceberg_type]) and (value is not None or column.required):
             text = f"{column.name}: the contract's own code made it a {type(value).__name__}"
             raise ContractViolation(Reason.rejected, text)

@@ -103,7 +103,11 @@ def aggregate_tables(
     days = counted_days(hours)
     _make_meter_days(connection, made, {midnight(hour) for hour in hours}, days)
     district_hours = sorted({*hours, *_outdated_hours(connection, made, days)})
-    nights = sorted({night for hour in district_hours if (night := night_of(hour))})
+    # Of all of these days, not only of hours that are outdated now: a try that was killed after it had written the
+    # hours has left none outdated, and its nights are not written.
+    there = _days_of(made[tables.DISTRICT_HOURS].refresh(), "hour", days)
+    counted = {*hours, *(day + n * HOUR for day in there for n in range(24))}
+    nights = sorted({night for hour in counted if (night := night_of(hour))})
     counts = {
         "meter_hours": meter_hours,
         "district_hours": sum(

@@ -143,6 +143,31 @@ def test_a_run_that_fails_at_any_of_its_commits_is_finished_by_a_retry(new_lake,
     assert lake.everything() == wanted
 
 
+def test_a_retry_writes_the_nights_of_days_whose_hours_the_failed_try_has_written(new_lake, monkeypatch):
+    """A meter that is found to be a known one changes hours and nights far from its reading."""
+    hours = [at(6) + timedelta(hours=n) for n in range(72)]
+    meters = [(INLETS["harbour"], 100), *((f"M-{number:06d}", 10) for number in range(1, 20))]
+    readings = [
+        reference.Reading(meter_id, "harbour", hour, n * flow)
+        for meter_id, flow in meters
+        for n, hour in enumerate(hours)
+    ]
+    # Two silent ones: the flow of more than one in twenty of the meters is unknown then.
+    silent = [reference.Reading(f"M-00010{n}", "harbour", at(6, 15), 7) for n in range(2)]
+    one_go = new_lake()
+    one_go.aggregate(one_go.append([*readings, *silent]))
+    lake = new_lake()
+    lake.aggregate(lake.append(readings))
+    assert lake.rows(DISTRICT_NIGHTS) != one_go.rows(DISTRICT_NIGHTS)
+    ranges = lake.append(silent)
+    with monkeypatch.context() as patch:
+        raise_at(patch, TABLES.index(DISTRICT_NIGHTS))
+        with pytest.raises(ConnectionError, match="planted"):
+            lake.aggregate(ranges)
+    lake.aggregate(ranges)
+    assert lake.everything() == one_go.everything()
+
+
 @pytest.mark.parametrize("commits", [1, 2, 3])
 def test_a_run_killed_between_two_commits_is_finished_by_a_retry(new_lake, readings, wanted, commits: int):
     lake = new_lake()

@@ -90,6 +90,24 @@ def states(consumer):
     return [state for _, state in outbox_states(consumer)]
 
 
+def test_a_delivery_ends_what_is_remembered_of_an_undefined_connection(announcing, make_receiver, send, monkeypatch):
+    """Otherwise one wrong "not defined", in an outage years later, would skip requests at once."""
+    server, conn_id = make_receiver()
+    variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+    connection = os.environ[variable]
+    topic, consumer = announcing(conn_ids=[conn_id])
+    query = text("select undefined_since is null from outbox_routes where consumer = :name")
+    for defined in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, connection) if defined else patch.delenv(variable)
+            send(topic, order(str(defined)))
+            tasks.claim_messages(consumer, f"run-{defined}")
+        with begin() as database:
+            assert database.scalars(query, {"name": consumer.name}).all() == [defined]
+    assert states(consumer) == ["pending", "delivered"]
+    assert len(server.seen) == 1
+
+
 def test_a_run_delivers_what_it_wrote_once_with_idempotency_keys(announcing, make_topic, make_receiver, send):
     server, conn_id = make_receiver()
     results = make_topic(partitions=1)

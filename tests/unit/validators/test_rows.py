@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from include.contracts import Contract, ContractViolation, Reason, Topic
 from include.contracts.types import Day, UtcTime
 from include.validators import rows
-from include.validators.columns import columns_of
+from include.validators.columns import columns_of, row_of
 from include.water.topics import METER_READINGS, SERVICE_REQUESTS
 from tests.unit.contracts.orders import ORDERS, ORDERS_V2, message
 
@@ -299,3 +299,16 @@ def test_an_event_id_in_sql_that_differs_from_the_property_is_found():
     assert rows.verify(ENGINE, EVERYTHING, "from sample") == 1
     with pytest.raises(rows.ScreenDiffers, match=r"offset 7.*event_id_sql"):
         rows.verify(ENGINE, topic, "from sample")
+
+
+def test_a_whole_number_as_the_default_of_a_float_field_is_a_float_in_the_row():
+    class Shares(Contract):
+        version: Literal[1]
+        share: float = 0
+
+        @property
+        def event_id(self) -> str:
+            return "one"
+
+    row = row_of(Shares(version=1))
+    assert (row["share"], type(row["share"])) == (0.0, float)
