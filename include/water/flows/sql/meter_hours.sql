@@ -4,7 +4,34 @@
 -- of an hour is known if known segments cover it wholly. Times are microseconds, and sums of them integers: the result
 -- does not depend on the order in which an engine adds up.
 -- $hours: timestamps, $max_gap_us, $max_gap_hours, $expected_readings (of a meter in an hour)
-WITH ordered AS (
+WITH spans AS (
+    SELECT EPOCH_US(MIN(wanted)) AS first_us, EPOCH_US(MAX(wanted)) + 3600000000 AS last_us
+    FROM UNNEST($hours) AS hours(wanted)
+),
+-- Before and behind all of the hours, only the nearest reading of a meter bears on them.
+nearest AS (
+    SELECT
+        readings.meter_id,
+        MAX(CASE WHEN EPOCH_US(readings.read_at) < spans.first_us THEN readings.read_at END) AS before,
+        MIN(CASE WHEN EPOCH_US(readings.read_at) >= spans.last_us THEN readings.read_at END) AS behind
+    FROM readings
+    CROSS JOIN spans
+    WHERE EPOCH_US(readings.read_at) < spans.first_us OR EPOCH_US(readings.read_at) >= spans.last_us
+    GROUP BY readings.meter_id
+),
+bearing AS (
+    SELECT readings.meter_id, readings.district_id, readings.read_at, readings.litres_total
+    FROM readings
+    CROSS JOIN spans
+    WHERE EPOCH_US(readings.read_at) >= spans.first_us AND EPOCH_US(readings.read_at) < spans.last_us
+    UNION ALL
+    SELECT readings.meter_id, readings.district_id, readings.read_at, readings.litres_total
+    FROM readings
+    INNER JOIN nearest
+        ON readings.meter_id = nearest.meter_id
+        AND (readings.read_at = nearest.before OR readings.read_at = nearest.behind)
+),
+ordered AS (
     SELECT
         meter_id,
         district_id,
@@ -12,7 +39,7 @@ WITH ordered AS (
         litres_total AS first_litres,
         LEAD(EPOCH_US(read_at)) OVER neighbours AS ended,
         LEAD(litres_total) OVER neighbours AS last_litres
-    FROM readings
+    FROM bearing
     WINDOW neighbours AS (PARTITION BY meter_id ORDER BY read_at NULLS FIRST, litres_total NULLS FIRST)
 ),
 segments AS (
