@@ -25,7 +25,6 @@ alarm `dag_failed`. If no run starts at all, `watch_connectors` raises `dag_sile
 from datetime import timedelta
 
 from airflow.sdk import Param, dag, task
-from airflow.sdk.exceptions import AirflowSkipException
 
 from include.operations.heartbeats import REPORTED
 from include.water.assets import PROPOSAL, SERVICE_REQUEST
@@ -78,31 +77,16 @@ def maintain():
 
     @task(outlets=[SERVICE_REQUEST])
     def emit_service_requests(outlet_events=None) -> None:
-        from include.kafka.context import can_take_keys, has_queued_runs, is_idle
-        from include.kafka.tasks import claim_keys_again
+        from include.kafka.context import keys_to_emit_again
 
-        if not can_take_keys("triage_service_request"):
-            raise AirflowSkipException("triage_service_request is paused: Airflow would drop its keys")
-        idle, queued = is_idle("triage_service_request"), has_queued_runs("triage_service_request")
-        keys = claim_keys_again(TRIAGE_SERVICE_REQUESTS, worker_is_idle=idle, worker_has_queue=queued)
-        if not keys:
-            raise AirflowSkipException("no request has been open for too long")
+        keys = keys_to_emit_again(TRIAGE_SERVICE_REQUESTS, "triage_service_request")
         outlet_events[SERVICE_REQUEST].add_partitions(keys)
 
     @task(outlets=[PROPOSAL])
     def emit_proposals(outlet_events=None) -> None:
-        from include.kafka.context import can_take_keys, has_queued_runs
-        from include.water.triage.effect import open_proposals
+        from include.water.triage.effect import proposals_to_emit_again
 
-        if not can_take_keys("execute_decisions"):
-            raise AirflowSkipException("execute_decisions is paused: Airflow would drop its keys")
-        if has_queued_runs("execute_decisions"):
-            raise AirflowSkipException("execute_decisions has runs in its queue: they may be those of these proposals")
-        # Gives a proposal's own run the time to ask first.
-        keys = open_proposals(older_than=timedelta(minutes=10))
-        if not keys:
-            raise AirflowSkipException("every proposal is being asked about, or settled")
-        outlet_events[PROPOSAL].add_partitions(keys)
+        outlet_events[PROPOSAL].add_partitions(proposals_to_emit_again("execute_decisions"))
 
     @task
     def prune(params: dict | None = None) -> dict[str, int]:

@@ -67,6 +67,30 @@ def has_queued_runs(dag_id: str) -> bool:
     return _context()["ti"].get_dr_count(dag_id, states=["queued"]) > 0
 
 
+def keys_to_emit_again(consumer: Consumer, dag_id: str) -> list[str]:
+    """The partition keys of a consumer's messages whose runs never came, to be emitted once more.
+
+    Call it in a task of a Dag that looks after the consumer.
+
+    Args:
+        consumer: A consumer with one run per message.
+        dag_id: The Dag that handles the keys.
+
+    Raises:
+        AirflowSkipException: The Dag is paused, or no message has been open for too long.
+    """
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from include.kafka.tasks import claim_keys_again
+
+    if not can_take_keys(dag_id):
+        raise AirflowSkipException(f"{dag_id} is paused: Airflow would drop its keys")
+    keys = claim_keys_again(consumer, worker_is_idle=is_idle(dag_id), worker_has_queue=has_queued_runs(dag_id))
+    if not keys:
+        raise AirflowSkipException(f"no message of {consumer.name} has been open for too long")
+    return keys
+
+
 def _context() -> Any:
     from airflow.sdk import get_current_context
 

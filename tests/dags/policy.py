@@ -33,7 +33,7 @@ TAGS = frozenset(
 TAG_OF_FOLDER = {"event_driven": "event-driven", "batch": "batch", "setup": "setup"}
 
 # A Dag file is wiring; at this length, something in it belongs in include/.
-MAX_LINES = 100
+MAX_LINES = 110
 
 # Rules that one Dag or task does not follow: (rule, "dag" or "dag.task") -> why not.
 EXEMPTIONS: dict[tuple[str, str], str] = {}
@@ -233,13 +233,10 @@ def limits_its_runs(file: DagFile, declared: Declared) -> Iterator[str]:
 
 
 def is_short(file: DagFile, declared: Declared) -> Iterator[str]:
-    """A Dag file is wiring. Its documentation may be as long as it needs to be."""
-    text = file.path.read_text()
-    first, *_ = ast.parse(text).body
-    is_documentation = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-    lines = len(text.splitlines()) - ((first.end_lineno or 0) if is_documentation else 0)
+    """A Dag file is wiring."""
+    lines = len(file.path.read_text().splitlines())
     if lines > MAX_LINES:
-        yield f"{file}: {lines} lines without its documentation, at most {MAX_LINES}; move logic to include/"
+        yield f"{file}: {lines} lines, at most {MAX_LINES}; move what is not wiring to include/"
 
 
 def uses_declared_assets(file: DagFile, declared: Declared) -> Iterator[str]:

@@ -84,7 +84,7 @@ def test_a_dag_that_keeps_the_rules_passes(rule, write_dag):
         ("joins_its_events", "joined(ORDERS)", "ORDERS", "schedule=ORDERS"),
         ("joins_its_events", "joined(ORDERS)", "AssetTriggeredTimetable(ORDERS)", "schedule=AssetTriggeredTimetable"),
         ("limits_its_runs", "    max_active_runs=1,\n", "", "set max_active_runs="),
-        ("is_short", "with DAG(", "\n" * 100 + "with DAG(", "lines without its documentation, at most 100"),
+        ("is_short", "with DAG(", "\n" * 100 + "with DAG(", "lines, at most 110"),
         ("uses_declared_assets", 'Asset("orders"', 'Asset("order"', "declare it in include/water/assets.py"),
         ("uses_declared_assets", FIRST_TASK, '    @task(outlets=[Asset("new")])\n    def handle', "'new'"),
         ("uses_declared_assets", "joined(ORDERS)", 'ORDERS | Asset.ref(name="new")', "'new'"),

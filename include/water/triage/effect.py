@@ -172,6 +172,32 @@ def open_proposals(older_than: timedelta) -> list[str]:
     return _unasked(or_(never_asked, columns.deadline_at < before))
 
 
+def proposals_to_emit_again(dag_id: str) -> list[str]:
+    """The partition keys of open proposals that no run asks about.
+
+    Call it in a task.
+
+    Args:
+        dag_id: The Dag that asks about proposals.
+
+    Raises:
+        AirflowSkipException: The Dag is paused, its queue may hold their runs, or every proposal is being asked about.
+    """
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from include.kafka.context import can_take_keys, has_queued_runs
+
+    if not can_take_keys(dag_id):
+        raise AirflowSkipException(f"{dag_id} is paused: Airflow would drop its keys")
+    if has_queued_runs(dag_id):
+        raise AirflowSkipException(f"{dag_id} has runs in its queue: they may be those of these proposals")
+    # Gives a proposal's own run the time to ask first.
+    keys = open_proposals(older_than=timedelta(minutes=10))
+    if not keys:
+        raise AirflowSkipException("every proposal is being asked about, or settled")
+    return keys
+
+
 def _unasked(*conditions: Any) -> list[str]:
     open_ones = select(decisions.c.decision_id).where(decisions.c.state == "awaiting_approval", *conditions)
     with begin() as connection:
