@@ -1,7 +1,7 @@
 """
 ### Import the site register
 
-Somebody else drops CSV files of sites and customers below `register/incoming/` in the artifacts bucket. This Dag turns
+Other programs drop CSV files of sites and customers below `register/incoming/` in the artifacts bucket. This Dag turns
 them into rows of the tables `register_sites` and `register_customers`.
 
 **Starts** when there are files: the first task waits in the triggerer, without a worker. A run that has waited for 15

@@ -12,7 +12,7 @@ champion is an event of the asset `leak_model`. When there is no new champion, f
 confirmed leaks, the reason is in the log, `tell_of_champion` is skipped, and the model in use stays.
 
 **When it fails** the champion stays in use. Clear the run; it finishes the work that it began. If the champion itself
-cannot be loaded, training fails until somebody rolls back: docs/runbooks/roll-back-a-model.md.
+cannot be loaded, training fails until a person rolls back: docs/runbooks/roll-back-a-model.md.
 """
 
 from datetime import timedelta

@@ -7,6 +7,10 @@ connections
     `ExecutionAPISecretsBackend`. Tested with 3.3.2. Without them, a connection that Airflow does not find counts as not
     defined, also in an outage of the API server, and a warning says so once a process.
 
+models
+    Uses `__pydantic_core_schema__` of pydantic models. Tested with 2.14.3. Without it, the tables of a contract have no
+    columns, and the error says so.
+
 triggerer
     Uses `TriggerRunner.run_trigger` and `.sync_state_to_supervisor` of Airflow. Tested with 3.3.2. Without them, an
     event waits for the triggerer's next tick, half a second on average, and each process logs one warning.

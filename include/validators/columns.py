@@ -10,6 +10,7 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
+from include.compat.models import core_schema
 from include.contracts import Contract, ContractViolation, Reason
 from include.validators.coordinates import COORDINATES, LOG
 
@@ -68,7 +69,7 @@ class Fields:
 
 @cache
 def fields_of(contract: type[Contract]) -> Fields:
-    schema: Any = contract.__pydantic_core_schema__
+    schema = core_schema(contract)
     definitions: dict[str, Any] = {}
     if schema["type"] == "definitions":
         definitions = {item["ref"]: item for item in schema["definitions"]}
