@@ -165,7 +165,7 @@ def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
 
     topic = _topic(options.connector, registry)
     name = raw_table(topic)
-    before = verify(topic, conn_id=options.kafka_conn_id)
+    before = verify(topic, conn_id=options.kafka_conn_id, repairs=True)
     repaired = repair(topic, before.missing, conn_id=options.kafka_conn_id)
     lines = [f"{name}: {repaired.appended} records appended, {repaired.without_record} offsets hold none"]
     if repaired.lost:

@@ -31,6 +31,7 @@ from sqlalchemy import (
     false,
     func,
     insert,
+    not_,
     or_,
     select,
     text,
@@ -192,6 +193,32 @@ def note(
     return gaps
 
 
+def has_missing_outside(
+    connection: Connection, topic_id: str, looked: Mapping[int, tuple[int, int]], begins: Mapping[int, int]
+) -> bool:
+    """Whether offsets are recorded as missing that a check did not cover.
+
+    Args:
+        connection: A connection to the operational database.
+        topic_id: The landing table's topic id.
+        looked: {partition: (start, end) of the offsets that were checked}.
+        begins: {partition: where the table begins}. Offsets below were removed for good and are not missing.
+    """
+    column = landing_gaps.c
+    inside = (
+        and_(
+            column.partition == partition,
+            or_(
+                column.end_offset <= begins.get(partition, 0),
+                and_(column.start_offset >= start, column.end_offset <= end),
+            ),
+        )
+        for partition, (start, end) in looked.items()
+    )
+    mine = (column.topic_id == topic_id, column.state == State.missing, not_(or_(false(), *inside)))
+    return connection.execute(select(column.id).where(*mine).limit(1)).first() is not None
+
+
 def record(topic: str, topic_id: str, partition: int, state: State, ranges: Ranges, records: int = 0) -> None:
     """Record the outcome of missing offsets. Repeating the call changes nothing.
 
@@ -229,6 +256,33 @@ def record(topic: str, topic_id: str, partition: int, state: State, ranges: Rang
         else:
             values = {"records": landing_gaps.c.records + records, **_columns_of(intervals.union([*joined, *new]))}
             connection.execute(update(landing_gaps).where(landing_gaps.c.id == last.id).values(values))
+
+
+def forget(connection: Connection, topic_id: str, partition: int, state: State, ranges: Ranges) -> Ranges:
+    """Delete the recorded outcome of offsets that have landed after all.
+
+    Args:
+        connection: A connection to the operational database, in a transaction.
+        topic_id: The landing table's topic id.
+        partition: The Kafka partition.
+        state: The outcome on record.
+        ranges: The offsets, as `intervals.union` returns them.
+
+    Returns:
+        The offsets that were on record: of two calls at once, the second gets none.
+    """
+    lock(connection, topic_id)
+    of_state = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state == state)
+    reach = _reach({partition: ranges[0][0]}, {partition: ranges[-1][1]})
+    gone: list[tuple[int, int]] = []
+    for row in connection.execute(select(landing_gaps).where(*of_state, reach)).all():
+        of_row, mine = _ranges_of(row), landing_gaps.c.id == row.id
+        gone += intervals.intersect(of_row, ranges)
+        if left := intervals.subtract(of_row, ranges):
+            connection.execute(update(landing_gaps).where(mine).values(_columns_of(left)))
+        else:
+            connection.execute(delete(landing_gaps).where(mine))
+    return intervals.union(gone)
 
 
 def _add(connection: Connection, ranges: Ranges, **values: Any) -> None:

@@ -4,6 +4,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 Ranges = list[tuple[int, int]]
+# An end beyond every offset that Kafka has.
+MAX_OFFSET = 2**63 - 1
 
 
 def union(ranges: Iterable[tuple[int, int]]) -> Ranges:

@@ -144,7 +144,9 @@ def verify_for(consumer: LandingConsumer) -> Verified:
     with begin() as connection:
         starts = {**start_offsets(table), **next_offsets(connection, consumer, topic_id(table))}
     most = consumer.max_messages_per_claim
-    return verify(consumer.topic, starts, conn_id=consumer.conn_id, grace=consumer.landing_grace, most=most)
+    return verify(
+        consumer.topic, starts, conn_id=consumer.conn_id, grace=consumer.landing_grace, most=most, repairs=True
+    )
 
 
 def _claim(consumer: LandingConsumer, run_id: str) -> Claimed:
@@ -229,14 +231,15 @@ def _plan(consumer: LandingConsumer, claimed: Claimed) -> list[Unit]:
     except NotLanded as missing:
         # The offsets had landed when they were claimed: somebody has removed files since.
         text = f"claim {claimed.id}: {missing}: files were removed; the offsets are read from Kafka again ({RUNBOOK})"
+        landing_id = topic_id(load_landing_table(consumer.topic))
         with begin() as connection:
             open_alarm(connection, raw_table(consumer.topic), GAP_ALARM, text)
-        landing_id = topic_id(load_landing_table(consumer.topic))
         missing = [Gap(replace(r, topic_id=landing_id), timedelta()) for r in claimed.ranges]
         repair(consumer.topic, missing, conn_id=consumer.conn_id)
         found = _slices(consumer, claimed.ranges)
         with begin() as connection:
-            close_alarm(connection, raw_table(consumer.topic), GAP_ALARM)
+            if not gaps.has_missing_outside(connection, landing_id, {}, {}):
+                close_alarm(connection, raw_table(consumer.topic), GAP_ALARM)
     for whole, pieces in found.items():
         if not pieces:
             # No offset of the range holds a record: no task is needed.

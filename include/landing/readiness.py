@@ -78,7 +78,7 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
     from include.landing.landed import Landed
     from include.landing.planning import next_offsets, open_claim_of_another_run
     from include.landing.tables import load_landing_table, start_offsets, topic_id
-    from include.landing.verification import verify
+    from include.landing.verification import open_gap_alarm, verify
     from include.operations.database import begin
     from include.operations.tables import claims
 
@@ -105,8 +105,12 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
         return Readiness.ready
     if not verify_too:
         return Readiness.no_data
-    found = verify(lane.topic, starts, conn_id=lane.conn_id, grace=lane.landing_grace, most=LOOK_AHEAD)
+    found = verify(lane.topic, starts, conn_id=lane.conn_id, grace=lane.landing_grace, most=LOOK_AHEAD, repairs=True)
     # Not for the gaps of a partition that does not answer: runs would start one after the other, and repair nothing.
     answering = {partition.number for partition in found.kafka}
-    is_repairable = any(gap.offsets.partition in answering for gap in found.due)
-    return Readiness.ready if is_repairable else Readiness.no_data
+    if any(gap.offsets.partition in answering for gap in found.due):
+        return Readiness.ready
+    if found.due:
+        with begin() as connection:
+            open_gap_alarm(connection, lane.topic, found.due)
+    return Readiness.no_data

@@ -15,16 +15,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from include.kafka.claims import ConsumerStopped
 from include.kafka.connection import CONN_ID
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange, Partition
-from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
+from include.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 from include.landing import gaps, intervals
 from include.landing.gaps import Gap, State
 from include.landing.intervals import Ranges
 from include.landing.landed import Landed
 from include.landing.tables import LandedTopic, load_landing_table, raw_table, sink_group, topic_id
-from include.landing.verification import LOST_ALARM, RUNBOOK, check_same_topic
+from include.landing.verification import GAP_ALARM, LOST_ALARM, RUNBOOK, check_same_topic
 from include.operations.alarms import add_to_alarm
 from include.operations.database import begin
 
@@ -64,7 +65,8 @@ def repair(topic: LandedTopic, due: Iterable[Gap], *, conn_id: str = CONN_ID) ->
     """Append the missing records of these gaps, and record the outcome of every offset.
 
     Offsets that hold no record are not a loss. For offsets that retention has removed, an alarm states the loss. They
-    then count as settled, so that claims go past them.
+    then count as settled, so that claims go past them. A partition that has no leader, or cannot be read, keeps its
+    gaps: the other partitions do not wait for it.
 
     Args:
         topic: The landed topic.
@@ -75,8 +77,11 @@ def repair(topic: LandedTopic, due: Iterable[Gap], *, conn_id: str = CONN_ID) ->
         What became of the offsets.
 
     Raises:
-        KafkaException, ReadingStalled, RepairFailed: Airflow retries, as for what the catalog and the store raise.
+        RepairFailed: Airflow retries, as for what the catalog and the store raise. The alarm is open then.
+        ConsumerStopped: The topic was deleted and recreated.
     """
+    from confluent_kafka import KafkaException
+
     repaired = Repaired()
     by_partition: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for gap in due:
@@ -85,8 +90,22 @@ def repair(topic: LandedTopic, due: Iterable[Gap], *, conn_id: str = CONN_ID) ->
     if not by_partition:
         return repaired
     with GroupOffsets(sink_group(topic), conn_id, **CONSUMER_SETTINGS) as group:
+        reader = RangeReader(group.consumer, batch_size=5_000)
         for (of_topic, partition), ranges in sorted(by_partition.items()):
-            _Repair(topic, of_topic, partition, group, repaired).close(intervals.union(ranges))
+            each = _Repair(topic, of_topic, partition, group, reader, repaired)
+            try:
+                each.close(intervals.union(ranges))
+            except (KafkaException, ReadingStalled):
+                # Not raised: the other partitions must not wait for this one.
+                log.exception("not repaired: %s-%d cannot be read", topic.name, partition)
+                each.report("they cannot be read from Kafka")
+            except ConsumerStopped:
+                # An alarm of its own says that this is another topic.
+                raise
+            except BaseException:
+                # Airflow's timeout is no Exception.
+                each.report("their repair has failed")
+                raise
     return repaired
 
 
@@ -94,16 +113,33 @@ class _Repair:
     """The repair of one partition."""
 
     def __init__(
-        self, topic: LandedTopic, of_topic: str, partition: int, group: GroupOffsets, repaired: Repaired
+        self,
+        topic: LandedTopic,
+        of_topic: str,
+        partition: int,
+        group: GroupOffsets,
+        reader: RangeReader,
+        repaired: Repaired,
     ) -> None:
         self.topic, self.of_topic, self.partition, self.group = topic, of_topic, partition, group
-        self.repaired = repaired
-        self.reader = RangeReader(group.consumer, batch_size=5_000)
+        self.reader, self.repaired = reader, repaired
+        self.missing: Ranges = []
+        self.reported: set[str] = set()
 
     def close(self, wanted: Ranges) -> None:
         # All that retention has removed at once: a loss that needs no reading is one message of the alarm.
-        for step in _steps(self._without_lost(self._missing(load_landing_table(self.topic), wanted))):
+        self.missing = self._without_lost(self._missing(load_landing_table(self.topic), wanted))
+        for step in _steps(self.missing):
             self._close(step)
+
+    def report(self, what: str) -> None:
+        """Open the alarm about this partition, or add to it, once; a check that finds nothing missing closes it."""
+        if what in self.reported:
+            return
+        self.reported.add(what)
+        text = f"{self.topic.name}-{self.partition}: records have not landed; {what} ({RUNBOOK})"
+        with begin() as connection:
+            add_to_alarm(connection, raw_table(self.topic), GAP_ALARM, text)
 
     def _close(self, wanted: Ranges) -> None:
         conflicts = 0
@@ -140,12 +176,11 @@ class _Repair:
         """The missing offsets that Kafka still has; those that retention has removed are recorded as lost."""
         if not missing:
             return []
-        kafka = self.group.look_now([self.topic.name])
+        mine = Partition(self.topic.name, self.partition)
+        kafka = self.group.look_now([self.topic.name], needs_committed=False, only=mine)
         check_same_topic(self.topic, self.of_topic, kafka)
-        offsets = kafka.get(Partition(self.topic.name, self.partition))
-        if offsets is None:
-            # Its gaps stay, with their alarm. The other partitions must not wait for it.
-            log.warning("%s-%d has no leader or does not exist: not repaired", self.topic.name, self.partition)
+        if (offsets := kafka.get(mine)) is None:
+            self.report("it has no leader")
             return []
         lost = intervals.subtract(missing, [(offsets.low, max(offsets.low, missing[-1][1]))])
         if lost:
@@ -206,6 +241,9 @@ class _Repair:
 
         from include.lake.writing import only_on_this_state
 
+        # Before the append: it is reported even if the process is killed in between.
+        count, where = intervals.total(self.missing), intervals.text(self.missing)
+        self.report(f"they are read from Kafka and appended. {count} offsets were missing: {where}")
         only_on_this_state(table)
         first, last = batch[0].offset, batch[-1].offset
         what = f"{self.topic.name}-{self.partition} [{first}, {last + 1}) {len(batch)} records"

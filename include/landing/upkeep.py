@@ -141,13 +141,16 @@ def keep_landing_table(
     from include.lake import maintenance
     from include.landing import bundling
     from include.landing.control import named_files
+    from include.landing.late import report_late
     from include.landing.tables import load_landing_table, raw_table
 
     try:
         table = load_landing_table(topic)
     except NoSuchTableError:
         return None
+    lanes = list(lanes)
     found: dict[str, Any] = {"bundled": bundling.bundle(table, topic, lanes, seconds=seconds / 2)}
+    report_late(topic, lanes)
     if not check_gaps(topic, seconds=seconds / 2, conn_id=conn_id):
         log.warning("table %s: offsets are missing or not checked yet, nothing is removed", raw_table(topic))
         return {**found, "removed": None}
@@ -177,7 +180,7 @@ def check_gaps(topic: Topic, *, seconds: float = math.inf, conn_id: str = CONN_I
     from include.landing.verification import verify
 
     until = time.monotonic() + seconds
-    options: dict[str, Any] = {"conn_id": conn_id, "most": CHECKED_AT_ONCE}
+    options: dict[str, Any] = {"conn_id": conn_id, "most": CHECKED_AT_ONCE, "repairs": True}
     while True:
         of_topic, checked = _checked(topic)
         found = verify(topic, checked, **options)
@@ -193,8 +196,11 @@ def check_gaps(topic: Topic, *, seconds: float = math.inf, conn_id: str = CONN_I
             break
         if time.monotonic() > until or all(reached[p] <= start for p, (start, _) in found.looked.items()):
             return False
-    # A person must decide about removed files: the check of the whole table raises the alarm, and repairs nothing.
-    return not _files_were_removed(found, reached) or not verify(topic, conn_id=conn_id).missing
+    # A person must decide about removed files: the check of the whole table opens the alarm, and repairs nothing. It
+    # also closes the alarm, once a person has repaired.
+    if _files_were_removed(found, reached) or _is_missing_below(found, reached):
+        return not verify(topic, conn_id=conn_id).missing and not _is_missing_below(found, reached)
+    return True
 
 
 def _checked(topic: Topic) -> tuple[str, dict[int, int]]:
@@ -247,6 +253,16 @@ def _files_were_removed(found: Verified, reached: Mapping[int, int]) -> bool:
             if intervals.subtract([(start, end)], known.get(partition, [])):
                 return True
     return False
+
+
+def _is_missing_below(found: Verified, reached: Mapping[int, int]) -> bool:
+    """Whether offsets that an earlier check has found are recorded as missing."""
+    from include.landing import gaps, intervals
+    from include.operations.database import begin
+
+    above = {partition: (offset, intervals.MAX_OFFSET) for partition, offset in reached.items()}
+    with begin() as connection:
+        return gaps.has_missing_outside(connection, found.topic_id, above, found.begins)
 
 
 def remove_results(consumers: Iterable[LandingConsumer], older_than: timedelta, *, seconds: float) -> int:

@@ -9,9 +9,11 @@ With a limit, the check looks only so far ahead, because a lane that is far behi
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection
 
 from include.kafka.claims import ConsumerStopped, fair_shares
 from include.kafka.connection import CONN_ID
@@ -77,8 +79,11 @@ def verify(
     conn_id: str = CONN_ID,
     grace: timedelta = LANDING_GRACE,
     most: int | None = None,
+    repairs: bool = False,
 ) -> Verified:
     """Check the topic's landing table, record what is missing, and open or close the alarm. It repairs nothing.
+
+    The alarm is closed when no gap is due and none outside of what was checked is on record.
 
     Args:
         topic: The landed topic.
@@ -87,6 +92,8 @@ def verify(
         grace: How long offsets at the end of a partition may be missing before they are a gap that is due.
         most: How many offsets the caller needs. Each partition is checked for so many of its landed offsets, and gaps
             are due within the share that a claim of so many would take of each. None: all.
+        repairs: What is due is repaired next. Then no alarm is opened: most gaps are the markers of transactions, which
+            hold no record. `repair` opens it when records are missing or cannot be read, or when it fails.
 
     Raises:
         ConsumerStopped: The topic was deleted and recreated.
@@ -123,15 +130,19 @@ def verify(
     }
     missing = {number: intervals.subtract([both], covered[number]) for number, both in looked.items()}
     long_landed = Landed.before(table, datetime.now(UTC) - INNER_GRACE) if any(missing.values()) else None
+    inner_ends = {number: long_landed.end(number) for number in looked} if long_landed is not None else {}
+
+    def is_due(gap: Gap) -> bool:
+        return gap.offsets.end <= inner_ends.get(gap.offsets.partition, 0) or gap.age >= grace
+
     needed = _needed(topic, looked, most)
     with begin() as connection:
         noted = gaps.note(connection, topic.name, landing_id, missing, looked)
-        due = [
-            cut
-            for gap in noted
-            if (cut := _cut(gap, needed[gap.offsets.partition])) and _is_due(gap, long_landed, grace)
-        ]
-        _alarm(connection, topic, due)
+        due = [cut for gap in noted if (cut := _cut(gap, needed[gap.offsets.partition])) and is_due(gap)]
+        if due and not repairs:
+            open_gap_alarm(connection, topic, due)
+        if not any(map(is_due, noted)) and not gaps.has_missing_outside(connection, landing_id, looked, begins):
+            close_alarm(connection, raw_table(topic), GAP_ALARM)
     return Verified(
         topic.name, landing_id, landed, begins, ends, looked, covered, kafka, tuple(noted), tuple(due)
     )  # fmt: skip
@@ -163,15 +174,8 @@ def _cut(gap: Gap, end: int) -> Gap | None:
     return replace(gap, offsets=replace(gap.offsets, end=min(end, gap.offsets.end)))
 
 
-def _is_due(gap: Gap, long_landed: Landed | None, grace: timedelta) -> bool:
-    is_inner = long_landed is not None and gap.offsets.end <= long_landed.end(gap.offsets.partition)
-    return is_inner or gap.age >= grace
-
-
-def _alarm(connection, topic: LandedTopic, due: list[Gap]) -> None:
-    if not due:
-        close_alarm(connection, raw_table(topic), GAP_ALARM)
-        return
+def open_gap_alarm(connection: Connection, topic: LandedTopic, due: Sequence[Gap]) -> None:
+    """Open the alarm about these gaps of the topic's landing table."""
     where = ", ".join(str(gap.offsets) for gap in due[:20])
     more = f" and {len(due) - 20} more" if len(due) > 20 else ""
     count = sum(len(gap.offsets) for gap in due)
@@ -179,6 +183,6 @@ def _alarm(connection, topic: LandedTopic, due: list[Gap]) -> None:
         connection,
         raw_table(topic),
         GAP_ALARM,
-        f"{count} offsets have not landed: {where}{more}. The next run reads them from Kafka and appends them; "
-        f"{RUNBOOK} says how to find the cause",
+        f"{count} offsets have not landed: {where}{more}. A run reads them from Kafka and appends them, unless all "
+        f"runs are past them; {RUNBOOK} says how to find the cause",
     )

@@ -1,18 +1,23 @@
 """What the landing has lost is found, read from Kafka again and appended once; or stated as lost, never passed over."""
 
+import json
+import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 from confluent_kafka import Producer
 
 from include.kafka.connection import client_config, producer_config
-from include.landing import gaps
+from include.kafka.reading import RangeReader, ReadingStalled
+from include.landing import gaps, planning, upkeep, verification
 from include.landing.gaps import State, history
 from include.landing.planning import claim_landed
 from include.landing.repair import REPAIR_PROPERTY, repair
-from include.landing.tables import load_landing_table, raw_table, topic_id
+from include.landing.tables import START_OFFSETS, load_landing_table, raw_table, topic_id
 from include.landing.verification import verify
+from tests.conftest import PROJECT
 from tests.integration.kafka.conftest import order
 from tests.integration.landing.conftest import (
     alarms_of,
@@ -48,6 +53,11 @@ def orders(landed_topic, send_orders):
     topic = landed_topic(partitions=1)
     send_orders(topic, 0, 30)
     return topic
+
+
+@pytest.fixture
+def landed_long_ago(monkeypatch) -> None:
+    monkeypatch.setattr(verification, "INNER_GRACE", timedelta())
 
 
 @pytest.mark.parametrize(
@@ -97,6 +107,112 @@ def test_what_lands_late_closes_the_gap_by_itself(orders, lane):
     assert verify(orders, grace=lane(orders).landing_grace).missing == ()
     assert not alarms_of(raw_table(orders))["landing_gap"][1]
     assert states(orders) == []
+
+
+def test_the_check_of_a_lane_does_not_close_the_alarm_about_offsets_that_it_does_not_look_at(
+    orders, lane, landed_long_ago
+):
+    consumer = lane(orders, max_messages_per_claim=20)
+    land(orders, 0, range(0, 10), range(10, 20))
+    finish(claim_landed(consumer, "first"))
+    assert upkeep.check_gaps(orders)
+    remove_file(orders, next(file.file.file_path for file in _files(orders) if _holds(file, 0)))
+    assert not upkeep.check_gaps(orders)
+    assert "10 offsets have not landed" in alarms_of(raw_table(orders))["landing_gap"][0]
+    land(orders, 0, range(20, 30))
+    finish(claim_landed(consumer, "second"))
+    assert alarms_of(raw_table(orders))["landing_gap"][1], "nobody has repaired it"
+    assert repair(orders, verify(orders).missing).appended == 10
+    assert upkeep.check_gaps(orders)
+    assert not alarms_of(raw_table(orders))["landing_gap"][1]
+
+
+def test_offsets_below_the_beginning_of_the_table_keep_no_alarm_open(orders, landed_long_ago):
+    land(orders, 0, range(0, 10), range(10, 30))
+    assert upkeep.check_gaps(orders)
+    remove_file(orders, next(file.file.file_path for file in _files(orders) if _holds(file, 0)))
+    assert not upkeep.check_gaps(orders)
+    assert alarms_of(raw_table(orders))["landing_gap"][1]
+    # A person has removed them for good.
+    with load_landing_table(orders).transaction() as change:
+        change.set_properties({START_OFFSETS: json.dumps({"0": 10})})
+    assert upkeep.check_gaps(orders)
+    assert verify(orders).missing == ()
+    assert not alarms_of(raw_table(orders))["landing_gap"][1]
+
+
+def test_rows_that_a_person_removes_as_the_runbook_says_are_missed_by_no_check(orders, landed_long_ago):
+    land(orders, 0, range(0, 30))
+    assert upkeep.check_gaps(orders)
+    runbook = (PROJECT / "docs/runbooks/landing-gap.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", runbook, re.DOTALL) if "table.delete" in block]
+    code = code.replace("from include.water.topics import METER_READINGS\n", "")
+    code = code.replace("partition = 2 and offset >= 4711 and offset < 4715", "offset >= 4 and offset < 7")
+    exec(code, {"METER_READINGS": orders})
+    assert [offset for _, offset, _ in landed_rows(orders)] == [*range(4), *range(7, 30)]
+    assert verify(orders).missing == ()
+    assert upkeep.check_gaps(orders)
+    assert alarms_of(raw_table(orders)) == {}
+
+
+@pytest.mark.parametrize("error", [OSError("the store is away"), AirflowTaskTimeout("Timeout, PID: 1")])
+def test_a_repair_that_fails_opens_the_alarm(orders, lane, monkeypatch, error):
+    land(orders, 0, range(0, 10), range(20, 30))
+    real = RangeReader.read
+
+    def read(*args):
+        yield from real(*args)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RangeReader, "read", read)
+        with pytest.raises(type(error)):
+            claim_landed(lane(orders), "run")
+    message, is_open = alarms_of(raw_table(orders))["landing_gap"]
+    assert message.startswith(f"{orders.name}-0: records have not landed; their repair has failed")
+    assert is_open
+    claim_landed(lane(orders), "next")
+    assert not alarms_of(raw_table(orders))["landing_gap"][1]
+
+
+def test_markers_that_land_during_a_repair_open_no_alarm(orders, lane, monkeypatch):
+    land(orders, 0, range(0, 10), range(11, 20))
+    gaps.record(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, [(10, 11)])
+    land(orders, 0, range(21, 25))
+    real = planning.repair
+
+    def repair_and_land(*args, **kwargs):
+        land(orders, 0, range(26, 30))
+        return real(*args, **kwargs)
+
+    # As if these offsets held no record.
+    monkeypatch.setattr(RangeReader, "read", lambda *_: iter(()))
+    monkeypatch.setattr(planning, "repair", repair_and_land)
+    claim_landed(lane(orders), "run")
+    assert states(orders) == [(State.missing, 25, 26), (State.no_record, 10, 11), (State.no_record, 20, 21)]
+    assert alarms_of(raw_table(orders)) == {}
+
+
+def test_a_partition_that_cannot_be_read_holds_up_the_repair_of_no_other(landed_topic, send_orders, lane, monkeypatch):
+    topic = landed_topic(partitions=2)
+    for partition in (0, 1):
+        send_orders(topic, partition, 10)
+        land(topic, partition, range(5, 10))
+    real = RangeReader.read
+
+    def read(self, wanted):
+        if wanted.partition == 0:
+            raise ReadingStalled(str(wanted))
+        return real(self, wanted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RangeReader, "read", read)
+        units = claim_landed(lane(topic), "run")
+    assert offsets_of(units) == [(1, offset) for offset in range(10)]
+    message, is_open = alarms_of(raw_table(topic))["landing_gap"]
+    assert f"{topic.name}-0: records have not landed; they cannot be read from Kafka" in message
+    assert f"{topic.name}-1: records have not landed; they are read from Kafka" in message
+    assert is_open
 
 
 def test_a_file_removed_from_the_table_is_missed_before_the_claim_and_after_it(orders, lane):

@@ -12,7 +12,8 @@ from include.landing.balance import DoesNotBalance, finish
 from include.landing.clean import commit_clean
 from include.landing.gaps import State
 from include.landing.planning import claim_landed
-from include.landing.tables import load_landing_table, topic_id
+from include.landing.tables import load_landing_table, raw_table, topic_id
+from include.landing.upkeep import keep_landing_table
 from include.landing.validation import validate_unit
 from tests.integration.kafka.conftest import open_claims
 from tests.integration.landing.conftest import alarms_of, delete_records, remove_file
@@ -79,3 +80,26 @@ def test_a_run_that_is_cleared_after_its_rows_were_removed_goes_on_with_the_rest
     # The dead letters stay on record, and there is nothing to read at their offsets.
     assert counts(run(lane)) == {**WHOLE, "landed": 1, "clean": 1, "without_record": 3}
     assert open_claims(lane) == 0
+
+
+def test_lost_offsets_that_land_after_all_are_reported_once_with_the_runs_that_passed_them(consumer, send, admin):
+    lane = consumer()
+    values = [sale(number) for number in range(6)]
+    send(lane.topic, *values)
+    land(lane.topic, 0, 3, *values[3:])
+    delete_records(admin, lane.topic, 0, 3)
+    run(lane)
+    table = raw_table(lane.topic)
+    assert "They are lost" in alarms_of(table)["messages_lost"][0]
+    keep_landing_table(lane.topic, [lane])
+    assert "after all" not in alarms_of(table)["messages_lost"][0]
+    land(lane.topic, 0, 1, sale(1), sale(2))
+    for _ in range(2):
+        keep_landing_table(lane.topic, [lane])
+    message, is_open = alarms_of(table)["messages_lost"]
+    assert message.count("2 offsets") == message.count("have landed after all: [1, 3)") == 1
+    assert f"clear the runs that had claimed them: run-1 of {lane.name}" in message
+    assert is_open
+    lost = gaps.history(topic_id(load_landing_table(lane.topic)), [State.lost])
+    assert [(row.start_offset, row.end_offset) for row in lost] == [(0, 1)]
+    assert counts(run(lane)) == {**WHOLE, "without_record": 1}
