@@ -9,6 +9,8 @@ messages. Killed between a dead letter and its inbox row: a retry sends the dead
 """
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -76,9 +78,13 @@ class Handler:
         written: The ids of outbox rows that the effects have added, by route.
     """
 
-    def __init__(self, consumer: Consumer, run_id: str, producer: AcknowledgedProducer) -> None:
+    def __init__(
+        self, consumer: Consumer, run_id: str, producer: AcknowledgedProducer, *, until: float = math.inf
+    ) -> None:
         self.consumer = consumer
         self.run_id = run_id
+        # A time of the monotonic clock: messages that are handled one by one are left from then on, as failed.
+        self.until = until
         self.letters = DeadLetters(consumer.name, run_id, producer)
         self.effect: Effect = consumer.load_effect()
         self.prepare = consumer.load_prepare()
@@ -169,7 +175,10 @@ class Handler:
         """
         letters: list[DeadLetter] = []
         failures: list[str] = []
-        for one in good:
+        for number, one in enumerate(good):
+            if time.monotonic() > self.until:
+                failures.append(f"no time was left for {len(good) - number} messages")
+                break
             try:
                 letters += self._record([one], self._prepared(one))
             except (Rejected, DataError) as error:

@@ -178,7 +178,9 @@ class GroupOffsets:
 
         return AdminClient(self._admin_config)
 
-    async def look(self, topics: Iterable[str], *, needs_committed: bool = True) -> dict[Partition, PartitionOffsets]:
+    async def look(
+        self, topics: Iterable[str], *, needs_committed: bool = True, only: Partition | None = None
+    ) -> dict[Partition, PartitionOffsets]:
         """Fetch the offsets of every partition of the topics, up to the last stable offset.
 
         Sends four requests, whatever the number of partitions. A missing topic, or a partition without a leader that
@@ -189,6 +191,7 @@ class GroupOffsets:
             topics: Names of topics.
             needs_committed: Raise when the group's committed offsets cannot be read. Otherwise they are None, and
                 `committed_error` says why.
+            only: Fetch the offsets of this partition alone, so that no other one's leader is waited for.
 
         Returns:
             The offsets by partition. Left out are topics that do not exist (yet) or that the user may not read, and
@@ -203,7 +206,7 @@ class GroupOffsets:
         until = time.monotonic() + REQUEST_TIMEOUT_SECONDS
         with self._errors.explaining(self._admin):
             for _ in range(LEADER_CHANGE_TRIES):
-                found = await self._look(names)
+                found = await self._look(names, only)
                 if not self._moving or time.monotonic() > until:
                     break
                 await asyncio.sleep(LEADER_CHANGE_SECONDS)
@@ -215,7 +218,7 @@ class GroupOffsets:
             log.warning("group=%s partitions left out: %s; error: %s", self.group, named, self.committed_error)
         return found
 
-    async def _look(self, topics: Iterable[str]) -> dict[Partition, PartitionOffsets]:
+    async def _look(self, topics: Iterable[str], only: Partition | None) -> dict[Partition, PartitionOffsets]:
         from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
         from confluent_kafka.admin import OffsetSpec
 
@@ -230,6 +233,8 @@ class GroupOffsets:
                 continue
             topic_ids[topic] = log_identity(topic, str(description.topic_id))
             for p in description.partitions:
+                if only is not None and only != Partition(topic, p.id):
+                    continue
                 if p.leader is None:
                     self._leave_out(Partition(topic, p.id), "it has no leader")
                 else:
@@ -327,9 +332,11 @@ class GroupOffsets:
             found = asyncio.run(self._describe(topics))
         return {topic: log_identity(topic, str(d.topic_id)) for topic, d in found.items() if d is not None}
 
-    def look_now(self, topics: Iterable[str], *, needs_committed: bool = True) -> dict[Partition, PartitionOffsets]:
+    def look_now(
+        self, topics: Iterable[str], *, needs_committed: bool = True, only: Partition | None = None
+    ) -> dict[Partition, PartitionOffsets]:
         """`look` for callers without an event loop; blocks."""
-        return asyncio.run(self.look(topics, needs_committed=needs_committed))
+        return asyncio.run(self.look(topics, needs_committed=needs_committed, only=only))
 
     def open_transactions_now(self, found: Mapping[Partition, PartitionOffsets]) -> dict[Partition, int]:
         """Find partitions with an open transaction: their log continues after the last stable offset.

@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 
 # If nothing arrives for this long, reading fails and the task is retried.
 SILENCE_SECONDS = 60.0
+# After a range that could not be read, the next one gets half of the time, but at least this much: a task with hundreds
+# of such ranges must come to the good ones behind them before its own time is over.
+LEAST_SILENCE_SECONDS = 5.0
 POLL_SECONDS = 1.0
 CONSUMER_SETTINGS = {
     # The client reports the end of a partition as an event.
@@ -52,6 +55,7 @@ class RangeReader:
         self._consumer = consumer
         self._batch_size = batch_size
         self._known: set[str] = set()
+        self._silence = SILENCE_SECONDS
         self.gone: list[tuple[int, int]] = []
 
     def read(self, wanted: OffsetRange) -> Iterator[list[Message]]:
@@ -67,7 +71,8 @@ class RangeReader:
             Batches of messages, none of them empty.
 
         Raises:
-            ReadingStalled: Nothing arrived for SILENCE_SECONDS, or the log ends before the position.
+            ReadingStalled: Nothing arrived for SILENCE_SECONDS, or less after other ranges that could not be read; or
+                the log ends before the position.
             KafkaException: The broker refused, or the client had a fatal error.
         """
         from confluent_kafka import KafkaError, KafkaException
@@ -105,9 +110,12 @@ class RangeReader:
                 self._start_at(wanted, position)
             elif error is not None and error.fatal():
                 raise KafkaException(error)
-            if time.monotonic() - heard_at > SILENCE_SECONDS:
+            if time.monotonic() - heard_at > self._silence:
                 said = f" ({error})" if error is not None else ""
-                raise ReadingStalled(f"{wanted}: nothing after offset {position} for {SILENCE_SECONDS:.0f} s{said}")
+                text = f"{wanted}: nothing after offset {position} for {self._silence:.0f} s{said}"
+                self._silence = max(self._silence / 2, min(self._silence, LEAST_SILENCE_SECONDS))
+                raise ReadingStalled(text)
+        self._silence = SILENCE_SECONDS
         if batch:
             yield batch
 

@@ -8,6 +8,8 @@ created. A task that only reads the message uses `include.kafka.context`.
 """
 
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
@@ -49,6 +51,8 @@ IDLE_WAIT = timedelta(minutes=2)
 MAX_WAIT = timedelta(hours=2)
 # How long Airflow may take to create runs for emitted keys: its scheduler creates some in each of its loops.
 KEYS_BECOME_RUNS = timedelta(seconds=10)
+# How long the task that claims handles messages itself. The other chunks get their tasks only when it ends.
+FIRST_CHUNK_TIME = timedelta(minutes=1)
 # The topic id is checked again before a message is handled that was claimed longer ago than this.
 TRUSTED_AGE = timedelta(minutes=1)
 
@@ -57,8 +61,8 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
     """Claim this run's messages, handle the first chunk, and return the remaining chunks.
 
     The first chunk is handled in the claiming task, so that a single message costs one task. If that fails for any
-    reason, the chunk is returned with the others and gets a task with its own retries. So a problem in this chunk does
-    not prevent the mapping of the others.
+    reason, or takes longer than FIRST_CHUNK_TIME, the chunk is returned with the others and gets a task with its own
+    retries. So a problem in this chunk does not prevent the mapping of the others.
 
     Args:
         consumer: A consumer with the shape `chunked`.
@@ -72,6 +76,8 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
         SQLAlchemyError: The database failed before the claim was made or found.
         AirflowFailException: A person must decide, because a topic was recreated or truncated. Airflow does not retry.
     """
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+
     _check_shape(consumer, Shape.chunked)
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
         claimed = _claim(consumer, run_id, group)
@@ -85,10 +91,12 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
         )
         if not chunks:
             return []
+        until = time.monotonic() + FIRST_CHUNK_TIME.total_seconds()
         try:
-            _handle(consumer, chunks[0], run_id, group, producer)
-        except Exception:
-            # Any exception: otherwise the other chunks would get no tasks until this chunk's retries succeed.
+            _handle(consumer, chunks[0], run_id, group, producer, until=until)
+        except (Exception, AirflowTaskTimeout):
+            # Any exception: otherwise the other chunks would get no tasks until this chunk's retries succeed. Airflow's
+            # timeout too, which is no Exception: a retry would end in it again.
             log.exception("the first chunk becomes a task of its own")
             return chunks
     return chunks[1:]
@@ -517,19 +525,34 @@ def _without_unsure_starts(
     return sure
 
 
-def _handle(consumer: Consumer, chunk: Chunk, run_id: str, group: GroupOffsets, producer: AcknowledgedProducer) -> None:
+def _handle(
+    consumer: Consumer,
+    chunk: Chunk,
+    run_id: str,
+    group: GroupOffsets,
+    producer: AcknowledgedProducer,
+    *,
+    until: float = math.inf,
+) -> None:
+    """Handle a chunk's messages; what is left at `until`, a time of the monotonic clock, counts as failed."""
     from confluent_kafka import KafkaException
 
     failures: list[str] = []
     reader = RangeReader(group.consumer)
-    handler = Handler(consumer, run_id, producer)
+    handler = Handler(consumer, run_id, producer, until=until)
     # Read before ranges are settled. None in a run that is cleared later: its messages are old, but not late.
     claimed_at = _open_since(chunk["claim_id"])
     old: list[Seen] = []
     for wanted in (OffsetRange(**r) for r in chunk["ranges"]):
         failed_before = len(failures)
+        if time.monotonic() > until:
+            failures.append(f"{wanted}: no time was left")
+            continue
         try:
             for batch in reader.read(wanted):
+                if time.monotonic() > until:
+                    failures.append(f"{wanted}: no time was left")
+                    break
                 if claimed_at is not None:
                     old += watch.older_than_allowed(consumer, batch)
                 try:

@@ -254,6 +254,16 @@ def test_the_first_claim_of_a_topic_waits_for_all_partitions(make, make_consumer
     assert numbers(topic) == ["0", "1"]
 
 
+def test_a_look_at_one_partition_asks_no_other_leader(make, put, gate):
+    topic = make(1, 2)
+    put(topic, 0, "a")
+    with GroupOffsets("looks", CONN_ID) as group:
+        gate.shut()
+        found = group.look_now([topic.name], needs_committed=False, only=Partition(topic.name, 0))
+        assert [(partition.number, at.end) for partition, at in found.items()] == [(0, 1)]
+        assert group.left_out == {}
+
+
 def test_a_log_that_cannot_be_compared_is_not_called_lost(make, put, gate):
     topic = make(1, 2)
     for partition in range(2):

@@ -1,0 +1,116 @@
+"""A chunk that takes long, or whose partitions cannot be read, holds up neither the other chunks nor its own rest."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+from airflow.sdk.exceptions import AirflowTaskTimeout
+from sqlalchemy import Connection
+
+from include.kafka import handling, reading, tasks
+from include.kafka.messages import Message
+from include.kafka.offsets import GroupOffsets, OffsetRange
+from include.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
+from tests.integration.kafka.conftest import numbers, open_claims, order, record_effect
+
+pytestmark = pytest.mark.integration
+
+
+class Clock:
+    """The monotonic clock, which an effect can move."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed
+
+
+clock = Clock()
+
+
+def effect(connection: Connection, message: Message) -> None:
+    if message.event.number == "slow":
+        clock.passed += 3_600
+    elif message.event.number == "hangs":
+        # What Airflow raises in the task when its execution_timeout is over.
+        raise AirflowTaskTimeout("Timeout, PID: 1")
+    record_effect(connection, message)
+
+
+@pytest.fixture
+def consumer(make_topic, make_consumer):
+    return replace(make_consumer(make_topic(partitions=3), chunk_size=4), effect=f"{__name__}:effect")
+
+
+def prepare(message: Message) -> str:
+    return message.event.number
+
+
+def effect_of_prepared(connection: Connection, message: Message, prepared: str) -> None:
+    assert prepared == message.event.number
+    effect(connection, message)
+
+
+@pytest.fixture
+def moved_clock(monkeypatch) -> None:
+    monkeypatch.setattr(clock, "passed", 0.0)
+    for module in (tasks, handling):
+        monkeypatch.setattr(module, "time", clock)
+
+
+def test_a_first_chunk_that_takes_long_leaves_its_rest_to_a_task(consumer, send, moved_clock):
+    (topic,) = consumer.topics
+    send(topic, order("slow"), partition=0)
+    for partition in (1, 2):
+        send(topic, *(order(f"{partition}-{n}") for n in range(3)), partition=partition)
+    chunks = tasks.claim_messages(consumer, "run")
+    assert numbers(topic) == ["slow"]
+    for chunk in chunks:
+        tasks.handle_chunk(consumer, chunk, "run")
+    assert sorted(numbers(topic)) == ["1-0", "1-1", "1-2", "2-0", "2-1", "2-2", "slow"]
+    assert open_claims(consumer) == 0
+
+
+def test_a_batch_of_prepared_messages_that_takes_long_leaves_its_rest_to_a_task(consumer, send, moved_clock):
+    consumer = replace(consumer, prepare=f"{__name__}:prepare", effect=f"{__name__}:effect_of_prepared")
+    (topic,) = consumer.topics
+    send(topic, order("first"), order("slow"), order("behind"), partition=0)
+    (chunk,) = tasks.claim_messages(consumer, "run")
+    assert numbers(topic) == ["first", "slow"]
+    tasks.handle_chunk(consumer, chunk, "run")
+    assert numbers(topic) == ["first", "slow", "behind"]
+    assert open_claims(consumer) == 0
+
+
+def test_the_timeout_of_the_task_that_claims_does_not_keep_the_other_chunks_from_their_tasks(consumer, send):
+    (topic,) = consumer.topics
+    send(topic, order("before"), order("hangs"), *(order(f"behind {n}") for n in range(4)), partition=0)
+    first, second = tasks.claim_messages(consumer, "run")
+    assert numbers(topic) == []
+    tasks.handle_chunk(consumer, second, "run")
+    assert numbers(topic) == ["behind 2", "behind 3"]
+    with pytest.raises(AirflowTaskTimeout):
+        tasks.handle_chunk(consumer, first, "run")
+    assert open_claims(consumer) == 1
+
+
+def test_each_range_that_cannot_be_read_leaves_less_time_to_the_next_one(make_topic, send, monkeypatch):
+    monkeypatch.setattr(reading, "SILENCE_SECONDS", 4.0)
+    monkeypatch.setattr(reading, "LEAST_SILENCE_SECONDS", 1.0)
+    topic = make_topic(partitions=2)
+    send(topic, order("a"), partition=0)
+    send(topic, order("b"), partition=1)
+    waited = []
+    with GroupOffsets("reads", **CONSUMER_SETTINGS) as group:
+        (identity,) = group.topic_ids_now([topic.name]).values()
+        reader = RangeReader(group.consumer)
+        for _ in range(4):
+            # The log ends before the range does.
+            with pytest.raises(ReadingStalled, match=r"nothing after offset 1 for (\d) s") as stalled:
+                list(reader.read(OffsetRange(topic.name, identity, 0, 0, 5)))
+            waited.append(str(stalled.value).rpartition(" for ")[2].split()[0])
+        (batch,) = reader.read(OffsetRange(topic.name, identity, 1, 0, 1))
+    assert waited == ["4", "2", "1", "1"]
+    assert [message.offset for message in batch] == [0]
