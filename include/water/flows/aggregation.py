@@ -45,8 +45,8 @@ MAX_RANGES = 32
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Of a file of flows.
 FILE_ROWS = 250_000
-# Computed at once: PyIceberg's overwrite fails on a thousand partitions (RecursionError).
-MAX_DAYS = 64
+# Computed at once. Each commit opens all manifests of the days between its first and its last one, several times.
+MAX_DAYS = 1_000
 # What is read, computed and committed at once: bounds the memory that a long history takes.
 MAX_ROWS = 2_000_000
 

@@ -236,8 +236,16 @@ def test_a_run_rewrites_the_files_of_its_hours_and_not_the_day(new_lake, reading
     assert len(kept) > len(before) / 2
 
 
-def test_readings_at_absurd_dates_cost_what_they_touch(new_lake):
+def test_readings_at_absurd_dates_cost_what_they_touch(new_lake, monkeypatch):
     lake = new_lake()
+    commits: list[str] = []
+    commit = writing.commit
+
+    def counted(table, change):
+        commits.append(table.name()[-1])
+        return commit(table, change)
+
+    monkeypatch.setattr(writing, "commit", counted)
     odd = [
         reference.Reading("M-000001", "harbour", datetime(1970 + n, 1 + n % 12, 3, 5, tzinfo=UTC), 1_000 + n)
         for n in range(80)
@@ -245,6 +253,9 @@ def test_readings_at_absurd_dates_cost_what_they_touch(new_lake):
     ranges = lake.append(odd)
     summary = lake.aggregate(ranges)
     assert summary["meter_hours"] == len(odd)
+    # One for each table, and not for each few of the days: every commit reads all of the table's manifests. The hours
+    # are no hours of the night.
+    assert sorted(commits) == ["district_hours", "meter_days", "meter_hours"]
     before = lake.files(METER_HOURS)
     # The next run of an ordinary day leaves them alone.
     lake.aggregate(lake.append([reference.Reading("M-000001", "harbour", at(6, 5), 9_000)]))
