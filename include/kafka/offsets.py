@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -25,6 +26,9 @@ LEADER_CHANGE_TRIES, LEADER_CHANGE_SECONDS = 5, 0.1
 # any of its brokers, which may be the one that this client cannot reach: the next metadata may name another. The
 # timeouts of the first tries; that of the last one is REQUEST_TIMEOUT_SECONDS.
 DESCRIBE_SECONDS = (1.0, 1.0, 2.0)
+# The wait for a topic's leaders, which the client also asks for by itself.
+LEADERS_SECONDS = 2.0
+NO_ANSWER = "its leader does not answer"
 # Partitions whose logs are compared at once: each may fetch up to a megabyte meanwhile.
 COMPARED_AT_ONCE = 50
 # The topic id in the answer of a broker without topic ids.
@@ -131,6 +135,15 @@ class Compared(NamedTuple):
 
     lost_end: set[Partition]
     unanswered: set[Partition]
+
+
+def _why(error: "KafkaException") -> str:
+    """Why a request about a partition has failed, in the words of this module where it is the usual reason."""
+    from confluent_kafka import KafkaError
+
+    # The client says this in several ways, depending on where in the request the connection broke.
+    silent = error.args[0].code() in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT)
+    return NO_ANSWER if silent else error.args[0].str()
 
 
 class GroupOffsets:
@@ -265,7 +278,7 @@ class GroupOffsets:
                 low, end = await self._offset(lows[tp]), await self._offset(ends[tp])
             except KafkaException as error:
                 failed = error
-                self._leave_out(key, error.args[0].str())
+                self._leave_out(key, _why(error))
                 continue
             if low is None or end is None:
                 self._leave_out(key, "its leader changes")
@@ -364,7 +377,7 @@ class GroupOffsets:
                 try:
                     end = await self._offset(answers[tp])
                 except KafkaException as error:
-                    self._leave_out(partition, error.args[0].str())
+                    self._leave_out(partition, _why(error))
                     continue
                 if end is None:
                     self._leave_out(partition, "its leader changes")
@@ -390,7 +403,7 @@ class GroupOffsets:
             REQUEST_TIMEOUT_SECONDS, which are also in `left_out`.
 
         Raises:
-            KafkaException: No broker can be reached.
+            KafkaException: The client refuses a position.
         """
         wanted = sorted(positions.items())
         compared = Compared(set(), set())
@@ -406,11 +419,13 @@ class GroupOffsets:
         return compared
 
     def _compare(self, positions: Mapping[Partition, tuple[int, int]], compared: Compared) -> None:
-        from confluent_kafka import KafkaError, TopicPartition
+        from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
         for topic in {partition.topic for partition in positions}:
-            # Without this request, the client would ask for the topic's leaders only at its next one-second tick.
-            self.consumer.list_topics(topic, timeout=REQUEST_TIMEOUT_SECONDS)
+            # Without this request, the client would ask for the topic's leaders only at its next one-second tick. It
+            # may go to a broker that does not answer: that must not hold up the partitions of the others.
+            with suppress(KafkaException):
+                self.consumer.list_topics(topic, timeout=LEADERS_SECONDS)
         self.consumer.assign([TopicPartition(p.topic, p.number, offset) for p, (offset, _) in positions.items()])
         # The client compares the epoch only for a position that it seeks, not for one that it is only assigned.
         for partition, (offset, epoch) in positions.items():
@@ -552,7 +567,7 @@ class GroupOffsets:
         if found is not None and found.offset < 0:
             # The client's result for a partition whose leader it cannot reach. As an offset, it would look like a log
             # that has lost its end.
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "its leader does not answer"))
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, NO_ANSWER))
         return found
 
     async def _result(self, future: Future) -> Any:

@@ -247,7 +247,7 @@ def test_a_topic_made_again_stops_its_consumer_until_it_is_reset(make_topic, mak
     assert alarms(consumer) == {}
 
 
-def killed(*_) -> None:
+def killed(*_, **__) -> None:
     raise KeyboardInterrupt
 
 
