@@ -1,7 +1,7 @@
 """Offsets on record as lost that have landed after all: the sink's coordinator has committed an old file late.
 
-Claims went past these offsets, so only the runs that had claimed them can process them. Without this check, nobody
-would know.
+Claims went past these offsets, so only the runs that had claimed them can process them. Nothing else reports such
+offsets.
 """
 
 import logging

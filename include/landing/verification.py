@@ -83,7 +83,7 @@ def verify(
 ) -> Verified:
     """Check the topic's landing table, record what is missing, and open or close the alarm. It repairs nothing.
 
-    The alarm is closed when no gap is due and none outside of what was checked is on record.
+    It closes the alarm when no checked gap is due, and no gap of other offsets is on record.
 
     Args:
         topic: The landed topic.

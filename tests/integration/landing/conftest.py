@@ -9,6 +9,7 @@ from confluent_kafka import TopicPartition
 
 from include.contracts import Topic
 from include.kafka.offsets import GroupOffsets, Partition
+from include.landing import verification
 from include.landing.consumers import LandingConsumer
 from include.landing.tables import create_landing_table, load_landing_table, sink_group
 from tests.integration.kafka.conftest import admin, make_topic, operations, order, send
@@ -37,6 +38,12 @@ def lane(operations) -> Callable[..., LandingConsumer]:
         return LandingConsumer(name=f"lane-{uuid.uuid4().hex[:8]}", topic=topic, **settings)
 
     return make
+
+
+@pytest.fixture
+def landed_long_ago(monkeypatch) -> None:
+    """Missing offsets below landed ones are due at once."""
+    monkeypatch.setattr(verification, "INNER_GRACE", timedelta())
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
@@ -11,7 +10,7 @@ from confluent_kafka import Producer
 
 from include.kafka.connection import client_config, producer_config
 from include.kafka.reading import RangeReader, ReadingStalled
-from include.landing import gaps, planning, upkeep, verification
+from include.landing import gaps, planning, upkeep
 from include.landing.gaps import State, history
 from include.landing.planning import claim_landed
 from include.landing.repair import REPAIR_PROPERTY, repair
@@ -53,11 +52,6 @@ def orders(landed_topic, send_orders):
     topic = landed_topic(partitions=1)
     send_orders(topic, 0, 30)
     return topic
-
-
-@pytest.fixture
-def landed_long_ago(monkeypatch) -> None:
-    monkeypatch.setattr(verification, "INNER_GRACE", timedelta())
 
 
 @pytest.mark.parametrize(
@@ -121,7 +115,7 @@ def test_the_check_of_a_lane_does_not_close_the_alarm_about_offsets_that_it_does
     assert "10 offsets have not landed" in alarms_of(raw_table(orders))["landing_gap"][0]
     land(orders, 0, range(20, 30))
     finish(claim_landed(consumer, "second"))
-    assert alarms_of(raw_table(orders))["landing_gap"][1], "nobody has repaired it"
+    assert alarms_of(raw_table(orders))["landing_gap"][1], "it is not repaired yet"
     assert repair(orders, verify(orders).missing).appended == 10
     assert upkeep.check_gaps(orders)
     assert not alarms_of(raw_table(orders))["landing_gap"][1]

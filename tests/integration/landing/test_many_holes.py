@@ -65,11 +65,6 @@ def backlog(transactions):
 
 
 @pytest.fixture
-def landed_long_ago(monkeypatch) -> None:
-    monkeypatch.setattr(verification, "INNER_GRACE", NOW)
-
-
-@pytest.fixture
 def read(monkeypatch) -> list[tuple[int, int]]:
     """The ranges that are read from Kafka."""
     found: list[tuple[int, int]] = []
@@ -242,7 +237,7 @@ def test_a_topic_without_a_lane_is_settled_and_its_check_goes_on_where_it_was(
     monkeypatch.setattr(verification.verify, "__kwdefaults__", {**verification.verify.__kwdefaults__, "grace": NOW})
     assert upkeep.check_gaps(backlog)
     assert checked(backlog) == 3 * TRANSACTIONS
-    assert alarms_of(raw_table(backlog)) == {}, "markers are nobody's business"
+    assert alarms_of(raw_table(backlog)) == {}, "transaction markers open no alarm"
     # The next night reads nothing again, neither files nor Kafka.
     forget_files()
     read.clear()
