@@ -53,7 +53,9 @@ class _Fetched:
         missing = [address for address in dict.fromkeys(addresses) if address not in self._local]
         if missing:
             first = len(self._local)
-            local = [str(self._folder / f"{number}.parquet") for number, _ in enumerate(missing, first)]
+            # With the file's own name, which DuckDB's errors then say.
+            names = (Path(urlsplit(address).path).name for address in missing)
+            local = [str(self._folder / f"{number}-{name}") for number, name in enumerate(names, first)]
             self._store.get(missing, local, batch_size=FETCHES_AT_ONCE)
             self._local.update(zip(missing, local, strict=True))
         return [self._local[address] for address in addresses]

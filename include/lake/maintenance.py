@@ -124,6 +124,7 @@ def bundle_small_files(
     group: Grouping | None = None,
     order_by: str = "",
     unique: Sequence[str] = (),
+    leave_out: Callable[[list[DataFile]], bool] | None = None,
     seconds: float = math.inf,
 ) -> int:
     """Rewrite the small files of each partition as one file per group.
@@ -138,6 +139,7 @@ def bundle_small_files(
             of time, at most MAX_BUNDLE_ROWS rows in each.
         order_by: A column by which the rows of a bundle are sorted, so that readers can skip parts of the file.
         unique: Columns that identify a row. A group is left alone if two of its rows have the same values.
+        leave_out: Called with a group that cannot be read; returns whether the group is to be left alone.
         seconds: After about this long the rest is left for the next time.
 
     Returns:
@@ -146,6 +148,8 @@ def bundle_small_files(
     Raises:
         ValueError: The table has delete files.
     """
+    import duckdb
+
     until = time.monotonic() + seconds
     table.refresh()
     if group is None:
@@ -154,21 +158,34 @@ def bundle_small_files(
     for files in _bundles(table, min_files, small_bytes, group):
         if time.monotonic() > until:
             break
-        with tempfile.TemporaryDirectory(prefix="bundle-") as folder, engine.connect() as connection:
-            local = Path(folder) / "bundle.parquet"
-            paths = engine.fetched(connection, [file.file_path for file in files])
-            small = engine.read_files(connection, table.schema(), paths)
-            small.create_view("small")
-            if unique and _repeats(small, unique):
-                log.warning("table %s: %d small files hold rows twice, left alone", ".".join(table.name()), len(files))
-                continue
-            rows = f"(select * from small order by {engine.quoted(order_by)})" if order_by else "small"
-            connection.execute(f"copy {rows} to {engine.literal(str(local))} ({datafiles.copy_options(table)})")
-            added = datafiles.upload(table, [local])
+        try:
+            added = _bundle(table, files, order_by, unique)
+        except (OSError, duckdb.Error):
+            if leave_out is None or not leave_out(files):
+                raise
+            log.exception("table %s: %d small files are left alone", ".".join(table.name()), len(files))
+            continue
+        if not added:
+            log.warning("table %s: %d small files hold rows twice, left alone", ".".join(table.name()), len(files))
+            continue
         if sum(file.record_count for file in added) != sum(file.record_count for file in files):
             raise RuntimeError(f"table {'.'.join(table.name())}: a bundle holds another number of rows than its files")
         replaced += _replace(table, files, added)
     return replaced
+
+
+def _bundle(table: Table, files: list[DataFile], order_by: str, unique: Sequence[str]) -> list[DataFile]:
+    """Upload the rows of these files as one file; none if rows that must be unique are there twice."""
+    with tempfile.TemporaryDirectory(prefix="bundle-") as folder, engine.connect() as connection:
+        local = Path(folder) / "bundle.parquet"
+        paths = engine.fetched(connection, [file.file_path for file in files])
+        small = engine.read_files(connection, table.schema(), paths)
+        small.create_view("small")
+        if unique and _repeats(small, unique):
+            return []
+        rows = f"(select * from small order by {engine.quoted(order_by)})" if order_by else "small"
+        connection.execute(f"copy {rows} to {engine.literal(str(local))} ({datafiles.copy_options(table)})")
+        return datafiles.upload(table, [local])
 
 
 def _repeats(rows: DuckDBPyRelation, columns: Sequence[str]) -> bool:

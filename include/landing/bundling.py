@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 
 from include.contracts import Topic
 from include.lake import maintenance
+from include.landing.broken import take_out
 from include.landing.consumers import LandingConsumer
 from include.landing.landed import landed_file
 from include.landing.tables import topic_id
@@ -66,8 +67,16 @@ def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seco
             end = max(end, piece.end)
         return bundles
 
+    def are_broken(files: list[DataFile]) -> bool:
+        return bool(take_out(topic, [landed_file(table, file) for file in files]))
+
     return maintenance.bundle_small_files(
-        table, group=group, order_by="offset", unique=("partition", "offset"), seconds=seconds
+        table,
+        group=group,
+        order_by="offset",
+        unique=("partition", "offset"),
+        leave_out=are_broken,
+        seconds=seconds,
     )
 
 

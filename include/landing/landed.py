@@ -38,13 +38,14 @@ READ_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class LandedFile:
-    """A data file: offsets [start, end) of one Kafka partition by its bounds; `records` rows."""
+    """A data file: offsets [start, end) of one Kafka partition by its bounds; `records` rows, `size_bytes` long."""
 
     path: str
     partition: int
     start: int
     end: int
     records: int
+    size_bytes: int
 
     @property
     def is_dense(self) -> bool:
@@ -243,7 +244,7 @@ def landed_file(table: "Table", file: Any) -> LandedFile:
         )
     first: Any = from_bytes(offset.field_type, lower)
     last: Any = from_bytes(offset.field_type, upper)
-    return LandedFile(file.file_path, file.partition[0], first, last + 1, file.record_count)
+    return LandedFile(file.file_path, file.partition[0], first, last + 1, file.record_count, file.file_size_in_bytes)
 
 
 def _offset_column(io: Any, file: LandedFile) -> Ranges:

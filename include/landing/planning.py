@@ -16,6 +16,7 @@ from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, Partitio
 from include.kafka.reading import CONSUMER_SETTINGS
 from include.kafka.watch import STOPPED_ALARM, Committing, watch_claims
 from include.landing import gaps, intervals
+from include.landing.broken import Span, reading
 from include.landing.consumers import LandingConsumer
 from include.landing.gaps import Gap
 from include.landing.intervals import Ranges
@@ -54,8 +55,9 @@ def claim_landed(consumer: LandingConsumer, run_id: str) -> list[Unit]:
             retries.
     """
     try:
-        claimed = _claim(consumer, run_id)
-        units = _plan(consumer, claimed)
+        claimed = reading(consumer.topic, lambda: _ahead(consumer), lambda: _claim(consumer, run_id))
+        spans = [(part.partition, part.start, part.end) for part in claimed.ranges]
+        units = reading(consumer.topic, lambda: spans, lambda: _plan(consumer, claimed))
     except ConsumerStopped as stopped:
         raise _stop(consumer, stopped) from stopped
     log.info(
@@ -87,7 +89,7 @@ def plan_again(consumer: LandingConsumer, old: Unit) -> Unit:
         OffsetRange(consumer.topic.name, ids[r["partition"]], r["partition"], r["start"], r["end"])
         for r in old["ranges"]
     ]
-    pieces = [piece for whole in _slices(consumer, wanted).values() for piece in whole]
+    pieces = [piece for whole in _slices_repaired(consumer, old["claim_id"], wanted).values() for piece in whole]
     return {**unit(old["claim_id"], old["unit"], pieces), "ranges": old["ranges"]}
 
 
@@ -138,14 +140,28 @@ def next_offsets(connection: Connection, consumer: "LandingConsumer | Lane", of_
     return {p.number: offset for p, (identity, offset) in known.items() if is_same_topic(identity, of_topic)}
 
 
-def verify_for(consumer: LandingConsumer) -> Verified:
-    """Check for gaps in the offsets that this consumer's next claim can take. Raises what `verify` raises."""
+def _starts(consumer: LandingConsumer) -> dict[int, int]:
+    """{partition: the offset from which on the consumer's next claim takes offsets}."""
     table = load_landing_table(consumer.topic)
     with begin() as connection:
-        starts = {**start_offsets(table), **next_offsets(connection, consumer, topic_id(table))}
+        return {**start_offsets(table), **next_offsets(connection, consumer, topic_id(table))}
+
+
+def _ahead(consumer: LandingConsumer) -> list[Span]:
+    """The offsets at which the consumer's next claim looks."""
     most = consumer.max_messages_per_claim
+    return [(partition, start, start + most) for partition, start in _starts(consumer).items()]
+
+
+def verify_for(consumer: LandingConsumer) -> Verified:
+    """Check for gaps in the offsets that this consumer's next claim can take. Raises what `verify` raises."""
     return verify(
-        consumer.topic, starts, conn_id=consumer.conn_id, grace=consumer.landing_grace, most=most, repairs=True
+        consumer.topic,
+        _starts(consumer),
+        conn_id=consumer.conn_id,
+        grace=consumer.landing_grace,
+        most=consumer.max_messages_per_claim,
+        repairs=True,
     )
 
 
@@ -226,20 +242,7 @@ def _available(next_now: Mapping[int, int], verified: Verified) -> dict[Partitio
 def _plan(consumer: LandingConsumer, claimed: Claimed) -> list[Unit]:
     if not claimed.ranges:
         return []
-    try:
-        found = _slices(consumer, claimed.ranges)
-    except NotLanded as missing:
-        # The offsets had landed when they were claimed: somebody has removed files since.
-        text = f"claim {claimed.id}: {missing}: files were removed; the offsets are read from Kafka again ({RUNBOOK})"
-        landing_id = topic_id(load_landing_table(consumer.topic))
-        with begin() as connection:
-            open_alarm(connection, raw_table(consumer.topic), GAP_ALARM, text)
-        missing = [Gap(replace(r, topic_id=landing_id), timedelta()) for r in claimed.ranges]
-        repair(consumer.topic, missing, conn_id=consumer.conn_id)
-        found = _slices(consumer, claimed.ranges)
-        with begin() as connection:
-            if not gaps.has_missing_outside(connection, landing_id, {}, {}):
-                close_alarm(connection, raw_table(consumer.topic), GAP_ALARM)
+    found = _slices_repaired(consumer, claimed.id, claimed.ranges)
     for whole, pieces in found.items():
         if not pieces:
             # No offset of the range holds a record: no task is needed.
@@ -249,9 +252,31 @@ def _plan(consumer: LandingConsumer, claimed: Claimed) -> list[Unit]:
     return [unit(claimed.id, number, bundle) for number, bundle in enumerate(bundles(consumer, ordered))]
 
 
-def _slices(
-    consumer: LandingConsumer, ranges: list[OffsetRange] | tuple[OffsetRange, ...]
+def _slices_repaired(
+    consumer: LandingConsumer, claim_id: int, ranges: Sequence[OffsetRange]
 ) -> dict[OffsetRange, list[Slice]]:
+    """`_slices`; offsets whose files were removed are read from Kafka again first."""
+    try:
+        return _slices(consumer, ranges)
+    except NotLanded as missing:
+        # The offsets had landed when they were claimed: somebody has removed files since.
+        text = f"claim {claim_id}: {missing}: files were removed; the offsets are read from Kafka again ({RUNBOOK})"
+        landing_id = topic_id(load_landing_table(consumer.topic))
+        with begin() as connection:
+            open_alarm(connection, raw_table(consumer.topic), GAP_ALARM, text)
+        repair(
+            consumer.topic,
+            [Gap(replace(r, topic_id=landing_id), timedelta()) for r in ranges],
+            conn_id=consumer.conn_id,
+        )
+        found = _slices(consumer, ranges)
+        with begin() as connection:
+            if not gaps.has_missing_outside(connection, landing_id, {}, {}):
+                close_alarm(connection, raw_table(consumer.topic), GAP_ALARM)
+        return found
+
+
+def _slices(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[OffsetRange, list[Slice]]:
     table = load_landing_table(consumer.topic)
     for wanted in ranges:
         if not is_same_topic(wanted.topic_id, topic_id(table)):

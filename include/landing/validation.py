@@ -24,6 +24,7 @@ from include.kafka.producer import AcknowledgedProducer
 from include.lake.datafiles import filesystem
 from include.lake.engine import connect, fetched, literal, quoted, read_files, sql_type
 from include.landing import letters, staging
+from include.landing.broken import files_of, take_out
 from include.landing.consumers import LandingConsumer
 from include.landing.tables import load_landing_table
 from include.operations.database import begin
@@ -35,6 +36,7 @@ from include.validators.coordinates import COORDINATES
 if TYPE_CHECKING:
     import pyarrow
     from duckdb import DuckDBPyConnection
+    from pyiceberg.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -79,20 +81,20 @@ def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) 
     try:
         return _validate(consumer, unit, run_id)
     except (OSError, duckdb.Error) as error:
-        # DuckDB wraps the filesystem's exception or not, depending on where it happens. So ask the store whether files
-        # are gone.
-        gone = _missing_files(consumer, unit)
+        # DuckDB wraps the filesystem's exception or not, depending on where it happens. So ask the store.
+        table = load_landing_table(consumer.topic)
+        spans = [(r["partition"], r["start"], r["end"]) for r in unit["ranges"]]
+        gone = [*take_out(consumer.topic, files_of(table, spans)), *_missing_files(table, unit)]
         if not gone:
             raise
-        log.warning("%d files were removed since the run was planned, planning again: %s (%s)", len(gone), gone, error)
+        log.warning("%d files are gone since the run was planned, planning again: %s (%s)", len(gone), gone, error)
         return _validate(consumer, plan_again(consumer, unit), run_id)
 
 
-def _missing_files(consumer: LandingConsumer, unit: dict[str, Any]) -> list[str]:
+def _missing_files(table: Table, unit: dict[str, Any]) -> list[str]:
     """The landed files of the unit that the store no longer has. Raises what an unavailable store raises."""
-    io = load_landing_table(consumer.topic).io
     paths = [file["path"] for file in unit["files"]]
-    store = filesystem(io, paths[0]) if paths else None
+    store = filesystem(table.io, paths[0]) if paths else None
     if store is None:
         return []
     store.invalidate_cache()
@@ -115,7 +117,9 @@ def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> d
         repeated, letters_here = _screen(connection, consumer, settled, screened)
         _compare_with_contract(connection, consumer, unit)
         here = f"read_parquet({literal(str(screened))})"
-        total, doubtful = connection.sql(f"select count(*), count_if({quoted(rows.EXAMINE)}) from {here}").fetchall()[0]
+        # Not count_if: it is null when there is no row.
+        counted = f"select count(*), count(*) filter ({quoted(rows.EXAMINE)}) from {here}"
+        total, doubtful = connection.sql(counted).fetchall()[0]
         files = []
         examined_good = 0
         if total > doubtful:
@@ -196,7 +200,8 @@ def _screen(
 
 def _compare_with_contract(connection: DuckDBPyConnection, consumer: LandingConsumer, unit: dict[str, Any]) -> None:
     """Compare the screen with the contract, on rows spread over the unit's first and last file."""
-    if not rows.is_screened(consumer.topic.contract):
+    # No file: all of the unit's records are lost.
+    if not unit["files"] or not rows.is_screened(consumer.topic.contract):
         return
     parts = []
     for file in (unit["files"][0], unit["files"][-1]):

@@ -57,7 +57,7 @@ def landed_from(monkeypatch, files: list[set[int]]) -> Landed:
     for number, offsets in enumerate(files):
         path = f"gs://landing/{number}.parquet"
         held[path] = intervals.of_numbers(offsets)
-        listed.append(LandedFile(path, 0, min(offsets), max(offsets) + 1, len(offsets)))
+        listed.append(LandedFile(path, 0, min(offsets), max(offsets) + 1, len(offsets), 1))
     monkeypatch.setattr(gaps, "settled", lambda *_: {})
     return Landed.of(listed, lambda file: held[file.path])
 

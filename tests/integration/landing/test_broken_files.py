@@ -1,0 +1,173 @@
+"""Files that a landing table names, and that the store has lost or cut: their records are read from Kafka again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import pyarrow as pa
+import pytest
+
+from include.kafka.connection import CONN_ID
+from include.lake import maintenance
+from include.lake.datafiles import filesystem
+from include.landing import gaps, upkeep, verification
+from include.landing.balance import finish
+from include.landing.clean import commit_clean
+from include.landing.gaps import State
+from include.landing.landed import Landed
+from include.landing.planning import claim_landed
+from include.landing.readiness import Lane, Readiness, look
+from include.landing.tables import load_landing_table, raw_table, topic_id
+from include.landing.validation import validate_unit
+from tests.integration.landing.conftest import alarms_of, delete_records, landed_rows
+from tests.integration.landing.test_many_holes import forget_files
+from tests.integration.landing.test_run import clean_rows, consumer, counts, land, run, sale, sales
+
+pytestmark = pytest.mark.integration
+__all__ = ["consumer", "sales"]
+
+WHOLE = {"landed": 6, "clean": 6, "dead_lettered": 0, "duplicates": 0, "without_record": 0}
+
+
+def store(topic):
+    table = load_landing_table(topic)
+    return filesystem(table.io, table.location())
+
+
+def delete(topic, path: str) -> None:
+    store(topic).rm(path)
+
+
+def empty(topic, path: str) -> None:
+    store(topic).pipe_file(path, b"")
+
+
+def cut(topic, path: str) -> None:
+    store(topic).pipe_file(path, store(topic).cat_file(path)[:-100])
+
+
+BREAK = [delete, empty, cut]
+
+
+@pytest.fixture
+def lane(consumer, send):
+    """A lane whose topic has six messages, which have landed in two files."""
+    lane = consumer()
+    values = [sale(number) for number in range(6)]
+    send(lane.topic, *values)
+    land(lane.topic, 0, 0, *values[:3])
+    land(lane.topic, 0, 3, *values[3:])
+    return lane
+
+
+def first_file(topic) -> str:
+    return Landed(load_landing_table(topic)).files(0, 0)[0].path
+
+
+def waiting(lane) -> Lane:
+    return Lane(lane.name, lane.topic.name, "new", CONN_ID, 0.0, 3600.0)
+
+
+@pytest.mark.parametrize("damage", BREAK)
+def test_a_file_that_breaks_after_it_was_planned_is_read_from_kafka(lane, damage: Callable):
+    units = claim_landed(lane, "run-1")
+    broken = first_file(lane.topic)
+    damage(lane.topic, broken)
+    summary = commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1")
+    finish(lane, summary, "run-1")
+    assert counts(summary) == WHOLE
+    assert clean_rows(lane.topic) == [(0, number, str(number)) for number in range(6)]
+    message, is_open = alarms_of(raw_table(lane.topic))["landing_gap"]
+    assert broken in message
+    assert "it was taken out of the table" in message
+    assert not is_open
+    # And for all who read the table after it.
+    assert [offset for _, offset, _ in landed_rows(lane.topic)] == list(range(6))
+    assert counts(run(lane)) == WHOLE
+
+
+def test_a_run_goes_on_with_the_rest_when_kafka_no_longer_has_the_records(lane, admin):
+    units = claim_landed(lane, "run-1")
+    delete(lane.topic, first_file(lane.topic))
+    delete_records(admin, lane.topic, 0, 3)
+    summary = commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1")
+    finish(lane, summary, "run-1")
+    assert counts(summary) == {**WHOLE, "landed": 3, "clean": 3, "without_record": 3}
+    message, is_open = alarms_of(raw_table(lane.topic))["messages_lost"]
+    assert "[0, 3). They are lost" in message
+    assert is_open
+
+
+def test_a_store_that_is_away_breaks_no_file(lane, monkeypatch):
+    unit, *_ = claim_landed(lane, "run-1")
+    before = landed_rows(lane.topic)
+
+    def away(*_, **__):
+        raise OSError("the store is away")
+
+    with monkeypatch.context() as patch:
+        for name in ("get", "info"):
+            patch.setattr(store(lane.topic), name, away)
+        with pytest.raises(OSError, match="the store is away"):
+            validate_unit(lane, unit, "run-1")
+    assert landed_rows(lane.topic) == before
+    assert alarms_of(raw_table(lane.topic)) == {}
+    assert counts(run(lane)) == WHOLE
+
+
+@pytest.fixture
+def sparse(consumer, send):
+    """A lane whose first file does not hold every offset between its bounds, so its offsets must be read from it."""
+    lane = consumer()
+    values = [sale(number) for number in range(6)]
+    send(lane.topic, *values)
+    gaps.record(lane.topic.name, topic_id(load_landing_table(lane.topic)), 0, State.no_record, [(1, 2)])
+    rows = {"offset": pa.array([0, 2], pa.int64()), "partition": pa.array([0, 0], pa.int32())}
+    values_there = [values[0].decode(), values[2].decode()]
+    times = pa.array([datetime(2026, 1, 5, tzinfo=UTC)] * 2, pa.timestamp("us", tz="UTC"))
+    table = pa.table({**rows, "topic": [lane.topic.name] * 2, "timestamp": times, "value": values_there})
+    schema = load_landing_table(lane.topic).schema().as_arrow()
+    load_landing_table(lane.topic).append(table.select(schema.names))
+    land(lane.topic, 0, 3, *values[3:])
+    forget_files()
+    return lane
+
+
+@pytest.mark.parametrize("damage", BREAK)
+def test_a_broken_file_stops_neither_the_sensor_nor_the_claim(sparse, damage: Callable):
+    broken = first_file(sparse.topic)
+    damage(sparse.topic, broken)
+    forget_files()
+    assert look(waiting(sparse)) is Readiness.ready
+    assert look(waiting(sparse), verify_too=False) is Readiness.ready
+    forget_files()
+    assert counts(run(sparse)) == {**WHOLE, "landed": 5, "clean": 5, "without_record": 1}
+    assert broken in alarms_of(raw_table(sparse.topic))["landing_gap"][0]
+
+
+def test_the_nightly_check_repairs_a_table_with_a_broken_file(sparse, monkeypatch):
+    defaults = {**verification.verify.__kwdefaults__, "grace": timedelta()}
+    monkeypatch.setattr(verification.verify, "__kwdefaults__", defaults)
+    delete(sparse.topic, first_file(sparse.topic))
+    forget_files()
+    assert upkeep.check_gaps(sparse.topic)
+    assert [offset for _, offset, _ in landed_rows(sparse.topic)] == [0, 2, 3, 4, 5]
+
+
+def test_files_beside_a_broken_one_are_bundled(consumer, send, monkeypatch):
+    lane = consumer()
+    values = [sale(number) for number in range(6)]
+    for partition in (0, 1):
+        send(lane.topic, *values, partition=partition)
+        for offset, value in enumerate(values):
+            land(lane.topic, partition, offset, value)
+    run(lane)
+    broken = first_file(lane.topic)
+    delete(lane.topic, broken)
+    monkeypatch.setattr(maintenance, "bundle_small_files", partial(maintenance.bundle_small_files, min_files=2))
+    found = upkeep.keep_landing_table(lane.topic, [lane])
+    assert found is not None
+    assert found["bundled"] == 6
+    assert broken in alarms_of(raw_table(lane.topic))["landing_gap"][0]
