@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from include.kafka.connection import CONN_ID, ClientErrors, admin_config, client_config, consumer_config
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaException
+    from confluent_kafka import Consumer, KafkaException
     from confluent_kafka.admin import AdminClient
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,18 @@ ZERO_TOPIC_ID = "A" * 22
 # Separates a topic's id from its generation; occurs in no topic id and no topic name.
 GENERATION_MARK = "#"
 _topics_without_id: set[str] = set()
+
+
+def learn_leaders(consumer: "Consumer", topic: str) -> None:
+    """Let a client learn the leaders of a topic's partitions before it reads them.
+
+    Without this request, it would ask for them only at its next one-second tick. The request may go to a broker that
+    does not answer: that must not hold up the partitions of the others, so a failure is left to the reading itself.
+    """
+    from confluent_kafka import KafkaException
+
+    with suppress(KafkaException):
+        consumer.list_topics(topic, timeout=LEADERS_SECONDS)
 
 
 def log_identity(topic: str, broker_id: str) -> str:
@@ -419,13 +431,10 @@ class GroupOffsets:
         return compared
 
     def _compare(self, positions: Mapping[Partition, tuple[int, int]], compared: Compared) -> None:
-        from confluent_kafka import KafkaError, KafkaException, TopicPartition
+        from confluent_kafka import KafkaError, TopicPartition
 
         for topic in {partition.topic for partition in positions}:
-            # Without this request, the client would ask for the topic's leaders only at its next one-second tick. It
-            # may go to a broker that does not answer: that must not hold up the partitions of the others.
-            with suppress(KafkaException):
-                self.consumer.list_topics(topic, timeout=LEADERS_SECONDS)
+            learn_leaders(self.consumer, topic)
         self.consumer.assign([TopicPartition(p.topic, p.number, offset) for p, (offset, _) in positions.items()])
         # The client compares the epoch only for a position that it seeks, not for one that it is only assigned.
         for partition, (offset, epoch) in positions.items():

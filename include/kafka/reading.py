@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from include.kafka.messages import Message
-from include.kafka.offsets import REQUEST_TIMEOUT_SECONDS, OffsetRange
+from include.kafka.offsets import REQUEST_TIMEOUT_SECONDS, OffsetRange, learn_leaders
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer
@@ -127,8 +127,7 @@ class RangeReader:
         from confluent_kafka import TopicPartition
 
         if wanted.topic not in self._known:
-            # Without this request, the client would ask for the topic's leaders only at its next one-second tick.
-            self._consumer.list_topics(wanted.topic, timeout=REQUEST_TIMEOUT_SECONDS)
+            learn_leaders(self._consumer, wanted.topic)
             self._known.add(wanted.topic)
         self._consumer.assign([TopicPartition(wanted.topic, wanted.partition, offset)])
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowTaskTimeout
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from sqlalchemy import Connection
 
 from include.kafka import handling, reading, tasks
@@ -113,4 +115,27 @@ def test_each_range_that_cannot_be_read_leaves_less_time_to_the_next_one(make_to
             waited.append(str(stalled.value).rpartition(" for ")[2].split()[0])
         (batch,) = reader.read(OffsetRange(topic.name, identity, 1, 0, 1))
     assert waited == ["4", "2", "1", "1"]
+    assert [message.offset for message in batch] == [0]
+
+
+class WithoutLeaders:
+    """A client whose request for a topic's leaders goes to a broker that does not answer."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    def list_topics(self, *_, **__) -> None:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+
+def test_a_broker_that_names_no_leaders_fails_no_range(make_topic, send):
+    topic = make_topic(partitions=1)
+    send(topic, order("a"))
+    with GroupOffsets("reads", **CONSUMER_SETTINGS) as group:
+        (identity,) = group.topic_ids_now([topic.name]).values()
+        reader = RangeReader(WithoutLeaders(group.consumer))
+        (batch,) = reader.read(OffsetRange(topic.name, identity, 0, 0, 1))
     assert [message.offset for message in batch] == [0]
