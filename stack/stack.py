@@ -119,7 +119,7 @@ class Stack:
             return
         if running:
             self.report("the stack runs with other services or addresses: starting it anew")
-            self.supervisor.stop(first=self.airflow.program_names)
+            self._stop_all()
         if ended := self.supervisor.end_leftovers():
             self.report(f"ended what an earlier run left behind: {', '.join(ended)}")
         if (free := shutil.disk_usage(self.folder).free) < MIN_FREE_BYTES:
@@ -136,11 +136,13 @@ class Stack:
         try:
             self._start_in_order()
         except BaseException:
-            self.supervisor.stop(
-                first=self.airflow.program_names
-            )  # an incomplete stack would hold ports and memory, and hide the error in `make status`
+            self._stop_all()  # an incomplete stack would hold ports and memory, and hide the error in `make status`
             raise
         self.report(f"all services are ready after {time.monotonic() - begin:.1f} s")
+
+    def _stop_all(self) -> None:
+        # Kafka Connect without a broker does not end: it would be killed after half a minute.
+        self.supervisor.stop(first=(self.airflow.program_names, self.connect.program_names))
 
     def _start_in_order(self) -> None:
         base = [service for service in self._local() if service is not self.airflow]
@@ -183,7 +185,7 @@ class Stack:
             return
         with self._locked():
             self._load()
-            self.supervisor.stop(first=self.airflow.program_names)
+            self._stop_all()
             self.supervisor.end_leftovers()
 
     def remove(self) -> None:

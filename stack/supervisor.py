@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +112,20 @@ class Supervisor:
     def last_log_line(self, name: str) -> str:
         return _last_line(self.logs / f"{name}.log")
 
-    def stop(self, first: Iterable[str] = ()) -> None:
+    def stop(self, first: Iterable[Collection[str]] = ()) -> None:
         """End supervisord and, through it, every program; returns when they are gone.
 
         Args:
-            first: The programs to stop first, because they need the others for a clean end.
+            first: Groups of programs to stop first, one group after the other, because they need the programs that are
+                stopped later for a clean end.
         """
         if not (pid := self.pid()):
             return
         names = set(self.info())
-        for together in (names & set(first), names - set(first)):
-            self._stop_together(together)
+        for group in first:
+            self._stop_together(names & set(group))
+            names -= set(group)
+        self._stop_together(names)
         process = psutil.Process(pid)
         self.proxy.shutdown()
         try:

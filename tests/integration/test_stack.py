@@ -184,6 +184,15 @@ def test_half_made_data_directories_are_made_again(tmp_path):
         first.remove()
 
 
+def test_a_stack_that_is_stopped_ends_by_itself(tmp_path):
+    stack = start_stack(tmp_path / "stack", ("kafka", "connect"))
+    stack.down()
+    log = (stack.folder / "logs" / "supervisord.log").read_text()
+    assert "stopped: connect" in log
+    assert "SIGKILL" not in log
+    stack.remove()
+
+
 def test_remove_leaves_no_process_and_no_file(tmp_path):
     stack = start_stack(tmp_path / "stack", ("postgres",))
     home = stack.postgres.home
