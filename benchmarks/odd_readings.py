@@ -22,8 +22,9 @@ DISTRICT = min(DISTRICTS)
 FIRST_METER = 900_000
 TRANSACTIONS = 150
 RANDOM_DATES = 2_000
-# How long a Connect task may take to reach a record that it refuses, and a lane to begin a commit.
-WAIT_SECONDS = 120.0
+# How long a Connect task may take to reach a record that it refuses, and a lane to begin a commit: minutes when it is
+# at work on readings of two thousand days.
+WAIT_SECONDS = 900.0
 # What the alarms of a run must have named at least once.
 ALARMS = ("meter_clock_ahead:", "meter_sends_too_often:", "records_stepped_over")
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from include.lake.engine import literal, quoted
+from include.lake.engine import count_by_file, files_where, literal, quoted, read_data_files, sql_type
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 
 # Each upload holds up to 50 MB of a file in memory.
 UPLOADS_AT_ONCE = 8
+# The last bytes of every Parquet file.
+MAGIC = b"PAR1"
 # {a table's partition transform: the DuckDB expression of it}.
 _PARTITIONS = {"day": "{column}::date", "month": "date_trunc('month', {column})"}
 
@@ -108,12 +114,83 @@ def upload(table: Table, paths: Iterable[Path]) -> list[DataFile]:
 
     Raises:
         ValueError: A file has rows of several partitions.
+        OSError: The store has not kept a file as it was uploaded.
     """
     made = {str(path): _describe(table, path) for path in paths}
     if made:
         addresses = [file.file_path for file in made.values()]
-        filesystem(table.io, addresses[0]).put(list(made), addresses, batch_size=UPLOADS_AT_ONCE)
+        store = filesystem(table.io, addresses[0])
+        store.put(list(made), addresses, batch_size=UPLOADS_AT_ONCE)
+        require_whole(store, {file.file_path: file.file_size_in_bytes for file in made.values()})
     return list(made.values())
+
+
+@dataclass(frozen=True)
+class Without:
+    """What a table's state becomes without some rows.
+
+    Attributes:
+        old: The data files that hold such rows.
+        rest: Uploaded data files with the other rows of `old`.
+        rows: How many rows are left out.
+    """
+
+    old: list[DataFile]
+    rest: list[DataFile]
+    rows: int
+
+
+def without(connection: DuckDBPyConnection, table: Table, row_filter: str) -> Without:
+    """Prepare the removal of rows from a table; `writing.replace_files` does it.
+
+    PyIceberg's own `delete` reads and writes one file after the other: ten minutes for two thousand small ones.
+
+    Args:
+        connection: The engine's DuckDB connection.
+        table: The Iceberg table, in the state that is committed on.
+        row_filter: Which rows to remove, as for `engine.scan`.
+    """
+    planned = files_where(table, row_filter)
+    counts = count_by_file(connection, table, planned, row_filter) if planned else {}
+    old = [file for file in planned if file.file_path in counts]
+    mixed = [file for file in old if counts[file.file_path] < file.record_count]
+    rest: list[DataFile] = []
+    if mixed:
+        names = ", ".join(
+            f"{quoted(field.name)}::{sql_type(field.field_type)} as {quoted(field.name)}"
+            for field in table.schema().fields
+        )
+        read_data_files(connection, table, mixed).create_view("mixed", replace=True)
+        with tempfile.TemporaryDirectory(prefix="without-") as folder:
+            query = f"select {names} from mixed where ({row_filter}) is not true"
+            rest = upload(table, write(connection, query, table, Path(folder)))
+    return Without(old, rest, sum(counts.values()))
+
+
+def require_whole(store: Any, sizes: Mapping[str, int]) -> None:
+    """Raise OSError if the store does not hold these Parquet files up to their end.
+
+    A store may acknowledge an upload that it does not keep. Found after the commit, the rows would be lost: what they
+    replaced is gone by then.
+
+    Args:
+        store: The fsspec filesystem.
+        sizes: {address: bytes that were uploaded}.
+    """
+
+    def end_of(address: str) -> bytes:
+        # One request. For a size, gcsfs lists objects besides.
+        try:
+            return store.cat_file(address, start=sizes[address] - len(MAGIC), end=sizes[address])
+        except Exception as error:
+            if getattr(error, "code", None) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return b""
+            raise
+
+    with ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="ends") as pool:
+        for address, end in zip(sizes, pool.map(end_of, sizes), strict=True):
+            if end != MAGIC:
+                raise OSError(f"{address}: the store does not hold all {sizes[address]} bytes that were uploaded")
 
 
 def _describe(table: Table, path: Path) -> DataFile:

@@ -147,15 +147,45 @@ def scan(
     Raises:
         ValueError: The table has delete files: reading its data files alone would show deleted rows.
     """
-    planned = table.scan(row_filter="True" if row_filter == ALL_ROWS else row_filter)
-    files = []
-    for task in planned.plan_files():
-        _require_no_deletes(table, task)
-        files.append(task.file)
-    rows = read_data_files(connection, table, files)
+    rows = read_data_files(connection, table, files_where(table, row_filter))
     if row_filter != ALL_ROWS:
         rows = rows.filter(row_filter)
     return rows.project(", ".join(quoted(name) for name in columns)) if columns else rows
+
+
+def files_where(table: Table, row_filter: str) -> list[DataFile]:
+    """The data files of the current snapshot that may hold rows for which the condition holds.
+
+    Args:
+        table: The Iceberg table.
+        row_filter: As for `scan`.
+
+    Raises:
+        ValueError: The table has delete files: reading its data files alone would show deleted rows.
+    """
+    files = []
+    for task in table.scan(row_filter="True" if row_filter == ALL_ROWS else row_filter).plan_files():
+        _require_no_deletes(table, task)
+        files.append(task.file)
+    return files
+
+
+def count_by_file(
+    connection: DuckDBPyConnection, table: Table, files: Iterable[DataFile], row_filter: str
+) -> dict[str, int]:
+    """How many rows of each data file the condition holds for: {address: rows}, without files that have none.
+
+    Args:
+        connection: A connection of `connect`.
+        table: The Iceberg table.
+        files: Data files of it.
+        row_filter: A condition for DuckDB.
+    """
+    small, large = _by_size(files)
+    addresses = dict(zip([*fetched(connection, small), *large], [*small, *large], strict=True))
+    rows = read_files(connection, table.schema(), addresses, and_filename=True)
+    counts = rows.filter(row_filter).aggregate("filename, count(*)", "filename").fetchall()
+    return {addresses[path]: count for path, count in counts}
 
 
 Span = tuple[datetime | date, datetime | date]
@@ -220,23 +250,33 @@ def _require_no_deletes(table: Table, task: FileScanTask) -> None:
 
 def read_data_files(connection: DuckDBPyConnection, table: Table, files: Iterable[DataFile]) -> DuckDBPyRelation:
     """The rows of data files of the table. Small files are fetched first, several at a time."""
-    small, large = [], []
-    for file in files:
-        (small if file.file_size_in_bytes <= SMALL_BYTES else large).append(file.file_path)
+    small, large = _by_size(files)
     return read_files(connection, table.schema(), [*fetched(connection, small), *large])
 
 
-def read_files(connection: DuckDBPyConnection, schema: Schema, files: Iterable[str]) -> DuckDBPyRelation:
+def _by_size(files: Iterable[DataFile]) -> tuple[list[str], list[str]]:
+    """The addresses of the files that are fetched whole, and of the others."""
+    small, large = [], []
+    for file in files:
+        (small if file.file_size_in_bytes <= SMALL_BYTES else large).append(file.file_path)
+    return small, large
+
+
+def read_files(
+    connection: DuckDBPyConnection, schema: Schema, files: Iterable[str], *, and_filename: bool = False
+) -> DuckDBPyRelation:
     """The rows of data files of a table with this schema. Columns are found by their ids; a missing column is null.
 
     Args:
         connection: A connection of `connect`.
         schema: The table's schema.
         files: Addresses or local paths of Parquet files.
+        and_filename: With a column `filename`: from which file a row is.
     """
     files = list(files)
     if not files:
-        columns = (f"NULL::{sql_type(field.field_type)} AS {quoted(field.name)}" for field in schema.fields)
+        columns = [f"NULL::{sql_type(field.field_type)} AS {quoted(field.name)}" for field in schema.fields]
+        columns += ["NULL::VARCHAR AS filename"] if and_filename else []
         return connection.sql(f"SELECT {', '.join(columns)} WHERE false")
     paths = ", ".join(literal(path) for path in files)
     columns = ", ".join(
@@ -244,7 +284,8 @@ def read_files(connection: DuckDBPyConnection, schema: Schema, files: Iterable[s
         "default_value: NULL}"
         for field in schema.fields
     )
-    return connection.sql(f"SELECT * FROM read_parquet([{paths}], schema = MAP {{{columns}}})")
+    options = f"schema = MAP {{{columns}}}, filename = {'true' if and_filename else 'false'}"
+    return connection.sql(f"SELECT * FROM read_parquet([{paths}], {options})")
 
 
 def sql_type(kind: Any) -> str:

@@ -242,11 +242,7 @@ def _replace(table: Table, files: list[DataFile], added: list[DataFile]) -> int:
         there = {task.file.file_path for task in table.scan().plan_files()}
         if not there.issuperset(file.file_path for file in files):
             raise _Replaced
-        with transaction.update_snapshot().overwrite() as overwrite:
-            for file in files:
-                overwrite.delete_data_file(file)
-            for file in added:
-                overwrite.append_data_file(file)
+        writing.replace_files(transaction, files, added)
 
     try:
         writing.commit(table, change)

@@ -127,6 +127,31 @@ def append_files(transaction: Transaction, files: Iterable[DataFile], properties
             append.append_data_file(file)
 
 
+def replace_files(
+    transaction: Transaction,
+    old: Iterable[DataFile],
+    new: Iterable[DataFile],
+    properties: Mapping[str, str] | None = None,
+) -> None:
+    """Take data files out of the table and add others, in one snapshot. Without files, it changes nothing.
+
+    Args:
+        transaction: A transaction of the table.
+        old: Data files of the state that the transaction is made on.
+        new: Data files that `datafiles.upload` returned.
+        properties: Kept in the summary of the snapshot.
+    """
+    old, new, kept = list(old), list(new), dict(properties or {})
+    if not old:
+        append_files(transaction, new, kept)
+        return
+    with transaction.update_snapshot(snapshot_properties=kept).overwrite() as overwrite:
+        for file in old:
+            overwrite.delete_data_file(file)
+        for file in new:
+            overwrite.append_data_file(file)
+
+
 def ensure_table(catalog: Catalog, name: str, schema: Schema, spec: PartitionSpec) -> Table:
     """Return the table, created if it does not exist, and with the optional columns added that it lacks.
 

@@ -143,12 +143,18 @@ def _remove(options: argparse.Namespace, registry: Registry) -> list[str]:
 
 def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.landing.connectors import landed
+    from include.landing.stored import BrokenFiles
     from include.landing.tables import raw_table
     from include.landing.verification import verify
 
     lines, is_whole = [], True
     for topic in landed(registry) if options.connector is None else [_topic(options.connector, registry)]:
-        found = verify(topic, conn_id=options.kafka_conn_id)
+        try:
+            found = verify(topic, conn_id=options.kafka_conn_id)
+        except BrokenFiles as broken:
+            is_whole = False
+            lines.append(f"{raw_table(topic)}: {broken}; `repair` reads their records from Kafka")
+            continue
         is_whole &= not found.missing
         lines += [f"{raw_table(topic)}: {gap.offsets} missing for {gap.age}" for gap in found.missing]
         if not found.missing:
@@ -159,18 +165,23 @@ def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
 
 
 def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
-    from include.landing.repair import repair
+    from include.landing.broken import reading
+    from include.landing.repair import Repaired, repair
     from include.landing.tables import raw_table
     from include.landing.verification import RUNBOOK, verify
 
     topic = _topic(options.connector, registry)
-    name = raw_table(topic)
-    before = verify(topic, conn_id=options.kafka_conn_id, repairs=True)
-    repaired = repair(topic, before.missing, conn_id=options.kafka_conn_id)
+    name, conn_id = raw_table(topic), options.kafka_conn_id
+
+    def repaired_now() -> Repaired:
+        before = verify(topic, conn_id=conn_id, repairs=True)
+        return repair(topic, before.missing, conn_id=conn_id)
+
+    repaired = reading(topic, repaired_now, conn_id=conn_id, repairs=False)
     lines = [f"{name}: {repaired.appended} records appended, {repaired.without_record} offsets hold none"]
     if repaired.lost:
         lines.append(f"{name}: {repaired.lost} offsets are lost: retention had removed them from Kafka ({RUNBOOK})")
-    after = verify(topic, conn_id=options.kafka_conn_id)
+    after = verify(topic, conn_id=conn_id)
     lines += [f"{name}: {gap.offsets} still missing" for gap in after.missing]
     if repaired.lost or after.missing:
         raise NotWell(lines)

@@ -15,8 +15,10 @@ from include.kafka.offsets import OffsetRange
 from include.lake import engine
 from include.lake.catalog import load_catalog
 from include.landing import intervals, letters, staging
-from include.landing.clean import as_parts, claim_of, count_of
+from include.landing.broken import reading
+from include.landing.clean import as_parts, claim_of, count_of, replaceable
 from include.landing.consumers import LandingConsumer
+from include.landing.planning import without_record
 from include.landing.tables import clean_table, load_landing_table
 from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin
@@ -52,7 +54,7 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
         DoesNotBalance: The counts differ. The claim stays open, and no new claim is made until somebody clears the run.
     """
     claim_id, ranges = claim_of(consumer, run_id)
-    found = _counted(consumer, ranges)
+    found = reading(consumer.topic, lambda: _counted(consumer, ranges), conn_id=consumer.conn_id)
     trouble = _trouble(found, summary, sum(map(len, ranges)))
     with begin() as connection:
         if trouble:
@@ -94,15 +96,13 @@ def _note_dead_letters(connection: Connection, consumer: LandingConsumer, claim_
 
 
 def _counted(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[str, int]:
-    from include.landing.planning import without_record
-
     empty = without_record(consumer, ranges)
     clean = load_catalog().load_table(clean_table(consumer.topic))
     with engine.connect() as connection:
         return {
             # How many records the claim's ranges hold, according to Kafka and the manifests.
             "landed": sum(map(len, ranges)) - sum(map(intervals.total, empty.values())),
-            "clean": count_of(connection, clean, ranges),
+            "clean": count_of(connection, clean, replaceable(consumer, ranges)),
             "dead_lettered": letters.count(consumer, ranges, empty),
         }
 

@@ -1,139 +1,137 @@
-"""Data files that a landing table names, and that the store has lost or cut.
+"""Take files that the store has lost or cut out of a landing table, and get their records from Kafka again.
 
 A lifecycle rule or a person deletes objects; a store acknowledges an upload that it does not keep. Each try to read
-such a file fails, and with it the lane. Its records are usually still in Kafka. So the file is taken out of the table:
-its offsets are then a gap like any other. They are read from Kafka and appended, or stated as lost.
+such a file fails, and with it the lane. Its records are usually still in Kafka.
 """
 
 import logging
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from include.landing.landed import READ_THREADS, Landed, LandedFile
-from include.landing.tables import LandedTopic, load_landing_table, raw_table
+from include.kafka.offsets import OffsetRange
+from include.landing import gaps, intervals
+from include.landing.gaps import Gap
+from include.landing.intervals import Ranges
+from include.landing.landed import Landed, LandedFile
+from include.landing.repair import repair
+from include.landing.stored import BrokenFiles
+from include.landing.tables import LandedTopic, load_landing_table, raw_table, topic_id
 from include.landing.verification import GAP_ALARM, RUNBOOK
-from include.operations.alarms import add_to_alarm
+from include.operations.alarms import add_to_alarm, close_alarm
 from include.operations.database import begin
 
 if TYPE_CHECKING:
-    from pyiceberg.table import Table, Transaction
+    from pyiceberg.table import Transaction
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# (partition, start, end): the offsets [start, end) of a Kafka partition.
-Span = tuple[int, int, int]
+# Their files had landed: a check need not wait for them, and must not close the alarm meanwhile.
+WITHOUT_GRACE = timedelta(days=1)
+# A commit reads the manifests of the table, and the sink commits meanwhile: a limit for what is lost with a failed try.
+FILES_IN_A_COMMIT = 500
+# Files that a message of the alarm names; the log names all.
+FILES_A_MESSAGE = 10
 
 
-def unreadable() -> tuple[type[Exception], ...]:
-    """What readers raise for a file that is gone or cut, and for a store that is away."""
-    import duckdb
-    import pyarrow
+def reading(topic: LandedTopic, read: Callable[[], T], *, conn_id: str, repairs: bool = True) -> T:
+    """Call `read`; when it meets broken files, take them out of the table, repair their offsets, and call it again.
 
-    return OSError, pyarrow.ArrowInvalid, duckdb.Error
-
-
-def reading(topic: LandedTopic, spans: Callable[[], Iterable[Span]], read: Callable[[], T]) -> T:
-    """Call `read`; if it cannot read a file that the store has lost or cut, take the file out and call it once more.
+    If the process is killed in between, the files' offsets are on record as missing, and the alarm stays open until a
+    check or a repair finds them. Two processes at once: the second one finds nothing left to take out.
 
     Args:
         topic: The landed topic.
-        spans: Returns the offsets whose files are looked at when `read` has failed.
-        read: Reads files of the landing table.
+        read: Reads files of the landing table. It can be repeated.
+        conn_id: The Airflow connection of Kafka.
+        repairs: False if `read` checks the whole table and repairs it.
 
     Raises:
-        Exception: What `read` raises, if no file is broken, or for the second time.
+        BrokenFiles: A file is still in the table after it was taken out.
+        Exception: What `read`, the store, the catalog, the database or the repair raises.
     """
-    try:
-        return read()
-    except unreadable() as error:
-        table = load_landing_table(topic)
-        if not take_out(topic, files_of(table, spans())):
-            raise
-        log.warning("%s: read again, without the files that are broken: %s", raw_table(topic), error)
-        return read()
-
-
-def files_of(table: "Table", spans: Iterable[Span]) -> list[LandedFile]:
-    """The files of the table's current snapshot that may hold these offsets, each once."""
-    landed = Landed(table)
-    return list(dict.fromkeys(file for span in spans for file in landed.files(*span)))
-
-
-def find(table: "Table", files: Iterable[LandedFile]) -> dict[LandedFile, str]:
-    """Ask the store for the files' sizes.
-
-    Args:
-        table: The landing table.
-        files: Files that it names.
-
-    Returns:
-        {file: what is wrong with it} of those that are gone, or that have another size than the table says.
-
-    Raises:
-        Exception: What an unavailable store raises.
-    """
-    from include.lake.datafiles import filesystem
-
-    listed = list(files)
-    if not listed:
-        return {}
-    store = filesystem(table.io, listed[0].path)
-    store.invalidate_cache()
-
-    def trouble(file: LandedFile) -> str:
+    seen: set[str] = set()
+    taken: dict[int, Ranges] = {}
+    while True:
         try:
-            size = store.info(file.path)["size"]
-        except FileNotFoundError:
-            return "is no longer in the store"
-        return "" if size == file.size_bytes else f"has {size} bytes in the store, and should have {file.size_bytes}"
+            if taken and repairs:
+                _repair(topic, taken, conn_id)
+                taken = {}
+            return read()
+        except BrokenFiles as broken:
+            paths = {file.path for file in broken.files}
+            if paths <= seen:
+                raise
+            seen |= paths
+            for partition, ranges in _take_out(topic, broken.files).items():
+                taken[partition] = intervals.union([*taken.get(partition, []), *ranges])
 
-    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="sizes") as pool:
-        return {file: wrong for file, wrong in zip(listed, pool.map(trouble, listed), strict=True) if wrong}
 
-
-def take_out(topic: LandedTopic, files: Iterable[LandedFile]) -> list[str]:
-    """Take those of the files that are broken out of the table, with an alarm.
-
-    If the process is killed between alarm and commit, the next reader does it again. Two processes at once: the second
-    one finds nothing left to take out.
-
-    Args:
-        topic: The landed topic.
-        files: Files that its table names.
-
-    Returns:
-        The addresses of the broken files; empty when none is broken.
-
-    Raises:
-        Exception: What the store, the catalog or the database raises.
-    """
+def _take_out(topic: LandedTopic, broken: Mapping[LandedFile, str]) -> dict[int, Ranges]:
+    """Take the files out of the table, with an alarm; returns {partition: the offsets between their bounds}."""
     from include.lake import writing
 
     table = load_landing_table(topic)
-    found = find(table, files)
-    if not found:
-        return []
+    landing_id = topic_id(table)
+    by_partition: dict[int, list[LandedFile]] = {}
+    for file, wrong in sorted(broken.items(), key=lambda pair: pair[0].path):
+        by_partition.setdefault(file.partition, []).append(file)
+        log.error("broken file, taken out: table=%s %s %s", raw_table(topic), file.path, wrong)
+    spans = {
+        number: intervals.union((file.start, file.end) for file in files) for number, files in by_partition.items()
+    }
     with begin() as connection:
-        for file, wrong in sorted(found.items(), key=lambda pair: pair[0].path):
-            text = (
-                f"{file.path} {wrong}; it was taken out of the table. Its {file.records} records of "
-                f"{topic.name}-{file.partition} [{file.start}, {file.end}) are read from Kafka and appended, unless "
-                f"all runs are past them ({RUNBOOK})"
-            )
+        for number, files in by_partition.items():
+            # Before the commit: nobody would miss offsets below those that lanes and checks have passed.
+            for start, end in spans[number]:
+                both = {number: [(start, end)]}, {number: (start, end)}
+                gaps.note(connection, topic.name, landing_id, *both, age=WITHOUT_GRACE)
+            text = _text(topic, number, files, broken, spans[number])
             add_to_alarm(connection, raw_table(topic), GAP_ALARM, text)
-            log.error("broken file: table=%s %s", raw_table(topic), text)
+    paths = sorted(file.path for file in broken)
+    for first in range(0, len(paths), FILES_IN_A_COMMIT):
+        some = set(paths[first : first + FILES_IN_A_COMMIT])
 
-    def change(transaction: "Transaction") -> None:
-        there = {}
-        for file in found:
-            where = f"partition = {file.partition} and offset >= {file.start} and offset < {file.end}"
-            there |= {task.file.file_path: task.file for task in table.scan(row_filter=where).plan_files()}
-        if present := [there[file.path] for file in found if file.path in there]:
-            with transaction.update_snapshot().overwrite() as overwrite:
-                for data_file in present:
-                    overwrite.delete_data_file(data_file)
+        def change(transaction: "Transaction", some: set[str] = some) -> None:
+            where = " or ".join(f"partition = {int(number)}" for number in by_partition)
+            planned = (task.file for task in table.scan(row_filter=where).plan_files())
+            writing.replace_files(transaction, [file for file in planned if file.file_path in some], [])
 
-    writing.commit(table, change)
-    return [file.path for file in found]
+        writing.commit(table, change)
+    return spans
+
+
+def _text(
+    topic: LandedTopic, partition: int, files: list[LandedFile], broken: Mapping[LandedFile, str], spans: Ranges
+) -> str:
+    named = "; ".join(f"{file.path} {broken[file]}" for file in files[:FILES_A_MESSAGE])
+    more = f"; and {len(files) - FILES_A_MESSAGE} more" if len(files) > FILES_A_MESSAGE else ""
+    return (
+        f"{topic.name}-{partition}: {named}{more}. Such files are taken out of the table, and their "
+        f"{sum(file.records for file in files)} records, between the offsets {intervals.text(spans)}, are read from "
+        f"Kafka and appended ({RUNBOOK})"
+    )
+
+
+def _repair(topic: LandedTopic, taken: Mapping[int, Ranges], conn_id: str) -> None:
+    """Read what is missing of these offsets from Kafka; then record what still is, and close the alarm if nothing."""
+    landing_id = topic_id(load_landing_table(topic))
+    spans = [(number, *span) for number, ranges in sorted(taken.items()) for span in ranges]
+    due = [Gap(OffsetRange(topic.name, landing_id, *span), timedelta()) for span in spans]
+    repair(topic, due, conn_id=conn_id)
+    landed = Landed(load_landing_table(topic))
+    covered = {span: landed.covered(*span) for span in spans}
+    with begin() as connection:
+        for (number, start, end), found in covered.items():
+            settled = gaps.settled(connection, landing_id, {number: start}, {number: end}).get(number, [])
+            missing = intervals.subtract([(start, end)], intervals.union([*found, *settled]))
+            both = {number: missing}, {number: (start, end)}
+            gaps.note(connection, topic.name, landing_id, *both, age=WITHOUT_GRACE)
+        close_if_whole(connection, topic, landing_id)
+
+
+def close_if_whole(connection: Any, topic: LandedTopic, landing_id: str) -> None:
+    """Close the alarm about gaps if no offset of the table is on record as missing."""
+    if not gaps.has_missing_outside(connection, landing_id, {}, {}):
+        close_alarm(connection, raw_table(topic), GAP_ALARM)

@@ -14,9 +14,9 @@ from sqlalchemy import func, select
 
 from include.contracts import Topic
 from include.lake import maintenance
-from include.landing.broken import take_out
 from include.landing.consumers import LandingConsumer
-from include.landing.landed import landed_file
+from include.landing.landed import LandedFile, landed_file
+from include.landing.stored import BrokenFiles, find_broken
 from include.landing.tables import topic_id
 from include.operations.database import begin
 from include.operations.tables import claim_ranges, claims, positions
@@ -46,6 +46,9 @@ def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seco
 
     Returns:
         How many files were replaced.
+
+    Raises:
+        BrokenFiles: The store has lost or cut some of the files; bundles without them are committed.
     """
     mine = [lane for lane in lanes if lane.topic.name == topic.name]
     limits = [_done_below(lane, topic_id(table)) for lane in mine]
@@ -67,17 +70,20 @@ def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seco
             end = max(end, piece.end)
         return bundles
 
-    def are_broken(files: list[DataFile]) -> bool:
-        return bool(take_out(topic, [landed_file(table, file) for file in files]))
+    broken: dict[LandedFile, str] = {}
 
-    return maintenance.bundle_small_files(
-        table,
-        group=group,
-        order_by="offset",
-        unique=("partition", "offset"),
-        leave_out=are_broken,
-        seconds=seconds,
+    def are_broken(files: list[DataFile]) -> bool:
+        found = find_broken(table.io, [landed_file(table, file) for file in files])
+        broken.update(found)
+        return bool(found)
+
+    replaced = maintenance.bundle_small_files(
+        table, group=group, order_by="offset", unique=("partition", "offset"), leave_out=are_broken, seconds=seconds
     )
+    if broken:
+        # At the end: they hold up no other bundle.
+        raise BrokenFiles(broken)
+    return replaced
 
 
 def _done_below(lane: LandingConsumer, of_topic: str) -> dict[int, int]:

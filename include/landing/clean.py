@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ from include.contracts import Contract, Topic
 from include.kafka.offsets import OffsetRange
 from include.lake import datafiles, engine, writing
 from include.lake.engine import quoted
-from include.landing import conflicts
+from include.landing import conflicts, intervals
 from include.landing.consumers import LandingConsumer
+from include.landing.gaps import State
+from include.landing.planning import without_record
 from include.landing.tables import clean_table
 from include.landing.validation import staged
 from include.operations.database import WHOLE_TASK, begin
@@ -133,6 +136,7 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
     """
     units = list(units)
     claim_id, ranges = claim_of(consumer, run_id)
+    own = replaceable(consumer, ranges)
     files = [file for unit in units for file in unit["files"]]
     table = ensure_clean_table(consumer.topic)
     with tempfile.TemporaryDirectory(prefix="clean-") as folder, engine.connect() as connection, _alone(claim_id):
@@ -140,7 +144,7 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
         rows_of_files = _staged(connection, consumer, files, claim_id)
         connection.execute(f"create temp view staged as select *, {_log_of(ranges)} as {LOG} from ({rows_of_files})")
         days = _days(connection, consumer.topic)
-        _find_duplicates(connection, consumer.topic, table, ranges)
+        _find_duplicates(connection, consumer.topic, table, own)
         local = datafiles.write(connection, _rows_that_stay(connection, table.schema()), table, Path(folder))
         rows = sum(local.values())
         added = datafiles.upload(table, local)
@@ -149,13 +153,11 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
         def change(transaction: Transaction) -> None:
             nonlocal replaced
             properties = {CLAIM_ID: str(claim_id), RUN_ID: run_id}
-            # Counted on the same state that the commit is made on. The lock only saves work: it is lost when its
+            # Found on the same state that the commit is made on. The lock only saves work: it is lost when its
             # connection breaks, and a task that was given up may still run and may have committed the same rows.
-            replaced = count_of(connection, table, ranges)
-            if replaced:
-                # Only if needed: PyIceberg would read every file whose bounds overlap the ranges.
-                transaction.delete(condition(as_parts(ranges)), snapshot_properties=properties)
-            writing.append_files(transaction, added, properties)
+            before = datafiles.without(connection, table, condition(as_parts(own)))
+            replaced = before.rows
+            writing.replace_files(transaction, before.old, [*before.rest, *added], properties)
 
         writing.commit(table, change)
         # After the commit: a dead-letter topic that refuses the conflicts must not hold back good rows.
@@ -189,6 +191,24 @@ def claim_of(consumer: LandingConsumer, run_id: str) -> tuple[int, list[OffsetRa
         of_claim = select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)
         found = connection.execute(of_claim.order_by(claim_ranges.c.partition)).all()
     return claim_id, [OffsetRange(r.topic, r.topic_id, r.partition, r.readable_from, r.end_offset) for r in found]
+
+
+def replaceable(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> list[OffsetRange]:
+    """The parts of a claim whose clean rows a run replaces.
+
+    Not the offsets that are on record as lost, and that no landed file holds: a run that is cleared later could not
+    write their rows again. What an earlier try has committed of them is the last copy.
+
+    Args:
+        consumer: The landing consumer.
+        ranges: The claim's ranges, one for each partition.
+    """
+    lost = without_record(consumer, ranges, [State.lost])
+    return [
+        replace(part, start=start, end=end)
+        for part in ranges
+        for start, end in intervals.subtract([(part.start, part.end)], lost.get(part.partition, []))
+    ]
 
 
 def _staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Sequence[str], claim_id: int) -> str:

@@ -7,7 +7,7 @@ landed: claims go past them. These rows stay as long as the table, because Kafka
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -94,7 +94,11 @@ class Gap:
 
 
 def settled(
-    connection: Connection, topic_id: str, starts: Mapping[int, int], ends: Mapping[int, int] | None = None
+    connection: Connection,
+    topic_id: str,
+    starts: Mapping[int, int],
+    ends: Mapping[int, int] | None = None,
+    states: Sequence[State] = SETTLED,
 ) -> dict[int, Ranges]:
     """The offsets that need no row in the landing table, because they hold no record or are lost.
 
@@ -103,12 +107,13 @@ def settled(
         topic_id: The landing table's topic id.
         starts: {partition: the offset from which on to look}.
         ends: {partition: the offset at which to stop}; None, or a partition that it lacks: without an end.
+        states: Only offsets with these outcomes.
 
     Returns:
         {partition: offsets}, without partitions that have none. A range may begin before the start.
     """
     # The index keeps rows before the starts from being loaded: these rows stay forever.
-    mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(SETTLED), _reach(starts, ends or {}))
+    mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(states), _reach(starts, ends or {}))
     found: dict[int, list[tuple[int, int]]] = {}
     for row in connection.execute(select(landing_gaps).where(*mine)):
         start, end = starts[row.partition], (ends or {}).get(row.partition)
@@ -142,6 +147,7 @@ def note(
     topic_id: str,
     missing: Mapping[int, Ranges],
     looked: Mapping[int, tuple[int, int]],
+    age: timedelta = timedelta(),
 ) -> list[Gap]:
     """Record which offsets are missing now, and delete those that are not missing any more.
 
@@ -154,6 +160,7 @@ def note(
         topic_id: The landing table's topic id.
         missing: {partition: the offsets that are missing now}, as `intervals.union` returns them.
         looked: {partition: (start, end) of the offsets that were checked}. Other offsets stay as they are.
+        age: For how long offsets are taken to be missing that were not on record before.
 
     Returns:
         The missing offsets with their age.
@@ -161,11 +168,11 @@ def note(
     lock(connection, topic_id)
     starts, ends = ({partition: both[n] for partition, both in looked.items()} for n in (0, 1))
     mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state == State.missing, _reach(starts, ends))
-    age = (func.now() - landing_gaps.c.found_at).label("age")
+    known_for = (func.now() - landing_gaps.c.found_at).label("age")
     known: dict[int, list[tuple[Ranges, timedelta]]] = {}
     over: dict[int, Ranges] = {}
     done: list[dict[str, int]] = []
-    for row in connection.execute(select(landing_gaps, age).where(*mine).order_by(landing_gaps.c.found_at)).all():
+    for row in connection.execute(select(landing_gaps, known_for).where(*mine).order_by(landing_gaps.c.found_at)).all():
         was = _ranges_of(row)
         # Only this row's part of all that is missing: otherwise the cost grows with the square of the holes.
         still = intervals.intersect(
@@ -186,10 +193,11 @@ def note(
     gaps: list[Gap] = []
     for partition, ranges in sorted(missing.items()):
         old = known.get(partition, [])
-        gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), age) for still, age in old for r in still]
+        gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), since) for still, since in old for r in still]
         new = intervals.subtract(ranges, intervals.union(r for still, _ in old for r in still))
-        _add(connection, new, topic=topic, topic_id=topic_id, partition=partition, state=State.missing)
-        gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), timedelta()) for r in new]
+        values = {"topic": topic, "topic_id": topic_id, "partition": partition, "state": State.missing}
+        _add(connection, new, age, **values)
+        gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), age) for r in new]
     return gaps
 
 
@@ -285,14 +293,14 @@ def forget(connection: Connection, topic_id: str, partition: int, state: State, 
     return intervals.union(gone)
 
 
-def _add(connection: Connection, ranges: Ranges, **values: Any) -> None:
-    """Insert rows for the ranges; `records` counts on the first one."""
+def _add(connection: Connection, ranges: Ranges, age: timedelta = timedelta(), **values: Any) -> None:
+    """Insert rows for the ranges, found so long ago; `records` counts on the first one."""
     parts = [ranges[first : first + MAX_RANGES] for first in range(0, len(ranges), MAX_RANGES)]
     rows = [{**values, **_columns_of(part)} for part in parts]
     if "records" in values:
         rows[1:] = [{**row, "records": 0} for row in rows[1:]]
     if rows:
-        connection.execute(insert(landing_gaps), rows)
+        connection.execute(insert(landing_gaps).values(found_at=func.now() - age), rows)
 
 
 def _columns_of(ranges: Ranges) -> dict[str, Any]:

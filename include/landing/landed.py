@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from include.landing import intervals, manifests
 from include.landing.intervals import Ranges
 from include.landing.manifests import Bounds
+from include.landing.stored import READ_THREADS, BrokenFiles, find_broken, require_stored
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestFile
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 MAX_CACHED_MANIFESTS = 200
 MAX_CACHED_BOUNDS = 20_000
 MAX_CACHED_COLUMNS = 2_000
-# The threads mostly wait for the store.
-READ_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,7 @@ class Landed:
         snapshot = snapshot or table.current_snapshot()
         self.snapshot_id: int | None = snapshot.snapshot_id if snapshot else None
         self._sources = _sources(table, snapshot.manifests(table.io) if snapshot else [])
+        self._io = table.io
         self._columns = lambda file: _offset_column(table.io, file)
 
     @classmethod
@@ -82,6 +82,7 @@ class Landed:
         listed = tuple(files)
         landed.snapshot_id = None
         landed._sources = [_Source(_bounds_of(listed), lambda: listed)]
+        landed._io = None
         landed._columns = offsets
         return landed
 
@@ -115,15 +116,27 @@ class Landed:
         return sorted(found, key=lambda file: (file.start, -file.end, file.path))
 
     def offsets(self, file: LandedFile) -> Ranges:
-        """The offsets that the file holds; reads its offset column if the bounds are not enough."""
+        """The offsets that the file holds; reads its offset column if the bounds are not enough.
+
+        Raises:
+            BrokenFiles: The store has lost or cut the file.
+        """
         return [(file.start, file.end)] if file.is_dense else self._columns(file)
 
     def read_ahead(self, files: Iterable[LandedFile]) -> None:
-        """Read the offset columns that `offsets` will need, several files at a time."""
+        """Read the offset columns that `offsets` will need, several files at a time.
+
+        Raises:
+            BrokenFiles: The store has lost or cut some of the files; all of them are named.
+        """
         sparse = [file for file in files if not file.is_dense and file.path not in _columns]
         if len(sparse) > 1:
-            with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="offsets") as pool:
-                list(pool.map(self.offsets, sparse))
+            try:
+                with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="offsets") as pool:
+                    list(pool.map(self.offsets, sparse))
+            except BrokenFiles as one:
+                # All at once: hundreds may be gone, and each one that is found alone is a commit.
+                raise BrokenFiles(one.files | find_broken(self._io, sparse)) from one
 
     def covered(self, partition: int, start: int, end: int | None = None) -> Ranges:
         """The landed offsets of the partition from `start` on, up to `end` (exclusive) if it is given."""
@@ -251,10 +264,15 @@ def _offset_column(io: Any, file: LandedFile) -> Ranges:
     found = _columns.get(file.path)
     if found is None:
         import numpy as np
+        import pyarrow
         import pyarrow.parquet as pq
 
-        with io.new_input(file.path).open() as stream:
-            column = pq.read_table(stream, columns=["offset"])["offset"]
+        try:
+            with io.new_input(file.path).open() as stream:
+                column = pq.read_table(stream, columns=["offset"])["offset"]
+        except (OSError, pyarrow.ArrowInvalid):
+            require_stored(io, [file])
+            raise
         numbers = np.unique(column.drop_null().to_numpy())
         breaks = (numbers[1:] != numbers[:-1] + 1).nonzero()[0] + 1
         starts, ends = [0, *breaks], [*breaks, len(numbers)]

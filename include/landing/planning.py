@@ -16,9 +16,9 @@ from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, Partitio
 from include.kafka.reading import CONSUMER_SETTINGS
 from include.kafka.watch import STOPPED_ALARM, Committing, watch_claims
 from include.landing import gaps, intervals
-from include.landing.broken import Span, reading
+from include.landing.broken import close_if_whole, reading
 from include.landing.consumers import LandingConsumer
-from include.landing.gaps import Gap
+from include.landing.gaps import Gap, State
 from include.landing.intervals import Ranges
 from include.landing.landed import Landed
 from include.landing.readiness import Lane
@@ -55,9 +55,8 @@ def claim_landed(consumer: LandingConsumer, run_id: str) -> list[Unit]:
             retries.
     """
     try:
-        claimed = reading(consumer.topic, lambda: _ahead(consumer), lambda: _claim(consumer, run_id))
-        spans = [(part.partition, part.start, part.end) for part in claimed.ranges]
-        units = reading(consumer.topic, lambda: spans, lambda: _plan(consumer, claimed))
+        claimed = reading(consumer.topic, lambda: _claim(consumer, run_id), conn_id=consumer.conn_id)
+        units = reading(consumer.topic, lambda: _plan(consumer, claimed), conn_id=consumer.conn_id)
     except ConsumerStopped as stopped:
         raise _stop(consumer, stopped) from stopped
     log.info(
@@ -93,7 +92,9 @@ def plan_again(consumer: LandingConsumer, old: Unit) -> Unit:
     return {**unit(old["claim_id"], old["unit"], pieces), "ranges": old["ranges"]}
 
 
-def without_record(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[int, Ranges]:
+def without_record(
+    consumer: LandingConsumer, ranges: Sequence[OffsetRange], states: Sequence[State] = gaps.SETTLED
+) -> dict[int, Ranges]:
     """The offsets of a claim for which a run has nothing to read: on record as lost or as holding no record.
 
     Such offsets may land after all, when the sink's coordinator commits an old file late. They are left out here: a run
@@ -102,6 +103,7 @@ def without_record(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> 
     Args:
         consumer: The landing consumer.
         ranges: The claim's ranges, one for each partition.
+        states: Only offsets with these outcomes.
 
     Returns:
         {partition: offsets}, without partitions that have none.
@@ -110,7 +112,7 @@ def without_record(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> 
     with begin() as connection:
         # Gaps are recorded under the table's own id: a claim may be of a later generation of the log.
         starts, ends = {part.partition: part.start for part in ranges}, {part.partition: part.end for part in ranges}
-        settled = gaps.settled(connection, topic_id(table), starts, ends)
+        settled = gaps.settled(connection, topic_id(table), starts, ends, states)
     found: dict[int, Ranges] = {}
     landed = None
     for part in ranges:
@@ -140,28 +142,14 @@ def next_offsets(connection: Connection, consumer: "LandingConsumer | Lane", of_
     return {p.number: offset for p, (identity, offset) in known.items() if is_same_topic(identity, of_topic)}
 
 
-def _starts(consumer: LandingConsumer) -> dict[int, int]:
-    """{partition: the offset from which on the consumer's next claim takes offsets}."""
-    table = load_landing_table(consumer.topic)
-    with begin() as connection:
-        return {**start_offsets(table), **next_offsets(connection, consumer, topic_id(table))}
-
-
-def _ahead(consumer: LandingConsumer) -> list[Span]:
-    """The offsets at which the consumer's next claim looks."""
-    most = consumer.max_messages_per_claim
-    return [(partition, start, start + most) for partition, start in _starts(consumer).items()]
-
-
 def verify_for(consumer: LandingConsumer) -> Verified:
     """Check for gaps in the offsets that this consumer's next claim can take. Raises what `verify` raises."""
+    table = load_landing_table(consumer.topic)
+    with begin() as connection:
+        starts = {**start_offsets(table), **next_offsets(connection, consumer, topic_id(table))}
+    most = consumer.max_messages_per_claim
     return verify(
-        consumer.topic,
-        _starts(consumer),
-        conn_id=consumer.conn_id,
-        grace=consumer.landing_grace,
-        most=consumer.max_messages_per_claim,
-        repairs=True,
+        consumer.topic, starts, conn_id=consumer.conn_id, grace=consumer.landing_grace, most=most, repairs=True
     )
 
 
@@ -271,8 +259,7 @@ def _slices_repaired(
         )
         found = _slices(consumer, ranges)
         with begin() as connection:
-            if not gaps.has_missing_outside(connection, landing_id, {}, {}):
-                close_alarm(connection, raw_table(consumer.topic), GAP_ALARM)
+            close_if_whole(connection, consumer.topic, landing_id)
         return found
 
 

@@ -4,7 +4,6 @@ It blocks and has heavy imports: call it in a task, or in a thread of the trigge
 """
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -79,9 +78,9 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
     from sqlalchemy import select
 
     from include.kafka.watch import watch_claims
-    from include.landing import broken
-    from include.landing.planning import next_offsets, open_claim_of_another_run
-    from include.landing.tables import load_landing_table, start_offsets, topic_id
+    from include.landing.planning import open_claim_of_another_run
+    from include.landing.stored import BrokenFiles
+    from include.landing.tables import load_landing_table
     from include.operations.database import begin
     from include.operations.tables import claims
 
@@ -97,30 +96,27 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
         table = load_landing_table(lane.topic)
     except NoSuchTableError:
         return Readiness.no_table
-    with begin() as connection:
-        starts = start_offsets(table) | next_offsets(connection, lane, topic_id(table))
     try:
-        return _look_at(lane, table, starts, verify_too=verify_too)
-    except broken.unreadable() as error:
-        spans = [(partition, start, start + LOOK_AHEAD) for partition, start in starts.items()]
-        if not broken.find(table, broken.files_of(table, spans)):
-            raise
-        # The run takes the broken files out of the table.
-        log.warning("lane=%s a file cannot be read: %s", lane.name, error)
+        return _look_at(lane, table, verify_too=verify_too)
+    except BrokenFiles as broken:
+        # The run takes them out of the table.
+        log.warning("lane=%s files cannot be read: %s", lane.name, broken)
         return Readiness.ready
 
 
-def _look_at(lane: Lane, table: "Table", starts: Mapping[int, int], *, verify_too: bool) -> Readiness:
+def _look_at(lane: Lane, table: "Table", *, verify_too: bool) -> Readiness:
     from include.landing import gaps
     from include.landing.landed import Landed
-    from include.landing.tables import topic_id
+    from include.landing.planning import next_offsets
+    from include.landing.tables import start_offsets, topic_id
     from include.landing.verification import open_gap_alarm, verify
     from include.operations.database import begin
 
     landed = Landed(table)
-    starts = {**dict.fromkeys(landed.partitions, 0), **starts}
-    ends = {partition: start + 1 for partition, start in starts.items()}
     with begin() as connection:
+        begins = dict.fromkeys(landed.partitions, 0) | start_offsets(table)
+        starts = begins | next_offsets(connection, lane, topic_id(table))
+        ends = {partition: start + 1 for partition, start in starts.items()}
         settled = gaps.settled(connection, topic_id(table), starts, ends)
     # Only the next offset of each partition: a lane that is behind has thousands of files.
     if any(p in settled or landed.covered(p, starts[p], ends[p]) for p in landed.partitions):

@@ -185,9 +185,9 @@ class _Repair:
         lost = intervals.subtract(missing, [(offsets.low, max(offsets.low, missing[-1][1]))])
         if lost:
             text = (
-                f"{intervals.total(lost)} offsets of {self.topic.name}-{self.partition} never landed, and retention "
-                f"has removed them from Kafka: {intervals.text(lost)}. They are lost; those behind them are processed "
-                f"({RUNBOOK})"
+                f"{intervals.total(lost)} offsets of {self.topic.name}-{self.partition} are in no landed file, and "
+                f"retention has removed them from Kafka: {intervals.text(lost)}. They are lost; those behind them are "
+                f"processed ({RUNBOOK})"
             )
             # Before `record`, which settles the offsets: if the process is killed in between, they would never be
             # checked again, and the loss would never be reported.

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from include.lake.datafiles import filesystem
+from include.lake.datafiles import filesystem, require_whole
 from include.landing.consumers import LandingConsumer
 
 if TYPE_CHECKING:
@@ -35,8 +35,13 @@ def upload(io: FileIO, local: Path, address: str) -> None:
         io: The file IO of the table.
         local: The local file.
         address: The address of the staging file.
+
+    Raises:
+        OSError: The store has not kept the file as it was uploaded.
     """
-    filesystem(io, address).put_file(str(local), address)
+    store = filesystem(io, address)
+    store.put_file(str(local), address)
+    require_whole(store, {address: local.stat().st_size})
 
 
 def remove(io: FileIO, address: str, before: datetime | None = None) -> int:

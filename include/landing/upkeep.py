@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from include.contracts import Topic
@@ -140,6 +141,7 @@ def keep_landing_table(
 
     from include.lake import maintenance
     from include.landing import bundling
+    from include.landing.broken import reading
     from include.landing.control import named_files
     from include.landing.late import report_late
     from include.landing.tables import load_landing_table, raw_table
@@ -149,9 +151,10 @@ def keep_landing_table(
     except NoSuchTableError:
         return None
     lanes = list(lanes)
-    found: dict[str, Any] = {"bundled": bundling.bundle(table, topic, lanes, seconds=seconds / 2)}
-    report_late(topic, lanes)
-    if not check_gaps(topic, seconds=seconds / 2, conn_id=conn_id):
+    bundle = partial(bundling.bundle, table, topic, lanes, seconds=seconds / 2)
+    found: dict[str, Any] = {"bundled": reading(topic, bundle, conn_id=conn_id)}
+    reading(topic, lambda: report_late(topic, lanes), conn_id=conn_id)
+    if not reading(topic, lambda: check_gaps(topic, seconds=seconds / 2, conn_id=conn_id), conn_id=conn_id):
         log.warning("table %s: offsets are missing or not checked yet, nothing is removed", raw_table(topic))
         return {**found, "removed": None}
     # Before the snapshots are read: a file that the coordinator commits in between is named here or referenced there.
@@ -176,7 +179,6 @@ def check_gaps(topic: Topic, *, seconds: float = math.inf, conn_id: str = CONN_I
     Returns:
         Whether the table is known to be complete.
     """
-    from include.landing.broken import reading
     from include.landing.repair import repair
     from include.landing.verification import verify
 
@@ -184,8 +186,7 @@ def check_gaps(topic: Topic, *, seconds: float = math.inf, conn_id: str = CONN_I
     options: dict[str, Any] = {"conn_id": conn_id, "most": CHECKED_AT_ONCE, "repairs": True}
     while True:
         of_topic, checked = _checked(topic)
-        spans = [(partition, start, start + CHECKED_AT_ONCE) for partition, start in checked.items()]
-        found = reading(topic, lambda spans=spans: spans, lambda checked=checked: verify(topic, checked, **options))
+        found = verify(topic, checked, **options)
         if found.due:
             repair(topic, found.due, conn_id=conn_id)
             found = verify(topic, checked, **options)

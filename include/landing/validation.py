@@ -21,11 +21,12 @@ from include.kafka.dead_letters import DeadLetter
 from include.kafka.messages import Message
 from include.kafka.offsets import OffsetRange
 from include.kafka.producer import AcknowledgedProducer
-from include.lake.datafiles import filesystem
 from include.lake.engine import connect, fetched, literal, quoted, read_files, sql_type
 from include.landing import letters, staging
-from include.landing.broken import files_of, take_out
+from include.landing.broken import reading
 from include.landing.consumers import LandingConsumer
+from include.landing.landed import Landed
+from include.landing.stored import require_stored
 from include.landing.tables import load_landing_table
 from include.operations.database import begin
 from include.operations.tables import claim_ranges
@@ -36,7 +37,6 @@ from include.validators.coordinates import COORDINATES
 if TYPE_CHECKING:
     import pyarrow
     from duckdb import DuckDBPyConnection
-    from pyiceberg.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -78,27 +78,22 @@ def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) 
 
     from include.landing.planning import plan_again
 
-    try:
-        return _validate(consumer, unit, run_id)
-    except (OSError, duckdb.Error) as error:
-        # DuckDB wraps the filesystem's exception or not, depending on where it happens. So ask the store.
-        table = load_landing_table(consumer.topic)
-        spans = [(r["partition"], r["start"], r["end"]) for r in unit["ranges"]]
-        gone = [*take_out(consumer.topic, files_of(table, spans)), *_missing_files(table, unit)]
-        if not gone:
-            raise
-        log.warning("%d files are gone since the run was planned, planning again: %s (%s)", len(gone), gone, error)
-        return _validate(consumer, plan_again(consumer, unit), run_id)
+    def validate() -> dict[str, Any]:
+        try:
+            return _validate(consumer, unit, run_id)
+        except (OSError, duckdb.Error) as error:
+            # DuckDB wraps the filesystem's exception or not, depending on where it happens. So look at the files.
+            table = load_landing_table(consumer.topic)
+            landed = Landed(table)
+            named = [file for r in unit["ranges"] for file in landed.files(r["partition"], r["start"], r["end"])]
+            require_stored(table.io, dict.fromkeys(named))
+            gone = {file["path"] for file in unit["files"]} - {file.path for file in named}
+            if not gone:
+                raise
+            log.warning("%d files are gone since the run was planned, planning again: %s (%s)", len(gone), gone, error)
+            return _validate(consumer, plan_again(consumer, unit), run_id)
 
-
-def _missing_files(table: Table, unit: dict[str, Any]) -> list[str]:
-    """The landed files of the unit that the store no longer has. Raises what an unavailable store raises."""
-    paths = [file["path"] for file in unit["files"]]
-    store = filesystem(table.io, paths[0]) if paths else None
-    if store is None:
-        return []
-    store.invalidate_cache()
-    return [path for path in paths if not store.exists(path)]
+    return reading(consumer.topic, validate, conn_id=consumer.conn_id)
 
 
 def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> dict[str, Any]:

@@ -297,12 +297,7 @@ def _overwrite(
         with tempfile.TemporaryDirectory(prefix="overwrite-") as folder:
             made = datafiles.write(connection, rows, table, Path(folder), cut=(column, FILE_ROWS))
             added = datafiles.upload(table, made)
-        if replaced or added:
-            with transaction.update_snapshot().overwrite() as overwrite:
-                for file in replaced:
-                    overwrite.delete_data_file(file)
-                for file in added:
-                    overwrite.append_data_file(file)
+        writing.replace_files(transaction, replaced, added)
 
     writing.commit(table, change)
     return number

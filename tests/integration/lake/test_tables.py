@@ -206,3 +206,44 @@ def test_old_snapshots_and_files_that_nothing_refers_to_go(make_table, monkeypat
     store.invalidate_cache()
     assert not store.exists(stray)
     assert [note for _, _, note in found(table)] == ["third"] * 4
+
+
+@pytest.mark.parametrize("kept", [0, 3, -1])
+def test_an_upload_that_the_store_does_not_keep_is_not_committed(make_table, monkeypatch, tmp_path, kept):
+    table = make_table()
+    store = datafiles.filesystem(table.io, table.location())
+    put = store.put
+
+    def put_less(paths: list[str], addresses: list[str], **options: Any) -> None:
+        put(paths, addresses, **options)
+        store.pipe_file(addresses[-1], store.cat_file(addresses[-1])[:kept])
+
+    with engine.connect() as connection:
+        connection.register("made", rows(0, 4))
+        local = datafiles.write(connection, "select number, made_at, note from made", table, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", put_less)
+        with pytest.raises(OSError, match="the store does not hold all"):
+            datafiles.upload(table, local)
+    assert len(datafiles.upload(table, local)) == len(local)
+
+
+def test_rows_are_removed_and_the_other_rows_of_their_files_stay(make_table):
+    table = make_table()
+    for first in range(0, 12, 3):
+        table.append(rows(first, first + 3))
+    untouched = {task.file.file_path for task in table.scan(between(9, 12)).plan_files()}
+
+    def change(transaction: Any) -> None:
+        with engine.connect() as connection:
+            before = datafiles.without(connection, table, between(2, 8))
+        assert before.rows == 6
+        writing.replace_files(transaction, before.old, before.rest)
+
+    writing.commit(table, change)
+    assert [number for number, *_ in found(table)] == [0, 1, 8, 9, 10, 11]
+    assert untouched <= {task.file.file_path for task in table.scan().plan_files()}
+    writing.commit(table, lambda transaction: None)
+    with engine.connect() as connection:
+        nothing = datafiles.without(connection, table, between(100, 200))
+    assert (nothing.old, nothing.rest, nothing.rows) == ([], [], 0)

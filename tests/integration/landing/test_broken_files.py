@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pyarrow as pa
 import pytest
 
+from include.contracts import Registry
 from include.kafka.connection import CONN_ID
 from include.lake import maintenance
 from include.lake.datafiles import filesystem
+from include.landing import __main__ as command
 from include.landing import gaps, upkeep, verification
 from include.landing.balance import finish
 from include.landing.clean import commit_clean
@@ -19,7 +22,9 @@ from include.landing.gaps import State
 from include.landing.landed import Landed
 from include.landing.planning import claim_landed
 from include.landing.readiness import Lane, Readiness, look
-from include.landing.tables import load_landing_table, raw_table, topic_id
+from include.landing.stored import find_broken
+from include.landing.tables import connector_name, load_landing_table, raw_table, topic_id
+from include.landing.units import NotLanded
 from include.landing.validation import validate_unit
 from tests.integration.landing.conftest import alarms_of, delete_records, landed_rows
 from tests.integration.landing.test_many_holes import forget_files
@@ -81,7 +86,7 @@ def test_a_file_that_breaks_after_it_was_planned_is_read_from_kafka(lane, damage
     assert clean_rows(lane.topic) == [(0, number, str(number)) for number in range(6)]
     message, is_open = alarms_of(raw_table(lane.topic))["landing_gap"]
     assert broken in message
-    assert "it was taken out of the table" in message
+    assert "taken out of the table" in message
     assert not is_open
     # And for all who read the table after it.
     assert [offset for _, offset, _ in landed_rows(lane.topic)] == list(range(6))
@@ -152,8 +157,96 @@ def test_the_nightly_check_repairs_a_table_with_a_broken_file(sparse, monkeypatc
     monkeypatch.setattr(verification.verify, "__kwdefaults__", defaults)
     delete(sparse.topic, first_file(sparse.topic))
     forget_files()
-    assert upkeep.check_gaps(sparse.topic)
+    found = upkeep.keep_landing_table(sparse.topic, [])
+    assert found is not None
+    assert found["removed"] is not None, "the table is known to be complete"
     assert [offset for _, offset, _ in landed_rows(sparse.topic)] == [0, 2, 3, 4, 5]
+
+
+def test_a_retry_and_a_second_lane_do_without_a_cut_file_that_was_taken_out(lane, consumer, monkeypatch):
+    other = replace(lane, name=f"{lane.name}-other")
+    units, others = claim_landed(lane, "run-1"), claim_landed(other, "run-1")
+    cut(lane.topic, first_file(lane.topic))
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("include.landing.broken.repair", killed)
+        with pytest.raises(KeyboardInterrupt):
+            validate_unit(lane, units[0], "run-1")
+    assert [offset for _, offset, _ in landed_rows(lane.topic)] == [3, 4, 5]
+    assert alarms_of(raw_table(lane.topic))["landing_gap"][1], "the alarm is open as long as records are missing"
+    for each, planned in ((lane, units), (other, others)):
+        summary = commit_clean(each, [validate_unit(each, unit, "run-1") for unit in planned], "run-1")
+        assert counts(summary)["landed"] == 6
+    assert [offset for _, offset, _ in landed_rows(lane.topic)] == list(range(6))
+
+
+def test_the_rows_of_a_closed_run_stay_when_their_landed_file_and_their_records_are_gone(lane, admin):
+    """The run is cleared later: what it has committed of them is the last copy."""
+    units = claim_landed(lane, "run-1")
+    finish(lane, commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1"), "run-1")
+    delete(lane.topic, first_file(lane.topic))
+    delete_records(admin, lane.topic, 0, 3)
+    again = claim_landed(lane, "run-1")
+    summary = commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in again], "run-1")
+    finish(lane, summary, "run-1")
+    assert counts(summary) == {**WHOLE, "landed": 3, "clean": 3, "without_record": 3}
+    assert clean_rows(lane.topic) == [(0, number, str(number)) for number in range(6)]
+
+
+def test_an_upload_that_was_cut_before_its_size_was_asked_for_is_broken(lane):
+    """PyIceberg writes the size into the table that the store says after the upload."""
+    path = first_file(lane.topic)
+    data = store(lane.topic).cat_file(path)[:-100]
+    store(lane.topic).pipe_file(path, data)
+    (file,) = [one for one in Landed(load_landing_table(lane.topic)).files(0, 0) if one.path == path]
+    io = load_landing_table(lane.topic).io
+    assert list(find_broken(io, [replace(file, size_bytes=len(data))]).values()) == ["is no whole Parquet file"]
+
+
+def test_a_run_closes_although_a_file_breaks_after_its_commit(sparse):
+    units = claim_landed(sparse, "run-1")
+    summary = commit_clean(sparse, [validate_unit(sparse, unit, "run-1") for unit in units], "run-1")
+    cut(sparse.topic, first_file(sparse.topic))
+    forget_files()
+    finish(sparse, summary, "run-1")
+    assert [offset for _, offset, _ in landed_rows(sparse.topic)] == [0, 2, 3, 4, 5]
+
+
+def test_a_file_below_all_claims_and_checks_is_missed_until_it_is_repaired(lane, consumer, monkeypatch):
+    """Taken out by a run that was cleared: no lane and no check would look at its offsets again."""
+    run(lane)
+    upkeep.keep_landing_table(lane.topic, [lane])
+    units = claim_landed(lane, "run-1")
+    delete(lane.topic, first_file(lane.topic))
+    with monkeypatch.context() as patch:
+        patch.setattr("include.landing.broken.repair", lambda *_, **__: None)
+        patch.setattr("include.landing.planning.repair", lambda *_, **__: None)
+        with pytest.raises(NotLanded):
+            validate_unit(lane, units[0], "run-1")
+    assert look(waiting(lane)) is Readiness.no_data
+    assert upkeep.keep_landing_table(lane.topic, [lane]) == {"bundled": 0, "removed": None}
+    assert alarms_of(raw_table(lane.topic))["landing_gap"][1]
+    validate_unit(lane, units[0], "run-1")
+    assert [offset for _, offset, _ in landed_rows(lane.topic)] == list(range(6))
+
+
+def test_the_commands_name_broken_files_and_repair_them(sparse, monkeypatch, capsys):
+    monkeypatch.setattr(command, "load_registry", lambda reference: Registry(sparse.topic))
+
+    def ask(name: str) -> tuple[int, str]:
+        code = command.main(["--registry", "any:thing", name, connector_name(sparse.topic)])
+        return code, capsys.readouterr().out
+
+    broken = first_file(sparse.topic)
+    delete(sparse.topic, broken)
+    forget_files()
+    code, said = ask("gaps")
+    assert (code, broken in said) == (1, True)
+    assert ask("repair") == (0, f"{raw_table(sparse.topic)}: 2 records appended, 0 offsets hold none\n")
+    assert ask("gaps") == (0, f"{raw_table(sparse.topic)}: whole\n")
 
 
 def test_files_beside_a_broken_one_are_bundled(consumer, send, monkeypatch):
