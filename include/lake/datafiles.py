@@ -140,7 +140,9 @@ class Without:
     rows: int
 
 
-def without(connection: DuckDBPyConnection, table: Table, row_filter: str) -> Without:
+def without(
+    connection: DuckDBPyConnection, table: Table, row_filter: str, *, cut: tuple[str, int] | None = None
+) -> Without:
     """Prepare the removal of rows from a table; `writing.replace_files` does it.
 
     PyIceberg's own `delete` reads and writes one file after the other: ten minutes for two thousand small ones.
@@ -149,6 +151,7 @@ def without(connection: DuckDBPyConnection, table: Table, row_filter: str) -> Wi
         connection: The engine's DuckDB connection.
         table: The Iceberg table, in the state that is committed on.
         row_filter: Which rows to remove, as for `engine.scan`.
+        cut: As for `write`, for the files of the other rows.
     """
     planned = files_where(table, row_filter)
     counts = count_by_file(connection, table, planned, row_filter) if planned else {}
@@ -163,7 +166,7 @@ def without(connection: DuckDBPyConnection, table: Table, row_filter: str) -> Wi
         read_data_files(connection, table, mixed).create_view("mixed", replace=True)
         with tempfile.TemporaryDirectory(prefix="without-") as folder:
             query = f"select {names} from mixed where ({row_filter}) is not true"
-            rest = upload(table, write(connection, query, table, Path(folder)))
+            rest = upload(table, write(connection, query, table, Path(folder), cut=cut))
     return Without(old, rest, sum(counts.values()))
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # temporary folder.
 MEMORY_LIMIT = "800MB"
 ALL_ROWS = "true"
+# With spaces, as no field of a contract has: DuckDB refuses a name that the file has too.
+_FILE = "file of the row"
 # Through the store's filesystem, DuckDB sends at least four requests per file. Small files are fetched whole with one
 # request each, several at a time.
 SMALL_BYTES = 16 * 2**20
@@ -183,8 +185,8 @@ def count_by_file(
     """
     small, large = _by_size(files)
     addresses = dict(zip([*fetched(connection, small), *large], [*small, *large], strict=True))
-    rows = read_files(connection, table.schema(), addresses, and_filename=True)
-    counts = rows.filter(row_filter).aggregate("filename, count(*)", "filename").fetchall()
+    rows = read_files(connection, table.schema(), addresses, file_column=_FILE)
+    counts = rows.filter(row_filter).aggregate(f"{quoted(_FILE)}, count(*)", quoted(_FILE)).fetchall()
     return {addresses[path]: count for path, count in counts}
 
 
@@ -263,7 +265,7 @@ def _by_size(files: Iterable[DataFile]) -> tuple[list[str], list[str]]:
 
 
 def read_files(
-    connection: DuckDBPyConnection, schema: Schema, files: Iterable[str], *, and_filename: bool = False
+    connection: DuckDBPyConnection, schema: Schema, files: Iterable[str], *, file_column: str | None = None
 ) -> DuckDBPyRelation:
     """The rows of data files of a table with this schema. Columns are found by their ids; a missing column is null.
 
@@ -271,12 +273,12 @@ def read_files(
         connection: A connection of `connect`.
         schema: The table's schema.
         files: Addresses or local paths of Parquet files.
-        and_filename: With a column `filename`: from which file a row is.
+        file_column: The name of a further column that says from which file a row is; None: without it.
     """
     files = list(files)
     if not files:
         columns = [f"NULL::{sql_type(field.field_type)} AS {quoted(field.name)}" for field in schema.fields]
-        columns += ["NULL::VARCHAR AS filename"] if and_filename else []
+        columns += [f"NULL::VARCHAR AS {quoted(file_column)}"] if file_column else []
         return connection.sql(f"SELECT {', '.join(columns)} WHERE false")
     paths = ", ".join(literal(path) for path in files)
     columns = ", ".join(
@@ -284,7 +286,7 @@ def read_files(
         "default_value: NULL}"
         for field in schema.fields
     )
-    options = f"schema = MAP {{{columns}}}, filename = {'true' if and_filename else 'false'}"
+    options = f"schema = MAP {{{columns}}}, filename = {literal(file_column) if file_column else 'false'}"
     return connection.sql(f"SELECT * FROM read_parquet([{paths}], {options})")
 
 

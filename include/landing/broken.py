@@ -48,24 +48,26 @@ def reading(topic: LandedTopic, read: Callable[[], T], *, conn_id: str, repairs:
         repairs: False if `read` checks the whole table and repairs it.
 
     Raises:
-        BrokenFiles: A file is still in the table after it was taken out.
+        BrokenFiles: Files are broken of offsets that this call has just repaired: the store keeps nothing.
         Exception: What `read`, the store, the catalog, the database or the repair raises.
     """
-    seen: set[str] = set()
+    done: dict[int, Ranges] = {}
     taken: dict[int, Ranges] = {}
     while True:
         try:
             if taken and repairs:
                 _repair(topic, taken, conn_id)
-                taken = {}
+            done = _union(done, taken)
+            taken = {}
             return read()
         except BrokenFiles as broken:
-            paths = {file.path for file in broken.files}
-            if paths <= seen:
+            if not any(intervals.subtract([(f.start, f.end)], done.get(f.partition, [])) for f in broken.files):
                 raise
-            seen |= paths
-            for partition, ranges in _take_out(topic, broken.files).items():
-                taken[partition] = intervals.union([*taken.get(partition, []), *ranges])
+            taken = _union(taken, _take_out(topic, broken.files))
+
+
+def _union(one: Mapping[int, Ranges], other: Mapping[int, Ranges]) -> dict[int, Ranges]:
+    return {n: intervals.union([*one.get(n, []), *other.get(n, [])]) for n in sorted({*one, *other})}
 
 
 def _take_out(topic: LandedTopic, broken: Mapping[LandedFile, str]) -> dict[int, Ranges]:
@@ -89,17 +91,29 @@ def _take_out(topic: LandedTopic, broken: Mapping[LandedFile, str]) -> dict[int,
                 gaps.note(connection, topic.name, landing_id, *both, age=WITHOUT_GRACE)
             text = _text(topic, number, files, broken, spans[number])
             add_to_alarm(connection, raw_table(topic), GAP_ALARM, text)
-    paths = sorted(file.path for file in broken)
-    for first in range(0, len(paths), FILES_IN_A_COMMIT):
-        some = set(paths[first : first + FILES_IN_A_COMMIT])
+    # Neighbours in one commit, so that PyIceberg looks at few other files.
+    ordered = sorted(broken, key=lambda file: (file.partition, file.start))
+    for first in range(0, len(ordered), FILES_IN_A_COMMIT):
+        some = ordered[first : first + FILES_IN_A_COMMIT]
 
-        def change(transaction: "Transaction", some: set[str] = some) -> None:
-            where = " or ".join(f"partition = {int(number)}" for number in by_partition)
-            planned = (task.file for task in table.scan(row_filter=where).plan_files())
-            writing.replace_files(transaction, [file for file in planned if file.file_path in some], [])
+        def change(transaction: "Transaction", some: list[LandedFile] = some) -> None:
+            paths = {file.path for file in some}
+            planned = (task.file for task in table.scan(row_filter=_around(some)).plan_files())
+            writing.replace_files(transaction, [file for file in planned if file.file_path in paths], [])
 
         writing.commit(table, change)
     return spans
+
+
+def _around(files: list[LandedFile]) -> str:
+    """A filter for the files, and some between them."""
+    bounds: dict[int, tuple[int, int]] = {}
+    for file in files:
+        start, end = bounds.get(file.partition, (file.start, file.end))
+        bounds[file.partition] = min(start, file.start), max(end, file.end)
+    return " or ".join(
+        f"(partition = {number} and offset >= {start} and offset < {end})" for number, (start, end) in bounds.items()
+    )
 
 
 def _text(

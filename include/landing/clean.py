@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,9 +22,10 @@ from sqlalchemy import select
 
 from include.contracts import Contract, Topic
 from include.kafka.offsets import OffsetRange
-from include.lake import datafiles, engine, writing
+from include.lake import datafiles, engine, maintenance, writing
 from include.lake.engine import quoted
 from include.landing import conflicts, intervals
+from include.landing.broken import reading
 from include.landing.consumers import LandingConsumer
 from include.landing.gaps import State
 from include.landing.planning import without_record
@@ -136,7 +138,7 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
     """
     units = list(units)
     claim_id, ranges = claim_of(consumer, run_id)
-    own = replaceable(consumer, ranges)
+    own = reading(consumer.topic, lambda: replaceable(consumer, ranges), conn_id=consumer.conn_id)
     files = [file for unit in units for file in unit["files"]]
     table = ensure_clean_table(consumer.topic)
     with tempfile.TemporaryDirectory(prefix="clean-") as folder, engine.connect() as connection, _alone(claim_id):
@@ -149,13 +151,15 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
         rows = sum(local.values())
         added = datafiles.upload(table, local)
         replaced = 0
+        # As the bundles of small files, which readers open by the hour.
+        cut = (consumer.topic.event_time, maintenance.MAX_BUNDLE_ROWS) if consumer.topic.event_time else None
 
         def change(transaction: Transaction) -> None:
             nonlocal replaced
             properties = {CLAIM_ID: str(claim_id), RUN_ID: run_id}
             # Found on the same state that the commit is made on. The lock only saves work: it is lost when its
             # connection breaks, and a task that was given up may still run and may have committed the same rows.
-            before = datafiles.without(connection, table, condition(as_parts(own)))
+            before = datafiles.without(connection, table, condition(as_parts(own)), cut=cut)
             replaced = before.rows
             writing.replace_files(transaction, before.old, [*before.rest, *added], properties)
 
@@ -204,11 +208,26 @@ def replaceable(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> lis
         ranges: The claim's ranges, one for each partition.
     """
     lost = without_record(consumer, ranges, [State.lost])
+    # With the markers between them: else each transaction would be a range, and a part of the filters.
+    empty = without_record(consumer, ranges) if lost else {}
     return [
         replace(part, start=start, end=end)
         for part in ranges
-        for start, end in intervals.subtract([(part.start, part.end)], lost.get(part.partition, []))
+        for start, end in intervals.subtract(
+            [(part.start, part.end)],
+            _holding_any(empty.get(part.partition, []), [first for first, _ in lost.get(part.partition, [])]),
+        )
     ]
+
+
+def _holding_any(pieces: intervals.Ranges, offsets: Sequence[int]) -> intervals.Ranges:
+    """The pieces that hold one of the offsets, which are sorted."""
+    found = []
+    for start, end in pieces:
+        nearest = bisect_left(offsets, start)
+        if nearest < len(offsets) and offsets[nearest] < end:
+            found.append((start, end))
+    return found
 
 
 def _staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Sequence[str], claim_id: int) -> str:

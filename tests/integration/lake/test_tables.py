@@ -243,7 +243,16 @@ def test_rows_are_removed_and_the_other_rows_of_their_files_stay(make_table):
     writing.commit(table, change)
     assert [number for number, *_ in found(table)] == [0, 1, 8, 9, 10, 11]
     assert untouched <= {task.file.file_path for task in table.scan().plan_files()}
-    writing.commit(table, lambda transaction: None)
     with engine.connect() as connection:
         nothing = datafiles.without(connection, table, between(100, 200))
     assert (nothing.old, nothing.rest, nothing.rows) == ([], [], 0)
+
+
+def test_a_table_may_have_a_column_for_which_duckdb_has_a_meaning(make_table):
+    table = make_table(NestedField(4, "filename", StringType(), required=False))
+    table.append(rows(0, 4).append_column("filename", pa.array(["a"] * 4)).select(table.schema().as_arrow().names))
+    with engine.connect() as connection:
+        before = datafiles.without(connection, table, between(1, 2))
+    assert before.rows == 1
+    writing.commit(table, lambda transaction: writing.replace_files(transaction, before.old, before.rest))
+    assert numbers(table) == [0, 2, 3]

@@ -12,17 +12,19 @@ import pytest
 
 from include.contracts import Registry
 from include.kafka.connection import CONN_ID
+from include.kafka.offsets import OffsetRange
 from include.lake import maintenance
 from include.lake.datafiles import filesystem
 from include.landing import __main__ as command
 from include.landing import gaps, upkeep, verification
 from include.landing.balance import finish
-from include.landing.clean import commit_clean
+from include.landing.clean import commit_clean, replaceable
 from include.landing.gaps import State
 from include.landing.landed import Landed
 from include.landing.planning import claim_landed
 from include.landing.readiness import Lane, Readiness, look
-from include.landing.stored import find_broken
+from include.landing.repair import repair
+from include.landing.stored import BrokenFiles, find_broken
 from include.landing.tables import connector_name, load_landing_table, raw_table, topic_id
 from include.landing.units import NotLanded
 from include.landing.validation import validate_unit
@@ -194,6 +196,37 @@ def test_the_rows_of_a_closed_run_stay_when_their_landed_file_and_their_records_
     finish(lane, summary, "run-1")
     assert counts(summary) == {**WHOLE, "landed": 3, "clean": 3, "without_record": 3}
     assert clean_rows(lane.topic) == [(0, number, str(number)) for number in range(6)]
+
+
+def test_markers_between_lost_offsets_make_no_ranges(sparse, admin):
+    """A topic with transactions has thousands of them, and each range is a part of the filters."""
+    run(sparse)
+    rows = clean_rows(sparse.topic)
+    delete(sparse.topic, first_file(sparse.topic))
+    delete_records(admin, sparse.topic, 0, 3)
+    forget_files()
+    again = run(sparse)
+    assert counts(again) == {**WHOLE, "landed": 3, "clean": 3, "without_record": 3}
+    (left,) = replaceable(sparse, [OffsetRange(sparse.topic.name, topic_id(load_landing_table(sparse.topic)), 0, 0, 6)])
+    assert (left.start, left.end) == (3, 6)
+    assert clean_rows(sparse.topic) == rows
+
+
+def test_a_store_that_keeps_no_repair_ends_the_try(lane, monkeypatch):
+    units = claim_landed(lane, "run-1")
+    cut(lane.topic, first_file(lane.topic))
+
+    def repaired_in_vain(topic, *arguments, **options):
+        done = repair(topic, *arguments, **options)
+        cut(topic, first_file(topic))
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr("include.landing.broken.repair", repaired_in_vain)
+        with pytest.raises(BrokenFiles):
+            validate_unit(lane, units[0], "run-1")
+    summary = commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1")
+    assert counts(summary) == WHOLE
 
 
 def test_an_upload_that_was_cut_before_its_size_was_asked_for_is_broken(lane):
