@@ -23,9 +23,10 @@ REQUEST_TIMEOUT_SECONDS = 10.0
 # A leader election takes less than a second; a partition without a leader for longer is left out.
 LEADER_CHANGE_TRIES, LEADER_CHANGE_SECONDS = 5, 0.1
 # A description of topics is requested from the broker that the metadata name as controller. A cluster with KRaft names
-# any of its brokers, which may be the one that this client cannot reach: the next metadata may name another. The
-# timeouts of the first tries; that of the last one is REQUEST_TIMEOUT_SECONDS.
-DESCRIBE_SECONDS = (1.0, 1.0, 2.0)
+# any of its brokers, which may be the one that this client cannot reach: the next metadata may name another. With two
+# brokers, each try is as likely to meet the wrong one: of eight tries, all do once in 256 times. The timeouts of the
+# first tries; that of the last one is REQUEST_TIMEOUT_SECONDS.
+DESCRIBE_SECONDS = (1.0,) * 7
 # The wait for a topic's leaders, which the client also asks for by itself.
 LEADERS_SECONDS = 2.0
 NO_ANSWER = "its leader does not answer"
