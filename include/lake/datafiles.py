@@ -84,6 +84,12 @@ def _cut(connection: DuckDBPyConnection, query: str, column: str, rows: int) -> 
     """
 
 
+def columns(table: Table) -> str:
+    """The columns of a table for a query, each cast to its type."""
+    fields = table.schema().fields
+    return ", ".join(f"{quoted(field.name)}::{sql_type(field.field_type)} as {quoted(field.name)}" for field in fields)
+
+
 def copy_options(table: Table) -> str:
     """The options of DuckDB's COPY that give the columns of a file the table's field ids."""
     ids = ", ".join(f"{quoted(field.name)}: {field.field_id}" for field in table.schema().fields)
@@ -159,13 +165,9 @@ def without(
     mixed = [file for file in old if counts[file.file_path] < file.record_count]
     rest: list[DataFile] = []
     if mixed:
-        names = ", ".join(
-            f"{quoted(field.name)}::{sql_type(field.field_type)} as {quoted(field.name)}"
-            for field in table.schema().fields
-        )
         read_data_files(connection, table, mixed).create_view("mixed", replace=True)
         with tempfile.TemporaryDirectory(prefix="without-") as folder:
-            query = f"select {names} from mixed where ({row_filter}) is not true"
+            query = f"select {columns(table)} from mixed where ({row_filter}) is not true"
             rest = upload(table, write(connection, query, table, Path(folder), cut=cut))
     return Without(old, rest, sum(counts.values()))
 

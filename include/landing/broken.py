@@ -13,7 +13,7 @@ from include.kafka.offsets import OffsetRange
 from include.landing import gaps, intervals
 from include.landing.gaps import Gap
 from include.landing.intervals import Ranges
-from include.landing.landed import Landed, LandedFile
+from include.landing.landed import Landed, LandedFile, bounds_of
 from include.landing.repair import repair
 from include.landing.stored import BrokenFiles
 from include.landing.tables import LandedTopic, load_landing_table, raw_table, topic_id
@@ -85,7 +85,8 @@ def _take_out(topic: LandedTopic, broken: Mapping[LandedFile, str]) -> dict[int,
     }
     with begin() as connection:
         for number, files in by_partition.items():
-            # Before the commit: nobody would miss offsets below those that lanes and checks have passed.
+            # Before the commit: if the process is killed after it, only this record shows that offsets are missing
+            # that lanes and checks have passed.
             for start, end in spans[number]:
                 both = {number: [(start, end)]}, {number: (start, end)}
                 gaps.note(connection, topic.name, landing_id, *both, age=WITHOUT_GRACE)
@@ -107,12 +108,9 @@ def _take_out(topic: LandedTopic, broken: Mapping[LandedFile, str]) -> dict[int,
 
 def _around(files: list[LandedFile]) -> str:
     """A filter for the files, and some between them."""
-    bounds: dict[int, tuple[int, int]] = {}
-    for file in files:
-        start, end = bounds.get(file.partition, (file.start, file.end))
-        bounds[file.partition] = min(start, file.start), max(end, file.end)
     return " or ".join(
-        f"(partition = {number} and offset >= {start} and offset < {end})" for number, (start, end) in bounds.items()
+        f"(partition = {number} and offset >= {start} and offset < {end})"
+        for number, (start, end) in bounds_of(files).items()
     )
 
 

@@ -81,7 +81,7 @@ class Landed:
         landed = object.__new__(cls)
         listed = tuple(files)
         landed.snapshot_id = None
-        landed._sources = [_Source(_bounds_of(listed), lambda: listed)]
+        landed._sources = [_Source(bounds_of(listed), lambda: listed)]
         landed._io = None
         landed._columns = offsets
         return landed
@@ -189,7 +189,8 @@ def _remember(cache: OrderedDict, key: str, value: Any, size: int) -> None:
         cache.popitem(last=False)
 
 
-def _bounds_of(files: Iterable[LandedFile]) -> Bounds:
+def bounds_of(files: Iterable[LandedFile]) -> Bounds:
+    """{partition: (start, end)}: the offsets between the first and the last of the files."""
     found: dict[int, tuple[int, int]] = {}
     for file in files:
         start, end = found.get(file.partition, (file.start, file.end))
@@ -214,7 +215,7 @@ def _sources(table: "Table", listed: "Iterable[ManifestFile]") -> list[_Source]:
         found |= manifests.known([manifest.manifest_path for manifest in unknown])
         unread = [manifest for manifest in unknown if manifest.manifest_path not in found]
         with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="manifests") as pool:
-            read = pool.map(lambda manifest: _bounds_of(_files_of(table, manifest)), unread)
+            read = pool.map(lambda manifest: bounds_of(_files_of(table, manifest)), unread)
             new = dict(zip((manifest.manifest_path for manifest in unread), read, strict=True))
         if new:
             manifests.remember(str(table.metadata.table_uuid), new)

@@ -247,7 +247,7 @@ def _slices_repaired(
     try:
         return _slices(consumer, ranges)
     except NotLanded as missing:
-        # The offsets had landed when they were claimed: somebody has removed files since.
+        # The offsets had landed when they were claimed, and their files were removed afterwards.
         text = f"claim {claim_id}: {missing}: files were removed; the offsets are read from Kafka again ({RUNBOOK})"
         landing_id = topic_id(load_landing_table(consumer.topic))
         with begin() as connection:

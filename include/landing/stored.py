@@ -54,7 +54,7 @@ def find_broken(io: "FileIO", files: "Iterable[LandedFile]") -> "dict[LandedFile
             size = store.info(file.path)["size"]
             if size < file.size_bytes:
                 return f"has {size} bytes in the store, and should have {file.size_bytes}"
-            # PyIceberg asks the store for the size of what it has written, which may have been cut by then.
+            # PyIceberg records the size that the store reports after the upload: that of a cut file looks right.
             is_whole = size > len(MAGIC) and store.cat_file(file.path, start=size - len(MAGIC)) == MAGIC
         except FileNotFoundError:
             return "is no longer in the store"

@@ -278,11 +278,9 @@ def _overwrite(
     import pyarrow
 
     from include.lake import datafiles, writing
-    from include.lake.engine import quoted, sql_type
+    from include.lake.engine import quoted
 
-    names = ", ".join(
-        f"{quoted(field.name)}::{sql_type(field.field_type)} as {quoted(field.name)}" for field in table.schema().fields
-    )
+    names = datafiles.columns(table)
     number = 0
 
     def change(transaction: Transaction) -> None:
