@@ -7,7 +7,8 @@ letter with the reason `conflict`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from include.contracts import Reason
@@ -16,7 +17,11 @@ from include.kafka.messages import Message
 from include.kafka.offsets import OffsetRange
 from include.kafka.producer import AcknowledgedProducer
 from include.landing import letters
+from include.landing.broken import reading
 from include.landing.consumers import LandingConsumer
+from include.landing.landed import Landed
+from include.landing.stored import require_stored
+from include.landing.tables import load_landing_table
 from include.validators.rows import RECORD_TIME
 
 if TYPE_CHECKING:
@@ -27,6 +32,10 @@ log = logging.getLogger(__name__)
 DETAIL = "an earlier message has the same event id and other content; the earlier one stays"
 # Records in memory at a time.
 AT_ONCE = 500
+# (partition, offset).
+Place = tuple[int, int]
+# (the record's time, its text).
+Text = tuple[datetime | None, str | None]
 
 
 def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequence[OffsetRange], run_id: str) -> int:
@@ -62,7 +71,10 @@ def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequ
             records = originals.fetch(places)
             gone = set(places) - records.keys()
             # Retention has removed these records from Kafka: keep the landed text instead.
-            landed = {(m.partition, m.offset): m for m in _landed(connection, consumer, topic_ids, gone)}
+            texts = _landed_texts(connection, consumer, gone)
+            # The store has lost their file as well: only the run's own staging files still have their content.
+            texts |= _validated_texts(connection, gone - texts.keys())
+            landed = {place: _message(consumer, topic_ids, place, *text) for place, text in texts.items()}
             kept = [
                 DeadLetter((records | landed)[place], Reason.conflict, DETAIL, landed_text=place in gone)
                 for place in places
@@ -72,29 +84,51 @@ def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequ
     return len(found)
 
 
-def _landed(
-    connection: DuckDBPyConnection,
-    consumer: LandingConsumer,
-    topic_ids: dict[int, str],
-    places: Collection[tuple[int, int]],
-) -> Iterator[Message]:
-    """The landed texts at these coordinates, as messages without key and headers."""
-    from include.lake import engine
-    from include.landing.tables import load_landing_table
+def _landed_texts(
+    connection: DuckDBPyConnection, consumer: LandingConsumer, places: Collection[Place]
+) -> dict[Place, Text]:
+    """The landed texts at these coordinates, without those whose file the store has lost."""
+    import duckdb
 
+    from include.lake import engine
+
+    def read() -> dict[Place, Text]:
+        table = load_landing_table(consumer.topic)
+        where = " or ".join(f'("partition" = {int(p)} and "offset" = {int(o)})' for p, o in sorted(places))
+        try:
+            rows = engine.scan(connection, table, row_filter=where)
+            found = rows.project(f'"partition", "offset", {RECORD_TIME}, value').distinct().fetchall()
+        except (OSError, duckdb.Error):
+            landed = Landed(table)
+            named = [file for partition, offset in places for file in landed.files(partition, offset, offset + 1)]
+            require_stored(table.io, dict.fromkeys(named))
+            raise
+        return {(partition, offset): (timestamp, value) for partition, offset, timestamp, value in found}
+
+    return reading(consumer.topic, read, conn_id=consumer.conn_id) if places else {}
+
+
+def _validated_texts(connection: DuckDBPyConnection, places: Collection[Place]) -> dict[Place, Text]:
+    """The rows at these coordinates as they were validated, as JSON."""
     if not places:
-        return
-    where = " or ".join(f'("partition" = {int(p)} and "offset" = {int(o)})' for p, o in sorted(places))
-    rows = engine.scan(connection, load_landing_table(consumer.topic), row_filter=where)
-    query = rows.project(f'"partition", "offset", {RECORD_TIME}, value').distinct()
-    for partition, offset, timestamp, value in query.fetchall():
-        yield Message(
-            topic=consumer.topic.name,
-            topic_id=topic_ids[partition],
-            partition=partition,
-            offset=offset,
-            timestamp=timestamp,
-            key=None,
-            value=None if value is None else value.encode(),
-            headers=(),
-        )
+        return {}
+    where = " or ".join(f"(kafka_partition = {int(p)} and kafka_offset = {int(o)})" for p, o in sorted(places))
+    query = f"select kafka_partition, kafka_offset, kafka_timestamp, to_json(staged)::varchar from staged where {where}"
+    found = connection.execute(query).fetchall()
+    return {(partition, offset): (timestamp, text) for partition, offset, timestamp, text in found}
+
+
+def _message(
+    consumer: LandingConsumer, topic_ids: dict[int, str], place: Place, timestamp: datetime | None, text: str | None
+) -> Message:
+    partition, offset = place
+    return Message(
+        topic=consumer.topic.name,
+        topic_id=topic_ids[partition],
+        partition=partition,
+        offset=offset,
+        timestamp=timestamp,
+        key=None,
+        value=None if text is None else text.encode(),
+        headers=(),
+    )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar
 
 import pytest
 
 from include.kafka.producer import DeliveryFailed
+from include.lake.datafiles import filesystem
 from include.landing import conflicts
 from include.landing.balance import finish
 from include.landing.clean import commit_clean
+from include.landing.landed import Landed
 from include.landing.planning import claim_landed
+from include.landing.tables import load_landing_table
 from include.landing.validation import validate_unit
 from tests.integration.kafka.conftest import open_claims, read_all
 from tests.integration.landing.conftest import delete_records
@@ -102,4 +106,23 @@ def test_a_conflict_whose_record_is_gone_is_kept_as_it_had_landed(consumer, send
     assert counts(run(lane))["dead_lettered"] == 1
     (letter,) = read_all(lane.topic.dead_letter_name)
     assert (letter.value(), letter.key()) == (values[1], None)
+    assert dict(letter.headers())["dlq.landed_text"] == b"true"
+
+
+def test_a_conflict_whose_record_and_file_are_gone_is_kept_as_it_was_validated(consumer, send, admin):
+    lane = consumer()
+    values = [sale(1), sale(2), sale(1, amount=2)]
+    send(lane.topic, *values)
+    for offset, value in enumerate(values):
+        land(lane.topic, 0, offset, value)
+    validated = [validate_unit(lane, unit, "run-1") for unit in claim_landed(lane, "run-1")]
+    delete_records(admin, lane.topic, 0, 3)
+    (file,) = Landed(load_landing_table(lane.topic)).files(0, 2)
+    table = load_landing_table(lane.topic)
+    filesystem(table.io, file.path).rm(file.path)
+    found = counts(commit_clean(lane, validated, "run-1"))
+    assert found == {"landed": 3, "clean": 2, "dead_lettered": 1, "duplicates": 0, "without_record": 0}
+    (letter,) = read_all(lane.topic.dead_letter_name)
+    content = json.loads(letter.value())
+    assert (content["number"], content["amount"]) == ("1", 2)
     assert dict(letter.headers())["dlq.landed_text"] == b"true"
