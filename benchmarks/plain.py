@@ -35,7 +35,7 @@ def consume() -> None:
     from confluent_kafka import KafkaException
 
     from include.kafka.connection import client_config, consumer_config
-    from include.kafka.delivery import deliver_written
+    from include.kafka.delivery import OwnDelivery
     from include.kafka.handling import Handler
     from include.kafka.messages import Message
     from include.kafka.offsets import GroupOffsets
@@ -48,6 +48,7 @@ def consume() -> None:
     consumer.subscribe([PLAIN_TOPIC.name])
     with AcknowledgedProducer(PLAIN.conn_id) as producer:
         handler = Handler(PLAIN, f"plain-{os.getpid()}", producer)
+        delivery = OwnDelivery(producer)
         while True:
             # One first: `consume` waits its whole timeout unless it gets all that it asks for.
             first: Any = consumer.poll(1.0)
@@ -58,7 +59,7 @@ def consume() -> None:
                 if record.error() is not None:
                     raise KafkaException(record.error())
             handler.handle([Message.of(record, topic_id) for record in records])
-            deliver_written(handler.written, producer)
+            delivery.deliver(handler.written)
             handler.written.clear()
             consumer.commit(asynchronous=False)
 

@@ -1,8 +1,8 @@
 """
 ### Maintain
 
-Looks after both lanes: raises alarms that no run would raise, emits lost partition keys again, and deletes old
-rows.
+Looks after both lanes: raises alarms that no run would raise, emits lost partition keys again, tries messages again
+whose effects keep failing, and deletes old rows.
 
 **Starts** every five minutes. Its tasks do not depend on each other's success.
 
@@ -12,6 +12,7 @@ rows.
   gone are closed;
 - partition keys that were lost: keys of messages that were claimed and not handled, and of proposals that no person was
   asked about;
+- effects of messages whose runs have ended because the effects failed, first two minutes later, at most two hours;
 - room: deletes rows that are done and older than the parameters say. Open rows stay, however old they are. The inbox is
   what recognizes a redelivered message as a duplicate, so an inbox row must outlive its message. A dead letter can be
   replayed after 365 days, its topic then keeps it for up to 90 days, and Kafka deletes whole segments, which takes up
@@ -82,6 +83,12 @@ def maintain():
         keys = keys_to_emit_again(TRIAGE_SERVICE_REQUESTS, "triage_service_request")
         outlet_events[SERVICE_REQUEST].add_partitions(keys)
 
+    @task
+    def handle_postponed() -> None:
+        from include.kafka import tasks
+
+        tasks.handle_postponed(CONSUMERS)
+
     @task(outlets=[PROPOSAL])
     def emit_proposals(outlet_events=None) -> None:
         from include.water.triage.effect import proposals_to_emit_again
@@ -99,6 +106,7 @@ def maintain():
     check_outbox()
     emit_service_requests()
     emit_proposals()
+    handle_postponed()
     prune()
 
 

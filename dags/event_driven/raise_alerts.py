@@ -10,7 +10,8 @@ message: the run claims offset ranges and reads them from Kafka.
 A message that breaks its contract is kept in `<topic>.dlq`.
 
 **When it fails** nothing is lost and nothing is done twice: tasks retry for six hours; after that, clear the run. It
-processes the same offset ranges again, and messages that were handled are skipped.
+processes the same offset ranges again, and messages that were handled are skipped. If only some effects fail, the run
+ends after a minute, and `maintain` tries their messages again.
 """
 
 from datetime import timedelta

@@ -11,7 +11,7 @@ once for each key. The key is `topic-partition-offset`; find a run in the UI by 
 message on `work.orders`). All other actions wait for a person in `execute_decisions`.
 
 **When it fails** nothing is lost and nothing is done twice: tasks retry for six hours, and `maintain` emits keys again
-whose runs never started (this Dag was paused). Requests are not processed in order.
+whose runs never started (this Dag was paused) or have failed. Requests are not processed in order.
 """
 
 from datetime import timedelta

@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 # A task's attempt for its own rows. The Dag delivers rows that take longer.
 OWN_SECONDS = 10.0
+# Of a task for the records of its finished batches, while the messages of the next ones wait. If all were delivered at
+# its end, a chunk that takes half a minute would announce its first effects as late, and leave them to the Dag.
+BETWEEN_SECONDS = 2.0
 # A broker that does not acknowledge a batch within this time counts as unavailable.
 BATCH_SECONDS = 15.0
 # Routes delivered at once; each needs a database connection (`operations.database.engine` has as many).
@@ -82,27 +85,52 @@ class Messages:
         return attempt
 
 
-def deliver_written(written: Written, producer: AcknowledgedProducer) -> int:
-    """Make one bounded attempt to deliver rows that the caller's own transactions have written.
+class OwnDelivery:
+    """Delivers the rows that a task's own transactions have written: after each batch, and at the end.
 
     Never raises: the Dag delivers the remaining rows, and a failed delivery must not make the task handle its messages
     again.
 
     Args:
-        written: Ids by route, from `outbox.gathered`.
         producer: Sends the Kafka records.
-
-    Returns:
-        How many rows were delivered.
     """
-    if not written:
-        return 0
-    try:
-        ways = {"message": Messages(producer), "request": Requests()}
-        return outbox.deliver_written(written, ways, seconds=OWN_SECONDS)
-    except Exception as error:
-        log.warning("outbox: left to the Dag deliver_outbox: %s: %s", type(error).__name__, error)
-        return 0
+
+    def __init__(self, producer: AcknowledgedProducer) -> None:
+        # One for all batches: it remembers which connections are not defined.
+        self._ways = {"message": Messages(producer), "request": Requests()}
+        self._spare_seconds = BETWEEN_SECONDS
+
+    def between_batches(self, written: Written) -> None:
+        """Deliver Kafka records while messages of the chunk wait, for BETWEEN_SECONDS in all.
+
+        Not requests: their receiver may take ten seconds not to answer.
+
+        Args:
+            written: The ids of the rows by route, from `outbox.gathered`. Routes that were tried are removed.
+        """
+        records = {route: ids for route, ids in written.items() if route.kind == "message"}
+        if not records or self._spare_seconds <= 0:
+            return
+        began = time.monotonic()
+        self.deliver(records, seconds=self._spare_seconds)
+        self._spare_seconds -= time.monotonic() - began
+        if self._spare_seconds > 0:
+            for route in records:
+                del written[route]
+
+    def deliver(self, written: Written, *, seconds: float = OWN_SECONDS) -> None:
+        """Make one attempt to deliver the rows.
+
+        Args:
+            written: The ids of the rows by route, from `outbox.gathered`.
+            seconds: After this time no further row is tried.
+        """
+        if not written:
+            return
+        try:
+            outbox.deliver_written(written, self._ways, seconds=seconds)
+        except Exception as error:
+            log.warning("outbox: left to the Dag deliver_outbox: %s: %s", type(error).__name__, error)
 
 
 def deliver_due(consumers: Iterable[Declared], *, seconds: float = RUN_SECONDS) -> int:

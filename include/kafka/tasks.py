@@ -5,6 +5,9 @@ Chunked: `claim_messages` claims, handles the first chunk and returns the others
 One run per message: `claim_partition_keys` claims, and returns a partition key for each message. The keys go to the
 asset that schedules the Dag whose task calls `handle_message`. `claim_keys_again` returns keys whose runs were never
 created. A task that only reads the message uses `include.kafka.context`.
+
+A message whose effect keeps failing leaves its run, so that it does not hold up the messages behind it. The Dag
+`maintain` tries it again: `handle_postponed` (chunked) or `claim_keys_again`.
 """
 
 import logging
@@ -17,7 +20,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, select, update
 
-from include.kafka import watch
+from include.kafka import postponed, watch
 from include.kafka.broken_contracts import watch_broken_contracts
 from include.kafka.claims import (
     Claimed,
@@ -29,7 +32,7 @@ from include.kafka.claims import (
     settle,
 )
 from include.kafka.consumers import Consumer, Shape
-from include.kafka.delivery import deliver_written
+from include.kafka.delivery import OwnDelivery
 from include.kafka.handling import Handler, HandlingFailed
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
@@ -51,6 +54,8 @@ IDLE_WAIT = timedelta(minutes=2)
 MAX_WAIT = timedelta(hours=2)
 # How long Airflow may take to create runs for emitted keys: its scheduler creates some in each of its loops.
 KEYS_BECOME_RUNS = timedelta(seconds=10)
+# `maintain` starts no further range after this time; its next run continues.
+POSTPONED_SECONDS = 240.0
 # How long the task that claims handles messages itself. The other chunks get their tasks only when it ends.
 FIRST_CHUNK_TIME = timedelta(minutes=1)
 # The topic id is checked again before a message is handled that was claimed longer ago than this.
@@ -179,6 +184,8 @@ def claim_keys_again(
     Raises:
         ClaimsUnreadable: No key was found, and at least one claim could not be read.
     """
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+
     _check_shape(consumer, Shape.per_message)
     keys: list[str] = []
     unreadable: list[str] = []
@@ -193,6 +200,13 @@ def claim_keys_again(
                 # Counted as emitted, so that this claim waits for its next emission: otherwise a few claims that each
                 # end in a timeout would use up the task's time.
                 _count_emission(claim_id)
+            except AirflowTaskTimeout:
+                # It comes only once, so no further claim may be read. Without keys, the task would fail and lose those
+                # of the claims before, which count as emitted.
+                log.exception("no time was left to read a claim: consumer=%s run_id=%s", consumer.name, run_id)
+                _count_emission(claim_id)
+                unreadable.append(f"claim {claim_id} of run {run_id}: no time was left")
+                break
             if len(keys) >= max_keys:
                 break
     if keys:
@@ -287,7 +301,8 @@ def handle_message(consumer: Consumer, key: str, run_id: str) -> None:
         HandlingFailed: The effect failed, or the message cannot be read; Airflow retries.
         KafkaException: The broker failed; Airflow retries.
         SQLAlchemyError: The database failed; Airflow retries.
-        AirflowFailException: The topic is not the one that was claimed; Airflow does not retry.
+        AirflowFailException: The topic is not the one that was claimed, or the effect keeps failing and its key is
+            emitted again later; Airflow does not retry.
     """
     found = claimed_offset(consumer, key)
     _without_given_up(consumer, [found.wanted])
@@ -374,13 +389,45 @@ def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
         HandlingFailed: Some effects failed, or some ranges cannot be read; Airflow retries.
         KafkaException: The broker failed; Airflow retries.
         SQLAlchemyError: The database failed; Airflow retries.
-        AirflowFailException: The topic is not the one that was claimed; Airflow does not retry.
+        AirflowFailException: The topic is not the one that was claimed, or some effects keep failing and are left to
+            `handle_postponed`; Airflow does not retry.
     """
     ranges = _without_given_up(consumer, [OffsetRange(**r) for r in chunk["ranges"]])
     chunk = {**chunk, "ranges": [asdict(r) for r in ranges]}
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
         _check_same_topics(consumer, ranges, group)
         _handle(consumer, chunk, run_id, group, producer)
+
+
+def handle_postponed(consumers: Sequence[Consumer], *, seconds: float = POSTPONED_SECONDS) -> int:
+    """Try ranges again whose runs have ended because effects failed; each waits twice as long as before.
+
+    A range that fails again is logged and waits for its next turn. The alarm `claim_open` names its run.
+
+    Args:
+        consumers: Declared consumers; those with the shape `chunked` have such ranges.
+        seconds: After this time no further range is tried.
+
+    Returns:
+        How many ranges are handled now.
+
+    Raises:
+        SQLAlchemyError: The database is unavailable.
+    """
+    by_name = {consumer.name: consumer for consumer in consumers if consumer.shape is Shape.chunked}
+    until = time.monotonic() + seconds
+    handled = 0
+    while time.monotonic() < until and (one := postponed.take(by_name)) is not None:
+        chunk = {"claim_id": one.claim_id, "ranges": [asdict(one.offsets)]}
+        try:
+            handle_chunk(by_name[one.consumer], chunk, one.run_id)
+        except Exception as error:
+            log.warning("fails again: consumer=%s run_id=%s %s: %s", one.consumer, one.run_id, one.offsets, error)
+            continue
+        postponed.remove(one)
+        handled += 1
+        log.info("handled at last: consumer=%s run_id=%s %s", one.consumer, one.run_id, one.offsets)
+    return handled
 
 
 def _check_same_topics(consumer: Consumer, ranges: Sequence[OffsetRange], group: GroupOffsets) -> None:
@@ -538,8 +585,12 @@ def _handle(
     from confluent_kafka import KafkaException
 
     failures: list[str] = []
+    # Ranges with effects that failed.
+    refused: list[OffsetRange] = []
+    is_read = True
     reader = RangeReader(group.consumer)
     handler = Handler(consumer, run_id, producer, until=until)
+    delivery = OwnDelivery(producer)
     # Read before ranges are settled. None in a run that is cleared later: its messages are old, but not late.
     claimed_at = _open_since(chunk["claim_id"])
     old: list[Seen] = []
@@ -560,20 +611,39 @@ def _handle(
                 except HandlingFailed as failure:
                     # Recorded, not raised, so that later messages need not wait for the retry.
                     failures.append(str(failure))
+                    refused.append(wanted)
+                delivery.between_batches(handler.written)
         except (ReadingStalled, KafkaException) as trouble:
             # Recorded, so that the other ranges need not wait for a partition that cannot be read.
             log.exception("not read to its end: %s", wanted)
             failures.append(f"{wanted}: {type(trouble).__name__}: {trouble}")
+            is_read = False
         if len(failures) == failed_before:
             _finish(consumer, chunk["claim_id"], wanted, reader.gone, run_id)
     if claimed_at is not None:
         watch.watch_handled(consumer, old, claimed_at)
     _watch_contracts(consumer, handler)
-    deliver_written(handler.written, producer)
+    delivery.deliver(handler.written)
     counts = " ".join(f"{outcome}={number}" for outcome, number in handler.counts.items())
     log.info("handled: consumer=%s run_id=%s %s", consumer.name, run_id, counts)
     if failures:
+        # An outage of the broker fails no run: its retries last for hours.
+        if refused and is_read and time.monotonic() <= until and postponed.is_due(consumer.name, chunk["claim_id"]):
+            raise _left_to_maintain(consumer, chunk["claim_id"], list(dict.fromkeys(refused)), failures)
         raise HandlingFailed("; ".join(failures))
+
+
+def _left_to_maintain(
+    consumer: Consumer, claim_id: int, refused: Sequence[OffsetRange], failures: Sequence[str]
+) -> Exception:
+    """Leave the ranges to the Dag `maintain`; returns a failure that Airflow does not retry, so that the run ends."""
+    if consumer.shape is Shape.chunked:
+        postponed.postpone(claim_id, refused)
+    # One run per message: their keys are emitted again, by `claim_keys_again`.
+    return _final(
+        f"{'; '.join(failures)}. This run ends, so that the messages behind them get one. The Dag maintain tries these "
+        "messages again; repair the cause (docs/runbooks/a-run-failed.md)"
+    )
 
 
 def _open_since(claim_id: int) -> datetime | None:

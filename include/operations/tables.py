@@ -136,6 +136,21 @@ handled_ranges = Table(
     now_column("handled_at"),
 )
 
+# Ranges of open claims that a run has left because the effects of some of their messages keep failing. They are tried
+# again from `due_at` on.
+postponed_ranges = Table(
+    "postponed_ranges",
+    metadata,
+    Column("claim_id", BigInteger, ForeignKey("claims.id", ondelete="CASCADE"), primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True),
+    Column("start_offset", BigInteger, primary_key=True),
+    Column("end_offset", BigInteger, primary_key=True),
+    Column("tries", BigInteger, server_default="0", nullable=False),
+    Column("due_at", Timestamp, nullable=False),
+    Index("ix_postponed_ranges_due_at", "due_at"),
+)
+
 
 class Outcome(StrEnum):
     """The outcome of a message for a consumer."""

@@ -1,0 +1,172 @@
+"""Messages whose effects keep failing leave their run, and are tried again until they succeed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+from sqlalchemy import Connection, text
+
+from include.kafka import postponed, tasks
+from include.kafka.consumers import Shape
+from include.kafka.handling import HandlingFailed
+from include.kafka.messages import Message
+from include.operations.database import begin
+from tests.integration.kafka.conftest import numbers, open_claims, order, record_effect
+
+pytestmark = pytest.mark.integration
+
+broken = {"refused", "refused too"}
+
+
+def effect(connection: Connection, message: Message) -> None:
+    if message.event.number in broken:
+        raise RuntimeError("the effect fails")
+    record_effect(connection, message)
+
+
+@pytest.fixture
+def consumer(make_topic, make_consumer):
+    return replace(make_consumer(make_topic()), effect=f"{__name__}:effect")
+
+
+def execute(statement: str, **values) -> list[tuple]:
+    with begin() as connection:
+        found = connection.execute(text(statement), values)
+        return [tuple(row) for row in found] if found.returns_rows else []
+
+
+def age_claims(consumer, minutes: int) -> None:
+    """Let the consumer's claims be older, and not what has been handled since."""
+    statement = "update claims set claimed_at = claimed_at - :age * interval '1 minute' where consumer = :name"
+    execute(statement, age=minutes, name=consumer.name)
+
+
+def make_due(consumer) -> None:
+    execute(
+        "update postponed_ranges set due_at = now() from claims where claims.id = claim_id and consumer = :name",
+        name=consumer.name,
+    )
+
+
+def waiting(consumer) -> list[tuple[int, int, int, int]]:
+    """(start, end, tries, minutes until the next) of the consumer's postponed ranges."""
+    return execute(
+        "select start_offset, end_offset, tries, round(extract(epoch from due_at - now()) / 60)::int "
+        "from postponed_ranges join claims on claims.id = claim_id where consumer = :name order by 1",
+        name=consumer.name,
+    )
+
+
+def test_an_effect_that_keeps_failing_leaves_its_run_and_is_tried_until_it_succeeds(consumer, send, monkeypatch):
+    (topic,) = consumer.topics
+    send(topic, order("before"), order("refused"), order("behind"))
+    (chunk,) = tasks.claim_messages(consumer, "run")
+    with pytest.raises(HandlingFailed, match="the effect fails"):
+        tasks.handle_chunk(consumer, chunk, "run")
+    assert waiting(consumer) == [], "a first failure is retried in its run"
+    age_claims(consumer, 1)
+    # Airflow does not retry this one: the run ends, and no longer counts towards max_active_runs.
+    with pytest.raises(AirflowFailException, match=r"the effect fails.*maintain tries these messages again"):
+        tasks.handle_chunk(consumer, chunk, "run")
+    assert waiting(consumer) == [(0, 3, 0, 2)]
+    assert tasks.handle_postponed([consumer]) == 0, "not before it is due"
+    for tries, minutes in ((1, 4), (2, 8)):
+        make_due(consumer)
+        assert tasks.handle_postponed([consumer]) == 0
+        assert waiting(consumer) == [(0, 3, tries, minutes)]
+    assert open_claims(consumer) == 1
+    monkeypatch.setattr(f"{__name__}.broken", set())
+    make_due(consumer)
+    assert tasks.handle_postponed([consumer]) == 1
+    assert waiting(consumer) == []
+    assert open_claims(consumer) == 0
+    assert numbers(topic) == ["before", "refused", "behind"]
+
+
+def test_while_no_effect_succeeds_the_run_waits_for_their_service(consumer, send):
+    (topic,) = consumer.topics
+    send(topic, order("refused"), order("refused too"))
+    (chunk,) = tasks.claim_messages(consumer, "run")
+    age_claims(consumer, 29)
+    with pytest.raises(HandlingFailed):
+        tasks.handle_chunk(consumer, chunk, "run")
+    age_claims(consumer, 1)
+    with pytest.raises(AirflowFailException):
+        tasks.handle_chunk(consumer, chunk, "run")
+    assert waiting(consumer) == [(0, 2, 0, 2)]
+
+
+def test_effects_of_other_claims_show_that_the_service_is_there(consumer, send):
+    (topic,) = consumer.topics
+    send(topic, order("refused"))
+    (chunk,) = tasks.claim_messages(consumer, "run")
+    age_claims(consumer, 1)
+    send(topic, order("good"))
+    assert tasks.claim_messages(consumer, "another run") == []
+    with pytest.raises(AirflowFailException):
+        tasks.handle_chunk(consumer, chunk, "run")
+
+
+def test_a_range_whose_try_was_killed_waits_for_its_next_turn_and_others_get_theirs(consumer, send):
+    (topic,) = consumer.topics
+    consumer = replace(consumer, chunk_size=1)
+    send(topic, order("refused"), order("good"), order("refused too"))
+    chunks = tasks.claim_messages(consumer, "run")
+    tasks.handle_chunk(consumer, chunks[1], "run")
+    age_claims(consumer, 1)
+    for chunk in (chunks[0], chunks[2]):
+        with pytest.raises(AirflowFailException):
+            tasks.handle_chunk(consumer, chunk, "run")
+    make_due(consumer)
+    first, second = (postponed.take([consumer.name]) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert {first.offsets.start, second.offsets.start} == {0, 2}
+    assert postponed.take([consumer.name]) is None
+    assert [tries for _, _, tries, _ in waiting(consumer)] == [1, 1]
+
+
+def test_a_run_that_is_cleared_settles_what_was_postponed(consumer, send, monkeypatch):
+    (topic,) = consumer.topics
+    send(topic, order("good"), order("refused"))
+    (chunk,) = tasks.claim_messages(consumer, "run")
+    age_claims(consumer, 1)
+    with pytest.raises(AirflowFailException):
+        tasks.handle_chunk(consumer, chunk, "run")
+    monkeypatch.setattr(f"{__name__}.broken", set())
+    assert tasks.claim_messages(consumer, "run") == []
+    assert open_claims(consumer) == 0
+    make_due(consumer)
+    assert tasks.handle_postponed([consumer]) == 0
+    assert waiting(consumer) == []
+    assert numbers(topic) == ["good", "refused"]
+
+
+def test_a_run_of_one_message_ends_and_its_key_is_emitted_again(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = replace(make_consumer(topic, shape=Shape.per_message), effect=f"{__name__}:effect")
+    send(topic, order("refused"), order("good"))
+    bad, good = tasks.claim_partition_keys(consumer, "run")
+    tasks.handle_message(consumer, good, "run of the good one")
+    with pytest.raises(HandlingFailed):
+        tasks.handle_message(consumer, bad, "run of the bad one")
+    age_claims(consumer, 1)
+    with pytest.raises(AirflowFailException):
+        tasks.handle_message(consumer, bad, "run of the bad one")
+    assert waiting(consumer) == []
+    execute("update claims set emitted_at = emitted_at - interval '2 min' where consumer = :n", n=consumer.name)
+    assert tasks.claim_keys_again(consumer, worker_is_idle=True) == [bad]
+
+
+def test_a_consumer_that_is_no_longer_declared_holds_up_no_other(consumer, make_topic, make_consumer, send):
+    (topic,) = consumer.topics
+    send(topic, order("good"), order("refused"))
+    (chunk,) = tasks.claim_messages(consumer, "run")
+    age_claims(consumer, 1)
+    with pytest.raises(AirflowFailException):
+        tasks.handle_chunk(consumer, chunk, "run")
+    make_due(consumer)
+    assert tasks.handle_postponed([make_consumer(make_topic())]) == 0
+    assert [tries for _, _, tries, _ in waiting(consumer)] == [0]
