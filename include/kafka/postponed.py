@@ -28,7 +28,7 @@ OTHERS_SUCCEED = timedelta(minutes=1)
 # messages, which would fail too.
 NONE_SUCCEEDS = timedelta(minutes=30)
 # Between two tries of the Dag: doubled each time.
-FIRST_WAIT, LAST_WAIT = timedelta(minutes=2), timedelta(hours=2)
+FIRST_WAIT, LAST_WAIT = timedelta(minutes=2), timedelta(minutes=30)
 
 
 class Postponed(NamedTuple):
