@@ -12,8 +12,8 @@ whose effects keep failing, and deletes old rows.
   gone are closed;
 - partition keys that were lost: keys of messages that were claimed and not handled, and of proposals that no person was
   asked about;
-- effects of messages whose runs have ended because the effects failed, first two minutes later, then at growing intervals up to half
-  an hour;
+- effects of messages whose runs have ended because the effects failed: first two minutes later, then at growing
+  intervals, at most half an hour;
 - room: deletes rows that are done and older than the parameters say. Open rows stay, however old they are. The inbox is
   what recognizes a redelivered message as a duplicate, so an inbox row must outlive its message. A dead letter can be
   replayed after 365 days, its topic then keeps it for up to 90 days, and Kafka deletes whole segments, which takes up
