@@ -14,7 +14,7 @@ from include.water.alerts.effect import WEBHOOK_CONN_ID
 # At 30 a second, 100,000 messages would be an hour: what is not done by then is not waited for.
 TIMEOUT_SECONDS = 1_200.0
 # Of the count while it is waited for: it reads a long table.
-PAUSE_SECONDS = 0.5
+PAUSE_SECONDS = 2.0
 QUIET_SECONDS = 120.0
 
 
