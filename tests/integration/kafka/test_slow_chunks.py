@@ -151,6 +151,32 @@ def test_each_range_that_cannot_be_read_leaves_less_time_to_the_next_one(make_to
     assert [message.offset for message in batch] == [0]
 
 
+def test_a_good_range_gives_no_time_back_to_the_ranges_that_cannot_be_read(make_topic, send, monkeypatch):
+    monkeypatch.setattr(reading, "SILENCE_SECONDS", 8.0)
+    monkeypatch.setattr(reading, "LEAST_SILENCE_SECONDS", 1.0)
+    topic = make_topic(partitions=12)
+    for partition in range(topic.partitions):
+        send(topic, order(partition), partition=partition)
+    read, stalled = [], []
+    with GroupOffsets("reads", **CONSUMER_SETTINGS) as group:
+        (identity,) = group.topic_ids_now([topic.name]).values()
+        reader = RangeReader(group.consumer)
+        began = time.monotonic()
+        for partition in range(topic.partitions):
+            # As with one of three brokers away: good, good, bad.
+            end = 5 if partition % 3 == 2 else 1
+            try:
+                (batch,) = reader.read(OffsetRange(topic.name, identity, partition, 0, end))
+                read += [message.partition for message in batch]
+            except ReadingStalled:
+                stalled.append(partition)
+        took = time.monotonic() - began
+    assert stalled == [2, 5, 8, 11]
+    assert read == [0, 1, 3, 4, 6, 7, 9, 10]
+    # 8, 4, 2 and 1 s; with all the time for each, 32 s.
+    assert took < 25
+
+
 class WithoutLeaders:
     """A client whose request for a topic's leaders goes to a broker that does not answer."""
 
