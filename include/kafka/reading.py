@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 # If nothing arrives for this long, reading fails and the task is retried.
 SILENCE_SECONDS = 60.0
-# After a range that could not be read, the reader's later ones get half of the time, but at least this much: a task with
-# a hundred such ranges must come to the good ones behind them before its own time is over. A good range between them
-# gives no time back: with one of three brokers away, every third partition cannot be read.
+# After a range that could not be read, the reader's later ones get half of the time, but at least this much: a task
+# with a hundred such ranges must come to the good ones behind them before its own time is over. A good range between
+# them gives no time back: with one of three brokers away, every third partition cannot be read.
 LEAST_SILENCE_SECONDS = 2.0
 POLL_SECONDS = 1.0
 CONSUMER_SETTINGS = {
