@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowTaskTimeout
-from confluent_kafka import Consumer, KafkaError, KafkaException
 from sqlalchemy import Connection, text
 
 from include.kafka import handling, reading, tasks
@@ -18,6 +16,7 @@ from include.kafka.offsets import GroupOffsets, OffsetRange
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 from include.operations import database
 from include.operations.database import begin
+from tests.clients import WithoutLeaders
 from tests.integration.kafka.conftest import numbers, open_claims, order, record_effect
 
 pytestmark = pytest.mark.integration
@@ -175,19 +174,6 @@ def test_a_good_range_gives_no_time_back_to_the_ranges_that_cannot_be_read(make_
     assert read == [0, 1, 3, 4, 6, 7, 9, 10]
     # 8, 4, 2 and 1 s; with all the time for each, 32 s.
     assert took < 25
-
-
-class WithoutLeaders:
-    """A client whose request for a topic's leaders goes to a broker that does not answer."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
-
-    def list_topics(self, *_, **__) -> None:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._consumer, name)
 
 
 def test_a_broker_that_names_no_leaders_fails_no_range(make_topic, send):
