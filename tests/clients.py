@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 
 def producer_to(config: dict[str, Any], *topics: str) -> Producer:
@@ -24,3 +24,16 @@ def reader_at(config: dict[str, Any], *places: TopicPartition) -> Consumer:
         reader.list_topics(topic, timeout=10)
     reader.assign(list(places))
     return reader
+
+
+class WithoutLeaders:
+    """A client whose request for a topic's leaders goes to a broker that does not answer."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    def list_topics(self, *_, **__) -> None:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)

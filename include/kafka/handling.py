@@ -11,11 +11,11 @@ messages. Killed between a dead letter and its inbox row: a retry sends the dead
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select, tuple_
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Column, ColumnElement, Connection, Select, func, literal, select, true
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 
 from include.contracts import ContractViolation, Reason
@@ -25,7 +25,7 @@ from include.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
 from include.kafka.messages import Message, Rejected
 from include.kafka.producer import AcknowledgedProducer
 from include.operations import outbox
-from include.operations.database import begin
+from include.operations.database import LOCK_NOT_AVAILABLE, begin
 from include.operations.tables import Outcome, inbox
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,10 @@ COORDINATES = (inbox.c.topic_id, inbox.c.partition, inbox.c.offset)
 Effect = Callable[..., Any]
 # An index entry has at most 2,704 bytes in PostgreSQL, and this entry also holds the names of consumer and contract.
 MAX_EVENT_ID_BYTES = 2_000
+# After a transaction has waited for a lock in vain, the next ones of the task wait at most this long, and after each
+# further failure half as long. With the minute of every transaction, ten messages that need a locked row would take all
+# the time of their task at every retry, and the messages behind them would never be reached.
+LOCK_SECONDS, LEAST_LOCK_SECONDS = 5.0, 0.2
 
 
 class HandlingFailed(Exception):
@@ -90,6 +94,8 @@ class Handler:
         self.prepare = consumer.load_prepare()
         self.counts = {outcome: 0 for outcome in Outcome}
         self.written: outbox.Written = {}
+        # The longest wait for a lock from now on; None: the minute of every transaction.
+        self._lock_seconds: float | None = None
 
     def handle(self, messages: Sequence[Message]) -> None:
         """Handle a batch of messages.
@@ -128,12 +134,27 @@ class Handler:
     def _without_known(self, messages: Sequence[Message]) -> list[Message]:
         if not messages:
             return []
-        known = select(*COORDINATES).where(
-            inbox.c.consumer == self.consumer.name, tuple_(*COORDINATES).in_([m.coordinates for m in messages])
-        )
+        known = self._rows_of(COORDINATES, {message.coordinates for message in messages}, COORDINATES)
         with begin() as connection:
             done = {tuple(row) for row in connection.execute(known)}
         return [message for message in messages if message.coordinates not in done]
+
+    def _rows_of(
+        self, key: Sequence[Column], wanted: Collection[tuple], shown: Sequence[Column], *conditions: ColumnElement
+    ) -> Select:
+        """The consumer's inbox rows with these values of a unique key: one look into the key's index for each.
+
+        With a list of 500 keys (`in`), a consumer that the database's statistics do not know yet would get a plan that
+        compares every row of the consumer with each of the 500.
+        """
+        names = [column.name for column in key]
+        values = zip(*wanted, strict=True)
+        arrays = [literal(list(each), ARRAY(column.type)) for column, each in zip(key, values, strict=True)]
+        keys = func.unnest(*arrays).table_valued(*names).render_derived()
+        same = (column == keys.c[column.name] for column in key)
+        # The limit keeps PostgreSQL from making a join of it, for which it could read all rows of the consumer.
+        row = select(*shown).where(inbox.c.consumer == self.consumer.name, *same, *conditions).limit(1).lateral()
+        return select(*(row.c[column.name] for column in shown)).select_from(keys.join(row, true()))
 
     def _validated(self, messages: Iterable[Message]) -> tuple[list[_Good], list[DeadLetter]]:
         good: list[_Good] = []
@@ -166,6 +187,7 @@ class Handler:
             except Exception as error:
                 if _database_is_away(error):
                     raise
+                self._wait_less_if_locked(error)
         return self._one_by_one(good)
 
     def _one_by_one(self, good: Sequence[_Good]) -> tuple[list[DeadLetter], list[str]]:
@@ -191,9 +213,16 @@ class Handler:
                 if _is_limit(error):
                     letters.append(DeadLetter(one.message, Reason.rejected, "larger than the database takes"))
                     continue
+                self._wait_less_if_locked(error)
                 log.exception("effect failed: message=%s", one.message)
                 failures.append(f"{one.message}: {type(error).__name__}: {error}")
         return letters, failures
+
+    def _wait_less_if_locked(self, error: Exception) -> None:
+        """Shorten the wait for locks after one was in vain; the message stays open, and its retry waits a minute."""
+        if _sqlstate(error) == LOCK_NOT_AVAILABLE:
+            last = self._lock_seconds
+            self._lock_seconds = LOCK_SECONDS if last is None else max(last / 2, LEAST_LOCK_SECONDS)
 
     def _prepared(self, one: _Good) -> tuple[Any, ...]:
         """The arguments of the effect after connection and message: the prepared value, or none."""
@@ -209,11 +238,9 @@ class Handler:
     def _handled(self, connection: Connection, events: Sequence[_Good]) -> dict[tuple[str, str], Any]:
         """{(contract, event id): inbox row} of those events that were handled before, with any content."""
         identity = (inbox.c.contract, inbox.c.event_id)
-        known = select(*identity, inbox.c.digest, *COORDINATES).where(
-            inbox.c.consumer == self.consumer.name,
-            tuple_(*identity).in_({(one.contract, one.event_id) for one in events}),
-            inbox.c.outcome == Outcome.handled,
-        )
+        wanted = {(one.contract, one.event_id) for one in events}
+        shown = (*identity, inbox.c.digest, *COORDINATES)
+        known = self._rows_of(identity, wanted, shown, inbox.c.outcome == Outcome.handled)
         return {(row.contract, row.event_id): row for row in connection.execute(known)}
 
     def _record(self, good: Sequence[_Good], prepared: tuple[Any, ...] = ()) -> list[DeadLetter]:
@@ -224,6 +251,10 @@ class Handler:
         if not good:
             return []
         with begin() as connection, outbox.gathered(connection) as written:
+            if self._lock_seconds is not None:
+                # Not `begin(patience=...)`: it would also shorten the time that an effect may compute or call.
+                limit = f"{self._lock_seconds * 1_000:.0f}ms"
+                connection.execute(select(func.set_config("lock_timeout", limit, True)))
             new = self._insert(connection, [self._row(one, Outcome.handled) for one in good])
             # Not inserted, although its coordinates were not in the inbox: its event id was handled at others.
             again = [one for one in good if one.message.coordinates not in new]

@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from include.compat.triggerer import hand_over_events
 from include.kafka.connection import CONN_ID
-from include.kafka.offsets import REQUEST_TIMEOUT_SECONDS, GroupOffsets, Partition, PartitionOffsets, is_same_topic
+from include.kafka.offsets import GroupOffsets, Partition, PartitionOffsets, is_same_topic, learn_leaders
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer as KafkaConsumer
@@ -279,8 +279,8 @@ class Tail:
 
         ends = {partition: offsets.end for partition, offsets in found.items()}
         for topic in {partition.topic for partition in ends} - self._known:
-            # Without this request, the client would ask for the topic's leaders only at its next one-second tick.
-            await asyncio.to_thread(self._consumer.list_topics, topic, REQUEST_TIMEOUT_SECONDS)
+            # In a thread, because it blocks.
+            await asyncio.to_thread(learn_leaders, self._consumer, topic)
             self._known.add(topic)
         if ends != self._at:
             # Only when an end has changed: a fetch in flight for the last assignment delays the first of the next.

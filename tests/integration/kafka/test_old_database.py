@@ -21,6 +21,12 @@ pytestmark = pytest.mark.integration
 WHOLE_TABLE = re.compile(r"Seq Scan on (inbox|claims|claim_ranges|handled_ranges)\b")
 PLANNED = re.compile(r"\s*(select|insert|update|delete|with)\b", re.IGNORECASE)
 ROWS = 20_000
+UNKNOWN_ROWS = 50_000
+HANDLED_LATELY = """
+insert into inbox (consumer, topic_id, partition, "offset", topic, contract, event_id, outcome, run_id)
+select :consumer, :topic_id, 0, n - 100000000, :topic, 'Order', 'lately-' || n, 'handled', 'old-' || n
+from generate_series(0, cast(:count as bigint) - 1) n
+"""
 
 
 @pytest.fixture
@@ -82,6 +88,64 @@ def test_a_run_for_each_message_reads_no_old_row(old_rows, send):
     assert len(effects(topic)) == 2
     assert len(planned) > 5
     assert [statement for statement, plan in planned if WHOLE_TABLE.search(plan)] == []
+
+
+@pytest.fixture
+def unknown_rows(old_rows, make_topic, make_consumer) -> Iterator[Consumer]:
+    """A consumer that has handled thousands of messages since the database last counted its rows."""
+    old_rows()
+    topic = make_topic(partitions=1)
+    consumer = make_consumer(topic)
+    with GroupOffsets(consumer.group) as group:
+        topic_id = group.topic_ids_now([topic.name])[topic.name]
+    with begin() as connection:
+        # Or the database counts while the test runs.
+        connection.execute(text("alter table inbox set (autovacuum_enabled = false)"))
+        names = {"consumer": consumer.name, "topic": topic.name, "topic_id": topic_id}
+        connection.execute(text("insert into consumers (name) values (:consumer)"), names)
+        connection.execute(text(HANDLED_LATELY), {**names, "count": UNKNOWN_ROWS})
+    yield consumer
+    with begin() as connection:
+        connection.execute(text("alter table inbox reset (autovacuum_enabled)"))
+
+
+@contextmanager
+def read_in_vain() -> Iterator[list[int]]:
+    """How many rows of the inbox each query of the block reads that it does not return."""
+    found: list[int] = []
+
+    def explain(connection, cursor, statement, parameters, context, executemany) -> None:
+        if statement.lower().startswith("select") and "inbox" in statement:
+            with connection.connection.driver_connection.cursor() as beside:
+                beside.execute(f"explain (analyze, format json) {statement}", parameters)
+                ((plans,),) = beside.fetchall()
+                found.append(sum(rows_removed(plans[0]["Plan"])))
+
+    event.listen(engine(), "before_cursor_execute", explain)
+    try:
+        yield found
+    finally:
+        event.remove(engine(), "before_cursor_execute", explain)
+
+
+def rows_removed(plan: dict) -> Iterator[int]:
+    for name in ("Rows Removed by Filter", "Rows Removed by Join Filter", "Rows Removed by Index Recheck"):
+        yield int(plan.get(name, 0) * plan["Actual Loops"])
+    for part in plan.get("Plans", ()):
+        yield from rows_removed(part)
+
+
+def test_a_batch_of_a_consumer_that_the_statistics_do_not_know_reads_no_other_row(unknown_rows, send):
+    consumer = unknown_rows
+    (topic,) = consumer.topics
+    # Half of them repeat events of the rows that are there.
+    send(topic, *(order(n if n % 2 else f"lately-{n}") for n in range(500)))
+    with read_in_vain() as removed:
+        assert claim_messages(consumer, "run") == []
+    assert len(effects(topic)) == 250
+    # For the messages, and for the events that were there before.
+    assert len(removed) >= 2
+    assert max(removed) == 0
 
 
 def test_a_statement_that_reads_a_whole_table_is_found(old_rows):

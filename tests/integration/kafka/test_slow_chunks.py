@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowTaskTimeout
-from confluent_kafka import Consumer, KafkaError, KafkaException
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from include.kafka import handling, reading, tasks
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
+from include.operations import database
+from include.operations.database import begin
+from tests.clients import WithoutLeaders
 from tests.integration.kafka.conftest import numbers, open_claims, order, record_effect
 
 pytestmark = pytest.mark.integration
@@ -38,7 +40,13 @@ def effect(connection: Connection, message: Message) -> None:
     elif message.event.number == "hangs":
         # What Airflow raises in the task when its execution_timeout is over.
         raise AirflowTaskTimeout("Timeout, PID: 1")
+    elif message.event.number.startswith("locked"):
+        take_lock(connection, message.event.number)
     record_effect(connection, message)
+
+
+def take_lock(connection: Connection, name: str) -> None:
+    connection.execute(text("select pg_advisory_xact_lock(hashtext(:name))"), {"name": name})
 
 
 @pytest.fixture
@@ -98,6 +106,30 @@ def test_the_timeout_of_the_task_that_claims_does_not_keep_the_other_chunks_from
     assert open_claims(consumer) == 1
 
 
+def test_messages_that_need_a_lock_leave_time_to_the_messages_behind_them(make_consumer, make_topic, send, monkeypatch):
+    # So short that each message that waited as long would make the task wait for well over a minute.
+    monkeypatch.setitem(database.TRANSACTION_SETTINGS, "lock_timeout", "6s")
+    topic = make_topic(partitions=1)
+    consumer = replace(make_consumer(topic), effect=f"{__name__}:effect")
+    locked = [f"locked {n}" for n in range(12)]
+    send(topic, *map(order, locked), order("behind"))
+    with begin() as other:
+        for name in locked:
+            take_lock(other, name)
+        began = time.monotonic()
+        (chunk,) = tasks.claim_messages(consumer, "run")
+        assert time.monotonic() - began < 40
+        assert numbers(topic) == ["behind"]
+        assert open_claims(consumer) == 1
+    # A retry has all its patience again.
+    with begin() as other:
+        take_lock(other, locked[0])
+        threading.Timer(2, other.rollback).start()
+        tasks.handle_chunk(consumer, chunk, "run")
+    assert numbers(topic) == [*locked, "behind"]
+    assert open_claims(consumer) == 0
+
+
 def test_each_range_that_cannot_be_read_leaves_less_time_to_the_next_one(make_topic, send, monkeypatch):
     monkeypatch.setattr(reading, "SILENCE_SECONDS", 4.0)
     monkeypatch.setattr(reading, "LEAST_SILENCE_SECONDS", 1.0)
@@ -118,17 +150,30 @@ def test_each_range_that_cannot_be_read_leaves_less_time_to_the_next_one(make_to
     assert [message.offset for message in batch] == [0]
 
 
-class WithoutLeaders:
-    """A client whose request for a topic's leaders goes to a broker that does not answer."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
-
-    def list_topics(self, *_, **__) -> None:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._consumer, name)
+def test_a_good_range_gives_no_time_back_to_the_ranges_that_cannot_be_read(make_topic, send, monkeypatch):
+    monkeypatch.setattr(reading, "SILENCE_SECONDS", 8.0)
+    monkeypatch.setattr(reading, "LEAST_SILENCE_SECONDS", 1.0)
+    topic = make_topic(partitions=12)
+    for partition in range(topic.partitions):
+        send(topic, order(partition), partition=partition)
+    read, stalled = [], []
+    with GroupOffsets("reads", **CONSUMER_SETTINGS) as group:
+        (identity,) = group.topic_ids_now([topic.name]).values()
+        reader = RangeReader(group.consumer)
+        began = time.monotonic()
+        for partition in range(topic.partitions):
+            # As with one of three brokers away: good, good, bad.
+            end = 5 if partition % 3 == 2 else 1
+            try:
+                (batch,) = reader.read(OffsetRange(topic.name, identity, partition, 0, end))
+                read += [message.partition for message in batch]
+            except ReadingStalled:
+                stalled.append(partition)
+        took = time.monotonic() - began
+    assert stalled == [2, 5, 8, 11]
+    assert read == [0, 1, 3, 4, 6, 7, 9, 10]
+    # 8, 4, 2 and 1 s; with all the time for each, 32 s.
+    assert took < 25
 
 
 def test_a_broker_that_names_no_leaders_fails_no_range(make_topic, send):

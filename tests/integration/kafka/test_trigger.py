@@ -9,7 +9,8 @@ import pytest
 
 from include.kafka import tasks
 from include.kafka.offsets import GroupOffsets, Partition
-from include.kafka.trigger import ConsumerLagTrigger, lag_watcher
+from include.kafka.trigger import ConsumerLagTrigger, Tail, lag_watcher
+from tests.clients import WithoutLeaders
 from tests.integration.kafka.conftest import numbers, order
 
 pytestmark = pytest.mark.integration
@@ -48,8 +49,7 @@ class Firings:
 @pytest.fixture
 def tries(monkeypatch) -> list[float]:
     """When triggers began to watch: once, and again after each failure, of which they take notice soon."""
-    for module in ("offsets", "trigger"):
-        monkeypatch.setattr(f"include.kafka.{module}.REQUEST_TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr("include.kafka.offsets.REQUEST_TIMEOUT_SECONDS", 2.0)
     monkeypatch.setattr("include.kafka.trigger.REFRESH_SECONDS", 0.5)
     monkeypatch.setattr("include.kafka.trigger.AWAY_FIRST_SECONDS", 0.2)
     watch, began = ConsumerLagTrigger._watch, []
@@ -202,6 +202,21 @@ def test_a_broker_that_is_away_delays_it_and_is_said_once(make_topic, make_consu
     said = [record.getMessage() for record in caplog.records if record.name == "include.kafka.trigger"]
     assert len([line for line in said if "cannot ask for lag" in line]) == 1
     assert any("the broker is back" in line for line in said)
+
+
+def test_a_broker_that_names_no_leaders_does_not_keep_it_from_the_next_message(make_topic, make_consumer, send):
+    topic = make_topic(partitions=1)
+
+    async def scenario() -> float:
+        with GroupOffsets(make_consumer(topic).group) as group:
+            found = await group.look([topic.name])
+            began = time.monotonic()
+            waiting = asyncio.create_task(Tail(WithoutLeaders(group.consumer)).wait(found, seconds=30))
+            await asyncio.to_thread(send, topic, order(1))
+            await waiting
+            return time.monotonic() - began
+
+    assert asyncio.run(scenario()) < 15
 
 
 def test_what_the_database_keeps_of_it_makes_the_same_trigger(make_topic, make_consumer):
