@@ -59,7 +59,7 @@ class Requests:
 
         Returns:
             The answers. `away` is set after as many consecutive requests without an answer as there are connections in
-            use, or when the connection cannot be used.
+            use, but at least two, or when the connection cannot be used.
         """
         from airflow.providers.http.hooks.http import HttpHook
 
@@ -90,7 +90,8 @@ class _Batch:
         self._workers = workers
         self._lock = threading.Lock()
         self._answers: dict[int, tuple[Answer, str]] = {}
-        self._unanswered_in_a_row = 0
+        # How many of the latest requests had no answer, and how many of these are not known to be bad themselves.
+        self._unanswered, self._telling = 0, 0
         self._away: str | None = None
 
     def next_row(self) -> Row | None:
@@ -102,8 +103,13 @@ class _Batch:
     def note(self, row: Row, answer: Answer, error: str) -> None:
         with self._lock:
             self._answers[row.sequence] = (answer, error)
-            self._unanswered_in_a_row = self._unanswered_in_a_row + 1 if answer is Answer.none else 0
-            if self._unanswered_in_a_row >= self._workers:
+            if answer is not Answer.none:
+                self._unanswered, self._telling = 0, 0
+                return
+            self._unanswered += 1
+            self._telling += row.attempts == 0
+            # At least two: one request that is never answered must not hold up those behind it.
+            if self._telling >= max(2, self._workers) or self._unanswered >= CONNECTIONS:
                 self._away = error
 
     def attempt(self) -> Attempt:
