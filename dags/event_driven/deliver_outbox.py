@@ -12,7 +12,8 @@ destination are a route. Several routes are delivered in parallel, so that one r
 route whose receiver is unavailable waits 1 s, doubling to 60 s.
 
 **When it fails** nothing is lost: the rows stay pending, and the next run delivers them. Alarms: `outbox_pending` when
-rows wait for an hour, `outbox_failed` when a receiver has refused a row 20 times (docs/runbooks/outbox-failed.md).
+rows wait for an hour, `outbox_failed` when a receiver has refused a row 20 times, or not answered it although it
+answered others (docs/runbooks/outbox-failed.md).
 """
 
 from datetime import timedelta

@@ -121,8 +121,8 @@ class DeadLetters:
         self._consumer = consumer
         self._run_id = run_id
         self._producer = producer
-        # Topics that accept no record now, with the reason; None: not looked up yet.
-        self._refusing: dict[str, Refusal] | None = None
+        # {topic: why it accepts no record now; None when it may accept records}. Only topics that were looked up.
+        self._refusing: dict[str, Refusal | None] = {}
 
     def send(self, letters: Sequence[DeadLetter]) -> list[Waiting]:
         """Write dead letters to their topics.
@@ -151,17 +151,20 @@ class DeadLetters:
                 f" unreadable={message.unreadable}" if message.unreadable else "",
             )
         tried: list[DeadLetter] = []
-        untried: list[DeadLetter] = []
+        untried: list[tuple[DeadLetter, Refusal]] = []
         for letter in letters:
-            (untried if self._is_refusing(letter) else tried).append(letter)
+            refusal = self._why_refusing(letter.message.topic + DEAD_LETTER_SUFFIX)
+            if refusal is None:
+                tried.append(letter)
+            else:
+                untried.append((letter, refusal))
         refused = self._attempt(tried, [self._whole(letter) for letter in tried])
         waiting = [one for one in refused if not one.refusal.is_size]
         large = [one.letter for one in refused if one.refusal.is_size]
         waiting += self._attempt(large, [self._stub(letter) for letter in large])
         for one in waiting:
-            self._topics_refusing[one.record.topic] = one.refusal
-        for letter in untried:
-            refusal = self._topics_refusing[letter.message.topic + DEAD_LETTER_SUFFIX]
+            self._refusing[one.record.topic] = one.refusal
+        for letter, refusal in untried:
             waiting.append(Waiting(letter, self._whole(letter), refusal))
         return [one if _size(one.record) <= MAX_WAITING_BYTES else self._as_stub(one) for one in waiting]
 
@@ -172,26 +175,23 @@ class DeadLetters:
         found = zip(letters, records, results, strict=True)
         return [Waiting(letter, record, refusal) for letter, record, refusal in found if refusal is not None]
 
-    def _is_refusing(self, letter: DeadLetter) -> bool:
-        return letter.message.topic + DEAD_LETTER_SUFFIX in self._topics_refusing
+    def _why_refusing(self, topic: str) -> Refusal | None:
+        """Why a dead-letter topic accepts no record now; None when it may accept records.
 
-    @property
-    def _topics_refusing(self) -> dict[str, Refusal]:
-        """The dead-letter topics that accept no record now, with the reason.
-
-        Records that earlier runs left in the outbox mark their topics as such: each attempt to write to them costs
-        seconds.
+        Records that earlier runs left in the outbox mark their topic as refusing: each attempt to write to it costs
+        seconds. Only the topic's own route is looked up: the consumer may have millions of other pending rows.
         """
-        if self._refusing is None:
-            waiting = select(outbox_table.c.destination).where(
+        if topic not in self._refusing:
+            waiting = select(outbox_table.c.sequence).where(
                 outbox_table.c.consumer == self._consumer,
+                outbox_table.c.kind == "message",
+                outbox_table.c.destination == topic,
                 outbox_table.c.state == "pending",
-                outbox_table.c.destination.endswith(DEAD_LETTER_SUFFIX),
             )
-            refusal = Refusal("", "earlier dead letters of this topic wait")
             with begin() as connection:
-                self._refusing = dict.fromkeys(connection.execute(waiting.distinct()).scalars(), refusal)
-        return self._refusing
+                waits = connection.execute(waiting.limit(1)).first() is not None
+            self._refusing[topic] = Refusal("", "earlier dead letters of this topic wait") if waits else None
+        return self._refusing[topic]
 
     def _whole(self, letter: DeadLetter) -> OutgoingRecord:
         message = letter.message
@@ -275,12 +275,14 @@ def close_delivered(connection: Connection) -> None:
     """Close each alarm about waiting dead letters whose topic has no pending or failed row in the outbox."""
     open_ones = select(alarms.c.source).where(alarms.c.kind == ALARM, alarms.c.closed_at.is_(None))
     for topic in list(connection.execute(open_ones).scalars()):
-        left = select(outbox_table.c.sequence).where(
-            outbox_table.c.destination == topic,
-            outbox_table.c.state.in_(("pending", "failed")),
-        )
-        if connection.execute(left.limit(1)).first() is None:
+        # A statement for each state: each has its own partial index, and one for both reads the whole table.
+        if not any(_is_left(connection, topic, state) for state in ("pending", "failed")):
             close_alarm(connection, topic, ALARM)
+
+
+def _is_left(connection: Connection, topic: str, state: str) -> bool:
+    left = select(outbox_table.c.sequence).where(outbox_table.c.destination == topic, outbox_table.c.state == state)
+    return connection.execute(left.limit(1)).first() is not None
 
 
 def _size(record: OutgoingRecord) -> int:

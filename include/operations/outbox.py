@@ -2,7 +2,8 @@
 
 The task that wrote rows makes one bounded attempt to deliver them after its commit. The Dag `deliver_outbox` delivers
 all other rows. The rows of one consumer to one destination are a route. A route with an unavailable receiver backs off,
-1 s doubling to 60 s, and does not affect other routes. A row that its receiver refuses backs off alone.
+1 s doubling to 60 s, and does not affect other routes. A row that its receiver refuses, or does not answer although it
+answers others, backs off alone.
 
 The receiver gets the row's id as idempotency key, the same for every delivery of the row.
 """
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # A row that was refused this often is kept as failed: delays of 5 s doubling to 30 min are a little over six hours in
-# total. Attempts without an answer do not count: an outage would use them up.
+# total. An attempt without an answer counts only if the receiver answers other rows in the same turn, or has answered
+# since the attempt before: an outage would use them up.
 MAX_ATTEMPTS = 20
 REFUSED_FIRST_SECONDS, REFUSED_LAST_SECONDS = 5, 1_800
 # Between two attempts on a route with an unavailable receiver.
@@ -99,7 +101,7 @@ class Attempt:
 
     Attributes:
         answers: {sequence of a row: (answer, error text)}. Rows that are not in it were not tried.
-        away: Why the receiver is unavailable; None when it is available.
+        away: Why the receiver is unavailable. None when it is available, or when too few rows were tried to tell.
     """
 
     answers: dict[int, tuple[Answer, str]] = field(default_factory=dict)
@@ -230,7 +232,7 @@ def _add(
 def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, Way], *, seconds: float) -> int:
     """Make one attempt to deliver rows that the caller's own transactions have written.
 
-    Routes with a receiver that is known to be unavailable are left to the Dag.
+    Routes with a receiver that is known to be unavailable are left to the Dag, which need not wait for this task then.
 
     Args:
         written: Ids by route, from `gathered`.
@@ -241,32 +243,45 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
         How many rows were delivered.
     """
     until = time.monotonic() + seconds
-    away, undefined = _troubled(written) if written else (set(), set())
+    known = _known(written) if written else {}
     delivered = 0
+    left: list[UUID] = []
     for route, ids in written.items():
-        if route in away:
+        route_row = known.get(route)
+        if route_row is not None and route_row.failures > 0:
+            left += ids
             continue
         way = ways[route.kind]
         reason, away_now = _why_not(route, way)
         if reason:
             _skip(route, reason, outbox.c.id == any_(literal(list(ids), ARRAY(Uuid))))
             continue
-        if route in undefined and away_now is None:
+        if route_row is not None and route_row.undefined_since is not None and away_now is None:
             # Its connection is defined now. Otherwise one wrong answer in a later outage would skip requests at once.
             with begin() as connection:
                 forgotten = update(outbox_routes).where(*_is(outbox_routes, route)).values(undefined_since=None)
                 connection.execute(forgotten)
         for start in range(0, len(ids), way.rows_at_once):
-            if away_now is not None:
+            if away_now is not None or time.monotonic() >= until:
                 break
-            if time.monotonic() >= until:
-                return delivered
             some = list(ids[start : start + way.rows_at_once])
             turn = _deliver_some(route, way, outbox.c.id == any_(literal(some, ARRAY(Uuid))), until)
             delivered, away_now = delivered + turn.delivered, turn.away
+            if turn.is_answered and route_row is not None and route_row.last_error is not None:
+                with begin() as connection:
+                    # Not `retry_at`, which may be the lease of another process.
+                    back = update(outbox_routes).where(*_is(outbox_routes, route))
+                    connection.execute(back.values(failures=0, last_error=None))
         if away_now is not None:
+            left += ids
             with begin() as connection:
                 _note_away(connection, route, away_now, only_if_unknown=True)
+    if left:
+        # Otherwise they wait for WRITER_SECONDS, also when the receiver is back within a second.
+        with begin() as connection:
+            untried = (outbox.c.state == "pending", outbox.c.last_error.is_(None))
+            mine = outbox.c.id == any_(literal(left, ARRAY(Uuid)))
+            connection.execute(update(outbox).where(mine, *untried).values(due_at=func.now()))
     return delivered
 
 
@@ -302,24 +317,34 @@ def deliver_route(route: Route, way: Way) -> int:
     Returns:
         How many rows were delivered.
     """
-    if not _take(route):
+    if (taken := _take(route)) is None:
         return 0
-    delivered, due = 0, outbox.c.due_at <= func.now()
+    due = outbox.c.due_at <= func.now()
+    delivered, is_answered, is_answering, turn = 0, False, taken.last_error is None, None
     reason, away = _why_not(route, way)
     if reason:
         _skip(route, reason, due)
     elif away is None:
         until = time.monotonic() + TURN_SECONDS
         while time.monotonic() < until:
-            turn = _deliver_some(route, way, due, until)
-            delivered, away = delivered + turn.delivered, turn.away
-            if away is not None or turn.tried < way.rows_at_once:
+            turn = _deliver_some(route, way, due, until, is_answering=is_answering)
+            delivered, away, is_answering = delivered + turn.delivered, turn.away, turn.unanswered is None
+            is_answered = is_answered or turn.is_answered
+            if away is not None or turn.found < way.rows_at_once:
                 break
             with begin() as connection:
                 connection.execute(update(outbox_routes).where(*_is(outbox_routes, route)).values(retry_at=_leased()))
+    unanswered = turn.unanswered if turn is not None else None
     with begin() as connection:
         if away is not None:
-            _note_away(connection, route, away)
+            _note_away(connection, route, away, is_new=turn is None or turn.is_new)
+        elif unanswered is not None and taken.failures > 0 and not is_answered:
+            # Only rows that are bad themselves were tried: they do not show that the receiver is back.
+            _note_away(connection, route, unanswered, is_new=False)
+        elif unanswered is not None:
+            # Remembered: nothing has been answered since. So the row's next attempt does not count in an outage.
+            free = {"retry_at": func.now(), "failures": 0, "last_error": unanswered[:1_000], "undefined_since": None}
+            connection.execute(update(outbox_routes).where(*_is(outbox_routes, route)).values(free))
         elif reason:
             # The row remembers since when; only the lease ends.
             free = {"retry_at": func.now(), "failures": 0, "last_error": None}
@@ -341,18 +366,19 @@ def close_if_none_failed(connection: Connection, consumer: str) -> None:
 def watch() -> None:
     """Open an alarm for each consumer with a pending row older than MAX_PENDING; close alarms whose cause is gone."""
     pending = outbox.c.state == "pending"
-    oldest = select(outbox.c.consumer, func.min(outbox.c.created_at), func.count()).where(pending)
+    columns = (outbox.c.consumer, func.min(outbox.c.created_at), func.count(), func.max(outbox.c.last_error))
+    oldest = select(*columns).where(pending)
     too_old = oldest.group_by(outbox.c.consumer).having(func.min(outbox.c.created_at) < func.now() - MAX_PENDING)
     is_open = (alarms.c.kind.in_([ALARM, PENDING_ALARM]), alarms.c.closed_at.is_(None))
     with begin() as connection:
         known = connection.execute(select(alarms.c.source, alarms.c.kind).where(*is_open)).all()
         waiting = {row[0]: row[1:] for row in connection.execute(too_old)}
-        for consumer, (since, number) in waiting.items():
+        for consumer, (since, number, error) in waiting.items():
             routes = select(outbox_routes).where(outbox_routes.c.consumer == consumer, outbox_routes.c.failures > 0)
             away = "; ".join(f"{row.destination}: {row.last_error}" for row in connection.execute(routes).all())
             message = (
                 f"{number} rows wait to be delivered, the oldest since {since.isoformat()}"
-                f" ({away or 'no receiver is known to be away: is the Dag deliver_outbox paused?'})"
+                f" ({away or error or 'no receiver is known to be away: is the Dag deliver_outbox paused?'})"
             )
             open_alarm(connection, consumer, PENDING_ALARM, message)
         for source, kind in known:
@@ -362,14 +388,35 @@ def watch() -> None:
                 close_alarm(connection, source, PENDING_ALARM)
 
 
-class _Turn(NamedTuple):
-    tried: int
-    delivered: int
-    away: str | None
+@dataclass
+class _Turn:
+    """The result of one batch.
+
+    Attributes:
+        found: How many rows there were.
+        delivered: How many were delivered.
+        is_answered: Whether the receiver has delivered or refused any.
+        away: Why the receiver is unavailable; None when it is available.
+        unanswered: The error of a row that was not answered; None when all were that were tried last.
+        is_new: False when all that is known of an unavailable receiver is one row that was not answered before either:
+            then it may be the row.
+    """
+
+    found: int
+    delivered: int = 0
+    is_answered: bool = False
+    away: str | None = None
+    unanswered: str | None = None
+    is_new: bool = True
 
 
-def _deliver_some(route: Route, way: Way, which: ColumnElement[bool], until: float) -> _Turn:
-    """Deliver one batch and record the answers, in one transaction; a few large rows at a time are in memory."""
+def _deliver_some(
+    route: Route, way: Way, which: ColumnElement[bool], until: float, *, is_answering: bool = False
+) -> _Turn:
+    """Deliver one batch and record the answers, in one transaction; a few large rows at a time are in memory.
+
+    is_answering: Whether the receiver has answered something since a row of this route was last not answered.
+    """
     sizes = [func.coalesce(func.octet_length(column), 0) for column in (outbox.c.key, outbox.c.body, outbox.c.headers)]
     rows = (
         select(outbox.c.sequence, sum(sizes[1:], sizes[0]))
@@ -379,17 +426,42 @@ def _deliver_some(route: Route, way: Way, which: ColumnElement[bool], until: flo
         # Locked rows are being delivered by another task.
         .with_for_update(skip_locked=True)
     )
-    delivered, away = 0, None
     with begin() as connection:
         found = connection.execute(rows).all()
+        turn = _Turn(len(found))
         for sequences in _portions(found):
-            if away is not None or time.monotonic() >= until:
+            if turn.away is not None or time.monotonic() >= until:
                 break
             these = outbox.c.sequence == any_(literal(sequences, ARRAY(BigInteger)))
             portion = connection.execute(select(outbox).where(these).order_by(outbox.c.due_at, outbox.c.sequence)).all()
             attempt = way.deliver(route.destination, portion, until)
-            delivered, away = delivered + _record(connection, route, attempt), attempt.away
-    return _Turn(len(found), delivered, away)
+            bad = _judge(turn, portion, attempt, is_answering=is_answering or turn.is_answered)
+            turn.delivered += _record(connection, route, attempt, bad)
+    return turn
+
+
+def _judge(turn: _Turn, rows: Sequence[Row], attempt: Attempt, *, is_answering: bool) -> set[int]:
+    """Add what an attempt says about the receiver to its turn; returns the unanswered rows that are bad themselves.
+
+    A row that is not answered while others are is no outage. It would keep its route away for ever, and every later row
+    of the route would be late.
+    """
+    unanswered = [row for row in rows if attempt.answers.get(row.sequence, (None,))[0] is Answer.none]
+    answers_others = len(attempt.answers) > len(unanswered)
+    turn.is_answered = turn.is_answered or answers_others
+    turn.away = attempt.away
+    turn.unanswered = attempt.answers[unanswered[-1].sequence][1] if unanswered else None
+    turn.is_new = len(unanswered) != 1 or unanswered[0].last_error is None
+    if attempt.away is not None or not unanswered:
+        return set()
+    if answers_others:
+        return {row.sequence for row in unanswered}
+    bad = {row.sequence for row in unanswered if is_answering and row.last_error is not None}
+    # Rows with attempts were found to be bad before, so they say nothing about the receiver.
+    if any(row.sequence not in bad and row.attempts == 0 for row in unanswered):
+        turn.away = turn.unanswered
+        return set()
+    return bad
 
 
 def _portions(found: Sequence[Row]) -> Iterator[list[int]]:
@@ -405,19 +477,20 @@ def _portions(found: Sequence[Row]) -> Iterator[list[int]]:
         yield portion
 
 
-def _record(connection: Connection, route: Route, attempt: Attempt) -> int:
-    by_answer: dict[tuple[Answer, str], list[int]] = {}
-    for sequence, answer in attempt.answers.items():
-        by_answer.setdefault(answer, []).append(sequence)
+def _record(connection: Connection, route: Route, attempt: Attempt, bad: set[int]) -> int:
+    by_answer: dict[tuple[Answer, str, bool], list[int]] = {}
+    for sequence, (answer, error) in attempt.answers.items():
+        by_answer.setdefault((answer, error, answer is Answer.refused or sequence in bad), []).append(sequence)
     delivered = 0
-    for (answer, error), sequences in by_answer.items():
+    for (answer, error, counts), sequences in by_answer.items():
         these = update(outbox).where(outbox.c.sequence == any_(literal(sequences, ARRAY(BigInteger))))
         # Not now(), which is the start of the transaction: the delivery may have taken long since.
         now = func.clock_timestamp()
         if answer is Answer.delivered:
             connection.execute(these.values(state="delivered", delivered_at=now, last_error=None))
             delivered = len(sequences)
-        elif answer is Answer.refused:
+        elif counts:
+            done = "refused" if answer is Answer.refused else "not answered"
             seconds = func.least(REFUSED_LAST_SECONDS, REFUSED_FIRST_SECONDS * func.pow(2, outbox.c.attempts))
             changed = these.values(
                 attempts=outbox.c.attempts + 1,
@@ -426,10 +499,10 @@ def _record(connection: Connection, route: Route, attempt: Attempt) -> int:
                 state=case((outbox.c.attempts + 1 >= MAX_ATTEMPTS, "failed"), else_="pending"),
             ).returning(outbox.c.id, outbox.c.attempts, outbox.c.state)
             failed = [row for row in connection.execute(changed) if row.state == "failed"]
-            log.warning("outbox: %s refused %d rows: %s", _name(route), len(sequences), error)
+            log.warning("outbox: %s %d rows were %s: %s", _name(route), len(sequences), done, error)
             if failed:
                 message = (
-                    f"{len(failed)} rows were refused {failed[0].attempts} times by {route.destination}, the first "
+                    f"{len(failed)} rows were {done} {failed[0].attempts} times by {route.destination}, the first "
                     f"is {failed[0].id}: {error}; docs/runbooks/outbox-failed.md"
                 )
                 open_alarm(connection, route.consumer, ALARM, message)
@@ -469,8 +542,8 @@ def _skip(route: Route, reason: str, which: ColumnElement[bool]) -> None:
     log.debug("outbox: %s %d rows %s: %s", _name(route), count, "skipped" if look.again else "wait", reason)
 
 
-def _take(route: Route) -> bool:
-    """Lease the route; False when another process has a lease, or the route is backing off."""
+def _take(route: Route) -> Row | None:
+    """Lease the route; None when another process has a lease, or the route is backing off."""
     lease = postgresql.insert(outbox_routes).values(**route._asdict(), retry_at=_leased())
     lease = lease.on_conflict_do_update(
         constraint=outbox_routes.primary_key,
@@ -478,20 +551,25 @@ def _take(route: Route) -> bool:
         where=outbox_routes.c.retry_at <= func.now(),
     )
     with begin() as connection:
-        return connection.execute(lease.returning(outbox_routes.c.failures)).first() is not None
+        return connection.execute(lease.returning(outbox_routes.c.failures, outbox_routes.c.last_error)).first()
 
 
 def _leased() -> ColumnElement:
     return func.clock_timestamp() + timedelta(seconds=LEASE_SECONDS)
 
 
-def _note_away(connection: Connection, route: Route, reason: str, *, only_if_unknown: bool = False) -> None:
+def _note_away(
+    connection: Connection, route: Route, reason: str, *, only_if_unknown: bool = False, is_new: bool = True
+) -> None:
     """Count a failed attempt and let the route back off.
 
     only_if_unknown: Do nothing if the route waits already, so that of several tasks that find the receiver unavailable
     at the same time, only one counts.
+    is_new: False to let the route wait no longer than the last time. One row alone, which is never answered, would
+    otherwise make a later row wait for a minute.
     """
-    doublings = func.least(outbox_routes.c.failures, 16)
+    failures = func.greatest(outbox_routes.c.failures + int(is_new), 1)
+    doublings = func.least(failures - 1, 16)
     seconds = func.least(AWAY_LAST_SECONDS, AWAY_FIRST_SECONDS * func.pow(2, doublings))
     first = func.clock_timestamp() + timedelta(seconds=AWAY_FIRST_SECONDS)
     values = {"failures": 1, "retry_at": first, "last_error": reason[:1_000]}
@@ -499,27 +577,23 @@ def _note_away(connection: Connection, route: Route, reason: str, *, only_if_unk
     upsert = upsert.on_conflict_do_update(
         constraint=outbox_routes.primary_key,
         set_={
-            "failures": outbox_routes.c.failures + 1,
+            "failures": failures,
             "retry_at": func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
             "last_error": reason[:1_000],
             "undefined_since": None,
         },
         where=outbox_routes.c.retry_at <= func.now() if only_if_unknown else None,
     ).returning(outbox_routes.c.failures)
-    if connection.execute(upsert).scalar() == 1:
+    if connection.execute(upsert).scalar() == 1 and is_new:
         log.warning("outbox: %s takes nothing now, its rows wait: %s", _name(route), reason)
 
 
-def _troubled(routes: Mapping[Route, Any]) -> tuple[set[Route], set[Route]]:
-    """Those of the routes whose receiver is unavailable, and those whose connection was undefined at the last look."""
+def _known(routes: Mapping[Route, Any]) -> dict[Route, Row]:
+    """What is remembered of these routes."""
     columns = (outbox_routes.c.consumer, outbox_routes.c.kind, outbox_routes.c.destination)
-    rows = select(*columns, outbox_routes.c.failures, outbox_routes.c.undefined_since).where(
-        tuple_(*columns).in_(list(routes))
-    )
+    rows = select(outbox_routes).where(tuple_(*columns).in_(list(routes)))
     with begin() as connection:
-        found = {Route(*row[:3]): row for row in connection.execute(rows)}
-    away = {route for route, row in found.items() if row.failures > 0}
-    return away, {route for route, row in found.items() if row.undefined_since is not None}
+        return {Route(row.consumer, row.kind, row.destination): row for row in connection.execute(rows)}
 
 
 def _pending(route: Route) -> list[ColumnElement[bool]]:

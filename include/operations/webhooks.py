@@ -15,7 +15,12 @@ from include.operations.outbox import Answer, Attempt
 if TYPE_CHECKING:
     from airflow.providers.http.hooks.http import HttpHook
 
+    from include.operations.bounded_http import Deadline
+
+# To connect, and for each receive.
 CONNECT_SECONDS, READ_SECONDS = 5, 10
+# For one request as a whole: a receiver that answers one byte at a time would hold the delivery for hours.
+REQUEST_SECONDS = 15
 # Concurrent POSTs to one receiver, each over a connection that stays open.
 CONNECTIONS = 8
 # Status codes after which the receiver may accept the request later.
@@ -54,17 +59,20 @@ class Requests:
 
         Returns:
             The answers. `away` is set after as many consecutive requests without an answer as there are connections in
-            use, or when the connection cannot be used.
+            use, but at least two, or when the connection cannot be used.
         """
         from airflow.providers.http.hooks.http import HttpHook
+
+        from include.operations.bounded_http import Deadline
 
         # Up to 15 rows are sent one after the other, in order, such as an opened alarm and then its close.
         workers = max(1, min(CONNECTIONS, len(rows) // CONNECTIONS))
         batch = _Batch(rows, until, workers)
         hook = HttpHook(method="POST", http_conn_id=destination)
         try:
-            with ThreadPoolExecutor(workers) as pool:
-                for work in [pool.submit(_work, hook, batch) for _ in range(workers)]:
+            # The deadline outlasts the pool, which waits for its threads however this block ends.
+            with Deadline() as deadline, ThreadPoolExecutor(workers) as pool:
+                for work in [pool.submit(_work, hook, batch, deadline) for _ in range(workers)]:
                     work.result()
         except Exception as error:
             # The connection is invalid (it has no scheme, or its extra is not JSON), or was not found this time. Kept:
@@ -82,7 +90,8 @@ class _Batch:
         self._workers = workers
         self._lock = threading.Lock()
         self._answers: dict[int, tuple[Answer, str]] = {}
-        self._unanswered_in_a_row = 0
+        # How many of the latest requests had no answer, and how many of these are not known to be bad themselves.
+        self._unanswered, self._telling = 0, 0
         self._away: str | None = None
 
     def next_row(self) -> Row | None:
@@ -94,30 +103,39 @@ class _Batch:
     def note(self, row: Row, answer: Answer, error: str) -> None:
         with self._lock:
             self._answers[row.sequence] = (answer, error)
-            self._unanswered_in_a_row = self._unanswered_in_a_row + 1 if answer is Answer.none else 0
-            if self._unanswered_in_a_row >= self._workers:
+            if answer is not Answer.none:
+                self._unanswered, self._telling = 0, 0
+                return
+            self._unanswered += 1
+            self._telling += row.attempts == 0
+            # At least two: one request that is never answered must not hold up those behind it.
+            if self._telling >= max(2, self._workers) or self._unanswered >= CONNECTIONS:
                 self._away = error
 
     def attempt(self) -> Attempt:
         return Attempt(self._answers, self._away)
 
 
-def _work(hook: "HttpHook", batch: _Batch) -> None:
+def _work(hook: "HttpHook", batch: _Batch, deadline: "Deadline") -> None:
     from requests import RequestException
+
+    from include.operations.bounded_http import TookTooLong
 
     session = hook.get_conn({"Content-Type": "application/json"})
     conn_id = hook.http_conn_id
+    poster = deadline.poster(session, seconds=REQUEST_SECONDS)
     with session:
         while (row := batch.next_row()) is not None:
             try:
-                # No redirects: the client would follow a redirected POST with a GET, which would count as delivered.
-                status = session.post(
+                status = poster.post(
                     hook.base_url,
-                    data=row.body,
+                    body=row.body,
                     headers={"Idempotency-Key": str(row.id)},
                     timeout=(CONNECT_SECONDS, READ_SECONDS),
-                    allow_redirects=False,
-                ).status_code
+                )
+            except TookTooLong:
+                batch.note(row, Answer.none, f"{conn_id} did not answer within {REQUEST_SECONDS} s")
+                continue
             except RequestException as error:
                 batch.note(row, Answer.none, f"{conn_id} cannot be reached: {type(error).__name__}")
                 continue

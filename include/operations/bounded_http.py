@@ -1,0 +1,168 @@
+"""HTTP requests that end: the time of one request is limited, however its receiver answers.
+
+The timeouts of `requests` and urllib3 (also urllib3's `total`) limit each receive. A receiver that sends one byte every
+few seconds, as headers or as a body, or a body that never ends, would hold its caller for hours.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Self
+
+from requests import RequestException, Response, Session
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+
+# Between two looks for overdue requests: a request takes at most this much longer.
+LOOK_SECONDS = 0.25
+# A body up to this size is read, so that its connection can be used again. The connection of a longer one is closed.
+MAX_BODY_BYTES = 16 * 1024
+
+
+class TookTooLong(Exception):
+    """The request was ended before its headers were complete."""
+
+
+class Deadline:
+    """Ends overdue requests, from a thread of its own.
+
+    A context manager; the thread ends with the block. The block must not end before its requests.
+    """
+
+    def __init__(self) -> None:
+        self._posters: list[Poster] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="deadline of requests", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def poster(self, session: Session, *, seconds: float) -> "Poster":
+        """Take over a session, for one thread; each of its requests ends after `seconds`."""
+        poster = Poster(session, seconds)
+        self._posters.append(poster)
+        return poster
+
+    def _look(self) -> None:
+        while not self._done.wait(LOOK_SECONDS):
+            for poster in list(self._posters):
+                poster.end_if_overdue()
+
+
+class Poster:
+    """Sends POSTs one after the other, over a connection that stays open if the receiver keeps it open."""
+
+    def __init__(self, session: Session, seconds: float) -> None:
+        self._session = session
+        self._seconds = seconds
+        self._adapter = _Adapter()
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, self._adapter)
+        # Not followed, because the client would follow a redirected POST with a GET. Not looked at either, because the
+        # client would read the whole body first.
+        session.get_redirect_target = lambda resp: None
+        self._lock = threading.Lock()
+        # None between two requests.
+        self._ends_at: float | None = None
+        self._ended = False
+
+    def post(self, url: str, *, body: bytes, headers: Mapping[str, str], timeout: tuple[float, float]) -> int:
+        """Send a POST.
+
+        Args:
+            url: The address.
+            body: The content.
+            headers: Headers besides those of the session.
+            timeout: For connecting, and for each receive.
+
+        Returns:
+            The status. The body does not count, because the receiver has decided when it sends the status.
+
+        Raises:
+            TookTooLong: The headers were not complete in time.
+            RequestException: There was no answer.
+        """
+        with self._lock:
+            self._ends_at, self._ended = time.monotonic() + self._seconds, False
+        try:
+            with self._session.post(
+                url, data=body, headers=headers, timeout=timeout, allow_redirects=False, stream=True
+            ) as response:
+                # The client takes headers that were cut off for complete ones.
+                if self._ended:
+                    raise TookTooLong
+                _read(response)
+                return response.status_code
+        except RequestException:
+            if self._ended:
+                raise TookTooLong from None
+            raise
+        finally:
+            with self._lock:
+                self._ends_at = None
+
+    def end_if_overdue(self) -> None:
+        """End the present request if its time is over; for another thread.
+
+        Called again and again: a request may be connecting at its deadline, and has no socket yet.
+        """
+        # With the lock, so that it is not the next request that ends.
+        with self._lock:
+            if self._ends_at is not None and time.monotonic() >= self._ends_at:
+                self._ended = True
+                self._adapter.shut_down()
+
+
+class _Adapter(HTTPAdapter):
+    """Knows the socket of its latest request, which neither `requests` nor urllib3 gives before the headers."""
+
+    def __init__(self) -> None:
+        self._socket: Any = None
+        super().__init__()
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        if not isinstance(pool.ConnectionCls, partial):
+            pool.ConnectionCls = partial(self._connection, pool.ConnectionCls)
+        return pool
+
+    def _connection(self, make: Any, *args: Any, **kwargs: Any) -> Any:
+        connection = make(*args, **kwargs)
+        send = connection.send
+
+        def send_and_note(data: Any) -> None:
+            send(data)
+            # Noted now: the connection forgets it before the body if the receiver will close the connection.
+            self._socket = connection.sock
+
+        connection.send = send_and_note
+        return connection
+
+    def shut_down(self) -> None:
+        """Let a thread that reads from the socket see its end."""
+        if self._socket is not None:
+            # TLS to a receiver through TLS to a proxy is no socket, but has one. Not the method of a TLS socket, which
+            # would take its state away from the thread that reads.
+            with suppress(OSError):
+                socket.socket.shutdown(getattr(self._socket, "socket", self._socket), socket.SHUT_RDWR)
+
+
+def _read(response: Response) -> None:
+    """Read a short body; with a longer one, or one that breaks off, the connection is closed with the response."""
+    if (response.raw.length_remaining or 0) > MAX_BODY_BYTES:
+        return
+    size = 0
+    # Not decoded, because a few kB may decode to gigabytes.
+    with suppress(HTTPError, OSError):
+        for part in response.raw.stream(1024, decode_content=False):
+            size += len(part)
+            if size > MAX_BODY_BYTES:
+                return

@@ -1,0 +1,191 @@
+"""A request that its receiver never answers backs off alone and fails in the end; an outage uses up no attempt.
+
+These tests let no wait be over by hand: a row and its route wait as long as they would.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+from sqlalchemy import text
+
+from include.kafka import tasks
+from include.kafka.delivery import deliver_due
+from include.operations import outbox
+from include.operations.database import begin
+from tests.integration.kafka.conftest import alarms, order
+from tests.integration.kafka.test_outbox_delivery import add_requests, announcing, make_receiver, states
+
+pytestmark = pytest.mark.integration
+__all__ = ["announcing", "make_receiver"]
+
+BAD = "bad"
+
+
+def answers_500_to(server, monkeypatch, *bad: object) -> None:
+    """Let the receiver answer 500 for these numbers, and its `status` for all others."""
+    answer = server.RequestHandlerClass.do_POST
+
+    def do_post(handler) -> None:
+        body = handler.rfile.read(int(handler.headers["Content-Length"]))
+        payload = json.loads(body)
+        server.seen.append((handler.headers["Idempotency-Key"], payload))
+        handler.send_response(500 if payload.get("number", payload.get("n")) in bad else server.status)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    assert answer is not do_post
+    monkeypatch.setattr(server.RequestHandlerClass, "do_POST", do_post)
+
+
+@pytest.fixture(autouse=True)
+def alone(operations) -> None:
+    """What other tests have left is not due."""
+    with begin() as connection:
+        connection.execute(text("update outbox set state = 'skipped' where state = 'pending'"))
+
+
+def deliver_for(consumer, seconds: float, until=lambda: False) -> None:
+    """What the trigger and the Dag do."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not until():
+        deliver_due([consumer])
+        time.sleep(0.1)
+
+
+def row(consumer, number: object):
+    with begin() as connection:
+        query = "select * from outbox where consumer = :name and convert_from(body, 'UTF8')::jsonb ->> :key = :number"
+        for key in ("number", "n"):
+            found = connection.execute(
+                text(query), {"name": consumer.name, "key": key, "number": str(number)}
+            ).one_or_none()
+            if found is not None:
+                return found
+    raise AssertionError(number)
+
+
+def failures(consumer) -> int:
+    with begin() as connection:
+        query = text("select coalesce(max(failures), 0) from outbox_routes where consumer = :name")
+        return connection.scalar(query, {"name": consumer.name})
+
+
+def is_delivered(consumer, number: object) -> bool:
+    return row(consumer, number).state == "delivered"
+
+
+def test_a_bad_request_among_others_backs_off_alone(make_topic, make_consumer, make_receiver, monkeypatch):
+    server, conn_id = make_receiver()
+    answers_500_to(server, monkeypatch, 0)
+    consumer = make_consumer(make_topic())
+    add_requests(consumer, conn_id, *range(4))
+    assert deliver_due([consumer]) == 3
+    assert states(consumer) == ["pending", "delivered", "delivered", "delivered"]
+    assert row(consumer, 0).attempts == 1
+    assert failures(consumer) == 0
+
+
+def test_a_request_that_is_never_answered_makes_no_later_one_late(announcing, make_receiver, send, monkeypatch):
+    server, conn_id = make_receiver()
+    answers_500_to(server, monkeypatch, BAD)
+    topic, consumer = announcing(conn_ids=[conn_id])
+    send(topic, order(BAD))
+    tasks.claim_messages(consumer, "bad")
+    # Nothing else is due, so it cannot be told from an outage. Tried several times:
+    deliver_for(consumer, 8)
+    assert len(server.seen) >= 4
+    send(topic, order("first"))
+    tasks.claim_messages(consumer, "first")
+    deliver_for(consumer, 5, lambda: is_delivered(consumer, "first"))
+    assert is_delivered(consumer, "first"), "the route stays away for a row that came later"
+    # Now the receiver has answered another row, so the next attempt shows that the row is bad.
+    deliver_for(consumer, 20, lambda: row(consumer, BAD).attempts == 1)
+    assert row(consumer, BAD).attempts == 1
+    for number in ("second", "third"):
+        deliver_for(consumer, 6)
+        send(topic, order(number))
+        tasks.claim_messages(consumer, number)
+        assert is_delivered(consumer, number), "the task itself delivers what it wrote"
+    assert failures(consumer) == 0
+
+
+def test_a_request_that_is_never_answered_fails_in_the_end(announcing, make_receiver, send, monkeypatch):
+    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(outbox, "REFUSED_FIRST_SECONDS", 0.2)
+    server, conn_id = make_receiver()
+    answers_500_to(server, monkeypatch, BAD)
+    topic, consumer = announcing(conn_ids=[conn_id])
+    send(topic, order(BAD))
+    tasks.claim_messages(consumer, "bad")
+    end = time.monotonic() + 90
+    number = 0
+    while row(consumer, BAD).state == "pending" and time.monotonic() < end:
+        number += 1
+        send(topic, order(number))
+        tasks.claim_messages(consumer, f"run {number}")
+        deliver_for(consumer, 1.5)
+    assert row(consumer, BAD).state == "failed"
+    assert "1 rows were not answered 3 times" in alarms(consumer)["outbox_failed"]
+    deliver_for(consumer, 5, lambda: "pending" not in states(consumer))
+    assert states(consumer) == ["failed"] + ["delivered"] * number
+
+
+def test_an_outage_uses_up_no_attempt(announcing, make_receiver, send, monkeypatch):
+    monkeypatch.setattr(outbox, "REFUSED_FIRST_SECONDS", 0.2)
+    server, conn_id = make_receiver()
+    answers_500_to(server, monkeypatch, BAD)
+    topic, consumer = announcing(conn_ids=[conn_id])
+    send(topic, order(BAD), order("good"))
+    tasks.claim_messages(consumer, "run")
+    assert row(consumer, BAD).attempts == 1
+    # Another one tells that the receiver is away; the bad one alone would not.
+    server.status = 503
+    tried = len(server.seen)
+    deliver_for(consumer, 3)
+    before = row(consumer, BAD).attempts
+    assert before <= 2, "at most one for what was answered before"
+    for number in range(3):
+        send(topic, order(number))
+        tasks.claim_messages(consumer, f"run {number}")
+    assert failures(consumer) > 0
+    deliver_for(consumer, 12)
+    assert len(server.seen) > tried + 6
+    assert row(consumer, BAD).attempts == before
+    assert [row(consumer, number).attempts for number in range(3)] == [0, 0, 0]
+    assert failures(consumer) > 0, "an attempt of the bad row shows that nobody is back"
+    server.status = 200
+    deliver_for(consumer, 60, lambda: states(consumer).count("delivered") == 4)
+    assert states(consumer) == ["pending", *["delivered"] * 4]
+    assert failures(consumer) == 0
+
+
+def test_tasks_and_the_dag_at_once_deliver_each_good_request_once_beside_a_bad_one(
+    announcing, make_receiver, send, monkeypatch
+):
+    server, conn_id = make_receiver()
+    answers_500_to(server, monkeypatch, BAD)
+    topic, consumer = announcing(conn_ids=[conn_id])
+    send(topic, order(BAD))
+    tasks.claim_messages(consumer, "bad")
+    done = threading.Event()
+    dags = [threading.Thread(target=deliver_for, args=[consumer, 60, done.is_set]) for _ in range(2)]
+    for dag in dags:
+        dag.start()
+    try:
+        for number in range(12):
+            send(topic, order(number))
+            tasks.claim_messages(consumer, f"run {number}")
+        end = time.monotonic() + 30
+        while states(consumer).count("delivered") < 12 and time.monotonic() < end:
+            time.sleep(0.2)
+    finally:
+        done.set()
+        for dag in dags:
+            dag.join(30)
+    good = [payload["number"] for _, payload in server.seen if payload["number"] != BAD]
+    assert sorted(good, key=int) == [str(number) for number in range(12)]
+    assert row(consumer, BAD).state == "pending"
