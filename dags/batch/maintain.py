@@ -7,18 +7,14 @@ whose effects keep failing, and deletes old rows.
 **Starts** every five minutes. Its tasks do not depend on each other's success.
 
 **Makes**
-- alarms: lag, age and open claims of every consumer, also when its Dag is paused or its claims stall; and outbox rows
-  that have waited for an hour. For the standard lane, lag is what has landed and is not claimed. Alarms whose cause is
-  gone are closed;
+- alarms: lag (in the standard lane: what has landed and is not claimed), age and open claims of every consumer, also of
+  a paused Dag; outbox rows that have waited for an hour. Alarms whose cause is gone are closed;
 - partition keys that were lost: keys of messages that were claimed and not handled, and of proposals that no person was
   asked about;
-- effects of messages whose runs have ended because the effects failed: first two minutes later, then at growing
-  intervals, at most half an hour;
-- room: deletes rows that are done and older than the parameters say. Open rows stay, however old they are. The inbox is
-  what recognizes a redelivered message as a duplicate, so an inbox row must outlive its message. A dead letter can be
-  replayed after 365 days, its topic then keeps it for up to 90 days, and Kafka deletes whole segments, which takes up
-  to a week each time: 469 days. The task checks this number against the topics. For Airflow's own tables see
-  docs/runbooks/metadata-grows.md.
+- effects that have failed: tried again after two minutes, then at growing intervals, at most half an hour;
+- room: deletes rows that are done and older than the parameters say. Open rows stay, however old they are. An inbox row
+  recognizes redelivered messages, so it must outlive its message: the task checks `inbox_days` against the topics
+  (`include/operations/retention.py`). For Airflow's own tables see docs/runbooks/metadata-grows.md.
 
 **When it fails** nothing is lost; the next run does the work. Consumers work without this Dag. A failed task opens the
 alarm `dag_failed`. If no run starts at all, `watch_connectors` raises `dag_silent`.

@@ -49,13 +49,13 @@ def is_due(consumer: str, claim_id: int) -> bool:
     """
     mine = select(claims.c.claimed_at, (func.now() - claims.c.claimed_at).label("age")).where(claims.c.id == claim_id)
     with begin() as connection:
-        claimed_at, age = connection.execute(mine).one()
-        if age < OTHERS_SUCCEED:
+        claim = connection.execute(mine).one_or_none()
+        if claim is None or claim.age < OTHERS_SUCCEED:
             return False
         others = select(inbox.c.offset).where(
-            inbox.c.recorded_at > claimed_at, inbox.c.consumer == consumer, inbox.c.outcome == Outcome.handled
+            inbox.c.recorded_at > claim.claimed_at, inbox.c.consumer == consumer, inbox.c.outcome == Outcome.handled
         )
-        return age >= NONE_SUCCEEDS or connection.execute(others.limit(1)).first() is not None
+        return claim.age >= NONE_SUCCEEDS or connection.execute(others.limit(1)).first() is not None
 
 
 def postpone(claim_id: int, ranges: Sequence[OffsetRange]) -> None:
