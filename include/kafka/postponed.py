@@ -7,10 +7,9 @@ If the task is killed before the ranges are recorded, Airflow retries it. If it 
 as well, and each effect still happens once, because of the inbox.
 """
 
-import logging
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
@@ -18,8 +17,6 @@ from sqlalchemy.dialects.postgresql import insert
 from include.kafka.offsets import OffsetRange
 from include.operations.database import begin
 from include.operations.tables import Outcome, claim_ranges, claims, inbox, postponed_ranges
-
-log = logging.getLogger(__name__)
 
 # While the effects of other messages succeed, the failing messages are the reason. They stay in their run for this
 # long: a deadlock or a restart of a service is over by then.
@@ -40,7 +37,7 @@ class Postponed(NamedTuple):
     offsets: OffsetRange
 
 
-def is_due(consumer: str, claim_id: int) -> bool:
+def should_leave(consumer: str, claim_id: int) -> bool:
     """Whether messages of this claim whose effects fail should leave their run now.
 
     Args:
@@ -65,17 +62,7 @@ def postpone(claim_id: int, ranges: Sequence[OffsetRange]) -> None:
         claim_id: The claim.
         ranges: Ranges of the claim.
     """
-    rows = [
-        {
-            "claim_id": claim_id,
-            "topic": part.topic,
-            "partition": part.partition,
-            "start_offset": part.start,
-            "end_offset": part.end,
-            "due_at": func.now() + FIRST_WAIT,
-        }
-        for part in ranges
-    ]
+    rows = [{**_key(claim_id, part), "due_at": func.now() + FIRST_WAIT} for part in ranges]
     with begin() as connection:
         connection.execute(insert(postponed_ranges).values(rows).on_conflict_do_nothing())
 
@@ -126,13 +113,19 @@ def take(consumers: Collection[str]) -> Postponed | None:
 
 def remove(done: Postponed) -> None:
     """Forget a range whose messages are handled."""
-    part = done.offsets
-    mine = {
-        postponed_ranges.c.claim_id: done.claim_id,
-        postponed_ranges.c.topic: part.topic,
-        postponed_ranges.c.partition: part.partition,
-        postponed_ranges.c.start_offset: part.start,
-        postponed_ranges.c.end_offset: part.end,
-    }
+    mine = _key(done.claim_id, done.offsets)
     with begin() as connection:
-        connection.execute(delete(postponed_ranges).where(*(column == value for column, value in mine.items())))
+        connection.execute(
+            delete(postponed_ranges).where(*(postponed_ranges.c[name] == value for name, value in mine.items()))
+        )
+
+
+def _key(claim_id: int, part: OffsetRange) -> dict[str, Any]:
+    """The primary key of a range's row."""
+    return {
+        "claim_id": claim_id,
+        "topic": part.topic,
+        "partition": part.partition,
+        "start_offset": part.start,
+        "end_offset": part.end,
+    }

@@ -35,8 +35,8 @@ CONSUMER_SETTINGS = {
     # The client reads this many messages ahead, not the default of 100,000: of a long backlog, each chunk would also
     # fetch what the next chunks fetch again.
     "queued.min.messages": 2_000,
-    # With so many messages queued, the next fetch waits this long. With the default of a second, reading stands still
-    # each time.
+    # With so many messages queued, the client waits this long before the next fetch. With the default of a second,
+    # reading pauses each time the queue runs empty before that.
     "fetch.queue.backoff.ms": 10,
 }
 # Memory limit of a batch of messages; a single message may be larger.

@@ -628,7 +628,8 @@ def _handle(
     log.info("handled: consumer=%s run_id=%s %s", consumer.name, run_id, counts)
     if failures:
         # An outage of the broker fails no run: its retries last for hours.
-        if refused and is_read and time.monotonic() <= until and postponed.is_due(consumer.name, chunk["claim_id"]):
+        only_effects_failed = refused and is_read and time.monotonic() <= until
+        if only_effects_failed and postponed.should_leave(consumer.name, chunk["claim_id"]):
             raise _left_to_maintain(consumer, chunk["claim_id"], list(dict.fromkeys(refused)), failures)
         raise HandlingFailed("; ".join(failures))
 

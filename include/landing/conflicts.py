@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 
 from include.contracts import Reason
 from include.kafka.dead_letters import DeadLetter
-from include.kafka.messages import Message
 from include.kafka.offsets import OffsetRange
 from include.kafka.producer import AcknowledgedProducer
 from include.landing import letters
 from include.landing.broken import reading
 from include.landing.consumers import LandingConsumer
-from include.landing.landed import Landed
-from include.landing.stored import require_stored
+from include.landing.landed import stored_files
 from include.landing.tables import load_landing_table
 from include.validators.rows import RECORD_TIME
 
@@ -74,7 +72,10 @@ def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequ
             texts = _landed_texts(connection, consumer, gone)
             # The store has lost their file as well: only the run's own staging files still have their content.
             texts |= _validated_texts(connection, gone - texts.keys())
-            landed = {place: _message(consumer, topic_ids, place, *text) for place, text in texts.items()}
+            landed = {
+                place: letters.landed_message(consumer, topic_ids[place[0]], place, *text)
+                for place, text in texts.items()
+            }
             kept = [
                 DeadLetter((records | landed)[place], Reason.conflict, DETAIL, landed_text=place in gone)
                 for place in places
@@ -99,9 +100,7 @@ def _landed_texts(
             rows = engine.scan(connection, table, row_filter=where)
             found = rows.project(f'"partition", "offset", {RECORD_TIME}, value').distinct().fetchall()
         except (OSError, duckdb.Error):
-            landed = Landed(table)
-            named = [file for partition, offset in places for file in landed.files(partition, offset, offset + 1)]
-            require_stored(table.io, dict.fromkeys(named))
+            stored_files(table, ((partition, offset, offset + 1) for partition, offset in places))
             raise
         return {(partition, offset): (timestamp, value) for partition, offset, timestamp, value in found}
 
@@ -116,19 +115,3 @@ def _validated_texts(connection: DuckDBPyConnection, places: Collection[Place]) 
     query = f"select kafka_partition, kafka_offset, kafka_timestamp, to_json(staged)::varchar from staged where {where}"
     found = connection.execute(query).fetchall()
     return {(partition, offset): (timestamp, text) for partition, offset, timestamp, text in found}
-
-
-def _message(
-    consumer: LandingConsumer, topic_ids: dict[int, str], place: Place, timestamp: datetime | None, text: str | None
-) -> Message:
-    partition, offset = place
-    return Message(
-        topic=consumer.topic.name,
-        topic_id=topic_ids[partition],
-        partition=partition,
-        offset=offset,
-        timestamp=timestamp,
-        key=None,
-        value=None if text is None else text.encode(),
-        headers=(),
-    )

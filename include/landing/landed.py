@@ -189,6 +189,23 @@ def _remember(cache: OrderedDict, key: str, value: Any, size: int) -> None:
         cache.popitem(last=False)
 
 
+def stored_files(table: "Table", ranges: Iterable[tuple[int, int, int]]) -> list[LandedFile]:
+    """The files that hold offsets of these ranges, for a caller who could not read them.
+
+    Args:
+        table: The landing table.
+        ranges: (partition, start, end) of each range.
+
+    Raises:
+        BrokenFiles: The store has lost or cut some of the files.
+        Exception: What an unavailable store raises.
+    """
+    landed = Landed(table)
+    files = list(dict.fromkeys(file for span in ranges for file in landed.files(*span)))
+    require_stored(table.io, files)
+    return files
+
+
 def bounds_of(files: Iterable[LandedFile]) -> Bounds:
     """{partition: (start, end)}: the offsets between the first and the last of the files."""
     found: dict[int, tuple[int, int]] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, func, literal, select
@@ -94,6 +95,31 @@ def _of(consumer: LandingConsumer, part: OffsetRange) -> tuple[ColumnElement[boo
         inbox.c.offset >= part.start,
         inbox.c.offset < part.end,
         inbox.c.outcome == Outcome.dead_letter,
+    )
+
+
+def landed_message(
+    consumer: LandingConsumer, topic_id: str, place: tuple[int, int], timestamp: datetime | None, text: str | None
+) -> Message:
+    """A record that Kafka no longer has, from its landed text: without key and headers.
+
+    Args:
+        consumer: The landing consumer.
+        topic_id: The id of the topic when the offset was claimed.
+        place: (partition, offset) of the record.
+        timestamp: The record's time.
+        text: Its value as it has landed.
+    """
+    partition, offset = place
+    return Message(
+        topic=consumer.topic.name,
+        topic_id=topic_id,
+        partition=partition,
+        offset=offset,
+        timestamp=timestamp,
+        key=None,
+        value=None if text is None else text.encode("utf-8", "surrogatepass"),
+        headers=(),
     )
 
 

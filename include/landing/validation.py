@@ -18,15 +18,13 @@ from sqlalchemy import select
 
 from include.contracts import ContractViolation
 from include.kafka.dead_letters import DeadLetter
-from include.kafka.messages import Message
 from include.kafka.offsets import OffsetRange
 from include.kafka.producer import AcknowledgedProducer
 from include.lake.engine import connect, fetched, literal, quoted, read_files, sql_type
 from include.landing import letters, staging
 from include.landing.broken import reading
 from include.landing.consumers import LandingConsumer
-from include.landing.landed import Landed
-from include.landing.stored import require_stored
+from include.landing.landed import stored_files
 from include.landing.tables import load_landing_table
 from include.operations.database import begin
 from include.operations.tables import claim_ranges
@@ -84,9 +82,7 @@ def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) 
         except (OSError, duckdb.Error) as error:
             # DuckDB wraps the filesystem's exception or not, depending on where it happens. So look at the files.
             table = load_landing_table(consumer.topic)
-            landed = Landed(table)
-            named = [file for r in unit["ranges"] for file in landed.files(r["partition"], r["start"], r["end"])]
-            require_stored(table.io, dict.fromkeys(named))
+            named = stored_files(table, ((r["partition"], r["start"], r["end"]) for r in unit["ranges"]))
             gone = {file["path"] for file in unit["files"]} - {file.path for file in named}
             if not gone:
                 raise
@@ -268,15 +264,8 @@ def _examine_batch(
     for place, text in doubtful:
         partition, offset = place["kafka_partition"], place["kafka_offset"]
         record = records.get((partition, offset))
-        message = record or Message(
-            topic=consumer.topic.name,
-            topic_id=topic_ids[partition],
-            partition=partition,
-            offset=offset,
-            timestamp=place["kafka_timestamp"],
-            key=None,
-            value=None if text is None else text.encode("utf-8", "surrogatepass"),
-            headers=(),
+        message = record or letters.landed_message(
+            consumer, topic_ids[partition], (partition, offset), place["kafka_timestamp"], text
         )
         try:
             examined.good.append({**rows.examine(consumer.topic, message.value), **place})

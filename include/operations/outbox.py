@@ -229,7 +229,7 @@ def _add(
         gathering.append(row)
 
 
-def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, Way], *, seconds: float) -> int:
+def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, Way], *, seconds: float) -> None:
     """Make one attempt to deliver rows that the caller's own transactions have written.
 
     Routes with a receiver that is known to be unavailable are left to the Dag, which need not wait for this task then.
@@ -238,13 +238,9 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
         written: Ids by route, from `gathered`.
         ways: The delivery method by kind.
         seconds: After this time no further row is tried.
-
-    Returns:
-        How many rows were delivered.
     """
     until = time.monotonic() + seconds
     known = _known(written) if written else {}
-    delivered = 0
     left: list[UUID] = []
     for route, ids in written.items():
         route_row = known.get(route)
@@ -266,7 +262,7 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
                 break
             some = list(ids[start : start + way.rows_at_once])
             turn = _deliver_some(route, way, outbox.c.id == any_(literal(some, ARRAY(Uuid))), until)
-            delivered, away_now = delivered + turn.delivered, turn.away
+            away_now = turn.away
             if turn.is_answered and route_row is not None and route_row.last_error is not None:
                 with begin() as connection:
                     # Not `retry_at`, which may be the lease of another process.
@@ -282,7 +278,6 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
             untried = (outbox.c.state == "pending", outbox.c.last_error.is_(None))
             mine = outbox.c.id == any_(literal(left, ARRAY(Uuid)))
             connection.execute(update(outbox).where(mine, *untried).values(due_at=func.now()))
-    return delivered
 
 
 # Skips from route to route through the index, so the cost grows with the number of routes, not of rows.
@@ -443,8 +438,8 @@ def _deliver_some(
 def _judge(turn: _Turn, rows: Sequence[Row], attempt: Attempt, *, is_answering: bool) -> set[int]:
     """Add what an attempt says about the receiver to its turn; returns the unanswered rows that are bad themselves.
 
-    A row that is not answered while others are is no outage. It would keep its route away for ever, and every later row
-    of the route would be late.
+    If the receiver answers other rows, one unanswered row is not an outage. Otherwise this row would always keep its
+    route away, and every later row of the route would be late.
     """
     unanswered = [row for row in rows if attempt.answers.get(row.sequence, (None,))[0] is Answer.none]
     answers_others = len(attempt.answers) > len(unanswered)

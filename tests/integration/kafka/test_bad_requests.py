@@ -95,7 +95,7 @@ def test_a_request_that_is_never_answered_makes_no_later_one_late(announcing, ma
     topic, consumer = announcing(conn_ids=[conn_id])
     send(topic, order(BAD))
     tasks.claim_messages(consumer, "bad")
-    # Nothing else is due, so it cannot be told from an outage. Tried several times:
+    # Nothing else is due, so this looks like an outage. Tried several times:
     deliver_for(consumer, 8)
     assert len(server.seen) >= 4
     send(topic, order("first"))
@@ -156,7 +156,7 @@ def test_an_outage_uses_up_no_attempt(announcing, make_receiver, send, monkeypat
     assert len(server.seen) > tried + 6
     assert row(consumer, BAD).attempts == before
     assert [row(consumer, number).attempts for number in range(3)] == [0, 0, 0]
-    assert failures(consumer) > 0, "an attempt of the bad row shows that nobody is back"
+    assert failures(consumer) > 0, "an attempt of the bad row does not show that the receiver is back"
     server.status = 200
     deliver_for(consumer, 60, lambda: states(consumer).count("delivered") == 4)
     assert states(consumer) == ["pending", *["delivered"] * 4]

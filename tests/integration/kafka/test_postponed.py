@@ -50,6 +50,14 @@ def make_due(consumer) -> None:
     )
 
 
+def postpone_the_chunk(consumer) -> None:
+    """A run claims what was sent, and ends because an effect keeps failing."""
+    (chunk,) = tasks.claim_messages(consumer, "run")
+    age_claims(consumer, 1)
+    with pytest.raises(AirflowFailException):
+        tasks.handle_chunk(consumer, chunk, "run")
+
+
 def waiting(consumer) -> list[tuple[int, int, int, int]]:
     """(start, end, tries, minutes until the next) of the consumer's postponed ranges."""
     return execute(
@@ -131,10 +139,7 @@ def test_a_range_whose_try_was_killed_waits_for_its_next_turn_and_others_get_the
 def test_a_run_that_is_cleared_settles_what_was_postponed(consumer, send, monkeypatch):
     (topic,) = consumer.topics
     send(topic, order("good"), order("refused"))
-    (chunk,) = tasks.claim_messages(consumer, "run")
-    age_claims(consumer, 1)
-    with pytest.raises(AirflowFailException):
-        tasks.handle_chunk(consumer, chunk, "run")
+    postpone_the_chunk(consumer)
     monkeypatch.setattr(f"{__name__}.broken", set())
     assert tasks.claim_messages(consumer, "run") == []
     assert open_claims(consumer) == 0
@@ -163,10 +168,7 @@ def test_a_run_of_one_message_ends_and_its_key_is_emitted_again(make_topic, make
 def test_a_consumer_that_is_no_longer_declared_holds_up_no_other(consumer, make_topic, make_consumer, send):
     (topic,) = consumer.topics
     send(topic, order("good"), order("refused"))
-    (chunk,) = tasks.claim_messages(consumer, "run")
-    age_claims(consumer, 1)
-    with pytest.raises(AirflowFailException):
-        tasks.handle_chunk(consumer, chunk, "run")
+    postpone_the_chunk(consumer)
     make_due(consumer)
     assert tasks.handle_postponed([make_consumer(make_topic())]) == 0
     assert [tries for _, _, tries, _ in waiting(consumer)] == [0]

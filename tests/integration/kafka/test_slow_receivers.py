@@ -83,7 +83,7 @@ def make_wire(monkeypatch) -> Iterator[Callable[[Answer], tuple[Wire, str]]]:
 
 
 def trickle(connection: socket.socket, data: bytes) -> None:
-    """Send the bytes one by one for ever, beginning again at the end."""
+    """Send the bytes one by one, endlessly: the last is followed by the first."""
     while True:
         for at in range(len(data)):
             connection.sendall(data[at : at + 1])
