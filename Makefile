@@ -56,7 +56,7 @@ status: $(READY) ## show what runs and where; JSON=1 prints one JSON object, pas
 logs: $(READY) ## follow the logs; S=kafka chooses one service
 	@$(PYTHON) -m stack logs $(S)
 
-lint: $(READY) ## ruff (check and format), pyright on include/ and stack/, import contracts
+lint: $(READY) ## ruff (check and format), pyright on include/, stack/ and benchmarks/, import contracts
 	@status=0; for check in "ruff check" "ruff format --check" pyright lint-imports; do \
 	    echo "$$check"; .venv/bin/$$check || status=1; done; exit $$status
 

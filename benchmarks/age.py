@@ -284,7 +284,8 @@ def _environment(**values: str) -> Iterator[None]:
 def messages_part(figures: Figures, options: argparse.Namespace) -> dict[str, float]:
     from sqlalchemy import text
 
-    from benchmarks.events import LANES, burst, single
+    from benchmarks.consumers import MESSAGES_TOPIC
+    from benchmarks.events import burst, single
     from benchmarks.history import METADATA, copy_row
     from include.kafka.offsets import GroupOffsets
 
@@ -313,7 +314,7 @@ def messages_part(figures: Figures, options: argparse.Namespace) -> dict[str, fl
         with it.metadata.begin() as connection:
             for table, changes in METADATA.items():
                 copy_row(connection, table, changes, options.history)
-        name = LANES["per message"]
+        name = MESSAGES_TOPIC.name
         with GroupOffsets("age") as group:
             topic_id = group.topic_ids_now([name])[name]
         values = {"consumer": "bench_messages", "topic": name, "topic_id": topic_id}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sqlalchemy import Connection, text
 
@@ -87,14 +87,14 @@ def add_effect(connection: Connection, lane: str, number: str) -> None:
 
 def record(connection: Connection, message: Message) -> None:
     """The effect of a message in our lane."""
-    add_effect(connection, message.topic, message.event.number)
+    add_effect(connection, message.topic, cast(Probe, message.event).number)
 
 
 def record_and_notify(connection: Connection, message: Message) -> None:
     """The same effect; messages of one of the topics also make a request to a webhook."""
     record(connection, message)
     if message.topic == FAULTS_TOPICS[1].name:
-        payload = {"number": message.event.number}
+        payload = {"number": cast(Probe, message.event).number}
         outbox.add_request(connection, consumer=FAULTS.name, conn_id=FAULTS_WEBHOOK, payload=payload)
 
 

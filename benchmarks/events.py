@@ -30,7 +30,7 @@ from benchmarks import plain, readme, variants
 from benchmarks.history import add_history
 from benchmarks.lanes import LANES, EffectLane
 from benchmarks.stand import Stand, say, stand
-from benchmarks.sustained import alerts, sustained, with_receiver
+from benchmarks.sustained import sustained, with_receiver
 from include.kafka.topics import create_topics
 
 # From a message of ours to its effect; read from Airflow's metadata, so each is the time somebody else recorded.
@@ -219,8 +219,7 @@ def main() -> int:
 def measure_sustained(it: Stand, count: int) -> dict[str, Any]:
     """The example's own Dag and the plain consumer with very many messages at once; the Dag also with a receiver."""
     say(f"sustained load: {count:,} messages at once")
-    way = alerts()
-    rate, undone = sustained(it, way, "sustained", count)
+    rate, undone = sustained(it, LANES["alerts"], "sustained", count)
     plain_rate, plain_undone = sustained(it, LANES["plain"], "plain", count)
     receiver_rate, receiver_undone, received = with_receiver(it, count)
     return {

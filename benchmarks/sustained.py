@@ -6,7 +6,7 @@ where the webhook's connection is not defined. Once more with a receiver.
 
 import time
 
-from benchmarks.lanes import LANES, AlertLane
+from benchmarks.lanes import LANES, Lane
 from benchmarks.receivers import Webhook
 from benchmarks.stand import Stand, say
 from include.water.alerts.effect import WEBHOOK_CONN_ID
@@ -18,7 +18,7 @@ PAUSE_SECONDS = 2.0
 QUIET_SECONDS = 120.0
 
 
-def sustained(it: Stand, lane: AlertLane, prefix: str, count: int) -> tuple[float, int]:
+def sustained(it: Stand, lane: Lane, prefix: str, count: int) -> tuple[float, int]:
     """(messages a second from the first sent to the last done, how many were not done in time)."""
     said_at = time.time()
 
@@ -52,16 +52,9 @@ def with_receiver(it: Stand, count: int) -> tuple[float, int, dict[str, int]]:
     webhook = PatientWebhook()
     try:
         with it.connection(WEBHOOK_CONN_ID, webhook.url):
-            rate, undone = sustained(it, alerts(), "receiver", count)
+            rate, undone = sustained(it, LANES["alerts"], "receiver", count)
     finally:
         webhook.go_away()
     bodies = [body for bodies in webhook.received.values() for body in bodies]
     ids = [body["alert_id"] for body in bodies if "/receiver-" in body["alert_id"]]
     return rate, undone, {"received": len(set(ids)), "received_again": len(ids) - len(set(ids))}
-
-
-def alerts() -> AlertLane:
-    """The example's own Dag."""
-    lane = LANES["alerts"]
-    assert isinstance(lane, AlertLane)
-    return lane

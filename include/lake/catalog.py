@@ -71,9 +71,9 @@ def forget_catalogs() -> None:
     """
     load_catalog.cache_clear()
     _current.clear()
-    if gcsfs := sys.modules.get("gcsfs"):
-        # It keeps a client for each credential that it was ever given.
-        gcsfs.GCSFileSystem.clear_instance_cache()
+    if objects := sys.modules.get("include.lake.objects"):
+        # gcsfs keeps a client for each credential that it was ever given.
+        objects.ObjectFileSystem.clear_instance_cache()
 
 
 def load_current(name: str) -> "Table":
@@ -189,7 +189,7 @@ def _database(connection: "Connection") -> "Target":
 
 
 def file_properties(conn_id: str = OBJECTS_CONN_ID) -> dict[str, Any]:
-    """PyIceberg's properties for objects: gcsfs, with the credentials of the Google connection.
+    """PyIceberg's properties for objects, with the credentials of the Google connection.
 
     STORAGE_EMULATOR_HOST, which Google's own clients know too, points gcsfs at another server.
 
@@ -199,7 +199,7 @@ def file_properties(conn_id: str = OBJECTS_CONN_ID) -> dict[str, Any]:
     from airflow.sdk import BaseHook
 
     extra = BaseHook.get_connection(conn_id).extra_dejson
-    properties: dict[str, Any] = {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO"}
+    properties: dict[str, Any] = {"py-io-impl": "include.lake.objects.ObjectIO"}
     if project := extra.get("project"):
         properties["gcs.project-id"] = project
     if extra.get("is_anonymous"):

@@ -184,7 +184,6 @@ def require_whole(store: Any, sizes: Mapping[str, int]) -> None:
     """
 
     def end_of(address: str) -> bytes:
-        # One request. For a size, gcsfs lists objects besides.
         try:
             return store.cat_file(address, start=sizes[address] - len(MAGIC), end=sizes[address])
         except Exception as error:

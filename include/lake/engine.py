@@ -8,7 +8,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -309,17 +308,8 @@ def literal(text: str) -> str:
 
 
 def _warehouse_filesystem() -> Any:
-    from pyiceberg.io.fsspec import FsspecFileIO
-
     from include.lake.catalog import load_catalog
+    from include.lake.objects import ObjectIO
 
     properties = load_catalog().properties
-    scheme = urlsplit(properties["warehouse"]).scheme
-    filesystem: Any = FsspecFileIO(properties).get_fs(scheme)
-    if scheme in ("gs", "gcs"):
-        # The default reads ahead in asyncio tasks. A file that is not closed leaves its tasks behind, and each logs an
-        # error.
-        filesystem.open = partial(type(filesystem).open, filesystem, cache_type="readahead")
-        # The default fetches a file in several parts, and sends one more request for the file's size first.
-        filesystem._get_file = partial(type(filesystem)._get_file, filesystem, concurrency=1)
-    return filesystem
+    return ObjectIO(properties).get_fs(urlsplit(properties["warehouse"]).scheme)

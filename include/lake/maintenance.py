@@ -273,7 +273,6 @@ def remove_unreferenced(table: Table, *, older_than: timedelta = ORPHAN_AGE, spa
         raise ValueError(f"older_than is {older_than}; at least {ORPHAN_AGE}, for commits that are under way")
     store = datafiles.filesystem(table.io, table.location())
     before = datetime.now(UTC) - older_than
-    store.invalidate_cache()
     # List the files before reading the references: a file that is committed in between is too young to be deleted.
     listed = store.find(table.location(), detail=True)
     table.refresh()

@@ -282,13 +282,15 @@ def _offset_column(io: Any, file: LandedFile) -> Ranges:
     found = _columns.get(file.path)
     if found is None:
         import numpy as np
-        import pyarrow
         import pyarrow.parquet as pq
 
+        from include.lake.datafiles import filesystem
+
         try:
-            with io.new_input(file.path).open() as stream:
+            with filesystem(io, file.path).open(file.path, size=file.size_bytes) as stream:
                 column = pq.read_table(stream, columns=["offset"])["offset"]
-        except (OSError, pyarrow.ArrowInvalid):
+        except Exception:
+            # Each client has errors of its own for a range that the file does not have.
             require_stored(io, [file])
             raise
         numbers = np.unique(column.drop_null().to_numpy())

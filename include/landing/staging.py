@@ -58,7 +58,6 @@ def remove(io: FileIO, address: str, before: datetime | None = None) -> int:
     store = filesystem(io, address)
     removed = 0
     try:
-        store.invalidate_cache()
         for path in store.find(address):
             # Somebody else may remove the same files at the same time.
             with suppress(FileNotFoundError):
@@ -95,7 +94,6 @@ def remove_finished(consumers: Iterable[LandingConsumer], older_than: timedelta 
         table = load_landing_table(consumer.topic)
         above = folder(consumer, 0, table.location()).rpartition("/")[0]
         store = filesystem(table.io, above)
-        store.invalidate_cache()
         found = {int(name) for path in store.find(above) if (name := path.split("/")[-2]).isdigit()}
         mine = select(claims.c.id).where(claims.c.consumer == consumer.name)
         recent = claims.c.closed_at.is_(None) | (claims.c.closed_at > func.now() - older_than)

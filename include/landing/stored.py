@@ -47,7 +47,6 @@ def find_broken(io: "FileIO", files: "Iterable[LandedFile]") -> "dict[LandedFile
     if not listed:
         return {}
     store = filesystem(io, listed[0].path)
-    store.invalidate_cache()
 
     def trouble(file: "LandedFile") -> str:
         try:

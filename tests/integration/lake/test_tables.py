@@ -203,7 +203,6 @@ def test_old_snapshots_and_files_that_nothing_refers_to_go(make_table, monkeypat
     assert maintenance.remove_unreferenced(table) == 0, "they may belong to a commit that is under way"
     monkeypatch.setattr(maintenance, "ORPHAN_AGE", timedelta(seconds=-60))
     assert maintenance.remove_unreferenced(table, older_than=timedelta(seconds=-60)) > 1
-    store.invalidate_cache()
     assert not store.exists(stray)
     assert [note for _, _, note in found(table)] == ["third"] * 4
 
@@ -256,3 +255,29 @@ def test_a_table_may_have_a_column_for_which_duckdb_has_a_meaning(make_table):
     assert before.rows == 1
     writing.commit(table, lambda transaction: writing.replace_files(transaction, before.old, before.rest))
     assert numbers(table) == [0, 2, 3]
+
+
+def test_objects_are_asked_for_by_name_and_never_listed(make_table, monkeypatch):
+    from gcsfs import GCSFileSystem
+
+    requests: list[tuple[str, str]] = []
+    call = GCSFileSystem._call
+
+    async def noting(self: Any, method: str, path: str, *args: Any, **options: Any) -> Any:
+        requests.append((method, path))
+        return await call(self, method, path, *args, **options)
+
+    table = make_table()
+    monkeypatch.setattr(GCSFileSystem, "_call", noting)
+    writing.replace_where(table, rows(0, 4, "a"), between(0, 4))
+    writing.replace_where(table, rows(1, 2, "b"), between(1, 2))
+    assert numbers(table) == [0, 1, 2, 3]
+    assert requests
+    # A listing is a GET of the bucket's objects, without the name of one.
+    assert [path for method, path in requests if method == "GET" and path.endswith("/o")] == []
+
+    store = datafiles.filesystem(table.io, table.location())
+    assert not store.exists(table.location()), "what only begins like an object's name is no object"
+    listed = store.find(table.location())
+    store.rm_file(listed[0])
+    assert not store.exists(listed[0]), "a listing of before is not believed"

@@ -190,5 +190,4 @@ def test_files_that_a_late_coordinator_will_commit_stay(landed_topic, make_topic
         group.commit({Partition(control_topic(topic), 0): 1})
     assert upkeep.keep_landing_table(topic)["removed"] == 2  # type: ignore[index]
     store = filesystem(load_landing_table(topic).io, addresses[named])
-    store.invalidate_cache()
     assert [store.exists(addresses[name]) for name in (named, done, unknown)] == [True, False, False]

@@ -119,7 +119,6 @@ def counts(summary: dict[str, Any]) -> dict[str, int]:
 def staging_files(consumer: LandingConsumer) -> list[str]:
     table = load_landing_table(consumer.topic)
     store = table.io.get_fs("gs")  # type: ignore[attr-defined]
-    store.invalidate_cache()
     return store.find(f"landing/staging/{consumer.name}")
 
 

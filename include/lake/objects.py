@@ -1,0 +1,63 @@
+"""The file IO of tables: PyIceberg's, with one request where gcsfs sends two or three.
+
+gcsfs looks for folders: whatever it is asked about an object, it also lists the objects below that name. An object
+store has no folders. Listing is the dearest request of all, in money and in time, and a commit asks about dozens of
+objects.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from gcsfs import GCSFileSystem
+from pyiceberg.io.fsspec import FsspecFileIO, FsspecInputFile
+
+if TYPE_CHECKING:
+    from pyiceberg.typedef import Properties
+
+
+class ObjectFileSystem(GCSFileSystem):
+    """Google Cloud Storage, where a path is an object or nothing; only a bucket and what was listed are folders."""
+
+    async def _get_directory_info(self, path: str, *_: object) -> dict[str, Any]:
+        raise FileNotFoundError(path)
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        # The default reads ahead in asyncio tasks. A file that is not closed leaves its tasks behind, and each logs an
+        # error.
+        return super()._open(path, mode, **{"cache_type": "readahead", **options})
+
+    async def _get_file(self, rpath: str, lpath: str, callback: Any = None, **options: Any) -> None:
+        # The default fetches a file in several parts, and sends one more request for the file's size first.
+        await super()._get_file(rpath, lpath, callback, **{"concurrency": 1, **options})
+
+
+class _WholeFile(FsspecInputFile):
+    """Metadata and manifests, which PyIceberg reads from end to end."""
+
+    def open(self, seekable: bool = True) -> Any:
+        whole: Any = self._fs.cat_file(self.location)
+        return io.BytesIO(whole)
+
+
+class ObjectIO(FsspecFileIO):
+    """PyIceberg's file IO for every store; the property py-io-impl of a catalog names it."""
+
+    def __init__(self, properties: Properties) -> None:
+        super().__init__(properties)
+        self._scheme_to_fs.update(gs=_google, gcs=_google)
+
+    def new_input(self, location: str) -> FsspecInputFile:
+        return _WholeFile(location, super().new_input(location)._fs)
+
+
+def _google(properties: Properties) -> ObjectFileSystem:
+    """The file system of the properties that `include.lake.catalog.file_properties` sets."""
+    return ObjectFileSystem(
+        project=properties.get("gcs.project-id"),
+        token=properties.get("gcs.oauth2.token"),
+        endpoint_url=properties.get("gcs.service.host"),
+        # A listing is kept for ever by default: an object that is gone since would still be there.
+        use_listings_cache=False,
+    )
