@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from include.kafka.connection import CONN_ID, ClientErrors, admin_config, client_config, consumer_config
@@ -195,6 +195,9 @@ class GroupOffsets:
         # Whether a leader was changing, or did not know yet that it leads.
         self._moving = False
         self._admin_config = admin_config(config)
+        # Threads of its own: calls to a broker that hangs would take those that all triggers of a process share. Two,
+        # so that the clients can be closed meanwhile.
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix=f"offsets of {group}")
         self.consumer = Consumer({**consumer_config(config, group), **settings})
 
     @cached_property
@@ -274,8 +277,8 @@ class GroupOffsets:
         lows = self._admin.list_offsets(dict.fromkeys(asked, earliest), **options)
         committed: dict[Partition, int] = {}
         try:
-            # In a thread: this call blocks for about a millisecond.
-            committed = await asyncio.to_thread(self._committed, asked)
+            # This call blocks for about a millisecond.
+            committed = await self.in_thread(self._committed, asked)
         except KafkaException as error:
             # Without the right to describe the group, the client only reports a timeout.
             text = (
@@ -324,7 +327,7 @@ class GroupOffsets:
             if await self._is_answered(answers.values()):
                 break
             # Any reachable broker answers this; the answer may name another controller.
-            call = asyncio.to_thread(self._admin.list_topics, names[0], REQUEST_TIMEOUT_SECONDS)
+            call = self.in_thread(self._admin.list_topics, names[0], REQUEST_TIMEOUT_SECONDS)
             metadata = asyncio.ensure_future(call)
             await self._wait([metadata])
             metadata.result()
@@ -532,8 +535,13 @@ class GroupOffsets:
                 )
                 raise KafkaException(tp.error)
 
+    async def in_thread(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Wait for a call that blocks while a broker does not answer; the event loop and other objects' calls go on."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args))
+
     def close(self) -> None:
         self.consumer.close()
+        self._threads.shutdown(wait=False)
 
     def __enter__(self) -> "GroupOffsets":
         return self

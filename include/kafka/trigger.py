@@ -17,8 +17,6 @@ from include.kafka.connection import CONN_ID
 from include.kafka.offsets import GroupOffsets, Partition, PartitionOffsets, is_same_topic, learn_leaders
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer as KafkaConsumer
-
     from include.kafka.consumers import Consumer
 
 log = logging.getLogger(__name__)
@@ -109,7 +107,7 @@ class ConsumerLagTrigger(BaseEventTrigger):
         # queues, because the client only has to notice a message.
         small = {"queued.min.messages": 1, "queued.max.messages.kbytes": 1024}
         group = await asyncio.to_thread(GroupOffsets, self.group, self.conn_id, **small)
-        tail, positions = Tail(group.consumer), Positions(self.group)
+        tail, positions = Tail(group), Positions(self.group)
         stopped = Refire(self.min_interval)
         missing: set[str] = set()
         try:
@@ -139,7 +137,7 @@ class ConsumerLagTrigger(BaseEventTrigger):
                 else:
                     await tail.wait(same_logs, NEW_TOPIC_SECONDS if group.incomplete else REFRESH_SECONDS)
         finally:
-            await asyncio.to_thread(group.close)
+            await group.in_thread(group.close)
 
 
 class Positions:
@@ -261,8 +259,9 @@ class Refire:
 class Tail:
     """Tails the logs from their ends for the next message."""
 
-    def __init__(self, consumer: "KafkaConsumer") -> None:
-        self._consumer = consumer
+    def __init__(self, group: GroupOffsets) -> None:
+        self._group = group
+        self._consumer = group.consumer
         self._at: dict[Partition, int] = {}
         self._known: set[str] = set()
 
@@ -279,8 +278,7 @@ class Tail:
 
         ends = {partition: offsets.end for partition, offsets in found.items()}
         for topic in {partition.topic for partition in ends} - self._known:
-            # In a thread, because it blocks.
-            await asyncio.to_thread(learn_leaders, self._consumer, topic)
+            await self._group.in_thread(learn_leaders, self._consumer, topic)
             self._known.add(topic)
         if ends != self._at:
             # Only when an end has changed: a fetch in flight for the last assignment delays the first of the next.

@@ -6,6 +6,7 @@ a limit and close at half of it, so that a consumer that hovers around the limit
 """
 
 import logging
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -97,14 +98,17 @@ def check_consumers(consumers: Iterable[Consumer]) -> None:
 def check_each(consumers: Iterable[Watched], check: Callable[[Any], object]) -> None:
     """Call `check` for every consumer, and raise CheckFailed at the end if it failed for some."""
     failures: list[str] = []
-    for consumer in consumers:
+    # In another order each time: a slow check may take the task's whole time, and the same consumers would never be
+    # checked.
+    listed = list(consumers)
+    for consumer in random.sample(listed, len(listed)):
         try:
             check(consumer)
         except Exception as error:
             log.exception("cannot be checked: consumer=%s", consumer.name)
             failures.append(f"consumer {consumer.name}: {error}")
     if failures:
-        raise CheckFailed("; ".join(failures))
+        raise CheckFailed("; ".join(sorted(failures)))
 
 
 def check_consumer(consumer: Consumer) -> Standing:

@@ -1,14 +1,17 @@
 """Lag starts runs: soon, again when it remains, and seldom when nobody acts on it."""
 
 import asyncio
+import json
+import socket
 import time
-from contextlib import aclosing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, aclosing
 from itertools import pairwise
 
 import pytest
 
 from include.kafka import tasks
-from include.kafka.offsets import GroupOffsets, Partition
+from include.kafka.offsets import DESCRIBE_SECONDS, GroupOffsets, Partition
 from include.kafka.trigger import ConsumerLagTrigger, Tail, lag_watcher
 from tests.clients import WithoutLeaders
 from tests.integration.kafka.conftest import numbers, order
@@ -210,13 +213,38 @@ def test_a_broker_that_names_no_leaders_does_not_keep_it_from_the_next_message(m
     async def scenario() -> float:
         with GroupOffsets(make_consumer(topic).group) as group:
             found = await group.look([topic.name])
+            group.consumer = WithoutLeaders(group.consumer)
             began = time.monotonic()
-            waiting = asyncio.create_task(Tail(WithoutLeaders(group.consumer)).wait(found, seconds=30))
+            waiting = asyncio.create_task(Tail(group).wait(found, seconds=30))
             await asyncio.to_thread(send, topic, order(1))
             await waiting
             return time.monotonic() - began
 
     assert asyncio.run(scenario()) < 15
+
+
+def test_brokers_that_hang_take_no_thread_of_other_triggers(make_topic, make_consumer, send, monkeypatch):
+    topic = make_topic(partitions=1)
+    send(topic, order(1))
+    # It accepts connections, and never answers.
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        extra = {"bootstrap.servers": f"127.0.0.1:{silent.getsockname()[1]}"}
+        monkeypatch.setenv("AIRFLOW_CONN_SILENT", json.dumps({"conn_type": "kafka", "extra": extra}))
+
+        async def scenario() -> None:
+            # As many as the triggerer has in a container with one core.
+            threads = ThreadPoolExecutor(5)
+            asyncio.get_running_loop().set_default_executor(threads)
+            hanging = [ConsumerLagTrigger(topics=["t"], group=f"g{n}", conn_id="silent") for n in range(12)]
+            async with AsyncExitStack() as stack:
+                for trigger in hanging:
+                    await stack.enter_async_context(Firings(trigger))
+                # They have asked for a description in vain, and ask for metadata.
+                await asyncio.sleep(2 * DESCRIBE_SECONDS[0])
+                async with Firings(trigger_for(make_consumer(topic))) as firings:
+                    await firings.until(1, timeout=3)
+
+        asyncio.run(scenario())
 
 
 def test_what_the_database_keeps_of_it_makes_the_same_trigger(make_topic, make_consumer):
