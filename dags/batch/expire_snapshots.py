@@ -1,14 +1,17 @@
 """
 ### Expire snapshots
 
-Keeps the metadata of landing tables small. A sink commits every few seconds, each commit is a snapshot, and every
-sensor, every plan and every commit reads the list of all snapshots.
+Keeps the metadata of the lake's tables small. A sink commits every few seconds, and a run of a lane several times; each
+commit is a snapshot, and every sensor, every plan and every commit reads the list of all snapshots.
 
 **Starts** every ten minutes.
 
-**Removes** the snapshots of landing tables that are older than `minutes`. Two kinds stay: the newest snapshot, and the
-sink's last snapshot with all later ones, because the sink reads its progress there. No reader needs an old snapshot: a
-run looks up its files by offsets. `maintain_tables` removes files that no snapshot refers to any more, a day later.
+**Removes** snapshots that are older than `minutes`:
+- of landing tables, all but the newest one, and the sink's last one with all later ones, because the sink reads its
+  progress there. No reader needs an old snapshot: a run looks up its files by offsets;
+- of the other tables, all but the newest one of each hour. `maintain_tables` removes these too, after days.
+
+`maintain_tables` removes files that no snapshot refers to any more, a day later.
 
 **When it fails** nothing is lost; the next run does the work. The lane works without this Dag, but becomes slower from
 day to day. A failed task opens the alarm `dag_failed`. If no run starts at all, another Dag raises `dag_silent`.
@@ -19,6 +22,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 
 from include.operations.heartbeats import REPORTED
+from include.water.lake_tables import WRITTEN
 from include.water.topics import TOPICS
 
 
@@ -47,7 +51,14 @@ def expire_snapshots():
         beat("expire_snapshots", every=timedelta(minutes=10))
         return expire_landing_snapshots(TOPICS, timedelta(minutes=(params or {})["minutes"]))
 
+    @task
+    def thin_snapshots(params: dict | None = None) -> dict[str, int]:
+        from include.landing.upkeep import thin_snapshots
+
+        return thin_snapshots(WRITTEN, timedelta(minutes=(params or {})["minutes"]))
+
     expire_landing_snapshots()
+    thin_snapshots()
 
 
 expire_snapshots()

@@ -7,8 +7,7 @@ unreferenced and old objects.
 **Starts** every night. Its tasks do not depend on each other's success.
 
 **Makes** room:
-- snapshots older than `snapshots_days` are expired (`expire_snapshots` expires those of landing tables, every ten
-  minutes);
+- snapshots older than `snapshots_days` are expired (`expire_snapshots` expires most of them earlier);
 - eight or more small files of a partition are rewritten as one, in a commit that gives way to the lane's commits. Of a
   landing table, only files are rewritten whose offsets every lane has claimed in claims that are closed;
 - gaps of landing tables are read from Kafka, also of topics without a lane (docs/runbooks/landing-gap.md);
@@ -28,12 +27,10 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag, task
 
-from include.landing.tables import clean_table
 from include.operations.heartbeats import REPORTED
 from include.water.consumers import AGGREGATE_METER_READINGS
-from include.water.flows.tables import TABLES
+from include.water.lake_tables import WRITTEN
 from include.water.topics import TOPICS
-from include.water.usage.tables import CUSTOMER_DAYS
 
 LANES = [AGGREGATE_METER_READINGS]
 LANDED = [topic.name for topic in TOPICS if topic.landed]
@@ -93,7 +90,7 @@ def maintain_tables():
 
         return remove_register_files(timedelta(days=(params or {})["register_days"]), seconds=1800)
 
-    keep_table.expand(name=[clean_table(AGGREGATE_METER_READINGS.topic), *TABLES, CUSTOMER_DAYS])
+    keep_table.expand(name=list(WRITTEN))
     keep_landing_table.expand(topic=LANDED)
     remove_staging_files()
     remove_results()

@@ -10,6 +10,8 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,8 @@ from include.lake import datafiles, engine, writing
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation
-    from pyiceberg.manifest import DataFile
+    from pyiceberg.io import FileIO
+    from pyiceberg.manifest import DataFile, ManifestFile
     from pyiceberg.table import Table, Transaction
     from pyiceberg.table.snapshots import Snapshot
 
@@ -37,6 +40,8 @@ MAX_BUNDLE_BYTES = 512 * 1024 * 1024
 MAX_BUNDLE_ROWS = 500_000
 # Snapshots per update, the oldest first: PyIceberg searches all remaining snapshots for each of them.
 EXPIRED_AT_ONCE = 1_000
+# Each takes the store some tens of milliseconds, and a night may have a hundred thousand.
+REQUESTS_AT_ONCE = 8
 
 
 def expire_snapshots(
@@ -58,15 +63,54 @@ def expire_snapshots(
     Raises:
         CommitFailedException: Other writers committed first, COMMIT_TRIES times.
     """
+    return _expire(table, older_than, lambda _: _from_first_needed(table, is_needed))
+
+
+def thin_snapshots(table: Table, older_than: timedelta, every: timedelta) -> int:
+    """Expire snapshots, but keep the newest one of each period; `expire_snapshots` expires those too, later.
+
+    A file that no snapshot refers to afterwards was written and replaced within one period. `remove_unreferenced`
+    deletes it a day after it was written: no reader that planned with it is left.
+
+    Args:
+        table: The Iceberg table.
+        older_than: Younger snapshots stay.
+        every: The period; less than ORPHAN_AGE.
+
+    Returns:
+        How many snapshots were expired.
+
+    Raises:
+        CommitFailedException: Other writers committed first, COMMIT_TRIES times.
+        ValueError: `every` is not less than ORPHAN_AGE.
+    """
+    if every >= ORPHAN_AGE:
+        raise ValueError(f"every is {every}; it must be less than {ORPHAN_AGE}, or files of readers are deleted")
+
+    def newest_of_each(old: Iterable[Snapshot]) -> set[int]:
+        newest: dict[int, Snapshot] = {}
+        for snapshot in old:
+            period = int(snapshot.timestamp_ms / 1000 / every.total_seconds())
+            newest[period] = max(snapshot, newest.get(period, snapshot), key=lambda one: one.timestamp_ms)
+        return {snapshot.snapshot_id for snapshot in newest.values()}
+
+    return _expire(table, older_than, newest_of_each)
+
+
+def _expire(table: Table, older_than: timedelta, kept: Callable[[list[Snapshot]], set[int]]) -> int:
+    """Expire the old snapshots whose ids `kept` does not return; the current ones of branches and tags stay."""
     from pyiceberg.exceptions import CommitFailedException
 
     for attempt in range(1, writing.COMMIT_TRIES + 1):
         table.refresh()
-        old = _expirable(table, older_than, is_needed)
+        before = (datetime.now(UTC) - older_than).timestamp() * 1000
+        old = [snapshot for snapshot in table.snapshots() if snapshot.timestamp_ms < before]
+        stay = kept(old) | {ref.snapshot_id for ref in table.refs().values()}
+        expired = [snapshot.snapshot_id for snapshot in old if snapshot.snapshot_id not in stay]
         try:
-            if old:
-                _forget(table, old)
-            return len(old)
+            if expired:
+                _forget(table, expired)
+            return len(expired)
         except CommitFailedException:
             # Conflicts are normal: a sink commits every few seconds.
             if attempt == writing.COMMIT_TRIES:
@@ -74,7 +118,7 @@ def expire_snapshots(
     raise AssertionError("not reached")
 
 
-def _expirable(table: Table, older_than: timedelta, is_needed: Callable[[Snapshot], bool]) -> list[int]:
+def _from_first_needed(table: Table, is_needed: Callable[[Snapshot], bool]) -> set[int]:
     kept: set[int] = set()
     snapshot = table.current_snapshot()
     while snapshot is not None:
@@ -82,9 +126,7 @@ def _expirable(table: Table, older_than: timedelta, is_needed: Callable[[Snapsho
         if is_needed(snapshot):
             break
         snapshot = table.snapshot_by_id(snapshot.parent_snapshot_id) if snapshot.parent_snapshot_id else None
-    before = (datetime.now(UTC) - older_than).timestamp() * 1000
-    kept |= {ref.snapshot_id for ref in table.refs().values()}
-    return [s.snapshot_id for s in table.snapshots() if s.timestamp_ms < before and s.snapshot_id not in kept]
+    return kept
 
 
 def _forget(table: Table, old: list[int]) -> None:
@@ -277,28 +319,43 @@ def remove_unreferenced(table: Table, *, older_than: timedelta = ORPHAN_AGE, spa
     listed = store.find(table.location(), detail=True)
     table.refresh()
     known = {_key(path) for path in _referenced(table)}
-    removed = 0
-    for path, entry in listed.items():
-        if _key(path) not in known and path.rpartition("/")[2] not in spared and _changed_at(entry) < before:
+    old = [
+        path
+        for path, entry in listed.items()
+        if _key(path) not in known and path.rpartition("/")[2] not in spared and _changed_at(entry) < before
+    ]
+
+    def remove(path: str) -> None:
+        # Another process may delete the same files: the task's retry, while the first try still runs.
+        with suppress(FileNotFoundError):
             store.rm_file(path)
-            removed += 1
-    log.info("table %s: removed %d files that no snapshot refers to", ".".join(table.name()), removed)
-    return removed
+
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="unreferenced") as pool:
+        for _ in pool.map(remove, old):
+            pass
+    log.info("table %s: removed %d files that no snapshot refers to", ".".join(table.name()), len(old))
+    return len(old)
 
 
 def _referenced(table: Table) -> Iterator[str]:
     yield table.metadata_location
     yield from (entry.metadata_file for entry in table.metadata.metadata_log)
     yield from (file.statistics_path for file in table.metadata.statistics)
-    seen: set[str] = set()
-    for snapshot in table.snapshots():
-        yield snapshot.manifest_list
-        for manifest in snapshot.manifests(table.io):
-            yield manifest.manifest_path
-            if manifest.manifest_path not in seen:
-                seen.add(manifest.manifest_path)
-                entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
-                yield from (entry.data_file.file_path for entry in entries)
+    snapshots = table.snapshots()
+    yield from (snapshot.manifest_list for snapshot in snapshots)
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="references") as pool:
+        manifests = {
+            manifest.manifest_path: manifest
+            for listed in pool.map(lambda snapshot: snapshot.manifests(table.io), snapshots)
+            for manifest in listed
+        }
+        yield from manifests
+        for paths in pool.map(lambda manifest: _files_of(manifest, table.io), manifests.values()):
+            yield from paths
+
+
+def _files_of(manifest: ManifestFile, io: FileIO) -> list[str]:
+    return [entry.data_file.file_path for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)]
 
 
 def _key(path: str) -> str:

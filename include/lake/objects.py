@@ -10,11 +10,16 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from aiohttp import ClientTimeout
 from gcsfs import GCSFileSystem
 from pyiceberg.io.fsspec import FsspecFileIO, FsspecInputFile
 
 if TYPE_CHECKING:
     from pyiceberg.typedef import Properties
+
+# Without these, a connection that was lost without a packet would hold its caller for ever. gcsfs repeats a request up
+# to five times after the first two, and not after the last one, which the largest files need.
+TIMEOUT = ClientTimeout(sock_connect=10, sock_read=30, total=600)
 
 
 class ObjectFileSystem(GCSFileSystem):
@@ -58,6 +63,7 @@ def _google(properties: Properties) -> ObjectFileSystem:
         project=properties.get("gcs.project-id"),
         token=properties.get("gcs.oauth2.token"),
         endpoint_url=properties.get("gcs.service.host"),
+        requests_timeout=TIMEOUT,
         # A listing is kept for ever by default: an object that is gone since would still be there.
         use_listings_cache=False,
     )

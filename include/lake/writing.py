@@ -29,12 +29,14 @@ COMMIT_TRIES = 8
 MAX_PAUSE_SECONDS = 5.0
 # Each commit deletes old metadata files and merges manifests: otherwise both would grow by one per run without limit.
 TABLE_PROPERTIES = {
-    "format-version": "2",
     "write.parquet.compression-codec": "zstd",
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "20",
     "commit.manifest-merge.enabled": "true",
     "commit.manifest.min-count-to-merge": "20",
+    # Small manifests, of some thousand files each: a plan opens only those that it needs, and a commit that replaces a
+    # file, or merges manifests, rewrites only small ones.
+    "commit.manifest.target-size-bytes": str(256 * 1024),
 }
 
 
@@ -102,13 +104,19 @@ def only_on_this_state(table: Table) -> None:
     """Make the table's next commit fail when somebody else commits before it.
 
     By default PyIceberg would retry an append on the new state, which may already contain the same rows. Only this copy
-    of the metadata switches that off; the properties of the table itself stay.
+    of the metadata changes; the properties and snapshots of the table itself stay.
 
     Args:
         table: A table as loaded or refreshed; the next refresh undoes the setting.
     """
-    once = {**table.metadata.properties, "commit.retry.num-retries": "0"}
-    table.metadata = table.metadata.model_copy(update={"properties": once})
+    metadata = table.metadata
+    update = {
+        "properties": {**metadata.properties, "commit.retry.num-retries": "0"},
+        # A commit needs the current one, and PyIceberg copies all of them some twenty times: seconds for thousands.
+        "snapshots": [one for one in metadata.snapshots if one.snapshot_id == metadata.current_snapshot_id],
+        "snapshot_log": [],
+    }
+    table.metadata = metadata.model_copy(update=update)
 
 
 def append_files(transaction: Transaction, files: Iterable[DataFile], properties: Mapping[str, str]) -> None:
@@ -145,11 +153,13 @@ def replace_files(
     if not old:
         append_files(transaction, new, kept)
         return
-    with transaction.update_snapshot(snapshot_properties=kept).overwrite() as overwrite:
+    from include.lake.overwriting import overwrite
+
+    with overwrite(transaction, kept) as replaced:
         for file in old:
-            overwrite.delete_data_file(file)
+            replaced.delete_data_file(file)
         for file in new:
-            overwrite.append_data_file(file)
+            replaced.append_data_file(file)
 
 
 def ensure_table(catalog: Catalog, name: str, schema: Schema, spec: PartitionSpec) -> Table:
@@ -174,7 +184,8 @@ def ensure_table(catalog: Catalog, name: str, schema: Schema, spec: PartitionSpe
         with suppress(NamespaceAlreadyExistsError, IntegrityError):
             catalog.create_namespace_if_not_exists(name.rpartition(".")[0])
         try:
-            return catalog.create_table(name, schema, partition_spec=spec, properties=TABLE_PROPERTIES)
+            properties = {"format-version": "2", **TABLE_PROPERTIES}
+            return catalog.create_table(name, schema, partition_spec=spec, properties=properties)
         except TableAlreadyExistsError:
             table = catalog.load_table(name)
     return _with_columns_of(table, schema)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,17 +30,25 @@ SINK_SUMMARY = "kafka.connect."
 # For landing tables. Long enough for a writer whose commit is in progress, and for a person who investigates; readers
 # do not need old snapshots.
 SNAPSHOTS_KEPT = timedelta(minutes=30)
+# Of other tables, one snapshot of each hour stays longer, for a person who investigates.
+SNAPSHOT_EVERY = timedelta(hours=1)
 
 
 def keep_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
     """Expire snapshots of a table, bundle its small files, and delete unreferenced files.
+
+    A step that fails does not keep the others from being done: without them, commits would become slower from night to
+    night, and so the step that gives way to commits would fail more often.
 
     Args:
         name: The table's identifier, `namespace.name`.
         snapshots_kept: Younger snapshots stay.
 
     Returns:
-        {"bundled": files replaced, "expired": snapshots, "removed": files deleted}; None when the table does not exist.
+        {"expired": snapshots, "bundled": files replaced, "removed": files deleted}; None when the table does not exist.
+
+    Raises:
+        UpkeepFailed: A step failed; the next run tries again.
     """
     from pyiceberg.exceptions import NoSuchTableError
 
@@ -50,13 +59,26 @@ def keep_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
         table = load_catalog().load_table(name)
     except NoSuchTableError:
         return None
-    found = {
-        "bundled": maintenance.bundle_small_files(table),
-        "expired": maintenance.expire_snapshots(table, snapshots_kept),
-        "removed": maintenance.remove_unreferenced(table),
-    }
+    found: dict[str, int] = {}
+    failures: list[str] = []
+    for step, work in (
+        ("expired", partial(maintenance.expire_snapshots, table, snapshots_kept)),
+        ("bundled", partial(maintenance.bundle_small_files, table)),
+        ("removed", partial(maintenance.remove_unreferenced, table)),
+    ):
+        try:
+            found[step] = work()
+        except Exception as error:
+            log.exception("table %s: not %s", name, step)
+            failures.append(f"table {name} not {step}: {error}")
     log.info("table %s: %s", name, found)
+    if failures:
+        raise UpkeepFailed("; ".join(failures))
     return found
+
+
+class UpkeepFailed(Exception):
+    """A part of the upkeep failed; the rest is done, and the next run tries again."""
 
 
 def expire_landing_snapshots(topics: Iterable[Topic], kept: timedelta = SNAPSHOTS_KEPT) -> dict[str, int]:
@@ -74,32 +96,65 @@ def expire_landing_snapshots(topics: Iterable[Topic], kept: timedelta = SNAPSHOT
         {table: how many snapshots were expired}.
 
     Raises:
-        ExpiryFailed: Expiry failed for some tables; the others are done.
+        UpkeepFailed: Expiry failed for some tables; the others are done.
     """
-    from pyiceberg.exceptions import NoSuchTableError
-
     from include.landing.tables import raw_table
+
+    return _of_each({raw_table(it): partial(_expire_landing_snapshots, it, kept) for it in topics if it.landed})
+
+
+def thin_snapshots(
+    names: Iterable[str], kept: timedelta = SNAPSHOTS_KEPT, every: timedelta = SNAPSHOT_EVERY
+) -> dict[str, int]:
+    """Expire the snapshots of other tables that are older than `kept`, except the newest one of each period `every`.
+
+    Every commit and every reader loads the list of all snapshots, and each run of a lane adds some. `keep_table`
+    expires the rest.
+
+    Args:
+        names: Identifiers of tables, `namespace.name`; a table that does not exist yet is ignored.
+        kept: Younger snapshots stay.
+        every: The period.
+
+    Returns:
+        {table: how many snapshots were expired}.
+
+    Raises:
+        UpkeepFailed: Expiry failed for some tables; the others are done.
+    """
+    return _of_each({name: partial(_thin_snapshots, name, kept, every) for name in names})
+
+
+def _of_each(work: Mapping[str, Callable[[], int]]) -> dict[str, int]:
+    from pyiceberg.exceptions import NoSuchTableError
 
     found: dict[str, int] = {}
     failures: list[str] = []
-    for topic in topics:
-        if not topic.landed:
-            continue
+    # In another order each time: one table may take all the time of the task.
+    for name in random.sample(list(work), len(work)):
         try:
-            found[raw_table(topic)] = _expire_landing_snapshots(topic, kept)
+            found[name] = work[name]()
         except NoSuchTableError:
             continue
         except Exception as error:
-            log.exception("snapshots stay: table=%s", raw_table(topic))
-            failures.append(f"table {raw_table(topic)}: {error}")
+            log.exception("snapshots stay: table=%s", name)
+            failures.append(f"table {name}: {error}")
     log.info("expired snapshots: %s", found)
     if failures:
-        raise ExpiryFailed("; ".join(failures))
+        raise UpkeepFailed("; ".join(sorted(failures)))
     return found
 
 
-class ExpiryFailed(Exception):
-    """The snapshots of some tables could not be expired; the next run tries again."""
+def _thin_snapshots(name: str, kept: timedelta, every: timedelta) -> int:
+    from include.lake import maintenance
+    from include.lake.catalog import load_catalog
+    from include.lake.writing import TABLE_PROPERTIES
+
+    table = load_catalog().load_table(name)
+    expired = maintenance.thin_snapshots(table, kept, every)
+    # Tables that were created before a property was.
+    maintenance.set_properties(table.refresh(), TABLE_PROPERTIES)
+    return expired
 
 
 def _expire_landing_snapshots(topic: Topic, kept: timedelta) -> int:

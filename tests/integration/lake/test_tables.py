@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.manifest import ManifestEntryStatus
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.transforms import DayTransform
@@ -18,6 +22,7 @@ from pyiceberg.types import DoubleType, LongType, NestedField, StringType, Times
 
 from include.lake import datafiles, engine, maintenance, writing
 from include.lake.catalog import load_catalog
+from include.landing import upkeep
 
 pytestmark = pytest.mark.integration
 
@@ -207,6 +212,121 @@ def test_old_snapshots_and_files_that_nothing_refers_to_go(make_table, monkeypat
     assert [note for _, _, note in found(table)] == ["third"] * 4
 
 
+def test_of_each_period_the_newest_snapshot_stays(make_table):
+    table = make_table()
+    for number in range(8):
+        writing.replace_where(table, rows(0, 1, str(number)), between(0, 1))
+    period = 0.4
+    before: dict[int, set[int]] = {}
+    for snapshot in table.snapshots():
+        before.setdefault(int(snapshot.timestamp_ms / 1000 / period), set()).add(snapshot.snapshot_id)
+    newest = {snapshot.snapshot_id: snapshot.timestamp_ms for snapshot in table.snapshots()}
+    assert any(len(ids) > 1 for ids in before.values())
+
+    thin = upkeep.thin_snapshots([".".join(table.name())], timedelta(0), timedelta(seconds=period))
+    assert list(thin.values()) == [sum(len(ids) - 1 for ids in before.values())]
+    table.refresh()
+    assert {s.snapshot_id for s in table.snapshots()} == {max(ids, key=newest.__getitem__) for ids in before.values()}
+    assert [note for _, _, note in found(table)] == ["7"]
+    # Nothing is left to do, so nothing is committed.
+    where = table.metadata_location
+    assert list(upkeep.thin_snapshots([".".join(table.name())], timedelta(0)).values()) == [len(before) - 1]
+    assert list(upkeep.thin_snapshots([".".join(table.name())]).values()) == [0]
+    table.refresh()
+    assert table.metadata_location != where
+    where = table.metadata_location
+    assert upkeep.thin_snapshots([".".join(table.name()), "clean.nothing"]) == {".".join(table.name()): 0}
+    assert table.refresh().metadata_location == where
+    with pytest.raises(ValueError, match="less than"):
+        maintenance.thin_snapshots(table, timedelta(0), timedelta(days=1))
+
+
+def test_a_commit_keeps_the_snapshots_that_it_does_not_need(make_table):
+    table = make_table()
+    for number in range(3):
+        writing.replace_where(table, rows(0, 1, str(number)), between(0, 1))
+    ids = {snapshot.snapshot_id for snapshot in table.snapshots()}
+    replaced = [task.file for task in table.scan().plan_files()]
+    writing.commit(table, lambda transaction: writing.replace_files(transaction, replaced, []))
+    assert {snapshot.snapshot_id for snapshot in table.snapshots()} > ids
+    assert {snapshot.snapshot_id for snapshot in table.refresh().snapshots()} > ids
+    assert len(table.history()) == len(table.snapshots())
+
+
+def test_a_step_of_the_upkeep_that_fails_stops_no_other(make_table, monkeypatch):
+    table = make_table()
+    name = ".".join(table.name())
+    for number in range(3):
+        writing.replace_where(table, rows(0, 1, str(number)), between(0, 1))
+    store = datafiles.filesystem(table.io, table.location())
+    store.pipe_file(f"{table.location()}/data/stray.parquet", b"x")
+    age = timedelta(seconds=-60)
+    monkeypatch.setattr(maintenance, "ORPHAN_AGE", age)
+    monkeypatch.setattr(maintenance.remove_unreferenced, "__kwdefaults__", {"older_than": age, "spared": ()})
+
+    def in_vain(_: Any) -> int:
+        raise CommitFailedException("others commit all the time")
+
+    monkeypatch.setattr(maintenance, "bundle_small_files", in_vain)
+    with pytest.raises(upkeep.UpkeepFailed, match=f"table {name} not bundled: others commit all the time"):
+        upkeep.keep_table(name, timedelta(0))
+    assert len(table.refresh().snapshots()) == 1
+    assert not store.exists(f"{table.location()}/data/stray.parquet")
+
+
+def test_files_that_another_process_deletes_at_the_same_time_are_no_fault(make_table, monkeypatch):
+    table = make_table()
+    store = datafiles.filesystem(table.io, table.location())
+    strays = [f"{table.location()}/data/stray-{n}.parquet" for n in range(20)]
+    for stray in strays:
+        store.pipe_file(stray, b"x")
+    monkeypatch.setattr(maintenance, "ORPHAN_AGE", timedelta(seconds=-60))
+    remove = type(store).rm_file
+
+    def remove_twice(self: Any, path: str) -> None:
+        remove(self, path)
+        remove(self, path)
+
+    monkeypatch.setattr(type(store), "rm_file", remove_twice)
+    assert maintenance.remove_unreferenced(table, older_than=timedelta(seconds=-60)) == 20
+    assert not any(store.exists(stray) for stray in strays)
+
+
+def test_a_store_that_is_silent_ends_a_request(make_table, monkeypatch):
+    from aiohttp import ClientTimeout
+
+    from include.lake.objects import ObjectIO
+
+    def hang(listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                held.append(listening.accept()[0])
+
+    held: list[socket.socket] = []
+    # The time for a whole request; after the others gcsfs tries again, for a minute.
+    monkeypatch.setattr("include.lake.objects.TIMEOUT", ClientTimeout(total=1))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=hang, args=[listening], daemon=True).start()
+        host = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        properties = {"gcs.oauth2.token": "anon", "gcs.service.host": host, "gcs.project-id": "test"}
+        read = threading.Thread(target=lambda: ends.append(_raised(ObjectIO(properties), "gs://b/x")), daemon=True)
+        ends: list[Exception | None] = []
+        read.start()
+        read.join(30)
+        assert not read.is_alive(), "it waits for ever"
+        listening.shutdown(socket.SHUT_RDWR)
+    assert isinstance(ends[0], TimeoutError)
+    assert held
+
+
+def _raised(io: Any, address: str) -> Exception | None:
+    try:
+        io.new_input(address).open()
+    except Exception as error:
+        return error
+    return None
+
+
 @pytest.mark.parametrize("kept", [0, 3, -1])
 def test_an_upload_that_the_store_does_not_keep_is_not_committed(make_table, monkeypatch, tmp_path, kept):
     table = make_table()
@@ -245,6 +365,50 @@ def test_rows_are_removed_and_the_other_rows_of_their_files_stay(make_table):
     with engine.connect() as connection:
         nothing = datafiles.without(connection, table, between(100, 200))
     assert (nothing.old, nothing.rest, nothing.rows) == ([], [], 0)
+
+
+def replace_day(table: Any, note: str, tmp_path: Path, first: int = 0) -> None:
+    """As a run of the lane does: replace a file, here the one that holds the day's four rows."""
+
+    def change(transaction: Any) -> None:
+        old = [task.file for task in table.scan(between(first, first + 4)).plan_files()]
+        with engine.connect() as connection:
+            connection.register("made", rows(first, first + 4, note))
+            folder = tmp_path / uuid.uuid4().hex
+            folder.mkdir()
+            local = datafiles.write(connection, "select number, made_at, note from made", table, folder)
+        writing.replace_files(transaction, old, datafiles.upload(table, local))
+
+    writing.commit(table, change)
+
+
+def test_commits_that_replace_files_leave_few_manifests(make_table, tmp_path):
+    table = make_table()
+    with table.transaction() as transaction:
+        transaction.set_properties({"commit.manifest.min-count-to-merge": "4"})
+    table.refresh()
+    for day in range(6):
+        table.append(rows(4 * day, 4 * day + 4, "old"))
+    for number in range(12):
+        replace_day(table, f"note {number}", tmp_path, first=4 * (number % 3))
+    manifests = table.current_snapshot().manifests(table.io)
+    # One that says what the last commit has replaced, and fewer than would be merged.
+    assert len(manifests) <= 4
+    assert [note for _, _, note in found(table)] == [
+        *["note 9"] * 4,
+        *["note 10"] * 4,
+        *["note 11"] * 4,
+        *["old"] * 12,
+    ]
+    assert table.current_snapshot().summary["total-records"] == "24"
+    # The last commit says what it has replaced, for whoever reads the changes.
+    deleted = [
+        entry.data_file
+        for manifest in manifests
+        for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=False)
+        if entry.status == ManifestEntryStatus.DELETED
+    ]
+    assert [file.record_count for file in deleted] == [4]
 
 
 def test_a_table_may_have_a_column_for_which_duckdb_has_a_meaning(make_table):

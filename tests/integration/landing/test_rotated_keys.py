@@ -6,6 +6,7 @@ of a service account, as Google does.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import threading
@@ -14,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from urllib.parse import parse_qs
 
 import pytest
@@ -118,6 +120,8 @@ def rotate(store: GuardedStore, key: str, monkeypatch) -> None:
 
 def test_a_sensor_that_waits_goes_on_with_the_new_key(landed_topic, lane, send_orders, store, monkeypatch):
     monkeypatch.setattr(triggers, "AWAY_FIRST_SECONDS", 0.1)
+    # The client tries half a minute long before it believes that it is refused.
+    monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=lambda seconds: asyncio.sleep(seconds / 100)))
     rotate(store, "first", monkeypatch)
     topic = landed_topic(partitions=1)
     send_orders(topic, 0, 5)
