@@ -286,7 +286,7 @@ def messages_part(figures: Figures, options: argparse.Namespace) -> dict[str, fl
 
     from benchmarks.consumers import MESSAGES_TOPIC
     from benchmarks.events import burst, single
-    from benchmarks.history import METADATA, copy_row
+    from benchmarks.history import add_metadata
     from include.kafka.offsets import GroupOffsets
 
     lanes = {"ours": "single_message", "per message": "run_per_message"}
@@ -312,8 +312,7 @@ def messages_part(figures: Figures, options: argparse.Namespace) -> dict[str, fl
         measure(FRESH, "before")
         say(f"Airflow's metadata: {options.history:,} old keys and runs; {options.inbox:,} inbox rows")
         with it.metadata.begin() as connection:
-            for table, changes in METADATA.items():
-                copy_row(connection, table, changes, options.history)
+            add_metadata(connection, options.history)
         name = MESSAGES_TOPIC.name
         with GroupOffsets("age") as group:
             topic_id = group.topic_ids_now([name])[name]
@@ -330,7 +329,7 @@ def messages_part(figures: Figures, options: argparse.Namespace) -> dict[str, fl
     return {}
 
 
-# What `copy_row` has added, from what refers to others on.
+# What `add_metadata` has added, from what refers to others on.
 REJUVENATE = (
     "delete from partitioned_asset_key_log where created_at < now() - interval '12 hours'",
     "delete from asset_partition_dag_run where created_at < now() - interval '12 hours'",

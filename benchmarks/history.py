@@ -28,6 +28,26 @@ TEMPLATES = {
     "partitioned_asset_key_log": "select id from partitioned_asset_key_log limit 1",
 }
 
+# Copies refer to the copies that they belong to. If all referred to the same row, PostgreSQL would expect every look-up
+# to find hundreds of thousands of rows, and read the whole table.
+REFERENCES = (
+    """
+    insert into dagrun_asset_event (dag_run_id, event_id)
+    select run.id, event.id from dag_run run join asset_event event using (partition_key)
+    where run.run_id like 'asset_triggered__old-%'
+    """,
+    """
+    update asset_partition_dag_run made set created_dag_run_id = run.id from dag_run run
+    where run.partition_key = made.partition_key and run.run_id like 'asset_triggered__old-%'
+    """,
+    """
+    update partitioned_asset_key_log log set asset_event_id = event.id, asset_partition_dag_run_id = made.id
+    from asset_event event, asset_partition_dag_run made, dag_run run
+    where event.partition_key = log.source_partition_key and made.created_dag_run_id = run.id
+      and run.partition_key = log.target_partition_key and run.run_id like 'asset_triggered__old-%'
+    """,
+)
+
 OPERATIONS = (
     """
     insert into inbox (consumer, topic_id, partition, "offset", topic, contract, event_id, outcome, run_id, recorded_at)
@@ -60,8 +80,7 @@ OPERATIONS = (
 def add_history(it: Stand, rows: int) -> None:
     """Add what `rows` messages of bench_message, each with a run of its own, leave behind."""
     with it.metadata.begin() as connection:
-        for table, changes in METADATA.items():
-            copy_row(connection, table, changes, rows)
+        add_metadata(connection, rows)
     with it.operations.begin() as connection:
         for statement in OPERATIONS:
             connection.execute(text(statement), {"rows": rows})
@@ -71,7 +90,15 @@ def add_history(it: Stand, rows: int) -> None:
             connection.execute(text("vacuum (analyze)"))
 
 
-def copy_row(connection: Connection, table: str, changes: dict[str, str], rows: int) -> None:
+def add_metadata(connection: Connection, rows: int) -> None:
+    """The part in Airflow's metadata database."""
+    for table, changes in METADATA.items():
+        _copy_row(connection, table, changes, rows)
+    for statement in REFERENCES:
+        connection.execute(text(statement))
+
+
+def _copy_row(connection: Connection, table: str, changes: dict[str, str], rows: int) -> None:
     """Copy the template row of a table; ids come from the table's sequence unless `changes` says otherwise."""
     columns = connection.execute(
         text(
