@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-next browser up down status logs lint lock contracts bench-events \
+.PHONY: help setup demo test test-fast test-next browser up down status env logs lint lock contracts bench-events \
     bench-batch bench-age freshness eval-triage faults faults-batch
 
 # Output of a target is for people and programs, also when make runs below make.
@@ -53,6 +53,9 @@ down: $(READY) ## stop the local stack; the data stays
 status: $(READY) ## show what runs and where; JSON=1 prints one JSON object, passwords included
 	@$(PYTHON) -m stack status $(if $(JSON),--json)
 
+env: $(READY) ## print the running stack's variables for a shell: eval "$(make -s env)"
+	@$(PYTHON) -m stack env
+
 logs: $(READY) ## follow the logs; S=kafka chooses one service
 	@$(PYTHON) -m stack logs $(S)
 
@@ -68,7 +71,7 @@ lock: $(READY) ## resolve all dependencies again and rewrite the lock files
 contracts: $(READY) ## rewrite the JSON Schemas in contracts/ from the topics' contracts
 	@$(PYTHON) -m include.contracts write
 
-bench-events: $(READY) ## the event lane beside the provider's triggers, a plain consumer and Airflow's own floor
+bench-events: $(READY) ## the event lane beside the provider's triggers, a plain consumer and plain Dag runs
 	@$(PYTHON) -m benchmarks.events $(ARGS)
 
 bench-batch: $(READY) ## the standard lane: landing, data tasks beside bare DuckDB, freshness
@@ -83,7 +86,7 @@ eval-triage: $(READY) ## triage against labelled requests and attacks; ARGS="--e
 bench-age: $(READY) ## what a lane costs after a year of data, beside the first day; ARGS="--help" lists smaller sizes
 	@$(PYTHON) -m benchmarks.age $(ARGS)
 
-faults: $(READY) ## kill everything under load, count what is lost or done twice; ARGS="--lane shared-stream" the rival
+faults: $(READY) ## kill everything under load, count what is lost or done twice; ARGS="--lane shared-stream" tests the provider's trigger instead
 	@$(PYTHON) -m benchmarks.faults $(ARGS)
 
 faults-batch: $(READY) ## the standard lane: kill around every commit, take services away, compare with what was sent

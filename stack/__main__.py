@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("remove", help="stop everything and delete the data")
     status = commands.add_parser("status", help="what runs, and at which address")
     status.add_argument("--json", action="store_true", help="print one JSON object, passwords included")
+    commands.add_parser("env", help="print the variables that reach the running services, passwords included")
     logs = commands.add_parser("logs", help="show the logs' ends and follow them")
     logs.add_argument("service", nargs="?", help="one service or program; all by default")
     logs.add_argument("--no-follow", action="store_true", help="print the end and stop")
@@ -45,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
             stack.remove()
         elif options.command == "status":
             print(json.dumps(stack.endpoints(), indent=2)) if options.json else print_status(stack)
+        elif options.command == "env":
+            print_environment(stack)
         elif options.command == "logs":
             return show_logs(stack, options.service, follow=not options.no_follow)
         elif options.command == "demo":
@@ -80,6 +84,17 @@ def print_status(stack: Stack) -> None:
     if airflow := endpoints["airflow"]:
         print(f"{'Airflow':15} {airflow['url']} (user {airflow['username']}, password {airflow['password']})")
     print("`make status JSON=1` prints all of it with the passwords")
+
+
+def print_environment(stack: Stack) -> None:
+    """Print shell commands that export the variables of the stack's own processes, and put its `psql` on the PATH."""
+    if not stack.is_running():
+        raise StackError("the stack is down; `make up` starts it")
+    variables = stack.environment()
+    if binaries := getattr(stack.services.get("postgres"), "binaries", None):
+        variables["PATH"] += f"{os.pathsep}{binaries}"
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")
 
 
 def show_logs(stack: Stack, service: str | None, follow: bool) -> int:

@@ -9,9 +9,10 @@ message: the run claims offset ranges and reads them from Kafka.
 **Makes** rows in `alerts`, messages on `alerts.raised`, and a POST to the connection `alert_webhook` if it is defined.
 A message that breaks its contract is kept in `<topic>.dlq`.
 
-**When it fails** nothing is lost and nothing is done twice: tasks retry for six hours; after that, clear the run. It
-processes the same offset ranges again, and messages that were handled are skipped. If only some effects fail, the run
-ends after a minute, and `maintain` tries their messages again.
+**When it fails** nothing is lost and nothing is done twice: tasks retry for six hours while the broker or the database
+is away; after that, clear the run. It processes the same offset ranges again, and skips messages that were handled. If
+effects fail, the run ends earlier, after a minute if others succeed and after half an hour if none does, and `maintain`
+tries their messages again.
 """
 
 from datetime import timedelta

@@ -10,8 +10,9 @@ once for each key. The key is `topic-partition-offset`; find a run in the UI by 
 **Makes** a row in `decisions` for each request. Harmless actions are executed at once (a row in `work_orders`, a
 message on `work.orders`). All other actions wait for a person in `execute_decisions`.
 
-**When it fails** nothing is lost and nothing is done twice: tasks retry for six hours, and `maintain` emits keys again
-whose runs never started (this Dag was paused) or have failed. Requests are not processed in order.
+**When it fails** nothing is lost and nothing is done twice: tasks retry for six hours while the broker or the database
+is away, and for half an hour at most if only the effect fails. `maintain` emits keys again whose runs never started
+(this Dag was paused) or have failed. Requests are not processed in order.
 """
 
 from datetime import timedelta

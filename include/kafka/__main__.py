@@ -26,9 +26,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     reset = commands.add_parser(
         "reset",
-        help="let a consumer go on after its topic was deleted and recreated, or lost its end",
-        description="Forget what the consumer has claimed of the topic and start at the beginning of what is there "
-        "now. Open claims on offsets that are gone are closed, and the loss stays on record as an alarm.",
+        help="resume a consumer after its topic was deleted and recreated, or its log was truncated",
+        description="Delete the consumer's positions in the topic and start at the beginning of the current log. Open "
+        "claims on offsets that are gone are closed, and the alarm messages_lost names the lost offsets.",
     )
     reset.set_defaults(action=_reset)
     reset.add_argument("consumer")

@@ -460,7 +460,7 @@ def _without_given_up(consumer: Consumer, ranges: Sequence[OffsetRange]) -> list
         named = ", ".join(map(str, ranges[:10]))
         raise _final(
             f"consumer {consumer.name}: {named} was given up when the consumer was reset; the alarm messages_lost has "
-            "stated what was not handled of it. Nothing is left to do for this run: mark it as failed"
+            "stated what was not handled of it. Nothing is left to do for this run"
         )
     return left
 

@@ -48,19 +48,23 @@ def _parser() -> argparse.ArgumentParser:
                 "connector", nargs="?" if name in ("status", "gaps") else None, help="as `status` shows it"
             )
 
-    add("apply", _apply, "make or change tables, control topics and connectors of landed topics; harmless to run again")
+    add(
+        "apply",
+        _apply,
+        "create or update tables, control topics and connectors of landed topics; harmless to run again",
+    )
     add(
         "status",
         _status,
-        "show each connector's state, its lag and how far its table is; exits with 1 if one is not well",
+        "show each connector's state, its tasks and its lag; exits with 1 if a connector is not running",
     )
     add("restart", _restart, "restart a connector's failed tasks, or all of them if none has failed; loses nothing")
     add("stop", _stop, "end a connector's tasks; its configuration and offsets stay")
-    add("resume", _resume, "let a stopped connector go on")
+    add("resume", _resume, "resume a stopped connector")
     add(
         "step-over",
         _step_over,
-        "lead a connector past records whose timestamp Kafka Connect refuses; `repair` then appends them and those "
+        "move a connector past records whose timestamp Kafka Connect refuses; `repair` then appends them and those "
         "before them from Kafka, which the next run of the lane does too",
     )
     add(
@@ -119,7 +123,7 @@ def _restart(options: argparse.Namespace, registry: Registry) -> list[str]:
     name, connect = connector_name(_topic(options.connector, registry)), Connect(options.conn_id)
     standing = Standing.of(connect, name)
     if not connect.restart(name, only_failed=standing.has_failed):
-        raise ValueError(f"connector {name} does not exist; `apply` makes it")
+        raise ValueError(f"connector {name} does not exist; `apply` creates it")
     forget_restarts(name)
     return [f"connector {name}: restarted {'what had failed' if standing.has_failed else 'with all its tasks'}"]
 
@@ -130,7 +134,7 @@ def _stop(options: argparse.Namespace, registry: Registry) -> list[str]:
 
     name = connector_name(_topic(options.connector, registry))
     if not Connect(options.conn_id).stop(name):
-        raise ValueError(f"connector {name} does not exist; `apply` makes it")
+        raise ValueError(f"connector {name} does not exist; `apply` creates it")
     return [f"connector {name}: stopped; `resume` lets it go on"]
 
 
@@ -196,7 +200,7 @@ def _resume(options: argparse.Namespace, registry: Registry) -> list[str]:
     topic, connect = _topic(options.connector, registry), Connect(options.conn_id)
     name = connector_name(topic)
     if connect.config(name) is None:
-        raise ValueError(f"connector {name} does not exist; `apply` makes it")
+        raise ValueError(f"connector {name} does not exist; `apply` creates it")
     # Kafka deletes the committed offsets of a group without members after a week.
     changes = preset_coordinator(topic, options.kafka_conn_id)
     connect.resume(name)

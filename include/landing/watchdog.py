@@ -162,7 +162,7 @@ def _note_state(name: str, standing: Standing, limits: Limits) -> bool:
         row = _locked_row(connection, name)
         now = connection.scalar(select(func.now()))
         if standing.connector == MISSING:
-            text = f"the connector does not exist: `python -m include.landing apply` makes it; {RUNBOOK}"
+            text = f"the connector does not exist: `python -m include.landing apply` creates it; {RUNBOOK}"
             open_alarm(connection, name, "connector_missing", text)
             return False
         close_alarm(connection, name, "connector_missing")

@@ -39,11 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     show = add("show", _show, "print a version's card; without a version, champion.json")
     show.add_argument("name")
     show.add_argument("version", nargs="?")
-    rollback = add("rollback", _roll_back, "put an earlier champion in use again, at once and until a better one comes")
-    rollback.add_argument("name")
-    rollback.add_argument(
-        "version", nargs="?", help=f"by default the champion before; {NONE!r}: no model, what is used without one"
+    rollback = add(
+        "rollback", _roll_back, "use an earlier champion again, from now until a better candidate passes the gate"
     )
+    rollback.add_argument("name")
+    rollback.add_argument("version", nargs="?", help=f"default: the previous champion; {NONE!r}: use no model")
     rollback.add_argument("--reason", default="by hand", help="kept with the rollback")
     return parser
 

@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     close.add_argument("source", help="the consumer, table or connector, as `alarms` shows it")
     close.add_argument("kind", help="such as messages_lost")
-    close.add_argument("--reason", required=True, help="why; it is kept with the alarm, and told to the webhook")
+    close.add_argument("--reason", required=True, help="why; it is kept with the alarm, and sent to the webhook")
     close.add_argument("--by", default=None, help="who decides (default: the user who runs this)")
     return parser
 

@@ -26,9 +26,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--html", action="store_true", help="the page, to be written to a file")
     accept = commands.add_parser(
         "accept",
-        help="let a run go on although its data break rules",
-        description="Record that the data of a run are odd but right: who says so, why, and which rules are meant. "
-        "Then clear the run: it passes, unless it breaks other rules.",
+        help="accept a run although its data break rules",
+        description="Record that the data of a run are unusual but correct: who says so, why, and which rules are "
+        "meant. Then clear the run: it passes, unless it breaks other rules.",
     )
     accept.set_defaults(action=_accept)
     accept.add_argument("--reason", required=True, help="why; it is kept, and shown on the run's page")

@@ -84,7 +84,7 @@ def _verdict(document: Mapping[str, Any]) -> str:
         text = document.get("consequence") or "Nothing was deleted, and nothing downstream has run."
     elif failed:
         tone, head = "accepted", f"Accepted, although {len(failed)} of {rules} are broken"
-        text = "A person has decided that the data are odd but right."
+        text = "A person has decided that the data are unusual but correct."
     else:
         tone, head = "passed", f"Passed: {rules}"
         open_rules = sum(o["state"] in ("no past yet", "not measured") for o in document["outcomes"])

@@ -178,7 +178,7 @@ def _steps(source: str, claim_id: int) -> list[dict[str, str]]:
             "reads its own offsets again. If a rule is wrong: change it, and clear this task."
         },
         {
-            "text": "If the data are odd but right: accept the run, then clear it. Who and why is kept.",
+            "text": "If the data are unusual but correct: accept the run, then clear it. Who and why is kept.",
             "command": f"python -m include.validators accept {source} {claim_id} --reason '...'",
         },
         {"text": "Until then the lane claims nothing new; what lands meanwhile waits."},
@@ -199,7 +199,7 @@ def _stop(source: str, claim_id: int, result: SetResult, refused: Sequence[str],
         open_alarm(connection, source, results.alarm_kind(claim_id), f"{what}; page: {page}")
     return (
         f"{source}: {what}. Nothing was deleted, nothing downstream has run, and no new range is claimed until this "
-        f"run is done. Page: {page}. If the data are odd but right: python -m include.validators accept {source} "
+        f"run is done. Page: {page}. If the data are unusual but correct: python -m include.validators accept {source} "
         f"{claim_id} --reason '...', then clear this task; if they are wrong: docs/runbooks/suite-failed.md"
     )
 

@@ -76,6 +76,25 @@ def test_a_second_up_says_that_everything_runs_and_changes_nothing(stack, report
     assert stack.endpoints() == before
 
 
+def test_its_variables_let_a_shell_reach_the_services(stack):
+    command = [
+        sys.executable,
+        "-m",
+        "stack",
+        "--folder",
+        str(stack.folder),
+        "--services",
+        ",".join(stack.services),
+        "env",
+    ]
+    # Nothing of this process's environment helps.
+    bare = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+    made = subprocess.run(command, cwd=PROJECT, env=bare, capture_output=True, text=True, check=True)
+    script = 'eval "$1"; psql "$AIRFLOW_CONN_OPERATIONS_DB" -Atc "SELECT answer FROM kept"'
+    shown = subprocess.run(["bash", "-c", script, "-", made.stdout], env=bare, capture_output=True, text=True)
+    assert shown.stdout == "42\n", shown.stderr
+
+
 def test_an_up_beside_another_one_names_it(stack):
     code = "import fcntl, os, sys, time; f = open(sys.argv[1], 'a+'); fcntl.flock(f, fcntl.LOCK_EX); "
     code += "f.truncate(0); f.write(f'pid {os.getpid()} (make up)'); f.flush(); print(); time.sleep(60)"

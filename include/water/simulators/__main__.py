@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     feed.add_argument("--seed", type=int, default=1)
     feed.add_argument("--interval-seconds", type=_positive, default=15.0, help="between earthquakes: %(default)s")
     feed.add_argument("--history-seconds", type=float, default=600.0, help="shown at the start: %(default)s")
-    feed.add_argument("--bad-every", type=int, default=0, help="every how many breaks the format: none")
+    feed.add_argument(
+        "--bad-every", type=int, default=0, help="break the format of every Nth earthquake; default: none"
+    )
     feed.set_defaults(action=_serve_feed)
 
     history = commands.add_parser("send-history", help="send the meter readings of the last days")

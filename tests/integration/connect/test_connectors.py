@@ -158,7 +158,7 @@ def test_the_commands_make_show_stop_and_resume_a_connector(make_topic, connect,
     assert MISSING in out
     code, out = run("resume", name)
     assert code == 1
-    assert "does not exist; `apply` makes it" in out
+    assert "does not exist; `apply` creates it" in out
     assert f"connector {name}: created" in run("apply")[1]
     wait_for(lambda: standing(connect, topic).is_running)
     assert run("status", name)[0] == 0
