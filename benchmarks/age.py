@@ -8,8 +8,9 @@ metadata and by bulk inserts:
   the Dag `expire_snapshots` has had its turn, as it has every ten minutes (`expiry_seconds`: what its first turn on all
   of them takes).
 - a clean table with 20,000,000 rows, 5,000,000 of them on the day that the run touches, beside one that holds a single
-  run. The run is the newest 200,000 readings of a utility whose meters are read every quarter of an hour. Commit (with
-  the search for duplicates) and aggregation are tasks in processes of their own.
+  run. The run is the newest 200,000 readings of a utility whose meters are read every quarter of an hour. The aged
+  tables have the snapshots that `expire_snapshots` leaves. Commit (with the search for duplicates) and aggregation are
+  tasks in processes of their own.
 - the operational database with 5,000,000 inbox rows and 500,000 closed claims, and Airflow's with 300,000 old keys and
   runs, beside empty ones. One Airflow has one database: messages are sent before the rows are added, with them, and
   once more when they are gone.
@@ -177,14 +178,19 @@ def prepare_lane(side: Side, name: str, begins: int) -> None:
         connection.execute(insert(positions), rows)
 
 
+def written_tables(side: Side) -> list[Any]:
+    """The clean table and those of the flows."""
+    from include.lake.catalog import load_catalog
+    from include.landing.tables import clean_table
+
+    return [load_catalog().load_table(clean_table(side.topic)), *aged_lake.flow_tables(side).values()]
+
+
 class State:
     """A side's tables as they are now, to go back to after a run."""
 
     def __init__(self, side: Side) -> None:
-        from include.lake.catalog import load_catalog
-        from include.landing.tables import clean_table
-
-        self._tables = [load_catalog().load_table(clean_table(side.topic)), *aged_lake.flow_tables(side).values()]
+        self._tables = written_tables(side)
         self._snapshots = [table.current_snapshot() for table in self._tables]
 
     def restore(self) -> None:
@@ -201,6 +207,8 @@ def clean_part(figures: Figures, options: argparse.Namespace) -> dict[str, float
     utility = Utility(options.meters, options.days, options.readings)
     aged_lake.fill_clean(AGED, utility)
     aged_lake.fill_flows(AGED, utility)
+    for table in written_tables(AGED):
+        aged_lake.add_snapshots(table, options.kept_snapshots)
     # The hour before the run's has been aggregated on both sides.
     for side, ranges in ((FRESH, aged_lake.fill_first_run(FRESH, utility)), (AGED, aged_lake.last_ranges(utility))):
         aggregate(side.name, ranges)
@@ -355,6 +363,7 @@ def main() -> int:
         ("snapshots", 60_000, "snapshots of it"),
         ("meters", 52_084, "of the utility; 96 readings a day each"),
         ("days", 4, "of readings in the clean table"),
+        ("kept-snapshots", 320, "of the clean table and of each table of flows: a week's, and all of half an hour"),
         ("readings", 200_000, "of the run that is measured"),
         ("inbox", 5_000_000, "old rows"),
         ("claims", 500_000, "closed ones"),

@@ -241,6 +241,28 @@ def _write_history(topic: Topic, table: Table, manifests: Sequence[Any], snapsho
     _point_to(table, path)
 
 
+def add_snapshots(table: Table, count: int) -> None:
+    """Give a table older snapshots beside its own: copies of its newest one, a minute apart."""
+    metadata = json.loads(table.metadata.model_dump_json())
+    newest = metadata["snapshots"][-1]
+    older = [
+        {
+            **newest,
+            "snapshot-id": number,
+            "parent-snapshot-id": number - 1 or None,
+            "timestamp-ms": metadata["snapshots"][0]["timestamp-ms"] - (count + 1 - number) * 60_000,
+        }
+        for number in range(1, count + 1)
+    ]
+    log = [{"snapshot-id": one["snapshot-id"], "timestamp-ms": one["timestamp-ms"]} for one in older]
+    metadata |= {"snapshots": older + metadata["snapshots"], "snapshot-log": log + metadata["snapshot-log"]}
+    path = f"{table.location()}/metadata/{uuid.uuid4()}.metadata.json"
+    with table.io.new_output(path).create(overwrite=True) as stream:
+        stream.write(json.dumps(metadata).encode())
+    _point_to(table, path)
+    table.refresh()
+
+
 def _point_to(table: Table, path: str) -> None:
     from sqlalchemy import text
 

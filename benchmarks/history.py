@@ -31,6 +31,8 @@ TEMPLATES = {
 # Copies refer to the copies that they belong to. If all referred to the same row, PostgreSQL would expect every look-up
 # to find hundreds of thousands of rows, and read the whole table.
 REFERENCES = (
+    # PostgreSQL knows nothing of rows that this transaction has added, and would compare each with each.
+    "analyze dag_run, asset_event, asset_partition_dag_run, partitioned_asset_key_log",
     """
     insert into dagrun_asset_event (dag_run_id, event_id)
     select run.id, event.id from dag_run run join asset_event event using (partition_key)
