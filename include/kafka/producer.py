@@ -23,9 +23,10 @@ Headers = list[tuple[str, bytes | None]]
 
 # Errors of the broker or the client that concern one record and not its topic.
 _OF_SIZE = {"MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE", "INVALID_MSG_SIZE"}
-# The last three are raised for a header name that the client cannot encode.
+# The client reports the valid records of a batch with several invalid ones as _INVALID_DIFFERENT_RECORD. The last three
+# are raised for a header name that the client cannot encode.
 _OF_ONE_RECORD = {
-    *_OF_SIZE, "INVALID_RECORD", "INVALID_MSG", "INVALID_TIMESTAMP", "_INVALID_ARG",
+    *_OF_SIZE, "INVALID_RECORD", "_INVALID_DIFFERENT_RECORD", "INVALID_MSG", "INVALID_TIMESTAMP", "_INVALID_ARG",
     "ValueError", "TypeError", "UnicodeEncodeError",
 }  # fmt: skip
 
@@ -164,14 +165,21 @@ class AcknowledgedProducer:
         Returns:
             For each record, in the same order, None or the reason why it was not acknowledged.
         """
-        until = time.monotonic() + seconds
+        return self._try_until(time.monotonic() + seconds, records)
+
+    def _try_until(self, until: float, records: Sequence[OutgoingRecord]) -> list[Refusal | None]:
         answers = self._send_and_wait(records, until)
         if len(records) > 1:
-            # The broker refuses a whole batch because of one record, with the same error for all of its records. So
-            # each refused record is sent again alone.
-            for number, refusal in enumerate(answers):
-                if refusal is not None and refusal.is_its_own and time.monotonic() < until:
-                    (answers[number],) = self._send_and_wait([records[number]], until)
+            # The broker refuses a whole batch because of one record. So its records are sent again in halves, until
+            # those that are refused are alone. Each one alone would take a request for each of 500 records: a broker
+            # that is slow to answer would leave no time for the last ones, and they would count as refused.
+            refused = [number for number, refusal in enumerate(answers) if refusal is not None and refusal.is_its_own]
+            middle = (len(refused) + 1) // 2
+            for half in (refused[:middle], refused[middle:]):
+                if half and time.monotonic() < until:
+                    again = self._try_until(until, [records[number] for number in half])
+                    for number, refusal in zip(half, again, strict=True):
+                        answers[number] = refusal
         return answers
 
     def _send_and_wait(self, records: Sequence[OutgoingRecord], until: float) -> list[Refusal | None]:
@@ -256,10 +264,17 @@ class AcknowledgedProducer:
             self.flush()
 
 
-def is_too_large(error: Exception) -> bool:
-    """Whether `send` or `flush` raised this error only because of a message's size, which no retry changes."""
-    refusals = error.refusals if isinstance(error, DeliveryFailed) else [_refusal_of(error)]
-    return bool(refusals) and all(refusal.is_size for refusal in refusals)
+def own_refusal(error: Exception) -> Refusal | None:
+    """Why one record was refused, if `send` or `flush` raised this error only because of the record itself.
+
+    Args:
+        error: The error of a record that was sent alone. Of the errors of `send`, only the size counts: the others may
+            be those of the connection's settings.
+    """
+    if isinstance(error, DeliveryFailed):
+        return error.refusals[0] if error.refusals and all(one.is_its_own for one in error.refusals) else None
+    refusal = _refusal_of(error)
+    return refusal if refusal.is_size else None
 
 
 def _refusal_of(error: Exception) -> Refusal:

@@ -28,7 +28,7 @@ from typing import Any
 from include.contracts import ContractViolation, Reason, Registry
 from include.contracts.repairs import Mended, Repairs
 from include.kafka.messages import Message
-from include.kafka.producer import AcknowledgedProducer, Headers, is_too_large
+from include.kafka.producer import AcknowledgedProducer, Headers, own_refusal
 from include.kafka.replay_letters import Envelope, Letter, Look, size_bytes
 from include.kafka.replay_plan import DEAD_LETTERS_CONN_ID, Plan, look
 
@@ -231,11 +231,13 @@ class Replay:
         try:
             self._send(key, mended.value, headers, envelope)
         except Exception as error:
-            if not is_too_large(error):
+            if (refusal := own_refusal(error)) is None:
                 raise
-            # The topic's limit was lowered. A retry would fail at this record again and never reach the next one.
+            # The topic's settings have changed: a lower limit, or compaction, which takes no record without a key. A
+            # retry would fail at this record again and never reach the next one.
             self._sent -= 1
-            return self._keep(letter, Look.failing, f"{Reason.too_large}: topic {self._topic.name} refuses it")
+            reason = Reason.too_large if refusal.is_size else Reason.rejected
+            return self._keep(letter, Look.failing, f"{reason}: topic {self._topic.name} refuses it ({refusal.code})")
         self._records.replayed(letter, repairs, self._plan.run_id)
         return Look.replayed, repairs, ""
 
@@ -272,8 +274,11 @@ class Replay:
         return outcome, "", detail
 
     def _key(self, letter: Letter, mended: Mended) -> bytes | None:
-        """The original's key. A message that never was on the topic has none: its topic's key field gives the key."""
-        if letter.envelope and letter.envelope.was_on_the_topic:
+        """The original's key. If the letter does not have it, the topic's key field gives the key.
+
+        As for a message that never was on the topic, or was no longer there: the landing table keeps no keys.
+        """
+        if letter.envelope and letter.envelope.was_on_the_topic and not letter.envelope.landed_text:
             return letter.record.key
         return str(getattr(mended.event, self._topic.key)).encode()
 

@@ -51,6 +51,8 @@ class Envelope:
         timestamp: Its timestamp as text; empty when it has none.
         consumer: The consumer's name.
         stub_of: For a stub, the SHA-256 in hex of the complete value.
+        landed_text: Whether the letter has the text from the landing table only, without the original's key and
+            headers.
     """
 
     reason: Reason
@@ -60,6 +62,7 @@ class Envelope:
     consumer: str
     # Set for a stub: the value was too large for the dead-letter topic, which holds only its first bytes.
     stub_of: str | None = None
+    landed_text: bool = False
 
     @property
     def was_on_the_topic(self) -> bool:
@@ -156,7 +159,8 @@ def _envelope(added: dict[str, bytes | None], topic: str) -> Envelope | None:
         stub_of = _text(added.get(PREFIX + "value_sha256"))
         if stub_of is None:
             return None
-    return Envelope(Reason(reason), int(partition), int(offset), timestamp, consumer, stub_of)
+    landed_text = PREFIX + "landed_text" in added
+    return Envelope(Reason(reason), int(partition), int(offset), timestamp, consumer, stub_of, landed_text)
 
 
 def _text(value: bytes | None) -> str | None:

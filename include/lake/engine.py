@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
     from pyiceberg.schema import Schema
     from pyiceberg.table import FileScanTask, Table
+    from pyiceberg.types import NestedField
 
 # DuckDB's limit for data. Python, Arrow and the Parquet writers need more on top. Beyond it DuckDB spills to the
 # temporary folder.
@@ -210,27 +211,34 @@ def files_within(table: Table, column: str, wanted: Sequence[Span]) -> list[Data
     """
     if not wanted:
         return []
-    from pyiceberg.conversions import from_bytes
-
-    field: Any = table.schema().find_field(column)
+    field = table.schema().find_field(column)
     starts = [_number(start) for start, _ in wanted]
     ends = [_number(end) for _, end in wanted]
     whole = f"{column} >= '{wanted[0][0].isoformat()}' and {column} < '{wanted[-1][1].isoformat()}'"
     if str(field.field_type) == "date":
         starts, ends = [start // _DAY for start in starts], [-(-end // _DAY) for end in ends]
     found = []
-    for task in table.scan(whole).plan_files():
-        _require_no_deletes(table, task)
-        lower, upper = ((b or {}).get(field.field_id) for b in (task.file.lower_bounds, task.file.upper_bounds))
-        if lower is not None and upper is not None:
-            first: Any = from_bytes(field.field_type, lower)
-            last: Any = from_bytes(field.field_type, upper)
+    for file in files_where(table, whole):
+        if (bounds := bounds_of(file, field)) is not None:
+            first, last = bounds
             # The last span that begins before the file ends. All earlier spans end earlier.
             nearest = bisect_right(starts, last) - 1
             if nearest < 0 or ends[nearest] <= first:
                 continue
-        found.append(task.file)
+        found.append(file)
     return found
+
+
+def bounds_of(file: DataFile, field: NestedField) -> tuple[Any, Any] | None:
+    """The lowest and the highest value that the file may have in a column; None when the file does not say.
+
+    Nulls do not count. A long text is cut: the bounds then lie further apart.
+    """
+    from pyiceberg.conversions import from_bytes
+
+    kind: Any = field.field_type
+    lower, upper = ((bounds or {}).get(field.field_id) for bounds in (file.lower_bounds, file.upper_bounds))
+    return None if lower is None or upper is None else (from_bytes(kind, lower), from_bytes(kind, upper))
 
 
 # Microseconds.

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from include.kafka.connection import UnsafeKafkaConnection
-from include.kafka.producer import AcknowledgedProducer, DeliveryFailed
+from include.kafka.producer import AcknowledgedProducer, DeliveryFailed, OutgoingRecord
 from tests.clients import reader_at
 
 pytestmark = pytest.mark.integration
@@ -112,6 +112,19 @@ def test_a_message_that_the_broker_refuses_for_its_size_fails_the_flush_and_the_
     producer.flush()
     assert producer.acknowledged == 1
     assert values() == [b"small"]
+
+
+def test_a_record_that_is_refused_is_found_among_many_with_few_requests(connect, topic, values, monkeypatch):
+    """With one for each record, a broker that takes 30 ms to answer would leave no time for the last of 500."""
+    producer = AcknowledgedProducer(connect())
+    sends, send = [], producer._send_and_wait
+    monkeypatch.setattr(producer, "_send_and_wait", lambda records, until: sends.append(1) or send(records, until))
+    records = [OutgoingRecord(topic, None, b"%d" % n, []) for n in range(100)]
+    records[60] = OutgoingRecord(topic, None, TOO_LARGE, [])
+    answers = producer.try_sending(records, seconds=30)
+    assert [(n, answer.code) for n, answer in enumerate(answers) if answer] == [(60, "MSG_SIZE_TOO_LARGE")]
+    assert sorted(values()) == sorted(record.value for record in records if record.value != TOO_LARGE)
+    assert len(sends) <= 20
 
 
 def send_in_a_block(conn_id: str, topic: str, *values: bytes, then: Exception | None = None) -> None:

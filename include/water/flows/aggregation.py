@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.lake import engine
-from include.validators.coordinates import condition
+from include.validators.coordinates import LOG, files_of, span
 from include.water.flows import queries, tables
 from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, night_of
 from include.water.flows.hours import (
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A condition of more offset ranges than this is replaced by their bounds; the query picks the exact rows.
-MAX_RANGES = 32
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Of a file of flows.
 FILE_ROWS = 250_000
@@ -69,11 +67,12 @@ def aggregate_ranges(ranges: Sequence[Mapping[str, Any]], noted: Iterable[dateti
     """
     from include.lake.catalog import load_catalog
     from include.lake.engine import connect
-    from include.landing.tables import clean_table
+    from include.landing.clean import ensure_clean_table
     from include.water.topics import METER_READINGS
 
     catalog = load_catalog()
-    readings = catalog.load_table(clean_table(METER_READINGS))
+    # With the column of the log, which the table of an earlier release lacks.
+    readings = ensure_clean_table(METER_READINGS)
     made = tables.ensure_tables(catalog)
     with connect() as connection:
         return aggregate_tables(connection, readings, made, ranges, noted)
@@ -126,7 +125,9 @@ def hours_of(connection: DuckDBPyConnection, readings: Table, ranges: Sequence[M
     """The hours of the readings that the clean table has of these offset ranges now, by time."""
     if not ranges:
         return []
-    _view(connection, "readings", readings, near(ranges), ("kafka_partition", "kafka_offset", "read_at"))
+    rows = engine.read_data_files(connection, readings, files_of(readings, ranges))
+    # The query picks the rows: a condition of some hundred ranges takes DuckDB longer than everything else.
+    rows.filter(span(ranges)).create_view("readings", replace=True)
     rows = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
     return sorted(rows["hour"].to_pylist())
 
@@ -145,18 +146,10 @@ def reached_hours(
     """
     if not read:
         return []
-    columns = ("meter_id", "read_at", "kafka_partition", "kafka_offset")
+    columns = ("meter_id", "read_at", "kafka_partition", "kafka_offset", LOG)
     _view_within(connection, "readings", readings, "read_at", joined(read, HOUR, MAX_GAP, MAX_GAP), columns)
     rows = queries.run(connection, queries.REACHED_HOURS, queries.for_reached_hours(ranges))
     return sorted(rows["hour"].to_pylist())
-
-
-def near(ranges: Sequence[Mapping[str, Any]]) -> str:
-    """A condition that holds for all rows of these offset ranges, of which there is at least one."""
-    if len(ranges) <= MAX_RANGES:
-        return condition(ranges)
-    first, end = min(int(part["start"]) for part in ranges), max(int(part["end"]) for part in ranges)
-    return f"kafka_offset >= {first} and kafka_offset < {end}"
 
 
 def _days_at_once(table: Table, column: str, hours: Iterable[datetime]) -> int:
@@ -299,15 +292,6 @@ def _overwrite(
 
     writing.commit(table, change)
     return number
-
-
-def _view(
-    connection: DuckDBPyConnection, name: str, table: Table, row_filter: str, columns: Iterable[str] | None = None
-) -> None:
-    from include.lake.engine import scan
-
-    rows = scan(connection, table, row_filter=row_filter, columns=list(columns) if columns else None)
-    rows.create_view(name, replace=True)
 
 
 def _view_within(

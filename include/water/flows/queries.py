@@ -71,16 +71,21 @@ def run_all(
     return made
 
 
-def for_touched_hours(ranges: Iterable[Mapping[str, int]]) -> dict[str, Any]:
-    """`ranges`: partition, start, end (exclusive), as a unit of work has them."""
+def for_touched_hours(ranges: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """`ranges`: partition, start, end (exclusive), log, as a run's summary has them; without log: of any log."""
     claimed = [
-        {"kafka_partition": part["partition"], "first_offset": part["start"], "end_offset": part["end"]}
+        {
+            "kafka_partition": part["partition"],
+            "first_offset": part["start"],
+            "end_offset": part["end"],
+            "kafka_log": part.get("log"),
+        }
         for part in ranges
     ]
     return {"ranges": claimed}
 
 
-def for_reached_hours(ranges: Iterable[Mapping[str, int]]) -> dict[str, Any]:
+def for_reached_hours(ranges: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """`ranges`: as for `for_touched_hours`."""
     return {**for_touched_hours(ranges), **GAP}
 

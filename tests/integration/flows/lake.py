@@ -34,6 +34,7 @@ def clean_schema():
         NestedField(4, "litres_total", LongType(), required=True),
         NestedField(5, "kafka_partition", IntegerType(), required=True),
         NestedField(6, "kafka_offset", LongType(), required=True),
+        NestedField(7, "kafka_log", StringType()),
     )
     return schema, PartitionSpec(PartitionField(3, 1000, DayTransform(), "read_at_day"))
 
@@ -51,9 +52,9 @@ class Lake:
         """One commit to the clean table, as a run's; returns the offset ranges that it fills."""
         starts, rows = list(self.ends), []
         for reading in readings:
-            partition = int(reading.meter_id[2:]) % PARTITIONS
+            partition = int(reading.meter_id[2:]) % len(self.ends)
             state = (reading.meter_id, reading.district_id, reading.read_at, reading.litres)
-            rows.append((*state, partition, self.ends[partition]))
+            rows.append((*state, partition, self.ends[partition], "log"))
             self.ends[partition] += 1
         schema = self.clean.schema().as_arrow()
         columns = [list(column) for column in zip(*rows, strict=True)]

@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from include.contracts.__main__ import PROJECT
-from include.lake import writing
+from include.lake import engine, writing
 from include.water.flows import aggregation
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_DAYS, METER_HOURS, TABLES
 from tests.integration.flows.lake import PARTITIONS, Lake, at, make_lake
@@ -234,6 +234,33 @@ def test_a_run_rewrites_the_files_of_its_hours_and_not_the_day(new_lake, reading
     kept = before & lake.files(METER_HOURS)
     assert kept
     assert len(kept) > len(before) / 2
+
+
+def test_a_run_over_many_partitions_reads_no_file_of_earlier_offsets(new_lake, monkeypatch):
+    """One of the partitions was added later: its offsets are as low as the first ones of the others."""
+    lake = new_lake()
+    lake.ends = [1_000] * 40 + [0]
+    for day in (3, 4, 5):
+        lake.append(reference.Reading(f"M-{number:06}", "harbour", at(day, 5), 1_000) for number in range(40))
+    before = {file.file_path for file in engine.files_where(lake.clean, engine.ALL_ROWS)}
+    ranges = lake.append(reference.Reading(f"M-{number:06}", "harbour", at(9, 5), 2_000) for number in range(41))
+    fetched, read = engine.fetched, set()
+
+    def noting(connection, addresses):
+        read.update(addresses)
+        return fetched(connection, addresses)
+
+    monkeypatch.setattr(engine, "fetched", noting)
+    assert lake.aggregate(ranges)["meter_hours"] == 41
+    assert read
+    assert not read & before
+
+
+def test_offsets_of_another_log_are_other_readings(new_lake):
+    lake = new_lake()
+    ranges = lake.append([reference.Reading("M-000001", "harbour", at(3, 5), 1_000)])
+    assert lake.aggregate([{**part, "log": "another"} for part in ranges])["hours"] == []
+    assert lake.aggregate([{**part, "log": "log"} for part in ranges])["meter_hours"] == 1
 
 
 def test_readings_at_absurd_dates_cost_what_they_touch(new_lake, monkeypatch):

@@ -12,6 +12,7 @@ from confluent_kafka.admin import NewTopic
 from pydantic import Field
 
 from include.contracts import Topic
+from include.kafka.reset import reset_consumer
 from include.lake.catalog import load_catalog
 from include.lake.engine import connect
 from include.landing.consumers import LandingConsumer
@@ -25,6 +26,7 @@ from include.water.topics import MeterReading
 from tests.integration.flows.lake import Lake, at, make_lake
 from tests.integration.kafka.conftest import admin, operations, send, wait_for_topics
 from tests.integration.landing.conftest import finish
+from tests.integration.landing.test_generations import a_later_leader_knows_nothing_of_it, a_new_landing_table
 from tests.integration.landing.test_run import land
 from tests.unit.water.flows.reference import Reading
 
@@ -60,17 +62,21 @@ def arrive(lane, send) -> Callable[[list[Reading]], None]:
     """These readings are sent, and land."""
 
     def arrive(readings: list[Reading]) -> None:
-        values = [
-            MeterReading(
-                version=1, meter_id=r.meter_id, district_id=r.district_id, read_at=r.read_at, litres_total=r.litres
-            )
-            .model_dump_json()
-            .encode()
-            for r in readings
-        ]
+        values = values_of(readings)
         land(lane.topic, 0, send(lane.topic, *values)[0], *values)
 
     return arrive
+
+
+def values_of(readings: list[Reading]) -> list[bytes]:
+    return [
+        MeterReading(
+            version=1, meter_id=r.meter_id, district_id=r.district_id, read_at=r.read_at, litres_total=r.litres
+        )
+        .model_dump_json()
+        .encode()
+        for r in readings
+    ]
 
 
 def to_clean(lane: LandingConsumer, run_id: str) -> dict[str, Any]:
@@ -110,3 +116,15 @@ def test_hours_that_lost_their_readings_lose_their_flows(lane, arrive):
     wanted.aggregate(wanted.append([*KEPT, *STAYS]))
     assert lake.everything() == wanted.everything()
     assert datetime.fromisoformat(changed["hours"][0]) <= at(7, 10), "the asset's event tells of them too"
+
+
+def test_a_run_of_a_new_log_does_not_replace_what_the_old_log_had_at_its_offsets(lane, arrive):
+    arrive(KEPT)
+    to_clean(lane, "run-1")
+    a_new_landing_table(lane.topic)
+    a_later_leader_knows_nothing_of_it(lane)
+    reset_consumer(lane.name, lane.topic.name)
+    land(lane.topic, 0, 0, *values_of(STAYS))
+    second = to_clean(lane, "run-2")
+    assert (second["clean"], second["ranges"][0]["start"]) == (1, 0)
+    assert noted_hours(second["claim_id"]) == []

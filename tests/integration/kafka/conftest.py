@@ -167,10 +167,10 @@ def numbers(topic: Topic) -> list[str]:
     return [number for _, _, number in effects(topic)]
 
 
-def read_all(name: str) -> list:
-    """Every record of a topic's partition 0, by an independent consumer."""
+def read_all(name: str, partition: int = 0) -> list:
+    """Every record of a partition, by an independent consumer."""
     config = {**consumer_config(client_config(), "independent"), "enable.partition.eof": True}
-    reader = reader_at(config, TopicPartition(name, 0, 0))
+    reader = reader_at(config, TopicPartition(name, partition, 0))
     records = []
     while (record := reader.poll(10)) is not None and record.error() is None:
         records.append(record)

@@ -256,6 +256,25 @@ def test_a_record_that_kafka_refuses_for_good_is_refused_alone(make_topic, make_
     assert "MSG_SIZE_TOO_LARGE" in row.last_error
 
 
+def test_several_records_that_kafka_refuses_for_good_hold_up_no_other_of_their_batch(make_topic, make_consumer):
+    """Of a batch with several bad ones, the broker gives the good ones an error of their own."""
+    results = make_topic(partitions=1, compacted=True)
+    consumer = make_consumer(make_topic())
+    with begin() as connection:
+        for key in (b"a", None, b"b", None, b"c"):
+            outbox.add_record(connection, consumer=consumer.name, topic=results.name, key=key, value=b"1", headers=[])
+    deliver_now(consumer)
+    assert states(consumer) == ["delivered", "pending", "delivered", "pending", "delivered"]
+    assert [record.key() for record in read_all(results.name)] == [b"a", b"b", b"c"]
+    with begin() as connection:
+        errors = text("select attempts, last_error from outbox where consumer = :name and state = 'pending'")
+        refused = connection.execute(errors, {"name": consumer.name}).all()
+        away = text("select count(*) from outbox_routes where consumer = :name and failures > 0")
+        assert connection.scalar(away, {"name": consumer.name}) == 0
+    assert [row.attempts for row in refused] == [1, 1]
+    assert all("INVALID_RECORD" in row.last_error for row in refused)
+
+
 def test_a_topic_that_is_missing_holds_up_no_other_and_is_taken_up_when_it_is_there(make_topic, make_consumer):
     results = make_topic(partitions=1)
     consumer = make_consumer(make_topic())

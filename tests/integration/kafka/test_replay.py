@@ -29,6 +29,8 @@ from include.kafka import replay as replaying
 from include.kafka import replay_plan, tasks
 from include.kafka.connection import client_config, consumer_config
 from include.kafka.consumers import Consumer, Shape
+from include.kafka.dead_letters import DeadLetter, DeadLetters
+from include.kafka.messages import Message
 from include.kafka.producer import AcknowledgedProducer
 from include.kafka.replay_records import Records
 from include.operations.database import begin
@@ -410,6 +412,44 @@ def test_what_no_replay_can_read_is_shown_and_kept(make_topic, make_consumer, se
         assert replayed(topic, f"run {n}") == {"unreadable": 3}
     assert ends(topic) == {(topic.name, 0): 0, (topic.name, 1): 0, (topic.name, 2): 0, (topic.dead_letter_name, 0): 3}
     assert outcome_rows(topic) == ["unreadable"] * 3
+
+
+def test_a_letter_with_the_landed_text_only_goes_back_with_the_key_of_its_event(make_topic, make_consumer):
+    """As from the standard lane, once retention has removed the record, and its key with it."""
+    topic = make_topic(compacted=True)
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    landed = Message(topic.name, "id", 1, 5, at, key=None, value=renamed(7), headers=())
+    with AcknowledgedProducer() as producer:
+        letter = DeadLetter(landed, "missing_field", "number", landed_text=True)
+        assert DeadLetters("lane", "run", producer).send([letter]) == []
+    assert replayed(topic) == {"replayed": 1}
+    (back,) = read_all(topic.name, 1)
+    assert (back.key(), json.loads(back.value())) == (b"7", json.loads(order(7)))
+
+
+def test_a_letter_that_the_broker_refuses_is_kept_and_those_behind_it_go_back(make_topic, make_consumer, send, admin):
+    from tests.integration.kafka.test_refused_dead_letters import set_config
+
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    # No message of a compacted topic may be without a key, and this topic was not compacted at first.
+    send(topic, renamed(1))
+    send(topic, renamed(2), key=b"k")
+    handle(consumer)
+    set_config(admin, topic.name, "cleanup.policy", "compact")
+    for n in range(2):
+        report = run(topic, f"run {n}", dry_run=False)
+        assert counts(report) == {"failing": 1, "replayed_before" if n else "replayed": 1}
+        detail = f"rejected: topic {topic.name} refuses it (INVALID_RECORD)"
+        assert (report["letters"][0]["outcome"], report["letters"][0]["detail"]) == ("failing", detail)
+    assert [row[2:5] for row in rows(topic)] == [
+        ("missing_field", "failing", detail), ("missing_field", "replayed", None)
+    ]  # fmt: skip
+    handle(consumer)
+    assert numbers(topic) == ["2"]
+    # With a policy that takes it, it goes back.
+    set_config(admin, topic.name, "cleanup.policy", "delete")
+    assert replayed(topic, "later") == {"replayed": 1, "replayed_before": 1}
 
 
 def test_two_dead_letters_of_one_message_are_replayed_once(make_topic, make_consumer, send):

@@ -46,6 +46,14 @@ def test_a_dead_letter_says_what_its_writer_wrote():
     assert letter.replays == 0
 
 
+def test_a_dead_letter_says_that_it_has_the_landed_text_only():
+    added = envelope(
+        DeadLetter(record(key=None), Reason.not_json, "why", landed_text=True), consumer="shop", run_id="r"
+    )
+    letter = Letter.of(record("orders.dlq", added, key=None), "orders")
+    assert letter.envelope == Envelope(Reason.not_json, 2, 7, AT.isoformat(), "shop", landed_text=True)
+
+
 def test_what_goes_back_has_the_original_headers_and_says_that_it_is_a_replay():
     letter = Letter.of(dead(record(headers=[("trace", b"1")])), "orders")
     assert letter.headers_for_replay("orders", "run 2") == [

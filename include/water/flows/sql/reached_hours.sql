@@ -1,7 +1,8 @@
 -- The hours (UTC) whose flow the readings in the offset ranges can change: from the reading of the same meter before them
 -- to the one behind them, as far as those are not further than $max_gap_us away.
 -- Looked up for the readings of a meter in an hour at once: between the first and the last of them no other hour lies.
--- $ranges: kafka_partition, first_offset, end_offset (exclusive); $max_gap_us, $max_gap_hours
+-- $ranges: kafka_partition, first_offset, end_offset (exclusive), kafka_log (null: of any log, as a reading without one);
+-- $max_gap_us, $max_gap_hours
 WITH claimed_readings AS (
     SELECT
         readings.meter_id,
@@ -13,6 +14,7 @@ WITH claimed_readings AS (
         ON readings.kafka_partition = claimed.kafka_partition
         AND readings.kafka_offset >= claimed.first_offset
         AND readings.kafka_offset < claimed.end_offset
+        AND COALESCE(readings.kafka_log = CAST(claimed.kafka_log AS VARCHAR), TRUE)
     GROUP BY readings.meter_id, EPOCH_US(readings.read_at) // 3600000000
 ),
 near AS (

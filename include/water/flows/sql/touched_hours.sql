@@ -1,5 +1,5 @@
 -- The hours (UTC) in which readings were made that lie in the offset ranges.
--- $ranges: kafka_partition, first_offset, end_offset (exclusive)
+-- $ranges: kafka_partition, first_offset, end_offset (exclusive), kafka_log (null: of any log, as a reading without one)
 WITH touched AS (
     SELECT DISTINCT EPOCH_US(readings.read_at) // 3600000000 AS hour_number
     FROM readings
@@ -7,5 +7,6 @@ WITH touched AS (
         ON readings.kafka_partition = claimed.kafka_partition
         AND readings.kafka_offset >= claimed.first_offset
         AND readings.kafka_offset < claimed.end_offset
+        AND COALESCE(readings.kafka_log = CAST(claimed.kafka_log AS VARCHAR), TRUE)
 )
 SELECT CAST(MAKE_TIMESTAMP(hour_number * 3600000000) AS TIMESTAMPTZ) AS hour FROM touched

@@ -38,6 +38,7 @@ def register(connection, readings: Iterable[Reading]) -> None:
         "litres_total": pa.array([r.litres for r in readings], pa.int64()),
         "kafka_partition": pa.array([int(r.meter_id[2:]) % 2 for r in readings], pa.int32()),
         "kafka_offset": pa.array(range(len(readings)), pa.int64()),
+        "kafka_log": pa.array([None, *["log"] * len(readings)][: len(readings)], pa.string()),
     }
     connection.register("readings", pa.table(columns))
 
@@ -224,6 +225,14 @@ def test_touched_hours_are_those_of_the_readings_in_the_ranges(connection):
     ranges = [{"partition": 1, "start": 1, "end": 3}, {"partition": 0, "start": 0, "end": 100}]
     rows = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
     assert rows["hour"].to_pylist() == [NOON + HOUR]
+
+
+@pytest.mark.parametrize(("log", "hours"), [("log", [0, 1]), ("another", [0]), (None, [0, 1])])
+def test_hours_are_those_of_the_log_and_of_readings_without_one(connection, log: str | None, hours: list[int]):
+    register(connection, read((0, 0), (1.5, 1)))
+    ranges = [{"partition": 1, "start": 0, "end": 2, "log": log}]
+    touched = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
+    assert sorted(touched["hour"].to_pylist()) == [NOON + n * HOUR for n in hours]
 
 
 @pytest.mark.parametrize(
