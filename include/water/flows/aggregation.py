@@ -1,8 +1,9 @@
-"""From clean readings to hourly flows and nights: what the readings of a run touch is computed again, and overwritten.
+"""Compute hourly flows and nights from clean readings: the hours that a run's readings touch are computed again and
+overwritten.
 
-Nothing is added to what is there, so the same run twice, and runs in any order, end the same. Which hours a run
-touches follows from its offset ranges, the clean table and what was noted of rows that it has replaced (`replaced.py`):
-a retry after a crash between two commits does it all again.
+Nothing is added to existing rows, so repeated runs, in any order, give the same result. The hours follow from the run's
+offset ranges, the clean table, and the recorded hours of replaced rows (`replaced.py`). A retry after a crash between
+two commits repeats everything.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Hours whose readings a run replaces in the clean table: noted before the rows go, because afterwards nothing tells.
+"""Hours whose readings a run replaces in the clean table, recorded before the commit.
 
-A run that is cleared may have fewer clean rows than before: its contract has become stricter, its suite was mended.
-The flows of the hours that lost rows must be computed again too. Rows leave the clean table only when a run replaces
-those of its own offsets, so the hours of what is there are noted before each such commit, whichever run has computed
-flows from them meanwhile. What is noted stays as long as the claim.
+A cleared run may have fewer clean rows than before, for example because its contract became stricter. The flows of the
+hours that lost rows must be computed again. After the commit, the table no longer shows these hours, so they are
+recorded before it, and kept as long as the claim.
 
-Killed before the note: nothing was replaced. Between note and commit: the retry notes the same. After the commit: the
-hours are on record, whatever the table says now. A first try finds no rows of its own and notes nothing.
+Killed before the record: nothing was replaced. Killed between the record and the commit: the retry records the same
+hours. Killed after the commit: the hours are on record. A first try replaces no rows and records nothing.
 """
 
 from __future__ import annotations
