@@ -228,6 +228,20 @@ def test_who_has_left_has_no_object_and_who_follows_sees_only_days_from_then_on(
     assert {row["customer_id"] for row in customer_days()} == {*(f"C-{n:06d}" for n in range(1, CUSTOMERS)), "C-005000"}
 
 
+def test_a_leaking_meter_that_fell_silent_stops_nobodys_usage(flows):
+    # Its last hours are on the two days before the first that is computed.
+    silent = CUSTOMERS
+    flows.append(hours((silent, number, 5.0) for number in range(-33 * 24, -33 * 24 + 30)))
+    register(range(CUSTOMERS + 1))
+    assert publish_usage(now=NOW) == {
+        "customers": CUSTOMERS + 1, "days_written": 4, "written": CUSTOMERS, "removed": 0
+    }  # fmt: skip
+    # Two days earlier, they were shown.
+    assert publish_usage(now=NOW - timedelta(days=2))["written"] > 0
+    assert [day["continuous_flow"] for day in document(silent)["days"]] == [True, True]
+    assert document(silent)["continuous_flow"] is None
+
+
 def test_without_a_register_or_flows_nothing_is_published(flows):
     register([])
     assert "register" in publish_usage(now=NOW)["skipped"]
