@@ -9,6 +9,7 @@ sensor, every plan and every commit reads the list of all snapshots.
 **Removes** the snapshots of landing tables that are older than `minutes`. Two kinds stay: the newest snapshot, and the
 sink's last snapshot with all later ones, because the sink reads its progress there. No reader needs an old snapshot: a
 run looks up its files by offsets. `maintain_tables` removes files that no snapshot refers to any more, a day later.
+Where `landing_catalog` is not defined, there is nothing to remove.
 
 **When it fails** nothing is lost; the next run does the work. The lane works without this Dag, but becomes slower from
 day to day. A failed task opens the alarm `dag_failed`. If no run starts at all, another Dag raises `dag_silent`.

@@ -44,8 +44,10 @@ def keep_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake import maintenance
-    from include.lake.catalog import load_catalog
+    from include.lake.catalog import is_configured, load_catalog
 
+    if not is_configured():
+        return None
     try:
         table = load_catalog().load_table(name)
     except NoSuchTableError:
@@ -78,8 +80,11 @@ def expire_landing_snapshots(topics: Iterable[Topic], kept: timedelta = SNAPSHOT
     """
     from pyiceberg.exceptions import NoSuchTableError
 
+    from include.lake.catalog import is_configured
     from include.landing.tables import raw_table
 
+    if not is_configured():
+        return {}
     found: dict[str, int] = {}
     failures: list[str] = []
     for topic in topics:
@@ -140,12 +145,15 @@ def keep_landing_table(
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake import maintenance
+    from include.lake.catalog import is_configured
     from include.landing import bundling
     from include.landing.broken import reading
     from include.landing.control import named_files
     from include.landing.late import report_late
     from include.landing.tables import load_landing_table, raw_table
 
+    if not is_configured():
+        return None
     try:
         table = load_landing_table(topic)
     except NoSuchTableError:
@@ -283,9 +291,11 @@ def remove_results(consumers: Iterable[LandingConsumer], older_than: timedelta, 
     Returns:
         Of how many runs results were deleted.
     """
-    from include.lake.buckets import bucket
+    from include.lake.buckets import bucket, is_configured
     from include.validators.results import ACCEPTANCE, FOLDER
 
+    if not is_configured():
+        return 0
     until = time.monotonic() + seconds
     before = datetime.now(UTC) - older_than
     objects, removed = bucket(), 0
