@@ -13,7 +13,7 @@ there is no new leak, the tasks after `detect` are skipped.
 
 **When it fails** nothing is lost: the next run produces every message that Kafka has not acknowledged. If the task
 crashes after Kafka's acknowledgment and before the leaks are recorded as produced, a leak is in Kafka twice with the
-same event id; consumers act on it once.
+same event id; consumers act on it once. A failed task opens the alarm `dag_failed`.
 """
 
 from datetime import timedelta
@@ -23,6 +23,7 @@ from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from include.kafka.schedules import joined
+from include.operations.heartbeats import REPORTED
 from include.water.assets import HOURLY_FLOWS, LEAK_MODEL, LEAKS
 from include.water.topics import LEAKS_DETECTED
 
@@ -39,6 +40,7 @@ from include.water.topics import LEAKS_DETECTED
         "retry_delay": timedelta(seconds=30),
         "retry_exponential_backoff": 2,
         "execution_timeout": timedelta(minutes=15),
+        **REPORTED,
     },
     tags=["batch", "kafka"],
     doc_md=__doc__,

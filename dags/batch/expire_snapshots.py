@@ -11,7 +11,8 @@ commit is a snapshot, and every sensor, every plan and every commit reads the li
   progress there. No reader needs an old snapshot: a run looks up its files by offsets;
 - of the other tables, all but the newest one of each hour. `maintain_tables` removes these too, after days.
 
-`maintain_tables` removes files that no snapshot refers to any more, a day later.
+`maintain_tables` removes files that no snapshot refers to any more, a day later. Where `landing_catalog` is not
+defined, there is nothing to remove.
 
 **When it fails** nothing is lost; the next run does the work. The lane works without this Dag, but becomes slower from
 day to day. A failed task opens the alarm `dag_failed`. If no run starts at all, another Dag raises `dag_silent`.

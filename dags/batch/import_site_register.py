@@ -13,7 +13,8 @@ file adds rows, and replaces rows with the same id; if two files have rows with 
 last wins. A run imports at most 100 files.
 
 **When it fails** nothing is applied twice: the retry, a cleared run, or the next run recognizes finished files by name
-and generation. Files that no run has finished stay below `register/incoming/`.
+and generation. Files that no run has finished stay below `register/incoming/`. A failed task opens the
+alarm `dag_failed`.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.providers.google.cloud.sensors.gcs import GCSObjectsWithPrefixExistenceSensor
 from airflow.sdk import dag, task
 
+from include.operations.heartbeats import REPORTED
 from include.water.register.layout import INCOMING
 
 
@@ -40,6 +42,7 @@ from include.water.register.layout import INCOMING
         "retry_exponential_backoff": 2,
         "max_retry_delay": timedelta(minutes=5),
         "execution_timeout": timedelta(minutes=10),
+        **REPORTED,
     },
     tags=["batch", "ingest"],
     doc_md=__doc__,

@@ -12,7 +12,7 @@ outage of more than a day, run it by hand with `feed` = `all_week` or `all_month
 
 **When it fails** nothing is lost: an event is recorded as published only after the broker has acknowledged it, so the
 next run sends the rest. If the task crashes between the acknowledgment and the record, an event is in Kafka twice with
-the same event id; consumers act on it once.
+the same event id; consumers act on it once. A failed task opens the alarm `dag_failed`.
 """
 
 from datetime import timedelta
@@ -21,6 +21,7 @@ from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOpera
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from include.operations.heartbeats import REPORTED
 from include.water.topics import SEISMIC_EVENTS
 
 
@@ -38,6 +39,7 @@ from include.water.topics import SEISMIC_EVENTS
         "retry_exponential_backoff": 2,
         "max_retry_delay": timedelta(minutes=2),
         "execution_timeout": timedelta(minutes=2),
+        **REPORTED,
     },
     tags=["batch", "kafka", "ingest"],
     doc_md=__doc__,

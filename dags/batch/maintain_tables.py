@@ -17,7 +17,8 @@ unreferenced and old objects.
 - staging files that finished runs left behind are deleted, and check results and register files that are older than the
   parameters say.
 
-What is still needed stays, however old it is: docs/runbooks/metadata-grows.md.
+What is still needed stays, however old it is: docs/runbooks/metadata-grows.md. Where `landing_catalog` or
+`google_cloud_default` is not defined, its tasks have nothing to do.
 
 **When it fails** nothing is lost; the next run does the work. The lane works without this Dag, but becomes slower from
 week to week. A failed task opens the alarm `dag_failed`. If no run starts at all, another Dag raises `dag_silent`.

@@ -8,10 +8,11 @@ that were triggered in the meantime are skipped. A run that is started by hand d
 
 **Makes** the table `water.customer_days`, one partition per day, and `usage/customers/<customer_id>.json` in the
 artifacts bucket, one object per customer, for the utility's app. Only changes are written. Days that are not complete
-are marked, and late readings rewrite their day. The objects of customers who left the register are deleted.
+are marked, and late readings rewrite their day. A meter that has been silent for more than a week gives no warning.
+Deleted are the objects of customers who left the register, or whose meter was silent for all of the `days`.
 
-**When it fails** nothing is lost: a retry, or the next run, writes the rest. To recompute days that are older than the
-window, start it by hand with a larger `days`.
+**When it fails** nothing is lost: a retry, or the next run, writes the rest. A failed task opens the alarm
+`dag_failed`. To recompute days that are older than the window, start it by hand with a larger `days`.
 """
 
 from datetime import timedelta
@@ -21,6 +22,7 @@ from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from include.kafka.schedules import joined
+from include.operations.heartbeats import REPORTED
 from include.water.assets import HOURLY_FLOWS
 
 
@@ -36,6 +38,7 @@ from include.water.assets import HOURLY_FLOWS
         "retry_delay": timedelta(seconds=30),
         "retry_exponential_backoff": True,
         "execution_timeout": timedelta(minutes=30),
+        **REPORTED,
     },
     tags=["batch", "dashboards"],
     doc_md=__doc__,

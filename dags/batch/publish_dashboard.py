@@ -12,6 +12,7 @@ not wait.
 shown. All reports of the last two days are kept; of older days only the last report is kept.
 
 **When it fails** the last report stays, and says how old its data are. Run the Dag again; nothing else depends on it.
+A failed task opens the alarm `dag_failed`.
 """
 
 from datetime import timedelta
@@ -21,6 +22,7 @@ from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from include.kafka.schedules import joined
+from include.operations.heartbeats import REPORTED
 from include.water.assets import HOURLY_FLOWS, LEAKS
 
 
@@ -35,6 +37,7 @@ from include.water.assets import HOURLY_FLOWS, LEAKS
         "retry_delay": timedelta(seconds=30),
         "retry_exponential_backoff": True,
         "execution_timeout": timedelta(minutes=10),
+        **REPORTED,
     },
     tags=["batch", "dashboards"],
     doc_md=__doc__,

@@ -12,7 +12,8 @@ champion is an event of the asset `leak_model`. When there is no new champion, f
 confirmed leaks, the reason is in the log, `tell_of_champion` is skipped, and the model in use stays.
 
 **When it fails** the champion stays in use. Clear the run; it finishes the work that it began. If the champion itself
-cannot be loaded, training fails until a person rolls back: docs/runbooks/roll-back-a-model.md.
+cannot be loaded, training fails until a person rolls back: docs/runbooks/roll-back-a-model.md. A failed task opens the
+alarm `dag_failed`.
 """
 
 from datetime import timedelta
@@ -21,6 +22,7 @@ from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from include.kafka.schedules import joined
+from include.operations.heartbeats import REPORTED
 from include.water.assets import HOURLY_FLOWS, LEAK_MODEL
 
 
@@ -37,6 +39,7 @@ from include.water.assets import HOURLY_FLOWS, LEAK_MODEL
         "retry_delay": timedelta(seconds=30),
         "retry_exponential_backoff": 2,
         "execution_timeout": timedelta(minutes=30),
+        **REPORTED,
     },
     tags=["batch"],
     doc_md=__doc__,

@@ -12,7 +12,8 @@ not answered before the deadline (an hour after the proposal), the work order sa
 request. The row of `decisions` holds the answer, who gave it and when.
 
 **When it fails** nothing is lost and nothing is done twice. Clear the run: a settled decision stays as it is; for an
-open decision you are asked again. `maintain` emits keys again that were dropped (this Dag was paused).
+open decision you are asked again. `maintain` emits keys again that were dropped (this Dag was paused). A failed task
+opens the alarm `dag_failed`.
 
 While an approval is open, its run stays running but takes no slot of a worker or a pool. Beyond `max_active_runs` the
 runs wait in the queue: nobody is asked in the meantime, and a proposal that passes its deadline there goes to a person.
@@ -26,6 +27,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from include.inference.approval import DeadlineApproval
 from include.kafka.consumers import RETRIES
 from include.kafka.schedules import joined_by_key
+from include.operations.heartbeats import REPORTED
 from include.water.assets import PROPOSAL
 
 
@@ -36,7 +38,7 @@ from include.water.assets import PROPOSAL
     # of its loops, so each hundred open runs delay the next task of every run by a few loops.
     max_active_runs=256,
     dagrun_timeout=timedelta(hours=12),
-    default_args={"owner": "data-platform", "execution_timeout": timedelta(minutes=10), **RETRIES},
+    default_args={"owner": "data-platform", "execution_timeout": timedelta(minutes=10), **RETRIES, **REPORTED},
     tags=["event-driven", "triage"],
     doc_md=__doc__,
 )

@@ -83,15 +83,23 @@ def remove_finished(consumers: Iterable[LandingConsumer], older_than: timedelta 
     Returns:
         Of how many claims files were removed.
     """
+    from pyiceberg.exceptions import NoSuchTableError
     from sqlalchemy import func, select
 
+    from include.lake.catalog import is_configured
     from include.landing.tables import load_landing_table
     from include.operations.database import begin
     from include.operations.tables import claims
 
     removed = 0
+    if not is_configured():
+        return removed
     for consumer in consumers:
-        table = load_landing_table(consumer.topic)
+        try:
+            table = load_landing_table(consumer.topic)
+        except NoSuchTableError:
+            # Nothing has landed yet.
+            continue
         above = folder(consumer, 0, table.location()).rpartition("/")[0]
         store = filesystem(table.io, above)
         found = {int(name) for path in store.find(above) if (name := path.split("/")[-2]).isdigit()}

@@ -53,8 +53,10 @@ def keep_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake import maintenance
-    from include.lake.catalog import load_catalog
+    from include.lake.catalog import is_configured, load_catalog
 
+    if not is_configured():
+        return None
     try:
         table = load_catalog().load_table(name)
     except NoSuchTableError:
@@ -128,6 +130,10 @@ def thin_snapshots(
 def _of_each(work: Mapping[str, Callable[[], int]]) -> dict[str, int]:
     from pyiceberg.exceptions import NoSuchTableError
 
+    from include.lake.catalog import is_configured
+
+    if not is_configured():
+        return {}
     found: dict[str, int] = {}
     failures: list[str] = []
     # In another order each time: one table may take all the time of the task.
@@ -195,12 +201,15 @@ def keep_landing_table(
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake import maintenance
+    from include.lake.catalog import is_configured
     from include.landing import bundling
     from include.landing.broken import reading
     from include.landing.control import named_files
     from include.landing.late import report_late
     from include.landing.tables import load_landing_table, raw_table
 
+    if not is_configured():
+        return None
     try:
         table = load_landing_table(topic)
     except NoSuchTableError:
@@ -338,9 +347,11 @@ def remove_results(consumers: Iterable[LandingConsumer], older_than: timedelta, 
     Returns:
         Of how many runs results were deleted.
     """
-    from include.lake.buckets import bucket
+    from include.lake.buckets import bucket, is_configured
     from include.validators.results import ACCEPTANCE, FOLDER
 
+    if not is_configured():
+        return 0
     until = time.monotonic() + seconds
     before = datetime.now(UTC) - older_than
     objects, removed = bucket(), 0

@@ -83,7 +83,7 @@ def close_alarm(connection: Connection, source: str, kind: str, note: str = "") 
         connection: A connection in a transaction.
         source: The alarm's source.
         kind: The alarm's kind.
-        note: When a person closes the alarm: who, and why. Added to the alarm's message.
+        note: Why it is closed, and by whom, if its cause may not be gone. Added to the alarm's message.
 
     Returns:
         True when an alarm was open.

@@ -1,8 +1,8 @@
-"""Monitoring of the maintenance Dags, which serve the lanes: their failures and their silence become alarms.
+"""Failures of Dags that own no claim, and the silence of the maintenance Dags, become alarms.
 
-A failure is reported by a callback of the task itself. Silence means that the Dag is paused, its file does not import,
-or the scheduler starts no runs. It is detected by another Dag: each Dag records when it ran, and checks the records of
-the others.
+A failure is reported by a callback of the task itself. A Dag that owns a claim needs none: its claim stays open, and
+that is an alarm. Silence means that the Dag is paused, its file does not import, or the scheduler starts no runs. It is
+detected by another Dag: each maintenance Dag records when it ran, and checks the records of the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEAST_SILENCE = timedelta(minutes=15)
 
 
 def report_failure(context: Mapping[str, Any]) -> None:
-    """Open the alarm `dag_failed` of a task; the `on_failure_callback` of a maintenance Dag.
+    """Open the alarm `dag_failed` of a task; its `on_failure_callback`.
 
     If the operational database is unavailable, which may be the cause of the failure, the alarm is sent to the webhook
     directly.
@@ -37,7 +37,7 @@ def report_failure(context: Mapping[str, Any]) -> None:
     message = (
         f"run {context['ti'].run_id} failed: {type(error).__name__ if error else 'its process ended'}; see the log"
     )
-    message += f" of the task, then clear it. What {context['ti'].dag_id} looks after is not looked after meanwhile"
+    message += f" of the task, then clear it. Meanwhile the work of {context['ti'].dag_id} is not done"
 
     from include.operations.alarms import deliver_alarms, open_alarm
     from include.operations.database import begin
@@ -64,7 +64,7 @@ def report_end(context: Mapping[str, Any]) -> None:
         close_alarm(connection, _source(context), FAILED)
 
 
-# Callbacks for the `default_args` of a maintenance Dag.
+# Callbacks for the `default_args` of a Dag.
 REPORTED = {
     "on_failure_callback": report_failure,
     "on_success_callback": report_end,

@@ -89,12 +89,14 @@ class Offences:
         count: The number of sources that break it.
         worst: (source, observed number) of at most MAX_NAMED_SOURCES of them, the largest number first.
         cured: Those sources in `known_sources` of the caller that have rows in the run and do not break the rule.
+        again: Those that break it, however many are worse.
     """
 
     rule: SourceRule
     count: int
     worst: tuple[tuple[str, float], ...]
     cured: tuple[str, ...]
+    again: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -207,11 +209,12 @@ def _offences(run: DuckDBPyRelation, rule: SourceRule, known: Sequence[str]) -> 
     breaking = found.filter("breaks").project("source::varchar as source, found::double as found")
     worst = breaking.order("found desc, source").limit(MAX_NAMED_SOURCES).fetchall()
     count = breaking.count("*").fetchall()[0][0]
-    cured: list[tuple[str]] = []
+    seen: list[tuple[str, bool]] = []
     if known:
         listed = ", ".join(literal(source) for source in known)
-        cured = found.filter(f"not breaks and source::varchar in ({listed})").project("source::varchar").fetchall()
-    return Offences(rule, count, tuple(worst), tuple(source for (source,) in cured))
+        seen = found.filter(f"source::varchar in ({listed})").project("source::varchar, breaks").fetchall()
+    cured, again = (tuple(source for source, breaks in seen if breaks is said) for said in (False, True))
+    return Offences(rule, count, tuple(worst), cured, again)
 
 
 def _source_outcome(offences: Offences) -> Outcome:

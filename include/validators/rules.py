@@ -105,7 +105,7 @@ class SourceRule:
 
     Attributes:
         kind: The prefix of the alarm's kind, `<kind>:<source>`. The alarm names the source and closes with the next run
-            in which the source has rows and does not break the rule.
+            in which the source has rows and does not break the rule, or after weeks without a row that breaks it.
         title: The rule's title on the result's page.
         expected: The rule as text, for people.
         query: A SELECT over the table `run` with one row for each source: `source` (text), `found` (a number), `breaks`

@@ -1,13 +1,15 @@
 """Alarms about single sources of rows (a device, a shop) that break a rule: one per source, without stopping the run.
 
-An alarm closes when a later run has rows of its source and the source does not break the rule. Killed between the
-result and the alarms: the retry opens the same alarms.
+An alarm closes when a later run has rows of its source and the source does not break the rule. A source that was
+replaced never sends again: after MAX_AGE its alarm closes with a note that says so. Killed between the result and the
+alarms: the retry opens the same alarms.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from include.operations.database import begin
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 
 # Open alarms per rule. Without a limit, a faulty firmware could open an alarm for each of a hundred thousand meters.
 MAX_ALARMS = 20
+# Otherwise this many replaced meters would silence the rule for ever. If such a source comes back, it is named again.
+MAX_AGE = timedelta(weeks=4)
+_FORGOTTEN = f"open for more than {MAX_AGE.days // 7} weeks, and this run has no row of the source that breaks the rule"
 # Limited, because a source's name comes from a message.
 MAX_NAME_CHARACTERS = 80
 
@@ -48,6 +53,8 @@ def known(consumer: str, suite: SetSuite) -> dict[str, list[str]]:
 def note(consumer: str, found: Iterable[Offences], page: str) -> None:
     """Open an alarm for each source that breaks a rule, and close the alarms of sources that no longer break it.
 
+    An alarm that is older than MAX_AGE stays open only if its source breaks the rule in this run.
+
     Args:
         consumer: The source of the alarms.
         found: The offences of a run, one object for each rule.
@@ -56,15 +63,20 @@ def note(consumer: str, found: Iterable[Offences], page: str) -> None:
     from include.operations.alarms import close_alarm, open_alarm, open_alarms
 
     found = list(found)
-    if not any(offences.count or offences.cured for offences in found):
+    if not found:
         return
-    already = [alarm.kind for alarm in open_alarms() if alarm.source == consumer]
+    already = {alarm.kind: alarm.opened_at for alarm in open_alarms() if alarm.source == consumer}
+    before = datetime.now(UTC) - MAX_AGE
     with begin() as connection:
         for offences in found:
             rule = offences.rule
-            for source in offences.cured:
-                close_alarm(connection, consumer, _kind(rule, source))
-            opened = {kind for kind in already if _is_of(rule, kind)} - {_kind(rule, s) for s in offences.cured}
+            cured, again = ({_kind(rule, source) for source in of} for of in (offences.cured, offences.again))
+            for kind in cured:
+                close_alarm(connection, consumer, kind)
+            opened = {kind for kind in already if _is_of(rule, kind)} - cured
+            for kind in {kind for kind in opened - again if already[kind] < before}:
+                close_alarm(connection, consumer, kind, f"{_FORGOTTEN}. Page: {page}")
+                opened.remove(kind)
             for source, number in offences.worst:
                 kind = _kind(rule, source[:MAX_NAME_CHARACTERS])
                 if kind in opened or len(opened) < MAX_ALARMS:

@@ -22,6 +22,8 @@ from airflow.sdk.definitions.asset import AssetBooleanCondition, AssetNameRef, A
 from airflow.sdk.definitions.timetables.assets import AssetTriggeredTimetable
 from airflow.sdk.definitions.timetables.simple import ContinuousTimetable
 
+from include.operations.heartbeats import REPORTED
+
 PROJECT = Path(__file__).resolve().parents[2]
 DAGS = PROJECT / "dags"
 
@@ -36,7 +38,17 @@ TAG_OF_FOLDER = {"event_driven": "event-driven", "batch": "batch", "setup": "set
 MAX_LINES = 110
 
 # Rules that one Dag or task does not follow: (rule, "dag" or "dag.task") -> why not.
-EXEMPTIONS: dict[tuple[str, str], str] = {}
+EXEMPTIONS: dict[tuple[str, str], str] = {
+    **{
+        ("reports_its_failures", dag_id): "what it claimed stays open, and what it did not claim waits: claim_open, age"
+        for dag_id in (
+            "raise_alerts", "fan_out_service_requests", "triage_service_request", "aggregate_meter_readings"
+        )
+    },
+    ("reports_its_failures", "refresh_live_board"): "the board itself says that it is behind",
+    ("reports_its_failures", "replay_dead_letters"): "a person starts it and looks at what it shows",
+    ("reports_its_failures", "prepare_services"): "a person starts it, perhaps before there are tables for alarms",
+}  # fmt: skip
 
 # The schedules that join asset events in every version of Airflow, from include/kafka/schedules.py.
 JOINED_SCHEDULES = frozenset({"joined", "joined_by_key", "joined_or_at"})
@@ -189,6 +201,23 @@ def is_retried(file: DagFile, declared: Declared) -> Iterator[str]:
             )
 
 
+def reports_its_failures(file: DagFile, declared: Declared) -> Iterator[str]:
+    """A failed task is an alarm, and its next success closes it: nobody looks through the list of runs."""
+    if ("reports_its_failures", file.dag.dag_id) in EXEMPTIONS:
+        return
+    for task in file.dag.tasks:
+        callbacks = task.partial_kwargs if task.is_mapped else vars(task)
+        if missing := [name for name, callback in REPORTED.items() if callback not in _listed(callbacks.get(name))]:
+            yield (
+                f"{file}: task {task.task_id} lacks {', '.join(missing)}; add **REPORTED to default_args, or say in "
+                "EXEMPTIONS in tests/dags/policy.py what raises an alarm instead"
+            )
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+
+
 def has_timeouts(file: DagFile, declared: Declared) -> Iterator[str]:
     """Every task ends, and the run too: what hangs holds its slot, and max_active_runs, for ever."""
     for task in file.dag.tasks:
@@ -298,6 +327,7 @@ POLICIES = (
     has_known_tags,
     is_documented,
     is_retried,
+    reports_its_failures,
     has_timeouts,
     does_not_catch_up,
     goes_on_when_continuous,

@@ -18,6 +18,7 @@ from airflow.sdk import DAG, Asset, AssetWatcher, task
 from airflow.sdk.definitions.timetables.assets import AssetTriggeredTimetable
 from include.kafka.schedules import joined
 from include.kafka.trigger import ConsumerLagTrigger
+from include.operations.heartbeats import REPORTED
 
 WATCHER = AssetWatcher(name="orders", trigger=ConsumerLagTrigger(topics=["orders"], group="orders"))
 ORDERS = Asset("orders", watchers=[WATCHER])
@@ -27,7 +28,7 @@ with DAG(
     schedule=joined(ORDERS),
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=1),
-    default_args={"owner": "platform", "retries": 2, "execution_timeout": timedelta(minutes=5)},
+    default_args={"owner": "platform", "retries": 2, "execution_timeout": timedelta(minutes=5), **REPORTED},
     tags=["event-driven", "kafka"],
     doc_md=__doc__,
 ):
@@ -76,6 +77,7 @@ def test_a_dag_that_keeps_the_rules_passes(rule, write_dag):
         ("is_documented", "    doc_md=__doc__,\n", "", "set doc_md=__doc__"),
         ("is_documented", GOOD.splitlines()[0], "", "no module docstring"),
         ("is_retried", '"retries": 2, ', "", "task count has no retries"),
+        ("reports_its_failures", ", **REPORTED", "", "task count lacks on_failure_callback, on_success_callback"),
         ("has_timeouts", ', "execution_timeout": timedelta(minutes=5)', "", "task handle may hang"),
         ("has_timeouts", "    dagrun_timeout=timedelta(hours=1),\n", "", "a run may last for ever"),
         ("does_not_catch_up", "    max_active_runs", f"    {CATCHUP},\n    max_active_runs", "catchup is on"),

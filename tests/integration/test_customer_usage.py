@@ -23,11 +23,11 @@ from include.operations.migrate import upgrade
 from include.water.flows.definition import TIME_ZONE
 from include.water.flows.tables import METER_HOURS, schema_of, spec_of
 from include.water.tables import register_customers
-from include.water.usage import objects
+from include.water.usage import objects, publish
 from include.water.usage.documents import FOLDER
-from include.water.usage.manifest import PATH, Manifest
+from include.water.usage.manifest import PATH, Manifest, load
 from include.water.usage.objects import NewerObject, put
-from include.water.usage.publish import next_turn, publish_usage
+from include.water.usage.publish import PublishedMeanwhile, next_turn, publish_usage
 from include.water.usage.tables import CUSTOMER_DAYS
 
 pytestmark = pytest.mark.integration
@@ -145,9 +145,7 @@ def test_every_customer_gets_an_object_and_a_row_a_day_and_a_second_run_writes_n
 def test_readings_that_come_late_rewrite_their_day_and_the_objects_that_show_it(flows):
     publish_usage(now=NOW)
     before, rows = published(), customer_days()
-    late = hours([(3, 30, 500.0)])
-    moment = (FIRST + timedelta(hours=30)).isoformat()
-    replace_where(flows, late, f"meter_id == 'M-000003' and hour == '{moment}'")
+    read_again(flows, 3, 30, 500.0)
     result = publish_usage(now=NOW)
     assert result["days_written"] == 1
     changed = {customer for customer, generation in published().items() if generation != before[customer]}
@@ -209,6 +207,77 @@ def test_a_run_that_was_thought_dead_writes_nothing_over_newer_usage(flows):
     assert document(1)["days"] == []
 
 
+def read_again(flows: Any, customer: int, number: int, litres: float) -> None:
+    """The hour of this customer now has this flow."""
+    moment = (FIRST + timedelta(hours=number)).isoformat()
+    replace_where(flows, hours([(customer, number, litres)]), f"meter_id == 'M-{customer:06d}' and hour == '{moment}'")
+
+
+@pytest.mark.parametrize("newer", ["flows", "register"])
+def test_a_run_that_was_thought_dead_puts_no_old_days_back(flows, newer: str, monkeypatch):
+    publish_usage(now=NOW)
+    read_again(flows, 3, 30, 500.0)
+    real = publish._compute
+
+    def stalls(*args):
+        usage = real(*args)
+        monkeypatch.setattr(publish, "_compute", real)
+        if newer == "flows":
+            read_again(flows, 3, 30, 900.0)
+        else:
+            register(range(1, CUSTOMERS))
+        publish_usage(now=NOW)
+        return usage
+
+    monkeypatch.setattr(publish, "_compute", stalls)
+    with pytest.raises(PublishedMeanwhile):
+        publish_usage(now=NOW)
+    after = customer_days()
+    (day,) = [row["litres"] for row in after if (row["customer_id"], row["day"].day) == ("C-000003", 20)]
+    assert (day > 900) == (newer == "flows")
+    assert ("C-000000" in {row["customer_id"] for row in after}) == (newer == "flows")
+    assert "skipped" in publish_usage(now=NOW)
+    assert customer_days() == after
+
+
+def test_what_a_killed_run_has_written_is_replaced_although_the_manifest_knows_nothing_of_it(flows, monkeypatch):
+    publish_usage(now=NOW)
+    before = customer_days()
+    register(range(CUSTOMERS + 1))
+
+    class Killed(BaseException):
+        pass
+
+    def dies(*_) -> None:
+        raise Killed
+
+    flows.append(hours((CUSTOMERS, number, 5.0) for number in range(HOURS)))
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "write_objects", dies)
+        with pytest.raises(Killed):
+            publish_usage(now=NOW)
+    assert len(customer_days()) == len(before) + 4
+    # The customer leaves again before the retry, which computes what the manifest has.
+    register(range(CUSTOMERS))
+    publish_usage(now=NOW)
+    assert customer_days() == before
+
+
+def test_after_an_older_release_has_written_every_day_is_written_once(flows):
+    publish_usage(now=NOW)
+    rows = customer_days()
+    # What it has written is not in the table's record, and what it has recorded is in the manifest.
+    load_catalog().load_table(CUSTOMER_DAYS).delete("day == '2026-11-20'")
+    found = load(bucket())
+    found.days, found.source = {row["day"].isoformat(): "of an older release" for row in rows}, None
+    found.save(bucket())
+    assert publish_usage(now=NOW)["days_written"] > 0
+    assert customer_days() == rows
+    assert load(bucket()).days == {}
+    read_again(flows, 3, 30, 500.0)
+    assert publish_usage(now=NOW)["days_written"] == 1
+
+
 def test_two_runs_at_once_cannot_both_note_what_they_wrote(flows):
     from include.lake.buckets import GenerationChanged
 
@@ -226,6 +295,20 @@ def test_who_has_left_has_no_object_and_who_follows_sees_only_days_from_then_on(
     assert "C-000000" not in published()
     assert [day["day"] for day in document(5000)["days"]] == [NOW.astimezone(TIME_ZONE).date().isoformat()]
     assert {row["customer_id"] for row in customer_days()} == {*(f"C-{n:06d}" for n in range(1, CUSTOMERS)), "C-005000"}
+
+
+def test_a_leaking_meter_that_fell_silent_stops_nobodys_usage(flows):
+    # Its last hours are on the two days before the first that is computed.
+    silent = CUSTOMERS
+    flows.append(hours((silent, number, 5.0) for number in range(-33 * 24, -33 * 24 + 30)))
+    register(range(CUSTOMERS + 1))
+    assert publish_usage(now=NOW) == {
+        "customers": CUSTOMERS + 1, "days_written": 4, "written": CUSTOMERS, "removed": 0
+    }  # fmt: skip
+    # Two days earlier, they were shown.
+    assert publish_usage(now=NOW - timedelta(days=2))["written"] > 0
+    assert [day["continuous_flow"] for day in document(silent)["days"]] == [True, True]
+    assert document(silent)["continuous_flow"] is None
 
 
 def test_without_a_register_or_flows_nothing_is_published(flows):

@@ -7,8 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from sqlalchemy import text
 
 from include.operations.alarms import open_alarms
+from include.operations.database import begin
 from include.operations.migrate import upgrade
 from include.validators.results import load_page
 from include.validators.rules import SetSuite, SourceRule
@@ -70,3 +72,45 @@ def test_a_thousand_sources_open_a_few_alarms_and_stop_nothing(consumer):
     for claim_id in range(4):
         check(consumer, claim_id, {f"shop-{claim_id}-{n}": 20 + n for n in range(1_000)})
     assert len(alarms(consumer)) == MAX_ALARMS
+
+
+def weeks_pass(consumer: str, weeks: int) -> None:
+    older = text("update alarms set opened_at = opened_at - make_interval(weeks => :weeks) where source = :source")
+    with begin() as connection:
+        connection.execute(older, {"weeks": weeks, "source": consumer})
+
+
+def closed(consumer: str) -> dict[str, str]:
+    mine = text("select kind, message from alarms where source = :source and closed_at is not null")
+    with begin() as connection:
+        return {kind: message for kind, message in connection.execute(mine, {"source": consumer})}
+
+
+def test_sources_that_never_send_again_do_not_keep_others_from_being_named(consumer):
+    replaced = [f"shop-{n}" for n in range(MAX_ALARMS)]
+    for claim_id in range(MAX_ALARMS // 2):
+        check(consumer, claim_id, {shop: 20 for shop in replaced[2 * claim_id : 2 * claim_id + 2]})
+    weeks_pass(consumer, 3)
+    check(consumer, 20, {"new": 50})
+    assert set(alarms(consumer)) == {f"shop_sells_too_much:{shop}" for shop in replaced}
+    weeks_pass(consumer, 2)
+    # One of them still sends, and is far from the worst of this run: its alarm stays.
+    many = {f"new-{n}": 1_000 + n for n in range(1_000)}
+    check(consumer, 21, {"shop-0": 11, **many})
+    named = set(alarms(consumer))
+    assert named - {f"shop_sells_too_much:{shop}" for shop in many} == {"shop_sells_too_much:shop-0"}
+    assert 1 < len(named) <= MAX_ALARMS
+    # The others are on record, with the reason.
+    assert set(closed(consumer)) == {f"shop_sells_too_much:{shop}" for shop in replaced[1:]}
+    assert all("(open for more than 4 weeks" in message for message in closed(consumer).values())
+    # One that comes back is named again.
+    check(consumer, 22, {"shop-0": 11, "shop-7": 50})
+    assert set(alarms(consumer)) == {*named, "shop_sells_too_much:shop-7"}
+
+
+def test_an_alarm_of_weeks_closes_in_a_run_in_which_nobody_breaks_the_rule(consumer):
+    check(consumer, 1, {"replaced": 50})
+    weeks_pass(consumer, 5)
+    check(consumer, 2, {"b": 1})
+    assert alarms(consumer) == {}
+    assert set(closed(consumer)) == {"shop_sells_too_much:replaced"}

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from include.water.flows.definition import TIME_ZONE
+from include.water.flows.definition import KNOWN_DAYS, TIME_ZONE
 from include.water.local_days import hours_of, midnight
 from include.water.usage.customers import Customer
 
@@ -58,7 +58,12 @@ def compute(
     connection.register("customers", _customers(customers))
     connection.register("days", _days(days))
     connection.execute(_sql("hours"))
-    limits = {"min_litres": MIN_CONTINUOUS_LITRES, "min_hours": MIN_CONTINUOUS_HOURS}
+    limits = {
+        "min_litres": MIN_CONTINUOUS_LITRES,
+        "min_hours": MIN_CONTINUOUS_HOURS,
+        # As long as a silent meter counts as one of its district's.
+        "heard_since": midnight(days[-1] - timedelta(days=KNOWN_DAYS), TIME_ZONE),
+    }
     connection.execute(_sql("continuous"), limits)
     parameters = {"min_others": MIN_OTHERS, "shown": list(days if shown is None else shown)}
     found = connection.sql(_sql("days"), params=parameters).to_arrow_table()

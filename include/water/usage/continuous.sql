@@ -1,5 +1,6 @@
 -- Hours in a row, none of them unknown, in each of which at least $min_litres ran; runs of $min_hours and more.
--- Parameters as named. An hour minus its number among such hours is the same all through a run.
+-- A meter that was not heard since $heard_since runs no more. An hour minus its number among such hours is the same all
+-- through a run.
 create or replace temp table continuous_flows as
 with running as (
     select
@@ -14,8 +15,8 @@ ends as (
 select
     customer_id, min(hour) as starts_at, max(hour) + interval 1 hour as ends_at, count(*)::integer as hours,
     round(min(litres), 1) as least_litres_per_hour,
-    -- It ran in the last hour that is known.
-    max(hour) + interval 1 hour = any_value(ends.known_until) as running
+    -- It ran in the last hour that is known. What a meter said that has been silent for long says nothing about now.
+    max(hour) + interval 1 hour = any_value(ends.known_until) and max(hour) >= $heard_since as running
 from running join ends using (customer_id)
 group by customer_id, run
 having count(*) >= $min_hours

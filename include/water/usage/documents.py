@@ -33,7 +33,8 @@ def documents(days: Iterable[Mapping[str, Any]], flows: Iterable[Mapping[str, An
 
     Args:
         days: Rows as in `compute.Usage`.
-        flows: Rows as in `compute.Usage`.
+        flows: Rows as in `compute.Usage`. Those of customers without days are ignored: the flows are also computed of
+            the hours before the days.
 
     Returns:
         {customer id: document}.
@@ -55,8 +56,8 @@ def documents(days: Iterable[Mapping[str, Any]], flows: Iterable[Mapping[str, An
             document["days"].append(_day(row))
     for row in flows:
         # Only a flow that is running now is a warning; the days show flows that have ended.
-        if row["running"]:
-            found[row["customer_id"]]["continuous_flow"] = {
+        if row["running"] and (document := found.get(row["customer_id"])):
+            document["continuous_flow"] = {
                 "since": row["starts_at"].astimezone(UTC).isoformat(),
                 "hours": row["hours"],
                 # The leak is at most what ran in the hour with the lowest use.

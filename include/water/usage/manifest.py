@@ -1,4 +1,4 @@
-"""The record of what has been published.
+"""The record of the objects that have been published; that of the table's days is with the table.
 
 With it, unchanged content is not written again, and the retry of a run that was killed continues where it stopped.
 """
@@ -22,7 +22,8 @@ class Manifest:
     """The content of the manifest.
 
     Attributes:
-        days: {day: hash of its rows}.
+        days: What an older release has recorded of the table's days. It is written empty, because that release reads it
+            after a rollback.
         objects: {customer id: (hash, generation)} of each customer's object.
         tenures: See `customers.assign`.
         source: A hash of everything that the last finished publication was made from.

@@ -1,13 +1,18 @@
 """Customers' usage: computed from the flows, and written where it has changed.
 
-The order: the table's days in one commit, then the objects in batches, each recorded in the manifest. If the process is
-killed anywhere, a retry does the rest: it computes the same, finds in the manifest what is done, and finds that objects
-that were written but not recorded are already correct. A second run for the same flows writes nothing.
+The order: the table's days in one commit, then the objects in batches, each recorded in the manifest. What the table's
+days hold is recorded in its properties, by the same commit. If the process is killed anywhere, a retry does the rest:
+it finds in both records what is done, and finds that objects that were written but not recorded are already correct. A
+second run for the same flows writes nothing.
+
+A run that was thought dead, and goes on after another run has published, may have read older flows and an older
+register. It changes no day: its commit finds another record than the run began with.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -24,7 +29,7 @@ from include.water.usage.objects import write_objects
 
 if TYPE_CHECKING:
     import pyarrow
-    from pyiceberg.table import Table
+    from pyiceberg.table import Table, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +39,12 @@ WINDOW_DAYS = 35
 MARGIN_DAYS = 2
 # How often the objects are updated; the flows change every minute.
 MIN_INTERVAL = timedelta(minutes=15)
+# The table's property with {day: hash of its rows}, for the days of the last run that changed the table.
+CONTENTS = "water.usage.contents"
+
+
+class PublishedMeanwhile(Exception):
+    """Another run has published since this run began. A retry begins anew."""
 
 
 def next_turn(asked_at: datetime, now: datetime | None = None) -> datetime | None:
@@ -60,15 +71,23 @@ def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -
 
     Returns:
         Counts for the run's XCom.
+
+    Raises:
+        PublishedMeanwhile: Another run has changed the table's days.
+        NewerObject: Another run has published newer usage of a customer.
+        GenerationChanged: Another run has saved the manifest.
     """
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake.buckets import bucket
     from include.lake.catalog import load_catalog
     from include.operations.database import begin
+    from include.water.usage.tables import ensure_customer_days
 
     started = now or datetime.now(UTC)
     today = started.astimezone(TIME_ZONE).date()
+    # Before the register and the flows are read: whoever commits later may have read newer ones.
+    days_table = ensure_customer_days(load_catalog())
     with begin() as connection:
         register = read_register(connection)
     if not register:
@@ -89,7 +108,7 @@ def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -
     manifest.tenures = tenures
     days = last_days(today, window_days)
     usage = _compute(table, customers, days, clock.horizon(now))
-    changed = write_days(usage.days, manifest, days)
+    changed = write_days(days_table, usage.days, manifest, days)
     written, removed = write_objects(
         remote, manifest, documents(usage.days.to_pylist(), usage.flows.to_pylist()), snapshot.sequence_number or 0
     )
@@ -100,30 +119,43 @@ def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -
     return result
 
 
-def write_days(days: pyarrow.Table, manifest: Manifest, window: list[date]) -> list[date]:
+def write_days(table: Table, days: pyarrow.Table, manifest: Manifest, window: list[date]) -> list[date]:
     """Replace the days that differ from what was published, in one commit.
 
     Args:
+        table: The table as it was before the flows and the register were read.
         days: The rows of all days.
         manifest: The manifest; it is updated.
         window: The days that were computed.
 
     Returns:
         The days that were written.
-    """
-    from include.lake.catalog import load_catalog
-    from include.lake.writing import replace_where
-    from include.water.usage.tables import CUSTOMER_DAYS, ensure_customer_days
 
-    contents = contents_by_day(days)
-    # A day without rows may have had some, if its only customers have left since.
-    changed = [day for day in window if contents.get(day) != manifest.days.get(day.isoformat())]
+    Raises:
+        PublishedMeanwhile: Another run has changed the table's days.
+    """
+    from include.lake.writing import commit
+    from include.water.usage.tables import CUSTOMER_DAYS
+
+    record = table.properties.get(CONTENTS)
+    before = json.loads(record or "{}")
+    contents = {day.isoformat(): content for day, content in contents_by_day(days).items()}
+    # A day without rows may have had some, if its only customers have left since. After an older release has written,
+    # the table's record is not that of its rows: every day is written once.
+    changed = [day for day in window if manifest.days or contents.get(day.isoformat()) != before.get(day.isoformat())]
     if changed:
-        table = ensure_customer_days(load_catalog())
         rows = _with_schema(days, table, changed)
-        replace_where(table, rows, f"day in ({', '.join(repr(day.isoformat()) for day in changed)})")
+        row_filter = f"day in ({', '.join(repr(day.isoformat()) for day in changed)})"
+
+        def change(transaction: Transaction) -> None:
+            if table.properties.get(CONTENTS) != record:
+                raise PublishedMeanwhile(f"{CUSTOMER_DAYS}: another run has published since this run began")
+            transaction.overwrite(rows, overwrite_filter=row_filter)
+            transaction.set_properties({CONTENTS: json.dumps(contents, separators=(",", ":"))})
+
+        commit(table, change)
         log.info("%s: %d days written", CUSTOMER_DAYS, len(changed))
-    manifest.days = {day.isoformat(): content for day, content in contents.items()}
+    manifest.days = {}
     return changed
 
 

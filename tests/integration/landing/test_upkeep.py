@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import func, insert
 
+from include.compat.connections import LookUpFailed
 from include.lake.buckets import bucket
+from include.lake.catalog import forget_catalogs
 from include.landing.consumers import LandingConsumer
-from include.landing.upkeep import remove_results
+from include.landing.staging import remove_finished
+from include.landing.upkeep import expire_landing_snapshots, keep_landing_table, keep_table, remove_results
 from include.operations.database import begin
 from include.operations.tables import claims, consumers
 from include.validators.results import ACCEPTANCE, FOLDER, PAGE, PAST, RESULT
+from include.water.retention import remove_register_files
 from include.water.topics import METER_READINGS
 from tests.integration.kafka.conftest import operations
+from tests.integration.landing.test_watch import without_catalog
 
-__all__ = ["operations"]
+__all__ = ["operations", "without_catalog"]
 
 pytestmark = pytest.mark.integration
 
@@ -90,3 +97,44 @@ def test_what_was_accepted_goes_last(lane, results, monkeypatch):
     assert left(lane) == [accepted]
     assert remove_results([lane], NOW, seconds=60) == 1
     assert left(lane) == []
+
+
+def upkeep_of(lane: LandingConsumer) -> dict[str, Any]:
+    """What each step returns that needs the catalog or the bucket."""
+    return {
+        "expire": expire_landing_snapshots([lane.topic]),
+        "table": keep_table("water.no_such_table", YEAR),
+        "landing table": keep_landing_table(lane.topic, [lane]),
+        "staging": remove_finished([lane]),
+        "results": remove_results([lane], YEAR, seconds=60),
+        "register": remove_register_files(YEAR, seconds=60),
+    }
+
+
+NOTHING = {"expire": {}, "table": None, "landing table": None, "staging": 0, "results": 0, "register": 0}
+
+
+def test_a_deployment_without_the_standard_lane_has_nothing_to_keep_small(lane, without_catalog, monkeypatch, caplog):
+    monkeypatch.delenv("AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT")
+    with caplog.at_level("INFO", logger="include"):
+        assert upkeep_of(lane) == NOTHING
+    assert caplog.text.count("connection landing_catalog is not defined") == 4
+    assert caplog.text.count("connection google_cloud_default is not defined") == 2
+
+
+def test_a_connection_that_could_not_be_looked_up_does_not_count_as_undefined(lane, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_LANDING_CATALOG", "{cannot be read")
+    forget_catalogs()
+    for step in (
+        lambda: expire_landing_snapshots([lane.topic]),
+        lambda: keep_table("water.no_such_table", YEAR),
+        lambda: keep_landing_table(lane.topic, [lane]),
+        lambda: remove_finished([lane]),
+    ):
+        with pytest.raises(LookUpFailed):
+            step()
+
+
+def test_with_a_catalog_and_no_table_yet_there_is_nothing_to_keep_small(lane):
+    never_landed = replace(lane, topic=replace(lane.topic, name=f"orders.{uuid.uuid4().hex[:8]}"))
+    assert upkeep_of(never_landed) == NOTHING

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from statistics import quantiles
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from include.water.flows.definition import TIME_ZONE
+from include.water.flows.definition import KNOWN_DAYS, TIME_ZONE
 from include.water.usage.compute import MIN_CONTINUOUS_HOURS, MIN_CONTINUOUS_LITRES, MIN_OTHERS, compute, last_days
 from include.water.usage.customers import Customer, Entry, Tenure, assign, household
 from include.water.usage.documents import SHOWN_DAYS, content_hash, documents, encode, path_of
@@ -53,12 +54,14 @@ def network(seed: int, customers: int = 60, hours: int = 24 * 6) -> tuple[list[C
     return people, flows
 
 
-def by_sql(customers: list[Customer], flows: list[Flow], shown: list[date] | None = None):
+def by_sql(
+    customers: list[Customer], flows: list[Flow], shown: list[date] | None = None, days: Sequence[date] = DAYS
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     schema = pa.schema([("meter_id", pa.string()), ("hour", pa.timestamp("us", "UTC")), ("litres", pa.float64())])
     table = pa.Table.from_pylist([dict(zip(schema.names, flow, strict=True)) for flow in flows], schema)
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
-        usage = compute(connection, table, customers, DAYS, shown)
+        usage = compute(connection, table, customers, days, shown)
     return usage.days.to_pylist(), usage.flows.to_pylist()
 
 
@@ -166,6 +169,31 @@ def test_only_the_days_asked_for_are_returned_and_earlier_hours_still_count():
     customer, flows = household_of(1, 5.0, hours=30)
     days, _ = by_sql([customer], flows, shown=[date(2026, 11, 3)])
     assert [(row["day"], row["known_hours"], row["continuous_flow"]) for row in days] == [(date(2026, 11, 3), 6, True)]
+
+
+@pytest.mark.parametrize(
+    ("silent_days", "warns"), [(0, True), (KNOWN_DAYS, True), (KNOWN_DAYS + 1, False), (20, False)]
+)
+def test_a_meter_that_is_silent_for_long_says_nothing_about_now(silent_days: int, warns: bool):
+    # Its last hour is on the evening of 3 November.
+    customer, flows = household_of(1, 5.0, hours=40)
+    today = date(2026, 11, 3) + timedelta(days=silent_days)
+    days, runs = by_sql([customer], flows, days=last_days(today, 30))
+    assert [(run["hours"], run["running"]) for run in runs] == [(40, warns)]
+    document = documents(days, runs)[customer.customer_id]
+    # The days say it all the same.
+    assert [day["continuous_flow"] for day in document["days"]] == [True, True]
+    assert bool(document["continuous_flow"]) == warns
+
+
+def test_a_customer_none_of_whose_days_is_shown_has_no_object_and_stops_nobody():
+    silent, before = household_of(1, 5.0)
+    other, flows = household_of(2, 5.0, hours=40)
+    days, runs = by_sql([silent, other], [*before, *flows], shown=[date(2026, 11, 3)])
+    assert [run["running"] for run in runs] == [True, True]
+    found = documents(days, runs)
+    assert set(found) == {other.customer_id}
+    assert found[other.customer_id]["continuous_flow"]["hours"] == 40
 
 
 def entry(customer: str, meter: str, day: int = 1, persons: int = 2) -> Entry:
