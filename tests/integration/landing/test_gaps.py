@@ -366,17 +366,18 @@ def test_a_topic_made_again_stops_the_lane(orders, lane, admin, make_topic):
     consumer = lane(orders)
     land(orders, 0, range(0, 10))
     finish(claim_landed(consumer, "first"))
-    for future in admin.delete_topics([orders.name, orders.dead_letter_name], operation_timeout=30).values():
-        future.result(30)
-    _make_again(make_topic, orders)
+    make_again(admin, make_topic, orders)
     with pytest.raises(AirflowFailException, match="deleted and recreated"):
         claim_landed(consumer, "second")
     assert alarms_of(consumer.name)["consumer_stopped"][1]
 
 
-def _make_again(make_topic, topic) -> None:
+def make_again(admin, make_topic, topic) -> None:
+    """Delete the topic and create one with the same name."""
     from confluent_kafka import KafkaException
 
+    for future in admin.delete_topics([topic.name, topic.dead_letter_name], operation_timeout=30).values():
+        future.result(30)
     for _ in range(50):
         try:
             make_topic(topic.name, partitions=1, landed=True)
