@@ -271,11 +271,15 @@ def _slices(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[Of
                 f"consumer {consumer.name}: {wanted} was claimed of the topic with id {wanted.topic_id}, and landing "
                 f"table {raw_table(consumer.topic)} holds the one with id {topic_id(table)}",
             )
+
+    def settled(wanted: OffsetRange) -> Ranges:
+        starts, ends = {wanted.partition: wanted.start}, {wanted.partition: wanted.end}
+        with begin() as connection:
+            # Gaps are recorded under the table's own id: a claim may be of a later generation of the log.
+            return gaps.settled(connection, topic_id(table), starts, ends).get(wanted.partition, [])
+
     landed = Landed(table)
-    with begin() as connection:
-        ordered = sorted(ranges, key=lambda r: (r.partition, r.start))
-        # Gaps are recorded under the table's own id: a claim may be of a later generation of the log.
-        return {r: slices(connection, landed, replace(r, topic_id=topic_id(table))) for r in ordered}
+    return {r: slices(landed, r, settled) for r in sorted(ranges, key=lambda r: (r.partition, r.start))}
 
 
 def _stop(consumer: LandingConsumer, stopped: ConsumerStopped) -> Exception:
