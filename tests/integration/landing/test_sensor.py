@@ -258,3 +258,18 @@ def test_kafka_is_asked_only_when_there_seems_to_be_something_to_do(orders, lane
         assert look(waiting(consumer), verify_too=False) is Readiness.no_data
     land(orders, 0, range(5))
     assert look(waiting(consumer), verify_too=False) is Readiness.ready
+
+
+def test_a_stopped_lane_waits_for_a_person_without_asking_kafka_every_few_seconds(orders, lane, monkeypatch):
+    lane_asked = lane_of(lane(orders))
+    answers = iter([Readiness.stopped, Readiness.unanswered, Readiness.ready])
+    monkeypatch.setattr(triggers, "look", lambda *_, **__: next(answers))
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(triggers.asyncio, "sleep", sleep)
+    (event,) = events_of(LandedOffsetsTrigger.of(lane_asked, until=time.time() + 600, poll_seconds=1))
+    assert isinstance(event, TaskSuccessEvent)
+    assert waits == [triggers.VERIFY_SECONDS, 1]
