@@ -66,11 +66,16 @@ class Standing:
     is_whole: bool
 
 
-class Watched(Protocol):
-    """What a check needs to know of a consumer of either lane."""
+class Named(Protocol):
+    """What a check can be made of."""
 
     @property
     def name(self) -> str: ...
+
+
+class Watched(Named, Protocol):
+    """What a check needs to know of a consumer of either lane."""
+
     @property
     def max_lag(self) -> int: ...
     @property
@@ -80,7 +85,7 @@ class Watched(Protocol):
 
 
 class CheckFailed(Exception):
-    """Some consumers could not be checked; the others were."""
+    """Some consumers, or topics, could not be checked; the others were."""
 
 
 def check_consumers(consumers: Iterable[Consumer]) -> None:
@@ -95,18 +100,17 @@ def check_consumers(consumers: Iterable[Consumer]) -> None:
     check_each(consumers, check_consumer)
 
 
-def check_each(consumers: Iterable[Watched], check: Callable[[Any], object]) -> None:
-    """Call `check` for every consumer, and raise CheckFailed at the end if it failed for some."""
+def check_each(listed: Iterable[Named], check: Callable[[Any], object], what: str = "consumer") -> None:
+    """Call `check` for every consumer (or `what` else), and raise CheckFailed at the end if it failed for some."""
     failures: list[str] = []
-    # In another order each time: a slow check may take the task's whole time, and the same consumers would never be
-    # checked.
-    listed = list(consumers)
-    for consumer in random.sample(listed, len(listed)):
+    # In another order each time: a slow check may take the task's whole time, and the same ones would never be checked.
+    known = list(listed)
+    for each in random.sample(known, len(known)):
         try:
-            check(consumer)
+            check(each)
         except Exception as error:
-            log.exception("cannot be checked: consumer=%s", consumer.name)
-            failures.append(f"consumer {consumer.name}: {error}")
+            log.exception("cannot be checked: %s=%s", what, each.name)
+            failures.append(f"{what} {each.name}: {error}")
     if failures:
         raise CheckFailed("; ".join(sorted(failures)))
 

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from include.contracts import Topic
+from include.kafka.offsets import is_same_topic
 from include.lake import maintenance
 from include.landing.consumers import LandingConsumer
 from include.landing.landed import LandedFile, landed_file
+from include.landing.planning import next_offsets
 from include.landing.stored import BrokenFiles, find_broken
 from include.landing.tables import topic_id
 from include.operations.database import begin
-from include.operations.tables import claim_ranges, claims, positions
+from include.operations.tables import claim_ranges, claims
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
@@ -87,18 +89,21 @@ def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seco
 
 
 def _done_below(lane: LandingConsumer, of_topic: str) -> dict[int, int]:
-    """{partition: the offset below which the lane has claimed every offset, in claims that are closed}."""
-    mine = select(positions.c.partition, positions.c.next_offset).where(
-        positions.c.consumer == lane.name, positions.c.topic == lane.topic.name, positions.c.topic_id == of_topic
-    )
+    """{partition: the offset below which the lane has claimed every offset, in claims that are closed}.
+
+    Positions and claims of every generation of the log count, as for the lane itself (`planning.next_offsets`): it will
+    not claim these offsets in this table again. If a reset moves it back all the same, it finds the offsets in the
+    bundles.
+    """
     still_open = (
-        select(claim_ranges.c.partition, func.min(claim_ranges.c.start_offset))
+        select(claim_ranges.c.partition, claim_ranges.c.topic_id, func.min(claim_ranges.c.start_offset))
         .join(claims, claims.c.id == claim_ranges.c.claim_id)
-        .where(claims.c.consumer == lane.name, claims.c.closed_at.is_(None), claim_ranges.c.topic_id == of_topic)
-        .group_by(claim_ranges.c.partition)
+        .where(claims.c.consumer == lane.name, claims.c.closed_at.is_(None), claim_ranges.c.topic == lane.topic.name)
+        .group_by(claim_ranges.c.partition, claim_ranges.c.topic_id)
     )
     with begin() as connection:
-        found = dict(connection.execute(mine).all())  # type: ignore[arg-type]
-        for partition, start in connection.execute(still_open):
-            found[partition] = min(start, found.get(partition, start))
+        found = next_offsets(connection, lane, of_topic)
+        for partition, identity, start in connection.execute(still_open):
+            if is_same_topic(identity, of_topic):
+                found[partition] = min(start, found.get(partition, start))
     return found

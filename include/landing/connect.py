@@ -19,6 +19,10 @@ class ConnectUnreachable(Exception):
     """Connect does not answer, or answers that it cannot work now."""
 
 
+class ConnectSilent(ConnectUnreachable):
+    """Connect gives no answer in time: the next request would wait as long."""
+
+
 class ConnectRefused(Exception):
     """Connect refuses the request."""
 
@@ -107,19 +111,25 @@ class Connect:
                 )
             except RequestException as error:
                 # Without the error's own text: it may contain the address with a password.
-                raise ConnectUnreachable(
+                raise ConnectSilent(
                     f"connection {self.conn_id}: Kafka Connect does not answer ({type(error).__name__})"
                 ) from None
-            if not _is_rebalancing(answer) or time.monotonic() > until:
+            if not _is_rebalancing(answer):
                 break
+            if time.monotonic() > until:
+                raise ConnectSilent(f"connection {self.conn_id}: {_reason(answer)}")
             time.sleep(REBALANCE_PAUSE_SECONDS)
         if answer.status_code == 404 and _reason(answer) != "HTTP 404":
             return None
-        if answer.status_code >= 500 or answer.status_code == 409:
+        if answer.status_code >= 500:
             raise ConnectUnreachable(f"connection {self.conn_id}: {_reason(answer)}")
         if answer.status_code >= 300:
             raise ConnectRefused(f"connection {self.conn_id}: {method} {path}: {_reason(answer)}")
-        return answer.json() if answer.content else {}
+        try:
+            return answer.json() if answer.content else {}
+        except ValueError:
+            # A proxy's login page, for example.
+            raise ConnectUnreachable(f"connection {self.conn_id}: {method} {path}: the answer is no JSON") from None
 
 
 def _is_rebalancing(answer: Any) -> bool:

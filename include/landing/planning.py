@@ -203,8 +203,7 @@ def _watch_claim(
         text = f"removed from {raw_table(consumer.topic)} before they were claimed (run {run_id}): {gone}"
         add_to_alarm(connection, consumer.name, LOST_ALARM, text)
     if claimed.stopped:
-        why = "; ".join(claimed.stopped.values())
-        open_alarm(connection, consumer.name, STOPPED_ALARM, _how_to_go_on(consumer, why))
+        open_stopped_alarm(connection, consumer, "; ".join(claimed.stopped.values()))
     elif claimed.behind and is_whole:
         # Close the alarm only after a check of all logs, which shows that they are the same as before: a partition that
         # does not answer may be the stopped one. `behind` is empty while a claim is open, because the logs are not
@@ -272,23 +271,28 @@ def _slices(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[Of
                 f"consumer {consumer.name}: {wanted} was claimed of the topic with id {wanted.topic_id}, and landing "
                 f"table {raw_table(consumer.topic)} holds the one with id {topic_id(table)}",
             )
+
+    def settled(wanted: OffsetRange) -> Ranges:
+        starts, ends = {wanted.partition: wanted.start}, {wanted.partition: wanted.end}
+        with begin() as connection:
+            # Gaps are recorded under the table's own id: a claim may be of a later generation of the log.
+            return gaps.settled(connection, topic_id(table), starts, ends).get(wanted.partition, [])
+
     landed = Landed(table)
-    with begin() as connection:
-        ordered = sorted(ranges, key=lambda r: (r.partition, r.start))
-        # Gaps are recorded under the table's own id: a claim may be of a later generation of the log.
-        return {r: slices(connection, landed, replace(r, topic_id=topic_id(table))) for r in ordered}
+    return {r: slices(landed, r, settled) for r in sorted(ranges, key=lambda r: (r.partition, r.start))}
 
 
 def _stop(consumer: LandingConsumer, stopped: ConsumerStopped) -> Exception:
     """Open an alarm and return a failure that Airflow does not retry: only a person can fix this."""
     from airflow.sdk.exceptions import AirflowFailException
 
-    text = _how_to_go_on(consumer, str(stopped))
     with begin() as connection:
-        open_alarm(connection, consumer.name, STOPPED_ALARM, text)
-    return AirflowFailException(text)
+        return AirflowFailException(open_stopped_alarm(connection, consumer, str(stopped)))
 
 
-def _how_to_go_on(consumer: LandingConsumer, why: str) -> str:
+def open_stopped_alarm(connection: Connection, consumer: "LandingConsumer | Lane", why: str) -> str:
+    """Open the alarm about a consumer whose log is not the one that was claimed before; returns its text."""
     command = reset_command(consumer.name, consumer.topic.name, consumer.conn_id)
-    return f"{why}; {RUNBOOK} says how to go on, with: {command}"
+    text = f"{why}; {RUNBOOK} says how to go on, with: {command}"
+    open_alarm(connection, consumer.name, STOPPED_ALARM, text)
+    return text

@@ -4,9 +4,11 @@ It blocks and has heavy imports: call it in a task, or in a thread of the trigge
 """
 
 import logging
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ class Readiness(StrEnum):
     no_data = "no data"
     open_claim = "an earlier claim is open"
     no_table = "no landing table yet"
+    stopped = "the log is not the one that was claimed before: a person must act"
+    unanswered = "the partitions of what has landed do not answer"
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,13 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
     """Whether a run of the lane should continue now.
 
     It should if it already has a claim (it was cleared), or if no other run's claim is open and offsets from the
-    consumer's next one on have landed without a gap.
+    consumer's next one on have landed without a gap. Before it says so, it asks Kafka whether a claim could take them:
+    otherwise run after run would start, and fail, until a person acts. If the topic was recreated or its log truncated,
+    it opens the alarm about the stopped consumer.
 
     Args:
         lane: The run and its consumer.
-        verify_too: Query Kafka as well. A gap that is due then counts as something to do, because the run repairs it:
+        verify_too: Look for gaps as well. A gap that is due then counts as something to do, because the run repairs it:
             otherwise a lane whose last files were lost would wait forever. Also raises the alarm about a claim that is
             open for too long.
 
@@ -77,9 +83,9 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
     from pyiceberg.exceptions import NoSuchTableError
     from sqlalchemy import select
 
+    from include.kafka.claims import ConsumerStopped
     from include.kafka.watch import watch_claims
-    from include.landing.planning import open_claim_of_another_run
-    from include.landing.stored import BrokenFiles
+    from include.landing.planning import open_claim_of_another_run, open_stopped_alarm
     from include.landing.tables import load_landing_table
     from include.operations.database import begin
     from include.operations.tables import claims
@@ -98,13 +104,26 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
         return Readiness.no_table
     try:
         return _look_at(lane, table, verify_too=verify_too)
-    except BrokenFiles as broken:
-        # The run takes them out of the table.
-        log.warning("lane=%s files cannot be read: %s", lane.name, broken)
-        return Readiness.ready
+    except ConsumerStopped as stopped:
+        with begin() as connection:
+            open_stopped_alarm(connection, lane, str(stopped))
+        return Readiness.stopped
 
 
 def _look_at(lane: Lane, table: "Table", *, verify_too: bool) -> Readiness:
+    from include.landing.stored import BrokenFiles
+    from include.landing.tables import topic_id
+
+    logs = _Logs(lane, topic_id(table))
+    try:
+        return _with_something_to_do(lane, table, logs, verify_too=verify_too)
+    except BrokenFiles as broken:
+        # The run takes them out of the table, and goes on with all partitions that answer.
+        log.warning("lane=%s files cannot be read: %s", lane.name, broken)
+        return Readiness.ready if logs.claimable else logs.why_not({file.partition for file in broken.files})
+
+
+def _with_something_to_do(lane: Lane, table: "Table", logs: "_Logs", *, verify_too: bool) -> Readiness:
     from include.landing import gaps
     from include.landing.landed import Landed
     from include.landing.planning import next_offsets
@@ -118,17 +137,72 @@ def _look_at(lane: Lane, table: "Table", *, verify_too: bool) -> Readiness:
         starts = begins | next_offsets(connection, lane, topic_id(table))
         ends = {partition: start + 1 for partition, start in starts.items()}
         settled = gaps.settled(connection, topic_id(table), starts, ends)
-    # Only the next offset of each partition: a lane that is behind has thousands of files.
-    if any(p in settled or landed.covered(p, starts[p], ends[p]) for p in landed.partitions):
-        return Readiness.ready
-    if not verify_too:
-        return Readiness.no_data
-    found = verify(lane.topic, starts, conn_id=lane.conn_id, grace=lane.landing_grace, most=LOOK_AHEAD, repairs=True)
-    # Not for the gaps of a partition that does not answer: runs would start one after the other, and repair nothing.
-    answering = {partition.number for partition in found.kafka}
-    if any(gap.offsets.partition in answering for gap in found.due):
-        return Readiness.ready
-    if found.due:
-        with begin() as connection:
-            open_gap_alarm(connection, lane.topic, found.due)
-    return Readiness.no_data
+    waiting: set[int] = set()
+    for partition in landed.partitions:
+        # Only the next offset of each partition: a lane that is behind has thousands of files.
+        if partition in settled or landed.covered(partition, starts[partition], ends[partition]):
+            if partition in logs.claimable:
+                return Readiness.ready
+            waiting.add(partition)
+    if verify_too:
+        found = verify(
+            lane.topic, starts, conn_id=lane.conn_id, grace=lane.landing_grace, most=LOOK_AHEAD, repairs=True
+        )
+        due = {gap.offsets.partition for gap in found.due}
+        # A run repairs nothing in the others.
+        if due and due & logs.claimable:
+            return Readiness.ready
+        if due:
+            with begin() as connection:
+                open_gap_alarm(connection, lane.topic, found.due)
+        waiting |= due
+    return logs.why_not(waiting) if waiting else Readiness.no_data
+
+
+class _Logs:
+    """What a claim would find in Kafka, which is asked once, when there seems to be something to do."""
+
+    def __init__(self, lane: Lane, landing_id: str) -> None:
+        self._lane, self._landing_id = lane, landing_id
+
+    @property
+    def claimable(self) -> Set[int]:
+        """The partitions that answer, and whose log is the one that was claimed before.
+
+        Raises:
+            ConsumerStopped: The topic is not the one that landed.
+            KafkaException: The broker is unavailable or refuses.
+        """
+        return self._found[0]
+
+    def why_not(self, partitions: Set[int]) -> Readiness:
+        """Why a run could not claim these partitions. Raises ConsumerStopped if only a person can change it."""
+        from include.kafka.claims import ConsumerStopped
+
+        stopped = {number: why for number, why in self._found[1].items() if number in partitions}
+        if stopped:
+            raise ConsumerStopped(self._lane.topic_name, "; ".join(stopped.values()))
+        return Readiness.unanswered
+
+    @cached_property
+    def _found(self) -> tuple[set[int], dict[int, str]]:
+        """The claimable partitions; and why the others are stopped, without those that do not answer."""
+        from sqlalchemy import select
+
+        from include.kafka.claims import lost_logs
+        from include.kafka.offsets import GroupOffsets, Partition
+        from include.kafka.reading import CONSUMER_SETTINGS
+        from include.landing.verification import check_same_topic
+        from include.operations.database import begin
+        from include.operations.tables import positions
+
+        lane = self._lane
+        with GroupOffsets(lane.name, lane.conn_id, **CONSUMER_SETTINGS) as group:
+            kafka = group.look_now([lane.topic_name], needs_committed=False)
+            check_same_topic(lane.topic, self._landing_id, kafka)
+            mine = select(positions).where(positions.c.consumer == lane.name, positions.c.topic == lane.topic_name)
+            with begin() as connection:
+                known = {Partition(row.topic, row.partition): row for row in connection.execute(mine)}
+            stopped, unanswered = lost_logs(lane.name, known, kafka, group.without_their_end)
+        claimable = {p.number for p in kafka if p not in stopped and p not in unanswered}
+        return claimable, {partition.number: why for partition, why in stopped.items()}

@@ -43,7 +43,7 @@ READ_THROUGH = 2_000
 # The offsets of a step, those that are read through or jumped over included, and the bytes that it reads: seconds of
 # work, which is lost if the process is killed.
 STEP_OFFSETS, STEP_BYTES = 100_000, 256 * 1024 * 1024
-# Of one step. The sink commits every few seconds, so conflicts are normal.
+# Of one append. The sink commits every few seconds, so conflicts are normal.
 COMMIT_TRIES = 10
 REPAIR_PROPERTY = "landing.repair"
 
@@ -142,18 +142,10 @@ class _Repair:
             add_to_alarm(connection, raw_table(self.topic), GAP_ALARM, text)
 
     def _close(self, wanted: Ranges) -> None:
-        conflicts = 0
-        while True:
-            table = load_landing_table(self.topic)
-            missing = self._without_lost(self._missing(table, wanted))
-            if not missing:
-                return
+        while missing := self._without_lost(self._missing(load_landing_table(self.topic), wanted)):
             batch, holes = self._read(missing)
-            if batch and not self._append(table, batch):
-                conflicts += 1
-                if conflicts == COMMIT_TRIES:
-                    raise RepairFailed(f"table {raw_table(self.topic)} was changed at each of {conflicts} tries")
-                continue
+            if batch:
+                self._append(batch)
             # After the commit: if the process is killed in between, the holes are found again.
             gaps.record(self.topic.name, self.of_topic, self.partition, State.no_record, holes)
             if holes:
@@ -235,7 +227,26 @@ class _Repair:
         for batch in self.reader.read(OffsetRange(self.topic.name, self.of_topic, self.partition, start, end)):
             yield from batch
 
-    def _append(self, table: "Table", batch: list[Message]) -> bool:
+    def _append(self, batch: list[Message]) -> None:
+        """Append the records, without those that land meanwhile.
+
+        The table is looked at again after the reading, and before each further try. So only a commit during the upload
+        is a conflict, and none costs a second reading: a busy sink commits more often than a large gap can be read.
+
+        Raises:
+            RepairFailed: Somebody else has committed first at each try.
+        """
+        for _ in range(COMMIT_TRIES):
+            table = load_landing_table(self.topic)
+            read = intervals.of_numbers(message.offset for message in batch)
+            missing = self._missing(table, read)
+            if missing != read:
+                batch = [each for each in batch if intervals.between(missing, each.offset, each.offset + 1)]
+            if not batch or self._is_appended(table, batch):
+                return
+        raise RepairFailed(f"table {raw_table(self.topic)} was changed at each of {COMMIT_TRIES} tries")
+
+    def _is_appended(self, table: "Table", batch: list[Message]) -> bool:
         """Append the records; returns False when somebody else has committed since the table was loaded."""
         from pyiceberg.exceptions import CommitFailedException
 

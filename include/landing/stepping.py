@@ -13,14 +13,14 @@ record and resumes the connector.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from include.contracts import Topic
 from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
-from include.kafka.offsets import GroupOffsets, Partition
-from include.kafka.reading import CONSUMER_SETTINGS, SILENCE_SECONDS, ReadingStalled
+from include.kafka.offsets import GroupOffsets
+from include.kafka.reading import CONSUMER_SETTINGS, ReadingStalled
 from include.landing.connect import Connect, ConnectUnreachable
 from include.landing.tables import connector_name, sink_group
 from include.operations.alarms import close_alarm, open_alarm
@@ -35,6 +35,8 @@ STOP_SECONDS = 60.0
 # Records to examine per partition, from the sink's committed offset on. The repair of gaps appends at most as many.
 MAX_RECORDS = 500_000
 BATCH = 5_000
+# The search of one topic. What it has found by then is stepped over; the next check goes on behind it.
+SEARCH_SECONDS = 60.0
 # Kafka's "no timestamp", which Connect accepts.
 NO_TIMESTAMP = -1
 
@@ -129,38 +131,64 @@ def _wait_until_stopped(connect: Connect, name: str) -> None:
 
 def _find(topic: Topic, kafka_conn_id: str) -> Iterator[Step]:
     with GroupOffsets(sink_group(topic), kafka_conn_id, **CONSUMER_SETTINGS) as group:
-        found = group.look_now([topic.name])
-        for partition, offsets in sorted(found.items()):
+        wanted: dict[int, tuple[int, int]] = {}
+        for partition, offsets in sorted(group.look_now([topic.name]).items()):
             start = offsets.low if offsets.committed is None else max(offsets.committed, offsets.low)
-            refused = list(_refused(group.consumer, partition, start, min(offsets.end, start + MAX_RECORDS)))
-            if refused:
-                yield Step(partition.number, start, refused[-1] + 1, refused[0], len(refused))
+            if start < offsets.end:
+                wanted[partition.number] = start, min(offsets.end, start + MAX_RECORDS)
+        for partition, refused in sorted(_refused(group.consumer, topic.name, wanted).items()):
+            yield Step(partition, wanted[partition][0], refused[-1] + 1, refused[0], len(refused))
 
 
-def _refused(consumer: Any, partition: Partition, start: int, end: int) -> Iterator[int]:
-    """The offsets in [start, end) whose records have a timestamp that Connect refuses."""
+def _refused(consumer: Any, topic: str, wanted: Mapping[int, tuple[int, int]]) -> dict[int, list[int]]:
+    """The offsets whose records have a timestamp that Connect refuses.
+
+    All partitions are read at the same time: their refused records are near the beginning, where the sink has failed,
+    so they are found although the time is not enough for all records, or a partition's leader does not answer.
+
+    Args:
+        consumer: A client with CONSUMER_SETTINGS.
+        topic: The topic.
+        wanted: {partition: the offsets [start, end) to examine}; none of them empty.
+
+    Returns:
+        {partition: its refused offsets}, without partitions that have none. After SEARCH_SECONDS, those found so far:
+        the next search begins behind them.
+
+    Raises:
+        KafkaException: The broker refuses.
+        ReadingStalled: The time was not enough to find one.
+    """
     from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-    if start >= end:
-        return
-    consumer.assign([TopicPartition(partition.topic, partition.number, start)])
-    heard_at, position = time.monotonic(), start
-    while position < end:
-        for record in consumer.consume(min(BATCH, end - position), timeout=1.0):
-            if (record.topic(), record.partition()) != (partition.topic, partition.number):
-                continue
-            error = record.error()
-            heard_at = time.monotonic()
-            if error is None:
-                position = record.offset() + 1
-                if record.offset() < end and _is_refused(record):
-                    yield record.offset()
-            elif error.code() == KafkaError._PARTITION_EOF:
-                position = end
-            elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE) or error.fatal():
+    found: dict[int, list[int]] = {}
+    left = {partition: end for partition, (_, end) in wanted.items()}
+    consumer.assign([TopicPartition(topic, partition, start) for partition, (start, _) in wanted.items()])
+    until = time.monotonic() + SEARCH_SECONDS
+    while left:
+        for record in consumer.consume(BATCH, timeout=1.0):
+            error, partition = record.error(), record.partition()
+            if error is not None and (
+                error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE) or error.fatal()
+            ):
                 raise KafkaException(error)
-        if time.monotonic() - heard_at > SILENCE_SECONDS:
-            raise ReadingStalled(f"{partition}: nothing after offset {position} for {SILENCE_SECONDS:.0f} s")
+            if partition not in left:
+                continue
+            is_over = error is not None and error.code() == KafkaError._PARTITION_EOF
+            if error is None:
+                if record.offset() < left[partition] and _is_refused(record):
+                    found.setdefault(partition, []).append(record.offset())
+                is_over = record.offset() + 1 >= left[partition]
+            if is_over:
+                del left[partition]
+                # Otherwise what lies behind would be fetched too, at the cost of the other partitions.
+                consumer.pause([TopicPartition(topic, partition)])
+        if left and time.monotonic() > until:
+            if not found:
+                raise ReadingStalled(f"{topic}: no refused record within {SEARCH_SECONDS:.0f} s; not read: {[*left]}")
+            log.info("not examined to the end: topic=%s partitions=%s", topic, [*left])
+            break
+    return found
 
 
 def _is_refused(record: Any) -> bool:

@@ -75,6 +75,9 @@ class LandedOffsetsTrigger(BaseTrigger):
                     yield TaskSuccessEvent()
                     hand_over_events()
                     return
+                if found is Readiness.stopped:
+                    # Only a person can change this, and each look asks Kafka.
+                    wait = max(wait, VERIFY_SECONDS)
                 if found is not said:
                     log.info("lane=%s waiting: %s", lane.name, found)
                     said = found

@@ -4,18 +4,15 @@ Every planning looks up the files for the offset ranges again. So expired snapsh
 files do not change what a run reads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from include.kafka.offsets import OffsetRange
 from include.landing import intervals
 from include.landing.consumers import LandingConsumer
 from include.landing.intervals import Ranges
 from include.landing.landed import Landed
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 # As an XCom: {"claim_id", "unit", "ranges": [{partition, start, end}], "files": [{path, partition, start, end}]}; ends
 # are exclusive. The units' ranges together are the claim's ranges; a file's offsets are those that this unit reads from
@@ -40,15 +37,16 @@ class Slice:
         return self.end - self.start
 
 
-def slices(connection: "Connection", landed: Landed, wanted: OffsetRange) -> list[Slice]:
+def slices(landed: Landed, wanted: OffsetRange, settled: Callable[[OffsetRange], Ranges]) -> list[Slice]:
     """Choose the pieces of files that hold the range's records.
 
     Together the pieces are the range, in order and without overlap.
 
     Args:
-        connection: A connection to the operational database.
-        landed: The files of the landing table.
-        wanted: The range; its topic id is the landing table's.
+        landed: The files of the landing table. They are read in no transaction of the caller's: that can take long.
+        wanted: The range.
+        settled: Returns the offsets of the range that are recorded as holding no record or as lost. It is called only
+            if an offset is in no file.
 
     Returns:
         The pieces; empty when no offset of the range holds a record.
@@ -56,14 +54,9 @@ def slices(connection: "Connection", landed: Landed, wanted: OffsetRange) -> lis
     Raises:
         NotLanded: An offset is in no file, and is not recorded as holding no record or as lost.
     """
-    # Imported here, because it imports SQLAlchemy.
-    from include.landing import gaps
-
     taken, missing = _assigned(landed, wanted)
-    if missing:
-        known = gaps.settled(connection, wanted.topic_id, {wanted.partition: wanted.start})
-        if gone := intervals.subtract(missing, known.get(wanted.partition, [])):
-            raise NotLanded(f"{wanted}: not in the landing table: {intervals.text(gone)}")
+    if missing and (gone := intervals.subtract(missing, settled(wanted))):
+        raise NotLanded(f"{wanted}: not in the landing table: {intervals.text(gone)}")
     pieces: list[Slice] = []
     # Offsets without a record are added to the next piece, or to the last one.
     start = wanted.start

@@ -16,9 +16,9 @@ from sqlalchemy.dialects.postgresql import insert
 from include.contracts import Topic
 from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
 from include.kafka.reading import ReadingStalled
-from include.kafka.watch import watch_transactions
+from include.kafka.watch import CheckFailed, check_each, watch_transactions
 from include.landing import stepping
-from include.landing.connect import CONN_ID, Connect, ConnectRefused, ConnectUnreachable
+from include.landing.connect import CONN_ID, Connect, ConnectRefused, ConnectSilent, ConnectUnreachable
 from include.landing.connectors import landed
 from include.landing.standing import MISSING, Progress, Standing, progress
 from include.landing.tables import connector_name
@@ -82,7 +82,7 @@ def check_connectors(
     conn_id: str = CONN_ID,
     kafka_conn_id: str = KAFKA_CONN_ID,
 ) -> list[str]:
-    """Check the connector of every landed topic.
+    """Check the connector of every landed topic, also when the check of another one fails.
 
     If Connect does not answer, an alarm is raised, and the groups' offsets are checked all the same.
 
@@ -97,39 +97,85 @@ def check_connectors(
 
     Raises:
         AirflowNotFoundException: The connection is not defined.
-        KafkaException: The broker is unavailable or refuses.
+        CheckFailed: At least one topic could not be checked, because the broker is unavailable or refuses, for example;
+            raised after all others were.
     """
-    limits = limits or Limits()
-    connect = Connect(conn_id)
-    restarted = []
-    unreachable = ""
-    for topic in landed(topics):
-        name = connector_name(topic)
-        try:
-            standing = Standing.of(connect, name)
-            if standing.refuses_timestamp or stepping.is_stepping(name):
-                # A restart would fail at the same record.
-                if _step_over(topic, connect, kafka_conn_id):
-                    restarted.append(name)
-                standing = Standing.of(connect, name)
-            if _note_state(name, standing, limits):
-                connect.restart(name)
-                restarted.append(name)
-        except (ConnectUnreachable, ConnectRefused) as error:
-            standing, unreachable = None, str(error)
-        found = progress(topic, kafka_conn_id)
-        _note_progress(name, found, limits)
-        log.info("checked: connector=%s state=%s lag=%d", name, standing or "unknown", found.lag)
-    with begin() as connection:
-        if unreachable:
-            open_alarm(connection, conn_id, "connect_unreachable", f"{unreachable}: nothing lands; {RUNBOOK}")
-        else:
+    checks = _Checks(Connect(conn_id), kafka_conn_id, limits or Limits())
+    failed: CheckFailed | None = None
+    try:
+        check_each(landed(topics), checks.check, what="topic")
+    except CheckFailed as error:
+        failed = error
+    if not checks.is_unreachable:
+        with begin() as connection:
             close_alarm(connection, conn_id, "connect_unreachable")
-    return restarted
+    if failed is not None:
+        raise failed
+    return checks.restarted
+
+
+class _Checks:
+    """The checks of the topics in one call.
+
+    Attributes:
+        restarted: The names of the connectors that were restarted or moved past records.
+        is_unreachable: Connect did not answer, or refused, at least once.
+    """
+
+    def __init__(self, connect: Connect, kafka_conn_id: str, limits: Limits) -> None:
+        self._connect, self._kafka_conn_id, self._limits = connect, kafka_conn_id, limits
+        self._silent: ConnectSilent | None = None
+        self.restarted: list[str] = []
+        self.is_unreachable = False
+
+    def check(self, topic: Topic) -> None:
+        """Check one topic. Raises what the databases, Connect and Kafka raise."""
+        name = connector_name(topic)
+        standing: Standing | None = None
+        failed: Exception | None = None
+        try:
+            standing = self._look_after(topic, name)
+        except (ConnectUnreachable, ConnectRefused) as error:
+            self._note_unreachable(error)
+        except Exception as error:
+            log.warning("connector=%s cannot be looked after: %r", name, error)
+            failed = error
+        found = progress(topic, self._kafka_conn_id)
+        _note_progress(name, found, self._limits)
+        log.info("checked: connector=%s state=%s lag=%d", name, standing or "unknown", found.lag)
+        # Raised last: what Connect answers must hide no alarm about the progress.
+        if failed is not None:
+            raise failed
+
+    def _look_after(self, topic: Topic, name: str) -> Standing:
+        if self._silent is not None:
+            # Each of the topics would wait as long again, and fill the task's time.
+            raise self._silent
+        standing = Standing.of(self._connect, name)
+        if standing.refuses_timestamp or stepping.is_stepping(name):
+            # A restart would fail at the same record.
+            if _step_over(topic, self._connect, self._kafka_conn_id):
+                self.restarted.append(name)
+            standing = Standing.of(self._connect, name)
+        if _note_state(name, standing, self._limits):
+            self._connect.restart(name)
+            self.restarted.append(name)
+        return standing
+
+    def _note_unreachable(self, error: ConnectUnreachable | ConnectRefused) -> None:
+        self.is_unreachable = True
+        if isinstance(error, ConnectSilent):
+            self._silent = error
+        # At once: the task may be out of time before all are checked.
+        with begin() as connection:
+            text = f"{error}: nothing lands; {RUNBOOK}"
+            open_alarm(connection, self._connect.conn_id, "connect_unreachable", text)
 
 
 def _step_over(topic: Topic, connect: Connect, kafka_conn_id: str) -> bool:
     """Move the connector past records that Connect refuses; False when another watchdog does it or there is none."""
+    from confluent_kafka import KafkaException
+
     name = connector_name(topic)
     with begin() as connection:
         lock = func.pg_try_advisory_xact_lock(func.hashtextextended(name, STEPPING_LOCK))
@@ -142,10 +188,9 @@ def _step_over(topic: Topic, connect: Connect, kafka_conn_id: str) -> bool:
             _locked_row(connection, name)
             _update(connection, name, restarted_at=func.now())
             return True
-        except ReadingStalled as error:
-            log.warning(
-                "connector=%s: the refused record was not found in time, the next check looks again: %s", name, error
-            )
+        except (KafkaException, ReadingStalled) as error:
+            # Not raised: the alarm about the failed connector must open all the same.
+            log.warning("connector=%s: the refused record was not found, the next check looks again: %s", name, error)
             return False
 
 

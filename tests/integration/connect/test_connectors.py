@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from unittest.mock import Mock
 
 import pytest
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, ResourceType
 from sqlalchemy import text
 
 from include.kafka.connection import admin_config, client_config
 from include.kafka.offsets import GroupOffsets
+from include.kafka.watch import CheckFailed
 from include.lake.catalog import load_catalog
 from include.landing import __main__ as command
 from include.landing import connectors, removal, watchdog
@@ -246,6 +249,76 @@ def test_a_connect_that_does_not_answer_is_one_alarm_and_lag_is_watched_all_the_
 
 def _url() -> str:
     return json.loads(os.environ["AIRFLOW_CONN_KAFKA_CONNECT"])["host"]
+
+
+def refuse_for(topic, actually):
+    """The function, which Kafka refuses for one topic."""
+
+    def refuse(of, *arguments):
+        if of is topic:
+            raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "may not read the group"))
+        return actually(of, *arguments)
+
+    return refuse
+
+
+def test_a_topic_whose_group_cannot_be_read_is_named_after_the_others_were_checked(make_topic, monkeypatch, watched):
+    topics = [make_topic() for _ in range(3)]
+    names = [connector_name(topic) for topic in topics]
+    monkeypatch.setattr(watchdog, "progress", refuse_for(topics[0], watchdog.progress))
+    with begin() as connection:
+        open_alarm(connection, "kafka_connect", "connect_unreachable", "of an outage that is over")
+    with pytest.raises(CheckFailed, match=f"^topic {topics[0].name}: [^;]*may not read the group[^;]*$"):
+        watchdog.check_connectors(topics)
+    assert [alarms(name).keys() for name in names] == [{"connector_missing"}] * 3
+    assert alarms("kafka_connect") == {}
+
+
+def test_a_connector_whose_refused_records_cannot_be_searched_for_alarms_like_any_other(
+    make_topic, monkeypatch, watched
+):
+    topics = [make_topic() for _ in range(3)]
+    failed = {"connector": {"state": "RUNNING"}, "tasks": [{"id": 0, "state": "FAILED", "trace": "a.BadException: x"}]}
+    monkeypatch.setattr(watchdog.Connect, "status", lambda *_: failed)
+    monkeypatch.setattr(watchdog.Connect, "restart", lambda *_: True)
+    monkeypatch.setattr(watchdog.stepping, "is_stepping", lambda _: True)
+    search = refuse_for(topics[0], lambda *_: [])
+    monkeypatch.setattr(watchdog.stepping, "step_over", search)
+    names = {connector_name(topic) for topic in topics}
+    assert set(watchdog.check_connectors(topics)) == names
+    assert all("connector_failed" in alarms(name) for name in names)
+
+
+def test_an_answer_that_is_not_connects_hides_no_alarm_about_the_progress(make_topic, monkeypatch, watched):
+    topics = [make_topic() for _ in range(2)]
+    monkeypatch.setattr(watchdog.Connect, "status", lambda *_: {"hello": "world"})
+    for topic in topics:
+        send(topic, [b"1", b"2", b"3"])
+    with pytest.raises(CheckFailed, match=f"{topics[0].name}.*{topics[1].name}|{topics[1].name}.*{topics[0].name}"):
+        watchdog.check_connectors(topics, watchdog.Limits(max_lag=2))
+    assert all("3 records behind" in alarms(connector_name(topic))["sink_lag"] for topic in topics)
+
+
+def test_a_connect_that_hangs_is_asked_once_in_a_check(make_topic, monkeypatch, watched):
+    topics = [make_topic() for _ in range(3)]
+    asked, over = [], threading.Event()
+
+    class Hangs(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            over.wait(30)
+
+    monkeypatch.setattr("include.landing.connect.READ_SECONDS", 0.3)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hangs) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AIRFLOW_CONN_CONNECT_HANGS", f"http://127.0.0.1:{server.server_port}")
+        send(topics[2], [b"1", b"2", b"3"])
+        assert watchdog.check_connectors(topics, watchdog.Limits(max_lag=2), conn_id="connect_hangs") == []
+        over.set()
+        server.shutdown()
+    assert len(asked) == 1
+    assert "ReadTimeout" in alarms("connect_hangs")["connect_unreachable"]
+    assert "3 records behind" in alarms(connector_name(topics[2]))["sink_lag"]
 
 
 def test_a_sink_that_reads_nothing_alarms_until_it_goes_on(make_topic, monkeypatch, watched):

@@ -3,9 +3,14 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
 
+from include.landing import gaps
+from include.landing.gaps import State
+from include.landing.landed import Landed
 from include.landing.planning import claim_landed, plan_again
-from include.landing.tables import load_landing_table
+from include.landing.tables import load_landing_table, topic_id
+from include.operations.database import begin
 from tests.integration.kafka.conftest import committed
 from tests.integration.landing.conftest import expected_records, finish, land, offsets_of, sink_commits
 
@@ -140,3 +145,46 @@ def test_a_unit_is_a_partition_where_the_consumer_says_so(orders, lane):
         [{"partition": 1, "start": 0, "end": 20}],
     ]
     assert [len(unit["files"]) for unit in units] == [2, 2]
+
+
+def test_no_transaction_idles_while_a_plan_reads_the_store(orders, lane, monkeypatch):
+    """The server ends it after five minutes, and each retry would fail at the same place."""
+    land(orders, 0, range(0, 10, 2))
+    holes = [(n, n + 1) for n in (1, 3, 5, 7)]
+    gaps.record(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, holes)
+    idle: list[int] = []
+    reads = {name: getattr(Landed, name) for name in ("files", "read_ahead")}
+
+    def watched(name: str):
+        def read(*arguments):
+            with begin() as connection:
+                query = (
+                    "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'"
+                )
+                idle.append(connection.scalar(text(query)) or 0)
+            return reads[name](*arguments)
+
+        return read
+
+    for name in reads:
+        monkeypatch.setattr(Landed, name, watched(name))
+    units = claim_landed(lane(orders), "run")
+    assert offsets_of(units) == [(0, offset) for offset in range(0, 10, 2)]
+    assert idle
+    assert not any(idle)
+
+
+def test_an_old_run_that_plans_again_loads_no_settled_offsets_of_later_ones(orders, lane, monkeypatch):
+    consumer = lane(orders)
+    land(orders, 0, [0, 2])
+    landing_id = topic_id(load_landing_table(orders))
+    gaps.record(orders.name, landing_id, 0, State.no_record, [(1, 2)])
+    finish(claim_landed(consumer, "old"))
+    monkeypatch.setattr(gaps, "MAX_RANGES", 1)
+    for offset in range(3, 29, 2):
+        gaps.record(orders.name, landing_id, 0, State.no_record, [(offset, offset + 1)])
+    loaded: list[int] = []
+    actually = gaps._ranges_of
+    monkeypatch.setattr(gaps, "_ranges_of", lambda row: loaded.append(row.start_offset) or actually(row))
+    assert offsets_of(claim_landed(consumer, "old")) == [(0, 0), (0, 2)]
+    assert loaded == [1]

@@ -351,6 +351,60 @@ def test_files_that_land_while_they_are_being_repaired_are_not_appended_again(or
     assert landed_rows(orders) == whole(orders, 0, 30)
 
 
+def test_a_sink_that_commits_while_records_are_read_and_written_costs_no_second_read(
+    landed_topic, send_orders, lane, monkeypatch
+):
+    """A large gap takes longer to read than the sink takes for its next commit."""
+    from include.landing import repair as module
+
+    topic = landed_topic(partitions=2)
+    for partition in (0, 1):
+        send_orders(topic, partition, 30)
+    land(topic, 0, range(0, 10), range(20, 30))
+    due = verify(topic, grace=lane(topic).landing_grace).due
+    reads = []
+    offsets, others = iter(range(30)), iter((12, 14, 16))
+    read, made = RangeReader.read, module._rows
+
+    def read_while_the_sink_commits(self, wanted):
+        reads.append(wanted)
+        yield from read(self, wanted)
+        land(topic, 1, [next(offsets)])
+
+    def rows_while_the_sink_commits(table, batch):
+        if (late := next(others, None)) is not None:
+            land(topic, 0, [late])
+        return made(table, batch)
+
+    monkeypatch.setattr(RangeReader, "read", read_while_the_sink_commits)
+    monkeypatch.setattr(module, "_rows", rows_while_the_sink_commits)
+    monkeypatch.setattr(module, "COMMIT_TRIES", 4)
+    assert repair(topic, due).appended == 7
+    assert [(r.start, r.end) for r in reads] == [(10, 20)]
+    assert [row for row in landed_rows(topic) if row[0] == 0] == whole(topic, 0, 30)
+    assert verify(topic).missing == ()
+
+
+def test_a_repair_that_meets_another_commit_at_each_try_fails_and_appends_nothing(orders, lane, monkeypatch):
+    from include.landing import repair as module
+
+    land(orders, 0, range(0, 10), range(20, 30))
+    due = verify(orders, grace=lane(orders).landing_grace).due
+    others = iter(range(30, 100))
+    made = module._rows
+
+    def rows_while_the_sink_commits(table, batch):
+        land(orders, 0, [next(others)])
+        return made(table, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_rows", rows_while_the_sink_commits)
+        with pytest.raises(module.RepairFailed, match=f"at each of {module.COMMIT_TRIES} tries"):
+            repair(orders, due)
+    assert len(landed_rows(orders)) == 20 + module.COMMIT_TRIES
+    assert repair(orders, due).appended == 10
+
+
 def test_a_repair_writes_what_the_sink_would_have_written(landed_topic, lane, send):
     topic = landed_topic(partitions=1)
     send(topic, b"not JSON", None, b"caf\xe9", "caf\u00e9\x00".encode(), b"")
@@ -366,17 +420,18 @@ def test_a_topic_made_again_stops_the_lane(orders, lane, admin, make_topic):
     consumer = lane(orders)
     land(orders, 0, range(0, 10))
     finish(claim_landed(consumer, "first"))
-    for future in admin.delete_topics([orders.name, orders.dead_letter_name], operation_timeout=30).values():
-        future.result(30)
-    _make_again(make_topic, orders)
+    make_again(admin, make_topic, orders)
     with pytest.raises(AirflowFailException, match="deleted and recreated"):
         claim_landed(consumer, "second")
     assert alarms_of(consumer.name)["consumer_stopped"][1]
 
 
-def _make_again(make_topic, topic) -> None:
+def make_again(admin, make_topic, topic) -> None:
+    """Delete the topic and create one with the same name."""
     from confluent_kafka import KafkaException
 
+    for future in admin.delete_topics([topic.name, topic.dead_letter_name], operation_timeout=30).values():
+        future.result(30)
     for _ in range(50):
         try:
             make_topic(topic.name, partitions=1, landed=True)

@@ -4,14 +4,17 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import text
 
-from include.kafka.offsets import is_same_topic
+from include.kafka.claims import positions_of
+from include.kafka.offsets import Partition, is_same_topic
 from include.kafka.reset import reset_consumer
 from include.lake import engine
 from include.lake.catalog import load_catalog
 from include.landing import gaps
 from include.landing.gaps import State
+from include.landing.landed import Landed
 from include.landing.planning import claim_landed
 from include.landing.tables import clean_table, create_landing_table, load_landing_table, raw_table, topic_id
+from include.landing.upkeep import keep_landing_table
 from include.operations.database import begin
 from include.validators.sets import rows_of
 from tests.integration.kafka.conftest import order
@@ -93,3 +96,35 @@ def test_clean_rows_of_the_log_before_stay(orders, lane):
         there = set(engine.scan(connection, clean).project("event_id").fetchall())
     assert [len(found) for found in of_runs] == [10, 5]
     assert len(there) == 15
+
+
+@pytest.mark.parametrize("newer", ["table", "position"])
+def test_files_are_bundled_although_the_log_generations_of_table_and_lane_differ(orders, lane, newer):
+    """The lane takes the offsets of every generation for its own, and so its files do not stay small for ever."""
+    consumer = lane(orders)
+    land(orders, 0, range(0, 10))
+    finish(claim_landed(consumer, "first"))
+    if newer == "table":
+        gaps.record(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, [(28, 30)])
+        a_new_landing_table(orders)
+    else:
+        a_later_leader_knows_nothing_of_it(consumer)
+        reset_consumer(consumer.name, orders.name)
+    land(orders, 0, *([n] for n in range(10, 28)))
+    assert topic_id(load_landing_table(orders)) != of_position(consumer)
+    units = claim_landed(consumer, "second")
+    assert {unit["ranges"][-1]["end"] for unit in units} >= {28}
+    land(orders, 0, [28])
+    assert keep_landing_table(orders, [consumer])["bundled"] == 0, "the claim is open"
+    finish(units)
+    assert keep_landing_table(orders, [consumer])["bundled"] >= 18
+    # The last one is not claimed yet.
+    (alone,) = Landed(load_landing_table(orders)).files(0, 28)
+    assert (alone.start, alone.end) == (28, 29)
+    assert offsets_of(claim_landed(consumer, "third")) == [(0, 28)]
+
+
+def of_position(consumer) -> str:
+    """The log identity of the lane's position in partition 0."""
+    with begin() as connection:
+        return positions_of(connection, consumer.name)[Partition(consumer.topic.name, 0)][0]

@@ -11,6 +11,8 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.triggers.base import TaskSkippedEvent, TaskSuccessEvent
 
+from include.kafka.offsets import GroupOffsets, Partition
+from include.kafka.reset import reset_consumer
 from include.landing import triggers
 from include.landing.planning import claim_landed
 from include.landing.readiness import Lane, Readiness, look
@@ -18,6 +20,9 @@ from include.landing.sensor import LandedOffsetsSensor
 from include.landing.triggers import LandedOffsetsTrigger
 from include.landing.verification import verify
 from tests.integration.landing.conftest import alarms_of, finish, land, sink_commits
+from tests.integration.landing.test_gaps import make_again
+from tests.integration.landing.test_generations import a_later_leader_knows_nothing_of_it, a_new_landing_table
+from tests.integration.landing.test_many_holes import waiting
 
 pytestmark = pytest.mark.integration
 
@@ -168,3 +173,103 @@ def test_a_look_that_hangs_does_not_hold_up_the_event_loop(orders, lane, monkeyp
     trigger = LandedOffsetsTrigger.of(lane_asked, until=time.time() + 60, poll_seconds=1)
     (event,) = events_of(trigger, meanwhile=goes_on.set)
     assert isinstance(event, TaskSuccessEvent)
+
+
+@pytest.fixture
+def made_again(orders, lane, admin, make_topic, send_orders):
+    """A lane that has claimed ten offsets of a topic that was deleted and recreated since, and is full again."""
+    consumer = lane(orders)
+    land(orders, 0, range(0, 10))
+    finish(claim_landed(consumer, "first"))
+    make_again(admin, make_topic, orders)
+    send_orders(orders, 0, 30)
+    return consumer
+
+
+def test_a_lane_that_has_caught_up_with_a_topic_that_was_recreated_alarms_at_the_first_look(made_again):
+    assert look(waiting(made_again)) is Readiness.stopped
+    message, is_open = alarms_of(made_again.name)["consumer_stopped"]
+    assert is_open
+    assert "deleted and recreated" in message
+    assert f"python -m include.kafka reset {made_again.name}" in message
+
+
+def test_no_run_starts_for_what_has_landed_of_a_topic_that_was_recreated(made_again):
+    land(made_again.topic, 0, range(10, 20))
+    assert look(waiting(made_again), verify_too=False) is Readiness.stopped
+    assert alarms_of(made_again.name)["consumer_stopped"][1]
+    # A run that was cleared says what is wrong.
+    assert deferred(LandedOffsetsSensor(task_id="wait", consumer=made_again), "first") is None
+
+
+def test_no_run_starts_between_the_new_table_and_the_reset(made_again):
+    a_new_landing_table(made_again.topic)
+    land(made_again.topic, 0, range(0, 5))
+    assert look(waiting(made_again), verify_too=False) is Readiness.stopped
+    reset_consumer(made_again.name, made_again.topic.name)
+    assert look(waiting(made_again), verify_too=False) is Readiness.ready
+    assert not alarms_of(made_again.name)["consumer_stopped"][1]
+
+
+def test_no_run_starts_for_a_log_that_lost_its_end(orders, lane):
+    consumer = lane(orders)
+    land(orders, 0, range(0, 10))
+    finish(claim_landed(consumer, "first"))
+    land(orders, 0, range(10, 20))
+    a_later_leader_knows_nothing_of_it(consumer)
+    assert look(waiting(consumer), verify_too=False) is Readiness.stopped
+    assert "lost the end of its log" in alarms_of(consumer.name)["consumer_stopped"][0]
+
+
+def test_no_run_starts_for_landed_offsets_of_a_topic_that_is_gone(orders, lane, admin):
+    land(orders, 0, range(10))
+    for future in admin.delete_topics([orders.name], operation_timeout=30).values():
+        future.result(30)
+    assert look(waiting(lane(orders)), verify_too=False) is Readiness.unanswered
+
+
+def test_no_run_starts_for_landed_offsets_of_a_partition_without_a_leader(landed_topic, send_orders, lane, monkeypatch):
+    topic = landed_topic(partitions=2)
+    for partition in (0, 1):
+        send_orders(topic, partition, 10)
+    land(topic, 0, range(10))
+    consumer = lane(topic)
+    actually = GroupOffsets.look_now
+
+    def without_0(self, *args, **kwargs):
+        return {p: offsets for p, offsets in actually(self, *args, **kwargs).items() if p != Partition(topic.name, 0)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupOffsets, "look_now", without_0)
+        assert look(waiting(consumer), verify_too=False) is Readiness.unanswered
+        assert look(waiting(consumer)) is Readiness.unanswered
+        land(topic, 1, range(5))
+        assert look(waiting(consumer), verify_too=False) is Readiness.ready
+        finish(claim_landed(consumer, "of the other partition"))
+        assert look(waiting(consumer), verify_too=False) is Readiness.unanswered
+    assert look(waiting(consumer), verify_too=False) is Readiness.ready
+    assert "consumer_stopped" not in alarms_of(consumer.name)
+
+
+def test_kafka_is_asked_only_when_there_seems_to_be_something_to_do(orders, lane, monkeypatch):
+    consumer = lane(orders)
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupOffsets, "look_now", lambda *_, **__: pytest.fail("Kafka was asked"))
+        assert look(waiting(consumer), verify_too=False) is Readiness.no_data
+    land(orders, 0, range(5))
+    assert look(waiting(consumer), verify_too=False) is Readiness.ready
+
+
+def test_a_stopped_lane_waits_for_a_person_without_asking_kafka_every_few_seconds(orders, lane, monkeypatch):
+    lane_asked = lane_of(lane(orders))
+    answers = iter([Readiness.stopped, Readiness.unanswered, Readiness.ready])
+    monkeypatch.setattr(triggers, "look", lambda *_, **__: next(answers))
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(triggers.asyncio, "sleep", sleep)
+    (event,) = events_of(LandedOffsetsTrigger.of(lane_asked, until=time.time() + 600, poll_seconds=1))
+    assert isinstance(event, TaskSuccessEvent)
+    assert waits == [triggers.VERIFY_SECONDS, 1]

@@ -165,12 +165,13 @@ def test_pauses_double_up_to_an_hour_and_last_through_a_night_shift():
 
 
 def test_a_request_in_a_rebalance_is_made_again(monkeypatch):
-    """Connect answers 409, or 500 with the word: both mean later. Any other 500 is an error."""
+    """Connect answers 409, or 500 with the word: both mean later. Any other 500 is an error, and so is a login page."""
     answers = [
         (409, {"message": "Cannot complete request momentarily due to stale configuration"}),
         (500, {"message": "Request cannot be completed because a rebalance is expected"}),
         (200, {"topics": "orders"}),
         (500, {"message": "disk full"}),
+        (200, "<html>log in</html>"),
     ]
 
     class Answers(BaseHTTPRequestHandler):
@@ -178,7 +179,7 @@ def test_a_request_in_a_rebalance_is_made_again(monkeypatch):
             status, body = answers.pop(0)
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
+            self.wfile.write(body.encode() if isinstance(body, str) else json.dumps(body).encode())
 
         def log_message(self, *_: object) -> None:
             pass
@@ -190,5 +191,7 @@ def test_a_request_in_a_rebalance_is_made_again(monkeypatch):
         connect = Connect()
         assert connect.config("orders") == {"topics": "orders"}
         with pytest.raises(ConnectUnreachable, match="disk full"):
+            connect.config("orders")
+        with pytest.raises(ConnectUnreachable, match=r"connection kafka_connect: GET .* no JSON"):
             connect.config("orders")
         server.shutdown()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from include.contracts import Contract, Topic
 from include.kafka.offsets import OffsetRange
-from include.landing import gaps, intervals
+from include.landing import intervals
 from include.landing.consumers import LandingConsumer
 from include.landing.landed import Landed, LandedFile, contiguous_end
 from include.landing.units import NotLanded, Slice, bundles, slices, unit
@@ -51,29 +51,26 @@ def test_sets_of_offsets_behave_like_sets(a, b):
     assert set(range(5, end)) <= numbers(a)
 
 
-def landed_from(monkeypatch, files: list[set[int]]) -> Landed:
+def landed_from(files: list[set[int]]) -> Landed:
     """Files that hold exactly these offsets."""
     held, listed = {}, []
     for number, offsets in enumerate(files):
         path = f"gs://landing/{number}.parquet"
         held[path] = intervals.of_numbers(offsets)
         listed.append(LandedFile(path, 0, min(offsets), max(offsets) + 1, len(offsets), 1))
-    monkeypatch.setattr(gaps, "settled", lambda *_: {})
     return Landed.of(listed, lambda file: held[file.path])
 
 
 @given(st.lists(st.sets(st.integers(0, 30), min_size=1), min_size=1, max_size=6), st.integers(0, 30), st.data())
 def test_whatever_the_files_hold_each_offset_is_read_once_or_said_to_be_missing(files, start, data):
     wanted = OffsetRange("orders", "id", 0, start, data.draw(st.integers(start + 1, 31)))
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        landed = landed_from(monkeypatch, files)
-        there = set().union(*files) & set(range(wanted.start, wanted.end))
-        if len(there) < len(wanted):
-            with pytest.raises(NotLanded):
-                slices(None, landed, wanted)  # type: ignore[arg-type]
-            holes = intervals.of_numbers(set(range(wanted.start, wanted.end)) - there)
-            monkeypatch.setattr(gaps, "settled", lambda *_: {0: holes})
-        pieces = slices(None, landed, wanted)  # type: ignore[arg-type]
+    landed = landed_from(files)
+    there = set().union(*files) & set(range(wanted.start, wanted.end))
+    holes = intervals.of_numbers(set(range(wanted.start, wanted.end)) - there)
+    if holes:
+        with pytest.raises(NotLanded):
+            slices(landed, wanted, lambda _: [])
+    pieces = slices(landed, wanted, lambda _: holes)
     held = {f"gs://landing/{number}.parquet": offsets for number, offsets in enumerate(files)}
     read = [n for piece in pieces for n in held[piece.path] if piece.start <= n < piece.end]
     assert sorted(read) == sorted(there)

@@ -1,0 +1,63 @@
+"""The search for records that Connect refuses finds what it can, whatever the other partitions do."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from include.kafka.reading import ReadingStalled
+from include.landing import stepping
+
+
+class Log:
+    """A consumer of a topic: {partition: {offset: timestamp}}, one record of each partition in turn.
+
+    It ends no partition: whatever is read behind the last record is still on its way.
+    """
+
+    def __init__(self, records: dict[int, dict[int, int]]) -> None:
+        self.records = records
+        self.assigned: dict[int, int] = {}
+
+    def assign(self, partitions) -> None:
+        self.assigned = {each.partition: each.offset for each in partitions}
+
+    def pause(self, partitions) -> None:
+        for each in partitions:
+            del self.assigned[each.partition]
+
+    def consume(self, count: int, timeout: float) -> list:
+        found = []
+        for partition, offset in self.assigned.items():
+            if offset in self.records[partition]:
+                self.assigned[partition] += 1
+                found.append(record(partition, offset, self.records[partition][offset]))
+        return found
+
+
+def record(partition: int, offset: int, timestamp: int) -> SimpleNamespace:
+    values = {"partition": partition, "offset": offset, "timestamp": (1, timestamp), "error": None}
+    return SimpleNamespace(**{name: lambda value=value: value for name, value in values.items()})
+
+
+@pytest.fixture(autouse=True)
+def no_time(monkeypatch) -> None:
+    monkeypatch.setattr(stepping, "SEARCH_SECONDS", 0.05)
+
+
+def test_a_partition_that_answers_nothing_keeps_no_other_ones_refused_records_from_being_found():
+    log = Log({0: {}, 1: {7: 1, 8: -5, 9: 1, 10: -9, 11: 1}, 2: {3: 1}})
+    found = stepping._refused(log, "orders", {0: (0, 100), 1: (7, 100), 2: (3, 4)})
+    assert found == {1: [8, 10]}
+    # What has been examined is not fetched further.
+    assert log.assigned.keys() == {0, 1}
+
+
+def test_a_search_that_finds_none_in_time_is_not_taken_for_a_topic_without_such_records():
+    with pytest.raises(ReadingStalled, match=r"orders: .* not read: \[0\]"):
+        stepping._refused(Log({0: {}, 1: {0: 1}}), "orders", {0: (0, 9), 1: (0, 1)})
+
+
+def test_records_behind_the_end_of_the_search_are_not_stepped_over():
+    assert stepping._refused(Log({0: {0: -5, 1: -1, 2: 1, 3: -5}}), "orders", {0: (0, 3)}) == {0: [0]}
