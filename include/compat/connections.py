@@ -59,6 +59,23 @@ def is_defined(conn_id: str) -> bool:
     return False
 
 
+def is_without(conn_id: str) -> bool:
+    """Whether the deployment does without a part, such as the standard lane: its connection is not defined.
+
+    Maintenance of that part then has nothing to do, which is logged and is no failure.
+
+    Args:
+        conn_id: The id of the connection that the part needs.
+
+    Raises:
+        LookUpFailed: There was no definite answer.
+    """
+    if is_defined(conn_id):
+        return False
+    log.info("nothing to do: connection %s is not defined", conn_id)
+    return True
+
+
 def _places(conn_id: str) -> list[tuple[str, Any]]:
     """(name, function that asks it) of each place where Airflow looks for a connection, in Airflow's order."""
     from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from include.compat.connections import is_defined
-
 if TYPE_CHECKING:
     from google.cloud.storage import Blob
     from google.cloud.storage import Bucket as CloudBucket
@@ -79,24 +77,6 @@ def bucket(name: str | None = None, conn_id: str = CONN_ID) -> Bucket:
 
     name = name or artifacts_bucket()
     return Bucket(GCSHook(gcp_conn_id=conn_id).get_conn().bucket(name), conn_id)
-
-
-def is_configured(conn_id: str = CONN_ID) -> bool:
-    """Whether the deployment has buckets: one without the standard lane needs none, and that is no failure.
-
-    Args:
-        conn_id: The Airflow connection of Google Cloud.
-
-    Returns:
-        False only after a definite answer, which is logged.
-
-    Raises:
-        LookUpFailed: There was no definite answer.
-    """
-    if is_defined(conn_id):
-        return True
-    log.info("there are no objects here: connection %s is not defined", conn_id)
-    return False
 
 
 class Bucket:

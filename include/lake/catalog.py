@@ -8,16 +8,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from include.compat.connections import is_defined
-
 if TYPE_CHECKING:
     from airflow.sdk import Connection
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
     from include.operations.database import Target
-
-log = logging.getLogger(__name__)
 
 CONN_ID = "landing_catalog"
 OBJECTS_CONN_ID = "google_cloud_default"
@@ -65,24 +61,6 @@ def load_catalog(conn_id: str = CONN_ID) -> "Catalog":
             properties["credential"] = f"{connection.login}:{connection.password or ''}"
         return RestCatalog(CATALOG_NAME, **properties)
     return _sql_catalog(connection, properties)
-
-
-def is_configured(conn_id: str = CONN_ID) -> bool:
-    """Whether the deployment has a catalog: one without the standard lane has none, and that is no failure.
-
-    Args:
-        conn_id: The Airflow connection of the catalog.
-
-    Returns:
-        False only after a definite answer, which is logged.
-
-    Raises:
-        LookUpFailed: There was no definite answer.
-    """
-    if is_defined(conn_id):
-        return True
-    log.info("there are no tables here: connection %s is not defined", conn_id)
-    return False
 
 
 def forget_catalogs() -> None:

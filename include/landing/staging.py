@@ -86,13 +86,14 @@ def remove_finished(consumers: Iterable[LandingConsumer], older_than: timedelta 
     from pyiceberg.exceptions import NoSuchTableError
     from sqlalchemy import func, select
 
-    from include.lake.catalog import is_configured
+    from include.compat.connections import is_without
+    from include.lake.catalog import CONN_ID
     from include.landing.tables import load_landing_table
     from include.operations.database import begin
     from include.operations.tables import claims
 
     removed = 0
-    if not is_configured():
+    if is_without(CONN_ID):
         return removed
     for consumer in consumers:
         try:

@@ -11,8 +11,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from include.compat.connections import is_without
 from include.contracts import Topic
 from include.kafka.connection import CONN_ID
+from include.lake.catalog import CONN_ID as CATALOG_CONN_ID
+from include.lake.catalog import OBJECTS_CONN_ID
 from include.landing.consumers import LandingConsumer
 
 if TYPE_CHECKING:
@@ -53,9 +56,9 @@ def keep_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake import maintenance
-    from include.lake.catalog import is_configured, load_catalog
+    from include.lake.catalog import load_catalog
 
-    if not is_configured():
+    if is_without(CATALOG_CONN_ID):
         return None
     try:
         table = load_catalog().load_table(name)
@@ -130,9 +133,7 @@ def thin_snapshots(
 def _of_each(work: Mapping[str, Callable[[], int]]) -> dict[str, int]:
     from pyiceberg.exceptions import NoSuchTableError
 
-    from include.lake.catalog import is_configured
-
-    if not is_configured():
+    if is_without(CATALOG_CONN_ID):
         return {}
     found: dict[str, int] = {}
     failures: list[str] = []
@@ -201,14 +202,13 @@ def keep_landing_table(
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.lake import maintenance
-    from include.lake.catalog import is_configured
     from include.landing import bundling
     from include.landing.broken import reading
     from include.landing.control import named_files
     from include.landing.late import report_late
     from include.landing.tables import load_landing_table, raw_table
 
-    if not is_configured():
+    if is_without(CATALOG_CONN_ID):
         return None
     try:
         table = load_landing_table(topic)
@@ -347,10 +347,10 @@ def remove_results(consumers: Iterable[LandingConsumer], older_than: timedelta, 
     Returns:
         Of how many runs results were deleted.
     """
-    from include.lake.buckets import bucket, is_configured
+    from include.lake.buckets import bucket
     from include.validators.results import ACCEPTANCE, FOLDER
 
-    if not is_configured():
+    if is_without(OBJECTS_CONN_ID):
         return 0
     until = time.monotonic() + seconds
     before = datetime.now(UTC) - older_than

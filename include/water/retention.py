@@ -49,12 +49,13 @@ def remove_register_files(older_than: timedelta, *, seconds: float) -> int:
     """
     from sqlalchemy import delete
 
-    from include.lake.buckets import bucket, is_configured
+    from include.compat.connections import is_without
+    from include.lake.buckets import CONN_ID, bucket
     from include.operations.database import begin
     from include.water.register.layout import ARCHIVE, INCOMING, REJECTED, identity
     from include.water.tables import register_files as files
 
-    if not is_configured():
+    if is_without(CONN_ID):
         return 0
     until, objects, removed = time.monotonic() + seconds, bucket(), 0
     # Without its row, a file that still waits to be moved would be imported once more.
