@@ -8,11 +8,14 @@ objects.
 from __future__ import annotations
 
 import io
+import json
 from typing import TYPE_CHECKING, Any
 
+import pyiceberg.io
 from aiohttp import ClientTimeout
 from gcsfs import GCSFileSystem
 from pyiceberg.io.fsspec import FsspecFileIO, FsspecInputFile
+from pyiceberg.utils.properties import property_as_bool
 
 if TYPE_CHECKING:
     from pyiceberg.typedef import Properties
@@ -58,11 +61,16 @@ class ObjectIO(FsspecFileIO):
 
 
 def _google(properties: Properties) -> ObjectFileSystem:
-    """The file system of the properties that `include.lake.catalog.file_properties` sets."""
+    """With the settings that PyIceberg knows: `include.lake.catalog` sets some, a connection's extra may set more."""
     return ObjectFileSystem(
-        project=properties.get("gcs.project-id"),
-        token=properties.get("gcs.oauth2.token"),
-        endpoint_url=properties.get("gcs.service.host"),
+        project=properties.get(pyiceberg.io.GCS_PROJECT_ID),
+        access=properties.get(pyiceberg.io.GCS_ACCESS, "full_control"),
+        token=properties.get(pyiceberg.io.GCS_TOKEN),
+        consistency=properties.get(pyiceberg.io.GCS_CONSISTENCY, "none"),
+        requester_pays=property_as_bool(properties, pyiceberg.io.GCS_REQUESTER_PAYS, False),
+        session_kwargs=json.loads(properties.get(pyiceberg.io.GCS_SESSION_KWARGS, "{}")),
+        endpoint_url=properties.get(pyiceberg.io.GCS_SERVICE_HOST),
+        default_location=properties.get(pyiceberg.io.GCS_DEFAULT_LOCATION),
         requests_timeout=TIMEOUT,
         # A listing is kept for ever by default: an object that is gone since would still be there.
         use_listings_cache=False,

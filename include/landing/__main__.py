@@ -21,6 +21,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from pyiceberg.exceptions import RESTError
     from sqlalchemy.exc import DBAPIError
 
+    from include.kafka.reading import ReadingStalled
     from include.kafka.topics import SettingsRefused
     from include.landing.connect import ConnectRefused, ConnectUnreachable
     from include.landing.connectors import UnsafeConnector
@@ -28,7 +29,7 @@ def _expected() -> tuple[type[Exception], ...]:
 
     return (
         ConnectRefused, ConnectUnreachable, DBAPIError, ImportError, KafkaException, LandingTableMismatch, LookupError,
-        OSError, RESTError, SettingsRefused, TypeError, UnsafeConnector, ValueError,
+        OSError, ReadingStalled, RESTError, SettingsRefused, TypeError, UnsafeConnector, ValueError,
     )  # fmt: skip
 
 

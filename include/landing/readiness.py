@@ -29,6 +29,7 @@ class Readiness(StrEnum):
     open_claim = "an earlier claim is open"
     no_table = "no landing table yet"
     stopped = "the log is not the one that was claimed before: a person must act"
+    partly_stopped = "the logs of some partitions are not those that were claimed before: a person must act for them"
     unanswered = "the partitions of what has landed do not answer"
 
 
@@ -176,13 +177,17 @@ class _Logs:
         return self._found[0]
 
     def why_not(self, partitions: Set[int]) -> Readiness:
-        """Why a run could not claim these partitions. Raises ConsumerStopped if only a person can change it."""
-        from include.kafka.claims import ConsumerStopped
+        """Why a run could not claim these partitions; opens the alarm if only a person can change it."""
+        from include.landing.planning import open_stopped_alarm
+        from include.operations.database import begin
 
         stopped = {number: why for number, why in self._found[1].items() if number in partitions}
-        if stopped:
-            raise ConsumerStopped(self._lane.topic_name, "; ".join(stopped.values()))
-        return Readiness.unanswered
+        if not stopped:
+            return Readiness.unanswered
+        with begin() as connection:
+            open_stopped_alarm(connection, self._lane, "; ".join(stopped.values()))
+        # The others must not wait for the person.
+        return Readiness.partly_stopped if self.claimable else Readiness.stopped
 
     @cached_property
     def _found(self) -> tuple[set[int], dict[int, str]]:

@@ -78,11 +78,24 @@ def step_over(topic: Topic, connect: Connect, kafka_conn_id: str = KAFKA_CONN_ID
         What was stepped over; empty if no partition has such a record within MAX_RECORDS of the sink's offset.
 
     Raises:
-        ConnectUnreachable, ConnectRefused, KafkaException, ReadingStalled: The next try continues.
+        ConnectUnreachable, ConnectRefused: The next try continues.
+        KafkaException, ReadingStalled: No search was possible, and the connector is as it was. A connector that an
+            earlier try has stopped is resumed instead.
     """
+    from confluent_kafka import KafkaException
+
     name = connector_name(topic)
-    steps = list(_find(topic, kafka_conn_id))
-    if not steps and not is_stepping(name):
+    was_stepping = is_stepping(name)
+    try:
+        steps = list(_find(topic, kafka_conn_id))
+    except (KafkaException, ReadingStalled) as error:
+        if not was_stepping:
+            raise
+        # The connector is stopped, and the longer it stays so, the longer a search takes. If a task meets a refused
+        # record again, the record is where the next search begins.
+        log.warning("connector=%s is resumed without a search: %s", name, error)
+        steps = []
+    if not steps and not was_stepping:
         return []
     with begin() as connection:
         text = f"stopped for a moment; if it stays so: `python -m include.landing step-over {name}`; {RUNBOOK}"

@@ -242,7 +242,8 @@ def test_brokers_that_hang_take_no_thread_of_other_triggers(make_topic, make_con
                 # They have asked for a description in vain, and ask for metadata.
                 await asyncio.sleep(2 * DESCRIBE_SECONDS[0])
                 async with Firings(trigger_for(make_consumer(topic))) as firings:
-                    await firings.until(1, timeout=3)
+                    # A thread that is taken would be so for ten seconds.
+                    await firings.until(1, timeout=8)
 
         asyncio.run(scenario())
 

@@ -221,6 +221,22 @@ def test_no_run_starts_for_a_log_that_lost_its_end(orders, lane):
     assert "lost the end of its log" in alarms_of(consumer.name)["consumer_stopped"][0]
 
 
+def test_a_partition_that_lost_its_end_holds_up_no_other(landed_topic, send_orders, lane):
+    topic = landed_topic(partitions=2)
+    for partition in (0, 1):
+        send_orders(topic, partition, 20)
+    consumer = lane(topic)
+    land(topic, 0, range(10))
+    finish(claim_landed(consumer, "first"))
+    land(topic, 0, range(10, 20))
+    a_later_leader_knows_nothing_of_it(consumer)
+    # The trigger goes on to look every few seconds.
+    assert look(waiting(consumer), verify_too=False) is Readiness.partly_stopped
+    assert "lost the end of its log" in alarms_of(consumer.name)["consumer_stopped"][0]
+    land(topic, 1, range(5))
+    assert look(waiting(consumer), verify_too=False) is Readiness.ready
+
+
 def test_no_run_starts_for_landed_offsets_of_a_topic_that_is_gone(orders, lane, admin):
     land(orders, 0, range(10))
     for future in admin.delete_topics([orders.name], operation_timeout=30).values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -43,7 +44,9 @@ def record(partition: int, offset: int, timestamp: int) -> SimpleNamespace:
 
 @pytest.fixture(autouse=True)
 def no_time(monkeypatch) -> None:
-    monkeypatch.setattr(stepping, "SEARCH_SECONDS", 0.05)
+    """Each look at the clock is a second later than the one before."""
+    clock = itertools.count()
+    monkeypatch.setattr(stepping, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
 
 def test_a_partition_that_answers_nothing_keeps_no_other_ones_refused_records_from_being_found():

@@ -1,0 +1,35 @@
+"""A connector that was stopped, to be moved past records that Connect refuses, does not stay so."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from include.kafka.reading import ReadingStalled
+from include.landing import stepping
+from include.landing.tables import connector_name
+from include.operations.alarms import open_alarm
+from include.operations.database import begin
+
+pytestmark = pytest.mark.integration
+
+
+def in_vain(*_):
+    raise ReadingStalled("no refused record within 60 s")
+
+
+def test_a_connector_that_an_earlier_try_has_stopped_is_resumed_without_a_search(operations, landed_topic, monkeypatch):
+    topic = landed_topic(partitions=1)
+    resumed: list[str] = []
+    connect = SimpleNamespace(resume=resumed.append)
+    monkeypatch.setattr(stepping, "_find", in_vain)
+    with pytest.raises(ReadingStalled):
+        stepping.step_over(topic, connect)
+    assert resumed == []
+    name = connector_name(topic)
+    with begin() as connection:
+        open_alarm(connection, name, stepping.STEPPING, "killed after it was stopped")
+    assert stepping.step_over(topic, connect) == []
+    assert resumed == [name]
+    assert not stepping.is_stepping(name)
