@@ -1,7 +1,7 @@
 """The file IO of tables: PyIceberg's, with one request where gcsfs sends two or three.
 
 gcsfs looks for folders: whatever it is asked about an object, it also lists the objects below that name. An object
-store has no folders. Listing is the dearest request of all, in money and in time, and a commit asks about dozens of
+store has no folders. Listing is the most expensive request, in money and in time, and a commit asks about dozens of
 objects.
 """
 
@@ -20,13 +20,14 @@ from pyiceberg.utils.properties import property_as_bool
 if TYPE_CHECKING:
     from pyiceberg.typedef import Properties
 
-# Without these, a connection that was lost without a packet would hold its caller for ever. gcsfs repeats a request up
-# to five times after the first two, and not after the last one, which the largest files need.
+# In seconds. Without limits, a connection that was lost without a packet would hold its caller for ever. gcsfs tries
+# again, up to five times, after a connection or a read that took too long. After `total` it does not; that is enough
+# for the largest file.
 TIMEOUT = ClientTimeout(sock_connect=10, sock_read=30, total=600)
 
 
 class ObjectFileSystem(GCSFileSystem):
-    """Google Cloud Storage, where a path is an object or nothing; only a bucket and what was listed are folders."""
+    """Google Cloud Storage, where a path is an object or nothing; only a bucket is a folder."""
 
     async def _get_directory_info(self, path: str, *_: object) -> dict[str, Any]:
         raise FileNotFoundError(path)

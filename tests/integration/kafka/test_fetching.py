@@ -17,7 +17,7 @@ from tests.integration.kafka.conftest import order
 
 pytestmark = pytest.mark.integration
 
-BACKLOG, RANGE = 60_000, 2_000
+BACKLOG, RANGE = 30_000, 2_000
 
 
 class Fetched:
