@@ -243,6 +243,9 @@ def _write_history(topic: Topic, table: Table, manifests: Sequence[Any], snapsho
 
 def add_snapshots(table: Table, count: int) -> None:
     """Give a table older snapshots beside its own: copies of its newest one, a minute apart."""
+    # An empty table has none to copy.
+    if table.current_snapshot() is None:
+        return
     metadata = json.loads(table.metadata.model_dump_json())
     newest = metadata["snapshots"][-1]
     older = [
