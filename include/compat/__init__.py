@@ -11,6 +11,10 @@ models
     Uses `__pydantic_core_schema__` of pydantic models. Tested with 2.14.3. Without it, the tables of a contract have no
     columns, and the error says so.
 
+overwriting
+    Uses `_OverwriteFiles` and `_ManifestMergeManager` of PyIceberg. Tested with 0.12.0. Without them, a commit that
+    replaces files fails with an ImportError that names the missing one; a test counts the manifests that commits leave.
+
 triggerer
     Uses `TriggerRunner.run_trigger` and `.sync_state_to_supervisor` of Airflow. Tested with 3.3.2. Without them, an
     event waits for the triggerer's next tick, half a second on average, and each process logs one warning.

@@ -101,7 +101,16 @@ def check_consumers(consumers: Iterable[Consumer]) -> None:
 
 
 def check_each(listed: Iterable[Named], check: Callable[[Any], object], what: str = "consumer") -> None:
-    """Call `check` for every consumer (or `what` else), and raise CheckFailed at the end if it failed for some."""
+    """Call `check` for each of them, also after it failed for another one.
+
+    Args:
+        listed: The consumers or topics.
+        check: The check.
+        what: What they are, for the log and the error.
+
+    Raises:
+        CheckFailed: It failed for some.
+    """
     failures: list[str] = []
     # In another order each time: a slow check may take the task's whole time, and the same ones would never be checked.
     known = list(listed)

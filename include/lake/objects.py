@@ -20,7 +20,7 @@ from pyiceberg.utils.properties import property_as_bool
 if TYPE_CHECKING:
     from pyiceberg.typedef import Properties
 
-# In seconds. Without limits, a connection that was lost without a packet would hold its caller for ever. gcsfs tries
+# In seconds. Without limits, a connection that was lost without a packet would hold its caller forever. gcsfs tries
 # again, up to five times, after a connection or a read that took too long. After `total` it does not; that is enough
 # for the largest file.
 TIMEOUT = ClientTimeout(sock_connect=10, sock_read=30, total=600)
@@ -51,7 +51,7 @@ class _WholeFile(FsspecInputFile):
 
 
 class ObjectIO(FsspecFileIO):
-    """PyIceberg's file IO for every store; the property py-io-impl of a catalog names it."""
+    """PyIceberg's file IO for every store. The catalog's property `py-io-impl` contains its name."""
 
     def __init__(self, properties: Properties) -> None:
         super().__init__(properties)
@@ -73,6 +73,6 @@ def _google(properties: Properties) -> ObjectFileSystem:
         endpoint_url=properties.get(pyiceberg.io.GCS_SERVICE_HOST),
         default_location=properties.get(pyiceberg.io.GCS_DEFAULT_LOCATION),
         requests_timeout=TIMEOUT,
-        # A listing is kept for ever by default: an object that is gone since would still be there.
+        # A listing is never forgotten by default: an object that was deleted since would seem to exist.
         use_listings_cache=False,
     )

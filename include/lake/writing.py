@@ -153,7 +153,7 @@ def replace_files(
     if not old:
         append_files(transaction, new, kept)
         return
-    from include.lake.overwriting import overwrite
+    from include.compat.overwriting import overwrite
 
     with overwrite(transaction, kept) as replaced:
         for file in old:

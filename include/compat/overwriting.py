@@ -1,9 +1,7 @@
 """A commit that replaces data files, and leaves the table with as few manifests as an append does.
 
-PyIceberg drops manifests without a live file, and merges small ones, only when it appends. A table whose commits nearly
-always replace a file would get one more manifest with each of them, for ever, and each commit and each plan reads them
-all. This module builds on parts of PyIceberg that are not public: tests/integration/lake/test_tables.py counts the
-manifests.
+PyIceberg drops manifests without a live file, and merges small ones, only when it appends. If nearly every commit of a
+table replaced a file, each would add a manifest that is never removed, and each commit and each plan reads all of them.
 """
 
 from __future__ import annotations
