@@ -1,6 +1,6 @@
 """A request that its receiver never answers backs off alone and fails in the end; an outage uses up no attempt.
 
-These tests let no wait be over by hand: a row and its route wait as long as they would.
+These tests let no wait be over by hand: rows and routes wait by the rules of production, counted in fifths of a second.
 """
 
 from __future__ import annotations
@@ -48,12 +48,18 @@ def alone(operations) -> None:
         connection.execute(text("update outbox set state = 'skipped' where state = 'pending'"))
 
 
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch) -> None:
+    for name in ("AWAY_FIRST_SECONDS", "REFUSED_FIRST_SECONDS"):
+        monkeypatch.setattr(outbox, name, getattr(outbox, name) / 5)
+
+
 def deliver_for(consumer, seconds: float, until=lambda: False) -> None:
     """What the trigger and the Dag do."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and not until():
         deliver_due([consumer])
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def row(consumer, number: object):
@@ -96,7 +102,7 @@ def test_a_request_that_is_never_answered_makes_no_later_one_late(announcing, ma
     send(topic, order(BAD))
     tasks.claim_messages(consumer, "bad")
     # Nothing else is due, so this looks like an outage. Tried several times:
-    deliver_for(consumer, 8)
+    deliver_for(consumer, 2)
     assert len(server.seen) >= 4
     send(topic, order("first"))
     tasks.claim_messages(consumer, "first")
@@ -106,7 +112,7 @@ def test_a_request_that_is_never_answered_makes_no_later_one_late(announcing, ma
     deliver_for(consumer, 20, lambda: row(consumer, BAD).attempts == 1)
     assert row(consumer, BAD).attempts == 1
     for number in ("second", "third"):
-        deliver_for(consumer, 6)
+        deliver_for(consumer, 1.5)
         send(topic, order(number))
         tasks.claim_messages(consumer, number)
         assert is_delivered(consumer, number), "the task itself delivers what it wrote"
@@ -127,7 +133,7 @@ def test_a_request_that_is_never_answered_fails_in_the_end(announcing, make_rece
         number += 1
         send(topic, order(number))
         tasks.claim_messages(consumer, f"run {number}")
-        deliver_for(consumer, 1.5)
+        deliver_for(consumer, 0.6)
     assert row(consumer, BAD).state == "failed"
     assert "1 rows were not answered 3 times" in alarms(consumer)["outbox_failed"]
     deliver_for(consumer, 5, lambda: "pending" not in states(consumer))
@@ -145,14 +151,14 @@ def test_an_outage_uses_up_no_attempt(announcing, make_receiver, send, monkeypat
     # Another one tells that the receiver is away; the bad one alone would not.
     server.status = 503
     tried = len(server.seen)
-    deliver_for(consumer, 3)
+    deliver_for(consumer, 1)
     before = row(consumer, BAD).attempts
     assert before <= 2, "at most one for what was answered before"
     for number in range(3):
         send(topic, order(number))
         tasks.claim_messages(consumer, f"run {number}")
     assert failures(consumer) > 0
-    deliver_for(consumer, 12)
+    deliver_for(consumer, 4)
     assert len(server.seen) > tried + 6
     assert row(consumer, BAD).attempts == before
     assert [row(consumer, number).attempts for number in range(3)] == [0, 0, 0]

@@ -107,8 +107,9 @@ def test_the_timeout_of_the_task_that_claims_does_not_keep_the_other_chunks_from
 
 
 def test_messages_that_need_a_lock_leave_time_to_the_messages_behind_them(make_consumer, make_topic, send, monkeypatch):
-    # So short that each message that waited as long would make the task wait for well over a minute.
-    monkeypatch.setitem(database.TRANSACTION_SETTINGS, "lock_timeout", "6s")
+    # So short that each message that waited as long would make the task wait for 24 s.
+    monkeypatch.setitem(database.TRANSACTION_SETTINGS, "lock_timeout", "2s")
+    monkeypatch.setattr(handling, "LOCK_SECONDS", 2.0)
     topic = make_topic(partitions=1)
     consumer = replace(make_consumer(topic), effect=f"{__name__}:effect")
     locked = [f"locked {n}" for n in range(12)]
@@ -118,7 +119,7 @@ def test_messages_that_need_a_lock_leave_time_to_the_messages_behind_them(make_c
             take_lock(other, name)
         began = time.monotonic()
         (chunk,) = tasks.claim_messages(consumer, "run")
-        assert time.monotonic() - began < 40
+        assert time.monotonic() - began < 15
         assert numbers(topic) == ["behind"]
         assert open_claims(consumer) == 1
     # A retry has all its patience again.
@@ -151,8 +152,8 @@ def test_each_range_that_cannot_be_read_leaves_less_time_to_the_next_one(make_to
 
 
 def test_a_good_range_gives_no_time_back_to_the_ranges_that_cannot_be_read(make_topic, send, monkeypatch):
-    monkeypatch.setattr(reading, "SILENCE_SECONDS", 8.0)
-    monkeypatch.setattr(reading, "LEAST_SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(reading, "SILENCE_SECONDS", 4.0)
+    monkeypatch.setattr(reading, "LEAST_SILENCE_SECONDS", 0.5)
     topic = make_topic(partitions=12)
     for partition in range(topic.partitions):
         send(topic, order(partition), partition=partition)
@@ -172,8 +173,8 @@ def test_a_good_range_gives_no_time_back_to_the_ranges_that_cannot_be_read(make_
         took = time.monotonic() - began
     assert stalled == [2, 5, 8, 11]
     assert read == [0, 1, 3, 4, 6, 7, 9, 10]
-    # 8, 4, 2 and 1 s; with all the time for each, 32 s.
-    assert took < 25
+    # 4, 2, 1 and 0.5 s; with all the time for each, 16 s.
+    assert took < 14
 
 
 def test_a_broker_that_names_no_leaders_fails_no_range(make_topic, send):

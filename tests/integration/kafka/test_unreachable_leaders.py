@@ -134,7 +134,7 @@ def gate(brokers, operations, monkeypatch) -> Iterator[Gate]:
     client, gate = brokers
     connection = {"conn_type": "kafka", "extra": client}
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection))
-    monkeypatch.setattr(offsets, "REQUEST_TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr(offsets, "REQUEST_TIMEOUT_SECONDS", 1.5)
     yield gate
     gate.shut()
     gate.open()
