@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 TRIAGE, EXECUTE = "triage_service_request", "execute_decisions"
 DAGS = ("fan_out_service_requests", TRIAGE, EXECUTE, "deliver_outbox")
 OPEN_APPROVALS = 3
-SECONDS_TO_READ = 6
+SECONDS_TO_READ = 4
 # What the offline engine finds critical, and answers with an advice not to drink; and what it does at once.
 RISKY = "Our tap water smells strongly of petrol and two of us are vomiting since drinking it."
 HARMLESS = "Please send me a copy of my last bill."

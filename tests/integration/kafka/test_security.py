@@ -235,10 +235,10 @@ def create_again(topic: Topic) -> None:
 @pytest.fixture
 def short_timeouts(monkeypatch) -> None:
     for module in ("offsets", "topics", "reading"):
-        monkeypatch.setattr(f"include.kafka.{module}.REQUEST_TIMEOUT_SECONDS", 2.0)
+        monkeypatch.setattr(f"include.kafka.{module}.REQUEST_TIMEOUT_SECONDS", 1.0)
 
 
-WRONG = {"sasl.password": "wrong", "delivery.timeout.ms": 1500}
+WRONG = {"sasl.password": "wrong", "delivery.timeout.ms": 1000}
 
 
 def test_a_wrong_password_is_named_by_every_client_and_changes_nothing(
