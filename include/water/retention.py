@@ -8,13 +8,21 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from include.operations.retention import Rule, prune, rules
-from include.water.tables import published_seismic_events
+from include.water.tables import decisions, published_seismic_events, work_orders
 from include.water.topics import TOPICS
 
 log = logging.getLogger(__name__)
 
 # The feed shows at most a month: older events are never looked up again.
 PUBLISHED_KEPT = timedelta(days=60)
+# Decisions hold personal data, so they do not stay for ever. They stay longer than their rows of the inbox: a request
+# that is read once more after its decision is deleted would be decided twice.
+RECORDS_KEPT = timedelta(days=540)
+# A decision that waits for a person stays, and so does one whose work order is younger.
+SETTLED = (
+    "state <> 'awaiting_approval' and not exists "
+    "(select from work_orders where work_orders.decision_id = decisions.decision_id)"
+)
 
 
 def prune_all(days: Mapping[str, int | None], *, seconds: float) -> dict[str, int]:
@@ -30,8 +38,13 @@ def prune_all(days: Mapping[str, int | None], *, seconds: float) -> dict[str, in
     Raises:
         RetentionTooShort: A value is too small.
     """
-    published = Rule(published_seismic_events, "published_at", PUBLISHED_KEPT)
-    return prune([*rules(TOPICS, **days), published], seconds=seconds)  # type: ignore[arg-type]
+    kept = max(RECORDS_KEPT, timedelta(days=days["inbox_days"] or 0))
+    own = [
+        Rule(published_seismic_events, "published_at", PUBLISHED_KEPT),
+        Rule(work_orders, "created_at", kept),
+        Rule(decisions, "decided_at", kept, SETTLED),
+    ]
+    return prune([*rules(TOPICS, **days), *own], seconds=seconds)  # type: ignore[arg-type]
 
 
 def remove_register_files(older_than: timedelta, *, seconds: float) -> int:

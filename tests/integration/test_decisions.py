@@ -24,6 +24,7 @@ from include.operations import tables
 from include.operations.database import begin
 from include.operations.migrate import upgrade
 from include.water.consumers import TRIAGE_SERVICE_REQUESTS
+from include.water.retention import RECORDS_KEPT, prune_all
 from include.water.sites import DISTRICTS
 from include.water.tables import decisions, work_orders
 from include.water.topics import SERVICE_REQUESTS, WORK_ORDERS, ServiceRequest, Severity, WorkOrder
@@ -635,3 +636,26 @@ def test_a_row_hashes_the_same_when_it_comes_back_from_the_database():
     row = record(a_request(district_id=None), proposal(Action.hand_to_person, summary="Ä 水", evidence=()))
     assert content_hash(row._mapping) == row.proposal_hash
     assert decision_id_of(row._mapping) == row.decision_id
+
+
+def test_old_settled_decisions_are_deleted_with_their_work_orders_and_open_ones_stay():
+    days = {"inbox_days": 480, "claims_days": 90, "outbox_days": 30, "alarms_days": 365}
+    done, late, young = (record(a_request(), proposal(Action.open_ticket)) for _ in range(3))
+    assert {row.state for row in (done, late, young)} == {"executed"}
+    waits = awaiting()
+    old = datetime.now(UTC) - RECORDS_KEPT - timedelta(days=1)
+    for row in (done, late, waits):
+        set_row(row.decision_id, decided_at=old)
+    with begin() as connection:
+        # The work order of `late` came just now.
+        mine = work_orders.c.decision_id == done.decision_id
+        connection.execute(update(work_orders).where(mine).values(created_at=old))
+    removed = prune_all(days, seconds=60)
+    assert (removed["decisions"], removed["work_orders"]) == (1, 1)
+    with begin() as connection:
+        assert set(connection.scalars(select(decisions.c.decision_id))) == {
+            row.decision_id for row in (late, young, waits)
+        }
+    # Rows of the inbox that are kept longer protect their decisions.
+    set_row(young.decision_id, decided_at=old)
+    assert prune_all({**days, "inbox_days": 1_000}, seconds=60)["decisions"] == 0
