@@ -2,7 +2,8 @@
 
 The connection may lead to PgBouncer in transaction mode, where consecutive transactions may run on different server
 connections. So nothing may depend on the session: no prepared statement, no session lock, no startup parameter
-`options`. Limits are set at the beginning of each transaction; that costs one round trip (0.1 ms on the local stack).
+`options`. Limits and the time zone are set at the beginning of each transaction; that costs one round trip (0.1 ms on
+the local stack).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,6 +42,10 @@ TRANSACTION_SETTINGS = {
     # Airflow's default timeout for a task's heartbeat.
     "idle_in_transaction_session_timeout": "5min",
 }
+# A message's time may be at the end of Python's calendar (.NET's DateTime.MinValue is its first moment). In a session
+# west or east of UTC, psycopg could not read it, and each task that reads the row would fail. In each transaction, as
+# the limits: the zone of a session does not hold behind PgBouncer.
+TIME_ZONE = {"TimeZone": "UTC"}
 # For a transaction that holds a lock while a task works: no task's execution_timeout is longer.
 WHOLE_TASK = timedelta(hours=1)
 # The SQLSTATE of a `lock_timeout` error.
@@ -142,7 +147,7 @@ def _engine(conn_id: str) -> Engine:
 
 
 def guard(made: Engine, now: Target, read: Callable[[], Target]) -> None:
-    """Set the limits of an engine's transactions, and let new connections follow changes of the Airflow connection.
+    """Set limits and zone of an engine's transactions; let new connections follow changes of the Airflow connection.
 
     The triggerer and the api-server run for weeks, so their engines must survive a rotated password or a moved
     database. The Airflow connection is read again only when the database refuses a connection or cannot be reached.
@@ -167,14 +172,15 @@ def guard(made: Engine, now: Target, read: Callable[[], Target]) -> None:
         current = changed
         return connection
 
-    def set_limits(connection: Connection) -> None:
+    def prepare(connection: Connection) -> None:
         driver: Any = connection.connection.driver_connection
         if not driver.autocommit:
-            limits = {**TRANSACTION_SETTINGS, **current.server_settings}
-            connection.exec_driver_sql(_assignments("set local", limits, without=SOCKET_SETTINGS))
+            # The zone comes last, because no connection may change it.
+            settings = {**TRANSACTION_SETTINGS, **current.server_settings, **TIME_ZONE}
+            connection.exec_driver_sql(_assignments("set local", settings, without=SOCKET_SETTINGS))
 
     event.listen(made, "do_connect", connect)
-    event.listen(made, "begin", set_limits)
+    event.listen(made, "begin", prepare)
 
 
 def _connect(dialect: Dialect, to: Target) -> Any:
