@@ -66,6 +66,9 @@ MAX_BYTES = 4_000_000
 # A request is skipped when its connection was undefined at two looks, at least this far apart: Airflow gives the same
 # answer while its database or its secrets backend fails.
 UNDEFINED_SECONDS = 60
+# When another process has locked all due rows of a route. Without this wait, the Dag would look for them in an unbroken
+# stream of transactions.
+LOCKED_SECONDS = 1
 # A process that leased a route and was killed blocks the route for this long.
 LEASE_SECONDS = 60
 # The time that a process spends on one route before it looks for other work.
@@ -333,6 +336,10 @@ def deliver_route(route: Route, way: Way) -> int:
     with begin() as connection:
         if away is not None:
             _note_away(connection, route, away, is_new=turn is None or turn.is_new)
+        elif turn is not None and turn.found == 0 and _are_there(connection, route, due):
+            # Nothing else is known: what is remembered of the receiver stays.
+            locked = {"retry_at": func.clock_timestamp() + timedelta(seconds=LOCKED_SECONDS)}
+            connection.execute(update(outbox_routes).where(*_is(outbox_routes, route)).values(locked))
         elif unanswered is not None and taken.failures > 0 and not is_answered:
             # Only rows that are bad themselves were tried: they do not show that the receiver is back.
             _note_away(connection, route, unanswered, is_new=False)
@@ -593,6 +600,11 @@ def _known(routes: Mapping[Route, Any]) -> dict[Route, Row]:
 
 def _pending(route: Route) -> list[ColumnElement[bool]]:
     return [*_is(outbox, route), outbox.c.state == "pending"]
+
+
+def _are_there(connection: Connection, route: Route, which: ColumnElement[bool]) -> bool:
+    """Whether the route has such rows, locked or not."""
+    return connection.execute(select(outbox.c.sequence).where(*_pending(route), which).limit(1)).first() is not None
 
 
 def _is(table: Any, route: Route) -> list[ColumnElement[bool]]:

@@ -20,6 +20,7 @@ from tests.integration.kafka.conftest import (
     Order,
     alarms,
     deliver_now,
+    make_all_due,
     numbers,
     open_claims,
     order,
@@ -352,6 +353,28 @@ def test_two_processes_that_deliver_at_once_deliver_each_row_once(make_topic, ma
         thread.join(30)
     # The first half was skipped by the line that leaves other tests' rows alone.
     assert sorted(payload["n"] for _, payload in server.seen) == list(range(300, 600))
+
+
+def test_rows_that_another_process_holds_are_looked_at_again_after_a_second(make_topic, make_consumer, monkeypatch):
+    """Without the wait, the run would look for them in an unbroken stream of transactions."""
+    topic, consumer = make_topic(partitions=1), make_consumer(make_topic())
+    with begin() as connection:
+        outbox.add_record(connection, consumer=consumer.name, topic=topic.name, key=None, value=b"1", headers=[])
+    make_all_due(consumer)
+    turns, deliver_some = [], outbox._deliver_some
+    monkeypatch.setattr(outbox, "_deliver_some", lambda *args, **kw: turns.append(args) or deliver_some(*args, **kw))
+    with begin() as holder:
+        holder.execute(text("select from outbox where consumer = :name for update"), {"name": consumer.name})
+        assert deliver_due([consumer], seconds=10) == 0
+        assert len(turns) == 1
+        until = time.monotonic() + 5
+        while not any(route.consumer == consumer.name for route in outbox.due_routes()):
+            assert time.monotonic() < until, "the row waits for longer"
+            time.sleep(0.1)
+    assert deliver_due([consumer]) == 1
+    with begin() as connection:
+        left = text("select count(*) from outbox_routes where consumer = :name")
+        assert connection.scalar(left, {"name": consumer.name}) == 0
 
 
 def _partition(topic, number):
