@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from include.contracts import Reason
 from include.contracts.topics import DEAD_LETTER_SUFFIX
@@ -38,16 +38,19 @@ ANSWER_SECONDS = 5.0
 HEAD_BYTES, MAX_KEY_BYTES, MAX_HEADER_BYTES = 4 * 1024, 1024, 16 * 1024
 # A larger record waits in the database as a stub: the original record is in Kafka.
 MAX_WAITING_BYTES = 1_000_000
+# The most consumers that an alarm's text names.
+MAX_NAMED = 10
 ALARM = "dead_letters_wait"
 CONFLICT_ALARM = "conflicting_events"
 
 _REMEDIES = {
     "UNKNOWN_TOPIC_OR_PART": "run the Dag prepare_services, which creates it",
     "_UNKNOWN_TOPIC": "run the Dag prepare_services, which creates it",
-    "TOPIC_AUTHORIZATION_FAILED": "grant WRITE and DESCRIBE on the topic to the user of connection {conn_id}",
+    "TOPIC_AUTHORIZATION_FAILED": "grant WRITE and DESCRIBE on the topic to the user of {connection}",
     "MSG_SIZE_TOO_LARGE": "raise max.message.bytes of the topic",
 }
 _OTHER_REMEDY = "look at the topic's replicas and settings"
+_THEY_WAIT = "They wait in the outbox, which sends them then; no other message waits for them"
 
 
 @dataclass(frozen=True)
@@ -243,11 +246,11 @@ class DeadLetters:
             )
             topics[record.topic] = (topics.get(record.topic, (0, one.refusal))[0] + 1, one.refusal)
         for topic, (number, refusal) in topics.items():
-            remedy = _REMEDIES.get(refusal.code, _OTHER_REMEDY).format(conn_id=self._producer.conn_id)
+            remedy = _REMEDIES.get(refusal.code, _OTHER_REMEDY)
+            remedy = remedy.format(connection=f"connection {self._producer.conn_id}")
             text = (
                 f"{number} or more dead letters of consumer {self._consumer} cannot be written to {topic} "
-                f"({refusal.code} {refusal.text}): {remedy}. They wait in the outbox, which sends them then; no other "
-                "message waits for them"
+                f"({refusal.code} {refusal.text}): {remedy}. {_THEY_WAIT}"
             )
             open_alarm(connection, topic, ALARM, text)
 
@@ -271,18 +274,39 @@ def alarm_conflicts(connection: Connection, source: str, letters: Iterable[DeadL
         open_alarm(connection, source, CONFLICT_ALARM, text)
 
 
-def close_delivered(connection: Connection) -> None:
-    """Close each alarm about waiting dead letters whose topic has no pending or failed row in the outbox."""
+def watch_held(connection: Connection) -> None:
+    """Open the alarm of each dead-letter topic with pending or failed rows in the outbox; close it for the others.
+
+    `hold` opens it too, but only for a further dead letter: a person may have closed the alarm, or this check, which
+    does not see the rows of a transaction that is not committed yet.
+    """
     open_ones = select(alarms.c.source).where(alarms.c.kind == ALARM, alarms.c.closed_at.is_(None))
-    for topic in list(connection.execute(open_ones).scalars()):
-        # A statement for each state: each has its own partial index, and one for both reads the whole table.
-        if not any(_is_left(connection, topic, state) for state in ("pending", "failed")):
-            close_alarm(connection, topic, ALARM)
+    known = set(connection.execute(open_ones).scalars())
+    left = outbox.undelivered_messages(connection, DEAD_LETTER_SUFFIX)
+    for topic in sorted(left.keys() - known):
+        open_alarm(connection, topic, ALARM, _held_text(connection, topic, left[topic]))
+    for topic in sorted(known - left.keys()):
+        close_alarm(connection, topic, ALARM)
 
 
-def _is_left(connection: Connection, topic: str, state: str) -> bool:
-    left = select(outbox_table.c.sequence).where(outbox_table.c.destination == topic, outbox_table.c.state == state)
-    return connection.execute(left.limit(1)).first() is not None
+def _held_text(connection: Connection, topic: str, consumers: Sequence[str]) -> str:
+    errors = []
+    # A statement for each state: each has its own partial index, and one for both reads the whole table.
+    for state in ("pending", "failed"):
+        mine = select(func.max(outbox_table.c.last_error)).where(
+            outbox_table.c.consumer.in_(consumers),
+            outbox_table.c.kind == "message",
+            outbox_table.c.destination == topic,
+            outbox_table.c.state == state,
+        )
+        errors.append(connection.scalar(mine))
+    error = next(filter(None, errors), "their delivery was not tried yet")
+    remedy = next((remedy for code, remedy in _REMEDIES.items() if code in error.split()), _OTHER_REMEDY)
+    remedy = remedy.format(connection=f"the connection of consumer {consumers[0]}")
+    if not errors[0] and errors[1]:
+        remedy += ", then set the failed rows to pending (docs/runbooks/outbox-failed.md)"
+    named = ", ".join(consumers[:MAX_NAMED])
+    return f"dead letters of consumer {named} cannot be written to {topic} ({error}): {remedy}. {_THEY_WAIT}"
 
 
 def _size(record: OutgoingRecord) -> int:

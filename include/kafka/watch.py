@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 from include.kafka.broken_contracts import watch_broken_contracts
 from include.kafka.claims import Claimed, claimed_unhandled, positions_of, reset_command
 from include.kafka.consumers import Consumer, Shape
-from include.kafka.dead_letters import close_delivered
+from include.kafka.dead_letters import watch_held
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
@@ -142,7 +142,7 @@ def check_consumer(consumer: Consumer) -> Standing:
     with begin() as connection:
         oldest_claim = watch_claims(connection, consumer)
         watch_broken_contracts(connection, consumer)
-        close_delivered(connection)
+        watch_held(connection)
     with GroupOffsets(consumer.group, consumer.conn_id, **{**CONSUMER_SETTINGS, **ONE_MESSAGE}) as group:
         found = group.look_now((topic.name for topic in consumer.topics), needs_committed=False)
         held = group.open_transactions_now(found)

@@ -284,7 +284,7 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
 
 
 # Skips from route to route through the index, so the cost grows with the number of routes, not of rows.
-_DUE = text("""
+_PENDING_ROUTES = """
 with recursive found (consumer, kind, destination, due_at) as (
     (select consumer, kind, destination, due_at from outbox where state = 'pending'
      order by consumer, kind, destination, due_at limit 1)
@@ -293,9 +293,17 @@ with recursive found (consumer, kind, destination, due_at) as (
         select consumer, kind, destination, due_at from outbox
         where state = 'pending' and (consumer, kind, destination) > (found.consumer, found.kind, found.destination)
         order by consumer, kind, destination, due_at limit 1) as following)
+"""
+_DUE = text(f"""{_PENDING_ROUTES}
 select consumer, kind, destination from found left join outbox_routes using (consumer, kind, destination)
 where due_at <= now() and coalesce(retry_at <= now(), true)
 order by due_at
+""")
+_UNDELIVERED = text(f"""{_PENDING_ROUTES}
+select destination, consumer from found where kind = 'message' and destination like :pattern
+union
+select destination, consumer from outbox where state = 'failed' and kind = 'message' and destination like :pattern
+order by destination, consumer
 """)
 
 
@@ -303,6 +311,22 @@ def due_routes() -> list[Route]:
     """Routes with rows that are due now and that no process has leased; the longest due first."""
     with begin() as connection:
         return [Route(*row) for row in connection.execute(_DUE)]
+
+
+def undelivered_messages(connection: Connection, suffix: str) -> dict[str, list[str]]:
+    """Topics for which messages are pending or failed.
+
+    Args:
+        connection: A connection in a transaction.
+        suffix: Only topics whose name ends with it; without characters that `like` knows.
+
+    Returns:
+        {topic: consumers that wrote the messages}.
+    """
+    found: dict[str, list[str]] = {}
+    for topic, consumer in connection.execute(_UNDELIVERED, {"pattern": f"%{suffix}"}):
+        found.setdefault(topic, []).append(consumer)
+    return found
 
 
 def deliver_route(route: Route, way: Way) -> int:
@@ -358,23 +382,28 @@ def deliver_route(route: Route, way: Way) -> int:
     return delivered
 
 
-def close_if_none_failed(connection: Connection, consumer: str) -> None:
-    """Close the alarm about failed rows when the consumer has no failed row any more."""
-    failed = select(outbox.c.sequence).where(outbox.c.consumer == consumer, outbox.c.state == "failed").limit(1)
-    if connection.execute(failed).first() is None:
-        close_alarm(connection, consumer, ALARM)
-
-
 def watch() -> None:
-    """Open an alarm for each consumer with a pending row older than MAX_PENDING; close alarms whose cause is gone."""
-    pending = outbox.c.state == "pending"
+    """Open alarms for each consumer with failed rows, or with a pending row older than MAX_PENDING; close the others.
+
+    The alarm about failed rows opens here too, although it opens when a row fails: a person may have closed it, or this
+    check, which does not see the row of a delivery that is not committed yet.
+    """
     columns = (outbox.c.consumer, func.min(outbox.c.created_at), func.count(), func.max(outbox.c.last_error))
-    oldest = select(*columns).where(pending)
-    too_old = oldest.group_by(outbox.c.consumer).having(func.min(outbox.c.created_at) < func.now() - MAX_PENDING)
+    of_consumers = select(*columns).group_by(outbox.c.consumer)
+    all_failed = of_consumers.where(outbox.c.state == "failed")
+    is_old = func.min(outbox.c.created_at) < func.now() - MAX_PENDING
+    too_old = of_consumers.where(outbox.c.state == "pending").having(is_old)
     is_open = (alarms.c.kind.in_([ALARM, PENDING_ALARM]), alarms.c.closed_at.is_(None))
     with begin() as connection:
         known = connection.execute(select(alarms.c.source, alarms.c.kind).where(*is_open)).all()
         waiting = {row[0]: row[1:] for row in connection.execute(too_old)}
+        failed = {row[0]: row[1:] for row in connection.execute(all_failed)}
+        for consumer, (since, number, error) in failed.items():
+            message = (
+                f"{number} rows are failed, the oldest was written at {since.isoformat()} ({error}); "
+                "docs/runbooks/outbox-failed.md"
+            )
+            open_alarm(connection, consumer, ALARM, message)
         for consumer, (since, number, error) in waiting.items():
             routes = select(outbox_routes).where(outbox_routes.c.consumer == consumer, outbox_routes.c.failures > 0)
             away = "; ".join(f"{row.destination}: {row.last_error}" for row in connection.execute(routes).all())
@@ -384,10 +413,8 @@ def watch() -> None:
             )
             open_alarm(connection, consumer, PENDING_ALARM, message)
         for source, kind in known:
-            if kind == ALARM:
-                close_if_none_failed(connection, source)
-            elif source not in waiting:
-                close_alarm(connection, source, PENDING_ALARM)
+            if source not in (failed if kind == ALARM else waiting):
+                close_alarm(connection, source, kind)
 
 
 @dataclass

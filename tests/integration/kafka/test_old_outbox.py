@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from include.contracts.topics import DEAD_LETTER_SUFFIX
 from include.kafka.connection import CONN_ID
-from include.kafka.dead_letters import ALARM, DeadLetters, close_delivered
+from include.kafka.dead_letters import ALARM, DeadLetters, watch_held
 from include.kafka.producer import AcknowledgedProducer
 from include.operations import outbox
 from include.operations.alarms import open_alarm
@@ -40,7 +40,7 @@ def long_outbox(operations):
 
 
 def outbox_plans(planned) -> list[str]:
-    return [plan for statement, plan in planned if "FROM outbox" in statement]
+    return [plan for statement, plan in planned if "from outbox" in statement.lower()]
 
 
 @pytest.mark.parametrize("state", ["pending", "failed", None])
@@ -53,7 +53,7 @@ def test_closing_alarms_about_dead_letters_reads_no_delivered_row(long_outbox, s
             change = text("update outbox set state = :state where destination = :topic")
             connection.execute(change, {"state": state, "topic": topic})
     with planned_statements() as planned, begin() as connection:
-        close_delivered(connection)
+        watch_held(connection)
     plans = outbox_plans(planned)
     assert plans
     for plan in plans:

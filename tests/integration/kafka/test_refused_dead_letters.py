@@ -9,9 +9,10 @@ from sqlalchemy import text
 
 from include.kafka import tasks
 from include.kafka.connection import client_config, producer_config
-from include.kafka.dead_letters import DeadLetter
+from include.kafka.dead_letters import ALARM, DeadLetter
 from include.kafka.delivery import deliver_due
 from include.kafka.watch import check_consumer
+from include.operations.alarms import close_alarm
 from include.operations.database import begin
 from tests.clients import producer_to
 from tests.integration.kafka.conftest import numbers, open_claims, order, read_all, wait_for_topics
@@ -103,6 +104,27 @@ def test_a_missing_dead_letter_topic_delays_nothing_and_gets_its_letters_later(m
     assert (letter.key(), letter.value()) == (b"k", b"bad")
     assert letter.headers()[:2] == headers
     assert alarm_of(topic) is None
+
+
+@pytest.mark.parametrize("state", ["pending", "failed"])
+def test_the_alarm_opens_again_while_letters_wait(make_topic, make_consumer, send, admin, state):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    delete(admin, topic.dead_letter_name)
+    send(topic, b"bad")
+    tasks.claim_messages(consumer, "run")
+    deliver(consumer)
+    with begin() as connection:
+        change = text("update outbox set state = :state where destination = :name")
+        connection.execute(change, {"state": state, "name": topic.dead_letter_name})
+        assert close_alarm(connection, topic.dead_letter_name, ALARM, "not looked at")
+    for _ in range(2):
+        check_consumer(consumer)
+        alarm = alarm_of(topic) or ""
+        assert f"dead letters of consumer {consumer.name} cannot be written to {topic.dead_letter_name}" in alarm
+        assert "UNKNOWN_TOPIC" in alarm
+        assert "prepare_services" in alarm
+        assert ("outbox-failed.md" in alarm) is (state == "failed")
 
 
 def test_letters_that_waited_can_be_replayed(make_topic, make_consumer, send, admin):

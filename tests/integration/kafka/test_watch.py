@@ -10,7 +10,7 @@ from sqlalchemy import text
 from include.kafka import tasks
 from include.kafka.watch import CheckFailed, check_consumer, check_consumers
 from include.operations import outbox
-from include.operations.alarms import SENDER, WEBHOOK_CONN_ID
+from include.operations.alarms import SENDER, WEBHOOK_CONN_ID, close_alarm
 from include.operations.database import begin
 from tests.integration.kafka.conftest import alarms, deliver_now, open_claims, order
 from tests.integration.kafka.test_claims import remake
@@ -260,6 +260,60 @@ def test_the_alarm_about_failed_rows_stays_open_until_the_last_of_them_is_dealt_
     outbox.watch()
     assert [state for _, state in outbox_states(consumer)] == ["delivered", "delivered"]
     assert alarms(consumer) == {}
+
+
+def test_the_alarm_about_failed_rows_that_a_person_closes_opens_again_while_a_row_is_failed(
+    make_topic, make_consumer, receiver, monkeypatch
+):
+    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 1)
+    consumer = make_consumer(make_topic())
+    add_request(consumer, n=1)
+    receiver.status = 422
+    deliver_now(consumer)
+    with begin() as connection:
+        close_alarm(connection, consumer.name, "outbox_failed", "not looked at")
+    for _ in range(2):
+        outbox.watch()
+        assert "1 rows are failed" in alarms(consumer)["outbox_failed"]
+    assert episodes(consumer) == [("outbox_failed", False), ("outbox_failed", True)]
+
+
+def test_a_row_that_fails_while_the_check_closes_the_alarm_about_another_has_an_alarm(
+    make_topic, make_consumer, monkeypatch
+):
+    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 1)
+    # Each row is a portion of its own: the second one's failure is recorded, and the transaction goes on.
+    monkeypatch.setattr(outbox, "MAX_BYTES", 1)
+    consumer = make_consumer(make_topic())
+    seen: list[int] = []
+
+    class Refusing:
+        rows_at_once = 10
+
+        def why_skipped(self, destination: str) -> None:
+            return None
+
+        def deliver(self, destination, rows, until) -> outbox.Attempt:
+            (row,) = rows
+            seen.append(row.sequence)
+            if len(seen) == 3:
+                given_up = "update outbox set state = 'skipped' where consumer = :name and state = 'failed'"
+                execute(given_up, name=consumer.name)
+                outbox.watch()
+                assert alarms(consumer) == {}
+            answer = outbox.Answer.delivered if len(seen) == 3 else outbox.Answer.refused
+            return outbox.Attempt({row.sequence: (answer, "no")})
+
+    route = outbox.Route(consumer.name, "request", "test_webhook")
+    add_request(consumer, n=1)
+    outbox.deliver_route(route, Refusing())
+    assert "outbox_failed" in alarms(consumer)
+    add_request(consumer, n=2)
+    add_request(consumer, n=3)
+    outbox.deliver_route(route, Refusing())
+    assert [state for _, state in outbox_states(consumer)] == ["skipped", "failed", "delivered"]
+    outbox.watch()
+    assert "1 rows are failed" in alarms(consumer)["outbox_failed"]
 
 
 def test_tries_that_nobody_answered_do_not_count_as_refusals(make_topic, make_consumer, receiver, monkeypatch):
