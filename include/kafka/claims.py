@@ -33,11 +33,22 @@ CompareLogs = Callable[[Mapping[Partition, tuple[int, int]]], Compared]
 
 
 class ConsumerStopped(Exception):
-    """The log is not the one that was claimed before: a claim on it would skip messages or confuse them with others."""
+    """The log is not the one that was claimed before: a claim on it would skip messages or confuse them with others.
 
-    def __init__(self, topic: str, text: str) -> None:
+    Attributes:
+        topic: A stopped topic; the error's text says what happened to it.
+        stopped: {topic: what happened to it} of all stopped topics that are known.
+    """
+
+    def __init__(self, topic: str, text: str, stopped: Mapping[str, str] | None = None) -> None:
         super().__init__(text)
         self.topic = topic
+        self.stopped = {topic: text} if stopped is None else stopped
+
+
+def stopped_topics(stopped: Mapping[Partition, str]) -> dict[str, str]:
+    """{topic: what happened to the first of its stopped partitions}."""
+    return {partition.topic: why for partition, why in sorted(stopped.items(), reverse=True)}
 
 
 def reset_command(consumer: str, topic: str, conn_id: str) -> str:
@@ -177,8 +188,9 @@ def _new_claim(
     readable = {p: max(start[p], offsets.low) for p, offsets in available.items()}
     wanted = {p: max(0, available[p].end - readable[p]) for p in available}
     if stopped and not any(wanted.values()):
-        partition, why = next(iter(stopped.items()))
-        raise ConsumerStopped(partition.topic, why)
+        by_topic = stopped_topics(stopped)
+        topic = min(by_topic)
+        raise ConsumerStopped(topic, by_topic[topic], by_topic)
     share = fair_shares(wanted, max_messages)
     new = insert(claims).values(consumer=consumer, run_id=run_id).returning(claims.c.id)
     claim_id = connection.execute(new).scalar_one()
@@ -263,7 +275,8 @@ def lost_logs(
             partition is not truncated while its leader stays the same.
 
     Returns:
-        {partition: what happened}; and the partitions whose log could not be compared.
+        {partition: what happened}, in the same words at every look: an alarm is told of each text once; and the
+        partitions whose log could not be compared.
     """
     stopped: dict[Partition, str] = {}
     doubtful: dict[Partition, tuple[int, int]] = {}
@@ -271,16 +284,15 @@ def lost_logs(
         position = known.get(partition)
         if position is None:
             continue
-        claimed = f"offsets up to {position.next_offset} of partition {partition.number} were claimed"
         if not is_same_topic(position.topic_id, offsets.topic_id):
             stopped[partition] = (
                 f"consumer {consumer}: topic {partition.topic} was deleted and recreated (its id was "
-                f"{position.topic_id} and is {offsets.topic_id}; {claimed})"
+                f"{position.topic_id} and is {offsets.topic_id})"
             )
         elif offsets.end < position.next_offset:
             stopped[partition] = (
-                f"consumer {consumer}: topic {partition.topic} has lost the end of its log ({claimed}, and it ends at "
-                f"{offsets.end})"
+                f"consumer {consumer}: topic {partition.topic} has lost the end of its log (offsets up to "
+                f"{position.next_offset} of partition {partition.number} were claimed, and it ends before)"
             )
         elif (
             position.next_offset > 0

@@ -39,7 +39,7 @@ from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, Partitio
 from include.kafka.producer import AcknowledgedProducer
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 from include.kafka.watch import LOST_ALARM, Seen
-from include.operations.alarms import add_to_alarm, open_alarm
+from include.operations.alarms import add_to_alarm
 from include.operations.database import begin
 from include.operations.tables import Outcome, claim_ranges, claims
 
@@ -536,10 +536,9 @@ def _claim(
             ),
         )
     except ConsumerStopped as stopped:
-        text = watch.how_to_go_on(consumer, {stopped.topic: str(stopped)})
         with begin() as connection:
-            open_alarm(connection, consumer.name, "consumer_stopped", text)
-        raise _final(text) from stopped
+            watch.add_stopped(connection, consumer, stopped.stopped)
+        raise _final(watch.how_to_go_on(consumer, stopped.stopped)) from stopped
     with begin() as connection:
         committing.watch(connection, consumer.name)
     if claimed.behind is None:

@@ -16,13 +16,13 @@ from sqlalchemy import Connection, delete, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from include.kafka.broken_contracts import watch_broken_contracts
-from include.kafka.claims import Claimed, claimed_unhandled, positions_of, reset_command
+from include.kafka.claims import Claimed, claimed_unhandled, positions_of, reset_command, stopped_topics
 from include.kafka.consumers import Consumer, Shape
 from include.kafka.dead_letters import watch_held
 from include.kafka.messages import Message
 from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
-from include.operations.alarms import add_to_alarm, close_alarm, open_alarm
+from include.operations.alarms import add_lasting, add_to_alarm, close_alarm, open_alarm
 from include.operations.database import begin
 from include.operations.tables import claims, log_ends, open_transactions
 
@@ -202,8 +202,7 @@ def watch_claim(
         text = f"retention removed messages before they were claimed (run {run_id}): {gone}"
         add_to_alarm(connection, consumer.name, LOST_ALARM, text)
     if claimed.stopped:
-        by_topic = {partition.topic: why for partition, why in claimed.stopped.items()}
-        open_alarm(connection, consumer.name, STOPPED_ALARM, how_to_go_on(consumer, by_topic))
+        add_stopped(connection, consumer, stopped_topics(claimed.stopped))
     elif is_whole:
         close_alarm(connection, consumer.name, STOPPED_ALARM)
     if claimed.foreign:
@@ -228,6 +227,18 @@ def _is_per_message(consumer: Watched) -> bool:
 
 def _remedies(consumer: Watched) -> str:
     return LANDING_REMEDIES if _shape(consumer) is None else REMEDIES
+
+
+def add_stopped(connection: Connection, consumer: Consumer, stopped: Mapping[str, str]) -> None:
+    """Open the alarm about stopped topics, or add those that it does not name yet.
+
+    Args:
+        connection: A connection in a transaction.
+        consumer: The stopped consumer.
+        stopped: {topic: what happened to it}.
+    """
+    texts = [how_to_go_on(consumer, {topic: why}) for topic, why in sorted(stopped.items())]
+    add_lasting(connection, consumer.name, STOPPED_ALARM, texts)
 
 
 def how_to_go_on(consumer: Consumer, stopped: Mapping[str, str]) -> str:
@@ -451,11 +462,12 @@ def _watch_rights(connection: Connection, consumer: Consumer, forbidden: Sequenc
     if not forbidden:
         close_alarm(connection, consumer.name, FORBIDDEN_ALARM)
         return
-    text = (
-        f"the user of connection {consumer.conn_id} may not read {', '.join(forbidden)}: grant it READ and DESCRIBE on "
-        "each. What is there waits, as long as retention keeps it; the consumer's other topics go on"
-    )
-    open_alarm(connection, consumer.name, FORBIDDEN_ALARM, text)
+    texts = [
+        f"the user of connection {consumer.conn_id} may not read {topic}: grant it READ and DESCRIBE on it. What is "
+        "there waits, as long as retention keeps it; the consumer's other topics go on"
+        for topic in forbidden
+    ]
+    add_lasting(connection, consumer.name, FORBIDDEN_ALARM, texts)
 
 
 def _watch_left_out(connection: Connection, consumer: Consumer, left_out: Mapping[Partition, str]) -> None:

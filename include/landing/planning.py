@@ -203,7 +203,7 @@ def _watch_claim(
         text = f"removed from {raw_table(consumer.topic)} before they were claimed (run {run_id}): {gone}"
         add_to_alarm(connection, consumer.name, LOST_ALARM, text)
     if claimed.stopped:
-        open_stopped_alarm(connection, consumer, "; ".join(claimed.stopped.values()))
+        open_stopped_alarm(connection, consumer, "; ".join(dict.fromkeys(claimed.stopped.values())))
     elif claimed.behind and is_whole:
         # Close the alarm only after a check of all logs, which shows that they are the same as before: a partition that
         # does not answer may be the stopped one. `behind` is empty while a claim is open, because the logs are not

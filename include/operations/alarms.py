@@ -5,10 +5,11 @@ to the outbox. The Dag `deliver_outbox` sends it within seconds.
 """
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, case, false, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from include.operations.database import begin
@@ -59,14 +60,16 @@ def add_to_alarm(connection: Connection, source: str, kind: str, message: str) -
     Returns:
         True when the alarm is new.
     """
-    if open_alarm(connection, source, kind, message):
-        return True
+    return open_alarm(connection, source, kind, message) or _add(connection, source, kind, message, false())
+
+
+def _add(connection: Connection, source: str, kind: str, message: str, unless: ColumnElement[bool]) -> bool:
     # One statement, so that two tasks at the same time add both of their messages.
     longer = alarms.c.message + "; " + message
     fits = func.length(longer) <= MAX_MESSAGE_LENGTH
     text = case((fits, longer), (alarms.c.message.endswith(MORE), alarms.c.message), else_=alarms.c.message + MORE)
     mine = update(alarms).where(alarms.c.source == source, alarms.c.kind == kind, alarms.c.closed_at.is_(None))
-    mine = mine.where(func.strpos(alarms.c.message, message) == 0)
+    mine = mine.where(func.strpos(alarms.c.message, message) == 0, ~unless)
     changed = connection.execute(mine.values(message=text).returning(alarms, func.now().label("now"))).first()
     if changed is None:
         # The text already contains the message, or a person has closed the alarm in between.
@@ -74,6 +77,23 @@ def add_to_alarm(connection: Connection, source: str, kind: str, message: str) -
     log.error("alarm, further: source=%s kind=%s %s", source, kind, message)
     _tell(connection, "continued", changed, changed.now, message)
     return False
+
+
+def add_lasting(connection: Connection, source: str, kind: str, messages: Sequence[str]) -> None:
+    """Open the alarm with all messages, or add those that the open alarm does not contain.
+
+    For conditions that are found again at every look while they last, such as topics that are stopped. Once the text
+    has no room left, no further message is added or delivered: it would be a new one at every look.
+
+    Args:
+        connection: A connection in a transaction.
+        source: The consumer, table, connector or task that the alarm is about.
+        kind: The kind of alarm.
+        messages: One text for each condition, the same at every look.
+    """
+    if not open_alarm(connection, source, kind, "; ".join(messages)):
+        for message in messages:
+            _add(connection, source, kind, message, alarms.c.message.endswith(MORE))
 
 
 def close_alarm(connection: Connection, source: str, kind: str, note: str = "") -> bool:

@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 from confluent_kafka import TopicPartition
 from sqlalchemy import text
 
-from include.kafka import tasks
+from include.kafka import tasks, watch
 from include.kafka.consumers import Shape
-from include.operations.alarms import MAX_MESSAGE_LENGTH, add_to_alarm, close_alarm
+from include.kafka.reset import reset_consumer
+from include.operations.alarms import MAX_MESSAGE_LENGTH, MORE, add_lasting, add_to_alarm, close_alarm
 from include.operations.database import begin
 from tests.integration.kafka.conftest import alarms, numbers, open_claims, order
 from tests.integration.kafka.test_claims import remake
@@ -123,6 +125,100 @@ def test_a_retried_claim_does_not_close_the_alarm_of_a_stopped_consumer(make_top
         patch.setattr(tasks, "_check_same_topics", lambda *_: None)
         tasks.claim_messages(consumer, "first")
     assert "consumer_stopped" in alarms(consumer)
+
+
+def told(consumer) -> list[tuple[str, str]]:
+    """(event, message) of what people are told about the consumer's alarms."""
+    with begin() as connection:
+        bodies = connection.execute(text("select body from outbox where consumer = 'alarms' order by sequence"))
+        sent = [json.loads(bytes(body)) for (body,) in bodies]
+    return [(payload["event"], payload["message"]) for payload in sent if payload["source"] == consumer.name]
+
+
+def test_a_second_stopped_topic_is_added_to_the_alarm_of_the_first_and_told_once(
+    make_topic, make_consumer, send, admin
+):
+    first, second, other = make_topic(), make_topic(), make_topic()
+    consumer = make_consumer(first, second, other)
+    send(first, order(0), order(1))
+    send(second, order(0), order(1))
+    tasks.claim_messages(consumer, "before")
+    remake(admin, first, make_topic)
+    send(other, order(0))
+    tasks.claim_messages(consumer, "first")
+    assert first.name in alarms(consumer)["consumer_stopped"]
+    assert second.name not in alarms(consumer)["consumer_stopped"]
+
+    # Its log seems to be cut: the positions of this consumer lie behind its end, which moves from look to look.
+    with begin() as connection:
+        ahead = text("update positions set next_offset = 9 where consumer = :name and topic = :topic")
+        connection.execute(ahead, {"name": consumer.name, "topic": second.name})
+    for n in range(3):
+        send(second, order(f"new {n}"))
+        if n != 1:
+            send(other, order(n + 1))
+            tasks.claim_messages(consumer, f"second {n}")
+        else:
+            with pytest.raises(AirflowFailException, match=f"reset {consumer.name} {second.name}"):
+                tasks.claim_messages(consumer, "with nothing else to claim")
+    (opened, continued) = told(consumer)
+    assert opened[0] == "opened"
+    assert continued[0] == "continued"
+    assert f"{second.name} has lost the end of its log" in continued[1]
+    assert f"reset {consumer.name} {second.name}" in continued[1]
+    assert first.name not in continued[1]
+
+    # The reset of one topic does not hide that the other is stopped still.
+    reset_consumer(consumer.name, second.name)
+    tasks.claim_messages(consumer, "after the reset")
+    assert first.name in alarms(consumer)["consumer_stopped"]
+    assert second.name not in alarms(consumer)["consumer_stopped"]
+    reset_consumer(consumer.name, first.name)
+    send(other, order(5))
+    tasks.claim_messages(consumer, "after both")
+    assert "consumer_stopped" not in alarms(consumer)
+
+
+def test_with_nothing_else_to_claim_every_stopped_topic_is_named(make_topic, make_consumer, send):
+    topics = [make_topic(), make_topic()]
+    consumer = make_consumer(*topics)
+    for topic in topics:
+        send(topic, order(0))
+    tasks.claim_messages(consumer, "before")
+    with begin() as connection:
+        connection.execute(text("update positions set next_offset = 9 where consumer = :n"), {"n": consumer.name})
+    with pytest.raises(AirflowFailException):
+        tasks.claim_messages(consumer, "after")
+    ((event, message),) = told(consumer)
+    assert event == "opened"
+    for topic in topics:
+        assert f"reset {consumer.name} {topic.name}" in message
+
+
+def test_a_second_topic_that_may_not_be_read_is_added_to_the_alarm_of_the_first(make_topic, make_consumer):
+    consumer = make_consumer(make_topic())
+    for forbidden in (["first"], ["first", "second"], ["first", "second"]):
+        with begin() as connection:
+            watch._watch_rights(connection, consumer, forbidden)
+    assert [event for event, _ in told(consumer)] == ["opened", "continued"]
+    assert "may not read second: grant it" in alarms(consumer)["topic_forbidden"]
+    with begin() as connection:
+        watch._watch_rights(connection, consumer, [])
+    assert alarms(consumer) == {}
+
+
+def test_conditions_that_last_are_told_once_also_without_room_for_them(make_topic, make_consumer):
+    consumer = make_consumer(make_topic())
+    texts = [f"topic {n:05} {'x' * 200}" for n in range(40)]
+    for wanted in (texts[:2], texts[:2], texts[:4], texts, texts):
+        with begin() as connection:
+            add_lasting(connection, consumer.name, "consumer_stopped", wanted)
+    message = alarms(consumer)["consumer_stopped"]
+    assert message.endswith(MORE)
+    number = sum(each in message for each in texts)
+    assert 15 < number < 20
+    # The first without room is told too, so that people look into the logs.
+    assert len(told(consumer)) == 1 + (number - 2) + 1
 
 
 def test_a_further_loss_is_added_to_the_open_alarm_logged_and_delivered(
