@@ -9,7 +9,7 @@ from typing import Protocol
 from sqlalchemy import Row
 
 from include.kafka.connection import CONN_ID
-from include.kafka.producer import AcknowledgedProducer, OutgoingRecord
+from include.kafka.producer import AcknowledgedProducer, OutgoingRecord, Refusal
 from include.operations import outbox
 from include.operations.outbox import Answer, Attempt, Route, Written
 from include.operations.webhooks import Requests
@@ -23,6 +23,9 @@ OWN_SECONDS = 10.0
 BETWEEN_SECONDS = 2.0
 # A broker that does not acknowledge a batch within this time counts as unavailable.
 BATCH_SECONDS = 15.0
+# Once a record of a batch is acknowledged, the others have this long without a further answer: their partitions have no
+# leader, or too few replicas, and good records must not wait for them. Shorter once this is known.
+QUIET_SECONDS, KNOWN_QUIET_SECONDS = 2.0, 0.3
 # Routes delivered at once; each needs a database connection (`operations.database.engine` has as many).
 ROUTES_AT_ONCE = 8
 # Between two queries for due routes while others are being delivered.
@@ -45,9 +48,12 @@ class Messages:
     """The way of rows that are Kafka records; their destination is a topic's name."""
 
     rows_at_once = 500
+    # A record without an answer is not bad itself: its partition is away.
+    is_one_receiver = False
 
     def __init__(self, producer: AcknowledgedProducer) -> None:
         self._producer = producer
+        self._quiet_seconds = QUIET_SECONDS
 
     def why_skipped(self, destination: str) -> str | None:
         """None: Kafka records are never skipped."""
@@ -62,13 +68,17 @@ class Messages:
             until: The deadline, a time of `time.monotonic`. At least one second is allowed in any case.
 
         Returns:
-            The answers. `away` is set by an error that concerns the whole topic or the connection.
+            The answers. `away` is set by an error that concerns the whole topic or the connection, not by partitions
+            that do not answer while others do.
         """
         records = [OutgoingRecord(destination, row.key, row.body, outbox.record_headers(row)) for row in rows]
         seconds = min(BATCH_SECONDS, max(1.0, until - time.monotonic()))
         attempt = Attempt()
         try:
-            refusals = self._producer.try_sending(records, seconds=seconds)
+            # Rows that have waited before get all the time: a partition may only be slow.
+            is_first = all(row.last_error is None for row in rows)
+            quiet_seconds = self._quiet_seconds if is_first else None
+            refusals = self._producer.try_sending(records, seconds=seconds, quiet_seconds=quiet_seconds)
         except Exception as error:
             # The Airflow connection is not defined, or has unsafe settings.
             attempt.away = f"{type(error).__name__}: {error}"
@@ -81,8 +91,22 @@ class Messages:
                 attempt.answers[row.sequence] = (Answer.refused, reason)
             else:
                 attempt.answers[row.sequence] = (Answer.none, reason)
-                attempt.away = reason
+        attempt.away = self._why_away(destination, refusals)
         return attempt
+
+    def _why_away(self, topic: str, refusals: Sequence[Refusal | None]) -> str | None:
+        """Why the whole topic is away; None when it is only some of its partitions, or none."""
+        unanswered = [refusal for refusal in refusals if refusal is not None and not refusal.is_its_own]
+        if not unanswered:
+            return None
+        is_partly = None in refusals or (
+            all(refusal.is_unanswered for refusal in unanswered)
+            and self._producer.has_other_leaders(topic, {refusal.partition for refusal in unanswered})
+        )
+        if is_partly:
+            self._quiet_seconds = KNOWN_QUIET_SECONDS
+            return None
+        return f"topic {topic}: {unanswered[-1].code} {unanswered[-1].text}"
 
 
 class OwnDelivery:

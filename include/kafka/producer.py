@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +31,10 @@ _OF_ONE_RECORD = {
 }  # fmt: skip
 
 
+# What is known of a record that the client stopped to wait for.
+_NOT_ANSWERED = {"_MSG_TIMED_OUT", "_PURGE_QUEUE", "_PURGE_INFLIGHT"}
+
+
 class OutgoingRecord(NamedTuple):
     """A record to send; if `partition` is None, the client chooses the partition by the key."""
 
@@ -47,15 +51,22 @@ class Refusal(NamedTuple):
     Attributes:
         code: The name of the error, such as "MSG_SIZE_TOO_LARGE"; the class name for a Python exception.
         text: The error text of the broker or the client, for people.
+        partition: The record's partition; None when it is not known.
     """
 
     code: str
     text: str
+    partition: int | None = None
 
     @property
     def is_size(self) -> bool:
         """Whether the record, or its batch, exceeds the size limit of the broker, the topic or the client."""
         return self.code in _OF_SIZE
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the leader of the record's partition has not answered, which says nothing about other partitions."""
+        return self.code in _NOT_ANSWERED and self.partition is not None and self.partition >= 0
 
     @property
     def is_its_own(self) -> bool:
@@ -152,7 +163,9 @@ class AcknowledgedProducer:
             text = f"{len(failures)} messages not acknowledged; the first: {failures[0][0]}{self._refusal}"
             raise DeliveryFailed(text, [refusal for _, refusal in failures])
 
-    def try_sending(self, records: Sequence[OutgoingRecord], *, seconds: float) -> list[Refusal | None]:
+    def try_sending(
+        self, records: Sequence[OutgoingRecord], *, seconds: float, quiet_seconds: float | None = None
+    ) -> list[Refusal | None]:
         """Send records and wait for the broker's answers; raises nothing for records that are not acknowledged.
 
         No other message may be in flight in this producer: messages without an acknowledgment in time are purged. Such
@@ -161,14 +174,18 @@ class AcknowledgedProducer:
         Args:
             records: The records, sent in this order within a topic.
             seconds: How long to wait for all of them together.
+            quiet_seconds: Once a record is acknowledged, wait no longer than this without a further answer: the leaders
+                of the other records are away. Longer if the first answer took long. None: wait for `seconds`.
 
         Returns:
             For each record, in the same order, None or the reason why it was not acknowledged.
         """
-        return self._try_until(time.monotonic() + seconds, records)
+        return self._try_until(time.monotonic() + seconds, records, quiet_seconds)
 
-    def _try_until(self, until: float, records: Sequence[OutgoingRecord]) -> list[Refusal | None]:
-        answers = self._send_and_wait(records, until)
+    def _try_until(
+        self, until: float, records: Sequence[OutgoingRecord], quiet_seconds: float | None
+    ) -> list[Refusal | None]:
+        answers = self._send_and_wait(records, until, quiet_seconds)
         if len(records) > 1:
             # The broker refuses a whole batch because of one record. So its records are sent again in halves, until
             # those that are refused are alone. Each one alone would take a request for each of 500 records: a broker
@@ -177,12 +194,14 @@ class AcknowledgedProducer:
             middle = (len(refused) + 1) // 2
             for half in (refused[:middle], refused[middle:]):
                 if half and time.monotonic() < until:
-                    again = self._try_until(until, [records[number] for number in half])
+                    again = self._try_until(until, [records[number] for number in half], quiet_seconds)
                     for number, refusal in zip(half, again, strict=True):
                         answers[number] = refusal
         return answers
 
-    def _send_and_wait(self, records: Sequence[OutgoingRecord], until: float) -> list[Refusal | None]:
+    def _send_and_wait(
+        self, records: Sequence[OutgoingRecord], until: float, quiet_seconds: float | None = None
+    ) -> list[Refusal | None]:
         results: dict[int, Refusal | None] = {}
         for number, record in enumerate(records):
             if (refusal := self._topic_refusal(record.topic)) is not None:
@@ -192,7 +211,7 @@ class AcknowledgedProducer:
                 self._produce(record, partial(self._note, results, number), until)
             except Exception as error:
                 results[number] = _refusal_of(error)
-        if self._producer.flush(max(0.1, until - time.monotonic())):
+        if self._wait(results, until, quiet_seconds):
             # Without the purge, the client would go on sending while the task ends, and delay its end.
             self._producer.purge()
             self._producer.flush(1)
@@ -202,6 +221,39 @@ class AcknowledgedProducer:
             # After a fatal error, this client sends nothing more. The next call creates a new client.
             self.__dict__.pop("_producer")
         return answers
+
+    def _wait(self, results: dict[int, Refusal | None], until: float, quiet_seconds: float | None) -> int:
+        """Wait for answers; returns how many messages have none."""
+        if quiet_seconds is None:
+            return self._producer.flush(max(0.1, until - time.monotonic()))
+        began = time.monotonic()
+        first, last, known, stop = None, began, len(results), until
+        while left := self._producer.flush(0.1):
+            now = time.monotonic()
+            if len(results) > known:
+                known, last = len(results), now
+            if first is None and None in results.values():
+                first = now
+            if first is not None:
+                stop = min(until, last + max(quiet_seconds, 3 * (first - began)))
+            if now >= stop:
+                break
+        return left
+
+    def has_other_leaders(self, topic: str, partitions: Collection[int | None]) -> bool:
+        """Whether the cluster answers, and names a leader for a partition of the topic that is not one of these.
+
+        Args:
+            topic: The topic's name.
+            partitions: Partitions that do not answer.
+        """
+        from confluent_kafka import KafkaException
+
+        try:
+            found = self._producer.list_topics(topic, timeout=LEADERS_TIMEOUT_SECONDS).topics[topic]
+        except KafkaException:
+            return False
+        return any(number not in partitions and one.leader >= 0 for number, one in found.partitions.items())
 
     @property
     def _refusal(self) -> str:
@@ -247,7 +299,7 @@ class AcknowledgedProducer:
         return Refusal(error.name(), error.str())
 
     def _note(self, results: dict[int, Refusal | None], number: int, error: Any, record: Any) -> None:
-        results[number] = None if error is None else Refusal(error.name(), error.str())
+        results[number] = None if error is None else Refusal(error.name(), error.str(), record.partition())
         self.acknowledged += error is None
 
     def _on_delivery(self, error: Any, record: Any) -> None:

@@ -3,7 +3,8 @@
 The task that wrote rows makes one bounded attempt to deliver them after its commit. The Dag `deliver_outbox` delivers
 all other rows. The rows of one consumer to one destination are a route. A route with an unavailable receiver backs off,
 1 s doubling to 60 s, and does not affect other routes. A row that its receiver refuses, or does not answer although it
-answers others, backs off alone.
+answers others, backs off alone. A record whose partition is away waits for it, while the topic's other partitions get
+theirs.
 
 The receiver gets the row's id as idempotency key, the same for every delivery of the row.
 """
@@ -15,7 +16,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID, uuid4
@@ -66,6 +67,9 @@ MAX_BYTES = 4_000_000
 # A request is skipped when its connection was undefined at two looks, at least this far apart: Airflow gives the same
 # answer while its database or its secrets backend fails.
 UNDEFINED_SECONDS = 60
+# Of a task, for a topic with partitions that are known to be away: its records for the other partitions are answered by
+# then. The Dag tries the rest.
+PARTLY_AWAY_SECONDS = 2.0
 # When another process has locked all due rows of a route. Without this wait, the Dag would look for them in an unbroken
 # stream of transactions.
 LOCKED_SECONDS = 1
@@ -116,6 +120,9 @@ class Way(Protocol):
 
     # Rows per transaction: they stay locked during the delivery, and a crash repeats at most this many.
     rows_at_once: int
+    # Whether one receiver answers all rows. Then a row without an answer, while others have one, is bad itself. A topic
+    # has a leader for each partition: such a row waits for its partition, and never counts as failed.
+    is_one_receiver: bool
 
     def why_skipped(self, destination: str) -> str | None:
         """Why rows for this destination are skipped on purpose; None when they are delivered.
@@ -242,7 +249,7 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
         ways: The delivery method by kind.
         seconds: After this time no further row is tried.
     """
-    until = time.monotonic() + seconds
+    end = time.monotonic() + seconds
     known = _known(written) if written else {}
     left: list[UUID] = []
     for route, ids in written.items():
@@ -260,19 +267,23 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
             with begin() as connection:
                 forgotten = update(outbox_routes).where(*_is(outbox_routes, route)).values(undefined_since=None)
                 connection.execute(forgotten)
+        is_partly_away = not way.is_one_receiver and route_row is not None and route_row.last_error is not None
+        until = min(end, time.monotonic() + PARTLY_AWAY_SECONDS) if is_partly_away else end
         for start in range(0, len(ids), way.rows_at_once):
             if away_now is not None or time.monotonic() >= until:
                 break
             some = list(ids[start : start + way.rows_at_once])
             turn = _deliver_some(route, way, outbox.c.id == any_(literal(some, ARRAY(Uuid))), until)
             away_now = turn.away
-            if turn.is_answered and route_row is not None and route_row.last_error is not None:
+            is_partly_away = is_partly_away or (turn.unanswered is not None and not way.is_one_receiver)
+            if turn.is_answered and route_row is not None and route_row.last_error and way.is_one_receiver:
                 with begin() as connection:
                     # Not `retry_at`, which may be the lease of another process.
                     back = update(outbox_routes).where(*_is(outbox_routes, route))
                     connection.execute(back.values(failures=0, last_error=None))
-        if away_now is not None:
+        if away_now is not None or is_partly_away:
             left += ids
+        if away_now is not None:
             with begin() as connection:
                 _note_away(connection, route, away_now, only_if_unknown=True)
     if left:
@@ -358,6 +369,9 @@ def deliver_route(route: Route, way: Way) -> int:
                 connection.execute(update(outbox_routes).where(*_is(outbox_routes, route)).values(retry_at=_leased()))
     unanswered = turn.unanswered if turn is not None else None
     with begin() as connection:
+        if turn is not None and not way.is_one_receiver:
+            # Also rows that are not due now: until they are answered, tasks must not wait long for their partitions.
+            unanswered = connection.scalar(select(outbox.c.last_error).where(*_waiting(route)).limit(1))
         if away is not None:
             _note_away(connection, route, away, is_new=turn is None or turn.is_new)
         elif turn is not None and turn.found == 0 and _are_there(connection, route, due):
@@ -464,8 +478,14 @@ def _deliver_some(
             these = outbox.c.sequence == any_(literal(sequences, ARRAY(BigInteger)))
             portion = connection.execute(select(outbox).where(these).order_by(outbox.c.due_at, outbox.c.sequence)).all()
             attempt = way.deliver(route.destination, portion, until)
-            bad = _judge(turn, portion, attempt, is_answering=is_answering or turn.is_answered)
-            turn.delivered += _record(connection, route, attempt, bad)
+            if way.is_one_receiver:
+                bad = _judge(turn, portion, attempt, is_answering=is_answering or turn.is_answered)
+                turn.delivered += _record(connection, route, attempt, bad)
+            else:
+                _judge_partitions(turn, portion, attempt)
+                turn.delivered += _record(connection, route, attempt, set(), is_partly_away=attempt.away is None)
+                if attempt.away is None and _none_is_back(portion, attempt):
+                    _let_wait(connection, route)
     return turn
 
 
@@ -493,6 +513,22 @@ def _judge(turn: _Turn, rows: Sequence[Row], attempt: Attempt, *, is_answering: 
     return bad
 
 
+def _judge_partitions(turn: _Turn, rows: Sequence[Row], attempt: Attempt) -> None:
+    """Add what an attempt says about a topic to its turn."""
+    unanswered = [row for row in rows if attempt.answers.get(row.sequence, (None,))[0] is Answer.none]
+    turn.away = attempt.away
+    turn.unanswered = attempt.answers[unanswered[-1].sequence][1] if unanswered else None
+    turn.is_answered = turn.is_answered or (attempt.away is None and bool(attempt.answers))
+    turn.is_new = len(unanswered) != 1 or unanswered[0].last_error is None
+
+
+def _none_is_back(rows: Sequence[Row], attempt: Attempt) -> bool:
+    """Whether rows were tried that had waited for their partitions, and all of them must wait again."""
+    waited = [row for row in rows if row.last_error is not None and row.attempts == 0]
+    answers = [attempt.answers.get(row.sequence, (Answer.none, ""))[0] for row in waited]
+    return bool(waited) and all(answer is Answer.none for answer in answers)
+
+
 def _portions(found: Sequence[Row]) -> Iterator[list[int]]:
     """The sequences of (sequence, size) in portions of at most MAX_BYTES; a larger row is a portion of its own."""
     portion, total = [], 0
@@ -506,7 +542,9 @@ def _portions(found: Sequence[Row]) -> Iterator[list[int]]:
         yield portion
 
 
-def _record(connection: Connection, route: Route, attempt: Attempt, bad: set[int]) -> int:
+def _record(
+    connection: Connection, route: Route, attempt: Attempt, bad: set[int], *, is_partly_away: bool = False
+) -> int:
     by_answer: dict[tuple[Answer, str, bool], list[int]] = {}
     for sequence, (answer, error) in attempt.answers.items():
         by_answer.setdefault((answer, error, answer is Answer.refused or sequence in bad), []).append(sequence)
@@ -535,6 +573,8 @@ def _record(connection: Connection, route: Route, attempt: Attempt, bad: set[int
                     f"is {failed[0].id}: {error}; docs/runbooks/outbox-failed.md"
                 )
                 open_alarm(connection, route.consumer, ALARM, message)
+        elif is_partly_away:
+            connection.execute(these.values(last_error=error[:1_000], due_at=_next_look(connection, route)))
         else:
             # The delay is half of the row's age, at least 1 s and at most 60 s.
             waited = (now - outbox.c.created_at) / 2
@@ -542,6 +582,35 @@ def _record(connection: Connection, route: Route, attempt: Attempt, bad: set[int
             due_at = now + func.least(func.greatest(waited, bounds[0]), bounds[1])
             connection.execute(these.values(last_error=error[:1_000], due_at=due_at))
     return delivered
+
+
+def _next_look(connection: Connection, route: Route) -> datetime:
+    """When the rows of partitions that are away are tried again: all at once, and in their order.
+
+    With a time for each, thousands of such rows would keep the route busy, and a row would often overtake an earlier
+    one of its key. The delay is half of the oldest row's age, at least 1 s and at most 60 s.
+    """
+    now = func.clock_timestamp()
+    first, last = (timedelta(seconds=seconds) for seconds in (AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS))
+    delay = func.least(func.greatest((now - func.min(outbox.c.created_at)) / 2, first), last)
+    planned = func.min(outbox.c.due_at).filter(outbox.c.due_at > now)
+    look = select(func.coalesce(planned, now + delay)).where(*_waiting(route))
+    return connection.execute(look).scalar_one()
+
+
+def _let_wait(connection: Connection, route: Route) -> None:
+    """Let all due rows that wait for their partitions wait for the next look, untried.
+
+    Thousands of them, in batches that each wait for answers, would hold up the rows of the other partitions.
+    """
+    due = select(outbox.c.sequence).where(*_waiting(route), outbox.c.due_at <= func.now())
+    these = outbox.c.sequence.in_(due.with_for_update(skip_locked=True))
+    connection.execute(update(outbox).where(these).values(due_at=_next_look(connection, route)))
+
+
+def _waiting(route: Route) -> list[ColumnElement[bool]]:
+    """The rows of a topic that wait because their partitions are away."""
+    return [*_pending(route), outbox.c.last_error.is_not(None), outbox.c.attempts == 0]
 
 
 def _why_not(route: Route, way: Way) -> tuple[str | None, str | None]:

@@ -31,6 +31,7 @@ class Requests:
     """The way of rows that are HTTP POSTs; their destination is the id of an Airflow HTTP connection."""
 
     rows_at_once = 200
+    is_one_receiver = True
 
     def __init__(self) -> None:
         self._skipped: dict[str, str | None] = {}

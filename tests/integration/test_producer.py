@@ -118,7 +118,7 @@ def test_a_record_that_is_refused_is_found_among_many_with_few_requests(connect,
     """With one for each record, a broker that takes 30 ms to answer would leave no time for the last of 500."""
     producer = AcknowledgedProducer(connect())
     sends, send = [], producer._send_and_wait
-    monkeypatch.setattr(producer, "_send_and_wait", lambda records, until: sends.append(1) or send(records, until))
+    monkeypatch.setattr(producer, "_send_and_wait", lambda *given: sends.append(1) or send(*given))
     records = [OutgoingRecord(topic, None, b"%d" % n, []) for n in range(100)]
     records[60] = OutgoingRecord(topic, None, TOO_LARGE, [])
     answers = producer.try_sending(records, seconds=30)

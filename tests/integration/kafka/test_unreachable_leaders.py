@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -25,19 +26,23 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import text
 
 from include.contracts import Topic
-from include.kafka import offsets, tasks
+from include.kafka import delivery, offsets, tasks
 from include.kafka.claims import positions_of
 from include.kafka.connection import admin_config, client_config, producer_config
+from include.kafka.consumers import Consumer
+from include.kafka.delivery import Messages, OwnDelivery, deliver_due
 from include.kafka.offsets import GroupOffsets, Partition
+from include.kafka.producer import AcknowledgedProducer
 from include.kafka.reading import CONSUMER_SETTINGS
 from include.kafka.reset import reset_consumer
 from include.kafka.watch import check_consumer
+from include.operations import outbox
 from include.operations.database import begin
 from stack import jvm, ports
 from stack.supervisor import MARKER
 from tests.clients import producer_to
 from tests.conftest import start_stack
-from tests.integration.kafka.conftest import Order, alarms, numbers, open_claims, order, wait_for_topics
+from tests.integration.kafka.conftest import Order, alarms, make_all_due, numbers, open_claims, order, wait_for_topics
 from tests.integration.kafka.test_trigger import Firings, trigger_for
 
 pytestmark = pytest.mark.integration
@@ -314,3 +319,122 @@ def test_a_reset_waits_for_all_partitions(make, make_consumer, put, gate):
         reset_consumer(consumer.name, topic.name, conn_id=CONN_ID)
     with begin() as connection:
         assert len(positions_of(connection, consumer.name)) == 2
+
+
+def keys_of(topic: Topic, partition: int) -> Iterator[bytes]:
+    """Keys that the client sends to this partition of a topic."""
+    producer = AcknowledgedProducer(CONN_ID)
+    found: list[bytes] = []
+
+    def note(key: bytes, record: Any) -> None:
+        if record.partition() == partition:
+            found.append(key)
+
+    for number in range(200):
+        key = b"%d" % number
+        producer._producer.produce(topic.name, b"", key=key, on_delivery=lambda _, r, key=key: note(key, r))
+    producer.flush()
+    return itertools.cycle(found)
+
+
+@pytest.fixture
+def results(make, make_consumer, monkeypatch) -> tuple[Topic, Consumer, Iterator[bytes], Iterator[bytes]]:
+    """A topic that a consumer sends to, its only receiver, and the keys of the topic's two partitions."""
+    monkeypatch.setattr(delivery, "BATCH_SECONDS", 3.0)
+    topic = make(1, 2)
+    return topic, make_consumer(make(1), conn_id=CONN_ID), keys_of(topic, 0), keys_of(topic, 1)
+
+
+def write(topic: Topic, consumer: Consumer, *keys: bytes) -> outbox.Written:
+    """Rows for these keys, as a task writes them."""
+    with begin() as connection, outbox.gathered(connection) as written:
+        for key in keys:
+            outbox.add_record(
+                connection, consumer=consumer.name, topic=topic.name, key=key, value=b"result", headers=[]
+            )
+    return written
+
+
+def rows(consumer: Consumer) -> list[tuple[str, int, bool]]:
+    """(state, attempts, whether it waits for another look) of the outbox's rows."""
+    with begin() as connection:
+        query = "select state, attempts, due_at > now() and last_error is not null from outbox where consumer = :c"
+        return [tuple(row) for row in connection.execute(text(f"{query} order by sequence"), {"c": consumer.name})]
+
+
+def failures(consumer: Consumer) -> int | None:
+    """How often the route's receiver counted as away; None when nothing is remembered of it."""
+    with begin() as connection:
+        query = text("select failures from outbox_routes where consumer = :c")
+        return connection.scalar(query, {"c": consumer.name})
+
+
+DELIVERED, WAITS = ("delivered", 0, False), ("pending", 0, True)
+
+
+def test_records_for_a_partition_that_is_away_hold_up_no_other(results, gate, monkeypatch):
+    topic, consumer, good, away = results
+    gate.shut()
+    # More than one batch, and each has a record for the partition that is away.
+    monkeypatch.setattr(Messages, "rows_at_once", 10)
+    write(topic, consumer, *(next(away if n % 10 == 0 else good) for n in range(50)))
+    make_all_due(consumer)
+    assert deliver_due([consumer]) == 45
+    with begin() as connection:
+        took = text("select max(delivered_at) - min(delivered_at) from outbox where consumer = :c")
+        assert connection.scalar(took, {"c": consumer.name}) < timedelta(seconds=6), "each batch waits"
+    assert rows(consumer) == [WAITS if n % 10 == 0 else DELIVERED for n in range(50)]
+    assert failures(consumer) == 0
+
+    # Tasks still deliver their own, and one that has only such a record does not report the topic as away.
+    began = time.monotonic()
+    for keys in ([next(away)], [next(good), next(away), next(good)]):
+        with AcknowledgedProducer(CONN_ID) as producer:
+            OwnDelivery(producer).deliver(write(topic, consumer, *keys))
+    assert time.monotonic() - began < 7
+    assert rows(consumer)[50:] == [WAITS, DELIVERED, WAITS, DELIVERED]
+    assert failures(consumer) == 0
+
+    gate.open()
+    make_all_due(consumer)
+    assert deliver_due([consumer]) == 7
+    assert set(rows(consumer)) == {DELIVERED}
+    assert failures(consumer) is None
+
+
+def test_many_records_that_wait_for_a_partition_are_tried_in_one_batch(results, gate, monkeypatch):
+    topic, consumer, good, away = results
+    gate.shut()
+    monkeypatch.setattr(Messages, "rows_at_once", 10)
+    write(topic, consumer, *(next(away) for _ in range(100)))
+    with begin() as connection:
+        # They have waited for an hour, and have been tried more often than a row that is refused.
+        old = "update outbox set last_error = 'away', created_at = now() - interval '1 hour' where consumer = :c"
+        connection.execute(text(old), {"c": consumer.name})
+    write(topic, consumer, next(good))
+    make_all_due(consumer)
+    began = time.monotonic()
+    assert deliver_due([consumer]) == 1
+    assert time.monotonic() - began < 8, "the good record waits for many batches"
+    assert rows(consumer) == [WAITS] * 100 + [DELIVERED]
+    assert failures(consumer) == 0
+    with begin() as connection:
+        due = "select count(distinct due_at), max(due_at) <= now() + interval '1 minute' from outbox"
+        where = "where consumer = :c and state = 'pending'"
+        assert tuple(connection.execute(text(f"{due} {where}"), {"c": consumer.name}).one()) == (1, True)
+
+    gate.open()
+    make_all_due(consumer)
+    assert deliver_due([consumer]) == 100
+    assert set(rows(consumer)) == {DELIVERED}
+
+
+def test_a_topic_without_any_leader_is_away(make, make_consumer, gate, monkeypatch):
+    monkeypatch.setattr(delivery, "BATCH_SECONDS", 3.0)
+    topic = make(2)
+    consumer = make_consumer(make(1), conn_id=CONN_ID)
+    gate.shut()
+    write(topic, consumer, b"1", b"2")
+    make_all_due(consumer)
+    assert deliver_due([consumer]) == 0
+    assert failures(consumer) == 1
