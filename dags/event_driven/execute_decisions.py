@@ -13,7 +13,7 @@ request. The row of `decisions` holds the answer, who gave it and when.
 
 **When it fails** nothing is lost and nothing is done twice. Clear the run: a settled decision stays as it is; for an
 open decision you are asked again. `maintain` emits keys again that were dropped (this Dag was paused). A failed task
-opens the alarm `dag_failed`.
+opens the alarm `dag_failed` of its `decision_id`.
 
 While an approval is open, its run stays running but takes no slot of a worker or a pool. Beyond `max_active_runs` the
 runs wait in the queue: nobody is asked in the meantime, and a proposal that passes its deadline there goes to a person.

@@ -7,8 +7,10 @@ detected by another Dag: each maintenance Dag records when it ran, and checks th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -22,6 +24,9 @@ FAILED, SILENT = "dag_failed", "dag_silent"
 # The alarm opens after this many missed runs, but not before LEAST_SILENCE, because a deploy restarts the scheduler.
 MISSED_RUNS = 3
 LEAST_SILENCE = timedelta(minutes=15)
+# The longest partition key that an alarm's source contains whole.
+MAX_KEY_LENGTH = 100
+_PLAIN = "[A-Za-z0-9._:-]"
 
 
 def report_failure(context: Mapping[str, Any]) -> None:
@@ -116,7 +121,21 @@ def _source(context: Mapping[str, Any]) -> str:
     ti = context["ti"]
     # The success of one mapped task instance must not close the alarm of another.
     mapped = "" if ti.map_index in (None, -1) else f"[{ti.map_index}]"
-    return f"{ti.dag_id}.{ti.task_id}{mapped}"
+    # Nor may the success of one partition key close the alarm of another: each has work of its own. A key that is
+    # emitted again has the same alarm.
+    key = getattr(context.get("dag_run"), "partition_key", None)
+    return f"{ti.dag_id}.{ti.task_id}{mapped}" + (f"@{_plain(key)}" if key else "")
+
+
+def _plain(key: str) -> str:
+    """The key as it is if it is short and of plain characters; else its beginning and a digest.
+
+    A key may come from a message. The source is printed, and typed into the command `close-alarm`.
+    """
+    if re.fullmatch(f"{_PLAIN}{{1,{MAX_KEY_LENGTH}}}", key):
+        return key
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return re.sub(f"(?!{_PLAIN}).", "_", key[:MAX_KEY_LENGTH], flags=re.DOTALL) + f"~{digest}"
 
 
 def _post(source: str, message: str) -> None:

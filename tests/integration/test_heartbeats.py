@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import contextmanager
 from datetime import timedelta
 from types import SimpleNamespace
@@ -31,9 +32,11 @@ def no_heartbeats(services):
         connection.execute(alarms.delete().where(alarms.c.kind.in_((FAILED, SILENT))))
 
 
-def context(dag_id: str = "maintain", error: Exception | None = None, map_index: int = -1) -> dict:
+def context(
+    dag_id: str = "maintain", error: Exception | None = None, map_index: int = -1, key: str | None = None
+) -> dict:
     ti = SimpleNamespace(dag_id=dag_id, task_id="prune", run_id="run-1", map_index=map_index)
-    return {"ti": ti, "exception": error}
+    return {"ti": ti, "exception": error, "dag_run": SimpleNamespace(partition_key=key)}
 
 
 def open_kinds(source: str) -> list[str]:
@@ -62,6 +65,36 @@ def test_the_alarm_of_one_mapped_task_is_not_closed_by_another():
     assert open_kinds("maintain.prune[0]") == [FAILED]
     report_end(context(map_index=0))
     assert open_kinds("maintain.prune[0]") == []
+
+
+def test_the_alarm_of_one_partition_key_is_closed_by_a_run_of_the_same_key_only():
+    report_failure(context("by_key", ValueError("no"), key="SR-1-abc"))
+    report_failure(context("by_key", ValueError("no"), key="SR-2-abc", map_index=3))
+    report_end(context("by_key", key="SR-3-abc"))
+    report_end(context("by_key"))
+    assert open_kinds("by_key.prune@SR-1-abc") == [FAILED]
+    assert open_kinds("by_key.prune[3]@SR-2-abc") == [FAILED]
+    report_end(context("by_key", key="SR-1-abc"))
+    report_end(context("by_key", key="SR-2-abc", map_index=3))
+    assert open_kinds("by_key.prune@SR-1-abc") == open_kinds("by_key.prune[3]@SR-2-abc") == []
+
+
+@pytest.mark.parametrize(
+    "key", ["k" * 250, "k" * 249 + "l", "a b\n'; rm", "\x1b[2J<b>", "\ud800", "öl", "k~0123456789abcdef", " "]
+)
+def test_any_partition_key_gives_a_short_source_of_plain_characters(key):
+    report_failure(context("any_key", ValueError("no"), key=key))
+    with begin() as connection:
+        mine = select(alarms.c.source).where(alarms.c.source.startswith("any_key."), alarms.c.kind == FAILED)
+        source = connection.execute(mine).scalar_one()
+    assert re.fullmatch(r"any_key\.prune@[A-Za-z0-9._:-]*~[0-9a-f]{16}", source)
+    assert len(source) < 150
+    # Another key that looks the same once it is cut, and the text itself as a key.
+    report_end(context("any_key", key=key + "x"))
+    report_end(context("any_key", key=source.partition("@")[2]))
+    assert open_kinds(source) == [FAILED]
+    report_end(context("any_key", key=key))
+    assert open_kinds(source) == []
 
 
 def test_a_task_whose_process_was_killed_is_reported_too():
