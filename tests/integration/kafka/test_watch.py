@@ -289,6 +289,7 @@ def test_a_row_that_fails_while_the_check_closes_the_alarm_about_another_has_an_
 
     class Refusing:
         rows_at_once = 10
+        is_one_receiver = True
 
         def why_skipped(self, destination: str) -> None:
             return None
