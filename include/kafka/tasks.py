@@ -166,6 +166,8 @@ def claim_keys_again(
     nothing, but it takes a slot. So each claim waits twice as long as before for its next emission. While the Dag has
     queued runs, every claim waits for `MAX_WAIT`, because its keys are probably among these runs.
 
+    The key of a message that left its run because its effect kept failing is due by its own time, whatever is queued.
+
     A claim whose messages cannot be read (its topic was recreated, or a partition has no leader) is logged and tried
     again at its next emission; the keys of the other claims are returned.
 
@@ -179,7 +181,7 @@ def claim_keys_again(
         max_keys: Once this many keys are found, no further claim is read.
 
     Returns:
-        The keys, those of the oldest open claims first.
+        The keys: of messages that left their runs, then those of the oldest open claims first.
 
     Raises:
         ClaimsUnreadable: No key was found, and at least one claim could not be read.
@@ -187,7 +189,7 @@ def claim_keys_again(
     from airflow.sdk.exceptions import AirflowTaskTimeout
 
     _check_shape(consumer, Shape.per_message)
-    keys: list[str] = []
+    keys = _keys_that_left_their_runs(consumer, max_keys)
     unreadable: list[str] = []
     first_wait = IDLE_WAIT if worker_is_idle else MAX_WAIT if worker_has_queue else consumer.emit_again_after
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
@@ -209,11 +211,24 @@ def claim_keys_again(
                 break
             if len(keys) >= max_keys:
                 break
+    keys = list(dict.fromkeys(keys))
     if keys:
         log.warning("open for too long, emitted again: consumer=%s keys=%d", consumer.name, len(keys))
     elif unreadable:
         # Raised only without keys, because a task that fails emits none of its keys.
         raise ClaimsUnreadable(f"consumer {consumer.name}: {'; '.join(unreadable)}")
+    return keys
+
+
+def _keys_that_left_their_runs(consumer: Consumer, max_keys: int) -> list[str]:
+    """The keys of messages that are due because their effects kept failing, at most this many.
+
+    Their runs have ended, so they are not among the runs that are queued. Emitted, a key may wait there, so it is not
+    due again before its run has failed; only a key that is lost is due after MAX_WAIT.
+    """
+    keys: list[str] = []
+    while len(keys) < max_keys and (one := postponed.take([consumer.name], unless_heard=MAX_WAIT)) is not None:
+        keys.append(f"{one.offsets.topic}-{one.offsets.partition}-{one.offsets.start}")
     return keys
 
 
@@ -424,7 +439,6 @@ def handle_postponed(consumers: Sequence[Consumer], *, seconds: float = POSTPONE
         except Exception as error:
             log.warning("fails again: consumer=%s run_id=%s %s: %s", one.consumer, one.run_id, one.offsets, error)
             continue
-        postponed.remove(one)
         handled += 1
         log.info("handled at last: consumer=%s run_id=%s %s", one.consumer, one.run_id, one.offsets)
     return handled
@@ -583,6 +597,7 @@ def _handle(
     """Handle a chunk's messages; what is left at `until`, a time of the monotonic clock, counts as failed."""
     from confluent_kafka import KafkaException
 
+    began = time.monotonic()
     failures: list[str] = []
     # Ranges with effects that failed.
     refused: list[OffsetRange] = []
@@ -628,18 +643,15 @@ def _handle(
     if failures:
         # An outage of the broker fails no run: its retries last for hours.
         only_effects_failed = refused and is_read and time.monotonic() <= until
-        if only_effects_failed and postponed.should_leave(consumer.name, chunk["claim_id"]):
-            raise _left_to_maintain(consumer, chunk["claim_id"], list(dict.fromkeys(refused)), failures)
+        ranges, tried = list(dict.fromkeys(refused)), timedelta(seconds=time.monotonic() - began)
+        if only_effects_failed and postponed.should_leave(consumer.name, chunk["claim_id"], ranges, tried=tried):
+            raise _left_to_maintain(chunk["claim_id"], ranges, failures)
         raise HandlingFailed("; ".join(failures))
 
 
-def _left_to_maintain(
-    consumer: Consumer, claim_id: int, refused: Sequence[OffsetRange], failures: Sequence[str]
-) -> Exception:
+def _left_to_maintain(claim_id: int, refused: Sequence[OffsetRange], failures: Sequence[str]) -> Exception:
     """Leave the ranges to the Dag `maintain`; returns a failure that Airflow does not retry, so that the run ends."""
-    if consumer.shape is Shape.chunked:
-        postponed.postpone(claim_id, refused)
-    # One run per message: their keys are emitted again, by `claim_keys_again`.
+    postponed.postpone(claim_id, refused)
     return _final(
         f"{'; '.join(failures)}. This run ends, so that the messages behind them get one. The Dag maintain tries these "
         "messages again; repair the cause (docs/runbooks/a-run-failed.md)"
@@ -664,6 +676,7 @@ def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, gone: Sequence
     if not len(done):
         return
     with begin() as connection:
+        postponed.forget(connection, claim_id, done)
         if lost := settle(connection, consumer.name, claim_id, done, gone):
             where = ", ".join(str(r) for r in lost)
             text = f"retention removed {sum(map(len, lost))} messages before they were handled: {where} (run {run_id})"

@@ -137,7 +137,8 @@ handled_ranges = Table(
 )
 
 # Ranges of open claims that a run has left because the effects of some of their messages keep failing. They are tried
-# again from `due_at` on.
+# again from `due_at` on. While a range is still retried in its run, `tries` is -1, and `due_at` is when its first try
+# began.
 postponed_ranges = Table(
     "postponed_ranges",
     metadata,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
@@ -38,9 +39,11 @@ def execute(statement: str, **values) -> list[tuple]:
 
 
 def age_claims(consumer, minutes: int) -> None:
-    """Let the consumer's claims be older, and not what has been handled since."""
+    """Let the consumer's claims and first tries be older, and not what has been handled since."""
     statement = "update claims set claimed_at = claimed_at - :age * interval '1 minute' where consumer = :name"
     execute(statement, age=minutes, name=consumer.name)
+    tried = "update postponed_ranges set due_at = due_at - :age * interval '1 minute' from claims"
+    execute(f"{tried} where claims.id = claim_id and consumer = :name and tries < 0", age=minutes, name=consumer.name)
 
 
 def make_due(consumer) -> None:
@@ -48,6 +51,15 @@ def make_due(consumer) -> None:
         "update postponed_ranges set due_at = now() from claims where claims.id = claim_id and consumer = :name",
         name=consumer.name,
     )
+
+
+def fail_until_left(consumer, key: str) -> None:
+    """The run of a message ends, because the effect has failed for a minute."""
+    with pytest.raises(HandlingFailed):
+        tasks.handle_message(consumer, key, "run of a key")
+    age_claims(consumer, 1)
+    with pytest.raises(AirflowFailException):
+        tasks.handle_message(consumer, key, "run of a key")
 
 
 def postpone_the_chunk(consumer) -> None:
@@ -62,7 +74,7 @@ def waiting(consumer) -> list[tuple[int, int, int, int]]:
     """(start, end, tries, minutes until the next) of the consumer's postponed ranges."""
     return execute(
         "select start_offset, end_offset, tries, round(extract(epoch from due_at - now()) / 60)::int "
-        "from postponed_ranges join claims on claims.id = claim_id where consumer = :name order by 1",
+        "from postponed_ranges join claims on claims.id = claim_id where consumer = :name and tries >= 0 order by 1",
         name=consumer.name,
     )
 
@@ -123,6 +135,8 @@ def test_a_range_whose_try_was_killed_waits_for_its_next_turn_and_others_get_the
     send(topic, order("refused"), order("good"), order("refused too"))
     chunks = tasks.claim_messages(consumer, "run")
     tasks.handle_chunk(consumer, chunks[1], "run")
+    with pytest.raises(HandlingFailed):
+        tasks.handle_chunk(consumer, chunks[2], "run")
     age_claims(consumer, 1)
     for chunk in (chunks[0], chunks[2]):
         with pytest.raises(AirflowFailException):
@@ -160,7 +174,7 @@ def test_a_run_of_one_message_ends_and_its_key_is_emitted_again(make_topic, make
     age_claims(consumer, 1)
     with pytest.raises(AirflowFailException):
         tasks.handle_message(consumer, bad, "run of the bad one")
-    assert waiting(consumer) == []
+    assert waiting(consumer) == [(0, 1, 0, 2)]
     execute("update claims set emitted_at = emitted_at - interval '2 min' where consumer = :n", n=consumer.name)
     assert tasks.claim_keys_again(consumer, worker_is_idle=True) == [bad]
 
@@ -172,3 +186,93 @@ def test_a_consumer_that_is_no_longer_declared_holds_up_no_other(consumer, make_
     make_due(consumer)
     assert tasks.handle_postponed([make_consumer(make_topic())]) == 0
     assert [tries for _, _, tries, _ in waiting(consumer)] == [0]
+
+
+def emit_key(consumer, *, worker_has_queue=True) -> list[str]:
+    return tasks.claim_keys_again(consumer, worker_is_idle=False, worker_has_queue=worker_has_queue)
+
+
+@pytest.fixture
+def requests(make_topic, make_consumer):
+    return replace(make_consumer(make_topic(), shape=Shape.per_message), effect=f"{__name__}:effect")
+
+
+def test_one_error_of_a_message_that_came_late_to_its_turn_is_retried_in_its_run(requests, send, monkeypatch):
+    (topic,) = requests.topics
+    send(topic, order("good"), order("refused"), order("refused too"))
+    good, late, later = tasks.claim_partition_keys(requests, "run")
+    tasks.handle_message(requests, good, "run of the good one")
+    # The other messages of the claim get their first tries now.
+    age_claims(requests, 10)
+    with pytest.raises(HandlingFailed):
+        tasks.handle_message(requests, late, "run of the late one")
+    with pytest.raises(HandlingFailed):
+        tasks.handle_message(requests, later, "run of the later one")
+    assert tasks.handle_postponed([requests]) == 0
+    monkeypatch.setattr(f"{__name__}.broken", set())
+    tasks.handle_message(requests, late, "run of the late one")
+    tasks.handle_message(requests, later, "run of the later one")
+    assert waiting(requests) == []
+    assert open_claims(requests) == 0
+
+
+def test_one_error_of_a_chunk_that_came_late_to_its_turn_is_retried_in_its_run(consumer, send):
+    (topic,) = consumer.topics
+    consumer = replace(consumer, chunk_size=1)
+    send(topic, order("good"), order("refused"))
+    (late,) = tasks.claim_messages(consumer, "run")
+    age_claims(consumer, 10)
+    with pytest.raises(HandlingFailed):
+        tasks.handle_chunk(consumer, late, "run")
+    assert waiting(consumer) == []
+
+
+def test_a_try_that_takes_long_is_retried_after_its_first_error(consumer, send, monkeypatch):
+    (topic,) = consumer.topics
+    monkeypatch.setattr(postponed, "OTHERS_SUCCEED", timedelta(0))
+    consumer = replace(consumer, chunk_size=2)
+    send(topic, order("good"), order("also good"), order("refused"), order("good too"))
+    (chunk,) = tasks.claim_messages(consumer, "run")
+    with pytest.raises(HandlingFailed):
+        tasks.handle_chunk(consumer, chunk, "run")
+    with pytest.raises(AirflowFailException):
+        tasks.handle_chunk(consumer, chunk, "run")
+
+
+def test_the_key_of_a_message_that_left_its_run_is_emitted_when_it_is_due_whatever_is_queued(
+    requests, send, monkeypatch
+):
+    (topic,) = requests.topics
+    send(topic, order("refused"), order("good"), order("queues"))
+    bad, good, queues = tasks.claim_partition_keys(requests, "run")
+    tasks.handle_message(requests, good, "run of the good one")
+    fail_until_left(requests, bad)
+    assert waiting(requests) == [(0, 1, 0, 2)]
+    assert emit_key(requests) == [], "not before it is due"
+    make_due(requests)
+    assert emit_key(requests) == [bad], "the third message queues, and its key is not lost"
+    execute("update postponed_ranges set due_at = due_at - interval '30 minutes'")
+    assert emit_key(requests) == [], "it is emitted, and its run may wait in the queue"
+    with pytest.raises(AirflowFailException):
+        tasks.handle_message(requests, bad, "run of the bad one, again")
+    assert waiting(requests) == [(0, 1, 1, 4)], "its run has ended, so it is due again"
+    make_due(requests)
+    assert emit_key(requests) == [bad]
+    monkeypatch.setattr(f"{__name__}.broken", set())
+    for key in (bad, queues):
+        tasks.handle_message(requests, key, "at last")
+    assert waiting(requests) == []
+    assert emit_key(requests) == []
+    assert open_claims(requests) == 0
+    assert sorted(numbers(topic)) == ["good", "queues", "refused"]
+
+
+def test_a_key_that_is_due_for_both_reasons_is_emitted_once(requests, send):
+    (topic,) = requests.topics
+    send(topic, order("refused"), order("good"), order("queues"))
+    bad, good, queues = tasks.claim_partition_keys(requests, "run")
+    tasks.handle_message(requests, good, "run of the good one")
+    fail_until_left(requests, bad)
+    make_due(requests)
+    execute("update claims set emitted_at = emitted_at - interval '2 hours' where consumer = :n", n=requests.name)
+    assert emit_key(requests) == [bad, queues]
