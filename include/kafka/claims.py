@@ -36,14 +36,12 @@ class ConsumerStopped(Exception):
     """The log is not the one that was claimed before: a claim on it would skip messages or confuse them with others.
 
     Attributes:
-        topic: A stopped topic; the error's text says what happened to it.
-        stopped: {topic: what happened to it} of all stopped topics that are known.
+        stopped: {topic: what happened to it} of all stopped topics that are known. The error's text is about the first.
     """
 
-    def __init__(self, topic: str, text: str, stopped: Mapping[str, str] | None = None) -> None:
-        super().__init__(text)
-        self.topic = topic
-        self.stopped = {topic: text} if stopped is None else stopped
+    def __init__(self, stopped: Mapping[str, str]) -> None:
+        super().__init__(stopped[min(stopped)])
+        self.stopped = stopped
 
 
 def stopped_topics(stopped: Mapping[Partition, str]) -> dict[str, str]:
@@ -188,9 +186,7 @@ def _new_claim(
     readable = {p: max(start[p], offsets.low) for p, offsets in available.items()}
     wanted = {p: max(0, available[p].end - readable[p]) for p in available}
     if stopped and not any(wanted.values()):
-        by_topic = stopped_topics(stopped)
-        topic = min(by_topic)
-        raise ConsumerStopped(topic, by_topic[topic], by_topic)
+        raise ConsumerStopped(stopped_topics(stopped))
     share = fair_shares(wanted, max_messages)
     new = insert(claims).values(consumer=consumer, run_id=run_id).returning(claims.c.id)
     claim_id = connection.execute(new).scalar_one()
@@ -275,7 +271,7 @@ def lost_logs(
             partition is not truncated while its leader stays the same.
 
     Returns:
-        {partition: what happened}, in the same words at every look: an alarm is told of each text once; and the
+        {partition: what happened}, in the same words at every check, because an alarm reports each text once; and the
         partitions whose log could not be compared.
     """
     stopped: dict[Partition, str] = {}

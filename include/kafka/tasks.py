@@ -228,7 +228,7 @@ def _keys_that_left_their_runs(consumer: Consumer, max_keys: int) -> list[str]:
     """
     keys: list[str] = []
     while len(keys) < max_keys and (one := postponed.take([consumer.name], unless_heard=MAX_WAIT)) is not None:
-        keys.append(f"{one.offsets.topic}-{one.offsets.partition}-{one.offsets.start}")
+        keys.append(_key_at(one.offsets.topic, one.offsets.partition, one.offsets.start))
     return keys
 
 
@@ -300,7 +300,11 @@ def _open_keys(
 
 def partition_key(message: Message) -> str:
     """The key of the run that handles this message; parsed from the right, because topic names may contain a dash."""
-    return f"{message.topic}-{message.partition}-{message.offset}"
+    return _key_at(message.topic, message.partition, message.offset)
+
+
+def _key_at(topic: str, partition: int, offset: int) -> str:
+    return f"{topic}-{partition}-{offset}"
 
 
 def handle_message(consumer: Consumer, key: str, run_id: str) -> None:

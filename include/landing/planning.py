@@ -266,11 +266,11 @@ def _slices(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[Of
     table = load_landing_table(consumer.topic)
     for wanted in ranges:
         if not is_same_topic(wanted.topic_id, topic_id(table)):
-            raise ConsumerStopped(
-                wanted.topic,
+            why = (
                 f"consumer {consumer.name}: {wanted} was claimed of the topic with id {wanted.topic_id}, and landing "
-                f"table {raw_table(consumer.topic)} holds the one with id {topic_id(table)}",
+                f"table {raw_table(consumer.topic)} holds the one with id {topic_id(table)}"
             )
+            raise ConsumerStopped({wanted.topic: why})
 
     def settled(wanted: OffsetRange) -> Ranges:
         starts, ends = {wanted.partition: wanted.start}, {wanted.partition: wanted.end}

@@ -152,11 +152,11 @@ def check_same_topic(topic: LandedTopic, landing_id: str, kafka: Mapping[Partiti
     """Raise ConsumerStopped when Kafka's topic is not the one that landed: the same offsets would be other messages."""
     for offsets in kafka.values():
         if not is_same_topic(offsets.topic_id, landing_id):
-            raise ConsumerStopped(
-                topic.name,
+            why = (
                 f"topic {topic.name} was deleted and recreated (its id was {landing_id} and is {offsets.topic_id}), "
-                f"and landing table {raw_table(topic)} holds the old one's messages",
+                f"and landing table {raw_table(topic)} holds the old one's messages"
             )
+            raise ConsumerStopped({topic.name: why})
 
 
 def _needed(topic: LandedTopic, looked: Mapping[int, tuple[int, int]], most: int | None) -> dict[int, int]:

@@ -495,12 +495,9 @@ def _judge(turn: _Turn, rows: Sequence[Row], attempt: Attempt, *, is_answering: 
     If the receiver answers other rows, one unanswered row is not an outage. Otherwise this row would always keep its
     route away, and every later row of the route would be late.
     """
-    unanswered = [row for row in rows if attempt.answers.get(row.sequence, (None,))[0] is Answer.none]
+    unanswered = _note_unanswered(turn, rows, attempt)
     answers_others = len(attempt.answers) > len(unanswered)
     turn.is_answered = turn.is_answered or answers_others
-    turn.away = attempt.away
-    turn.unanswered = attempt.answers[unanswered[-1].sequence][1] if unanswered else None
-    turn.is_new = len(unanswered) != 1 or unanswered[0].last_error is None
     if attempt.away is not None or not unanswered:
         return set()
     if answers_others:
@@ -515,11 +512,17 @@ def _judge(turn: _Turn, rows: Sequence[Row], attempt: Attempt, *, is_answering: 
 
 def _judge_partitions(turn: _Turn, rows: Sequence[Row], attempt: Attempt) -> None:
     """Add what an attempt says about a topic to its turn."""
+    _note_unanswered(turn, rows, attempt)
+    turn.is_answered = turn.is_answered or (attempt.away is None and bool(attempt.answers))
+
+
+def _note_unanswered(turn: _Turn, rows: Sequence[Row], attempt: Attempt) -> list[Row]:
+    """Add the rows without an answer to the turn, and return them."""
     unanswered = [row for row in rows if attempt.answers.get(row.sequence, (None,))[0] is Answer.none]
     turn.away = attempt.away
     turn.unanswered = attempt.answers[unanswered[-1].sequence][1] if unanswered else None
-    turn.is_answered = turn.is_answered or (attempt.away is None and bool(attempt.answers))
     turn.is_new = len(unanswered) != 1 or unanswered[0].last_error is None
+    return unanswered
 
 
 def _none_is_back(rows: Sequence[Row], attempt: Attempt) -> bool:
@@ -576,25 +579,25 @@ def _record(
         elif is_partly_away:
             connection.execute(these.values(last_error=error[:1_000], due_at=_next_look(connection, route)))
         else:
-            # The delay is half of the row's age, at least 1 s and at most 60 s.
-            waited = (now - outbox.c.created_at) / 2
-            bounds = [timedelta(seconds=n) for n in (AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS)]
-            due_at = now + func.least(func.greatest(waited, bounds[0]), bounds[1])
-            connection.execute(these.values(last_error=error[:1_000], due_at=due_at))
+            connection.execute(these.values(last_error=error[:1_000], due_at=now + _delay(now - outbox.c.created_at)))
     return delivered
+
+
+def _delay(age: ColumnElement[timedelta]) -> ColumnElement[timedelta]:
+    """How long a row of this age waits for an unavailable receiver: half of its age, at least 1 s and at most 60 s."""
+    first, last = (timedelta(seconds=seconds) for seconds in (AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS))
+    return func.least(func.greatest(age / 2, first), last)
 
 
 def _next_look(connection: Connection, route: Route) -> datetime:
     """When the rows of partitions that are away are tried again: all at once, and in their order.
 
     With a time for each, thousands of such rows would keep the route busy, and a row would often overtake an earlier
-    one of its key. The delay is half of the oldest row's age, at least 1 s and at most 60 s.
+    one of its key. The oldest row decides.
     """
     now = func.clock_timestamp()
-    first, last = (timedelta(seconds=seconds) for seconds in (AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS))
-    delay = func.least(func.greatest((now - func.min(outbox.c.created_at)) / 2, first), last)
     planned = func.min(outbox.c.due_at).filter(outbox.c.due_at > now)
-    look = select(func.coalesce(planned, now + delay)).where(*_waiting(route))
+    look = select(func.coalesce(planned, now + _delay(now - func.min(outbox.c.created_at)))).where(*_waiting(route))
     return connection.execute(look).scalar_one()
 
 

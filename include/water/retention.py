@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 # The feed shows at most a month: older events are never looked up again.
 PUBLISHED_KEPT = timedelta(days=60)
-# Decisions hold personal data, so they do not stay for ever. They stay longer than their rows of the inbox: a request
-# that is read once more after its decision is deleted would be decided twice.
+# Decisions hold personal data, so they are not kept forever. They are kept longer than their rows of the inbox: without
+# both, a request that is read again would be decided twice.
 RECORDS_KEPT = timedelta(days=540)
 # A decision that waits for a person stays, and so does one whose work order is younger.
 SETTLED = (

@@ -127,12 +127,12 @@ def test_a_retried_claim_does_not_close_the_alarm_of_a_stopped_consumer(make_top
     assert "consumer_stopped" in alarms(consumer)
 
 
-def told(consumer) -> list[tuple[str, str]]:
-    """(event, message) of what people are told about the consumer's alarms."""
+def notifications(consumer) -> list[dict]:
+    """The payloads of the requests about the consumer's alarms, oldest first."""
     with begin() as connection:
         bodies = connection.execute(text("select body from outbox where consumer = 'alarms' order by sequence"))
         sent = [json.loads(bytes(body)) for (body,) in bodies]
-    return [(payload["event"], payload["message"]) for payload in sent if payload["source"] == consumer.name]
+    return [payload for payload in sent if payload["source"] == consumer.name]
 
 
 def test_a_second_stopped_topic_is_added_to_the_alarm_of_the_first_and_told_once(
@@ -161,12 +161,12 @@ def test_a_second_stopped_topic_is_added_to_the_alarm_of_the_first_and_told_once
         else:
             with pytest.raises(AirflowFailException, match=f"reset {consumer.name} {second.name}"):
                 tasks.claim_messages(consumer, "with nothing else to claim")
-    (opened, continued) = told(consumer)
-    assert opened[0] == "opened"
-    assert continued[0] == "continued"
-    assert f"{second.name} has lost the end of its log" in continued[1]
-    assert f"reset {consumer.name} {second.name}" in continued[1]
-    assert first.name not in continued[1]
+    opened, continued = notifications(consumer)
+    assert opened["event"] == "opened"
+    assert continued["event"] == "continued"
+    assert f"{second.name} has lost the end of its log" in continued["message"]
+    assert f"reset {consumer.name} {second.name}" in continued["message"]
+    assert first.name not in continued["message"]
 
     # The reset of one topic does not hide that the other is stopped still.
     reset_consumer(consumer.name, second.name)
@@ -189,10 +189,10 @@ def test_with_nothing_else_to_claim_every_stopped_topic_is_named(make_topic, mak
         connection.execute(text("update positions set next_offset = 9 where consumer = :n"), {"n": consumer.name})
     with pytest.raises(AirflowFailException):
         tasks.claim_messages(consumer, "after")
-    ((event, message),) = told(consumer)
-    assert event == "opened"
+    (opened,) = notifications(consumer)
+    assert opened["event"] == "opened"
     for topic in topics:
-        assert f"reset {consumer.name} {topic.name}" in message
+        assert f"reset {consumer.name} {topic.name}" in opened["message"]
 
 
 def test_a_second_topic_that_may_not_be_read_is_added_to_the_alarm_of_the_first(make_topic, make_consumer):
@@ -200,7 +200,7 @@ def test_a_second_topic_that_may_not_be_read_is_added_to_the_alarm_of_the_first(
     for forbidden in (["first"], ["first", "second"], ["first", "second"]):
         with begin() as connection:
             watch._watch_rights(connection, consumer, forbidden)
-    assert [event for event, _ in told(consumer)] == ["opened", "continued"]
+    assert [payload["event"] for payload in notifications(consumer)] == ["opened", "continued"]
     assert "may not read second: grant it" in alarms(consumer)["topic_forbidden"]
     with begin() as connection:
         watch._watch_rights(connection, consumer, [])
@@ -218,7 +218,7 @@ def test_conditions_that_last_are_told_once_also_without_room_for_them(make_topi
     number = sum(each in message for each in texts)
     assert 15 < number < 20
     # The first without room is told too, so that people look into the logs.
-    assert len(told(consumer)) == 1 + (number - 2) + 1
+    assert len(notifications(consumer)) == 1 + (number - 2) + 1
 
 
 def test_a_further_loss_is_added_to_the_open_alarm_logged_and_delivered(
@@ -236,10 +236,7 @@ def test_a_further_loss_is_added_to_the_open_alarm_logged_and_delivered(
     assert f"{topic.name}-0 [1, 2)" in message
     assert f"{topic.name}-0 [3, 4)" in message
     assert any("[3, 4)" in record.getMessage() for record in caplog.records if record.levelname == "ERROR")
-    with begin() as connection:
-        bodies = connection.execute(text("select body from outbox where consumer = 'alarms' order by sequence"))
-        sent = [json.loads(bytes(body)) for (body,) in bodies]
-    mine = [payload for payload in sent if payload["source"] == consumer.name]
+    mine = notifications(consumer)
     assert [payload["event"] for payload in mine] == ["opened", "continued"]
     assert "[1, 2)" not in mine[1]["message"]
     assert "[3, 4)" in mine[1]["text"]

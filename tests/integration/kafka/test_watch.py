@@ -236,14 +236,19 @@ def receiver(monkeypatch):
     server.shutdown()
 
 
-def test_the_alarm_about_failed_rows_stays_open_until_the_last_of_them_is_dealt_with(
-    make_topic, make_consumer, receiver, monkeypatch
-):
+@pytest.fixture
+def with_failed_row(make_topic, make_consumer, receiver, monkeypatch):
+    """A consumer with a request that its receiver has refused for the last time."""
     monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 1)
     consumer = make_consumer(make_topic())
     add_request(consumer, n=1)
     receiver.status = 422
     deliver_now(consumer)
+    return consumer
+
+
+def test_the_alarm_about_failed_rows_stays_open_until_the_last_of_them_is_dealt_with(with_failed_row, receiver):
+    consumer = with_failed_row
     assert "were refused 1 times" in alarms(consumer)["outbox_failed"]
     receiver.status = 200
     add_request(consumer, n=2)
@@ -262,14 +267,8 @@ def test_the_alarm_about_failed_rows_stays_open_until_the_last_of_them_is_dealt_
     assert alarms(consumer) == {}
 
 
-def test_the_alarm_about_failed_rows_that_a_person_closes_opens_again_while_a_row_is_failed(
-    make_topic, make_consumer, receiver, monkeypatch
-):
-    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 1)
-    consumer = make_consumer(make_topic())
-    add_request(consumer, n=1)
-    receiver.status = 422
-    deliver_now(consumer)
+def test_the_alarm_about_failed_rows_that_a_person_closes_opens_again_while_a_row_is_failed(with_failed_row):
+    consumer = with_failed_row
     with begin() as connection:
         close_alarm(connection, consumer.name, "outbox_failed", "not looked at")
     for _ in range(2):
