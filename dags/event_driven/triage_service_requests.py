@@ -55,7 +55,7 @@ def fan_out_service_requests():
 # A request that waits for a retry occupies its run. 16 runs are enough that one slow model does not delay the rest.
 @dag(schedule=joined_by_key(SERVICE_REQUEST), max_active_runs=16, **SETTINGS)
 def triage_service_request():
-    # The pool, not max_active_runs, limits how many requests call the model at once: see docs/architecture.md.
+    # The pool, not max_active_runs, limits how many requests call the model at once: see docs/choosing-a-pattern.md.
     @task(outlets=[PROPOSAL], pool="model_calls")
     def triage(run_id: str | None = None, outlet_events=None) -> None:
         from include.kafka.context import partition_key

@@ -165,8 +165,7 @@ class GroupOffsets:
     It uses two clients. An AdminClient asks for the offsets of the logs: a consumer that tails a log has a fetch
     waiting at the broker, and a request on the same connection would wait for that fetch. A consumer that never joins
     the group reads and commits the group's offsets: the same requests through an AdminClient crash the process when the
-    broker answers NOT_COORDINATOR, as it does after every restart (librdkafka has no group in that case,
-    confluentinc/confluent-kafka-javascript issue 374).
+    broker answers NOT_COORDINATOR, as it does after every restart (librdkafka issue 5040).
 
     `consumer` may also be used for reading and tailing: its requests about the group use a separate connection.
     """

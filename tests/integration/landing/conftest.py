@@ -18,7 +18,7 @@ __all__ = ["admin", "make_topic", "operations", "send"]
 
 
 @pytest.fixture
-def landed_topic(landing_services, make_topic) -> Callable[..., Topic]:
+def landed_topic(landing_services, operations, make_topic) -> Callable[..., Topic]:
     """A topic of orders that lands, and its landing table."""
 
     def make(partitions: int = 2, **kwargs) -> Topic:
