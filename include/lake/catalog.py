@@ -99,6 +99,23 @@ def load_current(name: str) -> "Table":
     return copy(table)
 
 
+def refreshed(table: "Table") -> "Table":
+    """Like `table.refresh()`, but read the metadata only if somebody else has committed since it was read.
+
+    A table keeps a week of snapshots: reading its metadata takes longer with each of them, a query does not.
+
+    Args:
+        table: A table of `load_catalog`.
+
+    Returns:
+        The same table in its newest state.
+    """
+    location = _metadata_location(table.catalog, ".".join(table.name()))
+    if location is None or location != table.metadata_location:
+        table.refresh()
+    return table
+
+
 # The last state that was read, by identifier. It holds as many entries as there are tables.
 _current: dict[str, "Table"] = {}
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.lake import engine
+from include.lake.catalog import refreshed
 from include.validators.coordinates import LOG, files_of, span
 from include.water.flows import queries, tables
 from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, night_of
@@ -105,7 +106,7 @@ def aggregate_tables(
     district_hours = sorted({*hours, *_outdated_hours(connection, made, days)})
     # Of all of these days, not only of hours that are outdated now: a try that was killed after it had written the
     # hours has left none outdated, and its nights are not written.
-    there = _days_of(made[tables.DISTRICT_HOURS].refresh(), "hour", days)
+    there = _days_of(refreshed(made[tables.DISTRICT_HOURS]), "hour", days)
     counted = {*hours, *(day + n * HOUR for day in there for n in range(24))}
     nights = sorted({night for hour in counted if (night := night_of(hour))})
     counts = {
@@ -172,7 +173,7 @@ def _make_meter_hours(
     connection: DuckDBPyConnection, readings: Table, made: Mapping[str, Table], hours: list[datetime]
 ) -> int:
     def compute() -> pyarrow.Table:
-        readings.refresh()
+        refreshed(readings)
         near = joined(hours, HOUR, MAX_GAP, MAX_GAP)
         _view_within(connection, "readings", readings, "read_at", near, queries.READING_COLUMNS)
         return queries.run(connection, queries.METER_HOURS, queries.for_meter_hours(hours))
@@ -188,13 +189,13 @@ def _make_meter_days(
     And on the days that count beside them, if meter hours are older than this table: a meter that is missing here would
     be missing from its district.
     """
-    meter_hours = made[tables.METER_HOURS].refresh()
+    meter_hours = refreshed(made[tables.METER_HOURS])
     near = {day - n * DAY for day in counted for n in range(KNOWN_DAYS + 1)}
-    missing = _days_of(meter_hours, "hour", near) - _days_of(made[tables.METER_DAYS].refresh(), "day", near)
+    missing = _days_of(meter_hours, "hour", near) - _days_of(refreshed(made[tables.METER_DAYS]), "day", near)
 
     def make(days: list[datetime]) -> None:
         def compute() -> pyarrow.Table:
-            meter_hours.refresh()
+            refreshed(meter_hours)
             columns = ("meter_id", "district_id", "hour", "readings")
             _view_within(connection, "meter_hours", meter_hours, "hour", joined(days, DAY), columns)
             return queries.run(connection, queries.METER_DAYS, {"days": days})
@@ -211,10 +212,10 @@ def _outdated_hours(connection: DuckDBPyConnection, made: Mapping[str, Table], d
 
     Found by comparing tables, not by what this run has changed: so a retry finds what the try before it has left.
     """
-    district_hours = made[tables.DISTRICT_HOURS].refresh()
+    district_hours = refreshed(made[tables.DISTRICT_HOURS])
     found: set[datetime] = set()
     wanted = _days_of(district_hours, "hour", days)
-    for block in blocks(wanted, _days_at_once(made[tables.METER_DAYS].refresh(), "day", wanted)):
+    for block in blocks(wanted, _days_at_once(refreshed(made[tables.METER_DAYS]), "day", wanted)):
         _view_known_meters(connection, made, set(block))
         _view_within(connection, "district_hours", district_hours, "hour", joined(block, DAY))
         rows = queries.run(connection, queries.OUTDATED_HOURS, {"days": block})
@@ -223,7 +224,7 @@ def _outdated_hours(connection: DuckDBPyConnection, made: Mapping[str, Table], d
 
 
 def _view_known_meters(connection: DuckDBPyConnection, made: Mapping[str, Table], days: set[datetime]) -> None:
-    meter_days = made[tables.METER_DAYS].refresh()
+    meter_days = refreshed(made[tables.METER_DAYS])
     _view_within(connection, "meter_days", meter_days, "day", joined(days, DAY, KNOWN_DAYS * DAY))
     known = queries.run(connection, queries.KNOWN_METERS, queries.for_known_meters(sorted(days)))
     connection.register("known_meters", known)
@@ -233,7 +234,7 @@ def _make_district_hours(connection: DuckDBPyConnection, made: Mapping[str, Tabl
     meter_hours = made[tables.METER_HOURS]
 
     def compute() -> pyarrow.Table:
-        meter_hours.refresh()
+        refreshed(meter_hours)
         _view_known_meters(connection, made, {midnight(hour) for hour in hours})
         _view_within(connection, "meter_hours", meter_hours, "hour", joined(hours, HOUR))
         return queries.run(connection, queries.DISTRICT_HOURS, queries.for_district_hours(hours))
@@ -246,7 +247,7 @@ def _make_district_nights(connection: DuckDBPyConnection, made: Mapping[str, Tab
     parameters = queries.for_district_nights(nights)
 
     def compute() -> pyarrow.Table:
-        district_hours.refresh()
+        refreshed(district_hours)
         days = {midnight(part["hour"]) for part in parameters["night_hours"]}
         _view_within(connection, "district_hours", district_hours, "hour", joined(days, DAY))
         return queries.run(connection, queries.DISTRICT_NIGHTS, parameters)

@@ -21,7 +21,7 @@ from pyiceberg.transforms import DayTransform
 from pyiceberg.types import DoubleType, LongType, NestedField, StringType, TimestamptzType
 
 from include.lake import datafiles, engine, maintenance, writing
-from include.lake.catalog import load_catalog
+from include.lake.catalog import load_catalog, refreshed
 from include.landing import upkeep
 
 pytestmark = pytest.mark.integration
@@ -481,3 +481,26 @@ def test_objects_are_asked_for_by_name_and_never_listed(make_table, monkeypatch)
     listed = store.find(table.location())
     store.rm_file(listed[0])
     assert not store.exists(listed[0]), "a listing of before is not believed"
+
+
+def test_a_table_reads_its_metadata_again_only_after_a_commit_of_somebody_else(make_table, monkeypatch):
+    table, other = make_table(), make_table()
+    # After the catalog, which tells gcsfs at its import what an emulator lacks.
+    from include.lake import objects
+
+    read: list[str] = []
+    open_input = objects.ObjectIO.new_input
+
+    def noted(io: Any, location: str) -> Any:
+        read.append(location)
+        return open_input(io, location)
+
+    writing.replace_where(table, rows(0, 4), between(0, 4))
+    monkeypatch.setattr(objects.ObjectIO, "new_input", noted)
+    assert refreshed(table).current_snapshot() is not None
+    assert read == []
+    assert refreshed(other).current_snapshot() == table.current_snapshot()
+    assert read == [table.metadata_location]
+    writing.replace_where(other, rows(4, 8), between(4, 8))
+    assert refreshed(table).current_snapshot() == other.current_snapshot()
+    assert table.metadata_location == other.metadata_location

@@ -3,17 +3,22 @@
 WITH days AS (
     SELECT EPOCH_US(wanted) // 86400000000 AS number FROM UNNEST($days) AS listed(wanted)
 ),
+-- The days that count for each of them: itself and those shortly before.
+counting AS (
+    SELECT days.number, days.number - earlier AS read_on
+    FROM days
+    CROSS JOIN UNNEST(GENERATE_SERIES(0, $known_days)) AS days_earlier(earlier)
+),
 seen AS (
-    SELECT meter_days.district_id, meter_days.meter_id, EPOCH_US(meter_days.day) // 86400000000 + later AS number
+    SELECT meter_days.district_id, meter_days.meter_id, counting.number
     FROM meter_days
-    CROSS JOIN UNNEST(GENERATE_SERIES(0, $known_days)) AS days_later(later)
+    INNER JOIN counting
+        ON EPOCH_US(meter_days.day) // 86400000000 = counting.read_on
 )
 SELECT
     seen.district_id,
     CAST(MAKE_TIMESTAMP(seen.number * 86400000000) AS TIMESTAMPTZ) AS day,
     CAST(COUNT(DISTINCT seen.meter_id) AS INTEGER) AS meters
 FROM seen
-INNER JOIN days
-    ON seen.number = days.number
 WHERE seen.meter_id NOT IN (SELECT inlet.meter_id FROM UNNEST($inlets) AS listed(inlet))
 GROUP BY seen.district_id, seen.number

@@ -27,9 +27,12 @@ bearing AS (
     UNION ALL
     SELECT readings.meter_id, readings.district_id, readings.read_at, readings.litres_total
     FROM readings
+    CROSS JOIN spans
     INNER JOIN nearest
         ON readings.meter_id = nearest.meter_id
         AND (readings.read_at = nearest.before OR readings.read_at = nearest.behind)
+    -- Saves looking up the readings between: none of them is before or behind.
+    WHERE EPOCH_US(readings.read_at) < spans.first_us OR EPOCH_US(readings.read_at) >= spans.last_us
 ),
 ordered AS (
     SELECT
