@@ -21,6 +21,7 @@ one message, until it is handled. single message, run per message: from the brok
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import random
@@ -145,6 +146,10 @@ def landing_part(figures: Figures, options: argparse.Namespace) -> dict[str, flo
         prepare_lane(side, "look", end)
         lane = side.lane("look")
         lanes[side] = Lane(lane.name, side.topic.name, "run", lane.conn_id, 300.0, 3600.0)
+    # This process has built the tables. A triggerer has not: without this, its garbage collector would visit a million
+    # entries of files during a look, and more often on the side with more manifests.
+    gc.collect()
+    gc.freeze()
     for n in range(-1, 3 * options.repeat):
         for side in SIDES:
             # Of offsets that the lane is past: a look finds nothing to do.
