@@ -5,7 +5,7 @@ first hole; in the event lane it ends at the end of the log. A run is an immutab
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -26,7 +26,7 @@ from include.landing.repair import repair
 from include.landing.tables import load_landing_table, raw_table, start_offsets, topic_id
 from include.landing.units import NotLanded, Slice, Unit, bundles, slices, unit
 from include.landing.verification import GAP_ALARM, LOST_ALARM, RUNBOOK, Verified, verify
-from include.operations.alarms import add_to_alarm, close_alarm, open_alarm
+from include.operations.alarms import add_lasting, add_to_alarm, close_alarm, open_alarm
 from include.operations.database import begin
 from include.operations.tables import claim_ranges, claims
 
@@ -203,7 +203,7 @@ def _watch_claim(
         text = f"removed from {raw_table(consumer.topic)} before they were claimed (run {run_id}): {gone}"
         add_to_alarm(connection, consumer.name, LOST_ALARM, text)
     if claimed.stopped:
-        open_stopped_alarm(connection, consumer, "; ".join(dict.fromkeys(claimed.stopped.values())))
+        open_stopped_alarm(connection, consumer, claimed.stopped.values())
     elif claimed.behind and is_whole:
         # Close the alarm only after a check of all logs, which shows that they are the same as before: a partition that
         # does not answer may be the stopped one. `behind` is empty while a claim is open, because the logs are not
@@ -287,12 +287,22 @@ def _stop(consumer: LandingConsumer, stopped: ConsumerStopped) -> Exception:
     from airflow.sdk.exceptions import AirflowFailException
 
     with begin() as connection:
-        return AirflowFailException(open_stopped_alarm(connection, consumer, str(stopped)))
+        return AirflowFailException(open_stopped_alarm(connection, consumer, [str(stopped)]))
 
 
-def open_stopped_alarm(connection: Connection, consumer: "LandingConsumer | Lane", why: str) -> str:
-    """Open the alarm about a consumer whose log is not the one that was claimed before; returns its text."""
+def open_stopped_alarm(connection: Connection, consumer: "LandingConsumer | Lane", reasons: Iterable[str]) -> str:
+    """Open the alarm about logs that are not those that were claimed before, or add those that it does not name yet.
+
+    Args:
+        connection: A connection in a transaction.
+        consumer: The stopped consumer.
+        reasons: What happened to each log; the same text at every look.
+
+    Returns:
+        The text with the remedy.
+    """
     command = reset_command(consumer.name, consumer.topic.name, consumer.conn_id)
-    text = f"{why}; {RUNBOOK} says how to go on, with: {command}"
-    open_alarm(connection, consumer.name, STOPPED_ALARM, text)
-    return text
+    # Partitions of a topic that was recreated have one reason.
+    texts = [f"{why}; {RUNBOOK} says how to go on, with: {command}" for why in dict.fromkeys(reasons)]
+    add_lasting(connection, consumer.name, STOPPED_ALARM, texts)
+    return "; ".join(texts)

@@ -107,7 +107,7 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
         return _look_at(lane, table, verify_too=verify_too)
     except ConsumerStopped as stopped:
         with begin() as connection:
-            open_stopped_alarm(connection, lane, str(stopped))
+            open_stopped_alarm(connection, lane, [str(stopped)])
         return Readiness.stopped
 
 
@@ -185,7 +185,7 @@ class _Logs:
         if not stopped:
             return Readiness.unanswered
         with begin() as connection:
-            open_stopped_alarm(connection, self._lane, "; ".join(stopped.values()))
+            open_stopped_alarm(connection, self._lane, stopped.values())
         # The others must not wait for the person.
         return Readiness.partly_stopped if self.claimable else Readiness.stopped
 

@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.triggers.base import TaskSkippedEvent, TaskSuccessEvent
+from sqlalchemy import text
 
 from include.kafka.offsets import GroupOffsets, Partition
 from include.kafka.reset import reset_consumer
@@ -19,6 +20,7 @@ from include.landing.readiness import Lane, Readiness, look
 from include.landing.sensor import LandedOffsetsSensor
 from include.landing.triggers import LandedOffsetsTrigger
 from include.landing.verification import verify
+from include.operations.database import begin
 from tests.integration.landing.conftest import alarms_of, finish, land, sink_commits
 from tests.integration.landing.test_gaps import make_again
 from tests.integration.landing.test_generations import a_later_leader_knows_nothing_of_it, a_new_landing_table
@@ -235,6 +237,25 @@ def test_a_partition_that_lost_its_end_holds_up_no_other(landed_topic, send_orde
     assert "lost the end of its log" in alarms_of(consumer.name)["consumer_stopped"][0]
     land(topic, 1, range(5))
     assert look(waiting(consumer), verify_too=False) is Readiness.ready
+
+
+def test_a_further_partition_that_lost_its_end_is_added_to_the_open_alarm(landed_topic, send_orders, lane):
+    topic = landed_topic(partitions=2)
+    consumer = lane(topic)
+    for partition in (0, 1):
+        send_orders(topic, partition, 20)
+        land(topic, partition, range(10))
+    finish(claim_landed(consumer, "first"))
+    of_a_later_leader = text("update positions set leader_epoch = 1000 where consumer = :name and partition = :number")
+    for partition in (0, 1):
+        land(topic, partition, range(10, 20))
+        with begin() as connection:
+            connection.execute(of_a_later_leader, {"name": consumer.name, "number": partition})
+        # Twice: the alarm names each partition once.
+        for _ in range(2):
+            look(waiting(consumer), verify_too=False)
+        message = alarms_of(consumer.name)["consumer_stopped"][0]
+        assert [message.count(f"of partition {number} were claimed") for number in (0, 1)] == [1, partition]
 
 
 def test_no_run_starts_for_landed_offsets_of_a_topic_that_is_gone(orders, lane, admin):
