@@ -6,11 +6,11 @@ a limit and close at half of it, so that a consumer that hovers around the limit
 """
 
 import logging
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import NamedTuple, Protocol
 
 from sqlalchemy import Connection, delete, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
@@ -24,6 +24,7 @@ from include.kafka.offsets import GroupOffsets, OffsetRange, Partition, Partitio
 from include.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 from include.operations.alarms import add_lasting, add_to_alarm, close_alarm, open_alarm
 from include.operations.database import begin
+from include.operations.each import do_each, shuffled
 from include.operations.tables import claims, log_ends, open_transactions
 
 log = logging.getLogger(__name__)
@@ -66,16 +67,11 @@ class Standing:
     is_whole: bool
 
 
-class Named(Protocol):
-    """What a check can be made of."""
+class Watched(Protocol):
+    """What a check needs to know of a consumer of either lane."""
 
     @property
     def name(self) -> str: ...
-
-
-class Watched(Named, Protocol):
-    """What a check needs to know of a consumer of either lane."""
-
     @property
     def max_lag(self) -> int: ...
     @property
@@ -91,37 +87,22 @@ class CheckFailed(Exception):
 def check_consumers(consumers: Iterable[Consumer]) -> None:
     """Check every consumer, also when a check fails: an unavailable broker must not hide alarms of other consumers.
 
+    Dead letters that wait in the outbox are looked up once, for the consumers of both lanes together.
+
     Args:
         consumers: The declared consumers.
 
     Raises:
         CheckFailed: At least one consumer could not be checked; raised after all others were.
     """
-    check_each(consumers, check_consumer)
+    checks = {f"consumer {each.name}": partial(check_consumer, each) for each in consumers}
+    # First: it needs only the database, and the others may take the task's whole time while the broker is away.
+    do_each({"dead letters that wait": _watch_held, **shuffled(checks)}, CheckFailed)
 
 
-def check_each(listed: Iterable[Named], check: Callable[[Any], object], what: str = "consumer") -> None:
-    """Call `check` for each of them, also after it failed for another one.
-
-    Args:
-        listed: The consumers or topics.
-        check: The check.
-        what: What they are, for the log and the error.
-
-    Raises:
-        CheckFailed: It failed for some.
-    """
-    failures: list[str] = []
-    # In another order each time: a slow check may take the task's whole time, and the same ones would never be checked.
-    known = list(listed)
-    for each in random.sample(known, len(known)):
-        try:
-            check(each)
-        except Exception as error:
-            log.exception("cannot be checked: %s=%s", what, each.name)
-            failures.append(f"{what} {each.name}: {error}")
-    if failures:
-        raise CheckFailed("; ".join(sorted(failures)))
+def _watch_held() -> None:
+    with begin() as connection:
+        watch_held(connection)
 
 
 def check_consumer(consumer: Consumer) -> Standing:
@@ -142,7 +123,6 @@ def check_consumer(consumer: Consumer) -> Standing:
     with begin() as connection:
         oldest_claim = watch_claims(connection, consumer)
         watch_broken_contracts(connection, consumer)
-        watch_held(connection)
     with GroupOffsets(consumer.group, consumer.conn_id, **{**CONSUMER_SETTINGS, **ONE_MESSAGE}) as group:
         found = group.look_now((topic.name for topic in consumer.topics), needs_committed=False)
         held = group.open_transactions_now(found)

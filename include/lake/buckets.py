@@ -178,15 +178,34 @@ class Bucket:
             )
             return sorted((_entry(blob) for blob in found), key=lambda entry: entry.path)
 
-    def delete(self, path: str) -> None:
-        """Remove the object; harmless when it does not exist."""
-        from google.api_core.exceptions import NotFound
+    def delete(self, path: str, *, if_generation_match: int | None = None) -> None:
+        """Remove the object; harmless when it does not exist.
 
+        Args:
+            path: The object's name in the bucket.
+            if_generation_match: Remove the object only if it still has this generation. None: always.
+
+        Raises:
+            GenerationChanged: The object has another generation than `if_generation_match`.
+        """
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        options: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "retry": self._retry}
         with self._explaining():
             try:
-                self._remote.delete_blob(path, timeout=TIMEOUT_SECONDS, retry=self._retry)
+                if if_generation_match is not None:
+                    # Asked first, because the local stack's store removes the object whatever the condition says.
+                    found = self._remote.get_blob(path, **options)
+                    if found is not None and _generation(found) != if_generation_match:
+                        raise PreconditionFailed(f"generation {found.generation}")
+                self._remote.delete_blob(path, if_generation_match=if_generation_match, **options)
             except NotFound:
                 self._require_bucket()
+            except PreconditionFailed as error:
+                raise GenerationChanged(
+                    f"gs://{self.name}/{path} has no longer generation {if_generation_match}: somebody else has "
+                    "written it; read it again"
+                ) from error
 
     def _require_bucket(self) -> None:
         """Raise NotFound when the bucket itself is missing; a listing needs no permission on the bucket itself."""

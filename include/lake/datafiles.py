@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from include.lake.engine import count_by_file, files_where, literal, quoted, read_data_files, sql_type
+from include.lake.engine import count_by_file, literal, quoted, read_data_files, sql_type
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
     from pyiceberg.io import FileIO
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
@@ -147,7 +147,13 @@ class Without:
 
 
 def without(
-    connection: DuckDBPyConnection, table: Table, row_filter: str, *, cut: tuple[str, int] | None = None
+    connection: DuckDBPyConnection,
+    table: Table,
+    files: Sequence[DataFile],
+    those: Callable[[DuckDBPyRelation], DuckDBPyRelation],
+    others: Callable[[DuckDBPyRelation], DuckDBPyRelation],
+    *,
+    cut: tuple[str, int] | None = None,
 ) -> Without:
     """Prepare the removal of rows from a table; `writing.replace_files` does it.
 
@@ -156,18 +162,19 @@ def without(
     Args:
         connection: The engine's DuckDB connection.
         table: The Iceberg table, in the state that is committed on.
-        row_filter: Which rows to remove, as for `engine.scan`.
+        files: The data files that may hold such rows.
+        those: Returns those of a file's rows that are to be removed.
+        others: Returns the others.
         cut: As for `write`, for the files of the other rows.
     """
-    planned = files_where(table, row_filter)
-    counts = count_by_file(connection, table, planned, row_filter) if planned else {}
-    old = [file for file in planned if file.file_path in counts]
+    counts = count_by_file(connection, table, files, those) if files else {}
+    old = [file for file in files if file.file_path in counts]
     mixed = [file for file in old if counts[file.file_path] < file.record_count]
     rest: list[DataFile] = []
     if mixed:
-        read_data_files(connection, table, mixed).create_view("mixed", replace=True)
+        others(read_data_files(connection, table, mixed)).create_view("rest", replace=True)
         with tempfile.TemporaryDirectory(prefix="without-") as folder:
-            query = f"select {columns(table)} from mixed where ({row_filter}) is not true"
+            query = f"select {columns(table)} from rest"
             rest = upload(table, write(connection, query, table, Path(folder), cut=cut))
     return Without(old, rest, sum(counts.values()))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -173,20 +173,23 @@ def files_where(table: Table, row_filter: str) -> list[DataFile]:
 
 
 def count_by_file(
-    connection: DuckDBPyConnection, table: Table, files: Iterable[DataFile], row_filter: str
+    connection: DuckDBPyConnection,
+    table: Table,
+    files: Iterable[DataFile],
+    counted: Callable[[DuckDBPyRelation], DuckDBPyRelation],
 ) -> dict[str, int]:
-    """How many rows of each data file the condition holds for: {address: rows}, without files that have none.
+    """How many rows of each data file are counted: {address: rows}, without files that have none.
 
     Args:
         connection: A connection of `connect`.
         table: The Iceberg table.
         files: Data files of it.
-        row_filter: A condition for DuckDB.
+        counted: Returns those of the rows that are counted.
     """
     small, large = _by_size(files)
     addresses = dict(zip([*fetched(connection, small), *large], [*small, *large], strict=True))
     rows = read_files(connection, table.schema(), addresses, file_column=_FILE)
-    counts = rows.filter(row_filter).aggregate(f"{quoted(_FILE)}, count(*)", quoted(_FILE)).fetchall()
+    counts = counted(rows).aggregate(f"{quoted(_FILE)}, count(*)", quoted(_FILE)).fetchall()
     return {addresses[path]: count for path, count in counts}
 
 

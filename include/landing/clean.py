@@ -10,10 +10,11 @@ import logging
 import re
 import tempfile
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,9 @@ from include.landing.tables import clean_table
 from include.landing.validation import staged
 from include.operations.database import WHOLE_TASK, begin
 from include.operations.tables import claim_ranges, claims
+from include.validators import coordinates
 from include.validators.columns import columns_of
-from include.validators.coordinates import COORDINATES, LOG, condition
+from include.validators.coordinates import COORDINATES, LOG
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -139,14 +141,17 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
     units = list(units)
     claim_id, ranges = claim_of(consumer, run_id)
     own = reading(consumer.topic, lambda: replaceable(consumer, ranges), conn_id=consumer.conn_id)
+    parts = as_parts(own)
     files = [file for unit in units for file in unit["files"]]
     table = ensure_clean_table(consumer.topic)
     with tempfile.TemporaryDirectory(prefix="clean-") as folder, engine.connect() as connection, _alone(claim_id):
         table.refresh()
+        mine = partial(coordinates.among, connection, ranges=parts)
+        others = partial(mine, others=True)
         rows_of_files = _staged(connection, consumer, files, claim_id)
-        connection.execute(f"create temp view staged as select *, {_log_of(ranges)} as {LOG} from ({rows_of_files})")
+        _view_staged(connection, rows_of_files, ranges)
         days = _days(connection, consumer.topic)
-        _find_duplicates(connection, consumer.topic, table, own)
+        _find_duplicates(connection, consumer.topic, table, others)
         local = datafiles.write(connection, _rows_that_stay(connection, table.schema()), table, Path(folder))
         rows = sum(local.values())
         added = datafiles.upload(table, local)
@@ -159,7 +164,7 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
             properties = {CLAIM_ID: str(claim_id), RUN_ID: run_id}
             # Found on the same state that the commit is made on. The lock only saves work: it is lost when its
             # connection breaks, and a task that was given up may still run and may have committed the same rows.
-            before = datafiles.without(connection, table, condition(as_parts(own)), cut=cut)
+            before = datafiles.without(connection, table, coordinates.files_of(table, parts), mine, others, cut=cut)
             replaced = before.rows
             writing.replace_files(transaction, before.old, [*before.rest, *added], properties)
 
@@ -266,14 +271,19 @@ def holds_event_time(topic: Topic) -> bool:
     return bool(name and expression and re.search(rf"\b{re.escape(name)}\b", expression))
 
 
-def _find_duplicates(connection: DuckDBPyConnection, topic: Topic, table: Table, ranges: Sequence[OffsetRange]) -> None:
+def _find_duplicates(
+    connection: DuckDBPyConnection,
+    topic: Topic,
+    table: Table,
+    others: Callable[[DuckDBPyRelation], DuckDBPyRelation],
+) -> None:
     """Create the table `dropped`: rows whose event is already in the table or in an earlier row of the run.
 
     Its columns are the row's coordinates and `conflict`: whether the row's content differs from the earlier row's.
+    `others` returns those of the table's rows that the run does not replace.
     """
-    own = condition(as_parts(ranges))
     there = _near(connection, topic, table) if holds_event_time(topic) else engine.scan(connection, table)
-    there.filter(f"not ({own})").create_view("there")
+    others(there).create_view("there")
     connection.execute(
         """
         create temp table twice as
@@ -336,8 +346,7 @@ def count_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[Offs
     """How many rows with these offsets the table has."""
     if not ranges:
         return 0
-    found = engine.scan(connection, table, row_filter=condition(as_parts(ranges)), columns=["kafka_offset"])
-    return found.count("*").fetchall()[0][0]
+    return coordinates.rows_of(connection, table, as_parts(ranges)).count("*").fetchall()[0][0]
 
 
 def as_parts(ranges: Iterable[OffsetRange]) -> list[dict[str, Any]]:
@@ -345,11 +354,18 @@ def as_parts(ranges: Iterable[OffsetRange]) -> list[dict[str, Any]]:
     return [{"partition": r.partition, "start": r.start, "end": r.end, "log": r.topic_id} for r in ranges]
 
 
-def _log_of(ranges: Iterable[OffsetRange]) -> str:
-    """An SQL expression for the identity of a staged row's log: each partition of a claim has one log."""
+def _view_staged(connection: DuckDBPyConnection, query: str, ranges: Iterable[OffsetRange]) -> None:
+    """Create the view `staged`: the query's rows with the identity of their log. A partition of a claim has one log."""
+    import pyarrow as pa
+
     logs = {r.partition: r.topic_id for r in ranges}
-    cases = " ".join(f"when {int(number)} then {engine.literal(log)}" for number, log in logs.items())
-    return f"case kafka_partition {cases} end" if cases else "null::varchar"
+    columns = {"number": pa.array(logs, pa.int32()), "log": pa.array(logs.values(), pa.string())}
+    # A table and no expression: it would compare each row with each partition.
+    connection.register("logs", pa.table(columns))
+    connection.execute(
+        f"create temp view staged as select good.*, logs.log as {LOG} from ({query}) as good "
+        "left join logs on logs.number = good.kafka_partition"
+    )
 
 
 def _near(connection: DuckDBPyConnection, topic: Topic, table: Table) -> DuckDBPyRelation:

@@ -7,7 +7,7 @@ letter with the reason `conflict`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,12 @@ from include.landing import letters
 from include.landing.broken import reading
 from include.landing.consumers import LandingConsumer
 from include.landing.landed import stored_files
-from include.landing.tables import load_landing_table
+from include.landing.tables import PLACE, load_landing_table
 from include.validators.rows import RECORD_TIME
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
+    from pyiceberg.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +92,14 @@ def _landed_texts(
     """The landed texts at these coordinates, without those whose file the store has lost."""
     import duckdb
 
-    from include.lake import engine
+    from include.lake import offsets
+
+    wanted = _as_ranges(places)
 
     def read() -> dict[Place, Text]:
         table = load_landing_table(consumer.topic)
-        where = " or ".join(f'("partition" = {int(p)} and "offset" = {int(o)})' for p, o in sorted(places))
         try:
-            rows = engine.scan(connection, table, row_filter=where)
+            rows = offsets.among(connection, _rows_near(connection, table, wanted), wanted, PLACE)
             found = rows.project(f'"partition", "offset", {RECORD_TIME}, value').distinct().fetchall()
         except (OSError, duckdb.Error):
             stored_files(table, ((partition, offset, offset + 1) for partition, offset in places))
@@ -111,7 +113,26 @@ def _validated_texts(connection: DuckDBPyConnection, places: Collection[Place]) 
     """The rows at these coordinates as they were validated, as JSON."""
     if not places:
         return {}
-    where = " or ".join(f"(kafka_partition = {int(p)} and kafka_offset = {int(o)})" for p, o in sorted(places))
-    query = f"select kafka_partition, kafka_offset, kafka_timestamp, to_json(staged)::varchar from staged where {where}"
-    found = connection.execute(query).fetchall()
+    from include.validators import coordinates
+
+    # As a text only afterwards: those of all other rows would be made too.
+    validated = connection.sql("select *, staged as whole from staged")
+    rows = coordinates.among(connection, validated, _as_ranges(places))
+    query = "kafka_partition, kafka_offset, kafka_timestamp, to_json(whole)::varchar"
+    found = rows.project(query).fetchall()
     return {(partition, offset): (timestamp, text) for partition, offset, timestamp, text in found}
+
+
+def _as_ranges(places: Iterable[Place]) -> list[dict[str, int]]:
+    return [{"partition": partition, "start": offset, "end": offset + 1} for partition, offset in sorted(places)]
+
+
+def _rows_near(connection: DuckDBPyConnection, table: Table, wanted: Sequence[Mapping[str, int]]) -> DuckDBPyRelation:
+    """The rows of the files that may hold these offsets."""
+    from include.lake import engine
+    from include.landing.landed import Landed
+
+    landed = Landed(table)
+    files = (file for part in wanted for file in landed.files(part["partition"], part["start"], part["end"]))
+    paths = engine.fetched(connection, list(dict.fromkeys(file.path for file in files)))
+    return engine.read_files(connection, table.schema(), paths)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from include.contracts.topics import landed_name
 from include.kafka.connection import CONN_ID
+from include.lake.offsets import Place
 
 if TYPE_CHECKING:
     from pyiceberg.partitioning import PartitionSpec
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PLACE = Place("partition", "offset")
 RAW_NAMESPACE, CLEAN_NAMESPACE = "raw", "clean"
 # Table properties: the id of the topic that lands here, and the offset of each partition from which the table is
 # complete.

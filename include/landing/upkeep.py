@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from include.kafka.connection import CONN_ID
 from include.lake.catalog import CONN_ID as CATALOG_CONN_ID
 from include.lake.catalog import OBJECTS_CONN_ID
 from include.landing.consumers import LandingConsumer
+from include.operations.each import do_each, shuffled
 
 if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
@@ -64,21 +65,14 @@ def keep_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
         table = load_catalog().load_table(name)
     except NoSuchTableError:
         return None
-    found: dict[str, int] = {}
-    failures: list[str] = []
-    for step, work in (
-        ("expired", partial(maintenance.expire_snapshots, table, snapshots_kept)),
-        ("bundled", partial(maintenance.bundle_small_files, table)),
-        ("removed", partial(maintenance.remove_unreferenced, table)),
-    ):
-        try:
-            found[step] = work()
-        except Exception as error:
-            log.exception("table %s: not %s", name, step)
-            failures.append(f"table {name} not {step}: {error}")
+    steps = {
+        "expired": partial(maintenance.expire_snapshots, table, snapshots_kept),
+        "bundled": partial(maintenance.bundle_small_files, table),
+        "removed": partial(maintenance.remove_unreferenced, table),
+    }
+    done = do_each({f"table {name} not {step}": work for step, work in steps.items()}, UpkeepFailed)
+    found = dict(zip(steps, done.values(), strict=True))
     log.info("table %s: %s", name, found)
-    if failures:
-        raise UpkeepFailed("; ".join(failures))
     return found
 
 
@@ -136,19 +130,15 @@ def _of_each(work: Mapping[str, Callable[[], int]]) -> dict[str, int]:
     if is_without(CATALOG_CONN_ID):
         return {}
     found: dict[str, int] = {}
-    failures: list[str] = []
-    # In another order each time: one table may take all the time of the task.
-    for name in random.sample(list(work), len(work)):
-        try:
+
+    def expire(name: str) -> None:
+        with suppress(NoSuchTableError):
             found[name] = work[name]()
-        except NoSuchTableError:
-            continue
-        except Exception as error:
-            log.exception("snapshots stay: table=%s", name)
-            failures.append(f"table {name}: {error}")
-    log.info("expired snapshots: %s", found)
-    if failures:
-        raise UpkeepFailed("; ".join(sorted(failures)))
+
+    try:
+        do_each(shuffled({f"table {name}": partial(expire, name) for name in work}), UpkeepFailed)
+    finally:
+        log.info("expired snapshots: %s", found)
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,12 @@ from include.kafka.dead_letters import DeadLetter
 from include.kafka.offsets import OffsetRange
 from include.kafka.producer import AcknowledgedProducer
 from include.lake.engine import connect, fetched, literal, quoted, read_files, sql_type
+from include.lake.offsets import among
 from include.landing import letters, staging
 from include.landing.broken import reading
 from include.landing.consumers import LandingConsumer
 from include.landing.landed import stored_files
-from include.landing.tables import load_landing_table
+from include.landing.tables import PLACE, load_landing_table
 from include.operations.database import begin
 from include.operations.tables import claim_ranges
 from include.validators import rows
@@ -104,7 +105,8 @@ def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> d
         screened = Path(folder) / "screened.parquet"
         paths = fetched(connection, [file["path"] for file in unit["files"]])
         landing = read_files(connection, table.schema(), paths)
-        landing.filter(_within(unit["ranges"])).create_view("landed")
+        # Not each file restricted to its own slice: a record that is in two files is dropped as repeated.
+        among(connection, landing, unit["ranges"], PLACE).create_view("landed")
         repeated, letters_here = _screen(connection, consumer, settled, screened)
         _compare_with_contract(connection, consumer, unit)
         here = f"read_parquet({literal(str(screened))})"
@@ -144,18 +146,6 @@ def offset_ranges(consumer: LandingConsumer, unit: dict[str, Any]) -> list[Offse
         OffsetRange(consumer.topic.name, topic_ids[r["partition"]], r["partition"], r["start"], r["end"])
         for r in unit["ranges"]
     ]
-
-
-def _within(ranges: Iterable[dict[str, int]]) -> str:
-    """The condition for the unit's offsets, in the landing table's columns.
-
-    It does not restrict each file to its own slice: a record that is in two files is dropped as repeated.
-    """
-    parts = (
-        f'("partition" = {int(r["partition"])} and "offset" >= {int(r["start"])} and "offset" < {int(r["end"])})'
-        for r in ranges
-    )
-    return " or ".join(parts)
 
 
 def _screen(

@@ -7,12 +7,14 @@ import has none, and while a task of a failed run is retried for hours, `max_act
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from include.kafka.claims import positions_of
 from include.kafka.offsets import Partition, PartitionOffsets, is_same_topic
-from include.kafka.watch import Standing, check_each, waited_at_least, watch_claims, watch_lag, watch_waiting
+from include.kafka.watch import CheckFailed, Standing, waited_at_least, watch_claims, watch_lag, watch_waiting
 from include.landing.consumers import LandingConsumer
 from include.operations.database import begin
+from include.operations.each import do_each, shuffled
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ def check_consumers(consumers: Iterable[LandingConsumer]) -> None:
     Raises:
         CheckFailed: At least one consumer could not be checked; raised after all others were.
     """
-    check_each(consumers, check_consumer)
+    do_each(shuffled({f"consumer {each.name}": partial(check_consumer, each) for each in consumers}), CheckFailed)
 
 
 def check_consumer(consumer: LandingConsumer) -> Standing:

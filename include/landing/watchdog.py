@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy import BigInteger, Column, Connection, Row, Table, Text, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -16,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from include.contracts import Topic
 from include.kafka.connection import CONN_ID as KAFKA_CONN_ID
 from include.kafka.reading import ReadingStalled
-from include.kafka.watch import CheckFailed, check_each, watch_transactions
+from include.kafka.watch import CheckFailed, watch_transactions
 from include.landing import stepping
 from include.landing.connect import CONN_ID, Connect, ConnectRefused, ConnectSilent, ConnectUnreachable
 from include.landing.connectors import landed
@@ -24,6 +25,7 @@ from include.landing.standing import MISSING, Progress, Standing, progress
 from include.landing.tables import connector_name
 from include.operations.alarms import close_alarm, open_alarm
 from include.operations.database import begin
+from include.operations.each import do_each, shuffled
 from include.operations.tables import Timestamp, metadata, now_column
 
 log = logging.getLogger(__name__)
@@ -98,20 +100,24 @@ def check_connectors(
     Raises:
         AirflowNotFoundException: The connection is not defined.
         CheckFailed: At least one topic could not be checked, because the broker is unavailable or refuses, for example;
-            raised after all others were.
+            raised after all others were. The text names what was restarted, too.
     """
     checks = _Checks(Connect(conn_id), kafka_conn_id, limits or Limits())
     failed: CheckFailed | None = None
     try:
-        check_each(landed(topics), checks.check, what="topic")
+        each = {f"topic {topic.name}": partial(checks.check, topic) for topic in landed(topics)}
+        do_each(shuffled(each), CheckFailed)
     except CheckFailed as error:
         failed = error
     if not checks.is_unreachable:
         with begin() as connection:
             close_alarm(connection, conn_id, "connect_unreachable")
-    if failed is not None:
+    if failed is None:
+        return checks.restarted
+    if not checks.restarted:
         raise failed
-    return checks.restarted
+    # A task that fails has no result: nothing else in its error would say that a connector was restarted.
+    raise CheckFailed(f"{failed}; restarted or moved past records: {', '.join(checks.restarted)}") from failed
 
 
 class _Checks:

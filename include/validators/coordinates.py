@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from include.lake.engine import bounds_of, files_where, literal
+from include.lake import offsets
+from include.lake.engine import bounds_of, files_where, read_data_files
+from include.lake.offsets import Place
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
 
@@ -15,64 +18,79 @@ COORDINATES = {"kafka_partition": "int", "kafka_offset": "long", "kafka_timestam
 # The identity of the log to which the offset belongs. A recreated topic, or a topic that was reset after its log was
 # truncated, uses its offsets again. Without this column, its rows would replace rows of the earlier log.
 LOG = "kafka_log"
-
-
-def condition(ranges: Iterable[Mapping[str, Any]]) -> str:
-    """A condition on the rows of a clean table that came from these offsets, for PyIceberg and DuckDB.
-
-    Args:
-        ranges: Each with `partition`, `start`, `end` (exclusive), and `log`, the identity of the partition's log. A
-            range without `log`, from a run that began before the column existed, matches any log.
-
-    Returns:
-        A condition. It holds for no row when there is no range. Rows without a log, written before the column was
-        added, match every log.
-    """
-    return " or ".join(_one(part) for part in ranges) or "kafka_partition < 0"
-
-
-def _one(part: Mapping[str, Any]) -> str:
-    offsets = (
-        f"kafka_partition = {int(part['partition'])} and kafka_offset >= {int(part['start'])} "
-        f"and kafka_offset < {int(part['end'])}"
-    )
-    log = part.get("log")
-    return f"({offsets})" if log is None else f"({offsets} and ({LOG} = {literal(log)} or {LOG} is null))"
+PLACE = Place("kafka_partition", "kafka_offset", LOG)
 
 
 def span(ranges: Sequence[Mapping[str, Any]]) -> str:
     """A short condition that holds for all rows of these offset ranges, at least one, and for many others."""
-    first, end = min(int(part["start"]) for part in ranges), max(int(part["end"]) for part in ranges)
-    return f"kafka_offset >= {first} and kafka_offset < {end}"
+    return offsets.span(ranges, PLACE.offset)
+
+
+def rows_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[Mapping[str, Any]]) -> DuckDBPyRelation:
+    """The rows of a clean table that came from these offsets.
+
+    Args:
+        connection: The engine's DuckDB connection.
+        table: The clean table.
+        ranges: Each with `partition`, `start`, `end` (exclusive), and `log`, the identity of the partition's log; any
+            number of them. A range without `log`, from a run that began before the column existed, matches any log.
+            Rows without a log, written before the column was added, match every log.
+
+    Raises:
+        ValueError: The table has delete files.
+    """
+    return among(connection, read_data_files(connection, table, files_of(table, ranges)), ranges)
+
+
+def among(
+    connection: DuckDBPyConnection,
+    rows: DuckDBPyRelation,
+    ranges: Sequence[Mapping[str, Any]],
+    *,
+    others: bool = False,
+) -> DuckDBPyRelation:
+    """Those of the clean rows that came from these offsets; or, with `others`, all others.
+
+    Args:
+        connection: The engine's DuckDB connection, which made `rows`.
+        rows: Rows with the columns of a clean table.
+        ranges: As for `rows_of`.
+        others: See above.
+    """
+    return offsets.among(connection, rows, ranges, PLACE, others=others)
 
 
 def files_of(table: Table, ranges: Sequence[Mapping[str, Any]]) -> list[DataFile]:
     """The data files of a clean table that may hold rows of these offset ranges.
 
-    As `files_where(table, condition(ranges))`, for any number of ranges: PyIceberg needs seconds to parse the condition
-    of some hundred, and then milliseconds for each file.
-
     Args:
         table: The clean table, with all columns of its coordinates.
-        ranges: As for `condition`.
+        ranges: As for `rows_of`.
 
     Raises:
         ValueError: The table has delete files.
     """
+    import numpy as np
+
     if not ranges:
         return []
     fields = [table.schema().find_field(name) for name in ("kafka_partition", "kafka_offset", LOG)]
+    numbers, starts, ends = (np.array([int(part[name]) for part in ranges]) for name in ("partition", "start", "end"))
+    logs_of = [part.get("log") for part in ranges]
     found = []
     for file in files_where(table, span(ranges)):
-        partitions, offsets, logs = (bounds_of(file, field) for field in fields)
+        partitions, within, logs = (bounds_of(file, field) for field in fields)
         if (file.null_value_counts or {}).get(fields[-1].field_id) != 0:
             # Rows without a log match every log.
             logs = None
+        # Thousands of files and ranges: compared one by one in Python, they would take seconds.
+        near = np.ones(len(ranges), dtype=bool)
+        if partitions is not None:
+            near &= (numbers >= partitions[0]) & (numbers <= partitions[1])
+        if within is not None:
+            near &= (starts <= within[1]) & (ends > within[0])
         if any(
-            (partitions is None or partitions[0] <= part["partition"] <= partitions[1])
-            and (offsets is None or (part["start"] <= offsets[1] and part["end"] > offsets[0]))
-            and (logs is None or (log := part.get("log")) is None or logs[0] <= log <= logs[1])
-            for part in ranges
+            logs is None or (log := logs_of[place]) is None or logs[0] <= log <= logs[1] for place in near.nonzero()[0]
         ):
             found.append(file)
     return found

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow.sdk.exceptions import AirflowFailException
 
 from include.validators import results, sources
-from include.validators.coordinates import condition
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -89,9 +88,10 @@ def rows_of(
         ranges: As in `summary` of `check_sets`.
         columns: The columns to read.
     """
-    from include.lake.engine import scan
+    from include.lake.engine import quoted
+    from include.validators import coordinates
 
-    return scan(connection, table, row_filter=condition(ranges), columns=list(columns))
+    return coordinates.rows_of(connection, table, ranges).project(", ".join(map(quoted, columns)))
 
 
 def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any]) -> dict[str, Any]:

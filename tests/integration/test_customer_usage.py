@@ -15,7 +15,7 @@ import pytest
 from pyiceberg.exceptions import NoSuchTableError
 from sqlalchemy import delete, insert
 
-from include.lake.buckets import Bucket, bucket
+from include.lake.buckets import ABSENT, Bucket, GenerationChanged, bucket
 from include.lake.catalog import load_catalog
 from include.lake.writing import replace_where
 from include.operations.database import begin
@@ -24,9 +24,9 @@ from include.water.flows.definition import TIME_ZONE
 from include.water.flows.tables import METER_HOURS, schema_of, spec_of
 from include.water.tables import register_customers
 from include.water.usage import objects, publish
-from include.water.usage.documents import FOLDER
+from include.water.usage.documents import FOLDER, content_hash
 from include.water.usage.manifest import PATH, Manifest, load
-from include.water.usage.objects import NewerObject, put
+from include.water.usage.objects import NewerObject, put, take_away
 from include.water.usage.publish import PublishedMeanwhile, next_turn, publish_usage
 from include.water.usage.tables import CUSTOMER_DAYS
 
@@ -171,7 +171,7 @@ def test_a_run_that_was_killed_is_finished_by_its_retry(flows, point: str, monke
         dying = {
             "before the manifest is first saved": path == PATH,
             "between the objects": manifests >= 1 and len(written) > 12,
-            "after all objects": path == PATH and manifests == 3,
+            "after all objects": path == PATH and manifests == 4,
         }
         if dying[point]:
             raise Killed
@@ -207,15 +207,114 @@ def test_a_run_that_was_thought_dead_writes_nothing_over_newer_usage(flows):
     assert document(1)["days"] == []
 
 
+def test_every_publication_has_a_higher_number_also_with_the_same_flows(flows):
+    publish_usage(now=NOW)
+    first = document(1)["as_of"]
+    register([*range(1, CUSTOMERS), 5000])
+    publish_usage(now=NOW)
+    second = document(5000)["as_of"]
+    assert second > first
+    # The table of flows is made again: its snapshots are counted from the beginning. And the clock goes back.
+    rows = flows.scan().to_arrow()
+    load_catalog().drop_table(METER_HOURS)
+    made = load_catalog().create_table(METER_HOURS, schema_of(METER_HOURS), partition_spec=spec_of(METER_HOURS))
+    made.append(rows)
+    read_again(made, 3, 30, 500.0)
+    publish_usage(now=NOW - timedelta(minutes=1))
+    assert document(3)["as_of"] > second
+
+
+@pytest.mark.parametrize("moment", ["before its objects", "between its objects"])
+def test_a_late_run_over_the_same_flows_writes_nothing_over_newer_usage(flows, moment: str, monkeypatch):
+    publish_usage(now=NOW)
+    read_again(flows, 3, 30, 500.0)
+    newer: dict[str, Any] = {}
+    where, name = (publish, "write_objects") if moment == "before its objects" else (objects, "put")
+    real = getattr(where, name)
+
+    def stalls(*args: Any) -> Any:
+        monkeypatch.setattr(where, name, real)
+        # With one household less to compare with, every object differs.
+        register(range(1, CUSTOMERS))
+        publish_usage(now=NOW)
+        newer.update({f"C-{n:06d}": document(n) for n in range(1, CUSTOMERS)})
+        return real(*args)
+
+    monkeypatch.setattr(objects, "MAX_WRITERS", 1)
+    monkeypatch.setattr(where, name, stalls)
+    with pytest.raises((NewerObject, GenerationChanged)):
+        publish_usage(now=NOW)
+    assert {f"C-{n:06d}": document(n) for n in range(1, CUSTOMERS)} == newer
+    assert published().keys() == newer.keys()
+    assert "skipped" in publish_usage(now=NOW)
+
+
+def test_what_a_late_run_wrote_while_a_newer_one_had_nothing_to_write_is_put_right_by_the_next(flows):
+    publish_usage(now=NOW)
+    remote, before = bucket(), {n: document(n) for n in range(CUSTOMERS)}
+    number = load(remote).publication
+    put(remote, "C-000001", {**before[1], "days": []}, number + 1, known=published()["C-000001"])
+    put(remote, "C-000900", before[1], number, known=ABSENT)
+    remote.delete(f"{FOLDER}/C-000002.json")
+    remote.write(f"{FOLDER}/readme.txt", b"somebody else's")
+    # Another snapshot with the same rows.
+    flows.overwrite(flows.scan().to_arrow())
+    later = NOW + timedelta(minutes=15)
+    assert publish_usage(now=later) == {"customers": CUSTOMERS, "days_written": 0, "written": 2, "removed": 1}
+    assert {n: content_hash(document(n)) for n in range(CUSTOMERS)} == {n: content_hash(before[n]) for n in before}
+    assert published().keys() == {*(f"C-{n:06d}" for n in range(CUSTOMERS)), "readme.txt"}
+    remote.delete(f"{FOLDER}/readme.txt")
+
+
+def test_a_late_run_deletes_no_newer_object(flows):
+    publish_usage(now=NOW)
+    remote, known = bucket(), published()["C-000001"]
+    number = document(1)["as_of"]
+    newer = put(remote, "C-000001", {**document(1), "days": []}, number + 2, known=known)
+    with pytest.raises(GenerationChanged):
+        take_away(remote, "C-000001", number + 1, known, known)
+    with pytest.raises(NewerObject):
+        take_away(remote, "C-000001", number + 1, known, newer)
+    assert document(1)["days"] == []
+    take_away(remote, "C-000001", number + 3, known, newer)
+    assert "C-000001" not in published()
+    take_away(remote, "C-000001", number + 3, known, newer)
+
+
+def test_a_publication_that_was_killed_is_not_taken_for_the_one_before_it(flows, monkeypatch):
+    publish_usage(now=NOW)
+    before = customer_days()
+    register(range(1, CUSTOMERS))
+
+    class Killed(BaseException):
+        pass
+
+    def dies(*_) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "write_objects", dies)
+        with pytest.raises(Killed):
+            publish_usage(now=NOW)
+    assert customer_days() != before
+    # What it was made from is as it was.
+    register(range(CUSTOMERS))
+    publish_usage(now=NOW)
+    assert customer_days() == before
+
+
 def read_again(flows: Any, customer: int, number: int, litres: float) -> None:
     """The hour of this customer now has this flow."""
     moment = (FIRST + timedelta(hours=number)).isoformat()
     replace_where(flows, hours([(customer, number, litres)]), f"meter_id == 'M-{customer:06d}' and hour == '{moment}'")
 
 
-@pytest.mark.parametrize("newer", ["flows", "register"])
+@pytest.mark.parametrize("newer", ["flows", "register", "flows as they were"])
 def test_a_run_that_was_thought_dead_puts_no_old_days_back(flows, newer: str, monkeypatch):
     publish_usage(now=NOW)
+    at_first = flows.scan(f"meter_id == 'M-000003' and hour == '{(FIRST + timedelta(hours=30)).isoformat()}'")
+    (litres,) = at_first.to_arrow()["litres"].to_pylist()
+    before = customer_days()
     read_again(flows, 3, 30, 500.0)
     real = publish._compute
 
@@ -224,6 +323,8 @@ def test_a_run_that_was_thought_dead_puts_no_old_days_back(flows, newer: str, mo
         monkeypatch.setattr(publish, "_compute", real)
         if newer == "flows":
             read_again(flows, 3, 30, 900.0)
+        elif newer == "flows as they were":
+            read_again(flows, 3, 30, litres)
         else:
             register(range(1, CUSTOMERS))
         publish_usage(now=NOW)
@@ -235,7 +336,8 @@ def test_a_run_that_was_thought_dead_puts_no_old_days_back(flows, newer: str, mo
     after = customer_days()
     (day,) = [row["litres"] for row in after if (row["customer_id"], row["day"].day) == ("C-000003", 20)]
     assert (day > 900) == (newer == "flows")
-    assert ("C-000000" in {row["customer_id"] for row in after}) == (newer == "flows")
+    assert ("C-000000" in {row["customer_id"] for row in after}) == (newer != "register")
+    assert (after == before) == (newer == "flows as they were")
     assert "skipped" in publish_usage(now=NOW)
     assert customer_days() == after
 
@@ -279,8 +381,6 @@ def test_after_an_older_release_has_written_every_day_is_written_once(flows):
 
 
 def test_two_runs_at_once_cannot_both_note_what_they_wrote(flows):
-    from include.lake.buckets import GenerationChanged
-
     first, second = Manifest(), Manifest()
     first.save(bucket())
     with pytest.raises(GenerationChanged):

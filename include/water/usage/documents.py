@@ -25,6 +25,15 @@ def path_of(customer_id: str) -> str:
     return f"{FOLDER}/{_CUSTOMER_ID.validate_python(customer_id, strict=True)}.json"
 
 
+def customer_of(path: str) -> str | None:
+    """The customer whose object has this path; None for another object."""
+    customer_id = path.removeprefix(f"{FOLDER}/").removesuffix(".json")
+    try:
+        return customer_id if path_of(customer_id) == path else None
+    except ValueError:
+        return None
+
+
 def documents(days: Iterable[Mapping[str, Any]], flows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Build the documents of all customers, with whole liters and the newest day first.
 
@@ -92,7 +101,7 @@ def encode(document: Mapping[str, Any], as_of: int) -> bytes:
 
     Args:
         document: The document.
-        as_of: A number that grows with the flows; it shows which of two objects is newer.
+        as_of: The number of the publication (`Manifest.begin`); it shows which of two objects is newer.
     """
     return json.dumps({**document, "as_of": as_of}, separators=(",", ":")).encode()
 

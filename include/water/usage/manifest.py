@@ -28,6 +28,7 @@ class Manifest:
         tenures: See `customers.assign`.
         source: A hash of everything that the last finished publication was made from.
         published_at: When the last finished publication started.
+        publication: The number of the last publication that has begun.
         generation: The generation of the manifest's own object.
     """
 
@@ -36,7 +37,28 @@ class Manifest:
     tenures: dict[str, Tenure] = field(default_factory=dict)
     source: str | None = None
     published_at: datetime | None = None
+    publication: int = 0
     generation: int = ABSENT
+
+    def begin(self, bucket: Bucket, now: datetime) -> None:
+        """Take the number of a new publication, and save the manifest.
+
+        Every publication has a higher number than those before, also with the same flows, and its register and flows
+        are newer: they were read after this manifest was loaded, and nobody else has taken a number since. So neither
+        two runs at once nor a run that was thought dead can publish older usage under a higher number.
+
+        Args:
+            bucket: The artifacts bucket.
+            now: The clock. The numbers are those of its milliseconds, so that they also go on behind the numbers of an
+                older release, and of a manifest that somebody has deleted.
+
+        Raises:
+            GenerationChanged: Another run has saved the manifest since it was loaded.
+        """
+        self.publication = max(self.publication + 1, int(now.timestamp() * 1000))
+        # Until it is finished, no run may find that there is nothing to do.
+        self.source = None
+        self.save(bucket)
 
     def save(self, bucket: Bucket) -> None:
         """Write the manifest.
@@ -53,6 +75,7 @@ class Manifest:
             },
             "source": self.source,
             "published_at": self.published_at.isoformat() if self.published_at else None,
+            "publication": self.publication,
         }
         body = json.dumps(document, separators=(",", ":")).encode()
         self.generation = bucket.write(PATH, body, JSON, if_generation_match=self.generation)
@@ -72,5 +95,7 @@ def load(bucket: Bucket) -> Manifest:
         },
         document["source"],
         datetime.fromisoformat(document["published_at"]) if document["published_at"] else None,
+        # An older release has none.
+        document.get("publication", 0),
         found[1],
     )

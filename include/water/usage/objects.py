@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from include.lake.buckets import ABSENT, Bucket, GenerationChanged
-from include.water.usage.documents import JSON, content_hash, encode, path_of
+from include.water.usage.documents import FOLDER, JSON, content_hash, customer_of, encode, path_of
 from include.water.usage.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -28,37 +28,49 @@ class NewerObject(Exception):
     """Another run has published newer usage of this customer."""
 
 
-def write_objects(
-    bucket: Bucket, manifest: Manifest, documents: Mapping[str, Mapping[str, Any]], as_of: int
-) -> tuple[int, int]:
+def write_objects(bucket: Bucket, manifest: Manifest, documents: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
     """Bring the objects to the state of `documents`, and delete those of all other customers.
 
-    The manifest is saved after every batch, and contains what was written even when the batch fails.
+    The manifest is saved before the first batch, which fails if another run has taken over, and after every batch. It
+    contains what was written even when the batch fails.
+
+    Also written are objects that are not the ones that the manifest names: a run that was thought dead has written them
+    while a later one had nothing to write there, or somebody has deleted them.
 
     Args:
         bucket: The artifacts bucket.
-        manifest: The manifest; it is updated.
+        manifest: The manifest of this publication, which has begun; it is updated.
         documents: {customer id: document}.
-        as_of: As for `encode`.
 
     Returns:
         (written, deleted): how many objects.
+
+    Raises:
+        NewerObject: Another run has published newer usage of a customer.
+        GenerationChanged: Another run has saved the manifest.
     """
+    manifest.save(bucket)
+    there = {customer: entry.generation for entry in bucket.list(f"{FOLDER}/") if (customer := customer_of(entry.path))}
+    as_of = manifest.publication
     changed = [
         customer
         for customer, document in documents.items()
-        if manifest.objects.get(customer, ("", ABSENT))[0] != content_hash(document)
+        if manifest.objects.get(customer) != (content_hash(document), there.get(customer))
     ]
-    gone = [customer for customer in manifest.objects if customer not in documents]
+    gone = sorted({*manifest.objects, *there} - documents.keys())
+
+    def known(customer: str) -> int:
+        return manifest.objects.get(customer, ("", ABSENT))[1] if customer in there else ABSENT
 
     def write(customer: str) -> None:
-        known = manifest.objects.get(customer, ("", ABSENT))[1]
         document = documents[customer]
-        manifest.objects[customer] = content_hash(document), put(bucket, customer, document, as_of, known)
+        generation = put(bucket, customer, document, as_of, known(customer))
+        manifest.objects[customer] = content_hash(document), generation
 
     def remove(customer: str) -> None:
-        bucket.delete(path_of(customer))
-        del manifest.objects[customer]
+        if customer in there:
+            take_away(bucket, customer, as_of, known(customer), there[customer])
+        manifest.objects.pop(customer, None)
 
     with ThreadPoolExecutor(MAX_WRITERS) as pool:
         for action, customers in ((write, changed), (remove, gone)):
@@ -81,7 +93,7 @@ def put(bucket: Bucket, customer: str, document: Mapping[str, Any], as_of: int, 
         The object's generation.
 
     Raises:
-        NewerObject: The object was made from newer flows.
+        NewerObject: The object is of a later publication.
     """
     path, body = path_of(customer), encode(document, as_of)
     for _ in range(MAX_TRIES):
@@ -91,14 +103,41 @@ def put(bucket: Bucket, customer: str, document: Mapping[str, Any], as_of: int, 
             # An earlier try of this run was killed before the write was recorded, or another run writes too.
             found = bucket.read(path)
         if found is None:
-            known = ABSENT
-            continue
+            # It must not come back: the customer may have left.
+            raise NewerObject("a customer's object was deleted while it was written")
         there, known = json.loads(found[0]), found[1]
         if content_hash(there) == content_hash(document):
             return known
-        if there.get("as_of", 0) > as_of:
-            raise NewerObject("a customer's object was made of newer flows than those that this run has read")
+        _require_older(there, as_of)
     raise NewerObject(f"a customer's object was changed {MAX_TRIES} times while it was written")
+
+
+def take_away(bucket: Bucket, customer: str, as_of: int, known: int, there: int) -> None:
+    """Delete the object, if it still has the known generation or is older.
+
+    Args:
+        bucket: The artifacts bucket.
+        customer: The customer's id.
+        as_of: As for `encode`.
+        known: The generation that the manifest has.
+        there: The generation that the object has.
+
+    Raises:
+        NewerObject: The object is of a later publication.
+        GenerationChanged: Another run has just written it.
+    """
+    if there != known:
+        found = bucket.read(path_of(customer))
+        if found is None:
+            return
+        _require_older(json.loads(found[0]), as_of)
+        there = found[1]
+    bucket.delete(path_of(customer), if_generation_match=there)
+
+
+def _require_older(document: Mapping[str, Any], as_of: int) -> None:
+    if document.get("as_of", 0) >= as_of:
+        raise NewerObject("a customer's object is of a later publication than this one")
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[list[T]]:

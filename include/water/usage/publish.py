@@ -5,8 +5,10 @@ days hold is recorded in its properties, by the same commit. If the process is k
 it finds in both records what is done, and finds that objects that were written but not recorded are already correct. A
 second run for the same flows writes nothing.
 
-A run that was thought dead, and goes on after another run has published, may have read older flows and an older
-register. It changes no day: its commit finds another record than the run began with.
+A run that was thought dead, and goes on after another run has begun, may have read older flows and an older register.
+Each publication has a number, a later one a higher number (`Manifest.begin`), which is in every object and with the
+table. The late run finds a higher number, or that the manifest is no longer the one that it has saved. What it was
+writing at that moment, the next publication writes again.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ MARGIN_DAYS = 2
 MIN_INTERVAL = timedelta(minutes=15)
 # The table's property with {day: hash of its rows}, for the days of the last run that changed the table.
 CONTENTS = "water.usage.contents"
+# The table's property with the number of the publication that has last compared the days.
+PUBLICATION = "water.usage.publication"
 
 
 class PublishedMeanwhile(Exception):
@@ -86,7 +90,9 @@ def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -
 
     started = now or datetime.now(UTC)
     today = started.astimezone(TIME_ZONE).date()
-    # Before the register and the flows are read: whoever commits later may have read newer ones.
+    # Both before the register and the flows are read: whoever commits later may have read newer ones.
+    remote = bucket()
+    manifest = load(remote)
     days_table = ensure_customer_days(load_catalog())
     with begin() as connection:
         register = read_register(connection)
@@ -99,19 +105,16 @@ def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -
     snapshot = table.current_snapshot()
     if snapshot is None:
         return _nothing("no hourly flows have been computed yet")
-    remote = bucket()
-    manifest = load(remote)
     customers, tenures = assign(register, manifest.tenures, today)
     source = _source(snapshot.snapshot_id, customers, today, window_days)
     if manifest.source == source:
         return _nothing("flows and register are those of the last publication")
+    manifest.begin(remote, started)
     manifest.tenures = tenures
     days = last_days(today, window_days)
     usage = _compute(table, customers, days, clock.horizon(now))
     changed = write_days(days_table, usage.days, manifest, days)
-    written, removed = write_objects(
-        remote, manifest, documents(usage.days.to_pylist(), usage.flows.to_pylist()), snapshot.sequence_number or 0
-    )
+    written, removed = write_objects(remote, manifest, documents(usage.days.to_pylist(), usage.flows.to_pylist()))
     manifest.source, manifest.published_at = source, started
     manifest.save(remote)
     result = {"customers": len(customers), "days_written": len(changed), "written": written, "removed": removed}
@@ -125,14 +128,14 @@ def write_days(table: Table, days: pyarrow.Table, manifest: Manifest, window: li
     Args:
         table: The table as it was before the flows and the register were read.
         days: The rows of all days.
-        manifest: The manifest; it is updated.
+        manifest: The manifest of this publication, which has begun; it is updated.
         window: The days that were computed.
 
     Returns:
         The days that were written.
 
     Raises:
-        PublishedMeanwhile: Another run has changed the table's days.
+        PublishedMeanwhile: Another run has changed the table's days, or a later one has found them as they should be.
     """
     from include.lake.writing import commit
     from include.water.usage.tables import CUSTOMER_DAYS
@@ -143,18 +146,22 @@ def write_days(table: Table, days: pyarrow.Table, manifest: Manifest, window: li
     # A day without rows may have had some, if its only customers have left since. After an older release has written,
     # the table's record is not that of its rows: every day is written once.
     changed = [day for day in window if manifest.days or contents.get(day.isoformat()) != before.get(day.isoformat())]
-    if changed:
-        rows = _with_schema(days, table, changed)
-        row_filter = f"day in ({', '.join(repr(day.isoformat()) for day in changed)})"
+    rows = _with_schema(days, table, changed)
+    row_filter = f"day in ({', '.join(repr(day.isoformat()) for day in changed)})"
 
-        def change(transaction: Transaction) -> None:
-            if table.properties.get(CONTENTS) != record:
-                raise PublishedMeanwhile(f"{CUSTOMER_DAYS}: another run has published since this run began")
+    def change(transaction: Transaction) -> None:
+        is_late = int(table.properties.get(PUBLICATION, 0)) > manifest.publication
+        if is_late or table.properties.get(CONTENTS) != record:
+            raise PublishedMeanwhile(f"{CUSTOMER_DAYS}: another run has published since this run began")
+        # Also without a changed day: an older run, which would change some, then finds it.
+        properties = {PUBLICATION: str(manifest.publication)}
+        if changed:
             transaction.overwrite(rows, overwrite_filter=row_filter)
-            transaction.set_properties({CONTENTS: json.dumps(contents, separators=(",", ":"))})
+            properties[CONTENTS] = json.dumps(contents, separators=(",", ":"))
+        transaction.set_properties(properties)
 
-        commit(table, change)
-        log.info("%s: %d days written", CUSTOMER_DAYS, len(changed))
+    commit(table, change)
+    log.info("%s: %d days written", CUSTOMER_DAYS, len(changed))
     manifest.days = {}
     return changed
 

@@ -289,6 +289,20 @@ def test_a_connector_whose_refused_records_cannot_be_searched_for_alarms_like_an
     assert all("connector_failed" in alarms(name) for name in names)
 
 
+def test_a_restart_is_named_although_another_topic_cannot_be_checked(make_topic, monkeypatch, watched):
+    topics = [make_topic() for _ in range(2)]
+    failed = {"connector": {"state": "RUNNING"}, "tasks": [{"id": 0, "state": "FAILED", "trace": "a.BadException: x"}]}
+    restarted = []
+    monkeypatch.setattr(watchdog.Connect, "status", lambda *_: failed)
+    monkeypatch.setattr(watchdog.Connect, "restart", lambda _, name: restarted.append(name) or True)
+    monkeypatch.setattr(watchdog, "progress", refuse_for(topics[0], watchdog.progress))
+    names = [connector_name(topic) for topic in topics]
+    with pytest.raises(CheckFailed, match=r"may not read the group.*; restarted") as error:
+        watchdog.check_connectors(topics)
+    assert sorted(restarted) == sorted(names)
+    assert all(name in str(error.value).rpartition("restarted")[2] for name in names)
+
+
 def test_an_answer_that_is_not_connects_hides_no_alarm_about_the_progress(make_topic, monkeypatch, watched):
     topics = [make_topic() for _ in range(2)]
     monkeypatch.setattr(watchdog.Connect, "status", lambda *_: {"hello": "world"})

@@ -11,7 +11,7 @@ from include.kafka import tasks
 from include.kafka.connection import client_config, producer_config
 from include.kafka.dead_letters import ALARM, DeadLetter
 from include.kafka.delivery import deliver_due
-from include.kafka.watch import check_consumer
+from include.kafka.watch import check_consumers
 from include.operations.alarms import close_alarm
 from include.operations.database import begin
 from tests.clients import producer_to
@@ -49,7 +49,7 @@ def alarm_of(topic) -> str | None:
 
 def deliver(consumer) -> None:
     deliver_due([consumer])
-    check_consumer(consumer)
+    check_consumers([consumer])
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_the_alarm_opens_again_while_letters_wait(make_topic, make_consumer, sen
         connection.execute(change, {"state": state, "name": topic.dead_letter_name})
         assert close_alarm(connection, topic.dead_letter_name, ALARM, "not looked at")
     for _ in range(2):
-        check_consumer(consumer)
+        check_consumers([consumer])
         alarm = alarm_of(topic) or ""
         assert f"dead letters of consumer {consumer.name} cannot be written to {topic.dead_letter_name}" in alarm
         assert "UNKNOWN_TOPIC" in alarm

@@ -185,6 +185,23 @@ def test_a_broker_that_is_away_hides_no_other_consumers_alarm(make_topic, make_c
     assert "lag" in alarms(slow)
 
 
+def test_waiting_dead_letters_are_looked_up_once_for_all_consumers(make_topic, make_consumer, send, monkeypatch):
+    topic = make_topic()
+    consumers = [make_consumer(topic, max_lag=1) for _ in range(3)]
+    send(topic, order(1), order(2))
+    looks = []
+
+    def fails(_) -> None:
+        looks.append("look")
+        raise ValueError("not now")
+
+    monkeypatch.setattr("include.kafka.watch.watch_held", fails)
+    with pytest.raises(CheckFailed, match=r"^dead letters that wait: not now$"):
+        check_consumers(consumers)
+    assert looks == ["look"]
+    assert all("lag" in alarms(consumer) for consumer in consumers)
+
+
 def test_people_are_told_once_when_an_alarm_opens_and_once_when_it_closes(make_topic, make_consumer, send, people):
     topic = make_topic()
     consumer = make_consumer(topic, max_lag=1)

@@ -376,6 +376,16 @@ def test_an_upload_that_the_store_does_not_keep_is_not_committed(make_table, mon
     assert len(datafiles.upload(table, local)) == len(local)
 
 
+def without(connection: Any, table: Any, condition: str) -> datafiles.Without:
+    return datafiles.without(
+        connection,
+        table,
+        engine.files_where(table, condition),
+        lambda rows: rows.filter(condition),
+        lambda rows: rows.filter(f"not ({condition})"),
+    )
+
+
 def test_rows_are_removed_and_the_other_rows_of_their_files_stay(make_table):
     table = make_table()
     for first in range(0, 12, 3):
@@ -384,7 +394,7 @@ def test_rows_are_removed_and_the_other_rows_of_their_files_stay(make_table):
 
     def change(transaction: Any) -> None:
         with engine.connect() as connection:
-            before = datafiles.without(connection, table, between(2, 8))
+            before = without(connection, table, between(2, 8))
         assert before.rows == 6
         writing.replace_files(transaction, before.old, before.rest)
 
@@ -392,7 +402,7 @@ def test_rows_are_removed_and_the_other_rows_of_their_files_stay(make_table):
     assert [number for number, *_ in found(table)] == [0, 1, 8, 9, 10, 11]
     assert untouched <= {task.file.file_path for task in table.scan().plan_files()}
     with engine.connect() as connection:
-        nothing = datafiles.without(connection, table, between(100, 200))
+        nothing = without(connection, table, between(100, 200))
     assert (nothing.old, nothing.rest, nothing.rows) == ([], [], 0)
 
 
@@ -451,7 +461,7 @@ def test_a_table_may_have_a_column_for_which_duckdb_has_a_meaning(make_table):
     table = make_table(NestedField(4, "filename", StringType(), required=False))
     table.append(rows(0, 4).append_column("filename", pa.array(["a"] * 4)).select(table.schema().as_arrow().names))
     with engine.connect() as connection:
-        before = datafiles.without(connection, table, between(1, 2))
+        before = without(connection, table, between(1, 2))
     assert before.rows == 1
     writing.commit(table, lambda transaction: writing.replace_files(transaction, before.old, before.rest))
     assert numbers(table) == [0, 2, 3]
