@@ -69,7 +69,7 @@ lock: $(READY) ## resolve all dependencies again and rewrite the lock files
 	@$(PYTHON) -m stack.jars lock
 
 contracts: $(READY) ## rewrite the JSON Schemas in contracts/ from the topics' contracts
-	@$(PYTHON) -m include.contracts write
+	@$(PYTHON) -m include.streams.contracts write
 
 bench-events: $(READY) ## the event lane beside the provider's triggers, a plain consumer and plain Dag runs
 	@$(PYTHON) -m benchmarks.events $(ARGS)

@@ -67,23 +67,23 @@ class Figures:
 
 def plan(side: str, name: str) -> int:
     """Plan a run of a lane; how many files its units have."""
-    from include.landing import tasks
+    from include.streams.landing import tasks
 
     return sum(len(unit["files"]) for unit in tasks.plan(Side(side).lane(name), "run"))
 
 
 def commit(side: str, units: list[dict[str, Any]], run_id: str) -> int:
     """Commit the run; how many of its rows are clean."""
-    from include.landing import tasks
+    from include.streams.landing import tasks
 
     return tasks.commit(Side(side).lane("commit"), units, run_id)["clean"]
 
 
 def aggregate(side: str, ranges: list[dict[str, int]]) -> int:
     """Compute the flows that the run's readings touch; how many hours of meters."""
-    from include.lake.catalog import load_catalog
-    from include.lake.engine import connect
-    from include.landing.tables import clean_table
+    from include.streams.lake.catalog import load_catalog
+    from include.streams.lake.engine import connect
+    from include.streams.landing.tables import clean_table
     from include.water.flows.aggregation import aggregate_tables
 
     readings = load_catalog().load_table(clean_table(Side(side).topic))
@@ -94,9 +94,9 @@ def aggregate(side: str, ranges: list[dict[str, int]]) -> int:
 def claim_messages(side: str, count: int) -> float:
     """Claim and handle single messages, one after the other; the median of their seconds."""
     from benchmarks.consumers import LAG, LAG_TOPIC, MESSAGES_TOPIC
-    from include.kafka.consumers import Consumer
-    from include.kafka.producer import AcknowledgedProducer
-    from include.kafka.tasks import claim_messages
+    from include.streams.kafka.consumers import Consumer
+    from include.streams.kafka.producer import AcknowledgedProducer
+    from include.streams.kafka.tasks import claim_messages
 
     # A topic for each side, because a group's committed offsets are Kafka's.
     topic = LAG_TOPIC if side == FRESH.name else MESSAGES_TOPIC
@@ -116,9 +116,9 @@ def claim_messages(side: str, count: int) -> float:
 
 
 def landing_part(figures: Figures, options: argparse.Namespace) -> dict[str, float]:
-    from include.landing.readiness import Lane, look
-    from include.landing.tables import load_landing_table
-    from include.landing.upkeep import SNAPSHOTS_KEPT, expire_landing_snapshots
+    from include.streams.landing.readiness import Lane, look
+    from include.streams.landing.tables import load_landing_table
+    from include.streams.landing.upkeep import SNAPSHOTS_KEPT, expire_landing_snapshots
 
     say(f"landing tables: {options.files:,} old files, {options.snapshots:,} snapshots")
     begins = {
@@ -170,10 +170,10 @@ def prepare_lane(side: Side, name: str, begins: int) -> None:
     """A lane that has claimed everything below this offset."""
     from sqlalchemy import insert
 
-    from include.kafka.claims import lock_consumer
-    from include.landing.tables import load_landing_table, topic_id
-    from include.operations.database import begin
-    from include.operations.tables import positions
+    from include.streams.kafka.claims import lock_consumer
+    from include.streams.landing.tables import load_landing_table, topic_id
+    from include.streams.operations.database import begin
+    from include.streams.operations.tables import positions
 
     values = {"consumer": side.lane(name).name, "topic": side.topic.name, "next_offset": begins}
     of_topic = topic_id(load_landing_table(side.topic))
@@ -185,8 +185,8 @@ def prepare_lane(side: Side, name: str, begins: int) -> None:
 
 def written_tables(side: Side) -> list[Any]:
     """The clean table and those of the flows."""
-    from include.lake.catalog import load_catalog
-    from include.landing.tables import clean_table
+    from include.streams.lake.catalog import load_catalog
+    from include.streams.landing.tables import clean_table
 
     return [load_catalog().load_table(clean_table(side.topic)), *aged_lake.flow_tables(side).values()]
 
@@ -238,9 +238,9 @@ def claims_part(figures: Figures, options: argparse.Namespace) -> dict[str, floa
     from sqlalchemy.engine import make_url
 
     from benchmarks.consumers import MESSAGES_TOPIC, TABLES, TOPICS
-    from include.kafka.offsets import GroupOffsets
-    from include.kafka.topics import create_topics
-    from include.operations.database import engine
+    from include.streams.kafka.offsets import GroupOffsets
+    from include.streams.kafka.topics import create_topics
+    from include.streams.operations.database import engine
 
     create_topics(TOPICS)
     variable = "AIRFLOW_CONN_OPERATIONS_DB"
@@ -252,7 +252,7 @@ def claims_part(figures: Figures, options: argparse.Namespace) -> dict[str, floa
     connections = {FRESH: fresh, AGED: _with_database(fresh, name)}
     for side in SIDES:
         with _environment(**{variable: connections[side]}):
-            run_task("include.operations.migrate:upgrade", [()])
+            run_task("include.streams.operations.migrate:upgrade", [()])
     aged = create_engine(make_url(url))
     for it in (aged, engine()):
         with it.begin() as connection:
@@ -300,7 +300,7 @@ def messages_part(figures: Figures, options: argparse.Namespace) -> dict[str, fl
     from benchmarks.consumers import MESSAGES_TOPIC
     from benchmarks.events import burst, single
     from benchmarks.history import add_metadata
-    from include.kafka.offsets import GroupOffsets
+    from include.streams.kafka.offsets import GroupOffsets
 
     lanes = {"ours": "single_message", "per message": "run_per_message"}
     with stand() as it:
@@ -388,7 +388,7 @@ def main() -> int:
     options.with_landing = "landing" in parts
     if set(parts) - {"messages"}:
         with fresh_stack(SERVICES):
-            from include.operations.migrate import upgrade
+            from include.streams.operations.migrate import upgrade
 
             upgrade()
             for name, part in (("landing", landing_part), ("clean", clean_part), ("claims", claims_part)):

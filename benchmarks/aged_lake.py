@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.stand import say
-from include.contracts import Topic
-from include.landing.consumers import LandingConsumer
+from include.streams.contracts import Topic
+from include.streams.landing.consumers import LandingConsumer
 from include.water.topics import MeterReading
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def make_landing(side: Side, files: int, snapshots: int) -> int:
 
     Returns the offset at which the new ones begin, in each partition.
     """
-    from include.contracts import Registry
-    from include.kafka.topics import create_topics
-    from include.landing.tables import create_landing_table
+    from include.streams.contracts import Registry
+    from include.streams.kafka.topics import create_topics
+    from include.streams.landing.tables import create_landing_table
 
     create_topics(Registry(side.topic))
     table = create_landing_table(side.topic)
@@ -102,7 +102,7 @@ def append(table: Table, files: Sequence[Any]) -> None:
 def _fill_log(topic: Topic, offsets: int) -> None:
     from confluent_kafka import Producer
 
-    from include.kafka.connection import client_config, producer_config
+    from include.streams.kafka.connection import client_config, producer_config
 
     config = {**producer_config(client_config()), "linger.ms": 50, "queue.buffering.max.messages": 1_000_000}
     producer = Producer(config)
@@ -349,8 +349,8 @@ def last_ranges(utility: Utility) -> list[dict[str, int]]:
 
 def add_clean(side: Side, queries: Iterable[str]) -> int:
     """A file for the rows of each query, which are of one day, in one commit; how many rows."""
-    from include.lake import datafiles, engine, writing
-    from include.landing.clean import ensure_clean_table
+    from include.streams.lake import datafiles, engine, writing
+    from include.streams.landing.clean import ensure_clean_table
 
     table = ensure_clean_table(side.topic)
     with tempfile.TemporaryDirectory(prefix="age-") as folder, engine.connect() as connection:
@@ -367,7 +367,7 @@ def add_clean(side: Side, queries: Iterable[str]) -> int:
 
 def fill_flows(side: Side, utility: Utility) -> None:
     """The hourly flows of the same readings; those of the districts follow from the newest hours."""
-    from include.lake import datafiles, engine, writing
+    from include.streams.lake import datafiles, engine, writing
     from include.water.flows import tables
     from include.water.flows.aggregation import FILE_ROWS
 
@@ -391,8 +391,8 @@ def fill_flows(side: Side, utility: Utility) -> None:
 
 def flow_tables(side: Side) -> dict[str, Any]:
     """The flows' tables of a side; made if they do not exist."""
-    from include.lake.catalog import load_catalog
-    from include.lake.writing import ensure_table
+    from include.streams.lake.catalog import load_catalog
+    from include.streams.lake.writing import ensure_table
     from include.water.flows import tables
 
     return {
@@ -407,14 +407,14 @@ def stage(side: Side, utility: Utility, run_id: str) -> tuple[list[dict[str, Any
     """The run's claim and its staging files, as its mapped tasks leave them; (their results, its ranges)."""
     from sqlalchemy import insert
 
-    from include.kafka.claims import lock_consumer
-    from include.lake import engine
-    from include.landing import staging
-    from include.landing.clean import ensure_clean_table
-    from include.landing.tables import load_landing_table, topic_id
-    from include.operations.database import begin
-    from include.operations.tables import claim_ranges, claims
-    from include.validators.rows import EXAMINE
+    from include.streams.kafka.claims import lock_consumer
+    from include.streams.lake import engine
+    from include.streams.landing import staging
+    from include.streams.landing.clean import ensure_clean_table
+    from include.streams.landing.tables import load_landing_table, topic_id
+    from include.streams.operations.database import begin
+    from include.streams.operations.tables import claim_ranges, claims
+    from include.streams.validators.rows import EXAMINE
 
     lane = side.lane("commit")
     table = ensure_clean_table(side.topic)

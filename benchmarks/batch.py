@@ -95,9 +95,9 @@ def _call(name: str, *arguments: Any) -> tuple[Any, float]:
 
 def land(count: int, until: datetime) -> float:
     """Send readings and wait until all are in the landing table; records a second, from the first one sent."""
-    from include.kafka.producer import AcknowledgedProducer
-    from include.landing.landed import Landed
-    from include.landing.tables import load_landing_table
+    from include.streams.kafka.producer import AcknowledgedProducer
+    from include.streams.landing.landed import Landed
+    from include.streams.landing.tables import load_landing_table
 
     network = Network(seed=3, share=1)
     interval = timedelta(minutes=30)
@@ -136,12 +136,12 @@ def data_tasks(run_id: str) -> dict[str, Any]:
         peaks.append(done.peak_mb)
         return done.results
 
-    (units,) = task("plan", "include.landing.tasks:plan", (CONSUMER, run_id))
-    counts = task("validate", "include.landing.tasks:validate", *((CONSUMER, unit, run_id) for unit in units))
+    (units,) = task("plan", "include.streams.landing.tasks:plan", (CONSUMER, run_id))
+    counts = task("validate", "include.streams.landing.tasks:validate", *((CONSUMER, unit, run_id) for unit in units))
     (summary,) = task("commit", "include.water.flows.replaced:commit", (CONSUMER, counts, run_id))
-    task("check", "include.landing.tasks:check", (CONSUMER, summary), libraries=SUITE_LIBRARIES)
+    task("check", "include.streams.landing.tasks:check", (CONSUMER, summary), libraries=SUITE_LIBRARIES)
     task("aggregate", "include.water.flows.aggregation:aggregate", (summary,))
-    task("close", "include.landing.tasks:close", (CONSUMER, summary, run_id))
+    task("close", "include.streams.landing.tasks:close", (CONSUMER, summary, run_id))
     files = sorted({file["path"] for unit in units for file in unit["files"]})
     return {
         "seconds": seconds,
@@ -155,7 +155,7 @@ def data_tasks(run_id: str) -> dict[str, Any]:
 
 def bare_duckdb(files: list[str], target: str) -> int:
     """The same rows and flows, by DuckDB alone; how many rows were clean."""
-    from include.lake import engine
+    from include.streams.lake import engine
     from include.water.flows import queries
     from include.water.flows.hours import reached
 

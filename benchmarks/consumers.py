@@ -7,11 +7,11 @@ from typing import Any, Literal, cast
 
 from sqlalchemy import Connection, text
 
-from include.contracts import Contract, Registry, Topic
-from include.kafka.consumers import Consumer, Shape
-from include.kafka.messages import Message
-from include.operations import outbox
-from include.operations.database import begin
+from include.streams.contracts import Contract, Registry, Topic
+from include.streams.kafka.consumers import Consumer, Shape
+from include.streams.kafka.messages import Message
+from include.streams.operations import outbox
+from include.streams.operations.database import begin
 
 
 class Probe(Contract):

@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from include.contracts import ContractViolation
+from include.streams.contracts import ContractViolation
 from include.water.topics import SERVICE_REQUESTS, Action, ServiceRequest, Severity
 from include.water.triage import engine
 from include.water.triage.policy import Risk, allowed, risk_of
@@ -166,7 +166,7 @@ def evaluate(propose: Propose, requests: Iterable[Row], attacks: Iterable[Row]) 
 def proposer(name: str) -> Propose:
     if name == "offline":
         return engine.propose_offline
-    from include.inference.model import from_connection
+    from include.streams.inference.model import from_connection
 
     model = from_connection()
     if model is None:

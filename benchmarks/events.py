@@ -31,7 +31,7 @@ from benchmarks.history import add_history
 from benchmarks.lanes import LANES, EffectLane
 from benchmarks.stand import Stand, say, stand
 from benchmarks.sustained import sustained, with_receiver
-from include.kafka.topics import create_topics
+from include.streams.kafka.topics import create_topics
 
 # From a message of ours to its effect; read from Airflow's metadata, so each is the time somebody else recorded.
 STEPS = """

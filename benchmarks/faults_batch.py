@@ -23,7 +23,7 @@ from sqlalchemy import Engine, create_engine, text
 from benchmarks.kills import kill, kill_program, kill_task, kill_task_at, task_processes
 from benchmarks.odd_readings import ALARMS, OddReadings
 from benchmarks.stand import Stand, say, stand
-from include.contracts import ContractViolation
+from include.streams.contracts import ContractViolation
 from include.water.simulators.meters import Faults, Readings
 from include.water.simulators.network import Network
 from include.water.topics import METER_READINGS
@@ -98,8 +98,8 @@ class Lake:
             return connection.scalar(query, {"namespace": namespace, "name": name})
 
     def rows(self, table: str, columns: str = "*") -> list[tuple]:
-        from include.lake import engine
-        from include.lake.catalog import load_catalog
+        from include.streams.lake import engine
+        from include.streams.lake.catalog import load_catalog
 
         with engine.connect() as connection:
             relation = engine.scan(connection, load_catalog().load_table(table))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from benchmarks.consumers import SHARED_STREAM_TOPIC, Probe
 from benchmarks.kills import kill_task, kill_task_at
 from benchmarks.stand import DAGS, Stand, say, stand
-from include.contracts.breaking import broken
+from include.streams.contracts.breaking import broken
 
 DAG_ID = "bench_shared_stream"
 BURST, BAD_IN_A_BURST = 150, 2

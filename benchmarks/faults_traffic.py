@@ -15,8 +15,8 @@ from benchmarks import wire
 from benchmarks.consumers import FAULTS_MESSAGES_TOPIC, FAULTS_TOPICS, Probe
 from benchmarks.odd_records import KINDS
 from benchmarks.stand import Stand
-from include.contracts import Topic
-from include.contracts.breaking import broken
+from include.streams.contracts import Topic
+from include.streams.contracts.breaking import broken
 
 BURST = 250
 BAD_IN_A_BURST = 3

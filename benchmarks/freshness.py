@@ -77,8 +77,8 @@ def measure_freshness(stack: Stack, probes: int, commit_seconds: int | None = No
 
 
 def _set_commit_interval(own: Path, seconds: int) -> None:
-    from include.landing.connectors import FOLDER as CONNECTORS
-    from include.landing.connectors import TEMPLATE, apply
+    from include.streams.landing.connectors import FOLDER as CONNECTORS
+    from include.streams.landing.connectors import TEMPLATE, apply
     from include.water.topics import TOPICS
 
     shutil.copytree(CONNECTORS, own)
@@ -96,8 +96,8 @@ def _reading(meter_id: str) -> bytes:
 def _seen() -> set[str]:
     from pyiceberg.exceptions import NoSuchTableError
 
-    from include.lake import engine
-    from include.lake.catalog import load_catalog
+    from include.streams.lake import engine
+    from include.streams.lake.catalog import load_catalog
 
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0).timestamp() - 7200
     since = datetime.fromtimestamp(hour, UTC).isoformat()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from benchmarks.consumers import LAG_TOPIC, MESSAGES_TOPIC, SHARED_STREAM_TOPIC, STOCK_TOPIC
 from benchmarks.plain import PLAIN_TOPIC
 from benchmarks.stand import Stand
-from include.contracts import Topic
+from include.streams.contracts import Topic
 from include.water.sites import DISTRICTS
 from include.water.topics import LEAKS_DETECTED, LeakDetected
 

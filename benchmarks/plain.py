@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from include.kafka.consumers import Consumer
+from include.streams.kafka.consumers import Consumer
 from include.water.consumers import RAISE_ALERTS
 from include.water.topics import LEAKS_DETECTED
 from stack.airflow import SETTINGS
@@ -34,12 +34,12 @@ def consume() -> None:
     from confluent_kafka import Consumer as KafkaConsumer
     from confluent_kafka import KafkaException
 
-    from include.kafka.connection import client_config, consumer_config
-    from include.kafka.delivery import OwnDelivery
-    from include.kafka.handling import Handler
-    from include.kafka.messages import Message
-    from include.kafka.offsets import GroupOffsets
-    from include.kafka.producer import AcknowledgedProducer
+    from include.streams.kafka.connection import client_config, consumer_config
+    from include.streams.kafka.delivery import OwnDelivery
+    from include.streams.kafka.handling import Handler
+    from include.streams.kafka.messages import Message
+    from include.streams.kafka.offsets import GroupOffsets
+    from include.streams.kafka.producer import AcknowledgedProducer
 
     with GroupOffsets(PLAIN.group, PLAIN.conn_id) as group:
         topic_id = group.topic_ids_now([PLAIN_TOPIC.name])[PLAIN_TOPIC.name]

@@ -12,7 +12,7 @@ from airflow.triggers.base import TriggerEvent
 from airflow.triggers.shared_stream import reject_shared_stream_event
 
 from benchmarks.consumers import SHARED_STREAM_CONN_ID, SHARED_STREAM_TOPIC
-from include.contracts import ContractViolation
+from include.streams.contracts import ContractViolation
 
 
 class ProbeStream(KafkaSharedStreamTrigger):

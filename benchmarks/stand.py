@@ -281,7 +281,7 @@ def stand(
         ):
             connection = {"conn_type": "kafka", "extra": {**rival, **extra}}
             settings[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps(connection)
-        from include.kafka.topics import create_topics
+        from include.streams.kafka.topics import create_topics
 
         create_topics(TOPICS)
         stack = Stack(FOLDER, services=(*services, "airflow"), report=say, environment=settings)

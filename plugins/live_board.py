@@ -2,7 +2,7 @@
 
 from airflow.plugins_manager import AirflowPlugin
 
-from include.pages.lazy import page
+from include.streams.pages.lazy import page
 
 
 class LiveBoard(AirflowPlugin):

@@ -5,9 +5,9 @@ from datetime import timedelta
 from airflow.sdk import Asset, dag, task
 
 from benchmarks.consumers import FAULTS
-from include.kafka.consumers import RETRIES
-from include.kafka.schedules import joined
-from include.kafka.trigger import lag_watcher
+from include.streams.kafka.consumers import RETRIES
+from include.streams.kafka.schedules import joined
+from include.streams.kafka.trigger import lag_watcher
 
 FAULTS_ASSET = Asset("faults", watchers=[lag_watcher(FAULTS)])
 
@@ -23,7 +23,7 @@ def faults():
     @task
     def claim(run_id=None):
         from benchmarks.consumers import stalled
-        from include.kafka.tasks import claim_messages
+        from include.streams.kafka.tasks import claim_messages
 
         if stalled():
             raise RuntimeError("claims are stalled on purpose")
@@ -31,7 +31,7 @@ def faults():
 
     @task
     def handle(chunk, run_id=None):
-        from include.kafka.tasks import handle_chunk
+        from include.streams.kafka.tasks import handle_chunk
 
         handle_chunk(FAULTS, chunk, run_id)
 

@@ -21,9 +21,9 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag, task
 
-from include.kafka.consumers import RETRIES
-from include.landing import tasks
-from include.landing.sensor import LandedOffsetsSensor
+from include.streams.kafka.consumers import RETRIES
+from include.streams.landing import tasks
+from include.streams.landing.sensor import LandedOffsetsSensor
 from include.water.assets import HOURLY_FLOWS
 from include.water.consumers import AGGREGATE_METER_READINGS
 

@@ -22,8 +22,8 @@ from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOpera
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.kafka.schedules import joined
-from include.operations.heartbeats import REPORTED
+from include.streams.kafka.schedules import joined
+from include.streams.operations.heartbeats import REPORTED
 from include.water.assets import HOURLY_FLOWS, LEAK_MODEL, LEAKS
 from include.water.topics import LEAKS_DETECTED
 
@@ -69,7 +69,7 @@ def detect_leaks():
         producer_function="include.water.leaks.detection.messages",
         producer_function_args=[keys],
         # By default the operator logs a failed delivery and lets the task succeed: messages would be lost.
-        delivery_callback="include.kafka.producer.raise_on_delivery_failure",
+        delivery_callback="include.streams.kafka.producer.raise_on_delivery_failure",
         # Flush once at the end instead of after every message. The task still ends only when everything is
         # acknowledged.
         synchronous=False,

@@ -22,7 +22,7 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag, task
 
-from include.operations.heartbeats import REPORTED
+from include.streams.operations.heartbeats import REPORTED
 from include.water.lake_tables import WRITTEN
 from include.water.topics import TOPICS
 
@@ -46,15 +46,15 @@ from include.water.topics import TOPICS
 def expire_snapshots():
     @task
     def expire_landing_snapshots(params: dict | None = None) -> dict[str, int]:
-        from include.landing.upkeep import expire_landing_snapshots
-        from include.operations.heartbeats import beat
+        from include.streams.landing.upkeep import expire_landing_snapshots
+        from include.streams.operations.heartbeats import beat
 
         beat("expire_snapshots", every=timedelta(minutes=10))
         return expire_landing_snapshots(TOPICS, timedelta(minutes=(params or {})["minutes"]))
 
     @task
     def thin_snapshots(params: dict | None = None) -> dict[str, int]:
-        from include.landing.upkeep import thin_snapshots
+        from include.streams.landing.upkeep import thin_snapshots
 
         return thin_snapshots(WRITTEN, timedelta(minutes=(params or {})["minutes"]))
 

@@ -21,7 +21,7 @@ from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOpera
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.operations.heartbeats import REPORTED
+from include.streams.operations.heartbeats import REPORTED
 from include.water.topics import SEISMIC_EVENTS
 
 
@@ -68,7 +68,7 @@ def ingest_seismic_feed():
         producer_function="include.water.feeds.seismic.messages",
         producer_function_args=[events],
         # By default the operator logs a failed delivery and lets the task succeed: messages would be lost.
-        delivery_callback="include.kafka.producer.raise_on_delivery_failure",
+        delivery_callback="include.streams.kafka.producer.raise_on_delivery_failure",
         # Flush once at the end instead of after every message. The task still ends only when everything is
         # acknowledged.
         synchronous=False,

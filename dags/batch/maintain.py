@@ -14,7 +14,7 @@ whose effects keep failing, and deletes old rows.
 - effects that have failed: tried again after two minutes, then at growing intervals, at most half an hour;
 - room: deletes rows that are done and older than the parameters say. Open rows stay, however old they are. An inbox row
   recognizes redelivered messages, so it must outlive its message: the task checks `inbox_days` against the topics
-  (`include/operations/retention.py`). For Airflow's own tables see docs/runbooks/metadata-grows.md.
+  (`include/streams/operations/retention.py`). For Airflow's own tables see docs/runbooks/metadata-grows.md.
 
 **When it fails** nothing is lost; the next run does the work. Consumers work without this Dag. A failed task opens the
 alarm `dag_failed`. If no run starts at all, `watch_connectors` raises `dag_silent`.
@@ -24,7 +24,7 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag, task
 
-from include.operations.heartbeats import REPORTED
+from include.streams.operations.heartbeats import REPORTED
 from include.water.assets import PROPOSAL, SERVICE_REQUEST
 from include.water.consumers import CONSUMERS, LANDING_CONSUMERS, TRIAGE_SERVICE_REQUESTS
 
@@ -53,21 +53,21 @@ from include.water.consumers import CONSUMERS, LANDING_CONSUMERS, TRIAGE_SERVICE
 def maintain():
     @task
     def check_consumers() -> None:
-        from include.kafka import watch
-        from include.operations.heartbeats import beat
+        from include.streams.kafka import watch
+        from include.streams.operations.heartbeats import beat
 
         beat("maintain", every=timedelta(minutes=5))
         watch.check_consumers(CONSUMERS)
 
     @task
     def check_landing_consumers() -> None:
-        from include.landing import watch
+        from include.streams.landing import watch
 
         watch.check_consumers(LANDING_CONSUMERS)
 
     @task
     def check_outbox() -> None:
-        from include.operations import alarms, outbox
+        from include.streams.operations import alarms, outbox
 
         outbox.watch()
         # Delivers alarms also when the Dag deliver_outbox is paused or fails.
@@ -75,14 +75,14 @@ def maintain():
 
     @task(outlets=[SERVICE_REQUEST])
     def emit_service_requests(outlet_events=None) -> None:
-        from include.kafka.context import keys_to_emit_again
+        from include.streams.kafka.context import keys_to_emit_again
 
         keys = keys_to_emit_again(TRIAGE_SERVICE_REQUESTS, "triage_service_request")
         outlet_events[SERVICE_REQUEST].add_partitions(keys)
 
     @task
     def handle_postponed() -> None:
-        from include.kafka import tasks
+        from include.streams.kafka import tasks
 
         tasks.handle_postponed(CONSUMERS)
 

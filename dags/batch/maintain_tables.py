@@ -28,7 +28,7 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag, task
 
-from include.operations.heartbeats import REPORTED
+from include.streams.operations.heartbeats import REPORTED
 from include.water.consumers import AGGREGATE_METER_READINGS
 from include.water.lake_tables import WRITTEN
 from include.water.topics import TOPICS
@@ -60,28 +60,28 @@ LANDED = [topic.name for topic in TOPICS if topic.landed]
 def maintain_tables():
     @task(max_active_tis_per_dagrun=1)
     def keep_table(name: str, params: dict | None = None) -> dict | None:
-        from include.landing.upkeep import keep_table
+        from include.streams.landing.upkeep import keep_table
 
         return keep_table(name, timedelta(days=(params or {})["snapshots_days"]))
 
     @task(max_active_tis_per_dagrun=1)
     def keep_landing_table(topic: str) -> dict | None:
-        from include.landing.upkeep import keep_landing_table
+        from include.streams.landing.upkeep import keep_landing_table
 
         # Stays below the task's timeout. What is left is bundled the next night.
         return keep_landing_table(TOPICS[topic], LANES, seconds=1800)
 
     @task
     def remove_staging_files() -> int:
-        from include.landing.staging import remove_finished
-        from include.operations.heartbeats import beat
+        from include.streams.landing.staging import remove_finished
+        from include.streams.operations.heartbeats import beat
 
         beat("maintain_tables", every=timedelta(days=1))
         return remove_finished(LANES)
 
     @task
     def remove_results(params: dict | None = None) -> int:
-        from include.landing.upkeep import remove_results
+        from include.streams.landing.upkeep import remove_results
 
         return remove_results(LANES, timedelta(days=(params or {})["results_days"]), seconds=1800)
 

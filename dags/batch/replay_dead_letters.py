@@ -21,8 +21,8 @@ from datetime import timedelta
 from airflow.providers.apache.kafka.operators.consume import ConsumeFromTopicOperator
 from airflow.sdk import Param, dag, task
 
-from include.contracts import Reason
-from include.kafka.replay import require_report
+from include.streams.contracts import Reason
+from include.streams.kafka.replay import require_report
 from include.water.topics import TOPICS
 
 Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
@@ -59,7 +59,7 @@ Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
 def replay_dead_letters():
     @task
     def plan(params: dict | None = None, run_id: str | None = None) -> list[dict]:
-        from include.kafka.replay_plan import plan_replay
+        from include.streams.kafka.replay_plan import plan_replay
 
         return plan_replay(
             params, run_id, registry="include.water.topics:TOPICS", repairs="include.water.repairs:REPAIRS"
@@ -69,7 +69,7 @@ def replay_dead_letters():
     replay = ConsumeFromTopicOperator.partial(
         task_id="replay",
         kafka_config_id="kafka_dead_letters",
-        apply_function="include.kafka.replay.replay_dead_letter",
+        apply_function="include.streams.kafka.replay.replay_dead_letter",
         return_apply_function_results=True,
         # Progress is in the table `replays`. Committed offsets would hide dead letters that still fail from the next
         # run.
@@ -84,7 +84,7 @@ def replay_dead_letters():
     # The log shows the table only, without the same data as a dictionary.
     @task(show_return_value_in_logs=False)
     def show(reports: list[list[dict]]) -> dict:
-        from include.kafka import replay
+        from include.streams.kafka import replay
 
         return replay.show(reports)
 

@@ -21,8 +21,8 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.kafka.schedules import joined
-from include.operations.heartbeats import REPORTED
+from include.streams.kafka.schedules import joined
+from include.streams.operations.heartbeats import REPORTED
 from include.water.assets import HOURLY_FLOWS, LEAK_MODEL
 
 

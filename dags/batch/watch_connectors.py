@@ -25,7 +25,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.operations.heartbeats import REPORTED
+from include.streams.operations.heartbeats import REPORTED
 from include.water.topics import TOPICS
 
 
@@ -52,9 +52,9 @@ from include.water.topics import TOPICS
 def watch_connectors():
     @task
     def check_connectors(params: dict | None = None) -> list[str]:
-        from include.compat.connections import is_defined
-        from include.landing import watchdog
-        from include.operations.heartbeats import beat
+        from include.streams.compat.connections import is_defined
+        from include.streams.landing import watchdog
+        from include.streams.operations.heartbeats import beat
 
         beat("watch_connectors", every=timedelta(minutes=3))
         # An outage of the API server fails the task: a skip would close its alarm.

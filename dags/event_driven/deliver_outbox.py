@@ -20,8 +20,8 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 
-from include.kafka.schedules import joined
-from include.operations.heartbeats import REPORTED
+from include.streams.kafka.schedules import joined
+from include.streams.operations.heartbeats import REPORTED
 from include.water.assets import OUTBOX_DUE
 from include.water.consumers import AGGREGATE_METER_READINGS, CONSUMERS
 
@@ -44,7 +44,7 @@ from include.water.consumers import AGGREGATE_METER_READINGS, CONSUMERS
 def deliver_outbox():
     @task
     def deliver() -> int:
-        from include.kafka.delivery import deliver_due
+        from include.streams.kafka.delivery import deliver_due
 
         # The standard lane too: its held dead letters belong to its own broker.
         return deliver_due([*CONSUMERS, AGGREGATE_METER_READINGS])

@@ -23,7 +23,7 @@ from datetime import timedelta
 from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger
 from airflow.sdk import Asset, AssetWatcher, CronTriggerTimetable, dag, task
 
-from include.kafka.schedules import joined_or_at
+from include.streams.kafka.schedules import joined_or_at
 from include.water.assets import LIVE_BOARD
 from include.water.topics import ALERTS_RAISED
 
@@ -57,7 +57,7 @@ ALERTS = Asset(LIVE_BOARD.name, watchers=[AssetWatcher(name=LIVE_BOARD.name, tri
 def refresh_live_board():
     @task
     def refresh(triggering_asset_events=None) -> list[str]:
-        from include.operations.database import begin
+        from include.streams.operations.database import begin
         from include.water.dashboards.events import named_tiles
         from include.water.dashboards.tiles import refresh
 

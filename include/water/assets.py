@@ -18,8 +18,8 @@ Every Dag file imports this module, so it imports nothing heavy.
 
 from airflow.sdk import Asset
 
-from include.kafka.delivery_trigger import outbox_watcher
-from include.kafka.trigger import lag_watcher
+from include.streams.kafka.delivery_trigger import outbox_watcher
+from include.streams.kafka.trigger import lag_watcher
 from include.water.consumers import RAISE_ALERTS, TRIAGE_SERVICE_REQUESTS
 
 ALERT_SOURCES = Asset("alert_sources", watchers=[lag_watcher(RAISE_ALERTS)])

@@ -1,7 +1,7 @@
 """Which consumer reads which topic, in one place."""
 
-from include.kafka.consumers import Consumer, Shape
-from include.landing.consumers import LandingConsumer
+from include.streams.kafka.consumers import Consumer, Shape
+from include.streams.landing.consumers import LandingConsumer
 from include.water.topics import LEAKS_DETECTED, METER_READINGS, SEISMIC_EVENTS, SERVICE_REQUESTS
 
 RAISE_ALERTS = Consumer(

@@ -1,6 +1,6 @@
 """The lake's tables that this example writes, besides the landing tables, which Kafka Connect writes."""
 
-from include.landing.tables import clean_table
+from include.streams.landing.tables import clean_table
 from include.water.flows.tables import TABLES
 from include.water.topics import METER_READINGS
 from include.water.usage.tables import CUSTOMER_DAYS

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 
-from include.operations.retention import Rule, prune, rules
+from include.streams.operations.retention import Rule, prune, rules
 from include.water.tables import decisions, published_seismic_events, work_orders
 from include.water.topics import TOPICS
 
@@ -29,7 +29,7 @@ def prune_all(days: Mapping[str, int | None], *, seconds: float) -> dict[str, in
     """Delete rows that are done and old.
 
     Args:
-        days: {name: days to keep}, with the names that `include.operations.retention.rules` takes.
+        days: {name: days to keep}, with the names that `include.streams.operations.retention.rules` takes.
         seconds: After about this long the rest is left for the next time.
 
     Returns:
@@ -62,9 +62,9 @@ def remove_register_files(older_than: timedelta, *, seconds: float) -> int:
     """
     from sqlalchemy import delete
 
-    from include.compat.connections import is_without
-    from include.lake.buckets import CONN_ID, bucket
-    from include.operations.database import begin
+    from include.streams.compat.connections import is_without
+    from include.streams.lake.buckets import CONN_ID, bucket
+    from include.streams.operations.database import begin
     from include.water.register.layout import ARCHIVE, INCOMING, REJECTED, identity
     from include.water.tables import register_files as files
 
@@ -91,8 +91,8 @@ def remove_register_files(older_than: timedelta, *, seconds: float) -> int:
 def _old_register_files(older_than: timedelta) -> list[tuple[str, int]]:
     from sqlalchemy import func, select, union
 
-    from include.operations.database import begin
-    from include.operations.tables import alarms
+    from include.streams.operations.database import begin
+    from include.streams.operations.tables import alarms
     from include.water.register.importing import SOURCE
     from include.water.register.layout import identity
     from include.water.tables import register_customers, register_files, register_sites

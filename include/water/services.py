@@ -11,8 +11,8 @@ def prepare() -> list[str]:
     Returns:
         What changed, in words.
     """
-    from include.kafka.topics import create_topics
-    from include.operations.migrate import upgrade
+    from include.streams.kafka.topics import create_topics
+    from include.streams.operations.migrate import upgrade
     from include.water.topics import TOPICS
 
     migrations = [f"operational database: {revision}" for revision in upgrade()]
@@ -21,10 +21,10 @@ def prepare() -> list[str]:
 
 def _land_topics() -> list[str]:
     """Create landing tables and their connectors, if there is a Kafka Connect: the event lane works without it."""
-    from include.compat.connections import is_defined
-    from include.lake import catalog
-    from include.landing import connect
-    from include.landing.connectors import apply
+    from include.streams.compat.connections import is_defined
+    from include.streams.lake import catalog
+    from include.streams.landing import connect
+    from include.streams.landing.connectors import apply
     from include.water.topics import TOPICS
 
     needed = (connect.CONN_ID, catalog.CONN_ID, catalog.OBJECTS_CONN_ID)

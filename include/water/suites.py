@@ -8,7 +8,7 @@ would mean nothing in a small run is not measured there.
 
 from __future__ import annotations
 
-from include.validators.rules import PERCENT, Measure, Recent, SetSuite, Severity, SourceRule, from_contract
+from include.streams.validators.rules import PERCENT, Measure, Recent, SetSuite, Severity, SourceRule, from_contract
 from include.water.sites import DISTRICTS
 from include.water.topics import MeterReading
 

@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Date, Float, ForeignKey, Index, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from include.operations.tables import Timestamp, metadata, now_column
+from include.streams.operations.tables import Timestamp, metadata, now_column
 
 # An alert: one row for one earthquake or leak, however often it is revised.
 alerts = Table(

@@ -11,8 +11,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from include.contracts import Contract, Registry, Topic
-from include.contracts.types import Day, Identifier, Latitude, Line, Longitude, Text, UtcTime, utc_text
+from include.streams.contracts import Contract, Registry, Topic
+from include.streams.contracts.types import Day, Identifier, Latitude, Line, Longitude, Text, UtcTime, utc_text
 
 DistrictId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40, description="a part of the network")]
 SiteId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40, description="a plant, pump, tank or main")]

@@ -22,7 +22,7 @@ from airflow.sdk.definitions.asset import AssetBooleanCondition, AssetNameRef, A
 from airflow.sdk.definitions.timetables.assets import AssetTriggeredTimetable
 from airflow.sdk.definitions.timetables.simple import ContinuousTimetable
 
-from include.operations.heartbeats import REPORTED
+from include.streams.operations.heartbeats import REPORTED
 
 PROJECT = Path(__file__).resolve().parents[2]
 DAGS = PROJECT / "dags"
@@ -50,7 +50,7 @@ EXEMPTIONS: dict[tuple[str, str], str] = {
     ("reports_its_failures", "prepare_services"): "a person starts it, perhaps before there are tables for alarms",
 }  # fmt: skip
 
-# The schedules that join asset events in every version of Airflow, from include/kafka/schedules.py.
+# The schedules that join asset events in every version of Airflow, from include/streams/kafka/schedules.py.
 JOINED_SCHEDULES = frozenset({"joined", "joined_by_key", "joined_or_at"})
 
 # What a Dag file must not import at its top, because every process of every one of its tasks would pay for it.
@@ -252,7 +252,7 @@ def joins_its_events(file: DagFile, declared: Declared) -> Iterator[str]:
         if is_call and schedule.func.id in JOINED_SCHEDULES:
             continue
         known = sorted(JOINED_SCHEDULES)
-        yield f"{file}: schedule={ast.unparse(schedule)}; use one of {known} from include/kafka/schedules.py"
+        yield f"{file}: schedule={ast.unparse(schedule)}; use one of {known} from include/streams/kafka/schedules.py"
 
 
 def limits_its_runs(file: DagFile, declared: Declared) -> Iterator[str]:

@@ -82,7 +82,7 @@ def test_a_dag_file_imports_nothing_heavy(path: Path, heavy_imports: Heavy):
     ("imports", "found"),
     [
         ("from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger", "common.messaging"),
-        ("from include.operations.migrate import upgrade", "alembic"),
+        ("from include.streams.operations.migrate import upgrade", "alembic"),
         ("from airflow.providers.google.cloud.hooks.gcs import GCSHook", "airflow.providers.google"),
         ("import psycopg", "psycopg"),
     ],
@@ -97,7 +97,7 @@ def test_a_dag_file_of_wiring_imports_nothing_heavy(tmp_path: Path, heavy_import
     path = tmp_path / "light.py"
     path.write_text(
         "from airflow.sdk import DAG, Asset, AssetWatcher, task, task_group\n"
-        "from include.kafka.trigger import ConsumerLagTrigger\n"
+        "from include.streams.kafka.trigger import ConsumerLagTrigger\n"
         "with DAG('light'):\n"
         "    task(lambda: None, task_id='one')()\n"
     )

@@ -38,7 +38,7 @@ def test_imports_keep_the_layers():
 @pytest.fixture
 def small_project(tmp_path: Path) -> Path:
     """The packages that .importlinter names, empty."""
-    for package in ("include", "include/water", "include/kafka", "include/operations", "include/contracts"):
+    for package in ("include", "include/water", "include/streams/kafka", "include/streams/operations", "include/streams/contracts"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
     for package in ("stack", "benchmarks"):
@@ -56,16 +56,16 @@ def test_empty_packages_keep_the_layers(small_project: Path):
 @pytest.mark.parametrize(
     ("module", "imports"),
     [
-        ("include/kafka/a.py", "from include.water import topics"),
-        ("include/operations/a.py", "import include.water"),
+        ("include/streams/kafka/a.py", "from include.water import topics"),
+        ("include/streams/operations/a.py", "import include.water"),
         ("benchmarks/a.py", "import include.water"),
         ("stack/a.py", "import include.water"),
-        ("include/contracts/a.py", "import include.kafka"),
-        ("include/contracts/a.py", "def f():\n    from include import operations"),
-        ("include/kafka/a.py", "import stack"),
-        ("include/operations/a.py", "import stack"),
+        ("include/streams/contracts/a.py", "import include.streams.kafka"),
+        ("include/streams/contracts/a.py", "def f():\n    from include import operations"),
+        ("include/streams/kafka/a.py", "import stack"),
+        ("include/streams/operations/a.py", "import stack"),
         ("include/water/a.py", "import stack"),
-        ("stack/a.py", "import include.kafka"),
+        ("stack/a.py", "import include.streams.kafka"),
         ("include/new/__init__.py", ""),
     ],
 )

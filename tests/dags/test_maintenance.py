@@ -8,12 +8,12 @@ from datetime import timedelta
 import pytest
 from croniter import croniter
 
-from include.kafka import delivery
-from include.kafka.consumers import Consumer
-from include.landing import upkeep
-from include.landing.consumers import LandingConsumer
-from include.landing.tables import clean_table
-from include.operations.heartbeats import REPORTED
+from include.streams.kafka import delivery
+from include.streams.kafka.consumers import Consumer
+from include.streams.landing import upkeep
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.tables import clean_table
+from include.streams.operations.heartbeats import REPORTED
 from include.water import consumers
 from include.water.flows.tables import TABLES
 from include.water.topics import METER_READINGS

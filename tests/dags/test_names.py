@@ -36,8 +36,8 @@ def test_imports_in_task_bodies_and_dotted_paths_are_seen(tmp_path: Path):
     path = tmp_path / "dag.py"
     path.write_text(
         "from include.water.assets import SITES as S\n"
-        "def task():\n    from include.kafka import watch\n"
-        "CALLBACK = 'include.kafka.producer.raise_on_delivery_failure'\n"
+        "def task():\n    from include.streams.kafka import watch\n"
+        "CALLBACK = 'include.streams.kafka.producer.raise_on_delivery_failure'\n"
     )
-    expected = {"include.water.assets:SITES", "include.kafka:watch", "include.kafka.producer:raise_on_delivery_failure"}
+    expected = {"include.water.assets:SITES", "include.streams.kafka:watch", "include.streams.kafka.producer:raise_on_delivery_failure"}
     assert imported([path]) == expected

@@ -16,9 +16,9 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, AssetWatcher, task
 from airflow.sdk.definitions.timetables.assets import AssetTriggeredTimetable
-from include.kafka.schedules import joined
-from include.kafka.trigger import ConsumerLagTrigger
-from include.operations.heartbeats import REPORTED
+from include.streams.kafka.schedules import joined
+from include.streams.kafka.trigger import ConsumerLagTrigger
+from include.streams.operations.heartbeats import REPORTED
 
 WATCHER = AssetWatcher(name="orders", trigger=ConsumerLagTrigger(topics=["orders"], group="orders"))
 ORDERS = Asset("orders", watchers=[WATCHER])
@@ -158,7 +158,7 @@ def test_an_undeclared_connection_in_the_code_is_seen(source, tmp_path):
 
 def test_consumers_read_topics_of_the_registry(declared: Declared):
     consumers = importlib.import_module("include.water.consumers")
-    from include.kafka.consumers import Consumer
+    from include.streams.kafka.consumers import Consumer
 
     found = [value for value in vars(consumers).values() if isinstance(value, Consumer)]
     assert found

@@ -17,8 +17,8 @@ import psycopg
 import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from include.contracts import Contract, Topic
-from include.contracts.breaking import broken
+from include.streams.contracts import Contract, Topic
+from include.streams.contracts.breaking import broken
 from include.water.consumers import RAISE_ALERTS
 from include.water.sites import DISTRICTS, SITES
 from include.water.topics import ALERTS_RAISED, LEAKS_DETECTED, SEISMIC_EVENTS, AlertRaised, LeakDetected, SeismicEvent

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, StorageState, expect
 
-from include.lake.buckets import Bucket, bucket
-from include.pages.app import HEADERS
+from include.streams.lake.buckets import Bucket, bucket
+from include.streams.pages.app import HEADERS
 from include.water.dashboards.report.publish import FOLDER, latest, publish
 from include.water.dashboards.report.render import STYLE, render, style_source
 from include.water.flows.definition import TIME_ZONE

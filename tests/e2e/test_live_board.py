@@ -14,8 +14,8 @@ import pytest
 from confluent_kafka import Producer
 from playwright.sync_api import Browser, BrowserContext, Page, Route, StorageState, expect
 
-from include.contracts import Contract, Topic
-from include.pages.app import HEADERS
+from include.streams.contracts import Contract, Topic
+from include.streams.pages.app import HEADERS
 from include.water.sites import DISTRICTS, SITES
 from include.water.topics import LEAKS_DETECTED, SEISMIC_EVENTS
 from tests.e2e.test_event_lane import leak, quake

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from include.operations.heartbeats import FAILED
+from include.streams.operations.heartbeats import FAILED
 from tests.e2e.airflow import Airflow, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]

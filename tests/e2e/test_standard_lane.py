@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from confluent_kafka import Producer
 
-from include.landing.tables import clean_table, raw_table
+from include.streams.landing.tables import clean_table, raw_table
 from include.water.consumers import AGGREGATE_METER_READINGS
 from include.water.simulators.meters import Faults, Readings
 from include.water.simulators.network import Network
@@ -80,7 +80,7 @@ class StandardLane:
 
     def table(self, name: str) -> Any:
         """A table's rows, as Arrow; from a catalog that is loaded anew."""
-        from include.lake.catalog import load_catalog
+        from include.streams.lake.catalog import load_catalog
 
         with pytest.MonkeyPatch.context() as patch:
             for variable, value in self.environment.items():
@@ -193,7 +193,7 @@ def _fail_a_run(lane: StandardLane, first_meter: int, at: datetime) -> str:
 def _accept_and_clear(lane: StandardLane, failed: str) -> None:
     """As a person does. The run that waits, the next of a continuous Dag, is ended by hand: that saves its minutes."""
     (claim_id,) = lane.query("select id from claims where run_id = %s", failed)[0]
-    command = [sys.executable, "-m", "include.validators", "accept", DAG, str(claim_id), "--reason", "a test of meters"]
+    command = [sys.executable, "-m", "include.streams.validators", "accept", DAG, str(claim_id), "--reason", "a test of meters"]
     subprocess.run(command, check=True, cwd=PROJECT, env={**os.environ, **lane.environment}, capture_output=True)
     lane.airflow.ask(
         "POST", f"/dags/{DAG}/clearTaskInstances",
@@ -229,7 +229,7 @@ def _reading(meter_id: str, read_at: datetime, litres: int) -> tuple[bytes, byte
 
 def _events(messages: list[tuple[bytes, bytes | None]]) -> list[MeterReading]:
     """The events of the messages that keep their contract."""
-    from include.contracts import ContractViolation
+    from include.streams.contracts import ContractViolation
 
     found = []
     for _, value in messages:

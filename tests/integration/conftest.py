@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import text
 
-from include.operations.database import engine
+from include.streams.operations.database import engine
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Row, delete, select
 
-from include.contracts import Topic
-from include.kafka.messages import Message
-from include.operations import tables
-from include.operations.database import begin
-from include.operations.migrate import upgrade
+from include.streams.contracts import Topic
+from include.streams.kafka.messages import Message
+from include.streams.operations import tables
+from include.streams.operations.database import begin
+from include.streams.operations.migrate import upgrade
 from include.water.alerts.effect import WEBHOOK_CONN_ID, raise_alert
 from include.water.consumers import RAISE_ALERTS
 from include.water.sites import SITES

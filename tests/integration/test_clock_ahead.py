@@ -11,8 +11,8 @@ import pytest
 from pyiceberg.exceptions import NoSuchTableError
 from sqlalchemy import delete, func, select
 
-from include.lake.catalog import load_catalog
-from include.operations.database import begin
+from include.streams.lake.catalog import load_catalog
+from include.streams.operations.database import begin
 from include.water import services as water_services
 from include.water.dashboards.report.collect import collect
 from include.water.flows.definition import TIME_ZONE

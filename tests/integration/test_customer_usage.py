@@ -15,11 +15,11 @@ import pytest
 from pyiceberg.exceptions import NoSuchTableError
 from sqlalchemy import delete, insert
 
-from include.lake.buckets import ABSENT, Bucket, GenerationChanged, bucket
-from include.lake.catalog import load_catalog
-from include.lake.writing import replace_where
-from include.operations.database import begin
-from include.operations.migrate import upgrade
+from include.streams.lake.buckets import ABSENT, Bucket, GenerationChanged, bucket
+from include.streams.lake.catalog import load_catalog
+from include.streams.lake.writing import replace_where
+from include.streams.operations.database import begin
+from include.streams.operations.migrate import upgrade
 from include.water.flows.definition import TIME_ZONE
 from include.water.flows.tables import METER_HOURS, schema_of, spec_of
 from include.water.tables import register_customers

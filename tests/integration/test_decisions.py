@@ -16,13 +16,13 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy import Row, delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from include.kafka.connection import admin_config, client_config, consumer_config
-from include.kafka.delivery import deliver_due
-from include.kafka.messages import Message
-from include.kafka.topics import create_topics
-from include.operations import tables
-from include.operations.database import begin
-from include.operations.migrate import upgrade
+from include.streams.kafka.connection import admin_config, client_config, consumer_config
+from include.streams.kafka.delivery import deliver_due
+from include.streams.kafka.messages import Message
+from include.streams.kafka.topics import create_topics
+from include.streams.operations import tables
+from include.streams.operations.database import begin
+from include.streams.operations.migrate import upgrade
 from include.water.consumers import TRIAGE_SERVICE_REQUESTS
 from include.water.retention import RECORDS_KEPT, prune_all
 from include.water.sites import DISTRICTS

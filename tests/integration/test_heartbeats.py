@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 
-from include.operations import database
-from include.operations.database import begin
-from include.operations.heartbeats import FAILED, SILENT, beat, report_end, report_failure
-from include.operations.migrate import upgrade
-from include.operations.tables import alarms, heartbeats
+from include.streams.operations import database
+from include.streams.operations.database import begin
+from include.streams.operations.heartbeats import FAILED, SILENT, beat, report_end, report_failure
+from include.streams.operations.migrate import upgrade
+from include.streams.operations.tables import alarms, heartbeats
 from tests.integration.kafka.test_handling import Receiver
 
 pytestmark = pytest.mark.integration

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select
 
-from include.kafka.connection import client_config
-from include.kafka.producer import DeliveryFailed
-from include.lake import buckets
-from include.models.store import ModelStore
-from include.operations.database import begin
+from include.streams.kafka.connection import client_config
+from include.streams.kafka.producer import DeliveryFailed
+from include.streams.lake import buckets
+from include.streams.models.store import ModelStore
+from include.streams.operations.database import begin
 from include.water import services as water_services
 from include.water.leaks import confirmed, detection, training
 from include.water.leaks.detection import Night

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import Connection, func, insert, text, update
 from sqlalchemy.exc import DBAPIError
 
-from include.operations.alarms import open_alarm
-from include.operations.database import begin
-from include.operations.migrate import upgrade
-from include.pages.reading import read_only
+from include.streams.operations.alarms import open_alarm
+from include.streams.operations.database import begin
+from include.streams.operations.migrate import upgrade
+from include.streams.pages.reading import read_only
 from include.water.dashboards.board import read_board
 from include.water.dashboards.events import ELSEWHERE
 from include.water.dashboards.tiles import MAX_ALERTS, OPEN_FOR, TILES, behind, refresh

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from include.operations.database import begin
-from include.operations.migrate import upgrade
+from include.streams.operations.database import begin
+from include.streams.operations.migrate import upgrade
 
 pytestmark = pytest.mark.integration
 
@@ -32,7 +32,7 @@ def without_example(tmp_path_factory) -> Path:
 def start_upgrade(root: Path, database: str) -> subprocess.Popen[str]:
     url = os.environ[f"AIRFLOW_CONN_{database.upper()}"]
     return subprocess.Popen(
-        [sys.executable, "-m", "include.operations", "upgrade"],
+        [sys.executable, "-m", "include.streams.operations", "upgrade"],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root), "AIRFLOW_CONN_OPERATIONS_DB": url},
         stdout=subprocess.PIPE,

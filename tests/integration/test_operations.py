@@ -19,10 +19,10 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, MetaData, text
 from sqlalchemy.exc import DBAPIError
 
-from include.operations.__main__ import main
-from include.operations.alarms import close_alarm, open_alarm
-from include.operations.database import begin, engine
-from include.operations.migrate import MIGRATION_LOCK, upgrade
+from include.streams.operations.__main__ import main
+from include.streams.operations.alarms import close_alarm, open_alarm
+from include.streams.operations.database import begin, engine
+from include.streams.operations.migrate import MIGRATION_LOCK, upgrade
 from tests.unit.operations import columns
 
 pytestmark = pytest.mark.integration
@@ -32,9 +32,9 @@ NOTHING_TO_DO = "nothing to do: the database is up to date"
 
 
 def command(database_url: str, *arguments: str) -> subprocess.Popen[str]:
-    """`python -m include.operations`, as a deployment runs it; `upgrade` unless told otherwise."""
+    """`python -m include.streams.operations`, as a deployment runs it; `upgrade` unless told otherwise."""
     return subprocess.Popen(
-        [sys.executable, "-m", "include.operations", *(arguments or ("upgrade",))],
+        [sys.executable, "-m", "include.streams.operations", *(arguments or ("upgrade",))],
         cwd=PROJECT,
         env={**os.environ, "AIRFLOW_CONN_OPERATIONS_DB": database_url},
         stdout=subprocess.PIPE,

@@ -13,8 +13,8 @@ from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOpera
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from include.kafka.connection import UnsafeKafkaConnection
-from include.kafka.producer import AcknowledgedProducer, DeliveryFailed, OutgoingRecord
+from include.streams.kafka.connection import UnsafeKafkaConnection
+from include.streams.kafka.producer import AcknowledgedProducer, DeliveryFailed, OutgoingRecord
 from tests.clients import reader_at
 
 pytestmark = pytest.mark.integration
@@ -92,7 +92,7 @@ def produce(topic: str, conn_id: str, *values: bytes, delivery_callback: str | N
     operator.execute({})
 
 
-OURS = "include.kafka.producer.raise_on_delivery_failure"
+OURS = "include.streams.kafka.producer.raise_on_delivery_failure"
 
 
 def test_everything_is_acknowledged_when_the_block_ends(connect, topic, values):

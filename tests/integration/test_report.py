@@ -14,13 +14,13 @@ import pytest
 from pyiceberg.exceptions import NoSuchTableError
 from sqlalchemy import insert, text
 
-from include.lake.buckets import Bucket, Entry, GenerationChanged, bucket
-from include.lake.catalog import load_catalog
-from include.operations.alarms import open_alarm
-from include.operations.database import begin
-from include.operations.migrate import upgrade
-from include.operations.tables import inbox
-from include.validators.results import folder
+from include.streams.lake.buckets import Bucket, Entry, GenerationChanged, bucket
+from include.streams.lake.catalog import load_catalog
+from include.streams.operations.alarms import open_alarm
+from include.streams.operations.database import begin
+from include.streams.operations.migrate import upgrade
+from include.streams.operations.tables import inbox
+from include.streams.validators.results import folder
 from include.water.consumers import AGGREGATE_METER_READINGS
 from include.water.dashboards.report.collect import collect
 from include.water.dashboards.report.data import Leak

@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.dialects import postgresql
 
-from include.operations.database import begin
-from include.operations.migrate import upgrade
-from include.operations.retention import Rule, prune, rules
-from include.operations.tables import claims
+from include.streams.operations.database import begin
+from include.streams.operations.migrate import upgrade
+from include.streams.operations.retention import Rule, prune, rules
+from include.streams.operations.tables import claims
 from include.water.topics import TOPICS
 from tests import forks
 
@@ -199,8 +199,8 @@ def test_a_row_that_somebody_holds_holds_nobody_up(consumer):
 
 KILLED = """
 from datetime import timedelta
-from include.operations.retention import Rule, prune
-from include.operations.tables import claims
+from include.streams.operations.retention import Rule, prune
+from include.streams.operations.tables import claims
 
 prune([Rule(claims, "closed_at", timedelta(days=1), "closed_at is not null")], seconds=600, batch_rows=1)
 """

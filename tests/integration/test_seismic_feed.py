@@ -16,9 +16,9 @@ from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOpera
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from sqlalchemy import delete, select, update
 
-from include.kafka.connection import client_config, consumer_config
-from include.kafka.producer import DeliveryFailed
-from include.operations.database import begin
+from include.streams.kafka.connection import client_config, consumer_config
+from include.streams.kafka.producer import DeliveryFailed
+from include.streams.operations.database import begin
 from include.water import services as water_services
 from include.water.feeds import seismic
 from include.water.simulators.feed_server import server

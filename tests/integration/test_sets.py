@@ -12,14 +12,14 @@ import pyarrow as pa
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.lake.buckets import bucket
-from include.operations.alarms import open_alarms
-from include.operations.migrate import upgrade
-from include.validators import results
-from include.validators.__main__ import main as command
-from include.validators.results import NothingToAccept
-from include.validators.rules import Measure, Recent, SetSuite, between, not_null
-from include.validators.sets import SetsFailed, check_run
+from include.streams.lake.buckets import bucket
+from include.streams.operations.alarms import open_alarms
+from include.streams.operations.migrate import upgrade
+from include.streams.validators import results
+from include.streams.validators.__main__ import main as command
+from include.streams.validators.results import NothingToAccept
+from include.streams.validators.rules import Measure, Recent, SetSuite, between, not_null
+from include.streams.validators.sets import SetsFailed, check_run
 
 pytestmark = pytest.mark.integration
 
@@ -75,7 +75,7 @@ def test_a_run_that_breaks_a_rule_stops_and_says_what_to_do(source):
     text = str(error.value)
     for part in ("x: 0 to 10", "1 of 3 rows break it", f"gs://artifacts/validation/{source}/7/report.html"):
         assert part in text
-    assert f"python -m include.validators accept {source} 7 --reason" in text
+    assert f"python -m include.streams.validators accept {source} 7 --reason" in text
     assert alarms(source) == ["suite_failed:7"]
     result = json.loads(stored(source, 7, "result.json"))
     assert result["stopped"]

@@ -12,11 +12,11 @@ import pytest
 from airflow.providers.google.cloud.triggers.gcs import GCSPrefixBlobTrigger
 from sqlalchemy import delete, func, select, update
 
-from include.lake.buckets import bucket
-from include.operations.alarms import open_alarms
-from include.operations.database import begin
-from include.operations.migrate import upgrade
-from include.operations.tables import alarms as alarms_table
+from include.streams.lake.buckets import bucket
+from include.streams.operations.alarms import open_alarms
+from include.streams.operations.database import begin
+from include.streams.operations.migrate import upgrade
+from include.streams.operations.tables import alarms as alarms_table
 from include.water.register import importing
 from include.water.register.layout import ARCHIVE, INCOMING, MAX_BYTES, REJECTED, Kind
 from include.water.register.objects import NotSettled, list_files, move

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
-from include.operations.alarms import open_alarms
-from include.operations.database import begin
-from include.operations.migrate import upgrade
-from include.validators.results import load_page
-from include.validators.rules import SetSuite, SourceRule
-from include.validators.sets import check_run
-from include.validators.sources import MAX_ALARMS
+from include.streams.operations.alarms import open_alarms
+from include.streams.operations.database import begin
+from include.streams.operations.migrate import upgrade
+from include.streams.validators.results import load_page
+from include.streams.validators.rules import SetSuite, SourceRule
+from include.streams.validators.sets import check_run
+from include.streams.validators.sources import MAX_ALARMS
 
 pytestmark = pytest.mark.integration
 

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.consumers import FAULTS_TOPICS
 from benchmarks.odd_records import KINDS
-from include.contracts import ContractViolation
+from include.streams.contracts import ContractViolation
 
 TOPIC = FAULTS_TOPICS[0]
 

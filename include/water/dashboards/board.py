@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from include.operations.tables import alarms
+from include.streams.operations.tables import alarms
 from include.water.dashboards.tiles import ELSEWHERE, TILES, behind
 from include.water.sites import DISTRICTS, SITES
 from include.water.tables import board_tiles, decisions

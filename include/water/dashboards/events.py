@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from include.contracts.violations import ContractViolation
+from include.streams.contracts.violations import ContractViolation
 from include.water.sites import DISTRICTS
 from include.water.topics import ALERTS_RAISED, AlertRaised
 

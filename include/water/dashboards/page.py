@@ -5,8 +5,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from include.pages.app import page_app
-from include.pages.reading import read_only
+from include.streams.pages.app import page_app
+from include.streams.pages.reading import read_only
 from include.water.dashboards.board import read_board
 
 FOLDER = Path(__file__).parent / "live_board"

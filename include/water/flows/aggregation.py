@@ -16,9 +16,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from include.lake import engine
-from include.lake.catalog import refreshed
-from include.validators.coordinates import LOG, files_of, span
+from include.streams.lake import engine
+from include.streams.lake.catalog import refreshed
+from include.streams.validators.coordinates import LOG, files_of, span
 from include.water.flows import queries, tables
 from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, night_of
 from include.water.flows.hours import (
@@ -67,9 +67,9 @@ def aggregate_ranges(ranges: Sequence[Mapping[str, Any]], noted: Iterable[dateti
     `ranges`: partition, start, end (exclusive), log. `noted`: hours that lost readings. Returns {"hours": [first, last]
     as text, or [] when nothing is touched, "meter_hours": rows, "district_hours": rows, "district_nights": rows}.
     """
-    from include.lake.catalog import load_catalog
-    from include.lake.engine import connect
-    from include.landing.clean import ensure_clean_table
+    from include.streams.lake.catalog import load_catalog
+    from include.streams.lake.engine import connect
+    from include.streams.landing.clean import ensure_clean_table
     from include.water.topics import METER_READINGS
 
     catalog = load_catalog()
@@ -272,8 +272,8 @@ def _overwrite(
     """
     import pyarrow
 
-    from include.lake import datafiles, writing
-    from include.lake.engine import quoted
+    from include.streams.lake import datafiles, writing
+    from include.streams.lake.engine import quoted
 
     names = datafiles.columns(table)
     number = 0

@@ -18,8 +18,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from include.landing.consumers import LandingConsumer
-from include.operations.database import begin
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.operations.database import begin
 from include.water.tables import replaced_hours
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def commit(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], run_id: str) -> dict[str, Any]:
     """Put the run's rows into the clean table in place of those it has there; returns the run's summary."""
-    from include.landing import tasks
+    from include.streams.landing import tasks
 
     note_hours(consumer, run_id)
     return tasks.commit(consumer, units, run_id)
@@ -35,9 +35,9 @@ def commit(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], run_id
 
 def note_hours(consumer: LandingConsumer, run_id: str) -> None:
     """Record the hours of the readings that the run has in the clean table now, beside those noted before."""
-    from include.lake.engine import connect
-    from include.landing.clean import as_parts, claim_of, ensure_clean_table
-    from include.validators.coordinates import files_of
+    from include.streams.lake.engine import connect
+    from include.streams.landing.clean import as_parts, claim_of, ensure_clean_table
+    from include.streams.validators.coordinates import files_of
     from include.water.flows.aggregation import hours_of
 
     claim_id, ranges = claim_of(consumer, run_id)

@@ -100,6 +100,6 @@ def spec_of(name: str) -> PartitionSpec:
 
 def ensure_tables(catalog: Catalog) -> dict[str, Table]:
     """The tables, by name; made if they do not exist."""
-    from include.lake.writing import ensure_table
+    from include.streams.lake.writing import ensure_table
 
     return {name: ensure_table(catalog, name, schema_of(name), spec_of(name)) for name in TABLES}

@@ -98,7 +98,7 @@ def confirm_planted(until: datetime, since: datetime, *, seed: int = 1) -> int:
     Returns:
         How many leaks were recorded.
     """
-    from include.operations.database import begin
+    from include.streams.operations.database import begin
     from include.water.simulators.network import Network
 
     with begin() as connection:

@@ -42,9 +42,9 @@ def read_nights(now: datetime | None = None) -> Nights:
     """
     import pandas as pd
 
-    from include.lake.catalog import load_catalog
-    from include.lake.engine import connect, scan
-    from include.operations.database import begin
+    from include.streams.lake.catalog import load_catalog
+    from include.streams.lake.engine import connect, scan
+    from include.streams.operations.database import begin
     from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, ensure_tables
 
     # Read before the tables: claims that are closed by now are in them.
@@ -108,7 +108,7 @@ def _offsets(connection: Connection) -> dict[str, int]:
     """{partition: the offset before which the consumer has finished every reading}."""
     from sqlalchemy import func, select
 
-    from include.operations.tables import claim_ranges, claims, positions
+    from include.streams.operations.tables import claim_ranges, claims, positions
     from include.water.consumers import AGGREGATE_METER_READINGS
 
     name = AGGREGATE_METER_READINGS.name

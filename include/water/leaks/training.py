@@ -13,8 +13,8 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from include.models.gate import Gate, Scores
-from include.models.training import Outcome, train
+from include.streams.models.gate import Gate, Scores
+from include.streams.models.training import Outcome, train
 from include.water.leaks import features as features_module
 from include.water.leaks import model as model_module
 from include.water.leaks.features import FEATURES, FLOWS, features
@@ -23,7 +23,7 @@ from include.water.leaks.model import ALLOWED_TYPES, SEED, model_score, new_mode
 from include.water.leaks.scoring import FALSE_ALARMS_PER_YEAR, Result, Spell, evaluate, threshold_for
 
 if TYPE_CHECKING:
-    from include.models.store import ModelStore
+    from include.streams.models.store import ModelStore
     from include.water.leaks.nights import Nights
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class NotEnough(Exception):
 
 
 class LeakAttempt:
-    """An Attempt (`include.models.training`) with nights and confirmed leaks.
+    """An Attempt (`include.streams.models.training`) with nights and confirmed leaks.
 
     Args:
         nights: The complete nights.
@@ -186,9 +186,9 @@ def train_leak_model(run_id: str, *, force: bool = False) -> Outcome:
         run_id: The Dag run.
         force: Train on unchanged data too.
     """
-    from include.lake.buckets import bucket
-    from include.models.store import ModelStore
-    from include.operations.database import begin
+    from include.streams.lake.buckets import bucket
+    from include.streams.models.store import ModelStore
+    from include.streams.operations.database import begin
     from include.water.leaks.confirmed import confirmed
     from include.water.leaks.nights import read_nights
 

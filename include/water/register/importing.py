@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from include.lake.buckets import Bucket, bucket
+from include.streams.lake.buckets import Bucket, bucket
 from include.water.register.layout import (
     ARCHIVE,
     INCOMING,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import pyarrow
     from sqlalchemy import Connection
 
-    from include.validators.evaluation import SetResult
-    from include.validators.rules import SetSuite
+    from include.streams.validators.evaluation import SetResult
+    from include.streams.validators.rules import SetSuite
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ def import_file(file: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(layout: Layout | None, data: bytes | None, size: int) -> tuple[pyarrow.Table | None, SetSuite, SetResult]:
-    from include.validators.evaluation import Outcome, SetResult, State, evaluate
-    from include.validators.rules import SetSuite, Severity
+    from include.streams.validators.evaluation import Outcome, SetResult, State, evaluate
+    from include.streams.validators.rules import SetSuite, Severity
 
     def refused(rule: str, expected: str, observed: str) -> SetResult:
         outcome = Outcome(rule, "run", Severity.critical, State.failed, expected, observed)
@@ -102,7 +102,7 @@ def _check(layout: Layout | None, data: bytes | None, size: int) -> tuple[pyarro
 def _recorded(name: str, generation: int) -> dict[str, Any] | None:
     from sqlalchemy import select
 
-    from include.operations.database import begin
+    from include.streams.operations.database import begin
     from include.water.tables import register_files as files
 
     with begin() as connection:
@@ -112,7 +112,7 @@ def _recorded(name: str, generation: int) -> dict[str, Any] | None:
 
 
 def _apply(file: Mapping[str, Any], layout: Layout, table: pyarrow.Table, place: str) -> dict[str, Any]:
-    from include.operations.database import begin
+    from include.streams.operations.database import begin
 
     with begin() as connection:
         row = {**_file_row(file, layout.kind, place), "state": "applied", "rows": table.num_rows}
@@ -125,10 +125,10 @@ def _apply(file: Mapping[str, Any], layout: Layout, table: pyarrow.Table, place:
 def _reject(
     objects: Bucket, file: Mapping[str, Any], layout: Layout | None, suite: SetSuite, result: SetResult
 ) -> dict[str, Any]:
-    from include.operations.alarms import open_alarm
-    from include.operations.database import begin
-    from include.validators.results import store
-    from include.validators.sets import document
+    from include.streams.operations.alarms import open_alarm
+    from include.streams.operations.database import begin
+    from include.streams.validators.results import store
+    from include.streams.validators.sets import document
 
     name, generation = str(file["name"]), int(file["generation"])
     key = identity(name, generation)
@@ -167,7 +167,7 @@ def _close_alarms(connection: Connection, name: str, generation: int) -> None:
     """Close the alarms of earlier bad files with the name of this good file."""
     from sqlalchemy import select
 
-    from include.operations.alarms import close_alarm
+    from include.streams.operations.alarms import close_alarm
     from include.water.tables import register_files as files
 
     bad = select(files.c.generation).where(

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from include.lake.buckets import Bucket, Entry, bucket
+from include.streams.lake.buckets import Bucket, Entry, bucket
 from include.water.register.layout import INCOMING
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,6 @@ def _remote(objects: Bucket) -> Any:
     """The client's own bucket, for operations that `Bucket` does not have."""
     from airflow.providers.google.cloud.hooks.gcs import GCSHook
 
-    from include.lake.buckets import CONN_ID
+    from include.streams.lake.buckets import CONN_ID
 
     return GCSHook(gcp_conn_id=CONN_ID).get_conn().bucket(objects.name)

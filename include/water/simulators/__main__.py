@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _send_history(options: argparse.Namespace) -> int:
-    from include.kafka.producer import AcknowledgedProducer
+    from include.streams.kafka.producer import AcknowledgedProducer
     from include.water.simulators.meters import Faults, send_history
 
     started = time.monotonic()

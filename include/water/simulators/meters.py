@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from include.contracts.breaking import broken
-from include.kafka.producer import AcknowledgedProducer
+from include.streams.contracts.breaking import broken
+from include.streams.kafka.producer import AcknowledgedProducer
 from include.water.simulators.network import DAY_SECONDS, Network
 from include.water.simulators.planted import EPOCH, Meter, random_for, seconds_of
 from include.water.topics import METER_READINGS, MeterReading

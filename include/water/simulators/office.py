@@ -24,7 +24,7 @@ def write_down(days: float, seed: int) -> None:
     Raises:
         Exception: What the operational database and the bucket raise.
     """
-    from include.lake.buckets import bucket
+    from include.streams.lake.buckets import bucket
     from include.water.leaks.confirmed import confirm_planted
     from include.water.register.layout import INCOMING, Kind
     from include.water.register.samples import bad_file

@@ -18,9 +18,9 @@ from itertools import cycle
 from pathlib import Path
 from random import Random
 
-from include.contracts import Contract, Topic
-from include.contracts.breaking import broken
-from include.kafka.producer import AcknowledgedProducer, DeliveryFailed
+from include.streams.contracts import Contract, Topic
+from include.streams.contracts.breaking import broken
+from include.streams.kafka.producer import AcknowledgedProducer, DeliveryFailed
 from include.water.feeds.seismic import to_event
 from include.water.simulators.customers import from_old_app, service_requests
 from include.water.simulators.meters import Faults, reading, send_history

@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from include.inference.embeddings import Match
-from include.inference.manipulation import signs_of_manipulation
-from include.inference.redaction import clean, redact
+from include.streams.inference.embeddings import Match
+from include.streams.inference.manipulation import signs_of_manipulation
+from include.streams.inference.redaction import clean, redact
 from include.water.topics import Action, ServiceRequest, Severity
 from include.water.triage.examples import Example, examples, index
 from include.water.triage.policy import allowed
@@ -35,8 +35,8 @@ from include.water.triage.rules import (
 )
 
 if TYPE_CHECKING:
-    from include.inference.model import ChatModel
-    from include.kafka.messages import Message
+    from include.streams.inference.model import ChatModel
+    from include.streams.kafka.messages import Message
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def propose(message: Message) -> Proposal:
     Returns:
         The proposal of the model, or of the offline engine.
     """
-    from include.inference.model import Misconfigured, from_connection
+    from include.streams.inference.model import Misconfigured, from_connection
 
     request: ServiceRequest = message.event  # type: ignore[assignment]
     try:
@@ -129,8 +129,8 @@ def propose_with(model: ChatModel, request: ServiceRequest) -> Proposal:
         model: The model of the connection `llm`.
         request: The customer's request.
     """
-    from include.inference import agent
-    from include.inference.model import ModelFailed
+    from include.streams.inference import agent
+    from include.streams.inference.model import ModelFailed
     from include.water.triage.tools import tools_for
 
     text = _text(request)
@@ -281,7 +281,7 @@ def _supported(rule: Rule, nearest: list[list[Match]], known: dict[str, Example]
 
 def _check(decision: TriageDecision, request: ServiceRequest, rules: Sequence[Rule]) -> None:
     """Raise agent.Refused for a proposal that the model may not make, whatever it was told."""
-    from include.inference.agent import Refused
+    from include.streams.inference.agent import Refused
 
     if reason := allowed(decision, request):
         raise Refused(reason)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from include.inference.embeddings import Examples
+from include.streams.inference.embeddings import Examples
 from include.water.topics import Severity
 from include.water.triage.proposals import Category
 

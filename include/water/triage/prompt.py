@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from include.inference.redaction import clean, fence, redact
+from include.streams.inference.redaction import clean, fence, redact
 from include.water.sites import DISTRICTS, SITES
 from include.water.topics import ServiceRequest
 

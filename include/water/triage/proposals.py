@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from include.contracts.types import Line
+from include.streams.contracts.types import Line
 from include.water.topics import Action, Severity, TargetKind
 
 # Changes whenever the meaning of a category, an action or a risk changes; every decision records it.

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from include.inference.agent import Found, Tool
-from include.inference.redaction import clean, redact
+from include.streams.inference.agent import Found, Tool
+from include.streams.inference.redaction import clean, redact
 from include.water.sites import DISTRICTS, SITES
 from include.water.topics import ServiceRequest
 
@@ -136,7 +136,7 @@ def network_sites(request: ServiceRequest) -> Found:
 def _found(query: Any, id_column: str) -> Found:
     from sqlalchemy import text
 
-    from include.operations.database import begin
+    from include.streams.operations.database import begin
 
     with begin() as connection:
         connection.execute(text(f"set local statement_timeout = '{STATEMENT_SECONDS}s'"))
@@ -159,7 +159,7 @@ def _runbooks() -> dict[str, str]:
 
 @cache
 def _runbook_index() -> Any:
-    from include.inference.embeddings import Examples
+    from include.streams.inference.embeddings import Examples
 
     # The beginning says what a runbook is about; the whole text would be more than the embedding model reads.
     return Examples({name: text[:600] for name, text in _runbooks().items()})

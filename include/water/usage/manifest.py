@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
-from include.lake.buckets import ABSENT, Bucket
+from include.streams.lake.buckets import ABSENT, Bucket
 from include.water.usage.customers import Tenure
 from include.water.usage.documents import JSON
 

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, TypeVar
 
-from include.lake.buckets import ABSENT, Bucket, GenerationChanged
+from include.streams.lake.buckets import ABSENT, Bucket, GenerationChanged
 from include.water.usage.documents import FOLDER, JSON, content_hash, customer_of, encode, path_of
 from include.water.usage.manifest import Manifest
 

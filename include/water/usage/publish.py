@@ -61,7 +61,7 @@ def next_turn(asked_at: datetime, now: datetime | None = None) -> datetime | Non
     Returns:
         The time; None when usage was published after the request.
     """
-    from include.lake.buckets import bucket
+    from include.streams.lake.buckets import bucket
 
     return turns.next_turn(load(bucket()).published_at, asked_at, MIN_INTERVAL, now or datetime.now(UTC))
 
@@ -83,9 +83,9 @@ def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -
     """
     from pyiceberg.exceptions import NoSuchTableError
 
-    from include.lake.buckets import bucket
-    from include.lake.catalog import load_catalog
-    from include.operations.database import begin
+    from include.streams.lake.buckets import bucket
+    from include.streams.lake.catalog import load_catalog
+    from include.streams.operations.database import begin
     from include.water.usage.tables import ensure_customer_days
 
     started = now or datetime.now(UTC)
@@ -137,7 +137,7 @@ def write_days(table: Table, days: pyarrow.Table, manifest: Manifest, window: li
     Raises:
         PublishedMeanwhile: Another run has changed the table's days, or a later one has found them as they should be.
     """
-    from include.lake.writing import commit
+    from include.streams.lake.writing import commit
     from include.water.usage.tables import CUSTOMER_DAYS
 
     record = table.properties.get(CONTENTS)
@@ -184,7 +184,7 @@ def _with_schema(days: pyarrow.Table, table: Table, changed: list[date]) -> pyar
 
 
 def _compute(table: Table, customers: list[Customer], days: list[date], horizon: datetime) -> Usage:
-    from include.lake.engine import connect, scan
+    from include.streams.lake.engine import connect, scan
 
     # Whether water ran all the time on the first day depends on the hours before it, too.
     days = [*(days[0] - timedelta(days=n) for n in range(MARGIN_DAYS, 0, -1)), *days]

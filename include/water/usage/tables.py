@@ -36,7 +36,7 @@ def ensure_customer_days(catalog: Catalog) -> Table:
     from pyiceberg.transforms import IdentityTransform
     from pyiceberg.types import NestedField
 
-    from include.lake.writing import ensure_table
+    from include.streams.lake.writing import ensure_table
 
     fields = [
         NestedField(number, name, kind, required=required, doc=doc or None)

@@ -15,15 +15,15 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from include.contracts import Topic
-from include.kafka.connection import client_config, producer_config
-from include.kafka.topics import create_topics
-from include.landing import connectors
-from include.landing.connect import Connect
-from include.landing.standing import Standing, progress
-from include.landing.tables import connector_name, load_landing_table, table_name
-from include.operations.database import begin
-from include.operations.migrate import upgrade
+from include.streams.contracts import Topic
+from include.streams.kafka.connection import client_config, producer_config
+from include.streams.kafka.topics import create_topics
+from include.streams.landing import connectors
+from include.streams.landing.connect import Connect
+from include.streams.landing.standing import Standing, progress
+from include.streams.landing.tables import connector_name, load_landing_table, table_name
+from include.streams.operations.database import begin
+from include.streams.operations.migrate import upgrade
 from tests.clients import producer_to
 from tests.integration.kafka.conftest import Order
 

@@ -13,17 +13,17 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, ResourceType
 from sqlalchemy import text
 
-from include.kafka.connection import admin_config, client_config
-from include.kafka.offsets import GroupOffsets
-from include.kafka.watch import CheckFailed
-from include.lake.catalog import load_catalog
-from include.landing import __main__ as command
-from include.landing import connectors, removal, watchdog
-from include.landing.connect import ConnectUnreachable
-from include.landing.standing import MISSING, Progress
-from include.landing.tables import connector_name, raw_table, sink_group
-from include.operations.alarms import open_alarm
-from include.operations.database import begin
+from include.streams.kafka.connection import admin_config, client_config
+from include.streams.kafka.offsets import GroupOffsets
+from include.streams.kafka.watch import CheckFailed
+from include.streams.lake.catalog import load_catalog
+from include.streams.landing import __main__ as command
+from include.streams.landing import connectors, removal, watchdog
+from include.streams.landing.connect import ConnectUnreachable
+from include.streams.landing.standing import MISSING, Progress
+from include.streams.landing.tables import connector_name, raw_table, sink_group
+from include.streams.operations.alarms import open_alarm
+from include.streams.operations.database import begin
 from tests.integration.connect.conftest import (
     FAST,
     alarms,
@@ -122,7 +122,7 @@ def test_a_coordinator_that_runs_without_a_place_is_refused_with_the_commands_th
     member = Consumer({**client_config(), "group.id": connectors.coordinator_group(topic)})
     member.subscribe([control])
     wait_for(lambda: member.poll(0.1) is None and member.assignment())
-    with pytest.raises(connectors.UnsafeConnector, match=f"python -m include.landing stop {name}"):
+    with pytest.raises(connectors.UnsafeConnector, match=f"python -m include.streams.landing stop {name}"):
         connectors.apply([topic], folder=folder)
     assert connect.config(name) is None
     member.close()
@@ -133,7 +133,7 @@ def test_a_coordinator_that_runs_without_a_place_is_refused_with_the_commands_th
 @pytest.fixture
 def registry(monkeypatch, folder):
     """What `--registry tests...:NAME` names; connectors are configured by the test's folder."""
-    from include.contracts import Registry
+    from include.streams.contracts import Registry
 
     monkeypatch.setattr(
         connectors.apply, "__kwdefaults__", {**(connectors.apply.__kwdefaults__ or {}), "folder": folder}
@@ -194,7 +194,7 @@ def test_a_connector_without_a_landed_topic_is_named_and_goes_only_when_a_person
         return command.main([*options, *arguments]), *capsys.readouterr()
 
     for looks in ("apply", "status"):
-        assert f"`python -m include.landing remove {name}`" in run(looks)[1]
+        assert f"`python -m include.streams.landing remove {name}`" in run(looks)[1]
     assert connector_name(landed) in run("remove", connector_name(landed))[2]
     assert connect.configs().keys() >= {name, connector_name(landed)}
 
@@ -322,7 +322,7 @@ def test_a_connect_that_hangs_is_asked_once_in_a_check(make_topic, monkeypatch, 
             asked.append(self.path)
             over.wait(30)
 
-    monkeypatch.setattr("include.landing.connect.READ_SECONDS", 0.3)
+    monkeypatch.setattr("include.streams.landing.connect.READ_SECONDS", 0.3)
     with ThreadingHTTPServer(("127.0.0.1", 0), Hangs) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AIRFLOW_CONN_CONNECT_HANGS", f"http://127.0.0.1:{server.server_port}")

@@ -8,9 +8,9 @@ import signal
 import pytest
 from confluent_kafka import TopicPartition
 
-from include.kafka.connection import client_config, consumer_config
-from include.landing import connectors, watchdog
-from include.landing.tables import connector_name
+from include.streams.kafka.connection import client_config, consumer_config
+from include.streams.landing import connectors, watchdog
+from include.streams.landing.tables import connector_name
 from tests.clients import reader_at
 from tests.integration.connect.conftest import (
     FAST,
@@ -74,8 +74,8 @@ def test_files_that_the_catalog_refused_land_although_the_connector_was_changed_
 
 
 def test_a_failed_task_is_restarted_and_told_without_what_was_in_the_messages(make_topic, folder, connect, watched):
-    from include.lake.catalog import load_catalog
-    from include.landing.tables import raw_table
+    from include.streams.lake.catalog import load_catalog
+    from include.streams.landing.tables import raw_table
 
     topic = make_topic(partitions=1)
     name, table = connector_name(topic), raw_table(topic)

@@ -8,13 +8,13 @@ from datetime import timedelta
 
 import pytest
 
-from include.landing import connectors, verification
-from include.landing.connect import ConnectUnreachable
-from include.landing.consumers import LandingConsumer
-from include.landing.gaps import history
-from include.landing.planning import claim_landed
-from include.landing.tables import connector_name, load_landing_table, raw_table, topic_id
-from include.landing.verification import verify
+from include.streams.landing import connectors, verification
+from include.streams.landing.connect import ConnectUnreachable
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.gaps import history
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.tables import connector_name, load_landing_table, raw_table, topic_id
+from include.streams.landing.verification import verify
 from tests.integration.connect.conftest import (
     FAST,
     configure,

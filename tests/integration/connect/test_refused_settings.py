@@ -8,12 +8,12 @@ from datetime import timedelta
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from include.contracts import Topic
-from include.kafka import topics
-from include.kafka.connection import admin_config, client_config
-from include.kafka.topics import SettingsRefused, create_topics
-from include.landing import connectors
-from include.landing.tables import connector_name
+from include.streams.contracts import Topic
+from include.streams.kafka import topics
+from include.streams.kafka.connection import admin_config, client_config
+from include.streams.kafka.topics import SettingsRefused, create_topics
+from include.streams.landing import connectors
+from include.streams.landing.tables import connector_name
 from tests.integration.connect.conftest import send, wait_until_landed
 from tests.integration.kafka.conftest import Order
 

@@ -6,13 +6,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from include.kafka.connection import client_config, producer_config
-from include.landing import __main__ as command
-from include.landing import connectors, stepping, watchdog
-from include.landing.connect import Connect
-from include.landing.repair import repair
-from include.landing.tables import connector_name
-from include.landing.verification import verify
+from include.streams.kafka.connection import client_config, producer_config
+from include.streams.landing import __main__ as command
+from include.streams.landing import connectors, stepping, watchdog
+from include.streams.landing.connect import Connect
+from include.streams.landing.repair import repair
+from include.streams.landing.tables import connector_name
+from include.streams.landing.verification import verify
 from tests.clients import producer_to
 from tests.integration.connect.conftest import (
     alarms,

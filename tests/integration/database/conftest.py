@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from include.operations.database import _engine, engine
+from include.streams.operations.database import _engine, engine
 
 PACKAGES = ("pgbouncer", "libc-ares2", "libevent-2.1-7")
 

@@ -7,8 +7,8 @@ from alembic import command
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import ProgrammingError
 
-from include.operations.database import begin, engine
-from include.operations.migrate import MigrationBlocked, configurations, upgrade
+from include.streams.operations.database import begin, engine
+from include.streams.operations.migrate import MigrationBlocked, configurations, upgrade
 
 pytestmark = pytest.mark.integration
 

@@ -6,13 +6,13 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.landing.planning import claim_landed
-from include.landing.repair import repair
-from include.landing.verification import verify
-from include.operations import outbox
-from include.operations.database import begin, engine
-from include.operations.migrate import upgrade
+from include.streams.kafka import tasks
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.repair import repair
+from include.streams.landing.verification import verify
+from include.streams.operations import outbox
+from include.streams.operations.database import begin, engine
+from include.streams.operations.migrate import upgrade
 from tests.integration.kafka.conftest import (
     admin,
     deliver_now,

@@ -9,9 +9,9 @@ from psycopg import sql
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
-from include.lake.catalog import load_catalog
-from include.operations.database import begin
-from include.pages.reading import read_only
+from include.streams.lake.catalog import load_catalog
+from include.streams.operations.database import begin
+from include.streams.pages.reading import read_only
 from tests.integration.database.conftest import as_json
 
 pytestmark = pytest.mark.integration

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import TIMESTAMP, bindparam, select, text
 
-from include.kafka.messages import EPOCH
-from include.operations.database import begin, engine
+from include.streams.kafka.messages import EPOCH
+from include.streams.operations.database import begin, engine
 
 pytestmark = pytest.mark.integration
 

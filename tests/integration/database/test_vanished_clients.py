@@ -14,10 +14,10 @@ from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from include.kafka.handling import HandlingFailed
-from include.kafka.messages import Message
-from include.kafka.tasks import claim_messages, handle_chunk
-from include.operations.database import WHOLE_TASK, _engine, begin, engine
+from include.streams.kafka.handling import HandlingFailed
+from include.streams.kafka.messages import Message
+from include.streams.kafka.tasks import claim_messages, handle_chunk
+from include.streams.operations.database import WHOLE_TASK, _engine, begin, engine
 from tests.integration.database.conftest import as_json
 from tests.integration.kafka.conftest import (
     admin,

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 import pyarrow as pa
 from pyiceberg.table import Table
 
-from include.lake.catalog import load_catalog
-from include.lake.engine import connect
-from include.lake.writing import ensure_table
+from include.streams.lake.catalog import load_catalog
+from include.streams.lake.engine import connect
+from include.streams.lake.writing import ensure_table
 from include.water.flows import tables
 from include.water.flows.aggregation import aggregate_tables
 from tests.unit.water.flows.reference import Reading
@@ -103,7 +103,7 @@ def aggregate_until_killed(namespace: str, commits: int) -> None:
     """Aggregate everything, but stop for ever, saying so, after this many commits: for a process to be killed."""
     import time
 
-    from include.lake import writing
+    from include.streams.lake import writing
 
     done, commit = 0, writing.commit
 

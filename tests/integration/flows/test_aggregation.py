@@ -13,8 +13,8 @@ from random import Random
 
 import pytest
 
-from include.contracts.__main__ import PROJECT
-from include.lake import engine, writing
+from include.streams.contracts.__main__ import PROJECT
+from include.streams.lake import engine, writing
 from include.water.flows import aggregation
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_DAYS, METER_HOURS, TABLES
 from tests.integration.flows.lake import PARTITIONS, Lake, at, make_lake
@@ -190,7 +190,7 @@ def test_a_task_that_was_given_up_does_not_put_back_what_a_later_run_has_changed
 ):
     lake = new_lake()
     first = lake.append(readings[::2])
-    from include.lake import engine
+    from include.streams.lake import engine
 
     read, raced = engine.read_data_files, []
 

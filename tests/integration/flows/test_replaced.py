@@ -11,14 +11,14 @@ import pytest
 from confluent_kafka.admin import NewTopic
 from pydantic import Field
 
-from include.contracts import Topic
-from include.kafka.reset import reset_consumer
-from include.lake.catalog import load_catalog
-from include.lake.engine import connect
-from include.landing.consumers import LandingConsumer
-from include.landing.planning import claim_landed
-from include.landing.tables import clean_table, create_landing_table
-from include.landing.validation import validate_unit
+from include.streams.contracts import Topic
+from include.streams.kafka.reset import reset_consumer
+from include.streams.lake.catalog import load_catalog
+from include.streams.lake.engine import connect
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.tables import clean_table, create_landing_table
+from include.streams.landing.validation import validate_unit
 from include.water.flows.aggregation import aggregate_tables
 from include.water.flows.replaced import commit, noted_hours
 from include.water.flows.tables import METER_HOURS

@@ -15,8 +15,8 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from include.inference.agent import MAX_RESULT_CHARS, Found, Refused, Task, Tool, Trace, run
-from include.inference.model import MAX_ANSWER_BYTES, ChatModel, ModelFailed, ModelSettings
+from include.streams.inference.agent import MAX_RESULT_CHARS, Found, Refused, Task, Tool, Trace, run
+from include.streams.inference.model import MAX_ANSWER_BYTES, ChatModel, ModelFailed, ModelSettings
 from tests.integration.inference.endpoint import (
     Act,
     Endpoint,

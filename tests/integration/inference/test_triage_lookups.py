@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, insert, select, text
 
-from include.inference.model import ChatModel, ModelSettings
-from include.operations.database import begin
-from include.operations.migrate import upgrade
+from include.streams.inference.model import ChatModel, ModelSettings
+from include.streams.operations.database import begin
+from include.streams.operations.migrate import upgrade
 from include.water.tables import alerts, decisions
 from include.water.topics import ServiceRequest, Severity
 from include.water.triage import tools

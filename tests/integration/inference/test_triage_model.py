@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from include.kafka.messages import Message
+from include.streams.kafka.messages import Message
 from include.water.topics import SERVICE_REQUESTS, ServiceRequest
 from include.water.triage.engine import propose
 from include.water.triage.prompt import PROMPT_VERSION

@@ -11,14 +11,14 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import text
 
-from include.contracts import Contract, Topic
-from include.kafka.connection import admin_config, client_config, consumer_config, producer_config
-from include.kafka.consumers import Consumer
-from include.kafka.delivery import deliver_due
-from include.kafka.messages import Message, Rejected
-from include.operations.alarms import SENDER
-from include.operations.database import begin
-from include.operations.migrate import upgrade
+from include.streams.contracts import Contract, Topic
+from include.streams.kafka.connection import admin_config, client_config, consumer_config, producer_config
+from include.streams.kafka.consumers import Consumer
+from include.streams.kafka.delivery import deliver_due
+from include.streams.kafka.messages import Message, Rejected
+from include.streams.operations.alarms import SENDER
+from include.streams.operations.database import begin
+from include.streams.operations.migrate import upgrade
 from tests.clients import producer_to, reader_at
 
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from include.kafka import tasks
-from include.kafka.consumers import Shape
+from include.streams.kafka import tasks
+from include.streams.kafka.consumers import Shape
 from tests.integration.kafka.conftest import alarms, committed, numbers, open_claims, order
 from tests.integration.kafka.test_claims import remake
 from tests.integration.kafka.test_partition_keys import grow_older
@@ -70,7 +70,7 @@ def test_keys_that_are_not_runs_yet_count_as_the_queue_of_the_worker(lane):
 
 
 def test_the_trigger_starts_few_runs_while_nothing_is_claimed(lane, monkeypatch):
-    monkeypatch.setattr("include.kafka.trigger.REFIRE_FIRST_SECONDS", 1.0)
+    monkeypatch.setattr("include.streams.kafka.trigger.REFIRE_FIRST_SECONDS", 1.0)
     _, consumer = lane
     for n in range(2):
         tasks.claim_partition_keys(consumer, f"run {n}")

@@ -12,10 +12,10 @@ import time
 import pytest
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.delivery import deliver_due
-from include.operations import outbox
-from include.operations.database import begin
+from include.streams.kafka import tasks
+from include.streams.kafka.delivery import deliver_due
+from include.streams.operations import outbox
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import alarms, order
 from tests.integration.kafka.test_outbox_delivery import add_requests, announcing, make_receiver, states
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from include.kafka import tasks
-from include.kafka.broken_contracts import ALARM
-from include.kafka.consumers import Shape
-from include.kafka.watch import check_consumer
+from include.streams.kafka import tasks
+from include.streams.kafka.broken_contracts import ALARM
+from include.streams.kafka.consumers import Shape
+from include.streams.kafka.watch import check_consumer
 from tests.integration.kafka.conftest import alarms, order
 
 pytestmark = pytest.mark.integration

@@ -8,11 +8,11 @@ from airflow.sdk.exceptions import AirflowFailException
 from confluent_kafka import TopicPartition
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.claims import claim
-from include.kafka.offsets import GroupOffsets, Partition
-from include.kafka.reset import NothingToReset, reset_consumer
-from include.operations.database import begin
+from include.streams.kafka import tasks
+from include.streams.kafka.claims import claim
+from include.streams.kafka.offsets import GroupOffsets, Partition
+from include.streams.kafka.reset import NothingToReset, reset_consumer
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import alarms, committed, effects, numbers, open_claims, order, wait_for_topics
 
 pytestmark = pytest.mark.integration
@@ -201,7 +201,7 @@ def test_partitions_that_are_added_later_are_claimed(make_topic, make_consumer, 
 def test_a_topic_that_does_not_exist_yet_holds_up_no_other(make_topic, make_consumer, send):
     from datetime import timedelta
 
-    from include.contracts import Topic
+    from include.streams.contracts import Topic
     from tests.integration.kafka.conftest import Order
 
     topic = make_topic()
@@ -233,7 +233,7 @@ def test_a_topic_made_again_stops_its_consumer_until_it_is_reset(make_topic, mak
     tasks.claim_messages(consumer, "first")
     remake(admin, topic, make_topic)
     send(topic, order("new"), order("newer"))
-    command = f"python -m include.kafka reset {consumer.name} {topic.name}"
+    command = f"python -m include.streams.kafka reset {consumer.name} {topic.name}"
     for _ in range(2):
         with pytest.raises(AirflowFailException, match=command):
             tasks.claim_messages(consumer, "second")

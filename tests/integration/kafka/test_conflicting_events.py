@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.consumers import Shape
-from include.operations.database import begin
+from include.streams.kafka import tasks
+from include.streams.kafka.consumers import Shape
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import alarms, numbers, open_claims, order, read_all
 from tests.integration.kafka.test_handling import outcomes
 from tests.integration.kafka.test_prepared_effects import make_prepared, prepared

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.delivery import BETWEEN_SECONDS
-from include.operations import outbox
+from include.streams.kafka import tasks
+from include.streams.kafka.delivery import BETWEEN_SECONDS
+from include.streams.operations import outbox
 from tests.integration.kafka.conftest import order
 from tests.integration.kafka.test_outbox_delivery import ANNOUNCED, announce, announcing, make_receiver, states
 

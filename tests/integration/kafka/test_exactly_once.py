@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import text
 
-from include.contracts import Topic
-from include.kafka.claims import claim, mark_handled
-from include.kafka.consumers import Consumer
-from include.kafka.handling import Handler, HandlingFailed
-from include.kafka.messages import Message
-from include.kafka.offsets import OffsetRange, Partition, PartitionOffsets
-from include.kafka.producer import Refusal
-from include.kafka.tasks import split
-from include.operations.database import begin
+from include.streams.contracts import Topic
+from include.streams.kafka.claims import claim, mark_handled
+from include.streams.kafka.consumers import Consumer
+from include.streams.kafka.handling import Handler, HandlingFailed
+from include.streams.kafka.messages import Message
+from include.streams.kafka.offsets import OffsetRange, Partition, PartitionOffsets
+from include.streams.kafka.producer import Refusal
+from include.streams.kafka.tasks import split
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import Order, order
 
 pytestmark = pytest.mark.integration

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from include.kafka import tasks
-from include.kafka.handling import HandlingFailed
-from include.kafka.messages import Message
+from include.streams.kafka import tasks
+from include.streams.kafka.handling import HandlingFailed
+from include.streams.kafka.messages import Message
 from tests.integration.kafka.conftest import numbers, open_claims, order, read_all, record_effect
 
 pytestmark = pytest.mark.integration

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer
 
-from include.kafka.connection import client_config, producer_config
-from include.kafka.offsets import GroupOffsets, OffsetRange
-from include.kafka.reading import CONSUMER_SETTINGS, RangeReader
+from include.streams.kafka.connection import client_config, producer_config
+from include.streams.kafka.offsets import GroupOffsets, OffsetRange
+from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from tests.clients import producer_to
 from tests.integration.kafka.conftest import order
 

@@ -7,10 +7,10 @@ import pytest
 from confluent_kafka import Consumer as KafkaConsumer
 from confluent_kafka.admin import NewPartitions
 
-from include.kafka import tasks, trigger
-from include.kafka.connection import client_config
-from include.kafka.offsets import GroupOffsets, Partition
-from include.kafka.watch import check_consumer
+from include.streams.kafka import tasks, trigger
+from include.streams.kafka.connection import client_config
+from include.streams.kafka.offsets import GroupOffsets, Partition
+from include.streams.kafka.watch import check_consumer
 from tests.integration.kafka.conftest import alarms, committed, effects, numbers, order, wait_for_topics
 from tests.integration.kafka.test_trigger import Firings, trigger_for
 

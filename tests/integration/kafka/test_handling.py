@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.connection import client_config, producer_config
-from include.kafka.handling import HandlingFailed
-from include.operations.database import begin
+from include.streams.kafka import tasks
+from include.streams.kafka.connection import client_config, producer_config
+from include.streams.kafka.handling import HandlingFailed
+from include.streams.operations.database import begin
 from tests.clients import producer_to
 from tests.integration.kafka.conftest import Order, numbers, open_claims, order, read_all
 
@@ -159,7 +159,7 @@ def test_killed_after_the_effect_and_before_the_claim_is_closed_repeats_nothing(
 
 
 def test_killed_between_dead_letter_and_inbox_keeps_the_message(make_topic, make_consumer, send, monkeypatch):
-    from include.kafka.handling import Handler
+    from include.streams.kafka.handling import Handler
 
     topic = make_topic()
     consumer = make_consumer(topic)

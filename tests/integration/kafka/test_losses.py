@@ -7,11 +7,11 @@ from airflow.sdk.exceptions import AirflowFailException
 from confluent_kafka import TopicPartition
 from sqlalchemy import text
 
-from include.kafka import tasks, watch
-from include.kafka.consumers import Shape
-from include.kafka.reset import reset_consumer
-from include.operations.alarms import MAX_MESSAGE_LENGTH, MORE, add_lasting, add_to_alarm, close_alarm
-from include.operations.database import begin
+from include.streams.kafka import tasks, watch
+from include.streams.kafka.consumers import Shape
+from include.streams.kafka.reset import reset_consumer
+from include.streams.operations.alarms import MAX_MESSAGE_LENGTH, MORE, add_lasting, add_to_alarm, close_alarm
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import alarms, numbers, open_claims, order
 from tests.integration.kafka.test_claims import remake
 

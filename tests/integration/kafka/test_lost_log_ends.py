@@ -9,13 +9,13 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.connection import client_config, producer_config
-from include.kafka.consumers import Shape
-from include.kafka.offsets import GroupOffsets, Partition
-from include.kafka.reading import CONSUMER_SETTINGS
-from include.kafka.reset import reset_consumer
-from include.operations.database import begin
+from include.streams.kafka import tasks
+from include.streams.kafka.connection import client_config, producer_config
+from include.streams.kafka.consumers import Shape
+from include.streams.kafka.offsets import GroupOffsets, Partition
+from include.streams.kafka.reading import CONSUMER_SETTINGS
+from include.streams.kafka.reset import reset_consumer
+from include.streams.operations.database import begin
 from tests.clients import producer_to
 from tests.integration.kafka.conftest import alarms, numbers, open_claims, order, wait_for_topics
 
@@ -86,7 +86,7 @@ def test_a_refilled_log_stops_its_partition_and_a_reset_takes_its_records_as_new
     assert numbers(other) == ["of another topic"]
     stopped = alarms(consumer)["consumer_stopped"]
     assert f"topic {topic.name} has lost the end of its log and was filled again" in stopped
-    assert f"python -m include.kafka reset {consumer.name} {topic.name}" in stopped
+    assert f"python -m include.streams.kafka reset {consumer.name} {topic.name}" in stopped
     with pytest.raises(AirflowFailException, match="was filled again"):
         tasks.claim_messages(consumer, "with nothing else to claim")
     assert "new 0" not in numbers(topic)

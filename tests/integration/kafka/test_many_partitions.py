@@ -5,10 +5,10 @@ import time
 import pytest
 from sqlalchemy import event
 
-from include.kafka import tasks
-from include.kafka.offsets import GroupOffsets
-from include.operations.database import CONN_ID, begin, engine
-from include.operations.tables import positions
+from include.streams.kafka import tasks
+from include.streams.kafka.offsets import GroupOffsets
+from include.streams.operations.database import CONN_ID, begin, engine
+from include.streams.operations.tables import positions
 from tests.integration.kafka.conftest import committed, effects, order
 
 pytestmark = pytest.mark.integration

@@ -8,9 +8,9 @@ import os
 import pytest
 from sqlalchemy import text
 
-from include.kafka.connection import client_config, producer_config
-from include.operations import outbox
-from include.operations.database import begin
+from include.streams.kafka.connection import client_config, producer_config
+from include.streams.operations import outbox
+from include.streams.operations.database import begin
 from tests import forks
 from tests.clients import producer_to
 from tests.integration.kafka.conftest import make_all_due, order, read_all
@@ -22,7 +22,7 @@ MESSAGES, SIZE = 25, 20_000_000
 LIMIT_MB = 400
 CLAIM = """
 import resource
-from include.kafka.tasks import claim_messages, handle_chunk
+from include.streams.kafka.tasks import claim_messages, handle_chunk
 from tests.integration.kafka.test_memory import consumer_of
 
 def peak_mb():
@@ -40,8 +40,8 @@ open({result!r}, "w").write(str(grown))
 ROWS, ROW_SIZE, DELIVERY_LIMIT_MB = 200, 900_000, 90
 DELIVER = """
 import resource
-from include.kafka.delivery import deliver_due
-from include.operations.outbox import due_routes
+from include.streams.kafka.delivery import deliver_due
+from include.streams.operations.outbox import due_routes
 
 def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -58,8 +58,8 @@ assert grown < {limit}, f"{{grown}} MB"
 def consumer_of(topic: str):
     from datetime import timedelta
 
-    from include.contracts import Topic
-    from include.kafka.consumers import Consumer
+    from include.streams.contracts import Topic
+    from include.streams.kafka.consumers import Consumer
     from tests.integration.kafka.conftest import Order
 
     declared = Topic(topic, Order, key="number", partitions=1, retention=timedelta(days=1))

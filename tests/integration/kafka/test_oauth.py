@@ -13,12 +13,12 @@ from datetime import timedelta
 import pytest
 from confluent_kafka import TopicPartition
 
-from include.contracts import Topic
-from include.kafka import tasks
-from include.kafka.connection import CALLBACK_ALLOWLIST, CallbackNotAllowed, client_config
-from include.kafka.consumers import Consumer
-from include.kafka.topics import create_topics
-from include.kafka.trigger import ConsumerLagTrigger
+from include.streams.contracts import Topic
+from include.streams.kafka import tasks
+from include.streams.kafka.connection import CALLBACK_ALLOWLIST, CallbackNotAllowed, client_config
+from include.streams.kafka.consumers import Consumer
+from include.streams.kafka.topics import create_topics
+from include.streams.kafka.trigger import ConsumerLagTrigger
 from stack import kafka
 from tests.clients import producer_to, reader_at
 from tests.conftest import start_stack

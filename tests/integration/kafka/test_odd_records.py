@@ -5,9 +5,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.wire import ProduceRefused, RawRecord, produce
-from include.kafka import tasks
-from include.kafka.consumers import Shape
-from include.kafka.watch import check_consumer
+from include.streams.kafka import tasks
+from include.streams.kafka.consumers import Shape
+from include.streams.kafka.watch import check_consumer
 from tests.integration.kafka.conftest import numbers, open_claims, order, read_all
 from tests.integration.kafka.test_handling import outcomes
 from tests.integration.kafka.test_replay import dead_letters_connection, declare, renamed, replayed

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import event, text
 
 from benchmarks import aged_database
-from include.kafka.consumers import Consumer, Shape
-from include.kafka.offsets import GroupOffsets
-from include.kafka.tasks import claim_messages, claim_partition_keys, handle_chunk, handle_message
-from include.operations.database import begin, engine
+from include.streams.kafka.consumers import Consumer, Shape
+from include.streams.kafka.offsets import GroupOffsets
+from include.streams.kafka.tasks import claim_messages, claim_partition_keys, handle_chunk, handle_message
+from include.streams.operations.database import begin, engine
 from tests.integration.kafka.conftest import effects, order
 
 pytestmark = pytest.mark.integration

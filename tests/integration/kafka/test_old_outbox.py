@@ -7,13 +7,13 @@ import uuid
 import pytest
 from sqlalchemy import text
 
-from include.contracts.topics import DEAD_LETTER_SUFFIX
-from include.kafka.connection import CONN_ID
-from include.kafka.dead_letters import ALARM, DeadLetters, watch_held
-from include.kafka.producer import AcknowledgedProducer
-from include.operations import outbox
-from include.operations.alarms import open_alarm
-from include.operations.database import begin, engine
+from include.streams.contracts.topics import DEAD_LETTER_SUFFIX
+from include.streams.kafka.connection import CONN_ID
+from include.streams.kafka.dead_letters import ALARM, DeadLetters, watch_held
+from include.streams.kafka.producer import AcknowledgedProducer
+from include.streams.operations import outbox
+from include.streams.operations.alarms import open_alarm
+from include.streams.operations.database import begin, engine
 from tests.integration.kafka.test_old_database import planned_statements
 
 pytestmark = pytest.mark.integration

@@ -6,10 +6,10 @@ import pytest
 from confluent_kafka import Producer
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.connection import client_config, producer_config
-from include.kafka.watch import check_consumer
-from include.operations.database import begin
+from include.streams.kafka import tasks
+from include.streams.kafka.connection import client_config, producer_config
+from include.streams.kafka.watch import check_consumer
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import alarms, numbers, order
 
 pytestmark = pytest.mark.integration

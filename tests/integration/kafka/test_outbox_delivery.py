@@ -10,11 +10,11 @@ import pytest
 from confluent_kafka import TopicPartition
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.connection import client_config, consumer_config
-from include.kafka.delivery import deliver_due
-from include.operations import outbox
-from include.operations.database import begin
+from include.streams.kafka import tasks
+from include.streams.kafka.connection import client_config, consumer_config
+from include.streams.kafka.delivery import deliver_due
+from include.streams.operations import outbox
+from include.streams.operations.database import begin
 from tests.clients import reader_at
 from tests.integration.kafka.conftest import (
     Order,
@@ -129,7 +129,7 @@ def test_a_run_delivers_what_it_wrote_once_with_idempotency_keys(announcing, mak
 def test_a_receiver_that_is_away_fails_no_run_and_delays_no_message(
     announcing, make_topic, make_receiver, send, monkeypatch, fault
 ):
-    monkeypatch.setattr("include.operations.webhooks.READ_SECONDS", 0.5)
+    monkeypatch.setattr("include.streams.operations.webhooks.READ_SECONDS", 0.5)
     server, conn_id = make_receiver()
     if fault == "answers 503":
         server.status = 503
@@ -313,7 +313,7 @@ def test_a_connection_that_cannot_be_looked_up_holds_up_no_other(make_topic, mak
     assert deliver_now(consumer) == 1
     assert states(consumer) == ["pending", "delivered"]
     # It was found, and is not found when it is used.
-    monkeypatch.setattr("include.operations.webhooks.is_defined", lambda conn_id: True)
+    monkeypatch.setattr("include.streams.operations.webhooks.is_defined", lambda conn_id: True)
     add_requests(consumer, healthy_id, 3)
     assert deliver_now(consumer) == 1
     assert states(consumer) == ["pending", "delivered", "delivered"]

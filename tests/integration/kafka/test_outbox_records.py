@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy import text
 
-from include.operations import outbox
-from include.operations.database import begin
+from include.streams.operations import outbox
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import deliver_now, read_all
 
 pytestmark = pytest.mark.integration

@@ -6,9 +6,9 @@ import pytest
 from airflow.triggers.base import BaseEventTrigger
 from sqlalchemy import text
 
-from include.kafka.delivery_trigger import OutboxDueTrigger, outbox_watcher
-from include.operations import outbox
-from include.operations.database import begin
+from include.streams.kafka.delivery_trigger import OutboxDueTrigger, outbox_watcher
+from include.streams.operations import outbox
+from include.streams.operations.database import begin
 
 pytestmark = pytest.mark.integration
 
@@ -20,7 +20,7 @@ def test_a_due_row_fires_and_a_route_that_waits_does_not(make_topic, make_consum
 
     async def first_event(seconds: float) -> bool:
         path, arguments = OutboxDueTrigger(interval=0.1).serialize()
-        assert path == "include.kafka.delivery_trigger.OutboxDueTrigger"
+        assert path == "include.streams.kafka.delivery_trigger.OutboxDueTrigger"
         events = OutboxDueTrigger(**arguments).run()
         try:
             await asyncio.wait_for(anext(events), seconds)

@@ -6,10 +6,10 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.consumers import Shape
-from include.kafka.reset import reset_consumer
-from include.operations.database import begin
+from include.streams.kafka import tasks
+from include.streams.kafka.consumers import Shape
+from include.streams.kafka.reset import reset_consumer
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import effects, numbers, open_claims, order, read_all
 from tests.integration.kafka.test_claims import remake
 from tests.integration.kafka.test_handling import outcomes, transact

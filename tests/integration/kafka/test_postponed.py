@@ -9,11 +9,11 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import Connection, text
 
-from include.kafka import postponed, tasks
-from include.kafka.consumers import Shape
-from include.kafka.handling import HandlingFailed
-from include.kafka.messages import Message
-from include.operations.database import begin
+from include.streams.kafka import postponed, tasks
+from include.streams.kafka.consumers import Shape
+from include.streams.kafka.handling import HandlingFailed
+from include.streams.kafka.messages import Message
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import numbers, open_claims, order, record_effect
 
 pytestmark = pytest.mark.integration

@@ -3,11 +3,11 @@
 import pytest
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.consumers import Shape
-from include.kafka.handling import HandlingFailed
-from include.kafka.messages import Message, Rejected
-from include.operations.database import begin
+from include.streams.kafka import tasks
+from include.streams.kafka.consumers import Shape
+from include.streams.kafka.handling import HandlingFailed
+from include.streams.kafka.messages import Message, Rejected
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import numbers, open_claims, order, read_all, record_effect
 from tests.integration.kafka.test_handling import outcomes
 

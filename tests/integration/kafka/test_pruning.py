@@ -6,11 +6,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.reset import reset_consumer
-from include.operations.database import begin
-from include.operations.retention import Rule, prune, rules
-from include.operations.tables import claims, inbox
+from include.streams.kafka import tasks
+from include.streams.kafka.reset import reset_consumer
+from include.streams.operations.database import begin
+from include.streams.operations.retention import Rule, prune, rules
+from include.streams.operations.tables import claims, inbox
 from tests.integration.kafka.conftest import numbers, open_claims, order
 
 pytestmark = pytest.mark.integration

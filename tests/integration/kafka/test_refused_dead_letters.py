@@ -7,13 +7,13 @@ import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.connection import client_config, producer_config
-from include.kafka.dead_letters import ALARM, DeadLetter
-from include.kafka.delivery import deliver_due
-from include.kafka.watch import check_consumers
-from include.operations.alarms import close_alarm
-from include.operations.database import begin
+from include.streams.kafka import tasks
+from include.streams.kafka.connection import client_config, producer_config
+from include.streams.kafka.dead_letters import ALARM, DeadLetter
+from include.streams.kafka.delivery import deliver_due
+from include.streams.kafka.watch import check_consumers
+from include.streams.operations.alarms import close_alarm
+from include.streams.operations.database import begin
 from tests.clients import producer_to
 from tests.integration.kafka.conftest import numbers, open_claims, order, read_all, wait_for_topics
 from tests.integration.kafka.test_handling import outcomes

@@ -23,17 +23,17 @@ from confluent_kafka.admin import NewPartitions
 from sqlalchemy import text
 
 from dags.batch.replay_dead_letters import replay_dead_letters
-from include.contracts import Topic
-from include.contracts.repairs import Repairs
-from include.kafka import replay as replaying
-from include.kafka import replay_plan, tasks
-from include.kafka.connection import client_config, consumer_config
-from include.kafka.consumers import Consumer, Shape
-from include.kafka.dead_letters import DeadLetter, DeadLetters
-from include.kafka.messages import Message
-from include.kafka.producer import AcknowledgedProducer
-from include.kafka.replay_records import Records
-from include.operations.database import begin
+from include.streams.contracts import Topic
+from include.streams.contracts.repairs import Repairs
+from include.streams.kafka import replay as replaying
+from include.streams.kafka import replay_plan, tasks
+from include.streams.kafka.connection import client_config, consumer_config
+from include.streams.kafka.consumers import Consumer, Shape
+from include.streams.kafka.dead_letters import DeadLetter, DeadLetters
+from include.streams.kafka.messages import Message
+from include.streams.kafka.producer import AcknowledgedProducer
+from include.streams.kafka.replay_records import Records
+from include.streams.operations.database import begin
 from tests import forks
 from tests.clients import reader_at
 from tests.integration.kafka import conftest

@@ -30,16 +30,16 @@ from confluent_kafka.admin import (
 )
 from sqlalchemy import text
 
-from include.contracts import Topic
-from include.kafka import tasks
-from include.kafka.__main__ import main
-from include.kafka.consumers import Consumer
-from include.kafka.producer import AcknowledgedProducer, DeliveryFailed
-from include.kafka.topics import create_topics
-from include.kafka.trigger import ConsumerLagTrigger, lag_watcher
-from include.kafka.watch import check_consumer
-from include.operations import outbox
-from include.operations.database import begin
+from include.streams.contracts import Topic
+from include.streams.kafka import tasks
+from include.streams.kafka.__main__ import main
+from include.streams.kafka.consumers import Consumer
+from include.streams.kafka.producer import AcknowledgedProducer, DeliveryFailed
+from include.streams.kafka.topics import create_topics
+from include.streams.kafka.trigger import ConsumerLagTrigger, lag_watcher
+from include.streams.kafka.watch import check_consumer
+from include.streams.operations import outbox
+from include.streams.operations.database import begin
 from tests.clients import producer_to, reader_at
 from tests.conftest import start_stack
 from tests.integration.kafka.conftest import Order, alarms, deliver_now, numbers, open_claims, order
@@ -164,7 +164,7 @@ def produce_with_the_operator(topic: str, *values: bytes) -> None:
         topic=topic,
         producer_function=messages,
         producer_function_args=values,
-        delivery_callback="include.kafka.producer.raise_on_delivery_failure",
+        delivery_callback="include.streams.kafka.producer.raise_on_delivery_failure",
         synchronous=False,
     ).execute({})
 
@@ -215,7 +215,7 @@ def test_the_command_that_a_stopped_consumer_names_reaches_its_broker(
     with pytest.raises(AirflowFailException, match="was deleted and recreated"):
         tasks.claim_messages(consumer, "stopped")
     alarm = alarms(consumer)["consumer_stopped"]
-    words = shlex.split(alarm[alarm.index("python -m include.kafka ") :])
+    words = shlex.split(alarm[alarm.index("python -m include.streams.kafka ") :])
     assert main(words[3:]) == 0
     assert "starts at offset 0" in capsys.readouterr().out
     assert "consumer_stopped" not in alarms(consumer)
@@ -235,7 +235,7 @@ def create_again(topic: Topic) -> None:
 @pytest.fixture
 def short_timeouts(monkeypatch) -> None:
     for module in ("offsets", "topics", "reading"):
-        monkeypatch.setattr(f"include.kafka.{module}.REQUEST_TIMEOUT_SECONDS", 1.0)
+        monkeypatch.setattr(f"include.streams.kafka.{module}.REQUEST_TIMEOUT_SECONDS", 1.0)
 
 
 WRONG = {"sasl.password": "wrong", "delivery.timeout.ms": 1000}
@@ -302,7 +302,7 @@ def test_with_a_wrong_password_the_trigger_waits_and_says_so_once(consumer, send
             await firings.until(1, timeout=20)
 
     def said(what: str) -> list[str]:
-        lines = [record.getMessage() for record in caplog.records if record.name == "include.kafka.trigger"]
+        lines = [record.getMessage() for record in caplog.records if record.name == "include.streams.kafka.trigger"]
         return [line for line in lines if what in line]
 
     asyncio.run(scenario())

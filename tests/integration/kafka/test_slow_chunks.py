@@ -10,12 +10,12 @@ import pytest
 from airflow.sdk.exceptions import AirflowTaskTimeout
 from sqlalchemy import Connection, text
 
-from include.kafka import handling, reading, tasks
-from include.kafka.messages import Message
-from include.kafka.offsets import GroupOffsets, OffsetRange
-from include.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
-from include.operations import database
-from include.operations.database import begin
+from include.streams.kafka import handling, reading, tasks
+from include.streams.kafka.messages import Message
+from include.streams.kafka.offsets import GroupOffsets, OffsetRange
+from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
+from include.streams.operations import database
+from include.streams.operations.database import begin
 from tests.clients import WithoutLeaders
 from tests.integration.kafka.conftest import numbers, open_claims, order, record_effect
 

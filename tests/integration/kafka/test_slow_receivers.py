@@ -13,8 +13,8 @@ from contextlib import suppress
 import pytest
 from sqlalchemy import text
 
-from include.operations import outbox
-from include.operations.database import begin
+from include.streams.operations import outbox
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import deliver_now
 from tests.integration.kafka.test_outbox_delivery import add_requests, states
 
@@ -148,8 +148,8 @@ def delivered_within(seconds: float, consumer) -> None:
 def test_a_receiver_that_trickles_its_answer_ends_with_the_deadline(
     make_topic, make_consumer, make_wire, monkeypatch, answer, state
 ):
-    monkeypatch.setattr("include.operations.webhooks.READ_SECONDS", 1, raising=True)
-    monkeypatch.setattr("include.operations.webhooks.REQUEST_SECONDS", 2, raising=False)
+    monkeypatch.setattr("include.streams.operations.webhooks.READ_SECONDS", 1, raising=True)
+    monkeypatch.setattr("include.streams.operations.webhooks.REQUEST_SECONDS", 2, raising=False)
     wire, conn_id = make_wire(answer)
     consumer = make_consumer(make_topic())
     add_requests(consumer, conn_id, 1)
@@ -176,7 +176,7 @@ def test_the_body_of_a_redirect_is_not_read(make_topic, make_consumer, make_wire
 def test_a_slow_receiver_costs_a_task_its_own_seconds_and_one_request(
     make_topic, make_consumer, make_wire, monkeypatch
 ):
-    monkeypatch.setattr("include.operations.webhooks.REQUEST_SECONDS", 2, raising=False)
+    monkeypatch.setattr("include.streams.operations.webhooks.REQUEST_SECONDS", 2, raising=False)
     monkeypatch.setattr(outbox, "TURN_SECONDS", 3.0)
     wire, conn_id = make_wire(slow_headers)
     consumer = make_consumer(make_topic())

@@ -3,9 +3,9 @@
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.kafka import offsets, tasks
-from include.kafka.offsets import GroupOffsets
-from include.kafka.reset import reset_consumer
+from include.streams.kafka import offsets, tasks
+from include.streams.kafka.offsets import GroupOffsets
+from include.streams.kafka.reset import reset_consumer
 from tests.integration.kafka.conftest import numbers, order
 from tests.integration.kafka.test_claims import remake
 

@@ -10,9 +10,9 @@ from itertools import pairwise
 
 import pytest
 
-from include.kafka import tasks
-from include.kafka.offsets import DESCRIBE_SECONDS, GroupOffsets, Partition
-from include.kafka.trigger import ConsumerLagTrigger, Tail, lag_watcher
+from include.streams.kafka import tasks
+from include.streams.kafka.offsets import DESCRIBE_SECONDS, GroupOffsets, Partition
+from include.streams.kafka.trigger import ConsumerLagTrigger, Tail, lag_watcher
 from tests.clients import WithoutLeaders
 from tests.integration.kafka.conftest import numbers, order
 
@@ -52,9 +52,9 @@ class Firings:
 @pytest.fixture
 def tries(monkeypatch) -> list[float]:
     """When triggers began to watch: once, and again after each failure, of which they take notice soon."""
-    monkeypatch.setattr("include.kafka.offsets.REQUEST_TIMEOUT_SECONDS", 2.0)
-    monkeypatch.setattr("include.kafka.trigger.REFRESH_SECONDS", 0.5)
-    monkeypatch.setattr("include.kafka.trigger.AWAY_FIRST_SECONDS", 0.2)
+    monkeypatch.setattr("include.streams.kafka.offsets.REQUEST_TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr("include.streams.kafka.trigger.REFRESH_SECONDS", 0.5)
+    monkeypatch.setattr("include.streams.kafka.trigger.AWAY_FIRST_SECONDS", 0.2)
     watch, began = ConsumerLagTrigger._watch, []
 
     def watched(self, refire):
@@ -125,7 +125,7 @@ def test_lag_that_remains_after_a_claim_fires_again_at_once(make_topic, make_con
 
 
 def test_lag_that_nobody_claims_fires_with_backoff_however_much_arrives(make_topic, make_consumer, send, monkeypatch):
-    monkeypatch.setattr("include.kafka.trigger.REFIRE_FIRST_SECONDS", 0.5)
+    monkeypatch.setattr("include.streams.kafka.trigger.REFIRE_FIRST_SECONDS", 0.5)
     topic = make_topic()
 
     async def scenario():
@@ -148,10 +148,10 @@ def test_it_waits_for_a_topic_that_does_not_exist_and_notices_a_new_partition(
 
     from confluent_kafka.admin import NewPartitions
 
-    from include.contracts import Topic
+    from include.streams.contracts import Topic
     from tests.integration.kafka.conftest import Order
 
-    monkeypatch.setattr("include.kafka.trigger.REFRESH_SECONDS", 0.5)
+    monkeypatch.setattr("include.streams.kafka.trigger.REFRESH_SECONDS", 0.5)
     there = make_topic(partitions=1)
     later = Topic(f"{there.name}.later", Order, key="number", partitions=1, retention=timedelta(days=1))
     consumer = make_consumer(there, later)
@@ -202,7 +202,7 @@ def test_a_broker_that_is_away_delays_it_and_is_said_once(make_topic, make_consu
             await firings.until(1, timeout=60)
 
     asyncio.run(scenario())
-    said = [record.getMessage() for record in caplog.records if record.name == "include.kafka.trigger"]
+    said = [record.getMessage() for record in caplog.records if record.name == "include.streams.kafka.trigger"]
     assert len([line for line in said if "cannot ask for lag" in line]) == 1
     assert any("the broker is back" in line for line in said)
 
@@ -252,6 +252,6 @@ def test_what_the_database_keeps_of_it_makes_the_same_trigger(make_topic, make_c
     consumer = make_consumer(make_topic(), min_seconds_between_runs=2)
     trigger = lag_watcher(consumer).trigger
     classpath, kwargs = trigger.serialize()
-    assert classpath == "include.kafka.trigger.ConsumerLagTrigger"
+    assert classpath == "include.streams.kafka.trigger.ConsumerLagTrigger"
     assert ConsumerLagTrigger(**kwargs).serialize() == (classpath, kwargs)
     assert kwargs["min_interval"] == 2

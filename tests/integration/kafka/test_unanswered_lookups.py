@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import text
 
-from include.operations import outbox
-from include.operations.database import begin
+from include.streams.operations import outbox
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import alarms, make_all_due
 from tests.integration.kafka.test_handling import Receiver, outbox_states
 from tests.worker import ApiServer, run_in_worker
@@ -15,7 +15,7 @@ from tests.worker import ApiServer, run_in_worker
 pytestmark = pytest.mark.integration
 
 DELIVER = """
-from include.kafka.delivery import deliver_due
+from include.streams.kafka.delivery import deliver_due
 answer(deliver_due([]))
 """
 CHECK_CONNECTORS = """

@@ -25,19 +25,19 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import text
 
-from include.contracts import Topic
-from include.kafka import delivery, offsets, tasks
-from include.kafka.claims import positions_of
-from include.kafka.connection import admin_config, client_config, producer_config
-from include.kafka.consumers import Consumer
-from include.kafka.delivery import Messages, OwnDelivery, deliver_due
-from include.kafka.offsets import GroupOffsets, Partition
-from include.kafka.producer import AcknowledgedProducer
-from include.kafka.reading import CONSUMER_SETTINGS
-from include.kafka.reset import reset_consumer
-from include.kafka.watch import check_consumer
-from include.operations import outbox
-from include.operations.database import begin
+from include.streams.contracts import Topic
+from include.streams.kafka import delivery, offsets, tasks
+from include.streams.kafka.claims import positions_of
+from include.streams.kafka.connection import admin_config, client_config, producer_config
+from include.streams.kafka.consumers import Consumer
+from include.streams.kafka.delivery import Messages, OwnDelivery, deliver_due
+from include.streams.kafka.offsets import GroupOffsets, Partition
+from include.streams.kafka.producer import AcknowledgedProducer
+from include.streams.kafka.reading import CONSUMER_SETTINGS
+from include.streams.kafka.reset import reset_consumer
+from include.streams.kafka.watch import check_consumer
+from include.streams.operations import outbox
+from include.streams.operations.database import begin
 from stack import jvm, ports
 from stack.supervisor import MARKER
 from tests.clients import producer_to

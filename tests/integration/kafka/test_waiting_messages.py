@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.connection import client_config, producer_config
-from include.kafka.consumers import Shape
-from include.kafka.watch import check_consumer
-from include.operations.database import begin
+from include.streams.kafka import tasks
+from include.streams.kafka.connection import client_config, producer_config
+from include.streams.kafka.consumers import Shape
+from include.streams.kafka.watch import check_consumer
+from include.streams.operations.database import begin
 from tests.clients import producer_to
 from tests.integration.kafka.conftest import alarms, numbers, order
 

@@ -7,11 +7,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from include.kafka import tasks
-from include.kafka.watch import CheckFailed, check_consumer, check_consumers
-from include.operations import outbox
-from include.operations.alarms import SENDER, WEBHOOK_CONN_ID, close_alarm
-from include.operations.database import begin
+from include.streams.kafka import tasks
+from include.streams.kafka.watch import CheckFailed, check_consumer, check_consumers
+from include.streams.operations import outbox
+from include.streams.operations.alarms import SENDER, WEBHOOK_CONN_ID, close_alarm
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import alarms, deliver_now, open_claims, order
 from tests.integration.kafka.test_claims import remake
 from tests.integration.kafka.test_handling import Receiver, outbox_states
@@ -176,7 +176,7 @@ def test_a_topic_that_does_not_exist_ends_no_episode(make_topic, make_consumer, 
 def test_a_broker_that_is_away_hides_no_other_consumers_alarm(make_topic, make_consumer, send, monkeypatch):
     away = {"conn_type": "kafka", "extra": {"bootstrap.servers": "127.0.0.1:1"}}
     monkeypatch.setenv("AIRFLOW_CONN_KAFKA_AWAY", json.dumps(away))
-    monkeypatch.setattr("include.kafka.offsets.REQUEST_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr("include.streams.kafka.offsets.REQUEST_TIMEOUT_SECONDS", 1.0)
     topic = make_topic()
     unreachable, slow = make_consumer(topic, conn_id="kafka_away"), make_consumer(topic, max_lag=1)
     send(topic, order(1), order(2))
@@ -195,7 +195,7 @@ def test_waiting_dead_letters_are_looked_up_once_for_all_consumers(make_topic, m
         looks.append("look")
         raise ValueError("not now")
 
-    monkeypatch.setattr("include.kafka.watch.watch_held", fails)
+    monkeypatch.setattr("include.streams.kafka.watch.watch_held", fails)
     with pytest.raises(CheckFailed, match=r"^dead letters that wait: not now$"):
         check_consumers(consumers)
     assert looks == ["look"]

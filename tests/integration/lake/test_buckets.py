@@ -10,8 +10,8 @@ from google.api_core.exceptions import PreconditionFailed
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from include.lake import buckets
-from include.lake.buckets import ABSENT, Bucket, BucketError, GenerationChanged
+from include.streams.lake import buckets
+from include.streams.lake.buckets import ABSENT, Bucket, BucketError, GenerationChanged
 
 pytestmark = pytest.mark.integration
 

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from confluent_kafka import TopicPartition
 
-from include.contracts import Topic
-from include.kafka.offsets import GroupOffsets, Partition
-from include.landing import verification
-from include.landing.consumers import LandingConsumer
-from include.landing.tables import create_landing_table, load_landing_table, sink_group
+from include.streams.contracts import Topic
+from include.streams.kafka.offsets import GroupOffsets, Partition
+from include.streams.landing import verification
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.tables import create_landing_table, load_landing_table, sink_group
 from tests.integration.kafka.conftest import admin, make_topic, operations, order, send
 
 __all__ = ["admin", "make_topic", "operations", "send"]
@@ -110,7 +110,7 @@ def alarms_of(source: str) -> dict[str, tuple[str, bool]]:
     """{kind: (message, is open)} of the source's last alarms."""
     from sqlalchemy import text
 
-    from include.operations.database import begin
+    from include.streams.operations.database import begin
 
     with begin() as connection:
         query = text("select kind, message, closed_at is null from alarms where source = :source order by id")
@@ -121,10 +121,10 @@ def finish(units) -> None:
     """Close the claim of these units, as the end of a run does."""
     from sqlalchemy import select
 
-    from include.kafka.claims import mark_handled
-    from include.kafka.offsets import OffsetRange
-    from include.operations.database import begin
-    from include.operations.tables import claim_ranges
+    from include.streams.kafka.claims import mark_handled
+    from include.streams.kafka.offsets import OffsetRange
+    from include.streams.operations.database import begin
+    from include.streams.operations.tables import claim_ranges
 
     with begin() as connection:
         of_claim = select(claim_ranges).where(claim_ranges.c.claim_id == units[0]["claim_id"])
@@ -135,9 +135,9 @@ def finish(units) -> None:
 
 def expected_records(consumer: LandingConsumer, units) -> int:
     """How many records a run with these units must have read."""
-    from include.kafka.offsets import OffsetRange
-    from include.landing import intervals
-    from include.landing.planning import without_record
+    from include.streams.kafka.offsets import OffsetRange
+    from include.streams.landing import intervals
+    from include.streams.landing.planning import without_record
 
     pieces = [piece for unit in units for piece in unit["ranges"]]
     whole = []
@@ -152,7 +152,7 @@ def offsets_of(units) -> list[tuple[int, int]]:
     """(partition, offset) of every row that the units read, as their tasks read them; twice if it is read twice."""
     import pyarrow.parquet as pq
 
-    from include.lake.catalog import load_catalog
+    from include.streams.lake.catalog import load_catalog
 
     found = []
     io = load_catalog()._load_file_io()

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks import age, aged_lake
 from benchmarks.aged_lake import Side
-from include.landing.landed import Landed
-from include.landing.tables import load_landing_table
-from include.landing.upkeep import expire_landing_snapshots
+from include.streams.landing.landed import Landed
+from include.streams.landing.tables import load_landing_table
+from include.streams.landing.upkeep import expire_landing_snapshots
 from tests.integration.kafka.conftest import operations
 
 __all__ = ["operations"]

@@ -10,24 +10,24 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
-from include.contracts import Registry
-from include.kafka.connection import CONN_ID
-from include.kafka.offsets import OffsetRange
-from include.lake import maintenance
-from include.lake.datafiles import filesystem
-from include.landing import __main__ as command
-from include.landing import gaps, upkeep, verification
-from include.landing.balance import finish
-from include.landing.clean import commit_clean, replaceable
-from include.landing.gaps import State
-from include.landing.landed import Landed
-from include.landing.planning import claim_landed
-from include.landing.readiness import Lane, Readiness, look
-from include.landing.repair import repair
-from include.landing.stored import BrokenFiles, find_broken
-from include.landing.tables import connector_name, load_landing_table, raw_table, topic_id
-from include.landing.units import NotLanded
-from include.landing.validation import validate_unit
+from include.streams.contracts import Registry
+from include.streams.kafka.connection import CONN_ID
+from include.streams.kafka.offsets import OffsetRange
+from include.streams.lake import maintenance
+from include.streams.lake.datafiles import filesystem
+from include.streams.landing import __main__ as command
+from include.streams.landing import gaps, upkeep, verification
+from include.streams.landing.balance import finish
+from include.streams.landing.clean import commit_clean, replaceable
+from include.streams.landing.gaps import State
+from include.streams.landing.landed import Landed
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.readiness import Lane, Readiness, look
+from include.streams.landing.repair import repair
+from include.streams.landing.stored import BrokenFiles, find_broken
+from include.streams.landing.tables import connector_name, load_landing_table, raw_table, topic_id
+from include.streams.landing.units import NotLanded
+from include.streams.landing.validation import validate_unit
 from tests.integration.landing.conftest import alarms_of, delete_records, landed_rows
 from tests.integration.landing.test_many_holes import forget_files
 from tests.integration.landing.test_run import clean_rows, consumer, counts, land, run, sale, sales
@@ -174,7 +174,7 @@ def test_a_retry_and_a_second_lane_do_without_a_cut_file_that_was_taken_out(lane
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("include.landing.broken.repair", killed)
+        patch.setattr("include.streams.landing.broken.repair", killed)
         with pytest.raises(KeyboardInterrupt):
             validate_unit(lane, units[0], "run-1")
     assert [offset for _, offset, _ in landed_rows(lane.topic)] == [3, 4, 5]
@@ -222,7 +222,7 @@ def test_a_store_that_keeps_no_repair_ends_the_try(lane, monkeypatch):
         return done
 
     with monkeypatch.context() as patch:
-        patch.setattr("include.landing.broken.repair", repaired_in_vain)
+        patch.setattr("include.streams.landing.broken.repair", repaired_in_vain)
         with pytest.raises(BrokenFiles):
             validate_unit(lane, units[0], "run-1")
     summary = commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1")
@@ -255,8 +255,8 @@ def test_a_file_below_all_claims_and_checks_is_missed_until_it_is_repaired(lane,
     units = claim_landed(lane, "run-1")
     delete(lane.topic, first_file(lane.topic))
     with monkeypatch.context() as patch:
-        patch.setattr("include.landing.broken.repair", lambda *_, **__: None)
-        patch.setattr("include.landing.planning.repair", lambda *_, **__: None)
+        patch.setattr("include.streams.landing.broken.repair", lambda *_, **__: None)
+        patch.setattr("include.streams.landing.planning.repair", lambda *_, **__: None)
         with pytest.raises(NotLanded):
             validate_unit(lane, units[0], "run-1")
     assert look(waiting(lane)) is Readiness.no_data

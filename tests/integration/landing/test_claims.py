@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import text
 
-from include.landing import gaps
-from include.landing.gaps import State
-from include.landing.landed import Landed
-from include.landing.planning import claim_landed, plan_again
-from include.landing.tables import load_landing_table, topic_id
-from include.operations.database import begin
+from include.streams.landing import gaps
+from include.streams.landing.gaps import State
+from include.streams.landing.landed import Landed
+from include.streams.landing.planning import claim_landed, plan_again
+from include.streams.landing.tables import load_landing_table, topic_id
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import committed
 from tests.integration.landing.conftest import expected_records, finish, land, offsets_of, sink_commits
 

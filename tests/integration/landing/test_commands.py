@@ -1,4 +1,4 @@
-"""`python -m include.landing gaps` and `repair`, as somebody at a terminal sees them, on real services."""
+"""`python -m include.streams.landing gaps` and `repair`, as somebody at a terminal sees them, on real services."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from include.contracts import Registry
-from include.landing import __main__ as command
-from include.landing.tables import connector_name, load_landing_table, raw_table
+from include.streams.contracts import Registry
+from include.streams.landing import __main__ as command
+from include.streams.landing.tables import connector_name, load_landing_table, raw_table
 from tests.integration.kafka.conftest import order
 from tests.integration.landing.conftest import alarms_of, delete_records, land, landed_rows, sink_commits
 

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from include.landing import clean
-from include.landing.clean import commit_clean
-from include.landing.planning import claim_landed
-from include.landing.validation import validate_unit
+from include.streams.landing import clean
+from include.streams.landing.clean import commit_clean
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.validation import validate_unit
 from tests.integration.landing.test_run import clean_rows, consumer, land, sale, sales
 
 __all__ = ["consumer", "sales"]

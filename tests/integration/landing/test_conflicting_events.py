@@ -7,15 +7,15 @@ from typing import ClassVar
 
 import pytest
 
-from include.kafka.producer import DeliveryFailed
-from include.lake.datafiles import filesystem
-from include.landing import conflicts
-from include.landing.balance import finish
-from include.landing.clean import commit_clean
-from include.landing.landed import Landed
-from include.landing.planning import claim_landed
-from include.landing.tables import load_landing_table
-from include.landing.validation import validate_unit
+from include.streams.kafka.producer import DeliveryFailed
+from include.streams.lake.datafiles import filesystem
+from include.streams.landing import conflicts
+from include.streams.landing.balance import finish
+from include.streams.landing.clean import commit_clean
+from include.streams.landing.landed import Landed
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.tables import load_landing_table
+from include.streams.landing.validation import validate_unit
 from tests.integration.kafka.conftest import open_claims, read_all
 from tests.integration.landing.conftest import delete_records
 from tests.integration.landing.test_run import Sale, clean_rows, consumer, counts, land, run, sale, sales

@@ -8,14 +8,14 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 from confluent_kafka import Producer
 
-from include.kafka.connection import client_config, producer_config
-from include.kafka.reading import RangeReader, ReadingStalled
-from include.landing import gaps, planning, upkeep
-from include.landing.gaps import State, history
-from include.landing.planning import claim_landed
-from include.landing.repair import REPAIR_PROPERTY, repair
-from include.landing.tables import START_OFFSETS, load_landing_table, raw_table, topic_id
-from include.landing.verification import verify
+from include.streams.kafka.connection import client_config, producer_config
+from include.streams.kafka.reading import RangeReader, ReadingStalled
+from include.streams.landing import gaps, planning, upkeep
+from include.streams.landing.gaps import State, history
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.repair import REPAIR_PROPERTY, repair
+from include.streams.landing.tables import START_OFFSETS, load_landing_table, raw_table, topic_id
+from include.streams.landing.verification import verify
 from tests.conftest import PROJECT
 from tests.integration.kafka.conftest import order
 from tests.integration.landing.conftest import (
@@ -252,7 +252,7 @@ def test_what_retention_has_removed_is_a_stated_loss_and_holds_up_nothing(orders
 
 
 def test_a_loss_is_stated_although_the_repair_was_killed_before_it_could_say_so(orders, lane, admin, monkeypatch):
-    from include.landing import repair as module
+    from include.streams.landing import repair as module
 
     land(orders, 0, range(0, 5), range(10, 30))
     delete_records(admin, orders, 0, before=10)
@@ -335,7 +335,7 @@ def _killed(*_) -> None:
 
 
 def test_files_that_land_while_they_are_being_repaired_are_not_appended_again(orders, lane, monkeypatch):
-    from include.landing import repair as module
+    from include.streams.landing import repair as module
 
     land(orders, 0, range(0, 10), range(20, 30))
     due = verify(orders, grace=lane(orders).landing_grace).due
@@ -355,7 +355,7 @@ def test_a_sink_that_commits_while_records_are_read_and_written_costs_no_second_
     landed_topic, send_orders, lane, monkeypatch
 ):
     """A large gap takes longer to read than the sink takes for its next commit."""
-    from include.landing import repair as module
+    from include.streams.landing import repair as module
 
     topic = landed_topic(partitions=2)
     for partition in (0, 1):
@@ -386,7 +386,7 @@ def test_a_sink_that_commits_while_records_are_read_and_written_costs_no_second_
 
 
 def test_a_repair_that_meets_another_commit_at_each_try_fails_and_appends_nothing(orders, lane, monkeypatch):
-    from include.landing import repair as module
+    from include.streams.landing import repair as module
 
     land(orders, 0, range(0, 10), range(20, 30))
     due = verify(orders, grace=lane(orders).landing_grace).due

@@ -4,19 +4,19 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import text
 
-from include.kafka.claims import positions_of
-from include.kafka.offsets import Partition, is_same_topic
-from include.kafka.reset import reset_consumer
-from include.lake import engine
-from include.lake.catalog import load_catalog
-from include.landing import gaps
-from include.landing.gaps import State
-from include.landing.landed import Landed
-from include.landing.planning import claim_landed
-from include.landing.tables import clean_table, create_landing_table, load_landing_table, raw_table, topic_id
-from include.landing.upkeep import keep_landing_table
-from include.operations.database import begin
-from include.validators.sets import rows_of
+from include.streams.kafka.claims import positions_of
+from include.streams.kafka.offsets import Partition, is_same_topic
+from include.streams.kafka.reset import reset_consumer
+from include.streams.lake import engine
+from include.streams.lake.catalog import load_catalog
+from include.streams.landing import gaps
+from include.streams.landing.gaps import State
+from include.streams.landing.landed import Landed
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.tables import clean_table, create_landing_table, load_landing_table, raw_table, topic_id
+from include.streams.landing.upkeep import keep_landing_table
+from include.streams.operations.database import begin
+from include.streams.validators.sets import rows_of
 from tests.integration.kafka.conftest import order
 from tests.integration.landing.conftest import alarms_of, expected_records, finish, land, offsets_of, rows
 from tests.integration.landing.test_run import run

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import pytest
 
-from include.landing import balance, gaps
-from include.landing.balance import DoesNotBalance, finish
-from include.landing.clean import commit_clean
-from include.landing.gaps import State
-from include.landing.planning import claim_landed
-from include.landing.tables import load_landing_table, raw_table, topic_id
-from include.landing.upkeep import keep_landing_table
-from include.landing.validation import validate_unit
+from include.streams.landing import balance, gaps
+from include.streams.landing.balance import DoesNotBalance, finish
+from include.streams.landing.clean import commit_clean
+from include.streams.landing.gaps import State
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.tables import load_landing_table, raw_table, topic_id
+from include.streams.landing.upkeep import keep_landing_table
+from include.streams.landing.validation import validate_unit
 from tests.integration.kafka.conftest import open_claims
 from tests.integration.landing.conftest import alarms_of, delete_records, remove_file
 from tests.integration.landing.test_run import clean_rows, consumer, counts, land, run, sale, sales

@@ -8,18 +8,18 @@ from datetime import timedelta
 import pytest
 from confluent_kafka import Producer
 
-from include.kafka.claims import positions_of
-from include.kafka.connection import client_config, producer_config
-from include.kafka.offsets import GroupOffsets, Partition
-from include.kafka.reading import RangeReader
-from include.landing import gaps, intervals, landed, repair, upkeep, verification
-from include.landing.gaps import State, history
-from include.landing.landed import Landed
-from include.landing.planning import claim_landed
-from include.landing.readiness import Lane, Readiness, look
-from include.landing.tables import load_landing_table, raw_table, topic_id
-from include.landing.verification import verify
-from include.operations.database import begin, engine
+from include.streams.kafka.claims import positions_of
+from include.streams.kafka.connection import client_config, producer_config
+from include.streams.kafka.offsets import GroupOffsets, Partition
+from include.streams.kafka.reading import RangeReader
+from include.streams.landing import gaps, intervals, landed, repair, upkeep, verification
+from include.streams.landing.gaps import State, history
+from include.streams.landing.landed import Landed
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.readiness import Lane, Readiness, look
+from include.streams.landing.tables import load_landing_table, raw_table, topic_id
+from include.streams.landing.verification import verify
+from include.streams.operations.database import begin, engine
 from tests.integration.kafka.conftest import order
 from tests.integration.landing.conftest import (
     alarms_of,

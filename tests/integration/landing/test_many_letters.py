@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from include.kafka.dead_letters import DeadLetter
-from include.kafka.messages import Message
-from include.kafka.producer import AcknowledgedProducer
-from include.landing import letters
-from include.landing.planning import claim_landed
-from include.landing.tables import load_landing_table, topic_id
-from include.operations.database import begin
+from include.streams.kafka.dead_letters import DeadLetter
+from include.streams.kafka.messages import Message
+from include.streams.kafka.producer import AcknowledgedProducer
+from include.streams.landing import letters
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.tables import load_landing_table, topic_id
+from include.streams.operations.database import begin
 from tests import forks
 from tests.integration.landing.test_run import consumer, land, sale, sales
 
@@ -24,9 +24,9 @@ LIMIT_MB = 250
 VALIDATE = """
 import resource
 from datetime import timedelta
-from include.contracts import Topic
-from include.landing.consumers import LandingConsumer
-from include.landing.validation import validate_unit
+from include.streams.contracts import Topic
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.validation import validate_unit
 from tests.integration.landing.test_run import Sale
 
 def peak_mb():

@@ -10,17 +10,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from include.kafka.offsets import OffsetRange
-from include.lake import engine
-from include.lake.catalog import load_catalog
-from include.landing import balance, clean
-from include.landing.balance import finish
-from include.landing.clean import as_parts, claim_of, commit_clean, count_of
-from include.landing.conflicts import _landed_texts, _validated_texts
-from include.landing.planning import claim_landed
-from include.landing.tables import clean_table
-from include.landing.validation import validate_unit
-from include.validators import coordinates, sets
+from include.streams.kafka.offsets import OffsetRange
+from include.streams.lake import engine
+from include.streams.lake.catalog import load_catalog
+from include.streams.landing import balance, clean
+from include.streams.landing.balance import finish
+from include.streams.landing.clean import as_parts, claim_of, commit_clean, count_of
+from include.streams.landing.conflicts import _landed_texts, _validated_texts
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.tables import clean_table
+from include.streams.landing.validation import validate_unit
+from include.streams.validators import coordinates, sets
 from tests.integration.landing.test_run import clean_rows, consumer, counts, land, run, sale, sales
 
 pytestmark = pytest.mark.integration

@@ -6,10 +6,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from include.landing import staging
-from include.landing.planning import claim_landed
-from include.landing.tables import load_landing_table
-from include.landing.validation import validate_unit
+from include.streams.landing import staging
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.tables import load_landing_table
+from include.streams.landing.validation import validate_unit
 from tests.integration.landing.test_run import consumer, land, sale, sales
 
 pytestmark = pytest.mark.integration

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from include.kafka.broken_contracts import ALARM
-from include.landing.tables import load_landing_table
+from include.streams.kafka.broken_contracts import ALARM
+from include.streams.landing.tables import load_landing_table
 from tests.integration.kafka.conftest import open_claims
 from tests.integration.landing.conftest import alarms_of
 from tests.integration.landing.test_run import clean_rows, consumer, counts, land, run, sale, sales

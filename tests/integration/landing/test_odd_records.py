@@ -6,13 +6,13 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.wire import RawRecord
-from include.landing.balance import finish
-from include.landing.clean import commit_clean
-from include.landing.planning import claim_landed
-from include.landing.repair import repair
-from include.landing.tables import load_landing_table
-from include.landing.validation import validate_unit
-from include.landing.verification import verify
+from include.streams.landing.balance import finish
+from include.streams.landing.clean import commit_clean
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.repair import repair
+from include.streams.landing.tables import load_landing_table
+from include.streams.landing.validation import validate_unit
+from include.streams.landing.verification import verify
 from tests.integration.kafka.conftest import order, read_all
 from tests.integration.kafka.test_odd_records import send_raw
 from tests.integration.landing.conftest import landed_rows, sink_commits

@@ -7,14 +7,14 @@ from datetime import timedelta
 
 import pytest
 
-from include.kafka.offsets import GroupOffsets, Partition
-from include.lake import catalog, maintenance
-from include.landing import landed, upkeep
-from include.landing.connectors import control_topic, coordinator_group
-from include.landing.landed import Landed
-from include.landing.planning import claim_landed
-from include.landing.readiness import Lane, Readiness, look
-from include.landing.tables import load_landing_table
+from include.streams.kafka.offsets import GroupOffsets, Partition
+from include.streams.lake import catalog, maintenance
+from include.streams.landing import landed, upkeep
+from include.streams.landing.connectors import control_topic, coordinator_group
+from include.streams.landing.landed import Landed
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.readiness import Lane, Readiness, look
+from include.streams.landing.tables import load_landing_table
 from tests.integration.landing.conftest import finish, land, landed_rows, offsets_of, rows
 from tests.integration.landing.test_scale import note_files
 
@@ -61,7 +61,7 @@ def test_a_new_process_opens_only_manifests_beyond_its_offsets(landed_topic, lan
 
 
 def test_bounds_that_were_forgotten_are_read_again(landed_topic, operations, monkeypatch):
-    from include.landing import manifests
+    from include.streams.landing import manifests
 
     topic = landed_topic(partitions=2)
     note_files(topic, commits=3, per_commit=2)
@@ -164,7 +164,7 @@ def test_a_bundle_never_hides_a_hole_behind_a_repeat(landed_topic, send_orders):
 
 def put_orphan(topic, name: str) -> str:
     """A file that no snapshot knows, old enough to be removed."""
-    from include.lake.datafiles import filesystem
+    from include.streams.lake.datafiles import filesystem
 
     table = load_landing_table(topic)
     address = f"{table.location()}/data/partition=0/{name}"
@@ -175,7 +175,7 @@ def put_orphan(topic, name: str) -> str:
 def test_files_that_a_late_coordinator_will_commit_stay(landed_topic, make_topic, admin, send, monkeypatch):
     from confluent_kafka.admin import NewTopic
 
-    from include.lake.datafiles import filesystem
+    from include.streams.lake.datafiles import filesystem
 
     topic = landed_topic(partitions=1)
     named, done, unknown = (f"00001-{uuid.uuid4()}-00001.parquet" for _ in range(3))

@@ -23,10 +23,10 @@ from airflow.triggers.base import TaskSuccessEvent
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from include.lake import catalog
-from include.landing import triggers
-from include.landing.tables import raw_table
-from include.landing.triggers import LandedOffsetsTrigger
+from include.streams.lake import catalog
+from include.streams.landing import triggers
+from include.streams.landing.tables import raw_table
+from include.streams.landing.triggers import LandedOffsetsTrigger
 from tests.integration.landing.conftest import rows
 from tests.integration.landing.test_sensor import events_of, lane_of
 

@@ -13,17 +13,17 @@ import pytest
 from confluent_kafka.admin import NewTopic
 from pydantic import Field
 
-from include.contracts import Contract, Topic
-from include.contracts.types import UtcTime
-from include.lake.catalog import load_catalog
-from include.landing import balance, staging, upkeep
-from include.landing.balance import DoesNotBalance, finish
-from include.landing.clean import commit_clean, ensure_clean_table
-from include.landing.consumers import LandingConsumer
-from include.landing.planning import claim_landed
-from include.landing.tables import clean_table, create_landing_table, load_landing_table, topic_id
-from include.landing.validation import validate_unit
-from include.validators import rows
+from include.streams.contracts import Contract, Topic
+from include.streams.contracts.types import UtcTime
+from include.streams.lake.catalog import load_catalog
+from include.streams.landing import balance, staging, upkeep
+from include.streams.landing.balance import DoesNotBalance, finish
+from include.streams.landing.clean import commit_clean, ensure_clean_table
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.tables import clean_table, create_landing_table, load_landing_table, topic_id
+from include.streams.landing.validation import validate_unit
+from include.streams.validators import rows
 from tests import forks
 from tests.integration.kafka.conftest import open_claims, read_all, wait_for_topics
 from tests.integration.landing.conftest import alarms_of, delete_records
@@ -362,10 +362,10 @@ def test_nothing_is_removed_from_a_landing_table_while_offsets_are_missing(consu
 KILLED = """
 import os, signal
 from datetime import timedelta
-from include.contracts import Topic
-from include.lake import writing
-from include.landing.clean import commit_clean
-from include.landing.consumers import LandingConsumer
+from include.streams.contracts import Topic
+from include.streams.lake import writing
+from include.streams.landing.clean import commit_clean
+from include.streams.landing.consumers import LandingConsumer
 from tests.integration.landing.test_run import Sale
 
 commit = writing.commit

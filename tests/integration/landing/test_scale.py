@@ -2,11 +2,11 @@
 
 import pytest
 
-from include.landing import landed
-from include.landing.landed import Landed
-from include.landing.planning import claim_landed
-from include.landing.tables import load_landing_table
-from include.landing.verification import verify
+from include.streams.landing import landed
+from include.streams.landing.landed import Landed
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.tables import load_landing_table
+from include.streams.landing.verification import verify
 
 pytestmark = pytest.mark.integration
 
@@ -53,7 +53,7 @@ def pretend_log(monkeypatch, topic) -> None:
     """The log ends where the files do: a million messages need not be produced for this."""
     from dataclasses import replace
 
-    from include.kafka.offsets import GroupOffsets
+    from include.streams.kafka.offsets import GroupOffsets
 
     real = GroupOffsets.look_now
     end = FILES // topic.partitions * ROWS

@@ -12,15 +12,15 @@ from airflow.sdk.exceptions import TaskDeferred
 from airflow.triggers.base import TaskSkippedEvent, TaskSuccessEvent
 from sqlalchemy import text
 
-from include.kafka.offsets import GroupOffsets, Partition
-from include.kafka.reset import reset_consumer
-from include.landing import triggers
-from include.landing.planning import claim_landed
-from include.landing.readiness import Lane, Readiness, look
-from include.landing.sensor import LandedOffsetsSensor
-from include.landing.triggers import LandedOffsetsTrigger
-from include.landing.verification import verify
-from include.operations.database import begin
+from include.streams.kafka.offsets import GroupOffsets, Partition
+from include.streams.kafka.reset import reset_consumer
+from include.streams.landing import triggers
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.readiness import Lane, Readiness, look
+from include.streams.landing.sensor import LandedOffsetsSensor
+from include.streams.landing.triggers import LandedOffsetsTrigger
+from include.streams.landing.verification import verify
+from include.streams.operations.database import begin
 from tests.integration.landing.conftest import alarms_of, finish, land, sink_commits
 from tests.integration.landing.test_gaps import make_again
 from tests.integration.landing.test_generations import a_later_leader_knows_nothing_of_it, a_new_landing_table
@@ -158,7 +158,7 @@ def test_a_task_that_cannot_look_waits_in_the_triggerer(orders, lane, monkeypatc
     def away(*_, **__):
         raise ConnectionError("the catalog is away")
 
-    monkeypatch.setattr("include.landing.readiness.look", away)
+    monkeypatch.setattr("include.streams.landing.readiness.look", away)
     assert deferred(LandedOffsetsSensor(task_id="wait", consumer=lane(orders))) is not None
 
 
@@ -193,7 +193,7 @@ def test_a_lane_that_has_caught_up_with_a_topic_that_was_recreated_alarms_at_the
     message, is_open = alarms_of(made_again.name)["consumer_stopped"]
     assert is_open
     assert "deleted and recreated" in message
-    assert f"python -m include.kafka reset {made_again.name}" in message
+    assert f"python -m include.streams.kafka reset {made_again.name}" in message
 
 
 def test_no_run_starts_for_what_has_landed_of_a_topic_that_was_recreated(made_again):

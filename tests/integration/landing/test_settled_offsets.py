@@ -7,9 +7,9 @@ import uuid
 import pytest
 from sqlalchemy import func, select
 
-from include.landing import gaps
-from include.landing.gaps import State, landing_gaps
-from include.operations.database import begin
+from include.streams.landing import gaps
+from include.streams.landing.gaps import State, landing_gaps
+from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import operations
 
 __all__ = ["operations"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from include.landing import staging
-from include.landing.balance import finish
-from include.landing.clean import StagingGone, commit_clean
-from include.landing.planning import claim_landed
-from include.landing.validation import validate_unit
-from include.operations.database import begin
+from include.streams.landing import staging
+from include.streams.landing.balance import finish
+from include.streams.landing.clean import StagingGone, commit_clean
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.validation import validate_unit
+from include.streams.operations.database import begin
 from tests.integration.landing.test_run import clean_rows, consumer, land, run, sale, sales, staging_files
 
 pytestmark = pytest.mark.integration

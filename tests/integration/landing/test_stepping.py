@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from include.kafka.reading import ReadingStalled
-from include.landing import stepping
-from include.landing.tables import connector_name
-from include.operations.alarms import open_alarm
-from include.operations.database import begin
+from include.streams.kafka.reading import ReadingStalled
+from include.streams.landing import stepping
+from include.streams.landing.tables import connector_name
+from include.streams.operations.alarms import open_alarm
+from include.streams.operations.database import begin
 
 pytestmark = pytest.mark.integration
 

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from confluent_kafka import TopicCollection
 
-from include.lake.catalog import load_catalog
-from include.landing.tables import (
+from include.streams.lake.catalog import load_catalog
+from include.streams.landing.tables import (
     LandingTableMismatch,
     create_landing_table,
     landing_schema,

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from sqlalchemy import func, insert
 
-from include.compat.connections import LookUpFailed
-from include.lake.buckets import bucket
-from include.lake.catalog import forget_catalogs
-from include.landing.consumers import LandingConsumer
-from include.landing.staging import remove_finished
-from include.landing.upkeep import expire_landing_snapshots, keep_landing_table, keep_table, remove_results
-from include.operations.database import begin
-from include.operations.tables import claims, consumers
-from include.validators.results import ACCEPTANCE, FOLDER, PAGE, PAST, RESULT
+from include.streams.compat.connections import LookUpFailed
+from include.streams.lake.buckets import bucket
+from include.streams.lake.catalog import forget_catalogs
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.staging import remove_finished
+from include.streams.landing.upkeep import expire_landing_snapshots, keep_landing_table, keep_table, remove_results
+from include.streams.operations.database import begin
+from include.streams.operations.tables import claims, consumers
+from include.streams.validators.results import ACCEPTANCE, FOLDER, PAGE, PAST, RESULT
 from include.water.retention import remove_register_files
 from include.water.topics import METER_READINGS
 from tests.integration.kafka.conftest import operations

@@ -8,15 +8,15 @@ import pytest
 from airflow.sdk.exceptions import AirflowNotFoundException
 from sqlalchemy import text
 
-from include.kafka.watch import CheckFailed
-from include.lake.catalog import forget_catalogs
-from include.landing import gaps, landed
-from include.landing.consumers import LandingConsumer
-from include.landing.gaps import State
-from include.landing.planning import claim_landed
-from include.landing.tables import load_landing_table, topic_id
-from include.landing.watch import check_consumer, check_consumers
-from include.operations.database import begin
+from include.streams.kafka.watch import CheckFailed
+from include.streams.lake.catalog import forget_catalogs
+from include.streams.landing import gaps, landed
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.gaps import State
+from include.streams.landing.planning import claim_landed
+from include.streams.landing.tables import load_landing_table, topic_id
+from include.streams.landing.watch import check_consumer, check_consumers
+from include.streams.operations.database import begin
 from tests.integration.landing.conftest import alarms_of, finish, land
 
 pytestmark = pytest.mark.integration

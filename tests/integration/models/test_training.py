@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from include.lake import buckets
-from include.lake.buckets import Bucket
-from include.models import __main__ as command
-from include.models import files
-from include.models.files import UntrustedModel
-from include.models.gate import Gate, Scores
-from include.models.store import ChampionChanged, ModelError, ModelStore, digest
-from include.models.training import Outcome, train
+from include.streams.lake import buckets
+from include.streams.lake.buckets import Bucket
+from include.streams.models import __main__ as command
+from include.streams.models import files
+from include.streams.models.files import UntrustedModel
+from include.streams.models.gate import Gate, Scores
+from include.streams.models.store import ChampionChanged, ModelError, ModelStore, digest
+from include.streams.models.training import Outcome, train
 
 pytestmark = pytest.mark.integration
 

@@ -149,7 +149,7 @@ def test_the_broker_is_the_one_of_the_compose_file(connections: dict[str, dict],
 
 
 def test_the_broker_connection_is_one_that_the_clients_accept(connections: dict[str, dict]):
-    from include.kafka.connection import check
+    from include.streams.kafka.connection import check
 
     check("kafka_default", json.loads(connections["kafka_default"]["conn_extra"]))
 

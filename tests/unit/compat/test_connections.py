@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from include.compat import connections
-from include.compat.connections import LookUpFailed, is_defined
+from include.streams.compat import connections
+from include.streams.compat.connections import LookUpFailed, is_defined
 from tests.worker import ApiServer, run_in_worker
 
 # For each connection: what is_defined says, and what Airflow itself says, which is why there is such a function.
 ASK = """
 import json
 from airflow.sdk import BaseHook
-from include.compat.connections import LookUpFailed, is_defined
+from include.streams.compat.connections import LookUpFailed, is_defined
 
 def said(ask, conn_id):
     try:
@@ -91,8 +91,8 @@ def test_without_the_private_parts_airflows_answer_counts_and_the_reason_is_logg
     monkeypatch.delattr("airflow.sdk.execution_time.supervisor.ensure_secrets_backend_loaded")
     monkeypatch.setattr("airflow.sdk.BaseHook.get_connection", _not_found)
     assert [is_defined("a_webhook") for _ in range(2)] == [False, False]
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "include.compat.connections"]
-    assert "see include/compat/__init__.py" in said
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "include.streams.compat.connections"]
+    assert "see include/streams/compat/__init__.py" in said
 
 
 def _not_found(conn_id: str):

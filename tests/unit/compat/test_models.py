@@ -2,8 +2,8 @@
 
 import pytest
 
-from include.compat.models import core_schema
-from include.contracts import Contract
+from include.streams.compat.models import core_schema
+from include.streams.contracts import Contract
 
 
 def test_a_contract_has_the_schema_that_pydantic_reads_with():

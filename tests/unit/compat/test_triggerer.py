@@ -6,7 +6,7 @@ import pytest
 from airflow.jobs.triggerer_job_runner import TriggerRunner, messages
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from include.compat.triggerer import hand_over_events
+from include.streams.compat.triggerer import hand_over_events
 
 
 class Supervisor:
@@ -125,7 +125,7 @@ async def raises(_):
     ids=["no method", "another signature", "not a coroutine", "raises"],
 )
 def test_a_changed_runner_is_said_once_and_stops_no_trigger(method, reason, monkeypatch, caplog):
-    monkeypatch.setattr("include.compat.triggerer._said", False)
+    monkeypatch.setattr("include.streams.compat.triggerer._said", False)
 
     async def scenario():
         await Changed(method).run_trigger(FiresOften(), events=5)
@@ -133,12 +133,12 @@ def test_a_changed_runner_is_said_once_and_stops_no_trigger(method, reason, monk
         await asyncio.sleep(0)
 
     asyncio.run(scenario())
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "include.compat.triggerer"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "include.streams.compat.triggerer"]
     assert reason in said
     assert "nothing is lost" in said
 
 
 def test_a_runner_that_is_not_found_is_said_once(monkeypatch, caplog):
-    monkeypatch.setattr("include.compat.triggerer._said", False)
+    monkeypatch.setattr("include.streams.compat.triggerer._said", False)
     assert [hand_over_events(), hand_over_events()] == [False, False]
     assert len([record for record in caplog.records if "no TriggerRunner.run_trigger" in record.getMessage()]) == 1

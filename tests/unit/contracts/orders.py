@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from include.contracts import Contract, Topic
-from include.contracts.types import Day, Identifier, Line, Text, UtcTime
+from include.streams.contracts import Contract, Topic
+from include.streams.contracts.types import Day, Identifier, Line, Text, UtcTime
 
 
 class Kind(StrEnum):

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from include.contracts import Contract, ContractViolation, Reason, Topic
-from include.contracts.breaking import broken
+from include.streams.contracts import Contract, ContractViolation, Reason, Topic
+from include.streams.contracts.breaking import broken
 from tests.unit.contracts.orders import ORDERS, order
 
 

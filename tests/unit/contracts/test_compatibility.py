@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field
 
-from include.contracts import Contract, Registry, Topic, schemas
-from include.contracts.compatibility import Change, Rule, baselines, breaks_since, compare
-from include.contracts.types import Identifier
+from include.streams.contracts import Contract, Registry, Topic, schemas
+from include.streams.contracts.compatibility import Change, Rule, baselines, breaks_since, compare
+from include.streams.contracts.types import Identifier
 from tests.unit.contracts.orders import ORDERS, ORDERS_V2, OrderV1
 
 Schema = dict[str, Any]

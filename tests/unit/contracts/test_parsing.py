@@ -10,8 +10,8 @@ from typing import Literal
 import pytest
 from pydantic import field_validator
 
-from include.contracts import Contract, ContractViolation, Reason, Topic
-from include.contracts.types import Identifier
+from include.streams.contracts import Contract, ContractViolation, Reason, Topic
+from include.streams.contracts.types import Identifier
 from tests.unit.contracts.orders import ORDERS, ORDERS_V2, OrderV1, message, order
 
 

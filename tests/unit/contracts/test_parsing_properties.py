@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from include.contracts import Contract, ContractViolation
+from include.streams.contracts import Contract, ContractViolation
 from tests.unit.contracts.orders import ORDERS, Kind, OrderV1, message, order
 
 json_values = st.recursive(

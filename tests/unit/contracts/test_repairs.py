@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.contracts import ContractViolation, Reason
-from include.contracts.breaking import broken
-from include.contracts.repairs import Repairs, to_document, to_value
+from include.streams.contracts import ContractViolation, Reason
+from include.streams.contracts.breaking import broken
+from include.streams.contracts.repairs import Repairs, to_document, to_value
 from tests.unit.contracts.orders import ORDERS, ORDERS_V2, message, order
 
 

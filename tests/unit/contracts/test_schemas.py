@@ -11,9 +11,9 @@ from typing import Any, Literal
 import jsonschema
 import pytest
 
-from include.contracts import Contract, Registry, Topic, schemas
-from include.contracts.__main__ import FOLDER, PROJECT, check, default_registry, load_registry, main
-from include.contracts.compatibility import baselines, breaks_since
+from include.streams.contracts import Contract, Registry, Topic, schemas
+from include.streams.contracts.__main__ import FOLDER, PROJECT, check, default_registry, load_registry, main
+from include.streams.contracts.compatibility import baselines, breaks_since
 from tests.unit.contracts.orders import ORDERS, ORDERS_V2, message
 
 REFERENCE = "tests.unit.contracts.test_schemas:REGISTRY"
@@ -121,7 +121,7 @@ def test_a_registry_that_cannot_be_loaded_is_said_in_one_line(reference: str, ca
 
 
 def test_the_command_explains_itself():
-    command = [sys.executable, "-m", "include.contracts", "--help"]
+    command = [sys.executable, "-m", "include.streams.contracts", "--help"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True)
     assert "write|check" in done.stdout
     assert "--registry" in done.stdout

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from include.contracts import Contract, Registry, Topic
-from include.contracts.types import Identifier
+from include.streams.contracts import Contract, Registry, Topic
+from include.streams.contracts.types import Identifier
 from tests.unit.contracts.orders import ORDERS, ORDERS_V2, OrderV1, OrderV2
 
 

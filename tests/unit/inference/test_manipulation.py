@@ -2,8 +2,8 @@
 
 import pytest
 
-from include.inference.manipulation import signs_of_manipulation
-from include.inference.redaction import clean
+from include.streams.inference.manipulation import signs_of_manipulation
+from include.streams.inference.redaction import clean
 
 
 def signs(text: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from include.inference.model import Misconfigured, from_connection
+from include.streams.inference.model import Misconfigured, from_connection
 
 
 @pytest.fixture
@@ -62,6 +62,6 @@ def test_a_wrong_connection_says_what_is_wrong(connection, changes, said):
 
 
 def test_importing_the_agent_imports_no_client():
-    program = "import sys; import include.inference.agent; print({'openai', 'httpx', 'airflow'} & set(sys.modules))"
+    program = "import sys; import include.streams.inference.agent; print({'openai', 'httpx', 'airflow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "set()"

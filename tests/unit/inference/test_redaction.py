@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from include.inference.redaction import clean, fence, redact
+from include.streams.inference.redaction import clean, fence, redact
 
 
 @pytest.mark.parametrize(

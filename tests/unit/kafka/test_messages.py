@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.kafka.dead_letters import DeadLetter, envelope
-from include.kafka.messages import EPOCH, Message
+from include.streams.kafka.dead_letters import DeadLetter, envelope
+from include.streams.kafka.messages import EPOCH, Message
 
 LAST = datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 

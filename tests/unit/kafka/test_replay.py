@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from include.contracts import Reason
-from include.kafka.dead_letters import DeadLetter, envelope
-from include.kafka.messages import Message
-from include.kafka.replay import as_table
-from include.kafka.replay_letters import Envelope, Letter, size_bytes
-from include.kafka.replay_plan import Selection
+from include.streams.contracts import Reason
+from include.streams.kafka.dead_letters import DeadLetter, envelope
+from include.streams.kafka.messages import Message
+from include.streams.kafka.replay import as_table
+from include.streams.kafka.replay_letters import Envelope, Letter, size_bytes
+from include.streams.kafka.replay_plan import Selection
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

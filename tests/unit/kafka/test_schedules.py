@@ -4,7 +4,7 @@ import pytest
 from airflow.sdk import Asset, CronTriggerTimetable
 from airflow.sdk.definitions.asset import AssetAny
 
-from include.kafka.schedules import joined, joined_by_key, joined_or_at
+from include.streams.kafka.schedules import joined, joined_by_key, joined_or_at
 
 ONE, OTHER = Asset("one"), Asset("other")
 AT = CronTriggerTimetable("*/10 * * * *", timezone="UTC")

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.contracts import Contract, Topic
-from include.kafka import trigger
-from include.kafka.claims import Claimed, fair_shares
-from include.kafka.connection import UnsafeKafkaConnection, check
-from include.kafka.consumers import RETRIES, Consumer
-from include.kafka.offsets import OffsetRange, Partition, PartitionOffsets
-from include.kafka.tasks import split
+from include.streams.contracts import Contract, Topic
+from include.streams.kafka import trigger
+from include.streams.kafka.claims import Claimed, fair_shares
+from include.streams.kafka.connection import UnsafeKafkaConnection, check
+from include.streams.kafka.consumers import RETRIES, Consumer
+from include.streams.kafka.offsets import OffsetRange, Partition, PartitionOffsets
+from include.streams.kafka.tasks import split
 
 
 @given(st.dictionaries(st.integers(0, 50), st.integers(0, 1000), max_size=20), st.integers(1, 2000))

@@ -11,11 +11,11 @@ from typing import cast
 
 import pytest
 
-from include.landing import connectors
-from include.landing.connect import Connect, ConnectUnreachable
-from include.landing.standing import Standing, shortened
-from include.landing.tables import connector_name
-from include.landing.watchdog import Limits
+from include.streams.landing import connectors
+from include.streams.landing.connect import Connect, ConnectUnreachable
+from include.streams.landing.standing import Standing, shortened
+from include.streams.landing.tables import connector_name
+from include.streams.landing.watchdog import Limits
 from include.water.topics import METER_READINGS, TOPICS
 
 CATALOG = {
@@ -129,7 +129,7 @@ def test_connectors_are_left_over_when_apply_made_them_and_no_topic_is_landed_by
     )
     found = connectors.left_over([METER_READINGS], cast(Connect, cluster))
     assert found.keys() == {"landing-old-readings"}
-    assert "python -m include.landing remove landing-old-readings" in found["landing-old-readings"]
+    assert "python -m include.streams.landing remove landing-old-readings" in found["landing-old-readings"]
     unlanded = dataclasses.replace(METER_READINGS, landed=False)
     assert connectors.left_over([unlanded], cast(Connect, cluster)).keys() == {name, "landing-old-readings"}
 
@@ -184,7 +184,7 @@ def test_a_request_in_a_rebalance_is_made_again(monkeypatch):
         def log_message(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr("include.landing.connect.REBALANCE_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("include.streams.landing.connect.REBALANCE_PAUSE_SECONDS", 0.01)
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AIRFLOW_CONN_KAFKA_CONNECT", f"http://127.0.0.1:{server.server_port}")

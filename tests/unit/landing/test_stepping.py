@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from include.kafka.reading import ReadingStalled
-from include.landing import stepping
+from include.streams.kafka.reading import ReadingStalled
+from include.streams.landing import stepping
 
 
 class Log:

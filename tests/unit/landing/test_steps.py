@@ -5,8 +5,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.landing import intervals, repair
-from include.landing.intervals import Ranges
+from include.streams.landing import intervals, repair
+from include.streams.landing.intervals import Ranges
 
 offsets = st.sets(st.integers(0, 300), max_size=80).map(intervals.of_numbers)
 

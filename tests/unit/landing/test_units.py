@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.contracts import Contract, Topic
-from include.kafka.offsets import OffsetRange
-from include.landing import intervals
-from include.landing.consumers import LandingConsumer
-from include.landing.landed import Landed, LandedFile, contiguous_end
-from include.landing.units import NotLanded, Slice, bundles, slices, unit
+from include.streams.contracts import Contract, Topic
+from include.streams.kafka.offsets import OffsetRange
+from include.streams.landing import intervals
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.landed import Landed, LandedFile, contiguous_end
+from include.streams.landing.units import NotLanded, Slice, bundles, slices, unit
 
 
 class Order(Contract):

@@ -20,8 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from include.models import files
-from include.models.files import UntrustedModel
+from include.streams.models import files
+from include.streams.models.files import UntrustedModel
 
 ALLOWED = (
     "builtins.dict",

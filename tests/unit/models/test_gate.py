@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from include.models.gate import Gate, Scores
+from include.streams.models.gate import Gate, Scores
 
 GATE = Gate(margin=0.05, max_group_loss=0.2, limits={"false_alarms": 4.0})
 CHAMPION = Scores(0.6, "w", {"a": 0.7, "b": 0.5})

@@ -28,7 +28,7 @@ NULLABLE, DEFAULT = "null", "default"
 
 def declared() -> MetaData:
     """The tables of every package of include/."""
-    from include.operations.tables import metadata
+    from include.streams.operations.tables import metadata
 
     for module in sorted(INCLUDE.glob("*/*.py")):
         if " = Table(\n" in module.read_text():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from include.operations.commands import NotWell, run, who
+from include.streams.operations.commands import NotWell, run, who
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -30,7 +30,7 @@ def raising(error: Exception):
 # What a deployment's own logging says must not matter.
 PROBE = """
 import logging, sys
-from include.operations.commands import run
+from include.streams.operations.commands import run
 
 def action():
     import airflow.settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from airflow.sdk import Connection
 
-from include.operations.database import postgres_target
+from include.streams.operations.database import postgres_target
 
 
 def connection(conn_type: str = "postgres") -> Connection:

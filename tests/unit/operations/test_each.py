@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
-from include.kafka.watch import CheckFailed
-from include.operations.each import do_each, shuffled
+from include.streams.kafka.watch import CheckFailed
+from include.streams.operations.each import do_each, shuffled
 
 NAMES = ("b", "a", "c")
 

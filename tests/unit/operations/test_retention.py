@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from include.operations.retention import RetentionTooShort, check_inbox, rules
+from include.streams.operations.retention import RetentionTooShort, check_inbox, rules
 from include.water.topics import LEAKS_DETECTED, TOPICS
 
 PROJECT = Path(__file__).resolve().parents[3]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from include.pages.document import Document, Unavailable
+from include.streams.pages.document import Document, Unavailable
 
 
 def test_it_is_read_again_only_when_it_is_old():
@@ -77,7 +77,7 @@ def test_a_failure_is_logged_once_an_episode_and_tells_a_browser_nothing(caplog)
         return {}
 
     document = Document(read, fresh_seconds=0)
-    with caplog.at_level(logging.INFO, logger="include.pages.document"):
+    with caplog.at_level(logging.INFO, logger="include.streams.pages.document"):
         for _ in range(3):
             with pytest.raises(Unavailable) as raised:
                 document.get()

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import types
 
-from include.pages.lazy import LazyApp, page
+from include.streams.pages.lazy import LazyApp, page
 
 
 def test_it_is_made_by_the_first_request_and_serves_all(monkeypatch):

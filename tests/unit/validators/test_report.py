@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from include.validators.report import render
+from include.streams.validators.report import render
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>"
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
-from include.contracts import Contract, ContractViolation, Reason, Topic
-from include.contracts.types import Day, UtcTime
-from include.validators import rows
-from include.validators.columns import columns_of, row_of
+from include.streams.contracts import Contract, ContractViolation, Reason, Topic
+from include.streams.contracts.types import Day, UtcTime
+from include.streams.validators import rows
+from include.streams.validators.columns import columns_of, row_of
 from include.water.topics import METER_READINGS, SERVICE_REQUESTS
 from tests.unit.contracts.orders import ORDERS, ORDERS_V2, message
 

@@ -13,8 +13,8 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from include.validators.evaluation import SetResult, State, evaluate
-from include.validators.rules import (
+from include.streams.validators.evaluation import SetResult, State, evaluate
+from include.streams.validators.rules import (
     Measure,
     Recent,
     SetSuite,
@@ -197,8 +197,8 @@ def hook(name, arguments):
         events.append((name, str(arguments)))
 sys.addaudithook(hook)
 import pyarrow
-from include.validators.evaluation import evaluate
-from include.validators.rules import SetSuite, matches, not_null
+from include.streams.validators.evaluation import evaluate
+from include.streams.validators.rules import SetSuite, matches, not_null
 suite = SetSuite("test", ("x",), (not_null("x"), matches("x", "(a)")))
 assert evaluate(suite, pyarrow.table({"x": ["a"]})).passed
 events = [event for event in events if event[1] not in ("/dev/null",) and ".pyc" not in event[1]]

@@ -1,7 +1,7 @@
 """Every consumer is looked after."""
 
-from include.kafka.consumers import Consumer
-from include.landing.consumers import LandingConsumer
+from include.streams.kafka.consumers import Consumer
+from include.streams.landing.consumers import LandingConsumer
 from include.water import consumers
 
 

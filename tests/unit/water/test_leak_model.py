@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from include.models import files
+from include.streams.models import files
 from include.water.flows.definition import night_of
 from include.water.leaks import training
 from include.water.leaks.confirmed import FOREVER, nights_of

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from include.contracts.breaking import broken
+from include.streams.contracts.breaking import broken
 from include.water.dashboards.events import ELSEWHERE, named_tiles, tile_of
 from include.water.topics import ALERTS_RAISED, AlertRaised
 from tests.unit.water.test_topics import example

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from include.contracts import ContractViolation, Reason
+from include.streams.contracts import ContractViolation, Reason
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS
 from include.water.simulators import history, traffic
 from include.water.simulators.meters import NO_FAULTS, Faults, Readings, reading, send_history

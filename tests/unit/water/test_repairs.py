@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from include.contracts import ContractViolation, Reason, Topic
+from include.streams.contracts import ContractViolation, Reason, Topic
 from include.water.feeds.seismic import to_event
 from include.water.repairs import REPAIRS
 from include.water.topics import SEISMIC_EVENTS, SERVICE_REQUESTS, TOPICS, ServiceRequest

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.contracts import ContractViolation, Reason
+from include.streams.contracts import ContractViolation, Reason
 from include.water.feeds import seismic
 from include.water.simulators.feed_server import server
 from include.water.simulators.quakes import Quakes

@@ -18,8 +18,8 @@ from random import Random
 
 import pytest
 
-from include.contracts import ContractViolation, Reason
-from include.contracts.__main__ import PROJECT
+from include.streams.contracts import ContractViolation, Reason
+from include.streams.contracts.__main__ import PROJECT
 from include.water.alerts.rules import assess
 from include.water.feeds.seismic import split
 from include.water.repairs import REPAIRS

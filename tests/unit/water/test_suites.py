@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 import pytest
 
-from include.validators.evaluation import SetResult, State, evaluate
+from include.streams.validators.evaluation import SetResult, State, evaluate
 from include.water.simulators.meters import Readings
 from include.water.simulators.network import Network
 from include.water.suites import meter_readings

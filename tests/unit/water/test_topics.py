@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.contracts import Contract
+from include.streams.contracts import Contract
 from include.water.sites import DISTRICTS, SITES
 from include.water.topics import (
     LEAKS_DETECTED,

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from include.inference.binding import canonical_json
-from include.kafka.messages import Message
+from include.streams.inference.binding import canonical_json
+from include.streams.kafka.messages import Message
 from include.water.topics import SERVICE_REQUESTS, ServiceRequest
 from include.water.triage.engine import propose, propose_offline
 from include.water.triage.examples import examples, index

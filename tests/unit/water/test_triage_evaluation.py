@@ -9,7 +9,7 @@ from itertools import combinations
 
 import pytest
 
-from include.inference.embeddings import embedder
+from include.streams.inference.embeddings import embedder
 from include.water.triage.engine import propose_offline
 from include.water.triage.examples import examples, index
 from include.water.triage.proposals import Action, Category, Target, TargetKind

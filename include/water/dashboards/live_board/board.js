@@ -1,5 +1,5 @@
 // The live board. Every text comes from messages that somebody else wrote: it goes into the page as text nodes only,
-// never as markup. The browser enforces it (trusted types, see include/pages/app.py).
+// never as markup. The browser enforces it (trusted types, see include/streams/pages/app.py).
 
 import { poll } from "./poll.js";
 import { drawMap } from "./map.js";

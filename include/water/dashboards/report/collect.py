@@ -16,8 +16,8 @@ from include.water.flows.definition import TIME_ZONE
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from include.lake.buckets import Bucket
-    from include.models.store import Card, Champions
+    from include.streams.lake.buckets import Bucket
+    from include.streams.models.store import Card, Champions
 
 LEAK_MODEL = "leaks"
 # The period of the readings' counts, and of the events of HOURLY_FLOWS to read.
@@ -36,8 +36,8 @@ def collect(batches: Iterable[Mapping[str, Any]], now: datetime | None = None) -
         batches: The extras of the HOURLY_FLOWS events since QUALITY_PERIOD, with the counts of COUNTS.
         now: The time of the report; by default the current time.
     """
-    from include.lake.buckets import bucket
-    from include.pages.reading import read_only
+    from include.streams.lake.buckets import bucket
+    from include.streams.pages.reading import read_only
 
     now = now or datetime.now(UTC)
     flows = read_flows(now, TIME_ZONE)
@@ -77,7 +77,7 @@ def read_quality(
     """
     from sqlalchemy import func, select
 
-    from include.operations.tables import inbox
+    from include.streams.operations.tables import inbox
 
     counted = [batch for batch in batches if all(isinstance(batch.get(name), int) for name in COUNTS)]
     suites = read_suites(connection, objects)
@@ -107,8 +107,8 @@ def read_suites(connection: Connection, objects: Bucket) -> tuple[Suite, ...]:
     """The last result that let a run continue, and every result that has stopped a run which is still waiting."""
     from sqlalchemy import select
 
-    from include.operations.tables import alarms
-    from include.validators.results import FOLDER, PAST, RESULT, folder
+    from include.streams.operations.tables import alarms
+    from include.streams.validators.results import FOLDER, PAST, RESULT, folder
 
     keys: list[tuple[str, str]] = []
     waiting = select(alarms.c.source, alarms.c.kind).where(
@@ -138,7 +138,7 @@ def _suite(result: Mapping[str, Any]) -> Suite:
 
 def read_model(objects: Bucket) -> Model | None:
     """The champion and its card; None while the fixed threshold decides."""
-    from include.models.store import ModelStore
+    from include.streams.models.store import ModelStore
 
     store = ModelStore(LEAK_MODEL, objects)
     champions = store.champions()

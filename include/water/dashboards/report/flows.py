@@ -56,8 +56,8 @@ def read_flows(now: datetime, zone: ZoneInfo) -> Flows:
     """
     from pyiceberg.exceptions import NoSuchTableError
 
-    from include.lake.catalog import load_catalog
-    from include.lake.engine import connect, scan
+    from include.streams.lake.catalog import load_catalog
+    from include.streams.lake.engine import connect, scan
 
     first = now.astimezone(zone).date() - timedelta(days=SHOWN_DAYS)
     since = midnight(first, zone).isoformat()

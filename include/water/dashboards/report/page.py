@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fastapi import FastAPI, Response
 
-from include.lake.buckets import Bucket, bucket
-from include.pages.app import protected_app
+from include.streams.lake.buckets import Bucket, bucket
+from include.streams.pages.app import protected_app
 from include.water.dashboards.report.publish import HTML, latest
 from include.water.dashboards.report.render import STYLE, style_source
 

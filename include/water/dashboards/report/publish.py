@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from include.lake.buckets import ABSENT, Bucket, Entry, GenerationChanged
+from include.streams.lake.buckets import ABSENT, Bucket, Entry, GenerationChanged
 from include.water.dashboards.report.render import STYLE, style_source
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ def next_turn(asked_at: datetime, now: datetime | None = None) -> datetime | Non
     Returns:
         The time; None when the report that is shown was made after the request.
     """
-    from include.lake.buckets import bucket
+    from include.streams.lake.buckets import bucket
     from include.water.dashboards.report.publish import latest
 
     try:
@@ -42,7 +42,7 @@ def publish_report(batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         The report's path and a summary of its content, for the run's XCom.
     """
-    from include.lake.buckets import bucket
+    from include.streams.lake.buckets import bucket
     from include.water.dashboards.report.collect import collect
     from include.water.dashboards.report.publish import publish
     from include.water.dashboards.report.render import render

@@ -26,8 +26,8 @@ def read_unusual(now: datetime, zone: ZoneInfo) -> tuple[Episode, ...] | None:
     """
     from pyiceberg.exceptions import NoSuchTableError
 
-    from include.lake.catalog import load_catalog
-    from include.lake.engine import connect, scan
+    from include.streams.lake.catalog import load_catalog
+    from include.streams.lake.engine import connect, scan
 
     first = now.astimezone(zone).date() - timedelta(days=SHOWN_DAYS)
     since = midnight(first - timedelta(days=WINDOW_DAYS), zone).isoformat()

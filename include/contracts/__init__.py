@@ -1,7 +1,0 @@
-"""Contracts: one strict model for the messages of each topic, from which schemas and checks are derived."""
-
-from include.contracts.model import Contract
-from include.contracts.topics import Registry, Topic
-from include.contracts.violations import ContractViolation, Reason
-
-__all__ = ["Contract", "ContractViolation", "Reason", "Registry", "Topic"]

@@ -1,0 +1,313 @@
+"""Dead letter records: messages that break their contract, written to `<topic>.dlq`.
+
+A dead letter record is the original record (key, value and headers unchanged) plus headers with the reason and the
+origin of the message. After a crash it may be in the topic twice; both copies carry the same topic, partition and
+offset.
+
+A dead-letter topic that refuses a record delays no other message. A record that is too large is written as a stub. A
+record that cannot be written at all waits in the outbox, under an alarm with the topic's name.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import Connection, func, select
+
+from include.streams.contracts import Reason
+from include.streams.contracts.topics import DEAD_LETTER_SUFFIX
+from include.streams.kafka.messages import Message
+from include.streams.kafka.producer import AcknowledgedProducer, Headers, OutgoingRecord, Refusal
+from include.streams.operations import outbox
+from include.streams.operations.alarms import close_alarm, open_alarm
+from include.streams.operations.database import begin
+from include.streams.operations.tables import alarms
+from include.streams.operations.tables import outbox as outbox_table
+
+log = logging.getLogger(__name__)
+
+PREFIX = "dlq."
+# An error text of a library can be long, and headers count towards the topic's maximum message size.
+MAX_DETAIL_CHARACTERS = 1_000
+# How long a valid message may wait for a dead-letter topic that does not answer. After that time, dead letter records
+# of this topic go through the outbox until the outbox has delivered the last one.
+ANSWER_SECONDS = 5.0
+# Limits of a stub: the first bytes of the value, and the largest key and the largest headers that a stub keeps.
+HEAD_BYTES, MAX_KEY_BYTES, MAX_HEADER_BYTES = 4 * 1024, 1024, 16 * 1024
+# A larger record waits in the database as a stub: the original record is in Kafka.
+MAX_WAITING_BYTES = 1_000_000
+# The most consumers that an alarm's text names.
+MAX_NAMED = 10
+ALARM = "dead_letters_wait"
+CONFLICT_ALARM = "conflicting_events"
+
+_REMEDIES = {
+    "UNKNOWN_TOPIC_OR_PART": "run the Dag prepare_services, which creates it",
+    "_UNKNOWN_TOPIC": "run the Dag prepare_services, which creates it",
+    "TOPIC_AUTHORIZATION_FAILED": "grant WRITE and DESCRIBE on the topic to the user of {connection}",
+    "MSG_SIZE_TOO_LARGE": "raise max.message.bytes of the topic",
+}
+_OTHER_REMEDY = "look at the topic's replicas and settings"
+_THEY_WAIT = "They wait in the outbox, which sends them then; no other message waits for them"
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message and the reason why it cannot be handled.
+
+    Attributes:
+        message: The message.
+        reason: A value of `contracts.Reason`.
+        detail: A text that names fields, not values; truncated to MAX_DETAIL_CHARACTERS.
+        landed_text: True when retention had removed the record. The value is then the text from the landing table,
+            without key and headers.
+    """
+
+    message: Message
+    reason: str
+    detail: str
+    landed_text: bool = False
+
+    def __post_init__(self) -> None:
+        # The text may come from an effect. Characters that a header or the database refuses would stop the whole batch.
+        storable = self.detail.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+        object.__setattr__(self, "detail", storable[:MAX_DETAIL_CHARACTERS])
+
+
+class Waiting(NamedTuple):
+    """A dead letter that its topic refused, the record to send later, and the reason of the refusal."""
+
+    letter: DeadLetter
+    record: OutgoingRecord
+    refusal: Refusal
+
+
+def envelope(letter: DeadLetter, *, consumer: str, run_id: str) -> Headers:
+    """Build the headers that are added to a dead letter record.
+
+    Args:
+        letter: The message and the reason.
+        consumer: The name of the consumer that rejected the message.
+        run_id: The run that rejected it.
+
+    Returns:
+        Names with the prefix `dlq.` and values as UTF-8 text.
+    """
+    message = letter.message
+    added = {
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "topic": message.topic,
+        "partition": str(message.partition),
+        "offset": str(message.offset),
+        "timestamp": _timestamp(message),
+        "consumer": consumer,
+        "run_id": run_id,
+        **({"landed_text": "true"} if letter.landed_text else {}),
+        **({"unreadable": "; ".join(message.unreadable)} if message.unreadable else {}),
+    }
+    return [(PREFIX + name, value.encode()) for name, value in added.items()]
+
+
+def _timestamp(message: Message) -> str:
+    if message.timestamp is not None:
+        return message.timestamp.isoformat()
+    return "" if message.timestamp_ms is None else f"{message.timestamp_ms} ms"
+
+
+class DeadLetters:
+    """Writes the dead letters of one consumer's run."""
+
+    def __init__(self, consumer: str, run_id: str, producer: AcknowledgedProducer) -> None:
+        self._consumer = consumer
+        self._run_id = run_id
+        self._producer = producer
+        # {topic: why it accepts no record now; None when it may accept records}. Only topics that were looked up.
+        self._refusing: dict[str, Refusal | None] = {}
+
+    def send(self, letters: Sequence[DeadLetter]) -> list[Waiting]:
+        """Write dead letters to their topics.
+
+        Args:
+            letters: Dead letters of any topics, in order.
+
+        Returns:
+            The dead letters that were not acknowledged. They are lost unless the caller passes them to `hold`, in the
+            transaction that records the outcomes of their messages. The others are safe.
+
+        Raises:
+            SQLAlchemyError: The database failed.
+        """
+        if not letters:
+            return []
+        for letter in letters:
+            message = letter.message
+            log.warning(
+                "dead letter: topic=%s partition=%d offset=%d reason=%s detail=%s%s",
+                message.topic,
+                message.partition,
+                message.offset,
+                letter.reason,
+                letter.detail,
+                f" unreadable={message.unreadable}" if message.unreadable else "",
+            )
+        tried: list[DeadLetter] = []
+        untried: list[tuple[DeadLetter, Refusal]] = []
+        for letter in letters:
+            refusal = self._why_refusing(letter.message.topic + DEAD_LETTER_SUFFIX)
+            if refusal is None:
+                tried.append(letter)
+            else:
+                untried.append((letter, refusal))
+        refused = self._attempt(tried, [self._whole(letter) for letter in tried])
+        waiting = [one for one in refused if not one.refusal.is_size]
+        large = [one.letter for one in refused if one.refusal.is_size]
+        waiting += self._attempt(large, [self._stub(letter) for letter in large])
+        for one in waiting:
+            self._refusing[one.record.topic] = one.refusal
+        for letter, refusal in untried:
+            waiting.append(Waiting(letter, self._whole(letter), refusal))
+        return [one if _size(one.record) <= MAX_WAITING_BYTES else self._as_stub(one) for one in waiting]
+
+    def _attempt(self, letters: Sequence[DeadLetter], records: Sequence[OutgoingRecord]) -> list[Waiting]:
+        if not letters:
+            return []
+        results = self._producer.try_sending(records, seconds=ANSWER_SECONDS)
+        found = zip(letters, records, results, strict=True)
+        return [Waiting(letter, record, refusal) for letter, record, refusal in found if refusal is not None]
+
+    def _why_refusing(self, topic: str) -> Refusal | None:
+        """Why a dead-letter topic accepts no record now; None when it may accept records.
+
+        Records that earlier runs left in the outbox mark their topic as refusing: each attempt to write to it costs
+        seconds. Only the topic's own route is looked up: the consumer may have millions of other pending rows.
+        """
+        if topic not in self._refusing:
+            waiting = select(outbox_table.c.sequence).where(
+                outbox_table.c.consumer == self._consumer,
+                outbox_table.c.kind == "message",
+                outbox_table.c.destination == topic,
+                outbox_table.c.state == "pending",
+            )
+            with begin() as connection:
+                waits = connection.execute(waiting.limit(1)).first() is not None
+            self._refusing[topic] = Refusal("", "earlier dead letters of this topic wait") if waits else None
+        return self._refusing[topic]
+
+    def _whole(self, letter: DeadLetter) -> OutgoingRecord:
+        message = letter.message
+        headers = [*message.headers, *envelope(letter, consumer=self._consumer, run_id=self._run_id)]
+        return OutgoingRecord(message.topic + DEAD_LETTER_SUFFIX, message.key, message.value, headers)
+
+    def _stub(self, letter: DeadLetter) -> OutgoingRecord:
+        """The stub of a record that is too large: the record's size, the value's digest and first bytes."""
+        message = letter.message
+        value = message.value or b""
+        keeps_key = len(message.key or b"") <= MAX_KEY_BYTES
+        keeps_headers = sum(len(n.encode()) + len(v or b"") for n, v in message.headers) <= MAX_HEADER_BYTES
+        left_out = [name for name, kept in (("key", keeps_key), ("headers", keeps_headers)) if not kept]
+        added = {
+            "stub": "true",
+            "size": str(message.size_bytes),
+            "value_size": str(len(value)),
+            "value_sha256": hashlib.sha256(value).hexdigest(),
+            **({"left_out": ", ".join(left_out)} if left_out else {}),
+        }
+        headers = [
+            *(message.headers if keeps_headers else ()),
+            *envelope(letter, consumer=self._consumer, run_id=self._run_id),
+            *((PREFIX + name, text.encode()) for name, text in added.items()),
+        ]
+        head = None if message.value is None else value[:HEAD_BYTES]
+        return OutgoingRecord(message.topic + DEAD_LETTER_SUFFIX, message.key if keeps_key else None, head, headers)
+
+    def _as_stub(self, one: Waiting) -> Waiting:
+        return Waiting(one.letter, self._stub(one.letter), one.refusal)
+
+    def hold(self, connection: Connection, waiting: Iterable[Waiting]) -> None:
+        """Pass dead letters that their topic refused to the outbox, which delivers them later, and open an alarm.
+
+        Args:
+            connection: A connection in the transaction that records the outcomes of the messages.
+            waiting: The return value of `send`.
+        """
+        topics: dict[str, tuple[int, Refusal]] = {}
+        for one in waiting:
+            record = one.record
+            outbox.add_record(
+                connection,
+                consumer=self._consumer,
+                topic=record.topic,
+                key=record.key,
+                value=record.value,
+                headers=record.headers,
+            )
+            topics[record.topic] = (topics.get(record.topic, (0, one.refusal))[0] + 1, one.refusal)
+        for topic, (number, refusal) in topics.items():
+            remedy = _REMEDIES.get(refusal.code, _OTHER_REMEDY)
+            remedy = remedy.format(connection=f"connection {self._producer.conn_id}")
+            text = (
+                f"{number} or more dead letters of consumer {self._consumer} cannot be written to {topic} "
+                f"({refusal.code} {refusal.text}): {remedy}. {_THEY_WAIT}"
+            )
+            open_alarm(connection, topic, ALARM, text)
+
+
+def alarm_conflicts(connection: Connection, source: str, letters: Iterable[DeadLetter]) -> None:
+    """Open the alarm about conflicting events if any of these dead letters carries the id of another event.
+
+    Args:
+        connection: A connection in the transaction that records the dead letters.
+        source: The consumer's name.
+        letters: The dead letters that this transaction has recorded for the first time.
+    """
+    conflicts = [letter for letter in letters if letter.reason == Reason.conflict]
+    if conflicts:
+        first = conflicts[0]
+        text = (
+            f"{len(conflicts)} or more events carry the id of an event that was handled, with other content, the "
+            f"first at {first.message} ({first.detail}). The earlier one stays; the others are dead letters. Find out "
+            "which is right and who produces to the topic, then close this alarm (docs/runbooks/dead-letters.md)"
+        )
+        open_alarm(connection, source, CONFLICT_ALARM, text)
+
+
+def watch_held(connection: Connection) -> None:
+    """Open the alarm of each dead-letter topic with pending or failed rows in the outbox; close it for the others.
+
+    `hold` opens it too, but only for a further dead letter: a person may have closed the alarm, or this check, which
+    does not see the rows of a transaction that is not committed yet.
+    """
+    open_ones = select(alarms.c.source).where(alarms.c.kind == ALARM, alarms.c.closed_at.is_(None))
+    known = set(connection.execute(open_ones).scalars())
+    left = outbox.undelivered_messages(connection, DEAD_LETTER_SUFFIX)
+    for topic in sorted(left.keys() - known):
+        open_alarm(connection, topic, ALARM, _held_text(connection, topic, left[topic]))
+    for topic in sorted(known - left.keys()):
+        close_alarm(connection, topic, ALARM)
+
+
+def _held_text(connection: Connection, topic: str, consumers: Sequence[str]) -> str:
+    errors = []
+    # A statement for each state: each has its own partial index, and one for both reads the whole table.
+    for state in ("pending", "failed"):
+        mine = select(func.max(outbox_table.c.last_error)).where(
+            outbox_table.c.consumer.in_(consumers),
+            outbox_table.c.kind == "message",
+            outbox_table.c.destination == topic,
+            outbox_table.c.state == state,
+        )
+        errors.append(connection.scalar(mine))
+    error = next(filter(None, errors), "their delivery was not tried yet")
+    remedy = next((remedy for code, remedy in _REMEDIES.items() if code in error.split()), _OTHER_REMEDY)
+    remedy = remedy.format(connection=f"the connection of consumer {consumers[0]}")
+    if not errors[0] and errors[1]:
+        remedy += ", then set the failed rows to pending (docs/runbooks/outbox-failed.md)"
+    named = ", ".join(consumers[:MAX_NAMED])
+    return f"dead letters of consumer {named} cannot be written to {topic} ({error}): {remedy}. {_THEY_WAIT}"
+
+
+def _size(record: OutgoingRecord) -> int:
+    return len(record.key or b"") + len(record.value or b"") + sum(len(n) + len(v or b"") for n, v in record.headers)

@@ -1,0 +1,203 @@
+"""Deliver the outbox: a task delivers its own rows right after its commit, the Dag `deliver_outbox` all others."""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Protocol
+
+from sqlalchemy import Row
+
+from include.streams.kafka.connection import CONN_ID
+from include.streams.kafka.producer import AcknowledgedProducer, OutgoingRecord, Refusal
+from include.streams.operations import outbox
+from include.streams.operations.outbox import Answer, Attempt, Route, Written
+from include.streams.operations.webhooks import Requests
+
+log = logging.getLogger(__name__)
+
+# A task's attempt for its own rows. The Dag delivers rows that take longer.
+OWN_SECONDS = 10.0
+# Of a task for the records of its finished batches, while the messages of the next ones wait. If all were delivered at
+# its end, a chunk that takes half a minute would announce its first effects as late, and leave them to the Dag.
+BETWEEN_SECONDS = 2.0
+# A broker that does not acknowledge a batch within this time counts as unavailable.
+BATCH_SECONDS = 15.0
+# Once a record of a batch is acknowledged, the others have this long without a further answer: their partitions have no
+# leader, or too few replicas, and good records must not wait for them. Shorter once this is known.
+QUIET_SECONDS, KNOWN_QUIET_SECONDS = 2.0, 0.3
+# Routes delivered at once; each needs a database connection (`operations.database.engine` has as many).
+ROUTES_AT_ONCE = 8
+# Between two queries for due routes while others are being delivered.
+LOOK_SECONDS = 0.5
+# A run of the Dag starts no further route after this time; the next run continues.
+RUN_SECONDS = 240.0
+
+
+class Declared(Protocol):
+    """A declared consumer, of either lane."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def conn_id(self) -> str: ...
+
+
+class Messages:
+    """The way of rows that are Kafka records; their destination is a topic's name."""
+
+    rows_at_once = 500
+    # A record without an answer is not bad itself: its partition is away.
+    is_one_receiver = False
+
+    def __init__(self, producer: AcknowledgedProducer) -> None:
+        self._producer = producer
+        self._quiet_seconds = QUIET_SECONDS
+
+    def why_skipped(self, destination: str) -> str | None:
+        """None: Kafka records are never skipped."""
+        return None
+
+    def deliver(self, destination: str, rows: Sequence[Row], until: float) -> Attempt:
+        """Send the rows and wait for the broker's answers.
+
+        Args:
+            destination: The topic's name.
+            rows: Rows of the outbox.
+            until: The deadline, a time of `time.monotonic`. At least one second is allowed in any case.
+
+        Returns:
+            The answers. `away` is set by an error that concerns the whole topic or the connection, not by partitions
+            that do not answer while others do.
+        """
+        records = [OutgoingRecord(destination, row.key, row.body, outbox.record_headers(row)) for row in rows]
+        seconds = min(BATCH_SECONDS, max(1.0, until - time.monotonic()))
+        attempt = Attempt()
+        try:
+            # Rows that have waited before get all the time: a partition may only be slow.
+            is_first = all(row.last_error is None for row in rows)
+            quiet_seconds = self._quiet_seconds if is_first else None
+            refusals = self._producer.try_sending(records, seconds=seconds, quiet_seconds=quiet_seconds)
+        except Exception as error:
+            # The Airflow connection is not defined, or has unsafe settings.
+            attempt.away = f"{type(error).__name__}: {error}"
+            return attempt
+        for row, refusal in zip(rows, refusals, strict=True):
+            reason = f"topic {destination}: {refusal.code} {refusal.text}" if refusal else ""
+            if refusal is None:
+                attempt.answers[row.sequence] = (Answer.delivered, reason)
+            elif refusal.is_its_own:
+                attempt.answers[row.sequence] = (Answer.refused, reason)
+            else:
+                attempt.answers[row.sequence] = (Answer.none, reason)
+        attempt.away = self._why_away(destination, refusals)
+        return attempt
+
+    def _why_away(self, topic: str, refusals: Sequence[Refusal | None]) -> str | None:
+        """Why the whole topic is away; None when it is only some of its partitions, or none."""
+        unanswered = [refusal for refusal in refusals if refusal is not None and not refusal.is_its_own]
+        if not unanswered:
+            return None
+        is_partly = None in refusals or (
+            all(refusal.is_unanswered for refusal in unanswered)
+            and self._producer.has_other_leaders(topic, {refusal.partition for refusal in unanswered})
+        )
+        if is_partly:
+            self._quiet_seconds = KNOWN_QUIET_SECONDS
+            return None
+        return f"topic {topic}: {unanswered[-1].code} {unanswered[-1].text}"
+
+
+class OwnDelivery:
+    """Delivers the rows that a task's own transactions have written: after each batch, and at the end.
+
+    Never raises: the Dag delivers the remaining rows, and a failed delivery must not make the task handle its messages
+    again.
+
+    Args:
+        producer: Sends the Kafka records.
+    """
+
+    def __init__(self, producer: AcknowledgedProducer) -> None:
+        # One for all batches: it remembers which connections are not defined.
+        self._ways = {"message": Messages(producer), "request": Requests()}
+        self._spare_seconds = BETWEEN_SECONDS
+
+    def between_batches(self, written: Written) -> None:
+        """Deliver Kafka records while messages of the chunk wait, for BETWEEN_SECONDS in all.
+
+        Not requests: their receiver may take ten seconds not to answer.
+
+        Args:
+            written: The ids of the rows by route, from `outbox.gathered`. Routes that were tried are removed.
+        """
+        records = {route: ids for route, ids in written.items() if route.kind == "message"}
+        if not records or self._spare_seconds <= 0:
+            return
+        began = time.monotonic()
+        self.deliver(records, seconds=self._spare_seconds)
+        self._spare_seconds -= time.monotonic() - began
+        if self._spare_seconds > 0:
+            for route in records:
+                del written[route]
+
+    def deliver(self, written: Written, *, seconds: float = OWN_SECONDS) -> None:
+        """Make one attempt to deliver the rows.
+
+        Args:
+            written: The ids of the rows by route, from `outbox.gathered`.
+            seconds: After this time no further row is tried.
+        """
+        if not written:
+            return
+        try:
+            outbox.deliver_written(written, self._ways, seconds=seconds)
+        except Exception as error:
+            log.warning("outbox: left to the Dag deliver_outbox: %s: %s", type(error).__name__, error)
+
+
+def deliver_due(consumers: Iterable[Declared], *, seconds: float = RUN_SECONDS) -> int:
+    """Deliver the due rows of all routes, several routes at once, until no row is due.
+
+    Routes that become due in the meantime are delivered too, so one slow receiver delays no other.
+
+    Args:
+        consumers: The declared consumers of both lanes. Each gives the Kafka connection of its routes, such as its held
+            dead letters; a route of any other consumer uses `kafka_default`.
+        seconds: After this time no further route is started; the next run continues.
+
+    Returns:
+        How many rows were delivered.
+
+    Raises:
+        Exception: The error of a route, such as an error of the database. No further route was started after it; the
+            routes in progress were completed.
+    """
+    connections = {consumer.name: consumer.conn_id for consumer in consumers}
+    until = time.monotonic() + seconds
+    busy: dict[Future[int], Route] = {}
+    delivered, failure = 0, None
+    with ThreadPoolExecutor(ROUTES_AT_ONCE) as pool:
+        while failure is None and time.monotonic() < until:
+            for route in outbox.due_routes():
+                if len(busy) < ROUTES_AT_ONCE and route not in busy.values():
+                    busy[pool.submit(_deliver_route, route, connections)] = route
+            if not busy:
+                break
+            done, _ = wait(busy, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            for future in done:
+                del busy[future]
+                failure = future.exception() or failure
+                delivered += 0 if future.exception() else future.result()
+    if failure is not None:
+        raise failure
+    log.info("outbox: delivered %d rows", delivered)
+    return delivered
+
+
+def _deliver_route(route: Route, connections: Mapping[str, str]) -> int:
+    if route.kind == "request":
+        return outbox.deliver_route(route, Requests())
+    with AcknowledgedProducer(connections.get(route.consumer, CONN_ID)) as producer:
+        return outbox.deliver_route(route, Messages(producer))

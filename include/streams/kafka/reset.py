@@ -1,0 +1,113 @@
+"""Reset a stopped consumer. Only this module may move the consumer's offsets back."""
+
+from sqlalchemy import delete, select
+
+from include.streams.kafka.claims import lock_consumer, lost_logs, settle, write_positions
+from include.streams.kafka.connection import CONN_ID
+from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, is_same_topic, next_generation
+from include.streams.kafka.reading import CONSUMER_SETTINGS
+from include.streams.operations.alarms import add_to_alarm, close_alarm
+from include.streams.operations.database import begin
+from include.streams.operations.tables import claim_ranges, claims, positions
+
+
+class NothingToReset(Exception):
+    """The consumer has never claimed anything of that topic."""
+
+
+def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list[str]:
+    """Delete the consumer's positions in the topic and start at the first available offset of each partition.
+
+    A partition keeps its log identity if its log is proved to be the one that was claimed before; the inbox then still
+    knows which messages were handled. Any other partition gets a new log identity, for which the inbox holds no
+    message: records at offsets that were used before count as new. Open claims on the old log are settled as lost.
+
+    The command can be repeated without harm. A message that is read again has its effect once, because the inbox knows
+    its event id.
+
+    Args:
+        consumer: The consumer's name, which is also its consumer group.
+        topic: The topic's name.
+        conn_id: The Airflow connection of the broker.
+
+    Returns:
+        One text for each change.
+
+    Raises:
+        NothingToReset: The consumer has no position in the topic.
+        ValueError: A partition has no leader now, or its leader does not answer.
+        KafkaException: The broker did not answer.
+    """
+    from confluent_kafka import KafkaException
+
+    changes: list[str] = []
+    with GroupOffsets(consumer, conn_id, **CONSUMER_SETTINGS) as group, begin() as connection:
+        lock_consumer(connection, consumer)
+        now = group.look_now([topic], needs_committed=False)
+        _check_complete(topic, group)
+        mine = (positions.c.consumer == consumer, positions.c.topic == topic)
+        known = {Partition(topic, row.partition): row for row in connection.execute(select(positions).where(*mine))}
+        if not known:
+            raise NothingToReset(f"consumer {consumer} has claimed nothing of topic {topic}")
+        stopped, _ = lost_logs(consumer, known, now, group.without_their_end)
+        _check_complete(topic, group)
+        identities: dict[Partition, str] = {}
+        for partition, offsets in now.items():
+            old = known.get(partition)
+            if old is None or not is_same_topic(old.topic_id, offsets.topic_id):
+                identities[partition] = offsets.topic_id
+            elif partition in stopped or None in (old.leader_epoch, offsets.leader_epoch):
+                # Without leader epochs, a log that was truncated and refilled beyond the position looks like the old
+                # log.
+                identities[partition] = next_generation(old.topic_id)
+            else:
+                identities[partition] = old.topic_id
+        changes += _give_up(connection, consumer, topic, identities)
+        if changes:
+            add_to_alarm(connection, consumer, "messages_lost", "; ".join(changes))
+        connection.execute(delete(positions).where(*mine))
+        rows = [(topic, p.number, identities[p], now[p].low, now[p].leader_epoch) for p in sorted(now)]
+        if not now:
+            # The topic does not exist. If the broker gives no topic ids, the next log of this name must not get the
+            # identity of the old one.
+            rows = [
+                (topic, p.number, next_generation(old.topic_id), 0, None)
+                for p, old in sorted(known.items())
+                if is_same_topic(old.topic_id, topic)
+            ]
+        write_positions(connection, consumer, rows)
+        changes += [f"{topic}-{p.number}: starts at offset {now[p].low}" for p in sorted(now)]
+        try:
+            # Under the consumer's lock, so that no claim commits offsets in between.
+            group.commit({partition: offsets.low for partition, offsets in now.items()})
+        except KafkaException as error:
+            changes.append(
+                f"the committed offsets of group {consumer} stay where they are ({error.args[0].str()}); they decide "
+                "nothing"
+            )
+        close_alarm(connection, consumer, "consumer_stopped")
+    return changes
+
+
+def _check_complete(topic: str, group: GroupOffsets) -> None:
+    """Raise ValueError if a partition was left out: the reset would delete its position and write no new one."""
+    if group.left_out:
+        named = ", ".join(f"{p.number} ({why})" for p, why in sorted(group.left_out.items()))
+        raise ValueError(f"topic {topic}: not every partition answers now: {named}; try again when its broker is back")
+
+
+def _give_up(connection, consumer: str, topic: str, identities: dict[Partition, str]) -> list[str]:
+    """Settle ranges of open claims on logs that no longer exist as lost; returns one text for each lost range."""
+    open_ranges = connection.execute(
+        select(claim_ranges)
+        .join(claims, claims.c.id == claim_ranges.c.claim_id)
+        .where(claims.c.consumer == consumer, claims.c.closed_at.is_(None), claim_ranges.c.topic == topic)
+    ).all()
+    given_up: list[str] = []
+    for row in open_ranges:
+        if identities.get(Partition(topic, row.partition)) == row.topic_id:
+            continue
+        gone = OffsetRange(topic, row.topic_id, row.partition, row.readable_from, row.end_offset)
+        lost = settle(connection, consumer, row.claim_id, gone, [(gone.start, gone.end)])
+        given_up += [f"{part}: given up, {len(part)} messages are lost" for part in lost]
+    return given_up

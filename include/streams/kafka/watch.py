@@ -1,0 +1,679 @@
+"""Alarms about consumers that fall behind or are disturbed by another client.
+
+Every run checks its own consumer. `check_consumers` checks without a run, because a Dag that is paused, or whose claims
+stall, has no runs; `include/streams/landing/watch.py` does this for the standard lane. The alarms about lag and age open above
+a limit and close at half of it, so that a consumer that hovers around the limit is one episode and not hundreds.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from sqlalchemy import Connection, delete, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+
+from include.streams.kafka.broken_contracts import watch_broken_contracts
+from include.streams.kafka.claims import Claimed, claimed_unhandled, positions_of, reset_command, stopped_topics
+from include.streams.kafka.consumers import Consumer, Shape
+from include.streams.kafka.dead_letters import watch_held
+from include.streams.kafka.messages import Message
+from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
+from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
+from include.streams.operations.alarms import add_lasting, add_to_alarm, close_alarm, open_alarm
+from include.streams.operations.database import begin
+from include.streams.operations.each import do_each, shuffled
+from include.streams.operations.tables import claims, log_ends, open_transactions
+
+log = logging.getLogger(__name__)
+
+LOST_ALARM, STOPPED_ALARM = "messages_lost", "consumer_stopped"
+COMMIT_ALARM, FOREIGN_ALARM, TRANSACTION_ALARM = "commit_refused", "foreign_commits", "transaction_open"
+FORBIDDEN_ALARM, AWAY_ALARM = "topic_forbidden", "partitions_away"
+RUNBOOK = "docs/runbooks/committed-offsets.md"
+REMEDIES = (
+    "raise capacity (max_active_runs, max_messages_per_claim, workers), or move the topic to the standard lane; "
+    "docs/runbooks/lag-grows.md says what to look at first"
+)
+LANDING_REMEDIES = (
+    "find out why the lane does not claim them (its Dag is paused or does not import, its run fails, offsets have not "
+    "landed), or raise max_messages_per_claim; docs/runbooks/lag-grows.md says what to look at first"
+)
+# Consumer settings to read one message per partition.
+ONE_MESSAGE = {"queued.min.messages": 1, "queued.max.messages.kbytes": 1024}
+# Remembered ends of one log after the consumer's position. While the consumer does not move, more ends would only add
+# rows.
+MAX_REMEMBERED_ENDS = 8
+# The most partitions that an alarm's text names.
+MAX_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The state of a consumer.
+
+    Attributes:
+        behind: {topic: number of messages that are not claimed}.
+        waiting: {topic: how long its oldest unclaimed message has waited}; only topics with such a message.
+        oldest_claim: The age of the oldest open claim; None when no claim is open.
+        is_whole: False when a topic or a partition was left out or could not be read, so the numbers may be too low.
+    """
+
+    behind: Mapping[str, int]
+    waiting: Mapping[str, timedelta]
+    oldest_claim: timedelta | None
+    is_whole: bool
+
+
+class Watched(Protocol):
+    """What a check needs to know of a consumer of either lane."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def max_lag(self) -> int: ...
+    @property
+    def max_age(self) -> timedelta: ...
+    @property
+    def max_claim_age(self) -> timedelta: ...
+
+
+class CheckFailed(Exception):
+    """Some consumers, or topics, could not be checked; the others were."""
+
+
+def check_consumers(consumers: Iterable[Consumer]) -> None:
+    """Check every consumer, also when a check fails: an unavailable broker must not hide alarms of other consumers.
+
+    Dead letters that wait in the outbox are looked up once, for the consumers of both lanes together.
+
+    Args:
+        consumers: The declared consumers.
+
+    Raises:
+        CheckFailed: At least one consumer could not be checked; raised after all others were.
+    """
+    checks = {f"consumer {each.name}": partial(check_consumer, each) for each in consumers}
+    # First: it needs only the database, and the others may take the task's whole time while the broker is away.
+    do_each({"dead letters that wait": _watch_held, **shuffled(checks)}, CheckFailed)
+
+
+def _watch_held() -> None:
+    with begin() as connection:
+        watch_held(connection)
+
+
+def check_consumer(consumer: Consumer) -> Standing:
+    """Open and close the consumer's alarms by the present state of the database and the broker.
+
+    Checks that need only the database come first, so that they also work while the broker is unavailable.
+
+    Args:
+        consumer: The declared consumer.
+
+    Returns:
+        The consumer's state.
+
+    Raises:
+        KafkaException: The broker did not answer, or the group's committed offsets cannot be read.
+        ReadingStalled: The oldest message of a partition could not be read.
+    """
+    with begin() as connection:
+        oldest_claim = watch_claims(connection, consumer)
+        watch_broken_contracts(connection, consumer)
+    with GroupOffsets(consumer.group, consumer.conn_id, **{**CONSUMER_SETTINGS, **ONE_MESSAGE}) as group:
+        found = group.look_now((topic.name for topic in consumer.topics), needs_committed=False)
+        held = group.open_transactions_now(found)
+        found = _known_ones(consumer, found, group)
+        held = {partition: end for partition, end in held.items() if partition in found}
+        standing, unread = _standing(consumer, found, group, oldest_claim)
+        forbidden = sorted(group.forbidden)
+    with begin() as connection:
+        _watch_rights(connection, consumer, forbidden)
+        _watch_left_out(connection, consumer, group.left_out)
+        if group.committed_error is None:
+            _watch_foreign_commits(connection, consumer, found)
+        watch_transactions(
+            connection, consumer.name, found, held, consumer.max_transaction_age, is_whole=standing.is_whole
+        )
+        watch_lag(connection, consumer, standing.behind, is_whole=standing.is_whole)
+        watch_waiting(connection, consumer, standing)
+    log.info(
+        "checked: consumer=%s behind=%s oldest_unclaimed=%s oldest_open_claim=%s",
+        consumer.name,
+        dict(standing.behind),
+        {topic: str(age) for topic, age in standing.waiting.items()},
+        oldest_claim,
+    )
+    # Raised last: a partition that cannot be read, or committed offsets that decide nothing, must hide no alarm.
+    if (failed := unread or group.committed_error) is not None:
+        raise failed
+    return standing
+
+
+def _known_ones(
+    consumer: Consumer, found: Mapping[Partition, PartitionOffsets], group: GroupOffsets
+) -> dict[Partition, PartitionOffsets]:
+    """Without partitions that do not answer any more, and those of which it is not known where a claim would start."""
+    known = {partition: offsets for partition, offsets in found.items() if partition not in group.left_out}
+    if group.committed_error is not None:
+        with begin() as connection:
+            claimed = positions_of(connection, consumer.name)
+        known = {partition: offsets for partition, offsets in known.items() if partition in claimed}
+    return known
+
+
+def watch_claim(
+    connection: Connection, consumer: Consumer, run_id: str, claimed: Claimed, *, is_whole: bool = True
+) -> None:
+    """Open and close the consumer's alarms by a new claim.
+
+    Args:
+        connection: A connection in the claim's transaction, so that a loss is never recorded without its alarm.
+        consumer: The consumer.
+        run_id: The run that owns the claim.
+        claimed: The new claim.
+        is_whole: False when a topic or a partition's leader was missing: the alarms that depend on it must not close.
+    """
+    if claimed.lost:
+        gone = ", ".join(str(r) for r in claimed.lost)
+        text = f"retention removed messages before they were claimed (run {run_id}): {gone}"
+        add_to_alarm(connection, consumer.name, LOST_ALARM, text)
+    if claimed.stopped:
+        add_stopped(connection, consumer, stopped_topics(claimed.stopped))
+    elif is_whole:
+        close_alarm(connection, consumer.name, STOPPED_ALARM)
+    if claimed.foreign:
+        open_alarm(connection, consumer.name, FOREIGN_ALARM, _foreign_text(consumer.group, claimed.foreign))
+    behind = dict(claimed.behind or {})
+    if _is_per_message(consumer):
+        # Subtracted, because `watch_lag` counts them as claimed and not handled.
+        for mine in claimed.ranges:
+            behind[mine.topic] -= len(mine)
+    watch_lag(connection, consumer, behind, is_whole=is_whole)
+    watch_claims(connection, consumer)
+
+
+def _shape(consumer: Watched) -> Shape | None:
+    # Consumers of the standard lane have no shape.
+    return getattr(consumer, "shape", None)
+
+
+def _is_per_message(consumer: Watched) -> bool:
+    return _shape(consumer) is Shape.per_message
+
+
+def _remedies(consumer: Watched) -> str:
+    return LANDING_REMEDIES if _shape(consumer) is None else REMEDIES
+
+
+def add_stopped(connection: Connection, consumer: Consumer, stopped: Mapping[str, str]) -> None:
+    """Open the alarm about stopped topics, or add those that it does not name yet.
+
+    Args:
+        connection: A connection in a transaction.
+        consumer: The stopped consumer.
+        stopped: {topic: what happened to it}.
+    """
+    texts = [how_to_go_on(consumer, {topic: why}) for topic, why in sorted(stopped.items())]
+    add_lasting(connection, consumer.name, STOPPED_ALARM, texts)
+
+
+def how_to_go_on(consumer: Consumer, stopped: Mapping[str, str]) -> str:
+    """A text with the event and the reset command for each stopped topic.
+
+    Args:
+        consumer: The stopped consumer.
+        stopped: {topic: what happened to it}.
+    """
+    commands = {topic: reset_command(consumer.name, topic, consumer.conn_id) for topic in stopped}
+    return "; ".join(f"{why}; to go on with what is there now: {commands[topic]}" for topic, why in stopped.items())
+
+
+class Committing:
+    """Commits a claim's offsets to Kafka, and remembers a refusal for an alarm.
+
+    Claims do not depend on committed offsets, so a broker that refuses them delays no message.
+    """
+
+    def __init__(self, group: GroupOffsets) -> None:
+        self._group = group
+        self._refusal: str | None = None
+        self._done = False
+
+    def forward(
+        self, positions: Mapping[Partition, tuple[str, int]], known: Mapping[Partition, PartitionOffsets] | None
+    ) -> None:
+        """Call `GroupOffsets.commit_forward` and remember a refusal of the broker instead of raising it.
+
+        Args:
+            positions: {partition: (log identity, next offset)}.
+            known: Offsets from `GroupOffsets.look` under the consumer's lock; None to request them.
+        """
+        from confluent_kafka import KafkaException
+
+        try:
+            self._group.commit_forward(positions, known)
+            self._done = True
+        except KafkaException as error:
+            log.warning("group=%s offsets were not committed: %s", self._group.group, error)
+            if not _will_pass(error.args[0]):
+                self._refusal = str(error.args[0].str())
+
+    def watch(self, connection: Connection, consumer: str) -> None:
+        """Open the alarm about a refusal, or close it when the broker has accepted the offsets."""
+        if self._refusal is not None:
+            group = self._group.group
+            text = (
+                f"the broker refuses the committed offsets of group {group}: {self._refusal}. Messages are handled all "
+                "the same, but tools that go by committed offsets show lag that is none. Find out who is a member of "
+                f"the group (kafka-consumer-groups --describe --members --group {group}) and stop them: only this "
+                f"consumer may use the group's name; or give the user the right to read the group; {RUNBOOK}"
+            )
+            open_alarm(connection, consumer, COMMIT_ALARM, text)
+        elif self._done:
+            close_alarm(connection, consumer, COMMIT_ALARM)
+
+
+def _will_pass(error) -> bool:
+    """Whether the broker is unavailable or the coordinator is moving: the next claim then commits these offsets too."""
+    from confluent_kafka import KafkaError
+
+    passing = (
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._WAIT_COORD,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    )
+    return error.code() in passing
+
+
+def watch_lag(connection: Connection, consumer: Watched, behind: Mapping[str, int], *, is_whole: bool = True) -> None:
+    """Open or close the alarm about lag.
+
+    With one run per message, messages that are claimed and wait for their runs count as lag too: a claim takes hundreds
+    of messages within a second, and their runs take minutes.
+
+    Args:
+        connection: A connection in a transaction.
+        consumer: The consumer.
+        behind: {topic: number of messages that are not claimed}.
+        is_whole: False when a topic or a partition's leader was missing, so that the alarm must not close.
+    """
+    if _is_per_message(consumer):
+        claimed = claimed_unhandled(connection, consumer.name)
+        behind = {topic: behind.get(topic, 0) + claimed.get(topic, 0) for topic in {*behind, *claimed}}
+    total = sum(behind.values())
+    if total > consumer.max_lag:
+        text = f"{total} messages behind, limit {consumer.max_lag} ({_by_topic(behind)}): {_remedies(consumer)}"
+        open_alarm(connection, consumer.name, "lag", text)
+    elif is_whole and total <= consumer.max_lag / 2:
+        close_alarm(connection, consumer.name, "lag")
+
+
+def watch_claims(connection: Connection, consumer: Watched) -> timedelta | None:
+    """Open or close the alarm about an old open claim; returns the age of the oldest open claim, None without one."""
+    open_ones = select(claims.c.run_id, claims.c.claimed_at).where(
+        claims.c.consumer == consumer.name, claims.c.closed_at.is_(None)
+    )
+    oldest = connection.execute(open_ones.order_by(claims.c.claimed_at).limit(1)).first()
+    if oldest is None:
+        close_alarm(connection, consumer.name, "claim_open")
+        return None
+    age = datetime.now(UTC) - oldest.claimed_at
+    if age > consumer.max_claim_age:
+        text = (
+            f"a claim is open since {oldest.claimed_at.isoformat()} (run {oldest.run_id}): clear its run, if it "
+            "failed, once the cause is gone"
+        )
+        open_alarm(connection, consumer.name, "claim_open", text)
+    else:
+        close_alarm(connection, consumer.name, "claim_open")
+    return age
+
+
+class Seen(NamedTuple):
+    """The coordinates of a message that was read to be handled, and its timestamp."""
+
+    partition: Partition
+    offset: int
+    written_at: datetime
+
+
+def older_than_allowed(consumer: Consumer, batch: Sequence[Message]) -> list[Seen]:
+    """The messages of a batch with a timestamp older than the consumer's `max_age`."""
+    limit = datetime.now(UTC) - consumer.max_age
+    return [
+        Seen(Partition(message.topic, message.partition), message.offset, message.timestamp)
+        for message in batch
+        if message.timestamp is not None and message.timestamp < limit
+    ]
+
+
+def watch_handled(consumer: Consumer, old: Sequence[Seen], claimed_at: datetime) -> None:
+    """Open the alarm about age when messages waited too long to be handled.
+
+    This never closes the alarm: a task does not know which messages wait in other partitions or claims.
+
+    Args:
+        consumer: The consumer of the messages.
+        old: The messages of one claim that `older_than_allowed` returned. Some may have arrived just now, because a
+            device that was offline sends old timestamps. So only the time since the lane could first see them counts.
+        claimed_at: When they were claimed; they were on the topic at that time.
+    """
+    if not old:
+        return
+    now = datetime.now(UTC)
+    waited: dict[str, timedelta] = {}
+    with begin() as connection:
+        ends = _remembered_ends(connection, consumer, {message.partition for message in old})
+        for message in old:
+            before = [at for end, at in ends.get(message.partition, ()) if end <= message.offset]
+            age = now - max(message.written_at, max(before) if before else claimed_at)
+            waited[message.partition.topic] = max(age, waited.get(message.partition.topic, age))
+        if late := _late(consumer, waited):
+            text = f"messages waited long to be handled ({_by_topic(late)}), limit {consumer.max_age}: {REMEDIES}"
+            open_alarm(connection, consumer.name, "age", text)
+
+
+def watch_transactions(
+    connection: Connection,
+    source: str,
+    found: Mapping[Partition, PartitionOffsets],
+    held: Mapping[Partition, int],
+    max_age: timedelta,
+    *,
+    is_whole: bool = True,
+) -> None:
+    """Open or close the alarm about open transactions that block the later messages of their partitions.
+
+    Args:
+        connection: A connection in a transaction.
+        source: The name of the consumer or connector that is blocked; also the alarm's source.
+        found: Offsets from `GroupOffsets.look`: `end` is the last stable offset.
+        held: {partition: end of its log} where the log continues after the last stable offset.
+        max_age: How long a last stable offset may stay the same.
+        is_whole: False when a topic or a partition's leader was missing, so that the alarm must not close.
+    """
+    now = datetime.now(UTC)
+    mine = open_transactions.c.source == source
+    known = {Partition(r.topic, r.partition): r for r in connection.execute(select(open_transactions).where(mine))}
+    since = {
+        p: known[p].seen_at if p in known and known[p].stable_offset == found[p].end else now for p in sorted(held)
+    }
+    over = [p for p in known if p in found and p not in held]
+    if over:
+        at = tuple_(open_transactions.c.topic, open_transactions.c.partition)
+        connection.execute(delete(open_transactions).where(mine, at.in_(over)))
+    if new := [p for p in held if since[p] is now]:
+        row = insert(open_transactions)
+        row = row.on_conflict_do_update(
+            constraint="pk_open_transactions",
+            set_={"stable_offset": row.excluded.stable_offset, "seen_at": row.excluded.seen_at},
+        )
+        columns = {"source": source, "seen_at": now}
+        connection.execute(
+            row, [{**columns, "topic": p.topic, "partition": p.number, "stable_offset": found[p].end} for p in new]
+        )
+    long = {p: at for p, at in since.items() if now - at > max_age}
+    if long:
+        named = ", ".join(
+            f"{p.topic}-{p.number} at offset {found[p].end} since {at.isoformat(timespec='seconds')}, with "
+            f"{held[p] - found[p].end} offsets behind it"
+            for p, at in list(long.items())[:MAX_NAMED]
+        )
+        text = (
+            f"a transaction that does not end holds up {len(long)} partitions: {named}. Stop its producer, or abort "
+            "it: kafka-transactions --bootstrap-server BROKER abort --topic TOPIC --partition NUMBER --start-offset "
+            "OFFSET; docs/runbooks/transaction-open.md"
+        )
+        open_alarm(connection, source, TRANSACTION_ALARM, text)
+    elif is_whole:
+        close_alarm(connection, source, TRANSACTION_ALARM)
+
+
+def _watch_rights(connection: Connection, consumer: Consumer, forbidden: Sequence[str]) -> None:
+    if not forbidden:
+        close_alarm(connection, consumer.name, FORBIDDEN_ALARM)
+        return
+    texts = [
+        f"the user of connection {consumer.conn_id} may not read {topic}: grant it READ and DESCRIBE on it. What is "
+        "there waits, as long as retention keeps it; the consumer's other topics go on"
+        for topic in forbidden
+    ]
+    add_lasting(connection, consumer.name, FORBIDDEN_ALARM, texts)
+
+
+def _watch_left_out(connection: Connection, consumer: Consumer, left_out: Mapping[Partition, str]) -> None:
+    if not left_out:
+        close_alarm(connection, consumer.name, AWAY_ALARM)
+        return
+    named = ", ".join(f"{p.topic}-{p.number}: {why}" for p, why in sorted(left_out.items())[:MAX_NAMED])
+    text = (
+        f"{len(left_out)} partitions cannot be asked ({named}): bring their broker back, or make it reachable from "
+        "Airflow's workers and triggerer. What is there waits, as long as retention keeps it; the other partitions go "
+        "on, each claim some seconds later; docs/runbooks/broker-away.md"
+    )
+    open_alarm(connection, consumer.name, AWAY_ALARM, text)
+
+
+def _watch_foreign_commits(
+    connection: Connection, consumer: Consumer, found: Mapping[Partition, PartitionOffsets]
+) -> None:
+    # Positions are read after the group's offsets, so this consumer's own commits are never ahead of them.
+    known = positions_of(connection, consumer.name)
+    ahead = {
+        partition: (offsets.committed, known[partition][1])
+        for partition, offsets in found.items()
+        if partition in known
+        and is_same_topic(known[partition][0], offsets.topic_id)
+        and (offsets.committed or 0) > known[partition][1]
+    }
+    if ahead:
+        open_alarm(connection, consumer.name, FOREIGN_ALARM, _foreign_text(consumer.group, ahead))
+    else:
+        close_alarm(connection, consumer.name, FOREIGN_ALARM)
+
+
+def _foreign_text(group: str, ahead: Mapping[Partition, tuple[int | None, int]]) -> str:
+    named = ", ".join(
+        f"{p.topic}-{p.number}: {committed}, claimed up to {position}"
+        for p, (committed, position) in list(sorted(ahead.items()))[:MAX_NAMED]
+    )
+    return (
+        f"somebody else has moved the committed offsets of group {group} forward ({named}). No message is skipped: the "
+        "consumer goes by its own positions. Find out who commits under this name (a tool, or a second deployment with "
+        f"a database of its own) and stop it, or rename one of the two consumers; {RUNBOOK}"
+    )
+
+
+def watch_waiting(connection: Connection, consumer: Watched, standing: Standing) -> None:
+    """Open or close the alarm about messages that wait long to be claimed.
+
+    Args:
+        connection: A connection in a transaction.
+        consumer: The consumer.
+        standing: Its state.
+    """
+    if late := _late(consumer, standing.waiting):
+        text = f"messages wait long to be claimed ({_by_topic(late)}), limit {consumer.max_age}: {_remedies(consumer)}"
+        open_alarm(connection, consumer.name, "age", text)
+        return
+    # A claim's messages are at least as old as the claim. While they wait, the alarm stays open.
+    ages = [*standing.waiting.values(), *([standing.oldest_claim] if standing.oldest_claim else [])]
+    if standing.is_whole and all(age <= consumer.max_age / 2 for age in ages):
+        close_alarm(connection, consumer.name, "age")
+
+
+def _standing(
+    consumer: Consumer,
+    found: Mapping[Partition, PartitionOffsets],
+    group: GroupOffsets,
+    oldest_claim: timedelta | None,
+) -> tuple[Standing, Exception | None]:
+    """The consumer's state; and why the oldest message of a partition could not be read, None when all were read."""
+    from confluent_kafka import KafkaException
+
+    behind = dict.fromkeys((topic.name for topic in consumer.topics), 0)
+    waiting: dict[str, timedelta] = {}
+    next_offsets = _next_offsets(consumer, found)
+    now = datetime.now(UTC)
+    with begin() as connection:
+        ends = _remember_ends(connection, consumer, found, next_offsets, now)
+    reader = RangeReader(group.consumer, batch_size=1)
+    unread: Exception | None = None
+    for partition, offsets in sorted(found.items()):
+        start = next_offsets[partition]
+        if start >= offsets.end:
+            continue
+        behind[partition.topic] += offsets.end - start
+        unclaimed = OffsetRange(partition.topic, offsets.topic_id, partition.number, start, offsets.end)
+        # None when the rest of the log holds only transaction markers and no record.
+        try:
+            batch = next(reader.read(unclaimed), None)
+        except (ReadingStalled, KafkaException) as trouble:
+            log.exception("not read: %s", unclaimed)
+            unread = trouble
+            continue
+        if batch:
+            age = _waited(batch[0], ends[partition], now)
+            waiting[partition.topic] = max(age, waiting.get(partition.topic, age))
+    is_whole = not group.incomplete and group.committed_error is None and unread is None
+    return Standing(behind, waiting, oldest_claim, is_whole), unread
+
+
+def _waited(message: Message, ends: Sequence[tuple[int, datetime]], now: datetime) -> timedelta:
+    """How long ago the lane could first have seen the message.
+
+    Uses the message's timestamp, limited by the remembered ends of its log, [(end, when it was seen)]: the message
+    arrived after the last check at which the log ended before it, and before the first check at which the log included
+    it. The limits are needed because a timestamp may be old (a device that was offline) or lie in the future.
+    """
+    after = max((at for end, at in ends if end <= message.offset), default=None)
+    before = min((at for end, at in ends if end > message.offset), default=now)
+    arrived_at = message.timestamp or after or before
+    arrived_at = min(arrived_at, before)
+    return now - (arrived_at if after is None else max(arrived_at, after))
+
+
+def waited_at_least(
+    connection: Connection,
+    consumer: Watched,
+    found: Mapping[Partition, PartitionOffsets],
+    next_offsets: Mapping[Partition, int],
+) -> dict[str, timedelta]:
+    """For how long each topic's oldest unclaimed message has been seen to wait, without reading it.
+
+    Counts from the check that first saw an end after it. That check is recorded here, so the first one finds no age.
+
+    Args:
+        connection: A connection in a transaction.
+        consumer: The consumer.
+        found: The present ends, by partition.
+        next_offsets: The consumer's next offsets, none of them after its partition's end.
+
+    Returns:
+        {topic: age}; only topics with an unclaimed message.
+    """
+    now = datetime.now(UTC)
+    waited: dict[str, timedelta] = {}
+    for partition, ends in _remember_ends(connection, consumer, found, next_offsets, now).items():
+        for age in (now - seen_at for end, seen_at in ends if end > next_offsets[partition]):
+            waited[partition.topic] = max(age, waited.get(partition.topic, age))
+    return waited
+
+
+def _remembered_ends(
+    connection: Connection, consumer: Watched, partitions: Iterable[Partition]
+) -> dict[Partition, list[tuple[int, datetime]]]:
+    """{partition: [(end of its log, when it was seen)]}."""
+    mine = select(log_ends).where(
+        log_ends.c.consumer == consumer.name, log_ends.c.topic.in_({partition.topic for partition in partitions})
+    )
+    ends: dict[Partition, list[tuple[int, datetime]]] = {}
+    for row in connection.execute(mine):
+        ends.setdefault(Partition(row.topic, row.partition), []).append((row.end_offset, row.seen_at))
+    return ends
+
+
+def _remember_ends(
+    connection: Connection,
+    consumer: Watched,
+    found: Mapping[Partition, PartitionOffsets],
+    next_offsets: Mapping[Partition, int],
+    now: datetime,
+) -> dict[Partition, list[tuple[int, datetime]]]:
+    """Store the present ends of the logs; delete ends that are not needed for messages still to be claimed."""
+    known = _remembered_ends(connection, consumer, found)
+    ends: dict[Partition, list[tuple[int, datetime]]] = {}
+    for partition, offsets in found.items():
+        start = next_offsets[partition]
+        before = [seen for seen in known.get(partition, ()) if seen[0] <= start]
+        beyond = sorted(seen for seen in known.get(partition, ()) if start < seen[0] <= offsets.end)
+        # First check of this log, or a different log than before: the waiting time of its messages starts now.
+        passed = max(before) if before else (start, now)
+        if offsets.end > max([passed, *beyond])[0] and len(beyond) < MAX_REMEMBERED_ENDS:
+            beyond.append((offsets.end, now))
+        elif offsets.end == passed[0]:
+            # No message waits: the next one arrives after this check.
+            passed = (offsets.end, now)
+        ends[partition] = [passed, *beyond]
+    _store_ends(connection, consumer, known, ends)
+    return ends
+
+
+def _store_ends(
+    connection: Connection,
+    consumer: Watched,
+    known: Mapping[Partition, list[tuple[int, datetime]]],
+    ends: Mapping[Partition, list[tuple[int, datetime]]],
+) -> None:
+    gone = [(*p, end) for p in ends for end, _ in known.get(p, ()) if end not in dict(ends[p])]
+    if gone:
+        at = tuple_(log_ends.c.topic, log_ends.c.partition, log_ends.c.end_offset)
+        connection.execute(delete(log_ends).where(log_ends.c.consumer == consumer.name, at.in_(gone)))
+    new = [(p, *seen) for p, all_of_it in ends.items() for seen in all_of_it if seen not in known.get(p, ())]
+    if new:
+        row = insert(log_ends)
+        row = row.on_conflict_do_update(constraint="pk_log_ends", set_={"seen_at": row.excluded.seen_at})
+        connection.execute(
+            row,
+            [
+                {"consumer": consumer.name, "topic": p.topic, "partition": p.number, "end_offset": e, "seen_at": at}
+                for p, e, at in new
+            ],
+        )
+
+
+def _next_offsets(consumer: Consumer, found: Mapping[Partition, PartitionOffsets]) -> dict[Partition, int]:
+    """The offset at which the consumer's next claim would start to read, by partition."""
+    with begin() as connection:
+        known = positions_of(connection, consumer.name)
+    starts: dict[Partition, int] = {}
+    for partition, offsets in found.items():
+        identity, claimed = known.get(partition, (offsets.topic_id, offsets.committed or 0))
+        if not is_same_topic(identity, offsets.topic_id):
+            # A recreated topic: all of its messages wait.
+            claimed = 0
+        starts[partition] = max(offsets.low, claimed)
+    return starts
+
+
+def _late(consumer: Watched, ages: Mapping[str, timedelta]) -> dict[str, timedelta]:
+    return {topic: age for topic, age in ages.items() if age > consumer.max_age}
+
+
+def _by_topic(numbers: Mapping[str, int] | Mapping[str, timedelta]) -> str:
+    """A text with each topic and its number, the largest number first; zeros are left out."""
+    ordered = sorted(numbers.items(), key=lambda item: item[1], reverse=True)  # type: ignore[arg-type, return-value]
+    return ", ".join(f"{topic}: {_short(number)}" for topic, number in ordered if number)
+
+
+def _short(number: int | timedelta) -> str:
+    return str(timedelta(seconds=int(number.total_seconds()))) if isinstance(number, timedelta) else str(number)

@@ -1,0 +1,233 @@
+"""The Iceberg catalog, from the Airflow connection `landing_catalog`; objects through `google_cloud_default`."""
+
+import logging
+import os
+import sys
+from copy import copy
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+    from include.streams.operations.database import Target
+
+CONN_ID = "landing_catalog"
+OBJECTS_CONN_ID = "google_cloud_default"
+# The rows of a JDBC catalog carry the catalog's name: the sink's `iceberg.catalog` must have the same name.
+CATALOG_NAME = "landing"
+# Prefixes of keys in the connection's extra that belong to libpq; all other keys are properties of the catalog.
+_LIBPQ = (
+    "ssl", "keepalives", "tcp_user_timeout", "connect_timeout", "target_session_attrs", "channel_binding", "gssencmode",
+    "options", "server_settings",
+)  # fmt: skip
+# These loggers write a line each time a table is read: every few seconds in a triggerer.
+_CHATTY = ("pyiceberg.io", "fsspec.caching")
+
+
+@cache
+def load_catalog(conn_id: str = CONN_ID) -> "Catalog":
+    """The catalog that the sink commits to; created once per process.
+
+    It blocks while the connection is fetched: do not call it at the top level of a Dag file.
+
+    A connection of type postgres is the database of a JDBC catalog, with the warehouse's URL in its extra. With
+    `{"type": "rest", "uri": ...}` in the extra it is a REST catalog: PyIceberg gets the extra, and the connection's
+    login and password are its OAuth credential.
+
+    Args:
+        conn_id: The Airflow connection of the catalog.
+
+    Raises:
+        AirflowNotFoundException: A connection is not defined.
+        ValueError: A connection cannot be used.
+    """
+    from airflow.sdk import BaseHook
+
+    for chatty in _CHATTY:
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    connection = BaseHook.get_connection(conn_id)
+    extra = {name: str(value) for name, value in connection.extra_dejson.items()}
+    properties = {**file_properties(), **{k: v for k, v in extra.items() if not k.startswith(_LIBPQ)}}
+    if extra.get("type", "sql") == "rest":
+        from pyiceberg.catalog.rest import RestCatalog
+
+        if "uri" not in extra:
+            raise ValueError(f"connection {conn_id}: its extra says type rest; add the catalog's address as uri")
+        if connection.login and not {"credential", "token"} & extra.keys():
+            properties["credential"] = f"{connection.login}:{connection.password or ''}"
+        return RestCatalog(CATALOG_NAME, **properties)
+    return _sql_catalog(connection, properties)
+
+
+def forget_catalogs() -> None:
+    """Let the next use of a catalog read its Airflow connections anew, those of the object store among them.
+
+    For processes that live for weeks, after an error: a key that was rotated stays refused, however often it is tried.
+    Whoever uses a catalog at this moment keeps it.
+    """
+    load_catalog.cache_clear()
+    _current.clear()
+    if objects := sys.modules.get("include.streams.lake.objects"):
+        # gcsfs keeps a client for each credential that it was ever given.
+        objects.ObjectFileSystem.clear_instance_cache()
+
+
+def load_current(name: str) -> "Table":
+    """Like the catalog's `load_table`, but read the table's metadata again only after a new commit.
+
+    A sensor loads a table every few seconds, and a task several times. For a JDBC catalog, one query finds out whether
+    anything has changed. The caller gets a copy: to refresh it or to commit to it changes nobody else's.
+
+    Args:
+        name: The table's identifier, `namespace.name`.
+
+    Returns:
+        The table in its newest state.
+
+    Raises:
+        NoSuchTableError: The table does not exist.
+    """
+    catalog = load_catalog()
+    location = _metadata_location(catalog, name)
+    table = _current.get(name)
+    if location is None or table is None or table.metadata_location != location:
+        table = _current[name] = catalog.load_table(name)
+    return copy(table)
+
+
+def refreshed(table: "Table") -> "Table":
+    """Like `table.refresh()`, but read the metadata only if somebody else has committed since it was read.
+
+    A table keeps a week of snapshots: reading its metadata takes longer with each of them, a query does not.
+
+    Args:
+        table: A table of `load_catalog`.
+
+    Returns:
+        The same table in its newest state.
+    """
+    location = _metadata_location(table.catalog, ".".join(table.name()))
+    if location is None or location != table.metadata_location:
+        table.refresh()
+    return table
+
+
+# The last state that was read, by identifier. It holds as many entries as there are tables.
+_current: dict[str, "Table"] = {}
+
+
+def _metadata_location(catalog: "Catalog", name: str) -> str | None:
+    """The address of the table's current metadata; None when only loading the table can find it."""
+    from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+    from sqlalchemy import select
+
+    if not isinstance(catalog, SqlCatalog):
+        return None
+    namespace, _, short = name.rpartition(".")
+    row = select(IcebergTables.metadata_location).where(
+        IcebergTables.catalog_name == catalog.name,
+        IcebergTables.table_namespace == namespace,
+        IcebergTables.table_name == short,
+    )
+    with catalog.engine.connect() as connection:
+        return connection.scalar(row)
+
+
+def _map_tables() -> None:
+    """Let SQLAlchemy map PyIceberg's two tables without Airflow's models.
+
+    Airflow imports all of its own models when the first mapper of a process is configured: half a second in every task,
+    for tables that a task may not read.
+    """
+    from pyiceberg.catalog.sql import SqlCatalogBaseTable
+    from sqlalchemy import event
+    from sqlalchemy.exc import InvalidRequestError
+    from sqlalchemy.orm import Mapper
+
+    # This only saves time. Where another Airflow version does this in another way, nothing is removed.
+    import_all_models = getattr(sys.modules.get("airflow.models"), "import_all_models", None)
+    if import_all_models is None:
+        return
+    try:
+        event.remove(Mapper, "before_configured", import_all_models)
+    except InvalidRequestError:
+        return
+    try:
+        SqlCatalogBaseTable.registry.configure()
+    finally:
+        event.listen(Mapper, "before_configured", import_all_models, once=True)
+
+
+def _sql_catalog(connection: "Connection", properties: dict[str, Any]) -> "Catalog":
+    from airflow.sdk import BaseHook
+    from pyiceberg.catalog.sql import SqlCatalog
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    from include.streams.operations.database import guard
+
+    conn_id = connection.conn_id
+    now = _database(connection)
+    if not (warehouse := connection.extra_dejson.get("warehouse")):
+        raise ValueError(f'connection {conn_id}: its extra has no warehouse; add {{"warehouse": "gs://BUCKET/PATH"}}')
+    properties = {
+        **properties,
+        "warehouse": str(warehouse),
+        "type": "sql",
+        "uri": now.url.render_as_string(hide_password=False),
+        "pool_pre_ping": "true",
+        # The sink's `iceberg.catalog.jdbc.schema-version`.
+        "schema_version": "v1",
+    }
+    _map_tables()
+    try:
+        catalog = SqlCatalog(CATALOG_NAME, **properties)
+    except (IntegrityError, ProgrammingError):
+        # Another process created the catalog's tables at the same moment; now they exist.
+        catalog = SqlCatalog(CATALOG_NAME, **properties)
+    guard(catalog.engine, now, lambda: _database(BaseHook.get_connection(conn_id)))
+    # The connection that checked for the catalog's tables was opened before `guard` set its limits.
+    catalog.engine.dispose()
+    return catalog
+
+
+def _database(connection: "Connection") -> "Target":
+    """The database of a JDBC catalog; PostgreSQL only.
+
+    SQLite, for example, is refused, because two writers lock each other out.
+    """
+    from include.streams.operations.database import postgres_target
+
+    libpq = {name: value for name, value in connection.extra_dejson.items() if name.startswith(_LIBPQ)}
+    return postgres_target(connection, libpq, needed_by="a JDBC catalog")
+
+
+def file_properties(conn_id: str = OBJECTS_CONN_ID) -> dict[str, Any]:
+    """PyIceberg's properties for objects, with the credentials of the Google connection.
+
+    STORAGE_EMULATOR_HOST, which Google's own clients know too, points gcsfs at another server.
+
+    Args:
+        conn_id: The Airflow connection of Google Cloud.
+    """
+    from airflow.sdk import BaseHook
+
+    extra = BaseHook.get_connection(conn_id).extra_dejson
+    properties: dict[str, Any] = {"py-io-impl": "include.streams.lake.objects.ObjectIO"}
+    if project := extra.get("project"):
+        properties["gcs.project-id"] = project
+    if extra.get("is_anonymous"):
+        properties["gcs.oauth2.token"] = "anon"
+    else:
+        from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
+
+        # Key files, impersonation and workload identity work as in every Google operator; gcsfs renews the credentials.
+        properties["gcs.oauth2.token"] = GoogleBaseHook(gcp_conn_id=conn_id).get_credentials()
+    if host := os.environ.get("STORAGE_EMULATOR_HOST"):
+        properties["gcs.service.host"] = host if urlsplit(host).scheme in ("http", "https") else f"http://{host}"
+        # gcsfs would call a storage-layout API that emulators do not have, and wait 60 s for each bucket.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    return properties

@@ -1,0 +1,78 @@
+"""The file IO of tables: PyIceberg's, with one request where gcsfs sends two or three.
+
+gcsfs looks for folders: whatever it is asked about an object, it also lists the objects below that name. An object
+store has no folders. Listing is the most expensive request, in money and in time, and a commit asks about dozens of
+objects.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import pyiceberg.io
+from aiohttp import ClientTimeout
+from gcsfs import GCSFileSystem
+from pyiceberg.io.fsspec import FsspecFileIO, FsspecInputFile
+from pyiceberg.utils.properties import property_as_bool
+
+if TYPE_CHECKING:
+    from pyiceberg.typedef import Properties
+
+# In seconds. Without limits, a connection that was lost without a packet would hold its caller forever. gcsfs tries
+# again, up to five times, after a connection or a read that took too long. After `total` it does not; that is enough
+# for the largest file.
+TIMEOUT = ClientTimeout(sock_connect=10, sock_read=30, total=600)
+
+
+class ObjectFileSystem(GCSFileSystem):
+    """Google Cloud Storage, where a path is an object or nothing; only a bucket is a folder."""
+
+    async def _get_directory_info(self, path: str, *_: object) -> dict[str, Any]:
+        raise FileNotFoundError(path)
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        # The default reads ahead in asyncio tasks. A file that is not closed leaves its tasks behind, and each logs an
+        # error.
+        return super()._open(path, mode, **{"cache_type": "readahead", **options})
+
+    async def _get_file(self, rpath: str, lpath: str, callback: Any = None, **options: Any) -> None:
+        # The default fetches a file in several parts, and sends one more request for the file's size first.
+        await super()._get_file(rpath, lpath, callback, **{"concurrency": 1, **options})
+
+
+class _WholeFile(FsspecInputFile):
+    """Metadata and manifests, which PyIceberg reads from end to end."""
+
+    def open(self, seekable: bool = True) -> Any:
+        whole: Any = self._fs.cat_file(self.location)
+        return io.BytesIO(whole)
+
+
+class ObjectIO(FsspecFileIO):
+    """PyIceberg's file IO for every store. The catalog's property `py-io-impl` contains its name."""
+
+    def __init__(self, properties: Properties) -> None:
+        super().__init__(properties)
+        self._scheme_to_fs.update(gs=_google, gcs=_google)
+
+    def new_input(self, location: str) -> FsspecInputFile:
+        return _WholeFile(location, super().new_input(location)._fs)
+
+
+def _google(properties: Properties) -> ObjectFileSystem:
+    """With the settings that PyIceberg knows: `include.streams.lake.catalog` sets some, a connection's extra may set more."""
+    return ObjectFileSystem(
+        project=properties.get(pyiceberg.io.GCS_PROJECT_ID),
+        access=properties.get(pyiceberg.io.GCS_ACCESS, "full_control"),
+        token=properties.get(pyiceberg.io.GCS_TOKEN),
+        consistency=properties.get(pyiceberg.io.GCS_CONSISTENCY, "none"),
+        requester_pays=property_as_bool(properties, pyiceberg.io.GCS_REQUESTER_PAYS, False),
+        session_kwargs=json.loads(properties.get(pyiceberg.io.GCS_SESSION_KWARGS, "{}")),
+        endpoint_url=properties.get(pyiceberg.io.GCS_SERVICE_HOST),
+        default_location=properties.get(pyiceberg.io.GCS_DEFAULT_LOCATION),
+        requests_timeout=TIMEOUT,
+        # A listing is never forgotten by default: an object that was deleted since would seem to exist.
+        use_listings_cache=False,
+    )

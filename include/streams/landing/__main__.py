@@ -1,0 +1,239 @@
+"""Commands for the landing's connectors: `python -m include.streams.landing --help`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+
+from include.streams.contracts import Registry, Topic
+from include.streams.contracts.__main__ import default_registry, load_registry
+from include.streams.kafka.connection import CONN_ID as KAFKA_CONN_ID
+from include.streams.landing.connect import CONN_ID
+from include.streams.operations.commands import NotWell, run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    return run(lambda: options.action(options, load_registry(options.registry or default_registry())), _expected)
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    from confluent_kafka import KafkaException
+    from pyiceberg.exceptions import RESTError
+    from sqlalchemy.exc import DBAPIError
+
+    from include.streams.kafka.reading import ReadingStalled
+    from include.streams.kafka.topics import SettingsRefused
+    from include.streams.landing.connect import ConnectRefused, ConnectUnreachable
+    from include.streams.landing.connectors import UnsafeConnector
+    from include.streams.landing.tables import LandingTableMismatch
+
+    return (
+        ConnectRefused, ConnectUnreachable, DBAPIError, ImportError, KafkaException, LandingTableMismatch, LookupError,
+        OSError, ReadingStalled, RESTError, SettingsRefused, TypeError, UnsafeConnector, ValueError,
+    )  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m include.streams.landing", description=__doc__)
+    parser.add_argument("--registry", metavar="MODULE:NAME", help="default: [tool.contracts] in pyproject.toml")
+    parser.add_argument("--conn-id", default=CONN_ID, help="Airflow connection to Kafka Connect (default: %(default)s)")
+    parser.add_argument("--kafka-conn-id", default=KAFKA_CONN_ID, help="default: %(default)s")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, action: Callable[[argparse.Namespace, Registry], list[str]], text: str) -> None:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(action=action)
+        if name != "apply":
+            # Optional for commands that only read; commands that change something need a name.
+            command.add_argument(
+                "connector", nargs="?" if name in ("status", "gaps") else None, help="as `status` shows it"
+            )
+
+    add(
+        "apply",
+        _apply,
+        "create or update tables, control topics and connectors of landed topics; harmless to run again",
+    )
+    add(
+        "status",
+        _status,
+        "show each connector's state, its tasks and its lag; exits with 1 if a connector is not running",
+    )
+    add("restart", _restart, "restart a connector's failed tasks, or all of them if none has failed; loses nothing")
+    add("stop", _stop, "end a connector's tasks; its configuration and offsets stay")
+    add("resume", _resume, "resume a stopped connector")
+    add(
+        "step-over",
+        _step_over,
+        "move a connector past records whose timestamp Kafka Connect refuses; `repair` then appends them and those "
+        "before them from Kafka, which the next run of the lane does too",
+    )
+    add(
+        "remove",
+        _remove,
+        "remove the connector of a topic that is no longer landed, and close its alarms; what it has landed stays, and "
+        "so do its control topic and its offsets",
+    )
+    add(
+        "gaps",
+        _gaps,
+        "show the offsets that have not landed although they should have; exits with 1 if there are some",
+    )
+    add("repair", _repair, "read the offsets that have not landed from Kafka and append them now, each once")
+    return parser
+
+
+def _apply(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.streams.landing.connect import Connect
+    from include.streams.landing.connectors import apply, left_over
+
+    changes = apply(registry, conn_id=options.conn_id, kafka_conn_id=options.kafka_conn_id)
+    done = changes or ["nothing to do: all is as the registry and connectors/ say"]
+    return [*done, *left_over(registry, Connect(options.conn_id)).values()]
+
+
+def _status(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.streams.landing.connect import Connect
+    from include.streams.landing.connectors import landed, left_over
+    from include.streams.landing.standing import Standing, progress
+    from include.streams.landing.tables import connector_name, raw_table
+
+    connect, lines, all_well = Connect(options.conn_id), [], True
+    for topic in landed(registry) if options.connector is None else [_topic(options.connector, registry)]:
+        standing = Standing.of(connect, connector_name(topic))
+        found = progress(topic, options.kafka_conn_id)
+        all_well &= standing.is_running
+        lines.append(
+            f"{connector_name(topic)}  {standing}  {topic.name} -> {raw_table(topic)}  lag {found.lag}"
+            + (f"  {standing.cause}" if standing.cause else "")
+        )
+    lines = lines or ["no topic of the registry has landed=True"]
+    if options.connector is None:
+        lines += left_over(registry, connect).values()
+    if not all_well:
+        raise NotWell(lines)
+    return lines
+
+
+def _restart(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.streams.landing.connect import Connect
+    from include.streams.landing.standing import Standing
+    from include.streams.landing.tables import connector_name
+    from include.streams.landing.watchdog import forget_restarts
+
+    name, connect = connector_name(_topic(options.connector, registry)), Connect(options.conn_id)
+    standing = Standing.of(connect, name)
+    if not connect.restart(name, only_failed=standing.has_failed):
+        raise ValueError(f"connector {name} does not exist; `apply` creates it")
+    forget_restarts(name)
+    return [f"connector {name}: restarted {'what had failed' if standing.has_failed else 'with all its tasks'}"]
+
+
+def _stop(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.streams.landing.connect import Connect
+    from include.streams.landing.tables import connector_name
+
+    name = connector_name(_topic(options.connector, registry))
+    if not Connect(options.conn_id).stop(name):
+        raise ValueError(f"connector {name} does not exist; `apply` creates it")
+    return [f"connector {name}: stopped; `resume` lets it go on"]
+
+
+def _remove(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.streams.landing.connect import Connect
+    from include.streams.landing.removal import remove
+
+    return remove(options.connector, registry, Connect(options.conn_id))
+
+
+def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.streams.landing.connectors import landed
+    from include.streams.landing.stored import BrokenFiles
+    from include.streams.landing.tables import raw_table
+    from include.streams.landing.verification import verify
+
+    lines, is_whole = [], True
+    for topic in landed(registry) if options.connector is None else [_topic(options.connector, registry)]:
+        try:
+            found = verify(topic, conn_id=options.kafka_conn_id)
+        except BrokenFiles as broken:
+            is_whole = False
+            lines.append(f"{raw_table(topic)}: {broken}; `repair` reads their records from Kafka")
+            continue
+        is_whole &= not found.missing
+        lines += [f"{raw_table(topic)}: {gap.offsets} missing for {gap.age}" for gap in found.missing]
+        if not found.missing:
+            lines.append(f"{raw_table(topic)}: whole")
+    if not is_whole:
+        raise NotWell(lines)
+    return lines
+
+
+def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.streams.landing.broken import reading
+    from include.streams.landing.repair import Repaired, repair
+    from include.streams.landing.tables import raw_table
+    from include.streams.landing.verification import RUNBOOK, verify
+
+    topic = _topic(options.connector, registry)
+    name, conn_id = raw_table(topic), options.kafka_conn_id
+
+    def repaired_now() -> Repaired:
+        before = verify(topic, conn_id=conn_id, repairs=True)
+        return repair(topic, before.missing, conn_id=conn_id)
+
+    repaired = reading(topic, repaired_now, conn_id=conn_id, repairs=False)
+    lines = [f"{name}: {repaired.appended} records appended, {repaired.without_record} offsets hold none"]
+    if repaired.lost:
+        lines.append(f"{name}: {repaired.lost} offsets are lost: retention had removed them from Kafka ({RUNBOOK})")
+    after = verify(topic, conn_id=conn_id)
+    lines += [f"{name}: {gap.offsets} still missing" for gap in after.missing]
+    if repaired.lost or after.missing:
+        raise NotWell(lines)
+    return lines
+
+
+def _resume(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.streams.landing.connect import Connect
+    from include.streams.landing.connectors import preset_coordinator
+    from include.streams.landing.tables import connector_name
+
+    topic, connect = _topic(options.connector, registry), Connect(options.conn_id)
+    name = connector_name(topic)
+    if connect.config(name) is None:
+        raise ValueError(f"connector {name} does not exist; `apply` creates it")
+    # Kafka deletes the committed offsets of a group without members after a week.
+    changes = preset_coordinator(topic, options.kafka_conn_id)
+    connect.resume(name)
+    return [*changes, f"connector {name}: resumed"]
+
+
+def _step_over(options: argparse.Namespace, registry: Registry) -> list[str]:
+    from include.streams.landing.connect import Connect
+    from include.streams.landing.stepping import step_over
+    from include.streams.landing.watchdog import forget_restarts
+
+    topic = _topic(options.connector, registry)
+    steps = step_over(topic, Connect(options.conn_id), options.kafka_conn_id)
+    if not steps:
+        return [
+            f"{topic.name}: no record with a negative timestamp between the sink's offsets and the end of the topic"
+        ]
+    forget_restarts(options.connector)
+    return [f"{topic.name} {step}" for step in steps]
+
+
+def _topic(connector: str, registry: Iterable[Topic]) -> Topic:
+    from include.streams.landing.connectors import landed
+    from include.streams.landing.tables import connector_name
+
+    found = {connector_name(topic): topic for topic in landed(registry)}
+    if connector not in found:
+        raise LookupError(
+            f"no landed topic has a connector {connector!r}; there are {', '.join(sorted(found)) or 'none'}"
+        )
+    return found[connector]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""The end of a run: check that its counts balance, then close its claim."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException
+from sqlalchemy import Connection
+
+from include.streams.kafka.broken_contracts import watch_share
+from include.streams.kafka.claims import mark_handled
+from include.streams.kafka.offsets import OffsetRange
+from include.streams.lake import engine
+from include.streams.lake.catalog import load_catalog
+from include.streams.landing import intervals, letters, staging
+from include.streams.landing.broken import reading
+from include.streams.landing.clean import as_parts, claim_of, count_of, replaceable
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.planning import without_record
+from include.streams.landing.tables import clean_table, load_landing_table
+from include.streams.operations.alarms import close_alarm, open_alarm
+from include.streams.operations.database import begin
+
+log = logging.getLogger(__name__)
+
+ALARM = "run_does_not_balance"
+# In a handful of messages, a few bad ones would be a large share.
+ENOUGH_RECORDS = 100
+MUCH_SHARE = 0.05
+
+
+class DoesNotBalance(AirflowFailException):
+    """Input and output counts of a run differ. Not retried: a retry would count the same rows."""
+
+
+def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+    """Check that landed = clean + dead-lettered + duplicates, then close the run's claim.
+
+    The landed, clean and dead-lettered records are counted anew in the tables and the database. The run's own numbers
+    must agree with these counts. If the process is killed before the claim is closed, the retry repeats everything. If
+    it is killed afterwards, only staging files are left, which maintenance removes.
+
+    Args:
+        consumer: The landing consumer.
+        summary: The run's summary, as `commit_clean` returned it.
+        run_id: The Dag run.
+
+    Returns:
+        The metadata of the asset event: `ranges`, `landed`, `clean`, `dead_lettered`, `duplicates`.
+
+    Raises:
+        DoesNotBalance: The counts differ. The claim stays open, and no new claim is made until somebody clears the run.
+    """
+    claim_id, ranges = claim_of(consumer, run_id)
+    found = reading(consumer.topic, lambda: _counted(consumer, ranges), conn_id=consumer.conn_id)
+    trouble = _trouble(found, summary, sum(map(len, ranges)))
+    with begin() as connection:
+        if trouble:
+            text = (
+                f"claim {claim_id} (run {run_id}) does not balance: {'; '.join(trouble)}. Nothing is deleted, and "
+                "nothing new is claimed until this run is cleared from its first task on"
+            )
+            open_alarm(connection, consumer.name, ALARM, text)
+        else:
+            close_alarm(connection, consumer.name, ALARM)
+            _note_dead_letters(connection, consumer, claim_id, found["landed"])
+            for part in ranges:
+                mark_handled(connection, claim_id, part)
+    if trouble:
+        raise DoesNotBalance(f"consumer {consumer.name}: {text}")
+    table = load_landing_table(consumer.topic)
+    staging.remove(table.io, staging.folder(consumer, claim_id, table.location()))
+    metadata = {
+        "ranges": as_parts(ranges),
+        **{name: summary[name] for name in ("landed", "clean", "dead_lettered", "duplicates")},
+    }
+    log.info("finished: consumer=%s run_id=%s claim=%d %s", consumer.name, run_id, claim_id, metadata)
+    return metadata
+
+
+def _note_dead_letters(connection: Connection, consumer: LandingConsumer, claim_id: int, landed: int) -> None:
+    """Raise an alarm when many messages of a run are dead letters: the run succeeds, and nothing else would show it."""
+    if landed >= ENOUGH_RECORDS:
+        watch_share(
+            connection,
+            consumer.name,
+            f"the {landed} messages of claim {claim_id}",
+            landed,
+            dict(letters.reasons(connection, claim_id)),
+            max_share=MUCH_SHARE,
+            remedy=f"The good ones went on. Look at some of {consumer.topic.dead_letter_name}, and have the producer "
+            "corrected",
+        )
+
+
+def _counted(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[str, int]:
+    empty = without_record(consumer, ranges)
+    clean = load_catalog().load_table(clean_table(consumer.topic))
+    with engine.connect() as connection:
+        return {
+            # How many records the claim's ranges hold, according to Kafka and the manifests.
+            "landed": sum(map(len, ranges)) - sum(map(intervals.total, empty.values())),
+            "clean": count_of(connection, clean, replaceable(consumer, ranges)),
+            "dead_lettered": letters.count(consumer, ranges, empty),
+        }
+
+
+def _trouble(found: Mapping[str, int], summary: Mapping[str, Any], offsets: int) -> list[str]:
+    """The counts that do not agree, in words."""
+    trouble = [
+        f"the run says {name} = {summary[name]}, and there are {number}"
+        for name, number in found.items()
+        if summary[name] != number
+    ]
+    accounted = found["clean"] + found["dead_lettered"] + summary["duplicates"]
+    if found["landed"] != accounted:
+        trouble.append(
+            f"{found['landed']} landed, and {found['clean']} clean + {found['dead_lettered']} dead letters + "
+            f"{summary['duplicates']} duplicates = {accounted}"
+        )
+    if offsets != found["landed"] + summary["without_record"]:
+        trouble.append(
+            f"{offsets} offsets, and {found['landed']} landed + {summary['without_record']} without a record"
+        )
+    return trouble

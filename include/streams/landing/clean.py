@@ -1,0 +1,391 @@
+"""The clean table of a topic: validated rows, each event once; and the one commit that adds a run's rows.
+
+The commit replaces exactly the claim's offsets, so it can be repeated. If the process is killed before the commit,
+nothing has changed. If it is killed afterwards, the retry replaces the same rows with the same rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException
+from sqlalchemy import select
+
+from include.streams.contracts import Contract, Topic
+from include.streams.kafka.offsets import OffsetRange
+from include.streams.lake import datafiles, engine, maintenance, writing
+from include.streams.lake.engine import quoted
+from include.streams.landing import conflicts, intervals
+from include.streams.landing.broken import reading
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.gaps import State
+from include.streams.landing.planning import without_record
+from include.streams.landing.tables import clean_table
+from include.streams.landing.validation import staged
+from include.streams.operations.database import WHOLE_TASK, begin
+from include.streams.operations.tables import claim_ranges, claims
+from include.streams.validators import coordinates
+from include.streams.validators.columns import columns_of
+from include.streams.validators.coordinates import COORDINATES, LOG
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
+    from pyiceberg.partitioning import PartitionSpec
+    from pyiceberg.schema import Schema
+    from pyiceberg.table import Table, Transaction
+
+log = logging.getLogger(__name__)
+
+# A filter with more time spans than this is widened to one span that covers all of them.
+MAX_SPANS = 40
+CLAIM_ID, RUN_ID = "claim-id", "run-id"
+COUNTS = ("landed", "good", "dead_lettered", "without_record", "repeated")
+
+
+class StagingGone(AirflowFailException):
+    """The good rows that a run has validated are no longer there. Not retried: no retry of this task makes them."""
+
+
+def ensure_clean_table(topic: Topic) -> Table:
+    """The topic's clean table, created from its contract, with columns added for optional fields that are new.
+
+    Raises:
+        ValueError: The contract has changed in a way that the existing rows do not allow.
+    """
+    from include.streams.lake.catalog import load_catalog
+
+    schema = clean_schema(topic)
+    return writing.ensure_table(load_catalog(), clean_table(topic), schema, _spec(topic, schema))
+
+
+def clean_schema(topic: Topic) -> Schema:
+    """The clean table's columns: the fields of the contract, the event's id, and the record's place in Kafka."""
+    from pyiceberg.schema import Schema
+    from pyiceberg.types import (
+        BooleanType,
+        DateType,
+        DoubleType,
+        IntegerType,
+        LongType,
+        NestedField,
+        StringType,
+        TimestamptzType,
+    )
+
+    types: dict[str, Any] = {
+        "boolean": BooleanType(),
+        "int": IntegerType(),
+        "long": LongType(),
+        "double": DoubleType(),
+        "date": DateType(),
+        "timestamptz": TimestamptzType(),
+        "string": StringType(),
+    }
+    columns = [(c.name, c.iceberg_type, c.required) for c in columns_of(topic.contract)]
+    columns += [("event_id", "string", True)]
+    # A record may have no timestamp.
+    columns += [(name, kind, name != "kafka_timestamp") for name, kind in COORDINATES.items()]
+    # Rows written before this column was added have no value.
+    columns += [(LOG, "string", False)]
+    return Schema(
+        *(
+            NestedField(number, name, types[kind], required=required)
+            for number, (name, kind, required) in enumerate(columns, start=1)
+        )
+    )
+
+
+def _spec(topic: Topic, schema: Schema) -> PartitionSpec:
+    from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
+    from pyiceberg.transforms import DayTransform
+
+    if topic.event_time is None:
+        return UNPARTITIONED_PARTITION_SPEC
+    source = schema.find_field(topic.event_time).field_id
+    return PartitionSpec(PartitionField(source, 1000, DayTransform(), f"{topic.event_time}_day"))
+
+
+def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], run_id: str) -> dict[str, Any]:
+    """Commit the good rows of a run to the clean table, each event once.
+
+    Of rows with the same event id, the row with the lowest coordinates stays, unless the table already has the event
+    from other offsets. The other rows are duplicates if their content is the same, and dead letters if it differs. Rows
+    are compared with those of the same hours if the event id contains the event time (`holds_event_time`), else with
+    the whole table.
+
+    If the process is killed between the commit and the dead letters, the retry replaces the same rows and finds the
+    same conflicts.
+
+    Args:
+        consumer: The landing consumer.
+        units: The results of `validate_unit`, one for each unit of the run.
+        run_id: The Dag run.
+
+    Returns:
+        The run's summary, for an XCom: the claim, its ranges, the counts, and the first and last day of the event
+        times.
+
+    Raises:
+        StagingGone: The units' staging files no longer exist.
+    """
+    units = list(units)
+    claim_id, ranges = claim_of(consumer, run_id)
+    own = reading(consumer.topic, lambda: replaceable(consumer, ranges), conn_id=consumer.conn_id)
+    parts = as_parts(own)
+    files = [file for unit in units for file in unit["files"]]
+    table = ensure_clean_table(consumer.topic)
+    with tempfile.TemporaryDirectory(prefix="clean-") as folder, engine.connect() as connection, _alone(claim_id):
+        table.refresh()
+        mine = partial(coordinates.among, connection, ranges=parts)
+        others = partial(mine, others=True)
+        rows_of_files = _staged(connection, consumer, files, claim_id)
+        _view_staged(connection, rows_of_files, ranges)
+        days = _days(connection, consumer.topic)
+        _find_duplicates(connection, consumer.topic, table, others)
+        local = datafiles.write(connection, _rows_that_stay(connection, table.schema()), table, Path(folder))
+        rows = sum(local.values())
+        added = datafiles.upload(table, local)
+        replaced = 0
+        # As the bundles of small files, which readers open by the hour.
+        cut = (consumer.topic.event_time, maintenance.MAX_BUNDLE_ROWS) if consumer.topic.event_time else None
+
+        def change(transaction: Transaction) -> None:
+            nonlocal replaced
+            properties = {CLAIM_ID: str(claim_id), RUN_ID: run_id}
+            # Found on the same state that the commit is made on. The lock only saves work: it is lost when its
+            # connection breaks, and a task that was given up may still run and may have committed the same rows.
+            before = datafiles.without(connection, table, coordinates.files_of(table, parts), mine, others, cut=cut)
+            replaced = before.rows
+            writing.replace_files(transaction, before.old, [*before.rest, *added], properties)
+
+        writing.commit(table, change)
+        # After the commit: a dead-letter topic that refuses the conflicts must not hold back good rows.
+        conflicting = conflicts.keep(connection, consumer, ranges, run_id)
+    counts = {name: sum(unit[name] for unit in units) for name in COUNTS}
+    # This includes ranges without a task, in which no offset holds a record.
+    counts["without_record"] = sum(map(len, ranges)) - counts["landed"]
+    duplicates = counts.pop("good") - rows - conflicting
+    counts["dead_lettered"] += conflicting
+    summary = {
+        "claim_id": claim_id,
+        "run_id": run_id,
+        "table": clean_table(consumer.topic),
+        "ranges": as_parts(ranges),
+        **counts,
+        "clean": rows,
+        "duplicates": duplicates,
+        "days": [days[0].isoformat(), days[-1].isoformat()] if days else [],
+    }
+    log.info("committed: consumer=%s %s replaced=%d", consumer.name, summary, replaced)
+    return summary
+
+
+def claim_of(consumer: LandingConsumer, run_id: str) -> tuple[int, list[OffsetRange]]:
+    """The run's claim and its ranges. Raises LookupError when the run has none."""
+    mine = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
+    with begin() as connection:
+        claim_id = connection.scalar(mine)
+        if claim_id is None:
+            raise LookupError(f"consumer {consumer.name}: run {run_id} has no claim; clear the task that plans it")
+        of_claim = select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)
+        found = connection.execute(of_claim.order_by(claim_ranges.c.partition)).all()
+    return claim_id, [OffsetRange(r.topic, r.topic_id, r.partition, r.readable_from, r.end_offset) for r in found]
+
+
+def replaceable(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> list[OffsetRange]:
+    """The parts of a claim whose clean rows a run replaces.
+
+    Not the offsets that are on record as lost, and that no landed file holds: a run that is cleared later could not
+    write their rows again. What an earlier try has committed of them is the last copy.
+
+    Args:
+        consumer: The landing consumer.
+        ranges: The claim's ranges, one for each partition.
+    """
+    lost = without_record(consumer, ranges, [State.lost])
+    # With the markers between them: else each transaction would be a range, and a part of the filters.
+    empty = without_record(consumer, ranges) if lost else {}
+    return [
+        replace(part, start=start, end=end)
+        for part in ranges
+        for start, end in intervals.subtract(
+            [(part.start, part.end)],
+            _holding_any(empty.get(part.partition, []), [first for first, _ in lost.get(part.partition, [])]),
+        )
+    ]
+
+
+def _holding_any(pieces: intervals.Ranges, offsets: Sequence[int]) -> intervals.Ranges:
+    """The pieces that hold one of the offsets, which are sorted."""
+    found = []
+    for start, end in pieces:
+        nearest = bisect_left(offsets, start)
+        if nearest < len(offsets) and offsets[nearest] < end:
+            found.append((start, end))
+    return found
+
+
+def _staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Sequence[str], claim_id: int) -> str:
+    try:
+        return staged(connection, consumer, files)
+    except FileNotFoundError as error:
+        raise StagingGone(
+            f"consumer {consumer.name}: staging files of claim {claim_id} were removed, as at the end of every run "
+            f"({error}). Clear the run from its first task on: it validates its offsets again"
+        ) from error
+
+
+@contextmanager
+def _alone(claim_id: int) -> Iterator[None]:
+    """Wait for a task of the same claim that was given up and still commits: both would append the same rows."""
+    with begin(patience=WHOLE_TASK) as connection:
+        connection.execute(select(claims.c.id).where(claims.c.id == claim_id).with_for_update())
+        yield
+
+
+def _days(connection: DuckDBPyConnection, topic: Topic) -> list[date]:
+    if topic.event_time is None:
+        return []
+    # Day numbers, because DuckDB does a calendar lookup for the date of every single time.
+    query = f"select distinct epoch_us({quoted(topic.event_time)}) // 86400000000 from staged order by 1"
+    return [date(1970, 1, 1) + timedelta(days=number) for (number,) in connection.execute(query).fetchall()]
+
+
+def holds_event_time(topic: Topic) -> bool:
+    """Whether two messages with the same event id must have the same event time, according to the contract.
+
+    Only then is a repeated event on the same day as the first. The contract's `event_id_sql` shows it; every run
+    compares its result with the property `event_id`. A contract without `event_id_sql` gives no such guarantee.
+    """
+    name, expression = topic.event_time, topic.contract.event_id_sql
+    return bool(name and expression and re.search(rf"\b{re.escape(name)}\b", expression))
+
+
+def _find_duplicates(
+    connection: DuckDBPyConnection,
+    topic: Topic,
+    table: Table,
+    others: Callable[[DuckDBPyRelation], DuckDBPyRelation],
+) -> None:
+    """Create the table `dropped`: rows whose event is already in the table or in an earlier row of the run.
+
+    Its columns are the row's coordinates and `conflict`: whether the row's content differs from the earlier row's.
+    `others` returns those of the table's rows that the run does not replace.
+    """
+    there = _near(connection, topic, table) if holds_event_time(topic) else engine.scan(connection, table)
+    others(there).create_view("there")
+    connection.execute(
+        """
+        create temp table twice as
+        select event_id from (select event_id from staged union all select event_id from there)
+        group by event_id having count(*) > 1
+        """
+    )
+    # There is nearly always no repeated event: then no row is examined again.
+    if connection.execute("select count(*) from twice").fetchall() == [(0,)]:
+        connection.execute("create temp table dropped (kafka_partition integer, kafka_offset bigint, conflict boolean)")
+        return
+    content = _content(topic.contract)
+    connection.execute(
+        f"""
+        create temp table dropped as
+        with known as (
+            select event_id, first({content} order by kafka_partition, kafka_offset) as content
+            from there where event_id in (from twice) group by event_id
+        ),
+        suspect as (
+            select event_id, kafka_partition, kafka_offset, {content} as content,
+                row_number() over event as place, first(content) over event as first_content
+            from staged where event_id in (from twice)
+            window event as (partition by event_id order by kafka_partition, kafka_offset)
+        )
+        select kafka_partition, kafka_offset,
+            suspect.content is distinct from
+                case when known.event_id is not null then known.content else first_content end as conflict
+        from suspect left join known using (event_id)
+        where known.event_id is not null or place > 1
+        """
+    )
+
+
+def _content(contract: type[Contract]) -> str:
+    """The content of a row as one value: a struct of the contract's fields, null where a field is null."""
+    fields = ", ".join(f"{quoted(column.name)} := {quoted(column.name)}" for column in columns_of(contract))
+    return f"struct_pack({fields})"
+
+
+def _rows_that_stay(connection: DuckDBPyConnection, schema: Schema) -> str:
+    """A query for the rows that go into the table, with the table's columns."""
+    present = {name for name, *_ in connection.execute("describe staged").fetchall()}
+    columns = ", ".join(
+        quoted(field.name)
+        if field.name in present
+        else f"null::{engine.sql_type(field.field_type)} as {quoted(field.name)}"
+        for field in schema.fields
+    )
+    (some,) = connection.execute("select count(*) from dropped").fetchall()[0]
+    stays = (
+        " where (kafka_partition, kafka_offset) not in (select kafka_partition, kafka_offset from dropped)"
+        if some
+        else ""
+    )
+    return f"select {columns} from staged{stays}"
+
+
+def count_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[OffsetRange]) -> int:
+    """How many rows with these offsets the table has."""
+    if not ranges:
+        return 0
+    return coordinates.rows_of(connection, table, as_parts(ranges)).count("*").fetchall()[0][0]
+
+
+def as_parts(ranges: Iterable[OffsetRange]) -> list[dict[str, Any]]:
+    """The ranges in the form of a run's summary: `partition`, `start`, `end` (exclusive), `log`."""
+    return [{"partition": r.partition, "start": r.start, "end": r.end, "log": r.topic_id} for r in ranges]
+
+
+def _view_staged(connection: DuckDBPyConnection, query: str, ranges: Iterable[OffsetRange]) -> None:
+    """Create the view `staged`: the query's rows with the identity of their log. A partition of a claim has one log."""
+    import pyarrow as pa
+
+    logs = {r.partition: r.topic_id for r in ranges}
+    columns = {"number": pa.array(logs, pa.int32()), "log": pa.array(logs.values(), pa.string())}
+    # A table and no expression: it would compare each row with each partition.
+    connection.register("logs", pa.table(columns))
+    connection.execute(
+        f"create temp view staged as select good.*, logs.log as {LOG} from ({query}) as good "
+        "left join logs on logs.number = good.kafka_partition"
+    )
+
+
+def _near(connection: DuckDBPyConnection, topic: Topic, table: Table) -> DuckDBPyRelation:
+    """The table's rows in the hours of the staged rows' event times, and possibly some other rows.
+
+    A repeated event has the time of the first. It does not read whole days, because a day of a large source has
+    millions of rows.
+    """
+    time = quoted(topic.event_time or "")
+    query = f"select distinct epoch_us({time}) // 3600000000 from staged order by 1"
+    spans: list[tuple[datetime, datetime]] = []
+    for (number,) in connection.execute(query).fetchall():
+        start, end = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(hours=number + n) for n in (0, 1))
+        if spans and spans[-1][1] == start:
+            spans[-1] = (spans[-1][0], end)
+        else:
+            spans.append((start, end))
+    rows = engine.read_data_files(connection, table, engine.files_within(table, topic.event_time or "", spans))
+    if len(spans) > MAX_SPANS:
+        spans = [(spans[0][0], spans[-1][1])]
+    # DuckDB then reads only the parts of a file whose times overlap the spans.
+    parts = (f"({time} >= '{start.isoformat()}' and {time} < '{end.isoformat()}')" for start, end in spans)
+    return rows.filter(" or ".join(parts) or "false")

@@ -1,0 +1,138 @@
+"""Rows whose event id belongs to an earlier event with other content: dead letters, never silent duplicates.
+
+Only a person can decide which of the two is right. The first stays, as in the event lane; the second becomes a dead
+letter with the reason `conflict`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from include.streams.contracts import Reason
+from include.streams.kafka.dead_letters import DeadLetter
+from include.streams.kafka.offsets import OffsetRange
+from include.streams.kafka.producer import AcknowledgedProducer
+from include.streams.landing import letters
+from include.streams.landing.broken import reading
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.landed import stored_files
+from include.streams.landing.tables import PLACE, load_landing_table
+from include.streams.validators.rows import RECORD_TIME
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
+    from pyiceberg.table import Table
+
+log = logging.getLogger(__name__)
+
+DETAIL = "an earlier message has the same event id and other content; the earlier one stays"
+# Records in memory at a time.
+AT_ONCE = 500
+# (partition, offset).
+Place = tuple[int, int]
+# (the record's time, its text).
+Text = tuple[datetime | None, str | None]
+
+
+def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequence[OffsetRange], run_id: str) -> int:
+    """Publish the conflicting rows of the table `dropped` as dead letters and record them.
+
+    Rows that an earlier try of the run has recorded are counted, but not published again.
+
+    Args:
+        connection: The DuckDB connection that has the table `dropped`.
+        consumer: The landing consumer.
+        ranges: The claim's ranges.
+        run_id: The Dag run.
+
+    Returns:
+        How many conflicting rows there are.
+
+    Raises:
+        Exception: What the broker and the database raise; Airflow retries.
+    """
+    query = "select kafka_partition, kafka_offset from dropped where conflict order by all"
+    found: list[tuple[int, int]] = connection.execute(query).fetchall()
+    if not found:
+        return 0
+    done = set(letters.known(consumer, ranges))
+    new = [place for place in found if place not in done]
+    topic_ids = {part.partition: part.topic_id for part in ranges}
+    with (
+        AcknowledgedProducer(consumer.conn_id) as producer,
+        letters.originals(consumer, ranges[0].topic_id) as originals,
+    ):
+        for first in range(0, len(new), AT_ONCE):
+            places = new[first : first + AT_ONCE]
+            records = originals.fetch(places)
+            gone = set(places) - records.keys()
+            # Retention has removed these records from Kafka: keep the landed text instead.
+            texts = _landed_texts(connection, consumer, gone)
+            # The store has lost their file as well: only the run's own staging files still have their content.
+            texts |= _validated_texts(connection, gone - texts.keys())
+            landed = {
+                place: letters.landed_message(consumer, topic_ids[place[0]], place, *text)
+                for place, text in texts.items()
+            }
+            kept = [
+                DeadLetter((records | landed)[place], Reason.conflict, DETAIL, landed_text=place in gone)
+                for place in places
+            ]
+            letters.keep(consumer, kept, run_id=run_id, producer=producer)
+    log.warning("conflicts: consumer=%s run_id=%s rows=%d new=%d", consumer.name, run_id, len(found), len(new))
+    return len(found)
+
+
+def _landed_texts(
+    connection: DuckDBPyConnection, consumer: LandingConsumer, places: Collection[Place]
+) -> dict[Place, Text]:
+    """The landed texts at these coordinates, without those whose file the store has lost."""
+    import duckdb
+
+    from include.streams.lake import offsets
+
+    wanted = _as_ranges(places)
+
+    def read() -> dict[Place, Text]:
+        table = load_landing_table(consumer.topic)
+        try:
+            rows = offsets.among(connection, _rows_near(connection, table, wanted), wanted, PLACE)
+            found = rows.project(f'"partition", "offset", {RECORD_TIME}, value').distinct().fetchall()
+        except (OSError, duckdb.Error):
+            stored_files(table, ((partition, offset, offset + 1) for partition, offset in places))
+            raise
+        return {(partition, offset): (timestamp, value) for partition, offset, timestamp, value in found}
+
+    return reading(consumer.topic, read, conn_id=consumer.conn_id) if places else {}
+
+
+def _validated_texts(connection: DuckDBPyConnection, places: Collection[Place]) -> dict[Place, Text]:
+    """The rows at these coordinates as they were validated, as JSON."""
+    if not places:
+        return {}
+    from include.streams.validators import coordinates
+
+    # As a text only afterwards: those of all other rows would be made too.
+    validated = connection.sql("select *, staged as whole from staged")
+    rows = coordinates.among(connection, validated, _as_ranges(places))
+    query = "kafka_partition, kafka_offset, kafka_timestamp, to_json(whole)::varchar"
+    found = rows.project(query).fetchall()
+    return {(partition, offset): (timestamp, text) for partition, offset, timestamp, text in found}
+
+
+def _as_ranges(places: Iterable[Place]) -> list[dict[str, int]]:
+    return [{"partition": partition, "start": offset, "end": offset + 1} for partition, offset in sorted(places)]
+
+
+def _rows_near(connection: DuckDBPyConnection, table: Table, wanted: Sequence[Mapping[str, int]]) -> DuckDBPyRelation:
+    """The rows of the files that may hold these offsets."""
+    from include.streams.lake import engine
+    from include.streams.landing.landed import Landed
+
+    landed = Landed(table)
+    files = (file for part in wanted for file in landed.files(part["partition"], part["start"], part["end"]))
+    paths = engine.fetched(connection, list(dict.fromkeys(file.path for file in files)))
+    return engine.read_files(connection, table.schema(), paths)

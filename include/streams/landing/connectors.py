@@ -1,0 +1,308 @@
+"""Connectors that land topics: created, changed and inspected through Kafka Connect's REST API.
+
+`connectors/landing.json` defines a connector. `connectors/NAME.json`, if it exists, changes settings of that connector
+alone (for example `iceberg.control.commit.interval-ms`). The addresses of catalog and store come from the Airflow
+connections that the Dags use, unless the files name others. Configurations contain no passwords: they refer to
+variables of Connect's own environment.
+"""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from include.streams.contracts import Topic
+from include.streams.kafka.connection import CONN_ID as KAFKA_CONN_ID
+from include.streams.kafka.connection import ClientErrors, admin_config, client_config
+from include.streams.kafka.offsets import REQUEST_TIMEOUT_SECONDS, GroupOffsets
+from include.streams.kafka.topics import OPTIONAL_SETTINGS, REFUSALS, SettingsRefused, create_missing
+from include.streams.lake.catalog import CATALOG_NAME, OBJECTS_CONN_ID
+from include.streams.lake.catalog import CONN_ID as CATALOG_CONN_ID
+from include.streams.landing.connect import CONN_ID, Connect
+from include.streams.landing.tables import connector_name, create_landing_table, raw_table, sink_group
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).resolve().parents[2] / "connectors"
+TEMPLATE = "landing.json"
+# References that Connect's worker resolves (`config.providers`), so that neither the REST API nor Connect's topics show
+# a password.
+PASSWORD, CREDENTIAL = "${env:LANDING_CATALOG_PASSWORD}", "${env:LANDING_CATALOG_CREDENTIAL}"
+# A topic is usable a moment after it was created.
+TOPIC_SECONDS = 30.0
+CONTROL_SETTING = "iceberg.control.topic"
+# After a restart, the coordinator reads again what was written since its last commit. Anything that Kafka has deleted
+# by then is lost.
+CONTROL_CONFIG = {
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "cleanup.policy": "delete",
+    # The broker compresses, because the worker's producers do not: messages have 5 to 25 kB and are repetitive.
+    "compression.type": "gzip",
+}
+
+
+class UnsafeConnector(Exception):
+    """The connector runs in a way that can lose records silently."""
+
+
+def control_topic(topic: Topic) -> str:
+    """The topic in which a sink's tasks report to its coordinator what they have written; one for each connector.
+
+    With a shared topic, a new connector's coordinator would first read the history of all others.
+    """
+    return control_topic_of(connector_name(topic))
+
+
+def control_topic_of(connector: str) -> str:
+    return f"{connector}.control"
+
+
+def coordinator_group(topic: Topic) -> str:
+    """The consumer group whose offsets record what a sink's coordinator has committed to the table."""
+    return f"{sink_group(topic)}-coord"
+
+
+def landed(topics: Iterable[Topic]) -> list[Topic]:
+    return [topic for topic in topics if topic.landed]
+
+
+def connector_config(topic: Topic, folder: Path = FOLDER) -> dict[str, str]:
+    """The configuration of the topic's connector. Raises ValueError for files that cannot be used."""
+    config = {**_catalog_settings(), **_object_settings(), **_read(folder / TEMPLATE)}
+    if (own := folder / f"{connector_name(topic)}.json").exists():
+        config |= _read(own)
+    values = {"topic": topic.name, "table": raw_table(topic), "control_topic": control_topic(topic)}
+
+    def fill(found: re.Match[str]) -> str:
+        if found[1] not in values:
+            raise ValueError(f"{folder}: no placeholder {found[0]}; there are {', '.join(sorted(values))}")
+        return values[found[1]]
+
+    return {name: re.sub(r"\{\{(\w+)\}\}", fill, value) for name, value in config.items()}
+
+
+def apply(
+    topics: Iterable[Topic], *, conn_id: str = CONN_ID, kafka_conn_id: str = KAFKA_CONN_ID, folder: Path = FOLDER
+) -> list[str]:
+    """Create or update the table, control topic, coordinator's offset and connector of every landed topic.
+
+    It is safe to repeat, also after a kill: each step checks whether it is done, and the connector comes last. Offsets
+    that a sink has committed are never reset, and no connector is removed: the log names connectors that no topic
+    needs.
+
+    Args:
+        topics: Topics that are not landed are ignored.
+        conn_id: The Airflow connection of Kafka Connect.
+        kafka_conn_id: The Airflow connection of Kafka.
+        folder: The folder of the connectors' JSON files.
+
+    Returns:
+        What changed, in words.
+
+    Raises:
+        UnsafeConnector: A connector runs although its coordinator has committed no offset.
+        Exception: What the steps raise.
+    """
+    wanted = landed(topics)
+    if not wanted:
+        return []
+    connect = Connect(conn_id)
+    changes = [change for topic in wanted for change in _apply(topic, connect, kafka_conn_id, folder)]
+    for words in left_over(wanted, connect).values():
+        log.warning("%s", words)
+    return changes
+
+
+def left_over(topics: Iterable[Topic], connect: Connect) -> dict[str, str]:
+    """{name: remedy} of connectors that `apply` once created for a topic that is not landed now.
+
+    These connectors continue to land. They are recognized by their control topic: the same Connect cluster may serve
+    other teams, whose connectors must be ignored.
+    """
+    wanted = {connector_name(topic) for topic in landed(topics)}
+    return {
+        name: f"connector {name}: no topic of the registry is landed by it, and it is still there; if that is meant, "
+        f"remove it: `python -m include.streams.landing remove {name}`"
+        for name, config in sorted(connect.configs().items())
+        if name not in wanted and config.get(CONTROL_SETTING) == control_topic_of(name)
+    }
+
+
+def _apply(topic: Topic, connect: Connect, kafka_conn_id: str, folder: Path) -> list[str]:
+    name, config = connector_name(topic), connector_config(topic, folder)
+    changes = [] if _table_exists(topic) else [f"landing table {raw_table(topic)}: created"]
+    create_landing_table(topic, kafka_conn_id)
+    changes += _make_control_topic(topic, kafka_conn_id)
+    changes += preset_coordinator(topic, kafka_conn_id)
+    before = connect.config(name)
+    # Connect adds the name to the given configuration. If both are equal, a PUT would restart the tasks for nothing.
+    if before is None or {k: v for k, v in before.items() if k != "name"} != config:
+        connect.put_config(name, config)
+        changes.append(f"connector {name}: {'created' if before is None else _difference(before, config)}")
+    for change in changes:
+        log.info("%s", change)
+    return changes
+
+
+def _table_exists(topic: Topic) -> bool:
+    from include.streams.lake.catalog import load_catalog
+
+    return load_catalog().table_exists(raw_table(topic))
+
+
+def _make_control_topic(topic: Topic, kafka_conn_id: str) -> list[str]:
+    """Create the control topic, which is kept forever, or correct its settings."""
+    from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+    name = control_topic(topic)
+    client = client_config(kafka_conn_id)
+    errors = ClientErrors(kafka_conn_id, client)
+    admin = AdminClient(admin_config(client))
+    with errors.explaining(admin):
+        # One partition: the coordinator must read events in the order in which they were written.
+        made = create_missing(admin, [NewTopic(name, 1, -1, config=CONTROL_CONFIG)])
+        if name in made:
+            without = f", without {', '.join(made[name])}, which the broker refuses" if made[name] else ""
+            return [f"topic {name}: created, kept for ever{without}"]
+        resource = ConfigResource(ResourceType.TOPIC, name)
+        found = admin.describe_configs([resource])[resource].result(REQUEST_TIMEOUT_SECONDS)
+        wrong = {k: v for k, v in CONTROL_CONFIG.items() if k not in found or found[k].value != v}
+        return [change for k, v in wrong.items() if (change := _correct(admin, name, k, v))]
+
+
+def _correct(admin: "AdminClient", topic: str, setting: str, value: str) -> str:
+    """Set one setting of a control topic; returns what changed, or "" if the broker refuses an optional setting."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+    entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    try:
+        admin.incremental_alter_configs([resource])[resource].result(REQUEST_TIMEOUT_SECONDS)
+    except KafkaException as error:
+        if error.args[0].name() not in REFUSALS:
+            raise
+        said = error.args[0].str()
+        if setting in OPTIONAL_SETTINGS:
+            log.warning("topic %s: the broker refuses %s=%s (%s); it works without", topic, setting, value, said)
+            return ""
+        raise SettingsRefused(
+            f"topic {topic}: the broker refuses {setting}={value} ({said}), without which the coordinator of the sink "
+            "can lose files that it has not committed yet: let the service allow this setting"
+        ) from error
+    return f"topic {topic}: {setting} set to {value}"
+
+
+def preset_coordinator(topic: Topic, kafka_conn_id: str) -> list[str]:
+    """Commit offset 0 of every partition of the control topic for which the coordinator's group has no offset.
+
+    Without a committed offset, a coordinator starts at the end of the control topic, and the sink's tasks commit their
+    own offsets before the coordinator has committed their files to the table. If the coordinator then restarts before
+    its first commit, those files are never committed, although the tasks are RUNNING and show no lag. Starting too
+    early is harmless: the table's snapshots name offsets of the control topic, by which the coordinator skips files
+    that the table already has.
+
+    Args:
+        topic: The landed topic.
+        kafka_conn_id: The Airflow connection of Kafka.
+
+    Returns:
+        What changed, in words.
+
+    Raises:
+        LookupError: The control topic has no leader within TOPIC_SECONDS.
+        UnsafeConnector: The group has members, so the connector runs, and it has no committed offset.
+    """
+    from confluent_kafka import KafkaException
+
+    group_name, control = coordinator_group(topic), control_topic(topic)
+    with GroupOffsets(group_name, kafka_conn_id) as group:
+        until = time.monotonic() + TOPIC_SECONDS
+        while not (found := group.look_now([control])) or group.incomplete:
+            if time.monotonic() > until:
+                raise LookupError(f"topic {control} has no leader; try again when the brokers are all there")
+            time.sleep(0.1)
+        missing = [partition for partition, offsets in sorted(found.items()) if offsets.committed is None]
+        if not missing:
+            return []
+        try:
+            group.commit(dict.fromkeys(missing, 0))
+        except KafkaException as error:
+            # Kafka accepts commits for a group with members only from those members.
+            name = connector_name(topic)
+            raise UnsafeConnector(
+                f"connector {name} runs although its coordinator has committed no offset of {control}, and would lose "
+                f"records in silence if it restarted now: `python -m include.streams.landing stop {name}`, apply again, then "
+                f"`resume {name}` ({error.args[0].str()})"
+            ) from error
+    return [f"group {group_name}: starts at offset 0 of {control}-{partition.number}" for partition in missing]
+
+
+def _difference(before: dict[str, str], after: dict[str, str]) -> str:
+    """Names of the settings that changed, without values: they may reveal addresses, and are in the files anyway."""
+    changed = {k for k in {*before, *after} - {"name"} if before.get(k) != after.get(k)}
+    return f"changed {', '.join(sorted(changed))}"
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError(f"{path}: a connector's settings are one JSON object whose values are strings")
+    return found
+
+
+def _catalog_settings() -> dict[str, str]:
+    """The settings of the sink's catalog: the same catalog that `include.streams.lake.catalog` reads."""
+    from airflow.sdk import BaseHook
+
+    connection = BaseHook.get_connection(CATALOG_CONN_ID)
+    extra = {name: str(value) for name, value in connection.extra_dejson.items()}
+    prefix = "iceberg.catalog."
+    found = {"iceberg.catalog": CATALOG_NAME}
+    if "warehouse" in extra:
+        found[f"{prefix}warehouse"] = extra["warehouse"]
+    if extra.get("type") == "rest":
+        found |= {f"{prefix}type": "rest", f"{prefix}uri": extra.get("uri", "")}
+        return found | ({f"{prefix}credential": CREDENTIAL} if connection.login else {})
+    tls = f"?sslmode={extra['sslmode']}" if "sslmode" in extra else ""
+    return found | {
+        f"{prefix}type": "jdbc",
+        f"{prefix}uri": f"jdbc:postgresql://{connection.host}:{connection.port or 5432}/{connection.schema}{tls}",
+        f"{prefix}jdbc.user": connection.login or "",
+        f"{prefix}jdbc.password": PASSWORD,
+        f"{prefix}jdbc.schema-version": "V1",
+    }
+
+
+def _object_settings() -> dict[str, str]:
+    """The settings of Cloud Storage. The credentials are those of the machine on which Connect runs."""
+    import os
+    from urllib.parse import urlsplit
+
+    from airflow.sdk import BaseHook
+
+    extra = BaseHook.get_connection(OBJECTS_CONN_ID).extra_dejson
+    prefix = "iceberg.catalog."
+    found = {
+        f"{prefix}io-impl": "org.apache.iceberg.gcp.gcs.GCSFileIO",
+        # Each open file has a buffer, and each partition and task has an open file. The default of 16 MB fills a small
+        # heap.
+        f"{prefix}gcs.channel.write.chunk-size-bytes": str(2 * 1024 * 1024),
+    }
+    if project := extra.get("project"):
+        found[f"{prefix}gcs.project-id"] = str(project)
+    if host := os.environ.get("STORAGE_EMULATOR_HOST"):
+        found[f"{prefix}gcs.service.host"] = host if urlsplit(host).scheme in ("http", "https") else f"http://{host}"
+    if extra.get("is_anonymous"):
+        found[f"{prefix}gcs.no-auth"] = "true"
+    return found

@@ -1,0 +1,344 @@
+"""The gaps of a landing table (offsets that it lacks) and their outcomes, recorded in the operational database.
+
+A gap is first *missing*: the record says since when. If the offsets land later, its row is deleted. Otherwise it ends
+as *repaired* (read from Kafka and appended), *no_record* (the log holds no record there: transaction markers, aborted
+messages, compaction) or *lost* (retention had removed the offsets). From then on *no_record* and *lost* count as
+landed: claims go past them. These rows stay as long as the table, because Kafka cannot be asked again.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    Connection,
+    Identity,
+    Index,
+    Row,
+    String,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    false,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, MultiRange, Range
+
+from include.streams.kafka.offsets import OffsetRange
+from include.streams.landing import intervals
+from include.streams.landing.intervals import Ranges
+from include.streams.operations.database import begin
+from include.streams.operations.tables import metadata, now_column
+
+log = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """The outcome of offsets that a landing table does not hold."""
+
+    missing = "missing"
+    repaired = "repaired"
+    no_record = "no_record"
+    lost = "lost"
+
+
+# Offsets with these outcomes need no row in the landing table.
+SETTLED = (State.no_record, State.lost)
+# Ranges in one row, of some 16 bytes each.
+MAX_RANGES = 1_000
+
+landing_gaps = Table(
+    "landing_gaps",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("topic", Text, nullable=False),
+    Column("topic_id", Text, nullable=False),
+    Column("partition", BigInteger, nullable=False),
+    Column("start_offset", BigInteger, nullable=False),
+    Column("end_offset", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    # How many records the repair appended.
+    Column("records", BigInteger, server_default="0", nullable=False),
+    # Which ranges of [start_offset, end_offset) the row means; null: all of it. Each transaction of a producer leaves a
+    # hole. With one row per hole, this table would soon be larger than the rest of the database.
+    Column("ranges", INT8MULTIRANGE),
+    now_column("found_at"),
+    CheckConstraint("start_offset < end_offset", name="ordered"),
+    CheckConstraint("state in ('missing', 'repaired', 'no_record', 'lost')", name="state"),
+    Index("ix_landing_gaps_offsets", "topic_id", "partition", "end_offset"),
+    Index("ix_landing_gaps_missing", "topic_id", "found_at", postgresql_where=text("state = 'missing'")),
+)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Missing offsets, and for how long they have been known to be missing."""
+
+    offsets: OffsetRange
+    age: timedelta
+
+
+def settled(
+    connection: Connection,
+    topic_id: str,
+    starts: Mapping[int, int],
+    ends: Mapping[int, int] | None = None,
+    states: Sequence[State] = SETTLED,
+) -> dict[int, Ranges]:
+    """The offsets that need no row in the landing table, because they hold no record or are lost.
+
+    Args:
+        connection: A connection to the operational database.
+        topic_id: The landing table's topic id.
+        starts: {partition: the offset from which on to look}.
+        ends: {partition: the offset at which to stop}; None, or a partition that it lacks: without an end.
+        states: Only offsets with these outcomes.
+
+    Returns:
+        {partition: offsets}, without partitions that have none. A range may begin before the start.
+    """
+    # The index keeps rows before the starts from being loaded: these rows stay forever.
+    mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(states), _reach(starts, ends or {}))
+    found: dict[int, list[tuple[int, int]]] = {}
+    for row in connection.execute(select(landing_gaps).where(*mine)):
+        start, end = starts[row.partition], (ends or {}).get(row.partition)
+        parts = (part for part in _ranges_of(row) if part[1] > start and (end is None or part[0] < end))
+        found.setdefault(row.partition, []).extend(parts)
+    return {partition: intervals.union(ranges) for partition, ranges in found.items() if ranges}
+
+
+def _reach(starts: Mapping[int, int], ends: Mapping[int, int]) -> ColumnElement[bool]:
+    """The condition for rows that may have offsets in these parts of the partitions."""
+    parts = (
+        and_(
+            landing_gaps.c.partition == partition,
+            landing_gaps.c.end_offset > start,
+            *([landing_gaps.c.start_offset < ends[partition]] if partition in ends else []),
+        )
+        for partition, start in starts.items()
+    )
+    return or_(false(), *parts)
+
+
+def _ranges_of(row: Row) -> Ranges:
+    if row.ranges is None:
+        return [(row.start_offset, row.end_offset)]
+    return [(part.lower, part.upper) for part in row.ranges]
+
+
+def note(
+    connection: Connection,
+    topic: str,
+    topic_id: str,
+    missing: Mapping[int, Ranges],
+    looked: Mapping[int, tuple[int, int]],
+    age: timedelta = timedelta(),
+) -> list[Gap]:
+    """Record which offsets are missing now, and delete those that are not missing any more.
+
+    Calls are serialized by a lock: two at once would record a gap twice. A caller that has looked before another one
+    settled an offset may record it as missing once more. Its next look deletes that again.
+
+    Args:
+        connection: A connection to the operational database, in a transaction.
+        topic: The topic's name.
+        topic_id: The landing table's topic id.
+        missing: {partition: the offsets that are missing now}, as `intervals.union` returns them.
+        looked: {partition: (start, end) of the offsets that were checked}. Other offsets stay as they are.
+        age: For how long offsets are taken to be missing that were not on record before.
+
+    Returns:
+        The missing offsets with their age.
+    """
+    lock(connection, topic_id)
+    starts, ends = ({partition: both[n] for partition, both in looked.items()} for n in (0, 1))
+    mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state == State.missing, _reach(starts, ends))
+    known_for = (func.now() - landing_gaps.c.found_at).label("age")
+    known: dict[int, list[tuple[Ranges, timedelta]]] = {}
+    over: dict[int, Ranges] = {}
+    done: list[dict[str, int]] = []
+    for row in connection.execute(select(landing_gaps, known_for).where(*mine).order_by(landing_gaps.c.found_at)).all():
+        was = _ranges_of(row)
+        # Only this row's part of all that is missing: otherwise the cost grows with the square of the holes.
+        still = intervals.intersect(
+            was, intervals.between(missing.get(row.partition, []), row.start_offset, row.end_offset)
+        )
+        known.setdefault(row.partition, []).append((still, row.age))
+        if not (ended := intervals.subtract(intervals.between(was, *looked[row.partition]), still)):
+            continue
+        over.setdefault(row.partition, []).extend(ended)
+        if left := intervals.subtract(was, ended):
+            connection.execute(update(landing_gaps).where(landing_gaps.c.id == row.id).values(_columns_of(left)))
+        else:
+            done.append({"of": row.id})
+    if done:
+        connection.execute(delete(landing_gaps).where(landing_gaps.c.id == bindparam("of")), done)
+    for partition, ended in sorted(over.items()):
+        log.info("not missing any more: topic=%s partition=%d %s", topic, partition, intervals.text(ended))
+    gaps: list[Gap] = []
+    for partition, ranges in sorted(missing.items()):
+        old = known.get(partition, [])
+        gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), since) for still, since in old for r in still]
+        new = intervals.subtract(ranges, intervals.union(r for still, _ in old for r in still))
+        values = {"topic": topic, "topic_id": topic_id, "partition": partition, "state": State.missing}
+        _add(connection, new, age, **values)
+        gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), age) for r in new]
+    return gaps
+
+
+def has_missing_outside(
+    connection: Connection, topic_id: str, looked: Mapping[int, tuple[int, int]], begins: Mapping[int, int]
+) -> bool:
+    """Whether offsets are recorded as missing that a check did not cover.
+
+    Args:
+        connection: A connection to the operational database.
+        topic_id: The landing table's topic id.
+        looked: {partition: (start, end) of the offsets that were checked}.
+        begins: {partition: where the table begins}. Offsets below were removed for good and are not missing.
+    """
+    column = landing_gaps.c
+    inside = (
+        and_(
+            column.partition == partition,
+            or_(
+                column.end_offset <= begins.get(partition, 0),
+                and_(column.start_offset >= start, column.end_offset <= end),
+            ),
+        )
+        for partition, (start, end) in looked.items()
+    )
+    mine = (column.topic_id == topic_id, column.state == State.missing, not_(or_(false(), *inside)))
+    return connection.execute(select(column.id).where(*mine).limit(1)).first() is not None
+
+
+def record(topic: str, topic_id: str, partition: int, state: State, ranges: Ranges, records: int = 0) -> None:
+    """Record the outcome of missing offsets. Repeating the call changes nothing.
+
+    The ranges are added to the last row of the same state, as long as it then has at most MAX_RANGES ranges.
+
+    Args:
+        topic: The topic's name.
+        topic_id: The landing table's topic id.
+        partition: The Kafka partition.
+        state: The outcome.
+        ranges: The offsets.
+        records: How many records the repair appended.
+    """
+    if not ranges:
+        return
+    with begin() as connection:
+        lock(connection, topic_id)
+        same = (
+            landing_gaps.c.topic_id == topic_id,
+            landing_gaps.c.partition == partition,
+            landing_gaps.c.state == state,
+        )
+        # Rows that may hold some of the ranges, or touch them.
+        near = (landing_gaps.c.end_offset >= ranges[0][0], landing_gaps.c.start_offset <= ranges[-1][1])
+        rows = connection.execute(select(landing_gaps).where(*same, *near)).all()
+        new = intervals.subtract(ranges, intervals.union(part for row in rows for part in _ranges_of(row)))
+        if not new:
+            return
+        ordered = select(landing_gaps).where(*same).order_by(landing_gaps.c.end_offset.desc(), landing_gaps.c.id.desc())
+        last = connection.execute(ordered.limit(1)).first()
+        joined = _ranges_of(last) if last is not None else []
+        if last is None or len(joined) + len(new) > MAX_RANGES:
+            values = {"topic": topic, "topic_id": topic_id, "partition": partition, "state": state, "records": records}
+            _add(connection, new, **values)
+        else:
+            values = {"records": landing_gaps.c.records + records, **_columns_of(intervals.union([*joined, *new]))}
+            connection.execute(update(landing_gaps).where(landing_gaps.c.id == last.id).values(values))
+
+
+def forget(connection: Connection, topic_id: str, partition: int, state: State, ranges: Ranges) -> Ranges:
+    """Delete the recorded outcome of offsets that have landed after all.
+
+    Args:
+        connection: A connection to the operational database, in a transaction.
+        topic_id: The landing table's topic id.
+        partition: The Kafka partition.
+        state: The outcome on record.
+        ranges: The offsets, as `intervals.union` returns them.
+
+    Returns:
+        The offsets that were on record: of two calls at once, the second gets none.
+    """
+    lock(connection, topic_id)
+    of_state = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state == state)
+    reach = _reach({partition: ranges[0][0]}, {partition: ranges[-1][1]})
+    gone: list[tuple[int, int]] = []
+    for row in connection.execute(select(landing_gaps).where(*of_state, reach)).all():
+        of_row, mine = _ranges_of(row), landing_gaps.c.id == row.id
+        gone += intervals.intersect(of_row, ranges)
+        if left := intervals.subtract(of_row, ranges):
+            connection.execute(update(landing_gaps).where(mine).values(_columns_of(left)))
+        else:
+            connection.execute(delete(landing_gaps).where(mine))
+    return intervals.union(gone)
+
+
+def _add(connection: Connection, ranges: Ranges, age: timedelta = timedelta(), **values: Any) -> None:
+    """Insert rows for the ranges, found so long ago; `records` counts on the first one."""
+    parts = [ranges[first : first + MAX_RANGES] for first in range(0, len(ranges), MAX_RANGES)]
+    rows = [{**values, **_columns_of(part)} for part in parts]
+    if "records" in values:
+        rows[1:] = [{**row, "records": 0} for row in rows[1:]]
+    if rows:
+        connection.execute(insert(landing_gaps).values(found_at=func.now() - age), rows)
+
+
+def _columns_of(ranges: Ranges) -> dict[str, Any]:
+    whole = len(ranges) == 1
+    many = None if whole else MultiRange(Range(start, end, bounds="[)") for start, end in ranges)
+    return {"start_offset": ranges[0][0], "end_offset": ranges[-1][1], "ranges": many}
+
+
+class Recorded(NamedTuple):
+    """One recorded range of offsets.
+
+    `records` counts all ranges of the database row; it is set on the row's first range and 0 on the others.
+    """
+
+    partition: int
+    start_offset: int
+    end_offset: int
+    state: str
+    records: int
+
+
+def history(topic_id: str, states: Iterable[State] = tuple(State)) -> list[Recorded]:
+    """The topic's recorded gaps, oldest row first; adjacent ranges of a row are one gap.
+
+    Args:
+        topic_id: The landing table's topic id.
+        states: Only gaps in these states.
+    """
+    with begin() as connection:
+        found = select(landing_gaps).where(landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(list(states)))
+        rows = connection.execute(found.order_by(landing_gaps.c.id)).all()
+    return [
+        Recorded(row.partition, start, end, row.state, 0 if number else row.records)
+        for row in rows
+        for number, (start, end) in enumerate(_ranges_of(row))
+    ]
+
+
+def lock(connection: Connection, topic_id: str) -> None:
+    """Wait for every other process that records gaps of this topic; the lock lasts until the transaction ends."""
+    connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"gaps {topic_id}"})

@@ -1,0 +1,301 @@
+"""What a landing table holds: which offsets of each Kafka partition, in which files. Read from its manifests.
+
+The table is partitioned by the Kafka partition, so a file's offset bounds belong to one partition. A file with as many
+records as its bounds span holds every offset between them. In any other file, transactions or compaction have left
+offsets without a record, or a record occurs twice; of such a file the offset column is read, and no other column.
+
+Manifests are opened only if their bounds (`manifests.py`) overlap the requested offsets.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from include.streams.landing import intervals, manifests
+from include.streams.landing.intervals import Ranges
+from include.streams.landing.manifests import Bounds
+from include.streams.landing.stored import READ_THREADS, BrokenFiles, find_broken, require_stored
+
+if TYPE_CHECKING:
+    from pyiceberg.manifest import ManifestFile
+    from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
+
+log = logging.getLogger(__name__)
+
+# Manifests and data files never change, so cached content stays valid: a sensor that polls every few seconds reads only
+# what is new. The limits are for a process that runs for months; a manifest lists up to some thousand files.
+MAX_CACHED_MANIFESTS = 200
+MAX_CACHED_BOUNDS = 20_000
+MAX_CACHED_COLUMNS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class LandedFile:
+    """A data file: offsets [start, end) of one Kafka partition by its bounds; `records` rows, `size_bytes` long."""
+
+    path: str
+    partition: int
+    start: int
+    end: int
+    records: int
+    size_bytes: int
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the file holds every offset between its bounds."""
+        return self.records == self.end - self.start
+
+
+class UnreadableTable(Exception):
+    """The table contains something from which the landed offsets cannot be determined."""
+
+
+class Landed:
+    """The files of a snapshot of a table, by default of the current one.
+
+    Raises:
+        UnreadableTable: The table has row-level deletes or files without bounds: the offsets in them would be a guess.
+    """
+
+    def __init__(self, table: "Table", snapshot: "Snapshot | None" = None) -> None:
+        snapshot = snapshot or table.current_snapshot()
+        self.snapshot_id: int | None = snapshot.snapshot_id if snapshot else None
+        self._sources = _sources(table, snapshot.manifests(table.io) if snapshot else [])
+        self._io = table.io
+        self._columns = lambda file: _offset_column(table.io, file)
+
+    @classmethod
+    def of(cls, files: Iterable[LandedFile], offsets: Callable[[LandedFile], Ranges]) -> "Landed":
+        """Create the object from known files.
+
+        Args:
+            files: The data files.
+            offsets: Reads the offsets of a file that does not hold every offset between its bounds.
+        """
+        landed = object.__new__(cls)
+        listed = tuple(files)
+        landed.snapshot_id = None
+        landed._sources = [_Source(bounds_of(listed), lambda: listed)]
+        landed._io = None
+        landed._columns = offsets
+        return landed
+
+    @classmethod
+    def before(cls, table: "Table", moment: datetime) -> "Landed | None":
+        """What had landed by this moment; None when no snapshot of that time is left."""
+        snapshot = table.snapshot_as_of_timestamp(int(1000 * moment.timestamp()))
+        return cls(table, snapshot) if snapshot is not None else None
+
+    @property
+    def partitions(self) -> list[int]:
+        return sorted({partition for source in self._sources for partition in source.bounds})
+
+    def end(self, partition: int) -> int:
+        """One more than the highest landed offset of the partition; 0 when nothing has landed."""
+        return max((source.bounds[partition][1] for source in self._sources if partition in source.bounds), default=0)
+
+    def files(self, partition: int, start: int, end: int | None = None) -> list[LandedFile]:
+        """The files whose bounds overlap [start, end), sorted by first offset. Without `end` the range is open."""
+        wanted = [source for source in self._sources if source.reaches(partition, start, end)]
+        unread = [source for source in wanted if not source.is_read]
+        if len(unread) > 1:
+            with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="manifests") as pool:
+                list(pool.map(_Source.files, unread))
+        found = [
+            file
+            for source in wanted
+            for file in source.files()
+            if file.partition == partition and file.end > start and (end is None or file.start < end)
+        ]
+        return sorted(found, key=lambda file: (file.start, -file.end, file.path))
+
+    def offsets(self, file: LandedFile) -> Ranges:
+        """The offsets that the file holds; reads its offset column if the bounds are not enough.
+
+        Raises:
+            BrokenFiles: The store has lost or cut the file.
+        """
+        return [(file.start, file.end)] if file.is_dense else self._columns(file)
+
+    def read_ahead(self, files: Iterable[LandedFile]) -> None:
+        """Read the offset columns that `offsets` will need, several files at a time.
+
+        Raises:
+            BrokenFiles: The store has lost or cut some of the files; all of them are named.
+        """
+        sparse = [file for file in files if not file.is_dense and file.path not in _columns]
+        if len(sparse) > 1:
+            try:
+                with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="offsets") as pool:
+                    list(pool.map(self.offsets, sparse))
+            except BrokenFiles as one:
+                # All at once: hundreds may be gone, and each one that is found alone is a commit.
+                raise BrokenFiles(one.files | find_broken(self._io, sparse)) from one
+
+    def covered(self, partition: int, start: int, end: int | None = None) -> Ranges:
+        """The landed offsets of the partition from `start` on, up to `end` (exclusive) if it is given."""
+        files = self.files(partition, start, end)
+        self.read_ahead(files)
+        landed = intervals.union(piece for file in files for piece in self.offsets(file))
+        last = landed[-1][1] if landed else start
+        return intervals.intersect(landed, [(start, last if end is None else end)])
+
+
+def contiguous_end(start: int, covered: Ranges) -> int:
+    """The first offset, from `start` on, that `covered` does not contain."""
+    for first, end in covered:
+        if first > start:
+            break
+        start = max(start, end)
+    return start
+
+
+class _Source:
+    """A manifest: the offset bounds of its files, and the files themselves, which are read on demand."""
+
+    def __init__(self, bounds: Bounds, read: Callable[[], tuple[LandedFile, ...]]) -> None:
+        self.bounds = bounds
+        self._read = read
+        self._files: tuple[LandedFile, ...] | None = None
+
+    @property
+    def is_read(self) -> bool:
+        return self._files is not None
+
+    def reaches(self, partition: int, start: int, end: int | None) -> bool:
+        first, last = self.bounds.get(partition, (0, 0))
+        return last > start and (end is None or first < end)
+
+    def files(self) -> tuple[LandedFile, ...]:
+        if self._files is None:
+            self._files = self._read()
+        return self._files
+
+
+_manifests: "OrderedDict[str, tuple[LandedFile, ...]]" = OrderedDict()
+_bounds: "OrderedDict[str, Bounds]" = OrderedDict()
+_columns: "OrderedDict[str, Ranges]" = OrderedDict()
+
+
+def _remember(cache: OrderedDict, key: str, value: Any, size: int) -> None:
+    cache[key] = value
+    while len(cache) > size:
+        cache.popitem(last=False)
+
+
+def stored_files(table: "Table", ranges: Iterable[tuple[int, int, int]]) -> list[LandedFile]:
+    """The files that hold offsets of these ranges, for a caller who could not read them.
+
+    Args:
+        table: The landing table.
+        ranges: (partition, start, end) of each range.
+
+    Raises:
+        BrokenFiles: The store has lost or cut some of the files.
+        Exception: What an unavailable store raises.
+    """
+    landed = Landed(table)
+    files = list(dict.fromkeys(file for span in ranges for file in landed.files(*span)))
+    require_stored(table.io, files)
+    return files
+
+
+def bounds_of(files: Iterable[LandedFile]) -> Bounds:
+    """{partition: (start, end)}: the offsets between the first and the last of the files."""
+    found: dict[int, tuple[int, int]] = {}
+    for file in files:
+        start, end = found.get(file.partition, (file.start, file.end))
+        found[file.partition] = (min(start, file.start), max(end, file.end))
+    return found
+
+
+def _sources(table: "Table", listed: "Iterable[ManifestFile]") -> list[_Source]:
+    """The manifests with their bounds. Manifests without recorded bounds are read, and their bounds recorded."""
+    from pyiceberg.manifest import ManifestContent
+
+    listed = list(listed)
+    for manifest in listed:
+        if manifest.content == ManifestContent.DELETES:
+            raise UnreadableTable(
+                f"table {'.'.join(table.name())} has row-level deletes ({manifest.manifest_path}): remove rows by "
+                "rewriting files"
+            )
+    found = {m.manifest_path: b for m in listed if (b := _bounds.get(m.manifest_path)) is not None}
+    unknown = [manifest for manifest in listed if manifest.manifest_path not in found]
+    if unknown:
+        found |= manifests.known([manifest.manifest_path for manifest in unknown])
+        unread = [manifest for manifest in unknown if manifest.manifest_path not in found]
+        with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="manifests") as pool:
+            read = pool.map(lambda manifest: bounds_of(_files_of(table, manifest)), unread)
+            new = dict(zip((manifest.manifest_path for manifest in unread), read, strict=True))
+        if new:
+            manifests.remember(str(table.metadata.table_uuid), new)
+        found |= new
+        for manifest in unknown:
+            _remember(_bounds, manifest.manifest_path, found[manifest.manifest_path], MAX_CACHED_BOUNDS)
+    return [_Source(found[manifest.manifest_path], partial(_files_of, table, manifest)) for manifest in listed]
+
+
+def _files_of(table: "Table", manifest: "ManifestFile") -> tuple[LandedFile, ...]:
+    from pyiceberg.manifest import ManifestEntryStatus
+
+    found = _manifests.get(manifest.manifest_path)
+    if found is None:
+        entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+        live = (entry.data_file for entry in entries if entry.status != ManifestEntryStatus.DELETED)
+        found = tuple(landed_file(table, file) for file in live if file.record_count)
+        _remember(_manifests, manifest.manifest_path, found, MAX_CACHED_MANIFESTS)
+    return found
+
+
+def landed_file(table: "Table", file: Any) -> LandedFile:
+    """The offsets of a data file, from its manifest entry.
+
+    Args:
+        table: The landing table.
+        file: The file's entry in a manifest.
+
+    Raises:
+        UnreadableTable: The entry has no partition or no offset bounds.
+    """
+    from pyiceberg.conversions import from_bytes
+
+    offset: Any = table.schema().find_field("offset")
+    lower, upper = ((bounds or {}).get(offset.field_id) for bounds in (file.lower_bounds, file.upper_bounds))
+    if file.partition[0] is None or lower is None or upper is None:
+        raise UnreadableTable(
+            f"file {file.file_path} of table {'.'.join(table.name())} says neither its partition nor its offsets: it "
+            "was not written by the sink; remove it from the table"
+        )
+    first: Any = from_bytes(offset.field_type, lower)
+    last: Any = from_bytes(offset.field_type, upper)
+    return LandedFile(file.file_path, file.partition[0], first, last + 1, file.record_count, file.file_size_in_bytes)
+
+
+def _offset_column(io: Any, file: LandedFile) -> Ranges:
+    found = _columns.get(file.path)
+    if found is None:
+        import numpy as np
+        import pyarrow.parquet as pq
+
+        from include.streams.lake.datafiles import filesystem
+
+        try:
+            with filesystem(io, file.path).open(file.path, size=file.size_bytes) as stream:
+                column = pq.read_table(stream, columns=["offset"])["offset"]
+        except Exception:
+            # Each client has errors of its own for a range that the file does not have.
+            require_stored(io, [file])
+            raise
+        numbers = np.unique(column.drop_null().to_numpy())
+        breaks = (numbers[1:] != numbers[:-1] + 1).nonzero()[0] + 1
+        starts, ends = [0, *breaks], [*breaks, len(numbers)]
+        found = [(int(numbers[a]), int(numbers[b - 1]) + 1) for a, b in zip(starts, ends, strict=True) if b > a]
+        _remember(_columns, file.path, found, MAX_CACHED_COLUMNS)
+    return found

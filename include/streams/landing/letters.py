@@ -1,0 +1,240 @@
+"""Landed rows that break their contract: fetch their records from Kafka, and publish them as dead letters.
+
+The landing table has only the text of a record's value. The record itself is read again by its coordinates, so its key,
+headers and bytes are those that the producer sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, func, literal, select
+from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, MultiRange, Range, insert
+
+from include.streams.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
+from include.streams.kafka.messages import Message
+from include.streams.kafka.offsets import GroupOffsets, OffsetRange, is_same_topic
+from include.streams.kafka.producer import AcknowledgedProducer
+from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.intervals import Ranges
+from include.streams.operations.database import begin
+from include.streams.operations.tables import Outcome, claim_ranges, claims, inbox
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+log = logging.getLogger(__name__)
+
+# Records that are at most this many offsets apart are read in one go: a seek takes longer than reading and dropping
+# those in between.
+MAX_GAP = 200
+
+
+def known(consumer: LandingConsumer, ranges: Iterable[OffsetRange]) -> list[tuple[int, int]]:
+    """(partition, offset) of the ranges' dead letters that an earlier try or run has recorded.
+
+    A dead letter stays a dead letter, also when the contract has changed since: the only way back is a replay.
+    Otherwise the message would be in two places.
+    """
+    found = select(inbox.c.partition, inbox.c.offset)
+    with begin() as connection:
+        return [tuple(row) for part in ranges for row in connection.execute(found.where(*_of(consumer, part)))]  # type: ignore[misc]
+
+
+def count(consumer: LandingConsumer, ranges: Iterable[OffsetRange], empty: Mapping[int, Ranges]) -> int:
+    """How many offsets of the ranges are recorded as dead letters.
+
+    Args:
+        consumer: The landing consumer.
+        ranges: The ranges, one for each partition.
+        empty: {partition: offsets that are not counted}. A run that is cleared after its rows were removed has nothing
+            to read there.
+    """
+    found = 0
+    with begin() as connection:
+        for part in ranges:
+            counted = select(func.count()).select_from(inbox).where(*_of(consumer, part))
+            if part.partition in empty:
+                left_out = MultiRange(Range(start, end, bounds="[)") for start, end in empty[part.partition])
+                counted = counted.where(~literal(left_out, INT8MULTIRANGE).contains(inbox.c.offset))
+            found += connection.scalar(counted) or 0
+    return found
+
+
+def reasons(connection: Connection, claim_id: int) -> list[tuple[str, int]]:
+    """(reason, how many) of the dead letters in the claim's ranges, the most frequent reason first."""
+    of_claim = (
+        (inbox.c.consumer == claims.c.consumer)
+        & (inbox.c.topic_id == claim_ranges.c.topic_id)
+        & (inbox.c.partition == claim_ranges.c.partition)
+        & (inbox.c.offset >= claim_ranges.c.readable_from)
+        & (inbox.c.offset < claim_ranges.c.end_offset)
+    )
+    query = (
+        select(inbox.c.reason, func.count())
+        .select_from(claims)
+        .join(claim_ranges, claim_ranges.c.claim_id == claims.c.id)
+        .join(inbox, of_claim)
+        .where(claims.c.id == claim_id, inbox.c.outcome == Outcome.dead_letter)
+        .group_by(inbox.c.reason)
+        .order_by(func.count().desc(), inbox.c.reason)
+    )
+    return [(str(reason), number) for reason, number in connection.execute(query).all()]
+
+
+def _of(consumer: LandingConsumer, part: OffsetRange) -> tuple[ColumnElement[bool], ...]:
+    return (
+        inbox.c.consumer == consumer.name,
+        inbox.c.topic_id == part.topic_id,
+        inbox.c.partition == part.partition,
+        inbox.c.offset >= part.start,
+        inbox.c.offset < part.end,
+        inbox.c.outcome == Outcome.dead_letter,
+    )
+
+
+def landed_message(
+    consumer: LandingConsumer, topic_id: str, place: tuple[int, int], timestamp: datetime | None, text: str | None
+) -> Message:
+    """A record that Kafka no longer has, from its landed text: without key and headers.
+
+    Args:
+        consumer: The landing consumer.
+        topic_id: The id of the topic when the offset was claimed.
+        place: (partition, offset) of the record.
+        timestamp: The record's time.
+        text: Its value as it has landed.
+    """
+    partition, offset = place
+    return Message(
+        topic=consumer.topic.name,
+        topic_id=topic_id,
+        partition=partition,
+        offset=offset,
+        timestamp=timestamp,
+        key=None,
+        value=None if text is None else text.encode("utf-8", "surrogatepass"),
+        headers=(),
+    )
+
+
+class Originals:
+    """The records of a topic as they are in Kafka. It connects at the first `fetch`."""
+
+    def __init__(self, consumer: LandingConsumer, topic_id: str) -> None:
+        self._consumer = consumer
+        self._topic_id = topic_id
+        self._group: GroupOffsets | None = None
+        self._is_there = False
+
+    def fetch(self, coordinates: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Message]:
+        """Read records from Kafka.
+
+        Args:
+            coordinates: (partition, offset) of the records.
+
+        Returns:
+            {(partition, offset): record}, without records that retention has removed. Empty when the topic was
+            recreated.
+
+        Raises:
+            ReadingStalled: The broker does not deliver. A retry may find the records: a record that could not be read
+                is not treated as removed.
+            KafkaException: The broker refuses.
+        """
+        if self._group is None:
+            self._group = GroupOffsets(self._consumer.group, self._consumer.conn_id, **CONSUMER_SETTINGS)
+            # A recreated topic has other records at these offsets.
+            now = self._group.topic_ids_now([self._consumer.topic.name])
+            self._is_there = is_same_topic(now.get(self._consumer.topic.name, ""), self._topic_id)
+        wanted = set(coordinates)
+        found: dict[tuple[int, int], Message] = {}
+        if self._is_there:
+            reader = RangeReader(self._group.consumer)
+            for part in self._close_together(wanted):
+                for batch in reader.read(part):
+                    found |= {(m.partition, m.offset): m for m in batch if (m.partition, m.offset) in wanted}
+        return found
+
+    def _close_together(self, wanted: Iterable[tuple[int, int]]) -> Iterator[OffsetRange]:
+        part: OffsetRange | None = None
+        for partition, offset in sorted(wanted):
+            if part and partition == part.partition and offset - part.end <= MAX_GAP:
+                part = OffsetRange(part.topic, part.topic_id, partition, part.start, offset + 1)
+                continue
+            if part:
+                yield part
+            part = OffsetRange(self._consumer.topic.name, self._topic_id, partition, offset, offset + 1)
+        if part:
+            yield part
+
+    def close(self) -> None:
+        if self._group is not None:
+            self._group.close()
+
+
+@contextmanager
+def originals(consumer: LandingConsumer, topic_id: str) -> Iterator[Originals]:
+    """Yields `Originals` that are closed at the end of the block.
+
+    Args:
+        consumer: The landing consumer.
+        topic_id: The id of the topic when the offsets were claimed.
+    """
+    opened = Originals(consumer, topic_id)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def keep(
+    consumer: LandingConsumer, letters: Sequence[DeadLetter], *, run_id: str, producer: AcknowledgedProducer
+) -> None:
+    """Publish dead letters, wait until the broker has acknowledged them, then record them in the inbox.
+
+    Dead letters that the broker does not accept go to the outbox, in the transaction that records them. If the process
+    is killed before that transaction, all are published again, so some are in the dead-letter topic twice; both carry
+    the same topic, partition and offset.
+
+    Args:
+        consumer: The landing consumer.
+        letters: The dead letters.
+        run_id: The Dag run.
+        producer: Publishes them.
+    """
+    if not letters:
+        return
+    box = DeadLetters(consumer.name, run_id, producer)
+    waiting = box.send(letters)
+    rows = [
+        {
+            "consumer": consumer.name,
+            "topic_id": letter.message.topic_id,
+            "partition": letter.message.partition,
+            "offset": letter.message.offset,
+            "topic": letter.message.topic,
+            "contract": consumer.topic.contract.contract_name,
+            "outcome": Outcome.dead_letter,
+            "reason": letter.reason,
+            "detail": letter.detail,
+            "run_id": run_id,
+        }
+        for letter in letters
+    ]
+    statement = insert(inbox).on_conflict_do_nothing().returning(inbox.c.partition, inbox.c.offset)
+    with begin() as connection:
+        new = {tuple(row) for row in connection.execute(statement, rows)}
+        on_record = [letter for letter in letters if _place(letter) in new]
+        alarm_conflicts(connection, consumer.name, on_record)
+        # Looked up by coordinates: comparing letters with each other would take minutes for some ten thousands.
+        box.hold(connection, [one for one in waiting if _place(one.letter) in new])
+
+
+def _place(letter: DeadLetter) -> tuple[int, int]:
+    return letter.message.partition, letter.message.offset

@@ -1,0 +1,213 @@
+"""Whether a run of a lane has something to do. The sensor checks it at its start, its trigger every few seconds.
+
+It blocks and has heavy imports: call it in a task, or in a thread of the triggerer.
+"""
+
+import logging
+from collections.abc import Set
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+log = logging.getLogger(__name__)
+
+# How many offsets beyond the next ones a check for gaps covers. A gap further ahead holds up no run yet, and the run
+# looks for itself. The triggerer's other triggers wait while this one computes.
+LOOK_AHEAD = 100_000
+
+
+class Readiness(StrEnum):
+    """The result of a check; the run continues only with `ready`."""
+
+    ready = "ready"
+    no_data = "no data"
+    open_claim = "an earlier claim is open"
+    no_table = "no landing table yet"
+    stopped = "the log is not the one that was claimed before: a person must act"
+    partly_stopped = "the logs of some partitions are not those that were claimed before: a person must act for them"
+    unanswered = "the partitions of what has landed do not answer"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A topic as a trigger knows it: only by name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What a check needs to know of a run and its `LandingConsumer`: plain values, because a trigger is serialized."""
+
+    name: str
+    topic_name: str
+    run_id: str
+    conn_id: str
+    landing_grace_seconds: float
+    max_claim_age_seconds: float
+
+    @property
+    def topic(self) -> Named:
+        return Named(self.topic_name)
+
+    @property
+    def landing_grace(self) -> timedelta:
+        return timedelta(seconds=self.landing_grace_seconds)
+
+    @property
+    def max_claim_age(self) -> timedelta:
+        return timedelta(seconds=self.max_claim_age_seconds)
+
+
+def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
+    """Whether a run of the lane should continue now.
+
+    It should if it already has a claim (it was cleared), or if no other run's claim is open and offsets from the
+    consumer's next one on have landed without a gap. Before it says so, it asks Kafka whether a claim could take them:
+    otherwise run after run would start, and fail, until a person acts. If the topic was recreated or its log truncated,
+    it opens the alarm about the stopped consumer.
+
+    Args:
+        lane: The run and its consumer.
+        verify_too: Look for gaps as well. A gap that is due then counts as something to do, because the run repairs it:
+            otherwise a lane whose last files were lost would wait forever. Also raises the alarm about a claim that is
+            open for too long.
+
+    Raises:
+        Exception: What the databases, the store and Kafka raise.
+    """
+    from pyiceberg.exceptions import NoSuchTableError
+    from sqlalchemy import select
+
+    from include.streams.kafka.claims import ConsumerStopped
+    from include.streams.kafka.watch import watch_claims
+    from include.streams.landing.planning import open_claim_of_another_run, open_stopped_alarm
+    from include.streams.landing.tables import load_landing_table
+    from include.streams.operations.database import begin
+    from include.streams.operations.tables import claims
+
+    with begin() as connection:
+        mine = select(claims.c.id).where(claims.c.consumer == lane.name, claims.c.run_id == lane.run_id)
+        if connection.scalar(mine) is not None:
+            return Readiness.ready
+        if verify_too:
+            watch_claims(connection, lane)  # type: ignore[arg-type]
+        if open_claim_of_another_run(connection, lane.name, lane.run_id):
+            return Readiness.open_claim
+    try:
+        table = load_landing_table(lane.topic)
+    except NoSuchTableError:
+        return Readiness.no_table
+    try:
+        return _look_at(lane, table, verify_too=verify_too)
+    except ConsumerStopped as stopped:
+        with begin() as connection:
+            open_stopped_alarm(connection, lane, [str(stopped)])
+        return Readiness.stopped
+
+
+def _look_at(lane: Lane, table: "Table", *, verify_too: bool) -> Readiness:
+    from include.streams.landing.stored import BrokenFiles
+    from include.streams.landing.tables import topic_id
+
+    logs = _Logs(lane, topic_id(table))
+    try:
+        return _with_something_to_do(lane, table, logs, verify_too=verify_too)
+    except BrokenFiles as broken:
+        # The run takes them out of the table, and goes on with all partitions that answer.
+        log.warning("lane=%s files cannot be read: %s", lane.name, broken)
+        return Readiness.ready if logs.claimable else logs.why_not({file.partition for file in broken.files})
+
+
+def _with_something_to_do(lane: Lane, table: "Table", logs: "_Logs", *, verify_too: bool) -> Readiness:
+    from include.streams.landing import gaps
+    from include.streams.landing.landed import Landed
+    from include.streams.landing.planning import next_offsets
+    from include.streams.landing.tables import start_offsets, topic_id
+    from include.streams.landing.verification import open_gap_alarm, verify
+    from include.streams.operations.database import begin
+
+    landed = Landed(table)
+    with begin() as connection:
+        begins = dict.fromkeys(landed.partitions, 0) | start_offsets(table)
+        starts = begins | next_offsets(connection, lane, topic_id(table))
+        ends = {partition: start + 1 for partition, start in starts.items()}
+        settled = gaps.settled(connection, topic_id(table), starts, ends)
+    waiting: set[int] = set()
+    for partition in landed.partitions:
+        # Only the next offset of each partition: a lane that is behind has thousands of files.
+        if partition in settled or landed.covered(partition, starts[partition], ends[partition]):
+            if partition in logs.claimable:
+                return Readiness.ready
+            waiting.add(partition)
+    if verify_too:
+        found = verify(
+            lane.topic, starts, conn_id=lane.conn_id, grace=lane.landing_grace, most=LOOK_AHEAD, repairs=True
+        )
+        due = {gap.offsets.partition for gap in found.due}
+        # A run repairs nothing in the others.
+        if due and due & logs.claimable:
+            return Readiness.ready
+        if due:
+            with begin() as connection:
+                open_gap_alarm(connection, lane.topic, found.due)
+        waiting |= due
+    return logs.why_not(waiting) if waiting else Readiness.no_data
+
+
+class _Logs:
+    """What a claim would find in Kafka, which is asked once, when there seems to be something to do."""
+
+    def __init__(self, lane: Lane, landing_id: str) -> None:
+        self._lane, self._landing_id = lane, landing_id
+
+    @property
+    def claimable(self) -> Set[int]:
+        """The partitions that answer, and whose log is the one that was claimed before.
+
+        Raises:
+            ConsumerStopped: The topic is not the one that landed.
+            KafkaException: The broker is unavailable or refuses.
+        """
+        return self._found[0]
+
+    def why_not(self, partitions: Set[int]) -> Readiness:
+        """Why a run could not claim these partitions; opens the alarm if only a person can change it."""
+        from include.streams.landing.planning import open_stopped_alarm
+        from include.streams.operations.database import begin
+
+        stopped = {number: why for number, why in self._found[1].items() if number in partitions}
+        if not stopped:
+            return Readiness.unanswered
+        with begin() as connection:
+            open_stopped_alarm(connection, self._lane, stopped.values())
+        # The others must not wait for the person.
+        return Readiness.partly_stopped if self.claimable else Readiness.stopped
+
+    @cached_property
+    def _found(self) -> tuple[set[int], dict[int, str]]:
+        """The claimable partitions; and why the others are stopped, without those that do not answer."""
+        from sqlalchemy import select
+
+        from include.streams.kafka.claims import lost_logs
+        from include.streams.kafka.offsets import GroupOffsets, Partition
+        from include.streams.kafka.reading import CONSUMER_SETTINGS
+        from include.streams.landing.verification import check_same_topic
+        from include.streams.operations.database import begin
+        from include.streams.operations.tables import positions
+
+        lane = self._lane
+        with GroupOffsets(lane.name, lane.conn_id, **CONSUMER_SETTINGS) as group:
+            kafka = group.look_now([lane.topic_name], needs_committed=False)
+            check_same_topic(lane.topic, self._landing_id, kafka)
+            mine = select(positions).where(positions.c.consumer == lane.name, positions.c.topic == lane.topic_name)
+            with begin() as connection:
+                known = {Partition(row.topic, row.partition): row for row in connection.execute(mine)}
+            stopped, unanswered = lost_logs(lane.name, known, kafka, group.without_their_end)
+        claimable = {p.number for p in kafka if p not in stopped and p not in unanswered}
+        return claimable, {partition.number: why for partition, why in stopped.items()}

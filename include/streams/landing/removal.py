@@ -1,0 +1,62 @@
+"""Remove connectors whose topic is no longer landed. A person does this, never `apply`.
+
+If a topic is missing from the registry, the registry may be wrong, or it may belong to another project.
+"""
+
+from collections.abc import Iterable
+
+from sqlalchemy import delete
+
+from include.streams.contracts import Topic
+from include.streams.landing.connect import Connect
+from include.streams.landing.connectors import landed, left_over
+from include.streams.landing.tables import connector_name
+from include.streams.landing.watchdog import connector_watch
+from include.streams.operations.alarms import close_alarm, open_alarms
+from include.streams.operations.database import begin
+
+
+def remove(name: str, topics: Iterable[Topic], connect: Connect) -> list[str]:
+    """Remove a connector that `left_over` names, then close its alarms, which nothing updates any more.
+
+    If it is killed in between, the next call does the rest. The landing table, the control topic and the groups'
+    offsets stay: a topic that is landed again continues where it stopped.
+
+    Args:
+        name: The connector.
+        topics: The topics of the registry.
+        connect: Kafka Connect.
+
+    Returns:
+        What changed, in words.
+
+    Raises:
+        ValueError: A landed topic needs the connector.
+        LookupError: There is nothing to remove.
+    """
+    topics = landed(topics)
+    if name in map(connector_name, topics):
+        raise ValueError(
+            f"connector {name} lands a topic of the registry, and `apply` would make it again: take landed=True from "
+            f"the topic first; `stop` ends it for a while"
+        )
+    found = left_over(topics, connect)
+    changes = [f"connector {name}: removed"] if name in found and connect.delete(name) else []
+    changes += _forget(name)
+    if not changes:
+        raise LookupError(
+            f"no connector {name} is left over from a topic that is no longer landed; there are "
+            f"{', '.join(sorted(found)) or 'none'}"
+        )
+    return changes
+
+
+def _forget(name: str) -> list[str]:
+    kinds = [alarm.kind for alarm in open_alarms() if alarm.source == name]
+    with begin() as connection:
+        mine = delete(connector_watch).where(connector_watch.c.connector == name).returning(connector_watch.c.connector)
+        if connection.execute(mine).first() is None:
+            # Not a connector of this project: its alarms may belong to others and stay.
+            return []
+        closed = [kind for kind in kinds if close_alarm(connection, name, kind, "the connector was removed")]
+    return [f"connector {name}: no longer watched", *(f"alarm {kind} of {name}: closed" for kind in closed)]

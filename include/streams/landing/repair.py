@@ -1,0 +1,315 @@
+"""Close gaps in a landing table: read exactly the missing offsets from Kafka and append them, once.
+
+The offsets are repaired in steps of limited size, and each step is recorded: after a kill, the next try continues
+there. Kafka and the store are read in no transaction and under no lock.
+
+If the process is killed before a commit, nothing was appended, and the next try reads the step's offsets again. If it
+is killed after the commit, the next check finds that the offsets have landed. Two repairs at once: a commit succeeds
+only on the same snapshot in which the offsets were missing, so the second fails, checks again and finds nothing to do
+in this step. Late files of the sink may still bring the same offsets. They are duplicates by coordinates, as after any
+rewind of the sink, and are read once (`planning.py`).
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from include.streams.kafka.claims import ConsumerStopped
+from include.streams.kafka.connection import CONN_ID
+from include.streams.kafka.messages import Message
+from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition
+from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
+from include.streams.landing import gaps, intervals
+from include.streams.landing.gaps import Gap, State
+from include.streams.landing.intervals import Ranges
+from include.streams.landing.landed import Landed
+from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, sink_group, topic_id
+from include.streams.landing.verification import GAP_ALARM, LOST_ALARM, RUNBOOK, check_same_topic
+from include.streams.operations.alarms import add_to_alarm
+from include.streams.operations.database import begin
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyiceberg.table import Table
+
+log = logging.getLogger(__name__)
+
+# The limit of what is in memory at once and of what one commit appends.
+MAX_BYTES = 32 * 1024 * 1024
+# Each transaction leaves a hole of one offset. Holes that are closer together than this are read in one go: to begin to
+# read somewhere else costs about as much as reading so many records.
+READ_THROUGH = 2_000
+# The offsets of a step, those that are read through or jumped over included, and the bytes that it reads: seconds of
+# work, which is lost if the process is killed.
+STEP_OFFSETS, STEP_BYTES = 100_000, 256 * 1024 * 1024
+# Of one append. The sink commits every few seconds, so conflicts are normal.
+COMMIT_TRIES = 10
+REPAIR_PROPERTY = "landing.repair"
+
+
+class RepairFailed(Exception):
+    """Other writers committed first at every try. The retry continues after what was appended."""
+
+
+@dataclass
+class Repaired:
+    """Counts of missing offsets: their records were appended, they hold no record, or retention has removed them."""
+
+    appended: int = 0
+    without_record: int = 0
+    lost: int = 0
+
+
+def repair(topic: LandedTopic, due: Iterable[Gap], *, conn_id: str = CONN_ID) -> Repaired:
+    """Append the missing records of these gaps, and record the outcome of every offset.
+
+    Offsets that hold no record are not a loss. For offsets that retention has removed, an alarm states the loss. They
+    then count as settled, so that claims go past them. A partition that has no leader, or cannot be read, keeps its
+    gaps: the other partitions do not wait for it.
+
+    Args:
+        topic: The landed topic.
+        due: The gaps to repair.
+        conn_id: The Airflow connection of Kafka.
+
+    Returns:
+        What became of the offsets.
+
+    Raises:
+        RepairFailed: Airflow retries, as for what the catalog and the store raise. The alarm is open then.
+        ConsumerStopped: The topic was deleted and recreated.
+    """
+    from confluent_kafka import KafkaException
+
+    repaired = Repaired()
+    by_partition: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for gap in due:
+        key = (gap.offsets.topic_id, gap.offsets.partition)
+        by_partition.setdefault(key, []).append((gap.offsets.start, gap.offsets.end))
+    if not by_partition:
+        return repaired
+    with GroupOffsets(sink_group(topic), conn_id, **CONSUMER_SETTINGS) as group:
+        reader = RangeReader(group.consumer, batch_size=5_000)
+        for (of_topic, partition), ranges in sorted(by_partition.items()):
+            each = _Repair(topic, of_topic, partition, group, reader, repaired)
+            try:
+                each.close(intervals.union(ranges))
+            except (KafkaException, ReadingStalled):
+                # Not raised: the other partitions must not wait for this one.
+                log.exception("not repaired: %s-%d cannot be read", topic.name, partition)
+                each.report("they cannot be read from Kafka")
+            except ConsumerStopped:
+                # An alarm of its own says that this is another topic.
+                raise
+            except BaseException:
+                # Airflow's timeout is no Exception.
+                each.report("their repair has failed")
+                raise
+    return repaired
+
+
+class _Repair:
+    """The repair of one partition."""
+
+    def __init__(
+        self,
+        topic: LandedTopic,
+        of_topic: str,
+        partition: int,
+        group: GroupOffsets,
+        reader: RangeReader,
+        repaired: Repaired,
+    ) -> None:
+        self.topic, self.of_topic, self.partition, self.group = topic, of_topic, partition, group
+        self.reader, self.repaired = reader, repaired
+        self.missing: Ranges = []
+        self.reported: set[str] = set()
+
+    def close(self, wanted: Ranges) -> None:
+        # All that retention has removed at once: a loss that needs no reading is one message of the alarm.
+        self.missing = self._without_lost(self._missing(load_landing_table(self.topic), wanted))
+        for step in _steps(self.missing):
+            self._close(step)
+
+    def report(self, what: str) -> None:
+        """Open the alarm about this partition, or add to it, once; a check that finds nothing missing closes it."""
+        if what in self.reported:
+            return
+        self.reported.add(what)
+        text = f"{self.topic.name}-{self.partition}: records have not landed; {what} ({RUNBOOK})"
+        with begin() as connection:
+            add_to_alarm(connection, raw_table(self.topic), GAP_ALARM, text)
+
+    def _close(self, wanted: Ranges) -> None:
+        while missing := self._without_lost(self._missing(load_landing_table(self.topic), wanted)):
+            batch, holes = self._read(missing)
+            if batch:
+                self._append(batch)
+            # After the commit: if the process is killed in between, the holes are found again.
+            gaps.record(self.topic.name, self.of_topic, self.partition, State.no_record, holes)
+            if holes:
+                self.repaired.without_record += intervals.total(holes)
+                log.info("no record: %s partition=%d %s", self.topic.name, self.partition, intervals.text(holes))
+
+    def _missing(self, table: "Table", wanted: Ranges) -> Ranges:
+        if not wanted:
+            return []
+        if topic_id(table) != self.of_topic:
+            log.warning("table %s was made again: its old gaps are gone", raw_table(self.topic))
+            return []
+        start, end = wanted[0][0], wanted[-1][1]
+        landed = Landed(table).covered(self.partition, start, end)
+        with begin() as connection:
+            found = gaps.settled(connection, self.of_topic, {self.partition: start}, {self.partition: end})
+        return intervals.subtract(wanted, intervals.union([*landed, *found.get(self.partition, [])]))
+
+    def _without_lost(self, missing: Ranges) -> Ranges:
+        """The missing offsets that Kafka still has; those that retention has removed are recorded as lost."""
+        if not missing:
+            return []
+        mine = Partition(self.topic.name, self.partition)
+        kafka = self.group.look_now([self.topic.name], needs_committed=False, only=mine)
+        check_same_topic(self.topic, self.of_topic, kafka)
+        if (offsets := kafka.get(mine)) is None:
+            self.report("it has no leader")
+            return []
+        lost = intervals.subtract(missing, [(offsets.low, max(offsets.low, missing[-1][1]))])
+        if lost:
+            text = (
+                f"{intervals.total(lost)} offsets of {self.topic.name}-{self.partition} are in no landed file, and "
+                f"retention has removed them from Kafka: {intervals.text(lost)}. They are lost; those behind them are "
+                f"processed ({RUNBOOK})"
+            )
+            # Before `record`, which settles the offsets: if the process is killed in between, they would never be
+            # checked again, and the loss would never be reported.
+            with begin() as connection:
+                add_to_alarm(connection, raw_table(self.topic), LOST_ALARM, text)
+            gaps.record(self.topic.name, self.of_topic, self.partition, State.lost, lost)
+            self.repaired.lost += intervals.total(lost)
+        # Not beyond what Kafka shows: behind an open transaction, or after a truncation, nothing can be decided yet.
+        return intervals.intersect(missing, [(offsets.low, max(offsets.low, offsets.end))])
+
+    def _read(self, missing: Ranges) -> tuple[list[Message], Ranges]:
+        """Read the records of these offsets, as many as one commit appends.
+
+        Returns:
+            The records, and those of the offsets before the end of what was read that hold no record.
+        """
+        found: list[Message] = []
+        holes: Ranges = []
+        size = read = 0
+        for span in _spans(missing):
+            offsets: list[int] = []
+            wanted = iter(span)
+            first, last = next(wanted)
+            done = span[-1][1]
+            for message in self._messages(span[0][0], done):
+                read += message.size_bytes
+                while message.offset >= last:
+                    first, last = next(wanted)
+                if message.offset >= first:
+                    found.append(message)
+                    offsets.append(message.offset)
+                    size += len(message.value or b"")
+                if size >= MAX_BYTES or read >= STEP_BYTES:
+                    done = message.offset + 1
+                    break
+            if self.reader.gone:
+                # Retention has removed some in the meantime: these are no holes. The next look finds them lost.
+                return found, holes
+            holes += intervals.subtract(intervals.between(span, span[0][0], done), intervals.of_numbers(offsets))
+            if done < span[-1][1]:
+                break
+        return found, holes
+
+    def _messages(self, start: int, end: int) -> Iterator[Message]:
+        for batch in self.reader.read(OffsetRange(self.topic.name, self.of_topic, self.partition, start, end)):
+            yield from batch
+
+    def _append(self, batch: list[Message]) -> None:
+        """Append the records, without those that land meanwhile.
+
+        The table is looked at again after the reading, and before each further try. So only a commit during the upload
+        is a conflict, and none costs a second reading: a busy sink commits more often than a large gap can be read.
+
+        Raises:
+            RepairFailed: Somebody else has committed first at each try.
+        """
+        for _ in range(COMMIT_TRIES):
+            table = load_landing_table(self.topic)
+            read = intervals.of_numbers(message.offset for message in batch)
+            missing = self._missing(table, read)
+            if missing != read:
+                batch = [each for each in batch if intervals.between(missing, each.offset, each.offset + 1)]
+            if not batch or self._is_appended(table, batch):
+                return
+        raise RepairFailed(f"table {raw_table(self.topic)} was changed at each of {COMMIT_TRIES} tries")
+
+    def _is_appended(self, table: "Table", batch: list[Message]) -> bool:
+        """Append the records; returns False when somebody else has committed since the table was loaded."""
+        from pyiceberg.exceptions import CommitFailedException
+
+        from include.streams.lake.writing import only_on_this_state
+
+        # Before the append: it is reported even if the process is killed in between.
+        count, where = intervals.total(self.missing), intervals.text(self.missing)
+        self.report(f"they are read from Kafka and appended. {count} offsets were missing: {where}")
+        only_on_this_state(table)
+        first, last = batch[0].offset, batch[-1].offset
+        what = f"{self.topic.name}-{self.partition} [{first}, {last + 1}) {len(batch)} records"
+        try:
+            table.append(_rows(table, batch), snapshot_properties={REPAIR_PROPERTY: what})
+        except CommitFailedException as error:
+            log.info("%s: changed meanwhile, looking again: %s", raw_table(self.topic), error)
+            return False
+        log.warning("repaired: table=%s %s", raw_table(self.topic), what)
+        numbers = intervals.of_numbers(message.offset for message in batch)
+        gaps.record(self.topic.name, self.of_topic, self.partition, State.repaired, numbers, len(batch))
+        self.repaired.appended += len(batch)
+        return True
+
+
+def _steps(ranges: Ranges) -> Iterator[Ranges]:
+    """Cut the ranges into steps of at most STEP_OFFSETS offsets, with those in between that a step reads or skips."""
+    step: Ranges = []
+    left = STEP_OFFSETS
+    for start, end in ranges:
+        left -= min(start - step[-1][1], READ_THROUGH) if step else 0
+        while start < end:
+            if left <= 0:
+                yield step
+                step, left = [], STEP_OFFSETS
+            cut = min(end, start + left)
+            step.append((start, cut))
+            left -= cut - start
+            start = cut
+    if step:
+        yield step
+
+
+def _spans(missing: Ranges) -> Iterator[Ranges]:
+    """Group ranges that are close enough together for one read."""
+    span: Ranges = []
+    for start, end in missing:
+        if span and start - span[-1][1] > READ_THROUGH:
+            yield span
+            span = []
+        span.append((start, end))
+    if span:
+        yield span
+
+
+def _rows(table: "Table", batch: list[Message]) -> "pyarrow.Table":
+    """The rows as the sink would have written them."""
+    import pyarrow
+
+    columns = {
+        "topic": [message.topic for message in batch],
+        "partition": [message.partition for message in batch],
+        "offset": [message.offset for message in batch],
+        "timestamp": [message.timestamp for message in batch],
+        # Bytes that are not UTF-8 are replaced, as Connect's string converter does.
+        "value": [None if message.value is None else message.value.decode("utf-8", "replace") for message in batch],
+    }
+    return pyarrow.table(columns, schema=table.schema().as_arrow())

@@ -1,0 +1,63 @@
+"""Wait for landed offsets without occupying a worker."""
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import BaseSensorOperator
+
+from include.streams.landing.consumers import LandingConsumer
+
+
+class LandedOffsetsSensor(BaseSensorOperator):
+    """Succeeds when a run of this consumer has something to do; skips its run after `idle_minutes` without new data.
+
+    A run has something to do when no claim of another run is open, and there are landed offsets that are not claimed,
+    or a gap that is due for repair. A run that already has a claim, because it was cleared, continues at once. If there
+    is something to do at the start, the task does not defer. Otherwise it waits in the triggerer, and ends there.
+
+    The skip is needed in a Dag with one active run: a cleared run waits in the queue until this run ends.
+
+    Args:
+        consumer: The landing consumer.
+        idle_minutes: The run is skipped after this time without new data.
+        poll_seconds: The time between two checks in the triggerer.
+        **kwargs: Passed on to BaseSensorOperator.
+    """
+
+    def __init__(
+        self, *, consumer: LandingConsumer, idle_minutes: float = 10, poll_seconds: float = 3, **kwargs: Any
+    ) -> None:
+        # Airflow counts the wait as execution: a shorter timeout would fail a run that is merely idle.
+        longest = timedelta(minutes=idle_minutes + 10)
+        super().__init__(**{**kwargs, "execution_timeout": max(longest, kwargs.get("execution_timeout") or longest)})
+        self.consumer, self.idle_minutes, self.poll_seconds = consumer, idle_minutes, poll_seconds
+
+    def execute(self, context: Any) -> None:
+        from include.streams.landing.readiness import Lane, Readiness, look
+        from include.streams.landing.triggers import LandedOffsetsTrigger
+
+        until = time.time() + 60 * self.idle_minutes
+        lane = Lane(
+            name=self.consumer.name,
+            topic_name=self.consumer.topic.name,
+            run_id=context["run_id"],
+            conn_id=self.consumer.conn_id,
+            landing_grace_seconds=self.consumer.landing_grace.total_seconds(),
+            max_claim_age_seconds=self.consumer.max_claim_age.total_seconds(),
+        )
+        try:
+            # Without a query to Kafka: the trigger does that when there is nothing else to do.
+            found = look(lane, verify_too=False)
+        except Exception as error:
+            # The trigger waits until the service is available again, and takes no slot while it waits.
+            self.log.warning("lane=%s cannot look, waiting: %s", lane.name, error)
+        else:
+            if found is Readiness.ready:
+                return
+            self.log.info("lane=%s waiting: %s", lane.name, found)
+        trigger = LandedOffsetsTrigger.of(lane, until=until, poll_seconds=self.poll_seconds)
+        self.defer(trigger=trigger, method_name="execute_complete")
+
+    def execute_complete(self, context: Any, event: Any = None) -> None:
+        """The method that a deferred task would resume with; the trigger's events end the task without a worker."""

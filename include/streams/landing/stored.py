@@ -1,0 +1,69 @@
+"""Whether the store still has a landing table's files as the table describes them."""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyiceberg.io import FileIO
+
+    from include.streams.landing.landed import LandedFile
+
+# The threads mostly wait for the store.
+READ_THREADS = 8
+
+
+class BrokenFiles(Exception):
+    """Files that the table names, and that the store has lost or cut: each try to read them fails.
+
+    Args:
+        files: {file: what is wrong with it}; not empty.
+    """
+
+    def __init__(self, files: "Mapping[LandedFile, str]") -> None:
+        self.files = dict(files)
+        first, wrong = next(iter(self.files.items()))
+        more = f", and {len(self.files) - 1} more files" if len(self.files) > 1 else ""
+        super().__init__(f"{first.path} {wrong}{more}")
+
+
+def find_broken(io: "FileIO", files: "Iterable[LandedFile]") -> "dict[LandedFile, str]":
+    """Ask the store about files that could not be read.
+
+    Args:
+        io: The file IO of the table.
+        files: Files that the table names.
+
+    Returns:
+        {file: what is wrong with it} of those that are gone, shorter than the table says, or without the end of a
+        Parquet file.
+
+    Raises:
+        Exception: What an unavailable store raises.
+    """
+    from include.streams.lake.datafiles import MAGIC, filesystem
+
+    listed = list(files)
+    if not listed:
+        return {}
+    store = filesystem(io, listed[0].path)
+
+    def trouble(file: "LandedFile") -> str:
+        try:
+            size = store.info(file.path)["size"]
+            if size < file.size_bytes:
+                return f"has {size} bytes in the store, and should have {file.size_bytes}"
+            # PyIceberg records the size that the store reports after the upload: that of a cut file looks right.
+            is_whole = size > len(MAGIC) and store.cat_file(file.path, start=size - len(MAGIC)) == MAGIC
+        except FileNotFoundError:
+            return "is no longer in the store"
+        return "" if is_whole else "is no whole Parquet file"
+
+    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="stored") as pool:
+        return {file: wrong for file, wrong in zip(listed, pool.map(trouble, listed), strict=True) if wrong}
+
+
+def require_stored(io: "FileIO", files: "Iterable[LandedFile]") -> None:
+    """Raise BrokenFiles if the store has lost or cut one of the files; raises what an unavailable store raises."""
+    if found := find_broken(io, files):
+        raise BrokenFiles(found)

@@ -1,0 +1,379 @@
+"""Maintenance of the lane: landing tables, with regard to their sink and their gaps; other tables; check results."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from include.streams.compat.connections import is_without
+from include.streams.contracts import Topic
+from include.streams.kafka.connection import CONN_ID
+from include.streams.lake.catalog import CONN_ID as CATALOG_CONN_ID
+from include.streams.lake.catalog import OBJECTS_CONN_ID
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.operations.each import do_each, shuffled
+
+if TYPE_CHECKING:
+    from pyiceberg.table.snapshots import Snapshot
+
+    from include.streams.lake.buckets import Entry
+    from include.streams.landing.verification import Verified
+
+log = logging.getLogger(__name__)
+
+# The most offsets that a step of the check reads and repairs before its progress is recorded.
+CHECKED_AT_ONCE = 1_000_000
+# Prefix in a snapshot's summary: the sink reads its progress from the summary of its last commit.
+SINK_SUMMARY = "kafka.connect."
+# For landing tables. Long enough for a writer whose commit is in progress, and for a person who investigates; readers
+# do not need old snapshots.
+SNAPSHOTS_KEPT = timedelta(minutes=30)
+# Of other tables, one snapshot of each hour stays longer, for a person who investigates.
+SNAPSHOT_EVERY = timedelta(hours=1)
+
+
+def keep_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
+    """Expire snapshots of a table, bundle its small files, and delete unreferenced files.
+
+    A step that fails does not keep the others from being done: without them, commits would become slower from night to
+    night, and so the step that gives way to commits would fail more often.
+
+    Args:
+        name: The table's identifier, `namespace.name`.
+        snapshots_kept: Younger snapshots stay.
+
+    Returns:
+        {"expired": snapshots, "bundled": files replaced, "removed": files deleted}; None when the table does not exist.
+
+    Raises:
+        UpkeepFailed: A step failed; the next run tries again.
+    """
+    from pyiceberg.exceptions import NoSuchTableError
+
+    from include.streams.lake import maintenance
+    from include.streams.lake.catalog import load_catalog
+
+    if is_without(CATALOG_CONN_ID):
+        return None
+    try:
+        table = load_catalog().load_table(name)
+    except NoSuchTableError:
+        return None
+    steps = {
+        "expired": partial(maintenance.expire_snapshots, table, snapshots_kept),
+        "bundled": partial(maintenance.bundle_small_files, table),
+        "removed": partial(maintenance.remove_unreferenced, table),
+    }
+    done = do_each({f"table {name} not {step}": work for step, work in steps.items()}, UpkeepFailed)
+    found = dict(zip(steps, done.values(), strict=True))
+    log.info("table %s: %s", name, found)
+    return found
+
+
+class UpkeepFailed(Exception):
+    """A part of the upkeep failed; the rest is done, and the next run tries again."""
+
+
+def expire_landing_snapshots(topics: Iterable[Topic], kept: timedelta = SNAPSHOTS_KEPT) -> dict[str, int]:
+    """Expire the snapshots of landing tables that are older than `kept`.
+
+    A sink commits every few seconds, and every reader and every commit loads the list of all snapshots. No reader needs
+    an old snapshot: a run looks up its files by its offsets, and an unreferenced file is deleted only after a day.
+    Recorded bounds of manifests that the table no longer has are deleted too.
+
+    Args:
+        topics: Topics that are not landed, or have no table yet, are ignored.
+        kept: Younger snapshots stay. The newest snapshot stays too, and the sink's last one with all later ones.
+
+    Returns:
+        {table: how many snapshots were expired}.
+
+    Raises:
+        UpkeepFailed: Expiry failed for some tables; the others are done.
+    """
+    from include.streams.landing.tables import raw_table
+
+    return _of_each({raw_table(it): partial(_expire_landing_snapshots, it, kept) for it in topics if it.landed})
+
+
+def thin_snapshots(
+    names: Iterable[str], kept: timedelta = SNAPSHOTS_KEPT, every: timedelta = SNAPSHOT_EVERY
+) -> dict[str, int]:
+    """Expire the snapshots of other tables that are older than `kept`, except the newest one of each period `every`.
+
+    Every commit and every reader loads the list of all snapshots, and each run of a lane adds some. `keep_table`
+    expires the rest.
+
+    Args:
+        names: Identifiers of tables, `namespace.name`; a table that does not exist yet is ignored.
+        kept: Younger snapshots stay.
+        every: The period.
+
+    Returns:
+        {table: how many snapshots were expired}.
+
+    Raises:
+        UpkeepFailed: Expiry failed for some tables; the others are done.
+    """
+    return _of_each({name: partial(_thin_snapshots, name, kept, every) for name in names})
+
+
+def _of_each(work: Mapping[str, Callable[[], int]]) -> dict[str, int]:
+    from pyiceberg.exceptions import NoSuchTableError
+
+    if is_without(CATALOG_CONN_ID):
+        return {}
+    found: dict[str, int] = {}
+
+    def expire(name: str) -> None:
+        with suppress(NoSuchTableError):
+            found[name] = work[name]()
+
+    try:
+        do_each(shuffled({f"table {name}": partial(expire, name) for name in work}), UpkeepFailed)
+    finally:
+        log.info("expired snapshots: %s", found)
+    return found
+
+
+def _thin_snapshots(name: str, kept: timedelta, every: timedelta) -> int:
+    from include.streams.lake import maintenance
+    from include.streams.lake.catalog import load_catalog
+    from include.streams.lake.writing import TABLE_PROPERTIES
+
+    table = load_catalog().load_table(name)
+    expired = maintenance.thin_snapshots(table, kept, every)
+    # Tables that were created before a property was.
+    maintenance.set_properties(table.refresh(), TABLE_PROPERTIES)
+    return expired
+
+
+def _expire_landing_snapshots(topic: Topic, kept: timedelta) -> int:
+    from include.streams.lake import maintenance
+    from include.streams.landing import manifests
+    from include.streams.landing.tables import PROPERTIES, load_landing_table
+
+    table = load_landing_table(topic)
+    expired = maintenance.expire_snapshots(table, kept, _is_of_sink)
+    # After the expiry, when the metadata to write is smaller.
+    maintenance.set_properties(table.refresh(), PROPERTIES)
+    snapshot = table.current_snapshot()
+    paths = [manifest.manifest_path for manifest in snapshot.manifests(table.io)] if snapshot else []
+    manifests.forget_others(str(table.metadata.table_uuid), paths)
+    return expired
+
+
+def keep_landing_table(
+    topic: Topic, lanes: Iterable[LandingConsumer] = (), *, seconds: float = math.inf, conn_id: str = CONN_ID
+) -> dict[str, Any] | None:
+    """Bundle the small files of a topic's landing table, repair its gaps, and delete unreferenced files.
+
+    Only files are bundled whose offsets every lane of the topic has claimed in claims that are closed. Gaps are
+    repaired whether or not the topic has a lane. While offsets are missing, nothing is deleted: unreferenced files may
+    hold the missing rows. Files that the control topic has
+    named since the last commit of the sink's coordinator are still to be committed, so they stay, however old they are.
+
+    Args:
+        topic: The landed topic.
+        lanes: All consumers of landing tables; those of other topics are ignored.
+        seconds: Bundling and the check for gaps each leave the rest for the next time after about half of this.
+        conn_id: The Airflow connection of Kafka.
+
+    Returns:
+        {"bundled": files replaced, "removed": files deleted, or None when none may be deleted}; None when there is no
+        table.
+    """
+    from pyiceberg.exceptions import NoSuchTableError
+
+    from include.streams.lake import maintenance
+    from include.streams.landing import bundling
+    from include.streams.landing.broken import reading
+    from include.streams.landing.control import named_files
+    from include.streams.landing.late import report_late
+    from include.streams.landing.tables import load_landing_table, raw_table
+
+    if is_without(CATALOG_CONN_ID):
+        return None
+    try:
+        table = load_landing_table(topic)
+    except NoSuchTableError:
+        return None
+    lanes = list(lanes)
+    bundle = partial(bundling.bundle, table, topic, lanes, seconds=seconds / 2)
+    found: dict[str, Any] = {"bundled": reading(topic, bundle, conn_id=conn_id)}
+    reading(topic, lambda: report_late(topic, lanes), conn_id=conn_id)
+    if not reading(topic, lambda: check_gaps(topic, seconds=seconds / 2, conn_id=conn_id), conn_id=conn_id):
+        log.warning("table %s: offsets are missing or not checked yet, nothing is removed", raw_table(topic))
+        return {**found, "removed": None}
+    # Before the snapshots are read: a file that the coordinator commits in between is named here or referenced there.
+    spared = named_files(topic, conn_id)
+    if spared is None:
+        log.warning("table %s: how far its coordinator has come is not known, nothing is removed", raw_table(topic))
+        return {**found, "removed": None}
+    return {**found, "removed": maintenance.remove_unreferenced(table, spared=spared)}
+
+
+def check_gaps(topic: Topic, *, seconds: float = math.inf, conn_id: str = CONN_ID) -> bool:
+    """Check a landing table from where the last check ended, and repair the gaps that are due.
+
+    The position of the check is recorded after each step, in `positions` under the table's name. Below it, only files
+    that were removed can leave a gap; the bounds of the files show that.
+
+    Args:
+        topic: The landed topic; it has a table.
+        seconds: After about this long the rest is left for the next time.
+        conn_id: The Airflow connection of Kafka.
+
+    Returns:
+        Whether the table is known to be complete.
+    """
+    from include.streams.landing.repair import repair
+    from include.streams.landing.verification import verify
+
+    until = time.monotonic() + seconds
+    options: dict[str, Any] = {"conn_id": conn_id, "most": CHECKED_AT_ONCE, "repairs": True}
+    while True:
+        of_topic, checked = _checked(topic)
+        found = verify(topic, checked, **options)
+        if found.due:
+            repair(topic, found.due, conn_id=conn_id)
+            found = verify(topic, checked, **options)
+        if found.topic_id != of_topic:
+            # The table was made again in between: what was checked is another table's.
+            continue
+        reached = {partition: found.end(partition, start) for partition, (start, _) in found.looked.items()}
+        _remember_checked(topic, of_topic, reached)
+        if all(reached[partition] >= end for partition, end in found.ends.items()):
+            break
+        if time.monotonic() > until or all(reached[p] <= start for p, (start, _) in found.looked.items()):
+            return False
+    # A person must decide about removed files: the check of the whole table opens the alarm, and repairs nothing. It
+    # also closes the alarm, once a person has repaired.
+    if _files_were_removed(found, reached) or _is_missing_below(found, reached):
+        return not verify(topic, conn_id=conn_id).missing and not _is_missing_below(found, reached)
+    return True
+
+
+def _checked(topic: Topic) -> tuple[str, dict[int, int]]:
+    """The id of the topic's landing table, and {partition: the offset up to which it was found complete}."""
+    from include.streams.kafka.claims import positions_of
+    from include.streams.landing.tables import load_landing_table, raw_table, start_offsets, topic_id
+    from include.streams.operations.database import begin
+
+    table = load_landing_table(topic)
+    with begin() as connection:
+        known = positions_of(connection, raw_table(topic))
+    checked = start_offsets(table)
+    for partition, (identity, offset) in known.items():
+        if identity == topic_id(table):
+            checked[partition.number] = max(offset, checked.get(partition.number, 0))
+    return topic_id(table), checked
+
+
+def _remember_checked(topic: Topic, of_topic: str, reached: Mapping[int, int]) -> None:
+    from include.streams.kafka.claims import lock_consumer, positions_of, write_positions
+    from include.streams.kafka.offsets import Partition
+    from include.streams.landing.tables import raw_table
+    from include.streams.operations.database import begin
+
+    rows = []
+    with begin() as connection:
+        lock_consumer(connection, raw_table(topic))
+        known = positions_of(connection, raw_table(topic))
+        for number, offset in sorted(reached.items()):
+            before = known.get(Partition(topic.name, number))
+            # Not back, when another check was faster.
+            if before is None or before[0] != of_topic or before[1] < offset:
+                rows.append((topic.name, number, of_topic, offset, None))
+        write_positions(connection, raw_table(topic), rows)
+
+
+def _files_were_removed(found: Verified, reached: Mapping[int, int]) -> bool:
+    """Whether offsets that an earlier check has found are now outside of the bounds of all files."""
+    from include.streams.landing import gaps, intervals
+    from include.streams.operations.database import begin
+
+    outside: list[tuple[int, int, int]] = []
+    for partition, end in reached.items():
+        start = found.begins.get(partition, 0)
+        files = intervals.union((file.start, file.end) for file in found.landed.files(partition, start, end))
+        outside += [(partition, *part) for part in intervals.subtract([(start, end)], files)]
+    with begin() as connection:
+        for partition, start, end in outside:
+            known = gaps.settled(connection, found.topic_id, {partition: start}, {partition: end})
+            if intervals.subtract([(start, end)], known.get(partition, [])):
+                return True
+    return False
+
+
+def _is_missing_below(found: Verified, reached: Mapping[int, int]) -> bool:
+    """Whether offsets that an earlier check has found are recorded as missing."""
+    from include.streams.landing import gaps, intervals
+    from include.streams.operations.database import begin
+
+    above = {partition: (offset, intervals.MAX_OFFSET) for partition, offset in reached.items()}
+    with begin() as connection:
+        return gaps.has_missing_outside(connection, found.topic_id, above, found.begins)
+
+
+def remove_results(consumers: Iterable[LandingConsumer], older_than: timedelta, *, seconds: float) -> int:
+    """Delete the check results of runs that are old and whose claim is no longer recorded.
+
+    A run whose claim still exists may be cleared. What people accepted of that run must still be known then, however
+    old it is. If the process is killed in between, the next call finds the rest of the run; what people accepted is
+    deleted last.
+
+    Args:
+        consumers: The landing consumers.
+        older_than: Only results whose newest object is older.
+        seconds: After about this long the rest is left for the next time.
+
+    Returns:
+        Of how many runs results were deleted.
+    """
+    from include.streams.lake.buckets import bucket
+    from include.streams.validators.results import ACCEPTANCE, FOLDER
+
+    if is_without(OBJECTS_CONN_ID):
+        return 0
+    until = time.monotonic() + seconds
+    before = datetime.now(UTC) - older_than
+    objects, removed = bucket(), 0
+    for consumer in consumers:
+        runs: dict[int, list[Entry]] = {}
+        for entry in objects.list(f"{FOLDER}/{consumer.name}/"):
+            # The folder also holds the statistics of the last runs, which are not in a run's folder.
+            if (key := entry.path.split("/")[2]).isdigit():
+                runs.setdefault(int(key), []).append(entry)
+        # After the listing: a claim that is made in between has no objects in the list.
+        on_record = _claims_of(consumer)
+        for claim_id, entries in sorted(runs.items()):
+            if time.monotonic() > until:
+                break
+            if claim_id not in on_record and max(entry.updated for entry in entries) < before:
+                for entry in sorted(entries, key=lambda entry: entry.path.endswith(ACCEPTANCE)):
+                    objects.delete(entry.path)
+                removed += 1
+    log.info("removed results: runs=%d older_than_days=%d", removed, older_than.days)
+    return removed
+
+
+def _claims_of(consumer: LandingConsumer) -> set[int]:
+    from sqlalchemy import select
+
+    from include.streams.operations.database import begin
+    from include.streams.operations.tables import claims
+
+    with begin() as connection:
+        return set(connection.execute(select(claims.c.id).where(claims.c.consumer == consumer.name)).scalars())
+
+
+def _is_of_sink(snapshot: Snapshot) -> bool:
+    summary = snapshot.summary
+    return summary is not None and any(name.startswith(SINK_SUMMARY) for name in summary.additional_properties)

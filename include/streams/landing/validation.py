@@ -1,0 +1,317 @@
+"""One unit of a run: landed texts become good rows in a staging file, or dead letters.
+
+If it is killed anywhere, the retry repeats it with files of its own, and publishes no dead letter that is already in
+the inbox. The files of the earlier try go with the others at the end of the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from include.streams.contracts import ContractViolation
+from include.streams.kafka.dead_letters import DeadLetter
+from include.streams.kafka.offsets import OffsetRange
+from include.streams.kafka.producer import AcknowledgedProducer
+from include.streams.lake.engine import connect, fetched, literal, quoted, read_files, sql_type
+from include.streams.lake.offsets import among
+from include.streams.landing import letters, staging
+from include.streams.landing.broken import reading
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.landed import stored_files
+from include.streams.landing.tables import PLACE, load_landing_table
+from include.streams.operations.database import begin
+from include.streams.operations.tables import claim_ranges
+from include.streams.validators import rows
+from include.streams.validators.columns import columns_of
+from include.streams.validators.coordinates import COORDINATES
+
+if TYPE_CHECKING:
+    import pyarrow
+    from duckdb import DuckDBPyConnection
+
+log = logging.getLogger(__name__)
+
+# Limits for the rows that are parsed at a time: their number, and the total size of their texts. The texts and their
+# Kafka records are in memory.
+EXAMINED_AT_ONCE, EXAMINED_BYTES = 2_000, 32 * 1024 * 1024
+# Rows of every unit for which the screen's result is compared with the contract's.
+SAMPLE = 64
+
+
+@dataclass
+class _Examined:
+    """The results of parsing rows that the screen could not decide."""
+
+    good: list[dict[str, Any]] = field(default_factory=list)
+    bad: list[DeadLetter] = field(default_factory=list)
+
+
+def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> dict[str, Any]:
+    """Validate a unit's rows.
+
+    When it returns, the broker has acknowledged the dead letters and they are recorded.
+
+    Args:
+        consumer: The landing consumer.
+        unit: The unit, as it was planned.
+        run_id: The Dag run.
+
+    Returns:
+        For an XCom: `unit`, its number; `files`, the addresses of its staging files; and counts. `landed`: offsets with
+        a row, each counted once; `good` and `dead_lettered`: how many of them; `without_record`: offsets of the ranges
+        that have no row; `repeated`: rows that had landed more than once and were dropped.
+
+    Raises:
+        ScreenDiffers: The screen accepted a row that the contract parses differently.
+        Exception: What the store, the broker or the database raise; Airflow retries.
+    """
+    import duckdb
+
+    from include.streams.landing.planning import plan_again
+
+    def validate() -> dict[str, Any]:
+        try:
+            return _validate(consumer, unit, run_id)
+        except (OSError, duckdb.Error) as error:
+            # DuckDB wraps the filesystem's exception or not, depending on where it happens. So look at the files.
+            table = load_landing_table(consumer.topic)
+            named = stored_files(table, ((r["partition"], r["start"], r["end"]) for r in unit["ranges"]))
+            gone = {file["path"] for file in unit["files"]} - {file.path for file in named}
+            if not gone:
+                raise
+            log.warning("%d files are gone since the run was planned, planning again: %s (%s)", len(gone), gone, error)
+            return _validate(consumer, plan_again(consumer, unit), run_id)
+
+    return reading(consumer.topic, validate, conn_id=consumer.conn_id)
+
+
+def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> dict[str, Any]:
+    table = load_landing_table(consumer.topic)
+    ranges = offset_ranges(consumer, unit)
+    settled = letters.known(consumer, ranges)
+    # A name of its own for every try: maintenance may be removing the files of an earlier one.
+    name = f"{int(unit['unit'])}-{uuid.uuid4().hex}"
+    address = f"{staging.folder(consumer, unit['claim_id'], table.location())}/{name}"
+    with tempfile.TemporaryDirectory(prefix="validate-") as folder, connect() as connection:
+        connection.execute(rows.MACROS)
+        screened = Path(folder) / "screened.parquet"
+        paths = fetched(connection, [file["path"] for file in unit["files"]])
+        landing = read_files(connection, table.schema(), paths)
+        # Not each file restricted to its own slice: a record that is in two files is dropped as repeated.
+        among(connection, landing, unit["ranges"], PLACE).create_view("landed")
+        repeated, letters_here = _screen(connection, consumer, settled, screened)
+        _compare_with_contract(connection, consumer, unit)
+        here = f"read_parquet({literal(str(screened))})"
+        # Not count_if: it is null when there is no row.
+        counted = f"select count(*), count(*) filter ({quoted(rows.EXAMINE)}) from {here}"
+        total, doubtful = connection.sql(counted).fetchall()[0]
+        files = []
+        examined_good = 0
+        if total > doubtful:
+            files.append(f"{address}.parquet")
+            staging.upload(table.io, screened, files[0])
+        if doubtful:
+            good = _examine(connection, consumer, ranges, here, run_id, Path(folder) / "examined.parquet")
+            if good:
+                files.append(f"{address}-examined.parquet")
+                staging.upload(table.io, Path(folder) / "examined.parquet", files[-1])
+            examined_good = good
+    bad = doubtful - examined_good + letters_here
+    counts = {
+        "landed": total + letters_here,
+        "good": total - doubtful + examined_good,
+        "dead_lettered": bad,
+        "without_record": sum(map(len, ranges)) - total - letters_here,
+        "repeated": repeated,
+    }
+    log.info("validated: consumer=%s run_id=%s unit=%d %s", consumer.name, run_id, unit["unit"], counts)
+    return {"unit": unit["unit"], "files": files, **counts}
+
+
+def offset_ranges(consumer: LandingConsumer, unit: dict[str, Any]) -> list[OffsetRange]:
+    """The unit's ranges, with the topic's id at the time of the claim."""
+    of_claim = select(claim_ranges.c.partition, claim_ranges.c.topic_id)
+    with begin() as connection:
+        found = connection.execute(of_claim.where(claim_ranges.c.claim_id == unit["claim_id"])).all()
+    topic_ids = {row.partition: row.topic_id for row in found}
+    return [
+        OffsetRange(consumer.topic.name, topic_ids[r["partition"]], r["partition"], r["start"], r["end"])
+        for r in unit["ranges"]
+    ]
+
+
+def _screen(
+    connection: DuckDBPyConnection, consumer: LandingConsumer, settled: Sequence[tuple[int, int]], target: Path
+) -> tuple[int, int]:
+    """Write the screen's rows to a local file, each offset once.
+
+    Returns:
+        (rows that were dropped as repeated, dead letters on record that are among the landed rows).
+    """
+    source, letters_here = "from landed", 0
+    if settled:
+        import pyarrow as pa
+
+        # A table and not a list in the query: DuckDB's parser takes some 11 kB for each listed row, beyond any limit.
+        partitions, offsets = zip(*settled, strict=True)
+        listed = {"partition": pa.array(partitions, pa.int32()), "offset": pa.array(offsets, pa.int64())}
+        connection.register("settled", pa.table(listed))
+        # Rows may have been removed since they became dead letters.
+        present = 'select count(*) from settled semi join landed using ("partition", "offset")'
+        (letters_here,) = connection.execute(present).fetchall()[0]
+        source += ' anti join settled using ("partition", "offset")'
+    file = literal(str(target))
+    query = rows.screen(consumer.topic, source)
+    (written,) = connection.execute(f"copy ({query}) to {file} (format parquet, compression zstd)").fetchall()[0]
+    each = f"select count(distinct kafka_offset) as offsets from read_parquet({file}) group by kafka_partition"
+    (distinct,) = connection.execute(f"select coalesce(sum(offsets), 0) from ({each})").fetchall()[0]
+    if distinct < written:
+        again = f"{query} qualify row_number() over (partition by kafka_partition, kafka_offset) = 1"
+        connection.execute(f"copy ({again}) to {file} (format parquet, compression zstd)")
+    return written - int(distinct), letters_here
+
+
+def _compare_with_contract(connection: DuckDBPyConnection, consumer: LandingConsumer, unit: dict[str, Any]) -> None:
+    """Compare the screen with the contract, on rows spread over the unit's first and last file."""
+    # No file: all of the unit's records are lost.
+    if not unit["files"] or not rows.is_screened(consumer.topic.contract):
+        return
+    parts = []
+    for file in (unit["files"][0], unit["files"][-1]):
+        step = max(1, (file["end"] - file["start"]) // (SAMPLE // 2))
+        offsets = ", ".join(str(offset) for offset in range(file["start"], file["end"], step))
+        parts.append(f'"partition" = {file["partition"]} and "offset" in ({offsets})')
+    rows.verify(connection, consumer.topic, f"from landed where {' or '.join(parts)}")
+
+
+def _examine(
+    connection: DuckDBPyConnection,
+    consumer: LandingConsumer,
+    ranges: Sequence[OffsetRange],
+    screened: str,
+    run_id: str,
+    target: Path,
+) -> int:
+    """Parse the rows that the screen could not decide: good rows go to a local file, bad rows become dead letters.
+
+    Returns:
+        How many rows were good.
+    """
+    import pyarrow.parquet
+
+    schema = staging_schema(consumer)
+    topic_ids = {r.partition: r.topic_id for r in ranges}
+    query = (
+        f"select kafka_partition, kafka_offset, kafka_timestamp, {quoted(rows.TEXT)} from {screened} "
+        f"where {quoted(rows.EXAMINE)} order by kafka_partition, kafka_offset"
+    )
+    longest = f"select coalesce(max(strlen({quoted(rows.TEXT)})), 0) from {screened} where {quoted(rows.EXAMINE)}"
+    (largest,) = connection.execute(longest).fetchall()[0]
+    at_once = max(1, min(EXAMINED_AT_ONCE, EXAMINED_BYTES // max(1, largest)))
+    good = 0
+    found = connection.execute(query)
+    with (
+        pyarrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer,
+        AcknowledgedProducer(consumer.conn_id) as producer,
+        letters.originals(consumer, ranges[0].topic_id) as originals,
+    ):
+        while batch := found.fetchmany(at_once):
+            examined = _examine_batch(consumer, batch, topic_ids, originals)
+            if examined.good:
+                writer.write_table(_as_table(examined.good, schema))
+            letters.keep(consumer, examined.bad, run_id=run_id, producer=producer)
+            good += len(examined.good)
+    return good
+
+
+def _examine_batch(
+    consumer: LandingConsumer,
+    batch: Sequence[tuple[int, int, Any, str | None]],
+    topic_ids: dict[int, str],
+    originals: letters.Originals,
+) -> _Examined:
+    examined = _Examined()
+    doubtful = []
+    for partition, offset, timestamp, text in batch:
+        place = {"kafka_partition": partition, "kafka_offset": offset, "kafka_timestamp": timestamp}
+        if text is not None and rows.REPLACEMENT in text:
+            # The sink may have put the replacement character there for bytes that were not UTF-8.
+            doubtful.append((place, text))
+            continue
+        try:
+            examined.good.append({**rows.examine(consumer.topic, text), **place})
+        except ContractViolation:
+            doubtful.append((place, text))
+    records = originals.fetch((p["kafka_partition"], p["kafka_offset"]) for p, _ in doubtful) if doubtful else {}
+    for place, text in doubtful:
+        partition, offset = place["kafka_partition"], place["kafka_offset"]
+        record = records.get((partition, offset))
+        message = record or letters.landed_message(
+            consumer, topic_ids[partition], (partition, offset), place["kafka_timestamp"], text
+        )
+        try:
+            examined.good.append({**rows.examine(consumer.topic, message.value), **place})
+        except ContractViolation as violation:
+            examined.bad.append(DeadLetter(message, violation.reason, violation.detail, landed_text=record is None))
+    return examined
+
+
+def staging_schema(consumer: LandingConsumer) -> pyarrow.Schema:
+    """The columns of a staging file that holds only good rows."""
+    import pyarrow as pa
+
+    types = {
+        "boolean": pa.bool_(),
+        "int": pa.int32(),
+        "long": pa.int64(),
+        "double": pa.float64(),
+        "date": pa.date32(),
+        "timestamptz": pa.timestamp("us", "UTC"),
+        "string": pa.string(),
+    }
+    own = {column.name: column.iceberg_type for column in columns_of(consumer.topic.contract)}
+    return pa.schema([(name, types[kind]) for name, kind in {**own, "event_id": "string", **COORDINATES}.items()])
+
+
+def _as_table(good: list[dict[str, Any]], schema: pyarrow.Schema) -> pyarrow.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(good, schema=schema)
+
+
+def staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Sequence[str]) -> str:
+    """A query for the good rows in staging files.
+
+    Args:
+        connection: The engine's DuckDB connection.
+        consumer: The landing consumer.
+        files: The addresses of the staging files.
+    """
+    own = {column.name: column.iceberg_type for column in columns_of(consumer.topic.contract)}
+    columns = {**own, "event_id": "string", **COORDINATES}
+    names = ", ".join(f"{quoted(name)}::{sql_type(kind)} as {quoted(name)}" for name, kind in columns.items())
+    parts = list(_by_kind(files))
+    if not parts:
+        nulls = ", ".join(f"null::{sql_type(kind)} as {quoted(name)}" for name, kind in columns.items())
+        return f"select {nulls} where false"
+    return " union all ".join(
+        f"select {names} from read_parquet([{', '.join(map(literal, fetched(connection, listed)))}]) {condition}"
+        for listed, condition in parts
+    )
+
+
+def _by_kind(files: Sequence[str]) -> Iterator[tuple[list[str], str]]:
+    examined = [file for file in files if file.endswith("-examined.parquet")]
+    screened = [file for file in files if file not in examined]
+    if screened:
+        yield screened, f"where not {quoted(rows.EXAMINE)}"
+    if examined:
+        yield examined, ""

@@ -1,0 +1,285 @@
+"""Look after connectors: restart failed ones, and raise alarms for problems that Connect does not see.
+
+A failed task of Kafka Connect stays failed until somebody restarts it; a restart loses nothing. The state RUNNING
+proves little: the tasks commit their offsets before the coordinator has committed their files to the table. So the
+offsets of both groups are watched.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from sqlalchemy import BigInteger, Column, Connection, Row, Table, Text, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from include.streams.contracts import Topic
+from include.streams.kafka.connection import CONN_ID as KAFKA_CONN_ID
+from include.streams.kafka.reading import ReadingStalled
+from include.streams.kafka.watch import CheckFailed, watch_transactions
+from include.streams.landing import stepping
+from include.streams.landing.connect import CONN_ID, Connect, ConnectRefused, ConnectSilent, ConnectUnreachable
+from include.streams.landing.connectors import landed
+from include.streams.landing.standing import MISSING, Progress, Standing, progress
+from include.streams.landing.tables import connector_name
+from include.streams.operations.alarms import close_alarm, open_alarm
+from include.streams.operations.database import begin
+from include.streams.operations.each import do_each, shuffled
+from include.streams.operations.tables import Timestamp, metadata, now_column
+
+log = logging.getLogger(__name__)
+
+RUNBOOK = "docs/runbooks/connector-failed.md"
+# Any number; all watchdogs must use the same.
+STEPPING_LOCK = 7_401_514
+
+# One row per connector.
+connector_watch = Table(
+    "connector_watch",
+    metadata,
+    Column("connector", Text, primary_key=True),
+    # How often it was restarted since it was last healthy, and when it was last restarted.
+    Column("restarts", BigInteger, server_default="0", nullable=False),
+    Column("restarted_at", Timestamp),
+    # The sum of the committed offsets of the tasks, and of the coordinator, and when each sum last changed. -1: none
+    # yet.
+    Column("sink_offsets", BigInteger, server_default="-1", nullable=False),
+    now_column("sink_moved_at"),
+    Column("table_offsets", BigInteger, server_default="-1", nullable=False),
+    now_column("table_moved_at"),
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to restart a connector, and when to raise an alarm."""
+
+    # Records that the sink has not read. It reads some ten thousand per second; with a larger lag it does not keep up.
+    max_lag: int = 1_000_000
+    # A few commit intervals. A coordinator that was killed is replaced within its session timeout.
+    stalled_after: timedelta = timedelta(minutes=10)
+    # By default a producer allows its transactions one minute. A transaction that is open for longer may never end.
+    max_transaction_age: timedelta = timedelta(minutes=5)
+    # At once, then after 2, 4, 8 ... minutes, at most an hour: this survives an outage of seven hours without a person.
+    max_restarts: int = 12
+    first_pause: timedelta = timedelta(minutes=2)
+    longest_pause: timedelta = timedelta(hours=1)
+    # A restarted task runs for a moment before it fails again. A connector counts as healthy when it has run this long.
+    well_after: timedelta = timedelta(minutes=10)
+
+    def pause(self, restarts: int) -> timedelta:
+        """The pause between the last restart and the next.
+
+        Args:
+            restarts: How often the connector was restarted so far, at least 1.
+        """
+        return min(self.first_pause * 2 ** min(restarts - 1, 20), self.longest_pause)
+
+
+def check_connectors(
+    topics: Iterable[Topic],
+    limits: Limits | None = None,
+    *,
+    conn_id: str = CONN_ID,
+    kafka_conn_id: str = KAFKA_CONN_ID,
+) -> list[str]:
+    """Check the connector of every landed topic, also when the check of another one fails.
+
+    If Connect does not answer, an alarm is raised, and the groups' offsets are checked all the same.
+
+    Args:
+        topics: Topics that are not landed are ignored.
+        limits: When to restart and when to raise an alarm.
+        conn_id: The Airflow connection of Kafka Connect.
+        kafka_conn_id: The Airflow connection of Kafka.
+
+    Returns:
+        The names of the connectors that were restarted or moved past records.
+
+    Raises:
+        AirflowNotFoundException: The connection is not defined.
+        CheckFailed: At least one topic could not be checked, because the broker is unavailable or refuses, for example;
+            raised after all others were. The text names what was restarted, too.
+    """
+    checks = _Checks(Connect(conn_id), kafka_conn_id, limits or Limits())
+    failed: CheckFailed | None = None
+    try:
+        each = {f"topic {topic.name}": partial(checks.check, topic) for topic in landed(topics)}
+        do_each(shuffled(each), CheckFailed)
+    except CheckFailed as error:
+        failed = error
+    if not checks.is_unreachable:
+        with begin() as connection:
+            close_alarm(connection, conn_id, "connect_unreachable")
+    if failed is None:
+        return checks.restarted
+    if not checks.restarted:
+        raise failed
+    # A task that fails has no result: nothing else in its error would say that a connector was restarted.
+    raise CheckFailed(f"{failed}; restarted or moved past records: {', '.join(checks.restarted)}") from failed
+
+
+class _Checks:
+    """The checks of the topics in one call.
+
+    Attributes:
+        restarted: The names of the connectors that were restarted or moved past records.
+        is_unreachable: Connect did not answer, or refused, at least once.
+    """
+
+    def __init__(self, connect: Connect, kafka_conn_id: str, limits: Limits) -> None:
+        self._connect, self._kafka_conn_id, self._limits = connect, kafka_conn_id, limits
+        self._silent: ConnectSilent | None = None
+        self.restarted: list[str] = []
+        self.is_unreachable = False
+
+    def check(self, topic: Topic) -> None:
+        """Check one topic. Raises what the databases, Connect and Kafka raise."""
+        name = connector_name(topic)
+        standing: Standing | None = None
+        failed: Exception | None = None
+        try:
+            standing = self._look_after(topic, name)
+        except (ConnectUnreachable, ConnectRefused) as error:
+            self._note_unreachable(error)
+        except Exception as error:
+            log.warning("connector=%s cannot be looked after: %r", name, error)
+            failed = error
+        found = progress(topic, self._kafka_conn_id)
+        _note_progress(name, found, self._limits)
+        log.info("checked: connector=%s state=%s lag=%d", name, standing or "unknown", found.lag)
+        # Raised last: what Connect answers must hide no alarm about the progress.
+        if failed is not None:
+            raise failed
+
+    def _look_after(self, topic: Topic, name: str) -> Standing:
+        if self._silent is not None:
+            # Each of the topics would wait as long again, and fill the task's time.
+            raise self._silent
+        standing = Standing.of(self._connect, name)
+        if standing.refuses_timestamp or stepping.is_stepping(name):
+            # A restart would fail at the same record.
+            if _step_over(topic, self._connect, self._kafka_conn_id):
+                self.restarted.append(name)
+            standing = Standing.of(self._connect, name)
+        if _note_state(name, standing, self._limits):
+            self._connect.restart(name)
+            self.restarted.append(name)
+        return standing
+
+    def _note_unreachable(self, error: ConnectUnreachable | ConnectRefused) -> None:
+        self.is_unreachable = True
+        if isinstance(error, ConnectSilent):
+            self._silent = error
+        # At once: the task may be out of time before all are checked.
+        with begin() as connection:
+            text = f"{error}: nothing lands; {RUNBOOK}"
+            open_alarm(connection, self._connect.conn_id, "connect_unreachable", text)
+
+
+def _step_over(topic: Topic, connect: Connect, kafka_conn_id: str) -> bool:
+    """Move the connector past records that Connect refuses; False when another watchdog does it or there is none."""
+    from confluent_kafka import KafkaException
+
+    name = connector_name(topic)
+    with begin() as connection:
+        lock = func.pg_try_advisory_xact_lock(func.hashtextextended(name, STEPPING_LOCK))
+        if not connection.scalar(select(lock)):
+            return False
+        try:
+            if not stepping.step_over(topic, connect, kafka_conn_id):
+                return False
+            # The alarm about the records stays until the tasks have run for a while.
+            _locked_row(connection, name)
+            _update(connection, name, restarted_at=func.now())
+            return True
+        except (KafkaException, ReadingStalled) as error:
+            # Not raised: the alarm about the failed connector must open all the same.
+            log.warning("connector=%s: the refused record was not found, the next check looks again: %s", name, error)
+            return False
+
+
+def forget_restarts(name: str) -> None:
+    """A person has looked at the connector: the watchdog may restart it again."""
+    with begin() as connection:
+        connection.execute(update(connector_watch).where(connector_watch.c.connector == name).values(restarts=0))
+        close_alarm(connection, name, "connector_given_up")
+
+
+def _note_state(name: str, standing: Standing, limits: Limits) -> bool:
+    """Raise alarms about Connect's status; returns True, and records it, if the connector is to be restarted now."""
+    with begin() as connection:
+        row = _locked_row(connection, name)
+        now = connection.scalar(select(func.now()))
+        if standing.connector == MISSING:
+            text = f"the connector does not exist: `python -m include.streams.landing apply` creates it; {RUNBOOK}"
+            open_alarm(connection, name, "connector_missing", text)
+            return False
+        close_alarm(connection, name, "connector_missing")
+        if not standing.has_failed:
+            is_well = row.restarted_at is None or now - row.restarted_at >= limits.well_after
+            if standing.is_running and is_well:
+                _update(connection, name, restarts=0, restarted_at=None)
+                close_alarm(connection, name, "connector_failed")
+                close_alarm(connection, name, "connector_given_up")
+                close_alarm(connection, name, stepping.STEPPED)
+            return False
+        open_alarm(connection, name, "connector_failed", f"{standing}: {standing.cause}; {RUNBOOK}")
+        if row.restarts >= limits.max_restarts:
+            text = f"failed again after {row.restarts} restarts and is left alone: {standing.cause}; {RUNBOOK}"
+            open_alarm(connection, name, "connector_given_up", text)
+            return False
+        if row.restarts and now - row.restarted_at < limits.pause(row.restarts):
+            return False
+        _update(connection, name, restarts=row.restarts + 1, restarted_at=now)
+    log.warning("restarting: connector=%s restart=%d cause=%s", name, row.restarts + 1, standing.cause)
+    return True
+
+
+def _note_progress(name: str, found: Progress, limits: Limits) -> None:
+    with begin() as connection:
+        row = _locked_row(connection, name)
+        now = connection.scalar(select(func.now()))
+        sink, table = -1 if found.sink is None else found.sink, -1 if found.table is None else found.table
+        changes = {}
+        if sink != row.sink_offsets or not found.lag:
+            changes |= {"sink_offsets": sink, "sink_moved_at": now}
+        if table != row.table_offsets:
+            changes |= {"table_offsets": table, "table_moved_at": now}
+        if changes:
+            row = _update(connection, name, **changes)
+        _alarm(
+            connection, name, "sink_stalled", now - row.sink_moved_at > limits.stalled_after,
+            f"{found.lag} records wait and none was read since {row.sink_moved_at.isoformat(timespec='seconds')}",
+        )  # fmt: skip
+        _alarm(
+            connection, name, "landing_stalled", now - row.table_moved_at > limits.stalled_after,
+            f"no commit of the table has ended since {row.table_moved_at.isoformat(timespec='seconds')}, whatever the "
+            "tasks say",
+        )  # fmt: skip
+        text = f"{found.lag} records behind, limit {limits.max_lag}; {RUNBOOK}"
+        if found.lag > limits.max_lag:
+            open_alarm(connection, name, "sink_lag", text)
+        elif found.lag <= limits.max_lag / 2:
+            close_alarm(connection, name, "sink_lag")
+        watch_transactions(connection, name, found.log, found.held, limits.max_transaction_age, is_whole=found.is_whole)
+
+
+def _alarm(connection: Connection, name: str, kind: str, is_wrong: bool, text: str) -> None:
+    if is_wrong:
+        open_alarm(connection, name, kind, f"{text}; {RUNBOOK}")
+    else:
+        close_alarm(connection, name, kind)
+
+
+def _locked_row(connection: Connection, name: str) -> Row:
+    """The connector's row, locked until the transaction ends, so that only one of two watchdogs restarts it."""
+    connection.execute(insert(connector_watch).values(connector=name).on_conflict_do_nothing())
+    mine = select(connector_watch).where(connector_watch.c.connector == name).with_for_update()
+    return connection.execute(mine).one()
+
+
+def _update(connection: Connection, name: str, **values: object) -> Row:
+    mine = update(connector_watch).where(connector_watch.c.connector == name)
+    return connection.execute(mine.values(**values).returning(connector_watch)).one()

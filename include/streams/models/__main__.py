@@ -1,0 +1,105 @@
+"""Commands for the models in the bucket for artifacts: `python -m include.streams.models --help`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+
+from include.streams.operations.commands import run
+
+NONE = "none"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    return run(lambda: options.action(options), _expected)
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    from google.api_core.exceptions import GoogleAPIError
+
+    from include.streams.lake.buckets import BucketError
+    from include.streams.models.store import ChampionChanged, ModelError
+
+    return BucketError, ChampionChanged, ModelError, GoogleAPIError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m include.streams.models", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, action: Callable[[argparse.Namespace], list[str]], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(action=action)
+        return command
+
+    listing = add("list", _list, "list the models; with a name, its versions, oldest first")
+    listing.add_argument("name", nargs="?")
+    show = add("show", _show, "print a version's card; without a version, champion.json")
+    show.add_argument("name")
+    show.add_argument("version", nargs="?")
+    rollback = add(
+        "rollback", _roll_back, "use an earlier champion again, from now until a better candidate passes the gate"
+    )
+    rollback.add_argument("name")
+    rollback.add_argument("version", nargs="?", help=f"default: the previous champion; {NONE!r}: use no model")
+    rollback.add_argument("--reason", default="by hand", help="kept with the rollback")
+    return parser
+
+
+def _list(options: argparse.Namespace) -> list[str]:
+    from include.streams.lake.buckets import bucket
+    from include.streams.models.store import ModelStore, names
+
+    remote = bucket()
+    if options.name is None:
+        found = ((name, ModelStore(name, remote).champions().version) for name in names(remote))
+        return [f"{name}  {version or 'no champion'}" for name, version in found] or ["no model has been trained"]
+    store = ModelStore(options.name, remote)
+    champions = store.champions()
+    lines = []
+    for card in store.cards():
+        if card.version == champions.version:
+            state = "champion"
+        elif card.version in champions.withdrawn:
+            state = "withdrawn"
+        elif card.version in {reign.version for reign in champions.reigns}:
+            state = "was champion"
+        else:
+            state = "passed" if card.verdict["passed"] else "did not pass"
+        lines.append(f"{card.version}  {card.created_at}  score {card.metrics.get('score', float('nan')):.3f}  {state}")
+    return lines or [f"no model {options.name} has been trained"]
+
+
+def _show(options: argparse.Namespace) -> list[str]:
+    from include.streams.lake.buckets import bucket
+    from include.streams.models.store import ModelStore
+
+    store = ModelStore(options.name, bucket())
+    if options.version is not None:
+        return [json.dumps(asdict(store.card(options.version)), indent=2)]
+    champions = store.champions()
+    return [
+        json.dumps({"version": champions.version, **asdict(champions)}, indent=2)
+        if champions.reigns
+        else f"no version of {options.name} has been in use"
+    ]
+
+
+def _roll_back(options: argparse.Namespace) -> list[str]:
+    from include.streams.lake.buckets import bucket
+    from include.streams.models.store import ModelStore
+
+    store = ModelStore(options.name, bucket())
+    champions = store.champions()
+    version = None if options.version == NONE else options.version or champions.before()
+    after = store.roll_back(version, champions, reason=options.reason)
+    return [
+        f"in use: {after.version or 'no model, what is used without one'}",
+        f"withdrawn: {', '.join(after.withdrawn) or 'nothing'}; a new model has to beat that, too",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""The store of models, and the model in use.
+
+Only `champion.json` decides which model is in use. It is replaced as a whole, and only if no other process has replaced
+it since it was read. So of two concurrent trainers one succeeds, and the other gets ChampionChanged. If a trainer is
+killed at any line, a reader sees the old champion or the new champion, whose file then exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from include.streams.lake.buckets import ABSENT, Bucket, GenerationChanged
+from include.streams.models import files
+
+log = logging.getLogger(__name__)
+
+ROOT = "models"
+JSON = "application/json"
+# A name is part of an object's path, so it may contain no other characters.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+class ModelError(Exception):
+    """A model does not exist, or its file does not match its card."""
+
+
+class ChampionChanged(Exception):
+    """Another process has replaced the champion since it was read."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """The description of a version: its origin, its content and its results.
+
+    Attributes:
+        name: The model's name.
+        version: The version's name.
+        created_at: When it was trained, as ISO 8601 text in UTC.
+        run_id: The Dag run that trained it.
+        sha256: The SHA-256 of model.skops in hex; None when the file was not stored, because it did not pass the gate.
+        metrics: Its results on held-out data.
+        parameters: The parameters from the training.
+        data: The data for training and comparison: fingerprint, snapshots of tables, offsets.
+        contract: The contract of the data.
+        libraries: {library: version}.
+        verdict: `passed`, and `reasons` as texts.
+    """
+
+    name: str
+    version: str
+    created_at: str
+    run_id: str
+    sha256: str | None
+    metrics: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    data: Mapping[str, Any]
+    contract: str
+    libraries: Mapping[str, str]
+    verdict: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reign:
+    """A period in which a version was in use.
+
+    Attributes:
+        version: The version; None for a period without a model.
+        sha256: The SHA-256 of its file in hex.
+        since: The beginning of the period, as ISO 8601 text in UTC.
+        by: "training" or "rollback".
+        reason: Why it was put in use.
+        run_id: The Dag run of the training.
+    """
+
+    version: str | None
+    sha256: str | None
+    since: str
+    by: str
+    reason: str
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Champions:
+    """The content of champion.json.
+
+    Attributes:
+        reigns: The periods, oldest first.
+        withdrawn: The versions that rollbacks have withdrawn since the last training that made a champion.
+        generation: The object's generation, needed to replace it.
+    """
+
+    reigns: tuple[Reign, ...] = ()
+    withdrawn: tuple[str, ...] = ()
+    generation: int = field(default=ABSENT, compare=False)
+
+    @property
+    def current(self) -> Reign | None:
+        """The present period; None when no model is in use."""
+        return self.reigns[-1] if self.reigns and self.reigns[-1].version else None
+
+    @property
+    def version(self) -> str | None:
+        return self.current.version if self.current else None
+
+    def before(self) -> str | None:
+        """The last version that was in use before the present version and was not withdrawn; None without one."""
+        passed_over = {self.version, *self.withdrawn}
+        found = (reign.version for reign in reversed(self.reigns) if reign.version not in passed_over)
+        return next((version for version in found if version), None)
+
+
+class ModelStore:
+    """The models of one name in a bucket."""
+
+    def __init__(self, name: str, bucket: Bucket) -> None:
+        self.name = checked(name)
+        self._bucket = bucket
+
+    def champions(self) -> Champions:
+        found = self._read("champion.json")
+        if found is None:
+            return Champions()
+        document, generation = found
+        return Champions(
+            tuple(Reign(**reign) for reign in document["history"]), tuple(document["withdrawn"]), generation
+        )
+
+    def card(self, version: str) -> Card:
+        """Read the card of a version; raises ModelError when there is no such version."""
+        found = self._read(f"{checked(version)}/card.json")
+        if found is None:
+            raise ModelError(f"no version {version} of model {self.name}; `python -m include.streams.models list {self.name}`")
+        return Card(**found[0])
+
+    def cards(self) -> list[Card]:
+        """The cards of all versions, oldest first."""
+        entries = self._bucket.list(f"{ROOT}/{self.name}/")
+        versions = [entry.path.split("/")[-2] for entry in entries if entry.path.endswith("/card.json")]
+        return sorted((self.card(version) for version in versions), key=lambda card: (card.created_at, card.version))
+
+    def load(self, version: str, allowed: Collection[str]) -> tuple[Any, Card]:
+        """Load a model with its card.
+
+        Args:
+            version: The version.
+            allowed: The allowed types, as "module.class".
+
+        Raises:
+            ModelError: The version or its file does not exist, or the file does not match its card.
+            UntrustedModel: The file contains types that are not allowed.
+        """
+        card = self.card(version)
+        return files.from_bytes(self._bytes(card), allowed), card
+
+    def load_champion(self, allowed: Collection[str]) -> tuple[Any, Card] | None:
+        """Load the model in use with its card; None when no model is in use.
+
+        Args:
+            allowed: The allowed types, as "module.class".
+
+        Raises:
+            ModelError: As for `load`, or the card and the file are not those that became champion.
+            UntrustedModel: The file contains types that are not allowed.
+        """
+        reign = self.champions().current
+        if reign is None or reign.version is None:
+            return None
+        model, card = self.load(reign.version, allowed)
+        if card.sha256 != reign.sha256:
+            raise ModelError(f"model {self.name} {reign.version}: card and file are not those that became champion")
+        return model, card
+
+    def keep(self, data: bytes, card: Card) -> None:
+        """Write a model's file, and then its card with the file's digest."""
+        self._bucket.write(self._path(f"{checked(card.version)}/model.skops"), data)
+        self.keep_card(replace(card, sha256=digest(data)))
+
+    def keep_card(self, card: Card) -> None:
+        self._write(f"{checked(card.version)}/card.json", asdict(card))
+
+    def promote(self, version: str, champions: Champions, *, reason: str, run_id: str) -> Champions:
+        """Make a version the champion.
+
+        Args:
+            version: A stored version that passed the gate.
+            champions: The state that the version was compared with.
+            reason: Why, for people.
+            run_id: The Dag run of the training.
+
+        Raises:
+            ChampionChanged: Another champion is in use now, so the version was compared with the wrong one.
+            ModelError: The version's file does not exist or does not match its card.
+        """
+        card = self.card(version)
+        self._bytes(card)
+        reign = Reign(version, card.sha256, _now(), "training", reason, run_id)
+        return self._replace(Champions((*champions.reigns, reign), (), champions.generation), card)
+
+    def roll_back(self, version: str | None, champions: Champions, *, reason: str) -> Champions:
+        """Put an earlier champion in use again, or no model, and withdraw the present champion.
+
+        A candidate of a later training must also beat the withdrawn version. Otherwise the candidate, which was trained
+        on nearly the same data and is nearly the same model, would undo the rollback.
+
+        Args:
+            version: The earlier champion; None for no model.
+            champions: The state that was read before.
+            reason: Why, for people.
+
+        Raises:
+            ModelError: The version is in use already, never was a champion, or its file does not match its card.
+            ChampionChanged: Another champion is in use now.
+        """
+        if champions.version == version:
+            raise ModelError(f"{version or 'no model'} is in use already")
+        card = None
+        if version is not None:
+            if version not in {reign.version for reign in champions.reigns}:
+                raise ModelError(f"{version} never was the champion of {self.name}: nothing says that it is any good")
+            card = self.card(version)
+            self._bytes(card)
+        withdrawn = [name for name in (*champions.withdrawn, champions.version) if name and name != version]
+        reign = Reign(version, card.sha256 if card else None, _now(), "rollback", reason)
+        return self._replace(
+            Champions((*champions.reigns, reign), tuple(dict.fromkeys(withdrawn)), champions.generation), card
+        )
+
+    def last_training(self) -> Mapping[str, Any] | None:
+        found = self._read("last_training.json")
+        return found[0] if found else None
+
+    def keep_last_training(self, facts: Mapping[str, Any]) -> None:
+        self._write("last_training.json", facts)
+
+    def _replace(self, champions: Champions, card: Card | None) -> Champions:
+        reign = champions.reigns[-1]
+        document = {
+            "name": self.name,
+            **{name: value for name, value in asdict(reign).items() if name != "run_id"},
+            # Facts about the model in use for pages, so that a page needs to read only this object.
+            "trained_at": card.created_at if card else None,
+            "metrics": card.metrics if card else {},
+            "data": card.data if card else {},
+            "withdrawn": champions.withdrawn,
+            "history": [asdict(each) for each in champions.reigns],
+        }
+        try:
+            generation = self._write("champion.json", document, if_generation_match=champions.generation)
+        except GenerationChanged as error:
+            raise ChampionChanged(f"model {self.name}: somebody else has made another champion meanwhile") from error
+        log.info("champion of %s: %s, by %s: %s", self.name, reign.version, reign.by, reign.reason)
+        return replace(champions, generation=generation)
+
+    def _bytes(self, card: Card) -> bytes:
+        """The file of a card; raises ModelError when it does not exist or does not match the card."""
+        found = self._bucket.read(self._path(f"{card.version}/model.skops"))
+        if found is None or card.sha256 is None:
+            raise ModelError(f"model {self.name} {card.version} has no file: it did not pass the gate, or was removed")
+        if digest(found[0]) != card.sha256:
+            raise ModelError(
+                f"model {self.name} {card.version}: the file is not the one of its card (sha256 {digest(found[0])}, "
+                f"not {card.sha256}); roll back to another version, and find out who wrote it"
+            )
+        return found[0]
+
+    def _read(self, path: str) -> tuple[dict[str, Any], int] | None:
+        found = self._bucket.read(self._path(path))
+        return (json.loads(found[0]), found[1]) if found else None
+
+    def _write(self, path: str, document: Mapping[str, Any], if_generation_match: int | None = None) -> int:
+        data = json.dumps(document, indent=2, allow_nan=False).encode()
+        return self._bucket.write(self._path(path), data, JSON, if_generation_match=if_generation_match)
+
+    def _path(self, path: str) -> str:
+        return f"{ROOT}/{self.name}/{path}"
+
+
+def names(bucket: Bucket) -> list[str]:
+    """Names of all models in the bucket."""
+    return sorted({entry.path.split("/")[1] for entry in bucket.list(f"{ROOT}/")})
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def checked(name: str) -> str:
+    """Return the name of a model or version if it may be part of a path; raise ModelError otherwise."""
+    if not _NAME.fullmatch(name):
+        raise ModelError(f"{name!r} is no name of a model or version: lower-case letters, digits, '.', '_' and '-'")
+    return name
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

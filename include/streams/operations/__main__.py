@@ -1,0 +1,78 @@
+"""Commands for the operational database behind the connection operations_db: `python -m include.streams.operations --help`."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from include.streams.operations.commands import run, who
+from include.streams.operations.database import CONN_ID
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    return run(lambda: options.action(options), _expected, database=f"connection {CONN_ID}")
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    from include.streams.operations.migrate import MigrationBlocked
+
+    return MigrationBlocked, OperationalError, ProgrammingError, ValueError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m include.streams.operations", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, action: Callable[[argparse.Namespace], list[str]], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(action=action)
+        return command
+
+    add("upgrade", _upgrade, "apply the migrations that are missing; harmless to run again")
+    add("alarms", _alarms, "list the alarms that are open, oldest first")
+    close = add(
+        "close-alarm", _close_alarm, "close an alarm whose cause is dealt with; it opens again if it comes back"
+    )
+    close.add_argument("source", help="the consumer, table or connector, as `alarms` shows it")
+    close.add_argument("kind", help="such as messages_lost")
+    close.add_argument("--reason", required=True, help="why; it is kept with the alarm, and sent to the webhook")
+    close.add_argument("--by", default=None, help="who decides (default: the user who runs this)")
+    return parser
+
+
+def _upgrade(_: argparse.Namespace) -> list[str]:
+    from include.streams.operations.migrate import upgrade
+
+    return upgrade() or ["nothing to do: the database is up to date"]
+
+
+def _alarms(_: argparse.Namespace) -> list[str]:
+    from include.streams.operations.alarms import open_alarms
+
+    # One line per alarm: an alarm may quote an error with several lines.
+    lines = [
+        f"{a.opened_at:%Y-%m-%d %H:%M:%S %Z}  {a.source}  {a.kind}  {' '.join(a.message.split())}"
+        for a in open_alarms()
+    ]
+    return lines or ["no alarm is open"]
+
+
+def _close_alarm(options: argparse.Namespace) -> list[str]:
+    from include.streams.operations.alarms import close_alarm, last_closed
+    from include.streams.operations.database import begin
+
+    if not (reason := " ".join(options.reason.split())):
+        raise ValueError("the reason is empty: say why the alarm is closed")
+    with begin() as connection:
+        if not close_alarm(connection, options.source, options.kind, f"closed by {who(options.by)}: {reason}"):
+            last = last_closed(connection, options.source, options.kind)
+            before = f" (the last one was closed at {last:%Y-%m-%d %H:%M:%S %Z})" if last else ""
+            named = f"alarm {options.kind} of {options.source}"
+            raise ValueError(f"no {named} is open{before}; `alarms` lists those that are")
+    return [f"closed: {options.kind} of {options.source}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

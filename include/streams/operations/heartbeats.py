@@ -1,0 +1,158 @@
+"""Failures of Dags that own no claim, and the silence of the maintenance Dags, become alarms.
+
+A failure is reported by a callback of the task itself. A Dag that owns a claim needs none: its claim stays open, and
+that is an alarm. Silence means that the Dag is paused, its file does not import, or the scheduler starts no runs. It is
+detected by another Dag: each maintenance Dag records when it ran, and checks the records of the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+FAILED, SILENT = "dag_failed", "dag_silent"
+# The alarm opens after this many missed runs, but not before LEAST_SILENCE, because a deploy restarts the scheduler.
+MISSED_RUNS = 3
+LEAST_SILENCE = timedelta(minutes=15)
+# The longest partition key that an alarm's source contains whole.
+MAX_KEY_LENGTH = 100
+_PLAIN = "[A-Za-z0-9._:-]"
+
+
+def report_failure(context: Mapping[str, Any]) -> None:
+    """Open the alarm `dag_failed` of a task; its `on_failure_callback`.
+
+    If the operational database is unavailable, which may be the cause of the failure, the alarm is sent to the webhook
+    directly.
+
+    Args:
+        context: The context of Airflow's callback.
+    """
+    source, error = _source(context), context.get("exception")
+    message = (
+        f"run {context['ti'].run_id} failed: {type(error).__name__ if error else 'its process ended'}; see the log"
+    )
+    message += f" of the task, then clear it. Meanwhile the work of {context['ti'].dag_id} is not done"
+
+    from include.streams.operations.alarms import deliver_alarms, open_alarm
+    from include.streams.operations.database import begin
+
+    try:
+        with begin() as connection:
+            open_alarm(connection, source, FAILED, message)
+        deliver_alarms()
+    except Exception as unavailable:
+        log.error("alarm: source=%s kind=%s %s (not written: %s)", source, FAILED, message, unavailable)
+        _post(source, message)
+
+
+def report_end(context: Mapping[str, Any]) -> None:
+    """Close the alarm `dag_failed` of a task; its `on_success_callback` and `on_skipped_callback`.
+
+    Args:
+        context: The context of Airflow's callback.
+    """
+    from include.streams.operations.alarms import close_alarm
+    from include.streams.operations.database import begin
+
+    with begin() as connection:
+        close_alarm(connection, _source(context), FAILED)
+
+
+# Callbacks for the `default_args` of a Dag.
+REPORTED = {
+    "on_failure_callback": report_failure,
+    "on_success_callback": report_end,
+    "on_skipped_callback": report_end,
+}
+
+
+def beat(dag_id: str, every: timedelta) -> list[str]:
+    """Record that this Dag runs, and open alarms about other Dags that are silent.
+
+    Args:
+        dag_id: The Dag that calls this.
+        every: The time between two of its runs.
+
+    Returns:
+        The ids of the silent Dags.
+    """
+    from sqlalchemy import func, select
+    from sqlalchemy.dialects.postgresql import insert
+
+    from include.streams.operations.alarms import close_alarm, open_alarm
+    from include.streams.operations.database import begin
+    from include.streams.operations.tables import heartbeats
+
+    silent = []
+    with begin() as connection:
+        row = insert(heartbeats).values(dag_id=dag_id, every_seconds=int(every.total_seconds()))
+        now = {"beat_at": func.now(), "every_seconds": row.excluded.every_seconds}
+        connection.execute(row.on_conflict_do_update(index_elements=["dag_id"], set_=now))
+        close_alarm(connection, dag_id, SILENT)
+        age = func.extract("epoch", func.now() - heartbeats.c.beat_at).label("age")
+        for other in connection.execute(select(heartbeats, age).where(heartbeats.c.dag_id != dag_id)):
+            allowed = max(timedelta(seconds=other.every_seconds) * MISSED_RUNS, LEAST_SILENCE)
+            if timedelta(seconds=float(other.age)) <= allowed:
+                continue
+            silent.append(other.dag_id)
+            open_alarm(
+                connection,
+                other.dag_id,
+                SILENT,
+                f"last ran at {other.beat_at:%Y-%m-%d %H:%M:%S %Z}, and should every {other.every_seconds} seconds; "
+                "unpause it, or see its import errors and its last run. If it was removed on purpose, delete its row "
+                "of the table heartbeats and close this alarm",
+            )
+    return silent
+
+
+def _source(context: Mapping[str, Any]) -> str:
+    ti = context["ti"]
+    # The success of one mapped task instance must not close the alarm of another.
+    mapped = "" if ti.map_index in (None, -1) else f"[{ti.map_index}]"
+    # Nor may the success of one partition key close the alarm of another: each has work of its own. A key that is
+    # emitted again has the same alarm.
+    key = getattr(context.get("dag_run"), "partition_key", None)
+    return f"{ti.dag_id}.{ti.task_id}{mapped}" + (f"@{_plain(key)}" if key else "")
+
+
+def _plain(key: str) -> str:
+    """The key as it is if it is short and of plain characters; else its beginning and a digest.
+
+    A key may come from a message. The source is printed, and typed into the command `close-alarm`.
+    """
+    if re.fullmatch(f"{_PLAIN}{{1,{MAX_KEY_LENGTH}}}", key):
+        return key
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return re.sub(f"(?!{_PLAIN}).", "_", key[:MAX_KEY_LENGTH], flags=re.DOTALL) + f"~{digest}"
+
+
+def _post(source: str, message: str) -> None:
+    from include.streams.compat.connections import LookUpFailed
+    from include.streams.operations.alarms import WEBHOOK_CONN_ID
+    from include.streams.operations.webhooks import Requests
+
+    payload = {"text": f"alarm opened: {source} {FAILED}: {message}", "event": "opened", "source": source}
+    body = json.dumps({**payload, "kind": FAILED, "message": message})
+    request: Any = SimpleNamespace(id=uuid.uuid4(), sequence=0, body=body)
+    requests = Requests()
+    try:
+        if requests.why_skipped(WEBHOOK_CONN_ID) is not None:
+            return
+        attempt = requests.deliver(WEBHOOK_CONN_ID, [request], time.monotonic() + 1)
+        answer, error = attempt.answers.get(0, (None, attempt.away))
+    except LookUpFailed as failed:
+        answer, error = None, str(failed)
+    if answer != "delivered":
+        log.error("the alarm was not delivered either: %s", error)
