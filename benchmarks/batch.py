@@ -230,7 +230,7 @@ def main() -> int:
     parser.add_argument("--probes", type=int, default=30, help="readings that freshness is told by; 0: not measured")
     options = parser.parse_args()
     with fresh_stack(SERVICES) as stack:
-        from include.water.services import prepare
+        from include.project import prepare
 
         for line in prepare():
             say(line)

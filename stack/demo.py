@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -14,9 +15,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from include import project
+from include.streams.packages import Demo
 from stack.errors import StackError
 from stack.observer import DEAD_LETTERS, Observer, Snapshot
-from stack.stack import PROJECT, Stack, settings
+from stack.stack import PROJECT, Stack
 
 TIMEOUT_SECONDS = 300  # after the last message; a run takes seconds, a retry after a killed task a minute
 LINKS = 3  # shown for questions that wait for a person; the rest are counted
@@ -61,15 +64,11 @@ def _wait_for_interrupt() -> None:
 def show(stack: Stack, seconds: int) -> bool:
     console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width; rich would assume 80
     observer = Observer(stack)
-    report = stack.folder / "simulators.json"
-    report.unlink(missing_ok=True)
-    simulators = _start_simulators(stack, seconds, report)
+    simulators = Simulators(stack, seconds)
     try:
-        sent, snapshot = _watch(console, observer, simulators, report, seconds)
+        sent, snapshot = _watch(console, observer, simulators, seconds)
     finally:
-        if simulators.poll() is None:
-            simulators.terminate()
-        simulators.wait()
+        simulators.stop()
     problems = unaccounted(observer.consumers, sent, snapshot, observer.landing_consumers)
     console.print(*_tables(observer.consumers, sent, snapshot))
     for problem in problems:
@@ -93,7 +92,7 @@ def links(url: str, waiting: list[tuple[str, str]]) -> list[str]:
     Returns:
         Lines to print.
     """
-    lines = [f"{title}: {url}/{path}" for title, path in settings().get("pages", {}).items()]
+    lines = [f"{title}: {url}/{path}" for demo in project.PROJECT.demos for title, path in demo.pages.items()]
     if waiting:
         lines.append(f"waiting for a person: {len(waiting)}")
         lines += [f"  {subject}: {url}/{path}" for subject, path in waiting[:LINKS]]
@@ -102,31 +101,80 @@ def links(url: str, waiting: list[tuple[str, str]]) -> list[str]:
     return lines
 
 
-def _start_simulators(stack: Stack, seconds: int, report: Path) -> subprocess.Popen:
-    module = settings().get("simulators")
-    if not module:
-        raise StackError("pyproject.toml names no simulators; set [tool.stack] simulators")
-    arguments = settings().get("demo_arguments", [])
-    with (stack.supervisor.logs / "simulators.log").open("w") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, "run", "--for", str(seconds), "--report", str(report), *arguments],
-            cwd=PROJECT, env={**os.environ, **stack.environment()}, stdout=log, stderr=log,
-        )  # fmt: skip
+class Simulators:
+    """The simulators of all packages that have one, as processes. Each writes a report of what it has sent."""
+
+    def __init__(self, stack: Stack, seconds: int):
+        """Start them.
+
+        Raises:
+            StackError: No package has simulators.
+        """
+        self._logs = stack.supervisor.logs
+        self._processes: dict[str, subprocess.Popen] = {}
+        self._reports: list[Path] = []
+        for package in project.PROJECT.packages:
+            if package.demo.simulators:
+                self._start(stack, seconds, package.name, package.demo)
+        if not self._processes:
+            raise StackError("no package of include/project.py has simulators; declare Demo(simulators=...) in one")
+
+    def _start(self, stack: Stack, seconds: int, name: str, demo: Demo) -> None:
+        report = stack.folder / f"simulators.{name}.json"
+        report.unlink(missing_ok=True)
+        with self._log(name).open("w") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", str(demo.simulators), "run", "--for", str(seconds), "--report", str(report),
+                 *demo.arguments],
+                cwd=PROJECT, env={**os.environ, **stack.environment()}, stdout=log, stderr=log,
+            )  # fmt: skip
+        self._reports.append(report)
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"simulators.{name}.log"
+
+    def sent(self) -> dict:
+        """What all have sent until now: {"sent" and "planted_bad": {topic: messages}, "finished": whether all have}."""
+        reports = [json.loads(report.read_text()) if report.exists() else {} for report in self._reports]
+        total: dict = {"finished": all(report.get("finished", bool(report)) for report in reports)}
+        for kind in ("sent", "planted_bad"):
+            counts: Counter[str] = Counter()
+            for report in reports:
+                counts.update(report.get(kind, {}))
+            total[kind] = dict(counts)
+        return total
+
+    def have_ended(self) -> bool:
+        """Whether all have ended.
+
+        Raises:
+            StackError: One has failed.
+        """
+        states = {name: process.poll() for name, process in self._processes.items()}
+        for name, code in states.items():
+            if code:
+                raise StackError(f"the simulators of the package {name} failed; see {self._log(name)}")
+        return None not in states.values()
+
+    def stop(self) -> None:
+        """End those that still run, and wait for all."""
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes.values():
+            process.wait()
 
 
-def _watch(
-    console: Console, observer: Observer, simulators: subprocess.Popen, report: Path, seconds: int
-) -> tuple[dict, Snapshot]:
+def _watch(console: Console, observer: Observer, simulators: Simulators, seconds: int) -> tuple[dict, Snapshot]:
     """Show progress until all is accounted for or the time is over; returns (simulators' report, last snapshot)."""
     begin = last_line = time.monotonic()
     deadline = begin + seconds + TIMEOUT_SECONDS
     snapshot, sent = Snapshot(), {}
     with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="visible") as live:
         while time.monotonic() < deadline:
-            sent = json.loads(report.read_text()) if report.exists() else {}
-            ended = simulators.poll() is not None
-            if ended and simulators.returncode:
-                raise StackError(f"the simulators failed; see {report.parent}/logs/simulators.log")
+            # First, so that the report below is whole when all have ended.
+            ended = simulators.have_ended()
+            sent = simulators.sent()
             snapshot = _look(observer) or snapshot
             elapsed = time.monotonic() - begin
             if console.is_terminal:

@@ -1,4 +1,4 @@
-"""HTTP sources that the project polls, served by its own simulators: [tool.stack.feeds] in pyproject.toml.
+"""HTTP sources that the project polls, served by its own simulators: `Demo.feeds` of its packages.
 
 Each entry is {Airflow connection: [module, arguments...]}; the module runs with `--port PORT` added.
 """

@@ -1,15 +1,14 @@
 """The state of a running project, seen from outside: Kafka's offsets, the operational database, Airflow's runs.
 
-`stack/` has no import statement for the project: consumers are found by the module name in [tool.stack], tables by
-their names.
+Consumers and what to show come from `include/project.py`; tables are found by their names.
 """
 
-import importlib
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from stack.stack import Stack, settings
+from include.project import PROJECT
+from stack.stack import Stack
 
 DEAD_LETTERS = ".dlq"
 REQUEST_SECONDS = 10
@@ -57,8 +56,8 @@ class Observer:
         from confluent_kafka.admin import AdminClient
 
         endpoints = stack.endpoints()
-        self.consumers = declared_consumers()
-        self.landing_consumers = declared_landing_consumers()
+        self.consumers = {c.name: [topic.name for topic in c.topics] for c in PROJECT.consumers}
+        self.landing_consumers = {c.name: [c.topic.name] for c in PROJECT.landing_consumers}
         self._databases = endpoints["databases"]
         self._client_config = endpoints["kafka"]["client_config"]
         self._admin = AdminClient({**self._client_config, "log_level": 0})
@@ -81,11 +80,12 @@ class Observer:
         runs = "select dag_id, state, count(*) from dag_run where queued_at >= %s group by 1, 2 order by 1, 2"
         for dag, state, number in self._query("airflow_metadata", runs, self._since):
             snapshot.runs.setdefault(dag, {})[state] = number
-        for database, results in settings().get("results", {}).items():
-            for title, statement in results.items():
-                snapshot.results[title] = dict(self._query(database, statement))
-        for name, statement in settings().get("awaited", {}).items():
-            snapshot.awaited[name] = self._query("operations_db", statement)[0][0]
+        for demo in PROJECT.demos:
+            for database, results in demo.results.items():
+                for title, statement in results.items():
+                    snapshot.results[title] = dict(self._query(database, statement))
+            for name, statement in demo.awaited.items():
+                snapshot.awaited[name] = self._query("operations_db", statement)[0][0]
         alarms = "select source || ': ' || message from alarms where closed_at is null order by opened_at"
         snapshot.alarms = [line for (line,) in self._query("operations_db", alarms)]
         snapshot.waiting = [
@@ -147,24 +147,3 @@ class Observer:
         # A connection for each query: after the server was unavailable, the next query works at once.
         with psycopg.connect(self._databases[database], connect_timeout=5) as connection:
             return connection.execute(statement, values or None).fetchall()  # type: ignore[arg-type]
-
-
-def declared_consumers() -> dict[str, list[str]]:
-    """{consumer (and consumer group): its topics}, from the module that [tool.stack] names."""
-    return {
-        value.name: [topic.name for topic in value.topics]
-        for value in _declared()
-        if hasattr(value, "topics") and hasattr(value, "effect")
-    }
-
-
-def declared_landing_consumers() -> dict[str, list[str]]:
-    """The same for consumers of landing tables; each has one topic."""
-    return {
-        value.name: [value.topic.name] for value in _declared() if hasattr(value, "topic") and hasattr(value, "map_by")
-    }
-
-
-def _declared() -> list[Any]:
-    name = settings().get("consumers")
-    return list(vars(importlib.import_module(name)).values()) if name else []

@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from include import project
 from stack import ports
 from stack.airflow import Airflow
 from stack.connect import Connect
@@ -69,12 +69,10 @@ class Stack:
         self.supervisor = Supervisor(self.state, self.folder)
         arguments = (self.state, self.folder, self.report)
         self.postgres = Postgres(*arguments)
-        self.kafka = Kafka(
-            *arguments, security=self.kafka_security, connections=settings().get("kafka_connections", {})
-        )
+        self.kafka = Kafka(*arguments, security=self.kafka_security, connections=project.PROJECT.kafka_connections)
         self.object_store = ObjectStore(*arguments)
         self.connect = Connect(*arguments, kafka=self.kafka)
-        self.feeds = Feeds(*arguments, commands=settings().get("feeds", {}))
+        self.feeds = Feeds(*arguments, commands=project.PROJECT.feeds)
         self.airflow = Airflow(
             *arguments,
             postgres=self.postgres,
@@ -262,18 +260,18 @@ class Stack:
         return found
 
     def prepare_project(self) -> None:
-        """Run the hook [tool.stack] prepare (migrations, topics) and report what it changed."""
-        target = settings().get("prepare")
-        if not target:
-            return
+        """Run `include.project.prepare` (migrations, topics) and report what it changed.
+
+        It runs in a process of its own, with the environment of the Airflow processes.
+        """
         done = subprocess.run(
-            [sys.executable, "-m", "stack.hook", target],
+            [sys.executable, "-m", "stack.prepare"],
             cwd=PROJECT, env={**os.environ, **self.environment()}, capture_output=True, text=True,
         )  # fmt: skip
         (self.supervisor.logs / "prepare.log").write_text(done.stdout + done.stderr)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise StackError(f"{target} failed: {reason}; see {self.supervisor.logs}/prepare.log")
+            raise StackError(f"include.project.prepare failed: {reason}; see {self.supervisor.logs}/prepare.log")
         for line in done.stdout.splitlines():
             self.report(line)
 
@@ -304,8 +302,3 @@ class Stack:
             lock.flush()
             yield
             lock.truncate(0)
-
-
-def settings() -> dict[str, Any]:
-    """[tool.stack] of pyproject.toml: the project's hooks."""
-    return tomllib.loads((PROJECT / "pyproject.toml").read_text()).get("tool", {}).get("stack", {})

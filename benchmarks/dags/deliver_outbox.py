@@ -1,1 +1,1 @@
-../../dags/event_driven/deliver_outbox.py
+../../dags/operations/deliver_outbox.py

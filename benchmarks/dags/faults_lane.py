@@ -5,9 +5,7 @@ from datetime import timedelta
 from airflow.sdk import Asset, dag, task
 
 from benchmarks.consumers import FAULTS
-from include.streams.kafka.consumers import RETRIES
-from include.streams.kafka.schedules import joined
-from include.streams.kafka.trigger import lag_watcher
+from include.streams import RETRIES, joined, lag_watcher
 
 FAULTS_ASSET = Asset("faults", watchers=[lag_watcher(FAULTS)])
 
@@ -23,7 +21,7 @@ def faults():
     @task
     def claim(run_id=None):
         from benchmarks.consumers import stalled
-        from include.streams.kafka.tasks import claim_messages
+        from include.streams import claim_messages
 
         if stalled():
             raise RuntimeError("claims are stalled on purpose")
@@ -31,7 +29,7 @@ def faults():
 
     @task
     def handle(chunk, run_id=None):
-        from include.streams.kafka.tasks import handle_chunk
+        from include.streams import handle_chunk
 
         handle_chunk(FAULTS, chunk, run_id)
 

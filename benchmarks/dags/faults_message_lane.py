@@ -7,9 +7,7 @@ from airflow.sdk import Asset, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from benchmarks.consumers import FAULTS_MESSAGES
-from include.streams.kafka.consumers import RETRIES
-from include.streams.kafka.schedules import joined, joined_by_key
-from include.streams.kafka.trigger import lag_watcher
+from include.streams import RETRIES, joined, joined_by_key, lag_watcher
 
 WAITING = Asset("faults_messages_waiting", watchers=[lag_watcher(FAULTS_MESSAGES)])
 MESSAGE = Asset("faults_message")
@@ -21,8 +19,7 @@ ARGS = {**RETRIES, "max_retry_delay": timedelta(seconds=20)}
 def faults_fan_out():
     @task(outlets=[MESSAGE])
     def claim(run_id=None, outlet_events=None):
-        from include.streams.kafka.context import has_queued_runs
-        from include.streams.kafka.tasks import claim_partition_keys
+        from include.streams import claim_partition_keys, has_queued_runs
 
         is_full = partial(has_queued_runs, "faults_message")
         keys = claim_partition_keys(FAULTS_MESSAGES, run_id, worker_has_queue=is_full)
@@ -37,8 +34,7 @@ def faults_fan_out():
 def faults_message():
     @task
     def handle(run_id=None):
-        from include.streams.kafka.context import partition_key
-        from include.streams.kafka.tasks import handle_message
+        from include.streams import handle_message, partition_key
 
         handle_message(FAULTS_MESSAGES, partition_key(), run_id)
 

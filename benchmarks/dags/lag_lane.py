@@ -3,9 +3,7 @@
 from airflow.sdk import Asset, dag, task
 
 from benchmarks.consumers import LAG
-from include.streams.kafka.consumers import RETRIES
-from include.streams.kafka.schedules import joined
-from include.streams.kafka.trigger import lag_watcher
+from include.streams import RETRIES, joined, lag_watcher
 
 LAG_ASSET = Asset("bench_lag", watchers=[lag_watcher(LAG)])
 
@@ -14,13 +12,13 @@ LAG_ASSET = Asset("bench_lag", watchers=[lag_watcher(LAG)])
 def bench_lag():
     @task
     def claim(run_id=None):
-        from include.streams.kafka.tasks import claim_messages
+        from include.streams import claim_messages
 
         return claim_messages(LAG, run_id)
 
     @task
     def handle(chunk, run_id=None):
-        from include.streams.kafka.tasks import handle_chunk
+        from include.streams import handle_chunk
 
         handle_chunk(LAG, chunk, run_id)
 

@@ -6,9 +6,7 @@ from airflow.sdk import Asset, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from benchmarks.consumers import MESSAGES
-from include.streams.kafka.consumers import RETRIES
-from include.streams.kafka.schedules import joined, joined_by_key
-from include.streams.kafka.trigger import lag_watcher
+from include.streams import RETRIES, joined, joined_by_key, lag_watcher
 
 WAITING = Asset("bench_messages_waiting", watchers=[lag_watcher(MESSAGES)])
 MESSAGE = Asset("bench_message")
@@ -18,8 +16,7 @@ MESSAGE = Asset("bench_message")
 def bench_fan_out():
     @task(outlets=[MESSAGE])
     def claim(run_id=None, outlet_events=None):
-        from include.streams.kafka.context import has_queued_runs
-        from include.streams.kafka.tasks import claim_partition_keys
+        from include.streams import claim_partition_keys, has_queued_runs
 
         is_full = partial(has_queued_runs, "bench_message")
         keys = claim_partition_keys(MESSAGES, run_id, worker_has_queue=is_full)
@@ -34,8 +31,7 @@ def bench_fan_out():
 def bench_message():
     @task
     def handle(run_id=None):
-        from include.streams.kafka.context import partition_key
-        from include.streams.kafka.tasks import handle_message
+        from include.streams import handle_message, partition_key
 
         handle_message(MESSAGES, partition_key(), run_id)
 

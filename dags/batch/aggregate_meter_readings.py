@@ -21,9 +21,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag, task
 
-from include.streams.kafka.consumers import RETRIES
-from include.streams.landing import tasks
-from include.streams.landing.sensor import LandedOffsetsSensor
+from include.streams import RETRIES, LandedOffsetsSensor, landing_tasks
 from include.water.assets import HOURLY_FLOWS
 from include.water.consumers import AGGREGATE_METER_READINGS
 
@@ -44,11 +42,11 @@ from include.water.consumers import AGGREGATE_METER_READINGS
 def aggregate_meter_readings():
     @task
     def plan(run_id: str | None = None) -> list[dict]:
-        return tasks.plan(AGGREGATE_METER_READINGS, run_id)
+        return landing_tasks.plan(AGGREGATE_METER_READINGS, run_id)
 
     @task
     def validate(unit: dict, run_id: str | None = None) -> dict:
-        return tasks.validate(AGGREGATE_METER_READINGS, unit, run_id)
+        return landing_tasks.validate(AGGREGATE_METER_READINGS, unit, run_id)
 
     @task
     def commit_clean(units: list[dict], run_id: str | None = None) -> dict:
@@ -58,7 +56,7 @@ def aggregate_meter_readings():
 
     @task
     def check_sets(summary: dict) -> dict:
-        return tasks.check(AGGREGATE_METER_READINGS, summary)
+        return landing_tasks.check(AGGREGATE_METER_READINGS, summary)
 
     @task
     def aggregate(summary: dict) -> dict:
@@ -68,7 +66,7 @@ def aggregate_meter_readings():
 
     @task(outlets=[HOURLY_FLOWS])
     def publish(summary: dict, flows: dict, run_id: str | None = None, outlet_events=None) -> dict:
-        metadata = tasks.close(AGGREGATE_METER_READINGS, summary, run_id)
+        metadata = landing_tasks.close(AGGREGATE_METER_READINGS, summary, run_id)
         outlet_events[HOURLY_FLOWS].extra = {**metadata, "hours": flows["hours"]}
         return metadata
 

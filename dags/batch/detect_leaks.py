@@ -22,8 +22,7 @@ from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOpera
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams.kafka.schedules import joined
-from include.streams.operations.heartbeats import REPORTED
+from include.streams import REPORTED, joined
 from include.water.assets import HOURLY_FLOWS, LEAK_MODEL, LEAKS
 from include.water.topics import LEAKS_DETECTED
 

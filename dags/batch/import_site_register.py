@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.providers.google.cloud.sensors.gcs import GCSObjectsWithPrefixExistenceSensor
 from airflow.sdk import dag, task
 
-from include.streams.operations.heartbeats import REPORTED
+from include.streams import REPORTED
 from include.water.register.layout import INCOMING
 
 

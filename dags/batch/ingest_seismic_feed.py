@@ -21,7 +21,7 @@ from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOpera
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams.operations.heartbeats import REPORTED
+from include.streams import REPORTED
 from include.water.topics import SEISMIC_EVENTS
 
 

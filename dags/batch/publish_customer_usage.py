@@ -21,8 +21,7 @@ from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams.kafka.schedules import joined
-from include.streams.operations.heartbeats import REPORTED
+from include.streams import REPORTED, joined
 from include.water.assets import HOURLY_FLOWS
 
 

@@ -21,8 +21,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams.kafka.schedules import joined
-from include.streams.operations.heartbeats import REPORTED
+from include.streams import REPORTED, joined
 from include.water.assets import HOURLY_FLOWS, LEAK_MODEL
 
 

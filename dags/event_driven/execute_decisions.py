@@ -24,10 +24,8 @@ from datetime import timedelta
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from include.streams import REPORTED, RETRIES, joined_by_key
 from include.streams.inference.approval import DeadlineApproval
-from include.streams.kafka.consumers import RETRIES
-from include.streams.kafka.schedules import joined_by_key
-from include.streams.operations.heartbeats import REPORTED
 from include.water.assets import PROPOSAL
 
 
@@ -45,7 +43,7 @@ from include.water.assets import PROPOSAL
 def execute_decisions():
     @task
     def ask(run_id: str | None = None, ti=None) -> dict[str, str]:
-        from include.streams.kafka.context import partition_key
+        from include.streams import partition_key
         from include.water.triage import execute
 
         def is_running(other: str) -> bool:

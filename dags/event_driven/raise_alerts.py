@@ -19,8 +19,7 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 
-from include.streams.kafka.consumers import RETRIES
-from include.streams.kafka.schedules import joined
+from include.streams import RETRIES, joined
 from include.water.assets import ALERT_SOURCES
 from include.water.consumers import RAISE_ALERTS
 
@@ -38,13 +37,13 @@ from include.water.consumers import RAISE_ALERTS
 def raise_alerts():
     @task
     def claim(run_id: str | None = None) -> list[dict]:
-        from include.streams.kafka.tasks import claim_messages
+        from include.streams import claim_messages
 
         return claim_messages(RAISE_ALERTS, run_id)
 
     @task
     def handle(chunk: dict, run_id: str | None = None) -> None:
-        from include.streams.kafka.tasks import handle_chunk
+        from include.streams import handle_chunk
 
         handle_chunk(RAISE_ALERTS, chunk, run_id)
 

@@ -23,7 +23,7 @@ from datetime import timedelta
 from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger
 from airflow.sdk import Asset, AssetWatcher, CronTriggerTimetable, dag, task
 
-from include.streams.kafka.schedules import joined_or_at
+from include.streams import joined_or_at
 from include.water.assets import LIVE_BOARD
 from include.water.topics import ALERTS_RAISED
 

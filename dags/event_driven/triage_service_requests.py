@@ -21,8 +21,7 @@ from functools import partial
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams.kafka.consumers import RETRIES
-from include.streams.kafka.schedules import joined, joined_by_key
+from include.streams import RETRIES, joined, joined_by_key
 from include.water.assets import PROPOSAL, SERVICE_REQUEST, SERVICE_REQUESTS_WAITING
 from include.water.consumers import TRIAGE_SERVICE_REQUESTS
 
@@ -39,8 +38,7 @@ SETTINGS = {
 def fan_out_service_requests():
     @task(outlets=[SERVICE_REQUEST])
     def claim(run_id: str | None = None, outlet_events=None) -> None:
-        from include.streams.kafka.context import has_queued_runs
-        from include.streams.kafka.tasks import claim_partition_keys
+        from include.streams import claim_partition_keys, has_queued_runs
 
         is_full = partial(has_queued_runs, "triage_service_request")
         keys = claim_partition_keys(TRIAGE_SERVICE_REQUESTS, run_id, worker_has_queue=is_full)
@@ -58,8 +56,7 @@ def triage_service_request():
     # The pool, not max_active_runs, limits how many requests call the model at once: see docs/choosing-a-pattern.md.
     @task(outlets=[PROPOSAL], pool="model_calls")
     def triage(run_id: str | None = None, outlet_events=None) -> None:
-        from include.streams.kafka.context import partition_key
-        from include.streams.kafka.tasks import handle_message
+        from include.streams import handle_message, partition_key
         from include.water.triage.effect import awaiting_approval
 
         handle_message(TRIAGE_SERVICE_REQUESTS, partition_key(), run_id)

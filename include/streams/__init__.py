@@ -1,1 +1,109 @@
-"""The library: Kafka topics, consumers, landed topics and what they share. It knows no topic by name."""
+"""The library: consumers of Kafka topics and of landed topics, for Airflow. It knows no topic by name.
+
+The names below are its public API, with a semantic version (`CHANGELOG.md`). Everything else is internal and may change
+in any release. The names are imported when they are first used, so that a Dag file pays only for what it uses.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from include.streams.contracts import Contract, ContractViolation, Reason, Registry, Topic
+    from include.streams.kafka.assets import OUTBOX_DUE
+    from include.streams.kafka.consumers import RETRIES, Consumer, Shape
+    from include.streams.kafka.context import can_take_keys, has_queued_runs, message_of, partition_key
+    from include.streams.kafka.messages import Message, Rejected
+    from include.streams.kafka.schedules import joined, joined_by_key, joined_or_at
+    from include.streams.kafka.tasks import claim_messages, claim_partition_keys, handle_chunk, handle_message
+    from include.streams.kafka.trigger import lag_watcher
+    from include.streams.landing import tasks as landing_tasks
+    from include.streams.landing.consumers import LandingConsumer
+    from include.streams.landing.sensor import LandedOffsetsSensor
+    from include.streams.operations import outbox
+    from include.streams.operations.heartbeats import REPORTED
+    from include.streams.packages import Demo, KeyedAsset, Package, Project
+
+__version__ = "0.1.0"
+__all__ = [
+    "OUTBOX_DUE",
+    "REPORTED",
+    "RETRIES",
+    "Consumer",
+    "Contract",
+    "ContractViolation",
+    "Demo",
+    "KeyedAsset",
+    "LandedOffsetsSensor",
+    "LandingConsumer",
+    "Message",
+    "Package",
+    "Project",
+    "Reason",
+    "Registry",
+    "Rejected",
+    "Shape",
+    "Topic",
+    "can_take_keys",
+    "claim_messages",
+    "claim_partition_keys",
+    "handle_chunk",
+    "handle_message",
+    "has_queued_runs",
+    "joined",
+    "joined_by_key",
+    "joined_or_at",
+    "lag_watcher",
+    "landing_tasks",
+    "message_of",
+    "outbox",
+    "partition_key",
+]
+
+# Where each name is defined; a module has no name after the colon.
+_DEFINED_IN = {
+    "OUTBOX_DUE": "kafka.assets:OUTBOX_DUE",
+    "REPORTED": "operations.heartbeats:REPORTED",
+    "RETRIES": "kafka.consumers:RETRIES",
+    "Consumer": "kafka.consumers:Consumer",
+    "Contract": "contracts:Contract",
+    "ContractViolation": "contracts:ContractViolation",
+    "Demo": "packages:Demo",
+    "KeyedAsset": "packages:KeyedAsset",
+    "LandedOffsetsSensor": "landing.sensor:LandedOffsetsSensor",
+    "LandingConsumer": "landing.consumers:LandingConsumer",
+    "Message": "kafka.messages:Message",
+    "Package": "packages:Package",
+    "Project": "packages:Project",
+    "Reason": "contracts:Reason",
+    "Registry": "contracts:Registry",
+    "Rejected": "kafka.messages:Rejected",
+    "Shape": "kafka.consumers:Shape",
+    "Topic": "contracts:Topic",
+    "can_take_keys": "kafka.context:can_take_keys",
+    "claim_messages": "kafka.tasks:claim_messages",
+    "claim_partition_keys": "kafka.tasks:claim_partition_keys",
+    "handle_chunk": "kafka.tasks:handle_chunk",
+    "handle_message": "kafka.tasks:handle_message",
+    "has_queued_runs": "kafka.context:has_queued_runs",
+    "joined": "kafka.schedules:joined",
+    "joined_by_key": "kafka.schedules:joined_by_key",
+    "joined_or_at": "kafka.schedules:joined_or_at",
+    "lag_watcher": "kafka.trigger:lag_watcher",
+    "landing_tasks": "landing.tasks:",
+    "message_of": "kafka.context:message_of",
+    "outbox": "operations.outbox:",
+    "partition_key": "kafka.context:partition_key",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DEFINED_IN:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _DEFINED_IN[name].partition(":")
+    found = import_module(f"{__name__}.{module}")
+    value = globals()[name] = getattr(found, attribute) if attribute else found
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,7 +4,6 @@
     service.requests --lag--> SERVICE_REQUESTS_WAITING ------------------> fan_out_service_requests
     fan_out_service_requests --a key for each message--> SERVICE_REQUEST --> triage_service_request
     triage_service_request --a key for each proposal--> PROPOSAL ---------> execute_decisions
-    outbox --rows are due--> OUTBOX_DUE ---------------------------------> deliver_outbox
     alerts.raised --a message--> LIVE_BOARD ------------------------------> refresh_live_board
 
     meter.readings --Kafka Connect--> landing table --offsets landed------> aggregate_meter_readings (@continuous)
@@ -18,8 +17,7 @@ Every Dag file imports this module, so it imports nothing heavy.
 
 from airflow.sdk import Asset
 
-from include.streams.kafka.delivery_trigger import outbox_watcher
-from include.streams.kafka.trigger import lag_watcher
+from include.streams import lag_watcher
 from include.water.consumers import RAISE_ALERTS, TRIAGE_SERVICE_REQUESTS
 
 ALERT_SOURCES = Asset("alert_sources", watchers=[lag_watcher(RAISE_ALERTS)])
@@ -29,9 +27,6 @@ SERVICE_REQUESTS_WAITING = Asset("service_requests_waiting", watchers=[lag_watch
 SERVICE_REQUEST = Asset("service_request")
 # Partitioned by decision_id: a run for each proposal that needs a person's approval.
 PROPOSAL = Asset("proposal")
-
-# Rows of the outbox that wait for delivery.
-OUTBOX_DUE = Asset("outbox_due", watchers=[outbox_watcher()])
 
 # Its watcher uses Airflow's stock trigger and is declared in the Dag file: the import takes more than a second.
 LIVE_BOARD = Asset("live_board")

@@ -1,7 +1,6 @@
 """Which consumer reads which topic, in one place."""
 
-from include.streams.kafka.consumers import Consumer, Shape
-from include.streams.landing.consumers import LandingConsumer
+from include.streams import Consumer, LandingConsumer, Shape
 from include.water.topics import LEAKS_DETECTED, METER_READINGS, SEISMIC_EVENTS, SERVICE_REQUESTS
 
 RAISE_ALERTS = Consumer(

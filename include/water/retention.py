@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from datetime import timedelta
 
-from include.streams.operations.retention import Rule, prune, rules
+from include.streams.operations.retention import Rule
 from include.water.tables import decisions, published_seismic_events, work_orders
-from include.water.topics import TOPICS
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +16,7 @@ PUBLISHED_KEPT = timedelta(days=60)
 # Decisions hold personal data, so they are not kept forever. They are kept longer than their rows of the inbox: without
 # both, a request that is read again would be decided twice.
 RECORDS_KEPT = timedelta(days=540)
+REGISTER_KEPT = timedelta(days=365)
 # A decision that waits for a person stays, and so does one whose work order is younger.
 SETTLED = (
     "state <> 'awaiting_approval' and not exists "
@@ -25,29 +24,21 @@ SETTLED = (
 )
 
 
-def prune_all(days: Mapping[str, int | None], *, seconds: float) -> dict[str, int]:
-    """Delete rows that are done and old.
+def rules(inbox_kept: timedelta | None) -> list[Rule]:
+    """The rules for pruning the example's own tables.
 
     Args:
-        days: {name: days to keep}, with the names that `include.streams.operations.retention.rules` takes.
-        seconds: After about this long the rest is left for the next time.
-
-    Returns:
-        {table: how many rows were deleted}.
-
-    Raises:
-        RetentionTooShort: A value is too small.
+        inbox_kept: How long inbox rows are kept; None for ever.
     """
-    kept = max(RECORDS_KEPT, timedelta(days=days["inbox_days"] or 0))
-    own = [
+    kept = max(RECORDS_KEPT, inbox_kept or timedelta(0))
+    return [
         Rule(published_seismic_events, "published_at", PUBLISHED_KEPT),
         Rule(work_orders, "created_at", kept),
         Rule(decisions, "decided_at", kept, SETTLED),
     ]
-    return prune([*rules(TOPICS, **days), *own], seconds=seconds)  # type: ignore[arg-type]
 
 
-def remove_register_files(older_than: timedelta, *, seconds: float) -> int:
+def remove_register_files(older_than: timedelta = REGISTER_KEPT, *, seconds: float) -> int:
     """Delete old dropped files and their rows, if no row of the register comes from them any more.
 
     A rejected file stays as long as its alarm is open, and a file that was never moved stays. If the process is killed

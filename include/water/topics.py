@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from include.streams.contracts import Contract, Registry, Topic
+from include.streams import Contract, Registry, Topic
 from include.streams.contracts.types import Day, Identifier, Latitude, Line, Longitude, Text, UtcTime, utc_text
 
 DistrictId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40, description="a part of the network")]

@@ -43,12 +43,15 @@ def declared() -> Declared:
     """What the project declares."""
     import yaml
 
-    topics = importlib.import_module("include.water.topics")
+    from include.project import PROJECT as project
+    from include.streams.kafka import assets
+
+    modules = [assets, *(importlib.import_module(p.assets) for p in project.packages if p.assets)]
     settings = (PROJECT / "airflow_settings.yaml").read_text()
     pools = yaml.safe_load(settings)["airflow"]["pools"] or ()
     return Declared(
-        assets=declared_assets(importlib.import_module("include.water.assets")),
-        topics=frozenset(name for topic in topics.TOPICS for name in (topic.name, topic.dead_letter_name)),
+        assets=frozenset().union(*map(declared_assets, modules)),
+        topics=frozenset(name for topic in project.topics for name in (topic.name, topic.dead_letter_name)),
         connections=declared_connections(settings, (PROJECT / ".env.example").read_text()),
         pools=frozenset({DEFAULT_POOL, *(pool["pool_name"] for pool in pools)}),
     )

@@ -29,10 +29,21 @@ DAGS = PROJECT / "dags"
 
 # The only tags there are: a tag is for finding Dags, and two spellings of one would find half of them each.
 TAGS = frozenset(
-    {"event-driven", "batch", "setup", "kafka", "alerts", "ingest", "triage", "dashboards", "repair", "maintenance"}
+    {
+        "event-driven",
+        "batch",
+        "operations",
+        "kafka",
+        "alerts",
+        "ingest",
+        "triage",
+        "dashboards",
+        "repair",
+        "maintenance",
+    }
 )
 # The tag that says in the UI what the folder says in the tree.
-TAG_OF_FOLDER = {"event_driven": "event-driven", "batch": "batch", "setup": "setup"}
+TAG_OF_FOLDER = {"event_driven": "event-driven", "batch": "batch", "operations": "operations"}
 
 # A Dag file is wiring; at this length, something in it belongs in include/.
 MAX_LINES = 110
@@ -86,8 +97,8 @@ HEAVY_DAG_FILES = {
 class Declared:
     """What Dags may use: everything that is declared in the one place for its kind."""
 
-    assets: frozenset[tuple[str, str]]  # (name, uri), from include/water/assets.py
-    topics: frozenset[str]  # from the registry in include/water/topics.py, dead-letter topics included
+    assets: frozenset[tuple[str, str]]  # (name, uri), from the modules `Package.assets`
+    topics: frozenset[str]  # of include/project.py, dead-letter topics included
     connections: frozenset[str]  # from airflow_settings.yaml and .env.example
     pools: frozenset[str]  # from airflow_settings.yaml
 
@@ -280,7 +291,7 @@ def uses_declared_assets(file: DagFile, declared: Declared) -> Iterator[str]:
         else:
             found = isinstance(asset, Asset) and (asset.name, asset.uri) in declared.assets
         if not found:
-            yield f"{file}: uses {asset!r}; declare it in include/water/assets.py and import it from there"
+            yield f"{file}: uses {asset!r}; declare it in the assets.py of its package and import it from there"
 
 
 def uses_declared_topics(file: DagFile, declared: Declared) -> Iterator[str]:
@@ -290,7 +301,7 @@ def uses_declared_topics(file: DagFile, declared: Declared) -> Iterator[str]:
             continue
         for topic in [value] if isinstance(value, str) else value:
             if topic not in declared.topics:
-                yield f"{file}: {where} uses the topic {topic!r}; declare it in include/water/topics.py"
+                yield f"{file}: {where} uses the topic {topic!r}; declare it in the topics.py of its package"
 
 
 def uses_declared_connections(file: DagFile, declared: Declared) -> Iterator[str]:

@@ -39,5 +39,9 @@ def test_imports_in_task_bodies_and_dotted_paths_are_seen(tmp_path: Path):
         "def task():\n    from include.streams.kafka import watch\n"
         "CALLBACK = 'include.streams.kafka.producer.raise_on_delivery_failure'\n"
     )
-    expected = {"include.water.assets:SITES", "include.streams.kafka:watch", "include.streams.kafka.producer:raise_on_delivery_failure"}
+    expected = {
+        "include.water.assets:SITES",
+        "include.streams.kafka:watch",
+        "include.streams.kafka.producer:raise_on_delivery_failure",
+    }
     assert imported([path]) == expected

@@ -193,7 +193,16 @@ def _fail_a_run(lane: StandardLane, first_meter: int, at: datetime) -> str:
 def _accept_and_clear(lane: StandardLane, failed: str) -> None:
     """As a person does. The run that waits, the next of a continuous Dag, is ended by hand: that saves its minutes."""
     (claim_id,) = lane.query("select id from claims where run_id = %s", failed)[0]
-    command = [sys.executable, "-m", "include.streams.validators", "accept", DAG, str(claim_id), "--reason", "a test of meters"]
+    command = [
+        sys.executable,
+        "-m",
+        "include.streams.validators",
+        "accept",
+        DAG,
+        str(claim_id),
+        "--reason",
+        "a test of meters",
+    ]
     subprocess.run(command, check=True, cwd=PROJECT, env={**os.environ, **lane.environment}, capture_output=True)
     lane.airflow.ask(
         "POST", f"/dags/{DAG}/clearTaskInstances",

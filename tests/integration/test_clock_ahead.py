@@ -11,9 +11,9 @@ import pytest
 from pyiceberg.exceptions import NoSuchTableError
 from sqlalchemy import delete, func, select
 
+from include import project
 from include.streams.lake.catalog import load_catalog
 from include.streams.operations.database import begin
-from include.water import services as water_services
 from include.water.dashboards.report.collect import collect
 from include.water.flows.definition import TIME_ZONE
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, schema_of, spec_of
@@ -31,7 +31,7 @@ AHEAD = datetime(2031, 3, 1, 8, tzinfo=UTC)
 @pytest.fixture
 def flows(landing_services) -> Iterator[None]:
     """Two districts, 36 nights until the clock."""
-    water_services.prepare()
+    project.prepare()
     with begin() as connection:
         connection.execute(delete(leaks))
         connection.execute(delete(judged_nights))

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy import Row, delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
+from include.project import PROJECT
 from include.streams.kafka.connection import admin_config, client_config, consumer_config
 from include.streams.kafka.delivery import deliver_due
 from include.streams.kafka.messages import Message
@@ -24,7 +25,7 @@ from include.streams.operations import tables
 from include.streams.operations.database import begin
 from include.streams.operations.migrate import upgrade
 from include.water.consumers import TRIAGE_SERVICE_REQUESTS
-from include.water.retention import RECORDS_KEPT, prune_all
+from include.water.retention import RECORDS_KEPT
 from include.water.sites import DISTRICTS
 from include.water.tables import decisions, work_orders
 from include.water.topics import SERVICE_REQUESTS, WORK_ORDERS, ServiceRequest, Severity, WorkOrder
@@ -650,7 +651,7 @@ def test_old_settled_decisions_are_deleted_with_their_work_orders_and_open_ones_
         # The work order of `late` came just now.
         mine = work_orders.c.decision_id == done.decision_id
         connection.execute(update(work_orders).where(mine).values(created_at=old))
-    removed = prune_all(days, seconds=60)
+    removed = PROJECT.prune(days, seconds=60)
     assert (removed["decisions"], removed["work_orders"]) == (1, 1)
     with begin() as connection:
         assert set(connection.scalars(select(decisions.c.decision_id))) == {
@@ -658,4 +659,4 @@ def test_old_settled_decisions_are_deleted_with_their_work_orders_and_open_ones_
         }
     # Rows of the inbox that are kept longer protect their decisions.
     set_row(young.decision_id, decided_at=old)
-    assert prune_all({**days, "inbox_days": 1_000}, seconds=60)["decisions"] == 0
+    assert PROJECT.prune({**days, "inbox_days": 1_000}, seconds=60)["decisions"] == 0

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select
 
+from include import project
 from include.streams.kafka.connection import client_config
 from include.streams.kafka.producer import DeliveryFailed
 from include.streams.lake import buckets
 from include.streams.models.store import ModelStore
 from include.streams.operations.database import begin
-from include.water import services as water_services
 from include.water.leaks import confirmed, detection, training
 from include.water.leaks.detection import Night
 from include.water.leaks.features import features
@@ -35,7 +35,7 @@ DAG_FILE = Path(__file__).parents[2] / "dags" / "batch" / "detect_leaks.py"
 
 @pytest.fixture
 def tables(landing_services) -> None:
-    water_services.prepare()
+    project.prepare()
     with begin() as connection:
         for table in (leaks, judged_nights, confirmed_leaks):
             connection.execute(delete(table))

@@ -5,7 +5,7 @@ from datetime import timedelta
 from airflow.sdk import Asset, AssetWatcher, dag, task
 
 from benchmarks.shared_stream import probe_stream
-from include.streams.kafka.consumers import RETRIES
+from include.streams import RETRIES
 
 SHARED_ASSET = Asset("bench_shared_stream", watchers=[AssetWatcher(name="bench_shared_stream", trigger=probe_stream())])
 

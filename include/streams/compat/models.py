@@ -14,5 +14,7 @@ def core_schema(model: type) -> Any:
     """
     schema: Any = getattr(model, "__pydantic_core_schema__", None)
     if not isinstance(schema, dict) or "type" not in schema:
-        raise TypeError(f"{model.__name__} has no core schema of the known form: see include/streams/compat/__init__.py")
+        raise TypeError(
+            f"{model.__name__} has no core schema of the known form: see include/streams/compat/__init__.py"
+        )
     return schema

@@ -8,15 +8,16 @@ check  exits with 1 if a file is stale, a field has no bounds, or a contract has
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
-import tomllib
 from pathlib import Path
+from pkgutil import resolve_name
 
 from include.streams.contracts import Registry, compatibility, schemas
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 FOLDER = PROJECT / "contracts"
+# The one place that names the packages of a project.
+DEFAULT_REGISTRY = "include.project:PROJECT.topics"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,11 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=("write", "check"))
-    parser.add_argument("--registry", metavar="MODULE:NAME", help="default: [tool.contracts] in pyproject.toml")
+    parser.add_argument("--registry", metavar="MODULE:NAME", default=DEFAULT_REGISTRY, help="default: %(default)s")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="default: %(default)s")
     options = parser.parse_args(arguments)
     try:
-        registry = load_registry(options.registry or default_registry())
+        registry = load_registry(options.registry)
     except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
         sys.stderr.write(f"the registry of topics cannot be loaded: {error}\n")
         return 2
@@ -61,10 +62,9 @@ def load_registry(reference: str) -> Registry:
         ValueError: The reference has another form.
         TypeError: The named object is not a Registry.
     """
-    module, _, name = reference.partition(":")
-    if not name:
+    if not reference.partition(":")[2]:
         raise ValueError(f"{reference!r} is not of the form package.module:NAME")
-    registry = getattr(importlib.import_module(module), name)
+    registry = resolve_name(reference)
     if not isinstance(registry, Registry):
         raise TypeError(f"{reference} is a {type(registry).__name__}, not a Registry")
     return registry
@@ -72,11 +72,6 @@ def load_registry(reference: str) -> Registry:
 
 def _say(lines: list[str]) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
-
-
-def default_registry() -> str:
-    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
-    return settings["tool"]["contracts"]["registry"]
 
 
 if __name__ == "__main__":

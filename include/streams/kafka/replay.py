@@ -129,7 +129,7 @@ class Replay:
         self._selection = plan.selection
         registry: Registry = resolve_name(plan.registry)
         self._topic = registry[plan.selection.topic]
-        self._repairs: Repairs = resolve_name(plan.repairs)
+        self._repairs: Repairs = resolve_name(plan.repairs) if plan.repairs else Repairs()
         topic_id, _, _ = look(self._topic, dead_letters_conn_id)
         if topic_id != plan.topic_id:
             raise _final(f"{self._topic.dead_letter_name} was deleted and made again after this replay was planned")

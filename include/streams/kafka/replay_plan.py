@@ -11,12 +11,11 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from include.streams.contracts import Reason, Registry, Topic
-from include.streams.kafka.connection import CONN_ID, client_config
+from include.streams.kafka.connection import CONN_ID, DEAD_LETTERS_CONN_ID, client_config
 from include.streams.kafka.replay_letters import Envelope
 
 log = logging.getLogger(__name__)
 
-DEAD_LETTERS_CONN_ID = "kafka_dead_letters"
 # Required settings of that connection: (setting, accepted values, the consequence of any other value).
 _NEEDED_SETTINGS = (
     ("enable.auto.commit", ("false",), "the next run would start where this one ended, and pass over what still fails"),
@@ -96,9 +95,9 @@ class Plan(BaseModel):
 
     selection: Selection
     run_id: str
-    # "package.module:NAME" of the registry of topics and of their repairs.
+    # "package.module:NAME" of the registry of topics and of their repairs; None without repairs.
     registry: str
-    repairs: str
+    repairs: str | None
     topic_id: str = Field(description="the dead-letter topic's")
     ends: dict[int, int] = Field(description="of each partition that holds anything: the end to read to")
     partitions: int = Field(description="of the topic that the messages go back to")
@@ -114,7 +113,7 @@ def plan_replay(
     run_id: str,
     *,
     registry: str,
-    repairs: str,
+    repairs: str | None,
     dead_letters_conn_id: str = DEAD_LETTERS_CONN_ID,
     conn_id: str = CONN_ID,
 ) -> list[dict[str, Any]]:
@@ -124,7 +123,7 @@ def plan_replay(
         params: The fields of a `Selection`.
         run_id: The Dag run's id.
         registry: "package.module:NAME" of the registry of topics.
-        repairs: "package.module:NAME" of their repairs.
+        repairs: "package.module:NAME" of their repairs; None if there are none.
         dead_letters_conn_id: The Airflow connection that reads the dead-letter topic.
         conn_id: The Airflow connection that sends the messages back.
 
@@ -139,7 +138,8 @@ def plan_replay(
     selection = Selection.model_validate(params)
     topics: Registry = resolve_name(registry)
     topic = topics[selection.topic]
-    resolve_name(repairs)
+    if repairs:
+        resolve_name(repairs)
     topic_id, found, partitions = look(topic, dead_letters_conn_id)
     ends = {partition: end for partition, (low, end) in found.items() if low < end}
     log.info("dead letters of %s: %s", topic.name, {p: f"[{low}, {end})" for p, (low, end) in found.items()})

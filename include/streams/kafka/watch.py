@@ -1,8 +1,9 @@
 """Alarms about consumers that fall behind or are disturbed by another client.
 
 Every run checks its own consumer. `check_consumers` checks without a run, because a Dag that is paused, or whose claims
-stall, has no runs; `include/streams/landing/watch.py` does this for the standard lane. The alarms about lag and age open above
-a limit and close at half of it, so that a consumer that hovers around the limit is one episode and not hundreds.
+stall, has no runs; `include/streams/landing/watch.py` does this for the standard lane. The alarms about lag and age
+open above a limit and close at half of it, so that a consumer that hovers around the limit is one episode and not
+hundreds.
 """
 
 import logging

@@ -62,7 +62,7 @@ class ObjectIO(FsspecFileIO):
 
 
 def _google(properties: Properties) -> ObjectFileSystem:
-    """With the settings that PyIceberg knows: `include.streams.lake.catalog` sets some, a connection's extra may set more."""
+    """With the settings that PyIceberg knows: `lake.catalog` sets some, a connection's extra may set more."""
     return ObjectFileSystem(
         project=properties.get(pyiceberg.io.GCS_PROJECT_ID),
         access=properties.get(pyiceberg.io.GCS_ACCESS, "full_control"),

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from include.streams.contracts import Registry, Topic
-from include.streams.contracts.__main__ import default_registry, load_registry
+from include.streams.contracts.__main__ import DEFAULT_REGISTRY, load_registry
 from include.streams.kafka.connection import CONN_ID as KAFKA_CONN_ID
 from include.streams.landing.connect import CONN_ID
 from include.streams.operations.commands import NotWell, run
@@ -13,7 +13,7 @@ from include.streams.operations.commands import NotWell, run
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    return run(lambda: options.action(options, load_registry(options.registry or default_registry())), _expected)
+    return run(lambda: options.action(options, load_registry(options.registry)), _expected)
 
 
 def _expected() -> tuple[type[Exception], ...]:
@@ -35,7 +35,7 @@ def _expected() -> tuple[type[Exception], ...]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m include.streams.landing", description=__doc__)
-    parser.add_argument("--registry", metavar="MODULE:NAME", help="default: [tool.contracts] in pyproject.toml")
+    parser.add_argument("--registry", metavar="MODULE:NAME", default=DEFAULT_REGISTRY, help="default: %(default)s")
     parser.add_argument("--conn-id", default=CONN_ID, help="Airflow connection to Kafka Connect (default: %(default)s)")
     parser.add_argument("--kafka-conn-id", default=KAFKA_CONN_ID, help="default: %(default)s")
     commands = parser.add_subparsers(dest="command", required=True)

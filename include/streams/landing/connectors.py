@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FOLDER = Path(__file__).resolve().parents[2] / "connectors"
+FOLDER = Path(__file__).resolve().parents[3] / "connectors"
 TEMPLATE = "landing.json"
 # References that Connect's worker resolves (`config.providers`), so that neither the REST API nor Connect's topics show
 # a password.
@@ -239,8 +239,8 @@ def preset_coordinator(topic: Topic, kafka_conn_id: str) -> list[str]:
             name = connector_name(topic)
             raise UnsafeConnector(
                 f"connector {name} runs although its coordinator has committed no offset of {control}, and would lose "
-                f"records in silence if it restarted now: `python -m include.streams.landing stop {name}`, apply again, then "
-                f"`resume {name}` ({error.args[0].str()})"
+                f"records in silence if it restarted now: `python -m include.streams.landing stop {name}`, apply "
+                f"again, then `resume {name}` ({error.args[0].str()})"
             ) from error
     return [f"group {group_name}: starts at offset 0 of {control}-{partition.number}" for partition in missing]
 

@@ -1,7 +1,7 @@
 """Claim landed offsets for a run, and plan the units of work for its mapped tasks.
 
-The claims are those of the event lane (`include/streams/kafka/claims.py`). Here, what can be claimed of a partition ends at its
-first hole; in the event lane it ends at the end of the log. A run is an immutable set of offset ranges.
+The claims are those of the event lane (`include/streams/kafka/claims.py`). Here, what can be claimed of a partition
+ends at its first hole; in the event lane it ends at the end of the log. A run is an immutable set of offset ranges.
 """
 
 import logging

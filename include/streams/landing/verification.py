@@ -22,7 +22,14 @@ from include.streams.landing import gaps, intervals
 from include.streams.landing.gaps import Gap
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed, contiguous_end
-from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, sink_group, start_offsets, topic_id
+from include.streams.landing.tables import (
+    LandedTopic,
+    load_landing_table,
+    raw_table,
+    sink_group,
+    start_offsets,
+    topic_id,
+)
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
 

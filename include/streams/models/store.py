@@ -137,7 +137,9 @@ class ModelStore:
         """Read the card of a version; raises ModelError when there is no such version."""
         found = self._read(f"{checked(version)}/card.json")
         if found is None:
-            raise ModelError(f"no version {version} of model {self.name}; `python -m include.streams.models list {self.name}`")
+            raise ModelError(
+                f"no version {version} of model {self.name}; `python -m include.streams.models list {self.name}`"
+            )
         return Card(**found[0])
 
     def cards(self) -> list[Card]:

@@ -1,4 +1,4 @@
-"""Commands for the operational database behind the connection operations_db: `python -m include.streams.operations --help`."""
+"""Commands for the operational database behind operations_db: `python -m include.streams.operations --help`."""
 
 import argparse
 import sys

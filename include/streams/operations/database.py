@@ -53,8 +53,8 @@ LOCK_NOT_AVAILABLE = "55P03"
 # undefined_table, undefined_column, and invalid_column_reference (no unique index for an ON CONFLICT).
 _MISSING_IN_SCHEMA = ("42P01", "42703", "42P10")
 OLD_SCHEMA = (
-    "The tables are older than this code: run the Dag prepare_services, or `python -m include.streams.operations upgrade`; "
-    "retries succeed after it"
+    "The tables are older than this code: run the Dag prepare_services, or "
+    "`python -m include.streams.operations upgrade`; retries succeed after it"
 )
 
 

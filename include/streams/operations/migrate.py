@@ -1,10 +1,10 @@
 """Migrations of the operational database (Alembic), run by the local stack, by a Dag and by hand.
 
-By hand: `python -m include.streams.operations upgrade`. Every folder `include/<package>/migrations/versions` is included, and
-each package has its own version table, `alembic_version_<package>`. So an image without a package, or an older image
-after a rollback, can upgrade the other packages: with one table for all packages, Alembic would always fail at a
-revision that the image does not have. The revisions of `operations` run first. A revision of another package may build
-on those, and on revisions of its own package.
+By hand: `python -m include.streams.operations upgrade`. Every folder `<package>/migrations/versions` of `include/` and
+`include/streams/` is included, and each package has its own version table, `alembic_version_<package>`. So an image
+without a package, or an older image after a rollback, can upgrade the other packages: with one table for all packages,
+Alembic would always fail at a revision that the image does not have. The revisions of `operations` run first. A
+revision of another package may build on those, and on revisions of its own package.
 """
 
 import logging
@@ -41,14 +41,15 @@ class MigrationBlocked(Exception):
 
 
 def version_table(package: str) -> str:
-    """The name of the table that holds the applied revisions of a package of `include/`."""
+    """The name of the table that holds the applied revisions of a package."""
     return f"{SHARED_TABLE}_{package}"
 
 
 def configurations() -> dict[str, Config]:
     """Alembic's configuration for each package that has revisions, in the order in which they are applied."""
     found = {}
-    folders = HERE.parent.glob("*/migrations/versions")
+    library = HERE.parent
+    folders = [path for parent in (library, library.parent) for path in parent.glob("*/migrations/versions")]
     for folder in sorted(folders, key=lambda folder: (folder.parents[1] != HERE, str(folder))):
         package = folder.parents[1].name
         config = Config()

@@ -1,4 +1,4 @@
-"""Rules about a whole set of rows: declared next to the contract in plain Python, checked by `include.streams.validators.sets`.
+"""Rules about a whole set of rows: declared next to the contract in plain Python, checked by `validators.sets`.
 
 A contract describes one row. These rules describe properties that only a set of rows has: each event occurs once, the
 number of rows is similar to earlier runs, every counter still rises. This module imports nothing heavy.

@@ -199,8 +199,8 @@ def _stop(source: str, claim_id: int, result: SetResult, refused: Sequence[str],
         open_alarm(connection, source, results.alarm_kind(claim_id), f"{what}; page: {page}")
     return (
         f"{source}: {what}. Nothing was deleted, nothing downstream has run, and no new range is claimed until this "
-        f"run is done. Page: {page}. If the data are unusual but correct: python -m include.streams.validators accept {source} "
-        f"{claim_id} --reason '...', then clear this task; if they are wrong: docs/runbooks/suite-failed.md"
+        f"run is done. Page: {page}. If the data are unusual but correct: python -m include.streams.validators accept "
+        f"{source} {claim_id} --reason '...', then clear this task; if they are wrong: docs/runbooks/suite-failed.md"
     )
 
 

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, Executable, func
 from sqlalchemy.dialects.postgresql import insert
 
-from include.streams.kafka.messages import Message
-from include.streams.operations import outbox
+from include.streams import Message, outbox
 from include.water.alerts.rules import Alert, assess
 from include.water.consumers import RAISE_ALERTS
 from include.water.tables import alerts

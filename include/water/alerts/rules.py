@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import asin, cos, hypot, radians, sin, sqrt
 
-from include.streams.contracts import Contract
+from include.streams import Contract
 from include.water.alerts.thresholds import LEAK_RULES, MIN_LEAK_CONFIDENCE, QUAKE_RULES
 from include.water.sites import DISTRICTS, SITES, Site
 from include.water.topics import AlertKind, LeakDetected, ReviewStatus, SeismicEvent, Severity

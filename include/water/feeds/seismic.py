@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from include.streams.contracts import ContractViolation, Reason
+from include.streams import ContractViolation, Reason
 from include.water.topics import SEISMIC_EVENTS, SeismicEvent
 
 if TYPE_CHECKING:
@@ -239,8 +239,8 @@ def _keep(rejected: Sequence[Rejected], run_id: str) -> None:
 
 
 def _letter(feature: Any, violation: ContractViolation) -> DeadLetter:
+    from include.streams import Message
     from include.streams.kafka.dead_letters import DeadLetter
-    from include.streams.kafka.messages import Message
 
     raw = _raw(feature)
     detail = violation.detail

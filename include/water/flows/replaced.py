@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from include.streams.landing.consumers import LandingConsumer
+from include.streams import LandingConsumer
 from include.streams.operations.database import begin
 from include.water.tables import replaced_hours
 

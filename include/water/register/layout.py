@@ -7,7 +7,17 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from include.streams.validators.rules import Measure, Rule, SetSuite, at_most_long, between, matches, not_null, one_of, unique
+from include.streams.validators.rules import (
+    Measure,
+    Rule,
+    SetSuite,
+    at_most_long,
+    between,
+    matches,
+    not_null,
+    one_of,
+    unique,
+)
 from include.water.sites import DISTRICTS
 
 # Only unprocessed files are below INCOMING: the sensor fires on any object there.

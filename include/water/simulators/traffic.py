@@ -18,7 +18,7 @@ from itertools import cycle
 from pathlib import Path
 from random import Random
 
-from include.streams.contracts import Contract, Topic
+from include.streams import Contract, Topic
 from include.streams.contracts.breaking import broken
 from include.streams.kafka.producer import AcknowledgedProducer, DeliveryFailed
 from include.water.feeds.seismic import to_event

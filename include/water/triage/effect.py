@@ -14,9 +14,8 @@ from typing import Any, cast
 from sqlalchemy import Connection, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
+from include.streams import Message, outbox
 from include.streams.inference.binding import proposal_hash
-from include.streams.kafka.messages import Message
-from include.streams.operations import outbox
 from include.streams.operations.database import begin
 from include.water.consumers import TRIAGE_SERVICE_REQUESTS
 from include.water.tables import decisions, work_orders
@@ -185,7 +184,7 @@ def proposals_to_emit_again(dag_id: str) -> list[str]:
     """
     from airflow.sdk.exceptions import AirflowSkipException
 
-    from include.streams.kafka.context import can_take_keys, has_queued_runs
+    from include.streams import can_take_keys, has_queued_runs
 
     if not can_take_keys(dag_id):
         raise AirflowSkipException(f"{dag_id} is paused: Airflow would drop its keys")

@@ -35,8 +35,8 @@ from include.water.triage.rules import (
 )
 
 if TYPE_CHECKING:
+    from include.streams import Message
     from include.streams.inference.model import ChatModel
-    from include.streams.kafka.messages import Message
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ answer(deliver_due([]))
 """
 CHECK_CONNECTORS = """
 from airflow.dag_processing.dagbag import DagBag
-check = DagBag("dags/batch/watch_connectors.py").dags["watch_connectors"].get_task("check_connectors").python_callable
+dag = DagBag("dags/operations/watch_connectors.py").dags["watch_connectors"]
+check = dag.get_task("check_connectors").python_callable
 try:
     check(params={"max_lag": 1, "stalled_minutes": 1, "max_restarts": 1})
 except Exception as error:

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from include.streams.contracts import Contract, Registry, Topic, schemas
-from include.streams.contracts.__main__ import FOLDER, PROJECT, check, default_registry, load_registry, main
+from include.streams.contracts.__main__ import DEFAULT_REGISTRY, FOLDER, PROJECT, check, load_registry, main
 from include.streams.contracts.compatibility import baselines, breaks_since
 from tests.unit.contracts.orders import ORDERS, ORDERS_V2, message
 
@@ -21,11 +21,11 @@ REGISTRY = Registry(ORDERS, ORDERS_V2)
 
 
 def test_the_committed_schemas_are_those_of_the_projects_contracts():
-    assert schemas.stale(load_registry(default_registry()), FOLDER) == [], "run `make contracts` and commit"
+    assert schemas.stale(load_registry(DEFAULT_REGISTRY), FOLDER) == [], "run `make contracts` and commit"
 
 
 def test_every_field_of_the_projects_contracts_has_bounds():
-    for topic in load_registry(default_registry()):
+    for topic in load_registry(DEFAULT_REGISTRY):
         assert schemas.unbounded(schemas.schema(topic)) == [], topic.name
 
 
@@ -33,7 +33,7 @@ def test_no_contract_of_the_project_breaks_what_was_committed():
     commits = baselines(FOLDER)
     if not commits:
         pytest.skip("no git history here to compare the contracts with")
-    registry = load_registry(default_registry())
+    registry = load_registry(DEFAULT_REGISTRY)
     breaks = [str(found) for commit in commits for found in breaks_since(registry, FOLDER, commit)]
     assert breaks == []
 

@@ -62,6 +62,8 @@ def test_a_wrong_connection_says_what_is_wrong(connection, changes, said):
 
 
 def test_importing_the_agent_imports_no_client():
-    program = "import sys; import include.streams.inference.agent; print({'openai', 'httpx', 'airflow'} & set(sys.modules))"
+    program = (
+        "import sys; import include.streams.inference.agent; print({'openai', 'httpx', 'airflow'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "set()"

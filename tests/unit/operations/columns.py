@@ -30,9 +30,9 @@ def declared() -> MetaData:
     """The tables of every package of include/."""
     from include.streams.operations.tables import metadata
 
-    for module in sorted(INCLUDE.glob("*/*.py")):
+    for module in sorted(INCLUDE.rglob("*.py")):
         if " = Table(\n" in module.read_text():
-            importlib.import_module(f"include.{module.parent.name}.{module.stem}")
+            importlib.import_module(".".join(module.relative_to(INCLUDE.parent).with_suffix("").parts))
     return metadata
 
 
@@ -60,7 +60,7 @@ def _unique(table: Table) -> Iterable[str]:
 
 def released() -> set[str]:
     """The lines of the committed lists."""
-    texts = [path.read_text() for path in INCLUDE.glob(f"*/{LIST}")]
+    texts = [path.read_text() for path in INCLUDE.rglob(LIST)]
     return {line for text in texts for line in text.splitlines() if line and not line.startswith("#")}
 
 
@@ -99,12 +99,12 @@ def _is_served(line: str, now: set[str]) -> bool:
     return line in now or (not optional and bool({f"{line} {NULLABLE}", f"{line} {DEFAULT}"} & now))
 
 
-def _package(table: str) -> str:
+def _package(table: str) -> Path:
     """The package whose migrations make the table: its own if it has any, else `operations`."""
-    for folder in INCLUDE.glob("*/migrations"):
+    for folder in INCLUDE.rglob("migrations"):
         if any(re.search(rf'Table\(\s*"{table}"', path.read_text()) for path in folder.parent.glob("*.py")):
-            return folder.parent.name
-    return "operations"
+            return folder.parent
+    return INCLUDE / "streams" / "operations"
 
 
 def write() -> None:
@@ -112,11 +112,11 @@ def write() -> None:
     before = released()
     names = {line.split()[0] for line in before if ": unique" not in line}
     new = {line for line in lines(declared().tables.values()) if line.split()[0] not in names}
-    by_package: dict[str, list[str]] = {}
+    by_package: dict[Path, list[str]] = {}
     for line in sorted(before | new):
         by_package.setdefault(_package(_table(line)), []).append(line)
     for package, its_lines in by_package.items():
-        (INCLUDE / package / LIST).write_text(HEADER + "".join(f"{line}\n" for line in its_lines))
+        (package / LIST).write_text(HEADER + "".join(f"{line}\n" for line in its_lines))
 
 
 if __name__ == "__main__":

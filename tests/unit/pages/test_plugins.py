@@ -27,7 +27,14 @@ print(json.dumps({
 }))
 """
 # A page needs all of these, in the api-server.
-HEAVY = ("airflow.api_fastapi", "fastapi", "starlette", "include.water", "include.streams.operations", "include.streams.pages.app")
+HEAVY = (
+    "airflow.api_fastapi",
+    "fastapi",
+    "starlette",
+    "include.water",
+    "include.streams.operations",
+    "include.streams.pages.app",
+)
 
 
 def loaded(folder: Path) -> dict:

@@ -1,9 +1,9 @@
-"""Airflow connections to the broker: the stack's own, and those that pyproject.toml adds."""
+"""Airflow connections to the broker: the stack's own, and those that packages add."""
 
 import json
 
+from include import project
 from stack.kafka import Kafka
-from stack.stack import settings
 from stack.state import State
 
 
@@ -37,4 +37,4 @@ def test_what_airflow_settings_declares_for_the_containers_the_stack_has_too(tmp
     }
     for extra in declared.values():
         extra.pop("bootstrap.servers")  # containers reach the broker by another address
-    assert declared == {"kafka_default": {}, **settings()["kafka_connections"]}
+    assert declared == {"kafka_default": {}, **project.PROJECT.kafka_connections}

@@ -20,10 +20,8 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 
-from include.streams.kafka.schedules import joined
-from include.streams.operations.heartbeats import REPORTED
-from include.water.assets import OUTBOX_DUE
-from include.water.consumers import AGGREGATE_METER_READINGS, CONSUMERS
+from include.project import PROJECT
+from include.streams import OUTBOX_DUE, REPORTED, joined
 
 
 @dag(
@@ -38,7 +36,7 @@ from include.water.consumers import AGGREGATE_METER_READINGS, CONSUMERS
         "execution_timeout": timedelta(minutes=6),
         **REPORTED,
     },
-    tags=["event-driven", "kafka"],
+    tags=["operations", "event-driven", "kafka"],
     doc_md=__doc__,
 )
 def deliver_outbox():
@@ -47,7 +45,7 @@ def deliver_outbox():
         from include.streams.kafka.delivery import deliver_due
 
         # The standard lane too: its held dead letters belong to its own broker.
-        return deliver_due([*CONSUMERS, AGGREGATE_METER_READINGS])
+        return deliver_due([*PROJECT.consumers, *PROJECT.landing_consumers])
 
     deliver()
 

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+from include.streams.contracts import Registry
 
-def prepare() -> list[str]:
+
+def prepare(topics: Registry) -> list[str]:
     """Bring the databases, Kafka and Kafka Connect to the state that this version of the code needs.
 
-    It is safe to run again. The Dag `prepare_services` and the local stack call it.
+    It is safe to run again.
+
+    Args:
+        topics: All topics of the project.
 
     Returns:
         What changed, in words.
     """
     from include.streams.kafka.topics import create_topics
     from include.streams.operations.migrate import upgrade
-    from include.water.topics import TOPICS
 
     migrations = [f"operational database: {revision}" for revision in upgrade()]
-    return migrations + create_topics(TOPICS) + _land_topics()
+    return migrations + create_topics(topics) + _land(topics)
 
 
-def _land_topics() -> list[str]:
+def _land(topics: Registry) -> list[str]:
     """Create landing tables and their connectors, if there is a Kafka Connect: the event lane works without it."""
     from include.streams.compat.connections import is_defined
     from include.streams.lake import catalog
     from include.streams.landing import connect
     from include.streams.landing.connectors import apply
-    from include.water.topics import TOPICS
 
     needed = (connect.CONN_ID, catalog.CONN_ID, catalog.OBJECTS_CONN_ID)
     if missing := [conn_id for conn_id in needed if not is_defined(conn_id)]:
         return [f"nothing lands: these connections are not defined: {', '.join(missing)}"]
-    return apply(TOPICS)
+    return apply(topics)

@@ -22,9 +22,8 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag, task
 
-from include.streams.operations.heartbeats import REPORTED
-from include.water.lake_tables import WRITTEN
-from include.water.topics import TOPICS
+from include.project import PROJECT
+from include.streams import REPORTED
 
 
 @dag(
@@ -40,7 +39,7 @@ from include.water.topics import TOPICS
         "execution_timeout": timedelta(minutes=10),
         **REPORTED,
     },
-    tags=["batch", "maintenance"],
+    tags=["operations", "maintenance"],
     doc_md=__doc__,
 )
 def expire_snapshots():
@@ -50,13 +49,13 @@ def expire_snapshots():
         from include.streams.operations.heartbeats import beat
 
         beat("expire_snapshots", every=timedelta(minutes=10))
-        return expire_landing_snapshots(TOPICS, timedelta(minutes=(params or {})["minutes"]))
+        return expire_landing_snapshots(PROJECT.topics, timedelta(minutes=(params or {})["minutes"]))
 
     @task
     def thin_snapshots(params: dict | None = None) -> dict[str, int]:
         from include.streams.landing.upkeep import thin_snapshots
 
-        return thin_snapshots(WRITTEN, timedelta(minutes=(params or {})["minutes"]))
+        return thin_snapshots(PROJECT.tables, timedelta(minutes=(params or {})["minutes"]))
 
     expire_landing_snapshots()
     thin_snapshots()

@@ -21,9 +21,9 @@ from datetime import timedelta
 from airflow.providers.apache.kafka.operators.consume import ConsumeFromTopicOperator
 from airflow.sdk import Param, dag, task
 
-from include.streams.contracts import Reason
+from include.project import PROJECT
+from include.streams import Reason
 from include.streams.kafka.replay import require_report
-from include.water.topics import TOPICS
 
 Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
 
@@ -35,7 +35,7 @@ Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=3),
     params={
-        "topic": Param(type="string", enum=[topic.name for topic in TOPICS], description="its dead letters"),
+        "topic": Param(type="string", enum=[topic.name for topic in PROJECT.topics], description="its dead letters"),
         "reason": Param(None, type=["null", "string"], enum=[None, *Reason], description="why they are dead letters"),
         "since": Param(None, type=["null", "string"], format="date-time", description="when they became dead letters"),
         "until": Param(None, type=["null", "string"], format="date-time", description="before this time"),
@@ -53,17 +53,16 @@ Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
         "retry_exponential_backoff": 2,
         "execution_timeout": timedelta(minutes=30),
     },
-    tags=["batch", "kafka", "repair"],
+    tags=["operations", "kafka", "repair"],
     doc_md=__doc__,
 )
 def replay_dead_letters():
     @task
-    def plan(params: dict | None = None, run_id: str | None = None) -> list[dict]:
+    def plan(params: dict, run_id: str | None = None) -> list[dict]:
         from include.streams.kafka.replay_plan import plan_replay
 
-        return plan_replay(
-            params, run_id, registry="include.water.topics:TOPICS", repairs="include.water.repairs:REPAIRS"
-        )
+        repairs = PROJECT.repairs_of(params["topic"])
+        return plan_replay(params, run_id, registry="include.project:PROJECT.topics", repairs=repairs)
 
     # Mapped over one plan or none: how much there is to read is known only at run time.
     replay = ConsumeFromTopicOperator.partial(

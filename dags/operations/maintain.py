@@ -9,8 +9,7 @@ whose effects keep failing, and deletes old rows.
 **Makes**
 - alarms: lag (in the standard lane: what has landed and is not claimed), age and open claims of every consumer, also of
   a paused Dag; outbox rows that have waited for an hour. Alarms whose cause is gone are closed;
-- partition keys that were lost: keys of messages that were claimed and not handled, and of proposals that no person was
-  asked about;
+- partition keys that started no run: those of claimed messages that were not handled, for example;
 - effects that have failed: tried again after two minutes, then at growing intervals, at most half an hour;
 - room: deletes rows that are done and older than the parameters say. Open rows stay, however old they are. An inbox row
   recognizes redelivered messages, so it must outlive its message: the task checks `inbox_days` against the topics
@@ -24,9 +23,8 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag, task
 
-from include.streams.operations.heartbeats import REPORTED
-from include.water.assets import PROPOSAL, SERVICE_REQUEST
-from include.water.consumers import CONSUMERS, LANDING_CONSUMERS, TRIAGE_SERVICE_REQUESTS
+from include.project import PROJECT
+from include.streams import REPORTED
 
 
 @dag(
@@ -47,7 +45,7 @@ from include.water.consumers import CONSUMERS, LANDING_CONSUMERS, TRIAGE_SERVICE
         "execution_timeout": timedelta(minutes=10),
         **REPORTED,
     },
-    tags=["batch", "kafka", "maintenance"],
+    tags=["operations", "kafka", "maintenance"],
     doc_md=__doc__,
 )
 def maintain():
@@ -57,52 +55,43 @@ def maintain():
         from include.streams.operations.heartbeats import beat
 
         beat("maintain", every=timedelta(minutes=5))
-        watch.check_consumers(CONSUMERS)
+        watch.check_consumers(PROJECT.consumers)
 
     @task
     def check_landing_consumers() -> None:
         from include.streams.landing import watch
 
-        watch.check_consumers(LANDING_CONSUMERS)
+        watch.check_consumers(PROJECT.landing_consumers)
 
     @task
     def check_outbox() -> None:
-        from include.streams.operations import alarms, outbox
+        from include.streams import outbox
+        from include.streams.operations import alarms
 
         outbox.watch()
         # Delivers alarms also when the Dag deliver_outbox is paused or fails.
         alarms.deliver_alarms()
 
-    @task(outlets=[SERVICE_REQUEST])
-    def emit_service_requests(outlet_events=None) -> None:
-        from include.streams.kafka.context import keys_to_emit_again
-
-        keys = keys_to_emit_again(TRIAGE_SERVICE_REQUESTS, "triage_service_request")
-        outlet_events[SERVICE_REQUEST].add_partitions(keys)
+    @task
+    def emit_keys(name: str, outlet_events=None) -> None:
+        keyed = PROJECT.keyed_assets[name]
+        outlet_events[keyed.load_asset()].add_partitions(keyed.keys_to_emit_again())
 
     @task
     def handle_postponed() -> None:
         from include.streams.kafka import tasks
 
-        tasks.handle_postponed(CONSUMERS)
-
-    @task(outlets=[PROPOSAL])
-    def emit_proposals(outlet_events=None) -> None:
-        from include.water.triage.effect import proposals_to_emit_again
-
-        outlet_events[PROPOSAL].add_partitions(proposals_to_emit_again("execute_decisions"))
+        tasks.handle_postponed(PROJECT.consumers)
 
     @task
     def prune(params: dict | None = None) -> dict[str, int]:
-        from include.water.retention import prune_all
-
-        return prune_all(dict(params or {}), seconds=240)
+        return PROJECT.prune(dict(params or {}), seconds=240)
 
     check_consumers()
     check_landing_consumers()
     check_outbox()
-    emit_service_requests()
-    emit_proposals()
+    for name, keyed in PROJECT.keyed_assets.items():
+        emit_keys.override(task_id=f"emit_{name}", outlets=[keyed.load_asset()])(name)
     handle_postponed()
     prune()
 

@@ -25,8 +25,8 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams.operations.heartbeats import REPORTED
-from include.water.topics import TOPICS
+from include.project import PROJECT
+from include.streams import REPORTED
 
 
 @dag(
@@ -46,7 +46,7 @@ from include.water.topics import TOPICS
         "execution_timeout": timedelta(minutes=5),
         **REPORTED,
     },
-    tags=["batch", "kafka", "maintenance"],
+    tags=["operations", "kafka", "maintenance"],
     doc_md=__doc__,
 )
 def watch_connectors():
@@ -62,7 +62,7 @@ def watch_connectors():
             raise AirflowSkipException(f"no connectors to watch: connection {watchdog.CONN_ID} is not defined")
         limits = dict(params or {})
         return watchdog.check_connectors(
-            TOPICS,
+            PROJECT.topics,
             watchdog.Limits(
                 max_lag=limits["max_lag"],
                 stalled_after=timedelta(minutes=limits["stalled_minutes"]),

@@ -14,8 +14,8 @@ unreferenced and old objects.
 - files that no snapshot refers to are deleted when they are older than a day. From a landing table no file is deleted
   while offsets are missing, because such a file may hold the missing rows. No file is deleted that the sink's
   coordinator has still to commit;
-- staging files that finished runs left behind are deleted, and check results and register files that are older than the
-  parameters say.
+- staging files that finished runs left behind are deleted, and check results that are older than `results_days`;
+- what the packages of the project name as `nightly` is done.
 
 What is still needed stays, however old it is: docs/runbooks/metadata-grows.md. Where `landing_catalog` or
 `google_cloud_default` is not defined, its tasks have nothing to do.
@@ -28,13 +28,8 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag, task
 
-from include.streams.operations.heartbeats import REPORTED
-from include.water.consumers import AGGREGATE_METER_READINGS
-from include.water.lake_tables import WRITTEN
-from include.water.topics import TOPICS
-
-LANES = [AGGREGATE_METER_READINGS]
-LANDED = [topic.name for topic in TOPICS if topic.landed]
+from include.project import PROJECT
+from include.streams import REPORTED
 
 
 @dag(
@@ -45,7 +40,6 @@ LANDED = [topic.name for topic in TOPICS if topic.landed]
     params={
         "snapshots_days": Param(7, type="integer", minimum=1),
         "results_days": Param(90, type="integer", minimum=1),
-        "register_days": Param(365, type="integer", minimum=1),
     },
     default_args={
         "owner": "data-platform",
@@ -54,7 +48,7 @@ LANDED = [topic.name for topic in TOPICS if topic.landed]
         "execution_timeout": timedelta(hours=1),
         **REPORTED,
     },
-    tags=["batch", "maintenance"],
+    tags=["operations", "maintenance"],
     doc_md=__doc__,
 )
 def maintain_tables():
@@ -69,7 +63,7 @@ def maintain_tables():
         from include.streams.landing.upkeep import keep_landing_table
 
         # Stays below the task's timeout. What is left is bundled the next night.
-        return keep_landing_table(TOPICS[topic], LANES, seconds=1800)
+        return keep_landing_table(PROJECT.topics[topic], PROJECT.landing_consumers, seconds=1800)
 
     @task
     def remove_staging_files() -> int:
@@ -77,25 +71,27 @@ def maintain_tables():
         from include.streams.operations.heartbeats import beat
 
         beat("maintain_tables", every=timedelta(days=1))
-        return remove_finished(LANES)
+        return remove_finished(PROJECT.landing_consumers)
 
     @task
     def remove_results(params: dict | None = None) -> int:
         from include.streams.landing.upkeep import remove_results
 
-        return remove_results(LANES, timedelta(days=(params or {})["results_days"]), seconds=1800)
+        kept = timedelta(days=(params or {})["results_days"])
+        return remove_results(PROJECT.landing_consumers, kept, seconds=1800)
 
     @task
-    def remove_register_files(params: dict | None = None) -> int:
-        from include.water.retention import remove_register_files
+    def do_nightly(function: str) -> int:
+        from pkgutil import resolve_name
 
-        return remove_register_files(timedelta(days=(params or {})["register_days"]), seconds=1800)
+        return resolve_name(function)(seconds=1800)
 
-    keep_table.expand(name=list(WRITTEN))
-    keep_landing_table.expand(topic=LANDED)
+    keep_table.expand(name=list(PROJECT.tables))
+    keep_landing_table.expand(topic=PROJECT.landed_topics)
     remove_staging_files()
     remove_results()
-    remove_register_files()
+    for name, function in PROJECT.nightly.items():
+        do_nightly.override(task_id=name)(function)
 
 
 maintain_tables()

@@ -36,15 +36,15 @@ log = logging.getLogger(__name__)
         "retry_exponential_backoff": 2,
         "execution_timeout": timedelta(minutes=5),
     },
-    tags=["setup", "kafka"],
+    tags=["operations", "kafka"],
     doc_md=__doc__,
 )
 def prepare_services():
     @task
     def prepare() -> list[str]:
-        from include.water import services
+        from include import project
 
-        changes = services.prepare()
+        changes = project.prepare()
         log.info("%s", "\n".join(changes) or "nothing to do: all is as this version needs it")
         return changes
 

@@ -1,0 +1,242 @@
+"""What a package of `include/` declares, and what a project with all its packages consists of.
+
+`include/project.py` lists the packages. The Dags in `dags/operations/`, the local stack and the checks of `tests/dags`
+read that list only, so none of them changes when a topic, a consumer or a whole package comes or goes.
+
+A declaration names functions ("package.module:function") and imports none of them: a Dag file reads all declarations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import chain
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from include.streams.contracts import Registry
+from include.streams.kafka.connection import DEAD_LETTERS_CONN_ID, DEAD_LETTERS_SETTINGS
+from include.streams.kafka.consumers import Consumer
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.tables import clean_table
+
+if TYPE_CHECKING:
+    from airflow.sdk import Asset
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyedAsset:
+    """An asset whose partition keys each start a run, and how keys are found that started none.
+
+    Airflow forgets the keys that an asset gets while the Dag is paused. The Dag `maintain` emits them again.
+
+    Attributes:
+        asset: "package.module:NAME" of the asset.
+        dag_id: The Dag that its keys start.
+        keys: The consumer with one run per message whose keys these are; or "package.module:function", which is called
+            in a task as `function(dag_id)` and returns the keys to emit again. The function raises
+            AirflowSkipException if there are none.
+    """
+
+    asset: str
+    dag_id: str
+    keys: Consumer | str
+
+    @property
+    def name(self) -> str:
+        """The asset's name in `asset`, in lower case: a task is named after it."""
+        return self.asset.rpartition(":")[2].lower()
+
+    def load_asset(self) -> Asset:
+        """Import the asset. A Dag file may call this, because it has imported Airflow."""
+        return resolve_name(self.asset)
+
+    def keys_to_emit_again(self) -> list[str]:
+        """The keys that started no run. Call this in a task.
+
+        Raises:
+            AirflowSkipException: There are none, or the Dag cannot take keys now.
+        """
+        if isinstance(self.keys, str):
+            return resolve_name(self.keys)(self.dag_id)
+        from include.streams.kafka.context import keys_to_emit_again
+
+        return keys_to_emit_again(self.keys, self.dag_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """What the local stack runs and shows of a package. Nothing of it is deployed.
+
+    Attributes:
+        simulators: The module that sends messages: `python -m <module> run --for SECONDS --report FILE`, and the
+            `arguments`. The report is a JSON object: `sent` and `planted_bad` are {topic: messages}, `finished` says
+            whether the simulator came to its end.
+        arguments: Further arguments of `run`.
+        feeds: HTTP sources that the Dags poll: {Airflow connection: module and arguments}. The stack runs the module
+            with `--port PORT`, and the connection leads to it.
+        kafka_connections: Airflow connections to the broker besides `kafka_default`: {connection: what it adds to the
+            client's settings}.
+        results: What `make demo` shows: {database: {title: SQL that selects a name and a number}}. A database is
+            `operations_db` or `airflow_metadata`.
+        awaited: What must have happened before `make demo` ends: {what, in words: SQL that selects how often}, in
+            `operations_db`.
+        pages: Pages in the Airflow UI, for `make demo` to name: {title: path}.
+    """
+
+    simulators: str | None = None
+    arguments: tuple[str, ...] = ()
+    feeds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kafka_connections: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    results: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    awaited: Mapping[str, str] = field(default_factory=dict)
+    pages: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """What one package of `include/` declares.
+
+    Attributes:
+        name: Its folder in `include/`.
+        topics: Its topics.
+        assets: The module that declares its assets; None if it has none.
+        consumers: Its consumers of topics (the event-driven pattern).
+        landing_consumers: Its consumers of landing tables (the standard pattern).
+        keyed_assets: Its assets whose partition keys each start a run.
+        tables: Iceberg tables that its tasks write, besides the clean tables of its landing consumers:
+            "namespace.table".
+        repairs: "package.module:NAME" of its repairs of dead letters.
+        retention: "package.module:function", called as `function(inbox_kept)` with the time for which inbox rows are
+            kept (None: forever); it returns the rules for pruning the package's own tables.
+        nightly: "package.module:function" of further work of `maintain_tables`, each called as `function(seconds=...)`:
+            it starts nothing new after that time and returns how much it removed.
+        demo: What the local stack runs and shows.
+    """
+
+    name: str
+    topics: Registry
+    assets: str | None = None
+    consumers: tuple[Consumer, ...] = ()
+    landing_consumers: tuple[LandingConsumer, ...] = ()
+    keyed_assets: tuple[KeyedAsset, ...] = ()
+    tables: tuple[str, ...] = ()
+    repairs: str | None = None
+    retention: str | None = None
+    nightly: tuple[str, ...] = ()
+    demo: Demo = field(default_factory=Demo)
+
+
+class Project:
+    """All packages of a project.
+
+    Raises:
+        ValueError: Two packages, consumers or assets have one name, a consumer reads a topic that no package declares,
+            or two topics collide (see `Registry`).
+    """
+
+    def __init__(self, *packages: Package):
+        self.packages = packages
+        _distinct("package", (package.name for package in packages))
+        _distinct("topic", (topic.name for package in packages for topic in package.topics))
+        self.topics = Registry(*(topic for package in packages for topic in package.topics))
+        self.consumers = _joined(package.consumers for package in packages)
+        self.landing_consumers = _joined(package.landing_consumers for package in packages)
+        # One name is one consumer group and one set of claims: two consumers would take each other's messages.
+        _distinct("consumer", (consumer.name for consumer in (*self.consumers, *self.landing_consumers)))
+        self._check_topics()
+        self.keyed_assets = {keyed.name: keyed for package in packages for keyed in package.keyed_assets}
+        _distinct("keyed asset", (keyed.name for package in packages for keyed in package.keyed_assets))
+        functions = _joined(package.nightly for package in packages)
+        _distinct("nightly function", (name.rpartition(":")[2] for name in functions))
+        # {name: "package.module:function"}: a task of `maintain_tables` is named after each.
+        self.nightly = {name.rpartition(":")[2]: name for name in functions}
+
+    @property
+    def landed_topics(self) -> list[str]:
+        """The names of the topics that land in tables."""
+        return [topic.name for topic in self.topics if topic.landed]
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The Iceberg tables that tasks write; Kafka Connect writes the landing tables."""
+        clean = (clean_table(consumer.topic) for consumer in self.landing_consumers)
+        return tuple(dict.fromkeys((*clean, *_joined(package.tables for package in self.packages))))
+
+    def prune(self, days: Mapping[str, Any], *, seconds: float) -> dict[str, int]:
+        """Delete rows that are done and old, also of the packages' own tables. Call this in a task.
+
+        Args:
+            days: {name: days to keep}, with the names that `include.streams.operations.retention.rules` takes.
+            seconds: After about this long the rest is left for the next time.
+
+        Returns:
+            {table: how many rows were deleted}.
+
+        Raises:
+            RetentionTooShort: A value is too small.
+        """
+        from include.streams.operations.retention import prune, rules
+
+        inbox_kept = timedelta(days=days["inbox_days"]) if days["inbox_days"] else None
+        functions = [resolve_name(package.retention) for package in self.packages if package.retention]
+        own = chain.from_iterable(function(inbox_kept) for function in functions)
+        return prune([*rules(self.topics, **days), *own], seconds=seconds)
+
+    def repairs_of(self, topic: str) -> str | None:
+        """ "package.module:NAME" of the repairs of the topic's package, if it has any.
+
+        Raises:
+            LookupError: No package declares the topic.
+        """
+        for package in self.packages:
+            if topic in package.topics:
+                return package.repairs
+        raise LookupError(f"no package of include/project.py declares the topic {topic!r}")
+
+    @property
+    def demos(self) -> list[Demo]:
+        """What the local stack runs and shows of each package."""
+        return [package.demo for package in self.packages]
+
+    @property
+    def feeds(self) -> dict[str, list[str]]:
+        """{Airflow connection: module and arguments} of the HTTP sources that the Dags poll."""
+        return {name: list(command) for demo in self.demos for name, command in demo.feeds.items()}
+
+    @property
+    def kafka_connections(self) -> dict[str, dict[str, str]]:
+        """{Airflow connection to the broker: what it adds to the client's settings}, besides `kafka_default`."""
+        own = {name: dict(value) for demo in self.demos for name, value in demo.kafka_connections.items()}
+        return {DEAD_LETTERS_CONN_ID: dict(DEAD_LETTERS_SETTINGS), **own}
+
+    def _check_topics(self) -> None:
+        for consumer in self.consumers:
+            read = {topic.name for topic in consumer.topics}
+            if unknown := sorted(read - {topic.name for topic in self.topics}):
+                raise ValueError(
+                    f"consumer {consumer.name} reads {', '.join(unknown)}, which no package of include/project.py "
+                    "declares: add the topic to the package's registry"
+                )
+        for consumer in self.landing_consumers:
+            if consumer.topic.name not in self.topics:
+                raise ValueError(
+                    f"consumer {consumer.name} reads {consumer.topic.name}, which no package of include/project.py "
+                    "declares: add the topic to the package's registry"
+                )
+
+
+def _joined(parts: Iterable[tuple[T, ...]]) -> tuple[T, ...]:
+    return tuple(chain.from_iterable(parts))
+
+
+def _distinct(what: str, names: Iterable[Any]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"include/project.py: two declarations of the {what} {name}; rename one of them")
+        seen.add(name)
