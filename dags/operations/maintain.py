@@ -65,12 +65,12 @@ def maintain():
 
     @task
     def check_outbox() -> None:
-        from include.streams import outbox
-        from include.streams.operations import alarms
+        from include.streams.operations import outbox_delivery
+        from include.streams.operations.alarm_delivery import deliver_alarms
 
-        outbox.watch()
+        outbox_delivery.watch()
         # Delivers alarms also when the Dag deliver_outbox is paused or fails.
-        alarms.deliver_alarms()
+        deliver_alarms()
 
     @task
     def emit_keys(name: str, outlet_events=None) -> None:

@@ -90,6 +90,64 @@ def test_an_import_across_the_layers_is_found(module: str, imports: str, small_p
     assert "BROKEN" in result.stdout, result.stdout + result.stderr
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("import include.streams.kafka.second", "import include.streams.kafka.first"),
+        ("def f():\n    from include.streams.kafka import second", "import include.streams.kafka.first"),
+        ("import include.streams.kafka.second", "def f():\n    from include.streams.kafka.first import g"),
+        ("if 0:\n    from include.streams.kafka import second", "import include.streams.kafka.first"),
+    ],
+)
+def test_a_circle_of_two_modules_is_found(first: str, second: str, small_project: Path):
+    folder = small_project / "include/streams/kafka"
+    (folder / "first.py").write_text(first)
+    (folder / "second.py").touch()
+    assert lint(small_project).returncode == 0
+    (folder / "second.py").write_text(second)
+    assert "No cycles are allowed in include.streams.kafka" in lint(small_project).stdout
+
+
+def test_a_circle_of_two_packages_is_found(small_project: Path):
+    for path, text in (
+        ("kafka/a.py", "import include.streams.operations.a"),
+        ("operations/b.py", "def f():\n    import include.streams.kafka.b"),
+        ("kafka/b.py", ""),
+        ("operations/a.py", ""),
+    ):
+        (small_project / "include/streams" / path).write_text(text)
+    assert "No cycles are allowed in include.streams" in lint(small_project).stdout
+
+
+def circles(package: str) -> list[str]:
+    """The imports of the package's modules that are part of a circle; those of a package's own `__init__` too."""
+    import grimp
+
+    graph = grimp.build_graph(package, cache_dir=None)
+    return [
+        f"{importer} -> {imported}"
+        for importer in sorted(graph.modules)
+        for imported in sorted(graph.find_modules_directly_imported_by(importer))
+        if graph.chain_exists(importer=imported, imported=importer)
+    ]
+
+
+def test_no_module_imports_itself_through_its_package():
+    assert circles("include") == []
+
+
+def test_a_circle_through_a_package_is_found(tmp_path: Path, monkeypatch):
+    folder = tmp_path / "orders_of_test"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from orders_of_test.effects import raise_alert")
+    (folder / "effects.py").write_text("def raise_alert():\n    from orders_of_test import raise_alert")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert circles("orders_of_test") == [
+        "orders_of_test -> orders_of_test.effects",
+        "orders_of_test.effects -> orders_of_test",
+    ]
+
+
 def example_words(*folders: Path) -> list[str]:
     """Return the places of the example's words in the Python files of the folders."""
     return [

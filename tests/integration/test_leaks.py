@@ -23,6 +23,7 @@ from include.water.leaks.detection import Night
 from include.water.leaks.features import features
 from include.water.leaks.model import NAME, champion
 from include.water.leaks.scoring import Spell
+from include.water.simulators.crews import confirm_planted
 from include.water.tables import confirmed_leaks, judged_nights, leaks
 from include.water.topics import LEAKS_DETECTED, LeakDetected
 from tests.integration.test_seismic_feed import ends, read
@@ -154,9 +155,7 @@ def test_confirmed_leaks_are_what_crews_say_last(tables):
 
 def test_planted_leaks_stand_for_confirmed_ones(tables):
     until = datetime(2026, 11, 22, tzinfo=UTC)
-    assert confirmed.confirm_planted(until, until - timedelta(days=60)) == confirmed.confirm_planted(
-        until, until - timedelta(days=60)
-    )
+    assert confirm_planted(until, until - timedelta(days=60)) == confirm_planted(until, until - timedelta(days=60))
     with begin() as connection:
         assert len(connection.execute(select(confirmed_leaks)).all()) >= 12
 

@@ -20,7 +20,7 @@ from include.streams.contracts import Reason
 from include.streams.contracts.topics import DEAD_LETTER_SUFFIX
 from include.streams.kafka.messages import Message
 from include.streams.kafka.producer import AcknowledgedProducer, Headers, OutgoingRecord, Refusal
-from include.streams.operations import outbox
+from include.streams.operations import outbox, outbox_delivery
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.tables import alarms
@@ -282,7 +282,7 @@ def watch_held(connection: Connection) -> None:
     """
     open_ones = select(alarms.c.source).where(alarms.c.kind == ALARM, alarms.c.closed_at.is_(None))
     known = set(connection.execute(open_ones).scalars())
-    left = outbox.undelivered_messages(connection, DEAD_LETTER_SUFFIX)
+    left = outbox_delivery.undelivered_messages(connection, DEAD_LETTER_SUFFIX)
     for topic in sorted(left.keys() - known):
         open_alarm(connection, topic, ALARM, _held_text(connection, topic, left[topic]))
     for topic in sorted(known - left.keys()):

@@ -10,8 +10,9 @@ from sqlalchemy import Row
 
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.producer import AcknowledgedProducer, OutgoingRecord, Refusal
-from include.streams.operations import outbox
-from include.streams.operations.outbox import Answer, Attempt, Route, Written
+from include.streams.operations import outbox, outbox_delivery
+from include.streams.operations.outbox import Route, Written
+from include.streams.operations.outbox_delivery import Answer, Attempt
 from include.streams.operations.webhooks import Requests
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class OwnDelivery:
         if not written:
             return
         try:
-            outbox.deliver_written(written, self._ways, seconds=seconds)
+            outbox_delivery.deliver_written(written, self._ways, seconds=seconds)
         except Exception as error:
             log.warning("outbox: left to the Dag deliver_outbox: %s: %s", type(error).__name__, error)
 
@@ -180,7 +181,7 @@ def deliver_due(consumers: Iterable[Declared], *, seconds: float = RUN_SECONDS) 
     delivered, failure = 0, None
     with ThreadPoolExecutor(ROUTES_AT_ONCE) as pool:
         while failure is None and time.monotonic() < until:
-            for route in outbox.due_routes():
+            for route in outbox_delivery.due_routes():
                 if len(busy) < ROUTES_AT_ONCE and route not in busy.values():
                     busy[pool.submit(_deliver_route, route, connections)] = route
             if not busy:
@@ -198,6 +199,6 @@ def deliver_due(consumers: Iterable[Declared], *, seconds: float = RUN_SECONDS) 
 
 def _deliver_route(route: Route, connections: Mapping[str, str]) -> int:
     if route.kind == "request":
-        return outbox.deliver_route(route, Requests())
+        return outbox_delivery.deliver_route(route, Requests())
     with AcknowledgedProducer(connections.get(route.consumer, CONN_ID)) as producer:
-        return outbox.deliver_route(route, Messages(producer))
+        return outbox_delivery.deliver_route(route, Messages(producer))

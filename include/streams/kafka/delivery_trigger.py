@@ -38,13 +38,13 @@ class OutboxDueTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield an event whenever a run should deliver rows; never ends by itself."""
         # Imported here: a Dag file that names this trigger must not load SQLAlchemy.
-        from include.streams.operations import outbox
+        from include.streams.operations import outbox_delivery
 
         is_away, next_fire, wait = False, 0.0, REFIRE_FIRST_SECONDS
         while True:
             try:
                 # In a thread: the call blocks, and the triggerer has one event loop.
-                routes = await asyncio.to_thread(outbox.due_routes)
+                routes = await asyncio.to_thread(outbox_delivery.due_routes)
             except Exception as error:
                 if not is_away:
                     log.warning("cannot ask for rows of the outbox, trying again until it works: %s", error)

@@ -171,9 +171,10 @@ def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
 
 def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.streams.landing.broken import reading
+    from include.streams.landing.gaps import RUNBOOK
     from include.streams.landing.repair import Repaired, repair
     from include.streams.landing.tables import raw_table
-    from include.streams.landing.verification import RUNBOOK, verify
+    from include.streams.landing.verification import verify
 
     topic = _topic(options.connector, registry)
     name, conn_id = raw_table(topic), options.kafka_conn_id

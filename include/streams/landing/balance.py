@@ -16,9 +16,10 @@ from include.streams.lake import engine
 from include.streams.lake.catalog import load_catalog
 from include.streams.landing import intervals, letters, staging
 from include.streams.landing.broken import reading
-from include.streams.landing.clean import as_parts, claim_of, count_of, replaceable
+from include.streams.landing.clean import as_parts, count_of, replaceable
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.planning import without_record
+from include.streams.landing.positions import claim_of
 from include.streams.landing.tables import clean_table, load_landing_table
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.landing import gaps, intervals
-from include.streams.landing.gaps import Gap
+from include.streams.landing.gaps import GAP_ALARM, RUNBOOK, Gap
 from include.streams.landing.intervals import Ranges
-from include.streams.landing.landed import Landed, LandedFile, bounds_of
+from include.streams.landing.landed import Landed, bounds_of
 from include.streams.landing.repair import repair
-from include.streams.landing.stored import BrokenFiles
+from include.streams.landing.stored import BrokenFiles, LandedFile
 from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, topic_id
-from include.streams.landing.verification import GAP_ALARM, RUNBOOK
 from include.streams.operations.alarms import add_to_alarm, close_alarm
 from include.streams.operations.database import begin
 

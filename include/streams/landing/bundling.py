@@ -16,9 +16,9 @@ from include.streams.contracts import Topic
 from include.streams.kafka.offsets import is_same_topic
 from include.streams.lake import maintenance
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.landed import LandedFile, landed_file
-from include.streams.landing.planning import next_offsets
-from include.streams.landing.stored import BrokenFiles, find_broken
+from include.streams.landing.landed import landed_file
+from include.streams.landing.positions import next_offsets
+from include.streams.landing.stored import BrokenFiles, LandedFile, find_broken
 from include.streams.landing.tables import topic_id
 from include.streams.operations.database import begin
 from include.streams.operations.tables import claim_ranges, claims
@@ -91,7 +91,7 @@ def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seco
 def _done_below(lane: LandingConsumer, of_topic: str) -> dict[int, int]:
     """{partition: the offset below which the lane has claimed every offset, in claims that are closed}.
 
-    Positions and claims of every generation of the log count, as for the lane itself (`planning.next_offsets`): it will
+    Positions and claims of every generation of the log count, as for the lane itself (`next_offsets`): the lane will
     not claim these offsets in this table again. If a reset moves it back all the same, it finds the offsets in the
     bundles.
     """

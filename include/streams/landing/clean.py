@@ -30,10 +30,11 @@ from include.streams.landing.broken import reading
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.gaps import State
 from include.streams.landing.planning import without_record
+from include.streams.landing.positions import claim_of
 from include.streams.landing.tables import clean_table
 from include.streams.landing.validation import staged
 from include.streams.operations.database import WHOLE_TASK, begin
-from include.streams.operations.tables import claim_ranges, claims
+from include.streams.operations.tables import claims
 from include.streams.validators import coordinates
 from include.streams.validators.columns import columns_of
 from include.streams.validators.coordinates import COORDINATES, LOG
@@ -188,18 +189,6 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
     }
     log.info("committed: consumer=%s %s replaced=%d", consumer.name, summary, replaced)
     return summary
-
-
-def claim_of(consumer: LandingConsumer, run_id: str) -> tuple[int, list[OffsetRange]]:
-    """The run's claim and its ranges. Raises LookupError when the run has none."""
-    mine = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
-    with begin() as connection:
-        claim_id = connection.scalar(mine)
-        if claim_id is None:
-            raise LookupError(f"consumer {consumer.name}: run {run_id} has no claim; clear the task that plans it")
-        of_claim = select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)
-        found = connection.execute(of_claim.order_by(claim_ranges.c.partition)).all()
-    return claim_id, [OffsetRange(r.topic, r.topic_id, r.partition, r.readable_from, r.end_offset) for r in found]
 
 
 def replaceable(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> list[OffsetRange]:

@@ -57,6 +57,8 @@ class State(StrEnum):
     lost = "lost"
 
 
+GAP_ALARM, LOST_ALARM = "landing_gap", "messages_lost"
+RUNBOOK = "docs/runbooks/landing-gap.md"
 # Offsets with these outcomes need no row in the landing table.
 SETTLED = (State.no_record, State.lost)
 # Ranges in one row, of some 16 bytes each.

@@ -11,7 +11,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from include.streams.landing import intervals, manifests
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.manifests import Bounds
-from include.streams.landing.stored import READ_THREADS, BrokenFiles, find_broken, require_stored
+from include.streams.landing.stored import READ_THREADS, BrokenFiles, LandedFile, find_broken, require_stored
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestFile
@@ -33,23 +32,6 @@ log = logging.getLogger(__name__)
 MAX_CACHED_MANIFESTS = 200
 MAX_CACHED_BOUNDS = 20_000
 MAX_CACHED_COLUMNS = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class LandedFile:
-    """A data file: offsets [start, end) of one Kafka partition by its bounds; `records` rows, `size_bytes` long."""
-
-    path: str
-    partition: int
-    start: int
-    end: int
-    records: int
-    size_bytes: int
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether the file holds every offset between its bounds."""
-        return self.records == self.end - self.start
 
 
 class UnreadableTable(Exception):

@@ -12,11 +12,10 @@ from sqlalchemy import Connection, select
 from include.streams.kafka.offsets import is_same_topic
 from include.streams.landing import gaps, intervals
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.gaps import State
+from include.streams.landing.gaps import LOST_ALARM, RUNBOOK, State
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed
 from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, topic_id
-from include.streams.landing.verification import LOST_ALARM, RUNBOOK
 from include.streams.operations.alarms import add_to_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.tables import claim_ranges, claims

@@ -5,28 +5,28 @@ ends at its first hole; in the event lane it ends at the end of the log. A run i
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import Connection, select
 
-from include.streams.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled, positions_of, reset_command
+from include.streams.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.reading import CONSUMER_SETTINGS
 from include.streams.kafka.watch import STOPPED_ALARM, Committing, watch_claims
 from include.streams.landing import gaps, intervals
 from include.streams.landing.broken import close_if_whole, reading
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.gaps import Gap, State
+from include.streams.landing.gaps import GAP_ALARM, LOST_ALARM, RUNBOOK, Gap, State
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed
-from include.streams.landing.readiness import Lane
+from include.streams.landing.positions import next_offsets, open_claim_of_another_run, open_stopped_alarm
 from include.streams.landing.repair import repair
 from include.streams.landing.tables import load_landing_table, raw_table, start_offsets, topic_id
 from include.streams.landing.units import NotLanded, Slice, Unit, bundles, slices, unit
-from include.streams.landing.verification import GAP_ALARM, LOST_ALARM, RUNBOOK, Verified, verify
-from include.streams.operations.alarms import add_lasting, add_to_alarm, close_alarm, open_alarm
+from include.streams.landing.verification import Verified, verify
+from include.streams.operations.alarms import add_to_alarm, close_alarm, open_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.tables import claim_ranges, claims
 
@@ -120,26 +120,6 @@ def without_record(
             landed = landed or Landed(table)
             found[part.partition] = intervals.subtract(mine, landed.covered(part.partition, part.start, part.end))
     return {partition: offsets for partition, offsets in found.items() if offsets}
-
-
-def open_claim_of_another_run(connection: Connection, consumer: str, run_id: str | None = None) -> str | None:
-    """Return the run that has the oldest open claim of this consumer, or None.
-
-    Args:
-        connection: A connection to the operational database.
-        consumer: The consumer's name.
-        run_id: This run's claim is ignored.
-    """
-    others = select(claims.c.run_id).where(claims.c.consumer == consumer, claims.c.closed_at.is_(None))
-    if run_id is not None:
-        others = others.where(claims.c.run_id != run_id)
-    return connection.scalar(others.order_by(claims.c.claimed_at).limit(1))
-
-
-def next_offsets(connection: Connection, consumer: "LandingConsumer | Lane", of_topic: str) -> dict[int, int]:
-    """{partition: the next offset that the consumer has not claimed} of the topic with this id."""
-    known = positions_of(connection, consumer.name, [consumer.topic.name])
-    return {p.number: offset for p, (identity, offset) in known.items() if is_same_topic(identity, of_topic)}
 
 
 def verify_for(consumer: LandingConsumer) -> Verified:
@@ -288,21 +268,3 @@ def _stop(consumer: LandingConsumer, stopped: ConsumerStopped) -> Exception:
 
     with begin() as connection:
         return AirflowFailException(open_stopped_alarm(connection, consumer, [str(stopped)]))
-
-
-def open_stopped_alarm(connection: Connection, consumer: "LandingConsumer | Lane", reasons: Iterable[str]) -> str:
-    """Open the alarm about logs that are not those that were claimed before, or add those that it does not name yet.
-
-    Args:
-        connection: A connection in a transaction.
-        consumer: The stopped consumer.
-        reasons: What happened to each log; the same text at every look.
-
-    Returns:
-        The text with the remedy.
-    """
-    command = reset_command(consumer.name, consumer.topic.name, consumer.conn_id)
-    # Partitions of a topic that was recreated have one reason.
-    texts = [f"{why}; {RUNBOOK} says how to go on, with: {command}" for why in dict.fromkeys(reasons)]
-    add_lasting(connection, consumer.name, STOPPED_ALARM, texts)
-    return "; ".join(texts)

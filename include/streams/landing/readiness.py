@@ -82,18 +82,15 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
         Exception: What the databases, the store and Kafka raise.
     """
     from pyiceberg.exceptions import NoSuchTableError
-    from sqlalchemy import select
 
     from include.streams.kafka.claims import ConsumerStopped
     from include.streams.kafka.watch import watch_claims
-    from include.streams.landing.planning import open_claim_of_another_run, open_stopped_alarm
+    from include.streams.landing.positions import has_claim, open_claim_of_another_run, open_stopped_alarm
     from include.streams.landing.tables import load_landing_table
     from include.streams.operations.database import begin
-    from include.streams.operations.tables import claims
 
     with begin() as connection:
-        mine = select(claims.c.id).where(claims.c.consumer == lane.name, claims.c.run_id == lane.run_id)
-        if connection.scalar(mine) is not None:
+        if has_claim(connection, lane, lane.run_id):
             return Readiness.ready
         if verify_too:
             watch_claims(connection, lane)  # type: ignore[arg-type]
@@ -127,7 +124,7 @@ def _look_at(lane: Lane, table: "Table", *, verify_too: bool) -> Readiness:
 def _with_something_to_do(lane: Lane, table: "Table", logs: "_Logs", *, verify_too: bool) -> Readiness:
     from include.streams.landing import gaps
     from include.streams.landing.landed import Landed
-    from include.streams.landing.planning import next_offsets
+    from include.streams.landing.positions import next_offsets
     from include.streams.landing.tables import start_offsets, topic_id
     from include.streams.landing.verification import open_gap_alarm, verify
     from include.streams.operations.database import begin
@@ -178,7 +175,7 @@ class _Logs:
 
     def why_not(self, partitions: Set[int]) -> Readiness:
         """Why a run could not claim these partitions; opens the alarm if only a person can change it."""
-        from include.streams.landing.planning import open_stopped_alarm
+        from include.streams.landing.positions import open_stopped_alarm
         from include.streams.operations.database import begin
 
         stopped = {number: why for number, why in self._found[1].items() if number in partitions}

@@ -21,11 +21,11 @@ from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 from include.streams.landing import gaps, intervals
-from include.streams.landing.gaps import Gap, State
+from include.streams.landing.gaps import GAP_ALARM, LOST_ALARM, RUNBOOK, Gap, State
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed
 from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, sink_group, topic_id
-from include.streams.landing.verification import GAP_ALARM, LOST_ALARM, RUNBOOK, check_same_topic
+from include.streams.landing.verification import check_same_topic
 from include.streams.operations.alarms import add_to_alarm
 from include.streams.operations.database import begin
 

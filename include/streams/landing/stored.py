@@ -1,16 +1,32 @@
-"""Whether the store still has a landing table's files as the table describes them."""
+"""A landing table's files, and whether the store still has them as the table describes them."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO
 
-    from include.streams.landing.landed import LandedFile
-
 # The threads mostly wait for the store.
 READ_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LandedFile:
+    """A data file: offsets [start, end) of one Kafka partition by its bounds; `records` rows, `size_bytes` long."""
+
+    path: str
+    partition: int
+    start: int
+    end: int
+    records: int
+    size_bytes: int
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the file holds every offset between its bounds."""
+        return self.records == self.end - self.start
 
 
 class BrokenFiles(Exception):
@@ -20,14 +36,14 @@ class BrokenFiles(Exception):
         files: {file: what is wrong with it}; not empty.
     """
 
-    def __init__(self, files: "Mapping[LandedFile, str]") -> None:
+    def __init__(self, files: Mapping[LandedFile, str]) -> None:
         self.files = dict(files)
         first, wrong = next(iter(self.files.items()))
         more = f", and {len(self.files) - 1} more files" if len(self.files) > 1 else ""
         super().__init__(f"{first.path} {wrong}{more}")
 
 
-def find_broken(io: "FileIO", files: "Iterable[LandedFile]") -> "dict[LandedFile, str]":
+def find_broken(io: "FileIO", files: Iterable[LandedFile]) -> dict[LandedFile, str]:
     """Ask the store about files that could not be read.
 
     Args:
@@ -48,7 +64,7 @@ def find_broken(io: "FileIO", files: "Iterable[LandedFile]") -> "dict[LandedFile
         return {}
     store = filesystem(io, listed[0].path)
 
-    def trouble(file: "LandedFile") -> str:
+    def trouble(file: LandedFile) -> str:
         try:
             size = store.info(file.path)["size"]
             if size < file.size_bytes:
@@ -63,7 +79,7 @@ def find_broken(io: "FileIO", files: "Iterable[LandedFile]") -> "dict[LandedFile
         return {file: wrong for file, wrong in zip(listed, pool.map(trouble, listed), strict=True) if wrong}
 
 
-def require_stored(io: "FileIO", files: "Iterable[LandedFile]") -> None:
+def require_stored(io: "FileIO", files: Iterable[LandedFile]) -> None:
     """Raise BrokenFiles if the store has lost or cut one of the files; raises what an unavailable store raises."""
     if found := find_broken(io, files):
         raise BrokenFiles(found)

@@ -19,7 +19,7 @@ from include.streams.kafka.claims import ConsumerStopped, fair_shares
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.offsets import GroupOffsets, Partition, PartitionOffsets, is_same_topic
 from include.streams.landing import gaps, intervals
-from include.streams.landing.gaps import Gap
+from include.streams.landing.gaps import GAP_ALARM, RUNBOOK, Gap
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed, contiguous_end
 from include.streams.landing.tables import (
@@ -35,8 +35,6 @@ from include.streams.operations.database import begin
 
 log = logging.getLogger(__name__)
 
-GAP_ALARM, LOST_ALARM = "landing_gap", "messages_lost"
-RUNBOOK = "docs/runbooks/landing-gap.md"
 # The time between the sink's commit in Kafka and its commit to the table: seconds, but a failed commit is retried for
 # minutes.
 LANDING_GRACE = timedelta(minutes=5)

@@ -1,7 +1,8 @@
 """Alarms: one row for each episode, so that a lasting condition causes one notification.
 
 When an alarm opens, gets a further message, or closes, a request to the optional connection `alarm_webhook` is added
-to the outbox. The Dag `deliver_outbox` sends it within seconds.
+to the outbox. This module only writes rows: the Dag `deliver_outbox` sends the request within seconds, and
+`alarm_delivery.py` sends it at once.
 """
 
 import logging
@@ -12,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, case, false, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from include.streams.operations import outbox
 from include.streams.operations.database import begin
 from include.streams.operations.tables import alarms
 
@@ -131,9 +133,6 @@ def open_alarms() -> list[Row]:
 
 
 def _tell(connection: Connection, event: str, alarm: Row, at: datetime, message: str | None = None) -> None:
-    # Imported here, because the outbox imports this module.
-    from include.streams.operations import outbox
-
     if alarm.source == SENDER:
         # An alarm about a failed webhook must not create a request to the same webhook.
         return
@@ -148,18 +147,3 @@ def _tell(connection: Connection, event: str, alarm: Row, at: datetime, message:
         "at": at.isoformat(),
     }
     outbox.add_request(connection, consumer=SENDER, conn_id=WEBHOOK_CONN_ID, payload=payload)
-
-
-def deliver_alarms() -> int:
-    """Deliver requests about alarms at once, for a caller that must not rely on the Dag `deliver_outbox`.
-
-    An unavailable receiver, or one that refuses a request, raises nothing.
-
-    Returns:
-        The number of delivered requests.
-    """
-    from include.streams.operations import outbox
-    from include.streams.operations.webhooks import Requests
-
-    routes = [route for route in outbox.due_routes() if route.consumer == SENDER]
-    return sum(outbox.deliver_route(route, Requests()) for route in routes)

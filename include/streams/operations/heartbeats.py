@@ -44,7 +44,8 @@ def report_failure(context: Mapping[str, Any]) -> None:
     )
     message += f" of the task, then clear it. Meanwhile the work of {context['ti'].dag_id} is not done"
 
-    from include.streams.operations.alarms import deliver_alarms, open_alarm
+    from include.streams.operations.alarm_delivery import deliver_alarms
+    from include.streams.operations.alarms import open_alarm
     from include.streams.operations.database import begin
 
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Row
 
 from include.streams.compat.connections import is_defined
-from include.streams.operations.outbox import Answer, Attempt
+from include.streams.operations.outbox_delivery import Answer, Attempt
 
 if TYPE_CHECKING:
     from airflow.providers.http.hooks.http import HttpHook

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.streams.lake import engine
 from include.streams.lake.catalog import refreshed
-from include.streams.validators.coordinates import LOG, files_of, span
+from include.streams.validators.coordinates import LOG
 from include.water.flows import queries, tables
 from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, night_of
 from include.water.flows.hours import (
@@ -34,6 +34,7 @@ from include.water.flows.hours import (
     reached,
     within,
 )
+from include.water.flows.touched import hours_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -121,17 +122,6 @@ def aggregate_tables(
     }
     log.info("aggregated: first_hour=%s last_hour=%s hours=%d %s", hours[0], hours[-1], len(hours), counts)
     return {"hours": [hours[0].isoformat(), hours[-1].isoformat()], **counts}
-
-
-def hours_of(connection: DuckDBPyConnection, readings: Table, ranges: Sequence[Mapping[str, Any]]) -> list[datetime]:
-    """The hours of the readings that the clean table has of these offset ranges now, by time."""
-    if not ranges:
-        return []
-    rows = engine.read_data_files(connection, readings, files_of(readings, ranges))
-    # The query picks the rows: a condition of some hundred ranges takes DuckDB longer than everything else.
-    rows.filter(span(ranges)).create_view("readings", replace=True)
-    rows = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
-    return sorted(rows["hour"].to_pylist())
 
 
 def reached_hours(

@@ -36,9 +36,10 @@ def commit(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], run_id
 def note_hours(consumer: LandingConsumer, run_id: str) -> None:
     """Record the hours of the readings that the run has in the clean table now, beside those noted before."""
     from include.streams.lake.engine import connect
-    from include.streams.landing.clean import as_parts, claim_of, ensure_clean_table
+    from include.streams.landing.clean import as_parts, ensure_clean_table
+    from include.streams.landing.positions import claim_of
     from include.streams.validators.coordinates import files_of
-    from include.water.flows.aggregation import hours_of
+    from include.water.flows.touched import hours_of
 
     claim_id, ranges = claim_of(consumer, run_id)
     readings = ensure_clean_table(consumer.topic)

@@ -25,9 +25,9 @@ def write_down(days: float, seed: int) -> None:
         Exception: What the operational database and the bucket raise.
     """
     from include.streams.lake.buckets import bucket
-    from include.water.leaks.confirmed import confirm_planted
     from include.water.register.layout import INCOMING, Kind
     from include.water.register.samples import bad_file
+    from include.water.simulators.crews import confirm_planted
 
     now = datetime.now(UTC)
     confirm_planted(now, now - timedelta(days=days), seed=seed)

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from include.streams.kafka import tasks
 from include.streams.kafka.delivery import deliver_due
-from include.streams.operations import outbox
+from include.streams.operations import outbox_delivery
 from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import alarms, order
 from tests.integration.kafka.test_outbox_delivery import add_requests, announcing, make_receiver, states
@@ -51,7 +51,7 @@ def alone(operations) -> None:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch) -> None:
     for name in ("AWAY_FIRST_SECONDS", "REFUSED_FIRST_SECONDS"):
-        monkeypatch.setattr(outbox, name, getattr(outbox, name) / 5)
+        monkeypatch.setattr(outbox_delivery, name, getattr(outbox_delivery, name) / 5)
 
 
 def deliver_for(consumer, seconds: float, until=lambda: False) -> None:
@@ -120,8 +120,8 @@ def test_a_request_that_is_never_answered_makes_no_later_one_late(announcing, ma
 
 
 def test_a_request_that_is_never_answered_fails_in_the_end(announcing, make_receiver, send, monkeypatch):
-    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 3)
-    monkeypatch.setattr(outbox, "REFUSED_FIRST_SECONDS", 0.2)
+    monkeypatch.setattr(outbox_delivery, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(outbox_delivery, "REFUSED_FIRST_SECONDS", 0.2)
     server, conn_id = make_receiver()
     answers_500_to(server, monkeypatch, BAD)
     topic, consumer = announcing(conn_ids=[conn_id])
@@ -141,7 +141,7 @@ def test_a_request_that_is_never_answered_fails_in_the_end(announcing, make_rece
 
 
 def test_an_outage_uses_up_no_attempt(announcing, make_receiver, send, monkeypatch):
-    monkeypatch.setattr(outbox, "REFUSED_FIRST_SECONDS", 0.2)
+    monkeypatch.setattr(outbox_delivery, "REFUSED_FIRST_SECONDS", 0.2)
     server, conn_id = make_receiver()
     answers_500_to(server, monkeypatch, BAD)
     topic, consumer = announcing(conn_ids=[conn_id])

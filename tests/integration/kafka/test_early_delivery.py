@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from include.streams.kafka import tasks
 from include.streams.kafka.delivery import BETWEEN_SECONDS
-from include.streams.operations import outbox
+from include.streams.operations import outbox_delivery
 from tests.integration.kafka.conftest import order
 from tests.integration.kafka.test_outbox_delivery import ANNOUNCED, announce, announcing, make_receiver, states
 
@@ -54,7 +54,7 @@ def test_a_slow_delivery_delays_the_messages_of_a_chunk_by_two_seconds_in_all(
         time.sleep(min(seconds, 1.5))
         return 0
 
-    monkeypatch.setattr(outbox, "deliver_written", slow)
+    monkeypatch.setattr(outbox_delivery, "deliver_written", slow)
     topic, consumer = announcing(make_topic(), chunk_size=2_000, max_messages_per_claim=2_000)
     send(topic, *(order(str(n)) for n in range(2_000)))
     assert tasks.claim_messages(consumer, "run") == []

@@ -41,7 +41,7 @@ ROWS, ROW_SIZE, DELIVERY_LIMIT_MB = 200, 900_000, 90
 DELIVER = """
 import resource
 from include.streams.kafka.delivery import deliver_due
-from include.streams.operations.outbox import due_routes
+from include.streams.operations.outbox_delivery import due_routes
 
 def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from include.streams.kafka import tasks
 from include.streams.kafka.connection import client_config, consumer_config
 from include.streams.kafka.delivery import deliver_due
-from include.streams.operations import outbox
+from include.streams.operations import outbox, outbox_delivery
 from include.streams.operations.database import begin
 from tests.clients import reader_at
 from tests.integration.kafka.conftest import (
@@ -208,7 +208,7 @@ def test_a_refused_request_does_not_hold_up_those_behind_it(make_topic, make_con
     assert [payload["n"] for _, payload in server.seen] == [0, 1, 2]
     assert deliver_due([consumer]) == 0
     assert len(server.seen) == 3, "a row that was refused waits for its turn"
-    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(outbox_delivery, "MAX_ATTEMPTS", 2)
     deliver_now(consumer)
     assert states(consumer) == ["failed"] * 3
     assert "3 rows were refused 2 times" in alarms(consumer)["outbox_failed"]
@@ -361,14 +361,16 @@ def test_rows_that_another_process_holds_are_looked_at_again_after_a_second(make
     with begin() as connection:
         outbox.add_record(connection, consumer=consumer.name, topic=topic.name, key=None, value=b"1", headers=[])
     make_all_due(consumer)
-    turns, deliver_some = [], outbox._deliver_some
-    monkeypatch.setattr(outbox, "_deliver_some", lambda *args, **kw: turns.append(args) or deliver_some(*args, **kw))
+    turns, deliver_some = [], outbox_delivery._deliver_some
+    monkeypatch.setattr(
+        outbox_delivery, "_deliver_some", lambda *args, **kw: turns.append(args) or deliver_some(*args, **kw)
+    )
     with begin() as holder:
         holder.execute(text("select from outbox where consumer = :name for update"), {"name": consumer.name})
         assert deliver_due([consumer], seconds=10) == 0
         assert len(turns) == 1
         until = time.monotonic() + 5
-        while not any(route.consumer == consumer.name for route in outbox.due_routes()):
+        while not any(route.consumer == consumer.name for route in outbox_delivery.due_routes()):
             assert time.monotonic() < until, "the row waits for longer"
             time.sleep(0.1)
     assert deliver_due([consumer]) == 1

@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 from sqlalchemy import text
 
-from include.streams.operations import outbox
+from include.streams.operations import outbox_delivery
 from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import deliver_now
 from tests.integration.kafka.test_outbox_delivery import add_requests, states
@@ -177,7 +177,7 @@ def test_a_slow_receiver_costs_a_task_its_own_seconds_and_one_request(
     make_topic, make_consumer, make_wire, monkeypatch
 ):
     monkeypatch.setattr("include.streams.operations.webhooks.REQUEST_SECONDS", 2, raising=False)
-    monkeypatch.setattr(outbox, "TURN_SECONDS", 3.0)
+    monkeypatch.setattr(outbox_delivery, "TURN_SECONDS", 3.0)
     wire, conn_id = make_wire(slow_headers)
     consumer = make_consumer(make_topic())
     add_requests(consumer, conn_id, *range(40))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import text
 
-from include.streams.operations import outbox
+from include.streams.operations import outbox, outbox_delivery
 from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import alarms, make_all_due
 from tests.integration.kafka.test_handling import Receiver, outbox_states
@@ -98,15 +98,15 @@ def test_requests_to_a_connection_that_nobody_defined_are_skipped_at_the_second_
         assert in_worker(DELIVER) == "0"
         assert outbox_states(consumer) == [("request", state)]
     assert failures(consumer) == [(0, None)]
-    outbox.watch()
+    outbox_delivery.watch()
     assert alarms(consumer) == {}
 
 
 def test_the_second_look_is_a_minute_after_the_first_and_later_rows_need_none(request_to):
     consumer = request_to("nobodys_webhook")
-    (route,) = [route for route in outbox.due_routes() if route.consumer == consumer.name]
+    (route,) = [route for route in outbox_delivery.due_routes() if route.consumer == consumer.name]
     due, reason = outbox.outbox.c.due_at <= text("now()"), "connection nobodys_webhook is not defined"
-    outbox._skip(route, reason, due)
+    outbox_delivery._skip(route, reason, due)
     with begin() as connection:
         query = text(
             "select state, due_at - now() between interval '50 s' and interval '60 s' "
@@ -114,10 +114,10 @@ def test_the_second_look_is_a_minute_after_the_first_and_later_rows_need_none(re
         )
         assert tuple(connection.execute(query, {"name": consumer.name}).one()) == ("pending", True)
     make_all_due(consumer)
-    outbox._skip(route, reason, due)
+    outbox_delivery._skip(route, reason, due)
     with begin() as connection:
         outbox.add_request(connection, consumer=consumer.name, conn_id="nobodys_webhook", payload={"n": 2})
-    outbox._skip(route, reason, due)
+    outbox_delivery._skip(route, reason, due)
     assert outbox_states(consumer) == [("request", "skipped")] * 2
 
 

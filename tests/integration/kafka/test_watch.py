@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from include.streams.kafka import tasks
 from include.streams.kafka.watch import CheckFailed, check_consumer, check_consumers
-from include.streams.operations import outbox
+from include.streams.operations import outbox, outbox_delivery
 from include.streams.operations.alarms import SENDER, WEBHOOK_CONN_ID, close_alarm
 from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import alarms, deliver_now, open_claims, order
@@ -256,7 +256,7 @@ def receiver(monkeypatch):
 @pytest.fixture
 def with_failed_row(make_topic, make_consumer, receiver, monkeypatch):
     """A consumer with a request that its receiver has refused for the last time."""
-    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(outbox_delivery, "MAX_ATTEMPTS", 1)
     consumer = make_consumer(make_topic())
     add_request(consumer, n=1)
     receiver.status = 422
@@ -270,7 +270,7 @@ def test_the_alarm_about_failed_rows_stays_open_until_the_last_of_them_is_dealt_
     receiver.status = 200
     add_request(consumer, n=2)
     deliver_now(consumer)
-    outbox.watch()
+    outbox_delivery.watch()
     assert [state for _, state in outbox_states(consumer)] == ["failed", "delivered"]
     assert "outbox_failed" in alarms(consumer), "a row is still failed"
     # As docs/runbooks/outbox-failed.md says.
@@ -279,7 +279,7 @@ def test_the_alarm_about_failed_rows_stays_open_until_the_last_of_them_is_dealt_
         name=consumer.name,
     )
     deliver_now(consumer)
-    outbox.watch()
+    outbox_delivery.watch()
     assert [state for _, state in outbox_states(consumer)] == ["delivered", "delivered"]
     assert alarms(consumer) == {}
 
@@ -289,7 +289,7 @@ def test_the_alarm_about_failed_rows_that_a_person_closes_opens_again_while_a_ro
     with begin() as connection:
         close_alarm(connection, consumer.name, "outbox_failed", "not looked at")
     for _ in range(2):
-        outbox.watch()
+        outbox_delivery.watch()
         assert "1 rows are failed" in alarms(consumer)["outbox_failed"]
     assert episodes(consumer) == [("outbox_failed", False), ("outbox_failed", True)]
 
@@ -297,9 +297,9 @@ def test_the_alarm_about_failed_rows_that_a_person_closes_opens_again_while_a_ro
 def test_a_row_that_fails_while_the_check_closes_the_alarm_about_another_has_an_alarm(
     make_topic, make_consumer, monkeypatch
 ):
-    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(outbox_delivery, "MAX_ATTEMPTS", 1)
     # Each row is a portion of its own: the second one's failure is recorded, and the transaction goes on.
-    monkeypatch.setattr(outbox, "MAX_BYTES", 1)
+    monkeypatch.setattr(outbox_delivery, "MAX_BYTES", 1)
     consumer = make_consumer(make_topic())
     seen: list[int] = []
 
@@ -310,31 +310,31 @@ def test_a_row_that_fails_while_the_check_closes_the_alarm_about_another_has_an_
         def why_skipped(self, destination: str) -> None:
             return None
 
-        def deliver(self, destination, rows, until) -> outbox.Attempt:
+        def deliver(self, destination, rows, until) -> outbox_delivery.Attempt:
             (row,) = rows
             seen.append(row.sequence)
             if len(seen) == 3:
                 given_up = "update outbox set state = 'skipped' where consumer = :name and state = 'failed'"
                 execute(given_up, name=consumer.name)
-                outbox.watch()
+                outbox_delivery.watch()
                 assert alarms(consumer) == {}
-            answer = outbox.Answer.delivered if len(seen) == 3 else outbox.Answer.refused
-            return outbox.Attempt({row.sequence: (answer, "no")})
+            answer = outbox_delivery.Answer.delivered if len(seen) == 3 else outbox_delivery.Answer.refused
+            return outbox_delivery.Attempt({row.sequence: (answer, "no")})
 
     route = outbox.Route(consumer.name, "request", "test_webhook")
     add_request(consumer, n=1)
-    outbox.deliver_route(route, Refusing())
+    outbox_delivery.deliver_route(route, Refusing())
     assert "outbox_failed" in alarms(consumer)
     add_request(consumer, n=2)
     add_request(consumer, n=3)
-    outbox.deliver_route(route, Refusing())
+    outbox_delivery.deliver_route(route, Refusing())
     assert [state for _, state in outbox_states(consumer)] == ["skipped", "failed", "delivered"]
-    outbox.watch()
+    outbox_delivery.watch()
     assert "1 rows are failed" in alarms(consumer)["outbox_failed"]
 
 
 def test_tries_that_nobody_answered_do_not_count_as_refusals(make_topic, make_consumer, receiver, monkeypatch):
-    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(outbox_delivery, "MAX_ATTEMPTS", 2)
     consumer = make_consumer(make_topic())
     add_request(consumer, n=1)
     for status in (503, 503, 429, 422):
@@ -369,15 +369,15 @@ def test_rows_that_wait_too_long_for_their_receiver_alarm_until_they_are_deliver
     add_request(consumer, n=1)
     receiver.status = 503
     deliver_now(consumer)
-    outbox.watch()
+    outbox_delivery.watch()
     assert alarms(consumer) == {}
     execute("update outbox set created_at = now() - interval '61 minutes' where consumer = :name", name=consumer.name)
     for _ in range(2):
         deliver_now(consumer)
-        outbox.watch()
+        outbox_delivery.watch()
     assert "1 rows wait" in alarms(consumer)["outbox_pending"]
     assert "test_webhook answered 503" in alarms(consumer)["outbox_pending"]
     receiver.status = 200
     deliver_now(consumer)
-    outbox.watch()
+    outbox_delivery.watch()
     assert episodes(consumer) == [("outbox_pending", False)]

@@ -13,7 +13,8 @@ from include.streams.contracts import Contract, Topic
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.landing import intervals
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.landed import Landed, LandedFile, contiguous_end
+from include.streams.landing.landed import Landed, contiguous_end
+from include.streams.landing.stored import LandedFile
 from include.streams.landing.units import NotLanded, Slice, bundles, slices, unit
 
 

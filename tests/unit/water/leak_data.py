@@ -7,9 +7,9 @@ from functools import cache
 
 import pandas as pd
 
-from include.water.leaks.confirmed import planted_as_confirmed
 from include.water.leaks.nights import Nights, with_least_loss
 from include.water.leaks.scoring import Spell
+from include.water.simulators.crews import planted_as_confirmed
 from include.water.simulators.history import district_hours, district_nights
 from include.water.simulators.network import Network
 from include.water.simulators.planted import EPOCH

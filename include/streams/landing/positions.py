@@ -1,0 +1,84 @@
+"""Where a consumer of a landing table stands: its next offsets, its claims, and why it cannot go on."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from sqlalchemy import Connection, select
+
+from include.streams.kafka.claims import positions_of, reset_command
+from include.streams.kafka.offsets import OffsetRange, is_same_topic
+from include.streams.kafka.watch import STOPPED_ALARM
+from include.streams.landing.gaps import RUNBOOK
+from include.streams.landing.tables import LandedTopic
+from include.streams.operations.alarms import add_lasting
+from include.streams.operations.database import begin
+from include.streams.operations.tables import claim_ranges, claims
+
+
+class Claimant(Protocol):
+    """A consumer of a landing table, or what a trigger knows of it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def topic(self) -> LandedTopic: ...
+
+    @property
+    def conn_id(self) -> str: ...
+
+
+def next_offsets(connection: Connection, consumer: Claimant, of_topic: str) -> dict[int, int]:
+    """{partition: the next offset that the consumer has not claimed} of the topic with this id."""
+    known = positions_of(connection, consumer.name, [consumer.topic.name])
+    return {p.number: offset for p, (identity, offset) in known.items() if is_same_topic(identity, of_topic)}
+
+
+def has_claim(connection: Connection, consumer: Claimant, run_id: str) -> bool:
+    """Whether this run has claimed before, because it is retried or was cleared."""
+    mine = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
+    return connection.scalar(mine) is not None
+
+
+def open_claim_of_another_run(connection: Connection, consumer: str, run_id: str | None = None) -> str | None:
+    """Return the run that has the oldest open claim of this consumer, or None.
+
+    Args:
+        connection: A connection to the operational database.
+        consumer: The consumer's name.
+        run_id: This run's claim is ignored.
+    """
+    others = select(claims.c.run_id).where(claims.c.consumer == consumer, claims.c.closed_at.is_(None))
+    if run_id is not None:
+        others = others.where(claims.c.run_id != run_id)
+    return connection.scalar(others.order_by(claims.c.claimed_at).limit(1))
+
+
+def claim_of(consumer: Claimant, run_id: str) -> tuple[int, list[OffsetRange]]:
+    """The run's claim and its ranges. Raises LookupError when the run has none."""
+    mine = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
+    with begin() as connection:
+        claim_id = connection.scalar(mine)
+        if claim_id is None:
+            raise LookupError(f"consumer {consumer.name}: run {run_id} has no claim; clear the task that plans it")
+        of_claim = select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)
+        found = connection.execute(of_claim.order_by(claim_ranges.c.partition)).all()
+    return claim_id, [OffsetRange(r.topic, r.topic_id, r.partition, r.readable_from, r.end_offset) for r in found]
+
+
+def open_stopped_alarm(connection: Connection, consumer: Claimant, reasons: Iterable[str]) -> str:
+    """Open the alarm about logs that are not those that were claimed before, or add those that it does not name yet.
+
+    Args:
+        connection: A connection in a transaction.
+        consumer: The stopped consumer.
+        reasons: What happened to each log; the same text at every look.
+
+    Returns:
+        The text with the remedy.
+    """
+    command = reset_command(consumer.name, consumer.topic.name, consumer.conn_id)
+    # Partitions of a topic that was recreated have one reason.
+    texts = [f"{why}; {RUNBOOK} says how to go on, with: {command}" for why in dict.fromkeys(reasons)]
+    add_lasting(connection, consumer.name, STOPPED_ALARM, texts)
+    return "; ".join(texts)
