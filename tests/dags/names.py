@@ -2,7 +2,7 @@
 
 Astro versions Dag files, and takes include/ from the image that is deployed: a run that was started before a deploy
 goes on with its own Dag file and the new include/. `python -m tests.dags.names` adds what is missing to
-released_names.txt.
+released_names.txt, here for the library and in the folder of each package for its names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tests.dags.policy import DAGS, PROJECT
 
-RELEASED = Path(__file__).with_name("released_names.txt")
+HERE = Path(__file__).parent
+LIST = "released_names.txt"
 HEADER = """\
 # What Dag files import from include/, one `module:name` a line. The Dag files of the release before run with the
 # include/ of the next one, so a name is retired in two releases: the first has no Dag file that imports it, the second
@@ -39,8 +40,21 @@ def _imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def released() -> set[str]:
-    """The lines of the committed list."""
-    return {line for line in RELEASED.read_text().splitlines() if line and not line.startswith("#")}
+    """The lines of the committed lists: one of the library, and one in the folder of each package."""
+    lines = [line for path in HERE.rglob(LIST) for line in path.read_text().splitlines()]
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+def write(names: Iterable[str], folder: Path = HERE) -> None:
+    """Write the lists: a name of `include/<package>/` to the list of its package, any other to the library's."""
+    by_file: dict[Path, list[str]] = {}
+    for name in sorted(names):
+        package = re.split(r"[.:]", name)[1]
+        own = package not in ("streams", "project")
+        by_file.setdefault(folder / package / LIST if own else folder / LIST, []).append(name)
+    for path, lines in by_file.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(HEADER + "".join(f"{line}\n" for line in lines))
 
 
 def missing(names: Iterable[str], root: Path = PROJECT) -> list[str]:
@@ -70,5 +84,4 @@ def _defined(body: Iterable[ast.stmt]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    before = released() if RELEASED.exists() else set()
-    RELEASED.write_text(HEADER + "".join(f"{name}\n" for name in sorted(before | imported(DAGS.rglob("*.py")))))
+    write(released() | imported(DAGS.rglob("*.py")))

@@ -7,11 +7,13 @@ owner is nobody's, a misspelt pool or topic fails at three in the morning and no
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,26 +24,25 @@ from airflow.sdk.definitions.asset import AssetBooleanCondition, AssetNameRef, A
 from airflow.sdk.definitions.timetables.assets import AssetTriggeredTimetable
 from airflow.sdk.definitions.timetables.simple import ContinuousTimetable
 
+from include.project import PROJECT as OWN
 from include.streams.operations.heartbeats import REPORTED
 
 PROJECT = Path(__file__).resolve().parents[2]
 DAGS = PROJECT / "dags"
 
+
+def of_packages(name: str) -> list[Any]:
+    """The values of a global of `tests/dags/<package>/__init__.py`, of the packages that have one.
+
+    There a package declares TAGS, EXEMPTIONS and HEAVY_DAG_FILES of its own Dags.
+    """
+    modules = [f"tests.dags.{package.name}" for package in OWN.packages]
+    found = [getattr(importlib.import_module(module), name, None) for module in modules if find_spec(module)]
+    return [value for value in found if value is not None]
+
+
 # The only tags there are: a tag is for finding Dags, and two spellings of one would find half of them each.
-TAGS = frozenset(
-    {
-        "event-driven",
-        "batch",
-        "operations",
-        "kafka",
-        "alerts",
-        "ingest",
-        "triage",
-        "dashboards",
-        "repair",
-        "maintenance",
-    }
-)
+TAGS = frozenset({"event-driven", "batch", "operations", "kafka", "repair", "maintenance"}).union(*of_packages("TAGS"))
 # The tag that says in the UI what the folder says in the tree.
 TAG_OF_FOLDER = {"event_driven": "event-driven", "batch": "batch", "operations": "operations"}
 
@@ -50,16 +51,10 @@ MAX_LINES = 110
 
 # Rules that one Dag or task does not follow: (rule, "dag" or "dag.task") -> why not.
 EXEMPTIONS: dict[tuple[str, str], str] = {
-    **{
-        ("reports_its_failures", dag_id): "what it claimed stays open, and what it did not claim waits: claim_open, age"
-        for dag_id in (
-            "raise_alerts", "fan_out_service_requests", "triage_service_request", "aggregate_meter_readings"
-        )
-    },
-    ("reports_its_failures", "refresh_live_board"): "the board itself says that it is behind",
     ("reports_its_failures", "replay_dead_letters"): "a person starts it and looks at what it shows",
     ("reports_its_failures", "prepare_services"): "a person starts it, perhaps before there are tables for alarms",
-}  # fmt: skip
+    **dict(item for exemptions in of_packages("EXEMPTIONS") for item in exemptions.items()),
+}
 
 # The schedules that join asset events in every version of Airflow, from include/streams/kafka/schedules.py.
 JOINED_SCHEDULES = frozenset({"joined", "joined_by_key", "joined_or_at"})
@@ -87,10 +82,7 @@ HEAVY = (
 )
 
 # Dag files that import something heavy all the same -> why.
-HEAVY_DAG_FILES = {
-    "import_site_register": "shows the Google provider's deferrable sensor, and starts no run in a hurry",
-    "refresh_live_board": "shows Airflow's stock trigger, whose module loads the provider of every message queue",
-}
+HEAVY_DAG_FILES = dict(item for files in of_packages("HEAVY_DAG_FILES") for item in files.items())
 
 
 @dataclass(frozen=True)
@@ -184,7 +176,10 @@ def has_owner(file: DagFile, declared: Declared) -> Iterator[str]:
 def has_known_tags(file: DagFile, declared: Declared) -> Iterator[str]:
     """Tags come from the closed set, and the folder's is among them."""
     if unknown := sorted(file.dag.tags - TAGS):
-        yield f"{file}: unknown tags {unknown}; use some of {sorted(TAGS)}, or add to TAGS in tests/dags/policy.py"
+        yield (
+            f"{file}: unknown tags {unknown}; use some of {sorted(TAGS)}, or add to TAGS in "
+            "tests/dags/<package>/__init__.py"
+        )
     expected = TAG_OF_FOLDER.get(file.folder)
     if expected is None:
         yield f"{file}: lies in the folder {file.folder!r}; move it to one of {sorted(TAG_OF_FOLDER)}"

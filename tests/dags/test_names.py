@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.dags.names import imported, missing, released
+from tests.dags.names import imported, missing, released, write
 from tests.dags.policy import DAGS
 
 
@@ -12,7 +12,7 @@ def test_every_name_that_a_released_dag_file_imports_is_there():
     gone = missing(released())
     assert not gone, (
         f"Dag files of the last release import {gone}, and would fail after the next deploy: keep the names until a "
-        "release without such Dag files is deployed, then remove their lines from tests/dags/released_names.txt"
+        "release without such Dag files is deployed, then remove their lines from released_names.txt"
     )
 
 
@@ -35,13 +35,22 @@ def test_a_name_that_was_renamed_is_found(tmp_path: Path):
 def test_imports_in_task_bodies_and_dotted_paths_are_seen(tmp_path: Path):
     path = tmp_path / "dag.py"
     path.write_text(
-        "from include.water.assets import SITES as S\n"
+        "from include.shop.assets import SITES as S\n"
         "def task():\n    from include.streams.kafka import watch\n"
         "CALLBACK = 'include.streams.kafka.producer.raise_on_delivery_failure'\n"
     )
     expected = {
-        "include.water.assets:SITES",
+        "include.shop.assets:SITES",
         "include.streams.kafka:watch",
         "include.streams.kafka.producer:raise_on_delivery_failure",
     }
     assert imported([path]) == expected
+
+
+def test_each_package_has_a_list_of_its_own(tmp_path: Path):
+    write({"include.streams:joined", "include.project:PROJECT", "include.shop.assets:NEW", "include:project"}, tmp_path)
+    lines = {path.parent.name: path.read_text().splitlines()[3:] for path in tmp_path.rglob("released_names.txt")}
+    assert lines == {
+        tmp_path.name: ["include.project:PROJECT", "include.streams:joined", "include:project"],
+        "shop": ["include.shop.assets:NEW"],
+    }

@@ -202,8 +202,8 @@ def from_connection(conn_id: str = CONN_ID) -> ChatModel | None:
 
     Raises:
         Misconfigured: The settings cannot be used.
-        LookUpFailed: Airflow could not say whether the connection is defined. Without a model, requests of this time
-            would be triaged by rules.
+        LookUpFailed: Airflow could not say whether the connection is defined. The task should be retried: what it would
+            do without a model is not what was wanted.
     """
     from airflow.sdk import BaseHook
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Open alarms per rule. Without a limit, a faulty firmware could open an alarm for each of a hundred thousand meters.
+# Open alarms per rule. Without a limit, a faulty firmware could open an alarm for each of a hundred thousand devices.
 MAX_ALARMS = 20
-# Otherwise this many replaced meters would silence the rule for good. If such a source comes back, it is named again.
+# Otherwise this many replaced devices would silence the rule for good. If such a source comes back, it is named again.
 MAX_AGE = timedelta(weeks=4)
 _FORGOTTEN = f"open for more than {MAX_AGE.days // 7} weeks, and this run has no row of the source that breaks the rule"
 # Limited, because a source's name comes from a message.
