@@ -230,9 +230,9 @@ def main() -> int:
     parser.add_argument("--probes", type=int, default=30, help="readings that freshness is told by; 0: not measured")
     options = parser.parse_args()
     with fresh_stack(SERVICES) as stack:
-        from include.project import prepare
+        from include.project import PROJECT
 
-        for line in prepare():
+        for line in PROJECT.prepare():
             say(line)
         # The first of everything is slow: topics, connector, caches.
         measure(5_000, UNTIL - timedelta(days=400), "warm-up")

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from include import project
-from include.streams.packages import Demo
+from include.streams import Demo
 from stack.errors import StackError
 from stack.observer import DEAD_LETTERS, Observer, Snapshot
 from stack.stack import PROJECT, Stack

@@ -260,7 +260,7 @@ class Stack:
         return found
 
     def prepare_project(self) -> None:
-        """Run `include.project.prepare` (migrations, topics) and report what it changed.
+        """Run `PROJECT.prepare` of include/project.py (migrations, topics) and report what it changed.
 
         It runs in a process of its own, with the environment of the Airflow processes.
         """
@@ -271,7 +271,7 @@ class Stack:
         (self.supervisor.logs / "prepare.log").write_text(done.stdout + done.stderr)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise StackError(f"include.project.prepare failed: {reason}; see {self.supervisor.logs}/prepare.log")
+            raise StackError(f"PROJECT.prepare failed: {reason}; see {self.supervisor.logs}/prepare.log")
         for line in done.stdout.splitlines():
             self.report(line)
 

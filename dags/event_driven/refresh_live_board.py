@@ -57,7 +57,7 @@ ALERTS = Asset(LIVE_BOARD.name, watchers=[AssetWatcher(name=LIVE_BOARD.name, tri
 def refresh_live_board():
     @task
     def refresh(triggering_asset_events=None) -> list[str]:
-        from include.streams.operations.database import begin
+        from include.streams import begin
         from include.water.dashboards.events import named_tiles
         from include.water.dashboards.tiles import refresh
 

@@ -21,6 +21,8 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 
+from include.project import PROJECT
+
 log = logging.getLogger(__name__)
 
 
@@ -42,9 +44,7 @@ log = logging.getLogger(__name__)
 def prepare_services():
     @task
     def prepare() -> list[str]:
-        from include import project
-
-        changes = project.prepare()
+        changes = PROJECT.prepare()
         log.info("%s", "\n".join(changes) or "nothing to do: all is as this version needs it")
         return changes
 

@@ -58,6 +58,9 @@ class KeyedAsset:
     def keys_to_emit_again(self) -> list[str]:
         """The keys that started no run. Call this in a task.
 
+        Returns:
+            The keys, to be emitted again.
+
         Raises:
             AirflowSkipException: There are none, or the Dag cannot take keys now.
         """
@@ -132,7 +135,18 @@ class Package:
 
 
 class Project:
-    """All packages of a project.
+    """All packages of a project, as one: their topics, consumers, tables and what the local stack needs of them.
+
+    Args:
+        packages: The packages, each with a name of its own.
+
+    Attributes:
+        packages: The packages.
+        topics: All topics.
+        consumers: All consumers of topics.
+        landing_consumers: All consumers of landing tables.
+        keyed_assets: {name: asset}; a task of `maintain` is named after each.
+        nightly: {name: "package.module:function"}; a task of `maintain_tables` is named after each.
 
     Raises:
         ValueError: Two packages, consumers or assets have one name, a consumer reads a topic that no package declares,
@@ -153,7 +167,6 @@ class Project:
         _distinct("keyed asset", (keyed.name for package in packages for keyed in package.keyed_assets))
         functions = _joined(package.nightly for package in packages)
         _distinct("nightly function", (name.rpartition(":")[2] for name in functions))
-        # {name: "package.module:function"}: a task of `maintain_tables` is named after each.
         self.nightly = {name.rpartition(":")[2]: name for name in functions}
 
     @property
@@ -166,6 +179,21 @@ class Project:
         """The Iceberg tables that tasks write; Kafka Connect writes the landing tables."""
         clean = (clean_table(consumer.topic) for consumer in self.landing_consumers)
         return tuple(dict.fromkeys((*clean, *_joined(package.tables for package in self.packages))))
+
+    def prepare(self) -> list[str]:
+        """Bring the databases, Kafka and Kafka Connect to the state that this version of the project needs.
+
+        The Dag `prepare_services` and the local stack call it. It is safe to run again.
+
+        Returns:
+            What changed, in words.
+
+        Raises:
+            Exception: What the database, Kafka and Kafka Connect raise. What was changed until then stays.
+        """
+        from include.streams.services import prepare
+
+        return prepare(self.topics)
 
     def prune(self, days: Mapping[str, Any], *, seconds: float) -> dict[str, int]:
         """Delete rows that are done and old, also of the packages' own tables. Call this in a task.
@@ -188,7 +216,13 @@ class Project:
         return prune([*rules(self.topics, **days), *own], seconds=seconds)
 
     def repairs_of(self, topic: str) -> str | None:
-        """ "package.module:NAME" of the repairs of the topic's package, if it has any.
+        """The repairs of dead letters of a topic.
+
+        Args:
+            topic: The topic's name.
+
+        Returns:
+            "package.module:NAME"; None if the topic's package has no repairs.
 
         Raises:
             LookupError: No package declares the topic.

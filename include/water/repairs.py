@@ -5,7 +5,8 @@ Delete a repair when no dead letter needs it any more.
 
 from __future__ import annotations
 
-from include.streams.contracts.repairs import Repairs, to_document
+from include.streams import Repairs
+from include.streams.contracts.repairs import to_document
 from include.water.topics import SEISMIC_EVENTS, SERVICE_REQUESTS
 
 REPAIRS = Repairs()

@@ -6,7 +6,7 @@ import logging
 import time
 from datetime import timedelta
 
-from include.streams.operations.retention import Rule
+from include.streams import RetentionRule
 from include.water.tables import decisions, published_seismic_events, work_orders
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ SETTLED = (
 )
 
 
-def rules(inbox_kept: timedelta | None) -> list[Rule]:
+def rules(inbox_kept: timedelta | None) -> list[RetentionRule]:
     """The rules for pruning the example's own tables.
 
     Args:
@@ -32,9 +32,9 @@ def rules(inbox_kept: timedelta | None) -> list[Rule]:
     """
     kept = max(RECORDS_KEPT, inbox_kept or timedelta(0))
     return [
-        Rule(published_seismic_events, "published_at", PUBLISHED_KEPT),
-        Rule(work_orders, "created_at", kept),
-        Rule(decisions, "decided_at", kept, SETTLED),
+        RetentionRule(published_seismic_events, "published_at", PUBLISHED_KEPT),
+        RetentionRule(work_orders, "created_at", kept),
+        RetentionRule(decisions, "decided_at", kept, SETTLED),
     ]
 
 
@@ -53,9 +53,9 @@ def remove_register_files(older_than: timedelta = REGISTER_KEPT, *, seconds: flo
     """
     from sqlalchemy import delete
 
+    from include.streams import begin
     from include.streams.compat.connections import is_without
     from include.streams.lake.buckets import CONN_ID, bucket
-    from include.streams.operations.database import begin
     from include.water.register.layout import ARCHIVE, INCOMING, REJECTED, identity
     from include.water.tables import register_files as files
 
@@ -82,7 +82,7 @@ def remove_register_files(older_than: timedelta = REGISTER_KEPT, *, seconds: flo
 def _old_register_files(older_than: timedelta) -> list[tuple[str, int]]:
     from sqlalchemy import func, select, union
 
-    from include.streams.operations.database import begin
+    from include.streams import begin
     from include.streams.operations.tables import alarms
     from include.water.register.importing import SOURCE
     from include.water.register.layout import identity

@@ -3,7 +3,8 @@
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Date, Float, ForeignKey, Index, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from include.streams.operations.tables import Timestamp, metadata, now_column
+from include.streams import metadata
+from include.streams.operations.tables import Timestamp, now_column
 
 # An alert: one row for one earthquake or leak, however often it is revised.
 alerts = Table(

@@ -11,7 +11,7 @@ import pytest
 from pyiceberg.exceptions import NoSuchTableError
 from sqlalchemy import delete, func, select
 
-from include import project
+from include.project import PROJECT
 from include.streams.lake.catalog import load_catalog
 from include.streams.operations.database import begin
 from include.water.dashboards.report.collect import collect
@@ -31,7 +31,7 @@ AHEAD = datetime(2031, 3, 1, 8, tzinfo=UTC)
 @pytest.fixture
 def flows(landing_services) -> Iterator[None]:
     """Two districts, 36 nights until the clock."""
-    project.prepare()
+    PROJECT.prepare()
     with begin() as connection:
         connection.execute(delete(leaks))
         connection.execute(delete(judged_nights))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select
 
-from include import project
+from include.project import PROJECT
 from include.streams.kafka.connection import client_config
 from include.streams.kafka.producer import DeliveryFailed
 from include.streams.lake import buckets
@@ -36,7 +36,7 @@ DAG_FILE = Path(__file__).parents[2] / "dags" / "batch" / "detect_leaks.py"
 
 @pytest.fixture
 def tables(landing_services) -> None:
-    project.prepare()
+    PROJECT.prepare()
     with begin() as connection:
         for table in (leaks, judged_nights, confirmed_leaks):
             connection.execute(delete(table))

@@ -16,7 +16,7 @@ from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOpera
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from sqlalchemy import delete, select, update
 
-from include import project
+from include.project import PROJECT
 from include.streams.kafka.connection import client_config, consumer_config
 from include.streams.kafka.producer import DeliveryFailed
 from include.streams.operations.database import begin
@@ -45,7 +45,7 @@ class Clock:
 @pytest.fixture
 def feed(services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     """A feed, tables and topics made, nothing published yet."""
-    project.prepare()
+    PROJECT.prepare()
     with begin() as connection:
         connection.execute(delete(published_seismic_events))
     start = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
@@ -218,7 +218,7 @@ def test_what_no_feed_shows_any_more_is_forgotten_and_the_rest_is_not(feed: Cloc
 
 def test_preparing_the_services_again_changes_nothing(feed: Clock):
     # Without a connection to Kafka Connect, which other tests may have set, it says that nothing lands.
-    assert [change for change in project.prepare() if not change.startswith("nothing lands")] == []
+    assert [change for change in PROJECT.prepare() if not change.startswith("nothing lands")] == []
     consumer = Consumer(consumer_config(client_config(), "test"))
     there = consumer.list_topics(timeout=10).topics
     consumer.close()

@@ -51,6 +51,10 @@ class Repairs:
         Args:
             topic: The topic of the messages.
             why: The fault of the producer, for people.
+
+        Returns:
+            The decorator. The function gets the message's value, and returns the new value, or None if the repair does
+            not apply to the message.
         """
 
         def register(mend: Mend) -> Mend:
@@ -89,7 +93,14 @@ class Repairs:
         self._add(topic, Repair(name, why, rename))
 
     def of(self, topic: Topic) -> tuple[Repair, ...]:
-        """The topic's repairs, in the order of their registration."""
+        """The topic's repairs.
+
+        Args:
+            topic: The topic.
+
+        Returns:
+            The repairs, in the order of their registration.
+        """
         return tuple(self._of.get(topic.name, ()))
 
     def mend(self, topic: Topic, value: bytes | None) -> Mended:

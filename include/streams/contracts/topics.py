@@ -92,10 +92,12 @@ class Topic:
 
     @property
     def dead_letter_name(self) -> str:
+        """The name of the topic that gets the messages that cannot be handled."""
         return f"{self.name}{DEAD_LETTER_SUFFIX}"
 
     @property
     def version(self) -> int:
+        """The version that the contract's messages state."""
         return get_args(self.contract.model_fields["version"].annotation)[0]
 
     def parse(self, value: bytes | None) -> Contract:
@@ -105,6 +107,9 @@ class Topic:
 
         Args:
             value: The message's value; None for a tombstone.
+
+        Returns:
+            The event.
 
         Raises:
             ContractViolation: The value breaks the contract.

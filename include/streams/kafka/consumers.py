@@ -110,7 +110,17 @@ class Consumer:
         return self.name
 
     def topic(self, name: str) -> Topic:
-        """The declared topic of this name; raises StopIteration if there is none."""
+        """The declared topic of this name.
+
+        Args:
+            name: The topic's name in Kafka.
+
+        Returns:
+            The topic.
+
+        Raises:
+            StopIteration: The consumer does not read this topic.
+        """
         return next(topic for topic in self.topics if topic.name == name)
 
     def load_effect(self) -> "Callable[..., Any]":

@@ -31,8 +31,8 @@ def message_of(consumer: Consumer) -> Message:
 
         @task
         def show() -> None:
-            message = message_of(TRIAGE_SERVICE_REQUESTS)
-            log.info("%s: category %s", message, message.event.channel)
+            message = message_of(ORDERS)
+            log.info("%s: customer %s", message, message.event.customer_id)
 
     Call it in a task. It only reads: to apply the message's effect once, call `tasks.handle_message`.
 
@@ -53,7 +53,14 @@ def message_of(consumer: Consumer) -> Message:
 
 
 def can_take_keys(dag_id: str) -> bool:
-    """Whether partition keys that are emitted now would start runs of this Dag: Airflow drops keys of a paused Dag."""
+    """Whether partition keys that are emitted now would start runs of this Dag: Airflow drops keys of a paused Dag.
+
+    Args:
+        dag_id: The Dag that the keys start.
+
+    Returns:
+        False while the Dag is paused.
+    """
     return not _context()["ti"].get_dag(dag_id).is_paused
 
 
@@ -63,7 +70,14 @@ def is_idle(dag_id: str) -> bool:
 
 
 def has_queued_runs(dag_id: str) -> bool:
-    """Whether runs of the Dag are queued, so that their keys are not lost but only not started yet."""
+    """Whether runs of the Dag are queued, so that their keys are not lost but only not started yet.
+
+    Args:
+        dag_id: The Dag that the keys start.
+
+    Returns:
+        True if at least one run is queued.
+    """
     return _context()["ti"].get_dr_count(dag_id, states=["queued"]) > 0
 
 
@@ -75,6 +89,9 @@ def keys_to_emit_again(consumer: Consumer, dag_id: str) -> list[str]:
     Args:
         consumer: A consumer with one run per message.
         dag_id: The Dag that handles the keys.
+
+    Returns:
+        The keys, each "topic-partition-offset".
 
     Raises:
         AirflowSkipException: The Dag is paused, or no message has been open for too long.

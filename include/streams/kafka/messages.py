@@ -90,7 +90,14 @@ class Message:
         )
 
     def with_event(self, event: "Contract") -> "Message":
-        """A copy of the message with the event that its value holds."""
+        """A copy of the message with the event that its value holds.
+
+        Args:
+            event: The event, as the topic's contract has parsed it.
+
+        Returns:
+            The copy.
+        """
         return replace(self, event=event)
 
     @property

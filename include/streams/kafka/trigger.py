@@ -297,7 +297,14 @@ class Tail:
 
 
 def lag_watcher(consumer: "Consumer") -> AssetWatcher:
-    """The watcher that starts runs for a declared consumer."""
+    """The watcher that starts runs for a declared consumer.
+
+    Args:
+        consumer: The consumer. Its topics, group, connection and least time between runs go into the trigger.
+
+    Returns:
+        A watcher for `Asset(..., watchers=[...])`: it updates the asset while the consumer has lag.
+    """
     return AssetWatcher(
         name=consumer.name,
         trigger=ConsumerLagTrigger(

@@ -60,4 +60,9 @@ class LandedOffsetsSensor(BaseSensorOperator):
         self.defer(trigger=trigger, method_name="execute_complete")
 
     def execute_complete(self, context: Any, event: Any = None) -> None:
-        """The method that a deferred task would resume with; the trigger's events end the task without a worker."""
+        """The method that a deferred task would resume with; the trigger's events end the task without a worker.
+
+        Args:
+            context: Airflow's context.
+            event: The trigger's event.
+        """

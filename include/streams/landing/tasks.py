@@ -79,6 +79,9 @@ def check(consumer: LandingConsumer, summary: Mapping[str, Any]) -> dict[str, An
         consumer: The landing consumer.
         summary: The run's summary.
 
+    Returns:
+        The summary, with what the check found.
+
     Raises:
         SetsFailed: A rule is broken.
     """

@@ -46,12 +46,22 @@ def version_table(package: str) -> str:
 
 
 def configurations() -> dict[str, Config]:
-    """Alembic's configuration for each package that has revisions, in the order in which they are applied."""
+    """Alembic's configuration for each package that has revisions, in the order in which they are applied.
+
+    Raises:
+        ValueError: A package has the name of one of the library, so that each would take the other's revisions for its
+            own.
+    """
     found = {}
     library = HERE.parent
     folders = [path for parent in (library, library.parent) for path in parent.glob("*/migrations/versions")]
     for folder in sorted(folders, key=lambda folder: (folder.parents[1] != HERE, str(folder))):
         package = folder.parents[1].name
+        if package in found:
+            raise ValueError(
+                f"include/{package}/ and include/streams/{package}/ both have migrations, and would share the table "
+                f"{version_table(package)}: rename include/{package}/"
+            )
         config = Config()
         config.set_main_option("script_location", str(HERE / "migrations"))
         config.set_main_option("path_separator", "newline")

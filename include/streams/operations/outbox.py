@@ -106,7 +106,14 @@ def add_record(
 
 
 def record_headers(row: Row) -> list[tuple[str, bytes | None]]:
-    """The headers of the record for a row of kind `message`: the row's own, then its id as `idempotency-key`."""
+    """The headers of the record for a row of kind `message`.
+
+    Args:
+        row: The row.
+
+    Returns:
+        (name, value) of each: the row's own headers, then its id as `idempotency-key`.
+    """
     own = [(name, None if part is None else b64decode(part)) for name, part in json.loads(row.headers or "[]")]
     return [*own, ("idempotency-key", str(row.id).encode())]
 

@@ -47,6 +47,7 @@ class Rule:
     only: str | None = None
 
     def due(self) -> ColumnElement[bool]:
+        """The condition, in SQL, that the rows to be deleted meet."""
         old = self.table.c[self.column] < func.now() - self.kept
         return old if self.only is None else old & text(self.only)
 

@@ -85,7 +85,7 @@ def record_published(event_ids: Iterable[str]) -> None:
     from sqlalchemy import delete, func
     from sqlalchemy.dialects.postgresql import insert
 
-    from include.streams.operations.database import begin
+    from include.streams import begin
     from include.water.tables import published_seismic_events
 
     rows = [{"event_id": event_id} for event_id in sorted(set(event_ids))]
@@ -101,7 +101,7 @@ def published(event_ids: Iterable[str]) -> set[str]:
     from sqlalchemy import Text, any_, cast, select
     from sqlalchemy.dialects.postgresql import ARRAY
 
-    from include.streams.operations.database import begin
+    from include.streams import begin
     from include.water.tables import published_seismic_events
 
     # One array: separate parameters are limited to 65,535.
@@ -226,9 +226,9 @@ def _message(event: SeismicEvent) -> Event:
 
 def _keep(rejected: Sequence[Rejected], run_id: str) -> None:
     """Publish features that break the contract as dead letters, then record them."""
+    from include.streams import begin
     from include.streams.kafka.dead_letters import DeadLetters
     from include.streams.kafka.producer import AcknowledgedProducer
-    from include.streams.operations.database import begin
 
     with AcknowledgedProducer() as producer:
         box = DeadLetters(CONSUMER, run_id, producer)

@@ -18,8 +18,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from include.streams import LandingConsumer
-from include.streams.operations.database import begin
+from include.streams import LandingConsumer, begin
 from include.water.tables import replaced_hours
 
 log = logging.getLogger(__name__)

@@ -57,9 +57,9 @@ def detect(now: datetime | None = None) -> list[str]:
     Returns:
         The keys of all leaks that are still to be produced.
     """
+    from include.streams import begin
     from include.streams.lake.buckets import bucket
     from include.streams.models.store import ModelStore
-    from include.streams.operations.database import begin
     from include.water.leaks.features import features
     from include.water.leaks.nights import read_nights
 
@@ -223,7 +223,7 @@ def messages(keys: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
     """Messages for `ProduceToTopicOperator`: (key, value) of these leaks, the same bytes at every call."""
     from sqlalchemy import select
 
-    from include.streams.operations.database import begin
+    from include.streams import begin
     from include.water.tables import leaks
 
     with begin() as connection:
@@ -246,7 +246,7 @@ def record_produced(keys: Sequence[str]) -> None:
     """Record that these leaks are in Kafka; call it after the broker has acknowledged them."""
     from sqlalchemy import update
 
-    from include.streams.operations.database import begin
+    from include.streams import begin
     from include.water.tables import leaks
 
     with begin() as connection:

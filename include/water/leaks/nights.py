@@ -42,9 +42,9 @@ def read_nights(now: datetime | None = None) -> Nights:
     """
     import pandas as pd
 
+    from include.streams import begin
     from include.streams.lake.catalog import load_catalog
     from include.streams.lake.engine import connect, scan
-    from include.streams.operations.database import begin
     from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, ensure_tables
 
     # Read before the tables: claims that are closed by now are in them.

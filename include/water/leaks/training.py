@@ -186,9 +186,9 @@ def train_leak_model(run_id: str, *, force: bool = False) -> Outcome:
         run_id: The Dag run.
         force: Train on unchanged data too.
     """
+    from include.streams import begin
     from include.streams.lake.buckets import bucket
     from include.streams.models.store import ModelStore
-    from include.streams.operations.database import begin
     from include.water.leaks.confirmed import confirmed
     from include.water.leaks.nights import read_nights
 

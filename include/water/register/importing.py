@@ -102,7 +102,7 @@ def _check(layout: Layout | None, data: bytes | None, size: int) -> tuple[pyarro
 def _recorded(name: str, generation: int) -> dict[str, Any] | None:
     from sqlalchemy import select
 
-    from include.streams.operations.database import begin
+    from include.streams import begin
     from include.water.tables import register_files as files
 
     with begin() as connection:
@@ -112,7 +112,7 @@ def _recorded(name: str, generation: int) -> dict[str, Any] | None:
 
 
 def _apply(file: Mapping[str, Any], layout: Layout, table: pyarrow.Table, place: str) -> dict[str, Any]:
-    from include.streams.operations.database import begin
+    from include.streams import begin
 
     with begin() as connection:
         row = {**_file_row(file, layout.kind, place), "state": "applied", "rows": table.num_rows}
@@ -125,8 +125,8 @@ def _apply(file: Mapping[str, Any], layout: Layout, table: pyarrow.Table, place:
 def _reject(
     objects: Bucket, file: Mapping[str, Any], layout: Layout | None, suite: SetSuite, result: SetResult
 ) -> dict[str, Any]:
+    from include.streams import begin
     from include.streams.operations.alarms import open_alarm
-    from include.streams.operations.database import begin
     from include.streams.validators.results import store
     from include.streams.validators.sets import document
 

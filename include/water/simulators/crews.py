@@ -43,7 +43,7 @@ def confirm_planted(until: datetime, since: datetime, *, seed: int = 1) -> int:
     Returns:
         How many leaks were recorded.
     """
-    from include.streams.operations.database import begin
+    from include.streams import begin
 
     with begin() as connection:
         return confirm(connection, planted_as_confirmed(Network(seed), until, since), "simulated repairs")

@@ -14,9 +14,8 @@ from typing import Any, cast
 from sqlalchemy import Connection, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
-from include.streams import Message, outbox
+from include.streams import Message, begin, outbox
 from include.streams.inference.binding import proposal_hash
-from include.streams.operations.database import begin
 from include.water.consumers import TRIAGE_SERVICE_REQUESTS
 from include.water.tables import decisions, work_orders
 from include.water.topics import WORK_ORDERS, Action, OrderBasis, ServiceRequest, Severity, TargetKind, WorkOrder

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Connection, Row, select, update
 
-from include.streams.operations.database import begin
+from include.streams import begin
 from include.water.sites import DISTRICTS, SITES
 from include.water.tables import decisions
 from include.water.topics import OrderBasis

@@ -136,7 +136,7 @@ def network_sites(request: ServiceRequest) -> Found:
 def _found(query: Any, id_column: str) -> Found:
     from sqlalchemy import text
 
-    from include.streams.operations.database import begin
+    from include.streams import begin
 
     with begin() as connection:
         connection.execute(text(f"set local statement_timeout = '{STATEMENT_SECONDS}s'"))

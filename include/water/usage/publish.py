@@ -83,9 +83,9 @@ def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -
     """
     from pyiceberg.exceptions import NoSuchTableError
 
+    from include.streams import begin
     from include.streams.lake.buckets import bucket
     from include.streams.lake.catalog import load_catalog
-    from include.streams.operations.database import begin
     from include.water.usage.tables import ensure_customer_days
 
     started = now or datetime.now(UTC)

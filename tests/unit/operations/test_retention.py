@@ -40,7 +40,7 @@ def test_a_topic_that_keeps_its_messages_for_ever_needs_the_inbox_for_ever():
 
 
 def test_what_the_dag_is_given_is_enough_for_the_registry():
-    spec = importlib.util.spec_from_file_location("maintain", PROJECT / "dags" / "batch" / "maintain.py")
+    spec = importlib.util.spec_from_file_location("maintain", PROJECT / "dags" / "operations" / "maintain.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -6,7 +6,18 @@ from datetime import timedelta
 
 import pytest
 
-from include.streams import Consumer, Contract, Demo, KeyedAsset, LandingConsumer, Package, Project, Registry, Topic
+from include.streams import (
+    Consumer,
+    Contract,
+    Demo,
+    KeyedAsset,
+    LandingConsumer,
+    Package,
+    Project,
+    Registry,
+    Topic,
+    services,
+)
 from tests.unit.contracts.orders import OrderV1
 
 ASSETS = "tests.unit.streams.test_packages"
@@ -54,6 +65,13 @@ def test_a_project_has_what_its_packages_declare():
 def test_a_project_without_packages_has_nothing_to_look_after():
     project = Project()
     assert (list(project.topics), project.consumers, project.tables, project.nightly) == ([], (), (), {})
+
+
+def test_the_services_are_prepared_for_the_topics_of_all_packages(monkeypatch):
+    prepared: list[str] = []
+    monkeypatch.setattr(services, "prepare", lambda topics: prepared.extend(topic.name for topic in topics) or ["done"])
+    assert Project(SHOP, STORE).prepare() == ["done"]
+    assert prepared == ["orders", "returns", "scans"]
 
 
 def test_repairs_belong_to_the_package_of_the_topic():

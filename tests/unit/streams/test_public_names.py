@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,56 @@ def test_every_public_name_is_found_and_documented(name):
     found = getattr(streams, name)
     # A constant has no docstring of its own.
     assert name.isupper() or found.__doc__
+
+
+def public_functions() -> Iterator[tuple[str, Callable]]:
+    """(name, function) of every public function, method of a public class and function of a public module."""
+    for name in streams.__all__:
+        found = getattr(streams, name)
+        if inspect.isfunction(found):
+            yield name, found
+        elif inspect.isclass(found) or inspect.ismodule(found):
+            home = found if inspect.ismodule(found) else inspect.getmodule(found)
+            for other, value in vars(found).items():
+                function = getattr(value, "__func__", value)
+                # What a base class documents, such as Airflow's, is not said again.
+                inherited = inspect.isclass(found) and any(hasattr(base, other) for base in found.__mro__[1:])
+                if inspect.isfunction(function) and inspect.getmodule(function) is home and not inherited:
+                    yield f"{name}.{other}", function
+
+
+def undocumented(name: str, function: Callable) -> Iterator[str]:
+    """What the function's docstring leaves out."""
+    text = inspect.getdoc(function) or ""
+    if not text:
+        yield f"{name} has no docstring"
+    signature = inspect.signature(function)
+    parameters = [parameter for parameter in signature.parameters if parameter not in ("self", "cls")]
+    block = text.partition("Args:\n")[2].partition("\n\n")[0]
+    for parameter in parameters:
+        if f"    {parameter}: " not in block:
+            yield f"{name}: say in Args what {parameter} is"
+    returns = signature.return_annotation not in (None, "None", signature.empty)
+    if parameters and returns and "Returns:\n" not in text and "Yields:\n" not in text:
+        yield f"{name}: say in Returns what it returns"
+
+
+def test_arguments_and_results_of_public_functions_are_documented():
+    found = {name: function for name, function in public_functions() if "._" not in name}
+    assert {"claim_messages", "Topic.parse", "outbox.add_message"} <= set(found)
+    assert [sentence for name, function in found.items() for sentence in undocumented(name, function)] == []
+
+
+def test_what_a_docstring_leaves_out_is_named():
+    def half(one: int, two: int) -> int:
+        """Add.
+
+        Args:
+            one: The first.
+        """
+        return one + two
+
+    assert list(undocumented("half", half)) == ["half: say in Args what two is", "half: say in Returns what it returns"]
 
 
 def test_what_type_checkers_see_is_what_is_imported():
