@@ -59,6 +59,9 @@ EXEMPTIONS: dict[tuple[str, str], str] = {
 # The schedules that join asset events in every version of Airflow, from include/streams/kafka/schedules.py.
 JOINED_SCHEDULES = frozenset({"joined", "joined_by_key", "joined_or_at"})
 
+# The names of include.streams with which a Dag works for a consumer.
+CLAIMS = frozenset({"claim_messages", "claim_partition_keys", "handle_chunk", "handle_message", "landing_tasks"})
+
 # What a Dag file must not import at its top, because every process of every one of its tasks would pay for it.
 HEAVY = (
     "airflow.providers.common.ai",
@@ -113,6 +116,11 @@ class DagFile:
     @property
     def is_event_driven(self) -> bool:
         return any(asset.watchers for asset in scheduled_assets(self.dag) if isinstance(asset, Asset))
+
+    @property
+    def works_for_a_consumer(self) -> bool:
+        imports = (node for node in ast.walk(self.tree) if isinstance(node, ast.ImportFrom))
+        return any(alias.name in CLAIMS for node in imports if node.module == "include.streams" for alias in node.names)
 
     def __str__(self) -> str:
         return f"Dag {self.dag.dag_id} ({self.folder}/{self.path.name})"
@@ -203,20 +211,24 @@ def is_retried(file: DagFile, declared: Declared) -> Iterator[str]:
         if not task.retries and not exempt:
             yield (
                 f"{file}: task {task.task_id} has no retries; set retries=, or give the reason for none in EXEMPTIONS "
-                "in tests/dags/policy.py"
+                "in tests/dags/<package>/__init__.py"
             )
 
 
 def reports_its_failures(file: DagFile, declared: Declared) -> Iterator[str]:
-    """A failed task is an alarm, and its next success closes it: nobody looks through the list of runs."""
-    if ("reports_its_failures", file.dag.dag_id) in EXEMPTIONS:
+    """A failed task is an alarm, and its next success closes it: nobody looks through the list of runs.
+
+    A Dag that works for a consumer needs no report: what it claimed stays open, and what it did not claim waits, which
+    are the alarms `claim_open` and `age`.
+    """
+    if ("reports_its_failures", file.dag.dag_id) in EXEMPTIONS or file.works_for_a_consumer:
         return
     for task in file.dag.tasks:
         callbacks = task.partial_kwargs if task.is_mapped else vars(task)
         if missing := [name for name, callback in REPORTED.items() if callback not in _listed(callbacks.get(name))]:
             yield (
                 f"{file}: task {task.task_id} lacks {', '.join(missing)}; add **REPORTED to default_args, or say in "
-                "EXEMPTIONS in tests/dags/policy.py what raises an alarm instead"
+                "EXEMPTIONS in tests/dags/<package>/__init__.py what raises an alarm instead"
             )
 
 
@@ -233,7 +245,7 @@ def has_timeouts(file: DagFile, declared: Declared) -> Iterator[str]:
     if file.dag.dagrun_timeout is None and not exempt:
         yield (
             f"{file}: a run may last for ever; set dagrun_timeout=, or give the reason for none in EXEMPTIONS in "
-            "tests/dags/policy.py"
+            "tests/dags/<package>/__init__.py"
         )
 
 

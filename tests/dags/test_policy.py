@@ -123,6 +123,14 @@ def test_a_task_that_its_trigger_ends_is_named(write_dag):
     assert "task wait sets end_from_trigger=True" in found
 
 
+def test_a_dag_that_works_for_a_consumer_needs_no_report(write_dag):
+    source = GOOD.replace(", **REPORTED", "")
+    assert problems(policy.reports_its_failures, write_dag(source), DECLARED)
+    source = source.replace("[1, 2]", "claim_messages(None, '')")
+    source = source.replace("from datetime", "from include.streams import claim_messages\nfrom datetime", 1)
+    assert problems(policy.reports_its_failures, write_dag(source), DECLARED) == []
+
+
 def test_a_dag_outside_the_three_folders_is_named(write_dag):
     found = problems(policy.has_known_tags, write_dag(GOOD, "misc"), DECLARED)
     assert "move it to one of ['batch', 'event_driven', 'operations']" in found[0]
