@@ -149,8 +149,8 @@ class Project:
         nightly: {name: "package.module:function"}; a task of `maintain_tables` is named after each.
 
     Raises:
-        ValueError: Two packages, consumers or assets have one name, a consumer reads a topic that no package declares,
-            or two topics collide (see `Registry`).
+        ValueError: Two packages, consumers, assets or connections have one name, a consumer reads a topic that no
+            package declares, or two topics collide (see `Registry`).
     """
 
     def __init__(self, *packages: Package):
@@ -165,6 +165,8 @@ class Project:
         self._check_topics()
         self.keyed_assets = {keyed.name: keyed for package in packages for keyed in package.keyed_assets}
         _distinct("keyed asset", (keyed.name for package in packages for keyed in package.keyed_assets))
+        # Of one name, the stack would have one of them only, and say nothing.
+        _distinct("connection", chain([DEAD_LETTERS_CONN_ID], *((*d.feeds, *d.kafka_connections) for d in self.demos)))
         functions = _joined(package.nightly for package in packages)
         _distinct("nightly function", (name.rpartition(":")[2] for name in functions))
         self.nightly = {name.rpartition(":")[2]: name for name in functions}

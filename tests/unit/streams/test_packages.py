@@ -108,6 +108,13 @@ def test_repairs_belong_to_the_package_of_the_topic():
             (STORE, Package(name="other", topics=Registry(), nightly=("other.retention:remove_photos",))),
             "two declarations of the nightly function remove_photos",
         ),
+        (
+            (
+                Package(name="one", topics=Registry(), demo=Demo(feeds={"prices": ("one.prices",)})),
+                Package(name="two", topics=Registry(), demo=Demo(kafka_connections={"prices": {}})),
+            ),
+            "two declarations of the connection prices",
+        ),
     ],
 )
 def test_declarations_that_contradict_each_other_are_refused(packages, said):
