@@ -129,7 +129,7 @@ def test_a_claim_killed_before_its_commit_leaves_lag_that_the_next_run_commits(m
     tasks.claim_messages(consumer, "other")
     assert committed(admin, consumer.group, topic) == {0: 1}
     assert open_claims(consumer) == 1
-    tasks.claim_messages(consumer, "killed")
+    whole_run(consumer, "killed")
     assert numbers(topic) == ["1"]
     assert open_claims(consumer) == 0
 
