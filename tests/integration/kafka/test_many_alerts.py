@@ -57,6 +57,7 @@ def consumer(operations) -> Iterator[Consumer]:
     with begin() as connection:
         for table in ("outbox", "outbox_routes"):
             connection.execute(text(f"delete from {table} where consumer = :name"), {"name": RAISE_ALERTS.name})
+        connection.execute(text("delete from alerts where source_topic = :name"), {"name": topic.name})
 
 
 def raise_alerts(consumer: Consumer, number: int) -> None:
