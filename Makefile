@@ -9,10 +9,10 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE
 PYTHON := .venv/bin/python
 READY := .venv/setup.stamp
-# Two workers, which must collect the same tests in the same order, also where parameters come from a set. A third one
-# saves a minute, and tests that wait for Airflow then give up now and then.
+# Workers must collect the same tests in the same order, also where parameters come from a set. Two of them have the tests
+# with services; the third has tests without, while the two wait (tests/conftest.py).
 WORKERS_AGREE := PYTHONHASHSEED=0
-WORKERS := -n 2 --no-loadscope-reorder --durations=10
+WORKERS := -n 3 --no-loadscope-reorder --durations=10
 EVENT_LANE := $(foreach name,event_lane message_lane approvals,tests/e2e/test_$(name).py)
 
 help: ## list the targets
@@ -26,7 +26,7 @@ $(READY): requirements.lock stack/uv.lock
 demo: $(READY) ## start everything, send messages, show what happens; EXIT=1 stops at the end
 	@$(PYTHON) -m stack demo $(if $(EXIT),--exit)
 
-test: $(READY) browser ## run all tests, by two workers; ARGS="-k claims" selects, ARGS="-n 0 --pdb" debugs
+test: $(READY) browser ## run all tests, by three workers; ARGS="-k claims" selects, ARGS="-n 0 --pdb" debugs
 	@$(WORKERS_AGREE) $(PYTHON) -m pytest $(WORKERS) $(ARGS)
 
 test-fast: $(READY) ## run the unit and Dag tests, in two to three minutes

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,12 +48,31 @@ def start_stack(folder: Path, services: tuple[str, ...], **options):
 # A whole stack takes a minute to start, Kafka Connect half of one: the tests of each folder are for one worker of
 # pytest-xdist. The other tests go file by file.
 ONE_WORKER_EACH = ("tests/e2e", "tests/integration/connect")
+# Two workers have the tests with services, which wait for much of their time. Any further worker has only tests that
+# need no service, and only the processor time that the two leave: a third broker would slow all of them down.
+WITH_SERVICES = 2
+WITHOUT_SERVICES = ("tests/unit", "tests/dags")
 
 
 def worker_group(nodeid: str) -> str:
     """Which tests run on the same worker."""
     file = nodeid.partition("::")[0]
     return next((folder for folder in ONE_WORKER_EACH if file.startswith(f"{folder}/")), file)
+
+
+def is_spare(worker: str) -> bool:
+    """Whether this worker ("gw0", "gw1", ...) takes only tests that need no service."""
+    return int(worker.removeprefix("gw")) >= WITH_SERVICES
+
+
+def next_group(groups: Iterable[str], worker: str) -> str | None:
+    """Which of the waiting groups of tests a worker runs next; None: none of them is for it."""
+    waiting = list(groups)
+    quick = [group for group in waiting if group.startswith(WITHOUT_SERVICES)]
+    if is_spare(worker):
+        return next(iter(quick), None)
+    # The others leave to the spare worker what only it may do, as long as there is anything else.
+    return next((group for group in waiting if group not in quick), next(iter(quick), None))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -63,7 +83,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
         def _split_scope(self, nodeid: str) -> str:
             return worker_group(nodeid)
 
+        def _assign_work_unit(self, node) -> None:
+            group = next_group(self.workqueue, node.gateway.id)
+            if group is None:
+                node.shutdown()
+                return
+            self.workqueue.move_to_end(group, last=False)
+            super()._assign_work_unit(node)
+
     return ByGroup(config, log)
+
+
+def pytest_configure() -> None:
+    if is_spare(os.environ.get("PYTEST_XDIST_WORKER", "gw0")):
+        os.nice(19)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,86 +1,195 @@
-"""The alarm about a producer that breaks its contract: most of the latest messages are dead letters.
+"""The alarm about a producer that breaks its contract: most of a topic's latest messages are dead letters.
 
 Each of these messages is settled, so all runs succeed, and no other alarm shows that a topic holds no valid message.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from include.streams.contracts.violations import FRAMED
 from include.streams.kafka.consumers import Consumer, Shape
-from include.streams.operations.alarms import close_alarm, open_alarm
+from include.streams.operations.alarms import MORE, add_lasting, close_alarm, open_alarm, open_text
+from include.streams.operations.tables import Outcome
 
 ALARM = "many_dead_letters"
-# The number of latest messages that are counted over all partitions, and the minimum for each partition.
+# The number of latest messages of a topic that are counted over its partitions, and the minimum for each partition.
 LATEST, LATEST_OF_A_PARTITION = 200, 5
-# Fewer dead letters than this are no pattern.
+# Fewer dead letters than this are no pattern, unless they are all of the latest messages.
 MIN_DEAD_LETTERS = 10
+# So many dead letters after the last valid message are a pattern, and at least this share of the latest messages.
+IN_A_ROW, IN_A_ROW_SHARE = 3, 0.1
 # The alarm opens above this share and closes at half of it, so that a share around the limit is one episode.
 MAX_SHARE = 0.5
+REMEDY = "Correct the producer, or the contract; then replay the dead letters"
 
-# Selects by offset, back from the end of the claimed offsets: the primary key finds these rows, however large the inbox
-# is.
+# Each topic has its own window: among the messages of a busy topic, those of another one would be no share. Only topics
+# that the consumer reads: the last messages of a topic that it has left stay as they are.
+# The limit inside of the join: the primary key finds these rows, back from each partition's end, however large the
+# inbox is. A condition on their age there would read on through all older rows of a quiet topic.
 _LATEST = text(
     """
     with partitions as (
-        select topic_id, partition, next_offset, greatest(:latest / count(*) over (), :of_a_partition) as latest
-        from positions where consumer = :consumer
+        select topic, topic_id, partition,
+            greatest(:latest / count(*) over (partition by topic), :of_a_partition) as latest
+        from positions where consumer = :consumer and topic = any(:topics)
     )
-    select i.outcome, i.reason, i.detail
-    from partitions p join inbox i
-        on i.consumer = :consumer and i.topic_id = p.topic_id and i.partition = p.partition
-        and i.offset >= p.next_offset - p.latest and i.offset < p.next_offset
-        and i.recorded_at > now() - interval '1 day'
+    select p.topic, p.partition, i.*, i.recorded_at > now() - interval '1 day' as is_recent
+    from partitions p cross join lateral (
+        select "offset", outcome, reason, strpos(coalesce(detail, ''), :framed) > 0 as is_framed, run_id, recorded_at
+        from inbox where consumer = :consumer and topic_id = p.topic_id and partition = p.partition
+        order by "offset" desc limit p.latest
+    ) i
+    """
+)
+# The approximate number of offsets of open claims that are not settled yet.
+_WAITING = text(
+    """
+    select r.topic, c.run_id, c.claimed_at, sum(r.end_offset - r.readable_from) - coalesce((
+        select sum(h.end_offset - h.start_offset) from handled_ranges h where h.claim_id = c.id and h.topic = r.topic
+    ), 0) as messages
+    from claims c join claim_ranges r on r.claim_id = c.id
+    where c.consumer = :consumer and c.closed_at is null and r.topic = any(:topics)
+    group by c.id, r.topic
     """
 )
 
 
 def watch_broken_contracts(connection: Connection, consumer: Consumer) -> None:
-    """Open or close the alarm of a consumer of the event lane by the inbox rows of its latest messages.
+    """Open or close the alarm of a consumer of the event lane by the inbox rows of each topic's latest messages.
+
+    A further topic is added to the open alarm and delivered. The alarm closes once all topics that it names are
+    healthy, and no other topic is broken.
 
     Args:
         connection: A connection to the operational database, in a transaction.
-        consumer: The consumer; its topics count together.
+        consumer: The consumer; each of its topics is judged by itself.
     """
-    rows = connection.execute(
-        _LATEST, {"consumer": consumer.name, "latest": LATEST, "of_a_partition": LATEST_OF_A_PARTITION}
-    ).all()
-    reasons: dict[str, int] = {}
-    framed = 0
+    topics = [topic.name for topic in consumer.topics]
+    mine = {"consumer": consumer.name, "topics": topics}
+    window = {"latest": LATEST, "of_a_partition": LATEST_OF_A_PARTITION, "framed": FRAMED}
+    rows = _by_topic(connection.execute(_LATEST, {**mine, **window}).all())
+    has_letters = any(_letters(each) for each in rows.values())
+    open_claims = connection.execute(_WAITING, mine).all() if has_letters else []
+    waiting = _by_topic([claim for claim in open_claims if claim.messages > 0])
+    broken: dict[str, str] = {}
+    unsure: list[str] = []
+    for topic in topics:
+        name = f"topic {topic}: "
+        found, claimed = rows.get(topic, []), waiting.get(topic, [])
+        recent = [row for row in found if row.is_recent]
+        bad, total = len(_letters(recent)), len(recent)
+        if consumer.shape is Shape.per_message:
+            # Valid messages wait for their runs and have no inbox row yet; dead letters are settled with the claim.
+            total = max(total, min(LATEST, bad + sum(int(row.messages) for row in claimed)))
+        last = _since_valid(found, claimed)
+        if is_broken(total, bad, MAX_SHARE):
+            broken[name] = name + _text(f"the latest {total} messages", total, _letters(recent))
+        elif is_broken(total, bad, MAX_SHARE, in_a_row=len(last)):
+            broken[name] = name + _text(f"the last {len(last)} messages", len(last), last)
+        elif not is_healthy(total, bad, MAX_SHARE):
+            unsure.append(name)
+    if broken:
+        add_lasting(connection, consumer.name, ALARM, broken)
+    elif not unsure or not _are_named(unsure, open_text(connection, consumer.name, ALARM)):
+        close_alarm(connection, consumer.name, ALARM)
+
+
+def _by_topic(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
     for row in rows:
-        if row.outcome == "dead_letter":
-            reasons[row.reason] = reasons.get(row.reason, 0) + 1
-            framed += FRAMED in (row.detail or "")
-    settled = len(rows)
-    if consumer.shape is Shape.per_message:
-        # Valid messages wait for their runs and have no inbox row yet; dead letters are settled with the claim.
-        settled = max(settled, min(LATEST, sum(reasons.values()) + _waiting(connection, consumer)))
-    watch_share(
-        connection,
-        consumer.name,
-        f"the latest {settled} messages",
-        settled,
-        reasons,
-        max_share=MAX_SHARE,
-        remedy="Correct the producer, or the contract; then replay the dead letters",
-        framed=framed,
-    )
+        found.setdefault(row.topic, []).append(row)
+    return found
 
 
-def _waiting(connection: Connection, consumer: Consumer) -> int:
-    """The approximate number of offsets of open claims that are not handled yet."""
-    query = text(
-        """
-        select coalesce(sum(greatest(r.end_offset - r.readable_from, 0)), 0) - (
-            select coalesce(sum(h.end_offset - h.start_offset), 0)
-            from handled_ranges h join claims c on c.id = h.claim_id
-            where c.consumer = :consumer and c.closed_at is null
+def _letters(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.outcome == Outcome.dead_letter]
+
+
+def _since_valid(rows: Sequence[Row], claimed: Sequence[Row]) -> list[Row]:
+    """The dead letters of a topic that surely came after all of its valid messages.
+
+    Within a partition, the offsets tell the order. Between partitions, the runs tell it: dead letters are recorded
+    after the valid messages of their run, wherever they were among them. A message that is not settled may be valid.
+
+    Args:
+        rows: Inbox rows of the topic, the latest of each partition.
+        claimed: Open claims with messages of the topic that are not settled.
+    """
+    at = {row.run_id: row.claimed_at for row in claimed}
+    for row in rows:
+        at[row.run_id] = max(row.recorded_at, at.get(row.run_id, row.recorded_at))
+    in_order = sorted(rows, key=lambda row: row.offset)
+    last_valid = {row.partition: row for row in in_order if row.outcome != Outcome.dead_letter}
+    runs = {partition: at[row.run_id] for partition, row in last_valid.items()}
+    unsettled = max((at[row.run_id] for row in claimed), default=None)
+
+    def is_after(letter: Row) -> bool:
+        mine = at[letter.run_id]
+        own = last_valid.get(letter.partition)
+        return (
+            (own is None or letter.offset > own.offset)
+            and (unsettled is None or mine > unsettled)
+            and all(mine > run for partition, run in runs.items() if partition != letter.partition)
         )
-        from claims c join claim_ranges r on r.claim_id = c.id where c.consumer = :consumer and c.closed_at is null
-        """
+
+    return [row for row in _letters(rows) if is_after(row)]
+
+
+def _text(messages: str, total: int, letters: Sequence[Row]) -> str:
+    framed = sum(row.is_framed for row in letters)
+    return text_of(messages, total, Counter(row.reason for row in letters), REMEDY, framed=framed)
+
+
+def _are_named(topics: Sequence[str], alarm: str | None) -> bool:
+    """Whether the open alarm is about one of these topics; it may be, once it has no room for further ones."""
+    return alarm is not None and (alarm.endswith(MORE) or any(name in alarm for name in topics))
+
+
+def is_broken(total: int, bad: int, max_share: float, *, in_a_row: int = 0) -> bool:
+    """Whether a producer seems to break its contract: most of many messages, or all of the latest ones.
+
+    The second rule is for quiet topics, which have too few dead letters for the first one. On a busy topic it asks for
+    more than IN_A_ROW, because a few bad messages are often neighbours there.
+
+    Args:
+        total: The number of latest messages.
+        bad: The number of dead letters among them.
+        max_share: The allowed share of dead letters, from 0 to 1.
+        in_a_row: The number of dead letters since the last valid message, whatever their age.
+    """
+    is_much = bad >= MIN_DEAD_LETTERS and bad > max_share * total
+    return is_much or in_a_row >= max(IN_A_ROW, IN_A_ROW_SHARE * total)
+
+
+def is_healthy(total: int, bad: int, max_share: float) -> bool:
+    """Whether messages that are not broken are so good that an open alarm closes."""
+    return bad <= max_share / 2 * total
+
+
+def text_of(messages: str, total: int, reasons: Mapping[str, int], remedy: str, *, framed: int = 0) -> str:
+    """The alarm's text about messages that are broken.
+
+    Args:
+        messages: A description of the messages, such as "the latest 31 messages".
+        total: Their number, above 0.
+        reasons: {reason: number of dead letters}, not empty.
+        remedy: The remedy for people, a sentence without its full stop.
+        framed: The number of dead letters that look like messages of a schema registry.
+    """
+    bad = sum(reasons.values())
+    reason, number = max(reasons.items(), key=lambda item: item[1])
+    hint = (
+        f" {framed} begin like messages of a schema registry (a zero byte, then an id of four bytes): their "
+        "producer uses a serializer that this topic does not take."
+        if framed
+        else ""
     )
-    return int(connection.scalar(query, {"consumer": consumer.name}) or 0)
+    return (
+        f"{bad} of {messages} ({100 * bad // total} %) break their contract, {number} of them with {reason}.{hint} "
+        f"{remedy} (docs/runbooks/dead-letters.md)"
+    )
 
 
 def watch_share(
@@ -93,10 +202,9 @@ def watch_share(
     max_share: float,
     remedy: str,
     framed: int = 0,
+    in_a_row: int = 0,
 ) -> None:
-    """Open the alarm when a large share of the messages broke their contract.
-
-    It opens above `max_share`, from MIN_DEAD_LETTERS dead letters on, and closes at half of `max_share` or less.
+    """Open the alarm when the messages of one topic are broken; close it when they are healthy.
 
     Args:
         connection: A connection to the operational database, in a transaction.
@@ -104,23 +212,13 @@ def watch_share(
         messages: A description of the messages for the alarm's text.
         total: The number of messages.
         reasons: {reason: number of dead letters}.
-        max_share: The allowed share of dead letters in `total`, from 0 to 1.
+        max_share: The allowed share of dead letters in `total`, from 0 to 1; the alarm closes at half of it.
         remedy: The remedy for people, a sentence without its full stop.
         framed: The number of dead letters that look like messages of a schema registry.
+        in_a_row: The number of dead letters since the last valid message, whatever their age.
     """
     bad = sum(reasons.values())
-    if bad >= MIN_DEAD_LETTERS and bad > max_share * total:
-        reason, number = max(reasons.items(), key=lambda item: item[1])
-        hint = (
-            f" {framed} begin like messages of a schema registry (a zero byte, then an id of four bytes): their "
-            "producer uses a serializer that this topic does not take."
-            if framed
-            else ""
-        )
-        message = (
-            f"{bad} of {messages} ({100 * bad // total} %) break their contract, {number} of them with {reason}.{hint} "
-            f"{remedy} (docs/runbooks/dead-letters.md)"
-        )
-        open_alarm(connection, source, ALARM, message)
-    elif total == 0 or bad <= max_share / 2 * total:
+    if is_broken(total, bad, max_share, in_a_row=in_a_row):
+        open_alarm(connection, source, ALARM, text_of(messages, total, reasons, remedy, framed=framed))
+    elif is_healthy(total, bad, max_share):
         close_alarm(connection, source, ALARM)

@@ -1,6 +1,7 @@
 """The functions that the tasks of a consumer's Dag call.
 
 Chunked: `claim_messages` claims, handles the first chunk and returns the others; `handle_chunk` is mapped over those.
+A retry of it handles none.
 
 One run per message: `claim_partition_keys` claims, and returns a partition key for each message. The keys go to the
 asset that schedules the Dag whose task calls `handle_message`. `claim_keys_again` returns keys whose runs were never
@@ -67,7 +68,8 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
 
     The first chunk is handled in the claiming task, so that a single message costs one task. If that fails for any
     reason, or takes longer than FIRST_CHUNK_TIME, the chunk is returned with the others and gets a task with its own
-    retries. So a problem in this chunk does not prevent the mapping of the others.
+    retries. So a problem in this chunk does not prevent the mapping of the others. A task that finds the claim of its
+    run, because it is retried or cleared, returns all chunks and handles none.
 
     Args:
         consumer: A consumer with the shape `chunked`.
@@ -94,6 +96,10 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
             [str(r) for r in claimed.ranges],
             len(chunks),
         )
+        if claimed.behind is None:
+            # A retry, or a cleared run. The task may have ended because a message of the first chunk ends its process,
+            # through lack of memory or a crash: then each retry would end there, and no chunk would get a task.
+            return chunks
         if not chunks:
             return []
         until = time.monotonic() + FIRST_CHUNK_TIME.total_seconds()

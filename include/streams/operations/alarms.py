@@ -6,7 +6,7 @@ to the outbox. This module only writes rows: the Dag `deliver_outbox` sends the 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -62,16 +62,18 @@ def add_to_alarm(connection: Connection, source: str, kind: str, message: str) -
     Returns:
         True when the alarm is new.
     """
-    return open_alarm(connection, source, kind, message) or _add(connection, source, kind, message, false())
+    return open_alarm(connection, source, kind, message) or _add(connection, source, kind, message, message, false())
 
 
-def _add(connection: Connection, source: str, kind: str, message: str, unless: ColumnElement[bool]) -> bool:
+def _add(
+    connection: Connection, source: str, kind: str, known_by: str, message: str, unless: ColumnElement[bool]
+) -> bool:
     # One statement, so that two tasks at the same time add both of their messages.
     longer = alarms.c.message + "; " + message
     fits = func.length(longer) <= MAX_MESSAGE_LENGTH
     text = case((fits, longer), (alarms.c.message.endswith(MORE), alarms.c.message), else_=alarms.c.message + MORE)
     mine = update(alarms).where(alarms.c.source == source, alarms.c.kind == kind, alarms.c.closed_at.is_(None))
-    mine = mine.where(func.strpos(alarms.c.message, message) == 0, ~unless)
+    mine = mine.where(func.strpos(alarms.c.message, known_by) == 0, ~unless)
     changed = connection.execute(mine.values(message=text).returning(alarms, func.now().label("now"))).first()
     if changed is None:
         # The text already contains the message, or a person has closed the alarm in between.
@@ -81,7 +83,7 @@ def _add(connection: Connection, source: str, kind: str, message: str, unless: C
     return False
 
 
-def add_lasting(connection: Connection, source: str, kind: str, messages: Sequence[str]) -> None:
+def add_lasting(connection: Connection, source: str, kind: str, messages: Sequence[str] | Mapping[str, str]) -> None:
     """Open the alarm with all messages, or add those that the open alarm does not contain.
 
     For conditions that are found again at every look while they last, such as topics that are stopped. Once the text
@@ -91,11 +93,13 @@ def add_lasting(connection: Connection, source: str, kind: str, messages: Sequen
         connection: A connection in a transaction.
         source: The consumer, table, connector or task that the alarm is about.
         kind: The kind of alarm.
-        messages: One text for each condition, the same at every look.
+        messages: One text for each condition, the same at every look. Or {part of the text: text}, if only this part
+            is the same at every look, because the text has counts.
     """
-    if not open_alarm(connection, source, kind, "; ".join(messages)):
-        for message in messages:
-            _add(connection, source, kind, message, alarms.c.message.endswith(MORE))
+    texts = messages if isinstance(messages, Mapping) else {message: message for message in messages}
+    if not open_alarm(connection, source, kind, "; ".join(texts.values())):
+        for known_by, message in texts.items():
+            _add(connection, source, kind, known_by, message, alarms.c.message.endswith(MORE))
 
 
 def close_alarm(connection: Connection, source: str, kind: str, note: str = "") -> bool:
@@ -123,6 +127,12 @@ def last_closed(connection: Connection, source: str, kind: str) -> datetime | No
     """When the last episode of this alarm ended; None without a closed alarm."""
     mine = (alarms.c.source == source, alarms.c.kind == kind)
     return connection.scalar(select(func.max(alarms.c.closed_at)).where(*mine))
+
+
+def open_text(connection: Connection, source: str, kind: str) -> str | None:
+    """The text of the open alarm; None when none is open."""
+    mine = (alarms.c.source == source, alarms.c.kind == kind, alarms.c.closed_at.is_(None))
+    return connection.scalar(select(alarms.c.message).where(*mine))
 
 
 def open_alarms() -> list[Row]:

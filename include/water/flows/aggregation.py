@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Of a file of flows.
-FILE_ROWS = 250_000
+# Of a file of flows. A run rewrites whole files: larger ones hold more hours that it does not touch.
+FILE_ROWS = 125_000
 # Computed at once. Each commit opens all manifests of the days between its first and its last one, several times.
 MAX_DAYS = 1_000
 # What is read, computed and committed at once: bounds the memory that a long history takes.

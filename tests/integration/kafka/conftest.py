@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import text
 
 from include.streams.contracts import Contract, Topic
+from include.streams.kafka import tasks
 from include.streams.kafka.connection import admin_config, client_config, consumer_config, producer_config
 from include.streams.kafka.consumers import Consumer
 from include.streams.kafka.delivery import deliver_due
@@ -144,6 +145,12 @@ def send(services) -> Callable[..., list[int]]:
         return offsets
 
     return produce
+
+
+def whole_run(consumer: Consumer, run_id: str) -> None:
+    """All tasks of a run: the one that claims, and one for each chunk that it returns."""
+    for chunk in tasks.claim_messages(consumer, run_id):
+        tasks.handle_chunk(consumer, chunk, run_id)
 
 
 def committed(admin: AdminClient, group: str, topic: Topic) -> dict[int, int]:

@@ -1,12 +1,18 @@
-"""A producer that breaks most messages raises an alarm, which closes when its messages are good again."""
+"""A producer that breaks most messages of a topic raises an alarm, which closes when its messages are good again."""
+
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+from sqlalchemy import text
 
-from include.streams.kafka import tasks
+from include.streams.kafka import broken_contracts, tasks
 from include.streams.kafka.broken_contracts import ALARM
 from include.streams.kafka.consumers import Shape
 from include.streams.kafka.watch import check_consumer
-from tests.integration.kafka.conftest import alarms, order
+from include.streams.operations.database import begin
+from tests.integration.kafka.conftest import alarms, open_claims, order
+from tests.integration.kafka.test_losses import notifications
 
 pytestmark = pytest.mark.integration
 
@@ -50,3 +56,189 @@ def test_good_messages_that_wait_for_their_runs_count_as_good(make_topic, make_c
     send(topic, *(b"junk" for _ in range(12)), *(order(n) for n in range(60)))
     tasks.claim_partition_keys(consumer, "fan out")
     assert ALARM not in alarms(consumer)
+
+
+def junk(number: int) -> list[bytes]:
+    return [b"junk"] * number
+
+
+def good(number: int, first: int = 0) -> list[bytes]:
+    return [order(f"good {n}") for n in range(first, first + number)]
+
+
+def let_days_pass(consumer, days: int) -> None:
+    with begin() as connection:
+        older = text("update inbox set recorded_at = recorded_at - make_interval(days => :days) where consumer = :name")
+        connection.execute(older, {"days": days, "name": consumer.name})
+
+
+def test_one_broken_topic_shows_beside_a_busy_healthy_one(make_topic, make_consumer, send):
+    """Of the latest messages of both, they would be a third: the healthy topic has more partitions."""
+    broken, healthy = make_topic(partitions=2), make_topic(partitions=4)
+    consumer = make_consumer(broken, healthy, max_messages_per_claim=1_000)
+    for partition in range(2):
+        send(broken, *junk(40), partition=partition)
+    for partition in range(4):
+        send(healthy, *good(100, 100 * partition), partition=partition)
+    tasks.claim_messages(consumer, "first")
+    alarm = alarms(consumer)[ALARM]
+    assert f"topic {broken.name}: 80 of the latest 80 messages (100 %)" in alarm
+    assert "80 of them with not_json" in alarm
+    assert healthy.name not in alarm
+    # As long as only the other topic has messages.
+    send(healthy, *good(10, 1_000))
+    tasks.claim_messages(consumer, "second")
+    check_consumer(consumer)
+    assert ALARM in alarms(consumer)
+
+
+def test_a_further_broken_topic_is_told_and_the_alarm_closes_with_the_last(make_topic, make_consumer, send):
+    first, second = make_topic(partitions=1), make_topic(partitions=1)
+    consumer = make_consumer(first, second)
+    send(first, *junk(20))
+    tasks.claim_messages(consumer, "first")
+    # Other counts are no news about a topic that the alarm names.
+    send(first, *junk(10))
+    tasks.claim_messages(consumer, "first again")
+    send(second, *junk(15))
+    tasks.claim_messages(consumer, "second")
+    check_consumer(consumer)
+    alarm = alarms(consumer)[ALARM]
+    assert f"topic {first.name}: 20 of the latest 20 messages" in alarm
+    assert f"topic {second.name}: 15 of the latest 15 messages" in alarm
+    assert [payload["event"] for payload in notifications(consumer)] == ["opened", "continued"]
+    send(first, *good(100))
+    tasks.claim_messages(consumer, "first is good")
+    check_consumer(consumer)
+    assert ALARM in alarms(consumer)
+    send(second, *good(45, 200))
+    tasks.claim_messages(consumer, "second is good")
+    check_consumer(consumer)
+    assert ALARM not in alarms(consumer)
+
+
+def test_a_topic_that_was_never_bad_enough_does_not_hold_the_alarm_of_another_one_open(make_topic, make_consumer, send):
+    broken, so_so = make_topic(partitions=1), make_topic(partitions=1)
+    consumer = make_consumer(broken, so_so)
+    send(so_so, *(b"junk" if n % 5 < 2 else order(n) for n in range(50)))
+    send(broken, *junk(10))
+    tasks.claim_messages(consumer, "first")
+    assert so_so.name not in alarms(consumer)[ALARM]
+    send(broken, *good(30, 100))
+    tasks.claim_messages(consumer, "second")
+    check_consumer(consumer)
+    assert ALARM not in alarms(consumer)
+
+
+def test_three_broken_messages_in_a_row_show_on_a_quiet_topic_however_old_they_are(make_topic, make_consumer, send):
+    quiet, busy = make_topic(partitions=3), make_topic(partitions=1)
+    consumer = make_consumer(quiet, busy)
+    send(quiet, *good(2))
+    send(busy, *good(100, 100))
+    tasks.claim_messages(consumer, "good")
+    for day in range(3):
+        assert ALARM not in alarms(consumer)
+        let_days_pass(consumer, 2)
+        send(quiet, b"junk", partition=day)
+        tasks.claim_messages(consumer, f"day {day}")
+    assert f"topic {quiet.name}: 3 of the last 3 messages (100 %) break their contract" in alarms(consumer)[ALARM]
+    let_days_pass(consumer, 30)
+    send(busy, *good(1, 300))
+    tasks.claim_messages(consumer, "only the other topic")
+    check_consumer(consumer)
+    assert ALARM in alarms(consumer)
+    send(quiet, *good(1, 400), partition=1)
+    tasks.claim_messages(consumer, "good again")
+    check_consumer(consumer)
+    assert ALARM not in alarms(consumer)
+
+
+def test_a_few_broken_messages_of_a_run_with_good_ones_are_no_alarm(make_topic, make_consumer, send):
+    """Dead letters are recorded last, wherever they were: the order of the records says nothing within a run."""
+    topic = make_topic(partitions=3)
+    consumer = make_consumer(topic)
+    for partition in range(3):
+        send(topic, *good(2, 10 * partition), b"junk", partition=partition)
+    tasks.claim_messages(consumer, "run")
+    check_consumer(consumer)
+    assert ALARM not in alarms(consumer)
+    send(topic, *good(40, 100))
+    tasks.claim_messages(consumer, "busy")
+    send(topic, *junk(3))
+    tasks.claim_messages(consumer, "three neighbours")
+    check_consumer(consumer)
+    assert ALARM not in alarms(consumer)
+
+
+def test_a_good_message_whose_effect_fails_hides_no_broken_ones_for_long(make_topic, make_consumer, send):
+    topic = make_topic(partitions=1)
+    consumer = make_consumer(topic)
+    send(topic, order("fails", -2), *junk(3))
+    tasks.claim_messages(consumer, "may be good")
+    assert open_claims(consumer) == 1
+    assert ALARM not in alarms(consumer)
+    send(topic, *junk(3))
+    tasks.claim_messages(consumer, "broken")
+    assert ALARM in alarms(consumer)
+
+
+def test_one_good_message_that_waits_for_its_run_counts_as_good_on_a_quiet_topic(make_topic, make_consumer, send):
+    topic = make_topic(partitions=1)
+    consumer = make_consumer(topic, shape=Shape.per_message)
+    send(topic, *good(1), *junk(3))
+    (key,) = tasks.claim_partition_keys(consumer, "fan out")
+    assert ALARM not in alarms(consumer)
+    tasks.handle_message(consumer, key, "its run")
+    send(topic, *junk(3))
+    tasks.claim_partition_keys(consumer, "all broken")
+    assert "of the last 6 messages" in alarms(consumer)[ALARM]
+
+
+def test_a_topic_that_the_consumer_has_left_keeps_no_alarm_open(make_topic, make_consumer, send):
+    left, kept = make_topic(partitions=1), make_topic(partitions=1)
+    consumer = make_consumer(left, kept)
+    send(left, *junk(5))
+    tasks.claim_messages(consumer, "run")
+    assert ALARM in alarms(consumer)
+    check_consumer(replace(consumer, topics=(kept,)))
+    assert ALARM not in alarms(consumer)
+
+
+def test_the_latest_messages_are_found_by_the_primary_key_in_an_inbox_of_any_size(make_topic, make_consumer):
+    quiet, busy = make_topic(), make_topic()
+    consumer = make_consumer(quiet, busy)
+    fill = text(
+        """
+        insert into inbox (consumer, topic_id, partition, "offset", topic, contract, event_id, outcome, run_id,
+            recorded_at)
+        select :consumer, :topic, n % 3, n / 3, :topic, 'Order', :topic || n, 'handled', 'run',
+            now() - make_interval(days => :days, secs => 30000 - n)
+        from generate_series(0, 30000) n
+        """
+    )
+    with begin() as connection:
+        connection.execute(text("insert into consumers values (:name)"), {"name": consumer.name})
+        for topic, days in ((quiet.name, 5), (busy.name, 0)):
+            connection.execute(fill, {"consumer": consumer.name, "topic": topic, "days": days})
+            place = "insert into positions select :consumer, :topic, n, :topic, 10000 from generate_series(0, 2) n"
+            connection.execute(text(place), {"consumer": consumer.name, "topic": topic})
+    for is_analyzed in (False, True):
+        if is_analyzed:
+            with begin() as connection:
+                connection.execute(text("analyze inbox"))
+        with begin() as connection:
+            explain = text(f"explain (analyze, format json) {broken_contracts._LATEST.text}")
+            topics = [topic.name for topic in consumer.topics]
+            given = {"consumer": consumer.name, "topics": topics, "latest": 200, "of_a_partition": 5, "framed": "x"}
+            (plan,) = connection.execute(explain, given).scalar_one()
+        (node,) = (node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "inbox")
+        assert node["Index Name"] == "pk_inbox"
+        # The limit of each of the six partitions, and nothing that is read in vain.
+        assert node["Actual Loops"] * node["Actual Rows"] == 6 * 66
+        assert not node.get("Rows Removed by Filter")
+
+
+def nodes(plan: dict) -> Iterator[dict]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from nodes(part)

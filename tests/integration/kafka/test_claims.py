@@ -13,7 +13,16 @@ from include.streams.kafka.claims import claim
 from include.streams.kafka.offsets import GroupOffsets, Partition
 from include.streams.kafka.reset import NothingToReset, reset_consumer
 from include.streams.operations.database import begin
-from tests.integration.kafka.conftest import alarms, committed, effects, numbers, open_claims, order, wait_for_topics
+from tests.integration.kafka.conftest import (
+    alarms,
+    committed,
+    effects,
+    numbers,
+    open_claims,
+    order,
+    wait_for_topics,
+    whole_run,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -48,7 +57,7 @@ def test_a_cleared_run_gets_the_same_ranges_and_repeats_no_effect(make_topic, ma
     tasks.claim_messages(consumer, "first")
     before = ranges_of(consumer, "first")
     send(topic, order(3))
-    tasks.claim_messages(consumer, "first")
+    whole_run(consumer, "first")
     assert ranges_of(consumer, "first") == before == [(topic.name, 0, 0, 2)]
     assert numbers(topic) == ["1", "2"]
     tasks.claim_messages(consumer, "second")
@@ -120,7 +129,7 @@ def test_a_claim_killed_before_its_commit_leaves_lag_that_the_next_run_commits(m
     tasks.claim_messages(consumer, "other")
     assert committed(admin, consumer.group, topic) == {0: 1}
     assert open_claims(consumer) == 1
-    tasks.claim_messages(consumer, "killed")
+    whole_run(consumer, "killed")
     assert numbers(topic) == ["1"]
     assert open_claims(consumer) == 0
 

@@ -14,7 +14,7 @@ from include.streams.kafka.connection import client_config, producer_config
 from include.streams.kafka.handling import HandlingFailed
 from include.streams.operations.database import begin
 from tests.clients import producer_to
-from tests.integration.kafka.conftest import Order, numbers, open_claims, order, read_all
+from tests.integration.kafka.conftest import Order, numbers, open_claims, order, read_all, whole_run
 
 pytestmark = pytest.mark.integration
 
@@ -73,7 +73,7 @@ def test_a_cleared_run_writes_no_second_dead_letter(make_topic, make_consumer, s
     consumer = make_consumer(topic)
     send(topic, b"bad", order("never", -1))
     for _ in range(3):
-        tasks.claim_messages(consumer, "run")
+        whole_run(consumer, "run")
     assert len(read_all(topic.dead_letter_name)) == 2
 
 
@@ -152,7 +152,7 @@ def test_killed_after_the_effect_and_before_the_claim_is_closed_repeats_nothing(
         with pytest.raises(KeyboardInterrupt):
             tasks.claim_messages(consumer, "run")
     assert open_claims(consumer) == 1
-    tasks.claim_messages(consumer, "run")
+    whole_run(consumer, "run")
     assert numbers(topic) == ["1"]
     assert len(read_all(topic.dead_letter_name)) == 1
     assert open_claims(consumer) == 0
@@ -172,7 +172,7 @@ def test_killed_between_dead_letter_and_inbox_keeps_the_message(make_topic, make
         patch.setattr(Handler, "_record", killed)
         with pytest.raises(KeyboardInterrupt):
             tasks.claim_messages(consumer, "run")
-    tasks.claim_messages(consumer, "run")
+    whole_run(consumer, "run")
     assert {letter.value() for letter in read_all(topic.dead_letter_name)} == {b"bad"}
     assert numbers(topic) == ["1"]
     assert outcomes(consumer) == {"handled": 1, "dead_letter": 1}

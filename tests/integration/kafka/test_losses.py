@@ -12,7 +12,7 @@ from include.streams.kafka.consumers import Shape
 from include.streams.kafka.reset import reset_consumer
 from include.streams.operations.alarms import MAX_MESSAGE_LENGTH, MORE, add_lasting, add_to_alarm, close_alarm
 from include.streams.operations.database import begin
-from tests.integration.kafka.conftest import alarms, numbers, open_claims, order
+from tests.integration.kafka.conftest import alarms, numbers, open_claims, order, whole_run
 from tests.integration.kafka.test_claims import remake
 
 pytestmark = pytest.mark.integration
@@ -106,7 +106,7 @@ def test_a_loss_that_a_person_has_closed_stays_closed_when_its_run_is_cleared(
     tasks.claim_messages(consumer, "second")
     with begin() as connection:
         close_alarm(connection, consumer.name, "messages_lost", "seen")
-    tasks.claim_messages(consumer, "second")
+    whole_run(consumer, "second")
     assert alarms(consumer) == {}
 
 

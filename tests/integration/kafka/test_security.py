@@ -34,11 +34,13 @@ from include.streams.contracts import Topic
 from include.streams.kafka import tasks
 from include.streams.kafka.__main__ import main
 from include.streams.kafka.consumers import Consumer
+from include.streams.kafka.dead_letters import ALARM as DEAD_LETTERS_ALARM
 from include.streams.kafka.producer import AcknowledgedProducer, DeliveryFailed
 from include.streams.kafka.topics import create_topics
 from include.streams.kafka.trigger import ConsumerLagTrigger, lag_watcher
-from include.streams.kafka.watch import check_consumer
+from include.streams.kafka.watch import check_consumer, check_consumers
 from include.streams.operations import outbox
+from include.streams.operations.alarms import close_alarm
 from include.streams.operations.database import begin
 from tests.clients import producer_to, reader_at
 from tests.conftest import start_stack
@@ -349,6 +351,59 @@ def test_a_topic_that_may_not_be_read_holds_up_no_other(connect, config, consume
     assert numbers(forbidden) == ["1"]
     check_consumer(both)
     assert "topic_forbidden" not in alarms(both)
+
+
+@pytest.mark.parametrize("missing", [AclOperation.WRITE, AclOperation.DESCRIBE])
+def test_a_dead_letter_topic_that_may_not_be_written_delays_nothing_and_gets_its_letters_later(
+    connect, config, consumer, topics, send, records, missing
+):
+    orders, letters = topics[0], topics[0].dead_letter_name
+    admin = AdminClient(config)
+    connect(add_user(admin, "writer"))
+
+    def rule(operation: AclOperation) -> tuple:
+        return (ResourceType.TOPIC, letters, ResourcePatternType.LITERAL, "User:writer", "*", operation)
+
+    done(
+        admin.create_acls(
+            [
+                AclBinding(*rule(AclOperation.ALL), AclPermissionType.ALLOW),
+                AclBinding(*rule(missing), AclPermissionType.DENY),
+            ]
+        )
+    )
+    whole = replace(consumer, chunk_size=10)
+    send(order(1), b"bad", order(2))
+    assert tasks.claim_messages(whole, "run") == []
+    assert numbers(orders) == ["1", "2"]
+    assert open_claims(whole) == 0
+    # Also what the Dag tries waits: nothing is refused for good.
+    deliver_now(whole)
+    assert outbox_states(whole) == ["pending"]
+    assert records(letters) == []
+
+    def alarm() -> str | None:
+        with begin() as connection:
+            query = text("select message from alarms where source = :name and closed_at is null")
+            return connection.scalar(query, {"name": letters})
+
+    by_task = alarm() or ""
+    # A person closes it, and the check opens it again, by what the outbox knows.
+    with begin() as connection:
+        assert close_alarm(connection, letters, DEAD_LETTERS_ALARM, "not looked at")
+    check_consumers([whole])
+    for said in (by_task, alarm() or ""):
+        assert f"dead letters of consumer {whole.name} cannot be written to {letters}" in said
+        assert "TOPIC_AUTHORIZATION_FAILED" in said
+        assert "grant WRITE and DESCRIBE on the topic to the user of " in said
+    assert f"connection {CONN_ID}" in by_task
+
+    done(admin.delete_acls([AclBindingFilter(*rule(missing), AclPermissionType.DENY)]))
+    deliver_now(whole)
+    assert [letter.value() for letter in records(letters)] == [b"bad"]
+    assert outbox_states(whole) == ["delivered"]
+    check_consumers([whole])
+    assert alarm() is None
 
 
 def test_a_consumer_that_may_read_nothing_says_so(connect, config, consumer, topics):

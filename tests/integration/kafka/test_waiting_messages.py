@@ -11,7 +11,7 @@ from include.streams.kafka.consumers import Shape
 from include.streams.kafka.watch import check_consumer
 from include.streams.operations.database import begin
 from tests.clients import producer_to
-from tests.integration.kafka.conftest import alarms, numbers, order
+from tests.integration.kafka.conftest import alarms, numbers, order, whole_run
 
 pytestmark = pytest.mark.integration
 
@@ -93,7 +93,7 @@ def test_clearing_an_old_run_is_not_late(make_topic, make_consumer, send_dated):
     with begin() as connection:
         older = text("update claims set claimed_at = claimed_at - interval '1 day' where consumer = :name")
         connection.execute(older, {"name": consumer.name})
-    tasks.claim_messages(consumer, "run")
+    whole_run(consumer, "run")
     assert alarms(consumer) == {}
 
 

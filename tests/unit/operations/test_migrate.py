@@ -24,6 +24,7 @@ def test_packages_of_the_library_and_of_the_project_have_migrations_operations_f
 
 
 def test_a_package_with_the_name_of_one_of_the_library_is_refused(image: Path):
-    (image / "landing" / "migrations" / "versions").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"would share the table alembic_version_landing: rename include/landing/"):
+    name = "landing"
+    (image / name / "migrations" / "versions").mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"would share the table alembic_version_{name}: rename include/{name}/"):
         migrate.configurations()

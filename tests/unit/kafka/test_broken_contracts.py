@@ -1,0 +1,39 @@
+"""When the messages of a topic are taken for those of a producer that breaks its contract."""
+
+import pytest
+
+from include.streams.kafka.broken_contracts import is_broken, is_healthy, text_of
+
+
+@pytest.mark.parametrize(
+    ("total", "bad", "in_a_row", "broken"),
+    [
+        (200, 101, 0, True),
+        (200, 100, 0, False),
+        (19, 10, 0, True),
+        (9, 9, 0, False),
+        # Nothing within the time that counts, but the last messages of all were bad.
+        (0, 0, 3, True),
+        (2, 2, 2, False),
+        (3, 3, 3, True),
+        (30, 3, 3, True),
+        # Three neighbours among many good messages are no pattern.
+        (200, 3, 3, False),
+        (200, 20, 20, True),
+    ],
+)
+def test_most_of_many_messages_or_all_of_the_latest_are_broken(total, bad, in_a_row, broken):
+    assert is_broken(total, bad, 0.5, in_a_row=in_a_row) is broken
+
+
+def test_a_share_around_the_limit_is_one_episode():
+    assert not is_broken(200, 90, 0.5)
+    assert not is_healthy(200, 90, 0.5)
+    assert is_healthy(200, 50, 0.5)
+    assert is_healthy(0, 0, 0.5)
+
+
+def test_the_text_names_count_share_most_frequent_reason_and_framing():
+    text = text_of("the latest 40 messages", 40, {"not_json": 20, "tombstone": 5}, "Correct it", framed=7)
+    assert "25 of the latest 40 messages (62 %) break their contract, 20 of them with not_json. 7 begin like" in text
+    assert text.endswith("Correct it (docs/runbooks/dead-letters.md)")
