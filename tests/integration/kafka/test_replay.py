@@ -22,7 +22,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import NewPartitions
 from sqlalchemy import text
 
-from dags.batch.replay_dead_letters import replay_dead_letters
+from dags.operations.replay_dead_letters import replay_dead_letters
 from include.streams.contracts import Topic
 from include.streams.contracts.repairs import Repairs
 from include.streams.kafka import replay as replaying
