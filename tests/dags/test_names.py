@@ -21,6 +21,11 @@ def test_every_name_that_a_dag_file_imports_is_listed():
     assert not unlisted, f"run `.venv/bin/python -m tests.dags.names`, and commit the list: it lacks {unlisted}"
 
 
+def test_the_dags_for_every_project_name_no_package():
+    modules = {name.split(":")[0] for name in imported((DAGS / "operations").glob("*.py"))}
+    assert {m for m in modules if not m.startswith("include.streams")} == {"include.project"}
+
+
 def test_a_name_that_was_renamed_is_found(tmp_path: Path):
     package = tmp_path / "include" / "orders"
     package.mkdir(parents=True)

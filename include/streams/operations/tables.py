@@ -3,7 +3,7 @@
 They are SQLAlchemy Core tables without mapped classes. The first ORM statement of a process configures every mapped
 class that is loaded. With Airflow in the process, this imports all of Airflow's models and costs 0.45 s in every task.
 
-A package of the example adds its own tables to the same `metadata`, and its own revisions (`migrate.py` finds them).
+A package of the project adds its own tables to the same `metadata`, and its own revisions (`migrate.py` finds them).
 """
 
 from enum import StrEnum
