@@ -10,7 +10,8 @@ from confluent_kafka import TopicPartition
 
 from include.kafka.connection import client_config, consumer_config
 from include.landing import connectors, watchdog
-from include.landing.tables import connector_name
+from include.landing.control import named_files
+from include.landing.tables import connector_name, load_landing_table
 from tests.clients import reader_at
 from tests.integration.connect.conftest import (
     FAST,
@@ -71,6 +72,26 @@ def test_files_that_the_catalog_refused_land_although_the_connector_was_changed_
     sent |= send(topic, [b"later"])
     wait_until_landed(topic, sent)
     assert rows(topic) == expected(topic, sent)
+
+
+def test_the_files_that_a_held_up_coordinator_will_commit_are_known_by_name(
+    make_topic, folder, refuse_commits, connect
+):
+    """Else the removal of files that no snapshot knows would take them away before their commit."""
+    topic = make_topic()
+    connectors.create_landing_table(topic)
+    configure(folder, topic, {**FAST, "iceberg.control.commit.timeout-ms": "30000"})
+    allow = refuse_commits(topic)
+    sent = send(topic, [b"%d" % n for n in range(400)])
+    connectors.apply([topic], folder=folder)
+    wait_until_read(topic)
+    named = named_files(topic)
+    assert landed_records(topic) == 0
+    allow()
+    wait_until_landed(topic, sent)
+    landed = {task.file.file_path.rpartition("/")[2] for task in load_landing_table(topic).scan().plan_files()}
+    assert named == landed != set()
+    wait_for(lambda: named_files(topic) == set())
 
 
 def test_a_failed_task_is_restarted_and_told_without_what_was_in_the_messages(make_topic, folder, connect, watched):
