@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -94,6 +98,15 @@ def test_the_files_that_a_held_up_coordinator_will_commit_are_known_by_name(
     wait_for(lambda: named_files(topic) == set())
 
 
+def trace_as_in_the_runbook(name: str) -> str:
+    """What the command prints; it needs nothing that the project does not install."""
+    runbook = (Path(__file__).parents[3] / "docs" / "runbooks" / "connector-failed.md").read_text()
+    (script,) = re.findall(r"^python - NAME <<'END'\n(.*?)^END$", runbook, re.DOTALL | re.MULTILINE)
+    shown = subprocess.run([sys.executable, "-", name], input=script, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
 def test_a_failed_task_is_restarted_and_told_without_what_was_in_the_messages(make_topic, folder, connect, watched):
     from include.lake.catalog import load_catalog
     from include.landing.tables import raw_table
@@ -108,6 +121,7 @@ def test_a_failed_task_is_restarted_and_told_without_what_was_in_the_messages(ma
     assert {"connector_failed", "connector_given_up"} <= alarms(name).keys()
     assert "Exception" in alarms(name)["connector_failed"]
     assert "customer" not in alarms(name)["connector_failed"]
+    assert "\tat org.apache.kafka.connect" in trace_as_in_the_runbook(name)
     watchdog.forget_restarts(name)
 
     load_catalog().rename_table(f"{table}_away", table)
