@@ -319,8 +319,8 @@ def literal(text: str) -> str:
 
 
 def _warehouse_filesystem() -> Any:
+    from include.compat.objects import ObjectIO
     from include.lake.catalog import load_catalog
-    from include.lake.objects import ObjectIO
 
     properties = load_catalog().properties
     return ObjectIO(properties).get_fs(urlsplit(properties["warehouse"]).scheme)
