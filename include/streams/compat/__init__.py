@@ -7,9 +7,19 @@ connections
     `ExecutionAPISecretsBackend`. Tested with 3.3.2. Without them, a connection that Airflow does not find counts as not
     defined, also in an outage of the API server, and a warning says so once a process.
 
+kafka_settings
+    Overrides `KafkaBaseHook._get_client` of Airflow's Kafka provider. Tested with 2.1.0. Without it, no Kafka client is
+    made, with a TypeError that names this page.
+
 models
     Uses `__pydantic_core_schema__` of pydantic models. Tested with 2.14.3. Without it, the tables of a contract have no
     columns, and the error says so.
+
+objects
+    Uses `_get_directory_info`, `_get_file` and `_open` of gcsfs. Tested with 2026.10.1. Without them, the import of the
+    module fails with an ImportError that names the missing ones; a test fails if objects are listed again. Uses
+    `FsspecFileIO._scheme_to_fs` and `FsspecInputFile._fs` of PyIceberg. Tested with 0.12.0. Without them, a table is
+    not loaded, with a TypeError that names the missing one.
 
 overwriting
     Uses `_OverwriteFiles` and `_ManifestMergeManager` of PyIceberg. Tested with 0.12.0. Without them, a commit that

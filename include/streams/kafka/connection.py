@@ -6,8 +6,9 @@ the clients of triggers, claims, readers and producers.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
+
+from include.streams.compat.kafka_settings import kafka_settings
 
 CONN_ID = "kafka_default"
 # The connection with which a replay reads dead letters, and what it adds to the settings of CONN_ID. A replay reads
@@ -64,19 +65,6 @@ def check(conn_id: str, config: dict[str, Any]) -> None:
             raise UnsafeKafkaConnection(f"connection {conn_id}: {setting} is {value!r}; {remedy}")
 
 
-@cache
-def _hook_class():
-    from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
-
-    class ConfigurationHook(KafkaBaseHook):
-        """Resolves a configuration as the provider does (callbacks, tokens of managed services), without a client."""
-
-        def _get_client(self, config):
-            return config
-
-    return ConfigurationHook
-
-
 def client_config(conn_id: str = CONN_ID) -> dict[str, Any]:
     """The checked configuration that all clients share; blocks while the connection is fetched.
 
@@ -86,7 +74,7 @@ def client_config(conn_id: str = CONN_ID) -> dict[str, Any]:
         Exception: The provider's error when the connection is missing or has no bootstrap.servers.
     """
     try:
-        config = dict(_hook_class()(conn_id).get_conn)
+        config = kafka_settings(conn_id)
     except ValueError as error:
         if "callback_allowlist" not in str(error):
             raise

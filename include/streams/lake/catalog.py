@@ -71,7 +71,7 @@ def forget_catalogs() -> None:
     """
     load_catalog.cache_clear()
     _current.clear()
-    if objects := sys.modules.get("include.streams.lake.objects"):
+    if objects := sys.modules.get("include.streams.compat.objects"):
         # gcsfs keeps a client for each credential that it was ever given.
         objects.ObjectFileSystem.clear_instance_cache()
 
@@ -216,7 +216,7 @@ def file_properties(conn_id: str = OBJECTS_CONN_ID) -> dict[str, Any]:
     from airflow.sdk import BaseHook
 
     extra = BaseHook.get_connection(conn_id).extra_dejson
-    properties: dict[str, Any] = {"py-io-impl": "include.streams.lake.objects.ObjectIO"}
+    properties: dict[str, Any] = {"py-io-impl": "include.streams.compat.objects.ObjectIO"}
     if project := extra.get("project"):
         properties["gcs.project-id"] = project
     if extra.get("is_anonymous"):

@@ -319,8 +319,8 @@ def literal(text: str) -> str:
 
 
 def _warehouse_filesystem() -> Any:
+    from include.streams.compat.objects import ObjectIO
     from include.streams.lake.catalog import load_catalog
-    from include.streams.lake.objects import ObjectIO
 
     properties = load_catalog().properties
     return ObjectIO(properties).get_fs(urlsplit(properties["warehouse"]).scheme)

@@ -257,7 +257,7 @@ outbox_routes = Table(
 replays = Table(
     "replays",
     metadata,
-    # The dead-letter topic's id, as in the inbox.
+    # The dead-letter topic's id, as in the inbox; with "until" and a time once another dead letter has the offset.
     Column("topic_id", Text, primary_key=True),
     Column("partition", BigInteger, primary_key=True),
     Column("offset", BigInteger, primary_key=True),

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -179,12 +179,13 @@ def labels(nights: DataFrame, leaks: Sequence[Spell]) -> Series:
     return found
 
 
-def train_leak_model(run_id: str, *, force: bool = False) -> Outcome:
+def train_leak_model(run_id: str, *, force: bool = False, now: datetime | None = None) -> Outcome:
     """Train on the current content of the lake and the operational database; called by the Dag.
 
     Args:
         run_id: The Dag run.
         force: Train on unchanged data too.
+        now: The clock; by default the current time.
     """
     from include.streams import begin
     from include.streams.lake.buckets import bucket
@@ -192,7 +193,7 @@ def train_leak_model(run_id: str, *, force: bool = False) -> Outcome:
     from include.water.leaks.confirmed import confirmed
     from include.water.leaks.nights import read_nights
 
-    nights = read_nights()
+    nights = read_nights(now)
     with begin() as connection:
         leaks = confirmed(connection)
     return train_on(ModelStore(model_module.NAME, bucket()), nights, leaks, run_id, force=force)

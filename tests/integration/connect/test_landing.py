@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from confluent_kafka import TopicPartition
 
 from include.streams.kafka.connection import client_config, consumer_config
 from include.streams.landing import connectors, watchdog
-from include.streams.landing.tables import connector_name
+from include.streams.landing.control import named_files
+from include.streams.landing.tables import connector_name, load_landing_table
 from tests.clients import reader_at
 from tests.integration.connect.conftest import (
     FAST,
@@ -73,6 +78,35 @@ def test_files_that_the_catalog_refused_land_although_the_connector_was_changed_
     assert rows(topic) == expected(topic, sent)
 
 
+def test_the_files_that_a_held_up_coordinator_will_commit_are_known_by_name(
+    make_topic, folder, refuse_commits, connect
+):
+    """Else the removal of files that no snapshot knows would take them away before their commit."""
+    topic = make_topic()
+    connectors.create_landing_table(topic)
+    configure(folder, topic, {**FAST, "iceberg.control.commit.timeout-ms": "30000"})
+    allow = refuse_commits(topic)
+    sent = send(topic, [b"%d" % n for n in range(400)])
+    connectors.apply([topic], folder=folder)
+    wait_until_read(topic)
+    named = named_files(topic)
+    assert landed_records(topic) == 0
+    allow()
+    wait_until_landed(topic, sent)
+    landed = {task.file.file_path.rpartition("/")[2] for task in load_landing_table(topic).scan().plan_files()}
+    assert named == landed != set()
+    wait_for(lambda: named_files(topic) == set())
+
+
+def trace_as_in_the_runbook(name: str) -> str:
+    """What the command prints; it needs nothing that the project does not install."""
+    runbook = (Path(__file__).parents[3] / "docs" / "runbooks" / "connector-failed.md").read_text()
+    (script,) = re.findall(r"^python - NAME <<'END'\n(.*?)^END$", runbook, re.DOTALL | re.MULTILINE)
+    shown = subprocess.run([sys.executable, "-", name], input=script, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
 def test_a_failed_task_is_restarted_and_told_without_what_was_in_the_messages(make_topic, folder, connect, watched):
     from include.streams.lake.catalog import load_catalog
     from include.streams.landing.tables import raw_table
@@ -87,6 +121,7 @@ def test_a_failed_task_is_restarted_and_told_without_what_was_in_the_messages(ma
     assert {"connector_failed", "connector_given_up"} <= alarms(name).keys()
     assert "Exception" in alarms(name)["connector_failed"]
     assert "customer" not in alarms(name)["connector_failed"]
+    assert "\tat org.apache.kafka.connect" in trace_as_in_the_runbook(name)
     watchdog.forget_restarts(name)
 
     load_catalog().rename_table(f"{table}_away", table)

@@ -1,7 +1,8 @@
-"""Records that Kafka Connect itself refuses stop neither their partition nor another, and are not lost."""
+"""Records with odd timestamps are not lost, and stop neither their partition nor another; Connect refuses some."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from unittest.mock import Mock
 
 import pytest
@@ -10,6 +11,7 @@ from include.streams.kafka.connection import client_config, producer_config
 from include.streams.landing import __main__ as command
 from include.streams.landing import connectors, stepping, watchdog
 from include.streams.landing.connect import Connect
+from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.repair import repair
 from include.streams.landing.tables import connector_name
 from include.streams.landing.verification import verify
@@ -24,6 +26,11 @@ from tests.integration.connect.conftest import (
     wait_for,
     wait_until_landed,
 )
+from tests.integration.kafka.conftest import admin, open_claims, order
+from tests.integration.kafka.test_refused_dead_letters import set_config
+from tests.integration.landing.test_run import clean_rows, counts, run
+
+__all__ = ["admin"]
 
 pytestmark = pytest.mark.integration
 
@@ -72,6 +79,32 @@ def test_negative_timestamps_are_stepped_over_and_everything_lands(
     wait_for(lambda: standing(connect, topic).is_running)
     watchdog.check_connectors([topic], watchdog.Limits(well_after=watchdog.timedelta(0)))
     assert alarms(name) == {}
+
+
+def test_times_in_micro_and_nanoseconds_land_and_become_clean_rows(make_topic, folder, connect, watched, admin):
+    topic = make_topic(partitions=2)
+    # Since Kafka 4.0, a broker refuses such times by default.
+    set_config(admin, topic.name, "message.timestamp.after.max.ms", str(2**63 - 1))
+    connectors.apply([topic], folder=folder)
+    producer = producer_to(producer_config(client_config()), topic.name)
+    times = [1_764_140_000_000_000, 1_764_140_000_000_000_000, 2**63 - 1]
+    for number, timestamp in enumerate(times):
+        producer.produce(topic.name, order(number), partition=0, timestamp=timestamp)
+    assert producer.flush(30) == 0
+    sent = {(0, number): order(number).decode() for number in range(len(times))}
+    sent |= send(topic, [order(f"later {n}") for n in range(4)])
+    wait_until_landed(topic, sent)
+    assert rows(topic) == expected(topic, sent)
+    assert watchdog.check_connectors([topic]) == []
+    assert standing(connect, topic).is_running
+    lane = LandingConsumer(
+        name=f"lane-{connector_name(topic)}", topic=topic, min_messages_per_unit=1, landing_grace=timedelta()
+    )
+    found = counts(run(lane))
+    assert found == {"landed": 7, "clean": 7, "dead_lettered": 0, "duplicates": 0, "without_record": 0}
+    assert [row[:2] for row in clean_rows(topic)] == sorted(sent)
+    assert open_claims(lane) == 0
+    assert (alarms(connector_name(topic)), alarms(lane.name)) == ({}, {})
 
 
 def test_a_person_can_step_over_with_a_command(make_topic, folder, connect, watched, monkeypatch, capsys):

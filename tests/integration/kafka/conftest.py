@@ -1,6 +1,7 @@
 """A real broker and a real database: topics, consumers and effects for one test."""
 
 import json
+import os
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -103,6 +104,32 @@ def wait_for_topics(admin: AdminClient, *names: str) -> None:
             found = admin.list_topics(name, timeout=10).topics[name]
             if found.error is None and found.partitions and all(p.leader >= 0 for p in found.partitions.values()):
                 break
+
+
+def cut_log(services, topic, partition: int, offset: int) -> None:
+    """Remove the records from this offset on; each is a batch of its own."""
+    folder = services.folder / "kafka" / "data" / f"{topic.name}-{partition}"
+    (path,) = folder.glob("*.log")
+    data, at = path.read_bytes(), 0
+    while int.from_bytes(data[at : at + 8], "big") < offset:
+        at += 12 + int.from_bytes(data[at + 8 : at + 12], "big")
+    os.truncate(path, at)
+
+
+@pytest.fixture
+def cut(services, admin):
+    """Cut logs, [(topic, partition, offset)], while the broker is stopped."""
+
+    def cut_all(*places):
+        services.stop("kafka")
+        for place in places:
+            cut_log(services, *place)
+        # Without it, the broker reads its logs anew, as it does when it was killed.
+        (services.folder / "kafka" / "data" / ".kafka_cleanshutdown").unlink()
+        services.start("kafka")
+        wait_for_topics(admin, *{topic.name for topic, _, _ in places})
+
+    return cut_all
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 The broker is stopped once for all tests of this file; its files are cut as an unclean leader election would.
 """
 
-import os
-
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import text
@@ -17,19 +15,9 @@ from include.streams.kafka.reading import CONSUMER_SETTINGS
 from include.streams.kafka.reset import reset_consumer
 from include.streams.operations.database import begin
 from tests.clients import producer_to
-from tests.integration.kafka.conftest import alarms, numbers, open_claims, order, wait_for_topics
+from tests.integration.kafka.conftest import alarms, numbers, open_claims, order
 
 pytestmark = pytest.mark.integration
-
-
-def cut_log(services, topic, partition: int, offset: int) -> None:
-    """Remove the records from this offset on; each is a batch of its own."""
-    folder = services.folder / "kafka" / "data" / f"{topic.name}-{partition}"
-    (path,) = folder.glob("*.log")
-    data, at = path.read_bytes(), 0
-    while int.from_bytes(data[at : at + 8], "big") < offset:
-        at += 12 + int.from_bytes(data[at + 8 : at + 12], "big")
-    os.truncate(path, at)
 
 
 @pytest.fixture
@@ -39,22 +27,6 @@ def one_by_one(send):
             send(topic, value, **kwargs)
 
     return send_each
-
-
-@pytest.fixture
-def cut(services, admin):
-    """Cut logs, [(topic, partition, offset)], while the broker is stopped."""
-
-    def cut_all(*places):
-        services.stop("kafka")
-        for place in places:
-            cut_log(services, *place)
-        # Without it, the broker reads its logs anew, as it does when it was killed.
-        (services.folder / "kafka" / "data" / ".kafka_cleanshutdown").unlink()
-        services.start("kafka")
-        wait_for_topics(admin, *{topic.name for topic, _, _ in places})
-
-    return cut_all
 
 
 def test_a_refilled_log_stops_its_partition_and_a_reset_takes_its_records_as_new(

@@ -483,6 +483,51 @@ def test_what_two_consumers_rejected_is_replayed_for_each_and_handled_once_by_ea
         assert outcomes(consumer) == {"handled": 1, "duplicate": 1, "dead_letter": 1}
 
 
+def test_letters_of_a_log_that_was_cut_and_filled_again_are_not_taken_for_those_replayed_before(
+    make_topic, make_consumer, send, cut
+):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    dead_letters = topic.dead_letter_name
+
+    def messages() -> int:
+        return sum(ends(topic)[topic.name, partition] for partition in range(3))
+
+    # One batch for each dead letter.
+    for number in range(3):
+        send(topic, renamed(f"old {number}"))
+        handle(consumer)
+    # A message of no topic, as a feed has them, and a record that no replay can read.
+    old = read_all(dead_letters)
+    nowhere = {"dlq.partition": b"-1", "dlq.offset": b"-1"}
+    send(dead_letters, renamed("old feed"), headers=[(n, nowhere.get(n, v)) for n, v in old[0].headers()])
+    send(dead_letters, b"unreadable")
+    assert replayed(topic, "before") == {"replayed": 4, "unreadable": 1}
+    handle(consumer)
+    assert sorted(numbers(topic)) == ["old 0", "old 1", "old 2", "old feed"]
+
+    cut((letters_of(topic), 0, 1))
+    send(topic, renamed("new 1"), b"new and broken")
+    handle(consumer)
+    nowhere["dlq.timestamp"] = b"2030-01-01T00:00:00+00:00"
+    send(dead_letters, renamed("new feed"), headers=[(n, nowhere.get(n, v)) for n, v in old[0].headers()])
+    # A second letter of a message whose first was replayed, and is gone from the log since.
+    send(dead_letters, old[1].value(), headers=old[1].headers())
+    sent = messages()
+
+    report = run(topic, "after", dry_run=False)
+    assert counts(report) == {"replayed_before": 1, "replayed": 2, "failing": 1, "duplicate": 1}
+    assert [(row["dead_letter"], row["outcome"]) for row in report["letters"]] == [
+        ("0@1", "replayed"), ("0@2", "failing"), ("0@3", "replayed"), ("0@4", "duplicate"),
+    ]  # fmt: skip
+    assert messages() == sent + 2
+    # What was done is on record: nothing is sent by the next run.
+    assert replayed(topic, "later") == {"replayed_before": 3, "failing": 1, "duplicate": 1}
+    assert messages() == sent + 2
+    handle(consumer)
+    assert sorted(numbers(topic)) == ["new 1", "new feed", "old 0", "old 1", "old 2", "old feed"]
+
+
 def test_two_dead_letters_of_one_event_act_once(make_topic, make_consumer, send):
     """The producer sent it twice: two messages, one event."""
     topic = make_topic()

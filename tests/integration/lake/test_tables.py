@@ -314,7 +314,7 @@ def test_files_that_another_process_deletes_at_the_same_time_are_no_fault(make_t
 def test_a_store_that_is_silent_ends_a_request(make_table, monkeypatch):
     from aiohttp import ClientTimeout
 
-    from include.streams.lake.objects import ObjectIO
+    from include.streams.compat.objects import ObjectIO
 
     def hang(listening: socket.socket) -> None:
         with suppress(OSError):
@@ -323,7 +323,7 @@ def test_a_store_that_is_silent_ends_a_request(make_table, monkeypatch):
 
     held: list[socket.socket] = []
     # The time for a whole request; after the others gcsfs tries again, for a minute.
-    monkeypatch.setattr("include.streams.lake.objects.TIMEOUT", ClientTimeout(total=1))
+    monkeypatch.setattr("include.streams.compat.objects.TIMEOUT", ClientTimeout(total=1))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=hang, args=[listening], daemon=True).start()
         host = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -339,7 +339,7 @@ def test_a_store_that_is_silent_ends_a_request(make_table, monkeypatch):
 
 
 def test_settings_of_the_store_in_the_connections_extra_count():
-    from include.streams.lake.objects import ObjectIO
+    from include.streams.compat.objects import ObjectIO
 
     more = {"gcs.requester-pays": "true", "gcs.session-kwargs": '{"trust_env": true}', "gcs.access": "read_only"}
     store = ObjectIO({"gcs.oauth2.token": "anon", "gcs.project-id": "test", **more}).get_fs("gs")
@@ -496,7 +496,7 @@ def test_objects_are_asked_for_by_name_and_never_listed(make_table, monkeypatch)
 def test_a_table_reads_its_metadata_again_only_after_a_commit_of_somebody_else(make_table, monkeypatch):
     table, other = make_table(), make_table()
     # After the catalog, which tells gcsfs at its import what an emulator lacks.
-    from include.streams.lake import objects
+    from include.streams.compat import objects
 
     read: list[str] = []
     open_input = objects.ObjectIO.new_input

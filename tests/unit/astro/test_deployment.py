@@ -88,6 +88,12 @@ def test_the_workflow_keeps_the_schema_of_github():
     assert result.returncode == 0, result.stdout
 
 
+def test_the_tests_run_where_sudo_needs_no_password_and_may_change_the_firewall(jobs: dict):
+    """tests/integration/database/test_vanished_clients.py fails elsewhere."""
+    assert jobs["test"]["runs-on"].startswith("ubuntu-")
+    assert "container" not in jobs["test"]
+
+
 def test_only_what_is_tested_is_deployed_and_never_dag_files_alone(jobs: dict):
     assert jobs["deploy"]["needs"] == "test"
     assert {"run": ".ci/run"} in jobs["test"]["steps"]

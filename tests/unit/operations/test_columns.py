@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, MetaData, Table, UniqueConstraint, text
 
-from tests.unit.operations.columns import declared, lines, refused, released
+from tests.unit.operations.columns import declared, lines, refused, released, unlisted
 
 
 def test_the_code_before_can_use_the_tables_after():
     found = refused(released(), lines(declared().tables.values()))
     assert not found, (
         f"tasks of the last release would fail on these tables: {found}. A new column is nullable or has a default; an "
-        "old one is removed or renamed a release after the code stopped using it (docs/deployment.md, Releases)"
+        "old one is removed or renamed a release after the code stopped using it; a new unique key, CHECK or foreign "
+        "key comes a release after the code that keeps it (docs/deployment.md, Releases)"
     )
 
 
-def test_every_column_is_listed():
-    names = {line.split()[0] for line in released()}
-    unlisted = sorted(line for line in lines(declared().tables.values()) if line.split()[0] not in names)
-    assert not unlisted, f"run `.venv/bin/python -m tests.unit.operations.columns`, and commit the lists: {unlisted}"
+def test_every_column_and_rule_is_listed():
+    missing = unlisted(released(), lines(declared().tables.values()))
+    assert not missing, f"run `.venv/bin/python -m tests.unit.operations.columns`, and commit the lists: {missing}"
 
 
 BEFORE = {"orders.id BIGINT default", "orders.note TEXT null", "orders.size BIGINT", "orders: unique (id)"}
@@ -37,3 +38,58 @@ BEFORE = {"orders.id BIGINT default", "orders.note TEXT null", "orders.size BIGI
 )
 def test_what_the_code_before_cannot_use_is_named(now, expected):
     assert refused(BEFORE, now) == expected
+
+
+def orders(*more) -> set[str]:
+    """The lines of the table of orders, with more columns or rules."""
+    metadata = MetaData()
+    Table("places", metadata, Column("id", BigInteger, primary_key=True))
+    Table("orders", metadata, *(Column(name, BigInteger, primary_key=name == "id") for name in ("id", "size")), *more)
+    return lines(metadata.tables.values())
+
+
+@pytest.mark.parametrize(
+    ("more", "rule"),
+    [
+        ([UniqueConstraint("size")], "orders: unique (size)"),
+        ([Index("by_size", "size", unique=True)], "orders: unique (size)"),
+        ([Index("one_at_a_time", "size", unique=True, postgresql_where=text("size > 1"))],
+         "orders: unique (size) where size > 1"),
+        ([Index("by_sign", text("sign(size)"), unique=True)], "orders: unique (sign(size))"),
+        ([CheckConstraint("size > 0")], "orders: check (size > 0)"),
+        ([Column("place", BigInteger, ForeignKey("places.id"), nullable=False, server_default="1")],
+         "orders: foreign key (place) references places (id)"),
+        # Of a new column that the code before leaves out, as it has a default: two of its rows would be the same.
+        ([Column("place", BigInteger, nullable=False, server_default="1", unique=True)], "orders: unique (place)"),
+    ],
+)  # fmt: skip
+def test_a_new_rule_of_an_old_table_is_refused_and_not_listed_by_the_command(more, rule):
+    now = orders(*more)
+    assert refused(orders(), now) == [f"{rule}: is a new rule, and the code before may break it"]
+    assert rule not in unlisted(orders(), now)
+    # With the table itself, it is no news.
+    assert refused({"places.id BIGINT", "places: unique (id)"}, now) == []
+
+
+def test_a_new_rule_of_a_column_that_the_code_before_leaves_null_is_none_that_it_breaks():
+    now = orders(Column("place", BigInteger, ForeignKey("places.id"), unique=True))
+    new = [
+        "orders.place BIGINT null", "orders: foreign key (place) references places (id)", "orders: unique (place)",
+    ]  # fmt: skip
+    assert refused(orders(), now) == []
+    assert unlisted(orders(), now) == new
+
+
+def test_the_command_lists_no_column_that_must_be_given():
+    assert unlisted(orders(), orders(Column("place", BigInteger, nullable=False))) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (CheckConstraint("size > 0"), CheckConstraint("size > 1")),
+        (Index("one", "size", unique=True, postgresql_where=text("size > 1")), Index("one", "size", unique=True)),
+    ],
+)
+def test_a_rule_that_has_changed_is_a_new_one(before, now):
+    assert len(refused(orders(before), orders(now))) == 2

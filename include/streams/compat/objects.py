@@ -3,6 +3,8 @@
 gcsfs looks for folders: whatever it is asked about an object, it also lists the objects below that name. An object
 store has no folders. Listing is the most expensive request, in money and in time, and a commit asks about dozens of
 objects.
+
+Import it after `lake.catalog.file_properties`: gcsfs reads its settings from the environment at its import.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyiceberg.io
 from aiohttp import ClientTimeout
+from fsspec import AbstractFileSystem
 from gcsfs import GCSFileSystem
 from pyiceberg.io.fsspec import FsspecFileIO, FsspecInputFile
 from pyiceberg.utils.properties import property_as_bool
@@ -24,6 +27,12 @@ if TYPE_CHECKING:
 # again, up to five times, after a connection or a read that took too long. After `total` it does not; that is enough
 # for the largest file.
 TIMEOUT = ClientTimeout(sock_connect=10, sock_read=30, total=600)
+
+
+# Without its method in gcsfs, an override here would be called by nobody, and every listing would be back unsaid.
+_OVERRIDDEN = ("_get_directory_info", "_get_file", "_open")
+if missing := [name for name in _OVERRIDDEN if not hasattr(GCSFileSystem, name)]:
+    raise ImportError(f"gcsfs has no {', '.join(missing)}: see include/streams/compat/__init__.py")
 
 
 class ObjectFileSystem(GCSFileSystem):
@@ -45,8 +54,12 @@ class ObjectFileSystem(GCSFileSystem):
 class _WholeFile(FsspecInputFile):
     """Metadata and manifests, which PyIceberg reads from end to end."""
 
+    def __init__(self, location: str, store: AbstractFileSystem) -> None:
+        super().__init__(location, store)
+        self._store = store
+
     def open(self, seekable: bool = True) -> Any:
-        whole: Any = self._fs.cat_file(self.location)
+        whole: Any = self._store.cat_file(self.location)
         return io.BytesIO(whole)
 
 
@@ -55,10 +68,20 @@ class ObjectIO(FsspecFileIO):
 
     def __init__(self, properties: Properties) -> None:
         super().__init__(properties)
-        self._scheme_to_fs.update(gs=_google, gcs=_google)
+        _part(self, "_scheme_to_fs", dict).update(gs=_google, gcs=_google)
 
     def new_input(self, location: str) -> FsspecInputFile:
-        return _WholeFile(location, super().new_input(location)._fs)
+        return _WholeFile(location, _part(super().new_input(location), "_fs", AbstractFileSystem))
+
+
+def _part(owner: Any, name: str, kind: type) -> Any:
+    """A private attribute of an object of PyIceberg; raises TypeError when it is missing or is something else."""
+    part = getattr(owner, name, None)
+    if not isinstance(part, kind):
+        raise TypeError(
+            f"PyIceberg's {type(owner).__name__} has no known {name}: see include/streams/compat/__init__.py"
+        )
+    return part
 
 
 def _google(properties: Properties) -> ObjectFileSystem:
