@@ -7,6 +7,8 @@ headers and bytes are those that the producer sent.
 from __future__ import annotations
 
 import logging
+import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -180,19 +182,39 @@ class Originals:
                 is not treated as removed.
             KafkaException: The broker refuses.
         """
+        wanted = set(coordinates)
+        return self.fetch_some(sorted(wanted))[0] if wanted else {}
+
+    def fetch_some(
+        self, places: Sequence[tuple[int, int]], max_bytes: float = math.inf
+    ) -> tuple[dict[tuple[int, int], Message], int]:
+        """Read the first of these records, until they have so many bytes; it may be one batch of the reader more.
+
+        Args:
+            places: (partition, offset) of the records, sorted, at least one.
+            max_bytes: The bytes of keys, values and headers.
+
+        Returns:
+            What `fetch` returns, and for how many of the places. Raises what `fetch` raises.
+        """
         if self._group is None:
             self._group = GroupOffsets(self._consumer.group, self._consumer.conn_id, **CONSUMER_SETTINGS)
             # A recreated topic has other records at these offsets.
             now = self._group.topic_ids_now([self._consumer.topic.name])
             self._is_there = is_same_topic(now.get(self._consumer.topic.name, ""), self._topic_id)
-        wanted = set(coordinates)
         found: dict[tuple[int, int], Message] = {}
-        if self._is_there:
-            reader = RangeReader(self._group.consumer)
-            for part in self._close_together(wanted):
-                for batch in reader.read(part):
-                    found |= {(m.partition, m.offset): m for m in batch if (m.partition, m.offset) in wanted}
-        return found
+        if not self._is_there:
+            return found, len(places)
+        wanted, size = set(places), 0
+        reader = RangeReader(self._group.consumer)
+        for part in self._close_together(places):
+            for batch in reader.read(part):
+                mine = {(m.partition, m.offset): m for m in batch if (m.partition, m.offset) in wanted}
+                found |= mine
+                size += sum(message.size_bytes for message in mine.values())
+                if size >= max_bytes:
+                    return found, bisect_right(places, (batch[-1].partition, batch[-1].offset))
+        return found, len(places)
 
     def _close_together(self, wanted: Iterable[tuple[int, int]]) -> Iterator[OffsetRange]:
         part: OffsetRange | None = None
