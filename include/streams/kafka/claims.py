@@ -13,6 +13,7 @@ table in the standard lane.
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from sqlalchemy import Connection, Row, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -87,6 +88,7 @@ def claim(
     *,
     max_messages: int | Callable[[Connection], int],
     compare_logs: CompareLogs | None = None,
+    stopped: Mapping[Partition, str] = MappingProxyType({}),
     on_new: Callable[[Connection, Claimed], object] | None = None,
 ) -> Claimed:
     """Return the claim of this run; make a new claim if the run has none.
@@ -104,6 +106,8 @@ def claim(
             use the same room.
         compare_logs: Called under the lock with positions that were taken under another leader. Without it, a truncated
             log is noticed only while it ends before the claimed offsets.
+        stopped: {partition: reason} of partitions that the caller knows to have another log than before. A new claim
+            leaves them out.
         on_new: Called in the transaction of a new claim, for records that must exist together with it, such as a loss.
 
     Returns:
@@ -120,7 +124,7 @@ def claim(
             claimed = _ranges(connection, claim_id)
         else:
             room = max_messages if isinstance(max_messages, int) else max_messages(connection)
-            claimed = _new_claim(connection, consumer, run_id, available(), room, compare_logs)
+            claimed = _new_claim(connection, consumer, run_id, available(), room, compare_logs, stopped)
             if on_new is not None:
                 on_new(connection, claimed)
     # A second transaction, so that offsets are never committed for a claim that was rolled back: tools that use
@@ -162,10 +166,12 @@ def _new_claim(
     available: Mapping[Partition, PartitionOffsets],
     max_messages: int,
     compare_logs: CompareLogs | None,
+    stopped: Mapping[Partition, str],
 ) -> Claimed:
     rows = connection.execute(select(positions).where(positions.c.consumer == consumer))
     known = {Partition(row.topic, row.partition): row for row in rows}
-    stopped, unanswered = lost_logs(consumer, known, available, compare_logs)
+    lost, unanswered = lost_logs(consumer, known, available, compare_logs)
+    stopped = {**stopped, **lost}
     # What did not answer is left to a later claim: its records may be others than those that were claimed before.
     available = {p: offsets for p, offsets in available.items() if p not in stopped and p not in unanswered}
     started = {partition.topic for partition in known}

@@ -148,6 +148,7 @@ def _remove(options: argparse.Namespace, registry: Registry) -> list[str]:
 
 def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.streams.landing.connectors import landed
+    from include.streams.landing.gaps import RUNBOOK
     from include.streams.landing.stored import BrokenFiles
     from include.streams.landing.tables import raw_table
     from include.streams.landing.verification import verify
@@ -160,9 +161,10 @@ def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
             is_whole = False
             lines.append(f"{raw_table(topic)}: {broken}; `repair` reads their records from Kafka")
             continue
-        is_whole &= not found.missing
+        is_whole &= not found.missing and not found.lost
+        lines += [f"{raw_table(topic)}: {why}; {RUNBOOK}" for why in found.lost.values()]
         lines += [f"{raw_table(topic)}: {gap.offsets} missing for {gap.age}" for gap in found.missing]
-        if not found.missing:
+        if not found.missing and not found.lost:
             lines.append(f"{raw_table(topic)}: whole")
     if not is_whole:
         raise NotWell(lines)
@@ -189,7 +191,8 @@ def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
         lines.append(f"{name}: {repaired.lost} offsets are lost: retention had removed them from Kafka ({RUNBOOK})")
     after = verify(topic, conn_id=conn_id)
     lines += [f"{name}: {gap.offsets} still missing" for gap in after.missing]
-    if repaired.lost or after.missing:
+    lines += [f"{name}: {why}; {RUNBOOK}" for why in after.lost.values()]
+    if repaired.lost or after.missing or after.lost:
         raise NotWell(lines)
     return lines
 

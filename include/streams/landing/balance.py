@@ -7,29 +7,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
-from sqlalchemy import Connection
 
-from include.streams.kafka.broken_contracts import watch_share
 from include.streams.kafka.claims import mark_handled
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.lake import engine
 from include.streams.lake.catalog import load_catalog
 from include.streams.landing import intervals, letters, staging
 from include.streams.landing.broken import reading
+from include.streams.landing.broken_contracts import watch_broken_contracts
 from include.streams.landing.clean import as_parts, count_of, replaceable
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.planning import without_record
 from include.streams.landing.positions import claim_of
-from include.streams.landing.tables import clean_table, load_landing_table
+from include.streams.landing.tables import clean_table, load_landing_table, topic_id
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
 
 log = logging.getLogger(__name__)
 
 ALARM = "run_does_not_balance"
-# In a handful of messages, a few bad ones would be a large share.
-ENOUGH_RECORDS = 100
-MUCH_SHARE = 0.05
 
 
 class DoesNotBalance(AirflowFailException):
@@ -57,6 +53,7 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
     claim_id, ranges = claim_of(consumer, run_id)
     found = reading(consumer.topic, lambda: _counted(consumer, ranges), conn_id=consumer.conn_id)
     trouble = _trouble(found, summary, sum(map(len, ranges)))
+    table = load_landing_table(consumer.topic)
     with begin() as connection:
         if trouble:
             text = (
@@ -66,12 +63,11 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
             open_alarm(connection, consumer.name, ALARM, text)
         else:
             close_alarm(connection, consumer.name, ALARM)
-            _note_dead_letters(connection, consumer, claim_id, found["landed"])
+            watch_broken_contracts(connection, consumer, topic_id(table), claim_id, ranges, found["landed"])
             for part in ranges:
                 mark_handled(connection, claim_id, part)
     if trouble:
         raise DoesNotBalance(f"consumer {consumer.name}: {text}")
-    table = load_landing_table(consumer.topic)
     staging.remove(table.io, staging.folder(consumer, claim_id, table.location()))
     metadata = {
         "ranges": as_parts(ranges),
@@ -79,21 +75,6 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
     }
     log.info("finished: consumer=%s run_id=%s claim=%d %s", consumer.name, run_id, claim_id, metadata)
     return metadata
-
-
-def _note_dead_letters(connection: Connection, consumer: LandingConsumer, claim_id: int, landed: int) -> None:
-    """Raise an alarm when many messages of a run are dead letters: the run succeeds, and nothing else would show it."""
-    if landed >= ENOUGH_RECORDS:
-        watch_share(
-            connection,
-            consumer.name,
-            f"the {landed} messages of claim {claim_id}",
-            landed,
-            dict(letters.reasons(connection, claim_id)),
-            max_share=MUCH_SHARE,
-            remedy=f"The good ones went on. Look at some of {consumer.topic.dead_letter_name}, and have the producer "
-            "corrected",
-        )
 
 
 def _counted(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[str, int]:

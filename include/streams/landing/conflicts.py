@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from include.streams.contracts import Reason
 from include.streams.kafka.dead_letters import DeadLetter
+from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.landing import letters
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DETAIL = "an earlier message has the same event id and other content; the earlier one stays"
-# Records in memory at a time.
-AT_ONCE = 500
+# Limits for the records in memory at a time: their number, and their bytes.
+AT_ONCE, AT_ONCE_BYTES = 500, 16 * 1024 * 1024
 # (partition, offset).
 Place = tuple[int, int]
 # (the record's time, its text).
@@ -60,30 +61,47 @@ def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequ
         return 0
     done = set(letters.known(consumer, ranges))
     new = [place for place in found if place not in done]
+    count = len(new)
     topic_ids = {part.partition: part.topic_id for part in ranges}
     with (
         AcknowledgedProducer(consumer.conn_id) as producer,
         letters.originals(consumer, ranges[0].topic_id) as originals,
     ):
-        for first in range(0, len(new), AT_ONCE):
-            places = new[first : first + AT_ONCE]
-            records = originals.fetch(places)
-            gone = set(places) - records.keys()
-            # Retention has removed these records from Kafka: keep the landed text instead.
-            texts = _landed_texts(connection, consumer, gone)
-            # The store has lost their file as well: only the run's own staging files still have their content.
-            texts |= _validated_texts(connection, gone - texts.keys())
-            landed = {
-                place: letters.landed_message(consumer, topic_ids[place[0]], place, *text)
-                for place, text in texts.items()
-            }
-            kept = [
-                DeadLetter((records | landed)[place], Reason.conflict, DETAIL, landed_text=place in gone)
-                for place in places
-            ]
-            letters.keep(consumer, kept, run_id=run_id, producer=producer)
-    log.warning("conflicts: consumer=%s run_id=%s rows=%d new=%d", consumer.name, run_id, len(found), len(new))
+        while new:
+            records, number = originals.fetch_some(new[:AT_ONCE], AT_ONCE_BYTES)
+            places, new = new[:number], new[number:]
+            _keep(consumer, list(records.values()), run_id, producer)
+            gone = [place for place in places if place not in records]
+            del records
+            # Retention has removed these records from Kafka: keep the landed text instead. A good row's text is not
+            # larger than its contract allows.
+            at_once = max(1, AT_ONCE_BYTES // consumer.topic.max_bytes)
+            for first in range(0, len(gone), at_once):
+                texts = _texts(connection, consumer, gone[first : first + at_once])
+                landed = [
+                    letters.landed_message(consumer, topic_ids[place[0]], place, *text) for place, text in texts.items()
+                ]
+                _keep(consumer, landed, run_id, producer, landed_text=True)
+    log.warning("conflicts: consumer=%s run_id=%s rows=%d new=%d", consumer.name, run_id, len(found), count)
     return len(found)
+
+
+def _keep(
+    consumer: LandingConsumer,
+    messages: Sequence[Message],
+    run_id: str,
+    producer: AcknowledgedProducer,
+    *,
+    landed_text: bool = False,
+) -> None:
+    kept = [DeadLetter(message, Reason.conflict, DETAIL, landed_text=landed_text) for message in messages]
+    letters.keep(consumer, kept, run_id=run_id, producer=producer)
+
+
+def _texts(connection: DuckDBPyConnection, consumer: LandingConsumer, places: Collection[Place]) -> dict[Place, Text]:
+    texts = _landed_texts(connection, consumer, places)
+    # The store has lost their file as well: only the run's own staging files still have their content.
+    return texts | _validated_texts(connection, set(places) - texts.keys())
 
 
 def _landed_texts(

@@ -7,14 +7,17 @@ headers and bytes are those that the producer sent.
 from __future__ import annotations
 
 import logging
+import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import Connection, func, literal, select
+from sqlalchemy import Connection, func, literal, select, text
 from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, MultiRange, Range, insert
 
+from include.streams.contracts.violations import FRAMED
 from include.streams.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, is_same_topic
@@ -23,7 +26,7 @@ from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.intervals import Ranges
 from include.streams.operations.database import begin
-from include.streams.operations.tables import Outcome, claim_ranges, claims, inbox
+from include.streams.operations.tables import Outcome, inbox
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -66,25 +69,57 @@ def count(consumer: LandingConsumer, ranges: Iterable[OffsetRange], empty: Mappi
     return found
 
 
-def reasons(connection: Connection, claim_id: int) -> list[tuple[str, int]]:
-    """(reason, how many) of the dead letters in the claim's ranges, the most frequent reason first."""
-    of_claim = (
-        (inbox.c.consumer == claims.c.consumer)
-        & (inbox.c.topic_id == claim_ranges.c.topic_id)
-        & (inbox.c.partition == claim_ranges.c.partition)
-        & (inbox.c.offset >= claim_ranges.c.readable_from)
-        & (inbox.c.offset < claim_ranges.c.end_offset)
-    )
-    query = (
-        select(inbox.c.reason, func.count())
-        .select_from(claims)
-        .join(claim_ranges, claim_ranges.c.claim_id == claims.c.id)
-        .join(inbox, of_claim)
-        .where(claims.c.id == claim_id, inbox.c.outcome == Outcome.dead_letter)
-        .group_by(inbox.c.reason)
-        .order_by(func.count().desc(), inbox.c.reason)
-    )
-    return [(str(reason), number) for reason, number in connection.execute(query).all()]
+class Counted(NamedTuple):
+    """How many dead letters have this reason, and how many of them look like messages of a schema registry."""
+
+    reason: str
+    number: int
+    framed: int
+
+
+# For each range on its own, by the primary key: a join could read the whole inbox, whose ranges it cannot estimate.
+_REASONS = text(
+    """
+    select part.claim_id, found.reason, sum(found.number), sum(found.framed)
+    from unnest(
+        cast(:claim_ids as bigint[]), cast(:topic_ids as text[]), cast(:partitions as bigint[]),
+        cast(:starts as bigint[]), cast(:ends as bigint[])
+    ) as part (claim_id, topic_id, partition, first, last)
+    cross join lateral (
+        select i.reason, count(*) as number, count(*) filter (where strpos(i.detail, :framed) > 0) as framed
+        from inbox i
+        where i.consumer = :consumer and i.topic_id = part.topic_id and i.partition = part.partition
+            and i."offset" >= part.first and i."offset" < part.last and i.outcome = 'dead_letter'
+        group by i.reason
+    ) as found
+    group by 1, 2 order by 3 desc, 2
+    """
+)
+
+
+def reasons(
+    connection: Connection, consumer: str, parts: Iterable[tuple[int, OffsetRange]]
+) -> dict[int, list[Counted]]:
+    """The dead letters in these parts of claims, by claim and reason.
+
+    Args:
+        connection: A connection to the operational database.
+        consumer: The consumer's name.
+        parts: (claim, range) of each part.
+
+    Returns:
+        {claim: its reasons, the most frequent one first}, without claims that have no dead letter there.
+    """
+    rows = [(claim_id, part.topic_id, part.partition, part.start, part.end) for claim_id, part in parts]
+    if not rows:
+        return {}
+    names = ("claim_ids", "topic_ids", "partitions", "starts", "ends")
+    asked = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    found: dict[int, list[Counted]] = {}
+    for row in connection.execute(_REASONS, {"consumer": consumer, "framed": FRAMED, **asked}):
+        claim_id, reason, number, framed = row
+        found.setdefault(claim_id, []).append(Counted(str(reason), int(number), int(framed)))
+    return found
 
 
 def _of(consumer: LandingConsumer, part: OffsetRange) -> tuple[ColumnElement[bool], ...]:
@@ -99,7 +134,7 @@ def _of(consumer: LandingConsumer, part: OffsetRange) -> tuple[ColumnElement[boo
 
 
 def landed_message(
-    consumer: LandingConsumer, topic_id: str, place: tuple[int, int], timestamp: datetime | None, text: str | None
+    consumer: LandingConsumer, topic_id: str, place: tuple[int, int], timestamp: datetime | None, value: str | None
 ) -> Message:
     """A record that Kafka no longer has, from its landed text: without key and headers.
 
@@ -108,7 +143,7 @@ def landed_message(
         topic_id: The id of the topic when the offset was claimed.
         place: (partition, offset) of the record.
         timestamp: The record's time.
-        text: Its value as it has landed.
+        value: Its value as it has landed, as a text.
     """
     partition, offset = place
     return Message(
@@ -118,7 +153,7 @@ def landed_message(
         offset=offset,
         timestamp=timestamp,
         key=None,
-        value=None if text is None else text.encode("utf-8", "surrogatepass"),
+        value=None if value is None else value.encode("utf-8", "surrogatepass"),
         headers=(),
     )
 
@@ -147,19 +182,39 @@ class Originals:
                 is not treated as removed.
             KafkaException: The broker refuses.
         """
+        wanted = set(coordinates)
+        return self.fetch_some(sorted(wanted))[0] if wanted else {}
+
+    def fetch_some(
+        self, places: Sequence[tuple[int, int]], max_bytes: float = math.inf
+    ) -> tuple[dict[tuple[int, int], Message], int]:
+        """Read the first of these records, until they have so many bytes; it may be one batch of the reader more.
+
+        Args:
+            places: (partition, offset) of the records, sorted, at least one.
+            max_bytes: The bytes of keys, values and headers.
+
+        Returns:
+            What `fetch` returns, and for how many of the places. Raises what `fetch` raises.
+        """
         if self._group is None:
             self._group = GroupOffsets(self._consumer.group, self._consumer.conn_id, **CONSUMER_SETTINGS)
             # A recreated topic has other records at these offsets.
             now = self._group.topic_ids_now([self._consumer.topic.name])
             self._is_there = is_same_topic(now.get(self._consumer.topic.name, ""), self._topic_id)
-        wanted = set(coordinates)
         found: dict[tuple[int, int], Message] = {}
-        if self._is_there:
-            reader = RangeReader(self._group.consumer)
-            for part in self._close_together(wanted):
-                for batch in reader.read(part):
-                    found |= {(m.partition, m.offset): m for m in batch if (m.partition, m.offset) in wanted}
-        return found
+        if not self._is_there:
+            return found, len(places)
+        wanted, size = set(places), 0
+        reader = RangeReader(self._group.consumer)
+        for part in self._close_together(places):
+            for batch in reader.read(part):
+                mine = {(m.partition, m.offset): m for m in batch if (m.partition, m.offset) in wanted}
+                found |= mine
+                size += sum(message.size_bytes for message in mine.values())
+                if size >= max_bytes:
+                    return found, bisect_right(places, (batch[-1].partition, batch[-1].offset))
+        return found, len(places)
 
     def _close_together(self, wanted: Iterable[tuple[int, int]]) -> Iterator[OffsetRange]:
         part: OffsetRange | None = None

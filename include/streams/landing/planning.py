@@ -161,6 +161,7 @@ def _claim(consumer: LandingConsumer, run_id: str) -> Claimed:
             lambda positions: committing.forward(positions, None),
             max_messages=consumer.max_messages_per_claim,
             compare_logs=group.without_their_end,
+            stopped=verified.lost if verified is not None else {},
             on_new=lambda connection, new: _watch_claim(
                 connection, consumer, run_id, new, is_whole=not group.left_out and _is_whole(consumer, verified)
             ),

@@ -110,9 +110,8 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
 
 def _look_at(lane: Lane, table: "Table", *, verify_too: bool) -> Readiness:
     from include.streams.landing.stored import BrokenFiles
-    from include.streams.landing.tables import topic_id
 
-    logs = _Logs(lane, topic_id(table))
+    logs = _Logs(lane, table)
     try:
         return _with_something_to_do(lane, table, logs, verify_too=verify_too)
     except BrokenFiles as broken:
@@ -153,19 +152,20 @@ def _with_something_to_do(lane: Lane, table: "Table", logs: "_Logs", *, verify_t
         if due:
             with begin() as connection:
                 open_gap_alarm(connection, lane.topic, found.due)
-        waiting |= due
+        # An idle lane is told as well: the sink reads these offsets again, and no run would look at them before.
+        waiting |= due | {partition.number for partition in found.lost}
     return logs.why_not(waiting) if waiting else Readiness.no_data
 
 
 class _Logs:
     """What a claim would find in Kafka, which is asked once, when there seems to be something to do."""
 
-    def __init__(self, lane: Lane, landing_id: str) -> None:
-        self._lane, self._landing_id = lane, landing_id
+    def __init__(self, lane: Lane, table: "Table") -> None:
+        self._lane, self._table = lane, table
 
     @property
     def claimable(self) -> Set[int]:
-        """The partitions that answer, and whose log is the one that was claimed before.
+        """The partitions that answer, and whose log is the one that has landed and that was claimed before.
 
         Raises:
             ConsumerStopped: The topic is not the one that landed.
@@ -194,6 +194,9 @@ class _Logs:
         from include.streams.kafka.claims import lost_logs
         from include.streams.kafka.offsets import GroupOffsets, Partition
         from include.streams.kafka.reading import CONSUMER_SETTINGS
+        from include.streams.landing import log_ends
+        from include.streams.landing.landed import Landed
+        from include.streams.landing.tables import topic_id
         from include.streams.landing.verification import check_same_topic
         from include.streams.operations.database import begin
         from include.streams.operations.tables import positions
@@ -201,10 +204,12 @@ class _Logs:
         lane = self._lane
         with GroupOffsets(lane.name, lane.conn_id, **CONSUMER_SETTINGS) as group:
             kafka = group.look_now([lane.topic_name], needs_committed=False)
-            check_same_topic(lane.topic, self._landing_id, kafka)
+            check_same_topic(lane.topic, topic_id(self._table), kafka)
+            landed = log_ends.compare(lane.topic, self._table, Landed(self._table), kafka, group)
             mine = select(positions).where(positions.c.consumer == lane.name, positions.c.topic == lane.topic_name)
             with begin() as connection:
                 known = {Partition(row.topic, row.partition): row for row in connection.execute(mine)}
-            stopped, unanswered = lost_logs(lane.name, known, kafka, group.without_their_end)
+            claimed = lost_logs(lane.name, known, kafka, group.without_their_end)
+        stopped, unanswered = {**landed.lost, **claimed[0]}, landed.unanswered | claimed[1]
         claimable = {p.number for p in kafka if p not in stopped and p not in unanswered}
         return claimable, {partition.number: why for partition, why in stopped.items()}

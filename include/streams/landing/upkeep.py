@@ -222,6 +222,9 @@ def keep_landing_table(
 def check_gaps(topic: Topic, *, seconds: float = math.inf, conn_id: str = CONN_ID) -> bool:
     """Check a landing table from where the last check ended, and repair the gaps that are due.
 
+    A partition whose log has lost records that have landed is not checked, and an alarm names it: a lane opens one of
+    its own, but a topic may have none.
+
     The position of the check is recorded after each step, in `positions` under the table's name. Below it, only files
     that were removed can leave a gap; the bounds of the files show that.
 
@@ -247,17 +250,36 @@ def check_gaps(topic: Topic, *, seconds: float = math.inf, conn_id: str = CONN_I
         if found.topic_id != of_topic:
             # The table was made again in between: what was checked is another table's.
             continue
+        _note_lost_logs(topic, found)
         reached = {partition: found.end(partition, start) for partition, (start, _) in found.looked.items()}
         _remember_checked(topic, of_topic, reached)
         if all(reached[partition] >= end for partition, end in found.ends.items()):
             break
         if time.monotonic() > until or all(reached[p] <= start for p, (start, _) in found.looked.items()):
             return False
+    if found.lost:
+        return False
     # A person must decide about removed files: the check of the whole table opens the alarm, and repairs nothing. It
     # also closes the alarm, once a person has repaired.
     if _files_were_removed(found, reached) or _is_missing_below(found, reached):
         return not verify(topic, conn_id=conn_id).missing and not _is_missing_below(found, reached)
     return True
+
+
+def _note_lost_logs(topic: Topic, found: Verified) -> None:
+    from include.streams.kafka.watch import STOPPED_ALARM
+    from include.streams.landing.gaps import RUNBOOK
+    from include.streams.landing.tables import raw_table
+    from include.streams.operations.alarms import add_lasting, close_alarm
+    from include.streams.operations.database import begin
+
+    with begin() as connection:
+        if found.lost:
+            texts = [f"{why}; {RUNBOOK} says how to go on" for _, why in sorted(found.lost.items())]
+            add_lasting(connection, raw_table(topic), STOPPED_ALARM, texts)
+        elif all(partition in {p.number for p in found.kafka} for partition in found.looked):
+            # A partition that does not answer may be the one.
+            close_alarm(connection, raw_table(topic), STOPPED_ALARM)
 
 
 def _checked(topic: Topic) -> tuple[str, dict[int, int]]:

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 # Limits for the rows that are parsed at a time: their number, and the total size of their texts. The texts and their
 # Kafka records are in memory.
 EXAMINED_AT_ONCE, EXAMINED_BYTES = 2_000, 32 * 1024 * 1024
+# Of a file's column: without it, a whole row group is read at once.
+READ_BUFFER = 1024 * 1024
 # Rows of every unit for which the screen's result is compared with the contract's.
 SAMPLE = 64
 
@@ -209,21 +211,26 @@ def _examine(
 
     schema = staging_schema(consumer)
     topic_ids = {r.partition: r.topic_id for r in ranges}
-    query = (
-        f"select kafka_partition, kafka_offset, kafka_timestamp, {quoted(rows.TEXT)} from {screened} "
-        f"where {quoted(rows.EXAMINE)} order by kafka_partition, kafka_offset"
-    )
     longest = f"select coalesce(max(strlen({quoted(rows.TEXT)})), 0) from {screened} where {quoted(rows.EXAMINE)}"
     (largest,) = connection.execute(longest).fetchall()[0]
     at_once = max(1, min(EXAMINED_AT_ONCE, EXAMINED_BYTES // max(1, largest)))
+    # In a file of their own, which is read a few rows at a time: as the result of a query, all of their texts would be
+    # in memory, beyond any limit when they are large.
+    doubtful = target.with_name("doubtful.parquet")
+    query = (
+        f"select kafka_partition, kafka_offset, kafka_timestamp, {quoted(rows.TEXT)} from {screened} "
+        f"where {quoted(rows.EXAMINE)}"
+    )
+    connection.execute(f"copy ({query}) to {literal(str(doubtful))} (format parquet, compression zstd)")
     good = 0
-    found = connection.execute(query)
     with (
+        pyarrow.parquet.ParquetFile(doubtful, buffer_size=READ_BUFFER) as found,
         pyarrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer,
         AcknowledgedProducer(consumer.conn_id) as producer,
         letters.originals(consumer, ranges[0].topic_id) as originals,
     ):
-        while batch := found.fetchmany(at_once):
+        for read in found.iter_batches(at_once):
+            batch = sorted(tuple(row.values()) for row in read.to_pylist())
             examined = _examine_batch(consumer, batch, topic_ids, originals)
             if examined.good:
                 writer.write_table(_as_table(examined.good, schema))

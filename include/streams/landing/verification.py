@@ -5,6 +5,9 @@ committed. Each of them must have landed, or be recorded as holding no record or
 a gap. The sink commits its offsets in Kafka before it commits to the table, so missing offsets at the end of a
 partition are a gap only after a grace period.
 
+A partition whose log has lost records that have landed is stopped (`log_ends.py`): its gaps are not looked at, because
+Kafka would answer with other records.
+
 With a limit, the check looks only so far ahead, because a lane that is far behind repairs only what its claim needs.
 """
 
@@ -18,7 +21,8 @@ from sqlalchemy import Connection
 from include.streams.kafka.claims import ConsumerStopped, fair_shares
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.offsets import GroupOffsets, Partition, PartitionOffsets, is_same_topic
-from include.streams.landing import gaps, intervals
+from include.streams.kafka.reading import CONSUMER_SETTINGS
+from include.streams.landing import gaps, intervals, log_ends
 from include.streams.landing.gaps import GAP_ALARM, RUNBOOK, Gap
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed, contiguous_end
@@ -56,7 +60,8 @@ class Verified:
         ends: {partition: the end of the offsets that should have landed}.
         looked: {partition: (start, end) of the offsets that were checked}.
         covered: {partition: the checked offsets that have landed or are settled}.
-        kafka: The offsets of the topic's partitions in Kafka.
+        kafka: The offsets of the topic's partitions in Kafka, without those whose log could not be compared.
+        lost: {partition: what happened} where the log has lost records that have landed. They have no gaps here.
         missing: All gaps, due or not.
         due: The gaps that have outlived their grace period, as far as they are needed within the limit.
     """
@@ -69,11 +74,14 @@ class Verified:
     looked: Mapping[int, tuple[int, int]]
     covered: Mapping[int, Ranges]
     kafka: Mapping[Partition, PartitionOffsets]
+    lost: Mapping[Partition, str]
     missing: tuple[Gap, ...]
     due: tuple[Gap, ...]
 
     def end(self, partition: int, start: int) -> int:
-        """The first offset of the partition, from `start` on, that is missing."""
+        """The first offset of the partition, from `start` on, that is missing; `start` if its log is not the same."""
+        if Partition(self.topic, partition) in self.lost:
+            return start
         return contiguous_end(start, self.covered.get(partition, []))
 
 
@@ -105,13 +113,17 @@ def verify(
         KafkaException: The broker is unavailable or refuses.
         Exception: What the catalog raises.
     """
-    with GroupOffsets(sink_group(topic), conn_id) as group:
+    with GroupOffsets(sink_group(topic), conn_id, **CONSUMER_SETTINGS) as group:
         # Read Kafka before the table: offsets that are committed by now have had more time to land.
         kafka = group.look_now([topic.name])
-    table = load_landing_table(topic)
-    landing_id = topic_id(table)
-    check_same_topic(topic, landing_id, kafka)
-    landed = Landed(table)
+        table = load_landing_table(topic)
+        landing_id = topic_id(table)
+        check_same_topic(topic, landing_id, kafka)
+        landed = Landed(table)
+        if any(offsets.end < landed.end(partition.number) for partition, offsets in kafka.items()):
+            kafka = _looked_again(topic, group, kafka)
+        logs = log_ends.compare(topic, table, landed, kafka, group)
+    kafka = {partition: offsets for partition, offsets in kafka.items() if partition not in logs.unanswered}
     begins = start_offsets(table)
     numbers = {partition.number for partition in kafka} | set(landed.partitions) | set(begins)
     froms = {number: (starts or {}).get(number, begins.get(number, 0)) for number in sorted(numbers)}
@@ -137,20 +149,34 @@ def verify(
     long_landed = Landed.before(table, datetime.now(UTC) - INNER_GRACE) if any(missing.values()) else None
     inner_ends = {number: long_landed.end(number) for number in looked} if long_landed is not None else {}
 
+    other_logs = {partition.number for partition in (*logs.lost, *logs.unanswered)}
+
     def is_due(gap: Gap) -> bool:
         return gap.offsets.end <= inner_ends.get(gap.offsets.partition, 0) or gap.age >= grace
 
     needed = _needed(topic, looked, most)
     with begin() as connection:
-        noted = gaps.note(connection, topic.name, landing_id, missing, looked)
+        found = gaps.note(connection, topic.name, landing_id, missing, looked)
+        noted = [gap for gap in found if gap.offsets.partition not in other_logs]
         due = [cut for gap in noted if (cut := _cut(gap, needed[gap.offsets.partition])) and is_due(gap)]
         if due and not repairs:
             open_gap_alarm(connection, topic, due)
-        if not any(map(is_due, noted)) and not gaps.has_missing_outside(connection, landing_id, looked, begins):
+        if not any(map(is_due, found)) and not gaps.has_missing_outside(connection, landing_id, looked, begins):
             close_alarm(connection, raw_table(topic), GAP_ALARM)
     return Verified(
-        topic.name, landing_id, landed, begins, ends, looked, covered, kafka, tuple(noted), tuple(due)
+        topic.name, landing_id, landed, begins, ends, looked, covered, kafka, logs.lost, tuple(noted), tuple(due)
     )  # fmt: skip
+
+
+def _looked_again(
+    topic: LandedTopic, group: GroupOffsets, before: Mapping[Partition, PartitionOffsets]
+) -> dict[Partition, PartitionOffsets]:
+    """The offsets after the table was loaded, with what the sink had committed before.
+
+    More has landed since the first look, or a log has lost its end.
+    """
+    now = group.look_now([topic.name], needs_committed=False)
+    return {p: replace(offsets, committed=before[p].committed) for p, offsets in now.items() if p in before}
 
 
 def check_same_topic(topic: LandedTopic, landing_id: str, kafka: Mapping[Partition, PartitionOffsets]) -> None:

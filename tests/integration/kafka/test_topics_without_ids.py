@@ -4,9 +4,10 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from include.streams.kafka import offsets, tasks
+from include.streams.kafka.consumers import Shape
 from include.streams.kafka.offsets import GroupOffsets
 from include.streams.kafka.reset import reset_consumer
-from tests.integration.kafka.conftest import numbers, order
+from tests.integration.kafka.conftest import numbers, open_claims, order
 from tests.integration.kafka.test_claims import remake
 
 pytestmark = pytest.mark.integration
@@ -57,3 +58,28 @@ def test_a_recreated_topic_shows_when_it_is_shorter_and_a_reset_takes_it_as_new(
     send(topic, order("new 1"), order("new 2"))
     tasks.claim_messages(consumer, "third")
     assert [number for number in numbers(topic) if number.startswith("new")] == ["new 0", "new 1", "new 2"]
+
+
+def test_a_message_of_its_own_run_is_told_from_that_of_another_topic_and_of_the_topic_made_again(
+    make_topic, make_consumer, send, admin, without_ids
+):
+    first, second = make_topic(), make_topic()
+    consumer = make_consumer(first, second, shape=Shape.per_message)
+
+    def handle(run_id: str) -> None:
+        for key in tasks.claim_partition_keys(consumer, run_id):
+            tasks.handle_message(consumer, key, f"{run_id} {key}")
+
+    send(first, order("a"), order("b"))
+    send(second, order("c"), b"junk")
+    handle("run")
+    assert (numbers(first), numbers(second)) == (["a", "b"], ["c"])
+    remake(admin, first, make_topic)
+    send(first, order("new a"))
+    send(second, order("d"))
+    handle("other topics go on")
+    assert (numbers(first), numbers(second)) == (["a", "b"], ["c", "d"])
+    reset_consumer(consumer.name, first.name)
+    handle("reset")
+    assert numbers(first) == ["a", "new a", "b"]
+    assert open_claims(consumer) == 0

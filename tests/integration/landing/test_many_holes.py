@@ -99,7 +99,7 @@ def forget_files() -> None:
         cache.clear()
 
 
-def test_the_work_grows_with_the_holes_and_not_with_their_square(landed_topic, operations, monkeypatch):
+def test_the_work_grows_with_the_holes_and_not_with_their_square(landed_topic, send_orders, monkeypatch):
     done = 0
     subtract = intervals.subtract
 
@@ -111,6 +111,7 @@ def test_the_work_grows_with_the_holes_and_not_with_their_square(landed_topic, o
     monkeypatch.setattr(intervals, "subtract", counted)
     holes = 20_000
     topic = landed_topic(partitions=1)
+    send_orders(topic, 0, 2 * holes + 1)
     land(topic, 0, range(0, 2 * holes + 1, 2))
     of_topic = topic_id(load_landing_table(topic))
     wanted = [(offset, offset + 1) for offset in range(1, 2 * holes, 2)]
@@ -178,8 +179,10 @@ def test_a_claim_settles_only_what_it_takes(backlog, lane, read, landed_long_ago
     assert len(read) == 4
 
 
-def test_a_partition_far_behind_leaves_the_others_their_share(landed_topic, lane, landed_long_ago, read):
+def test_a_partition_far_behind_leaves_the_others_their_share(landed_topic, send_orders, landed_long_ago, read):
     topic = landed_topic(partitions=2)
+    send_orders(topic, 0, 100)
+    send_orders(topic, 1, 10)
     land(topic, 0, range(1, 100, 2))
     land(topic, 1, range(1, 11, 2))
     verified = verify(topic, most=20, grace=HOUR)

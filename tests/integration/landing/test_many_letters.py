@@ -43,8 +43,9 @@ open(result, "w").write(str(grown))
 
 def test_known_dead_letters_take_little_memory(consumer, send, tmp_path):
     lane = consumer()
-    send(lane.topic, sale(1))
-    land(lane.topic, 0, 0, *[b"no json"] * LETTERS, sale(1))
+    values = [*[b"no json"] * LETTERS, sale(1)]
+    send(lane.topic, *values)
+    land(lane.topic, 0, 0, *values)
     (unit,) = claim_landed(lane, "run-1")
     with begin() as connection:
         earlier = text(

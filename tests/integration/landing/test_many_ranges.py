@@ -15,9 +15,10 @@ from include.streams.lake import engine
 from include.streams.lake.catalog import load_catalog
 from include.streams.landing import balance, clean
 from include.streams.landing.balance import finish
-from include.streams.landing.clean import as_parts, claim_of, commit_clean, count_of
+from include.streams.landing.clean import as_parts, commit_clean, count_of
 from include.streams.landing.conflicts import _landed_texts, _validated_texts
 from include.streams.landing.planning import claim_landed
+from include.streams.landing.positions import claim_of
 from include.streams.landing.tables import clean_table
 from include.streams.landing.validation import validate_unit
 from include.streams.validators import coordinates, sets

@@ -29,6 +29,7 @@ def test_junk_stops_no_good_row_and_an_alarm_names_share_and_reason(consumer, se
     assert is_open
     assert "201 of the 203 messages" in text
     assert "200 of them with not_json" in text
+    assert "200 begin like messages of a schema registry" in text
     assert lane.topic.dead_letter_name in text
 
     # A handful says nothing about the producer; a whole batch of good ones does.
