@@ -12,8 +12,8 @@ from include.streams.landing.readiness import Readiness, look
 from include.streams.landing.tables import raw_table
 from include.streams.landing.upkeep import check_gaps
 from include.streams.landing.verification import verify
-from tests.integration.kafka.conftest import order
-from tests.integration.kafka.test_lost_log_ends import cut, one_by_one
+from tests.integration.kafka.conftest import cut, order
+from tests.integration.kafka.test_lost_log_ends import one_by_one
 from tests.integration.landing.conftest import alarms_of, finish, sink_commits
 from tests.integration.landing.test_generations import a_new_landing_table
 from tests.integration.landing.test_run import clean_rows, land, run

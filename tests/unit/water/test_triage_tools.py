@@ -1,5 +1,7 @@
 """What the agent can look up without a database, and that it can ask about nobody else."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
@@ -66,6 +68,8 @@ def test_the_prompt_holds_no_personal_data():
             address="5 Quay Lane",
         )
     )
+    # The random name of the text's tags may hold any digits.
+    prompt = re.sub(r"untrusted-[0-9a-f]{16}", "untrusted", prompt)
     for secret in ("jane", "Quay", "7946", "\u200b"):
         assert secret not in prompt
 
