@@ -9,8 +9,8 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE
 PYTHON := .venv/bin/python
 READY := .venv/setup.stamp
-# Workers must collect the same tests in the same order, also where parameters come from a set. Two of them have the tests
-# with services; the third has tests without, while the two wait (tests/conftest.py).
+# Workers must collect the same tests in the same order, also where parameters come from a set. The third has the
+# processor time that the two leave while they wait (tests/conftest.py).
 WORKERS_AGREE := PYTHONHASHSEED=0
 WORKERS := -n 3 --no-loadscope-reorder --durations=10
 EVENT_LANE := $(foreach name,event_lane message_lane approvals,tests/e2e/test_$(name).py)

@@ -48,9 +48,9 @@ def start_stack(folder: Path, services: tuple[str, ...], **options):
 # A whole stack takes a minute to start, Kafka Connect half of one: the tests of each folder are for one worker of
 # pytest-xdist. The other tests go file by file.
 ONE_WORKER_EACH = ("tests/e2e", "tests/integration/connect")
-# Two workers have the tests with services, which wait for much of their time. Any further worker has only tests that
-# need no service, and only the processor time that the two leave: a third broker would slow all of them down.
-WITH_SERVICES = 2
+# Two workers wait for much of their time. Any further worker has only the processor time that the two leave, tests that
+# need no service first, and none that wait for a whole stack.
+FULL_WORKERS = 2
 WITHOUT_SERVICES = ("tests/unit", "tests/dags")
 
 
@@ -61,18 +61,18 @@ def worker_group(nodeid: str) -> str:
 
 
 def is_spare(worker: str) -> bool:
-    """Whether this worker ("gw0", "gw1", ...) takes only tests that need no service."""
-    return int(worker.removeprefix("gw")) >= WITH_SERVICES
+    """Whether this worker ("gw0", "gw1", ...) has only the processor time that the others leave."""
+    return int(worker.removeprefix("gw")) >= FULL_WORKERS
 
 
 def next_group(groups: Iterable[str], worker: str) -> str | None:
     """Which of the waiting groups of tests a worker runs next; None: none of them is for it."""
     waiting = list(groups)
     quick = [group for group in waiting if group.startswith(WITHOUT_SERVICES)]
+    others = [group for group in waiting if group not in quick]
     if is_spare(worker):
-        return next(iter(quick), None)
-    # The others leave to the spare worker what only it may do, as long as there is anything else.
-    return next((group for group in waiting if group not in quick), next(iter(quick), None))
+        return next((group for group in (*quick, *others) if group not in ONE_WORKER_EACH), None)
+    return next(iter((*others, *quick)), None)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -96,7 +96,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
 def pytest_configure() -> None:
     if is_spare(os.environ.get("PYTEST_XDIST_WORKER", "gw0")):
-        os.nice(19)
+        os.nice(10)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

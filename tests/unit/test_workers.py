@@ -17,13 +17,14 @@ CONNECT, QUICK, DAGS, LANE = (
     [
         ([QUICK, LANE, DAGS], "gw0", LANE),
         ([QUICK, DAGS], "gw1", QUICK),
-        ([LANE, CONNECT, DAGS, QUICK], "gw2", DAGS),
-        ([LANE, CONNECT], "gw2", None),
+        ([CONNECT, LANE, DAGS, QUICK], "gw2", DAGS),
+        ([CONNECT, LANE], "gw2", LANE),
+        ([CONNECT], "gw2", None),
         # A worker that takes the place of one that ended.
         ([LANE, QUICK], "gw12", QUICK),
     ],
 )
-def test_a_worker_beyond_the_second_has_only_tests_without_services(waiting, worker, expected):
+def test_a_worker_beyond_the_second_has_tests_without_services_first(waiting, worker, expected):
     assert next_group(waiting, worker) == expected
 
 
