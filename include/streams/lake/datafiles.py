@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from include.streams.lake.engine import count_by_file, literal, quoted, read_data_files, sql_type
+from include.streams.lake.engine import count_by_file, literal, quoted, read_data_files
+from include.streams.lake.types import sql_type
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation

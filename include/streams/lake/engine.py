@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from include.streams.lake.types import sql_type
+
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
     from pyiceberg.manifest import DataFile
@@ -29,18 +31,6 @@ _FILE = "file of the row"
 # request each, several at a time.
 SMALL_BYTES = 16 * 2**20
 FETCHES_AT_ONCE = 8
-_SQL_TYPES = {
-    "boolean": "BOOLEAN",
-    "int": "INTEGER",
-    "long": "BIGINT",
-    "float": "FLOAT",
-    "double": "DOUBLE",
-    "date": "DATE",
-    "timestamp": "TIMESTAMP",
-    "timestamptz": "TIMESTAMPTZ",
-    "string": "VARCHAR",
-    "binary": "BLOB",
-}
 
 
 class _Fetched:
@@ -298,14 +288,6 @@ def read_files(
     )
     options = f"schema = MAP {{{columns}}}, filename = {literal(file_column) if file_column else 'false'}"
     return connection.sql(f"SELECT * FROM read_parquet([{paths}], {options})")
-
-
-def sql_type(kind: Any) -> str:
-    """DuckDB's name of an Iceberg type. Raises ValueError for a type that our tables do not use."""
-    try:
-        return _SQL_TYPES[str(kind)]
-    except KeyError:
-        raise ValueError(f"Iceberg type {kind}: not one of {', '.join(_SQL_TYPES)}") from None
 
 
 def quoted(name: str) -> str:

@@ -7,14 +7,26 @@ with many partitions has as many.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from include.streams.lake.engine import quoted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+
+class LogRange(TypedDict):
+    """Offsets of a partition from `start` to before `end`, as JSON. `log` is the identity of the partition's log.
+
+    A range without `log`, from a run that began before the column existed, is of any log.
+    """
+
+    partition: int
+    start: int
+    end: int
+    log: NotRequired[str | None]
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ class Place:
 def among(
     connection: DuckDBPyConnection,
     rows: DuckDBPyRelation,
-    ranges: Sequence[Mapping[str, Any]],
+    ranges: Sequence[LogRange],
     place: Place,
     *,
     others: bool = False,
@@ -39,8 +51,7 @@ def among(
     Args:
         connection: The engine's DuckDB connection, which made `rows`.
         rows: The rows.
-        ranges: Each with `partition`, `start`, `end` (exclusive), and `log`. A range without `log` matches any log, and
-            so does a row without one.
+        ranges: The offsets. A row without a log is of any log.
         place: The columns of `rows`; without `log`, that of the ranges is ignored.
         others: The rows that came from other offsets.
     """
@@ -68,7 +79,7 @@ def among(
     return rows.set_alias("found").join(wanted, is_inside, how="anti" if others else "semi")
 
 
-def span(ranges: Iterable[Mapping[str, Any]], offset: str) -> str:
+def span(ranges: Iterable[LogRange], offset: str) -> str:
     """A short condition that holds for all rows of these offset ranges, at least one, and for many others.
 
     Args:

@@ -25,6 +25,8 @@ from include.streams.contracts import Contract, Topic
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.lake import datafiles, engine, maintenance, writing
 from include.streams.lake.engine import quoted
+from include.streams.lake.offsets import LogRange
+from include.streams.lake.types import sql_type
 from include.streams.landing import conflicts, intervals
 from include.streams.landing.broken import reading
 from include.streams.landing.consumers import LandingConsumer
@@ -72,26 +74,8 @@ def ensure_clean_table(topic: Topic) -> Table:
 def clean_schema(topic: Topic) -> Schema:
     """The clean table's columns: the fields of the contract, the event's id, and the record's place in Kafka."""
     from pyiceberg.schema import Schema
-    from pyiceberg.types import (
-        BooleanType,
-        DateType,
-        DoubleType,
-        IntegerType,
-        LongType,
-        NestedField,
-        StringType,
-        TimestamptzType,
-    )
+    from pyiceberg.types import NestedField
 
-    types: dict[str, Any] = {
-        "boolean": BooleanType(),
-        "int": IntegerType(),
-        "long": LongType(),
-        "double": DoubleType(),
-        "date": DateType(),
-        "timestamptz": TimestamptzType(),
-        "string": StringType(),
-    }
     columns = [(c.name, c.iceberg_type, c.required) for c in columns_of(topic.contract)]
     columns += [("event_id", "string", True)]
     # A record may have no timestamp.
@@ -100,7 +84,8 @@ def clean_schema(topic: Topic) -> Schema:
     columns += [(LOG, "string", False)]
     return Schema(
         *(
-            NestedField(number, name, types[kind], required=required)
+            # PyIceberg takes the name of a type for the type.
+            NestedField(number, name, kind, required=required)  # type: ignore[arg-type]
             for number, (name, kind, required) in enumerate(columns, start=1)
         )
     )
@@ -317,9 +302,7 @@ def _rows_that_stay(connection: DuckDBPyConnection, schema: Schema) -> str:
     """A query for the rows that go into the table, with the table's columns."""
     present = {name for name, *_ in connection.execute("describe staged").fetchall()}
     columns = ", ".join(
-        quoted(field.name)
-        if field.name in present
-        else f"null::{engine.sql_type(field.field_type)} as {quoted(field.name)}"
+        quoted(field.name) if field.name in present else f"null::{sql_type(field.field_type)} as {quoted(field.name)}"
         for field in schema.fields
     )
     (some,) = connection.execute("select count(*) from dropped").fetchall()[0]
@@ -338,7 +321,7 @@ def count_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[Offs
     return coordinates.rows_of(connection, table, as_parts(ranges)).count("*").fetchall()[0][0]
 
 
-def as_parts(ranges: Iterable[OffsetRange]) -> list[dict[str, Any]]:
+def as_parts(ranges: Iterable[OffsetRange]) -> list[LogRange]:
     """The ranges in the form of a run's summary: `partition`, `start`, `end` (exclusive), `log`."""
     return [{"partition": r.partition, "start": r.start, "end": r.end, "log": r.topic_id} for r in ranges]
 

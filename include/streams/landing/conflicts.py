@@ -7,7 +7,7 @@ letter with the reason `conflict`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ from include.streams.validators.rows import RECORD_TIME
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
     from pyiceberg.table import Table
+
+    from include.streams.lake.offsets import LogRange
 
 log = logging.getLogger(__name__)
 
@@ -141,11 +143,11 @@ def _validated_texts(connection: DuckDBPyConnection, places: Collection[Place]) 
     return {(partition, offset): (timestamp, text) for partition, offset, timestamp, text in found}
 
 
-def _as_ranges(places: Iterable[Place]) -> list[dict[str, int]]:
+def _as_ranges(places: Iterable[Place]) -> list[LogRange]:
     return [{"partition": partition, "start": offset, "end": offset + 1} for partition, offset in sorted(places)]
 
 
-def _rows_near(connection: DuckDBPyConnection, table: Table, wanted: Sequence[Mapping[str, int]]) -> DuckDBPyRelation:
+def _rows_near(connection: DuckDBPyConnection, table: Table, wanted: Sequence[LogRange]) -> DuckDBPyRelation:
     """The rows of the files that may hold these offsets."""
     from include.streams.lake import engine
     from include.streams.landing.landed import Landed

@@ -20,8 +20,9 @@ from include.streams.contracts import ContractViolation
 from include.streams.kafka.dead_letters import DeadLetter
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.kafka.producer import AcknowledgedProducer
-from include.streams.lake.engine import connect, fetched, literal, quoted, read_files, sql_type
+from include.streams.lake.engine import connect, fetched, literal, quoted, read_files
 from include.streams.lake.offsets import among
+from include.streams.lake.types import arrow_type, sql_type
 from include.streams.landing import letters, staging
 from include.streams.landing.broken import reading
 from include.streams.landing.consumers import LandingConsumer
@@ -275,17 +276,13 @@ def staging_schema(consumer: LandingConsumer) -> pyarrow.Schema:
     """The columns of a staging file that holds only good rows."""
     import pyarrow as pa
 
-    types = {
-        "boolean": pa.bool_(),
-        "int": pa.int32(),
-        "long": pa.int64(),
-        "double": pa.float64(),
-        "date": pa.date32(),
-        "timestamptz": pa.timestamp("us", "UTC"),
-        "string": pa.string(),
-    }
+    return pa.schema([(name, arrow_type(kind)) for name, kind in _columns(consumer).items()])
+
+
+def _columns(consumer: LandingConsumer) -> dict[str, str]:
+    """{column: its Iceberg type} of a validated row: the contract's fields, the event's id, and the coordinates."""
     own = {column.name: column.iceberg_type for column in columns_of(consumer.topic.contract)}
-    return pa.schema([(name, types[kind]) for name, kind in {**own, "event_id": "string", **COORDINATES}.items()])
+    return {**own, "event_id": "string", **COORDINATES}
 
 
 def _as_table(good: list[dict[str, Any]], schema: pyarrow.Schema) -> pyarrow.Table:
@@ -302,8 +299,7 @@ def staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Seq
         consumer: The landing consumer.
         files: The addresses of the staging files.
     """
-    own = {column.name: column.iceberg_type for column in columns_of(consumer.topic.contract)}
-    columns = {**own, "event_id": "string", **COORDINATES}
+    columns = _columns(consumer)
     names = ", ".join(f"{quoted(name)}::{sql_type(kind)} as {quoted(name)}" for name, kind in columns.items())
     parts = list(_by_kind(files))
     if not parts:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from include.streams.lake import offsets
 from include.streams.lake.engine import bounds_of, files_where, read_data_files
-from include.streams.lake.offsets import Place
+from include.streams.lake.offsets import LogRange, Place
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -21,20 +21,19 @@ LOG = "kafka_log"
 PLACE = Place("kafka_partition", "kafka_offset", LOG)
 
 
-def span(ranges: Sequence[Mapping[str, Any]]) -> str:
+def span(ranges: Sequence[LogRange]) -> str:
     """A short condition that holds for all rows of these offset ranges, at least one, and for many others."""
     return offsets.span(ranges, PLACE.offset)
 
 
-def rows_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[Mapping[str, Any]]) -> DuckDBPyRelation:
+def rows_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[LogRange]) -> DuckDBPyRelation:
     """The rows of a clean table that came from these offsets.
 
     Args:
         connection: The engine's DuckDB connection.
         table: The clean table.
-        ranges: Each with `partition`, `start`, `end` (exclusive), and `log`, the identity of the partition's log; any
-            number of them. A range without `log`, from a run that began before the column existed, matches any log.
-            Rows without a log, written before the column was added, match every log.
+        ranges: The offsets, any number of ranges. A row without a log, written before the column was added, is of any
+            log.
 
     Raises:
         ValueError: The table has delete files.
@@ -45,7 +44,7 @@ def rows_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[Mappi
 def among(
     connection: DuckDBPyConnection,
     rows: DuckDBPyRelation,
-    ranges: Sequence[Mapping[str, Any]],
+    ranges: Sequence[LogRange],
     *,
     others: bool = False,
 ) -> DuckDBPyRelation:
@@ -60,7 +59,7 @@ def among(
     return offsets.among(connection, rows, ranges, PLACE, others=others)
 
 
-def files_of(table: Table, ranges: Sequence[Mapping[str, Any]]) -> list[DataFile]:
+def files_of(table: Table, ranges: Sequence[LogRange]) -> list[DataFile]:
     """The data files of a clean table that may hold rows of these offset ranges.
 
     Args:

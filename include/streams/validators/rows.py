@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from include.streams.contracts import Contract, ContractViolation, Topic
 from include.streams.contracts import types as contract_types
-from include.streams.lake.engine import literal, quoted, sql_type
+from include.streams.lake.engine import literal, quoted
+from include.streams.lake.types import sql_type
 from include.streams.validators.columns import Fields, columns_of, fields_of, row_of
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from include.streams.validators import results, sources
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+    from include.streams.lake.offsets import LogRange
     from include.streams.validators.evaluation import SetResult
     from include.streams.validators.rules import SetSuite
 
@@ -78,7 +79,7 @@ def check_sets(consumer: HasSuite, summary: Mapping[str, Any]) -> dict[str, Any]
 
 
 def rows_of(
-    connection: DuckDBPyConnection, table: Any, ranges: Sequence[Mapping[str, Any]], columns: Sequence[str]
+    connection: DuckDBPyConnection, table: Any, ranges: Sequence[LogRange], columns: Sequence[str]
 ) -> DuckDBPyRelation:
     """The rows of the clean table from given offsets.
 

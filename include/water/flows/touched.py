@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from include.streams.lake import engine
+from include.streams.lake.offsets import LogRange
 from include.streams.validators.coordinates import files_of, span
 from include.water.flows import queries
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 
-def hours_of(connection: DuckDBPyConnection, readings: Table, ranges: Sequence[Mapping[str, Any]]) -> list[datetime]:
+def hours_of(connection: DuckDBPyConnection, readings: Table, ranges: Sequence[LogRange]) -> list[datetime]:
     """The hours of the readings that the clean table has of these offset ranges now, by time."""
     if not ranges:
         return []
