@@ -41,6 +41,10 @@ from include.water.consumers import AGGREGATE_METER_READINGS
 )
 def aggregate_meter_readings():
     @task
+    def repair_gaps(run_id: str | None = None) -> dict:
+        return landing_tasks.repair_gaps(AGGREGATE_METER_READINGS, run_id)
+
+    @task
     def plan(run_id: str | None = None) -> list[dict]:
         return landing_tasks.plan(AGGREGATE_METER_READINGS, run_id)
 
@@ -49,10 +53,10 @@ def aggregate_meter_readings():
         return landing_tasks.validate(AGGREGATE_METER_READINGS, unit, run_id)
 
     @task
-    def commit_clean(units: list[dict], run_id: str | None = None) -> dict:
+    def commit_clean(results: list[dict], run_id: str | None = None) -> dict:
         from include.water.flows.replaced import commit
 
-        return commit(AGGREGATE_METER_READINGS, units, run_id)
+        return commit(AGGREGATE_METER_READINGS, results, run_id)
 
     @task
     def check_sets(summary: dict) -> dict:
@@ -73,7 +77,7 @@ def aggregate_meter_readings():
     units = plan()
     summary = commit_clean(validate.expand(unit=units))
     flows = aggregate(summary)
-    LandedOffsetsSensor(task_id="wait_for_readings", consumer=AGGREGATE_METER_READINGS) >> units
+    LandedOffsetsSensor(task_id="wait_for_readings", consumer=AGGREGATE_METER_READINGS) >> repair_gaps() >> units
     check_sets(summary) >> flows
     publish(summary, flows)
 

@@ -15,9 +15,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select, update
 
@@ -40,14 +40,12 @@ from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, 
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 from include.streams.kafka.watch import LOST_ALARM, Seen
+from include.streams.kafka.xcom import Chunk, as_chunk
 from include.streams.operations.alarms import add_to_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.tables import Outcome, claim_ranges, claims
 
 log = logging.getLogger(__name__)
-
-# A chunk as an XCom: {"claim_id": int, "ranges": [{topic, topic_id, partition, start, end}]}.
-Chunk = dict[str, Any]
 
 # The wait before keys are emitted again while no run is queued or running: new keys need time to become runs.
 IDLE_WAIT = timedelta(minutes=2)
@@ -331,14 +329,13 @@ def handle_message(consumer: Consumer, key: str, run_id: str) -> None:
     """
     found = claimed_offset(consumer, key)
     _without_given_up(consumer, [found.wanted])
-    chunk = {"claim_id": found.claim_id, "ranges": [asdict(found.wanted)]}
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
         # The check of the topic id takes a third of the time of one message, so it is skipped for recent claims. The
         # risk: if the topic was recreated within TRUSTED_AGE, a message of the new log is handled under the old
         # coordinates, and again by its own claim. The inbox ensures that its event has one effect.
         if found.age > TRUSTED_AGE:
             _check_same_topics(consumer, [found.wanted], group)
-        _handle(consumer, chunk, run_id, group, producer)
+        _handle(consumer, as_chunk(found.claim_id, [found.wanted]), run_id, group, producer)
 
 
 def read_message(consumer: Consumer, key: str) -> Message:
@@ -418,10 +415,9 @@ def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
             `handle_postponed`; Airflow does not retry.
     """
     ranges = _without_given_up(consumer, [OffsetRange(**r) for r in chunk["ranges"]])
-    chunk = {**chunk, "ranges": [asdict(r) for r in ranges]}
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
         _check_same_topics(consumer, ranges, group)
-        _handle(consumer, chunk, run_id, group, producer)
+        _handle(consumer, as_chunk(chunk["claim_id"], ranges), run_id, group, producer)
 
 
 def handle_postponed(consumers: Sequence[Consumer], *, seconds: float = POSTPONED_SECONDS) -> int:
@@ -443,9 +439,8 @@ def handle_postponed(consumers: Sequence[Consumer], *, seconds: float = POSTPONE
     until = time.monotonic() + seconds
     handled = 0
     while time.monotonic() < until and (one := postponed.take(by_name)) is not None:
-        chunk = {"claim_id": one.claim_id, "ranges": [asdict(one.offsets)]}
         try:
-            handle_chunk(by_name[one.consumer], chunk, one.run_id)
+            handle_chunk(by_name[one.consumer], as_chunk(one.claim_id, [one.offsets]), one.run_id)
         except Exception as error:
             log.warning("fails again: consumer=%s run_id=%s %s: %s", one.consumer, one.run_id, one.offsets, error)
             continue
@@ -511,7 +506,7 @@ def split(claimed: Claimed, chunk_size: int) -> list[Chunk]:
             chunks[-1].append(OffsetRange(whole.topic, whole.topic_id, whole.partition, start, end))
             room -= end - start
             start = end
-    return [{"claim_id": claimed.id, "ranges": [asdict(r) for r in ranges]} for ranges in chunks]
+    return [as_chunk(claimed.id, ranges) for ranges in chunks]
 
 
 def _check_shape(consumer: Consumer, wanted: Shape) -> None:

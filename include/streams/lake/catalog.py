@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from airflow.sdk import Connection
     from pyiceberg.catalog import Catalog
+    from pyiceberg.io import FileIO
     from pyiceberg.table import Table
 
     from include.streams.operations.database import Target
@@ -47,20 +48,55 @@ def load_catalog(conn_id: str = CONN_ID) -> "Catalog":
     """
     from airflow.sdk import BaseHook
 
-    for chatty in _CHATTY:
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    _silence()
     connection = BaseHook.get_connection(conn_id)
-    extra = {name: str(value) for name, value in connection.extra_dejson.items()}
-    properties = {**file_properties(), **{k: v for k, v in extra.items() if not k.startswith(_LIBPQ)}}
-    if extra.get("type", "sql") == "rest":
+    properties = _properties(connection)
+    if _is_rest(connection):
         from pyiceberg.catalog.rest import RestCatalog
 
+        extra = connection.extra_dejson
         if "uri" not in extra:
             raise ValueError(f"connection {conn_id}: its extra says type rest; add the catalog's address as uri")
         if connection.login and not {"credential", "token"} & extra.keys():
             properties["credential"] = f"{connection.login}:{connection.password or ''}"
         return RestCatalog(CATALOG_NAME, **properties)
     return _sql_catalog(connection, properties)
+
+
+def _silence() -> None:
+    for chatty in _CHATTY:
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _properties(connection: "Connection") -> dict[str, Any]:
+    """The properties of the catalog that its Airflow connection gives, with those for objects."""
+    extra = {name: str(value) for name, value in connection.extra_dejson.items() if not name.startswith(_LIBPQ)}
+    return {**file_properties(), **extra}
+
+
+def _is_rest(connection: "Connection") -> bool:
+    return connection.extra_dejson.get("type", "sql") == "rest"
+
+
+def warehouse_io(address: str, conn_id: str = CONN_ID) -> "FileIO":
+    """The file IO for an address of the warehouse, as tables have it.
+
+    For a task that knows its files: with a JDBC catalog, it opens no connection to the catalog's database.
+
+    Args:
+        address: An address in the warehouse's store.
+        conn_id: The Airflow connection of the catalog.
+
+    Raises:
+        AirflowNotFoundException: A connection is not defined.
+    """
+    from airflow.sdk import BaseHook
+    from pyiceberg.io import load_file_io
+
+    _silence()
+    connection = BaseHook.get_connection(conn_id)
+    properties = load_catalog(conn_id).properties if _is_rest(connection) else _properties(connection)
+    return load_file_io(properties, address)
 
 
 def forget_catalogs() -> None:

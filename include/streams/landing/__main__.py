@@ -161,10 +161,10 @@ def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
             is_whole = False
             lines.append(f"{raw_table(topic)}: {broken}; `repair` reads their records from Kafka")
             continue
-        is_whole &= not found.missing and not found.lost
-        lines += [f"{raw_table(topic)}: {why}; {RUNBOOK}" for why in found.lost.values()]
+        is_whole &= not found.missing and not found.snapshot.lost
+        lines += [f"{raw_table(topic)}: {why}; {RUNBOOK}" for why in found.snapshot.lost.values()]
         lines += [f"{raw_table(topic)}: {gap.offsets} missing for {gap.age}" for gap in found.missing]
-        if not found.missing and not found.lost:
+        if not found.missing and not found.snapshot.lost:
             lines.append(f"{raw_table(topic)}: whole")
     if not is_whole:
         raise NotWell(lines)
@@ -191,8 +191,8 @@ def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
         lines.append(f"{name}: {repaired.lost} offsets are lost: retention had removed them from Kafka ({RUNBOOK})")
     after = verify(topic, conn_id=conn_id)
     lines += [f"{name}: {gap.offsets} still missing" for gap in after.missing]
-    lines += [f"{name}: {why}; {RUNBOOK}" for why in after.lost.values()]
-    if repaired.lost or after.missing or after.lost:
+    lines += [f"{name}: {why}; {RUNBOOK}" for why in after.snapshot.lost.values()]
+    if repaired.lost or after.missing or after.snapshot.lost:
         raise NotWell(lines)
     return lines
 

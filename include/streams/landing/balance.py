@@ -20,6 +20,7 @@ from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.planning import without_record
 from include.streams.landing.positions import claim_of
 from include.streams.landing.tables import clean_table, load_landing_table, topic_id
+from include.streams.landing.xcom import FinishedRun, RunSummary
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
 
@@ -32,7 +33,7 @@ class DoesNotBalance(AirflowFailException):
     """Input and output counts of a run differ. Not retried: a retry would count the same rows."""
 
 
-def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+def finish(consumer: LandingConsumer, summary: RunSummary, run_id: str) -> FinishedRun:
     """Check that landed = clean + dead-lettered + duplicates, then close the run's claim.
 
     The landed, clean and dead-lettered records are counted anew in the tables and the database. The run's own numbers
@@ -45,7 +46,7 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
         run_id: The Dag run.
 
     Returns:
-        The metadata of the asset event: `ranges`, `landed`, `clean`, `dead_lettered`, `duplicates`.
+        The metadata of the asset event.
 
     Raises:
         DoesNotBalance: The counts differ. The claim stays open, and no new claim is made until somebody clears the run.
@@ -69,9 +70,12 @@ def finish(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -
     if trouble:
         raise DoesNotBalance(f"consumer {consumer.name}: {text}")
     staging.remove(table.io, staging.folder(consumer, claim_id, table.location()))
-    metadata = {
+    metadata: FinishedRun = {
         "ranges": as_parts(ranges),
-        **{name: summary[name] for name in ("landed", "clean", "dead_lettered", "duplicates")},
+        "landed": summary["landed"],
+        "clean": summary["clean"],
+        "dead_lettered": summary["dead_lettered"],
+        "duplicates": summary["duplicates"],
     }
     log.info("finished: consumer=%s run_id=%s claim=%d %s", consumer.name, run_id, claim_id, metadata)
     return metadata

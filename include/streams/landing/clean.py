@@ -10,13 +10,13 @@ import logging
 import re
 import tempfile
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import select
@@ -35,6 +35,7 @@ from include.streams.landing.planning import without_record
 from include.streams.landing.positions import claim_of
 from include.streams.landing.tables import clean_table
 from include.streams.landing.validation import staged
+from include.streams.landing.xcom import RunSummary, ValidatedUnit
 from include.streams.operations.database import WHOLE_TASK, begin
 from include.streams.operations.tables import claims
 from include.streams.validators import coordinates
@@ -52,7 +53,6 @@ log = logging.getLogger(__name__)
 # A filter with more time spans than this is widened to one span that covers all of them.
 MAX_SPANS = 40
 CLAIM_ID, RUN_ID = "claim-id", "run-id"
-COUNTS = ("landed", "good", "dead_lettered", "without_record", "repeated")
 
 
 class StagingGone(AirflowFailException):
@@ -101,7 +101,7 @@ def _spec(topic: Topic, schema: Schema) -> PartitionSpec:
     return PartitionSpec(PartitionField(source, 1000, DayTransform(), f"{topic.event_time}_day"))
 
 
-def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], run_id: str) -> dict[str, Any]:
+def commit_clean(consumer: LandingConsumer, results: Iterable[ValidatedUnit], run_id: str) -> RunSummary:
     """Commit the good rows of a run to the clean table, each event once.
 
     Of rows with the same event id, the row with the lowest coordinates stays, unless the table already has the event
@@ -114,21 +114,20 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
 
     Args:
         consumer: The landing consumer.
-        units: The results of `validate_unit`, one for each unit of the run.
+        results: The results of `validate_unit`, one for each unit of the run.
         run_id: The Dag run.
 
     Returns:
-        The run's summary, for an XCom: the claim, its ranges, the counts, and the first and last day of the event
-        times.
+        The run's summary.
 
     Raises:
         StagingGone: The units' staging files no longer exist.
     """
-    units = list(units)
+    results = list(results)
     claim_id, ranges = claim_of(consumer, run_id)
     own = reading(consumer.topic, lambda: replaceable(consumer, ranges), conn_id=consumer.conn_id)
     parts = as_parts(own)
-    files = [file for unit in units for file in unit["files"]]
+    files = [file for result in results for file in result["files"]]
     table = ensure_clean_table(consumer.topic)
     with tempfile.TemporaryDirectory(prefix="clean-") as folder, engine.connect() as connection, _alone(claim_id):
         table.refresh()
@@ -157,19 +156,19 @@ def commit_clean(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], 
         writing.commit(table, change)
         # After the commit: a dead-letter topic that refuses the conflicts must not hold back good rows.
         conflicting = conflicts.keep(connection, consumer, ranges, run_id)
-    counts = {name: sum(unit[name] for unit in units) for name in COUNTS}
-    # This includes ranges without a task, in which no offset holds a record.
-    counts["without_record"] = sum(map(len, ranges)) - counts["landed"]
-    duplicates = counts.pop("good") - rows - conflicting
-    counts["dead_lettered"] += conflicting
-    summary = {
+    landed = sum(result["landed"] for result in results)
+    summary: RunSummary = {
         "claim_id": claim_id,
         "run_id": run_id,
         "table": clean_table(consumer.topic),
         "ranges": as_parts(ranges),
-        **counts,
+        "landed": landed,
+        "dead_lettered": sum(result["dead_lettered"] for result in results) + conflicting,
+        # This includes ranges without a task, in which no offset holds a record.
+        "without_record": sum(map(len, ranges)) - landed,
+        "repeated": sum(result["repeated"] for result in results),
         "clean": rows,
-        "duplicates": duplicates,
+        "duplicates": sum(result["good"] for result in results) - rows - conflicting,
         "days": [days[0].isoformat(), days[-1].isoformat()] if days else [],
     }
     log.info("committed: consumer=%s %s replaced=%d", consumer.name, summary, replaced)
@@ -322,7 +321,7 @@ def count_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[Offs
 
 
 def as_parts(ranges: Iterable[OffsetRange]) -> list[LogRange]:
-    """The ranges in the form of a run's summary: `partition`, `start`, `end` (exclusive), `log`."""
+    """The ranges in the form of a run's summary."""
     return [{"partition": r.partition, "start": r.start, "end": r.end, "log": r.topic_id} for r in ranges]
 
 

@@ -10,6 +10,10 @@ from include.streams.contracts import Topic
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.consumers import MAX_MAP_LENGTH
 
+# The time between the sink's commit in Kafka and its commit to the table: seconds, but a failed commit is retried for
+# minutes.
+LANDING_GRACE = timedelta(minutes=5)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LandingConsumer:
@@ -48,8 +52,7 @@ class LandingConsumer:
     min_messages_per_unit: int = 500_000
     # More files than this are distributed evenly by rows. Airflow's limit is [core] max_map_length.
     max_units: int = 256
-    # The sink commits its offsets before the table: what has not landed by then raises an alarm.
-    landing_grace: timedelta = timedelta(minutes=5)
+    landing_grace: timedelta = LANDING_GRACE
     # An alarm is raised when more landed messages than this are unclaimed.
     max_lag: int = 20_000_000
     # Twice max_claim_age: what lands during a long claim waits for the end of that claim.

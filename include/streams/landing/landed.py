@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from include.streams.landing import intervals, manifests
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.manifests import Bounds
-from include.streams.landing.stored import READ_THREADS, BrokenFiles, LandedFile, find_broken, require_stored
+from include.streams.landing.stored import READ_THREADS, BrokenFiles, HeldFile, LandedFile, find_broken, require_stored
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestFile
@@ -50,7 +50,7 @@ class Landed:
         self.snapshot_id: int | None = snapshot.snapshot_id if snapshot else None
         self._sources = _sources(table, snapshot.manifests(table.io) if snapshot else [])
         self._io = table.io
-        self._columns = lambda file: _offset_column(table.io, file)
+        self._columns = lambda file: offset_column(table.io, file)
 
     @classmethod
     def of(cls, files: Iterable[LandedFile], offsets: Callable[[LandedFile], Ranges]) -> "Landed":
@@ -120,11 +120,15 @@ class Landed:
                 # All at once: hundreds may be gone, and each one that is found alone is a commit.
                 raise BrokenFiles(one.files | find_broken(self._io, sparse)) from one
 
-    def covered(self, partition: int, start: int, end: int | None = None) -> Ranges:
-        """The landed offsets of the partition from `start` on, up to `end` (exclusive) if it is given."""
+    def held(self, partition: int, start: int, end: int | None = None) -> list[HeldFile]:
+        """Like `files`, with the offsets that each file holds."""
         files = self.files(partition, start, end)
         self.read_ahead(files)
-        landed = intervals.union(piece for file in files for piece in self.offsets(file))
+        return [HeldFile(file, self.offsets(file)) for file in files]
+
+    def covered(self, partition: int, start: int, end: int | None = None) -> Ranges:
+        """The landed offsets of the partition from `start` on, up to `end` (exclusive) if it is given."""
+        landed = intervals.union(piece for held in self.held(partition, start, end) for piece in held.offsets)
         last = landed[-1][1] if landed else start
         return intervals.intersect(landed, [(start, last if end is None else end)])
 
@@ -163,6 +167,12 @@ class _Source:
 _manifests: "OrderedDict[str, tuple[LandedFile, ...]]" = OrderedDict()
 _bounds: "OrderedDict[str, Bounds]" = OrderedDict()
 _columns: "OrderedDict[str, Ranges]" = OrderedDict()
+
+
+def forget() -> None:
+    """Forget what this process has read of manifests and files: the next look reads it again, as in a new process."""
+    for cache in (_manifests, _bounds, _columns):
+        cache.clear()
 
 
 def _remember(cache: OrderedDict, key: str, value: Any, size: int) -> None:
@@ -260,7 +270,8 @@ def landed_file(table: "Table", file: Any) -> LandedFile:
     return LandedFile(file.file_path, file.partition[0], first, last + 1, file.record_count, file.file_size_in_bytes)
 
 
-def _offset_column(io: Any, file: LandedFile) -> Ranges:
+def offset_column(io: Any, file: LandedFile) -> Ranges:
+    """The offsets that a data file holds, from its offset column. Raises BrokenFiles."""
     found = _columns.get(file.path)
     if found is None:
         import numpy as np

@@ -1,7 +1,7 @@
 """Claim landed offsets for a run, and plan the units of work for its mapped tasks.
 
 The claims are those of the event lane (`include/streams/kafka/claims.py`). Here, what can be claimed of a partition
-ends at its first hole; in the event lane it ends at the end of the log. A run is an immutable set of offset ranges.
+ends at its first gap; in the event lane it ends at the end of the log. A run is an immutable set of offset ranges.
 """
 
 import logging
@@ -9,39 +9,45 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from include.streams.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.reading import CONSUMER_SETTINGS
 from include.streams.kafka.watch import STOPPED_ALARM, Committing, watch_claims
-from include.streams.landing import gaps, intervals
+from include.streams.landing import gaps, intervals, staging
 from include.streams.landing.broken import close_if_whole, reading
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.gaps import GAP_ALARM, LOST_ALARM, RUNBOOK, Gap, State
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed
-from include.streams.landing.positions import next_offsets, open_claim_of_another_run, open_stopped_alarm
+from include.streams.landing.positions import (
+    has_claim,
+    next_offsets,
+    open_claim_of_another_run,
+    open_stopped_alarm,
+    stop,
+)
 from include.streams.landing.repair import repair
-from include.streams.landing.tables import load_landing_table, raw_table, start_offsets, topic_id
-from include.streams.landing.units import NotLanded, Slice, Unit, bundles, slices, unit
-from include.streams.landing.verification import Verified, verify
+from include.streams.landing.snapshot import LandingSnapshot
+from include.streams.landing.tables import load_landing_table, raw_table, topic_id
+from include.streams.landing.units import FileSlice, NotLanded, batches, offset_ranges, work_unit
+from include.streams.landing.xcom import WorkUnit
 from include.streams.operations.alarms import add_to_alarm, close_alarm, open_alarm
 from include.streams.operations.database import begin
-from include.streams.operations.tables import claim_ranges, claims
 
 log = logging.getLogger(__name__)
 
 
-def claim_landed(consumer: LandingConsumer, run_id: str) -> list[Unit]:
+def claim_landed(consumer: LandingConsumer, run_id: str) -> list[WorkUnit]:
     """Claim this run's offsets and return its units of work.
 
-    It first checks for gaps and repairs those that are due. A run that claims again, because it was retried or cleared,
-    gets the same ranges. While a claim of another run of this consumer is open, a run gets no new range: that batch has
-    failed, and must not be skipped.
+    Each partition is claimed up to its first gap. `repair_gaps` has closed those that are due; others are left to a
+    later run. A run that claims again, because it was retried or cleared, gets the same ranges. While a claim of
+    another run of this consumer is open, a run gets no new range: that batch has failed, and must not be skipped.
 
-    If the process is killed before the claim, nothing happened or a gap was closed. If it is killed afterwards, the
-    retry gets the same ranges.
+    If the process is killed before the claim, nothing happened. If it is killed afterwards, the retry gets the same
+    ranges.
 
     Args:
         consumer: The landing consumer.
@@ -54,11 +60,16 @@ def claim_landed(consumer: LandingConsumer, run_id: str) -> list[Unit]:
         AirflowFailException: The topic was recreated, or its log was truncated. Other exceptions are for Airflow's
             retries.
     """
+    with begin() as connection:
+        asks_again = has_claim(connection, consumer, run_id)
     try:
-        claimed = reading(consumer.topic, lambda: _claim(consumer, run_id), conn_id=consumer.conn_id)
-        units = reading(consumer.topic, lambda: _plan(consumer, claimed), conn_id=consumer.conn_id)
+        found = None
+        if not asks_again:
+            found = reading(consumer.topic, lambda: LandingSnapshot.load(consumer), conn_id=consumer.conn_id)
+        claimed = _claim(consumer, run_id, found)
+        units = reading(consumer.topic, lambda: _plan(consumer, claimed, found), conn_id=consumer.conn_id)
     except ConsumerStopped as stopped:
-        raise _stop(consumer, stopped) from stopped
+        raise stop(consumer, stopped) from stopped
     log.info(
         "claimed: consumer=%s run_id=%s claim=%d ranges=%s units=%d files=%d",
         consumer.name,
@@ -71,7 +82,7 @@ def claim_landed(consumer: LandingConsumer, run_id: str) -> list[Unit]:
     return units
 
 
-def plan_again(consumer: LandingConsumer, old: Unit) -> Unit:
+def plan_again(consumer: LandingConsumer, old: WorkUnit) -> WorkUnit:
     """Plan the unit again with the files that hold its offsets now, for a task whose files were rewritten and removed.
 
     Args:
@@ -81,15 +92,9 @@ def plan_again(consumer: LandingConsumer, old: Unit) -> Unit:
     Returns:
         A unit with the same claim, number and ranges.
     """
-    with begin() as connection:
-        of_claim = select(claim_ranges.c.partition, claim_ranges.c.topic_id)
-        ids = dict(connection.execute(of_claim.where(claim_ranges.c.claim_id == old["claim_id"])).all())  # type: ignore[arg-type]
-    wanted = [
-        OffsetRange(consumer.topic.name, ids[r["partition"]], r["partition"], r["start"], r["end"])
-        for r in old["ranges"]
-    ]
-    pieces = [piece for whole in _slices_repaired(consumer, old["claim_id"], wanted).values() for piece in whole]
-    return {**unit(old["claim_id"], old["unit"], pieces), "ranges": old["ranges"]}
+    found, held = _look_up(consumer, old["claim_id"], offset_ranges(consumer.topic, old))
+    pieces = [piece for whole in held.values() for piece in whole]
+    return {**_unit(consumer, old["claim_id"], old["unit"], pieces, found, list(held)), "ranges": old["ranges"]}
 
 
 def without_record(
@@ -122,25 +127,8 @@ def without_record(
     return {partition: offsets for partition, offsets in found.items() if offsets}
 
 
-def verify_for(consumer: LandingConsumer) -> Verified:
-    """Check for gaps in the offsets that this consumer's next claim can take. Raises what `verify` raises."""
-    table = load_landing_table(consumer.topic)
-    with begin() as connection:
-        starts = {**start_offsets(table), **next_offsets(connection, consumer, topic_id(table))}
-    most = consumer.max_messages_per_claim
-    return verify(
-        consumer.topic, starts, conn_id=consumer.conn_id, grace=consumer.landing_grace, most=most, repairs=True
-    )
-
-
-def _claim(consumer: LandingConsumer, run_id: str) -> Claimed:
-    with begin() as connection:
-        mine = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
-        asks_again = connection.scalar(mine) is not None
-    verified = None if asks_again else verify_for(consumer)
-    if verified is not None and verified.due:
-        repair(consumer.topic, verified.due, conn_id=consumer.conn_id)
-        verified = verify_for(consumer)
+def _claim(consumer: LandingConsumer, run_id: str, found: LandingSnapshot | None) -> Claimed:
+    """Claim what the snapshot holds; without one, return the run's claim."""
 
     def available() -> Mapping[Partition, PartitionOffsets]:
         # On a connection of its own. The claim holds a lock that keeps others from claiming in the meantime.
@@ -148,8 +136,8 @@ def _claim(consumer: LandingConsumer, run_id: str) -> Claimed:
             if other := open_claim_of_another_run(connection, consumer.name, run_id):
                 log.warning("nothing is claimed while the claim of run %s is open: clear that run", other)
                 return {}
-            assert verified is not None
-            return _available(next_offsets(connection, consumer, verified.topic_id), verified)
+            assert found is not None
+            return found.available(next_offsets(connection, consumer, found.topic_id))
 
     with GroupOffsets(consumer.group, consumer.conn_id, **CONSUMER_SETTINGS) as group:
         committing = Committing(group)
@@ -161,9 +149,9 @@ def _claim(consumer: LandingConsumer, run_id: str) -> Claimed:
             lambda positions: committing.forward(positions, None),
             max_messages=consumer.max_messages_per_claim,
             compare_logs=group.without_their_end,
-            stopped=verified.lost if verified is not None else {},
+            stopped=found.lost if found is not None else {},
             on_new=lambda connection, new: _watch_claim(
-                connection, consumer, run_id, new, is_whole=not group.left_out and _is_whole(consumer, verified)
+                connection, consumer, run_id, new, is_whole=not group.left_out and _is_whole(consumer, found)
             ),
         )
         with begin() as connection:
@@ -171,9 +159,9 @@ def _claim(consumer: LandingConsumer, run_id: str) -> Claimed:
     return claimed
 
 
-def _is_whole(consumer: LandingConsumer, verified: Verified | None) -> bool:
+def _is_whole(consumer: LandingConsumer, found: LandingSnapshot | None) -> bool:
     """Whether every partition that has a landed offset was found in Kafka."""
-    return verified is not None and all(Partition(consumer.topic.name, n) in verified.kafka for n in verified.looked)
+    return found is not None and all(Partition(consumer.topic.name, n) in found.kafka for n in found.looked)
 
 
 def _watch_claim(
@@ -194,78 +182,77 @@ def _watch_claim(
     watch_claims(connection, consumer)
 
 
-def _available(next_now: Mapping[int, int], verified: Verified) -> dict[Partition, PartitionOffsets]:
-    """The offsets that can be claimed: each partition up to its first hole."""
-    found: dict[Partition, PartitionOffsets] = {}
-    for partition, offsets in verified.kafka.items():
-        low = verified.begins.get(partition.number, 0)
-        start = max(low, next_now.get(partition.number, low))
-        # Another run may have claimed since the check, so end < start is normal and does not mean a truncated log. If
-        # the log itself ends before the claimed offsets, it was truncated, and the claim stops the consumer.
-        end = max(start, verified.end(partition.number, start)) if offsets.end >= start else offsets.end
-        found[partition] = PartitionOffsets(offsets.topic_id, low, end, leader_epoch=offsets.leader_epoch)
-    return found
-
-
-def _plan(consumer: LandingConsumer, claimed: Claimed) -> list[Unit]:
+def _plan(consumer: LandingConsumer, claimed: Claimed, found: LandingSnapshot | None) -> list[WorkUnit]:
     if not claimed.ranges:
         return []
-    found = _slices_repaired(consumer, claimed.id, claimed.ranges)
-    for whole, pieces in found.items():
+    if found is None or claimed.behind is None:
+        # The run had this claim already: its ranges are not those that the snapshot was read for.
+        found, held = _look_up(consumer, claimed.id, claimed.ranges)
+    else:
+        held = found.slices(claimed.ranges)
+    for whole, pieces in held.items():
         if not pieces:
             # No offset of the range holds a record: no task is needed.
             with begin() as connection:
                 mark_handled(connection, claimed.id, whole)
-    ordered = [piece for pieces in found.values() for piece in pieces]
-    return [unit(claimed.id, number, bundle) for number, bundle in enumerate(bundles(consumer, ordered))]
+    ordered = [piece for pieces in held.values() for piece in pieces]
+    return [
+        _unit(consumer, claimed.id, number, pieces, found, claimed.ranges)
+        for number, pieces in enumerate(batches(consumer, ordered))
+    ]
 
 
-def _slices_repaired(
+def _unit(
+    consumer: LandingConsumer,
+    claim_id: int,
+    number: int,
+    pieces: Sequence[FileSlice],
+    found: LandingSnapshot,
+    ranges: Sequence[OffsetRange],
+) -> WorkUnit:
+    return work_unit(
+        claim_id,
+        number,
+        pieces,
+        # Each partition of a claim has one log.
+        logs={part.partition: part.topic_id for part in ranges},
+        staging=staging.folder(consumer, claim_id, found.location),
+        columns=found.columns,
+    )
+
+
+def _look_up(
     consumer: LandingConsumer, claim_id: int, ranges: Sequence[OffsetRange]
-) -> dict[OffsetRange, list[Slice]]:
-    """`_slices`; offsets whose files were removed are read from Kafka again first."""
+) -> tuple[LandingSnapshot, dict[OffsetRange, list[FileSlice]]]:
+    """What holds the ranges of a claim now; offsets whose files were removed are read from Kafka again first."""
+
+    def look_up() -> tuple[LandingSnapshot, dict[OffsetRange, list[FileSlice]]]:
+        found = LandingSnapshot.of_ranges(consumer.topic, ranges)
+        _check_same_log(consumer, found, ranges)
+        return found, found.slices(ranges)
+
     try:
-        return _slices(consumer, ranges)
+        return look_up()
     except NotLanded as missing:
         # The offsets had landed when they were claimed, and their files were removed afterwards.
         text = f"claim {claim_id}: {missing}: files were removed; the offsets are read from Kafka again ({RUNBOOK})"
         landing_id = topic_id(load_landing_table(consumer.topic))
         with begin() as connection:
             open_alarm(connection, raw_table(consumer.topic), GAP_ALARM, text)
-        repair(
-            consumer.topic,
-            [Gap(replace(r, topic_id=landing_id), timedelta()) for r in ranges],
-            conn_id=consumer.conn_id,
-        )
-        found = _slices(consumer, ranges)
+        gone = [Gap(replace(part, topic_id=landing_id), timedelta()) for part in ranges]
+        repair(consumer.topic, gone, conn_id=consumer.conn_id)
+        repaired = look_up()
         with begin() as connection:
             close_if_whole(connection, consumer.topic, landing_id)
-        return found
+        return repaired
 
 
-def _slices(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[OffsetRange, list[Slice]]:
-    table = load_landing_table(consumer.topic)
+def _check_same_log(consumer: LandingConsumer, found: LandingSnapshot, ranges: Sequence[OffsetRange]) -> None:
+    """Raise ConsumerStopped if the landing table is not of the log that was claimed."""
     for wanted in ranges:
-        if not is_same_topic(wanted.topic_id, topic_id(table)):
+        if not is_same_topic(wanted.topic_id, found.topic_id):
             why = (
                 f"consumer {consumer.name}: {wanted} was claimed of the topic with id {wanted.topic_id}, and landing "
-                f"table {raw_table(consumer.topic)} holds the one with id {topic_id(table)}"
+                f"table {raw_table(consumer.topic)} holds the one with id {found.topic_id}"
             )
             raise ConsumerStopped({wanted.topic: why})
-
-    def settled(wanted: OffsetRange) -> Ranges:
-        starts, ends = {wanted.partition: wanted.start}, {wanted.partition: wanted.end}
-        with begin() as connection:
-            # Gaps are recorded under the table's own id: a claim may be of a later generation of the log.
-            return gaps.settled(connection, topic_id(table), starts, ends).get(wanted.partition, [])
-
-    landed = Landed(table)
-    return {r: slices(landed, r, settled) for r in sorted(ranges, key=lambda r: (r.partition, r.start))}
-
-
-def _stop(consumer: LandingConsumer, stopped: ConsumerStopped) -> Exception:
-    """Open an alarm and return a failure that Airflow does not retry: only a person can fix this."""
-    from airflow.sdk.exceptions import AirflowFailException
-
-    with begin() as connection:
-        return AirflowFailException(open_stopped_alarm(connection, consumer, [str(stopped)]))

@@ -1,15 +1,15 @@
 """Where a consumer of a landing table stands: its next offsets, its claims, and why it cannot go on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from sqlalchemy import Connection, select
 
-from include.streams.kafka.claims import positions_of, reset_command
-from include.streams.kafka.offsets import OffsetRange, is_same_topic
+from include.streams.kafka.claims import ConsumerStopped, positions_of, reset_command
+from include.streams.kafka.offsets import OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.watch import STOPPED_ALARM
 from include.streams.landing.gaps import RUNBOOK
-from include.streams.landing.tables import LandedTopic
+from include.streams.landing.tables import LandedTopic, raw_table
 from include.streams.operations.alarms import add_lasting
 from include.streams.operations.database import begin
 from include.streams.operations.tables import claim_ranges, claims
@@ -66,13 +66,32 @@ def claim_of(consumer: Claimant, run_id: str) -> tuple[int, list[OffsetRange]]:
     return claim_id, [OffsetRange(r.topic, r.topic_id, r.partition, r.readable_from, r.end_offset) for r in found]
 
 
+def check_same_topic(topic: LandedTopic, landing_id: str, kafka: Mapping[Partition, PartitionOffsets]) -> None:
+    """Raise ConsumerStopped when Kafka's topic is not the one that landed: the same offsets would be other messages."""
+    for offsets in kafka.values():
+        if not is_same_topic(offsets.topic_id, landing_id):
+            why = (
+                f"topic {topic.name} was deleted and recreated (its id was {landing_id} and is {offsets.topic_id}), "
+                f"and landing table {raw_table(topic)} holds the old one's messages"
+            )
+            raise ConsumerStopped({topic.name: why})
+
+
+def stop(consumer: Claimant, stopped: ConsumerStopped) -> Exception:
+    """Open an alarm and return a failure that Airflow does not retry: only a person can fix this."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    with begin() as connection:
+        return AirflowFailException(open_stopped_alarm(connection, consumer, [str(stopped)]))
+
+
 def open_stopped_alarm(connection: Connection, consumer: Claimant, reasons: Iterable[str]) -> str:
     """Open the alarm about logs that are not those that were claimed before, or add those that it does not name yet.
 
     Args:
         connection: A connection in a transaction.
         consumer: The stopped consumer.
-        reasons: What happened to each log; the same text at every look.
+        reasons: What happened to each log; the same text at every check.
 
     Returns:
         The text with the remedy.

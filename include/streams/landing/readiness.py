@@ -153,7 +153,7 @@ def _with_something_to_do(lane: Lane, table: "Table", logs: "_Logs", *, verify_t
             with begin() as connection:
                 open_gap_alarm(connection, lane.topic, found.due)
         # An idle lane is told as well: the sink reads these offsets again, and no run would look at them before.
-        waiting |= due | {partition.number for partition in found.lost}
+        waiting |= due | {partition.number for partition in found.snapshot.lost}
     return logs.why_not(waiting) if waiting else Readiness.no_data
 
 
@@ -196,8 +196,8 @@ class _Logs:
         from include.streams.kafka.reading import CONSUMER_SETTINGS
         from include.streams.landing import log_ends
         from include.streams.landing.landed import Landed
+        from include.streams.landing.positions import check_same_topic
         from include.streams.landing.tables import topic_id
-        from include.streams.landing.verification import check_same_topic
         from include.streams.operations.database import begin
         from include.streams.operations.tables import positions
 

@@ -24,8 +24,8 @@ from include.streams.landing import gaps, intervals
 from include.streams.landing.gaps import GAP_ALARM, LOST_ALARM, RUNBOOK, Gap, State
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed
+from include.streams.landing.positions import check_same_topic
 from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, sink_group, topic_id
-from include.streams.landing.verification import check_same_topic
 from include.streams.operations.alarms import add_to_alarm
 from include.streams.operations.database import begin
 

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from include.streams.landing.intervals import Ranges
 
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO
@@ -27,6 +29,13 @@ class LandedFile:
     def is_dense(self) -> bool:
         """Whether the file holds every offset between its bounds."""
         return self.records == self.end - self.start
+
+
+class HeldFile(NamedTuple):
+    """A data file, and the offsets that it holds."""
+
+    file: LandedFile
+    offsets: Ranges
 
 
 class BrokenFiles(Exception):

@@ -1,23 +1,45 @@
 """The functions that the Dag of a landing consumer calls, one for each task.
 
-The Dag file only wires them together, and imports nothing heavy.
+The Dag file only wires them together, and imports nothing heavy. What passes between them is in `xcom.py`.
 
+repair_gaps(CONSUMER, run_id)
 units = plan(CONSUMER, run_id)
 validate(CONSUMER, unit, run_id)          # mapped
-summary = commit(CONSUMER, counts, run_id)
+summary = commit(CONSUMER, results, run_id)
 check(CONSUMER, summary)
 metadata = close(CONSUMER, summary, run_id)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from include.streams.landing.consumers import LandingConsumer
 
+if TYPE_CHECKING:
+    from include.streams.landing.xcom import FinishedRun, RepairedGaps, RunSummary, ValidatedUnit, WorkUnit
+    from include.streams.validators.sets import CheckedSet
 
-def plan(consumer: LandingConsumer, run_id: str) -> list[dict[str, Any]]:
+
+def repair_gaps(consumer: LandingConsumer, run_id: str) -> RepairedGaps:
+    """Read from Kafka what the sink has lost of the offsets that the run can claim.
+
+    Without this task, the lane stops at the first gap. The plan never claims past one.
+
+    Args:
+        consumer: The landing consumer.
+        run_id: The Dag run.
+
+    Returns:
+        Counts of the offsets that were settled.
+    """
+    from include.streams.landing.repairing import repair_gaps
+
+    return repair_gaps(consumer, run_id)
+
+
+def plan(consumer: LandingConsumer, run_id: str) -> list[WorkUnit]:
     """Claim landed offsets for a run.
 
     Args:
@@ -40,7 +62,7 @@ def plan(consumer: LandingConsumer, run_id: str) -> list[dict[str, Any]]:
     return units
 
 
-def validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> dict[str, Any]:
+def validate(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> ValidatedUnit:
     """Validate one unit.
 
     Args:
@@ -56,12 +78,12 @@ def validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> di
     return validate_unit(consumer, unit, run_id)
 
 
-def commit(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], run_id: str) -> dict[str, Any]:
+def commit(consumer: LandingConsumer, results: Iterable[ValidatedUnit], run_id: str) -> RunSummary:
     """Commit the run's rows to the clean table, each event once.
 
     Args:
         consumer: The landing consumer.
-        units: The results of `validate`, one for each unit.
+        results: The results of `validate`, one for each unit.
         run_id: The Dag run.
 
     Returns:
@@ -69,10 +91,10 @@ def commit(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], run_id
     """
     from include.streams.landing.clean import commit_clean
 
-    return commit_clean(consumer, units, run_id)
+    return commit_clean(consumer, results, run_id)
 
 
-def check(consumer: LandingConsumer, summary: Mapping[str, Any]) -> dict[str, Any]:
+def check(consumer: LandingConsumer, summary: RunSummary) -> CheckedSet:
     """Check the run's rows as a whole with the consumer's suite.
 
     Args:
@@ -80,7 +102,7 @@ def check(consumer: LandingConsumer, summary: Mapping[str, Any]) -> dict[str, An
         summary: The run's summary.
 
     Returns:
-        The summary, with what the check found.
+        The suite's result.
 
     Raises:
         SetsFailed: A rule is broken.
@@ -90,7 +112,7 @@ def check(consumer: LandingConsumer, summary: Mapping[str, Any]) -> dict[str, An
     return check_sets(consumer, summary)
 
 
-def close(consumer: LandingConsumer, summary: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+def close(consumer: LandingConsumer, summary: RunSummary, run_id: str) -> FinishedRun:
     """Check that the run's counts balance, and close its claim.
 
     Args:

@@ -1,23 +1,20 @@
-"""Units of work: which offsets of which files each mapped task of a run reads.
+"""Units of work: which offsets of which files each mapped task of a run reads. Computed without I/O.
 
-Every planning looks up the files for the offset ranges again. So expired snapshots, rewritten files and overlapping
-files do not change what a run reads.
+Every planning looks up the files for the offset ranges again (`snapshot.py`). So expired snapshots, rewritten files and
+overlapping files do not change what a run reads.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from include.streams.kafka.offsets import OffsetRange
+from include.streams.lake.offsets import LogRange
 from include.streams.landing import intervals
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.intervals import Ranges
-from include.streams.landing.landed import Landed
-
-# As an XCom: {"claim_id", "unit", "ranges": [{partition, start, end}], "files": [{path, partition, start, end}]}; ends
-# are exclusive. The units' ranges together are the claim's ranges; a file's offsets are those that this unit reads from
-# it.
-Unit = dict[str, Any]
+from include.streams.landing.stored import HeldFile
+from include.streams.landing.tables import LandedTopic
+from include.streams.landing.xcom import TableColumn, WorkUnit
 
 
 class NotLanded(Exception):
@@ -25,7 +22,7 @@ class NotLanded(Exception):
 
 
 @dataclass(frozen=True)
-class Slice:
+class FileSlice:
     """Offsets [start, end) that are read from one file. No other slice overlaps them, and they need no other file."""
 
     path: str
@@ -37,16 +34,15 @@ class Slice:
         return self.end - self.start
 
 
-def slices(landed: Landed, wanted: OffsetRange, settled: Callable[[OffsetRange], Ranges]) -> list[Slice]:
+def slices(files: Iterable[HeldFile], wanted: OffsetRange, settled: Ranges) -> list[FileSlice]:
     """Choose the pieces of files that hold the range's records.
 
     Together the pieces are the range, in order and without overlap.
 
     Args:
-        landed: The files of the landing table. They are read in no transaction of the caller's: that can take long.
+        files: Files of the partition that overlap the range, sorted by first offset, and possibly others.
         wanted: The range.
-        settled: Returns the offsets of the range that are recorded as holding no record or as lost. It is called only
-            if an offset is in no file.
+        settled: The offsets of the partition that are recorded as holding no record or as lost.
 
     Returns:
         The pieces; empty when no offset of the range holds a record.
@@ -54,42 +50,42 @@ def slices(landed: Landed, wanted: OffsetRange, settled: Callable[[OffsetRange],
     Raises:
         NotLanded: An offset is in no file, and is not recorded as holding no record or as lost.
     """
-    taken, missing = _assigned(landed, wanted)
-    if missing and (gone := intervals.subtract(missing, settled(wanted))):
+    taken, missing = _assigned(files, wanted)
+    if missing and (gone := intervals.subtract(missing, settled)):
         raise NotLanded(f"{wanted}: not in the landing table: {intervals.text(gone)}")
-    pieces: list[Slice] = []
+    pieces: list[FileSlice] = []
     # Offsets without a record are added to the next piece, or to the last one.
     start = wanted.start
     for _, end, path in taken:
         if pieces and pieces[-1].path == path:
-            pieces[-1] = Slice(path, wanted.partition, pieces[-1].start, end)
+            pieces[-1] = FileSlice(path, wanted.partition, pieces[-1].start, end)
         else:
-            pieces.append(Slice(path, wanted.partition, start, end))
+            pieces.append(FileSlice(path, wanted.partition, start, end))
         start = end
     if pieces:
-        pieces[-1] = Slice(pieces[-1].path, wanted.partition, pieces[-1].start, wanted.end)
+        pieces[-1] = FileSlice(pieces[-1].path, wanted.partition, pieces[-1].start, wanted.end)
     return pieces
 
 
-def _assigned(landed: Landed, wanted: OffsetRange) -> tuple[list[tuple[int, int, str]], Ranges]:
+def _assigned(files: Iterable[HeldFile], wanted: OffsetRange) -> tuple[list[tuple[int, int, str]], Ranges]:
     """(start, end, path): which file each offset is read from, in order; and the offsets that no file holds."""
-    files = landed.files(wanted.partition, wanted.start, wanted.end)
-    landed.read_ahead(files)
     taken: list[tuple[int, int, str]] = []
     missing: Ranges = []
     left: Ranges = [(wanted.start, wanted.end)]
     # The files are sorted by first offset: a range that ends before a file starts is in none of the files that follow.
-    for file in files:
+    for file, offsets in files:
+        if file.end <= wanted.start or file.start >= wanted.end:
+            continue
         while left and left[0][1] <= file.start:
             missing.append(left.pop(0))
-        mine = intervals.intersect(landed.offsets(file), left)
+        mine = intervals.intersect(offsets, left)
         taken += [(start, end, file.path) for start, end in mine]
         if mine:
             left = intervals.subtract(left, mine)
     return sorted(taken), intervals.union([*missing, *left])
 
 
-def bundles(consumer: LandingConsumer, pieces: Iterable[Slice]) -> list[list[Slice]]:
+def batches(consumer: LandingConsumer, pieces: Iterable[FileSlice]) -> list[list[FileSlice]]:
     """Distribute slices over the units of a run, with about the same number of offsets each.
 
     Args:
@@ -99,7 +95,7 @@ def bundles(consumer: LandingConsumer, pieces: Iterable[Slice]) -> list[list[Sli
     Returns:
         The slices of each unit.
     """
-    groups: list[list[Slice]] = []
+    groups: list[list[FileSlice]] = []
     for piece in pieces:
         if consumer.map_by == "partition" and groups and groups[-1][0].partition == piece.partition:
             groups[-1].append(piece)
@@ -111,7 +107,7 @@ def bundles(consumer: LandingConsumer, pieces: Iterable[Slice]) -> list[list[Sli
     count = min(len(groups), consumer.max_units)
     if consumer.map_by == "file":
         count = min(count, -(-sum(sizes) // consumer.min_messages_per_unit))
-    units: list[list[Slice]] = [[]]
+    units: list[list[FileSlice]] = [[]]
     done = 0
     for number, (group, size) in enumerate(zip(groups, sizes, strict=True)):
         is_full = done >= sum(sizes) * len(units) / count
@@ -123,13 +119,54 @@ def bundles(consumer: LandingConsumer, pieces: Iterable[Slice]) -> list[list[Sli
     return units
 
 
-def unit(claim_id: int, number: int, pieces: Iterable[Slice]) -> Unit:
-    """A unit of work as an XCom."""
-    ranges: list[dict[str, int]] = []
-    files = [asdict(piece) for piece in pieces]
-    for file in files:
-        if ranges and (ranges[-1]["partition"], ranges[-1]["end"]) == (file["partition"], file["start"]):
-            ranges[-1]["end"] = file["end"]
+def work_unit(
+    claim_id: int,
+    number: int,
+    pieces: Sequence[FileSlice],
+    *,
+    logs: Mapping[int, str],
+    staging: str,
+    columns: list[TableColumn],
+) -> WorkUnit:
+    """A unit of work as an XCom.
+
+    Args:
+        claim_id: The claim.
+        number: The unit's number in its run.
+        pieces: What the unit reads, sorted by partition and offset.
+        logs: {partition: the identity of the log that was claimed}.
+        staging: The address of the folder of the claim's staging files.
+        columns: The columns of the landing table.
+    """
+    ranges: list[LogRange] = []
+    for piece in pieces:
+        if ranges and (ranges[-1]["partition"], ranges[-1]["end"]) == (piece.partition, piece.start):
+            ranges[-1]["end"] = piece.end
         else:
-            ranges.append({name: file[name] for name in ("partition", "start", "end")})
-    return {"claim_id": claim_id, "unit": number, "ranges": ranges, "files": files}
+            ranges.append(
+                {
+                    "partition": piece.partition,
+                    "start": piece.start,
+                    "end": piece.end,
+                    "log": logs[piece.partition],
+                }
+            )
+    return {
+        "claim_id": claim_id,
+        "unit": number,
+        "ranges": ranges,
+        "files": [
+            {"path": piece.path, "partition": piece.partition, "start": piece.start, "end": piece.end}
+            for piece in pieces
+        ],
+        "staging": staging,
+        "columns": columns,
+    }
+
+
+def offset_ranges(topic: LandedTopic, unit: WorkUnit) -> list[OffsetRange]:
+    """The ranges of a unit, with the identity of the log that was claimed."""
+    return [
+        OffsetRange(topic.name, part.get("log") or "", part["partition"], part["start"], part["end"])
+        for part in unit["ranges"]
+    ]

@@ -16,14 +16,14 @@ from include.streams.contracts import Topic
 from include.streams.kafka.connection import CONN_ID
 from include.streams.lake.catalog import CONN_ID as CATALOG_CONN_ID
 from include.streams.lake.catalog import OBJECTS_CONN_ID
-from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.consumers import LANDING_GRACE, LandingConsumer
 from include.streams.operations.each import do_each, shuffled
 
 if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
     from include.streams.lake.buckets import Entry
-    from include.streams.landing.verification import Verified
+    from include.streams.landing.snapshot import LandingSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,12 @@ def _expire_landing_snapshots(topic: Topic, kept: timedelta) -> int:
 
 
 def keep_landing_table(
-    topic: Topic, lanes: Iterable[LandingConsumer] = (), *, seconds: float = math.inf, conn_id: str = CONN_ID
+    topic: Topic,
+    lanes: Iterable[LandingConsumer] = (),
+    *,
+    grace: timedelta = LANDING_GRACE,
+    seconds: float = math.inf,
+    conn_id: str = CONN_ID,
 ) -> dict[str, Any] | None:
     """Bundle the small files of a topic's landing table, repair its gaps, and delete unreferenced files.
 
@@ -182,6 +187,7 @@ def keep_landing_table(
     Args:
         topic: The landed topic.
         lanes: All consumers of landing tables; those of other topics are ignored.
+        grace: As for `check_gaps`.
         seconds: Bundling and the check for gaps each leave the rest for the next time after about half of this.
         conn_id: The Airflow connection of Kafka.
 
@@ -208,7 +214,8 @@ def keep_landing_table(
     bundle = partial(bundling.bundle, table, topic, lanes, seconds=seconds / 2)
     found: dict[str, Any] = {"bundled": reading(topic, bundle, conn_id=conn_id)}
     reading(topic, lambda: report_late(topic, lanes), conn_id=conn_id)
-    if not reading(topic, lambda: check_gaps(topic, seconds=seconds / 2, conn_id=conn_id), conn_id=conn_id):
+    check = partial(check_gaps, topic, grace=grace, seconds=seconds / 2, conn_id=conn_id)
+    if not reading(topic, check, conn_id=conn_id):
         log.warning("table %s: offsets are missing or not checked yet, nothing is removed", raw_table(topic))
         return {**found, "removed": None}
     # Before the snapshots are read: a file that the coordinator commits in between is named here or referenced there.
@@ -219,7 +226,9 @@ def keep_landing_table(
     return {**found, "removed": maintenance.remove_unreferenced(table, spared=spared)}
 
 
-def check_gaps(topic: Topic, *, seconds: float = math.inf, conn_id: str = CONN_ID) -> bool:
+def check_gaps(
+    topic: Topic, *, grace: timedelta = LANDING_GRACE, seconds: float = math.inf, conn_id: str = CONN_ID
+) -> bool:
     """Check a landing table from where the last check ended, and repair the gaps that are due.
 
     A partition whose log has lost records that have landed is not checked, and an alarm names it: a lane opens one of
@@ -230,6 +239,7 @@ def check_gaps(topic: Topic, *, seconds: float = math.inf, conn_id: str = CONN_I
 
     Args:
         topic: The landed topic; it has a table.
+        grace: How long offsets at the end of a partition may be missing before they are a gap that is due.
         seconds: After about this long the rest is left for the next time.
         conn_id: The Airflow connection of Kafka.
 
@@ -240,13 +250,14 @@ def check_gaps(topic: Topic, *, seconds: float = math.inf, conn_id: str = CONN_I
     from include.streams.landing.verification import verify
 
     until = time.monotonic() + seconds
-    options: dict[str, Any] = {"conn_id": conn_id, "most": CHECKED_AT_ONCE, "repairs": True}
+    check = partial(verify, topic, conn_id=conn_id, grace=grace, most=CHECKED_AT_ONCE, repairs=True)
     while True:
         of_topic, checked = _checked(topic)
-        found = verify(topic, checked, **options)
-        if found.due:
-            repair(topic, found.due, conn_id=conn_id)
-            found = verify(topic, checked, **options)
+        verified = check(checked)
+        if verified.due:
+            repair(topic, verified.due, conn_id=conn_id)
+            verified = check(checked)
+        found = verified.snapshot
         if found.topic_id != of_topic:
             # The table was made again in between: what was checked is another table's.
             continue
@@ -261,12 +272,12 @@ def check_gaps(topic: Topic, *, seconds: float = math.inf, conn_id: str = CONN_I
         return False
     # A person must decide about removed files: the check of the whole table opens the alarm, and repairs nothing. It
     # also closes the alarm, once a person has repaired.
-    if _files_were_removed(found, reached) or _is_missing_below(found, reached):
-        return not verify(topic, conn_id=conn_id).missing and not _is_missing_below(found, reached)
+    if _files_were_removed(topic, found, reached) or _is_missing_below(found, reached):
+        return not verify(topic, conn_id=conn_id, grace=grace).missing and not _is_missing_below(found, reached)
     return True
 
 
-def _note_lost_logs(topic: Topic, found: Verified) -> None:
+def _note_lost_logs(topic: Topic, found: LandingSnapshot) -> None:
     from include.streams.kafka.watch import STOPPED_ALARM
     from include.streams.landing.gaps import RUNBOOK
     from include.streams.landing.tables import raw_table
@@ -316,15 +327,18 @@ def _remember_checked(topic: Topic, of_topic: str, reached: Mapping[int, int]) -
         write_positions(connection, raw_table(topic), rows)
 
 
-def _files_were_removed(found: Verified, reached: Mapping[int, int]) -> bool:
+def _files_were_removed(topic: Topic, found: LandingSnapshot, reached: Mapping[int, int]) -> bool:
     """Whether offsets that an earlier check has found are now outside of the bounds of all files."""
     from include.streams.landing import gaps, intervals
+    from include.streams.landing.landed import Landed
+    from include.streams.landing.tables import load_landing_table
     from include.streams.operations.database import begin
 
+    landed = Landed(load_landing_table(topic))
     outside: list[tuple[int, int, int]] = []
     for partition, end in reached.items():
         start = found.begins.get(partition, 0)
-        files = intervals.union((file.start, file.end) for file in found.landed.files(partition, start, end))
+        files = intervals.union((file.start, file.end) for file in landed.files(partition, start, end))
         outside += [(partition, *part) for part in intervals.subtract([(start, end)], files)]
     with begin() as connection:
         for partition, start, end in outside:
@@ -334,7 +348,7 @@ def _files_were_removed(found: Verified, reached: Mapping[int, int]) -> bool:
     return False
 
 
-def _is_missing_below(found: Verified, reached: Mapping[int, int]) -> bool:
+def _is_missing_below(found: LandingSnapshot, reached: Mapping[int, int]) -> bool:
     """Whether offsets that an earlier check has found are recorded as missing."""
     from include.streams.landing import gaps, intervals
     from include.streams.operations.database import begin

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-
 from include.streams.contracts import ContractViolation
 from include.streams.kafka.dead_letters import DeadLetter
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.kafka.producer import AcknowledgedProducer
+from include.streams.lake.catalog import warehouse_io
+from include.streams.lake.datafiles import filesystem
 from include.streams.lake.engine import connect, fetched, literal, quoted, read_files
 from include.streams.lake.offsets import among
 from include.streams.lake.types import arrow_type, sql_type
@@ -28,8 +28,8 @@ from include.streams.landing.broken import reading
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.landed import stored_files
 from include.streams.landing.tables import PLACE, load_landing_table
-from include.streams.operations.database import begin
-from include.streams.operations.tables import claim_ranges
+from include.streams.landing.units import offset_ranges
+from include.streams.landing.xcom import ValidatedUnit, WorkUnit
 from include.streams.validators import rows
 from include.streams.validators.columns import columns_of
 from include.streams.validators.coordinates import COORDINATES
@@ -37,6 +37,7 @@ from include.streams.validators.coordinates import COORDINATES
 if TYPE_CHECKING:
     import pyarrow
     from duckdb import DuckDBPyConnection
+    from pyiceberg.schema import Schema
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +58,14 @@ class _Examined:
     bad: list[DeadLetter] = field(default_factory=list)
 
 
-def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> dict[str, Any]:
+def validate_unit(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> ValidatedUnit:
     """Validate a unit's rows.
 
     When it returns, the broker has acknowledged the dead letters and they are recorded.
+
+    It asks the catalog's database only when files are gone: the unit has the rest. It asks the inbox at each try for
+    dead letters that are on record, because an earlier try of this task, or of the run before it was cleared, may have
+    published some since the plan: a second publication would be a second message.
 
     Args:
         consumer: The landing consumer.
@@ -68,9 +73,7 @@ def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) 
         run_id: The Dag run.
 
     Returns:
-        For an XCom: `unit`, its number; `files`, the addresses of its staging files; and counts. `landed`: offsets with
-        a row, each counted once; `good` and `dead_lettered`: how many of them; `without_record`: offsets of the ranges
-        that have no row; `repeated`: rows that had landed more than once and were dropped.
+        The unit's staging files and counts.
 
     Raises:
         ScreenDiffers: The screen accepted a row that the contract parses differently.
@@ -80,7 +83,7 @@ def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) 
 
     from include.streams.landing.planning import plan_again
 
-    def validate() -> dict[str, Any]:
+    def validate() -> ValidatedUnit:
         try:
             return _validate(consumer, unit, run_id)
         except (OSError, duckdb.Error) as error:
@@ -96,18 +99,20 @@ def validate_unit(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) 
     return reading(consumer.topic, validate, conn_id=consumer.conn_id)
 
 
-def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> dict[str, Any]:
-    table = load_landing_table(consumer.topic)
-    ranges = offset_ranges(consumer, unit)
+def _validate(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> ValidatedUnit:
+    ranges = offset_ranges(consumer.topic, unit)
     settled = letters.known(consumer, ranges)
     # A name of its own for every try: maintenance may be removing the files of an earlier one.
-    name = f"{int(unit['unit'])}-{uuid.uuid4().hex}"
-    address = f"{staging.folder(consumer, unit['claim_id'], table.location())}/{name}"
-    with tempfile.TemporaryDirectory(prefix="validate-") as folder, connect() as connection:
+    address = f"{unit['staging']}/{int(unit['unit'])}-{uuid.uuid4().hex}"
+    io = warehouse_io(unit["staging"])
+    with (
+        tempfile.TemporaryDirectory(prefix="validate-") as folder,
+        connect(filesystem=filesystem(io, unit["staging"])) as connection,
+    ):
         connection.execute(rows.MACROS)
         screened = Path(folder) / "screened.parquet"
         paths = fetched(connection, [file["path"] for file in unit["files"]])
-        landing = read_files(connection, table.schema(), paths)
+        landing = read_files(connection, _schema(unit), paths)
         # Not each file restricted to its own slice: a record that is in two files is dropped as repeated.
         among(connection, landing, unit["ranges"], PLACE).create_view("landed")
         repeated, letters_here = _screen(connection, consumer, settled, screened)
@@ -120,35 +125,36 @@ def _validate(consumer: LandingConsumer, unit: dict[str, Any], run_id: str) -> d
         examined_good = 0
         if total > doubtful:
             files.append(f"{address}.parquet")
-            staging.upload(table.io, screened, files[0])
+            staging.upload(io, screened, files[0])
         if doubtful:
             good = _examine(connection, consumer, ranges, here, run_id, Path(folder) / "examined.parquet")
             if good:
                 files.append(f"{address}-examined.parquet")
-                staging.upload(table.io, Path(folder) / "examined.parquet", files[-1])
+                staging.upload(io, Path(folder) / "examined.parquet", files[-1])
             examined_good = good
     bad = doubtful - examined_good + letters_here
-    counts = {
+    validated: ValidatedUnit = {
+        "unit": unit["unit"],
+        "files": files,
         "landed": total + letters_here,
         "good": total - doubtful + examined_good,
         "dead_lettered": bad,
         "without_record": sum(map(len, ranges)) - total - letters_here,
         "repeated": repeated,
     }
-    log.info("validated: consumer=%s run_id=%s unit=%d %s", consumer.name, run_id, unit["unit"], counts)
-    return {"unit": unit["unit"], "files": files, **counts}
+    log.info("validated: consumer=%s run_id=%s %s", consumer.name, run_id, validated)
+    return validated
 
 
-def offset_ranges(consumer: LandingConsumer, unit: dict[str, Any]) -> list[OffsetRange]:
-    """The unit's ranges, with the topic's id at the time of the claim."""
-    of_claim = select(claim_ranges.c.partition, claim_ranges.c.topic_id)
-    with begin() as connection:
-        found = connection.execute(of_claim.where(claim_ranges.c.claim_id == unit["claim_id"])).all()
-    topic_ids = {row.partition: row.topic_id for row in found}
-    return [
-        OffsetRange(consumer.topic.name, topic_ids[r["partition"]], r["partition"], r["start"], r["end"])
-        for r in unit["ranges"]
-    ]
+def _schema(unit: WorkUnit) -> Schema:
+    """The landing table's columns. Files are read by the columns' ids."""
+    from pyiceberg.schema import Schema
+    from pyiceberg.types import NestedField
+
+    return Schema(
+        # PyIceberg takes the name of a type for the type.
+        *(NestedField(each["id"], each["name"], each["type"], required=False) for each in unit["columns"])  # type: ignore[arg-type]
+    )
 
 
 def _screen(
@@ -182,7 +188,7 @@ def _screen(
     return written - int(distinct), letters_here
 
 
-def _compare_with_contract(connection: DuckDBPyConnection, consumer: LandingConsumer, unit: dict[str, Any]) -> None:
+def _compare_with_contract(connection: DuckDBPyConnection, consumer: LandingConsumer, unit: WorkUnit) -> None:
     """Compare the screen with the contract, on rows spread over the unit's first and last file."""
     # No file: all of the unit's records are lost.
     if not unit["files"] or not rows.is_screened(consumer.topic.contract):

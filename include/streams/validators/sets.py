@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -37,6 +37,24 @@ class SetsFailed(AirflowFailException):
     """A run's rows break rules that nobody has accepted. Not retried: the same rows would break the rules again."""
 
 
+class CheckedSet(TypedDict):
+    """The result of the check, as an XCom.
+
+    Attributes:
+        suite: The suite's name; None if the consumer has no suite. The other keys are missing then.
+        rules: The number of rules.
+        warnings: The broken rules that are warnings.
+        accepted: The broken rules that a person has accepted.
+        page: The page's address.
+    """
+
+    suite: str | None
+    rules: NotRequired[int]
+    warnings: NotRequired[list[str]]
+    accepted: NotRequired[list[str]]
+    page: NotRequired[str]
+
+
 class HasSuite(Protocol):
     """The part of a consumer that these checks need."""
 
@@ -46,7 +64,7 @@ class HasSuite(Protocol):
     def load_suite(self) -> Any: ...
 
 
-def check_sets(consumer: HasSuite, summary: Mapping[str, Any]) -> dict[str, Any]:
+def check_sets(consumer: HasSuite, summary: Mapping[str, Any]) -> CheckedSet:
     """Check the rows that the run has written to the clean table.
 
     A repeated check has the same result: it compares only with runs before this claim.
@@ -58,8 +76,7 @@ def check_sets(consumer: HasSuite, summary: Mapping[str, Any]) -> dict[str, Any]
             one. The suite's measures may use the counts, and `dead_lettered_share` and `duplicate_share`.
 
     Returns:
-        The XCom: the suite's name, the number of rules, the broken rules that are warnings, the accepted rules, and the
-        page's address. Only {"suite": None} if the consumer has no suite.
+        The result; only {"suite": None} if the consumer has no suite.
 
     Raises:
         SetsFailed: The rows break rules that nobody has accepted.
@@ -95,7 +112,7 @@ def rows_of(
     return coordinates.rows_of(connection, table, ranges).project(", ".join(map(quoted, columns)))
 
 
-def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any]) -> dict[str, Any]:
+def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any]) -> CheckedSet:
     """Check any rows as the rows of a claim, and store the result.
 
     Args:
@@ -105,7 +122,7 @@ def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any
         summary: As in `check_sets`; `table` is not needed.
 
     Returns:
-        The XCom, as from `check_sets`.
+        The result.
 
     Raises:
         SetsFailed: The rows break rules that nobody has accepted.

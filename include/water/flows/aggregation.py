@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from include.streams.lake import engine
 from include.streams.lake.catalog import refreshed
+from include.streams.lake.offsets import LogRange
 from include.streams.validators.coordinates import LOG
 from include.water.flows import queries, tables
 from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, night_of
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
     from pyiceberg.table import Table, Transaction
 
+    from include.streams.landing.xcom import RunSummary
+
 log = logging.getLogger(__name__)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -52,7 +55,16 @@ MAX_DAYS = 1_000
 MAX_ROWS = 2_000_000
 
 
-def aggregate(summary: Mapping[str, Any]) -> dict[str, Any]:
+class Aggregated(TypedDict):
+    """What a run has computed again, as an XCom: the first and the last hour (empty if none), and rows by table."""
+
+    hours: list[str]
+    meter_hours: int
+    district_hours: int
+    district_nights: int
+
+
+def aggregate(summary: RunSummary) -> Aggregated:
     """Compute again what the readings of a run touch, and those that an earlier try of it had put in their place.
 
     `summary`: as the commit to the clean table returned it. Returns what `aggregate_ranges` does.
@@ -62,11 +74,10 @@ def aggregate(summary: Mapping[str, Any]) -> dict[str, Any]:
     return aggregate_ranges(summary["ranges"], noted_hours(summary["claim_id"]))
 
 
-def aggregate_ranges(ranges: Sequence[Mapping[str, Any]], noted: Iterable[datetime] = ()) -> dict[str, Any]:
+def aggregate_ranges(ranges: Sequence[LogRange], noted: Iterable[datetime] = ()) -> Aggregated:
     """Compute again what the clean readings of these offset ranges touch: table by table, some days in a commit.
 
-    `ranges`: partition, start, end (exclusive), log. `noted`: hours that lost readings. Returns {"hours": [first, last]
-    as text, or [] when nothing is touched, "meter_hours": rows, "district_hours": rows, "district_nights": rows}.
+    `noted`: hours that lost readings.
     """
     from include.streams.lake.catalog import load_catalog
     from include.streams.lake.engine import connect
@@ -85,9 +96,9 @@ def aggregate_tables(
     connection: DuckDBPyConnection,
     readings: Table,
     made: Mapping[str, Table],
-    ranges: Sequence[Mapping[str, Any]],
+    ranges: Sequence[LogRange],
     noted: Iterable[datetime] = (),
-) -> dict[str, Any]:
+) -> Aggregated:
     """As `aggregate_ranges`, with the clean table and the flows' tables given."""
     noted = set(noted)
     of_ranges = hours_of(connection, readings, ranges)
@@ -110,7 +121,8 @@ def aggregate_tables(
     there = _days_of(refreshed(made[tables.DISTRICT_HOURS]), "hour", days)
     counted = {*hours, *(day + n * HOUR for day in there for n in range(24))}
     nights = sorted({night for hour in counted if (night := night_of(hour))})
-    counts = {
+    aggregated: Aggregated = {
+        "hours": [hours[0].isoformat(), hours[-1].isoformat()],
         "meter_hours": meter_hours,
         "district_hours": sum(
             _make_district_hours(connection, made, block)
@@ -120,12 +132,12 @@ def aggregate_tables(
             _make_district_nights(connection, made, block) for block in month_blocks(nights, MAX_DAYS)
         ),
     }
-    log.info("aggregated: first_hour=%s last_hour=%s hours=%d %s", hours[0], hours[-1], len(hours), counts)
-    return {"hours": [hours[0].isoformat(), hours[-1].isoformat()], **counts}
+    log.info("aggregated: hours=%d %s", len(hours), aggregated)
+    return aggregated
 
 
 def reached_hours(
-    connection: DuckDBPyConnection, readings: Table, ranges: Sequence[Mapping[str, Any]], read: Sequence[datetime]
+    connection: DuckDBPyConnection, readings: Table, ranges: Sequence[LogRange], read: Sequence[datetime]
 ) -> list[datetime]:
     """The hours whose flow the readings of these offset ranges can change.
 

@@ -11,9 +11,9 @@ hours. Killed after the commit: the hours are on record. A first try replaces no
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -21,15 +21,18 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from include.streams import LandingConsumer, begin
 from include.water.tables import replaced_hours
 
+if TYPE_CHECKING:
+    from include.streams.landing.xcom import RunSummary, ValidatedUnit
+
 log = logging.getLogger(__name__)
 
 
-def commit(consumer: LandingConsumer, units: Iterable[Mapping[str, Any]], run_id: str) -> dict[str, Any]:
+def commit(consumer: LandingConsumer, results: Iterable[ValidatedUnit], run_id: str) -> RunSummary:
     """Put the run's rows into the clean table in place of those it has there; returns the run's summary."""
     from include.streams.landing import tasks
 
     note_hours(consumer, run_id)
-    return tasks.commit(consumer, units, run_id)
+    return tasks.commit(consumer, results, run_id)
 
 
 def note_hours(consumer: LandingConsumer, run_id: str) -> None:

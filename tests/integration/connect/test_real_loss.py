@@ -8,11 +8,10 @@ from datetime import timedelta
 
 import pytest
 
-from include.streams.landing import connectors, verification
+from include.streams.landing import connectors, snapshot
 from include.streams.landing.connect import ConnectUnreachable
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.gaps import history
-from include.streams.landing.planning import claim_landed
 from include.streams.landing.tables import connector_name, load_landing_table, raw_table, topic_id
 from include.streams.landing.verification import verify
 from tests.integration.connect.conftest import (
@@ -26,7 +25,7 @@ from tests.integration.connect.conftest import (
     wait_for,
     wait_until_read,
 )
-from tests.integration.landing.conftest import alarms_of, offsets_of
+from tests.integration.landing.conftest import alarms_of, offsets_of, plan_run
 
 pytestmark = pytest.mark.integration
 
@@ -73,10 +72,10 @@ def test_a_connector_without_its_preset_offset_loses_its_first_files_and_the_lan
     consumer = LandingConsumer(
         name=connector_name(topic), topic=topic, min_messages_per_unit=1, landing_grace=timedelta()
     )
-    monkeypatch.setattr(verification, "INNER_GRACE", timedelta(hours=1))
+    monkeypatch.setattr(snapshot, "INNER_GRACE", timedelta(hours=1))
     assert {gap.offsets.start for gap in verify(topic).missing} == {0}
     assert "landing_gap" not in alarms_of(raw_table(topic)), "its grace is not over"
-    units = claim_landed(consumer, "run")
+    units = plan_run(consumer, "run")
     assert rows(topic) == expected(topic, {**first, **later})
     assert offsets_of(units) == sorted({**first, **later})
     message, is_open = alarms_of(raw_table(topic))["landing_gap"]

@@ -9,9 +9,10 @@ from confluent_kafka import TopicPartition
 
 from include.streams.contracts import Topic
 from include.streams.kafka.offsets import GroupOffsets, Partition
-from include.streams.landing import verification
+from include.streams.landing import snapshot
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.tables import create_landing_table, load_landing_table, sink_group
+from include.streams.landing.xcom import WorkUnit
 from tests.integration.kafka.conftest import admin, make_topic, operations, order, send
 
 __all__ = ["admin", "make_topic", "operations", "send"]
@@ -43,7 +44,7 @@ def lane(operations) -> Callable[..., LandingConsumer]:
 @pytest.fixture
 def landed_long_ago(monkeypatch) -> None:
     """Missing offsets below landed ones are due at once."""
-    monkeypatch.setattr(verification, "INNER_GRACE", timedelta())
+    monkeypatch.setattr(snapshot, "INNER_GRACE", timedelta())
 
 
 @pytest.fixture
@@ -115,6 +116,15 @@ def alarms_of(source: str) -> dict[str, tuple[str, bool]]:
     with begin() as connection:
         query = text("select kind, message, closed_at is null from alarms where source = :source order by id")
         return {kind: (message, is_open) for kind, message, is_open in connection.execute(query, {"source": source})}
+
+
+def plan_run(consumer: LandingConsumer, run_id: str) -> list[WorkUnit]:
+    """What the tasks `repair_gaps` and `plan` of a run do: its units."""
+    from include.streams.landing.planning import claim_landed
+    from include.streams.landing.repairing import repair_gaps
+
+    repair_gaps(consumer, run_id)
+    return claim_landed(consumer, run_id)
 
 
 def finish(units) -> None:

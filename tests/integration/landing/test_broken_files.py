@@ -16,7 +16,7 @@ from include.streams.kafka.offsets import OffsetRange
 from include.streams.lake import maintenance
 from include.streams.lake.datafiles import filesystem
 from include.streams.landing import __main__ as command
-from include.streams.landing import gaps, upkeep, verification
+from include.streams.landing import gaps, upkeep
 from include.streams.landing.balance import finish
 from include.streams.landing.clean import commit_clean, replaceable
 from include.streams.landing.gaps import State
@@ -154,12 +154,10 @@ def test_a_broken_file_stops_neither_the_sensor_nor_the_claim(sparse, damage: Ca
     assert broken in alarms_of(raw_table(sparse.topic))["landing_gap"][0]
 
 
-def test_the_nightly_check_repairs_a_table_with_a_broken_file(sparse, monkeypatch):
-    defaults = {**verification.verify.__kwdefaults__, "grace": timedelta()}
-    monkeypatch.setattr(verification.verify, "__kwdefaults__", defaults)
+def test_the_nightly_check_repairs_a_table_with_a_broken_file(sparse):
     delete(sparse.topic, first_file(sparse.topic))
     forget_files()
-    found = upkeep.keep_landing_table(sparse.topic, [])
+    found = upkeep.keep_landing_table(sparse.topic, [], grace=timedelta())
     assert found is not None
     assert found["removed"] is not None, "the table is known to be complete"
     assert [offset for _, offset, _ in landed_rows(sparse.topic)] == [0, 2, 3, 4, 5]

@@ -2,17 +2,18 @@
 
 import json
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 from confluent_kafka import Producer
+from pyiceberg.table import Table
 
 from include.streams.kafka.connection import client_config, producer_config
 from include.streams.kafka.reading import RangeReader, ReadingStalled
-from include.streams.landing import gaps, planning, upkeep
+from include.streams.landing import gaps, repairing, upkeep
 from include.streams.landing.gaps import State, history
-from include.streams.landing.planning import claim_landed
 from include.streams.landing.repair import REPAIR_PROPERTY, repair
 from include.streams.landing.tables import START_OFFSETS, load_landing_table, raw_table, topic_id
 from include.streams.landing.verification import verify
@@ -26,6 +27,7 @@ from tests.integration.landing.conftest import (
     land,
     landed_rows,
     offsets_of,
+    plan_run,
     remove_file,
     sink_commits,
 )
@@ -67,7 +69,7 @@ def orders(landed_topic, send_orders):
 def test_what_the_sink_has_lost_is_read_from_kafka_and_appended_once(orders, lane, landed, committed):
     land(orders, 0, *landed)
     sink_commits(orders, _0=committed)
-    units = claim_landed(lane(orders), "run")
+    units = plan_run(lane(orders), "run")
     assert landed_rows(orders) == whole(orders, 0, 30)
     assert offsets(units) == list(range(30))
     assert {state for state, *_ in states(orders)} == {State.repaired}
@@ -77,14 +79,14 @@ def test_what_the_sink_has_lost_is_read_from_kafka_and_appended_once(orders, lan
     assert REPAIR_PROPERTY in load_landing_table(orders).current_snapshot().summary.additional_properties
     # Nothing is left to do.
     assert verify(orders).missing == ()
-    assert claim_landed(lane(orders), "another lane")
+    assert plan_run(lane(orders), "another lane")
     assert len(landed_rows(orders)) == 30
 
 
 def test_a_gap_is_an_alarm_once_and_only_after_its_grace(orders, lane):
     land(orders, 0, range(0, 10), range(20, 30))
     patient = lane(orders, landing_grace=lane(orders).max_claim_age)
-    assert offsets(claim_landed(patient, "run")) == list(range(10))
+    assert offsets(plan_run(patient, "run")) == list(range(10))
     assert "landing_gap" not in alarms_of(raw_table(orders))
     assert states(orders) == [(State.missing, 10, 20)]
     assert len(verify(orders, grace=lane(orders).landing_grace).due) == 1
@@ -108,13 +110,13 @@ def test_the_check_of_a_lane_does_not_close_the_alarm_about_offsets_that_it_does
 ):
     consumer = lane(orders, max_messages_per_claim=20)
     land(orders, 0, range(0, 10), range(10, 20))
-    finish(claim_landed(consumer, "first"))
+    finish(plan_run(consumer, "first"))
     assert upkeep.check_gaps(orders)
     remove_file(orders, next(file.file.file_path for file in _files(orders) if _holds(file, 0)))
     assert not upkeep.check_gaps(orders)
     assert "10 offsets have not landed" in alarms_of(raw_table(orders))["landing_gap"][0]
     land(orders, 0, range(20, 30))
-    finish(claim_landed(consumer, "second"))
+    finish(plan_run(consumer, "second"))
     assert alarms_of(raw_table(orders))["landing_gap"][1], "it is not repaired yet"
     assert repair(orders, verify(orders).missing).appended == 10
     assert upkeep.check_gaps(orders)
@@ -161,11 +163,11 @@ def test_a_repair_that_fails_opens_the_alarm(orders, lane, monkeypatch, error):
     with monkeypatch.context() as patch:
         patch.setattr(RangeReader, "read", read)
         with pytest.raises(type(error)):
-            claim_landed(lane(orders), "run")
+            plan_run(lane(orders), "run")
     message, is_open = alarms_of(raw_table(orders))["landing_gap"]
     assert message.startswith(f"{orders.name}-0: records have not landed; their repair has failed")
     assert is_open
-    claim_landed(lane(orders), "next")
+    plan_run(lane(orders), "next")
     assert not alarms_of(raw_table(orders))["landing_gap"][1]
 
 
@@ -173,7 +175,7 @@ def test_markers_that_land_during_a_repair_open_no_alarm(orders, lane, monkeypat
     land(orders, 0, range(0, 10), range(11, 20))
     gaps.record(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, [(10, 11)])
     land(orders, 0, range(21, 25))
-    real = planning.repair
+    real = repairing.repair
 
     def repair_and_land(*args, **kwargs):
         land(orders, 0, range(26, 30))
@@ -181,8 +183,8 @@ def test_markers_that_land_during_a_repair_open_no_alarm(orders, lane, monkeypat
 
     # As if these offsets held no record.
     monkeypatch.setattr(RangeReader, "read", lambda *_: iter(()))
-    monkeypatch.setattr(planning, "repair", repair_and_land)
-    claim_landed(lane(orders), "run")
+    monkeypatch.setattr(repairing, "repair", repair_and_land)
+    plan_run(lane(orders), "run")
     assert states(orders) == [(State.missing, 25, 26), (State.no_record, 10, 11), (State.no_record, 20, 21)]
     assert alarms_of(raw_table(orders)) == {}
 
@@ -201,7 +203,7 @@ def test_a_partition_that_cannot_be_read_holds_up_the_repair_of_no_other(landed_
 
     with monkeypatch.context() as patch:
         patch.setattr(RangeReader, "read", read)
-        units = claim_landed(lane(topic), "run")
+        units = plan_run(lane(topic), "run")
     assert offsets_of(units) == [(1, offset) for offset in range(10)]
     message, is_open = alarms_of(raw_table(topic))["landing_gap"]
     assert f"{topic.name}-0: records have not landed; they cannot be read from Kafka" in message
@@ -212,17 +214,17 @@ def test_a_partition_that_cannot_be_read_holds_up_the_repair_of_no_other(landed_
 def test_a_file_removed_from_the_table_is_missed_before_the_claim_and_after_it(orders, lane):
     consumer = lane(orders, max_messages_per_claim=20)
     land(orders, 0, range(0, 10), range(10, 20), range(20, 30))
-    first = claim_landed(consumer, "first")
+    first = plan_run(consumer, "first")
     for file in (first[1]["files"][0]["path"], *(f.file.file_path for f in _files(orders) if _holds(f, 20))):
         remove_file(orders, file)
     assert len(landed_rows(orders)) == 10
     # After it: the run that asks again has the same ranges, and finds their rows.
-    assert offsets(claim_landed(consumer, "first")) == list(range(20))
+    assert offsets(plan_run(consumer, "first")) == list(range(20))
     assert not alarms_of(raw_table(orders))["landing_gap"][1]
     finish(first)
     # Before it: only the sink's group knows that there was more.
     sink_commits(orders, _0=30)
-    assert offsets(claim_landed(consumer, "second")) == list(range(20, 30))
+    assert offsets(plan_run(consumer, "second")) == list(range(20, 30))
     assert landed_rows(orders) == whole(orders, 0, 30)
 
 
@@ -237,7 +239,7 @@ def _holds(task, offset: int) -> bool:
 def test_what_retention_has_removed_is_a_stated_loss_and_holds_up_nothing(orders, lane, admin):
     land(orders, 0, range(0, 5), range(12, 25))
     delete_records(admin, orders, 0, before=10)
-    units = claim_landed(lane(orders), "run")
+    units = plan_run(lane(orders), "run")
     assert offsets(units) == [*range(0, 5), *range(10, 25)]
     assert units[0]["ranges"][0]["start"] == 0
     assert expected_records(lane(orders), units) == 20
@@ -247,7 +249,7 @@ def test_what_retention_has_removed_is_a_stated_loss_and_holds_up_nothing(orders
     assert "5 offsets" in message
     assert "[5, 10)" in message
     # Said once, and later claims and lanes go past it.
-    assert offsets(claim_landed(lane(orders), "another lane")) == [*range(0, 5), *range(10, 25)]
+    assert offsets(plan_run(lane(orders), "another lane")) == [*range(0, 5), *range(10, 25)]
     assert len(states(orders)) == 2
 
 
@@ -281,7 +283,7 @@ def test_offsets_without_a_record_are_no_loss(landed_topic, lane):
     # 0-2, a mark, 4-6 aborted, a mark, 8-10, a mark: one file, and what the sink has read.
     land(topic, 0, [0, 1, 2, 8, 9, 10])
     sink_commits(topic, _0=12)
-    units = claim_landed(lane(topic), "run")
+    units = plan_run(lane(topic), "run")
     assert offsets(units) == [0, 1, 2, 8, 9, 10]
     assert expected_records(lane(topic), units) == 6
     assert [(r["start"], r["end"]) for r in units[0]["ranges"]] == [(0, 12)]
@@ -300,13 +302,13 @@ def test_a_range_without_any_record_needs_no_task(landed_topic, lane):
     producer.abort_transaction(30)
     sink_commits(topic, _0=2)
     consumer = lane(topic)
-    assert claim_landed(consumer, "run") == []
+    assert plan_run(consumer, "run") == []
     # Its claim is closed, so it holds up no other.
     producer.begin_transaction()
     producer.produce(topic.name, order(2), partition=0)
     producer.commit_transaction(30)
     land(topic, 0, [2])
-    assert offsets(claim_landed(consumer, "next")) == [2]
+    assert offsets(plan_run(consumer, "next")) == [2]
 
 
 def test_two_repairs_at_once_append_each_offset_once(orders, lane):
@@ -334,20 +336,24 @@ def _killed(*_) -> None:
     raise KeyboardInterrupt
 
 
-def test_files_that_land_while_they_are_being_repaired_are_not_appended_again(orders, lane, monkeypatch):
-    from include.streams.landing import repair as module
+def before_each_append(monkeypatch, do: Callable[[], None]) -> None:
+    """Call a function before each try of a repair to append records; `land` appends in another way."""
+    real = Table.append
 
+    def append(self, *arguments, **options):
+        do()
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Table, "append", append)
+
+
+def test_files_that_land_while_they_are_being_repaired_are_not_appended_again(orders, lane, monkeypatch):
     land(orders, 0, range(0, 10), range(20, 30))
     due = verify(orders, grace=lane(orders).landing_grace).due
-    made = module._rows
-
-    def rows_while_the_sink_commits(table, batch):
-        monkeypatch.setattr(module, "_rows", made)
-        land(orders, 0, range(10, 20))
-        return made(table, batch)
-
-    monkeypatch.setattr(module, "_rows", rows_while_the_sink_commits)
-    repair(orders, due)
+    files = iter([range(10, 20)])
+    before_each_append(monkeypatch, lambda: land(orders, 0, next(files)))
+    assert repair(orders, due).appended == 0
+    assert next(files, None) is None
     assert landed_rows(orders) == whole(orders, 0, 30)
 
 
@@ -364,20 +370,19 @@ def test_a_sink_that_commits_while_records_are_read_and_written_costs_no_second_
     due = verify(topic, grace=lane(topic).landing_grace).due
     reads = []
     offsets, others = iter(range(30)), iter((12, 14, 16))
-    read, made = RangeReader.read, module._rows
+    read = RangeReader.read
 
     def read_while_the_sink_commits(self, wanted):
         reads.append(wanted)
         yield from read(self, wanted)
         land(topic, 1, [next(offsets)])
 
-    def rows_while_the_sink_commits(table, batch):
+    def land_late() -> None:
         if (late := next(others, None)) is not None:
             land(topic, 0, [late])
-        return made(table, batch)
 
     monkeypatch.setattr(RangeReader, "read", read_while_the_sink_commits)
-    monkeypatch.setattr(module, "_rows", rows_while_the_sink_commits)
+    before_each_append(monkeypatch, land_late)
     monkeypatch.setattr(module, "COMMIT_TRIES", 4)
     assert repair(topic, due).appended == 7
     assert [(r.start, r.end) for r in reads] == [(10, 20)]
@@ -391,14 +396,8 @@ def test_a_repair_that_meets_another_commit_at_each_try_fails_and_appends_nothin
     land(orders, 0, range(0, 10), range(20, 30))
     due = verify(orders, grace=lane(orders).landing_grace).due
     others = iter(range(30, 100))
-    made = module._rows
-
-    def rows_while_the_sink_commits(table, batch):
-        land(orders, 0, [next(others)])
-        return made(table, batch)
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_rows", rows_while_the_sink_commits)
+        before_each_append(patch, lambda: land(orders, 0, [next(others)]))
         with pytest.raises(module.RepairFailed, match=f"at each of {module.COMMIT_TRIES} tries"):
             repair(orders, due)
     assert len(landed_rows(orders)) == 20 + module.COMMIT_TRIES
@@ -409,7 +408,7 @@ def test_a_repair_writes_what_the_sink_would_have_written(landed_topic, lane, se
     topic = landed_topic(partitions=1)
     send(topic, b"not JSON", None, b"caf\xe9", "caf\u00e9\x00".encode(), b"")
     sink_commits(topic, _0=5)
-    claim_landed(lane(topic), "run")
+    plan_run(lane(topic), "run")
     assert [value for _, _, value in landed_rows(topic)] == ["not JSON", None, "caf\ufffd", "caf\u00e9\x00", ""]
     row = load_landing_table(topic).scan().to_arrow().to_pylist()[0]
     assert row["topic"] == topic.name
@@ -419,10 +418,10 @@ def test_a_repair_writes_what_the_sink_would_have_written(landed_topic, lane, se
 def test_a_topic_made_again_stops_the_lane(orders, lane, admin, make_topic):
     consumer = lane(orders)
     land(orders, 0, range(0, 10))
-    finish(claim_landed(consumer, "first"))
+    finish(plan_run(consumer, "first"))
     make_again(admin, make_topic, orders)
     with pytest.raises(AirflowFailException, match="deleted and recreated"):
-        claim_landed(consumer, "second")
+        plan_run(consumer, "second")
     assert alarms_of(consumer.name)["consumer_stopped"][1]
 
 

@@ -11,12 +11,11 @@ from include.streams.landing import balance, gaps
 from include.streams.landing.balance import DoesNotBalance, finish
 from include.streams.landing.clean import commit_clean
 from include.streams.landing.gaps import State
-from include.streams.landing.planning import claim_landed
 from include.streams.landing.tables import load_landing_table, raw_table, topic_id
 from include.streams.landing.upkeep import keep_landing_table
 from include.streams.landing.validation import validate_unit
 from tests.integration.kafka.conftest import open_claims
-from tests.integration.landing.conftest import alarms_of, delete_records, remove_file
+from tests.integration.landing.conftest import alarms_of, delete_records, plan_run, remove_file
 from tests.integration.landing.test_run import clean_rows, consumer, counts, land, run, sale, sales
 
 pytestmark = pytest.mark.integration
@@ -53,7 +52,7 @@ def test_a_run_that_is_cleared_takes_what_has_landed_since(lane):
 
 
 def test_what_lands_while_its_run_works_stops_the_run_until_it_is_cleared(lane):
-    units = claim_landed(lane, "run-1")
+    units = plan_run(lane, "run-1")
     summary = commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1")
     land_the_rest(lane)
     with pytest.raises(DoesNotBalance, match="landed = 3, and there are 5"):

@@ -12,10 +12,9 @@ from include.streams.kafka.claims import positions_of
 from include.streams.kafka.connection import client_config, producer_config
 from include.streams.kafka.offsets import GroupOffsets, Partition
 from include.streams.kafka.reading import RangeReader
-from include.streams.landing import gaps, intervals, landed, repair, upkeep, verification
+from include.streams.landing import gaps, intervals, landed, repair, snapshot, upkeep
 from include.streams.landing.gaps import State, history
 from include.streams.landing.landed import Landed
-from include.streams.landing.planning import claim_landed
 from include.streams.landing.readiness import Lane, Readiness, look
 from include.streams.landing.tables import load_landing_table, raw_table, topic_id
 from include.streams.landing.verification import verify
@@ -28,6 +27,7 @@ from tests.integration.landing.conftest import (
     land,
     landed_rows,
     offsets_of,
+    plan_run,
     remove_file,
     sink_commits,
 )
@@ -95,8 +95,7 @@ def waiting(consumer) -> Lane:
 
 def forget_files() -> None:
     """As a new process, which has read no file yet."""
-    for cache in (landed._columns, landed._manifests, landed._bounds):
-        cache.clear()
+    landed.forget()
 
 
 def test_the_work_grows_with_the_holes_and_not_with_their_square(landed_topic, send_orders, monkeypatch):
@@ -169,7 +168,7 @@ def test_a_claim_settles_only_what_it_takes(backlog, lane, read, landed_long_ago
     for number in range(4):
         # The last marker is at the end: its grace is not over.
         until = min(45 * (number + 1), MARKERS[-1])
-        units = claim_landed(consumer, f"run {number}")
+        units = plan_run(consumer, f"run {number}")
         assert [(r["start"], r["end"]) for unit in units for r in unit["ranges"]][-1][1] == until
         assert max(end for _, end in read) <= until
         assert len(of_state(backlog, State.no_record)) == until // 3
@@ -188,22 +187,22 @@ def test_a_partition_far_behind_leaves_the_others_their_share(landed_topic, send
     verified = verify(topic, most=20, grace=HOUR)
     assert [gap.offsets.start for gap in verified.due if gap.offsets.partition == 0] == [0, 2, 4, 6, 8]
     assert [gap.offsets.start for gap in verified.due if gap.offsets.partition == 1] == [0, 2, 4, 6, 8]
-    assert verified.looked == {0: (0, 20), 1: (0, 10)}
+    assert verified.snapshot.looked == {0: (0, 20), 1: (0, 10)}
 
 
 def test_a_hole_before_what_landed_long_ago_is_due_at_the_first_look(backlog, lane, monkeypatch):
     assert verify(backlog, grace=HOUR).due == ()
-    monkeypatch.setattr(verification, "INNER_GRACE", NOW)
+    monkeypatch.setattr(snapshot, "INNER_GRACE", NOW)
     # The last marker is at the end, where the sink may still be about to commit.
     assert [gap.offsets.start for gap in verify(backlog, grace=HOUR).due] == MARKERS[:-1]
 
 
 def test_a_sensor_reads_no_more_files_than_it_must(backlog, lane, monkeypatch):
     consumer = lane(backlog)
-    finish(claim_landed(consumer, "run"))
+    finish(plan_run(consumer, "run"))
     opened = []
-    real = landed._offset_column
-    monkeypatch.setattr(landed, "_offset_column", lambda io, file: (opened.append(file.path), real(io, file))[1])
+    real = landed.offset_column
+    monkeypatch.setattr(landed, "offset_column", lambda io, file: (opened.append(file.path), real(io, file))[1])
     forget_files()
     assert look(waiting(consumer), verify_too=False) is Readiness.no_data
     assert opened == []
@@ -213,14 +212,14 @@ def test_a_sensor_reads_no_more_files_than_it_must(backlog, lane, monkeypatch):
 
 
 def test_files_are_read_in_no_transaction(backlog, lane, read, monkeypatch):
-    real, opened = landed._offset_column, []
+    real, opened = landed.offset_column, []
 
     def column(io, file):
         assert engine().pool.checkedout() == 0  # type: ignore[attr-defined]
         opened.append(file.path)
         return real(io, file)
 
-    monkeypatch.setattr(landed, "_offset_column", column)
+    monkeypatch.setattr(landed, "offset_column", column)
     forget_files()
     found = verify(backlog, grace=NOW)
     forget_files()
@@ -237,16 +236,15 @@ def test_a_topic_without_a_lane_is_settled_and_its_check_goes_on_where_it_was(
     assert not upkeep.check_gaps(backlog)
     assert [start for start, _ in of_state(backlog, State.no_record)] == MARKERS[:-1]
     assert checked(backlog) == MARKERS[-1]
-    monkeypatch.setattr(verification.verify, "__kwdefaults__", {**verification.verify.__kwdefaults__, "grace": NOW})
-    assert upkeep.check_gaps(backlog)
+    assert upkeep.check_gaps(backlog, grace=NOW)
     assert checked(backlog) == 3 * TRANSACTIONS
     assert alarms_of(raw_table(backlog)) == {}, "transaction markers open no alarm"
     # The next night reads nothing again, neither files nor Kafka.
     forget_files()
     read.clear()
-    monkeypatch.setattr(landed, "_offset_column", lambda *_: pytest.fail("a file was read again"))
-    assert upkeep.check_gaps(backlog)
-    assert upkeep.keep_landing_table(backlog) == {"bundled": 0, "removed": 0}
+    monkeypatch.setattr(landed, "offset_column", lambda *_: pytest.fail("a file was read again"))
+    assert upkeep.check_gaps(backlog, grace=NOW)
+    assert upkeep.keep_landing_table(backlog, grace=NOW) == {"bundled": 0, "removed": 0}
     assert read == []
 
 
@@ -259,13 +257,12 @@ def test_a_check_that_runs_out_of_time_goes_on_the_next_night(backlog, landed_lo
     assert seen == [45, 90, 135]
 
 
-def test_files_that_are_removed_behind_the_check_are_missed(backlog, landed_long_ago, monkeypatch):
-    monkeypatch.setattr(verification.verify, "__kwdefaults__", {**verification.verify.__kwdefaults__, "grace": NOW})
-    assert upkeep.check_gaps(backlog)
+def test_files_that_are_removed_behind_the_check_are_missed(backlog, landed_long_ago):
+    assert upkeep.check_gaps(backlog, grace=NOW)
     remove_file(backlog, Landed(load_landing_table(backlog)).files(0, 50)[0].path)
     before = landed_rows(backlog)
-    assert not upkeep.check_gaps(backlog)
-    assert upkeep.keep_landing_table(backlog)["removed"] is None  # type: ignore[index]
+    assert not upkeep.check_gaps(backlog, grace=NOW)
+    assert upkeep.keep_landing_table(backlog, grace=NOW)["removed"] is None  # type: ignore[index]
     assert alarms_of(raw_table(backlog))["landing_gap"][1]
     assert landed_rows(backlog) == before, "whoever removed them may have wanted it"
 
@@ -281,7 +278,7 @@ def test_lanes_and_checks_at_once_lose_and_repeat_nothing(transactions, lane, la
     def run(consumer) -> list[int]:
         taken: list[int] = []
         for number in range(20):
-            units = claim_landed(consumer, f"run {number}")
+            units = plan_run(consumer, f"run {number}")
             taken += [offset for _, offset in offsets_of(units)]
             if units:
                 finish(units)
@@ -303,7 +300,7 @@ def test_a_large_loss_is_one_message_however_many_steps_it_has(transactions, lan
     monkeypatch.setattr(repair, "STEP_OFFSETS", 10)
     sink_commits(transactions, _0=3 * TRANSACTIONS)
     delete_records(admin, transactions, 0, before=100)
-    claim_landed(lane(transactions), "run")
+    plan_run(lane(transactions), "run")
     message, is_open = alarms_of(raw_table(transactions))["messages_lost"]
     assert is_open
     assert message.count("They are lost") == 1
@@ -323,9 +320,9 @@ def test_a_partition_without_a_leader_holds_up_no_other(landed_topic, send_order
         patch.setattr(
             GroupOffsets, "look_now", lambda *a, **k: {p: each for p, each in real(*a, **k).items() if p != down}
         )
-        units = claim_landed(consumer, "run")
+        units = plan_run(consumer, "run")
         assert offsets_of(units) == [(1, offset) for offset in range(10)]
         assert alarms_of(raw_table(topic))["landing_gap"][1]
     finish(units)
-    assert offsets_of(claim_landed(consumer, "next")) == [(0, offset) for offset in range(10)]
+    assert offsets_of(plan_run(consumer, "next")) == [(0, offset) for offset in range(10)]
     assert not alarms_of(raw_table(topic))["landing_gap"][1]

@@ -44,8 +44,7 @@ def count_reads(monkeypatch) -> list[str]:
 
 def new_process(monkeypatch) -> None:
     """What a process remembers of tables and manifests is gone."""
-    for cache in ("_bounds", "_manifests"):
-        monkeypatch.setattr(landed, cache, type(getattr(landed, cache))())
+    landed.forget()
     monkeypatch.setattr(catalog, "_current", {})
 
 

@@ -23,10 +23,11 @@ from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.planning import claim_landed
 from include.streams.landing.tables import clean_table, create_landing_table, load_landing_table, topic_id
 from include.streams.landing.validation import validate_unit
+from include.streams.landing.xcom import RunSummary
 from include.streams.validators import rows
 from tests import forks
 from tests.integration.kafka.conftest import open_claims, read_all, wait_for_topics
-from tests.integration.landing.conftest import alarms_of, delete_records
+from tests.integration.landing.conftest import alarms_of, delete_records, plan_run
 
 pytestmark = pytest.mark.integration
 
@@ -105,14 +106,14 @@ def clean_rows(topic: Topic) -> list[tuple[int, int, str]]:
     return sorted((row["kafka_partition"], row["kafka_offset"], row["event_id"]) for row in found)
 
 
-def run(consumer: LandingConsumer, run_id: str = "run-1") -> dict[str, Any]:
-    units = claim_landed(consumer, run_id)
+def run(consumer: LandingConsumer, run_id: str = "run-1") -> RunSummary:
+    units = plan_run(consumer, run_id)
     summary = commit_clean(consumer, [validate_unit(consumer, unit, run_id) for unit in units], run_id)
     finish(consumer, summary, run_id)
     return summary
 
 
-def counts(summary: dict[str, Any]) -> dict[str, int]:
+def counts(summary: RunSummary) -> dict[str, int]:
     return {name: summary[name] for name in ("landed", "clean", "dead_lettered", "duplicates", "without_record")}
 
 

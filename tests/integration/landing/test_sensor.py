@@ -21,7 +21,7 @@ from include.streams.landing.sensor import LandedOffsetsSensor
 from include.streams.landing.triggers import LandedOffsetsTrigger
 from include.streams.landing.verification import verify
 from include.streams.operations.database import begin
-from tests.integration.landing.conftest import alarms_of, finish, land, sink_commits
+from tests.integration.landing.conftest import alarms_of, finish, land, plan_run, sink_commits
 from tests.integration.landing.test_gaps import make_again
 from tests.integration.landing.test_generations import a_later_leader_knows_nothing_of_it, a_new_landing_table
 from tests.integration.landing.test_many_holes import waiting
@@ -106,7 +106,7 @@ def test_a_lane_whose_last_files_were_lost_does_not_wait_for_ever(orders, lane):
     trigger = deferred(LandedOffsetsSensor(task_id="wait", consumer=consumer))
     (event,) = events_of(trigger)
     assert isinstance(event, TaskSuccessEvent)
-    assert len(claim_landed(consumer, "run")) == 1
+    assert len(plan_run(consumer, "run")) == 1
     assert verify(orders).missing == ()
 
 

@@ -143,5 +143,5 @@ def test_a_lane_that_has_claimed_is_not_taken_for_one_that_does_not_exist(orders
 
 def test_a_check_opens_no_data_file(orders, lane, monkeypatch):
     land(orders, 0, [*range(0, 30, 2)])
-    monkeypatch.setattr(landed, "_offset_column", lambda *_: pytest.fail("a file was read"))
+    monkeypatch.setattr(landed, "offset_column", lambda *_: pytest.fail("a file was read"))
     assert check_consumer(lane(orders)).behind == {orders.name: 29}

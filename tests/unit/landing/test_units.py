@@ -1,6 +1,7 @@
 """Sets of offsets, and how the offsets of a claim become units of work: each read once, none left out."""
 
 import itertools
+import json
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Literal
@@ -13,9 +14,9 @@ from include.streams.contracts import Contract, Topic
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.landing import intervals
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.landed import Landed, contiguous_end
-from include.streams.landing.stored import LandedFile
-from include.streams.landing.units import NotLanded, Slice, bundles, slices, unit
+from include.streams.landing.landed import contiguous_end
+from include.streams.landing.stored import HeldFile, LandedFile
+from include.streams.landing.units import FileSlice, NotLanded, batches, offset_ranges, slices, work_unit
 
 
 class Order(Contract):
@@ -52,27 +53,27 @@ def test_sets_of_offsets_behave_like_sets(a, b):
     assert set(range(5, end)) <= numbers(a)
 
 
-def landed_from(files: list[set[int]]) -> Landed:
-    """Files that hold exactly these offsets."""
-    held, listed = {}, []
+def held_files(files: list[set[int]], partition: int = 0) -> list[HeldFile]:
+    """Files that hold exactly these offsets, sorted by first offset."""
+    found = []
     for number, offsets in enumerate(files):
-        path = f"gs://landing/{number}.parquet"
-        held[path] = intervals.of_numbers(offsets)
-        listed.append(LandedFile(path, 0, min(offsets), max(offsets) + 1, len(offsets), 1))
-    return Landed.of(listed, lambda file: held[file.path])
+        path = f"gs://landing/{partition}-{number}.parquet"
+        file = LandedFile(path, partition, min(offsets), max(offsets) + 1, len(offsets), 1)
+        found.append(HeldFile(file, intervals.of_numbers(offsets)))
+    return sorted(found, key=lambda held: (held.file.start, -held.file.end, held.file.path))
 
 
 @given(st.lists(st.sets(st.integers(0, 30), min_size=1), min_size=1, max_size=6), st.integers(0, 30), st.data())
 def test_whatever_the_files_hold_each_offset_is_read_once_or_said_to_be_missing(files, start, data):
     wanted = OffsetRange("orders", "id", 0, start, data.draw(st.integers(start + 1, 31)))
-    landed = landed_from(files)
+    landed = held_files(files)
     there = set().union(*files) & set(range(wanted.start, wanted.end))
     holes = intervals.of_numbers(set(range(wanted.start, wanted.end)) - there)
     if holes:
         with pytest.raises(NotLanded):
-            slices(landed, wanted, lambda _: [])
-    pieces = slices(landed, wanted, lambda _: holes)
-    held = {f"gs://landing/{number}.parquet": offsets for number, offsets in enumerate(files)}
+            slices(landed, wanted, [])
+    pieces = slices(landed, wanted, holes)
+    held = {f"gs://landing/0-{number}.parquet": offsets for number, offsets in enumerate(files)}
     read = [n for piece in pieces for n in held[piece.path] if piece.start <= n < piece.end]
     assert sorted(read) == sorted(there)
     # Together they are the range, so that what a run has done can be told from its units.
@@ -85,39 +86,56 @@ SIZES = st.lists(st.integers(1, 50), min_size=1, max_size=60)
 
 
 @given(SIZES, st.integers(1, 20), st.integers(1, 100))
-def test_bundles_keep_order_and_never_exceed_the_limit(sizes, max_units, least):
+def test_batches_keep_order_and_never_exceed_the_limit(sizes, max_units, least):
     pieces, start = [], 0
     for number, size in enumerate(sizes):
-        pieces.append(Slice(str(number), 0, start, start + size))
+        pieces.append(FileSlice(str(number), 0, start, start + size))
         start += size
-    units = bundles(consumer(max_units=max_units, min_messages_per_unit=least), pieces)
-    assert [piece for bundle in units for piece in bundle] == pieces
+    units = batches(consumer(max_units=max_units, min_messages_per_unit=least), pieces)
+    assert [piece for batch in units for piece in batch] == pieces
     assert all(units)
     assert len(units) == min(len(sizes), max_units, -(-sum(sizes) // least))
 
 
 def test_two_thousand_files_become_no_more_units_than_allowed_and_even_ones():
-    pieces = [Slice(str(n), n % 4, n // 4 * 500, n // 4 * 500 + 500) for n in range(2000)]
+    pieces = [FileSlice(str(n), n % 4, n // 4 * 500, n // 4 * 500 + 500) for n in range(2000)]
     pieces.sort(key=lambda piece: (piece.partition, piece.start))
-    units = bundles(consumer(max_units=1000), pieces)
-    assert {sum(map(len, bundle)) for bundle in units} == {1000}
+    units = batches(consumer(max_units=1000), pieces)
+    assert {sum(map(len, batch)) for batch in units} == {1000}
     assert len(units) == 1000
 
 
 def test_small_files_share_a_unit():
-    pieces = [Slice(str(n), 0, n * 10, n * 10 + 10) for n in range(100)]
-    (only,) = bundles(consumer(min_messages_per_unit=50_000), pieces)
-    made = unit(7, 0, only)
-    assert made["ranges"] == [{"partition": 0, "start": 0, "end": 1000}]
+    pieces = [FileSlice(str(n), 0, n * 10, n * 10 + 10) for n in range(100)]
+    (only,) = batches(consumer(min_messages_per_unit=50_000), pieces)
+    made = work_unit(7, 0, only, logs={0: "a log"}, staging="gs://landing/staging/lane/7", columns=[])
+    assert made["ranges"] == [{"partition": 0, "start": 0, "end": 1000, "log": "a log"}]
     assert made["files"][3] == {"path": "3", "partition": 0, "start": 30, "end": 40}
     assert made["claim_id"] == 7
+    assert offset_ranges(ORDERS, made) == [OffsetRange("orders", "a log", 0, 0, 1000)]
+
+
+def test_the_largest_plan_stays_small():
+    """It is one value in Airflow's database: what each unit repeats of the plan must not outweigh its files."""
+    columns = [{"id": n, "name": f"column {n}", "type": "timestamptz"} for n in range(8)]
+    path = "gs://landing/warehouse/raw/meter_readings/data/partition=11/00000-0-{}.parquet"
+    pieces = [FileSlice(path.format(f"{n:036}"), n % 12, n * 500, n * 500 + 500) for n in range(2_000)]
+    logs = {partition: "b" * 22 for partition in range(12)}
+    staging = "gs://landing/staging/aggregate_meter_readings/123456"
+    units = [
+        work_unit(123_456, number, some, logs=logs, staging=staging, columns=columns)  # type: ignore[arg-type]
+        for number, some in enumerate(batches(consumer(max_units=256), pieces))
+    ]
+    assert len(units) == 256
+    files = len(json.dumps([unit["files"] for unit in units]))
+    assert len(json.dumps(units)) < 2 * files < 1_000_000
 
 
 def test_units_by_partition_hold_a_partition_each():
-    pieces = [Slice(f"{p}-{n}", p, n * 10, n * 10 + 10) for p in range(3) for n in range(5)]
-    units = bundles(consumer(map_by="partition"), pieces)
-    assert [{piece.partition for piece in bundle} for bundle in units] == [{0}, {1}, {2}]
-    assert len(bundles(consumer(map_by="partition", max_units=2), pieces)) == 2
+    pieces = [FileSlice(f"{p}-{n}", p, n * 10, n * 10 + 10) for p in range(3) for n in range(5)]
+    units = batches(consumer(map_by="partition"), pieces)
+    assert [{piece.partition for piece in batch} for batch in units] == [{0}, {1}, {2}]
+    assert len(batches(consumer(map_by="partition", max_units=2), pieces)) == 2
 
 
 @pytest.mark.parametrize(

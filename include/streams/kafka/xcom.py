@@ -1,0 +1,41 @@
+"""What passes through XCom between the tasks of the event lane. Everything is JSON; ends of ranges are exclusive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from include.streams.kafka.offsets import OffsetRange
+
+
+class ClaimedRange(TypedDict):
+    """Offsets [start, end) of a claim; `topic_id` is the identity of the partition's log."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    start: int
+    end: int
+
+
+class Chunk(TypedDict):
+    """A part of a claim, which one mapped task handles."""
+
+    claim_id: int
+    ranges: list[ClaimedRange]
+
+
+def as_chunk(claim_id: int, ranges: Iterable[OffsetRange]) -> Chunk:
+    """The ranges of a claim as a chunk."""
+    return {"claim_id": claim_id, "ranges": [_range(part) for part in ranges]}
+
+
+def _range(part: OffsetRange) -> ClaimedRange:
+    return {
+        "topic": part.topic,
+        "topic_id": part.topic_id,
+        "partition": part.partition,
+        "start": part.start,
+        "end": part.end,
+    }

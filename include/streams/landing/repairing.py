@@ -1,0 +1,59 @@
+"""The task `repair_gaps`, in front of the plan: read from Kafka what the sink has lost of the next claim's offsets.
+
+The plan claims each partition up to its first gap, whether or not this task has run. So if the process is killed in
+this task, or between it and the plan, nothing is lost: what is repaired is in the table, and the next try finds the
+rest. Two tries at once: see `repair.py`.
+"""
+
+import logging
+
+from include.streams.kafka.claims import ConsumerStopped
+from include.streams.landing.broken import reading
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.positions import has_claim, stop
+from include.streams.landing.repair import Repaired, repair
+from include.streams.landing.verification import verify_for
+from include.streams.landing.xcom import RepairedGaps
+from include.streams.operations.database import begin
+
+log = logging.getLogger(__name__)
+
+
+def repair_gaps(consumer: LandingConsumer, run_id: str) -> RepairedGaps:
+    """Repair the gaps that are due in the offsets that the consumer's next claim can take.
+
+    A run that has a claim, because it is retried or was cleared, keeps its ranges: nothing is checked for it here.
+
+    Args:
+        consumer: The landing consumer.
+        run_id: The Dag run.
+
+    Returns:
+        What became of the missing offsets.
+
+    Raises:
+        AirflowFailException: The topic was recreated. Other exceptions are for Airflow's retries.
+    """
+    with begin() as connection:
+        if has_claim(connection, consumer, run_id):
+            return _counts(Repaired())
+    try:
+        repaired = reading(consumer.topic, lambda: _repair(consumer), conn_id=consumer.conn_id)
+    except ConsumerStopped as stopped:
+        raise stop(consumer, stopped) from stopped
+    log.info("gaps: consumer=%s run_id=%s %s", consumer.name, run_id, repaired)
+    return _counts(repaired)
+
+
+def _repair(consumer: LandingConsumer) -> Repaired:
+    due = verify_for(consumer).due
+    if not due:
+        return Repaired()
+    repaired = repair(consumer.topic, due, conn_id=consumer.conn_id)
+    # Takes what is repaired off the record of missing offsets, and closes the alarm.
+    verify_for(consumer)
+    return repaired
+
+
+def _counts(repaired: Repaired) -> RepairedGaps:
+    return {"appended": repaired.appended, "without_record": repaired.without_record, "lost": repaired.lost}
