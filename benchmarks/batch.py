@@ -45,6 +45,8 @@ LIBRARIES = (
     # Which gcsfs imports with the first upload.
     "gcsfs.extended_gcsfs",
 )
+# The task that finds no gap reads metadata only.
+METADATA_LIBRARIES = ("psycopg", "pyiceberg.catalog.sql", "pyiceberg.io.fsspec")
 SUITE_LIBRARIES = (*LIBRARIES, "google.cloud.storage", "great_expectations")
 DATA_TASKS = ("validate", "commit", "aggregate")
 
@@ -136,6 +138,7 @@ def data_tasks(run_id: str) -> dict[str, Any]:
         peaks.append(done.peak_mb)
         return done.results
 
+    task("repair_gaps", "include.streams.landing.tasks:repair_gaps", (CONSUMER, run_id), libraries=METADATA_LIBRARIES)
     (units,) = task("plan", "include.streams.landing.tasks:plan", (CONSUMER, run_id))
     counts = task("validate", "include.streams.landing.tasks:validate", *((CONSUMER, unit, run_id) for unit in units))
     (summary,) = task("commit", "include.water.flows.replaced:commit", (CONSUMER, counts, run_id))

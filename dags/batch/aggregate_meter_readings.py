@@ -4,8 +4,8 @@
 The standard lane. Kafka Connect lands readings; this Dag turns them into clean rows, and clean rows into hourly flows.
 
 **Starts** again as soon as a run has ended. A run waits in the triggerer until something has landed. After ten minutes
-without new data it ends as skipped. A run owns the offset ranges that it claims; when it is cleared, it processes the
-same ranges again.
+without new data it ends as skipped. `repair_gaps` reads from Kafka what Kafka Connect has lost. A run owns the offset
+ranges that it claims; when it is cleared, it processes the same ranges again.
 
 **Makes** rows in `clean.meter_readings`, each reading once; dead letters of readings that break the contract; the
 hours, days and nights that the readings touch, in `water.meter_hours`, `water.meter_days`, `water.district_hours` and

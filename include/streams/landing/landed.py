@@ -50,23 +50,6 @@ class Landed:
         self.snapshot_id: int | None = snapshot.snapshot_id if snapshot else None
         self._sources = _sources(table, snapshot.manifests(table.io) if snapshot else [])
         self._io = table.io
-        self._columns = lambda file: offset_column(table.io, file)
-
-    @classmethod
-    def of(cls, files: Iterable[LandedFile], offsets: Callable[[LandedFile], Ranges]) -> "Landed":
-        """Create the object from known files.
-
-        Args:
-            files: The data files.
-            offsets: Reads the offsets of a file that does not hold every offset between its bounds.
-        """
-        landed = object.__new__(cls)
-        listed = tuple(files)
-        landed.snapshot_id = None
-        landed._sources = [_Source(bounds_of(listed), lambda: listed)]
-        landed._io = None
-        landed._columns = offsets
-        return landed
 
     @classmethod
     def before(cls, table: "Table", moment: datetime) -> "Landed | None":
@@ -103,7 +86,7 @@ class Landed:
         Raises:
             BrokenFiles: The store has lost or cut the file.
         """
-        return [(file.start, file.end)] if file.is_dense else self._columns(file)
+        return [(file.start, file.end)] if file.is_dense else offset_column(self._io, file)
 
     def read_ahead(self, files: Iterable[LandedFile]) -> None:
         """Read the offset columns that `offsets` will need, several files at a time.

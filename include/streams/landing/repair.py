@@ -7,7 +7,7 @@ If the process is killed before a commit, nothing was appended, and the next try
 is killed after the commit, the next check finds that the offsets have landed. Two repairs at once: a commit succeeds
 only on the same snapshot in which the offsets were missing, so the second fails, checks again and finds nothing to do
 in this step. Late files of the sink may still bring the same offsets. They are duplicates by coordinates, as after any
-rewind of the sink, and are read once (`planning.py`).
+rewind of the sink, and are read once (`units.py`).
 """
 
 import logging
