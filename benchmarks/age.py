@@ -30,12 +30,16 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import aged_database, aged_lake
 from benchmarks.aged_lake import Side, Utility
 from benchmarks.batch import run_task
 from benchmarks.stand import fresh_stack, say, stand
+
+if TYPE_CHECKING:
+    from include.streams.landing.xcom import ValidatedUnit
+    from include.streams.validators.coordinates import LogRange
 
 FRESH, AGED = Side("fresh"), Side("aged")
 SIDES = (FRESH, AGED)
@@ -72,14 +76,14 @@ def plan(side: str, name: str) -> int:
     return sum(len(unit["files"]) for unit in tasks.plan(Side(side).lane(name), "run"))
 
 
-def commit(side: str, units: list[dict[str, Any]], run_id: str) -> int:
+def commit(side: str, results: "list[ValidatedUnit]", run_id: str) -> int:
     """Commit the run; how many of its rows are clean."""
     from include.streams.landing import tasks
 
-    return tasks.commit(Side(side).lane("commit"), units, run_id)["clean"]
+    return tasks.commit(Side(side).lane("commit"), results, run_id)["clean"]
 
 
-def aggregate(side: str, ranges: list[dict[str, int]]) -> int:
+def aggregate(side: str, ranges: "list[LogRange]") -> int:
     """Compute the flows that the run's readings touch; how many hours of meters."""
     from include.streams.lake.catalog import load_catalog
     from include.streams.lake.engine import connect

@@ -19,6 +19,9 @@ from include.water.topics import MeterReading
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
+    from include.streams.landing.xcom import ValidatedUnit
+    from include.streams.validators.coordinates import LogRange
+
 PARTITIONS = 4
 # What has landed and not been claimed: of each partition, files of so many offsets.
 NEW_FILES, NEW_FILE_OFFSETS = 10, 5_000
@@ -332,7 +335,7 @@ def fill_clean(side: Side, utility: Utility) -> None:
         say(f"clean rows of {(utility.start + first * SLOT).date()}: {add_clean(side, queries):,}")
 
 
-def fill_first_run(side: Side, utility: Utility) -> list[dict]:
+def fill_first_run(side: Side, utility: Utility) -> list[LogRange]:
     """The clean table after a first run: the hour before that of the run that is measured; its ranges."""
     start = 10**8
     add_clean(side, [utility.rows(END - 2 * RUN_SLOTS * SLOT, RUN_SLOTS, start)])
@@ -340,7 +343,7 @@ def fill_first_run(side: Side, utility: Utility) -> list[dict]:
     return [{"partition": number, "start": start, "end": end} for number in range(PARTITIONS)]
 
 
-def last_ranges(utility: Utility) -> list[dict[str, int]]:
+def last_ranges(utility: Utility) -> list[LogRange]:
     """The offsets of the last hour in an aged clean table, before the run's."""
     end = (utility.days * SLOTS_A_DAY - RUN_SLOTS) * utility.per_partition
     start = end - RUN_SLOTS * utility.per_partition
@@ -403,7 +406,7 @@ def flow_tables(side: Side) -> dict[str, Any]:
     }
 
 
-def stage(side: Side, utility: Utility, run_id: str) -> tuple[list[dict[str, Any]], list[dict[str, int]]]:
+def stage(side: Side, utility: Utility, run_id: str) -> tuple[list[ValidatedUnit], list[LogRange]]:
     """The run's claim and its staging files, as its mapped tasks leave them; (their results, its ranges)."""
     from sqlalchemy import insert
 
@@ -430,7 +433,7 @@ def stage(side: Side, utility: Utility, run_id: str) -> tuple[list[dict[str, Any
             connection.execute(
                 insert(claim_ranges).values(claim_id=claim_id, readable_from=start, end_offset=end, **values)
             )
-    units = []
+    results: list[ValidatedUnit] = []
     with tempfile.TemporaryDirectory(prefix="age-") as folder, engine.connect() as connection:
         rows = utility.rows(END - RUN_SLOTS * SLOT, RUN_SLOTS, start)
         connection.execute(
@@ -446,6 +449,15 @@ def stage(side: Side, utility: Utility, run_id: str) -> tuple[list[dict[str, Any
             (count,) = connection.execute(f"select count(*) from '{path}'").fetchall()[0]
             address = f"{staging.folder(lane, claim_id, table.location())}/{number}.parquet"
             staging.upload(table.io, path, address)
-            counts = {"landed": count, "good": count, "dead_lettered": 0, "without_record": 0, "repeated": 0}
-            units.append({"unit": number, "files": [address], **counts})
-    return units, [{"partition": number, "start": start, "end": end} for number in range(PARTITIONS)]
+            results.append(
+                {
+                    "unit": number,
+                    "files": [address],
+                    "landed": count,
+                    "good": count,
+                    "dead_lettered": 0,
+                    "without_record": 0,
+                    "repeated": 0,
+                }
+            )
+    return results, [{"partition": number, "start": start, "end": end} for number in range(PARTITIONS)]

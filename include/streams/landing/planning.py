@@ -94,7 +94,10 @@ def plan_again(consumer: LandingConsumer, old: WorkUnit) -> WorkUnit:
     """
     found, held = _look_up(consumer, old["claim_id"], offset_ranges(consumer.topic, old))
     pieces = [piece for whole in held.values() for piece in whole]
-    return {**_unit(consumer, old["claim_id"], old["unit"], pieces, found, list(held)), "ranges": old["ranges"]}
+    unit = _unit(consumer, old["claim_id"], old["unit"], pieces, found, list(held))
+    # Those that now hold no record at all belong to it, too: its counts say so.
+    unit["ranges"] = old["ranges"]
+    return unit
 
 
 def without_record(
