@@ -340,6 +340,23 @@ def ends_its_tasks_in_a_worker(file: DagFile, declared: Declared) -> Iterator[st
             )
 
 
+def repairs_gaps_before_it_plans(file: DagFile, declared: Declared) -> Iterator[str]:
+    """A lane claims each partition up to its first gap: a run that repairs none would wait there for the night."""
+    repairs = _tasks_calling(file.dag, "repair_gaps")
+    for task_id in sorted(_tasks_calling(file.dag, "plan")):
+        if not repairs & file.dag.get_task(task_id).get_flat_relative_ids(upstream=True):
+            yield (
+                f"{file}: task {task_id} plans what has landed, and no task in front of it calls "
+                "landing_tasks.repair_gaps; add one, or the lane stands still at the first offset that the sink loses"
+            )
+
+
+def _tasks_calling(dag: DAG, name: str) -> set[str]:
+    """The tasks whose code calls the function of this name in `landing_tasks`."""
+    codes = {task.task_id: getattr(getattr(task, "python_callable", None), "__code__", None) for task in dag.tasks}
+    return {task_id for task_id, code in codes.items() if code and {"landing_tasks", name} <= {*code.co_names}}
+
+
 POLICIES = (
     has_owner,
     has_known_tags,
@@ -357,6 +374,7 @@ POLICIES = (
     uses_declared_connections,
     uses_declared_pools,
     ends_its_tasks_in_a_worker,
+    repairs_gaps_before_it_plans,
 )
 
 

@@ -47,6 +47,7 @@ DECLARED = Declared(
     pools=frozenset({"default_pool"}),
 )
 CATCHUP = "catchup=True, start_date=__import__('datetime').datetime(2026, 1, 1)"
+PLAN = "        from include.streams import landing_tasks\n        return landing_tasks.plan(None, '')"
 FIRST_TASK = "    @task\n    def handle"
 
 
@@ -90,6 +91,12 @@ def test_a_dag_that_keeps_the_rules_passes(rule, write_dag):
         ("uses_declared_assets", "joined(ORDERS)", 'ORDERS | Asset.ref(name="new")', "'new'"),
         ("uses_declared_topics", '["orders"], group', '["order"], group', "uses the topic 'order'"),
         ("uses_declared_connections", 'group="orders"', 'group="o", conn_id="other"', "connection 'other'"),
+        (
+            "repairs_gaps_before_it_plans",
+            "        return [1, 2]",
+            PLAN,
+            "no task in front of it calls landing_tasks.rep",
+        ),
         ("uses_declared_pools", FIRST_TASK, '    @task(pool="new")\n    def handle', "uses the pool 'new'"),
     ],
 )
