@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-next browser up down status env logs lint lock contracts bench-events \
+.PHONY: help setup demo test test-fast test-next browser up down status send look env logs lint lock contracts bench-events \
     bench-batch bench-age freshness eval-triage faults faults-batch
 
 # Output of a target is for people and programs, also when make runs below make.
@@ -55,6 +55,13 @@ status: $(READY) ## show what runs and where; JSON=1 prints one JSON object, pas
 
 env: $(READY) ## print the running stack's variables for a shell: eval "$(make -s env)"
 	@$(PYTHON) -m stack env
+
+# Values reach the shell as variables, so that they may contain quotes.
+send: $(READY) ## send a file to a topic: TOPIC=orders FILE=orders.jsonl (- is stdin); KEY= HEADERS="a: 1" COUNT= PARTITION= CHECK=0
+	@test -n "$$TOPIC" && test -n "$$FILE" || { echo 'which? make send TOPIC=name FILE=messages.jsonl' >&2; exit 2; }
+	@$(PYTHON) -m stack run $(PYTHON) -m include.streams send $(if $(KEY),--key "$$KEY") \
+	    $(if $(HEADERS),--headers "$$HEADERS") $(if $(COUNT),--count "$$COUNT") \
+	    $(if $(PARTITION),--partition "$$PARTITION") $(if $(filter 0,$(CHECK)),--no-check) -- "$$TOPIC" "$$FILE"
 
 logs: $(READY) ## follow the logs; S=kafka chooses one service
 	@$(PYTHON) -m stack logs $(S)

@@ -12,6 +12,9 @@ from pathlib import Path
 from stack.errors import StackError
 from stack.stack import LOCAL, SERVICES, Stack
 
+# Where this is set, somebody's connections lead to other services than the stack's.
+KAFKA_CONNECTION = "AIRFLOW_CONN_KAFKA_DEFAULT"
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m stack", description="Real services on loopback, without Docker.")
@@ -24,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     status = commands.add_parser("status", help="what runs, and at which address")
     status.add_argument("--json", action="store_true", help="print one JSON object, passwords included")
     commands.add_parser("env", help="print the variables that reach the running services, passwords included")
+    run = commands.add_parser("run", help="run a command with the variables of `env`, if the stack is running")
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command and its arguments")
     logs = commands.add_parser("logs", help="show the logs' ends and follow them")
     logs.add_argument("service", nargs="?", help="one service or program; all by default")
     logs.add_argument("--no-follow", action="store_true", help="print the end and stop")
@@ -49,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps(stack.endpoints(), indent=2)) if options.json else print_status(stack)
         elif options.command == "env":
             print_environment(stack)
+        elif options.command == "run":
+            run_command(stack, options.words)
         elif options.command == "logs":
             return show_logs(stack, options.service, follow=not options.no_follow)
         elif options.command == "demo":
@@ -95,6 +102,29 @@ def print_environment(stack: Stack) -> None:
         variables["PATH"] += f"{os.pathsep}{binaries}"
     for name, value in variables.items():
         print(f"export {name}={shlex.quote(value)}")
+
+
+def run_command(stack: Stack, words: list[str]) -> None:
+    """Replace this process by a command that reaches the services.
+
+    A shell whose connections lead to a deployment keeps them.
+
+    Args:
+        stack: The stack.
+        words: The command and its arguments.
+
+    Raises:
+        StackError: There is no command, or the stack is down and the shell has no connection to a broker of its own.
+    """
+    if not words:
+        raise StackError("which command? python -m stack run COMMAND ...")
+    if KAFKA_CONNECTION in os.environ:
+        os.execvp(words[0], words)
+    if not stack.is_running():
+        raise StackError(
+            f"the stack is down; `make up` starts it. For a deployment, set {KAFKA_CONNECTION} and the others"
+        )
+    os.execvpe(words[0], words, {**os.environ, **stack.environment()})
 
 
 def show_logs(stack: Stack, service: str | None, follow: bool) -> int:

@@ -1,0 +1,282 @@
+"""Send the messages of a file to a topic, for a person who tries something out.
+
+Every value is checked against the topic's contract before the first one is sent, so a file with a broken message sends
+nothing. The bytes of each value are sent as they stand in the file.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from include.streams.contracts import ContractViolation, Registry
+from include.streams.kafka.connection import CONN_ID
+from include.streams.kafka.producer import Headers
+
+if TYPE_CHECKING:
+    from confluent_kafka import Producer
+
+# Wrong messages that an error names; the rest are counted.
+MAX_NAMED = 10
+# With more messages, a line stands for each partition.
+MAX_LINES = 20
+METADATA_SECONDS = 10.0
+_HEADER_NAME = r"[^\s:,][^:,]*:"
+
+
+class CannotSend(Exception):
+    """Nothing was sent, or not everything; the text says why and what to do."""
+
+
+class Value(NamedTuple):
+    """The value of a message.
+
+    Attributes:
+        data: The bytes as they stand in the file.
+        line: The line of the file on which the value begins, from 1.
+    """
+
+    data: bytes
+    line: int
+
+
+class Outgoing(NamedTuple):
+    """A message that is to be sent: its value and its key."""
+
+    value: Value
+    key: bytes | None
+
+
+class Sent(NamedTuple):
+    """Where a message is now."""
+
+    partition: int
+    offset: int
+
+
+def values_in(content: bytes) -> list[Value]:
+    """Split a file into the values of messages.
+
+    Args:
+        content: JSON documents one after the other (one a line, or each over several lines), one array of documents, or
+            one document. Text that is not JSON is split into lines, so that a broken message can be sent on purpose.
+
+    Returns:
+        The values in the file's order, without the spaces between them.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+        return _json_values(text)
+    except (ValueError, RecursionError):
+        lines = content.splitlines()
+        return [Value(line.strip(), number) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _json_values(text: str) -> list[Value]:
+    """The documents of a JSON text. Raises ValueError or RecursionError if the text is anything else."""
+    documents = _documents(text, 0, len(text))
+    if len(documents) == 1 and text[documents[0][0]] == "[":
+        start, end = documents[0]
+        documents = _documents(text, start + 1, end - 1, separator=",")
+    values: list[Value] = []
+    line, counted = 1, 0
+    for start, end in documents:
+        line, counted = line + text.count("\n", counted, start), start
+        values.append(Value(text[start:end].encode(), line))
+    return values
+
+
+def _documents(text: str, position: int, end: int, separator: str = "") -> list[tuple[int, int]]:
+    """(start, end) of each JSON value between two positions."""
+    # Numbers stay text: one with thousands of digits cannot be converted, and only the positions are needed.
+    decoder = json.JSONDecoder(parse_int=str, parse_float=str)
+    found: list[tuple[int, int]] = []
+    while True:
+        while position < end and (text[position].isspace() or text[position] == separator):
+            position += 1
+        if position >= end:
+            return found
+        _, after = decoder.raw_decode(text, position)
+        found.append((position, after))
+        position = after
+
+
+def headers_in(texts: Iterable[str]) -> Headers:
+    """Read headers from "name: value", several of them in one text separated by commas.
+
+    A comma separates only if a name and a colon follow, so a value may contain commas.
+
+    Args:
+        texts: The texts.
+
+    Returns:
+        Names and values in the given order.
+
+    Raises:
+        CannotSend: A text has no colon.
+    """
+    headers: Headers = []
+    for text in texts:
+        for part in re.split(rf",\s*(?={_HEADER_NAME})", text.strip()):
+            name, colon, value = part.partition(":")
+            if not colon or not name.strip():
+                raise CannotSend(f'the header {part!r} has no name and no colon: write "name: value"')
+            headers.append((name.strip(), value.strip().encode()))
+    return headers
+
+
+def messages_of(
+    topics: Registry, name: str, values: Sequence[Value], *, key_field: str | None = None, is_checked: bool = True
+) -> list[Outgoing]:
+    """The messages that hold these values.
+
+    Args:
+        topics: The topics of the project.
+        name: The topic to send to.
+        values: The values.
+        key_field: The field that is the key, also "a.b" for the field b of the object a; None for the topic's own.
+        is_checked: Whether a value that breaks the contract is an error. If not, the topic need not be declared.
+
+    Raises:
+        CannotSend: No package declares the topic, a value breaks the contract, or it lacks the field `key_field`. The
+            text names the first such messages.
+    """
+    topic = next((topic for topic in topics if topic.name == name), None)
+    if topic is None and is_checked:
+        known = ", ".join(sorted(topic.name for topic in topics)) or "none"
+        raise CannotSend(f"no package of include/project.py declares the topic {name!r}; it has: {known}")
+    messages: list[Outgoing] = []
+    problems: list[str] = []
+    for number, value in enumerate(values, start=1):
+        event = None
+        try:
+            event = topic.parse(value.data) if topic is not None else None
+        except ContractViolation as violation:
+            if is_checked:
+                problems.append(f"message {number} (line {value.line}): {violation}")
+                continue
+        key = _field(value.data, key_field or (topic.key if topic else ""))
+        if key_field is None and topic is not None and event is not None:
+            key = str(getattr(event, topic.key)).encode()
+        if key_field is not None and key is None:
+            problems.append(f"message {number} (line {value.line}): no text and no number in {key_field}, its key")
+        messages.append(Outgoing(value, key))
+    if problems:
+        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+        unless = ", or send it all the same with CHECK=0 (--no-check)" if is_checked else ""
+        raise CannotSend(
+            f"nothing was sent to {name}, {len(problems)} of {len(values)} messages are wrong: "
+            f"{'; '.join(problems[:MAX_NAMED])}{more}. Repair the file{unless}"
+        )
+    return messages
+
+
+def _field(value: bytes, path: str) -> bytes | None:
+    """The text or number in a field of a JSON document, as it is written there; None if there is none."""
+    try:
+        found: Any = json.loads(value, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return None
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found.encode("utf-8", "surrogatepass") if isinstance(found, str) else None
+
+
+def send(
+    topic: str,
+    messages: Sequence[Outgoing],
+    *,
+    headers: Headers | None = None,
+    partition: int | None = None,
+    conn_id: str = CONN_ID,
+) -> list[Sent]:
+    """Send messages and wait until each is acknowledged.
+
+    Args:
+        topic: The topic's name; it must exist.
+        messages: The messages, in this order.
+        headers: The headers of every message.
+        partition: The partition; None to let the client choose by the key.
+        conn_id: The Airflow connection of the broker.
+
+    Returns:
+        The partition and offset of each message, in the same order.
+
+    Raises:
+        CannotSend: The topic or the partition does not exist, or the broker refused a message. The text says how many
+            messages the broker took.
+        KafkaException: The broker cannot be reached.
+    """
+    from confluent_kafka import KafkaException, Producer
+
+    from include.streams.kafka.connection import ClientErrors, client_config, producer_config
+
+    config = client_config(conn_id)
+    errors = ClientErrors(conn_id, config)
+    producer = Producer(producer_config(config))
+    with errors.explaining(producer):
+        _require(producer, topic, partition, conn_id)
+    sent: dict[int, Sent] = {}
+    refused: dict[int, str] = {}
+
+    def note(number: int, error: Any, record: Any) -> None:
+        if error is None:
+            sent[number] = Sent(record.partition(), record.offset())
+        else:
+            refused[number] = error.str()
+
+    place = {} if partition is None else {"partition": partition}
+    for number, message in enumerate(messages):
+        record = {"value": message.value.data, "key": message.key, "headers": headers or [], **place}
+        while True:
+            try:
+                producer.produce(topic, on_delivery=partial(note, number), **record)
+                break
+            except BufferError:
+                # The client's queue is full: wait until acknowledgments make room.
+                producer.poll(0.5)
+            except KafkaException as error:
+                refused[number] = error.args[0].str()
+                break
+        producer.poll(0)
+    producer.flush()
+    if refused:
+        first = min(refused)
+        reason = f"; {errors.refusal}" if errors.refusal else ""
+        raise CannotSend(
+            f"the broker took {len(sent)} of {len(messages)} messages for {topic}; message {first + 1} "
+            f"(line {messages[first].value.line}): {refused[first]}{reason}"
+        )
+    return [sent[number] for number in range(len(messages))]
+
+
+def _require(producer: "Producer", topic: str, partition: int | None, conn_id: str) -> None:
+    """Raise CannotSend unless the topic and the partition exist."""
+    # All topics: a question about one would create it on a broker that creates topics by itself.
+    found = producer.list_topics(timeout=METADATA_SECONDS).topics.get(topic)
+    if found is None or not found.partitions:
+        raise CannotSend(
+            f"topic {topic} does not exist on the broker of connection {conn_id}: `make up` creates the topics of the "
+            "project on the local stack, the Dag prepare_services in a deployment"
+        )
+    if partition is not None and partition not in found.partitions:
+        raise CannotSend(f"topic {topic} has no partition {partition}; it has 0 to {max(found.partitions)}")
+
+
+def lines_of(topic: str, sent: Sequence[Sent]) -> list[str]:
+    """What was sent, for people: a line for each message, or for each partition if there are many.
+
+    Args:
+        topic: The topic's name.
+        sent: Where the messages are.
+    """
+    if len(sent) <= MAX_LINES:
+        return [f"{topic}  partition {partition}  offset {offset}" for partition, offset in sent]
+    offsets: dict[int, list[int]] = {}
+    for partition, offset in sent:
+        offsets.setdefault(partition, []).append(offset)
+    return [
+        f"{topic}  partition {partition}  offsets {min(found)} to {max(found)}: {len(found)} messages"
+        for partition, found in sorted(offsets.items())
+    ]

@@ -1,0 +1,132 @@
+"""`make send`: what counts as a message of a file, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from include.streams.contracts import Registry
+from include.streams.kafka.sending import CannotSend, Sent, headers_in, lines_of, messages_of, values_in
+from tests.unit.contracts.orders import ORDERS, message
+
+TOPICS = Registry(ORDERS)
+
+
+def data(content: str | bytes) -> list[bytes]:
+    return [value.data for value in values_in(content if isinstance(content, bytes) else content.encode())]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"a": 1}\n\n  {"a":2}  \n', [b'{"a": 1}', b'{"a":2}']),
+        ('[{"a": [1, 2]}, {"a": 1.50}]', [b'{"a": [1, 2]}', b'{"a": 1.50}']),
+        ('{\n  "a": 1\n}\n', [b'{\n  "a": 1\n}']),
+        ('{\n "a": 1\n}\n{\n "a": 2\n}', [b'{\n "a": 1\n}', b'{\n "a": 2\n}']),
+        ('\ufeff{"a": "\u00e9"}', ['{"a": "\u00e9"}'.encode()]),
+        ("[]", []),
+        (" \n", []),
+        # Bytes stay as they are: a repeated name and a huge number are for the contract to judge.
+        ('{"a": 1, "a": 2}', [b'{"a": 1, "a": 2}']),
+        (f"[{'9' * 5000}]", [b"9" * 5000]),
+    ],
+)
+def test_lines_an_array_or_whole_documents_are_messages(content, expected):
+    assert data(content) == expected
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1}\nnot json\n', b"\xff\xfe\n{}", b"[" * 100_000])
+def test_what_is_not_json_is_split_into_lines(content):
+    assert data(content) == content.strip().split(b"\n")
+
+
+def test_a_value_knows_its_line():
+    content = b'{"a": 1}\n\n{\n"a": 2\n}\n{"a": 3}'
+    assert [value.line for value in values_in(content)] == [1, 3, 6]
+    assert [value.line for value in values_in(b'[\n{"a": 1},\n{"a": 2}]')] == [2, 3]
+    assert [value.line for value in values_in(b"{}\n\nno")] == [1, 3]
+
+
+def test_a_message_gets_the_topics_key():
+    (found,) = messages_of(TOPICS, "orders", values_in(message(order_id="o-7")))
+    assert found.key == b"o-7"
+
+
+@pytest.mark.parametrize(
+    ("field", "key"), [("kind", b"retail"), ("quantity", b"2"), ("price", b"9.5"), ("a.b", None), ("kind.b", None)]
+)
+def test_another_field_is_the_key(field, key):
+    values = values_in(message())
+    if key is None:
+        with pytest.raises(CannotSend, match=rf"message 1 \(line 1\): no text and no number in {field}, its key"):
+            messages_of(TOPICS, "orders", values, key_field=field)
+    else:
+        assert messages_of(TOPICS, "orders", values, key_field=field)[0].key == key
+
+
+def test_a_field_of_an_object_is_the_key():
+    values = values_in(b'{"a": {"b": "c"}}')
+    assert messages_of(TOPICS, "other", values, key_field="a.b", is_checked=False)[0].key == b"c"
+
+
+def test_what_breaks_the_contract_is_named_with_its_line_and_nothing_else_goes():
+    lines = [message(), message("price"), b"not json", message(quantity="2")]
+    with pytest.raises(CannotSend) as refused:
+        messages_of(TOPICS, "orders", values_in(b"\n".join(lines)))
+    text = str(refused.value)
+    assert "nothing was sent to orders, 3 of 4 messages are wrong" in text
+    assert "message 2 (line 2): missing_field: price (missing)" in text
+    assert "message 3 (line 3): not_json" in text
+    assert "message 4 (line 4): wrong_type: quantity" in text
+    assert "CHECK=0" in text
+
+
+def test_many_broken_messages_are_counted():
+    with pytest.raises(CannotSend, match=r"14 of 14 messages are wrong.*message 10 .*; and 4 more"):
+        messages_of(TOPICS, "orders", values_in(b"{}\n" * 14))
+
+
+def test_a_broken_message_is_sent_on_purpose_with_the_key_that_it_has():
+    values = values_in(b"\n".join([message("price"), b"not json", message()]))
+    found = messages_of(TOPICS, "orders", values, is_checked=False)
+    assert [one.key for one in found] == [b"o-1", None, b"o-1"]
+    assert [one.value.data for one in found] == [one.data for one in values]
+
+
+def test_a_topic_that_no_package_declares_is_named():
+    with pytest.raises(CannotSend, match=r"declares the topic 'order'; it has: orders"):
+        messages_of(TOPICS, "order", values_in(message()))
+    (found,) = messages_of(TOPICS, "order", values_in(json.dumps({"a": 1}).encode()), is_checked=False)
+    assert found.key is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["trace: 1"], [("trace", b"1")]),
+        (["trace: 1, source: a, b"], [("trace", b"1"), ("source", b"a, b")]),
+        (["trace:", "at: 10:30"], [("trace", b""), ("at", b"10:30")]),
+        ([], []),
+    ],
+)
+def test_headers_are_names_and_values(texts, expected):
+    assert headers_in(texts) == expected
+
+
+@pytest.mark.parametrize("text", ["trace", ": 1", ""])
+def test_a_header_without_a_name_is_refused(text):
+    with pytest.raises(CannotSend, match='write "name: value"'):
+        headers_in([text])
+
+
+def test_few_messages_have_a_line_each_and_many_a_line_for_each_partition():
+    assert lines_of("orders", [Sent(1, 7), Sent(0, 3)]) == [
+        "orders  partition 1  offset 7",
+        "orders  partition 0  offset 3",
+    ]
+    many = [Sent(n % 2, n) for n in range(30)]
+    assert lines_of("orders", many) == [
+        "orders  partition 0  offsets 0 to 28: 15 messages",
+        "orders  partition 1  offsets 1 to 29: 15 messages",
+    ]
