@@ -63,6 +63,11 @@ send: $(READY) ## send a file to a topic: TOPIC=orders FILE=orders.jsonl (- is s
 	    $(if $(HEADERS),--headers "$$HEADERS") $(if $(COUNT),--count "$$COUNT") \
 	    $(if $(PARTITION),--partition "$$PARTITION") $(if $(filter 0,$(CHECK)),--no-check) -- "$$TOPIC" "$$FILE"
 
+look: $(READY) ## show consumers, landed topics, Dag runs and alarms; TOPIC= CONSUMER= HOURS=24 JSON=1 WATCH=1
+	@$(PYTHON) -m stack run $(PYTHON) -m include.streams look $(if $(TOPIC),--topic "$$TOPIC") \
+	    $(if $(CONSUMER),--consumer "$$CONSUMER") $(if $(HOURS),--hours "$$HOURS") $(if $(JSON),--json) \
+	    $(if $(WATCH),--watch)
+
 logs: $(READY) ## follow the logs; S=kafka chooses one service
 	@$(PYTHON) -m stack logs $(S)
 

@@ -78,6 +78,7 @@ def show(stack: Stack, seconds: int) -> bool:
     airflow = stack.endpoints()["airflow"]
     for line in links(airflow["url"], snapshot.waiting):
         console.print(line, soft_wrap=True, highlight=False)
+    console.print("`make look` shows lag, outcomes, claims and alarms at any time.")
     console.print(f"Airflow: {airflow['url']}  user {airflow['username']}  password {airflow['password']}")
     return not problems
 

@@ -4,18 +4,42 @@
 """
 
 import argparse
+import json
+import shutil
 import sys
+import time
+from datetime import timedelta
 from itertools import cycle, islice
 from pathlib import Path
+from pkgutil import resolve_name
 
 from include.streams.contracts.__main__ import DEFAULT_REGISTRY, load_registry
 from include.streams.kafka.connection import CONN_ID
 from include.streams.operations.commands import run
 
+DEFAULT_PROJECT = "include.project:PROJECT"
+MAX_HOURS = 24 * 365
+CLEAR = "\033[H\033[2J"
+WATCH_SECONDS = 2.0
+
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    return run(lambda: options.action(options), _expected)
+    if not getattr(options, "watch", False):
+        return run(lambda: options.action(options), _expected)
+    try:
+        # A service that is away is a line of the result. An error is one of the arguments.
+        while (code := run(lambda: _over_the_last(options.action(options)), _expected)) == 0:
+            sys.stdout.flush()
+            time.sleep(WATCH_SECONDS)
+        return code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _over_the_last(lines: list[str]) -> list[str]:
+    """The lines, the first of them at the top of the terminal."""
+    return [CLEAR + lines[0], *lines[1:]]
 
 
 def _expected() -> tuple[type[Exception], ...]:
@@ -53,6 +77,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     send.add_argument("--conn-id", default=CONN_ID, help="Airflow connection (default: %(default)s)")
     send.add_argument("--registry", metavar="MODULE:NAME", default=DEFAULT_REGISTRY, help="default: %(default)s")
+    look = commands.add_parser(
+        "look",
+        help="show consumers, landed topics, Dag runs and alarms as they are now",
+        description="Show consumers, landed topics, Dag runs and open alarms as they are now. Nothing is changed.",
+    )
+    look.set_defaults(action=_look)
+    look.add_argument("--topic", help="only this topic, its consumers and their alarms")
+    look.add_argument("--consumer", help="only this consumer, its topics and their alarms")
+    look.add_argument(
+        "--hours", type=float, default=24, help="count messages and ended runs of so many hours (default: %(default)s)"
+    )
+    look.add_argument("--json", action="store_true", help="print one JSON object")
+    look.add_argument("--watch", action="store_true", help=f"show it again every {WATCH_SECONDS:.0f} s, until Ctrl-C")
+    look.add_argument("--project", metavar="MODULE:NAME", default=DEFAULT_PROJECT, help="default: %(default)s")
     return parser
 
 
@@ -71,6 +109,19 @@ def _send(options: argparse.Namespace) -> list[str]:
     wanted = messages if options.count is None else list(islice(cycle(messages), options.count))
     sent = sending.send(options.topic, wanted, headers=headers, partition=options.partition, conn_id=options.conn_id)
     return sending.lines_of(options.topic, sent)
+
+
+def _look(options: argparse.Namespace) -> list[str]:
+    from include.streams.overview.gathering import gather
+    from include.streams.overview.text import lines_of
+
+    if not 0 < options.hours <= MAX_HOURS:
+        raise ValueError(f"hours is {options.hours:g}; more than 0, at most {MAX_HOURS}")
+    period = timedelta(hours=options.hours)
+    found = gather(resolve_name(options.project), topic=options.topic, consumer=options.consumer, period=period)
+    if options.json:
+        return [json.dumps(found, indent=2)]
+    return lines_of(found, max(80, shutil.get_terminal_size().columns))
 
 
 if __name__ == "__main__":

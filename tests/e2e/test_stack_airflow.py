@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +14,9 @@ import psutil
 import psycopg
 import pytest
 
+from include import project
 from stack.supervisor import leftovers
+from tests.conftest import PROJECT
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -85,6 +89,22 @@ def test_airflow_finds_a_key_among_all_that_there_were_without_reading_the_whole
     indexed = ("partition_key_target_dag_id", "created_at_id", "created_dag_run_id")
     for plan, columns in zip(plans, indexed, strict=True):
         assert f"keys_{columns}_idx" in plan
+
+
+def test_make_look_shows_every_consumer_and_finds_every_service(whole_stack):
+    done = subprocess.run(
+        [sys.executable, "-m", "include.streams", "look", "--json"],
+        cwd=PROJECT, env={**os.environ, **whole_stack.environment()}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["problems"] == []
+    assert {consumer["name"] for consumer in found["consumers"]} == {
+        consumer.name for consumer in (*project.PROJECT.consumers, *project.PROJECT.landing_consumers)
+    }
+    assert [topic["topic"] for topic in found["landed"]] == project.PROJECT.landed_topics
+    assert all("RUNNING" in topic["connector"] for topic in found["landed"])
+    assert found["dags"] is not None
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

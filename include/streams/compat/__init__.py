@@ -11,6 +11,10 @@ kafka_settings
     Overrides `KafkaBaseHook._get_client` of Airflow's Kafka provider. Tested with 2.1.0. Without it, no Kafka client is
     made, with a TypeError that names this page.
 
+metadata
+    Reads the columns `dag_id`, `state` and `run_after` of Airflow's table `dag_run`. Tested with 3.3.2. Without them,
+    the overview (`make look`) says that Airflow cannot be asked, and shows the rest.
+
 models
     Uses `__pydantic_core_schema__` of pydantic models. Tested with 2.14.3. Without it, the tables of a contract have no
     columns, and the error says so.

@@ -154,6 +154,25 @@ def check_consumer(consumer: Consumer) -> Standing:
     return standing
 
 
+def standing_of(consumer: Consumer) -> Standing:
+    """The consumer's state now, for people: it opens no alarm and records nothing.
+
+    Args:
+        consumer: The declared consumer.
+
+    Returns:
+        The state, without open claims. The oldest message of a partition that cannot be read counts as not waiting.
+
+    Raises:
+        KafkaException: The broker did not answer.
+        SQLAlchemyError: The database is unavailable.
+    """
+    with GroupOffsets(consumer.group, consumer.conn_id, **{**CONSUMER_SETTINGS, **ONE_MESSAGE}) as group:
+        found = group.look_now((topic.name for topic in consumer.topics), needs_committed=False)
+        known = _known_ones(consumer, found, group)
+        return _standing(consumer, known, group, None, remembers=False)[0]
+
+
 def _known_ones(
     consumer: Consumer, found: Mapping[Partition, PartitionOffsets], group: GroupOffsets
 ) -> dict[Partition, PartitionOffsets]:
@@ -517,8 +536,13 @@ def _standing(
     found: Mapping[Partition, PartitionOffsets],
     group: GroupOffsets,
     oldest_claim: timedelta | None,
+    *,
+    remembers: bool = True,
 ) -> tuple[Standing, Exception | None]:
-    """The consumer's state; and why the oldest message of a partition could not be read, None when all were read."""
+    """The consumer's state; and why the oldest message of a partition could not be read, None when all were read.
+
+    The present ends of the logs are stored if `remembers`.
+    """
     from confluent_kafka import KafkaException
 
     behind = dict.fromkeys((topic.name for topic in consumer.topics), 0)
@@ -526,7 +550,10 @@ def _standing(
     next_offsets = _next_offsets(consumer, found)
     now = datetime.now(UTC)
     with begin() as connection:
-        ends = _remember_ends(connection, consumer, found, next_offsets, now)
+        if remembers:
+            ends = _remember_ends(connection, consumer, found, next_offsets, now)
+        else:
+            ends = _remembered_ends(connection, consumer, found)
     reader = RangeReader(group.consumer, batch_size=1)
     unread: Exception | None = None
     for partition, offsets in sorted(found.items()):
@@ -543,7 +570,7 @@ def _standing(
             unread = trouble
             continue
         if batch:
-            age = _waited(batch[0], ends[partition], now)
+            age = _waited(batch[0], ends.get(partition, ()), now)
             waiting[partition.topic] = max(age, waiting.get(partition.topic, age))
     is_whole = not group.incomplete and group.committed_error is None and unread is None
     return Standing(behind, waiting, oldest_claim, is_whole), unread
@@ -568,10 +595,13 @@ def waited_at_least(
     consumer: Watched,
     found: Mapping[Partition, PartitionOffsets],
     next_offsets: Mapping[Partition, int],
+    *,
+    remembers: bool = True,
 ) -> dict[str, timedelta]:
     """For how long each topic's oldest unclaimed message has been seen to wait, without reading it.
 
     Counts from the check that first saw an end after it. That check is recorded here, so the first one finds no age.
+    With `remembers=False` nothing is recorded.
 
     Args:
         connection: A connection in a transaction.
@@ -584,9 +614,15 @@ def waited_at_least(
     """
     now = datetime.now(UTC)
     waited: dict[str, timedelta] = {}
-    for partition, ends in _remember_ends(connection, consumer, found, next_offsets, now).items():
-        for age in (now - seen_at for end, seen_at in ends if end > next_offsets[partition]):
-            waited[partition.topic] = max(age, waited.get(partition.topic, age))
+    if remembers:
+        all_ends = _remember_ends(connection, consumer, found, next_offsets, now)
+    else:
+        all_ends = _remembered_ends(connection, consumer, found)
+    for partition, ends in all_ends.items():
+        if partition in found:
+            known = [at for end, at in ends if next_offsets[partition] < end <= found[partition].end]
+            for age in (now - seen_at for seen_at in known):
+                waited[partition.topic] = max(age, waited.get(partition.topic, age))
     return waited
 
 

@@ -7,6 +7,7 @@ import has none, and while a task of a failed run is retried for hours, `max_act
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 
 from include.streams.kafka.claims import positions_of
@@ -48,6 +49,33 @@ def check_consumer(consumer: LandingConsumer) -> Standing:
     """
     with begin() as connection:
         oldest_claim = watch_claims(connection, consumer)
+    standing = standing_of(consumer, oldest_claim, remembers=True)
+    with begin() as connection:
+        watch_lag(connection, consumer, standing.behind)
+        watch_waiting(connection, consumer, standing)
+    log.info(
+        "checked: consumer=%s behind=%s oldest_unclaimed=%s oldest_open_claim=%s",
+        consumer.name,
+        dict(standing.behind),
+        {topic: str(age) for topic, age in standing.waiting.items()},
+        oldest_claim,
+    )
+    return standing
+
+
+def standing_of(
+    consumer: LandingConsumer, oldest_claim: timedelta | None = None, *, remembers: bool = False
+) -> Standing:
+    """The consumer's state now; it opens no alarm.
+
+    Args:
+        consumer: The declared consumer.
+        oldest_claim: The age of its oldest open claim, for the result.
+        remembers: Whether the present end of the table is recorded, from which the age of what waits is known.
+
+    Raises:
+        Exception: What the databases, the catalog and the store raise.
+    """
     # The table before the positions: a claim in between is not counted as lag.
     landed = _landed(consumer)
     starts: dict[Partition, int] = {}
@@ -60,19 +88,9 @@ def check_consumer(consumer: LandingConsumer) -> Standing:
                 starts[partition] = max(claimed, offsets.low)
                 # Offsets that are claimed without a record may be beyond the last file.
                 found[partition] = replace(offsets, end=max(offsets.end, starts[partition]))
-        behind = sum(offsets.end - starts[partition] for partition, offsets in found.items())
-        waiting = waited_at_least(connection, consumer, found, starts)
-        standing = Standing({consumer.topic.name: behind}, waiting, oldest_claim, is_whole=True)
-        watch_lag(connection, consumer, standing.behind)
-        watch_waiting(connection, consumer, standing)
-    log.info(
-        "checked: consumer=%s behind=%s oldest_unclaimed=%s oldest_open_claim=%s",
-        consumer.name,
-        dict(standing.behind),
-        {topic: str(age) for topic, age in standing.waiting.items()},
-        oldest_claim,
-    )
-    return standing
+        waiting = waited_at_least(connection, consumer, found, starts, remembers=remembers)
+    behind = sum(offsets.end - starts[partition] for partition, offsets in found.items())
+    return Standing({consumer.topic.name: behind}, waiting, oldest_claim, is_whole=True)
 
 
 def _landed(consumer: LandingConsumer) -> dict[Partition, PartitionOffsets]:
