@@ -209,7 +209,7 @@ def main() -> int:
         states = {dag_id: it.runs(dag_id) for dag_id in ("faults", "faults_fan_out", "faults_message")}
         waits = traffic.waits()
         wanted = {str(key) for (key,) in it.query("select id from outbox where destination = :w", w=FAULTS_WEBHOOK)}
-        alarms = it.query("select source, kind from alarms where closed_at is null order by 1, 2")
+        alarms = it.query("select source, kind, key from alarms where closed_at is null order by 1, 2, 3")
     quiet, killed = waits.get(WITHOUT_KILLS, {}), waits.get(WITH_KILLS, {})
     lost = sorted(set(traffic.good) - set(seen))
     for number in lost[:20]:
@@ -235,7 +235,7 @@ def main() -> int:
         "runs_while_stalled": runs_while_stalled,
         "stalled_minutes": options.stall_minutes,
         "runs": states,
-        "alarms_open_at_the_end": [f"{source} {kind}" for source, kind in alarms],
+        "alarms_open_at_the_end": [" ".join(filter(None, alarm)) for alarm in alarms],
     }
     if options.requests:
         say("second part: requests, decisions and approvals")

@@ -237,9 +237,7 @@ def count(it: Stand, lake: Lake, sent: list[bytes | None]) -> dict[str, Any]:
     kept = collections.Counter(value for _, value in records)
     ((letters,),) = it.query("select count(*) from inbox where consumer = :c and outcome = 'dead_letter'", c=LANE)
     kinds = {kind for (kind,) in it.query("select kind from alarms")}
-    opened = {
-        f"{source} {kind}" for source, kind in it.query("select source, kind from alarms where closed_at is null")
-    }
+    opened = it.query("select concat_ws(' ', source, kind, nullif(key, '')) from alarms where closed_at is null")
     say(f"{sum(kept.values())} dead letters with {len(coordinates)} different offsets, {letters} on record")
     return {
         "sent": len(sent),
@@ -249,8 +247,8 @@ def count(it: Stand, lake: Lake, sent: list[bytes | None]) -> dict[str, Any]:
         "lost": len(set(good) - set(clean)) + len(set(bad) - set(kept)) + max(0, len(bad) - letters),
         "twice": len(clean) - len(set(clean)) + len(set(clean) - set(good)),
         "wrong_rows": wrong,
-        "alarms_missing": [kind for kind in ALARMS if not any(found.startswith(kind) for found in kinds)],
-        "alarms_open": sorted(opened),
+        "alarms_missing": [kind for kind in ALARMS if kind not in kinds],
+        "alarms_open": sorted(alarm for (alarm,) in opened),
     }
 
 

@@ -26,7 +26,7 @@ RANDOM_DATES = 2_000
 # at work on readings of two thousand days.
 WAIT_SECONDS = 900.0
 # What the alarms of a run must have named at least once.
-ALARMS = ("meter_clock_ahead:", "meter_sends_too_often:", "records_stepped_over")
+ALARMS = ("meter_clock_ahead", "meter_sends_too_often", "records_stepped_over")
 
 Send = Callable[[list[tuple[bytes, bytes]]], None]
 

@@ -86,7 +86,10 @@ class Observer:
                     snapshot.results[title] = dict(self._query(database, statement))
             for name, statement in demo.awaited.items():
                 snapshot.awaited[name] = self._query("operations_db", statement)[0][0]
-        alarms = "select source || ': ' || message from alarms where closed_at is null order by opened_at"
+        alarms = (
+            "select concat_ws(' ', source, kind, nullif(key, '')) || ': ' || message from alarms "
+            "where closed_at is null order by opened_at"
+        )
         snapshot.alarms = [line for (line,) in self._query("operations_db", alarms)]
         snapshot.waiting = [
             (subject, f"dags/{dag}/runs/{quote(run, safe='')}/tasks/{task}/required_actions")

@@ -9,7 +9,7 @@ seen, at the same number of false alarms, and finds no district's leaks much lat
 
 **Makes** a version in the artifacts bucket (`models/leaks/`), with a card that says in words what the gate found. A new
 champion is an event of the asset `leak_model`. When there is no new champion, for example because there are too few
-confirmed leaks, the reason is in the log, `tell_of_champion` is skipped, and the model in use stays.
+confirmed leaks, the reason is in the log, `publish_champion` is skipped, and the model in use stays.
 
 **When it fails** the champion stays in use. Clear the run; it finishes the work that it began. If the champion itself
 cannot be loaded, training fails until a person rolls back: docs/runbooks/roll-back-a-model.md. A failed task opens the
@@ -52,12 +52,12 @@ def train_leak_model():
         return {"version": outcome.version, "promoted": outcome.promoted, "reasons": list(outcome.reasons)}
 
     @task(outlets=[LEAK_MODEL])
-    def tell_of_champion(outcome: dict, outlet_events=None) -> None:
+    def publish_champion(outcome: dict, outlet_events=None) -> None:
         if not outcome["promoted"]:
             raise AirflowSkipException(f"no new champion: {'; '.join(outcome['reasons'])}")
         outlet_events[LEAK_MODEL].extra = {"version": outcome["version"]}
 
-    tell_of_champion(train())
+    publish_champion(train())
 
 
 train_leak_model()

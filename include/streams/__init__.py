@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from include.streams.landing.consumers import LandingConsumer
     from include.streams.landing.sensor import LandedOffsetsSensor
     from include.streams.operations import outbox
+    from include.streams.operations.alarm_kinds import KindWithRunbook
     from include.streams.operations.database import begin
     from include.streams.operations.heartbeats import REPORTED
     from include.streams.operations.retention import Rule as RetentionRule
@@ -48,6 +49,7 @@ __all__ = [
     "ContractViolation",
     "Demo",
     "KeyedAsset",
+    "KindWithRunbook",
     "LandedOffsetsSensor",
     "LandingConsumer",
     "Message",
@@ -88,6 +90,7 @@ _DEFINED_IN = {
     "ContractViolation": "contracts:ContractViolation",
     "Demo": "packages:Demo",
     "KeyedAsset": "packages:KeyedAsset",
+    "KindWithRunbook": "operations.alarm_kinds:KindWithRunbook",
     "LandedOffsetsSensor": "landing.sensor:LandedOffsetsSensor",
     "LandingConsumer": "landing.consumers:LandingConsumer",
     "Message": "kafka.messages:Message",

@@ -20,6 +20,7 @@ from include.streams.kafka.connection import DEAD_LETTERS_CONN_ID, DEAD_LETTERS_
 from include.streams.kafka.consumers import Consumer
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.tables import clean_table
+from include.streams.operations.alarm_kinds import AlarmKind, KindWithRunbook
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset
@@ -114,6 +115,7 @@ class Package:
         tables: Iceberg tables that its tasks write, besides the clean tables of its landing consumers:
             "namespace.table".
         repairs: "package.module:NAME" of its repairs of dead letters.
+        alarm_kinds: The enum of its own kinds of alarms; None if it opens none.
         retention: "package.module:function", called as `function(inbox_kept)` with the time for which inbox rows are
             kept (None: forever); it returns the rules for pruning the package's own tables.
         nightly: "package.module:function" of further work of `maintain_tables`, each called as `function(seconds=...)`:
@@ -129,6 +131,7 @@ class Package:
     keyed_assets: tuple[KeyedAsset, ...] = ()
     tables: tuple[str, ...] = ()
     repairs: str | None = None
+    alarm_kinds: type[KindWithRunbook] | None = None
     retention: str | None = None
     nightly: tuple[str, ...] = ()
     demo: Demo = field(default_factory=Demo)
@@ -149,8 +152,8 @@ class Project:
         nightly: {name: "package.module:function"}; a task of `maintain_tables` is named after each.
 
     Raises:
-        ValueError: Two packages, consumers, assets or connections have one name, a consumer reads a topic that no
-            package declares, or two topics collide (see `Registry`).
+        ValueError: Two packages, consumers, assets, connections or kinds of alarms have one name, a consumer reads a
+            topic that no package declares, or two topics collide (see `Registry`).
     """
 
     def __init__(self, *packages: Package):
@@ -167,6 +170,10 @@ class Project:
         _distinct("keyed asset", (keyed.name for package in packages for keyed in package.keyed_assets))
         # Of one name, the stack would have one of them only, and say nothing.
         _distinct("connection", chain([DEAD_LETTERS_CONN_ID], *((*d.feeds, *d.kafka_connections) for d in self.demos)))
+        kinds = [*AlarmKind, *(kind for package in packages for kind in package.alarm_kinds or ())]
+        _distinct("kind of alarm", kinds)
+        # {name: the kind}, of the library and of all packages.
+        self.alarm_kinds: dict[str, KindWithRunbook] = {kind.value: kind for kind in kinds}
         functions = _joined(package.nightly for package in packages)
         _distinct("nightly function", (name.rpartition(":")[2] for name in functions))
         self.nightly = {name.rpartition(":")[2]: name for name in functions}

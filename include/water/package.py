@@ -1,6 +1,7 @@
 """What the example declares: `include/project.py` names it."""
 
 from include.streams import KeyedAsset, Package
+from include.water.alarm_kinds import WaterAlarmKind
 from include.water.consumers import CONSUMERS, LANDING_CONSUMERS, TRIAGE_SERVICE_REQUESTS
 from include.water.demo import DEMO
 from include.water.flows.tables import TABLES
@@ -27,6 +28,7 @@ WATER = Package(
     ),
     tables=(*TABLES, CUSTOMER_DAYS),
     repairs="include.water.repairs:REPAIRS",
+    alarm_kinds=WaterAlarmKind,
     retention="include.water.retention:rules",
     nightly=("include.water.retention:remove_register_files",),
     demo=DEMO,

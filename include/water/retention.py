@@ -7,6 +7,7 @@ import time
 from datetime import timedelta
 
 from include.streams import RetentionRule
+from include.water.alarm_kinds import WaterAlarmKind
 from include.water.tables import decisions, published_seismic_events, work_orders
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def _old_register_files(older_than: timedelta) -> list[tuple[str, int]]:
     from sqlalchemy import func, select, union
 
     from include.streams import begin
-    from include.streams.operations.tables import alarms
+    from include.streams.operations.alarms import open_keys
     from include.water.register.importing import SOURCE
     from include.water.register.layout import identity
     from include.water.tables import register_customers, register_files, register_sites
@@ -91,10 +92,8 @@ def _old_register_files(older_than: timedelta) -> list[tuple[str, int]]:
     standing = union(*(select(of.c.object_name, of.c.generation) for of in (register_sites, register_customers)))
     old = select(register_files.c.object_name, register_files.c.generation)
     old = old.where(register_files.c.recorded_at < func.now() - older_than).order_by(register_files.c.recorded_at)
-    of_alarms = select(alarms.c.kind).where(alarms.c.source == SOURCE, alarms.c.closed_at.is_(None))
     with begin() as connection:
         kept = {(name, generation) for name, generation in connection.execute(standing)}
-        # `file_rejected:<identity>`
-        told = {kind.rpartition(":")[2] for kind in connection.execute(of_alarms).scalars()}
+        alarmed = open_keys(connection, SOURCE, WaterAlarmKind.file_rejected)
         found = [(row.object_name, row.generation) for row in connection.execute(old)]
-    return [key for key in found if key not in kept and identity(*key) not in told]
+    return [key for key in found if key not in kept and identity(*key) not in alarmed]

@@ -9,6 +9,7 @@ would mean nothing in a small run is not measured there.
 from __future__ import annotations
 
 from include.streams.validators.rules import PERCENT, Measure, Recent, SetSuite, Severity, SourceRule, from_contract
+from include.water.alarm_kinds import WaterAlarmKind
 from include.water.sites import DISTRICTS
 from include.water.topics import MeterReading
 
@@ -85,7 +86,7 @@ select (select max(falling / meters) from days where meters >= {_ENOUGH_METERS})
 # A fault of one meter concerns only that meter: its rows continue, and an alarm names it.
 _METERS = (
     SourceRule(
-        kind="meter_sends_too_often",
+        kind=WaterAlarmKind.meter_sends_too_often,
         title="meters that send too often",
         expected=f"at most {_MOST_READINGS_AN_HOUR} readings of a meter in an hour",
         query=f"""
@@ -99,7 +100,7 @@ _METERS = (
         remedy="look at the meter's interval and at the gateway that sends for it",
     ),
     SourceRule(
-        kind="meter_clock_ahead",
+        kind=WaterAlarmKind.meter_clock_ahead,
         title="meters whose clock runs ahead",
         expected="readings at most an hour ahead of their arrival",
         query="""
@@ -115,7 +116,7 @@ _METERS = (
         remedy="set the meter's clock. Reports and models leave readings out until their time has come",
     ),
     SourceRule(
-        kind="meter_in_unknown_district",
+        kind=WaterAlarmKind.meter_in_unknown_district,
         title="meters that name an unknown district",
         expected="a district of the network",
         query=f"""

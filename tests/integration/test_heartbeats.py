@@ -13,8 +13,9 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 
 from include.streams.operations import database
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.database import begin
-from include.streams.operations.heartbeats import FAILED, SILENT, beat, report_end, report_failure
+from include.streams.operations.heartbeats import beat, report_end, report_failure
 from include.streams.operations.migrate import upgrade
 from include.streams.operations.tables import alarms, heartbeats
 from tests.integration.kafka.test_handling import Receiver
@@ -22,6 +23,7 @@ from tests.integration.kafka.test_handling import Receiver
 pytestmark = pytest.mark.integration
 
 EVERY = timedelta(minutes=5)
+FAILED, SILENT = AlarmKind.dag_failed, AlarmKind.dag_silent
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +41,10 @@ def context(
     return {"ti": ti, "exception": error, "dag_run": SimpleNamespace(partition_key=key)}
 
 
-def open_kinds(source: str) -> list[str]:
+def open_kinds(source: str, key: str = "") -> list[str]:
     with begin() as connection:
-        mine = select(alarms.c.kind).where(alarms.c.source == source, alarms.c.closed_at.is_(None))
+        about = (alarms.c.source == source, alarms.c.key == key)
+        mine = select(alarms.c.kind).where(*about, alarms.c.closed_at.is_(None))
         return list(connection.scalars(mine))
 
 
@@ -62,9 +65,9 @@ def test_a_task_that_fails_opens_an_alarm_and_its_next_end_closes_it():
 def test_the_alarm_of_one_mapped_task_is_not_closed_by_another():
     report_failure(context(error=ValueError("no"), map_index=0))
     report_end(context(map_index=1))
-    assert open_kinds("maintain.prune[0]") == [FAILED]
+    assert open_kinds("maintain.prune", "map_index=0") == [FAILED]
     report_end(context(map_index=0))
-    assert open_kinds("maintain.prune[0]") == []
+    assert open_kinds("maintain.prune", "map_index=0") == []
 
 
 def test_the_alarm_of_one_partition_key_is_closed_by_a_run_of_the_same_key_only():
@@ -72,28 +75,47 @@ def test_the_alarm_of_one_partition_key_is_closed_by_a_run_of_the_same_key_only(
     report_failure(context("by_key", ValueError("no"), key="SR-2-abc", map_index=3))
     report_end(context("by_key", key="SR-3-abc"))
     report_end(context("by_key"))
-    assert open_kinds("by_key.prune@SR-1-abc") == [FAILED]
-    assert open_kinds("by_key.prune[3]@SR-2-abc") == [FAILED]
+    assert open_kinds("by_key.prune", "SR-1-abc") == [FAILED]
+    assert open_kinds("by_key.prune", "SR-2-abc,map_index=3") == [FAILED]
     report_end(context("by_key", key="SR-1-abc"))
     report_end(context("by_key", key="SR-2-abc", map_index=3))
-    assert open_kinds("by_key.prune@SR-1-abc") == open_kinds("by_key.prune[3]@SR-2-abc") == []
+    assert open_kinds("by_key.prune", "SR-1-abc") == open_kinds("by_key.prune", "SR-2-abc,map_index=3") == []
 
 
 @pytest.mark.parametrize(
     "key", ["k" * 250, "k" * 249 + "l", "a b\n'; rm", "\x1b[2J<b>", "\ud800", "öl", "k~0123456789abcdef", " "]
 )
-def test_any_partition_key_gives_a_short_source_of_plain_characters(key):
+def test_any_partition_key_gives_a_short_key_of_plain_characters(key):
     report_failure(context("any_key", ValueError("no"), key=key))
     with begin() as connection:
-        mine = select(alarms.c.source).where(alarms.c.source.startswith("any_key."), alarms.c.kind == FAILED)
-        source = connection.execute(mine).scalar_one()
-    assert re.fullmatch(r"any_key\.prune@[A-Za-z0-9._:-]*~[0-9a-f]{16}", source)
-    assert len(source) < 150
+        mine = select(alarms.c.key).where(alarms.c.source == "any_key.prune", alarms.c.kind == FAILED)
+        shown = connection.execute(mine).scalar_one()
+    assert re.fullmatch(r"[A-Za-z0-9._:-]*~[0-9a-f]{16}", shown)
+    assert len(shown) < 150
     # Another key that looks the same once it is cut, and the text itself as a key.
     report_end(context("any_key", key=key + "x"))
-    report_end(context("any_key", key=source.partition("@")[2]))
-    assert open_kinds(source) == [FAILED]
+    report_end(context("any_key", key=shown))
+    assert open_kinds("any_key.prune", shown) == [FAILED]
     report_end(context("any_key", key=key))
+    assert open_kinds("any_key.prune", shown) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "about"),
+    [
+        ("by_key.prune@SR-1", {"key": "SR-1"}),
+        ("by_key.prune[3]", {"map_index": 3}),
+        ("by_key.prune[3]@SR-1", {"key": "SR-1", "map_index": 3}),
+    ],
+)
+def test_an_alarm_that_the_release_before_opened_is_closed(source, about):
+    with begin() as connection:
+        row = alarms.insert().values(source=source, kind=FAILED, message="")
+        connection.execute(row)
+    report_end(context("by_key"))
+    report_end(context("by_key", key="SR-2", map_index=3))
+    assert open_kinds(source) == [FAILED]
+    report_end(context("by_key", **about))
     assert open_kinds(source) == []
 
 
@@ -135,11 +157,12 @@ def test_without_the_database_a_failure_reaches_the_webhook(monkeypatch):
     connection = {"conn_type": "http", "host": f"http://127.0.0.1:{receiver.server_port}"}
     monkeypatch.setenv("AIRFLOW_CONN_ALARM_WEBHOOK", json.dumps(connection))
     monkeypatch.setattr(database, "begin", away)
-    report_failure(context(error=ConnectionError("away")))
+    report_failure(context(error=ConnectionError("away"), key="SR-1"))
     receiver.shutdown()
     ((_, request),) = receiver.seen
-    assert request["source"] == "maintain.prune"
-    assert request["kind"] == FAILED
+    assert [request[name] for name in ("source", "kind", "key")] == ["maintain.prune", "dag_failed", "SR-1"]
+    assert request["text"].startswith("alarm opened: maintain.prune dag_failed SR-1: run run-1 failed: ConnectionError")
+    assert request["runbook"] == "docs/runbooks/a-dag-is-silent.md"
 
 
 def test_without_database_and_webhook_a_failure_is_in_the_log(monkeypatch, caplog):

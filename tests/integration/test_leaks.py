@@ -1,4 +1,4 @@
-"""Leaks on a real PostgreSQL, broker and object store: trained, judged, told once, produced."""
+"""Leaks on a real PostgreSQL, broker and object store: trained, judged, reported once, produced."""
 
 from __future__ import annotations
 
@@ -60,37 +60,37 @@ def record(*nights: Night, version: str = "v1") -> dict[str, int]:
         return detection.record(connection, version, nights)
 
 
-def told() -> list[str]:
+def reported() -> list[str]:
     with begin() as connection:
         return detection.unproduced(connection)
 
 
-def test_a_leak_of_many_nights_is_told_once(tables):
+def test_a_leak_of_many_nights_is_reported_once(tables):
     record(night(1), night(2), night(3, alarm=False), night(4))
     record(night(5), night(6))
-    assert told() == ["valley/2026-11-01/1"]
+    assert reported() == ["valley/2026-11-01/1"]
     record(night(20), night(20, district="harbour"))
-    assert told() == ["valley/2026-11-01/1", "harbour/2026-11-20/1", "valley/2026-11-20/1"]
+    assert reported() == ["valley/2026-11-01/1", "harbour/2026-11-20/1", "valley/2026-11-20/1"]
 
 
 def test_judging_again_tells_nothing_again_whatever_data_or_model_say(tables):
     record(night(1), night(2))
-    detection.record_produced(told())
+    detection.record_produced(reported())
     assert record(night(1), night(2)) == {"judged": 0, "alarms": 0, "new_leaks": 0}
     assert record(night(1, data="b", litres=550), night(2))["judged"] == 1
     assert record(night(1, data="b"), night(2), version="v2")["judged"] == 2
     # An earlier night, found later, is one of the same leak.
     record(night(1, alarm=False, data="c"), Night("valley", date(2026, 10, 31), "a", 0.9, True, 0.9, 500.0))
-    assert told() == []
+    assert reported() == []
 
 
-def test_a_leak_that_has_doubled_is_told_again_as_another(tables):
+def test_a_leak_that_has_doubled_is_reported_again_as_another(tables):
     record(night(1, litres=150), night(2, litres=300), night(3, litres=560), night(4, litres=900))
-    assert told() == ["valley/2026-11-01/1", "valley/2026-11-03/1"]
+    assert reported() == ["valley/2026-11-01/1", "valley/2026-11-03/1"]
     record(night(5, litres=1_050))
-    assert len(told()) == 2
+    assert len(reported()) == 2
     record(night(6, litres=1_200))
-    assert told()[-1] == "valley/2026-11-06/1"
+    assert reported()[-1] == "valley/2026-11-06/1"
 
 
 def record_and_be_killed(one: Night) -> None:
@@ -102,14 +102,14 @@ def record_and_be_killed(one: Night) -> None:
 def test_a_run_that_was_killed_leaves_its_leaks_to_the_next_one(tables):
     with pytest.raises(KeyboardInterrupt):
         record_and_be_killed(night(1))
-    assert told() == []
+    assert reported() == []
     record(night(1))
-    keys = told()
+    keys = reported()
     # Killed before it was produced, or before that was written down: the same message, to the byte.
-    assert list(detection.messages(keys)) == list(detection.messages(told()))
+    assert list(detection.messages(keys)) == list(detection.messages(reported()))
     detection.record_produced(keys)
     detection.record_produced(keys)
-    assert told() == []
+    assert reported() == []
 
 
 def operator():
@@ -125,7 +125,7 @@ def test_the_dags_own_task_produces_leaks_that_keep_their_contract(tables):
     since = {LEAKS_DETECTED.name: ends(LEAKS_DETECTED.name)}
     record(night(1), night(1, district="harbour"))
     produce = operator()
-    produce.producer_function_args = [told()]
+    produce.producer_function_args = [reported()]
     produce.execute({})
     events = [LEAKS_DETECTED.parse(record.value()) for record in read(LEAKS_DETECTED.name, since)]
     assert all(isinstance(event, LeakDetected) for event in events)
@@ -135,13 +135,13 @@ def test_the_dags_own_task_produces_leaks_that_keep_their_contract(tables):
 def test_a_delivery_that_fails_fails_the_task_and_the_leak_stays_to_be_produced(tables, monkeypatch):
     record(night(1))
     produce = operator()
-    produce.producer_function_args = [told()]
+    produce.producer_function_args = [reported()]
     produce.topic = "no.such.topic"
     impatient = {**client_config(), "message.timeout.ms": 1500}
     monkeypatch.setenv("AIRFLOW_CONN_KAFKA_DEFAULT", json.dumps({"conn_type": "kafka", "extra": impatient}))
     with pytest.raises(DeliveryFailed):
         produce.execute({})
-    assert told() == ["valley/2026-11-01/1"]
+    assert reported() == ["valley/2026-11-01/1"]
 
 
 def test_confirmed_leaks_are_what_crews_say_last(tables):

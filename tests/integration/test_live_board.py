@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Connection, func, insert, text, update
 from sqlalchemy.exc import DBAPIError
 
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import open_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.migrate import upgrade
@@ -223,10 +224,11 @@ def test_no_customer_is_named(connection):
 
 
 def test_open_alarms_are_shown_and_closed_ones_are_not(connection):
-    open_alarm(connection, "raise_alerts", "lag", "2,000 messages behind")
+    open_alarm(connection, "raise_alerts", AlarmKind.lag, "2,000 messages behind")
     connection.execute(text("insert into alarms (source, kind, message, closed_at) values ('a', 'age', 'b', now())"))
     alarms = read_board(connection)["alarms"]
-    assert (alarms["total"], [alarm["message"] for alarm in alarms["alarms"]]) == (1, ["2,000 messages behind"])
+    messages = [alarm["message"] for alarm in alarms["alarms"]]
+    assert (alarms["total"], messages) == (1, ["2,000 messages behind (docs/runbooks/lag-grows.md)"])
 
 
 def test_the_board_is_the_same_as_long_as_nothing_changes(connection):

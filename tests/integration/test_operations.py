@@ -20,6 +20,7 @@ from sqlalchemy import Engine, MetaData, text
 from sqlalchemy.exc import DBAPIError
 
 from include.streams.operations.__main__ import main
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin, engine
 from include.streams.operations.migrate import MIGRATION_LOCK, upgrade
@@ -177,32 +178,33 @@ def source(services) -> str:
 
 
 def episodes(source: str) -> list[tuple[str, str, bool]]:
-    """(kind, message, whether it is open) of the source's alarms, oldest first."""
+    """(kind, message without the runbook, whether it is open) of the source's alarms, oldest first."""
+    text_only = r"regexp_replace(message, ' \(docs/runbooks/[a-z-]+\.md\)', '')"
     with begin() as connection:
-        query = "select kind, message, closed_at is null from alarms where source = :source order by id"
+        query = f"select kind, {text_only}, closed_at is null from alarms where source = :source order by id"
         return [tuple(row) for row in connection.execute(text(query), {"source": source})]
 
 
-def test_an_alarm_is_told_once_an_episode_and_again_in_the_next(source, caplog):
+def test_an_alarm_is_notified_once_an_episode_and_again_in_the_next(source, caplog):
     for n in range(3):
         with begin() as connection:
-            assert open_alarm(connection, source, "lag", f"first, look {n}") is (n == 0)
+            assert open_alarm(connection, source, AlarmKind.lag, f"first, look {n}") is (n == 0)
     assert episodes(source) == [("lag", "first, look 0", True)]
     for _ in range(2):
         with begin() as connection:
             close_alarm(connection, source, "lag")
     with begin() as connection:
-        assert open_alarm(connection, source, "lag", "second")
+        assert open_alarm(connection, source, AlarmKind.lag, "second")
     assert episodes(source) == [("lag", "first, look 0", False), ("lag", "second", True)]
-    told = [record.levelname for record in caplog.records if source in record.getMessage()]
-    assert told == ["ERROR", "INFO", "ERROR"]
+    logged = [record.levelname for record in caplog.records if source in record.getMessage()]
+    assert logged == ["ERROR", "INFO", "ERROR"]
 
 
 def test_closing_an_alarm_closes_no_other(source):
     with begin() as connection:
-        open_alarm(connection, source, "lag", "far behind")
-        open_alarm(connection, source, "age", "old")
-        open_alarm(connection, f"{source}-other", "lag", "far behind too")
+        open_alarm(connection, source, AlarmKind.lag, "far behind")
+        open_alarm(connection, source, AlarmKind.age, "old")
+        open_alarm(connection, f"{source}-other", AlarmKind.lag, "far behind too")
         close_alarm(connection, source, "lag")
         close_alarm(connection, source, "never opened")
     assert episodes(source) == [("lag", "far behind", False), ("age", "old", True)]
@@ -215,11 +217,11 @@ def test_of_two_that_raise_the_same_alarm_at_once_exactly_one_opens_it(source, f
 
     def second() -> None:
         with begin() as connection:
-            opened.append(open_alarm(connection, source, "lag", "second"))
+            opened.append(open_alarm(connection, source, AlarmKind.lag, "second"))
 
     thread = threading.Thread(target=second)
     with engine().connect() as connection, connection.begin() as transaction:
-        assert open_alarm(connection, source, "lag", "first")
+        assert open_alarm(connection, source, AlarmKind.lag, "first")
         thread.start()
         thread.join(timeout=0.5)
         assert thread.is_alive(), "it did not wait to see whether the first stays"
@@ -239,17 +241,17 @@ def run(*arguments: str, database_url: str | None = None) -> tuple[int, str, str
 
 def test_open_alarms_are_listed_oldest_first_and_nothing_else_is_printed(source):
     with begin() as connection:
-        open_alarm(connection, source, "lag", "far behind")
-        open_alarm(connection, f"{source}-other", "messages_lost", "offsets [0, 3)")
-        open_alarm(connection, source, "age", "over")
+        open_alarm(connection, source, AlarmKind.lag, "far behind")
+        open_alarm(connection, f"{source}-other", AlarmKind.messages_lost, "offsets [0, 3)")
+        open_alarm(connection, source, AlarmKind.age, "over")
         close_alarm(connection, source, "age")
     code, out, _ = run("alarms")
     mine = [line for line in out.splitlines() if source in line]
     assert code == 0
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC  ", line) for line in out.splitlines()), out
     assert [line.split("  ", 1)[1] for line in mine] == [
-        f"{source}  lag  far behind",
-        f"{source}-other  messages_lost  offsets [0, 3)",
+        f"{source}  lag  far behind (docs/runbooks/lag-grows.md)",
+        f"{source}-other  messages_lost  offsets [0, 3) (docs/runbooks/messages-lost.md)",
     ]
 
 
@@ -257,8 +259,8 @@ def webhook_texts(source: str) -> list[str]:
     """What the requests to the webhook say of the source's alarms, oldest first."""
     with begin() as connection:
         bodies = connection.scalars(text("select body from outbox where consumer = 'alarms' order by sequence"))
-        told = [json.loads(bytes(body)) for body in bodies]
-    return [body["text"] for body in told if body["source"] == source]
+        sent = [json.loads(bytes(body)) for body in bodies]
+    return [body["text"] for body in sent if body["source"] == source]
 
 
 def test_without_an_open_alarm_the_list_says_so(new_database):
@@ -269,8 +271,8 @@ def test_without_an_open_alarm_the_list_says_so(new_database):
 
 def test_a_person_closes_one_alarm_and_no_other(source, capsys):
     with begin() as connection:
-        open_alarm(connection, source, "messages_lost", "offsets [0, 3)")
-        open_alarm(connection, source, "lag", "far behind")
+        open_alarm(connection, source, AlarmKind.messages_lost, "offsets [0, 3)")
+        open_alarm(connection, source, AlarmKind.lag, "far behind")
     close = ("close-alarm", source, "messages_lost", "--by", "ann", "--reason", "sent again\nby hand")
     assert run(*close)[:2] == (0, f"closed: messages_lost of {source}\n")
     closed = ("messages_lost", "offsets [0, 3) (closed by ann: sent again by hand)", False)
@@ -285,7 +287,7 @@ def test_a_person_closes_one_alarm_and_no_other(source, capsys):
 
 def test_an_alarm_is_not_closed_without_a_reason_and_one_that_never_was_cannot_be(source, capsys):
     with begin() as connection:
-        open_alarm(connection, source, "messages_lost", "offsets [0, 3)")
+        open_alarm(connection, source, AlarmKind.messages_lost, "offsets [0, 3)")
     assert main(["close-alarm", source, "messages_lost", "--reason", "  "]) == 1
     assert main(["close-alarm", source, "lag", "--reason", "dealt with"]) == 1
     out, err = capsys.readouterr()

@@ -16,6 +16,7 @@ from sqlalchemy import insert, text
 
 from include.streams.lake.buckets import Bucket, Entry, GenerationChanged, bucket
 from include.streams.lake.catalog import load_catalog
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import open_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.migrate import upgrade
@@ -199,7 +200,7 @@ def test_the_last_suite_is_shown_and_every_one_that_stops_a_run(objects):
         f"{folder(name, 8)}/result.json", json.dumps({**result, "stopped": True, "outcomes": outcomes}).encode()
     )
     with begin() as connection:
-        open_alarm(connection, name, "suite_failed:8", "a suite has failed")
+        open_alarm(connection, name, AlarmKind.suite_failed, "a suite has failed", key="8")
     try:
         quality = collect([], now=NOW).quality
     finally:

@@ -59,8 +59,8 @@ def check(source: str, claim_id: int, values: list[Any], **counts: int) -> dict[
     return check_run(source, SUITE, pa.table({"x": pa.array(values, pa.int64())}), summary)
 
 
-def alarms(source: str) -> list[str]:
-    return [alarm.kind for alarm in open_alarms() if alarm.source == source]
+def alarms(source: str) -> list[tuple[str, str]]:
+    return [(alarm.kind, alarm.key) for alarm in open_alarms() if alarm.source == source]
 
 
 def stored(source: str, claim_id: int, name: str) -> str:
@@ -76,7 +76,7 @@ def test_a_run_that_breaks_a_rule_stops_and_says_what_to_do(source):
     for part in ("x: 0 to 10", "1 of 3 rows break it", f"gs://artifacts/validation/{source}/7/report.html"):
         assert part in text
     assert f"python -m include.streams.validators accept {source} 7 --reason" in text
-    assert alarms(source) == ["suite_failed:7"]
+    assert alarms(source) == [("suite_failed", "7")]
     result = json.loads(stored(source, 7, "result.json"))
     assert result["stopped"]
     assert not result["passed"]
@@ -91,7 +91,7 @@ def test_a_stopped_run_that_is_mended_passes_and_closes_its_alarm_alone(source):
         with pytest.raises(SetsFailed):
             check(source, claim_id, [50])
     assert check(source, 7, [5])["accepted"] == []
-    assert alarms(source) == ["suite_failed:8"]
+    assert alarms(source) == [("suite_failed", "8")]
 
 
 def test_an_accepted_run_passes_with_the_rules_that_were_accepted_and_no_others(source, capsys):
@@ -120,7 +120,7 @@ def test_only_what_is_broken_can_be_accepted_and_only_with_a_name_and_a_reason(s
     with pytest.raises(SetsFailed):
         check(source, 8, [50])
     assert command(["accept", source, "8", "--reason", " "]) == 1
-    assert alarms(source) == ["suite_failed:8"]
+    assert alarms(source) == [("suite_failed", "8")]
 
 
 def test_the_past_is_what_passed_or_was_accepted_before_this_claim(source):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
+from include.streams.operations.alarm_kinds import KindWithRunbook
 from include.streams.operations.alarms import open_alarms
 from include.streams.operations.database import begin
 from include.streams.operations.migrate import upgrade
@@ -19,12 +20,17 @@ from include.streams.validators.sources import MAX_ALARMS
 
 pytestmark = pytest.mark.integration
 
+
+class ShopAlarmKind(KindWithRunbook):
+    shop_sells_too_much = "shop_sells_too_much", "suite-failed.md"
+
+
 SUITE = SetSuite(
     name="orders",
     columns=("shop", "amount"),
     sources=(
         SourceRule(
-            kind="shop_sells_too_much",
+            kind=ShopAlarmKind.shop_sells_too_much,
             title="shops that sell too much",
             expected="at most 10",
             query="select shop as source, max(amount) as found, found > 10 as breaks from run group by shop",
@@ -48,22 +54,25 @@ def check(consumer: str, claim_id: int, amounts: dict[str, int]) -> dict[str, An
 
 
 def alarms(consumer: str) -> dict[str, str]:
-    return {alarm.kind: alarm.message for alarm in open_alarms() if alarm.source == consumer}
+    """{shop: message}"""
+    mine = [alarm for alarm in open_alarms() if alarm.source == consumer]
+    assert {alarm.kind for alarm in mine} <= {"shop_sells_too_much"}
+    return {alarm.key: alarm.message for alarm in mine}
 
 
 def test_a_source_is_named_until_it_behaves_again(consumer):
     assert check(consumer, 1, {"a": 61, "b": 2, HOSTILE: 12})["warnings"] == ["shops that sell too much"]
-    kinds = alarms(consumer)
-    assert set(kinds) == {"shop_sells_too_much:a", f"shop_sells_too_much:{HOSTILE}"}
-    assert kinds["shop_sells_too_much:a"].startswith("a: 61 in one order; expected: at most 10. Its rows go on.")
+    shops = alarms(consumer)
+    assert set(shops) == {"a", HOSTILE}
+    assert shops["a"].startswith("a: 61 in one order; expected: at most 10. Its rows go on.")
     page = load_page(consumer, 1)
     assert page
     assert HOSTILE not in page
     # A run without the source says nothing about it.
     check(consumer, 2, {"b": 1})
-    assert set(alarms(consumer)) == set(kinds)
+    assert set(alarms(consumer)) == set(shops)
     check(consumer, 3, {"a": 3, HOSTILE: 50})
-    assert set(alarms(consumer)) == {f"shop_sells_too_much:{HOSTILE}"}
+    assert set(alarms(consumer)) == {HOSTILE}
     check(consumer, 4, {HOSTILE: 1})
     assert alarms(consumer) == {}
 
@@ -81,9 +90,9 @@ def weeks_pass(consumer: str, weeks: int) -> None:
 
 
 def closed(consumer: str) -> dict[str, str]:
-    mine = text("select kind, message from alarms where source = :source and closed_at is not null")
+    mine = text("select key, message from alarms where source = :source and closed_at is not null")
     with begin() as connection:
-        return {kind: message for kind, message in connection.execute(mine, {"source": consumer})}
+        return {shop: message for shop, message in connection.execute(mine, {"source": consumer})}
 
 
 def test_sources_that_never_send_again_do_not_keep_others_from_being_named(consumer):
@@ -92,20 +101,20 @@ def test_sources_that_never_send_again_do_not_keep_others_from_being_named(consu
         check(consumer, claim_id, {shop: 20 for shop in replaced[2 * claim_id : 2 * claim_id + 2]})
     weeks_pass(consumer, 3)
     check(consumer, 20, {"new": 50})
-    assert set(alarms(consumer)) == {f"shop_sells_too_much:{shop}" for shop in replaced}
+    assert set(alarms(consumer)) == set(replaced)
     weeks_pass(consumer, 2)
     # One of them still sends, and is far from the worst of this run: its alarm stays.
     many = {f"new-{n}": 1_000 + n for n in range(1_000)}
     check(consumer, 21, {"shop-0": 11, **many})
     named = set(alarms(consumer))
-    assert named - {f"shop_sells_too_much:{shop}" for shop in many} == {"shop_sells_too_much:shop-0"}
+    assert named - set(many) == {"shop-0"}
     assert 1 < len(named) <= MAX_ALARMS
     # The others are on record, with the reason.
-    assert set(closed(consumer)) == {f"shop_sells_too_much:{shop}" for shop in replaced[1:]}
+    assert set(closed(consumer)) == set(replaced[1:])
     assert all("(open for more than 4 weeks" in message for message in closed(consumer).values())
     # One that comes back is named again.
     check(consumer, 22, {"shop-0": 11, "shop-7": 50})
-    assert set(alarms(consumer)) == {*named, "shop_sells_too_much:shop-7"}
+    assert set(alarms(consumer)) == {*named, "shop-7"}
 
 
 def test_an_alarm_of_weeks_closes_in_a_run_in_which_nobody_breaks_the_rule(consumer):
@@ -113,4 +122,4 @@ def test_an_alarm_of_weeks_closes_in_a_run_in_which_nobody_breaks_the_rule(consu
     weeks_pass(consumer, 5)
     check(consumer, 2, {"b": 1})
     assert alarms(consumer) == {}
-    assert set(closed(consumer)) == {"shop_sells_too_much:replaced"}
+    assert set(closed(consumer)) == {"replaced"}

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, Row, text
 
 from include.streams.contracts.violations import FRAMED
 from include.streams.kafka.consumers import Consumer, Shape
-from include.streams.operations.alarms import MORE, add_lasting, close_alarm, open_alarm, open_text
+from include.streams.operations.alarm_kinds import AlarmKind
+from include.streams.operations.alarms import close_others, open_alarm
 from include.streams.operations.tables import Outcome
 
-ALARM = "many_dead_letters"
 # The number of latest messages of a topic that are counted over its partitions, and the minimum for each partition.
 LATEST, LATEST_OF_A_PARTITION = 200, 5
 # Fewer dead letters than this are no pattern, unless they are all of the latest messages.
@@ -57,10 +57,9 @@ _WAITING = text(
 
 
 def watch_broken_contracts(connection: Connection, consumer: Consumer) -> None:
-    """Open or close the alarm of a consumer of the event lane by the inbox rows of each topic's latest messages.
+    """Open or close the alarms of a consumer of the event lane by the inbox rows of each topic's latest messages.
 
-    A further topic is added to the open alarm and delivered. The alarm closes once all topics that it names are
-    healthy, and no other topic is broken.
+    Each topic has an alarm of its own. The alarm of a topic that the consumer does not read any more is closed.
 
     Args:
         connection: A connection to the operational database, in a transaction.
@@ -73,10 +72,8 @@ def watch_broken_contracts(connection: Connection, consumer: Consumer) -> None:
     has_letters = any(_letters(each) for each in rows.values())
     open_claims = connection.execute(_WAITING, mine).all() if has_letters else []
     waiting = _by_topic([claim for claim in open_claims if claim.messages > 0])
-    broken: dict[str, str] = {}
-    unsure: list[str] = []
+    kept: list[str] = []
     for topic in topics:
-        name = f"topic {topic}: "
         found, claimed = rows.get(topic, []), waiting.get(topic, [])
         recent = [row for row in found if row.is_recent]
         bad, total = len(_letters(recent)), len(recent)
@@ -84,16 +81,16 @@ def watch_broken_contracts(connection: Connection, consumer: Consumer) -> None:
             # Valid messages wait for their runs and have no inbox row yet; dead letters are settled with the claim.
             total = max(total, min(LATEST, bad + sum(int(row.messages) for row in claimed)))
         last = _since_valid(found, claimed)
+        broken = ""
         if is_broken(total, bad, MAX_SHARE):
-            broken[name] = name + _text(f"the latest {total} messages", total, _letters(recent))
+            broken = _text(topic, f"the latest {total} messages", total, _letters(recent))
         elif is_broken(total, bad, MAX_SHARE, in_a_row=len(last)):
-            broken[name] = name + _text(f"the last {len(last)} messages", len(last), last)
-        elif not is_healthy(total, bad, MAX_SHARE):
-            unsure.append(name)
-    if broken:
-        add_lasting(connection, consumer.name, ALARM, broken)
-    elif not unsure or not _are_named(unsure, open_text(connection, consumer.name, ALARM)):
-        close_alarm(connection, consumer.name, ALARM)
+            broken = _text(topic, f"the last {len(last)} messages", len(last), last)
+        if broken:
+            open_alarm(connection, consumer.name, AlarmKind.many_dead_letters, broken, key=topic)
+        if broken or not is_healthy(total, bad, MAX_SHARE):
+            kept.append(topic)
+    close_others(connection, consumer.name, AlarmKind.many_dead_letters, kept)
 
 
 def _by_topic(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -137,14 +134,10 @@ def _since_valid(rows: Sequence[Row], claimed: Sequence[Row]) -> list[Row]:
     return [row for row in _letters(rows) if is_after(row)]
 
 
-def _text(messages: str, total: int, letters: Sequence[Row]) -> str:
+def _text(topic: str, messages: str, total: int, letters: Sequence[Row]) -> str:
     framed = sum(row.is_framed for row in letters)
-    return text_of(messages, total, Counter(row.reason for row in letters), REMEDY, framed=framed)
-
-
-def _are_named(topics: Sequence[str], alarm: str | None) -> bool:
-    """Whether the open alarm is about one of these topics; it may be, once it has no room for further ones."""
-    return alarm is not None and (alarm.endswith(MORE) or any(name in alarm for name in topics))
+    reasons = Counter(row.reason for row in letters)
+    return f"topic {topic}: {text_of(messages, total, reasons, REMEDY, framed=framed)}"
 
 
 def is_broken(total: int, bad: int, max_share: float, *, in_a_row: int = 0) -> bool:
@@ -188,13 +181,14 @@ def text_of(messages: str, total: int, reasons: Mapping[str, int], remedy: str, 
     )
     return (
         f"{bad} of {messages} ({100 * bad // total} %) break their contract, {number} of them with {reason}.{hint} "
-        f"{remedy} (docs/runbooks/dead-letters.md)"
+        f"{remedy}"
     )
 
 
 def watch_share(
     connection: Connection,
     source: str,
+    topic: str,
     messages: str,
     total: int,
     reasons: Mapping[str, int],
@@ -209,6 +203,7 @@ def watch_share(
     Args:
         connection: A connection to the operational database, in a transaction.
         source: The name of the consumer; also the alarm's source.
+        topic: The name of the only topic that it reads; also the alarm's key.
         messages: A description of the messages for the alarm's text.
         total: The number of messages.
         reasons: {reason: number of dead letters}.
@@ -219,6 +214,7 @@ def watch_share(
     """
     bad = sum(reasons.values())
     if is_broken(total, bad, max_share, in_a_row=in_a_row):
-        open_alarm(connection, source, ALARM, text_of(messages, total, reasons, remedy, framed=framed))
+        text = text_of(messages, total, reasons, remedy, framed=framed)
+        open_alarm(connection, source, AlarmKind.many_dead_letters, text, key=topic)
     elif is_healthy(total, bad, max_share):
-        close_alarm(connection, source, ALARM)
+        close_others(connection, source, AlarmKind.many_dead_letters)

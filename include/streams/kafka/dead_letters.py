@@ -21,6 +21,7 @@ from include.streams.contracts.topics import DEAD_LETTER_SUFFIX
 from include.streams.kafka.messages import Message
 from include.streams.kafka.producer import AcknowledgedProducer, Headers, OutgoingRecord, Refusal
 from include.streams.operations import outbox, outbox_delivery
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.tables import alarms
@@ -40,8 +41,6 @@ HEAD_BYTES, MAX_KEY_BYTES, MAX_HEADER_BYTES = 4 * 1024, 1024, 16 * 1024
 MAX_WAITING_BYTES = 1_000_000
 # The most consumers that an alarm's text names.
 MAX_NAMED = 10
-ALARM = "dead_letters_wait"
-CONFLICT_ALARM = "conflicting_events"
 
 _REMEDIES = {
     "UNKNOWN_TOPIC_OR_PART": "run the Dag prepare_services, which creates it",
@@ -252,7 +251,7 @@ class DeadLetters:
                 f"{number} or more dead letters of consumer {self._consumer} cannot be written to {topic} "
                 f"({refusal.code} {refusal.text}): {remedy}. {_THEY_WAIT}"
             )
-            open_alarm(connection, topic, ALARM, text)
+            open_alarm(connection, topic, AlarmKind.dead_letters_wait, text)
 
 
 def alarm_conflicts(connection: Connection, source: str, letters: Iterable[DeadLetter]) -> None:
@@ -269,9 +268,9 @@ def alarm_conflicts(connection: Connection, source: str, letters: Iterable[DeadL
         text = (
             f"{len(conflicts)} or more events carry the id of an event that was handled, with other content, the "
             f"first at {first.message} ({first.detail}). The earlier one stays; the others are dead letters. Find out "
-            "which is right and who produces to the topic, then close this alarm (docs/runbooks/dead-letters.md)"
+            "which is right and who produces to the topic, then close this alarm"
         )
-        open_alarm(connection, source, CONFLICT_ALARM, text)
+        open_alarm(connection, source, AlarmKind.conflicting_events, text)
 
 
 def watch_held(connection: Connection) -> None:
@@ -280,13 +279,13 @@ def watch_held(connection: Connection) -> None:
     `hold` opens it too, but only for a further dead letter: a person may have closed the alarm, or this check, which
     does not see the rows of a transaction that is not committed yet.
     """
-    open_ones = select(alarms.c.source).where(alarms.c.kind == ALARM, alarms.c.closed_at.is_(None))
-    known = set(connection.execute(open_ones).scalars())
+    is_open = (alarms.c.kind == AlarmKind.dead_letters_wait, alarms.c.closed_at.is_(None))
+    known = set(connection.execute(select(alarms.c.source).where(*is_open)).scalars())
     left = outbox_delivery.undelivered_messages(connection, DEAD_LETTER_SUFFIX)
     for topic in sorted(left.keys() - known):
-        open_alarm(connection, topic, ALARM, _held_text(connection, topic, left[topic]))
+        open_alarm(connection, topic, AlarmKind.dead_letters_wait, _held_text(connection, topic, left[topic]))
     for topic in sorted(known - left.keys()):
-        close_alarm(connection, topic, ALARM)
+        close_alarm(connection, topic, AlarmKind.dead_letters_wait)
 
 
 def _held_text(connection: Connection, topic: str, consumers: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from include.streams.kafka.claims import lock_consumer, lost_logs, settle, write
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, is_same_topic, next_generation
 from include.streams.kafka.reading import CONSUMER_SETTINGS
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_to_alarm, close_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.tables import claim_ranges, claims, positions
@@ -64,7 +65,7 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
                 identities[partition] = old.topic_id
         changes += _give_up(connection, consumer, topic, identities)
         if changes:
-            add_to_alarm(connection, consumer, "messages_lost", "; ".join(changes))
+            add_to_alarm(connection, consumer, AlarmKind.messages_lost, "; ".join(changes))
         connection.execute(delete(positions).where(*mine))
         rows = [(topic, p.number, identities[p], now[p].low, now[p].leader_epoch) for p in sorted(now)]
         if not now:
@@ -85,7 +86,7 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
                 f"the committed offsets of group {consumer} stay where they are ({error.args[0].str()}); they decide "
                 "nothing"
             )
-        close_alarm(connection, consumer, "consumer_stopped")
+        close_alarm(connection, consumer, AlarmKind.consumer_stopped, key=topic)
     return changes
 
 

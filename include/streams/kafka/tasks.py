@@ -39,8 +39,9 @@ from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
-from include.streams.kafka.watch import LOST_ALARM, Seen
+from include.streams.kafka.watch import Seen
 from include.streams.kafka.xcom import Chunk, as_chunk
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_to_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.tables import Outcome, claim_ranges, claims
@@ -685,4 +686,4 @@ def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, gone: Sequence
         if lost := settle(connection, consumer.name, claim_id, done, gone):
             where = ", ".join(str(r) for r in lost)
             text = f"retention removed {sum(map(len, lost))} messages before they were handled: {where} (run {run_id})"
-            add_to_alarm(connection, consumer.name, LOST_ALARM, text)
+            add_to_alarm(connection, consumer.name, AlarmKind.messages_lost, text)

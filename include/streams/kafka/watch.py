@@ -23,17 +23,14 @@ from include.streams.kafka.dead_letters import watch_held
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
-from include.streams.operations.alarms import add_lasting, add_to_alarm, close_alarm, open_alarm
+from include.streams.operations.alarm_kinds import AlarmKind
+from include.streams.operations.alarms import add_to_alarm, close_alarm, close_others, open_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.each import do_each, shuffled
 from include.streams.operations.tables import claims, log_ends, open_transactions
 
 log = logging.getLogger(__name__)
 
-LOST_ALARM, STOPPED_ALARM = "messages_lost", "consumer_stopped"
-COMMIT_ALARM, FOREIGN_ALARM, TRANSACTION_ALARM = "commit_refused", "foreign_commits", "transaction_open"
-FORBIDDEN_ALARM, AWAY_ALARM = "topic_forbidden", "partitions_away"
-RUNBOOK = "docs/runbooks/committed-offsets.md"
 REMEDIES = (
     "raise capacity (max_active_runs, max_messages_per_claim, workers), or move the topic to the standard lane; "
     "docs/runbooks/lag-grows.md says what to look at first"
@@ -200,13 +197,13 @@ def watch_claim(
     if claimed.lost:
         gone = ", ".join(str(r) for r in claimed.lost)
         text = f"retention removed messages before they were claimed (run {run_id}): {gone}"
-        add_to_alarm(connection, consumer.name, LOST_ALARM, text)
-    if claimed.stopped:
-        add_stopped(connection, consumer, stopped_topics(claimed.stopped))
-    elif is_whole:
-        close_alarm(connection, consumer.name, STOPPED_ALARM)
+        add_to_alarm(connection, consumer.name, AlarmKind.messages_lost, text)
+    stopped = stopped_topics(claimed.stopped)
+    add_stopped(connection, consumer, stopped)
+    if is_whole:
+        close_others(connection, consumer.name, AlarmKind.consumer_stopped, stopped)
     if claimed.foreign:
-        open_alarm(connection, consumer.name, FOREIGN_ALARM, _foreign_text(consumer.group, claimed.foreign))
+        open_alarm(connection, consumer.name, AlarmKind.foreign_commits, _foreign_text(consumer.group, claimed.foreign))
     behind = dict(claimed.behind or {})
     if _is_per_message(consumer):
         # Subtracted, because `watch_lag` counts them as claimed and not handled.
@@ -230,15 +227,16 @@ def _remedies(consumer: Watched) -> str:
 
 
 def add_stopped(connection: Connection, consumer: Consumer, stopped: Mapping[str, str]) -> None:
-    """Open the alarm about stopped topics, or add those that it does not name yet.
+    """Open an alarm for each stopped topic.
 
     Args:
         connection: A connection in a transaction.
         consumer: The stopped consumer.
         stopped: {topic: what happened to it}.
     """
-    texts = [how_to_go_on(consumer, {topic: why}) for topic, why in sorted(stopped.items())]
-    add_lasting(connection, consumer.name, STOPPED_ALARM, texts)
+    for topic, why in sorted(stopped.items()):
+        text = how_to_go_on(consumer, {topic: why})
+        open_alarm(connection, consumer.name, AlarmKind.consumer_stopped, text, key=topic)
 
 
 def how_to_go_on(consumer: Consumer, stopped: Mapping[str, str]) -> str:
@@ -249,7 +247,11 @@ def how_to_go_on(consumer: Consumer, stopped: Mapping[str, str]) -> str:
         stopped: {topic: what happened to it}.
     """
     commands = {topic: reset_command(consumer.name, topic, consumer.conn_id) for topic in stopped}
-    return "; ".join(f"{why}; to go on with what is there now: {commands[topic]}" for topic, why in stopped.items())
+    # The command comes last, so that it can be copied.
+    page = AlarmKind.consumer_stopped.runbook
+    return "; ".join(
+        f"{why}; to go on with what is there now ({page}): {commands[topic]}" for topic, why in stopped.items()
+    )
 
 
 class Committing:
@@ -290,11 +292,11 @@ class Committing:
                 f"the broker refuses the committed offsets of group {group}: {self._refusal}. Messages are handled all "
                 "the same, but tools that go by committed offsets show lag that is none. Find out who is a member of "
                 f"the group (kafka-consumer-groups --describe --members --group {group}) and stop them: only this "
-                f"consumer may use the group's name; or give the user the right to read the group; {RUNBOOK}"
+                "consumer may use the group's name; or give the user the right to read the group"
             )
-            open_alarm(connection, consumer, COMMIT_ALARM, text)
+            open_alarm(connection, consumer, AlarmKind.commit_refused, text)
         elif self._done:
-            close_alarm(connection, consumer, COMMIT_ALARM)
+            close_alarm(connection, consumer, AlarmKind.commit_refused)
 
 
 def _will_pass(error) -> bool:
@@ -332,9 +334,9 @@ def watch_lag(connection: Connection, consumer: Watched, behind: Mapping[str, in
     total = sum(behind.values())
     if total > consumer.max_lag:
         text = f"{total} messages behind, limit {consumer.max_lag} ({_by_topic(behind)}): {_remedies(consumer)}"
-        open_alarm(connection, consumer.name, "lag", text)
+        open_alarm(connection, consumer.name, AlarmKind.lag, text)
     elif is_whole and total <= consumer.max_lag / 2:
-        close_alarm(connection, consumer.name, "lag")
+        close_alarm(connection, consumer.name, AlarmKind.lag)
 
 
 def watch_claims(connection: Connection, consumer: Watched) -> timedelta | None:
@@ -344,7 +346,7 @@ def watch_claims(connection: Connection, consumer: Watched) -> timedelta | None:
     )
     oldest = connection.execute(open_ones.order_by(claims.c.claimed_at).limit(1)).first()
     if oldest is None:
-        close_alarm(connection, consumer.name, "claim_open")
+        close_alarm(connection, consumer.name, AlarmKind.claim_open)
         return None
     age = datetime.now(UTC) - oldest.claimed_at
     if age > consumer.max_claim_age:
@@ -352,9 +354,9 @@ def watch_claims(connection: Connection, consumer: Watched) -> timedelta | None:
             f"a claim is open since {oldest.claimed_at.isoformat()} (run {oldest.run_id}): clear its run, if it "
             "failed, once the cause is gone"
         )
-        open_alarm(connection, consumer.name, "claim_open", text)
+        open_alarm(connection, consumer.name, AlarmKind.claim_open, text)
     else:
-        close_alarm(connection, consumer.name, "claim_open")
+        close_alarm(connection, consumer.name, AlarmKind.claim_open)
     return age
 
 
@@ -399,7 +401,7 @@ def watch_handled(consumer: Consumer, old: Sequence[Seen], claimed_at: datetime)
             waited[message.partition.topic] = max(age, waited.get(message.partition.topic, age))
         if late := _late(consumer, waited):
             text = f"messages waited long to be handled ({_by_topic(late)}), limit {consumer.max_age}: {REMEDIES}"
-            open_alarm(connection, consumer.name, "age", text)
+            open_alarm(connection, consumer.name, AlarmKind.age, text)
 
 
 def watch_transactions(
@@ -451,36 +453,34 @@ def watch_transactions(
         text = (
             f"a transaction that does not end holds up {len(long)} partitions: {named}. Stop its producer, or abort "
             "it: kafka-transactions --bootstrap-server BROKER abort --topic TOPIC --partition NUMBER --start-offset "
-            "OFFSET; docs/runbooks/transaction-open.md"
+            "OFFSET"
         )
-        open_alarm(connection, source, TRANSACTION_ALARM, text)
+        open_alarm(connection, source, AlarmKind.transaction_open, text)
     elif is_whole:
-        close_alarm(connection, source, TRANSACTION_ALARM)
+        close_alarm(connection, source, AlarmKind.transaction_open)
 
 
 def _watch_rights(connection: Connection, consumer: Consumer, forbidden: Sequence[str]) -> None:
-    if not forbidden:
-        close_alarm(connection, consumer.name, FORBIDDEN_ALARM)
-        return
-    texts = [
-        f"the user of connection {consumer.conn_id} may not read {topic}: grant it READ and DESCRIBE on it. What is "
-        "there waits, as long as retention keeps it; the consumer's other topics go on"
-        for topic in forbidden
-    ]
-    add_lasting(connection, consumer.name, FORBIDDEN_ALARM, texts)
+    for topic in forbidden:
+        text = (
+            f"the user of connection {consumer.conn_id} may not read {topic}: grant it READ and DESCRIBE on it. What "
+            "is there waits, as long as retention keeps it; the consumer's other topics go on"
+        )
+        open_alarm(connection, consumer.name, AlarmKind.topic_forbidden, text, key=topic)
+    close_others(connection, consumer.name, AlarmKind.topic_forbidden, forbidden)
 
 
 def _watch_left_out(connection: Connection, consumer: Consumer, left_out: Mapping[Partition, str]) -> None:
     if not left_out:
-        close_alarm(connection, consumer.name, AWAY_ALARM)
+        close_alarm(connection, consumer.name, AlarmKind.partitions_away)
         return
     named = ", ".join(f"{p.topic}-{p.number}: {why}" for p, why in sorted(left_out.items())[:MAX_NAMED])
     text = (
         f"{len(left_out)} partitions cannot be asked ({named}): bring their broker back, or make it reachable from "
         "Airflow's workers and triggerer. What is there waits, as long as retention keeps it; the other partitions go "
-        "on, each claim some seconds later; docs/runbooks/broker-away.md"
+        "on, each claim some seconds later"
     )
-    open_alarm(connection, consumer.name, AWAY_ALARM, text)
+    open_alarm(connection, consumer.name, AlarmKind.partitions_away, text)
 
 
 def _watch_foreign_commits(
@@ -496,9 +496,9 @@ def _watch_foreign_commits(
         and (offsets.committed or 0) > known[partition][1]
     }
     if ahead:
-        open_alarm(connection, consumer.name, FOREIGN_ALARM, _foreign_text(consumer.group, ahead))
+        open_alarm(connection, consumer.name, AlarmKind.foreign_commits, _foreign_text(consumer.group, ahead))
     else:
-        close_alarm(connection, consumer.name, FOREIGN_ALARM)
+        close_alarm(connection, consumer.name, AlarmKind.foreign_commits)
 
 
 def _foreign_text(group: str, ahead: Mapping[Partition, tuple[int | None, int]]) -> str:
@@ -509,7 +509,7 @@ def _foreign_text(group: str, ahead: Mapping[Partition, tuple[int | None, int]])
     return (
         f"somebody else has moved the committed offsets of group {group} forward ({named}). No message is skipped: the "
         "consumer goes by its own positions. Find out who commits under this name (a tool, or a second deployment with "
-        f"a database of its own) and stop it, or rename one of the two consumers; {RUNBOOK}"
+        "a database of its own) and stop it, or rename one of the two consumers"
     )
 
 
@@ -523,12 +523,12 @@ def watch_waiting(connection: Connection, consumer: Watched, standing: Standing)
     """
     if late := _late(consumer, standing.waiting):
         text = f"messages wait long to be claimed ({_by_topic(late)}), limit {consumer.max_age}: {_remedies(consumer)}"
-        open_alarm(connection, consumer.name, "age", text)
+        open_alarm(connection, consumer.name, AlarmKind.age, text)
         return
     # A claim's messages are at least as old as the claim. While they wait, the alarm stays open.
     ages = [*standing.waiting.values(), *([standing.oldest_claim] if standing.oldest_claim else [])]
     if standing.is_whole and all(age <= consumer.max_age / 2 for age in ages):
-        close_alarm(connection, consumer.name, "age")
+        close_alarm(connection, consumer.name, AlarmKind.age)
 
 
 def _standing(

@@ -21,12 +21,11 @@ from include.streams.landing.planning import without_record
 from include.streams.landing.positions import claim_of
 from include.streams.landing.tables import clean_table, load_landing_table, topic_id
 from include.streams.landing.xcom import FinishedRun, RunSummary
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
 
 log = logging.getLogger(__name__)
-
-ALARM = "run_does_not_balance"
 
 
 class DoesNotBalance(AirflowFailException):
@@ -61,9 +60,9 @@ def finish(consumer: LandingConsumer, summary: RunSummary, run_id: str) -> Finis
                 f"claim {claim_id} (run {run_id}) does not balance: {'; '.join(trouble)}. Nothing is deleted, and "
                 "nothing new is claimed until this run is cleared from its first task on"
             )
-            open_alarm(connection, consumer.name, ALARM, text)
+            open_alarm(connection, consumer.name, AlarmKind.run_does_not_balance, text)
         else:
-            close_alarm(connection, consumer.name, ALARM)
+            close_alarm(connection, consumer.name, AlarmKind.run_does_not_balance)
             watch_broken_contracts(connection, consumer, topic_id(table), claim_id, ranges, found["landed"])
             for part in ranges:
                 mark_handled(connection, claim_id, part)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.landing import gaps, intervals
-from include.streams.landing.gaps import GAP_ALARM, RUNBOOK, Gap
+from include.streams.landing.gaps import RUNBOOK, Gap
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed, bounds_of
 from include.streams.landing.repair import repair
 from include.streams.landing.stored import BrokenFiles, LandedFile
 from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, topic_id
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_to_alarm, close_alarm
 from include.streams.operations.database import begin
 
@@ -90,7 +91,7 @@ def _take_out(topic: LandedTopic, broken: Mapping[LandedFile, str]) -> dict[int,
                 both = {number: [(start, end)]}, {number: (start, end)}
                 gaps.note(connection, topic.name, landing_id, *both, age=WITHOUT_GRACE)
             text = _text(topic, number, files, broken, spans[number])
-            add_to_alarm(connection, raw_table(topic), GAP_ALARM, text)
+            add_to_alarm(connection, raw_table(topic), AlarmKind.landing_gap, text)
     # Neighbours in one commit, so that PyIceberg looks at few other files.
     ordered = sorted(broken, key=lambda file: (file.partition, file.start))
     for first in range(0, len(ordered), FILES_IN_A_COMMIT):
@@ -145,4 +146,4 @@ def _repair(topic: LandedTopic, taken: Mapping[int, Ranges], conn_id: str) -> No
 def close_if_whole(connection: Any, topic: LandedTopic, landing_id: str) -> None:
     """Close the alarm about gaps if no offset of the table is on record as missing."""
     if not gaps.has_missing_outside(connection, landing_id, {}, {}):
-        close_alarm(connection, raw_table(topic), GAP_ALARM)
+        close_alarm(connection, raw_table(topic), AlarmKind.landing_gap)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from sqlalchemy import Connection, text
 
 from include.streams.kafka.broken_contracts import (
-    ALARM,
     LATEST,
     MAX_SHARE,
     MIN_DEAD_LETTERS,
@@ -23,7 +22,8 @@ from include.streams.kafka.offsets import OffsetRange
 from include.streams.landing import gaps, intervals, letters
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.letters import Counted
-from include.streams.operations.alarms import close_alarm, open_alarm
+from include.streams.operations.alarm_kinds import AlarmKind
+from include.streams.operations.alarms import close_others, open_alarm
 
 # In a handful of messages, a few bad ones would be a large share.
 ENOUGH_RECORDS = 100
@@ -74,6 +74,7 @@ def watch_broken_contracts(
         watch_share(
             connection,
             consumer.name,
+            consumer.topic.name,
             f"the {landed} messages of claim {claim_id}",
             landed,
             {each.reason: each.number for each in counted},
@@ -102,10 +103,10 @@ def watch_broken_contracts(
     wrong = sum(reasons.values())
     if is_broken(total, wrong, MAX_SHARE, in_a_row=in_a_row):
         message = text_of(f"the latest {total} messages", total, reasons, remedy, framed=framed)
-        open_alarm(connection, consumer.name, ALARM, message)
+        open_alarm(connection, consumer.name, AlarmKind.many_dead_letters, message, key=consumer.topic.name)
     # A large claim may have opened it, which allows a smaller share.
     elif total and is_healthy(total, wrong, MAX_SHARE if wrong < MIN_DEAD_LETTERS else MUCH_SHARE):
-        close_alarm(connection, consumer.name, ALARM)
+        close_others(connection, consumer.name, AlarmKind.many_dead_letters)
 
 
 def _latest(connection: Connection, consumer: LandingConsumer, of_table: str) -> list[tuple[int, list[OffsetRange]]]:

@@ -42,6 +42,7 @@ from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, MultiRange, Range
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.landing import intervals
 from include.streams.landing.intervals import Ranges
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.database import begin
 from include.streams.operations.tables import metadata, now_column
 
@@ -57,8 +58,7 @@ class State(StrEnum):
     lost = "lost"
 
 
-GAP_ALARM, LOST_ALARM = "landing_gap", "messages_lost"
-RUNBOOK = "docs/runbooks/landing-gap.md"
+RUNBOOK = AlarmKind.landing_gap.runbook
 # Offsets with these outcomes need no row in the landing table.
 SETTLED = (State.no_record, State.lost)
 # Ranges in one row, of some 16 bytes each.

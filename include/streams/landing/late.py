@@ -12,10 +12,11 @@ from sqlalchemy import Connection, select
 from include.streams.kafka.offsets import is_same_topic
 from include.streams.landing import gaps, intervals
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.gaps import LOST_ALARM, RUNBOOK, State
+from include.streams.landing.gaps import RUNBOOK, State
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed
 from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, topic_id
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_to_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.tables import claim_ranges, claims
@@ -58,7 +59,7 @@ def report_late(topic: LandedTopic, lanes: Iterable[LandingConsumer]) -> int:
                 if gone:
                     runs = _runs(connection, names, topic.name, landing_id, partition, gone)
                     text = _text(topic.name, partition, gone, runs)
-                    add_to_alarm(connection, raw_table(topic), LOST_ALARM, text)
+                    add_to_alarm(connection, raw_table(topic), AlarmKind.messages_lost, text)
                     log.warning("landed after all: %s-%d %s runs=%s", topic.name, partition, gone, runs)
             found += intervals.total(gone)
     return found

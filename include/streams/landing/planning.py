@@ -14,11 +14,11 @@ from sqlalchemy import Connection
 from include.streams.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.reading import CONSUMER_SETTINGS
-from include.streams.kafka.watch import STOPPED_ALARM, Committing, watch_claims
+from include.streams.kafka.watch import Committing, watch_claims
 from include.streams.landing import gaps, intervals, staging
 from include.streams.landing.broken import close_if_whole, reading
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.gaps import GAP_ALARM, LOST_ALARM, RUNBOOK, Gap, State
+from include.streams.landing.gaps import RUNBOOK, Gap, State
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed
 from include.streams.landing.positions import (
@@ -33,7 +33,8 @@ from include.streams.landing.snapshot import LandingSnapshot
 from include.streams.landing.tables import load_landing_table, raw_table, topic_id
 from include.streams.landing.units import FileSlice, NotLanded, batches, offset_ranges, work_unit
 from include.streams.landing.xcom import WorkUnit
-from include.streams.operations.alarms import add_to_alarm, close_alarm, open_alarm
+from include.streams.operations.alarm_kinds import AlarmKind
+from include.streams.operations.alarms import add_to_alarm, close_others, open_alarm
 from include.streams.operations.database import begin
 
 log = logging.getLogger(__name__)
@@ -173,14 +174,14 @@ def _watch_claim(
     if claimed.lost:
         gone = ", ".join(str(r) for r in claimed.lost)
         text = f"removed from {raw_table(consumer.topic)} before they were claimed (run {run_id}): {gone}"
-        add_to_alarm(connection, consumer.name, LOST_ALARM, text)
+        add_to_alarm(connection, consumer.name, AlarmKind.messages_lost, text)
     if claimed.stopped:
         open_stopped_alarm(connection, consumer, claimed.stopped.values())
     elif claimed.behind and is_whole:
         # Close the alarm only after a check of all logs, which shows that they are the same as before: a partition that
         # does not answer may be the stopped one. `behind` is empty while a claim is open, because the logs are not
         # checked then.
-        close_alarm(connection, consumer.name, STOPPED_ALARM)
+        close_others(connection, consumer.name, AlarmKind.consumer_stopped)
     # Not the lag: a claim looks only as far ahead as it takes. `watch.py` counts all that has landed.
     watch_claims(connection, consumer)
 
@@ -241,7 +242,7 @@ def _look_up(
         text = f"claim {claim_id}: {missing}: files were removed; the offsets are read from Kafka again ({RUNBOOK})"
         landing_id = topic_id(load_landing_table(consumer.topic))
         with begin() as connection:
-            open_alarm(connection, raw_table(consumer.topic), GAP_ALARM, text)
+            open_alarm(connection, raw_table(consumer.topic), AlarmKind.landing_gap, text)
         gone = [Gap(replace(part, topic_id=landing_id), timedelta()) for part in ranges]
         repair(consumer.topic, gone, conn_id=consumer.conn_id)
         repaired = look_up()

@@ -7,9 +7,9 @@ from sqlalchemy import Connection, select
 
 from include.streams.kafka.claims import ConsumerStopped, positions_of, reset_command
 from include.streams.kafka.offsets import OffsetRange, Partition, PartitionOffsets, is_same_topic
-from include.streams.kafka.watch import STOPPED_ALARM
 from include.streams.landing.gaps import RUNBOOK
 from include.streams.landing.tables import LandedTopic, raw_table
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_lasting
 from include.streams.operations.database import begin
 from include.streams.operations.tables import claim_ranges, claims
@@ -99,5 +99,5 @@ def open_stopped_alarm(connection: Connection, consumer: Claimant, reasons: Iter
     command = reset_command(consumer.name, consumer.topic.name, consumer.conn_id)
     # Partitions of a topic that was recreated have one reason.
     texts = [f"{why}; {RUNBOOK} says how to go on, with: {command}" for why in dict.fromkeys(reasons)]
-    add_lasting(connection, consumer.name, STOPPED_ALARM, texts)
+    add_lasting(connection, consumer.name, AlarmKind.consumer_stopped, texts, key=consumer.topic.name)
     return "; ".join(texts)

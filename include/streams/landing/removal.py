@@ -52,8 +52,8 @@ def remove(name: str, topics: Iterable[Topic], connect: Connect) -> list[str]:
 
 
 def _forget(name: str) -> list[str]:
-    kinds = [alarm.kind for alarm in open_alarms() if alarm.source == name]
     with begin() as connection:
+        kinds = [alarm.kind for alarm in open_alarms(connection) if alarm.source == name]
         mine = delete(connector_watch).where(connector_watch.c.connector == name).returning(connector_watch.c.connector)
         if connection.execute(mine).first() is None:
             # Not a connector of this project: its alarms may belong to others and stay.

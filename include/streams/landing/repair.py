@@ -21,11 +21,12 @@ from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 from include.streams.landing import gaps, intervals
-from include.streams.landing.gaps import GAP_ALARM, LOST_ALARM, RUNBOOK, Gap, State
+from include.streams.landing.gaps import RUNBOOK, Gap, State
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed
 from include.streams.landing.positions import check_same_topic
 from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, sink_group, topic_id
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_to_alarm
 from include.streams.operations.database import begin
 
@@ -139,7 +140,7 @@ class _Repair:
         self.reported.add(what)
         text = f"{self.topic.name}-{self.partition}: records have not landed; {what} ({RUNBOOK})"
         with begin() as connection:
-            add_to_alarm(connection, raw_table(self.topic), GAP_ALARM, text)
+            add_to_alarm(connection, raw_table(self.topic), AlarmKind.landing_gap, text)
 
     def _close(self, wanted: Ranges) -> None:
         while missing := self._without_lost(self._missing(load_landing_table(self.topic), wanted)):
@@ -184,7 +185,7 @@ class _Repair:
             # Before `record`, which settles the offsets: if the process is killed in between, they would never be
             # checked again, and the loss would never be reported.
             with begin() as connection:
-                add_to_alarm(connection, raw_table(self.topic), LOST_ALARM, text)
+                add_to_alarm(connection, raw_table(self.topic), AlarmKind.messages_lost, text)
             gaps.record(self.topic.name, self.of_topic, self.partition, State.lost, lost)
             self.repaired.lost += intervals.total(lost)
         # Not beyond what Kafka shows: behind an open transaction, or after a truncation, nothing can be decided yet.

@@ -23,14 +23,12 @@ from include.streams.kafka.offsets import GroupOffsets
 from include.streams.kafka.reading import CONSUMER_SETTINGS, ReadingStalled
 from include.streams.landing.connect import Connect, ConnectUnreachable
 from include.streams.landing.tables import connector_name, sink_group
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
 
 log = logging.getLogger(__name__)
 
-RUNBOOK = "docs/runbooks/connector-failed.md"
-# The alarm of a connector that is stopped for a moment, and the alarm that names the records.
-STEPPING, STEPPED = "stepping_over", "records_stepped_over"
 STOP_SECONDS = 60.0
 # Records to examine per partition, from the sink's committed offset on. The repair of gaps appends at most as many.
 MAX_RECORDS = 500_000
@@ -98,15 +96,15 @@ def step_over(topic: Topic, connect: Connect, kafka_conn_id: str = KAFKA_CONN_ID
     if not steps and not was_stepping:
         return []
     with begin() as connection:
-        text = f"stopped for a moment; if it stays so: `python -m include.streams.landing step-over {name}`; {RUNBOOK}"
-        open_alarm(connection, name, STEPPING, text)
+        text = f"stopped for a moment; if it stays so: `python -m include.streams.landing step-over {name}`"
+        open_alarm(connection, name, AlarmKind.stepping_over, text)
         if steps:
             said = "; ".join(f"{topic.name} {step}" for step in steps)
             remedy = (
                 "Nothing is lost. Let the producer send a time in milliseconds since 1970, or let the broker set it "
-                f"(message.timestamp.type=LogAppendTime); {RUNBOOK}"
+                "(message.timestamp.type=LogAppendTime)"
             )
-            if not open_alarm(connection, name, STEPPED, f"{said}. {remedy}"):
+            if not open_alarm(connection, name, AlarmKind.records_stepped_over, f"{said}. {remedy}"):
                 log.error("beside what the open alarm says: connector=%s %s", name, said)
     if steps:
         connect.stop(name)
@@ -115,7 +113,7 @@ def step_over(topic: Topic, connect: Connect, kafka_conn_id: str = KAFKA_CONN_ID
         log.warning("stepped over: connector=%s %s", name, "; ".join(map(str, steps)))
     connect.resume(name)
     with begin() as connection:
-        close_alarm(connection, name, STEPPING)
+        close_alarm(connection, name, AlarmKind.stepping_over)
     return steps
 
 
@@ -125,7 +123,7 @@ def is_stepping(name: str) -> bool:
 
     from include.streams.operations.tables import alarms
 
-    mine = (alarms.c.source == name, alarms.c.kind == STEPPING, alarms.c.closed_at.is_(None))
+    mine = (alarms.c.source == name, alarms.c.kind == AlarmKind.stepping_over, alarms.c.closed_at.is_(None))
     with begin() as connection:
         return connection.execute(select(alarms.c.id).where(*mine)).first() is not None
 

@@ -278,19 +278,19 @@ def check_gaps(
 
 
 def _note_lost_logs(topic: Topic, found: LandingSnapshot) -> None:
-    from include.streams.kafka.watch import STOPPED_ALARM
     from include.streams.landing.gaps import RUNBOOK
     from include.streams.landing.tables import raw_table
+    from include.streams.operations.alarm_kinds import AlarmKind
     from include.streams.operations.alarms import add_lasting, close_alarm
     from include.streams.operations.database import begin
 
     with begin() as connection:
         if found.lost:
             texts = [f"{why}; {RUNBOOK} says how to go on" for _, why in sorted(found.lost.items())]
-            add_lasting(connection, raw_table(topic), STOPPED_ALARM, texts)
+            add_lasting(connection, raw_table(topic), AlarmKind.consumer_stopped, texts, key=topic.name)
         elif all(partition in {p.number for p in found.kafka} for partition in found.looked):
             # A partition that does not answer may be the one.
-            close_alarm(connection, raw_table(topic), STOPPED_ALARM)
+            close_alarm(connection, raw_table(topic), AlarmKind.consumer_stopped, key=topic.name)
 
 
 def _checked(topic: Topic) -> tuple[str, dict[int, int]]:

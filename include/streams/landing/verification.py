@@ -20,9 +20,10 @@ from sqlalchemy import Connection
 from include.streams.kafka.connection import CONN_ID
 from include.streams.landing import gaps
 from include.streams.landing.consumers import LANDING_GRACE, LandingConsumer
-from include.streams.landing.gaps import GAP_ALARM, RUNBOOK, Gap
+from include.streams.landing.gaps import RUNBOOK, Gap
 from include.streams.landing.snapshot import LandingSnapshot
 from include.streams.landing.tables import LandedTopic, raw_table
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
 
@@ -88,7 +89,7 @@ def _record(topic: LandedTopic, found: LandingSnapshot, grace: timedelta, *, rep
         if due and not repairs:
             open_gap_alarm(connection, topic, due)
         if not all_due and not gaps.has_missing_outside(connection, found.topic_id, found.looked, found.begins):
-            close_alarm(connection, raw_table(topic), GAP_ALARM)
+            close_alarm(connection, raw_table(topic), AlarmKind.landing_gap)
     return Verified(found, tuple(missing), tuple(due))
 
 
@@ -100,7 +101,7 @@ def open_gap_alarm(connection: Connection, topic: LandedTopic, due: Sequence[Gap
     open_alarm(
         connection,
         raw_table(topic),
-        GAP_ALARM,
+        AlarmKind.landing_gap,
         f"{count} offsets have not landed: {where}{more}. A run reads them from Kafka and appends them, unless all "
         f"runs are past them; {RUNBOOK} says how to find the cause",
     )

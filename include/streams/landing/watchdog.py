@@ -23,6 +23,7 @@ from include.streams.landing.connect import CONN_ID, Connect, ConnectRefused, Co
 from include.streams.landing.connectors import landed
 from include.streams.landing.standing import MISSING, Progress, Standing, progress
 from include.streams.landing.tables import connector_name
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.each import do_each, shuffled
@@ -30,7 +31,6 @@ from include.streams.operations.tables import Timestamp, metadata, now_column
 
 log = logging.getLogger(__name__)
 
-RUNBOOK = "docs/runbooks/connector-failed.md"
 # Any number; all watchdogs must use the same.
 STEPPING_LOCK = 7_401_514
 
@@ -111,7 +111,7 @@ def check_connectors(
         failed = error
     if not checks.is_unreachable:
         with begin() as connection:
-            close_alarm(connection, conn_id, "connect_unreachable")
+            close_alarm(connection, conn_id, AlarmKind.connect_unreachable)
     if failed is None:
         return checks.restarted
     if not checks.restarted:
@@ -174,8 +174,8 @@ class _Checks:
             self._silent = error
         # At once: the task may be out of time before all are checked.
         with begin() as connection:
-            text = f"{error}: nothing lands; {RUNBOOK}"
-            open_alarm(connection, self._connect.conn_id, "connect_unreachable", text)
+            text = f"{error}: nothing lands"
+            open_alarm(connection, self._connect.conn_id, AlarmKind.connect_unreachable, text)
 
 
 def _step_over(topic: Topic, connect: Connect, kafka_conn_id: str) -> bool:
@@ -204,7 +204,7 @@ def forget_restarts(name: str) -> None:
     """A person has looked at the connector: the watchdog may restart it again."""
     with begin() as connection:
         connection.execute(update(connector_watch).where(connector_watch.c.connector == name).values(restarts=0))
-        close_alarm(connection, name, "connector_given_up")
+        close_alarm(connection, name, AlarmKind.connector_given_up)
 
 
 def _note_state(name: str, standing: Standing, limits: Limits) -> bool:
@@ -213,22 +213,22 @@ def _note_state(name: str, standing: Standing, limits: Limits) -> bool:
         row = _locked_row(connection, name)
         now = connection.scalar(select(func.now()))
         if standing.connector == MISSING:
-            text = f"the connector does not exist: `python -m include.streams.landing apply` creates it; {RUNBOOK}"
-            open_alarm(connection, name, "connector_missing", text)
+            text = "the connector does not exist: `python -m include.streams.landing apply` creates it"
+            open_alarm(connection, name, AlarmKind.connector_missing, text)
             return False
-        close_alarm(connection, name, "connector_missing")
+        close_alarm(connection, name, AlarmKind.connector_missing)
         if not standing.has_failed:
             is_well = row.restarted_at is None or now - row.restarted_at >= limits.well_after
             if standing.is_running and is_well:
                 _update(connection, name, restarts=0, restarted_at=None)
-                close_alarm(connection, name, "connector_failed")
-                close_alarm(connection, name, "connector_given_up")
-                close_alarm(connection, name, stepping.STEPPED)
+                close_alarm(connection, name, AlarmKind.connector_failed)
+                close_alarm(connection, name, AlarmKind.connector_given_up)
+                close_alarm(connection, name, AlarmKind.records_stepped_over)
             return False
-        open_alarm(connection, name, "connector_failed", f"{standing}: {standing.cause}; {RUNBOOK}")
+        open_alarm(connection, name, AlarmKind.connector_failed, f"{standing}: {standing.cause}")
         if row.restarts >= limits.max_restarts:
-            text = f"failed again after {row.restarts} restarts and is left alone: {standing.cause}; {RUNBOOK}"
-            open_alarm(connection, name, "connector_given_up", text)
+            text = f"failed again after {row.restarts} restarts and is left alone: {standing.cause}"
+            open_alarm(connection, name, AlarmKind.connector_given_up, text)
             return False
         if row.restarts and now - row.restarted_at < limits.pause(row.restarts):
             return False
@@ -250,25 +250,25 @@ def _note_progress(name: str, found: Progress, limits: Limits) -> None:
         if changes:
             row = _update(connection, name, **changes)
         _alarm(
-            connection, name, "sink_stalled", now - row.sink_moved_at > limits.stalled_after,
+            connection, name, AlarmKind.sink_stalled, now - row.sink_moved_at > limits.stalled_after,
             f"{found.lag} records wait and none was read since {row.sink_moved_at.isoformat(timespec='seconds')}",
         )  # fmt: skip
         _alarm(
-            connection, name, "landing_stalled", now - row.table_moved_at > limits.stalled_after,
+            connection, name, AlarmKind.landing_stalled, now - row.table_moved_at > limits.stalled_after,
             f"no commit of the table has ended since {row.table_moved_at.isoformat(timespec='seconds')}, whatever the "
             "tasks say",
         )  # fmt: skip
-        text = f"{found.lag} records behind, limit {limits.max_lag}; {RUNBOOK}"
+        text = f"{found.lag} records behind, limit {limits.max_lag}"
         if found.lag > limits.max_lag:
-            open_alarm(connection, name, "sink_lag", text)
+            open_alarm(connection, name, AlarmKind.sink_lag, text)
         elif found.lag <= limits.max_lag / 2:
-            close_alarm(connection, name, "sink_lag")
+            close_alarm(connection, name, AlarmKind.sink_lag)
         watch_transactions(connection, name, found.log, found.held, limits.max_transaction_age, is_whole=found.is_whole)
 
 
-def _alarm(connection: Connection, name: str, kind: str, is_wrong: bool, text: str) -> None:
+def _alarm(connection: Connection, name: str, kind: AlarmKind, is_wrong: bool, text: str) -> None:
     if is_wrong:
-        open_alarm(connection, name, kind, f"{text}; {RUNBOOK}")
+        open_alarm(connection, name, kind, text)
     else:
         close_alarm(connection, name, kind)
 

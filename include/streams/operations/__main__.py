@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     close.add_argument("source", help="the consumer, table or connector, as `alarms` shows it")
     close.add_argument("kind", help="such as messages_lost")
+    close.add_argument("key", nargs="?", default="", help="what follows the kind, if `alarms` shows anything there")
     close.add_argument("--reason", required=True, help="why; it is kept with the alarm, and sent to the webhook")
     close.add_argument("--by", default=None, help="who decides (default: the user who runs this)")
     return parser
@@ -53,10 +54,10 @@ def _alarms(_: argparse.Namespace) -> list[str]:
 
     # One line per alarm: an alarm may quote an error with several lines.
     lines = [
-        f"{a.opened_at:%Y-%m-%d %H:%M:%S %Z}  {a.source}  {a.kind}  {' '.join(a.message.split())}"
+        (f"{a.opened_at:%Y-%m-%d %H:%M:%S %Z}", a.source, a.kind, a.key, " ".join(a.message.split()))
         for a in open_alarms()
     ]
-    return lines or ["no alarm is open"]
+    return ["  ".join(filter(None, line)) for line in lines] or ["no alarm is open"]
 
 
 def _close_alarm(options: argparse.Namespace) -> list[str]:
@@ -65,13 +66,14 @@ def _close_alarm(options: argparse.Namespace) -> list[str]:
 
     if not (reason := " ".join(options.reason.split())):
         raise ValueError("the reason is empty: say why the alarm is closed")
+    source, kind, key = options.source, options.kind, options.key
+    named = " ".join(filter(None, (kind, key))) + f" of {source}"
     with begin() as connection:
-        if not close_alarm(connection, options.source, options.kind, f"closed by {who(options.by)}: {reason}"):
-            last = last_closed(connection, options.source, options.kind)
+        if not close_alarm(connection, source, kind, f"closed by {who(options.by)}: {reason}", key=key):
+            last = last_closed(connection, source, kind, key)
             before = f" (the last one was closed at {last:%Y-%m-%d %H:%M:%S %Z})" if last else ""
-            named = f"alarm {options.kind} of {options.source}"
-            raise ValueError(f"no {named} is open{before}; `alarms` lists those that are")
-    return [f"closed: {options.kind} of {options.source}"]
+            raise ValueError(f"no alarm {named} is open{before}; `alarms` lists those that are")
+    return [f"closed: {named}"]
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
 """Alarms: one row for each episode, so that a lasting condition causes one notification.
 
+An alarm is about a source, has a kind (`alarm_kinds.py`), and a key if several of a kind may be open for one source.
+
 When an alarm opens, gets a further message, or closes, a request to the optional connection `alarm_webhook` is added
 to the outbox. This module only writes rows: the Dag `deliver_outbox` sends the request within seconds, and
 `alarm_delivery.py` sends it at once.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, case, false, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from include.streams.operations import outbox
+from include.streams.operations.alarm_kinds import KindWithRunbook, runbook_of
 from include.streams.operations.database import begin
 from include.streams.operations.tables import alarms
 
@@ -25,29 +28,36 @@ SENDER = "alarms"
 # The longest text of an open alarm to which further messages are added, in characters.
 MAX_MESSAGE_LENGTH = 4_000
 MORE = "; and more, which the logs and the webhook's messages name"
+# The release before wrote a key behind the kind, `KIND:KEY`, and so do its tasks that still run, and the release itself
+# after a rollback. Without this, nothing would close such an alarm.
+_kind = func.split_part(alarms.c.kind, ":", 1)
+_key = func.concat(alarms.c.key, func.substring(alarms.c.kind, ":(.*)$"))
 
 
-def open_alarm(connection: Connection, source: str, kind: str, message: str) -> bool:
-    """Open an alarm unless one of this kind is open for this source.
+def open_alarm(connection: Connection, source: str, kind: KindWithRunbook, message: str, *, key: str = "") -> bool:
+    """Open an alarm unless one of this kind and key is open for this source.
 
     Args:
         connection: A connection in a transaction.
         source: The consumer, table, connector or task that the alarm is about.
-        kind: The kind of alarm, such as "messages_lost".
-        message: The text for people, with the remedy.
+        kind: The kind of alarm.
+        message: The text for people, with the remedy. The kind's runbook is added unless the text names another one.
+        key: What the alarm is about within its source, such as a topic, a file or a claim; "" for the source itself.
 
     Returns:
         True when the alarm is new.
     """
-    row = insert(alarms).values(source=source, kind=kind, message=message).on_conflict_do_nothing()
-    new = connection.execute(row.returning(alarms)).first()
-    if new is not None:
-        log.error("alarm: source=%s kind=%s %s", source, kind, message)
-        _tell(connection, "opened", new, new.opened_at)
-    return new is not None
+    message = kind.with_runbook(message)
+    row = insert(alarms).values(source=source, kind=kind, key=key, message=message).on_conflict_do_nothing()
+    opened_at = connection.execute(row.returning(alarms.c.opened_at)).scalar()
+    if opened_at is None:
+        return False
+    log.error("alarm: %s %s", named(source, kind, key), message)
+    _notify(connection, "opened", source, kind, key, message, opened_at)
+    return True
 
 
-def add_to_alarm(connection: Connection, source: str, kind: str, message: str) -> bool:
+def add_to_alarm(connection: Connection, source: str, kind: KindWithRunbook, message: str) -> bool:
     """Open the alarm, or add the message to the open alarm; for facts that each matter, such as losses.
 
     If possible, call it in the transaction that records the fact. A message that the alarm's text already contains is
@@ -62,47 +72,49 @@ def add_to_alarm(connection: Connection, source: str, kind: str, message: str) -
     Returns:
         True when the alarm is new.
     """
-    return open_alarm(connection, source, kind, message) or _add(connection, source, kind, message, message, false())
+    return open_alarm(connection, source, kind, message) or _add(connection, source, kind, "", message, false())
 
 
 def _add(
-    connection: Connection, source: str, kind: str, known_by: str, message: str, unless: ColumnElement[bool]
+    connection: Connection, source: str, kind: KindWithRunbook, key: str, message: str, unless: ColumnElement[bool]
 ) -> bool:
     # One statement, so that two tasks at the same time add both of their messages.
     longer = alarms.c.message + "; " + message
     fits = func.length(longer) <= MAX_MESSAGE_LENGTH
     text = case((fits, longer), (alarms.c.message.endswith(MORE), alarms.c.message), else_=alarms.c.message + MORE)
-    mine = update(alarms).where(alarms.c.source == source, alarms.c.kind == kind, alarms.c.closed_at.is_(None))
-    mine = mine.where(func.strpos(alarms.c.message, known_by) == 0, ~unless)
-    changed = connection.execute(mine.values(message=text).returning(alarms, func.now().label("now"))).first()
-    if changed is None:
+    mine = update(alarms).where(*_open_of(source, kind), _key == key)
+    mine = mine.where(func.strpos(alarms.c.message, message) == 0, ~unless)
+    now = connection.execute(mine.values(message=text).returning(func.now())).scalar()
+    if now is None:
         # The text already contains the message, or a person has closed the alarm in between.
-        return open_alarm(connection, source, kind, message)
-    log.error("alarm, further: source=%s kind=%s %s", source, kind, message)
-    _tell(connection, "continued", changed, changed.now, message)
+        return open_alarm(connection, source, kind, message, key=key)
+    message = kind.with_runbook(message)
+    log.error("alarm, further: %s %s", named(source, kind, key), message)
+    _notify(connection, "continued", source, kind, key, message, now)
     return False
 
 
-def add_lasting(connection: Connection, source: str, kind: str, messages: Sequence[str] | Mapping[str, str]) -> None:
+def add_lasting(
+    connection: Connection, source: str, kind: KindWithRunbook, messages: Sequence[str], *, key: str = ""
+) -> None:
     """Open the alarm with all messages, or add those that the open alarm does not contain.
 
-    For conditions that are found again at every look while they last, such as topics that are stopped. Once the text
-    has no room left, no further message is added or delivered: it would be a new one at every look.
+    For conditions that are found again at every look while they last, such as partitions that are stopped. Once the
+    text has no room left, no further message is added or delivered: it would be a new one at every look.
 
     Args:
         connection: A connection in a transaction.
         source: The consumer, table, connector or task that the alarm is about.
         kind: The kind of alarm.
-        messages: One text for each condition, the same at every look. Or {part of the text: text}, if only this part
-            is the same at every look, because the text has counts.
+        messages: One text for each condition, the same at every look.
+        key: What the alarm is about within its source.
     """
-    texts = messages if isinstance(messages, Mapping) else {message: message for message in messages}
-    if not open_alarm(connection, source, kind, "; ".join(texts.values())):
-        for known_by, message in texts.items():
-            _add(connection, source, kind, known_by, message, alarms.c.message.endswith(MORE))
+    if not open_alarm(connection, source, kind, "; ".join(messages), key=key):
+        for message in messages:
+            _add(connection, source, kind, key, message, alarms.c.message.endswith(MORE))
 
 
-def close_alarm(connection: Connection, source: str, kind: str, note: str = "") -> bool:
+def close_alarm(connection: Connection, source: str, kind: str, note: str = "", *, key: str = "") -> bool:
     """Close the open alarm, if there is one.
 
     Args:
@@ -110,50 +122,110 @@ def close_alarm(connection: Connection, source: str, kind: str, note: str = "") 
         source: The alarm's source.
         kind: The alarm's kind.
         note: Why it is closed, and by whom, if its cause may not be gone. Added to the alarm's message.
+        key: The alarm's key.
 
     Returns:
         True when an alarm was open.
     """
-    mine = update(alarms).where(alarms.c.source == source, alarms.c.kind == kind, alarms.c.closed_at.is_(None))
+    return _close(connection, source, kind, _key == key, note)
+
+
+def close_others(connection: Connection, source: str, kind: str, keys: Collection[str] = ()) -> None:
+    """Close all open alarms of a kind of this source, except those with one of these keys.
+
+    Args:
+        connection: A connection in a transaction.
+        source: The alarms' source.
+        kind: The alarms' kind.
+        keys: The keys of the alarms that stay open.
+    """
+    _close(connection, source, kind, _key.not_in(list(keys)))
+
+
+def _close(connection: Connection, source: str, kind: str, which: ColumnElement[bool], note: str = "") -> bool:
     message = alarms.c.message + f" ({note})" if note else alarms.c.message
-    closed = connection.execute(mine.values(closed_at=func.now(), message=message).returning(alarms)).first()
-    if closed is not None:
-        log.info("alarm closed: source=%s kind=%s", source, kind)
-        _tell(connection, "closed", closed, closed.closed_at)
-    return closed is not None
+    mine = update(alarms).where(*_open_of(source, kind), which).values(closed_at=func.now(), message=message)
+    closed = connection.execute(mine.returning(_key.label("key"), alarms.c.message, alarms.c.closed_at)).all()
+    for row in closed:
+        log.info("alarm closed: %s", named(source, kind, row.key))
+        _notify(connection, "closed", source, kind, row.key, row.message, row.closed_at)
+    return bool(closed)
 
 
-def last_closed(connection: Connection, source: str, kind: str) -> datetime | None:
+def last_closed(connection: Connection, source: str, kind: str, key: str = "") -> datetime | None:
     """When the last episode of this alarm ended; None without a closed alarm."""
-    mine = (alarms.c.source == source, alarms.c.kind == kind)
+    mine = (alarms.c.source == source, _kind == kind, _key == key)
     return connection.scalar(select(func.max(alarms.c.closed_at)).where(*mine))
 
 
-def open_text(connection: Connection, source: str, kind: str) -> str | None:
-    """The text of the open alarm; None when none is open."""
-    mine = (alarms.c.source == source, alarms.c.kind == kind, alarms.c.closed_at.is_(None))
-    return connection.scalar(select(alarms.c.message).where(*mine))
+def open_alarms(connection: Connection | None = None) -> list[Row]:
+    """The open alarms, oldest first.
+
+    Args:
+        connection: A connection in a transaction; None for a transaction of its own.
+
+    Returns:
+        Rows with `id`, `source`, `kind`, `key`, `message` and `opened_at`.
+    """
+    if connection is None:
+        with begin() as connection:
+            return open_alarms(connection)
+    columns = (
+        alarms.c.id,
+        alarms.c.source,
+        _kind.label("kind"),
+        _key.label("key"),
+        alarms.c.message,
+        alarms.c.opened_at,
+    )
+    found = select(*columns).where(alarms.c.closed_at.is_(None)).order_by(alarms.c.opened_at, alarms.c.id)
+    return list(connection.execute(found))
 
 
-def open_alarms() -> list[Row]:
-    """The open alarms, oldest first."""
-    with begin() as connection:
-        found = select(alarms).where(alarms.c.closed_at.is_(None)).order_by(alarms.c.opened_at, alarms.c.id)
-        return list(connection.execute(found))
+def open_keys(connection: Connection, source: str, kind: str) -> dict[str, datetime]:
+    """{key: when it was opened} of the source's open alarms of a kind."""
+    rows = connection.execute(select(_key, alarms.c.opened_at).where(*_open_of(source, kind)))
+    return {key: opened_at for key, opened_at in rows}
 
 
-def _tell(connection: Connection, event: str, alarm: Row, at: datetime, message: str | None = None) -> None:
-    if alarm.source == SENDER:
+def notification(
+    event: str, source: str, kind: str, key: str, message: str, at: datetime | None = None
+) -> dict[str, Any]:
+    """The JSON of a request to the webhook.
+
+    Args:
+        event: "opened", "continued" or "closed".
+        source: The alarm's source.
+        kind: The alarm's kind.
+        key: The alarm's key.
+        message: The alarm's text, or the further text.
+        at: When this happened; None for now.
+    """
+    return {
+        # The field that chat programs display.
+        "text": f"alarm {event}: {' '.join(filter(None, (source, kind, key)))}: {message}",
+        "event": event,
+        "source": source,
+        "kind": kind,
+        "key": key,
+        "message": message,
+        "runbook": runbook_of(kind, message),
+        "at": (at or datetime.now(UTC)).isoformat(),
+    }
+
+
+def _notify(connection: Connection, event: str, source: str, kind: str, key: str, message: str, at: datetime) -> None:
+    if source == SENDER:
         # An alarm about a failed webhook must not create a request to the same webhook.
         return
-    message = alarm.message if message is None else message
-    payload: dict[str, Any] = {
-        # The field that chat programs display.
-        "text": f"alarm {event}: {alarm.source} {alarm.kind}: {message}",
-        "event": event,
-        "source": alarm.source,
-        "kind": alarm.kind,
-        "message": message,
-        "at": at.isoformat(),
-    }
+    payload = notification(event, source, kind, key, message, at)
     outbox.add_request(connection, consumer=SENDER, conn_id=WEBHOOK_CONN_ID, payload=payload)
+
+
+def _open_of(source: str, kind: str) -> tuple[ColumnElement[bool], ...]:
+    return alarms.c.source == source, _kind == kind, alarms.c.closed_at.is_(None)
+
+
+def named(source: str, kind: str, key: str) -> str:
+    """The alarm for a line of the log."""
+    return f"source={source} kind={kind}" + (f" key={key}" if key else "")

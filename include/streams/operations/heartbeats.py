@@ -18,13 +18,14 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+from include.streams.operations.alarm_kinds import AlarmKind
+
 log = logging.getLogger(__name__)
 
-FAILED, SILENT = "dag_failed", "dag_silent"
 # The alarm opens after this many missed runs, but not before LEAST_SILENCE, because a deploy restarts the scheduler.
 MISSED_RUNS = 3
 LEAST_SILENCE = timedelta(minutes=15)
-# The longest partition key that an alarm's source contains whole.
+# The longest partition key that an alarm's key contains whole.
 MAX_KEY_LENGTH = 100
 _PLAIN = "[A-Za-z0-9._:-]"
 
@@ -38,23 +39,23 @@ def report_failure(context: Mapping[str, Any]) -> None:
     Args:
         context: The context of Airflow's callback.
     """
-    source, error = _source(context), context.get("exception")
+    (source, key), error = _about(context), context.get("exception")
     message = (
         f"run {context['ti'].run_id} failed: {type(error).__name__ if error else 'its process ended'}; see the log"
     )
     message += f" of the task, then clear it. Meanwhile the work of {context['ti'].dag_id} is not done"
 
     from include.streams.operations.alarm_delivery import deliver_alarms
-    from include.streams.operations.alarms import open_alarm
+    from include.streams.operations.alarms import named, open_alarm
     from include.streams.operations.database import begin
 
     try:
         with begin() as connection:
-            open_alarm(connection, source, FAILED, message)
+            open_alarm(connection, source, AlarmKind.dag_failed, message, key=key)
         deliver_alarms()
     except Exception as unavailable:
-        log.error("alarm: source=%s kind=%s %s (not written: %s)", source, FAILED, message, unavailable)
-        _post(source, message)
+        log.error("alarm: %s %s (not written: %s)", named(source, AlarmKind.dag_failed, key), message, unavailable)
+        _post(source, key, message)
 
 
 def report_end(context: Mapping[str, Any]) -> None:
@@ -66,8 +67,12 @@ def report_end(context: Mapping[str, Any]) -> None:
     from include.streams.operations.alarms import close_alarm
     from include.streams.operations.database import begin
 
+    source, key = _about(context)
     with begin() as connection:
-        close_alarm(connection, _source(context), FAILED)
+        close_alarm(connection, source, AlarmKind.dag_failed, key=key)
+        if key:
+            # The release before wrote the key behind the source.
+            close_alarm(connection, _old_source(context), AlarmKind.dag_failed)
 
 
 # Callbacks for the `default_args` of a Dag.
@@ -100,7 +105,7 @@ def beat(dag_id: str, every: timedelta) -> list[str]:
         row = insert(heartbeats).values(dag_id=dag_id, every_seconds=int(every.total_seconds()))
         now = {"beat_at": func.now(), "every_seconds": row.excluded.every_seconds}
         connection.execute(row.on_conflict_do_update(index_elements=["dag_id"], set_=now))
-        close_alarm(connection, dag_id, SILENT)
+        close_alarm(connection, dag_id, AlarmKind.dag_silent)
         age = func.extract("epoch", func.now() - heartbeats.c.beat_at).label("age")
         for other in connection.execute(select(heartbeats, age).where(heartbeats.c.dag_id != dag_id)):
             allowed = max(timedelta(seconds=other.every_seconds) * MISSED_RUNS, LEAST_SILENCE)
@@ -110,7 +115,7 @@ def beat(dag_id: str, every: timedelta) -> list[str]:
             open_alarm(
                 connection,
                 other.dag_id,
-                SILENT,
+                AlarmKind.dag_silent,
                 f"last ran at {other.beat_at:%Y-%m-%d %H:%M:%S %Z}, and should every {other.every_seconds} seconds; "
                 "unpause it, or see its import errors and its last run. If it was removed on purpose, delete its row "
                 "of the table heartbeats and close this alarm",
@@ -118,20 +123,30 @@ def beat(dag_id: str, every: timedelta) -> list[str]:
     return silent
 
 
-def _source(context: Mapping[str, Any]) -> str:
+def _about(context: Mapping[str, Any]) -> tuple[str, str]:
+    """The alarm's source, which is the task, and its key: `<partition key>`, `map_index=<n>`, or both with a comma."""
     ti = context["ti"]
-    # The success of one mapped task instance must not close the alarm of another.
+    # The success of one partition key must not close the alarm of another: each has work of its own. A key that is
+    # emitted again has the same alarm. Nor may the success of one mapped task instance close the alarm of another.
+    parts = [_partition_key(context), "" if ti.map_index in (None, -1) else f"map_index={ti.map_index}"]
+    return f"{ti.dag_id}.{ti.task_id}", ",".join(filter(None, parts))
+
+
+def _old_source(context: Mapping[str, Any]) -> str:
+    ti, key = context["ti"], _partition_key(context)
     mapped = "" if ti.map_index in (None, -1) else f"[{ti.map_index}]"
-    # Nor may the success of one partition key close the alarm of another: each has work of its own. A key that is
-    # emitted again has the same alarm.
+    return f"{ti.dag_id}.{ti.task_id}{mapped}" + (f"@{key}" if key else "")
+
+
+def _partition_key(context: Mapping[str, Any]) -> str:
     key = getattr(context.get("dag_run"), "partition_key", None)
-    return f"{ti.dag_id}.{ti.task_id}{mapped}" + (f"@{_plain(key)}" if key else "")
+    return _plain(key) if key else ""
 
 
 def _plain(key: str) -> str:
     """The key as it is if it is short and of plain characters; else its beginning and a digest.
 
-    A key may come from a message. The source is printed, and typed into the command `close-alarm`.
+    A partition key may come from a message. The alarm's key is printed, and typed into the command `close-alarm`.
     """
     if re.fullmatch(f"{_PLAIN}{{1,{MAX_KEY_LENGTH}}}", key):
         return key
@@ -139,13 +154,13 @@ def _plain(key: str) -> str:
     return re.sub(f"(?!{_PLAIN}).", "_", key[:MAX_KEY_LENGTH], flags=re.DOTALL) + f"~{digest}"
 
 
-def _post(source: str, message: str) -> None:
+def _post(source: str, key: str, message: str) -> None:
     from include.streams.compat.connections import LookUpFailed
-    from include.streams.operations.alarms import WEBHOOK_CONN_ID
+    from include.streams.operations.alarms import WEBHOOK_CONN_ID, notification
     from include.streams.operations.webhooks import Requests
 
-    payload = {"text": f"alarm opened: {source} {FAILED}: {message}", "event": "opened", "source": source}
-    body = json.dumps({**payload, "kind": FAILED, "message": message})
+    message = AlarmKind.dag_failed.with_runbook(message)
+    body = json.dumps(notification("opened", source, AlarmKind.dag_failed, key, message))
     request: Any = SimpleNamespace(id=uuid.uuid4(), sequence=0, body=body)
     requests = Requests()
     try:

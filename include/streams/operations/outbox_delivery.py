@@ -36,6 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from include.streams.compat.connections import LookUpFailed
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.outbox import Route
@@ -66,8 +67,6 @@ LOCKED_SECONDS = 1
 LEASE_SECONDS = 60
 # The time that a process spends on one route before it looks for other work.
 TURN_SECONDS = 20.0
-ALARM = "outbox_failed"
-PENDING_ALARM = "outbox_pending"
 # The alarm opens after this time, so that a receiver that restarts does not open it.
 MAX_PENDING = timedelta(hours=1)
 
@@ -88,7 +87,7 @@ class Attempt:
 
     Attributes:
         answers: {sequence of a row: (answer, error text)}. Rows that are not in it were not tried.
-        away: Why the receiver is unavailable. None when it is available, or when too few rows were tried to tell.
+        away: Why the receiver is unavailable. None when it is available, or when too few rows were tried to decide.
     """
 
     answers: dict[int, tuple[Answer, str]] = field(default_factory=dict)
@@ -285,17 +284,14 @@ def watch() -> None:
     all_failed = of_consumers.where(outbox.c.state == "failed")
     is_old = func.min(outbox.c.created_at) < func.now() - MAX_PENDING
     too_old = of_consumers.where(outbox.c.state == "pending").having(is_old)
-    is_open = (alarms.c.kind.in_([ALARM, PENDING_ALARM]), alarms.c.closed_at.is_(None))
+    is_open = (alarms.c.kind.in_([AlarmKind.outbox_failed, AlarmKind.outbox_pending]), alarms.c.closed_at.is_(None))
     with begin() as connection:
         known = connection.execute(select(alarms.c.source, alarms.c.kind).where(*is_open)).all()
         waiting = {row[0]: row[1:] for row in connection.execute(too_old)}
         failed = {row[0]: row[1:] for row in connection.execute(all_failed)}
         for consumer, (since, number, error) in failed.items():
-            message = (
-                f"{number} rows are failed, the oldest was written at {since.isoformat()} ({error}); "
-                "docs/runbooks/outbox-failed.md"
-            )
-            open_alarm(connection, consumer, ALARM, message)
+            message = f"{number} rows are failed, the oldest was written at {since.isoformat()} ({error})"
+            open_alarm(connection, consumer, AlarmKind.outbox_failed, message)
         for consumer, (since, number, error) in waiting.items():
             routes = select(outbox_routes).where(outbox_routes.c.consumer == consumer, outbox_routes.c.failures > 0)
             away = "; ".join(f"{row.destination}: {row.last_error}" for row in connection.execute(routes).all())
@@ -303,9 +299,9 @@ def watch() -> None:
                 f"{number} rows wait to be delivered, the oldest since {since.isoformat()}"
                 f" ({away or error or 'no receiver is known to be away: is the Dag deliver_outbox paused?'})"
             )
-            open_alarm(connection, consumer, PENDING_ALARM, message)
+            open_alarm(connection, consumer, AlarmKind.outbox_pending, message)
         for source, kind in known:
-            if source not in (failed if kind == ALARM else waiting):
+            if source not in (failed if kind == AlarmKind.outbox_failed else waiting):
                 close_alarm(connection, source, kind)
 
 
@@ -451,9 +447,9 @@ def _record(
             if failed:
                 message = (
                     f"{len(failed)} rows were {done} {failed[0].attempts} times by {route.destination}, the first "
-                    f"is {failed[0].id}: {error}; docs/runbooks/outbox-failed.md"
+                    f"is {failed[0].id}: {error}"
                 )
-                open_alarm(connection, route.consumer, ALARM, message)
+                open_alarm(connection, route.consumer, AlarmKind.outbox_failed, message)
         elif is_partly_away:
             connection.execute(these.values(last_error=error[:1_000], due_at=_next_look(connection, route)))
         else:

@@ -281,17 +281,19 @@ replays = Table(
     Index("ix_replays_recorded_at", "recorded_at"),
 )
 
-# Conditions that a person must examine. One row per episode; it is open until its cause is gone.
+# Conditions that a person must examine. One row per episode; it is open until its cause is gone. `kind` is a member of
+# an enum (`alarm_kinds.py`); `key` is what the alarm is about within its source, or empty.
 alarms = Table(
     "alarms",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("source", Text, nullable=False),
     Column("kind", Text, nullable=False),
+    Column("key", Text, server_default="", nullable=False),
     Column("message", Text, nullable=False),
     now_column("opened_at"),
     Column("closed_at", Timestamp),
-    Index("uq_alarms_open", "source", "kind", unique=True, postgresql_where=text("closed_at is null")),
+    Index("uq_alarms_open", "source", "kind", "key", unique=True, postgresql_where=text("closed_at is null")),
     Index("ix_alarms_closed_at", "closed_at", postgresql_where=text("closed_at is not null")),
 )
 

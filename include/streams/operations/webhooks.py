@@ -92,7 +92,7 @@ class _Batch:
         self._lock = threading.Lock()
         self._answers: dict[int, tuple[Answer, str]] = {}
         # How many of the latest requests had no answer, and how many of these are not known to be bad themselves.
-        self._unanswered, self._telling = 0, 0
+        self._unanswered, self._new_unanswered = 0, 0
         self._away: str | None = None
 
     def next_row(self) -> Row | None:
@@ -105,12 +105,12 @@ class _Batch:
         with self._lock:
             self._answers[row.sequence] = (answer, error)
             if answer is not Answer.none:
-                self._unanswered, self._telling = 0, 0
+                self._unanswered, self._new_unanswered = 0, 0
                 return
             self._unanswered += 1
-            self._telling += row.attempts == 0
+            self._new_unanswered += row.attempts == 0
             # At least two: one request that is never answered must not hold up those behind it.
-            if self._telling >= max(2, self._workers) or self._unanswered >= CONNECTIONS:
+            if self._new_unanswered >= max(2, self._workers) or self._unanswered >= CONNECTIONS:
                 self._away = error
 
     def attempt(self) -> Attempt:

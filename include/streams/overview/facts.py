@@ -72,10 +72,11 @@ class LandedTopic(TypedDict):
 
 
 class AlarmFacts(TypedDict):
-    """An open alarm: its source and kind, its text, its age, and the page that says what to do."""
+    """An open alarm: its source, kind and key, its text, its age, and the page that says what to do."""
 
     source: str
     kind: str
+    key: str
     message: str
     open_seconds: float
     runbook: str

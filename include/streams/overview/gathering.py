@@ -338,14 +338,15 @@ def _quickly() -> Iterator[Any]:
 
 
 def _alarms() -> list[AlarmFacts]:
+    from include.streams.operations.alarm_kinds import runbook_of
     from include.streams.operations.alarms import open_alarms
-    from include.streams.operations.runbooks import runbook_of
 
     now = datetime.now(UTC)
     return [
         {
             "source": alarm.source,
             "kind": alarm.kind,
+            "key": alarm.key,
             "message": alarm.message,
             "open_seconds": (now - alarm.opened_at).total_seconds(),
             "runbook": runbook_of(alarm.kind, alarm.message),

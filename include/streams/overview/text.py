@@ -108,7 +108,8 @@ def _alarms(alarms: Sequence[AlarmFacts] | None, width: int) -> list[str]:
         return ["no alarm is open"]
     lines = [f"ALARMS: {len(alarms)} open"]
     for alarm in alarms[:MAX_ALARMS]:
-        lines.append(f"  {alarm['kind']}  {alarm['source']}  for {duration(alarm['open_seconds'])}")
+        about = " ".join(filter(None, (alarm["source"], alarm["key"])))
+        lines.append(f"  {alarm['kind']}  {about}  for {duration(alarm['open_seconds'])}")
         text = textwrap.wrap(" ".join(alarm["message"].split()), width - 4, max_lines=ALARM_LINES, placeholder=" ...")
         lines += [f"    {line}" for line in text]
         lines.append(f"    see {alarm['runbook']}")

@@ -143,18 +143,14 @@ def accept(source: str, key: int | str, *, by: str, reason: str) -> Acceptance:
     return accepted
 
 
-def alarm_kind(key: int | str) -> str:
-    """The alarm's kind: different for each run, so that another run that passes does not close the alarm."""
-    return f"suite_failed:{key}"
-
-
 def close(source: str, key: int | str) -> None:
-    """Close the alarm of a run that passes or was accepted."""
+    """Close the alarm of a run that passes or was accepted. Each run has one, so it closes no other run's alarm."""
+    from include.streams.operations.alarm_kinds import AlarmKind
     from include.streams.operations.alarms import close_alarm
     from include.streams.operations.database import begin
 
     with begin() as connection:
-        close_alarm(connection, source, alarm_kind(key))
+        close_alarm(connection, source, AlarmKind.suite_failed, key=str(key))
 
 
 def past_measures(source: str, before: int) -> list[Mapping[str, float | None]]:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from include.streams.contracts import Contract
+from include.streams.operations.alarm_kinds import KindWithRunbook
 
 # The default factor for bounds from earlier runs, in both directions: consumption differs by a factor of five between
 # night and day, and a broken source differs by far more.
@@ -104,8 +105,8 @@ class SourceRule:
     """A rule about each single source of a run's rows (a device, a shop). A source that breaks it never stops the run.
 
     Attributes:
-        kind: The prefix of the alarm's kind, `<kind>:<source>`. The alarm names the source and closes with the next run
-            in which the source has rows and does not break the rule, or after weeks without a row that breaks it.
+        kind: The alarm's kind; a source is the key of its alarm. The alarm closes with the next run in which the source
+            has rows and does not break the rule, or after weeks without a row that breaks it.
         title: The rule's title on the result's page.
         expected: The rule as text, for people.
         query: A SELECT over the table `run` with one row for each source: `source` (text), `found` (a number), `breaks`
@@ -114,7 +115,7 @@ class SourceRule:
         remedy: The remedy for people.
     """
 
-    kind: str
+    kind: KindWithRunbook
     title: str
     expected: str
     query: str

@@ -205,6 +205,7 @@ def _steps(source: str, claim_id: int) -> list[dict[str, str]]:
 
 def _stop(source: str, claim_id: int, result: SetResult, refused: Sequence[str], page: str) -> str:
     """Open the alarm; returns the error text for the operator."""
+    from include.streams.operations.alarm_kinds import AlarmKind
     from include.streams.operations.alarms import open_alarm
     from include.streams.operations.database import begin
 
@@ -214,7 +215,7 @@ def _stop(source: str, claim_id: int, result: SetResult, refused: Sequence[str],
         said.append(f"and {len(broken) - len(said)} more")
     what = f"claim {claim_id} breaks {len(broken)} of {len(result.outcomes)} rules ({'; '.join(said)})"
     with begin() as connection:
-        open_alarm(connection, source, results.alarm_kind(claim_id), f"{what}; page: {page}")
+        open_alarm(connection, source, AlarmKind.suite_failed, f"{what}; page: {page}", key=str(claim_id))
     return (
         f"{source}: {what}. Nothing was deleted, nothing downstream has run, and no new range is claimed until this "
         f"run is done. Page: {page}. If the data are unusual but correct: python -m include.streams.validators accept "

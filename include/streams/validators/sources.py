@@ -16,7 +16,7 @@ from include.streams.operations.database import begin
 
 if TYPE_CHECKING:
     from include.streams.validators.evaluation import Offences
-    from include.streams.validators.rules import SetSuite, SourceRule
+    from include.streams.validators.rules import SetSuite
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +39,12 @@ def known(consumer: str, suite: SetSuite) -> dict[str, list[str]]:
     Returns:
         {kind of a rule: names of sources}.
     """
-    from include.streams.operations.alarms import open_alarms
+    from include.streams.operations.alarms import open_keys
 
     if not suite.sources:
         return {}
-    kinds = [alarm.kind for alarm in open_alarms() if alarm.source == consumer]
-    return {
-        rule.kind: [kind.removeprefix(_kind(rule, "")) for kind in kinds if _is_of(rule, kind)]
-        for rule in suite.sources
-    }
+    with begin() as connection:
+        return {rule.kind: list(open_keys(connection, consumer, rule.kind)) for rule in suite.sources}
 
 
 def note(consumer: str, found: Iterable[Offences], page: str) -> None:
@@ -60,38 +57,29 @@ def note(consumer: str, found: Iterable[Offences], page: str) -> None:
         found: The offences of a run, one object for each rule.
         page: The address of the run's page, which the alarms name.
     """
-    from include.streams.operations.alarms import close_alarm, open_alarm, open_alarms
+    from include.streams.operations.alarms import close_alarm, open_alarm, open_keys
 
     found = list(found)
     if not found:
         return
-    already = {alarm.kind: alarm.opened_at for alarm in open_alarms() if alarm.source == consumer}
     before = datetime.now(UTC) - MAX_AGE
     with begin() as connection:
         for offences in found:
             rule = offences.rule
-            cured, again = ({_kind(rule, source) for source in of} for of in (offences.cured, offences.again))
-            for kind in cured:
-                close_alarm(connection, consumer, kind)
-            opened = {kind for kind in already if _is_of(rule, kind)} - cured
-            for kind in {kind for kind in opened - again if already[kind] < before}:
-                close_alarm(connection, consumer, kind, f"{_FORGOTTEN}. Page: {page}")
-                opened.remove(kind)
+            already = open_keys(connection, consumer, rule.kind)
+            for source in offences.cured:
+                close_alarm(connection, consumer, rule.kind, key=source)
+            opened = already.keys() - offences.cured
+            for source in opened - set(offences.again):
+                if already[source] < before:
+                    close_alarm(connection, consumer, rule.kind, f"{_FORGOTTEN}. Page: {page}", key=source)
+                    opened.remove(source)
             for source, number in offences.worst:
-                kind = _kind(rule, source[:MAX_NAME_CHARACTERS])
-                if kind in opened or len(opened) < MAX_ALARMS:
-                    opened.add(kind)
-                    text = f"{source[:MAX_NAME_CHARACTERS]}: {number:,.6g} {rule.unit}; expected: {rule.expected}"
-                    open_alarm(
-                        connection, consumer, kind, f"{text}. Its rows go on. To do: {rule.remedy}. Page: {page}"
-                    )
+                name = source[:MAX_NAME_CHARACTERS]
+                if name in opened or len(opened) < MAX_ALARMS:
+                    opened.add(name)
+                    text = f"{name}: {number:,.6g} {rule.unit}; expected: {rule.expected}"
+                    text += f". Its rows go on. To do: {rule.remedy}. Page: {page}"
+                    open_alarm(connection, consumer, rule.kind, text, key=name)
             if offences.count:
                 log.warning("%s: %d %s; expected: %s", consumer, offences.count, rule.title, rule.expected)
-
-
-def _kind(rule: SourceRule, source: str) -> str:
-    return f"{rule.kind}:{source}"
-
-
-def _is_of(rule: SourceRule, kind: str) -> bool:
-    return kind.startswith(_kind(rule, ""))

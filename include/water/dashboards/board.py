@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from include.streams.operations.tables import alarms
+from include.streams.operations.alarms import open_alarms
 from include.water.dashboards.tiles import ELSEWHERE, TILES, behind
 from include.water.sites import DISTRICTS, SITES
 from include.water.tables import board_tiles, decisions
@@ -98,18 +98,18 @@ def _decision(row: Row) -> dict[str, Any]:
 
 
 def _alarms(connection: Connection) -> dict[str, Any]:
-    is_open = alarms.c.closed_at.is_(None)
-    query = select(alarms).where(is_open).order_by(alarms.c.opened_at.desc()).limit(MAX_ALARMS)
+    found = open_alarms(connection)
     return {
-        "total": connection.scalar(select(func.count()).where(is_open)),
+        "total": len(found),
         "alarms": [
             {
                 "id": row.id,
                 "source": row.source,
                 "kind": row.kind,
+                "key": row.key,
                 "message": row.message,
                 "opened_at": row.opened_at.isoformat(),
             }
-            for row in connection.execute(query)
+            for row in reversed(found[-MAX_ALARMS:])
         ],
     }

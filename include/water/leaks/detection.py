@@ -138,7 +138,7 @@ def record(connection: Connection, version: str, nights: Sequence[Night]) -> dic
         )
     }
     new = [n for n in nights if known.get((n.district_id, n.night)) != (n.fingerprint, version)]
-    told = 0
+    reported = 0
     for night in sorted(new, key=lambda night: (night.district_id, night.night)):
         statement = insert(judged_nights).values(
             district_id=night.district_id,
@@ -155,8 +155,8 @@ def record(connection: Connection, version: str, nights: Sequence[Night]) -> dic
             )
         )
         if night.alarm:
-            told += _record_leak(connection, version, night, leaks)
-    return {"judged": len(new), "alarms": sum(night.alarm for night in new), "new_leaks": told}
+            reported += _record_leak(connection, version, night, leaks)
+    return {"judged": len(new), "alarms": sum(night.alarm for night in new), "new_leaks": reported}
 
 
 def _record_leak(connection: Connection, version: str, night: Night, leaks: Any) -> bool:
@@ -185,7 +185,7 @@ def _record_leak(connection: Connection, version: str, night: Night, leaks: Any)
         connection.execute(update(leaks).where(leaks.c.leak_key == key).values(reported_as=key))
         return True
     same = near[0].reported_as if near else None
-    tell = same is None or _has_grown(connection, night, same, leaks)
+    is_new = same is None or _has_grown(connection, night, same, leaks)
     connection.execute(
         insert(leaks).values(
             leak_key=key,
@@ -194,19 +194,19 @@ def _record_leak(connection: Connection, version: str, night: Night, leaks: Any)
             litres_per_hour=night.litres_per_hour,
             confidence=night.confidence,
             model_version=version,
-            reported_as=key if tell else same,
+            reported_as=key if is_new else same,
         )
     )
-    return tell
+    return is_new
 
 
-def _has_grown(connection: Connection, night: Night, told_as: str, leaks: Any) -> bool:
+def _has_grown(connection: Connection, night: Night, reported_as: str, leaks: Any) -> bool:
     """Whether this night is after the reported night and loses much more."""
     from sqlalchemy import select
 
-    told = connection.execute(select(leaks).where(leaks.c.leak_key == told_as)).one()
-    before = told.litres_per_hour
-    return night.night > told.night and night.litres_per_hour >= max(GROWN_BY * before, before + GROWN_BY_LPH)
+    reported = connection.execute(select(leaks).where(leaks.c.leak_key == reported_as)).one()
+    before = reported.litres_per_hour
+    return night.night > reported.night and night.litres_per_hour >= max(GROWN_BY * before, before + GROWN_BY_LPH)
 
 
 def unproduced(connection: Connection) -> list[str]:

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from include.streams.lake.buckets import Bucket, bucket
+from include.water.alarm_kinds import WaterAlarmKind
 from include.water.register.layout import (
     ARCHIVE,
     INCOMING,
@@ -155,12 +156,8 @@ def _reject(
         row = {**_file_row(file, layout.kind if layout else None, place), "state": "rejected", "rows": result.rows}
         if _record(connection, row):
             text = f"a file was set aside ({len(result.failed)} rules broken: {broken}); report: {page}"
-            open_alarm(connection, SOURCE, _alarm_kind(name, generation), text)
+            open_alarm(connection, SOURCE, WaterAlarmKind.file_rejected, text, key=key)
     return row
-
-
-def _alarm_kind(name: str, generation: int) -> str:
-    return f"file_rejected:{identity(name, generation)}"
 
 
 def _close_alarms(connection: Connection, name: str, generation: int) -> None:
@@ -174,7 +171,7 @@ def _close_alarms(connection: Connection, name: str, generation: int) -> None:
         files.c.object_name == name, files.c.state == "rejected", files.c.generation < generation
     )
     for earlier in connection.execute(bad).scalars().all():
-        close_alarm(connection, SOURCE, _alarm_kind(name, earlier))
+        close_alarm(connection, SOURCE, WaterAlarmKind.file_rejected, key=identity(name, earlier))
 
 
 def _file_row(file: Mapping[str, Any], kind: Kind | None, place: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from include.streams.landing import connectors, removal, watchdog
 from include.streams.landing.connect import ConnectUnreachable
 from include.streams.landing.standing import MISSING, Progress
 from include.streams.landing.tables import connector_name, raw_table, sink_group
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import open_alarm
 from include.streams.operations.database import begin
 from tests.integration.connect.conftest import (
@@ -187,7 +188,7 @@ def test_a_connector_without_a_landed_topic_is_named_and_goes_only_when_a_person
     wait_until_landed(gone, sent)
     watchdog.check_connectors([gone, landed])
     with begin() as connection:
-        open_alarm(connection, name, "connector_failed", "its last task failed")
+        open_alarm(connection, name, AlarmKind.connector_failed, "its last task failed")
     options = registry(landed)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -267,7 +268,7 @@ def test_a_topic_whose_group_cannot_be_read_is_named_after_the_others_were_check
     names = [connector_name(topic) for topic in topics]
     monkeypatch.setattr(watchdog, "progress", refuse_for(topics[0], watchdog.progress))
     with begin() as connection:
-        open_alarm(connection, "kafka_connect", "connect_unreachable", "of an outage that is over")
+        open_alarm(connection, "kafka_connect", AlarmKind.connect_unreachable, "of an outage that is over")
     with pytest.raises(CheckFailed, match=f"^topic {topics[0].name}: [^;]*may not read the group[^;]*$"):
         watchdog.check_connectors(topics)
     assert [alarms(name).keys() for name in names] == [{"connector_missing"}] * 3

@@ -219,10 +219,10 @@ def open_claims(consumer: Consumer) -> int:
 
 
 def alarms(consumer: Consumer) -> dict[str, str]:
-    """{kind: message} of the open alarms."""
+    """{kind: messages of its keys} of the open alarms."""
+    query = "select kind, string_agg(message, '; ' order by id) from alarms where source = :name and closed_at is null"
     with begin() as connection:
-        query = text("select kind, message from alarms where source = :name and closed_at is null")
-        return dict(connection.execute(query, {"name": consumer.name}).all())
+        return dict(connection.execute(text(f"{query} group by kind"), {"name": consumer.name}).all())
 
 
 def make_all_due(*consumers: Consumer) -> None:

@@ -7,12 +7,11 @@ import pytest
 from sqlalchemy import text
 
 from include.streams.kafka import broken_contracts, tasks
-from include.streams.kafka.broken_contracts import ALARM
 from include.streams.kafka.consumers import Shape
 from include.streams.kafka.watch import check_consumer
 from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import alarms, open_claims, order
-from tests.integration.kafka.test_losses import notifications
+from tests.integration.kafka.test_losses import events
 
 pytestmark = pytest.mark.integration
 
@@ -22,16 +21,16 @@ def test_broken_messages_raise_an_alarm_until_good_ones_follow(make_topic, make_
     consumer = make_consumer(topic)
     send(topic, *(b"junk" for _ in range(30)), order(1))
     tasks.claim_messages(consumer, "first")
-    alarm = alarms(consumer)[ALARM]
+    alarm = alarms(consumer)["many_dead_letters"]
     assert "30 of the latest 31 messages (96 %)" in alarm
     assert "30 of them with not_json" in alarm
     assert "schema registry" not in alarm
     check_consumer(consumer)
-    assert ALARM in alarms(consumer)
+    assert "many_dead_letters" in alarms(consumer)
     send(topic, *(order(f"good {n}") for n in range(100)))
     tasks.claim_messages(consumer, "second")
     check_consumer(consumer)
-    assert ALARM not in alarms(consumer)
+    assert "many_dead_letters" not in alarms(consumer)
 
 
 def test_messages_framed_by_a_schema_registry_are_named(make_topic, make_consumer, send):
@@ -39,7 +38,7 @@ def test_messages_framed_by_a_schema_registry_are_named(make_topic, make_consume
     consumer = make_consumer(topic)
     send(topic, *(b"\0\0\0\0\7" + order(n) for n in range(12)))
     tasks.claim_messages(consumer, "run")
-    assert "12 begin like messages of a schema registry" in alarms(consumer)[ALARM]
+    assert "12 begin like messages of a schema registry" in alarms(consumer)["many_dead_letters"]
 
 
 def test_some_bad_messages_among_good_ones_are_no_alarm(make_topic, make_consumer, send):
@@ -47,7 +46,7 @@ def test_some_bad_messages_among_good_ones_are_no_alarm(make_topic, make_consume
     consumer = make_consumer(topic)
     send(topic, *(b"junk" if n % 4 == 0 else order(n) for n in range(60)))
     tasks.claim_messages(consumer, "run")
-    assert ALARM not in alarms(consumer)
+    assert "many_dead_letters" not in alarms(consumer)
 
 
 def test_good_messages_that_wait_for_their_runs_count_as_good(make_topic, make_consumer, send):
@@ -55,7 +54,7 @@ def test_good_messages_that_wait_for_their_runs_count_as_good(make_topic, make_c
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, *(b"junk" for _ in range(12)), *(order(n) for n in range(60)))
     tasks.claim_partition_keys(consumer, "fan out")
-    assert ALARM not in alarms(consumer)
+    assert "many_dead_letters" not in alarms(consumer)
 
 
 def junk(number: int) -> list[bytes]:
@@ -81,7 +80,7 @@ def test_one_broken_topic_shows_beside_a_busy_healthy_one(make_topic, make_consu
     for partition in range(4):
         send(healthy, *good(100, 100 * partition), partition=partition)
     tasks.claim_messages(consumer, "first")
-    alarm = alarms(consumer)[ALARM]
+    alarm = alarms(consumer)["many_dead_letters"]
     assert f"topic {broken.name}: 80 of the latest 80 messages (100 %)" in alarm
     assert "80 of them with not_json" in alarm
     assert healthy.name not in alarm
@@ -89,32 +88,33 @@ def test_one_broken_topic_shows_beside_a_busy_healthy_one(make_topic, make_consu
     send(healthy, *good(10, 1_000))
     tasks.claim_messages(consumer, "second")
     check_consumer(consumer)
-    assert ALARM in alarms(consumer)
+    assert "many_dead_letters" in alarms(consumer)
 
 
-def test_a_further_broken_topic_is_told_and_the_alarm_closes_with_the_last(make_topic, make_consumer, send):
+def test_a_further_broken_topic_has_an_alarm_of_its_own_and_is_notified_once(make_topic, make_consumer, send):
     first, second = make_topic(partitions=1), make_topic(partitions=1)
     consumer = make_consumer(first, second)
     send(first, *junk(20))
     tasks.claim_messages(consumer, "first")
-    # Other counts are no news about a topic that the alarm names.
+    # Other counts are no news about a topic that has an alarm.
     send(first, *junk(10))
     tasks.claim_messages(consumer, "first again")
     send(second, *junk(15))
     tasks.claim_messages(consumer, "second")
     check_consumer(consumer)
-    alarm = alarms(consumer)[ALARM]
+    alarm = alarms(consumer)["many_dead_letters"]
     assert f"topic {first.name}: 20 of the latest 20 messages" in alarm
     assert f"topic {second.name}: 15 of the latest 15 messages" in alarm
-    assert [payload["event"] for payload in notifications(consumer)] == ["opened", "continued"]
+    assert events(consumer) == [("opened", first.name), ("opened", second.name)]
     send(first, *good(100))
     tasks.claim_messages(consumer, "first is good")
     check_consumer(consumer)
-    assert ALARM in alarms(consumer)
+    assert alarms(consumer)["many_dead_letters"].startswith(f"topic {second.name}: ")
     send(second, *good(45, 200))
     tasks.claim_messages(consumer, "second is good")
     check_consumer(consumer)
-    assert ALARM not in alarms(consumer)
+    assert "many_dead_letters" not in alarms(consumer)
+    assert events(consumer)[2:] == [("closed", first.name), ("closed", second.name)]
 
 
 def test_a_topic_that_was_never_bad_enough_does_not_hold_the_alarm_of_another_one_open(make_topic, make_consumer, send):
@@ -123,11 +123,11 @@ def test_a_topic_that_was_never_bad_enough_does_not_hold_the_alarm_of_another_on
     send(so_so, *(b"junk" if n % 5 < 2 else order(n) for n in range(50)))
     send(broken, *junk(10))
     tasks.claim_messages(consumer, "first")
-    assert so_so.name not in alarms(consumer)[ALARM]
+    assert so_so.name not in alarms(consumer)["many_dead_letters"]
     send(broken, *good(30, 100))
     tasks.claim_messages(consumer, "second")
     check_consumer(consumer)
-    assert ALARM not in alarms(consumer)
+    assert "many_dead_letters" not in alarms(consumer)
 
 
 def test_three_broken_messages_in_a_row_show_on_a_quiet_topic_however_old_they_are(make_topic, make_consumer, send):
@@ -137,20 +137,21 @@ def test_three_broken_messages_in_a_row_show_on_a_quiet_topic_however_old_they_a
     send(busy, *good(100, 100))
     tasks.claim_messages(consumer, "good")
     for day in range(3):
-        assert ALARM not in alarms(consumer)
+        assert "many_dead_letters" not in alarms(consumer)
         let_days_pass(consumer, 2)
         send(quiet, b"junk", partition=day)
         tasks.claim_messages(consumer, f"day {day}")
-    assert f"topic {quiet.name}: 3 of the last 3 messages (100 %) break their contract" in alarms(consumer)[ALARM]
+    alarm = alarms(consumer)["many_dead_letters"]
+    assert f"topic {quiet.name}: 3 of the last 3 messages (100 %) break their contract" in alarm
     let_days_pass(consumer, 30)
     send(busy, *good(1, 300))
     tasks.claim_messages(consumer, "only the other topic")
     check_consumer(consumer)
-    assert ALARM in alarms(consumer)
+    assert "many_dead_letters" in alarms(consumer)
     send(quiet, *good(1, 400), partition=1)
     tasks.claim_messages(consumer, "good again")
     check_consumer(consumer)
-    assert ALARM not in alarms(consumer)
+    assert "many_dead_letters" not in alarms(consumer)
 
 
 def test_a_few_broken_messages_of_a_run_with_good_ones_are_no_alarm(make_topic, make_consumer, send):
@@ -161,13 +162,13 @@ def test_a_few_broken_messages_of_a_run_with_good_ones_are_no_alarm(make_topic, 
         send(topic, *good(2, 10 * partition), b"junk", partition=partition)
     tasks.claim_messages(consumer, "run")
     check_consumer(consumer)
-    assert ALARM not in alarms(consumer)
+    assert "many_dead_letters" not in alarms(consumer)
     send(topic, *good(40, 100))
     tasks.claim_messages(consumer, "busy")
     send(topic, *junk(3))
     tasks.claim_messages(consumer, "three neighbours")
     check_consumer(consumer)
-    assert ALARM not in alarms(consumer)
+    assert "many_dead_letters" not in alarms(consumer)
 
 
 def test_a_good_message_whose_effect_fails_hides_no_broken_ones_for_long(make_topic, make_consumer, send):
@@ -176,10 +177,10 @@ def test_a_good_message_whose_effect_fails_hides_no_broken_ones_for_long(make_to
     send(topic, order("fails", -2), *junk(3))
     tasks.claim_messages(consumer, "may be good")
     assert open_claims(consumer) == 1
-    assert ALARM not in alarms(consumer)
+    assert "many_dead_letters" not in alarms(consumer)
     send(topic, *junk(3))
     tasks.claim_messages(consumer, "broken")
-    assert ALARM in alarms(consumer)
+    assert "many_dead_letters" in alarms(consumer)
 
 
 def test_one_good_message_that_waits_for_its_run_counts_as_good_on_a_quiet_topic(make_topic, make_consumer, send):
@@ -187,11 +188,11 @@ def test_one_good_message_that_waits_for_its_run_counts_as_good_on_a_quiet_topic
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, *good(1), *junk(3))
     (key,) = tasks.claim_partition_keys(consumer, "fan out")
-    assert ALARM not in alarms(consumer)
+    assert "many_dead_letters" not in alarms(consumer)
     tasks.handle_message(consumer, key, "its run")
     send(topic, *junk(3))
     tasks.claim_partition_keys(consumer, "all broken")
-    assert "of the last 6 messages" in alarms(consumer)[ALARM]
+    assert "of the last 6 messages" in alarms(consumer)["many_dead_letters"]
 
 
 def test_a_topic_that_the_consumer_has_left_keeps_no_alarm_open(make_topic, make_consumer, send):
@@ -199,9 +200,9 @@ def test_a_topic_that_the_consumer_has_left_keeps_no_alarm_open(make_topic, make
     consumer = make_consumer(left, kept)
     send(left, *junk(5))
     tasks.claim_messages(consumer, "run")
-    assert ALARM in alarms(consumer)
+    assert "many_dead_letters" in alarms(consumer)
     check_consumer(replace(consumer, topics=(kept,)))
-    assert ALARM not in alarms(consumer)
+    assert "many_dead_letters" not in alarms(consumer)
 
 
 def test_the_latest_messages_are_found_by_the_primary_key_in_an_inbox_of_any_size(make_topic, make_consumer):

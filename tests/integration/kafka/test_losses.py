@@ -10,6 +10,7 @@ from sqlalchemy import text
 from include.streams.kafka import tasks, watch
 from include.streams.kafka.consumers import Shape
 from include.streams.kafka.reset import reset_consumer
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import MAX_MESSAGE_LENGTH, MORE, add_lasting, add_to_alarm, close_alarm
 from include.streams.operations.database import begin
 from tests.integration.kafka.conftest import alarms, numbers, open_claims, order, whole_run
@@ -135,9 +136,12 @@ def notifications(consumer) -> list[dict]:
     return [payload for payload in sent if payload["source"] == consumer.name]
 
 
-def test_a_second_stopped_topic_is_added_to_the_alarm_of_the_first_and_told_once(
-    make_topic, make_consumer, send, admin
-):
+def events(consumer) -> list[tuple[str, str]]:
+    """(event, key) of these requests."""
+    return [(payload["event"], payload["key"]) for payload in notifications(consumer)]
+
+
+def test_a_second_stopped_topic_has_an_alarm_of_its_own_and_is_notified_once(make_topic, make_consumer, send, admin):
     first, second, other = make_topic(), make_topic(), make_topic()
     consumer = make_consumer(first, second, other)
     send(first, order(0), order(1))
@@ -161,12 +165,12 @@ def test_a_second_stopped_topic_is_added_to_the_alarm_of_the_first_and_told_once
         else:
             with pytest.raises(AirflowFailException, match=f"reset {consumer.name} {second.name}"):
                 tasks.claim_messages(consumer, "with nothing else to claim")
-    opened, continued = notifications(consumer)
-    assert opened["event"] == "opened"
-    assert continued["event"] == "continued"
-    assert f"{second.name} has lost the end of its log" in continued["message"]
-    assert f"reset {consumer.name} {second.name}" in continued["message"]
-    assert first.name not in continued["message"]
+    assert events(consumer) == [("opened", first.name), ("opened", second.name)]
+    _, further = notifications(consumer)
+    assert f"{second.name} has lost the end of its log" in further["message"]
+    assert f"reset {consumer.name} {second.name}" in further["message"]
+    assert further["runbook"] == "docs/runbooks/topic-recreated.md"
+    assert first.name not in further["message"]
 
     # The reset of one topic does not hide that the other is stopped still.
     reset_consumer(consumer.name, second.name)
@@ -189,36 +193,47 @@ def test_with_nothing_else_to_claim_every_stopped_topic_is_named(make_topic, mak
         connection.execute(text("update positions set next_offset = 9 where consumer = :n"), {"n": consumer.name})
     with pytest.raises(AirflowFailException):
         tasks.claim_messages(consumer, "after")
-    (opened,) = notifications(consumer)
-    assert opened["event"] == "opened"
+    opened = notifications(consumer)
+    assert sorted(events(consumer)) == sorted(("opened", topic.name) for topic in topics)
     for topic in topics:
-        assert f"reset {consumer.name} {topic.name}" in opened["message"]
+        assert any(f"reset {consumer.name} {topic.name}" in payload["message"] for payload in opened)
 
 
-def test_a_second_topic_that_may_not_be_read_is_added_to_the_alarm_of_the_first(make_topic, make_consumer):
+def test_a_second_topic_that_may_not_be_read_has_an_alarm_of_its_own(make_topic, make_consumer):
     consumer = make_consumer(make_topic())
     for forbidden in (["first"], ["first", "second"], ["first", "second"]):
         with begin() as connection:
             watch._watch_rights(connection, consumer, forbidden)
-    assert [payload["event"] for payload in notifications(consumer)] == ["opened", "continued"]
+    assert events(consumer) == [("opened", "first"), ("opened", "second")]
     assert "may not read second: grant it" in alarms(consumer)["topic_forbidden"]
-    with begin() as connection:
-        watch._watch_rights(connection, consumer, [])
+    for forbidden in (["second"], []):
+        with begin() as connection:
+            watch._watch_rights(connection, consumer, forbidden)
+    assert events(consumer)[2:] == [("closed", "first"), ("closed", "second")]
     assert alarms(consumer) == {}
 
 
-def test_conditions_that_last_are_told_once_also_without_room_for_them(make_topic, make_consumer):
+def test_each_of_many_stopped_topics_is_notified_once(make_topic, make_consumer):
     consumer = make_consumer(make_topic())
-    texts = [f"topic {n:05} {'x' * 200}" for n in range(40)]
+    stopped = {f"topic {n:05}": f"it was deleted {'x' * 200}" for n in range(40)}
+    for number in (2, 2, 4, 40, 40):
+        with begin() as connection:
+            watch.add_stopped(connection, consumer, dict(list(stopped.items())[:number]))
+    assert sorted(events(consumer)) == [("opened", topic) for topic in stopped]
+
+
+def test_conditions_that_last_are_notified_once_also_without_room_for_them(make_topic, make_consumer):
+    consumer = make_consumer(make_topic())
+    texts = [f"partition {n:05} {'x' * 200}" for n in range(40)]
     for wanted in (texts[:2], texts[:2], texts[:4], texts, texts):
         with begin() as connection:
-            add_lasting(connection, consumer.name, "consumer_stopped", wanted)
+            add_lasting(connection, consumer.name, AlarmKind.consumer_stopped, wanted, key="orders")
     message = alarms(consumer)["consumer_stopped"]
     assert message.endswith(MORE)
     number = sum(each in message for each in texts)
     assert 15 < number < 20
-    # The first without room is told too, so that people look into the logs.
-    assert len(notifications(consumer)) == 1 + (number - 2) + 1
+    # The first without room is sent too, so that people look into the logs.
+    assert events(consumer) == [("opened", "orders"), *[("continued", "orders")] * (number - 2 + 1)]
 
 
 def test_a_further_loss_is_added_to_the_open_alarm_logged_and_delivered(
@@ -246,8 +261,8 @@ def test_an_alarm_with_a_thousand_further_messages_stays_short(make_topic, make_
     consumer = make_consumer(make_topic())
     for n in range(300):
         with begin() as connection:
-            add_to_alarm(connection, consumer.name, "messages_lost", f"loss number {n:05}")
+            add_to_alarm(connection, consumer.name, AlarmKind.messages_lost, f"loss number {n:05}")
     message = alarms(consumer)["messages_lost"]
-    assert message.startswith("loss number 00000; loss number 00001; ")
+    assert message.startswith("loss number 00000 (docs/runbooks/messages-lost.md); loss number 00001; ")
     assert message.endswith("which the logs and the webhook's messages name")
     assert len(message) < MAX_MESSAGE_LENGTH + 100

@@ -9,9 +9,10 @@ from sqlalchemy import text
 
 from include.streams.contracts.topics import DEAD_LETTER_SUFFIX
 from include.streams.kafka.connection import CONN_ID
-from include.streams.kafka.dead_letters import ALARM, DeadLetters, watch_held
+from include.streams.kafka.dead_letters import DeadLetters, watch_held
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.operations import outbox
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import open_alarm
 from include.streams.operations.database import begin, engine
 from tests.integration.kafka.test_old_database import planned_statements
@@ -47,7 +48,7 @@ def outbox_plans(planned) -> list[str]:
 def test_closing_alarms_about_dead_letters_reads_no_delivered_row(long_outbox, state):
     topic = f"orders.{uuid.uuid4().hex[:8]}{DEAD_LETTER_SUFFIX}"
     with begin() as connection:
-        open_alarm(connection, topic, ALARM, "test")
+        open_alarm(connection, topic, AlarmKind.dead_letters_wait, "test")
         if state is not None:
             outbox.add_record(connection, consumer=long_outbox, topic=topic, key=None, value=b"1", headers=[])
             change = text("update outbox set state = :state where destination = :topic")

@@ -9,9 +9,10 @@ from sqlalchemy import text
 
 from include.streams.kafka import tasks
 from include.streams.kafka.connection import client_config, producer_config
-from include.streams.kafka.dead_letters import ALARM, DeadLetter
+from include.streams.kafka.dead_letters import DeadLetter
 from include.streams.kafka.delivery import deliver_due
 from include.streams.kafka.watch import check_consumers
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm
 from include.streams.operations.database import begin
 from tests.clients import producer_to
@@ -117,7 +118,7 @@ def test_the_alarm_opens_again_while_letters_wait(make_topic, make_consumer, sen
     with begin() as connection:
         change = text("update outbox set state = :state where destination = :name")
         connection.execute(change, {"state": state, "name": topic.dead_letter_name})
-        assert close_alarm(connection, topic.dead_letter_name, ALARM, "not looked at")
+        assert close_alarm(connection, topic.dead_letter_name, AlarmKind.dead_letters_wait, "not looked at")
     for _ in range(2):
         check_consumers([consumer])
         alarm = alarm_of(topic) or ""

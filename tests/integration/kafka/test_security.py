@@ -34,12 +34,12 @@ from include.streams.contracts import Topic
 from include.streams.kafka import tasks
 from include.streams.kafka.__main__ import main
 from include.streams.kafka.consumers import Consumer
-from include.streams.kafka.dead_letters import ALARM as DEAD_LETTERS_ALARM
 from include.streams.kafka.producer import AcknowledgedProducer, DeliveryFailed
 from include.streams.kafka.topics import create_topics
 from include.streams.kafka.trigger import ConsumerLagTrigger, lag_watcher
 from include.streams.kafka.watch import check_consumer, check_consumers
 from include.streams.operations import outbox
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm
 from include.streams.operations.database import begin
 from tests.clients import producer_to, reader_at
@@ -390,7 +390,7 @@ def test_a_dead_letter_topic_that_may_not_be_written_delays_nothing_and_gets_its
     by_task = alarm() or ""
     # A person closes it, and the check opens it again, by what the outbox knows.
     with begin() as connection:
-        assert close_alarm(connection, letters, DEAD_LETTERS_ALARM, "not looked at")
+        assert close_alarm(connection, letters, AlarmKind.dead_letters_wait, "not looked at")
     check_consumers([whole])
     for said in (by_task, alarm() or ""):
         assert f"dead letters of consumer {whole.name} cannot be written to {letters}" in said

@@ -1,4 +1,4 @@
-"""A consumer that does not keep up is told about once, with or without a run, and told again when it is over."""
+"""A consumer that does not keep up causes one notification, with or without a run, and another when it is over."""
 
 import json
 import time
@@ -38,14 +38,14 @@ def people(monkeypatch):
     """What the connection alarm_webhook leads to."""
     server = Receiver()
     connection = {"conn_type": "http", "host": "127.0.0.1", "port": server.server_port, "schema": "http"}
-    # What other tests have left would be told too.
+    # What other tests have left would be notified too.
     execute("update outbox set state = 'skipped' where consumer = :sender and state = 'pending'", sender=SENDER)
     monkeypatch.setenv(f"AIRFLOW_CONN_{WEBHOOK_CONN_ID.upper()}", json.dumps(connection))
     yield server
     server.shutdown()
 
 
-def told(people, consumer) -> list[tuple[str, str]]:
+def notified(people, consumer) -> list[tuple[str, str]]:
     return [(payload["event"], payload["kind"]) for _, payload in people.seen if payload["source"] == consumer.name]
 
 
@@ -202,19 +202,19 @@ def test_waiting_dead_letters_are_looked_up_once_for_all_consumers(make_topic, m
     assert all("lag" in alarms(consumer) for consumer in consumers)
 
 
-def test_people_are_told_once_when_an_alarm_opens_and_once_when_it_closes(make_topic, make_consumer, send, people):
+def test_people_are_notified_once_when_an_alarm_opens_and_once_when_it_closes(make_topic, make_consumer, send, people):
     topic = make_topic()
     consumer = make_consumer(topic, max_lag=1)
     send(topic, order(1), order(2))
     for _ in range(3):
         check_consumer(consumer)
         deliver_now(consumer)
-    assert told(people, consumer) == [("opened", "lag")]
+    assert notified(people, consumer) == [("opened", "lag")]
     # The consumer's own run closes it.
     for run in ("first", "second"):
         tasks.claim_messages(consumer, run)
         deliver_now(consumer)
-    assert told(people, consumer) == [("opened", "lag"), ("closed", "lag")]
+    assert notified(people, consumer) == [("opened", "lag"), ("closed", "lag")]
     ((_, payload), _) = people.seen
     assert topic.name in payload["text"]
     assert len({key for key, _ in people.seen}) == 2

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from include.streams.landing import balance, gaps
+from include.streams.landing import gaps
 from include.streams.landing.balance import DoesNotBalance, finish
 from include.streams.landing.clean import commit_clean
 from include.streams.landing.gaps import State
@@ -60,7 +60,7 @@ def test_what_lands_while_its_run_works_stops_the_run_until_it_is_cleared(lane):
     assert open_claims(lane) == 1
     assert counts(run(lane)) == WHOLE
     assert open_claims(lane) == 0
-    assert not alarms_of(lane.name)[balance.ALARM][1]
+    assert not alarms_of(lane.name)["run_does_not_balance"][1]
 
 
 def test_a_run_that_is_cleared_after_its_rows_were_removed_goes_on_with_the_rest(consumer, send, admin):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from include.streams.kafka.broken_contracts import ALARM
 from include.streams.landing.tables import load_landing_table
 from tests.integration.kafka.conftest import open_claims
 from tests.integration.landing.conftest import alarms_of
@@ -25,7 +24,7 @@ def test_junk_stops_no_good_row_and_an_alarm_names_share_and_reason(consumer, se
     found = counts(run(lane))
     assert found == {"landed": 203, "clean": 2, "dead_lettered": 201, "duplicates": 0, "without_record": 0}
     assert open_claims(lane) == 0
-    text, is_open = alarms_of(lane.name)[ALARM]
+    text, is_open = alarms_of(lane.name)["many_dead_letters"]
     assert is_open
     assert "201 of the 203 messages" in text
     assert "200 of them with not_json" in text
@@ -39,7 +38,7 @@ def test_junk_stops_no_good_row_and_an_alarm_names_share_and_reason(consumer, se
         send(lane.topic, *good)
         land(lane.topic, 0, first, *good)
         run(lane, f"run-{number}")
-        assert alarms_of(lane.name)[ALARM][1] is (size == 5)
+        assert alarms_of(lane.name)["many_dead_letters"][1] is (size == 5)
 
 
 @pytest.mark.parametrize("microseconds", [MICROSECONDS_AS_MILLISECONDS, YEAR_ZERO])

@@ -6,7 +6,6 @@ import pytest
 from sqlalchemy import text
 
 from benchmarks import aged_database
-from include.streams.kafka.broken_contracts import ALARM
 from include.streams.landing import broken_contracts
 from include.streams.landing.tables import load_landing_table, topic_id
 from include.streams.operations.database import begin, engine
@@ -37,7 +36,7 @@ def batch(send):
 
 def alarm(lane) -> str | None:
     """The text of the open alarm."""
-    message, is_open = alarms_of(lane.name).get(ALARM, ("", False))
+    message, is_open = alarms_of(lane.name).get("many_dead_letters", ("", False))
     return message if is_open else None
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from include.streams.contracts import Contract, Topic
 from include.streams.contracts.types import UtcTime
 from include.streams.lake.catalog import load_catalog
-from include.streams.landing import balance, staging, upkeep
+from include.streams.landing import staging, upkeep
 from include.streams.landing.balance import DoesNotBalance, finish
 from include.streams.landing.clean import commit_clean, ensure_clean_table
 from include.streams.landing.consumers import LandingConsumer
@@ -258,11 +258,11 @@ def test_a_run_whose_books_do_not_balance_fails_and_stays_open(consumer, send):
     with pytest.raises(DoesNotBalance, match="clean = 2, and there are 1"):
         finish(lane, summary, "run-1")
     assert open_claims(lane) == 1
-    assert alarms_of(lane.name)[balance.ALARM][1]
+    assert alarms_of(lane.name)["run_does_not_balance"][1]
     assert len(staging_files(lane)) == 1
     run(lane)
     assert open_claims(lane) == 0
-    assert not alarms_of(lane.name)[balance.ALARM][1]
+    assert not alarms_of(lane.name)["run_does_not_balance"][1]
 
 
 def test_what_is_a_dead_letter_stays_one_when_the_contract_is_loosened(consumer, send, sales):

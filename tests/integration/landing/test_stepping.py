@@ -9,6 +9,7 @@ import pytest
 from include.streams.kafka.reading import ReadingStalled
 from include.streams.landing import stepping
 from include.streams.landing.tables import connector_name
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import open_alarm
 from include.streams.operations.database import begin
 
@@ -29,7 +30,7 @@ def test_a_connector_that_an_earlier_try_has_stopped_is_resumed_without_a_search
     assert resumed == []
     name = connector_name(topic)
     with begin() as connection:
-        open_alarm(connection, name, stepping.STEPPING, "killed after it was stopped")
+        open_alarm(connection, name, AlarmKind.stepping_over, "killed after it was stopped")
     assert stepping.step_over(topic, connect) == []
     assert resumed == [name]
     assert not stepping.is_stepping(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -102,7 +103,8 @@ def test_a_name_that_is_not_declared_is_said(asked, text):
 @pytest.mark.usefixtures("away")
 def test_alarms_of_others_are_left_out(monkeypatch):
     sources = ["book", "orders", "landing-scans", "raw.scans", "count", "outbox"]
-    alarms = [{"source": s, "kind": "k", "message": "", "open_seconds": 1.0, "runbook": ""} for s in sources]
+    other: Any = {"kind": "k", "key": "", "message": "", "open_seconds": 1.0, "runbook": ""}
+    alarms = [{"source": source, **other} for source in sources]
     monkeypatch.setattr(gathering, "_alarms", lambda: alarms)
     shown = lambda **asked: [alarm["source"] for alarm in gather(PROJECT, **asked)["alarms"] or ()]  # noqa: E731
     assert shown() == sources

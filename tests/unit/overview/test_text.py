@@ -25,9 +25,9 @@ def landed(topic: str, **changes: Any) -> LandedTopic:
     return {"topic": topic, "connector": "RUNNING (task 0 RUNNING)", "cause": "", **known, **changes}
 
 
-def alarm(kind: str, message: str = "repair it") -> AlarmFacts:
+def alarm(kind: str, message: str = "repair it", key: str = "") -> AlarmFacts:
     return {
-        "source": "billing", "kind": kind, "message": message, "open_seconds": 190.0,
+        "source": "billing", "kind": kind, "key": key, "message": message, "open_seconds": 190.0,
         "runbook": f"docs/runbooks/{kind}.md",
     }  # fmt: skip
 
@@ -96,6 +96,7 @@ def test_dags_that_are_busy_or_failed_have_lines_and_the_rest_is_counted():
 def test_an_alarm_says_what_to_do_and_many_are_counted():
     text = said(alarms=[alarm("lag", "word " * 200)])
     assert "  lag  billing  for 3 min" in text
+    assert "  lag  billing orders  for 3 min" in said(alarms=[alarm("lag", key="orders")])
     assert "    see docs/runbooks/lag.md" in text
     assert len(text.splitlines()) < 10
     assert "and 2 more: python -m include.streams.operations alarms" in said(alarms=[alarm("lag")] * 7)

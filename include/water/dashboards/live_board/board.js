@@ -235,13 +235,14 @@ function leaveFrame(event) {
 }
 
 function alarmItem(alarm) {
+  const about = [alarm.source, alarm.key].filter(Boolean).join(" ");
   return element(
     "li",
     { class: "alarm" },
     element(
       "div",
       {},
-      element("p", { class: "action" }, element("b", {}, words(alarm.kind)), `: ${alarm.source}`),
+      element("p", { class: "action" }, element("b", {}, words(alarm.kind)), `: ${about}`),
       element("p", { class: "title", title: alarm.message }, alarm.message),
       joined(["open for ", age(alarm.opened_at)]),
     ),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.water.consumers import AGGREGATE_METER_READINGS
 from include.water.dashboards.report.data import Model, Quality, ReportData, Suite
 from include.water.dashboards.report.flows import Flows, read_flows
@@ -23,7 +24,6 @@ LEAK_MODEL = "leaks"
 # The period of the readings' counts, and of the events of HOURLY_FLOWS to read.
 QUALITY_PERIOD = timedelta(hours=24)
 COUNTS = ("landed", "clean", "dead_lettered", "duplicates")
-_SUITE_FAILED = "suite_failed:"
 
 
 def collect(batches: Iterable[Mapping[str, Any]], now: datetime | None = None) -> ReportData:
@@ -105,17 +105,11 @@ def read_quality(
 
 def read_suites(connection: Connection, objects: Bucket) -> tuple[Suite, ...]:
     """The last result that let a run continue, and every result that has stopped a run which is still waiting."""
-    from sqlalchemy import select
 
-    from include.streams.operations.tables import alarms
+    from include.streams.operations.alarms import open_alarms
     from include.streams.validators.results import FOLDER, PAST, RESULT, folder
 
-    keys: list[tuple[str, str]] = []
-    waiting = select(alarms.c.source, alarms.c.kind).where(
-        alarms.c.closed_at.is_(None), alarms.c.kind.startswith(_SUITE_FAILED)
-    )
-    for source, kind in connection.execute(waiting.order_by(alarms.c.opened_at)):
-        keys.append((source, kind.removeprefix(_SUITE_FAILED)))
+    keys = [(a.source, a.key) for a in open_alarms(connection) if a.kind == AlarmKind.suite_failed]
     name = AGGREGATE_METER_READINGS.name
     past = _json(objects, f"{FOLDER}/{name}/{PAST}")
     if past and past.get("runs"):
