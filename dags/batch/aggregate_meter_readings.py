@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag, task
 
-from include.streams import RETRIES, LandedOffsetsSensor, landing_tasks
+from include.streams import RETRIES, LandedOffsetsSensor, landing_tasks, task_defaults
 from include.water.assets import HOURLY_FLOWS
 from include.water.consumers import AGGREGATE_METER_READINGS
 
@@ -35,7 +35,7 @@ from include.water.consumers import AGGREGATE_METER_READINGS
     # One claim at a time: the next run claims what landed while this run worked.
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=12),
-    default_args={"owner": "data-platform", "execution_timeout": timedelta(minutes=30), **RETRIES},
+    default_args=task_defaults(timedelta(minutes=30), reported=False, **RETRIES),
     tags=["batch", "kafka"],
     doc_md=__doc__,
 )

@@ -22,7 +22,7 @@ from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOpera
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams import REPORTED, joined
+from include.streams import joined, task_defaults
 from include.water.assets import HOURLY_FLOWS, LEAK_MODEL, LEAKS
 from include.water.topics import LEAKS_DETECTED
 
@@ -33,14 +33,7 @@ from include.water.topics import LEAKS_DETECTED
     # Two concurrent runs would send the same leaks twice.
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=2),
-    default_args={
-        "owner": "data-platform",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=30),
-        "retry_exponential_backoff": 2,
-        "execution_timeout": timedelta(minutes=15),
-        **REPORTED,
-    },
+    default_args=task_defaults(timedelta(minutes=15)),
     tags=["batch", "kafka"],
     doc_md=__doc__,
 )

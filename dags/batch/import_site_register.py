@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.providers.google.cloud.sensors.gcs import GCSObjectsWithPrefixExistenceSensor
 from airflow.sdk import dag, task
 
-from include.streams import REPORTED
+from include.streams import task_defaults
 from include.water.register.layout import INCOMING
 
 
@@ -35,15 +35,9 @@ from include.water.register.layout import INCOMING
     # Two concurrent runs would list the same files.
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=2),
-    default_args={
-        "owner": "data-platform",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=20),
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": timedelta(minutes=5),
-        "execution_timeout": timedelta(minutes=10),
-        **REPORTED,
-    },
+    default_args=task_defaults(
+        timedelta(minutes=10), retry_delay=timedelta(seconds=20), max_retry_delay=timedelta(minutes=5)
+    ),
     tags=["batch", "ingest"],
     doc_md=__doc__,
 )

@@ -21,7 +21,7 @@ from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOpera
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams import REPORTED
+from include.streams import task_defaults
 from include.water.topics import SEISMIC_EVENTS
 
 
@@ -32,15 +32,9 @@ from include.water.topics import SEISMIC_EVENTS
     max_active_runs=1,
     dagrun_timeout=timedelta(minutes=30),
     params={"feed": Param("all_day", enum=["all_hour", "all_day", "all_week", "all_month"])},
-    default_args={
-        "owner": "data-platform",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=10),
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": timedelta(minutes=2),
-        "execution_timeout": timedelta(minutes=2),
-        **REPORTED,
-    },
+    default_args=task_defaults(
+        timedelta(minutes=2), retry_delay=timedelta(seconds=10), max_retry_delay=timedelta(minutes=2)
+    ),
     tags=["batch", "kafka", "ingest"],
     doc_md=__doc__,
 )

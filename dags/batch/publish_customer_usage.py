@@ -21,7 +21,7 @@ from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams import REPORTED, joined
+from include.streams import joined, task_defaults
 from include.water.assets import HOURLY_FLOWS
 
 
@@ -31,14 +31,7 @@ from include.water.assets import HOURLY_FLOWS
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=3),
     params={"days": Param(35, type="integer", minimum=2, maximum=400)},
-    default_args={
-        "owner": "data-platform",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=30),
-        "retry_exponential_backoff": True,
-        "execution_timeout": timedelta(minutes=30),
-        **REPORTED,
-    },
+    default_args=task_defaults(timedelta(minutes=30)),
     tags=["batch", "dashboards"],
     doc_md=__doc__,
 )

@@ -21,7 +21,7 @@ from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams import REPORTED, joined
+from include.streams import joined, task_defaults
 from include.water.assets import HOURLY_FLOWS, LEAKS
 
 
@@ -30,14 +30,7 @@ from include.water.assets import HOURLY_FLOWS, LEAKS
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=2),
-    default_args={
-        "owner": "data-platform",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=30),
-        "retry_exponential_backoff": True,
-        "execution_timeout": timedelta(minutes=10),
-        **REPORTED,
-    },
+    default_args=task_defaults(timedelta(minutes=10)),
     tags=["batch", "dashboards"],
     doc_md=__doc__,
 )

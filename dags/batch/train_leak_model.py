@@ -21,7 +21,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams import REPORTED, joined
+from include.streams import joined, task_defaults
 from include.water.assets import HOURLY_FLOWS, LEAK_MODEL
 
 
@@ -32,14 +32,7 @@ from include.water.assets import HOURLY_FLOWS, LEAK_MODEL
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=2),
     params={"force": Param(False, type="boolean", description="train on unchanged data too")},
-    default_args={
-        "owner": "data-platform",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=30),
-        "retry_exponential_backoff": 2,
-        "execution_timeout": timedelta(minutes=30),
-        **REPORTED,
-    },
+    default_args=task_defaults(timedelta(minutes=30)),
     tags=["batch"],
     doc_md=__doc__,
 )

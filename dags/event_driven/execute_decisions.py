@@ -24,7 +24,7 @@ from datetime import timedelta
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams import REPORTED, RETRIES, joined_by_key
+from include.streams import RETRIES, joined_by_key, task_defaults
 from include.streams.inference.approval import DeadlineApproval
 from include.water.assets import PROPOSAL
 
@@ -36,7 +36,7 @@ from include.water.assets import PROPOSAL
     # of its loops, so each hundred open runs delay the next task of every run by a few loops.
     max_active_runs=256,
     dagrun_timeout=timedelta(hours=12),
-    default_args={"owner": "data-platform", "execution_timeout": timedelta(minutes=10), **RETRIES, **REPORTED},
+    default_args=task_defaults(timedelta(minutes=10), **RETRIES),
     tags=["event-driven", "triage"],
     doc_md=__doc__,
 )

@@ -19,7 +19,7 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 
-from include.streams import RETRIES, joined
+from include.streams import RETRIES, joined, task_defaults
 from include.water.assets import ALERT_SOURCES
 from include.water.consumers import RAISE_ALERTS
 
@@ -30,7 +30,7 @@ from include.water.consumers import RAISE_ALERTS
     # Claims keep runs apart, so runs may overlap: a run that waits for a retry does not delay the next run.
     max_active_runs=8,
     dagrun_timeout=timedelta(hours=12),
-    default_args={"owner": "data-platform", "execution_timeout": timedelta(minutes=10), **RETRIES},
+    default_args=task_defaults(timedelta(minutes=10), reported=False, **RETRIES),
     tags=["event-driven", "kafka", "alerts"],
     doc_md=__doc__,
 )

@@ -23,7 +23,7 @@ from datetime import timedelta
 from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger
 from airflow.sdk import Asset, AssetWatcher, CronTriggerTimetable, dag, task
 
-from include.streams import joined_or_at
+from include.streams import joined_or_at, task_defaults
 from include.water.assets import LIVE_BOARD
 from include.water.topics import ALERTS_RAISED
 
@@ -45,12 +45,7 @@ ALERTS = Asset(LIVE_BOARD.name, watchers=[AssetWatcher(name=LIVE_BOARD.name, tri
     # Events that arrive in the meantime are coalesced into one run, which refreshes every tile that is behind.
     max_active_runs=1,
     dagrun_timeout=timedelta(minutes=10),
-    default_args={
-        "owner": "data-platform",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=5),
-        "execution_timeout": timedelta(minutes=1),
-    },
+    default_args=task_defaults(timedelta(minutes=1), reported=False, retries=2, retry_delay=timedelta(seconds=5)),
     tags=["event-driven", "kafka", "dashboards"],
     doc_md=__doc__,
 )

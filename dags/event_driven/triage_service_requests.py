@@ -21,14 +21,14 @@ from functools import partial
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.streams import RETRIES, joined, joined_by_key
+from include.streams import RETRIES, joined, joined_by_key, task_defaults
 from include.water.assets import PROPOSAL, SERVICE_REQUEST, SERVICE_REQUESTS_WAITING
 from include.water.consumers import TRIAGE_SERVICE_REQUESTS
 
 SETTINGS = {
     "catchup": False,
     "dagrun_timeout": timedelta(hours=12),
-    "default_args": {"owner": "data-platform", "execution_timeout": timedelta(minutes=10), **RETRIES},
+    "default_args": task_defaults(timedelta(minutes=10), reported=False, **RETRIES),
     "tags": ["event-driven", "kafka", "triage"],
     "doc_md": __doc__,
 }

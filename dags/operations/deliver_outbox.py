@@ -21,7 +21,7 @@ from datetime import timedelta
 from airflow.sdk import dag, task
 
 from include.project import PROJECT
-from include.streams import OUTBOX_DUE, REPORTED, joined
+from include.streams import OUTBOX_DUE, joined, task_defaults
 
 
 @dag(
@@ -29,13 +29,7 @@ from include.streams import OUTBOX_DUE, REPORTED, joined
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(minutes=30),
-    default_args={
-        "owner": "data-platform",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=5),
-        "execution_timeout": timedelta(minutes=6),
-        **REPORTED,
-    },
+    default_args=task_defaults(timedelta(minutes=6), retries=2, retry_delay=timedelta(seconds=5)),
     tags=["operations", "event-driven", "kafka"],
     doc_md=__doc__,
 )

@@ -23,7 +23,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 
 from include.project import PROJECT
-from include.streams import REPORTED
+from include.streams import task_defaults
 
 
 @dag(
@@ -32,13 +32,7 @@ from include.streams import REPORTED
     max_active_runs=1,
     dagrun_timeout=timedelta(minutes=30),
     params={"minutes": Param(30, type="integer", minimum=1, description="for how long snapshots stay")},
-    default_args={
-        "owner": "data-platform",
-        "retries": 1,
-        "retry_delay": timedelta(minutes=1),
-        "execution_timeout": timedelta(minutes=10),
-        **REPORTED,
-    },
+    default_args=task_defaults(timedelta(minutes=10), retries=1, retry_delay=timedelta(minutes=1)),
     tags=["operations", "maintenance"],
     doc_md=__doc__,
 )

@@ -24,7 +24,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 
 from include.project import PROJECT
-from include.streams import REPORTED
+from include.streams import task_defaults
 
 
 @dag(
@@ -38,13 +38,7 @@ from include.streams import REPORTED
         "outbox_days": Param(30, type="integer", minimum=1),
         "alarms_days": Param(365, type="integer", minimum=1),
     },
-    default_args={
-        "owner": "data-platform",
-        "retries": 1,
-        "retry_delay": timedelta(seconds=30),
-        "execution_timeout": timedelta(minutes=10),
-        **REPORTED,
-    },
+    default_args=task_defaults(timedelta(minutes=10), retries=1),
     tags=["operations", "kafka", "maintenance"],
     doc_md=__doc__,
 )

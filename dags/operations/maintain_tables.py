@@ -29,7 +29,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, task
 
 from include.project import PROJECT
-from include.streams import REPORTED
+from include.streams import task_defaults
 
 
 @dag(
@@ -41,13 +41,7 @@ from include.streams import REPORTED
         "snapshots_days": Param(7, type="integer", minimum=1),
         "results_days": Param(90, type="integer", minimum=1),
     },
-    default_args={
-        "owner": "data-platform",
-        "retries": 2,
-        "retry_delay": timedelta(minutes=5),
-        "execution_timeout": timedelta(hours=1),
-        **REPORTED,
-    },
+    default_args=task_defaults(timedelta(hours=1), retries=2, retry_delay=timedelta(minutes=5)),
     tags=["operations", "maintenance"],
     doc_md=__doc__,
 )

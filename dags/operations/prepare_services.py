@@ -22,6 +22,7 @@ from datetime import timedelta
 from airflow.sdk import dag, task
 
 from include.project import PROJECT
+from include.streams import task_defaults
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +32,7 @@ log = logging.getLogger(__name__)
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(minutes=30),
-    default_args={
-        "owner": "data-platform",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=10),
-        "retry_exponential_backoff": 2,
-        "execution_timeout": timedelta(minutes=5),
-    },
+    default_args=task_defaults(timedelta(minutes=5), reported=False, retry_delay=timedelta(seconds=10)),
     tags=["operations", "kafka"],
     doc_md=__doc__,
 )

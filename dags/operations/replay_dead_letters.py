@@ -22,7 +22,7 @@ from airflow.providers.apache.kafka.operators.consume import ConsumeFromTopicOpe
 from airflow.sdk import Param, dag, task
 
 from include.project import PROJECT
-from include.streams import Reason
+from include.streams import Reason, task_defaults
 from include.streams.kafka.replay import require_report
 
 Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
@@ -46,13 +46,7 @@ Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
         "again": Param(False, type="boolean", description="also those that were replayed and failed again"),
         "dry_run": Param(True, type="boolean", description="only show what would be done"),
     },
-    default_args={
-        "owner": "data-platform",
-        "retries": 3,
-        "retry_delay": timedelta(seconds=10),
-        "retry_exponential_backoff": 2,
-        "execution_timeout": timedelta(minutes=30),
-    },
+    default_args=task_defaults(timedelta(minutes=30), reported=False, retry_delay=timedelta(seconds=10)),
     tags=["operations", "kafka", "repair"],
     doc_md=__doc__,
 )

@@ -26,7 +26,7 @@ from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from include.project import PROJECT
-from include.streams import REPORTED
+from include.streams import task_defaults
 
 
 @dag(
@@ -39,13 +39,7 @@ from include.streams import REPORTED
         "stalled_minutes": Param(10, type="integer", minimum=1, description="without progress, until it is an alarm"),
         "max_restarts": Param(12, type="integer", minimum=0, description="of a connector, until it is left alone"),
     },
-    default_args={
-        "owner": "data-platform",
-        "retries": 1,
-        "retry_delay": timedelta(seconds=30),
-        "execution_timeout": timedelta(minutes=5),
-        **REPORTED,
-    },
+    default_args=task_defaults(timedelta(minutes=5), retries=1),
     tags=["operations", "kafka", "maintenance"],
     doc_md=__doc__,
 )

@@ -4,11 +4,11 @@ The names below are its public API. Everything else is internal and may change i
 it is first used, so that a Dag file pays only for what it uses.
 
 Declare       Topic, Contract, Registry; Consumer, Shape, LandingConsumer; Package, Project, KeyedAsset, Demo; Repairs,
-              RetentionRule
+              RetentionRule, KindWithRunbook
 An effect     Message, Rejected, outbox; `metadata` for its tables; `begin`, a transaction of the operational database
 Start a Dag   lag_watcher, LandedOffsetsSensor; joined, joined_by_key, joined_or_at; OUTBOX_DUE
 In its tasks  claim_messages and handle_chunk; claim_partition_keys and handle_message; landing_tasks; message_of,
-              partition_key, can_take_keys, has_queued_runs; RETRIES and REPORTED for `default_args`
+              partition_key, can_take_keys, has_queued_runs; task_defaults, RETRIES and REPORTED for `default_args`
 Look at       Reason, ContractViolation
 
 The packages beside this file also hold what the example uses and what has no stable form yet: the lake (`lake/`),
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from include.streams.operations.heartbeats import REPORTED
     from include.streams.operations.retention import Rule as RetentionRule
     from include.streams.operations.tables import metadata
+    from include.streams.operations.task_defaults import task_defaults
     from include.streams.packages import Demo, KeyedAsset, Package, Project
 
 __version__ = "0.1.0"
@@ -78,6 +79,7 @@ __all__ = [
     "metadata",
     "outbox",
     "partition_key",
+    "task_defaults",
 ]
 
 # Where each name is defined; a module has no name after the colon.
@@ -119,6 +121,7 @@ _DEFINED_IN = {
     "metadata": "operations.tables:metadata",
     "outbox": "operations.outbox:",
     "partition_key": "kafka.context:partition_key",
+    "task_defaults": "operations.task_defaults:task_defaults",
 }
 
 

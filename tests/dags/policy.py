@@ -176,7 +176,7 @@ def has_owner(file: DagFile, declared: Declared) -> Iterator[str]:
     for task in file.dag.tasks:
         if task.owner in ("", "airflow"):
             yield (
-                f'{file}: task {task.task_id} has no owner; set default_args={{"owner": "<team>"}}, so that an alarm '
+                f"{file}: task {task.task_id} has no owner; set default_args=task_defaults(...), so that an alarm "
                 "has somebody to go to"
             )
 
@@ -227,8 +227,8 @@ def reports_its_failures(file: DagFile, declared: Declared) -> Iterator[str]:
         callbacks = task.partial_kwargs if task.is_mapped else vars(task)
         if missing := [name for name, callback in REPORTED.items() if callback not in _listed(callbacks.get(name))]:
             yield (
-                f"{file}: task {task.task_id} lacks {', '.join(missing)}; add **REPORTED to default_args, or say in "
-                "EXEMPTIONS in tests/dags/<package>/__init__.py what raises an alarm instead"
+                f"{file}: task {task.task_id} lacks {', '.join(missing)}; set default_args=task_defaults(...) without "
+                "reported=False, or say in EXEMPTIONS in tests/dags/<package>/__init__.py what raises an alarm instead"
             )
 
 

@@ -29,7 +29,7 @@ def test_a_failure_of_every_maintenance_task_is_reported(maintenance):
         for name, callback in REPORTED.items()
         if callback not in _listed(task.partial_kwargs[name] if task.is_mapped else getattr(task, name))
     ]
-    assert not unreported, "add **REPORTED to default_args"
+    assert not unreported, "set default_args=task_defaults(...) without reported=False"
 
 
 def test_every_maintenance_dag_records_that_it_runs_at_the_interval_of_its_schedule(maintenance):

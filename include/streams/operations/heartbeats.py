@@ -75,7 +75,7 @@ def report_end(context: Mapping[str, Any]) -> None:
             close_alarm(connection, _old_source(context), AlarmKind.dag_failed)
 
 
-# Callbacks for the `default_args` of a Dag.
+# Callbacks of a task that reports its failures; `task_defaults` sets them.
 REPORTED = {
     "on_failure_callback": report_failure,
     "on_success_callback": report_end,
