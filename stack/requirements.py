@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 # The image contains Airflow, and these packages with it: a pin here would replace a part of Airflow.
 CARRIED_BY_AIRFLOW = frozenset(
-    {"alembic", "apache-airflow", "apache-airflow-providers-standard", "pydantic", "sqlalchemy"}
+    {"alembic", "apache-airflow", "apache-airflow-providers-standard", "pydantic", "sqlalchemy", "tenacity"}
 )
 
 # Other packages of the image that are also in the lock. They and all their dependencies keep the image's versions.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +32,8 @@ TIMEOUT_SECONDS: Any = (10.0, 60.0)
 # A store that is unavailable for longer fails the task: Airflow's retries wait without holding a worker.
 RETRY_SECONDS = 120.0
 
+# Tries to update an object while others write it too. Two processes conflict once; this many conflicts are a fault.
+UPDATE_TRIES = 5
 # The generation of an object that does not exist. With `if_generation_match`: "write only if there is no object yet".
 ABSENT = 0
 
@@ -169,6 +171,38 @@ class Bucket:
                     "read it again"
                 ) from error
         return _generation(blob)
+
+    def update(
+        self,
+        path: str,
+        change: Callable[[bytes | None], bytes | None],
+        content_type: str = "application/octet-stream",
+    ) -> bool:
+        """Replace an object by what `change` makes of it, and repeat that on newer content if somebody else writes.
+
+        Args:
+            path: The object's name in the bucket.
+            change: Gets the content, or None when there is no such object. Returns the new content, or None to leave
+                the object as it is. It may be called several times.
+            content_type: The content's MIME type.
+
+        Returns:
+            Whether the object was written.
+
+        Raises:
+            GenerationChanged: Somebody else has written the object during each of UPDATE_TRIES tries.
+        """
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
+        def once() -> bool:
+            content, generation = self.read(path) or (None, ABSENT)
+            changed = change(content)
+            if changed is not None:
+                self.write(path, changed, content_type, if_generation_match=generation)
+            return changed is not None
+
+        conflict = retry_if_exception_type(GenerationChanged)
+        return Retrying(retry=conflict, stop=stop_after_attempt(UPDATE_TRIES), reraise=True)(once)
 
     def list(self, prefix: str = "") -> list[Entry]:
         """The objects whose path begins with `prefix`, sorted by path."""

@@ -7,8 +7,6 @@ maintenance removes them. If it is killed after the commit, the whole change is 
 from __future__ import annotations
 
 import logging
-import random
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -84,20 +82,26 @@ def commit(table: Table, change: Callable[[Transaction], None]) -> Table:
         ValidationException: Other writers made conflicting changes, COMMIT_TRIES times.
     """
     from pyiceberg.exceptions import CommitFailedException, ValidationException
+    from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-    for attempt in range(1, COMMIT_TRIES + 1):
+    def once() -> Table:
         only_on_this_state(table.refresh())
-        try:
-            # Suppresses "Delete operation did not match any records", which is the usual case: one warning per commit.
-            with warnings.catch_warnings(action="ignore", category=UserWarning), table.transaction() as transaction:
-                change(transaction)
-            return table
-        except (CommitFailedException, ValidationException) as error:
-            if attempt == COMMIT_TRIES:
-                raise
-            log.warning("table %s was changed meanwhile, planned again: %s", ".".join(table.name()), error)
-            time.sleep(random.uniform(0, min(MAX_PAUSE_SECONDS, 0.1 * 2**attempt)))
-    raise AssertionError("not reached")
+        # Suppresses "Delete operation did not match any records", which is the usual case: one warning per commit.
+        with warnings.catch_warnings(action="ignore", category=UserWarning), table.transaction() as transaction:
+            change(transaction)
+        return table
+
+    def note(state: RetryCallState) -> None:
+        error = state.outcome and state.outcome.exception()
+        log.warning("table %s was changed meanwhile, planned again: %s", ".".join(table.name()), error)
+
+    return Retrying(
+        retry=retry_if_exception_type((CommitFailedException, ValidationException)),
+        stop=stop_after_attempt(COMMIT_TRIES),
+        wait=wait_random_exponential(multiplier=0.2, max=MAX_PAUSE_SECONDS),
+        before_sleep=note,
+        reraise=True,
+    )(once)
 
 
 def only_on_this_state(table: Table) -> None:

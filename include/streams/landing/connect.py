@@ -1,7 +1,6 @@
 """Kafka Connect's REST API, through the Airflow HTTP connection `kafka_connect`."""
 
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -102,23 +101,23 @@ class Connect:
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The response's JSON, {} for an empty response, None for 404."""
         from requests import RequestException
+        from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-        until = time.monotonic() + REBALANCE_SECONDS
-        while True:
-            try:
-                answer = self._session.request(
-                    method, f"{self._url}{path}", json=body, timeout=(CONNECT_SECONDS, READ_SECONDS)
-                )
-            except RequestException as error:
-                # Without the error's own text: it may contain the address with a password.
-                raise ConnectSilent(
-                    f"connection {self.conn_id}: Kafka Connect does not answer ({type(error).__name__})"
-                ) from None
-            if not _is_rebalancing(answer):
-                break
-            if time.monotonic() > until:
-                raise ConnectSilent(f"connection {self.conn_id}: {_reason(answer)}")
-            time.sleep(REBALANCE_PAUSE_SECONDS)
+        rebalanced = Retrying(
+            retry=retry_if_result(_is_rebalancing),
+            stop=stop_after_delay(REBALANCE_SECONDS),
+            wait=wait_fixed(REBALANCE_PAUSE_SECONDS),
+        )
+        url, timeout = f"{self._url}{path}", (CONNECT_SECONDS, READ_SECONDS)
+        try:
+            answer = rebalanced(self._session.request, method, url, json=body, timeout=timeout)
+        except RetryError as error:
+            raise ConnectSilent(f"connection {self.conn_id}: {_reason(error.last_attempt.result())}") from None
+        except RequestException as error:
+            # Without the error's own text: it may contain the address with a password.
+            raise ConnectSilent(
+                f"connection {self.conn_id}: Kafka Connect does not answer ({type(error).__name__})"
+            ) from None
         if answer.status_code == 404 and _reason(answer) != "HTTP 404":
             return None
         if answer.status_code >= 500:

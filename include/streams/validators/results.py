@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from include.streams.lake.buckets import ABSENT, Bucket, GenerationChanged, bucket
+from include.streams.lake.buckets import Bucket, bucket
 from include.streams.validators.report import render
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,6 @@ FOLDER = "validation"
 RESULT, PAGE, ACCEPTANCE, PAST = "result.json", "report.html", "acceptance.json", "past.json"
 # Enough that one unusual run does not move the bounds; few enough that a seasonal change does not stop the lane.
 PAST_RUNS = 50
-# Attempts when another process writes the same object at the same moment; more conflicts in a row are a fault.
-MAX_TRIES = 5
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -93,7 +91,7 @@ def store(place: str, document: Mapping[str, Any], to: Bucket | None = None) -> 
 
 def load_result(source: str, key: int | str) -> dict[str, Any] | None:
     """The last result of a run; None when the run was not checked."""
-    return _read(bucket(), f"{folder(source, key)}/{RESULT}")[0]
+    return _read(bucket(), f"{folder(source, key)}/{RESULT}")
 
 
 def load_page(source: str, key: int | str) -> str | None:
@@ -103,7 +101,7 @@ def load_page(source: str, key: int | str) -> str | None:
 
 def acceptances(source: str, key: int | str) -> tuple[Acceptance, ...]:
     """The acceptances of a run, oldest first."""
-    found = _read(bucket(), f"{folder(source, key)}/{ACCEPTANCE}")[0] or {}
+    found = _read(bucket(), f"{folder(source, key)}/{ACCEPTANCE}") or {}
     return tuple(Acceptance(**{**entry, "rules": tuple(entry["rules"])}) for entry in found.get("acceptances", ()))
 
 
@@ -160,7 +158,7 @@ def past_measures(source: str, before: int) -> list[Mapping[str, float | None]]:
         source: The name of the checked source, such as a consumer.
         before: The claim's number.
     """
-    found = _read(bucket(), f"{FOLDER}/{safe_part(source)}/{PAST}")[0] or {}
+    found = _read(bucket(), f"{FOLDER}/{safe_part(source)}/{PAST}") or {}
     return [run["measures"] for run in found.get("runs", ()) if run["claim_id"] < before]
 
 
@@ -188,22 +186,19 @@ def not_accepted(failed: Sequence[str], accepted: Sequence[Acceptance]) -> list[
 
 
 def _update(objects: Bucket, path: str, change: Callable[[dict[str, Any] | None], dict[str, Any]]) -> None:
-    for attempt in range(MAX_TRIES):
-        found, generation = _read(objects, path)
-        try:
-            objects.write(path, _encode(change(found)), "application/json", if_generation_match=generation)
-            return
-        except GenerationChanged:
-            if attempt == MAX_TRIES - 1:
-                raise
+    objects.update(path, lambda content: _encode(change(_decode(objects, path, content))), "application/json")
 
 
-def _read(objects: Bucket, path: str) -> tuple[dict[str, Any] | None, int]:
+def _read(objects: Bucket, path: str) -> dict[str, Any] | None:
     found = objects.read(path)
-    if found is None:
-        return None, ABSENT
+    return _decode(objects, path, found[0] if found else None)
+
+
+def _decode(objects: Bucket, path: str, content: bytes | None) -> dict[str, Any] | None:
+    if content is None:
+        return None
     try:
-        return json.loads(found[0]), found[1]
+        return json.loads(content)
     except ValueError as error:
         # Raised, because treating the object as missing would silently lose acceptances and measures.
         raise ValueError(f"gs://{objects.name}/{path} is no JSON: restore an older version, or delete it") from error

@@ -60,6 +60,36 @@ def test_an_object_is_made_only_once(bucket: Bucket):
         bucket.write("never", b"x", if_generation_match=5)
 
 
+def test_an_update_is_repeated_on_what_somebody_else_has_written(bucket: Bucket):
+    seen: list[bytes | None] = []
+
+    def append(content: bytes | None) -> bytes:
+        seen.append(content)
+        if len(seen) == 1:
+            bucket.write("log", b"theirs")
+        return (content or b"") + b" mine"
+
+    assert bucket.update("log", append)
+    assert seen == [None, b"theirs"]
+    assert bucket.read("log")[0] == b"theirs mine"
+    assert not bucket.update("log", lambda content: None)
+    assert bucket.read("log")[0] == b"theirs mine"
+
+
+def test_an_update_gives_up_when_somebody_else_writes_at_each_try(bucket: Bucket):
+    tries: list[bytes | None] = []
+
+    def contested(content: bytes | None) -> bytes:
+        tries.append(content)
+        bucket.write("log", b"%d" % len(tries))
+        return b"mine"
+
+    with pytest.raises(GenerationChanged):
+        bucket.update("log", contested)
+    assert len(tries) == buckets.UPDATE_TRIES
+    assert bucket.read("log")[0] == b"%d" % len(tries)
+
+
 def test_of_many_writers_at_once_exactly_one_wins(bucket: Bucket):
     def write(number: int) -> bool:
         try:

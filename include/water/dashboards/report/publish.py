@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from include.streams.lake.buckets import ABSENT, Bucket, Entry, GenerationChanged
+from include.streams.lake.buckets import Bucket, Entry
 from include.water.dashboards.report.render import STYLE, style_source
 
 log = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 FOLDER = "reports"
 LATEST = f"{FOLDER}/latest.json"
 HTML = "text/html; charset=utf-8"
-# Two concurrent runs conflict once; more conflicts are a fault.
-MAX_TRIES = 5
 # Keep every report of the last days, the last report of older days, and none forever.
 KEEP_ALL = timedelta(days=2)
 KEEP_DAYS = timedelta(days=400)
@@ -40,7 +38,6 @@ class Pointer:
     computed_at: datetime
     # The page's style, as a source of a content security policy.
     style: str
-    generation: int
 
 
 def latest(bucket: Bucket) -> Pointer | None:
@@ -50,15 +47,17 @@ def latest(bucket: Bucket) -> Pointer | None:
         ValueError, KeyError: The pointer was not written by this module.
     """
     found = bucket.read(LATEST)
-    if found is None:
-        return None
-    document = json.loads(found[0])
+    return _pointer(found[0]) if found else None
+
+
+def _pointer(content: bytes) -> Pointer:
+    document = json.loads(content)
     path, style = str(document["path"]), str(document["style"])
     # The page is shown inside Airflow: whatever the pointer says, the path must be in the folder of reports, and the
     # policy must have this form.
     if not _REPORT.fullmatch(path) or not _STYLE.fullmatch(style):
         raise ValueError(f"{LATEST} names {path[:100]!r}, which is no report; run publish_dashboard again")
-    return Pointer(path, datetime.fromisoformat(document["computed_at"]), style, found[1])
+    return Pointer(path, datetime.fromisoformat(document["computed_at"]), style)
 
 
 def publish(bucket: Bucket, html: str, computed_at: datetime, zone: ZoneInfo) -> str:
@@ -86,25 +85,20 @@ def publish(bucket: Bucket, html: str, computed_at: datetime, zone: ZoneInfo) ->
 def _show(bucket: Bucket, path: str, computed_at: datetime) -> None:
     document = {"path": path, "computed_at": computed_at.isoformat(), "style": style_source(STYLE)}
     body = json.dumps(document).encode()
-    for attempt in range(1, MAX_TRIES + 1):
+
+    def change(content: bytes | None) -> bytes | None:
         try:
-            shown = latest(bucket)
-            generation = shown.generation if shown else ABSENT
+            shown = _pointer(content) if content is not None else None
         except (ValueError, KeyError, TypeError):
             # Written by hand, or truncated: it is replaced like any other pointer.
-            found = bucket.read(LATEST)
-            shown, generation = None, found[1] if found else ABSENT
+            shown = None
         if shown and shown.computed_at > computed_at:
             log.warning("a newer report is shown already: path=%s", shown.path)
-            return
-        try:
-            bucket.write(LATEST, body, "application/json", if_generation_match=generation)
-        except GenerationChanged:
-            if attempt == MAX_TRIES:
-                raise
-            continue
+            return None
+        return body
+
+    if bucket.update(LATEST, change, "application/json"):
         log.info("report published: path=%s", path)
-        return
 
 
 def outdated(entries: Iterable[Entry], shown: str, now: datetime) -> list[str]:
