@@ -181,6 +181,13 @@ def has_owner(file: DagFile, declared: Declared) -> Iterator[str]:
             )
 
 
+def takes_task_defaults(file: DagFile, declared: Declared) -> Iterator[str]:
+    """No Dag file spells out the default arguments of its tasks."""
+    for name, value in _named_values_of(file.tree):
+        if name == "default_args" and isinstance(value, ast.Dict):
+            yield f"{file}: default_args is a dict; use task_defaults(...) of include.streams, and name what differs"
+
+
 def has_known_tags(file: DagFile, declared: Declared) -> Iterator[str]:
     """Tags come from the closed set, and the folder's is among them."""
     if unknown := sorted(file.dag.tags - TAGS):
@@ -359,6 +366,7 @@ def _tasks_calling(dag: DAG, name: str) -> set[str]:
 
 POLICIES = (
     has_owner,
+    takes_task_defaults,
     has_known_tags,
     is_documented,
     is_retried,
@@ -392,6 +400,17 @@ def _dag_keywords(tree: ast.Module) -> Iterator[ast.keyword]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("DAG", "dag"):
             yield from node.keywords
+
+
+def _named_values_of(tree: ast.Module) -> Iterator[tuple[str, ast.expr | None]]:
+    """Keyword arguments, and items of dicts such as `**SETTINGS`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg:
+            yield node.arg, node.value
+        elif isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant):
+                    yield str(key.value), value
 
 
 def connections_in_code(root: Path) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from airflow.sdk import DAG, Asset, AssetWatcher, task
 from airflow.sdk.definitions.timetables.assets import AssetTriggeredTimetable
 from include.streams.kafka.schedules import joined
 from include.streams.kafka.trigger import ConsumerLagTrigger
-from include.streams.operations.heartbeats import REPORTED
+from include.streams.operations.task_defaults import task_defaults
 
 WATCHER = AssetWatcher(name="orders", trigger=ConsumerLagTrigger(topics=["orders"], group="orders"))
 ORDERS = Asset("orders", watchers=[WATCHER])
@@ -26,7 +26,7 @@ with DAG(
     schedule=joined(ORDERS),
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=1),
-    default_args={"owner": "platform", "retries": 2, "execution_timeout": timedelta(minutes=5), **REPORTED},
+    default_args=task_defaults(timedelta(minutes=5), owner="platform", retries=2),
     tags=["event-driven", "kafka"],
     doc_md=__doc__,
 ):
@@ -46,6 +46,7 @@ DECLARED = Declared(
     connections=frozenset({"kafka_default"}),
     pools=frozenset({"default_pool"}),
 )
+DEFAULTS = 'task_defaults(timedelta(minutes=5), owner="platform", retries=2)'
 CATCHUP = "catchup=True, start_date=__import__('datetime').datetime(2026, 1, 1)"
 PLAN = "        from include.streams import landing_tasks\n        return landing_tasks.plan(None, '')"
 FIRST_TASK = "    @task\n    def handle"
@@ -70,14 +71,15 @@ def test_a_dag_that_keeps_the_rules_passes(rule, write_dag):
 @pytest.mark.parametrize(
     ("rule", "line", "replacement", "said"),
     [
-        ("has_owner", '"owner": "platform", ', "", "task handle has no owner"),
+        ("has_owner", 'owner="platform"', 'owner="airflow"', "task handle has no owner"),
+        ("takes_task_defaults", DEFAULTS, '{"owner": "platform"}', "use task_defaults"),
         ("has_known_tags", '"kafka"]', '"Kafka"]', "unknown tags ['Kafka']"),
         ("has_known_tags", '"event-driven", ', "", "lacks the tag 'event-driven'"),
         ("is_documented", "    doc_md=__doc__,\n", "", "set doc_md=__doc__"),
         ("is_documented", GOOD.splitlines()[0], "", "no module docstring"),
-        ("is_retried", '"retries": 2, ', "", "task count has no retries"),
-        ("reports_its_failures", ", **REPORTED", "", "task count lacks on_failure_callback, on_success_callback"),
-        ("has_timeouts", ', "execution_timeout": timedelta(minutes=5)', "", "task handle may hang"),
+        ("is_retried", "retries=2", "retries=0", "task count has no retries"),
+        ("reports_its_failures", "retries=2", "reported=False", "task count lacks on_failure_callback, on_success"),
+        ("has_timeouts", "timedelta(minutes=5)", "None", "task handle may hang"),
         ("has_timeouts", "    dagrun_timeout=timedelta(hours=1),\n", "", "a run may last for ever"),
         ("does_not_catch_up", "    max_active_runs", f"    {CATCHUP},\n    max_active_runs", "catchup is on"),
         ("goes_on_when_continuous", "schedule=joined(ORDERS)", 'schedule="@continuous"', "no start_date"),
@@ -131,7 +133,7 @@ def test_a_task_that_its_trigger_ends_is_named(write_dag):
 
 
 def test_a_dag_that_works_for_a_consumer_needs_no_report(write_dag):
-    source = GOOD.replace(", **REPORTED", "")
+    source = GOOD.replace("retries=2", "reported=False")
     assert problems(policy.reports_its_failures, write_dag(source), DECLARED)
     source = source.replace("[1, 2]", "claim_messages(None, '')")
     source = source.replace("from datetime", "from include.streams import claim_messages\nfrom datetime", 1)

@@ -11,6 +11,7 @@ from include.streams import (
     Contract,
     Demo,
     KeyedAsset,
+    KindWithRunbook,
     LandingConsumer,
     Package,
     Project,
@@ -82,6 +83,21 @@ def test_repairs_belong_to_the_package_of_the_topic():
         project.repairs_of("refunds")
 
 
+class Own(KindWithRunbook):
+    shop_closed = "shop_closed", "shops.md#closed"
+
+
+class Clash(KindWithRunbook):
+    lag = "lag", "shops.md"
+
+
+def test_the_kinds_of_alarms_are_those_of_the_library_and_of_all_packages():
+    kinds = Project(Package(name="shop", topics=Registry(), alarm_kinds=Own), STORE).alarm_kinds
+    assert kinds["shop_closed"].runbook == "docs/runbooks/shops.md#closed"
+    assert kinds["lag"].runbook == "docs/runbooks/lag-grows.md"
+    assert kinds.keys() - Project(STORE).alarm_kinds.keys() == {"shop_closed"}
+
+
 @pytest.mark.parametrize(
     ("packages", "said"),
     [
@@ -104,6 +120,7 @@ def test_repairs_belong_to_the_package_of_the_topic():
             (Package(name="other", topics=Registry(ORDERS), landing_consumers=(COUNT,)),),
             "consumer count reads scans, which no package of include/project\\.py declares",
         ),
+        ((Package(name="shop", topics=Registry(), alarm_kinds=Clash),), "two declarations of the kind of alarm lag"),
         (
             (STORE, Package(name="other", topics=Registry(), nightly=("other.retention:remove_photos",))),
             "two declarations of the nightly function remove_photos",
