@@ -12,7 +12,7 @@ from include.streams.kafka.claims import mark_handled
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.lake import engine
 from include.streams.lake.catalog import load_catalog
-from include.streams.landing import intervals, letters, staging
+from include.streams.landing import dead_letters, intervals, staging
 from include.streams.landing.broken import reading
 from include.streams.landing.broken_contracts import watch_broken_contracts
 from include.streams.landing.clean import as_parts, count_of, replaceable
@@ -88,7 +88,7 @@ def _counted(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[s
             # How many records the claim's ranges hold, according to Kafka and the manifests.
             "landed": sum(map(len, ranges)) - sum(map(intervals.total, empty.values())),
             "clean": count_of(connection, clean, replaceable(consumer, ranges)),
-            "dead_lettered": letters.count(consumer, ranges, empty),
+            "dead_lettered": dead_letters.count(consumer, ranges, empty),
         }
 
 

@@ -19,9 +19,9 @@ from include.streams.kafka.broken_contracts import (
     watch_share,
 )
 from include.streams.kafka.offsets import OffsetRange
-from include.streams.landing import gaps, intervals, letters
+from include.streams.landing import dead_letters, gaps, intervals
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.letters import Counted
+from include.streams.landing.dead_letters import Counted
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_others, open_alarm
 
@@ -70,7 +70,9 @@ def watch_broken_contracts(
         f"The good ones went on. Look at some of {consumer.topic.dead_letter_name}, and have the producer corrected"
     )
     if landed >= ENOUGH_RECORDS:
-        counted = letters.reasons(connection, consumer.name, [(claim_id, part) for part in ranges]).get(claim_id, [])
+        counted = dead_letters.reasons(connection, consumer.name, [(claim_id, part) for part in ranges]).get(
+            claim_id, []
+        )
         watch_share(
             connection,
             consumer.name,
@@ -87,7 +89,7 @@ def watch_broken_contracts(
     if not latest or latest[0][0] != claim_id:
         # A run that was cleared says nothing about the producer of now.
         return
-    bad = letters.reasons(connection, consumer.name, ((of, part) for of, parts in latest for part in parts))
+    bad = dead_letters.reasons(connection, consumer.name, ((of, part) for of, parts in latest for part in parts))
     reasons: dict[str, int] = {}
     total = framed = in_a_row = 0
     are_all_bad = True

@@ -16,7 +16,7 @@ from include.streams.kafka.dead_letters import DeadLetter
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.kafka.producer import AcknowledgedProducer
-from include.streams.landing import letters
+from include.streams.landing import dead_letters
 from include.streams.landing.broken import reading
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.landed import stored_files
@@ -61,13 +61,13 @@ def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequ
     found: list[tuple[int, int]] = connection.execute(query).fetchall()
     if not found:
         return 0
-    done = set(letters.known(consumer, ranges))
+    done = set(dead_letters.known(consumer, ranges))
     new = [place for place in found if place not in done]
     count = len(new)
     topic_ids = {part.partition: part.topic_id for part in ranges}
     with (
         AcknowledgedProducer(consumer.conn_id) as producer,
-        letters.originals(consumer, ranges[0].topic_id) as originals,
+        dead_letters.originals(consumer, ranges[0].topic_id) as originals,
     ):
         while new:
             records, number = originals.fetch_some(new[:AT_ONCE], AT_ONCE_BYTES)
@@ -81,7 +81,8 @@ def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequ
             for first in range(0, len(gone), at_once):
                 texts = _texts(connection, consumer, gone[first : first + at_once])
                 landed = [
-                    letters.landed_message(consumer, topic_ids[place[0]], place, *text) for place, text in texts.items()
+                    dead_letters.landed_message(consumer, topic_ids[place[0]], place, *text)
+                    for place, text in texts.items()
                 ]
                 _keep(consumer, landed, run_id, producer, landed_text=True)
     log.warning("conflicts: consumer=%s run_id=%s rows=%d new=%d", consumer.name, run_id, len(found), count)
@@ -97,7 +98,7 @@ def _keep(
     landed_text: bool = False,
 ) -> None:
     kept = [DeadLetter(message, Reason.conflict, DETAIL, landed_text=landed_text) for message in messages]
-    letters.keep(consumer, kept, run_id=run_id, producer=producer)
+    dead_letters.publish_dead_letters(consumer, kept, run_id=run_id, producer=producer)
 
 
 def _texts(connection: DuckDBPyConnection, consumer: LandingConsumer, places: Collection[Place]) -> dict[Place, Text]:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from include.streams.contracts import ContractViolation
 from include.streams.kafka.dead_letters import DeadLetter
 from include.streams.kafka.offsets import OffsetRange
+from include.streams.kafka.originals import Originals
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.lake.catalog import warehouse_io
 from include.streams.lake.datafiles import filesystem
 from include.streams.lake.engine import connect, fetched, literal, quoted, read_files
 from include.streams.lake.offsets import among
 from include.streams.lake.types import arrow_type, sql_type
-from include.streams.landing import letters, staging
+from include.streams.landing import dead_letters, staging
 from include.streams.landing.broken import reading
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.landed import stored_files
@@ -101,7 +102,7 @@ def validate_unit(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> Val
 
 def _validate(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> ValidatedUnit:
     ranges = offset_ranges(consumer.topic, unit)
-    settled = letters.known(consumer, ranges)
+    settled = dead_letters.known(consumer, ranges)
     # A name of its own for every try: maintenance may be removing the files of an earlier one.
     address = f"{unit['staging']}/{int(unit['unit'])}-{uuid.uuid4().hex}"
     io = warehouse_io(unit["staging"])
@@ -234,14 +235,14 @@ def _examine(
         pyarrow.parquet.ParquetFile(doubtful, buffer_size=READ_BUFFER) as found,
         pyarrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer,
         AcknowledgedProducer(consumer.conn_id) as producer,
-        letters.originals(consumer, ranges[0].topic_id) as originals,
+        dead_letters.originals(consumer, ranges[0].topic_id) as originals,
     ):
         for read in found.iter_batches(at_once):
             batch = sorted(tuple(row.values()) for row in read.to_pylist())
             examined = _examine_batch(consumer, batch, topic_ids, originals)
             if examined.good:
                 writer.write_table(_as_table(examined.good, schema))
-            letters.keep(consumer, examined.bad, run_id=run_id, producer=producer)
+            dead_letters.publish_dead_letters(consumer, examined.bad, run_id=run_id, producer=producer)
             good += len(examined.good)
     return good
 
@@ -250,7 +251,7 @@ def _examine_batch(
     consumer: LandingConsumer,
     batch: Sequence[tuple[int, int, Any, str | None]],
     topic_ids: dict[int, str],
-    originals: letters.Originals,
+    originals: Originals,
 ) -> _Examined:
     examined = _Examined()
     doubtful = []
@@ -268,7 +269,7 @@ def _examine_batch(
     for place, text in doubtful:
         partition, offset = place["kafka_partition"], place["kafka_offset"]
         record = records.get((partition, offset))
-        message = record or letters.landed_message(
+        message = record or dead_letters.landed_message(
             consumer, topic_ids[partition], (partition, offset), place["kafka_timestamp"], text
         )
         try:

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from include.streams.kafka.dead_letters import DeadLetter
 from include.streams.kafka.messages import Message
 from include.streams.kafka.producer import AcknowledgedProducer
-from include.streams.landing import letters
+from include.streams.landing.dead_letters import publish_dead_letters
 from include.streams.landing.planning import claim_landed
 from include.streams.landing.tables import load_landing_table, topic_id
 from include.streams.operations.database import begin
@@ -79,9 +79,9 @@ def test_letters_that_wait_are_not_compared_with_each_other(consumer, admin, mon
             return connection.scalar(query, {"name": lane.name}) or 0
 
     with AcknowledgedProducer(lane.conn_id) as producer:
-        letters.keep(lane, [bad(0)], run_id="run-1", producer=producer)
+        publish_dead_letters(lane, [bad(0)], run_id="run-1", producer=producer)
         assert waiting() == 1
         compared.clear()
-        letters.keep(lane, [bad(n) for n in range(200)], run_id="run-1", producer=producer)
+        publish_dead_letters(lane, [bad(n) for n in range(200)], run_id="run-1", producer=producer)
     assert waiting() == 200, "the one on record is not held again"
     assert compared == []

@@ -7,10 +7,7 @@ headers and bytes are those that the producer sent.
 from __future__ import annotations
 
 import logging
-import math
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,9 +17,9 @@ from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, MultiRange, Range, in
 from include.streams.contracts.violations import FRAMED
 from include.streams.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
 from include.streams.kafka.messages import Message
-from include.streams.kafka.offsets import GroupOffsets, OffsetRange, is_same_topic
+from include.streams.kafka.offsets import OffsetRange
+from include.streams.kafka.originals import Originals
 from include.streams.kafka.producer import AcknowledgedProducer
-from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.intervals import Ranges
 from include.streams.operations.database import begin
@@ -32,10 +29,6 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
 log = logging.getLogger(__name__)
-
-# Records that are at most this many offsets apart are read in one go: a seek takes longer than reading and dropping
-# those in between.
-MAX_GAP = 200
 
 
 def known(consumer: LandingConsumer, ranges: Iterable[OffsetRange]) -> list[tuple[int, int]]:
@@ -158,97 +151,17 @@ def landed_message(
     )
 
 
-class Originals:
-    """The records of a topic as they are in Kafka. It connects at the first `fetch`."""
-
-    def __init__(self, consumer: LandingConsumer, topic_id: str) -> None:
-        self._consumer = consumer
-        self._topic_id = topic_id
-        self._group: GroupOffsets | None = None
-        self._is_there = False
-
-    def fetch(self, coordinates: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Message]:
-        """Read records from Kafka.
-
-        Args:
-            coordinates: (partition, offset) of the records.
-
-        Returns:
-            {(partition, offset): record}, without records that retention has removed. Empty when the topic was
-            recreated.
-
-        Raises:
-            ReadingStalled: The broker does not deliver. A retry may find the records: a record that could not be read
-                is not treated as removed.
-            KafkaException: The broker refuses.
-        """
-        wanted = set(coordinates)
-        return self.fetch_some(sorted(wanted))[0] if wanted else {}
-
-    def fetch_some(
-        self, places: Sequence[tuple[int, int]], max_bytes: float = math.inf
-    ) -> tuple[dict[tuple[int, int], Message], int]:
-        """Read the first of these records, until they have so many bytes; it may be one batch of the reader more.
-
-        Args:
-            places: (partition, offset) of the records, sorted, at least one.
-            max_bytes: The bytes of keys, values and headers.
-
-        Returns:
-            What `fetch` returns, and for how many of the places. Raises what `fetch` raises.
-        """
-        if self._group is None:
-            self._group = GroupOffsets(self._consumer.group, self._consumer.conn_id, **CONSUMER_SETTINGS)
-            # A recreated topic has other records at these offsets.
-            now = self._group.topic_ids_now([self._consumer.topic.name])
-            self._is_there = is_same_topic(now.get(self._consumer.topic.name, ""), self._topic_id)
-        found: dict[tuple[int, int], Message] = {}
-        if not self._is_there:
-            return found, len(places)
-        wanted, size = set(places), 0
-        reader = RangeReader(self._group.consumer)
-        for part in self._close_together(places):
-            for batch in reader.read(part):
-                mine = {(m.partition, m.offset): m for m in batch if (m.partition, m.offset) in wanted}
-                found |= mine
-                size += sum(message.size_bytes for message in mine.values())
-                if size >= max_bytes:
-                    return found, bisect_right(places, (batch[-1].partition, batch[-1].offset))
-        return found, len(places)
-
-    def _close_together(self, wanted: Iterable[tuple[int, int]]) -> Iterator[OffsetRange]:
-        part: OffsetRange | None = None
-        for partition, offset in sorted(wanted):
-            if part and partition == part.partition and offset - part.end <= MAX_GAP:
-                part = OffsetRange(part.topic, part.topic_id, partition, part.start, offset + 1)
-                continue
-            if part:
-                yield part
-            part = OffsetRange(self._consumer.topic.name, self._topic_id, partition, offset, offset + 1)
-        if part:
-            yield part
-
-    def close(self) -> None:
-        if self._group is not None:
-            self._group.close()
-
-
-@contextmanager
-def originals(consumer: LandingConsumer, topic_id: str) -> Iterator[Originals]:
-    """Yields `Originals` that are closed at the end of the block.
+def originals(consumer: LandingConsumer, topic_id: str) -> Originals:
+    """The records of the consumer's topic as they are in Kafka; close it, or use it as a context manager.
 
     Args:
         consumer: The landing consumer.
         topic_id: The id of the topic when the offsets were claimed.
     """
-    opened = Originals(consumer, topic_id)
-    try:
-        yield opened
-    finally:
-        opened.close()
+    return Originals(consumer.topic.name, topic_id, group=consumer.group, conn_id=consumer.conn_id)
 
 
-def keep(
+def publish_dead_letters(
     consumer: LandingConsumer, letters: Sequence[DeadLetter], *, run_id: str, producer: AcknowledgedProducer
 ) -> None:
     """Publish dead letters, wait until the broker has acknowledged them, then record them in the inbox.
