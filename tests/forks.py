@@ -9,7 +9,6 @@ from multiprocessing.process import BaseProcess
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        "airflow.providers.apache.kafka.operators.consume",
         "airflow.sdk",
         "confluent_kafka",
         "duckdb",

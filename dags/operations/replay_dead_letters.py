@@ -7,23 +7,22 @@ their topic. The message has its original key and headers, its value as repaired
 
 **Starts** by hand, with parameters. A run changes nothing unless `dry_run` is off: look first, then replay.
 
-**Makes** messages on the topic, rows in `replays`, and a table of what was done: the log of the task `show` and its
-return value. A dead letter that still fails stays, and every later run tries it again. A message that fails again after
-its replay is a new dead letter. It is left alone until a run is started with `again`.
+**Makes** messages on the topic, rows in `replays`, and a table of what was done: in the log of the task `replay` and in
+its return value. A dead letter that still fails stays, and every later run tries it again. A message that fails again
+after its replay is a new dead letter. It is left alone until a run is started with `again`. Without dead letters, both
+tasks are skipped.
 
-**When it fails** clear the task: messages that were sent before are recorded and are not sent again.
+**When it fails** clear the task `replay`: it continues, and does not send again what it has sent.
 
 Runbook: `docs/runbooks/dead-letters.md`.
 """
 
 from datetime import timedelta
 
-from airflow.providers.apache.kafka.operators.consume import ConsumeFromTopicOperator
 from airflow.sdk import Param, dag, task
 
 from include.project import PROJECT
 from include.streams import Reason, task_defaults
-from include.streams.kafka.replay import require_report
 
 Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
 
@@ -31,7 +30,7 @@ Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
 @dag(
     schedule=None,
     catchup=False,
-    # Two concurrent runs would be in one consumer group: each would get only some partitions of the dead-letter topic.
+    # If a message has two dead letters, as after a crash, two concurrent runs could each send one of them.
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=3),
     params={
@@ -52,36 +51,20 @@ Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
 )
 def replay_dead_letters():
     @task
-    def plan(params: dict, run_id: str | None = None) -> list[dict]:
-        from include.streams.kafka.replay_plan import plan_replay
+    def plan(params: dict | None = None) -> list[dict]:
+        from include.streams.kafka.replay import plan_replay
 
-        repairs = PROJECT.repairs_of(params["topic"])
-        return plan_replay(params, run_id, registry="include.project:PROJECT.topics", repairs=repairs)
-
-    # Mapped over one plan or none: how much there is to read is known only at run time.
-    replay = ConsumeFromTopicOperator.partial(
-        task_id="replay",
-        kafka_config_id="kafka_dead_letters",
-        apply_function="include.streams.kafka.replay.replay_dead_letter",
-        return_apply_function_results=True,
-        # Progress is in the table `replays`. Committed offsets would hide dead letters that still fail from the next
-        # run.
-        commit_cadence="never",
-        # With a larger batch, the operator waits its whole poll_timeout to fill the last batch.
-        max_batch_size=1,
-        # Longer than a killed task stays a member of the group: until then the next task gets no partition.
-        poll_timeout=60,
-        post_execute=require_report,
-    ).expand_kwargs(plan())
+        return plan_replay(params, PROJECT.topics)
 
     # The log shows the table only, without the same data as a dictionary.
     @task(show_return_value_in_logs=False)
-    def show(reports: list[list[dict]]) -> dict:
-        from include.streams.kafka import replay
+    def replay(ranges: list[dict], params: dict | None = None, run_id: str | None = None) -> dict:
+        from include.streams.kafka.replay import replay
 
-        return replay.show(reports)
+        repairs = PROJECT.repairs_of(params["topic"])
+        return replay(ranges, params, run_id, topics=PROJECT.topics, repairs=repairs)
 
-    show(replay.output)
+    replay(plan())
 
 
 replay_dead_letters()

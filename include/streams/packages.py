@@ -16,7 +16,6 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from include.streams.contracts import Registry
-from include.streams.kafka.connection import DEAD_LETTERS_CONN_ID, DEAD_LETTERS_SETTINGS
 from include.streams.kafka.consumers import Consumer
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.tables import clean_table
@@ -25,6 +24,7 @@ from include.streams.operations.alarm_kinds import AlarmKind, KindWithRunbook
 if TYPE_CHECKING:
     from airflow.sdk import Asset
 
+    from include.streams.contracts.repairs import Repairs
 
 T = TypeVar("T")
 
@@ -169,7 +169,7 @@ class Project:
         self.keyed_assets = {keyed.name: keyed for package in packages for keyed in package.keyed_assets}
         _distinct("keyed asset", (keyed.name for package in packages for keyed in package.keyed_assets))
         # Of one name, the stack would have one of them only, and say nothing.
-        _distinct("connection", chain([DEAD_LETTERS_CONN_ID], *((*d.feeds, *d.kafka_connections) for d in self.demos)))
+        _distinct("connection", chain.from_iterable((*d.feeds, *d.kafka_connections) for d in self.demos))
         kinds = [*AlarmKind, *(kind for package in packages for kind in package.alarm_kinds or ())]
         _distinct("kind of alarm", kinds)
         # {name: the kind}, of the library and of all packages.
@@ -224,21 +224,23 @@ class Project:
         own = chain.from_iterable(function(inbox_kept) for function in functions)
         return prune([*rules(self.topics, **days), *own], seconds=seconds)
 
-    def repairs_of(self, topic: str) -> str | None:
-        """The repairs of dead letters of a topic.
+    def repairs_of(self, topic: str) -> Repairs:
+        """The repairs of dead letters that a topic's package declares. Call this in a task.
 
         Args:
             topic: The topic's name.
 
         Returns:
-            "package.module:NAME"; None if the topic's package has no repairs.
+            The repairs; none if the package has no repairs.
 
         Raises:
             LookupError: No package declares the topic.
         """
+        from include.streams.contracts.repairs import Repairs
+
         for package in self.packages:
             if topic in package.topics:
-                return package.repairs
+                return resolve_name(package.repairs) if package.repairs else Repairs()
         raise LookupError(f"no package of include/project.py declares the topic {topic!r}")
 
     @property
@@ -254,8 +256,7 @@ class Project:
     @property
     def kafka_connections(self) -> dict[str, dict[str, str]]:
         """{Airflow connection to the broker: what it adds to the client's settings}, besides `kafka_default`."""
-        own = {name: dict(value) for demo in self.demos for name, value in demo.kafka_connections.items()}
-        return {DEAD_LETTERS_CONN_ID: dict(DEAD_LETTERS_SETTINGS), **own}
+        return {name: dict(value) for demo in self.demos for name, value in demo.kafka_connections.items()}
 
     def _check_topics(self) -> None:
         for consumer in self.consumers:

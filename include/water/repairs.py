@@ -11,16 +11,16 @@ from include.water.topics import SEISMIC_EVENTS, SERVICE_REQUESTS
 
 REPAIRS = Repairs()
 
-REPAIRS.renamed(
-    SERVICE_REQUESTS,
-    "the customers' app called two fields by its own names until its release 4.3",
-    {"message": "text", "title": "subject"},
-)
+# The customers' app called two fields by its own names until its release 4.3.
+REPAIRS.renamed(SERVICE_REQUESTS, {"message": "text", "title": "subject"})
 
 
-@REPAIRS.repair(SEISMIC_EVENTS, "the feed's adapter could not read what the feed sends since it has changed")
+@REPAIRS.repair(SEISMIC_EVENTS)
 def adapted_again(value: bytes) -> bytes | None:
-    """Convert a dead letter of the feed, which is the feed's own JSON, with the current adapter."""
+    """Convert a dead letter of the feed, which is the feed's own JSON, with the current adapter.
+
+    The adapter could not read what the feed sends since the feed has changed.
+    """
     from include.water.feeds.seismic import to_event
 
     feature = to_document(value)

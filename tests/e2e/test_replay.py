@@ -68,7 +68,7 @@ def replay(airflow: Airflow, **params: Any) -> tuple[str, dict[str, Any]]:
     run_id = f"test-{uuid.uuid4().hex[:8]}"
     airflow.ask("POST", f"/dags/{DAG}/dagRuns", dag_run_id=run_id, logical_date=None, conf=params)
     airflow.wait_for_success(run_id, DAG, seconds=180)
-    path = f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/show"
+    path = f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/replay"
     return run_id, airflow.ask("GET", f"{path}/xcomEntries/return_value")["value"]
 
 
@@ -90,7 +90,7 @@ def test_a_request_that_broke_its_contract_is_repaired_replayed_and_triaged_once
         "until_offset": offset + 1,
     }
     _, would = replay(airflow, **only_this)
-    (row,) = would["letters"]
+    (row,) = would["dead_letters"]
     assert (would["dry_run"], row["outcome"], row["message"]) == (True, "would_replay", f"{partition}@{offset}")
     assert (
         query(stack, "select * from replays where source_partition = %s and source_offset = %s", partition, offset)
@@ -99,7 +99,7 @@ def test_a_request_that_broke_its_contract_is_repaired_replayed_and_triaged_once
     assert inbox(stack, request.request_id) == []
 
     run_id, did = replay(airflow, **only_this, dry_run=False)
-    (row,) = did["letters"]
+    (row,) = did["dead_letters"]
     assert (did["dry_run"], row["outcome"]) == (False, "replayed")
     assert row["repairs"] == "renamed message to text, title to subject"
     ((again_partition, again_offset, outcome),) = wait_for(
@@ -117,17 +117,17 @@ def test_a_request_that_broke_its_contract_is_repaired_replayed_and_triaged_once
 
     # Once more: nothing is left to do, and the request stays decided once.
     _, again = replay(airflow, **only_this, dry_run=False)
-    assert [(row["outcome"], row["letters"]) for row in again["counts"]] == [("replayed_before", 1)]
+    assert [(row["outcome"], row["count"]) for row in again["counts"]] == [("replayed_before", 1)]
     assert len(inbox(stack, request.request_id)) == 1
     assert query(stack, "select count(*) from decisions where request_id = %s", request.request_id) == [(1,)]
 
     path = f"/dags/{DAG}/dagRuns/{run_id}/taskInstances"
-    table = json.dumps(airflow.ask("GET", f"{path}/show/logs/1?full_content=true"))
-    assert "renamed message to text, title to subject" in table
-    assert "missing_field  replayed  1" in table
-    for log in (table, json.dumps(airflow.ask("GET", f"{path}/replay/logs/1?map_index=0&full_content=true"))):
-        assert f"{partition}@{offset}" in log or f"{SERVICE_REQUESTS.dead_letter_name}-0@" in log
-        assert "Jane" not in log
+    log = json.dumps(airflow.ask("GET", f"{path}/replay/logs/1?full_content=true"))
+    assert "renamed message to text, title to subject" in log
+    assert "missing_field  replayed  1" in log
+    assert f"{partition}@{offset}" in log
+    assert f"replayed: dead_letter={SERVICE_REQUESTS.dead_letter_name}-0@" in log
+    assert "Jane" not in log
 
 
 def test_without_dead_letters_the_run_ends_well_and_does_nothing(airflow: Airflow):
@@ -137,9 +137,8 @@ def test_without_dead_letters_the_run_ends_well_and_does_nothing(airflow: Airflo
     )
     airflow.wait_for_success(run_id, DAG)
     assert {t["task_id"]: t["state"] for t in airflow.tasks(run_id, DAG)} == {
-        "plan": "success",
+        "plan": "skipped",
         "replay": "skipped",
-        "show": "skipped",
     }
 
 

@@ -11,15 +11,6 @@ from typing import Any
 from include.streams.compat.kafka_settings import kafka_settings
 
 CONN_ID = "kafka_default"
-# The connection with which a replay reads dead letters, and what it adds to the settings of CONN_ID. A replay reads
-# from the beginning every time and commits nothing; it must see where a partition ends.
-DEAD_LETTERS_CONN_ID = "kafka_dead_letters"
-DEAD_LETTERS_SETTINGS = {
-    "group.id": "replay_dead_letters",
-    "auto.offset.reset": "earliest",
-    "enable.auto.commit": "false",
-    "enable.partition.eof": "true",
-}
 CALLBACK_ALLOWLIST = "AIRFLOW__APACHE_KAFKA__CALLBACK_ALLOWLIST"
 
 # Settings that would lose messages or handle them twice. The clients here override most of them, but the stock

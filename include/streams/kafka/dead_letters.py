@@ -83,7 +83,7 @@ class Waiting(NamedTuple):
     refusal: Refusal
 
 
-def envelope(letter: DeadLetter, *, consumer: str, run_id: str) -> Headers:
+def added_headers(letter: DeadLetter, *, consumer: str, run_id: str) -> Headers:
     """Build the headers that are added to a dead letter record.
 
     Args:
@@ -197,7 +197,7 @@ class DeadLetters:
 
     def _whole(self, letter: DeadLetter) -> OutgoingRecord:
         message = letter.message
-        headers = [*message.headers, *envelope(letter, consumer=self._consumer, run_id=self._run_id)]
+        headers = [*message.headers, *added_headers(letter, consumer=self._consumer, run_id=self._run_id)]
         return OutgoingRecord(message.topic + DEAD_LETTER_SUFFIX, message.key, message.value, headers)
 
     def _stub(self, letter: DeadLetter) -> OutgoingRecord:
@@ -216,7 +216,7 @@ class DeadLetters:
         }
         headers = [
             *(message.headers if keeps_headers else ()),
-            *envelope(letter, consumer=self._consumer, run_id=self._run_id),
+            *added_headers(letter, consumer=self._consumer, run_id=self._run_id),
             *((PREFIX + name, text.encode()) for name, text in added.items()),
         ]
         head = None if message.value is None else value[:HEAD_BYTES]

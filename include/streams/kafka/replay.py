@@ -1,308 +1,367 @@
 """Replay: send dead letters that now pass their contract back to their topic.
 
-A replay has three steps, each a task: `plan_replay` checks the parameters and records the offsets to read to;
-`ConsumeFromTopicOperator` reads the dead-letter topic and calls `replay_dead_letter` with every record; `show` logs the
-outcomes.
+A replay has two tasks: `plan_replay` records the offset ranges to read, and `replay` reads exactly these. The dead
+letters that stay lie between those that are done, so every run reads all of them, and the table `replays` tells them
+apart.
 
-The operator can only read a topic from its beginning, so `replay_dead_letter` enforces the window and the limit.
-Nothing is committed to Kafka: the table `replays` holds the progress. The operator treats silence as the end of the
-topic. So `replay_dead_letter` returns a report only when every partition was read to its planned end, and
-`require_report` fails the task without a report.
-
-A message is sent, acknowledged, then recorded. A task that is killed in between sends the message again with the same
-event id, and the inbox of each consumer ensures that it has one effect.
+A message is sent while the row that records it is written but not committed. Killed before the commit: the retry sends
+the message again, with the same event id, and the inbox of each consumer ensures that it has one effect. Killed after
+the commit: the retry skips it. Two processes at once: the second one waits for the row, and then skips the message.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
-from include.streams.contracts import ContractViolation, Reason, Registry
-from include.streams.contracts.repairs import Mended, Repairs
+from include.streams.contracts import ContractViolation, Reason, Registry, Topic
+from include.streams.contracts.repairs import Repairs
+from include.streams.kafka.connection import CONN_ID
+from include.streams.kafka.dead_letter_records import DeadLetterRecord, RecordHeaders
 from include.streams.kafka.messages import Message
-from include.streams.kafka.producer import AcknowledgedProducer, Headers, own_refusal
-from include.streams.kafka.replay_letters import Envelope, Letter, Look, size_bytes
-from include.streams.kafka.replay_plan import DEAD_LETTERS_CONN_ID, Plan, look
+from include.streams.kafka.offsets import GroupOffsets, OffsetRange, PartitionOffsets
+from include.streams.kafka.originals import Originals
+from include.streams.kafka.producer import AcknowledgedProducer, OutgoingRecord, own_refusal
+from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader
+from include.streams.kafka.replay_selection import Selection
+from include.streams.kafka.replays import (
+    RECORDED,
+    ReplayOutcome,
+    Source,
+    count_replayed,
+    look_up,
+    record,
+    source_columns,
+)
+from include.streams.kafka.xcom import TopicRange, as_range
+from include.streams.operations.database import begin
 
 log = logging.getLogger(__name__)
 
-# Rows in the report, which passes through XCom, a row of Airflow's database. The report's counts cover all records.
+# The name that the broker sees. No client joins this group or commits offsets for it.
+GROUP = "replay_dead_letters"
+# Dead letters in the report, which passes through XCom, a row of Airflow's database. The counts cover all of them.
 MAX_ROWS = 100
 
 
-class ReplayIncomplete(Exception):
-    """The dead-letter topic was not read to its planned end; a retry may read it to its end."""
+class Count(TypedDict):
+    """How many dead letters with this reason had this outcome."""
+
+    reason: str
+    outcome: str
+    count: int
 
 
-def replay_dead_letter(record: Any, *, plan: dict[str, Any], conn_id: str) -> dict[str, Any] | None:
-    """Process one record of the dead-letter topic; the operator's `apply_function`.
+class Row(TypedDict):
+    """One dead letter: "partition@offset" of its record and of its message ("" if it never was on the topic)."""
+
+    dead_letter: str
+    message: str
+    reason: str
+    outcome: str
+    repairs: str
+    detail: str
+
+
+class ReplayReport(TypedDict):
+    """What a replay did, or would do. It holds no values of messages."""
+
+    topic: str
+    dry_run: bool
+    counts: list[Count]
+    dead_letters: list[Row]
+
+
+class ReplayImpossible(Exception):
+    """A topic does not meet the needs of a replay; the text names the change to make."""
+
+
+def plan_replay(params: Mapping[str, Any], topics: Registry, *, conn_id: str = CONN_ID) -> list[TopicRange]:
+    """Check the parameters of a replay, and record the offsets that each try of its task reads.
 
     Args:
-        record: A record of the client, or its report that a partition was read to its end.
-        plan: The fields of a `Plan`, from `plan_replay`.
-        conn_id: The Airflow connection of the dead-letter topic's consumer.
+        params: The fields of a `Selection`.
+        topics: The project's topics.
+        conn_id: The Airflow connection of the broker.
 
     Returns:
-        The report when this was the last planned record; None for every other record.
+        All that is in the dead-letter topic now.
 
     Raises:
-        KafkaException: The broker failed; Airflow retries the task.
-        SQLAlchemyError: The database failed; Airflow retries the task.
+        ValidationError: Pydantic rejects the parameters.
+        AirflowSkipException: There are no dead letters.
+        ReplayImpossible: A topic is missing; Airflow retries the task.
+        KafkaException: The broker did not answer; Airflow retries the task.
+    """
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    topic = topics[Selection.model_validate(params).topic]
+    with GroupOffsets(GROUP, conn_id) as group:
+        _, dead = replay_extent(group, topic)
+    ranges = [
+        OffsetRange(topic.dead_letter_name, offsets.topic_id, partition, offsets.low, offsets.end)
+        for partition, offsets in sorted(dead.items())
+        if offsets.low < offsets.end
+    ]
+    if not ranges:
+        raise AirflowSkipException(f"{topic.dead_letter_name} is empty")
+    log.info("dead letters of %s: %s", topic.name, [str(wanted) for wanted in ranges])
+    return [as_range(wanted) for wanted in ranges]
+
+
+def replay(
+    ranges: Sequence[TopicRange],
+    params: Mapping[str, Any],
+    run_id: str,
+    *,
+    topics: Registry,
+    repairs: Repairs,
+    conn_id: str = CONN_ID,
+) -> ReplayReport:
+    """Process the selected dead letters of the ranges, and log the report as a table.
+
+    Args:
+        ranges: The return value of `plan_replay`.
+        params: The fields of a `Selection`.
+        run_id: The Dag run's id.
+        topics: The project's topics.
+        repairs: The repairs of their messages.
+        conn_id: The Airflow connection of the broker.
+
+    Returns:
+        The report.
+
+    Raises:
         AirflowFailException: The dead-letter topic was recreated after the plan was made; Airflow does not retry.
+        Exception: What the broker and the database raise; Airflow retries the task, which continues where it stopped.
     """
-    return _replay_of(json.dumps(plan, sort_keys=True), conn_id).take(record)
+    from airflow.sdk.exceptions import AirflowFailException
 
-
-@lru_cache(maxsize=1)
-def _replay_of(plan: str, conn_id: str) -> Replay:
-    """The `Replay` of this process, kept between records: one task process is one attempt at one plan.
-
-    The operator offers no other place for state that must outlive one record.
-    """
-    return Replay(Plan.model_validate_json(plan), conn_id)
-
-
-def require_report(context: Any, result: Sequence[dict[str, Any]] | None) -> None:
-    """Raise ReplayIncomplete without a report; the operator's `post_execute`.
-
-    Without this check, the operator succeeds even when it has read nothing.
-
-    Args:
-        context: The Airflow context (not used).
-        result: The operator's return value: the reports, at most one.
-    """
-    if not result:
-        raise ReplayIncomplete(
-            "the dead-letter topic was not read to its end: the broker did not answer in time, or another member of "
-            f"the same consumer group has its partitions (group.id of the connection {DEAD_LETTERS_CONN_ID} must be "
-            "this deployment's alone)"
-        )
-
-
-def show(reports: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """Log the report as a table and return it.
-
-    Args:
-        reports: The reports of the mapped operator: exactly one task instance with one report.
-    """
-    ((report,),) = reports
+    selection = Selection.model_validate(params)
+    topic = topics[selection.topic]
+    with GroupOffsets(GROUP, conn_id, **CONSUMER_SETTINGS) as group, AcknowledgedProducer(conn_id) as producer:
+        own, dead = replay_extent(group, topic)
+        (planned,) = {wanted["topic_id"] for wanted in ranges}
+        if {offsets.topic_id for offsets in dead.values()} != {planned}:
+            raise AirflowFailException(f"{topic.dead_letter_name} was recreated after this replay was planned")
+        (topic_id,) = {offsets.topic_id for offsets in own.values()}
+        with Originals(topic.name, topic_id, group=GROUP, conn_id=conn_id) as originals:
+            sent = count_replayed(planned, run_id)
+            attempt = _Replay(selection, topic, own, originals, producer, repairs, run_id, sent)
+            reader = RangeReader(group.consumer)
+            for wanted in ranges:
+                for batch in reader.read(OffsetRange(**wanted)):
+                    attempt.process(batch)
+    report = attempt.report()
     log.info("%s", as_table(report))
     return report
+
+
+def replay_extent(group: GroupOffsets, topic: Topic) -> tuple[dict[int, PartitionOffsets], dict[int, PartitionOffsets]]:
+    """Fetch the offsets of a topic and of its dead-letter topic.
+
+    Args:
+        group: Asks the broker.
+        topic: The topic.
+
+    Returns:
+        {partition: offsets} of the topic, and of its dead-letter topic.
+
+    Raises:
+        ReplayImpossible: A topic is missing or incomplete.
+        KafkaException: The broker did not answer.
+    """
+    names = topic.name, topic.dead_letter_name
+    found = group.look_now(names, needs_committed=False)
+    own, dead = ({at.number: offsets for at, offsets in found.items() if at.topic == name} for name in names)
+    if group.incomplete or not own or not dead:
+        raise ReplayImpossible(
+            f"topic {topic.name} or {topic.dead_letter_name} does not exist, may not be read, or has no leader: run "
+            "prepare_services, grant READ on both topics, or wait for the broker"
+        )
+    return own, dead
 
 
 def as_table(report: Mapping[str, Any]) -> str:
     """Format a report as text for people."""
     title = "nothing was changed: dry run" if report["dry_run"] else "done"
-    lines = [f"dead letters of {report['topic']} ({title})", ""]
-    lines += _columns(report["counts"], ("reason", "outcome", "letters"))
-    if report["letters"]:
-        names = ("dead_letter", "message", "reason", "outcome", "repairs", "detail")
-        lines += ["", *_columns(report["letters"], names)]
-        more = sum(row["letters"] for row in report["counts"]) - len(report["letters"])
+    lines = [f"dead letters of {report['topic']} ({title})", "", *_columns(report["counts"], Count.__annotations__)]
+    if report["dead_letters"]:
+        lines += ["", *_columns(report["dead_letters"], Row.__annotations__)]
+        more = sum(row["count"] for row in report["counts"]) - len(report["dead_letters"])
         lines += [f"and {more} more"] if more else []
     return "\n".join(lines)
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+def _columns(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> list[str]:
     # Values by name, because XCom does not keep the order of a row's fields.
-    cells = [names, *([str(row[name]) for name in names] for row in rows)]
+    cells = [(*names,), *([str(row[name]) for name in names] for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
-class Replay:
-    """One attempt at a plan: processes the records of the dead-letter topic one by one."""
+class _Settled(NamedTuple):
+    """The outcome of a dead letter, the names of the repairs, and the reason for which the message still fails."""
 
-    def __init__(self, plan: Plan, dead_letters_conn_id: str) -> None:
-        from include.streams.kafka.replay_originals import OriginalReader
-        from include.streams.kafka.replay_records import Records
+    outcome: ReplayOutcome
+    repairs: str = ""
+    detail: str = ""
 
-        self._plan = plan
-        self._selection = plan.selection
-        registry: Registry = resolve_name(plan.registry)
-        self._topic = registry[plan.selection.topic]
-        self._repairs: Repairs = resolve_name(plan.repairs) if plan.repairs else Repairs()
-        topic_id, _, _ = look(self._topic, dead_letters_conn_id)
-        if topic_id != plan.topic_id:
-            raise _final(f"{self._topic.dead_letter_name} was deleted and made again after this replay was planned")
-        self._records = Records(self._topic.name, plan.topic_id)
-        self._producer = AcknowledgedProducer(plan.conn_id)
-        self._originals = OriginalReader(plan.conn_id)
-        # The next offset of each partition. After a rebalance, reading starts again at the beginning.
-        self._positions = dict.fromkeys(plan.ends, 0)
-        # Includes the messages that earlier tries of this task have sent: the limit applies to the run.
-        self._sent = self._records.replayed_by(plan.run_id)
-        self._counts: Counter[tuple[str, Look]] = Counter()
-        self._rows: list[dict[str, Any]] = []
 
-    def take(self, record: Any) -> dict[str, Any] | None:
-        """Process a record, or the client's report that a partition was read to its end.
+_REPLAYED_BEFORE = _Settled(ReplayOutcome.replayed_before)
 
-        Returns:
-            The report when every partition has been read to its planned end; None before and after that.
+
+@dataclass
+class _Replay:
+    """One try of a replay: processes dead letters, and counts their outcomes."""
+
+    selection: Selection
+    topic: Topic
+    # The topic's own offsets, by partition.
+    offsets: Mapping[int, PartitionOffsets]
+    originals: Originals
+    producer: AcknowledgedProducer
+    repairs: Repairs
+    run_id: str
+    # Messages that this run has sent, or would send; those of earlier tries included.
+    sent: int
+    # Messages of which a dead letter was replayed, or would be.
+    done: set[Source] = field(default_factory=set)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    rows: list[Row] = field(default_factory=list)
+
+    def process(self, batch: Iterable[Message]) -> None:
+        """Process records of one partition of the dead-letter topic, in offset order.
+
+        The outcomes of those that stay are recorded at the end: a task that is killed before finds them again.
         """
-        if self._is_done:
-            # The operator continues until it has its number of messages; this record was written after the plan.
-            return None
-        self._look_at(record)
-        if not self._is_done:
-            return None
-        self._records.flush()
-        return self._report()
+        letters = [DeadLetterRecord.of(record, self.topic.name) for record in batch]
+        letters = [one for one in letters if self.selection.takes(one.record.timestamp, one.origin)]
+        known, done = look_up(self.topic.name, letters)
+        self.done |= done
+        news = []
+        for letter in letters:
+            row = known.get(letter.record.offset)
+            settled = self._settle(letter, row)
+            self._count(letter, settled)
+            # Not again with the same outcome: ten thousand that still fail would be ten thousand rows in every run.
+            is_new = row is None or (row.outcome, row.detail or "") != (settled.outcome, settled.detail)
+            if settled.outcome in RECORDED and is_new:
+                news.append(self._row(letter, settled))
+        if news and not self.selection.dry_run:
+            with begin() as connection:
+                record(connection, news)
 
-    @property
-    def _is_done(self) -> bool:
-        return all(self._positions[partition] >= end for partition, end in self._plan.ends.items())
+    def report(self) -> ReplayReport:
+        """The counts of all processed dead letters, and the first MAX_ROWS that no earlier run has replayed."""
+        counts = [Count(reason=r, outcome=outcome, count=n) for (r, outcome), n in sorted(self.counts.items())]
+        dry_run = self.selection.dry_run
+        return ReplayReport(topic=self.topic.name, dry_run=dry_run, counts=counts, dead_letters=self.rows)
 
-    def _look_at(self, record: Any) -> None:
-        from confluent_kafka import KafkaError, KafkaException
+    def _count(self, letter: DeadLetterRecord, settled: _Settled) -> None:
+        at, origin = letter.record, letter.origin
+        reason = str(origin.reason) if origin else ""
+        self.counts[reason, settled.outcome] += 1
+        if settled.outcome is not ReplayOutcome.replayed_before and len(self.rows) < MAX_ROWS:
+            place = f"{at.partition}@{at.offset}"
+            source = f"{origin.partition}@{origin.offset}" if origin and origin.was_on_the_topic else ""
+            self.rows.append(Row(dead_letter=place, message=source, reason=reason, **settled._asdict()))
 
-        error = record.error()
-        if error is not None and error.code() != KafkaError._PARTITION_EOF:
-            raise KafkaException(error)
-        partition, offset = record.partition(), record.offset()
-        if partition not in self._positions:
-            return
-        position = self._positions[partition]
-        if error is None and position <= offset < self._plan.ends[partition]:
-            message = Message.of(record, self._plan.topic_id)
-            letter = Letter.of(message, self._topic.name)
-            if self._selection.takes(message.timestamp, letter.envelope):
-                self._settle(letter)
-        # The offset of an end report is the position after any offsets without a record.
-        self._positions[partition] = max(position, offset if error is not None else offset + 1)
-
-    def _settle(self, letter: Letter) -> None:
-        outcome, repairs, detail = self._try(letter)
-        reason = letter.envelope.reason if letter.envelope else ""
-        self._counts[reason, outcome] += 1
-        at, source = letter.record, letter.envelope
-        shown = outcome is not Look.replayed_before and len(self._rows) < MAX_ROWS
-        if shown or outcome is Look.replayed:
-            log.info("%s: dead_letter=%s reason=%s repairs=%s detail=%s", outcome, at, reason, repairs, detail)
-        if shown:
-            self._rows.append(
-                {
-                    "dead_letter": f"{at.partition}@{at.offset}",
-                    "message": f"{source.partition}@{source.offset}" if source and source.was_on_the_topic else "",
-                    "reason": reason,
-                    "outcome": outcome,
-                    "repairs": repairs,
-                    "detail": detail,
-                }
-            )
-
-    def _try(self, letter: Letter) -> tuple[Look, str, str]:
-        """(outcome, names of the repairs, reason for which the message still fails)"""
-        known = self._records.find(letter)
-        if known and known.outcome == Look.replayed:
+    def _settle(self, letter: DeadLetterRecord, known: Any) -> _Settled:
+        if known is not None and known.outcome == ReplayOutcome.replayed:
             # An earlier try of this task, or the task before its run was cleared, belongs to this run too.
-            by_this_run = known.run_id == self._plan.run_id
-            return (Look.replayed, known.repairs or "", "") if by_this_run else (Look.replayed_before, "", "")
-        if (envelope := letter.envelope) is None:
-            return self._keep(letter, Look.unreadable, "")
-        if self._records.has_replayed(letter):
-            return self._keep(letter, Look.duplicate, "")
-        if letter.replays and not self._selection.again:
-            return Look.failed_again, "", f"replayed {letter.replays} times; set `again` to replay it again"
+            by_this_run = known.run_id == self.run_id
+            return _Settled(ReplayOutcome.replayed, known.repairs or "") if by_this_run else _REPLAYED_BEFORE
+        if letter.origin is None:
+            return _Settled(ReplayOutcome.unreadable)
+        if letter.origin.source in self.done:
+            return _Settled(ReplayOutcome.duplicate)
+        if letter.replays and not self.selection.again:
+            detail = f"replayed {letter.replays} times; set `again` to replay it again"
+            return _Settled(ReplayOutcome.failed_again, detail=detail)
         try:
-            letter = self._whole(letter)
-            mended = self._repairs.mend(self._topic, letter.record.value)
-            key = self._key(letter, mended)
-            headers = letter.headers_for_replay(self._topic.name, self._plan.run_id)
-            self._check_size(key, mended.value, headers)
+            outgoing, repairs = self._outgoing(letter, letter.origin)
         except ContractViolation as violation:
-            return self._keep(letter, Look.failing, f"{violation.reason}: {violation.detail}")
-        repairs = ", ".join(mended.repairs)
-        if self._sent >= self._selection.limit:
-            return Look.over_limit, repairs, ""
-        self._sent += 1
-        if self._selection.dry_run:
-            self._records.remember(letter)
-            return Look.would_replay, repairs, ""
+            return _Settled(ReplayOutcome.failing, detail=f"{violation.reason}: {violation.detail}")
+        if self.sent >= self.selection.limit:
+            return _Settled(ReplayOutcome.over_limit, repairs)
+        if self.selection.dry_run:
+            settled = _Settled(ReplayOutcome.would_replay, repairs)
+        else:
+            settled = self._send(letter, outgoing, _Settled(ReplayOutcome.replayed, repairs))
+        if settled.outcome in (ReplayOutcome.replayed, ReplayOutcome.would_replay):
+            self.sent += 1
+            self.done |= {letter.origin.source} - {None}
+        return settled
+
+    def _send(self, letter: DeadLetterRecord, outgoing: OutgoingRecord, replayed: _Settled) -> _Settled:
         try:
-            self._send(key, mended.value, headers, envelope)
+            with begin() as connection:
+                if not record(connection, [self._row(letter, replayed)]):
+                    return _REPLAYED_BEFORE
+                self.producer.send(**outgoing._asdict())
+                self.producer.flush()
         except Exception as error:
             if (refusal := own_refusal(error)) is None:
                 raise
             # The topic's settings have changed: a lower limit, or compaction, which takes no record without a key. A
             # retry would fail at this record again and never reach the next one.
-            self._sent -= 1
             reason = Reason.too_large if refusal.is_size else Reason.rejected
-            return self._keep(letter, Look.failing, f"{reason}: topic {self._topic.name} refuses it ({refusal.code})")
-        self._records.replayed(letter, repairs, self._plan.run_id)
-        return Look.replayed, repairs, ""
+            detail = f"{reason}: topic {self.topic.name} refuses it ({refusal.code})"
+            return _Settled(ReplayOutcome.failing, detail=detail)
+        log.info("replayed: dead_letter=%s repairs=%s", letter.record, replayed.repairs)
+        return replayed
 
-    def _whole(self, letter: Letter) -> Letter:
-        """The dead letter with its complete message: the original of a stub is read from the topic.
+    def _outgoing(self, letter: DeadLetterRecord, origin: RecordHeaders) -> tuple[OutgoingRecord, str]:
+        """The message as it goes back, and the names of its repairs.
 
-        Raises ContractViolation when the topic no longer holds the original.
+        Raises:
+            ContractViolation: The message still breaks its contract, or the topic no longer holds the whole of it.
         """
-        envelope = letter.envelope
-        if envelope is None or envelope.stub_of is None:
-            return letter
-        original = self._originals.find(self._topic.name, envelope.partition, envelope.offset)
-        if original is None or sha256(original.value or b"").hexdigest() != envelope.stub_of:
-            text = (
-                f"the letter holds the beginning only, its message was too large for the dead-letter topic; the "
-                f"message is no longer at partition {envelope.partition} offset {envelope.offset} of {self._topic.name}"
-            )
-            raise ContractViolation(Reason.too_large, text)
-        record = replace(letter.record, key=original.key, value=original.value)
-        return Letter(record, envelope, original.headers)
-
-    def _send(self, key: bytes | None, value: bytes, headers: Headers, envelope: Envelope) -> None:
+        if origin.stub_of is not None:
+            letter = self._whole(letter, origin)
+        repaired = self.repairs.apply(self.topic, letter.record.value)
+        key = letter.record.key
+        if origin.landed_text or not origin.was_on_the_topic:
+            # There is no original key: the landing table keeps no keys.
+            key = str(getattr(repaired.event, self.topic.key)).encode()
+        headers = letter.headers_for_replay(self.topic.name, self.run_id)
         # To the message's original partition: messages with one key belong in one partition, and a producer in another
         # language may map keys to partitions differently.
-        known = 0 <= envelope.partition < self._plan.partitions
-        self._producer.send(
-            self._topic.name, key=key, value=value, headers=headers, partition=envelope.partition if known else None
-        )
-        self._producer.flush()
+        partition = origin.partition if origin.partition in self.offsets else None
+        return OutgoingRecord(self.topic.name, key, repaired.value, headers, partition), ", ".join(repaired.repairs)
 
-    def _keep(self, letter: Letter, outcome: Look, detail: str) -> tuple[Look, str, str]:
-        if not self._selection.dry_run:
-            self._records.kept(letter, outcome, detail, self._plan.run_id)
-        return outcome, "", detail
+    def _whole(self, letter: DeadLetterRecord, origin: RecordHeaders) -> DeadLetterRecord:
+        """A stub with its complete message, read from the topic; raises ContractViolation if it is gone."""
+        place, offsets = (origin.partition, origin.offset), self.offsets.get(origin.partition)
+        is_there = offsets is not None and offsets.low <= origin.offset < offsets.end
+        original = self.originals.fetch([place]).get(place) if is_there else None
+        # A recreated topic has other messages at these offsets.
+        if original is None or sha256(original.value or b"").hexdigest() != origin.stub_of:
+            text = (
+                f"the dead letter holds the beginning only, its message was too large for the dead-letter topic; the "
+                f"message is no longer at partition {origin.partition} offset {origin.offset} of {self.topic.name}"
+            )
+            raise ContractViolation(Reason.too_large, text)
+        whole = replace(letter.record, key=original.key, value=original.value)
+        return DeadLetterRecord(whole, origin, original.headers)
 
-    def _key(self, letter: Letter, mended: Mended) -> bytes | None:
-        """The original's key. If the letter does not have it, the topic's key field gives the key.
-
-        As for a message that never was on the topic, or was no longer there: the landing table keeps no keys.
-        """
-        if letter.envelope and letter.envelope.was_on_the_topic and not letter.envelope.landed_text:
-            return letter.record.key
-        return str(getattr(mended.event, self._topic.key)).encode()
-
-    def _check_size(self, key: bytes | None, value: bytes, headers: Headers) -> None:
-        """Reject a message above the topic's limit: the broker would refuse it at every retry, and the run would fail.
-
-        Raises ContractViolation.
-        """
-        limit = int(self._topic.kafka_config()["max.message.bytes"])
-        if (size := size_bytes(key, value, headers)) > limit:
-            raise ContractViolation(Reason.too_large, f"{size} bytes with its headers, the topic takes {limit}")
-
-    def _report(self) -> dict[str, Any]:
-        counts = sorted(self._counts.items())
+    def _row(self, letter: DeadLetterRecord, settled: _Settled) -> dict[str, Any]:
+        """The row of `replays`."""
+        at, origin = letter.record, letter.origin
         return {
-            "topic": self._topic.name,
-            "dry_run": self._selection.dry_run,
-            "counts": [{"reason": reason, "outcome": outcome, "letters": n} for (reason, outcome), n in counts],
-            "letters": self._rows,
+            "topic_id": at.topic_id,
+            "partition": at.partition,
+            "offset": at.offset,
+            "topic": self.topic.name,
+            **source_columns(letter),
+            "reason": origin.reason if origin else None,
+            "outcome": settled.outcome,
+            "detail": settled.detail or None,
+            "repairs": settled.repairs or None,
+            "run_id": self.run_id,
         }
-
-
-def _final(text: str) -> Exception:
-    """A failure that Airflow does not retry, because only a person can fix it."""
-    from airflow.sdk.exceptions import AirflowFailException
-
-    return AirflowFailException(text)

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from include.streams.kafka.offsets import OffsetRange
 
 
-class ClaimedRange(TypedDict):
-    """Offsets [start, end) of a claim; `topic_id` is the identity of the partition's log."""
+class TopicRange(TypedDict):
+    """Offsets [start, end) of a partition: the fields of an `OffsetRange`."""
 
     topic: str
     topic_id: str
@@ -23,15 +23,16 @@ class Chunk(TypedDict):
     """A part of a claim, which one mapped task handles."""
 
     claim_id: int
-    ranges: list[ClaimedRange]
+    ranges: list[TopicRange]
 
 
 def as_chunk(claim_id: int, ranges: Iterable[OffsetRange]) -> Chunk:
     """The ranges of a claim as a chunk."""
-    return {"claim_id": claim_id, "ranges": [_range(part) for part in ranges]}
+    return {"claim_id": claim_id, "ranges": [as_range(part) for part in ranges]}
 
 
-def _range(part: OffsetRange) -> ClaimedRange:
+def as_range(part: OffsetRange) -> TopicRange:
+    """The range for an XCom."""
     return {
         "topic": part.topic,
         "topic_id": part.topic_id,

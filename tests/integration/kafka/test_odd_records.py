@@ -10,9 +10,7 @@ from include.streams.kafka.consumers import Shape
 from include.streams.kafka.watch import check_consumer
 from tests.integration.kafka.conftest import numbers, open_claims, order, read_all
 from tests.integration.kafka.test_handling import outcomes
-from tests.integration.kafka.test_replay import dead_letters_connection, declare, renamed, replayed
-
-__all__ = ["dead_letters_connection"]
+from tests.integration.kafka.test_replay import declare, renamed, replayed
 
 pytestmark = pytest.mark.integration
 

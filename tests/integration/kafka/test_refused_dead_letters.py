@@ -18,9 +18,7 @@ from include.streams.operations.database import begin
 from tests.clients import producer_to
 from tests.integration.kafka.conftest import numbers, open_claims, order, read_all, wait_for_topics
 from tests.integration.kafka.test_handling import outcomes
-from tests.integration.kafka.test_replay import counts, dead_letters_connection, declare, plan, read, replayed
-
-__all__ = ["dead_letters_connection"]
+from tests.integration.kafka.test_replay import counts, declare, plan, read, replayed
 
 pytestmark = pytest.mark.integration
 
@@ -226,4 +224,4 @@ def test_a_replay_says_where_a_stub_was_when_its_message_is_gone(make_topic, mak
     delete_records(admin, topic, 0, 1)
     report = read(plan(topic, dry_run=False))
     assert counts(report) == {"failing": 1}
-    assert f"no longer at partition 0 offset 0 of {topic.name}" in report["letters"][0]["detail"]
+    assert f"no longer at partition 0 offset 0 of {topic.name}" in report["dead_letters"][0]["detail"]

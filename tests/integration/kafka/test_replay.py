@@ -1,38 +1,36 @@
-"""Dead letters go back to their topic once, whatever is killed, and nothing else changes.
-
-Read as the Dag reads them: with its operator and its settings, from a connection of its own.
-"""
+"""Dead letters go back to their topic once, whatever is killed, and nothing else changes."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from airflow.providers.apache.kafka.operators.consume import ConsumeFromTopicOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from confluent_kafka import Consumer as KafkaConsumer
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import NewPartitions
+from confluent_kafka.admin import NewPartitions, NewTopic
 from sqlalchemy import text
 
-from dags.operations.replay_dead_letters import replay_dead_letters
-from include.streams.contracts import Topic
+from include.streams.contracts import ContractViolation, Reason, Topic
 from include.streams.contracts.repairs import Repairs
 from include.streams.kafka import replay as replaying
-from include.streams.kafka import replay_plan, tasks
+from include.streams.kafka import tasks
 from include.streams.kafka.connection import client_config, consumer_config
 from include.streams.kafka.consumers import Consumer, Shape
 from include.streams.kafka.dead_letters import DeadLetter, DeadLetters
 from include.streams.kafka.messages import Message
 from include.streams.kafka.producer import AcknowledgedProducer
-from include.streams.kafka.replay_records import Records
 from include.streams.operations.database import begin
 from tests import forks
 from tests.clients import reader_at
@@ -50,40 +48,14 @@ from tests.integration.kafka.test_handling import outcomes, transact
 
 pytestmark = pytest.mark.integration
 
-# What the plan names by "package.module:NAME".
 TOPICS: dict[str, Topic] = {}
 REPAIRS = Repairs()
 HERE = __name__
-# Of the Dag's mapped task, as it is.
-OPERATOR = replay_dead_letters().get_task("replay").partial_kwargs
-
-
-@pytest.fixture(autouse=True)
-def dead_letters_connection(services, monkeypatch) -> Callable[..., None]:
-    """Defines the connection as the stack does, in a consumer group of this test's own, with changes."""
-
-    def define(**changes: str | None) -> None:
-        settings: dict[str, Any] = {
-            **client_config("kafka_default"),
-            "group.id": f"replay-{uuid.uuid4().hex[:8]}",
-            "enable.auto.commit": "false",
-            "auto.offset.reset": "earliest",
-            "enable.partition.eof": "true",
-            # A killed task is a member for as long, and its retry waits.
-            "session.timeout.ms": "3000",
-            "heartbeat.interval.ms": "500",
-            **{name.replace("_", "."): value for name, value in changes.items()},
-        }
-        settings = {name: value for name, value in settings.items() if value is not None}
-        monkeypatch.setenv("AIRFLOW_CONN_KAFKA_DEAD_LETTERS", json.dumps({"conn_type": "kafka", "extra": settings}))
-
-    define()
-    return define
 
 
 @pytest.fixture
 def make_topic(make_topic):
-    """As everybody's, and named by plans."""
+    """As everybody's, and one of the project's."""
 
     def make(**kwargs: Any) -> Topic:
         return declare(make_topic(**kwargs))
@@ -94,28 +66,25 @@ def make_topic(make_topic):
 def declare(topic: Topic) -> Topic:
     TOPICS[topic.name] = topic
     if not REPAIRS.of(topic):
-        REPAIRS.renamed(topic, "the shop called it id", {"id": "number"})
+        REPAIRS.renamed(topic, {"id": "number"})
     return topic
 
 
-def plan(topic: Topic, run_id: str = "replay", **params: Any) -> list[dict]:
-    return replay_plan.plan_replay(
-        {"topic": topic.name, **params}, run_id, registry=f"{HERE}:TOPICS", repairs=f"{HERE}:REPAIRS"
-    )
+class Planned(NamedTuple):
+    ranges: list[dict[str, Any]]
+    params: dict[str, Any]
+    run_id: str
 
 
-def read(planned: list[dict], **changes: Any) -> dict:
-    """One try of the task, in this process; returns its report."""
-    replaying._replay_of.cache_clear()
-    (arguments,) = planned
-    chosen = ("kafka_config_id", "apply_function", "return_apply_function_results", "commit_cadence")
-    settings = {name: OPERATOR[name] for name in (*chosen, "max_batch_size", "poll_timeout")}
-    operator = ConsumeFromTopicOperator(task_id="replay", **{**settings, **arguments, **changes})
-    result = operator.execute({})
-    OPERATOR["post_execute"]({}, result)
-    (report,) = json.loads(json.dumps(result))
-    assert replaying.show([[report]]) == report
-    return report
+def plan(topic: Topic, run_id: str = "replay", **params: Any) -> Planned:
+    params = {"topic": topic.name, **params}
+    return Planned(replaying.plan_replay(params, TOPICS), params, run_id)
+
+
+def read(planned: Planned, repairs: Repairs = REPAIRS) -> dict:
+    """One try of the task; returns its report, as it comes out of XCom."""
+    ranges, params, run_id = json.loads(json.dumps(planned))
+    return json.loads(json.dumps(replaying.replay(ranges, params, run_id, topics=TOPICS, repairs=repairs)))
 
 
 def run(topic: Topic, run_id: str = "replay", **params: Any) -> dict:
@@ -123,14 +92,14 @@ def run(topic: Topic, run_id: str = "replay", **params: Any) -> dict:
 
 
 def replayed(topic: Topic, run_id: str = "replay", **params: Any) -> dict[str, int]:
-    """{outcome: letters} of a run that is no dry run."""
+    """{outcome: dead letters} of a run that is no dry run."""
     return counts(run(topic, run_id, dry_run=False, **params))
 
 
 def counts(report: dict) -> dict[str, int]:
     found: dict[str, int] = {}
     for row in report["counts"]:
-        found[row["outcome"]] = found.get(row["outcome"], 0) + row["letters"]
+        found[row["outcome"]] = found.get(row["outcome"], 0) + row["count"]
     return found
 
 
@@ -162,6 +131,26 @@ def outcome_rows(topic: Topic) -> list[str]:
 def letters_of(topic: Topic) -> Any:
     """What has a topic's name and partitions, for the dead-letter topic."""
     return SimpleNamespace(name=topic.dead_letter_name, partitions=1)
+
+
+def add_partitions(admin, topic: Topic, number: int) -> None:
+    """More partitions for the dead-letter topic."""
+    for future in admin.create_partitions([NewPartitions(topic.dead_letter_name, number)]).values():
+        future.result(30)
+    wait_for_topics(admin, topic.dead_letter_name)
+
+
+def recreate_dead_letters(admin, topic: Topic) -> None:
+    admin.delete_topics([topic.dead_letter_name])[topic.dead_letter_name].result(30)
+    admin.create_topics([NewTopic(topic.dead_letter_name, 1, 1)])[topic.dead_letter_name].result(30)
+    wait_for_topics(admin, topic.dead_letter_name)
+
+
+def copy_letter(topic: Topic, send: Callable[..., list[int]], *, consumer: bytes, partition: int = 0) -> None:
+    """The dead letter of partition 0 that comes first, as that of another consumer."""
+    letter = read_all(topic.dead_letter_name)[0]
+    headers = [(name, consumer if name == "dlq.consumer" else value) for name, value in letter.headers()]
+    send(topic.dead_letter_name, letter.value(), key=letter.key(), partition=partition, headers=headers)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -236,19 +225,18 @@ def test_a_dry_run_shows_what_would_be_done_and_changes_nothing(make_topic, make
     consumer = make_consumer(topic)
     send(topic, renamed(1), b"broken", renamed(2), renamed(3))
     handle(consumer)
-    group = client_config("kafka_dead_letters")["group.id"]
     before = ends(topic), rows(topic), committed(admin, consumer.group, topic)
     report = run(topic, limit=2)
     assert report["dry_run"] is True
     assert counts(report) == {"would_replay": 2, "failing": 1, "over_limit": 1}
-    assert [(row["dead_letter"], row["message"], row["reason"], row["outcome"]) for row in report["letters"]] == [
+    assert [(row["dead_letter"], row["message"], row["reason"], row["outcome"]) for row in report["dead_letters"]] == [
         ("0@0", "0@0", "missing_field", "would_replay"),
         ("0@1", "0@1", "not_json", "failing"),
         ("0@2", "0@2", "missing_field", "would_replay"),
         ("0@3", "0@3", "missing_field", "over_limit"),
     ]
     assert (ends(topic), rows(topic), committed(admin, consumer.group, topic)) == before
-    assert committed(admin, group, letters_of(topic)) == {}
+    assert committed(admin, replaying.GROUP, letters_of(topic)) == {}
     # What it showed is what then happens.
     assert replayed(topic, limit=2) == {"replayed": 2, "failing": 1, "over_limit": 1}
 
@@ -275,8 +263,7 @@ def test_nothing_is_committed_so_every_run_starts_at_the_beginning(make_topic, m
     handle(consumer)
     for n in range(3):
         assert replayed(topic, f"run {n}") == {"failing": 2}
-    group = client_config("kafka_dead_letters")["group.id"]
-    assert committed(admin, group, letters_of(topic)) == {}
+    assert committed(admin, replaying.GROUP, letters_of(topic)) == {}
     # Once, as first seen: looking again is no news.
     assert [row[3:] for row in rows(topic)] == [("failing", row[4], "run 0") for row in rows(topic)]
     assert sum(ends(topic).values()) == 4
@@ -392,7 +379,7 @@ def test_what_still_fails_is_kept_with_its_reason_of_now_and_replayed_once_code_
     assert replayed(topic, "first") == {"failing": 1}
     assert rows(topic) == [(0, offset, "missing_field", "failing", "wrong_type: amount (int_type)", "first")]
 
-    @REPAIRS.repair(topic, "it wrote numbers as text")
+    @REPAIRS.repair(topic)
     def amounts_are_numbers(value: bytes) -> bytes:
         document = json.loads(value)
         return json.dumps({**document, "amount": int(document["amount"])}).encode()
@@ -441,7 +428,7 @@ def test_a_letter_that_the_broker_refuses_is_kept_and_those_behind_it_go_back(ma
         report = run(topic, f"run {n}", dry_run=False)
         assert counts(report) == {"failing": 1, "replayed_before" if n else "replayed": 1}
         detail = f"rejected: topic {topic.name} refuses it (INVALID_RECORD)"
-        assert (report["letters"][0]["outcome"], report["letters"][0]["detail"]) == ("failing", detail)
+        assert (report["dead_letters"][0]["outcome"], report["dead_letters"][0]["detail"]) == ("failing", detail)
     assert [row[2:5] for row in rows(topic)] == [
         ("missing_field", "failing", detail), ("missing_field", "replayed", None)
     ]  # fmt: skip
@@ -517,7 +504,7 @@ def test_letters_of_a_log_that_was_cut_and_filled_again_are_not_taken_for_those_
 
     report = run(topic, "after", dry_run=False)
     assert counts(report) == {"replayed_before": 1, "replayed": 2, "failing": 1, "duplicate": 1}
-    assert [(row["dead_letter"], row["outcome"]) for row in report["letters"]] == [
+    assert [(row["dead_letter"], row["outcome"]) for row in report["dead_letters"]] == [
         ("0@1", "replayed"), ("0@2", "failing"), ("0@3", "replayed"), ("0@4", "duplicate"),
     ]  # fmt: skip
     assert messages() == sent + 2
@@ -540,27 +527,41 @@ def test_two_dead_letters_of_one_event_act_once(make_topic, make_consumer, send)
 
 
 def killed_at(topic_name: str, where: str, number: int, arguments: str) -> None:
-    """In a process of its own: one try of the task, killed by SIGKILL at this step's Nth time."""
+    """In a process of its own: one try of the task, killed by SIGKILL at this step of its Nth message."""
     declare(Topic(topic_name, conftest.Order, key="number", partitions=3, retention=timedelta(days=1)))
-    owner, name, before = {
-        "before it is sent": (AcknowledgedProducer, "send", True),
-        "before it is acknowledged": (AcknowledgedProducer, "flush", True),
-        "before it is recorded": (Records, "replayed", True),
-        "after it is recorded": (Records, "replayed", False),
-    }[where]
-    step, calls = getattr(owner, name), 0
+    calls = 0
 
-    def killing(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if before and calls == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        step(*args, **kwargs)
+    def die() -> None:
         if calls == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(owner, name, killing)
-    read(json.loads(arguments))
+    def killing(owner: Any, name: str, *, before: bool) -> None:
+        step = getattr(owner, name)
+
+        def stepping(*args: Any, **kwargs: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if before:
+                die()
+            step(*args, **kwargs)
+            die()
+
+        setattr(owner, name, stepping)
+
+    @contextmanager
+    def beginning() -> Iterator[Any]:
+        nonlocal calls
+        with begin() as connection:
+            yield connection
+        calls += 1
+        die()
+
+    if where == "after it is recorded":
+        replaying.begin = beginning
+    else:
+        name = "send" if where == "before it is sent" else "flush"
+        killing(AcknowledgedProducer, name, before=where != "before it is recorded")
+    read(Planned(*json.loads(arguments)))
 
 
 @pytest.mark.parametrize(
@@ -588,72 +589,143 @@ def test_a_killed_and_retried_run_loses_nothing_and_acts_once(where: str, make_t
     assert ends(topic)[topic.name, 0] == 6 + sent
 
 
+def test_two_tries_at_once_send_each_message_once(make_topic, make_consumer, send, monkeypatch):
+    """As when Airflow has declared a task dead that still runs."""
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, *(renamed(n) for n in range(5)))
+    handle(consumer)
+    planned = plan(topic, dry_run=False)
+    is_sending, may_go_on, flush = threading.Event(), threading.Event(), AcknowledgedProducer.flush
+
+    def slow_flush(producer: AcknowledgedProducer) -> None:
+        is_sending.set()
+        assert may_go_on.wait(30)
+        flush(producer)
+
+    monkeypatch.setattr(AcknowledgedProducer, "flush", slow_flush)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(read, planned)
+        assert is_sending.wait(30)
+        second = pool.submit(read, planned)
+        # The second try has read its dead letters by then, and waits for the row of the first one.
+        time.sleep(2)
+        assert not second.done()
+        may_go_on.set()
+        reports = [counts(each.result(60)) for each in (first, second)]
+    assert ends(topic)[topic.name, 0] == 5 + 5
+    assert [row[3] for row in rows(topic)] == ["replayed"] * 5
+    assert sum(report.get("replayed", 0) for report in reports) >= 5
+    handle(consumer)
+    assert numbers(topic) == ["0", "1", "2", "3", "4"]
+
+
 def test_a_try_that_was_given_up_and_goes_on_beside_its_retry_takes_nothing_back(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(7), renamed(8))
     handle(consumer)
-    (arguments,) = plan(topic, "run", dry_run=False)
-    parameters = arguments["apply_function_kwargs"]
-    zombie, older = (
-        replaying.Replay(replay_plan.Plan.model_validate(parameters["plan"]), parameters["conn_id"]) for _ in range(2)
-    )
-    # Started before a deploy brought the repair.
-    older._repairs = Repairs()
-    assert replayed(topic, "run") == {"replayed": 2}
-    for letter in read_all(topic.dead_letter_name):
-        zombie.take(letter)
-        older.take(letter)
-    older._records.flush()
+    planned = plan(topic, "run", dry_run=False)
+    retried: list[dict] = []
+
+    class Older(Repairs):
+        """From before a deploy brought the repair; while its try is at the first message, the retry does them all."""
+
+        def apply(self, topic: Topic, value: bytes | None) -> Any:
+            if not retried:
+                retried.append(read(planned))
+            raise ContractViolation(Reason.missing_field, "number (missing)")
+
+    assert counts(read(planned, Older())) == {"failing": 2}
+    assert counts(retried[0]) == {"replayed": 2}
     assert [row[3:] for row in rows(topic)] == [("replayed", None, "run")] * 2
     handle(consumer)
     assert numbers(topic) == ["7", "8"]
 
 
-def test_dead_letters_that_come_while_it_reads_are_left_to_the_next_run(make_topic, make_consumer, send):
+def test_dead_letters_that_come_while_it_reads_are_left_to_the_next_run(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1))
     handle(consumer)
+    add_partitions(admin, topic, 2)
+    copy_letter(topic, send, partition=1, consumer=b"another")
     planned = plan(topic, "first", dry_run=False)
     send(topic, renamed(2), renamed(3))
     handle(consumer)
-    assert counts(read(planned)) == {"replayed": 1}
-    assert replayed(topic, "second") == {"replayed_before": 1, "replayed": 2}
+    copy_letter(topic, send, partition=1, consumer=b"a third")
+    assert counts(read(planned)) == {"replayed": 2}
+    # A retry reads the same.
+    assert counts(read(planned)) == {"replayed": 2}
+    later = sum(end for (name, _), end in ends(topic).items() if name == topic.dead_letter_name) - 2
+    assert replayed(topic, "second") == {"replayed_before": 2, "replayed": later}
 
 
-def test_a_partition_that_grows_while_another_is_still_read_gives_what_was_planned(make_topic, make_consumer, send):
+def test_a_dead_letter_topic_that_was_recreated_after_the_plan_fails_the_run_for_good(
+    make_topic, make_consumer, send, admin
+):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1))
     handle(consumer)
-    (arguments,) = plan(topic, dry_run=False)
-    parameters = arguments["apply_function_kwargs"]
-    planned = replay_plan.Plan.model_validate({**parameters["plan"], "ends": {0: 1, 1: 1}})
-    send(topic, renamed(2))
-    handle(consumer)
-    unfinished = replaying.Replay(planned, parameters["conn_id"])
-    assert [unfinished.take(letter) for letter in read_all(topic.dead_letter_name)] == [None, None]
-    assert len(rows(topic)) == 1
+    planned = plan(topic, dry_run=False)
+    recreate_dead_letters(admin, topic)
+    with pytest.raises(AirflowFailException, match="was recreated after this replay was planned"):
+        read(planned)
+    assert rows(topic) == []
 
 
-def test_what_is_given_again_after_a_change_of_the_groups_members_counts_once(make_topic, make_consumer, send):
-    """Nothing is committed, so the reading starts again at the beginning."""
+def test_a_message_whose_dead_letter_is_in_a_recreated_topic_again_is_not_sent_again(
+    make_topic, make_consumer, send, admin
+):
     topic = make_topic()
     consumer = make_consumer(topic)
-    send(topic, renamed(1), b"broken", renamed(2))
+    send(topic, renamed(1))
     handle(consumer)
-    (arguments,) = plan(topic, dry_run=False)
-    parameters = arguments["apply_function_kwargs"]
-    replay = replaying.Replay(replay_plan.Plan.model_validate(parameters["plan"]), parameters["conn_id"])
-    first, second, third = read_all(topic.dead_letter_name)
-    given = [first, second, first, second, third, first]
-    reports = [report for letter in given if (report := replay.take(letter))]
-    assert [counts(report) for report in reports] == [{"replayed": 2, "failing": 1}]
+    assert replayed(topic, "before") == {"replayed": 1}
+    (letter,) = read_all(topic.dead_letter_name)
+    recreate_dead_letters(admin, topic)
+    send(topic.dead_letter_name, letter.value(), key=letter.key(), headers=letter.headers())
+    assert replayed(topic, "after") == {"duplicate": 1}
+    assert ends(topic)[topic.name, 0] == 2
 
 
-def test_without_dead_letters_there_is_nothing_to_map(make_topic, operations):
-    assert plan(make_topic()) == []
+def test_dead_letters_that_retention_removes_after_the_plan_are_skipped(make_topic, make_consumer, send, admin):
+    from tests.integration.landing.conftest import delete_records
+
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, *(renamed(n) for n in range(3)))
+    handle(consumer)
+    planned = plan(topic, dry_run=False)
+    delete_records(admin, letters_of(topic), 0, 2)
+    assert counts(read(planned)) == {"replayed": 1}
+    handle(consumer)
+    assert numbers(topic) == ["2"]
+
+
+def test_dead_letters_of_several_batches_keep_the_limit_and_are_sent_once(make_topic, make_consumer, send):
+    topic = make_topic()
+    consumer = make_consumer(topic)
+    send(topic, renamed(7))
+    handle(consumer)
+    (letter,) = read_all(topic.dead_letter_name)
+    send(topic.dead_letter_name, *[b"no dead letter"] * 600)
+    send(topic.dead_letter_name, letter.value(), key=letter.key(), headers=letter.headers())
+    copy_letter(topic, send, consumer=b"another")
+    expected = {"duplicate": 1, "unreadable": 600, "over_limit": 1}
+    assert counts(run(topic, limit=1)) == {"would_replay": 1, **expected}
+    assert counts(run(topic, "first", limit=1, dry_run=False)) == {"replayed": 1, **expected}
+    report = run(topic, "second", dry_run=False)
+    assert counts(report) == {"replayed_before": 1, "duplicate": 1, "unreadable": 600, "replayed": 1}
+    assert len(report["dead_letters"]) == replaying.MAX_ROWS
+    assert ends(topic)[topic.name, 0] == 3
+
+
+def test_without_dead_letters_the_run_is_skipped(make_topic, operations):
+    topic = make_topic()
+    with pytest.raises(AirflowSkipException, match=f"{topic.dead_letter_name} is empty"):
+        plan(topic)
 
 
 def test_several_partitions_of_dead_letters_with_holes_are_all_read(make_topic, make_consumer, send, admin):
@@ -662,73 +734,48 @@ def test_several_partitions_of_dead_letters_with_holes_are_all_read(make_topic, 
     consumer = make_consumer(topic)
     send(topic, renamed(1))
     handle(consumer)
-    (letter,) = read_all(topic.dead_letter_name)
-    for future in admin.create_partitions([NewPartitions(topic.dead_letter_name, 4)]).values():
-        future.result(30)
-    wait_for_topics(admin, topic.dead_letter_name)
-    other = [(name, b"another" if name == "dlq.consumer" else value) for name, value in letter.headers()]
-    send(topic.dead_letter_name, renamed(2), partition=2, headers=other)
+    add_partitions(admin, topic, 4)
+    copy_letter(topic, send, partition=2, consumer=b"another")
     transact(letters_of(topic), topic.dead_letter_name, order("aborted"), commit=False)
     # One dead letter, one aborted message and the mark that says so: two offsets that hold nothing.
     wait_until(lambda: ends(topic)[topic.dead_letter_name, 0] == 3)
-    # The operator waits for what does not come, once.
-    report = read(plan(topic, dry_run=False), poll_timeout=8)
-    assert counts(report) == {"replayed": 2}
+    assert replayed(topic) == {"replayed": 2}
 
 
-def test_a_member_of_the_same_group_that_holds_the_partitions_fails_the_task_and_not_its_work(
-    make_topic, make_consumer, send
-):
-    """The operator takes silence for the end of the topic: it would succeed, and have seen nothing."""
+def test_other_clients_of_the_group_and_its_committed_offsets_change_nothing(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1))
     handle(consumer)
-    settings = client_config("kafka_dead_letters")
-    other = KafkaConsumer(settings)
+    other = KafkaConsumer({**client_config(), "group.id": replaying.GROUP, "auto.offset.reset": "earliest"})
     other.subscribe([topic.dead_letter_name])
     assert other.poll(30) is not None
-    with pytest.raises(replaying.ReplayIncomplete, match=r"group\.id of the connection kafka_dead_letters"):
-        read(plan(topic, dry_run=False), poll_timeout=3)
-    other.close()
-    assert rows(topic) == []
+    other.commit(offsets=[TopicPartition(topic.dead_letter_name, 0, 1)], asynchronous=False)
+    assert counts(run(topic)) == {"would_replay": 1}
     assert replayed(topic) == {"replayed": 1}
+    other.close()
 
 
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"enable_auto_commit": None}, "enable.auto.commit is missing; set it to false"),
-        ({"auto_offset_reset": None}, "auto.offset.reset is missing; set it to earliest"),
-        ({"enable_partition_eof": "false"}, "enable.partition.eof is 'false'; set it to true"),
-        ({"group_id": None}, "group.id is missing"),
-    ],
-)
-def test_a_connection_with_which_letters_would_be_passed_over_is_refused(
-    changes, why, make_topic, operations, dead_letters_connection
+def test_a_message_that_is_too_large_with_its_new_headers_is_kept_and_those_behind_it_go_back(
+    make_topic, make_consumer, send, admin
 ):
-    topic = make_topic()
-    dead_letters_connection(**changes)
-    with pytest.raises(replay_plan.ReplayImpossible, match=f"connection kafka_dead_letters: {why}"):
-        plan(topic)
+    from tests.integration.kafka.test_refused_dead_letters import set_config
 
-
-def test_a_group_that_has_committed_offsets_is_refused(make_topic, make_consumer, send, dead_letters_connection):
-    """It would start behind the letters that lie before them."""
     topic = make_topic()
     consumer = make_consumer(topic)
-    send(topic, renamed(1))
+    send(topic, renamed(1), headers=[("noise", os.urandom(3_000))])
+    send(topic, renamed(2))
     handle(consumer)
-    somebody = KafkaConsumer(client_config("kafka_dead_letters"))
-    somebody.commit(offsets=[TopicPartition(topic.dead_letter_name, 0, 1)], asynchronous=False)
-    somebody.close()
-    with pytest.raises(replay_plan.ReplayImpossible, match="has committed offsets"):
-        plan(topic)
-    dead_letters_connection()
-    assert replayed(topic) == {"replayed": 1}
+    set_config(admin, topic.name, "max.message.bytes", "2000")
+    report = run(topic, dry_run=False)
+    assert counts(report) == {"failing": 1, "replayed": 1}
+    detail = f"too_large: topic {topic.name} refuses it (MSG_SIZE_TOO_LARGE)"
+    assert report["dead_letters"][0]["detail"] == detail
+    handle(consumer)
+    assert numbers(topic) == ["2"]
 
 
 def test_topics_that_do_not_exist_are_said_to_be_missing(operations):
     topic = declare(Topic("never.made", conftest.Order, key="number", partitions=1, retention=None))
-    with pytest.raises(replay_plan.ReplayImpossible, match="run prepare_services"):
+    with pytest.raises(replaying.ReplayImpossible, match="run prepare_services"):
         plan(topic)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.streams.kafka.dead_letters import DeadLetter, envelope
+from include.streams.kafka.dead_letters import DeadLetter, added_headers
 from include.streams.kafka.messages import EPOCH, Message
 
 LAST = datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
@@ -48,7 +48,7 @@ def test_every_record_becomes_a_message_and_an_envelope(milliseconds, kind, head
     elif kind and milliseconds != -1:
         assert message.timestamp_ms == milliseconds
         assert str(milliseconds) in message.unreadable[0]
-    added = dict(envelope(DeadLetter(message, "not_json", "detail"), consumer="c", run_id="r"))
+    added = dict(added_headers(DeadLetter(message, "not_json", "detail"), consumer="c", run_id="r"))
     assert all(value is not None and value.decode().isprintable() for value in added.values())
     assert ("dlq.unreadable" in added) == bool(message.unreadable)
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from include.streams.contracts import Reason
-from include.streams.kafka.dead_letters import DeadLetter, envelope
+from include.streams.kafka.dead_letter_records import DeadLetterRecord, RecordHeaders
+from include.streams.kafka.dead_letters import DeadLetter, added_headers
 from include.streams.kafka.messages import Message
 from include.streams.kafka.replay import as_table
-from include.streams.kafka.replay_letters import Envelope, Letter, size_bytes
-from include.streams.kafka.replay_plan import Selection
+from include.streams.kafka.replay_selection import Selection
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -35,27 +35,27 @@ def record(topic: str = "orders", headers: Any = (), **changes: Any) -> Message:
 
 def dead(original: Message, reason: Reason = Reason.not_json) -> Message:
     """The dead letter of a message, as `dead_letters.send` writes it."""
-    added = envelope(DeadLetter(original, reason, "why"), consumer="shop", run_id="run")
+    added = added_headers(DeadLetter(original, reason, "why"), consumer="shop", run_id="run")
     return record(f"{original.topic}.dlq", [*original.headers, *added], partition=0, offset=99)
 
 
 def test_a_dead_letter_says_what_its_writer_wrote():
-    letter = Letter.of(dead(record(headers=[("trace", b"1"), ("trace", b"2"), ("empty", None)])), "orders")
-    assert letter.envelope == Envelope(Reason.not_json, 2, 7, AT.isoformat(), "shop")
+    letter = DeadLetterRecord.of(dead(record(headers=[("trace", b"1"), ("trace", b"2"), ("empty", None)])), "orders")
+    assert letter.origin == RecordHeaders(Reason.not_json, 2, 7, AT.isoformat(), "shop")
     assert letter.headers == (("trace", b"1"), ("trace", b"2"), ("empty", None))
     assert letter.replays == 0
 
 
 def test_a_dead_letter_says_that_it_has_the_landed_text_only():
-    added = envelope(
+    added = added_headers(
         DeadLetter(record(key=None), Reason.not_json, "why", landed_text=True), consumer="shop", run_id="r"
     )
-    letter = Letter.of(record("orders.dlq", added, key=None), "orders")
-    assert letter.envelope == Envelope(Reason.not_json, 2, 7, AT.isoformat(), "shop", landed_text=True)
+    letter = DeadLetterRecord.of(record("orders.dlq", added, key=None), "orders")
+    assert letter.origin == RecordHeaders(Reason.not_json, 2, 7, AT.isoformat(), "shop", landed_text=True)
 
 
 def test_what_goes_back_has_the_original_headers_and_says_that_it_is_a_replay():
-    letter = Letter.of(dead(record(headers=[("trace", b"1")])), "orders")
+    letter = DeadLetterRecord.of(dead(record(headers=[("trace", b"1")])), "orders")
     assert letter.headers_for_replay("orders", "run 2") == [
         ("trace", b"1"),
         ("replay.of", b"orders-2@7"),
@@ -65,9 +65,9 @@ def test_what_goes_back_has_the_original_headers_and_says_that_it_is_a_replay():
 
 
 def test_a_replayed_message_that_failed_again_is_known_by_its_headers_and_counts_on():
-    first = Letter.of(dead(record(headers=[("trace", b"1")])), "orders")
+    first = DeadLetterRecord.of(dead(record(headers=[("trace", b"1")])), "orders")
     again = record(headers=first.headers_for_replay("orders", "run 1"), offset=8)
-    second = Letter.of(dead(again), "orders")
+    second = DeadLetterRecord.of(dead(again), "orders")
     assert second.replays == 1
     assert second.headers_for_replay("orders", "run 2") == [
         ("trace", b"1"),
@@ -78,24 +78,24 @@ def test_a_replayed_message_that_failed_again_is_known_by_its_headers_and_counts
 
 
 def test_a_dead_letter_that_somebody_copied_to_the_topic_keeps_the_headers_that_it_came_with():
-    """Its envelope is the last one: the first belongs to the copy."""
+    """The last `dlq.` headers are its own: the first belong to the copy."""
     copied = record(headers=dead(record()).headers, offset=50)
-    letter = Letter.of(dead(copied, Reason.rejected), "orders")
-    assert letter.envelope == Envelope(Reason.rejected, 2, 50, AT.isoformat(), "shop")
+    letter = DeadLetterRecord.of(dead(copied, Reason.rejected), "orders")
+    assert letter.origin == RecordHeaders(Reason.rejected, 2, 50, AT.isoformat(), "shop")
     assert letter.headers == copied.headers
 
 
 def test_what_never_was_on_the_topic_has_no_twin_and_is_known_by_its_dead_letter():
-    letter = Letter.of(dead(record(partition=-1, offset=-1)), "orders")
-    assert letter.envelope
-    assert letter.envelope.source is None
+    letter = DeadLetterRecord.of(dead(record(partition=-1, offset=-1)), "orders")
+    assert letter.origin
+    assert letter.origin.source is None
     assert letter.headers_for_replay("orders", "run")[0] == ("replay.of", b"orders.dlq-0@99")
 
 
 @pytest.mark.parametrize("count", [b"", b"many", b"-1", b"0", b"9" * 5000, None])
 def test_a_count_that_is_no_number_is_not_taken_for_none_at_all(count: bytes | None):
     """Else a message that fails for ever could go round for ever."""
-    assert Letter.of(dead(record(headers=[("replay.count", count)])), "orders").replays == 1
+    assert DeadLetterRecord.of(dead(record(headers=[("replay.count", count)])), "orders").replays == 1
 
 
 @pytest.mark.parametrize(
@@ -113,20 +113,20 @@ def test_a_count_that_is_no_number_is_not_taken_for_none_at_all(count: bytes | N
         ("dlq.consumer", b"x" * 10_000),
     ],
 )
-def test_an_envelope_that_is_not_ours_is_none(name: str, value: bytes | None):
+def test_dlq_headers_that_are_not_ours_are_none(name: str, value: bytes | None):
     headers = [(key, value if key == name else content) for key, content in dead(record()).headers]
-    assert Letter.of(record("orders.dlq", headers), "orders").envelope is None
+    assert DeadLetterRecord.of(record("orders.dlq", headers), "orders").origin is None
 
 
-def test_a_record_without_an_envelope_is_unreadable_and_keeps_its_headers():
-    letter = Letter.of(record("orders.dlq", [("trace", b"1"), ("dlq.offset", b"1")]), "orders")
-    assert letter.envelope is None
+def test_a_record_without_dlq_headers_is_unreadable_and_keeps_its_headers():
+    letter = DeadLetterRecord.of(record("orders.dlq", [("trace", b"1"), ("dlq.offset", b"1")]), "orders")
+    assert letter.origin is None
     assert letter.headers == (("trace", b"1"), ("dlq.offset", b"1"))
 
 
 @given(st.lists(st.tuples(st.sampled_from(["dlq.reason", "dlq.offset", "replay.count", "a"]), st.none() | st.binary())))
 def test_whatever_the_headers_are_they_can_be_read(headers: list):
-    letter = Letter.of(record("orders.dlq", headers), "orders")
+    letter = DeadLetterRecord.of(record("orders.dlq", headers), "orders")
     assert letter.replays >= 0
     assert letter.headers_for_replay("orders", "run")
 
@@ -135,9 +135,9 @@ def selection(**params: Any) -> Selection:
     return Selection.model_validate({"topic": "orders", **params})
 
 
-def enveloped(**changes: Any) -> Envelope:
+def rejected(**changes: Any) -> RecordHeaders:
     fields = {"reason": Reason.not_json, "partition": 2, "offset": 7, "timestamp": "", "consumer": "shop"}
-    return Envelope(**{**fields, **changes})
+    return RecordHeaders(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(
@@ -159,17 +159,17 @@ def enveloped(**changes: Any) -> Envelope:
     ],
 )
 def test_windows_hold_their_beginning_and_not_their_end(params: dict, taken: bool):
-    assert selection(**params).takes(AT, enveloped()) is taken
+    assert selection(**params).takes(AT, rejected()) is taken
 
 
 def test_a_window_does_not_hold_what_says_nothing_of_it():
     assert selection().takes(None, None)
     assert selection(since=AT).takes(AT, None)
-    assert not selection(since=AT).takes(None, enveloped())
+    assert not selection(since=AT).takes(None, rejected())
     assert not selection(partition=2).takes(AT, None)
     assert not selection(reason="not_json").takes(AT, None)
-    assert selection().takes(AT, enveloped(partition=-1, offset=-1))
-    assert not selection(partition=0, until_offset=5).takes(AT, enveloped(partition=-1, offset=-1))
+    assert selection().takes(AT, rejected(partition=-1, offset=-1))
+    assert not selection(partition=0, until_offset=5).takes(AT, rejected(partition=-1, offset=-1))
 
 
 @pytest.mark.parametrize(
@@ -194,11 +194,6 @@ def test_nothing_is_changed_unless_it_is_asked_for():
     assert (selection().dry_run, selection().again) == (True, False)
 
 
-def test_the_size_of_a_record_counts_its_key_and_headers():
-    assert size_bytes(b"12", b"123", [("ü", b"1234"), ("a", None)]) == 2 + 3 + (2 + 4 + 10) + (1 + 10) + 100
-    assert size_bytes(None, b"", []) == 100
-
-
 def test_the_table_shows_counts_rows_and_how_many_more_there_are():
     row = {
         "dead_letter": "0@1",
@@ -212,13 +207,13 @@ def test_the_table_shows_counts_rows_and_how_many_more_there_are():
         "topic": "orders",
         "dry_run": True,
         # In another order, as XCom gives them back.
-        "counts": [{"letters": 3, "outcome": "failing", "reason": "not_json"}],
-        "letters": [row],
+        "counts": [{"count": 3, "outcome": "failing", "reason": "not_json"}],
+        "dead_letters": [row],
     }
     assert as_table(report).splitlines() == [
         "dead letters of orders (nothing was changed: dry run)",
         "",
-        "reason    outcome  letters",
+        "reason    outcome  count",
         "not_json  failing  3",
         "",
         "dead_letter  message  reason    outcome  repairs  detail",

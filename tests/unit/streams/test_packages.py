@@ -19,12 +19,14 @@ from include.streams import (
     Topic,
     services,
 )
+from include.streams.contracts.repairs import Repairs
 from tests.unit.contracts.orders import OrderV1
 
 ASSETS = "tests.unit.streams.test_packages"
 WEEK = timedelta(days=7)
 kept: list[timedelta | None] = []
 PAID = object()
+REPAIRS = Repairs()
 
 
 def topic(name: str, *, landed: bool = False, contract: type[Contract] = OrderV1) -> Topic:
@@ -39,7 +41,7 @@ ORDERS, RETURNS = topic("orders"), topic("returns")
 LANDED = topic("scans", landed=True)
 BOOK = consumer("book", ORDERS)
 COUNT = LandingConsumer(name="count", topic=LANDED)
-SHOP = Package(name="shop", topics=Registry(ORDERS), consumers=(BOOK,), repairs="shop.repairs:REPAIRS")
+SHOP = Package(name="shop", topics=Registry(ORDERS), consumers=(BOOK,), repairs=f"{ASSETS}:REPAIRS")
 STORE = Package(
     name="store",
     topics=Registry(RETURNS, LANDED),
@@ -77,8 +79,8 @@ def test_the_services_are_prepared_for_the_topics_of_all_packages(monkeypatch):
 
 def test_repairs_belong_to_the_package_of_the_topic():
     project = Project(SHOP, STORE)
-    assert project.repairs_of("orders") == "shop.repairs:REPAIRS"
-    assert project.repairs_of("returns") is None
+    assert project.repairs_of("orders") is REPAIRS
+    assert project.repairs_of("returns").of(RETURNS) == {}
     with pytest.raises(LookupError, match=r"no package of include/project\.py declares the topic 'refunds'"):
         project.repairs_of("refunds")
 
@@ -171,6 +173,5 @@ def unsettled(dag_id: str) -> list[str]:
 def test_the_stack_gets_the_connections_and_feeds_of_all_packages():
     demo = Demo(kafka_connections={"kafka_board": {"group.id": "board"}}, feeds={"prices": ("shop.prices", "serve")})
     project = Project(Package(name="shop", topics=Registry(), demo=demo), STORE)
-    assert set(project.kafka_connections) == {"kafka_dead_letters", "kafka_board"}
-    assert project.kafka_connections["kafka_dead_letters"]["enable.auto.commit"] == "false"
+    assert project.kafka_connections == {"kafka_board": {"group.id": "board"}}
     assert project.feeds == {"prices": ["shop.prices", "serve"]}

@@ -22,35 +22,35 @@ def request(**changes: object) -> bytes:
 
 
 def test_a_request_of_the_old_app_is_the_request_that_the_new_app_would_have_sent():
-    mended = REPAIRS.mend(SERVICE_REQUESTS, request())
-    assert mended.event == example(ServiceRequest)
-    assert mended.event.event_id == example(ServiceRequest).event_id
-    assert len(mended.repairs) == 1
+    repaired = REPAIRS.apply(SERVICE_REQUESTS, request())
+    assert repaired.event == example(ServiceRequest)
+    assert repaired.event.event_id == example(ServiceRequest).event_id
+    assert len(repaired.repairs) == 1
 
 
 def test_what_else_is_wrong_with_such_a_request_stays_wrong():
     with pytest.raises(ContractViolation) as found:
-        REPAIRS.mend(SERVICE_REQUESTS, request(channel="fax"))
+        REPAIRS.apply(SERVICE_REQUESTS, request(channel="fax"))
     assert found.value.reason is Reason.out_of_bounds
 
 
 def test_a_feature_that_the_adapter_reads_now_is_the_event_that_the_feed_would_give():
     value = json.dumps(feature(), sort_keys=True).encode()
-    mended = REPAIRS.mend(SEISMIC_EVENTS, value)
-    assert mended.event == to_event(feature())
-    assert (mended.value, mended.repairs) == (SEISMIC_EVENTS.serialize(mended.event)[1], ("adapted_again",))
+    repaired = REPAIRS.apply(SEISMIC_EVENTS, value)
+    assert repaired.event == to_event(feature())
+    assert (repaired.value, repaired.repairs) == (SEISMIC_EVENTS.serialize(repaired.event)[1], ("adapted_again",))
 
 
 def test_a_feature_that_the_adapter_still_refuses_is_refused_for_the_adapters_reason():
     broken = feature()
     broken["properties"]["mag"] = "strong"
     with pytest.raises(ContractViolation) as found:
-        REPAIRS.mend(SEISMIC_EVENTS, json.dumps(broken).encode())
+        REPAIRS.apply(SEISMIC_EVENTS, json.dumps(broken).encode())
     assert (found.value.reason, found.value.detail) == (Reason.wrong_type, "magnitude (float_type)")
 
 
 @pytest.mark.parametrize("topic", list(TOPICS), ids=lambda topic: topic.name)
 def test_no_repair_touches_what_keeps_its_contract(topic: Topic):
     _, value = topic.serialize(example(topic.contract))
-    assert REPAIRS.mend(topic, value).repairs == ()
-    assert [repair.name for repair in REPAIRS.of(topic) if repair.mend(value) is not None] == []
+    assert REPAIRS.apply(topic, value).repairs == ()
+    assert [name for name, repair in REPAIRS.of(topic).items() if repair(value) is not None] == []
