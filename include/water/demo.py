@@ -16,7 +16,14 @@ DEMO = Demo(
             "enable.auto.commit": "false",
             # A topic that is recreated is found within seconds; the default is five minutes.
             "topic.metadata.refresh.interval.ms": "10000",
-        }
+        },
+        "kafka_earthquakes": {
+            "group.id": "earthquakes",
+            # With the default, a new group would begin at the end of the topic.
+            "auto.offset.reset": "earliest",
+            # With the default, the client commits by time, also records that are not written yet.
+            "enable.auto.commit": "false",
+        },
     },
     results={
         "operations_db": {

@@ -8,12 +8,14 @@ from datetime import timedelta
 
 from include.streams import RetentionRule
 from include.water.alarm_kinds import WaterAlarmKind
-from include.water.tables import decisions, published_seismic_events, work_orders
+from include.water.tables import decisions, earthquakes, published_seismic_events, work_orders
 
 log = logging.getLogger(__name__)
 
 # The feed shows at most a month: older events are never looked up again.
 PUBLISHED_KEPT = timedelta(days=60)
+# About 250 rows a day.
+EARTHQUAKES_KEPT = timedelta(days=5 * 365)
 # Decisions hold personal data, so they are not kept forever. They are kept longer than their rows of the inbox: without
 # both, a request that is read again would be decided twice.
 RECORDS_KEPT = timedelta(days=540)
@@ -34,6 +36,7 @@ def rules(inbox_kept: timedelta | None) -> list[RetentionRule]:
     kept = max(RECORDS_KEPT, inbox_kept or timedelta(0))
     return [
         RetentionRule(published_seismic_events, "published_at", PUBLISHED_KEPT),
+        RetentionRule(earthquakes, "updated_at", EARTHQUAKES_KEPT),
         RetentionRule(work_orders, "created_at", kept),
         RetentionRule(decisions, "decided_at", kept, SETTLED),
     ]

@@ -43,6 +43,24 @@ published_seismic_events = Table(
     Index("ix_published_seismic_events_published_at", "published_at"),
 )
 
+# The newest revision of each event on `seismic.events`; a withdrawn event stays, with the status "deleted".
+earthquakes = Table(
+    "earthquakes",
+    metadata,
+    Column("seismic_id", Text, primary_key=True),
+    Column("updated_at", Timestamp, nullable=False),
+    Column("occurred_at", Timestamp, nullable=False),
+    Column("magnitude", Float),
+    Column("magnitude_type", Text),
+    Column("depth_km", Float),
+    Column("latitude", Float, nullable=False),
+    Column("longitude", Float, nullable=False),
+    Column("place", Text),
+    Column("status", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Index("ix_earthquakes_updated_at", "updated_at"),
+)
+
 # The outcome of a customer's request: what an engine proposed, how it got there, and what code and people decided. A
 # request has one decision, however often its message is read.
 decisions = Table(
