@@ -198,7 +198,6 @@ def as_table(report: Mapping[str, Any]) -> str:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> list[str]:
-    # Values by name, because XCom does not keep the order of a row's fields.
     cells = [(*names,), *([str(row[name]) for name in names] for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
@@ -295,7 +294,8 @@ class _Replay:
             settled = self._send(letter, outgoing, _Settled(ReplayOutcome.replayed, repairs))
         if settled.outcome in (ReplayOutcome.replayed, ReplayOutcome.would_replay):
             self.sent += 1
-            self.done |= {letter.origin.source} - {None}
+            if (source := letter.origin.source) is not None:
+                self.done.add(source)
         return settled
 
     def _send(self, letter: DeadLetterRecord, outgoing: OutgoingRecord, replayed: _Settled) -> _Settled:

@@ -261,11 +261,11 @@ replays = Table(
     Column("topic_id", Text, primary_key=True),
     Column("partition", BigInteger, primary_key=True),
     Column("offset", BigInteger, primary_key=True),
-    # The message's own topic, and its coordinates there from the dead letter's envelope; null without an envelope.
+    # The message's own topic, and its coordinates there from the dead letter's headers; null without them.
     Column("topic", Text, nullable=False),
     Column("source_partition", BigInteger),
     Column("source_offset", BigInteger),
-    # The text from the envelope. A recreated topic uses the same offsets, but with other timestamps.
+    # The text from the headers. A recreated topic uses the same offsets, but with other timestamps.
     Column("source_timestamp", Text),
     Column("consumer", Text),
     # Why the message became a dead letter.

@@ -39,7 +39,7 @@ def record(milliseconds: int = 0, kind: int = 1, headers: Any = None, value: byt
     headers=st.none() | st.lists(st.tuples(st.text(max_size=3), st.none() | st.binary(max_size=3)), max_size=4),
     value=st.none() | st.binary(max_size=10),
 )
-def test_every_record_becomes_a_message_and_an_envelope(milliseconds, kind, headers, value):
+def test_every_record_becomes_a_message_and_added_headers(milliseconds, kind, headers, value):
     message = Message.of(record(milliseconds, kind, headers, value), "id")
     assert message.headers == tuple(headers or ())
     assert message.size_bytes >= len(value or b"")

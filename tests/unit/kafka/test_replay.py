@@ -206,7 +206,6 @@ def test_the_table_shows_counts_rows_and_how_many_more_there_are():
     report = {
         "topic": "orders",
         "dry_run": True,
-        # In another order, as XCom gives them back.
         "counts": [{"count": 3, "outcome": "failing", "reason": "not_json"}],
         "dead_letters": [row],
     }
