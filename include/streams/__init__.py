@@ -4,12 +4,13 @@ The names below are its public API. Everything else is internal and may change i
 it is first used, so that a Dag file pays only for what it uses.
 
 Declare       Topic, Contract, Registry; Consumer, Shape, LandingConsumer; Package, Project, KeyedAsset, Demo; Repairs,
-              RetentionRule, KindWithRunbook
+              RetentionRule, KindWithRunbook. For topics that somebody else defines: ForeignContract, ForeignPart, At,
+              FromHeader, ContractUnion
 An effect     Message, Rejected, outbox; `metadata` for its tables; `begin`, a transaction of the operational database
 Start a Dag   lag_watcher, LandedOffsetsSensor; joined, joined_by_key, joined_or_at; OUTBOX_DUE
 In its tasks  claim_messages and handle_chunk; claim_partition_keys and handle_message; landing_tasks; message_of,
               partition_key, can_take_keys, has_queued_runs; task_defaults, RETRIES and REPORTED for `default_args`
-Look at       Reason, ContractViolation
+Look at       Reason, ContractViolation, NotWanted
 
 The packages beside this file also hold what the example uses and what has no stable form yet: the lake (`lake/`),
 checks of sets (`validators/`), models (`models/`), agents (`inference/`) and pages (`pages/`).
@@ -19,7 +20,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from include.streams.contracts import Contract, ContractViolation, Reason, Registry, Topic
+    from include.streams.contracts import (
+        At,
+        Contract,
+        ContractUnion,
+        ContractViolation,
+        ForeignContract,
+        ForeignPart,
+        FromHeader,
+        NotWanted,
+        Reason,
+        Registry,
+        Topic,
+    )
     from include.streams.contracts.repairs import Repairs
     from include.streams.kafka.assets import OUTBOX_DUE
     from include.streams.kafka.consumers import RETRIES, Consumer, Shape
@@ -45,15 +58,21 @@ __all__ = [
     "OUTBOX_DUE",
     "REPORTED",
     "RETRIES",
+    "At",
     "Consumer",
     "Contract",
+    "ContractUnion",
     "ContractViolation",
     "Demo",
+    "ForeignContract",
+    "ForeignPart",
+    "FromHeader",
     "KeyedAsset",
     "KindWithRunbook",
     "LandedOffsetsSensor",
     "LandingConsumer",
     "Message",
+    "NotWanted",
     "Package",
     "Project",
     "Reason",
@@ -87,15 +106,21 @@ _DEFINED_IN = {
     "OUTBOX_DUE": "kafka.assets:OUTBOX_DUE",
     "REPORTED": "operations.heartbeats:REPORTED",
     "RETRIES": "kafka.consumers:RETRIES",
+    "At": "contracts:At",
     "Consumer": "kafka.consumers:Consumer",
     "Contract": "contracts:Contract",
+    "ContractUnion": "contracts:ContractUnion",
     "ContractViolation": "contracts:ContractViolation",
     "Demo": "packages:Demo",
+    "ForeignContract": "contracts:ForeignContract",
+    "ForeignPart": "contracts:ForeignPart",
+    "FromHeader": "contracts:FromHeader",
     "KeyedAsset": "packages:KeyedAsset",
     "KindWithRunbook": "operations.alarm_kinds:KindWithRunbook",
     "LandedOffsetsSensor": "landing.sensor:LandedOffsetsSensor",
     "LandingConsumer": "landing.consumers:LandingConsumer",
     "Message": "kafka.messages:Message",
+    "NotWanted": "contracts:NotWanted",
     "Package": "packages:Package",
     "Project": "packages:Project",
     "Reason": "contracts:Reason",

@@ -4,6 +4,9 @@ Producers and consumers of a topic are never deployed at the same moment. Both c
 messages stay in the topic. So a version allows only one kind of change: a new optional field, deployed to the consumers
 first and then to the producers. Every other change needs a new version, which has its own topic. Descriptions may
 change freely.
+
+A foreign contract has no producers that follow it. Picking one more optional field, a wider bound and one more type of
+a union are compatible: messages that were valid stay valid. Every other change raises the contract's version.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,14 @@ class Rule(StrEnum):
     key_changed = "key_changed"
     name_changed = "name_changed"
     constraint_changed = "constraint_changed"
+    # Of unions of foreign contracts.
+    type_added = "type_added"
+    type_removed = "type_removed"
+    union_changed = "union_changed"
+
+
+# Changes of a foreign contract after which it takes all messages that it took before, with rows of the same columns.
+_WIDENING = {Rule.optional_field_added, Rule.bound_widened, Rule.enum_value_added, Rule.type_added}
 
 
 @dataclass(frozen=True)
@@ -49,10 +60,11 @@ class Change:
     rule: Rule
     path: str
     detail: str
+    is_foreign: bool = False
 
     @property
     def breaking(self) -> bool:
-        return self.rule is not Rule.optional_field_added
+        return self.rule not in (_WIDENING if self.is_foreign else {Rule.optional_field_added})
 
     def __str__(self) -> str:
         return f"{self.rule} at {self.path or '(message)'}: {self.detail}"
@@ -73,6 +85,11 @@ class Break:
                 "Consumers know the events that they have handled by this name: declare the former one as "
                 "`contract_name` in the class"
             )
+        elif self.change.is_foreign:
+            remedy = (
+                "Messages that were valid may become dead letters, or the clean table may lack a column: if that is "
+                "meant, raise the version (`contract_version` of the class, `version` of a union)"
+            )
         return f"{self.file}, compared with commit {self.commit}: {self.change}. {remedy}"
 
 
@@ -86,13 +103,18 @@ def compare(old: Schema, new: Schema) -> list[Change]:
     Returns:
         The changes, in the order of the fields of `old`; new fields come last.
     """
-    changes = list(_compare(_resolved(old), _resolved(new), ""))
+    is_foreign = bool(old.get(schemas.FOREIGN_KEYWORD) and new.get(schemas.FOREIGN_KEYWORD))
+    old, new = schemas.resolved(old), schemas.resolved(new)
+    if (schemas.TYPES_KEYWORD in old) != (schemas.TYPES_KEYWORD in new):
+        return [Change(Rule.union_changed, "", "one contract on one side only", is_foreign)]
+    changes = list(_compare(old, new, ""))
     if old.get(schemas.KEY_KEYWORD) != new.get(schemas.KEY_KEYWORD):
         detail = f"{old.get(schemas.KEY_KEYWORD)!r} -> {new.get(schemas.KEY_KEYWORD)!r}"
         changes.append(Change(Rule.key_changed, "", detail))
     if old.get("title") != new.get("title"):
         changes.append(Change(Rule.name_changed, "", f"{old.get('title')!r} -> {new.get('title')!r}"))
-    return changes
+    changes += _compare_types(old.get(schemas.TYPES_KEYWORD, {}), new.get(schemas.TYPES_KEYWORD, {}))
+    return [replace(change, is_foreign=is_foreign) for change in changes]
 
 
 def breaks_since(registry: Registry, folder: Path, commit: str) -> list[Break]:
@@ -146,6 +168,7 @@ _BOUNDS = {
     "maxItems": -1,
 }
 _COMPARED_APART = {"type", "properties", "required", "items", "enum", "const", "pattern", "default", *_BOUNDS}
+_COMPARED_APART |= {schemas.HEADERS_KEYWORD, schemas.TYPES_KEYWORD}
 _WITHOUT_MEANING = {"$schema", "$defs", "title", "description", "examples", "deprecated", schemas.KEY_KEYWORD}
 
 
@@ -171,6 +194,23 @@ def _compare(old: Schema, new: Schema, path: str) -> Iterator[Change]:
     if "items" in old or "items" in new:
         yield from _compare(old.get("items", {}), new.get("items", {}), f"{path}[]")
     yield from _compare_fields(old, new, path)
+    if schemas.HEADERS_KEYWORD in old or schemas.HEADERS_KEYWORD in new:
+        none: Schema = {"type": "object", "additionalProperties": True}
+        yield from _compare(
+            old.get(schemas.HEADERS_KEYWORD, none), new.get(schemas.HEADERS_KEYWORD, none), f"{path} headers".lstrip()
+        )
+
+
+def _compare_types(old: Schema, new: Schema) -> Iterator[Change]:
+    for kind in sorted(old.keys() - new.keys()):
+        yield Change(Rule.type_removed, kind, "its messages would be counted as not wanted")
+    for kind in sorted(new.keys() - old.keys()):
+        yield Change(Rule.type_added, kind, "its messages were counted as not wanted")
+    for kind in sorted(old.keys() & new.keys()):
+        if old[kind].get("title") != new[kind].get("title"):
+            yield Change(Rule.name_changed, kind, f"{old[kind].get('title')!r} -> {new[kind].get('title')!r}")
+        for change in _compare(old[kind], new[kind], ""):
+            yield replace(change, path=f"{kind}: {change.path}")
 
 
 def _compare_fields(old: Schema, new: Schema, path: str) -> Iterator[Change]:
@@ -233,25 +273,6 @@ def _split_null(node: Schema) -> tuple[Schema, bool]:
     around = {name: value for name, value in node.items() if name != "anyOf"}
     nullable = len(others) < len(alternatives)
     return ({**others[0], **around} if len(others) == 1 else {**around, "anyOf": others}), nullable
-
-
-def _resolved(document: Schema) -> Schema:
-    """The schema with every $ref replaced by its definition, so that moving a definition is not a change."""
-    definitions = document.get("$defs", {})
-
-    def resolve(node: Any, inside: tuple[str, ...]) -> Any:
-        if isinstance(node, list):
-            return [resolve(item, inside) for item in node]
-        if not isinstance(node, dict):
-            return node
-        reference = node.get("$ref")
-        if isinstance(reference, str) and reference not in inside:
-            around = {name: value for name, value in node.items() if name != "$ref"}
-            target = definitions[reference.rsplit("/", 1)[1]]
-            return resolve({**target, **around}, (*inside, reference))
-        return {name: resolve(value, inside) for name, value in node.items() if name != "$defs"}
-
-    return resolve(document, ())
 
 
 def _text(value: Any) -> str:

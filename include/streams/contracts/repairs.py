@@ -2,7 +2,8 @@
 
 They are for messages from a time when a producer had a fault. Its owner has corrected the producer, and the earlier
 messages are in the dead-letter topic. A repair is a pure function of the message's value, so that two repairs of a
-message give the same event. It must not invent values of fields from which the event id is derived.
+message give the same event. It must not invent values of fields from which the event id is derived. For somebody
+else's topic too, a repair changes the whole payload, not only what is picked; headers stay as they are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from include.streams.contracts.foreign import At, ForeignContract, Headers, NotWanted, sources_of
 from include.streams.contracts.model import Contract
 from include.streams.contracts.topics import Topic
 from include.streams.contracts.violations import ContractViolation, Reason, has_duplicate_keys
@@ -61,9 +63,9 @@ class Repairs:
             fields: {wrong name: correct name}.
 
         Raises:
-            ValueError: The contract has no field with the correct name.
+            ValueError: The contract has no field with the correct name, or picks none from a member of this name.
         """
-        if unknown := set(fields.values()) - topic.contract.model_fields.keys():
+        if unknown := set(fields.values()) - _members(topic):
             raise ValueError(f"repair of topic {topic.name!r}: its contract has no field {min(unknown)!r}")
 
         def rename(value: bytes) -> bytes | None:
@@ -86,20 +88,22 @@ class Repairs:
         """
         return self._of.get(topic.name, {})
 
-    def apply(self, topic: Topic, value: bytes | None) -> Repaired:
+    def apply(self, topic: Topic, value: bytes | None, headers: Headers = ()) -> Repaired:
         """Apply the topic's repairs, one after the other, until the value keeps the contract.
 
-        No bytes may cause another exception than ContractViolation: it would stop a replay at this message.
+        No bytes may cause another exception than these: it would stop a replay at this message.
 
         Args:
             topic: The topic of the message.
             value: The message's value. A valid value is returned without repairs.
+            headers: The message's headers.
 
         Raises:
+            NotWanted: No contract of the topic's union takes the message's type.
             ContractViolation: The value still breaks the contract after all repairs, or a repair failed.
         """
         try:
-            return Repaired(value or b"", topic.parse(value), ())
+            return Repaired(value or b"", topic.parse(value, headers), ())
         except ContractViolation as found:
             if value is None:
                 raise
@@ -110,9 +114,11 @@ class Repairs:
                 changed = repair(value)
                 if changed is not None and changed != value:
                     value, applied = changed, (*applied, name)
-                    return Repaired(value, topic.parse(value), applied)
+                    return Repaired(value, topic.parse(value, headers), applied)
             except ContractViolation as found:
                 violation = found
+            except NotWanted:
+                raise
             except Exception as error:
                 detail = f"the repair {name!r} raised {type(error).__name__}"
                 raise ContractViolation(Reason.rejected, detail) from error
@@ -123,6 +129,17 @@ class Repairs:
         if name in repairs:
             raise ValueError(f"topic {topic.name!r} has a repair {name!r} already")
         repairs[name] = repair
+
+
+def _members(topic: Topic) -> set[str]:
+    """The names of the top-level members that the topic's contracts read."""
+    found: set[str] = set()
+    for contract in topic.contracts:
+        if issubclass(contract, ForeignContract):
+            found |= {source.names[0] for source in sources_of(contract).values() if isinstance(source, At)}
+        else:
+            found |= contract.model_fields.keys()
+    return found
 
 
 def to_document(value: bytes) -> dict[str, Any] | None:

@@ -13,10 +13,17 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
+from include.streams.contracts.foreign import At, ContractUnion, ForeignContract, sources_of
 from include.streams.contracts.topics import Registry, Topic
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 KEY_KEYWORD = "x-kafka-key"  # part of the contract, because the key field decides the order of messages
+# Of foreign contracts: the schema describes the picked part of the payload, and all objects are open.
+FOREIGN_KEYWORD = "x-foreign"
+FIELD_KEYWORD = "x-field"  # the name of a picked value in the contract
+HEADERS_KEYWORD = "x-headers"  # the picked headers, as a schema of an object
+# Of a union: where a message names its type, and {type: schema}.
+CHOSEN_BY_KEYWORD, TYPES_KEYWORD = "x-chosen-by", "x-types"
 
 
 class _WithoutFieldTitles(GenerateJsonSchema):
@@ -33,11 +40,78 @@ def file_name(topic: Topic) -> str:
 
 
 def schema(topic: Topic) -> dict[str, Any]:
-    """The JSON Schema of the topic's messages."""
-    derived = topic.contract.model_json_schema(schema_generator=_WithoutFieldTitles)
-    head = {"$schema": DIALECT, "title": topic.contract.contract_name}
-    described = {"description": topic.description} if topic.description else {}
-    return {**head, **described, KEY_KEYWORD: topic.key, **_without(derived, "title", "description")}
+    """The JSON Schema of the topic's messages; for somebody else's topic, of the part that is picked from them."""
+    head: dict[str, Any] = {"$schema": DIALECT, "title": topic.contract_name}
+    if topic.description:
+        head["description"] = topic.description
+    head[KEY_KEYWORD] = topic.key
+    contract = topic.contract
+    if isinstance(contract, ContractUnion):
+        types = {kind: {"title": one.contract_name, **_picked(one)} for kind, one in sorted(contract.contracts.items())}
+        chosen = {CHOSEN_BY_KEYWORD: str(contract.by), TYPES_KEYWORD: types}
+        return {**head, FOREIGN_KEYWORD: True, "type": "object", "additionalProperties": True, **chosen}
+    if issubclass(contract, ForeignContract):
+        return {**head, FOREIGN_KEYWORD: True, **_picked(contract)}
+    return {**head, **_without(_derived(contract), "title", "description")}
+
+
+def _derived(contract: Any) -> dict[str, Any]:
+    return contract.model_json_schema(schema_generator=_WithoutFieldTitles)
+
+
+class _Node:
+    """A place in a payload: the schemas of the fields that are picked here, and the places below it."""
+
+    def __init__(self) -> None:
+        self.leaves: list[dict[str, Any]] = []
+        self.children: dict[str, _Node] = {}
+        self.is_required = False
+
+    def schema(self) -> dict[str, Any]:
+        parts = list(self.leaves)
+        if self.children:
+            inside = self.object()
+            parts.append(inside if self.is_required else {"anyOf": [inside, {"type": "null"}]})
+        return parts[0] if len(parts) == 1 else {"allOf": parts}
+
+    def object(self) -> dict[str, Any]:
+        required = [name for name, child in self.children.items() if child.is_required]
+        properties = {name: child.schema() for name, child in self.children.items()}
+        found = {"type": "object", "additionalProperties": True, "properties": properties}
+        return {**found, "required": required} if required else found
+
+
+def _picked(contract: type[ForeignContract]) -> dict[str, Any]:
+    """The schema of the payload's picked part, and of the picked headers."""
+    derived = resolved(_derived(contract))
+    payload, headers = _Node(), _Node()
+    for name, source in sources_of(contract).items():
+        is_required = name in derived.get("required", ())
+        node = payload if isinstance(source, At) else headers
+        for step in source.names if isinstance(source, At) else (source.name,):
+            node = node.children.setdefault(step, _Node())
+            node.is_required |= is_required
+        node.leaves.append({**derived["properties"][name], FIELD_KEYWORD: name})
+    return {**payload.object(), **({HEADERS_KEYWORD: headers.object()} if headers.children else {})}
+
+
+def resolved(document: dict[str, Any]) -> dict[str, Any]:
+    """The schema with every $ref replaced by its definition, so that moving a definition is not a change."""
+    definitions = document.get("$defs", {})
+
+    def resolve(node: Any, inside: tuple[str, ...]) -> Any:
+        if isinstance(node, list):
+            return [resolve(item, inside) for item in node]
+        if not isinstance(node, dict):
+            return node
+        reference = node.get("$ref")
+        if isinstance(reference, str) and reference not in inside:
+            around = {name: value for name, value in node.items() if name != "$ref"}
+            target = definitions[reference.rsplit("/", 1)[1]]
+            return resolve({**target, **around}, (*inside, reference))
+        return {name: resolve(value, inside) for name, value in node.items() if name != "$defs"}
+
+    return resolve(document, ())
 
 
 def text(topic: Topic) -> str:
@@ -85,16 +159,21 @@ def unbounded(document: dict[str, Any]) -> list[str]:
     Returns:
         One line for each path, with the missing limit.
     """
-    return list(_unbounded(document, "", document.get("$defs", {})))
+    is_open = bool(document.get(FOREIGN_KEYWORD))
+    document = resolved(document)
+    parts = {"": document, **{f"{kind}: ": one for kind, one in document.get(TYPES_KEYWORD, {}).items()}}
+    return [
+        f"{kind}{line}"
+        for kind, one in parts.items()
+        for part, path in ((one, ""), (one.get(HEADERS_KEYWORD, {"enum": []}), "header "))
+        for line in _unbounded(part, path, is_open)
+    ]
 
 
-def _unbounded(node: dict[str, Any], path: str, definitions: dict[str, Any]) -> Iterator[str]:
-    if "$ref" in node:
-        yield from _unbounded(definitions[node["$ref"].rsplit("/", 1)[1]], path, definitions)
-        return
+def _unbounded(node: dict[str, Any], path: str, is_open: bool) -> Iterator[str]:
     for alternatives in ("anyOf", "oneOf", "allOf"):
         for child in node.get(alternatives, ()):
-            yield from _unbounded(child, path, definitions)
+            yield from _unbounded(child, path, is_open)
     if "enum" in node or "const" in node:
         return
     kind = node.get("type")
@@ -108,13 +187,15 @@ def _unbounded(node: dict[str, Any], path: str, definitions: dict[str, Any]) -> 
     if kind == "array":
         if "maxItems" not in node:
             yield f"{path}: an array needs max_length"
-        yield from _unbounded(node.get("items", {}), f"{path}[]", definitions)
+        yield from _unbounded(node.get("items", {}), f"{path}[]", is_open)
     if kind == "object":
-        if node.get("additionalProperties") is not False:
+        # What a foreign contract does not pick may be anything.
+        if node.get("additionalProperties") is not False and not (is_open and node["additionalProperties"] is True):
             yield f"{path or '(message)'}: an object needs fixed fields"
         for name, child in node.get("properties", {}).items():
-            yield from _unbounded(child, f"{path}.{name}".lstrip("."), definitions)
-    if kind is None and not {"anyOf", "oneOf", "allOf"} & node.keys():
+            inner = f"{path}{name}" if path.endswith(" ") else f"{path}.{name}".lstrip(".")
+            yield from _unbounded(child, inner, is_open)
+    if kind is None and not {"anyOf", "oneOf", "allOf", "$ref"} & node.keys():
         yield f"{path or '(message)'}: any value is allowed"
 
 

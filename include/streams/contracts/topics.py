@@ -6,16 +6,28 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, NoReturn, get_args, get_origin
+from functools import cached_property
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import AwareDatetime, ValidationError
 
+from include.streams.contracts.foreign import (
+    ContractUnion,
+    ForeignContract,
+    FromHeader,
+    Headers,
+    Payload,
+    pick,
+    sources_of,
+)
+from include.streams.contracts.foreign import check as check_foreign
 from include.streams.contracts.model import Contract
 from include.streams.contracts.violations import (
     ContractViolation,
     Reason,
     duplicate_keys,
     explain,
+    from_errors,
     has_duplicate_keys,
 )
 
@@ -43,8 +55,10 @@ class Topic:
     Attributes:
         name: The topic's name in Kafka. A version of a contract that is not compatible with the last version gets its
             own topic, named `<name>.v<version>`, so that both topics are used until the old one is drained.
-        contract: The model of the messages.
-        key: The field that is the Kafka key. Messages with the same key keep their order.
+        contract: The model of the messages. A `ForeignContract`, or a `ContractUnion` of several, if somebody else
+            defines the messages.
+        key: The field that is the Kafka key. Messages with the same key keep their order. None if no picked field of a
+            foreign contract is the key.
         partitions: The number of partitions.
         retention: How long the broker keeps a message, by its timestamp; None to keep it forever.
         max_bytes: The largest value that the contract allows, in bytes.
@@ -58,8 +72,8 @@ class Topic:
     """
 
     name: str
-    contract: type[Contract]
-    key: str
+    contract: type[Contract] | ContractUnion
+    key: str | None
     partitions: int
     retention: timedelta | None
     max_bytes: int = 64 * 1024
@@ -75,14 +89,19 @@ class Topic:
             self._refuse("name", f"longer than {MAX_NAME_LENGTH} characters with {DEAD_LETTER_SUFFIX!r}")
         if self.name.endswith(DEAD_LETTER_SUFFIX):
             self._refuse("name", f"names that end with {DEAD_LETTER_SUFFIX!r} belong to dead-letter topics")
-        if not issubclass(self.contract, Contract):
-            self._refuse("contract", f"{self.contract!r} does not inherit from Contract")
-        if self.contract.event_id is Contract.event_id:
-            self._refuse("contract", f"{self.contract.__name__} does not define the property event_id")
-        self._check_config()
-        self._check_version()
-        self._check_key()
-        self._check_event_time()
+        for contract in self.contracts:
+            if not isinstance(contract, type) or not issubclass(contract, Contract):
+                self._refuse("contract", f"{contract!r} does not inherit from Contract")
+            if contract.event_id is Contract.event_id:
+                self._refuse("contract", f"{contract.__name__} does not define the property event_id")
+            self._check_config(contract)
+            if issubclass(contract, ForeignContract):
+                self._check_foreign(contract)
+            else:
+                self._check_version(contract)
+            self._check_key(contract)
+            self._check_event_time(contract)
+        self._check_headers()
         if self.partitions < 1:
             self._refuse("partitions", f"{self.partitions}; at least 1")
         if self.retention is not None and self.retention < timedelta(minutes=1):
@@ -95,44 +114,79 @@ class Topic:
         """The name of the topic that gets the messages that cannot be handled."""
         return f"{self.name}{DEAD_LETTER_SUFFIX}"
 
+    @cached_property
+    def contracts(self) -> tuple[type[Contract], ...]:
+        """The contracts of the messages: one, or those of the union."""
+        return tuple(self.contract.contracts.values()) if isinstance(self.contract, ContractUnion) else (self.contract,)
+
+    @property
+    def contract_name(self) -> str:
+        """The contract's name; for a union, whose contracts have names of their own, the topic's name."""
+        return self.name if isinstance(self.contract, ContractUnion) else self.contract.contract_name
+
+    @cached_property
+    def is_foreign(self) -> bool:
+        """Whether somebody else defines the messages."""
+        return issubclass(self.contracts[0], ForeignContract)
+
+    @cached_property
+    def headers(self) -> tuple[str, ...]:
+        """The names of the headers that the contracts need."""
+        sources = [s for c in self.contracts if issubclass(c, ForeignContract) for s in sources_of(c).values()]
+        if isinstance(self.contract, ContractUnion):
+            sources.insert(0, self.contract.by)
+        return tuple(dict.fromkeys(source.name for source in sources if isinstance(source, FromHeader)))
+
     @property
     def version(self) -> int:
         """The version that the contract's messages state."""
+        if isinstance(self.contract, ContractUnion):
+            return self.contract.version
+        if issubclass(self.contract, ForeignContract):
+            return self.contract.contract_version
         return get_args(self.contract.model_fields["version"].annotation)[0]
 
-    def parse(self, value: bytes | None) -> Contract:
-        """The event in a message's value.
+    def parse(self, value: bytes | None, headers: Headers = ()) -> Contract:
+        """The event in a message.
 
-        No bytes may cause another exception than ContractViolation: it would stop the consumer at this message.
+        No message may cause another exception than these: it would stop the consumer at this message.
 
         Args:
             value: The message's value; None for a tombstone.
+            headers: The message's headers, of which foreign contracts may pick fields.
 
         Returns:
             The event.
 
         Raises:
-            ContractViolation: The value breaks the contract.
+            ContractViolation: The message breaks the contract.
+            NotWanted: No contract of the topic's union takes messages of this type.
         """
+        if self.is_foreign:
+            return self._parse_foreign(value, headers)
         if value is None:
             raise ContractViolation(Reason.tombstone, "the message has no value")
         if len(value) > self.max_bytes:
             raise ContractViolation(Reason.too_large, f"{len(value)} bytes, at most {self.max_bytes}")
         try:
-            event = self.contract.model_validate_json(value)
+            event = _validated(self.contracts[0], value)
         except ValidationError as error:
             raise explain(value, self.version, error) from None
-        except BaseException as error:
-            if not _is_of_the_contract(error):
-                raise
-            # A fault in a validator of the contract: the message becomes a dead letter until the fault is fixed.
-            kind = type(error).__name__
-            raise ContractViolation(Reason.rejected, f"the contract's own code raised {kind}") from error
         # If the text has as many names as fields were set, no name occurs twice. If it has more, it may also have
         # nested objects, or text that looks like a name.
         if len(_MEMBER_NAME_END.findall(value)) != len(event.model_fields_set) and has_duplicate_keys(value):
             raise duplicate_keys()
         return event
+
+    def _parse_foreign(self, value: bytes | None, headers: Headers) -> Contract:
+        payload = Payload(value, self.max_bytes)
+        contract: Any = (
+            self.contract.of(payload, headers) if isinstance(self.contract, ContractUnion) else self.contract
+        )
+        try:
+            return _validated(contract, pick(contract, payload, headers))
+        except ValidationError as error:
+            raise from_errors(error, sources_of(contract)) from None
 
     def serialize(self, event: Contract) -> tuple[bytes, bytes]:
         """Encode an event as a message: the same bytes for the same event.
@@ -144,12 +198,17 @@ class Topic:
             The message's key and value.
 
         Raises:
-            TypeError: The event belongs to another contract.
+            TypeError: The event belongs to another contract, or somebody else defines the messages.
             ContractViolation: `parse` would reject the bytes, because the event was changed with `model_copy` or is too
                 large. A message that every consumer would reject must not be sent.
         """
+        if self.is_foreign or self.key is None:
+            raise TypeError(
+                f"topic {self.name} belongs to somebody else, and its contract knows only a part of each message: send "
+                "the bytes of a whole message, or declare a topic of your own"
+            )
         if type(event) is not self.contract:
-            raise TypeError(f"topic {self.name} holds {self.contract.__name__}, not {type(event).__name__}")
+            raise TypeError(f"topic {self.name} holds {self.contract_name}, not {type(event).__name__}")
         value = event.model_dump_json().encode()
         self.parse(value)
         return str(getattr(event, self.key)).encode(), value
@@ -180,37 +239,55 @@ class Topic:
     def _record_limit_bytes(self) -> int:
         return max(BROKER_MAX_BYTES, self.max_bytes + BATCH_OVERHEAD_BYTES)
 
-    def _check_config(self) -> None:
+    def _check_config(self, contract: type[Contract]) -> None:
         for setting, needed in (("strict", True), ("extra", "forbid"), ("frozen", True)):
-            found = self.contract.model_config.get(setting)
+            found = contract.model_config.get(setting)
             if found != needed:
-                name = self.contract.__name__
+                name = contract.__name__
                 self._refuse("contract", f"{name} sets {setting}={found!r}; it must stay {needed!r}")
 
-    def _check_version(self) -> None:
-        field = self.contract.model_fields.get("version")
+    def _check_foreign(self, contract: type[ForeignContract]) -> None:
+        try:
+            check_foreign(contract)
+        except ValueError as error:
+            self._refuse("contract", str(error))
+
+    def _check_headers(self) -> None:
+        columns: dict[str, str] = {}
+        for name in self.headers if self.landed else ():
+            if re.search(r"[ ,]", name):
+                self._refuse("contract", f"the sink lands no header with a space or a comma in its name: {name!r}")
+            if (other := columns.setdefault(header_column(name), name)) != name:
+                self._refuse("contract", f"headers {other!r} and {name!r} would share a column of the landing table")
+
+    def _check_version(self, contract: type[Contract]) -> None:
+        field = contract.model_fields.get("version")
         values: tuple = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
         declared = len(values) == 1 and type(values[0]) is int and values[0] >= 1
         if not declared or not field or not field.is_required():
-            name = self.contract.__name__
+            name = contract.__name__
             self._refuse("contract", f"{name} needs the field `version: Literal[n]` without a default")
         named = _VERSION_IN_NAME.search(self.name)
         if named and int(named[1]) != self.version:
             self._refuse("name", f"ends with {named[0]!r}, but the contract has version {self.version}")
 
-    def _check_key(self) -> None:
-        field = self.contract.model_fields.get(self.key)
+    def _check_key(self, contract: type[Contract]) -> None:
+        if self.key is None:
+            if not self.is_foreign:
+                self._refuse("key", "name the field that is the Kafka key; only a topic of somebody else may have none")
+            return
+        field = contract.model_fields.get(self.key)
         if field is None:
-            self._refuse("key", f"{self.contract.__name__} has no field {self.key!r}")
+            self._refuse("key", f"{contract.__name__} has no field {self.key!r}")
         kind = field.annotation
         if not field.is_required() or kind not in (str, int):  # an enumeration has too few values to distribute
             self._refuse("key", f"field {self.key!r} must be a required str or int, not {kind}")
 
-    def _check_event_time(self) -> None:
+    def _check_event_time(self, contract: type[Contract]) -> None:
         if self.event_time is not None:
-            field = self.contract.model_fields.get(self.event_time)
+            field = contract.model_fields.get(self.event_time)
             if field is None or not field.is_required() or field.annotation is not AwareDatetime:
-                self._refuse("event_time", f"{self.event_time!r} is not a required time of {self.contract.__name__}")
+                self._refuse("event_time", f"{self.event_time!r} is not a required time of {contract.__name__}")
 
     def _refuse(self, what: str, why: str) -> NoReturn:
         raise ValueError(f"topic {self.name!r}: {what}: {why}")
@@ -219,6 +296,11 @@ class Topic:
 def landed_name(name: str) -> str:
     """`orders.placed` -> `orders_placed`: the name of a landed topic in its tables, connector and groups."""
     return name.replace(".", "_").replace("-", "_")
+
+
+def header_column(name: str) -> str:
+    """`X-GitHub-Event` -> `header_x_github_event`: the column of a header in a landing table."""
+    return f"header_{re.sub(r'[^a-z0-9]+', '_', name.lower())}"
 
 
 class Registry:
@@ -264,6 +346,22 @@ class Registry:
         except KeyError:
             known = ", ".join(sorted(self._topics)) or "none"
             raise KeyError(f"no topic {name!r} in the registry; it has: {known}") from None
+
+
+def _validated(contract: type[Contract], text: bytes) -> Contract:
+    """The event in a JSON text; raises ValidationError or, for a fault in the contract's own code, ContractViolation.
+
+    Such a fault makes the message a dead letter, until it is fixed.
+    """
+    try:
+        return contract.model_validate_json(text)
+    except ValidationError:
+        raise
+    except BaseException as error:
+        if not _is_of_the_contract(error):
+            raise
+        kind = type(error).__name__
+        raise ContractViolation(Reason.rejected, f"the contract's own code raised {kind}") from error
 
 
 def _is_of_the_contract(error: BaseException) -> bool:

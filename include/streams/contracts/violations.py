@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -42,8 +42,9 @@ class ContractViolation(Exception):
     """A message breaks its contract.
 
     Attributes:
-        reason: The first reason that applies, in the order of `Reason`. Exception: a JSON value that is not an object
-            has no version and no fields, so it is `wrong_type`.
+        reason: The first reason that applies, in the order of `Reason`. Exceptions: a JSON value that is not an object
+            has no version and no fields, so it is `wrong_type`; so is a path of a foreign contract that leads through
+            such a value.
         detail: A short text that is safe to log.
     """
 
@@ -71,13 +72,13 @@ def explain(value: bytes, version: int, error: ValidationError) -> ContractViola
     try:
         value.decode("utf-8")
     except UnicodeDecodeError as decode_error:
-        return ContractViolation(Reason.not_utf8, f"invalid UTF-8 at byte {decode_error.start}{_framing(value)}")
+        return ContractViolation(Reason.not_utf8, f"invalid UTF-8 at byte {decode_error.start}{framing(value)}")
     try:
         document = from_json(value, allow_inf_nan=False)
     except ValueError as json_error:  # its text has a position, but no content of the message
-        return ContractViolation(Reason.not_json, str(json_error)[:200] + _framing(value))
+        return ContractViolation(Reason.not_json, str(json_error)[:200] + framing(value))
     if not isinstance(document, dict):
-        return ContractViolation(Reason.wrong_type, f"a JSON {_json_type(document)}, not an object")
+        return ContractViolation(Reason.wrong_type, f"a JSON {json_type(document)}, not an object")
     if has_duplicate_keys(value):
         return duplicate_keys()
     found = document.get("version", version)
@@ -87,13 +88,20 @@ def explain(value: bytes, version: int, error: ValidationError) -> ContractViola
     return from_errors(error)
 
 
-def _framing(value: bytes) -> str:
+def framing(value: bytes) -> str:
+    """A hint for a detail; empty for a value that does not look like a message of a schema registry."""
     return f"; {FRAMED}" if value[:1] == b"\0" and len(value) > 5 else ""
 
 
-def from_errors(error: ValidationError) -> ContractViolation:
+def from_errors(error: ValidationError, sources: Mapping[str, object] | None = None) -> ContractViolation:
+    """The violation in pydantic's errors.
+
+    Args:
+        error: The error of the validation.
+        sources: {field: what it is called in the detail}; other fields are called by their names.
+    """
     errors = error.errors(include_url=False, include_context=False, include_input=False)
-    found = sorted((_ORDER.index(_reason(item)), _path(item["loc"]), item["type"]) for item in errors)
+    found = sorted((_ORDER.index(_reason(item)), _path(item["loc"], sources or {}), item["type"]) for item in errors)
     shown = [f"{path} ({kind})" for _, path, kind in found[:MAX_FIELDS_IN_DETAIL]]
     if len(found) > len(shown):
         shown.append(f"and {len(found) - len(shown)} more")
@@ -140,12 +148,15 @@ def _reason(item: ErrorDetails) -> Reason:
     return Reason.out_of_bounds
 
 
-def _path(location: Sequence[int | str]) -> str:
+def _path(location: Sequence[int | str], sources: Mapping[str, object]) -> str:
     """The field's path. The name of an unknown field is text from the sender, so only a plain name is shown."""
     shown = (isinstance(part, int) or _PLAIN_NAME.fullmatch(part) for part in location)
     parts = [str(part) if plain else "(name not shown)" for part, plain in zip(location, shown, strict=True)]
+    if location and location[0] in sources:
+        parts[0] = str(sources[str(location[0])])
     return ".".join(parts) or "(message)"
 
 
-def _json_type(document: object) -> str:
+def json_type(document: object) -> str:
+    """JSON's name of a value's type, for a value that is no object."""
     return {list: "array", str: "string", bool: "boolean", type(None): "null"}.get(type(document), "number")

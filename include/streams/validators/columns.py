@@ -10,7 +10,7 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-from include.streams.compat.models import core_schema
+from include.streams.compat.models import model_schema
 from include.streams.contracts import Contract, ContractViolation, Reason
 from include.streams.validators.coordinates import COORDINATES, LOG
 
@@ -69,13 +69,7 @@ class Fields:
 
 @cache
 def fields_of(contract: type[Contract]) -> Fields:
-    schema = core_schema(contract)
-    definitions: dict[str, Any] = {}
-    if schema["type"] == "definitions":
-        definitions = {item["ref"]: item for item in schema["definitions"]}
-        schema = schema["schema"]
-        while schema["type"] == "definition-ref":
-            schema = definitions[schema["schema_ref"]]
+    schema, definitions = model_schema(contract)
     is_plain = (
         schema["type"] == "model"
         and not schema.get("custom_init")
