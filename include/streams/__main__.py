@@ -104,7 +104,7 @@ def _send(options: argparse.Namespace) -> list[str]:
         raise ValueError(f"{'standard input' if options.file == '-' else options.file} holds no message")
     topics, headers = load_registry(options.registry), sending.headers_in(options.headers)
     messages = sending.messages_of(
-        topics, options.topic, values, key_field=options.key, is_checked=not options.no_check
+        topics, options.topic, values, headers=headers, key_field=options.key, is_checked=not options.no_check
     )
     wanted = messages if options.count is None else list(islice(cycle(messages), options.count))
     sent = sending.send(options.topic, wanted, headers=headers, partition=options.partition, conn_id=options.conn_id)

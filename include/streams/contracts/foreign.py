@@ -211,11 +211,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return ambiguous
 
 
+def _integer(text: str) -> int | float:
+    # Python converts no longer text to an integer. As a float it is infinite, which no contract accepts.
+    return int(text) if len(text) <= 4_000 else float(text)
+
+
 def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no JSON number")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_number)
 
 
 class Payload:

@@ -253,7 +253,7 @@ class Topic:
             self._refuse("contract", str(error))
 
     def _check_headers(self) -> None:
-        columns: dict[str, str] = {}
+        columns = {HEADERS_LANDED: HEADERS_LANDED}
         for name in self.headers if self.landed else ():
             if re.search(r"[ ,]", name):
                 self._refuse("contract", f"the sink lands no header with a space or a comma in its name: {name!r}")
@@ -296,6 +296,10 @@ class Topic:
 def landed_name(name: str) -> str:
     """`orders.placed` -> `orders_placed`: the name of a landed topic in its tables, connector and groups."""
     return name.replace(".", "_").replace("-", "_")
+
+
+# The column of a landing table that names the headers which the sink has landed with a row, joined by commas.
+HEADERS_LANDED = "headers_landed"
 
 
 def header_column(name: str) -> str:

@@ -27,7 +27,8 @@ REMEDY = "Correct the producer, or the contract; then replay the dead letters"
 # Each topic has its own window: among the messages of a busy topic, those of another one would be no share. Only topics
 # that the consumer reads: the last messages of a topic that it has left stay as they are.
 # The limit inside of the join: the primary key finds these rows, back from each partition's end, however large the
-# inbox is. A condition on their age there would read on through all older rows of a quiet topic.
+# inbox is. A condition on their age there would read on through all older rows of a quiet topic. Messages that are not
+# wanted do not count: they would hide that all others are dead letters. Behind very many of them, few others are found.
 _LATEST = text(
     """
     with partitions as (
@@ -38,8 +39,11 @@ _LATEST = text(
     select p.topic, p.partition, i.*, i.recorded_at > now() - interval '1 day' as is_recent
     from partitions p cross join lateral (
         select "offset", outcome, reason, strpos(coalesce(detail, ''), :framed) > 0 as is_framed, run_id, recorded_at
-        from inbox where consumer = :consumer and topic_id = p.topic_id and partition = p.partition
-        order by "offset" desc limit p.latest
+        from (
+            select * from inbox where consumer = :consumer and topic_id = p.topic_id and partition = p.partition
+            order by "offset" desc limit 20 * p.latest
+        ) as last
+        where outcome <> 'not_wanted' order by "offset" desc limit p.latest
     ) i
     """
 )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from itertools import chain
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +98,8 @@ class Consumer:
                 f"than the {MAX_MAP_LENGTH} mapped tasks that Airflow allows a run; raise chunk_size"
             )
         contracts: dict[str, type] = {}
-        for topic in self.topics:
-            if contracts.setdefault(name := topic.contract.contract_name, topic.contract) is not topic.contract:
+        for contract in chain.from_iterable(topic.contracts for topic in self.topics):
+            if contracts.setdefault(name := contract.contract_name, contract) is not contract:
                 raise ValueError(
                     f"consumer {self.name}: the contracts of two topics are both named {name}, so an event of one "
                     "would be taken for a repeated event of the other; declare another `contract_name` in one of them"

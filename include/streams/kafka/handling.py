@@ -2,7 +2,8 @@
 
 For every batch: messages in the inbox are skipped. Valid messages get their inbox rows and their effects in ONE
 database transaction. Then each message that breaks its contract is written to the dead-letter topic and acknowledged,
-or written to the outbox, no later than its inbox row.
+or written to the outbox, no later than its inbox row. A message that no contract of its topic's union takes only gets
+an inbox row.
 
 Killed before a transaction commits: a retry does the work. Killed after it: a retry finds the inbox rows and skips the
 messages. Killed between a dead letter and its inbox row: a retry sends the dead letter again.
@@ -18,8 +19,8 @@ from sqlalchemy import Column, ColumnElement, Connection, Select, func, literal,
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 
-from include.streams.contracts import ContractViolation, Reason
-from include.streams.contracts.digests import digest
+from include.streams.contracts import ContractViolation, NotWanted, Reason
+from include.streams.contracts.digests import differ, digest
 from include.streams.kafka.consumers import Consumer
 from include.streams.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
 from include.streams.kafka.messages import Message, Rejected
@@ -109,9 +110,10 @@ class Handler:
             HandlingFailed: The effects of some messages failed; all other messages are handled.
             SQLAlchemyError: The database is unavailable.
         """
-        good, bad = self._validated(self._without_known(messages))
+        good, bad, unwanted = self._validated(self._without_known(messages))
         refused, failures = self._act(good)
         self._settle([*bad, *refused])
+        self._count_unwanted(unwanted)
         if failures:
             raise HandlingFailed(
                 f"consumer {self.consumer.name}: {len(failures)} of {len(good)} messages failed, the others are "
@@ -119,7 +121,7 @@ class Handler:
             )
 
     def keep_dead_letters(self, messages: Sequence[Message]) -> list[Message]:
-        """Settle the messages that break their contract as dead letters, and apply no effect.
+        """Settle the messages that break their contract as dead letters, and those that are not wanted. No effects.
 
         Args:
             messages: Messages of the consumer's topics.
@@ -127,8 +129,9 @@ class Handler:
         Returns:
             The valid messages that are not in the inbox yet.
         """
-        good, bad = self._validated(self._without_known(messages))
+        good, bad, unwanted = self._validated(self._without_known(messages))
         self._settle(bad)
+        self._count_unwanted(unwanted)
         return [one.message for one in good]
 
     def _without_known(self, messages: Sequence[Message]) -> list[Message]:
@@ -156,19 +159,23 @@ class Handler:
         row = select(*shown).where(inbox.c.consumer == self.consumer.name, *same, *conditions).limit(1).lateral()
         return select(*(row.c[column.name] for column in shown)).select_from(keys.join(row, true()))
 
-    def _validated(self, messages: Iterable[Message]) -> tuple[list[_Good], list[DeadLetter]]:
+    def _validated(self, messages: Iterable[Message]) -> tuple[list[_Good], list[DeadLetter], list[Message]]:
+        """The messages that keep their contract, those that break it, and those that no contract of a union takes."""
         good: list[_Good] = []
         bad: list[DeadLetter] = []
+        unwanted: list[Message] = []
         for message in messages:
             try:
                 good.append(self._good(message))
             except ContractViolation as violation:
                 bad.append(DeadLetter(message, violation.reason, violation.detail))
-        return good, bad
+            except NotWanted:
+                unwanted.append(message)
+        return good, bad, unwanted
 
     def _good(self, message: Message) -> _Good:
         topic = self.consumer.topic(message.topic)
-        event = topic.parse(message.value)
+        event = topic.parse(message.value, message.headers)
         try:
             event_id, content = event.event_id, digest(event)
             length = len(event_id.encode())
@@ -177,7 +184,7 @@ class Handler:
             raise ContractViolation(Reason.rejected, text) from error
         if length > MAX_EVENT_ID_BYTES:
             raise ContractViolation(Reason.rejected, f"event_id has {length} bytes, at most {MAX_EVENT_ID_BYTES}")
-        return _Good(message.with_event(event), topic.contract.contract_name, event_id, content)
+        return _Good(message.with_event(event), event.contract_name, event_id, content)
 
     def _act(self, good: Sequence[_Good]) -> tuple[list[DeadLetter], list[str]]:
         """Apply the effects; returns the messages that became dead letters instead, and the errors of failed ones."""
@@ -283,6 +290,14 @@ class Handler:
             alarm_conflicts(connection, self.consumer.name, [one for one in letters if one.message.coordinates in new])
         self.counts[Outcome.dead_letter] += len(new)
 
+    def _count_unwanted(self, messages: Sequence[Message]) -> None:
+        """Record messages that no contract of their topic's union takes: each is accounted for, and has no effect."""
+        if not messages:
+            return
+        rows = [{**self._coordinates_row(one, Outcome.not_wanted), **self._no_event(one)} for one in messages]
+        with begin() as connection:
+            self.counts[Outcome.not_wanted] += len(self._insert(connection, rows))
+
     def _insert(self, connection: Connection, rows: list[dict[str, Any]]) -> set[tuple[str, int, int]]:
         """Insert the rows that violate neither unique key; returns their coordinates."""
         if not rows:
@@ -303,13 +318,14 @@ class Handler:
     def _letter_row(self, letter: DeadLetter) -> dict[str, Any]:
         return {
             **self._coordinates_row(letter.message, Outcome.dead_letter),
-            "contract": self.consumer.topic(letter.message.topic).contract.contract_name,
-            # Null, because the event was rejected, and its id may be the value that the database cannot store.
-            "event_id": None,
-            "digest": None,
+            **self._no_event(letter.message),
             "reason": letter.reason,
             "detail": letter.detail,
         }
+
+    def _no_event(self, message: Message) -> dict[str, Any]:
+        # No event id: the message has none, or was rejected, and the id may be what the database cannot store.
+        return {"contract": self.consumer.topic(message.topic).contract_name, "event_id": None, "digest": None}
 
     def _coordinates_row(self, message: Message, outcome: Outcome) -> dict[str, Any]:
         return {
@@ -334,7 +350,7 @@ def _conflicts(one: _Good, first: Any) -> bool:
         return False
     # Another task may have handled this same message in the meantime.
     is_itself = (first.topic_id, first.partition, first.offset) == one.message.coordinates
-    return not is_itself and bytes(first.digest) != one.digest
+    return not is_itself and differ(bytes(first.digest), one.digest)
 
 
 def _conflict(message: Message, first: Any) -> DeadLetter:

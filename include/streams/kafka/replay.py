@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, NamedTuple, TypedDict
 
-from include.streams.contracts import ContractViolation, Reason, Registry, Topic
+from include.streams.contracts import ContractViolation, NotWanted, Reason, Registry, Topic
 from include.streams.contracts.repairs import Repairs
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.dead_letter_records import DeadLetterRecord, RecordHeaders
@@ -286,6 +286,9 @@ class _Replay:
             outgoing, repairs = self._outgoing(letter, letter.origin)
         except ContractViolation as violation:
             return _Settled(ReplayOutcome.failing, detail=f"{violation.reason}: {violation.detail}")
+        except NotWanted:
+            detail = "not wanted: no contract of the topic's union takes its type"
+            return _Settled(ReplayOutcome.failing, detail=detail)
         if self.sent >= self.selection.limit:
             return _Settled(ReplayOutcome.over_limit, repairs)
         if self.selection.dry_run:
@@ -321,13 +324,15 @@ class _Replay:
 
         Raises:
             ContractViolation: The message still breaks its contract, or the topic no longer holds the whole of it.
+            NotWanted: No contract of the topic's union takes its type.
         """
         if origin.stub_of is not None:
             letter = self._whole(letter, origin)
-        repaired = self.repairs.apply(self.topic, letter.record.value)
+        repaired = self.repairs.apply(self.topic, letter.record.value, letter.headers)
         key = letter.record.key
-        if origin.landed_text or not origin.was_on_the_topic:
-            # There is no original key: the landing table keeps no keys.
+        if (origin.landed_text or not origin.was_on_the_topic) and self.topic.key is not None:
+            # There is no original key: the landing table keeps no keys. On somebody else's topic, no field may be known
+            # to be the key.
             key = str(getattr(repaired.event, self.topic.key)).encode()
         headers = letter.headers_for_replay(self.topic.name, self.run_id)
         # To the message's original partition: messages with one key belong in one partition, and a producer in another

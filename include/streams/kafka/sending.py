@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from include.streams.contracts import ContractViolation, Registry
+from include.streams.contracts import ContractViolation, NotWanted, Registry
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.producer import Headers
 
@@ -127,7 +127,13 @@ def headers_in(texts: Iterable[str]) -> Headers:
 
 
 def messages_of(
-    topics: Registry, name: str, values: Sequence[Value], *, key_field: str | None = None, is_checked: bool = True
+    topics: Registry,
+    name: str,
+    values: Sequence[Value],
+    *,
+    headers: Headers | None = None,
+    key_field: str | None = None,
+    is_checked: bool = True,
 ) -> list[Outgoing]:
     """The messages that hold these values.
 
@@ -135,6 +141,7 @@ def messages_of(
         topics: The topics of the project.
         name: The topic to send to.
         values: The values.
+        headers: The headers that every message will have: foreign contracts may pick fields from them.
         key_field: The field that is the key, also "a.b" for the field b of the object a; None for the topic's own.
         is_checked: Whether a value that breaks the contract is an error. If not, the topic need not be declared.
 
@@ -151,14 +158,18 @@ def messages_of(
     for number, value in enumerate(values, start=1):
         event = None
         try:
-            event = topic.parse(value.data) if topic is not None else None
-        except ContractViolation as violation:
+            event = topic.parse(value.data, headers or ()) if topic is not None else None
+        except (ContractViolation, NotWanted) as violation:
             if is_checked:
-                problems.append(f"message {number} (line {value.line}): {violation}")
+                why = (
+                    violation if isinstance(violation, ContractViolation) else "no contract of the topic takes its type"
+                )
+                problems.append(f"message {number} (line {value.line}): {why}")
                 continue
-        key = _field(value.data, key_field or (topic.key if topic else ""))
-        if key_field is None and topic is not None and event is not None:
-            key = str(getattr(event, topic.key)).encode()
+        own_key = topic.key if topic else None
+        key = _field(value.data, key_field or own_key or "")
+        if key_field is None and own_key is not None and event is not None:
+            key = str(getattr(event, own_key)).encode()
         if key_field is not None and key is None:
             problems.append(f"message {number} (line {value.line}): no text and no number in {key_field}, its key")
         messages.append(Outgoing(value, key))

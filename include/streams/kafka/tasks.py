@@ -350,6 +350,7 @@ def read_message(consumer: Consumer, key: str) -> Message:
         ValueError: This consumer has not claimed the key.
         LookupError: The message is no longer in Kafka.
         ContractViolation: The message breaks its contract.
+        NotWanted: No contract of the topic's union takes the message.
         ReadingStalled: The broker returned nothing in time.
         KafkaException: The broker failed.
     """
@@ -357,7 +358,7 @@ def read_message(consumer: Consumer, key: str) -> Message:
     with _connect(consumer) as group:
         for batch in RangeReader(group.consumer).read(wanted):
             for message in batch:
-                return message.with_event(consumer.topic(message.topic).parse(message.value))
+                return message.with_event(consumer.topic(message.topic).parse(message.value, message.headers))
     raise LookupError(f"consumer {consumer.name}: the message {key!r} is not in Kafka any more")
 
 

@@ -160,6 +160,8 @@ class Outcome(StrEnum):
     # Its event was handled before, at other coordinates.
     duplicate = "duplicate"
     dead_letter = "dead_letter"
+    # No contract of the topic's union takes messages of its type.
+    not_wanted = "not_wanted"
 
 
 # One row for every message that a consumer has completed. It has two unique keys: the coordinates prevent a second
@@ -175,7 +177,7 @@ inbox = Table(
     Column("topic", Text, nullable=False),
     Column("contract", Text, nullable=False),
     Column("event_id", Text),
-    # The digest of the event's content (contracts/digests.py); null for dead letters and in rows from before digests.
+    # The digest of the event's content (contracts/digests.py); null without an event, and in rows from before digests.
     Column("digest", LargeBinary),
     Column("outcome", String(16), nullable=False),
     # For a dead letter: the reason (a Reason), and the details, such as the fields; null otherwise.
@@ -183,7 +185,7 @@ inbox = Table(
     Column("detail", Text),
     Column("run_id", Text, nullable=False),
     now_column("recorded_at"),
-    CheckConstraint("outcome in ('handled', 'duplicate', 'dead_letter')", name="outcome"),
+    CheckConstraint("outcome in ('handled', 'duplicate', 'dead_letter', 'not_wanted')", name="outcome"),
     Index(
         "uq_inbox_event",
         "consumer",

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from include.streams.compat.models import model_schema
-from include.streams.contracts import Contract, ContractViolation, Reason
+from include.streams.contracts import Contract, ContractUnion, ContractViolation, Reason, Topic
 from include.streams.validators.coordinates import COORDINATES, LOG
 
 # pydantic's name of a type -> Iceberg's name. Other types (lists, objects, unions) are stored as JSON text, which every
@@ -26,6 +26,8 @@ _TYPES = {
 }
 _WRAPPERS = ("default", "nullable", "function-before", "function-after", "function-wrap")
 JSON_TEXT = "json"
+# In the clean table of a topic with a union: the name of the row's contract, as in the inbox.
+CONTRACT = "contract"
 # What a column takes. A validator of a contract may return anything, whatever the field's type says.
 _PYTHON = {"string": str, "long": int, "double": float, "boolean": bool, "timestamptz": datetime, "date": date}
 # Settings of a model that change how values are read, with the required values: those of `Contract`.
@@ -98,6 +100,40 @@ def columns_of(contract: type[Contract]) -> tuple[Column, ...]:
     if taken := {"event_id", *COORDINATES, LOG} & fields.schemas.keys():
         raise ValueError(f"{contract.__name__}: {', '.join(sorted(taken))} is a column of every clean table already")
     return tuple(_column(name, schema, fields) for name, schema in fields.schemas.items())
+
+
+@cache
+def table_columns(topic: Topic) -> tuple[Column, ...]:
+    """The columns of the topic's events in its clean table.
+
+    The contracts of a union share one table: one commit then adds all rows of a run, and its counts balance. The row of
+    an event has the name of its contract, and null in the columns that only other contracts have.
+
+    Args:
+        topic: The topic.
+
+    Raises:
+        ValueError: A field has the name of a column that every clean table has, or two contracts of a union have
+            fields of one name and of different types.
+    """
+    if not isinstance(topic.contract, ContractUnion):
+        return columns_of(topic.contract)
+    found = {CONTRACT: Column(CONTRACT, "string", required=True)}
+    first: dict[str, str] = {}
+    for contract in topic.contracts:
+        for column in columns_of(contract):
+            if column.name == CONTRACT:
+                raise ValueError(
+                    f"{contract.__name__}: {CONTRACT} is a column of the clean table of every union already"
+                )
+            other = found.setdefault(column.name, Column(column.name, column.kind, required=False))
+            if other.kind != column.kind:
+                raise ValueError(
+                    f"topic {topic.name}: field {column.name} is of type {other.kind} in {first[column.name]} and of "
+                    f"type {column.kind} in {contract.__name__}, and both share a column: rename it in one of them"
+                )
+            first.setdefault(column.name, contract.__name__)
+    return tuple(found.values())
 
 
 def _column(name: str, schema: Any, fields: Fields) -> Column:

@@ -7,22 +7,36 @@ fast for valid messages.
 
 The screen falls back to `parse` for every message of a contract if it cannot prove something about the contract: an
 unknown pydantic schema, a pattern that engines might read differently, or a missing `event_id_sql`.
+
+Of a foreign contract, all picked paths are extracted at once. The screen proves that they can be read in one way only,
+and nothing about the other members.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from include.streams.contracts import Contract, ContractViolation, Topic
+from include.streams.contracts import (
+    At,
+    Contract,
+    ContractUnion,
+    ContractViolation,
+    ForeignContract,
+    FromHeader,
+    NotWanted,
+    Topic,
+)
 from include.streams.contracts import types as contract_types
+from include.streams.contracts.foreign import Headers, sources_of
+from include.streams.contracts.topics import HEADERS_LANDED, header_column
 from include.streams.lake.engine import literal, quoted
 from include.streams.lake.types import sql_type
-from include.streams.validators.columns import Fields, columns_of, fields_of, row_of
+from include.streams.validators.columns import CONTRACT, Fields, columns_of, fields_of, row_of, table_columns
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -50,7 +64,7 @@ _PLAIN_PATTERN = re.compile(
 _ASCII_PATTERN = re.compile(r"\^((\[[A-Za-z0-9._:/@+ -]+\]|[A-Za-z0-9_:/@ -])([*+?]|\{[0-9,]+\})?)*\$")
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_.: -]+")
 # Columns of a screen in addition to the contract's. Their names have a space, which no field of a contract has.
-EXAMINE, TEXT = "to examine", "landed text"
+EXAMINE, NOT_WANTED, TEXT, HEADERS = "to examine", "not wanted", "landed text", "landed headers"
 REPLACEMENT = "\ufffd"
 # A producer can write any number into the timestamp in milliseconds: microseconds there mean the year 55000, which no
 # reader of a table in Python accepts.
@@ -90,26 +104,134 @@ def screen(topic: Topic, source: str) -> str:
 
     Args:
         topic: The topic of the messages.
-        source: An SQL query with the columns partition, offset, timestamp and value.
+        source: An SQL query with the columns partition, offset, timestamp and value; for a topic that needs headers,
+            also with their columns (`header_column`) and HEADERS_LANDED.
 
     Returns:
-        An SQL query with the contract's columns, event_id, kafka_partition, kafka_offset, kafka_timestamp, EXAMINE and
-        TEXT. EXAMINE is true if `parse` must examine the message. TEXT then holds its text, and the contract's columns
-        must not be used.
+        An SQL query with the topic's columns (`table_columns`), event_id, kafka_partition, kafka_offset,
+        kafka_timestamp, EXAMINE, NOT_WANTED, TEXT and HEADERS. EXAMINE is true if `parse` must examine the message.
+        TEXT then holds its text, and HEADERS the bytes of the topic's headers in their order, or null if not all of
+        them have landed. NOT_WANTED is true if no contract of the topic's union takes the message. In both cases, the
+        topic's columns must not be used.
     """
-    position = f'"partition" as kafka_partition, "offset" as kafka_offset, {RECORD_TIME} as kafka_timestamp'
-    columns = columns_of(topic.contract)
+    union = topic.contract if isinstance(topic.contract, ContractUnion) else None
+    if union is None:
+        return _screen(topic, topic.contracts[0], source)
+    by = union.by
+    if isinstance(by, FromHeader):
+        kind, names = f"case when {_landed(topic)} then {_header(by)} end", {n: literal(n) for n in union.contracts}
+        objects, is_kind = "null", f"{_KIND} is not null"
+    else:
+        extracted = f"try(json_extract(value, {literal(_json_path(by.names))})::varchar)"
+        kind = f"case when {_is_strict(topic)} then {extracted} end"
+        names = {n: literal(f'"{n}"') for n in union.contracts}
+        paths, unambiguous = _unambiguous([by.names], "value", _OBJECTS)
+        objects, is_kind = f"try(json_keys(value, {paths}))", f"""starts_with({_KIND}, '"') and {unambiguous}"""
+    typed = f"select *, {kind} as {_KIND} from ({source})"
+    parts = [
+        _screen(topic, contract, f"select * from ({typed}) where {_KIND} = {names[name]}")
+        for name, contract in union.contracts.items()
+    ]
+    nulls = ", ".join(f"null::{sql_type(c.iceberg_type)} as {quoted(c.name)}" for c in table_columns(topic))
+    others = f"""
+        select *, not coalesce({is_kind}, false) as {quoted(EXAMINE)} from (
+            select *, {objects} as {_OBJECTS} from ({typed})
+            where coalesce({_KIND} not in ({", ".join(names.values())}), true)
+        )
+    """
+    parts.append(
+        f"select {nulls}, null::varchar as event_id, {_POSITION}, {quoted(EXAMINE)}, "
+        f"not {quoted(EXAMINE)} as {quoted(NOT_WANTED)}, {_for_parse(topic, 'value')} from ({others})"
+    )
+    return " union all ".join(f"select * from ({part})" for part in parts)
+
+
+_POSITION = f'"partition" as kafka_partition, "offset" as kafka_offset, {RECORD_TIME} as kafka_timestamp'
+# Columns of a screen alone: the type by which a union chooses a contract; the names in each object on picked paths.
+_KIND, _OBJECTS = quoted("type of the message"), quoted("names in objects")
+
+
+def _screen(topic: Topic, contract: type[Contract], source: str) -> str:
+    """The screen of messages of one contract."""
+    columns = table_columns(topic)
+    own = {column.name for column in columns_of(contract)}
     try:
-        fields, keys = _fields(topic.contract), _keys(topic.contract)
-        event_id = topic.contract.event_id_sql
+        fields = _fields(contract)
+        event_id = contract.event_id_sql
         if event_id is None:
             raise NotScreened("no event_id_sql")
+        read = _read_foreign(topic, contract) if issubclass(contract, ForeignContract) else _read_own(topic, contract)
     except NotScreened:
         nulls = ", ".join(f"null::{sql_type(c.iceberg_type)} as {quoted(c.name)}" for c in columns)
         return (
-            f"select {nulls}, null::varchar as event_id, {position}, "
-            f"true as {quoted(EXAMINE)}, value as {quoted(TEXT)} from ({source})"
+            f"select {nulls}, null::varchar as event_id, {_POSITION}, true as {quoted(EXAMINE)}, "
+            f"false as {quoted(NOT_WANTED)}, {_for_parse(topic, 'value')} "
+            f"from (select *, true as {quoted(EXAMINE)} from ({source}))"
         )
+    raw = ", ".join(f"{expression}::varchar as {_raw(name)}" for name, expression in read.texts.items())
+    parsed = ", ".join(f'case when "is readable" then try({e}) end as {name}' for name, e in read.parsed.items())
+    values = ", ".join(f"{field.value} as {quoted(name)}" for name, field in fields.items())
+    checks = " and ".join(f"({field.check})" for field in fields.values())
+    names = ", ".join(
+        quoted(c.name)
+        if c.name in own
+        else f"{literal(contract.contract_name)} as {CONTRACT}"
+        if c.name == CONTRACT
+        else f"null::{sql_type(c.iceberg_type)} as {quoted(c.name)}"
+        for c in columns
+    )
+    headers = "".join(f", {name}" for name in _header_columns(topic))
+    kept = f'kafka_partition, kafka_offset, kafka_timestamp, "json text"{headers}'
+    return f"""
+        with landed_texts as (
+            select {_POSITION}, value as "json text"{headers}, {read.is_readable} as "is readable" from ({source})
+        ),
+        parsed as (
+            select {kept}, {parsed} from landed_texts
+        ),
+        texts as (select {kept}, {read.is_json} as "is json", {raw} from parsed),
+        typed as (select *, {values} from texts),
+        checked as (
+            select *, not coalesce("is json" and {checks} and {read.names}, false) as {quoted(EXAMINE)} from typed
+        )
+        select {names}, case when not {quoted(EXAMINE)} then {event_id} end as event_id,
+            kafka_partition, kafka_offset, kafka_timestamp, {quoted(EXAMINE)}, false as {quoted(NOT_WANTED)},
+            {_for_parse(topic, '"json text"')}
+        from checked
+    """
+
+
+def _for_parse(topic: Topic, text: str) -> str:
+    """The columns TEXT and HEADERS, null if `parse` need not examine the message."""
+    examine = quoted(EXAMINE)
+    headers = "[]::blob[]"
+    if topic.headers:
+        listed = ", ".join(quoted(header_column(name)) for name in topic.headers)
+        headers = f"case when {examine} and {_landed(topic)} then [{listed}] end"
+    return f"case when {examine} then {text} end as {quoted(TEXT)}, {headers} as {quoted(HEADERS)}"
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How the fields of a contract are read from a message, in SQL.
+
+    Attributes:
+        is_readable: A condition on the text: what DuckDB parses as JSON, `parse` reads too.
+        parsed: {column: expression of the parsed text}.
+        is_json: A condition on these columns: the text is a JSON object (of which the picked part is unambiguous).
+        texts: {field: expression of its JSON text}, on these columns.
+        names: A condition on the names in the text, on the texts of the fields.
+    """
+
+    is_readable: str
+    parsed: dict[str, str]
+    is_json: str
+    texts: dict[str, str]
+    names: str
+
+
+def _read_own(topic: Topic, contract: type[Contract]) -> _Reading:
+    fields = _fields(contract)
     shape = json.dumps({name: "JSON" for name in fields})
     # Excludes a trailing comma, which DuckDB's parser accepts. Excludes U+FFFD, which may replace bytes that were not
     # UTF-8: only the original record shows this.
@@ -118,48 +240,193 @@ def screen(topic: Topic, source: str) -> str:
         f"and not contains(value, '{REPLACEMENT}') "
         r"and not regexp_matches(value, ',[ \t\r\n]*\}[ \t\r\n]*$')"
     )
-    raw = ", ".join(f"json.{quoted(name)}::varchar as {_raw(name)}" for name in fields)
-    values = ", ".join(f"{field.value} as {quoted(name)}" for name, field in fields.items())
-    checks = " and ".join(f"({field.check})" for field in fields.values())
-    names = ", ".join(quoted(c.name) for c in columns)
-    return f"""
-        with parsed as (
-            select {position}, value as "json text",
-                case when {readable} then try(json_transform(value, {literal(shape)})) end as json
-            from ({source})
-        ),
-        texts as (
-            select kafka_partition, kafka_offset, kafka_timestamp, "json text", json is not null as "is json", {raw}
-            from parsed
-        ),
-        typed as (select *, {values} from texts),
-        checked as (select *, not coalesce("is json" and {checks} and {keys}, false) as {quoted(EXAMINE)} from typed)
-        select {names}, case when not {quoted(EXAMINE)} then {event_id} end as event_id,
-            kafka_partition, kafka_offset, kafka_timestamp,
-            {quoted(EXAMINE)}, case when {quoted(EXAMINE)} then "json text" end as {quoted(TEXT)}
-        from checked
+    return _Reading(
+        readable,
+        {"json": f'json_transform("json text", {literal(shape)})'},
+        "json is not null",
+        {name: f"json.{quoted(name)}" for name in fields},
+        _keys(contract),
+    )
+
+
+# What DuckDB's parser accepts as a number, and no other reader of JSON. Each pattern begins with one plain character,
+# which the regular expression engine finds at once: as one pattern, they would take five times as long.
+_NO_NUMBER = r"-?([nN][aA][nN]|[iI][nN][fF]([iI][nN][iI][tT][yY])?)[ \t\r\n]*[,}\]]"
+_NOT_STRICT = (
+    rf",[ \t\r\n]*([}}\]]|{_NO_NUMBER})",  # a trailing comma too
+    rf":[ \t\r\n]*{_NO_NUMBER}",
+    rf"\[[ \t\r\n]*{_NO_NUMBER}",
+)
+# Of each kind. Python's reader takes more levels than both together, also in a task that is deep in calls.
+_MAX_BRACKETS = 300
+
+
+def _is_strict(topic: Topic) -> str:
+    """A condition on `value`: if DuckDB parses it, it is JSON for every reader.
+
+    Only the picked fields are checked further, so the text as a whole must not hold what DuckDB alone accepts.
     """
+    brackets = (f"value like '%{'%'.join(bracket * _MAX_BRACKETS)}%'" for bracket in "{[")
+    return (
+        f"value is not null and strlen(value) <= {topic.max_bytes} and not contains(value, '{REPLACEMENT}') "
+        + "".join(f"and not regexp_matches(value, {literal(pattern)}) " for pattern in _NOT_STRICT)
+        + f"and (strlen(value) < {2 * _MAX_BRACKETS} or not ({' or '.join(brackets)}))"
+    )
 
 
-def examine(topic: Topic, text: str | bytes | None) -> dict[str, Any]:
+def _read_foreign(topic: Topic, contract: type[ForeignContract]) -> _Reading:
+    sources = sources_of(contract)
+    paths = [source.names for source in sources.values() if isinstance(source, At)]
+    if not paths:
+        raise NotScreened("nothing is picked from the payload")
+    if isinstance(topic.contract, ContractUnion) and isinstance(topic.contract.by, At):
+        read = [*paths, topic.contract.by.names]
+    else:
+        read = paths
+    objects, unambiguous = _unambiguous(read, '"json text"', _OBJECTS)
+    texts, conditions = {}, [f"json is not null and len({_OBJECTS}[1]) > 0", unambiguous]
+    nodes = _objects(read)
+    schemas = fields_of(contract).schemas
+    if any(isinstance(source, FromHeader) for source in sources.values()):
+        conditions.append(_landed(topic))
+    for name, source in sources.items():
+        # A text cannot show whether a field is null or missing, and a field without a default may only be null.
+        is_required = schemas[name]["type"] != "default"
+        if isinstance(source, At):
+            *way, last = source.names
+            texts[name] = ".".join(["json", *map(quoted, source.names)])
+            if is_required:
+                number = list(nodes).index(tuple(way)) + 1
+                conditions.append(f"list_contains({_OBJECTS}[{number}], {literal(last)})")
+        else:
+            texts[name] = f"to_json({_header(source)})"
+            if is_required:
+                conditions.append(f"{quoted(header_column(source.name))} is not null")
+            # Only the original record shows whether bytes that are not UTF-8 are a header's.
+            conditions.append(f"({quoted(header_column(source.name))} is null or {_header(source)} is not null)")
+    return _Reading(
+        _is_strict(topic),
+        {
+            "json": f'json_transform("json text", {literal(json.dumps(_shape(paths)))})',
+            _OBJECTS: f'json_keys("json text", {objects})',
+        },
+        " and ".join(conditions),
+        texts,
+        "true",
+    )
+
+
+def _shape(paths: Iterable[tuple[str, ...]]) -> dict[str, Any]:
+    """The structure for `json_transform` that holds the JSON texts at these paths."""
+    shape: dict[str, Any] = {}
+    for path in paths:
+        node = shape
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+            if node == "JSON":
+                raise NotScreened("a path inside of another field")
+        if isinstance(node.setdefault(path[-1], "JSON"), dict):
+            raise NotScreened("a path inside of another field")
+    _check_names(shape)
+    return shape
+
+
+def _check_names(shape: dict[str, Any]) -> None:
+    # DuckDB's structs have no two members that differ only in upper and lower case.
+    if len({name.lower() for name in shape}) < len(shape):
+        raise NotScreened("names that differ only in case")
+    for node in shape.values():
+        if isinstance(node, dict):
+            _check_names(node)
+
+
+def _unambiguous(paths: Iterable[tuple[str, ...]], text: str, keys: str) -> tuple[str, str]:
+    """The proof that what is at these paths can be read in one way only.
+
+    Args:
+        paths: The paths.
+        text: The expression of the JSON text.
+        keys: The column with the names in each object on the paths: `json_keys(text, objects)`.
+
+    Returns:
+        (objects, a condition: each value on the way is an object or null, and no name of a path occurs twice in it).
+    """
+    names = _objects(paths)
+    conditions = []
+    for number, (path, read) in enumerate(names.items(), start=1):
+        found = f"{keys}[{number}]"
+        listed = ", ".join(map(literal, read))
+        present = " + ".join(f"list_contains({found}, {literal(name)})::int" for name in read)
+        once = f"len(list_filter({found}, lambda name: name in ({listed}))) = {present}"
+        if path:
+            # No names: an empty object or null, but also a list, a text or a number.
+            # `try`, because the expression is also evaluated for texts that are not JSON.
+            kind = f"try(json_type({text}, {literal(_json_path(path))})) in ('NULL', 'OBJECT')"
+            once = f"({found} is null or case when len({found}) > 0 then {once} else {kind} end)"
+        conditions.append(once)
+    objects = ", ".join(literal(_json_path(path)) for path in names)
+    return f"[{objects}]", " and ".join(conditions)
+
+
+def _objects(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str, None]]:
+    """{path of an object: names that are read in it} for the objects on these paths."""
+    found: dict[tuple[str, ...], dict[str, None]] = {}
+    for path in paths:
+        for depth, name in enumerate(path):
+            found.setdefault(path[:depth], {})[name] = None
+    return found
+
+
+def _json_path(names: Iterable[str]) -> str:
+    return "$" + "".join(f'."{name}"' for name in names)
+
+
+def _header(source: FromHeader) -> str:
+    """The text of a header; null without the header, and if it is not UTF-8."""
+    return f"try(decode({quoted(header_column(source.name))}))"
+
+
+def _header_columns(topic: Topic) -> list[str]:
+    return [*(quoted(header_column(name)) for name in topic.headers), HEADERS_LANDED] if topic.headers else []
+
+
+def _landed(topic: Topic) -> str:
+    """Whether the sink has landed all headers that the contract needs now: it may have picked fewer before."""
+    usual = literal(",".join(topic.headers))
+    return (
+        f"coalesce({HEADERS_LANDED} = {usual} "
+        f"or list_has_all(string_split({HEADERS_LANDED}, ','), {_list(topic.headers)}), false)"
+    )
+
+
+def headers_of(topic: Topic, landed: Sequence[bytes | None]) -> Headers:
+    """The headers in a row's HEADERS, as `parse` takes them."""
+    return [(name, value) for name, value in zip(topic.headers, landed, strict=True) if value is not None]
+
+
+def examine(topic: Topic, text: str | bytes | None, headers: Headers = ()) -> dict[str, Any]:
     """The row of a message from `parse`.
 
     Args:
         topic: The topic of the message.
         text: The message's value as text or bytes; None for a tombstone.
+        headers: The message's headers.
 
     Returns:
         {column: value}, with the event id.
 
     Raises:
         ContractViolation: The message breaks its contract, or a column cannot hold a value.
+        NotWanted: No contract of the topic's union takes the message.
     """
     value = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return row_of(topic.parse(value))
+    event = topic.parse(value, headers)
+    row = row_of(event)
+    return {**row, CONTRACT: event.contract_name} if isinstance(topic.contract, ContractUnion) else row
 
 
 def verify(connection: DuckDBPyConnection, topic: Topic, sample: str) -> int:
-    """Screen a sample, and compare each accepted row with the result of `parse`.
+    """Screen a sample, and compare each row that the screen has decided with the result of `parse`.
 
     The comparison is needed because `event_id_sql` is a second, manual definition of the property `event_id`, and
     because engines change.
@@ -167,7 +434,7 @@ def verify(connection: DuckDBPyConnection, topic: Topic, sample: str) -> int:
     Args:
         connection: A DuckDB connection with MACROS.
         topic: The topic of the messages.
-        sample: An SQL query with the columns partition, offset, timestamp and value.
+        sample: An SQL query with the columns that `screen` needs.
 
     Returns:
         The number of compared rows.
@@ -175,8 +442,9 @@ def verify(connection: DuckDBPyConnection, topic: Topic, sample: str) -> int:
     Raises:
         ScreenDiffers: A row differs. No row of the run may be written.
     """
+    headers = ", ".join(f"sample.{quoted(header_column(name))}" for name in topic.headers)
     query = f"""
-        select screened.*, sample.value as "json text"
+        select screened.*, sample.value as "json text", [{headers}] as "all headers"
         from ({screen(topic, sample)}) screened
         join ({sample}) sample
             on sample."partition" = screened.kafka_partition and sample."offset" = screened.kafka_offset
@@ -189,10 +457,14 @@ def verify(connection: DuckDBPyConnection, topic: Topic, sample: str) -> int:
         row = dict(zip(names, values, strict=True))
         where = f"topic {topic.name}: partition {row['kafka_partition']} offset {row['kafka_offset']}"
         try:
-            expected = examine(topic, row["json text"])
+            expected = examine(topic, row["json text"], headers_of(topic, row["all headers"]))
         except ContractViolation as violation:
             raise ScreenDiffers(f"{where}: the screen accepts it, the contract does not ({violation})") from None
-        for name, value in expected.items():
+        except NotWanted:
+            expected = None
+        if (expected is None) != row[NOT_WANTED]:
+            raise ScreenDiffers(f"{where}: the screen and the contract differ about whether it is wanted")
+        for name, value in (expected or {}).items():
             if row[name] != value or type(row[name]) is not type(value):
                 hint = "; compare event_id_sql with event_id" if name == "event_id" else ""
                 raise ScreenDiffers(f"{where}: the screen and the contract read {name} differently{hint}")
@@ -200,10 +472,15 @@ def verify(connection: DuckDBPyConnection, topic: Topic, sample: str) -> int:
     return compared
 
 
-def is_screened(contract: type[Contract]) -> bool:
-    """Whether the screen can accept messages of this contract, so that `parse` need not examine each one."""
+def is_screened(topic: Topic) -> bool:
+    """Whether the screen can decide about messages of this topic, so that `parse` need not examine each one."""
+    return isinstance(topic.contract, ContractUnion) or _is_screened(topic, topic.contract)
+
+
+def _is_screened(topic: Topic, contract: type[Contract]) -> bool:
     try:
-        return contract.event_id_sql is not None and bool(_fields(contract)) and bool(_keys(contract))
+        read = _read_foreign(topic, contract) if issubclass(contract, ForeignContract) else _read_own(topic, contract)
+        return contract.event_id_sql is not None and bool(read)
     except NotScreened:
         return False
 

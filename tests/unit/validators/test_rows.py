@@ -231,7 +231,7 @@ def test_usual_messages_are_not_examined_one_by_one(topic: Topic, separators: tu
 
 
 def test_a_contract_that_the_screen_does_not_know_is_examined_message_by_message():
-    assert not rows.is_screened(ORDERS_V2.contract)
+    assert not rows.is_screened(ORDERS_V2)
     text = json.dumps(
         {
             "version": 2,
@@ -263,7 +263,7 @@ class Stripped(Everything):
 @pytest.mark.parametrize("contract", [Checked, Stripped])
 def test_a_rule_beside_the_fields_is_never_passed_over(contract: type[Contract]):
     topic = Topic("checked", contract, key="name", partitions=1, retention=timedelta(days=1))
-    assert not rows.is_screened(contract)
+    assert not rows.is_screened(topic)
     assert [row[rows.EXAMINE] for row in screened(topic, [json.dumps(GOOD[EVERYTHING])])] == [True]
 
 
