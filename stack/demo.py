@@ -261,11 +261,13 @@ def _tables(consumers: dict[str, list[str]], sent: dict, snapshot: Snapshot) -> 
         if not topic.endswith(DEAD_LETTERS):
             simulated = [sent.get(kind, {}).get(topic, "") for kind in ("sent", "planted_bad")]
             topics.add_row(topic, *map(str, simulated), str(number), str(snapshot.dead_letters(topic)))
-    inbox = Table("consumer", "topic", "handled", "duplicates", "dead letters", "missing", "lag", "open claims")
+    inbox = Table(
+        "consumer", "topic", "handled", "duplicates", "dead letters", "not wanted", "missing", "lag", "open claims"
+    )
     for consumer, names in consumers.items():
         for topic in names:
             outcomes = snapshot.outcomes.get((consumer, topic), {})
-            numbers = [outcomes.get(name, 0) for name in ("handled", "duplicate", "dead_letter")]
+            numbers = [outcomes.get(name, 0) for name in ("handled", "duplicate", "dead_letter", "not_wanted")]
             numbers += [snapshot.unhandled(consumer, topic), snapshot.lag.get(consumer, "?")]
             inbox.add_row(consumer, topic, *map(str, numbers), str(snapshot.open_claims.get(consumer, 0)))
     runs = Table("Dag", "runs")

@@ -19,6 +19,7 @@ from stack.errors import StackError
 
 KAFKA_VERSION = "4.3.1"
 ICEBERG_VERSION = "1.11.0"
+DEBEZIUM_VERSION = "3.4.0.Final"
 CACHE = Path(__file__).resolve().parents[1] / ".stack" / "jars"
 
 
@@ -74,6 +75,9 @@ SINK = JarSet(
         ),
     ),
     alone=(
+        # For topics whose contract needs headers: Kafka Connect has no transform that copies a header into a record.
+        f"io.debezium:debezium-core:{DEBEZIUM_VERSION}",
+        f"io.debezium:debezium-api:{DEBEZIUM_VERSION}",
         # The sink refers to Hadoop's classes (and ORC's) even when it writes Parquet to a bucket. With all dependencies
         # of Hadoop there would be twice as many jars.
         "org.apache.hadoop:hadoop-common:3.4.1",

@@ -33,7 +33,7 @@ class DoesNotBalance(AirflowFailException):
 
 
 def finish(consumer: LandingConsumer, summary: RunSummary, run_id: str) -> FinishedRun:
-    """Check that landed = clean + dead-lettered + duplicates, then close the run's claim.
+    """Check that landed = clean + dead-lettered + duplicates + not wanted, then close the run's claim.
 
     The landed, clean and dead-lettered records are counted anew in the tables and the database. The run's own numbers
     must agree with these counts. If the process is killed before the claim is closed, the retry repeats everything. If
@@ -63,7 +63,9 @@ def finish(consumer: LandingConsumer, summary: RunSummary, run_id: str) -> Finis
             open_alarm(connection, consumer.name, AlarmKind.run_does_not_balance, text)
         else:
             close_alarm(connection, consumer.name, AlarmKind.run_does_not_balance)
-            watch_broken_contracts(connection, consumer, topic_id(table), claim_id, ranges, found["landed"])
+            # Messages that are not wanted do not count: they would hide that most of the others are dead letters.
+            wanted = found["landed"] - summary["not_wanted"]
+            watch_broken_contracts(connection, consumer, topic_id(table), claim_id, ranges, wanted)
             for part in ranges:
                 mark_handled(connection, claim_id, part)
     if trouble:
@@ -75,6 +77,7 @@ def finish(consumer: LandingConsumer, summary: RunSummary, run_id: str) -> Finis
         "clean": summary["clean"],
         "dead_lettered": summary["dead_lettered"],
         "duplicates": summary["duplicates"],
+        "not_wanted": summary["not_wanted"],
     }
     log.info("finished: consumer=%s run_id=%s claim=%d %s", consumer.name, run_id, claim_id, metadata)
     return metadata
@@ -99,11 +102,11 @@ def _trouble(found: Mapping[str, int], summary: Mapping[str, Any], offsets: int)
         for name, number in found.items()
         if summary[name] != number
     ]
-    accounted = found["clean"] + found["dead_lettered"] + summary["duplicates"]
+    accounted = found["clean"] + found["dead_lettered"] + summary["duplicates"] + summary["not_wanted"]
     if found["landed"] != accounted:
         trouble.append(
             f"{found['landed']} landed, and {found['clean']} clean + {found['dead_lettered']} dead letters + "
-            f"{summary['duplicates']} duplicates = {accounted}"
+            f"{summary['duplicates']} duplicates + {summary['not_wanted']} not wanted = {accounted}"
         )
     if offsets != found["landed"] + summary["without_record"]:
         trouble.append(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import select
 
-from include.streams.contracts import Contract, Topic
+from include.streams.contracts import ContractUnion, Topic
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.lake import datafiles, engine, maintenance, writing
 from include.streams.lake.engine import quoted
@@ -39,7 +39,7 @@ from include.streams.landing.xcom import RunSummary, ValidatedUnit
 from include.streams.operations.database import WHOLE_TASK, begin
 from include.streams.operations.tables import claims
 from include.streams.validators import coordinates
-from include.streams.validators.columns import columns_of
+from include.streams.validators.columns import CONTRACT, table_columns
 from include.streams.validators.coordinates import COORDINATES, LOG
 
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ def ensure_clean_table(topic: Topic) -> Table:
 
 
 def clean_schema(topic: Topic) -> Schema:
-    """The clean table's columns: the fields of the contract, the event's id, and the record's place in Kafka."""
+    """The clean table's columns: the fields of the contracts, the event's id, and the record's place in Kafka."""
     from pyiceberg.schema import Schema
     from pyiceberg.types import NestedField
 
-    columns = [(c.name, c.iceberg_type, c.required) for c in columns_of(topic.contract)]
+    columns = [(c.name, c.iceberg_type, c.required) for c in table_columns(topic)]
     columns += [("event_id", "string", True)]
     # A record may have no timestamp.
     columns += [(name, kind, name != "kafka_timestamp") for name, kind in COORDINATES.items()]
@@ -107,7 +107,7 @@ def commit_clean(consumer: LandingConsumer, results: Iterable[ValidatedUnit], ru
     Of rows with the same event id, the row with the lowest coordinates stays, unless the table already has the event
     from other offsets. The other rows are duplicates if their content is the same, and dead letters if it differs. Rows
     are compared with those of the same hours if the event id contains the event time (`holds_event_time`), else with
-    the whole table.
+    the whole table. An event id belongs to one contract of a union.
 
     If the process is killed between the commit and the dead letters, the retry replaces the same rows and finds the
     same conflicts.
@@ -164,6 +164,7 @@ def commit_clean(consumer: LandingConsumer, results: Iterable[ValidatedUnit], ru
         "ranges": as_parts(ranges),
         "landed": landed,
         "dead_lettered": sum(result["dead_lettered"] for result in results) + conflicting,
+        "not_wanted": sum(result["not_wanted"] for result in results),
         # This includes ranges without a task, in which no offset holds a record.
         "without_record": sum(map(len, ranges)) - landed,
         "repeated": sum(result["repeated"] for result in results),
@@ -240,8 +241,9 @@ def holds_event_time(topic: Topic) -> bool:
     Only then is a repeated event on the same day as the first. The contract's `event_id_sql` shows it; every run
     compares its result with the property `event_id`. A contract without `event_id_sql` gives no such guarantee.
     """
-    name, expression = topic.event_time, topic.contract.event_id_sql
-    return bool(name and expression and re.search(rf"\b{re.escape(name)}\b", expression))
+    name = topic.event_time
+    expressions = [contract.event_id_sql or "" for contract in topic.contracts]
+    return bool(name) and all(re.search(rf"\b{re.escape(name)}\b", expression) for expression in expressions)
 
 
 def _find_duplicates(
@@ -257,44 +259,48 @@ def _find_duplicates(
     """
     there = _near(connection, topic, table) if holds_event_time(topic) else engine.scan(connection, table)
     others(there).create_view("there")
+    event = f"{CONTRACT}, event_id" if isinstance(topic.contract, ContractUnion) else "event_id"
     connection.execute(
-        """
+        f"""
         create temp table twice as
-        select event_id from (select event_id from staged union all select event_id from there)
-        group by event_id having count(*) > 1
+        select {event} from (select {event} from staged union all select {event} from there)
+        group by {event} having count(*) > 1
         """
     )
     # There is nearly always no repeated event: then no row is examined again.
     if connection.execute("select count(*) from twice").fetchall() == [(0,)]:
         connection.execute("create temp table dropped (kafka_partition integer, kafka_offset bigint, conflict boolean)")
         return
-    content = _content(topic.contract)
+    columns = [quoted(column.name) for column in table_columns(topic)]
+    content = f"struct_pack({', '.join(f'{name} := {name}' for name in columns)})"
+    # A row from before a foreign contract picked a field has null there, although its message had the field: only a
+    # value differs from another value.
+    differ = (
+        f"coalesce({' or '.join(f'content.{name} <> earlier.{name}' for name in columns)}, false)"
+        if topic.is_foreign
+        else "content is distinct from earlier"
+    )
     connection.execute(
         f"""
         create temp table dropped as
         with known as (
-            select event_id, first({content} order by kafka_partition, kafka_offset) as content
-            from there where event_id in (from twice) group by event_id
+            select {event}, first({content} order by kafka_partition, kafka_offset) as known_content
+            from there semi join twice using ({event}) group by {event}
         ),
         suspect as (
-            select event_id, kafka_partition, kafka_offset, {content} as content,
+            select {event}, kafka_partition, kafka_offset, {content} as content,
                 row_number() over event as place, first(content) over event as first_content
-            from staged where event_id in (from twice)
-            window event as (partition by event_id order by kafka_partition, kafka_offset)
+            from staged semi join twice using ({event})
+            window event as (partition by {event} order by kafka_partition, kafka_offset)
+        ),
+        repeated as (
+            select kafka_partition, kafka_offset, content, coalesce(known_content, first_content) as earlier
+            from suspect left join known using ({event})
+            where known_content is not null or place > 1
         )
-        select kafka_partition, kafka_offset,
-            suspect.content is distinct from
-                case when known.event_id is not null then known.content else first_content end as conflict
-        from suspect left join known using (event_id)
-        where known.event_id is not null or place > 1
+        select kafka_partition, kafka_offset, {differ} as conflict from repeated
         """
     )
-
-
-def _content(contract: type[Contract]) -> str:
-    """The content of a row as one value: a struct of the contract's fields, null where a field is null."""
-    fields = ", ".join(f"{quoted(column.name)} := {quoted(column.name)}" for column in columns_of(contract))
-    return f"struct_pack({fields})"
 
 
 def _rows_that_stay(connection: DuckDBPyConnection, schema: Schema) -> str:

@@ -12,6 +12,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from include.streams.contracts import Reason
+from include.streams.contracts.foreign import Headers
+from include.streams.contracts.topics import header_column
 from include.streams.kafka.dead_letters import DeadLetter
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import OffsetRange
@@ -20,7 +22,7 @@ from include.streams.landing import dead_letters
 from include.streams.landing.broken import reading
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.landed import stored_files
-from include.streams.landing.tables import PLACE, load_landing_table
+from include.streams.landing.tables import PLACE, headers_of, load_landing_table
 from include.streams.validators.rows import RECORD_TIME
 
 if TYPE_CHECKING:
@@ -36,8 +38,8 @@ DETAIL = "an earlier message has the same event id and other content; the earlie
 AT_ONCE, AT_ONCE_BYTES = 500, 16 * 1024 * 1024
 # (partition, offset).
 Place = tuple[int, int]
-# (the record's time, its text).
-Text = tuple[datetime | None, str | None]
+# (the record's time, its text, its landed headers).
+Text = tuple[datetime | None, str | None, Headers]
 
 
 def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequence[OffsetRange], run_id: str) -> int:
@@ -119,19 +121,25 @@ def _landed_texts(
 
     def read() -> dict[Place, Text]:
         table = load_landing_table(consumer.topic)
+        names = headers_of(table)
         try:
             rows = offsets.among(connection, _rows_near(connection, table, wanted), wanted, PLACE)
-            found = rows.project(f'"partition", "offset", {RECORD_TIME}, value').distinct().fetchall()
+            columns = ", ".join([f'"partition", "offset", {RECORD_TIME}, value', *map(header_column, names)])
+            found = rows.project(columns).distinct().fetchall()
         except (OSError, duckdb.Error):
             stored_files(table, ((partition, offset, offset + 1) for partition, offset in places))
             raise
-        return {(partition, offset): (timestamp, value) for partition, offset, timestamp, value in found}
+        texts: dict[Place, Text] = {}
+        for partition, offset, timestamp, value, *landed in found:
+            headers = [(name, header) for name, header in zip(names, landed, strict=True) if header is not None]
+            texts[partition, offset] = (timestamp, value, headers)
+        return texts
 
     return reading(consumer.topic, read, conn_id=consumer.conn_id) if places else {}
 
 
 def _validated_texts(connection: DuckDBPyConnection, places: Collection[Place]) -> dict[Place, Text]:
-    """The rows at these coordinates as they were validated, as JSON."""
+    """The rows at these coordinates as they were validated, as JSON: of a foreign contract, what it picks."""
     if not places:
         return {}
     from include.streams.validators import coordinates
@@ -141,7 +149,7 @@ def _validated_texts(connection: DuckDBPyConnection, places: Collection[Place]) 
     rows = coordinates.among(connection, validated, _as_ranges(places))
     query = "kafka_partition, kafka_offset, kafka_timestamp, to_json(whole)::varchar"
     found = rows.project(query).fetchall()
-    return {(partition, offset): (timestamp, text) for partition, offset, timestamp, text in found}
+    return {(partition, offset): (timestamp, text, ()) for partition, offset, timestamp, text in found}
 
 
 def _as_ranges(places: Iterable[Place]) -> list[LogRange]:

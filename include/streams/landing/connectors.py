@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.streams.contracts import Topic
+from include.streams.contracts.topics import HEADERS_LANDED, header_column
 from include.streams.kafka.connection import CONN_ID as KAFKA_CONN_ID
 from include.streams.kafka.connection import ClientErrors, admin_config, client_config
 from include.streams.kafka.offsets import REQUEST_TIMEOUT_SECONDS, GroupOffsets
@@ -37,6 +38,8 @@ PASSWORD, CREDENTIAL = "${env:LANDING_CATALOG_PASSWORD}", "${env:LANDING_CATALOG
 # A topic is usable a moment after it was created.
 TOPIC_SECONDS = 30.0
 CONTROL_SETTING = "iceberg.control.topic"
+# Kafka Connect itself has no transform for this. It is in Debezium's jars, and in Confluent's managed Connect.
+HEADER_TRANSFORM = "io.debezium.transforms.HeaderToValue"
 # After a restart, the coordinator reads again what was written since its last commit. Anything that Kafka has deleted
 # by then is lost.
 CONTROL_CONFIG = {
@@ -85,7 +88,37 @@ def connector_config(topic: Topic, folder: Path = FOLDER) -> dict[str, str]:
             raise ValueError(f"{folder}: no placeholder {found[0]}; there are {', '.join(sorted(values))}")
         return values[found[1]]
 
-    return {name: re.sub(r"\{\{(\w+)\}\}", fill, value) for name, value in config.items()}
+    return _with_headers({name: re.sub(r"\{\{(\w+)\}\}", fill, value) for name, value in config.items()}, topic)
+
+
+def _with_headers(config: dict[str, str], topic: Topic) -> dict[str, str]:
+    """Add the transforms that copy the topic's headers into columns, and name these headers in each row.
+
+    One transform for each header: the transform keeps the schema of the first record, and fails at the next one that
+    has other headers of its list. It also fails at a record with two headers of one name. Such a record is left out
+    (`errors.tolerance`); the next check finds that its offset is missing, and appends it from Kafka.
+    """
+    if not topic.headers:
+        return config
+    found = {**config, "errors.tolerance": "all", "errors.log.enable": "true"}
+    names = [config.get("transforms", "")]
+    for number, header in enumerate(topic.headers):
+        names.append(f"header{number}")
+        prefix = f"transforms.header{number}"
+        found |= {
+            f"{prefix}.type": HEADER_TRANSFORM,
+            f"{prefix}.headers": header,
+            f"{prefix}.fields": header_column(header),
+            f"{prefix}.operation": "copy",
+        }
+    names.append("headers")
+    found |= {
+        "transforms.headers.type": "org.apache.kafka.connect.transforms.InsertField$Value",
+        "transforms.headers.static.field": HEADERS_LANDED,
+        "transforms.headers.static.value": ",".join(topic.headers),
+        "transforms": ",".join(filter(None, names)),
+    }
+    return found
 
 
 def apply(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from include.streams.contracts import Topic
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.consumers import MAX_MAP_LENGTH
+from include.streams.validators.columns import table_columns
 
 # The time between the sink's commit in Kafka and its commit to the table: seconds, but a failed commit is retried for
 # minutes.
@@ -38,7 +39,7 @@ class LandingConsumer:
         conn_id: The Airflow connection of Kafka.
 
     Raises:
-        ValueError: The numbers do not fit together.
+        ValueError: The numbers do not fit together, or the topic's contracts cannot have one clean table.
     """
 
     name: str
@@ -64,6 +65,8 @@ class LandingConsumer:
     def __post_init__(self) -> None:
         if not self.topic.landed:
             raise ValueError(f"consumer {self.name}: topic {self.topic.name} has no landing table: declare landed=True")
+        # Raises ValueError here, not in the first run.
+        table_columns(self.topic)
         if self.map_by not in ("file", "partition"):
             raise ValueError(f"consumer {self.name}: map_by is {self.map_by!r}; it is 'file' or 'partition'")
         if not 1 <= self.max_units < MAX_MAP_LENGTH:

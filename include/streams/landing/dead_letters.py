@@ -1,7 +1,7 @@
 """Landed rows that break their contract: fetch their records from Kafka, and publish them as dead letters.
 
-The landing table has only the text of a record's value. The record itself is read again by its coordinates, so its key,
-headers and bytes are those that the producer sent.
+The landing table has only the text of a record's value, and the headers that the contract needs. The record itself is
+read again by its coordinates, so its key, headers and bytes are those that the producer sent.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import Connection, func, literal, select, text
 from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, MultiRange, Range, insert
 
+from include.streams.contracts.foreign import Headers
 from include.streams.contracts.violations import FRAMED
 from include.streams.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
 from include.streams.kafka.messages import Message
@@ -127,9 +128,14 @@ def _of(consumer: LandingConsumer, part: OffsetRange) -> tuple[ColumnElement[boo
 
 
 def landed_message(
-    consumer: LandingConsumer, topic_id: str, place: tuple[int, int], timestamp: datetime | None, value: str | None
+    consumer: LandingConsumer,
+    topic_id: str,
+    place: tuple[int, int],
+    timestamp: datetime | None,
+    value: str | None,
+    headers: Headers = (),
 ) -> Message:
-    """A record that Kafka no longer has, from its landed text: without key and headers.
+    """A record that Kafka no longer has, from its landed text: without key, and with the landed headers only.
 
     Args:
         consumer: The landing consumer.
@@ -137,6 +143,7 @@ def landed_message(
         place: (partition, offset) of the record.
         timestamp: The record's time.
         value: Its value as it has landed, as a text.
+        headers: Its landed headers.
     """
     partition, offset = place
     return Message(
@@ -147,7 +154,7 @@ def landed_message(
         timestamp=timestamp,
         key=None,
         value=None if value is None else value.encode("utf-8", "surrogatepass"),
-        headers=(),
+        headers=tuple(headers),
     )
 
 
@@ -187,7 +194,7 @@ def publish_dead_letters(
             "partition": letter.message.partition,
             "offset": letter.message.offset,
             "topic": letter.message.topic,
-            "contract": consumer.topic.contract.contract_name,
+            "contract": consumer.topic.contract_name,
             "outcome": Outcome.dead_letter,
             "reason": letter.reason,
             "detail": letter.detail,

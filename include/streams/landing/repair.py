@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from include.streams.contracts.topics import HEADERS_LANDED, header_column
 from include.streams.kafka.claims import ConsumerStopped
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.messages import Message
@@ -25,7 +26,14 @@ from include.streams.landing.gaps import RUNBOOK, Gap, State
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.landed import Landed
 from include.streams.landing.positions import check_same_topic
-from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, sink_group, topic_id
+from include.streams.landing.tables import (
+    LandedTopic,
+    headers_of,
+    load_landing_table,
+    raw_table,
+    sink_group,
+    topic_id,
+)
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_to_alarm
 from include.streams.operations.database import begin
@@ -305,7 +313,7 @@ def _rows(table: "Table", batch: list[Message]) -> "pyarrow.Table":
     """The rows as the sink would have written them."""
     import pyarrow
 
-    columns = {
+    columns: dict[str, list] = {
         "topic": [message.topic for message in batch],
         "partition": [message.partition for message in batch],
         "offset": [message.offset for message in batch],
@@ -313,4 +321,10 @@ def _rows(table: "Table", batch: list[Message]) -> "pyarrow.Table":
         # Bytes that are not UTF-8 are replaced, as Connect's string converter does.
         "value": [None if message.value is None else message.value.decode("utf-8", "replace") for message in batch],
     }
+    headers = headers_of(table)
+    for name in headers:
+        # The last one of this name, as in `parse`.
+        columns[header_column(name)] = [dict(message.headers).get(name) for message in batch]
+    if headers:
+        columns[HEADERS_LANDED] = [",".join(headers)] * len(batch)
     return pyarrow.table(columns, schema=table.schema().as_arrow())

@@ -1,15 +1,17 @@
 """Landing tables: one for each landed topic, with raw records, partitioned by the Kafka partition.
 
 A table holds each record's value as text, and its coordinates. The sink never parses a message, so no message can stop
-it. Because of the partition spec, the offset bounds of every data file belong to one Kafka partition, so missing
+it. If the topic's contract needs headers, the table also has a column for each, with the header's bytes. Because of the
+partition spec, the offset bounds of every data file belong to one Kafka partition, so missing
 offsets can be found from the manifests alone.
 """
 
 import json
 import logging
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from include.streams.contracts.topics import landed_name
+from include.streams.contracts.topics import HEADERS_LANDED, Topic, header_column, landed_name
 from include.streams.kafka.connection import CONN_ID
 from include.streams.lake.offsets import Place
 
@@ -25,6 +27,10 @@ RAW_NAMESPACE, CLEAN_NAMESPACE = "raw", "clean"
 # Table properties: the id of the topic that lands here, and the offset of each partition from which the table is
 # complete.
 TOPIC_ID, START_OFFSETS = "landing.topic-id", "landing.start-offsets"
+# Table property: the names of the headers that have columns, joined by commas. A column is never removed.
+HEADERS = "landing.headers"
+# Of the change that adds columns. The sink commits every few seconds.
+ALTER_TRIES = 20
 PROPERTIES = {
     "write.parquet.compression-codec": "zstd",
     # Bounds of the values would copy customers' text into manifests, and would not help any query.
@@ -78,10 +84,19 @@ def sink_group(topic: LandedTopic) -> str:
     return f"connect-{connector_name(topic)}"
 
 
-def landing_schema() -> "Schema":
-    from pyiceberg.schema import Schema
-    from pyiceberg.types import IntegerType, LongType, NestedField, StringType, TimestamptzType
+def landing_schema(headers: Iterable[str] = ()) -> "Schema":
+    """The columns of a landing table.
 
+    Args:
+        headers: The names of the headers that land too.
+    """
+    from pyiceberg.schema import Schema
+    from pyiceberg.types import BinaryType, IntegerType, LongType, NestedField, StringType, TimestamptzType
+
+    added = [(header_column(name), BinaryType()) for name in headers]
+    # Which headers the sink has landed with a row: without it, a header that is missing in a record could not be
+    # distinguished from one that did not land yet.
+    added += [(HEADERS_LANDED, StringType())] if added else []
     # All columns are optional, as the sink's records are; a tombstone has no value.
     return Schema(
         NestedField(1, "topic", StringType(), required=False),
@@ -89,6 +104,7 @@ def landing_schema() -> "Schema":
         NestedField(3, "offset", LongType(), required=False),
         NestedField(4, "timestamp", TimestamptzType(), required=False),
         NestedField(5, "value", StringType(), required=False),
+        *(NestedField(number, name, kind, required=False) for number, (name, kind) in enumerate(added, start=6)),
     )
 
 
@@ -99,8 +115,10 @@ def landing_spec() -> "PartitionSpec":
     return PartitionSpec(PartitionField(source_id=2, field_id=1000, transform=IdentityTransform(), name="partition"))
 
 
-def create_landing_table(topic: LandedTopic, conn_id: str = CONN_ID) -> "Table":
-    """Return the topic's landing table, created if it does not exist. Safe to repeat, even in two processes at once.
+def create_landing_table(topic: Topic, conn_id: str = CONN_ID) -> "Table":
+    """Return the topic's landing table, created if it does not exist, with the columns of all headers that it needs.
+
+    Safe to repeat, even in two processes at once.
 
     Call it before the connector is created: the table records where each partition begins now, and every offset between
     that and the first landed offset is a gap.
@@ -121,7 +139,7 @@ def create_landing_table(topic: LandedTopic, conn_id: str = CONN_ID) -> "Table":
 
     catalog, identifier = load_catalog(), raw_table(topic)
     try:
-        return checked(catalog.load_table(identifier))
+        return _with_headers(checked(catalog.load_table(identifier)), topic)
     except NoSuchTableError:
         pass
     with GroupOffsets(sink_group(topic), conn_id) as group:
@@ -136,17 +154,55 @@ def create_landing_table(topic: LandedTopic, conn_id: str = CONN_ID) -> "Table":
         **PROPERTIES,
         TOPIC_ID: _unused(next(iter(found.values())).topic_id),
         START_OFFSETS: json.dumps(starts),
+        **_header_properties(topic.headers),
     }
     try:
         catalog.create_namespace_if_not_exists(RAW_NAMESPACE)
     except IntegrityError:
         log.debug("somebody else made the namespace")
     try:
-        table = catalog.create_table(identifier, landing_schema(), partition_spec=landing_spec(), properties=properties)
+        schema = landing_schema(topic.headers)
+        table = catalog.create_table(identifier, schema, partition_spec=landing_spec(), properties=properties)
         log.info("made landing table %s: start_offsets=%s", identifier, starts)
     except TableAlreadyExistsError:
         table = catalog.load_table(identifier)
-    return checked(table)
+    return _with_headers(checked(table), topic)
+
+
+def _header_properties(headers: Sequence[str]) -> dict[str, str]:
+    if not headers:
+        return {}
+    # Bounds would copy the senders' text into manifests.
+    columns = [*map(header_column, headers), HEADERS_LANDED]
+    return {HEADERS: ",".join(headers), **{f"write.metadata.metrics.column.{name}": "counts" for name in columns}}
+
+
+def _with_headers(table: "Table", topic: Topic) -> "Table":
+    """The table with the columns of the topic's headers, in one commit. The sink writes them once it is restarted."""
+    from pyiceberg.exceptions import CommitFailedException
+
+    for attempt in range(1, ALTER_TRIES + 1):
+        known = headers_of(table)
+        new = [name for name in topic.headers if name not in known]
+        if not new:
+            break
+        try:
+            with table.transaction() as transaction:
+                with transaction.update_schema() as update:
+                    update.union_by_name(landing_schema([*known, *new]))
+                transaction.set_properties(_header_properties([*known, *new]))
+            log.info("landing table %s: added headers %s", ".".join(table.name()), ", ".join(new))
+        except CommitFailedException:
+            # The sink has committed in the meantime, or another process adds the same columns.
+            if attempt == ALTER_TRIES:
+                raise
+            table.refresh()
+    return table
+
+
+def headers_of(table: "Table") -> list[str]:
+    """The names of the headers that have columns in a landing table."""
+    return [name for name in table.properties.get(HEADERS, "").split(",") if name]
 
 
 def _unused(identity: str) -> str:
@@ -175,7 +231,7 @@ def checked(table: "Table") -> "Table":
     name = ".".join(table.name())
     remedy = "rename it, make the table with create_landing_table, and land the topic again"
     fields = {field.name: str(field.field_type) for field in table.schema().fields}
-    wanted = {field.name: str(field.field_type) for field in landing_schema().fields}
+    wanted = {field.name: str(field.field_type) for field in landing_schema(headers_of(table)).fields}
     if fields != wanted:
         raise LandingTableMismatch(f"table {name} has the columns {fields}, a landing table has {wanted}: {remedy}")
     spec = [(str(field.transform), table.schema().find_field(field.source_id).name) for field in table.spec().fields]

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from include.streams.contracts import ContractViolation
+from include.streams.contracts import ContractViolation, NotWanted
+from include.streams.contracts.topics import HEADERS_LANDED, header_column
 from include.streams.kafka.dead_letters import DeadLetter
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.kafka.originals import Originals
@@ -32,7 +33,7 @@ from include.streams.landing.tables import PLACE, load_landing_table
 from include.streams.landing.units import offset_ranges
 from include.streams.landing.xcom import ValidatedUnit, WorkUnit
 from include.streams.validators import rows
-from include.streams.validators.columns import columns_of
+from include.streams.validators.columns import table_columns
 from include.streams.validators.coordinates import COORDINATES
 
 if TYPE_CHECKING:
@@ -115,32 +116,38 @@ def _validate(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> Validat
         paths = fetched(connection, [file["path"] for file in unit["files"]])
         landing = read_files(connection, _schema(unit), paths)
         # Not each file restricted to its own slice: a record that is in two files is dropped as repeated.
-        among(connection, landing, unit["ranges"], PLACE).create_view("landed")
-        repeated, letters_here = _screen(connection, consumer, settled, screened)
+        mine = among(connection, landing, unit["ranges"], PLACE)
+        mine.project(_all_headers(consumer, unit)).create_view("landed")
+        repeated, letters_before = _screen(connection, consumer, settled, screened)
+        letters_here = letters_before
         _compare_with_contract(connection, consumer, unit)
         here = f"read_parquet({literal(str(screened))})"
         # Not count_if: it is null when there is no row.
-        counted = f"select count(*), count(*) filter ({quoted(rows.EXAMINE)}) from {here}"
-        total, doubtful = connection.sql(counted).fetchall()[0]
+        undecided, unwanted = quoted(rows.EXAMINE), quoted(rows.NOT_WANTED)
+        counted = f"select count(*), count(*) filter ({undecided}), count(*) filter ({unwanted}) from {here}"
+        total, doubtful, not_wanted = connection.sql(counted).fetchall()[0]
+        screened_good = total - doubtful - not_wanted
         files = []
         examined_good = 0
-        if total > doubtful:
+        if screened_good:
             files.append(f"{address}.parquet")
             staging.upload(io, screened, files[0])
         if doubtful:
-            good = _examine(connection, consumer, ranges, here, run_id, Path(folder) / "examined.parquet")
-            if good:
+            local = Path(folder) / "examined.parquet"
+            examined_good, examined_bad = _examine(connection, consumer, ranges, here, run_id, local)
+            if examined_good:
                 files.append(f"{address}-examined.parquet")
-                staging.upload(io, Path(folder) / "examined.parquet", files[-1])
-            examined_good = good
-    bad = doubtful - examined_good + letters_here
+                staging.upload(io, local, files[-1])
+            letters_here += examined_bad
+            not_wanted += doubtful - examined_good - examined_bad
     validated: ValidatedUnit = {
         "unit": unit["unit"],
         "files": files,
-        "landed": total + letters_here,
-        "good": total - doubtful + examined_good,
-        "dead_lettered": bad,
-        "without_record": sum(map(len, ranges)) - total - letters_here,
+        "landed": total + letters_before,
+        "good": screened_good + examined_good,
+        "dead_lettered": letters_here,
+        "not_wanted": not_wanted,
+        "without_record": sum(map(len, ranges)) - total - letters_before,
         "repeated": repeated,
     }
     log.info("validated: consumer=%s run_id=%s %s", consumer.name, run_id, validated)
@@ -156,6 +163,18 @@ def _schema(unit: WorkUnit) -> Schema:
         # PyIceberg takes the name of a type for the type.
         *(NestedField(each["id"], each["name"], each["type"], required=False) for each in unit["columns"])  # type: ignore[arg-type]
     )
+
+
+def _all_headers(consumer: LandingConsumer, unit: WorkUnit) -> str:
+    """The columns of the landing table, with null for the headers that it has no column for yet.
+
+    Their rows are examined with the headers of the original records.
+    """
+    there = {column["name"] for column in unit["columns"]}
+    wanted = {header_column(name): "blob" for name in consumer.topic.headers}
+    if wanted:
+        wanted[HEADERS_LANDED] = "varchar"
+    return ", ".join(["*", *(f"null::{kind} as {quoted(n)}" for n, kind in wanted.items() if n not in there)])
 
 
 def _screen(
@@ -184,7 +203,7 @@ def _screen(
     each = f"select count(distinct kafka_offset) as offsets from read_parquet({file}) group by kafka_partition"
     (distinct,) = connection.execute(f"select coalesce(sum(offsets), 0) from ({each})").fetchall()[0]
     if distinct < written:
-        again = f"{query} qualify row_number() over (partition by kafka_partition, kafka_offset) = 1"
+        again = f"select * from ({query}) qualify row_number() over (partition by kafka_partition, kafka_offset) = 1"
         connection.execute(f"copy ({again}) to {file} (format parquet, compression zstd)")
     return written - int(distinct), letters_here
 
@@ -192,7 +211,7 @@ def _screen(
 def _compare_with_contract(connection: DuckDBPyConnection, consumer: LandingConsumer, unit: WorkUnit) -> None:
     """Compare the screen with the contract, on rows spread over the unit's first and last file."""
     # No file: all of the unit's records are lost.
-    if not unit["files"] or not rows.is_screened(consumer.topic.contract):
+    if not unit["files"] or not rows.is_screened(consumer.topic):
         return
     parts = []
     for file in (unit["files"][0], unit["files"][-1]):
@@ -209,11 +228,11 @@ def _examine(
     screened: str,
     run_id: str,
     target: Path,
-) -> int:
+) -> tuple[int, int]:
     """Parse the rows that the screen could not decide: good rows go to a local file, bad rows become dead letters.
 
     Returns:
-        How many rows were good.
+        (how many rows were good, how many became dead letters); no contract of the topic's union takes the others.
     """
     import pyarrow.parquet
 
@@ -226,11 +245,11 @@ def _examine(
     # in memory, beyond any limit when they are large.
     doubtful = target.with_name("doubtful.parquet")
     query = (
-        f"select kafka_partition, kafka_offset, kafka_timestamp, {quoted(rows.TEXT)} from {screened} "
-        f"where {quoted(rows.EXAMINE)}"
+        f"select kafka_partition, kafka_offset, kafka_timestamp, {quoted(rows.TEXT)}, {quoted(rows.HEADERS)} "
+        f"from {screened} where {quoted(rows.EXAMINE)}"
     )
     connection.execute(f"copy ({query}) to {literal(str(doubtful))} (format parquet, compression zstd)")
-    good = 0
+    good = bad = 0
     with (
         pyarrow.parquet.ParquetFile(doubtful, buffer_size=READ_BUFFER) as found,
         pyarrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer,
@@ -244,36 +263,43 @@ def _examine(
                 writer.write_table(_as_table(examined.good, schema))
             dead_letters.publish_dead_letters(consumer, examined.bad, run_id=run_id, producer=producer)
             good += len(examined.good)
-    return good
+            bad += len(examined.bad)
+    return good, bad
 
 
 def _examine_batch(
     consumer: LandingConsumer,
-    batch: Sequence[tuple[int, int, Any, str | None]],
+    batch: Sequence[tuple[int, int, Any, str | None, list[bytes | None] | None]],
     topic_ids: dict[int, str],
     originals: Originals,
 ) -> _Examined:
     examined = _Examined()
     doubtful = []
-    for partition, offset, timestamp, text in batch:
+    for partition, offset, timestamp, text, landed in batch:
         place = {"kafka_partition": partition, "kafka_offset": offset, "kafka_timestamp": timestamp}
-        if text is not None and rows.REPLACEMENT in text:
-            # The sink may have put the replacement character there for bytes that were not UTF-8.
-            doubtful.append((place, text))
+        headers = [] if landed is None else rows.headers_of(consumer.topic, landed)
+        if landed is None or (text is not None and rows.REPLACEMENT in text):
+            # The row landed before the contract needed its headers; or the sink may have put the replacement character
+            # there for bytes that were not UTF-8.
+            doubtful.append((place, text, headers))
             continue
         try:
-            examined.good.append({**rows.examine(consumer.topic, text), **place})
+            examined.good.append({**rows.examine(consumer.topic, text, headers), **place})
         except ContractViolation:
-            doubtful.append((place, text))
-    records = originals.fetch((p["kafka_partition"], p["kafka_offset"]) for p, _ in doubtful) if doubtful else {}
-    for place, text in doubtful:
+            doubtful.append((place, text, headers))
+        except NotWanted:
+            continue
+    records = originals.fetch((p["kafka_partition"], p["kafka_offset"]) for p, _, _ in doubtful) if doubtful else {}
+    for place, text, headers in doubtful:
         partition, offset = place["kafka_partition"], place["kafka_offset"]
         record = records.get((partition, offset))
         message = record or dead_letters.landed_message(
-            consumer, topic_ids[partition], (partition, offset), place["kafka_timestamp"], text
+            consumer, topic_ids[partition], (partition, offset), place["kafka_timestamp"], text, headers
         )
         try:
-            examined.good.append({**rows.examine(consumer.topic, message.value), **place})
+            examined.good.append({**rows.examine(consumer.topic, message.value, message.headers), **place})
+        except NotWanted:
+            continue
         except ContractViolation as violation:
             examined.bad.append(DeadLetter(message, violation.reason, violation.detail, landed_text=record is None))
     return examined
@@ -288,7 +314,7 @@ def staging_schema(consumer: LandingConsumer) -> pyarrow.Schema:
 
 def _columns(consumer: LandingConsumer) -> dict[str, str]:
     """{column: its Iceberg type} of a validated row: the contract's fields, the event's id, and the coordinates."""
-    own = {column.name: column.iceberg_type for column in columns_of(consumer.topic.contract)}
+    own = {column.name: column.iceberg_type for column in table_columns(consumer.topic)}
     return {**own, "event_id": "string", **COORDINATES}
 
 
@@ -322,6 +348,6 @@ def _by_kind(files: Sequence[str]) -> Iterator[tuple[list[str], str]]:
     examined = [file for file in files if file.endswith("-examined.parquet")]
     screened = [file for file in files if file not in examined]
     if screened:
-        yield screened, f"where not {quoted(rows.EXAMINE)}"
+        yield screened, f"where not {quoted(rows.EXAMINE)} and not {quoted(rows.NOT_WANTED)}"
     if examined:
         yield examined, ""

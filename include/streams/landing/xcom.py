@@ -61,6 +61,7 @@ class ValidatedUnit(TypedDict):
         landed: Offsets with a row, each counted once.
         good: How many of them keep the contract.
         dead_lettered: How many of them are dead letters.
+        not_wanted: How many of them no contract of the topic's union takes.
         without_record: Offsets of the ranges that have no row.
         repeated: Rows that had landed more than once and were dropped.
     """
@@ -70,6 +71,7 @@ class ValidatedUnit(TypedDict):
     landed: int
     good: int
     dead_lettered: int
+    not_wanted: int
     without_record: int
     repeated: int
 
@@ -84,6 +86,7 @@ class RunSummary(TypedDict):
         ranges: The claim's ranges.
         landed: As in `ValidatedUnit`, of all units.
         dead_lettered: As in `ValidatedUnit`, of all units, with the conflicting rows.
+        not_wanted: As in `ValidatedUnit`, of all units.
         without_record: As in `ValidatedUnit`, of all ranges.
         repeated: As in `ValidatedUnit`, of all units.
         clean: Rows that were added to the clean table.
@@ -97,6 +100,7 @@ class RunSummary(TypedDict):
     ranges: list[LogRange]
     landed: int
     dead_lettered: int
+    not_wanted: int
     without_record: int
     repeated: int
     clean: int
@@ -105,10 +109,11 @@ class RunSummary(TypedDict):
 
 
 class FinishedRun(TypedDict):
-    """The metadata of the asset event at the end of a run: landed = clean + dead_lettered + duplicates."""
+    """The metadata of the asset event at the end of a run: landed = clean + dead_lettered + duplicates + not_wanted."""
 
     ranges: list[LogRange]
     landed: int
     clean: int
     dead_lettered: int
     duplicates: int
+    not_wanted: int

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 # Limited, so that the text stays readable. The page shows all broken rules.
 MAX_RULES_IN_ERROR = 6
 MIN_LANDED_FOR_SHARES = 100
-COUNTS = ("landed", "clean", "dead_lettered", "duplicates")
+COUNTS = ("landed", "clean", "dead_lettered", "duplicates", "not_wanted")
 
 
 class SetsFailed(AirflowFailException):
@@ -72,8 +72,8 @@ def check_sets(consumer: HasSuite, summary: Mapping[str, Any]) -> CheckedSet:
     Args:
         consumer: The consumer with the suite.
         summary: `claim_id`, `table` (the clean table's identifier), `ranges` ([{"partition", "start", "end", "log"}],
-            end exclusive), the counts `landed`, `clean`, `dead_lettered` and `duplicates`, and `run_id` if there is
-            one. The suite's measures may use the counts, and `dead_lettered_share` and `duplicate_share`.
+            end exclusive), the counts `landed`, `clean`, `dead_lettered`, `duplicates` and `not_wanted`, and `run_id`
+            if there is one. The suite's measures may use the counts, and `dead_lettered_share` and `duplicate_share`.
 
     Returns:
         The result; only {"suite": None} if the consumer has no suite.
@@ -163,8 +163,8 @@ def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any
 
 
 def _shares(counts: Mapping[str, Any]) -> dict[str, float | None]:
-    """`dead_lettered_share` and `duplicate_share`, from 0 to 1, of the landed messages."""
-    landed = counts["landed"] or 0
+    """`dead_lettered_share` and `duplicate_share`, from 0 to 1, of the landed messages that are wanted."""
+    landed = (counts["landed"] or 0) - (counts["not_wanted"] or 0)
     # None for few messages, because a single invalid message would be a large share of them.
     enough = landed >= MIN_LANDED_FOR_SHARES
     parts = {"dead_lettered_share": counts["dead_lettered"], "duplicate_share": counts["duplicates"]}
