@@ -58,7 +58,8 @@ def broken_foreign(topic: Topic, good: bytes, headers: Headers = ()) -> dict[Rea
             continue
         content = payload.at(source)
         if type(content) in (str, int):
-            too_much = "x" * max(1, topic.max_bytes - len(good) - 100) if isinstance(content, str) else 2**80
+            room = topic.max_bytes - len(_changed(good, source, ""))
+            too_much = "x" * room if isinstance(content, str) else 2**80
             found[Reason.missing_field] = _changed(good, source, ABSENT)
             found[Reason.wrong_type] = _changed(good, source, [content])
             found[Reason.out_of_bounds] = _changed(good, source, too_much)
