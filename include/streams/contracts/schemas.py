@@ -49,7 +49,7 @@ def schema(topic: Topic) -> dict[str, Any]:
     if isinstance(contract, ContractUnion):
         types = {kind: {"title": one.contract_name, **_picked(one)} for kind, one in sorted(contract.contracts.items())}
         chosen = {CHOSEN_BY_KEYWORD: str(contract.by), TYPES_KEYWORD: types}
-        return {**head, FOREIGN_KEYWORD: True, "type": "object", "additionalProperties": True, **chosen}
+        return {**head, FOREIGN_KEYWORD: True, **_Node().object(), **chosen}
     if issubclass(contract, ForeignContract):
         return {**head, FOREIGN_KEYWORD: True, **_picked(contract)}
     return {**head, **_without(_derived(contract), "title", "description")}
@@ -189,8 +189,9 @@ def _unbounded(node: dict[str, Any], path: str, is_open: bool) -> Iterator[str]:
             yield f"{path}: an array needs max_length"
         yield from _unbounded(node.get("items", {}), f"{path}[]", is_open)
     if kind == "object":
-        # What a foreign contract does not pick may be anything.
-        if node.get("additionalProperties") is not False and not (is_open and node["additionalProperties"] is True):
+        # What a foreign contract does not pick may be anything, but it cannot pick an object as a whole.
+        picks = is_open and node.get("additionalProperties") is True and "properties" in node
+        if node.get("additionalProperties") is not False and not picks:
             yield f"{path or '(message)'}: an object needs fixed fields"
         for name, child in node.get("properties", {}).items():
             inner = f"{path}{name}" if path.endswith(" ") else f"{path}.{name}".lstrip(".")

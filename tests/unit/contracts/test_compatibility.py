@@ -90,7 +90,8 @@ def test_each_change_has_the_name_of_its_rule(edit: Callable[[Schema], object], 
 
 def test_every_rule_is_tested_above():
     marks = getattr(test_each_change_has_the_name_of_its_rule, "pytestmark", [])
-    assert {case[1] for mark in marks for case in mark.args[1]} == set(Rule)
+    of_unions = {Rule.type_added, Rule.type_removed, Rule.union_changed}  # tests/unit/contracts/test_foreign_schemas.py
+    assert {case[1] for mark in marks for case in mark.args[1]} == set(Rule) - of_unions
 
 
 @pytest.mark.parametrize(
