@@ -74,6 +74,10 @@ class PullRequest(Delivered):
     labels: Annotated[tuple[Label, ...], At("pull_request.labels"), Field(max_length=100)]
 
 
+class Star(Delivered):
+    """No contract of WEBHOOKS: its messages are not wanted."""
+
+
 WEBHOOKS = ContractUnion(
     by=FromHeader(TYPE_HEADER), contracts={"push": Push, "issues": Issue, "pull_request": PullRequest}
 )

@@ -1,0 +1,92 @@
+"""The headers that a contract needs land with each record, whatever the record's headers are."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from confluent_kafka import Producer
+
+from include.streams.contracts.topics import HEADERS_LANDED, header_column
+from include.streams.kafka.connection import client_config, producer_config
+from include.streams.kafka.topics import create_topics
+from include.streams.landing import connectors, verification
+from include.streams.landing.connect import Connect
+from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.planning import verify_for
+from include.streams.landing.repair import repair
+from include.streams.landing.tables import connector_name, load_landing_table
+from tests import webhooks
+from tests.integration.connect.conftest import FAST, configure, landed_records, standing, wait_for, wait_until_read
+
+pytestmark = pytest.mark.integration
+
+TYPE, ID = webhooks.TYPE_HEADER, webhooks.ID_HEADER
+ODD: list[list[tuple[str, bytes | None]]] = [
+    [],
+    [(TYPE, b"push")],
+    [(ID, b"1")],
+    [(TYPE, None), (ID, b"")],
+    [(TYPE, b"\xff\x00"), (ID, "é".encode()), ("", b"x"), ("other", b"y")],
+    [(TYPE, b"push"), (ID, b"2"), (ID.lower(), b"3")],
+]
+TWICE: list[tuple[str, bytes | None]] = [(TYPE, b"first"), (ID, b"4"), (TYPE, b"last")]
+
+
+@pytest.fixture
+def topic(connect_services, folder):
+    topic = webhooks.topic(name=f"hooks.{uuid.uuid4().hex[:8]}", landed=True, partitions=1)
+    create_topics([topic])
+    configure(folder, topic, FAST)
+    yield topic
+    Connect().delete(connector_name(topic))
+
+
+def send(topic, all_headers: list[list[tuple[str, bytes | None]]]) -> None:
+    producer = Producer(producer_config(client_config()))
+    for number, headers in enumerate(all_headers):
+        producer.produce(topic.name, f'{{"n":{number}}}'.encode(), headers=headers, partition=0)
+    assert producer.flush(30) == 0
+
+
+def landed(topic) -> dict[int, tuple[bytes | None, bytes | None, str]]:
+    found = load_landing_table(topic).scan().to_arrow().to_pylist()
+    names = (header_column(TYPE), header_column(ID), HEADERS_LANDED)
+    return {row["offset"]: tuple(row[name] for name in names) for row in found}
+
+
+def expected(all_headers: list[list[tuple[str, bytes | None]]]) -> dict[int, tuple[bytes | None, bytes | None, str]]:
+    return {
+        offset: (dict(headers).get(TYPE), dict(headers).get(ID), f"{TYPE},{ID}")
+        for offset, headers in enumerate(all_headers)
+    }
+
+
+def test_headers_land_as_bytes_whatever_they_are(topic, folder, connect):
+    connectors.apply([topic], folder=folder)
+    send(topic, ODD)
+    wait_for(lambda: landed_records(topic) >= len(ODD))
+    assert landed(topic) == expected(ODD)
+    assert connectors.apply([topic], folder=folder) == [], "nothing is left to change"
+
+
+def test_a_record_with_one_header_twice_is_repaired_and_stops_nothing(topic, folder, connect, monkeypatch, operations):
+    connectors.apply([topic], folder=folder)
+    sent = [ODD[1], TWICE, ODD[5]]
+    send(topic, sent)
+    wait_for(lambda: landed_records(topic) >= 2)
+    wait_until_read(topic)
+    assert standing(connect, topic).is_running
+    monkeypatch.setattr(verification, "INNER_GRACE", verification.timedelta())
+    lane = LandingConsumer(name=f"hooks-{uuid.uuid4().hex[:8]}", topic=topic)
+    due = verify_for(lane).due
+    assert [(gap.offsets.start, gap.offsets.end) for gap in due] == [(1, 2)]
+    assert repair(topic, due).appended == 1
+    assert landed(topic) == expected(sent)
+
+
+def test_a_topic_that_needs_no_headers_has_no_transform_for_them(make_topic, folder):
+    plain = make_topic()
+    config = connectors.connector_config(plain, folder)
+    assert "errors.tolerance" not in config
+    assert connectors.HEADER_TRANSFORM not in config.values()
