@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-next browser up down status send look env logs lint lock contracts bench-events \
-    bench-batch bench-age freshness eval-triage faults faults-batch
+    bench-batch bench-age bench-foreign freshness eval-triage faults faults-batch
 
 # Output of a target is for people and programs, also when make runs below make.
 MAKEFLAGS += --no-print-directory
@@ -94,6 +94,9 @@ freshness: $(READY) ## from a record to its aggregate; ARGS="--commit-seconds 2"
 
 eval-triage: $(READY) ## triage against labelled requests and attacks; ARGS="--engine llm" asks the model
 	@$(PYTHON) -m benchmarks.eval_triage $(ARGS)
+
+bench-foreign: $(READY) ## set-based validation of a foreign contract beside an own contract
+	@$(PYTHON) -m benchmarks.foreign $(ARGS)
 
 bench-age: $(READY) ## what a lane costs after a year of data, beside the first day; ARGS="--help" lists smaller sizes
 	@$(PYTHON) -m benchmarks.age $(ARGS)

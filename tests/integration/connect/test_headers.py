@@ -70,7 +70,7 @@ def test_headers_land_as_bytes_whatever_they_are(topic, folder, connect):
     assert connectors.apply([topic], folder=folder) == [], "nothing is left to change"
 
 
-def test_a_record_with_one_header_twice_is_repaired_and_stops_nothing(topic, folder, connect, monkeypatch, operations):
+def test_a_record_with_one_header_twice_is_repaired_and_stops_nothing(topic, folder, connect, monkeypatch):
     connectors.apply([topic], folder=folder)
     sent = [ODD[1], TWICE, ODD[5]]
     send(topic, sent)

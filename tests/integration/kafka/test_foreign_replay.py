@@ -15,14 +15,13 @@ from tests.integration.kafka.test_handling import outcomes
 pytestmark = pytest.mark.integration
 
 make_hooks, make_lane = test_foreign_topics.make_hooks, test_foreign_topics.make_lane
-dead_letters_connection = test_replay.dead_letters_connection
 
 
 def test_a_repaired_payload_goes_back_with_its_headers_and_key(make_hooks, make_lane, send):
     topic = make_hooks()
     consumer = make_lane(topic)
     test_replay.TOPICS[topic.name] = topic
-    test_replay.REPAIRS.renamed(topic, "an old sender", {"project": "repository"})
+    test_replay.REPAIRS.renamed(topic, {"project": "repository"})
     one, other = webhooks.webhooks(2, kinds=("push",))
     old = dict(one.document)
     old["project"] = old.pop("repository")
@@ -51,4 +50,4 @@ def test_a_letter_that_no_contract_takes_any_more_stays(make_hooks, make_lane, s
     )
     report = test_replay.run(topic, dry_run=False)
     assert test_replay.counts(report) == {"failing": 1}
-    assert report["letters"][0]["detail"] == "not wanted: no contract of the topic's union takes its type"
+    assert report["dead_letters"][0]["detail"] == "not wanted: no contract of the topic's union takes its type"
