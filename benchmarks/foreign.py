@@ -3,7 +3,7 @@
     python -m benchmarks.foreign [--messages 400000] [--documents 6000]
 
 Messages: small and flat. Both contracts check the same fields; the own one also proves that there are no others.
-Documents: nested, about 15 kB each, of which six values are picked; beside them, the same contract's parser, which takes
+Documents: nested, about 9 kB each, of which six values are picked; beside them, the contract's parser, which takes
 one document after the other. No services are needed. The last line is a JSON object.
 
 - own, foreign: messages a second; the median of RUNS runs, each as a task does it: screened into a Parquet file.

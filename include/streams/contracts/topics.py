@@ -59,7 +59,7 @@ class Topic:
             defines the messages.
         key: The field that is the Kafka key. Messages with the same key keep their order. None if no picked field of a
             foreign contract is the key.
-        partitions: The number of partitions.
+        partitions: The number of partitions with which the topic is created if it does not exist.
         retention: How long the broker keeps a message, by its timestamp; None to keep it forever.
         max_bytes: The largest value that the contract allows, in bytes.
         compacted: The broker may delete a message when a later one has the same key.

@@ -86,7 +86,7 @@ def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replicatio
     """Create missing topics and their dead-letter topics, and add missing partitions.
 
     Can be repeated without harm. Settings of a topic that exists are not changed (somebody may have tuned them), and
-    surplus partitions stay.
+    surplus partitions stay. A topic that somebody else defines gets no further partitions.
 
     Args:
         topics: The topics. Each gets a dead-letter topic with one partition.
@@ -106,7 +106,10 @@ def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replicatio
     errors = ClientErrors(conn_id, config)
     admin = AdminClient(admin_config(config))
     wanted: dict[str, NewTopic] = {}
+    foreign: set[str] = set()
     for topic in topics:
+        if topic.is_foreign:
+            foreign.add(topic.name)
         for name, config in (
             (topic.name, topic.kafka_config()),
             (topic.dead_letter_name, topic.dead_letter_config()),
@@ -122,7 +125,7 @@ def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replicatio
     grown = [
         NewPartitions(name, new.num_partitions)
         for name, new in wanted.items()
-        if name in there and len(there[name].partitions) < new.num_partitions
+        if name in there and name not in foreign and len(there[name].partitions) < new.num_partitions
     ]
     if grown:
         for name, future in admin.create_partitions(grown, request_timeout=REQUEST_TIMEOUT_SECONDS).items():

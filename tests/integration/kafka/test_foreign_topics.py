@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import uuid
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from include.streams.contracts.types import Line
 from include.streams.kafka import tasks
 from include.streams.kafka.broken_contracts import ALARM
 from include.streams.kafka.consumers import Consumer, Shape
+from include.streams.kafka.topics import create_topics
 from include.streams.operations.database import begin
 from tests import webhooks
 from tests.integration.kafka.conftest import alarms, numbers, open_claims, read_all, wait_for_topics
@@ -172,3 +174,8 @@ def test_rows_of_a_type_that_is_wanted_later_stay_counted(make_hooks, make_lane,
         query = text('select "offset", outcome from inbox where consumer = :name order by 1')
         found = [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
     assert found == [(0, "not_wanted"), (1, "handled")]
+
+
+def test_a_topic_of_somebody_else_gets_no_partitions(make_hooks):
+    topic = make_hooks()
+    assert create_topics([dataclasses.replace(topic, partitions=5)]) == []
