@@ -17,6 +17,7 @@ from include.streams.landing.standing import Standing, shortened
 from include.streams.landing.tables import connector_name
 from include.streams.landing.watchdog import Limits
 from include.water.topics import METER_READINGS, TOPICS
+from tests import webhooks
 
 CATALOG = {
     "conn_type": "postgres", "host": "db", "port": 5433, "login": "me", "password": "secret-word", "schema": "catalog",
@@ -195,3 +196,16 @@ def test_a_request_in_a_rebalance_is_made_again(monkeypatch):
         with pytest.raises(ConnectUnreachable, match=r"connection kafka_connect: GET .* no JSON"):
             connect.config("orders")
         server.shutdown()
+
+
+def test_each_header_that_a_contract_needs_lands_by_a_transform_of_its_own(folder):
+    (folder / connectors.TEMPLATE).write_text('{"topics": "{{topic}}", "transforms": "hoist"}')
+    config = connectors.connector_config(webhooks.topic(landed=True), folder)
+    assert config["transforms"] == "hoist,header0,header1,headers"
+    assert config["transforms.header0.headers"] == "X-Hub-Event"
+    assert config["transforms.header1.fields"] == "header_x_hub_delivery"
+    assert config["transforms.headers.static.value"] == "X-Hub-Event,X-Hub-Delivery"
+    assert config["errors.tolerance"] == "all"
+    plain = connectors.connector_config(METER_READINGS, folder)
+    assert plain["transforms"] == "hoist"
+    assert "errors.tolerance" not in plain
