@@ -376,6 +376,11 @@ def check(contract: type[ForeignContract]) -> None:
     """
     if type(contract.contract_version) is not int or contract.contract_version < 1:
         raise ValueError(f"{contract.__name__}.contract_version must be a whole number of at least 1")
+    for name, field in contract.model_fields.items():
+        if field.validation_alias is not None:
+            raise ValueError(
+                f"{contract.__name__}.{name} has an alias: write `At({str(field.validation_alias)!r})` instead"
+            )
     schema, definitions = model_schema(contract)
     while schema["type"] != "model-fields":
         schema = schema["schema"]

@@ -217,6 +217,10 @@ class TwoSources(Deploy):
     both: Annotated[Annotated[Line, At("a")] | None, FromHeader("B")] = None
 
 
+class Aliased(Deploy):
+    other: Annotated[Line, Field(alias="otherName", max_length=9)]
+
+
 class NumberInHeader(Deploy):
     number: Annotated[int, FromHeader("N"), Field(ge=0, le=9)]
 
@@ -244,6 +248,7 @@ class Sized(Deploy):
     [
         (WithoutEventId, {}, "contract: WithoutEventId does not define the property event_id"),
         (TwoSources, {}, "TwoSources.both has several sources (header B, a): keep one of them"),
+        (Aliased, {}, "Aliased.other has an alias: write `At('otherName')` instead"),
         (NumberInHeader, {}, "NumberInHeader.number comes from a header, which is text: declare it as a text"),
         (NoVersion, {}, "NoVersion.contract_version must be a whole number of at least 1"),
         (Build, {"key": "nothing"}, "key: Build has no field 'nothing'"),
