@@ -53,8 +53,9 @@ def broken_foreign(topic: Topic, good: bytes, headers: Headers = ()) -> dict[Rea
     contract: Any = union.of(payload, headers) if union else topic.contract
     found = _unreadable(topic, good)
     for name, source in sources_of(contract).items():
-        is_usable = isinstance(source, At) and contract.model_fields[name].is_required()
-        if not is_usable or (union and source == union.by):
+        if not isinstance(source, At) or not contract.model_fields[name].is_required():
+            continue
+        if union and source == union.by:
             continue
         content = payload.at(source)
         if type(content) in (str, int):

@@ -13,6 +13,7 @@ class ConsumedTopic(TypedDict):
         handled: Messages with this outcome since `Overview.since`; None in the standard lane, which counts tables.
         duplicates: The same for messages whose event was handled before.
         dead_letters: The same for messages that became dead letters.
+        not_wanted: The same for messages of types that no contract of the topic takes; None in the standard lane.
     """
 
     topic: str
@@ -21,6 +22,7 @@ class ConsumedTopic(TypedDict):
     handled: int | None
     duplicates: int | None
     dead_letters: int | None
+    not_wanted: int | None
 
 
 class ConsumerFacts(TypedDict):

@@ -33,7 +33,7 @@ CLIENTS = (
     "include.streams.kafka.watch", "include.streams.operations.database",
 )  # fmt: skip
 LANDING_CLIENTS = (
-    "airflow.providers.http.hooks.http", "pyiceberg.catalog.sql", "include.streams.lake.objects",
+    "airflow.providers.http.hooks.http", "pyiceberg.catalog.sql", "include.streams.compat.objects",
     "include.streams.landing.connectors", "include.streams.landing.standing", "include.streams.landing.watch",
 )  # fmt: skip
 
@@ -429,6 +429,7 @@ def _consumer_facts(
                 "handled": None if of_topic is None or is_landing else of_topic.get("handled", 0),
                 "duplicates": None if of_topic is None or is_landing else of_topic.get("duplicate", 0),
                 "dead_letters": None if of_topic is None else of_topic.get("dead_letter", 0),
+                "not_wanted": None if of_topic is None or is_landing else of_topic.get("not_wanted", 0),
             }
         )
     number, oldest = (0, None) if counts is None else counts.claims.get(name, (0, None))

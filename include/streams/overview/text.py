@@ -59,6 +59,8 @@ def _consumers(consumers: Iterable[ConsumerFacts]) -> list[str]:
             rows.append(
                 (f"  {topic['topic']}", lag, duration(topic["age_seconds"]), *counts, _number(topic["dead_letters"]))
             )
+            if topic["not_wanted"]:
+                rows.append((f"    {topic['not_wanted']:,} of other types, not wanted",))
         if consumer["dead_letters"]:
             reasons = sorted(consumer["dead_letters"].items(), key=lambda item: (-item[1], item[0]))
             rows.append((f"  dead letters: {', '.join(f'{number:,} {reason}' for reason, number in reasons)}",))

@@ -64,7 +64,7 @@ def test_what_a_consumer_has_done_and_what_waits_for_it_is_counted(consumer, sen
     (facts,) = found["consumers"]
     (counted,) = facts["topics"]
     assert counted.pop("age_seconds") == pytest.approx(1, abs=10)
-    assert counted == {"topic": topic.name, "lag": 2, "handled": 2, "duplicates": 1, "dead_letters": 2}
+    assert counted == {"topic": topic.name, "lag": 2, "handled": 2, "duplicates": 1, "dead_letters": 2, "not_wanted": 0}
     assert facts["dead_letters"] == {"not_json": 1, "wrong_type": 1}
     assert (facts["open_claims"], facts["oldest_claim_seconds"], facts["failing"]) == (0, None, 0)
 

@@ -8,6 +8,7 @@ import pytest
 
 from include.streams.contracts import Registry
 from include.streams.kafka.sending import CannotSend, Sent, headers_in, lines_of, messages_of, values_in
+from tests import webhooks
 from tests.unit.contracts.orders import ORDERS, message
 
 TOPICS = Registry(ORDERS)
@@ -130,3 +131,16 @@ def test_few_messages_have_a_line_each_and_many_a_line_for_each_partition():
         "orders  partition 0  offsets 0 to 28: 15 messages",
         "orders  partition 1  offsets 1 to 29: 15 messages",
     ]
+
+
+def test_a_foreign_topic_is_checked_with_the_headers_and_has_no_key_of_its_own():
+    topics = Registry(webhooks.topic(name="hooks"))
+    (one,) = webhooks.webhooks(1, kinds=("push",))
+    values = values_in(one.value)
+    (found,) = messages_of(topics, "hooks", values, headers=one.headers)
+    assert found.key is None
+    with pytest.raises(CannotSend, match="message 1 "):
+        messages_of(topics, "hooks", values)
+    other = [(name, b"star" if name == webhooks.WEBHOOKS.by.name else header) for name, header in one.headers]
+    with pytest.raises(CannotSend, match="no contract of the topic takes its type"):
+        messages_of(topics, "hooks", values, headers=other)

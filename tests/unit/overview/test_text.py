@@ -11,7 +11,7 @@ from include.streams.overview.text import duration, lines_of
 
 
 def consumed(topic: str, **changes: Any) -> ConsumedTopic:
-    known: Any = {"lag": 0, "age_seconds": None, "handled": 5, "duplicates": 0, "dead_letters": 0}
+    known: Any = {"lag": 0, "age_seconds": None, "handled": 5, "duplicates": 0, "dead_letters": 0, "not_wanted": 0}
     return {"topic": topic, **known, **changes}
 
 
@@ -49,12 +49,13 @@ def test_a_project_without_consumers_has_a_time_and_no_alarm():
 
 
 def test_a_consumer_has_a_line_for_each_topic():
-    shown = consumed("orders", lag=1200, age_seconds=300, handled=123, duplicates=1, dead_letters=4)
+    shown = consumed("orders", lag=1200, age_seconds=300, handled=123, duplicates=1, dead_letters=4, not_wanted=1500)
     one = consumer("billing", shown, consumed("returns"), dead_letters={"not_json": 1, "wrong_type": 3})
     lines = lines_of(overview(consumers=[one]))
     assert "billing: no open claim" in lines
     assert [line.split() for line in lines if line.startswith("  ")] == [
         ["orders", "1,200", "5", "min", "123", "1", "4"],
+        ["1,500", "of", "other", "types,", "not", "wanted"],
         ["returns", "0", "-", "5", "0", "0"],
         ["dead", "letters:", "3", "wrong_type,", "1", "not_json"],
     ]
