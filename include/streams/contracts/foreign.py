@@ -170,6 +170,9 @@ class ContractUnion:
             payload: The message's payload. It is read only if the type is in the payload.
             headers: The message's headers.
 
+        Returns:
+            The contract for the message's type.
+
         Raises:
             NotWanted: No contract takes the message's type.
             ContractViolation: The message does not name its type in a way that can be read.

@@ -98,6 +98,9 @@ class Repairs:
             value: The message's value. A valid value is returned without repairs.
             headers: The message's headers.
 
+        Returns:
+            The valid value with its event and the applied repairs.
+
         Raises:
             NotWanted: No contract of the topic's union takes the message's type.
             ContractViolation: The value still breaks the contract after all repairs, or a repair failed.

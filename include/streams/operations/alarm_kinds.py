@@ -30,7 +30,14 @@ class KindWithRunbook(StrEnum):
         return kind
 
     def with_runbook(self, message: str) -> str:
-        """The text with the kind's page at its end, unless the text names a page that fits better."""
+        """Add the kind's page to a text.
+
+        Args:
+            message: The text for people.
+
+        Returns:
+            The text with the page at its end; as it is if it names a page that fits better.
+        """
         return message if _PAGE.search(message) else f"{message} ({self.runbook})"
 
 

@@ -21,7 +21,7 @@ def task_defaults(
         owner: The team that an alarm goes to.
         reported: Whether a failed task opens the alarm `dag_failed`. False for a Dag whose failure shows in another
             way: a run that owns a claim leaves it open.
-        **changes: Airflow's arguments that differ from three retries after about 30 s, 1 min and 2 min, such as
+        changes: Airflow's arguments that differ from three retries after about 30 s, 1 min and 2 min, such as
             `retries`, `retry_delay` or `max_retry_delay`.
 
     Returns:

@@ -325,9 +325,9 @@ def test_one_more_picked_field_makes_no_copy_of_an_event_a_conflict():
 
 def test_a_repair_changes_the_payload():
     repairs = Repairs()
-    repairs.renamed(BUILDS, "an old sender", {"try": "attempt"})
+    repairs.renamed(BUILDS, {"try": "attempt"})
 
-    @repairs.repair(BUILDS, "the branch was a text")
+    @repairs.repair(BUILDS)
     def nested(message: bytes) -> bytes | None:
         document = to_document(message)
         if document is None or not isinstance(document["source"]["branch"], str):
@@ -335,14 +335,14 @@ def test_a_repair_changes_the_payload():
         return to_value({**document, "source": {"branch": {"name": document["source"]["branch"]}}})
 
     old = value(source={"branch": "main"}).replace(b'"attempt"', b'"try"')
-    mended = repairs.mend(BUILDS, old, HEADERS)
+    mended = repairs.apply(BUILDS, old, HEADERS)
     assert mended.repairs == ("renamed try to attempt", "nested")
     assert mended.event == BUILDS.parse(value(), HEADERS)
     assert json.loads(mended.value)["anything"] is None
     with pytest.raises(ValueError, match="its contract has no field 'name'"):
-        repairs.renamed(BUILDS, "no member of this name is picked", {"x": "name"})
+        repairs.renamed(BUILDS, {"x": "name"})
     with pytest.raises(NotWanted):
-        Repairs().mend(BY_HEADER, old, [("Kind", b"third")])
+        Repairs().apply(BY_HEADER, old, [("Kind", b"third")])
 
 
 @pytest.mark.parametrize("kind", ["push", "issues", "pull_request"])

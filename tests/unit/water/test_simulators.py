@@ -207,7 +207,7 @@ def test_a_request_of_an_old_app_is_planted_that_a_replay_can_mend(tmp_path: Pat
     values = [value for topic, _, value in broker.messages if topic == SERVICE_REQUESTS.name]
     (old,) = [value for value in values if value and b'"message"' in value]
     assert not is_good(SERVICE_REQUESTS.name, old)
-    assert is_good(SERVICE_REQUESTS.name, REPAIRS.mend(SERVICE_REQUESTS, old).value)
+    assert is_good(SERVICE_REQUESTS.name, REPAIRS.apply(SERVICE_REQUESTS, old).value)
 
 
 def test_what_the_broker_did_not_acknowledge_is_not_counted_and_the_run_fails(tmp_path: Path, broker: FakeBroker):
