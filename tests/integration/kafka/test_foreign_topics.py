@@ -17,7 +17,6 @@ from include.streams.contracts import At, ContractUnion, Topic
 from include.streams.contracts.breaking import broken_foreign
 from include.streams.contracts.types import Line
 from include.streams.kafka import tasks
-from include.streams.kafka.broken_contracts import ALARM
 from include.streams.kafka.consumers import Consumer, Shape
 from include.streams.kafka.topics import create_topics
 from include.streams.operations.database import begin
@@ -142,7 +141,7 @@ def test_messages_that_are_not_wanted_hide_no_broken_contract(make_hooks, make_l
         send(topic, b"{}", headers=[("X-Hub-Event", b"push")])
     handle(consumer, "run")
     assert outcomes(consumer) == {"not_wanted": 60, "dead_letter": 15}
-    assert "15 of the latest 15 messages (100 %)" in alarms(consumer)[ALARM]
+    assert "15 of the latest 15 messages (100 %)" in alarms(consumer)["many_dead_letters"]
 
 
 def test_a_run_that_is_cleared_counts_nothing_twice(make_hooks, make_lane, send):
