@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from inspect import signature
 from itertools import chain
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,10 @@ from include.streams.kafka.connection import CONN_ID
 
 if TYPE_CHECKING:
     from include.streams.kafka.messages import Message
+
+# Errors that a retry does not change, because the code is wrong. An error of one of these kinds may still be due to one
+# odd message.
+PROGRAMMING_ERRORS = (TypeError, AttributeError, NameError, ImportError, SyntaxError)
 
 # For tasks that claim and handle: delays of 5 s, doubling to 30 min, a little over six hours in total. An outage of the
 # broker or the database of that length delays the work but fails no run.
@@ -25,6 +30,44 @@ RETRIES: dict[str, Any] = {
 
 # Airflow's default for [core] max_map_length. A claim that maps to more tasks fails its run.
 MAX_MAP_LENGTH = 1024
+
+
+class FunctionUnusable(Exception):
+    """A function that a declaration names does not exist or cannot be called; the text says what to correct."""
+
+
+def load_function(name: str, what: str, *arguments: str) -> "Callable[..., Any]":
+    """Import a function that a declaration names.
+
+    Args:
+        name: "package.module:function".
+        what: The function's role and whose it is, for the error: "consumer book: its effect".
+        arguments: The names of the arguments with which it is called.
+
+    Raises:
+        FunctionUnusable: There is no such function, its module cannot be imported, or it takes other arguments.
+    """
+    try:
+        found = resolve_name(name)
+    except (*PROGRAMMING_ERRORS, ValueError) as error:
+        raise FunctionUnusable(
+            f"{what} {name!r} cannot be imported ({type(error).__name__}: {error}); correct the name in the "
+            "declaration, or the module"
+        ) from error
+    if not callable(found):
+        raise FunctionUnusable(f"{what} {name!r} is a {type(found).__name__}, and must be a function")
+    try:
+        takes = signature(found)
+    except ValueError:
+        # Some functions that are written in C do not say what they take.
+        return found
+    try:
+        takes.bind(*arguments)
+    except TypeError:
+        raise FunctionUnusable(
+            f"{what} {name!r} takes {takes}, and is called with ({', '.join(arguments)}); correct its parameters"
+        ) from None
+    return found
 
 
 class Shape(StrEnum):
@@ -125,9 +168,11 @@ class Consumer:
         return next(topic for topic in self.topics if topic.name == name)
 
     def load_effect(self) -> "Callable[..., Any]":
-        """Import the effect's function; call this in a task, not in a Dag file."""
-        return resolve_name(self.effect)
+        """Import the effect's function; call this in a task, not in a Dag file. Raises FunctionUnusable."""
+        arguments = ("connection", "message", *(("prepared",) if self.prepare else ()))
+        return load_function(self.effect, f"consumer {self.name}: its effect", *arguments)
 
     def load_prepare(self) -> "Callable[[Message], Any] | None":
-        """Import the function that prepares an effect; None when the consumer has none."""
-        return resolve_name(self.prepare) if self.prepare else None
+        """Import the function that prepares an effect; None if there is none. Raises FunctionUnusable."""
+        what = f"consumer {self.name}: its function for preparing"
+        return load_function(self.prepare, what, "message") if self.prepare else None

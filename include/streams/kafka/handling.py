@@ -21,7 +21,7 @@ from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 
 from include.streams.contracts import ContractViolation, NotWanted, Reason
 from include.streams.contracts.digests import differ, digest
-from include.streams.kafka.consumers import Consumer
+from include.streams.kafka.consumers import PROGRAMMING_ERRORS, Consumer
 from include.streams.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
 from include.streams.kafka.messages import Message, Rejected
 from include.streams.kafka.producer import AcknowledgedProducer
@@ -81,6 +81,8 @@ class Handler:
     Attributes:
         counts: {outcome: number of messages that this object has recorded with it}.
         written: The ids of outbox rows that the effects have added, by route.
+        failed: How many messages' effects have failed.
+        faults: The kinds of programming errors among these failures, one for each message.
     """
 
     def __init__(
@@ -95,6 +97,8 @@ class Handler:
         self.prepare = consumer.load_prepare()
         self.counts = {outcome: 0 for outcome in Outcome}
         self.written: outbox.Written = {}
+        self.failed = 0
+        self.faults: list[str] = []
         # The longest wait for a lock from now on; None: the minute of every transaction.
         self._lock_seconds: float | None = None
 
@@ -222,6 +226,9 @@ class Handler:
                     continue
                 self._wait_less_if_locked(error)
                 log.exception("effect failed: message=%s", one.message)
+                self.failed += 1
+                if isinstance(error, PROGRAMMING_ERRORS):
+                    self.faults.append(type(error).__name__)
                 failures.append(f"{one.message}: {type(error).__name__}: {error}")
         return letters, failures
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, case, delete, func, not_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from include.streams.kafka.offsets import OffsetRange
@@ -26,6 +26,8 @@ OTHERS_SUCCEED = timedelta(minutes=1)
 # While none succeeds, their common service may be away. Runs that wait for it also keep the consumer from claiming more
 # messages, which would fail too.
 NONE_SUCCEEDS = timedelta(minutes=30)
+# So many failing ranges, and no message handled meanwhile, keep the consumer from claiming more.
+MAX_FAILING = 16
 # Between two tries of the Dag: doubled each time.
 FIRST_WAIT, LAST_WAIT = timedelta(minutes=2), timedelta(minutes=30)
 # The `tries` of a range whose effects have failed and whose run still retries; `due_at` is when its first try began.
@@ -72,6 +74,61 @@ def should_leave(consumer: str, claim_id: int, failing: Sequence[OffsetRange], *
             inbox.c.recorded_at > claim.since, inbox.c.consumer == consumer, inbox.c.outcome == Outcome.handled
         )
         return claim.age >= NONE_SUCCEEDS or connection.execute(others.limit(1)).first() is not None
+
+
+def all_fail(consumer: str, claim_id: int, failing: Sequence[OffsetRange], messages: int) -> bool:
+    """Whether the effects of all messages of the consumer fail now, so that it is not due to one odd message.
+
+    Args:
+        consumer: The consumer's name.
+        claim_id: The claim.
+        failing: The ranges of the claim whose effects fail; none of their messages was handled.
+        messages: How many messages have failed in them.
+    """
+    handled = select(inbox.c.offset).where(inbox.c.consumer == consumer, inbox.c.outcome == Outcome.handled).limit(1)
+    key = postponed_ranges.primary_key.columns
+    these = tuple_(*key).in_([tuple(_key(claim_id, part).values()) for part in failing])
+    # When the last other range has failed.
+    failed_at = case(
+        (postponed_ranges.c.tries == IN_ITS_RUN, postponed_ranges.c.due_at),
+        else_=postponed_ranges.c.due_at - _wait(postponed_ranges.c.tries),
+    )
+    others = select(func.max(failed_at)).join(claims, claims.c.id == postponed_ranges.c.claim_id)
+    others = others.where(claims.c.consumer == consumer, claims.c.closed_at.is_(None), not_(these))
+    with begin() as connection:
+        if connection.execute(handled).first() is None:
+            return True
+        if messages > 1:
+            since = connection.scalar(select(claims.c.claimed_at).where(claims.c.id == claim_id))
+        else:
+            since = connection.scalar(others)
+        return since is not None and connection.execute(handled.where(inbox.c.recorded_at > since)).first() is None
+
+
+def holds_back(connection: Connection, consumer: str) -> bool:
+    """Whether the consumer should claim nothing now, because further messages would fail too.
+
+    Ranges that fail at once leave their runs at once, and no longer keep the consumer from claiming. Without this, an
+    effect that always fails would take the whole topic apart, and its messages would be handled out of order later.
+    After NONE_SUCCEEDS, new messages are tried again.
+
+    Args:
+        connection: A connection in the transaction of the claim.
+        consumer: The consumer's name.
+    """
+    failing = (
+        select(func.count(), func.min(claims.c.claimed_at))
+        .join(claims, claims.c.id == postponed_ranges.c.claim_id)
+        .where(claims.c.consumer == consumer, claims.c.closed_at.is_(None))
+        .where(claims.c.claimed_at > func.now() - NONE_SUCCEEDS, postponed_ranges.c.tries != IN_ITS_RUN)
+    )
+    number, since = connection.execute(failing).one()
+    if number < MAX_FAILING:
+        return False
+    handled = select(inbox.c.offset).where(
+        inbox.c.recorded_at > since, inbox.c.consumer == consumer, inbox.c.outcome == Outcome.handled
+    )
+    return connection.execute(handled.limit(1)).first() is None
 
 
 def postpone(claim_id: int, ranges: Sequence[OffsetRange]) -> None:

@@ -32,7 +32,7 @@ from include.streams.kafka.claims import (
     reset_command,
     settle,
 )
-from include.streams.kafka.consumers import Consumer, Shape
+from include.streams.kafka.consumers import Consumer, FunctionUnusable, Shape
 from include.streams.kafka.delivery import OwnDelivery
 from include.streams.kafka.handling import Handler, HandlingFailed
 from include.streams.kafka.messages import Message
@@ -80,13 +80,19 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
     Raises:
         KafkaException: The broker failed before the claim was made or found.
         SQLAlchemyError: The database failed before the claim was made or found.
-        AirflowFailException: A person must decide, because a topic was recreated or truncated. Airflow does not retry.
+        AirflowFailException: A person must decide, because a topic was recreated or truncated, or the effect cannot be
+            loaded. Airflow does not retry.
     """
     from airflow.sdk.exceptions import AirflowTaskTimeout
 
     _check_shape(consumer, Shape.chunked)
+    _check_functions(consumer)
+
+    def room(connection: Connection) -> int:
+        return 0 if _holds_back(connection, consumer, run_id) else consumer.max_messages_per_claim
+
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
-        claimed = _claim(consumer, run_id, group)
+        claimed = _claim(consumer, run_id, group, room)
         chunks = split(claimed, consumer.chunk_size)
         log.info(
             "claimed: consumer=%s run_id=%s ranges=%s chunks=%d",
@@ -134,11 +140,14 @@ def claim_partition_keys(
         The keys, for `outlet_events[...].add_partitions`; empty when there is nothing to claim, or no room.
 
     Raises:
-        AirflowFailException: The topic was recreated, or its log was truncated.
+        AirflowFailException: The topic was recreated, or its log was truncated; or the effect cannot be loaded.
     """
     _check_shape(consumer, Shape.per_message)
+    _check_functions(consumer)
 
     def room(connection: Connection) -> int:
+        if _holds_back(connection, consumer, run_id):
+            return 0
         unhandled = sum(claimed_unhandled(connection, consumer.name).values())
         if unhandled <= consumer.max_messages_per_claim:
             return consumer.max_messages_per_claim
@@ -152,6 +161,31 @@ def claim_partition_keys(
         keys = _open_keys(consumer, claimed, run_id, group, producer)
     log.info("claimed: consumer=%s run_id=%s keys=%d", consumer.name, run_id, len(keys))
     return keys
+
+
+def _check_functions(consumer: Consumer) -> None:
+    """Raise AirflowFailException if the effect cannot be loaded: nothing is claimed that could not be handled.
+
+    The messages wait in Kafka, in their order, until a deploy brings the effect.
+    """
+    try:
+        consumer.load_effect()
+        consumer.load_prepare()
+    except FunctionUnusable as broken:
+        _alarm_fault(consumer, str(broken))
+        raise _final(f"{broken}. Nothing was claimed; the messages wait in Kafka") from broken
+
+
+def _alarm_fault(consumer: Consumer, text: str) -> None:
+    with begin() as connection:
+        watch.open_fault(connection, consumer, text)
+
+
+def _holds_back(connection: Connection, consumer: Consumer, run_id: str) -> bool:
+    held = postponed.holds_back(connection, consumer.name)
+    if held:
+        log.warning("claims nothing, because all effects fail: consumer=%s run_id=%s", consumer.name, run_id)
+    return held
 
 
 def _has_new_keys(connection: Connection, consumer: Consumer) -> bool:
@@ -610,7 +644,11 @@ def _handle(
     refused: list[OffsetRange] = []
     is_read = True
     reader = RangeReader(group.consumer)
-    handler = Handler(consumer, run_id, producer, until=until)
+    try:
+        handler = Handler(consumer, run_id, producer, until=until)
+    except FunctionUnusable as broken:
+        _alarm_fault(consumer, str(broken))
+        raise _left_to_maintain(chunk["claim_id"], [OffsetRange(**r) for r in chunk["ranges"]], [str(broken)]) from None
     delivery = OwnDelivery(producer)
     # Read before ranges are settled. None in a run that is cleared later: its messages are old, but not late.
     claimed_at = _open_since(chunk["claim_id"])
@@ -651,9 +689,24 @@ def _handle(
         # An outage of the broker fails no run: its retries last for hours.
         only_effects_failed = refused and is_read and time.monotonic() <= until
         ranges, tried = list(dict.fromkeys(refused)), timedelta(seconds=time.monotonic() - began)
+        if only_effects_failed and _is_fault(consumer, chunk["claim_id"], ranges, handler):
+            # Without the errors' texts, which may quote a message.
+            kinds = ", ".join(sorted(set(handler.faults)))
+            _alarm_fault(consumer, f"the effect {consumer.effect} fails for every message ({kinds}), see the run's log")
+            raise _left_to_maintain(chunk["claim_id"], ranges, failures)
         if only_effects_failed and postponed.should_leave(consumer.name, chunk["claim_id"], ranges, tried=tried):
             raise _left_to_maintain(chunk["claim_id"], ranges, failures)
         raise HandlingFailed("; ".join(failures))
+
+
+def _is_fault(consumer: Consumer, claim_id: int, refused: Sequence[OffsetRange], handler: Handler) -> bool:
+    """Whether the effects of all messages fail with a programming error, which no retry changes.
+
+    A single message may be odd, and its error with it: it is retried in its run while the others are handled.
+    """
+    if handler.counts[Outcome.handled] or not handler.faults or len(handler.faults) < handler.failed:
+        return False
+    return postponed.all_fail(consumer.name, claim_id, refused, handler.failed)
 
 
 def _left_to_maintain(claim_id: int, refused: Sequence[OffsetRange], failures: Sequence[str]) -> Exception:

@@ -27,7 +27,7 @@ from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_to_alarm, close_alarm, close_others, open_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.each import do_each, shuffled
-from include.streams.operations.tables import claims, log_ends, open_transactions
+from include.streams.operations.tables import Outcome, alarms, claims, inbox, log_ends, open_transactions
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +120,7 @@ def check_consumer(consumer: Consumer) -> Standing:
     """
     with begin() as connection:
         oldest_claim = watch_claims(connection, consumer)
+        _watch_fault(connection, consumer)
         watch_broken_contracts(connection, consumer)
     with GroupOffsets(consumer.group, consumer.conn_id, **{**CONSUMER_SETTINGS, **ONE_MESSAGE}) as group:
         found = group.look_now((topic.name for topic in consumer.topics), needs_committed=False)
@@ -358,6 +359,35 @@ def watch_claims(connection: Connection, consumer: Watched) -> timedelta | None:
     else:
         close_alarm(connection, consumer.name, AlarmKind.claim_open)
     return age
+
+
+def open_fault(connection: Connection, consumer: Consumer, text: str) -> None:
+    """Open the alarm about an effect that cannot work.
+
+    Args:
+        connection: A connection in a transaction.
+        consumer: The consumer.
+        text: What is wrong.
+    """
+    remedy = (
+        "repair the code and deploy it. What was claimed is tried again by the Dag maintain, at least every half hour; "
+        "new messages are claimed again once one is handled"
+    )
+    open_alarm(connection, consumer.name, AlarmKind.effect_fails, f"{text}: {remedy}")
+
+
+def _watch_fault(connection: Connection, consumer: Consumer) -> None:
+    """Close the alarm about an effect that cannot work, once a message was handled since it was opened."""
+    open_since = select(alarms.c.opened_at).where(
+        alarms.c.source == consumer.name, alarms.c.kind == AlarmKind.effect_fails, alarms.c.closed_at.is_(None)
+    )
+    if (since := connection.scalar(open_since)) is None:
+        return
+    handled = select(inbox.c.offset).where(
+        inbox.c.recorded_at > since, inbox.c.consumer == consumer.name, inbox.c.outcome == Outcome.handled
+    )
+    if connection.execute(handled.limit(1)).first() is not None:
+        close_alarm(connection, consumer.name, AlarmKind.effect_fails)
 
 
 class Seen(NamedTuple):

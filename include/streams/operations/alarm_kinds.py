@@ -52,6 +52,7 @@ class AlarmKind(KindWithRunbook):
     age = "age", "lag-grows.md"
     lag = "lag", "lag-grows.md"
     claim_open = "claim_open", "a-run-failed.md"
+    effect_fails = "effect_fails", "a-run-failed.md#the-effect-cannot-work"
     messages_lost = "messages_lost", "messages-lost.md"
     # Key: the topic.
     consumer_stopped = "consumer_stopped", "topic-recreated.md"

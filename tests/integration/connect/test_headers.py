@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 
 import pytest
 from confluent_kafka import Producer
@@ -10,12 +11,12 @@ from confluent_kafka import Producer
 from include.streams.contracts.topics import HEADERS_LANDED, header_column
 from include.streams.kafka.connection import client_config, producer_config
 from include.streams.kafka.topics import create_topics
-from include.streams.landing import connectors, verification
+from include.streams.landing import connectors, snapshot
 from include.streams.landing.connect import Connect
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.planning import verify_for
 from include.streams.landing.repair import repair
 from include.streams.landing.tables import connector_name, load_landing_table
+from include.streams.landing.verification import verify_for
 from tests import webhooks
 from tests.integration.connect.conftest import FAST, configure, landed_records, standing, wait_for, wait_until_read
 
@@ -77,7 +78,7 @@ def test_a_record_with_one_header_twice_is_repaired_and_stops_nothing(topic, fol
     wait_for(lambda: landed_records(topic) >= 2)
     wait_until_read(topic)
     assert standing(connect, topic).is_running
-    monkeypatch.setattr(verification, "INNER_GRACE", verification.timedelta())
+    monkeypatch.setattr(snapshot, "INNER_GRACE", timedelta())
     lane = LandingConsumer(name=f"hooks-{uuid.uuid4().hex[:8]}", topic=topic)
     due = verify_for(lane).due
     assert [(gap.offsets.start, gap.offsets.end) for gap in due] == [(1, 2)]
