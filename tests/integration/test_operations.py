@@ -91,7 +91,7 @@ def test_the_migrations_make_the_same_checks_keys_and_partial_indexes(new_databa
 def test_a_second_upgrade_changes_nothing(new_database):
     database = new_database()
     first = upgrade(database)
-    assert {"operations_0001", "water_0001"} <= {line.split(":")[0] for line in first}
+    assert {"operations_0001", "landing_0001"} <= {line.split(":")[0] for line in first}
     before = definitions(database)
     assert upgrade(database) == []
     assert definitions(database) == before

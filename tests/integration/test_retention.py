@@ -16,8 +16,8 @@ from include.streams.operations.database import begin
 from include.streams.operations.migrate import upgrade
 from include.streams.operations.retention import Rule, prune, rules
 from include.streams.operations.tables import claims
-from include.water.topics import TOPICS
 from tests import forks
+from tests.unit.contracts.orders import TOPICS
 
 pytestmark = pytest.mark.integration
 

@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 from confluent_kafka import Producer
 from pyiceberg.table import Table
 
+from include.streams import Package, Project, Registry
 from include.streams.kafka.connection import client_config, producer_config
 from include.streams.kafka.reading import RangeReader, ReadingStalled
 from include.streams.landing import gaps, repairing, upkeep
@@ -142,9 +143,9 @@ def test_rows_that_a_person_removes_as_the_runbook_says_are_missed_by_no_check(o
     assert upkeep.check_gaps(orders)
     runbook = (PROJECT / "docs/runbooks/landing-gap.md").read_text()
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", runbook, re.DOTALL) if "table.delete" in block]
-    code = code.replace("from include.water.topics import METER_READINGS\n", "")
+    code = code.replace("from include.project import PROJECT\n", "").replace("orders.placed", orders.name)
     code = code.replace("partition = 2 and offset >= 4711 and offset < 4715", "offset >= 4 and offset < 7")
-    exec(code, {"METER_READINGS": orders})
+    exec(code, {"PROJECT": Project(Package(name="shop", topics=Registry(orders)))})
     assert [offset for _, offset, _ in landed_rows(orders)] == [*range(4), *range(7, 30)]
     assert verify(orders).missing == ()
     assert upkeep.check_gaps(orders)

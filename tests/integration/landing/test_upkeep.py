@@ -20,10 +20,9 @@ from include.streams.landing.upkeep import expire_landing_snapshots, keep_landin
 from include.streams.operations.database import begin
 from include.streams.operations.tables import claims, consumers
 from include.streams.validators.results import ACCEPTANCE, FOLDER, PAGE, PAST, RESULT
-from include.water.retention import remove_register_files
-from include.water.topics import METER_READINGS
 from tests.integration.kafka.conftest import operations
 from tests.integration.landing.test_watch import without_catalog
+from tests.unit.contracts.orders import SCANS
 
 __all__ = ["operations", "without_catalog"]
 
@@ -36,7 +35,7 @@ GONE = 10**12
 
 @pytest.fixture
 def lane(landing_services, operations) -> LandingConsumer:
-    lane = LandingConsumer(name=f"lane-{uuid.uuid4().hex[:8]}", topic=METER_READINGS)
+    lane = LandingConsumer(name=f"lane-{uuid.uuid4().hex[:8]}", topic=SCANS)
     with begin() as connection:
         connection.execute(insert(consumers).values(name=lane.name))
     return lane
@@ -103,15 +102,14 @@ def upkeep_of(lane: LandingConsumer) -> dict[str, Any]:
     """What each step returns that needs the catalog or the bucket."""
     return {
         "expire": expire_landing_snapshots([lane.topic]),
-        "table": keep_table("water.no_such_table", YEAR),
+        "table": keep_table("shop.no_such_table", YEAR),
         "landing table": keep_landing_table(lane.topic, [lane]),
         "staging": remove_finished([lane]),
         "results": remove_results([lane], YEAR, seconds=60),
-        "register": remove_register_files(YEAR, seconds=60),
     }
 
 
-NOTHING = {"expire": {}, "table": None, "landing table": None, "staging": 0, "results": 0, "register": 0}
+NOTHING = {"expire": {}, "table": None, "landing table": None, "staging": 0, "results": 0}
 
 
 def test_a_deployment_without_the_standard_lane_has_nothing_to_keep_small(lane, without_catalog, monkeypatch, caplog):
@@ -119,7 +117,7 @@ def test_a_deployment_without_the_standard_lane_has_nothing_to_keep_small(lane, 
     with caplog.at_level("INFO", logger="include"):
         assert upkeep_of(lane) == NOTHING
     assert caplog.text.count("connection landing_catalog is not defined") == 4
-    assert caplog.text.count("connection google_cloud_default is not defined") == 2
+    assert caplog.text.count("connection google_cloud_default is not defined") == 1
 
 
 def test_a_connection_that_could_not_be_looked_up_does_not_count_as_undefined(lane, monkeypatch):
@@ -127,7 +125,7 @@ def test_a_connection_that_could_not_be_looked_up_does_not_count_as_undefined(la
     forget_catalogs()
     for step in (
         lambda: expire_landing_snapshots([lane.topic]),
-        lambda: keep_table("water.no_such_table", YEAR),
+        lambda: keep_table("shop.no_such_table", YEAR),
         lambda: keep_landing_table(lane.topic, [lane]),
         lambda: remove_finished([lane]),
     ):

@@ -1,4 +1,4 @@
-"""A contract that belongs to no example: orders of a shop, in two versions."""
+"""Contracts that belong to no example: a shop's orders in two versions, what its scanners count, and complaints."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from include.streams.contracts import Contract, Topic
-from include.streams.contracts.types import Day, Identifier, Line, Text, UtcTime
+from include.streams.contracts import Contract, Registry, Topic
+from include.streams.contracts.types import Day, Identifier, Line, Text, UtcTime, utc_text
 
 
 class Kind(StrEnum):
@@ -53,8 +53,54 @@ class OrderV2(Contract):
         return self.order_id
 
 
+class Scan(Contract):
+    """A device's counter at one moment: many messages, of which each is small."""
+
+    version: Literal[1]
+    scanner_id: Annotated[str, Field(pattern=r"^S-[0-9]{6}$", max_length=8)]
+    aisle: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40)]
+    scanned_at: UtcTime
+    items_total: Annotated[int, Field(ge=0, le=10**12)]
+    battery_percent: Annotated[int, Field(ge=0, le=100)] | None = None
+
+    event_id_sql: ClassVar[str | None] = "scanner_id || '@' || utc_text(scanned_at)"
+
+    @property
+    def event_id(self) -> str:
+        return f"{self.scanner_id}@{utc_text(self.scanned_at)}"
+
+
+class Complaint(Contract):
+    """A text that a customer wrote."""
+
+    version: Literal[1]
+    complaint_id: Annotated[str, Field(pattern=r"^CO-[0-9]{8,12}$", max_length=15)]
+    received_at: UtcTime
+    kind: Kind
+    aisle: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40)] | None
+    address: Annotated[Line, Field(max_length=200)] | None
+    order_id: Identifier | None = None
+    subject: Annotated[Line, Field(max_length=150)]
+    text: Annotated[Text, Field(min_length=1, max_length=4000)]
+
+    event_id_sql: ClassVar[str | None] = "complaint_id"
+
+    @property
+    def event_id(self) -> str:
+        return self.complaint_id
+
+
 ORDERS = Topic("orders", OrderV1, key="order_id", partitions=3, retention=timedelta(days=7), max_bytes=1000)
 ORDERS_V2 = Topic("orders.v2", OrderV2, key="order_id", partitions=3, retention=timedelta(days=7))
+SCANS = Topic(
+    "scans", Scan, key="scanner_id", partitions=4, retention=timedelta(days=14), max_bytes=4 * 1024, landed=True,
+    event_time="scanned_at",
+)  # fmt: skip
+COMPLAINTS = Topic(
+    "complaints", Complaint, key="complaint_id", partitions=2, retention=timedelta(days=90), landed=True,
+    event_time="received_at",
+)  # fmt: skip
+TOPICS = Registry(ORDERS, ORDERS_V2, SCANS, COMPLAINTS)
 
 
 def order(**changes: Any) -> OrderV1:

@@ -11,13 +11,14 @@ from typing import cast
 
 import pytest
 
+from include.project import PROJECT
 from include.streams.landing import connectors
 from include.streams.landing.connect import Connect, ConnectUnreachable
 from include.streams.landing.standing import Standing, shortened
 from include.streams.landing.tables import connector_name
 from include.streams.landing.watchdog import Limits
-from include.water.topics import METER_READINGS, TOPICS
 from tests import webhooks
+from tests.unit.contracts.orders import SCANS, TOPICS
 
 CATALOG = {
     "conn_type": "postgres", "host": "db", "port": 5433, "login": "me", "password": "secret-word", "schema": "catalog",
@@ -44,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_projects_template_serves_every_landed_topic_and_holds_no_password():
-    for topic in connectors.landed(TOPICS):
+    for topic in connectors.landed([*TOPICS, *PROJECT.topics]):
         config = connectors.connector_config(topic)
         assert config["topics"] == topic.name
         assert config["iceberg.control.topic"] == f"{connector_name(topic)}.control"
@@ -57,7 +58,7 @@ def test_the_projects_template_serves_every_landed_topic_and_holds_no_password()
 
 def test_a_commit_that_times_out_is_not_followed_by_the_next_at_once():
     # The broker has been seen to refuse the second of two transactions that follow within milliseconds.
-    config = connectors.connector_config(METER_READINGS)
+    config = connectors.connector_config(SCANS)
     names = ("iceberg.control.commit.timeout-ms", "iceberg.control.commit.interval-ms")
     timeout, interval = (int(config[name]) for name in names)
     assert timeout <= interval - 1000
@@ -66,7 +67,7 @@ def test_a_commit_that_times_out_is_not_followed_by_the_next_at_once():
 def test_the_store_of_google_gets_no_address_and_no_anonymous_access(monkeypatch, folder):
     connect_to(monkeypatch, CATALOG, {"conn_type": "google_cloud_platform", "extra": {"project": "prod"}})
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
-    config = connectors.connector_config(METER_READINGS, folder)
+    config = connectors.connector_config(SCANS, folder)
     assert config["iceberg.catalog.gcs.project-id"] == "prod"
     assert not {"iceberg.catalog.gcs.service.host", "iceberg.catalog.gcs.no-auth"} & config.keys()
 
@@ -74,7 +75,7 @@ def test_the_store_of_google_gets_no_address_and_no_anonymous_access(monkeypatch
 def test_a_rest_catalog_gets_its_credential_from_connects_environment(monkeypatch, folder):
     extra = {"type": "rest", "uri": "https://catalog.example", "warehouse": "w"}
     connect_to(monkeypatch, {**CATALOG, "extra": extra}, STORE)
-    config = connectors.connector_config(METER_READINGS, folder)
+    config = connectors.connector_config(SCANS, folder)
     assert config["iceberg.catalog.type"] == "rest"
     assert config["iceberg.catalog.uri"] == "https://catalog.example"
     assert config["iceberg.catalog.credential"] == "${env:LANDING_CATALOG_CREDENTIAL}"
@@ -85,10 +86,10 @@ def test_a_connectors_own_file_wins_over_the_template_and_the_template_over_conn
     (folder / connectors.TEMPLATE).write_text(
         '{"iceberg.catalog.uri": "jdbc:postgresql://elsewhere/c", "tasks.max": "2"}'
     )
-    (folder / f"{connector_name(METER_READINGS)}.json").write_text('{"tasks.max": "4"}')
-    config = connectors.connector_config(METER_READINGS, folder)
+    (folder / f"{connector_name(SCANS)}.json").write_text('{"tasks.max": "4"}')
+    config = connectors.connector_config(SCANS, folder)
     assert (config["iceberg.catalog.uri"], config["tasks.max"]) == ("jdbc:postgresql://elsewhere/c", "4")
-    other = dataclasses.replace(METER_READINGS, name="other.readings")
+    other = dataclasses.replace(SCANS, name="other.scans")
     assert connectors.connector_config(other, folder)["tasks.max"] == "2"
 
 
@@ -103,7 +104,7 @@ def test_a_connectors_own_file_wins_over_the_template_and_the_template_over_conn
 def test_a_template_that_cannot_be_used_says_why(folder, text, words):
     (folder / connectors.TEMPLATE).write_text(text)
     with pytest.raises(ValueError, match=r"landing\.json|placeholder") as caught:
-        connectors.connector_config(METER_READINGS, folder)
+        connectors.connector_config(SCANS, folder)
     assert words in str(caught.value)
 
 
@@ -118,21 +119,21 @@ class Cluster:
 
 
 def test_connectors_are_left_over_when_apply_made_them_and_no_topic_is_landed_by_them():
-    name = connector_name(METER_READINGS)
+    name = connector_name(SCANS)
     setting = "iceberg.control.topic"
     cluster = Cluster(
         {
             name: {setting: f"{name}.control"},
-            "landing-old-readings": {setting: "landing-old-readings.control"},
+            "landing-old-scans": {setting: "landing-old-scans.control"},
             "landing-of-somebody-else": {setting: "theirs"},
             "no-iceberg": {},
         }
     )
-    found = connectors.left_over([METER_READINGS], cast(Connect, cluster))
-    assert found.keys() == {"landing-old-readings"}
-    assert "python -m include.streams.landing remove landing-old-readings" in found["landing-old-readings"]
-    unlanded = dataclasses.replace(METER_READINGS, landed=False)
-    assert connectors.left_over([unlanded], cast(Connect, cluster)).keys() == {name, "landing-old-readings"}
+    found = connectors.left_over([SCANS], cast(Connect, cluster))
+    assert found.keys() == {"landing-old-scans"}
+    assert "python -m include.streams.landing remove landing-old-scans" in found["landing-old-scans"]
+    unlanded = dataclasses.replace(SCANS, landed=False)
+    assert connectors.left_over([unlanded], cast(Connect, cluster)).keys() == {name, "landing-old-scans"}
 
 
 TRACE = """org.apache.kafka.connect.errors.ConnectException: Exiting WorkerSinkTask due to unrecoverable exception.
@@ -206,6 +207,6 @@ def test_each_header_that_a_contract_needs_lands_by_a_transform_of_its_own(folde
     assert config["transforms.header1.fields"] == "header_x_hub_delivery"
     assert config["transforms.headers.static.value"] == "X-Hub-Event,X-Hub-Delivery"
     assert config["errors.tolerance"] == "all"
-    plain = connectors.connector_config(METER_READINGS, folder)
+    plain = connectors.connector_config(SCANS, folder)
     assert plain["transforms"] == "hoist"
     assert "errors.tolerance" not in plain

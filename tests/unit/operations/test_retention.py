@@ -9,29 +9,30 @@ from pathlib import Path
 
 import pytest
 
+from include.project import PROJECT
 from include.streams.operations.retention import RetentionTooShort, check_inbox, rules
-from include.water.topics import LEAKS_DETECTED, TOPICS
+from tests.unit.contracts.orders import COMPLAINTS, TOPICS
 
-PROJECT = Path(__file__).resolve().parents[3]
+DAG_FILE = Path(__file__).resolve().parents[3] / "dags" / "operations" / "maintain.py"
 REST = {"claims_days": 90, "outbox_days": 30, "alarms_days": 365}
 
 
 def test_an_inbox_that_is_kept_too_short_names_topic_numbers_and_remedy():
     with pytest.raises(RetentionTooShort) as caught:
-        rules([LEAKS_DETECTED], inbox_days=468, **REST)
-    for part in ("468 days", "leaks.detected", "365 as a dead letter", "90 in the topic", "set inbox_days to 469"):
+        rules([COMPLAINTS], inbox_days=468, **REST)
+    for part in ("468 days", "complaints", "365 as a dead letter", "90 in the topic", "set inbox_days to 469"):
         assert part in str(caught.value)
-    rules([LEAKS_DETECTED], inbox_days=469, **REST)
+    rules([COMPLAINTS], inbox_days=469, **REST)
 
 
 def test_the_topic_that_keeps_its_messages_longest_counts():
-    longest = dataclasses.replace(LEAKS_DETECTED, name="longest", retention=timedelta(days=200))
+    longest = dataclasses.replace(COMPLAINTS, name="longest", retention=timedelta(days=200))
     with pytest.raises(RetentionTooShort, match="topic longest"):
         check_inbox(timedelta(days=480), [*TOPICS, longest])
 
 
 def test_a_topic_that_keeps_its_messages_for_ever_needs_the_inbox_for_ever():
-    for_ever = dataclasses.replace(LEAKS_DETECTED, retention=None)
+    for_ever = dataclasses.replace(COMPLAINTS, retention=None)
     with pytest.raises(RetentionTooShort, match="inbox_days to null"):
         rules([for_ever], inbox_days=100_000, **REST)
     tables = [rule.table.name for rule in rules([for_ever], inbox_days=None, **REST)]
@@ -40,10 +41,10 @@ def test_a_topic_that_keeps_its_messages_for_ever_needs_the_inbox_for_ever():
 
 
 def test_what_the_dag_is_given_is_enough_for_the_registry():
-    spec = importlib.util.spec_from_file_location("maintain", PROJECT / "dags" / "operations" / "maintain.py")
+    spec = importlib.util.spec_from_file_location("maintain", DAG_FILE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     days = module.maintain().params.dump()
-    assert len(rules(TOPICS, **days)) == 5
+    assert len(rules(PROJECT.topics, **days)) == 5

@@ -19,8 +19,7 @@ from include.streams.contracts import Contract, ContractViolation, Reason, Topic
 from include.streams.contracts.types import Day, UtcTime
 from include.streams.validators import rows
 from include.streams.validators.columns import columns_of, row_of
-from include.water.topics import METER_READINGS, SERVICE_REQUESTS
-from tests.unit.contracts.orders import ORDERS, ORDERS_V2, message
+from tests.unit.contracts.orders import COMPLAINTS, ORDERS, ORDERS_V2, SCANS, message
 
 
 class Everything(Contract):
@@ -46,24 +45,23 @@ class Everything(Contract):
 EVERYTHING = Topic("everything", Everything, key="name", partitions=1, retention=None, max_bytes=400)
 GOOD: dict[Topic, dict[str, Any]] = {
     ORDERS: json.loads(message(note="text", ship_on="2026-01-02")),
-    METER_READINGS: {
+    SCANS: {
         "version": 1,
-        "meter_id": "M-000001",
-        "district_id": "harbour",
-        "read_at": "2026-01-02T03:04:05Z",
-        "litres_total": 5,
+        "scanner_id": "S-000001",
+        "aisle": "fruit",
+        "scanned_at": "2026-01-02T03:04:05Z",
+        "items_total": 5,
         "battery_percent": 50,
     },
-    SERVICE_REQUESTS: {
+    COMPLAINTS: {
         "version": 1,
-        "request_id": "SR-12345678",
+        "complaint_id": "CO-12345678",
         "received_at": "2026-01-02T03:04:05.5+02:00",
-        "channel": "app",
-        "customer_id": "C-123456",
-        "district_id": None,
+        "kind": "trade",
+        "aisle": None,
         "address": "Main St. 5",
-        "site_id": None,
-        "subject": "no water",
+        "order_id": None,
+        "subject": "no apples",
         "text": "two\nlines, é and \u2028",
     },
     EVERYTHING: {
@@ -128,13 +126,13 @@ NEAR = re.split(
     r"[ \n]+",
     """1 1.0 1e0 1e18 -0 -0.0 0 01 5 100 101 1000 1001 123456789012345678 9223372036854775807 9223372036854775808
 1e400 1e-400 NaN Infinity -Infinity true false null "1" 0.1 1.5 1.4999999999999999 0.30000000000000004 1E2
-12345678901234567890123 "" "a" "abc" "abcd" "M-000001" "M-00000" "M-000001\\n" "harbour" "Harbour" "app" "App" "m"
+12345678901234567890123 "" "a" "abc" "abcd" "S-000001" "S-00000" "S-000001\\n" "fruit" "Fruit" "trade" "Trade" "m"
 "retail" "2026-01-02T03:04:05Z" "2026-01-02T03:04:05+02:00" "2026-01-02T03:04:05-23:59" "2026-01-02T03:04:60Z"
 "2026-01-02T24:00:00Z" "2026-02-30T00:00:00Z" "2026-01-02T03:04:05.123456Z" "2026-01-02T03:04:05.1234567Z"
 "1969-12-31T23:59:59Z" "2199-12-31T23:59:59Z" "2200-01-01T00:00:00Z" "2026-01-02T03:04:05" "2026-01-02t03:04:05z"
 "1970-01-01T00:00:00+01:00" "2199-12-31T23:59:59-01:00" "2026-01-02T03:04:05.10Z"
 "2026-01-02" "2026-13-01" "1969-12-31" "2200-01-01" "20260102" "\\u0000" "\\u00e9" "\\ud83d\\ude00" "\\ud800" "\\/"
-"a\\\\" "\\"" "\\t" "x\u2028" "\ufffd" [] [1] {} {"a":1} {"a":1,"a":2} \u00a01 +1 .5 1. "C-123456" "SR-12345678"
+"a\\\\" "\\"" "\\t" "x\u2028" "\ufffd" [] [1] {} {"a":1} {"a":1,"a":2} \u00a01 +1 .5 1. "CO-12345678" "o-12"
 "👩‍👩‍👧" "o-1" 'a'""",
 )
 near = (
@@ -269,10 +267,10 @@ def test_a_rule_beside_the_fields_is_never_passed_over(contract: type[Contract])
 
 def test_the_reason_is_that_of_the_contract():
     with pytest.raises(ContractViolation) as caught:
-        rows.examine(METER_READINGS, json.dumps({**GOOD[METER_READINGS], "litres_total": "5"}))
+        rows.examine(SCANS, json.dumps({**GOOD[SCANS], "items_total": "5"}))
     assert caught.value.reason == Reason.wrong_type
     with pytest.raises(ContractViolation) as caught:
-        rows.examine(METER_READINGS, None)
+        rows.examine(SCANS, None)
     assert caught.value.reason == Reason.tombstone
 
 

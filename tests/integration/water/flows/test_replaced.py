@@ -23,11 +23,11 @@ from include.water.flows.aggregation import aggregate_tables
 from include.water.flows.replaced import commit, noted_hours
 from include.water.flows.tables import METER_HOURS
 from include.water.topics import MeterReading
-from tests.integration.flows.lake import Lake, at, make_lake
 from tests.integration.kafka.conftest import admin, operations, send, wait_for_topics
 from tests.integration.landing.conftest import finish
 from tests.integration.landing.test_generations import a_later_leader_knows_nothing_of_it, a_new_landing_table
 from tests.integration.landing.test_run import land
+from tests.integration.water.flows.lake import Lake, at, make_lake
 from tests.unit.water.flows.reference import Reading
 
 __all__ = ["admin", "operations", "send"]

@@ -1,4 +1,4 @@
-"""Makes docs/screenshots/executive-report-*.png again, of sample data: `python -m tests.e2e.report_screenshots`."""
+"""Makes docs/screenshots/executive-report-*.png of sample data: `python -m tests.e2e.water.report_screenshots`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from playwright.sync_api import sync_playwright
 from include.water.dashboards.report.render import render
 from tests.unit.water.report_sample import sample
 
-FOLDER = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
+FOLDER = Path(__file__).resolve().parents[3] / "docs" / "screenshots"
 # Name -> width in pixels, colours, medium. A4 without its margins is 180 mm, 680 pixels.
 SHOTS = {
     "light": (1100, "light", "screen"),

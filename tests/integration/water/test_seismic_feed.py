@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,10 +25,11 @@ from include.water.simulators.quakes import Quakes
 from include.water.tables import published_seismic_events
 from include.water.topics import SEISMIC_EVENTS, TOPICS, SeismicEvent
 from tests.clients import reader_at
+from tests.conftest import PROJECT as ROOT
 
 pytestmark = pytest.mark.integration
 
-DAG_FILE = Path(__file__).parents[2] / "dags" / "batch" / "ingest_seismic_feed.py"
+DAG_FILE = ROOT / "dags" / "batch" / "ingest_seismic_feed.py"
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Makes docs/screenshots/live-board-{light,dark}.png again: `python -m tests.e2e.screenshots`.
+"""Makes docs/screenshots/live-board-{light,dark}.png again: `python -m tests.e2e.water.screenshots`.
 
 A stack of its own, the simulators' traffic for a minute, and the board as somebody sees it who has logged in.
 """
@@ -19,7 +19,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from stack import Stack
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 FOLDER = PROJECT / "docs" / "screenshots"
 SIMULATORS = "include.water.simulators"
 # Few enough that a tile holds them, and a request for each of the ways that triage can go.

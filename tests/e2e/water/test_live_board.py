@@ -18,7 +18,7 @@ from include.streams.contracts import Contract, Topic
 from include.streams.pages.app import HEADERS
 from include.water.sites import DISTRICTS, SITES
 from include.water.topics import LEAKS_DETECTED, SEISMIC_EVENTS
-from tests.e2e.test_event_lane import leak, quake
+from tests.e2e.water.test_event_lane import leak, quake
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 

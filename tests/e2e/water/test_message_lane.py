@@ -13,7 +13,7 @@ import pytest
 from include.water.consumers import TRIAGE_SERVICE_REQUESTS
 from include.water.topics import SERVICE_REQUESTS, ServiceRequest
 from tests.e2e.airflow import Airflow, wait_for
-from tests.e2e.test_event_lane import Coordinates, Lane
+from tests.e2e.water.test_event_lane import Coordinates, Lane
 from tests.unit.water.test_topics import example
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]

@@ -20,7 +20,7 @@ import pytest
 from include.water.sites import DISTRICTS
 from include.water.topics import SERVICE_REQUESTS, WORK_ORDERS, ServiceRequest, WorkOrder
 from tests.e2e.airflow import Airflow, wait_for
-from tests.e2e.test_event_lane import Lane
+from tests.e2e.water.test_event_lane import Lane
 from tests.unit.water.test_topics import example
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]

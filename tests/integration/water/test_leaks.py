@@ -7,7 +7,6 @@ import json
 import uuid
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, select
@@ -26,12 +25,13 @@ from include.water.leaks.scoring import Spell
 from include.water.simulators.crews import confirm_planted
 from include.water.tables import confirmed_leaks, judged_nights, leaks
 from include.water.topics import LEAKS_DETECTED, LeakDetected
-from tests.integration.test_seismic_feed import ends, read
+from tests.conftest import PROJECT as ROOT
+from tests.integration.water.test_seismic_feed import ends, read
 from tests.unit.water.leak_data import simulated
 
 pytestmark = pytest.mark.integration
 
-DAG_FILE = Path(__file__).parents[2] / "dags" / "batch" / "detect_leaks.py"
+DAG_FILE = ROOT / "dags" / "batch" / "detect_leaks.py"
 
 
 @pytest.fixture

@@ -189,6 +189,11 @@ def test_old_files_go_unless_something_of_them_stands_or_their_alarm_is_open():
     assert importing.import_file(replaced)["state"] == "gone", "a run that is cleared after that applies nothing"
 
 
+def test_a_deployment_without_an_object_store_has_no_files_to_remove(monkeypatch):
+    monkeypatch.delenv("AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT")
+    assert remove_register_files(timedelta(0), seconds=60) == 0
+
+
 def test_a_file_that_was_never_moved_keeps_its_row_however_old(monkeypatch):
     file = drop("sites.csv", bad_file(Kind.sites))
     monkeypatch.setattr(importing, "move", lambda *_: None)

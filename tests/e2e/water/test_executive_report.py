@@ -18,7 +18,7 @@ from include.water.dashboards.report.publish import FOLDER, latest, publish
 from include.water.dashboards.report.render import STYLE, render, style_source
 from include.water.flows.definition import TIME_ZONE
 from tests.e2e.airflow import Airflow, wait_for
-from tests.e2e.test_live_board import CONTRAST
+from tests.e2e.water.test_live_board import CONTRAST
 from tests.unit.water.report_sample import sample
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]

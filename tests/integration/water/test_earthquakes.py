@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from sqlalchemy import select
 
 from dags.batch.record_earthquakes import record_earthquakes
-from include import project
+from include.project import PROJECT
 from include.streams.kafka.connection import client_config, consumer_config, producer_config
 from include.streams.operations.database import begin
 from include.water import earthquakes
@@ -33,7 +33,7 @@ CONNECTION = "AIRFLOW_CONN_KAFKA_EARTHQUAKES"
 @pytest.fixture(autouse=True)
 def group(services, monkeypatch: pytest.MonkeyPatch) -> str:
     """The connection as the example declares it, with a consumer group of the test's own."""
-    project.prepare()
+    PROJECT.prepare()
     name = f"earthquakes-{uuid.uuid4().hex[:8]}"
     # A killed task is a member for as long.
     settings = {**DEMO.kafka_connections["kafka_earthquakes"], "group.id": name, "session.timeout.ms": "3000"}

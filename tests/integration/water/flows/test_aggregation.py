@@ -17,7 +17,7 @@ from include.streams.contracts.__main__ import PROJECT
 from include.streams.lake import engine, writing
 from include.water.flows import aggregation
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_DAYS, METER_HOURS, TABLES
-from tests.integration.flows.lake import PARTITIONS, Lake, at, make_lake
+from tests.integration.water.flows.lake import PARTITIONS, Lake, at, make_lake
 from tests.unit.water.flows import reference
 from tests.unit.water.flows.scenes import INLETS, scene
 
@@ -172,7 +172,7 @@ def test_a_retry_writes_the_nights_of_days_whose_hours_the_failed_try_has_writte
 def test_a_run_killed_between_two_commits_is_finished_by_a_retry(new_lake, readings, wanted, commits: int):
     lake = new_lake()
     lake.append(readings)
-    command = [sys.executable, "-m", "tests.integration.flows.lake", lake.namespace, str(commits)]
+    command = [sys.executable, "-m", "tests.integration.water.flows.lake", lake.namespace, str(commits)]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

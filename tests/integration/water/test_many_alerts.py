@@ -24,12 +24,12 @@ from include.water.alerts.effect import WEBHOOK_CONN_ID
 from include.water.consumers import RAISE_ALERTS
 from include.water.topics import ALERTS_RAISED, LEAKS_DETECTED, LeakDetected
 from tests.clients import producer_to
-from tests.integration.kafka.conftest import make_all_due
+from tests.integration.kafka.conftest import make_all_due, operations
 from tests.integration.kafka.test_many_partitions import statements
 from tests.integration.kafka.test_outbox_delivery import make_receiver
 from tests.unit.water.test_topics import example
 
-__all__ = ["make_receiver", "statements"]
+__all__ = ["make_receiver", "operations", "statements"]
 
 pytestmark = pytest.mark.integration
 
