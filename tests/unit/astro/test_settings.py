@@ -168,10 +168,6 @@ def test_names_are_those_of_the_local_stack(connections: dict[str, dict], compos
     assert json.loads(google["conn_extra"]) == CONNECTION["extra"]
 
 
-def test_the_feed_is_the_real_one(connections: dict[str, dict]):
-    assert connections["seismic_feed"]["conn_host"] == "https://earthquake.usgs.gov"
-
-
 def test_the_cli_gets_a_metadata_database_that_airflow_supports():
     config = yaml.safe_load((PROJECT / ".astro" / "config.yaml").read_text())
     assert config["project"]["name"]
