@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-next browser up down status send look env logs lint lock contracts bench-events \
-    bench-batch bench-age bench-foreign freshness eval-triage faults faults-batch
+    bench-foreign faults
 
 # Output of a target is for people and programs, also when make runs below make.
 MAKEFLAGS += --no-print-directory
@@ -13,7 +13,8 @@ READY := .venv/setup.stamp
 # processor time that the two leave while they wait (tests/conftest.py).
 WORKERS_AGREE := PYTHONHASHSEED=0
 WORKERS := -n 3 --no-loadscope-reorder --durations=10
-EVENT_LANE := $(foreach name,event_lane message_lane approvals,tests/e2e/test_$(name).py)
+EVENT_LANE := tests/e2e/test_event_lane.py tests/e2e/test_message_lane.py
+EVENT_LANE += tests/e2e/water/test_approvals.py # example
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
@@ -86,23 +87,27 @@ contracts: $(READY) ## rewrite the JSON Schemas in contracts/ from the topics' c
 bench-events: $(READY) ## the event lane beside the provider's triggers, a plain consumer and plain Dag runs
 	@$(PYTHON) -m benchmarks.events $(ARGS)
 
-bench-batch: $(READY) ## the standard lane: landing, data tasks beside bare DuckDB, freshness
-	@$(PYTHON) -m benchmarks.batch $(ARGS)
-
-freshness: $(READY) ## from a record to its aggregate; ARGS="--commit-seconds 2" sets the sink's commit interval
-	@$(PYTHON) -m benchmarks.freshness $(ARGS)
-
-eval-triage: $(READY) ## triage against labelled requests and attacks; ARGS="--engine llm" asks the model
-	@$(PYTHON) -m benchmarks.eval_triage $(ARGS)
-
 bench-foreign: $(READY) ## set-based validation of a foreign contract beside an own contract
 	@$(PYTHON) -m benchmarks.foreign $(ARGS)
-
-bench-age: $(READY) ## what a lane costs after a year of data, beside the first day; ARGS="--help" lists smaller sizes
-	@$(PYTHON) -m benchmarks.age $(ARGS)
 
 faults: $(READY) ## kill everything under load, count what is lost or done twice; ARGS="--lane shared-stream" tests the provider's trigger instead
 	@$(PYTHON) -m benchmarks.faults $(ARGS)
 
+# example: begin
+.PHONY: bench-batch freshness eval-triage bench-age faults-batch
+
+bench-batch: $(READY) ## the standard lane: landing, data tasks beside bare DuckDB, freshness
+	@$(PYTHON) -m benchmarks.water.batch $(ARGS)
+
+freshness: $(READY) ## from a record to its aggregate; ARGS="--commit-seconds 2" sets the sink's commit interval
+	@$(PYTHON) -m benchmarks.water.freshness $(ARGS)
+
+eval-triage: $(READY) ## triage against labelled requests and attacks; ARGS="--engine llm" asks the model
+	@$(PYTHON) -m benchmarks.water.eval_triage $(ARGS)
+
+bench-age: $(READY) ## what a lane costs after a year of data, beside the first day; ARGS="--help" lists smaller sizes
+	@$(PYTHON) -m benchmarks.water.age $(ARGS)
+
 faults-batch: $(READY) ## the standard lane: kill around every commit, take services away, compare with what was sent
-	@$(PYTHON) -m benchmarks.faults_batch $(ARGS)
+	@$(PYTHON) -m benchmarks.water.faults_batch $(ARGS)
+# example: end

@@ -6,8 +6,9 @@ somebody else) and a burst.
 - ours, per message: the two shapes, with a row as effect.
 - stock, shared stream: the two triggers of the Kafka provider, with the same effect. What they lose or join is counted.
 - floor: a Dag of one task with the same effect, triggered through the REST API: what Airflow itself takes.
-- alerts: the example's own `raise_alerts`. A burst is done when its outbox is, too.
-- plain: the second floor, the same inbox, effect and outbox in processes without Airflow.
+
+While the example is there, two lanes more: its own Dag (`alerts`: a burst is done when its outbox is, too), and the
+same inbox, effect and outbox in processes without Airflow (`plain`: the second floor).
 
 Then the same with a long history, without the extra indexes of Airflow's database, with a listener, and under sustained
 load. Prints tables, the rows for the README, and as its last line one JSON object.
@@ -26,11 +27,13 @@ from typing import Any
 
 from sqlalchemy import text
 
-from benchmarks import plain, readme, variants
+from benchmarks import lanes, readme, variants
 from benchmarks.history import add_history
-from benchmarks.lanes import LANES, EffectLane
+from benchmarks.lanes import EffectLane, Lane
 from benchmarks.stand import Stand, say, stand
-from benchmarks.sustained import sustained, with_receiver
+from benchmarks.water import lanes as example_lanes  # example
+from benchmarks.water import plain  # example
+from benchmarks.water.sustained import sustained, with_receiver  # example
 from include.streams.kafka.topics import create_topics
 
 # From a message of ours to its effect; read from Airflow's metadata, so each is the time somebody else recorded.
@@ -45,13 +48,19 @@ order by asset_event.timestamp limit 1
 """
 STEP_NAMES = ("event stored", "run created", "run started", "task queued", "task started", "effect seen")
 
-PARTS = ("sustained", "history", "listener")
+LANES: dict[str, Lane] = {
+    **lanes.LANES,
+    **example_lanes.LANES,  # example
+}
+PARTS = ["history", "listener"]
+PARTS.insert(0, "sustained")  # example
 RIVALS = ("stock", "shared stream")
 # Measured once more beside a long history, and then without the indexes that keep it short.
 LANES_WITH_HISTORY = ("per message", "floor")
 WITH_HISTORY = ", long history"
 WITHOUT_INDEXES = ", long history, without indexes"
-LANES_WITH_LISTENER = ("ours", "per message", "floor", "alerts")
+LANES_WITH_LISTENER = ["ours", "per message", "floor"]
+LANES_WITH_LISTENER.append("alerts")  # example
 WITH_LISTENER = ", listener"
 
 
@@ -183,16 +192,17 @@ def main() -> int:
     rounds = Rounds(options.singles, options.bursts, {lane: sizes.get(lane, options.burst_size) for lane in LANES})
     figures, result = Figures(), {}
     with stand() as it:
-        create_topics([plain.PLAIN_TOPIC])
+        create_topics([plain.PLAIN_TOPIC])  # example
         it.wait_for_dags()
-        with plain.processes():
+        with contextlib.ExitStack() as running:
+            running.enter_context(plain.processes())  # example
             say("warming up")
             figures.warm_up(it, [lane for lane in LANES if lane not in RIVALS], "warm")
             figures.measure(it, list(LANES), rounds, "")
             for lane in RIVALS:
                 result |= rival_counts(it, figures, lane)
-            if "sustained" in options.parts:
-                result |= measure_sustained(it, options.sustained)
+            if "sustained" in options.parts:  # example
+                result |= measure_sustained(it, options.sustained)  # example
         if "history" in options.parts:
             say(f"adding {options.history:,} old keys and runs to the metadata, and as many messages to the inbox")
             add_history(it, options.history)
@@ -216,6 +226,7 @@ def main() -> int:
     return 0 if result["lost"] == result["twice"] == 0 else 1
 
 
+# example: begin
 def measure_sustained(it: Stand, count: int) -> dict[str, Any]:
     """The example's own Dag and the plain consumer with very many messages at once; the Dag also with a receiver."""
     say(f"sustained load: {count:,} messages at once")
@@ -234,19 +245,23 @@ def measure_sustained(it: Stand, count: int) -> dict[str, Any]:
     }
 
 
+# example: end
 def summarize(
     figures: Figures, result: dict[str, Any], found: dict[str, list[str]], options: argparse.Namespace
 ) -> dict[str, Any]:
-    ours = ("ours", "per message", "alerts")
+    ours = ["ours", "per message"]
+    ours.append("alerts")  # example
     # Messages of the sustained load are counted there.
     wanted = {lane: [n for n in found[lane] if n in figures.sent[lane]] for lane in LANES}
     all_figures = {
         "burst_ratio_vs_stock": _ratio(figures.rate("ours"), figures.rate("stock"), 1),
         "burst_ratio_vs_shared_stream": _ratio(figures.rate("ours"), figures.rate("shared stream"), 1),
+        # example: begin
         "burst_of_alerts_ratio_vs_shared_stream": _ratio(figures.rate("alerts"), figures.rate("shared stream"), 1),
         "burst_of_alerts_ratio_vs_plain_consumer": _ratio(figures.rate("alerts"), figures.rate("plain")),
+        # example: end
         "single_p50_ratio_vs_floor": _ratio(figures.p50("ours"), figures.p50("floor")),
-        "single_p50_of_alerts_ratio_vs_plain_consumer": _ratio(figures.p50("alerts"), figures.p50("plain")),
+        "single_p50_of_alerts_ratio_vs_plain_consumer": _ratio(figures.p50("alerts"), figures.p50("plain")),  # example
     }
     for suffix, name in (
         ("", ""),
@@ -256,9 +271,11 @@ def summarize(
     ):
         if "per message" + suffix in figures.rates:
             all_figures |= per_message_ratios(figures, suffix, name)
+    # example: begin
     if "sustained_per_s" in result:
         rate = result["sustained_per_s"]
         all_figures["sustained_ratio_vs_burst"] = _ratio(rate, figures.rate("alerts"))
+    # example: end
     return all_figures | {
         "lost": sum(len(figures.sent[lane] - set(wanted[lane])) for lane in ours),
         "twice": sum(len(wanted[lane]) - len(set(wanted[lane])) for lane in ours),
@@ -299,7 +316,7 @@ def _options() -> argparse.Namespace:
         ("run-burst-size", 120, "in one that is a run for each"),
         ("stock-burst-size", 20, "in one of stock"),
         ("history", 300_000, "old keys and runs for the part `history`"),
-        ("sustained", 100_000, "messages at once in the part `sustained`"),
+        ("sustained", 100_000, "messages at once in the part `sustained`"),  # example
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default: %(default)s)")
     parser.add_argument(

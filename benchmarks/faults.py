@@ -12,8 +12,9 @@ ones of every kind that a broker takes. Three parts on one stack:
 Afterwards every message is looked for: good ones among the effects (a table without a unique key), bad ones in the
 dead-letter topics, by their coordinates. `longest_wait_seconds` is the longest that a good message waited between
 broker and effect in parts 1 and 2, partitions excluded that a fault itself concerned;
-`longest_wait_without_kills_seconds` the same in part 1, `longest_waits` the same by fault and topic. Then come the
-example's requests and approvals under faults of their own. Prints a table and, as its last line, one JSON object.
+`longest_wait_without_kills_seconds` the same in part 1, `longest_waits` the same by fault and topic. While the example
+is there, its requests and approvals come under faults of their own afterwards. Prints a table and, as its last line,
+one JSON object.
 """
 
 import argparse
@@ -27,12 +28,13 @@ from collections.abc import Callable
 
 from sqlalchemy.exc import OperationalError
 
-from benchmarks import faults_outside, faults_requests, faults_shared_stream
+from benchmarks import faults_outside, faults_shared_stream
 from benchmarks.consumers import FAULTS, FAULTS_MESSAGES, FAULTS_MESSAGES_TOPIC, FAULTS_TOPICS, FAULTS_WEBHOOK
 from benchmarks.faults_traffic import BURST, Traffic
 from benchmarks.kills import kill_program, kill_task, kill_task_at
 from benchmarks.receivers import Webhook
 from benchmarks.stand import Stand, say, stand
+from benchmarks.water import faults_requests  # example
 
 CONSUMERS = [FAULTS.name, FAULTS_MESSAGES.name]
 ALL_TOPICS = (*FAULTS_TOPICS, FAULTS_MESSAGES_TOPIC)
@@ -176,7 +178,7 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=10_000, help="to send under kills (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each kill hits (default: %(default)s)")
     parser.add_argument("--webhook-minutes", type=float, default=10, help="of part 1 (default: %(default)s)")
-    parser.add_argument("--requests", type=int, default=150, help="in the second part (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=150, help="of the example (default: %(default)s)")  # example
     parser.add_argument("--parts", default="1,2,3", help="some of %(default)s")
     parser.add_argument("--stall-minutes", type=float, default=10, help="of claims that fail (default: %(default)s)")
     parser.add_argument("--lane", choices=("ours", "shared-stream"), default="ours", help="what is put under faults")
@@ -237,14 +239,16 @@ def main() -> int:
         "runs": states,
         "alarms_open_at_the_end": [" ".join(filter(None, alarm)) for alarm in alarms],
     }
+    # example: begin
     if options.requests:
         say("second part: requests, decisions and approvals")
         result["requests"] = faults_requests.run(options.rounds, options.requests)
+    # example: end
     for name, value in result.items():
         print(f"{name:36} {value}")
     print(json.dumps(result))
     complete = "2" not in parts or all(kills[name] >= options.rounds for name in (*FAULTS_BY_NAME, POWER_CUT))
-    complete &= not options.requests or faults_requests.is_good(result["requests"], options.rounds)
+    complete &= not options.requests or faults_requests.is_good(result["requests"], options.rounds)  # example
     return 0 if result["lost"] == result["twice"] == result["requests_lost"] == 0 and complete else 1
 
 

@@ -17,7 +17,7 @@ def table(result: Mapping[str, Any]) -> str:
             f"messages a second in a burst of {size}",
             _number(rates.get("stock")),
             _number(rates.get("shared stream")),
-            f"{_number(rates.get('ours'))}; `raise_alerts`, outbox included, {_number(rates.get('alerts'))}; "
+            f"{_number(rates.get('ours'))}; {_example(', outbox included,', _number(rates.get('alerts')))}"
             f"with a Dag run for each message {_number(rates.get('per message'))} "
             f"({_number(rates.get('floor'))} is what Airflow did, triggered through its REST API)",
             _number(rates.get("plain")),
@@ -39,7 +39,7 @@ def table(result: Mapping[str, Any]) -> str:
             "one message, from the broker to its effect, median",
             _seconds(seconds.get("stock")),
             _seconds(seconds.get("shared stream")),
-            f"{_seconds(seconds.get('ours'))}; `raise_alerts` {_seconds(seconds.get('alerts'))}; with a Dag run for "
+            f"{_seconds(seconds.get('ours'))}; {_example('', _seconds(seconds.get('alerts')))}with a Dag run for "
             f"each message {_seconds(seconds.get('per message'))} ({_seconds(seconds.get('floor'))} is what a Dag run "
             "of one task takes)",
             _seconds(seconds.get("plain")),
@@ -61,6 +61,11 @@ def table(result: Mapping[str, Any]) -> str:
         if ", " in lane
     ]
     return "\n".join(["| " + " | ".join(row) + " |" for row in rows] + ["", *variants, ""])
+
+
+def _example(what: str, figure: str) -> str:
+    """The figure of the example's own Dag, if it was measured."""
+    return f"`raise_alerts`{what} {figure}; " if figure else ""
 
 
 def _number(value: float | None) -> str:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Chosen on benchmarks/triage/development.jsonl, see `make eval-triage`.
+# Chosen on benchmarks/water/triage/development.jsonl, see `make eval-triage`.
 # Below this the nearest example means nothing: greetings, other languages, riddles.
 MIN_SIMILARITY = 0.34
 # A sentence this close to an example of something severe counts, whatever the rest of the request is about.

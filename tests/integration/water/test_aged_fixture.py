@@ -6,8 +6,8 @@ import uuid
 
 import pytest
 
-from benchmarks import age, aged_lake
-from benchmarks.aged_lake import Side
+from benchmarks.water import age, aged_lake
+from benchmarks.water.aged_lake import Side
 from include.streams.landing.landed import Landed
 from include.streams.landing.tables import load_landing_table
 from include.streams.landing.upkeep import expire_landing_snapshots

@@ -14,7 +14,7 @@ from include.water.triage.engine import propose_offline
 from include.water.triage.examples import examples, index
 from include.water.triage.proposals import Action, Category, Target, TargetKind
 
-evaluation = pytest.importorskip("benchmarks.eval_triage", reason="benchmarks/ is not in the image")
+evaluation = pytest.importorskip("benchmarks.water.eval_triage", reason="benchmarks/ is not in the image")
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ where the webhook's connection is not defined. Once more with a receiver.
 
 import time
 
-from benchmarks.lanes import LANES, Lane
+from benchmarks.lanes import Lane
 from benchmarks.receivers import Webhook
 from benchmarks.stand import Stand, say
+from benchmarks.water.lanes import LANES
 from include.water.alerts.effect import WEBHOOK_CONN_ID
 
 # At 30 a second, 100,000 messages would be an hour: what is not done by then is not waited for.

@@ -21,8 +21,8 @@ from confluent_kafka import Consumer, TopicPartition
 from sqlalchemy import Engine, create_engine, text
 
 from benchmarks.kills import kill, kill_program, kill_task, kill_task_at, task_processes
-from benchmarks.odd_readings import ALARMS, OddReadings
 from benchmarks.stand import Stand, say, stand
+from benchmarks.water.odd_readings import ALARMS, OddReadings
 from include.streams.contracts import ContractViolation
 from include.water.simulators.meters import Faults, Readings
 from include.water.simulators.network import Network
@@ -253,7 +253,7 @@ def count(it: Stand, lake: Lake, sent: list[bytes | None]) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults_batch", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.water.faults_batch", description=__doc__)
     parser.add_argument("--messages", type=int, default=200_000, help="to send under faults (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each fault hits (default: %(default)s)")
     options = parser.parse_args()

@@ -111,7 +111,7 @@ def _seen() -> set[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.freshness", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.water.freshness", description=__doc__)
     parser.add_argument("--probes", type=int, default=30, help="readings to send (default: %(default)s)")
     parser.add_argument(
         "--commit-seconds", type=int, default=10, help="the sink's commit interval (default: %(default)s)"

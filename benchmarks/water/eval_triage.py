@@ -1,4 +1,4 @@
-"""How well triage understands requests, and what attacks get out of it: `python -m benchmarks.eval_triage`.
+"""How well triage understands requests, and what attacks get out of it: `python -m benchmarks.water.eval_triage`.
 
     --engine offline   rules and examples (the default)
     --engine llm       the model of the Airflow connection `llm` (AIRFLOW_CONN_LLM will do)
@@ -175,7 +175,7 @@ def proposer(name: str) -> Propose:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.eval_triage")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.water.eval_triage")
     parser.add_argument("--engine", choices=("offline", "llm"), default="offline")
     parser.add_argument("--requests", choices=tuple(SETS), default="requests")
     options = parser.parse_args()

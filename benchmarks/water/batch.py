@@ -20,8 +20,8 @@ from datetime import UTC, datetime, timedelta
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
-from benchmarks.freshness import measure_freshness
 from benchmarks.stand import fresh_stack, say
+from benchmarks.water.freshness import measure_freshness
 from include.water.consumers import AGGREGATE_METER_READINGS as CONSUMER
 from include.water.simulators.meters import NO_FAULTS, Readings
 from include.water.simulators.network import Network
@@ -201,7 +201,7 @@ def measure(count: int, until: datetime, name: str) -> dict[str, Any]:
     # The median of three: it is the measure, and takes a second or two.
     bare = sorted(
         (
-            run_task("benchmarks.batch:bare_duckdb", [(ours["files"], f"gs://landing/benchmark/{name}")])
+            run_task("benchmarks.water.batch:bare_duckdb", [(ours["files"], f"gs://landing/benchmark/{name}")])
             for _ in range(3)
         ),
         key=lambda done: done.seconds,
@@ -228,7 +228,7 @@ def _text(seconds: dict[str, float]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.batch", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.water.batch", description=__doc__)
     parser.add_argument("--readings", type=int, default=1_000_000, help="of the large run (default: %(default)s)")
     parser.add_argument("--probes", type=int, default=30, help="readings that freshness is told by; 0: not measured")
     options = parser.parse_args()

@@ -71,7 +71,9 @@ def processes(number: int = PROCESSES) -> Iterator[None]:
 
     with (FOLDER / "plain.log").open("w") as output:
         running = [
-            subprocess.Popen([sys.executable, "-m", "benchmarks.plain"], cwd=PROJECT, stdout=output, stderr=output)
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.water.plain"], cwd=PROJECT, stdout=output, stderr=output
+            )
             for _ in range(number)
         ]
         try:

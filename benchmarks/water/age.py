@@ -32,10 +32,11 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import aged_database, aged_lake
-from benchmarks.aged_lake import Side, Utility
-from benchmarks.batch import run_task
+from benchmarks import aged_database
 from benchmarks.stand import fresh_stack, say, stand
+from benchmarks.water import aged_lake
+from benchmarks.water.aged_lake import Side, Utility
+from benchmarks.water.batch import run_task
 
 if TYPE_CHECKING:
     from include.streams.landing.xcom import ValidatedUnit
@@ -137,7 +138,7 @@ def landing_part(figures: Figures, options: argparse.Namespace) -> dict[str, flo
     for n in range(-1, options.repeat):
         for side in SIDES:
             prepare_lane(side, f"plan-{n}", begins[side])
-            done = run_task("benchmarks.age:plan", [(side.name, f"plan-{n}")])
+            done = run_task("benchmarks.water.age:plan", [(side.name, f"plan-{n}")])
             if done.results != [aged_lake.NEW_FILES * aged_lake.PARTITIONS]:
                 raise RuntimeError(f"{side.name}: {done.results} files are planned")
             # The first one reads what no process has read, only once.
@@ -226,10 +227,10 @@ def clean_part(figures: Figures, options: argparse.Namespace) -> dict[str, float
     for n in range(-1, options.repeat):
         for side in SIDES:
             units, ranges = runs[side]
-            committed = run_task("benchmarks.age:commit", [(side.name, units, "run")])
+            committed = run_task("benchmarks.water.age:commit", [(side.name, units, "run")])
             if committed.results != [options.readings]:
                 raise RuntimeError(f"{side.name}: {committed.results} clean rows of {options.readings} readings")
-            aggregated = run_task("benchmarks.age:aggregate", [(side.name, ranges)])
+            aggregated = run_task("benchmarks.water.age:aggregate", [(side.name, ranges)])
             if n >= 0:
                 figures.note("commit", side, committed.seconds)
                 figures.note("aggregation", side, aggregated.seconds)
@@ -275,7 +276,7 @@ def claims_part(figures: Figures, options: argparse.Namespace) -> dict[str, floa
     for n in range(-1, options.repeat):
         for side in SIDES:
             with _environment(**{variable: connections[side]}):
-                done = run_task("benchmarks.age:claim_messages", [(side.name, CLAIMS_AT_ONCE)])
+                done = run_task("benchmarks.water.age:claim_messages", [(side.name, CLAIMS_AT_ONCE)])
             if n >= 0:
                 figures.note("claim", side, done.results[0])
     return {}
@@ -365,7 +366,7 @@ def _vacuum(engine: Any) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.age", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.water.age", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name, default, help_text in (
         ("files", 1_000_000, "old files of the landing table"),
