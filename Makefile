@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-next browser up down status send look env logs lint lock contracts bench-events \
-    bench-foreign faults
+.PHONY: help setup demo test test-fast test-next browser up down status send look env logs lint lock contracts \
+    bench-events bench-foreign faults
 
 # Output of a target is for people and programs, also when make runs below make.
 MAKEFLAGS += --no-print-directory

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.conftest import start_stack
+from tests.conftest import PROJECT, start_stack
 from tests.e2e.airflow import Airflow
 
+SHOP_DAGS = Path(__file__).with_name("dags")
 REMEDY = "no chromium: run `make browser` as root on Debian, or install it with your package manager"
 
 
@@ -38,6 +43,13 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+def bundles(**folders: Path | None) -> Iterator[dict[str, Any]]:
+    """Airflow's bundles of Dag files; None for the folder of [core] dags_folder."""
+    for name, folder in folders.items():
+        arguments = {} if folder is None else {"path": str(folder)}
+        yield {"name": name, "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", "kwargs": arguments}
+
+
 # The package's and not the session's: Airflow at work would slow down all tests behind these.
 @pytest.fixture(scope="package")
 def whole_stack(tmp_path_factory):
@@ -45,11 +57,15 @@ def whole_stack(tmp_path_factory):
     services = ("postgres", "kafka", "objectstore", "connect", "feeds", "airflow")
     # The tests measure nothing. Three looks a second instead of ten: the scheduler would take a third of a core. And of
     # the Dags, which would take most of the rest, only those at work that a module is about.
-    calm = {
+    settings = {
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([*bundles(project=None, shop=SHOP_DAGS)]),
     }
-    stack = start_stack(tmp_path_factory.mktemp("whole_stack"), services, environment=calm)
+    stack = start_stack(tmp_path_factory.mktemp("whole_stack"), services, environment=settings)
+    subprocess.run(
+        [sys.executable, "-m", "tests.e2e.shop"], cwd=PROJECT, env={**os.environ, **stack.environment()}, check=True
+    )
     yield stack
     stack.remove()
 

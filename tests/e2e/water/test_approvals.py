@@ -17,10 +17,11 @@ import httpx
 import psycopg
 import pytest
 
+from include.water.consumers import TRIAGE_SERVICE_REQUESTS
 from include.water.sites import DISTRICTS
 from include.water.topics import SERVICE_REQUESTS, WORK_ORDERS, ServiceRequest, WorkOrder
 from tests.e2e.airflow import Airflow, wait_for
-from tests.e2e.water.test_event_lane import Lane
+from tests.e2e.lane import Lane
 from tests.unit.water.test_topics import example
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
@@ -35,11 +36,7 @@ HARMLESS = "Please send me a copy of my last bill."
 
 
 class OrdersLane(Lane):
-    """As `Lane`, for work orders too; and somebody with a database session of their own."""
-
-    def __init__(self, endpoints: dict[str, Any]) -> None:
-        super().__init__(endpoints)
-        self._since[WORK_ORDERS.name] = self._ends(WORK_ORDERS.name)
+    """The work orders, and somebody with a database session of their own."""
 
     def connect(self) -> psycopg.Connection:
         return psycopg.connect(self._databases["operations_db"], connect_timeout=5)
@@ -171,7 +168,7 @@ class Requests:
 
 @pytest.fixture
 def requests(whole_stack, airflow) -> Requests:
-    return Requests(OrdersLane(whole_stack.endpoints()), airflow)
+    return Requests(OrdersLane(whole_stack.endpoints(), TRIAGE_SERVICE_REQUESTS.name, (WORK_ORDERS,)), airflow)
 
 
 def test_open_approvals_do_not_hold_up_new_requests(requests: Requests, airflow: Airflow):

@@ -83,7 +83,11 @@ def test_killed_before_its_conflicts_are_kept_a_run_ends_the_same(consumer, send
     units = claim_landed(lane, "run-1")
     validated = [validate_unit(lane, unit, "run-1") for unit in units]
     with monkeypatch.context() as patch:
-        patch.setattr(conflicts.letters, "keep", lambda *_, **__: (_ for _ in ()).throw(DeliveryFailed("refused")))
+        patch.setattr(
+            conflicts.dead_letters,
+            "publish_dead_letters",
+            lambda *_, **__: (_ for _ in ()).throw(DeliveryFailed("refused")),
+        )
         with pytest.raises(DeliveryFailed):
             commit_clean(lane, validated, "run-1")
     assert clean_rows(lane.topic) == [(0, 0, "1")], "a dead letter that is refused keeps no good row back"
