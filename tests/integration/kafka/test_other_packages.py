@@ -2,7 +2,7 @@
 
 import pytest
 
-from include.kafka import tasks
+from include.streams.kafka import tasks
 from tests.integration.kafka.conftest import numbers, order
 
 pytestmark = pytest.mark.integration
