@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, ColumnElement, Connection, Select, func, literal, select, true
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.sql.functions import Function
 
 from include.streams.contracts import ContractViolation, NotWanted, Reason
 from include.streams.contracts.digests import differ, digest
@@ -157,7 +158,9 @@ class Handler:
         names = [column.name for column in key]
         values = zip(*wanted, strict=True)
         arrays = [literal(list(each), ARRAY(column.type)) for column, each in zip(key, values, strict=True)]
-        keys = func.unnest(*arrays).table_valued(*names).render_derived()
+        # Not `func.unnest`: once sqlalchemy-bigquery is imported, as Great Expectations does, this is BigQuery's in the
+        # whole process, and takes one array only.
+        keys = Function("unnest", *arrays).table_valued(*names).render_derived()
         same = (column == keys.c[column.name] for column in key)
         # The limit keeps PostgreSQL from making a join of it, for which it could read all rows of the consumer.
         row = select(*shown).where(inbox.c.consumer == self.consumer.name, *same, *conditions).limit(1).lateral()

@@ -54,7 +54,9 @@ def configurations() -> dict[str, Config]:
     """
     found = {}
     library = HERE.parent
-    folders = [path for parent in (library, library.parent) for path in parent.glob("*/migrations/versions")]
+    # Found by their files: git leaves folders with compiled files where it removes or moves a package.
+    revisions = [path for parent in (library, library.parent) for path in parent.glob("*/migrations/versions/*.py")]
+    folders = {path.parent for path in revisions}
     for folder in sorted(folders, key=lambda folder: (folder.parents[1] != HERE, str(folder))):
         package = folder.parents[1].name
         if package in found:

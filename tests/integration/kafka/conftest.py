@@ -188,10 +188,14 @@ def committed(admin: AdminClient, group: str, topic: Topic) -> dict[int, int]:
 
 
 def effects(topic: Topic) -> list[tuple[int, int, str]]:
-    """(partition, offset, number) of every effect, in order; from a session of its own."""
+    """(partition, offset, number) of every effect, in order; from a session of its own.
+
+    A topic that was recreated has several effects of one offset. The number orders them: without it, PostgreSQL returns
+    them in any order, and a test fails now and then.
+    """
     with begin() as connection:
         rows = connection.execute(
-            text('select "partition", "offset", number from test_effects where topic = :topic order by 1, 2'),
+            text('select "partition", "offset", number from test_effects where topic = :topic order by 1, 2, 3'),
             {"topic": topic.name},
         )
         return [tuple(row) for row in rows]

@@ -118,7 +118,8 @@ def handle(consumer: Consumer, run_id: str | None = None) -> None:
 def rows(topic: Topic) -> list[tuple]:
     """(dead letter's offset, source offset, reason, outcome, detail, run id), from a session of its own."""
     query = text(
-        'select "offset", source_offset, reason, outcome, detail, run_id from replays where topic = :topic order by 1'
+        'select "offset", source_offset, reason, outcome, detail, run_id from replays '
+        "where topic = :topic order by 1, 2"
     )
     with begin() as connection:
         return [tuple(row) for row in connection.execute(query, {"topic": topic.name})]
