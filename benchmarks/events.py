@@ -64,29 +64,11 @@ LANES_WITH_LISTENER.append("alerts")  # example
 WITH_LISTENER = ", listener"
 
 
-def single(it: Stand, lane: str, number: str) -> tuple[float, float] | None:
-    """When the message was sent and when its effect was seen; None when it was not within 20 s."""
-    way = LANES[lane]
-    before = way.effects(it)
-    sent_at = way.send(it, [number])
-    seen, seen_at = it.wait_for_count(lambda: way.effects(it), before + 1, timeout=20)
-    return (sent_at, seen_at) if seen > before else None
-
-
 def steps(it: Stand, sent_at: float, seen_at: float) -> list[float]:
     """Seconds from the message to each of STEP_NAMES."""
     with it.metadata.connect() as connection:
         row = connection.execute(text(STEPS), {"sent_at": sent_at}).one()
     return [moment.timestamp() - sent_at for moment in row] + [seen_at - sent_at]
-
-
-def burst(it: Stand, lane: str, prefix: str, count: int) -> float:
-    """Messages a second, from the first sent to the last done."""
-    way = LANES[lane]
-    before = way.done(it)
-    started = way.send(it, [f"{prefix}-{n}" for n in range(count)])
-    done, ended = it.wait_for_count(lambda: way.done(it), before + count, timeout=300, quiet=way.quiet_seconds)
-    return (done - before) / (ended - started)
 
 
 @dataclass(frozen=True)
@@ -121,7 +103,7 @@ class Figures:
 
     def single(self, it: Stand, lane: str, number: str) -> tuple[float, float] | None:
         self.sent[lane].add(number)
-        return single(it, lane, number)
+        return LANES[lane].single(it, number)
 
     def measure(self, it: Stand, lanes: Sequence[str], rounds: Rounds, prefix: str, suffix: str = "") -> None:
         """In each round: singles, the lanes in turn, and a burst of each lane; then the same of each rival, alone.
@@ -155,7 +137,7 @@ class Figures:
             size = rounds.burst_sizes[lane]
             time.sleep(2)
             self.sent[lane] |= {f"{prefix}-burst-{i}" for i in range(size)}
-            self.rates.setdefault(lane + suffix, []).append(burst(it, lane, f"{prefix}-burst", size))
+            self.rates.setdefault(lane + suffix, []).append(LANES[lane].burst(it, f"{prefix}-burst", size))
             if lane in RIVALS:
                 self.left[lane] |= self.sent[lane] - set(LANES[lane].numbers(it))
 

@@ -33,6 +33,20 @@ class Lane(ABC):
     def numbers(self, it: Stand) -> list[str]:
         """The number of each effect; one that is there twice was done twice."""
 
+    def single(self, it: Stand, number: str) -> tuple[float, float] | None:
+        """When the message was sent and when its effect was seen; None when it was not within 20 s."""
+        before = self.effects(it)
+        sent_at = self.send(it, [number])
+        seen, seen_at = it.wait_for_count(lambda: self.effects(it), before + 1, timeout=20)
+        return (sent_at, seen_at) if seen > before else None
+
+    def burst(self, it: Stand, prefix: str, count: int) -> float:
+        """Messages a second, from the first sent to the last done."""
+        before = self.done(it)
+        started = self.send(it, [f"{prefix}-{n}" for n in range(count)])
+        done, ended = it.wait_for_count(lambda: self.done(it), before + count, timeout=300, quiet=self.quiet_seconds)
+        return (done - before) / (ended - started)
+
 
 class EffectLane(Lane):
     """A Dag whose effect is a row of `bench_effects`, started by messages of a topic of its own."""

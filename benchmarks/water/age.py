@@ -303,28 +303,28 @@ def messages_part(figures: Figures, options: argparse.Namespace) -> dict[str, fl
     from sqlalchemy import text
 
     from benchmarks.consumers import MESSAGES_TOPIC
-    from benchmarks.events import burst, single
     from benchmarks.history import add_metadata
+    from benchmarks.lanes import LANES
     from include.streams.kafka.offsets import GroupOffsets
 
     lanes = {"ours": "single_message", "per message": "run_per_message"}
     with stand() as it:
         it.wait_for_dags()
         for lane in lanes:
-            single(it, lane, f"warm-{lane}")
+            LANES[lane].single(it, f"warm-{lane}")
 
         def measure(side: Side, prefix: str) -> None:
             for lane in lanes:
-                single(it, lane, f"warm-{prefix}-{lane}")
+                LANES[lane].single(it, f"warm-{prefix}-{lane}")
             for n in range(options.singles):
                 for lane, name in lanes.items():
                     time.sleep(1 + random.random())
-                    times = single(it, lane, f"{prefix}-{n}")
+                    times = LANES[lane].single(it, f"{prefix}-{n}")
                     if times is None:
                         raise RuntimeError(f"{lane}: a message had no effect within 20 s")
                     figures.note(name, side, times[1] - times[0])
             for n in range(options.bursts):
-                rate = burst(it, "per message", f"{prefix}-burst-{n}", options.burst_size)
+                rate = LANES["per message"].burst(it, f"{prefix}-burst-{n}", options.burst_size)
                 figures.note("run_per_message_burst", side, 1 / rate)
 
         measure(FRESH, "before")
