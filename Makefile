@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-next browser up down status send look env logs lint lock contracts \
-    bench-events bench-foreign faults
+    bench-events bench-foreign faults figures
 
 # Output of a target is for people and programs, also when make runs below make.
 MAKEFLAGS += --no-print-directory
@@ -92,6 +92,10 @@ bench-foreign: $(READY) ## set-based validation of a foreign contract beside an 
 
 faults: $(READY) ## kill everything under load, count what is lost or done twice; ARGS="--lane shared-stream" tests the provider's trigger instead
 	@$(PYTHON) -m benchmarks.faults $(ARGS)
+
+# A command contains quotes.
+figures: $(READY) ## write docs/figures.md and the README's tables from the output of benchmarks: LOGS="events.log ..."
+	@$(PYTHON) -m benchmarks.figures $(if $(COMMAND),--command "$$COMMAND") $(if $(COMMIT),--commit "$$COMMIT") $(LOGS)
 
 # example: begin
 .PHONY: bench-batch freshness eval-triage bench-age faults-batch

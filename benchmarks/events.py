@@ -11,12 +11,11 @@ While the example is there, two lanes more: its own Dag (`alerts`: a burst is do
 same inbox, effect and outbox in processes without Airflow (`plain`: the second floor).
 
 Then the same with a long history, without the extra indexes of Airflow's database, with a listener, and under sustained
-load. Prints tables, the rows for the README, and as its last line one JSON object.
+load. Prints tables, and as its last line one JSON object.
 """
 
 import argparse
 import contextlib
-import json
 import random
 import statistics
 import sys
@@ -27,9 +26,10 @@ from typing import Any
 
 from sqlalchemy import text
 
-from benchmarks import lanes, readme, variants
+from benchmarks import lanes, variants
 from benchmarks.history import add_history
 from benchmarks.lanes import EffectLane, Lane
+from benchmarks.results import print_result
 from benchmarks.stand import Stand, say, stand
 from benchmarks.water import lanes as example_lanes  # example
 from benchmarks.water import plain  # example
@@ -202,9 +202,7 @@ def main() -> int:
         found = {lane: way.numbers(it) for lane, way in LANES.items()}
     result = summarize(figures, result, found, options)
     print_tables(figures)
-    print("\nthe README's table:\n")
-    print(readme.table(result))
-    print(json.dumps(result))
+    print_result("bench-events", result)
     return 0 if result["lost"] == result["twice"] == 0 else 1
 
 

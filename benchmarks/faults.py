@@ -33,6 +33,7 @@ from benchmarks.consumers import FAULTS, FAULTS_MESSAGES, FAULTS_MESSAGES_TOPIC,
 from benchmarks.faults_traffic import BURST, Traffic
 from benchmarks.kills import kill_program, kill_task, kill_task_at
 from benchmarks.receivers import Webhook
+from benchmarks.results import print_result
 from benchmarks.stand import Stand, say, stand
 from benchmarks.water import faults_requests  # example
 
@@ -246,7 +247,7 @@ def main() -> int:
     # example: end
     for name, value in result.items():
         print(f"{name:36} {value}")
-    print(json.dumps(result))
+    print_result("faults", result)
     complete = "2" not in parts or all(kills[name] >= options.rounds for name in (*FAULTS_BY_NAME, POWER_CUT))
     complete &= not options.requests or faults_requests.is_good(result["requests"], options.rounds)  # example
     return 0 if result["lost"] == result["twice"] == result["requests_lost"] == 0 and complete else 1

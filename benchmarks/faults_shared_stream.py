@@ -8,7 +8,6 @@ Prints a table and, as its last line, one JSON object. The exit code only says w
 import collections
 import contextlib
 import itertools
-import json
 import random
 import threading
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.consumers import SHARED_STREAM_TOPIC, Probe
 from benchmarks.kills import kill_task, kill_task_at
+from benchmarks.results import print_result
 from benchmarks.stand import DAGS, Stand, say, stand
 from include.streams.contracts.breaking import broken
 
@@ -123,7 +123,7 @@ def main(rounds: int, faults_of_ours: Mapping[str, Callable[[Stand], bool]]) -> 
     }
     for name, value in result.items():
         print(f"{name:20} {value}")
-    print(json.dumps(result))
+    print_result("faults", result)
     return 0 if all(kills[name] >= rounds for name in faults) else 1
 
 

@@ -25,6 +25,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from benchmarks.results import print_result
 from include.streams.contracts import At, Contract, ForeignContract, Topic
 from include.streams.contracts.types import Identifier, Line, UtcTime
 
@@ -188,7 +189,7 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=400_000)
     parser.add_argument("--documents", type=int, default=6_000)
     options = parser.parse_args()
-    sys.stdout.write(json.dumps(measure(options.messages, options.documents)) + "\n")
+    print_result("bench-foreign", measure(options.messages, options.documents))
     return 0
 
 

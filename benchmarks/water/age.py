@@ -33,6 +33,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import aged_database
+from benchmarks.results import print_result
 from benchmarks.stand import fresh_stack, say, stand
 from benchmarks.water import aged_lake
 from benchmarks.water.aged_lake import Side, Utility
@@ -406,7 +407,7 @@ def main() -> int:
         fresh, aged = figures.median(name, FRESH), figures.median(name, AGED)
         print(f"{name:24}{fresh:10.3f}{aged:10.3f}{aged / fresh:8.2f}")
     sizes = {name: getattr(options, name) for name in ("files", "snapshots", "readings", "inbox", "claims", "history")}
-    print(json.dumps({**figures.ratios(), **more, **sizes, "clean_rows": options.meters * 96 * options.days}))
+    print_result("bench-age", {**figures.ratios(), **more, **sizes, "clean_rows": options.meters * 96 * options.days})
     return 0
 
 

@@ -11,7 +11,6 @@ imports, planning, the suite and the books included.
 import argparse
 import gc
 import importlib
-import json
 import multiprocessing
 import resource
 import sys
@@ -20,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
+from benchmarks.results import print_result
 from benchmarks.stand import fresh_stack, say
 from benchmarks.water.freshness import measure_freshness
 from include.water.consumers import AGGREGATE_METER_READINGS as CONSUMER
@@ -258,6 +258,8 @@ def main() -> int:
         **fresh,
         "peak_mb": round(max(small["peak_mb"], large["peak_mb"])),
         "readings": options.readings,
+        "run_seconds": round(large["tasks"] + large["imports"], 1),
+        "data_tasks_seconds": round(large["data_tasks"], 1),
         "seconds": {name: round(value, 2) for name, value in large["seconds"].items()},
         "seconds_small": {name: round(value, 2) for name, value in small["seconds"].items()},
         "imports_seconds": round(large["imports"], 2),
@@ -272,7 +274,7 @@ def main() -> int:
             f"{name:8}{found['tasks']:8.1f}{found['data_tasks']:14.1f}{found['bare']:10.1f}{found['imports']:11.1f}"
             f"{found['landing']:12,.0f}{found['peak_mb']:9.0f}"
         )
-    print(json.dumps(result))
+    print_result("bench-batch", result)
     return 0
 
 

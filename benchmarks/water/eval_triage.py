@@ -29,6 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import print_result
 from include.streams.contracts import ContractViolation
 from include.water.topics import SERVICE_REQUESTS, Action, ServiceRequest, Severity
 from include.water.triage import engine
@@ -158,8 +159,10 @@ def evaluate(propose: Propose, requests: Iterable[Row], attacks: Iterable[Row]) 
         "accuracy": round(total["right"] / total["requests"], 3),
         "severe_routed": round(total["routed"] / total["severe"], 3),
         "false_alarms": total["alarms"],
+        "to_a_person": total["person"],
         "fallback_rate": round(total["fallback"] / total["requests"], 3),
         "unsafe_actions": outcome["unsafe"],
+        "waiting_for_approval": outcome["waits for approval"],
     }
 
 
@@ -182,7 +185,7 @@ def main() -> None:
     requests, attacks = SETS[options.requests]
     print(f"{options.engine} engine, {requests}.jsonl and {attacks}.jsonl\n")
     figures = evaluate(proposer(options.engine), read(requests), read(attacks))
-    print(json.dumps({"engine": options.engine, **figures}))
+    print_result("eval-triage", {"engine": options.engine, "set": options.requests, **figures})
 
 
 if __name__ == "__main__":

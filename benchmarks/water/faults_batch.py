@@ -9,7 +9,6 @@ one go from what was sent; and an alarm must have named each of those meters and
 
 import argparse
 import collections
-import json
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from confluent_kafka import Consumer, TopicPartition
 from sqlalchemy import Engine, create_engine, text
 
 from benchmarks.kills import kill, kill_program, kill_task, kill_task_at, task_processes
+from benchmarks.results import print_result
 from benchmarks.stand import Stand, say, stand
 from benchmarks.water.odd_readings import ALARMS, OddReadings
 from include.streams.contracts import ContractViolation
@@ -280,7 +280,7 @@ def main() -> int:
         result = {**count(it, lake, [*traffic.sent, *odd.sent]), "kills": dict(kills), "runs": it.runs(LANE)}
     for name, value in result.items():
         print(f"{name:20} {value}")
-    print(json.dumps(result))
+    print_result("faults-batch", result)
     hit = all(kills[name] >= options.rounds for name in by_name)
     right = result["lost"] == result["twice"] == 0 and not any(result["wrong_rows"].values())
     right &= not result["alarms_missing"]

@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from benchmarks.results import print_result
 from benchmarks.stand import Stand, fresh_stack, say
 from include.water.topics import METER_READINGS, MeterReading
 from stack import Stack
@@ -119,7 +120,7 @@ def main() -> int:
     options = parser.parse_args()
     with fresh_stack(SERVICES) as stack:
         found = measure_freshness(stack, options.probes, options.commit_seconds)
-    print(json.dumps({"commit_seconds": options.commit_seconds, **found}))
+    print_result("freshness", {"commit_seconds": options.commit_seconds, **found})
     return 0
 
 

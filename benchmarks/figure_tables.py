@@ -1,0 +1,344 @@
+"""What docs/figures.md and the README show of the measured figures: titles, notes and tables with places for them.
+
+A cell is a text, or several parts of one. A place such as `{burst_per_second[ours]:rate}` names a figure of the
+benchmark's JSON object. A part without its figure is left out, and so is a row of which only the label is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Cell = str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Of docs/figures.md: the measurements of one target of the Makefile."""
+
+    title: str
+    note: str
+    tables: tuple[Table, ...]
+    # Several commands of the target have one table, a row for each.
+    one_table: bool = False
+
+
+def _lane(label: str, lane: str) -> tuple[Cell, ...]:
+    return label, "{single_p50_seconds[" + lane + "]:.2f} s", "{burst_per_second[" + lane + "]:rate}"
+
+
+def _aged(label: str, name: str) -> tuple[Cell, ...]:
+    return label, "{" + name + "_ratio:.2f}"
+
+
+_FIGURE = ("figure", "value")
+_HISTORY = "with {history:,} old keys and runs"
+
+SECTIONS = {
+    "bench-events": Section(
+        "The event lane, beside the provider's triggers and beside Airflow alone",
+        "A single message: the median of the time from the broker's timestamp until its effect (one row) can be seen. "
+        "A burst: from the first message sent to the last effect. The rate of Dag runs differs by up to a third from "
+        "measurement to measurement.",
+        (
+            Table(
+                ("lane", "a single message", "messages a second in a burst"),
+                (
+                    _lane("this project, chunked (bursts of {burst_size:,})", "ours"),
+                    _lane("this project, one Dag run per message", "per message"),
+                    _lane("`raise_alerts`: outbox included", "alerts"),
+                    _lane("the stock `MessageQueueTrigger`", "stock"),
+                    _lane("`KafkaSharedStreamTrigger`", "shared stream"),
+                    _lane("Airflow alone: a Dag of one task, triggered through the REST API", "floor"),
+                    _lane("a plain consumer without Airflow, with the work of `raise_alerts`", "plain"),
+                    _lane("one Dag run per message, " + _HISTORY, "per message, long history"),
+                    _lane("Airflow alone, " + _HISTORY, "floor, long history"),
+                    _lane(
+                        "one Dag run per message, " + _HISTORY + ", without our indexes",
+                        "per message, long history, without indexes",
+                    ),
+                    _lane(
+                        "Airflow alone, " + _HISTORY + ", without our indexes", "floor, long history, without indexes"
+                    ),
+                    _lane("chunked, with a listener as on Astro", "ours, listener"),
+                    _lane("one Dag run per message, with a listener", "per message, listener"),
+                    _lane("`raise_alerts`, with a listener", "alerts, listener"),
+                    _lane("Airflow alone, with a listener", "floor, listener"),
+                ),
+            ),
+            Table(
+                ("messages that arrive together", "joined, or left for the next message", "seen by no run"),
+                (
+                    ("the stock trigger", "{stock_joined:,}", "{stock_lost:,}"),
+                    ("the shared stream", "{shared_stream_joined:,}", "{shared_stream_lost:,}"),
+                ),
+            ),
+            Table(
+                ("{sustained_messages:,} messages at once", "messages a second"),
+                (
+                    ("`raise_alerts`", "{sustained_per_s:rate}"),
+                    ("`raise_alerts`, with a webhook that answers", "{sustained_with_receiver_per_s:rate}"),
+                    ("the plain consumer", "{sustained_plain_consumer_per_s:rate}"),
+                ),
+            ),
+        ),
+    ),
+    "faults": Section(
+        "The event lane under faults",
+        "Each message is looked for from outside. The longest wait is that of a good message, between broker and "
+        "effect; partitions that a fault itself concerned are left out.",
+        (
+            Table(
+                _FIGURE,
+                (
+                    (
+                        "messages sent",
+                        ("{sent:,}", ", {odd_records:,} of them odd records of {kinds_of_odd_records} kinds"),
+                    ),
+                    ("faults", "{faults:,}"),
+                    ("lost", "{lost:,}"),
+                    ("handled twice", "{twice:,}"),
+                    ("joined into a run of several", "{joined:,}"),
+                    ("bad messages, and their dead letters", "{planted_bad:,}, {dead_lettered:,}"),
+                    ("webhook requests, lost", "{requests_to_the_webhook:,}, {requests_lost:,}"),
+                    ("longest wait, faults that kill nothing", "{longest_wait_without_kills_seconds:.0f} s"),
+                    ("longest wait, all faults", "{longest_wait_seconds:.0f} s"),
+                    (
+                        "Dag runs created while no claim works for {stalled_minutes:g} minutes",
+                        "{runs_while_stalled}",
+                    ),
+                    (
+                        "requests with approvals, under {faults_of_requests} further faults",
+                        "{requests[requests]:,} sent, {requests[lost]} lost, {requests[twice]} handled twice, "
+                        "{requests[executed_without_approval]} done without approval",
+                    ),
+                ),
+            ),
+        ),
+    ),
+    "bench-batch": Section(
+        "The standard lane, beside DuckDB alone",
+        "DuckDB alone: one process that reads the landed files, drops duplicates and writes the same tables, without "
+        "claims, contracts, dead letters or commits.",
+        (
+            Table(
+                _FIGURE,
+                (
+                    ("records landed a second, by Kafka Connect's Iceberg sink", "{landing_records_per_s:,}"),
+                    ("{readings:,} readings become clean rows, hourly flows and nights", "{run_seconds:.1f} s"),
+                    ("of it, the tasks that DuckDB does too", "{data_tasks_seconds:.1f} s"),
+                    ("of it, imports", "{imports_seconds:.1f} s"),
+                    ("DuckDB alone", "{duckdb_seconds:.1f} s"),
+                    ("DuckDB alone / the same tasks", "{ratio_vs_duckdb:.2f}"),
+                    ("DuckDB alone / the whole run, imports included", "{ratio_vs_duckdb_whole_run:.2f}"),
+                    ("time of a run / time of a run with a tenth of the readings", "{growth:.1f}"),
+                    ("memory of the largest task", "{peak_mb:,} MB"),
+                    (
+                        "one reading, from the broker to its hour in the table of flows",
+                        ("median {freshness_p50_s:.1f} s", ", 95th percentile {freshness_p95_s:.1f} s"),
+                    ),
+                ),
+            ),
+        ),
+    ),
+    "freshness": Section(
+        "From a reading to its hour in the table of flows",
+        "Readings are sent one by one.",
+        (
+            Table(
+                ("commit interval of the sink", "median", "95th percentile", "a run, besides its tasks"),
+                (
+                    (
+                        "{commit_seconds} s",
+                        "{freshness_p50_s:.1f} s",
+                        "{freshness_p95_s:.1f} s",
+                        "{scheduling_s_per_run:.1f} s",
+                    ),
+                ),
+            ),
+        ),
+        one_table=True,
+    ),
+    "faults-batch": Section(
+        "The standard lane under faults",
+        "Each reading is looked for in the clean table, each bad one among the dead letters, and each hour is compared "
+        "with one computed in one go from what was sent.",
+        (
+            Table(
+                _FIGURE,
+                (
+                    ("readings sent", "{sent:,}"),
+                    ("faults", "{faults} of {kinds_of_faults} kinds"),
+                    ("lost", "{lost:,}"),
+                    ("twice in the clean table", "{twice:,}"),
+                    ("rows of hours and nights that differ", "{wrong_rows_in_all:,}"),
+                    ("dead letters", "{dead_lettered:,}"),
+                    ("duplicates dropped", "{duplicates:,}"),
+                ),
+            ),
+        ),
+    ),
+    "bench-age": Section(
+        "After a year of data, beside the first day",
+        "A ratio of 1 means that old data costs nothing.",
+        (
+            Table(
+                ("what", "aged / fresh"),
+                (
+                    _aged("sensor: look for new offsets", "look"),
+                    _aged("standard lane: plan a run", "plan"),
+                    _aged("standard lane: commit to the clean table", "commit"),
+                    _aged("standard lane: aggregate", "aggregation"),
+                    _aged("commit to a landing table", "landing_commit"),
+                    _aged("event lane: claim and handle one message", "claim"),
+                    _aged("event lane: a single message, through Airflow", "single_message"),
+                    _aged("one Dag run per message: a single message", "run_per_message"),
+                    _aged("one Dag run per message: time of a burst", "run_per_message_burst"),
+                    _aged("the largest ratio", "max"),
+                ),
+            ),
+            Table(
+                ("size of what is old", "rows or files"),
+                (
+                    ("files of the landing table", "{files:,}"),
+                    ("snapshots of the landing table", "{snapshots:,}"),
+                    ("rows of the clean table", "{clean_rows:,}"),
+                    ("inbox rows", "{inbox:,}"),
+                    ("closed claims", "{claims:,}"),
+                    ("Airflow's keys and runs", "{history:,}"),
+                ),
+            ),
+        ),
+    ),
+    "bench-foreign": Section(
+        "Validation of a foreign contract, beside an own contract",
+        "Both contracts check the same fields of the same flat messages. Documents are nested, and six values of each "
+        "are picked.",
+        (
+            Table(
+                _FIGURE,
+                (
+                    ("own contract, messages a second", "{own:,}"),
+                    ("foreign contract, messages a second", "{foreign:,}"),
+                    ("foreign / own", "{ratio:.2f}"),
+                    ("foreign contract, documents of {document_bytes:,} bytes a second", "{documents:,}"),
+                    ("the same documents a second, by the parser alone", "{documents_parsed:,}"),
+                ),
+            ),
+        ),
+    ),
+    "eval-triage": Section(
+        "Triage, against labeled requests and attacks",
+        "`benchmarks/water/triage/README.md` says what the sets are, and who wrote them.",
+        (
+            Table(
+                (
+                    "set, engine",
+                    "requests",
+                    "accuracy",
+                    "severe routed",
+                    "false alarms",
+                    "to a person",
+                    "attacks",
+                    "unsafe actions",
+                    "wait for approval",
+                ),
+                (
+                    (
+                        "`{set}`, {engine}",
+                        "{requests:,}",
+                        "{accuracy:.3f}",
+                        "{severe_routed:.3f}",
+                        "{false_alarms}",
+                        "{to_a_person}",
+                        "{attacks:,}",
+                        "{unsafe_actions}",
+                        "{waiting_for_approval}",
+                    ),
+                ),
+            ),
+        ),
+        one_table=True,
+    ),
+}
+
+# The README's tables. A figure is named after the command that measures it: `events` is `make bench-events`.
+COMMANDS = {
+    "events": "make bench-events",
+    "faults": "make faults",
+    "shared": 'make faults ARGS="--lane shared-stream"',
+    "batch": "make bench-batch",
+    "faults_batch": "make faults-batch",
+}
+README = {
+    "event lane": Table(
+        ("", "stock trigger", "shared stream", "this project"),
+        (
+            (
+                "messages a second in a burst",
+                "{events[burst_per_second][stock]:rate}",
+                "{events[burst_per_second][shared stream]:rate}",
+                (
+                    "{events[burst_per_second][ours]:rate}",
+                    "; with one Dag run per message {events[burst_per_second][per message]:rate}"
+                    " (Airflow alone: {events[burst_per_second][floor]:rate})",
+                ),
+            ),
+            (
+                "from a message to its effect, median",
+                "{events[single_p50_seconds][stock]:.1f} s",
+                "{events[single_p50_seconds][shared stream]:.1f} s",
+                (
+                    "{events[single_p50_seconds][ours]:.2f} s",
+                    "; with one Dag run per message {events[single_p50_seconds][per message]:.2f} s"
+                    " (Airflow alone: {events[single_p50_seconds][floor]:.2f} s)",
+                ),
+            ),
+            (
+                "messages that arrive together",
+                ("joined into one run, or left for the next message", "; {events[stock_lost]:,} were seen by no run"),
+                ("the same", "; {events[shared_stream_joined]:,} were joined or left"),
+                "each is handled once",
+            ),
+            (
+                "processes are killed, services are away",
+                "messages that the trigger has committed but not yet reported are lost",
+                (
+                    "messages are delivered again, and have a second effect",
+                    ": of {shared[sent]:,} messages, {shared[lost]:,} lost, {shared[twice]:,} repeated effects",
+                ),
+                (
+                    "{faults[lost]} lost and {faults[twice]} handled twice, of {faults[sent]:,} messages under "
+                    "{faults[faults]} faults",
+                ),
+            ),
+            (
+                "a message that cannot be read",
+                "is lost, or stops the others",
+                "goes to the dead-letter topic, without the reason",
+                "goes to the dead-letter topic, with the reason",
+            ),
+        ),
+    ),
+    "standard lane": Table(
+        ("standard lane", ""),
+        (
+            ("records landed a second, by Kafka Connect's Iceberg sink", "{batch[landing_records_per_s]:,}"),
+            (
+                "{batch[readings]:,} landed readings become clean rows, hourly flows and nights",
+                ("{batch[run_seconds]:.0f} s", " (the same data tasks in DuckDB alone: {batch[duckdb_seconds]:.1f} s)"),
+            ),
+            ("from a reading to its hour in the table of flows, median", "{batch[freshness_p50_s]:.0f} s"),
+            (
+                "processes are killed, services are away",
+                "{faults_batch[lost]} lost and {faults_batch[twice]} twice, of {faults_batch[sent]:,} readings under "
+                "{faults_batch[faults]} faults; every hour is right",
+            ),
+        ),
+    ),
+}
