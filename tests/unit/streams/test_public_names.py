@@ -7,7 +7,6 @@ import importlib
 import inspect
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,11 +81,6 @@ def test_what_type_checkers_see_is_what_is_imported():
     for name, (module, attribute) in seen.items():
         parent = importlib.import_module(module)
         assert getattr(parent, attribute, None) is getattr(streams, name), name
-
-
-def test_the_version_is_that_of_the_project():
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
-    assert streams.__version__ == project["project"]["version"]
 
 
 def test_an_unknown_name_is_an_attribute_error():
