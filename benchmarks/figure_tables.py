@@ -309,7 +309,7 @@ README = {
                 "processes are killed, services are away",
                 "messages that the trigger has committed but not yet reported are lost",
                 (
-                    "messages are delivered again, and have a second effect",
+                    "messages are delivered again, and may have a second effect",
                     ": of {shared[sent]:,} messages, {shared[lost]:,} lost, {shared[twice]:,} repeated effects",
                 ),
                 (

@@ -109,7 +109,7 @@ def with_tables(text: str, store: Mapping[str, Figures]) -> str:
     context = {name: with_sums(store[command]["figures"]) for name, command in COMMANDS.items() if command in store}
 
     def table(marker: re.Match[str]) -> str:
-        return f"{marker[1]}\n{markdown(README[marker[2]], context)}{marker[3]}"
+        return f"{marker[1]}\n\n{markdown(README[marker[2]], context)}\n{marker[3]}"
 
     return re.sub(r"(<!-- figures: ([\w ]+) -->)\n.*?(<!-- end -->)", table, text, flags=re.DOTALL)
 
