@@ -188,8 +188,8 @@ def main() -> int:
     try:
         for path in options.logs:
             how, figures = read(path, options.command, options.commit)
-            command = how.pop("command")  # type: ignore[misc]
-            store[command] = {**how, "figures": figures}
+            entry = {name: value for name, value in how.items() if name != "command"}
+            store[how["command"]] = {**entry, "figures": figures}
     except (LogError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
