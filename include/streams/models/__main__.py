@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     rollback.add_argument("name")
     rollback.add_argument("version", nargs="?", help=f"default: the previous champion; {NONE!r}: use no model")
-    rollback.add_argument("--reason", default="by hand", help="kept with the rollback")
+    rollback.add_argument("--reason", default="by hand", help="why; stored with the rollback")
     return parser
 
 
@@ -54,17 +54,17 @@ def _list(options: argparse.Namespace) -> list[str]:
 
     remote = bucket()
     if options.name is None:
-        found = ((name, ModelStore(name, remote).champions().version) for name in names(remote))
+        found = ((name, ModelStore(name, remote).history().version) for name in names(remote))
         return [f"{name}  {version or 'no champion'}" for name, version in found] or ["no model has been trained"]
     store = ModelStore(options.name, remote)
-    champions = store.champions()
+    history = store.history()
     lines = []
     for card in store.cards():
-        if card.version == champions.version:
+        if card.version == history.version:
             state = "champion"
-        elif card.version in champions.withdrawn:
+        elif card.version in history.withdrawn:
             state = "withdrawn"
-        elif card.version in {reign.version for reign in champions.reigns}:
+        elif card.version in {period.version for period in history.periods}:
             state = "was champion"
         else:
             state = "passed" if card.verdict["passed"] else "did not pass"
@@ -79,10 +79,10 @@ def _show(options: argparse.Namespace) -> list[str]:
     store = ModelStore(options.name, bucket())
     if options.version is not None:
         return [json.dumps(asdict(store.card(options.version)), indent=2)]
-    champions = store.champions()
+    history = store.history()
     return [
-        json.dumps({"version": champions.version, **asdict(champions)}, indent=2)
-        if champions.reigns
+        json.dumps({"version": history.version, **asdict(history)}, indent=2)
+        if history.periods
         else f"no version of {options.name} has been in use"
     ]
 
@@ -92,12 +92,12 @@ def _roll_back(options: argparse.Namespace) -> list[str]:
     from include.streams.models.store import ModelStore
 
     store = ModelStore(options.name, bucket())
-    champions = store.champions()
-    version = None if options.version == NONE else options.version or champions.before()
-    after = store.roll_back(version, champions, reason=options.reason)
+    history = store.history()
+    version = None if options.version == NONE else options.version or history.previous()
+    after = store.roll_back(version, history, reason=options.reason)
     return [
-        f"in use: {after.version or 'no model, what is used without one'}",
-        f"withdrawn: {', '.join(after.withdrawn) or 'nothing'}; a new model has to beat that, too",
+        f"in use: {after.version or 'no model, so the method without a model'}",
+        f"withdrawn: {', '.join(after.withdrawn) or 'no version'}; a new candidate must beat withdrawn versions too",
     ]
 
 

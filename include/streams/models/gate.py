@@ -25,7 +25,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The decision of the gate, and a reason for each rule, whether the candidate keeps it or not."""
+    """The decision of the gate, and a reason for each condition, met or not."""
 
     passed: bool
     reasons: tuple[str, ...]
@@ -65,15 +65,15 @@ class Gate:
             *self._groups(candidate, in_use, rivals[in_use]),
             *self._limits(candidate),
         ]
-        return Verdict(all(kept for kept, _ in findings), tuple(reason for _, reason in findings))
+        return Verdict(all(is_met for is_met, _ in findings), tuple(reason for _, reason in findings))
 
     def _beats(self, candidate: Scores, name: str, rival: Scores) -> tuple[bool, str]:
         ahead = candidate.score - rival.score
         # Rounded, so that a difference equal to the margin does not fail because of the last bit.
-        kept = round(ahead, 9) >= self.margin
-        return kept, (
-            f"{'beats' if kept else 'does not beat'} {name}: {candidate.score:.3f} against {rival.score:.3f}, "
-            f"a difference of {ahead:+.3f}; at least {self.margin:+.3f} is asked"
+        is_met = round(ahead, 9) >= self.margin
+        return is_met, (
+            f"{'beats' if is_met else 'does not beat'} {name}: {candidate.score:.3f} against {rival.score:.3f}, "
+            f"a difference of {ahead:+.3f}; at least {self.margin:+.3f} is required"
         )
 
     def _groups(self, candidate: Scores, name: str, rival: Scores) -> list[tuple[bool, str]]:
@@ -94,6 +94,5 @@ class Gate:
         findings = []
         for name, most in self.limits.items():
             value = candidate.measures.get(name, float("nan"))
-            kept = value <= most
-            findings.append((kept, f"{name} is {value:.3g}; at most {most:.3g} is allowed"))
+            findings.append((value <= most, f"{name} is {value:.3g}; at most {most:.3g} is allowed"))
         return findings

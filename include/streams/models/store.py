@@ -67,7 +67,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Reign:
+class ChampionPeriod:
     """A period in which a version was in use.
 
     Attributes:
@@ -88,33 +88,32 @@ class Reign:
 
 
 @dataclass(frozen=True)
-class Champions:
+class ModelHistory:
     """The content of champion.json.
 
     Attributes:
-        reigns: The periods, oldest first.
+        periods: The periods, oldest first.
         withdrawn: The versions that rollbacks have withdrawn since the last training that made a champion.
         generation: The object's generation, needed to replace it.
     """
 
-    reigns: tuple[Reign, ...] = ()
+    periods: tuple[ChampionPeriod, ...] = ()
     withdrawn: tuple[str, ...] = ()
     generation: int = field(default=ABSENT, compare=False)
 
     @property
-    def current(self) -> Reign | None:
+    def current(self) -> ChampionPeriod | None:
         """The present period; None when no model is in use."""
-        return self.reigns[-1] if self.reigns and self.reigns[-1].version else None
+        return self.periods[-1] if self.periods and self.periods[-1].version else None
 
     @property
     def version(self) -> str | None:
         return self.current.version if self.current else None
 
-    def before(self) -> str | None:
+    def previous(self) -> str | None:
         """The last version that was in use before the present version and was not withdrawn; None without one."""
-        passed_over = {self.version, *self.withdrawn}
-        found = (reign.version for reign in reversed(self.reigns) if reign.version not in passed_over)
-        return next((version for version in found if version), None)
+        excluded = {None, self.version, *self.withdrawn}
+        return next((period.version for period in reversed(self.periods) if period.version not in excluded), None)
 
 
 class ModelStore:
@@ -124,13 +123,14 @@ class ModelStore:
         self.name = checked(name)
         self._bucket = bucket
 
-    def champions(self) -> Champions:
+    def history(self) -> ModelHistory:
+        """Read champion.json; an empty history when no version has been in use."""
         found = self._read("champion.json")
         if found is None:
-            return Champions()
+            return ModelHistory()
         document, generation = found
-        return Champions(
-            tuple(Reign(**reign) for reign in document["history"]), tuple(document["withdrawn"]), generation
+        return ModelHistory(
+            tuple(ChampionPeriod(**period) for period in document["history"]), tuple(document["withdrawn"]), generation
         )
 
     def card(self, version: str) -> Card:
@@ -172,28 +172,29 @@ class ModelStore:
             ModelError: As for `load`, or the card and the file are not those that became champion.
             UntrustedModel: The file contains types that are not allowed.
         """
-        reign = self.champions().current
-        if reign is None or reign.version is None:
+        period = self.history().current
+        if period is None or period.version is None:
             return None
-        model, card = self.load(reign.version, allowed)
-        if card.sha256 != reign.sha256:
-            raise ModelError(f"model {self.name} {reign.version}: card and file are not those that became champion")
+        model, card = self.load(period.version, allowed)
+        if card.sha256 != period.sha256:
+            raise ModelError(f"model {self.name} {period.version}: card and file are not those that became champion")
         return model, card
 
-    def keep(self, data: bytes, card: Card) -> None:
+    def save(self, data: bytes, card: Card) -> None:
         """Write a model's file, and then its card with the file's digest."""
         self._bucket.write(self._path(f"{checked(card.version)}/model.skops"), data)
-        self.keep_card(replace(card, sha256=digest(data)))
+        self.save_card(replace(card, sha256=digest(data)))
 
-    def keep_card(self, card: Card) -> None:
+    def save_card(self, card: Card) -> None:
+        """Write a card alone, for a version that did not pass the gate."""
         self._write(f"{checked(card.version)}/card.json", asdict(card))
 
-    def promote(self, version: str, champions: Champions, *, reason: str, run_id: str) -> Champions:
+    def promote(self, version: str, history: ModelHistory, *, reason: str, run_id: str) -> ModelHistory:
         """Make a version the champion.
 
         Args:
             version: A stored version that passed the gate.
-            champions: The state that the version was compared with.
+            history: The history as it was when the version was compared with the champion.
             reason: Why, for people.
             run_id: The Dag run of the training.
 
@@ -203,10 +204,10 @@ class ModelStore:
         """
         card = self.card(version)
         self._bytes(card)
-        reign = Reign(version, card.sha256, _now(), "training", reason, run_id)
-        return self._replace(Champions((*champions.reigns, reign), (), champions.generation), card)
+        period = ChampionPeriod(version, card.sha256, _now(), "training", reason, run_id)
+        return self._replace(ModelHistory((*history.periods, period), (), history.generation), card)
 
-    def roll_back(self, version: str | None, champions: Champions, *, reason: str) -> Champions:
+    def roll_back(self, version: str | None, history: ModelHistory, *, reason: str) -> ModelHistory:
         """Put an earlier champion in use again, or no model, and withdraw the present champion.
 
         A candidate of a later training must also beat the withdrawn version. Otherwise the candidate, which was trained
@@ -214,52 +215,56 @@ class ModelStore:
 
         Args:
             version: The earlier champion; None for no model.
-            champions: The state that was read before.
+            history: The history from which the caller has chosen the version.
             reason: Why, for people.
 
         Raises:
             ModelError: The version is in use already, never was a champion, or its file does not match its card.
             ChampionChanged: Another champion is in use now.
         """
-        if champions.version == version:
+        if history.version == version:
             raise ModelError(f"{version or 'no model'} is in use already")
         card = None
         if version is not None:
-            if version not in {reign.version for reign in champions.reigns}:
-                raise ModelError(f"{version} never was the champion of {self.name}: nothing says that it is any good")
+            if version not in {period.version for period in history.periods}:
+                raise ModelError(
+                    f"{version} was never the champion of {self.name}; `list {self.name}` shows the earlier champions"
+                )
             card = self.card(version)
             self._bytes(card)
-        withdrawn = [name for name in (*champions.withdrawn, champions.version) if name and name != version]
-        reign = Reign(version, card.sha256 if card else None, _now(), "rollback", reason)
+        withdrawn = [name for name in (*history.withdrawn, history.version) if name and name != version]
+        period = ChampionPeriod(version, card.sha256 if card else None, _now(), "rollback", reason)
         return self._replace(
-            Champions((*champions.reigns, reign), tuple(dict.fromkeys(withdrawn)), champions.generation), card
+            ModelHistory((*history.periods, period), tuple(dict.fromkeys(withdrawn)), history.generation), card
         )
 
     def last_training(self) -> Mapping[str, Any] | None:
+        """The facts of `save_last_training`; None when no training has ended."""
         found = self._read("last_training.json")
         return found[0] if found else None
 
-    def keep_last_training(self, facts: Mapping[str, Any]) -> None:
+    def save_last_training(self, facts: Mapping[str, Any]) -> None:
+        """Record the data of the last training: `fingerprint`, `label`, `version` and `run_id`."""
         self._write("last_training.json", facts)
 
-    def _replace(self, champions: Champions, card: Card | None) -> Champions:
-        reign = champions.reigns[-1]
+    def _replace(self, history: ModelHistory, card: Card | None) -> ModelHistory:
+        newest = history.periods[-1]
         document = {
             "name": self.name,
-            **{name: value for name, value in asdict(reign).items() if name != "run_id"},
+            **{name: value for name, value in asdict(newest).items() if name != "run_id"},
             # Facts about the model in use for pages, so that a page needs to read only this object.
             "trained_at": card.created_at if card else None,
             "metrics": card.metrics if card else {},
             "data": card.data if card else {},
-            "withdrawn": champions.withdrawn,
-            "history": [asdict(each) for each in champions.reigns],
+            "withdrawn": history.withdrawn,
+            "history": [asdict(period) for period in history.periods],
         }
         try:
-            generation = self._write("champion.json", document, if_generation_match=champions.generation)
+            generation = self._write("champion.json", document, if_generation_match=history.generation)
         except GenerationChanged as error:
-            raise ChampionChanged(f"model {self.name}: somebody else has made another champion meanwhile") from error
-        log.info("champion of %s: %s, by %s: %s", self.name, reign.version, reign.by, reign.reason)
-        return replace(champions, generation=generation)
+            raise ChampionChanged(f"model {self.name}: another process has replaced the champion") from error
+        log.info("champion of %s: %s, by %s: %s", self.name, newest.version, newest.by, newest.reason)
+        return replace(history, generation=generation)
 
     def _bytes(self, card: Card) -> bytes:
         """The file of a card; raises ModelError when it does not exist or does not match the card."""
@@ -268,8 +273,8 @@ class ModelStore:
             raise ModelError(f"model {self.name} {card.version} has no file: it did not pass the gate, or was removed")
         if digest(found[0]) != card.sha256:
             raise ModelError(
-                f"model {self.name} {card.version}: the file is not the one of its card (sha256 {digest(found[0])}, "
-                f"not {card.sha256}); roll back to another version, and find out who wrote it"
+                f"model {self.name} {card.version}: the file does not match its card (sha256 {digest(found[0])}, "
+                f"the card says {card.sha256}); roll back to another version, and find out who wrote the file"
             )
         return found[0]
 
@@ -286,11 +291,12 @@ class ModelStore:
 
 
 def names(bucket: Bucket) -> list[str]:
-    """Names of all models in the bucket."""
+    """The names of all models in the bucket, sorted."""
     return sorted({entry.path.split("/")[1] for entry in bucket.list(f"{ROOT}/")})
 
 
 def digest(data: bytes) -> str:
+    """The SHA-256 of the data in hex."""
     return hashlib.sha256(data).hexdigest()
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from include.streams.models import files
 from include.streams.models.files import UntrustedModel
 from include.streams.models.gate import Gate, Scores, Verdict
-from include.streams.models.store import Card, ChampionChanged, Champions, ModelError, ModelStore, digest
+from include.streams.models.store import Card, ChampionChanged, ModelError, ModelHistory, ModelStore, digest
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +21,8 @@ BASELINE = "the baseline"
 LIBRARIES = ("numpy", "scikit-learn", "skops")
 
 
-class Attempt(Protocol):
-    """What to train on which data. Everything must come from one state of the data and be deterministic."""
+class TrainingRun(Protocol):
+    """The data and the code of one training. All data must come from one state, and the code must be deterministic."""
 
     # The prefix of the version's name, such as the day of the newest data.
     label: str
@@ -61,17 +61,17 @@ class Outcome:
 
 
 def train(
-    store: ModelStore, gate: Gate, attempt: Attempt, *, allowed: Collection[str], run_id: str, force: bool = False
+    store: ModelStore, gate: Gate, training: TrainingRun, *, allowed: Collection[str], run_id: str, force: bool = False
 ) -> Outcome:
     """Train a candidate, compare it, store it, and make it champion if it passes.
 
-    Nothing is trained when the data are those of the last training, unless `force` is set. A run that was killed and
-    starts again trains again. If it had made a champion already, that champion is returned.
+    Nothing is trained when the data are those of the last training, unless `force` is set. A run that was killed trains
+    again when it is retried. If it had already promoted its candidate, the retry returns that champion.
 
     Args:
         store: The store of the model.
         gate: The conditions for the candidate.
-        attempt: What to train, on which data.
+        training: The data and the code of this training.
         allowed: The allowed types in the file, as "module.class".
         run_id: The Dag run.
         force: Train although the data are unchanged.
@@ -80,37 +80,37 @@ def train(
         ModelError: The champion's file does not exist or does not match its card: a person must decide.
         UntrustedModel: The candidate or the champion contains types that are not allowed.
     """
-    champions = store.champions()
-    reign = champions.current
-    if reign is not None and reign.by == "training" and reign.run_id == run_id:
-        _remember(store, attempt, run_id, str(reign.version))
-        return Outcome(reign.version, True, (reign.reason,))
+    history = store.history()
+    period = history.current
+    if period is not None and period.by == "training" and period.run_id == run_id:
+        _save_last_training(store, training, run_id, str(period.version))
+        return Outcome(period.version, True, (period.reason,))
     last = store.last_training()
-    if last is not None and last["fingerprint"] == attempt.fingerprint and not force:
-        return Outcome(None, False, (f"unchanged data: version {last['version']} was trained on the same",))
+    if last is not None and last["fingerprint"] == training.fingerprint and not force:
+        return Outcome(None, False, (f"unchanged data: version {last['version']} was trained on them",))
 
-    model, parameters = attempt.fit()
+    model, parameters = training.fit()
     data = files.to_bytes(model, allowed)
-    candidate = attempt.score(model, parameters)
-    verdict = _judge(store, gate, attempt, champions, candidate, allowed)
+    candidate = training.score(model, parameters)
+    verdict = _judge(store, gate, training, history, candidate, allowed)
     card = Card(
         name=store.name,
         # With a digest of the file's content, so that two trainings never write different files to one path.
-        version=f"{attempt.label}-{digest(data)[:10]}",
+        version=f"{training.label}-{digest(data)[:10]}",
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=run_id,
         sha256=None,
         metrics={"score": candidate.score, "groups": dict(candidate.groups), **candidate.measures},
         parameters=parameters,
-        data={**attempt.data, "fingerprint": attempt.fingerprint, "held_out": candidate.window},
-        contract=attempt.contract,
+        data={**training.data, "fingerprint": training.fingerprint, "held_out": candidate.window},
+        contract=training.contract,
         libraries={name: installed(name) for name in LIBRARIES},
         verdict={"passed": verdict.passed, "reasons": verdict.reasons},
     )
-    outcome = _settle(store, champions, card, data, verdict)
+    outcome = _save_and_promote(store, history, card, data, verdict)
     if outcome.promoted or not verdict.passed:
-        # The last step: a run that is killed before it trains again.
-        _remember(store, attempt, run_id, card.version)
+        # The last step, so that the retry of a run that is killed before it trains again.
+        _save_last_training(store, training, run_id, card.version)
     log.info(
         "model %s %s: %s: %s",
         store.name,
@@ -124,44 +124,44 @@ def train(
 def _judge(
     store: ModelStore,
     gate: Gate,
-    attempt: Attempt,
-    champions: Champions,
+    training: TrainingRun,
+    history: ModelHistory,
     candidate: Scores,
     allowed: Collection[str],
 ) -> Verdict:
-    rivals = {BASELINE: attempt.score_baseline()}
+    rivals = {BASELINE: training.score_baseline()}
     in_use, remarks = BASELINE, []
-    if champions.version is not None:
-        in_use = f"the champion {champions.version}"
-        # Raises if the champion cannot be loaded: a person must then decide what to use instead.
-        model, card = store.load(champions.version, allowed)
-        rivals[in_use] = attempt.score(model, card.parameters)
-    for version in champions.withdrawn:
+    if history.version is not None:
+        in_use = f"the champion {history.version}"
+        # Raises if the champion cannot be loaded: a person must then choose the model to use instead.
+        model, card = store.load(history.version, allowed)
+        rivals[in_use] = training.score(model, card.parameters)
+    for version in history.withdrawn:
         try:
             model, card = store.load(version, allowed)
         except (ModelError, UntrustedModel) as error:
             remarks.append(f"not compared with {version}, which was withdrawn: {error}")
         else:
-            rivals[f"{version}, which was withdrawn,"] = attempt.score(model, card.parameters)
+            rivals[f"{version}, which was withdrawn,"] = training.score(model, card.parameters)
     verdict = gate.judge(candidate, rivals, in_use)
     return Verdict(verdict.passed, (*verdict.reasons, *remarks))
 
 
-def _settle(store: ModelStore, champions: Champions, card: Card, data: bytes, verdict: Verdict) -> Outcome:
+def _save_and_promote(store: ModelStore, history: ModelHistory, card: Card, data: bytes, verdict: Verdict) -> Outcome:
     if not verdict.passed:
-        store.keep_card(card)
+        store.save_card(card)
         return Outcome(card.version, False, verdict.reasons)
-    store.keep(data, card)
+    store.save(data, card)
     try:
-        store.promote(card.version, champions, reason="; ".join(verdict.reasons), run_id=card.run_id)
+        store.promote(card.version, history, reason="; ".join(verdict.reasons), run_id=card.run_id)
     except ChampionChanged as error:
-        # The candidate was compared with a champion that is no longer in use. The next training, also on the same data,
-        # compares with the new champion.
+        # The candidate was compared with a champion that is no longer in use. The training is not recorded as the last
+        # one, so the next training compares with the new champion even if the data are the same.
         return Outcome(card.version, False, (*verdict.reasons, str(error)))
     return Outcome(card.version, True, verdict.reasons)
 
 
-def _remember(store: ModelStore, attempt: Attempt, run_id: str, version: str) -> None:
-    store.keep_last_training(
-        {"fingerprint": attempt.fingerprint, "label": attempt.label, "version": version, "run_id": run_id}
+def _save_last_training(store: ModelStore, training: TrainingRun, run_id: str, version: str) -> None:
+    store.save_last_training(
+        {"fingerprint": training.fingerprint, "label": training.label, "version": version, "run_id": run_id}
     )

@@ -50,7 +50,7 @@ class NotEnough(Exception):
 
 
 class LeakAttempt:
-    """An Attempt (`include.streams.models.training`) with nights and confirmed leaks.
+    """A TrainingRun (`include.streams.models.training`) with nights and confirmed leaks.
 
     Args:
         nights: The complete nights.

@@ -42,7 +42,7 @@ GATE = Gate(margin=0.05, max_group_loss=0.2)
 
 @pytest.fixture
 def bucket(object_store, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """An empty bucket that stands for the one of artifacts."""
+    """An empty bucket in place of the bucket for artifacts."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     remote = buckets.bucket(name)
     remote._remote.client.create_bucket(name)
@@ -57,7 +57,7 @@ def store(bucket: Bucket) -> ModelStore:
 
 @dataclass
 class Skill:
-    """An attempt whose model is as good as `skill` says: its constant prediction is its score."""
+    """A training whose model always predicts `skill`, which is also its score."""
 
     skill: float
     fingerprint: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -97,17 +97,17 @@ def champion_json(store: ModelStore) -> dict[str, Any]:
     return json.loads(found[0])
 
 
-def test_the_first_model_has_to_beat_the_baseline(store: ModelStore):
+def test_the_first_model_must_beat_the_baseline(store: ModelStore):
     blocked = run(store, 0.32)
     assert not blocked.promoted
     assert "does not beat the baseline: 0.320 against 0.300" in blocked.reasons[0]
     assert store.load_champion(ALLOWED) is None
     passed = run(store, 0.5)
     assert passed.promoted
-    assert store.champions().version == passed.version
+    assert store.history().version == passed.version
 
 
-def test_a_better_candidate_replaces_the_champion_and_its_card_says_what_it_is(store: ModelStore):
+def test_a_better_candidate_replaces_the_champion_and_has_a_full_card(store: ModelStore):
     first, second = run(store, 0.5), run(store, 0.6, "run-2")
     assert second.promoted
     model, card = store.load_champion(ALLOWED)
@@ -121,29 +121,29 @@ def test_a_better_candidate_replaces_the_champion_and_its_card_says_what_it_is(s
     assert card.verdict["reasons"][1].startswith(f"beats the champion {first.version}: 0.600 against 0.500")
     document = champion_json(store)
     assert document["version"] == second.version
-    assert [reign["version"] for reign in document["history"]] == [first.version, second.version]
+    assert [period["version"] for period in document["history"]] == [first.version, second.version]
     assert document["metrics"]["score"] == 0.6
 
 
-def test_a_worse_candidate_is_blocked_and_only_its_card_is_kept(store: ModelStore, bucket: Bucket):
+def test_a_worse_candidate_is_blocked_and_only_its_card_is_stored(store: ModelStore, bucket: Bucket):
     champion = run(store, 0.6)
     blocked = run(store, 0.4)
     assert not blocked.promoted
     assert any("does not beat the champion" in reason for reason in blocked.reasons)
-    assert store.champions().version == champion.version
+    assert store.history().version == champion.version
     kept = {entry.path for entry in bucket.list(f"models/pumps/{blocked.version}/")}
     assert kept == {f"models/pumps/{blocked.version}/card.json"}
     assert store.card(blocked.version).verdict["passed"] is False
 
 
-def test_a_candidate_that_fails_one_group_is_blocked_however_good_it_is(store: ModelStore):
+def test_a_candidate_that_fails_one_group_is_blocked(store: ModelStore):
     champion = run(store, 0.6)
     blocked = run(store, Skill(0.9, group_b=0.3))
     assert not blocked.promoted
     assert f"group b is worse than with the champion {champion.version}: 0.300 against 0.600" in "; ".join(
         blocked.reasons
     )
-    assert store.champions().version == champion.version
+    assert store.history().version == champion.version
     assert run(store, Skill(0.9, group_b=0.5)).promoted
 
 
@@ -157,43 +157,43 @@ def test_unchanged_data_are_not_trained_on_again(store: ModelStore):
     assert again.fitted == 1
 
 
-def test_of_two_trainers_at_once_one_wins_and_the_other_loses_cleanly(store: ModelStore):
+def test_of_two_trainings_at_once_exactly_one_makes_a_champion(store: ModelStore):
     together = threading.Barrier(2)
     attempts = [Skill(0.6, while_fitting=together.wait), Skill(0.8, while_fitting=together.wait)]
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(lambda attempt: run(ModelStore("pumps", buckets.bucket()), attempt), attempts))
     assert sorted(outcome.promoted for outcome in outcomes) == [False, True]
     won, lost = sorted(outcomes, key=lambda outcome: not outcome.promoted)
-    assert store.champions().version == won.version
-    assert len(store.champions().reigns) == 1
-    assert "somebody else has made another champion meanwhile" in lost.reasons[-1]
+    assert store.history().version == won.version
+    assert len(store.history().periods) == 1
+    assert "another process has replaced the champion" in lost.reasons[-1]
     assert store.load(lost.version, ALLOWED)[1].verdict["passed"]
-    # It was compared with what is not in use any more: on the same data, it may try again.
+    # It was compared with a champion that is no longer in use, so it may train again on the same data.
     again = next(attempt for attempt, outcome in zip(attempts, outcomes, strict=True) if not outcome.promoted)
     again.while_fitting = None
     assert run(store, again).version is not None
 
 
-def test_a_run_that_was_killed_after_it_made_a_champion_says_so_when_it_starts_again(
+def test_a_run_killed_after_its_promotion_returns_its_champion_when_retried(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ModelStore, "keep_last_training", killed)
+    monkeypatch.setattr(ModelStore, "save_last_training", killed)
     with pytest.raises(KeyboardInterrupt):
         run(store, Skill(0.5, fingerprint="same"), "the run")
     monkeypatch.undo()
-    made = store.champions().version
+    made = store.history().version
     assert made is not None
     outcome = run(store, Skill(0.5, fingerprint="same"), "the run")
     assert (outcome.version, outcome.promoted) == (made, True)
-    assert len(store.champions().reigns) == 1
+    assert len(store.history().periods) == 1
     assert "unchanged data" in run(store, Skill(0.5, fingerprint="same"), "the next run").reasons[0]
 
 
-@pytest.mark.parametrize("step", ["keep", "promote"])
-def test_a_run_that_was_killed_before_it_made_a_champion_trains_again(
+@pytest.mark.parametrize("step", ["save", "promote"])
+def test_a_run_killed_before_its_promotion_trains_again_when_retried(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch, step: str
 ):
     def killed(*_, **__):
@@ -203,14 +203,14 @@ def test_a_run_that_was_killed_before_it_made_a_champion_trains_again(
     with pytest.raises(KeyboardInterrupt):
         run(store, Skill(0.5, fingerprint="same"), "the run")
     monkeypatch.undo()
-    assert store.champions().version is None
+    assert store.history().version is None
     assert run(store, Skill(0.5, fingerprint="same"), "the run").promoted
     assert store.load_champion(ALLOWED) is not None
 
 
-def test_a_rollback_is_at_once_in_use_and_on_record(store: ModelStore):
+def test_a_rollback_takes_effect_at_once_and_is_recorded(store: ModelStore):
     first, second = run(store, 0.5), run(store, 0.7)
-    store.roll_back(first.version, store.champions(), reason="false alarms in the north")
+    store.roll_back(first.version, store.history(), reason="false alarms in the north")
     model, card = store.load_champion(ALLOWED)
     assert card.version == first.version
     assert model.predict(np.zeros((1, 1)))[0] == pytest.approx(0.5)
@@ -218,90 +218,90 @@ def test_a_rollback_is_at_once_in_use_and_on_record(store: ModelStore):
     assert (document["version"], document["by"], document["reason"]) == (
         first.version, "rollback", "false alarms in the north",
     )  # fmt: skip
-    assert [reign["version"] for reign in document["history"]] == [first.version, second.version, first.version]
+    assert [period["version"] for period in document["history"]] == [first.version, second.version, first.version]
     assert document["withdrawn"] == [second.version]
 
 
-def test_the_next_training_does_not_undo_a_rollback_unless_it_beats_what_was_withdrawn(store: ModelStore):
+def test_a_training_after_a_rollback_must_also_beat_the_withdrawn_version(store: ModelStore):
     first, second = run(store, 0.5), run(store, 0.7)
-    store.roll_back(first.version, store.champions(), reason="a test")
+    store.roll_back(first.version, store.history(), reason="a test")
     sibling = run(store, 0.71)
     assert not sibling.promoted
     assert any(f"does not beat {second.version}, which was withdrawn" in reason for reason in sibling.reasons)
-    assert store.champions().version == first.version
+    assert store.history().version == first.version
     better = run(store, 0.8)
     assert better.promoted
-    assert store.champions().withdrawn == ()
+    assert store.history().withdrawn == ()
 
 
-def test_rolling_back_again_goes_further_back_and_at_last_to_no_model(store: ModelStore):
+def test_repeated_rollbacks_go_further_back_and_end_without_a_model(store: ModelStore):
     first, second, third = (run(store, skill) for skill in (0.4, 0.5, 0.6))
     assert third.promoted
     in_use = []
     for _ in range(3):
-        champions = store.champions()
-        in_use.append(store.roll_back(champions.before(), champions, reason="a test").version)
+        history = store.history()
+        in_use.append(store.roll_back(history.previous(), history, reason="a test").version)
     assert in_use == [second.version, first.version, None]
     assert store.load_champion(ALLOWED) is None
-    assert set(store.champions().withdrawn) == {first.version, second.version, third.version}
+    assert set(store.history().withdrawn) == {first.version, second.version, third.version}
     with pytest.raises(ModelError, match="no model is in use already"):
-        store.roll_back(None, store.champions(), reason="a test")
+        store.roll_back(None, store.history(), reason="a test")
 
 
 def test_a_rollback_during_a_training_wins(store: ModelStore):
     first, second = run(store, 0.5), run(store, 0.6)
 
     def roll_back() -> None:
-        store.roll_back(first.version, store.champions(), reason="a test")
+        store.roll_back(first.version, store.history(), reason="a test")
 
     outcome = run(store, Skill(0.9, while_fitting=roll_back))
     assert not outcome.promoted
-    assert store.champions().version == first.version
-    assert store.champions().withdrawn == (second.version,)
+    assert store.history().version == first.version
+    assert store.history().withdrawn == (second.version,)
 
 
-def test_only_what_has_been_champion_can_be_rolled_back_to(store: ModelStore):
+def test_a_rollback_to_a_version_that_was_never_champion_is_refused(store: ModelStore):
     run(store, 0.5)
     blocked = run(store, 0.4)
     for version in (blocked.version, "2020-01-01-nothing"):
-        with pytest.raises(ModelError, match="never was the champion"):
-            store.roll_back(version, store.champions(), reason="a test")
+        with pytest.raises(ModelError, match="was never the champion"):
+            store.roll_back(version, store.history(), reason="a test")
 
 
-def test_a_file_that_was_replaced_is_not_loaded_and_not_rolled_back_to(store: ModelStore, bucket: Bucket):
+def test_a_replaced_file_is_not_loaded_and_not_rolled_back_to(store: ModelStore, bucket: Bucket):
     first, second = run(store, 0.5), run(store, 0.6)
     other = files.to_bytes(LinearRegression().fit(np.zeros((2, 1)), np.ones(2)), ALLOWED)
     bucket.write(f"models/pumps/{first.version}/model.skops", other)
-    with pytest.raises(ModelError, match="the file is not the one of its card"):
-        store.roll_back(first.version, store.champions(), reason="a test")
-    assert store.champions().version == second.version
+    with pytest.raises(ModelError, match="the file does not match its card"):
+        store.roll_back(first.version, store.history(), reason="a test")
+    assert store.history().version == second.version
     # With a card to match: the champion's digest is also in champion.json.
     bucket.write(f"models/pumps/{second.version}/model.skops", other)
-    store.keep_card(replace(store.card(str(second.version)), sha256=digest(other)))
+    store.save_card(replace(store.card(str(second.version)), sha256=digest(other)))
     with pytest.raises(ModelError, match="not those that became champion"):
         store.load_champion(ALLOWED)
 
 
-def test_a_champion_of_other_types_than_the_list_has_is_not_loaded(store: ModelStore):
+def test_a_champion_with_types_that_are_not_listed_is_not_loaded(store: ModelStore):
     run(store, 0.5)
     with pytest.raises(UntrustedModel, match="LinearRegression"):
         store.load_champion([name for name in ALLOWED if "Linear" not in name])
 
 
-def test_a_training_that_cannot_load_the_champion_fails_and_changes_nothing(store: ModelStore, bucket: Bucket):
+def test_a_training_that_cannot_load_the_champion_changes_nothing(store: ModelStore, bucket: Bucket):
     first = run(store, 0.5)
     bucket.delete(f"models/pumps/{first.version}/model.skops")
     with pytest.raises(ModelError, match="has no file"):
         run(store, 0.9)
-    store.roll_back(None, store.champions(), reason="the file is gone")
+    store.roll_back(None, store.history(), reason="the file is gone")
     outcome = run(store, 0.9)
     assert outcome.promoted
     assert "not compared with" in outcome.reasons[-1]
 
 
-def test_two_people_who_roll_back_at_once_do_not_overwrite_each_other(store: ModelStore):
+def test_two_rollbacks_at_once_do_not_overwrite_each_other(store: ModelStore):
     first, _ = run(store, 0.5), run(store, 0.6)
-    seen = store.champions()
+    seen = store.history()
     store.roll_back(first.version, seen, reason="one")
     with pytest.raises(ChampionChanged):
         store.roll_back(None, seen, reason="the other")
@@ -325,6 +325,6 @@ def test_the_commands_list_show_and_roll_back(store: ModelStore, capsys: pytest.
     assert command.main(["rollback", "pumps", "none"]) == 0
     assert "in use: no model" in capsys.readouterr().out
     assert command.main(["rollback", "pumps", "../../secret"]) == 1
-    assert "never was the champion" in capsys.readouterr().err
+    assert "was never the champion" in capsys.readouterr().err
     assert command.main(["show", "../x"]) == 1
     assert "is no name of a model" in capsys.readouterr().err

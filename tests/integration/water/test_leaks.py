@@ -183,7 +183,7 @@ def test_from_no_champion_to_a_champion_and_back(tables, store: ModelStore):
     assert not blocked.promoted
     assert any("does not beat the champion" in reason for reason in blocked.reasons)
 
-    store.roll_back(None, store.champions(), reason="a test")
+    store.roll_back(None, store.history(), reason="a test")
     assert champion(store).version == "baseline"
     again = training.train_on(store, fewer, found, "run-5", force=True)
     assert not again.promoted

@@ -1,4 +1,4 @@
-"""A model file is loaded only if all that is in it is on the list."""
+"""A model file is loaded only if all types in it are on the list."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def small_model():
 
 
 def archive(tree: Any) -> bytes:
-    """A model file with this tree, as somebody who can write to the bucket would make it."""
+    """A model file with this tree, as a person who can write to the bucket could make it."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as made:
         made.writestr("schema.json", json.dumps({**tree, "protocol": 2, "_skops_version": "0.16"}))
     return data.getvalue()
 
 
-def test_a_model_comes_back_as_it_was():
+def test_a_saved_model_loads_unchanged():
     model = small_model()
     x = np.ones((4, 3))
     loaded = files.from_bytes(files.to_bytes(model, ALLOWED), ALLOWED)
     assert np.array_equal(loaded.predict_proba(x), model.predict_proba(x))
 
 
-def test_a_type_that_skops_itself_trusts_is_refused_unless_it_is_listed():
+def test_a_type_that_skops_trusts_is_refused_unless_it_is_listed():
     data = skops.io.dumps(make_pipeline(FunctionTransformer(), LogisticRegression()))
     assert skops.io.get_untrusted_types(data=data) == []
     with pytest.raises(UntrustedModel, match="FunctionTransformer"):
@@ -65,13 +65,13 @@ def test_a_type_that_skops_itself_trusts_is_refused_unless_it_is_listed():
         files.from_bytes(files.to_bytes(small_model(), ALLOWED), [name for name in ALLOWED if "Standard" not in name])
 
 
-def test_a_model_that_could_not_be_loaded_is_not_even_saved():
+def test_a_model_that_could_not_be_loaded_is_not_saved():
     with pytest.raises(UntrustedModel, match="FunctionTransformer"):
         files.to_bytes(FunctionTransformer(), ALLOWED)
 
 
 def attacks(proof: Path) -> dict[str, bytes]:
-    """Files that make the file `proof` when skops loads them and trusts what they name."""
+    """Files that create the file `proof` when skops loads them and trusts the types in them."""
     call = functools.partial(os.system, f"touch {proof}")
     reduced = {
         "__class__": "system",
@@ -111,7 +111,7 @@ def attacks(proof: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "name", ["a partial", "a function", "an operator", "a reduced object", "a reduced object deep inside"]
 )
-def test_a_file_with_something_to_call_is_refused_before_anything_is_made(name: str, tmp_path: Path):
+def test_a_file_that_would_call_code_is_refused_before_any_object_exists(name: str, tmp_path: Path):
     proof = tmp_path / "called"
     data = attacks(proof)[name]
     with pytest.raises(UntrustedModel, match="not on the list"):
@@ -122,8 +122,8 @@ def test_a_file_with_something_to_call_is_refused_before_anything_is_made(name: 
     assert not proof.exists()
 
 
-def test_skops_alone_would_have_called_it(tmp_path: Path):
-    """The attack is real: this is what the refusal prevents."""
+def test_skops_alone_would_call_the_code(tmp_path: Path):
+    """The attack is real: the refusal prevents it."""
     proof = tmp_path / "called"
     data = attacks(proof)["a partial"]
     skops.io.loads(data, trusted=files.types_in(data))()
@@ -136,7 +136,7 @@ class Planted:
 
 
 @pytest.mark.parametrize("data", [b"", b"no archive", pickle.dumps(Planted()), b"PK\x05\x06" + b"\0" * 18])
-def test_what_is_no_model_file_is_refused(data: bytes):
+def test_a_file_that_is_not_a_model_is_refused(data: bytes):
     with pytest.raises(UntrustedModel, match="no model file"):
         files.from_bytes(data, ALLOWED)
 

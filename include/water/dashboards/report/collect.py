@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from include.streams.lake.buckets import Bucket
-    from include.streams.models.store import Card, Champions
+    from include.streams.models.store import Card, ModelHistory
 
 LEAK_MODEL = "leaks"
 # The period of the readings' counts, and of the events of HOURLY_FLOWS to read.
@@ -135,13 +135,13 @@ def read_model(objects: Bucket) -> Model | None:
     from include.streams.models.store import ModelStore
 
     store = ModelStore(LEAK_MODEL, objects)
-    champions = store.champions()
-    return None if champions.version is None else model_of(champions, store.card(champions.version))
+    history = store.history()
+    return None if history.version is None else model_of(history, store.card(history.version))
 
 
-def model_of(champions: Champions, card: Card) -> Model:
-    reign = champions.current
-    facts = [("In use since", f"{reign.since} ({reign.by})")] if reign else []
+def model_of(history: ModelHistory, card: Card) -> Model:
+    period = history.current
+    facts = [("In use since", f"{period.since} ({period.by})")] if period else []
     for name, value in card.metrics.items():
         if isinstance(value, (int, float)):
             facts.append((f"{name.replace('_', ' ').capitalize()}, on nights it had not seen", f"{value:.4g}"))
