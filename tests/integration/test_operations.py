@@ -293,7 +293,7 @@ def test_an_alarm_is_not_closed_without_a_reason_and_one_that_never_was_cannot_b
     out, err = capsys.readouterr()
     assert out == ""
     assert "the reason is empty" in err
-    assert f"no alarm lag of {source} is open; `alarms` lists those that are" in err
+    assert f"no alarm lag of {source} is open; `alarms` lists the open ones" in err
     with pytest.raises(SystemExit):
         main(["close-alarm", source, "messages_lost"])
     assert episodes(source) == [("messages_lost", "offsets [0, 3)", True)]

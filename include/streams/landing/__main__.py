@@ -8,7 +8,7 @@ from include.streams.contracts import Registry, Topic
 from include.streams.contracts.__main__ import DEFAULT_REGISTRY, load_registry
 from include.streams.kafka.connection import CONN_ID as KAFKA_CONN_ID
 from include.streams.landing.connect import CONN_ID
-from include.streams.operations.commands import NotWell, run
+from include.streams.operations.commands import UnhealthyError, run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -111,7 +111,7 @@ def _status(options: argparse.Namespace, registry: Registry) -> list[str]:
     if options.connector is None:
         lines += left_over(registry, connect).values()
     if not all_well:
-        raise NotWell(lines)
+        raise UnhealthyError(lines)
     return lines
 
 
@@ -167,7 +167,7 @@ def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
         if not found.missing and not found.snapshot.lost:
             lines.append(f"{raw_table(topic)}: whole")
     if not is_whole:
-        raise NotWell(lines)
+        raise UnhealthyError(lines)
     return lines
 
 
@@ -193,7 +193,7 @@ def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
     lines += [f"{name}: {gap.offsets} still missing" for gap in after.missing]
     lines += [f"{name}: {why}; {RUNBOOK}" for why in after.snapshot.lost.values()]
     if repaired.lost or after.missing or after.snapshot.lost:
-        raise NotWell(lines)
+        raise UnhealthyError(lines)
     return lines
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from include.streams.operations.commands import run, who
+from include.streams.operations.commands import acting_user, run
 from include.streams.operations.database import CONN_ID
 
 
@@ -30,16 +30,18 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(action=action)
         return command
 
-    add("upgrade", _upgrade, "apply the migrations that are missing; harmless to run again")
-    add("alarms", _alarms, "list the alarms that are open, oldest first")
+    add("upgrade", _upgrade, "apply the missing migrations; safe to repeat")
+    add("alarms", _alarms, "list the open alarms, oldest first")
     close = add(
-        "close-alarm", _close_alarm, "close an alarm whose cause is dealt with; it opens again if it comes back"
+        "close-alarm",
+        _close_alarm,
+        "close an alarm whose cause is removed; if the cause returns, the alarm opens again",
     )
     close.add_argument("source", help="the consumer, table or connector, as `alarms` shows it")
     close.add_argument("kind", help="such as messages_lost")
-    close.add_argument("key", nargs="?", default="", help="what follows the kind, if `alarms` shows anything there")
-    close.add_argument("--reason", required=True, help="why; it is kept with the alarm, and sent to the webhook")
-    close.add_argument("--by", default=None, help="who decides (default: the user who runs this)")
+    close.add_argument("key", nargs="?", default="", help="the text after the kind, if `alarms` shows one")
+    close.add_argument("--reason", required=True, help="why; stored with the alarm, and sent to the webhook")
+    close.add_argument("--by", default=None, help="who decides (default: the user who runs the command)")
     return parser
 
 
@@ -65,14 +67,14 @@ def _close_alarm(options: argparse.Namespace) -> list[str]:
     from include.streams.operations.database import begin
 
     if not (reason := " ".join(options.reason.split())):
-        raise ValueError("the reason is empty: say why the alarm is closed")
+        raise ValueError("the reason is empty: write why the alarm is closed")
     source, kind, key = options.source, options.kind, options.key
     named = " ".join(filter(None, (kind, key))) + f" of {source}"
     with begin() as connection:
-        if not close_alarm(connection, source, kind, f"closed by {who(options.by)}: {reason}", key=key):
+        if not close_alarm(connection, source, kind, f"closed by {acting_user(options.by)}: {reason}", key=key):
             last = last_closed(connection, source, kind, key)
             before = f" (the last one was closed at {last:%Y-%m-%d %H:%M:%S %Z})" if last else ""
-            raise ValueError(f"no alarm {named} is open{before}; `alarms` lists those that are")
+            raise ValueError(f"no alarm {named} is open{before}; `alarms` lists the open ones")
     return [f"closed: {named}"]
 
 

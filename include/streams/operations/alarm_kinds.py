@@ -36,7 +36,7 @@ class KindWithRunbook(StrEnum):
             message: The text for people.
 
         Returns:
-            The text with the page at its end; as it is if it names a page that fits better.
+            The text with the page at its end; unchanged if it already names a page.
         """
         return message if _PAGE.search(message) else f"{message} ({self.runbook})"
 
@@ -90,7 +90,7 @@ def runbook_of(kind: str, message: str = "") -> str:
 
     Args:
         kind: The alarm's kind.
-        message: The alarm's text. It names the page, unless the release before has written it.
+        message: The alarm's text. It names the page, unless the previous release wrote it.
 
     Returns:
         The page's path in the project; the index of the runbooks if none is known.

@@ -28,8 +28,8 @@ SENDER = "alarms"
 # The longest text of an open alarm to which further messages are added, in characters.
 MAX_MESSAGE_LENGTH = 4_000
 MORE = "; and more, which the logs and the webhook's messages name"
-# The release before wrote a key behind the kind, `KIND:KEY`, and so do its tasks that still run, and the release itself
-# after a rollback. Without this, nothing would close such an alarm.
+# The release before wrote the key behind the kind, `KIND:KEY`. Its tasks that still run do this too, and so does that
+# release after a rollback. Without these expressions, nothing would close such an alarm.
 _kind = func.split_part(alarms.c.kind, ":", 1)
 _key = func.concat(alarms.c.key, func.substring(alarms.c.kind, ":(.*)$"))
 
@@ -99,14 +99,14 @@ def add_lasting(
 ) -> None:
     """Open the alarm with all messages, or add those that the open alarm does not contain.
 
-    For conditions that are found again at every look while they last, such as partitions that are stopped. Once the
-    text has no room left, no further message is added or delivered: it would be a new one at every look.
+    For conditions that every check finds again while they last, such as stopped partitions. Once the text has no room
+    left, no further message is added or delivered: every check would deliver it again.
 
     Args:
         connection: A connection in a transaction.
         source: The consumer, table, connector or task that the alarm is about.
         kind: The kind of alarm.
-        messages: One text for each condition, the same at every look.
+        messages: One text for each condition, the same in every check.
         key: What the alarm is about within its source.
     """
     if not open_alarm(connection, source, kind, "; ".join(messages), key=key):
@@ -121,7 +121,7 @@ def close_alarm(connection: Connection, source: str, kind: str, note: str = "", 
         connection: A connection in a transaction.
         source: The alarm's source.
         kind: The alarm's kind.
-        note: Why it is closed, and by whom, if its cause may not be gone. Added to the alarm's message.
+        note: Why and by whom it is closed, if its cause may still exist. Added to the alarm's message.
         key: The alarm's key.
 
     Returns:
@@ -227,5 +227,5 @@ def _open_of(source: str, kind: str) -> tuple[ColumnElement[bool], ...]:
 
 
 def named(source: str, kind: str, key: str) -> str:
-    """The alarm for a line of the log."""
+    """The alarm's source, kind and key as text for the log."""
     return f"source={source} kind={kind}" + (f" key={key}" if key else "")

@@ -1,4 +1,4 @@
-"""HTTP requests that end: the time of one request is limited, however its receiver answers.
+"""HTTP requests with a limit on their total time, however slowly the receiver answers.
 
 The timeouts of `requests` and urllib3 (also urllib3's `total`) limit each receive. A receiver that sends one byte every
 few seconds, as headers or as a body, or a body that never ends, would hold its caller for hours.
@@ -16,9 +16,10 @@ from requests import RequestException, Response, Session
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-# Between two looks for overdue requests: a request takes at most this much longer.
-LOOK_SECONDS = 0.25
-# A body up to this size is read, so that its connection can be used again. The connection of a longer one is closed.
+# Between two checks for overdue requests: a request takes at most this much longer than its limit.
+CHECK_SECONDS = 0.25
+# A body up to this size is read, so that its connection can be used again. After a longer body, the connection is
+# closed.
 MAX_BODY_BYTES = 16 * 1024
 
 
@@ -35,7 +36,7 @@ class Deadline:
     def __init__(self) -> None:
         self._posters: list[Poster] = []
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="deadline of requests", daemon=True)
+        self._thread = threading.Thread(target=self._end_overdue, name="deadline of requests", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -51,8 +52,8 @@ class Deadline:
         self._posters.append(poster)
         return poster
 
-    def _look(self) -> None:
-        while not self._done.wait(LOOK_SECONDS):
+    def _end_overdue(self) -> None:
+        while not self._done.wait(CHECK_SECONDS):
             for poster in list(self._posters):
                 poster.end_if_overdue()
 
@@ -66,8 +67,8 @@ class Poster:
         self._adapter = _Adapter()
         for scheme in ("http://", "https://"):
             session.mount(scheme, self._adapter)
-        # Not followed, because the client would follow a redirected POST with a GET. Not looked at either, because the
-        # client would read the whole body first.
+        # Redirects are not followed, because the client would follow a redirected POST with a GET. The target is not
+        # read either, because the client would read the whole body first.
         session.get_redirect_target = lambda resp: None
         self._lock = threading.Lock()
         # None between two requests.
@@ -96,7 +97,7 @@ class Poster:
             with self._session.post(
                 url, data=body, headers=headers, timeout=timeout, allow_redirects=False, stream=True
             ) as response:
-                # The client takes headers that were cut off for complete ones.
+                # The client treats truncated headers as complete.
                 if self._ended:
                     raise TookTooLong
                 _read(response)
@@ -110,11 +111,11 @@ class Poster:
                 self._ends_at = None
 
     def end_if_overdue(self) -> None:
-        """End the present request if its time is over; for another thread.
+        """End the present request if it is overdue. Called by another thread.
 
-        Called again and again: a request may be connecting at its deadline, and has no socket yet.
+        Repeated calls are needed, because a request that is still connecting at its deadline has no socket yet.
         """
-        # With the lock, so that it is not the next request that ends.
+        # With the lock, so that this never ends the next request.
         with self._lock:
             if self._ends_at is not None and time.monotonic() >= self._ends_at:
                 self._ended = True
@@ -122,7 +123,7 @@ class Poster:
 
 
 class _Adapter(HTTPAdapter):
-    """Knows the socket of its latest request, which neither `requests` nor urllib3 gives before the headers."""
+    """Records the socket of its latest request; `requests` and urllib3 give no access to it before the headers."""
 
     def __init__(self) -> None:
         self._socket: Any = None
@@ -138,25 +139,25 @@ class _Adapter(HTTPAdapter):
         connection = make(*args, **kwargs)
         send = connection.send
 
-        def send_and_note(data: Any) -> None:
+        def send_and_record_socket(data: Any) -> None:
             send(data)
-            # Noted now: the connection forgets it before the body if the receiver will close the connection.
+            # Recorded now, because the connection drops its socket before the body if the receiver will close it.
             self._socket = connection.sock
 
-        connection.send = send_and_note
+        connection.send = send_and_record_socket
         return connection
 
     def shut_down(self) -> None:
-        """Let a thread that reads from the socket see its end."""
+        """Shut the socket down, so that a thread that reads from it reads its end."""
         if self._socket is not None:
-            # TLS to a receiver through TLS to a proxy is no socket, but has one. Not the method of a TLS socket, which
-            # would take its state away from the thread that reads.
+            # For TLS to a receiver through TLS to a proxy, the object is no socket but holds one. The method of a plain
+            # socket is called: a TLS socket's own method would change the state that the reading thread uses.
             with suppress(OSError):
                 socket.socket.shutdown(getattr(self._socket, "socket", self._socket), socket.SHUT_RDWR)
 
 
 def _read(response: Response) -> None:
-    """Read a short body; with a longer one, or one that breaks off, the connection is closed with the response."""
+    """Read a short body. If the body is longer or breaks off, closing the response closes the connection."""
     if (response.raw.length_remaining or 0) > MAX_BODY_BYTES:
         return
     size = 0

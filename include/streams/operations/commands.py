@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 
-class NotWell(Exception):
+class UnhealthyError(Exception):
     """The check ran and found a problem: its lines are printed as a result, and the exit code is 1."""
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -30,7 +30,7 @@ def run(
         database: The prefix for the text of an SQLAlchemy error.
 
     Returns:
-        The exit code: 0, or 1 after an expected error or `NotWell`.
+        The exit code: 0, or 1 after an expected error or `UnhealthyError`.
     """
     lines: list[str] = []
     code = 0
@@ -44,19 +44,19 @@ def run(
         logging.getLogger().setLevel(logging.WARNING)
         try:
             lines = action()
-        except NotWell as answer:
-            lines, code = [str(answer)], 1
+        except UnhealthyError as unhealthy:
+            lines, code = [str(unhealthy)], 1
         except errors as error:
             # Shows the driver's text of a database error: SQLAlchemy's own text has additional lines about SQLAlchemy.
             driver = getattr(error, "orig", None)
-            said = str(error) if driver is None else f"{database}: {driver}"
-            sys.stderr.write(f"{' '.join(said.split())}\n")
+            text = str(error) if driver is None else f"{database}: {driver}"
+            sys.stderr.write(f"{' '.join(text.split())}\n")
             return 1
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return code
 
 
-def who(by: str | None) -> str:
+def acting_user(by: str | None) -> str:
     """The name of the person who decides.
 
     Args:
@@ -69,4 +69,4 @@ def who(by: str | None) -> str:
         return by or getpass.getuser()
     except (ImportError, KeyError, OSError):
         # A container that runs under a numeric user id without a name.
-        raise ValueError("the user who runs this has no name: say who decides with --by") from None
+        raise ValueError("the user who runs this command has no name: name the person who decides with --by") from None

@@ -42,9 +42,9 @@ TRANSACTION_SETTINGS = {
     # Airflow's default timeout for a task's heartbeat.
     "idle_in_transaction_session_timeout": "5min",
 }
-# A message's time may be at the end of Python's calendar (.NET's DateTime.MinValue is its first moment). In a session
-# west or east of UTC, psycopg could not read it, and each task that reads the row would fail. In each transaction, as
-# the limits: the zone of a session does not hold behind PgBouncer.
+# A message's time may be the first or last moment of Python's calendar (.NET's DateTime.MinValue is the first). In a
+# session with another time zone, psycopg could not read it, and each task that reads the row would fail. The zone is
+# set in each transaction, like the limits, because the zone of a session does not hold behind PgBouncer.
 TIME_ZONE = {"TimeZone": "UTC"}
 # For a transaction that holds a lock while a task works: no task's execution_timeout is longer.
 WHOLE_TASK = timedelta(hours=1)
@@ -67,7 +67,7 @@ class Target:
 
 
 def target(conn_id: str = CONN_ID) -> Target:
-    """Read the Airflow connection; its extra (sslmode, sslrootcert, ...) is passed to libpq.
+    """The database of an Airflow connection. Its extra (sslmode, sslrootcert, ...) is passed to libpq.
 
     Args:
         conn_id: The Airflow connection of the operational database.
@@ -131,7 +131,8 @@ def postgres_target(connection: "AirflowConnection", extra: Mapping[str, object]
 
 def engine(conn_id: str = CONN_ID) -> Engine:
     """The process's one engine for a connection, with few pooled connections, which are checked before use."""
-    # A cached function with a default argument would create two: for `engine()` and for `engine(CONN_ID)`.
+    # Not cached itself: a cached function with a default argument would create two engines, for `engine()` and for
+    # `engine(CONN_ID)`.
     return _engine(conn_id)
 
 
@@ -140,20 +141,20 @@ def _engine(conn_id: str) -> Engine:
     # hide_parameters: the text of an error is written to task logs, and parameters may hold text of customers.
     # max_overflow: `deliver_outbox` delivers on several routes at once; surplus connections are closed again.
     now = target(conn_id)
-    made = create_engine(now.url, pool_size=2, max_overflow=8, pool_pre_ping=True, hide_parameters=True)
-    guard(made, now, lambda: target(conn_id))
-    event.listen(made, "handle_error", _hide_values)
-    return made
+    created = create_engine(now.url, pool_size=2, max_overflow=8, pool_pre_ping=True, hide_parameters=True)
+    guard(created, now, lambda: target(conn_id))
+    event.listen(created, "handle_error", _hide_values)
+    return created
 
 
-def guard(made: Engine, now: Target, read: Callable[[], Target]) -> None:
-    """Set limits and zone of an engine's transactions; let new connections follow changes of the Airflow connection.
+def guard(engine: Engine, now: Target, read: Callable[[], Target]) -> None:
+    """Set the limits and the time zone of an engine's transactions, and use a changed Airflow connection.
 
     The triggerer and the api-server run for weeks, so their engines must survive a rotated password or a moved
     database. The Airflow connection is read again only when the database refuses a connection or cannot be reached.
 
     Args:
-        made: The engine.
+        engine: The engine.
         now: The database that the engine was created for.
         read: Reads the Airflow connection again.
     """
@@ -179,8 +180,8 @@ def guard(made: Engine, now: Target, read: Callable[[], Target]) -> None:
             settings = {**TRANSACTION_SETTINGS, **current.server_settings, **TIME_ZONE}
             connection.exec_driver_sql(_assignments("set local", settings, without=SOCKET_SETTINGS))
 
-    event.listen(made, "do_connect", connect)
-    event.listen(made, "begin", prepare)
+    event.listen(engine, "do_connect", connect)
+    event.listen(engine, "begin", prepare)
 
 
 def _connect(dialect: Dialect, to: Target) -> Any:

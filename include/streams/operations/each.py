@@ -1,4 +1,4 @@
-"""Work that consists of several things: one that fails keeps no other from its turn, and is named at the end."""
+"""Run several independent actions: if one fails, the others still run, and an error at the end names the failed one."""
 
 import logging
 import random
@@ -11,38 +11,38 @@ T = TypeVar("T")
 
 
 def do_each(work: Mapping[str, Callable[[], T]], failed: type[Exception]) -> dict[str, T]:
-    """Do each thing, also after another one failed.
+    """Run every action, even if another action failed.
 
-    What is no `Exception` ends all of it at once, such as Airflow's timeout of a task, or a person who interrupts: it
-    comes only once, and the task would go on without a limit.
+    Only an `Exception` is caught. Airflow's timeout of a task, or a person's interrupt, ends all actions at once: it is
+    raised only once, so the task would then run without a limit.
 
     Args:
-        work: {name, for the log and the error: what to do}.
+        work: {name, for the log and the error: action}.
         failed: The class of the error.
 
     Returns:
-        {name: its result}.
+        {name: result of the action}.
 
     Raises:
-        failed: Some failed; the text names each, and why. All others are done.
+        failed: Some actions failed; the text names each of them with its error. All others have run.
     """
     done: dict[str, T] = {}
     failures: list[str] = []
-    for name, do in work.items():
+    for name, action in work.items():
         try:
-            done[name] = do()
+            done[name] = action()
         except Exception as error:
-            log.exception("failed, the others go on: %s", name)
+            log.exception("failed, the others still run: %s", name)
             failures.append(f"{name}: {error}")
     if failures:
-        log.info("done all the same: %s", done)
+        log.info("results of the others: %s", done)
         raise failed("; ".join(sorted(failures)))
     return done
 
 
 def shuffled(work: Mapping[str, T]) -> dict[str, T]:
-    """The same in another order each time.
+    """The same actions in a random order.
 
-    One of them may take all the time of the task: those behind it would never have their turn.
+    One action may use up the task's whole time. In a fixed order, the actions after it would never run.
     """
     return {name: work[name] for name in random.sample(list(work), len(work))}

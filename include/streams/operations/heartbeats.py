@@ -1,8 +1,8 @@
-"""Failures of Dags that own no claim, and the silence of the maintenance Dags, become alarms.
+"""Alarms about failed tasks of Dags that own no claim, and about maintenance Dags that do not run.
 
-A failure is reported by a callback of the task itself. A Dag that owns a claim needs none: its claim stays open, and
-that is an alarm. Silence means that the Dag is paused, its file does not import, or the scheduler starts no runs. It is
-detected by another Dag: each maintenance Dag records when it ran, and checks the records of the others.
+A callback of the task reports its failure. A Dag that owns a claim needs no callback: its claim stays open, and an
+alarm reports open claims. A Dag does not run if it is paused, if its file does not import, or if the scheduler starts
+no runs. Another Dag detects this: each maintenance Dag records when it ran, and checks the records of the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 # The alarm opens after this many missed runs, but not before LEAST_SILENCE, because a deploy restarts the scheduler.
 MISSED_RUNS = 3
 LEAST_SILENCE = timedelta(minutes=15)
-# The longest partition key that an alarm's key contains whole.
+# The longest partition key, in characters, that an alarm's key contains unchanged.
 MAX_KEY_LENGTH = 100
 _PLAIN = "[A-Za-z0-9._:-]"
 
@@ -71,7 +71,7 @@ def report_end(context: Mapping[str, Any]) -> None:
     with begin() as connection:
         close_alarm(connection, source, AlarmKind.dag_failed, key=key)
         if key:
-            # The release before wrote the key behind the source.
+            # The previous release wrote the key behind the source.
             close_alarm(connection, _old_source(context), AlarmKind.dag_failed)
 
 
@@ -116,9 +116,9 @@ def beat(dag_id: str, every: timedelta) -> list[str]:
                 connection,
                 other.dag_id,
                 AlarmKind.dag_silent,
-                f"last ran at {other.beat_at:%Y-%m-%d %H:%M:%S %Z}, and should every {other.every_seconds} seconds; "
-                "unpause it, or see its import errors and its last run. If it was removed on purpose, delete its row "
-                "of the table heartbeats and close this alarm",
+                f"last ran at {other.beat_at:%Y-%m-%d %H:%M:%S %Z}, and should run every {other.every_seconds} "
+                "seconds; unpause it, or see its import errors and its last run. If it was removed on purpose, delete "
+                "its row of the table heartbeats and close this alarm",
             )
     return silent
 
@@ -126,8 +126,8 @@ def beat(dag_id: str, every: timedelta) -> list[str]:
 def _about(context: Mapping[str, Any]) -> tuple[str, str]:
     """The alarm's source, which is the task, and its key: `<partition key>`, `map_index=<n>`, or both with a comma."""
     ti = context["ti"]
-    # The success of one partition key must not close the alarm of another: each has work of its own. A key that is
-    # emitted again has the same alarm. Nor may the success of one mapped task instance close the alarm of another.
+    # The success of one partition key must not close the alarm of another key, whose work is not done. The same holds
+    # for mapped task instances. A key that is emitted again has the same alarm.
     parts = [_partition_key(context), "" if ti.map_index in (None, -1) else f"map_index={ti.map_index}"]
     return f"{ti.dag_id}.{ti.task_id}", ",".join(filter(None, parts))
 
@@ -144,9 +144,9 @@ def _partition_key(context: Mapping[str, Any]) -> str:
 
 
 def _plain(key: str) -> str:
-    """The key as it is if it is short and of plain characters; else its beginning and a digest.
+    """The key itself if it is short and has only plain characters; otherwise its beginning and a digest.
 
-    A partition key may come from a message. The alarm's key is printed, and typed into the command `close-alarm`.
+    A partition key may come from a message. The alarm's key is printed, and a person types it into `close-alarm`.
     """
     if re.fullmatch(f"{_PLAIN}{{1,{MAX_KEY_LENGTH}}}", key):
         return key
@@ -171,4 +171,4 @@ def _post(source: str, key: str, message: str) -> None:
     except LookUpFailed as failed:
         answer, error = None, str(failed)
     if answer != "delivered":
-        log.error("the alarm was not delivered either: %s", error)
+        log.error("the alarm was not delivered to the webhook either: %s", error)

@@ -49,12 +49,12 @@ def configurations() -> dict[str, Config]:
     """Alembic's configuration for each package that has revisions, in the order in which they are applied.
 
     Raises:
-        ValueError: A package has the name of one of the library, so that each would take the other's revisions for its
-            own.
+        ValueError: A package of the project has the name of a package of the library, so both would use one version
+            table.
     """
     found = {}
     library = HERE.parent
-    # Found by their files: git leaves folders with compiled files where it removes or moves a package.
+    # Searched by file, because git leaves folders with compiled files behind when it removes or moves a package.
     revisions = [path for parent in (library, library.parent) for path in parent.glob("*/migrations/versions/*.py")]
     folders = {path.parent for path in revisions}
     for folder in sorted(folders, key=lambda folder: (folder.parents[1] != HERE, str(folder))):
@@ -152,7 +152,7 @@ def _blocked(conn_id: str, lock_wait: timedelta) -> str:
     )
     return (
         "operational database: nothing was applied, because a table was not free within "
-        f"{lock_wait.total_seconds():g} s: {who or 'who held it is gone'}. Let it finish, or end it with "
+        f"{lock_wait.total_seconds():g} s: {who or 'the session that held it is gone'}. Let it finish, or end it with "
         "`select pg_terminate_backend(PROCESS)`; then run the Dag prepare_services again"
     )
 

@@ -19,8 +19,8 @@ from include.streams.operations.tables import outbox
 if TYPE_CHECKING:
     from include.streams.contracts import Contract, Topic
 
-# The task that wrote a row has this long to deliver it: the rest of its chunk comes first. After that the Dag delivers
-# it, because the task may have been killed.
+# The task that wrote a row has this long to deliver it, because it handles the rest of its chunk first. After this time
+# the Dag delivers the row: the task may have been killed.
 WRITER_SECONDS = 30.0
 _GATHERED = "include.streams.operations.outbox"
 
@@ -51,7 +51,7 @@ def gathered(connection: Connection) -> Iterator[Written]:
     """
     rows: list[dict[str, Any]] = []
     written: Written = {}
-    # Looked up once: a lost connection has no `info`, and its original error must reach the caller.
+    # Read once: a lost connection has no `info`, and the block's own error must reach the caller.
     info = connection.info
     info[_GATHERED] = rows
     try:

@@ -2,9 +2,9 @@
 
 The task that wrote rows makes one bounded attempt to deliver them after its commit. The Dag `deliver_outbox` delivers
 all other rows. The rows of one consumer to one destination are a route. A route with an unavailable receiver backs off,
-1 s doubling to 60 s, and does not affect other routes. A row that its receiver refuses, or does not answer although it
-answers others, backs off alone. A record whose partition is away waits for it, while the topic's other partitions get
-theirs.
+1 s doubling to 60 s, and does not affect other routes. If a receiver refuses a row, or answers other rows but not this
+one, only this row backs off. If a partition of a topic is unavailable, only its records wait; records for the topic's
+other partitions are delivered.
 """
 
 import logging
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 # A row that was refused this often is kept as failed: delays of 5 s doubling to 30 min are a little over six hours in
 # total. An attempt without an answer counts only if the receiver answers other rows in the same turn, or has answered
-# since the attempt before: an outage would use them up.
+# since the previous attempt. Otherwise an outage would use up all attempts.
 MAX_ATTEMPTS = 20
 REFUSED_FIRST_SECONDS, REFUSED_LAST_SECONDS = 5, 1_800
 # Between two attempts on a route with an unavailable receiver.
@@ -54,14 +54,14 @@ AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS = 1, 60
 # Rows of one route that are in memory at once. Held dead letters may have 1 MB each, and several routes are delivered
 # at the same time.
 MAX_BYTES = 4_000_000
-# A request is skipped when its connection was undefined at two looks, at least this far apart: Airflow gives the same
+# A request is skipped when its connection was undefined in two checks, at least this far apart: Airflow gives the same
 # answer while its database or its secrets backend fails.
 UNDEFINED_SECONDS = 60
-# Of a task, for a topic with partitions that are known to be away: its records for the other partitions are answered by
-# then. The Dag tries the rest.
+# How long a task tries to deliver to a topic of which some partitions are known to be unavailable. The records for the
+# other partitions are acknowledged within this time. The Dag tries the rest.
 PARTLY_AWAY_SECONDS = 2.0
-# When another process has locked all due rows of a route. Without this wait, the Dag would look for them in an unbroken
-# stream of transactions.
+# The wait when another process has locked all due rows of a route. Without it, the Dag would query for these rows
+# without a pause.
 LOCKED_SECONDS = 1
 # A process that leased a route and was killed blocks the route for this long.
 LEASE_SECONDS = 60
@@ -94,36 +94,44 @@ class Attempt:
     away: str | None = None
 
 
-class Way(Protocol):
+class Transport(Protocol):
     """The delivery method for rows of one kind."""
 
     # Rows per transaction: they stay locked during the delivery, and a crash repeats at most this many.
     rows_at_once: int
-    # Whether one receiver answers all rows. Then a row without an answer, while others have one, is bad itself. A topic
-    # has a leader for each partition: such a row waits for its partition, and never counts as failed.
+    # Whether one receiver answers all rows. If so, a row that gets no answer while other rows get one is a bad row. If
+    # not (each partition of a topic has its own leader), such a row waits for its partition and never becomes failed.
     is_one_receiver: bool
 
     def why_skipped(self, destination: str) -> str | None:
         """Why rows for this destination are skipped on purpose; None when they are delivered.
 
         Raises:
-            LookUpFailed: This cannot be found out now; the rows wait.
+            LookUpFailed: The connection cannot be looked up now; the rows wait.
         """
         ...
 
     def deliver(self, destination: str, rows: Sequence[Row], until: float) -> Attempt:
-        """Try to deliver rows; start no further row after `until`, a time of `time.monotonic`."""
+        """Try to deliver rows.
+
+        Args:
+            destination: A topic's name, or the id of an Airflow HTTP connection.
+            rows: Rows of the outbox.
+            until: No further row is started after this time of `time.monotonic`.
+        """
         ...
 
 
-def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, Way], *, seconds: float) -> None:
+def deliver_written(
+    written: Mapping[Route, Sequence[UUID]], transports: Mapping[str, Transport], *, seconds: float
+) -> None:
     """Make one attempt to deliver rows that the caller's own transactions have written.
 
-    Routes with a receiver that is known to be unavailable are left to the Dag, which need not wait for this task then.
+    Routes with a receiver that is known to be unavailable are left to the Dag, and their rows become due at once.
 
     Args:
         written: Ids by route, from `gathered`.
-        ways: The delivery method by kind.
+        transports: {kind of a row: its delivery method}.
         seconds: After this time no further row is tried.
     """
     end = time.monotonic() + seconds
@@ -134,26 +142,27 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
         if route_row is not None and route_row.failures > 0:
             left += ids
             continue
-        way = ways[route.kind]
-        reason, away_now = _why_not(route, way)
+        transport = transports[route.kind]
+        reason, away_now = _why_not(route, transport)
         if reason:
             _skip(route, reason, outbox.c.id == any_(literal(list(ids), ARRAY(Uuid))))
             continue
         if route_row is not None and route_row.undefined_since is not None and away_now is None:
-            # Its connection is defined now. Otherwise one wrong answer in a later outage would skip requests at once.
+            # The connection is defined now. If the old time stayed, one wrong answer in a later outage would skip
+            # requests.
             with begin() as connection:
                 forgotten = update(outbox_routes).where(*_is(outbox_routes, route)).values(undefined_since=None)
                 connection.execute(forgotten)
-        is_partly_away = not way.is_one_receiver and route_row is not None and route_row.last_error is not None
+        is_partly_away = not transport.is_one_receiver and route_row is not None and route_row.last_error is not None
         until = min(end, time.monotonic() + PARTLY_AWAY_SECONDS) if is_partly_away else end
-        for start in range(0, len(ids), way.rows_at_once):
+        for start in range(0, len(ids), transport.rows_at_once):
             if away_now is not None or time.monotonic() >= until:
                 break
-            some = list(ids[start : start + way.rows_at_once])
-            turn = _deliver_some(route, way, outbox.c.id == any_(literal(some, ARRAY(Uuid))), until)
+            some = list(ids[start : start + transport.rows_at_once])
+            turn = _deliver_some(route, transport, outbox.c.id == any_(literal(some, ARRAY(Uuid))), until)
             away_now = turn.away
-            is_partly_away = is_partly_away or (turn.unanswered is not None and not way.is_one_receiver)
-            if turn.is_answered and route_row is not None and route_row.last_error and way.is_one_receiver:
+            is_partly_away = is_partly_away or (turn.unanswered is not None and not transport.is_one_receiver)
+            if turn.is_answered and route_row is not None and route_row.last_error and transport.is_one_receiver:
                 with begin() as connection:
                     # Not `retry_at`, which may be the lease of another process.
                     back = update(outbox_routes).where(*_is(outbox_routes, route))
@@ -164,7 +173,7 @@ def deliver_written(written: Mapping[Route, Sequence[UUID]], ways: Mapping[str, 
             with begin() as connection:
                 _note_away(connection, route, away_now, only_if_unknown=True)
     if left:
-        # Otherwise they wait for WRITER_SECONDS, also when the receiver is back within a second.
+        # Due now: otherwise the rows would wait for WRITER_SECONDS, even if the receiver is back within a second.
         with begin() as connection:
             untried = (outbox.c.state == "pending", outbox.c.last_error.is_(None))
             mine = outbox.c.id == any_(literal(left, ARRAY(Uuid)))
@@ -217,12 +226,12 @@ def undelivered_messages(connection: Connection, suffix: str) -> dict[str, list[
     return found
 
 
-def deliver_route(route: Route, way: Way) -> int:
+def deliver_route(route: Route, transport: Transport) -> int:
     """Deliver the due rows of one route for at most TURN_SECONDS, unless another process delivers them.
 
     Args:
         route: A route from `due_routes`.
-        way: The delivery method for its kind.
+        transport: The delivery method for its kind.
 
     Returns:
         How many rows were delivered.
@@ -231,39 +240,41 @@ def deliver_route(route: Route, way: Way) -> int:
         return 0
     due = outbox.c.due_at <= func.now()
     delivered, is_answered, is_answering, turn = 0, False, taken.last_error is None, None
-    reason, away = _why_not(route, way)
+    reason, away = _why_not(route, transport)
     if reason:
         _skip(route, reason, due)
     elif away is None:
         until = time.monotonic() + TURN_SECONDS
         while time.monotonic() < until:
-            turn = _deliver_some(route, way, due, until, is_answering=is_answering)
+            turn = _deliver_some(route, transport, due, until, is_answering=is_answering)
             delivered, away, is_answering = delivered + turn.delivered, turn.away, turn.unanswered is None
             is_answered = is_answered or turn.is_answered
-            if away is not None or turn.found < way.rows_at_once:
+            if away is not None or turn.found < transport.rows_at_once:
                 break
             with begin() as connection:
                 connection.execute(update(outbox_routes).where(*_is(outbox_routes, route)).values(retry_at=_leased()))
     unanswered = turn.unanswered if turn is not None else None
     with begin() as connection:
-        if turn is not None and not way.is_one_receiver:
-            # Also rows that are not due now: until they are answered, tasks must not wait long for their partitions.
+        if turn is not None and not transport.is_one_receiver:
+            # Includes rows that are not due now: until they are answered, tasks must not wait long for their
+            # partitions.
             unanswered = connection.scalar(select(outbox.c.last_error).where(*_waiting(route)).limit(1))
         if away is not None:
             _note_away(connection, route, away, is_new=turn is None or turn.is_new)
-        elif turn is not None and turn.found == 0 and _are_there(connection, route, due):
-            # Nothing else is known: what is remembered of the receiver stays.
+        elif turn is not None and turn.found == 0 and _has_rows(connection, route, due):
+            # Nothing was tried, so the recorded state of the receiver stays.
             locked = {"retry_at": func.clock_timestamp() + timedelta(seconds=LOCKED_SECONDS)}
             connection.execute(update(outbox_routes).where(*_is(outbox_routes, route)).values(locked))
         elif unanswered is not None and taken.failures > 0 and not is_answered:
-            # Only rows that are bad themselves were tried: they do not show that the receiver is back.
+            # Only bad rows were tried: they do not show that the receiver is back.
             _note_away(connection, route, unanswered, is_new=False)
         elif unanswered is not None:
-            # Remembered: nothing has been answered since. So the row's next attempt does not count in an outage.
+            # `last_error` records that the receiver has answered nothing since. So the row's next attempt does not
+            # count if there is an outage.
             free = {"retry_at": func.now(), "failures": 0, "last_error": unanswered[:1_000], "undefined_since": None}
             connection.execute(update(outbox_routes).where(*_is(outbox_routes, route)).values(free))
         elif reason:
-            # The row remembers since when; only the lease ends.
+            # Only the lease ends; `undefined_since` stays.
             free = {"retry_at": func.now(), "failures": 0, "last_error": None}
             connection.execute(update(outbox_routes).where(*_is(outbox_routes, route)).values(free))
         elif (back := connection.execute(delete(outbox_routes).where(*_is(outbox_routes, route)).returning(
@@ -276,8 +287,8 @@ def deliver_route(route: Route, way: Way) -> int:
 def watch() -> None:
     """Open alarms for each consumer with failed rows, or with a pending row older than MAX_PENDING; close the others.
 
-    The alarm about failed rows opens here too, although it opens when a row fails: a person may have closed it, or this
-    check, which does not see the row of a delivery that is not committed yet.
+    The alarm about failed rows already opens when a row fails. It is opened here again, because a person may have
+    closed it, or a check that did not see the row of a delivery that was not committed yet.
     """
     columns = (outbox.c.consumer, func.min(outbox.c.created_at), func.count(), func.max(outbox.c.last_error))
     of_consumers = select(*columns).group_by(outbox.c.consumer)
@@ -314,9 +325,9 @@ class _Turn:
         delivered: How many were delivered.
         is_answered: Whether the receiver has delivered or refused any.
         away: Why the receiver is unavailable; None when it is available.
-        unanswered: The error of a row that was not answered; None when all were that were tried last.
-        is_new: False when all that is known of an unavailable receiver is one row that was not answered before either:
-            then it may be the row.
+        unanswered: The error of a row without an answer; None when all rows that were tried last were answered.
+        is_new: False when only one row was not answered, and it was not answered before either: then the row may be
+            bad, and not the receiver.
     """
 
     found: int
@@ -328,18 +339,18 @@ class _Turn:
 
 
 def _deliver_some(
-    route: Route, way: Way, which: ColumnElement[bool], until: float, *, is_answering: bool = False
+    route: Route, transport: Transport, which: ColumnElement[bool], until: float, *, is_answering: bool = False
 ) -> _Turn:
     """Deliver one batch and record the answers, in one transaction; a few large rows at a time are in memory.
 
-    is_answering: Whether the receiver has answered something since a row of this route was last not answered.
+    is_answering: Whether the receiver has answered any row since it last left a row of this route without an answer.
     """
     sizes = [func.coalesce(func.octet_length(column), 0) for column in (outbox.c.key, outbox.c.body, outbox.c.headers)]
     rows = (
         select(outbox.c.sequence, sum(sizes[1:], sizes[0]))
         .where(*_pending(route), which)
         .order_by(outbox.c.due_at, outbox.c.sequence)
-        .limit(way.rows_at_once)
+        .limit(transport.rows_at_once)
         # Locked rows are being delivered by another task.
         .with_for_update(skip_locked=True)
     )
@@ -351,23 +362,23 @@ def _deliver_some(
                 break
             these = outbox.c.sequence == any_(literal(sequences, ARRAY(BigInteger)))
             portion = connection.execute(select(outbox).where(these).order_by(outbox.c.due_at, outbox.c.sequence)).all()
-            attempt = way.deliver(route.destination, portion, until)
-            if way.is_one_receiver:
+            attempt = transport.deliver(route.destination, portion, until)
+            if transport.is_one_receiver:
                 bad = _judge(turn, portion, attempt, is_answering=is_answering or turn.is_answered)
                 turn.delivered += _record(connection, route, attempt, bad)
             else:
                 _judge_partitions(turn, portion, attempt)
                 turn.delivered += _record(connection, route, attempt, set(), is_partly_away=attempt.away is None)
                 if attempt.away is None and _none_is_back(portion, attempt):
-                    _let_wait(connection, route)
+                    _postpone_waiting(connection, route)
     return turn
 
 
 def _judge(turn: _Turn, rows: Sequence[Row], attempt: Attempt, *, is_answering: bool) -> set[int]:
-    """Add what an attempt says about the receiver to its turn; returns the unanswered rows that are bad themselves.
+    """Update the turn with an attempt at a single receiver; returns the unanswered rows that are bad.
 
-    If the receiver answers other rows, one unanswered row is not an outage. Otherwise this row would always keep its
-    route away, and every later row of the route would be late.
+    If the receiver answers other rows, one unanswered row is not an outage. If it counted as an outage, this row would
+    make its route back off each time, and delay every later row of the route.
     """
     unanswered = _note_unanswered(turn, rows, attempt)
     answers_others = len(attempt.answers) > len(unanswered)
@@ -385,7 +396,7 @@ def _judge(turn: _Turn, rows: Sequence[Row], attempt: Attempt, *, is_answering: 
 
 
 def _judge_partitions(turn: _Turn, rows: Sequence[Row], attempt: Attempt) -> None:
-    """Add what an attempt says about a topic to its turn."""
+    """Update the turn with an attempt at a topic, whose partitions have different leaders."""
     _note_unanswered(turn, rows, attempt)
     turn.is_answered = turn.is_answered or (attempt.away is None and bool(attempt.answers))
 
@@ -428,7 +439,7 @@ def _record(
     delivered = 0
     for (answer, error, counts), sequences in by_answer.items():
         these = update(outbox).where(outbox.c.sequence == any_(literal(sequences, ARRAY(BigInteger))))
-        # Not now(), which is the start of the transaction: the delivery may have taken long since.
+        # Not now(), which is the start of the transaction: the delivery may have taken long.
         now = func.clock_timestamp()
         if answer is Answer.delivered:
             connection.execute(these.values(state="delivered", delivered_at=now, last_error=None))
@@ -451,7 +462,7 @@ def _record(
                 )
                 open_alarm(connection, route.consumer, AlarmKind.outbox_failed, message)
         elif is_partly_away:
-            connection.execute(these.values(last_error=error[:1_000], due_at=_next_look(connection, route)))
+            connection.execute(these.values(last_error=error[:1_000], due_at=_next_attempt_at(connection, route)))
         else:
             connection.execute(these.values(last_error=error[:1_000], due_at=now + _delay(now - outbox.c.created_at)))
     return delivered
@@ -463,58 +474,58 @@ def _delay(age: ColumnElement[timedelta]) -> ColumnElement[timedelta]:
     return func.least(func.greatest(age / 2, first), last)
 
 
-def _next_look(connection: Connection, route: Route) -> datetime:
-    """When the rows of partitions that are away are tried again: all at once, and in their order.
+def _next_attempt_at(connection: Connection, route: Route) -> datetime:
+    """When the rows of unavailable partitions are tried again: all at the same time, and in their order.
 
-    With a time for each, thousands of such rows would keep the route busy, and a row would often overtake an earlier
-    one of its key. The oldest row decides.
+    If each row had its own time, thousands of such rows would keep the route busy, and a row would often overtake an
+    earlier row with the same key. The age of the oldest row decides.
     """
     now = func.clock_timestamp()
     planned = func.min(outbox.c.due_at).filter(outbox.c.due_at > now)
-    look = select(func.coalesce(planned, now + _delay(now - func.min(outbox.c.created_at)))).where(*_waiting(route))
-    return connection.execute(look).scalar_one()
+    query = select(func.coalesce(planned, now + _delay(now - func.min(outbox.c.created_at)))).where(*_waiting(route))
+    return connection.execute(query).scalar_one()
 
 
-def _let_wait(connection: Connection, route: Route) -> None:
-    """Let all due rows that wait for their partitions wait for the next look, untried.
+def _postpone_waiting(connection: Connection, route: Route) -> None:
+    """Postpone all due rows that wait for their partitions to the next attempt, without a try.
 
-    Thousands of them, in batches that each wait for answers, would hold up the rows of the other partitions.
+    Thousands of such rows, in batches that each wait for answers, would delay the rows of the other partitions.
     """
     due = select(outbox.c.sequence).where(*_waiting(route), outbox.c.due_at <= func.now())
     these = outbox.c.sequence.in_(due.with_for_update(skip_locked=True))
-    connection.execute(update(outbox).where(these).values(due_at=_next_look(connection, route)))
+    connection.execute(update(outbox).where(these).values(due_at=_next_attempt_at(connection, route)))
 
 
 def _waiting(route: Route) -> list[ColumnElement[bool]]:
-    """The rows of a topic that wait because their partitions are away."""
+    """The condition for rows of a topic that wait because their partitions are unavailable."""
     return [*_pending(route), outbox.c.last_error.is_not(None), outbox.c.attempts == 0]
 
 
-def _why_not(route: Route, way: Way) -> tuple[str | None, str | None]:
+def _why_not(route: Route, transport: Transport) -> tuple[str | None, str | None]:
     """Why the route's rows are skipped, and why they wait."""
     try:
-        return way.why_skipped(route.destination), None
+        return transport.why_skipped(route.destination), None
     except LookUpFailed as error:
         return None, str(error)
 
 
 def _skip(route: Route, reason: str, which: ColumnElement[bool]) -> None:
-    """Skip the rows if the route's connection was undefined before; otherwise let them wait for another look.
+    """Skip the rows if the route's connection was undefined before; otherwise let them wait for a second check.
 
-    A route remembers when its connection was first found to be undefined. So only the first rows of a connection that
-    nobody defines wait for a minute; later rows are skipped at once.
+    `undefined_since` records when the connection was first found to be undefined. So only the first rows for such a
+    connection wait for a minute; later rows are skipped at once.
     """
     route_row = postgresql.insert(outbox_routes).values(**route._asdict(), undefined_since=func.now())
     since = func.coalesce(outbox_routes.c.undefined_since, func.now())
     route_row = route_row.on_conflict_do_update(constraint=outbox_routes.primary_key, set_={"undefined_since": since})
     again_at = outbox_routes.c.undefined_since + timedelta(seconds=UNDEFINED_SECONDS)
     with begin() as connection:
-        returned = route_row.returning(again_at.label("at"), (again_at <= func.now()).label("again"))
-        look = connection.execute(returned).one()
-        values = {"state": "skipped"} if look.again else {"due_at": look.at}
+        returned = route_row.returning(again_at.label("again_at"), (again_at <= func.now()).label("is_second"))
+        check = connection.execute(returned).one()
+        values = {"state": "skipped"} if check.is_second else {"due_at": check.again_at}
         rows = update(outbox).where(*_pending(route), which).values(last_error=reason, **values)
         count = connection.execute(rows).rowcount
-    log.debug("outbox: %s %d rows %s: %s", _name(route), count, "skipped" if look.again else "wait", reason)
+    log.debug("outbox: %s %d rows %s: %s", _name(route), count, "skipped" if check.is_second else "wait", reason)
 
 
 def _take(route: Route) -> Row | None:
@@ -538,10 +549,10 @@ def _note_away(
 ) -> None:
     """Count a failed attempt and let the route back off.
 
-    only_if_unknown: Do nothing if the route waits already, so that of several tasks that find the receiver unavailable
-    at the same time, only one counts.
-    is_new: False to let the route wait no longer than the last time. One row alone, which is never answered, would
-    otherwise make a later row wait for a minute.
+    only_if_unknown: Do nothing if the route backs off already. So if several tasks find the receiver unavailable at the
+    same time, only one attempt counts.
+    is_new: False to repeat the previous wait instead of doubling it. Otherwise a single row that is never answered
+    would make a later row wait for a minute.
     """
     failures = func.greatest(outbox_routes.c.failures + int(is_new), 1)
     doublings = func.least(failures - 1, 16)
@@ -560,11 +571,11 @@ def _note_away(
         where=outbox_routes.c.retry_at <= func.now() if only_if_unknown else None,
     ).returning(outbox_routes.c.failures)
     if connection.execute(upsert).scalar() == 1 and is_new:
-        log.warning("outbox: %s takes nothing now, its rows wait: %s", _name(route), reason)
+        log.warning("outbox: %s is unavailable, its rows wait: %s", _name(route), reason)
 
 
 def _known(routes: Mapping[Route, Any]) -> dict[Route, Row]:
-    """What is remembered of these routes."""
+    """The recorded states of these routes."""
     columns = (outbox_routes.c.consumer, outbox_routes.c.kind, outbox_routes.c.destination)
     rows = select(outbox_routes).where(tuple_(*columns).in_(list(routes)))
     with begin() as connection:
@@ -575,8 +586,8 @@ def _pending(route: Route) -> list[ColumnElement[bool]]:
     return [*_is(outbox, route), outbox.c.state == "pending"]
 
 
-def _are_there(connection: Connection, route: Route, which: ColumnElement[bool]) -> bool:
-    """Whether the route has such rows, locked or not."""
+def _has_rows(connection: Connection, route: Route, which: ColumnElement[bool]) -> bool:
+    """Whether the route has pending rows that meet the condition, locked or not."""
     return connection.execute(select(outbox.c.sequence).where(*_pending(route), which).limit(1)).first() is not None
 
 

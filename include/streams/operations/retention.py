@@ -106,14 +106,14 @@ def check_inbox(kept: timedelta, topics: Iterable[Topic]) -> None:
     for topic in topics:
         if topic.retention is None:
             raise RetentionTooShort(
-                f"topic {topic.name} keeps its messages for ever, so inbox rows must stay for ever too: give it a "
+                f"topic {topic.name} keeps its messages forever, so inbox rows must be kept forever too: give it a "
                 "retention, or set inbox_days to null"
             )
         # SEGMENT_ROLL counts twice: for the segment of the dead letter, and for the segment of the replayed message.
         needed = topic.retention + DEAD_LETTER_RETENTION + 2 * SEGMENT_ROLL
         if kept < needed:
             raise RetentionTooShort(
-                f"inbox rows are kept for {kept.days} days, but a message of topic {topic.name} can come for "
+                f"inbox rows are kept for {kept.days} days, but a message of topic {topic.name} can still arrive for "
                 f"{needed.days} days ({DEAD_LETTER_RETENTION.days} as a dead letter, {topic.retention.days} in the "
                 f"topic, and twice {SEGMENT_ROLL.days} until Kafka deletes its segment), and would have its effect "
                 f"twice: set inbox_days to {needed.days} or more"

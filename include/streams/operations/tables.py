@@ -63,8 +63,8 @@ positions = Table(
     Column("leader_epoch", BigInteger),
 )
 
-# The ends of logs at the times of checks: a record after such an end arrived later than the check. A record's own
-# timestamp is not the time of its arrival, because a device that was offline sends old timestamps.
+# The ends of logs at the times of checks: a record at or after such an end arrived later than the check. A record's own
+# timestamp is not its time of arrival, because a device that was offline sends old timestamps.
 log_ends = Table(
     "log_ends",
     metadata,
@@ -283,8 +283,8 @@ replays = Table(
     Index("ix_replays_recorded_at", "recorded_at"),
 )
 
-# Conditions that a person must examine. One row per episode; it is open until its cause is gone. `kind` is a member of
-# an enum (`alarm_kinds.py`); `key` is what the alarm is about within its source, or empty.
+# Conditions that a person must examine. One row per episode, which is open until its cause is gone. `kind` is a member
+# of an enum (`alarm_kinds.py`); `key` is what the alarm is about within its source, or empty.
 alarms = Table(
     "alarms",
     metadata,
@@ -299,7 +299,7 @@ alarms = Table(
     Index("ix_alarms_closed_at", "closed_at", postgresql_where=text("closed_at is not null")),
 )
 
-# When each of the maintenance Dags last ran: the other ones open an alarm about a silent Dag.
+# When each maintenance Dag last ran. If a Dag is late, another one opens an alarm.
 heartbeats = Table(
     "heartbeats",
     metadata,

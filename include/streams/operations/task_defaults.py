@@ -19,10 +19,10 @@ def task_defaults(
     Args:
         execution_timeout: The longest time for one try of a task.
         owner: The team that an alarm goes to.
-        reported: Whether a failed task opens the alarm `dag_failed`. False for a Dag whose failure shows in another
-            way: a run that owns a claim leaves it open.
-        changes: Airflow's arguments that differ from three retries after about 30 s, 1 min and 2 min, such as
-            `retries`, `retry_delay` or `max_retry_delay`.
+        reported: Whether a failed task opens the alarm `dag_failed`. False for a Dag that owns a claim: a failed run
+            leaves its claim open, and another alarm reports that.
+        changes: Further arguments of Airflow's tasks, such as `retries`, `retry_delay` or `max_retry_delay`. The
+            default is three retries after about 30 s, 1 min and 2 min.
 
     Returns:
         The arguments for `default_args`.

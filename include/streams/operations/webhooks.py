@@ -28,7 +28,7 @@ _TRY_LATER = {408, 425, 429}
 
 
 class Requests:
-    """The way of rows that are HTTP POSTs; their destination is the id of an Airflow HTTP connection."""
+    """The transport for rows that are HTTP POSTs; their destination is the id of an Airflow HTTP connection."""
 
     rows_at_once = 200
     is_one_receiver = True
@@ -40,7 +40,7 @@ class Requests:
         """A text when the connection is not defined; None when it is defined.
 
         Raises:
-            LookUpFailed: Airflow could not say.
+            LookUpFailed: Airflow could not look up the connection.
         """
         if destination not in self._skipped:
             undefined = f"connection {destination} is not defined"
@@ -76,8 +76,8 @@ class Requests:
                 for work in [pool.submit(_work, hook, batch, deadline) for _ in range(workers)]:
                     work.result()
         except Exception as error:
-            # The connection is invalid (it has no scheme, or its extra is not JSON), or was not found this time. Kept:
-            # the answers that other threads got.
+            # The connection is invalid (it has no scheme, or its extra is not JSON), or was not found this time. The
+            # answers that other threads got are kept.
             return replace(batch.attempt(), away=f"connection {destination} cannot be used: {type(error).__name__}")
         return batch.attempt()
 
@@ -91,7 +91,8 @@ class _Batch:
         self._workers = workers
         self._lock = threading.Lock()
         self._answers: dict[int, tuple[Answer, str]] = {}
-        # How many of the latest requests had no answer, and how many of these are not known to be bad themselves.
+        # How many of the latest requests had no answer, and how many of these are for rows that are not known to be
+        # bad.
         self._unanswered, self._new_unanswered = 0, 0
         self._away: str | None = None
 
@@ -109,7 +110,7 @@ class _Batch:
                 return
             self._unanswered += 1
             self._new_unanswered += row.attempts == 0
-            # At least two: one request that is never answered must not hold up those behind it.
+            # At least two: one request that is never answered must not delay the following ones.
             if self._new_unanswered >= max(2, self._workers) or self._unanswered >= CONNECTIONS:
                 self._away = error
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from include.streams.operations.commands import run, who
+from include.streams.operations.commands import acting_user, run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +58,7 @@ def _show(options: argparse.Namespace) -> list[str]:
 def _accept(options: argparse.Namespace) -> list[str]:
     from include.streams.validators.results import accept
 
-    done = accept(options.consumer, options.claim, by=who(options.by), reason=options.reason)
+    done = accept(options.consumer, options.claim, by=acting_user(options.by), reason=options.reason)
     return [f"accepted by {done.by}: {rule}" for rule in done.rules] + ["now clear the run"]
 
 

@@ -1,4 +1,4 @@
-"""The columns and rules of the operational database: the code of the release before runs on this release's tables.
+"""The columns and rules of the operational database: code of the previous release runs on this release's tables.
 
 Between a deploy and the end of the last task that was started before it, and after a rollback, older code reads and
 writes newer tables. Each package with migrations has a list beside them, `released_columns.txt`; `python -m
@@ -98,7 +98,7 @@ def released() -> set[str]:
 
 
 def refused(before: Iterable[str], now: Iterable[str]) -> list[str]:
-    """What the code of `before` could not read or write in the tables of `now`.
+    """The changes because of which code of `before` could not read or write the tables of `now`.
 
     Args:
         before: The lines of the release before.
@@ -117,7 +117,7 @@ def _why_not_added(line: str, before: set[str], now: set[str]) -> str | None:
     if line in before or _table(line) not in {_table(known) for known in before}:
         return None
     if not _is_rule(line):
-        # A column that had a line and has another one now was found as changed.
+        # A column whose line has changed is already reported as changed.
         is_known = any(line.split()[0] == known.split()[0] for known in before)
         return None if is_known or line.endswith(_OPTIONAL) else "is new and must be given"
     # The old code leaves a new column null, and a null breaks neither a unique key nor a foreign key.
@@ -142,7 +142,7 @@ def _table(line: str) -> str:
 
 
 def _is_served(line: str, now: set[str]) -> bool:
-    """Whether code that knows this line finds it: what had to be given may be left out now, not the other way round."""
+    """Whether code that uses this column or rule still can: a required column may become optional, not the reverse."""
     return line in now or (not line.endswith(_OPTIONAL) and bool({line + end for end in _OPTIONAL} & now))
 
 
@@ -155,7 +155,7 @@ def _package(table: str) -> Path:
 
 
 def unlisted(before: Iterable[str], now: Iterable[str]) -> list[str]:
-    """The lines of `now` that the lists lack and may get: the code of `before` can write its rows all the same."""
+    """The lines of `now` that the lists lack and that may be added: code of `before` can still write its rows."""
     before, now = set(before), set(now)
     columns = {line.split()[0] for line in before if not _is_rule(line)}
     return sorted(

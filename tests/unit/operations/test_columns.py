@@ -1,4 +1,4 @@
-"""The code of the release before can read and write the tables of this one."""
+"""The code of the previous release can read and write the tables of this release."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, M
 from tests.unit.operations.columns import declared, lines, refused, released, unlisted
 
 
-def test_the_code_before_can_use_the_tables_after():
+def test_code_of_the_previous_release_can_use_the_new_tables():
     found = refused(released(), lines(declared().tables.values()))
     assert not found, (
         f"tasks of the last release would fail on these tables: {found}. A new column is nullable or has a default; an "
@@ -36,7 +36,7 @@ BEFORE = {"orders.id BIGINT default", "orders.note TEXT null", "orders.size BIGI
         (BEFORE - {"orders: unique (id)"}, ["orders: unique (id): is gone or has changed"]),
     ],
 )
-def test_what_the_code_before_cannot_use_is_named(now, expected):
+def test_a_change_that_breaks_the_previous_release_is_named(now, expected):
     assert refused(BEFORE, now) == expected
 
 
@@ -59,7 +59,7 @@ def orders(*more) -> set[str]:
         ([CheckConstraint("size > 0")], "orders: check (size > 0)"),
         ([Column("place", BigInteger, ForeignKey("places.id"), nullable=False, server_default="1")],
          "orders: foreign key (place) references places (id)"),
-        # Of a new column that the code before leaves out, as it has a default: two of its rows would be the same.
+        # A unique key of a new column with a default, which the old code leaves out: two rows would have the same key.
         ([Column("place", BigInteger, nullable=False, server_default="1", unique=True)], "orders: unique (place)"),
     ],
 )  # fmt: skip
@@ -67,11 +67,11 @@ def test_a_new_rule_of_an_old_table_is_refused_and_not_listed_by_the_command(mor
     now = orders(*more)
     assert refused(orders(), now) == [f"{rule}: is a new rule, and the code before may break it"]
     assert rule not in unlisted(orders(), now)
-    # With the table itself, it is no news.
+    # If the table is new too, the rule is allowed.
     assert refused({"places.id BIGINT", "places: unique (id)"}, now) == []
 
 
-def test_a_new_rule_of_a_column_that_the_code_before_leaves_null_is_none_that_it_breaks():
+def test_a_new_rule_of_a_column_that_old_code_leaves_null_is_allowed():
     now = orders(Column("place", BigInteger, ForeignKey("places.id"), unique=True))
     new = [
         "orders.place BIGINT null", "orders: foreign key (place) references places (id)", "orders: unique (place)",
@@ -80,7 +80,7 @@ def test_a_new_rule_of_a_column_that_the_code_before_leaves_null_is_none_that_it
     assert unlisted(orders(), now) == new
 
 
-def test_the_command_lists_no_column_that_must_be_given():
+def test_the_command_does_not_list_a_new_required_column():
     assert unlisted(orders(), orders(Column("place", BigInteger, nullable=False))) == []
 
 
@@ -91,5 +91,5 @@ def test_the_command_lists_no_column_that_must_be_given():
         (Index("one", "size", unique=True, postgresql_where=text("size > 1")), Index("one", "size", unique=True)),
     ],
 )
-def test_a_rule_that_has_changed_is_a_new_one(before, now):
+def test_a_changed_rule_counts_as_a_new_rule(before, now):
     assert len(refused(orders(before), orders(now))) == 2

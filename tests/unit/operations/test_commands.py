@@ -1,4 +1,4 @@
-"""A command prints its results, and nothing else, on standard output; what goes wrong is one line and exit code 1."""
+"""A command prints only results on standard output; an error is one line on standard error and exit code 1."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from include.streams.operations.commands import NotWell, run, who
+from include.streams.operations.commands import UnhealthyError, acting_user, run
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -27,14 +27,14 @@ def raising(error: Exception):
     return action
 
 
-# What a deployment's own logging says must not matter.
+# The settings of a deployment's logging must not matter.
 PROBE = """
 import logging, sys
 from include.streams.operations.commands import run
 
 def action():
     import airflow.settings
-    print("said by the way")
+    print("a line of an imported module")
     logging.getLogger("airflow.task").error("an error of Airflow's")
     logging.getLogger("some.library").info("how it goes")
     logging.getLogger("some.library").warning("mind this")
@@ -50,30 +50,30 @@ def test_nothing_but_results_reaches_standard_output():
         [sys.executable, "-c", PROBE], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout) == (0, "one\ntwo\n"), done.stderr
-    for line in ("said by the way", "an error of Airflow's", "mind this"):
+    for line in ("a line of an imported module", "an error of Airflow's", "mind this"):
         assert line in done.stderr
     assert "how it goes" not in done.stderr
 
 
-def test_an_answer_that_is_no_good_one_is_a_result_with_code_1(capsys):
-    assert run(raising(NotWell(["one stands still", "one is well"])), expected) == 1
-    assert capsys.readouterr().out == "one stands still\none is well\n"
+def test_a_check_that_finds_a_problem_prints_its_lines_and_exits_with_1(capsys):
+    assert run(raising(UnhealthyError(["a: stopped", "b: running"])), expected) == 1
+    assert capsys.readouterr().out == "a: stopped\nb: running\n"
 
 
-def test_an_expected_error_is_one_line_and_any_other_is_shown_whole(capsys):
+def test_an_expected_error_is_one_line_and_any_other_a_traceback(capsys):
     assert run(raising(ValueError("no such\n  thing")), expected) == 1
     assert tuple(capsys.readouterr()) == ("", "no such thing\n")
     with pytest.raises(TypeError):
         run(raising(TypeError("a mistake in the code")), expected)
 
 
-def test_a_database_error_is_told_in_the_drivers_words(capsys):
+def test_a_database_error_has_the_text_of_the_driver(capsys):
     error = OperationalError("select 1", {}, Exception("connection refused\n\tis it running?"))
     assert run(raising(error), expected, database="connection somewhere") == 1
     assert tuple(capsys.readouterr()) == ("", "connection somewhere: connection refused is it running?\n")
 
 
-def test_a_connection_that_is_not_defined_is_expected_of_every_command(capsys):
+def test_an_undefined_connection_is_an_expected_error_of_every_command(capsys):
     from airflow.sdk import BaseHook
 
     assert run(lambda: [BaseHook.get_connection("no_such_connection").host or ""], tuple) == 1
@@ -82,14 +82,14 @@ def test_a_connection_that_is_not_defined_is_expected_of_every_command(capsys):
     assert "no_such_connection" in err
 
 
-def test_who_decides_is_named_or_the_user_who_runs_the_command(monkeypatch):
+def test_the_acting_user_is_the_named_one_or_the_one_who_runs_the_command(monkeypatch):
     monkeypatch.setattr(getpass, "getuser", lambda: "ann")
-    assert (who(None), who("bert")) == ("ann", "bert")
+    assert (acting_user(None), acting_user("bert")) == ("ann", "bert")
 
     def nameless() -> str:
         raise KeyError("getpwuid(): uid not found: 1234")
 
     monkeypatch.setattr(getpass, "getuser", nameless)
-    assert who("bert") == "bert"
+    assert acting_user("bert") == "bert"
     with pytest.raises(ValueError, match="--by"):
-        who(None)
+        acting_user(None)

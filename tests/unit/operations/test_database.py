@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, whoever opens them: none hangs, and what the connection says wins."""
+"""Connections to PostgreSQL: none hangs, and settings of the Airflow connection replace the defaults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def connection(conn_type: str = "postgres") -> Connection:
     )
 
 
-def test_a_server_that_is_away_or_a_client_that_vanished_holds_nothing_up():
+def test_connections_have_timeouts_for_vanished_servers_and_clients():
     url = postgres_target(connection(), {}, needed_by="a test").url
     assert url.query == {
         "connect_timeout": "10",
@@ -27,7 +27,7 @@ def test_a_server_that_is_away_or_a_client_that_vanished_holds_nothing_up():
     assert url.render_as_string(hide_password=False).startswith("postgresql+psycopg://me:p%40ss@db:5433/books?")
 
 
-def test_the_connections_own_settings_win():
+def test_settings_of_the_connection_replace_the_defaults():
     extra = {"connect_timeout": 3, "sslmode": "verify-full"}
     query = postgres_target(connection(), extra, needed_by="a test").url.query
     assert (query["connect_timeout"], query["sslmode"], query["keepalives_idle"]) == ("3", "verify-full", "10")
@@ -39,11 +39,11 @@ def test_settings_for_the_server_are_not_parameters_of_libpq():
     assert "server_settings" not in target.url.query
 
 
-def test_settings_for_the_server_that_are_no_object_are_refused():
+def test_server_settings_that_are_not_an_object_are_refused():
     with pytest.raises(ValueError, match=r"connection some_db: server_settings in its extra is 'fast'; it needs an"):
         postgres_target(connection(), {"server_settings": "fast"}, needed_by="a test")
 
 
-def test_another_kind_of_database_is_refused_by_name():
+def test_a_database_other_than_postgresql_is_refused_by_name():
     with pytest.raises(ValueError, match=r"connection some_db: conn_type is 'sqlite'; a test needs 'postgres'"):
         postgres_target(connection("sqlite"), {}, needed_by="a test")

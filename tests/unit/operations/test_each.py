@@ -1,4 +1,4 @@
-"""One thing that fails, or takes the task's whole time, leaves the others' turn to come."""
+"""If one action fails, or takes the task's whole time, the others still run."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ class TimeIsUp(BaseException):
     """Like Airflow's timeout of a task."""
 
 
-def test_a_check_that_fails_is_named_after_all_others_were_made():
+def test_a_failed_check_is_named_after_all_others_have_run():
     checked = []
 
     def check(name: str) -> None:
@@ -28,12 +28,12 @@ def test_a_check_that_fails_is_named_after_all_others_were_made():
     assert checked == ["b", "a", "c"]
 
 
-def test_what_succeeds_has_a_result():
+def test_each_action_has_its_result():
     assert do_each({name: name.upper for name in NAMES}, CheckFailed) == {"b": "B", "a": "A", "c": "C"}
 
 
 @pytest.mark.parametrize("end", [AirflowTaskTimeout, KeyboardInterrupt, SystemExit])
-def test_a_task_whose_time_is_up_ends_at_once(end: type[BaseException]):
+def test_a_timeout_or_an_interrupt_ends_all_actions_at_once(end: type[BaseException]):
     done = []
 
     def ends() -> None:
@@ -44,7 +44,7 @@ def test_a_task_whose_time_is_up_ends_at_once(end: type[BaseException]):
     assert done == ["a"]
 
 
-def test_a_check_that_takes_all_the_time_starves_no_consumer():
+def test_a_check_that_takes_all_the_time_does_not_starve_the_others():
     checked = set()
 
     def check(name: str) -> None:
@@ -52,7 +52,7 @@ def test_a_check_that_takes_all_the_time_starves_no_consumer():
             raise TimeIsUp
         checked.add(name)
 
-    # In the order of the list, none of them would be checked.
+    # In a fixed order, the checks after it would never run.
     for _ in range(200):
         with pytest.raises(TimeIsUp):
             do_each(shuffled({name: partial(check, name) for name in NAMES}), CheckFailed)

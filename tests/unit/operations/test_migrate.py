@@ -1,4 +1,4 @@
-"""Which packages have migrations."""
+"""The packages whose migrations are applied, and their order."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def image(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_packages_of_the_library_and_of_the_project_have_migrations_operations_first(image: Path):
+def test_migrations_of_all_packages_are_applied_operations_first(image: Path):
     add_revision(image, "shop")
     assert list(migrate.configurations()) == ["operations", "shop", "landing"]
 
 
-def test_a_package_with_the_name_of_one_of_the_library_is_refused(image: Path):
+def test_a_package_with_the_name_of_a_library_package_is_refused(image: Path):
     name = "landing"
     add_revision(image, name)
     with pytest.raises(ValueError, match=rf"would share the table alembic_version_{name}: rename include/{name}/"):
         migrate.configurations()
 
 
-def test_compiled_files_that_git_leaves_of_a_package_that_was_moved_are_not_a_package(image: Path):
-    """A checkout that is updated, not cloned: the package has moved into the library, its folder stays."""
+def test_compiled_files_left_by_a_moved_package_are_not_a_package(image: Path):
+    """In a checkout that is updated, the folder of a package that moved into the library stays."""
     (image / "landing" / "migrations" / "versions" / "__pycache__").mkdir(parents=True)
     assert list(migrate.configurations()) == ["operations", "landing"]

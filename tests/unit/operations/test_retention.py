@@ -1,4 +1,4 @@
-"""The inbox outlives every message that can still come again."""
+"""Inbox rows are kept longer than any message that can still arrive again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DAG_FILE = Path(__file__).resolve().parents[3] / "dags" / "operations" / "mainta
 REST = {"claims_days": 90, "outbox_days": 30, "alarms_days": 365}
 
 
-def test_an_inbox_that_is_kept_too_short_names_topic_numbers_and_remedy():
+def test_a_too_short_inbox_retention_names_topic_numbers_and_remedy():
     with pytest.raises(RetentionTooShort) as caught:
         rules([COMPLAINTS], inbox_days=468, **REST)
     for part in ("468 days", "complaints", "365 as a dead letter", "90 in the topic", "set inbox_days to 469"):
@@ -25,13 +25,13 @@ def test_an_inbox_that_is_kept_too_short_names_topic_numbers_and_remedy():
     rules([COMPLAINTS], inbox_days=469, **REST)
 
 
-def test_the_topic_that_keeps_its_messages_longest_counts():
+def test_the_longest_retention_of_the_topics_counts():
     longest = dataclasses.replace(COMPLAINTS, name="longest", retention=timedelta(days=200))
     with pytest.raises(RetentionTooShort, match="topic longest"):
         check_inbox(timedelta(days=480), [*TOPICS, longest])
 
 
-def test_a_topic_that_keeps_its_messages_for_ever_needs_the_inbox_for_ever():
+def test_a_topic_with_unlimited_retention_needs_an_unlimited_inbox():
     for_ever = dataclasses.replace(COMPLAINTS, retention=None)
     with pytest.raises(RetentionTooShort, match="inbox_days to null"):
         rules([for_ever], inbox_days=100_000, **REST)
@@ -40,7 +40,7 @@ def test_a_topic_that_keeps_its_messages_for_ever_needs_the_inbox_for_ever():
     assert "claims" in tables
 
 
-def test_what_the_dag_is_given_is_enough_for_the_registry():
+def test_the_retention_of_the_dag_is_enough_for_the_registry():
     spec = importlib.util.spec_from_file_location("maintain", DAG_FILE)
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""Every kind of alarm has a page that says what to do, and the documents name no other kinds."""
+"""Every kind of alarm has a runbook page, and the documents name no kinds that do not exist."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_a_kind_has_a_page_with_its_section(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_page_of_a_kind_names_it(kind):
+def test_the_page_of_a_kind_names_the_kind(kind):
     assert f"`{kind}" in (ROOT / kind.runbook.partition("#")[0]).read_text()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_index_leads_to_the_page_of_a_kind(kind):
+def test_the_index_links_the_page_of_a_kind(kind):
     rows = [line for line in (ROOT / INDEX).read_text().splitlines() if line.startswith("|") and f"`{kind}`" in line]
     assert any(f"]({kind.runbook.rpartition('/')[2]})" in row for row in rows), rows
 
@@ -53,11 +53,11 @@ def test_every_kind_that_the_documents_name_exists():
     assert {(name, path) for name, path in named if name not in PROJECT.alarm_kinds} == set()
 
 
-def test_a_kind_of_the_library_is_named_like_its_member():
+def test_the_name_of_a_kind_is_the_name_of_its_member():
     assert {kind.name: kind.value for kind in AlarmKind} == {name: name for name in AlarmKind.__members__}
 
 
-def test_a_text_gets_the_page_of_its_kind_unless_it_names_one():
+def test_a_text_gets_the_page_of_its_kind_unless_it_names_another():
     assert AlarmKind.lag.with_runbook("7 behind") == "7 behind (docs/runbooks/lag-grows.md)"
     text = "7 behind; docs/runbooks/landing-gap.md#a-file says why"
     assert AlarmKind.lag.with_runbook(text) == text
