@@ -122,7 +122,7 @@ def claim_messages(side: str, count: int) -> float:
 
 
 def landing_part(figures: Figures, options: argparse.Namespace) -> dict[str, float]:
-    from include.streams.landing.readiness import Lane, look
+    from include.streams.landing.readiness import Lane, check_readiness
     from include.streams.landing.tables import load_landing_table
     from include.streams.landing.upkeep import SNAPSHOTS_KEPT, expire_landing_snapshots
 
@@ -164,7 +164,7 @@ def landing_part(figures: Figures, options: argparse.Namespace) -> dict[str, flo
             aged_lake.append(table, [aged_lake.data_file(table, 0, begins[side], 1)])
             committed = time.perf_counter()
             for _ in range(3):
-                look(lanes[side], verify_too=False)
+                check_readiness(lanes[side], verify_too=False)
             looked = time.perf_counter()
             if n >= 0:
                 figures.note("look", side, looked - committed)

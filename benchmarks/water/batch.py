@@ -98,7 +98,7 @@ def _call(name: str, *arguments: Any) -> tuple[Any, float]:
 def land(count: int, until: datetime) -> float:
     """Send readings and wait until all are in the landing table; records a second, from the first one sent."""
     from include.streams.kafka.producer import AcknowledgedProducer
-    from include.streams.landing.landed import Landed
+    from include.streams.landing.index import LandingIndex
     from include.streams.landing.tables import load_landing_table
 
     network = Network(seed=3, share=1)
@@ -111,7 +111,7 @@ def land(count: int, until: datetime) -> float:
             break
 
     def landed() -> int:
-        found = Landed(load_landing_table(METER_READINGS))
+        found = LandingIndex(load_landing_table(METER_READINGS))
         return sum(file.records for p in found.partitions for file in found.files(p, 0))
 
     before, began = landed(), time.monotonic()

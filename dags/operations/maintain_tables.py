@@ -48,16 +48,16 @@ from include.streams import task_defaults
 def maintain_tables():
     @task(max_active_tis_per_dagrun=1)
     def keep_table(name: str, params: dict | None = None) -> dict | None:
-        from include.streams.landing.upkeep import keep_table
+        from include.streams.landing.upkeep import maintain_table
 
-        return keep_table(name, timedelta(days=(params or {})["snapshots_days"]))
+        return maintain_table(name, timedelta(days=(params or {})["snapshots_days"]))
 
     @task(max_active_tis_per_dagrun=1)
     def keep_landing_table(topic: str) -> dict | None:
-        from include.streams.landing.upkeep import keep_landing_table
+        from include.streams.landing.upkeep import maintain_landing_table
 
         # Stays below the task's timeout. What is left is bundled the next night.
-        return keep_landing_table(PROJECT.topics[topic], PROJECT.landing_consumers, seconds=1800)
+        return maintain_landing_table(PROJECT.topics[topic], PROJECT.landing_consumers, seconds=1800)
 
     @task
     def remove_staging_files() -> int:

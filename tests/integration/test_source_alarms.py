@@ -64,7 +64,7 @@ def test_a_source_is_named_until_it_behaves_again(consumer):
     assert check(consumer, 1, {"a": 61, "b": 2, HOSTILE: 12})["warnings"] == ["shops that sell too much"]
     shops = alarms(consumer)
     assert set(shops) == {"a", HOSTILE}
-    assert shops["a"].startswith("a: 61 in one order; expected: at most 10. Its rows go on.")
+    assert shops["a"].startswith("a: 61 in one order; expected: at most 10. Its rows are processed.")
     page = load_page(consumer, 1)
     assert page
     assert HOSTILE not in page

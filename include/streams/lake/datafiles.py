@@ -133,7 +133,7 @@ def upload(table: Table, paths: Iterable[Path]) -> list[DataFile]:
 
 
 @dataclass(frozen=True)
-class Without:
+class Removal:
     """What a table's state becomes without some rows.
 
     Attributes:
@@ -147,7 +147,7 @@ class Without:
     rows: int
 
 
-def without(
+def prepare_removal(
     connection: DuckDBPyConnection,
     table: Table,
     files: Sequence[DataFile],
@@ -155,7 +155,7 @@ def without(
     others: Callable[[DuckDBPyRelation], DuckDBPyRelation],
     *,
     cut: tuple[str, int] | None = None,
-) -> Without:
+) -> Removal:
     """Prepare the removal of rows from a table; `writing.replace_files` does it.
 
     PyIceberg's own `delete` reads and writes one file after the other: ten minutes for two thousand small ones.
@@ -177,7 +177,7 @@ def without(
         with tempfile.TemporaryDirectory(prefix="without-") as folder:
             query = f"select {columns(table)} from rest"
             rest = upload(table, write(connection, query, table, Path(folder), cut=cut))
-    return Without(old, rest, sum(counts.values()))
+    return Removal(old, rest, sum(counts.values()))
 
 
 def require_whole(store: Any, sizes: Mapping[str, int]) -> None:

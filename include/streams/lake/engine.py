@@ -100,7 +100,7 @@ def connect(*, filesystem: Any = None, memory_limit: str = MEMORY_LIMIT) -> Iter
                 del _FETCHED[connection]
 
 
-def fetched(connection: DuckDBPyConnection, addresses: Sequence[str]) -> list[str]:
+def local_copies(connection: DuckDBPyConnection, addresses: Sequence[str]) -> list[str]:
     """Fetch files; files that this connection has fetched before are not fetched again.
 
     Args:
@@ -177,7 +177,7 @@ def count_by_file(
         counted: Returns those of the rows that are counted.
     """
     small, large = _by_size(files)
-    addresses = dict(zip([*fetched(connection, small), *large], [*small, *large], strict=True))
+    addresses = dict(zip([*local_copies(connection, small), *large], [*small, *large], strict=True))
     rows = read_files(connection, table.schema(), addresses, file_column=_FILE)
     counts = counted(rows).aggregate(f"{quoted(_FILE)}, count(*)", quoted(_FILE)).fetchall()
     return {addresses[path]: count for path, count in counts}
@@ -253,7 +253,7 @@ def _require_no_deletes(table: Table, task: FileScanTask) -> None:
 def read_data_files(connection: DuckDBPyConnection, table: Table, files: Iterable[DataFile]) -> DuckDBPyRelation:
     """The rows of data files of the table. Small files are fetched first, several at a time."""
     small, large = _by_size(files)
-    return read_files(connection, table.schema(), [*fetched(connection, small), *large])
+    return read_files(connection, table.schema(), [*local_copies(connection, small), *large])
 
 
 def _by_size(files: Iterable[DataFile]) -> tuple[list[str], list[str]]:

@@ -224,7 +224,7 @@ def _bundle(table: Table, files: list[DataFile], order_by: str, unique: Sequence
     """Upload the rows of these files as one file; none if rows that must be unique are there twice."""
     with tempfile.TemporaryDirectory(prefix="bundle-") as folder, engine.connect() as connection:
         local = Path(folder) / "bundle.parquet"
-        paths = engine.fetched(connection, [file.file_path for file in files])
+        paths = engine.local_copies(connection, [file.file_path for file in files])
         small = engine.read_files(connection, table.schema(), paths)
         small.create_view("small")
         if unique and _repeats(small, unique):

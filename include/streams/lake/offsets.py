@@ -1,7 +1,7 @@
-"""Rows by their place in Kafka, for any number of offset ranges at once.
+"""Rows by their Kafka coordinates, for any number of offset ranges at once.
 
-A condition that names each range costs PyIceberg 12 seconds for two thousand of them, and DuckDB 48: a claim of a topic
-with many partitions has as many.
+A condition that names each range takes PyIceberg 12 seconds and DuckDB 48 seconds for two thousand ranges. A claim of a
+topic with many partitions has that many.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class LogRange(TypedDict):
-    """Offsets of a partition from `start` to before `end`, as JSON. `log` is the identity of the partition's log.
+    """Offsets [start, end) of a partition, as JSON. `log` is the identity of the partition's log.
 
-    A range without `log`, from a run that began before the column existed, is of any log.
+    A range without `log` comes from a run that began before the column existed. It matches any log.
     """
 
     partition: int
@@ -30,61 +30,67 @@ class LogRange(TypedDict):
 
 
 @dataclass(frozen=True)
-class Place:
-    """The columns of a table that say where in Kafka a row comes from; `log`: the identity of the partition's log."""
+class OffsetColumns:
+    """The names of the columns with a row's Kafka coordinates.
+
+    Attributes:
+        partition: The column of the partition.
+        offset: The column of the offset.
+        log: The column of the identity of the partition's log; None if the table has none.
+    """
 
     partition: str
     offset: str
     log: str | None = None
 
 
-def among(
+def rows_in_ranges(
     connection: DuckDBPyConnection,
     rows: DuckDBPyRelation,
     ranges: Sequence[LogRange],
-    place: Place,
+    columns: OffsetColumns,
     *,
     others: bool = False,
 ) -> DuckDBPyRelation:
-    """The rows that came from these offsets.
+    """The rows with these coordinates.
 
     Args:
-        connection: The engine's DuckDB connection, which made `rows`.
+        connection: The DuckDB connection that created `rows`.
         rows: The rows.
-        ranges: The offsets. A row without a log is of any log.
-        place: The columns of `rows`; without `log`, that of the ranges is ignored.
-        others: The rows that came from other offsets.
+        ranges: The offset ranges. A row without a log matches any log.
+        columns: The columns of the coordinates in `rows`. Without `log`, the logs of the ranges are ignored.
+        others: True to return all other rows instead.
     """
     import pyarrow as pa
 
-    # A name of its own, because a relation is read later, when the connection may know other ranges.
+    # A unique name, because a relation is read later, when the connection may have registered other ranges.
     name = f"ranges {uuid.uuid4().hex}"
-    columns = {
+    table = {
         "partition": pa.array([int(part["partition"]) for part in ranges], pa.int64()),
         "start": pa.array([int(part["start"]) for part in ranges], pa.int64()),
         "end": pa.array([int(part["end"]) for part in ranges], pa.int64()),
         "log": pa.array([part.get("log") for part in ranges], pa.string()),
     }
-    connection.register(name, pa.table(columns))
+    connection.register(name, pa.table(table))
     is_inside = (
-        f'found.{quoted(place.partition)} = ranges."partition" '
-        f'and found.{quoted(place.offset)} >= ranges."start" and found.{quoted(place.offset)} < ranges."end"'
+        f'found.{quoted(columns.partition)} = ranges."partition" '
+        f'and found.{quoted(columns.offset)} >= ranges."start" and found.{quoted(columns.offset)} < ranges."end"'
     )
-    if place.log is not None:
-        is_inside += f' and coalesce(found.{quoted(place.log)} = ranges."log", true)'
+    if columns.log is not None:
+        is_inside += f' and coalesce(found.{quoted(columns.log)} = ranges."log", true)'
     if ranges and not others:
-        # DuckDB skips the parts of a file that are outside of it.
-        rows = rows.filter(span(ranges, place.offset))
+        # With this condition, DuckDB skips the parts of files outside of the span.
+        rows = rows.filter(span(ranges, columns.offset))
     wanted = connection.sql(f"select * from {quoted(name)}").set_alias("ranges")
     return rows.set_alias("found").join(wanted, is_inside, how="anti" if others else "semi")
 
 
 def span(ranges: Iterable[LogRange], offset: str) -> str:
-    """A short condition that holds for all rows of these offset ranges, at least one, and for many others.
+    """A short condition that holds for all rows of these offset ranges, and also for many other rows.
 
     Args:
-        ranges: As for `among`.
-        offset: The column with the offset.
+        ranges: As for `rows_in_ranges`; not empty.
+        offset: The name of the column with the offset.
     """
     ranges = list(ranges)
     first, end = min(int(part["start"]) for part in ranges), max(int(part["end"]) for part in ranges)

@@ -94,18 +94,18 @@ def _apply(options: argparse.Namespace, registry: Registry) -> list[str]:
 
 def _status(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.streams.landing.connect import Connect
-    from include.streams.landing.connectors import landed, left_over
-    from include.streams.landing.standing import Standing, progress
+    from include.streams.landing.connector_status import ConnectorStatus, sink_progress
+    from include.streams.landing.connectors import landed_topics, left_over
     from include.streams.landing.tables import connector_name, raw_table
 
     connect, lines, all_well = Connect(options.conn_id), [], True
-    for topic in landed(registry) if options.connector is None else [_topic(options.connector, registry)]:
-        standing = Standing.of(connect, connector_name(topic))
-        found = progress(topic, options.kafka_conn_id)
-        all_well &= standing.is_running
+    for topic in landed_topics(registry) if options.connector is None else [_topic(options.connector, registry)]:
+        status = ConnectorStatus.of(connect, connector_name(topic))
+        found = sink_progress(topic, options.kafka_conn_id)
+        all_well &= status.is_running
         lines.append(
-            f"{connector_name(topic)}  {standing}  {topic.name} -> {raw_table(topic)}  lag {found.lag}"
-            + (f"  {standing.cause}" if standing.cause else "")
+            f"{connector_name(topic)}  {status}  {topic.name} -> {raw_table(topic)}  lag {found.lag}"
+            + (f"  {status.cause}" if status.cause else "")
         )
     lines = lines or ["no topic of the registry has landed=True"]
     if options.connector is None:
@@ -117,16 +117,16 @@ def _status(options: argparse.Namespace, registry: Registry) -> list[str]:
 
 def _restart(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.streams.landing.connect import Connect
-    from include.streams.landing.standing import Standing
+    from include.streams.landing.connector_status import ConnectorStatus
     from include.streams.landing.tables import connector_name
     from include.streams.landing.watchdog import forget_restarts
 
     name, connect = connector_name(_topic(options.connector, registry)), Connect(options.conn_id)
-    standing = Standing.of(connect, name)
-    if not connect.restart(name, only_failed=standing.has_failed):
+    status = ConnectorStatus.of(connect, name)
+    if not connect.restart(name, only_failed=status.has_failed):
         raise ValueError(f"connector {name} does not exist; `apply` creates it")
     forget_restarts(name)
-    return [f"connector {name}: restarted {'what had failed' if standing.has_failed else 'with all its tasks'}"]
+    return [f"connector {name}: restarted {'what had failed' if status.has_failed else 'with all its tasks'}"]
 
 
 def _stop(options: argparse.Namespace, registry: Registry) -> list[str]:
@@ -147,14 +147,14 @@ def _remove(options: argparse.Namespace, registry: Registry) -> list[str]:
 
 
 def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
-    from include.streams.landing.connectors import landed
+    from include.streams.landing.connectors import landed_topics
     from include.streams.landing.gaps import RUNBOOK
     from include.streams.landing.stored import BrokenFiles
     from include.streams.landing.tables import raw_table
     from include.streams.landing.verification import verify
 
     lines, is_whole = [], True
-    for topic in landed(registry) if options.connector is None else [_topic(options.connector, registry)]:
+    for topic in landed_topics(registry) if options.connector is None else [_topic(options.connector, registry)]:
         try:
             found = verify(topic, conn_id=options.kafka_conn_id)
         except BrokenFiles as broken:
@@ -172,7 +172,7 @@ def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
 
 
 def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
-    from include.streams.landing.broken import reading
+    from include.streams.landing.broken_files import read_with_repair
     from include.streams.landing.gaps import RUNBOOK
     from include.streams.landing.repair import Repaired, repair
     from include.streams.landing.tables import raw_table
@@ -185,7 +185,7 @@ def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
         before = verify(topic, conn_id=conn_id, repairs=True)
         return repair(topic, before.missing, conn_id=conn_id)
 
-    repaired = reading(topic, repaired_now, conn_id=conn_id, repairs=False)
+    repaired = read_with_repair(topic, repaired_now, conn_id=conn_id, repairs=False)
     lines = [f"{name}: {repaired.appended} records appended, {repaired.without_record} offsets hold none"]
     if repaired.lost:
         lines.append(f"{name}: {repaired.lost} offsets are lost: retention had removed them from Kafka ({RUNBOOK})")
@@ -228,10 +228,10 @@ def _step_over(options: argparse.Namespace, registry: Registry) -> list[str]:
 
 
 def _topic(connector: str, registry: Iterable[Topic]) -> Topic:
-    from include.streams.landing.connectors import landed
+    from include.streams.landing.connectors import landed_topics
     from include.streams.landing.tables import connector_name
 
-    found = {connector_name(topic): topic for topic in landed(registry)}
+    found = {connector_name(topic): topic for topic in landed_topics(registry)}
     if connector not in found:
         raise LookupError(
             f"no landed topic has a connector {connector!r}; there are {', '.join(sorted(found)) or 'none'}"

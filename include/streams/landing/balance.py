@@ -13,8 +13,8 @@ from include.streams.kafka.offsets import OffsetRange
 from include.streams.lake import engine
 from include.streams.lake.catalog import load_catalog
 from include.streams.landing import dead_letters, intervals, staging
-from include.streams.landing.broken import reading
 from include.streams.landing.broken_contracts import watch_broken_contracts
+from include.streams.landing.broken_files import read_with_repair
 from include.streams.landing.clean import as_parts, count_of, replaceable
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.planning import without_record
@@ -51,7 +51,7 @@ def finish(consumer: LandingConsumer, summary: RunSummary, run_id: str) -> Finis
         DoesNotBalance: The counts differ. The claim stays open, and no new claim is made until somebody clears the run.
     """
     claim_id, ranges = claim_of(consumer, run_id)
-    found = reading(consumer.topic, lambda: _counted(consumer, ranges), conn_id=consumer.conn_id)
+    found = read_with_repair(consumer.topic, lambda: _counted(consumer, ranges), conn_id=consumer.conn_id)
     trouble = _trouble(found, summary, sum(map(len, ranges)))
     table = load_landing_table(consumer.topic)
     with begin() as connection:

@@ -16,9 +16,9 @@ from include.streams.contracts import Topic
 from include.streams.kafka.offsets import is_same_topic
 from include.streams.lake import maintenance
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.landed import landed_file
+from include.streams.landing.index import file_range
 from include.streams.landing.positions import next_offsets
-from include.streams.landing.stored import BrokenFiles, LandedFile, find_broken
+from include.streams.landing.stored import BrokenFiles, DataFileRange, find_broken
 from include.streams.landing.tables import topic_id
 from include.streams.operations.database import begin
 from include.streams.operations.tables import claim_ranges, claims
@@ -56,7 +56,7 @@ def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seco
     limits = [_done_below(lane, topic_id(table)) for lane in mine]
 
     def group(files: list[DataFile]) -> Iterable[list[DataFile]]:
-        pieces = sorted(((landed_file(table, file), file) for file in files), key=lambda pair: pair[0].start)
+        pieces = sorted(((file_range(table, file), file) for file in files), key=lambda pair: pair[0].start)
         bundles: list[list[DataFile]] = [[]]
         end = records = size = 0
         for piece, file in pieces:
@@ -72,10 +72,10 @@ def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seco
             end = max(end, piece.end)
         return bundles
 
-    broken: dict[LandedFile, str] = {}
+    broken: dict[DataFileRange, str] = {}
 
     def are_broken(files: list[DataFile]) -> bool:
-        found = find_broken(table.io, [landed_file(table, file) for file in files])
+        found = find_broken(table.io, [file_range(table, file) for file in files])
         broken.update(found)
         return bool(found)
 

@@ -28,7 +28,7 @@ from include.streams.lake.engine import quoted
 from include.streams.lake.offsets import LogRange
 from include.streams.lake.types import sql_type
 from include.streams.landing import conflicts, intervals
-from include.streams.landing.broken import reading
+from include.streams.landing.broken_files import read_with_repair
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.gaps import State
 from include.streams.landing.planning import without_record
@@ -125,13 +125,13 @@ def commit_clean(consumer: LandingConsumer, results: Iterable[ValidatedUnit], ru
     """
     results = list(results)
     claim_id, ranges = claim_of(consumer, run_id)
-    own = reading(consumer.topic, lambda: replaceable(consumer, ranges), conn_id=consumer.conn_id)
+    own = read_with_repair(consumer.topic, lambda: replaceable(consumer, ranges), conn_id=consumer.conn_id)
     parts = as_parts(own)
     files = [file for result in results for file in result["files"]]
     table = ensure_clean_table(consumer.topic)
     with tempfile.TemporaryDirectory(prefix="clean-") as folder, engine.connect() as connection, _alone(claim_id):
         table.refresh()
-        mine = partial(coordinates.among, connection, ranges=parts)
+        mine = partial(coordinates.rows_in_ranges, connection, ranges=parts)
         others = partial(mine, others=True)
         rows_of_files = _staged(connection, consumer, files, claim_id)
         _view_staged(connection, rows_of_files, ranges)
@@ -149,13 +149,15 @@ def commit_clean(consumer: LandingConsumer, results: Iterable[ValidatedUnit], ru
             properties = {CLAIM_ID: str(claim_id), RUN_ID: run_id}
             # Found on the same state that the commit is made on. The lock only saves work: it is lost when its
             # connection breaks, and a task that was given up may still run and may have committed the same rows.
-            before = datafiles.without(connection, table, coordinates.files_of(table, parts), mine, others, cut=cut)
+            before = datafiles.prepare_removal(
+                connection, table, coordinates.files_of(table, parts), mine, others, cut=cut
+            )
             replaced = before.rows
             writing.replace_files(transaction, before.old, [*before.rest, *added], properties)
 
         writing.commit(table, change)
         # After the commit: a dead-letter topic that refuses the conflicts must not hold back good rows.
-        conflicting = conflicts.keep(connection, consumer, ranges, run_id)
+        conflicting = conflicts.publish_conflicts(connection, consumer, ranges, run_id)
     landed = sum(result["landed"] for result in results)
     summary: RunSummary = {
         "claim_id": claim_id,

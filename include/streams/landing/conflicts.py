@@ -19,10 +19,10 @@ from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.landing import dead_letters
-from include.streams.landing.broken import reading
+from include.streams.landing.broken_files import read_with_repair
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.landed import stored_files
-from include.streams.landing.tables import PLACE, headers_of, load_landing_table
+from include.streams.landing.index import stored_files
+from include.streams.landing.tables import OFFSET_COLUMNS, headers_of, load_landing_table
 from include.streams.validators.rows import RECORD_TIME
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ Place = tuple[int, int]
 Text = tuple[datetime | None, str | None, Headers]
 
 
-def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequence[OffsetRange], run_id: str) -> int:
+def publish_conflicts(
+    connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequence[OffsetRange], run_id: str
+) -> int:
     """Publish the conflicting rows of the table `dropped` as dead letters and record them.
 
     Rows that an earlier try of the run has recorded are counted, but not published again.
@@ -74,7 +76,7 @@ def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequ
         while new:
             records, number = originals.fetch_some(new[:AT_ONCE], AT_ONCE_BYTES)
             places, new = new[:number], new[number:]
-            _keep(consumer, list(records.values()), run_id, producer)
+            _publish(consumer, list(records.values()), run_id, producer)
             gone = [place for place in places if place not in records]
             del records
             # Retention has removed these records from Kafka: keep the landed text instead. A good row's text is not
@@ -86,12 +88,12 @@ def keep(connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequ
                     dead_letters.landed_message(consumer, topic_ids[place[0]], place, *text)
                     for place, text in texts.items()
                 ]
-                _keep(consumer, landed, run_id, producer, landed_text=True)
+                _publish(consumer, landed, run_id, producer, landed_text=True)
     log.warning("conflicts: consumer=%s run_id=%s rows=%d new=%d", consumer.name, run_id, len(found), count)
     return len(found)
 
 
-def _keep(
+def _publish(
     consumer: LandingConsumer,
     messages: Sequence[Message],
     run_id: str,
@@ -123,7 +125,7 @@ def _landed_texts(
         table = load_landing_table(consumer.topic)
         names = headers_of(table)
         try:
-            rows = offsets.among(connection, _rows_near(connection, table, wanted), wanted, PLACE)
+            rows = offsets.rows_in_ranges(connection, _rows_near(connection, table, wanted), wanted, OFFSET_COLUMNS)
             columns = ", ".join([f'"partition", "offset", {RECORD_TIME}, value', *map(header_column, names)])
             found = rows.project(columns).distinct().fetchall()
         except (OSError, duckdb.Error):
@@ -135,7 +137,7 @@ def _landed_texts(
             texts[partition, offset] = (timestamp, value, headers)
         return texts
 
-    return reading(consumer.topic, read, conn_id=consumer.conn_id) if places else {}
+    return read_with_repair(consumer.topic, read, conn_id=consumer.conn_id) if places else {}
 
 
 def _validated_texts(connection: DuckDBPyConnection, places: Collection[Place]) -> dict[Place, Text]:
@@ -146,7 +148,7 @@ def _validated_texts(connection: DuckDBPyConnection, places: Collection[Place]) 
 
     # As a text only afterwards: those of all other rows would be made too.
     validated = connection.sql("select *, staged as whole from staged")
-    rows = coordinates.among(connection, validated, _as_ranges(places))
+    rows = coordinates.rows_in_ranges(connection, validated, _as_ranges(places))
     query = "kafka_partition, kafka_offset, kafka_timestamp, to_json(whole)::varchar"
     found = rows.project(query).fetchall()
     return {(partition, offset): (timestamp, text, ()) for partition, offset, timestamp, text in found}
@@ -159,9 +161,9 @@ def _as_ranges(places: Iterable[Place]) -> list[LogRange]:
 def _rows_near(connection: DuckDBPyConnection, table: Table, wanted: Sequence[LogRange]) -> DuckDBPyRelation:
     """The rows of the files that may hold these offsets."""
     from include.streams.lake import engine
-    from include.streams.landing.landed import Landed
+    from include.streams.landing.index import LandingIndex
 
-    landed = Landed(table)
+    landed = LandingIndex(table)
     files = (file for part in wanted for file in landed.files(part["partition"], part["start"], part["end"]))
-    paths = engine.fetched(connection, list(dict.fromkeys(file.path for file in files)))
+    paths = engine.local_copies(connection, list(dict.fromkeys(file.path for file in files)))
     return engine.read_files(connection, table.schema(), paths)

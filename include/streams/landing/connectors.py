@@ -72,7 +72,7 @@ def coordinator_group(topic: Topic) -> str:
     return f"{sink_group(topic)}-coord"
 
 
-def landed(topics: Iterable[Topic]) -> list[Topic]:
+def landed_topics(topics: Iterable[Topic]) -> list[Topic]:
     return [topic for topic in topics if topic.landed]
 
 
@@ -143,7 +143,7 @@ def apply(
         UnsafeConnector: A connector runs although its coordinator has committed no offset.
         Exception: What the steps raise.
     """
-    wanted = landed(topics)
+    wanted = landed_topics(topics)
     if not wanted:
         return []
     connect = Connect(conn_id)
@@ -159,7 +159,7 @@ def left_over(topics: Iterable[Topic], connect: Connect) -> dict[str, str]:
     These connectors continue to land. They are recognized by their control topic: the same Connect cluster may serve
     other teams, whose connectors must be ignored.
     """
-    wanted = {connector_name(topic) for topic in landed(topics)}
+    wanted = {connector_name(topic) for topic in landed_topics(topics)}
     return {
         name: f"connector {name}: no topic of the registry is landed by it, and it is still there; if that is meant, "
         f"remove it: `python -m include.streams.landing remove {name}`"

@@ -143,12 +143,12 @@ def _ranges_of(row: Row) -> Ranges:
     return [(part.lower, part.upper) for part in row.ranges]
 
 
-def note(
+def record_missing(
     connection: Connection,
     topic: str,
     topic_id: str,
     missing: Mapping[int, Ranges],
-    looked: Mapping[int, tuple[int, int]],
+    checked: Mapping[int, tuple[int, int]],
     age: timedelta = timedelta(),
 ) -> list[Gap]:
     """Record which offsets are missing now, and delete those that are not missing any more.
@@ -161,14 +161,14 @@ def note(
         topic: The topic's name.
         topic_id: The landing table's topic id.
         missing: {partition: the offsets that are missing now}, as `intervals.union` returns them.
-        looked: {partition: (start, end) of the offsets that were checked}. Other offsets stay as they are.
+        checked: {partition: (start, end) of the offsets that were checked}. Other offsets stay as they are.
         age: For how long offsets are taken to be missing that were not on record before.
 
     Returns:
         The missing offsets with their age.
     """
     lock(connection, topic_id)
-    starts, ends = ({partition: both[n] for partition, both in looked.items()} for n in (0, 1))
+    starts, ends = ({partition: both[n] for partition, both in checked.items()} for n in (0, 1))
     mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state == State.missing, _reach(starts, ends))
     known_for = (func.now() - landing_gaps.c.found_at).label("age")
     known: dict[int, list[tuple[Ranges, timedelta]]] = {}
@@ -181,7 +181,7 @@ def note(
             was, intervals.between(missing.get(row.partition, []), row.start_offset, row.end_offset)
         )
         known.setdefault(row.partition, []).append((still, row.age))
-        if not (ended := intervals.subtract(intervals.between(was, *looked[row.partition]), still)):
+        if not (ended := intervals.subtract(intervals.between(was, *checked[row.partition]), still)):
             continue
         over.setdefault(row.partition, []).extend(ended)
         if left := intervals.subtract(was, ended):
@@ -204,14 +204,14 @@ def note(
 
 
 def has_missing_outside(
-    connection: Connection, topic_id: str, looked: Mapping[int, tuple[int, int]], begins: Mapping[int, int]
+    connection: Connection, topic_id: str, checked: Mapping[int, tuple[int, int]], begins: Mapping[int, int]
 ) -> bool:
     """Whether offsets are recorded as missing that a check did not cover.
 
     Args:
         connection: A connection to the operational database.
         topic_id: The landing table's topic id.
-        looked: {partition: (start, end) of the offsets that were checked}.
+        checked: {partition: (start, end) of the offsets that were checked}.
         begins: {partition: where the table begins}. Offsets below were removed for good and are not missing.
     """
     column = landing_gaps.c
@@ -223,13 +223,13 @@ def has_missing_outside(
                 and_(column.start_offset >= start, column.end_offset <= end),
             ),
         )
-        for partition, (start, end) in looked.items()
+        for partition, (start, end) in checked.items()
     )
     mine = (column.topic_id == topic_id, column.state == State.missing, not_(or_(false(), *inside)))
     return connection.execute(select(column.id).where(*mine).limit(1)).first() is not None
 
 
-def record(topic: str, topic_id: str, partition: int, state: State, ranges: Ranges, records: int = 0) -> None:
+def record_outcome(topic: str, topic_id: str, partition: int, state: State, ranges: Ranges, records: int = 0) -> None:
     """Record the outcome of missing offsets. Repeating the call changes nothing.
 
     The ranges are added to the last row of the same state, as long as it then has at most MAX_RANGES ranges.
@@ -268,7 +268,7 @@ def record(topic: str, topic_id: str, partition: int, state: State, ranges: Rang
             connection.execute(update(landing_gaps).where(landing_gaps.c.id == last.id).values(values))
 
 
-def forget(connection: Connection, topic_id: str, partition: int, state: State, ranges: Ranges) -> Ranges:
+def delete_outcome(connection: Connection, topic_id: str, partition: int, state: State, ranges: Ranges) -> Ranges:
     """Delete the recorded outcome of offsets that have landed after all.
 
     Args:

@@ -13,8 +13,8 @@ from include.streams.kafka.offsets import is_same_topic
 from include.streams.landing import gaps, intervals
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.gaps import RUNBOOK, State
+from include.streams.landing.index import LandingIndex
 from include.streams.landing.intervals import Ranges
-from include.streams.landing.landed import Landed
 from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, topic_id
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_to_alarm
@@ -43,7 +43,7 @@ def report_late(topic: LandedTopic, lanes: Iterable[LandingConsumer]) -> int:
         How many offsets had landed.
     """
     table = load_landing_table(topic)
-    landing_id, landed = topic_id(table), Landed(table)
+    landing_id, landed = topic_id(table), LandingIndex(table)
     lost: dict[int, list[tuple[int, int]]] = {}
     for gap in gaps.history(landing_id, [State.lost]):
         lost.setdefault(gap.partition, []).append((gap.start_offset, gap.end_offset))
@@ -53,7 +53,7 @@ def report_late(topic: LandedTopic, lanes: Iterable[LandingConsumer]) -> int:
         late = _late(landed, partition, intervals.union(ranges))
         for first in range(0, len(late), RANGES_A_MESSAGE):
             with begin() as connection:
-                gone = gaps.forget(
+                gone = gaps.delete_outcome(
                     connection, landing_id, partition, State.lost, late[first : first + RANGES_A_MESSAGE]
                 )
                 if gone:
@@ -65,7 +65,7 @@ def report_late(topic: LandedTopic, lanes: Iterable[LandingConsumer]) -> int:
     return found
 
 
-def _late(landed: Landed, partition: int, lost: Ranges) -> Ranges:
+def _late(landed: LandingIndex, partition: int, lost: Ranges) -> Ranges:
     """The lost offsets that are in files."""
     files = landed.files(partition, lost[0][0], lost[-1][1])
     files = [file for file in files if intervals.between(lost, file.start, file.end)]

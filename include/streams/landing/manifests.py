@@ -30,7 +30,7 @@ landing_manifests = Table(
 )
 
 
-def known(paths: Collection[str]) -> dict[str, Bounds]:
+def load_bounds(paths: Collection[str]) -> dict[str, Bounds]:
     """The recorded bounds of manifests.
 
     Args:
@@ -48,7 +48,7 @@ def known(paths: Collection[str]) -> dict[str, Bounds]:
     return found
 
 
-def remember(table_uuid: str, bounds: Mapping[str, Bounds]) -> None:
+def store_bounds(table_uuid: str, bounds: Mapping[str, Bounds]) -> None:
     """Record the bounds of manifests. Repeating the call, even in two processes at once, changes nothing.
 
     Args:
@@ -65,7 +65,7 @@ def remember(table_uuid: str, bounds: Mapping[str, Bounds]) -> None:
             connection.execute(insert(landing_manifests).on_conflict_do_nothing(), some)
 
 
-def forget_others(table_uuid: str, paths: Iterable[str]) -> int:
+def delete_others(table_uuid: str, paths: Iterable[str]) -> int:
     """Delete the recorded bounds of manifests that the table no longer has.
 
     Args:

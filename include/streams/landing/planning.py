@@ -16,17 +16,17 @@ from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, 
 from include.streams.kafka.reading import CONSUMER_SETTINGS
 from include.streams.kafka.watch import Committing, watch_claims
 from include.streams.landing import gaps, intervals, staging
-from include.streams.landing.broken import close_if_whole, reading
+from include.streams.landing.broken_files import close_if_whole, read_with_repair
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.gaps import RUNBOOK, Gap, State
+from include.streams.landing.index import LandingIndex
 from include.streams.landing.intervals import Ranges
-from include.streams.landing.landed import Landed
 from include.streams.landing.positions import (
     has_claim,
     next_offsets,
     open_claim_of_another_run,
     open_stopped_alarm,
-    stop,
+    stopped_failure,
 )
 from include.streams.landing.repair import repair
 from include.streams.landing.snapshot import LandingSnapshot
@@ -66,11 +66,11 @@ def claim_landed(consumer: LandingConsumer, run_id: str) -> list[WorkUnit]:
     try:
         found = None
         if not asks_again:
-            found = reading(consumer.topic, lambda: LandingSnapshot.load(consumer), conn_id=consumer.conn_id)
+            found = read_with_repair(consumer.topic, lambda: LandingSnapshot.load(consumer), conn_id=consumer.conn_id)
         claimed = _claim(consumer, run_id, found)
-        units = reading(consumer.topic, lambda: _plan(consumer, claimed, found), conn_id=consumer.conn_id)
+        units = read_with_repair(consumer.topic, lambda: _plan(consumer, claimed, found), conn_id=consumer.conn_id)
     except ConsumerStopped as stopped:
-        raise stop(consumer, stopped) from stopped
+        raise stopped_failure(consumer, stopped) from stopped
     log.info(
         "claimed: consumer=%s run_id=%s claim=%d ranges=%s units=%d files=%d",
         consumer.name,
@@ -126,7 +126,7 @@ def without_record(
     landed = None
     for part in ranges:
         if mine := intervals.intersect(settled.get(part.partition, []), [(part.start, part.end)]):
-            landed = landed or Landed(table)
+            landed = landed or LandingIndex(table)
             found[part.partition] = intervals.subtract(mine, landed.covered(part.partition, part.start, part.end))
     return {partition: offsets for partition, offsets in found.items() if offsets}
 
@@ -165,7 +165,7 @@ def _claim(consumer: LandingConsumer, run_id: str, found: LandingSnapshot | None
 
 def _is_whole(consumer: LandingConsumer, found: LandingSnapshot | None) -> bool:
     """Whether every partition that has a landed offset was found in Kafka."""
-    return found is not None and all(Partition(consumer.topic.name, n) in found.kafka for n in found.looked)
+    return found is not None and all(Partition(consumer.topic.name, n) in found.kafka for n in found.checked)
 
 
 def _watch_claim(

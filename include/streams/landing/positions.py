@@ -77,7 +77,7 @@ def check_same_topic(topic: LandedTopic, landing_id: str, kafka: Mapping[Partiti
             raise ConsumerStopped({topic.name: why})
 
 
-def stop(consumer: Claimant, stopped: ConsumerStopped) -> Exception:
+def stopped_failure(consumer: Claimant, stopped: ConsumerStopped) -> Exception:
     """Open an alarm and return a failure that Airflow does not retry: only a person can fix this."""
     from airflow.sdk.exceptions import AirflowFailException
 

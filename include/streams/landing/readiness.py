@@ -64,7 +64,7 @@ class Lane:
         return timedelta(seconds=self.max_claim_age_seconds)
 
 
-def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
+def check_readiness(lane: Lane, *, verify_too: bool = True) -> Readiness:
     """Whether a run of the lane should continue now.
 
     It should if it already has a claim (it was cleared), or if no other run's claim is open and offsets from the
@@ -101,34 +101,34 @@ def look(lane: Lane, *, verify_too: bool = True) -> Readiness:
     except NoSuchTableError:
         return Readiness.no_table
     try:
-        return _look_at(lane, table, verify_too=verify_too)
+        return _check_table(lane, table, verify_too=verify_too)
     except ConsumerStopped as stopped:
         with begin() as connection:
             open_stopped_alarm(connection, lane, [str(stopped)])
         return Readiness.stopped
 
 
-def _look_at(lane: Lane, table: "Table", *, verify_too: bool) -> Readiness:
+def _check_table(lane: Lane, table: "Table", *, verify_too: bool) -> Readiness:
     from include.streams.landing.stored import BrokenFiles
 
     logs = _Logs(lane, table)
     try:
-        return _with_something_to_do(lane, table, logs, verify_too=verify_too)
+        return _with_work(lane, table, logs, verify_too=verify_too)
     except BrokenFiles as broken:
         # The run takes them out of the table, and goes on with all partitions that answer.
         log.warning("lane=%s files cannot be read: %s", lane.name, broken)
         return Readiness.ready if logs.claimable else logs.why_not({file.partition for file in broken.files})
 
 
-def _with_something_to_do(lane: Lane, table: "Table", logs: "_Logs", *, verify_too: bool) -> Readiness:
+def _with_work(lane: Lane, table: "Table", logs: "_Logs", *, verify_too: bool) -> Readiness:
     from include.streams.landing import gaps
-    from include.streams.landing.landed import Landed
+    from include.streams.landing.index import LandingIndex
     from include.streams.landing.positions import next_offsets
     from include.streams.landing.tables import start_offsets, topic_id
     from include.streams.landing.verification import open_gap_alarm, verify
     from include.streams.operations.database import begin
 
-    landed = Landed(table)
+    landed = LandingIndex(table)
     with begin() as connection:
         begins = dict.fromkeys(landed.partitions, 0) | start_offsets(table)
         starts = begins | next_offsets(connection, lane, topic_id(table))
@@ -143,7 +143,7 @@ def _with_something_to_do(lane: Lane, table: "Table", logs: "_Logs", *, verify_t
             waiting.add(partition)
     if verify_too:
         found = verify(
-            lane.topic, starts, conn_id=lane.conn_id, grace=lane.landing_grace, most=LOOK_AHEAD, repairs=True
+            lane.topic, starts, conn_id=lane.conn_id, grace=lane.landing_grace, max_offsets=LOOK_AHEAD, repairs=True
         )
         due = {gap.offsets.partition for gap in found.due}
         # A run repairs nothing in the others.
@@ -171,14 +171,14 @@ class _Logs:
             ConsumerStopped: The topic is not the one that landed.
             KafkaException: The broker is unavailable or refuses.
         """
-        return self._found[0]
+        return self._comparison[0]
 
     def why_not(self, partitions: Set[int]) -> Readiness:
         """Why a run could not claim these partitions; opens the alarm if only a person can change it."""
         from include.streams.landing.positions import open_stopped_alarm
         from include.streams.operations.database import begin
 
-        stopped = {number: why for number, why in self._found[1].items() if number in partitions}
+        stopped = {number: why for number, why in self._comparison[1].items() if number in partitions}
         if not stopped:
             return Readiness.unanswered
         with begin() as connection:
@@ -187,7 +187,7 @@ class _Logs:
         return Readiness.partly_stopped if self.claimable else Readiness.stopped
 
     @cached_property
-    def _found(self) -> tuple[set[int], dict[int, str]]:
+    def _comparison(self) -> tuple[set[int], dict[int, str]]:
         """The claimable partitions; and why the others are stopped, without those that do not answer."""
         from sqlalchemy import select
 
@@ -195,7 +195,7 @@ class _Logs:
         from include.streams.kafka.offsets import GroupOffsets, Partition
         from include.streams.kafka.reading import CONSUMER_SETTINGS
         from include.streams.landing import log_ends
-        from include.streams.landing.landed import Landed
+        from include.streams.landing.index import LandingIndex
         from include.streams.landing.positions import check_same_topic
         from include.streams.landing.tables import topic_id
         from include.streams.operations.database import begin
@@ -205,7 +205,7 @@ class _Logs:
         with GroupOffsets(lane.name, lane.conn_id, **CONSUMER_SETTINGS) as group:
             kafka = group.look_now([lane.topic_name], needs_committed=False)
             check_same_topic(lane.topic, topic_id(self._table), kafka)
-            landed = log_ends.compare(lane.topic, self._table, Landed(self._table), kafka, group)
+            landed = log_ends.compare(lane.topic, self._table, LandingIndex(self._table), kafka, group)
             mine = select(positions).where(positions.c.consumer == lane.name, positions.c.topic == lane.topic_name)
             with begin() as connection:
                 known = {Partition(row.topic, row.partition): row for row in connection.execute(mine)}

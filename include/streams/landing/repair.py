@@ -23,8 +23,8 @@ from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 from include.streams.landing import gaps, intervals
 from include.streams.landing.gaps import RUNBOOK, Gap, State
+from include.streams.landing.index import LandingIndex
 from include.streams.landing.intervals import Ranges
-from include.streams.landing.landed import Landed
 from include.streams.landing.positions import check_same_topic
 from include.streams.landing.tables import (
     LandedTopic,
@@ -156,7 +156,7 @@ class _Repair:
             if batch:
                 self._append(batch)
             # After the commit: if the process is killed in between, the holes are found again.
-            gaps.record(self.topic.name, self.of_topic, self.partition, State.no_record, holes)
+            gaps.record_outcome(self.topic.name, self.of_topic, self.partition, State.no_record, holes)
             if holes:
                 self.repaired.without_record += intervals.total(holes)
                 log.info("no record: %s partition=%d %s", self.topic.name, self.partition, intervals.text(holes))
@@ -168,7 +168,7 @@ class _Repair:
             log.warning("table %s was made again: its old gaps are gone", raw_table(self.topic))
             return []
         start, end = wanted[0][0], wanted[-1][1]
-        landed = Landed(table).covered(self.partition, start, end)
+        landed = LandingIndex(table).covered(self.partition, start, end)
         with begin() as connection:
             found = gaps.settled(connection, self.of_topic, {self.partition: start}, {self.partition: end})
         return intervals.subtract(wanted, intervals.union([*landed, *found.get(self.partition, [])]))
@@ -194,7 +194,7 @@ class _Repair:
             # checked again, and the loss would never be reported.
             with begin() as connection:
                 add_to_alarm(connection, raw_table(self.topic), AlarmKind.messages_lost, text)
-            gaps.record(self.topic.name, self.of_topic, self.partition, State.lost, lost)
+            gaps.record_outcome(self.topic.name, self.of_topic, self.partition, State.lost, lost)
             self.repaired.lost += intervals.total(lost)
         # Not beyond what Kafka shows: behind an open transaction, or after a truncation, nothing can be decided yet.
         return intervals.intersect(missing, [(offsets.low, max(offsets.low, offsets.end))])
@@ -274,7 +274,7 @@ class _Repair:
             return False
         log.warning("repaired: table=%s %s", raw_table(self.topic), what)
         numbers = intervals.of_numbers(message.offset for message in batch)
-        gaps.record(self.topic.name, self.of_topic, self.partition, State.repaired, numbers, len(batch))
+        gaps.record_outcome(self.topic.name, self.of_topic, self.partition, State.repaired, numbers, len(batch))
         self.repaired.appended += len(batch)
         return True
 

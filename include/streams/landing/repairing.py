@@ -8,11 +8,11 @@ rest. Two tries at once: see `repair.py`.
 import logging
 
 from include.streams.kafka.claims import ConsumerStopped
-from include.streams.landing.broken import reading
+from include.streams.landing.broken_files import read_with_repair
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.positions import has_claim, stop
+from include.streams.landing.positions import has_claim, stopped_failure
 from include.streams.landing.repair import Repaired, repair
-from include.streams.landing.verification import verify_for
+from include.streams.landing.verification import verify_next_claim
 from include.streams.landing.xcom import RepairedGaps
 from include.streams.operations.database import begin
 
@@ -38,20 +38,20 @@ def repair_gaps(consumer: LandingConsumer, run_id: str) -> RepairedGaps:
         if has_claim(connection, consumer, run_id):
             return _counts(Repaired())
     try:
-        repaired = reading(consumer.topic, lambda: _repair(consumer), conn_id=consumer.conn_id)
+        repaired = read_with_repair(consumer.topic, lambda: _repair(consumer), conn_id=consumer.conn_id)
     except ConsumerStopped as stopped:
-        raise stop(consumer, stopped) from stopped
+        raise stopped_failure(consumer, stopped) from stopped
     log.info("gaps: consumer=%s run_id=%s %s", consumer.name, run_id, repaired)
     return _counts(repaired)
 
 
 def _repair(consumer: LandingConsumer) -> Repaired:
-    due = verify_for(consumer).due
+    due = verify_next_claim(consumer).due
     if not due:
         return Repaired()
     repaired = repair(consumer.topic, due, conn_id=consumer.conn_id)
     # Takes what is repaired off the record of missing offsets, and closes the alarm.
-    verify_for(consumer)
+    verify_next_claim(consumer)
     return repaired
 
 

@@ -34,7 +34,7 @@ class LandedOffsetsSensor(BaseSensorOperator):
         self.consumer, self.idle_minutes, self.poll_seconds = consumer, idle_minutes, poll_seconds
 
     def execute(self, context: Any) -> None:
-        from include.streams.landing.readiness import Lane, Readiness, look
+        from include.streams.landing.readiness import Lane, Readiness, check_readiness
         from include.streams.landing.triggers import LandedOffsetsTrigger
 
         until = time.time() + 60 * self.idle_minutes
@@ -48,7 +48,7 @@ class LandedOffsetsSensor(BaseSensorOperator):
         )
         try:
             # Without a query to Kafka: the trigger does that when there is nothing else to do.
-            found = look(lane, verify_too=False)
+            found = check_readiness(lane, verify_too=False)
         except Exception as error:
             # The trigger waits until the service is available again, and takes no slot while it waits.
             self.log.warning("lane=%s cannot look, waiting: %s", lane.name, error)

@@ -20,10 +20,10 @@ from include.streams.kafka.reading import CONSUMER_SETTINGS
 from include.streams.landing import gaps, intervals, log_ends, units
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.gaps import Gap
+from include.streams.landing.index import LandingIndex, contiguous_end
 from include.streams.landing.intervals import Ranges
-from include.streams.landing.landed import Landed, contiguous_end
 from include.streams.landing.positions import check_same_topic, next_offsets
-from include.streams.landing.stored import HeldFile
+from include.streams.landing.stored import FileOffsets
 from include.streams.landing.tables import LandedTopic, load_landing_table, sink_group, start_offsets, topic_id
 from include.streams.landing.units import FileSlice
 from include.streams.landing.xcom import TableColumn
@@ -51,7 +51,7 @@ class LandingSnapshot:
         location: The address of the landing table.
         columns: The columns of the landing table.
         begins: {partition: the offset from which the table should be complete}.
-        looked: {partition: (start, end) of the offsets that were looked at}.
+        checked: {partition: (start, end) of the offsets that were looked at}.
         ends: {partition: the end of the offsets that should have landed}.
         files: {partition: the files that overlap these offsets, sorted by first offset}.
         settled: {partition: the offsets that are recorded as holding no record or as lost}.
@@ -60,7 +60,7 @@ class LandingSnapshot:
         lost: {partition: what happened} where the log has lost records that have landed.
         unanswered: The partitions whose log could not be compared with what has landed.
         long_landed: {partition: the end of what had landed INNER_GRACE ago}; empty if no offset is missing.
-        most: How many offsets the caller needs; None: all.
+        max_offsets: How many offsets the caller needs; None: all.
     """
 
     topic: str
@@ -68,15 +68,15 @@ class LandingSnapshot:
     location: str
     columns: list[TableColumn]
     begins: Mapping[int, int]
-    looked: Mapping[int, tuple[int, int]]
+    checked: Mapping[int, tuple[int, int]]
     ends: Mapping[int, int]
-    files: Mapping[int, Sequence[HeldFile]]
+    files: Mapping[int, Sequence[FileOffsets]]
     settled: Mapping[int, Ranges]
     kafka: Mapping[Partition, PartitionOffsets]
     lost: Mapping[Partition, str]
     unanswered: Set[Partition]
     long_landed: Mapping[int, int]
-    most: int | None = None
+    max_offsets: int | None = None
 
     @classmethod
     def load(cls, consumer: LandingConsumer) -> "LandingSnapshot":
@@ -94,7 +94,7 @@ class LandingSnapshot:
         return cls._load(
             consumer.topic,
             lambda connection, of_topic: next_offsets(connection, consumer, of_topic),
-            most=consumer.max_messages_per_claim,
+            max_offsets=consumer.max_messages_per_claim,
             conn_id=consumer.conn_id,
         )
 
@@ -104,7 +104,7 @@ class LandingSnapshot:
         topic: LandedTopic,
         starts: Mapping[int, int] | None = None,
         *,
-        most: int | None = None,
+        max_offsets: int | None = None,
         conn_id: str = CONN_ID,
     ) -> "LandingSnapshot":
         """Read a topic's table, whoever consumes it. Raises what `load` raises.
@@ -112,21 +112,23 @@ class LandingSnapshot:
         Args:
             topic: The landed topic.
             starts: {partition: the first offset to look at}; by default where the table begins.
-            most: How many offsets the caller needs. Of each partition, so many of its landed offsets are looked at.
-                None: all.
+            max_offsets: How many offsets the caller needs. Of each partition, so many of its landed offsets are looked
+                at. None: all.
             conn_id: The Airflow connection of Kafka.
         """
-        return cls._load(topic, lambda *_: starts or {}, most=most, conn_id=conn_id)
+        return cls._load(topic, lambda *_: starts or {}, max_offsets=max_offsets, conn_id=conn_id)
 
     @classmethod
-    def _load(cls, topic: LandedTopic, starts_of: Starts, *, most: int | None, conn_id: str) -> "LandingSnapshot":
+    def _load(
+        cls, topic: LandedTopic, starts_of: Starts, *, max_offsets: int | None, conn_id: str
+    ) -> "LandingSnapshot":
         with GroupOffsets(sink_group(topic), conn_id, **CONSUMER_SETTINGS) as group:
             # Read Kafka before the table: offsets that are committed by now have had more time to land.
             kafka = group.look_now([topic.name])
             table = load_landing_table(topic)
             landing_id = topic_id(table)
             check_same_topic(topic, landing_id, kafka)
-            landed, begins = Landed(table), start_offsets(table)
+            landed, begins = LandingIndex(table), start_offsets(table)
             if any(offsets.end < landed.end(partition.number) for partition, offsets in kafka.items()):
                 kafka = _looked_again(topic, group, kafka)
             logs = log_ends.compare(topic, table, landed, kafka, group)
@@ -143,8 +145,8 @@ class LandingSnapshot:
                 ends[number] = max(start, landed_end, (offsets and offsets.committed) or 0)
                 # The limit is for offsets in files. Those at the end, which are in none, cost nothing, and all of them
                 # are noted now: their grace must not begin again with each part.
-                is_far = most is not None and start + most < landed_end
-                tos[number] = start + most if is_far else ends[number]  # type: ignore[operator]
+                is_far = max_offsets is not None and start + max_offsets < landed_end
+                tos[number] = start + max_offsets if is_far else ends[number]  # type: ignore[operator]
             settled = gaps.settled(connection, landing_id, froms, tos)
         long_landed: dict[int, int] = {}
         found = cls(
@@ -153,19 +155,22 @@ class LandingSnapshot:
             location=table.location(),
             columns=_columns(table),
             begins=begins,
-            looked={number: (start, tos[number]) for number, start in froms.items()},
+            checked={number: (start, tos[number]) for number, start in froms.items()},
             ends=ends,
             # In no transaction: the files take long to read after an outage, and the server ends a transaction that
             # idles.
-            files={number: landed.held(number, start, tos[number]) for number, start in froms.items()},
+            files={number: landed.files_with_offsets(number, start, tos[number]) for number, start in froms.items()},
             settled=settled,
             kafka=kafka,
             lost=logs.lost,
             unanswered=logs.unanswered,
             long_landed=long_landed,
-            most=most,
+            max_offsets=max_offsets,
         )
-        if any(found.gaps().values()) and (before := Landed.before(table, datetime.now(UTC) - INNER_GRACE)) is not None:
+        if (
+            any(found.gaps().values())
+            and (before := LandingIndex.before(table, datetime.now(UTC) - INNER_GRACE)) is not None
+        ):
             # Not in a copy: the offsets of a topic with transactions take as long to compute as to read.
             long_landed.update((number, before.end(number)) for number in numbers)
         return found
@@ -183,23 +188,23 @@ class LandingSnapshot:
             Exception: What the catalog, the store and the database raise.
         """
         table = load_landing_table(topic)
-        landed = Landed(table)
-        looked: dict[int, tuple[int, int]] = {}
+        landed = LandingIndex(table)
+        checked: dict[int, tuple[int, int]] = {}
         for part in ranges:
-            start, end = looked.get(part.partition, (part.start, part.end))
-            looked[part.partition] = (min(start, part.start), max(end, part.end))
+            start, end = checked.get(part.partition, (part.start, part.end))
+            checked[part.partition] = (min(start, part.start), max(end, part.end))
         with begin() as connection:
             # Gaps are recorded under the table's own id: a claim may be of a later generation of the log.
-            settled = gaps.settled(connection, topic_id(table), *_both(looked))
+            settled = gaps.settled(connection, topic_id(table), *_both(checked))
         return cls(
             topic=topic.name,
             topic_id=topic_id(table),
             location=table.location(),
             columns=_columns(table),
             begins=start_offsets(table),
-            looked=looked,
-            ends=_both(looked)[1],
-            files={number: landed.held(number, *both) for number, both in looked.items()},
+            checked=checked,
+            ends=_both(checked)[1],
+            files={number: landed.files_with_offsets(number, *both) for number, both in checked.items()},
             settled=settled,
             kafka={},
             lost={},
@@ -217,7 +222,7 @@ class LandingSnapshot:
                     *self.settled.get(number, []),
                 ]
             )
-            for number, both in self.looked.items()
+            for number, both in self.checked.items()
         }
 
     def gaps(self) -> Mapping[int, Ranges]:
@@ -226,7 +231,7 @@ class LandingSnapshot:
 
     @cached_property
     def _gaps(self) -> Mapping[int, Ranges]:
-        return {number: intervals.subtract([both], self.covered[number]) for number, both in self.looked.items()}
+        return {number: intervals.subtract([both], self.covered[number]) for number, both in self.checked.items()}
 
     def is_comparable(self, gap: Gap) -> bool:
         """Whether Kafka's log holds what this table lacks there; otherwise Kafka would answer with other records."""
@@ -247,13 +252,13 @@ class LandingSnapshot:
         ]
 
     def needed(self, known: Iterable[Gap]) -> list[Gap]:
-        """The gaps, as far as a claim of `most` offsets would take their offsets."""
-        if self.most is None:
-            ends = {number: end for number, (_, end) in self.looked.items()}
+        """The gaps, as far as a claim of `max_offsets` offsets would take their offsets."""
+        if self.max_offsets is None:
+            ends = {number: end for number, (_, end) in self.checked.items()}
         else:
-            wanted = {Partition(self.topic, n): end - start for n, (start, end) in self.looked.items()}
-            shares = fair_shares(wanted, self.most)
-            ends = {partition.number: self.looked[partition.number][0] + share for partition, share in shares.items()}
+            wanted = {Partition(self.topic, n): end - start for n, (start, end) in self.checked.items()}
+            shares = fair_shares(wanted, self.max_offsets)
+            ends = {partition.number: self.checked[partition.number][0] + share for partition, share in shares.items()}
         return [cut for gap in known if (cut := _cut(gap, ends[gap.offsets.partition]))]
 
     def end(self, partition: int, start: int) -> int:
@@ -305,8 +310,8 @@ def _looked_again(
     return {p: replace(offsets, committed=before[p].committed) for p, offsets in now.items() if p in before}
 
 
-def _both(looked: Mapping[int, tuple[int, int]]) -> tuple[dict[int, int], dict[int, int]]:
-    return {n: start for n, (start, _) in looked.items()}, {n: end for n, (_, end) in looked.items()}
+def _both(checked: Mapping[int, tuple[int, int]]) -> tuple[dict[int, int], dict[int, int]]:
+    return {n: start for n, (start, _) in checked.items()}, {n: end for n, (_, end) in checked.items()}
 
 
 def _columns(table: "Table") -> list[TableColumn]:

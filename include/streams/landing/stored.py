@@ -15,7 +15,7 @@ READ_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class LandedFile:
+class DataFileRange:
     """A data file: offsets [start, end) of one Kafka partition by its bounds; `records` rows, `size_bytes` long."""
 
     path: str
@@ -31,10 +31,10 @@ class LandedFile:
         return self.records == self.end - self.start
 
 
-class HeldFile(NamedTuple):
+class FileOffsets(NamedTuple):
     """A data file, and the offsets that it holds."""
 
-    file: LandedFile
+    file: DataFileRange
     offsets: Ranges
 
 
@@ -45,14 +45,14 @@ class BrokenFiles(Exception):
         files: {file: what is wrong with it}; not empty.
     """
 
-    def __init__(self, files: Mapping[LandedFile, str]) -> None:
+    def __init__(self, files: Mapping[DataFileRange, str]) -> None:
         self.files = dict(files)
         first, wrong = next(iter(self.files.items()))
         more = f", and {len(self.files) - 1} more files" if len(self.files) > 1 else ""
         super().__init__(f"{first.path} {wrong}{more}")
 
 
-def find_broken(io: "FileIO", files: Iterable[LandedFile]) -> dict[LandedFile, str]:
+def find_broken(io: "FileIO", files: Iterable[DataFileRange]) -> dict[DataFileRange, str]:
     """Ask the store about files that could not be read.
 
     Args:
@@ -73,7 +73,7 @@ def find_broken(io: "FileIO", files: Iterable[LandedFile]) -> dict[LandedFile, s
         return {}
     store = filesystem(io, listed[0].path)
 
-    def trouble(file: LandedFile) -> str:
+    def trouble(file: DataFileRange) -> str:
         try:
             size = store.info(file.path)["size"]
             if size < file.size_bytes:
@@ -88,7 +88,7 @@ def find_broken(io: "FileIO", files: Iterable[LandedFile]) -> dict[LandedFile, s
         return {file: wrong for file, wrong in zip(listed, pool.map(trouble, listed), strict=True) if wrong}
 
 
-def require_stored(io: "FileIO", files: Iterable[LandedFile]) -> None:
+def require_stored(io: "FileIO", files: Iterable[DataFileRange]) -> None:
     """Raise BrokenFiles if the store has lost or cut one of the files; raises what an unavailable store raises."""
     if found := find_broken(io, files):
         raise BrokenFiles(found)

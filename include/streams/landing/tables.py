@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from include.streams.contracts.topics import HEADERS_LANDED, Topic, header_column, landed_name
 from include.streams.kafka.connection import CONN_ID
-from include.streams.lake.offsets import Place
+from include.streams.lake.offsets import OffsetColumns
 
 if TYPE_CHECKING:
     from pyiceberg.partitioning import PartitionSpec
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PLACE = Place("partition", "offset")
+OFFSET_COLUMNS = OffsetColumns("partition", "offset")
 RAW_NAMESPACE, CLEAN_NAMESPACE = "raw", "clean"
 # Table properties: the id of the topic that lands here, and the offset of each partition from which the table is
 # complete.

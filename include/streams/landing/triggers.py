@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEven
 
 from include.streams.compat.triggerer import hand_over_events
 from include.streams.lake.catalog import forget_catalogs
-from include.streams.landing.readiness import Lane, Readiness, look
+from include.streams.landing.readiness import Lane, Readiness, check_readiness
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ class LandedOffsetsTrigger(BaseTrigger):
             wait = self.poll_seconds
             try:
                 verify_too = time.monotonic() - verified_at >= VERIFY_SECONDS
-                found = await loop.run_in_executor(_threads, lambda due=verify_too: look(lane, verify_too=due))
+                found = await loop.run_in_executor(
+                    _threads, lambda due=verify_too: check_readiness(lane, verify_too=due)
+                )
                 if verify_too:
                     verified_at = time.monotonic()
             except Exception as error:

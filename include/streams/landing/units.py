@@ -12,7 +12,7 @@ from include.streams.lake.offsets import LogRange
 from include.streams.landing import intervals
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.intervals import Ranges
-from include.streams.landing.stored import HeldFile
+from include.streams.landing.stored import FileOffsets
 from include.streams.landing.tables import LandedTopic
 from include.streams.landing.xcom import TableColumn, WorkUnit
 
@@ -34,7 +34,7 @@ class FileSlice:
         return self.end - self.start
 
 
-def slices(files: Iterable[HeldFile], wanted: OffsetRange, settled: Ranges) -> list[FileSlice]:
+def slices(files: Iterable[FileOffsets], wanted: OffsetRange, settled: Ranges) -> list[FileSlice]:
     """Choose the pieces of files that hold the range's records.
 
     Together the pieces are the range, in order and without overlap.
@@ -67,7 +67,7 @@ def slices(files: Iterable[HeldFile], wanted: OffsetRange, settled: Ranges) -> l
     return pieces
 
 
-def _assigned(files: Iterable[HeldFile], wanted: OffsetRange) -> tuple[list[tuple[int, int, str]], Ranges]:
+def _assigned(files: Iterable[FileOffsets], wanted: OffsetRange) -> tuple[list[tuple[int, int, str]], Ranges]:
     """(start, end, path): which file each offset is read from, in order; and the offsets that no file holds."""
     taken: list[tuple[int, int, str]] = []
     missing: Ranges = []

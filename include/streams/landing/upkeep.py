@@ -38,7 +38,7 @@ SNAPSHOTS_KEPT = timedelta(minutes=30)
 SNAPSHOT_EVERY = timedelta(hours=1)
 
 
-def keep_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
+def maintain_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
     """Expire snapshots of a table, bundle its small files, and delete unreferenced files.
 
     A step that fails does not keep the others from being done: without them, commits would become slower from night to
@@ -77,7 +77,7 @@ def keep_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
 
 
 class UpkeepFailed(Exception):
-    """A part of the upkeep failed; the rest is done, and the next run tries again."""
+    """A step of the maintenance failed; the other steps are done, and the next run tries again."""
 
 
 def expire_landing_snapshots(topics: Iterable[Topic], kept: timedelta = SNAPSHOTS_KEPT) -> dict[str, int]:
@@ -107,7 +107,7 @@ def thin_snapshots(
 ) -> dict[str, int]:
     """Expire the snapshots of other tables that are older than `kept`, except the newest one of each period `every`.
 
-    Every commit and every reader loads the list of all snapshots, and each run of a lane adds some. `keep_table`
+    Every commit and every reader loads the list of all snapshots, and each run of a lane adds some. `maintain_table`
     expires the rest.
 
     Args:
@@ -165,11 +165,11 @@ def _expire_landing_snapshots(topic: Topic, kept: timedelta) -> int:
     maintenance.set_properties(table.refresh(), PROPERTIES)
     snapshot = table.current_snapshot()
     paths = [manifest.manifest_path for manifest in snapshot.manifests(table.io)] if snapshot else []
-    manifests.forget_others(str(table.metadata.table_uuid), paths)
+    manifests.delete_others(str(table.metadata.table_uuid), paths)
     return expired
 
 
-def keep_landing_table(
+def maintain_landing_table(
     topic: Topic,
     lanes: Iterable[LandingConsumer] = (),
     *,
@@ -199,7 +199,7 @@ def keep_landing_table(
 
     from include.streams.lake import maintenance
     from include.streams.landing import bundling
-    from include.streams.landing.broken import reading
+    from include.streams.landing.broken_files import read_with_repair
     from include.streams.landing.control import named_files
     from include.streams.landing.late import report_late
     from include.streams.landing.tables import load_landing_table, raw_table
@@ -212,10 +212,10 @@ def keep_landing_table(
         return None
     lanes = list(lanes)
     bundle = partial(bundling.bundle, table, topic, lanes, seconds=seconds / 2)
-    found: dict[str, Any] = {"bundled": reading(topic, bundle, conn_id=conn_id)}
-    reading(topic, lambda: report_late(topic, lanes), conn_id=conn_id)
+    found: dict[str, Any] = {"bundled": read_with_repair(topic, bundle, conn_id=conn_id)}
+    read_with_repair(topic, lambda: report_late(topic, lanes), conn_id=conn_id)
     check = partial(check_gaps, topic, grace=grace, seconds=seconds / 2, conn_id=conn_id)
-    if not reading(topic, check, conn_id=conn_id):
+    if not read_with_repair(topic, check, conn_id=conn_id):
         log.warning("table %s: offsets are missing or not checked yet, nothing is removed", raw_table(topic))
         return {**found, "removed": None}
     # Before the snapshots are read: a file that the coordinator commits in between is named here or referenced there.
@@ -250,7 +250,7 @@ def check_gaps(
     from include.streams.landing.verification import verify
 
     until = time.monotonic() + seconds
-    check = partial(verify, topic, conn_id=conn_id, grace=grace, most=CHECKED_AT_ONCE, repairs=True)
+    check = partial(verify, topic, conn_id=conn_id, grace=grace, max_offsets=CHECKED_AT_ONCE, repairs=True)
     while True:
         of_topic, checked = _checked(topic)
         verified = check(checked)
@@ -262,11 +262,11 @@ def check_gaps(
             # The table was made again in between: what was checked is another table's.
             continue
         _note_lost_logs(topic, found)
-        reached = {partition: found.end(partition, start) for partition, (start, _) in found.looked.items()}
+        reached = {partition: found.end(partition, start) for partition, (start, _) in found.checked.items()}
         _remember_checked(topic, of_topic, reached)
         if all(reached[partition] >= end for partition, end in found.ends.items()):
             break
-        if time.monotonic() > until or all(reached[p] <= start for p, (start, _) in found.looked.items()):
+        if time.monotonic() > until or all(reached[p] <= start for p, (start, _) in found.checked.items()):
             return False
     if found.lost:
         return False
@@ -288,7 +288,7 @@ def _note_lost_logs(topic: Topic, found: LandingSnapshot) -> None:
         if found.lost:
             texts = [f"{why}; {RUNBOOK} says how to go on" for _, why in sorted(found.lost.items())]
             add_lasting(connection, raw_table(topic), AlarmKind.consumer_stopped, texts, key=topic.name)
-        elif all(partition in {p.number for p in found.kafka} for partition in found.looked):
+        elif all(partition in {p.number for p in found.kafka} for partition in found.checked):
             # A partition that does not answer may be the one.
             close_alarm(connection, raw_table(topic), AlarmKind.consumer_stopped, key=topic.name)
 
@@ -330,11 +330,11 @@ def _remember_checked(topic: Topic, of_topic: str, reached: Mapping[int, int]) -
 def _files_were_removed(topic: Topic, found: LandingSnapshot, reached: Mapping[int, int]) -> bool:
     """Whether offsets that an earlier check has found are now outside of the bounds of all files."""
     from include.streams.landing import gaps, intervals
-    from include.streams.landing.landed import Landed
+    from include.streams.landing.index import LandingIndex
     from include.streams.landing.tables import load_landing_table
     from include.streams.operations.database import begin
 
-    landed = Landed(load_landing_table(topic))
+    landed = LandingIndex(load_landing_table(topic))
     outside: list[tuple[int, int, int]] = []
     for partition, end in reached.items():
         start = found.begins.get(partition, 0)
@@ -413,3 +413,8 @@ def _claims_of(consumer: LandingConsumer) -> set[int]:
 def _is_of_sink(snapshot: Snapshot) -> bool:
     summary = snapshot.summary
     return summary is not None and any(name.startswith(SINK_SUMMARY) for name in summary.additional_properties)
+
+
+# Dag files of the release before import these names.
+keep_table = maintain_table
+keep_landing_table = maintain_landing_table

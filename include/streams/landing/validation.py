@@ -1,7 +1,7 @@
-"""One unit of a run: landed texts become good rows in a staging file, or dead letters.
+"""Validate one unit of a run: landed texts become good rows in staging files, or dead letters.
 
-If it is killed anywhere, the retry repeats it with files of its own, and publishes no dead letter that is already in
-the inbox. The files of the earlier try go with the others at the end of the run.
+If the process is killed at any point, the retry repeats the unit with new staging files, and publishes no dead letter
+that is already in the inbox. The files of the earlier try are removed at the end of the run.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from include.streams.kafka.originals import Originals
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.lake.catalog import warehouse_io
 from include.streams.lake.datafiles import filesystem
-from include.streams.lake.engine import connect, fetched, literal, quoted, read_files
-from include.streams.lake.offsets import among
+from include.streams.lake.engine import connect, literal, local_copies, quoted, read_files
+from include.streams.lake.offsets import rows_in_ranges
 from include.streams.lake.types import arrow_type, sql_type
 from include.streams.landing import dead_letters, staging
-from include.streams.landing.broken import reading
+from include.streams.landing.broken_files import read_with_repair
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.landed import stored_files
-from include.streams.landing.tables import PLACE, load_landing_table
+from include.streams.landing.index import stored_files
+from include.streams.landing.tables import OFFSET_COLUMNS, load_landing_table
 from include.streams.landing.units import offset_ranges
 from include.streams.landing.xcom import ValidatedUnit, WorkUnit
 from include.streams.validators import rows
@@ -45,16 +45,19 @@ log = logging.getLogger(__name__)
 
 # Limits for the rows that are parsed at a time: their number, and the total size of their texts. The texts and their
 # Kafka records are in memory.
-EXAMINED_AT_ONCE, EXAMINED_BYTES = 2_000, 32 * 1024 * 1024
-# Of a file's column: without it, a whole row group is read at once.
+PARSED_AT_ONCE, PARSED_BYTES = 2_000, 32 * 1024 * 1024
+# The end of the name of a staging file with rows from the parser. Runs that are in progress during a deploy have such
+# files, so it must not change.
+PARSED_SUFFIX = "-examined.parquet"
+# The buffer for a column of a Parquet file. Without it, a whole row group is read at once.
 READ_BUFFER = 1024 * 1024
-# Rows of every unit for which the screen's result is compared with the contract's.
+# Rows of every unit for which the result of the fast path is compared with that of the parser.
 SAMPLE = 64
 
 
 @dataclass
-class _Examined:
-    """The results of parsing rows that the screen could not decide."""
+class _Parsed:
+    """The results of the parser for rows that the fast path could not decide."""
 
     good: list[dict[str, Any]] = field(default_factory=list)
     bad: list[DeadLetter] = field(default_factory=list)
@@ -65,9 +68,9 @@ def validate_unit(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> Val
 
     When it returns, the broker has acknowledged the dead letters and they are recorded.
 
-    It asks the catalog's database only when files are gone: the unit has the rest. It asks the inbox at each try for
-    dead letters that are on record, because an earlier try of this task, or of the run before it was cleared, may have
-    published some since the plan: a second publication would be a second message.
+    The catalog's database is queried only when files are gone: the unit has all other facts. Each try queries the inbox
+    for recorded dead letters. An earlier try of this task, or of the run before it was cleared, may have published some
+    since the plan, and publishing them again would create second messages.
 
     Args:
         consumer: The landing consumer.
@@ -78,7 +81,7 @@ def validate_unit(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> Val
         The unit's staging files and counts.
 
     Raises:
-        ScreenDiffers: The screen accepted a row that the contract parses differently.
+        FastPathDiffers: The fast path accepted a row that the contract's parser reads differently.
         Exception: What the store, the broker or the database raise; Airflow retries.
     """
     import duckdb
@@ -89,22 +92,27 @@ def validate_unit(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> Val
         try:
             return _validate(consumer, unit, run_id)
         except (OSError, duckdb.Error) as error:
-            # DuckDB wraps the filesystem's exception or not, depending on where it happens. So look at the files.
+            # DuckDB wraps the filesystem's exception only in some places, so the files themselves are checked.
             table = load_landing_table(consumer.topic)
-            named = stored_files(table, ((r["partition"], r["start"], r["end"]) for r in unit["ranges"]))
-            gone = {file["path"] for file in unit["files"]} - {file.path for file in named}
+            present = stored_files(table, ((r["partition"], r["start"], r["end"]) for r in unit["ranges"]))
+            gone = {file["path"] for file in unit["files"]} - {file.path for file in present}
             if not gone:
                 raise
-            log.warning("%d files are gone since the run was planned, planning again: %s (%s)", len(gone), gone, error)
+            log.warning(
+                "%d files were removed since the run was planned, the unit is planned again: %s (%s)",
+                len(gone),
+                gone,
+                error,
+            )
             return _validate(consumer, plan_again(consumer, unit), run_id)
 
-    return reading(consumer.topic, validate, conn_id=consumer.conn_id)
+    return read_with_repair(consumer.topic, validate, conn_id=consumer.conn_id)
 
 
 def _validate(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> ValidatedUnit:
     ranges = offset_ranges(consumer.topic, unit)
     settled = dead_letters.known(consumer, ranges)
-    # A name of its own for every try: maintenance may be removing the files of an earlier one.
+    # A unique name for every try, because maintenance may be removing the files of an earlier try.
     address = f"{unit['staging']}/{int(unit['unit'])}-{uuid.uuid4().hex}"
     io = warehouse_io(unit["staging"])
     with (
@@ -112,42 +120,43 @@ def _validate(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> Validat
         connect(filesystem=filesystem(io, unit["staging"])) as connection,
     ):
         connection.execute(rows.MACROS)
-        screened = Path(folder) / "screened.parquet"
-        paths = fetched(connection, [file["path"] for file in unit["files"]])
+        fast = Path(folder) / "fast.parquet"
+        paths = local_copies(connection, [file["path"] for file in unit["files"]])
         landing = read_files(connection, _schema(unit), paths)
-        # Not each file restricted to its own slice: a record that is in two files is dropped as repeated.
-        mine = among(connection, landing, unit["ranges"], PLACE)
-        mine.project(_all_headers(consumer, unit)).create_view("landed")
-        repeated, letters_before = _screen(connection, consumer, settled, screened)
-        letters_here = letters_before
-        _compare_with_contract(connection, consumer, unit)
-        here = f"read_parquet({literal(str(screened))})"
+        # All files are read together, not each one for its own slice: a record that is in two files is dropped as
+        # repeated.
+        own_rows = rows_in_ranges(connection, landing, unit["ranges"], OFFSET_COLUMNS)
+        own_rows.project(_all_headers(consumer, unit)).create_view("landed")
+        repeated, recorded_letters = _run_fast_path(connection, consumer, settled, fast)
+        dead_lettered = recorded_letters
+        _compare_with_parser(connection, consumer, unit)
+        results = f"read_parquet({literal(str(fast))})"
         # Not count_if: it is null when there is no row.
-        undecided, unwanted = quoted(rows.EXAMINE), quoted(rows.NOT_WANTED)
-        counted = f"select count(*), count(*) filter ({undecided}), count(*) filter ({unwanted}) from {here}"
+        undecided, unwanted = quoted(rows.NEEDS_PARSER), quoted(rows.NOT_WANTED)
+        counted = f"select count(*), count(*) filter ({undecided}), count(*) filter ({unwanted}) from {results}"
         total, doubtful, not_wanted = connection.sql(counted).fetchall()[0]
-        screened_good = total - doubtful - not_wanted
+        fast_good = total - doubtful - not_wanted
         files = []
-        examined_good = 0
-        if screened_good:
+        parsed_good = 0
+        if fast_good:
             files.append(f"{address}.parquet")
-            staging.upload(io, screened, files[0])
+            staging.upload(io, fast, files[0])
         if doubtful:
-            local = Path(folder) / "examined.parquet"
-            examined_good, examined_bad = _examine(connection, consumer, ranges, here, run_id, local)
-            if examined_good:
-                files.append(f"{address}-examined.parquet")
+            local = Path(folder) / "parsed.parquet"
+            parsed_good, parsed_bad = _parse(connection, consumer, ranges, results, run_id, local)
+            if parsed_good:
+                files.append(f"{address}{PARSED_SUFFIX}")
                 staging.upload(io, local, files[-1])
-            letters_here += examined_bad
-            not_wanted += doubtful - examined_good - examined_bad
+            dead_lettered += parsed_bad
+            not_wanted += doubtful - parsed_good - parsed_bad
     validated: ValidatedUnit = {
         "unit": unit["unit"],
         "files": files,
-        "landed": total + letters_before,
-        "good": screened_good + examined_good,
-        "dead_lettered": letters_here,
+        "landed": total + recorded_letters,
+        "good": fast_good + parsed_good,
+        "dead_lettered": dead_lettered,
         "not_wanted": not_wanted,
-        "without_record": sum(map(len, ranges)) - total - letters_before,
+        "without_record": sum(map(len, ranges)) - total - recorded_letters,
         "repeated": repeated,
     }
     log.info("validated: consumer=%s run_id=%s %s", consumer.name, run_id, validated)
@@ -160,58 +169,59 @@ def _schema(unit: WorkUnit) -> Schema:
     from pyiceberg.types import NestedField
 
     return Schema(
-        # PyIceberg takes the name of a type for the type.
-        *(NestedField(each["id"], each["name"], each["type"], required=False) for each in unit["columns"])  # type: ignore[arg-type]
+        # PyIceberg accepts the name of a type instead of the type.
+        *(NestedField(c["id"], c["name"], c["type"], required=False) for c in unit["columns"])  # type: ignore[arg-type]
     )
 
 
 def _all_headers(consumer: LandingConsumer, unit: WorkUnit) -> str:
-    """The columns of the landing table, with null for the headers that it has no column for yet.
+    """The columns of the landing table, and null for each header for which the table has no column yet.
 
-    Their rows are examined with the headers of the original records.
+    Rows with such a null are parsed with the headers of the original records.
     """
-    there = {column["name"] for column in unit["columns"]}
+    present = {column["name"] for column in unit["columns"]}
     wanted = {header_column(name): "blob" for name in consumer.topic.headers}
     if wanted:
         wanted[HEADERS_LANDED] = "varchar"
-    return ", ".join(["*", *(f"null::{kind} as {quoted(n)}" for n, kind in wanted.items() if n not in there)])
+    return ", ".join(["*", *(f"null::{kind} as {quoted(n)}" for n, kind in wanted.items() if n not in present)])
 
 
-def _screen(
+def _run_fast_path(
     connection: DuckDBPyConnection, consumer: LandingConsumer, settled: Sequence[tuple[int, int]], target: Path
 ) -> tuple[int, int]:
-    """Write the screen's rows to a local file, each offset once.
+    """Write the rows of the fast path to a local file, each offset once.
 
     Returns:
-        (rows that were dropped as repeated, dead letters on record that are among the landed rows).
+        (rows that were dropped as repeated, recorded dead letters that are among the landed rows).
     """
-    source, letters_here = "from landed", 0
+    source, recorded_letters = "from landed", 0
     if settled:
         import pyarrow as pa
 
-        # A table and not a list in the query: DuckDB's parser takes some 11 kB for each listed row, beyond any limit.
+        # A table, not a list in the query: DuckDB's parser uses some 11 kB for each listed row, outside the memory
+        # limit.
         partitions, offsets = zip(*settled, strict=True)
         listed = {"partition": pa.array(partitions, pa.int32()), "offset": pa.array(offsets, pa.int64())}
         connection.register("settled", pa.table(listed))
         # Rows may have been removed since they became dead letters.
         present = 'select count(*) from settled semi join landed using ("partition", "offset")'
-        (letters_here,) = connection.execute(present).fetchall()[0]
+        (recorded_letters,) = connection.execute(present).fetchall()[0]
         source += ' anti join settled using ("partition", "offset")'
     file = literal(str(target))
-    query = rows.screen(consumer.topic, source)
+    query = rows.fast_path_sql(consumer.topic, source)
     (written,) = connection.execute(f"copy ({query}) to {file} (format parquet, compression zstd)").fetchall()[0]
-    each = f"select count(distinct kafka_offset) as offsets from read_parquet({file}) group by kafka_partition"
-    (distinct,) = connection.execute(f"select coalesce(sum(offsets), 0) from ({each})").fetchall()[0]
+    counts = f"select count(distinct kafka_offset) as offsets from read_parquet({file}) group by kafka_partition"
+    (distinct,) = connection.execute(f"select coalesce(sum(offsets), 0) from ({counts})").fetchall()[0]
     if distinct < written:
-        again = f"select * from ({query}) qualify row_number() over (partition by kafka_partition, kafka_offset) = 1"
-        connection.execute(f"copy ({again}) to {file} (format parquet, compression zstd)")
-    return written - int(distinct), letters_here
+        once = f"select * from ({query}) qualify row_number() over (partition by kafka_partition, kafka_offset) = 1"
+        connection.execute(f"copy ({once}) to {file} (format parquet, compression zstd)")
+    return written - int(distinct), recorded_letters
 
 
-def _compare_with_contract(connection: DuckDBPyConnection, consumer: LandingConsumer, unit: WorkUnit) -> None:
-    """Compare the screen with the contract, on rows spread over the unit's first and last file."""
-    # No file: all of the unit's records are lost.
-    if not unit["files"] or not rows.is_screened(consumer.topic):
+def _compare_with_parser(connection: DuckDBPyConnection, consumer: LandingConsumer, unit: WorkUnit) -> None:
+    """Compare the fast path with the parser, on rows spread over the unit's first and last file."""
+    # A unit without files: all of its records are lost.
+    if not unit["files"] or not rows.has_fast_path(consumer.topic):
         return
     parts = []
     for file in (unit["files"][0], unit["files"][-1]):
@@ -221,70 +231,78 @@ def _compare_with_contract(connection: DuckDBPyConnection, consumer: LandingCons
     rows.verify(connection, consumer.topic, f"from landed where {' or '.join(parts)}")
 
 
-def _examine(
+def _parse(
     connection: DuckDBPyConnection,
     consumer: LandingConsumer,
     ranges: Sequence[OffsetRange],
-    screened: str,
+    results: str,
     run_id: str,
     target: Path,
 ) -> tuple[int, int]:
-    """Parse the rows that the screen could not decide: good rows go to a local file, bad rows become dead letters.
+    """Parse the rows that the fast path could not decide: good rows go to a local file, bad rows become dead letters.
+
+    Args:
+        connection: The engine's DuckDB connection.
+        consumer: The landing consumer.
+        ranges: The unit's ranges.
+        results: The SQL table function with the rows of the fast path.
+        run_id: The Dag run.
+        target: The local file for the good rows.
 
     Returns:
-        (how many rows were good, how many became dead letters); no contract of the topic's union takes the others.
+        (number of good rows, number of dead letters); no contract of the topic's union takes the other rows.
     """
     import pyarrow.parquet
 
     schema = staging_schema(consumer)
     topic_ids = {r.partition: r.topic_id for r in ranges}
-    longest = f"select coalesce(max(strlen({quoted(rows.TEXT)})), 0) from {screened} where {quoted(rows.EXAMINE)}"
+    longest = f"select coalesce(max(strlen({quoted(rows.TEXT)})), 0) from {results} where {quoted(rows.NEEDS_PARSER)}"
     (largest,) = connection.execute(longest).fetchall()[0]
-    at_once = max(1, min(EXAMINED_AT_ONCE, EXAMINED_BYTES // max(1, largest)))
-    # In a file of their own, which is read a few rows at a time: as the result of a query, all of their texts would be
-    # in memory, beyond any limit when they are large.
+    at_once = max(1, min(PARSED_AT_ONCE, PARSED_BYTES // max(1, largest)))
+    # In a separate file, which is read a few rows at a time. As the result of a query, all of their texts would be in
+    # memory, and large texts would exceed any limit.
     doubtful = target.with_name("doubtful.parquet")
     query = (
         f"select kafka_partition, kafka_offset, kafka_timestamp, {quoted(rows.TEXT)}, {quoted(rows.HEADERS)} "
-        f"from {screened} where {quoted(rows.EXAMINE)}"
+        f"from {results} where {quoted(rows.NEEDS_PARSER)}"
     )
     connection.execute(f"copy ({query}) to {literal(str(doubtful))} (format parquet, compression zstd)")
     good = bad = 0
     with (
-        pyarrow.parquet.ParquetFile(doubtful, buffer_size=READ_BUFFER) as found,
+        pyarrow.parquet.ParquetFile(doubtful, buffer_size=READ_BUFFER) as undecided,
         pyarrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer,
         AcknowledgedProducer(consumer.conn_id) as producer,
         dead_letters.originals(consumer, ranges[0].topic_id) as originals,
     ):
-        for read in found.iter_batches(at_once):
+        for read in undecided.iter_batches(at_once):
             batch = sorted(tuple(row.values()) for row in read.to_pylist())
-            examined = _examine_batch(consumer, batch, topic_ids, originals)
-            if examined.good:
-                writer.write_table(_as_table(examined.good, schema))
-            dead_letters.publish_dead_letters(consumer, examined.bad, run_id=run_id, producer=producer)
-            good += len(examined.good)
-            bad += len(examined.bad)
+            parsed = _parse_batch(consumer, batch, topic_ids, originals)
+            if parsed.good:
+                writer.write_table(_as_table(parsed.good, schema))
+            dead_letters.publish_dead_letters(consumer, parsed.bad, run_id=run_id, producer=producer)
+            good += len(parsed.good)
+            bad += len(parsed.bad)
     return good, bad
 
 
-def _examine_batch(
+def _parse_batch(
     consumer: LandingConsumer,
     batch: Sequence[tuple[int, int, Any, str | None, list[bytes | None] | None]],
     topic_ids: dict[int, str],
     originals: Originals,
-) -> _Examined:
-    examined = _Examined()
+) -> _Parsed:
+    parsed = _Parsed()
     doubtful = []
     for partition, offset, timestamp, text, landed in batch:
         place = {"kafka_partition": partition, "kafka_offset": offset, "kafka_timestamp": timestamp}
         headers = [] if landed is None else rows.headers_of(consumer.topic, landed)
         if landed is None or (text is not None and rows.REPLACEMENT in text):
-            # The row landed before the contract needed its headers; or the sink may have put the replacement character
-            # there for bytes that were not UTF-8.
+            # The row landed before the contract needed its headers, or the sink may have replaced bytes that were not
+            # UTF-8.
             doubtful.append((place, text, headers))
             continue
         try:
-            examined.good.append({**rows.examine(consumer.topic, text, headers), **place})
+            parsed.good.append({**rows.parse_row(consumer.topic, text, headers), **place})
         except ContractViolation:
             doubtful.append((place, text, headers))
         except NotWanted:
@@ -297,12 +315,12 @@ def _examine_batch(
             consumer, topic_ids[partition], (partition, offset), place["kafka_timestamp"], text, headers
         )
         try:
-            examined.good.append({**rows.examine(consumer.topic, message.value, message.headers), **place})
+            parsed.good.append({**rows.parse_row(consumer.topic, message.value, message.headers), **place})
         except NotWanted:
             continue
         except ContractViolation as violation:
-            examined.bad.append(DeadLetter(message, violation.reason, violation.detail, landed_text=record is None))
-    return examined
+            parsed.bad.append(DeadLetter(message, violation.reason, violation.detail, landed_text=record is None))
+    return parsed
 
 
 def staging_schema(consumer: LandingConsumer) -> pyarrow.Schema:
@@ -339,15 +357,15 @@ def staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Seq
         nulls = ", ".join(f"null::{sql_type(kind)} as {quoted(name)}" for name, kind in columns.items())
         return f"select {nulls} where false"
     return " union all ".join(
-        f"select {names} from read_parquet([{', '.join(map(literal, fetched(connection, listed)))}]) {condition}"
+        f"select {names} from read_parquet([{', '.join(map(literal, local_copies(connection, listed)))}]) {condition}"
         for listed, condition in parts
     )
 
 
 def _by_kind(files: Sequence[str]) -> Iterator[tuple[list[str], str]]:
-    examined = [file for file in files if file.endswith("-examined.parquet")]
-    screened = [file for file in files if file not in examined]
-    if screened:
-        yield screened, f"where not {quoted(rows.EXAMINE)} and not {quoted(rows.NOT_WANTED)}"
-    if examined:
-        yield examined, ""
+    parsed = [file for file in files if file.endswith(PARSED_SUFFIX)]
+    fast = [file for file in files if file not in parsed]
+    if fast:
+        yield fast, f"where not {quoted(rows.NEEDS_PARSER)} and not {quoted(rows.NOT_WANTED)}"
+    if parsed:
+        yield parsed, ""

@@ -49,7 +49,7 @@ def verify(
     *,
     conn_id: str = CONN_ID,
     grace: timedelta = LANDING_GRACE,
-    most: int | None = None,
+    max_offsets: int | None = None,
     repairs: bool = False,
 ) -> Verified:
     """Check the topic's landing table, record what is missing, and open or close the alarm. It repairs nothing.
@@ -61,8 +61,8 @@ def verify(
         starts: {partition: the first offset to check}; by default where the table begins.
         conn_id: The Airflow connection of Kafka.
         grace: How long offsets at the end of a partition may be missing before they are a gap that is due.
-        most: How many offsets the caller needs. Each partition is checked for so many of its landed offsets, and gaps
-            are due within the share that a claim of so many would take of each. None: all.
+        max_offsets: How many offsets the caller needs. Each partition is checked for so many of its landed offsets, and
+            gaps are due within the share that a claim of so many would take of each. None: all.
         repairs: What is due is repaired next. Then no alarm is opened: most gaps are the markers of transactions, which
             hold no record. `repair` opens it when records are missing or cannot be read, or when it fails.
 
@@ -71,10 +71,12 @@ def verify(
         KafkaException: The broker is unavailable or refuses.
         Exception: What the catalog raises.
     """
-    return _record(topic, LandingSnapshot.of_topic(topic, starts, most=most, conn_id=conn_id), grace, repairs=repairs)
+    return _record(
+        topic, LandingSnapshot.of_topic(topic, starts, max_offsets=max_offsets, conn_id=conn_id), grace, repairs=repairs
+    )
 
 
-def verify_for(consumer: LandingConsumer) -> Verified:
+def verify_next_claim(consumer: LandingConsumer) -> Verified:
     """Check for gaps in the offsets that this consumer's next claim can take, to repair them. Raises as `verify`."""
     return _record(consumer.topic, LandingSnapshot.load(consumer), consumer.landing_grace, repairs=True)
 
@@ -82,13 +84,13 @@ def verify_for(consumer: LandingConsumer) -> Verified:
 def _record(topic: LandedTopic, found: LandingSnapshot, grace: timedelta, *, repairs: bool) -> Verified:
     """Record the snapshot's gaps, and open or close the alarm."""
     with begin() as connection:
-        noted = gaps.note(connection, topic.name, found.topic_id, found.gaps(), found.looked)
+        noted = gaps.record_missing(connection, topic.name, found.topic_id, found.gaps(), found.checked)
         all_due = found.due(noted, grace)
         missing = [gap for gap in noted if found.is_comparable(gap)]
         due = found.needed(gap for gap in all_due if found.is_comparable(gap))
         if due and not repairs:
             open_gap_alarm(connection, topic, due)
-        if not all_due and not gaps.has_missing_outside(connection, found.topic_id, found.looked, found.begins):
+        if not all_due and not gaps.has_missing_outside(connection, found.topic_id, found.checked, found.begins):
             close_alarm(connection, raw_table(topic), AlarmKind.landing_gap)
     return Verified(found, tuple(missing), tuple(due))
 

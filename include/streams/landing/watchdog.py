@@ -20,8 +20,8 @@ from include.streams.kafka.reading import ReadingStalled
 from include.streams.kafka.watch import CheckFailed, watch_transactions
 from include.streams.landing import stepping
 from include.streams.landing.connect import CONN_ID, Connect, ConnectRefused, ConnectSilent, ConnectUnreachable
-from include.streams.landing.connectors import landed
-from include.streams.landing.standing import MISSING, Progress, Standing, progress
+from include.streams.landing.connector_status import MISSING, ConnectorStatus, SinkProgress, sink_progress
+from include.streams.landing.connectors import landed_topics
 from include.streams.landing.tables import connector_name
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
@@ -105,7 +105,7 @@ def check_connectors(
     checks = _Checks(Connect(conn_id), kafka_conn_id, limits or Limits())
     failed: CheckFailed | None = None
     try:
-        each = {f"topic {topic.name}": partial(checks.check, topic) for topic in landed(topics)}
+        each = {f"topic {topic.name}": partial(checks.check, topic) for topic in landed_topics(topics)}
         do_each(shuffled(each), CheckFailed)
     except CheckFailed as error:
         failed = error
@@ -137,36 +137,36 @@ class _Checks:
     def check(self, topic: Topic) -> None:
         """Check one topic. Raises what the databases, Connect and Kafka raise."""
         name = connector_name(topic)
-        standing: Standing | None = None
+        status: ConnectorStatus | None = None
         failed: Exception | None = None
         try:
-            standing = self._look_after(topic, name)
+            status = self._look_after(topic, name)
         except (ConnectUnreachable, ConnectRefused) as error:
             self._note_unreachable(error)
         except Exception as error:
             log.warning("connector=%s cannot be looked after: %r", name, error)
             failed = error
-        found = progress(topic, self._kafka_conn_id)
+        found = sink_progress(topic, self._kafka_conn_id)
         _note_progress(name, found, self._limits)
-        log.info("checked: connector=%s state=%s lag=%d", name, standing or "unknown", found.lag)
+        log.info("checked: connector=%s state=%s lag=%d", name, status or "unknown", found.lag)
         # Raised last: what Connect answers must hide no alarm about the progress.
         if failed is not None:
             raise failed
 
-    def _look_after(self, topic: Topic, name: str) -> Standing:
+    def _look_after(self, topic: Topic, name: str) -> ConnectorStatus:
         if self._silent is not None:
             # Each of the topics would wait as long again, and fill the task's time.
             raise self._silent
-        standing = Standing.of(self._connect, name)
-        if standing.refuses_timestamp or stepping.is_stepping(name):
+        status = ConnectorStatus.of(self._connect, name)
+        if status.refuses_timestamp or stepping.is_stepping(name):
             # A restart would fail at the same record.
             if _step_over(topic, self._connect, self._kafka_conn_id):
                 self.restarted.append(name)
-            standing = Standing.of(self._connect, name)
-        if _note_state(name, standing, self._limits):
+            status = ConnectorStatus.of(self._connect, name)
+        if _note_state(name, status, self._limits):
             self._connect.restart(name)
             self.restarted.append(name)
-        return standing
+        return status
 
     def _note_unreachable(self, error: ConnectUnreachable | ConnectRefused) -> None:
         self.is_unreachable = True
@@ -207,37 +207,37 @@ def forget_restarts(name: str) -> None:
         close_alarm(connection, name, AlarmKind.connector_given_up)
 
 
-def _note_state(name: str, standing: Standing, limits: Limits) -> bool:
+def _note_state(name: str, status: ConnectorStatus, limits: Limits) -> bool:
     """Raise alarms about Connect's status; returns True, and records it, if the connector is to be restarted now."""
     with begin() as connection:
         row = _locked_row(connection, name)
         now = connection.scalar(select(func.now()))
-        if standing.connector == MISSING:
+        if status.connector == MISSING:
             text = "the connector does not exist: `python -m include.streams.landing apply` creates it"
             open_alarm(connection, name, AlarmKind.connector_missing, text)
             return False
         close_alarm(connection, name, AlarmKind.connector_missing)
-        if not standing.has_failed:
+        if not status.has_failed:
             is_well = row.restarted_at is None or now - row.restarted_at >= limits.well_after
-            if standing.is_running and is_well:
+            if status.is_running and is_well:
                 _update(connection, name, restarts=0, restarted_at=None)
                 close_alarm(connection, name, AlarmKind.connector_failed)
                 close_alarm(connection, name, AlarmKind.connector_given_up)
                 close_alarm(connection, name, AlarmKind.records_stepped_over)
             return False
-        open_alarm(connection, name, AlarmKind.connector_failed, f"{standing}: {standing.cause}")
+        open_alarm(connection, name, AlarmKind.connector_failed, f"{status}: {status.cause}")
         if row.restarts >= limits.max_restarts:
-            text = f"failed again after {row.restarts} restarts and is left alone: {standing.cause}"
+            text = f"failed again after {row.restarts} restarts and is left alone: {status.cause}"
             open_alarm(connection, name, AlarmKind.connector_given_up, text)
             return False
         if row.restarts and now - row.restarted_at < limits.pause(row.restarts):
             return False
         _update(connection, name, restarts=row.restarts + 1, restarted_at=now)
-    log.warning("restarting: connector=%s restart=%d cause=%s", name, row.restarts + 1, standing.cause)
+    log.warning("restarting: connector=%s restart=%d cause=%s", name, row.restarts + 1, status.cause)
     return True
 
 
-def _note_progress(name: str, found: Progress, limits: Limits) -> None:
+def _note_progress(name: str, found: SinkProgress, limits: Limits) -> None:
     with begin() as connection:
         row = _locked_row(connection, name)
         now = connection.scalar(select(func.now()))

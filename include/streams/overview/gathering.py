@@ -34,7 +34,7 @@ CLIENTS = (
 )  # fmt: skip
 LANDING_CLIENTS = (
     "airflow.providers.http.hooks.http", "pyiceberg.catalog.sql", "include.streams.compat.objects",
-    "include.streams.landing.connectors", "include.streams.landing.standing", "include.streams.landing.watch",
+    "include.streams.landing.connectors", "include.streams.landing.connector_status", "include.streams.landing.watch",
 )  # fmt: skip
 
 Part = Callable[[], Any]
@@ -393,13 +393,13 @@ def _rows(snapshot: Any) -> int | None:
 
 
 def _connectors(topics: Iterable[Topic]) -> dict[str, Any]:
-    """{topic: the `Standing` of its connector}."""
+    """{topic: the `ConnectorStatus` of its connector}."""
     from include.streams.landing.connect import Connect
-    from include.streams.landing.standing import Standing
+    from include.streams.landing.connector_status import ConnectorStatus
     from include.streams.landing.tables import connector_name
 
     connect = Connect()
-    return {topic.name: Standing.of(connect, connector_name(topic)) for topic in topics}
+    return {topic.name: ConnectorStatus.of(connect, connector_name(topic)) for topic in topics}
 
 
 def _not_landed(topic: Topic, brokers: _Brokers) -> int:

@@ -21,20 +21,20 @@ def _expected() -> tuple[type[Exception], ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m include.streams.validators", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("show", help="what the last check of a run found")
+    show = commands.add_parser("show", help="print the result of a run's last check")
     show.set_defaults(action=_show)
-    show.add_argument("--html", action="store_true", help="the page, to be written to a file")
+    show.add_argument("--html", action="store_true", help="print the HTML page instead; redirect it to a file")
     accept = commands.add_parser(
         "accept",
         help="accept a run although its data break rules",
-        description="Record that the data of a run are unusual but correct: who says so, why, and which rules are "
-        "meant. Then clear the run: it passes, unless it breaks other rules.",
+        description="Record that the data of a run are unusual but correct, with the person's name, the reason and the "
+        "broken rules. Then clear the run: it passes, unless it breaks other rules.",
     )
     accept.set_defaults(action=_accept)
-    accept.add_argument("--reason", required=True, help="why; it is kept, and shown on the run's page")
-    accept.add_argument("--by", default=None, help="who decides (default: the user who runs this)")
+    accept.add_argument("--reason", required=True, help="why; stored, and shown on the run's page")
+    accept.add_argument("--by", default=None, help="who decides (default: the user who runs the command)")
     for command in (show, accept):
-        command.add_argument("consumer", help="as the alarm and the error name it")
+        command.add_argument("consumer", help="the consumer's name, as in the alarm and the error")
         command.add_argument("claim", help="the claim's number")
     return parser
 
@@ -47,7 +47,7 @@ def _show(options: argparse.Namespace) -> list[str]:
     result = load_result(options.consumer, options.claim)
     if result is None:
         raise NothingToAccept(f"no suite was checked for claim {options.claim} of {options.consumer}")
-    # Findings may contain text of anyone. It is escaped, so that no control sequence reaches the terminal.
+    # Findings may contain text from messages. It is escaped, so that no control sequence reaches the terminal.
     lines = [f"{result['suite']}: {'stopped' if result['stopped'] else 'passed'}, {result['rows']:,} rows"]
     for outcome in result["outcomes"]:
         found = f"{outcome['observed']} (expected: {outcome['expected']})".encode("unicode_escape").decode()

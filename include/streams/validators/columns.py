@@ -26,9 +26,9 @@ _TYPES = {
 }
 _WRAPPERS = ("default", "nullable", "function-before", "function-after", "function-wrap")
 JSON_TEXT = "json"
-# In the clean table of a topic with a union: the name of the row's contract, as in the inbox.
+# The column of the clean table of a union that holds the name of the row's contract, as in the inbox.
 CONTRACT = "contract"
-# What a column takes. A validator of a contract may return anything, whatever the field's type says.
+# The Python types that a column accepts. A validator of a contract may return another type than the field's.
 _PYTHON = {"string": str, "long": int, "double": float, "boolean": bool, "timestamptz": datetime, "date": date}
 # Settings of a model that change how values are read, with the required values: those of `Contract`.
 _KNOWN_CONFIG = {"strict": True, "extra_fields_behavior": "forbid", "allow_inf_nan": False}
@@ -71,6 +71,7 @@ class Fields:
 
 @cache
 def fields_of(contract: type[Contract]) -> Fields:
+    """Read pydantic's core schemas of a contract's fields."""
     schema, definitions = model_schema(contract)
     is_plain = (
         schema["type"] == "model"
@@ -98,7 +99,9 @@ def columns_of(contract: type[Contract]) -> tuple[Column, ...]:
     """
     fields = fields_of(contract)
     if taken := {"event_id", *COORDINATES, LOG} & fields.schemas.keys():
-        raise ValueError(f"{contract.__name__}: {', '.join(sorted(taken))} is a column of every clean table already")
+        raise ValueError(
+            f"{contract.__name__}: each clean table has a column {', '.join(sorted(taken))}; rename the field"
+        )
     return tuple(_column(name, schema, fields) for name, schema in fields.schemas.items())
 
 
@@ -124,7 +127,7 @@ def table_columns(topic: Topic) -> tuple[Column, ...]:
         for column in columns_of(contract):
             if column.name == CONTRACT:
                 raise ValueError(
-                    f"{contract.__name__}: {CONTRACT} is a column of the clean table of every union already"
+                    f"{contract.__name__}: each clean table of a union has a column {CONTRACT}; rename the field"
                 )
             other = found.setdefault(column.name, Column(column.name, column.kind, required=False))
             if other.kind != column.kind:
@@ -161,7 +164,7 @@ def row_of(event: Contract) -> dict[str, Any]:
 
     Raises:
         ContractViolation: A column cannot hold a value, such as an integer of more than 64 bits, or the contract's own
-            code fails. Nothing else is raised: it would stop the lane at this message.
+            code fails. No other exception is raised, because it would stop the lane at this message.
     """
     try:
         row = {**dict(_values(event)), "event_id": event.event_id}
@@ -183,11 +186,11 @@ def _values(event: Contract) -> Iterator[tuple[str, Any]]:
             as_json = as_json or event.model_dump(mode="json")
             value = json.dumps(as_json[column.name], ensure_ascii=False, separators=(",", ":"))
         elif column.kind == "long" and isinstance(value, int) and value not in _LONG:
-            # The contract has no bound, but the table's type has.
+            # The contract sets no bound, but the column has 64 bits.
             raise ContractViolation(Reason.out_of_bounds, f"{column.name} (too large for a table)")
         value = value.value if isinstance(value, Enum) else value
         if column.iceberg_type == "double" and type(value) is int:
-            # The default of a field, which pydantic does not convert.
+            # Pydantic does not convert the default of a field.
             value = float(value)
         if not isinstance(value, _PYTHON[column.iceberg_type]) and (value is not None or column.required):
             text = f"{column.name}: the contract's own code made it a {type(value).__name__}"

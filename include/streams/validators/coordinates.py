@@ -1,4 +1,4 @@
-"""The Kafka coordinates of clean rows: their columns, and how the rows of offset ranges are found."""
+"""The Kafka coordinates of clean rows: their columns, and the search for the rows of offset ranges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from include.streams.lake import offsets
 from include.streams.lake.engine import bounds_of, files_where, read_data_files
-from include.streams.lake.offsets import LogRange, Place
+from include.streams.lake.offsets import LogRange, OffsetColumns
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -18,12 +18,12 @@ COORDINATES = {"kafka_partition": "int", "kafka_offset": "long", "kafka_timestam
 # The identity of the log to which the offset belongs. A recreated topic, or a topic that was reset after its log was
 # truncated, uses its offsets again. Without this column, its rows would replace rows of the earlier log.
 LOG = "kafka_log"
-PLACE = Place("kafka_partition", "kafka_offset", LOG)
+OFFSET_COLUMNS = OffsetColumns("kafka_partition", "kafka_offset", LOG)
 
 
 def span(ranges: Sequence[LogRange]) -> str:
-    """A short condition that holds for all rows of these offset ranges, at least one, and for many others."""
-    return offsets.span(ranges, PLACE.offset)
+    """A short condition that holds for all rows of these offset ranges (at least one), and also for many other rows."""
+    return offsets.span(ranges, OFFSET_COLUMNS.offset)
 
 
 def rows_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[LogRange]) -> DuckDBPyRelation:
@@ -32,38 +32,37 @@ def rows_of(connection: DuckDBPyConnection, table: Table, ranges: Sequence[LogRa
     Args:
         connection: The engine's DuckDB connection.
         table: The clean table.
-        ranges: The offsets, any number of ranges. A row without a log, written before the column was added, is of any
-            log.
+        ranges: The offset ranges. A row without a log, which was written before the column was added, matches any log.
 
     Raises:
         ValueError: The table has delete files.
     """
-    return among(connection, read_data_files(connection, table, files_of(table, ranges)), ranges)
+    return rows_in_ranges(connection, read_data_files(connection, table, files_of(table, ranges)), ranges)
 
 
-def among(
+def rows_in_ranges(
     connection: DuckDBPyConnection,
     rows: DuckDBPyRelation,
     ranges: Sequence[LogRange],
     *,
     others: bool = False,
 ) -> DuckDBPyRelation:
-    """Those of the clean rows that came from these offsets; or, with `others`, all others.
+    """The clean rows that came from these offsets.
 
     Args:
-        connection: The engine's DuckDB connection, which made `rows`.
+        connection: The DuckDB connection that created `rows`.
         rows: Rows with the columns of a clean table.
         ranges: As for `rows_of`.
-        others: See above.
+        others: True to return all other rows instead.
     """
-    return offsets.among(connection, rows, ranges, PLACE, others=others)
+    return offsets.rows_in_ranges(connection, rows, ranges, OFFSET_COLUMNS, others=others)
 
 
 def files_of(table: Table, ranges: Sequence[LogRange]) -> list[DataFile]:
     """The data files of a clean table that may hold rows of these offset ranges.
 
     Args:
-        table: The clean table, with all columns of its coordinates.
+        table: The clean table. It must have all columns of the coordinates.
         ranges: As for `rows_of`.
 
     Raises:
@@ -83,13 +82,14 @@ def files_of(table: Table, ranges: Sequence[LogRange]) -> list[DataFile]:
             # Rows without a log match every log.
             logs = None
         # Thousands of files and ranges: compared one by one in Python, they would take seconds.
-        near = np.ones(len(ranges), dtype=bool)
+        overlaps = np.ones(len(ranges), dtype=bool)
         if partitions is not None:
-            near &= (numbers >= partitions[0]) & (numbers <= partitions[1])
+            overlaps &= (numbers >= partitions[0]) & (numbers <= partitions[1])
         if within is not None:
-            near &= (starts <= within[1]) & (ends > within[0])
+            overlaps &= (starts <= within[1]) & (ends > within[0])
         if any(
-            logs is None or (log := logs_of[place]) is None or logs[0] <= log <= logs[1] for place in near.nonzero()[0]
+            logs is None or (log := logs_of[index]) is None or logs[0] <= log <= logs[1]
+            for index in overlaps.nonzero()[0]
         ):
             found.append(file)
     return found

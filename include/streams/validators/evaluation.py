@@ -1,8 +1,8 @@
-"""Evaluates a suite of rules on a set of rows, with Great Expectations.
+"""Evaluate a suite of rules on a set of rows, with Great Expectations.
 
-The rows have been checked one by one against their contract before; these rules find faults that only a whole set of
-rows shows. Memory is bounded: Great Expectations gets one column at a time, and DuckDB computes the numbers about the
-run. No data leave the process: no project folder, no Data Docs, no telemetry.
+Each row has already been checked against its contract. These rules find faults that only a whole set of rows shows.
+Memory is bounded: Great Expectations gets one column at a time, and DuckDB computes the numbers about the run. No data
+leave the process: there is no project folder, no Data Docs and no telemetry.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Offences:
         rule: The rule.
         count: The number of sources that break it.
         worst: (source, observed number) of at most MAX_NAMED_SOURCES of them, the largest number first.
-        cured: Those sources in `known_sources` of the caller that have rows in the run and do not break the rule.
-        again: Those that break it, however many are worse.
+        cured: Sources in the caller's `known_sources` that have rows in the run and do not break the rule.
+        again: Sources in the caller's `known_sources` that break the rule, even if they are not among `worst`.
     """
 
     rule: SourceRule
@@ -106,7 +106,7 @@ class SetResult:
     Attributes:
         suite: The suite's name.
         rows: The number of rows in the run.
-        looked_at: The number of rows that rules about columns checked.
+        looked_at: The number of rows that the rules about columns have checked.
         outcomes: The outcomes of all rules.
         measures: {name: observed number}; None for a number that was not measured.
         sources: The sources that break rules about sources.
@@ -213,7 +213,7 @@ def _offences(run: DuckDBPyRelation, rule: SourceRule, known: Sequence[str]) -> 
     if known:
         listed = ", ".join(literal(source) for source in known)
         seen = found.filter(f"source::varchar in ({listed})").project("source::varchar, breaks").fetchall()
-    cured, again = (tuple(source for source, breaks in seen if breaks is said) for said in (False, True))
+    cured, again = (tuple(source for source, breaks in seen if breaks is wanted) for wanted in (False, True))
     return Offences(rule, count, tuple(worst), cured, again)
 
 
@@ -309,11 +309,11 @@ def _example(index: int, values: pandas.Series, lines: Any) -> str:
 
 @dataclass(frozen=True)
 class _Bounds:
-    """Bounds of a measure. `said`: their origin as text; None when they need earlier runs and there are too few."""
+    """Bounds of a measure. `origin`: their origin as text; None when they need earlier runs and there are too few."""
 
     low: float | None
     high: float | None
-    said: str | None = ""
+    origin: str | None = ""
 
 
 def _bounds(measure: Measure, past: Sequence[Mapping[str, float | None]]) -> _Bounds:
@@ -341,11 +341,11 @@ def _measure_outcome(measure: Measure, found: float | None, bounds: _Bounds, goo
         (False, True): f"at least {low}",
         (False, False): f"{low} to {high}",
     }[bounds.low is None, bounds.high is None]
-    expected += bounds.said or ""
+    expected += bounds.origin or ""
     state, observed = _state(measure.severity, good), _show(found, measure)
     if found is None:
         state, observed = State.not_measured, "too few rows to say"
-    elif good and bounds.said is None:
+    elif good and bounds.origin is None:
         state = State.no_past_yet
     return Outcome(measure.title, "run", measure.severity, state, expected, observed)
 

@@ -1,6 +1,6 @@
 """Great Expectations, in memory only: no project folder, no Data Docs, no progress bars.
 
-Its import takes two seconds and 200 MB, so only the calls import it.
+Its import takes two seconds and 200 MB, so it is imported only inside functions.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class GreatExpectations:
         asset = self._source.add_dataframe_asset(name)
         batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
         suite = ExpectationSuite(name)
-        for number, one in enumerate(expectations):
+        for number, expectation in enumerate(expectations):
             # Numbered, because Great Expectations validates in another order.
-            one.meta = {"number": number}
-            suite.add_expectation(one)
+            expectation.meta = {"number": number}
+            suite.add_expectation(expectation)
         # COMPLETE lists every value: for a rule that each of a million rows breaks, this is a copy of the column.
         form = {"result_format": "COMPLETE" if examples else "BASIC", "partial_unexpected_count": examples}
         with warnings.catch_warnings():
@@ -77,7 +77,7 @@ def expectation(rule: Rule) -> Any:
 
 
 def limit(measure: Measure, low: float | None, high: float | None) -> Any:
-    """The expectation for the bounds of a measure. Its value is the only row of a column with the measure's name.
+    """The expectation for the bounds of a measure, whose value is the only row of a column with the measure's name.
 
     Args:
         measure: The measure.

@@ -1,7 +1,7 @@
-"""A check's result as one compact page: no script, no external resources, everything escaped.
+"""A check's result as one HTML page without scripts and external resources; all text is escaped.
 
-The page may show text from messages and files of anyone. It may be opened from a bucket's own origin, or in a frame of
-Airflow. So the page contains a Content-Security-Policy that allows only its one style sheet, by its hash.
+The page may show text from messages and files of unknown senders. It may be opened from a bucket's own origin, or in a
+frame of Airflow. So the page contains a Content-Security-Policy that allows only its one style sheet, by its hash.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def render(document: Mapping[str, Any]) -> str:
         _verdict(document),
         _facts(document),
         _steps(document),
-        _table("What broke", sorted(filter(_broken, document["outcomes"]), key=lambda o: o["state"]), long=True),
+        _table("Broken rules", sorted(filter(_broken, document["outcomes"]), key=lambda o: o["state"]), long=True),
         _table(
             f"The {document.get('thing', 'run')} as a whole",
             [o for o in document["outcomes"] if o["about"] == "run" and not _broken(o)],
@@ -81,7 +81,7 @@ def _verdict(document: Mapping[str, Any]) -> str:
     rules = f"{len(document['outcomes'])} rules"
     if document["stopped"]:
         tone, head = "failed", f"{document.get('verdict', 'Stopped')}: {len(failed)} of {rules} broken"
-        text = document.get("consequence") or "Nothing was deleted, and nothing downstream has run."
+        text = document.get("consequence") or "Nothing was deleted, and no later task has run."
     elif failed:
         tone, head = "accepted", f"Accepted, although {len(failed)} of {rules} are broken"
         text = "A person has decided that the data are unusual but correct."
@@ -99,7 +99,7 @@ def _facts(document: Mapping[str, Any]) -> str:
     facts = {"rows checked": document["rows"], **counts}
     shown = [(name, f"{number:,}", "") for name, number in facts.items()]
     if document["looked_at"] < document["rows"]:
-        shown.append(("looked at by rules about columns", f"{document['looked_at']:,}", ""))
+        shown.append(("rows checked by rules about columns", f"{document['looked_at']:,}", ""))
     for r in document.get("ranges", ()):
         shown.append((f"offsets of partition {r['partition']}", f"{r['start']:,} to {r['end'] - 1:,}", "small"))
     cells = "".join(

@@ -31,7 +31,7 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 class NothingToAccept(Exception):
-    """There is no check of the run, or the run has broken no rule."""
+    """The run was not checked, or it has broken no rule."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def load_result(source: str, key: int | str) -> dict[str, Any] | None:
 
 
 def load_page(source: str, key: int | str) -> str | None:
+    """The HTML page of a run's last check; None when the run was not checked."""
     found = bucket().read(f"{folder(source, key)}/{PAGE}")
     return found[0].decode() if found else None
 
@@ -123,13 +124,13 @@ def accept(source: str, key: int | str, *, by: str, reason: str) -> Acceptance:
     """
     by, reason = by.strip(), reason.strip()
     if not by or not reason:
-        raise ValueError("an acceptance needs who accepts, and why: it is what is asked for later")
+        raise ValueError("an acceptance needs the name of the person and the reason")
     result = load_result(source, key)
     if result is None:
-        raise NothingToAccept(f"{source}: no suite was checked for {key}; `show` lists what there is of a run")
+        raise NothingToAccept(f"{source}: no suite was checked for {key}; `show` prints the check of a run")
     rules = tuple(outcome["rule"] for outcome in result["outcomes"] if outcome["state"] == "failed")
     if not rules:
-        raise NothingToAccept(f"{source}: {key} has broken no rule, there is nothing to accept")
+        raise NothingToAccept(f"{source}: {key} has broken no rule, so there is nothing to accept")
     accepted = Acceptance(rules, by, reason, datetime.now(UTC).isoformat(timespec="seconds"))
 
     def add(found: dict[str, Any] | None) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def accept(source: str, key: int | str, *, by: str, reason: str) -> Acceptance:
 
 
 def close(source: str, key: int | str) -> None:
-    """Close the alarm of a run that passes or was accepted. Each run has one, so it closes no other run's alarm."""
+    """Close the alarm of a run that passes or was accepted. Each run has its own alarm, so other alarms stay open."""
     from include.streams.operations.alarm_kinds import AlarmKind
     from include.streams.operations.alarms import close_alarm
     from include.streams.operations.database import begin
@@ -152,7 +153,7 @@ def close(source: str, key: int | str) -> None:
 
 
 def past_measures(source: str, before: int) -> list[Mapping[str, float | None]]:
-    """The measures of the last runs before a claim, so that a retry of the claim does not depend on its first attempt.
+    """The measures of the last runs before a claim. The claim's own are left out, so its retry has the same result.
 
     Args:
         source: The name of the checked source, such as a consumer.
@@ -201,7 +202,7 @@ def _decode(objects: Bucket, path: str, content: bytes | None) -> dict[str, Any]
         return json.loads(content)
     except ValueError as error:
         # Raised, because treating the object as missing would silently lose acceptances and measures.
-        raise ValueError(f"gs://{objects.name}/{path} is no JSON: restore an older version, or delete it") from error
+        raise ValueError(f"gs://{objects.name}/{path} is not JSON: restore an older version, or delete it") from error
 
 
 def _encode(document: Mapping[str, Any]) -> bytes:

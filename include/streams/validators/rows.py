@@ -1,15 +1,15 @@
-"""From raw text to rows of a contract, in sets.
+"""Validate raw texts in sets, and convert them to rows of a contract.
 
-`Topic.parse` defines which messages are valid. A screen, which is an SQL query derived from the contract, accepts a
-text only when it can prove that `parse` would accept the text with equal values. `parse` examines every other text, one
-by one, and gives the reason when a text is invalid. So the outcome is that of `parse` for every contract, and it is
-fast for valid messages.
+`Topic.parse` (the parser) defines which messages are valid. The fast path is an SQL query that is generated from the
+contract. It accepts a text only when it can prove that the parser would accept the text with equal values. All other
+texts go through the parser, one by one, which also gives the reason when a text is invalid. So the result is always
+that of the parser, and valid messages are fast.
 
-The screen falls back to `parse` for every message of a contract if it cannot prove something about the contract: an
-unknown pydantic schema, a pattern that engines might read differently, or a missing `event_id_sql`.
+A contract has no fast path if something about it cannot be proved: an unknown pydantic schema, a pattern that the
+engines might read differently, or a missing `event_id_sql`. Then all of its messages go through the parser.
 
-Of a foreign contract, all picked paths are extracted at once. The screen proves that they can be read in one way only,
-and nothing about the other members.
+For a foreign contract, the fast path extracts all picked paths at once. It proves that these paths have only one
+reading, and nothing about the other members.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _TIME = (
     "(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])"
 )
 _DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
-# Limits the digits, so that a double is not rounded twice, and the exponent, so that it does not overflow.
+# The number of digits is limited so that a double is not rounded twice, and the exponent so that it does not overflow.
 _NUMBER = "-?[0-9]{1,15}(\\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})?"
 # Patterns with the same meaning in Rust's engine and in RE2: no named classes, no flags, no Unicode escapes except
 # \uXXXX, and no dot outside of brackets.
@@ -63,8 +63,9 @@ _PLAIN_PATTERN = re.compile(
 # between quotes, and can be matched without decoding.
 _ASCII_PATTERN = re.compile(r"\^((\[[A-Za-z0-9._:/@+ -]+\]|[A-Za-z0-9_:/@ -])([*+?]|\{[0-9,]+\})?)*\$")
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_.: -]+")
-# Columns of a screen in addition to the contract's. Their names have a space, which no field of a contract has.
-EXAMINE, NOT_WANTED, TEXT, HEADERS = "to examine", "not wanted", "landed text", "landed headers"
+# Columns of the fast path besides the contract's. Their names have a space, which no field of a contract has. Staging
+# files of runs that are in progress during a deploy have these names too, so they must not change.
+NEEDS_PARSER, NOT_WANTED, TEXT, HEADERS = "to examine", "not wanted", "landed text", "landed headers"
 REPLACEMENT = "\ufffd"
 # A producer can write any number into the timestamp in milliseconds: microseconds there mean the year 55000, which no
 # reader of a table in Python accepts.
@@ -72,24 +73,24 @@ RECORD_TIME = 'case when "timestamp" >= \'0001-01-02\' and "timestamp" < \'9999-
 _META = {"type", "metadata", "ref", "serialization", "strict"}
 
 
-class NotScreened(Exception):
-    """The screen cannot prove that messages of this contract are valid."""
+class NoFastPath(Exception):
+    """The contract has no fast path: SQL cannot prove that its messages are valid. The text says why."""
 
 
-class ScreenDiffers(Exception):
-    """The screen has accepted a message that `parse` rejects or reads differently.
+class FastPathDiffers(Exception):
+    """The fast path has accepted a message that the parser rejects or reads differently.
 
-    The fault is in the screen or in `event_id_sql`.
+    The fault is in the fast path or in `event_id_sql`.
     """
 
 
 @dataclass(frozen=True)
-class Screened:
+class FieldSql:
     """A field in SQL.
 
     Attributes:
         value: The expression of the field's value.
-        check: A condition that holds only if `parse` accepts the field with that value.
+        check: A condition that holds only if the parser accepts the field with that value.
         may_grow: Whether DuckDB may write the value with more characters than it has in the message, such as
             1000000000.0 for 1e9.
     """
@@ -99,8 +100,8 @@ class Screened:
     may_grow: bool = False
 
 
-def screen(topic: Topic, source: str) -> str:
-    """A query that screens messages, with one row for each message.
+def fast_path_sql(topic: Topic, source: str) -> str:
+    """The query of the fast path, with one row for each message.
 
     Args:
         topic: The topic of the messages.
@@ -109,14 +110,14 @@ def screen(topic: Topic, source: str) -> str:
 
     Returns:
         An SQL query with the topic's columns (`table_columns`), event_id, kafka_partition, kafka_offset,
-        kafka_timestamp, EXAMINE, NOT_WANTED, TEXT and HEADERS. EXAMINE is true if `parse` must examine the message.
-        TEXT then holds its text, and HEADERS the bytes of the topic's headers in their order, or null if not all of
-        them have landed. NOT_WANTED is true if no contract of the topic's union takes the message. In both cases, the
-        topic's columns must not be used.
+        kafka_timestamp, NEEDS_PARSER, NOT_WANTED, TEXT and HEADERS. NEEDS_PARSER is true if the message must go through
+        the parser. TEXT then holds its text, and HEADERS the bytes of the topic's headers in their order, or null if
+        not all of them have landed. NOT_WANTED is true if no contract of the topic's union takes the message. If either
+        is true, the topic's columns must not be used.
     """
     union = topic.contract if isinstance(topic.contract, ContractUnion) else None
     if union is None:
-        return _screen(topic, topic.contracts[0], source)
+        return _contract_sql(topic, topic.contracts[0], source)
     by = union.by
     if isinstance(by, FromHeader):
         kind, names = f"case when {_landed(topic)} then {_header(by)} end", {n: literal(n) for n in union.contracts}
@@ -129,44 +130,45 @@ def screen(topic: Topic, source: str) -> str:
         objects, is_kind = f"try(json_keys(value, {paths}))", f"""starts_with({_KIND}, '"') and {unambiguous}"""
     typed = f"select *, {kind} as {_KIND} from ({source})"
     parts = [
-        _screen(topic, contract, f"select * from ({typed}) where {_KIND} = {names[name]}")
+        _contract_sql(topic, contract, f"select * from ({typed}) where {_KIND} = {names[name]}")
         for name, contract in union.contracts.items()
     ]
     nulls = ", ".join(f"null::{sql_type(c.iceberg_type)} as {quoted(c.name)}" for c in table_columns(topic))
     others = f"""
-        select *, not coalesce({is_kind}, false) as {quoted(EXAMINE)} from (
+        select *, not coalesce({is_kind}, false) as {quoted(NEEDS_PARSER)} from (
             select *, {objects} as {_OBJECTS} from ({typed})
             where coalesce({_KIND} not in ({", ".join(names.values())}), true)
         )
     """
     parts.append(
-        f"select {nulls}, null::varchar as event_id, {_POSITION}, {quoted(EXAMINE)}, "
-        f"not {quoted(EXAMINE)} as {quoted(NOT_WANTED)}, {_for_parse(topic, 'value')} from ({others})"
+        f"select {nulls}, null::varchar as event_id, {_POSITION}, {quoted(NEEDS_PARSER)}, "
+        f"not {quoted(NEEDS_PARSER)} as {quoted(NOT_WANTED)}, {_for_parse(topic, 'value')} from ({others})"
     )
     return " union all ".join(f"select * from ({part})" for part in parts)
 
 
 _POSITION = f'"partition" as kafka_partition, "offset" as kafka_offset, {RECORD_TIME} as kafka_timestamp'
-# Columns of a screen alone: the type by which a union chooses a contract; the names in each object on picked paths.
+# Columns that only the query itself uses: the type by which a union chooses a contract; the names in each object on
+# picked paths.
 _KIND, _OBJECTS = quoted("type of the message"), quoted("names in objects")
 
 
-def _screen(topic: Topic, contract: type[Contract], source: str) -> str:
-    """The screen of messages of one contract."""
+def _contract_sql(topic: Topic, contract: type[Contract], source: str) -> str:
+    """The query for messages of one contract; every message needs the parser if the contract has no fast path."""
     columns = table_columns(topic)
     own = {column.name for column in columns_of(contract)}
     try:
         fields = _fields(contract)
         event_id = contract.event_id_sql
         if event_id is None:
-            raise NotScreened("no event_id_sql")
+            raise NoFastPath("no event_id_sql")
         read = _read_foreign(topic, contract) if issubclass(contract, ForeignContract) else _read_own(topic, contract)
-    except NotScreened:
+    except NoFastPath:
         nulls = ", ".join(f"null::{sql_type(c.iceberg_type)} as {quoted(c.name)}" for c in columns)
         return (
-            f"select {nulls}, null::varchar as event_id, {_POSITION}, true as {quoted(EXAMINE)}, "
+            f"select {nulls}, null::varchar as event_id, {_POSITION}, true as {quoted(NEEDS_PARSER)}, "
             f"false as {quoted(NOT_WANTED)}, {_for_parse(topic, 'value')} "
-            f"from (select *, true as {quoted(EXAMINE)} from ({source}))"
+            f"from (select *, true as {quoted(NEEDS_PARSER)} from ({source}))"
         )
     raw = ", ".join(f"{expression}::varchar as {_raw(name)}" for name, expression in read.texts.items())
     parsed = ", ".join(f'case when "is readable" then try({e}) end as {name}' for name, e in read.parsed.items())
@@ -192,23 +194,23 @@ def _screen(topic: Topic, contract: type[Contract], source: str) -> str:
         texts as (select {kept}, {read.is_json} as "is json", {raw} from parsed),
         typed as (select *, {values} from texts),
         checked as (
-            select *, not coalesce("is json" and {checks} and {read.names}, false) as {quoted(EXAMINE)} from typed
+            select *, not coalesce("is json" and {checks} and {read.names}, false) as {quoted(NEEDS_PARSER)} from typed
         )
-        select {names}, case when not {quoted(EXAMINE)} then {event_id} end as event_id,
-            kafka_partition, kafka_offset, kafka_timestamp, {quoted(EXAMINE)}, false as {quoted(NOT_WANTED)},
+        select {names}, case when not {quoted(NEEDS_PARSER)} then {event_id} end as event_id,
+            kafka_partition, kafka_offset, kafka_timestamp, {quoted(NEEDS_PARSER)}, false as {quoted(NOT_WANTED)},
             {_for_parse(topic, '"json text"')}
         from checked
     """
 
 
 def _for_parse(topic: Topic, text: str) -> str:
-    """The columns TEXT and HEADERS, null if `parse` need not examine the message."""
-    examine = quoted(EXAMINE)
+    """The columns TEXT and HEADERS, null if the message does not need the parser."""
+    needs_parser = quoted(NEEDS_PARSER)
     headers = "[]::blob[]"
     if topic.headers:
         listed = ", ".join(quoted(header_column(name)) for name in topic.headers)
-        headers = f"case when {examine} and {_landed(topic)} then [{listed}] end"
-    return f"case when {examine} then {text} end as {quoted(TEXT)}, {headers} as {quoted(HEADERS)}"
+        headers = f"case when {needs_parser} and {_landed(topic)} then [{listed}] end"
+    return f"case when {needs_parser} then {text} end as {quoted(TEXT)}, {headers} as {quoted(HEADERS)}"
 
 
 @dataclass(frozen=True)
@@ -216,11 +218,11 @@ class _Reading:
     """How the fields of a contract are read from a message, in SQL.
 
     Attributes:
-        is_readable: A condition on the text: what DuckDB parses as JSON, `parse` reads too.
+        is_readable: A condition on the text: if DuckDB parses it as JSON, the parser does too.
         parsed: {column: expression of the parsed text}.
-        is_json: A condition on these columns: the text is a JSON object (of which the picked part is unambiguous).
-        texts: {field: expression of its JSON text}, on these columns.
-        names: A condition on the names in the text, on the texts of the fields.
+        is_json: A condition on these columns: the text is a JSON object (and its picked part is unambiguous).
+        texts: {field: expression of its JSON text, from these columns}.
+        names: A condition, on the fields' texts, for the names in the object.
     """
 
     is_readable: str
@@ -233,8 +235,8 @@ class _Reading:
 def _read_own(topic: Topic, contract: type[Contract]) -> _Reading:
     fields = _fields(contract)
     shape = json.dumps({name: "JSON" for name in fields})
-    # Excludes a trailing comma, which DuckDB's parser accepts. Excludes U+FFFD, which may replace bytes that were not
-    # UTF-8: only the original record shows this.
+    # Excludes texts with a trailing comma, which DuckDB's parser accepts, and with U+FFFD, which may replace bytes that
+    # were not UTF-8: only the original record shows this.
     readable = (
         f"value is not null and strlen(value) <= {topic.max_bytes} "
         f"and not contains(value, '{REPLACEMENT}') "
@@ -249,7 +251,7 @@ def _read_own(topic: Topic, contract: type[Contract]) -> _Reading:
     )
 
 
-# What DuckDB's parser accepts as a number, and no other reader of JSON. Each pattern begins with one plain character,
+# Numbers that DuckDB's JSON parser accepts, and no other JSON parser. Each pattern begins with one plain character,
 # which the regular expression engine finds at once: as one pattern, they would take five times as long.
 _NO_NUMBER = r"-?([nN][aA][nN]|[iI][nN][fF]([iI][nN][iI][tT][yY])?)[ \t\r\n]*[,}\]]"
 _NOT_STRICT = (
@@ -257,14 +259,15 @@ _NOT_STRICT = (
     rf":[ \t\r\n]*{_NO_NUMBER}",
     rf"\[[ \t\r\n]*{_NO_NUMBER}",
 )
-# Of each kind. Python's reader takes more levels than both together, also in a task that is deep in calls.
+# The most brackets of each kind. Python's JSON parser allows more levels than both limits together, even with a deep
+# call stack.
 _MAX_BRACKETS = 300
 
 
 def _is_strict(topic: Topic) -> str:
-    """A condition on `value`: if DuckDB parses it, it is JSON for every reader.
+    """A condition on `value`: if DuckDB parses it, every JSON parser does.
 
-    Only the picked fields are checked further, so the text as a whole must not hold what DuckDB alone accepts.
+    Only the picked fields are checked further, so the whole text must not contain anything that only DuckDB accepts.
     """
     brackets = (f"value like '%{'%'.join(bracket * _MAX_BRACKETS)}%'" for bracket in "{[")
     return (
@@ -278,7 +281,7 @@ def _read_foreign(topic: Topic, contract: type[ForeignContract]) -> _Reading:
     sources = sources_of(contract)
     paths = [source.names for source in sources.values() if isinstance(source, At)]
     if not paths:
-        raise NotScreened("nothing is picked from the payload")
+        raise NoFastPath("nothing is picked from the payload")
     if isinstance(topic.contract, ContractUnion) and isinstance(topic.contract.by, At):
         read = [*paths, topic.contract.by.names]
     else:
@@ -290,7 +293,8 @@ def _read_foreign(topic: Topic, contract: type[ForeignContract]) -> _Reading:
     if any(isinstance(source, FromHeader) for source in sources.values()):
         conditions.append(_landed(topic))
     for name, source in sources.items():
-        # A text cannot show whether a field is null or missing, and a field without a default may only be null.
+        # A field's text is the same whether the field is null or missing, and a field without a default may only be
+        # null.
         is_required = schemas[name]["type"] != "default"
         if isinstance(source, At):
             *way, last = source.names
@@ -302,7 +306,7 @@ def _read_foreign(topic: Topic, contract: type[ForeignContract]) -> _Reading:
             texts[name] = f"to_json({_header(source)})"
             if is_required:
                 conditions.append(f"{quoted(header_column(source.name))} is not null")
-            # Only the original record shows whether bytes that are not UTF-8 are a header's.
+            # A header that is not UTF-8 needs the parser.
             conditions.append(f"({quoted(header_column(source.name))} is null or {_header(source)} is not null)")
     return _Reading(
         _is_strict(topic),
@@ -324,9 +328,9 @@ def _shape(paths: Iterable[tuple[str, ...]]) -> dict[str, Any]:
         for name in path[:-1]:
             node = node.setdefault(name, {})
             if node == "JSON":
-                raise NotScreened("a path inside of another field")
+                raise NoFastPath("a picked path inside another picked field")
         if isinstance(node.setdefault(path[-1], "JSON"), dict):
-            raise NotScreened("a path inside of another field")
+            raise NoFastPath("a picked path inside another picked field")
     _check_names(shape)
     return shape
 
@@ -334,14 +338,14 @@ def _shape(paths: Iterable[tuple[str, ...]]) -> dict[str, Any]:
 def _check_names(shape: dict[str, Any]) -> None:
     # DuckDB's structs have no two members that differ only in upper and lower case.
     if len({name.lower() for name in shape}) < len(shape):
-        raise NotScreened("names that differ only in case")
+        raise NoFastPath("names that differ only in case")
     for node in shape.values():
         if isinstance(node, dict):
             _check_names(node)
 
 
 def _unambiguous(paths: Iterable[tuple[str, ...]], text: str, keys: str) -> tuple[str, str]:
-    """The proof that what is at these paths can be read in one way only.
+    """The proof that the values at these paths have only one reading.
 
     Args:
         paths: The paths.
@@ -349,7 +353,7 @@ def _unambiguous(paths: Iterable[tuple[str, ...]], text: str, keys: str) -> tupl
         keys: The column with the names in each object on the paths: `json_keys(text, objects)`.
 
     Returns:
-        (objects, a condition: each value on the way is an object or null, and no name of a path occurs twice in it).
+        (objects, a condition: each value on a path is an object or null, and no name of a path occurs twice in it).
     """
     names = _objects(paths)
     conditions = []
@@ -359,7 +363,7 @@ def _unambiguous(paths: Iterable[tuple[str, ...]], text: str, keys: str) -> tupl
         present = " + ".join(f"list_contains({found}, {literal(name)})::int" for name in read)
         once = f"len(list_filter({found}, lambda name: name in ({listed}))) = {present}"
         if path:
-            # No names: an empty object or null, but also a list, a text or a number.
+            # An empty list of names means an empty object or null, but also a list, a text or a number.
             # `try`, because the expression is also evaluated for texts that are not JSON.
             kind = f"try(json_type({text}, {literal(_json_path(path))})) in ('NULL', 'OBJECT')"
             once = f"({found} is null or case when len({found}) > 0 then {once} else {kind} end)"
@@ -369,7 +373,7 @@ def _unambiguous(paths: Iterable[tuple[str, ...]], text: str, keys: str) -> tupl
 
 
 def _objects(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str, None]]:
-    """{path of an object: names that are read in it} for the objects on these paths."""
+    """{path of an object on these paths: the names that are read in it}."""
     found: dict[tuple[str, ...], dict[str, None]] = {}
     for path in paths:
         for depth, name in enumerate(path):
@@ -391,7 +395,7 @@ def _header_columns(topic: Topic) -> list[str]:
 
 
 def _landed(topic: Topic) -> str:
-    """Whether the sink has landed all headers that the contract needs now: it may have picked fewer before."""
+    """Whether the sink has landed all headers that the contract needs; earlier contracts may have needed fewer."""
     usual = literal(",".join(topic.headers))
     return (
         f"coalesce({HEADERS_LANDED} = {usual} "
@@ -400,12 +404,17 @@ def _landed(topic: Topic) -> str:
 
 
 def headers_of(topic: Topic, landed: Sequence[bytes | None]) -> Headers:
-    """The headers in a row's HEADERS, as `parse` takes them."""
+    """The headers in a row's HEADERS, as the parser takes them.
+
+    Args:
+        topic: The topic of the row.
+        landed: The bytes of the topic's headers in their order; None for a header that the message lacks.
+    """
     return [(name, value) for name, value in zip(topic.headers, landed, strict=True) if value is not None]
 
 
-def examine(topic: Topic, text: str | bytes | None, headers: Headers = ()) -> dict[str, Any]:
-    """The row of a message from `parse`.
+def parse_row(topic: Topic, text: str | bytes | None, headers: Headers = ()) -> dict[str, Any]:
+    """Parse one message, and convert it to a row.
 
     Args:
         topic: The topic of the message.
@@ -426,72 +435,72 @@ def examine(topic: Topic, text: str | bytes | None, headers: Headers = ()) -> di
 
 
 def verify(connection: DuckDBPyConnection, topic: Topic, sample: str) -> int:
-    """Screen a sample, and compare each row that the screen has decided with the result of `parse`.
+    """Run the fast path on a sample, and compare each row that it has decided with the result of the parser.
 
     The comparison is needed because `event_id_sql` is a second, manual definition of the property `event_id`, and
-    because engines change.
+    because a new version of DuckDB may behave differently.
 
     Args:
         connection: A DuckDB connection with MACROS.
         topic: The topic of the messages.
-        sample: An SQL query with the columns that `screen` needs.
+        sample: An SQL query with the columns that `fast_path_sql` needs.
 
     Returns:
         The number of compared rows.
 
     Raises:
-        ScreenDiffers: A row differs. No row of the run may be written.
+        FastPathDiffers: A row differs. No row of the run may be written.
     """
     headers = ", ".join(f"sample.{quoted(header_column(name))}" for name in topic.headers)
     query = f"""
-        select screened.*, sample.value as "json text", [{headers}] as "all headers"
-        from ({screen(topic, sample)}) screened
+        select fast.*, sample.value as "json text", [{headers}] as "all headers"
+        from ({fast_path_sql(topic, sample)}) fast
         join ({sample}) sample
-            on sample."partition" = screened.kafka_partition and sample."offset" = screened.kafka_offset
-        where not {quoted(EXAMINE)}
+            on sample."partition" = fast.kafka_partition and sample."offset" = fast.kafka_offset
+        where not {quoted(NEEDS_PARSER)}
     """
-    found = connection.sql(query)
-    names = found.columns
+    decided = connection.sql(query)
+    names = decided.columns
     compared = 0
-    for values in found.fetchall():
+    for values in decided.fetchall():
         row = dict(zip(names, values, strict=True))
         where = f"topic {topic.name}: partition {row['kafka_partition']} offset {row['kafka_offset']}"
         try:
-            expected = examine(topic, row["json text"], headers_of(topic, row["all headers"]))
+            expected = parse_row(topic, row["json text"], headers_of(topic, row["all headers"]))
         except ContractViolation as violation:
-            raise ScreenDiffers(f"{where}: the screen accepts it, the contract does not ({violation})") from None
+            raise FastPathDiffers(f"{where}: the fast path accepts it, the parser does not ({violation})") from None
         except NotWanted:
             expected = None
         if (expected is None) != row[NOT_WANTED]:
-            raise ScreenDiffers(f"{where}: the screen and the contract differ about whether it is wanted")
+            raise FastPathDiffers(f"{where}: the fast path and the parser differ about whether it is wanted")
         for name, value in (expected or {}).items():
             if row[name] != value or type(row[name]) is not type(value):
                 hint = "; compare event_id_sql with event_id" if name == "event_id" else ""
-                raise ScreenDiffers(f"{where}: the screen and the contract read {name} differently{hint}")
+                raise FastPathDiffers(f"{where}: the fast path and the parser read {name} differently{hint}")
         compared += 1
     return compared
 
 
-def is_screened(topic: Topic) -> bool:
-    """Whether the screen can decide about messages of this topic, so that `parse` need not examine each one."""
-    return isinstance(topic.contract, ContractUnion) or _is_screened(topic, topic.contract)
+def has_fast_path(topic: Topic) -> bool:
+    """Whether the topic's contract has a fast path, or is a union, whose contracts may have one."""
+    return isinstance(topic.contract, ContractUnion) or _has_fast_path(topic, topic.contract)
 
 
-def _is_screened(topic: Topic, contract: type[Contract]) -> bool:
+def _has_fast_path(topic: Topic, contract: type[Contract]) -> bool:
     try:
         read = _read_foreign(topic, contract) if issubclass(contract, ForeignContract) else _read_own(topic, contract)
         return contract.event_id_sql is not None and bool(read)
-    except NotScreened:
+    except NoFastPath:
         return False
 
 
 @cache
-def _fields(contract: type[Contract]) -> dict[str, Screened]:
-    """{name: field in SQL} of the contract's fields; raises NotScreened."""
+def _fields(contract: type[Contract]) -> dict[str, FieldSql]:
+    """{name: field in SQL} of the contract's fields; raises NoFastPath."""
     fields = fields_of(contract)
     if not fields.is_plain:
-        raise NotScreened(f"{contract.__name__}: more than its fields decides")
-    return {name: _screened(schema, _raw(name), quoted(name), fields) for name, schema in fields.schemas.items()}
+        raise NoFastPath(f"{contract.__name__}: not only its fields decide whether a message is valid")
+    return {name: _field_sql(schema, _raw(name), quoted(name), fields) for name, schema in fields.schemas.items()}
 
 
 def _raw(name: str) -> str:
@@ -533,29 +542,29 @@ def _list(names: Iterable[str]) -> str:
     return f"[{', '.join(literal(name) for name in names)}]::varchar[]"
 
 
-def _screened(schema: Any, raw: str, name: str, fields: Fields) -> Screened:
+def _field_sql(schema: Any, raw: str, name: str, fields: Fields) -> FieldSql:
     """The field in SQL, from its JSON text (the column `raw`) and its value (the column `name`)."""
     schema = fields.resolved(schema)
     kind = schema["type"]
     if kind == "default":
         if "default" in schema and not _may_be_absent(schema):
-            raise NotScreened("a default that is not null")
+            raise NoFastPath("a default that is not null")
         if "default_factory" in schema or schema.get("validate_default"):
-            raise NotScreened("a default that is computed")
-        return _screened(schema["schema"], raw, name, fields)
+            raise NoFastPath("a default that is computed")
+        return _field_sql(schema["schema"], raw, name, fields)
     if kind == "nullable":
-        inner = _screened(schema["schema"], raw, name, fields)
+        inner = _field_sql(schema["schema"], raw, name, fields)
         return replace(inner, check=f"{raw} is null or ({inner.check})")
     try:
         make = _KINDS[kind]
     except KeyError:
-        raise NotScreened(f"pydantic's {kind}") from None
+        raise NoFastPath(f"pydantic's {kind}") from None
     return make(schema, raw, name)
 
 
 def _only(schema: Any, *known: str) -> None:
     if unknown := {key for key, value in schema.items() if value is not None} - _META - set(known):
-        raise NotScreened(f"{schema['type']} with {', '.join(sorted(unknown))}")
+        raise NoFastPath(f"{schema['type']} with {', '.join(sorted(unknown))}")
 
 
 def _text(raw: str) -> str:
@@ -568,7 +577,7 @@ def _inside(raw: str) -> str:
     return f"substring({raw}, 2, length({raw}) - 2)"
 
 
-def _string(schema: Any, raw: str, name: str) -> Screened:
+def _string(schema: Any, raw: str, name: str) -> FieldSql:
     _only(schema, "pattern", "min_length", "max_length")
     pattern = schema.get("pattern")
     if isinstance(pattern, str) and _ASCII_PATTERN.fullmatch(pattern):
@@ -577,8 +586,8 @@ def _string(schema: Any, raw: str, name: str) -> Screened:
         bounds = [
             f"strlen({raw}) {operator} {length + 2}" for operator, length in lengths.items() if length is not None
         ]
-        return Screened(_inside(raw), " and ".join([f"regexp_full_match({raw}, {whole})", *bounds]))
-    # Texts with a NUL are excluded, because they would have to pass through C strings.
+        return FieldSql(_inside(raw), " and ".join([f"regexp_full_match({raw}, {whole})", *bounds]))
+    # Texts with a NUL are excluded: it would end a C string.
     checks = [f"starts_with({raw}, '\"')", rf"not contains({raw}, '\u0000')"]
     if "pattern" in schema:
         checks.append(f"regexp_matches({name}, {literal(_re2(schema['pattern']))})")
@@ -586,29 +595,29 @@ def _string(schema: Any, raw: str, name: str) -> Screened:
         checks.append(f"length({name}) >= {schema['min_length']}")
     if "max_length" in schema:
         checks.append(f"length({name}) <= {schema['max_length']}")
-    return Screened(_text(raw), " and ".join(checks))
+    return FieldSql(_text(raw), " and ".join(checks))
 
 
 def _re2(pattern: Any) -> str:
-    """Translate a pattern of pydantic (Rust) for DuckDB (RE2), if it means the same in both; else raise NotScreened."""
+    """Translate a pattern of pydantic (Rust) for DuckDB (RE2), if it means the same in both; else raise NoFastPath."""
     if not isinstance(pattern, str) or not _PLAIN_PATTERN.fullmatch(pattern):
-        raise NotScreened("a pattern that engines might read differently")
+        raise NoFastPath("a pattern that engines might read differently")
     translated = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", pattern)
     if max([int(n) for n in re.findall(r"[0-9]+", "".join(re.findall(r"\{[0-9,]+\}", pattern)))], default=0) > 1000:
-        raise NotScreened("more repetitions than RE2 takes")
+        raise NoFastPath("more repetitions than RE2 takes")
     return translated
 
 
-def _integer(schema: Any, raw: str, name: str) -> Screened:
+def _integer(schema: Any, raw: str, name: str) -> FieldSql:
     _only(schema, *_BOUNDS)
-    # The number as text must equal the JSON text, because 5.0, 1e18 and "5" could be cast to numbers too.
-    return Screened(f"try_cast({raw} as bigint)", " and ".join([f"{name}::varchar = {raw}", *_bounds(schema, name)]))
+    # The number, converted back to text, must equal the JSON text: 5.0, 1e18 and "5" could be cast to numbers too.
+    return FieldSql(f"try_cast({raw} as bigint)", " and ".join([f"{name}::varchar = {raw}", *_bounds(schema, name)]))
 
 
-def _float(schema: Any, raw: str, name: str) -> Screened:
+def _float(schema: Any, raw: str, name: str) -> FieldSql:
     _only(schema, *_BOUNDS)
     number = f"regexp_full_match({raw}, {literal(_NUMBER)})"
-    return Screened(f"try_cast({raw} as double)", " and ".join([number, *_bounds(schema, name)]), may_grow=True)
+    return FieldSql(f"try_cast({raw} as double)", " and ".join([number, *_bounds(schema, name)]), may_grow=True)
 
 
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -623,46 +632,46 @@ def _bounds(schema: Any, name: str) -> Iterator[str]:
                 # Cast, because DuckDB would compare a decimal literal in decimals.
                 yield f"{name} {operator} {literal(repr(bound))}::double"
             else:
-                raise NotScreened("a bound that is no plain number")
+                raise NoFastPath("a bound that is no plain number")
 
 
-def _boolean(schema: Any, raw: str, name: str) -> Screened:
+def _boolean(schema: Any, raw: str, name: str) -> FieldSql:
     _only(schema)
-    return Screened(f"{raw} = 'true'", f"{raw} in ('true', 'false')")
+    return FieldSql(f"{raw} = 'true'", f"{raw} in ('true', 'false')")
 
 
-def _one_of(values: Iterable[Any], raw: str) -> Screened:
+def _one_of(values: Iterable[Any], raw: str) -> FieldSql:
     values = list(values)
     if all(type(value) is int for value in values):
         texts, value = [str(value) for value in values], f"try_cast({raw} as bigint)"
     elif all(type(value) is str and _PLAIN_TEXT.fullmatch(value) for value in values):
         texts, value = [f'"{value}"' for value in values], _inside(raw)
     else:
-        raise NotScreened("values that are not plain")
-    return Screened(value, f"{raw} in ({', '.join(literal(text) for text in texts)})")
+        raise NoFastPath("values that are not plain")
+    return FieldSql(value, f"{raw} in ({', '.join(literal(text) for text in texts)})")
 
 
-def _enumeration(schema: Any, raw: str, name: str) -> Screened:
+def _enumeration(schema: Any, raw: str, name: str) -> FieldSql:
     _only(schema, "cls", "members", "sub_type")
     if schema.get("sub_type") != "str":
-        raise NotScreened("an enumeration of other values than texts")
+        raise NoFastPath("an enumeration of other values than texts")
     return _one_of([member.value for member in schema["members"]], raw)
 
 
-def _literal_value(schema: Any, raw: str, name: str) -> Screened:
+def _literal_value(schema: Any, raw: str, name: str) -> FieldSql:
     _only(schema, "expected")
     return _one_of(schema["expected"], raw)
 
 
-def _version(schema: Any, raw: str, name: str) -> Screened:
+def _version(schema: Any, raw: str, name: str) -> FieldSql:
     if schema["schema"]["type"] != "literal":
-        raise NotScreened("a version that is no literal")
+        raise NoFastPath("a version that is no literal")
     return _literal_value(schema["schema"], raw, name)
 
 
-def _time(schema: Any, raw: str, name: str) -> Screened:
+def _time(schema: Any, raw: str, name: str) -> FieldSql:
     pattern, lowest, highest = literal(f'"{_TIME}"'), contract_types.EARLIEST, contract_types.LATEST
-    return Screened(
+    return FieldSql(
         # timestamptz, because DuckDB's plain TIMESTAMP would ignore the offset.
         f"try_cast({_inside(raw)} as timestamptz)",
         f"regexp_full_match({raw}, {pattern}) and {name} >= '{lowest.isoformat()}'::timestamptz "
@@ -670,17 +679,17 @@ def _time(schema: Any, raw: str, name: str) -> Screened:
     )
 
 
-def _day(schema: Any, raw: str, name: str) -> Screened:
+def _day(schema: Any, raw: str, name: str) -> FieldSql:
     pattern, lowest, highest = literal(f'"{_DATE}"'), contract_types.EARLIEST, contract_types.LATEST
-    return Screened(
+    return FieldSql(
         f"try_cast({_inside(raw)} as date)",
         f"regexp_full_match({raw}, {pattern}) and {name} >= '{lowest.date()}'::date "
         f"and {name} < '{highest.date()}'::date",
     )
 
 
-def _function(schema: Any, raw: str, name: str) -> Screened:
-    """Support the validators of `include.streams.contracts`; for any other validator raise NotScreened."""
+def _function(schema: Any, raw: str, name: str) -> FieldSql:
+    """Support the validators of `include.streams.contracts`; for any other validator raise NoFastPath."""
     chain, inner = [], schema
     while inner["type"].startswith("function-"):
         function = inner["function"]["function"]
@@ -689,10 +698,10 @@ def _function(schema: Any, raw: str, name: str) -> Screened:
     for known, kind, make in _VALIDATORS:
         if chain == known and inner["type"] == kind:
             return make(schema, raw, name)
-    raise NotScreened("a validator of its own")
+    raise NoFastPath("a validator that is not the library's")
 
 
-_VALIDATORS: list[tuple[list[tuple[str, Any]], str, Callable[[Any, str, str], Screened]]] = [
+_VALIDATORS: list[tuple[list[tuple[str, Any]], str, Callable[[Any, str, str], FieldSql]]] = [
     ([("function-before", Contract._version_is_an_integer.__func__)], "literal", _version),
     (
         [("function-after", contract_types._to_utc), ("function-before", contract_types._from_rfc3339)],
@@ -705,7 +714,7 @@ _VALIDATORS: list[tuple[list[tuple[str, Any]], str, Callable[[Any, str, str], Sc
         _day,
     ),
 ]
-_KINDS: dict[str, Callable[[Any, str, str], Screened]] = {
+_KINDS: dict[str, Callable[[Any, str, str], FieldSql]] = {
     "str": _string,
     "int": _integer,
     "float": _float,

@@ -65,7 +65,7 @@ class Recent:
         below: The factor of the lower bound; None for no lower bound.
         above: The factor of the upper bound; None for no upper bound.
         margin: In the measure's unit.
-        min_runs: With fewer earlier runs, the bounds are not used and the outcome states this.
+        min_runs: With fewer earlier runs, the bounds are not used, and the outcome says so.
     """
 
     below: float | None = FACTOR
@@ -112,7 +112,7 @@ class SourceRule:
         query: A SELECT over the table `run` with one row for each source: `source` (text), `found` (a number), `breaks`
             (whether the source breaks the rule).
         unit: The unit of `found`.
-        remedy: The remedy for people.
+        remedy: What a person should do, for the alarm.
     """
 
     kind: KindWithRunbook
@@ -162,14 +162,25 @@ class SetSuite:
 
 
 def not_null(column: str, **options: Any) -> Rule:
+    """The column has no missing values."""
     return Rule("ExpectColumnValuesToNotBeNull", column, options.pop("expected", "never missing"), **options)
 
 
 def unique(column: str, **options: Any) -> Rule:
+    """No value occurs twice in the column."""
     return Rule("ExpectColumnValuesToBeUnique", column, "each value once", **options)
 
 
 def between(column: str, minimum: float | None, maximum: float | None, *, strict: bool = False, **options: Any) -> Rule:
+    """The values are within bounds.
+
+    Args:
+        column: The column.
+        minimum: The lowest allowed value; None for none.
+        maximum: The highest allowed value; None for none.
+        strict: Whether the values must be above `minimum`.
+        **options: Further attributes of the rule.
+    """
     arguments = {"min_value": minimum, "max_value": maximum, "strict_min": strict and minimum is not None}
     low, high = (f"{bound:,}" if bound is not None else "" for bound in (minimum, maximum))
     expected = f"{low} to {high}"
@@ -181,6 +192,14 @@ def between(column: str, minimum: float | None, maximum: float | None, *, strict
 
 
 def matches(column: str, pattern: str, *, expected: str | None = None, **options: Any) -> Rule:
+    """The texts match a pattern.
+
+    Args:
+        column: The column.
+        pattern: A regular expression as pydantic takes it.
+        expected: The rule as text, for people; by default the pattern.
+        **options: Further attributes of the rule.
+    """
     # RE2, which checks long columns, has no \u escapes. The characters themselves mean the same to every engine.
     regex = re.sub(r"\\u([0-9a-fA-F]{4})", _character, pattern)
     # Python's `$` also matches before a line break at the end. The `$` of pydantic, for which the pattern was written,
@@ -196,11 +215,13 @@ def _character(escape: re.Match[str]) -> str:
 
 
 def at_most_long(column: str, characters: int, **options: Any) -> Rule:
+    """The texts in the column have at most this many characters."""
     arguments = {"max_value": characters}
     return Rule("ExpectColumnValueLengthsToBeBetween", column, f"at most {characters} characters", arguments, **options)
 
 
 def one_of(column: str, values: Iterable[Any], *, expected: str | None = None, **options: Any) -> Rule:
+    """The column has only these values."""
     allowed = list(values)
     text = expected or "one of " + ", ".join(map(str, allowed))
     return Rule("ExpectColumnValuesToBeInSet", column, text, {"value_set": allowed}, **options)

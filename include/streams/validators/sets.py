@@ -1,7 +1,7 @@
 """Check a run's rows against a suite: the task that lets the run continue or stops it.
 
     summary = commit_clean(...)
-    check_sets(consumer, summary)     # raises SetsFailed: nothing downstream runs, nothing is deleted
+    check_sets(consumer, summary)     # raises SetsFailed: no later task runs, nothing is deleted
 
 The claim of a stopped run stays open, so the lane claims nothing new until the run is cleared. Clear the run after the
 cause is fixed, or after a person has accepted the run: docs/runbooks/suite-failed.md.
@@ -193,13 +193,13 @@ def _steps(source: str, claim_id: int) -> list[dict[str, str]]:
     return [
         {
             "text": "If the data are wrong: make the contract refuse such rows, deploy, and clear the whole run. It "
-            "reads its own offsets again. If a rule is wrong: change it, and clear this task."
+            "then reads its own offsets again. If a rule is wrong: change the rule, deploy, and clear this task."
         },
         {
-            "text": "If the data are unusual but correct: accept the run, then clear it. Who and why is kept.",
+            "text": "If the data are unusual but correct: accept the run, then clear it. Name and reason are stored.",
             "command": f"python -m include.streams.validators accept {source} {claim_id} --reason '...'",
         },
-        {"text": "Until then the lane claims nothing new; what lands meanwhile waits."},
+        {"text": "Until then, the lane claims nothing new. Messages that land in the meantime wait."},
     ]
 
 
@@ -210,20 +210,20 @@ def _stop(source: str, claim_id: int, result: SetResult, refused: Sequence[str],
     from include.streams.operations.database import begin
 
     broken = [outcome for outcome in result.failed if outcome.rule in refused]
-    said = [f"{o.rule}: found {o.observed}, expected {o.expected}" for o in broken[:MAX_RULES_IN_ERROR]]
-    if len(broken) > len(said):
-        said.append(f"and {len(broken) - len(said)} more")
-    what = f"claim {claim_id} breaks {len(broken)} of {len(result.outcomes)} rules ({'; '.join(said)})"
+    shown = [f"{o.rule}: found {o.observed}, expected {o.expected}" for o in broken[:MAX_RULES_IN_ERROR]]
+    if len(broken) > len(shown):
+        shown.append(f"and {len(broken) - len(shown)} more")
+    what = f"claim {claim_id} breaks {len(broken)} of {len(result.outcomes)} rules ({'; '.join(shown)})"
     with begin() as connection:
         open_alarm(connection, source, AlarmKind.suite_failed, f"{what}; page: {page}", key=str(claim_id))
     return (
-        f"{source}: {what}. Nothing was deleted, nothing downstream has run, and no new range is claimed until this "
-        f"run is done. Page: {page}. If the data are unusual but correct: python -m include.streams.validators accept "
+        f"{source}: {what}. Nothing was deleted, no later task has run, and no new range is claimed until this run has "
+        f"succeeded. Page: {page}. If the data are unusual but correct: python -m include.streams.validators accept "
         f"{source} {claim_id} --reason '...', then clear this task; if they are wrong: docs/runbooks/suite-failed.md"
     )
 
 
 def _log(source: str, claim_id: int, result: SetResult, *, accepted: bool) -> None:
     text = "suite checked: source=%s claim=%d suite=%s rows=%d rules=%d failed=%d warned=%d accepted=%s"
-    found = (source, claim_id, result.suite, result.rows, len(result.outcomes), len(result.failed))
-    log.info(text, *found, len(result.warned), accepted)
+    counts = (result.rows, len(result.outcomes), len(result.failed), len(result.warned))
+    log.info(text, source, claim_id, result.suite, *counts, accepted)

@@ -1,8 +1,8 @@
-"""Alarms about single sources of rows (a device, a shop) that break a rule: one per source, without stopping the run.
+"""Alarms about single sources of rows (a device, a shop) that break a rule: one alarm per source. The run continues.
 
 An alarm closes when a later run has rows of its source and the source does not break the rule. A source that was
-replaced never sends again: after MAX_AGE its alarm closes with a note that says so. Killed between the result and the
-alarms: the retry opens the same alarms.
+replaced never sends again, so its alarm closes after MAX_AGE, with a note that says so. If the process is killed
+between the result and the alarms, the retry opens the same alarms.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 # Open alarms per rule. Without a limit, a faulty firmware could open an alarm for each of a hundred thousand devices.
 MAX_ALARMS = 20
-# Otherwise this many replaced devices would silence the rule for good. If such a source comes back, it is named again.
+# Without this limit, MAX_ALARMS replaced devices would prevent every further alarm of the rule. If such a source breaks
+# the rule again, a new alarm opens.
 MAX_AGE = timedelta(weeks=4)
 _FORGOTTEN = f"open for more than {MAX_AGE.days // 7} weeks, and this run has no row of the source that breaks the rule"
 # Limited, because a source's name comes from a message.
@@ -66,20 +67,20 @@ def note(consumer: str, found: Iterable[Offences], page: str) -> None:
     with begin() as connection:
         for offences in found:
             rule = offences.rule
-            already = open_keys(connection, consumer, rule.kind)
+            opened_at = open_keys(connection, consumer, rule.kind)
             for source in offences.cured:
                 close_alarm(connection, consumer, rule.kind, key=source)
-            opened = already.keys() - offences.cured
-            for source in opened - set(offences.again):
-                if already[source] < before:
+            open_sources = opened_at.keys() - offences.cured
+            for source in open_sources - set(offences.again):
+                if opened_at[source] < before:
                     close_alarm(connection, consumer, rule.kind, f"{_FORGOTTEN}. Page: {page}", key=source)
-                    opened.remove(source)
+                    open_sources.remove(source)
             for source, number in offences.worst:
                 name = source[:MAX_NAME_CHARACTERS]
-                if name in opened or len(opened) < MAX_ALARMS:
-                    opened.add(name)
+                if name in open_sources or len(open_sources) < MAX_ALARMS:
+                    open_sources.add(name)
                     text = f"{name}: {number:,.6g} {rule.unit}; expected: {rule.expected}"
-                    text += f". Its rows go on. To do: {rule.remedy}. Page: {page}"
+                    text += f". Its rows are processed. To do: {rule.remedy}. Page: {page}"
                     open_alarm(connection, consumer, rule.kind, text, key=name)
             if offences.count:
                 log.warning("%s: %d %s; expected: %s", consumer, offences.count, rule.title, rule.expected)

@@ -20,7 +20,7 @@ from include.streams.kafka.connection import client_config, producer_config
 from include.streams.kafka.topics import create_topics
 from include.streams.landing import connectors
 from include.streams.landing.connect import Connect
-from include.streams.landing.standing import Standing, progress
+from include.streams.landing.connector_status import ConnectorStatus, sink_progress
 from include.streams.landing.tables import connector_name, load_landing_table, table_name
 from include.streams.operations.database import begin
 from include.streams.operations.migrate import upgrade
@@ -131,13 +131,13 @@ def landed_records(topic: Topic) -> int:
     return int(snapshot.summary["total-records"]) if snapshot and snapshot.summary else 0
 
 
-def standing(connect: Connect, topic: Topic) -> Standing:
-    return Standing.of(connect, connector_name(topic))
+def connector_status(connect: Connect, topic: Topic) -> ConnectorStatus:
+    return ConnectorStatus.of(connect, connector_name(topic))
 
 
 def wait_until_read(topic: Topic) -> None:
     """The sink's tasks have committed everything, whatever is in the table."""
-    wait_for(lambda: (found := progress(topic)).sink is not None and not found.lag)
+    wait_for(lambda: (found := sink_progress(topic)).sink is not None and not found.lag)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from include.streams.lake.catalog import load_catalog
 from include.streams.landing import __main__ as command
 from include.streams.landing import connectors, removal, watchdog
 from include.streams.landing.connect import ConnectUnreachable
-from include.streams.landing.standing import MISSING, Progress
+from include.streams.landing.connector_status import MISSING, SinkProgress
 from include.streams.landing.tables import connector_name, raw_table, sink_group
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import open_alarm
@@ -29,10 +29,10 @@ from tests.integration.connect.conftest import (
     FAST,
     alarms,
     configure,
+    connector_status,
     expected,
     rows,
     send,
-    standing,
     wait_for,
     wait_until_landed,
     wait_until_read,
@@ -164,14 +164,14 @@ def test_the_commands_make_show_stop_and_resume_a_connector(make_topic, connect,
     assert code == 1
     assert "does not exist; `apply` creates it" in out
     assert f"connector {name}: created" in run("apply")[1]
-    wait_for(lambda: standing(connect, topic).is_running)
+    wait_for(lambda: connector_status(connect, topic).is_running)
     assert run("status", name)[0] == 0
     assert run("apply") == (0, "nothing to do: all is as the registry and connectors/ say\n")
     assert run("stop", name)[0] == 0
-    wait_for(lambda: standing(connect, topic).connector == "STOPPED")
+    wait_for(lambda: connector_status(connect, topic).connector == "STOPPED")
     assert run("status")[0] == 1
     assert run("resume", name)[0] == 0
-    wait_for(lambda: standing(connect, topic).is_running)
+    wait_for(lambda: connector_status(connect, topic).is_running)
     assert run("restart", name)[0] == 0
     code, out = run("restart", "landing-nothing")
     assert code == 1
@@ -240,7 +240,7 @@ def test_a_connect_that_does_not_answer_is_one_alarm_and_lag_is_watched_all_the_
     assert watchdog.check_connectors([topic], watchdog.Limits(max_lag=2), conn_id="connect_away") == []
     assert "secret-word" not in alarms("connect_away")["connect_unreachable"]
     assert "3 records behind, limit 2" in alarms(connector_name(topic))["sink_lag"]
-    monkeypatch.setattr(watchdog, "progress", lambda *_: Progress(1, 2, 0, {}, {}))
+    monkeypatch.setattr(watchdog, "sink_progress", lambda *_: SinkProgress(1, 2, 0, {}, {}))
     watchdog.check_connectors([topic], watchdog.Limits(max_lag=2), conn_id="connect_away")
     assert "sink_lag" not in alarms(connector_name(topic))
     monkeypatch.setenv("AIRFLOW_CONN_CONNECT_AWAY", json.dumps({"conn_type": "http", "host": _url()}))
@@ -266,7 +266,7 @@ def refuse_for(topic, actually):
 def test_a_topic_whose_group_cannot_be_read_is_named_after_the_others_were_checked(make_topic, monkeypatch, watched):
     topics = [make_topic() for _ in range(3)]
     names = [connector_name(topic) for topic in topics]
-    monkeypatch.setattr(watchdog, "progress", refuse_for(topics[0], watchdog.progress))
+    monkeypatch.setattr(watchdog, "sink_progress", refuse_for(topics[0], watchdog.sink_progress))
     with begin() as connection:
         open_alarm(connection, "kafka_connect", AlarmKind.connect_unreachable, "of an outage that is over")
     with pytest.raises(CheckFailed, match=f"^topic {topics[0].name}: [^;]*may not read the group[^;]*$"):
@@ -296,7 +296,7 @@ def test_a_restart_is_named_although_another_topic_cannot_be_checked(make_topic,
     restarted = []
     monkeypatch.setattr(watchdog.Connect, "status", lambda *_: failed)
     monkeypatch.setattr(watchdog.Connect, "restart", lambda _, name: restarted.append(name) or True)
-    monkeypatch.setattr(watchdog, "progress", refuse_for(topics[0], watchdog.progress))
+    monkeypatch.setattr(watchdog, "sink_progress", refuse_for(topics[0], watchdog.sink_progress))
     names = [connector_name(topic) for topic in topics]
     with pytest.raises(CheckFailed, match=r"may not read the group.*; restarted") as error:
         watchdog.check_connectors(topics)
@@ -351,7 +351,7 @@ def test_a_sink_that_reads_nothing_alarms_until_it_goes_on(make_topic, monkeypat
                 ),
                 {"name": name},
             )
-        monkeypatch.setattr(watchdog, "progress", lambda *_: Progress(lag, sink, None, {}, {}))
+        monkeypatch.setattr(watchdog, "sink_progress", lambda *_: SinkProgress(lag, sink, None, {}, {}))
         watchdog.check_connectors([topic])
         return alarms(name)
 

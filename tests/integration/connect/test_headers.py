@@ -18,7 +18,14 @@ from include.streams.landing.repair import repair
 from include.streams.landing.tables import connector_name, load_landing_table
 from include.streams.landing.verification import verify_for
 from tests import webhooks
-from tests.integration.connect.conftest import FAST, configure, landed_records, standing, wait_for, wait_until_read
+from tests.integration.connect.conftest import (
+    FAST,
+    configure,
+    connector_status,
+    landed_records,
+    wait_for,
+    wait_until_read,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -77,7 +84,7 @@ def test_a_record_with_one_header_twice_is_repaired_and_stops_nothing(topic, fol
     send(topic, sent)
     wait_for(lambda: landed_records(topic) >= 2)
     wait_until_read(topic)
-    assert standing(connect, topic).is_running
+    assert connector_status(connect, topic).is_running
     monkeypatch.setattr(snapshot, "INNER_GRACE", timedelta())
     lane = LandingConsumer(name=f"hooks-{uuid.uuid4().hex[:8]}", topic=topic)
     due = verify_for(lane).due

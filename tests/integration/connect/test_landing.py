@@ -21,11 +21,11 @@ from tests.integration.connect.conftest import (
     FAST,
     alarms,
     configure,
+    connector_status,
     expected,
     landed_records,
     rows,
     send,
-    standing,
     wait_for,
     wait_until_landed,
     wait_until_read,
@@ -67,11 +67,11 @@ def test_files_that_the_catalog_refused_land_although_the_connector_was_changed_
     wait_until_read(topic)
     watchdog.check_connectors([topic], watchdog.Limits(stalled_after=watchdog.timedelta(hours=1)))
     watchdog.check_connectors([topic], watchdog.Limits(stalled_after=watchdog.timedelta(0)))
-    assert standing(connect, topic).is_running
+    assert connector_status(connect, topic).is_running
     assert "landing_stalled" in alarms(connector_name(topic))
     configure(folder, topic, {**slow, "tasks.max": "1"})
     assert connectors.apply([topic], folder=folder) == [f"connector {connector_name(topic)}: changed tasks.max"]
-    wait_for(lambda: len(standing(connect, topic).tasks) == 1 and standing(connect, topic).is_running)
+    wait_for(lambda: len(connector_status(connect, topic).tasks) == 1 and connector_status(connect, topic).is_running)
     allow()
     sent |= send(topic, [b"later"])
     wait_until_landed(topic, sent)
@@ -116,7 +116,7 @@ def test_a_failed_task_is_restarted_and_told_without_what_was_in_the_messages(ma
     connectors.apply([topic], folder=folder)
     load_catalog().rename_table(table, f"{table}_away")
     sent = send(topic, [b"what a customer wrote"])
-    wait_for(lambda: standing(connect, topic).has_failed)
+    wait_for(lambda: connector_status(connect, topic).has_failed)
     assert watchdog.check_connectors([topic], watchdog.Limits(max_restarts=0)) == []
     assert {"connector_failed", "connector_given_up"} <= alarms(name).keys()
     assert "Exception" in alarms(name)["connector_failed"]
@@ -130,7 +130,7 @@ def test_a_failed_task_is_restarted_and_told_without_what_was_in_the_messages(ma
     assert watchdog.check_connectors([topic]) == []
     wait_until_landed(topic, sent)
     assert rows(topic) == expected(topic, sent)
-    wait_for(lambda: standing(connect, topic).is_running)
+    wait_for(lambda: connector_status(connect, topic).is_running)
     watchdog.check_connectors([topic])
     assert "connector_failed" in alarms(name), "it has not run for long enough yet"
     watchdog.check_connectors([topic], watchdog.Limits(well_after=watchdog.timedelta(0)))
@@ -140,7 +140,7 @@ def test_a_failed_task_is_restarted_and_told_without_what_was_in_the_messages(ma
 def test_passwords_are_in_connects_environment_only(make_topic, folder, connect, landing_services):
     topic = make_topic()
     connectors.apply([topic], folder=folder)
-    wait_for(lambda: standing(connect, topic).is_running)
+    wait_for(lambda: connector_status(connect, topic).is_running)
     name = connector_name(topic)
     password = landing_services.environment()["LANDING_CATALOG_PASSWORD"]
     assert password not in str(connect.config(name))

@@ -17,11 +17,11 @@ from include.streams.landing.verification import verify
 from tests.integration.connect.conftest import (
     FAST,
     configure,
+    connector_status,
     expected,
     landed_records,
     rows,
     send,
-    standing,
     wait_for,
     wait_until_read,
 )
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 def runs_again(connect, topic) -> bool:
     """Its task has joined its group anew: until the dead one's session has ended, nothing is read."""
     try:
-        return standing(connect, topic).is_running
+        return connector_status(connect, topic).is_running
     except ConnectUnreachable:
         return False
 
@@ -55,7 +55,7 @@ def test_a_connector_without_its_preset_offset_loses_its_first_files_and_the_lan
     wait_until_read(topic)
     configure(folder, topic, {**slow, "tasks.max": "1"})
     connectors.apply([topic], folder=folder)
-    wait_for(lambda: len(standing(connect, topic).tasks) == 1)
+    wait_for(lambda: len(connector_status(connect, topic).tasks) == 1)
     # A coordinator that was waiting to repeat its commit would still make it.
     (pid,) = connect_services.pids("connect")
     os.kill(pid, signal.SIGKILL)
@@ -66,7 +66,7 @@ def test_a_connector_without_its_preset_offset_loses_its_first_files_and_the_lan
     wait_for(lambda: landed_records(topic) >= len(later))
     wait_until_read(topic)
     # The sink is content: its tasks run, its group has no lag, and the first 400 records are in no table.
-    assert standing(connect, topic).is_running
+    assert connector_status(connect, topic).is_running
     assert rows(topic) == expected(topic, later)
 
     consumer = LandingConsumer(

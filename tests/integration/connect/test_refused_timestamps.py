@@ -18,11 +18,11 @@ from include.streams.landing.verification import verify
 from tests.clients import producer_to
 from tests.integration.connect.conftest import (
     alarms,
+    connector_status,
     expected,
     landed_records,
     rows,
     send,
-    standing,
     wait_for,
     wait_until_landed,
 )
@@ -55,13 +55,13 @@ def test_negative_timestamps_are_stepped_over_and_everything_lands(
     wait_until_landed(topic, sent := send(topic, [b"%d" % n for n in range(6)]))
     send_refused(topic, -62135596800000, -2)
     sent |= send(topic, [b"later %d" % n for n in range(6)])
-    wait_for(lambda: standing(connect, topic).has_failed)
+    wait_for(lambda: connector_status(connect, topic).has_failed)
     with monkeypatch.context() as patch:
         # Killed while the connector is stopped.
         patch.setattr(Connect, "set_offsets", Mock(side_effect=Killed))
         with pytest.raises(Killed):
             watchdog.check_connectors([topic])
-    assert standing(connect, topic).connector == "STOPPED"
+    assert connector_status(connect, topic).connector == "STOPPED"
     assert "stepping_over" in alarms(name)
 
     assert watchdog.check_connectors([topic]) == [name]
@@ -76,7 +76,7 @@ def test_negative_timestamps_are_stepped_over_and_everything_lands(
     sent |= {(0, 3): "refused", (0, 4): "refused"}
     assert rows(topic) == expected(topic, sent)
     assert not verify(topic).missing
-    wait_for(lambda: standing(connect, topic).is_running)
+    wait_for(lambda: connector_status(connect, topic).is_running)
     watchdog.check_connectors([topic], watchdog.Limits(well_after=watchdog.timedelta(0)))
     assert alarms(name) == {}
 
@@ -96,7 +96,7 @@ def test_times_in_micro_and_nanoseconds_land_and_become_clean_rows(make_topic, f
     wait_until_landed(topic, sent)
     assert rows(topic) == expected(topic, sent)
     assert watchdog.check_connectors([topic]) == []
-    assert standing(connect, topic).is_running
+    assert connector_status(connect, topic).is_running
     lane = LandingConsumer(
         name=f"lane-{connector_name(topic)}", topic=topic, min_messages_per_unit=1, landing_grace=timedelta()
     )
@@ -111,7 +111,7 @@ def test_a_person_can_step_over_with_a_command(make_topic, folder, connect, watc
     topic = make_topic(partitions=1)
     connectors.apply([topic], folder=folder)
     send_refused(topic, -2)
-    wait_for(lambda: standing(connect, topic).has_failed)
+    wait_for(lambda: connector_status(connect, topic).has_failed)
     monkeypatch.setattr(command, "load_registry", lambda _: [topic])
     assert command.main(["step-over", connector_name(topic)]) == 0
     assert "1 records with a negative timestamp from offset 0 on" in capsys.readouterr().out
@@ -131,4 +131,4 @@ def test_headers_that_no_converter_can_parse_do_not_stop_a_task(make_topic, fold
     sent = {(0, 0): "odd headers"} | send(topic, [b"later"])
     wait_until_landed(topic, sent)
     assert rows(topic) == expected(topic, sent)
-    assert standing(connect, topic).is_running
+    assert connector_status(connect, topic).is_running

@@ -288,7 +288,7 @@ def test_a_step_of_the_upkeep_that_fails_stops_no_other(make_table, monkeypatch)
 
     monkeypatch.setattr(maintenance, "bundle_small_files", in_vain)
     with pytest.raises(upkeep.UpkeepFailed, match=f"table {name} not bundled: others commit all the time"):
-        upkeep.keep_table(name, timedelta(0))
+        upkeep.maintain_table(name, timedelta(0))
     assert len(table.refresh().snapshots()) == 1
     assert not store.exists(f"{table.location()}/data/stray.parquet")
 
@@ -376,8 +376,8 @@ def test_an_upload_that_the_store_does_not_keep_is_not_committed(make_table, mon
     assert len(datafiles.upload(table, local)) == len(local)
 
 
-def without(connection: Any, table: Any, condition: str) -> datafiles.Without:
-    return datafiles.without(
+def without(connection: Any, table: Any, condition: str) -> datafiles.Removal:
+    return datafiles.prepare_removal(
         connection,
         table,
         engine.files_where(table, condition),

@@ -20,9 +20,9 @@ from include.streams.landing import gaps, upkeep
 from include.streams.landing.balance import finish
 from include.streams.landing.clean import commit_clean, replaceable
 from include.streams.landing.gaps import State
-from include.streams.landing.landed import Landed
+from include.streams.landing.index import LandingIndex
 from include.streams.landing.planning import claim_landed
-from include.streams.landing.readiness import Lane, Readiness, look
+from include.streams.landing.readiness import Lane, Readiness, check_readiness
 from include.streams.landing.repair import repair
 from include.streams.landing.stored import BrokenFiles, find_broken
 from include.streams.landing.tables import connector_name, load_landing_table, raw_table, topic_id
@@ -70,7 +70,7 @@ def lane(consumer, send):
 
 
 def first_file(topic) -> str:
-    return Landed(load_landing_table(topic)).files(0, 0)[0].path
+    return LandingIndex(load_landing_table(topic)).files(0, 0)[0].path
 
 
 def waiting(lane) -> Lane:
@@ -130,7 +130,7 @@ def sparse(consumer, send):
     lane = consumer()
     values = [sale(number) for number in range(6)]
     send(lane.topic, *values)
-    gaps.record(lane.topic.name, topic_id(load_landing_table(lane.topic)), 0, State.no_record, [(1, 2)])
+    gaps.record_outcome(lane.topic.name, topic_id(load_landing_table(lane.topic)), 0, State.no_record, [(1, 2)])
     rows = {"offset": pa.array([0, 2], pa.int64()), "partition": pa.array([0, 0], pa.int32())}
     values_there = [values[0].decode(), values[2].decode()]
     times = pa.array([datetime(2026, 1, 5, tzinfo=UTC)] * 2, pa.timestamp("us", tz="UTC"))
@@ -147,8 +147,8 @@ def test_a_broken_file_stops_neither_the_sensor_nor_the_claim(sparse, damage: Ca
     broken = first_file(sparse.topic)
     damage(sparse.topic, broken)
     forget_files()
-    assert look(waiting(sparse)) is Readiness.ready
-    assert look(waiting(sparse), verify_too=False) is Readiness.ready
+    assert check_readiness(waiting(sparse)) is Readiness.ready
+    assert check_readiness(waiting(sparse), verify_too=False) is Readiness.ready
     forget_files()
     assert counts(run(sparse)) == {**WHOLE, "landed": 5, "clean": 5, "without_record": 1}
     assert broken in alarms_of(raw_table(sparse.topic))["landing_gap"][0]
@@ -157,7 +157,7 @@ def test_a_broken_file_stops_neither_the_sensor_nor_the_claim(sparse, damage: Ca
 def test_the_nightly_check_repairs_a_table_with_a_broken_file(sparse):
     delete(sparse.topic, first_file(sparse.topic))
     forget_files()
-    found = upkeep.keep_landing_table(sparse.topic, [], grace=timedelta())
+    found = upkeep.maintain_landing_table(sparse.topic, [], grace=timedelta())
     assert found is not None
     assert found["removed"] is not None, "the table is known to be complete"
     assert [offset for _, offset, _ in landed_rows(sparse.topic)] == [0, 2, 3, 4, 5]
@@ -172,7 +172,7 @@ def test_a_retry_and_a_second_lane_do_without_a_cut_file_that_was_taken_out(lane
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("include.streams.landing.broken.repair", killed)
+        patch.setattr("include.streams.landing.broken_files.repair", killed)
         with pytest.raises(KeyboardInterrupt):
             validate_unit(lane, units[0], "run-1")
     assert [offset for _, offset, _ in landed_rows(lane.topic)] == [3, 4, 5]
@@ -220,7 +220,7 @@ def test_a_store_that_keeps_no_repair_ends_the_try(lane, monkeypatch):
         return done
 
     with monkeypatch.context() as patch:
-        patch.setattr("include.streams.landing.broken.repair", repaired_in_vain)
+        patch.setattr("include.streams.landing.broken_files.repair", repaired_in_vain)
         with pytest.raises(BrokenFiles):
             validate_unit(lane, units[0], "run-1")
     summary = commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1")
@@ -232,7 +232,7 @@ def test_an_upload_that_was_cut_before_its_size_was_asked_for_is_broken(lane):
     path = first_file(lane.topic)
     data = store(lane.topic).cat_file(path)[:-100]
     store(lane.topic).pipe_file(path, data)
-    (file,) = [one for one in Landed(load_landing_table(lane.topic)).files(0, 0) if one.path == path]
+    (file,) = [one for one in LandingIndex(load_landing_table(lane.topic)).files(0, 0) if one.path == path]
     io = load_landing_table(lane.topic).io
     assert list(find_broken(io, [replace(file, size_bytes=len(data))]).values()) == ["is no whole Parquet file"]
 
@@ -249,16 +249,16 @@ def test_a_run_closes_although_a_file_breaks_after_its_commit(sparse):
 def test_a_file_below_all_claims_and_checks_is_missed_until_it_is_repaired(lane, consumer, monkeypatch):
     """Taken out by a run that was cleared: no lane and no check would look at its offsets again."""
     run(lane)
-    upkeep.keep_landing_table(lane.topic, [lane])
+    upkeep.maintain_landing_table(lane.topic, [lane])
     units = claim_landed(lane, "run-1")
     delete(lane.topic, first_file(lane.topic))
     with monkeypatch.context() as patch:
-        patch.setattr("include.streams.landing.broken.repair", lambda *_, **__: None)
+        patch.setattr("include.streams.landing.broken_files.repair", lambda *_, **__: None)
         patch.setattr("include.streams.landing.planning.repair", lambda *_, **__: None)
         with pytest.raises(NotLanded):
             validate_unit(lane, units[0], "run-1")
-    assert look(waiting(lane)) is Readiness.no_data
-    assert upkeep.keep_landing_table(lane.topic, [lane]) == {"bundled": 0, "removed": None}
+    assert check_readiness(waiting(lane)) is Readiness.no_data
+    assert upkeep.maintain_landing_table(lane.topic, [lane]) == {"bundled": 0, "removed": None}
     assert alarms_of(raw_table(lane.topic))["landing_gap"][1]
     validate_unit(lane, units[0], "run-1")
     assert [offset for _, offset, _ in landed_rows(lane.topic)] == list(range(6))
@@ -291,7 +291,7 @@ def test_files_beside_a_broken_one_are_bundled(consumer, send, monkeypatch):
     broken = first_file(lane.topic)
     delete(lane.topic, broken)
     monkeypatch.setattr(maintenance, "bundle_small_files", partial(maintenance.bundle_small_files, min_files=2))
-    found = upkeep.keep_landing_table(lane.topic, [lane])
+    found = upkeep.maintain_landing_table(lane.topic, [lane])
     assert found is not None
     assert found["bundled"] == 6
     assert broken in alarms_of(raw_table(lane.topic))["landing_gap"][0]

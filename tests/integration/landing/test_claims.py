@@ -7,7 +7,7 @@ from sqlalchemy import event, text
 
 from include.streams.landing import gaps
 from include.streams.landing.gaps import State
-from include.streams.landing.landed import Landed
+from include.streams.landing.index import LandingIndex
 from include.streams.landing.planning import claim_landed, plan_again
 from include.streams.landing.tables import load_landing_table, topic_id
 from include.streams.operations.database import begin, engine
@@ -151,9 +151,9 @@ def test_no_transaction_idles_while_a_plan_reads_the_store(orders, lane, monkeyp
     """The server ends it after five minutes, and each retry would fail at the same place."""
     land(orders, 0, range(0, 10, 2))
     holes = [(n, n + 1) for n in (1, 3, 5, 7)]
-    gaps.record(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, holes)
+    gaps.record_outcome(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, holes)
     idle: list[int] = []
-    reads = {name: getattr(Landed, name) for name in ("files", "read_ahead")}
+    reads = {name: getattr(LandingIndex, name) for name in ("files", "read_ahead")}
 
     def watched(name: str):
         def read(*arguments):
@@ -167,7 +167,7 @@ def test_no_transaction_idles_while_a_plan_reads_the_store(orders, lane, monkeyp
         return read
 
     for name in reads:
-        monkeypatch.setattr(Landed, name, watched(name))
+        monkeypatch.setattr(LandingIndex, name, watched(name))
     units = claim_landed(lane(orders), "run")
     assert offsets_of(units) == [(0, offset) for offset in range(0, 10, 2)]
     assert idle
@@ -178,11 +178,11 @@ def test_an_old_run_that_plans_again_loads_no_settled_offsets_of_later_ones(orde
     consumer = lane(orders)
     land(orders, 0, [0, 2])
     landing_id = topic_id(load_landing_table(orders))
-    gaps.record(orders.name, landing_id, 0, State.no_record, [(1, 2)])
+    gaps.record_outcome(orders.name, landing_id, 0, State.no_record, [(1, 2)])
     finish(claim_landed(consumer, "old"))
     monkeypatch.setattr(gaps, "MAX_RANGES", 1)
     for offset in range(3, 29, 2):
-        gaps.record(orders.name, landing_id, 0, State.no_record, [(offset, offset + 1)])
+        gaps.record_outcome(orders.name, landing_id, 0, State.no_record, [(offset, offset + 1)])
     rows: list[int] = []
 
     def count(conn, cursor, statement, *_) -> None:

@@ -12,7 +12,7 @@ from include.streams.lake.datafiles import filesystem
 from include.streams.landing import conflicts
 from include.streams.landing.balance import finish
 from include.streams.landing.clean import commit_clean
-from include.streams.landing.landed import Landed
+from include.streams.landing.index import LandingIndex
 from include.streams.landing.planning import claim_landed
 from include.streams.landing.tables import load_landing_table
 from include.streams.landing.validation import validate_unit
@@ -121,7 +121,7 @@ def test_a_conflict_whose_record_and_file_are_gone_is_kept_as_it_was_validated(c
         land(lane.topic, 0, offset, value)
     validated = [validate_unit(lane, unit, "run-1") for unit in claim_landed(lane, "run-1")]
     delete_records(admin, lane.topic, 0, 3)
-    (file,) = Landed(load_landing_table(lane.topic)).files(0, 2)
+    (file,) = LandingIndex(load_landing_table(lane.topic)).files(0, 2)
     table = load_landing_table(lane.topic)
     filesystem(table.io, file.path).rm(file.path)
     found = counts(commit_clean(lane, validated, "run-1"))

@@ -174,7 +174,7 @@ def test_a_repair_that_fails_opens_the_alarm(orders, lane, monkeypatch, error):
 
 def test_markers_that_land_during_a_repair_open_no_alarm(orders, lane, monkeypatch):
     land(orders, 0, range(0, 10), range(11, 20))
-    gaps.record(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, [(10, 11)])
+    gaps.record_outcome(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, [(10, 11)])
     land(orders, 0, range(21, 25))
     real = repairing.repair
 
@@ -324,7 +324,7 @@ def test_a_repair_killed_after_its_commit_is_not_repeated(orders, lane, monkeypa
     land(orders, 0, range(0, 10), range(20, 30))
     due = verify(orders, grace=lane(orders).landing_grace).due
     with monkeypatch.context() as patch:
-        patch.setattr(gaps, "record", _killed)
+        patch.setattr(gaps, "record_outcome", _killed)
         with pytest.raises(KeyboardInterrupt):
             repair(orders, due)
     assert len(landed_rows(orders)) == 30

@@ -11,10 +11,10 @@ from include.streams.lake import engine
 from include.streams.lake.catalog import load_catalog
 from include.streams.landing import gaps
 from include.streams.landing.gaps import State
-from include.streams.landing.landed import Landed
+from include.streams.landing.index import LandingIndex
 from include.streams.landing.planning import claim_landed
 from include.streams.landing.tables import clean_table, create_landing_table, load_landing_table, raw_table, topic_id
-from include.streams.landing.upkeep import keep_landing_table
+from include.streams.landing.upkeep import maintain_landing_table
 from include.streams.operations.database import begin
 from include.streams.validators.sets import rows_of
 from tests.integration.kafka.conftest import order
@@ -61,7 +61,7 @@ def test_gaps_of_an_earlier_table_do_not_count_for_the_next(orders, lane):
     land(orders, 0, range(0, 10))
     finish(claim_landed(consumer, "first"))
     old = topic_id(load_landing_table(orders))
-    gaps.record(orders.name, old, 0, State.no_record, [(10, 20)])
+    gaps.record_outcome(orders.name, old, 0, State.no_record, [(10, 20)])
     a_new_landing_table(orders)
     new = topic_id(load_landing_table(orders))
     assert is_same_topic(old, new)
@@ -105,7 +105,7 @@ def test_files_are_bundled_although_the_log_generations_of_table_and_lane_differ
     land(orders, 0, range(0, 10))
     finish(claim_landed(consumer, "first"))
     if newer == "table":
-        gaps.record(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, [(28, 30)])
+        gaps.record_outcome(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, [(28, 30)])
         a_new_landing_table(orders)
     else:
         a_later_leader_knows_nothing_of_it(consumer)
@@ -115,11 +115,11 @@ def test_files_are_bundled_although_the_log_generations_of_table_and_lane_differ
     units = claim_landed(consumer, "second")
     assert {unit["ranges"][-1]["end"] for unit in units} >= {28}
     land(orders, 0, [28])
-    assert keep_landing_table(orders, [consumer])["bundled"] == 0, "the claim is open"
+    assert maintain_landing_table(orders, [consumer])["bundled"] == 0, "the claim is open"
     finish(units)
-    assert keep_landing_table(orders, [consumer])["bundled"] >= 18
+    assert maintain_landing_table(orders, [consumer])["bundled"] >= 18
     # The last one is not claimed yet.
-    (alone,) = Landed(load_landing_table(orders)).files(0, 28)
+    (alone,) = LandingIndex(load_landing_table(orders)).files(0, 28)
     assert (alone.start, alone.end) == (28, 29)
     assert offsets_of(claim_landed(consumer, "third")) == [(0, 28)]
 

@@ -12,7 +12,7 @@ from include.streams.landing.balance import DoesNotBalance, finish
 from include.streams.landing.clean import commit_clean
 from include.streams.landing.gaps import State
 from include.streams.landing.tables import load_landing_table, raw_table, topic_id
-from include.streams.landing.upkeep import keep_landing_table
+from include.streams.landing.upkeep import maintain_landing_table
 from include.streams.landing.validation import validate_unit
 from tests.integration.kafka.conftest import open_claims
 from tests.integration.landing.conftest import alarms_of, delete_records, plan_run, remove_file
@@ -35,7 +35,7 @@ def lane(request, consumer, send, admin):
         delete_records(admin, lane.topic, 0, 2)
     else:
         # As after a compaction.
-        gaps.record(lane.topic.name, topic_id(load_landing_table(lane.topic)), 0, State.no_record, [(0, 2)])
+        gaps.record_outcome(lane.topic.name, topic_id(load_landing_table(lane.topic)), 0, State.no_record, [(0, 2)])
     return lane
 
 
@@ -90,11 +90,11 @@ def test_lost_offsets_that_land_after_all_are_reported_once_with_the_runs_that_p
     run(lane)
     table = raw_table(lane.topic)
     assert "They are lost" in alarms_of(table)["messages_lost"][0]
-    keep_landing_table(lane.topic, [lane])
+    maintain_landing_table(lane.topic, [lane])
     assert "after all" not in alarms_of(table)["messages_lost"][0]
     land(lane.topic, 0, 1, sale(1), sale(2))
     for _ in range(2):
-        keep_landing_table(lane.topic, [lane])
+        maintain_landing_table(lane.topic, [lane])
     message, is_open = alarms_of(table)["messages_lost"]
     assert message.count("2 offsets") == message.count("have landed after all: [1, 3)") == 1
     assert f"clear the runs that had claimed them: run-1 of {lane.name}" in message

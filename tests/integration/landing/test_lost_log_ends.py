@@ -8,7 +8,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from include.streams.kafka.reset import reset_consumer
 from include.streams.landing.planning import claim_landed
-from include.streams.landing.readiness import Readiness, look
+from include.streams.landing.readiness import Readiness, check_readiness
 from include.streams.landing.tables import raw_table
 from include.streams.landing.upkeep import check_gaps
 from include.streams.landing.verification import verify
@@ -57,13 +57,13 @@ def test_landed_records_that_the_log_has_lost_are_never_taken_for_those_that_fol
     with pytest.raises(AirflowFailException, match="was filled again"):
         claim_landed(consumer, "second")
     assert f"offsets up to 8 of partition 0 had landed in {raw_table(refilled)}" in stopped(consumer.name)
-    assert look(lane_of(consumer)) is Readiness.stopped
+    assert check_readiness(lane_of(consumer)) is Readiness.stopped
 
     # The end of the log shows the loss, before any run looks.
     consumer = lanes[short]
-    assert look(lane_of(consumer)) is Readiness.partly_stopped
+    assert check_readiness(lane_of(consumer)) is Readiness.partly_stopped
     assert f"offsets up to 8 of partition 0 are in landing table {raw_table(short)}" in stopped(consumer.name)
-    assert look(lane_of(idle)) is Readiness.partly_stopped, "it is told before more lands"
+    assert check_readiness(lane_of(idle)) is Readiness.partly_stopped, "it is told before more lands"
     # Other partitions go on.
     one_by_one(short, order("beside"), partition=1)
     land(short, 1, 0, order("beside"))

@@ -12,10 +12,10 @@ from include.streams.kafka.claims import positions_of
 from include.streams.kafka.connection import client_config, producer_config
 from include.streams.kafka.offsets import GroupOffsets, Partition
 from include.streams.kafka.reading import RangeReader
-from include.streams.landing import gaps, intervals, landed, repair, snapshot, upkeep
+from include.streams.landing import gaps, index, intervals, repair, snapshot, upkeep
 from include.streams.landing.gaps import State, history
-from include.streams.landing.landed import Landed
-from include.streams.landing.readiness import Lane, Readiness, look
+from include.streams.landing.index import LandingIndex
+from include.streams.landing.readiness import Lane, Readiness, check_readiness
 from include.streams.landing.tables import load_landing_table, raw_table, topic_id
 from include.streams.landing.verification import verify
 from include.streams.operations.database import begin, engine
@@ -95,7 +95,7 @@ def waiting(consumer) -> Lane:
 
 def forget_files() -> None:
     """As a new process, which has read no file yet."""
-    landed.forget()
+    index.clear_caches()
 
 
 def test_the_work_grows_with_the_holes_and_not_with_their_square(landed_topic, send_orders, monkeypatch):
@@ -117,7 +117,7 @@ def test_the_work_grows_with_the_holes_and_not_with_their_square(landed_topic, s
     for _ in range(2):
         assert [(gap.offsets.start, gap.offsets.end) for gap in verify(topic, grace=HOUR).missing] == wanted
     for first in range(0, holes, 5_000):
-        gaps.record(topic.name, of_topic, 0, State.no_record, wanted[first : first + 5_000])
+        gaps.record_outcome(topic.name, of_topic, 0, State.no_record, wanted[first : first + 5_000])
     assert verify(topic, grace=HOUR).missing == ()
     assert of_state(topic, State.missing) == []
     assert of_state(topic, State.no_record) == wanted
@@ -128,7 +128,7 @@ def test_a_repair_that_is_killed_goes_on_where_it_was(backlog, lane, read, monke
     monkeypatch.setattr(repair, "STEP_OFFSETS", 30)
     due = verify(backlog, grace=NOW).due
     steps = 0
-    record = gaps.record
+    record = gaps.record_outcome
 
     def killed_in_the_third(*arguments) -> None:
         nonlocal steps
@@ -138,7 +138,7 @@ def test_a_repair_that_is_killed_goes_on_where_it_was(backlog, lane, read, monke
         record(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gaps, "record", killed_in_the_third)
+        patch.setattr(gaps, "record_outcome", killed_in_the_third)
         with pytest.raises(KeyboardInterrupt):
             repair.repair(backlog, due)
     settled = of_state(backlog, State.no_record)
@@ -155,8 +155,8 @@ def test_a_repair_that_is_killed_goes_on_where_it_was(backlog, lane, read, monke
 def test_a_step_also_ends_after_so_many_bytes(backlog, monkeypatch):
     monkeypatch.setattr(repair, "STEP_BYTES", 300)
     recorded = []
-    record = gaps.record
-    monkeypatch.setattr(gaps, "record", lambda *arguments: (recorded.append(arguments), record(*arguments)))
+    record = gaps.record_outcome
+    monkeypatch.setattr(gaps, "record_outcome", lambda *arguments: (recorded.append(arguments), record(*arguments)))
     repair.repair(backlog, verify(backlog, grace=NOW).due)
     assert len(recorded) > 5
     assert verify(backlog).missing == ()
@@ -184,10 +184,10 @@ def test_a_partition_far_behind_leaves_the_others_their_share(landed_topic, send
     send_orders(topic, 1, 10)
     land(topic, 0, range(1, 100, 2))
     land(topic, 1, range(1, 11, 2))
-    verified = verify(topic, most=20, grace=HOUR)
+    verified = verify(topic, max_offsets=20, grace=HOUR)
     assert [gap.offsets.start for gap in verified.due if gap.offsets.partition == 0] == [0, 2, 4, 6, 8]
     assert [gap.offsets.start for gap in verified.due if gap.offsets.partition == 1] == [0, 2, 4, 6, 8]
-    assert verified.snapshot.looked == {0: (0, 20), 1: (0, 10)}
+    assert verified.snapshot.checked == {0: (0, 20), 1: (0, 10)}
 
 
 def test_a_hole_before_what_landed_long_ago_is_due_at_the_first_look(backlog, lane, monkeypatch):
@@ -201,25 +201,25 @@ def test_a_sensor_reads_no_more_files_than_it_must(backlog, lane, monkeypatch):
     consumer = lane(backlog)
     finish(plan_run(consumer, "run"))
     opened = []
-    real = landed.offset_column
-    monkeypatch.setattr(landed, "offset_column", lambda io, file: (opened.append(file.path), real(io, file))[1])
+    real = index.offset_column
+    monkeypatch.setattr(index, "offset_column", lambda io, file: (opened.append(file.path), real(io, file))[1])
     forget_files()
-    assert look(waiting(consumer), verify_too=False) is Readiness.no_data
+    assert check_readiness(waiting(consumer), verify_too=False) is Readiness.no_data
     assert opened == []
     # A lane that has claimed nothing needs to know its next offset, which is in one file.
-    assert look(waiting(lane(backlog)), verify_too=False) is Readiness.ready
+    assert check_readiness(waiting(lane(backlog)), verify_too=False) is Readiness.ready
     assert len(opened) <= 1
 
 
 def test_files_are_read_in_no_transaction(backlog, lane, read, monkeypatch):
-    real, opened = landed.offset_column, []
+    real, opened = index.offset_column, []
 
     def column(io, file):
         assert engine().pool.checkedout() == 0  # type: ignore[attr-defined]
         opened.append(file.path)
         return real(io, file)
 
-    monkeypatch.setattr(landed, "offset_column", column)
+    monkeypatch.setattr(index, "offset_column", column)
     forget_files()
     found = verify(backlog, grace=NOW)
     forget_files()
@@ -242,9 +242,9 @@ def test_a_topic_without_a_lane_is_settled_and_its_check_goes_on_where_it_was(
     # The next night reads nothing again, neither files nor Kafka.
     forget_files()
     read.clear()
-    monkeypatch.setattr(landed, "offset_column", lambda *_: pytest.fail("a file was read again"))
+    monkeypatch.setattr(index, "offset_column", lambda *_: pytest.fail("a file was read again"))
     assert upkeep.check_gaps(backlog, grace=NOW)
-    assert upkeep.keep_landing_table(backlog, grace=NOW) == {"bundled": 0, "removed": 0}
+    assert upkeep.maintain_landing_table(backlog, grace=NOW) == {"bundled": 0, "removed": 0}
     assert read == []
 
 
@@ -259,10 +259,10 @@ def test_a_check_that_runs_out_of_time_goes_on_the_next_night(backlog, landed_lo
 
 def test_files_that_are_removed_behind_the_check_are_missed(backlog, landed_long_ago):
     assert upkeep.check_gaps(backlog, grace=NOW)
-    remove_file(backlog, Landed(load_landing_table(backlog)).files(0, 50)[0].path)
+    remove_file(backlog, LandingIndex(load_landing_table(backlog)).files(0, 50)[0].path)
     before = landed_rows(backlog)
     assert not upkeep.check_gaps(backlog, grace=NOW)
-    assert upkeep.keep_landing_table(backlog, grace=NOW)["removed"] is None  # type: ignore[index]
+    assert upkeep.maintain_landing_table(backlog, grace=NOW)["removed"] is None  # type: ignore[index]
     assert alarms_of(raw_table(backlog))["landing_gap"][1]
     assert landed_rows(backlog) == before, "whoever removed them may have wanted it"
 

@@ -98,7 +98,7 @@ def test_exactly_the_rows_of_the_ranges_and_of_their_log_are_found(lane):
 
         assert found(as_parts(some)) == sorted(places)
         assert count_of(connection, table, some) == len(some)
-        others = coordinates.among(connection, engine.scan(connection, table), as_parts(some), others=True)
+        others = coordinates.rows_in_ranges(connection, engine.scan(connection, table), as_parts(some), others=True)
         assert others.count("*").fetchall() == [(MESSAGES + 5 - len(some),)]
         # Of any log; of another log; and none at all.
         assert found([{**part, "log": None} for part in as_parts(some)]) == sorted(places)

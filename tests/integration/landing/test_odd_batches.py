@@ -46,7 +46,7 @@ def test_record_times_of_no_calendar_stop_no_row(consumer, send, microseconds):
     import pyarrow as pa
 
     lane = consumer()
-    # Good by the screen, good by the contract alone, and bad.
+    # Good in the fast path, good only in the parser, and bad.
     values = [sale(1), sale(2).replace(b"{", b"{ ", 1), sale(3, amount=-1)]
     send(lane.topic, *values)
     columns = {

@@ -9,11 +9,11 @@ import pytest
 
 from include.streams.kafka.offsets import GroupOffsets, Partition
 from include.streams.lake import catalog, maintenance
-from include.streams.landing import landed, upkeep
+from include.streams.landing import index, upkeep
 from include.streams.landing.connectors import control_topic, coordinator_group
-from include.streams.landing.landed import Landed
+from include.streams.landing.index import LandingIndex
 from include.streams.landing.planning import claim_landed
-from include.streams.landing.readiness import Lane, Readiness, look
+from include.streams.landing.readiness import Lane, Readiness, check_readiness
 from include.streams.landing.tables import load_landing_table
 from tests.integration.landing.conftest import finish, land, landed_rows, offsets_of, rows
 from tests.integration.landing.test_scale import note_files
@@ -44,17 +44,17 @@ def count_reads(monkeypatch) -> list[str]:
 
 def new_process(monkeypatch) -> None:
     """What a process remembers of tables and manifests is gone."""
-    landed.forget()
+    index.clear_caches()
     monkeypatch.setattr(catalog, "_current", {})
 
 
 def test_a_new_process_opens_only_manifests_beyond_its_offsets(landed_topic, lane, monkeypatch):
     topic = landed_topic(partitions=2)
     note_files(topic, commits=12, per_commit=2)
-    end = Landed(load_landing_table(topic)).end(0)
+    end = LandingIndex(load_landing_table(topic)).end(0)
     new_process(monkeypatch)
     read = count_reads(monkeypatch)
-    files = Landed(load_landing_table(topic)).files(0, end - 500)
+    files = LandingIndex(load_landing_table(topic)).files(0, end - 500)
     assert [file.end for file in files] == [end]
     assert len(read) == 1
 
@@ -64,23 +64,23 @@ def test_bounds_that_were_forgotten_are_read_again(landed_topic, operations, mon
 
     topic = landed_topic(partitions=2)
     note_files(topic, commits=3, per_commit=2)
-    before = Landed(load_landing_table(topic)).files(1, 0)
+    before = LandingIndex(load_landing_table(topic)).files(1, 0)
     table = load_landing_table(topic)
-    assert manifests.forget_others(str(table.metadata.table_uuid), ()) == 3
+    assert manifests.delete_others(str(table.metadata.table_uuid), ()) == 3
     new_process(monkeypatch)
-    assert Landed(load_landing_table(topic)).files(1, 0) == before
+    assert LandingIndex(load_landing_table(topic)).files(1, 0) == before
 
 
 def test_a_look_without_a_new_commit_reads_nothing_of_the_store(landed_topic, lane, send_orders, monkeypatch):
     topic = landed_topic(partitions=1)
     consumer = lane(topic)
     send_orders(topic, 0, 2)
-    assert look(lane_of(consumer), verify_too=False) is Readiness.no_data
+    assert check_readiness(lane_of(consumer), verify_too=False) is Readiness.no_data
     with monkeypatch.context() as patch:
         patch.setattr("pyiceberg.io.fsspec.FsspecFileIO.new_input", lambda *_: pytest.fail("the store was read"))
-        assert look(lane_of(consumer), verify_too=False) is Readiness.no_data
+        assert check_readiness(lane_of(consumer), verify_too=False) is Readiness.no_data
     land(topic, 0, range(2))
-    assert look(lane_of(consumer), verify_too=False) is Readiness.ready
+    assert check_readiness(lane_of(consumer), verify_too=False) is Readiness.ready
 
 
 def as_sink(topic, partition: int, offsets) -> None:
@@ -131,13 +131,13 @@ def test_files_that_every_lane_has_closed_become_one(landed_topic, lane, send_or
             land(topic, partition, range(first, first + 2))
     before = landed_rows(topic)
     finish(claim_landed(fast, "run"))
-    assert upkeep.keep_landing_table(topic, [fast, slow]) == {"bundled": 0, "removed": 0}
+    assert upkeep.maintain_landing_table(topic, [fast, slow]) == {"bundled": 0, "removed": 0}
     units = claim_landed(slow, "run")
-    assert upkeep.keep_landing_table(topic, [fast, slow]) == {"bundled": 0, "removed": 0}, "its claim is open"
+    assert upkeep.maintain_landing_table(topic, [fast, slow]) == {"bundled": 0, "removed": 0}, "its claim is open"
     finish(units)
-    assert upkeep.keep_landing_table(topic, [fast, slow]) == {"bundled": 20, "removed": 0}
+    assert upkeep.maintain_landing_table(topic, [fast, slow]) == {"bundled": 20, "removed": 0}
     assert landed_rows(topic) == before
-    files = Landed(load_landing_table(topic)).files(0, 0)
+    files = LandingIndex(load_landing_table(topic)).files(0, 0)
     assert [(file.start, file.end, file.is_dense) for file in files] == [(0, 20, True)]
     # A lane that begins later finds everything.
     assert offsets_of(claim_landed(lane(topic), "run")) == [(p, offset) for p in (0, 1) for offset in range(20)]
@@ -148,17 +148,17 @@ def test_a_bundle_never_hides_a_hole_behind_a_repeat(landed_topic, send_orders):
     # Offset 9 is missing, and 8 is there twice: as many rows as the bounds span.
     for offset in (*range(9), 8, *range(10, 18)):
         land(topic, 0, [offset])
-    upkeep.keep_landing_table(topic, [])
-    landed_now = Landed(load_landing_table(topic))
+    upkeep.maintain_landing_table(topic, [])
+    landed_now = LandingIndex(load_landing_table(topic))
     assert landed_now.covered(0, 0) == [(0, 9), (10, 18)]
     # Nor does one whose files hold a record twice themselves.
     other = landed_topic(partitions=1)
     for offset in range(8):
         land(other, 0, [offset])
     land(other, 0, [8, 10, 10, 11])
-    upkeep.keep_landing_table(other, [])
-    assert (9, 10) not in Landed(load_landing_table(other)).covered(0, 0)
-    assert sum(file.records for file in Landed(load_landing_table(other)).files(0, 0)) == 12
+    upkeep.maintain_landing_table(other, [])
+    assert (9, 10) not in LandingIndex(load_landing_table(other)).covered(0, 0)
+    assert sum(file.records for file in LandingIndex(load_landing_table(other)).files(0, 0)) == 12
 
 
 def put_orphan(topic, name: str) -> str:
@@ -184,9 +184,9 @@ def test_files_that_a_late_coordinator_will_commit_stay(landed_topic, make_topic
     monkeypatch.setattr(maintenance, "ORPHAN_AGE", NOW)
     monkeypatch.setattr(maintenance.remove_unreferenced, "__kwdefaults__", {"older_than": NOW, "spared": ()})
     # Of a coordinator without an offset nobody knows how far it has come.
-    assert upkeep.keep_landing_table(topic)["removed"] is None  # type: ignore[index]
+    assert upkeep.maintain_landing_table(topic)["removed"] is None  # type: ignore[index]
     with GroupOffsets(coordinator_group(topic)) as group:
         group.commit({Partition(control_topic(topic), 0): 1})
-    assert upkeep.keep_landing_table(topic)["removed"] == 2  # type: ignore[index]
+    assert upkeep.maintain_landing_table(topic)["removed"] == 2  # type: ignore[index]
     store = filesystem(load_landing_table(topic).io, addresses[named])
     assert [store.exists(addresses[name]) for name in (named, done, unknown)] == [True, False, False]

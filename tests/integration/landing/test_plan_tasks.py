@@ -12,9 +12,9 @@ from sqlalchemy import event
 from include.streams.kafka.offsets import GroupOffsets
 from include.streams.lake.catalog import CONN_ID, forget_catalogs
 from include.streams.landing import gaps, tasks
-from include.streams.landing.landed import Landed
+from include.streams.landing.index import LandingIndex
 from include.streams.landing.planning import claim_landed
-from include.streams.landing.readiness import Lane, Readiness, look
+from include.streams.landing.readiness import Lane, Readiness, check_readiness
 from include.streams.landing.repairing import repair_gaps
 from include.streams.landing.tables import raw_table, sink_group
 from include.streams.landing.validation import validate_unit
@@ -59,7 +59,7 @@ def test_a_plan_without_a_repair_claims_up_to_the_gap_and_the_next_run_takes_the
     finish(units)
     assert claim_landed(consumer, "second") == []
     # The sensor of the next run finds the gap, and its run repairs it.
-    assert look(Lane(consumer.name, lossy.name, "third", consumer.conn_id, 0.0, 3600.0)) is Readiness.ready
+    assert check_readiness(Lane(consumer.name, lossy.name, "third", consumer.conn_id, 0.0, 3600.0)) is Readiness.ready
     assert repair_gaps(consumer, "third") == {**NOTHING, "appended": 10}
     assert offsets(claim_landed(consumer, "third")) == list(range(10, 30))
     assert len(landed_rows(lossy)) == 30
@@ -83,7 +83,7 @@ def test_killed_between_the_repair_and_the_plan_the_next_try_finishes(lossy, lan
 def test_killed_in_the_repair_after_its_commit_the_retry_appends_nothing_again(lossy, lane, monkeypatch):
     consumer = lane(lossy)
     with monkeypatch.context() as patch:
-        patch.setattr(gaps, "record", killed)
+        patch.setattr(gaps, "record_outcome", killed)
         with pytest.raises(KeyboardInterrupt):
             repair_gaps(consumer, "run")
     assert repair_gaps(consumer, "run") == NOTHING
@@ -116,11 +116,13 @@ def test_a_plan_looks_at_the_sinks_offsets_and_at_the_files_once(lossy, lane, mo
     consumer = lane(lossy)
     repair_gaps(consumer, "run")
     groups, files = [], []
-    look_now, held = GroupOffsets.look_now, Landed.held
+    look_now, held = GroupOffsets.look_now, LandingIndex.files_with_offsets
     monkeypatch.setattr(
         GroupOffsets, "look_now", lambda self, *args, **kw: (groups.append(self.group), look_now(self, *args, **kw))[1]
     )
-    monkeypatch.setattr(Landed, "held", lambda self, *args: (files.append(args), held(self, *args))[1])
+    monkeypatch.setattr(
+        LandingIndex, "files_with_offsets", lambda self, *args: (files.append(args), held(self, *args))[1]
+    )
     assert offsets(tasks.plan(consumer, "run")) == list(range(30))
     assert groups.count(sink_group(lossy)) == 1
     assert files == [(0, 0, 30)]

@@ -286,7 +286,7 @@ def test_a_wrong_event_id_in_sql_stops_the_unit(consumer, send, sales):
     lane = consumer(sales(Wrong))
     send(lane.topic, sale(1))
     land(lane.topic, 0, 0, sale(1))
-    with pytest.raises(rows.ScreenDiffers):
+    with pytest.raises(rows.FastPathDiffers):
         validate_unit(lane, claim_landed(lane, "run-1")[0], "run-1")
 
 
@@ -352,11 +352,11 @@ def test_nothing_is_removed_from_a_landing_table_while_offsets_are_missing(consu
     land(lane.topic, 0, 0, sale(1))
     land(lane.topic, 0, 2, sale(3))
     # No snapshot is the sink's own, so all are kept: it would look for its last one in vain.
-    assert upkeep.keep_landing_table(lane.topic) == {"bundled": 0, "removed": None}
+    assert upkeep.maintain_landing_table(lane.topic) == {"bundled": 0, "removed": None}
     land(lane.topic, 0, 1, sale(2))
-    kept = upkeep.keep_landing_table(lane.topic)
+    kept = upkeep.maintain_landing_table(lane.topic)
     assert kept == {"bundled": 0, "removed": 0}
-    assert upkeep.keep_table("clean.nothing", timedelta(0)) is None
+    assert upkeep.maintain_table("clean.nothing", timedelta(0)) is None
 
 
 # Run in a process of its own, which kills itself around the commit.

@@ -2,8 +2,8 @@
 
 import pytest
 
-from include.streams.landing import landed
-from include.streams.landing.landed import Landed
+from include.streams.landing import index
+from include.streams.landing.index import LandingIndex
 from include.streams.landing.planning import claim_landed
 from include.streams.landing.tables import load_landing_table
 from include.streams.landing.verification import verify
@@ -75,5 +75,5 @@ def test_two_thousand_files_become_as_many_units_as_airflow_may_map(many, lane, 
 
 def test_a_second_look_reads_no_manifest_again(many, monkeypatch):
     assert verify(many).missing == ()
-    monkeypatch.setattr(landed, "landed_file", None)
-    assert len(Landed(load_landing_table(many)).files(0, 0)) == FILES // 4
+    monkeypatch.setattr(index, "file_range", None)
+    assert len(LandingIndex(load_landing_table(many)).files(0, 0)) == FILES // 4

@@ -16,7 +16,7 @@ from include.streams.kafka.offsets import GroupOffsets, Partition
 from include.streams.kafka.reset import reset_consumer
 from include.streams.landing import triggers
 from include.streams.landing.planning import claim_landed
-from include.streams.landing.readiness import Lane, Readiness, look
+from include.streams.landing.readiness import Lane, Readiness, check_readiness
 from include.streams.landing.sensor import LandedOffsetsSensor
 from include.streams.landing.triggers import LandedOffsetsTrigger
 from include.streams.landing.verification import verify
@@ -93,11 +93,13 @@ def test_without_data_the_run_ends_as_skipped(orders, lane):
 def test_a_hole_at_the_beginning_is_nothing_to_do_until_its_grace_is_over(orders, lane):
     land(orders, 0, range(10, 20))
     patient = lane_of(lane(orders, landing_grace=timedelta(hours=1)))
-    assert look(patient) is Readiness.no_data
-    assert look(lane_of(lane(orders, landing_grace=timedelta(hours=1))), verify_too=False) is Readiness.no_data
+    assert check_readiness(patient) is Readiness.no_data
+    assert (
+        check_readiness(lane_of(lane(orders, landing_grace=timedelta(hours=1))), verify_too=False) is Readiness.no_data
+    )
     # When it is due, the run that starts repairs it.
     due = Lane(**{**vars(patient), "landing_grace_seconds": 0.0})
-    assert look(due) is Readiness.ready
+    assert check_readiness(due) is Readiness.ready
 
 
 def test_a_lane_whose_last_files_were_lost_does_not_wait_for_ever(orders, lane):
@@ -116,14 +118,14 @@ def test_while_another_run_has_an_open_claim_it_keeps_waiting_and_the_alarm_tell
     units = claim_landed(consumer, "failed")
     land(orders, 0, range(5, 10))
     other = lane_of(consumer, "other")
-    assert look(other) is Readiness.open_claim
+    assert check_readiness(other) is Readiness.open_claim
     message, is_open = alarms_of(consumer.name)["claim_open"]
     assert is_open
     assert "run failed" in message
     # The run that owns it, cleared, goes on at once.
     assert deferred(LandedOffsetsSensor(task_id="wait", consumer=consumer), "failed") is None
     finish(units)
-    assert look(other) is Readiness.ready
+    assert check_readiness(other) is Readiness.ready
 
 
 def test_a_run_that_was_cleared_goes_on_though_everything_has_been_claimed(orders, lane):
@@ -189,7 +191,7 @@ def made_again(orders, lane, admin, make_topic, send_orders):
 
 
 def test_a_lane_that_has_caught_up_with_a_topic_that_was_recreated_alarms_at_the_first_look(made_again):
-    assert look(waiting(made_again)) is Readiness.stopped
+    assert check_readiness(waiting(made_again)) is Readiness.stopped
     message, is_open = alarms_of(made_again.name)["consumer_stopped"]
     assert is_open
     assert "deleted and recreated" in message
@@ -198,7 +200,7 @@ def test_a_lane_that_has_caught_up_with_a_topic_that_was_recreated_alarms_at_the
 
 def test_no_run_starts_for_what_has_landed_of_a_topic_that_was_recreated(made_again):
     land(made_again.topic, 0, range(10, 20))
-    assert look(waiting(made_again), verify_too=False) is Readiness.stopped
+    assert check_readiness(waiting(made_again), verify_too=False) is Readiness.stopped
     assert alarms_of(made_again.name)["consumer_stopped"][1]
     # A run that was cleared says what is wrong.
     assert deferred(LandedOffsetsSensor(task_id="wait", consumer=made_again), "first") is None
@@ -207,9 +209,9 @@ def test_no_run_starts_for_what_has_landed_of_a_topic_that_was_recreated(made_ag
 def test_no_run_starts_between_the_new_table_and_the_reset(made_again):
     a_new_landing_table(made_again.topic)
     land(made_again.topic, 0, range(0, 5))
-    assert look(waiting(made_again), verify_too=False) is Readiness.stopped
+    assert check_readiness(waiting(made_again), verify_too=False) is Readiness.stopped
     reset_consumer(made_again.name, made_again.topic.name)
-    assert look(waiting(made_again), verify_too=False) is Readiness.ready
+    assert check_readiness(waiting(made_again), verify_too=False) is Readiness.ready
     assert not alarms_of(made_again.name)["consumer_stopped"][1]
 
 
@@ -219,7 +221,7 @@ def test_no_run_starts_for_a_log_that_lost_its_end(orders, lane):
     finish(claim_landed(consumer, "first"))
     land(orders, 0, range(10, 20))
     a_later_leader_knows_nothing_of_it(consumer)
-    assert look(waiting(consumer), verify_too=False) is Readiness.stopped
+    assert check_readiness(waiting(consumer), verify_too=False) is Readiness.stopped
     assert "lost the end of its log" in alarms_of(consumer.name)["consumer_stopped"][0]
 
 
@@ -233,10 +235,10 @@ def test_a_partition_that_lost_its_end_holds_up_no_other(landed_topic, send_orde
     land(topic, 0, range(10, 20))
     a_later_leader_knows_nothing_of_it(consumer)
     # The trigger goes on to look every few seconds.
-    assert look(waiting(consumer), verify_too=False) is Readiness.partly_stopped
+    assert check_readiness(waiting(consumer), verify_too=False) is Readiness.partly_stopped
     assert "lost the end of its log" in alarms_of(consumer.name)["consumer_stopped"][0]
     land(topic, 1, range(5))
-    assert look(waiting(consumer), verify_too=False) is Readiness.ready
+    assert check_readiness(waiting(consumer), verify_too=False) is Readiness.ready
 
 
 def test_a_further_partition_that_lost_its_end_is_added_to_the_open_alarm(landed_topic, send_orders, lane):
@@ -253,7 +255,7 @@ def test_a_further_partition_that_lost_its_end_is_added_to_the_open_alarm(landed
             connection.execute(of_a_later_leader, {"name": consumer.name, "number": partition})
         # Twice: the alarm names each partition once.
         for _ in range(2):
-            look(waiting(consumer), verify_too=False)
+            check_readiness(waiting(consumer), verify_too=False)
         message = alarms_of(consumer.name)["consumer_stopped"][0]
         assert [message.count(f"of partition {number} were claimed") for number in (0, 1)] == [1, partition]
 
@@ -262,7 +264,7 @@ def test_no_run_starts_for_landed_offsets_of_a_topic_that_is_gone(orders, lane, 
     land(orders, 0, range(10))
     for future in admin.delete_topics([orders.name], operation_timeout=30).values():
         future.result(30)
-    assert look(waiting(lane(orders)), verify_too=False) is Readiness.unanswered
+    assert check_readiness(waiting(lane(orders)), verify_too=False) is Readiness.unanswered
 
 
 def test_no_run_starts_for_landed_offsets_of_a_partition_without_a_leader(landed_topic, send_orders, lane, monkeypatch):
@@ -278,13 +280,13 @@ def test_no_run_starts_for_landed_offsets_of_a_partition_without_a_leader(landed
 
     with monkeypatch.context() as patch:
         patch.setattr(GroupOffsets, "look_now", without_0)
-        assert look(waiting(consumer), verify_too=False) is Readiness.unanswered
-        assert look(waiting(consumer)) is Readiness.unanswered
+        assert check_readiness(waiting(consumer), verify_too=False) is Readiness.unanswered
+        assert check_readiness(waiting(consumer)) is Readiness.unanswered
         land(topic, 1, range(5))
-        assert look(waiting(consumer), verify_too=False) is Readiness.ready
+        assert check_readiness(waiting(consumer), verify_too=False) is Readiness.ready
         finish(claim_landed(consumer, "of the other partition"))
-        assert look(waiting(consumer), verify_too=False) is Readiness.unanswered
-    assert look(waiting(consumer), verify_too=False) is Readiness.ready
+        assert check_readiness(waiting(consumer), verify_too=False) is Readiness.unanswered
+    assert check_readiness(waiting(consumer), verify_too=False) is Readiness.ready
     assert "consumer_stopped" not in alarms_of(consumer.name)
 
 
@@ -292,9 +294,9 @@ def test_kafka_is_asked_only_when_there_seems_to_be_something_to_do(orders, lane
     consumer = lane(orders)
     with monkeypatch.context() as patch:
         patch.setattr(GroupOffsets, "look_now", lambda *_, **__: pytest.fail("Kafka was asked"))
-        assert look(waiting(consumer), verify_too=False) is Readiness.no_data
+        assert check_readiness(waiting(consumer), verify_too=False) is Readiness.no_data
     land(orders, 0, range(5))
-    assert look(waiting(consumer), verify_too=False) is Readiness.ready
+    assert check_readiness(waiting(consumer), verify_too=False) is Readiness.ready
 
 
 def test_a_stopped_lane_waits_for_a_person_without_asking_kafka_every_few_seconds(orders, lane, monkeypatch):

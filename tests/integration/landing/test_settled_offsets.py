@@ -23,7 +23,7 @@ def topic_id(operations) -> str:
 
 
 def record(topic_id: str, *ranges: tuple[int, int], partition: int = 0, state: State = State.no_record) -> None:
-    gaps.record("orders", topic_id, partition, state, list(ranges))
+    gaps.record_outcome("orders", topic_id, partition, state, list(ranges))
 
 
 def settled(topic_id: str, starts: dict[int, int]) -> dict:

@@ -16,7 +16,12 @@ from include.streams.lake.buckets import bucket
 from include.streams.lake.catalog import forget_catalogs
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.staging import remove_finished
-from include.streams.landing.upkeep import expire_landing_snapshots, keep_landing_table, keep_table, remove_results
+from include.streams.landing.upkeep import (
+    expire_landing_snapshots,
+    maintain_landing_table,
+    maintain_table,
+    remove_results,
+)
 from include.streams.operations.database import begin
 from include.streams.operations.tables import claims, consumers
 from include.streams.validators.results import ACCEPTANCE, FOLDER, PAGE, PAST, RESULT
@@ -102,8 +107,8 @@ def upkeep_of(lane: LandingConsumer) -> dict[str, Any]:
     """What each step returns that needs the catalog or the bucket."""
     return {
         "expire": expire_landing_snapshots([lane.topic]),
-        "table": keep_table("shop.no_such_table", YEAR),
-        "landing table": keep_landing_table(lane.topic, [lane]),
+        "table": maintain_table("shop.no_such_table", YEAR),
+        "landing table": maintain_landing_table(lane.topic, [lane]),
         "staging": remove_finished([lane]),
         "results": remove_results([lane], YEAR, seconds=60),
     }
@@ -125,8 +130,8 @@ def test_a_connection_that_could_not_be_looked_up_does_not_count_as_undefined(la
     forget_catalogs()
     for step in (
         lambda: expire_landing_snapshots([lane.topic]),
-        lambda: keep_table("shop.no_such_table", YEAR),
-        lambda: keep_landing_table(lane.topic, [lane]),
+        lambda: maintain_table("shop.no_such_table", YEAR),
+        lambda: maintain_landing_table(lane.topic, [lane]),
         lambda: remove_finished([lane]),
     ):
         with pytest.raises(LookUpFailed):

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from include.streams.kafka.watch import CheckFailed
 from include.streams.lake.catalog import forget_catalogs
-from include.streams.landing import gaps, landed
+from include.streams.landing import gaps, index
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.gaps import State
 from include.streams.landing.planning import claim_landed
@@ -98,7 +98,7 @@ def test_an_idle_lane_raises_no_alarm_however_long_it_is_idle(orders, lane):
     land(orders, 0, range(10))
     finish(claim_landed(idle, "run"))
     # What ends in offsets without a record is claimed beyond the last file.
-    gaps.record(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, [(10, 12)])
+    gaps.record_outcome(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, [(10, 12)])
     land(orders, 0, [12])
     finish(claim_landed(idle, "next"))
     for _ in range(3):
@@ -143,5 +143,5 @@ def test_a_lane_that_has_claimed_is_not_taken_for_one_that_does_not_exist(orders
 
 def test_a_check_opens_no_data_file(orders, lane, monkeypatch):
     land(orders, 0, [*range(0, 30, 2)])
-    monkeypatch.setattr(landed, "offset_column", lambda *_: pytest.fail("a file was read"))
+    monkeypatch.setattr(index, "offset_column", lambda *_: pytest.fail("a file was read"))
     assert check_consumer(lane(orders)).behind == {orders.name: 29}

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.water import age, aged_lake
 from benchmarks.water.aged_lake import Side
-from include.streams.landing.landed import Landed
+from include.streams.landing.index import LandingIndex
 from include.streams.landing.tables import load_landing_table
 from include.streams.landing.upkeep import expire_landing_snapshots
 from tests.integration.kafka.conftest import operations
@@ -23,7 +23,7 @@ def test_an_old_landing_table_is_planned_by_its_newest_files(landing_services, o
     begins = aged_lake.make_landing(side, files=400, snapshots=300)
     table = load_landing_table(side.topic)
     assert len(table.snapshots()) == 300
-    assert len(Landed(table).files(0, 0)) == 100 + aged_lake.NEW_FILES
+    assert len(LandingIndex(table).files(0, 0)) == 100 + aged_lake.NEW_FILES
     assert list(expire_landing_snapshots([side.topic]).values()) == [300 - 180]
     age.prepare_lane(side, "plan", begins)
     assert age.plan(side.name, "plan") == aged_lake.NEW_FILES * aged_lake.PARTITIONS

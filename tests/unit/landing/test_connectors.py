@@ -14,7 +14,7 @@ import pytest
 from include.project import PROJECT
 from include.streams.landing import connectors
 from include.streams.landing.connect import Connect, ConnectUnreachable
-from include.streams.landing.standing import Standing, shortened
+from include.streams.landing.connector_status import ConnectorStatus, shortened
 from include.streams.landing.tables import connector_name
 from include.streams.landing.watchdog import Limits
 from tests import webhooks
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_projects_template_serves_every_landed_topic_and_holds_no_password():
-    for topic in connectors.landed([*TOPICS, *PROJECT.topics]):
+    for topic in connectors.landed_topics([*TOPICS, *PROJECT.topics]):
         config = connectors.connector_config(topic)
         assert config["topics"] == topic.name
         assert config["iceberg.control.topic"] == f"{connector_name(topic)}.control"
@@ -152,10 +152,10 @@ def test_a_trace_is_told_without_its_messages():
 
 
 def test_a_connector_without_tasks_is_not_well():
-    assert not Standing("RUNNING", {}).is_running
-    assert not Standing("RUNNING", {0: "RUNNING", 1: "FAILED"}).is_running
-    assert Standing("RUNNING", {0: "RUNNING"}).is_running
-    assert Standing("FAILED", {}).has_failed
+    assert not ConnectorStatus("RUNNING", {}).is_running
+    assert not ConnectorStatus("RUNNING", {0: "RUNNING", 1: "FAILED"}).is_running
+    assert ConnectorStatus("RUNNING", {0: "RUNNING"}).is_running
+    assert ConnectorStatus("FAILED", {}).has_failed
 
 
 def test_pauses_double_up_to_an_hour_and_last_through_a_night_shift():

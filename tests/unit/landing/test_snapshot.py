@@ -31,7 +31,7 @@ def snapshot(
     lost: Collection[int] = (),
     unanswered: Collection[int] = (),
     long_landed: dict[int, int] | None = None,
-    most: int | None = None,
+    max_offsets: int | None = None,
 ) -> LandingSnapshot:
     """A snapshot of these files: {partition: the offsets that each file holds}. The logs are 40 offsets long."""
     starts, ends, partitions = starts or {}, ends or {}, {*files}
@@ -42,7 +42,7 @@ def snapshot(
         location="gs://landing/warehouse/raw/orders",
         columns=[],
         begins=begins or {},
-        looked={n: (starts.get(n, 0), tops[n]) for n in partitions},
+        checked={n: (starts.get(n, 0), tops[n]) for n in partitions},
         ends=tops,
         files={n: held_files(files[n], n) for n in partitions},
         settled=settled or {},
@@ -53,7 +53,7 @@ def snapshot(
         lost={Partition("orders", n): "it has lost its end" for n in lost},
         unanswered={Partition("orders", n) for n in unanswered},
         long_landed=long_landed or {},
-        most=most,
+        max_offsets=max_offsets,
     )
 
 
@@ -66,8 +66,8 @@ def test_a_claim_never_passes_a_gap_and_each_of_its_offsets_is_read_once(files, 
     settled = intervals.union(ranges)
     found = snapshot({0: files}, settled={0: settled}, starts={0: start}, ends={0: end})
     there = set().union(*files) | numbers(settled)
-    looked = set(range(*found.looked[0]))
-    assert numbers(found.gaps()[0]) == looked - there
+    checked = set(range(*found.checked[0]))
+    assert numbers(found.gaps()[0]) == checked - there
     # The consumer may have claimed since the snapshot, or have been reset.
     offsets = found.available({0: next_now})[Partition("orders", 0)]
     assert (offsets.topic_id, offsets.leader_epoch) == ("id", 3)
@@ -75,7 +75,7 @@ def test_a_claim_never_passes_a_gap_and_each_of_its_offsets_is_read_once(files, 
     assert claimable <= there
     assert offsets.end >= next_now
     # And all of what is there is available, up to the first gap.
-    assert next_now < start or offsets.end not in there & looked
+    assert next_now < start or offsets.end not in there & checked
     if not claimable:
         return
     wanted = OffsetRange("orders", "id", 0, next_now, offsets.end)
@@ -123,7 +123,7 @@ def test_a_gap_is_due_when_later_offsets_landed_long_ago_or_when_its_grace_is_ov
 
 
 def test_only_gaps_within_a_claims_share_are_needed():
-    found = snapshot({0: [{29}], 1: [{3}]}, most=10)
+    found = snapshot({0: [{29}], 1: [{3}]}, max_offsets=10)
     cut = found.needed([gap_of(0, 0, 29), gap_of(1, 0, 3)])
     # Partition 1 wants four of the ten offsets, so partition 0 gets six.
     assert [(g.offsets.partition, g.offsets.start, g.offsets.end) for g in cut] == [(0, 0, 6), (1, 0, 3)]

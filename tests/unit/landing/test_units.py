@@ -14,8 +14,8 @@ from include.streams.contracts import Contract, Topic
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.landing import intervals
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.landed import contiguous_end
-from include.streams.landing.stored import HeldFile, LandedFile
+from include.streams.landing.index import contiguous_end
+from include.streams.landing.stored import DataFileRange, FileOffsets
 from include.streams.landing.units import FileSlice, NotLanded, batches, offset_ranges, slices, work_unit
 
 
@@ -53,13 +53,13 @@ def test_sets_of_offsets_behave_like_sets(a, b):
     assert set(range(5, end)) <= numbers(a)
 
 
-def held_files(files: list[set[int]], partition: int = 0) -> list[HeldFile]:
+def held_files(files: list[set[int]], partition: int = 0) -> list[FileOffsets]:
     """Files that hold exactly these offsets, sorted by first offset."""
     found = []
     for number, offsets in enumerate(files):
         path = f"gs://landing/{partition}-{number}.parquet"
-        file = LandedFile(path, partition, min(offsets), max(offsets) + 1, len(offsets), 1)
-        found.append(HeldFile(file, intervals.of_numbers(offsets)))
+        file = DataFileRange(path, partition, min(offsets), max(offsets) + 1, len(offsets), 1)
+        found.append(FileOffsets(file, intervals.of_numbers(offsets)))
     return sorted(found, key=lambda held: (held.file.start, -held.file.end, held.file.path))
 
 

@@ -1,4 +1,4 @@
-"""The screen of somebody else's messages accepts only what `Topic.parse` accepts, with the same values."""
+"""The fast path of foreign contracts accepts only messages that `Topic.parse` accepts, with equal values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 
 class Everything(ForeignContract):
-    """A field of each kind that the screen knows, from places of each kind."""
+    """A field of each kind that the fast path supports, from payloads and headers."""
 
     name: Annotated[str, At("who.name"), Field(min_length=1, max_length=3)]
     free: Annotated[str, At("who.more.free"), Field(max_length=5)] | None
@@ -93,7 +93,7 @@ ENGINE.execute(rows.MACROS)
 
 
 def landed(of: Topic, messages: list[tuple[str | None, Headers]], marker: str | None = None) -> None:
-    """Register a table as the sink lands it: the last header of a name, and null without one."""
+    """Register a table as the sink lands it: the last header of each name, or null without one."""
     count = len(messages)
     columns: dict[str, Any] = {
         "partition": pa.array([0] * count, pa.int32()),
@@ -107,27 +107,27 @@ def landed(of: Topic, messages: list[tuple[str | None, Headers]], marker: str | 
     ENGINE.register("landed", pa.table(columns))
 
 
-def screened(of: Topic) -> list[dict[str, Any]]:
-    found = ENGINE.sql(f"select * from ({rows.screen(of, 'from landed')}) order by kafka_offset")
+def fast_rows(of: Topic) -> list[dict[str, Any]]:
+    found = ENGINE.sql(f"select * from ({rows.fast_path_sql(of, 'from landed')}) order by kafka_offset")
     return [dict(zip(found.columns, values, strict=True)) for values in found.fetchall()]
 
 
 def parsed(of: Topic, value: str | None, headers: Headers) -> dict[str, Any] | ContractViolation | None:
     try:
-        return rows.examine(of, value, headers)
+        return rows.parse_row(of, value, headers)
     except ContractViolation as violation:
         return violation
     except NotWanted:
         return None
 
 
-def assert_screened_as_parsed(of: Topic, messages: list[tuple[str | None, Headers]]) -> list[bool]:
-    """Returns which of them were decided without being examined."""
+def assert_same_as_parsed(of: Topic, messages: list[tuple[str | None, Headers]]) -> list[bool]:
+    """Returns, for each message, whether the fast path decided it."""
     landed(of, messages)
-    found = screened(of)
+    found = fast_rows(of)
     assert len(found) == len(messages)
     for (value, headers), row in zip(messages, found, strict=True):
-        if row[rows.EXAMINE]:
+        if row[rows.NEEDS_PARSER]:
             assert row[rows.TEXT] == value
             assert rows.headers_of(of, row[rows.HEADERS]) == [
                 (name, text) for name in of.headers if (text := dict(headers).get(name)) is not None
@@ -139,7 +139,7 @@ def assert_screened_as_parsed(of: Topic, messages: list[tuple[str | None, Header
         assert row[rows.NOT_WANTED] == (expected is None), (value, headers)
         for name, content in (expected or {}).items():
             assert (row[name], type(row[name])) == (content, type(content)), (value, name)
-    return [not row[rows.EXAMINE] for row in found]
+    return [not row[rows.NEEDS_PARSER] for row in found]
 
 
 names = st.sampled_from([*GOOD, *GOOD["who"], "type", "free", "Who", "who ", "share\u0000", "odd", "a.b", "*", "$", ""])
@@ -157,7 +157,7 @@ anything = st.recursive(
 
 @st.composite
 def texts(draw: st.DrawFn) -> str:
-    """A good payload with some members replaced, removed, added, repeated, or written in other ways."""
+    """A good payload with some members replaced, removed, added, repeated, or written differently."""
     left = draw(st.integers(0, 2))
 
     def write(node: Any) -> str:
@@ -209,23 +209,23 @@ def headers(draw: st.DrawFn) -> Headers:
 @pytest.mark.parametrize("of", TOPICS, ids=["one", "by header", "by field"])
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
-def test_what_the_screen_accepts_the_contract_accepts_with_the_same_values(of: Topic, data: st.DataObject):
-    assert_screened_as_parsed(of, data.draw(st.lists(st.tuples(texts(), headers()), min_size=5, max_size=20)))
+def test_texts_of_the_fast_path_are_accepted_by_the_parser_with_equal_values(of: Topic, data: st.DataObject):
+    assert_same_as_parsed(of, data.draw(st.lists(st.tuples(texts(), headers()), min_size=5, max_size=20)))
 
 
 @pytest.mark.parametrize("of", TOPICS, ids=["one", "by header", "by field"])
 @given(messages=st.lists(st.tuples(st.text(max_size=20) | st.none() | anything, headers()), max_size=20))
 @settings(max_examples=20, deadline=None)
-def test_any_text_is_examined_or_right(of: Topic, messages: list[tuple[str | None, Headers]]):
-    assert_screened_as_parsed(of, messages)
+def test_any_message_is_valid_or_needs_the_parser(of: Topic, messages: list[tuple[str | None, Headers]]):
+    assert_same_as_parsed(of, messages)
 
 
-def test_what_is_not_picked_may_be_deep_and_long():
+def test_members_that_are_not_picked_may_be_deep_and_long():
     of = Topic("theirs", Other, key=None, partitions=1, retention=None)
     deep = '{"a":' * 290 + "[" * 290 + "]" * 290 + "}" * 290
     deeper = '{"a":' * 600 + "[" * 600 + "]" * 600 + "}" * 600
     texts = [f'{{"rest":{rest},"number":1}}' for rest in (deep, "9" * 5_000, "1e999", deeper)]
-    assert assert_screened_as_parsed(of, [(text, ()) for text in texts]) == [True, True, True, False]
+    assert assert_same_as_parsed(of, [(text, ()) for text in texts]) == [True, True, True, False]
 
 
 def with_text(path: tuple[str, ...], text: str, node: Any = GOOD) -> str:
@@ -245,20 +245,18 @@ PATHS = [
 
 
 @pytest.mark.parametrize("of", TOPICS, ids=["one", "by header", "by field"])
-def test_every_value_that_is_nearly_right_in_every_place(of: Topic):
+def test_every_nearly_valid_value_at_every_path(of: Topic):
     odd = [*NEAR, "NaN", "-inf", "1e999", "9" * 1_500, "[" * 500 + "]" * 500, "[1,]", '{"a":1,}']
     texts = [with_text(path, text) for path in PATHS for text in odd]
-    assert_screened_as_parsed(of, [(text, GOOD_HEADERS) for text in texts])
+    assert_same_as_parsed(of, [(text, GOOD_HEADERS) for text in texts])
 
 
 @pytest.mark.parametrize("of", TOPICS, ids=["one", "by header", "by field"])
-def test_usual_messages_are_not_examined_one_by_one(of: Topic):
+def test_usual_messages_do_not_need_the_parser(of: Topic):
     without = {**GOOD, "when": None, "who": {**GOOD["who"], "more": {"free": None}}}
     usual = [json.dumps(GOOD), json.dumps(GOOD, separators=(",", ":"), ensure_ascii=False), json.dumps(without)]
     short = tuple(header for header in GOOD_HEADERS if header[0] in ("Type", "X-Title"))
-    assert (
-        assert_screened_as_parsed(of, [(text, held) for text in usual for held in (GOOD_HEADERS, short)]) == [True] * 6
-    )
+    assert assert_same_as_parsed(of, [(text, held) for text in usual for held in (GOOD_HEADERS, short)]) == [True] * 6
 
 
 @pytest.mark.parametrize(
@@ -269,30 +267,30 @@ def test_usual_messages_are_not_examined_one_by_one(of: Topic):
         (BY_FIELD, ('{"meta":{"type":"third"},"meta2":[]}', ())),
     ],
 )
-def test_what_no_contract_takes_is_decided_in_the_set(of: Topic, unwanted: tuple[str | None, Headers]):
-    assert assert_screened_as_parsed(of, [unwanted, (json.dumps(GOOD), GOOD_HEADERS)]) == [True, True]
+def test_the_fast_path_decides_about_messages_that_no_contract_takes(of: Topic, unwanted: tuple[str | None, Headers]):
+    assert assert_same_as_parsed(of, [unwanted, (json.dumps(GOOD), GOOD_HEADERS)]) == [True, True]
 
 
 @pytest.mark.parametrize("text", ['{"meta":{"type":"third","type":"all"}}', '{"meta":{"type":3}}', '{"meta":[]}', "{"])
-def test_a_type_that_cannot_be_read_is_examined(text: str):
-    assert assert_screened_as_parsed(BY_FIELD, [(text, GOOD_HEADERS)]) == [False]
+def test_a_message_with_an_unreadable_type_needs_the_parser(text: str):
+    assert assert_same_as_parsed(BY_FIELD, [(text, GOOD_HEADERS)]) == [False]
 
 
-def test_rows_from_before_a_header_was_picked_are_examined():
+def test_rows_from_before_a_header_was_picked_need_the_parser():
     for marker, decided in (("X-Title", False), (",".join(reversed(EVERYTHING.headers)), True)):
         landed(EVERYTHING, [(json.dumps(GOOD), GOOD_HEADERS)], marker)
-        (row,) = screened(EVERYTHING)
-        assert row[rows.EXAMINE] is not decided
+        (row,) = fast_rows(EVERYTHING)
+        assert row[rows.NEEDS_PARSER] is not decided
         assert row[rows.HEADERS] is None
 
 
-def test_webhooks_are_decided_in_the_set_apart_from_the_contract_with_a_list():
+def test_the_fast_path_decides_webhooks_of_contracts_without_a_list():
     of = webhooks.topic(landed=True)
     some = list(webhooks.webhooks(200))
     messages = [(one.value.decode(), tuple(one.headers)) for one in some]
-    decided = assert_screened_as_parsed(of, messages)
+    decided = assert_same_as_parsed(of, messages)
     assert decided == [one.kind != "pull_request" for one in some]
-    assert rows.is_screened(of)
+    assert rows.has_fast_path(of)
     landed(of, messages)
     assert rows.verify(ENGINE, of, "from landed") == sum(decided)
 
@@ -309,7 +307,7 @@ class Clash(Other):
     name: Annotated[int, At("name")] | None = None
 
 
-def test_fields_of_one_name_and_two_types_are_refused():
+def test_fields_with_one_name_and_two_types_are_refused():
     of = topic(ContractUnion(by=At("type"), contracts={"a": Other, "b": Clash}))
     with pytest.raises(ValueError, match="field name is of type string in Other and of type long in Clash"):
         table_columns(of)
@@ -319,10 +317,10 @@ class Misspelt(Other):
     event_id_sql: ClassVar[str | None] = "number || '!'"
 
 
-def test_an_event_id_in_sql_that_differs_from_the_property_is_found():
+def test_an_event_id_sql_that_differs_from_the_property_is_an_error():
     of = topic(Misspelt)
     landed(of, [(json.dumps(GOOD), ())])
-    with pytest.raises(rows.ScreenDiffers, match=r"offset 0.*event_id_sql"):
+    with pytest.raises(rows.FastPathDiffers, match=r"offset 0.*event_id_sql"):
         rows.verify(ENGINE, of, "from landed")
 
 
@@ -341,7 +339,7 @@ class OnlyHeaders(ForeignContract):
 
 
 @pytest.mark.parametrize("contract", [Overlapping, OnlyHeaders])
-def test_what_the_screen_cannot_read_in_one_go_is_examined(contract: type[ForeignContract]):
+def test_messages_of_contracts_without_a_fast_path_need_the_parser(contract: type[ForeignContract]):
     of = topic(contract)
-    assert not rows.is_screened(of)
-    assert assert_screened_as_parsed(of, [(json.dumps(GOOD), GOOD_HEADERS)]) == [False]
+    assert not rows.has_fast_path(of)
+    assert assert_same_as_parsed(of, [(json.dumps(GOOD), GOOD_HEADERS)]) == [False]

@@ -1,4 +1,4 @@
-"""The page of a check: complete in itself, and nothing that anybody wrote works on it."""
+"""The page of a check: complete in one file, and text from messages has no effect on it."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_nothing_that_anybody_wrote_becomes_markup(stopped):
+def test_text_from_messages_never_becomes_markup(stopped):
     page = render(document(stopped=stopped))
     assert "<script" not in page
     assert "<img" not in page
     assert "&lt;script&gt;" in page
-    # Every element that is on the page is one of ours.
+    # Every element on the page comes from our code.
     tags = set(re.findall(r"<([a-z0-9]+)", page))
     ours = (
         "html head meta title style body main header h1 h2 p section strong dl div dt dd ol li br code "
@@ -56,13 +56,13 @@ def test_nothing_that_anybody_wrote_becomes_markup(stopped):
     assert tags <= {*ours.split()}
 
 
-def test_the_page_allows_its_own_style_and_nothing_else():
+def test_the_page_allows_only_its_own_style():
     page = render(document())
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'")
-    # What the policy would block, or what would come from elsewhere.
+    # Nothing that the policy would block, and nothing from another address.
     assert not re.search(r"<[^>]+ (style|on[a-z]+|src|href)=", page)
     assert "url(" not in style
     assert "@import" not in style

@@ -1,4 +1,4 @@
-"""Rules about whole sets of rows: what they find, what they say, and what they leave alone."""
+"""Rules about whole sets of rows: the rows that break them, their texts, and the rows that they allow."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def states(result: SetResult) -> dict[str, State]:
     [
         (not_null("x"), "a", None),
         (matches("x", "^[a-c]$"), "b", "d"),
-        # A quoted line break in a file: `$` of Python's engine passes over it.
+        # A quoted line break in a file: the `$` of Python's engine also matches before it.
         (matches("x", "^[a-c]$"), "b", "b\n"),
         # As in the contracts; RE2 knows no \u.
         (matches("x", r"^[^\u0000-\u0008\u007f]*$"), "b", "b\x07"),
@@ -57,41 +57,41 @@ def states(result: SetResult) -> dict[str, State]:
         (between("x", 0, None, strict=True), 1, 0),
     ],
 )
-def test_a_rule_finds_the_row_that_breaks_it(rule, good, bad):
+def test_a_rule_reports_the_row_that_breaks_it(rule, good, bad):
     assert check({"x": [good, good]}, rule).passed
     (outcome,) = check({"x": [good, bad, good]}, rule).failed
     assert outcome.observed == "1 of 3 rows break it"
 
 
-def test_an_event_that_is_there_twice_is_found():
+def test_an_event_that_occurs_twice_breaks_its_rule():
     (outcome,) = check({"event_id": ["a", "b", "a"]}, unique("event_id")).failed
     assert outcome.observed == "2 of 3 rows break it"
 
 
-def test_a_column_of_the_wrong_kind_breaks_its_rule_and_stops_no_other():
+def test_a_column_of_the_wrong_type_breaks_only_its_own_rules():
     result = check({"x": ["a", "b"], "y": [1, None]}, between("x", 0, 10), not_null("y"), between("y", 0, 5))
     assert states(result) == {"x: 0 to 10": "failed", "y: never missing": "failed", "y: 0 to 5": "passed"}
     assert "cannot be evaluated" in result.failed[0].observed
 
 
-def test_a_warning_is_shown_and_does_not_stop():
+def test_a_broken_warning_is_shown_and_does_not_stop_the_run():
     result = check({"x": [1, 20]}, between("x", 0, 10, severity=Severity.warning))
     assert result.passed
     assert states(result) == {"x: 0 to 10": "warned"}
 
 
-def test_a_rule_about_most_rows_allows_a_few():
+def test_a_rule_about_most_rows_allows_a_few_others():
     rule = one_of("x", ["a"], mostly=0.9)
     assert check({"x": ["a"] * 95 + ["b"] * 5}, rule).passed
     assert not check({"x": ["a"] * 85 + ["b"] * 15}, rule).passed
 
 
-def test_no_rows_break_no_rule():
+def test_a_run_without_rows_breaks_no_rule():
     rows = {"x": pa.array([], pa.string()), "y": pa.array([], pa.int64())}
     assert check(rows, not_null("x"), matches("x", "^a$"), unique("x"), between("y", 0, 1)).passed
 
 
-def test_the_contract_states_the_rules_of_its_fields():
+def test_a_contract_gives_the_rules_of_its_fields():
     rules = from_contract(OrderV1)
     names = {rule.name for rule in rules}
     assert "event_id: each value once" in names
@@ -119,14 +119,14 @@ def counted(rows: int, past: list[float | None], measure: Measure = MEASURE) -> 
     return states(result)["rows of the run"]
 
 
-def test_without_a_past_a_rule_about_it_passes_and_says_so():
+def test_a_rule_about_earlier_runs_passes_without_any_and_says_so():
     assert counted(1000, []) is State.no_past_yet
     assert counted(1000, [10, 10, 10, 10]) is State.no_past_yet
-    # Runs that measured nothing are no past.
+    # Runs without a measured number do not count.
     assert counted(1000, [None] * 20) is State.no_past_yet
 
 
-def test_a_run_far_from_the_recent_past_breaks_the_rule():
+def test_a_run_far_from_earlier_runs_breaks_the_rule():
     past: list[float | None] = [100, 110, 90, 105, 95, 100]
     assert counted(100, past) is State.passed
     assert counted(500, past) is State.passed
@@ -134,18 +134,18 @@ def test_a_run_far_from_the_recent_past_breaks_the_rule():
     assert counted(15, past) is State.failed
 
 
-def test_one_odd_run_in_the_past_does_not_widen_what_is_normal():
+def test_one_unusual_earlier_run_does_not_widen_the_bounds():
     past: list[float | None] = [100, 100, 100_000, 100, 100, 100, 100, 100, 100, 100]
     assert counted(600, past) is State.failed
 
 
-def test_a_bound_on_one_side_leaves_the_other_open():
+def test_a_bound_on_one_side_allows_any_value_on_the_other():
     measure = Measure("n", "rows of the run", recent=Recent(below=None, above=1, margin=5))
     assert counted(1, [100] * 5, measure) is State.passed
     assert counted(106, [100] * 5, measure) is State.failed
 
 
-def test_a_fixed_bound_holds_without_a_past():
+def test_a_fixed_bound_holds_without_earlier_runs():
     measure = Measure("n", "rows of the run", minimum=5, recent=Recent())
     assert counted(4, [], measure) is State.failed
 
@@ -156,7 +156,7 @@ def test_a_number_that_was_not_measured_breaks_nothing():
     assert states(check({"x": [1]}, queries=queries, measures=(measure,))) == {"rows of the run": "not measured"}
 
 
-def test_two_measures_may_look_at_one_number():
+def test_two_measures_may_use_one_number():
     measures = (
         Measure("share", "stop", maximum=0.5),
         Measure("share", "look", maximum=0.1, severity=Severity.warning),
@@ -174,7 +174,7 @@ def test_a_suite_that_cannot_work_is_refused():
         check({"x": [1]}, measures=(Measure("missing", "title"),))
 
 
-def test_of_more_rows_than_allowed_a_sample_is_looked_at_and_all_are_counted():
+def test_column_rules_check_a_sample_of_too_many_rows_and_measures_all():
     with duckdb.connect() as connection:
         rows = connection.sql("select range as x from range(10000)")
         suite = SetSuite("test", ("x",), (between("x", 0, None),), (COUNT,), (MEASURE,), max_rows=500)
@@ -183,7 +183,7 @@ def test_of_more_rows_than_allowed_a_sample_is_looked_at_and_all_are_counted():
             assert (result.rows, result.looked_at, result.measures["n"]) == (10_000, 500, 10_000)
 
 
-# In a process of its own, as the first check of a task.
+# In a separate process, like the first check of a task.
 CHECK = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
@@ -208,14 +208,14 @@ assert not events, events
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """What became of a process that checks a set, and its home."""
+    """The ended process that checked a set, and its home folder."""
     home = tmp_path_factory.mktemp("home")
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HOME": str(home)}
     command = [sys.executable, "-c", CHECK]
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True), home
 
 
-def test_a_check_asks_no_network_and_writes_no_file(checked):
+def test_a_check_uses_no_network_and_writes_no_file(checked):
     done, home = checked
     assert done.returncode == 0, done.stderr[-2000:]
     assert list(home.iterdir()) == []

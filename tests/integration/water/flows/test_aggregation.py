@@ -244,13 +244,13 @@ def test_a_run_over_many_partitions_reads_no_file_of_earlier_offsets(new_lake, m
         lake.append(reference.Reading(f"M-{number:06}", "harbour", at(day, 5), 1_000) for number in range(40))
     before = {file.file_path for file in engine.files_where(lake.clean, engine.ALL_ROWS)}
     ranges = lake.append(reference.Reading(f"M-{number:06}", "harbour", at(9, 5), 2_000) for number in range(41))
-    fetched, read = engine.fetched, set()
+    local_copies, read = engine.local_copies, set()
 
     def noting(connection, addresses):
         read.update(addresses)
-        return fetched(connection, addresses)
+        return local_copies(connection, addresses)
 
-    monkeypatch.setattr(engine, "fetched", noting)
+    monkeypatch.setattr(engine, "local_copies", noting)
     assert lake.aggregate(ranges)["meter_hours"] == 41
     assert read
     assert not read & before

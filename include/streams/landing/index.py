@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 from include.streams.landing import intervals, manifests
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.manifests import Bounds
-from include.streams.landing.stored import READ_THREADS, BrokenFiles, HeldFile, LandedFile, find_broken, require_stored
+from include.streams.landing.stored import (
+    READ_THREADS,
+    BrokenFiles,
+    DataFileRange,
+    FileOffsets,
+    find_broken,
+    require_stored,
+)
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestFile
@@ -38,7 +45,7 @@ class UnreadableTable(Exception):
     """The table contains something from which the landed offsets cannot be determined."""
 
 
-class Landed:
+class LandingIndex:
     """The files of a snapshot of a table, by default of the current one.
 
     Raises:
@@ -52,7 +59,7 @@ class Landed:
         self._io = table.io
 
     @classmethod
-    def before(cls, table: "Table", moment: datetime) -> "Landed | None":
+    def before(cls, table: "Table", moment: datetime) -> "LandingIndex | None":
         """What had landed by this moment; None when no snapshot of that time is left."""
         snapshot = table.snapshot_as_of_timestamp(int(1000 * moment.timestamp()))
         return cls(table, snapshot) if snapshot is not None else None
@@ -65,7 +72,7 @@ class Landed:
         """One more than the highest landed offset of the partition; 0 when nothing has landed."""
         return max((source.bounds[partition][1] for source in self._sources if partition in source.bounds), default=0)
 
-    def files(self, partition: int, start: int, end: int | None = None) -> list[LandedFile]:
+    def files(self, partition: int, start: int, end: int | None = None) -> list[DataFileRange]:
         """The files whose bounds overlap [start, end), sorted by first offset. Without `end` the range is open."""
         wanted = [source for source in self._sources if source.reaches(partition, start, end)]
         unread = [source for source in wanted if not source.is_read]
@@ -80,7 +87,7 @@ class Landed:
         ]
         return sorted(found, key=lambda file: (file.start, -file.end, file.path))
 
-    def offsets(self, file: LandedFile) -> Ranges:
+    def offsets(self, file: DataFileRange) -> Ranges:
         """The offsets that the file holds; reads its offset column if the bounds are not enough.
 
         Raises:
@@ -88,7 +95,7 @@ class Landed:
         """
         return [(file.start, file.end)] if file.is_dense else offset_column(self._io, file)
 
-    def read_ahead(self, files: Iterable[LandedFile]) -> None:
+    def read_ahead(self, files: Iterable[DataFileRange]) -> None:
         """Read the offset columns that `offsets` will need, several files at a time.
 
         Raises:
@@ -103,15 +110,17 @@ class Landed:
                 # All at once: hundreds may be gone, and each one that is found alone is a commit.
                 raise BrokenFiles(one.files | find_broken(self._io, sparse)) from one
 
-    def held(self, partition: int, start: int, end: int | None = None) -> list[HeldFile]:
+    def files_with_offsets(self, partition: int, start: int, end: int | None = None) -> list[FileOffsets]:
         """Like `files`, with the offsets that each file holds."""
         files = self.files(partition, start, end)
         self.read_ahead(files)
-        return [HeldFile(file, self.offsets(file)) for file in files]
+        return [FileOffsets(file, self.offsets(file)) for file in files]
 
     def covered(self, partition: int, start: int, end: int | None = None) -> Ranges:
         """The landed offsets of the partition from `start` on, up to `end` (exclusive) if it is given."""
-        landed = intervals.union(piece for held in self.held(partition, start, end) for piece in held.offsets)
+        landed = intervals.union(
+            piece for held in self.files_with_offsets(partition, start, end) for piece in held.offsets
+        )
         last = landed[-1][1] if landed else start
         return intervals.intersect(landed, [(start, last if end is None else end)])
 
@@ -128,10 +137,10 @@ def contiguous_end(start: int, covered: Ranges) -> int:
 class _Source:
     """A manifest: the offset bounds of its files, and the files themselves, which are read on demand."""
 
-    def __init__(self, bounds: Bounds, read: Callable[[], tuple[LandedFile, ...]]) -> None:
+    def __init__(self, bounds: Bounds, read: Callable[[], tuple[DataFileRange, ...]]) -> None:
         self.bounds = bounds
         self._read = read
-        self._files: tuple[LandedFile, ...] | None = None
+        self._files: tuple[DataFileRange, ...] | None = None
 
     @property
     def is_read(self) -> bool:
@@ -141,18 +150,18 @@ class _Source:
         first, last = self.bounds.get(partition, (0, 0))
         return last > start and (end is None or first < end)
 
-    def files(self) -> tuple[LandedFile, ...]:
+    def files(self) -> tuple[DataFileRange, ...]:
         if self._files is None:
             self._files = self._read()
         return self._files
 
 
-_manifests: "OrderedDict[str, tuple[LandedFile, ...]]" = OrderedDict()
+_manifests: "OrderedDict[str, tuple[DataFileRange, ...]]" = OrderedDict()
 _bounds: "OrderedDict[str, Bounds]" = OrderedDict()
 _columns: "OrderedDict[str, Ranges]" = OrderedDict()
 
 
-def forget() -> None:
+def clear_caches() -> None:
     """Forget what this process has read of manifests and files: the next look reads it again, as in a new process."""
     for cache in (_manifests, _bounds, _columns):
         cache.clear()
@@ -164,7 +173,7 @@ def _remember(cache: OrderedDict, key: str, value: Any, size: int) -> None:
         cache.popitem(last=False)
 
 
-def stored_files(table: "Table", ranges: Iterable[tuple[int, int, int]]) -> list[LandedFile]:
+def stored_files(table: "Table", ranges: Iterable[tuple[int, int, int]]) -> list[DataFileRange]:
     """The files that hold offsets of these ranges, for a caller who could not read them.
 
     Args:
@@ -175,13 +184,13 @@ def stored_files(table: "Table", ranges: Iterable[tuple[int, int, int]]) -> list
         BrokenFiles: The store has lost or cut some of the files.
         Exception: What an unavailable store raises.
     """
-    landed = Landed(table)
+    landed = LandingIndex(table)
     files = list(dict.fromkeys(file for span in ranges for file in landed.files(*span)))
     require_stored(table.io, files)
     return files
 
 
-def bounds_of(files: Iterable[LandedFile]) -> Bounds:
+def bounds_of(files: Iterable[DataFileRange]) -> Bounds:
     """{partition: (start, end)}: the offsets between the first and the last of the files."""
     found: dict[int, tuple[int, int]] = {}
     for file in files:
@@ -204,32 +213,32 @@ def _sources(table: "Table", listed: "Iterable[ManifestFile]") -> list[_Source]:
     found = {m.manifest_path: b for m in listed if (b := _bounds.get(m.manifest_path)) is not None}
     unknown = [manifest for manifest in listed if manifest.manifest_path not in found]
     if unknown:
-        found |= manifests.known([manifest.manifest_path for manifest in unknown])
+        found |= manifests.load_bounds([manifest.manifest_path for manifest in unknown])
         unread = [manifest for manifest in unknown if manifest.manifest_path not in found]
         with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="manifests") as pool:
             read = pool.map(lambda manifest: bounds_of(_files_of(table, manifest)), unread)
             new = dict(zip((manifest.manifest_path for manifest in unread), read, strict=True))
         if new:
-            manifests.remember(str(table.metadata.table_uuid), new)
+            manifests.store_bounds(str(table.metadata.table_uuid), new)
         found |= new
         for manifest in unknown:
             _remember(_bounds, manifest.manifest_path, found[manifest.manifest_path], MAX_CACHED_BOUNDS)
     return [_Source(found[manifest.manifest_path], partial(_files_of, table, manifest)) for manifest in listed]
 
 
-def _files_of(table: "Table", manifest: "ManifestFile") -> tuple[LandedFile, ...]:
+def _files_of(table: "Table", manifest: "ManifestFile") -> tuple[DataFileRange, ...]:
     from pyiceberg.manifest import ManifestEntryStatus
 
     found = _manifests.get(manifest.manifest_path)
     if found is None:
         entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
         live = (entry.data_file for entry in entries if entry.status != ManifestEntryStatus.DELETED)
-        found = tuple(landed_file(table, file) for file in live if file.record_count)
+        found = tuple(file_range(table, file) for file in live if file.record_count)
         _remember(_manifests, manifest.manifest_path, found, MAX_CACHED_MANIFESTS)
     return found
 
 
-def landed_file(table: "Table", file: Any) -> LandedFile:
+def file_range(table: "Table", file: Any) -> DataFileRange:
     """The offsets of a data file, from its manifest entry.
 
     Args:
@@ -250,10 +259,10 @@ def landed_file(table: "Table", file: Any) -> LandedFile:
         )
     first: Any = from_bytes(offset.field_type, lower)
     last: Any = from_bytes(offset.field_type, upper)
-    return LandedFile(file.file_path, file.partition[0], first, last + 1, file.record_count, file.file_size_in_bytes)
+    return DataFileRange(file.file_path, file.partition[0], first, last + 1, file.record_count, file.file_size_in_bytes)
 
 
-def offset_column(io: Any, file: LandedFile) -> Ranges:
+def offset_column(io: Any, file: DataFileRange) -> Ranges:
     """The offsets that a data file holds, from its offset column. Raises BrokenFiles."""
     found = _columns.get(file.path)
     if found is None:

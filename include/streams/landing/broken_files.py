@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.landing import gaps, intervals
 from include.streams.landing.gaps import RUNBOOK, Gap
+from include.streams.landing.index import LandingIndex, bounds_of
 from include.streams.landing.intervals import Ranges
-from include.streams.landing.landed import Landed, bounds_of
 from include.streams.landing.repair import repair
-from include.streams.landing.stored import BrokenFiles, LandedFile
+from include.streams.landing.stored import BrokenFiles, DataFileRange
 from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, topic_id
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_to_alarm, close_alarm
@@ -35,7 +35,7 @@ FILES_IN_A_COMMIT = 500
 FILES_A_MESSAGE = 10
 
 
-def reading(topic: LandedTopic, read: Callable[[], T], *, conn_id: str, repairs: bool = True) -> T:
+def read_with_repair(topic: LandedTopic, read: Callable[[], T], *, conn_id: str, repairs: bool = True) -> T:
     """Call `read`; when it meets broken files, take them out of the table, repair their offsets, and call it again.
 
     If the process is killed in between, the files' offsets are on record as missing, and the alarm stays open until a
@@ -70,13 +70,13 @@ def _union(one: Mapping[int, Ranges], other: Mapping[int, Ranges]) -> dict[int, 
     return {n: intervals.union([*one.get(n, []), *other.get(n, [])]) for n in sorted({*one, *other})}
 
 
-def _take_out(topic: LandedTopic, broken: Mapping[LandedFile, str]) -> dict[int, Ranges]:
+def _take_out(topic: LandedTopic, broken: Mapping[DataFileRange, str]) -> dict[int, Ranges]:
     """Take the files out of the table, with an alarm; returns {partition: the offsets between their bounds}."""
     from include.streams.lake import writing
 
     table = load_landing_table(topic)
     landing_id = topic_id(table)
-    by_partition: dict[int, list[LandedFile]] = {}
+    by_partition: dict[int, list[DataFileRange]] = {}
     for file, wrong in sorted(broken.items(), key=lambda pair: pair[0].path):
         by_partition.setdefault(file.partition, []).append(file)
         log.error("broken file, taken out: table=%s %s %s", raw_table(topic), file.path, wrong)
@@ -89,7 +89,7 @@ def _take_out(topic: LandedTopic, broken: Mapping[LandedFile, str]) -> dict[int,
             # that lanes and checks have passed.
             for start, end in spans[number]:
                 both = {number: [(start, end)]}, {number: (start, end)}
-                gaps.note(connection, topic.name, landing_id, *both, age=WITHOUT_GRACE)
+                gaps.record_missing(connection, topic.name, landing_id, *both, age=WITHOUT_GRACE)
             text = _text(topic, number, files, broken, spans[number])
             add_to_alarm(connection, raw_table(topic), AlarmKind.landing_gap, text)
     # Neighbours in one commit, so that PyIceberg looks at few other files.
@@ -97,7 +97,7 @@ def _take_out(topic: LandedTopic, broken: Mapping[LandedFile, str]) -> dict[int,
     for first in range(0, len(ordered), FILES_IN_A_COMMIT):
         some = ordered[first : first + FILES_IN_A_COMMIT]
 
-        def change(transaction: "Transaction", some: list[LandedFile] = some) -> None:
+        def change(transaction: "Transaction", some: list[DataFileRange] = some) -> None:
             paths = {file.path for file in some}
             planned = (task.file for task in table.scan(row_filter=_around(some)).plan_files())
             writing.replace_files(transaction, [file for file in planned if file.file_path in paths], [])
@@ -106,7 +106,7 @@ def _take_out(topic: LandedTopic, broken: Mapping[LandedFile, str]) -> dict[int,
     return spans
 
 
-def _around(files: list[LandedFile]) -> str:
+def _around(files: list[DataFileRange]) -> str:
     """A filter for the files, and some between them."""
     return " or ".join(
         f"(partition = {number} and offset >= {start} and offset < {end})"
@@ -115,7 +115,7 @@ def _around(files: list[LandedFile]) -> str:
 
 
 def _text(
-    topic: LandedTopic, partition: int, files: list[LandedFile], broken: Mapping[LandedFile, str], spans: Ranges
+    topic: LandedTopic, partition: int, files: list[DataFileRange], broken: Mapping[DataFileRange, str], spans: Ranges
 ) -> str:
     named = "; ".join(f"{file.path} {broken[file]}" for file in files[:FILES_A_MESSAGE])
     more = f"; and {len(files) - FILES_A_MESSAGE} more" if len(files) > FILES_A_MESSAGE else ""
@@ -132,14 +132,14 @@ def _repair(topic: LandedTopic, taken: Mapping[int, Ranges], conn_id: str) -> No
     spans = [(number, *span) for number, ranges in sorted(taken.items()) for span in ranges]
     due = [Gap(OffsetRange(topic.name, landing_id, *span), timedelta()) for span in spans]
     repair(topic, due, conn_id=conn_id)
-    landed = Landed(load_landing_table(topic))
+    landed = LandingIndex(load_landing_table(topic))
     covered = {span: landed.covered(*span) for span in spans}
     with begin() as connection:
         for (number, start, end), found in covered.items():
             settled = gaps.settled(connection, landing_id, {number: start}, {number: end}).get(number, [])
             missing = intervals.subtract([(start, end)], intervals.union([*found, *settled]))
             both = {number: missing}, {number: (start, end)}
-            gaps.note(connection, topic.name, landing_id, *both, age=WITHOUT_GRACE)
+            gaps.record_missing(connection, topic.name, landing_id, *both, age=WITHOUT_GRACE)
         close_if_whole(connection, topic, landing_id)
 
 

@@ -23,7 +23,7 @@ _REFUSED_TIMESTAMP = "InvalidRecordException: Invalid record timestamp"
 
 
 @dataclass(frozen=True)
-class Standing:
+class ConnectorStatus:
     """The status of a connector in Connect.
 
     Attributes:
@@ -39,7 +39,7 @@ class Standing:
     refuses_timestamp: bool = False
 
     @classmethod
-    def of(cls, connect: Connect, name: str) -> "Standing":
+    def of(cls, connect: Connect, name: str) -> "ConnectorStatus":
         """Query Connect.
 
         Args:
@@ -77,7 +77,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Progress:
+class SinkProgress:
     """The progress of a sink.
 
     Attributes:
@@ -99,14 +99,14 @@ class Progress:
     is_whole: bool = True
 
 
-def progress(topic: Topic, kafka_conn_id: str = KAFKA_CONN_ID) -> Progress:
+def sink_progress(topic: Topic, kafka_conn_id: str = KAFKA_CONN_ID) -> SinkProgress:
     """Query Kafka. Raises KafkaException."""
     with GroupOffsets(sink_group(topic), kafka_conn_id) as group:
         sink = group.look_now([topic.name])
         held, is_whole = group.open_transactions_now(sink), not group.incomplete
     with GroupOffsets(coordinator_group(topic), kafka_conn_id) as group:
         table = group.look_now([control_topic(topic)])
-    return Progress(
+    return SinkProgress(
         lag=sum(offsets.lag for offsets in sink.values()),
         sink=_sum(sink),
         table=_sum(table),
