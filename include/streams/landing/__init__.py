@@ -1,1 +1,1 @@
-"""The standard lane: claims and processes, by offset ranges, what a Kafka sink has landed in Iceberg tables."""
+"""The standard lane: claims and processes the records that a Kafka sink lands in Iceberg tables, by offset ranges."""

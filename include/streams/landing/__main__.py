@@ -1,4 +1,4 @@
-"""Commands for the landing's connectors: `python -m include.streams.landing --help`."""
+"""Commands for connectors and landing tables: `python -m include.streams.landing --help`."""
 
 import argparse
 import sys
@@ -46,13 +46,15 @@ def _parser() -> argparse.ArgumentParser:
         if name != "apply":
             # Optional for commands that only read; commands that change something need a name.
             command.add_argument(
-                "connector", nargs="?" if name in ("status", "gaps") else None, help="as `status` shows it"
+                "connector",
+                nargs="?" if name in ("status", "gaps") else None,
+                help="the connector's name, as `status` shows it",
             )
 
     add(
         "apply",
         _apply,
-        "create or update tables, control topics and connectors of landed topics; harmless to run again",
+        "create or update tables, control topics and connectors of landed topics; safe to repeat",
     )
     add(
         "status",
@@ -60,24 +62,24 @@ def _parser() -> argparse.ArgumentParser:
         "show each connector's state, its tasks and its lag; exits with 1 if a connector is not running",
     )
     add("restart", _restart, "restart a connector's failed tasks, or all of them if none has failed; loses nothing")
-    add("stop", _stop, "end a connector's tasks; its configuration and offsets stay")
+    add("stop", _stop, "stop a connector's tasks; its configuration and offsets stay")
     add("resume", _resume, "resume a stopped connector")
     add(
         "step-over",
         _step_over,
-        "move a connector past records whose timestamp Kafka Connect refuses; `repair` then appends them and those "
-        "before them from Kafka, which the next run of the lane does too",
+        "move a connector past records whose timestamp Kafka Connect refuses; `repair` or the next run of the lane "
+        "then appends the skipped records from Kafka",
     )
     add(
         "remove",
         _remove,
-        "remove the connector of a topic that is no longer landed, and close its alarms; what it has landed stays, and "
-        "so do its control topic and its offsets",
+        "remove the connector of a topic that is no longer landed, and close its alarms; its table, control topic and "
+        "offsets stay",
     )
     add(
         "gaps",
         _gaps,
-        "show the offsets that have not landed although they should have; exits with 1 if there are some",
+        "show the offsets that should have landed and are missing; exits with 1 if there are any",
     )
     add("repair", _repair, "read the offsets that have not landed from Kafka and append them now, each once")
     return parser
@@ -88,7 +90,7 @@ def _apply(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.streams.landing.connectors import apply, left_over
 
     changes = apply(registry, conn_id=options.conn_id, kafka_conn_id=options.kafka_conn_id)
-    done = changes or ["nothing to do: all is as the registry and connectors/ say"]
+    done = changes or ["nothing to do: everything matches the registry and connectors/"]
     return [*done, *left_over(registry, Connect(options.conn_id)).values()]
 
 
@@ -101,10 +103,10 @@ def _status(options: argparse.Namespace, registry: Registry) -> list[str]:
     connect, lines, all_well = Connect(options.conn_id), [], True
     for topic in landed_topics(registry) if options.connector is None else [_topic(options.connector, registry)]:
         status = ConnectorStatus.of(connect, connector_name(topic))
-        found = sink_progress(topic, options.kafka_conn_id)
+        progress = sink_progress(topic, options.kafka_conn_id)
         all_well &= status.is_running
         lines.append(
-            f"{connector_name(topic)}  {status}  {topic.name} -> {raw_table(topic)}  lag {found.lag}"
+            f"{connector_name(topic)}  {status}  {topic.name} -> {raw_table(topic)}  lag {progress.lag}"
             + (f"  {status.cause}" if status.cause else "")
         )
     lines = lines or ["no topic of the registry has landed=True"]
@@ -126,7 +128,7 @@ def _restart(options: argparse.Namespace, registry: Registry) -> list[str]:
     if not connect.restart(name, only_failed=status.has_failed):
         raise ValueError(f"connector {name} does not exist; `apply` creates it")
     forget_restarts(name)
-    return [f"connector {name}: restarted {'what had failed' if status.has_failed else 'with all its tasks'}"]
+    return [f"connector {name}: restarted {'its failed tasks' if status.has_failed else 'with all its tasks'}"]
 
 
 def _stop(options: argparse.Namespace, registry: Registry) -> list[str]:
@@ -136,7 +138,7 @@ def _stop(options: argparse.Namespace, registry: Registry) -> list[str]:
     name = connector_name(_topic(options.connector, registry))
     if not Connect(options.conn_id).stop(name):
         raise ValueError(f"connector {name} does not exist; `apply` creates it")
-    return [f"connector {name}: stopped; `resume` lets it go on"]
+    return [f"connector {name}: stopped; `resume` resumes it"]
 
 
 def _remove(options: argparse.Namespace, registry: Registry) -> list[str]:
@@ -156,16 +158,16 @@ def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
     lines, is_whole = [], True
     for topic in landed_topics(registry) if options.connector is None else [_topic(options.connector, registry)]:
         try:
-            found = verify(topic, conn_id=options.kafka_conn_id)
+            verified = verify(topic, conn_id=options.kafka_conn_id)
         except BrokenFiles as broken:
             is_whole = False
-            lines.append(f"{raw_table(topic)}: {broken}; `repair` reads their records from Kafka")
+            lines.append(f"{raw_table(topic)}: {broken}; `repair` reads the records from Kafka")
             continue
-        is_whole &= not found.missing and not found.snapshot.lost
-        lines += [f"{raw_table(topic)}: {why}; {RUNBOOK}" for why in found.snapshot.lost.values()]
-        lines += [f"{raw_table(topic)}: {gap.offsets} missing for {gap.age}" for gap in found.missing]
-        if not found.missing and not found.snapshot.lost:
-            lines.append(f"{raw_table(topic)}: whole")
+        is_whole &= not verified.missing and not verified.snapshot.lost
+        lines += [f"{raw_table(topic)}: {why}; {RUNBOOK}" for why in verified.snapshot.lost.values()]
+        lines += [f"{raw_table(topic)}: {gap.offsets} missing for {gap.age}" for gap in verified.missing]
+        if not verified.missing and not verified.snapshot.lost:
+            lines.append(f"{raw_table(topic)}: complete")
     if not is_whole:
         raise UnhealthyError(lines)
     return lines
@@ -181,12 +183,12 @@ def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
     topic = _topic(options.connector, registry)
     name, conn_id = raw_table(topic), options.kafka_conn_id
 
-    def repaired_now() -> Repaired:
+    def check_and_repair() -> Repaired:
         before = verify(topic, conn_id=conn_id, repairs=True)
         return repair(topic, before.missing, conn_id=conn_id)
 
-    repaired = read_with_repair(topic, repaired_now, conn_id=conn_id, repairs=False)
-    lines = [f"{name}: {repaired.appended} records appended, {repaired.without_record} offsets hold none"]
+    repaired = read_with_repair(topic, check_and_repair, conn_id=conn_id, repairs=False)
+    lines = [f"{name}: {repaired.appended} records appended, {repaired.without_record} offsets hold no record"]
     if repaired.lost:
         lines.append(f"{name}: {repaired.lost} offsets are lost: retention had removed them from Kafka ({RUNBOOK})")
     after = verify(topic, conn_id=conn_id)
@@ -206,7 +208,7 @@ def _resume(options: argparse.Namespace, registry: Registry) -> list[str]:
     name = connector_name(topic)
     if connect.config(name) is None:
         raise ValueError(f"connector {name} does not exist; `apply` creates it")
-    # Kafka deletes the committed offsets of a group without members after a week.
+    # Needed because Kafka deletes the committed offsets of a group without members after a week.
     changes = preset_coordinator(topic, options.kafka_conn_id)
     connect.resume(name)
     return [*changes, f"connector {name}: resumed"]
@@ -231,12 +233,12 @@ def _topic(connector: str, registry: Iterable[Topic]) -> Topic:
     from include.streams.landing.connectors import landed_topics
     from include.streams.landing.tables import connector_name
 
-    found = {connector_name(topic): topic for topic in landed_topics(registry)}
-    if connector not in found:
+    by_connector = {connector_name(topic): topic for topic in landed_topics(registry)}
+    if connector not in by_connector:
         raise LookupError(
-            f"no landed topic has a connector {connector!r}; there are {', '.join(sorted(found)) or 'none'}"
+            f"no landed topic has a connector {connector!r}; there are {', '.join(sorted(by_connector)) or 'none'}"
         )
-    return found[connector]
+    return by_connector[connector]
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ class DoesNotBalance(AirflowFailException):
 def finish(consumer: LandingConsumer, summary: RunSummary, run_id: str) -> FinishedRun:
     """Check that landed = clean + dead-lettered + duplicates + not wanted, then close the run's claim.
 
-    The landed, clean and dead-lettered records are counted anew in the tables and the database. The run's own numbers
-    must agree with these counts. If the process is killed before the claim is closed, the retry repeats everything. If
-    it is killed afterwards, only staging files are left, which maintenance removes.
+    The landed, clean and dead-lettered records are counted again, in the tables and the database. The run's own numbers
+    must equal these counts. If the process is killed before the claim is closed, the retry repeats everything. If it is
+    killed afterwards, only staging files are left, which maintenance removes.
 
     Args:
         consumer: The landing consumer.
@@ -48,23 +48,23 @@ def finish(consumer: LandingConsumer, summary: RunSummary, run_id: str) -> Finis
         The metadata of the asset event.
 
     Raises:
-        DoesNotBalance: The counts differ. The claim stays open, and no new claim is made until somebody clears the run.
+        DoesNotBalance: The counts differ. The claim stays open, and no new claim is made until a person clears the run.
     """
     claim_id, ranges = claim_of(consumer, run_id)
-    found = read_with_repair(consumer.topic, lambda: _counted(consumer, ranges), conn_id=consumer.conn_id)
-    trouble = _trouble(found, summary, sum(map(len, ranges)))
+    counts = read_with_repair(consumer.topic, lambda: _counted(consumer, ranges), conn_id=consumer.conn_id)
+    trouble = _trouble(counts, summary, sum(map(len, ranges)))
     table = load_landing_table(consumer.topic)
     with begin() as connection:
         if trouble:
             text = (
                 f"claim {claim_id} (run {run_id}) does not balance: {'; '.join(trouble)}. Nothing is deleted, and "
-                "nothing new is claimed until this run is cleared from its first task on"
+                "nothing new is claimed until a person clears this run, from its first task on"
             )
             open_alarm(connection, consumer.name, AlarmKind.run_does_not_balance, text)
         else:
             close_alarm(connection, consumer.name, AlarmKind.run_does_not_balance)
-            # Messages that are not wanted do not count: they would hide that most of the others are dead letters.
-            wanted = found["landed"] - summary["not_wanted"]
+            # Messages that are not wanted do not count: many of them would hide a large share of dead letters.
+            wanted = counts["landed"] - summary["not_wanted"]
             watch_broken_contracts(connection, consumer, topic_id(table), claim_id, ranges, wanted)
             for part in ranges:
                 mark_handled(connection, claim_id, part)
@@ -95,21 +95,21 @@ def _counted(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> dict[s
         }
 
 
-def _trouble(found: Mapping[str, int], summary: Mapping[str, Any], offsets: int) -> list[str]:
-    """The counts that do not agree, in words."""
+def _trouble(counts: Mapping[str, int], summary: Mapping[str, Any], offsets: int) -> list[str]:
+    """The counts that differ, as texts for people."""
     trouble = [
-        f"the run says {name} = {summary[name]}, and there are {number}"
-        for name, number in found.items()
+        f"the run counted {name} = {summary[name]}, and there are {number}"
+        for name, number in counts.items()
         if summary[name] != number
     ]
-    accounted = found["clean"] + found["dead_lettered"] + summary["duplicates"] + summary["not_wanted"]
-    if found["landed"] != accounted:
+    accounted = counts["clean"] + counts["dead_lettered"] + summary["duplicates"] + summary["not_wanted"]
+    if counts["landed"] != accounted:
         trouble.append(
-            f"{found['landed']} landed, and {found['clean']} clean + {found['dead_lettered']} dead letters + "
+            f"{counts['landed']} landed, and {counts['clean']} clean + {counts['dead_lettered']} dead letters + "
             f"{summary['duplicates']} duplicates + {summary['not_wanted']} not wanted = {accounted}"
         )
-    if offsets != found["landed"] + summary["without_record"]:
+    if offsets != counts["landed"] + summary["without_record"]:
         trouble.append(
-            f"{offsets} offsets, and {found['landed']} landed + {summary['without_record']} without a record"
+            f"{offsets} offsets, and {counts['landed']} landed + {summary['without_record']} without a record"
         )
     return trouble

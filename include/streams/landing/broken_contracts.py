@@ -1,7 +1,7 @@
-"""The alarm about a producer that breaks its contract, in the standard lane: its runs succeed, and only this shows it.
+"""The alarm about a producer that breaks its contract, in the standard lane. Runs succeed, so no other alarm shows it.
 
-A large claim is judged for itself. A small one says little, and a quiet topic has no other: it is judged together with
-the claims before it, by the rule of the event lane (`include/streams/kafka/broken_contracts.py`).
+A large claim is judged alone. A small claim says little, and a quiet topic has only small claims. So a small claim is
+judged together with the claims before it, by the rule of the event lane (`include/streams/kafka/broken_contracts.py`).
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,13 @@ from include.streams.landing.dead_letters import Counted
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_others, open_alarm
 
-# In a handful of messages, a few bad ones would be a large share.
+# With fewer messages, a few bad ones would already be a large share.
 ENOUGH_RECORDS = 100
 MUCH_SHARE = 0.05
 
-# Back from the next offset of each partition, by the index of ranges: each range holds an offset at least, so there are
-# no more of them than offsets, however many claims are on record. A join with the claims could read all of them.
+# Reads the ranges before the next offset of each partition, newest first, through the index of ranges. Each range holds
+# at least one offset, so at most `latest` ranges are read, however many claims are recorded. A join with the claims
+# could read all of them.
 _LATEST = text(
     """
     select found.* from positions p cross join lateral (
@@ -67,7 +68,8 @@ def watch_broken_contracts(
         landed: The number of messages in them.
     """
     remedy = (
-        f"The good ones went on. Look at some of {consumer.topic.dead_letter_name}, and have the producer corrected"
+        f"The good messages were processed. Look at some of {consumer.topic.dead_letter_name}, and have the producer "
+        "corrected"
     )
     if landed >= ENOUGH_RECORDS:
         counted = dead_letters.reasons(connection, consumer.name, [(claim_id, part) for part in ranges]).get(
@@ -79,15 +81,15 @@ def watch_broken_contracts(
             consumer.topic.name,
             f"the {landed} messages of claim {claim_id}",
             landed,
-            {each.reason: each.number for each in counted},
+            {count.reason: count.number for count in counted},
             max_share=MUCH_SHARE,
             remedy=remedy,
-            framed=sum(each.framed for each in counted),
+            framed=sum(count.framed for count in counted),
         )
         return
     latest = _latest(connection, consumer, of_table)
     if not latest or latest[0][0] != claim_id:
-        # A run that was cleared says nothing about the producer of now.
+        # A cleared run says nothing about what the producer sends now.
         return
     bad = dead_letters.reasons(connection, consumer.name, ((of, part) for of, parts in latest for part in parts))
     reasons: dict[str, int] = {}
@@ -95,48 +97,48 @@ def watch_broken_contracts(
     are_all_bad = True
     for of, parts in latest:
         counted: list[Counted] = bad.get(of, [])
-        number, size = sum(each.number for each in counted), sum(map(len, parts))
+        number, size = sum(count.number for count in counted), sum(map(len, parts))
         are_all_bad &= number == size
         in_a_row += number if are_all_bad else 0
         total += size
-        framed += sum(each.framed for each in counted)
-        for each in counted:
-            reasons[each.reason] = reasons.get(each.reason, 0) + each.number
+        framed += sum(count.framed for count in counted)
+        for count in counted:
+            reasons[count.reason] = reasons.get(count.reason, 0) + count.number
     wrong = sum(reasons.values())
     if is_broken(total, wrong, MAX_SHARE, in_a_row=in_a_row):
         message = text_of(f"the latest {total} messages", total, reasons, remedy, framed=framed)
         open_alarm(connection, consumer.name, AlarmKind.many_dead_letters, message, key=consumer.topic.name)
-    # A large claim may have opened it, which allows a smaller share.
+    # A large claim may have opened the alarm; for it, a smaller share is allowed.
     elif total and is_healthy(total, wrong, MAX_SHARE if wrong < MIN_DEAD_LETTERS else MUCH_SHARE):
         close_others(connection, consumer.name, AlarmKind.many_dead_letters)
 
 
 def _latest(connection: Connection, consumer: LandingConsumer, of_table: str) -> list[tuple[int, list[OffsetRange]]]:
-    """(claim, its parts) of the consumer's latest messages, the newest claim first."""
-    asked = {"consumer": consumer.name, "topic": consumer.topic.name, "latest": LATEST}
-    rows = connection.execute(_LATEST, asked).all()
+    """The consumer's latest messages: (claim, its ranges that hold them), the newest claim first."""
+    parameters = {"consumer": consumer.name, "topic": consumer.topic.name, "latest": LATEST}
+    rows = connection.execute(_LATEST, parameters).all()
     starts: dict[int, int] = {}
     for row in rows:
         starts[row.partition] = min(row.start_offset, starts.get(row.partition, row.start_offset))
-    # Each transaction of a producer leaves an offset without a record.
+    # Offsets without a record do not count: each transaction of a producer leaves one.
     empty = gaps.settled(connection, of_table, starts)
     claims: dict[int, list[OffsetRange]] = {}
     for row in rows:
         parts = intervals.subtract([(row.start_offset, row.end_offset)], empty.get(row.partition, []))
-        mine = claims.setdefault(row.claim_id, [])
-        mine += [OffsetRange(row.topic, row.topic_id, row.partition, start, end) for start, end in parts]
-    found: list[tuple[int, list[OffsetRange]]] = []
+        ranges = claims.setdefault(row.claim_id, [])
+        ranges += [OffsetRange(row.topic, row.topic_id, row.partition, start, end) for start, end in parts]
+    latest: list[tuple[int, list[OffsetRange]]] = []
     room = LATEST
     for claim_id, parts in claims.items():
         if room <= 0:
             break
-        found.append((claim_id, _last(parts, room)))
-        room -= sum(map(len, found[-1][1]))
-    return found
+        latest.append((claim_id, _last(parts, room)))
+        room -= sum(map(len, latest[-1][1]))
+    return latest
 
 
 def _last(parts: list[OffsetRange], room: int) -> list[OffsetRange]:
-    """At most about so many offsets of the parts, the last ones of each."""
+    """The last offsets of each part, at most about `room` in total."""
     total = sum(map(len, parts))
     if total <= room:
         return parts

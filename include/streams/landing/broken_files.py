@@ -1,7 +1,7 @@
-"""Take files that the store has lost or cut out of a landing table, and get their records from Kafka again.
+"""Remove files that the store has lost or truncated from a landing table, and read their records from Kafka again.
 
-A lifecycle rule or a person deletes objects; a store acknowledges an upload that it does not keep. Each try to read
-such a file fails, and with it the lane. Its records are usually still in Kafka.
+A lifecycle rule or a person may delete objects, or a store may acknowledge an upload that it does not keep. Every
+attempt to read such a file fails, and with it the lane. Its records are usually still in Kafka.
 """
 
 import logging
@@ -27,51 +27,55 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# Their files had landed: a check need not wait for them, and must not close the alarm meanwhile.
+# The age of the files' offsets when they are recorded as missing. They had landed, so a check need not wait for a grace
+# period, and must not close the alarm in the meantime.
 WITHOUT_GRACE = timedelta(days=1)
-# A commit reads the manifests of the table, and the sink commits meanwhile: a limit for what is lost with a failed try.
+# A commit fails if the sink commits at the same time, and is then repeated. The limit keeps the repeated work small.
 FILES_IN_A_COMMIT = 500
-# Files that a message of the alarm names; the log names all.
+# Files that one message of the alarm names; the log names all.
 FILES_A_MESSAGE = 10
 
 
 def read_with_repair(topic: LandedTopic, read: Callable[[], T], *, conn_id: str, repairs: bool = True) -> T:
-    """Call `read`; when it meets broken files, take them out of the table, repair their offsets, and call it again.
+    """Call `read`. If it finds broken files, remove them from the table, repair their offsets, and call it again.
 
-    If the process is killed in between, the files' offsets are on record as missing, and the alarm stays open until a
-    check or a repair finds them. Two processes at once: the second one finds nothing left to take out.
+    If the process is killed in between, the files' offsets are recorded as missing, and the alarm stays open until a
+    check or a repair finds them. If two processes do this at once, the second finds nothing left to remove.
 
     Args:
         topic: The landed topic.
         read: Reads files of the landing table. It can be repeated.
         conn_id: The Airflow connection of Kafka.
-        repairs: False if `read` checks the whole table and repairs it.
+        repairs: Whether the offsets are repaired here. False if `read` itself checks and repairs the whole table.
+
+    Returns:
+        The result of `read`.
 
     Raises:
-        BrokenFiles: Files are broken of offsets that this call has just repaired: the store keeps nothing.
-        Exception: What `read`, the store, the catalog, the database or the repair raises.
+        BrokenFiles: Offsets that this call has just repaired are in broken files again: the store loses every upload.
+        Exception: `read`, the repair, the store, the catalog or the database has failed.
     """
-    done: dict[int, Ranges] = {}
-    taken: dict[int, Ranges] = {}
+    repaired: dict[int, Ranges] = {}
+    removed: dict[int, Ranges] = {}
     while True:
         try:
-            if taken and repairs:
-                _repair(topic, taken, conn_id)
-            done = _union(done, taken)
-            taken = {}
+            if removed and repairs:
+                _repair(topic, removed, conn_id)
+            repaired = _union(repaired, removed)
+            removed = {}
             return read()
         except BrokenFiles as broken:
-            if not any(intervals.subtract([(f.start, f.end)], done.get(f.partition, [])) for f in broken.files):
+            if not any(intervals.subtract([(f.start, f.end)], repaired.get(f.partition, [])) for f in broken.files):
                 raise
-            taken = _union(taken, _take_out(topic, broken.files))
+            removed = _union(removed, _remove(topic, broken.files))
 
 
-def _union(one: Mapping[int, Ranges], other: Mapping[int, Ranges]) -> dict[int, Ranges]:
-    return {n: intervals.union([*one.get(n, []), *other.get(n, [])]) for n in sorted({*one, *other})}
+def _union(first: Mapping[int, Ranges], second: Mapping[int, Ranges]) -> dict[int, Ranges]:
+    return {n: intervals.union([*first.get(n, []), *second.get(n, [])]) for n in sorted({*first, *second})}
 
 
-def _take_out(topic: LandedTopic, broken: Mapping[DataFileRange, str]) -> dict[int, Ranges]:
-    """Take the files out of the table, with an alarm; returns {partition: the offsets between their bounds}."""
+def _remove(topic: LandedTopic, broken: Mapping[DataFileRange, str]) -> dict[int, Ranges]:
+    """Remove the files from the table and open the alarm; returns {partition: the offsets between their bounds}."""
     from include.streams.lake import writing
 
     table = load_landing_table(topic)
@@ -79,27 +83,27 @@ def _take_out(topic: LandedTopic, broken: Mapping[DataFileRange, str]) -> dict[i
     by_partition: dict[int, list[DataFileRange]] = {}
     for file, wrong in sorted(broken.items(), key=lambda pair: pair[0].path):
         by_partition.setdefault(file.partition, []).append(file)
-        log.error("broken file, taken out: table=%s %s %s", raw_table(topic), file.path, wrong)
+        log.error("broken file, removed: table=%s %s %s", raw_table(topic), file.path, wrong)
     spans = {
         number: intervals.union((file.start, file.end) for file in files) for number, files in by_partition.items()
     }
     with begin() as connection:
         for number, files in by_partition.items():
-            # Before the commit: if the process is killed after it, only this record shows that offsets are missing
-            # that lanes and checks have passed.
+            # Before the commit: if the process is killed after it, only this record shows that offsets are missing,
+            # because lanes and checks may already be past them.
             for start, end in spans[number]:
-                both = {number: [(start, end)]}, {number: (start, end)}
-                gaps.record_missing(connection, topic.name, landing_id, *both, age=WITHOUT_GRACE)
+                scope = {number: [(start, end)]}, {number: (start, end)}
+                gaps.record_missing(connection, topic.name, landing_id, *scope, age=WITHOUT_GRACE)
             text = _text(topic, number, files, broken, spans[number])
             add_to_alarm(connection, raw_table(topic), AlarmKind.landing_gap, text)
-    # Neighbours in one commit, so that PyIceberg looks at few other files.
+    # Sorted, so that one commit removes adjacent files and PyIceberg reads few other files.
     ordered = sorted(broken, key=lambda file: (file.partition, file.start))
     for first in range(0, len(ordered), FILES_IN_A_COMMIT):
-        some = ordered[first : first + FILES_IN_A_COMMIT]
+        batch = ordered[first : first + FILES_IN_A_COMMIT]
 
-        def change(transaction: "Transaction", some: list[DataFileRange] = some) -> None:
-            paths = {file.path for file in some}
-            planned = (task.file for task in table.scan(row_filter=_around(some)).plan_files())
+        def change(transaction: "Transaction", batch: list[DataFileRange] = batch) -> None:
+            paths = {file.path for file in batch}
+            planned = (task.file for task in table.scan(row_filter=_around(batch)).plan_files())
             writing.replace_files(transaction, [file for file in planned if file.file_path in paths], [])
 
         writing.commit(table, change)
@@ -107,7 +111,7 @@ def _take_out(topic: LandedTopic, broken: Mapping[DataFileRange, str]) -> dict[i
 
 
 def _around(files: list[DataFileRange]) -> str:
-    """A filter for the files, and some between them."""
+    """A filter that matches the files, and possibly some files between them."""
     return " or ".join(
         f"(partition = {number} and offset >= {start} and offset < {end})"
         for number, (start, end) in bounds_of(files).items()
@@ -120,14 +124,14 @@ def _text(
     named = "; ".join(f"{file.path} {broken[file]}" for file in files[:FILES_A_MESSAGE])
     more = f"; and {len(files) - FILES_A_MESSAGE} more" if len(files) > FILES_A_MESSAGE else ""
     return (
-        f"{topic.name}-{partition}: {named}{more}. Such files are taken out of the table, and their "
+        f"{topic.name}-{partition}: {named}{more}. Such files are removed from the table, and their "
         f"{sum(file.records for file in files)} records, between the offsets {intervals.text(spans)}, are read from "
         f"Kafka and appended ({RUNBOOK})"
     )
 
 
 def _repair(topic: LandedTopic, taken: Mapping[int, Ranges], conn_id: str) -> None:
-    """Read what is missing of these offsets from Kafka; then record what still is, and close the alarm if nothing."""
+    """Read the missing offsets from Kafka, record those that are still missing, and close the alarm if none is."""
     landing_id = topic_id(load_landing_table(topic))
     spans = [(number, *span) for number, ranges in sorted(taken.items()) for span in ranges]
     due = [Gap(OffsetRange(topic.name, landing_id, *span), timedelta()) for span in spans]
@@ -135,15 +139,15 @@ def _repair(topic: LandedTopic, taken: Mapping[int, Ranges], conn_id: str) -> No
     landed = LandingIndex(load_landing_table(topic))
     covered = {span: landed.covered(*span) for span in spans}
     with begin() as connection:
-        for (number, start, end), found in covered.items():
+        for (number, start, end), landed_offsets in covered.items():
             settled = gaps.settled(connection, landing_id, {number: start}, {number: end}).get(number, [])
-            missing = intervals.subtract([(start, end)], intervals.union([*found, *settled]))
-            both = {number: missing}, {number: (start, end)}
-            gaps.record_missing(connection, topic.name, landing_id, *both, age=WITHOUT_GRACE)
+            missing = intervals.subtract([(start, end)], intervals.union([*landed_offsets, *settled]))
+            scope = {number: missing}, {number: (start, end)}
+            gaps.record_missing(connection, topic.name, landing_id, *scope, age=WITHOUT_GRACE)
         close_if_whole(connection, topic, landing_id)
 
 
 def close_if_whole(connection: Any, topic: LandedTopic, landing_id: str) -> None:
-    """Close the alarm about gaps if no offset of the table is on record as missing."""
+    """Close the alarm about gaps if no offset of the table is recorded as missing."""
     if not gaps.has_missing_outside(connection, landing_id, {}, {}):
         close_alarm(connection, raw_table(topic), AlarmKind.landing_gap)

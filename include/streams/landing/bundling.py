@@ -1,6 +1,6 @@
-"""Bundle the small files that a sink leaves: thousands per day become one file per million offsets.
+"""Bundle the small files of a sink: thousands of files per day become one file per million offsets.
 
-If a run was planned with files that are replaced in the meantime, it looks up its offsets again (`validation.py`). The
+If files are replaced after a run was planned with them, the run looks up its offsets again (`validation.py`). The
 replaced files themselves stay for another day.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Limits of a bundle: each task that needs a part of a file reads the whole file.
+# Limits of a bundle. They exist because a task that needs a part of a file reads the whole file.
 MAX_RECORDS = 1_000_000
 MAX_BYTES = 128 * 1024 * 1024
 
@@ -37,23 +37,23 @@ MAX_BYTES = 128 * 1024 * 1024
 def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seconds: float) -> int:
     """Rewrite sequences of small files whose offsets all lanes have finished.
 
-    Only files are bundled that hold each of their offsets once and that do not overlap. Otherwise a bundle could hold
-    as many rows as its bounds span although an offset is missing, and the gap would go unnoticed.
+    Only files are bundled that hold each of their offsets once and that do not overlap. Otherwise, a bundle with a
+    repeated and a missing offset would have as many rows as its bounds span, and no check would find the gap.
 
     Args:
         table: The topic's landing table.
         topic: The topic.
         lanes: All consumers of landing tables. If none of them consumes this topic, all its files may be bundled.
-        seconds: After about this long the rest is left for the next time.
+        seconds: After about this time, the rest is left for the next call.
 
     Returns:
         How many files were replaced.
 
     Raises:
-        BrokenFiles: The store has lost or cut some of the files; bundles without them are committed.
+        BrokenFiles: The store has lost or truncated some of the files; bundles without them are committed.
     """
-    mine = [lane for lane in lanes if lane.topic.name == topic.name]
-    limits = [_done_below(lane, topic_id(table)) for lane in mine]
+    own_lanes = [lane for lane in lanes if lane.topic.name == topic.name]
+    limits = [_done_below(lane, topic_id(table)) for lane in own_lanes]
 
     def group(files: list[DataFile]) -> Iterable[list[DataFile]]:
         pieces = sorted(((file_range(table, file), file) for file in files), key=lambda pair: pair[0].start)
@@ -75,15 +75,15 @@ def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seco
     broken: dict[DataFileRange, str] = {}
 
     def are_broken(files: list[DataFile]) -> bool:
-        found = find_broken(table.io, [file_range(table, file) for file in files])
-        broken.update(found)
-        return bool(found)
+        broken_here = find_broken(table.io, [file_range(table, file) for file in files])
+        broken.update(broken_here)
+        return bool(broken_here)
 
     replaced = maintenance.bundle_small_files(
         table, group=group, order_by="offset", unique=("partition", "offset"), leave_out=are_broken, seconds=seconds
     )
     if broken:
-        # At the end: they hold up no other bundle.
+        # At the end, so that broken files do not prevent other bundles.
         raise BrokenFiles(broken)
     return replaced
 
@@ -91,9 +91,8 @@ def bundle(table: Table, topic: Topic, lanes: Iterable[LandingConsumer], *, seco
 def _done_below(lane: LandingConsumer, of_topic: str) -> dict[int, int]:
     """{partition: the offset below which the lane has claimed every offset, in claims that are closed}.
 
-    Positions and claims of every generation of the log count, as for the lane itself (`next_offsets`): the lane will
-    not claim these offsets in this table again. If a reset moves it back all the same, it finds the offsets in the
-    bundles.
+    Positions and claims of every generation of the log count, as in `next_offsets`, because the lane does not claim
+    these offsets in this table again. If a reset moves the lane back, it finds the offsets in the bundles.
     """
     still_open = (
         select(claim_ranges.c.partition, claim_ranges.c.topic_id, func.min(claim_ranges.c.start_offset))
@@ -102,8 +101,8 @@ def _done_below(lane: LandingConsumer, of_topic: str) -> dict[int, int]:
         .group_by(claim_ranges.c.partition, claim_ranges.c.topic_id)
     )
     with begin() as connection:
-        found = next_offsets(connection, lane, of_topic)
+        limits = next_offsets(connection, lane, of_topic)
         for partition, identity, start in connection.execute(still_open):
             if is_same_topic(identity, of_topic):
-                found[partition] = min(start, found.get(partition, start))
-    return found
+                limits[partition] = min(start, limits.get(partition, start))
+    return limits

@@ -1,7 +1,7 @@
-"""The clean table of a topic: validated rows, each event once; and the one commit that adds a run's rows.
+"""The clean table of a topic holds validated rows, each event once. One commit adds the rows of a run.
 
-The commit replaces exactly the claim's offsets, so it can be repeated. If the process is killed before the commit,
-nothing has changed. If it is killed afterwards, the retry replaces the same rows with the same rows.
+The commit replaces exactly the rows of the claim's offsets, so it can be repeated. If the process is killed before the
+commit, nothing has changed. If it is killed afterwards, the retry replaces the rows with equal rows.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A filter with more time spans than this is widened to one span that covers all of them.
+# If there are more time spans than this, the filter uses one span that covers all of them.
 MAX_SPANS = 40
 CLAIM_ID, RUN_ID = "claim-id", "run-id"
 
 
 class StagingGone(AirflowFailException):
-    """The good rows that a run has validated are no longer there. Not retried: no retry of this task makes them."""
+    """The staging files with a run's good rows were removed. Not retried: a retry of this task cannot restore them."""
 
 
 def ensure_clean_table(topic: Topic) -> Table:
-    """The topic's clean table, created from its contract, with columns added for optional fields that are new.
+    """The topic's clean table. It is created from the contract, and gets columns for new optional fields.
 
     Raises:
         ValueError: The contract has changed in a way that the existing rows do not allow.
@@ -72,7 +72,7 @@ def ensure_clean_table(topic: Topic) -> Table:
 
 
 def clean_schema(topic: Topic) -> Schema:
-    """The clean table's columns: the fields of the contracts, the event's id, and the record's place in Kafka."""
+    """The clean table's columns: the fields of the contracts, the event's id, and the record's Kafka coordinates."""
     from pyiceberg.schema import Schema
     from pyiceberg.types import NestedField
 
@@ -80,11 +80,11 @@ def clean_schema(topic: Topic) -> Schema:
     columns += [("event_id", "string", True)]
     # A record may have no timestamp.
     columns += [(name, kind, name != "kafka_timestamp") for name, kind in COORDINATES.items()]
-    # Rows written before this column was added have no value.
+    # Not required, because rows that were written before this column was added have no value.
     columns += [(LOG, "string", False)]
     return Schema(
         *(
-            # PyIceberg takes the name of a type for the type.
+            # PyIceberg accepts the name of a type instead of the type.
             NestedField(number, name, kind, required=required)  # type: ignore[arg-type]
             for number, (name, kind, required) in enumerate(columns, start=1)
         )
@@ -104,10 +104,10 @@ def _spec(topic: Topic, schema: Schema) -> PartitionSpec:
 def commit_clean(consumer: LandingConsumer, results: Iterable[ValidatedUnit], run_id: str) -> RunSummary:
     """Commit the good rows of a run to the clean table, each event once.
 
-    Of rows with the same event id, the row with the lowest coordinates stays, unless the table already has the event
-    from other offsets. The other rows are duplicates if their content is the same, and dead letters if it differs. Rows
-    are compared with those of the same hours if the event id contains the event time (`holds_event_time`), else with
-    the whole table. An event id belongs to one contract of a union.
+    Of several rows with the same event id, the row with the lowest coordinates stays, unless the table already has the
+    event from other offsets. The other rows are duplicates if their content is the same, and dead letters if it
+    differs. If the event id contains the event time (`holds_event_time`), rows are compared with the table's rows of
+    the same hours, otherwise with the whole table. In a union, each contract has its own event ids.
 
     If the process is killed between the commit and the dead letters, the retry replaces the same rows and finds the
     same conflicts.
@@ -121,7 +121,7 @@ def commit_clean(consumer: LandingConsumer, results: Iterable[ValidatedUnit], ru
         The run's summary.
 
     Raises:
-        StagingGone: The units' staging files no longer exist.
+        StagingGone: The units' staging files were removed.
     """
     results = list(results)
     claim_id, ranges = claim_of(consumer, run_id)
@@ -131,8 +131,8 @@ def commit_clean(consumer: LandingConsumer, results: Iterable[ValidatedUnit], ru
     table = ensure_clean_table(consumer.topic)
     with tempfile.TemporaryDirectory(prefix="clean-") as folder, engine.connect() as connection, _alone(claim_id):
         table.refresh()
-        mine = partial(coordinates.rows_in_ranges, connection, ranges=parts)
-        others = partial(mine, others=True)
+        own_rows = partial(coordinates.rows_in_ranges, connection, ranges=parts)
+        others = partial(own_rows, others=True)
         rows_of_files = _staged(connection, consumer, files, claim_id)
         _view_staged(connection, rows_of_files, ranges)
         days = _days(connection, consumer.topic)
@@ -141,22 +141,22 @@ def commit_clean(consumer: LandingConsumer, results: Iterable[ValidatedUnit], ru
         rows = sum(local.values())
         added = datafiles.upload(table, local)
         replaced = 0
-        # As the bundles of small files, which readers open by the hour.
+        # Files are split by time, like the bundles of small files, because readers read single hours.
         cut = (consumer.topic.event_time, maintenance.MAX_BUNDLE_ROWS) if consumer.topic.event_time else None
 
         def change(transaction: Transaction) -> None:
             nonlocal replaced
             properties = {CLAIM_ID: str(claim_id), RUN_ID: run_id}
-            # Found on the same state that the commit is made on. The lock only saves work: it is lost when its
-            # connection breaks, and a task that was given up may still run and may have committed the same rows.
+            # Searched in the same state on which the commit is made. The lock of `_alone` only saves work: it is lost
+            # when its connection breaks, and a task that Airflow has given up may still run and commit the same rows.
             before = datafiles.prepare_removal(
-                connection, table, coordinates.files_of(table, parts), mine, others, cut=cut
+                connection, table, coordinates.files_of(table, parts), own_rows, others, cut=cut
             )
             replaced = before.rows
             writing.replace_files(transaction, before.old, [*before.rest, *added], properties)
 
         writing.commit(table, change)
-        # After the commit: a dead-letter topic that refuses the conflicts must not hold back good rows.
+        # After the commit, so that a dead-letter topic that refuses the conflicts does not delay good rows.
         conflicting = conflicts.publish_conflicts(connection, consumer, ranges, run_id)
     landed = sum(result["landed"] for result in results)
     summary: RunSummary = {
@@ -167,7 +167,7 @@ def commit_clean(consumer: LandingConsumer, results: Iterable[ValidatedUnit], ru
         "landed": landed,
         "dead_lettered": sum(result["dead_lettered"] for result in results) + conflicting,
         "not_wanted": sum(result["not_wanted"] for result in results),
-        # This includes ranges without a task, in which no offset holds a record.
+        # Includes ranges for which there was no unit, because no offset in them holds a record.
         "without_record": sum(map(len, ranges)) - landed,
         "repeated": sum(result["repeated"] for result in results),
         "clean": rows,
@@ -181,15 +181,16 @@ def commit_clean(consumer: LandingConsumer, results: Iterable[ValidatedUnit], ru
 def replaceable(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> list[OffsetRange]:
     """The parts of a claim whose clean rows a run replaces.
 
-    Not the offsets that are on record as lost, and that no landed file holds: a run that is cleared later could not
-    write their rows again. What an earlier try has committed of them is the last copy.
+    Offsets that are recorded as lost and that no landed file holds are left out. A cleared run could not write their
+    rows again, so rows that an earlier try has committed are the last copy.
 
     Args:
         consumer: The landing consumer.
         ranges: The claim's ranges, one for each partition.
     """
     lost = without_record(consumer, ranges, [State.lost])
-    # With the markers between them: else each transaction would be a range, and a part of the filters.
+    # Offsets without a record next to lost offsets are left out too. Otherwise each transaction marker between them
+    # would be a range of its own, and make the filters long.
     empty = without_record(consumer, ranges) if lost else {}
     return [
         replace(part, start=start, end=end)
@@ -202,13 +203,13 @@ def replaceable(consumer: LandingConsumer, ranges: Sequence[OffsetRange]) -> lis
 
 
 def _holding_any(pieces: intervals.Ranges, offsets: Sequence[int]) -> intervals.Ranges:
-    """The pieces that hold one of the offsets, which are sorted."""
-    found = []
+    """The pieces that hold at least one of the offsets, which must be sorted."""
+    holding = []
     for start, end in pieces:
         nearest = bisect_left(offsets, start)
         if nearest < len(offsets) and offsets[nearest] < end:
-            found.append((start, end))
-    return found
+            holding.append((start, end))
+    return holding
 
 
 def _staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Sequence[str], claim_id: int) -> str:
@@ -223,7 +224,7 @@ def _staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Se
 
 @contextmanager
 def _alone(claim_id: int) -> Iterator[None]:
-    """Wait for a task of the same claim that was given up and still commits: both would append the same rows."""
+    """Wait for a task of the same claim that Airflow has given up and that still commits: both would append rows."""
     with begin(patience=WHOLE_TASK) as connection:
         connection.execute(select(claims.c.id).where(claims.c.id == claim_id).with_for_update())
         yield
@@ -232,7 +233,7 @@ def _alone(claim_id: int) -> Iterator[None]:
 def _days(connection: DuckDBPyConnection, topic: Topic) -> list[date]:
     if topic.event_time is None:
         return []
-    # Day numbers, because DuckDB does a calendar lookup for the date of every single time.
+    # Day numbers instead of dates, because DuckDB would compute the calendar date of every single row.
     query = f"select distinct epoch_us({quoted(topic.event_time)}) // 86400000000 from staged order by 1"
     return [date(1970, 1, 1) + timedelta(days=number) for (number,) in connection.execute(query).fetchall()]
 
@@ -240,7 +241,7 @@ def _days(connection: DuckDBPyConnection, topic: Topic) -> list[date]:
 def holds_event_time(topic: Topic) -> bool:
     """Whether two messages with the same event id must have the same event time, according to the contract.
 
-    Only then is a repeated event on the same day as the first. The contract's `event_id_sql` shows it; every run
+    If so, a repeated event is on the same day as the first. The contract's `event_id_sql` shows this, and every run
     compares its result with the property `event_id`. A contract without `event_id_sql` gives no such guarantee.
     """
     name = topic.event_time
@@ -256,27 +257,29 @@ def _find_duplicates(
 ) -> None:
     """Create the table `dropped`: rows whose event is already in the table or in an earlier row of the run.
 
-    Its columns are the row's coordinates and `conflict`: whether the row's content differs from the earlier row's.
-    `others` returns those of the table's rows that the run does not replace.
+    Its columns are the row's coordinates, and `conflict`: whether the row's content differs from that of the earlier
+    row. `others` selects the table's rows that the run does not replace.
     """
-    there = _near(connection, topic, table) if holds_event_time(topic) else engine.scan(connection, table)
-    others(there).create_view("there")
+    existing = (
+        _rows_of_same_hours(connection, topic, table) if holds_event_time(topic) else engine.scan(connection, table)
+    )
+    others(existing).create_view("existing")
     event = f"{CONTRACT}, event_id" if isinstance(topic.contract, ContractUnion) else "event_id"
     connection.execute(
         f"""
         create temp table twice as
-        select {event} from (select {event} from staged union all select {event} from there)
+        select {event} from (select {event} from staged union all select {event} from existing)
         group by {event} having count(*) > 1
         """
     )
-    # There is nearly always no repeated event: then no row is examined again.
+    # Usually no event is repeated, so no row needs a comparison.
     if connection.execute("select count(*) from twice").fetchall() == [(0,)]:
         connection.execute("create temp table dropped (kafka_partition integer, kafka_offset bigint, conflict boolean)")
         return
     columns = [quoted(column.name) for column in table_columns(topic)]
     content = f"struct_pack({', '.join(f'{name} := {name}' for name in columns)})"
-    # A row from before a foreign contract picked a field has null there, although its message had the field: only a
-    # value differs from another value.
+    # If a foreign contract picks a further field, older rows have null in its column although their messages had the
+    # field. So a null counts as equal to any value.
     differ = (
         f"coalesce({' or '.join(f'content.{name} <> earlier.{name}' for name in columns)}, false)"
         if topic.is_foreign
@@ -287,7 +290,7 @@ def _find_duplicates(
         create temp table dropped as
         with known as (
             select {event}, first({content} order by kafka_partition, kafka_offset) as known_content
-            from there semi join twice using ({event}) group by {event}
+            from existing semi join twice using ({event}) group by {event}
         ),
         suspect as (
             select {event}, kafka_partition, kafka_offset, {content} as content,
@@ -306,16 +309,16 @@ def _find_duplicates(
 
 
 def _rows_that_stay(connection: DuckDBPyConnection, schema: Schema) -> str:
-    """A query for the rows that go into the table, with the table's columns."""
+    """A query for the rows that are added to the table, with the table's columns."""
     present = {name for name, *_ in connection.execute("describe staged").fetchall()}
     columns = ", ".join(
         quoted(field.name) if field.name in present else f"null::{sql_type(field.field_type)} as {quoted(field.name)}"
         for field in schema.fields
     )
-    (some,) = connection.execute("select count(*) from dropped").fetchall()[0]
+    (dropped,) = connection.execute("select count(*) from dropped").fetchall()[0]
     stays = (
         " where (kafka_partition, kafka_offset) not in (select kafka_partition, kafka_offset from dropped)"
-        if some
+        if dropped
         else ""
     )
     return f"select {columns} from staged{stays}"
@@ -334,12 +337,12 @@ def as_parts(ranges: Iterable[OffsetRange]) -> list[LogRange]:
 
 
 def _view_staged(connection: DuckDBPyConnection, query: str, ranges: Iterable[OffsetRange]) -> None:
-    """Create the view `staged`: the query's rows with the identity of their log. A partition of a claim has one log."""
+    """Create the view `staged`: the query's rows, with the identity of the log. A partition of a claim has one log."""
     import pyarrow as pa
 
     logs = {r.partition: r.topic_id for r in ranges}
     columns = {"number": pa.array(logs, pa.int32()), "log": pa.array(logs.values(), pa.string())}
-    # A table and no expression: it would compare each row with each partition.
+    # A table, because an expression would compare each row with each partition.
     connection.register("logs", pa.table(columns))
     connection.execute(
         f"create temp view staged as select good.*, logs.log as {LOG} from ({query}) as good "
@@ -347,11 +350,11 @@ def _view_staged(connection: DuckDBPyConnection, query: str, ranges: Iterable[Of
     )
 
 
-def _near(connection: DuckDBPyConnection, topic: Topic, table: Table) -> DuckDBPyRelation:
+def _rows_of_same_hours(connection: DuckDBPyConnection, topic: Topic, table: Table) -> DuckDBPyRelation:
     """The table's rows in the hours of the staged rows' event times, and possibly some other rows.
 
-    A repeated event has the time of the first. It does not read whole days, because a day of a large source has
-    millions of rows.
+    That is enough, because a repeated event has the same time as the first. Whole days are not read: a day of a large
+    source has millions of rows.
     """
     time = quoted(topic.event_time or "")
     query = f"select distinct epoch_us({time}) // 3600000000 from staged order by 1"
@@ -365,6 +368,6 @@ def _near(connection: DuckDBPyConnection, topic: Topic, table: Table) -> DuckDBP
     rows = engine.read_data_files(connection, table, engine.files_within(table, topic.event_time or "", spans))
     if len(spans) > MAX_SPANS:
         spans = [(spans[0][0], spans[-1][1])]
-    # DuckDB then reads only the parts of a file whose times overlap the spans.
+    # With this filter, DuckDB reads only the parts of a file whose times overlap the spans.
     parts = (f"({time} >= '{start.isoformat()}' and {time} < '{end.isoformat()}')" for start, end in spans)
     return rows.filter(" or ".join(parts) or "false")

@@ -1,7 +1,7 @@
-"""Rows whose event id belongs to an earlier event with other content: dead letters, never silent duplicates.
+"""Publish rows whose event id belongs to an earlier event with other content as dead letters.
 
-Only a person can decide which of the two is right. The first stays, as in the event lane; the second becomes a dead
-letter with the reason `conflict`.
+Only a person can decide which of the two events is right, so the second must not be dropped as a duplicate. The first
+event stays, as in the event lane. The second becomes a dead letter with the reason `conflict`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DETAIL = "an earlier message has the same event id and other content; the earlie
 # Limits for the records in memory at a time: their number, and their bytes.
 AT_ONCE, AT_ONCE_BYTES = 500, 16 * 1024 * 1024
 # (partition, offset).
-Place = tuple[int, int]
+Coordinates = tuple[int, int]
 # (the record's time, its text, its landed headers).
 Text = tuple[datetime | None, str | None, Headers]
 
@@ -45,7 +45,7 @@ Text = tuple[datetime | None, str | None, Headers]
 def publish_conflicts(
     connection: DuckDBPyConnection, consumer: LandingConsumer, ranges: Sequence[OffsetRange], run_id: str
 ) -> int:
-    """Publish the conflicting rows of the table `dropped` as dead letters and record them.
+    """Publish the conflicting rows of the DuckDB table `dropped` as dead letters, and record them.
 
     Rows that an earlier try of the run has recorded are counted, but not published again.
 
@@ -59,14 +59,14 @@ def publish_conflicts(
         How many conflicting rows there are.
 
     Raises:
-        Exception: What the broker and the database raise; Airflow retries.
+        Exception: The broker or the database is unavailable; Airflow retries.
     """
     query = "select kafka_partition, kafka_offset from dropped where conflict order by all"
-    found: list[tuple[int, int]] = connection.execute(query).fetchall()
-    if not found:
+    conflicting: list[tuple[int, int]] = connection.execute(query).fetchall()
+    if not conflicting:
         return 0
     done = set(dead_letters.known(consumer, ranges))
-    new = [place for place in found if place not in done]
+    new = [place for place in conflicting if place not in done]
     count = len(new)
     topic_ids = {part.partition: part.topic_id for part in ranges}
     with (
@@ -79,8 +79,8 @@ def publish_conflicts(
             _publish(consumer, list(records.values()), run_id, producer)
             gone = [place for place in places if place not in records]
             del records
-            # Retention has removed these records from Kafka: keep the landed text instead. A good row's text is not
-            # larger than its contract allows.
+            # Retention has removed these records from Kafka, so the landed text is published instead. The text of a
+            # good row is not larger than its contract allows.
             at_once = max(1, AT_ONCE_BYTES // consumer.topic.max_bytes)
             for first in range(0, len(gone), at_once):
                 texts = _texts(connection, consumer, gone[first : first + at_once])
@@ -89,8 +89,8 @@ def publish_conflicts(
                     for place, text in texts.items()
                 ]
                 _publish(consumer, landed, run_id, producer, landed_text=True)
-    log.warning("conflicts: consumer=%s run_id=%s rows=%d new=%d", consumer.name, run_id, len(found), count)
-    return len(found)
+    log.warning("conflicts: consumer=%s run_id=%s rows=%d new=%d", consumer.name, run_id, len(conflicting), count)
+    return len(conflicting)
 
 
 def _publish(
@@ -105,34 +105,38 @@ def _publish(
     dead_letters.publish_dead_letters(consumer, kept, run_id=run_id, producer=producer)
 
 
-def _texts(connection: DuckDBPyConnection, consumer: LandingConsumer, places: Collection[Place]) -> dict[Place, Text]:
+def _texts(
+    connection: DuckDBPyConnection, consumer: LandingConsumer, places: Collection[Coordinates]
+) -> dict[Coordinates, Text]:
     texts = _landed_texts(connection, consumer, places)
-    # The store has lost their file as well: only the run's own staging files still have their content.
+    # If the store has lost the landed file too, only the run's own staging files still have the content.
     return texts | _validated_texts(connection, set(places) - texts.keys())
 
 
 def _landed_texts(
-    connection: DuckDBPyConnection, consumer: LandingConsumer, places: Collection[Place]
-) -> dict[Place, Text]:
-    """The landed texts at these coordinates, without those whose file the store has lost."""
+    connection: DuckDBPyConnection, consumer: LandingConsumer, places: Collection[Coordinates]
+) -> dict[Coordinates, Text]:
+    """The landed texts at these coordinates, without texts whose file the store has lost."""
     import duckdb
 
     from include.streams.lake import offsets
 
     wanted = _as_ranges(places)
 
-    def read() -> dict[Place, Text]:
+    def read() -> dict[Coordinates, Text]:
         table = load_landing_table(consumer.topic)
         names = headers_of(table)
         try:
-            rows = offsets.rows_in_ranges(connection, _rows_near(connection, table, wanted), wanted, OFFSET_COLUMNS)
+            rows = offsets.rows_in_ranges(
+                connection, _rows_of_files_with(connection, table, wanted), wanted, OFFSET_COLUMNS
+            )
             columns = ", ".join([f'"partition", "offset", {RECORD_TIME}, value', *map(header_column, names)])
-            found = rows.project(columns).distinct().fetchall()
+            records = rows.project(columns).distinct().fetchall()
         except (OSError, duckdb.Error):
             stored_files(table, ((partition, offset, offset + 1) for partition, offset in places))
             raise
-        texts: dict[Place, Text] = {}
-        for partition, offset, timestamp, value, *landed in found:
+        texts: dict[Coordinates, Text] = {}
+        for partition, offset, timestamp, value, *landed in records:
             headers = [(name, header) for name, header in zip(names, landed, strict=True) if header is not None]
             texts[partition, offset] = (timestamp, value, headers)
         return texts
@@ -140,26 +144,26 @@ def _landed_texts(
     return read_with_repair(consumer.topic, read, conn_id=consumer.conn_id) if places else {}
 
 
-def _validated_texts(connection: DuckDBPyConnection, places: Collection[Place]) -> dict[Place, Text]:
-    """The rows at these coordinates as they were validated, as JSON: of a foreign contract, what it picks."""
+def _validated_texts(connection: DuckDBPyConnection, places: Collection[Coordinates]) -> dict[Coordinates, Text]:
+    """The validated rows at these coordinates, as JSON; for a foreign contract, only the picked fields."""
     if not places:
         return {}
     from include.streams.validators import coordinates
 
-    # As a text only afterwards: those of all other rows would be made too.
+    # Converted to text only after the selection: otherwise all other rows would be converted too.
     validated = connection.sql("select *, staged as whole from staged")
     rows = coordinates.rows_in_ranges(connection, validated, _as_ranges(places))
     query = "kafka_partition, kafka_offset, kafka_timestamp, to_json(whole)::varchar"
-    found = rows.project(query).fetchall()
-    return {(partition, offset): (timestamp, text, ()) for partition, offset, timestamp, text in found}
+    records = rows.project(query).fetchall()
+    return {(partition, offset): (timestamp, text, ()) for partition, offset, timestamp, text in records}
 
 
-def _as_ranges(places: Iterable[Place]) -> list[LogRange]:
+def _as_ranges(places: Iterable[Coordinates]) -> list[LogRange]:
     return [{"partition": partition, "start": offset, "end": offset + 1} for partition, offset in sorted(places)]
 
 
-def _rows_near(connection: DuckDBPyConnection, table: Table, wanted: Sequence[LogRange]) -> DuckDBPyRelation:
-    """The rows of the files that may hold these offsets."""
+def _rows_of_files_with(connection: DuckDBPyConnection, table: Table, wanted: Sequence[LogRange]) -> DuckDBPyRelation:
+    """The rows of all files that may hold these offsets."""
     from include.streams.lake import engine
     from include.streams.landing.index import LandingIndex
 

@@ -9,17 +9,17 @@ log = logging.getLogger(__name__)
 
 CONN_ID = "kafka_connect"
 CONNECT_SECONDS, READ_SECONDS = 5, 30
-# During a rebalance of its workers Connect answers 409. This takes seconds, at most the session timeout of a lost
-# worker.
+# Connect answers 409 during a rebalance of its workers. A rebalance takes seconds, at most the session timeout of a
+# lost worker.
 REBALANCE_SECONDS, REBALANCE_PAUSE_SECONDS = 60.0, 0.5
 
 
 class ConnectUnreachable(Exception):
-    """Connect does not answer, or answers that it cannot work now."""
+    """Connect does not answer, or answers that it is unavailable."""
 
 
 class ConnectSilent(ConnectUnreachable):
-    """Connect gives no answer in time: the next request would wait as long."""
+    """Connect does not answer in time; a further request would wait as long."""
 
 
 class ConnectRefused(Exception):
@@ -48,13 +48,13 @@ class Connect:
         self._url = hook.base_url.rstrip("/")
 
     def config(self, name: str) -> dict[str, str] | None:
-        """The connector's configuration as given, with unresolved references to secrets; None: no such connector."""
+        """The connector's configuration, with unresolved references to secrets; None if there is no such connector."""
         return self._call("GET", f"/connectors/{quote(name, safe='')}/config")
 
     def configs(self) -> dict[str, dict[str, str]]:
         """{name: configuration} of every connector."""
-        found = self._call("GET", "/connectors?expand=info") or {}
-        return {name: one["info"]["config"] for name, one in found.items()}
+        connectors = self._call("GET", "/connectors?expand=info") or {}
+        return {name: connector["info"]["config"] for name, connector in connectors.items()}
 
     def status(self, name: str) -> dict[str, Any] | None:
         """Connect's own `{"connector": {"state": ...}, "tasks": [{"id": 0, "state": ..., "trace": ...}]}`, or None."""
@@ -65,20 +65,20 @@ class Connect:
         self._call("PUT", f"/connectors/{quote(name, safe='')}/config", config)
 
     def restart(self, name: str, *, only_failed: bool = True) -> bool:
-        """Restart the connector and its tasks, or only the failed ones; False: no such connector."""
+        """Restart the connector and its tasks, or only the failed ones; False if there is no such connector."""
         query = f"includeTasks=true&onlyFailed={str(only_failed).lower()}"
         return self._call("POST", f"/connectors/{quote(name, safe='')}/restart?{query}") is not None
 
     def stop(self, name: str) -> bool:
-        """End the connector's tasks; its configuration and offsets stay. False: no such connector."""
+        """Stop the connector's tasks; its configuration and offsets stay. False if there is no such connector."""
         return self._call("PUT", f"/connectors/{quote(name, safe='')}/stop") is not None
 
     def resume(self, name: str) -> bool:
-        """Resume a stopped connector; False: no such connector."""
+        """Resume a stopped connector; False if there is no such connector."""
         return self._call("PUT", f"/connectors/{quote(name, safe='')}/resume") is not None
 
     def set_offsets(self, name: str, topic: str, offsets: dict[int, int]) -> None:
-        """Set the offset at which a stopped sink continues. Connect refuses it while a task runs.
+        """Set the offsets at which a stopped sink continues. Connect refuses this while a task runs.
 
         Args:
             name: The connector.
@@ -95,7 +95,7 @@ class Connect:
         self._call("PATCH", f"/connectors/{quote(name, safe='')}/offsets", {"offsets": parts})
 
     def delete(self, name: str) -> bool:
-        """Remove the connector; its group's offsets, its control topic and its table stay. False: no such connector."""
+        """Remove the connector; its offsets, control topic and table stay. False if there is no such connector."""
         return self._call("DELETE", f"/connectors/{quote(name, safe='')}") is not None
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -114,7 +114,7 @@ class Connect:
         except RetryError as error:
             raise ConnectSilent(f"connection {self.conn_id}: {_reason(error.last_attempt.result())}") from None
         except RequestException as error:
-            # Without the error's own text: it may contain the address with a password.
+            # The error's own text is left out, because it may contain the address with a password.
             raise ConnectSilent(
                 f"connection {self.conn_id}: Kafka Connect does not answer ({type(error).__name__})"
             ) from None
@@ -128,16 +128,16 @@ class Connect:
             return answer.json() if answer.content else {}
         except ValueError:
             # A proxy's login page, for example.
-            raise ConnectUnreachable(f"connection {self.conn_id}: {method} {path}: the answer is no JSON") from None
+            raise ConnectUnreachable(f"connection {self.conn_id}: {method} {path}: the answer is not JSON") from None
 
 
 def _is_rebalancing(answer: Any) -> bool:
-    """Connect answers 409 during a rebalance of its workers, or 500 when it has only just noticed one."""
+    """Whether Connect is rebalancing: it answers 409, or 500 when it has just noticed the rebalance."""
     return answer.status_code == 409 or (answer.status_code == 500 and "rebalance" in _reason(answer))
 
 
 def _reason(answer: Any) -> str:
-    """Connect's error message in one line; only the status when another server has answered."""
+    """The status and Connect's error message in one line; only the status if another server has answered."""
     try:
         message = answer.json()["message"]
     except (ValueError, LookupError, TypeError):

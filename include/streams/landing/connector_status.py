@@ -1,4 +1,4 @@
-"""The state of a connector: its status in Connect, and its progress by the offsets of its groups in Kafka."""
+"""The state of a connector: its status in Connect, and its progress, from the offsets of its groups in Kafka."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from include.streams.landing.connectors import control_topic, coordinator_group
 from include.streams.landing.tables import sink_group
 
 MISSING = "MISSING"
-# Connect has no status of a new connector until a worker has taken it: a moment after its creation.
+# The status of a new connector until a worker has taken it: for that moment, Connect has none.
 STARTING = {"connector": {"state": "UNASSIGNED"}, "tasks": []}
 _EXCEPTION = re.compile(r"^(?:Caused by: )?(?:[\w$]+\.)*([\w$]*(?:Exception|Error|Throwable))\b", re.MULTILINE)
 _FRAME = re.compile(r"^\s*at ([\w.$<>]+)\(", re.MULTILINE)
@@ -30,7 +30,7 @@ class ConnectorStatus:
         connector: The connector's own state.
         tasks: {task number: its state}.
         cause: Why something failed.
-        refuses_timestamp: A task failed at a record's timestamp, and fails there again after every restart.
+        refuses_timestamp: Whether a task failed at a record's timestamp. It then fails again after every restart.
     """
 
     connector: str
@@ -82,13 +82,13 @@ class SinkProgress:
 
     Attributes:
         lag: Records that its tasks have not read.
-        sink: The sum of the offsets that its tasks have committed; None: none yet.
+        sink: The sum of the offsets that its tasks have committed; None if there are none yet.
         table: The sum of the control topic's offsets up to which its coordinator has committed the files to the table;
-            None: none yet.
+            None if there are none yet.
         log: The offsets of the topic's partitions.
-        held: {partition: the end of its log}, of partitions with an open transaction. The sink reads no record behind
-            it.
-        is_whole: All partitions were found.
+        held: {partition: the end of its log} for partitions with an open transaction. The sink reads no record after
+            the beginning of the transaction.
+        is_whole: Whether all partitions were found.
     """
 
     lag: int
@@ -100,7 +100,15 @@ class SinkProgress:
 
 
 def sink_progress(topic: Topic, kafka_conn_id: str = KAFKA_CONN_ID) -> SinkProgress:
-    """Query Kafka. Raises KafkaException."""
+    """Read the progress of a topic's sink from Kafka.
+
+    Args:
+        topic: The landed topic.
+        kafka_conn_id: The Airflow connection of Kafka.
+
+    Raises:
+        KafkaException: The broker is unavailable or refuses.
+    """
     with GroupOffsets(sink_group(topic), kafka_conn_id) as group:
         sink = group.look_now([topic.name])
         held, is_whole = group.open_transactions_now(sink), not group.incomplete
@@ -116,15 +124,15 @@ def sink_progress(topic: Topic, kafka_conn_id: str = KAFKA_CONN_ID) -> SinkProgr
     )
 
 
-def _sum(found: Mapping[Any, PartitionOffsets]) -> int | None:
-    known = [offsets.committed for offsets in found.values() if offsets.committed is not None]
-    return sum(known) if known else None
+def _sum(partitions: Mapping[Any, PartitionOffsets]) -> int | None:
+    committed = [offsets.committed for offsets in partitions.values() if offsets.committed is not None]
+    return sum(committed) if committed else None
 
 
 def shortened(trace: str) -> str:
-    """Shorten a Java stack trace to the names of its exceptions, outermost first, and where the last one was thrown.
+    """Shorten a Java stack trace to the names of its exceptions, outermost first, and the place of the last one.
 
-    The messages are left out: those of converters and transforms quote records.
+    The messages are left out, because those of converters and transforms quote records.
     """
     names = _EXCEPTION.findall(trace)
     frames = _FRAME.findall(trace.rsplit("Caused by: ", 1)[-1])

@@ -21,21 +21,21 @@ class LandingConsumer:
     """A consumer of one landed topic.
 
     Attributes:
-        name: Its identity in the operational database, and its consumer group in Kafka. After a rename it starts from
-            the beginning of the landing table.
+        name: Its identity in the operational database, and its consumer group in Kafka. After a rename, the consumer
+            starts at the beginning of the landing table.
         topic: The landed topic.
-        map_by: What a mapped task gets: "file": data files; "partition": the files of one Kafka partition (a
+        map_by: What a mapped task gets: "file" for data files, "partition" for the files of one Kafka partition (a
             subdirectory of the table).
         max_messages_per_claim: The most messages that one run claims.
-        suite: "package.module:function" with the rules for the whole set of a run's rows. It is a name, so that
-            declaring a consumer imports nothing heavy.
+        suite: "package.module:function" of a function that returns the rules for the whole set of a run's rows. A name,
+            not the function, so that a declaration imports nothing heavy.
         min_messages_per_unit: Files are combined until a task has this many messages.
         max_units: The most mapped tasks of a run.
         landing_grace: How long offsets that the sink has committed may be missing in the table before they are
             repaired, with an alarm.
-        max_lag: An alarm when more landed messages than this are unclaimed.
-        max_age: An alarm when landed messages are unclaimed for longer.
-        max_claim_age: An alarm when a claim is open for longer.
+        max_lag: An alarm opens when more landed messages than this are unclaimed.
+        max_age: An alarm opens when landed messages are unclaimed for longer.
+        max_claim_age: An alarm opens when a claim is open for longer.
         conn_id: The Airflow connection of Kafka.
 
     Raises:
@@ -45,7 +45,6 @@ class LandingConsumer:
     name: str
     topic: Topic
     map_by: Literal["file", "partition"] = "file"
-    # A claim is what one run owns and one retry repeats.
     max_messages_per_claim: int = 2_000_000
     suite: str | None = None
     # A task takes some two seconds before its first row, so the sink's many small files share a task. With 1, every
@@ -54,7 +53,6 @@ class LandingConsumer:
     # More files than this are distributed evenly by rows. Airflow's limit is [core] max_map_length.
     max_units: int = 256
     landing_grace: timedelta = LANDING_GRACE
-    # An alarm is raised when more landed messages than this are unclaimed.
     max_lag: int = 20_000_000
     # Twice max_claim_age: what lands during a long claim waits for the end of that claim.
     max_age: timedelta = timedelta(hours=2)
@@ -68,21 +66,21 @@ class LandingConsumer:
         # Raises ValueError here, not in the first run.
         table_columns(self.topic)
         if self.map_by not in ("file", "partition"):
-            raise ValueError(f"consumer {self.name}: map_by is {self.map_by!r}; it is 'file' or 'partition'")
+            raise ValueError(f"consumer {self.name}: map_by is {self.map_by!r}; use 'file' or 'partition'")
         if not 1 <= self.max_units < MAX_MAP_LENGTH:
             raise ValueError(
-                f"consumer {self.name}: max_units is {self.max_units}; 1 to {MAX_MAP_LENGTH - 1}, because Airflow "
+                f"consumer {self.name}: max_units is {self.max_units}; use 1 to {MAX_MAP_LENGTH - 1}, because Airflow "
                 f"fails a run that maps to more than {MAX_MAP_LENGTH} tasks"
             )
         if self.max_messages_per_claim < 1 or self.min_messages_per_unit < 1:
             raise ValueError(
                 f"consumer {self.name}: max_messages_per_claim is {self.max_messages_per_claim}, min_messages_per_unit "
-                f"is {self.min_messages_per_unit}; at least 1"
+                f"is {self.min_messages_per_unit}; both must be at least 1"
             )
 
     @property
     def group(self) -> str:
-        """The consumer group whose offsets show in Kafka what has been claimed."""
+        """The consumer group whose committed offsets show the claimed offsets in Kafka."""
         return self.name
 
     def load_suite(self) -> Callable[..., Any] | None:

@@ -1,4 +1,4 @@
-"""Find in a sink's control topic which data files its coordinator has still to commit to the table."""
+"""Read from a sink's control topic which data files its coordinator has not committed to the table yet."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from include.streams.landing.connectors import control_topic, coordinator_group
 
 log = logging.getLogger(__name__)
 
-# Messages are uncompressed Avro and contain the files' addresses as text. The file names are unique, so they are
-# enough.
+# Messages are uncompressed Avro and contain the files' addresses as text. The names are unique, so the folders are not
+# needed.
 _NAME = re.compile(rb"/([A-Za-z0-9_.=-]+\.parquet)")
 
 
@@ -28,7 +28,7 @@ def named_files(topic: Topic, conn_id: str = CONN_ID) -> set[str] | None:
         conn_id: The Airflow connection of Kafka.
 
     Returns:
-        The names, without folders; None when they are unknown because the coordinator has no committed offset.
+        The names, without folders; None when the coordinator has no committed offset, so that the names are unknown.
 
     Raises:
         KafkaException, ReadingStalled: The broker is unavailable or refuses.
@@ -39,11 +39,11 @@ def named_files(topic: Topic, conn_id: str = CONN_ID) -> set[str] | None:
         if not group.topic_ids_now([name]):
             # No sink has ever landed this topic.
             return set()
-        found = group.look_now([name])
+        partitions = group.look_now([name])
         if group.incomplete:
-            raise LookupError(f"topic {name} has partitions without a leader: try again when the broker is whole")
+            raise LookupError(f"topic {name} has partitions without a leader: try again when all brokers are available")
         reader, names = RangeReader(group.consumer), set()
-        for partition, offsets in found.items():
+        for partition, offsets in partitions.items():
             if offsets.committed is None:
                 return None
             start = max(offsets.low, offsets.committed)
@@ -51,5 +51,5 @@ def named_files(topic: Topic, conn_id: str = CONN_ID) -> set[str] | None:
                 continue
             for batch in reader.read(OffsetRange(name, offsets.topic_id, partition.number, start, offsets.end)):
                 for message in batch:
-                    names |= {found.decode() for found in _NAME.findall(message.value or b"")}
+                    names |= {match.decode() for match in _NAME.findall(message.value or b"")}
         return names

@@ -1,7 +1,7 @@
-"""Landed rows that break their contract: fetch their records from Kafka, and publish them as dead letters.
+"""Publish landed rows that break their contract as dead letters, with their original records from Kafka.
 
-The landing table has only the text of a record's value, and the headers that the contract needs. The record itself is
-read again by its coordinates, so its key, headers and bytes are those that the producer sent.
+The landing table has only the text of a record's value, and the headers that the contract needs. So the record is read
+again by its coordinates, and the dead letter has the key, headers and bytes that the producer sent.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ log = logging.getLogger(__name__)
 
 
 def known(consumer: LandingConsumer, ranges: Iterable[OffsetRange]) -> list[tuple[int, int]]:
-    """(partition, offset) of the ranges' dead letters that an earlier try or run has recorded.
+    """(partition, offset) of the dead letters in these ranges that an earlier try or run has recorded.
 
-    A dead letter stays a dead letter, also when the contract has changed since: the only way back is a replay.
-    Otherwise the message would be in two places.
+    A dead letter stays a dead letter even if the contract has changed since, until it is replayed. Otherwise the
+    message would be a dead letter and a clean row.
     """
-    found = select(inbox.c.partition, inbox.c.offset)
+    recorded = select(inbox.c.partition, inbox.c.offset)
     with begin() as connection:
-        return [tuple(row) for part in ranges for row in connection.execute(found.where(*_of(consumer, part)))]  # type: ignore[misc]
+        return [tuple(row) for part in ranges for row in connection.execute(recorded.where(*_of(consumer, part)))]  # type: ignore[misc]
 
 
 def count(consumer: LandingConsumer, ranges: Iterable[OffsetRange], empty: Mapping[int, Ranges]) -> int:
@@ -49,29 +49,36 @@ def count(consumer: LandingConsumer, ranges: Iterable[OffsetRange], empty: Mappi
     Args:
         consumer: The landing consumer.
         ranges: The ranges, one for each partition.
-        empty: {partition: offsets that are not counted}. A run that is cleared after its rows were removed has nothing
-            to read there.
+        empty: {partition: offsets that are not counted}, because a run that is cleared after its rows were removed
+            finds no row there.
     """
-    found = 0
+    total = 0
     with begin() as connection:
         for part in ranges:
             counted = select(func.count()).select_from(inbox).where(*_of(consumer, part))
             if part.partition in empty:
                 left_out = MultiRange(Range(start, end, bounds="[)") for start, end in empty[part.partition])
                 counted = counted.where(~literal(left_out, INT8MULTIRANGE).contains(inbox.c.offset))
-            found += connection.scalar(counted) or 0
-    return found
+            total += connection.scalar(counted) or 0
+    return total
 
 
 class Counted(NamedTuple):
-    """How many dead letters have this reason, and how many of them look like messages of a schema registry."""
+    """The dead letters with one reason.
+
+    Attributes:
+        reason: The reason.
+        number: How many dead letters have it.
+        framed: How many of them look like messages of a schema registry.
+    """
 
     reason: str
     number: int
     framed: int
 
 
-# For each range on its own, by the primary key: a join could read the whole inbox, whose ranges it cannot estimate.
+# Each range is read separately through the primary key. PostgreSQL cannot estimate a join with the ranges, and could
+# read the whole inbox for it.
 _REASONS = text(
     """
     select part.claim_id, found.reason, sum(found.number), sum(found.framed)
@@ -109,11 +116,11 @@ def reasons(
         return {}
     names = ("claim_ids", "topic_ids", "partitions", "starts", "ends")
     asked = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-    found: dict[int, list[Counted]] = {}
+    by_claim: dict[int, list[Counted]] = {}
     for row in connection.execute(_REASONS, {"consumer": consumer, "framed": FRAMED, **asked}):
         claim_id, reason, number, framed = row
-        found.setdefault(claim_id, []).append(Counted(str(reason), int(number), int(framed)))
-    return found
+        by_claim.setdefault(claim_id, []).append(Counted(str(reason), int(number), int(framed)))
+    return by_claim
 
 
 def _of(consumer: LandingConsumer, part: OffsetRange) -> tuple[ColumnElement[bool], ...]:
@@ -135,14 +142,14 @@ def landed_message(
     value: str | None,
     headers: Headers = (),
 ) -> Message:
-    """A record that Kafka no longer has, from its landed text: without key, and with the landed headers only.
+    """A record that Kafka no longer has, built from its landed text: without a key, and with the landed headers only.
 
     Args:
         consumer: The landing consumer.
         topic_id: The id of the topic when the offset was claimed.
         place: (partition, offset) of the record.
         timestamp: The record's time.
-        value: Its value as it has landed, as a text.
+        value: The landed text of its value.
         headers: Its landed headers.
     """
     partition, offset = place
@@ -159,7 +166,7 @@ def landed_message(
 
 
 def originals(consumer: LandingConsumer, topic_id: str) -> Originals:
-    """The records of the consumer's topic as they are in Kafka; close it, or use it as a context manager.
+    """A reader of single records of the consumer's topic; close it, or use it as a context manager.
 
     Args:
         consumer: The landing consumer.
@@ -174,8 +181,8 @@ def publish_dead_letters(
     """Publish dead letters, wait until the broker has acknowledged them, then record them in the inbox.
 
     Dead letters that the broker does not accept go to the outbox, in the transaction that records them. If the process
-    is killed before that transaction, all are published again, so some are in the dead-letter topic twice; both carry
-    the same topic, partition and offset.
+    is killed before that transaction, the retry publishes all of them again, so some are in the dead-letter topic
+    twice. Both copies have the same topic, partition and offset.
 
     Args:
         consumer: The landing consumer.
@@ -205,11 +212,11 @@ def publish_dead_letters(
     statement = insert(inbox).on_conflict_do_nothing().returning(inbox.c.partition, inbox.c.offset)
     with begin() as connection:
         new = {tuple(row) for row in connection.execute(statement, rows)}
-        on_record = [letter for letter in letters if _place(letter) in new]
-        alarm_conflicts(connection, consumer.name, on_record)
-        # Looked up by coordinates: comparing letters with each other would take minutes for some ten thousands.
-        box.hold(connection, [one for one in waiting if _place(one.letter) in new])
+        recorded = [letter for letter in letters if _coordinates(letter) in new]
+        alarm_conflicts(connection, consumer.name, recorded)
+        # Compared by coordinates: comparing the letters themselves would take minutes for some ten thousand letters.
+        box.hold(connection, [refused for refused in waiting if _coordinates(refused.letter) in new])
 
 
-def _place(letter: DeadLetter) -> tuple[int, int]:
+def _coordinates(letter: DeadLetter) -> tuple[int, int]:
     return letter.message.partition, letter.message.offset

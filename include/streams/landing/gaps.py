@@ -1,9 +1,10 @@
-"""The gaps of a landing table (offsets that it lacks) and their outcomes, recorded in the operational database.
+"""The gaps of a landing table (missing offsets) and their outcomes, recorded in the operational database.
 
-A gap is first *missing*: the record says since when. If the offsets land later, its row is deleted. Otherwise it ends
-as *repaired* (read from Kafka and appended), *no_record* (the log holds no record there: transaction markers, aborted
-messages, compaction) or *lost* (retention had removed the offsets). From then on *no_record* and *lost* count as
-landed: claims go past them. These rows stay as long as the table, because Kafka cannot be asked again.
+A gap is first *missing*, with the time of its first check. If the offsets land later, its row is deleted. Otherwise it
+becomes *repaired* (read from Kafka and appended), *no_record* (the log holds no record there: transaction markers,
+aborted messages, compaction) or *lost* (retention had removed the offsets). *no_record* and *lost* then count as
+landed, so that claims continue after them. Their rows are kept as long as the table, because Kafka may no longer have
+the information.
 """
 
 import logging
@@ -61,7 +62,7 @@ class State(StrEnum):
 RUNBOOK = AlarmKind.landing_gap.runbook
 # Offsets with these outcomes need no row in the landing table.
 SETTLED = (State.no_record, State.lost)
-# Ranges in one row, of some 16 bytes each.
+# The most ranges in one row; each takes some 16 bytes.
 MAX_RANGES = 1_000
 
 landing_gaps = Table(
@@ -76,8 +77,8 @@ landing_gaps = Table(
     Column("state", String(16), nullable=False),
     # How many records the repair appended.
     Column("records", BigInteger, server_default="0", nullable=False),
-    # Which ranges of [start_offset, end_offset) the row means; null: all of it. Each transaction of a producer leaves a
-    # hole. With one row per hole, this table would soon be larger than the rest of the database.
+    # The ranges of [start_offset, end_offset) that the row stands for; null for the whole range. Each transaction of a
+    # producer leaves a hole. With one row per hole, this table would soon be larger than the rest of the database.
     Column("ranges", INT8MULTIRANGE),
     now_column("found_at"),
     CheckConstraint("start_offset < end_offset", name="ordered"),
@@ -89,7 +90,7 @@ landing_gaps = Table(
 
 @dataclass(frozen=True)
 class Gap:
-    """Missing offsets, and for how long they have been known to be missing."""
+    """Missing offsets, and the time since a check first found them missing."""
 
     offsets: OffsetRange
     age: timedelta
@@ -107,21 +108,21 @@ def settled(
     Args:
         connection: A connection to the operational database.
         topic_id: The landing table's topic id.
-        starts: {partition: the offset from which on to look}.
-        ends: {partition: the offset at which to stop}; None, or a partition that it lacks: without an end.
+        starts: {partition: the first offset}.
+        ends: {partition: the end, exclusive}; no end for partitions that are not in it, or if it is None.
         states: Only offsets with these outcomes.
 
     Returns:
         {partition: offsets}, without partitions that have none. A range may begin before the start.
     """
-    # The index keeps rows before the starts from being loaded: these rows stay forever.
-    mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(states), _reach(starts, ends or {}))
-    found: dict[int, list[tuple[int, int]]] = {}
-    for row in connection.execute(select(landing_gaps).where(*mine)):
+    # With this condition on the index, rows before the starts are not read. These rows are kept forever.
+    conditions = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(states), _reach(starts, ends or {}))
+    by_partition: dict[int, list[tuple[int, int]]] = {}
+    for row in connection.execute(select(landing_gaps).where(*conditions)):
         start, end = starts[row.partition], (ends or {}).get(row.partition)
         parts = (part for part in _ranges_of(row) if part[1] > start and (end is None or part[0] < end))
-        found.setdefault(row.partition, []).extend(parts)
-    return {partition: intervals.union(ranges) for partition, ranges in found.items() if ranges}
+        by_partition.setdefault(row.partition, []).extend(parts)
+    return {partition: intervals.union(ranges) for partition, ranges in by_partition.items() if ranges}
 
 
 def _reach(starts: Mapping[int, int], ends: Mapping[int, int]) -> ColumnElement[bool]:
@@ -151,10 +152,10 @@ def record_missing(
     checked: Mapping[int, tuple[int, int]],
     age: timedelta = timedelta(),
 ) -> list[Gap]:
-    """Record which offsets are missing now, and delete those that are not missing any more.
+    """Record which offsets are missing now, and delete the records of offsets that are no longer missing.
 
-    Calls are serialized by a lock: two at once would record a gap twice. A caller that has looked before another one
-    settled an offset may record it as missing once more. Its next look deletes that again.
+    Calls are serialized by a lock, because two at once would record a gap twice. If an offset is settled after a
+    caller's check and before its call, the caller records it as missing again; its next check deletes that record.
 
     Args:
         connection: A connection to the operational database, in a transaction.
@@ -162,41 +163,47 @@ def record_missing(
         topic_id: The landing table's topic id.
         missing: {partition: the offsets that are missing now}, as `intervals.union` returns them.
         checked: {partition: (start, end) of the offsets that were checked}. Other offsets stay as they are.
-        age: For how long offsets are taken to be missing that were not on record before.
+        age: The age with which new missing offsets are recorded.
 
     Returns:
         The missing offsets with their age.
     """
     lock(connection, topic_id)
     starts, ends = ({partition: both[n] for partition, both in checked.items()} for n in (0, 1))
-    mine = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state == State.missing, _reach(starts, ends))
+    conditions = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state == State.missing, _reach(starts, ends))
     known_for = (func.now() - landing_gaps.c.found_at).label("age")
     known: dict[int, list[tuple[Ranges, timedelta]]] = {}
-    over: dict[int, Ranges] = {}
+    ended_by_partition: dict[int, Ranges] = {}
     done: list[dict[str, int]] = []
-    for row in connection.execute(select(landing_gaps, known_for).where(*mine).order_by(landing_gaps.c.found_at)).all():
-        was = _ranges_of(row)
-        # Only this row's part of all that is missing: otherwise the cost grows with the square of the holes.
-        still = intervals.intersect(
-            was, intervals.between(missing.get(row.partition, []), row.start_offset, row.end_offset)
+    for row in connection.execute(
+        select(landing_gaps, known_for).where(*conditions).order_by(landing_gaps.c.found_at)
+    ).all():
+        ranges_before = _ranges_of(row)
+        # Only this row's part of the missing offsets: otherwise the time would grow with the square of the holes.
+        missing_still = intervals.intersect(
+            ranges_before, intervals.between(missing.get(row.partition, []), row.start_offset, row.end_offset)
         )
-        known.setdefault(row.partition, []).append((still, row.age))
-        if not (ended := intervals.subtract(intervals.between(was, *checked[row.partition]), still)):
+        known.setdefault(row.partition, []).append((missing_still, row.age))
+        if not (ended := intervals.subtract(intervals.between(ranges_before, *checked[row.partition]), missing_still)):
             continue
-        over.setdefault(row.partition, []).extend(ended)
-        if left := intervals.subtract(was, ended):
+        ended_by_partition.setdefault(row.partition, []).extend(ended)
+        if left := intervals.subtract(ranges_before, ended):
             connection.execute(update(landing_gaps).where(landing_gaps.c.id == row.id).values(_columns_of(left)))
         else:
             done.append({"of": row.id})
     if done:
         connection.execute(delete(landing_gaps).where(landing_gaps.c.id == bindparam("of")), done)
-    for partition, ended in sorted(over.items()):
-        log.info("not missing any more: topic=%s partition=%d %s", topic, partition, intervals.text(ended))
+    for partition, ended in sorted(ended_by_partition.items()):
+        log.info("no longer missing: topic=%s partition=%d %s", topic, partition, intervals.text(ended))
     gaps: list[Gap] = []
     for partition, ranges in sorted(missing.items()):
         old = known.get(partition, [])
-        gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), since) for still, since in old for r in still]
-        new = intervals.subtract(ranges, intervals.union(r for still, _ in old for r in still))
+        gaps += [
+            Gap(OffsetRange(topic, topic_id, partition, *r), since)
+            for missing_still, since in old
+            for r in missing_still
+        ]
+        new = intervals.subtract(ranges, intervals.union(r for missing_still, _ in old for r in missing_still))
         values = {"topic": topic, "topic_id": topic_id, "partition": partition, "state": State.missing}
         _add(connection, new, age, **values)
         gaps += [Gap(OffsetRange(topic, topic_id, partition, *r), age) for r in new]
@@ -206,13 +213,13 @@ def record_missing(
 def has_missing_outside(
     connection: Connection, topic_id: str, checked: Mapping[int, tuple[int, int]], begins: Mapping[int, int]
 ) -> bool:
-    """Whether offsets are recorded as missing that a check did not cover.
+    """Whether offsets outside of a check are recorded as missing.
 
     Args:
         connection: A connection to the operational database.
         topic_id: The landing table's topic id.
         checked: {partition: (start, end) of the offsets that were checked}.
-        begins: {partition: where the table begins}. Offsets below were removed for good and are not missing.
+        begins: {partition: where the table begins}. Offsets below it were removed on purpose and are not missing.
     """
     column = landing_gaps.c
     inside = (
@@ -225,8 +232,8 @@ def has_missing_outside(
         )
         for partition, (start, end) in checked.items()
     )
-    mine = (column.topic_id == topic_id, column.state == State.missing, not_(or_(false(), *inside)))
-    return connection.execute(select(column.id).where(*mine).limit(1)).first() is not None
+    conditions = (column.topic_id == topic_id, column.state == State.missing, not_(or_(false(), *inside)))
+    return connection.execute(select(column.id).where(*conditions).limit(1)).first() is not None
 
 
 def record_outcome(topic: str, topic_id: str, partition: int, state: State, ranges: Ranges, records: int = 0) -> None:
@@ -251,9 +258,9 @@ def record_outcome(topic: str, topic_id: str, partition: int, state: State, rang
             landing_gaps.c.partition == partition,
             landing_gaps.c.state == state,
         )
-        # Rows that may hold some of the ranges, or touch them.
-        near = (landing_gaps.c.end_offset >= ranges[0][0], landing_gaps.c.start_offset <= ranges[-1][1])
-        rows = connection.execute(select(landing_gaps).where(*same, *near)).all()
+        # Rows that overlap or touch the ranges.
+        adjacent = (landing_gaps.c.end_offset >= ranges[0][0], landing_gaps.c.start_offset <= ranges[-1][1])
+        rows = connection.execute(select(landing_gaps).where(*same, *adjacent)).all()
         new = intervals.subtract(ranges, intervals.union(part for row in rows for part in _ranges_of(row)))
         if not new:
             return
@@ -275,28 +282,28 @@ def delete_outcome(connection: Connection, topic_id: str, partition: int, state:
         connection: A connection to the operational database, in a transaction.
         topic_id: The landing table's topic id.
         partition: The Kafka partition.
-        state: The outcome on record.
+        state: The recorded outcome.
         ranges: The offsets, as `intervals.union` returns them.
 
     Returns:
-        The offsets that were on record: of two calls at once, the second gets none.
+        The offsets whose record was deleted; of two calls at once, the second returns none.
     """
     lock(connection, topic_id)
     of_state = (landing_gaps.c.topic_id == topic_id, landing_gaps.c.state == state)
     reach = _reach({partition: ranges[0][0]}, {partition: ranges[-1][1]})
     gone: list[tuple[int, int]] = []
     for row in connection.execute(select(landing_gaps).where(*of_state, reach)).all():
-        of_row, mine = _ranges_of(row), landing_gaps.c.id == row.id
+        of_row, is_row = _ranges_of(row), landing_gaps.c.id == row.id
         gone += intervals.intersect(of_row, ranges)
         if left := intervals.subtract(of_row, ranges):
-            connection.execute(update(landing_gaps).where(mine).values(_columns_of(left)))
+            connection.execute(update(landing_gaps).where(is_row).values(_columns_of(left)))
         else:
-            connection.execute(delete(landing_gaps).where(mine))
+            connection.execute(delete(landing_gaps).where(is_row))
     return intervals.union(gone)
 
 
 def _add(connection: Connection, ranges: Ranges, age: timedelta = timedelta(), **values: Any) -> None:
-    """Insert rows for the ranges, found so long ago; `records` counts on the first one."""
+    """Insert rows for the ranges, with this age; `records` is stored in the first row."""
     parts = [ranges[first : first + MAX_RANGES] for first in range(0, len(ranges), MAX_RANGES)]
     rows = [{**values, **_columns_of(part)} for part in parts]
     if "records" in values:
@@ -314,7 +321,7 @@ def _columns_of(ranges: Ranges) -> dict[str, Any]:
 class Recorded(NamedTuple):
     """One recorded range of offsets.
 
-    `records` counts all ranges of the database row; it is set on the row's first range and 0 on the others.
+    `records` is the count of the whole database row: set on the row's first range, 0 on its other ranges.
     """
 
     partition: int
@@ -332,8 +339,8 @@ def history(topic_id: str, states: Iterable[State] = tuple(State)) -> list[Recor
         states: Only gaps in these states.
     """
     with begin() as connection:
-        found = select(landing_gaps).where(landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(list(states)))
-        rows = connection.execute(found.order_by(landing_gaps.c.id)).all()
+        query = select(landing_gaps).where(landing_gaps.c.topic_id == topic_id, landing_gaps.c.state.in_(list(states)))
+        rows = connection.execute(query.order_by(landing_gaps.c.id)).all()
     return [
         Recorded(row.partition, start, end, row.state, 0 if number else row.records)
         for row in rows

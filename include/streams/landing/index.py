@@ -1,8 +1,8 @@
-"""What a landing table holds: which offsets of each Kafka partition, in which files. Read from its manifests.
+"""An index of a landing table, read from its manifests: which offsets of each Kafka partition are in which files.
 
 The table is partitioned by the Kafka partition, so a file's offset bounds belong to one partition. A file with as many
 records as its bounds span holds every offset between them. In any other file, transactions or compaction have left
-offsets without a record, or a record occurs twice; of such a file the offset column is read, and no other column.
+offsets without a record, or a record occurs twice. Of such a file, the offset column is read, and no other column.
 
 Manifests are opened only if their bounds (`manifests.py`) overlap the requested offsets.
 """
@@ -35,21 +35,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Manifests and data files never change, so cached content stays valid: a sensor that polls every few seconds reads only
-# what is new. The limits are for a process that runs for months; a manifest lists up to some thousand files.
+# new files. The limits are for a process that runs for months. A manifest lists up to some thousand files.
 MAX_CACHED_MANIFESTS = 200
 MAX_CACHED_BOUNDS = 20_000
 MAX_CACHED_COLUMNS = 2_000
 
 
 class UnreadableTable(Exception):
-    """The table contains something from which the landed offsets cannot be determined."""
+    """The landed offsets cannot be determined, because of row-level deletes or files without bounds."""
 
 
 class LandingIndex:
-    """The files of a snapshot of a table, by default of the current one.
+    """The data files and offsets of one snapshot of a landing table.
+
+    Args:
+        table: The landing table.
+        snapshot: The snapshot; None for the current one.
 
     Raises:
-        UnreadableTable: The table has row-level deletes or files without bounds: the offsets in them would be a guess.
+        UnreadableTable: The table has row-level deletes or files without bounds.
     """
 
     def __init__(self, table: "Table", snapshot: "Snapshot | None" = None) -> None:
@@ -60,7 +64,7 @@ class LandingIndex:
 
     @classmethod
     def before(cls, table: "Table", moment: datetime) -> "LandingIndex | None":
-        """What had landed by this moment; None when no snapshot of that time is left."""
+        """The index of the snapshot that was current at this moment; None when it was expired."""
         snapshot = table.snapshot_as_of_timestamp(int(1000 * moment.timestamp()))
         return cls(table, snapshot) if snapshot is not None else None
 
@@ -73,7 +77,7 @@ class LandingIndex:
         return max((source.bounds[partition][1] for source in self._sources if partition in source.bounds), default=0)
 
     def files(self, partition: int, start: int, end: int | None = None) -> list[DataFileRange]:
-        """The files whose bounds overlap [start, end), sorted by first offset. Without `end` the range is open."""
+        """The files whose bounds overlap [start, end), sorted by first offset; `end` None means no upper limit."""
         wanted = [source for source in self._sources if source.reaches(partition, start, end)]
         unread = [source for source in wanted if not source.is_read]
         if len(unread) > 1:
@@ -91,7 +95,7 @@ class LandingIndex:
         """The offsets that the file holds; reads its offset column if the bounds are not enough.
 
         Raises:
-            BrokenFiles: The store has lost or cut the file.
+            BrokenFiles: The store has lost or truncated the file.
         """
         return [(file.start, file.end)] if file.is_dense else offset_column(self._io, file)
 
@@ -99,16 +103,16 @@ class LandingIndex:
         """Read the offset columns that `offsets` will need, several files at a time.
 
         Raises:
-            BrokenFiles: The store has lost or cut some of the files; all of them are named.
+            BrokenFiles: The store has lost or truncated some of the files; the error names all of them.
         """
         sparse = [file for file in files if not file.is_dense and file.path not in _columns]
         if len(sparse) > 1:
             try:
                 with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="offsets") as pool:
                     list(pool.map(self.offsets, sparse))
-            except BrokenFiles as one:
-                # All at once: hundreds may be gone, and each one that is found alone is a commit.
-                raise BrokenFiles(one.files | find_broken(self._io, sparse)) from one
+            except BrokenFiles as error:
+                # All broken files are found at once. Hundreds may be gone, and each separate finding would be a commit.
+                raise BrokenFiles(error.files | find_broken(self._io, sparse)) from error
 
     def files_with_offsets(self, partition: int, start: int, end: int | None = None) -> list[FileOffsets]:
         """Like `files`, with the offsets that each file holds."""
@@ -162,27 +166,27 @@ _columns: "OrderedDict[str, Ranges]" = OrderedDict()
 
 
 def clear_caches() -> None:
-    """Forget what this process has read of manifests and files: the next look reads it again, as in a new process."""
+    """Clear the caches of manifests and files, so that they are read again, as in a new process."""
     for cache in (_manifests, _bounds, _columns):
         cache.clear()
 
 
-def _remember(cache: OrderedDict, key: str, value: Any, size: int) -> None:
+def _cache(cache: OrderedDict, key: str, value: Any, size: int) -> None:
     cache[key] = value
     while len(cache) > size:
         cache.popitem(last=False)
 
 
 def stored_files(table: "Table", ranges: Iterable[tuple[int, int, int]]) -> list[DataFileRange]:
-    """The files that hold offsets of these ranges, for a caller who could not read them.
+    """The files that hold offsets of these ranges, after a check that the store still holds them unchanged.
 
     Args:
         table: The landing table.
         ranges: (partition, start, end) of each range.
 
     Raises:
-        BrokenFiles: The store has lost or cut some of the files.
-        Exception: What an unavailable store raises.
+        BrokenFiles: The store has lost or truncated some of the files.
+        Exception: The store is unavailable.
     """
     landed = LandingIndex(table)
     files = list(dict.fromkeys(file for span in ranges for file in landed.files(*span)))
@@ -192,50 +196,50 @@ def stored_files(table: "Table", ranges: Iterable[tuple[int, int, int]]) -> list
 
 def bounds_of(files: Iterable[DataFileRange]) -> Bounds:
     """{partition: (start, end)}: the offsets between the first and the last of the files."""
-    found: dict[int, tuple[int, int]] = {}
+    bounds: dict[int, tuple[int, int]] = {}
     for file in files:
-        start, end = found.get(file.partition, (file.start, file.end))
-        found[file.partition] = (min(start, file.start), max(end, file.end))
-    return found
+        start, end = bounds.get(file.partition, (file.start, file.end))
+        bounds[file.partition] = (min(start, file.start), max(end, file.end))
+    return bounds
 
 
-def _sources(table: "Table", listed: "Iterable[ManifestFile]") -> list[_Source]:
+def _sources(table: "Table", manifest_files: "Iterable[ManifestFile]") -> list[_Source]:
     """The manifests with their bounds. Manifests without recorded bounds are read, and their bounds recorded."""
     from pyiceberg.manifest import ManifestContent
 
-    listed = list(listed)
-    for manifest in listed:
+    manifest_files = list(manifest_files)
+    for manifest in manifest_files:
         if manifest.content == ManifestContent.DELETES:
             raise UnreadableTable(
                 f"table {'.'.join(table.name())} has row-level deletes ({manifest.manifest_path}): remove rows by "
                 "rewriting files"
             )
-    found = {m.manifest_path: b for m in listed if (b := _bounds.get(m.manifest_path)) is not None}
-    unknown = [manifest for manifest in listed if manifest.manifest_path not in found]
+    bounds = {m.manifest_path: b for m in manifest_files if (b := _bounds.get(m.manifest_path)) is not None}
+    unknown = [manifest for manifest in manifest_files if manifest.manifest_path not in bounds]
     if unknown:
-        found |= manifests.load_bounds([manifest.manifest_path for manifest in unknown])
-        unread = [manifest for manifest in unknown if manifest.manifest_path not in found]
+        bounds |= manifests.load_bounds([manifest.manifest_path for manifest in unknown])
+        unread = [manifest for manifest in unknown if manifest.manifest_path not in bounds]
         with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="manifests") as pool:
             read = pool.map(lambda manifest: bounds_of(_files_of(table, manifest)), unread)
             new = dict(zip((manifest.manifest_path for manifest in unread), read, strict=True))
         if new:
             manifests.store_bounds(str(table.metadata.table_uuid), new)
-        found |= new
+        bounds |= new
         for manifest in unknown:
-            _remember(_bounds, manifest.manifest_path, found[manifest.manifest_path], MAX_CACHED_BOUNDS)
-    return [_Source(found[manifest.manifest_path], partial(_files_of, table, manifest)) for manifest in listed]
+            _cache(_bounds, manifest.manifest_path, bounds[manifest.manifest_path], MAX_CACHED_BOUNDS)
+    return [_Source(bounds[manifest.manifest_path], partial(_files_of, table, manifest)) for manifest in manifest_files]
 
 
 def _files_of(table: "Table", manifest: "ManifestFile") -> tuple[DataFileRange, ...]:
     from pyiceberg.manifest import ManifestEntryStatus
 
-    found = _manifests.get(manifest.manifest_path)
-    if found is None:
+    files = _manifests.get(manifest.manifest_path)
+    if files is None:
         entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
         live = (entry.data_file for entry in entries if entry.status != ManifestEntryStatus.DELETED)
-        found = tuple(file_range(table, file) for file in live if file.record_count)
-        _remember(_manifests, manifest.manifest_path, found, MAX_CACHED_MANIFESTS)
-    return found
+        files = tuple(file_range(table, file) for file in live if file.record_count)
+        _cache(_manifests, manifest.manifest_path, files, MAX_CACHED_MANIFESTS)
+    return files
 
 
 def file_range(table: "Table", file: Any) -> DataFileRange:
@@ -264,8 +268,8 @@ def file_range(table: "Table", file: Any) -> DataFileRange:
 
 def offset_column(io: Any, file: DataFileRange) -> Ranges:
     """The offsets that a data file holds, from its offset column. Raises BrokenFiles."""
-    found = _columns.get(file.path)
-    if found is None:
+    ranges = _columns.get(file.path)
+    if ranges is None:
         import numpy as np
         import pyarrow.parquet as pq
 
@@ -275,12 +279,12 @@ def offset_column(io: Any, file: DataFileRange) -> Ranges:
             with filesystem(io, file.path).open(file.path, size=file.size_bytes) as stream:
                 column = pq.read_table(stream, columns=["offset"])["offset"]
         except Exception:
-            # Each client has errors of its own for a range that the file does not have.
+            # Each client raises its own error for a range beyond the end of the file, so the file is checked.
             require_stored(io, [file])
             raise
         numbers = np.unique(column.drop_null().to_numpy())
         breaks = (numbers[1:] != numbers[:-1] + 1).nonzero()[0] + 1
         starts, ends = [0, *breaks], [*breaks, len(numbers)]
-        found = [(int(numbers[a]), int(numbers[b - 1]) + 1) for a, b in zip(starts, ends, strict=True) if b > a]
-        _remember(_columns, file.path, found, MAX_CACHED_COLUMNS)
-    return found
+        ranges = [(int(numbers[a]), int(numbers[b - 1]) + 1) for a, b in zip(starts, ends, strict=True) if b > a]
+        _cache(_columns, file.path, ranges, MAX_CACHED_COLUMNS)
+    return ranges

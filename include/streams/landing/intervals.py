@@ -1,15 +1,15 @@
-"""Sets of offsets: sorted lists of ranges [start, end) that do not touch."""
+"""Sets of offsets, as sorted lists of ranges [start, end) that neither overlap nor touch."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 Ranges = list[tuple[int, int]]
-# An end beyond every offset that Kafka has.
+# An end greater than every offset that Kafka can have.
 MAX_OFFSET = 2**63 - 1
 
 
 def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """All offsets of the ranges, which may have any order and may overlap."""
+    """All offsets of the ranges. The ranges may be unsorted and may overlap."""
     merged: Ranges = []
     for start, end in sorted(ranges):
         if start >= end:
@@ -22,7 +22,7 @@ def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def subtract(ranges: Ranges, others: Ranges) -> Ranges:
-    """The offsets of `ranges` that are not in `others`; both as `union` returns them."""
+    """The offsets of `ranges` that are not in `others`. Both must have the form that `union` returns."""
     left: Ranges = []
     skip = 0
     for start, end in ranges:
@@ -40,14 +40,14 @@ def subtract(ranges: Ranges, others: Ranges) -> Ranges:
 
 
 def intersect(ranges: Ranges, others: Ranges) -> Ranges:
-    """The offsets that are in both; both as `union` returns them."""
+    """The offsets that are in both. Both must have the form that `union` returns."""
     return subtract(ranges, subtract(ranges, others))
 
 
 def between(ranges: Ranges, start: int, end: int) -> Ranges:
-    """The offsets of `ranges`, as `union` returns them, in [start, end); costs only as much as it returns."""
-    first = bisect_right(ranges, start, key=lambda each: each[1])
-    last = bisect_left(ranges, end, key=lambda each: each[0])
+    """The offsets of `ranges`, as `union` returns them, in [start, end); takes time only for the result."""
+    first = bisect_right(ranges, start, key=lambda part: part[1])
+    last = bisect_left(ranges, end, key=lambda part: part[0])
     return [(max(start, low), min(end, high)) for low, high in ranges[first:last]]
 
 
@@ -57,12 +57,12 @@ def total(ranges: Iterable[tuple[int, int]]) -> int:
 
 
 def of_numbers(numbers: Iterable[int]) -> Ranges:
-    """The offsets as ranges."""
+    """Single offsets as ranges."""
     return union((number, number + 1) for number in numbers)
 
 
 def text(ranges: Iterable[tuple[int, int]], limit: int = 20) -> str:
-    """For logs and alarms: the first `limit` ranges, and how many more there are."""
+    """The first `limit` ranges as text for logs and alarms, and the number of the others."""
     listed = list(ranges)
     shown = ", ".join(f"[{start}, {end})" for start, end in listed[:limit])
     return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"

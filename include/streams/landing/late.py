@@ -1,7 +1,7 @@
-"""Offsets on record as lost that have landed after all: the sink's coordinator has committed an old file late.
+"""Report offsets that landed after they were recorded as lost, because the sink's coordinator committed an old file.
 
-Claims went past these offsets, so only the runs that had claimed them can process them. Nothing else reports such
-offsets.
+Later claims do not include these offsets, so only the runs that claimed them can process them. No other check reports
+such offsets.
 """
 
 import logging
@@ -23,16 +23,16 @@ from include.streams.operations.tables import claim_ranges, claims
 
 log = logging.getLogger(__name__)
 
-# Ranges in one message of the alarm, which names all of them. After it, the record no longer has them.
+# Ranges in one message of the alarm. Every range is in a message, because its record is then deleted.
 RANGES_A_MESSAGE = 20
 # Runs that a message names. The log names all.
 RUNS_A_MESSAGE = 20
 
 
 def report_late(topic: LandedTopic, lanes: Iterable[LandingConsumer]) -> int:
-    """Add the runs that must be cleared to the alarm `messages_lost`, and take the offsets off the record of losses.
+    """Add the runs that must be cleared to the alarm `messages_lost`, and delete the offsets from the recorded losses.
 
-    Both happen in one transaction: each offset is reported once, whenever the process is killed. Offsets without a
+    Both happen in one transaction, so each offset is reported once, even if the process is killed. Offsets that hold no
     record are not checked: there may be millions, and only a compacted record could land late.
 
     Args:
@@ -48,25 +48,25 @@ def report_late(topic: LandedTopic, lanes: Iterable[LandingConsumer]) -> int:
     for gap in gaps.history(landing_id, [State.lost]):
         lost.setdefault(gap.partition, []).append((gap.start_offset, gap.end_offset))
     names = [lane.name for lane in lanes if lane.topic.name == topic.name]
-    found = 0
+    total = 0
     for partition, ranges in sorted(lost.items()):
         late = _late(landed, partition, intervals.union(ranges))
         for first in range(0, len(late), RANGES_A_MESSAGE):
             with begin() as connection:
-                gone = gaps.delete_outcome(
+                reported = gaps.delete_outcome(
                     connection, landing_id, partition, State.lost, late[first : first + RANGES_A_MESSAGE]
                 )
-                if gone:
-                    runs = _runs(connection, names, topic.name, landing_id, partition, gone)
-                    text = _text(topic.name, partition, gone, runs)
+                if reported:
+                    runs = _runs(connection, names, topic.name, landing_id, partition, reported)
+                    text = _text(topic.name, partition, reported, runs)
                     add_to_alarm(connection, raw_table(topic), AlarmKind.messages_lost, text)
-                    log.warning("landed after all: %s-%d %s runs=%s", topic.name, partition, gone, runs)
-            found += intervals.total(gone)
-    return found
+                    log.warning("landed after all: %s-%d %s runs=%s", topic.name, partition, reported, runs)
+            total += intervals.total(reported)
+    return total
 
 
 def _late(landed: LandingIndex, partition: int, lost: Ranges) -> Ranges:
-    """The lost offsets that are in files."""
+    """The offsets recorded as lost that are in files."""
     files = landed.files(partition, lost[0][0], lost[-1][1])
     files = [file for file in files if intervals.between(lost, file.start, file.end)]
     landed.read_ahead(files)
@@ -79,11 +79,11 @@ def _late(landed: LandingIndex, partition: int, lost: Ranges) -> Ranges:
 
 def _text(topic: str, partition: int, late: Ranges, runs: list[str]) -> str:
     text = (
-        f"{intervals.total(late)} offsets of {topic}-{partition} that were on record as lost have landed after all: "
+        f"{intervals.total(late)} offsets of {topic}-{partition} that were recorded as lost have landed after all: "
         f"{intervals.text(late)}."
     )
     if not runs:
-        return f"{text} No run on record had claimed them"
+        return f"{text} No recorded run had claimed them"
     more = f" and {len(runs) - RUNS_A_MESSAGE} more, which the log names" if len(runs) > RUNS_A_MESSAGE else ""
     named = ", ".join(runs[:RUNS_A_MESSAGE])
     return f"{text} To process them, clear the runs that had claimed them: {named}{more} ({RUNBOOK})"
@@ -92,8 +92,8 @@ def _text(topic: str, partition: int, late: Ranges, runs: list[str]) -> str:
 def _runs(
     connection: Connection, consumers: list[str], topic: str, landing_id: str, partition: int, late: Ranges
 ) -> list[str]:
-    """The runs that read some of the offsets when they are cleared, the oldest claim first."""
-    mine = (
+    """The runs that would read some of these offsets if they were cleared, the oldest claim first."""
+    overlapping = (
         claims.c.consumer.in_(consumers),
         claim_ranges.c.topic == topic,
         claim_ranges.c.partition == partition,
@@ -102,7 +102,7 @@ def _runs(
     )
     columns = (claims.c.consumer, claims.c.run_id, *claim_ranges.c)
     rows = connection.execute(
-        select(*columns).join(claims, claims.c.id == claim_ranges.c.claim_id).where(*mine).order_by(claims.c.id)
+        select(*columns).join(claims, claims.c.id == claim_ranges.c.claim_id).where(*overlapping).order_by(claims.c.id)
     )
     return [
         f"{row.run_id} of {row.consumer}"

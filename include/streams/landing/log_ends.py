@@ -1,12 +1,13 @@
-"""Compare what has landed with Kafka's log: has the log lost the end of it?
+"""Detect logs that have lost records that have already landed.
 
-A landing table keeps the records that a log has lost (an unclean leader election, a broker that lost its disk). When
-the log is filled again, other records have the same offsets. They would count as landed, and never be read; or the sink
-lands them too, and one of two different records with one offset is dropped as repeated.
+A log can lose its last records after an unclean leader election, or when a broker loses its disk. The landing table
+still has these records. When the log is filled again, other records have the same offsets. They would count as landed
+and never be read. Or the sink lands them too, and one of two different records with the same offset is dropped as
+repeated.
 
-While the log ends before what has landed, its end shows the loss. Afterwards, the leader epoch shows it, which is kept
-with the highest landed offset that was found in the log (in `positions`, under a name of its own). Records that had
-landed since the last comparison are not protected once the log has grown beyond them.
+While the log ends before the highest landed offset, its end shows the loss. After that, the leader epoch shows the
+loss. The table `positions` stores the epoch with the highest landed offset that was compared, under a name of its own.
+Records that have landed since the last comparison are not protected once the log has grown beyond them.
 """
 
 import logging
@@ -35,8 +36,8 @@ class LogEnds(NamedTuple):
     """The result of a comparison.
 
     Attributes:
-        lost: {partition: what happened} where the log has lost records that have landed; in the same words at every
-            check, because an alarm reports each text once.
+        lost: {partition: what happened} where the log has lost landed records. The text is the same in every check,
+            because an alarm reports each text once.
         unanswered: The partitions whose log could not be compared.
     """
 
@@ -51,17 +52,18 @@ def compare(
     kafka: Mapping[Partition, PartitionOffsets],
     group: GroupOffsets,
 ) -> LogEnds:
-    """Find partitions whose log has lost records that have landed, and remember the others' ends and leader epochs.
+    """Find partitions whose log has lost landed records, and record the ends and leader epochs of the others.
 
-    If the process is killed before the ends are remembered, the next comparison begins with the earlier ones.
+    If the process is killed before they are recorded, the next comparison begins with the earlier ones.
 
     Args:
         topic: The landed topic.
-        table: Its landing table. Another table of this name is compared anew: a person has made it for the log of now.
+        table: Its landing table. Ends recorded for an earlier table of this name are ignored, because a person has
+            created this table for the present log.
         landed: The table's files.
-        kafka: The offsets of the topic's partitions, asked for after the table was loaded: the log always ends behind
-            what has landed then.
-        group: A client with CONSUMER_SETTINGS; it has no assignment afterwards.
+        kafka: The offsets of the topic's partitions. They must be fetched after the table was loaded, so that a healthy
+            log ends after the landed offsets.
+        group: A client with CONSUMER_SETTINGS; its assignment is removed.
 
     Raises:
         KafkaException: The client refuses a position.
@@ -71,25 +73,25 @@ def compare(
         seen = _seen(connection, topic, of_table)
     lost: dict[Partition, str] = {}
     doubtful: Seen = {}
-    now: Seen = {}
+    ends_now: Seen = {}
     for partition, offsets in sorted(kafka.items()):
-        before, epoch = seen.get(partition), offsets.leader_epoch
-        # Files may be taken out of the table again.
-        if not (end := max(landed.end(partition.number), before[0] if before else 0)):
+        recorded, epoch = seen.get(partition), offsets.leader_epoch
+        # The recorded end counts too, because files may have been removed from the table.
+        if not (end := max(landed.end(partition.number), recorded[0] if recorded else 0)):
             continue
         if offsets.end < end:
             lost[partition] = (
                 f"topic {topic.name} has lost the end of its log (offsets up to {end} of partition {partition.number} "
-                f"are in landing table {raw_table(topic)}, and it ends before)"
+                f"are in landing table {raw_table(topic)}, and the log ends before)"
             )
-            if epoch and (before is None or before[0] < end):
-                # A log loses records only with a new leader. So they came from an earlier one, and once the log is
-                # filled again, this epoch still shows where that one's records end.
-                now[partition] = (end, epoch - 1)
+            if epoch and (recorded is None or recorded[0] < end):
+                # A log loses records only with a new leader, so the records came from an earlier leader. After the log
+                # is filled again, this epoch still shows where the records of the earlier leader end.
+                ends_now[partition] = (end, epoch - 1)
         elif epoch is not None:
-            now[partition] = (end, epoch)
-            if before is not None and before[1] != epoch:
-                doubtful[partition] = before
+            ends_now[partition] = (end, epoch)
+            if recorded is not None and recorded[1] != epoch:
+                doubtful[partition] = recorded
     compared = group.without_their_end(doubtful) if doubtful else None
     for partition in sorted(compared.lost_end if compared else ()):
         end, epoch = doubtful[partition]
@@ -99,29 +101,29 @@ def compare(
             "their place)"
         )
     unanswered = compared.unanswered if compared else set()
-    # What was found lost stays so, until the table is made again.
+    # A lost partition stays lost until the table is created again, so nothing is recorded for it.
     unproved = unanswered | (compared.lost_end if compared else set())
-    changed = {p: place for p, place in now.items() if p not in unproved and place != seen.get(p)}
+    changed = {p: place for p, place in ends_now.items() if p not in unproved and place != seen.get(p)}
     if changed:
-        _remember(topic, of_table, changed, seen)
+        _record_ends(topic, of_table, changed, seen)
     return LogEnds(lost, unanswered)
 
 
 def _name(topic: LandedTopic) -> str:
-    """Under which `positions` has the landed ends; the table's own name has the nightly check's."""
+    """The name for landed ends in `positions`; the nightly check uses the table's own name."""
     return f"landed {raw_table(topic)}"
 
 
 def _seen(connection: Connection, topic: LandedTopic, of_table: str) -> Seen:
-    mine = select(positions).where(positions.c.consumer == _name(topic), positions.c.topic_id == of_table)
-    rows = connection.execute(mine).all()
+    recorded = select(positions).where(positions.c.consumer == _name(topic), positions.c.topic_id == of_table)
+    rows = connection.execute(recorded).all()
     return {Partition(r.topic, r.partition): (r.next_offset, r.leader_epoch) for r in rows}
 
 
-def _remember(topic: LandedTopic, of_table: str, changed: Seen, seen: Seen) -> None:
+def _record_ends(topic: LandedTopic, of_table: str, changed: Seen, seen: Seen) -> None:
     with begin() as connection:
         lock_consumer(connection, _name(topic))
         fresh = _seen(connection, topic, of_table)
-        # Another check may have been faster, and may have found more.
+        # Another check may have recorded a newer end in the meantime.
         rows = [(*p, of_table, *place) for p, place in sorted(changed.items()) if fresh.get(p) == seen.get(p)]
         write_positions(connection, _name(topic), rows)

@@ -1,8 +1,8 @@
 """The offset bounds of each manifest of a landing table, recorded in the operational database.
 
 A manifest never changes, so its bounds stay valid. A new process opens only manifests that overlap the requested
-offsets: planning costs the same with a million files as with a hundred. A missing row costs time, never correctness:
-the manifest is read and its row written again.
+offsets, so planning takes as long with a million files as with a hundred. If a row is missing, the manifest is read and
+its row is written again: the result is the same, and only takes longer.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -39,30 +39,30 @@ def load_bounds(paths: Collection[str]) -> dict[str, Bounds]:
     Returns:
         {path: bounds}, without manifests that have no record.
     """
-    found: dict[str, Bounds] = {}
+    recorded: dict[str, Bounds] = {}
     with begin() as connection:
-        for some in _chunks(paths):
+        for batch in _chunks(paths):
             of_these = select(landing_manifests.c.path, landing_manifests.c.bounds)
-            for path, bounds in connection.execute(of_these.where(landing_manifests.c.path.in_(some))):
-                found[path] = {int(partition): (start, end) for partition, (start, end) in bounds.items()}
-    return found
+            for path, bounds in connection.execute(of_these.where(landing_manifests.c.path.in_(batch))):
+                recorded[path] = {int(partition): (start, end) for partition, (start, end) in bounds.items()}
+    return recorded
 
 
 def store_bounds(table_uuid: str, bounds: Mapping[str, Bounds]) -> None:
-    """Record the bounds of manifests. Repeating the call, even in two processes at once, changes nothing.
+    """Record the bounds of manifests. It is safe to repeat, even in two processes at once.
 
     Args:
         table_uuid: Iceberg's id of the table.
         bounds: {path: bounds} of its manifests.
     """
     rows = [
-        {"path": path, "table_uuid": table_uuid, "bounds": {str(p): list(ends) for p, ends in found.items()}}
+        {"path": path, "table_uuid": table_uuid, "bounds": {str(p): list(ends) for p, ends in of_manifest.items()}}
         # Sorted: two processes that insert the same paths in different orders would deadlock.
-        for path, found in sorted(bounds.items())
+        for path, of_manifest in sorted(bounds.items())
     ]
     with begin() as connection:
-        for some in _chunks(rows):
-            connection.execute(insert(landing_manifests).on_conflict_do_nothing(), some)
+        for batch in _chunks(rows):
+            connection.execute(insert(landing_manifests).on_conflict_do_nothing(), batch)
 
 
 def delete_others(table_uuid: str, paths: Iterable[str]) -> int:
@@ -75,12 +75,12 @@ def delete_others(table_uuid: str, paths: Iterable[str]) -> int:
     Returns:
         How many rows were deleted.
     """
-    mine = select(landing_manifests.c.path).where(landing_manifests.c.table_uuid == table_uuid)
+    recorded = select(landing_manifests.c.path).where(landing_manifests.c.table_uuid == table_uuid)
     removed = 0
     with begin() as connection:
-        gone = sorted(set(connection.execute(mine).scalars()) - set(paths))
-        for some in _chunks(gone):
-            removed += connection.execute(delete(landing_manifests).where(landing_manifests.c.path.in_(some))).rowcount
+        gone = sorted(set(connection.execute(recorded).scalars()) - set(paths))
+        for batch in _chunks(gone):
+            removed += connection.execute(delete(landing_manifests).where(landing_manifests.c.path.in_(batch))).rowcount
     return removed
 
 

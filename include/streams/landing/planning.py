@@ -1,7 +1,7 @@
 """Claim landed offsets for a run, and plan the units of work for its mapped tasks.
 
-The claims are those of the event lane (`include/streams/kafka/claims.py`). Here, what can be claimed of a partition
-ends at its first gap; in the event lane it ends at the end of the log. A run is an immutable set of offset ranges.
+The claims are those of the event lane (`include/streams/kafka/claims.py`). Here, a partition can be claimed up to its
+first gap; in the event lane, up to the end of its log. A run is an immutable set of offset ranges.
 """
 
 import logging
@@ -43,11 +43,11 @@ log = logging.getLogger(__name__)
 def claim_landed(consumer: LandingConsumer, run_id: str) -> list[WorkUnit]:
     """Claim this run's offsets and return its units of work.
 
-    Each partition is claimed up to its first gap. `repair_gaps` has closed those that are due; others are left to a
-    later run. A run that claims again, because it was retried or cleared, gets the same ranges. While a claim of
-    another run of this consumer is open, a run gets no new range: that batch has failed, and must not be skipped.
+    Each partition is claimed up to its first gap. `repair_gaps` has closed the due gaps; other gaps are left to a later
+    run. A run that is retried or cleared gets the same ranges again. While a claim of another run of this consumer is
+    open, a run gets no new range, because the failed run must not be skipped.
 
-    If the process is killed before the claim, nothing happened. If it is killed afterwards, the retry gets the same
+    If the process is killed before the claim, nothing has changed. If it is killed afterwards, the retry gets the same
     ranges.
 
     Args:
@@ -55,20 +55,22 @@ def claim_landed(consumer: LandingConsumer, run_id: str) -> list[WorkUnit]:
         run_id: The Dag run.
 
     Returns:
-        The units, one for each mapped task; empty when there is nothing to do.
+        The units, one for each mapped task; empty when there is no work.
 
     Raises:
         AirflowFailException: The topic was recreated, or its log was truncated. Other exceptions are for Airflow's
             retries.
     """
     with begin() as connection:
-        asks_again = has_claim(connection, consumer, run_id)
+        has_ranges = has_claim(connection, consumer, run_id)
     try:
-        found = None
-        if not asks_again:
-            found = read_with_repair(consumer.topic, lambda: LandingSnapshot.load(consumer), conn_id=consumer.conn_id)
-        claimed = _claim(consumer, run_id, found)
-        units = read_with_repair(consumer.topic, lambda: _plan(consumer, claimed, found), conn_id=consumer.conn_id)
+        snapshot = None
+        if not has_ranges:
+            snapshot = read_with_repair(
+                consumer.topic, lambda: LandingSnapshot.load(consumer), conn_id=consumer.conn_id
+            )
+        claimed = _claim(consumer, run_id, snapshot)
+        units = read_with_repair(consumer.topic, lambda: _plan(consumer, claimed, snapshot), conn_id=consumer.conn_id)
     except ConsumerStopped as stopped:
         raise stopped_failure(consumer, stopped) from stopped
     log.info(
@@ -84,7 +86,7 @@ def claim_landed(consumer: LandingConsumer, run_id: str) -> list[WorkUnit]:
 
 
 def plan_again(consumer: LandingConsumer, old: WorkUnit) -> WorkUnit:
-    """Plan the unit again with the files that hold its offsets now, for a task whose files were rewritten and removed.
+    """Plan a unit again with the files that hold its offsets now, because files were removed since the first plan.
 
     Args:
         consumer: The landing consumer.
@@ -93,10 +95,10 @@ def plan_again(consumer: LandingConsumer, old: WorkUnit) -> WorkUnit:
     Returns:
         A unit with the same claim, number and ranges.
     """
-    found, held = _look_up(consumer, old["claim_id"], offset_ranges(consumer.topic, old))
-    pieces = [piece for whole in held.values() for piece in whole]
-    unit = _unit(consumer, old["claim_id"], old["unit"], pieces, found, list(held))
-    # Those that now hold no record at all belong to it, too: its counts say so.
+    snapshot, slices = _find_slices(consumer, old["claim_id"], offset_ranges(consumer.topic, old))
+    pieces = [piece for whole in slices.values() for piece in whole]
+    unit = _unit(consumer, old["claim_id"], old["unit"], pieces, snapshot, list(slices))
+    # The old ranges stay, even if some of them now hold no record: the unit counts their offsets as without a record.
     unit["ranges"] = old["ranges"]
     return unit
 
@@ -104,10 +106,10 @@ def plan_again(consumer: LandingConsumer, old: WorkUnit) -> WorkUnit:
 def without_record(
     consumer: LandingConsumer, ranges: Sequence[OffsetRange], states: Sequence[State] = gaps.SETTLED
 ) -> dict[int, Ranges]:
-    """The offsets of a claim for which a run has nothing to read: on record as lost or as holding no record.
+    """The offsets of a claim that a run cannot read: recorded as lost or as holding no record, and in no file.
 
-    Such offsets may land after all, when the sink's coordinator commits an old file late. They are left out here: a run
-    reads what the files hold.
+    Such offsets may land later, when the sink's coordinator commits an old file. Then they are not returned here,
+    because a run reads all offsets that are in files.
 
     Args:
         consumer: The landing consumer.
@@ -119,29 +121,31 @@ def without_record(
     """
     table = load_landing_table(consumer.topic)
     with begin() as connection:
-        # Gaps are recorded under the table's own id: a claim may be of a later generation of the log.
+        # Gaps are recorded under the table's own id. A claim may have the id of a later generation of the log.
         starts, ends = {part.partition: part.start for part in ranges}, {part.partition: part.end for part in ranges}
         settled = gaps.settled(connection, topic_id(table), starts, ends, states)
-    found: dict[int, Ranges] = {}
+    by_partition: dict[int, Ranges] = {}
     landed = None
     for part in ranges:
-        if mine := intervals.intersect(settled.get(part.partition, []), [(part.start, part.end)]):
+        if in_range := intervals.intersect(settled.get(part.partition, []), [(part.start, part.end)]):
             landed = landed or LandingIndex(table)
-            found[part.partition] = intervals.subtract(mine, landed.covered(part.partition, part.start, part.end))
-    return {partition: offsets for partition, offsets in found.items() if offsets}
+            by_partition[part.partition] = intervals.subtract(
+                in_range, landed.covered(part.partition, part.start, part.end)
+            )
+    return {partition: offsets for partition, offsets in by_partition.items() if offsets}
 
 
-def _claim(consumer: LandingConsumer, run_id: str, found: LandingSnapshot | None) -> Claimed:
-    """Claim what the snapshot holds; without one, return the run's claim."""
+def _claim(consumer: LandingConsumer, run_id: str, snapshot: LandingSnapshot | None) -> Claimed:
+    """Claim the offsets that the snapshot makes available; without a snapshot, return the run's existing claim."""
 
     def available() -> Mapping[Partition, PartitionOffsets]:
-        # On a connection of its own. The claim holds a lock that keeps others from claiming in the meantime.
+        # On a separate connection. The claim holds a lock, so no other process claims in the meantime.
         with begin() as connection:
             if other := open_claim_of_another_run(connection, consumer.name, run_id):
                 log.warning("nothing is claimed while the claim of run %s is open: clear that run", other)
                 return {}
-            assert found is not None
-            return found.available(next_offsets(connection, consumer, found.topic_id))
+            assert snapshot is not None
+            return snapshot.available(next_offsets(connection, consumer, snapshot.topic_id))
 
     with GroupOffsets(consumer.group, consumer.conn_id, **CONSUMER_SETTINGS) as group:
         committing = Committing(group)
@@ -149,13 +153,13 @@ def _claim(consumer: LandingConsumer, run_id: str, found: LandingSnapshot | None
             consumer.name,
             run_id,
             available,
-            # Committed forward as in the event lane, so that Kafka's own tools show what this lane has not claimed yet.
+            # Committed as in the event lane, never backwards, so that Kafka's own tools show this lane's lag.
             lambda positions: committing.forward(positions, None),
             max_messages=consumer.max_messages_per_claim,
             compare_logs=group.without_their_end,
-            stopped=found.lost if found is not None else {},
+            stopped=snapshot.lost if snapshot is not None else {},
             on_new=lambda connection, new: _watch_claim(
-                connection, consumer, run_id, new, is_whole=not group.left_out and _is_whole(consumer, found)
+                connection, consumer, run_id, new, is_whole=not group.left_out and _is_whole(consumer, snapshot)
             ),
         )
         with begin() as connection:
@@ -163,9 +167,9 @@ def _claim(consumer: LandingConsumer, run_id: str, found: LandingSnapshot | None
     return claimed
 
 
-def _is_whole(consumer: LandingConsumer, found: LandingSnapshot | None) -> bool:
+def _is_whole(consumer: LandingConsumer, snapshot: LandingSnapshot | None) -> bool:
     """Whether every partition that has a landed offset was found in Kafka."""
-    return found is not None and all(Partition(consumer.topic.name, n) in found.kafka for n in found.checked)
+    return snapshot is not None and all(Partition(consumer.topic.name, n) in snapshot.kafka for n in snapshot.checked)
 
 
 def _watch_claim(
@@ -182,26 +186,26 @@ def _watch_claim(
         # does not answer may be the stopped one. `behind` is empty while a claim is open, because the logs are not
         # checked then.
         close_others(connection, consumer.name, AlarmKind.consumer_stopped)
-    # Not the lag: a claim looks only as far ahead as it takes. `watch.py` counts all that has landed.
+    # The lag is not checked here, because a claim checks only the offsets that it can take. `watch.py` checks the lag.
     watch_claims(connection, consumer)
 
 
-def _plan(consumer: LandingConsumer, claimed: Claimed, found: LandingSnapshot | None) -> list[WorkUnit]:
+def _plan(consumer: LandingConsumer, claimed: Claimed, snapshot: LandingSnapshot | None) -> list[WorkUnit]:
     if not claimed.ranges:
         return []
-    if found is None or claimed.behind is None:
-        # The run had this claim already: its ranges are not those that the snapshot was read for.
-        found, held = _look_up(consumer, claimed.id, claimed.ranges)
+    if snapshot is None or claimed.behind is None:
+        # The run already had this claim, so the snapshot was not read for its ranges.
+        snapshot, slices = _find_slices(consumer, claimed.id, claimed.ranges)
     else:
-        held = found.slices(claimed.ranges)
-    for whole, pieces in held.items():
+        slices = snapshot.slices(claimed.ranges)
+    for whole, pieces in slices.items():
         if not pieces:
             # No offset of the range holds a record: no task is needed.
             with begin() as connection:
                 mark_handled(connection, claimed.id, whole)
-    ordered = [piece for pieces in held.values() for piece in pieces]
+    ordered = [piece for pieces in slices.values() for piece in pieces]
     return [
-        _unit(consumer, claimed.id, number, pieces, found, claimed.ranges)
+        _unit(consumer, claimed.id, number, pieces, snapshot, claimed.ranges)
         for number, pieces in enumerate(batches(consumer, ordered))
     ]
 
@@ -211,7 +215,7 @@ def _unit(
     claim_id: int,
     number: int,
     pieces: Sequence[FileSlice],
-    found: LandingSnapshot,
+    snapshot: LandingSnapshot,
     ranges: Sequence[OffsetRange],
 ) -> WorkUnit:
     return work_unit(
@@ -220,23 +224,23 @@ def _unit(
         pieces,
         # Each partition of a claim has one log.
         logs={part.partition: part.topic_id for part in ranges},
-        staging=staging.folder(consumer, claim_id, found.location),
-        columns=found.columns,
+        staging=staging.folder(consumer, claim_id, snapshot.location),
+        columns=snapshot.columns,
     )
 
 
-def _look_up(
+def _find_slices(
     consumer: LandingConsumer, claim_id: int, ranges: Sequence[OffsetRange]
 ) -> tuple[LandingSnapshot, dict[OffsetRange, list[FileSlice]]]:
-    """What holds the ranges of a claim now; offsets whose files were removed are read from Kafka again first."""
+    """The snapshot and slices for the ranges of a claim; offsets in removed files are first read from Kafka again."""
 
-    def look_up() -> tuple[LandingSnapshot, dict[OffsetRange, list[FileSlice]]]:
-        found = LandingSnapshot.of_ranges(consumer.topic, ranges)
-        _check_same_log(consumer, found, ranges)
-        return found, found.slices(ranges)
+    def find_slices() -> tuple[LandingSnapshot, dict[OffsetRange, list[FileSlice]]]:
+        snapshot = LandingSnapshot.of_ranges(consumer.topic, ranges)
+        _check_same_log(consumer, snapshot, ranges)
+        return snapshot, snapshot.slices(ranges)
 
     try:
-        return look_up()
+        return find_slices()
     except NotLanded as missing:
         # The offsets had landed when they were claimed, and their files were removed afterwards.
         text = f"claim {claim_id}: {missing}: files were removed; the offsets are read from Kafka again ({RUNBOOK})"
@@ -245,18 +249,18 @@ def _look_up(
             open_alarm(connection, raw_table(consumer.topic), AlarmKind.landing_gap, text)
         gone = [Gap(replace(part, topic_id=landing_id), timedelta()) for part in ranges]
         repair(consumer.topic, gone, conn_id=consumer.conn_id)
-        repaired = look_up()
+        repaired = find_slices()
         with begin() as connection:
             close_if_whole(connection, consumer.topic, landing_id)
         return repaired
 
 
-def _check_same_log(consumer: LandingConsumer, found: LandingSnapshot, ranges: Sequence[OffsetRange]) -> None:
-    """Raise ConsumerStopped if the landing table is not of the log that was claimed."""
+def _check_same_log(consumer: LandingConsumer, snapshot: LandingSnapshot, ranges: Sequence[OffsetRange]) -> None:
+    """Raise ConsumerStopped if the landing table holds another log than the one that was claimed."""
     for wanted in ranges:
-        if not is_same_topic(wanted.topic_id, found.topic_id):
+        if not is_same_topic(wanted.topic_id, snapshot.topic_id):
             why = (
-                f"consumer {consumer.name}: {wanted} was claimed of the topic with id {wanted.topic_id}, and landing "
-                f"table {raw_table(consumer.topic)} holds the one with id {found.topic_id}"
+                f"consumer {consumer.name}: {wanted} was claimed from the topic with id {wanted.topic_id}, and landing "
+                f"table {raw_table(consumer.topic)} holds the topic with id {snapshot.topic_id}"
             )
             raise ConsumerStopped({wanted.topic: why})

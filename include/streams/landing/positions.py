@@ -1,4 +1,4 @@
-"""Where a consumer of a landing table stands: its next offsets, its claims, and why it cannot go on."""
+"""The state of a consumer of a landing table: its next offsets, its claims, and why it is stopped."""
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
@@ -16,7 +16,7 @@ from include.streams.operations.tables import claim_ranges, claims
 
 
 class Claimant(Protocol):
-    """A consumer of a landing table, or what a trigger knows of it."""
+    """A consumer of a landing table, or the attributes of it that a trigger has."""
 
     @property
     def name(self) -> str: ...
@@ -29,15 +29,15 @@ class Claimant(Protocol):
 
 
 def next_offsets(connection: Connection, consumer: Claimant, of_topic: str) -> dict[int, int]:
-    """{partition: the next offset that the consumer has not claimed} of the topic with this id."""
+    """{partition: the consumer's next offset}, for the topic with this id. An offset below it is claimed."""
     known = positions_of(connection, consumer.name, [consumer.topic.name])
     return {p.number: offset for p, (identity, offset) in known.items() if is_same_topic(identity, of_topic)}
 
 
 def has_claim(connection: Connection, consumer: Claimant, run_id: str) -> bool:
-    """Whether this run has claimed before, because it is retried or was cleared."""
-    mine = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
-    return connection.scalar(mine) is not None
+    """Whether this run already has a claim, because it is retried or was cleared."""
+    own_claim = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
+    return connection.scalar(own_claim) is not None
 
 
 def open_claim_of_another_run(connection: Connection, consumer: str, run_id: str | None = None) -> str | None:
@@ -56,23 +56,23 @@ def open_claim_of_another_run(connection: Connection, consumer: str, run_id: str
 
 def claim_of(consumer: Claimant, run_id: str) -> tuple[int, list[OffsetRange]]:
     """The run's claim and its ranges. Raises LookupError when the run has none."""
-    mine = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
+    own_claim = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
     with begin() as connection:
-        claim_id = connection.scalar(mine)
+        claim_id = connection.scalar(own_claim)
         if claim_id is None:
             raise LookupError(f"consumer {consumer.name}: run {run_id} has no claim; clear the task that plans it")
         of_claim = select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)
-        found = connection.execute(of_claim.order_by(claim_ranges.c.partition)).all()
-    return claim_id, [OffsetRange(r.topic, r.topic_id, r.partition, r.readable_from, r.end_offset) for r in found]
+        rows = connection.execute(of_claim.order_by(claim_ranges.c.partition)).all()
+    return claim_id, [OffsetRange(r.topic, r.topic_id, r.partition, r.readable_from, r.end_offset) for r in rows]
 
 
 def check_same_topic(topic: LandedTopic, landing_id: str, kafka: Mapping[Partition, PartitionOffsets]) -> None:
-    """Raise ConsumerStopped when Kafka's topic is not the one that landed: the same offsets would be other messages."""
+    """Raise ConsumerStopped when Kafka's topic is not the landed one: the same offsets would be other messages."""
     for offsets in kafka.values():
         if not is_same_topic(offsets.topic_id, landing_id):
             why = (
                 f"topic {topic.name} was deleted and recreated (its id was {landing_id} and is {offsets.topic_id}), "
-                f"and landing table {raw_table(topic)} holds the old one's messages"
+                f"and landing table {raw_table(topic)} holds the messages of the old topic"
             )
             raise ConsumerStopped({topic.name: why})
 
@@ -86,7 +86,7 @@ def stopped_failure(consumer: Claimant, stopped: ConsumerStopped) -> Exception:
 
 
 def open_stopped_alarm(connection: Connection, consumer: Claimant, reasons: Iterable[str]) -> str:
-    """Open the alarm about logs that are not those that were claimed before, or add those that it does not name yet.
+    """Open the alarm about logs that are not those that were claimed before, or add the reasons that it lacks.
 
     Args:
         connection: A connection in a transaction.
@@ -98,6 +98,6 @@ def open_stopped_alarm(connection: Connection, consumer: Claimant, reasons: Iter
     """
     command = reset_command(consumer.name, consumer.topic.name, consumer.conn_id)
     # Partitions of a topic that was recreated have one reason.
-    texts = [f"{why}; {RUNBOOK} says how to go on, with: {command}" for why in dict.fromkeys(reasons)]
+    texts = [f"{why}; {RUNBOOK} says how to continue, with: {command}" for why in dict.fromkeys(reasons)]
     add_lasting(connection, consumer.name, AlarmKind.consumer_stopped, texts, key=consumer.topic.name)
     return "; ".join(texts)

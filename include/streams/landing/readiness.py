@@ -1,6 +1,6 @@
-"""Whether a run of a lane has something to do. The sensor checks it at its start, its trigger every few seconds.
+"""Whether a run of a lane has work. The sensor checks this at its start, and its trigger every few seconds.
 
-It blocks and has heavy imports: call it in a task, or in a thread of the triggerer.
+The check blocks and has heavy imports: call it in a task, or in a thread of the triggerer.
 """
 
 import logging
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How many offsets beyond the next ones a check for gaps covers. A gap further ahead holds up no run yet, and the run
-# looks for itself. The triggerer's other triggers wait while this one computes.
+# How many offsets after the next ones a check for gaps covers. A gap further ahead stops no run yet, and each run makes
+# its own check. The triggerer's other triggers wait while this one computes.
 LOOK_AHEAD = 100_000
 
 
@@ -30,7 +30,7 @@ class Readiness(StrEnum):
     no_table = "no landing table yet"
     stopped = "the log is not the one that was claimed before: a person must act"
     partly_stopped = "the logs of some partitions are not those that were claimed before: a person must act for them"
-    unanswered = "the partitions of what has landed do not answer"
+    unanswered = "the partitions with landed offsets do not answer"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Lane:
-    """What a check needs to know of a run and its `LandingConsumer`: plain values, because a trigger is serialized."""
+    """The attributes of a run and its consumer that a check needs, as plain values, because a trigger is serialized."""
 
     name: str
     topic_name: str
@@ -65,21 +65,21 @@ class Lane:
 
 
 def check_readiness(lane: Lane, *, verify_too: bool = True) -> Readiness:
-    """Whether a run of the lane should continue now.
+    """Check whether a run of the lane has work now.
 
-    It should if it already has a claim (it was cleared), or if no other run's claim is open and offsets from the
-    consumer's next one on have landed without a gap. Before it says so, it asks Kafka whether a claim could take them:
-    otherwise run after run would start, and fail, until a person acts. If the topic was recreated or its log truncated,
-    it opens the alarm about the stopped consumer.
+    It has work if it already has a claim (it was cleared), or if no other run's claim is open and the consumer's next
+    offset of a partition has landed. Before the result is `ready`, Kafka is queried for whether a claim could take the
+    offsets. Otherwise run after run would start and fail until a person acts. If the topic was recreated or its log
+    truncated, the alarm about the stopped consumer is opened.
 
     Args:
         lane: The run and its consumer.
-        verify_too: Look for gaps as well. A gap that is due then counts as something to do, because the run repairs it:
-            otherwise a lane whose last files were lost would wait forever. Also raises the alarm about a claim that is
-            open for too long.
+        verify_too: Whether to check for gaps too. A due gap then counts as work, because the run repairs it. Otherwise
+            a lane whose last files were lost would wait forever. Also opens the alarm about a claim that is open for
+            too long.
 
     Raises:
-        Exception: What the databases, the store and Kafka raise.
+        Exception: A database, the store or Kafka is unavailable.
     """
     from pyiceberg.exceptions import NoSuchTableError
 
@@ -115,7 +115,7 @@ def _check_table(lane: Lane, table: "Table", *, verify_too: bool) -> Readiness:
     try:
         return _with_work(lane, table, logs, verify_too=verify_too)
     except BrokenFiles as broken:
-        # The run takes them out of the table, and goes on with all partitions that answer.
+        # The run removes them from the table, and continues with all partitions that answer.
         log.warning("lane=%s files cannot be read: %s", lane.name, broken)
         return Readiness.ready if logs.claimable else logs.why_not({file.partition for file in broken.files})
 
@@ -136,29 +136,30 @@ def _with_work(lane: Lane, table: "Table", logs: "_Logs", *, verify_too: bool) -
         settled = gaps.settled(connection, topic_id(table), starts, ends)
     waiting: set[int] = set()
     for partition in landed.partitions:
-        # Only the next offset of each partition: a lane that is behind has thousands of files.
+        # Only the next offset of each partition is checked, because a lane that is behind has thousands of files.
         if partition in settled or landed.covered(partition, starts[partition], ends[partition]):
             if partition in logs.claimable:
                 return Readiness.ready
             waiting.add(partition)
     if verify_too:
-        found = verify(
+        verified = verify(
             lane.topic, starts, conn_id=lane.conn_id, grace=lane.landing_grace, max_offsets=LOOK_AHEAD, repairs=True
         )
-        due = {gap.offsets.partition for gap in found.due}
-        # A run repairs nothing in the others.
+        due = {gap.offsets.partition for gap in verified.due}
+        # A run repairs gaps only in claimable partitions.
         if due and due & logs.claimable:
             return Readiness.ready
         if due:
             with begin() as connection:
-                open_gap_alarm(connection, lane.topic, found.due)
-        # An idle lane is told as well: the sink reads these offsets again, and no run would look at them before.
-        waiting |= due | {partition.number for partition in found.snapshot.lost}
+                open_gap_alarm(connection, lane.topic, verified.due)
+        # Includes partitions with a lost log even if the lane is idle: the sink reads their offsets again, and no run
+        # would check them before that.
+        waiting |= due | {partition.number for partition in verified.snapshot.lost}
     return logs.why_not(waiting) if waiting else Readiness.no_data
 
 
 class _Logs:
-    """What a claim would find in Kafka, which is asked once, when there seems to be something to do."""
+    """The state of the logs in Kafka for a claim. Kafka is queried once, and only if there seems to be work."""
 
     def __init__(self, lane: Lane, table: "Table") -> None:
         self._lane, self._table = lane, table
@@ -174,7 +175,7 @@ class _Logs:
         return self._comparison[0]
 
     def why_not(self, partitions: Set[int]) -> Readiness:
-        """Why a run could not claim these partitions; opens the alarm if only a person can change it."""
+        """Why a run could not claim these partitions; opens the alarm if only a person can change this."""
         from include.streams.landing.positions import open_stopped_alarm
         from include.streams.operations.database import begin
 
@@ -183,12 +184,12 @@ class _Logs:
             return Readiness.unanswered
         with begin() as connection:
             open_stopped_alarm(connection, self._lane, stopped.values())
-        # The others must not wait for the person.
+        # The other partitions must not wait for a person.
         return Readiness.partly_stopped if self.claimable else Readiness.stopped
 
     @cached_property
     def _comparison(self) -> tuple[set[int], dict[int, str]]:
-        """The claimable partitions; and why the others are stopped, without those that do not answer."""
+        """(the claimable partitions, {partition: why it is stopped}); partitions that do not answer are in neither."""
         from sqlalchemy import select
 
         from include.streams.kafka.claims import lost_logs
@@ -206,9 +207,11 @@ class _Logs:
             kafka = group.look_now([lane.topic_name], needs_committed=False)
             check_same_topic(lane.topic, topic_id(self._table), kafka)
             landed = log_ends.compare(lane.topic, self._table, LandingIndex(self._table), kafka, group)
-            mine = select(positions).where(positions.c.consumer == lane.name, positions.c.topic == lane.topic_name)
+            own_positions = select(positions).where(
+                positions.c.consumer == lane.name, positions.c.topic == lane.topic_name
+            )
             with begin() as connection:
-                known = {Partition(row.topic, row.partition): row for row in connection.execute(mine)}
+                known = {Partition(row.topic, row.partition): row for row in connection.execute(own_positions)}
             claimed = lost_logs(lane.name, known, kafka, group.without_their_end)
         stopped, unanswered = {**landed.lost, **claimed[0]}, landed.unanswered | claimed[1]
         claimable = {p.number for p in kafka if p not in stopped and p not in unanswered}

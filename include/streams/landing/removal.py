@@ -1,6 +1,6 @@
-"""Remove connectors whose topic is no longer landed. A person does this, never `apply`.
+"""Remove connectors whose topic is no longer landed. Only a person does this; `apply` removes no connector.
 
-If a topic is missing from the registry, the registry may be wrong, or it may belong to another project.
+If a topic is missing from the registry, the registry may be wrong, or the topic may belong to another project.
 """
 
 from collections.abc import Iterable
@@ -17,10 +17,10 @@ from include.streams.operations.database import begin
 
 
 def remove(name: str, topics: Iterable[Topic], connect: Connect) -> list[str]:
-    """Remove a connector that `left_over` names, then close its alarms, which nothing updates any more.
+    """Remove a connector that `left_over` names, then close its alarms, because no check updates them any more.
 
-    If it is killed in between, the next call does the rest. The landing table, the control topic and the groups'
-    offsets stay: a topic that is landed again continues where it stopped.
+    If the process is killed in between, the next call does the rest. The landing table, the control topic and the
+    groups' offsets stay: if the topic is landed again, it continues where it stopped.
 
     Args:
         name: The connector.
@@ -37,26 +37,26 @@ def remove(name: str, topics: Iterable[Topic], connect: Connect) -> list[str]:
     topics = landed_topics(topics)
     if name in map(connector_name, topics):
         raise ValueError(
-            f"connector {name} lands a topic of the registry, and `apply` would make it again: take landed=True from "
-            f"the topic first; `stop` ends it for a while"
+            f"connector {name} lands a topic of the registry, so `apply` would create it again: first remove "
+            f"landed=True from the topic. `stop` stops the connector without removing it"
         )
-    found = left_over(topics, connect)
-    changes = [f"connector {name}: removed"] if name in found and connect.delete(name) else []
-    changes += _forget(name)
+    left_over_connectors = left_over(topics, connect)
+    changes = [f"connector {name}: removed"] if name in left_over_connectors and connect.delete(name) else []
+    changes += _forget_watch(name)
     if not changes:
         raise LookupError(
-            f"no connector {name} is left over from a topic that is no longer landed; there are "
-            f"{', '.join(sorted(found)) or 'none'}"
+            f"no connector {name} is left over from a topic that is no longer landed; left over are "
+            f"{', '.join(sorted(left_over_connectors)) or 'none'}"
         )
     return changes
 
 
-def _forget(name: str) -> list[str]:
+def _forget_watch(name: str) -> list[str]:
     with begin() as connection:
         kinds = [alarm.kind for alarm in open_alarms(connection) if alarm.source == name]
-        mine = delete(connector_watch).where(connector_watch.c.connector == name).returning(connector_watch.c.connector)
-        if connection.execute(mine).first() is None:
-            # Not a connector of this project: its alarms may belong to others and stay.
+        row = delete(connector_watch).where(connector_watch.c.connector == name).returning(connector_watch.c.connector)
+        if connection.execute(row).first() is None:
+            # Not a connector of this project, so its alarms may belong to another project and stay open.
             return []
         closed = [kind for kind in kinds if close_alarm(connection, name, kind, "the connector was removed")]
     return [f"connector {name}: no longer watched", *(f"alarm {kind} of {name}: closed" for kind in closed)]

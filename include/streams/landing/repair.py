@@ -1,13 +1,13 @@
 """Close gaps in a landing table: read exactly the missing offsets from Kafka and append them, once.
 
-The offsets are repaired in steps of limited size, and each step is recorded: after a kill, the next try continues
-there. Kafka and the store are read in no transaction and under no lock.
+The offsets are repaired in steps of limited size, and each step is recorded. If the process is killed, the next try
+continues after the last recorded step. Kafka and the store are read outside of transactions and without a lock.
 
 If the process is killed before a commit, nothing was appended, and the next try reads the step's offsets again. If it
-is killed after the commit, the next check finds that the offsets have landed. Two repairs at once: a commit succeeds
-only on the same snapshot in which the offsets were missing, so the second fails, checks again and finds nothing to do
-in this step. Late files of the sink may still bring the same offsets. They are duplicates by coordinates, as after any
-rewind of the sink, and are read once (`units.py`).
+is killed after the commit, the next check finds that the offsets have landed. If two repairs run at once, a commit
+succeeds only on the snapshot in which the offsets were missing. So the second fails, checks again, and finds nothing to
+do in this step. Late files of the sink may still contain the same offsets. They are duplicates by coordinates, as after
+any rewind of the sink, and each offset is read once (`units.py`).
 """
 
 import logging
@@ -44,21 +44,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The limit of what is in memory at once and of what one commit appends.
+# The most bytes of values that are in memory at once and that one commit appends.
 MAX_BYTES = 32 * 1024 * 1024
-# Each transaction leaves a hole of one offset. Holes that are closer together than this are read in one go: to begin to
-# read somewhere else costs about as much as reading so many records.
+# Each transaction leaves a hole of one offset. Holes that are closer together than this are read in one pass, because a
+# new start of reading takes about as long as reading this many records.
 READ_THROUGH = 2_000
-# The offsets of a step, those that are read through or jumped over included, and the bytes that it reads: seconds of
-# work, which is lost if the process is killed.
+# The limits of a step: its offsets, including those that are only read through, and the bytes that it reads. A step
+# takes seconds, and is repeated if the process is killed.
 STEP_OFFSETS, STEP_BYTES = 100_000, 256 * 1024 * 1024
-# Of one append. The sink commits every few seconds, so conflicts are normal.
+# Tries of one append. The sink commits every few seconds, so conflicts are normal.
 COMMIT_TRIES = 10
 REPAIR_PROPERTY = "landing.repair"
 
 
 class RepairFailed(Exception):
-    """Other writers committed first at every try. The retry continues after what was appended."""
+    """Another writer committed first in every try. The retry continues after the records that were appended."""
 
 
 @dataclass
@@ -73,9 +73,9 @@ class Repaired:
 def repair(topic: LandedTopic, due: Iterable[Gap], *, conn_id: str = CONN_ID) -> Repaired:
     """Append the missing records of these gaps, and record the outcome of every offset.
 
-    Offsets that hold no record are not a loss. For offsets that retention has removed, an alarm states the loss. They
-    then count as settled, so that claims go past them. A partition that has no leader, or cannot be read, keeps its
-    gaps: the other partitions do not wait for it.
+    Offsets that hold no record are no loss. For offsets that retention has removed, an alarm reports the loss. They
+    then count as settled, so that claims continue after them. A partition that has no leader, or cannot be read, keeps
+    its gaps, and the other partitions do not wait for it.
 
     Args:
         topic: The landed topic.
@@ -83,10 +83,11 @@ def repair(topic: LandedTopic, due: Iterable[Gap], *, conn_id: str = CONN_ID) ->
         conn_id: The Airflow connection of Kafka.
 
     Returns:
-        What became of the offsets.
+        How many of the offsets had which outcome.
 
     Raises:
-        RepairFailed: Airflow retries, as for what the catalog and the store raise. The alarm is open then.
+        RepairFailed: Another writer committed first in every try. Airflow retries, as it does when the catalog or the
+            store is unavailable. The alarm is open then.
         ConsumerStopped: The topic was deleted and recreated.
     """
     from confluent_kafka import KafkaException
@@ -101,19 +102,19 @@ def repair(topic: LandedTopic, due: Iterable[Gap], *, conn_id: str = CONN_ID) ->
     with GroupOffsets(sink_group(topic), conn_id, **CONSUMER_SETTINGS) as group:
         reader = RangeReader(group.consumer, batch_size=5_000)
         for (of_topic, partition), ranges in sorted(by_partition.items()):
-            each = _Repair(topic, of_topic, partition, group, reader, repaired)
+            partition_repair = _Repair(topic, of_topic, partition, group, reader, repaired)
             try:
-                each.close(intervals.union(ranges))
+                partition_repair.close(intervals.union(ranges))
             except (KafkaException, ReadingStalled):
-                # Not raised: the other partitions must not wait for this one.
+                # Not raised, because the other partitions must not wait for this one.
                 log.exception("not repaired: %s-%d cannot be read", topic.name, partition)
-                each.report("they cannot be read from Kafka")
+                partition_repair.report("they cannot be read from Kafka")
             except ConsumerStopped:
-                # An alarm of its own says that this is another topic.
+                # Not reported here: the caller opens the alarm about a stopped consumer.
                 raise
             except BaseException:
-                # Airflow's timeout is no Exception.
-                each.report("their repair has failed")
+                # BaseException, because Airflow's timeout is not an Exception.
+                partition_repair.report("their repair has failed")
                 raise
     return repaired
 
@@ -136,13 +137,13 @@ class _Repair:
         self.reported: set[str] = set()
 
     def close(self, wanted: Ranges) -> None:
-        # All that retention has removed at once: a loss that needs no reading is one message of the alarm.
+        # The lost offsets of all steps at once, so that one message of the alarm reports them.
         self.missing = self._without_lost(self._missing(load_landing_table(self.topic), wanted))
         for step in _steps(self.missing):
             self._close(step)
 
     def report(self, what: str) -> None:
-        """Open the alarm about this partition, or add to it, once; a check that finds nothing missing closes it."""
+        """Open the alarm about this partition, or add to it, once for each text. A later check closes it."""
         if what in self.reported:
             return
         self.reported.add(what)
@@ -155,7 +156,7 @@ class _Repair:
             batch, holes = self._read(missing)
             if batch:
                 self._append(batch)
-            # After the commit: if the process is killed in between, the holes are found again.
+            # After the commit. If the process is killed in between, the next try finds the holes again.
             gaps.record_outcome(self.topic.name, self.of_topic, self.partition, State.no_record, holes)
             if holes:
                 self.repaired.without_record += intervals.total(holes)
@@ -165,47 +166,48 @@ class _Repair:
         if not wanted:
             return []
         if topic_id(table) != self.of_topic:
-            log.warning("table %s was made again: its old gaps are gone", raw_table(self.topic))
+            log.warning("table %s was created again: its old gaps are gone", raw_table(self.topic))
             return []
         start, end = wanted[0][0], wanted[-1][1]
         landed = LandingIndex(table).covered(self.partition, start, end)
         with begin() as connection:
-            found = gaps.settled(connection, self.of_topic, {self.partition: start}, {self.partition: end})
-        return intervals.subtract(wanted, intervals.union([*landed, *found.get(self.partition, [])]))
+            settled = gaps.settled(connection, self.of_topic, {self.partition: start}, {self.partition: end})
+        return intervals.subtract(wanted, intervals.union([*landed, *settled.get(self.partition, [])]))
 
     def _without_lost(self, missing: Ranges) -> Ranges:
         """The missing offsets that Kafka still has; those that retention has removed are recorded as lost."""
         if not missing:
             return []
-        mine = Partition(self.topic.name, self.partition)
-        kafka = self.group.look_now([self.topic.name], needs_committed=False, only=mine)
+        partition = Partition(self.topic.name, self.partition)
+        kafka = self.group.look_now([self.topic.name], needs_committed=False, only=partition)
         check_same_topic(self.topic, self.of_topic, kafka)
-        if (offsets := kafka.get(mine)) is None:
+        if (offsets := kafka.get(partition)) is None:
             self.report("it has no leader")
             return []
         lost = intervals.subtract(missing, [(offsets.low, max(offsets.low, missing[-1][1]))])
         if lost:
             text = (
                 f"{intervals.total(lost)} offsets of {self.topic.name}-{self.partition} are in no landed file, and "
-                f"retention has removed them from Kafka: {intervals.text(lost)}. They are lost; those behind them are "
-                f"processed ({RUNBOOK})"
+                f"retention has removed them from Kafka: {intervals.text(lost)}. They are lost; the offsets after them "
+                f"are processed ({RUNBOOK})"
             )
-            # Before `record`, which settles the offsets: if the process is killed in between, they would never be
-            # checked again, and the loss would never be reported.
+            # Before `record_outcome`, which settles the offsets. In the other order, a kill in between would mean that
+            # they are never checked again, and the loss is never reported.
             with begin() as connection:
                 add_to_alarm(connection, raw_table(self.topic), AlarmKind.messages_lost, text)
             gaps.record_outcome(self.topic.name, self.of_topic, self.partition, State.lost, lost)
             self.repaired.lost += intervals.total(lost)
-        # Not beyond what Kafka shows: behind an open transaction, or after a truncation, nothing can be decided yet.
+        # Only up to the end that Kafka shows: after the beginning of an open transaction, or after a truncation,
+        # nothing can be decided yet.
         return intervals.intersect(missing, [(offsets.low, max(offsets.low, offsets.end))])
 
     def _read(self, missing: Ranges) -> tuple[list[Message], Ranges]:
         """Read the records of these offsets, as many as one commit appends.
 
         Returns:
-            The records, and those of the offsets before the end of what was read that hold no record.
+            (records, holes): holes are the requested offsets that hold no record, up to where the reading ended.
         """
-        found: list[Message] = []
+        records: list[Message] = []
         holes: Ranges = []
         size = read = 0
         for span in _spans(missing):
@@ -218,50 +220,52 @@ class _Repair:
                 while message.offset >= last:
                     first, last = next(wanted)
                 if message.offset >= first:
-                    found.append(message)
+                    records.append(message)
                     offsets.append(message.offset)
                     size += len(message.value or b"")
                 if size >= MAX_BYTES or read >= STEP_BYTES:
                     done = message.offset + 1
                     break
             if self.reader.gone:
-                # Retention has removed some in the meantime: these are no holes. The next look finds them lost.
-                return found, holes
+                # Retention has removed some offsets in the meantime. They are no holes; the next pass records them as
+                # lost.
+                return records, holes
             holes += intervals.subtract(intervals.between(span, span[0][0], done), intervals.of_numbers(offsets))
             if done < span[-1][1]:
                 break
-        return found, holes
+        return records, holes
 
     def _messages(self, start: int, end: int) -> Iterator[Message]:
         for batch in self.reader.read(OffsetRange(self.topic.name, self.of_topic, self.partition, start, end)):
             yield from batch
 
     def _append(self, batch: list[Message]) -> None:
-        """Append the records, without those that land meanwhile.
+        """Append the records, without those that have landed in the meantime.
 
-        The table is looked at again after the reading, and before each further try. So only a commit during the upload
-        is a conflict, and none costs a second reading: a busy sink commits more often than a large gap can be read.
+        The table is loaded again after the reading, and before each further try. So only a commit during the upload is
+        a conflict, and a conflict does not repeat the reading: a busy sink commits more often than a large gap can be
+            read.
 
         Raises:
-            RepairFailed: Somebody else has committed first at each try.
+            RepairFailed: Another writer committed first in each try.
         """
         for _ in range(COMMIT_TRIES):
             table = load_landing_table(self.topic)
             read = intervals.of_numbers(message.offset for message in batch)
             missing = self._missing(table, read)
             if missing != read:
-                batch = [each for each in batch if intervals.between(missing, each.offset, each.offset + 1)]
+                batch = [m for m in batch if intervals.between(missing, m.offset, m.offset + 1)]
             if not batch or self._is_appended(table, batch):
                 return
         raise RepairFailed(f"table {raw_table(self.topic)} was changed at each of {COMMIT_TRIES} tries")
 
     def _is_appended(self, table: "Table", batch: list[Message]) -> bool:
-        """Append the records; returns False when somebody else has committed since the table was loaded."""
+        """Append the records; returns False when another writer has committed since the table was loaded."""
         from pyiceberg.exceptions import CommitFailedException
 
         from include.streams.lake.writing import only_on_this_state
 
-        # Before the append: it is reported even if the process is killed in between.
+        # Before the append, so that it is reported even if the process is killed in between.
         count, where = intervals.total(self.missing), intervals.text(self.missing)
         self.report(f"they are read from Kafka and appended. {count} offsets were missing: {where}")
         only_on_this_state(table)
@@ -270,7 +274,7 @@ class _Repair:
         try:
             table.append(_rows(table, batch), snapshot_properties={REPAIR_PROPERTY: what})
         except CommitFailedException as error:
-            log.info("%s: changed meanwhile, looking again: %s", raw_table(self.topic), error)
+            log.info("%s: changed in the meantime, checked again: %s", raw_table(self.topic), error)
             return False
         log.warning("repaired: table=%s %s", raw_table(self.topic), what)
         numbers = intervals.of_numbers(message.offset for message in batch)
@@ -280,7 +284,7 @@ class _Repair:
 
 
 def _steps(ranges: Ranges) -> Iterator[Ranges]:
-    """Cut the ranges into steps of at most STEP_OFFSETS offsets, with those in between that a step reads or skips."""
+    """Cut the ranges into steps of at most STEP_OFFSETS offsets; offsets that are only read through count too."""
     step: Ranges = []
     left = STEP_OFFSETS
     for start, end in ranges:
@@ -323,7 +327,7 @@ def _rows(table: "Table", batch: list[Message]) -> "pyarrow.Table":
     }
     headers = headers_of(table)
     for name in headers:
-        # The last one of this name, as in `parse`.
+        # If a name occurs several times, the last header counts, as in `parse`.
         columns[header_column(name)] = [dict(message.headers).get(name) for message in batch]
     if headers:
         columns[HEADERS_LANDED] = [",".join(headers)] * len(batch)

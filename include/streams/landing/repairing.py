@@ -1,8 +1,8 @@
-"""The task `repair_gaps`, in front of the plan: read from Kafka what the sink has lost of the next claim's offsets.
+"""The task `repair_gaps`, which runs before the plan: read offsets of the next claim from Kafka that the sink has lost.
 
 The plan claims each partition up to its first gap, whether or not this task has run. So if the process is killed in
-this task, or between it and the plan, nothing is lost: what is repaired is in the table, and the next try finds the
-rest. Two tries at once: see `repair.py`.
+this task, or between it and the plan, nothing is lost: repaired records are in the table, and the next try repairs the
+rest. `repair.py` says what happens if two tries run at once.
 """
 
 import logging
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 def repair_gaps(consumer: LandingConsumer, run_id: str) -> RepairedGaps:
     """Repair the gaps that are due in the offsets that the consumer's next claim can take.
 
-    A run that has a claim, because it is retried or was cleared, keeps its ranges: nothing is checked for it here.
+    A run that already has a claim, because it is retried or was cleared, keeps its ranges, so nothing is checked.
 
     Args:
         consumer: The landing consumer.
         run_id: The Dag run.
 
     Returns:
-        What became of the missing offsets.
+        How many of the missing offsets had which outcome.
 
     Raises:
         AirflowFailException: The topic was recreated. Other exceptions are for Airflow's retries.
@@ -50,7 +50,7 @@ def _repair(consumer: LandingConsumer) -> Repaired:
     if not due:
         return Repaired()
     repaired = repair(consumer.topic, due, conn_id=consumer.conn_id)
-    # Takes what is repaired off the record of missing offsets, and closes the alarm.
+    # Deletes the repaired offsets from the recorded missing offsets, and closes the alarm.
     verify_next_claim(consumer)
     return repaired
 

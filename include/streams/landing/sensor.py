@@ -10,13 +10,13 @@ from include.streams.landing.consumers import LandingConsumer
 
 
 class LandedOffsetsSensor(BaseSensorOperator):
-    """Succeeds when a run of this consumer has something to do; skips its run after `idle_minutes` without new data.
+    """Succeeds when a run of this consumer has work; skips the run after `idle_minutes` without new data.
 
-    A run has something to do when no claim of another run is open, and there are landed offsets that are not claimed,
-    or a gap that is due for repair. A run that already has a claim, because it was cleared, continues at once. If there
-    is something to do at the start, the task does not defer. Otherwise it waits in the triggerer, and ends there.
+    A run has work when no claim of another run is open, and there are landed offsets that are not claimed, or a gap
+    that is due for repair. A run that already has a claim, because it was cleared, continues at once. If there is work
+    at the start, the task does not defer. Otherwise it waits in the triggerer, and ends there.
 
-    The skip is needed in a Dag with one active run: a cleared run waits in the queue until this run ends.
+    The skip is needed in a Dag with `max_active_runs=1`: a cleared run stays queued until this run ends.
 
     Args:
         consumer: The landing consumer.
@@ -28,7 +28,7 @@ class LandedOffsetsSensor(BaseSensorOperator):
     def __init__(
         self, *, consumer: LandingConsumer, idle_minutes: float = 10, poll_seconds: float = 3, **kwargs: Any
     ) -> None:
-        # Airflow counts the wait as execution: a shorter timeout would fail a run that is merely idle.
+        # Airflow counts the wait as execution, so a shorter timeout would fail an idle run.
         longest = timedelta(minutes=idle_minutes + 10)
         super().__init__(**{**kwargs, "execution_timeout": max(longest, kwargs.get("execution_timeout") or longest)})
         self.consumer, self.idle_minutes, self.poll_seconds = consumer, idle_minutes, poll_seconds
@@ -47,20 +47,20 @@ class LandedOffsetsSensor(BaseSensorOperator):
             max_claim_age_seconds=self.consumer.max_claim_age.total_seconds(),
         )
         try:
-            # Without a query to Kafka: the trigger does that when there is nothing else to do.
-            found = check_readiness(lane, verify_too=False)
+            # Without the check for gaps, which queries Kafka: the trigger makes it while the run waits.
+            readiness = check_readiness(lane, verify_too=False)
         except Exception as error:
             # The trigger waits until the service is available again, and takes no slot while it waits.
-            self.log.warning("lane=%s cannot look, waiting: %s", lane.name, error)
+            self.log.warning("lane=%s cannot be checked, waiting: %s", lane.name, error)
         else:
-            if found is Readiness.ready:
+            if readiness is Readiness.ready:
                 return
-            self.log.info("lane=%s waiting: %s", lane.name, found)
+            self.log.info("lane=%s waiting: %s", lane.name, readiness)
         trigger = LandedOffsetsTrigger.of(lane, until=until, poll_seconds=self.poll_seconds)
         self.defer(trigger=trigger, method_name="execute_complete")
 
     def execute_complete(self, context: Any, event: Any = None) -> None:
-        """The method that a deferred task would resume with; the trigger's events end the task without a worker.
+        """The method with which a deferred task would resume. It is never called: the trigger's event ends the task.
 
         Args:
             context: Airflow's context.

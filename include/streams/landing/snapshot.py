@@ -1,8 +1,8 @@
-"""What a landing table holds and lacks, read once.
+"""A consistent view of a landing table: which offsets it holds, and which are missing.
 
-`LandingSnapshot.load` asks Kafka, the catalog, the store and the operational database. What follows from the answers is
-computed from them alone: the gaps, what can be claimed, and which files hold it. So a task asks once, and all that it
-decides fits together.
+`LandingSnapshot.load` reads Kafka, the catalog, the store and the operational database once. The gaps, the offsets that
+can be claimed, and the files that hold them are computed from this state, without further reads. So all decisions of a
+task are based on the same state.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -32,9 +32,10 @@ from include.streams.operations.database import begin
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
-# For missing offsets below offsets that have landed: the sink lands a partition in order. The later offsets must have
-# been in the table for this long, which allows for a commit that was cut in two. The table's snapshots say for how
-# long, not the first check: a lane that catches up would wait again for each part of its backlog.
+# The grace period for missing offsets before landed offsets: because the sink lands a partition in order, they are a
+# gap as soon as the later offsets have been in the table for this long. The period allows for two commits instead of
+# one. The time is taken from the table's snapshots, not from the first check: otherwise a lane that catches up would
+# wait again for each part of its backlog.
 INNER_GRACE = timedelta(seconds=30)
 
 # Arguments: a connection to the operational database, the landing table's topic id. Returns {partition: offset}.
@@ -51,13 +52,13 @@ class LandingSnapshot:
         location: The address of the landing table.
         columns: The columns of the landing table.
         begins: {partition: the offset from which the table should be complete}.
-        checked: {partition: (start, end) of the offsets that were looked at}.
+        checked: {partition: (start, end) of the offsets that this snapshot covers}.
         ends: {partition: the end of the offsets that should have landed}.
         files: {partition: the files that overlap these offsets, sorted by first offset}.
         settled: {partition: the offsets that are recorded as holding no record or as lost}.
         kafka: The offsets of the topic's partitions in Kafka, without those in `unanswered`; empty in a snapshot
             `of_ranges`.
-        lost: {partition: what happened} where the log has lost records that have landed.
+        lost: {partition: what happened} where the log has lost landed records.
         unanswered: The partitions whose log could not be compared with what has landed.
         long_landed: {partition: the end of what had landed INNER_GRACE ago}; empty if no offset is missing.
         max_offsets: How many offsets the caller needs; None: all.
@@ -80,16 +81,16 @@ class LandingSnapshot:
 
     @classmethod
     def load(cls, consumer: LandingConsumer) -> "LandingSnapshot":
-        """Read what the consumer's next claim can take, from its positions on.
+        """Read the offsets that the consumer's next claim can take, from its positions on.
 
         Args:
             consumer: The landing consumer.
 
         Raises:
             ConsumerStopped: The topic was deleted and recreated.
-            BrokenFiles: The store has lost or cut some of the files.
+            BrokenFiles: The store has lost or truncated some of the files.
             KafkaException: The broker is unavailable or refuses.
-            Exception: What the catalog, the store and the database raise.
+            Exception: The catalog, the store or the database is unavailable.
         """
         return cls._load(
             consumer.topic,
@@ -107,13 +108,13 @@ class LandingSnapshot:
         max_offsets: int | None = None,
         conn_id: str = CONN_ID,
     ) -> "LandingSnapshot":
-        """Read a topic's table, whoever consumes it. Raises what `load` raises.
+        """Read a topic's table, independent of its consumers. Raises as `load` does.
 
         Args:
             topic: The landed topic.
-            starts: {partition: the first offset to look at}; by default where the table begins.
-            max_offsets: How many offsets the caller needs. Of each partition, so many of its landed offsets are looked
-                at. None: all.
+            starts: {partition: the first offset to read}; by default where the table begins.
+            max_offsets: How many offsets the caller needs. Of each partition, this many landed offsets are read;
+                offsets without a file are not counted. None: all.
             conn_id: The Airflow connection of Kafka.
         """
         return cls._load(topic, lambda *_: starts or {}, max_offsets=max_offsets, conn_id=conn_id)
@@ -123,43 +124,46 @@ class LandingSnapshot:
         cls, topic: LandedTopic, starts_of: Starts, *, max_offsets: int | None, conn_id: str
     ) -> "LandingSnapshot":
         with GroupOffsets(sink_group(topic), conn_id, **CONSUMER_SETTINGS) as group:
-            # Read Kafka before the table: offsets that are committed by now have had more time to land.
+            # Kafka is read before the table, so that the committed offsets have had more time to land.
             kafka = group.look_now([topic.name])
             table = load_landing_table(topic)
             landing_id = topic_id(table)
             check_same_topic(topic, landing_id, kafka)
             landed, begins = LandingIndex(table), start_offsets(table)
             if any(offsets.end < landed.end(partition.number) for partition, offsets in kafka.items()):
-                kafka = _looked_again(topic, group, kafka)
+                kafka = _fetch_again(topic, group, kafka)
             logs = log_ends.compare(topic, table, landed, kafka, group)
         kafka = {partition: offsets for partition, offsets in kafka.items() if partition not in logs.unanswered}
         numbers = sorted({partition.number for partition in kafka} | set(landed.partitions) | set(begins))
         with begin() as connection:
             starts = starts_of(connection, landing_id)
-            froms = {number: starts.get(number, begins.get(number, 0)) for number in numbers}
+            from_offsets = {number: starts.get(number, begins.get(number, 0)) for number in numbers}
             ends: dict[int, int] = {}
-            tos: dict[int, int] = {}
-            for number, start in froms.items():
+            to_offsets: dict[int, int] = {}
+            for number, start in from_offsets.items():
                 landed_end = landed.end(number)
                 offsets = kafka.get(Partition(topic.name, number))
                 ends[number] = max(start, landed_end, (offsets and offsets.committed) or 0)
-                # The limit is for offsets in files. Those at the end, which are in none, cost nothing, and all of them
-                # are noted now: their grace must not begin again with each part.
+                # The limit is for offsets in files. Offsets at the end that are in no file cost nothing, and all of
+                # them are recorded now. Otherwise the grace period would begin again with each part.
                 is_far = max_offsets is not None and start + max_offsets < landed_end
-                tos[number] = start + max_offsets if is_far else ends[number]  # type: ignore[operator]
-            settled = gaps.settled(connection, landing_id, froms, tos)
+                to_offsets[number] = start + max_offsets if is_far else ends[number]  # type: ignore[operator]
+            settled = gaps.settled(connection, landing_id, from_offsets, to_offsets)
         long_landed: dict[int, int] = {}
-        found = cls(
+        snapshot = cls(
             topic=topic.name,
             topic_id=landing_id,
             location=table.location(),
             columns=_columns(table),
             begins=begins,
-            checked={number: (start, tos[number]) for number, start in froms.items()},
+            checked={number: (start, to_offsets[number]) for number, start in from_offsets.items()},
             ends=ends,
-            # In no transaction: the files take long to read after an outage, and the server ends a transaction that
-            # idles.
-            files={number: landed.files_with_offsets(number, start, tos[number]) for number, start in froms.items()},
+            # Outside of the transaction: after an outage the files take long to read, and the server ends idle
+            # transactions.
+            files={
+                number: landed.files_with_offsets(number, start, to_offsets[number])
+                for number, start in from_offsets.items()
+            },
             settled=settled,
             kafka=kafka,
             lost=logs.lost,
@@ -168,24 +172,25 @@ class LandingSnapshot:
             max_offsets=max_offsets,
         )
         if (
-            any(found.gaps().values())
+            any(snapshot.gaps().values())
             and (before := LandingIndex.before(table, datetime.now(UTC) - INNER_GRACE)) is not None
         ):
-            # Not in a copy: the offsets of a topic with transactions take as long to compute as to read.
+            # Updated in place, because a copy would compute the offsets again, which takes long for a topic with
+            # transactions.
             long_landed.update((number, before.end(number)) for number in numbers)
-        return found
+        return snapshot
 
     @classmethod
     def of_ranges(cls, topic: LandedTopic, ranges: Iterable[OffsetRange]) -> "LandingSnapshot":
-        """Read what holds the ranges of a claim now. Kafka is not asked.
+        """Read the files that hold the ranges of a claim now. Kafka is not queried.
 
         Args:
             topic: The landed topic.
             ranges: The claim's ranges.
 
         Raises:
-            BrokenFiles: The store has lost or cut some of the files.
-            Exception: What the catalog, the store and the database raise.
+            BrokenFiles: The store has lost or truncated some of the files.
+            Exception: The catalog, the store or the database is unavailable.
         """
         table = load_landing_table(topic)
         landed = LandingIndex(table)
@@ -194,8 +199,8 @@ class LandingSnapshot:
             start, end = checked.get(part.partition, (part.start, part.end))
             checked[part.partition] = (min(start, part.start), max(end, part.end))
         with begin() as connection:
-            # Gaps are recorded under the table's own id: a claim may be of a later generation of the log.
-            settled = gaps.settled(connection, topic_id(table), *_both(checked))
+            # Gaps are recorded under the table's own id. A claim may have the id of a later generation of the log.
+            settled = gaps.settled(connection, topic_id(table), *_starts_and_ends(checked))
         return cls(
             topic=topic.name,
             topic_id=topic_id(table),
@@ -203,8 +208,8 @@ class LandingSnapshot:
             columns=_columns(table),
             begins=start_offsets(table),
             checked=checked,
-            ends=_both(checked)[1],
-            files={number: landed.files_with_offsets(number, *both) for number, both in checked.items()},
+            ends=_starts_and_ends(checked)[1],
+            files={number: landed.files_with_offsets(number, *span) for number, span in checked.items()},
             settled=settled,
             kafka={},
             lost={},
@@ -214,32 +219,32 @@ class LandingSnapshot:
 
     @cached_property
     def covered(self) -> Mapping[int, Ranges]:
-        """{partition: the offsets that have landed or are settled, of those that were looked at}."""
+        """{partition: the offsets that have landed or are settled}, within `checked`."""
         return {
             number: intervals.union(
                 [
-                    *intervals.between(intervals.union(r for held in self.files[number] for r in held.offsets), *both),
+                    *intervals.between(intervals.union(r for held in self.files[number] for r in held.offsets), *span),
                     *self.settled.get(number, []),
                 ]
             )
-            for number, both in self.checked.items()
+            for number, span in self.checked.items()
         }
 
     def gaps(self) -> Mapping[int, Ranges]:
-        """{partition: the offsets that are missing, of those that were looked at}."""
+        """{partition: the offsets that are missing}, within `checked`."""
         return self._gaps
 
     @cached_property
     def _gaps(self) -> Mapping[int, Ranges]:
-        return {number: intervals.subtract([both], self.covered[number]) for number, both in self.checked.items()}
+        return {number: intervals.subtract([span], self.covered[number]) for number, span in self.checked.items()}
 
     def is_comparable(self, gap: Gap) -> bool:
-        """Whether Kafka's log holds what this table lacks there; otherwise Kafka would answer with other records."""
+        """Whether Kafka's log still holds the gap's own records; otherwise Kafka would return other records."""
         partition = Partition(self.topic, gap.offsets.partition)
         return partition not in self.lost and partition not in self.unanswered
 
     def due(self, known: Iterable[Gap], grace: timedelta) -> list[Gap]:
-        """The gaps that have outlived their grace period.
+        """The gaps that are older than their grace period.
 
         Args:
             known: Gaps of this snapshot, with their age.
@@ -252,7 +257,7 @@ class LandingSnapshot:
         ]
 
     def needed(self, known: Iterable[Gap]) -> list[Gap]:
-        """The gaps, as far as a claim of `max_offsets` offsets would take their offsets."""
+        """The parts of the gaps that a claim of `max_offsets` offsets would take."""
         if self.max_offsets is None:
             ends = {number: end for number, (_, end) in self.checked.items()}
         else:
@@ -262,7 +267,7 @@ class LandingSnapshot:
         return [cut for gap in known if (cut := _cut(gap, ends[gap.offsets.partition]))]
 
     def end(self, partition: int, start: int) -> int:
-        """The first offset of the partition, from `start` on, that is missing; `start` if its log is not the same."""
+        """The first missing offset of the partition from `start` on; `start` if the log has lost landed records."""
         if Partition(self.topic, partition) in self.lost:
             return start
         return contiguous_end(start, self.covered.get(partition, []))
@@ -273,7 +278,7 @@ class LandingSnapshot:
         Args:
             next_now: {partition: the next offset that the consumer has not claimed}, read under the lock of the claim.
         """
-        found: dict[Partition, PartitionOffsets] = {}
+        claimable: dict[Partition, PartitionOffsets] = {}
         for partition, offsets in self.kafka.items():
             low = self.begins.get(partition.number, 0)
             start = max(low, next_now.get(partition.number, low))
@@ -281,14 +286,14 @@ class LandingSnapshot:
             # log. If the log itself ends before the claimed offsets, it was truncated, and the claim stops the
             # consumer.
             end = max(start, self.end(partition.number, start)) if offsets.end >= start else offsets.end
-            found[partition] = PartitionOffsets(offsets.topic_id, low, end, leader_epoch=offsets.leader_epoch)
-        return found
+            claimable[partition] = PartitionOffsets(offsets.topic_id, low, end, leader_epoch=offsets.leader_epoch)
+        return claimable
 
     def slices(self, ranges: Iterable[OffsetRange]) -> dict[OffsetRange, list[FileSlice]]:
-        """Which pieces of which files hold the ranges.
+        """Which slices of which files hold the ranges.
 
         Args:
-            ranges: Ranges of a claim, within what was looked at.
+            ranges: Ranges of a claim, within `checked`.
 
         Raises:
             NotLanded: An offset is in no file, and is not settled.
@@ -299,18 +304,18 @@ class LandingSnapshot:
         }
 
 
-def _looked_again(
+def _fetch_again(
     topic: LandedTopic, group: GroupOffsets, before: Mapping[Partition, PartitionOffsets]
 ) -> dict[Partition, PartitionOffsets]:
-    """The offsets after the table was loaded, with what the sink had committed before.
+    """Fetch the offsets again after the table was loaded, and keep the committed offsets of the first fetch.
 
-    More has landed since the first look, or a log has lost its end.
+    Needed when the table has offsets beyond the first fetch: either more has landed since, or a log has lost its end.
     """
     now = group.look_now([topic.name], needs_committed=False)
     return {p: replace(offsets, committed=before[p].committed) for p, offsets in now.items() if p in before}
 
 
-def _both(checked: Mapping[int, tuple[int, int]]) -> tuple[dict[int, int], dict[int, int]]:
+def _starts_and_ends(checked: Mapping[int, tuple[int, int]]) -> tuple[dict[int, int], dict[int, int]]:
     return {n: start for n, (start, _) in checked.items()}, {n: end for n, (_, end) in checked.items()}
 
 

@@ -1,4 +1,4 @@
-"""Staging files: the good rows of a run's units, on the object store until the run is finished."""
+"""Staging files: the good rows of a run's units, in the object store until the run is finished."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def upload(io: FileIO, local: Path, address: str) -> None:
 
 
 def remove(io: FileIO, address: str, before: datetime | None = None) -> int:
-    """Remove a folder of staging files. Maintenance removes what stays because the store is unavailable.
+    """Remove a folder of staging files. If the store is unavailable, files stay and maintenance removes them later.
 
     Args:
         io: The file IO of the table.
@@ -59,7 +59,7 @@ def remove(io: FileIO, address: str, before: datetime | None = None) -> int:
     removed = 0
     try:
         for path in store.find(address):
-            # Somebody else may remove the same files at the same time.
+            # Another process may remove the same files at the same time.
             with suppress(FileNotFoundError):
                 if before is None or store.modified(path) < before:
                     store.rm_file(path)
@@ -70,18 +70,18 @@ def remove(io: FileIO, address: str, before: datetime | None = None) -> int:
 
 
 def remove_finished(consumers: Iterable[LandingConsumer], older_than: timedelta = timedelta(days=1)) -> int:
-    """Remove staging files of closed claims, which a run left because it was killed at its end.
+    """Remove staging files of closed claims: a run leaves them if it is killed at its end.
 
-    A claim that is open keeps its files, however old they are. A run that was cleared long after its claim was closed
-    keeps those that it has just written.
+    The files of an open claim stay, however old they are. If a run is cleared long after its claim was closed, the
+    files that it has just written stay too.
 
     Args:
         consumers: The landing consumers.
-        older_than: Only files that are older, of claims that were closed longer ago. A run ends sooner than the default
+        older_than: The least age of the removed files, and of the end of their claims. Must be longer than a run
             (`dagrun_timeout`).
 
     Returns:
-        Of how many claims files were removed.
+        The number of claims whose files were removed.
     """
     from pyiceberg.exceptions import NoSuchTableError
     from sqlalchemy import func, select
@@ -103,12 +103,12 @@ def remove_finished(consumers: Iterable[LandingConsumer], older_than: timedelta 
             continue
         above = folder(consumer, 0, table.location()).rpartition("/")[0]
         store = filesystem(table.io, above)
-        found = {int(name) for path in store.find(above) if (name := path.split("/")[-2]).isdigit()}
-        mine = select(claims.c.id).where(claims.c.consumer == consumer.name)
+        claim_ids = {int(name) for path in store.find(above) if (name := path.split("/")[-2]).isdigit()}
+        own_claims = select(claims.c.id).where(claims.c.consumer == consumer.name)
         recent = claims.c.closed_at.is_(None) | (claims.c.closed_at > func.now() - older_than)
         with begin() as connection:
-            kept = set(connection.execute(mine.where(recent)).scalars())
+            kept = set(connection.execute(own_claims.where(recent)).scalars())
         before = datetime.now(UTC) - older_than
-        for claim_id in sorted(found - kept):
+        for claim_id in sorted(claim_ids - kept):
             removed += remove(table.io, folder(consumer, claim_id, table.location()), before) > 0
     return removed

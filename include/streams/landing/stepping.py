@@ -1,14 +1,14 @@
-"""Move a connector past records whose timestamp Kafka Connect refuses, without losing one.
+"""Move a connector past records whose timestamp Kafka Connect refuses, without losing any record.
 
-Connect itself fails a sink's task at a record with a negative timestamp, before any converter, transform or sink sees
-the record; `errors.tolerance` does not cover this. The next task that gets the partition fails too, until all have
-failed. The only way past the record is to stop the connector and set its offsets through Connect's REST API. The
-records between the committed offset and the new one are then missing in the landing table. The repair of gaps appends
-them from Kafka, including those with a refused timestamp, which get none. Their values are validated like all others.
+If a record has a negative timestamp, Connect fails the sink's task before any converter, transform or sink gets the
+record; `errors.tolerance` does not cover this. The next task that gets the partition fails too, until all have failed.
+The only solution is to stop the connector and set its offsets through Connect's REST API. The records between the
+committed offset and the new offset are then missing in the landing table. The repair of gaps appends them from Kafka.
+Records with a refused timestamp get no timestamp; their values are validated like all others.
 
-If the process is killed before the connector is stopped, nothing happened. If it is killed after that, the open alarm
-`stepping_over` makes the next check continue. If it is killed after the offsets were set, the next check finds no such
-record and resumes the connector.
+If the process is killed before the connector is stopped, nothing has changed. If it is killed after that, the open
+alarm `stepping_over` makes the next check continue. If it is killed after the offsets were set, the next check finds no
+such record and resumes the connector.
 """
 
 import logging
@@ -30,10 +30,11 @@ from include.streams.operations.database import begin
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 60.0
-# Records to examine per partition, from the sink's committed offset on. The repair of gaps appends at most as many.
+# Records to read per partition, from the sink's committed offset on. The repair of gaps appends at most this many.
 MAX_RECORDS = 500_000
 BATCH = 5_000
-# The search of one topic. What it has found by then is stepped over; the next check goes on behind it.
+# The time limit for the search in one topic. Records found until then are stepped over; the next check continues after
+# them.
 SEARCH_SECONDS = 60.0
 # Kafka's "no timestamp", which Connect accepts.
 NO_TIMESTAMP = -1
@@ -76,9 +77,9 @@ def step_over(topic: Topic, connect: Connect, kafka_conn_id: str = KAFKA_CONN_ID
         What was stepped over; empty if no partition has such a record within MAX_RECORDS of the sink's offset.
 
     Raises:
-        ConnectUnreachable, ConnectRefused: The next try continues.
-        KafkaException, ReadingStalled: No search was possible, and the connector is as it was. A connector that an
-            earlier try has stopped is resumed instead.
+        ConnectUnreachable, ConnectRefused: Connect does not answer, or refuses; the next try continues.
+        KafkaException, ReadingStalled: No search was possible, and the connector is unchanged. (A connector that an
+            earlier try has stopped is resumed instead of raising.)
     """
     from confluent_kafka import KafkaException
 
@@ -89,23 +90,23 @@ def step_over(topic: Topic, connect: Connect, kafka_conn_id: str = KAFKA_CONN_ID
     except (KafkaException, ReadingStalled) as error:
         if not was_stepping:
             raise
-        # The connector is stopped, and the longer it stays so, the longer a search takes. If a task meets a refused
-        # record again, the record is where the next search begins.
+        # The connector is stopped, and the longer it is stopped, the longer a search takes. If a task fails at a
+        # refused record again, the next search begins at this record.
         log.warning("connector=%s is resumed without a search: %s", name, error)
         steps = []
     if not steps and not was_stepping:
         return []
     with begin() as connection:
-        text = f"stopped for a moment; if it stays so: `python -m include.streams.landing step-over {name}`"
+        text = f"stopped for a moment; if it stays stopped: `python -m include.streams.landing step-over {name}`"
         open_alarm(connection, name, AlarmKind.stepping_over, text)
         if steps:
-            said = "; ".join(f"{topic.name} {step}" for step in steps)
+            description = "; ".join(f"{topic.name} {step}" for step in steps)
             remedy = (
                 "Nothing is lost. Let the producer send a time in milliseconds since 1970, or let the broker set it "
                 "(message.timestamp.type=LogAppendTime)"
             )
-            if not open_alarm(connection, name, AlarmKind.records_stepped_over, f"{said}. {remedy}"):
-                log.error("beside what the open alarm says: connector=%s %s", name, said)
+            if not open_alarm(connection, name, AlarmKind.records_stepped_over, f"{description}. {remedy}"):
+                log.error("in addition to the open alarm: connector=%s %s", name, description)
     if steps:
         connect.stop(name)
         _wait_until_stopped(connect, name)
@@ -123,9 +124,9 @@ def is_stepping(name: str) -> bool:
 
     from include.streams.operations.tables import alarms
 
-    mine = (alarms.c.source == name, alarms.c.kind == AlarmKind.stepping_over, alarms.c.closed_at.is_(None))
+    is_open = (alarms.c.source == name, alarms.c.kind == AlarmKind.stepping_over, alarms.c.closed_at.is_(None))
     with begin() as connection:
-        return connection.execute(select(alarms.c.id).where(*mine)).first() is not None
+        return connection.execute(select(alarms.c.id).where(*is_open)).first() is not None
 
 
 def _wait_until_stopped(connect: Connect, name: str) -> None:
@@ -154,25 +155,25 @@ def _find(topic: Topic, kafka_conn_id: str) -> Iterator[Step]:
 def _refused(consumer: Any, topic: str, wanted: Mapping[int, tuple[int, int]]) -> dict[int, list[int]]:
     """The offsets whose records have a timestamp that Connect refuses.
 
-    All partitions are read at the same time: their refused records are near the beginning, where the sink has failed,
-    so they are found although the time is not enough for all records, or a partition's leader does not answer.
+    All partitions are read at the same time. Their refused records are near the beginning, where the sink has failed.
+    So they are found even if there is no time to read all records, or if the leader of a partition does not answer.
 
     Args:
         consumer: A client with CONSUMER_SETTINGS.
         topic: The topic.
-        wanted: {partition: the offsets [start, end) to examine}; none of them empty.
+        wanted: {partition: the offsets [start, end) to read}; none of them empty.
 
     Returns:
-        {partition: its refused offsets}, without partitions that have none. After SEARCH_SECONDS, those found so far:
-        the next search begins behind them.
+        {partition: its refused offsets}, without partitions that have none. After SEARCH_SECONDS, those found so far;
+        the next search begins after them.
 
     Raises:
         KafkaException: The broker refuses.
-        ReadingStalled: The time was not enough to find one.
+        ReadingStalled: No refused record was found in time.
     """
     from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-    found: dict[int, list[int]] = {}
+    refused: dict[int, list[int]] = {}
     left = {partition: end for partition, (_, end) in wanted.items()}
     consumer.assign([TopicPartition(topic, partition, start) for partition, (start, _) in wanted.items()])
     until = time.monotonic() + SEARCH_SECONDS
@@ -188,18 +189,18 @@ def _refused(consumer: Any, topic: str, wanted: Mapping[int, tuple[int, int]]) -
             is_over = error is not None and error.code() == KafkaError._PARTITION_EOF
             if error is None:
                 if record.offset() < left[partition] and _is_refused(record):
-                    found.setdefault(partition, []).append(record.offset())
+                    refused.setdefault(partition, []).append(record.offset())
                 is_over = record.offset() + 1 >= left[partition]
             if is_over:
                 del left[partition]
-                # Otherwise what lies behind would be fetched too, at the cost of the other partitions.
+                # Otherwise the records after it would be fetched too, and the other partitions would get less time.
                 consumer.pause([TopicPartition(topic, partition)])
         if left and time.monotonic() > until:
-            if not found:
+            if not refused:
                 raise ReadingStalled(f"{topic}: no refused record within {SEARCH_SECONDS:.0f} s; not read: {[*left]}")
-            log.info("not examined to the end: topic=%s partitions=%s", topic, [*left])
+            log.info("not read to the end: topic=%s partitions=%s", topic, [*left])
             break
-    return found
+    return refused
 
 
 def _is_refused(record: Any) -> bool:

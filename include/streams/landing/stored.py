@@ -1,4 +1,4 @@
-"""A landing table's files, and whether the store still has them as the table describes them."""
+"""The data files of a landing table, and the check whether the store still holds them unchanged."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +39,7 @@ class FileOffsets(NamedTuple):
 
 
 class BrokenFiles(Exception):
-    """Files that the table names, and that the store has lost or cut: each try to read them fails.
+    """Files of the table that the store has lost or truncated: every attempt to read them fails.
 
     Args:
         files: {file: what is wrong with it}; not empty.
@@ -53,18 +53,18 @@ class BrokenFiles(Exception):
 
 
 def find_broken(io: "FileIO", files: Iterable[DataFileRange]) -> dict[DataFileRange, str]:
-    """Ask the store about files that could not be read.
+    """Check in the store which of the files are lost or truncated.
 
     Args:
         io: The file IO of the table.
         files: Files that the table names.
 
     Returns:
-        {file: what is wrong with it} of those that are gone, shorter than the table says, or without the end of a
+        {file: what is wrong with it} for files that are gone, shorter than the table says, or without the end of a
         Parquet file.
 
     Raises:
-        Exception: What an unavailable store raises.
+        Exception: The store is unavailable.
     """
     from include.streams.lake.datafiles import MAGIC, filesystem
 
@@ -78,17 +78,18 @@ def find_broken(io: "FileIO", files: Iterable[DataFileRange]) -> dict[DataFileRa
             size = store.info(file.path)["size"]
             if size < file.size_bytes:
                 return f"has {size} bytes in the store, and should have {file.size_bytes}"
-            # PyIceberg records the size that the store reports after the upload: that of a cut file looks right.
+            # PyIceberg records the size that the store reports after the upload, so a truncated file may have the
+            # recorded size.
             is_whole = size > len(MAGIC) and store.cat_file(file.path, start=size - len(MAGIC)) == MAGIC
         except FileNotFoundError:
             return "is no longer in the store"
-        return "" if is_whole else "is no whole Parquet file"
+        return "" if is_whole else "is not a complete Parquet file"
 
     with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="stored") as pool:
         return {file: wrong for file, wrong in zip(listed, pool.map(trouble, listed), strict=True) if wrong}
 
 
 def require_stored(io: "FileIO", files: Iterable[DataFileRange]) -> None:
-    """Raise BrokenFiles if the store has lost or cut one of the files; raises what an unavailable store raises."""
-    if found := find_broken(io, files):
-        raise BrokenFiles(found)
+    """Raise BrokenFiles if the store has lost or truncated one of the files; raises as `find_broken` does."""
+    if broken := find_broken(io, files):
+        raise BrokenFiles(broken)

@@ -2,8 +2,8 @@
 
 A table holds each record's value as text, and its coordinates. The sink never parses a message, so no message can stop
 it. If the topic's contract needs headers, the table also has a column for each, with the header's bytes. Because of the
-partition spec, the offset bounds of every data file belong to one Kafka partition, so missing
-offsets can be found from the manifests alone.
+partition spec, the offset bounds of every data file belong to one Kafka partition. So missing offsets can be found from
+the manifests alone.
 """
 
 import json
@@ -29,7 +29,7 @@ RAW_NAMESPACE, CLEAN_NAMESPACE = "raw", "clean"
 TOPIC_ID, START_OFFSETS = "landing.topic-id", "landing.start-offsets"
 # Table property: the names of the headers that have columns, joined by commas. A column is never removed.
 HEADERS = "landing.headers"
-# Of the change that adds columns. The sink commits every few seconds.
+# Tries of the commit that adds columns. The sink commits every few seconds, so conflicts are normal.
 ALTER_TRIES = 20
 PROPERTIES = {
     "write.parquet.compression-codec": "zstd",
@@ -49,7 +49,7 @@ PROPERTIES = {
 
 
 class LandedTopic(Protocol):
-    """A topic, of which a landing table needs only the name."""
+    """A topic; for a landing table, only its name is needed."""
 
     @property
     def name(self) -> str: ...
@@ -94,8 +94,8 @@ def landing_schema(headers: Iterable[str] = ()) -> "Schema":
     from pyiceberg.types import BinaryType, IntegerType, LongType, NestedField, StringType, TimestamptzType
 
     added = [(header_column(name), BinaryType()) for name in headers]
-    # Which headers the sink has landed with a row: without it, a header that is missing in a record could not be
-    # distinguished from one that did not land yet.
+    # Names the headers that the sink landed with a row. Without it, a header that is missing in a record could not be
+    # distinguished from a header that the sink did not land yet.
     added += [(HEADERS_LANDED, StringType())] if added else []
     # All columns are optional, as the sink's records are; a tombstone has no value.
     return Schema(
@@ -118,10 +118,10 @@ def landing_spec() -> "PartitionSpec":
 def create_landing_table(topic: Topic, conn_id: str = CONN_ID) -> "Table":
     """Return the topic's landing table, created if it does not exist, with the columns of all headers that it needs.
 
-    Safe to repeat, even in two processes at once.
+    It is safe to repeat, even in two processes at once.
 
-    Call it before the connector is created: the table records where each partition begins now, and every offset between
-    that and the first landed offset is a gap.
+    Call it before the connector is created: the table records the first offset of each partition, and every offset from
+    there to the first landed offset is a gap.
 
     Args:
         topic: The topic to land.
@@ -143,27 +143,27 @@ def create_landing_table(topic: Topic, conn_id: str = CONN_ID) -> "Table":
     except NoSuchTableError:
         pass
     with GroupOffsets(sink_group(topic), conn_id) as group:
-        found = group.look_now([topic.name])
-        whole = bool(found) and not group.incomplete
-    if not whole:
+        partitions = group.look_now([topic.name])
+        is_whole = bool(partitions) and not group.incomplete
+    if not is_whole:
         raise LookupError(
-            f"topic {topic.name} does not exist, or has partitions without a leader: make the topics first"
+            f"topic {topic.name} does not exist, or has partitions without a leader: create the topics first"
         )
-    starts = {str(partition.number): offsets.low for partition, offsets in sorted(found.items())}
+    starts = {str(partition.number): offsets.low for partition, offsets in sorted(partitions.items())}
     properties = {
         **PROPERTIES,
-        TOPIC_ID: _unused(next(iter(found.values())).topic_id),
+        TOPIC_ID: _unused(next(iter(partitions.values())).topic_id),
         START_OFFSETS: json.dumps(starts),
         **_header_properties(topic.headers),
     }
     try:
         catalog.create_namespace_if_not_exists(RAW_NAMESPACE)
     except IntegrityError:
-        log.debug("somebody else made the namespace")
+        log.debug("another process created the namespace")
     try:
         schema = landing_schema(topic.headers)
         table = catalog.create_table(identifier, schema, partition_spec=landing_spec(), properties=properties)
-        log.info("made landing table %s: start_offsets=%s", identifier, starts)
+        log.info("created landing table %s: start_offsets=%s", identifier, starts)
     except TableAlreadyExistsError:
         table = catalog.load_table(identifier)
     return _with_headers(checked(table), topic)
@@ -172,7 +172,7 @@ def create_landing_table(topic: Topic, conn_id: str = CONN_ID) -> "Table":
 def _header_properties(headers: Sequence[str]) -> dict[str, str]:
     if not headers:
         return {}
-    # Bounds would copy the senders' text into manifests.
+    # Bounds would copy text of the senders into manifests.
     columns = [*map(header_column, headers), HEADERS_LANDED]
     return {HEADERS: ",".join(headers), **{f"write.metadata.metrics.column.{name}": "counts" for name in columns}}
 
@@ -208,8 +208,8 @@ def headers_of(table: "Table") -> list[str]:
 def _unused(identity: str) -> str:
     """The next generation of this log identity that has no recorded gaps.
 
-    Recorded gaps belong to an earlier table, and stay. If the log was truncated, or the broker gives topics no ids, the
-    same offsets hold other records now. These must not count as settled.
+    Recorded gaps belong to an earlier table, and are kept. If the log was truncated, or the broker gives topics no ids,
+    the same offsets now hold other records, which must not count as settled.
     """
     from include.streams.kafka.offsets import next_generation
     from include.streams.landing import gaps
@@ -229,7 +229,7 @@ def load_landing_table(topic: LandedTopic) -> "Table":
 def checked(table: "Table") -> "Table":
     """Return the table if its landed offsets can be determined, else raise LandingTableMismatch."""
     name = ".".join(table.name())
-    remedy = "rename it, make the table with create_landing_table, and land the topic again"
+    remedy = "rename it, create the table with create_landing_table, and land the topic again"
     fields = {field.name: str(field.field_type) for field in table.schema().fields}
     wanted = {field.name: str(field.field_type) for field in landing_schema(headers_of(table)).fields}
     if fields != wanted:
@@ -243,7 +243,7 @@ def checked(table: "Table") -> "Table":
 
 
 def topic_id(table: "Table") -> str:
-    """The identity of the log that lands here: the topic's id, plus a generation if it had an earlier landing table."""
+    """The identity of the log that lands here: the topic's id, with a generation if there was an earlier table."""
     return table.properties[TOPIC_ID]
 
 

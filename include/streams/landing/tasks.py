@@ -1,6 +1,6 @@
 """The functions that the Dag of a landing consumer calls, one for each task.
 
-The Dag file only wires them together, and imports nothing heavy. What passes between them is in `xcom.py`.
+The Dag file only connects them, and imports nothing heavy. `xcom.py` has the types of their results.
 
 repair_gaps(CONSUMER, run_id)
 units = plan(CONSUMER, run_id)
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def repair_gaps(consumer: LandingConsumer, run_id: str) -> RepairedGaps:
-    """Read from Kafka what the sink has lost of the offsets that the run can claim.
+    """Read from Kafka the offsets that the sink has lost, as far as the run can claim them.
 
-    Without this task, the lane stops at the first gap. The plan never claims past one.
+    Without this task, the lane would stop at the first gap, because the plan never claims past a gap.
 
     Args:
         consumer: The landing consumer.

@@ -18,17 +18,17 @@ log = logging.getLogger(__name__)
 
 # The pauses while the catalog, the store or the databases are unavailable.
 AWAY_FIRST_SECONDS, AWAY_LAST_SECONDS = 5.0, 60.0
-# How often Kafka is queried as well. That is often enough, because gaps have a grace period of minutes.
+# The time between two checks for gaps, which query Kafka. Gaps have a grace period of minutes, so this is often enough.
 VERIFY_SECONDS = 60.0
-# PyIceberg blocks. A small pool of its own: checks that hang must not take the threads of other triggers.
+# PyIceberg blocks. A separate small pool, so that checks that hang do not use up the threads of other triggers.
 _threads = ThreadPoolExecutor(4, thread_name_prefix="landed-offsets")
 
 
 class LandedOffsetsTrigger(BaseTrigger):
-    """Ends the sensor's task: successfully when its run has something to do, as skipped after `until` (epoch seconds).
+    """Ends the sensor's task: as successful when its run has work, as skipped after `until` (epoch seconds).
 
-    Level-triggered: every check starts from the state of the databases and the table, so a triggerer that is killed or
-    replaced loses nothing. The event ends the task, so no worker is needed at the end.
+    Every check reads the present state of the databases and the table, so a triggerer that is killed or replaced loses
+    nothing. The event ends the task, so no worker is needed at the end.
 
     Args:
         lane: A `Lane` as a dictionary.
@@ -51,41 +51,41 @@ class LandedOffsetsTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         lane = Lane(**self.lane)
         loop = asyncio.get_running_loop()
-        away = AWAY_FIRST_SECONDS
-        said: Readiness | None = None
+        pause = AWAY_FIRST_SECONDS
+        logged: Readiness | None = None
         verified_at = -VERIFY_SECONDS
         while True:
             wait = self.poll_seconds
             try:
                 verify_too = time.monotonic() - verified_at >= VERIFY_SECONDS
-                found = await loop.run_in_executor(
+                readiness = await loop.run_in_executor(
                     _threads, lambda due=verify_too: check_readiness(lane, verify_too=due)
                 )
                 if verify_too:
                     verified_at = time.monotonic()
             except Exception as error:
-                # Logged once per outage. A failed task would only have to start again and wait here again.
-                if away == AWAY_FIRST_SECONDS:
-                    log.warning("lane=%s cannot look, trying again until it works: %s", lane.name, error)
+                # Logged once per outage. Failing the task would only start it again, and it would wait here again.
+                if pause == AWAY_FIRST_SECONDS:
+                    log.warning("lane=%s cannot be checked, trying again until it can: %s", lane.name, error)
                 forget_catalogs()
-                wait, away = away, min(2 * away, AWAY_LAST_SECONDS)
+                wait, pause = pause, min(2 * pause, AWAY_LAST_SECONDS)
             else:
-                if away > AWAY_FIRST_SECONDS:
-                    log.warning("lane=%s can look again", lane.name)
-                    away = AWAY_FIRST_SECONDS
-                if found is Readiness.ready:
+                if pause > AWAY_FIRST_SECONDS:
+                    log.warning("lane=%s can be checked again", lane.name)
+                    pause = AWAY_FIRST_SECONDS
+                if readiness is Readiness.ready:
                     yield TaskSuccessEvent()
                     hand_over_events()
                     return
-                if found is Readiness.stopped:
-                    # Only a person can change this, and each look asks Kafka.
+                if readiness is Readiness.stopped:
+                    # Only a person can change this, and each check queries Kafka.
                     wait = max(wait, VERIFY_SECONDS)
-                if found is not said:
-                    log.info("lane=%s waiting: %s", lane.name, found)
-                    said = found
+                if readiness is not logged:
+                    log.info("lane=%s waiting: %s", lane.name, readiness)
+                    logged = readiness
             left = self.until - time.time()
             if left <= 0:
-                log.info("lane=%s nothing to do: the run ends, so that one that was cleared gets its turn", lane.name)
+                log.info("lane=%s has no work: the run ends, so that a cleared run can start", lane.name)
                 yield TaskSkippedEvent()
                 hand_over_events()
                 return

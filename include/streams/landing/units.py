@@ -1,7 +1,7 @@
 """Units of work: which offsets of which files each mapped task of a run reads. Computed without I/O.
 
-Every planning looks up the files for the offset ranges again (`snapshot.py`). So expired snapshots, rewritten files and
-overlapping files do not change what a run reads.
+Each plan looks up the files of the offset ranges again (`snapshot.py`). So expired snapshots, rewritten files and
+overlapping files do not change which records a run reads.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,12 +18,12 @@ from include.streams.landing.xcom import TableColumn, WorkUnit
 
 
 class NotLanded(Exception):
-    """Offsets that a run has claimed are not in the landing table: rows would be left out silently."""
+    """Offsets that a run has claimed are not in the landing table. Without this error, their rows would be missing."""
 
 
 @dataclass(frozen=True)
 class FileSlice:
-    """Offsets [start, end) that are read from one file. No other slice overlaps them, and they need no other file."""
+    """Offsets [start, end) that are read from one file. Slices do not overlap, and a slice needs no other file."""
 
     path: str
     partition: int
@@ -72,16 +72,16 @@ def _assigned(files: Iterable[FileOffsets], wanted: OffsetRange) -> tuple[list[t
     taken: list[tuple[int, int, str]] = []
     missing: Ranges = []
     left: Ranges = [(wanted.start, wanted.end)]
-    # The files are sorted by first offset: a range that ends before a file starts is in none of the files that follow.
+    # The files are sorted by first offset: if a range ends before a file starts, it is not in any later file either.
     for file, offsets in files:
         if file.end <= wanted.start or file.start >= wanted.end:
             continue
         while left and left[0][1] <= file.start:
             missing.append(left.pop(0))
-        mine = intervals.intersect(offsets, left)
-        taken += [(start, end, file.path) for start, end in mine]
-        if mine:
-            left = intervals.subtract(left, mine)
+        read_here = intervals.intersect(offsets, left)
+        taken += [(start, end, file.path) for start, end in read_here]
+        if read_here:
+            left = intervals.subtract(left, read_here)
     return sorted(taken), intervals.union([*missing, *left])
 
 
@@ -128,7 +128,7 @@ def work_unit(
     staging: str,
     columns: list[TableColumn],
 ) -> WorkUnit:
-    """A unit of work as an XCom.
+    """Build a unit of work for XCom.
 
     Args:
         claim_id: The claim.

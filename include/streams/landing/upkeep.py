@@ -1,4 +1,4 @@
-"""Maintenance of the lane: landing tables, with regard to their sink and their gaps; other tables; check results."""
+"""Maintenance of the standard lane: landing tables with their gaps, other tables, and check results."""
 
 from __future__ import annotations
 
@@ -34,22 +34,23 @@ SINK_SUMMARY = "kafka.connect."
 # For landing tables. Long enough for a writer whose commit is in progress, and for a person who investigates; readers
 # do not need old snapshots.
 SNAPSHOTS_KEPT = timedelta(minutes=30)
-# Of other tables, one snapshot of each hour stays longer, for a person who investigates.
+# For other tables: one snapshot of each hour stays longer, for a person who investigates.
 SNAPSHOT_EVERY = timedelta(hours=1)
 
 
 def maintain_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | None:
     """Expire snapshots of a table, bundle its small files, and delete unreferenced files.
 
-    A step that fails does not keep the others from being done: without them, commits would become slower from night to
-    night, and so the step that gives way to commits would fail more often.
+    If a step fails, the other steps are still done. Without them, commits would become slower from night to night, and
+    a step that conflicts with commits would fail more often.
 
     Args:
         name: The table's identifier, `namespace.name`.
         snapshots_kept: Younger snapshots stay.
 
     Returns:
-        {"expired": snapshots, "bundled": files replaced, "removed": files deleted}; None when the table does not exist.
+        {"expired": number of snapshots, "bundled": number of replaced files, "removed": number of deleted files}; None
+        when the table does not exist.
 
     Raises:
         UpkeepFailed: A step failed; the next run tries again.
@@ -70,10 +71,10 @@ def maintain_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | Non
         "bundled": partial(maintenance.bundle_small_files, table),
         "removed": partial(maintenance.remove_unreferenced, table),
     }
-    done = do_each({f"table {name} not {step}": work for step, work in steps.items()}, UpkeepFailed)
-    found = dict(zip(steps, done.values(), strict=True))
-    log.info("table %s: %s", name, found)
-    return found
+    outcomes = do_each({f"table {name} not {step}": work for step, work in steps.items()}, UpkeepFailed)
+    results = dict(zip(steps, outcomes.values(), strict=True))
+    log.info("table %s: %s", name, results)
+    return results
 
 
 class UpkeepFailed(Exception):
@@ -84,12 +85,12 @@ def expire_landing_snapshots(topics: Iterable[Topic], kept: timedelta = SNAPSHOT
     """Expire the snapshots of landing tables that are older than `kept`.
 
     A sink commits every few seconds, and every reader and every commit loads the list of all snapshots. No reader needs
-    an old snapshot: a run looks up its files by its offsets, and an unreferenced file is deleted only after a day.
-    Recorded bounds of manifests that the table no longer has are deleted too.
+    an old snapshot: a run looks up its files by offsets, and an unreferenced file is deleted only after a day. Recorded
+    bounds of manifests that the table no longer has are deleted too.
 
     Args:
         topics: Topics that are not landed, or have no table yet, are ignored.
-        kept: Younger snapshots stay. The newest snapshot stays too, and the sink's last one with all later ones.
+        kept: Younger snapshots stay. The newest snapshot stays too, and the sink's last snapshot with all later ones.
 
     Returns:
         {table: how many snapshots were expired}.
@@ -99,7 +100,7 @@ def expire_landing_snapshots(topics: Iterable[Topic], kept: timedelta = SNAPSHOT
     """
     from include.streams.landing.tables import raw_table
 
-    return _of_each({raw_table(it): partial(_expire_landing_snapshots, it, kept) for it in topics if it.landed})
+    return _of_each({raw_table(t): partial(_expire_landing_snapshots, t, kept) for t in topics if t.landed})
 
 
 def thin_snapshots(
@@ -129,17 +130,17 @@ def _of_each(work: Mapping[str, Callable[[], int]]) -> dict[str, int]:
 
     if is_without(CATALOG_CONN_ID):
         return {}
-    found: dict[str, int] = {}
+    expired: dict[str, int] = {}
 
     def expire(name: str) -> None:
         with suppress(NoSuchTableError):
-            found[name] = work[name]()
+            expired[name] = work[name]()
 
     try:
         do_each(shuffled({f"table {name}": partial(expire, name) for name in work}), UpkeepFailed)
     finally:
-        log.info("expired snapshots: %s", found)
-    return found
+        log.info("expired snapshots: %s", expired)
+    return expired
 
 
 def _thin_snapshots(name: str, kept: timedelta, every: timedelta) -> int:
@@ -149,7 +150,7 @@ def _thin_snapshots(name: str, kept: timedelta, every: timedelta) -> int:
 
     table = load_catalog().load_table(name)
     expired = maintenance.thin_snapshots(table, kept, every)
-    # Tables that were created before a property was.
+    # For tables that were created before the property was introduced.
     maintenance.set_properties(table.refresh(), TABLE_PROPERTIES)
     return expired
 
@@ -161,7 +162,7 @@ def _expire_landing_snapshots(topic: Topic, kept: timedelta) -> int:
 
     table = load_landing_table(topic)
     expired = maintenance.expire_snapshots(table, kept, _is_of_sink)
-    # After the expiry, when the metadata to write is smaller.
+    # After the expiry, because the commit then writes less metadata.
     maintenance.set_properties(table.refresh(), PROPERTIES)
     snapshot = table.current_snapshot()
     paths = [manifest.manifest_path for manifest in snapshot.manifests(table.io)] if snapshot else []
@@ -180,20 +181,20 @@ def maintain_landing_table(
     """Bundle the small files of a topic's landing table, repair its gaps, and delete unreferenced files.
 
     Only files are bundled whose offsets every lane of the topic has claimed in claims that are closed. Gaps are
-    repaired whether or not the topic has a lane. While offsets are missing, nothing is deleted: unreferenced files may
-    hold the missing rows. Files that the control topic has
-    named since the last commit of the sink's coordinator are still to be committed, so they stay, however old they are.
+    repaired whether or not the topic has a lane. While offsets are missing, no file is deleted, because unreferenced
+    files may hold the missing rows. Files that the control topic names after the last commit of the sink's coordinator
+    are not committed yet, so they stay, however old they are.
 
     Args:
         topic: The landed topic.
         lanes: All consumers of landing tables; those of other topics are ignored.
         grace: As for `check_gaps`.
-        seconds: Bundling and the check for gaps each leave the rest for the next time after about half of this.
+        seconds: After about half of this time, bundling leaves the rest for the next call; the check for gaps too.
         conn_id: The Airflow connection of Kafka.
 
     Returns:
-        {"bundled": files replaced, "removed": files deleted, or None when none may be deleted}; None when there is no
-        table.
+        {"bundled": number of replaced files, "removed": number of deleted files, or None when none may be deleted};
+        None when there is no table.
     """
     from pyiceberg.exceptions import NoSuchTableError
 
@@ -212,18 +213,18 @@ def maintain_landing_table(
         return None
     lanes = list(lanes)
     bundle = partial(bundling.bundle, table, topic, lanes, seconds=seconds / 2)
-    found: dict[str, Any] = {"bundled": read_with_repair(topic, bundle, conn_id=conn_id)}
+    results: dict[str, Any] = {"bundled": read_with_repair(topic, bundle, conn_id=conn_id)}
     read_with_repair(topic, lambda: report_late(topic, lanes), conn_id=conn_id)
     check = partial(check_gaps, topic, grace=grace, seconds=seconds / 2, conn_id=conn_id)
     if not read_with_repair(topic, check, conn_id=conn_id):
-        log.warning("table %s: offsets are missing or not checked yet, nothing is removed", raw_table(topic))
-        return {**found, "removed": None}
-    # Before the snapshots are read: a file that the coordinator commits in between is named here or referenced there.
+        log.warning("table %s: offsets are missing or not checked yet, so no file is deleted", raw_table(topic))
+        return {**results, "removed": None}
+    # Before the snapshots are read, so that a file that the coordinator commits in between is in one of the two.
     spared = named_files(topic, conn_id)
     if spared is None:
-        log.warning("table %s: how far its coordinator has come is not known, nothing is removed", raw_table(topic))
-        return {**found, "removed": None}
-    return {**found, "removed": maintenance.remove_unreferenced(table, spared=spared)}
+        log.warning("table %s: the coordinator's last commit is not known, so no file is deleted", raw_table(topic))
+        return {**results, "removed": None}
+    return {**results, "removed": maintenance.remove_unreferenced(table, spared=spared)}
 
 
 def check_gaps(
@@ -231,16 +232,16 @@ def check_gaps(
 ) -> bool:
     """Check a landing table from where the last check ended, and repair the gaps that are due.
 
-    A partition whose log has lost records that have landed is not checked, and an alarm names it: a lane opens one of
-    its own, but a topic may have none.
+    A partition whose log has lost landed records is not checked, and an alarm names it. A lane opens such an alarm too,
+    but a topic may have no lane.
 
-    The position of the check is recorded after each step, in `positions` under the table's name. Below it, only files
-    that were removed can leave a gap; the bounds of the files show that.
+    The position of the check is recorded after each step, in `positions` under the table's name. Below this position, a
+    gap can appear only if files are removed, which the bounds of the files show.
 
     Args:
         topic: The landed topic; it has a table.
         grace: How long offsets at the end of a partition may be missing before they are a gap that is due.
-        seconds: After about this long the rest is left for the next time.
+        seconds: After about this time, the rest is left for the next call.
         conn_id: The Airflow connection of Kafka.
 
     Returns:
@@ -257,27 +258,27 @@ def check_gaps(
         if verified.due:
             repair(topic, verified.due, conn_id=conn_id)
             verified = check(checked)
-        found = verified.snapshot
-        if found.topic_id != of_topic:
-            # The table was made again in between: what was checked is another table's.
+        snapshot = verified.snapshot
+        if snapshot.topic_id != of_topic:
+            # The table was created again in between, so the recorded position belongs to another table.
             continue
-        _note_lost_logs(topic, found)
-        reached = {partition: found.end(partition, start) for partition, (start, _) in found.checked.items()}
-        _remember_checked(topic, of_topic, reached)
-        if all(reached[partition] >= end for partition, end in found.ends.items()):
+        _report_lost_logs(topic, snapshot)
+        reached = {partition: snapshot.end(partition, start) for partition, (start, _) in snapshot.checked.items()}
+        _record_checked(topic, of_topic, reached)
+        if all(reached[partition] >= end for partition, end in snapshot.ends.items()):
             break
-        if time.monotonic() > until or all(reached[p] <= start for p, (start, _) in found.checked.items()):
+        if time.monotonic() > until or all(reached[p] <= start for p, (start, _) in snapshot.checked.items()):
             return False
-    if found.lost:
+    if snapshot.lost:
         return False
-    # A person must decide about removed files: the check of the whole table opens the alarm, and repairs nothing. It
-    # also closes the alarm, once a person has repaired.
-    if _files_were_removed(topic, found, reached) or _is_missing_below(found, reached):
-        return not verify(topic, conn_id=conn_id, grace=grace).missing and not _is_missing_below(found, reached)
+    # A person must decide about removed files, so the check of the whole table opens the alarm and repairs nothing.
+    # After the person's repair, it closes the alarm.
+    if _files_were_removed(topic, snapshot, reached) or _is_missing_below(snapshot, reached):
+        return not verify(topic, conn_id=conn_id, grace=grace).missing and not _is_missing_below(snapshot, reached)
     return True
 
 
-def _note_lost_logs(topic: Topic, found: LandingSnapshot) -> None:
+def _report_lost_logs(topic: Topic, snapshot: LandingSnapshot) -> None:
     from include.streams.landing.gaps import RUNBOOK
     from include.streams.landing.tables import raw_table
     from include.streams.operations.alarm_kinds import AlarmKind
@@ -285,11 +286,11 @@ def _note_lost_logs(topic: Topic, found: LandingSnapshot) -> None:
     from include.streams.operations.database import begin
 
     with begin() as connection:
-        if found.lost:
-            texts = [f"{why}; {RUNBOOK} says how to go on" for _, why in sorted(found.lost.items())]
+        if snapshot.lost:
+            texts = [f"{why}; {RUNBOOK} says how to continue" for _, why in sorted(snapshot.lost.items())]
             add_lasting(connection, raw_table(topic), AlarmKind.consumer_stopped, texts, key=topic.name)
-        elif all(partition in {p.number for p in found.kafka} for partition in found.checked):
-            # A partition that does not answer may be the one.
+        elif all(partition in {p.number for p in snapshot.kafka} for partition in snapshot.checked):
+            # Only if all partitions were compared: one that does not answer may still have lost records.
             close_alarm(connection, raw_table(topic), AlarmKind.consumer_stopped, key=topic.name)
 
 
@@ -309,7 +310,7 @@ def _checked(topic: Topic) -> tuple[str, dict[int, int]]:
     return topic_id(table), checked
 
 
-def _remember_checked(topic: Topic, of_topic: str, reached: Mapping[int, int]) -> None:
+def _record_checked(topic: Topic, of_topic: str, reached: Mapping[int, int]) -> None:
     from include.streams.kafka.claims import lock_consumer, positions_of, write_positions
     from include.streams.kafka.offsets import Partition
     from include.streams.landing.tables import raw_table
@@ -321,14 +322,14 @@ def _remember_checked(topic: Topic, of_topic: str, reached: Mapping[int, int]) -
         known = positions_of(connection, raw_table(topic))
         for number, offset in sorted(reached.items()):
             before = known.get(Partition(topic.name, number))
-            # Not back, when another check was faster.
+            # The position never moves back, if another check was faster.
             if before is None or before[0] != of_topic or before[1] < offset:
                 rows.append((topic.name, number, of_topic, offset, None))
         write_positions(connection, raw_table(topic), rows)
 
 
-def _files_were_removed(topic: Topic, found: LandingSnapshot, reached: Mapping[int, int]) -> bool:
-    """Whether offsets that an earlier check has found are now outside of the bounds of all files."""
+def _files_were_removed(topic: Topic, snapshot: LandingSnapshot, reached: Mapping[int, int]) -> bool:
+    """Whether offsets that an earlier check has found landed are now outside of the bounds of all files."""
     from include.streams.landing import gaps, intervals
     from include.streams.landing.index import LandingIndex
     from include.streams.landing.tables import load_landing_table
@@ -337,41 +338,40 @@ def _files_were_removed(topic: Topic, found: LandingSnapshot, reached: Mapping[i
     landed = LandingIndex(load_landing_table(topic))
     outside: list[tuple[int, int, int]] = []
     for partition, end in reached.items():
-        start = found.begins.get(partition, 0)
+        start = snapshot.begins.get(partition, 0)
         files = intervals.union((file.start, file.end) for file in landed.files(partition, start, end))
         outside += [(partition, *part) for part in intervals.subtract([(start, end)], files)]
     with begin() as connection:
         for partition, start, end in outside:
-            known = gaps.settled(connection, found.topic_id, {partition: start}, {partition: end})
+            known = gaps.settled(connection, snapshot.topic_id, {partition: start}, {partition: end})
             if intervals.subtract([(start, end)], known.get(partition, [])):
                 return True
     return False
 
 
-def _is_missing_below(found: LandingSnapshot, reached: Mapping[int, int]) -> bool:
-    """Whether offsets that an earlier check has found are recorded as missing."""
+def _is_missing_below(snapshot: LandingSnapshot, reached: Mapping[int, int]) -> bool:
+    """Whether offsets that an earlier check has passed are recorded as missing."""
     from include.streams.landing import gaps, intervals
     from include.streams.operations.database import begin
 
     above = {partition: (offset, intervals.MAX_OFFSET) for partition, offset in reached.items()}
     with begin() as connection:
-        return gaps.has_missing_outside(connection, found.topic_id, above, found.begins)
+        return gaps.has_missing_outside(connection, snapshot.topic_id, above, snapshot.begins)
 
 
 def remove_results(consumers: Iterable[LandingConsumer], older_than: timedelta, *, seconds: float) -> int:
     """Delete the check results of runs that are old and whose claim is no longer recorded.
 
-    A run whose claim still exists may be cleared. What people accepted of that run must still be known then, however
-    old it is. If the process is killed in between, the next call finds the rest of the run; what people accepted is
-    deleted last.
+    A run whose claim still exists may be cleared, and then needs its acceptances, however old they are. If the process
+    is killed in between, the next call deletes the rest of the run; the acceptances are deleted last.
 
     Args:
         consumers: The landing consumers.
-        older_than: Only results whose newest object is older.
-        seconds: After about this long the rest is left for the next time.
+        older_than: The least age of a run's newest object.
+        seconds: After about this time, the rest is left for the next call.
 
     Returns:
-        Of how many runs results were deleted.
+        The number of runs whose results were deleted.
     """
     from include.streams.lake.buckets import bucket
     from include.streams.validators.results import ACCEPTANCE, FOLDER
@@ -387,12 +387,12 @@ def remove_results(consumers: Iterable[LandingConsumer], older_than: timedelta, 
             # The folder also holds the statistics of the last runs, which are not in a run's folder.
             if (key := entry.path.split("/")[2]).isdigit():
                 runs.setdefault(int(key), []).append(entry)
-        # After the listing: a claim that is made in between has no objects in the list.
-        on_record = _claims_of(consumer)
+        # After the listing, so that a claim that is made in between has no objects in the list.
+        recorded = _claims_of(consumer)
         for claim_id, entries in sorted(runs.items()):
             if time.monotonic() > until:
                 break
-            if claim_id not in on_record and max(entry.updated for entry in entries) < before:
+            if claim_id not in recorded and max(entry.updated for entry in entries) < before:
                 for entry in sorted(entries, key=lambda entry: entry.path.endswith(ACCEPTANCE)):
                     objects.delete(entry.path)
                 removed += 1

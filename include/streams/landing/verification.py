@@ -1,14 +1,14 @@
-"""Check whether a landing table is complete: connectors in the state RUNNING have been seen to lose files silently.
+"""Check whether a landing table is complete, because connectors in the state RUNNING have lost files silently.
 
 The check covers the offsets from a given start up to the highest offset that has landed or that the sink's group has
 committed. Each of them must have landed, or be recorded as holding no record or as lost. Every other offset is missing:
-a gap. The sink commits its offsets in Kafka before it commits to the table, so missing offsets at the end of a
-partition are a gap only after a grace period.
+a gap. The sink commits its offsets in Kafka before it commits to the table. So offsets that are missing at the end of a
+partition become a gap only after a grace period.
 
-A partition whose log has lost records that have landed is stopped (`log_ends.py`): its gaps are not looked at, because
-Kafka would answer with other records.
+A partition whose log has lost landed records is stopped (`log_ends.py`). Its gaps are not repaired, because Kafka would
+return other records.
 
-With a limit, the check looks only so far ahead, because a lane that is far behind repairs only what its claim needs.
+A caller may limit the number of offsets: a lane that is far behind repairs only the gaps in its next claim.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,9 +33,9 @@ class Verified:
     """The result of a check.
 
     Attributes:
-        snapshot: What was looked at.
+        snapshot: The state of the table that was checked.
         missing: All gaps, due or not, without those of partitions whose log is not known to be the same.
-        due: The gaps that have outlived their grace period, as far as they are needed within the limit.
+        due: The gaps that are older than their grace period, as far as they are within the caller's limit.
     """
 
     snapshot: LandingSnapshot
@@ -52,9 +52,9 @@ def verify(
     max_offsets: int | None = None,
     repairs: bool = False,
 ) -> Verified:
-    """Check the topic's landing table, record what is missing, and open or close the alarm. It repairs nothing.
+    """Check the topic's landing table, record the missing offsets, and open or close the alarm. It repairs nothing.
 
-    It closes the alarm when no checked gap is due, and no gap of other offsets is on record.
+    The alarm is closed when no checked gap is due and no gap of other offsets is recorded.
 
     Args:
         topic: The landed topic.
@@ -63,8 +63,9 @@ def verify(
         grace: How long offsets at the end of a partition may be missing before they are a gap that is due.
         max_offsets: How many offsets the caller needs. Each partition is checked for so many of its landed offsets, and
             gaps are due within the share that a claim of so many would take of each. None: all.
-        repairs: What is due is repaired next. Then no alarm is opened: most gaps are the markers of transactions, which
-            hold no record. `repair` opens it when records are missing or cannot be read, or when it fails.
+        repairs: Whether the caller repairs the due gaps next. If so, no alarm is opened, because most gaps are markers
+            of transactions, which hold no record. `repair` opens the alarm when records are missing or cannot be read,
+            or when it fails.
 
     Raises:
         ConsumerStopped: The topic was deleted and recreated.
@@ -81,18 +82,20 @@ def verify_next_claim(consumer: LandingConsumer) -> Verified:
     return _record(consumer.topic, LandingSnapshot.load(consumer), consumer.landing_grace, repairs=True)
 
 
-def _record(topic: LandedTopic, found: LandingSnapshot, grace: timedelta, *, repairs: bool) -> Verified:
+def _record(topic: LandedTopic, snapshot: LandingSnapshot, grace: timedelta, *, repairs: bool) -> Verified:
     """Record the snapshot's gaps, and open or close the alarm."""
     with begin() as connection:
-        noted = gaps.record_missing(connection, topic.name, found.topic_id, found.gaps(), found.checked)
-        all_due = found.due(noted, grace)
-        missing = [gap for gap in noted if found.is_comparable(gap)]
-        due = found.needed(gap for gap in all_due if found.is_comparable(gap))
+        recorded = gaps.record_missing(connection, topic.name, snapshot.topic_id, snapshot.gaps(), snapshot.checked)
+        all_due = snapshot.due(recorded, grace)
+        missing = [gap for gap in recorded if snapshot.is_comparable(gap)]
+        due = snapshot.needed(gap for gap in all_due if snapshot.is_comparable(gap))
         if due and not repairs:
             open_gap_alarm(connection, topic, due)
-        if not all_due and not gaps.has_missing_outside(connection, found.topic_id, found.checked, found.begins):
+        if not all_due and not gaps.has_missing_outside(
+            connection, snapshot.topic_id, snapshot.checked, snapshot.begins
+        ):
             close_alarm(connection, raw_table(topic), AlarmKind.landing_gap)
-    return Verified(found, tuple(missing), tuple(due))
+    return Verified(snapshot, tuple(missing), tuple(due))
 
 
 def open_gap_alarm(connection: Connection, topic: LandedTopic, due: Sequence[Gap]) -> None:
@@ -105,5 +108,5 @@ def open_gap_alarm(connection: Connection, topic: LandedTopic, due: Sequence[Gap
         raw_table(topic),
         AlarmKind.landing_gap,
         f"{count} offsets have not landed: {where}{more}. A run reads them from Kafka and appends them, unless all "
-        f"runs are past them; {RUNBOOK} says how to find the cause",
+        f"consumers have claimed later offsets; {RUNBOOK} says how to find the cause",
     )

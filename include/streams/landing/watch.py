@@ -1,7 +1,8 @@
 """Alarms about consumers of landing tables that are behind or whose claim stays open.
 
-The sensor and the claim of a lane check the lane themselves. This check needs no run: a Dag that is paused or does not
-import has none, and while a task of a failed run is retried for hours, `max_active_runs=1` allows no other.
+The sensor and the claim of a lane check the lane too, but only in a run. A Dag that is paused or does not import has no
+run, and while a task of a failed run is retried for hours, `max_active_runs=1` allows no other run. So the Dag
+`maintain` calls this check.
 """
 
 import logging
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def check_consumers(consumers: Iterable[LandingConsumer]) -> None:
-    """Check every consumer, also when a check fails.
+    """Check every consumer, even if the check of another consumer fails.
 
     Args:
         consumers: The declared consumers.
@@ -33,10 +34,10 @@ def check_consumers(consumers: Iterable[LandingConsumer]) -> None:
 
 
 def check_consumer(consumer: LandingConsumer) -> Standing:
-    """Open and close the consumer's alarms by the present state of the database and the landing table.
+    """Open and close the consumer's alarms, from the present state of the database and the landing table.
 
-    It reads the table's list of manifests, and no file, message or offset of Kafka. What is in Kafka and has not landed
-    is the connector's lag, which `watch_connectors` watches. So a deployment without Kafka Connect has no lag here.
+    Only the table's list of manifests is read: no data file, and nothing from Kafka. Records in Kafka that have not
+    landed are the connector's lag, which `watch_connectors` watches.
 
     Args:
         consumer: The declared consumer.
@@ -45,7 +46,7 @@ def check_consumer(consumer: LandingConsumer) -> Standing:
         The consumer's state.
 
     Raises:
-        Exception: What the databases, the catalog and the store raise.
+        Exception: A database, the catalog or the store is unavailable.
     """
     with begin() as connection:
         oldest_claim = watch_claims(connection, consumer)
@@ -71,30 +72,30 @@ def standing_of(
     Args:
         consumer: The declared consumer.
         oldest_claim: The age of its oldest open claim, for the result.
-        remembers: Whether the present end of the table is recorded, from which the age of what waits is known.
+        remembers: Whether the present end of the table is recorded. Later checks compute the waiting time from it.
 
     Raises:
-        Exception: What the databases, the catalog and the store raise.
+        Exception: A database, the catalog or the store is unavailable.
     """
-    # The table before the positions: a claim in between is not counted as lag.
+    # The table is read before the positions, so that a claim in between is not counted as lag.
     landed = _landed(consumer)
     starts: dict[Partition, int] = {}
-    found: dict[Partition, PartitionOffsets] = {}
+    unclaimed: dict[Partition, PartitionOffsets] = {}
     with begin() as connection:
         known = positions_of(connection, consumer.name, [consumer.topic.name])
         for partition, offsets in landed.items():
             identity, claimed = known.get(partition, (offsets.topic_id, 0))
             if is_same_topic(identity, offsets.topic_id):
                 starts[partition] = max(claimed, offsets.low)
-                # Offsets that are claimed without a record may be beyond the last file.
-                found[partition] = replace(offsets, end=max(offsets.end, starts[partition]))
-        waiting = waited_at_least(connection, consumer, found, starts, remembers=remembers)
-    behind = sum(offsets.end - starts[partition] for partition, offsets in found.items())
+                # Claimed offsets that hold no record may be beyond the last file.
+                unclaimed[partition] = replace(offsets, end=max(offsets.end, starts[partition]))
+        waiting = waited_at_least(connection, consumer, unclaimed, starts, remembers=remembers)
+    behind = sum(offsets.end - starts[partition] for partition, offsets in unclaimed.items())
     return Standing({consumer.topic.name: behind}, waiting, oldest_claim, is_whole=True)
 
 
 def _landed(consumer: LandingConsumer) -> dict[Partition, PartitionOffsets]:
-    """The offsets of each partition between the beginning of the landing table and the last one that has landed."""
+    """The offsets of each partition from the beginning of the landing table to the highest landed offset."""
     from airflow.sdk.exceptions import AirflowNotFoundException
     from pyiceberg.exceptions import NoSuchTableError
 
@@ -106,8 +107,8 @@ def _landed(consumer: LandingConsumer) -> dict[Partition, PartitionOffsets]:
     except NoSuchTableError:
         return {}
     except AirflowNotFoundException:
-        # A deployment without the lane. A task gets the same exception when Airflow's API server does not answer, so a
-        # lane that has ever claimed is not taken for one that does not exist.
+        # The deployment does not use the lane, or Airflow's API server does not answer: a task gets the same exception
+        # for both. A consumer that has claimed before shows that the lane is in use.
         if _has_claimed(consumer):
             raise
         log.info("no catalog is configured, and nothing was ever claimed: consumer=%s", consumer.name)

@@ -1,8 +1,8 @@
-"""Look after connectors: restart failed ones, and raise alarms for problems that Connect does not see.
+"""Restart failed connectors, and raise alarms about problems that Connect does not show.
 
-A failed task of Kafka Connect stays failed until somebody restarts it; a restart loses nothing. The state RUNNING
-proves little: the tasks commit their offsets before the coordinator has committed their files to the table. So the
-offsets of both groups are watched.
+A failed task of Kafka Connect stays failed until it is restarted; a restart loses nothing. The state RUNNING proves
+little: the tasks commit their offsets before the coordinator has committed their files to the table. So the offsets of
+both groups are watched.
 """
 
 import logging
@@ -31,7 +31,7 @@ from include.streams.operations.tables import Timestamp, metadata, now_column
 
 log = logging.getLogger(__name__)
 
-# Any number; all watchdogs must use the same.
+# The key of an advisory lock. The number is arbitrary, but all watchdogs must use the same.
 STEPPING_LOCK = 7_401_514
 
 # One row per connector.
@@ -55,13 +55,13 @@ connector_watch = Table(
 class Limits:
     """When to restart a connector, and when to raise an alarm."""
 
-    # Records that the sink has not read. It reads some ten thousand per second; with a larger lag it does not keep up.
+    # Records that the sink has not read. It reads some ten thousand per second, so with a larger lag it is too slow.
     max_lag: int = 1_000_000
-    # A few commit intervals. A coordinator that was killed is replaced within its session timeout.
+    # A few commit intervals. A killed coordinator is replaced within its session timeout, which is shorter.
     stalled_after: timedelta = timedelta(minutes=10)
-    # By default a producer allows its transactions one minute. A transaction that is open for longer may never end.
+    # A producer's transactions may take one minute by default. A transaction that is open for longer may never end.
     max_transaction_age: timedelta = timedelta(minutes=5)
-    # At once, then after 2, 4, 8 ... minutes, at most an hour: this survives an outage of seven hours without a person.
+    # At once, then after 2, 4, 8 ... minutes, at most an hour: enough for an outage of seven hours without a person.
     max_restarts: int = 12
     first_pause: timedelta = timedelta(minutes=2)
     longest_pause: timedelta = timedelta(hours=1)
@@ -84,9 +84,9 @@ def check_connectors(
     conn_id: str = CONN_ID,
     kafka_conn_id: str = KAFKA_CONN_ID,
 ) -> list[str]:
-    """Check the connector of every landed topic, also when the check of another one fails.
+    """Check the connector of every landed topic, even if the check of another one fails.
 
-    If Connect does not answer, an alarm is raised, and the groups' offsets are checked all the same.
+    If Connect does not answer, an alarm is raised, and the groups' offsets are still checked.
 
     Args:
         topics: Topics that are not landed are ignored.
@@ -99,14 +99,14 @@ def check_connectors(
 
     Raises:
         AirflowNotFoundException: The connection is not defined.
-        CheckFailed: At least one topic could not be checked, because the broker is unavailable or refuses, for example;
-            raised after all others were. The text names what was restarted, too.
+        CheckFailed: At least one topic could not be checked, for example because the broker is unavailable or refuses.
+            Raised after all others were checked. The text also names the connectors that were restarted.
     """
     checks = _Checks(Connect(conn_id), kafka_conn_id, limits or Limits())
     failed: CheckFailed | None = None
     try:
-        each = {f"topic {topic.name}": partial(checks.check, topic) for topic in landed_topics(topics)}
-        do_each(shuffled(each), CheckFailed)
+        by_topic = {f"topic {topic.name}": partial(checks.check, topic) for topic in landed_topics(topics)}
+        do_each(shuffled(by_topic), CheckFailed)
     except CheckFailed as error:
         failed = error
     if not checks.is_unreachable:
@@ -116,7 +116,7 @@ def check_connectors(
         return checks.restarted
     if not checks.restarted:
         raise failed
-    # A task that fails has no result: nothing else in its error would say that a connector was restarted.
+    # A failed task has no result, so its error must name the restarted connectors.
     raise CheckFailed(f"{failed}; restarted or moved past records: {', '.join(checks.restarted)}") from failed
 
 
@@ -140,22 +140,22 @@ class _Checks:
         status: ConnectorStatus | None = None
         failed: Exception | None = None
         try:
-            status = self._look_after(topic, name)
+            status = self._restart_if_failed(topic, name)
         except (ConnectUnreachable, ConnectRefused) as error:
             self._note_unreachable(error)
         except Exception as error:
-            log.warning("connector=%s cannot be looked after: %r", name, error)
+            log.warning("connector=%s cannot be checked in Connect: %r", name, error)
             failed = error
-        found = sink_progress(topic, self._kafka_conn_id)
-        _note_progress(name, found, self._limits)
-        log.info("checked: connector=%s state=%s lag=%d", name, status or "unknown", found.lag)
-        # Raised last: what Connect answers must hide no alarm about the progress.
+        progress = sink_progress(topic, self._kafka_conn_id)
+        _note_progress(name, progress, self._limits)
+        log.info("checked: connector=%s state=%s lag=%d", name, status or "unknown", progress.lag)
+        # Raised last, so that an error of Connect does not prevent the alarms about the progress.
         if failed is not None:
             raise failed
 
-    def _look_after(self, topic: Topic, name: str) -> ConnectorStatus:
+    def _restart_if_failed(self, topic: Topic, name: str) -> ConnectorStatus:
         if self._silent is not None:
-            # Each of the topics would wait as long again, and fill the task's time.
+            # Each topic would wait as long again, and together they would use up the task's time.
             raise self._silent
         status = ConnectorStatus.of(self._connect, name)
         if status.refuses_timestamp or stepping.is_stepping(name):
@@ -172,14 +172,18 @@ class _Checks:
         self.is_unreachable = True
         if isinstance(error, ConnectSilent):
             self._silent = error
-        # At once: the task may be out of time before all are checked.
+        # Opened at once, because the task may time out before all topics are checked.
         with begin() as connection:
-            text = f"{error}: nothing lands"
+            text = f"{error}: no record lands"
             open_alarm(connection, self._connect.conn_id, AlarmKind.connect_unreachable, text)
 
 
 def _step_over(topic: Topic, connect: Connect, kafka_conn_id: str) -> bool:
-    """Move the connector past records that Connect refuses; False when another watchdog does it or there is none."""
+    """Move the connector past records that Connect refuses.
+
+    Returns:
+        Whether it was moved. False when another watchdog moves it, or when there is no such record.
+    """
     from confluent_kafka import KafkaException
 
     name = connector_name(topic)
@@ -190,25 +194,32 @@ def _step_over(topic: Topic, connect: Connect, kafka_conn_id: str) -> bool:
         try:
             if not stepping.step_over(topic, connect, kafka_conn_id):
                 return False
-            # The alarm about the records stays until the tasks have run for a while.
+            # Recorded as a restart, so that the alarm about the records stays open until the tasks have run for a
+            # while.
             _locked_row(connection, name)
             _update(connection, name, restarted_at=func.now())
             return True
         except (KafkaException, ReadingStalled) as error:
-            # Not raised: the alarm about the failed connector must open all the same.
-            log.warning("connector=%s: the refused record was not found, the next check looks again: %s", name, error)
+            # Not raised, so that the alarm about the failed connector opens.
+            log.warning(
+                "connector=%s: the refused record was not found; the next check searches again: %s", name, error
+            )
             return False
 
 
 def forget_restarts(name: str) -> None:
-    """A person has looked at the connector: the watchdog may restart it again."""
+    """Reset the number of restarts, because a person has acted: the watchdog may restart the connector again."""
     with begin() as connection:
         connection.execute(update(connector_watch).where(connector_watch.c.connector == name).values(restarts=0))
         close_alarm(connection, name, AlarmKind.connector_given_up)
 
 
 def _note_state(name: str, status: ConnectorStatus, limits: Limits) -> bool:
-    """Raise alarms about Connect's status; returns True, and records it, if the connector is to be restarted now."""
+    """Open or close the alarms about Connect's status.
+
+    Returns:
+        Whether the connector is to be restarted now; the restart is then recorded.
+    """
     with begin() as connection:
         row = _locked_row(connection, name)
         now = connection.scalar(select(func.now()))
@@ -227,7 +238,7 @@ def _note_state(name: str, status: ConnectorStatus, limits: Limits) -> bool:
             return False
         open_alarm(connection, name, AlarmKind.connector_failed, f"{status}: {status.cause}")
         if row.restarts >= limits.max_restarts:
-            text = f"failed again after {row.restarts} restarts and is left alone: {status.cause}"
+            text = f"failed again after {row.restarts} restarts and is not restarted any more: {status.cause}"
             open_alarm(connection, name, AlarmKind.connector_given_up, text)
             return False
         if row.restarts and now - row.restarted_at < limits.pause(row.restarts):
@@ -237,13 +248,13 @@ def _note_state(name: str, status: ConnectorStatus, limits: Limits) -> bool:
     return True
 
 
-def _note_progress(name: str, found: SinkProgress, limits: Limits) -> None:
+def _note_progress(name: str, progress: SinkProgress, limits: Limits) -> None:
     with begin() as connection:
         row = _locked_row(connection, name)
         now = connection.scalar(select(func.now()))
-        sink, table = -1 if found.sink is None else found.sink, -1 if found.table is None else found.table
+        sink, table = -1 if progress.sink is None else progress.sink, -1 if progress.table is None else progress.table
         changes = {}
-        if sink != row.sink_offsets or not found.lag:
+        if sink != row.sink_offsets or not progress.lag:
             changes |= {"sink_offsets": sink, "sink_moved_at": now}
         if table != row.table_offsets:
             changes |= {"table_offsets": table, "table_moved_at": now}
@@ -251,19 +262,21 @@ def _note_progress(name: str, found: SinkProgress, limits: Limits) -> None:
             row = _update(connection, name, **changes)
         _alarm(
             connection, name, AlarmKind.sink_stalled, now - row.sink_moved_at > limits.stalled_after,
-            f"{found.lag} records wait and none was read since {row.sink_moved_at.isoformat(timespec='seconds')}",
+            f"{progress.lag} records wait, and none was read since {row.sink_moved_at.isoformat(timespec='seconds')}",
         )  # fmt: skip
         _alarm(
             connection, name, AlarmKind.landing_stalled, now - row.table_moved_at > limits.stalled_after,
-            f"no commit of the table has ended since {row.table_moved_at.isoformat(timespec='seconds')}, whatever the "
-            "tasks say",
+            f"no commit of the table has succeeded since {row.table_moved_at.isoformat(timespec='seconds')}, whatever "
+            "the status of the tasks is",
         )  # fmt: skip
-        text = f"{found.lag} records behind, limit {limits.max_lag}"
-        if found.lag > limits.max_lag:
+        text = f"{progress.lag} records behind, limit {limits.max_lag}"
+        if progress.lag > limits.max_lag:
             open_alarm(connection, name, AlarmKind.sink_lag, text)
-        elif found.lag <= limits.max_lag / 2:
+        elif progress.lag <= limits.max_lag / 2:
             close_alarm(connection, name, AlarmKind.sink_lag)
-        watch_transactions(connection, name, found.log, found.held, limits.max_transaction_age, is_whole=found.is_whole)
+        watch_transactions(
+            connection, name, progress.log, progress.held, limits.max_transaction_age, is_whole=progress.is_whole
+        )
 
 
 def _alarm(connection: Connection, name: str, kind: AlarmKind, is_wrong: bool, text: str) -> None:
@@ -276,10 +289,10 @@ def _alarm(connection: Connection, name: str, kind: AlarmKind, is_wrong: bool, t
 def _locked_row(connection: Connection, name: str) -> Row:
     """The connector's row, locked until the transaction ends, so that only one of two watchdogs restarts it."""
     connection.execute(insert(connector_watch).values(connector=name).on_conflict_do_nothing())
-    mine = select(connector_watch).where(connector_watch.c.connector == name).with_for_update()
-    return connection.execute(mine).one()
+    row = select(connector_watch).where(connector_watch.c.connector == name).with_for_update()
+    return connection.execute(row).one()
 
 
 def _update(connection: Connection, name: str, **values: object) -> Row:
-    mine = update(connector_watch).where(connector_watch.c.connector == name)
-    return connection.execute(mine.values(**values).returning(connector_watch)).one()
+    row = update(connector_watch).where(connector_watch.c.connector == name)
+    return connection.execute(row.values(**values).returning(connector_watch)).one()

@@ -1,4 +1,4 @@
-"""What passes through XCom between the tasks of the standard lane. Everything is JSON; ends of ranges are exclusive."""
+"""The XComs between the tasks of the standard lane, as JSON. The ends of ranges are exclusive."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from include.streams.lake.offsets import LogRange
 class RepairedGaps(TypedDict):
     """Counts of the offsets that `repair_gaps` has settled.
 
-    `appended`: their records were read from Kafka and appended; `without_record`: they hold no record; `lost`:
-    retention has removed them.
+    Attributes:
+        appended: Offsets whose records were read from Kafka and appended.
+        without_record: Offsets that hold no record.
+        lost: Offsets that retention has removed.
     """
 
     appended: int
@@ -37,11 +39,15 @@ class TableColumn(TypedDict):
 
 
 class WorkUnit(TypedDict):
-    """What one mapped task validates, with all that the plan knew.
+    """The work of one mapped task, with everything that the task needs from the plan.
 
-    The `ranges` of all units and the ranges without any record are together the claim's ranges, and the `files` hold
-    the records of the unit's ranges. `staging` is the address of the folder of the claim's staging files, `columns` are
-    those of the landing table.
+    Attributes:
+        claim_id: The run's claim.
+        unit: The unit's number.
+        ranges: The unit's offsets. All units and the ranges without any record together are the claim's ranges.
+        files: The files that hold the records of these offsets.
+        staging: The address of the folder of the claim's staging files.
+        columns: The columns of the landing table.
     """
 
     claim_id: int
@@ -59,11 +65,11 @@ class ValidatedUnit(TypedDict):
         unit: The unit's number.
         files: The addresses of its staging files.
         landed: Offsets with a row, each counted once.
-        good: How many of them keep the contract.
-        dead_lettered: How many of them are dead letters.
-        not_wanted: How many of them no contract of the topic's union takes.
+        good: Those of them whose message meets its contract.
+        dead_lettered: Those of them that are dead letters.
+        not_wanted: Those of them whose message no contract of the topic's union takes.
         without_record: Offsets of the ranges that have no row.
-        repeated: Rows that had landed more than once and were dropped.
+        repeated: Rows that were dropped because their offset had landed more than once.
     """
 
     unit: int
@@ -90,8 +96,8 @@ class RunSummary(TypedDict):
         without_record: As in `ValidatedUnit`, of all ranges.
         repeated: As in `ValidatedUnit`, of all units.
         clean: Rows that were added to the clean table.
-        duplicates: Rows whose event the table, or an earlier row of the run, had already.
-        days: The first and the last day of the event times (ISO format); empty without any.
+        duplicates: Rows whose event was already in the table or in an earlier row of the run.
+        days: The first and the last day of the event times (ISO format); empty without event times.
     """
 
     claim_id: int

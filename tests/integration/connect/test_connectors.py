@@ -56,7 +56,7 @@ class Killed(BaseException):
     """The process ended here."""
 
 
-STEPS = ("create_landing_table", "_make_control_topic", "preset_coordinator")
+STEPS = ("create_landing_table", "_create_control_topic", "preset_coordinator")
 
 
 @pytest.mark.parametrize("killed_after", [*STEPS, "put_config"])
@@ -118,7 +118,7 @@ def test_a_coordinator_that_runs_without_a_place_is_refused_with_the_commands_th
     topic = make_topic()
     name, control = connector_name(topic), connectors.control_topic(topic)
     connectors.create_landing_table(topic)
-    connectors._make_control_topic(topic, "kafka_default")
+    connectors._create_control_topic(topic, "kafka_default")
     # Stands for the coordinator of a connector that was made by hand: a member of the group, nothing committed.
     member = Consumer({**client_config(), "group.id": connectors.coordinator_group(topic)})
     member.subscribe([control])
@@ -166,7 +166,7 @@ def test_the_commands_make_show_stop_and_resume_a_connector(make_topic, connect,
     assert f"connector {name}: created" in run("apply")[1]
     wait_for(lambda: connector_status(connect, topic).is_running)
     assert run("status", name)[0] == 0
-    assert run("apply") == (0, "nothing to do: all is as the registry and connectors/ say\n")
+    assert run("apply") == (0, "nothing to do: everything matches the registry and connectors/\n")
     assert run("stop", name)[0] == 0
     wait_for(lambda: connector_status(connect, topic).connector == "STOPPED")
     assert run("status")[0] == 1
@@ -385,7 +385,7 @@ def test_restarts_back_off_and_end_at_the_limit(make_topic, monkeypatch, watched
     assert [look(m) for m in (0, 1, 2, 2, 3, 4)] == [True, False, True, False, False, True]
     assert "connector_given_up" not in alarms(name)
     assert not look(600)
-    assert "left alone: BadException" in alarms(name)["connector_given_up"]
+    assert "not restarted any more: BadException" in alarms(name)["connector_given_up"]
     watchdog.forget_restarts(name)
     assert look(0)
 
@@ -393,7 +393,7 @@ def test_restarts_back_off_and_end_at_the_limit(make_topic, monkeypatch, watched
 def test_partitions_of_the_control_topic_that_were_added_get_their_place_too(make_topic, folder):
     topic = make_topic()
     connectors.create_landing_table(topic)
-    connectors._make_control_topic(topic, "kafka_default")
+    connectors._create_control_topic(topic, "kafka_default")
     control = connectors.control_topic(topic)
     admin = AdminClient(admin_config(client_config()))
     admin.create_partitions([NewPartitions(control, 3)])[control].result(10)

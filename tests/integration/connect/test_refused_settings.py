@@ -35,7 +35,9 @@ def test_a_control_topic_does_without_compression_that_the_broker_refuses(make_t
     config = {**connectors.CONTROL_CONFIG, "compression.type": REFUSED}
     monkeypatch.setattr(connectors, "CONTROL_CONFIG", config)
     changes = connectors.apply([topic], folder=folder)
-    assert f"topic {control}: created, kept for ever, without compression.type, which the broker refuses" in changes
+    assert (
+        f"topic {control}: created, unlimited retention, without compression.type, which the broker refuses" in changes
+    )
     assert settings_of(control)["retention.ms"] == "-1"
     wait_until_landed(topic, send(topic, [b"lands"]))
     caplog.clear()

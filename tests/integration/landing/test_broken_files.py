@@ -88,7 +88,7 @@ def test_a_file_that_breaks_after_it_was_planned_is_read_from_kafka(lane, damage
     assert clean_rows(lane.topic) == [(0, number, str(number)) for number in range(6)]
     message, is_open = alarms_of(raw_table(lane.topic))["landing_gap"]
     assert broken in message
-    assert "taken out of the table" in message
+    assert "removed from the table" in message
     assert not is_open
     # And for all who read the table after it.
     assert [offset for _, offset, _ in landed_rows(lane.topic)] == list(range(6))
@@ -234,7 +234,7 @@ def test_an_upload_that_was_cut_before_its_size_was_asked_for_is_broken(lane):
     store(lane.topic).pipe_file(path, data)
     (file,) = [one for one in LandingIndex(load_landing_table(lane.topic)).files(0, 0) if one.path == path]
     io = load_landing_table(lane.topic).io
-    assert list(find_broken(io, [replace(file, size_bytes=len(data))]).values()) == ["is no whole Parquet file"]
+    assert list(find_broken(io, [replace(file, size_bytes=len(data))]).values()) == ["is not a complete Parquet file"]
 
 
 def test_a_run_closes_although_a_file_breaks_after_its_commit(sparse):
@@ -276,8 +276,8 @@ def test_the_commands_name_broken_files_and_repair_them(sparse, monkeypatch, cap
     forget_files()
     code, said = ask("gaps")
     assert (code, broken in said) == (1, True)
-    assert ask("repair") == (0, f"{raw_table(sparse.topic)}: 2 records appended, 0 offsets hold none\n")
-    assert ask("gaps") == (0, f"{raw_table(sparse.topic)}: whole\n")
+    assert ask("repair") == (0, f"{raw_table(sparse.topic)}: 2 records appended, 0 offsets hold no record\n")
+    assert ask("gaps") == (0, f"{raw_table(sparse.topic)}: complete\n")
 
 
 def test_files_beside_a_broken_one_are_bundled(consumer, send, monkeypatch):

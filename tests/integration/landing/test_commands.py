@@ -40,11 +40,11 @@ def ask(orders, monkeypatch, capsys) -> Callable[..., Answer]:
 def test_a_table_that_misses_nothing_is_whole_and_there_is_nothing_to_repair(orders, ask):
     land(orders, 0, range(30))
     sink_commits(orders, _0=30)
-    assert ask("gaps") == (0, [f"{raw_table(orders)}: whole"])
+    assert ask("gaps") == (0, [f"{raw_table(orders)}: complete"])
     snapshot = load_landing_table(orders).current_snapshot()
     assert ask("repair", connector_name(orders)) == (
         0,
-        [f"{raw_table(orders)}: 0 records appended, 0 offsets hold none"],
+        [f"{raw_table(orders)}: 0 records appended, 0 offsets hold no record"],
     )
     assert load_landing_table(orders).current_snapshot() == snapshot
 
@@ -63,16 +63,16 @@ def test_missing_offsets_are_shown_with_exit_code_1_and_appended_once(orders, as
 
     assert ask("repair", connector_name(orders)) == (
         0,
-        [f"{raw_table(orders)}: 10 records appended, 0 offsets hold none"],
+        [f"{raw_table(orders)}: 10 records appended, 0 offsets hold no record"],
     )
     wanted = [(0, offset, order(f"0-{offset}").decode()) for offset in range(30)]
     assert landed_rows(orders) == wanted
     assert ask("repair", connector_name(orders)) == (
         0,
-        [f"{raw_table(orders)}: 0 records appended, 0 offsets hold none"],
+        [f"{raw_table(orders)}: 0 records appended, 0 offsets hold no record"],
     )
     assert landed_rows(orders) == wanted
-    assert ask("gaps") == (0, [f"{raw_table(orders)}: whole"])
+    assert ask("gaps") == (0, [f"{raw_table(orders)}: complete"])
 
 
 def test_offsets_that_kafka_does_not_have_any_more_end_as_a_stated_loss(orders, ask, admin, caplog):
@@ -83,7 +83,7 @@ def test_offsets_that_kafka_does_not_have_any_more_end_as_a_stated_loss(orders, 
     assert "[5, 12)" in lines[0]
     code, lines = ask("repair", connector_name(orders))
     assert code == 1, "what is lost is no good answer"
-    assert lines[0] == f"{raw_table(orders)}: 2 records appended, 0 offsets hold none"
+    assert lines[0] == f"{raw_table(orders)}: 2 records appended, 0 offsets hold no record"
     assert lines[1].startswith(f"{raw_table(orders)}: 5 offsets are lost")
     assert "[5, 10)" in caplog.text, "whoever repairs is told what is lost"
     assert [offset for _, offset, _ in landed_rows(orders)] == [*range(0, 5), *range(10, 30)]
@@ -91,7 +91,7 @@ def test_offsets_that_kafka_does_not_have_any_more_end_as_a_stated_loss(orders, 
     assert is_open
     assert "[5, 10)" in message
     # Stated, not looked for again.
-    assert ask("gaps") == (0, [f"{raw_table(orders)}: whole"])
+    assert ask("gaps") == (0, [f"{raw_table(orders)}: complete"])
 
 
 def test_a_connector_that_no_topic_has_is_named(orders, ask, capsys):

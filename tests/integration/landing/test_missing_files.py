@@ -35,4 +35,4 @@ def test_an_error_that_mentions_404_is_not_taken_for_a_missing_file(consumer, se
     monkeypatch.setattr(staging, "upload", Mock(side_effect=PermissionError("bucket archive-404: forbidden")))
     with pytest.raises(PermissionError):
         validate_unit(lane, unit, "run-1")
-    assert "planning again" not in caplog.text
+    assert "planned again" not in caplog.text

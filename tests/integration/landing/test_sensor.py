@@ -152,7 +152,7 @@ def test_an_outage_is_said_once_and_waited_out(orders, lane, monkeypatch, caplog
     assert isinstance(event, TaskSuccessEvent)
     warnings = [record.message for record in caplog.records if record.name == triggers.__name__]
     assert [message for message in warnings if "away" in message] == [
-        f"lane={trigger.lane['name']} cannot look, trying again until it works: the catalog is away"
+        f"lane={trigger.lane['name']} cannot be checked, trying again until it can: the catalog is away"
     ]
 
 

@@ -194,7 +194,7 @@ def test_a_request_in_a_rebalance_is_made_again(monkeypatch):
         assert connect.config("orders") == {"topics": "orders"}
         with pytest.raises(ConnectUnreachable, match="disk full"):
             connect.config("orders")
-        with pytest.raises(ConnectUnreachable, match=r"connection kafka_connect: GET .* no JSON"):
+        with pytest.raises(ConnectUnreachable, match=r"connection kafka_connect: GET .* not JSON"):
             connect.config("orders")
         server.shutdown()
 
