@@ -417,7 +417,7 @@ def stage(side: Side, utility: Utility, run_id: str) -> tuple[list[ValidatedUnit
     from include.streams.landing.tables import load_landing_table, topic_id
     from include.streams.operations.database import begin
     from include.streams.operations.tables import claim_ranges, claims
-    from include.streams.validators.rows import EXAMINE, NOT_WANTED
+    from include.streams.validators.rows import NEEDS_PARSER, NOT_WANTED
 
     lane = side.lane("commit")
     table = ensure_clean_table(side.topic)
@@ -437,7 +437,7 @@ def stage(side: Side, utility: Utility, run_id: str) -> tuple[list[ValidatedUnit
     with tempfile.TemporaryDirectory(prefix="age-") as folder, engine.connect() as connection:
         rows = utility.rows(END - RUN_SLOTS * SLOT, RUN_SLOTS, start)
         connection.execute(
-            f'create table made as select *, false as "{EXAMINE}", false as "{NOT_WANTED}" from ({rows}) '
+            f'create table made as select *, false as "{NEEDS_PARSER}", false as "{NOT_WANTED}" from ({rows}) '
             f"order by read_at, meter_id limit {utility.readings}"
         )
         for number in range(PARTITIONS):

@@ -13,7 +13,7 @@ kafka_settings
 
 metadata
     Reads the columns `dag_id`, `state` and `run_after` of Airflow's table `dag_run`. Tested with 3.3.2. Without them,
-    the overview (`make look`) says that Airflow cannot be asked, and shows the rest.
+    the overview (`make look`) says that Airflow cannot be queried, and shows the rest.
 
 models
     Uses `__pydantic_core_schema__` of pydantic models. Tested with 2.14.3. Without it, the tables of a contract have no

@@ -33,7 +33,7 @@ Output = TypeVar("Output", bound=BaseModel)
 
 
 class Refused(Exception):
-    """Raised by a caller's check: the output is well formed but not allowed. The text is returned to the model."""
+    """Raised by a caller's check if a well-formed output is not allowed. The text is returned to the model."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def run(model: ChatModel, task: Task[Output], trace: Trace) -> Output:
     Args:
         model: The model with its limits.
         task: The task.
-        trace: An empty trace. It is filled during the run, so that a failed run can be accounted for too.
+        trace: An empty trace. It is filled during the run, so that it is also available after a failed run.
 
     Returns:
         The checked output.
@@ -237,16 +237,16 @@ class _Loop(Generic[Output]):
             return f"Error: wrong arguments. {_problems(error)}"
         entry["arguments"] = {name: _kept(value) for name, value in arguments.model_dump(mode="json").items()}
         try:
-            found = tool.call(arguments)
+            result = tool.call(arguments)
         except Exception as error:
             # The error's text is not logged, because it may contain the parameters of a statement.
             log.warning("tool failed: name=%s error=%s", tool.name, type(error).__name__)
             entry["error"] = type(error).__name__
             raise ModelFailed(f"tool {tool.name} failed") from error
-        text = json.dumps(found.content, ensure_ascii=False, default=str)
+        text = json.dumps(result.content, ensure_ascii=False, default=str)
         # Includes ids in a truncated part of the result. The model has not seen these, but they are valid evidence.
-        entry["ids"] = list(found.ids)
-        self.returned_ids.update(found.ids)
+        entry["ids"] = list(result.ids)
+        self.returned_ids.update(result.ids)
         return clean(text, MAX_RESULT_CHARS).text
 
     def _output(self, text: str) -> Output | str:

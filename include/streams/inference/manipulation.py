@@ -1,7 +1,7 @@
 """Signs that a text was written for a machine: instructions, forged roles, hidden or encoded parts.
 
-Like every such list, the patterns miss some texts, so no protection depends on them alone: code that does not read the
-text limits its possible effects. A text with a sign is left to a person. This includes a few honest texts.
+The patterns miss some texts, so no protection depends on them alone: code that does not read the text limits its
+possible effects. A text with a sign is left to a person, which includes a few honest texts.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def signs_of_manipulation(cleaned: Cleaned, internal_words: frozenset[str] = fro
     Returns:
         The names of the signs: "override", "role", "machine", "data", "encoded", "internal", "invisible".
     """
-    found = [name for name, pattern in _PATTERNS.items() if pattern.search(cleaned.text)]
+    signs = [name for name, pattern in _PATTERNS.items() if pattern.search(cleaned.text)]
     if internal_words & set(re.findall(r"[a-z_]+", cleaned.text.lower())):
-        found.append("internal")
+        signs.append("internal")
     if cleaned.invisible >= MANY_INVISIBLE:
-        found.append("invisible")
-    return tuple(found)
+        signs.append("invisible")
+    return tuple(signs)

@@ -185,7 +185,7 @@ class ChatModel:
         try:
             return Answer.model_validate_json(bytes(body))
         except ValidationError:
-            raise ModelFailed("answer is no chat completion") from None
+            raise ModelFailed("answer is not a chat completion") from None
 
 
 def from_connection(conn_id: str = CONN_ID) -> ChatModel | None:
@@ -202,8 +202,8 @@ def from_connection(conn_id: str = CONN_ID) -> ChatModel | None:
 
     Raises:
         Misconfigured: The settings cannot be used.
-        LookUpFailed: Airflow could not say whether the connection is defined. The task should be retried: what it would
-            do without a model is not what was wanted.
+        LookUpFailed: Airflow could not look up whether the connection is defined. The task should be retried, not
+            continued without a model.
     """
     from airflow.sdk import BaseHook
 
@@ -219,9 +219,9 @@ def from_connection(conn_id: str = CONN_ID) -> ChatModel | None:
         settings = ModelSettings.model_validate(extra)
     except ValidationError as error:
         places = sorted({".".join(map(str, problem["loc"])) for problem in error.errors()})
-        raise Misconfigured(f"connection {conn_id}: extra is wrong or lacks: {', '.join(places)}") from None
+        raise Misconfigured(f"connection {conn_id}: extra has wrong or missing fields: {', '.join(places)}") from None
     except ValueError:
-        raise Misconfigured(f"connection {conn_id}: extra is no JSON") from None
+        raise Misconfigured(f"connection {conn_id}: extra is not JSON") from None
     if reserved := sorted({"messages", "model", "stream", "tools", "n"} & set(settings.parameters)):
         raise Misconfigured(f"connection {conn_id}: parameters may not hold {', '.join(reserved)}")
     base_url = connection.host
@@ -229,7 +229,7 @@ def from_connection(conn_id: str = CONN_ID) -> ChatModel | None:
         port = f":{connection.port}" if connection.port else ""
         base_url = f"{connection.schema or 'https'}://{base_url}{port}"
     if not base_url.startswith(("https://", "http://")):
-        raise Misconfigured(f"connection {conn_id}: host is no http(s) URL; use https://host/v1")
+        raise Misconfigured(f"connection {conn_id}: host is not an http(s) URL; use https://host/v1")
     return ChatModel(base_url, connection.password or "", settings)
 
 

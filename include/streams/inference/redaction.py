@@ -1,7 +1,7 @@
 """Prepares external text for a prompt, a log or an XCom: cleans, truncates, redacts and fences it.
 
-Redaction by pattern is incomplete: it removes text of known forms, and rather too much than too little. Data that must
-never leave the company should not be given to a model.
+Redaction by pattern is incomplete: it removes only text of known forms. The patterns prefer to remove too much. Data
+that must never leave the company should not be given to a model.
 """
 
 from __future__ import annotations
@@ -126,12 +126,12 @@ def redact(text: str, known: Iterable[str | None] = ()) -> Redacted:
         return f"[{kind}]"
 
     def number(match: re.Match[str]) -> str:
-        found = match.group()
-        digits = [int(char) for char in found if char.isdigit()]
+        text = match.group()
+        digits = [int(char) for char in text if char.isdigit()]
         if 13 <= len(digits) <= 19 and _luhn(digits):
             return put("card")
-        if _DATE.match(found) and len(digits) <= 12:  # a date, perhaps with the hour and minute
-            return found
+        if _DATE.match(text) and len(digits) <= 12:  # a date, perhaps with the hour and minute
+            return text
         return put("phone") if len(digits) <= 15 else put("number")
 
     def account(match: re.Match[str]) -> str:

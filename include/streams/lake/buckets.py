@@ -1,7 +1,7 @@
 """Read, write, list and delete objects in a bucket, through the Airflow connection `google_cloud_default`.
 
-The connection says how we authenticate: a key file, the machine's own account, impersonation, or anonymously
-(`is_anonymous` in its extra). STORAGE_EMULATOR_HOST points the client at another server than Google's.
+The connection sets how to authenticate: with a key file, the machine's own account, impersonation, or anonymously
+(`is_anonymous` in its extra). STORAGE_EMULATOR_HOST makes the client use another server than Google's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ TIMEOUT_SECONDS: Any = (10.0, 60.0)
 # A store that is unavailable for longer fails the task: Airflow's retries wait without holding a worker.
 RETRY_SECONDS = 120.0
 
-# Tries to update an object while others write it too. Two processes conflict once; this many conflicts are a fault.
+# Tries to update an object that other processes write too. Two processes conflict once; this many conflicts are a
+# fault.
 UPDATE_TRIES = 5
 # The generation of an object that does not exist. With `if_generation_match`: "write only if there is no object yet".
 ABSENT = 0
@@ -45,7 +46,7 @@ class BucketError(Exception):
 
 
 class GenerationChanged(Exception):
-    """The object is not the one that the writer has read: somebody else has replaced or created it."""
+    """The object has changed since the writer read it: another process has replaced or created it."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ class Bucket:
             try:
                 data = blob.download_as_bytes(timeout=TIMEOUT_SECONDS, retry=self._retry)
             except NotFound:
-                # A missing bucket gives the same answer. Taken for "no object", a new champion would be trained from
-                # nothing.
+                # A missing bucket gives the same answer. If it were treated as "no object", a training would start
+                # without the champion.
                 self._require_bucket()
                 return None
         # From the headers of the download itself: a separate request could return the generation of other content.
@@ -162,12 +163,12 @@ class Bucket:
                     retry=self._retry,
                 )
             except PreconditionFailed as error:
-                found = self._remote.get_blob(path, timeout=TIMEOUT_SECONDS, retry=self._retry)
-                if found is not None and (found.metadata or {}).get(_WRITE_ID) == write_id:
-                    return _generation(found)
-                state = "does not exist" if found is None else f"has generation {found.generation}"
+                existing = self._remote.get_blob(path, timeout=TIMEOUT_SECONDS, retry=self._retry)
+                if existing is not None and (existing.metadata or {}).get(_WRITE_ID) == write_id:
+                    return _generation(existing)
+                state = "does not exist" if existing is None else f"has generation {existing.generation}"
                 raise GenerationChanged(
-                    f"gs://{self.name}/{path} {state}, not {if_generation_match}: somebody else has written it; "
+                    f"gs://{self.name}/{path} {state}, not {if_generation_match}: another process has written it; "
                     "read it again"
                 ) from error
         return _generation(blob)
@@ -178,7 +179,7 @@ class Bucket:
         change: Callable[[bytes | None], bytes | None],
         content_type: str = "application/octet-stream",
     ) -> bool:
-        """Replace an object by what `change` makes of it, and repeat that on newer content if somebody else writes.
+        """Replace an object by the result of `change`, and repeat this on newer content if another process writes.
 
         Args:
             path: The object's name in the bucket.
@@ -190,7 +191,7 @@ class Bucket:
             Whether the object was written.
 
         Raises:
-            GenerationChanged: Somebody else has written the object during each of UPDATE_TRIES tries.
+            GenerationChanged: Another process has written the object during each of UPDATE_TRIES tries.
         """
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
@@ -207,13 +208,13 @@ class Bucket:
     def list(self, prefix: str = "") -> list[Entry]:
         """The objects whose path begins with `prefix`, sorted by path."""
         with self._explaining():
-            found = self._remote.client.list_blobs(
+            blobs = self._remote.client.list_blobs(
                 self._remote, prefix=prefix, timeout=TIMEOUT_SECONDS, retry=self._retry
             )
-            return sorted((_entry(blob) for blob in found), key=lambda entry: entry.path)
+            return sorted((_entry(blob) for blob in blobs), key=lambda entry: entry.path)
 
     def delete(self, path: str, *, if_generation_match: int | None = None) -> None:
-        """Remove the object; harmless when it does not exist.
+        """Remove the object; no error when it does not exist.
 
         Args:
             path: The object's name in the bucket.
@@ -228,45 +229,45 @@ class Bucket:
         with self._explaining():
             try:
                 if if_generation_match is not None:
-                    # Asked first, because the local stack's store removes the object whatever the condition says.
-                    found = self._remote.get_blob(path, **options)
-                    if found is not None and _generation(found) != if_generation_match:
-                        raise PreconditionFailed(f"generation {found.generation}")
+                    # Checked first, because the local stack's store ignores the condition when it removes an object.
+                    existing = self._remote.get_blob(path, **options)
+                    if existing is not None and _generation(existing) != if_generation_match:
+                        raise PreconditionFailed(f"generation {existing.generation}")
                 self._remote.delete_blob(path, if_generation_match=if_generation_match, **options)
             except NotFound:
                 self._require_bucket()
             except PreconditionFailed as error:
                 raise GenerationChanged(
-                    f"gs://{self.name}/{path} has no longer generation {if_generation_match}: somebody else has "
+                    f"gs://{self.name}/{path} has no longer generation {if_generation_match}: another process has "
                     "written it; read it again"
                 ) from error
 
     def _require_bucket(self) -> None:
-        """Raise NotFound when the bucket itself is missing; a listing needs no permission on the bucket itself."""
+        """Raise NotFound when the bucket is missing. A listing needs no permission on the bucket itself."""
         next(iter(self._remote.client.list_blobs(self._remote, max_results=1, timeout=TIMEOUT_SECONDS)), None)
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Translate the client's errors, which show only a URL: name the bucket, the connection and the remedy."""
+        """Replace the client's errors, which show only a URL, by errors that name the bucket and the remedy."""
         from google.api_core.exceptions import Forbidden, NotFound, Unauthorized
 
         try:
             yield
         except NotFound as error:
             raise BucketError(
-                f"bucket {self.name} does not exist; make it, or name another in the Airflow Variable that holds its "
+                f"bucket {self.name} does not exist; create it, or name another in the Airflow Variable that holds its "
                 f"name (artifacts: {VARIABLE})"
             ) from error
         except (Forbidden, Unauthorized) as error:
             raise BucketError(
-                f"bucket {self.name}: connection {self._conn_id} may not do this ({error.message}); give its account "
+                f"bucket {self.name}: connection {self._conn_id} lacks permission ({error.message}); give its account "
                 "the role Storage Object User on the bucket"
             ) from error
 
 
 def _generation(blob: Blob) -> int:
     if blob.generation is None:
-        raise BucketError(f"the store names no generation of {blob.name}: replacing an object would not be safe")
+        raise BucketError(f"the store returns no generation of {blob.name}, so replacing the object would not be safe")
     return int(blob.generation)
 
 

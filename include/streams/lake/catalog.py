@@ -102,21 +102,21 @@ def warehouse_io(address: str, conn_id: str = CONN_ID) -> "FileIO":
 def forget_catalogs() -> None:
     """Let the next use of a catalog read its Airflow connections anew, those of the object store among them.
 
-    For processes that live for weeks, after an error: a key that was rotated stays refused, however often it is tried.
-    Whoever uses a catalog at this moment keeps it.
+    For processes that live for weeks, after an error: without this, the client would use a rotated key again and again.
+    A caller that uses a catalog at this moment keeps it.
     """
     load_catalog.cache_clear()
     _current.clear()
     if objects := sys.modules.get("include.streams.compat.objects"):
-        # gcsfs keeps a client for each credential that it was ever given.
+        # gcsfs caches a client for each credential.
         objects.ObjectFileSystem.clear_instance_cache()
 
 
 def load_current(name: str) -> "Table":
     """Like the catalog's `load_table`, but read the table's metadata again only after a new commit.
 
-    A sensor loads a table every few seconds, and a task several times. For a JDBC catalog, one query finds out whether
-    anything has changed. The caller gets a copy: to refresh it or to commit to it changes nobody else's.
+    A sensor loads a table every few seconds, and a task several times. For a JDBC catalog, one query shows whether the
+    table has changed. The caller gets a copy, which it may refresh or commit to without an effect on other callers.
 
     Args:
         name: The table's identifier, `namespace.name`.
@@ -136,9 +136,10 @@ def load_current(name: str) -> "Table":
 
 
 def refreshed(table: "Table") -> "Table":
-    """Like `table.refresh()`, but read the metadata only if somebody else has committed since it was read.
+    """Like `table.refresh()`, but read the metadata only if another process has committed since it was read.
 
-    A table keeps a week of snapshots: reading its metadata takes longer with each of them, a query does not.
+    A table keeps a week of snapshots. The time to read its metadata grows with their number; the time of a query does
+    not.
 
     Args:
         table: A table of `load_catalog`.
@@ -176,15 +177,15 @@ def _metadata_location(catalog: "Catalog", name: str) -> str | None:
 def _map_tables() -> None:
     """Let SQLAlchemy map PyIceberg's two tables without Airflow's models.
 
-    Airflow imports all of its own models when the first mapper of a process is configured: half a second in every task,
-    for tables that a task may not read.
+    Airflow imports all of its own models when the first mapper of a process is configured. This takes half a second in
+    every task, for tables that a task may not read.
     """
     from pyiceberg.catalog.sql import SqlCatalogBaseTable
     from sqlalchemy import event
     from sqlalchemy.exc import InvalidRequestError
     from sqlalchemy.orm import Mapper
 
-    # This only saves time. Where another Airflow version does this in another way, nothing is removed.
+    # This only saves time. If another Airflow version has no such listener, nothing is removed.
     import_all_models = getattr(sys.modules.get("airflow.models"), "import_all_models", None)
     if import_all_models is None:
         return
@@ -206,14 +207,14 @@ def _sql_catalog(connection: "Connection", properties: dict[str, Any]) -> "Catal
     from include.streams.operations.database import guard
 
     conn_id = connection.conn_id
-    now = _database(connection)
+    database = _database(connection)
     if not (warehouse := connection.extra_dejson.get("warehouse")):
         raise ValueError(f'connection {conn_id}: its extra has no warehouse; add {{"warehouse": "gs://BUCKET/PATH"}}')
     properties = {
         **properties,
         "warehouse": str(warehouse),
         "type": "sql",
-        "uri": now.url.render_as_string(hide_password=False),
+        "uri": database.url.render_as_string(hide_password=False),
         "pool_pre_ping": "true",
         # The sink's `iceberg.catalog.jdbc.schema-version`.
         "schema_version": "v1",
@@ -222,19 +223,16 @@ def _sql_catalog(connection: "Connection", properties: dict[str, Any]) -> "Catal
     try:
         catalog = SqlCatalog(CATALOG_NAME, **properties)
     except (IntegrityError, ProgrammingError):
-        # Another process created the catalog's tables at the same moment; now they exist.
+        # Another process created the catalog's tables at the same moment. They exist now.
         catalog = SqlCatalog(CATALOG_NAME, **properties)
-    guard(catalog.engine, now, lambda: _database(BaseHook.get_connection(conn_id)))
+    guard(catalog.engine, database, lambda: _database(BaseHook.get_connection(conn_id)))
     # The connection that checked for the catalog's tables was opened before `guard` set its limits.
     catalog.engine.dispose()
     return catalog
 
 
 def _database(connection: "Connection") -> "Target":
-    """The database of a JDBC catalog; PostgreSQL only.
-
-    SQLite, for example, is refused, because two writers lock each other out.
-    """
+    """The database of a JDBC catalog. Only PostgreSQL is accepted: in SQLite, for example, two writers collide."""
     from include.streams.operations.database import postgres_target
 
     libpq = {name: value for name, value in connection.extra_dejson.items() if name.startswith(_LIBPQ)}
@@ -244,7 +242,7 @@ def _database(connection: "Connection") -> "Target":
 def file_properties(conn_id: str = OBJECTS_CONN_ID) -> dict[str, Any]:
     """PyIceberg's properties for objects, with the credentials of the Google connection.
 
-    STORAGE_EMULATOR_HOST, which Google's own clients know too, points gcsfs at another server.
+    STORAGE_EMULATOR_HOST, which Google's own clients also use, makes gcsfs use another server.
 
     Args:
         conn_id: The Airflow connection of Google Cloud.

@@ -36,7 +36,7 @@ def write(
 
     Args:
         connection: The engine's DuckDB connection.
-        query: Its rows are written; the rows of one file belong to one partition of the table.
+        query: The query of the rows. Rows of different partitions of the table go to different files.
         table: The Iceberg table whose partitions and field ids the files get.
         folder: The files are written to subfolders of this folder.
         cut: A column and a number of rows. A partition with more rows is split into files of about that many rows. It
@@ -103,7 +103,7 @@ def _partition(table: Table) -> str | None:
         return None
     transform = str(fields[0].transform)
     if len(fields) > 1 or transform not in _PARTITIONS:
-        raise ValueError(f"table {'.'.join(table.name())}: no way to write files for its partitions, {table.spec()}")
+        raise ValueError(f"table {'.'.join(table.name())}: files for its partitions, {table.spec()}, are not supported")
     return _PARTITIONS[transform].format(column=quoted(table.schema().find_column_name(fields[0].source_id) or ""))
 
 
@@ -123,23 +123,23 @@ def upload(table: Table, paths: Iterable[Path]) -> list[DataFile]:
         ValueError: A file has rows of several partitions.
         OSError: The store has not kept a file as it was uploaded.
     """
-    made = {str(path): _describe(table, path) for path in paths}
-    if made:
-        addresses = [file.file_path for file in made.values()]
+    described = {str(path): _describe(table, path) for path in paths}
+    if described:
+        addresses = [file.file_path for file in described.values()]
         store = filesystem(table.io, addresses[0])
-        store.put(list(made), addresses, batch_size=UPLOADS_AT_ONCE)
-        require_whole(store, {file.file_path: file.file_size_in_bytes for file in made.values()})
-    return list(made.values())
+        store.put(list(described), addresses, batch_size=UPLOADS_AT_ONCE)
+        require_whole(store, {file.file_path: file.file_size_in_bytes for file in described.values()})
+    return list(described.values())
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What a table's state becomes without some rows.
+    """A prepared removal of rows from a table.
 
     Attributes:
-        old: The data files that hold such rows.
+        old: The data files that hold at least one of the rows.
         rest: Uploaded data files with the other rows of `old`.
-        rows: How many rows are left out.
+        rows: The number of removed rows.
     """
 
     old: list[DataFile]
@@ -156,16 +156,17 @@ def prepare_removal(
     *,
     cut: tuple[str, int] | None = None,
 ) -> Removal:
-    """Prepare the removal of rows from a table; `writing.replace_files` does it.
+    """Prepare the removal of rows from a table; `writing.replace_files` commits it.
 
-    PyIceberg's own `delete` reads and writes one file after the other: ten minutes for two thousand small ones.
+    PyIceberg's own `delete` reads and writes one file after the other, which takes ten minutes for two thousand small
+    files.
 
     Args:
         connection: The engine's DuckDB connection.
-        table: The Iceberg table, in the state that is committed on.
+        table: The Iceberg table, in the state on which the commit is made.
         files: The data files that may hold such rows.
-        those: Returns those of a file's rows that are to be removed.
-        others: Returns the others.
+        those: Selects, from the rows of the files, the rows to remove.
+        others: Selects all other rows.
         cut: As for `write`, for the files of the other rows.
     """
     counts = count_by_file(connection, table, files, those) if files else {}
@@ -183,8 +184,8 @@ def prepare_removal(
 def require_whole(store: Any, sizes: Mapping[str, int]) -> None:
     """Raise OSError if the store does not hold these Parquet files up to their end.
 
-    A store may acknowledge an upload that it does not keep. Found after the commit, the rows would be lost: what they
-    replaced is gone by then.
+    A store may acknowledge an upload that it does not keep. If this were found only after the commit, the rows would be
+    lost, because the commit has removed the rows that they replace.
 
     Args:
         store: The fsspec filesystem.

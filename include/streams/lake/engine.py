@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # temporary folder.
 MEMORY_LIMIT = "800MB"
 ALL_ROWS = "true"
-# With spaces, as no field of a contract has: DuckDB refuses a name that the file has too.
+# With spaces, which no field of a contract has, because DuckDB refuses a name that is also a column of the file.
 _FILE = "file of the row"
 # Through the store's filesystem, DuckDB sends at least four requests per file. Small files are fetched whole with one
 # request each, several at a time.
@@ -45,7 +45,7 @@ class _Fetched:
         missing = [address for address in dict.fromkeys(addresses) if address not in self._local]
         if missing:
             first = len(self._local)
-            # With the file's own name, which DuckDB's errors then say.
+            # The local name contains the file's own name, so that DuckDB's errors show it.
             names = (Path(urlsplit(address).path).name for address in missing)
             local = [str(self._folder / f"{number}-{name}") for number, name in enumerate(names, first)]
             self._store.get(missing, local, batch_size=FETCHES_AT_ONCE)
@@ -59,9 +59,7 @@ _FETCHED: dict[DuckDBPyConnection, _Fetched] = {}
 
 @contextmanager
 def connect(*, filesystem: Any = None, memory_limit: str = MEMORY_LIMIT) -> Iterator[DuckDBPyConnection]:
-    """Open an in-memory DuckDB of the caller's own that can read and write the addresses of the warehouse.
-
-    The time zone is UTC, whatever the machine's is.
+    """Open a private in-memory DuckDB that can read and write the addresses of the warehouse. Its time zone is UTC.
 
     Args:
         filesystem: An fsspec filesystem; by default the one of the catalog.
@@ -78,11 +76,11 @@ def connect(*, filesystem: Any = None, memory_limit: str = MEMORY_LIMIT) -> Iter
     with tempfile.TemporaryDirectory(prefix="duckdb-") as folder:
         config = {
             "memory_limit": memory_limit,
-            # DuckDB's default is a folder below the working directory, which a worker may not write to.
+            # DuckDB's default is a folder below the working directory, in which a worker may not write.
             "temp_directory": f"{folder}/spilled",
             # DuckDB's default may be every core of the worker, which other tasks use too.
             "threads": 2,
-            # Loading other people's extension files would run code from outside.
+            # Loading extensions would run code from outside.
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "preserve_insertion_order": False,
@@ -101,7 +99,7 @@ def connect(*, filesystem: Any = None, memory_limit: str = MEMORY_LIMIT) -> Iter
 
 
 def local_copies(connection: DuckDBPyConnection, addresses: Sequence[str]) -> list[str]:
-    """Fetch files; files that this connection has fetched before are not fetched again.
+    """Fetch files from the store, each once per connection.
 
     Args:
         connection: A connection of `connect`.
@@ -210,7 +208,7 @@ def files_within(table: Table, column: str, wanted: Sequence[Span]) -> list[Data
     whole = f"{column} >= '{wanted[0][0].isoformat()}' and {column} < '{wanted[-1][1].isoformat()}'"
     if str(field.field_type) == "date":
         starts, ends = [start // _DAY for start in starts], [-(-end // _DAY) for end in ends]
-    found = []
+    overlapping = []
     for file in files_where(table, whole):
         if (bounds := bounds_of(file, field)) is not None:
             first, last = bounds
@@ -218,14 +216,14 @@ def files_within(table: Table, column: str, wanted: Sequence[Span]) -> list[Data
             nearest = bisect_right(starts, last) - 1
             if nearest < 0 or ends[nearest] <= first:
                 continue
-        found.append(file)
-    return found
+        overlapping.append(file)
+    return overlapping
 
 
 def bounds_of(file: DataFile, field: NestedField) -> tuple[Any, Any] | None:
-    """The lowest and the highest value that the file may have in a column; None when the file does not say.
+    """The bounds of the file's values in a column; None when the file has no bounds for it.
 
-    Nulls do not count. A long text is cut: the bounds then lie further apart.
+    Nulls do not count. The bounds of long texts are truncated, so they may be wider than the values.
     """
     from pyiceberg.conversions import from_bytes
 
@@ -273,7 +271,7 @@ def read_files(
         connection: A connection of `connect`.
         schema: The table's schema.
         files: Addresses or local paths of Parquet files.
-        file_column: The name of a further column that says from which file a row is; None: without it.
+        file_column: The name of an additional column with the file of each row; None for no such column.
     """
     files = list(files)
     if not files:

@@ -1,6 +1,6 @@
 """Keep Iceberg tables small: expire snapshots, bundle small files, and delete files that no snapshot refers to.
 
-Each step is one commit or none, is safe beside other writers, and can be repeated.
+Each step makes at most one commit, is safe beside other writers, and can be repeated.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ log = logging.getLogger(__name__)
 # After a day, readers that planned with the replaced files and commits that were in progress have finished.
 ORPHAN_AGE = timedelta(days=1)
 SMALL_BYTES = 32 * 1024 * 1024
-# Fewer files are left alone: rewriting them costs more than opening them.
+# Fewer files are not rewritten, because rewriting them costs more than opening them.
 MIN_SMALL_FILES = 8
-# Rewritten at a time, in one commit.
+# Limits of one bundle, which is rewritten in one commit.
 MAX_BUNDLE_BYTES = 512 * 1024 * 1024
 MAX_BUNDLE_ROWS = 500_000
 # Snapshots per update, the oldest first: PyIceberg searches all remaining snapshots for each of them.
 EXPIRED_AT_ONCE = 1_000
-# Each takes the store some tens of milliseconds, and a night may have a hundred thousand.
+# Concurrent requests to the store. Each takes some tens of milliseconds, and a night may need a hundred thousand.
 REQUESTS_AT_ONCE = 8
 
 
@@ -91,7 +91,7 @@ def thin_snapshots(table: Table, older_than: timedelta, every: timedelta) -> int
         newest: dict[int, Snapshot] = {}
         for snapshot in old:
             period = int(snapshot.timestamp_ms / 1000 / every.total_seconds())
-            newest[period] = max(snapshot, newest.get(period, snapshot), key=lambda one: one.timestamp_ms)
+            newest[period] = max(snapshot, newest.get(period, snapshot), key=lambda each: each.timestamp_ms)
         return {snapshot.snapshot_id for snapshot in newest.values()}
 
     return _expire(table, older_than, newest_of_each)
@@ -109,14 +109,14 @@ def _expire(table: Table, older_than: timedelta, kept: Callable[[list[Snapshot]]
         expired = [snapshot.snapshot_id for snapshot in old if snapshot.snapshot_id not in stay]
         try:
             if expired:
-                _forget(table, expired)
+                _remove_snapshots(table, expired)
             return len(expired)
         except CommitFailedException:
             # Conflicts are normal: a sink commits every few seconds.
             if attempt == writing.COMMIT_TRIES:
                 raise
         except ValueError:
-            # So PyIceberg says that another process has expired one of them at the same time.
+            # PyIceberg raises this if another process has expired one of them at the same time.
             if {snapshot.snapshot_id for snapshot in table.refresh().snapshots()}.issuperset(expired):
                 raise
     return 0
@@ -133,15 +133,15 @@ def _from_first_needed(table: Table, is_needed: Callable[[Snapshot], bool]) -> s
     return kept
 
 
-def _forget(table: Table, old: list[int]) -> None:
-    """Make one commit through the catalog: a PyIceberg transaction copies all snapshots at each of its steps."""
+def _remove_snapshots(table: Table, old: list[int]) -> None:
+    """Remove snapshots in one commit through the catalog; a PyIceberg transaction copies all snapshots in each step."""
     from pyiceberg.table.refs import MAIN_BRANCH
     from pyiceberg.table.update import AssertRefSnapshotId, AssertTableUUID, RemoveSnapshotsUpdate
 
     newest = table.current_snapshot()
     table.catalog.commit_table(
         table,
-        # Fails when somebody has just rolled the table back to one of these snapshots.
+        # Fails if the table has just been rolled back to one of these snapshots.
         (
             AssertTableUUID(uuid=table.metadata.table_uuid),
             AssertRefSnapshotId(ref=MAIN_BRANCH, snapshot_id=newest.snapshot_id if newest else None),  # type: ignore[call-arg]
@@ -175,18 +175,18 @@ def bundle_small_files(
 ) -> int:
     """Rewrite the small files of each partition as one file per group.
 
-    Partitions in which somebody else has replaced one of the files in the meantime are left for the next time.
+    If another process has replaced one of the files in the meantime, the bundle is left for the next call.
 
     Args:
         table: The Iceberg table.
-        min_files: Partitions with fewer small files than this are left alone.
+        min_files: Partitions with fewer small files than this are skipped.
         small_bytes: Files below this size are small.
         group: Divides the small files of one partition into groups, each of which becomes one file; by default in order
             of time, at most MAX_BUNDLE_ROWS rows in each.
         order_by: A column by which the rows of a bundle are sorted, so that readers can skip parts of the file.
-        unique: Columns that identify a row. A group is left alone if two of its rows have the same values.
-        leave_out: Called with a group that cannot be read; returns whether the group is to be left alone.
-        seconds: After about this long the rest is left for the next time.
+        unique: Columns that identify a row. A group is skipped if two of its rows have the same values.
+        leave_out: Called with a group that cannot be read; returns whether to skip the group.
+        seconds: After about this time, the rest is left for the next call.
 
     Returns:
         How many files were replaced.
@@ -209,19 +209,25 @@ def bundle_small_files(
         except (OSError, duckdb.Error):
             if leave_out is None or not leave_out(files):
                 raise
-            log.exception("table %s: %d small files are left alone", ".".join(table.name()), len(files))
+            log.exception(
+                "table %s: %d small files cannot be read and are not bundled", ".".join(table.name()), len(files)
+            )
             continue
         if not added:
-            log.warning("table %s: %d small files hold rows twice, left alone", ".".join(table.name()), len(files))
+            log.warning(
+                "table %s: %d small files hold rows twice and are not bundled", ".".join(table.name()), len(files)
+            )
             continue
         if sum(file.record_count for file in added) != sum(file.record_count for file in files):
-            raise RuntimeError(f"table {'.'.join(table.name())}: a bundle holds another number of rows than its files")
+            raise RuntimeError(
+                f"table {'.'.join(table.name())}: a bundle holds a different number of rows than its files"
+            )
         replaced += _replace(table, files, added)
     return replaced
 
 
 def _bundle(table: Table, files: list[DataFile], order_by: str, unique: Sequence[str]) -> list[DataFile]:
-    """Upload the rows of these files as one file; none if rows that must be unique are there twice."""
+    """Upload the rows of these files as one file; returns no file if a row that must be unique occurs twice."""
     with tempfile.TemporaryDirectory(prefix="bundle-") as folder, engine.connect() as connection:
         local = Path(folder) / "bundle.parquet"
         paths = engine.local_copies(connection, [file.file_path for file in files])
@@ -280,20 +286,20 @@ def _in_order(table: Table) -> tuple[str, Grouping]:
 
 
 class _Replaced(Exception):
-    """Somebody else has replaced one of the files."""
+    """Another process has replaced one of the files."""
 
 
 def _replace(table: Table, files: list[DataFile], added: list[DataFile]) -> int:
     def change(transaction: Transaction) -> None:
-        there = {task.file.file_path for task in table.scan().plan_files()}
-        if not there.issuperset(file.file_path for file in files):
+        current = {task.file.file_path for task in table.scan().plan_files()}
+        if not current.issuperset(file.file_path for file in files):
             raise _Replaced
         writing.replace_files(transaction, files, added)
 
     try:
         writing.commit(table, change)
     except _Replaced:
-        log.info("table %s: small files were replaced by somebody else", ".".join(table.name()))
+        log.info("table %s: another process has replaced the small files", ".".join(table.name()))
         return 0
     return len(files)
 
@@ -316,7 +322,9 @@ def remove_unreferenced(table: Table, *, older_than: timedelta = ORPHAN_AGE, spa
         ValueError: `older_than` is less than ORPHAN_AGE.
     """
     if older_than < ORPHAN_AGE:
-        raise ValueError(f"older_than is {older_than}; at least {ORPHAN_AGE}, for commits that are under way")
+        raise ValueError(
+            f"older_than is {older_than}; it must be at least {ORPHAN_AGE}, because commits may be in progress"
+        )
     store = datafiles.filesystem(table.io, table.location())
     before = datetime.now(UTC) - older_than
     # List the files before reading the references: a file that is committed in between is too young to be deleted.
@@ -369,7 +377,7 @@ def _key(path: str) -> str:
 
 def _changed_at(entry: dict[str, Any]) -> datetime:
     # gcsfs: "mtime"; s3fs: "LastModified". A file without either counts as new, so it is never deleted.
-    found = entry.get("mtime") or entry.get("LastModified") or entry.get("updated")
-    if isinstance(found, str):
-        found = datetime.fromisoformat(found)
-    return found if isinstance(found, datetime) else datetime.now(UTC)
+    changed_at = entry.get("mtime") or entry.get("LastModified") or entry.get("updated")
+    if isinstance(changed_at, str):
+        changed_at = datetime.fromisoformat(changed_at)
+    return changed_at if isinstance(changed_at, datetime) else datetime.now(UTC)

@@ -23,12 +23,12 @@ _TYPES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 def sql_type(kind: Any) -> str:
-    """DuckDB's name of an Iceberg type. Raises ValueError for a type that our tables do not use."""
+    """DuckDB's name of an Iceberg type. Raises ValueError for an unsupported type."""
     return _known(kind)[0]
 
 
 def arrow_type(kind: Any) -> pyarrow.DataType:
-    """Arrow's type of an Iceberg type. Raises ValueError for a type that our tables do not use."""
+    """The Arrow type for an Iceberg type. Raises ValueError for an unsupported type."""
     import pyarrow
 
     _, name, arguments = _known(kind)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Other writers of a table are maintenance, and a task that was given up but still runs. Each try takes seconds.
+# Other writers of a table are maintenance, and a task that Airflow has given up but that still runs. Each try takes
+# seconds.
 COMMIT_TRIES = 8
 MAX_PAUSE_SECONDS = 5.0
 # Each commit deletes old metadata files and merges manifests: otherwise both would grow by one per run without limit.
@@ -43,7 +44,7 @@ def replace_where(
 ) -> Table:
     """Delete the rows that match `row_filter` and append `rows`, in one commit.
 
-    Repeating the call changes nothing, so a retry needs no memory of the previous try. A commit that somebody else
+    A repeated call changes nothing, so a retry need not know about the previous try. A commit that another process
     makes in between is not overwritten: the deletion is planned again on the new state.
 
     Args:
@@ -65,9 +66,9 @@ def replace_where(
 
 
 def commit(table: Table, change: Callable[[Transaction], None]) -> Table:
-    """Apply `change` to a transaction on the newest state of the table; repeat it when somebody else commits first.
+    """Apply `change` to a transaction on the newest state of the table; repeat it when another process commits first.
 
-    The commit succeeds only on the same state that `change` has seen. So whatever `change` has counted or read in the
+    The commit succeeds only on the state that `change` has read. So everything that `change` has counted or read in the
     table still holds.
 
     Args:
@@ -93,7 +94,9 @@ def commit(table: Table, change: Callable[[Transaction], None]) -> Table:
 
     def note(state: RetryCallState) -> None:
         error = state.outcome and state.outcome.exception()
-        log.warning("table %s was changed meanwhile, planned again: %s", ".".join(table.name()), error)
+        log.warning(
+            "table %s was changed in the meantime, the commit is planned again: %s", ".".join(table.name()), error
+        )
 
     return Retrying(
         retry=retry_if_exception_type((CommitFailedException, ValidationException)),
@@ -105,7 +108,7 @@ def commit(table: Table, change: Callable[[Transaction], None]) -> Table:
 
 
 def only_on_this_state(table: Table) -> None:
-    """Make the table's next commit fail when somebody else commits before it.
+    """Make the table's next commit fail when another process commits before it.
 
     By default PyIceberg would retry an append on the new state, which may already contain the same rows. Only this copy
     of the metadata changes; the properties and snapshots of the table itself stay.
@@ -116,8 +119,9 @@ def only_on_this_state(table: Table) -> None:
     metadata = table.metadata
     update = {
         "properties": {**metadata.properties, "commit.retry.num-retries": "0"},
-        # A commit needs the current one, and PyIceberg copies all of them some twenty times: seconds for thousands.
-        "snapshots": [one for one in metadata.snapshots if one.snapshot_id == metadata.current_snapshot_id],
+        # A commit needs only the current snapshot. PyIceberg copies all of them some twenty times, which takes seconds
+        # for thousands of snapshots.
+        "snapshots": [s for s in metadata.snapshots if s.snapshot_id == metadata.current_snapshot_id],
         "snapshot_log": [],
     }
     table.metadata = metadata.model_copy(update=update)
@@ -145,7 +149,7 @@ def replace_files(
     new: Iterable[DataFile],
     properties: Mapping[str, str] | None = None,
 ) -> None:
-    """Take data files out of the table and add others, in one snapshot. Without files, it changes nothing.
+    """Remove data files from the table and add others, in one snapshot. Without files, the transaction stays unchanged.
 
     Args:
         transaction: A transaction of the table.
@@ -167,7 +171,7 @@ def replace_files(
 
 
 def ensure_table(catalog: Catalog, name: str, schema: Schema, spec: PartitionSpec) -> Table:
-    """Return the table, created if it does not exist, and with the optional columns added that it lacks.
+    """Return the table. It is created if it does not exist, and gets the optional columns that it lacks.
 
     Args:
         catalog: The Iceberg catalog.
@@ -176,7 +180,7 @@ def ensure_table(catalog: Catalog, name: str, schema: Schema, spec: PartitionSpe
         spec: The partition spec of a new table.
 
     Raises:
-        ValueError: The table differs in any other way. That needs a person, and a plan for the existing rows.
+        ValueError: The table differs in any other way. A person must decide about the existing rows.
     """
     from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
     from sqlalchemy.exc import IntegrityError
@@ -199,14 +203,19 @@ def _with_columns_of(table: Table, schema: Schema) -> Table:
     from pyiceberg.exceptions import CommitFailedException
 
     name = ".".join(table.name())
-    found = {field.name: field for field in table.schema().fields}
-    missing = [field for field in schema.fields if field.name not in found]
+    columns = {field.name: field for field in table.schema().fields}
+    missing = [field for field in schema.fields if field.name not in columns]
     for field in schema.fields:
-        there = found.get(field.name)
-        if there is None and field.required:
-            raise ValueError(f"table {name}: lacks the column {field.name}, which is required: old rows have no value")
-        if there is not None and (str(there.field_type), there.required) != (str(field.field_type), field.required):
-            raise ValueError(f"table {name}: column {field.name} is `{there}`, and should be `{field}`")
+        existing = columns.get(field.name)
+        if existing is None and field.required:
+            raise ValueError(
+                f"table {name} lacks the required column {field.name}, and its old rows have no value for it"
+            )
+        if existing is not None and (str(existing.field_type), existing.required) != (
+            str(field.field_type),
+            field.required,
+        ):
+            raise ValueError(f"table {name}: column {field.name} is `{existing}`, and should be `{field}`")
     if not missing:
         return table
     try:
@@ -214,7 +223,7 @@ def _with_columns_of(table: Table, schema: Schema) -> Table:
             for field in missing:
                 update.add_column(field.name, field.field_type)
     except CommitFailedException:
-        # Somebody else commits at the same time, perhaps the same columns: check again.
+        # Another process has committed at the same time, perhaps the same columns: check again.
         return _with_columns_of(table.refresh(), schema)
     log.info("table %s: added columns %s", name, ", ".join(field.name for field in missing))
     return table

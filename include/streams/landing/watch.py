@@ -50,21 +50,21 @@ def check_consumer(consumer: LandingConsumer) -> Standing:
     """
     with begin() as connection:
         oldest_claim = watch_claims(connection, consumer)
-    standing = standing_of(consumer, oldest_claim, remembers=True)
+    status = fetch_status(consumer, oldest_claim, remembers=True)
     with begin() as connection:
-        watch_lag(connection, consumer, standing.behind)
-        watch_waiting(connection, consumer, standing)
+        watch_lag(connection, consumer, status.behind)
+        watch_waiting(connection, consumer, status)
     log.info(
         "checked: consumer=%s behind=%s oldest_unclaimed=%s oldest_open_claim=%s",
         consumer.name,
-        dict(standing.behind),
-        {topic: str(age) for topic, age in standing.waiting.items()},
+        dict(status.behind),
+        {topic: str(age) for topic, age in status.waiting.items()},
         oldest_claim,
     )
-    return standing
+    return status
 
 
-def standing_of(
+def fetch_status(
     consumer: LandingConsumer, oldest_claim: timedelta | None = None, *, remembers: bool = False
 ) -> Standing:
     """The consumer's state now; it opens no alarm.

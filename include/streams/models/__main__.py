@@ -54,8 +54,8 @@ def _list(options: argparse.Namespace) -> list[str]:
 
     remote = bucket()
     if options.name is None:
-        found = ((name, ModelStore(name, remote).history().version) for name in names(remote))
-        return [f"{name}  {version or 'no champion'}" for name, version in found] or ["no model has been trained"]
+        models = ((name, ModelStore(name, remote).history().version) for name in names(remote))
+        return [f"{name}  {version or 'no champion'}" for name, version in models] or ["no model has been trained"]
     store = ModelStore(options.name, remote)
     history = store.history()
     lines = []

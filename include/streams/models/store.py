@@ -125,22 +125,22 @@ class ModelStore:
 
     def history(self) -> ModelHistory:
         """Read champion.json; an empty history when no version has been in use."""
-        found = self._read("champion.json")
-        if found is None:
+        stored = self._read("champion.json")
+        if stored is None:
             return ModelHistory()
-        document, generation = found
+        document, generation = stored
         return ModelHistory(
             tuple(ChampionPeriod(**period) for period in document["history"]), tuple(document["withdrawn"]), generation
         )
 
     def card(self, version: str) -> Card:
         """Read the card of a version; raises ModelError when there is no such version."""
-        found = self._read(f"{checked(version)}/card.json")
-        if found is None:
+        stored = self._read(f"{checked(version)}/card.json")
+        if stored is None:
             raise ModelError(
                 f"no version {version} of model {self.name}; `python -m include.streams.models list {self.name}`"
             )
-        return Card(**found[0])
+        return Card(**stored[0])
 
     def cards(self) -> list[Card]:
         """The cards of all versions, oldest first."""
@@ -240,8 +240,8 @@ class ModelStore:
 
     def last_training(self) -> Mapping[str, Any] | None:
         """The facts of `save_last_training`; None when no training has ended."""
-        found = self._read("last_training.json")
-        return found[0] if found else None
+        stored = self._read("last_training.json")
+        return stored[0] if stored else None
 
     def save_last_training(self, facts: Mapping[str, Any]) -> None:
         """Record the data of the last training: `fingerprint`, `label`, `version` and `run_id`."""
@@ -268,19 +268,19 @@ class ModelStore:
 
     def _bytes(self, card: Card) -> bytes:
         """The file of a card; raises ModelError when it does not exist or does not match the card."""
-        found = self._bucket.read(self._path(f"{card.version}/model.skops"))
-        if found is None or card.sha256 is None:
+        stored = self._bucket.read(self._path(f"{card.version}/model.skops"))
+        if stored is None or card.sha256 is None:
             raise ModelError(f"model {self.name} {card.version} has no file: it did not pass the gate, or was removed")
-        if digest(found[0]) != card.sha256:
+        if digest(stored[0]) != card.sha256:
             raise ModelError(
-                f"model {self.name} {card.version}: the file does not match its card (sha256 {digest(found[0])}, "
+                f"model {self.name} {card.version}: the file does not match its card (sha256 {digest(stored[0])}, "
                 f"the card says {card.sha256}); roll back to another version, and find out who wrote the file"
             )
-        return found[0]
+        return stored[0]
 
     def _read(self, path: str) -> tuple[dict[str, Any], int] | None:
-        found = self._bucket.read(self._path(path))
-        return (json.loads(found[0]), found[1]) if found else None
+        stored = self._bucket.read(self._path(path))
+        return (json.loads(stored[0]), stored[1]) if stored else None
 
     def _write(self, path: str, document: Mapping[str, Any], if_generation_match: int | None = None) -> int:
         data = json.dumps(document, indent=2, allow_nan=False).encode()

@@ -82,9 +82,9 @@ def _add(
     longer = alarms.c.message + "; " + message
     fits = func.length(longer) <= MAX_MESSAGE_LENGTH
     text = case((fits, longer), (alarms.c.message.endswith(MORE), alarms.c.message), else_=alarms.c.message + MORE)
-    mine = update(alarms).where(*_open_of(source, kind), _key == key)
-    mine = mine.where(func.strpos(alarms.c.message, message) == 0, ~unless)
-    now = connection.execute(mine.values(message=text).returning(func.now())).scalar()
+    statement = update(alarms).where(*_open_of(source, kind), _key == key)
+    statement = statement.where(func.strpos(alarms.c.message, message) == 0, ~unless)
+    now = connection.execute(statement.values(message=text).returning(func.now())).scalar()
     if now is None:
         # The text already contains the message, or a person has closed the alarm in between.
         return open_alarm(connection, source, kind, message, key=key)
@@ -144,8 +144,8 @@ def close_others(connection: Connection, source: str, kind: str, keys: Collectio
 
 def _close(connection: Connection, source: str, kind: str, which: ColumnElement[bool], note: str = "") -> bool:
     message = alarms.c.message + f" ({note})" if note else alarms.c.message
-    mine = update(alarms).where(*_open_of(source, kind), which).values(closed_at=func.now(), message=message)
-    closed = connection.execute(mine.returning(_key.label("key"), alarms.c.message, alarms.c.closed_at)).all()
+    statement = update(alarms).where(*_open_of(source, kind), which).values(closed_at=func.now(), message=message)
+    closed = connection.execute(statement.returning(_key.label("key"), alarms.c.message, alarms.c.closed_at)).all()
     for row in closed:
         log.info("alarm closed: %s", named(source, kind, row.key))
         _notify(connection, "closed", source, kind, row.key, row.message, row.closed_at)
@@ -154,8 +154,8 @@ def _close(connection: Connection, source: str, kind: str, which: ColumnElement[
 
 def last_closed(connection: Connection, source: str, kind: str, key: str = "") -> datetime | None:
     """When the last episode of this alarm ended; None without a closed alarm."""
-    mine = (alarms.c.source == source, _kind == kind, _key == key)
-    return connection.scalar(select(func.max(alarms.c.closed_at)).where(*mine))
+    conditions = (alarms.c.source == source, _kind == kind, _key == key)
+    return connection.scalar(select(func.max(alarms.c.closed_at)).where(*conditions))
 
 
 def open_alarms(connection: Connection | None = None) -> list[Row]:
@@ -178,8 +178,8 @@ def open_alarms(connection: Connection | None = None) -> list[Row]:
         alarms.c.message,
         alarms.c.opened_at,
     )
-    found = select(*columns).where(alarms.c.closed_at.is_(None)).order_by(alarms.c.opened_at, alarms.c.id)
-    return list(connection.execute(found))
+    query = select(*columns).where(alarms.c.closed_at.is_(None)).order_by(alarms.c.opened_at, alarms.c.id)
+    return list(connection.execute(query))
 
 
 def open_keys(connection: Connection, source: str, kind: str) -> dict[str, datetime]:

@@ -52,14 +52,14 @@ def configurations() -> dict[str, Config]:
         ValueError: A package of the project has the name of a package of the library, so both would use one version
             table.
     """
-    found = {}
+    by_package = {}
     library = HERE.parent
     # Searched by file, because git leaves folders with compiled files behind when it removes or moves a package.
     revisions = [path for parent in (library, library.parent) for path in parent.glob("*/migrations/versions/*.py")]
     folders = {path.parent for path in revisions}
     for folder in sorted(folders, key=lambda folder: (folder.parents[1] != HERE, str(folder))):
         package = folder.parents[1].name
-        if package in found:
+        if package in by_package:
             raise ValueError(
                 f"include/{package}/ and include/streams/{package}/ both have migrations, and would share the table "
                 f"{version_table(package)}: rename include/{package}/"
@@ -69,8 +69,8 @@ def configurations() -> dict[str, Config]:
         config.set_main_option("path_separator", "newline")
         config.set_main_option("version_locations", str(folder))
         config.attributes["version_table"] = version_table(package)
-        found[package] = config
-    return found
+        by_package[package] = config
+    return by_package
 
 
 def upgrade(conn_id: str = CONN_ID, *, lock_wait: timedelta = LOCK_WAIT) -> list[str]:

@@ -158,8 +158,8 @@ def deliver_written(
         for start in range(0, len(ids), transport.rows_at_once):
             if away_now is not None or time.monotonic() >= until:
                 break
-            some = list(ids[start : start + transport.rows_at_once])
-            turn = _deliver_some(route, transport, outbox.c.id == any_(literal(some, ARRAY(Uuid))), until)
+            batch = list(ids[start : start + transport.rows_at_once])
+            turn = _deliver_some(route, transport, outbox.c.id == any_(literal(batch, ARRAY(Uuid))), until)
             away_now = turn.away
             is_partly_away = is_partly_away or (turn.unanswered is not None and not transport.is_one_receiver)
             if turn.is_answered and route_row is not None and route_row.last_error and transport.is_one_receiver:
@@ -176,8 +176,8 @@ def deliver_written(
         # Due now: otherwise the rows would wait for WRITER_SECONDS, even if the receiver is back within a second.
         with begin() as connection:
             untried = (outbox.c.state == "pending", outbox.c.last_error.is_(None))
-            mine = outbox.c.id == any_(literal(left, ARRAY(Uuid)))
-            connection.execute(update(outbox).where(mine, *untried).values(due_at=func.now()))
+            are_left = outbox.c.id == any_(literal(left, ARRAY(Uuid)))
+            connection.execute(update(outbox).where(are_left, *untried).values(due_at=func.now()))
 
 
 # Skips from route to route through the index, so the cost grows with the number of routes, not of rows.
@@ -220,10 +220,10 @@ def undelivered_messages(connection: Connection, suffix: str) -> dict[str, list[
     Returns:
         {topic: consumers that wrote the messages}.
     """
-    found: dict[str, list[str]] = {}
+    consumers: dict[str, list[str]] = {}
     for topic, consumer in connection.execute(_UNDELIVERED, {"pattern": f"%{suffix}"}):
-        found.setdefault(topic, []).append(consumer)
-    return found
+        consumers.setdefault(topic, []).append(consumer)
+    return consumers
 
 
 def deliver_route(route: Route, transport: Transport) -> int:
@@ -355,9 +355,9 @@ def _deliver_some(
         .with_for_update(skip_locked=True)
     )
     with begin() as connection:
-        found = connection.execute(rows).all()
-        turn = _Turn(len(found))
-        for sequences in _portions(found):
+        sizes_by_row = connection.execute(rows).all()
+        turn = _Turn(len(sizes_by_row))
+        for sequences in _portions(sizes_by_row):
             if turn.away is not None or time.monotonic() >= until:
                 break
             these = outbox.c.sequence == any_(literal(sequences, ARRAY(BigInteger)))
@@ -417,10 +417,10 @@ def _none_is_back(rows: Sequence[Row], attempt: Attempt) -> bool:
     return bool(waited) and all(answer is Answer.none for answer in answers)
 
 
-def _portions(found: Sequence[Row]) -> Iterator[list[int]]:
-    """The sequences of (sequence, size) in portions of at most MAX_BYTES; a larger row is a portion of its own."""
+def _portions(rows: Sequence[Row]) -> Iterator[list[int]]:
+    """The sequences of rows of (sequence, size in bytes), in portions of at most MAX_BYTES or one larger row."""
     portion, total = [], 0
-    for sequence, size in found:
+    for sequence, size in rows:
         if portion and total + size > MAX_BYTES:
             yield portion
             portion, total = [], 0

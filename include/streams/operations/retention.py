@@ -148,8 +148,8 @@ def prune(wanted: Iterable[Rule], *, seconds: float, batch_rows: int = BATCH_ROW
 def _remove_some(rule: Rule, rows: int) -> int:
     ctid = literal_column("ctid")
     # skip locked: rows that another transaction holds (such as a second prune) are left for the next run.
-    some = (
+    batch = (
         select(ctid).select_from(rule.table).where(rule.due()).order_by(rule.table.c[rule.column]).limit(rows)
     ).with_for_update(skip_locked=True)
     with begin() as connection:
-        return connection.execute(delete(rule.table).where(ctid.in_(some))).rowcount
+        return connection.execute(delete(rule.table).where(ctid.in_(batch))).rowcount

@@ -1,5 +1,5 @@
-"""What an operator sees of a project: consumers, landed topics, Dag runs, alarms.
+"""The state of a project for an operator: consumers, landed topics, Dag runs, alarms.
 
-`gathering` asks the services and returns plain data (`facts`), for `make look` and for pages. `text` shows the data in
-a terminal.
+`gathering` queries the services and returns plain data (`facts`), for `make look` and for pages. `text` prints the data
+in a terminal.
 """

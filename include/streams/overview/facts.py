@@ -1,4 +1,4 @@
-"""The data of an overview: plain dictionaries that JSON can hold. None stands for a number that is not known."""
+"""The data of an overview, as plain dictionaries that can be written as JSON. None means that a value is not known."""
 
 from typing import TypedDict
 
@@ -9,11 +9,11 @@ class ConsumedTopic(TypedDict):
     Attributes:
         topic: The topic's name.
         lag: Messages that no run has claimed.
-        age_seconds: How long the oldest of them has waited; None also when none waits.
-        handled: Messages with this outcome since `Overview.since`; None in the standard lane, which counts tables.
-        duplicates: The same for messages whose event was handled before.
-        dead_letters: The same for messages that became dead letters.
-        not_wanted: The same for messages of types that no contract of the topic takes; None in the standard lane.
+        age_seconds: How long the oldest of them has waited; None also if there are none.
+        handled: Handled messages since `Overview.since`; None in the standard lane, where tables are counted.
+        duplicates: Messages since then whose event was handled before; None in the standard lane.
+        dead_letters: Messages since then that became dead letters.
+        not_wanted: Messages since then of types that no contract of the topic takes; None in the standard lane.
     """
 
     topic: str
@@ -34,9 +34,9 @@ class ConsumerFacts(TypedDict):
         topics: Its topics.
         dead_letters: {reason: dead letters since `Overview.since`}.
         open_claims: Claims with messages that are not handled.
-        oldest_claim_seconds: The age of the oldest open claim; None also when none is open.
+        oldest_claim_seconds: The age of the oldest open claim; None also if none is open.
         unhandled: Messages in open claims that are not handled.
-        failing: Ranges whose effects keep failing: the Dag `maintain` tries them again.
+        failing: Ranges whose effects keep failing, which the Dag `maintain` retries.
     """
 
     name: str
@@ -50,17 +50,17 @@ class ConsumerFacts(TypedDict):
 
 
 class LandedTopic(TypedDict):
-    """A topic that lands.
+    """A landed topic.
 
     Attributes:
         topic: The topic's name.
         rows: Rows of the landing table.
-        clean_rows: Rows of the table of validated rows; None also when there is no such table.
+        clean_rows: Rows of the clean table; None also if there is no such table.
         not_landed: Records that the sink has not read yet.
         missing: Offsets that are recorded as missing in the landing table.
-        committed_seconds: The age of the landing table's last commit; None also when there is none.
+        committed_seconds: The age of the landing table's last commit; None also if there is none.
         connector: The state of the connector and of its tasks.
-        cause: Why the connector failed; empty when it did not.
+        cause: Why the connector failed; empty if it did not fail.
     """
 
     topic: str
@@ -85,7 +85,7 @@ class AlarmFacts(TypedDict):
 
 
 class Problem(TypedDict):
-    """A service that could not be asked, and why; what it knows is None elsewhere."""
+    """A service that could not be queried, and why. Values from this service are None."""
 
     service: str
     text: str
@@ -95,13 +95,13 @@ class Overview(TypedDict):
     """The state of a project at one moment.
 
     Attributes:
-        at: When it was asked, in ISO 8601.
-        since: From when on messages and ended runs are counted, in ISO 8601.
+        at: The time of the queries, in ISO 8601.
+        since: The time from which messages and ended runs are counted, in ISO 8601.
         consumers: The consumers of both lanes.
-        landed: The topics that land.
+        landed: The landed topics.
         dags: {Dag: {state: runs}}: runs that are queued or running, and those since `since`.
         alarms: The open alarms, oldest first.
-        problems: What could not be asked.
+        problems: The services that could not be queried.
     """
 
     at: str

@@ -1,6 +1,6 @@
-"""Ask all services of a project for its state: once, in parallel, and without waiting long for any of them.
+"""Query all services of a project for its state: once, in parallel, and with a short limit on the time.
 
-Nothing is changed or recorded, and no alarm opens: the Dags of `dags/operations/` do that.
+Nothing is changed or recorded, and no alarm opens; the Dags of `dags/operations/` do this.
 """
 
 import threading
@@ -21,7 +21,7 @@ from include.streams.packages import Project
 
 # The longest wait for all services together.
 SECONDS = 12.0
-# A broker that answers does so within milliseconds; one that is away must not use up SECONDS.
+# A broker answers within milliseconds. The limit is for a broker that is unavailable, which must not use up SECONDS.
 BROKER_SECONDS = 3.0
 # Counting the inbox rows of a busy day takes seconds.
 STATEMENT_MS = 8_000
@@ -42,12 +42,12 @@ Part = Callable[[], Any]
 
 @dataclass
 class _Counts:
-    """What the operational database knows.
+    """Counts from the operational database.
 
     Attributes:
         outcomes: {(consumer, topic): {outcome: messages}}.
         reasons: {consumer: {reason: dead letters}}.
-        claims: {consumer: (open claims, seconds since the oldest)}.
+        claims: {consumer: (number of open claims, age of the oldest in seconds)}.
         unhandled: {consumer: messages of open claims that are not handled}.
         failing: {consumer: ranges whose effects keep failing}.
         missing: {topic id: offsets recorded as missing}.
@@ -69,17 +69,17 @@ def gather(
     period: timedelta = timedelta(days=1),
     seconds: float = SECONDS,
 ) -> Overview:
-    """Ask the services for the state of a project.
+    """Query the services for the state of a project.
 
     Args:
         project: The project.
         topic: Only this topic, with its consumers and their alarms.
         consumer: Only this consumer, with its topics and their alarms.
-        period: Messages, and runs that have ended, are counted from so long ago on.
-        seconds: What no service has said by then is reported as not known.
+        period: Messages and ended runs are counted for this period up to now.
+        seconds: The limit for all services together. A value that is not known by then is None.
 
     Returns:
-        The state. A service that is away is named in `problems`, and the rest is still there.
+        The state. `problems` names the services that are unavailable; the other values are complete.
 
     Raises:
         LookupError: The project has no such topic or consumer.
@@ -87,10 +87,10 @@ def gather(
     consumers, topics = _wanted(project, topic, consumer)
     now = datetime.now(UTC)
     since = now - period
-    landed = [each for each in topics if each.landed]
+    landed = [t for t in topics if t.landed]
     _import_clients(is_landing=bool(landed))
     brokers = _Brokers()
-    names = [each.name for each in consumers]
+    names = [c.name for c in consumers]
     parts: dict[str, tuple[str, Part]] = {
         "outcomes": (DATABASE, partial(_outcomes, names, since)),
         "counts": (DATABASE, partial(_counts, names)),
@@ -100,7 +100,7 @@ def gather(
     for each in consumers:
         is_landing = isinstance(each, LandingConsumer)
         service = STORE if is_landing else brokers.name(each.conn_id)
-        parts[f"standing of {each.name}"] = (service, partial(_standing, each, brokers))
+        parts[f"status of {each.name}"] = (service, partial(_status, each, brokers))
     if landed:
         parts["tables"] = (STORE, partial(_tables, landed))
         parts["connectors"] = (CONNECT, partial(_connectors, landed))
@@ -117,7 +117,7 @@ def gather(
         "at": now.isoformat(timespec="seconds"),
         "since": since.isoformat(timespec="seconds"),
         "consumers": [
-            _consumer_facts(each, answers.get(f"standing of {each.name}"), counts, outcomes) for each in consumers
+            _consumer_facts(each, answers.get(f"status of {each.name}"), counts, outcomes) for each in consumers
         ],
         "landed": [
             _landed_facts(each, answers.get("tables"), answers.get("connectors"), answers, counts, now)
@@ -130,7 +130,7 @@ def gather(
 
 
 def _import_clients(*, is_landing: bool) -> None:
-    """Import what the parts use. Threads that import it at the same moment would see modules that are half loaded."""
+    """Import the modules of the parts first: threads that import at the same time could see half-loaded modules."""
     for module in (*CLIENTS, *(LANDING_CLIENTS if is_landing else ())):
         import_module(module)
 
@@ -138,23 +138,23 @@ def _import_clients(*, is_landing: bool) -> None:
 def _wanted(
     project: Project, topic: str | None, consumer: str | None
 ) -> tuple[list[Consumer | LandingConsumer], list[Topic]]:
-    """The consumers and topics that are asked for. Raises LookupError if the project has no such name."""
+    """The requested consumers and topics. Raises LookupError if the project has no such name."""
     consumers = [*project.consumers, *project.landing_consumers]
     topics = list(project.topics)
     if topic is not None:
         topics = [_named(topic, topics, "topic")]
         consumers = [each for each in consumers if topic in _topics_of(each)]
     if consumer is not None:
-        one = _named(consumer, [*project.consumers, *project.landing_consumers], "consumer")
-        if one not in consumers:
-            raise LookupError(f"consumer {consumer} does not read {topic}; it reads {', '.join(_topics_of(one))}")
-        consumers = [one]
-        topics = [each for each in topics if each.name in _topics_of(one)]
+        requested = _named(consumer, [*project.consumers, *project.landing_consumers], "consumer")
+        if requested not in consumers:
+            raise LookupError(f"consumer {consumer} does not read {topic}; it reads {', '.join(_topics_of(requested))}")
+        consumers = [requested]
+        topics = [each for each in topics if each.name in _topics_of(requested)]
     return consumers, topics
 
 
 def _named(name: str, listed: Iterable[Any], what: str) -> Any:
-    known = {each.name: each for each in listed}
+    known = {declared.name: declared for declared in listed}
     if name not in known:
         raise LookupError(f"no {what} {name!r} in include/project.py; it has: {', '.join(sorted(known)) or 'none'}")
     return known[name]
@@ -177,9 +177,9 @@ def _sources(consumers: Iterable[Consumer | LandingConsumer], topics: Iterable[T
 
 
 def _ask(parts: Mapping[str, tuple[str, Part]], seconds: float) -> tuple[dict[str, Any], list[Problem]]:
-    """Call all parts at once, each in a thread; returns the answers, and why there are others not.
+    """Call all parts at once, each in a thread; returns {part: answer}, and a problem for each service without one.
 
-    Daemon threads: a part that hangs must not keep the process from ending.
+    The threads are daemons, so that a part that hangs does not prevent the end of the process.
     """
     answers: dict[str, Any] = {}
     errors: dict[str, Exception] = {}
@@ -199,9 +199,9 @@ def _ask(parts: Mapping[str, tuple[str, Part]], seconds: float) -> tuple[dict[st
         thread.start()
     for thread in threads.values():
         thread.join(max(0.0, until - time.monotonic()))
-    # A part that ends later must change neither while they are read.
+    # Copies, because a part that ends later must not change them while they are read.
     answers, errors = dict(answers), dict(errors)
-    # One line for each service: an outage fails many parts in the same way.
+    # One problem for each service, because an outage fails many parts in the same way.
     problems: dict[str, str] = {}
     for name, (service, _) in parts.items():
         if name not in answers:
@@ -214,13 +214,13 @@ def _text_of(error: Exception) -> str:
     """The error in one line."""
     from confluent_kafka import KafkaException
 
-    # The driver's text of a database error: SQLAlchemy's own has further lines about SQLAlchemy.
+    # For a database error, the driver's text: SQLAlchemy's own text has additional lines about SQLAlchemy.
     text = error.args[0].str() if isinstance(error, KafkaException) else str(getattr(error, "orig", None) or error)
     return " ".join(text.split())[:MAX_PROBLEM_LENGTH] or type(error).__name__
 
 
 class _Brokers:
-    """Whether the brokers of the connections answer; each is asked once."""
+    """Checks whether the brokers of the connections answer, once for each connection."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -232,7 +232,7 @@ class _Brokers:
         return f"Kafka ({conn_id or _kafka_conn_id()})"
 
     def require(self, conn_id: str | None = None) -> None:
-        """Raise the client's error if the broker does not answer: a consumer's own requests would wait much longer."""
+        """Raise the client's error if the broker does not answer: a consumer's requests would wait much longer."""
         from confluent_kafka.admin import AdminClient
 
         from include.streams.kafka.connection import ClientErrors, admin_config, client_config
@@ -261,12 +261,12 @@ def _kafka_conn_id() -> str:
     return CONN_ID
 
 
-def _standing(consumer: Consumer | LandingConsumer, brokers: _Brokers) -> Any:
+def _status(consumer: Consumer | LandingConsumer, brokers: _Brokers) -> Any:
     """The consumer's `Standing`."""
     if isinstance(consumer, LandingConsumer):
         from include.streams.landing import watch as landing_watch
 
-        return landing_watch.standing_of(consumer)
+        return landing_watch.fetch_status(consumer)
     from include.streams.kafka import watch
 
     brokers.require(consumer.conn_id)
@@ -278,19 +278,19 @@ def _outcomes(consumers: list[str], since: datetime) -> _Counts:
 
     from include.streams.operations.tables import Outcome, inbox
 
-    found = _Counts()
-    mine = (inbox.c.recorded_at >= since, inbox.c.consumer.in_(consumers))
+    counts = _Counts()
+    conditions = (inbox.c.recorded_at >= since, inbox.c.consumer.in_(consumers))
     columns = (inbox.c.consumer, inbox.c.topic, inbox.c.outcome, inbox.c.reason)
-    with _quickly() as connection:
+    with _with_statement_timeout() as connection:
         for name, topic, outcome, reason, number in connection.execute(
-            select(*columns, func.count()).where(*mine).group_by(*columns)
+            select(*columns, func.count()).where(*conditions).group_by(*columns)
         ):
-            of_topic = found.outcomes.setdefault((name, topic), {})
+            of_topic = counts.outcomes.setdefault((name, topic), {})
             of_topic[outcome] = of_topic.get(outcome, 0) + number
             if outcome == Outcome.dead_letter:
-                reasons = found.reasons.setdefault(name, {})
+                reasons = counts.reasons.setdefault(name, {})
                 reasons[str(reason)] = reasons.get(str(reason), 0) + number
-    return found
+    return counts
 
 
 def _counts(consumers: list[str]) -> _Counts:
@@ -300,7 +300,7 @@ def _counts(consumers: list[str]) -> _Counts:
     from include.streams.kafka.postponed import IN_ITS_RUN
     from include.streams.operations.tables import claims, postponed_ranges
 
-    found = _Counts()
+    counts = _Counts()
     is_open = (claims.c.closed_at.is_(None), claims.c.consumer.in_(consumers))
     age = func.extract("epoch", func.now() - func.min(claims.c.claimed_at))
     open_claims = select(claims.c.consumer, func.count(), age).where(*is_open).group_by(claims.c.consumer)
@@ -310,24 +310,24 @@ def _counts(consumers: list[str]) -> _Counts:
         .where(*is_open, postponed_ranges.c.tries != IN_ITS_RUN)
         .group_by(claims.c.consumer)
     )
-    # A row may stand for many ranges.
+    # A row may hold many ranges.
     missing = text("""
         select topic_id, sum(coalesce(
             (select sum(upper(part) - lower(part)) from unnest(ranges) as part), end_offset - start_offset))
         from landing_gaps where state = 'missing' group by topic_id
     """)
-    with _quickly() as connection:
+    with _with_statement_timeout() as connection:
         for name, number, oldest in connection.execute(open_claims):
-            found.claims[name] = number, float(oldest)
-            found.unhandled[name] = sum(claimed_unhandled(connection, name).values())
-        found.failing = {name: number for name, number in connection.execute(failing)}
-        found.missing = {topic_id: int(number) for topic_id, number in connection.execute(missing)}
-    return found
+            counts.claims[name] = number, float(oldest)
+            counts.unhandled[name] = sum(claimed_unhandled(connection, name).values())
+        counts.failing = {name: number for name, number in connection.execute(failing)}
+        counts.missing = {topic_id: int(number) for topic_id, number in connection.execute(missing)}
+    return counts
 
 
 @contextmanager
-def _quickly() -> Iterator[Any]:
-    """A transaction whose statements end in time."""
+def _with_statement_timeout() -> Iterator[Any]:
+    """A transaction with a timeout for each statement."""
     from sqlalchemy import func, select
 
     from include.streams.operations.database import begin
@@ -362,13 +362,13 @@ def _dags(since: datetime) -> dict[str, dict[str, int]]:
 
 
 def _tables(topics: Iterable[Topic]) -> dict[str, dict[str, Any]]:
-    """{topic: rows, clean rows, time of the last commit and topic id of its tables}; without topics that have none."""
+    """{topic: rows, clean rows, last commit and topic id of its tables}, without topics that have no table."""
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.streams.lake.catalog import load_current
     from include.streams.landing.tables import clean_table, load_landing_table, topic_id
 
-    found: dict[str, dict[str, Any]] = {}
+    by_topic: dict[str, dict[str, Any]] = {}
     for topic in topics:
         try:
             table = load_landing_table(topic)
@@ -380,12 +380,12 @@ def _tables(topics: Iterable[Topic]) -> dict[str, dict[str, Any]]:
             facts["committed_at"] = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
         with suppress(NoSuchTableError):
             facts["clean_rows"] = _rows(load_current(clean_table(topic)).current_snapshot())
-        found[topic.name] = facts
-    return found
+        by_topic[topic.name] = facts
+    return by_topic
 
 
 def _rows(snapshot: Any) -> int | None:
-    """The number of rows by a snapshot's own summary; None if it does not say."""
+    """The number of rows, from a snapshot's own summary; None if the summary has no such number."""
     if snapshot is None:
         return 0
     number = (snapshot.summary or {}).get("total-records")
@@ -413,18 +413,18 @@ def _not_landed(topic: Topic, brokers: _Brokers) -> int:
 
 
 def _consumer_facts(
-    consumer: Consumer | LandingConsumer, standing: Any, counts: _Counts | None, outcomes: _Counts | None
+    consumer: Consumer | LandingConsumer, status: Any, counts: _Counts | None, outcomes: _Counts | None
 ) -> ConsumerFacts:
     is_landing = isinstance(consumer, LandingConsumer)
     name = consumer.name
     topics: list[ConsumedTopic] = []
     for topic in _topics_of(consumer):
-        waiting = standing.waiting.get(topic) if standing is not None else None
+        waiting = status.waiting.get(topic) if status is not None else None
         of_topic = None if outcomes is None else outcomes.outcomes.get((name, topic), {})
         topics.append(
             {
                 "topic": topic,
-                "lag": standing.behind.get(topic, 0) if standing is not None else None,
+                "lag": status.behind.get(topic, 0) if status is not None else None,
                 "age_seconds": waiting.total_seconds() if waiting is not None else None,
                 "handled": None if of_topic is None or is_landing else of_topic.get("handled", 0),
                 "duplicates": None if of_topic is None or is_landing else of_topic.get("duplicate", 0),

@@ -25,7 +25,7 @@ def lines_of(overview: Overview, width: int = 80) -> list[str]:
     at, since = datetime.fromisoformat(overview["at"]), datetime.fromisoformat(overview["since"])
     parts = [
         [f"{at:%Y-%m-%d %H:%M:%S %Z}, counted over the last {duration((at - since).total_seconds())}"],
-        [f"{each['service']} cannot be asked: {each['text']}" for each in overview["problems"]],
+        [f"{problem['service']} cannot be queried: {problem['text']}" for problem in overview["problems"]],
         _consumers(overview["consumers"]),
         _landed(overview["landed"]),
         _dags(overview["dags"]),
@@ -121,11 +121,11 @@ def _alarms(alarms: Sequence[AlarmFacts] | None, width: int) -> list[str]:
 
 
 def _table(rows: Iterable[Sequence[str]], widths: Sequence[int]) -> list[str]:
-    """Rows with the first column on the left and the others on the right; a row of one cell is a line of its own."""
+    """Align the first column left and the others right; a row with one cell becomes a line of its own."""
     lines = []
     for first, *others in rows:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False)]
-        # A long name pushes nothing out of its column: it takes a line of its own.
+        # A long name gets a line of its own, so that the columns stay aligned.
         if cells and len(first) > widths[0]:
             lines.append(first)
             first = ""

@@ -69,13 +69,13 @@ def page_app(folder: Path, read: Callable[[], dict[str, Any]], fresh_seconds: fl
     @app.get("/state")
     def state(request: Request) -> Response:
         try:
-            found = document.get()
+            version = document.get()
         except Unavailable as error:
             return JSONResponse({"detail": str(error)}, status_code=503)
-        headers = {"ETag": found.etag, "Age": str(int(found.age_seconds))}
-        if request.headers.get("if-none-match") == found.etag:
+        headers = {"ETag": version.etag, "Age": str(int(version.age_seconds))}
+        if request.headers.get("if-none-match") == version.etag:
             return Response(status_code=304, headers=headers)
-        return Response(found.body, media_type="application/json", headers=headers)
+        return Response(version.body, media_type="application/json", headers=headers)
 
     @app.get("/{name}")
     def file(name: str) -> Response:
@@ -87,13 +87,13 @@ def page_app(folder: Path, read: Callable[[], dict[str, Any]], fresh_seconds: fl
 
 
 def protected_app() -> FastAPI:
-    """An application without routes. Every route that is added is for logged-in users only and answers with HEADERS.
+    """An application without routes. Every route that is added requires a login, and answers with HEADERS.
 
     A route may set its own Content-Security-Policy.
     """
     app = FastAPI(
         dependencies=[Depends(requires_access_view(AccessView.PLUGINS))],
-        # Off, because they would be served without the check of the login.
+        # Off, because these routes would be served without a login.
         docs_url=None,
         redoc_url=None,
         openapi_url=None,

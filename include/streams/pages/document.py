@@ -13,8 +13,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-# While a read blocks (the database is unavailable), requests still get the previous version up to this age. Browsers do
-# not mark a version of this age as old.
+# While a read blocks (the database is unavailable), requests still get the previous version up to this age. Browsers
+# mark only older versions as outdated.
 MAX_AGE_SECONDS = 5.0
 
 
@@ -85,11 +85,11 @@ class Document:
         except Exception as error:
             if not self._failing:
                 # Logged once per episode, not every second. The browser gets no details: they may name hosts and users.
-                log.exception("a page cannot read what it shows")
+                log.exception("a page cannot read its data")
                 self._failing = True
-            raise Unavailable("what this page shows cannot be read; see the api-server's log") from error
+            raise Unavailable("the data of this page cannot be read; see the api-server's log") from error
         if self._failing:
-            log.info("a page can read what it shows again")
+            log.info("a page can read its data again")
             self._failing = False
         version = Version(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"', read_at)
         self._version = version

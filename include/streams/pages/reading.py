@@ -13,7 +13,14 @@ STATEMENT_TIMEOUT_MS = 3_000
 
 @contextmanager
 def read_only(conn_id: str = CONN_ID) -> Iterator[Connection]:
-    """A connection in one read-only transaction, in which every statement sees the same state."""
+    """A connection in one read-only transaction, in which every statement sees the same state.
+
+    Args:
+        conn_id: The Airflow connection of the operational database.
+
+    Yields:
+        The connection.
+    """
     with engine(conn_id).connect() as connection, connection.begin():
         connection.execute(text("set transaction isolation level repeatable read, read only"))
         connection.execute(text(f"set local statement_timeout = {STATEMENT_TIMEOUT_MS}"))

@@ -50,8 +50,8 @@ def _show(options: argparse.Namespace) -> list[str]:
     # Findings may contain text from messages. It is escaped, so that no control sequence reaches the terminal.
     lines = [f"{result['suite']}: {'stopped' if result['stopped'] else 'passed'}, {result['rows']:,} rows"]
     for outcome in result["outcomes"]:
-        found = f"{outcome['observed']} (expected: {outcome['expected']})".encode("unicode_escape").decode()
-        lines.append(f"{outcome['state']:12} {outcome['rule']}: {found}")
+        observed = f"{outcome['observed']} (expected: {outcome['expected']})".encode("unicode_escape").decode()
+        lines.append(f"{outcome['state']:12} {outcome['rule']}: {observed}")
     return lines
 
 

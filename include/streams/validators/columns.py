@@ -121,7 +121,7 @@ def table_columns(topic: Topic) -> tuple[Column, ...]:
     """
     if not isinstance(topic.contract, ContractUnion):
         return columns_of(topic.contract)
-    found = {CONTRACT: Column(CONTRACT, "string", required=True)}
+    columns = {CONTRACT: Column(CONTRACT, "string", required=True)}
     first: dict[str, str] = {}
     for contract in topic.contracts:
         for column in columns_of(contract):
@@ -129,14 +129,14 @@ def table_columns(topic: Topic) -> tuple[Column, ...]:
                 raise ValueError(
                     f"{contract.__name__}: each clean table of a union has a column {CONTRACT}; rename the field"
                 )
-            other = found.setdefault(column.name, Column(column.name, column.kind, required=False))
+            other = columns.setdefault(column.name, Column(column.name, column.kind, required=False))
             if other.kind != column.kind:
                 raise ValueError(
                     f"topic {topic.name}: field {column.name} is of type {other.kind} in {first[column.name]} and of "
                     f"type {column.kind} in {contract.__name__}, and both share a column: rename it in one of them"
                 )
             first.setdefault(column.name, contract.__name__)
-    return tuple(found.values())
+    return tuple(columns.values())
 
 
 def _column(name: str, schema: Any, fields: Fields) -> Column:

@@ -75,7 +75,7 @@ def files_of(table: Table, ranges: Sequence[LogRange]) -> list[DataFile]:
     fields = [table.schema().find_field(name) for name in ("kafka_partition", "kafka_offset", LOG)]
     numbers, starts, ends = (np.array([int(part[name]) for part in ranges]) for name in ("partition", "start", "end"))
     logs_of = [part.get("log") for part in ranges]
-    found = []
+    overlapping = []
     for file in files_where(table, span(ranges)):
         partitions, within, logs = (bounds_of(file, field) for field in fields)
         if (file.null_value_counts or {}).get(fields[-1].field_id) != 0:
@@ -91,5 +91,5 @@ def files_of(table: Table, ranges: Sequence[LogRange]) -> list[DataFile]:
             logs is None or (log := logs_of[index]) is None or logs[0] <= log <= logs[1]
             for index in overlaps.nonzero()[0]
         ):
-            found.append(file)
-    return found
+            overlapping.append(file)
+    return overlapping

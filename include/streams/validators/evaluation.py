@@ -205,14 +205,14 @@ def _read(
 
 
 def _offences(run: DuckDBPyRelation, rule: SourceRule, known: Sequence[str]) -> Offences:
-    found = _query(run, rule.query)
-    breaking = found.filter("breaks").project("source::varchar as source, found::double as found")
+    by_source = _query(run, rule.query)
+    breaking = by_source.filter("breaks").project("source::varchar as source, found::double as found")
     worst = breaking.order("found desc, source").limit(MAX_NAMED_SOURCES).fetchall()
     count = breaking.count("*").fetchall()[0][0]
     seen: list[tuple[str, bool]] = []
     if known:
         listed = ", ".join(literal(source) for source in known)
-        seen = found.filter(f"source::varchar in ({listed})").project("source::varchar, breaks").fetchall()
+        seen = by_source.filter(f"source::varchar in ({listed})").project("source::varchar, breaks").fetchall()
     cured, again = (tuple(source for source, breaks in seen if breaks is wanted) for wanted in (False, True))
     return Offences(rule, count, tuple(worst), cured, again)
 
@@ -220,7 +220,7 @@ def _offences(run: DuckDBPyRelation, rule: SourceRule, known: Sequence[str]) -> 
 def _source_outcome(offences: Offences) -> Outcome:
     rule, named = offences.rule, offences.worst[:MAX_SHOWN_SOURCES]
     if offences.count:
-        shown = ", ".join(f"{source[:MAX_EXAMPLE_CHARACTERS]} ({found:,.6g})" for source, found in named)
+        shown = ", ".join(f"{source[:MAX_EXAMPLE_CHARACTERS]} ({number:,.6g})" for source, number in named)
         more = f" and {offences.count - len(named):,} more" if offences.count > len(named) else ""
         observed = f"{offences.count:,}, {rule.unit}: {shown}{more}"
     else:
@@ -230,17 +230,17 @@ def _source_outcome(offences: Offences) -> Outcome:
 
 
 def _query(run: DuckDBPyRelation, query: str) -> DuckDBPyRelation:
-    found = run.query("run", query)
-    if found is None:
+    result = run.query("run", query)
+    if result is None:
         raise ValueError(f"a suite's query is a SELECT over the table run, not {query[:80]!r}")
-    return found
+    return result
 
 
 def _one_row(relation: DuckDBPyRelation) -> dict[str, float | None]:
-    found = relation.fetchall()
-    if len(found) != 1:
-        raise ValueError(f"a suite's query returns one row, not {len(found)}: {', '.join(relation.columns)}")
-    return {name: _number(value) for name, value in zip(relation.columns, found[0], strict=True)}
+    rows = relation.fetchall()
+    if len(rows) != 1:
+        raise ValueError(f"a suite's query returns one row, not {len(rows)}: {', '.join(relation.columns)}")
+    return {name: _number(value) for name, value in zip(relation.columns, rows[0], strict=True)}
 
 
 def _number(value: Any) -> float | None:
@@ -263,7 +263,7 @@ def _column_outcomes(suite: SetSuite, table: pyarrow.Table, engine: GreatExpecta
 
 def _measure_outcomes(
     suite: SetSuite,
-    found: Mapping[str, float | None],
+    measures: Mapping[str, float | None],
     past: Sequence[Mapping[str, float | None]],
     engine: GreatExpectations,
 ) -> Iterator[Outcome]:
@@ -273,15 +273,16 @@ def _measure_outcomes(
     limits = {
         measure.title: limit(measure, bounds[measure.title].low, bounds[measure.title].high)
         for measure in suite.measures
-        if found[measure.name] is not None and (bounds[measure.title].low, bounds[measure.title].high) != (None, None)
+        if measures[measure.name] is not None
+        and (bounds[measure.title].low, bounds[measure.title].high) != (None, None)
     }
     good: dict[str, bool] = {}
     if limits:
-        frame = pandas.DataFrame({name: [float(value)] for name, value in found.items() if value is not None})
+        frame = pandas.DataFrame({name: [float(value)] for name, value in measures.items() if value is not None})
         checked = engine.validate("measures", frame, list(limits.values()), 0)
         good = {title: bool(result.success) for title, result in zip(limits, checked, strict=True)}
     for measure in suite.measures:
-        yield _measure_outcome(measure, found[measure.name], bounds[measure.title], good.get(measure.title, True))
+        yield _measure_outcome(measure, measures[measure.name], bounds[measure.title], good.get(measure.title, True))
 
 
 def _column_outcome(rule: Rule, result: Any, values: pandas.Series, lines: Any, examples: int) -> Outcome:
@@ -294,8 +295,8 @@ def _column_outcome(rule: Rule, result: Any, values: pandas.Series, lines: Any, 
         observed = f"all {len(values):,} rows" if len(values) else "no rows"
     else:
         observed = f"{broken:,} of {len(values):,} rows break it"
-        found = details.get("unexpected_index_list") or []
-        where = tuple(_example(index, values, lines) for index in found[:examples])
+        unexpected = details.get("unexpected_index_list") or []
+        where = tuple(_example(index, values, lines) for index in unexpected[:examples])
     share = f" (at least {rule.mostly:.0%} of the rows)" if rule.mostly is not None else ""
     state = _state(rule.severity, result.success)
     return Outcome(rule.name, "column", rule.severity, state, rule.expected + share, observed, where)
@@ -333,7 +334,7 @@ def _bounds(measure: Measure, past: Sequence[Mapping[str, float | None]]) -> _Bo
     return _Bounds(low, high, f"; in {len(values)} earlier runs {_show(least, measure)} to {_show(most, measure)}")
 
 
-def _measure_outcome(measure: Measure, found: float | None, bounds: _Bounds, good: bool) -> Outcome:
+def _measure_outcome(measure: Measure, number: float | None, bounds: _Bounds, good: bool) -> Outcome:
     low, high = _show(bounds.low, measure), _show(bounds.high, measure)
     expected = {
         (True, True): "as in earlier runs",
@@ -342,8 +343,8 @@ def _measure_outcome(measure: Measure, found: float | None, bounds: _Bounds, goo
         (False, False): f"{low} to {high}",
     }[bounds.low is None, bounds.high is None]
     expected += bounds.origin or ""
-    state, observed = _state(measure.severity, good), _show(found, measure)
-    if found is None:
+    state, observed = _state(measure.severity, good), _show(number, measure)
+    if number is None:
         state, observed = State.not_measured, "too few rows to say"
     elif good and bounds.origin is None:
         state = State.no_past_yet

@@ -63,8 +63,8 @@ class GreatExpectations:
         with warnings.catch_warnings():
             # pandas warns about a pattern with groups, because it expects a call that extracts them.
             warnings.filterwarnings("ignore", "This pattern is interpreted as a regular expression")
-            found = batch.validate(suite, result_format=form)
-        return sorted(found.results, key=lambda result: result.expectation_config.meta["number"])
+            validated = batch.validate(suite, result_format=form)
+        return sorted(validated.results, key=lambda result: result.expectation_config.meta["number"])
 
 
 def expectation(rule: Rule) -> Any:

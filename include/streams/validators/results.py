@@ -96,14 +96,14 @@ def load_result(source: str, key: int | str) -> dict[str, Any] | None:
 
 def load_page(source: str, key: int | str) -> str | None:
     """The HTML page of a run's last check; None when the run was not checked."""
-    found = bucket().read(f"{folder(source, key)}/{PAGE}")
-    return found[0].decode() if found else None
+    stored = bucket().read(f"{folder(source, key)}/{PAGE}")
+    return stored[0].decode() if stored else None
 
 
 def acceptances(source: str, key: int | str) -> tuple[Acceptance, ...]:
     """The acceptances of a run, oldest first."""
-    found = _read(bucket(), f"{folder(source, key)}/{ACCEPTANCE}") or {}
-    return tuple(Acceptance(**{**entry, "rules": tuple(entry["rules"])}) for entry in found.get("acceptances", ()))
+    stored = _read(bucket(), f"{folder(source, key)}/{ACCEPTANCE}") or {}
+    return tuple(Acceptance(**{**entry, "rules": tuple(entry["rules"])}) for entry in stored.get("acceptances", ()))
 
 
 def accept(source: str, key: int | str, *, by: str, reason: str) -> Acceptance:
@@ -133,8 +133,8 @@ def accept(source: str, key: int | str, *, by: str, reason: str) -> Acceptance:
         raise NothingToAccept(f"{source}: {key} has broken no rule, so there is nothing to accept")
     accepted = Acceptance(rules, by, reason, datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def add(found: dict[str, Any] | None) -> dict[str, Any]:
-        return {"acceptances": [*(found or {}).get("acceptances", ()), asdict(accepted)]}
+    def add(stored: dict[str, Any] | None) -> dict[str, Any]:
+        return {"acceptances": [*(stored or {}).get("acceptances", ()), asdict(accepted)]}
 
     _update(bucket(), f"{folder(source, key)}/{ACCEPTANCE}", add)
     log.warning("accepted: source=%s key=%s rules=%d by=%s", source, key, len(rules), by)
@@ -159,8 +159,8 @@ def past_measures(source: str, before: int) -> list[Mapping[str, float | None]]:
         source: The name of the checked source, such as a consumer.
         before: The claim's number.
     """
-    found = _read(bucket(), f"{FOLDER}/{safe_part(source)}/{PAST}") or {}
-    return [run["measures"] for run in found.get("runs", ()) if run["claim_id"] < before]
+    stored = _read(bucket(), f"{FOLDER}/{safe_part(source)}/{PAST}") or {}
+    return [run["measures"] for run in stored.get("runs", ()) if run["claim_id"] < before]
 
 
 def remember(source: str, claim_id: int, measures: Mapping[str, float | None]) -> None:
@@ -172,8 +172,8 @@ def remember(source: str, claim_id: int, measures: Mapping[str, float | None]) -
         measures: {name: number}; None for a number that was not measured.
     """
 
-    def put(found: dict[str, Any] | None) -> dict[str, Any]:
-        others = [run for run in (found or {}).get("runs", ()) if run["claim_id"] != claim_id]
+    def put(stored: dict[str, Any] | None) -> dict[str, Any]:
+        others = [run for run in (stored or {}).get("runs", ()) if run["claim_id"] != claim_id]
         runs = sorted([*others, {"claim_id": claim_id, "measures": dict(measures)}], key=lambda run: run["claim_id"])
         return {"runs": runs[-PAST_RUNS:]}
 
@@ -191,8 +191,8 @@ def _update(objects: Bucket, path: str, change: Callable[[dict[str, Any] | None]
 
 
 def _read(objects: Bucket, path: str) -> dict[str, Any] | None:
-    found = objects.read(path)
-    return _decode(objects, path, found[0] if found else None)
+    stored = objects.read(path)
+    return _decode(objects, path, stored[0] if stored else None)
 
 
 def _decode(objects: Bucket, path: str, content: bytes | None) -> dict[str, Any] | None:

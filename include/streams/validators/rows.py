@@ -358,15 +358,15 @@ def _unambiguous(paths: Iterable[tuple[str, ...]], text: str, keys: str) -> tupl
     names = _objects(paths)
     conditions = []
     for number, (path, read) in enumerate(names.items(), start=1):
-        found = f"{keys}[{number}]"
+        present_names = f"{keys}[{number}]"
         listed = ", ".join(map(literal, read))
-        present = " + ".join(f"list_contains({found}, {literal(name)})::int" for name in read)
-        once = f"len(list_filter({found}, lambda name: name in ({listed}))) = {present}"
+        present = " + ".join(f"list_contains({present_names}, {literal(name)})::int" for name in read)
+        once = f"len(list_filter({present_names}, lambda name: name in ({listed}))) = {present}"
         if path:
             # An empty list of names means an empty object or null, but also a list, a text or a number.
             # `try`, because the expression is also evaluated for texts that are not JSON.
             kind = f"try(json_type({text}, {literal(_json_path(path))})) in ('NULL', 'OBJECT')"
-            once = f"({found} is null or case when len({found}) > 0 then {once} else {kind} end)"
+            once = f"({present_names} is null or case when len({present_names}) > 0 then {once} else {kind} end)"
         conditions.append(once)
     objects = ", ".join(literal(_json_path(path)) for path in names)
     return f"[{objects}]", " and ".join(conditions)
@@ -374,11 +374,11 @@ def _unambiguous(paths: Iterable[tuple[str, ...]], text: str, keys: str) -> tupl
 
 def _objects(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str, None]]:
     """{path of an object on these paths: the names that are read in it}."""
-    found: dict[tuple[str, ...], dict[str, None]] = {}
+    objects: dict[tuple[str, ...], dict[str, None]] = {}
     for path in paths:
         for depth, name in enumerate(path):
-            found.setdefault(path[:depth], {})[name] = None
-    return found
+            objects.setdefault(path[:depth], {})[name] = None
+    return objects
 
 
 def _json_path(names: Iterable[str]) -> str:

@@ -146,7 +146,7 @@ def check_run(source: str, suite: SetSuite, rows: Any, summary: Mapping[str, Any
         "steps": _steps(source, claim_id) if refused else [],
     }
     page = results.store(results.folder(source, claim_id), document(suite, result, facts))
-    sources.note(source, result.sources, page)
+    sources.update_alarms(source, result.sources, page)
     _log(source, claim_id, result, accepted=not refused and not result.passed)
     if refused:
         raise SetsFailed(_stop(source, claim_id, result, refused, page))

@@ -48,24 +48,24 @@ def known(consumer: str, suite: SetSuite) -> dict[str, list[str]]:
         return {rule.kind: list(open_keys(connection, consumer, rule.kind)) for rule in suite.sources}
 
 
-def note(consumer: str, found: Iterable[Offences], page: str) -> None:
+def update_alarms(consumer: str, all_offences: Iterable[Offences], page: str) -> None:
     """Open an alarm for each source that breaks a rule, and close the alarms of sources that no longer break it.
 
     An alarm that is older than MAX_AGE stays open only if its source breaks the rule in this run.
 
     Args:
         consumer: The source of the alarms.
-        found: The offences of a run, one object for each rule.
+        all_offences: The offences of a run, one object for each rule.
         page: The address of the run's page, which the alarms name.
     """
     from include.streams.operations.alarms import close_alarm, open_alarm, open_keys
 
-    found = list(found)
-    if not found:
+    all_offences = list(all_offences)
+    if not all_offences:
         return
     before = datetime.now(UTC) - MAX_AGE
     with begin() as connection:
-        for offences in found:
+        for offences in all_offences:
             rule = offences.rule
             opened_at = open_keys(connection, consumer, rule.kind)
             for source in offences.cured:

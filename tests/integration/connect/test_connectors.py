@@ -200,7 +200,7 @@ def test_a_connector_without_a_landed_topic_is_named_and_goes_only_when_a_person
     assert connect.configs().keys() >= {name, connector_name(landed)}
 
     with monkeypatch.context() as patch:
-        patch.setattr(removal, "_forget", Mock(side_effect=Killed))
+        patch.setattr(removal, "_forget_watch", Mock(side_effect=Killed))
         with pytest.raises(Killed):
             command.main([*options, "remove", name])
     assert connect.config(name) is None

@@ -16,7 +16,7 @@ from include.streams.landing.connect import Connect
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.repair import repair
 from include.streams.landing.tables import connector_name, load_landing_table
-from include.streams.landing.verification import verify_for
+from include.streams.landing.verification import verify_next_claim
 from tests import webhooks
 from tests.integration.connect.conftest import (
     FAST,
@@ -87,7 +87,7 @@ def test_a_record_with_one_header_twice_is_repaired_and_stops_nothing(topic, fol
     assert connector_status(connect, topic).is_running
     monkeypatch.setattr(snapshot, "INNER_GRACE", timedelta())
     lane = LandingConsumer(name=f"hooks-{uuid.uuid4().hex[:8]}", topic=topic)
-    due = verify_for(lane).due
+    due = verify_next_claim(lane).due
     assert [(gap.offsets.start, gap.offsets.end) for gap in due] == [(1, 2)]
     assert repair(topic, due).appended == 1
     assert landed(topic) == expected(sent)

@@ -265,7 +265,7 @@ def test_the_time_limit_is_that_of_the_whole_run(desk):
     ],
 )
 def test_rubbish_is_no_answer(desk, body):
-    assert desk.fail(sends(body)) == "answer is no chat completion"
+    assert desk.fail(sends(body)) == "answer is not a chat completion"
 
 
 def test_an_endless_answer_is_not_read_to_the_end(desk):

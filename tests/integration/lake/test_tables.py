@@ -248,14 +248,14 @@ def test_two_processes_that_expire_the_same_snapshots_both_succeed(make_table, m
     table = make_table()
     for number in range(3):
         writing.replace_where(table, rows(0, 1, str(number)), between(0, 1))
-    forget = maintenance._forget
+    forget = maintenance._remove_snapshots
 
     def after_another(table: Any, old: list[int]) -> None:
-        monkeypatch.setattr(maintenance, "_forget", forget)
+        monkeypatch.setattr(maintenance, "_remove_snapshots", forget)
         forget(load_catalog().load_table(table.name()), old)
         forget(table, old)
 
-    monkeypatch.setattr(maintenance, "_forget", after_another)
+    monkeypatch.setattr(maintenance, "_remove_snapshots", after_another)
     assert maintenance.expire_snapshots(table, timedelta(0)) == 0
     assert len(table.refresh().snapshots()) == 1
 

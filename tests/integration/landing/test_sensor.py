@@ -146,7 +146,7 @@ def test_an_outage_is_said_once_and_waited_out(orders, lane, monkeypatch, caplog
             raise found
         return found
 
-    monkeypatch.setattr(triggers, "look", answer)
+    monkeypatch.setattr(triggers, "check_readiness", answer)
     trigger = LandedOffsetsTrigger.of(lane_of(lane(orders)), until=time.time() + 60, poll_seconds=0.01)
     (event,) = events_of(trigger)
     assert isinstance(event, TaskSuccessEvent)
@@ -160,7 +160,7 @@ def test_a_task_that_cannot_look_waits_in_the_triggerer(orders, lane, monkeypatc
     def away(*_, **__):
         raise ConnectionError("the catalog is away")
 
-    monkeypatch.setattr("include.streams.landing.readiness.look", away)
+    monkeypatch.setattr("include.streams.landing.readiness.check_readiness", away)
     assert deferred(LandedOffsetsSensor(task_id="wait", consumer=lane(orders))) is not None
 
 
@@ -173,7 +173,7 @@ def test_a_look_that_hangs_does_not_hold_up_the_event_loop(orders, lane, monkeyp
         assert goes_on.wait(30)
         return Readiness.ready
 
-    monkeypatch.setattr(triggers, "look", hang)
+    monkeypatch.setattr(triggers, "check_readiness", hang)
     trigger = LandedOffsetsTrigger.of(lane_asked, until=time.time() + 60, poll_seconds=1)
     (event,) = events_of(trigger, meanwhile=goes_on.set)
     assert isinstance(event, TaskSuccessEvent)
@@ -302,7 +302,7 @@ def test_kafka_is_asked_only_when_there_seems_to_be_something_to_do(orders, lane
 def test_a_stopped_lane_waits_for_a_person_without_asking_kafka_every_few_seconds(orders, lane, monkeypatch):
     lane_asked = lane_of(lane(orders))
     answers = iter([Readiness.stopped, Readiness.unanswered, Readiness.ready])
-    monkeypatch.setattr(triggers, "look", lambda *_, **__: next(answers))
+    monkeypatch.setattr(triggers, "check_readiness", lambda *_, **__: next(answers))
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:

@@ -133,7 +133,7 @@ def test_an_urgent_rule_is_not_talked_down(desk):
         (fails(429), {}, "HTTP 429"),
         (fails(500), {}, "HTTP 500"),
         (hangs(5), {"request_seconds": 0.5}, "timeout"),
-        (sends(b"<html>"), {}, "answer is no chat completion"),
+        (sends(b"<html>"), {}, "answer is not a chat completion"),
         (says("I would rather not."), {}, "malformed answer"),
         (SITES, {"max_requests": 3}, "request limit"),
     ],

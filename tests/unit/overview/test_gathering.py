@@ -51,7 +51,7 @@ def away(monkeypatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("away")
 
-    for name in ("_outcomes", "_counts", "_alarms", "_dags", "_standing", "_tables", "_connectors", "_not_landed"):
+    for name in ("_outcomes", "_counts", "_alarms", "_dags", "_status", "_tables", "_connectors", "_not_landed"):
         monkeypatch.setattr(gathering, name, fail)
     monkeypatch.setattr(gathering, "_import_clients", lambda is_landing: None)
 

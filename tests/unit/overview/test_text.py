@@ -76,7 +76,7 @@ def test_a_number_that_nobody_knows_is_no_zero():
 
 def test_a_service_that_is_away_is_one_line():
     text = said(problems=[{"service": "Kafka Connect", "text": "no answer"}], landed=[landed("scans", connector=None)])
-    assert text.count("Kafka Connect cannot be asked: no answer") == 1
+    assert text.count("Kafka Connect cannot be queried: no answer") == 1
     assert "connector ?" in text
 
 
