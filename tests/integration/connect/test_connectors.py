@@ -60,7 +60,7 @@ STEPS = ("create_landing_table", "_create_control_topic", "preset_coordinator")
 
 
 @pytest.mark.parametrize("killed_after", [*STEPS, "put_config"])
-def test_a_command_that_was_killed_between_two_steps_is_finished_by_the_next(
+def test_an_apply_killed_between_two_steps_is_completed_by_the_next(
     make_topic, folder, connect, monkeypatch, killed_after
 ):
     topic = make_topic()
@@ -85,7 +85,7 @@ def test_a_command_that_was_killed_between_two_steps_is_finished_by_the_next(
     assert connectors.apply([topic], folder=folder) == []
 
 
-def test_the_coordinators_place_is_set_before_the_connector_exists(make_topic, folder, connect, monkeypatch):
+def test_the_coordinators_offset_is_set_before_the_connector_exists(make_topic, folder, connect, monkeypatch):
     topic = make_topic()
     seen = []
 
@@ -98,7 +98,7 @@ def test_the_coordinators_place_is_set_before_the_connector_exists(make_topic, f
     assert seen == [{0: 0}]
 
 
-def test_changing_a_connector_keeps_its_place_and_says_what_changed(make_topic, folder, connect):
+def test_changing_a_connector_keeps_its_offsets_and_names_the_changes(make_topic, folder, connect):
     topic = make_topic()
     name = connector_name(topic)
     connectors.apply([topic], folder=folder)
@@ -114,7 +114,7 @@ def test_changing_a_connector_keeps_its_place_and_says_what_changed(make_topic, 
     assert committed(connectors.coordinator_group(topic), control)[0] > 0
 
 
-def test_a_coordinator_that_runs_without_a_place_is_refused_with_the_commands_that_help(make_topic, folder, connect):
+def test_a_running_coordinator_without_an_offset_is_refused_with_a_remedy(make_topic, folder, connect):
     topic = make_topic()
     name, control = connector_name(topic), connectors.control_topic(topic)
     connectors.create_landing_table(topic)
@@ -147,7 +147,7 @@ def registry(monkeypatch, folder):
     return use
 
 
-def test_the_commands_make_show_stop_and_resume_a_connector(make_topic, connect, registry, capsys, watched):
+def test_the_commands_create_show_stop_and_resume_a_connector(make_topic, connect, registry, capsys, watched):
     topic = make_topic()
     name = connector_name(topic)
     options = registry(topic)
@@ -178,7 +178,7 @@ def test_the_commands_make_show_stop_and_resume_a_connector(make_topic, connect,
     assert name in out
 
 
-def test_a_connector_without_a_landed_topic_is_named_and_goes_only_when_a_person_removes_it(
+def test_a_left_over_connector_is_named_until_a_person_removes_it(
     make_topic, folder, connect, monkeypatch, registry, capsys, watched
 ):
     gone, landed = make_topic(), make_topic()
@@ -220,7 +220,7 @@ def test_a_connector_without_a_landed_topic_is_named_and_goes_only_when_a_person
     assert rows(gone) == expected(gone, sent)
 
 
-def test_a_connector_that_is_missing_alarms_until_it_is_there(make_topic, folder, connect, watched):
+def test_a_missing_connector_has_an_alarm_until_it_exists(make_topic, folder, connect, watched):
     topic = make_topic()
     name = connector_name(topic)
     assert watchdog.check_connectors([topic]) == []
@@ -230,7 +230,7 @@ def test_a_connector_that_is_missing_alarms_until_it_is_there(make_topic, folder
     assert alarms(name) == {}
 
 
-def test_a_connect_that_does_not_answer_is_one_alarm_and_lag_is_watched_all_the_same(make_topic, monkeypatch, watched):
+def test_an_unavailable_connect_opens_one_alarm_and_lag_is_still_checked(make_topic, monkeypatch, watched):
     topic = make_topic()
     send(topic, [b"1", b"2", b"3"])
     nowhere = json.dumps({"conn_type": "http", "host": "http://somebody:secret-word@127.0.0.1:1"})
@@ -263,7 +263,7 @@ def refuse_for(topic, actually):
     return refuse
 
 
-def test_a_topic_whose_group_cannot_be_read_is_named_after_the_others_were_checked(make_topic, monkeypatch, watched):
+def test_an_unreadable_group_is_named_after_the_others_were_checked(make_topic, monkeypatch, watched):
     topics = [make_topic() for _ in range(3)]
     names = [connector_name(topic) for topic in topics]
     monkeypatch.setattr(watchdog, "sink_progress", refuse_for(topics[0], watchdog.sink_progress))
@@ -275,9 +275,7 @@ def test_a_topic_whose_group_cannot_be_read_is_named_after_the_others_were_check
     assert alarms("kafka_connect") == {}
 
 
-def test_a_connector_whose_refused_records_cannot_be_searched_for_alarms_like_any_other(
-    make_topic, monkeypatch, watched
-):
+def test_a_failed_search_for_refused_records_still_opens_the_alarm(make_topic, monkeypatch, watched):
     topics = [make_topic() for _ in range(3)]
     failed = {"connector": {"state": "RUNNING"}, "tasks": [{"id": 0, "state": "FAILED", "trace": "a.BadException: x"}]}
     monkeypatch.setattr(watchdog.Connect, "status", lambda *_: failed)
@@ -290,7 +288,7 @@ def test_a_connector_whose_refused_records_cannot_be_searched_for_alarms_like_an
     assert all("connector_failed" in alarms(name) for name in names)
 
 
-def test_a_restart_is_named_although_another_topic_cannot_be_checked(make_topic, monkeypatch, watched):
+def test_a_restart_is_named_even_if_another_topic_cannot_be_checked(make_topic, monkeypatch, watched):
     topics = [make_topic() for _ in range(2)]
     failed = {"connector": {"state": "RUNNING"}, "tasks": [{"id": 0, "state": "FAILED", "trace": "a.BadException: x"}]}
     restarted = []
@@ -304,7 +302,7 @@ def test_a_restart_is_named_although_another_topic_cannot_be_checked(make_topic,
     assert all(name in str(error.value).rpartition("restarted")[2] for name in names)
 
 
-def test_an_answer_that_is_not_connects_hides_no_alarm_about_the_progress(make_topic, monkeypatch, watched):
+def test_an_answer_of_another_server_hides_no_alarm_about_the_progress(make_topic, monkeypatch, watched):
     topics = [make_topic() for _ in range(2)]
     monkeypatch.setattr(watchdog.Connect, "status", lambda *_: {"hello": "world"})
     for topic in topics:
@@ -314,7 +312,7 @@ def test_an_answer_that_is_not_connects_hides_no_alarm_about_the_progress(make_t
     assert all("3 records behind" in alarms(connector_name(topic))["sink_lag"] for topic in topics)
 
 
-def test_a_connect_that_hangs_is_asked_once_in_a_check(make_topic, monkeypatch, watched):
+def test_a_connect_that_hangs_is_queried_once_per_check(make_topic, monkeypatch, watched):
     topics = [make_topic() for _ in range(3)]
     asked, over = [], threading.Event()
 
@@ -336,7 +334,7 @@ def test_a_connect_that_hangs_is_asked_once_in_a_check(make_topic, monkeypatch, 
     assert "3 records behind" in alarms(connector_name(topics[2]))["sink_lag"]
 
 
-def test_a_sink_that_reads_nothing_alarms_until_it_goes_on(make_topic, monkeypatch, watched):
+def test_a_stalled_sink_has_an_alarm_until_it_continues(make_topic, monkeypatch, watched):
     topic = make_topic()
     name = connector_name(topic)
 
@@ -390,7 +388,7 @@ def test_restarts_back_off_and_end_at_the_limit(make_topic, monkeypatch, watched
     assert look(0)
 
 
-def test_partitions_of_the_control_topic_that_were_added_get_their_place_too(make_topic, folder):
+def test_added_partitions_of_the_control_topic_get_an_offset_too(make_topic, folder):
     topic = make_topic()
     connectors.create_landing_table(topic)
     connectors._create_control_topic(topic, "kafka_default")

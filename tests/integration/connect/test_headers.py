@@ -70,7 +70,7 @@ def expected(all_headers: list[list[tuple[str, bytes | None]]]) -> dict[int, tup
     }
 
 
-def test_headers_land_as_bytes_whatever_they_are(topic, folder, connect):
+def test_headers_land_as_bytes_for_any_content(topic, folder, connect):
     connectors.apply([topic], folder=folder)
     send(topic, ODD)
     wait_for(lambda: landed_records(topic) >= len(ODD))
@@ -78,7 +78,7 @@ def test_headers_land_as_bytes_whatever_they_are(topic, folder, connect):
     assert connectors.apply([topic], folder=folder) == [], "nothing is left to change"
 
 
-def test_a_record_with_one_header_twice_is_repaired_and_stops_nothing(topic, folder, connect, monkeypatch):
+def test_a_record_with_a_repeated_header_is_repaired_and_stops_nothing(topic, folder, connect, monkeypatch):
     connectors.apply([topic], folder=folder)
     sent = [ODD[1], TWICE, ODD[5]]
     send(topic, sent)
@@ -93,7 +93,7 @@ def test_a_record_with_one_header_twice_is_repaired_and_stops_nothing(topic, fol
     assert landed(topic) == expected(sent)
 
 
-def test_a_topic_that_needs_no_headers_has_no_transform_for_them(make_topic, folder):
+def test_a_topic_without_picked_headers_has_no_transform_for_them(make_topic, folder):
     plain = make_topic()
     config = connectors.connector_config(plain, folder)
     assert "errors.tolerance" not in config

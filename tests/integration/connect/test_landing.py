@@ -36,7 +36,7 @@ pytestmark = pytest.mark.integration
 ODD = [b"", None, b"not json", b"{", b"\x00", b"a\x00b", b'{"a": "\x00"}', "Größe 水".encode(), b"x" * 100_000, b"null"]
 
 
-def test_whatever_is_in_a_message_lands_once_although_connect_is_killed(connect_services, make_topic, folder):
+def test_messages_with_any_content_land_once_even_if_connect_is_killed(connect_services, make_topic, folder):
     topic = make_topic(partitions=3)
     connectors.apply([topic], folder=folder)
     values = [f'{{"number": {n}}}'.encode() for n in range(2_490)]
@@ -52,7 +52,7 @@ def test_whatever_is_in_a_message_lands_once_although_connect_is_killed(connect_
     assert connect_services.pids("connect") != [pid]
 
 
-def test_files_that_the_catalog_refused_land_although_the_connector_was_changed_before_its_first_commit(
+def test_files_that_the_catalog_refused_land_after_a_change_of_the_connector(
     make_topic, folder, refuse_commits, connect, watched
 ):
     topic = make_topic()
@@ -78,9 +78,7 @@ def test_files_that_the_catalog_refused_land_although_the_connector_was_changed_
     assert rows(topic) == expected(topic, sent)
 
 
-def test_the_files_that_a_held_up_coordinator_will_commit_are_known_by_name(
-    make_topic, folder, refuse_commits, connect
-):
+def test_the_files_that_a_blocked_coordinator_will_commit_are_known(make_topic, folder, refuse_commits, connect):
     """Else the removal of files that no snapshot knows would take them away before their commit."""
     topic = make_topic()
     connectors.create_landing_table(topic)
@@ -107,7 +105,7 @@ def trace_as_in_the_runbook(name: str) -> str:
     return shown.stdout
 
 
-def test_a_failed_task_is_restarted_and_told_without_what_was_in_the_messages(make_topic, folder, connect, watched):
+def test_a_failed_task_is_restarted_and_reported_without_message_content(make_topic, folder, connect, watched):
     from include.streams.lake.catalog import load_catalog
     from include.streams.landing.tables import raw_table
 
@@ -137,7 +135,7 @@ def test_a_failed_task_is_restarted_and_told_without_what_was_in_the_messages(ma
     assert alarms(name) == {}
 
 
-def test_passwords_are_in_connects_environment_only(make_topic, folder, connect, landing_services):
+def test_passwords_are_only_in_connects_environment(make_topic, folder, connect, landing_services):
     topic = make_topic()
     connectors.apply([topic], folder=folder)
     wait_for(lambda: connector_status(connect, topic).is_running)

@@ -38,7 +38,7 @@ def runs_again(connect, topic) -> bool:
         return False
 
 
-def test_a_connector_without_its_preset_offset_loses_its_first_files_and_the_lane_repairs_them_once(
+def test_files_lost_without_a_preset_offset_are_repaired_once(
     connect_services, make_topic, folder, refuse_commits, connect, watched, monkeypatch
 ):
     # What `apply` does against this very loss.

@@ -29,7 +29,7 @@ def settings_of(name: str) -> dict[str, str | None]:
     return {setting: entry.value for setting, entry in found.items()}
 
 
-def test_a_control_topic_does_without_compression_that_the_broker_refuses(make_topic, folder, monkeypatch, caplog):
+def test_a_control_topic_is_created_without_refused_compression(make_topic, folder, monkeypatch, caplog):
     topic = make_topic(partitions=1)
     control = connectors.control_topic(topic)
     config = {**connectors.CONTROL_CONFIG, "compression.type": REFUSED}
@@ -46,7 +46,7 @@ def test_a_control_topic_does_without_compression_that_the_broker_refuses(make_t
     assert f"the broker refuses compression.type={REFUSED}" in caplog.text
 
 
-def test_a_control_topic_that_would_lose_files_is_refused_by_name(make_topic, folder, monkeypatch):
+def test_a_refused_setting_that_prevents_loss_is_an_error(make_topic, folder, monkeypatch):
     topic = make_topic(partitions=1)
     config = {**connectors.CONTROL_CONFIG, "retention.ms": "-7"}
     monkeypatch.setattr(connectors, "CONTROL_CONFIG", config)
@@ -57,7 +57,7 @@ def test_a_control_topic_that_would_lose_files_is_refused_by_name(make_topic, fo
     assert connectors.Connect().config(connector_name(topic)) is None
 
 
-def test_one_topic_that_is_refused_does_not_keep_the_others_from_being_created(services, monkeypatch):
+def test_one_refused_topic_does_not_prevent_the_creation_of_others(services, monkeypatch):
     name = f"refused.{uuid.uuid4().hex[:8]}"
     fine = Topic(f"{name}.fine", Order, key="number", partitions=1, retention=timedelta(days=1))
     refused = Topic(f"{name}.not", Order, key="number", partitions=1, retention=timedelta(days=1))

@@ -46,7 +46,7 @@ class Killed(BaseException):
     """The process ended here."""
 
 
-def test_negative_timestamps_are_stepped_over_and_everything_lands(
+def test_records_with_negative_timestamps_are_stepped_over_and_land(
     make_topic, folder, connect, watched, monkeypatch, caplog
 ):
     topic = make_topic(partitions=2)
@@ -120,7 +120,7 @@ def test_a_person_can_step_over_with_a_command(make_topic, folder, connect, watc
     assert "no record with a negative timestamp" in capsys.readouterr().out
 
 
-def test_headers_that_no_converter_can_parse_do_not_stop_a_task(make_topic, folder, connect):
+def test_headers_that_no_converter_can_parse_stop_no_task(make_topic, folder, connect):
     topic = make_topic(partitions=1)
     connectors.apply([topic], folder=folder)
     producer = producer_to(producer_config(client_config()), topic.name)

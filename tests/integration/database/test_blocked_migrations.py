@@ -29,7 +29,7 @@ def columns(conn_id: str) -> list[str]:
     return [column["name"] for column in inspect(engine(conn_id)).get_columns("claims")]
 
 
-def test_an_upgrade_behind_a_transaction_gives_up_and_names_it(old_database):
+def test_an_upgrade_behind_a_transaction_fails_and_names_it(old_database):
     before = columns(old_database)
     with engine(old_database).connect() as other:
         other.execute(text("select count(*) from claims"))
@@ -48,7 +48,7 @@ def test_an_upgrade_behind_a_transaction_gives_up_and_names_it(old_database):
 
 
 @pytest.mark.parametrize("statement", ["select emissions from claims", "select 1 from outbox_routes"])
-def test_code_that_is_newer_than_the_tables_names_the_remedy(old_database, statement):
+def test_code_newer_than_the_tables_names_the_remedy(old_database, statement):
     with begin(old_database) as connection, pytest.raises(ProgrammingError, match=r"run the Dag prepare_services"):
         connection.execute(text(statement))
     upgrade(old_database)

@@ -132,7 +132,7 @@ def test_several_tools_in_one_answer_all_get_their_result(desk):
     assert [m["tool_call_id"] for m in desk.endpoint.conversation if m["role"] == "tool"] == ["call_0", "call_1"]
 
 
-def test_an_unknown_tool_is_answered_with_an_error_and_its_name_is_not_kept(desk):
+def test_a_call_of_an_unknown_tool_gets_an_error_without_its_name(desk):
     desk.ask(calls(("burn_book", {"title": "Optics"})), submits({"shelf": "fiction"}))
     assert "no such tool" in desk.told
     assert "burn_book" not in json.dumps(desk.trace.tool_calls)

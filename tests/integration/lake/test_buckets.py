@@ -30,7 +30,7 @@ def bucket(client: storage.Client, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     return buckets.bucket()
 
 
-def test_what_is_written_is_what_others_read_and_has_their_generation(bucket: Bucket, client: storage.Client):
+def test_a_written_object_is_read_by_others_with_its_generation(bucket: Bucket, client: storage.Client):
     generation = bucket.write("a/b.json", b'{"a": 1}', "application/json")
     found = client.bucket(bucket.name).get_blob("a/b.json")
     assert (found.download_as_bytes(), found.content_type, found.generation) == (
@@ -39,11 +39,11 @@ def test_what_is_written_is_what_others_read_and_has_their_generation(bucket: Bu
     assert bucket.read("a/b.json") == (b'{"a": 1}', generation)
 
 
-def test_an_object_that_is_not_there_reads_as_none(bucket: Bucket):
+def test_a_missing_object_reads_as_none(bucket: Bucket):
     assert bucket.read("nothing") is None
 
 
-def test_an_object_is_only_replaced_if_it_is_still_the_one_that_was_read(bucket: Bucket):
+def test_an_object_is_replaced_only_if_it_is_unchanged_since_the_read(bucket: Bucket):
     first = bucket.write("champion.json", b"1")
     second = bucket.write("champion.json", b"2", if_generation_match=first)
     with pytest.raises(GenerationChanged, match=f"has generation {second}, not {first}"):
@@ -51,7 +51,7 @@ def test_an_object_is_only_replaced_if_it_is_still_the_one_that_was_read(bucket:
     assert bucket.read("champion.json") == (b"2", second)
 
 
-def test_an_object_is_made_only_once(bucket: Bucket):
+def test_an_object_is_created_only_once(bucket: Bucket):
     bucket.write("new", b"mine", if_generation_match=ABSENT)
     with pytest.raises(GenerationChanged):
         bucket.write("new", b"yours", if_generation_match=ABSENT)
@@ -60,7 +60,7 @@ def test_an_object_is_made_only_once(bucket: Bucket):
         bucket.write("never", b"x", if_generation_match=5)
 
 
-def test_an_update_is_repeated_on_what_somebody_else_has_written(bucket: Bucket):
+def test_an_update_is_repeated_on_content_of_another_writer(bucket: Bucket):
     seen: list[bytes | None] = []
 
     def append(content: bytes | None) -> bytes:
@@ -76,7 +76,7 @@ def test_an_update_is_repeated_on_what_somebody_else_has_written(bucket: Bucket)
     assert bucket.read("log")[0] == b"theirs mine"
 
 
-def test_an_update_gives_up_when_somebody_else_writes_at_each_try(bucket: Bucket):
+def test_an_update_fails_when_another_process_writes_in_each_try(bucket: Bucket):
     tries: list[bytes | None] = []
 
     def contested(content: bytes | None) -> bytes:
@@ -104,7 +104,7 @@ def test_of_many_writers_at_once_exactly_one_wins(bucket: Bucket):
     assert bucket.read("race")[0] == str(won.index(True)).encode()
 
 
-def test_a_write_whose_answer_was_lost_counts_as_written(bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
+def test_a_write_whose_response_was_lost_counts_as_written(bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
     stock = storage.Blob.upload_from_string
 
     def lose_the_answer(self, *args, **kwargs):
@@ -140,9 +140,7 @@ def test_a_missing_bucket_is_an_error_and_not_a_missing_object(object_store):
             call()
 
 
-def test_the_bucket_for_artifacts_is_called_artifacts_unless_the_variable_says_otherwise(
-    object_store, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_bucket_is_named_artifacts_unless_the_variable_names_another(object_store, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("AIRFLOW_VAR_ARTIFACTS_BUCKET", raising=False)
     assert buckets.bucket().name == "artifacts"
     monkeypatch.setenv("AIRFLOW_VAR_ARTIFACTS_BUCKET", "elsewhere")

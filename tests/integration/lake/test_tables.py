@@ -76,7 +76,7 @@ def numbers(table: Any, **options: Any) -> list[int]:
     return [number for (number,) in found(table, columns=["number"], **options)]
 
 
-def test_rows_are_replaced_in_one_commit_and_a_repetition_changes_nothing(make_table):
+def test_rows_are_replaced_in_one_commit_and_a_repeat_changes_nothing(make_table):
     table = make_table()
     writing.replace_where(table, rows(0, 8, "old"), between(0, 8), {"claim-id": "1"})
     seen: list[list[int]] = []
@@ -98,7 +98,7 @@ def test_rows_are_replaced_in_one_commit_and_a_repetition_changes_nothing(make_t
     assert snapshot.summary["claim-id"] == "2"
 
 
-def test_writers_of_the_same_and_of_other_rows_at_once_lose_and_double_nothing(make_table):
+def test_concurrent_writers_lose_and_duplicate_no_row(make_table):
     make_table()
     table = make_table()
 
@@ -129,7 +129,7 @@ def test_a_commit_that_fails_leaves_the_table_as_it_was(make_table, monkeypatch)
     assert numbers(table) == [0, 1, 2, 3]
 
 
-def test_a_scan_reads_what_the_filter_says_and_columns_that_were_added_later(make_table):
+def test_a_scan_reads_the_filtered_rows_and_columns_added_later(make_table):
     table = make_table()
     writing.replace_where(table, rows(0, 12), between(0, 12))
     assert numbers(table, row_filter="number > 2 and number <= 4") == [3, 4]
@@ -158,7 +158,7 @@ def test_small_files_become_one_and_no_row_changes(make_table):
     assert [note for _, _, note in found(table)] == ["é", "new", "é", "é"]
 
 
-def test_files_that_were_replaced_meanwhile_are_not_bundled(make_table, monkeypatch):
+def test_files_replaced_in_the_meantime_are_not_bundled(make_table, monkeypatch):
     table = make_table()
     for number in range(3):
         writing.replace_where(table, rows(number, number + 1), between(number, number + 1))
@@ -173,7 +173,7 @@ def test_files_that_were_replaced_meanwhile_are_not_bundled(make_table, monkeypa
     assert [note for _, _, note in found(table)] == ["new", "", ""]
 
 
-def test_a_commit_beside_the_bundling_is_kept(make_table, monkeypatch):
+def test_a_commit_during_the_bundling_is_kept(make_table, monkeypatch):
     table = make_table()
     for number in range(3):
         writing.replace_where(table, rows(number, number + 1), between(number, number + 1))
@@ -188,7 +188,7 @@ def test_a_commit_beside_the_bundling_is_kept(make_table, monkeypatch):
     assert numbers(table) == [0, 1, 2, 3]
 
 
-def test_old_snapshots_and_files_that_nothing_refers_to_go(make_table, monkeypatch):
+def test_old_snapshots_and_unreferenced_files_are_removed(make_table, monkeypatch):
     table = make_table()
     for note in ("first", "second", "third"):
         writing.replace_where(table, rows(0, 4, note), between(0, 4), {"note": note})
@@ -260,7 +260,7 @@ def test_two_processes_that_expire_the_same_snapshots_both_succeed(make_table, m
     assert len(table.refresh().snapshots()) == 1
 
 
-def test_a_commit_keeps_the_snapshots_that_it_does_not_need(make_table):
+def test_a_commit_keeps_the_other_snapshots_of_the_table(make_table):
     table = make_table()
     for number in range(3):
         writing.replace_where(table, rows(0, 1, str(number)), between(0, 1))
@@ -272,7 +272,7 @@ def test_a_commit_keeps_the_snapshots_that_it_does_not_need(make_table):
     assert len(table.history()) == len(table.snapshots())
 
 
-def test_a_step_of_the_upkeep_that_fails_stops_no_other(make_table, monkeypatch):
+def test_a_failed_step_of_maintenance_stops_no_other(make_table, monkeypatch):
     table = make_table()
     name = ".".join(table.name())
     for number in range(3):
@@ -293,7 +293,7 @@ def test_a_step_of_the_upkeep_that_fails_stops_no_other(make_table, monkeypatch)
     assert not store.exists(f"{table.location()}/data/stray.parquet")
 
 
-def test_files_that_another_process_deletes_at_the_same_time_are_no_fault(make_table, monkeypatch):
+def test_files_deleted_by_another_process_are_no_error(make_table, monkeypatch):
     table = make_table()
     store = datafiles.filesystem(table.io, table.location())
     strays = [f"{table.location()}/data/stray-{n}.parquet" for n in range(20)]
@@ -311,7 +311,7 @@ def test_files_that_another_process_deletes_at_the_same_time_are_no_fault(make_t
     assert not any(store.exists(stray) for stray in strays)
 
 
-def test_a_store_that_is_silent_ends_a_request(make_table, monkeypatch):
+def test_a_request_to_a_silent_store_times_out(make_table, monkeypatch):
     from aiohttp import ClientTimeout
 
     from include.streams.compat.objects import ObjectIO
@@ -338,7 +338,7 @@ def test_a_store_that_is_silent_ends_a_request(make_table, monkeypatch):
     assert held
 
 
-def test_settings_of_the_store_in_the_connections_extra_count():
+def test_settings_of_the_store_in_the_connections_extra_are_used():
     from include.streams.compat.objects import ObjectIO
 
     more = {"gcs.requester-pays": "true", "gcs.session-kwargs": '{"trust_env": true}', "gcs.access": "read_only"}
@@ -457,7 +457,7 @@ def test_commits_that_replace_files_leave_few_manifests(make_table, tmp_path):
     assert len({entry.snapshot_id for entry in live}) == 6
 
 
-def test_a_table_may_have_a_column_for_which_duckdb_has_a_meaning(make_table):
+def test_a_table_may_have_a_column_named_like_a_duckdb_keyword(make_table):
     table = make_table(NestedField(4, "filename", StringType(), required=False))
     table.append(rows(0, 4).append_column("filename", pa.array(["a"] * 4)).select(table.schema().as_arrow().names))
     with engine.connect() as connection:
@@ -467,7 +467,7 @@ def test_a_table_may_have_a_column_for_which_duckdb_has_a_meaning(make_table):
     assert numbers(table) == [0, 2, 3]
 
 
-def test_objects_are_asked_for_by_name_and_never_listed(make_table, monkeypatch):
+def test_objects_are_requested_by_name_and_never_listed(make_table, monkeypatch):
     from gcsfs import GCSFileSystem
 
     requests: list[tuple[str, str]] = []
@@ -493,7 +493,7 @@ def test_objects_are_asked_for_by_name_and_never_listed(make_table, monkeypatch)
     assert not store.exists(listed[0]), "a listing of before is not believed"
 
 
-def test_a_table_reads_its_metadata_again_only_after_a_commit_of_somebody_else(make_table, monkeypatch):
+def test_a_table_rereads_its_metadata_only_after_a_commit_of_another(make_table, monkeypatch):
     table, other = make_table(), make_table()
     # After the catalog, which tells gcsfs at its import what an emulator lacks.
     from include.streams.compat import objects

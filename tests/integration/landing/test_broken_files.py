@@ -78,7 +78,7 @@ def waiting(lane) -> Lane:
 
 
 @pytest.mark.parametrize("damage", BREAK)
-def test_a_file_that_breaks_after_it_was_planned_is_read_from_kafka(lane, damage: Callable):
+def test_records_of_a_file_that_breaks_after_the_plan_are_read_from_kafka(lane, damage: Callable):
     units = claim_landed(lane, "run-1")
     broken = first_file(lane.topic)
     damage(lane.topic, broken)
@@ -95,7 +95,7 @@ def test_a_file_that_breaks_after_it_was_planned_is_read_from_kafka(lane, damage
     assert counts(run(lane)) == WHOLE
 
 
-def test_a_run_goes_on_with_the_rest_when_kafka_no_longer_has_the_records(lane, admin):
+def test_a_run_continues_when_kafka_no_longer_has_the_records_of_a_file(lane, admin):
     units = claim_landed(lane, "run-1")
     delete(lane.topic, first_file(lane.topic))
     delete_records(admin, lane.topic, 0, 3)
@@ -107,7 +107,7 @@ def test_a_run_goes_on_with_the_rest_when_kafka_no_longer_has_the_records(lane, 
     assert is_open
 
 
-def test_a_store_that_is_away_breaks_no_file(lane, monkeypatch):
+def test_an_unavailable_store_makes_no_file_broken(lane, monkeypatch):
     unit, *_ = claim_landed(lane, "run-1")
     before = landed_rows(lane.topic)
 
@@ -163,7 +163,7 @@ def test_the_nightly_check_repairs_a_table_with_a_broken_file(sparse):
     assert [offset for _, offset, _ in landed_rows(sparse.topic)] == [0, 2, 3, 4, 5]
 
 
-def test_a_retry_and_a_second_lane_do_without_a_cut_file_that_was_taken_out(lane, consumer, monkeypatch):
+def test_a_retry_and_a_second_lane_work_after_a_truncated_file_was_removed(lane, consumer, monkeypatch):
     other = replace(lane, name=f"{lane.name}-other")
     units, others = claim_landed(lane, "run-1"), claim_landed(other, "run-1")
     cut(lane.topic, first_file(lane.topic))
@@ -183,7 +183,7 @@ def test_a_retry_and_a_second_lane_do_without_a_cut_file_that_was_taken_out(lane
     assert [offset for _, offset, _ in landed_rows(lane.topic)] == list(range(6))
 
 
-def test_the_rows_of_a_closed_run_stay_when_their_landed_file_and_their_records_are_gone(lane, admin):
+def test_clean_rows_stay_when_their_landed_file_and_records_are_gone(lane, admin):
     """The run is cleared later: what it has committed of them is the last copy."""
     units = claim_landed(lane, "run-1")
     finish(lane, commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1"), "run-1")
@@ -210,7 +210,7 @@ def test_markers_between_lost_offsets_make_no_ranges(sparse, admin):
     assert clean_rows(sparse.topic) == rows
 
 
-def test_a_store_that_keeps_no_repair_ends_the_try(lane, monkeypatch):
+def test_a_store_that_loses_every_repair_fails_the_task(lane, monkeypatch):
     units = claim_landed(lane, "run-1")
     cut(lane.topic, first_file(lane.topic))
 
@@ -227,7 +227,7 @@ def test_a_store_that_keeps_no_repair_ends_the_try(lane, monkeypatch):
     assert counts(summary) == WHOLE
 
 
-def test_an_upload_that_was_cut_before_its_size_was_asked_for_is_broken(lane):
+def test_a_truncated_upload_with_a_matching_size_is_found_broken(lane):
     """PyIceberg writes the size into the table that the store says after the upload."""
     path = first_file(lane.topic)
     data = store(lane.topic).cat_file(path)[:-100]
@@ -237,7 +237,7 @@ def test_an_upload_that_was_cut_before_its_size_was_asked_for_is_broken(lane):
     assert list(find_broken(io, [replace(file, size_bytes=len(data))]).values()) == ["is not a complete Parquet file"]
 
 
-def test_a_run_closes_although_a_file_breaks_after_its_commit(sparse):
+def test_a_run_closes_even_if_a_file_breaks_after_its_commit(sparse):
     units = claim_landed(sparse, "run-1")
     summary = commit_clean(sparse, [validate_unit(sparse, unit, "run-1") for unit in units], "run-1")
     cut(sparse.topic, first_file(sparse.topic))
@@ -246,7 +246,7 @@ def test_a_run_closes_although_a_file_breaks_after_its_commit(sparse):
     assert [offset for _, offset, _ in landed_rows(sparse.topic)] == [0, 2, 3, 4, 5]
 
 
-def test_a_file_below_all_claims_and_checks_is_missed_until_it_is_repaired(lane, consumer, monkeypatch):
+def test_a_removed_file_below_all_claims_keeps_its_alarm_until_the_repair(lane, consumer, monkeypatch):
     """Taken out by a run that was cleared: no lane and no check would look at its offsets again."""
     run(lane)
     upkeep.maintain_landing_table(lane.topic, [lane])
@@ -280,7 +280,7 @@ def test_the_commands_name_broken_files_and_repair_them(sparse, monkeypatch, cap
     assert ask("gaps") == (0, f"{raw_table(sparse.topic)}: complete\n")
 
 
-def test_files_beside_a_broken_one_are_bundled(consumer, send, monkeypatch):
+def test_files_are_bundled_without_a_broken_one(consumer, send, monkeypatch):
     lane = consumer()
     values = [sale(number) for number in range(6)]
     for partition in (0, 1):

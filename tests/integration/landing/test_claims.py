@@ -34,7 +34,7 @@ def orders(landed_topic, send_orders):
     return topic
 
 
-def test_a_run_gets_what_has_landed_and_the_next_run_what_follows(orders, lane, admin):
+def test_a_run_claims_the_landed_offsets_and_the_next_run_the_following(orders, lane, admin):
     consumer = lane(orders)
     assert claim_landed(consumer, "nothing has landed") == []
     land(orders, 0, range(0, 10), range(10, 20))
@@ -51,7 +51,7 @@ def test_a_run_gets_what_has_landed_and_the_next_run_what_follows(orders, lane, 
     assert ranges(claim_landed(consumer, "second")) == [(0, 20, 30)]
 
 
-def test_nothing_beyond_a_hole_is_claimed(orders, lane):
+def test_no_offset_after_a_gap_is_claimed(orders, lane):
     consumer = lane(orders, landing_grace=lane(orders).max_claim_age)
     land(orders, 0, range(0, 10))
     land(orders, 0, range(12, 20))
@@ -59,7 +59,7 @@ def test_nothing_beyond_a_hole_is_claimed(orders, lane):
     assert ranges(claim_landed(consumer, "run")) == [(0, 0, 10)]
 
 
-def test_what_the_sink_is_about_to_commit_is_no_gap(orders, lane):
+def test_offsets_that_the_sink_has_not_committed_yet_are_no_gap(orders, lane):
     consumer = lane(orders, landing_grace=lane(orders).max_claim_age)
     land(orders, 0, range(0, 10))
     sink_commits(orders, _0=40)
@@ -70,7 +70,7 @@ def test_what_the_sink_is_about_to_commit_is_no_gap(orders, lane):
     assert ranges(claim_landed(consumer, "next")) == [(0, 10, 40)]
 
 
-def test_a_run_that_asks_again_gets_its_ranges_whatever_has_happened_to_the_table(orders, lane):
+def test_a_retried_run_gets_its_ranges_after_changes_of_the_table(orders, lane):
     consumer = lane(orders)
     land(orders, 0, range(0, 10), range(10, 20))
     before = claim_landed(consumer, "run")
@@ -96,7 +96,7 @@ def test_files_that_overlap_are_read_once_for_each_offset(orders, lane):
     assert ranges(units)[0][1] == 0
 
 
-def test_a_file_that_holds_less_than_its_bounds_hides_no_other_file(orders, lane):
+def test_a_sparse_file_hides_no_file_within_its_bounds(orders, lane):
     # A task that lost its partition and got it back; another one landed what came in between.
     land(orders, 0, [*range(0, 10), *range(20, 30)])
     land(orders, 0, range(10, 20))
@@ -104,7 +104,7 @@ def test_a_file_that_holds_less_than_its_bounds_hides_no_other_file(orders, lane
     assert offsets_of(units) == span(0, range(30))
 
 
-def test_no_range_is_claimed_while_another_run_of_the_lane_is_open(orders, lane):
+def test_no_range_is_claimed_while_another_claim_of_the_lane_is_open(orders, lane):
     consumer = lane(orders)
     land(orders, 0, range(0, 10))
     failed = claim_landed(consumer, "failed")
@@ -135,7 +135,7 @@ def test_a_claim_is_capped_and_shared_fairly_between_partitions(orders, lane):
     assert offsets_of(units) == span(0, range(50)) + span(1, range(10))
 
 
-def test_a_unit_is_a_partition_where_the_consumer_says_so(orders, lane):
+def test_a_unit_is_a_partition_if_the_consumer_maps_by_partition(orders, lane):
     consumer = lane(orders, map_by="partition")
     land(orders, 0, range(0, 10), range(10, 20))
     land(orders, 1, range(0, 10), range(10, 20))
@@ -147,7 +147,7 @@ def test_a_unit_is_a_partition_where_the_consumer_says_so(orders, lane):
     assert [len(unit["files"]) for unit in units] == [2, 2]
 
 
-def test_no_transaction_idles_while_a_plan_reads_the_store(orders, lane, monkeypatch):
+def test_no_transaction_is_open_while_a_plan_reads_the_store(orders, lane, monkeypatch):
     """The server ends it after five minutes, and each retry would fail at the same place."""
     land(orders, 0, range(0, 10, 2))
     holes = [(n, n + 1) for n in (1, 3, 5, 7)]
@@ -174,7 +174,7 @@ def test_no_transaction_idles_while_a_plan_reads_the_store(orders, lane, monkeyp
     assert not any(idle)
 
 
-def test_an_old_run_that_plans_again_loads_no_settled_offsets_of_later_ones(orders, lane, monkeypatch):
+def test_a_cleared_old_run_loads_no_settled_offsets_of_later_claims(orders, lane, monkeypatch):
     consumer = lane(orders)
     land(orders, 0, [0, 2])
     landing_id = topic_id(load_landing_table(orders))

@@ -37,7 +37,7 @@ def ask(orders, monkeypatch, capsys) -> Callable[..., Answer]:
     return ask
 
 
-def test_a_table_that_misses_nothing_is_whole_and_there_is_nothing_to_repair(orders, ask):
+def test_a_complete_table_is_reported_so_and_needs_no_repair(orders, ask):
     land(orders, 0, range(30))
     sink_commits(orders, _0=30)
     assert ask("gaps") == (0, [f"{raw_table(orders)}: complete"])
@@ -75,7 +75,7 @@ def test_missing_offsets_are_shown_with_exit_code_1_and_appended_once(orders, as
     assert ask("gaps") == (0, [f"{raw_table(orders)}: complete"])
 
 
-def test_offsets_that_kafka_does_not_have_any_more_end_as_a_stated_loss(orders, ask, admin, caplog):
+def test_offsets_that_kafka_no_longer_has_are_reported_as_lost(orders, ask, admin, caplog):
     land(orders, 0, range(0, 5), range(12, 30))
     delete_records(admin, orders, 0, before=10)
     code, lines = ask("gaps")
@@ -94,7 +94,7 @@ def test_offsets_that_kafka_does_not_have_any_more_end_as_a_stated_loss(orders, 
     assert ask("gaps") == (0, [f"{raw_table(orders)}: complete"])
 
 
-def test_a_connector_that_no_topic_has_is_named(orders, ask, capsys):
+def test_a_connector_without_a_topic_is_an_error(orders, ask, capsys):
     assert command.main(["--registry", "any:thing", "repair", "landing-nothing"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""

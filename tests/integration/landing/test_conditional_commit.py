@@ -17,7 +17,7 @@ __all__ = ["consumer", "sales"]
 pytestmark = pytest.mark.integration
 
 
-def test_a_twin_that_commits_in_between_leaves_each_row_once(consumer, send, monkeypatch):
+def test_a_second_task_that_commits_in_between_leaves_each_row_once(consumer, send, monkeypatch):
     lane = consumer()
     send(lane.topic, sale(1), sale(2))
     land(lane.topic, 0, 0, sale(1))

@@ -28,7 +28,7 @@ def reasons(topic) -> list[tuple[bytes | None, bytes]]:
     return [(record.value(), dict(record.headers())["dlq.reason"]) for record in read_all(topic.dead_letter_name)]
 
 
-def test_other_content_under_a_known_event_id_is_a_dead_letter(consumer, send):
+def test_a_known_event_id_with_other_content_becomes_a_dead_letter(consumer, send):
     lane = consumer()
     values = [sale(1), sale(2), sale(1, amount=7), sale(2)]
     send(lane.topic, *values, key=b"key")
@@ -66,7 +66,7 @@ class Dated(Sale):
         return f"{self.number}{self.sold_at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def test_with_the_time_in_the_event_id_another_day_is_another_event(consumer, send, sales):
+def test_event_ids_with_a_time_differ_between_days(consumer, send, sales):
     lane = consumer(sales(Dated))
     values = [sale(1, day=1), sale(1, day=2), sale(1, day=2, amount=3)]
     send(lane.topic, *values)
@@ -75,7 +75,7 @@ def test_with_the_time_in_the_event_id_another_day_is_another_event(consumer, se
     assert found == {"landed": 3, "clean": 2, "dead_lettered": 1, "duplicates": 0, "without_record": 0}
 
 
-def test_killed_before_its_conflicts_are_kept_a_run_ends_the_same(consumer, send, monkeypatch):
+def test_a_run_killed_before_it_records_its_conflicts_ends_the_same(consumer, send, monkeypatch):
     lane = consumer()
     values = [sale(1), sale(1, amount=2), sale(1)]
     send(lane.topic, *values)
@@ -101,7 +101,7 @@ def test_killed_before_its_conflicts_are_kept_a_run_ends_the_same(consumer, send
     finish(lane, first, "run-1")
 
 
-def test_a_conflict_whose_record_is_gone_is_kept_as_it_had_landed(consumer, send, admin):
+def test_a_conflict_without_its_kafka_record_keeps_its_landed_text(consumer, send, admin):
     lane = consumer()
     values = [sale(1), sale(1, amount=2), sale(3)]
     send(lane.topic, *values, key=b"key")
@@ -113,7 +113,7 @@ def test_a_conflict_whose_record_is_gone_is_kept_as_it_had_landed(consumer, send
     assert dict(letter.headers())["dlq.landed_text"] == b"true"
 
 
-def test_a_conflict_whose_record_and_file_are_gone_is_kept_as_it_was_validated(consumer, send, admin):
+def test_a_conflict_without_record_and_file_keeps_its_validated_row(consumer, send, admin):
     lane = consumer()
     values = [sale(1), sale(2), sale(1, amount=2)]
     send(lane.topic, *values)

@@ -34,7 +34,7 @@ class Faulty(Sale):
         return 5 if self.number == "integer" else self.number  # type: ignore[return-value]
 
 
-def test_a_contract_that_fails_for_a_message_delays_no_other(consumer, send, sales):
+def test_a_contract_that_fails_for_one_message_delays_no_other(consumer, send, sales):
     lane = consumer(sales(Faulty))
     values = [sale("raises"), sale(1), sale("half"), sale("integer"), sale(2, note="odd"), sale(3)]
     send(lane.topic, *values)

@@ -93,7 +93,7 @@ def clean(topic: Topic) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: row["kafka_offset"])
 
 
-def test_a_run_of_a_union_balances(make_lane, send):
+def test_the_counts_of_a_run_with_a_union_balance(make_lane, send):
     lane = make_lane()
     some = list(webhooks.webhooks(40))
     push, issue = some[0], some[1]
@@ -130,7 +130,7 @@ def test_a_run_of_a_union_balances(make_lane, send):
     assert letters[conflicts[0][0]]["dlq.reason"] == b"conflict"
 
 
-def test_repeated_events_of_a_later_run_are_found_by_contract(make_lane, send):
+def test_events_repeated_in_a_later_run_are_duplicates_within_a_contract(make_lane, send):
     lane = make_lane()
     some = list(webhooks.webhooks(8))
     deliver(lane, send, of(some))
@@ -139,7 +139,7 @@ def test_repeated_events_of_a_later_run_are_found_by_contract(make_lane, send):
     assert counts(run(lane, "run-2")) == (8, 0, 0, 6, 2)
 
 
-def test_rows_that_landed_without_their_headers_get_those_of_kafka(make_lane, send, admin):
+def test_rows_landed_without_their_headers_get_them_from_kafka(make_lane, send, admin):
     lane = make_lane()
     some = list(webhooks.webhooks(8))
     deliver(lane, send, of(some), headers_landed="")
@@ -154,7 +154,7 @@ def test_rows_that_landed_without_their_headers_get_those_of_kafka(make_lane, se
     assert dict(kept[0].headers())["dlq.landed_text"] == b"true"
 
 
-def test_a_record_that_kafka_has_removed_is_kept_with_its_landed_headers(make_lane, send, admin):
+def test_a_record_that_kafka_removed_keeps_its_landed_headers(make_lane, send, admin):
     lane = make_lane()
     (one,) = webhooks.webhooks(1)
     deliver(lane, send, [(b"{}", one.headers)])
@@ -171,7 +171,7 @@ class Wider(webhooks.Push):
     branch: Annotated[Line, At("repository.default_branch"), Field(max_length=40)] | None = None
 
 
-def test_after_one_more_field_is_picked_a_copy_of_an_event_is_still_a_duplicate(make_lane, send):
+def test_a_copy_is_still_a_duplicate_after_a_further_field_is_picked(make_lane, send):
     lane = make_lane()
     some = list(webhooks.webhooks(4, kinds=("push",)))
     deliver(lane, send, of(some))
@@ -185,7 +185,7 @@ def test_after_one_more_field_is_picked_a_copy_of_an_event_is_still_a_duplicate(
     assert [row["branch"] for row in clean(lane.topic)] == [None, None, None, None, "main"]
 
 
-def test_a_landing_table_gets_columns_for_headers_that_a_contract_picks_later(make_lane, send):
+def test_a_landing_table_gets_columns_for_headers_picked_later(make_lane, send):
     lane = make_lane()
     before = {field.name for field in load_landing_table(lane.topic).schema().fields}
     assert before >= {"header_x_hub_event", "header_x_hub_delivery", HEADERS_LANDED}

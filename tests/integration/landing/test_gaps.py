@@ -67,7 +67,7 @@ def orders(landed_topic, send_orders):
         ([], 30),
     ],
 )
-def test_what_the_sink_has_lost_is_read_from_kafka_and_appended_once(orders, lane, landed, committed):
+def test_records_that_the_sink_lost_are_read_from_kafka_and_appended_once(orders, lane, landed, committed):
     land(orders, 0, *landed)
     sink_commits(orders, _0=committed)
     units = plan_run(lane(orders), "run")
@@ -96,7 +96,7 @@ def test_a_gap_is_an_alarm_once_and_only_after_its_grace(orders, lane):
     assert states(orders) == [(State.missing, 10, 20)]
 
 
-def test_what_lands_late_closes_the_gap_by_itself(orders, lane):
+def test_records_that_land_late_close_their_gap(orders, lane):
     land(orders, 0, range(0, 10), range(20, 30))
     verify(orders, grace=lane(orders).landing_grace)
     assert alarms_of(raw_table(orders))["landing_gap"][1]
@@ -106,9 +106,7 @@ def test_what_lands_late_closes_the_gap_by_itself(orders, lane):
     assert states(orders) == []
 
 
-def test_the_check_of_a_lane_does_not_close_the_alarm_about_offsets_that_it_does_not_look_at(
-    orders, lane, landed_long_ago
-):
+def test_a_check_does_not_close_the_alarm_about_offsets_outside_of_it(orders, lane, landed_long_ago):
     consumer = lane(orders, max_messages_per_claim=20)
     land(orders, 0, range(0, 10), range(10, 20))
     finish(plan_run(consumer, "first"))
@@ -124,7 +122,7 @@ def test_the_check_of_a_lane_does_not_close_the_alarm_about_offsets_that_it_does
     assert not alarms_of(raw_table(orders))["landing_gap"][1]
 
 
-def test_offsets_below_the_beginning_of_the_table_keep_no_alarm_open(orders, landed_long_ago):
+def test_missing_offsets_before_the_table_begins_keep_no_alarm_open(orders, landed_long_ago):
     land(orders, 0, range(0, 10), range(10, 30))
     assert upkeep.check_gaps(orders)
     remove_file(orders, next(file.file.file_path for file in _files(orders) if _holds(file, 0)))
@@ -138,7 +136,7 @@ def test_offsets_below_the_beginning_of_the_table_keep_no_alarm_open(orders, lan
     assert not alarms_of(raw_table(orders))["landing_gap"][1]
 
 
-def test_rows_that_a_person_removes_as_the_runbook_says_are_missed_by_no_check(orders, landed_long_ago):
+def test_rows_removed_as_in_the_runbook_are_not_reported_as_missing(orders, landed_long_ago):
     land(orders, 0, range(0, 30))
     assert upkeep.check_gaps(orders)
     runbook = (PROJECT / "docs/runbooks/landing-gap.md").read_text()
@@ -190,7 +188,7 @@ def test_markers_that_land_during_a_repair_open_no_alarm(orders, lane, monkeypat
     assert alarms_of(raw_table(orders)) == {}
 
 
-def test_a_partition_that_cannot_be_read_holds_up_the_repair_of_no_other(landed_topic, send_orders, lane, monkeypatch):
+def test_an_unreadable_partition_does_not_delay_the_repair_of_others(landed_topic, send_orders, lane, monkeypatch):
     topic = landed_topic(partitions=2)
     for partition in (0, 1):
         send_orders(topic, partition, 10)
@@ -212,7 +210,7 @@ def test_a_partition_that_cannot_be_read_holds_up_the_repair_of_no_other(landed_
     assert is_open
 
 
-def test_a_file_removed_from_the_table_is_missed_before_the_claim_and_after_it(orders, lane):
+def test_a_removed_file_is_repaired_before_and_after_the_claim(orders, lane):
     consumer = lane(orders, max_messages_per_claim=20)
     land(orders, 0, range(0, 10), range(10, 20), range(20, 30))
     first = plan_run(consumer, "first")
@@ -237,7 +235,7 @@ def _holds(task, offset: int) -> bool:
     return int.from_bytes(task.file.lower_bounds[3], "little") == offset
 
 
-def test_what_retention_has_removed_is_a_stated_loss_and_holds_up_nothing(orders, lane, admin):
+def test_offsets_removed_by_retention_are_reported_and_stop_nothing(orders, lane, admin):
     land(orders, 0, range(0, 5), range(12, 25))
     delete_records(admin, orders, 0, before=10)
     units = plan_run(lane(orders), "run")
@@ -254,7 +252,7 @@ def test_what_retention_has_removed_is_a_stated_loss_and_holds_up_nothing(orders
     assert len(states(orders)) == 2
 
 
-def test_a_loss_is_stated_although_the_repair_was_killed_before_it_could_say_so(orders, lane, admin, monkeypatch):
+def test_a_loss_is_reported_even_if_the_repair_was_killed_before(orders, lane, admin, monkeypatch):
     from include.streams.landing import repair as module
 
     land(orders, 0, range(0, 5), range(10, 30))
@@ -270,7 +268,7 @@ def test_a_loss_is_stated_although_the_repair_was_killed_before_it_could_say_so(
     assert states(orders) == [(State.lost, 5, 10)]
 
 
-def test_offsets_without_a_record_are_no_loss(landed_topic, lane):
+def test_offsets_without_a_record_are_not_reported_as_lost(landed_topic, lane):
     topic = landed_topic(partitions=1)
     config = {**producer_config(client_config()), "transactional.id": topic.name}
     producer = Producer(config)
@@ -348,7 +346,7 @@ def before_each_append(monkeypatch, do: Callable[[], None]) -> None:
     monkeypatch.setattr(Table, "append", append)
 
 
-def test_files_that_land_while_they_are_being_repaired_are_not_appended_again(orders, lane, monkeypatch):
+def test_offsets_that_land_during_their_repair_are_not_appended_again(orders, lane, monkeypatch):
     land(orders, 0, range(0, 10), range(20, 30))
     due = verify(orders, grace=lane(orders).landing_grace).due
     files = iter([range(10, 20)])
@@ -358,9 +356,7 @@ def test_files_that_land_while_they_are_being_repaired_are_not_appended_again(or
     assert landed_rows(orders) == whole(orders, 0, 30)
 
 
-def test_a_sink_that_commits_while_records_are_read_and_written_costs_no_second_read(
-    landed_topic, send_orders, lane, monkeypatch
-):
+def test_commits_of_the_sink_during_a_repair_cause_no_second_read(landed_topic, send_orders, lane, monkeypatch):
     """A large gap takes longer to read than the sink takes for its next commit."""
     from include.streams.landing import repair as module
 
@@ -391,7 +387,7 @@ def test_a_sink_that_commits_while_records_are_read_and_written_costs_no_second_
     assert verify(topic).missing == ()
 
 
-def test_a_repair_that_meets_another_commit_at_each_try_fails_and_appends_nothing(orders, lane, monkeypatch):
+def test_a_repair_with_a_conflict_in_each_try_fails_and_appends_nothing(orders, lane, monkeypatch):
     from include.streams.landing import repair as module
 
     land(orders, 0, range(0, 10), range(20, 30))
@@ -405,7 +401,7 @@ def test_a_repair_that_meets_another_commit_at_each_try_fails_and_appends_nothin
     assert repair(orders, due).appended == 10
 
 
-def test_a_repair_writes_what_the_sink_would_have_written(landed_topic, lane, send):
+def test_a_repair_writes_the_same_rows_as_the_sink(landed_topic, lane, send):
     topic = landed_topic(partitions=1)
     send(topic, b"not JSON", None, b"caf\xe9", "caf\u00e9\x00".encode(), b"")
     sink_commits(topic, _0=5)
@@ -416,7 +412,7 @@ def test_a_repair_writes_what_the_sink_would_have_written(landed_topic, lane, se
     assert row["timestamp"] is not None
 
 
-def test_a_topic_made_again_stops_the_lane(orders, lane, admin, make_topic):
+def test_a_recreated_topic_stops_the_lane(orders, lane, admin, make_topic):
     consumer = lane(orders)
     land(orders, 0, range(0, 10))
     finish(plan_run(consumer, "first"))

@@ -45,7 +45,7 @@ def a_new_landing_table(topic) -> None:
     create_landing_table(topic)
 
 
-def test_a_log_that_lost_its_end_stops_the_lane(orders, lane):
+def test_a_truncated_log_stops_the_lane(orders, lane):
     consumer = lane(orders)
     land(orders, 0, range(0, 10))
     finish(claim_landed(consumer, "first"))
@@ -56,7 +56,7 @@ def test_a_log_that_lost_its_end_stops_the_lane(orders, lane):
     assert alarms_of(consumer.name)["consumer_stopped"][1]
 
 
-def test_gaps_of_an_earlier_table_do_not_count_for_the_next(orders, lane):
+def test_gaps_of_an_earlier_table_do_not_count_for_a_new_table(orders, lane):
     consumer = lane(orders)
     land(orders, 0, range(0, 10))
     finish(claim_landed(consumer, "first"))
@@ -76,7 +76,7 @@ def test_gaps_of_an_earlier_table_do_not_count_for_the_next(orders, lane):
     assert claim_landed(consumer, "third") == [], "the offsets from 15 on have not landed"
 
 
-def test_clean_rows_of_the_log_before_stay(orders, lane):
+def test_clean_rows_of_an_earlier_log_stay(orders, lane):
     consumer = lane(orders)
     land(orders, 0, range(0, 10))
     before = run(consumer, "first")
@@ -99,7 +99,7 @@ def test_clean_rows_of_the_log_before_stay(orders, lane):
 
 
 @pytest.mark.parametrize("newer", ["table", "position"])
-def test_files_are_bundled_although_the_log_generations_of_table_and_lane_differ(orders, lane, newer):
+def test_files_are_bundled_if_log_generations_of_table_and_lane_differ(orders, lane, newer):
     """The lane takes the offsets of every generation for its own, and so its files do not stay small for ever."""
     consumer = lane(orders)
     land(orders, 0, range(0, 10))

@@ -43,7 +43,7 @@ def land_the_rest(lane) -> None:
     land(lane.topic, 0, 0, sale(0), sale(1))
 
 
-def test_a_run_that_is_cleared_takes_what_has_landed_since(lane):
+def test_a_cleared_run_reads_offsets_that_landed_since(lane):
     assert counts(run(lane)) == {**WHOLE, "landed": 3, "clean": 3, "without_record": 2}
     land_the_rest(lane)
     assert counts(run(lane)) == WHOLE
@@ -51,7 +51,7 @@ def test_a_run_that_is_cleared_takes_what_has_landed_since(lane):
     assert open_claims(lane) == 0
 
 
-def test_what_lands_while_its_run_works_stops_the_run_until_it_is_cleared(lane):
+def test_offsets_that_land_during_their_run_fail_it_until_it_is_cleared(lane):
     units = plan_run(lane, "run-1")
     summary = commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1")
     land_the_rest(lane)
@@ -63,7 +63,7 @@ def test_what_lands_while_its_run_works_stops_the_run_until_it_is_cleared(lane):
     assert not alarms_of(lane.name)["run_does_not_balance"][1]
 
 
-def test_a_run_that_is_cleared_after_its_rows_were_removed_goes_on_with_the_rest(consumer, send, admin):
+def test_a_run_cleared_after_its_rows_were_removed_handles_the_rest(consumer, send, admin):
     lane = consumer()
     send(lane.topic, sale(0, amount=-1), sale(1), sale(2))
     send(lane.topic, sale(3, amount=-1), partition=1)
@@ -81,7 +81,7 @@ def test_a_run_that_is_cleared_after_its_rows_were_removed_goes_on_with_the_rest
     assert open_claims(lane) == 0
 
 
-def test_lost_offsets_that_land_after_all_are_reported_once_with_the_runs_that_passed_them(consumer, send, admin):
+def test_lost_offsets_that_land_later_are_reported_once_with_their_runs(consumer, send, admin):
     lane = consumer()
     values = [sale(number) for number in range(6)]
     send(lane.topic, *values)

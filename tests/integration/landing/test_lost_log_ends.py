@@ -32,9 +32,7 @@ def stopped(source: str) -> str:
     return text
 
 
-def test_landed_records_that_the_log_has_lost_are_never_taken_for_those_that_follow(
-    landed_topic, lane, one_by_one, cut
-):
+def test_landed_records_are_not_confused_with_later_ones_of_a_truncated_log(landed_topic, lane, one_by_one, cut):
     short, refilled, kept = landed_topic(partitions=2), landed_topic(partitions=1), landed_topic(partitions=1)
     lanes = {topic: lane(topic, max_messages_per_claim=4) for topic in (short, refilled, kept)}
     for topic, consumer in lanes.items():

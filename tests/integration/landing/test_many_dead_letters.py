@@ -41,7 +41,7 @@ open(result, "w").write(str(grown))
 """
 
 
-def test_known_dead_letters_take_little_memory(consumer, send, tmp_path):
+def test_recorded_dead_letters_take_little_memory(consumer, send, tmp_path):
     lane = consumer()
     values = [*[b"no json"] * LETTERS, sale(1)]
     send(lane.topic, *values)
@@ -60,7 +60,7 @@ def test_known_dead_letters_take_little_memory(consumer, send, tmp_path):
     assert int(result.read_text()) < LIMIT_MB
 
 
-def test_letters_that_wait_are_not_compared_with_each_other(consumer, admin, monkeypatch):
+def test_waiting_dead_letters_are_not_compared_with_each_other(consumer, admin, monkeypatch):
     lane = consumer()
     admin.delete_topics([lane.topic.dead_letter_name])[lane.topic.dead_letter_name].result(30)
     compared = []

@@ -98,7 +98,7 @@ def forget_files() -> None:
     index.clear_caches()
 
 
-def test_the_work_grows_with_the_holes_and_not_with_their_square(landed_topic, send_orders, monkeypatch):
+def test_the_work_grows_linearly_with_the_number_of_holes(landed_topic, send_orders, monkeypatch):
     done = 0
     subtract = intervals.subtract
 
@@ -124,7 +124,7 @@ def test_the_work_grows_with_the_holes_and_not_with_their_square(landed_topic, s
     assert done < 100 * holes
 
 
-def test_a_repair_that_is_killed_goes_on_where_it_was(backlog, lane, read, monkeypatch):
+def test_a_killed_repair_continues_after_its_last_step(backlog, lane, read, monkeypatch):
     monkeypatch.setattr(repair, "STEP_OFFSETS", 30)
     due = verify(backlog, grace=NOW).due
     steps = 0

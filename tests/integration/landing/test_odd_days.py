@@ -38,7 +38,7 @@ def at_odd_days(count: int) -> list[bytes]:
     return [json.dumps(document).encode() for document in odd]
 
 
-def test_a_normal_run_opens_no_file_of_the_odd_days(consumer, sales, send, monkeypatch):
+def test_a_run_of_normal_days_opens_no_file_of_odd_days(consumer, sales, send, monkeypatch):
     lane = consumer(sales(Timed, partitions=1))
     topic = lane.topic
     odd, normal = at_odd_days(DAYS), [sale(n, day=5) for n in range(DAYS, DAYS + 3)]

@@ -59,7 +59,7 @@ def test_a_new_process_opens_only_manifests_beyond_its_offsets(landed_topic, lan
     assert len(read) == 1
 
 
-def test_bounds_that_were_forgotten_are_read_again(landed_topic, operations, monkeypatch):
+def test_missing_bounds_of_manifests_are_read_again(landed_topic, operations, monkeypatch):
     from include.streams.landing import manifests
 
     topic = landed_topic(partitions=2)
@@ -71,7 +71,7 @@ def test_bounds_that_were_forgotten_are_read_again(landed_topic, operations, mon
     assert LandingIndex(load_landing_table(topic)).files(1, 0) == before
 
 
-def test_a_look_without_a_new_commit_reads_nothing_of_the_store(landed_topic, lane, send_orders, monkeypatch):
+def test_a_check_without_a_new_commit_reads_nothing_from_the_store(landed_topic, lane, send_orders, monkeypatch):
     topic = landed_topic(partitions=1)
     consumer = lane(topic)
     send_orders(topic, 0, 2)
@@ -88,7 +88,7 @@ def as_sink(topic, partition: int, offsets) -> None:
     load_landing_table(topic).append(rows(topic, partition, offsets), snapshot_properties={"kafka.connect.x": "1"})
 
 
-def test_snapshots_expire_and_nothing_that_has_landed_is_lost(landed_topic, lane, send_orders):
+def test_expiry_of_snapshots_loses_no_landed_row(landed_topic, lane, send_orders):
     topic = landed_topic(partitions=1)
     send_orders(topic, 0, 6)
     for offset in range(6):
@@ -112,7 +112,7 @@ def test_thousands_of_snapshots_expire_in_one_commit(landed_topic, monkeypatch):
     assert table.metadata.metadata_log[-1].metadata_file == before
 
 
-def test_tables_of_before_get_the_settings_that_keep_them_small(landed_topic):
+def test_old_tables_get_the_properties_that_keep_them_small(landed_topic):
     topic = landed_topic(partitions=1)
     setting = "commit.manifest.target-size-bytes"
     with load_landing_table(topic).transaction() as transaction:
@@ -122,7 +122,7 @@ def test_tables_of_before_get_the_settings_that_keep_them_small(landed_topic):
     assert setting in load_landing_table(topic).properties
 
 
-def test_files_that_every_lane_has_closed_become_one(landed_topic, lane, send_orders):
+def test_files_that_every_lane_has_finished_are_bundled(landed_topic, lane, send_orders):
     topic = landed_topic(partitions=2)
     fast, slow = lane(topic), lane(topic)
     for partition in (0, 1):
@@ -143,7 +143,7 @@ def test_files_that_every_lane_has_closed_become_one(landed_topic, lane, send_or
     assert offsets_of(claim_landed(lane(topic), "run")) == [(p, offset) for p in (0, 1) for offset in range(20)]
 
 
-def test_a_bundle_never_hides_a_hole_behind_a_repeat(landed_topic, send_orders):
+def test_files_with_a_repeated_and_a_missing_offset_are_not_bundled(landed_topic, send_orders):
     topic = landed_topic(partitions=1)
     # Offset 9 is missing, and 8 is there twice: as many rows as the bounds span.
     for offset in (*range(9), 8, *range(10, 18)):
@@ -171,7 +171,7 @@ def put_orphan(topic, name: str) -> str:
     return address
 
 
-def test_files_that_a_late_coordinator_will_commit_stay(landed_topic, make_topic, admin, send, monkeypatch):
+def test_files_that_a_late_coordinator_will_commit_are_not_deleted(landed_topic, make_topic, admin, send, monkeypatch):
     from confluent_kafka.admin import NewTopic
 
     from include.streams.lake.datafiles import filesystem

@@ -53,7 +53,7 @@ def consumer(make_topic, make_consumer, landing_services):
     return make_consumer(make_topic(partitions=2))
 
 
-def test_what_a_consumer_has_done_and_what_waits_for_it_is_counted(consumer, send):
+def test_handled_and_waiting_messages_of_a_consumer_are_counted(consumer, send):
     (topic,) = consumer.topics
     send(topic, order("a"), order("b"), order("a"), b"not json", order("c", amount="many"))
     tasks.claim_messages(consumer, "run")
@@ -69,7 +69,7 @@ def test_what_a_consumer_has_done_and_what_waits_for_it_is_counted(consumer, sen
     assert (facts["open_claims"], facts["oldest_claim_seconds"], facts["failing"]) == (0, None, 0)
 
 
-def test_an_open_claim_shows_its_messages_its_age_and_what_keeps_failing(consumer, send):
+def test_an_open_claim_shows_its_messages_its_age_and_failing_ranges(consumer, send):
     (topic,) = consumer.topics
     # -2 stands for an effect that fails.
     send(topic, order("a"), order("b", -2))
@@ -95,7 +95,7 @@ def test_messages_before_the_period_are_not_counted(consumer, send):
     assert (handled(1)["handled"], handled(3)["handled"]) == (0, 1)
 
 
-def test_to_look_records_nothing_and_opens_no_alarm(consumer, send):
+def test_gathering_records_nothing_and_opens_no_alarm(consumer, send):
     (topic,) = consumer.topics
     send(topic, order("a"))
     slow = replace(consumer, max_lag=0, max_age=timedelta(0))
@@ -105,7 +105,7 @@ def test_to_look_records_nothing_and_opens_no_alarm(consumer, send):
         assert rows(f"select 1 from {table} where {column} = :name", name=slow.name) == []
 
 
-def test_a_landed_topic_says_what_has_landed_and_what_has_not(landed_topic, lane, send_orders, landed_long_ago):
+def test_a_landed_topic_shows_landed_and_missing_records(landed_topic, lane, send_orders, landed_long_ago):
     topic = landed_topic(partitions=1)
     send_orders(topic, 0, 30)
     land(topic, 0, range(0, 10), range(15, 20))
@@ -121,9 +121,7 @@ def test_a_landed_topic_says_what_has_landed_and_what_has_not(landed_topic, lane
     assert (facts["lane"], facts["topics"][0]["lag"], facts["topics"][0]["handled"]) == ("standard", 20, None)
 
 
-def test_a_broker_or_a_catalog_that_is_away_is_named_and_the_rest_is_there(
-    consumer, send, landed_topic, lane, monkeypatch
-):
+def test_an_unavailable_broker_or_catalog_is_named_beside_the_rest(consumer, send, landed_topic, lane, monkeypatch):
     (topic,) = consumer.topics
     send(topic, order("a"))
     landed = landed_topic(partitions=1)
@@ -139,7 +137,7 @@ def test_a_broker_or_a_catalog_that_is_away_is_named_and_the_rest_is_there(
     assert (found["landed"][0]["rows"], found["landed"][0]["connector"]) == (0, None)
 
 
-def test_a_table_that_hangs_is_waited_for_only_so_long(consumer):
+def test_a_table_that_hangs_is_given_up_after_the_time_limit(consumer):
     with begin() as blocker:
         blocker.execute(text("lock table claims in access exclusive mode"))
         found = gather(project_of(consumer), seconds=2)
@@ -179,7 +177,7 @@ def look(consumer, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     return look
 
 
-def test_the_command_prints_a_screen_or_one_json_object(look, consumer):
+def test_the_command_prints_lines_or_one_json_object(look, consumer):
     code, out, _ = look()
     assert (code, f"{consumer.name}: no open claim" in out) == (0, True)
     assert max(map(len, out.splitlines())) <= 80
@@ -201,7 +199,7 @@ def metadata_database(new_database, monkeypatch) -> str:
     return url
 
 
-def test_runs_of_the_period_and_all_that_are_not_ended_are_counted_by_dag_and_state(metadata_database):
+def test_runs_of_the_period_and_unended_runs_are_counted_by_state(metadata_database):
     now = datetime.now(UTC)
     runs = [
         ("bill", "success", now), ("bill", "success", now), ("bill", "failed", now - timedelta(hours=1)),
@@ -214,7 +212,7 @@ def test_runs_of_the_period_and_all_that_are_not_ended_are_counted_by_dag_and_st
 
 
 @pytest.mark.parametrize("url", ["", "sqlite:////tmp/airflow.db", "postgresql://nobody@127.0.0.1:1/none"])
-def test_without_airflows_database_it_says_so(url, monkeypatch, consumer):
+def test_a_missing_airflow_database_is_reported(url, monkeypatch, consumer):
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", url)
     with pytest.raises(metadata.MetadataUnreachable):
         metadata.run_states(datetime.now(UTC))

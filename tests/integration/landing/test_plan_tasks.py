@@ -52,7 +52,7 @@ def offsets(units) -> list[int]:
     return [offset for _, offset in offsets_of(units)]
 
 
-def test_a_plan_without_a_repair_claims_up_to_the_gap_and_the_next_run_takes_the_rest(lossy, lane):
+def test_a_plan_without_a_repair_claims_up_to_the_gap(lossy, lane):
     consumer = lane(lossy)
     units = claim_landed(consumer, "first")
     assert offsets(units) == list(range(10))
@@ -70,7 +70,7 @@ def killed(*_) -> None:
 
 
 @pytest.mark.parametrize("retried", ["repair_gaps", "plan"])
-def test_killed_between_the_repair_and_the_plan_the_next_try_finishes(lossy, lane, retried):
+def test_a_retry_after_a_kill_between_repair_and_plan_completes(lossy, lane, retried):
     consumer = lane(lossy)
     assert repair_gaps(consumer, "run") == {**NOTHING, "appended": 10}
     if retried == "repair_gaps":
@@ -80,7 +80,7 @@ def test_killed_between_the_repair_and_the_plan_the_next_try_finishes(lossy, lan
     assert not alarms_of(raw_table(lossy))["landing_gap"][1]
 
 
-def test_killed_in_the_repair_after_its_commit_the_retry_appends_nothing_again(lossy, lane, monkeypatch):
+def test_a_retry_after_a_kill_in_the_repair_appends_nothing_again(lossy, lane, monkeypatch):
     consumer = lane(lossy)
     with monkeypatch.context() as patch:
         patch.setattr(gaps, "record_outcome", killed)
@@ -112,7 +112,7 @@ def test_a_run_that_has_a_claim_repairs_nothing(lossy, lane, monkeypatch):
     assert claim_landed(consumer, "run") == units
 
 
-def test_a_plan_looks_at_the_sinks_offsets_and_at_the_files_once(lossy, lane, monkeypatch):
+def test_a_plan_reads_the_sinks_offsets_and_the_files_once(lossy, lane, monkeypatch):
     consumer = lane(lossy)
     repair_gaps(consumer, "run")
     groups, files = [], []
@@ -141,7 +141,7 @@ def statements():
     event.remove(engine(), "after_cursor_execute", note)
 
 
-def test_a_mapped_task_asks_no_database_for_what_the_plan_knew(consumer, send, monkeypatch, request):
+def test_a_mapped_task_does_not_query_the_catalogs_database(consumer, send, monkeypatch, request):
     lane = consumer()
     values = [sale(1), sale(2)]
     send(lane.topic, *values)
@@ -162,7 +162,7 @@ def test_a_mapped_task_asks_no_database_for_what_the_plan_knew(consumer, send, m
     assert " from inbox " in asked[0]
 
 
-def test_a_retry_sends_no_dead_letter_that_an_earlier_try_has_sent_after_the_plan(consumer, send):
+def test_a_retry_does_not_repeat_dead_letters_sent_since_the_plan(consumer, send):
     lane = consumer()
     values = [sale(1), b"no json"]
     send(lane.topic, *values)

@@ -22,7 +22,7 @@ def letters(topic) -> list[tuple[bytes | None, str]]:
 
 
 @pytest.mark.parametrize("is_missing", [True, False])
-def test_good_rows_go_on_and_the_letters_come_when_the_topic_takes_them(consumer, send, admin, is_missing):
+def test_good_rows_are_committed_while_dead_letters_wait_in_the_outbox(consumer, send, admin, is_missing):
     lane = consumer()
     topic = lane.topic
     # A contract that is broken in `validate_unit`, and a conflict that `commit_clean` finds.
@@ -56,7 +56,7 @@ def test_good_rows_go_on_and_the_letters_come_when_the_topic_takes_them(consumer
     assert alarm_of(topic) is None
 
 
-def test_a_letter_that_is_too_large_for_its_topic_is_kept_as_a_stub(landed_topic, lane, send):
+def test_a_dead_letter_too_large_for_its_topic_becomes_a_stub(landed_topic, lane, send):
     topic = landed_topic(partitions=1, config=LARGE)
     consumer = lane(topic)
     noise = os.urandom(2_000_000)

@@ -118,7 +118,7 @@ def rotate(store: GuardedStore, key: str, monkeypatch) -> None:
     store.key = key
 
 
-def test_a_sensor_that_waits_goes_on_with_the_new_key(landed_topic, lane, send_orders, store, monkeypatch):
+def test_a_waiting_sensor_continues_with_the_new_key(landed_topic, lane, send_orders, store, monkeypatch):
     monkeypatch.setattr(triggers, "AWAY_FIRST_SECONDS", 0.1)
     # The client tries half a minute long before it believes that it is refused.
     monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=lambda seconds: asyncio.sleep(seconds / 100)))

@@ -176,7 +176,7 @@ def test_bad_rows_become_dead_letters_with_the_bytes_that_were_sent(consumer, se
     assert clean_rows(lane.topic) == [(0, 0, "1"), (0, 4, "3")]
 
 
-def test_a_bad_row_whose_record_is_gone_is_kept_as_it_had_landed(consumer, send, admin):
+def test_a_bad_row_without_its_kafka_record_keeps_its_landed_text(consumer, send, admin):
     lane = consumer()
     values = [sale(1, amount="5"), sale(2)]
     send(lane.topic, *values, key=b"key")
@@ -190,7 +190,7 @@ def test_a_bad_row_whose_record_is_gone_is_kept_as_it_had_landed(consumer, send,
     assert dict(letter.headers())["dlq.landed_text"] == b"true"
 
 
-def test_bytes_that_are_no_text_are_no_good_row_although_their_landed_text_is(consumer, send):
+def test_bytes_that_are_not_utf8_are_bad_even_if_the_landed_text_is_valid(consumer, send):
     lane = consumer()
     spoiled = sale(1, note="x").replace(b'"x"', b'"\xff"')
     genuine = sale(2, note="\ufffd")
@@ -201,7 +201,7 @@ def test_bytes_that_are_no_text_are_no_good_row_although_their_landed_text_is(co
     assert [record.value() for record in read_all(lane.topic.dead_letter_name)] == [spoiled]
 
 
-def test_of_events_that_were_sent_twice_the_first_stays(consumer, send):
+def test_of_an_event_that_was_sent_twice_the_first_row_stays(consumer, send):
     lane = consumer()
     send(lane.topic, sale(1), sale(2), sale(1))
     send(lane.topic, sale(2), sale(3), partition=1)
@@ -227,7 +227,7 @@ def test_a_record_that_landed_twice_is_counted_once(consumer, send):
     assert [offset for _, offset, _ in clean_rows(lane.topic)] == list(range(6))
 
 
-def test_every_step_may_be_repeated_and_ends_the_same(consumer, send):
+def test_every_step_can_be_repeated_with_the_same_result(consumer, send):
     lane = consumer()
     values = [sale(1), sale(2, amount=-1), sale(1), sale(3, day=3)]
     send(lane.topic, *values)
@@ -248,7 +248,7 @@ def test_every_step_may_be_repeated_and_ends_the_same(consumer, send):
     assert open_claims(lane) == 0
 
 
-def test_a_run_whose_books_do_not_balance_fails_and_stays_open(consumer, send):
+def test_a_run_whose_counts_do_not_balance_fails_and_stays_open(consumer, send):
     lane = consumer()
     send(lane.topic, sale(1), sale(2))
     land(lane.topic, 0, 0, sale(1), sale(2))
@@ -265,7 +265,7 @@ def test_a_run_whose_books_do_not_balance_fails_and_stays_open(consumer, send):
     assert not alarms_of(lane.name)["run_does_not_balance"][1]
 
 
-def test_what_is_a_dead_letter_stays_one_when_the_contract_is_loosened(consumer, send, sales):
+def test_a_dead_letter_stays_one_after_the_contract_is_loosened(consumer, send, sales):
     lane = consumer()
     send(lane.topic, sale(1, amount=500), sale(2))
     land(lane.topic, 0, 0, sale(1, amount=500), sale(2))
@@ -282,7 +282,7 @@ class Wrong(Sale):
     event_id_sql: ClassVar[str | None] = "number || amount"
 
 
-def test_a_wrong_event_id_in_sql_stops_the_unit(consumer, send, sales):
+def test_a_wrong_event_id_sql_fails_the_unit(consumer, send, sales):
     lane = consumer(sales(Wrong))
     send(lane.topic, sale(1))
     land(lane.topic, 0, 0, sale(1))
@@ -295,7 +295,7 @@ class Parsed(Sale):
     tags: tuple[Annotated[str, Field(max_length=5)], ...] = ()
 
 
-def test_a_contract_without_a_screen_and_without_a_time_takes_the_same_way(consumer, send, sales):
+def test_a_contract_without_fast_path_and_event_time_has_the_same_result(consumer, send, sales):
     lane = consumer(sales(Parsed, event_time=None))
     values = [sale(1, tags=["a", "é"]), sale(2), sale(3, tags=["too long"]), sale(1, tags=["a", "é"])]
     send(lane.topic, *values)
@@ -329,7 +329,7 @@ def test_an_optional_field_is_added_to_the_table_and_null_in_older_rows(consumer
         ensure_clean_table(lane.topic)
 
 
-def test_staging_files_of_finished_runs_go_and_those_of_open_ones_stay(consumer, send, monkeypatch):
+def test_staging_files_of_finished_runs_are_removed_and_of_open_ones_stay(consumer, send, monkeypatch):
     lane = consumer()
     send(lane.topic, sale(1))
     land(lane.topic, 0, 0, sale(1))
@@ -346,7 +346,7 @@ def test_staging_files_of_finished_runs_go_and_those_of_open_ones_stay(consumer,
     assert staging_files(lane) == []
 
 
-def test_nothing_is_removed_from_a_landing_table_while_offsets_are_missing(consumer, send):
+def test_no_file_of_a_landing_table_is_deleted_while_offsets_are_missing(consumer, send):
     lane = consumer()
     send(lane.topic, sale(1), sale(2), sale(3))
     land(lane.topic, 0, 0, sale(1))
@@ -383,7 +383,7 @@ commit_clean(LandingConsumer(name=name, topic=of), units, "run-1")
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_killed_around_its_commit_a_run_ends_as_if_it_had_not_been(moment, consumer, send):
+def test_a_run_killed_around_its_commit_ends_with_the_same_result(moment, consumer, send):
     lane = consumer()
     values = [sale(1), sale(1), sale(2, amount=-1), sale(3, day=2)]
     send(lane.topic, *values)

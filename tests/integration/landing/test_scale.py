@@ -64,7 +64,7 @@ def pretend_log(monkeypatch, topic) -> None:
     monkeypatch.setattr(GroupOffsets, "look_now", look_now)
 
 
-def test_two_thousand_files_become_as_many_units_as_airflow_may_map(many, lane, monkeypatch):
+def test_two_thousand_files_become_no_more_units_than_airflow_maps(many, lane, monkeypatch):
     pretend_log(monkeypatch, many)
     units = claim_landed(lane(many, max_units=1_000), "run")
     assert len(units) == 1_000
@@ -73,7 +73,7 @@ def test_two_thousand_files_become_as_many_units_as_airflow_may_map(many, lane, 
     assert len({file["path"] for unit in units for file in unit["files"]}) == FILES
 
 
-def test_a_second_look_reads_no_manifest_again(many, monkeypatch):
+def test_a_second_check_reads_no_manifest_again(many, monkeypatch):
     assert verify(many).missing == ()
     monkeypatch.setattr(index, "file_range", None)
     assert len(LandingIndex(load_landing_table(many)).files(0, 0)) == FILES // 4

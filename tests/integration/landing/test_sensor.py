@@ -61,12 +61,12 @@ def orders(landed_topic, send_orders):
     return topic
 
 
-def test_with_data_at_the_start_nothing_is_deferred(orders, lane):
+def test_a_sensor_with_data_at_the_start_does_not_defer(orders, lane):
     land(orders, 0, range(5))
     assert deferred(LandedOffsetsSensor(task_id="wait", consumer=lane(orders))) is None
 
 
-def test_without_data_it_waits_with_a_trigger_that_can_be_stored(orders, lane):
+def test_a_sensor_without_data_defers_to_a_serializable_trigger(orders, lane):
     trigger = deferred(LandedOffsetsSensor(task_id="wait", consumer=lane(orders), idle_minutes=5))
     path, kwargs = trigger.serialize()
     assert path == f"{LandedOffsetsTrigger.__module__}.{LandedOffsetsTrigger.__name__}"
@@ -85,12 +85,12 @@ def test_the_trigger_ends_the_task_when_data_lands(orders, lane):
     assert isinstance(event, TaskSuccessEvent)
 
 
-def test_without_data_the_run_ends_as_skipped(orders, lane):
+def test_a_run_without_data_is_skipped(orders, lane):
     (event,) = events_of(LandedOffsetsTrigger.of(lane_of(lane(orders)), until=time.time(), poll_seconds=1))
     assert isinstance(event, TaskSkippedEvent)
 
 
-def test_a_hole_at_the_beginning_is_nothing_to_do_until_its_grace_is_over(orders, lane):
+def test_a_gap_at_the_beginning_is_no_work_during_its_grace_period(orders, lane):
     land(orders, 0, range(10, 20))
     patient = lane_of(lane(orders, landing_grace=timedelta(hours=1)))
     assert check_readiness(patient) is Readiness.no_data
@@ -102,7 +102,7 @@ def test_a_hole_at_the_beginning_is_nothing_to_do_until_its_grace_is_over(orders
     assert check_readiness(due) is Readiness.ready
 
 
-def test_a_lane_whose_last_files_were_lost_does_not_wait_for_ever(orders, lane):
+def test_a_lane_whose_last_files_were_lost_does_not_wait_forever(orders, lane):
     consumer = lane(orders)
     sink_commits(orders, _0=30)
     trigger = deferred(LandedOffsetsSensor(task_id="wait", consumer=consumer))
@@ -112,7 +112,7 @@ def test_a_lane_whose_last_files_were_lost_does_not_wait_for_ever(orders, lane):
     assert verify(orders).missing == ()
 
 
-def test_while_another_run_has_an_open_claim_it_keeps_waiting_and_the_alarm_tells(orders, lane):
+def test_a_sensor_waits_while_another_claim_is_open_with_an_alarm(orders, lane):
     consumer = lane(orders, max_claim_age=timedelta())
     land(orders, 0, range(5))
     units = claim_landed(consumer, "failed")
@@ -128,7 +128,7 @@ def test_while_another_run_has_an_open_claim_it_keeps_waiting_and_the_alarm_tell
     assert check_readiness(other) is Readiness.ready
 
 
-def test_a_run_that_was_cleared_goes_on_though_everything_has_been_claimed(orders, lane):
+def test_a_cleared_run_continues_even_if_everything_is_claimed(orders, lane):
     consumer = lane(orders)
     land(orders, 0, range(5))
     finish(claim_landed(consumer, "done"))
@@ -136,7 +136,7 @@ def test_a_run_that_was_cleared_goes_on_though_everything_has_been_claimed(order
     assert deferred(LandedOffsetsSensor(task_id="wait", consumer=consumer), "new") is not None
 
 
-def test_an_outage_is_said_once_and_waited_out(orders, lane, monkeypatch, caplog):
+def test_an_outage_is_logged_once_and_waited_out(orders, lane, monkeypatch, caplog):
     monkeypatch.setattr(triggers, "AWAY_FIRST_SECONDS", 0.01)
     answers = iter([ConnectionError("the catalog is away"), ConnectionError("still away"), Readiness.ready])
 
@@ -156,7 +156,7 @@ def test_an_outage_is_said_once_and_waited_out(orders, lane, monkeypatch, caplog
     ]
 
 
-def test_a_task_that_cannot_look_waits_in_the_triggerer(orders, lane, monkeypatch):
+def test_a_task_that_cannot_check_waits_in_the_triggerer(orders, lane, monkeypatch):
     def away(*_, **__):
         raise ConnectionError("the catalog is away")
 
@@ -164,7 +164,7 @@ def test_a_task_that_cannot_look_waits_in_the_triggerer(orders, lane, monkeypatc
     assert deferred(LandedOffsetsSensor(task_id="wait", consumer=lane(orders))) is not None
 
 
-def test_a_look_that_hangs_does_not_hold_up_the_event_loop(orders, lane, monkeypatch):
+def test_a_check_that_hangs_does_not_block_the_event_loop(orders, lane, monkeypatch):
     lane_asked = lane_of(lane(orders))
     goes_on = threading.Event()
 
@@ -190,7 +190,7 @@ def made_again(orders, lane, admin, make_topic, send_orders):
     return consumer
 
 
-def test_a_lane_that_has_caught_up_with_a_topic_that_was_recreated_alarms_at_the_first_look(made_again):
+def test_an_idle_lane_of_a_recreated_topic_alarms_at_the_first_check(made_again):
     assert check_readiness(waiting(made_again)) is Readiness.stopped
     message, is_open = alarms_of(made_again.name)["consumer_stopped"]
     assert is_open
@@ -198,7 +198,7 @@ def test_a_lane_that_has_caught_up_with_a_topic_that_was_recreated_alarms_at_the
     assert f"python -m include.streams.kafka reset {made_again.name}" in message
 
 
-def test_no_run_starts_for_what_has_landed_of_a_topic_that_was_recreated(made_again):
+def test_no_run_starts_for_landed_offsets_of_a_recreated_topic(made_again):
     land(made_again.topic, 0, range(10, 20))
     assert check_readiness(waiting(made_again), verify_too=False) is Readiness.stopped
     assert alarms_of(made_again.name)["consumer_stopped"][1]
@@ -215,7 +215,7 @@ def test_no_run_starts_between_the_new_table_and_the_reset(made_again):
     assert not alarms_of(made_again.name)["consumer_stopped"][1]
 
 
-def test_no_run_starts_for_a_log_that_lost_its_end(orders, lane):
+def test_no_run_starts_for_a_truncated_log(orders, lane):
     consumer = lane(orders)
     land(orders, 0, range(0, 10))
     finish(claim_landed(consumer, "first"))
@@ -225,7 +225,7 @@ def test_no_run_starts_for_a_log_that_lost_its_end(orders, lane):
     assert "lost the end of its log" in alarms_of(consumer.name)["consumer_stopped"][0]
 
 
-def test_a_partition_that_lost_its_end_holds_up_no_other(landed_topic, send_orders, lane):
+def test_a_truncated_partition_stops_no_other(landed_topic, send_orders, lane):
     topic = landed_topic(partitions=2)
     for partition in (0, 1):
         send_orders(topic, partition, 20)
@@ -241,7 +241,7 @@ def test_a_partition_that_lost_its_end_holds_up_no_other(landed_topic, send_orde
     assert check_readiness(waiting(consumer), verify_too=False) is Readiness.ready
 
 
-def test_a_further_partition_that_lost_its_end_is_added_to_the_open_alarm(landed_topic, send_orders, lane):
+def test_a_further_truncated_partition_is_added_to_the_open_alarm(landed_topic, send_orders, lane):
     topic = landed_topic(partitions=2)
     consumer = lane(topic)
     for partition in (0, 1):
@@ -260,7 +260,7 @@ def test_a_further_partition_that_lost_its_end_is_added_to_the_open_alarm(landed
         assert [message.count(f"of partition {number} were claimed") for number in (0, 1)] == [1, partition]
 
 
-def test_no_run_starts_for_landed_offsets_of_a_topic_that_is_gone(orders, lane, admin):
+def test_no_run_starts_for_landed_offsets_of_a_deleted_topic(orders, lane, admin):
     land(orders, 0, range(10))
     for future in admin.delete_topics([orders.name], operation_timeout=30).values():
         future.result(30)
@@ -290,7 +290,7 @@ def test_no_run_starts_for_landed_offsets_of_a_partition_without_a_leader(landed
     assert "consumer_stopped" not in alarms_of(consumer.name)
 
 
-def test_kafka_is_asked_only_when_there_seems_to_be_something_to_do(orders, lane, monkeypatch):
+def test_kafka_is_queried_only_when_there_seems_to_be_work(orders, lane, monkeypatch):
     consumer = lane(orders)
     with monkeypatch.context() as patch:
         patch.setattr(GroupOffsets, "look_now", lambda *_, **__: pytest.fail("Kafka was asked"))
@@ -299,7 +299,7 @@ def test_kafka_is_asked_only_when_there_seems_to_be_something_to_do(orders, lane
     assert check_readiness(waiting(consumer), verify_too=False) is Readiness.ready
 
 
-def test_a_stopped_lane_waits_for_a_person_without_asking_kafka_every_few_seconds(orders, lane, monkeypatch):
+def test_a_stopped_lane_queries_kafka_once_a_minute(orders, lane, monkeypatch):
     lane_asked = lane_of(lane(orders))
     answers = iter([Readiness.stopped, Readiness.unanswered, Readiness.ready])
     monkeypatch.setattr(triggers, "check_readiness", lambda *_, **__: next(answers))

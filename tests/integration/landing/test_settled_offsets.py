@@ -37,7 +37,7 @@ def rows_of(topic_id: str) -> int:
         return connection.scalar(mine) or 0
 
 
-def test_only_partitions_that_are_asked_for_are_loaded(topic_id):
+def test_only_requested_partitions_are_loaded(topic_id):
     record(topic_id, (3, 4))
     record(topic_id, (5, 6), partition=1)
     assert settled(topic_id, {1: 0}) == {1: [(5, 6)]}
@@ -53,7 +53,7 @@ def test_holes_of_many_transactions_share_rows(topic_id):
     assert settled(topic_id, {0: 5_000})[0] == [hole for hole in holes if hole[1] > 5_000]
 
 
-def test_ranges_that_touch_become_one_and_repeats_change_nothing(topic_id):
+def test_adjacent_ranges_are_joined_and_repeats_change_nothing(topic_id):
     for _ in range(2):
         record(topic_id, (0, 2))
         record(topic_id, (2, 5), (7, 8))

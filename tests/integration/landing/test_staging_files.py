@@ -30,7 +30,7 @@ def lane(consumer, send):
     return lane
 
 
-def test_maintenance_leaves_the_files_of_a_cleared_run(lane):
+def test_maintenance_does_not_remove_files_of_a_cleared_run(lane):
     validated = [validate_unit(lane, unit, "run-1") for unit in claim_landed(lane, "run-1")]
     assert staging.remove_finished([lane]) == 0
     finish(lane, commit_clean(lane, validated, "run-1"), "run-1")
@@ -46,7 +46,7 @@ def test_two_tries_of_a_task_share_no_file(lane):
     assert staging_files(lane) == [], "those of the first try go with the others"
 
 
-def test_a_commit_that_is_cleared_alone_says_what_to_clear(lane):
+def test_a_commit_that_is_cleared_alone_names_the_task_to_clear(lane):
     validated = [validate_unit(lane, unit, "run-1") for unit in claim_landed(lane, "run-1")]
     finish(lane, commit_clean(lane, validated, "run-1"), "run-1")
     with pytest.raises(StagingGone, match="Clear the run from its first task on"):

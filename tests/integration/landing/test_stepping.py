@@ -20,7 +20,7 @@ def in_vain(*_):
     raise ReadingStalled("no refused record within 60 s")
 
 
-def test_a_connector_that_an_earlier_try_has_stopped_is_resumed_without_a_search(operations, landed_topic, monkeypatch):
+def test_a_connector_stopped_by_an_earlier_try_is_resumed_without_search(operations, landed_topic, monkeypatch):
     topic = landed_topic(partitions=1)
     resumed: list[str] = []
     connect = SimpleNamespace(resume=resumed.append)

@@ -20,7 +20,7 @@ from tests.integration.landing.conftest import delete_records, rows
 pytestmark = pytest.mark.integration
 
 
-def test_a_table_can_be_made_by_many_at_once_and_again(landing_services, make_topic):
+def test_a_table_can_be_created_by_many_at_once_and_again(landing_services, make_topic):
     topic = make_topic(partitions=3, landed=True)
     with ThreadPoolExecutor(4) as pool:
         tables = list(pool.map(lambda _: create_landing_table(topic), range(4)))
@@ -28,7 +28,7 @@ def test_a_table_can_be_made_by_many_at_once_and_again(landing_services, make_to
     assert start_offsets(tables[0]) == {0: 0, 1: 0, 2: 0}
 
 
-def test_a_table_knows_its_topic_and_where_that_began(landing_services, make_topic, send, admin):
+def test_a_table_records_its_topic_id_and_start_offsets(landing_services, make_topic, send, admin):
     topic = make_topic(partitions=2, landed=True)
     send(topic, b"{}", b"{}", b"{}", partition=1)
     delete_records(admin, topic, 1, before=2)
@@ -45,7 +45,7 @@ def test_a_topic_that_does_not_exist_gets_no_table(landing_services, make_topic)
         create_landing_table(missing)
 
 
-def test_a_table_made_by_somebody_else_is_refused(landing_services, make_topic):
+def test_a_table_with_other_columns_or_partitions_is_refused(landing_services, make_topic):
     topic = make_topic(landed=True)
     load_catalog().create_namespace_if_not_exists("raw")
     load_catalog().create_table(raw_table(topic), landing_schema())
@@ -53,7 +53,7 @@ def test_a_table_made_by_somebody_else_is_refused(landing_services, make_topic):
         create_landing_table(topic)
 
 
-def test_values_leave_no_bounds_in_manifests(landed_topic):
+def test_manifests_hold_no_bounds_of_values(landed_topic):
     topic = landed_topic()
     table = load_landing_table(topic)
     table.append(rows(topic, 0, range(3), value="Ada Lovelace, 12 High Street"))

@@ -28,7 +28,7 @@ def inbox_ids(consumer) -> list[tuple[str, int]]:
         return [tuple(row) for row in connection.execute(rows, {"name": consumer.name})]
 
 
-def test_a_run_goes_by_the_topics_name_and_a_recreated_topic_is_another_log(
+def test_a_run_uses_the_topics_name_and_a_recreated_topic_is_another_log(
     without_ids, landed_topic, lane, send, admin, make_topic, landed_long_ago
 ):
     topic, other = landed_topic(partitions=1), landed_topic(partitions=1)

@@ -71,7 +71,7 @@ def left(lane: LandingConsumer) -> list[str]:
     return [entry.path for entry in bucket().list(f"{FOLDER}/{lane.name}/")]
 
 
-def test_results_go_with_what_was_accepted_when_they_are_old_and_their_claim_is_gone(lane, results):
+def test_old_results_without_a_claim_are_removed_with_acceptances(lane, results):
     results(GONE, RESULT, PAGE, ACCEPTANCE)
     kept = results(claim(lane, closed=False), RESULT, PAGE, ACCEPTANCE)
     kept += results(claim(lane, closed=True), RESULT, PAGE)
@@ -84,7 +84,7 @@ def test_results_go_with_what_was_accepted_when_they_are_old_and_their_claim_is_
     assert remove_results([lane], NOW, seconds=60) == 0
 
 
-def test_what_was_accepted_goes_last(lane, results, monkeypatch):
+def test_acceptances_are_removed_last(lane, results, monkeypatch):
     (accepted,) = results(GONE, RESULT, PAGE, ACCEPTANCE)[2:]
     objects = type(bucket())
     delete = objects.delete
@@ -117,7 +117,7 @@ def upkeep_of(lane: LandingConsumer) -> dict[str, Any]:
 NOTHING = {"expire": {}, "table": None, "landing table": None, "staging": 0, "results": 0}
 
 
-def test_a_deployment_without_the_standard_lane_has_nothing_to_keep_small(lane, without_catalog, monkeypatch, caplog):
+def test_maintenance_does_nothing_without_the_standard_lane(lane, without_catalog, monkeypatch, caplog):
     monkeypatch.delenv("AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT")
     with caplog.at_level("INFO", logger="include"):
         assert upkeep_of(lane) == NOTHING
@@ -125,7 +125,7 @@ def test_a_deployment_without_the_standard_lane_has_nothing_to_keep_small(lane, 
     assert caplog.text.count("connection google_cloud_default is not defined") == 1
 
 
-def test_a_connection_that_could_not_be_looked_up_does_not_count_as_undefined(lane, monkeypatch):
+def test_a_failed_look_up_does_not_count_as_an_undefined_connection(lane, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_LANDING_CATALOG", "{cannot be read")
     forget_catalogs()
     for step in (
@@ -138,6 +138,6 @@ def test_a_connection_that_could_not_be_looked_up_does_not_count_as_undefined(la
             step()
 
 
-def test_with_a_catalog_and_no_table_yet_there_is_nothing_to_keep_small(lane):
+def test_maintenance_does_nothing_before_the_first_table(lane):
     never_landed = replace(lane, topic=replace(lane.topic, name=f"orders.{uuid.uuid4().hex[:8]}"))
     assert upkeep_of(never_landed) == NOTHING

@@ -52,7 +52,7 @@ def hours_pass(consumer: LandingConsumer, hours: int) -> None:
         connection.execute(older, {"hours": hours, "name": consumer.name})
 
 
-def test_what_nobody_claims_is_an_alarm_once_it_has_waited_long(orders, lane):
+def test_offsets_that_wait_too_long_for_a_claim_open_an_alarm(orders, lane):
     paused = lane(orders)
     land(orders, 0, range(10))
     assert check_consumer(paused).behind == {orders.name: 10}
@@ -68,7 +68,7 @@ def test_what_nobody_claims_is_an_alarm_once_it_has_waited_long(orders, lane):
     assert open_alarms(paused) == set()
 
 
-def test_more_than_the_limit_is_an_alarm_at_once(orders, lane):
+def test_lag_above_the_limit_opens_an_alarm_at_once(orders, lane):
     slow = lane(orders, max_lag=15, max_messages_per_claim=5)
     land(orders, 0, range(20))
     check_consumer(slow)
@@ -79,7 +79,7 @@ def test_more_than_the_limit_is_an_alarm_at_once(orders, lane):
     assert check_consumer(slow).behind == {orders.name: 15}
 
 
-def test_a_claim_that_stays_open_is_an_alarm_without_any_sensor(orders, lane):
+def test_a_claim_that_stays_open_opens_an_alarm_without_a_sensor(orders, lane):
     failing = lane(orders, max_claim_age=timedelta())
     land(orders, 0, range(10))
     units = claim_landed(failing, "failing")
@@ -110,7 +110,7 @@ def test_an_idle_lane_raises_no_alarm_however_long_it_is_idle(orders, lane):
     assert open_alarms(idle) == set()
 
 
-def test_where_nothing_lands_there_is_no_lag(landing_services, make_topic, lane, send_orders):
+def test_a_topic_without_a_landing_table_has_no_lag(landing_services, make_topic, lane, send_orders):
     # In Kafka, with landed=True, and there is no connector.
     topic = make_topic(partitions=1, landed=True)
     send_orders(topic, 0, 5)
@@ -121,11 +121,11 @@ def test_where_nothing_lands_there_is_no_lag(landing_services, make_topic, lane,
     assert open_alarms(unused) == set()
 
 
-def test_a_deployment_without_a_catalog_is_no_failure_unless_the_lane_has_claimed(orders, lane, without_catalog):
+def test_a_deployment_without_a_catalog_passes_if_nothing_was_claimed(orders, lane, without_catalog):
     assert check_consumer(lane(orders)).behind == {orders.name: 0}
 
 
-def test_a_lane_that_has_claimed_is_not_taken_for_one_that_does_not_exist(orders, lane, request):
+def test_a_missing_catalog_fails_the_check_of_a_lane_that_has_claimed(orders, lane, request):
     used, other = lane(orders, max_claim_age=timedelta()), lane(orders, max_lag=1)
     land(orders, 0, range(10))
     claim_landed(used, "run")

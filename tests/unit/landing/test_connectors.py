@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_projects_template_serves_every_landed_topic_and_holds_no_password():
+def test_the_template_fits_every_landed_topic_and_holds_no_password():
     for topic in connectors.landed_topics([*TOPICS, *PROJECT.topics]):
         config = connectors.connector_config(topic)
         assert config["topics"] == topic.name
@@ -56,7 +56,7 @@ def test_the_projects_template_serves_every_landed_topic_and_holds_no_password()
         assert "secret-word" not in str(config)
 
 
-def test_a_commit_that_times_out_is_not_followed_by_the_next_at_once():
+def test_the_next_commit_does_not_start_when_the_last_times_out():
     # The broker has been seen to refuse the second of two transactions that follow within milliseconds.
     config = connectors.connector_config(SCANS)
     names = ("iceberg.control.commit.timeout-ms", "iceberg.control.commit.interval-ms")
@@ -64,7 +64,7 @@ def test_a_commit_that_times_out_is_not_followed_by_the_next_at_once():
     assert timeout <= interval - 1000
 
 
-def test_the_store_of_google_gets_no_address_and_no_anonymous_access(monkeypatch, folder):
+def test_google_storage_gets_no_address_and_no_anonymous_access(monkeypatch, folder):
     connect_to(monkeypatch, CATALOG, {"conn_type": "google_cloud_platform", "extra": {"project": "prod"}})
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     config = connectors.connector_config(SCANS, folder)
@@ -82,7 +82,7 @@ def test_a_rest_catalog_gets_its_credential_from_connects_environment(monkeypatc
     assert "iceberg.catalog.jdbc.user" not in config
 
 
-def test_a_connectors_own_file_wins_over_the_template_and_the_template_over_connections(folder):
+def test_a_connectors_own_file_replaces_settings_of_the_template(folder):
     (folder / connectors.TEMPLATE).write_text(
         '{"iceberg.catalog.uri": "jdbc:postgresql://elsewhere/c", "tasks.max": "2"}'
     )
@@ -101,7 +101,7 @@ def test_a_connectors_own_file_wins_over_the_template_and_the_template_over_conn
         ('{"topics": "{{tpoic}}"}', "no placeholder {{tpoic}}; there are control_topic, table, topic"),
     ],
 )
-def test_a_template_that_cannot_be_used_says_why(folder, text, words):
+def test_an_unusable_template_is_refused_with_the_reason(folder, text, words):
     (folder / connectors.TEMPLATE).write_text(text)
     with pytest.raises(ValueError, match=r"landing\.json|placeholder") as caught:
         connectors.connector_config(SCANS, folder)
@@ -118,7 +118,7 @@ class Cluster:
         return self._configs
 
 
-def test_connectors_are_left_over_when_apply_made_them_and_no_topic_is_landed_by_them():
+def test_connectors_of_apply_without_a_landed_topic_are_left_over():
     name = connector_name(SCANS)
     setting = "iceberg.control.topic"
     cluster = Cluster(
@@ -144,21 +144,21 @@ Caused by: org.apache.kafka.connect.errors.DataException: cannot convert {"name"
 """
 
 
-def test_a_trace_is_told_without_its_messages():
+def test_a_shortened_trace_has_no_messages():
     text = shortened(TRACE)
     assert text == "ConnectException <- DataException in org.apache.kafka.connect.transforms.Cast.apply"
     assert shortened("") == "no trace"
     assert len(shortened("Caused by: a.LongException\n" * 500)) <= 400
 
 
-def test_a_connector_without_tasks_is_not_well():
+def test_a_connector_without_tasks_is_not_running():
     assert not ConnectorStatus("RUNNING", {}).is_running
     assert not ConnectorStatus("RUNNING", {0: "RUNNING", 1: "FAILED"}).is_running
     assert ConnectorStatus("RUNNING", {0: "RUNNING"}).is_running
     assert ConnectorStatus("FAILED", {}).has_failed
 
 
-def test_pauses_double_up_to_an_hour_and_last_through_a_night_shift():
+def test_pauses_double_up_to_an_hour_and_cover_a_night():
     limits = Limits()
     pauses = [limits.pause(n).total_seconds() / 60 for n in range(1, limits.max_restarts)]
     assert pauses[:7] == [2, 4, 8, 16, 32, 60, 60]
@@ -166,7 +166,7 @@ def test_pauses_double_up_to_an_hour_and_last_through_a_night_shift():
     assert limits.pause(10_000) == limits.longest_pause
 
 
-def test_a_request_in_a_rebalance_is_made_again(monkeypatch):
+def test_a_request_during_a_rebalance_is_repeated(monkeypatch):
     """Connect answers 409, or 500 with the word: both mean later. Any other 500 is an error, and so is a login page."""
     answers = [
         (409, {"message": "Cannot complete request momentarily due to stale configuration"}),
@@ -199,7 +199,7 @@ def test_a_request_in_a_rebalance_is_made_again(monkeypatch):
         server.shutdown()
 
 
-def test_each_header_that_a_contract_needs_lands_by_a_transform_of_its_own(folder):
+def test_each_picked_header_has_a_transform_of_its_own(folder):
     (folder / connectors.TEMPLATE).write_text('{"topics": "{{topic}}", "transforms": "hoist"}')
     config = connectors.connector_config(webhooks.topic(landed=True), folder)
     assert config["transforms"] == "hoist,header0,header1,headers"

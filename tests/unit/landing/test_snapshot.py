@@ -85,7 +85,7 @@ def test_a_claim_never_passes_a_gap_and_each_of_its_offsets_is_read_once(files, 
     assert sorted(read) == sorted(set().union(*files) & claimable)
 
 
-def test_slices_of_what_is_not_there_are_refused():
+def test_slices_of_offsets_that_have_not_landed_are_refused():
     found = snapshot({0: [{0, 1, 2}, {4, 5}]})
     with pytest.raises(NotLanded, match=r"not in the landing table: \[3, 4\)"):
         found.slices([OffsetRange("orders", "id", 0, 0, 6)])
@@ -93,19 +93,19 @@ def test_slices_of_what_is_not_there_are_refused():
         found.slices([OffsetRange("orders", "id", 1, 0, 1)])
 
 
-def test_a_log_that_ends_before_what_was_claimed_is_reported_as_it_is():
+def test_a_log_that_ends_before_the_claimed_offsets_is_reported():
     found = snapshot({0: [set(range(10))]}, log_ends={0: 5})
     assert found.available({0: 10})[Partition("orders", 0)].end == 5
 
 
-def test_nothing_is_claimed_or_repaired_where_the_log_is_not_known_to_be_the_one_that_landed():
+def test_nothing_is_claimed_or_repaired_if_the_log_may_be_another():
     found = snapshot({n: [{0, 1, 2}, {5}] for n in range(3)}, lost=[0], unanswered=[1])
     available = found.available({0: 1, 1: 1, 2: 1})
     assert {partition.number: offsets.end for partition, offsets in available.items()} == {0: 1, 2: 3}
     assert [n for n in range(3) if found.is_comparable(gap_of(n, 3, 5))] == [2]
 
 
-def test_a_claim_begins_where_the_table_does():
+def test_a_claim_begins_where_the_table_begins():
     found = snapshot({0: [{7, 8}]}, begins={0: 7}, starts={0: 7})
     offsets = found.available({})[Partition("orders", 0)]
     assert (offsets.low, offsets.end) == (7, 9)
@@ -115,14 +115,14 @@ def gap_of(partition: int, start: int, end: int, age: timedelta = NOW) -> Gap:
     return Gap(OffsetRange("orders", "id", partition, start, end), age)
 
 
-def test_a_gap_is_due_when_later_offsets_landed_long_ago_or_when_its_grace_is_over():
+def test_a_gap_is_due_after_its_grace_or_if_later_offsets_are_old():
     found = snapshot({0: [{0}, {5}, {9}]}, long_landed={0: 6})
     inner, outer, old = gap_of(0, 1, 5), gap_of(0, 6, 9), gap_of(0, 6, 9, HOUR)
     assert found.due([inner, outer, old], HOUR) == [inner, old]
     assert found.due([inner, outer], NOW) == [inner, outer]
 
 
-def test_only_gaps_within_a_claims_share_are_needed():
+def test_only_gaps_within_the_share_of_a_claim_are_needed():
     found = snapshot({0: [{29}], 1: [{3}]}, max_offsets=10)
     cut = found.needed([gap_of(0, 0, 29), gap_of(1, 0, 3)])
     # Partition 1 wants four of the ten offsets, so partition 0 gets six.

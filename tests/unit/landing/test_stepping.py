@@ -49,7 +49,7 @@ def no_time(monkeypatch) -> None:
     monkeypatch.setattr(stepping, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
 
-def test_a_partition_that_answers_nothing_keeps_no_other_ones_refused_records_from_being_found():
+def test_refused_records_are_found_beside_a_silent_partition():
     log = Log({0: {}, 1: {7: 1, 8: -5, 9: 1, 10: -9, 11: 1}, 2: {3: 1}})
     found = stepping._refused(log, "orders", {0: (0, 100), 1: (7, 100), 2: (3, 4)})
     assert found == {1: [8, 10]}
@@ -57,10 +57,10 @@ def test_a_partition_that_answers_nothing_keeps_no_other_ones_refused_records_fr
     assert log.assigned.keys() == {0, 1}
 
 
-def test_a_search_that_finds_none_in_time_is_not_taken_for_a_topic_without_such_records():
+def test_a_search_that_times_out_is_an_error_not_an_empty_result():
     with pytest.raises(ReadingStalled, match=r"orders: .* not read: \[0\]"):
         stepping._refused(Log({0: {}, 1: {0: 1}}), "orders", {0: (0, 9), 1: (0, 1)})
 
 
-def test_records_behind_the_end_of_the_search_are_not_stepped_over():
+def test_records_after_the_end_of_the_search_are_not_stepped_over():
     assert stepping._refused(Log({0: {0: -5, 1: -1, 2: 1, 3: -5}}), "orders", {0: (0, 3)}) == {0: [0]}

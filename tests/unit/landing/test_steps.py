@@ -16,12 +16,12 @@ def numbers(ranges: Ranges) -> list[int]:
 
 
 @given(offsets, st.integers(0, 300), st.integers(0, 300))
-def test_a_part_of_a_set_is_what_lies_in_it(ranges, start, end):
+def test_between_returns_the_offsets_inside(ranges, start, end):
     assert numbers(intervals.between(ranges, start, end)) == [n for n in numbers(ranges) if start <= n < end]
 
 
 @given(offsets, st.integers(1, 50), st.integers(0, 10))
-def test_steps_are_small_and_leave_nothing_out(ranges, size, through):
+def test_steps_are_small_and_cover_all_ranges(ranges, size, through):
     before = repair.STEP_OFFSETS, repair.READ_THROUGH
     repair.STEP_OFFSETS, repair.READ_THROUGH = size, through
     try:

@@ -64,7 +64,7 @@ def held_files(files: list[set[int]], partition: int = 0) -> list[FileOffsets]:
 
 
 @given(st.lists(st.sets(st.integers(0, 30), min_size=1), min_size=1, max_size=6), st.integers(0, 30), st.data())
-def test_whatever_the_files_hold_each_offset_is_read_once_or_said_to_be_missing(files, start, data):
+def test_each_offset_is_read_once_or_reported_as_missing(files, start, data):
     wanted = OffsetRange("orders", "id", 0, start, data.draw(st.integers(start + 1, 31)))
     landed = held_files(files)
     there = set().union(*files) & set(range(wanted.start, wanted.end))
@@ -97,7 +97,7 @@ def test_batches_keep_order_and_never_exceed_the_limit(sizes, max_units, least):
     assert len(units) == min(len(sizes), max_units, -(-sum(sizes) // least))
 
 
-def test_two_thousand_files_become_no_more_units_than_allowed_and_even_ones():
+def test_two_thousand_files_become_the_allowed_number_of_even_units():
     pieces = [FileSlice(str(n), n % 4, n // 4 * 500, n // 4 * 500 + 500) for n in range(2000)]
     pieces.sort(key=lambda piece: (piece.partition, piece.start))
     units = batches(consumer(max_units=1000), pieces)
@@ -131,7 +131,7 @@ def test_the_largest_plan_stays_small():
     assert len(json.dumps(units)) < 2 * files < 1_000_000
 
 
-def test_units_by_partition_hold_a_partition_each():
+def test_units_by_partition_hold_one_partition_each():
     pieces = [FileSlice(f"{p}-{n}", p, n * 10, n * 10 + 10) for p in range(3) for n in range(5)]
     units = batches(consumer(map_by="partition"), pieces)
     assert [{piece.partition for piece in batch} for batch in units] == [{0}, {1}, {2}]
@@ -146,12 +146,12 @@ def test_units_by_partition_hold_a_partition_each():
         ({"min_messages_per_unit": 0}, "min_messages_per_unit is 0"),
     ],
 )
-def test_a_consumer_that_cannot_work_is_refused(settings, message):
+def test_a_consumer_with_invalid_settings_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         consumer(**settings)
 
 
-def test_a_topic_that_does_not_land_has_no_consumer():
+def test_a_consumer_of_a_topic_that_is_not_landed_is_refused():
     topic = SimpleNamespace(name="orders", landed=False)
     with pytest.raises(ValueError, match="declare landed=True"):
         LandingConsumer(name="lane", topic=topic)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ PROJECT = Project(
 )  # fmt: skip
 
 
-def test_answers_and_reasons_are_kept_apart():
+def test_answers_and_problems_are_separated():
     never = threading.Event()
 
     def fail() -> None:
@@ -57,7 +57,7 @@ def away(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("away")
-def test_when_all_services_are_away_the_declarations_are_still_there():
+def test_declarations_are_shown_when_all_services_are_away():
     found = gather(PROJECT)
     assert [consumer["name"] for consumer in found["consumers"]] == ["book", "count"]
     assert [consumer["lane"] for consumer in found["consumers"]] == ["event", "standard"]
@@ -80,7 +80,7 @@ def test_when_all_services_are_away_the_declarations_are_still_there():
         ({"consumer": "book", "topic": "returns"}, ["book"], []),
     ],
 )
-def test_a_topic_or_a_consumer_can_be_chosen(asked, consumers, landed):
+def test_a_topic_or_a_consumer_can_be_selected(asked, consumers, landed):
     found = gather(PROJECT, **asked)
     assert [consumer["name"] for consumer in found["consumers"]] == consumers
     assert [topic["topic"] for topic in found["landed"]] == landed
@@ -95,13 +95,13 @@ def test_a_topic_or_a_consumer_can_be_chosen(asked, consumers, landed):
         ({"consumer": "book", "topic": "scans"}, "consumer book does not read scans; it reads orders, returns"),
     ],
 )
-def test_a_name_that_is_not_declared_is_said(asked, text):
+def test_an_undeclared_name_is_an_error(asked, text):
     with pytest.raises(LookupError, match=text):
         gather(PROJECT, **asked)
 
 
 @pytest.mark.usefixtures("away")
-def test_alarms_of_others_are_left_out(monkeypatch):
+def test_alarms_of_other_sources_are_left_out(monkeypatch):
     sources = ["book", "orders", "landing-scans", "raw.scans", "count", "outbox"]
     other: Any = {"kind": "k", "key": "", "message": "", "open_seconds": 1.0, "runbook": ""}
     alarms = [{"source": source, **other} for source in sources]

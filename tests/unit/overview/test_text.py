@@ -44,7 +44,7 @@ def said(**changes: Any) -> str:
     return "\n".join(lines_of(overview(**changes)))
 
 
-def test_a_project_without_consumers_has_a_time_and_no_alarm():
+def test_a_project_without_consumers_shows_its_time_and_no_alarm():
     assert lines_of(overview()) == ["2026-01-03 12:00:05 UTC, counted over the last 24 h", "", "no alarm is open"]
 
 
@@ -61,31 +61,31 @@ def test_a_consumer_has_a_line_for_each_topic():
     ]
 
 
-def test_open_claims_say_how_much_is_in_them_and_how_old_they_are():
+def test_open_claims_show_their_messages_and_their_age():
     claims = {"open_claims": 2, "unhandled": 40, "oldest_claim_seconds": 1300.0, "failing": 1}
     text = said(consumers=[consumer("billing", **claims)])
     assert "billing: 2 open claims, 40 messages, oldest 22 min; 1 ranges fail" in text
 
 
-def test_a_number_that_nobody_knows_is_no_zero():
+def test_an_unknown_number_is_not_shown_as_zero():
     away = consumed("orders", lag=None, handled=None, duplicates=None, dead_letters=None)
     text = said(consumers=[consumer("billing", away, open_claims=None, dead_letters=None)])
     assert "billing: open claims ?" in text
     assert text.splitlines()[4].split() == ["orders", "?", "-", "?", "?", "?"]
 
 
-def test_a_service_that_is_away_is_one_line():
+def test_an_unavailable_service_is_one_line():
     text = said(problems=[{"service": "Kafka Connect", "text": "no answer"}], landed=[landed("scans", connector=None)])
     assert text.count("Kafka Connect cannot be queried: no answer") == 1
     assert "connector ?" in text
 
 
-def test_a_failed_connector_says_why():
+def test_a_failed_connector_shows_its_cause():
     text = said(landed=[landed("scans", connector="RUNNING (task 0 FAILED)", cause="ConnectException")])
     assert "    connector RUNNING (task 0 FAILED): ConnectException" in text
 
 
-def test_dags_that_are_busy_or_failed_have_lines_and_the_rest_is_counted():
+def test_busy_and_failed_dags_have_lines_and_others_are_counted():
     dags = {"bill": {"failed": 1, "success": 3}, "pay": {"running": 1}, "a": {"success": 2}, "b": {"success": 5}}
     lines = [line.split() for line in lines_of(overview(dags=dags))]
     assert ["bill", "0", "0", "1", "3"] in lines
@@ -94,7 +94,7 @@ def test_dags_that_are_busy_or_failed_have_lines_and_the_rest_is_counted():
     assert "DAG RUNS" not in said(dags=None)
 
 
-def test_an_alarm_says_what_to_do_and_many_are_counted():
+def test_an_alarm_names_its_runbook_and_many_are_counted():
     text = said(alarms=[alarm("lag", "word " * 200)])
     assert "  lag  billing  for 3 min" in text
     assert "  lag  billing orders  for 3 min" in said(alarms=[alarm("lag", key="orders")])
@@ -103,7 +103,7 @@ def test_an_alarm_says_what_to_do_and_many_are_counted():
     assert "and 2 more: python -m include.streams.operations alarms" in said(alarms=[alarm("lag")] * 7)
 
 
-def test_no_line_is_longer_than_the_terminal_and_a_long_name_moves_no_column():
+def test_no_line_exceeds_the_terminal_and_long_names_move_no_column():
     long = consumer("c" * 100, consumed("t" * 60, lag=7))
     lines = lines_of(
         overview(consumers=[long, consumer("billing", consumed("orders", lag=7))], alarms=[alarm("k" * 90)])
@@ -112,7 +112,7 @@ def test_no_line_is_longer_than_the_terminal_and_a_long_name_moves_no_column():
     assert len({line.rstrip().index("7") for line in lines if line.rstrip().endswith("0") and " 7 " in line}) == 1
 
 
-def test_three_consumers_and_a_landed_topic_fit_on_a_screen():
+def test_three_consumers_and_a_landed_topic_fit_on_one_screen():
     consumers = [consumer(f"c{n}", consumed("a"), consumed("b"), dead_letters={"not_json": 1}) for n in range(3)]
     dags = {f"dag{n}": {"failed": 1} for n in range(20)}
     lines = lines_of(overview(consumers=consumers, landed=[landed("scans")], dags=dags, alarms=[alarm("lag")]))

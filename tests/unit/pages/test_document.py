@@ -12,7 +12,7 @@ import pytest
 from include.streams.pages.document import Document, Unavailable
 
 
-def test_it_is_read_again_only_when_it_is_old():
+def test_a_document_is_read_again_only_when_it_is_old():
     answers = iter([{"number": 1}, {"number": 2}])
     kept = Document(lambda: next(answers), fresh_seconds=60)
     assert [json.loads(kept.get().body) for _ in range(3)] == [{"number": 1}] * 3
@@ -20,7 +20,7 @@ def test_it_is_read_again_only_when_it_is_old():
     assert json.loads(read_each_time.get().body) == {"number": 2}
 
 
-def test_its_etag_tells_whether_something_has_changed():
+def test_the_etag_changes_only_with_the_content():
     answers = iter([{"number": 1}, {"number": 1}, {"number": 2}])
     document = Document(lambda: next(answers), fresh_seconds=0)
     first, same, other = (document.get().etag for _ in range(3))
@@ -28,7 +28,7 @@ def test_its_etag_tells_whether_something_has_changed():
     assert first.startswith('"')
 
 
-def test_while_one_reads_the_others_get_the_last_version_and_do_not_wait():
+def test_other_requests_get_the_last_version_during_a_read():
     reading, go_on = threading.Event(), threading.Event()
     calls = []
 
@@ -50,7 +50,7 @@ def test_while_one_reads_the_others_get_the_last_version_and_do_not_wait():
     assert len(calls) == 2
 
 
-def test_while_the_first_reading_hangs_the_others_are_told_so_at_once():
+def test_other_requests_fail_at_once_while_the_first_read_hangs():
     reading, go_on = threading.Event(), threading.Event()
 
     def read() -> dict:
@@ -68,7 +68,7 @@ def test_while_the_first_reading_hangs_the_others_are_told_so_at_once():
         slow.result(30)
 
 
-def test_a_failure_is_logged_once_an_episode_and_tells_a_browser_nothing(caplog):
+def test_a_failure_is_logged_once_and_browsers_get_no_details(caplog):
     working = False
 
     def read() -> dict:

@@ -9,7 +9,7 @@ import types
 from include.streams.pages.lazy import LazyApp, page
 
 
-def test_it_is_made_by_the_first_request_and_serves_all(monkeypatch):
+def test_an_application_is_created_by_its_first_request(monkeypatch):
     made, served = [], []
 
     async def app(scope, receive, send) -> None:
@@ -29,7 +29,7 @@ def test_it_is_made_by_the_first_request_and_serves_all(monkeypatch):
     assert (made, served) == ([1], ["one", "two"])
 
 
-def test_a_page_is_found_under_any_base_path_and_served_where_its_view_leads():
+def test_a_page_works_under_any_base_path():
     (app,), (view,) = page("Some board", "some_page:make")
     assert (app["name"], app["url_prefix"]) == ("some board", "/pages/some-board")
     assert (view["name"], view["url_route"]) == ("Some board", "some-board")

@@ -56,14 +56,14 @@ def heavy(found: dict) -> list[str]:
     return [name for name in HEAVY if any(m == name or m.startswith(f"{name}.") for m in found["imported"])]
 
 
-def test_the_plugins_load_without_what_their_pages_need():
+def test_the_plugins_load_without_the_imports_of_their_pages():
     found = loaded(ROOT / "plugins")
     assert found["errors"] == {}
     assert set(found["plugins"]) >= {path.stem for path in (ROOT / "plugins").glob("*.py")}
     assert heavy(found) == []
 
 
-def test_all_that_they_import_is_known():
+def test_all_imports_of_the_plugins_are_listed():
     # Whatever else somebody adds shows here: each module is paid for by every task.
     with_plugins = loaded(ROOT / "plugins")["imported"]
     light = {"include", "include.streams", "include.streams.pages", "include.streams.pages.lazy"}
@@ -73,7 +73,7 @@ def test_all_that_they_import_is_known():
     assert not {name for name in with_plugins if name.split(".")[0] in ("sqlalchemy", "pydantic", "httpx", "jinja2")}
 
 
-def test_a_heavy_plugin_is_found(tmp_path: Path):
+def test_a_plugin_with_heavy_imports_is_found(tmp_path: Path):
     (tmp_path / "heavy.py").write_text(
         "from airflow.plugins_manager import AirflowPlugin\n"
         "from airflow.api_fastapi.core_api import security\n"
