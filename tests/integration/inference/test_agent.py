@@ -106,7 +106,7 @@ def desk() -> Iterator[Desk]:
         yield Desk(stack)
 
 
-def test_it_looks_up_and_answers(desk):
+def test_an_agent_calls_its_tools_and_answers(desk):
     assert desk.ask(LOOK_UP, submits(GOOD)) == Shelved.model_validate_json(json.dumps(GOOD))
     assert desk.trace.tool_calls == [{"name": "find_book", "arguments": {"title": "Optics"}, "ids": ["book-7"]}]
     assert desk.trace.usage == {"requests": 2, "input_tokens": 200, "output_tokens": 40}
@@ -220,7 +220,7 @@ def test_a_lasting_failure_ends_the_run(desk, act, reason):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-def test_what_a_retry_cannot_mend_is_not_retried(desk, status, caplog):
+def test_an_error_that_a_retry_cannot_fix_is_not_retried(desk, status, caplog):
     assert desk.fail(fails(status)) == f"HTTP {status}"
     assert len(desk.endpoint.requests) == 1
     assert "customer@example.com" not in caplog.text
@@ -280,7 +280,7 @@ def test_an_endless_answer_is_not_read_to_the_end(desk):
         ({"max_tokens": 250}, "token limit", 3),
     ],
 )
-def test_an_agent_that_only_looks_things_up_is_stopped(desk, settings, reason, requests):
+def test_an_agent_that_only_calls_tools_is_stopped(desk, settings, reason, requests):
     assert desk.fail(LOOK_UP, **settings) == reason
     assert len(desk.endpoint.requests) == requests
     assert desk.trace.usage["requests"] == requests

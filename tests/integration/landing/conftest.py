@@ -1,4 +1,4 @@
-"""Landing tables on a real catalog and a real object store; PyIceberg writes what the sink would have written."""
+"""Landing tables on a real catalog and a real object store. PyIceberg writes the files in place of the sink."""
 
 import uuid
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ __all__ = ["admin", "make_topic", "operations", "send"]
 
 @pytest.fixture
 def landed_topic(landing_services, operations, make_topic) -> Callable[..., Topic]:
-    """A topic of orders that lands, and its landing table."""
+    """A landed topic of orders, with its landing table."""
 
     def make(partitions: int = 2, **kwargs) -> Topic:
         topic = make_topic(partitions=partitions, landed=True, **kwargs)
@@ -32,7 +32,7 @@ def landed_topic(landing_services, operations, make_topic) -> Callable[..., Topi
 
 @pytest.fixture
 def lane(operations) -> Callable[..., LandingConsumer]:
-    """A consumer of a landed topic: no grace, and a unit for each file."""
+    """A consumer of a landed topic, without a grace period and with a unit for each file."""
 
     def make(topic: Topic, **kwargs) -> LandingConsumer:
         settings = {"min_messages_per_unit": 1, "landing_grace": timedelta(), **kwargs}
@@ -43,7 +43,7 @@ def lane(operations) -> Callable[..., LandingConsumer]:
 
 @pytest.fixture
 def landed_long_ago(monkeypatch) -> None:
-    """Missing offsets below landed ones are due at once."""
+    """Missing offsets before landed offsets are due at once."""
     monkeypatch.setattr(snapshot, "INNER_GRACE", timedelta())
 
 
@@ -82,7 +82,7 @@ def land(topic: Topic, partition: int, *files: Iterable[int]) -> None:
 
 
 def remove_file(topic: Topic, path: str) -> None:
-    """Commit a snapshot without this data file, as a clean-up of "orphans" gone wrong would."""
+    """Commit a snapshot without this data file, as a faulty clean-up of "orphans" would."""
     table = load_landing_table(topic)
     (file,) = [task.file for task in table.scan().plan_files() if task.file.file_path == path]
     with table.transaction() as transaction, transaction.update_snapshot().overwrite() as change:
@@ -96,7 +96,7 @@ def landed_rows(topic: Topic) -> list[tuple[int, int, str]]:
 
 
 def sink_commits(topic: Topic, **offsets: int) -> None:
-    """Commit offsets for the sink's group, as the sink does before its files are in the table: `_0=5`: partition 0."""
+    """Commit offsets for the sink's group, as the sink does before its files are in the table (`_0` is partition 0)."""
     with GroupOffsets(sink_group(topic)) as group:
         group.commit({Partition(topic.name, int(number.strip("_"))): offset for number, offset in offsets.items()})
 
@@ -119,7 +119,7 @@ def alarms_of(source: str) -> dict[str, tuple[str, bool]]:
 
 
 def plan_run(consumer: LandingConsumer, run_id: str) -> list[WorkUnit]:
-    """What the tasks `repair_gaps` and `plan` of a run do: its units."""
+    """Run the tasks `repair_gaps` and `plan` of a run; returns its units."""
     from include.streams.landing.planning import claim_landed
     from include.streams.landing.repairing import repair_gaps
 
@@ -144,7 +144,7 @@ def finish(units) -> None:
 
 
 def expected_records(consumer: LandingConsumer, units) -> int:
-    """How many records a run with these units must have read."""
+    """The number of records that a run with these units must read."""
     from include.streams.kafka.offsets import OffsetRange
     from include.streams.landing import intervals
     from include.streams.landing.planning import without_record
@@ -159,7 +159,7 @@ def expected_records(consumer: LandingConsumer, units) -> int:
 
 
 def offsets_of(units) -> list[tuple[int, int]]:
-    """(partition, offset) of every row that the units read, as their tasks read them; twice if it is read twice."""
+    """(partition, offset) of every row that the units read, as their tasks read them, with repeats."""
     import pyarrow.parquet as pq
 
     from include.streams.lake.catalog import load_catalog

@@ -1,4 +1,4 @@
-"""Files that a landing table names, and that the store has lost or cut: their records are read from Kafka again."""
+"""Files of a landing table that the store has lost or truncated: their records are read from Kafka again."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_records_of_a_file_that_breaks_after_the_plan_are_read_from_kafka(lane, 
     assert broken in message
     assert "removed from the table" in message
     assert not is_open
-    # And for all who read the table after it.
+    # Later readers of the table find the records too.
     assert [offset for _, offset, _ in landed_rows(lane.topic)] == list(range(6))
     assert counts(run(lane)) == WHOLE
 
@@ -126,7 +126,7 @@ def test_an_unavailable_store_makes_no_file_broken(lane, monkeypatch):
 
 @pytest.fixture
 def sparse(consumer, send):
-    """A lane whose first file does not hold every offset between its bounds, so its offsets must be read from it."""
+    """A lane whose first file lacks offsets between its bounds, so its offset column must be read."""
     lane = consumer()
     values = [sale(number) for number in range(6)]
     send(lane.topic, *values)
@@ -184,7 +184,7 @@ def test_a_retry_and_a_second_lane_work_after_a_truncated_file_was_removed(lane,
 
 
 def test_clean_rows_stay_when_their_landed_file_and_records_are_gone(lane, admin):
-    """The run is cleared later: what it has committed of them is the last copy."""
+    """The run is cleared later; the rows that it has committed are the last copy."""
     units = claim_landed(lane, "run-1")
     finish(lane, commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1"), "run-1")
     delete(lane.topic, first_file(lane.topic))
@@ -197,7 +197,7 @@ def test_clean_rows_stay_when_their_landed_file_and_records_are_gone(lane, admin
 
 
 def test_markers_between_lost_offsets_make_no_ranges(sparse, admin):
-    """A topic with transactions has thousands of them, and each range is a part of the filters."""
+    """A topic with transactions has thousands of markers, and each range would make the filters longer."""
     run(sparse)
     rows = clean_rows(sparse.topic)
     delete(sparse.topic, first_file(sparse.topic))
@@ -228,7 +228,7 @@ def test_a_store_that_loses_every_repair_fails_the_task(lane, monkeypatch):
 
 
 def test_a_truncated_upload_with_a_matching_size_is_found_broken(lane):
-    """PyIceberg writes the size into the table that the store says after the upload."""
+    """PyIceberg writes the size into the table that the store reports after the upload."""
     path = first_file(lane.topic)
     data = store(lane.topic).cat_file(path)[:-100]
     store(lane.topic).pipe_file(path, data)
@@ -247,7 +247,7 @@ def test_a_run_closes_even_if_a_file_breaks_after_its_commit(sparse):
 
 
 def test_a_removed_file_below_all_claims_keeps_its_alarm_until_the_repair(lane, consumer, monkeypatch):
-    """Taken out by a run that was cleared: no lane and no check would look at its offsets again."""
+    """Removed by a cleared run: no later claim and no check covers its offsets."""
     run(lane)
     upkeep.maintain_landing_table(lane.topic, [lane])
     units = claim_landed(lane, "run-1")

@@ -44,7 +44,7 @@ def test_a_run_claims_the_landed_offsets_and_the_next_run_the_following(orders, 
     assert ranges(first) == [(0, 0, 10), (0, 10, 20), (1, 0, 5)]
     assert offsets_of(first) == span(0, range(20)) + span(1, range(5))
     assert expected_records(lane(orders), first) == 25
-    # Kafka's own tools show what is left.
+    # Kafka's own tools show the remaining lag.
     assert committed(admin, consumer.group, orders) == {0: 20, 1: 5}
     finish(first)
     land(orders, 0, range(20, 30))
@@ -97,7 +97,7 @@ def test_files_that_overlap_are_read_once_for_each_offset(orders, lane):
 
 
 def test_a_sparse_file_hides_no_file_within_its_bounds(orders, lane):
-    # A task that lost its partition and got it back; another one landed what came in between.
+    # One sink task lost its partition and got it back; another task landed the offsets in between.
     land(orders, 0, [*range(0, 10), *range(20, 30)])
     land(orders, 0, range(10, 20))
     units = claim_landed(lane(orders), "run")
@@ -120,7 +120,7 @@ def test_runs_that_claim_at_once_never_get_the_same_offsets(orders, lane):
     consumer = lane(orders)
     land(orders, 0, range(0, 50))
     land(orders, 1, range(0, 50))
-    # A process has four connections to the database. Who holds the lock needs two, and who waits for it has one.
+    # A process has four connections to the database. The holder of the lock needs two, and each waiter has one.
     with ThreadPoolExecutor(3) as pool:
         claimed = list(pool.map(lambda n: claim_landed(consumer, f"run {n}"), range(4)))
     assert sorted(r for units in claimed for r in ranges(units)) == [(0, 0, 50), (1, 0, 50)]
@@ -148,7 +148,7 @@ def test_a_unit_is_a_partition_if_the_consumer_maps_by_partition(orders, lane):
 
 
 def test_no_transaction_is_open_while_a_plan_reads_the_store(orders, lane, monkeypatch):
-    """The server ends it after five minutes, and each retry would fail at the same place."""
+    """The server ends an idle transaction after five minutes, and each retry would fail in the same way."""
     land(orders, 0, range(0, 10, 2))
     holes = [(n, n + 1) for n in (1, 3, 5, 7)]
     gaps.record_outcome(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, holes)

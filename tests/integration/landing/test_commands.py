@@ -1,4 +1,4 @@
-"""`python -m include.streams.landing gaps` and `repair`, as somebody at a terminal sees them, on real services."""
+"""The commands `gaps` and `repair` of `python -m include.streams.landing`, on real services."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def orders(landed_topic, operations, send_orders):
 
 @pytest.fixture
 def ask(orders, monkeypatch, capsys) -> Callable[..., Answer]:
-    """Run a command; its exit code and what it has printed."""
+    """Run a command; returns its exit code and its lines."""
     monkeypatch.setattr(command, "load_registry", lambda reference: Registry(orders))
 
     def ask(*arguments: str) -> Answer:
@@ -85,12 +85,12 @@ def test_offsets_that_kafka_no_longer_has_are_reported_as_lost(orders, ask, admi
     assert code == 1, "what is lost is no good answer"
     assert lines[0] == f"{raw_table(orders)}: 2 records appended, 0 offsets hold no record"
     assert lines[1].startswith(f"{raw_table(orders)}: 5 offsets are lost")
-    assert "[5, 10)" in caplog.text, "whoever repairs is told what is lost"
+    assert "[5, 10)" in caplog.text, "the log names the lost offsets"
     assert [offset for _, offset, _ in landed_rows(orders)] == [*range(0, 5), *range(10, 30)]
     message, is_open = alarms_of(raw_table(orders))["messages_lost"]
     assert is_open
     assert "[5, 10)" in message
-    # Stated, not looked for again.
+    # A reported loss is not reported again.
     assert ask("gaps") == (0, [f"{raw_table(orders)}: complete"])
 
 

@@ -1,4 +1,4 @@
-"""The commit to the clean table is conditional by itself: the lock on the claim's row only spares work."""
+"""The commit to the clean table is conditional: the lock on the claim's row only saves work."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_a_second_task_that_commits_in_between_leaves_each_row_once(consumer, se
     def lost(claim_id):
         yield
 
-    # The row lock went with its connection.
+    # The row lock is lost, because its connection is closed.
     monkeypatch.setattr(clean, "_alone", lost)
     append, twins = clean.writing.append_files, []
 
     def late(transaction, files, properties):
         append(transaction, files, properties)
         if not twins:
-            # After this task has looked what is there, before its commit: the one that was given up.
+            # The task that was given up commits after this task has read the table and before its commit.
             twins.append(True)
             twins.append(commit_clean(lane, counted, "run"))
 

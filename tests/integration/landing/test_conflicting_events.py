@@ -1,4 +1,4 @@
-"""An event id that comes again with other content: a dead letter, whichever run and day it comes in."""
+"""A repeated event id with other content becomes a dead letter, in any run and on any day."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_run_killed_before_it_records_its_conflicts_ends_the_same(consumer, se
             commit_clean(lane, validated, "run-1")
     assert clean_rows(lane.topic) == [(0, 0, "1")], "a dead letter that is refused keeps no good row back"
     first = commit_clean(lane, validated, "run-1")
-    # The conflict is on record now: neither a retry of this task nor a run that is cleared sends it again.
+    # The conflict is recorded now, so neither a retry of this task nor a cleared run sends it again.
     assert commit_clean(lane, validated, "run-1") == first
     again = commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1")
     assert counts(again) == counts(first)

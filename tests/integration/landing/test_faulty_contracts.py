@@ -1,4 +1,4 @@
-"""A contract whose own code fails for a message: the message is a dead letter, and the lane goes on."""
+"""A contract whose own code fails for a message: the message becomes a dead letter, and the lane continues."""
 
 from __future__ import annotations
 

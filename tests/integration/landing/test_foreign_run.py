@@ -1,4 +1,4 @@
-"""A run of the standard lane over somebody else's messages: one clean table for a union, and counts that balance."""
+"""A run of the standard lane with foreign contracts: a union has one clean table, and the counts balance."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_counts_of_a_run_with_a_union_balance(make_lane, send):
     ]
     copies: Sent = [(json.dumps({**push.document, "stars": 1}).encode(), push.headers)]
     conflicts: Sent = [(json.dumps({**push.document, "ref": "other"}).encode(), push.headers)]
-    # One id, of two contracts: two events.
+    # The same id under two contracts is two events.
     same_id: Sent = [(issue.value, [("X-Hub-Event", b"issues"), ("X-Hub-Delivery", push.delivery.encode())])]
     deliver(lane, send, [*of(some), *bad, *copies, *conflicts, *same_id])
     assert counts(run(lane)) == (48, 31, 6, 1, 10)
@@ -147,7 +147,7 @@ def test_rows_landed_without_their_headers_get_them_from_kafka(make_lane, send, 
     more = list(webhooks.webhooks(4, seed=2))
     deliver(lane, send, of(more), first=8, headers_landed="")
     delete_records(admin, lane.topic, 0, 12)
-    # Nobody knows their types any more: they are kept, as they landed.
+    # Their types cannot be known any more, so they become dead letters with their landed text.
     assert counts(run(lane, "run-2")) == (4, 0, 4, 0, 0)
     kept = read_all(lane.topic.dead_letter_name)
     assert [letter.value() for letter in kept] == [one.value for one in more]

@@ -1,4 +1,4 @@
-"""What the landing has lost is found, read from Kafka again and appended once; or stated as lost, never passed over."""
+"""Offsets that the sink has lost are read from Kafka and appended once, or reported as lost."""
 
 import json
 import re
@@ -128,7 +128,7 @@ def test_missing_offsets_before_the_table_begins_keep_no_alarm_open(orders, land
     remove_file(orders, next(file.file.file_path for file in _files(orders) if _holds(file, 0)))
     assert not upkeep.check_gaps(orders)
     assert alarms_of(raw_table(orders))["landing_gap"][1]
-    # A person has removed them for good.
+    # A person has removed them on purpose.
     with load_landing_table(orders).transaction() as change:
         change.set_properties({START_OFFSETS: json.dumps({"0": 10})})
     assert upkeep.check_gaps(orders)
@@ -217,11 +217,11 @@ def test_a_removed_file_is_repaired_before_and_after_the_claim(orders, lane):
     for file in (first[1]["files"][0]["path"], *(f.file.file_path for f in _files(orders) if _holds(f, 20))):
         remove_file(orders, file)
     assert len(landed_rows(orders)) == 10
-    # After it: the run that asks again has the same ranges, and finds their rows.
+    # After the claim: a retried run has the same ranges, and finds their rows.
     assert offsets(plan_run(consumer, "first")) == list(range(20))
     assert not alarms_of(raw_table(orders))["landing_gap"][1]
     finish(first)
-    # Before it: only the sink's group knows that there was more.
+    # Before the claim: only the offsets of the sink's group show that there was more.
     sink_commits(orders, _0=30)
     assert offsets(plan_run(consumer, "second")) == list(range(20, 30))
     assert landed_rows(orders) == whole(orders, 0, 30)
@@ -247,7 +247,7 @@ def test_offsets_removed_by_retention_are_reported_and_stop_nothing(orders, lane
     assert is_open
     assert "5 offsets" in message
     assert "[5, 10)" in message
-    # Said once, and later claims and lanes go past it.
+    # Reported once; later claims and lanes continue after it.
     assert offsets(plan_run(lane(orders), "another lane")) == [*range(0, 5), *range(10, 25)]
     assert len(states(orders)) == 2
 
@@ -302,7 +302,7 @@ def test_a_range_without_any_record_needs_no_task(landed_topic, lane):
     sink_commits(topic, _0=2)
     consumer = lane(topic)
     assert plan_run(consumer, "run") == []
-    # Its claim is closed, so it holds up no other.
+    # Its claim is closed, so it blocks no other.
     producer.begin_transaction()
     producer.produce(topic.name, order(2), partition=0)
     producer.commit_transaction(30)
@@ -336,7 +336,7 @@ def _killed(*_) -> None:
 
 
 def before_each_append(monkeypatch, do: Callable[[], None]) -> None:
-    """Call a function before each try of a repair to append records; `land` appends in another way."""
+    """Call a function before each try of a repair to append records; `land` replaces the way of appending."""
     real = Table.append
 
     def append(self, *arguments, **options):
@@ -357,7 +357,7 @@ def test_offsets_that_land_during_their_repair_are_not_appended_again(orders, la
 
 
 def test_commits_of_the_sink_during_a_repair_cause_no_second_read(landed_topic, send_orders, lane, monkeypatch):
-    """A large gap takes longer to read than the sink takes for its next commit."""
+    """Reading a large gap takes longer than the time to the sink's next commit."""
     from include.streams.landing import repair as module
 
     topic = landed_topic(partitions=2)

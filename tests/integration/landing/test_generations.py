@@ -1,4 +1,4 @@
-"""A log that lost its end, or whose topic was recreated without a new id: its offsets are used once more."""
+"""Offsets that are used again, by a truncated log or a recreated topic without a new id."""
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
@@ -33,14 +33,14 @@ def orders(landed_topic, send_orders):
 
 
 def a_later_leader_knows_nothing_of_it(consumer) -> None:
-    """What was claimed was seen under a leader that the log of now has never had."""
+    """The claimed offsets were seen under a leader that the present log never had."""
     with begin() as connection:
         later = text("update positions set leader_epoch = 1000 where consumer = :name")
         connection.execute(later, {"name": consumer.name})
 
 
 def a_new_landing_table(topic) -> None:
-    """As the runbook says: the old one keeps its rows under another name."""
+    """Create a new table as the runbook says; the old table keeps its rows under another name."""
     load_catalog().rename_table(raw_table(topic), f"{raw_table(topic)}_until_now")
     create_landing_table(topic)
 
@@ -100,7 +100,7 @@ def test_clean_rows_of_an_earlier_log_stay(orders, lane):
 
 @pytest.mark.parametrize("newer", ["table", "position"])
 def test_files_are_bundled_if_log_generations_of_table_and_lane_differ(orders, lane, newer):
-    """The lane takes the offsets of every generation for its own, and so its files do not stay small for ever."""
+    """The lane accepts offsets of every generation, so these files are bundled too."""
     consumer = lane(orders)
     land(orders, 0, range(0, 10))
     finish(claim_landed(consumer, "first"))

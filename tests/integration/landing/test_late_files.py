@@ -76,7 +76,7 @@ def test_a_run_cleared_after_its_rows_were_removed_handles_the_rest(consumer, se
             remove_file(lane.topic, task.file.file_path)
     delete_records(admin, lane.topic, 0, 2)
     delete_records(admin, lane.topic, 1, 1)
-    # The dead letters stay on record, and there is nothing to read at their offsets.
+    # The dead letters stay recorded, and their offsets have no rows.
     assert counts(run(lane)) == {**WHOLE, "landed": 1, "clean": 1, "without_record": 3}
     assert open_claims(lane) == 0
 

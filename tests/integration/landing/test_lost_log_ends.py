@@ -57,17 +57,17 @@ def test_landed_records_are_not_confused_with_later_ones_of_a_truncated_log(land
     assert f"offsets up to 8 of partition 0 had landed in {raw_table(refilled)}" in stopped(consumer.name)
     assert check_readiness(lane_of(consumer)) is Readiness.stopped
 
-    # The end of the log shows the loss, before any run looks.
+    # The end of the log shows the loss before any run starts.
     consumer = lanes[short]
     assert check_readiness(lane_of(consumer)) is Readiness.partly_stopped
     assert f"offsets up to 8 of partition 0 are in landing table {raw_table(short)}" in stopped(consumer.name)
-    assert check_readiness(lane_of(idle)) is Readiness.partly_stopped, "it is told before more lands"
-    # Other partitions go on.
+    assert check_readiness(lane_of(idle)) is Readiness.partly_stopped, "the alarm opens before more lands"
+    # Other partitions continue.
     one_by_one(short, order("beside"), partition=1)
     land(short, 1, 0, order("beside"))
     (part,) = run(consumer, "second")["ranges"]
     assert (part["partition"], part["start"], part["end"]) == (1, 0, 1)
-    # The broker's log is filled again, and the sink lands what is new at the same offsets.
+    # The broker's log is filled again, and the sink lands new records at the same offsets.
     one_by_one(short, *NEW)
     land(short, 0, 6, *NEW[:4])
     sink_commits(short, _0=14, _1=1)

@@ -1,4 +1,4 @@
-"""Very many dead letters: a unit that has them takes little memory, and no time that grows with their square."""
+"""Very many dead letters: their unit takes little memory, and its time does not grow with their square."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 __all__ = ["consumer", "sales"]
 
 LETTERS = 40_000
-# As a list in the query they took some 450 MB.
+# As a list in the query, they would take some 450 MB.
 LIMIT_MB = 250
 VALIDATE = """
 import resource

@@ -35,7 +35,7 @@ from tests.integration.landing.conftest import (
 pytestmark = pytest.mark.integration
 
 NOW, HOUR = timedelta(), timedelta(hours=1)
-# Of two messages and a marker each.
+# Each with two messages and a marker.
 TRANSACTIONS = 60
 RECORDS = [offset for offset in range(3 * TRANSACTIONS) if offset % 3 < 2]
 MARKERS = [offset for offset in range(3 * TRANSACTIONS) if offset % 3 == 2]
@@ -57,7 +57,7 @@ def transactions(landed_topic, operations):
 
 @pytest.fixture
 def backlog(transactions):
-    """All of it has landed, and the sink has read all of it."""
+    """All records have landed, and the sink has read the whole topic."""
     for first in range(0, len(RECORDS), 20):
         land(transactions, 0, RECORDS[first : first + 20])
     sink_commits(transactions, _0=3 * TRANSACTIONS)
@@ -89,12 +89,12 @@ def checked(topic) -> int | None:
 
 
 def waiting(consumer) -> Lane:
-    """A new run of the lane, as its sensor looks for it."""
+    """A new run of the lane, as its sensor checks it."""
     return Lane(consumer.name, consumer.topic.name, "new", consumer.conn_id, 0.0, 3600.0)
 
 
 def forget_files() -> None:
-    """As a new process, which has read no file yet."""
+    """Clear the caches, as in a new process."""
     index.clear_caches()
 
 
@@ -162,11 +162,11 @@ def test_a_step_also_ends_after_so_many_bytes(backlog, monkeypatch):
     assert verify(backlog).missing == ()
 
 
-def test_a_claim_settles_only_what_it_takes(backlog, lane, read, landed_long_ago):
+def test_a_claim_repairs_only_gaps_within_its_own_range(backlog, lane, read, landed_long_ago):
     consumer = lane(backlog, max_messages_per_claim=45, landing_grace=HOUR)
     taken: list[int] = []
     for number in range(4):
-        # The last marker is at the end: its grace is not over.
+        # The last marker is at the end, and its grace period is not over.
         until = min(45 * (number + 1), MARKERS[-1])
         units = plan_run(consumer, f"run {number}")
         assert [(r["start"], r["end"]) for unit in units for r in unit["ranges"]][-1][1] == until
@@ -178,7 +178,7 @@ def test_a_claim_settles_only_what_it_takes(backlog, lane, read, landed_long_ago
     assert len(read) == 4
 
 
-def test_a_partition_far_behind_leaves_the_others_their_share(landed_topic, send_orders, landed_long_ago, read):
+def test_a_partition_far_behind_does_not_reduce_the_share_of_others(landed_topic, send_orders, landed_long_ago, read):
     topic = landed_topic(partitions=2)
     send_orders(topic, 0, 100)
     send_orders(topic, 1, 10)
@@ -190,14 +190,14 @@ def test_a_partition_far_behind_leaves_the_others_their_share(landed_topic, send
     assert verified.snapshot.checked == {0: (0, 20), 1: (0, 10)}
 
 
-def test_a_hole_before_what_landed_long_ago_is_due_at_the_first_look(backlog, lane, monkeypatch):
+def test_a_gap_before_offsets_that_landed_long_ago_is_due_at_once(backlog, lane, monkeypatch):
     assert verify(backlog, grace=HOUR).due == ()
     monkeypatch.setattr(snapshot, "INNER_GRACE", NOW)
     # The last marker is at the end, where the sink may still be about to commit.
     assert [gap.offsets.start for gap in verify(backlog, grace=HOUR).due] == MARKERS[:-1]
 
 
-def test_a_sensor_reads_no_more_files_than_it_must(backlog, lane, monkeypatch):
+def test_a_sensor_reads_only_the_files_of_its_next_offsets(backlog, lane, monkeypatch):
     consumer = lane(backlog)
     finish(plan_run(consumer, "run"))
     opened = []
@@ -206,12 +206,12 @@ def test_a_sensor_reads_no_more_files_than_it_must(backlog, lane, monkeypatch):
     forget_files()
     assert check_readiness(waiting(consumer), verify_too=False) is Readiness.no_data
     assert opened == []
-    # A lane that has claimed nothing needs to know its next offset, which is in one file.
+    # A lane that has claimed nothing needs only its next offset, which is in one file.
     assert check_readiness(waiting(lane(backlog)), verify_too=False) is Readiness.ready
     assert len(opened) <= 1
 
 
-def test_files_are_read_in_no_transaction(backlog, lane, read, monkeypatch):
+def test_files_are_read_outside_of_transactions(backlog, lane, read, monkeypatch):
     real, opened = index.offset_column, []
 
     def column(io, file):
@@ -228,9 +228,7 @@ def test_files_are_read_in_no_transaction(backlog, lane, read, monkeypatch):
     assert read
 
 
-def test_a_topic_without_a_lane_is_settled_and_its_check_goes_on_where_it_was(
-    backlog, read, landed_long_ago, monkeypatch
-):
+def test_a_topic_without_a_lane_is_repaired_and_checked_once(backlog, read, landed_long_ago, monkeypatch):
     monkeypatch.setattr(upkeep, "CHECKED_AT_ONCE", 45)
     # The last marker is at the end: its grace is not over.
     assert not upkeep.check_gaps(backlog)
@@ -248,7 +246,7 @@ def test_a_topic_without_a_lane_is_settled_and_its_check_goes_on_where_it_was(
     assert read == []
 
 
-def test_a_check_that_runs_out_of_time_goes_on_the_next_night(backlog, landed_long_ago, monkeypatch):
+def test_a_check_that_runs_out_of_time_continues_the_next_night(backlog, landed_long_ago, monkeypatch):
     monkeypatch.setattr(upkeep, "CHECKED_AT_ONCE", 45)
     seen = []
     for _ in range(3):
@@ -257,7 +255,7 @@ def test_a_check_that_runs_out_of_time_goes_on_the_next_night(backlog, landed_lo
     assert seen == [45, 90, 135]
 
 
-def test_files_that_are_removed_behind_the_check_are_missed(backlog, landed_long_ago):
+def test_files_removed_below_the_position_of_the_check_are_reported(backlog, landed_long_ago):
     assert upkeep.check_gaps(backlog, grace=NOW)
     remove_file(backlog, LandingIndex(load_landing_table(backlog)).files(0, 50)[0].path)
     before = landed_rows(backlog)
@@ -267,7 +265,7 @@ def test_files_that_are_removed_behind_the_check_are_missed(backlog, landed_long
     assert landed_rows(backlog) == before, "whoever removed them may have wanted it"
 
 
-def test_lanes_and_checks_at_once_lose_and_repeat_nothing(transactions, lane, landed_long_ago, monkeypatch):
+def test_concurrent_lanes_and_checks_lose_and_repeat_nothing(transactions, lane, landed_long_ago, monkeypatch):
     # Real losses among the markers.
     kept = [offset for offset in RECORDS if not 60 <= offset < 90]
     land(transactions, 0, kept)
@@ -296,7 +294,7 @@ def test_lanes_and_checks_at_once_lose_and_repeat_nothing(transactions, lane, la
     assert of_state(transactions, State.missing) == []
 
 
-def test_a_large_loss_is_one_message_however_many_steps_it_has(transactions, lane, admin, monkeypatch):
+def test_a_large_loss_over_many_steps_is_one_message(transactions, lane, admin, monkeypatch):
     monkeypatch.setattr(repair, "STEP_OFFSETS", 10)
     sink_commits(transactions, _0=3 * TRANSACTIONS)
     delete_records(admin, transactions, 0, before=100)
@@ -307,7 +305,7 @@ def test_a_large_loss_is_one_message_however_many_steps_it_has(transactions, lan
     assert of_state(transactions, State.lost) == [(0, 100)]
 
 
-def test_a_partition_without_a_leader_holds_up_no_other(landed_topic, send_orders, lane, monkeypatch):
+def test_a_partition_without_a_leader_stops_no_other(landed_topic, send_orders, lane, monkeypatch):
     topic = landed_topic(partitions=2)
     for partition in (0, 1):
         send_orders(topic, partition, 10)
@@ -316,7 +314,7 @@ def test_a_partition_without_a_leader_holds_up_no_other(landed_topic, send_order
     real = GroupOffsets.look_now
     down = Partition(topic.name, 0)
     with monkeypatch.context() as patch:
-        # What is found of a topic while the leader of one partition is away.
+        # The offsets that a client finds while the leader of one partition is away.
         patch.setattr(
             GroupOffsets, "look_now", lambda *a, **k: {p: each for p, each in real(*a, **k).items() if p != down}
         )

@@ -1,4 +1,4 @@
-"""Thousands of offset ranges at once: a run of a topic with as many partitions takes no minutes to find its rows."""
+"""A run with thousands of offset ranges (of a topic with as many partitions) finds its rows quickly."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.integration.landing.test_run import clean_rows, consumer, counts, lan
 pytestmark = pytest.mark.integration
 __all__ = ["consumer", "sales"]
 
-# A condition that names each of them takes DuckDB a minute.
+# A condition that names each range takes DuckDB a minute.
 MESSAGES = 2_500
 
 
 @contextmanager
 def seconds_at_most(limit: float) -> Iterator[None]:
-    """Of the processor: a busy machine is slow."""
+    """Seconds of processor time, because a busy machine is slow."""
     began = time.process_time()
     yield
     assert time.process_time() - began < limit
@@ -100,7 +100,7 @@ def test_exactly_the_rows_of_the_ranges_and_of_their_log_are_found(lane):
         assert count_of(connection, table, some) == len(some)
         others = coordinates.rows_in_ranges(connection, engine.scan(connection, table), as_parts(some), others=True)
         assert others.count("*").fetchall() == [(MESSAGES + 5 - len(some),)]
-        # Of any log; of another log; and none at all.
+        # Ranges of any log, of another log, and no range.
         assert found([{**part, "log": None} for part in as_parts(some)]) == sorted(places)
         another = [{**part, "log": "another"} for part in as_parts(some)]
         assert found(another) == []

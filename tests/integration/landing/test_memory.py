@@ -1,4 +1,4 @@
-"""What a run takes in memory when its records are large: a few of them at a time, whatever becomes of them."""
+"""A run with large records holds only a few of them in memory at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.integration.landing.test_run import land
 pytestmark = pytest.mark.integration
 
 SIZE = 4_000_000
-# Of 240 MB: some copies of a few records.
+# Of 240 MB in total: room for some copies of a few records.
 CONFLICTS, LIMIT_MB = 60, 450
 # As a query's result, their texts would exceed the limit of DuckDB's memory.
 JUNK = 100

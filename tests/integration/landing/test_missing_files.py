@@ -1,4 +1,4 @@
-"""A unit whose files are gone is planned again; an error that merely reads like one is not taken for it."""
+"""A unit whose files are gone is planned again; an error with a similar text does not cause this."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 __all__ = ["consumer", "sales"]
 
 
-def test_files_that_were_rewritten_since_the_plan_are_looked_up_again(consumer, send):
+def test_a_unit_whose_files_were_rewritten_is_planned_again(consumer, send):
     lane = consumer()
     send(lane.topic, sale(1), sale(2))
     land(lane.topic, 0, 0, sale(1), sale(2))
@@ -27,7 +27,7 @@ def test_files_that_were_rewritten_since_the_plan_are_looked_up_again(consumer, 
     assert validate_unit(lane, unit, "run-1")["good"] == 2
 
 
-def test_an_error_that_mentions_404_is_not_taken_for_a_missing_file(consumer, send, monkeypatch, caplog):
+def test_an_error_that_mentions_404_is_not_a_missing_file(consumer, send, monkeypatch, caplog):
     lane = consumer()
     send(lane.topic, sale(1))
     land(lane.topic, 0, 0, sale(1))

@@ -1,4 +1,4 @@
-"""Batches that are mostly junk, or whose records have times of no calendar: the good rows go on, and alarms say so."""
+"""Batches of mostly bad messages or odd record times: good rows are processed, and alarms report the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MICROSECONDS_AS_MILLISECONDS = 1_795_675_261_576_000 * 1_000
 YEAR_ZERO = -62_167_219_200_001 * 1_000
 
 
-def test_junk_stops_no_good_row_and_an_alarm_names_share_and_reason(consumer, send):
+def test_bad_messages_stop_no_good_row_and_an_alarm_names_share_and_reason(consumer, send):
     lane = consumer()
     values = [*(b"\0\0\0\0\x07junk" for _ in range(200)), sale(1, amount=-1), sale(2), sale(3)]
     send(lane.topic, *values)
@@ -31,7 +31,7 @@ def test_junk_stops_no_good_row_and_an_alarm_names_share_and_reason(consumer, se
     assert "200 begin like messages of a schema registry" in text
     assert lane.topic.dead_letter_name in text
 
-    # A handful says nothing about the producer; a whole batch of good ones does.
+    # A few messages say nothing about the producer; a whole batch of good ones does.
     for number, size in ((2, 5), (3, 100)):
         first = 203 if size == 5 else 208
         good = [sale(first + n) for n in range(size)]
@@ -42,7 +42,7 @@ def test_junk_stops_no_good_row_and_an_alarm_names_share_and_reason(consumer, se
 
 
 @pytest.mark.parametrize("microseconds", [MICROSECONDS_AS_MILLISECONDS, YEAR_ZERO])
-def test_record_times_of_no_calendar_stop_no_row(consumer, send, microseconds):
+def test_record_times_outside_the_calendar_stop_no_row(consumer, send, microseconds):
     import pyarrow as pa
 
     lane = consumer()

@@ -1,4 +1,4 @@
-"""Readings at thousands of dates: each day of a clean table has files of its own, and later runs open none of them."""
+"""Readings at thousands of dates: each day of a clean table has its own files, and later runs open none of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DAYS = 2_000
 
 
 class Timed(Sale):
-    """The event id holds the event time, as that of a reading: a repeat has the day of the first."""
+    """The event id contains the event time, as that of a reading does: a repeated event has the same day."""
 
     event_id_sql: ClassVar[str | None] = "number || utc_text(sold_at)"
 
@@ -57,7 +57,7 @@ def test_a_run_of_normal_days_opens_no_file_of_odd_days(consumer, sales, send, m
     manifests = count_reads(monkeypatch)
     land(topic, 0, DAYS, *normal)
     assert counts(run(lane, "normal"))["clean"] == 3
-    # What has landed, and what was validated of it.
+    # The landed file, and its staging file.
     assert 0 < len(opened) < 10
     assert of_odd_days & {*opened} == set()
     assert len(manifests) < 10

@@ -32,7 +32,7 @@ def odd_topic(landed_topic):
 
 
 def land_as_the_sink(topic, records) -> None:
-    """As the sink does, which takes every timestamp that fits into its column."""
+    """Land records as the sink does, which accepts every timestamp that fits into its column."""
     columns = {
         "topic": pa.array([topic.name] * len(records)),
         "partition": pa.array([0] * len(records), pa.int32()),

@@ -1,4 +1,4 @@
-"""A landing table that has grown old: what a look, a plan and the upkeep read of it, and what they must leave."""
+"""A large landing table: what a check, a plan and maintenance read, and what they must not delete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def lane_of(consumer) -> Lane:
 
 
 def count_reads(monkeypatch) -> list[str]:
-    """The manifests that are opened from now on."""
+    """The manifests that are opened after this."""
     from pyiceberg.manifest import ManifestFile
 
     read: list[str] = []
@@ -43,7 +43,7 @@ def count_reads(monkeypatch) -> list[str]:
 
 
 def new_process(monkeypatch) -> None:
-    """What a process remembers of tables and manifests is gone."""
+    """Clear the caches of tables and manifests, as in a new process."""
     index.clear_caches()
     monkeypatch.setattr(catalog, "_current", {})
 
@@ -145,13 +145,13 @@ def test_files_that_every_lane_has_finished_are_bundled(landed_topic, lane, send
 
 def test_files_with_a_repeated_and_a_missing_offset_are_not_bundled(landed_topic, send_orders):
     topic = landed_topic(partitions=1)
-    # Offset 9 is missing, and 8 is there twice: as many rows as the bounds span.
+    # Offset 9 is missing, and 8 occurs twice, so there are as many rows as the bounds span.
     for offset in (*range(9), 8, *range(10, 18)):
         land(topic, 0, [offset])
     upkeep.maintain_landing_table(topic, [])
     landed_now = LandingIndex(load_landing_table(topic))
     assert landed_now.covered(0, 0) == [(0, 9), (10, 18)]
-    # Nor does one whose files hold a record twice themselves.
+    # Files that hold a record twice are not bundled either.
     other = landed_topic(partitions=1)
     for offset in range(8):
         land(other, 0, [offset])
@@ -162,7 +162,7 @@ def test_files_with_a_repeated_and_a_missing_offset_are_not_bundled(landed_topic
 
 
 def put_orphan(topic, name: str) -> str:
-    """A file that no snapshot knows, old enough to be removed."""
+    """A file that no snapshot refers to, old enough to be deleted."""
     from include.streams.lake.datafiles import filesystem
 
     table = load_landing_table(topic)
@@ -183,7 +183,7 @@ def test_files_that_a_late_coordinator_will_commit_are_not_deleted(landed_topic,
     send(control_topic(topic), *(b"\xc3\x01\x02avro" + addresses[name].encode() + b"\x00" for name in (done, named)))
     monkeypatch.setattr(maintenance, "ORPHAN_AGE", NOW)
     monkeypatch.setattr(maintenance.remove_unreferenced, "__kwdefaults__", {"older_than": NOW, "spared": ()})
-    # Of a coordinator without an offset nobody knows how far it has come.
+    # If a coordinator has no committed offset, its last commit is not known.
     assert upkeep.maintain_landing_table(topic)["removed"] is None  # type: ignore[index]
     with GroupOffsets(coordinator_group(topic)) as group:
         group.commit({Partition(control_topic(topic), 0): 1})

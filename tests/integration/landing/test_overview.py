@@ -1,4 +1,4 @@
-"""`make look` on real services: what it says is what is there, and to look changes nothing."""
+"""`make look` on real services: it shows the actual state, and changes nothing."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_an_open_alarm_has_its_page(alarm, lane):
 
 @pytest.fixture
 def look(consumer, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """Run the command for a project with one consumer; its exit code, result and what it says besides."""
+    """Run the command for a project with one consumer; returns exit code, standard output and standard error."""
     monkeypatch.setattr(command, "resolve_name", lambda name: project_of(consumer))
 
     def look(*arguments: str) -> tuple[int, str, str]:
@@ -191,7 +191,7 @@ def test_the_command_prints_lines_or_one_json_object(look, consumer):
 
 @pytest.fixture
 def metadata_database(new_database, monkeypatch) -> str:
-    """A database with the columns of Airflow's table that are read; the variable of Airflow's settings leads there."""
+    """A database with the columns of Airflow's table that are read; Airflow's setting names this database."""
     url = os.environ[f"AIRFLOW_CONN_{new_database().upper()}"]
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", url.replace("postgres://", "postgresql://"))
     with psycopg.connect(url) as connection:

@@ -1,4 +1,4 @@
-"""The tasks in front of the mapped ones: `repair_gaps`, then `plan`, which reads each thing once and hands it on."""
+"""The tasks before the mapped ones: `repair_gaps`, and `plan`, which reads all facts once and passes them on."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_plan_reads_the_sinks_offsets_and_the_files_once(lossy, lane, monkeypa
 
 @pytest.fixture
 def statements():
-    """What the operational database is asked."""
+    """The statements on the operational database."""
     found: list[str] = []
 
     def note(conn, cursor, statement, *_) -> None:
@@ -149,7 +149,7 @@ def test_a_mapped_task_does_not_query_the_catalogs_database(consumer, send, monk
     (unit,) = json.loads(json.dumps(tasks.plan(lane, "run-1")))
     statements = request.getfixturevalue("statements")
     with monkeypatch.context() as patch:
-        # Nobody listens where the catalog is said to be.
+        # No server listens at the address of the catalog.
         extra = BaseHook.get_connection(CONN_ID).extra_dejson
         nowhere = {"conn_type": "postgres", "host": "127.0.0.1", "port": 1, "schema": "nothing", "extra": extra}
         patch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(nowhere))

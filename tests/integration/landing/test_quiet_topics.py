@@ -1,4 +1,4 @@
-"""A topic that lands a handful of messages a run: junk that never stops raises an alarm, whatever the number."""
+"""A topic with a few messages per run: an alarm opens if all of the latest messages are bad."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OLD = 20_000
 
 @pytest.fixture
 def batch(send):
-    """A maker of the next batch of a topic, sent and landed, and processed by a run."""
+    """Returns a function that sends, lands and processes a further batch of a topic."""
     ends: dict[tuple[str, int], int] = {}
 
     def process(lane, *values: bytes, partition: int = 0) -> None:
@@ -70,7 +70,7 @@ def test_only_bad_latest_messages_over_several_runs_open_the_alarm(consumer, bat
     assert alarm(lane), "3 of 11"
     batch(lane, *good(10), partition=1)
     assert alarm(lane) is None
-    # A few among good ones are no pattern.
+    # A few bad messages among good ones open no alarm.
     batch(lane, b"junk", *good(11, 12), b"junk")
     assert alarm(lane) is None
 

@@ -1,4 +1,4 @@
-"""A run whose dead letters its topic refuses: good rows become clean, the claim closes, and the letters go later."""
+"""A run whose dead-letter topic refuses: good rows are committed, the claim closes, and dead letters are sent later."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["consumer", "sales"]
 
 
 def letters(topic) -> list[tuple[bytes | None, str]]:
-    """(value, reason) of what is in the dead-letter topic."""
+    """(value, reason) of each record in the dead-letter topic."""
     return [(r.value(), dict(r.headers())["dlq.reason"].decode()) for r in read_all(topic.dead_letter_name)]
 
 
@@ -25,7 +25,7 @@ def letters(topic) -> list[tuple[bytes | None, str]]:
 def test_good_rows_are_committed_while_dead_letters_wait_in_the_outbox(consumer, send, admin, is_missing):
     lane = consumer()
     topic = lane.topic
-    # A contract that is broken in `validate_unit`, and a conflict that `commit_clean` finds.
+    # A violation that `validate_unit` finds, and a conflict that `commit_clean` finds.
     values = [sale(1), b"junk", sale(1, amount=7), sale(2)]
     if is_missing:
         delete(admin, topic.dead_letter_name)
@@ -41,7 +41,7 @@ def test_good_rows_are_committed_while_dead_letters_wait_in_the_outbox(consumer,
     assert ("prepare_services" if is_missing else "max.message.bytes") in (alarm_of(topic) or "")
     assert "conflicting_events" in alarms_of(lane.name)
 
-    # The next run does not wait for the topic either, and its letter goes behind the others.
+    # The next run does not wait for the topic either, and its dead letter is queued after the others.
     send(topic, b"more junk", sale(3))
     land(topic, 0, 4, b"more junk", sale(3))
     assert counts(run(lane, "run-2"))["clean"] == 1

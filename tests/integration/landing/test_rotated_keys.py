@@ -34,7 +34,7 @@ pytestmark = pytest.mark.integration
 
 
 class GuardedStore(ThreadingHTTPServer):
-    """Passes on to the object store what carries the token of the current key; everything else is refused."""
+    """Forwards requests with the token of the current key to the object store, and refuses all others."""
 
     def __init__(self, store: str) -> None:
         super().__init__(("127.0.0.1", 0), _Guard)
@@ -56,7 +56,7 @@ class _Guard(BaseHTTPRequestHandler):
             if key != self.server.key:
                 self._refuse(400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."})
             else:
-                # It expires at once: each request asks for another.
+                # The token expires at once, so each request fetches a new one.
                 self._reply(200, {"access_token": key, "expires_in": 1, "token_type": "Bearer"})
         elif self.headers.get("Authorization") != f"Bearer {self.server.key}":
             self._refuse(401, {"error": {"code": 401, "message": "Invalid Credentials"}})
@@ -103,7 +103,7 @@ def store(landing_services, monkeypatch) -> Iterator[GuardedStore]:
 
 
 def rotate(store: GuardedStore, key: str, monkeypatch) -> None:
-    """A new key, which the connection has as soon as the old one is refused."""
+    """A new key; the connection has it as soon as the old key is refused."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     account = {
         "type": "service_account",
@@ -120,7 +120,7 @@ def rotate(store: GuardedStore, key: str, monkeypatch) -> None:
 
 def test_a_waiting_sensor_continues_with_the_new_key(landed_topic, lane, send_orders, store, monkeypatch):
     monkeypatch.setattr(triggers, "AWAY_FIRST_SECONDS", 0.1)
-    # The client tries half a minute long before it believes that it is refused.
+    # The client retries for half a minute before it reports the refusal.
     monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=lambda seconds: asyncio.sleep(seconds / 100)))
     rotate(store, "first", monkeypatch)
     topic = landed_topic(partitions=1)
@@ -131,7 +131,7 @@ def test_a_waiting_sensor_continues_with_the_new_key(landed_topic, lane, send_or
 
     def rotate_and_land() -> None:
         rotate(store, "second", monkeypatch)
-        # By another process, which has the new key.
+        # Another process lands the data, with the new key.
         table = catalog.load_catalog.__wrapped__().load_table(raw_table(topic))
         table.append(rows(topic, 0, range(5)))
 

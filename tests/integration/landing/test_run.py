@@ -1,4 +1,4 @@
-"""A run of the standard lane on real services: landed texts to clean rows, dead letters, and books that balance."""
+"""A run of the standard lane on real services: landed texts become clean rows and dead letters; counts balance."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 
 
 class Sale(Contract):
-    """What a shop sold."""
+    """A sale of a shop."""
 
     version: Literal[1]
     number: Annotated[str, Field(max_length=20)]
@@ -238,7 +238,7 @@ def test_every_step_can_be_repeated_with_the_same_result(consumer, send):
         validated = [validate_unit(lane, unit, "run-1") for unit in units]
         found += [commit_clean(lane, validated, "run-1") for _ in range(2)]
         finish(lane, found[-1], "run-1")
-    # A run that is cleared after its end.
+    # A run is cleared after its end.
     validated = [validate_unit(lane, unit, "run-1") for unit in claim_landed(lane, "run-1")]
     found.append(commit_clean(lane, validated, "run-1"))
     finish(lane, found[-1], "run-1")
@@ -337,7 +337,7 @@ def test_staging_files_of_finished_runs_are_removed_and_of_open_ones_stay(consum
     summary = commit_clean(lane, [validate_unit(lane, unit, "run-1") for unit in units], "run-1")
     assert staging.remove_finished([lane], older_than=timedelta(0)) == 0
     assert len(staging_files(lane)) == 1
-    # Killed between the end of the claim and the removal.
+    # As if killed between closing the claim and removing the files.
     with monkeypatch.context() as patch:
         patch.setattr(staging, "remove", lambda *_: None)
         finish(lane, summary, "run-1")
@@ -351,7 +351,7 @@ def test_no_file_of_a_landing_table_is_deleted_while_offsets_are_missing(consume
     send(lane.topic, sale(1), sale(2), sale(3))
     land(lane.topic, 0, 0, sale(1))
     land(lane.topic, 0, 2, sale(3))
-    # No snapshot is the sink's own, so all are kept: it would look for its last one in vain.
+    # No snapshot is from the sink, so all are kept: the sink would not find its last one.
     assert upkeep.maintain_landing_table(lane.topic) == {"bundled": 0, "removed": None}
     land(lane.topic, 0, 1, sale(2))
     kept = upkeep.maintain_landing_table(lane.topic)
@@ -359,7 +359,7 @@ def test_no_file_of_a_landing_table_is_deleted_while_offsets_are_missing(consume
     assert upkeep.maintain_table("clean.nothing", timedelta(0)) is None
 
 
-# Run in a process of its own, which kills itself around the commit.
+# Runs in a separate process, which kills itself around the commit.
 KILLED = """
 import os, signal
 from datetime import timedelta
@@ -391,7 +391,7 @@ def test_a_run_killed_around_its_commit_ends_with_the_same_result(moment, consum
     units = [validate_unit(lane, unit, "run-1") for unit in claim_landed(lane, "run-1")]
     arguments = lane.name, lane.topic.name, moment, units
     assert forks.run(f"name, topic, moment, units = {arguments!r}\n{KILLED}") == -signal.SIGKILL
-    # A half that can be seen would be here.
+    # Half of a commit would be visible here.
     assert clean_rows(lane.topic) == ([] if moment == "before" else [(0, 0, "1"), (0, 3, "3")])
     summary = commit_clean(lane, units, "run-1")
     assert counts(summary) == {"landed": 4, "clean": 2, "dead_lettered": 1, "duplicates": 1, "without_record": 0}

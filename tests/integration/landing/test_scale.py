@@ -1,4 +1,4 @@
-"""Thousands of files: what a lane finds after an outage of its own, or of a day."""
+"""A landing table with thousands of new files, as after an outage of the lane."""
 
 import pytest
 
@@ -14,7 +14,7 @@ FILES, COMMITS, ROWS = 2_000, 40, 500
 
 
 def note_files(topic, commits: int, per_commit: int) -> None:
-    """Commit data files to the table, `ROWS` offsets each, without writing them: planning reads no data."""
+    """Commit data files to the table, `ROWS` offsets each, without writing them: because planning reads no data."""
     from pyiceberg.conversions import to_bytes
     from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
     from pyiceberg.typedef import Record
@@ -50,7 +50,7 @@ def many(landed_topic):
 
 
 def pretend_log(monkeypatch, topic) -> None:
-    """The log ends where the files do: a million messages need not be produced for this."""
+    """A log that ends where the files end, so that a million messages need not be produced."""
     from dataclasses import replace
 
     from include.streams.kafka.offsets import GroupOffsets

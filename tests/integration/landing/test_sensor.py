@@ -1,4 +1,4 @@
-"""The sensor goes on when its run has something to do, else waits in the triggerer, and skips its run after a while."""
+"""The sensor succeeds when its run has work, otherwise waits in the triggerer, and skips its run after a while."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def lane_of(consumer, run_id: str = "run") -> Lane:
 
 
 def deferred(sensor: LandedOffsetsSensor, run_id: str = "run") -> LandedOffsetsTrigger | None:
-    """The trigger that the sensor waits with; None when it goes on at once."""
+    """The trigger to which the sensor defers; None when it succeeds at once."""
     try:
         sensor.execute({"run_id": run_id})
     except TaskDeferred as deferral:
@@ -45,7 +45,7 @@ def deferred(sensor: LandedOffsetsSensor, run_id: str = "run") -> LandedOffsetsT
 
 
 def events_of(trigger: LandedOffsetsTrigger, meanwhile=lambda: None) -> list:
-    """All events of the trigger; `meanwhile` runs on the event loop's thread once it has begun to look."""
+    """All events of the trigger; `meanwhile` runs on the event loop's thread after the first check has begun."""
 
     async def collect() -> list:
         asyncio.get_running_loop().call_soon(meanwhile)
@@ -72,7 +72,7 @@ def test_a_sensor_without_data_defers_to_a_serializable_trigger(orders, lane):
     assert path == f"{LandedOffsetsTrigger.__module__}.{LandedOffsetsTrigger.__name__}"
     again = LandedOffsetsTrigger(**json.loads(json.dumps(kwargs)))
     assert (again.lane, again.until, again.poll_seconds) == (trigger.lane, trigger.until, trigger.poll_seconds)
-    # A wait is no hanging task, whatever the Dag's default is.
+    # The wait must not count as a hanging task, for any default timeout of the Dag.
     sensor = LandedOffsetsSensor(
         task_id="wait", consumer=lane(orders), idle_minutes=30, execution_timeout=timedelta(minutes=1)
     )
@@ -97,7 +97,7 @@ def test_a_gap_at_the_beginning_is_no_work_during_its_grace_period(orders, lane)
     assert (
         check_readiness(lane_of(lane(orders, landing_grace=timedelta(hours=1))), verify_too=False) is Readiness.no_data
     )
-    # When it is due, the run that starts repairs it.
+    # When the gap is due, the run starts and repairs it.
     due = Lane(**{**vars(patient), "landing_grace_seconds": 0.0})
     assert check_readiness(due) is Readiness.ready
 
@@ -122,7 +122,7 @@ def test_a_sensor_waits_while_another_claim_is_open_with_an_alarm(orders, lane):
     message, is_open = alarms_of(consumer.name)["claim_open"]
     assert is_open
     assert "run failed" in message
-    # The run that owns it, cleared, goes on at once.
+    # The run that owns the claim continues at once when it is cleared.
     assert deferred(LandedOffsetsSensor(task_id="wait", consumer=consumer), "failed") is None
     finish(units)
     assert check_readiness(other) is Readiness.ready
@@ -169,7 +169,7 @@ def test_a_check_that_hangs_does_not_block_the_event_loop(orders, lane, monkeypa
     goes_on = threading.Event()
 
     def hang(*_, **__):
-        # Set by the event loop: if this look blocked the loop, it would never be.
+        # Set by the event loop, which would not be possible if this check blocked the loop.
         assert goes_on.wait(30)
         return Readiness.ready
 
@@ -181,7 +181,7 @@ def test_a_check_that_hangs_does_not_block_the_event_loop(orders, lane, monkeypa
 
 @pytest.fixture
 def made_again(orders, lane, admin, make_topic, send_orders):
-    """A lane that has claimed ten offsets of a topic that was deleted and recreated since, and is full again."""
+    """A lane that has claimed ten offsets of a topic that was then deleted, recreated and filled again."""
     consumer = lane(orders)
     land(orders, 0, range(0, 10))
     finish(claim_landed(consumer, "first"))
@@ -202,7 +202,7 @@ def test_no_run_starts_for_landed_offsets_of_a_recreated_topic(made_again):
     land(made_again.topic, 0, range(10, 20))
     assert check_readiness(waiting(made_again), verify_too=False) is Readiness.stopped
     assert alarms_of(made_again.name)["consumer_stopped"][1]
-    # A run that was cleared says what is wrong.
+    # A cleared run fails with the reason.
     assert deferred(LandedOffsetsSensor(task_id="wait", consumer=made_again), "first") is None
 
 
@@ -234,7 +234,7 @@ def test_a_truncated_partition_stops_no_other(landed_topic, send_orders, lane):
     finish(claim_landed(consumer, "first"))
     land(topic, 0, range(10, 20))
     a_later_leader_knows_nothing_of_it(consumer)
-    # The trigger goes on to look every few seconds.
+    # The trigger continues to check every few seconds.
     assert check_readiness(waiting(consumer), verify_too=False) is Readiness.partly_stopped
     assert "lost the end of its log" in alarms_of(consumer.name)["consumer_stopped"][0]
     land(topic, 1, range(5))

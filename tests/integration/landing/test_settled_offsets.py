@@ -1,4 +1,4 @@
-"""Offsets that hold no record, on record: what is asked for is loaded, and transactions do not fill the database."""
+"""Recorded offsets without a record: only requested ones are loaded, and transactions do not fill the database."""
 
 from __future__ import annotations
 

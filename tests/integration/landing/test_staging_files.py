@@ -1,4 +1,4 @@
-"""Staging files of a run that is cleared after its end: they stay until it has used them."""
+"""Staging files of a run that is cleared after its end stay until the run has used them."""
 
 from __future__ import annotations
 

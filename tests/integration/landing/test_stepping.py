@@ -1,4 +1,4 @@
-"""A connector that was stopped, to be moved past records that Connect refuses, does not stay so."""
+"""A connector that was stopped to be moved past refused records is resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Landing tables are made once, by whoever comes first, and never taken for what they are not."""
+"""Landing tables are created once, by the first process, and other tables of their name are refused."""
 
 from concurrent.futures import ThreadPoolExecutor
 

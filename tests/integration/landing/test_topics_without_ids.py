@@ -1,4 +1,4 @@
-"""A broker that gives topics no id: the standard lane goes by the topic's name, from landing table to dead letters."""
+"""A broker that gives topics no id: the standard lane uses the name, from landing table to dead letters."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_run_uses_the_topics_name_and_a_recreated_topic_is_another_log(
         assert [letter.value() for letter in read_all(each.topic.dead_letter_name)] == [b"junk"]
     assert [event for *_, event in clean_rows(other)] == [f"another {n}" for n in (0, 2, 3, 4, 5)]
 
-    # The topic is made again, and shorter: its offsets are used once more.
+    # The topic is recreated and is shorter, so its offsets are used again.
     remake(admin, topic, lambda name: make_topic(name, partitions=1))
     new = [order("new 0"), b"new junk"]
     send(topic, *new)

@@ -1,4 +1,4 @@
-"""What the nightly upkeep removes from the buckets, and what it must leave, on a real store and a real database."""
+"""What the nightly maintenance deletes from the buckets and what it must keep, on a real store and database."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["operations", "without_catalog"]
 pytestmark = pytest.mark.integration
 
 NOW, YEAR = timedelta(0), timedelta(days=365)
-# Above every claim that a test makes.
+# A number greater than every claim that a test makes.
 GONE = 10**12
 
 
@@ -48,7 +48,7 @@ def lane(landing_services, operations) -> LandingConsumer:
 
 @pytest.fixture
 def results(lane) -> Callable[..., list[str]]:
-    """The check of a run with these objects; returns where they are."""
+    """Store the check results of a run; returns the paths of these objects."""
 
     def write(claim_id: int, *names: str) -> list[str]:
         paths = [f"{FOLDER}/{lane.name}/{claim_id}/{name}" for name in names]
@@ -104,7 +104,7 @@ def test_acceptances_are_removed_last(lane, results, monkeypatch):
 
 
 def upkeep_of(lane: LandingConsumer) -> dict[str, Any]:
-    """What each step returns that needs the catalog or the bucket."""
+    """The result of each step that needs the catalog or the bucket."""
     return {
         "expire": expire_landing_snapshots([lane.topic]),
         "table": maintain_table("shop.no_such_table", YEAR),

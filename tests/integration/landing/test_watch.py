@@ -1,4 +1,4 @@
-"""A lane is watched from outside: when its Dag is paused or its run is retried, none of its own tasks can tell."""
+"""A lane is checked from outside, because no task of it runs while its Dag is paused or its run is retried."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_offsets_that_wait_too_long_for_a_claim_open_an_alarm(orders, lane):
     check_consumer(paused)
     assert open_alarms(paused) == {"age"}
     assert "paused" in alarms_of(paused.name)["age"][0]
-    # The lane runs again: its claim closes nothing, and the next check does.
+    # The lane runs again: the next check closes the alarm, not the claim.
     finish(claim_landed(paused, "run"))
     assert check_consumer(paused).behind == {orders.name: 0}
     assert open_alarms(paused) == set()
@@ -73,7 +73,7 @@ def test_lag_above_the_limit_opens_an_alarm_at_once(orders, lane):
     land(orders, 0, range(20))
     check_consumer(slow)
     assert open_alarms(slow) == {"lag"}
-    # A claim sees only what it takes, so it does not take the lag for gone.
+    # A claim reads only the offsets that it takes, so it does not close the alarm about the lag.
     finish(claim_landed(slow, "run"))
     assert open_alarms(slow) == {"lag"}
     assert check_consumer(slow).behind == {orders.name: 15}
@@ -83,7 +83,7 @@ def test_a_claim_that_stays_open_opens_an_alarm_without_a_sensor(orders, lane):
     failing = lane(orders, max_claim_age=timedelta())
     land(orders, 0, range(10))
     units = claim_landed(failing, "failing")
-    # What the claim itself has opened says nothing about hours of retries.
+    # An alarm that the claim itself has opened would not cover hours of retries.
     with begin() as connection:
         connection.execute(text("delete from alarms where source = :name"), {"name": failing.name})
     check_consumer(failing)
@@ -97,7 +97,7 @@ def test_an_idle_lane_raises_no_alarm_however_long_it_is_idle(orders, lane):
     idle = lane(orders)
     land(orders, 0, range(10))
     finish(claim_landed(idle, "run"))
-    # What ends in offsets without a record is claimed beyond the last file.
+    # Offsets without a record at the end are claimed beyond the last file.
     gaps.record_outcome(orders.name, topic_id(load_landing_table(orders)), 0, State.no_record, [(10, 12)])
     land(orders, 0, [12])
     finish(claim_landed(idle, "next"))
@@ -111,7 +111,7 @@ def test_an_idle_lane_raises_no_alarm_however_long_it_is_idle(orders, lane):
 
 
 def test_a_topic_without_a_landing_table_has_no_lag(landing_services, make_topic, lane, send_orders):
-    # In Kafka, with landed=True, and there is no connector.
+    # The messages are in Kafka, the topic has landed=True, and there is no connector.
     topic = make_topic(partitions=1, landed=True)
     send_orders(topic, 0, 5)
     unused = lane(topic, max_lag=1)
@@ -134,7 +134,7 @@ def test_a_missing_catalog_fails_the_check_of_a_lane_that_has_claimed(orders, la
     request.getfixturevalue("without_catalog")
     with pytest.raises(AirflowNotFoundException):
         check_consumer(used)
-    # The claim is watched all the same, and so are the other consumers.
+    # The claim is still checked, and so are the other consumers.
     late = lane(orders)
     with pytest.raises(CheckFailed, match=used.name):
         check_consumers([used, late])
