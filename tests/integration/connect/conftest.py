@@ -1,4 +1,4 @@
-"""Real Kafka Connect: landed topics, fast connectors and what has landed, for one test."""
+"""Landed topics, connectors with short intervals, and landed records, on a real Kafka Connect."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from include.streams.operations.migrate import upgrade
 from tests.clients import producer_to
 from tests.integration.kafka.conftest import Order
 
-# A test waits for commits, and after a kill until the dead members' sessions have ended.
+# A test waits for commits, and after a kill also for the end of the dead members' sessions.
 FAST = {
     "iceberg.control.commit.interval-ms": "500",
     "iceberg.control.commit.timeout-ms": "400",
@@ -41,7 +41,7 @@ FAST = {
 
 @pytest.fixture(scope="session", autouse=True)
 def watched(services) -> None:
-    """Landing tables and the watch have tables in the operational database."""
+    """The tables of landing tables and of the watchdog in the operational database."""
     upgrade()
 
 
@@ -52,14 +52,14 @@ def connect(connect_services) -> Connect:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """The project's template, and what a test writes beside it."""
+    """A folder with the project's template and the test's own files."""
     shutil.copy(connectors.FOLDER / connectors.TEMPLATE, tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def make_topic(connect_services, folder) -> Iterator[Callable[..., Topic]]:
-    """A topic that exists and is to land, its connector fast; the connector is removed afterwards."""
+    """Create a topic to land, with short intervals for its connector, which is removed afterwards."""
     made: list[Topic] = []
 
     def make(partitions: int = 2) -> Topic:
@@ -78,7 +78,7 @@ def make_topic(connect_services, folder) -> Iterator[Callable[..., Topic]]:
 
 
 def configure(folder: Path, topic: Topic, settings: dict[str, str]) -> None:
-    """Settings of this topic's connector alone."""
+    """Write settings for this topic's connector only."""
     (folder / f"{connector_name(topic)}.json").write_text(json.dumps(settings))
 
 
@@ -86,7 +86,7 @@ Sent = dict[tuple[int, int], str | None]
 
 
 def send(topic: Topic, values: list[bytes | None]) -> Sent:
-    """Produce to the partitions in turn; returns what should land: {(partition, offset): text}."""
+    """Produce to the partitions in turn; returns the records that should land: {(partition, offset): text}."""
     producer = producer_to(producer_config(client_config()), topic.name)
     sent: Sent = {}
 
@@ -104,7 +104,7 @@ def send(topic: Topic, values: list[bytes | None]) -> Sent:
 
 
 def rows(topic: Topic) -> list[tuple[str, int, int, str | None]]:
-    """Everything in the landing table but the times, which may be of no calendar; read with PyIceberg."""
+    """The landing table without its times, which may be outside the calendar; read with PyIceberg."""
     names = "topic", "partition", "offset", "value"
     found = load_landing_table(topic).scan(selected_fields=names).to_arrow().to_pylist()
     return sorted((row["topic"], row["partition"], row["offset"], row["value"]) for row in found)
@@ -122,7 +122,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
 
 
 def wait_until_landed(topic: Topic, sent: Sent) -> None:
-    """By the table's own count: rows are read only when enough are there."""
+    """Wait until enough rows have landed, by the table's own count; only then are rows read."""
     wait_for(lambda: landed_records(topic) >= len(sent))
 
 
@@ -136,13 +136,13 @@ def connector_status(connect: Connect, topic: Topic) -> ConnectorStatus:
 
 
 def wait_until_read(topic: Topic) -> None:
-    """The sink's tasks have committed everything, whatever is in the table."""
+    """Wait until the sink's tasks have committed all offsets, independent of the table."""
     wait_for(lambda: (found := sink_progress(topic)).sink is not None and not found.lag)
 
 
 @pytest.fixture
 def refuse_commits(landing_services) -> Iterator[Callable[[Topic], Callable[[], None]]]:
-    """Let the catalog refuse commits of a topic's landing table; the returned function lets it take them again."""
+    """Make the catalog refuse commits of a topic's landing table; the returned function ends this."""
     url = landing_services.endpoints()["databases"]["landing_catalog"]
     created: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Connectors are made in an order that loses nothing, changed without losing their place, and looked after."""
+"""Connectors are created in an order that loses nothing, changed without losing their offsets, and restarted."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def topic_setting(topic: str, setting: str) -> str:
 
 
 class Killed(BaseException):
-    """The process ended here."""
+    """Stands for a kill of the process at this point."""
 
 
 STEPS = ("create_landing_table", "_create_control_topic", "preset_coordinator")
@@ -119,7 +119,7 @@ def test_a_running_coordinator_without_an_offset_is_refused_with_a_remedy(make_t
     name, control = connector_name(topic), connectors.control_topic(topic)
     connectors.create_landing_table(topic)
     connectors._create_control_topic(topic, "kafka_default")
-    # Stands for the coordinator of a connector that was made by hand: a member of the group, nothing committed.
+    # Stands for the coordinator of a connector that was created by hand: a group member without a committed offset.
     member = Consumer({**client_config(), "group.id": connectors.coordinator_group(topic)})
     member.subscribe([control])
     wait_for(lambda: member.poll(0.1) is None and member.assignment())
@@ -133,7 +133,7 @@ def test_a_running_coordinator_without_an_offset_is_refused_with_a_remedy(make_t
 
 @pytest.fixture
 def registry(monkeypatch, folder):
-    """What `--registry tests...:NAME` names; connectors are configured by the test's folder."""
+    """The registry for `--registry tests...:NAME`; connectors are configured from the test's folder."""
     from include.streams.contracts import Registry
 
     monkeypatch.setattr(
@@ -213,7 +213,7 @@ def test_a_left_over_connector_is_named_until_a_person_removes_it(
     assert f"no connector {name}" in err
     assert connect.config(connector_name(landed)) is not None
 
-    # What it has landed is there, and a topic that is landed again goes on behind it.
+    # The landed records stay, and a topic that is landed again continues after them.
     sent |= send(gone, [b"three", b"four"])
     connectors.apply([gone], folder=folder)
     wait_until_landed(gone, sent)
@@ -253,7 +253,7 @@ def _url() -> str:
 
 
 def refuse_for(topic, actually):
-    """The function, which Kafka refuses for one topic."""
+    """The function, with an error of Kafka for one topic."""
 
     def refuse(of, *arguments):
         if of is topic:
@@ -338,8 +338,8 @@ def test_a_stalled_sink_has_an_alarm_until_it_continues(make_topic, monkeypatch,
     topic = make_topic()
     name = connector_name(topic)
 
-    def look(lag: int, sink: int | None, minutes: int) -> dict[str, str]:
-        """`minutes` after the last look."""
+    def check(lag: int, sink: int | None, minutes: int) -> dict[str, str]:
+        """The open alarms after a check, `minutes` after the last one."""
         ago = f"interval '{minutes} minutes'"
         with begin() as connection:
             connection.execute(
@@ -353,14 +353,14 @@ def test_a_stalled_sink_has_an_alarm_until_it_continues(make_topic, monkeypatch,
         watchdog.check_connectors([topic])
         return alarms(name)
 
-    assert "sink_stalled" not in look(5, None, 0)
-    assert "sink_stalled" in look(5, None, 11)
-    assert "sink_stalled" not in look(4, 1, 11)
-    assert "sink_stalled" not in look(4, 1, 9)
-    assert "5 records wait" in look(5, 1, 2)["sink_stalled"]
-    # Nothing waits: idle is not stalled.
-    assert "sink_stalled" not in look(0, 1, 60)
-    assert "sink_stalled" not in look(5, 1, 1)
+    assert "sink_stalled" not in check(5, None, 0)
+    assert "sink_stalled" in check(5, None, 11)
+    assert "sink_stalled" not in check(4, 1, 11)
+    assert "sink_stalled" not in check(4, 1, 9)
+    assert "5 records wait" in check(5, 1, 2)["sink_stalled"]
+    # No record waits: an idle sink is not stalled.
+    assert "sink_stalled" not in check(0, 1, 60)
+    assert "sink_stalled" not in check(5, 1, 1)
 
 
 def test_restarts_back_off_and_end_at_the_limit(make_topic, monkeypatch, watched):
@@ -371,7 +371,7 @@ def test_restarts_back_off_and_end_at_the_limit(make_topic, monkeypatch, watched
     monkeypatch.setattr(watchdog.Connect, "restart", lambda *_: True)
     limits = watchdog.Limits(max_restarts=3)
 
-    def look(minutes: int) -> bool:
+    def check(minutes: int) -> bool:
         """Whether it is restarted `minutes` after the last restart."""
         with begin() as connection:
             at = f"now() - interval '{minutes} minutes'"
@@ -380,12 +380,12 @@ def test_restarts_back_off_and_end_at_the_limit(make_topic, monkeypatch, watched
             )
         return watchdog.check_connectors([topic], limits) == [name]
 
-    assert [look(m) for m in (0, 1, 2, 2, 3, 4)] == [True, False, True, False, False, True]
+    assert [check(m) for m in (0, 1, 2, 2, 3, 4)] == [True, False, True, False, False, True]
     assert "connector_given_up" not in alarms(name)
-    assert not look(600)
+    assert not check(600)
     assert "not restarted any more: BadException" in alarms(name)["connector_given_up"]
     watchdog.forget_restarts(name)
-    assert look(0)
+    assert check(0)
 
 
 def test_added_partitions_of_the_control_topic_get_an_offset_too(make_topic, folder):

@@ -1,4 +1,4 @@
-"""The headers that a contract needs land with each record, whatever the record's headers are."""
+"""The headers that a contract needs land with each record, for any headers of the record."""
 
 from __future__ import annotations
 

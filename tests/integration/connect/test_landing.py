@@ -1,4 +1,4 @@
-"""Real Kafka Connect puts what is in a topic into its landing table, once, whatever dies meanwhile."""
+"""A real Kafka Connect lands each record of a topic once, even if its workers are killed."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def test_files_that_the_catalog_refused_land_after_a_change_of_the_connector(
 ):
     topic = make_topic()
     connectors.create_landing_table(topic)
-    # A commit that timed out before there was anything to commit would give the coordinator a place.
+    # A commit that timed out before there were files to commit would give the coordinator an offset.
     slow = {**FAST, "iceberg.control.commit.interval-ms": "2000", "iceberg.control.commit.timeout-ms": "30000"}
     configure(folder, topic, slow)
     allow = refuse_commits(topic)
     sent = send(topic, [b"%d" % n for n in range(400)])
     connectors.apply([topic], folder=folder)
-    # From here on Kafka will not give them to the sink again.
+    # From now on, the sink does not read these records again.
     wait_until_read(topic)
     watchdog.check_connectors([topic], watchdog.Limits(stalled_after=watchdog.timedelta(hours=1)))
     watchdog.check_connectors([topic], watchdog.Limits(stalled_after=watchdog.timedelta(0)))
@@ -79,7 +79,7 @@ def test_files_that_the_catalog_refused_land_after_a_change_of_the_connector(
 
 
 def test_the_files_that_a_blocked_coordinator_will_commit_are_known(make_topic, folder, refuse_commits, connect):
-    """Else the removal of files that no snapshot knows would take them away before their commit."""
+    """Otherwise the removal of unreferenced files would delete them before their commit."""
     topic = make_topic()
     connectors.create_landing_table(topic)
     configure(folder, topic, {**FAST, "iceberg.control.commit.timeout-ms": "30000"})
@@ -97,7 +97,7 @@ def test_the_files_that_a_blocked_coordinator_will_commit_are_known(make_topic, 
 
 
 def trace_as_in_the_runbook(name: str) -> str:
-    """What the command prints; it needs nothing that the project does not install."""
+    """The output of the command; it needs only programs that the project installs."""
     runbook = (Path(__file__).parents[3] / "docs" / "runbooks" / "connector-failed.md").read_text()
     (script,) = re.findall(r"^python - NAME <<'END'\n(.*?)^END$", runbook, re.DOTALL | re.MULTILINE)
     shown = subprocess.run([sys.executable, "-", name], input=script, capture_output=True, text=True, timeout=60)
@@ -124,7 +124,7 @@ def test_a_failed_task_is_restarted_and_reported_without_message_content(make_to
 
     load_catalog().rename_table(f"{table}_away", table)
     assert watchdog.check_connectors([topic]) == [name]
-    # Whether or not it has failed again meanwhile, the next restart waits.
+    # The next restart waits, whether or not the task has failed again in the meantime.
     assert watchdog.check_connectors([topic]) == []
     wait_until_landed(topic, sent)
     assert rows(topic) == expected(topic, sent)

@@ -1,4 +1,4 @@
-"""A transaction that does not end holds up what lands of its partition: an alarm of the connector names it."""
+"""A transaction that does not end blocks the landing of its partition: an alarm of the connector names it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_an_open_transaction_on_a_landed_topic_is_named_until_it_ends(make_topic
     connectors.apply([topic], folder=folder)
     sent = send(topic, [b"0", b"1"])
     producer = transaction(topic)
-    # The first one is behind the transaction, the second one in the other partition.
+    # The first record is after the transaction's beginning, the second record is in the other partition.
     sent |= send(topic, [b"held up", b"elsewhere"])
     wait_for(lambda: landed_records(topic) == 3)
     watchdog.check_connectors([topic])

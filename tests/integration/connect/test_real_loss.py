@@ -1,4 +1,4 @@
-"""The sink really loses files, while it says RUNNING and shows no lag; the lane finds it, and closes the hole once."""
+"""The sink really loses files while it is RUNNING without lag; the lane finds the gap, and repairs it once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.integration
 
 
 def runs_again(connect, topic) -> bool:
-    """Its task has joined its group anew: until the dead one's session has ended, nothing is read."""
+    """Whether its task has joined the group again: no record is read before the dead member's session has ended."""
     try:
         return connector_status(connect, topic).is_running
     except ConnectUnreachable:
@@ -41,13 +41,12 @@ def runs_again(connect, topic) -> bool:
 def test_files_lost_without_a_preset_offset_are_repaired_once(
     connect_services, make_topic, folder, refuse_commits, connect, watched, monkeypatch
 ):
-    # What `apply` does against this very loss.
+    # `apply` does this to prevent the loss.
     monkeypatch.setattr(connectors, "preset_coordinator", lambda *_: [])
     topic = make_topic()
     connectors.create_landing_table(topic)
     allow = refuse_commits(topic)
-    # Each commit has something to commit, and waits for it: an empty one is not refused, and gives the coordinator a
-    # place.
+    # Each commit waits for files: an empty commit would not be refused, and would give the coordinator an offset.
     slow = {**FAST, "iceberg.control.commit.interval-ms": "2000", "iceberg.control.commit.timeout-ms": "30000"}
     configure(folder, topic, slow)
     first = send(topic, [b'{"number": %d}' % n for n in range(400)])
@@ -56,7 +55,7 @@ def test_files_lost_without_a_preset_offset_are_repaired_once(
     configure(folder, topic, {**slow, "tasks.max": "1"})
     connectors.apply([topic], folder=folder)
     wait_for(lambda: len(connector_status(connect, topic).tasks) == 1)
-    # A coordinator that was waiting to repeat its commit would still make it.
+    # Otherwise a coordinator that waits to repeat its commit would still make it.
     (pid,) = connect_services.pids("connect")
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: connect_services.pids("connect") not in ([], [pid]))
@@ -65,7 +64,7 @@ def test_files_lost_without_a_preset_offset_are_repaired_once(
     later = send(topic, [b"later"] * 20)
     wait_for(lambda: landed_records(topic) >= len(later))
     wait_until_read(topic)
-    # The sink is content: its tasks run, its group has no lag, and the first 400 records are in no table.
+    # The sink shows no problem: its tasks run and its group has no lag. But the first 400 records are in no table.
     assert connector_status(connect, topic).is_running
     assert rows(topic) == expected(topic, later)
 

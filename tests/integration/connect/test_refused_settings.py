@@ -1,4 +1,4 @@
-"""Brokers that refuse a setting of a topic: managed services do, for settings that nobody may set there."""
+"""Brokers that refuse a setting of a topic, as managed services do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.integration.connect.conftest import send, wait_until_landed
 from tests.integration.kafka.conftest import Order
 
 pytestmark = pytest.mark.integration
-# The broker refuses any value that it does not know with the error of a policy: INVALID_CONFIG.
+# The broker refuses an unknown value with the same error as a policy: INVALID_CONFIG.
 REFUSED = "refused-by-the-service"
 
 
@@ -41,7 +41,7 @@ def test_a_control_topic_is_created_without_refused_compression(make_topic, fold
     assert settings_of(control)["retention.ms"] == "-1"
     wait_until_landed(topic, send(topic, [b"lands"]))
     caplog.clear()
-    # And the existing one: nothing to change, and no failure.
+    # For the existing topic there is nothing to change, and no error.
     assert connectors.apply([topic], folder=folder) == []
     assert f"the broker refuses compression.type={REFUSED}" in caplog.text
 

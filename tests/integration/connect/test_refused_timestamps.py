@@ -1,4 +1,4 @@
-"""Records with odd timestamps are not lost, and stop neither their partition nor another; Connect refuses some."""
+"""Records with odd timestamps, some of which Connect refuses, are not lost and stop no partition."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def send_refused(topic, *timestamps: int) -> None:
 
 
 class Killed(BaseException):
-    """The process ended here."""
+    """Stands for a kill of the process at this point."""
 
 
 def test_records_with_negative_timestamps_are_stepped_over_and_land(

@@ -1,4 +1,4 @@
-"""A migration waits for a lock only for a while and names who holds it; code that is newer than the tables says so."""
+"""A blocked migration fails after a limit and names the holder of the lock; code newer than the tables says so."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ SHORT = timedelta(milliseconds=300)
 
 @pytest.fixture
 def old_database(new_database) -> str:
-    """A database as the first revision left it."""
+    """A database with only the first revision."""
     database, config = new_database(), configurations()["operations"]
     with begin(database) as connection:
         config.attributes.update(connection=connection, on_version_apply=lambda **_: None)
@@ -43,7 +43,7 @@ def test_an_upgrade_behind_a_transaction_fails_and_names_it(old_database):
     assert "holds locks on claims." in said
     assert "run the Dag prepare_services again" in said
     assert columns(old_database) == before
-    # The transaction is over.
+    # The transaction has ended.
     assert upgrade(old_database, lock_wait=SHORT)
 
 

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operations", "be
 
 
 def advisory_locks(services) -> int:
-    """Asked directly: how many locks are held or waited for in the operational database."""
+    """The number of held and awaited locks in the operational database, without PgBouncer."""
     with psycopg.connect(services.endpoints()["databases"]["operations_db"]) as connection:
         found = connection.execute(
             "select count(*) from pg_locks join pg_database on pg_database.oid = pg_locks.database "

@@ -1,4 +1,4 @@
-"""A database whose sessions have a time zone of their own: the first and last moments of the calendar can be read."""
+"""The first and last moments of the calendar can be read in a database whose sessions have another time zone."""
 
 from datetime import timedelta
 

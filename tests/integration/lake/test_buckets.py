@@ -1,4 +1,4 @@
-"""Objects on a real object store, looked at from outside with a client of the test's own."""
+"""Objects on a real object store, checked from outside with a client of the test's own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def client(object_store) -> storage.Client:
 
 @pytest.fixture
 def bucket(client: storage.Client, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """An empty bucket of the test's own, named by the Variable."""
+    """An empty bucket, named by the Variable."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     client.create_bucket(name)
     monkeypatch.setenv("AIRFLOW_VAR_ARTIFACTS_BUCKET", name)

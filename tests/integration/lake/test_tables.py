@@ -1,4 +1,4 @@
-"""Tables on a real catalog and a real object store: reading, atomic replacement, and upkeep."""
+"""Tables on a real catalog and a real object store: reading, atomic replacement, and maintenance."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_table(landing_services) -> Callable[..., Any]:
 
 
 def rows(first: int, end: int, note: str = "") -> pa.Table:
-    """A row for each number, four to a day."""
+    """A row for each number, four rows per day."""
     schema = pa.schema(
         [
             pa.field("note", pa.string()),
@@ -152,7 +152,7 @@ def test_small_files_become_one_and_no_row_changes(make_table):
     assert maintenance.bundle_small_files(table, min_files=2) == 4
     assert found(table) == before
     assert len(list(load_catalog().load_table(table.name()).scan().plan_files())) == 1
-    # PyIceberg reads them too, and the lane can replace rows of a bundle.
+    # PyIceberg reads bundles too, and the lane can replace rows in a bundle.
     assert table.scan().to_arrow().num_rows == 4
     writing.replace_where(table, rows(1, 2, "new"), between(1, 2))
     assert [note for _, _, note in found(table)] == ["é", "new", "é", "é"]
@@ -217,7 +217,7 @@ def test_of_each_period_the_newest_snapshot_stays(make_table):
     for number in range(8):
         writing.replace_where(table, rows(0, 1, str(number)), between(0, 1))
     times = [snapshot.timestamp_ms for snapshot in table.snapshots()]
-    # So that two are of one period, however slow the machine is.
+    # So that two snapshots are in one period even on a slow machine.
     period = (max(times) - min(times)) / 1000 / 4
     before: dict[int, set[int]] = {}
     for snapshot in table.snapshots():
@@ -230,7 +230,7 @@ def test_of_each_period_the_newest_snapshot_stays(make_table):
     table.refresh()
     assert {s.snapshot_id for s in table.snapshots()} == {max(ids, key=newest.__getitem__) for ids in before.values()}
     assert [note for _, _, note in found(table)] == ["7"]
-    # Nothing is left to do, so nothing is committed.
+    # There is nothing to expire, so there is no commit.
     where = table.metadata_location
     hours = {snapshot.timestamp_ms // 3_600_000 for snapshot in table.snapshots()}
     assert list(upkeep.thin_snapshots([".".join(table.name())], timedelta(0)).values()) == [len(before) - len(hours)]
@@ -322,7 +322,7 @@ def test_a_request_to_a_silent_store_times_out(make_table, monkeypatch):
                 held.append(listening.accept()[0])
 
     held: list[socket.socket] = []
-    # The time for a whole request; after the others gcsfs tries again, for a minute.
+    # The timeout for a whole request; gcsfs retries after the other timeouts, for a minute.
     monkeypatch.setattr("include.streams.compat.objects.TIMEOUT", ClientTimeout(total=1))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=hang, args=[listening], daemon=True).start()
@@ -407,7 +407,7 @@ def test_rows_are_removed_and_the_other_rows_of_their_files_stay(make_table):
 
 
 def replace_day(table: Any, note: str, tmp_path: Path, first: int = 0) -> None:
-    """As a run of the lane does: replace a file, here the one that holds the day's four rows."""
+    """Replace a file as a run of the lane does: here the file with the day's four rows."""
 
     def change(transaction: Any) -> None:
         old = [task.file for task in table.scan(between(first, first + 4)).plan_files()]
@@ -431,7 +431,7 @@ def test_commits_that_replace_files_leave_few_manifests(make_table, tmp_path):
     for number in range(12):
         replace_day(table, f"note {number}", tmp_path, first=4 * (number % 3))
     manifests = table.current_snapshot().manifests(table.io)
-    # One that says what the last commit has replaced, and fewer than would be merged.
+    # One manifest of the files that the last commit replaced, and fewer than the number that is merged.
     assert len(manifests) <= 4
     assert [note for _, _, note in found(table)] == [
         *["note 9"] * 4,
@@ -440,7 +440,7 @@ def test_commits_that_replace_files_leave_few_manifests(make_table, tmp_path):
         *["old"] * 12,
     ]
     assert table.current_snapshot().summary["total-records"] == "24"
-    # The last commit says what it has replaced, for whoever reads the changes.
+    # The last commit records the replaced files, for readers of changes.
     deleted = [
         entry.data_file
         for manifest in manifests
@@ -448,7 +448,7 @@ def test_commits_that_replace_files_leave_few_manifests(make_table, tmp_path):
         if entry.status == ManifestEntryStatus.DELETED
     ]
     assert [file.record_count for file in deleted] == [4]
-    # Whoever reads by sequence number finds each file where its own commit was, also in merged manifests.
+    # Readers by sequence number find each file at its own commit, also in merged manifests.
     numbers_of = {snapshot.snapshot_id: snapshot.sequence_number for snapshot in table.snapshots()}
     live = [entry for manifest in manifests for entry in manifest.fetch_manifest_entry(table.io)]
     assert len(live) == 6
@@ -483,7 +483,7 @@ def test_objects_are_requested_by_name_and_never_listed(make_table, monkeypatch)
     writing.replace_where(table, rows(1, 2, "b"), between(1, 2))
     assert numbers(table) == [0, 1, 2, 3]
     assert requests
-    # A listing is a GET of the bucket's objects, without the name of one.
+    # A listing is a GET of the bucket's objects, without the name of an object.
     assert [path for method, path in requests if method == "GET" and path.endswith("/o")] == []
 
     store = datafiles.filesystem(table.io, table.location())
@@ -495,7 +495,7 @@ def test_objects_are_requested_by_name_and_never_listed(make_table, monkeypatch)
 
 def test_a_table_rereads_its_metadata_only_after_a_commit_of_another(make_table, monkeypatch):
     table, other = make_table(), make_table()
-    # After the catalog, which tells gcsfs at its import what an emulator lacks.
+    # Imported after the catalog, which sets an environment variable that gcsfs reads at its import.
     from include.streams.compat import objects
 
     read: list[str] = []

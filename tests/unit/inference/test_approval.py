@@ -1,4 +1,4 @@
-"""An approval ends with its deadline, however late it is asked for, and its rejection is a result."""
+"""An approval ends at its deadline, even if it is requested late, and its rejection is a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An approval is bound to what was proposed, not to how it was written down."""
+"""An approval is bound to the content of the proposal, not to the form of its JSON."""
 
 import json
 from datetime import UTC, datetime

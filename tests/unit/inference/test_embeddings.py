@@ -1,4 +1,4 @@
-"""Embeddings come from files of installed packages, and stale vectors cost time, never a wrong answer."""
+"""Embeddings come from files of installed packages, and stale vectors are never used."""
 
 import socket
 import subprocess

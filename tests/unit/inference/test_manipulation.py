@@ -1,4 +1,4 @@
-"""Texts that were written for a machine are recognised; those for people are not."""
+"""Texts that were written for a machine have signs; texts for people have none."""
 
 import pytest
 

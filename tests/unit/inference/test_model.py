@@ -1,4 +1,4 @@
-"""The connection `llm`: what it may say, and what happens when there is none."""
+"""The connection `llm`: its valid and invalid settings, and a missing connection."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What a text loses before it goes into a prompt, a log or an XCom."""
+"""The parts that are removed from a text before it goes into a prompt, a log or an XCom."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""One map of column types: PyIceberg, DuckDB and Arrow mean the same by an Iceberg type."""
+"""The map of column types: an Iceberg type has the same meaning in PyIceberg, DuckDB and Arrow."""
 
 import duckdb
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Connectors' configurations come from files and connections, hold no password, and say what is wrong with them."""
+"""Configurations of connectors come from files and connections, hold no password, and have clear errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows from a snapshot of a landing table, without any service: gaps, what can be claimed, and its files."""
+"""Gaps, claimable offsets and files, computed from a snapshot of a landing table without any service."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_claim_never_passes_a_gap_and_each_of_its_offsets_is_read_once(files, 
     claimable = set(range(next_now, offsets.end))
     assert claimable <= there
     assert offsets.end >= next_now
-    # And all of what is there is available, up to the first gap.
+    # All landed and settled offsets up to the first gap are available.
     assert next_now < start or offsets.end not in there & checked
     if not claimable:
         return

@@ -1,4 +1,4 @@
-"""The search for records that Connect refuses finds what it can, whatever the other partitions do."""
+"""The search for records that Connect refuses, beside partitions that do not answer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_refused_records_are_found_beside_a_silent_partition():
     log = Log({0: {}, 1: {7: 1, 8: -5, 9: 1, 10: -9, 11: 1}, 2: {3: 1}})
     found = stepping._refused(log, "orders", {0: (0, 100), 1: (7, 100), 2: (3, 4)})
     assert found == {1: [8, 10]}
-    # What has been examined is not fetched further.
+    # A partition that was read to its end is not fetched further.
     assert log.assigned.keys() == {0, 1}
 
 

@@ -1,4 +1,4 @@
-"""Sets of offsets, and the steps and spans in which a repair reads them, beside plain sets of numbers."""
+"""Sets of offsets, and the steps and spans in which a repair reads them, compared with plain sets of numbers."""
 
 from itertools import pairwise
 

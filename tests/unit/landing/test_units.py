@@ -1,4 +1,4 @@
-"""Sets of offsets, and how the offsets of a claim become units of work: each read once, none left out."""
+"""Sets of offsets, and the units of work of a claim: each offset is read once, and none is missing."""
 
 import itertools
 import json

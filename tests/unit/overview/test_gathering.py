@@ -1,4 +1,4 @@
-"""Services are asked in parallel, none is waited for long, and one that is away hides no other."""
+"""Services are queried in parallel with a time limit, and an unavailable service hides no other."""
 
 from __future__ import annotations
 

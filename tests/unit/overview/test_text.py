@@ -1,4 +1,4 @@
-"""What `make look` prints."""
+"""The lines that `make look` prints."""
 
 from __future__ import annotations
 

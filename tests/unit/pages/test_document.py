@@ -1,4 +1,4 @@
-"""A document that many browsers poll is read once for all of them, and an outage takes no threads."""
+"""A document that many browsers poll is read once for all of them, and an outage occupies no threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An application is made with its first request, once."""
+"""An application is created once, with its first request."""
 
 from __future__ import annotations
 

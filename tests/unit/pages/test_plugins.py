@@ -1,4 +1,4 @@
-"""Airflow loads the plugins in every process of a task: they must cost it nothing."""
+"""Airflow loads the plugins in every task process, so loading them must take no time."""
 
 from __future__ import annotations
 
