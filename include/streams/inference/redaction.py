@@ -126,12 +126,12 @@ def redact(text: str, known: Iterable[str | None] = ()) -> Redacted:
         return f"[{kind}]"
 
     def number(match: re.Match[str]) -> str:
-        text = match.group()
-        digits = [int(char) for char in text if char.isdigit()]
+        matched = match.group()
+        digits = [int(char) for char in matched if char.isdigit()]
         if 13 <= len(digits) <= 19 and _luhn(digits):
             return put("card")
-        if _DATE.match(text) and len(digits) <= 12:  # a date, perhaps with the hour and minute
-            return text
+        if _DATE.match(matched) and len(digits) <= 12:  # a date, perhaps with the hour and minute
+            return matched
         return put("phone") if len(digits) <= 15 else put("number")
 
     def account(match: re.Match[str]) -> str:

@@ -54,10 +54,10 @@ class GreatExpectations:
         asset = self._source.add_dataframe_asset(name)
         batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
         suite = ExpectationSuite(name)
-        for number, expectation in enumerate(expectations):
+        for number, declared in enumerate(expectations):
             # Numbered, because Great Expectations validates in another order.
-            expectation.meta = {"number": number}
-            suite.add_expectation(expectation)
+            declared.meta = {"number": number}
+            suite.add_expectation(declared)
         # COMPLETE lists every value: for a rule that each of a million rows breaks, this is a copy of the column.
         form = {"result_format": "COMPLETE" if examples else "BASIC", "partial_unexpected_count": examples}
         with warnings.catch_warnings():
