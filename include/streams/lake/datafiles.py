@@ -239,5 +239,10 @@ def _describe(table: Table, path: Path) -> DataFile:
 
 
 def filesystem(io: FileIO, address: str) -> Any:
-    """The fsspec filesystem of an address."""
+    """The fsspec filesystem of an address.
+
+    Args:
+        io: The file IO of a table.
+        address: An address in the store, such as gs://bucket/path.
+    """
     return io.get_fs(urlsplit(address).scheme)  # type: ignore[attr-defined]

@@ -224,6 +224,13 @@ def bounds_of(file: DataFile, field: NestedField) -> tuple[Any, Any] | None:
     """The bounds of the file's values in a column; None when the file has no bounds for it.
 
     Nulls do not count. The bounds of long texts are truncated, so they may be wider than the values.
+
+    Args:
+        file: The data file.
+        field: The column.
+
+    Returns:
+        (lowest, highest).
     """
     from pyiceberg.conversions import from_bytes
 
@@ -249,7 +256,13 @@ def _require_no_deletes(table: Table, task: FileScanTask) -> None:
 
 
 def read_data_files(connection: DuckDBPyConnection, table: Table, files: Iterable[DataFile]) -> DuckDBPyRelation:
-    """The rows of data files of the table. Small files are fetched first, several at a time."""
+    """The rows of data files of the table. Small files are fetched first, several at a time.
+
+    Args:
+        connection: A connection of `connect`.
+        table: The Iceberg table.
+        files: Data files of it.
+    """
     small, large = _by_size(files)
     return read_files(connection, table.schema(), [*local_copies(connection, small), *large])
 

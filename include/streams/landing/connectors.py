@@ -171,6 +171,10 @@ def left_over(topics: Iterable[Topic], connect: Connect) -> dict[str, str]:
 
     These connectors continue to land. They are recognized by the name of their control topic, because the Connect
     cluster may also run connectors of other teams.
+
+    Args:
+        topics: The topics of the registry.
+        connect: Kafka Connect.
     """
     wanted = {connector_name(topic) for topic in landed_topics(topics)}
     return {

@@ -77,7 +77,13 @@ class LandingIndex:
         return max((source.bounds[partition][1] for source in self._sources if partition in source.bounds), default=0)
 
     def files(self, partition: int, start: int, end: int | None = None) -> list[DataFileRange]:
-        """The files whose bounds overlap [start, end), sorted by first offset; `end` None means no upper limit."""
+        """The files whose bounds overlap [start, end), sorted by first offset.
+
+        Args:
+            partition: The Kafka partition.
+            start: The first offset.
+            end: The end, exclusive; None for no upper limit.
+        """
         wanted = [source for source in self._sources if source.reaches(partition, start, end)]
         unread = [source for source in wanted if not source.is_read]
         if len(unread) > 1:
@@ -115,13 +121,22 @@ class LandingIndex:
                 raise BrokenFiles(error.files | find_broken(self._io, sparse)) from error
 
     def files_with_offsets(self, partition: int, start: int, end: int | None = None) -> list[FileOffsets]:
-        """Like `files`, with the offsets that each file holds."""
+        """Like `files`, with the offsets that each file holds. Raises BrokenFiles as `read_ahead` does."""
         files = self.files(partition, start, end)
         self.read_ahead(files)
         return [FileOffsets(file, self.offsets(file)) for file in files]
 
     def covered(self, partition: int, start: int, end: int | None = None) -> Ranges:
-        """The landed offsets of the partition from `start` on, up to `end` (exclusive) if it is given."""
+        """The landed offsets of the partition in [start, end).
+
+        Args:
+            partition: The Kafka partition.
+            start: The first offset.
+            end: The end, exclusive; None for no upper limit.
+
+        Returns:
+            The offsets as `intervals.union` returns them.
+        """
         landed = intervals.union(
             piece for held in self.files_with_offsets(partition, start, end) for piece in held.offsets
         )
@@ -130,7 +145,12 @@ class LandingIndex:
 
 
 def contiguous_end(start: int, covered: Ranges) -> int:
-    """The first offset, from `start` on, that `covered` does not contain."""
+    """The first offset, from `start` on, that `covered` does not contain.
+
+    Args:
+        start: The first offset to check.
+        covered: Offsets as `intervals.union` returns them.
+    """
     for first, end in covered:
         if first > start:
             break
@@ -267,7 +287,18 @@ def file_range(table: "Table", file: Any) -> DataFileRange:
 
 
 def offset_column(io: Any, file: DataFileRange) -> Ranges:
-    """The offsets that a data file holds, from its offset column. Raises BrokenFiles."""
+    """The offsets that a data file holds, from its offset column.
+
+    Args:
+        io: The file IO of the table.
+        file: The data file.
+
+    Returns:
+        The offsets as `intervals.union` returns them.
+
+    Raises:
+        BrokenFiles: The store has lost or truncated the file.
+    """
     ranges = _columns.get(file.path)
     if ranges is None:
         import numpy as np

@@ -29,7 +29,13 @@ class Claimant(Protocol):
 
 
 def next_offsets(connection: Connection, consumer: Claimant, of_topic: str) -> dict[int, int]:
-    """{partition: the consumer's next offset}, for the topic with this id. An offset below it is claimed."""
+    """{partition: the consumer's next offset}, for the topic with this id. An offset below it is claimed.
+
+    Args:
+        connection: A connection to the operational database.
+        consumer: The consumer.
+        of_topic: The topic id. Positions with another topic id are left out; all generations of its log count.
+    """
     known = positions_of(connection, consumer.name, [consumer.topic.name])
     return {p.number: offset for p, (identity, offset) in known.items() if is_same_topic(identity, of_topic)}
 
@@ -55,7 +61,18 @@ def open_claim_of_another_run(connection: Connection, consumer: str, run_id: str
 
 
 def claim_of(consumer: Claimant, run_id: str) -> tuple[int, list[OffsetRange]]:
-    """The run's claim and its ranges. Raises LookupError when the run has none."""
+    """The run's claim and its ranges.
+
+    Args:
+        consumer: The consumer.
+        run_id: The Dag run.
+
+    Returns:
+        (the claim's id, its readable ranges sorted by partition).
+
+    Raises:
+        LookupError: The run has no claim.
+    """
     own_claim = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
     with begin() as connection:
         claim_id = connection.scalar(own_claim)
@@ -67,7 +84,16 @@ def claim_of(consumer: Claimant, run_id: str) -> tuple[int, list[OffsetRange]]:
 
 
 def check_same_topic(topic: LandedTopic, landing_id: str, kafka: Mapping[Partition, PartitionOffsets]) -> None:
-    """Raise ConsumerStopped when Kafka's topic is not the landed one: the same offsets would be other messages."""
+    """Raise ConsumerStopped when Kafka's topic is not the landed one: the same offsets would be other messages.
+
+    Args:
+        topic: The landed topic.
+        landing_id: The topic id of the landing table.
+        kafka: The offsets of the topic's partitions in Kafka, with the topic's present id.
+
+    Raises:
+        ConsumerStopped: The topic was deleted and recreated.
+    """
     for offsets in kafka.values():
         if not is_same_topic(offsets.topic_id, landing_id):
             why = (
@@ -78,7 +104,15 @@ def check_same_topic(topic: LandedTopic, landing_id: str, kafka: Mapping[Partiti
 
 
 def stopped_failure(consumer: Claimant, stopped: ConsumerStopped) -> Exception:
-    """Open an alarm and return a failure that Airflow does not retry: only a person can fix this."""
+    """Open an alarm and return a failure that Airflow does not retry: only a person can fix this.
+
+    Args:
+        consumer: The stopped consumer.
+        stopped: Why it is stopped.
+
+    Returns:
+        The exception for the caller to raise.
+    """
     from airflow.sdk.exceptions import AirflowFailException
 
     with begin() as connection:

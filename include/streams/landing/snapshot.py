@@ -267,7 +267,12 @@ class LandingSnapshot:
         return [cut for gap in known if (cut := _cut(gap, ends[gap.offsets.partition]))]
 
     def end(self, partition: int, start: int) -> int:
-        """The first missing offset of the partition from `start` on; `start` if the log has lost landed records."""
+        """The first missing offset of the partition from `start` on; `start` if the log has lost landed records.
+
+        Args:
+            partition: The Kafka partition.
+            start: The first offset to check.
+        """
         if Partition(self.topic, partition) in self.lost:
             return start
         return contiguous_end(start, self.covered.get(partition, []))

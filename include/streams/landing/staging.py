@@ -23,7 +23,13 @@ PREFIX = "staging"
 
 
 def folder(consumer: LandingConsumer, claim_id: int, location: str) -> str:
-    """The address of the folder of a claim's staging files, in the bucket of the table at `location`."""
+    """The address of the folder of a claim's staging files, in the bucket of the table at `location`.
+
+    Args:
+        consumer: The landing consumer.
+        claim_id: The claim.
+        location: The address of a table in the bucket.
+    """
     bucket = urlsplit(location)
     return f"{bucket.scheme}://{bucket.netloc}/{PREFIX}/{consumer.name}/{int(claim_id)}"
 

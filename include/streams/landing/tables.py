@@ -109,6 +109,7 @@ def landing_schema(headers: Iterable[str] = ()) -> "Schema":
 
 
 def landing_spec() -> "PartitionSpec":
+    """The partition spec of a landing table: by the Kafka partition."""
     from pyiceberg.partitioning import PartitionField, PartitionSpec
     from pyiceberg.transforms import IdentityTransform
 

@@ -46,6 +46,7 @@ class LandedOffsetsTrigger(BaseTrigger):
 
     @classmethod
     def of(cls, lane: Lane, **kwargs: float) -> "LandedOffsetsTrigger":
+        """The trigger for a lane; `kwargs` are `until` and `poll_seconds`."""
         return cls(lane=asdict(lane), **kwargs)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:

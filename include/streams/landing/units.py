@@ -165,7 +165,12 @@ def work_unit(
 
 
 def offset_ranges(topic: LandedTopic, unit: WorkUnit) -> list[OffsetRange]:
-    """The ranges of a unit, with the identity of the log that was claimed."""
+    """The ranges of a unit, with the identity of the log that was claimed.
+
+    Args:
+        topic: The landed topic.
+        unit: The unit of work.
+    """
     return [
         OffsetRange(topic.name, part.get("log") or "", part["partition"], part["start"], part["end"])
         for part in unit["ranges"]

@@ -99,7 +99,13 @@ def _record(topic: LandedTopic, snapshot: LandingSnapshot, grace: timedelta, *, 
 
 
 def open_gap_alarm(connection: Connection, topic: LandedTopic, due: Sequence[Gap]) -> None:
-    """Open the alarm about these gaps of the topic's landing table."""
+    """Open the alarm about these gaps of the topic's landing table.
+
+    Args:
+        connection: A connection in a transaction.
+        topic: The landed topic.
+        due: The gaps that are due; not empty.
+    """
     where = ", ".join(str(gap.offsets) for gap in due[:20])
     more = f" and {len(due) - 20} more" if len(due) > 20 else ""
     count = sum(len(gap.offsets) for gap in due)

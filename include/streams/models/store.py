@@ -181,7 +181,12 @@ class ModelStore:
         return model, card
 
     def save(self, data: bytes, card: Card) -> None:
-        """Write a model's file, and then its card with the file's digest."""
+        """Write a model's file, and then its card with the file's digest.
+
+        Args:
+            data: The content of the file, from `files.to_bytes`.
+            card: The card; its `sha256` is replaced.
+        """
         self._bucket.write(self._path(f"{checked(card.version)}/model.skops"), data)
         self.save_card(replace(card, sha256=digest(data)))
 

@@ -153,7 +153,14 @@ def _close(connection: Connection, source: str, kind: str, which: ColumnElement[
 
 
 def last_closed(connection: Connection, source: str, kind: str, key: str = "") -> datetime | None:
-    """When the last episode of this alarm ended; None without a closed alarm."""
+    """When the last episode of this alarm ended; None without a closed alarm.
+
+    Args:
+        connection: A connection in a transaction.
+        source: The alarm's source.
+        kind: The alarm's kind.
+        key: The alarm's key.
+    """
     conditions = (alarms.c.source == source, _kind == kind, _key == key)
     return connection.scalar(select(func.max(alarms.c.closed_at)).where(*conditions))
 
@@ -183,7 +190,13 @@ def open_alarms(connection: Connection | None = None) -> list[Row]:
 
 
 def open_keys(connection: Connection, source: str, kind: str) -> dict[str, datetime]:
-    """{key: when it was opened} of the source's open alarms of a kind."""
+    """{key: when it was opened} of the source's open alarms of a kind.
+
+    Args:
+        connection: A connection in a transaction.
+        source: The alarms' source.
+        kind: The alarms' kind.
+    """
     rows = connection.execute(select(_key, alarms.c.opened_at).where(*_open_of(source, kind)))
     return {key: opened_at for key, opened_at in rows}
 

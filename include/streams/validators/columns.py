@@ -64,6 +64,7 @@ class Fields:
     is_plain: bool
 
     def resolved(self, schema: Any) -> Any:
+        """The schema itself, or the definition to which it refers."""
         while schema["type"] == "definition-ref":
             schema = self.definitions[schema["schema_ref"]]
         return schema

@@ -132,6 +132,7 @@ class SetResult:
         return not self.failed
 
     def to_json(self) -> dict[str, Any]:
+        """The result as a dictionary for JSON, with `passed`, and without `sources`."""
         result = {"passed": self.passed, **asdict(self), "outcomes": [asdict(outcome) for outcome in self.outcomes]}
         # Left out, because the outcomes describe the sources as text.
         del result["sources"]
