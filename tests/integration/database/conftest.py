@@ -1,4 +1,4 @@
-"""Connections to the operational database with different settings, and a real PgBouncer."""
+"""Connections of the operational database with settings of their own, and a real PgBouncer."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def connection_with(services, monkeypatch) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture(scope="session")
 def pgbouncer_binary(pytestconfig) -> Path:
-    """Debian's PgBouncer, unpacked into pytest's cache without an installation."""
+    """PgBouncer of Debian, unpacked into pytest's cache: nothing is installed."""
     folder = pytestconfig.cache.mkdir("pgbouncer")
     binary = folder / "root/usr/sbin/pgbouncer"
     if not (folder / "complete").exists():
@@ -99,7 +99,7 @@ def pgbouncer(services, pgbouncer_binary, tmp_path_factory) -> Iterator[str]:
     )
     command = [str(pgbouncer_binary), str(config)]
     if os.geteuid() == 0:
-        # PgBouncer does not run as root; it changes to this user after it has read its files.
+        # It does not run as root, and changes to this user after it has read its files.
         command[1:1] = ["-u", pwd.getpwnam("nobody").pw_name]
     libraries = ":".join(map(str, pgbouncer_binary.parents[1].glob("lib/*-linux-gnu")))
     log = (folder / "log").open("w+")

@@ -1,4 +1,4 @@
-"""A blocked migration fails after a limit and names the holder of the lock; code newer than the tables says so."""
+"""A migration waits for a lock only for a while and names who holds it; code that is newer than the tables says so."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ SHORT = timedelta(milliseconds=300)
 
 @pytest.fixture
 def old_database(new_database) -> str:
-    """A database with only the first revision."""
+    """A database as the first revision left it."""
     database, config = new_database(), configurations()["operations"]
     with begin(database) as connection:
         config.attributes.update(connection=connection, on_version_apply=lambda **_: None)
@@ -29,7 +29,7 @@ def columns(conn_id: str) -> list[str]:
     return [column["name"] for column in inspect(engine(conn_id)).get_columns("claims")]
 
 
-def test_an_upgrade_behind_a_transaction_fails_and_names_it(old_database):
+def test_an_upgrade_behind_a_transaction_gives_up_and_names_it(old_database):
     before = columns(old_database)
     with engine(old_database).connect() as other:
         other.execute(text("select count(*) from claims"))
@@ -43,12 +43,12 @@ def test_an_upgrade_behind_a_transaction_fails_and_names_it(old_database):
     assert "holds locks on claims." in said
     assert "run the Dag prepare_services again" in said
     assert columns(old_database) == before
-    # The transaction has ended.
+    # The transaction is over.
     assert upgrade(old_database, lock_wait=SHORT)
 
 
 @pytest.mark.parametrize("statement", ["select emissions from claims", "select 1 from outbox_routes"])
-def test_code_newer_than_the_tables_names_the_remedy(old_database, statement):
+def test_code_that_is_newer_than_the_tables_names_the_remedy(old_database, statement):
     with begin(old_database) as connection, pytest.raises(ProgrammingError, match=r"run the Dag prepare_services"):
         connection.execute(text(statement))
     upgrade(old_database)

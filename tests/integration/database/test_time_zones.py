@@ -1,4 +1,4 @@
-"""The first and last moments of the calendar can be read in a database whose sessions have another time zone."""
+"""A database whose sessions have a time zone of their own: the first and last moments of the calendar can be read."""
 
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999
 
 @pytest.mark.parametrize("way", ["direct", "behind_pgbouncer"])
 @pytest.mark.parametrize("zone", ["America/Los_Angeles", "Asia/Tokyo"])
-def test_the_ends_of_the_calendar_are_readable_in_any_time_zone(zone, way, request, new_database):
+def test_the_ends_of_the_calendar_are_read_in_any_zone(zone, way, request, new_database):
     if way != "direct":
         request.getfixturevalue(way)
     database = new_database()
