@@ -6,9 +6,9 @@ Messages: small and flat. Both contracts check the same fields; the own one also
 Documents: nested, about 9 kB each, of which six values are picked; beside them, the contract's parser, which takes
 one document after the other. No services are needed. The last line is a JSON object.
 
-- own, foreign: messages a second; the median of RUNS runs, each as a task does it: written to a Parquet file by the
-fast path. - ratio: foreign / own. - documents, documents_parsed: documents a second, by the fast path and by the
-parser.
+- own, foreign: messages a second; the median of RUNS runs, each as a task does it: into a Parquet file.
+- ratio: foreign / own.
+- documents, documents_parsed: documents a second, by the fast path and by the parser.
 """
 
 from __future__ import annotations
