@@ -42,7 +42,7 @@ def consume() -> None:
     from include.streams.kafka.producer import AcknowledgedProducer
 
     with GroupOffsets(PLAIN.group, PLAIN.conn_id) as group:
-        topic_id = group.topic_ids_now([PLAIN_TOPIC.name])[PLAIN_TOPIC.name]
+        topic_id = group.fetch_topic_ids([PLAIN_TOPIC.name])[PLAIN_TOPIC.name]
     config = {**consumer_config(client_config(PLAIN.conn_id), PLAIN.group), "auto.offset.reset": "earliest"}
     consumer = KafkaConsumer(config)
     consumer.subscribe([PLAIN_TOPIC.name])

@@ -66,7 +66,7 @@ class Originals:
         if self._group is None:
             self._group = GroupOffsets(self._group_name, self._conn_id, **CONSUMER_SETTINGS)
             # A recreated topic has other records at these offsets.
-            now = self._group.topic_ids_now([self._topic])
+            now = self._group.fetch_topic_ids([self._topic])
             self._is_there = is_same_topic(now.get(self._topic, ""), self._topic_id)
         found: dict[tuple[int, int], Message] = {}
         if not self._is_there:

@@ -176,7 +176,7 @@ def replay_extent(group: GroupOffsets, topic: Topic) -> tuple[dict[int, Partitio
         KafkaException: The broker did not answer.
     """
     names = topic.name, topic.dead_letter_name
-    found = group.look_now(names, needs_committed=False)
+    found = group.fetch_offsets_sync(names, needs_committed=False)
     own, dead = ({at.number: offsets for at, offsets in found.items() if at.topic == name} for name in names)
     if group.incomplete or not own or not dead:
         raise ReplayImpossible(

@@ -2,7 +2,7 @@
 
 from sqlalchemy import delete, select
 
-from include.streams.kafka.claims import lock_consumer, lost_logs, settle, write_positions
+from include.streams.kafka.claims import find_changed_logs, lock_consumer, settle, write_positions
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, is_same_topic, next_generation
 from include.streams.kafka.reading import CONSUMER_SETTINGS
@@ -44,13 +44,13 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
     changes: list[str] = []
     with GroupOffsets(consumer, conn_id, **CONSUMER_SETTINGS) as group, begin() as connection:
         lock_consumer(connection, consumer)
-        now = group.look_now([topic], needs_committed=False)
+        now = group.fetch_offsets_sync([topic], needs_committed=False)
         _check_complete(topic, group)
         mine = (positions.c.consumer == consumer, positions.c.topic == topic)
         known = {Partition(topic, row.partition): row for row in connection.execute(select(positions).where(*mine))}
         if not known:
             raise NothingToReset(f"consumer {consumer} has claimed nothing of topic {topic}")
-        stopped, _ = lost_logs(consumer, known, now, group.without_their_end)
+        stopped, _ = find_changed_logs(consumer, known, now, group.find_truncated_logs)
         _check_complete(topic, group)
         identities: dict[Partition, str] = {}
         for partition, offsets in now.items():

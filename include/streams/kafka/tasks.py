@@ -488,7 +488,7 @@ def handle_postponed(consumers: Sequence[Consumer], *, seconds: float = POSTPONE
 def _check_same_topics(consumer: Consumer, ranges: Sequence[OffsetRange], group: GroupOffsets) -> None:
     """Raise AirflowFailException if a topic was recreated: it has other messages at the claimed offsets."""
     claimed = {r.topic: r.topic_id for r in ranges}
-    for topic, topic_id in group.topic_ids_now(claimed).items():
+    for topic, topic_id in group.fetch_topic_ids(claimed).items():
         if not is_same_topic(topic_id, claimed[topic]):
             command = reset_command(consumer.name, topic, consumer.conn_id)
             raise _final(
@@ -570,7 +570,7 @@ def _claim(
     def available() -> dict[Partition, PartitionOffsets]:
         # In the event lane, all offsets up to the ends of the logs are available.
         nonlocal found
-        found = group.look_now(names, needs_committed=False)
+        found = group.fetch_offsets_sync(names, needs_committed=False)
         return _without_unsure_starts(consumer, found, group)
 
     committing = watch.Committing(group)
@@ -581,7 +581,7 @@ def _claim(
             available,
             lambda positions: committing.forward(positions, found),
             max_messages=room or consumer.max_messages_per_claim,
-            compare_logs=group.without_their_end,
+            compare_logs=group.find_truncated_logs,
             on_new=lambda connection, new: watch.watch_claim(
                 connection,
                 consumer,

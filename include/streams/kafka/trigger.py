@@ -112,7 +112,7 @@ class ConsumerLagTrigger(BaseEventTrigger):
         missing: set[str] = set()
         try:
             while True:
-                found = await group.look(self.topics, needs_committed=False)
+                found = await group.fetch_offsets(self.topics, needs_committed=False)
                 if missing != (missing := set(self.topics) - {partition.topic for partition in found}) and missing:
                     forbidden = sorted(group.forbidden)
                     text = "group=%s waiting for topics that do not exist: %s; or that its user may not read: %s"
@@ -157,7 +157,7 @@ class Positions:
         POSITIONS_SECONDS while there is lag, and every POSITIONS_QUIET_SECONDS without lag.
 
         Args:
-            found: Offsets by partition, from `GroupOffsets.look`.
+            found: Offsets by partition, from `GroupOffsets.fetch_offsets`.
 
         Returns:
             The same offsets, with the position as `committed` where it is known.

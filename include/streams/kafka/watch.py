@@ -123,8 +123,8 @@ def check_consumer(consumer: Consumer) -> Standing:
         _watch_fault(connection, consumer)
         watch_broken_contracts(connection, consumer)
     with GroupOffsets(consumer.group, consumer.conn_id, **{**CONSUMER_SETTINGS, **ONE_MESSAGE}) as group:
-        found = group.look_now((topic.name for topic in consumer.topics), needs_committed=False)
-        held = group.open_transactions_now(found)
+        found = group.fetch_offsets_sync((topic.name for topic in consumer.topics), needs_committed=False)
+        held = group.find_open_transactions(found)
         found = _known_ones(consumer, found, group)
         held = {partition: end for partition, end in held.items() if partition in found}
         standing, unread = _standing(consumer, found, group, oldest_claim)
@@ -166,7 +166,7 @@ def standing_of(consumer: Consumer) -> Standing:
         SQLAlchemyError: The database is unavailable.
     """
     with GroupOffsets(consumer.group, consumer.conn_id, **{**CONSUMER_SETTINGS, **ONE_MESSAGE}) as group:
-        found = group.look_now((topic.name for topic in consumer.topics), needs_committed=False)
+        found = group.fetch_offsets_sync((topic.name for topic in consumer.topics), needs_committed=False)
         known = _known_ones(consumer, found, group)
         return _standing(consumer, known, group, None, remembers=False)[0]
 
@@ -273,7 +273,7 @@ class Committing:
 
         Args:
             positions: {partition: (log identity, next offset)}.
-            known: Offsets from `GroupOffsets.look` under the consumer's lock; None to request them.
+            known: Offsets from `GroupOffsets.fetch_offsets` under the consumer's lock; None to request them.
         """
         from confluent_kafka import KafkaException
 
@@ -448,7 +448,7 @@ def watch_transactions(
     Args:
         connection: A connection in a transaction.
         source: The name of the consumer or connector that is blocked; also the alarm's source.
-        found: Offsets from `GroupOffsets.look`: `end` is the last stable offset.
+        found: Offsets from `GroupOffsets.fetch_offsets`: `end` is the last stable offset.
         held: {partition: end of its log} where the log continues after the last stable offset.
         max_age: How long a last stable offset may stay the same.
         is_whole: False when a topic or a partition's leader was missing, so that the alarm must not close.

@@ -90,8 +90,8 @@ def compare(
             now[partition] = (end, epoch)
             if before is not None and before[1] != epoch:
                 doubtful[partition] = before
-    compared = group.without_their_end(doubtful) if doubtful else None
-    for partition in sorted(compared.lost_end if compared else ()):
+    compared = group.find_truncated_logs(doubtful) if doubtful else None
+    for partition in sorted(compared.truncated if compared else ()):
         end, epoch = doubtful[partition]
         lost[partition] = (
             f"topic {topic.name} has lost the end of its log and was filled again (offsets up to {end} of partition "
@@ -100,7 +100,7 @@ def compare(
         )
     unanswered = compared.unanswered if compared else set()
     # What was found lost stays so, until the table is made again.
-    unproved = unanswered | (compared.lost_end if compared else set())
+    unproved = unanswered | (compared.truncated if compared else set())
     changed = {p: place for p, place in now.items() if p not in unproved and place != seen.get(p)}
     if changed:
         _remember(topic, of_table, changed, seen)

@@ -152,7 +152,7 @@ def _claim(consumer: LandingConsumer, run_id: str, found: LandingSnapshot | None
             # Committed forward as in the event lane, so that Kafka's own tools show what this lane has not claimed yet.
             lambda positions: committing.forward(positions, None),
             max_messages=consumer.max_messages_per_claim,
-            compare_logs=group.without_their_end,
+            compare_logs=group.find_truncated_logs,
             stopped=found.lost if found is not None else {},
             on_new=lambda connection, new: _watch_claim(
                 connection, consumer, run_id, new, is_whole=not group.left_out and _is_whole(consumer, found)

@@ -178,7 +178,7 @@ class _Repair:
         if not missing:
             return []
         mine = Partition(self.topic.name, self.partition)
-        kafka = self.group.look_now([self.topic.name], needs_committed=False, only=mine)
+        kafka = self.group.fetch_offsets_sync([self.topic.name], needs_committed=False, only=mine)
         check_same_topic(self.topic, self.of_topic, kafka)
         if (offsets := kafka.get(mine)) is None:
             self.report("it has no leader")

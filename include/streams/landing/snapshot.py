@@ -122,7 +122,7 @@ class LandingSnapshot:
     def _load(cls, topic: LandedTopic, starts_of: Starts, *, most: int | None, conn_id: str) -> "LandingSnapshot":
         with GroupOffsets(sink_group(topic), conn_id, **CONSUMER_SETTINGS) as group:
             # Read Kafka before the table: offsets that are committed by now have had more time to land.
-            kafka = group.look_now([topic.name])
+            kafka = group.fetch_offsets_sync([topic.name])
             table = load_landing_table(topic)
             landing_id = topic_id(table)
             check_same_topic(topic, landing_id, kafka)
@@ -301,7 +301,7 @@ def _looked_again(
 
     More has landed since the first look, or a log has lost its end.
     """
-    now = group.look_now([topic.name], needs_committed=False)
+    now = group.fetch_offsets_sync([topic.name], needs_committed=False)
     return {p: replace(offsets, committed=before[p].committed) for p, offsets in now.items() if p in before}
 
 

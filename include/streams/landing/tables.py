@@ -143,7 +143,7 @@ def create_landing_table(topic: Topic, conn_id: str = CONN_ID) -> "Table":
     except NoSuchTableError:
         pass
     with GroupOffsets(sink_group(topic), conn_id) as group:
-        found = group.look_now([topic.name])
+        found = group.fetch_offsets_sync([topic.name])
         whole = bool(found) and not group.incomplete
     if not whole:
         raise LookupError(

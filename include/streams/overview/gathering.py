@@ -409,7 +409,7 @@ def _not_landed(topic: Topic, brokers: _Brokers) -> int:
 
     brokers.require()
     with GroupOffsets(sink_group(topic)) as group:
-        return sum(offsets.lag for offsets in group.look_now([topic.name]).values())
+        return sum(offsets.lag for offsets in group.fetch_offsets_sync([topic.name]).values())
 
 
 def _consumer_facts(

@@ -123,7 +123,7 @@ def test_a_claim_killed_before_its_commit_leaves_lag_that_the_next_run_commits(m
         raise KeyboardInterrupt
 
     with GroupOffsets(consumer.group) as group, pytest.raises(KeyboardInterrupt):
-        claim(consumer.name, "killed", lambda: group.look_now([topic.name]), killed, max_messages=100)
+        claim(consumer.name, "killed", lambda: group.fetch_offsets_sync([topic.name]), killed, max_messages=100)
     # The trigger still sees lag, so it starts another run.
     assert committed(admin, consumer.group, topic) == {}
     tasks.claim_messages(consumer, "other")

@@ -58,7 +58,7 @@ def backlog(make_topic) -> str:
 def test_a_range_is_read_without_what_lies_behind_it(backlog):
     fetched = Fetched()
     with GroupOffsets("reads", **fetched.settings) as group:
-        (identity,) = group.topic_ids_now([backlog]).values()
+        (identity,) = group.fetch_topic_ids([backlog]).values()
         reader = RangeReader(group.consumer)
         for start in (0, RANGE):
             batches = reader.read(OffsetRange(backlog, identity, 0, start, start + RANGE))

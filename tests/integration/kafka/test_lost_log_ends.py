@@ -99,10 +99,10 @@ def test_logs_of_many_partitions_are_compared_at_once(make_topic, services):
     producer.flush(30)
     partitions = [Partition(topic.name, number) for number in range(topic.partitions)]
     with GroupOffsets("compares", **CONSUMER_SETTINGS) as group:
-        epoch = next(iter(group.look_now([topic.name]).values())).leader_epoch
-        assert group.without_their_end({partition: (1, epoch) for partition in partitions}) == (set(), set())
+        epoch = next(iter(group.fetch_offsets_sync([topic.name]).values())).leader_epoch
+        assert group.find_truncated_logs({partition: (1, epoch) for partition in partitions}) == (set(), set())
         # Seen under a leader that these logs have never had.
-        assert group.without_their_end({partition: (1, epoch + 9) for partition in partitions}) == (
+        assert group.find_truncated_logs({partition: (1, epoch + 9) for partition in partitions}) == (
             set(partitions),
             set(),
         )
@@ -118,7 +118,7 @@ def test_a_broker_without_leader_epochs_is_asked_nothing(make_topic, make_consum
             text("update positions set leader_epoch = null where consumer = :name"), {"name": consumer.name}
         )
     asked = []
-    monkeypatch.setattr(GroupOffsets, "without_their_end", lambda _, wanted: asked.append(wanted) or set())
+    monkeypatch.setattr(GroupOffsets, "find_truncated_logs", lambda _, wanted: asked.append(wanted) or set())
     send(topic, order(2))
     tasks.claim_messages(consumer, "second")
     assert numbers(topic) == ["1", "2"]

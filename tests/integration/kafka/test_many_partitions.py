@@ -37,7 +37,7 @@ def wait_for_leaders(topic) -> None:
     """Each partition answers: while one does not, it is left out, and comes with a later claim."""
     with GroupOffsets("independent") as group:
         for _ in range(60):
-            if len(group.look_now([topic.name])) == topic.partitions:
+            if len(group.fetch_offsets_sync([topic.name])) == topic.partitions:
                 return
             time.sleep(0.5)
     pytest.fail(f"not all partitions of {topic.name} answer")

@@ -37,7 +37,7 @@ def old_rows(make_topic, make_consumer, operations) -> Iterator:
         topic = make_topic(partitions=3)
         consumer = make_consumer(topic, **kwargs)
         with GroupOffsets(consumer.group) as group:
-            topic_id = group.topic_ids_now([topic.name])[topic.name]
+            topic_id = group.fetch_topic_ids([topic.name])[topic.name]
         names = {"consumer": consumer.name, "topic": topic.name, "topic_id": topic_id}
         aged_database.age(engine(), inbox=ROWS, claims=ROWS, **names)
         return consumer
@@ -97,7 +97,7 @@ def unknown_rows(old_rows, make_topic, make_consumer) -> Iterator[Consumer]:
     topic = make_topic(partitions=1)
     consumer = make_consumer(topic)
     with GroupOffsets(consumer.group) as group:
-        topic_id = group.topic_ids_now([topic.name])[topic.name]
+        topic_id = group.fetch_topic_ids([topic.name])[topic.name]
     with begin() as connection:
         # Or the database counts while the test runs.
         connection.execute(text("alter table inbox set (autovacuum_enabled = false)"))

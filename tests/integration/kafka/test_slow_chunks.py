@@ -139,7 +139,7 @@ def test_each_range_that_cannot_be_read_leaves_less_time_to_the_next_one(make_to
     send(topic, order("b"), partition=1)
     waited = []
     with GroupOffsets("reads", **CONSUMER_SETTINGS) as group:
-        (identity,) = group.topic_ids_now([topic.name]).values()
+        (identity,) = group.fetch_topic_ids([topic.name]).values()
         reader = RangeReader(group.consumer)
         for _ in range(4):
             # The log ends before the range does.
@@ -159,7 +159,7 @@ def test_a_good_range_gives_no_time_back_to_the_ranges_that_cannot_be_read(make_
         send(topic, order(partition), partition=partition)
     read, stalled = [], []
     with GroupOffsets("reads", **CONSUMER_SETTINGS) as group:
-        (identity,) = group.topic_ids_now([topic.name]).values()
+        (identity,) = group.fetch_topic_ids([topic.name]).values()
         reader = RangeReader(group.consumer)
         began = time.monotonic()
         for partition in range(topic.partitions):
@@ -181,7 +181,7 @@ def test_a_broker_that_names_no_leaders_fails_no_range(make_topic, send):
     topic = make_topic(partitions=1)
     send(topic, order("a"))
     with GroupOffsets("reads", **CONSUMER_SETTINGS) as group:
-        (identity,) = group.topic_ids_now([topic.name]).values()
+        (identity,) = group.fetch_topic_ids([topic.name]).values()
         reader = RangeReader(WithoutLeaders(group.consumer))
         (batch,) = reader.read(OffsetRange(topic.name, identity, 0, 0, 1))
     assert [message.offset for message in batch] == [0]

@@ -212,7 +212,7 @@ def test_a_broker_that_names_no_leaders_does_not_keep_it_from_the_next_message(m
 
     async def scenario() -> float:
         with GroupOffsets(make_consumer(topic).group) as group:
-            found = await group.look([topic.name])
+            found = await group.fetch_offsets([topic.name])
             group.consumer = WithoutLeaders(group.consumer)
             began = time.monotonic()
             waiting = asyncio.create_task(Tail(group).wait(found, seconds=30))

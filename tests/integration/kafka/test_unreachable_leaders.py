@@ -264,7 +264,7 @@ def test_a_look_at_one_partition_asks_no_other_leader(make, put, gate):
     put(topic, 0, "a")
     with GroupOffsets("looks", CONN_ID) as group:
         gate.shut()
-        found = group.look_now([topic.name], needs_committed=False, only=Partition(topic.name, 0))
+        found = group.fetch_offsets_sync([topic.name], needs_committed=False, only=Partition(topic.name, 0))
         assert [(partition.number, at.end) for partition, at in found.items()] == [(0, 1)]
         assert group.left_out == {}
 
@@ -274,11 +274,11 @@ def test_a_log_that_cannot_be_compared_is_not_called_lost(make, put, gate):
     for partition in range(2):
         put(topic, partition, "a")
     with GroupOffsets("compares", CONN_ID, **CONSUMER_SETTINGS) as group:
-        found = group.look_now([topic.name])
+        found = group.fetch_offsets_sync([topic.name])
         gate.shut()
         seen = {partition: (1, at.leader_epoch) for partition, at in found.items()}
-        assert group.without_their_end(seen) == (set(), {Partition(topic.name, 1)})
-        assert group.open_transactions_now(found) == {}
+        assert group.find_truncated_logs(seen) == (set(), {Partition(topic.name, 1)})
+        assert group.find_open_transactions(found) == {}
         assert group.left_out.keys() == {Partition(topic.name, 1)}
 
 
@@ -294,14 +294,14 @@ def test_what_could_not_be_compared_is_claimed_later(make, make_consumer, put, g
         connection.execute(text(seen), {"c": consumer.name})
     for partition in range(2):
         put(topic, partition, f"second of {partition}")
-    compare = GroupOffsets.without_their_end
+    compare = GroupOffsets.find_truncated_logs
 
     def shut(group, positions):
         gate.shut()
         return compare(group, positions)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GroupOffsets, "without_their_end", shut)
+        patch.setattr(GroupOffsets, "find_truncated_logs", shut)
         tasks.claim_messages(consumer, "shut")
     assert numbers(topic) == ["first of 0", "second of 0", "first of 1"]
     gate.open()

@@ -116,9 +116,11 @@ def test_a_plan_looks_at_the_sinks_offsets_and_at_the_files_once(lossy, lane, mo
     consumer = lane(lossy)
     repair_gaps(consumer, "run")
     groups, files = [], []
-    look_now, held = GroupOffsets.look_now, Landed.held
+    fetch, held = GroupOffsets.fetch_offsets_sync, Landed.held
     monkeypatch.setattr(
-        GroupOffsets, "look_now", lambda self, *args, **kw: (groups.append(self.group), look_now(self, *args, **kw))[1]
+        GroupOffsets,
+        "fetch_offsets_sync",
+        lambda self, *args, **kw: (groups.append(self.group), fetch(self, *args, **kw))[1],
     )
     monkeypatch.setattr(Landed, "held", lambda self, *args: (files.append(args), held(self, *args))[1])
     assert offsets(tasks.plan(consumer, "run")) == list(range(30))
