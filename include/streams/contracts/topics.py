@@ -42,7 +42,7 @@ DEAD_LETTER_SUFFIX = ".dlq"
 BROKER_MAX_BYTES = 1_048_588
 # Key, headers and framing that a record batch adds to a value.
 BATCH_OVERHEAD_BYTES = 16 * 1024
-# The headers with reason and coordinates that a dead letter record adds to the original record.
+# The headers with reason and coordinates that a dead-letter record adds to the original record.
 DEAD_LETTER_OVERHEAD_BYTES = 64 * 1024
 # Long enough to find the cause, deploy a fix and replay. Not forever, because dead letters hold personal data.
 DEAD_LETTER_RETENTION = timedelta(days=365)

@@ -1,6 +1,6 @@
 """The reasons for which a message breaks its contract.
 
-A violation is logged, stored in headers of a dead letter record and shown to operators. So its text must never contain
+A violation is logged, stored in headers of a dead-letter record and shown to operators. So its text must never contain
 a value of the message: only field paths, error types and sizes.
 """
 

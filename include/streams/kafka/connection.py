@@ -181,7 +181,7 @@ def producer_config(config: dict[str, Any]) -> dict[str, Any]:
     """
     config = _without(config, _CONSUMER_ONLY)
     # librdkafka refuses a message above its own limit before the broker sees it. The topic's limit must decide, and a
-    # dead letter record is larger than the original message.
+    # dead-letter record is larger than the original message.
     config.setdefault("message.max.bytes", 64 * 1024 * 1024)
     # A broker measures compressed batches. Without compression, a message that its topic accepted compressed could be
     # too large for the dead-letter topic. lz4, because every broker and client of the last ten years reads it.

@@ -13,7 +13,7 @@ from include.streams.compat.triggerer import hand_over_events
 
 log = logging.getLogger(__name__)
 
-# Between two queries of the database: with 1 s, an alarm reaches its webhook in about 2 s.
+# Between two queries of the database. With 1 s, an alarm reaches its webhook in about 2 s.
 INTERVAL_SECONDS = 1.0
 # Between two events while rows stay due: the Dag is paused, or its run has not started yet.
 REFIRE_FIRST_SECONDS, REFIRE_LAST_SECONDS = 5.0, 60.0
@@ -26,6 +26,9 @@ class OutboxDueTrigger(BaseEventTrigger):
 
     Level-triggered: a lost or coalesced event does no harm. A route is not due while a process delivers it or while it
     backs off, so an unavailable receiver starts at most one run per minute.
+
+    Args:
+        interval: The seconds between two queries of the database.
     """
 
     def __init__(self, *, interval: float = INTERVAL_SECONDS) -> None:
@@ -47,7 +50,7 @@ class OutboxDueTrigger(BaseEventTrigger):
                 routes = await asyncio.to_thread(outbox_delivery.due_routes)
             except Exception as error:
                 if not is_away:
-                    log.warning("cannot ask for rows of the outbox, trying again until it works: %s", error)
+                    log.warning("cannot query the outbox, trying again until it works: %s", error)
                 is_away = True
                 await asyncio.sleep(AWAY_SECONDS)
                 continue

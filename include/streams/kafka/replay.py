@@ -25,7 +25,7 @@ from include.streams.kafka.dead_letter_records import DeadLetterRecord, RecordHe
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, PartitionOffsets
 from include.streams.kafka.originals import Originals
-from include.streams.kafka.producer import AcknowledgedProducer, OutgoingRecord, own_refusal
+from include.streams.kafka.producer import AcknowledgedProducer, OutgoingRecord, record_refusal
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from include.streams.kafka.replay_selection import Selection
 from include.streams.kafka.replays import (
@@ -309,11 +309,11 @@ class _Replay:
                 self.producer.send(**outgoing._asdict())
                 self.producer.flush()
         except Exception as error:
-            if (refusal := own_refusal(error)) is None:
+            if (refusal := record_refusal(error)) is None:
                 raise
             # The topic's settings have changed: a lower limit, or compaction, which takes no record without a key. A
             # retry would fail at this record again and never reach the next one.
-            reason = Reason.too_large if refusal.is_size else Reason.rejected
+            reason = Reason.too_large if refusal.is_size_error else Reason.rejected
             detail = f"{reason}: topic {self.topic.name} refuses it ({refusal.code})"
             return _Settled(ReplayOutcome.failing, detail=detail)
         log.info("replayed: dead_letter=%s repairs=%s", letter.record, replayed.repairs)

@@ -34,7 +34,7 @@ from include.streams.kafka.claims import (
 )
 from include.streams.kafka.consumers import Consumer, FunctionUnusable, Shape
 from include.streams.kafka.delivery import OwnDelivery
-from include.streams.kafka.handling import Handler, HandlingFailed
+from include.streams.kafka.handling import BatchProcessor, HandlingFailed
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.producer import AcknowledgedProducer
@@ -310,13 +310,13 @@ def _open_keys(
     keys: list[str] = []
     troubles: list[Exception] = []
     if claimed.ranges:
-        handler = Handler(consumer, run_id, producer)
+        processor = BatchProcessor(consumer, run_id, producer)
         reader = RangeReader(group.consumer)
         for wanted in claimed.ranges:
             position = wanted.start
             try:
                 for batch in reader.read(wanted):
-                    good = {message.offset for message in handler.keep_dead_letters(batch)}
+                    good = {message.offset for message in processor.publish_invalid(batch)}
                     for message in batch:
                         if message.offset in good:
                             keys.append(partition_key(message))
@@ -332,7 +332,7 @@ def _open_keys(
             _finish(consumer, claimed.id, replace(wanted, start=position), reader.gone, run_id)
         if troubles and not keys:
             raise troubles[0]
-        _watch_contracts(consumer, handler)
+        _watch_contracts(consumer, processor)
         _count_emission(claimed.id)
     return keys
 
@@ -645,7 +645,7 @@ def _handle(
     is_read = True
     reader = RangeReader(group.consumer)
     try:
-        handler = Handler(consumer, run_id, producer, until=until)
+        processor = BatchProcessor(consumer, run_id, producer, until=until)
     except FunctionUnusable as broken:
         _alarm_fault(consumer, str(broken))
         raise _left_to_maintain(chunk["claim_id"], [OffsetRange(**r) for r in chunk["ranges"]], [str(broken)]) from None
@@ -666,12 +666,12 @@ def _handle(
                 if claimed_at is not None:
                     old += watch.older_than_allowed(consumer, batch)
                 try:
-                    handler.handle(batch)
+                    processor.handle(batch)
                 except HandlingFailed as failure:
                     # Recorded, not raised, so that later messages need not wait for the retry.
                     failures.append(str(failure))
                     refused.append(wanted)
-                delivery.between_batches(handler.written)
+                delivery.between_batches(processor.written)
         except (ReadingStalled, KafkaException) as trouble:
             # Recorded, so that the other ranges need not wait for a partition that cannot be read.
             log.exception("not read to its end: %s", wanted)
@@ -681,17 +681,17 @@ def _handle(
             _finish(consumer, chunk["claim_id"], wanted, reader.gone, run_id)
     if claimed_at is not None:
         watch.watch_handled(consumer, old, claimed_at)
-    _watch_contracts(consumer, handler)
-    delivery.deliver(handler.written)
-    counts = " ".join(f"{outcome}={number}" for outcome, number in handler.counts.items())
+    _watch_contracts(consumer, processor)
+    delivery.deliver(processor.written)
+    counts = " ".join(f"{outcome}={number}" for outcome, number in processor.counts.items())
     log.info("handled: consumer=%s run_id=%s %s", consumer.name, run_id, counts)
     if failures:
         # An outage of the broker fails no run: its retries last for hours.
         only_effects_failed = refused and is_read and time.monotonic() <= until
         ranges, tried = list(dict.fromkeys(refused)), timedelta(seconds=time.monotonic() - began)
-        if only_effects_failed and _is_fault(consumer, chunk["claim_id"], ranges, handler):
+        if only_effects_failed and _is_fault(consumer, chunk["claim_id"], ranges, processor):
             # Without the errors' texts, which may quote a message.
-            kinds = ", ".join(sorted(set(handler.faults)))
+            kinds = ", ".join(sorted(set(processor.faults)))
             _alarm_fault(consumer, f"the effect {consumer.effect} fails for every message ({kinds}), see the run's log")
             raise _left_to_maintain(chunk["claim_id"], ranges, failures)
         if only_effects_failed and postponed.should_leave(consumer.name, chunk["claim_id"], ranges, tried=tried):
@@ -699,14 +699,14 @@ def _handle(
         raise HandlingFailed("; ".join(failures))
 
 
-def _is_fault(consumer: Consumer, claim_id: int, refused: Sequence[OffsetRange], handler: Handler) -> bool:
+def _is_fault(consumer: Consumer, claim_id: int, refused: Sequence[OffsetRange], processor: BatchProcessor) -> bool:
     """Whether the effects of all messages fail with a programming error, which no retry changes.
 
     A single message may be odd, and its error with it: it is retried in its run while the others are handled.
     """
-    if handler.counts[Outcome.handled] or not handler.faults or len(handler.faults) < handler.failed:
+    if processor.counts[Outcome.handled] or not processor.faults or len(processor.faults) < processor.failed:
         return False
-    return postponed.all_fail(consumer.name, claim_id, refused, handler.failed)
+    return postponed.all_fail(consumer.name, claim_id, refused, processor.failed)
 
 
 def _left_to_maintain(claim_id: int, refused: Sequence[OffsetRange], failures: Sequence[str]) -> Exception:
@@ -725,9 +725,9 @@ def _open_since(claim_id: int) -> datetime | None:
         return connection.scalar(mine)
 
 
-def _watch_contracts(consumer: Consumer, handler: Handler) -> None:
+def _watch_contracts(consumer: Consumer, processor: BatchProcessor) -> None:
     """Open or close the alarm about dead letters now, if this run had any; otherwise the Dag `maintain` closes it."""
-    if handler.counts[Outcome.dead_letter]:
+    if processor.counts[Outcome.dead_letter]:
         with begin() as connection:
             watch_broken_contracts(connection, consumer)
 

@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 from include.streams.kafka.broken_contracts import watch_broken_contracts
 from include.streams.kafka.claims import Claimed, claimed_unhandled, positions_of, reset_command, stopped_topics
 from include.streams.kafka.consumers import Consumer, Shape
-from include.streams.kafka.dead_letters import watch_held
+from include.streams.kafka.dead_letters import watch_waiting_dead_letters
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
@@ -100,7 +100,7 @@ def check_consumers(consumers: Iterable[Consumer]) -> None:
 
 def _watch_held() -> None:
     with begin() as connection:
-        watch_held(connection)
+        watch_waiting_dead_letters(connection)
 
 
 def check_consumer(consumer: Consumer) -> Standing:

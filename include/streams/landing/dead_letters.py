@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, MultiRange, Range, in
 
 from include.streams.contracts.foreign import Headers
 from include.streams.contracts.violations import FRAMED
-from include.streams.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
+from include.streams.kafka.dead_letters import DeadLetter, DeadLetterWriter, alarm_conflicts
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.kafka.originals import Originals
@@ -185,8 +185,8 @@ def publish_dead_letters(
     """
     if not letters:
         return
-    box = DeadLetters(consumer.name, run_id, producer)
-    waiting = box.send(letters)
+    box = DeadLetterWriter(consumer.name, run_id, producer)
+    waiting = box.publish(letters)
     rows = [
         {
             "consumer": consumer.name,
@@ -208,7 +208,7 @@ def publish_dead_letters(
         on_record = [letter for letter in letters if _place(letter) in new]
         alarm_conflicts(connection, consumer.name, on_record)
         # Looked up by coordinates: comparing letters with each other would take minutes for some ten thousands.
-        box.hold(connection, [one for one in waiting if _place(one.letter) in new])
+        box.add_to_outbox(connection, [one for one in waiting if _place(one.dead_letter) in new])
 
 
 def _place(letter: DeadLetter) -> tuple[int, int]:

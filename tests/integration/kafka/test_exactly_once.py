@@ -17,7 +17,7 @@ from sqlalchemy import text
 from include.streams.contracts import Topic
 from include.streams.kafka.claims import claim, mark_handled
 from include.streams.kafka.consumers import Consumer
-from include.streams.kafka.handling import Handler, HandlingFailed
+from include.streams.kafka.handling import BatchProcessor, HandlingFailed
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import OffsetRange, Partition, PartitionOffsets
 from include.streams.kafka.producer import Refusal
@@ -144,8 +144,8 @@ class World(RuleBasedStateMachine):
 
     def run(self, task, kill, refuses=False):
         producer = MemoryProducer(self.letters, kill, refuses)
-        handler = Handler(self.consumer, task.run_id, producer)
-        record = handler._record
+        processor = BatchProcessor(self.consumer, task.run_id, producer)
+        record = processor._record
 
         def record_or_die(good):
             if kill == "before record":
@@ -155,10 +155,10 @@ class World(RuleBasedStateMachine):
                 raise Killed
             return conflicts
 
-        handler._record = record_or_die
+        processor._record = record_or_die
         try:
             for wanted in (OffsetRange(**r) for r in task.chunk["ranges"]):
-                handler.handle([self.message(wanted, offset) for offset in range(wanted.start, wanted.end)])
+                processor.handle([self.message(wanted, offset) for offset in range(wanted.start, wanted.end)])
                 if kill == "before mark":
                     raise Killed
                 with begin() as connection:

@@ -159,7 +159,7 @@ def test_killed_after_the_effect_and_before_the_claim_is_closed_repeats_nothing(
 
 
 def test_killed_between_dead_letter_and_inbox_keeps_the_message(make_topic, make_consumer, send, monkeypatch):
-    from include.streams.kafka.handling import Handler
+    from include.streams.kafka.handling import BatchProcessor
 
     topic = make_topic()
     consumer = make_consumer(topic)
@@ -169,7 +169,7 @@ def test_killed_between_dead_letter_and_inbox_keeps_the_message(make_topic, make
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Handler, "_record", killed)
+        patch.setattr(BatchProcessor, "_record", killed)
         with pytest.raises(KeyboardInterrupt):
             tasks.claim_messages(consumer, "run")
     whole_run(consumer, "run")

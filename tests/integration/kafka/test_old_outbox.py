@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from include.streams.contracts.topics import DEAD_LETTER_SUFFIX
 from include.streams.kafka.connection import CONN_ID
-from include.streams.kafka.dead_letters import DeadLetters, watch_held
+from include.streams.kafka.dead_letters import DeadLetterWriter, watch_waiting_dead_letters
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.operations import outbox
 from include.streams.operations.alarm_kinds import AlarmKind
@@ -54,7 +54,7 @@ def test_closing_alarms_about_dead_letters_reads_no_delivered_row(long_outbox, s
             change = text("update outbox set state = :state where destination = :topic")
             connection.execute(change, {"state": state, "topic": topic})
     with planned_statements() as planned, begin() as connection:
-        watch_held(connection)
+        watch_waiting_dead_letters(connection)
     plans = outbox_plans(planned)
     assert plans
     for plan in plans:
@@ -68,7 +68,7 @@ def test_closing_alarms_about_dead_letters_reads_no_delivered_row(long_outbox, s
 def test_a_task_with_a_dead_letter_looks_only_for_rows_of_its_topic(long_outbox):
     topic = f"orders.{uuid.uuid4().hex[:8]}{DEAD_LETTER_SUFFIX}"
     with AcknowledgedProducer(CONN_ID) as producer:
-        letters = DeadLetters(long_outbox, "run", producer)
+        letters = DeadLetterWriter(long_outbox, "run", producer)
         with planned_statements() as planned:
             assert letters._why_refusing(topic) is None
             assert letters._why_refusing("old.1") is not None

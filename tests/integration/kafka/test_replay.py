@@ -28,7 +28,7 @@ from include.streams.kafka import replay as replaying
 from include.streams.kafka import tasks
 from include.streams.kafka.connection import client_config, consumer_config
 from include.streams.kafka.consumers import Consumer, Shape
-from include.streams.kafka.dead_letters import DeadLetter, DeadLetters
+from include.streams.kafka.dead_letters import DeadLetter, DeadLetterWriter
 from include.streams.kafka.messages import Message
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.operations.database import begin
@@ -409,7 +409,7 @@ def test_a_letter_with_the_landed_text_only_goes_back_with_the_key_of_its_event(
     landed = Message(topic.name, "id", 1, 5, at, key=None, value=renamed(7), headers=())
     with AcknowledgedProducer() as producer:
         letter = DeadLetter(landed, "missing_field", "number", landed_text=True)
-        assert DeadLetters("lane", "run", producer).send([letter]) == []
+        assert DeadLetterWriter("lane", "run", producer).send([letter]) == []
     assert replayed(topic) == {"replayed": 1}
     (back,) = read_all(topic.name, 1)
     assert (back.key(), json.loads(back.value())) == (b"7", json.loads(order(7)))

@@ -30,7 +30,7 @@ from include.streams.kafka import delivery, offsets, tasks
 from include.streams.kafka.claims import positions_of
 from include.streams.kafka.connection import admin_config, client_config, producer_config
 from include.streams.kafka.consumers import Consumer
-from include.streams.kafka.delivery import Messages, OwnDelivery, deliver_due
+from include.streams.kafka.delivery import OwnDelivery, RecordTransport, deliver_due
 from include.streams.kafka.offsets import GroupOffsets, Partition
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.kafka.reading import CONSUMER_SETTINGS
@@ -376,7 +376,7 @@ def test_records_for_a_partition_that_is_away_hold_up_no_other(results, gate, mo
     topic, consumer, good, away = results
     gate.shut()
     # More than one batch, and each has a record for the partition that is away.
-    monkeypatch.setattr(Messages, "rows_at_once", 10)
+    monkeypatch.setattr(RecordTransport, "rows_at_once", 10)
     write(topic, consumer, *(next(away if n % 10 == 0 else good) for n in range(50)))
     make_all_due(consumer)
     assert deliver_due([consumer]) == 45
@@ -405,7 +405,7 @@ def test_records_for_a_partition_that_is_away_hold_up_no_other(results, gate, mo
 def test_many_records_that_wait_for_a_partition_are_tried_in_one_batch(results, gate, monkeypatch):
     topic, consumer, good, away = results
     gate.shut()
-    monkeypatch.setattr(Messages, "rows_at_once", 10)
+    monkeypatch.setattr(RecordTransport, "rows_at_once", 10)
     write(topic, consumer, *(next(away) for _ in range(100)))
     with begin() as connection:
         # They have waited for an hour, and have been tried more often than a row that is refused.

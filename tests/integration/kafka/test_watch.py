@@ -195,7 +195,7 @@ def test_waiting_dead_letters_are_looked_up_once_for_all_consumers(make_topic, m
         looks.append("look")
         raise ValueError("not now")
 
-    monkeypatch.setattr("include.streams.kafka.watch.watch_held", fails)
+    monkeypatch.setattr("include.streams.kafka.watch.watch_waiting_dead_letters", fails)
     with pytest.raises(CheckFailed, match=r"^dead letters that wait: not now$"):
         check_consumers(consumers)
     assert looks == ["look"]

@@ -34,7 +34,7 @@ def record(topic: str = "orders", headers: Any = (), **changes: Any) -> Message:
 
 
 def dead(original: Message, reason: Reason = Reason.not_json) -> Message:
-    """The dead letter of a message, as `dead_letters.send` writes it."""
+    """The dead letter of a message, as `DeadLetterWriter.publish` writes it."""
     added = added_headers(DeadLetter(original, reason, "why"), consumer="shop", run_id="run")
     return record(f"{original.topic}.dlq", [*original.headers, *added], partition=0, offset=99)
 
