@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 # Between two queries of the database. With 1 s, an alarm reaches its webhook in about 2 s.
 INTERVAL_SECONDS = 1.0
 # Between two events while rows stay due: the Dag is paused, or its run has not started yet.
-REFIRE_FIRST_SECONDS, REFIRE_LAST_SECONDS = 5.0, 60.0
+BACKOFF_FIRST_SECONDS, BACKOFF_LAST_SECONDS = 5.0, 60.0
 # Between two queries while the database is unavailable.
 AWAY_SECONDS = 10.0
 
@@ -43,7 +43,7 @@ class OutboxDueTrigger(BaseEventTrigger):
         # Imported here: a Dag file that names this trigger must not load SQLAlchemy.
         from include.streams.operations import outbox_delivery
 
-        is_away, next_fire, wait = False, 0.0, REFIRE_FIRST_SECONDS
+        is_away, next_fire, wait = False, 0.0, BACKOFF_FIRST_SECONDS
         while True:
             try:
                 # In a thread: the call blocks, and the triggerer has one event loop.
@@ -58,10 +58,10 @@ class OutboxDueTrigger(BaseEventTrigger):
                 log.warning("the operational database is back")
                 is_away = False
             if not routes:
-                next_fire, wait = 0.0, REFIRE_FIRST_SECONDS
+                next_fire, wait = 0.0, BACKOFF_FIRST_SECONDS
             elif time.monotonic() >= next_fire:
                 log.info("outbox: %d routes are due, starting a run", len(routes))
-                next_fire, wait = time.monotonic() + wait, min(2 * wait, REFIRE_LAST_SECONDS)
+                next_fire, wait = time.monotonic() + wait, min(2 * wait, BACKOFF_LAST_SECONDS)
                 yield TriggerEvent({"routes": len(routes)})
                 hand_over_events()
             await asyncio.sleep(self.interval)

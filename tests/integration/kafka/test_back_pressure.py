@@ -70,7 +70,7 @@ def test_keys_that_are_not_runs_yet_count_as_the_queue_of_the_worker(lane):
 
 
 def test_the_trigger_starts_few_runs_while_nothing_is_claimed(lane, monkeypatch):
-    monkeypatch.setattr("include.streams.kafka.trigger.REFIRE_FIRST_SECONDS", 1.0)
+    monkeypatch.setattr("include.streams.kafka.trigger.BACKOFF_FIRST_SECONDS", 1.0)
     _, consumer = lane
     for n in range(2):
         tasks.claim_partition_keys(consumer, f"run {n}")

@@ -160,7 +160,7 @@ def test_without_the_database_the_trigger_goes_by_committed_offsets(
 
     asyncio.run(scenario())
     assert reads == [consumer.name], "it is asked again after a while, not with every look"
-    assert len([r for r in caplog.records if "going by committed offsets" in r.getMessage()]) == 1
+    assert len([r for r in caplog.records if "using committed offsets" in r.getMessage()]) == 1
 
 
 def test_a_quiet_and_a_busy_consumer_ask_the_database_once_for_each_claim(make_topic, make_consumer, send, monkeypatch):

@@ -308,7 +308,7 @@ def test_with_a_wrong_password_the_trigger_waits_and_says_so_once(consumer, send
         return [line for line in lines if what in line]
 
     asyncio.run(scenario())
-    (line,) = said("cannot ask for lag")
+    (line,) = said("cannot fetch the lag")
     assert f"connection {CONN_ID}" in line
     assert "invalid credentials" in line
     assert len(said("the broker is back")) == 1

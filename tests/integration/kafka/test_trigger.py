@@ -57,9 +57,9 @@ def tries(monkeypatch) -> list[float]:
     monkeypatch.setattr("include.streams.kafka.trigger.AWAY_FIRST_SECONDS", 0.2)
     watch, began = ConsumerLagTrigger._watch, []
 
-    def watched(self, refire):
+    def watched(self, backoff):
         began.append(time.monotonic())
-        return watch(self, refire)
+        return watch(self, backoff)
 
     monkeypatch.setattr(ConsumerLagTrigger, "_watch", watched)
     return began
@@ -125,7 +125,7 @@ def test_lag_that_remains_after_a_claim_fires_again_at_once(make_topic, make_con
 
 
 def test_lag_that_nobody_claims_fires_with_backoff_however_much_arrives(make_topic, make_consumer, send, monkeypatch):
-    monkeypatch.setattr("include.streams.kafka.trigger.REFIRE_FIRST_SECONDS", 0.5)
+    monkeypatch.setattr("include.streams.kafka.trigger.BACKOFF_FIRST_SECONDS", 0.5)
     topic = make_topic()
 
     async def scenario():
@@ -203,7 +203,7 @@ def test_a_broker_that_is_away_delays_it_and_is_said_once(make_topic, make_consu
 
     asyncio.run(scenario())
     said = [record.getMessage() for record in caplog.records if record.name == "include.streams.kafka.trigger"]
-    assert len([line for line in said if "cannot ask for lag" in line]) == 1
+    assert len([line for line in said if "cannot fetch the lag" in line]) == 1
     assert any("the broker is back" in line for line in said)
 
 
