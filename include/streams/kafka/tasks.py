@@ -182,7 +182,7 @@ def _alarm_fault(consumer: Consumer, text: str) -> None:
 
 
 def _holds_back(connection: Connection, consumer: Consumer, run_id: str) -> bool:
-    held = postponed.holds_back(connection, consumer.name)
+    held = postponed.blocks_claims(connection, consumer.name)
     if held:
         log.warning("claims nothing, because all effects fail: consumer=%s run_id=%s", consumer.name, run_id)
     return held
@@ -266,7 +266,7 @@ def _keys_that_left_their_runs(consumer: Consumer, max_keys: int) -> list[str]:
     due again before its run has failed; only a key that is lost is due after MAX_WAIT.
     """
     keys: list[str] = []
-    while len(keys) < max_keys and (one := postponed.take([consumer.name], unless_heard=MAX_WAIT)) is not None:
+    while len(keys) < max_keys and (one := postponed.take_due([consumer.name], due_again_after=MAX_WAIT)) is not None:
         keys.append(_key_at(one.offsets.topic, one.offsets.partition, one.offsets.start))
     return keys
 
@@ -474,7 +474,7 @@ def handle_postponed(consumers: Sequence[Consumer], *, seconds: float = POSTPONE
     by_name = {consumer.name: consumer for consumer in consumers if consumer.shape is Shape.chunked}
     until = time.monotonic() + seconds
     handled = 0
-    while time.monotonic() < until and (one := postponed.take(by_name)) is not None:
+    while time.monotonic() < until and (one := postponed.take_due(by_name)) is not None:
         try:
             handle_chunk(by_name[one.consumer], as_chunk(one.claim_id, [one.offsets]), one.run_id)
         except Exception as error:
@@ -694,7 +694,7 @@ def _handle(
             kinds = ", ".join(sorted(set(processor.faults)))
             _alarm_fault(consumer, f"the effect {consumer.effect} fails for every message ({kinds}), see the run's log")
             raise _left_to_maintain(chunk["claim_id"], ranges, failures)
-        if only_effects_failed and postponed.should_leave(consumer.name, chunk["claim_id"], ranges, tried=tried):
+        if only_effects_failed and postponed.should_postpone(consumer.name, chunk["claim_id"], ranges, tried=tried):
             raise _left_to_maintain(chunk["claim_id"], ranges, failures)
         raise HandlingFailed("; ".join(failures))
 
@@ -736,7 +736,7 @@ def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, gone: Sequence
     if not len(done):
         return
     with begin() as connection:
-        postponed.forget(connection, claim_id, done)
+        postponed.remove(connection, claim_id, done)
         if lost := settle(connection, consumer.name, claim_id, done, gone):
             where = ", ".join(str(r) for r in lost)
             text = f"retention removed {sum(map(len, lost))} messages before they were handled: {where} (run {run_id})"

@@ -142,11 +142,11 @@ def test_a_range_whose_try_was_killed_waits_for_its_next_turn_and_others_get_the
         with pytest.raises(AirflowFailException):
             tasks.handle_chunk(consumer, chunk, "run")
     make_due(consumer)
-    first, second = (postponed.take([consumer.name]) for _ in range(2))
+    first, second = (postponed.take_due([consumer.name]) for _ in range(2))
     assert first is not None
     assert second is not None
     assert {first.offsets.start, second.offsets.start} == {0, 2}
-    assert postponed.take([consumer.name]) is None
+    assert postponed.take_due([consumer.name]) is None
     assert [tries for _, _, tries, _ in waiting(consumer)] == [1, 1]
 
 
