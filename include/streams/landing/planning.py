@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from include.streams.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.reading import CONSUMER_SETTINGS
-from include.streams.kafka.watch import Committing, watch_claims
+from include.streams.kafka.watch import OffsetCommitter, watch_claims
 from include.streams.landing import gaps, intervals, staging
 from include.streams.landing.broken import close_if_whole, reading
 from include.streams.landing.consumers import LandingConsumer
@@ -144,13 +144,13 @@ def _claim(consumer: LandingConsumer, run_id: str, found: LandingSnapshot | None
             return found.available(next_offsets(connection, consumer, found.topic_id))
 
     with GroupOffsets(consumer.group, consumer.conn_id, **CONSUMER_SETTINGS) as group:
-        committing = Committing(group)
+        committer = OffsetCommitter(group)
         claimed = claim(
             consumer.name,
             run_id,
             available,
             # Committed forward as in the event lane, so that Kafka's own tools show what this lane has not claimed yet.
-            lambda positions: committing.forward(positions, None),
+            lambda positions: committer.commit(positions, None),
             max_messages=consumer.max_messages_per_claim,
             compare_logs=group.find_truncated_logs,
             stopped=found.lost if found is not None else {},
@@ -159,7 +159,7 @@ def _claim(consumer: LandingConsumer, run_id: str, found: LandingSnapshot | None
             ),
         )
         with begin() as connection:
-            committing.watch(connection, consumer.name)
+            committer.update_alarm(connection, consumer.name)
     return claimed
 
 

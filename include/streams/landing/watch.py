@@ -12,7 +12,14 @@ from functools import partial
 
 from include.streams.kafka.claims import positions_of
 from include.streams.kafka.offsets import Partition, PartitionOffsets, is_same_topic
-from include.streams.kafka.watch import CheckFailed, Standing, waited_at_least, watch_claims, watch_lag, watch_waiting
+from include.streams.kafka.watch import (
+    CheckFailed,
+    ConsumerStatus,
+    waited_at_least,
+    watch_claims,
+    watch_lag,
+    watch_waiting,
+)
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.operations.database import begin
 from include.streams.operations.each import do_each, shuffled
@@ -32,7 +39,7 @@ def check_consumers(consumers: Iterable[LandingConsumer]) -> None:
     do_each(shuffled({f"consumer {each.name}": partial(check_consumer, each) for each in consumers}), CheckFailed)
 
 
-def check_consumer(consumer: LandingConsumer) -> Standing:
+def check_consumer(consumer: LandingConsumer) -> ConsumerStatus:
     """Open and close the consumer's alarms by the present state of the database and the landing table.
 
     It reads the table's list of manifests, and no file, message or offset of Kafka. What is in Kafka and has not landed
@@ -65,7 +72,7 @@ def check_consumer(consumer: LandingConsumer) -> Standing:
 
 def standing_of(
     consumer: LandingConsumer, oldest_claim: timedelta | None = None, *, remembers: bool = False
-) -> Standing:
+) -> ConsumerStatus:
     """The consumer's state now; it opens no alarm.
 
     Args:
@@ -90,7 +97,7 @@ def standing_of(
                 found[partition] = replace(offsets, end=max(offsets.end, starts[partition]))
         waiting = waited_at_least(connection, consumer, found, starts, remembers=remembers)
     behind = sum(offsets.end - starts[partition] for partition, offsets in found.items())
-    return Standing({consumer.topic.name: behind}, waiting, oldest_claim, is_whole=True)
+    return ConsumerStatus({consumer.topic.name: behind}, waiting, oldest_claim, is_whole=True)
 
 
 def _landed(consumer: LandingConsumer) -> dict[Partition, PartitionOffsets]:

@@ -218,7 +218,7 @@ def test_each_of_many_stopped_topics_is_notified_once(make_topic, make_consumer)
     stopped = {f"topic {n:05}": f"it was deleted {'x' * 200}" for n in range(40)}
     for number in (2, 2, 4, 40, 40):
         with begin() as connection:
-            watch.add_stopped(connection, consumer, dict(list(stopped.items())[:number]))
+            watch.alarm_stopped_topics(connection, consumer, dict(list(stopped.items())[:number]))
     assert sorted(events(consumer)) == [("opened", topic) for topic in stopped]
 
 

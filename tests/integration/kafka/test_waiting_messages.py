@@ -64,7 +64,7 @@ def test_a_backlog_is_late_whatever_time_its_messages_carry(make_topic, make_con
     if away == timedelta():
         # Its own time says that it came since the last look; the log said before that it was there.
         assert check_consumer(consumer).waiting[topic.name] >= timedelta(hours=1)
-    assert f"wait long to be claimed ({topic.name}: " in alarms(consumer)["age"]
+    assert f"wait too long to be claimed ({topic.name}: " in alarms(consumer)["age"]
     tasks.claim_messages(consumer, "run")
     check_consumer(consumer)
     assert alarms(consumer) == {}

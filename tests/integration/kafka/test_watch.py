@@ -94,7 +94,7 @@ def test_messages_that_nobody_claims_alarm_by_their_age(make_topic, make_consume
         waiting = check_consumer(consumer).waiting
     assert set(waiting) == {topic.name}
     message = alarms(consumer)["age"]
-    assert f"wait long to be claimed ({topic.name}: 0:00:" in message
+    assert f"wait too long to be claimed ({topic.name}: 0:00:" in message
     assert "standard lane" in message
     tasks.claim_messages(consumer, "run")
     assert check_consumer(consumer).waiting == {}
