@@ -82,7 +82,7 @@ def test_what_the_broker_refuses_is_named_and_the_rest_is_counted(orders, ask):
     content = b"\n".join([order("a"), order("b", note=secrets.token_hex(1_000_000)), order("c")])
     code, _, said = ask(orders.name, "-", "--no-check", stdin=content)
     assert code == 1
-    assert f"the broker took 2 of 3 messages for {orders.name}; message 2 (line 2): " in said
+    assert f"the broker accepted 2 of 3 messages for {orders.name}; message 2 (line 2): " in said
 
 
 def test_a_broker_that_is_away_is_one_sentence(orders, ask, monkeypatch):
