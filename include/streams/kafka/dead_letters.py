@@ -173,10 +173,10 @@ class DeadLetterWriter:
             self._refusing[each.record.topic] = each.refusal
         for letter, refusal in untried:
             refused.append(RefusedDeadLetter(letter, self._whole_record(letter), refusal))
-        return [
-            each if _size(each.record) <= MAX_WAITING_BYTES else each._replace(record=self._stub(each.dead_letter))
-            for each in refused
-        ]
+        return [each if _size(each.record) <= MAX_WAITING_BYTES else self._with_stub(each) for each in refused]
+
+    def _with_stub(self, refused: RefusedDeadLetter) -> RefusedDeadLetter:
+        return RefusedDeadLetter(refused.dead_letter, self._stub(refused.dead_letter), refused.refusal)
 
     def _attempt(self, letters: Sequence[DeadLetter], records: Sequence[OutgoingRecord]) -> list[RefusedDeadLetter]:
         """Send records of dead letters; returns those that were not acknowledged."""

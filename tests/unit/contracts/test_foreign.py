@@ -204,9 +204,7 @@ def test_a_message_of_a_type_without_a_contract_is_not_wanted(of: Topic, message
         (BY_FIELD, b'{"meta":{"kind":"a","kind":"b"}}', [], "not_json: meta.kind: a name occurs twice in one object"),
     ],
 )
-def test_a_message_of_unreadable_type_is_refused(
-    of: Topic, message: bytes | None, headers: Headers, expected: str
-):
+def test_a_message_of_unreadable_type_is_refused(of: Topic, message: bytes | None, headers: Headers, expected: str):
     assert refusal(message, headers, of) == expected
 
 
