@@ -95,7 +95,7 @@ def test_a_bad_request_among_others_backs_off_alone(make_topic, make_consumer, m
     assert failures(consumer) == 0
 
 
-def test_a_request_that_is_never_answered_makes_no_later_one_late(announcing, make_receiver, send, monkeypatch):
+def test_a_request_that_is_never_answered_delays_no_later_request(announcing, make_receiver, send, monkeypatch):
     server, conn_id = make_receiver()
     answers_500_to(server, monkeypatch, BAD)
     topic, consumer = announcing(conn_ids=[conn_id])
@@ -119,7 +119,7 @@ def test_a_request_that_is_never_answered_makes_no_later_one_late(announcing, ma
     assert failures(consumer) == 0
 
 
-def test_a_request_that_is_never_answered_fails_in_the_end(announcing, make_receiver, send, monkeypatch):
+def test_a_request_that_is_never_answered_becomes_failed(announcing, make_receiver, send, monkeypatch):
     monkeypatch.setattr(outbox_delivery, "MAX_ATTEMPTS", 3)
     monkeypatch.setattr(outbox_delivery, "REFUSED_FIRST_SECONDS", 0.2)
     server, conn_id = make_receiver()
@@ -169,9 +169,7 @@ def test_an_outage_uses_up_no_attempt(announcing, make_receiver, send, monkeypat
     assert failures(consumer) == 0
 
 
-def test_tasks_and_the_dag_at_once_deliver_each_good_request_once_beside_a_bad_one(
-    announcing, make_receiver, send, monkeypatch
-):
+def test_concurrent_deliveries_deliver_each_good_request_once(announcing, make_receiver, send, monkeypatch):
     server, conn_id = make_receiver()
     answers_500_to(server, monkeypatch, BAD)
     topic, consumer = announcing(conn_ids=[conn_id])

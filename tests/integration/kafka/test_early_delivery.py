@@ -44,9 +44,7 @@ def test_records_of_finished_batches_are_delivered_before_the_chunk_ends(announc
     assert set(states(consumer)) == {"delivered"}
 
 
-def test_a_slow_delivery_delays_the_messages_of_a_chunk_by_two_seconds_in_all(
-    announcing, make_topic, send, monkeypatch
-):
+def test_slow_deliveries_delay_a_chunk_by_two_seconds_in_total(announcing, make_topic, send, monkeypatch):
     asked: list[float] = []
 
     def slow(*_: object, seconds: float) -> int:

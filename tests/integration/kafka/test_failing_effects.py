@@ -38,9 +38,7 @@ def consumer(make_topic, make_consumer):
 
 
 @pytest.mark.parametrize("refused", sorted(STATEMENTS.keys() - {"connection ended"}))
-def test_an_effect_that_the_database_refuses_delays_no_other_message_and_is_kept_open(
-    consumer, send, refused, monkeypatch
-):
+def test_an_effect_that_the_database_refuses_delays_no_other_message(consumer, send, refused, monkeypatch):
     (topic,) = consumer.topics
     send(topic, order("before"), order(refused), order("behind"))
     (chunk,) = tasks.claim_messages(consumer, "run")
@@ -57,7 +55,7 @@ def test_an_effect_that_the_database_refuses_delays_no_other_message_and_is_kept
     assert open_claims(consumer) == 0
 
 
-def test_a_database_that_ends_the_connection_fails_the_task_and_its_retry_goes_on(consumer, send, monkeypatch):
+def test_a_lost_database_connection_fails_the_task_and_the_retry_continues(consumer, send, monkeypatch):
     (topic,) = consumer.topics
     send(topic, order("before"), order("connection ended"), order("behind"))
     (chunk,) = tasks.claim_messages(consumer, "run")

@@ -55,7 +55,7 @@ def backlog(make_topic) -> str:
     return topic.name
 
 
-def test_a_range_is_read_without_what_lies_behind_it(backlog):
+def test_reading_a_range_fetches_few_later_messages(backlog):
     fetched = Fetched()
     with GroupOffsets("reads", **fetched.settings) as group:
         (identity,) = group.fetch_topic_ids([backlog]).values()

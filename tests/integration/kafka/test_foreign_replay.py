@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 make_hooks, make_lane = test_foreign_topics.make_hooks, test_foreign_topics.make_lane
 
 
-def test_a_repaired_payload_goes_back_with_its_headers_and_key(make_hooks, make_lane, send):
+def test_a_repaired_payload_is_sent_with_its_headers_and_key(make_hooks, make_lane, send):
     topic = make_hooks()
     consumer = make_lane(topic)
     test_replay.TOPICS[topic.name] = topic
@@ -39,7 +39,7 @@ def test_a_repaired_payload_goes_back_with_its_headers_and_key(make_hooks, make_
     assert [header for header in record.headers() if not header[0].startswith("replay.")] == one.headers
 
 
-def test_a_letter_that_no_contract_takes_any_more_stays(make_hooks, make_lane, send):
+def test_a_dead_letter_of_a_type_without_a_contract_is_not_replayed(make_hooks, make_lane, send):
     topic = make_hooks()
     consumer = make_lane(topic)
     (one,) = webhooks.webhooks(1, kinds=("issues",))

@@ -77,7 +77,7 @@ def handle(consumer: Consumer, run_id: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [Shape.chunked, Shape.per_message])
-def test_every_type_is_handled_counted_or_a_dead_letter(make_hooks, make_lane, send, shape):
+def test_each_message_is_handled_counted_or_a_dead_letter_by_its_type(make_hooks, make_lane, send, shape):
     topic = make_hooks()
     consumer = make_lane(topic, shape)
     some = list(webhooks.webhooks(12))
@@ -99,7 +99,7 @@ def test_every_type_is_handled_counted_or_a_dead_letter(make_hooks, make_lane, s
     assert {b"repository.full_name (missing)", b"header X-Hub-Event (missing)"} <= details
 
 
-def test_a_delivery_that_comes_again_is_a_duplicate_or_a_conflict(make_hooks, make_lane, send):
+def test_a_repeated_delivery_is_a_duplicate_or_a_conflict(make_hooks, make_lane, send):
     topic = make_hooks()
     consumer = make_lane(topic)
     (one,) = webhooks.webhooks(1, kinds=("push",))
@@ -117,7 +117,7 @@ class Wider(webhooks.Push):
     branch: Annotated[Line, At("repository.default_branch"), Field(max_length=40)] | None = None
 
 
-def test_after_one_more_field_is_picked_a_copy_of_an_event_is_still_a_duplicate(make_hooks, make_lane, send):
+def test_after_one_more_picked_field_a_copy_is_still_a_duplicate(make_hooks, make_lane, send):
     topic = make_hooks()
     consumer = make_lane(topic)
     (one,) = webhooks.webhooks(1, kinds=("push",))
@@ -131,7 +131,7 @@ def test_after_one_more_field_is_picked_a_copy_of_an_event_is_still_a_duplicate(
     assert alarms(consumer) == {}
 
 
-def test_messages_that_are_not_wanted_hide_no_broken_contract(make_hooks, make_lane, send):
+def test_messages_that_are_not_wanted_do_not_hide_dead_letters(make_hooks, make_lane, send):
     topic = make_hooks()
     consumer = make_lane(topic)
     (star,) = webhooks.webhooks(1, kinds=("star",))
@@ -144,7 +144,7 @@ def test_messages_that_are_not_wanted_hide_no_broken_contract(make_hooks, make_l
     assert "15 of the latest 15 messages (100 %)" in alarms(consumer)["many_dead_letters"]
 
 
-def test_a_run_that_is_cleared_counts_nothing_twice(make_hooks, make_lane, send):
+def test_a_cleared_run_counts_no_message_twice(make_hooks, make_lane, send):
     topic = make_hooks()
     consumer = make_lane(topic)
     for one in webhooks.webhooks(8):
@@ -155,7 +155,7 @@ def test_a_run_that_is_cleared_counts_nothing_twice(make_hooks, make_lane, send)
         assert len(numbers(topic)) == 6
 
 
-def test_rows_of_a_type_that_is_wanted_later_stay_counted(make_hooks, make_lane, send):
+def test_a_message_that_was_not_wanted_stays_so_after_its_type_is_added(make_hooks, make_lane, send):
     """A type that a union gets later is wanted from then on: what was counted before has no effect."""
     topic = make_hooks()
     consumer = make_lane(topic)
@@ -175,6 +175,6 @@ def test_rows_of_a_type_that_is_wanted_later_stay_counted(make_hooks, make_lane,
     assert found == [(0, "not_wanted"), (1, "handled")]
 
 
-def test_a_topic_of_somebody_else_gets_no_partitions(make_hooks):
+def test_a_foreign_topic_gets_no_further_partitions(make_hooks):
     topic = make_hooks()
     assert create_topics([dataclasses.replace(topic, partitions=5)]) == []

@@ -52,7 +52,7 @@ def fail(*_: object) -> None:
     raise ConnectionError
 
 
-def test_a_first_chunk_that_ends_its_process_keeps_no_other_chunk_from_its_task(make_topic, operations, send, tmp_path):
+def test_if_the_first_chunk_kills_its_task_the_others_still_get_tasks(make_topic, operations, send, tmp_path):
     topic = make_topic(partitions=3)
     consumer = consumer_of(topic.name)
     send(topic, order("kills"), order("beside"), partition=0)
@@ -78,9 +78,7 @@ def test_a_first_chunk_that_ends_its_process_keeps_no_other_chunk_from_its_task(
     assert open_claims(consumer) == 0
 
 
-def test_a_retry_after_an_error_behind_the_claim_handles_every_message_once(
-    make_topic, make_consumer, send, monkeypatch
-):
+def test_a_retry_after_an_error_after_the_claim_handles_each_message_once(make_topic, make_consumer, send, monkeypatch):
     topic = make_topic(partitions=1)
     consumer = make_consumer(topic, chunk_size=2)
     send(topic, *(order(n) for n in range(5)))
@@ -101,7 +99,7 @@ def test_a_retry_after_an_error_behind_the_claim_handles_every_message_once(
     assert numbers(topic) == ["0", "1", "2", "3", "4"]
 
 
-def test_the_first_try_handles_a_few_messages_itself(make_topic, make_consumer, send):
+def test_the_claiming_task_handles_the_first_chunk(make_topic, make_consumer, send):
     topic = make_topic(partitions=3)
     consumer = make_consumer(topic)
     for partition in range(3):

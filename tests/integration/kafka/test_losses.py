@@ -40,7 +40,7 @@ def lost_offsets(consumer) -> list[tuple[int, int, int]]:
         return [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
 
 
-def test_messages_removed_before_their_own_runs_are_stated_exactly(make_topic, make_consumer, send, remove_before):
+def test_messages_removed_before_their_runs_are_named_exactly(make_topic, make_consumer, send, remove_before):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, *(order(n) for n in range(4)), b"not JSON", order(5), order(6), order(7))
@@ -59,7 +59,7 @@ def test_messages_removed_before_their_own_runs_are_stated_exactly(make_topic, m
     assert open_claims(consumer) == 0
 
 
-def test_a_message_removed_between_its_key_and_its_run_is_stated(make_topic, make_consumer, send, remove_before):
+def test_a_message_removed_between_its_key_and_its_run_is_named(make_topic, make_consumer, send, remove_before):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, order(0), order(1))
@@ -71,7 +71,7 @@ def test_a_message_removed_between_its_key_and_its_run_is_stated(make_topic, mak
     assert f"{topic.name}-0 [0, 1)" in alarms(consumer)["messages_lost"]
 
 
-def test_clearing_an_old_run_whose_messages_are_gone_states_no_loss(make_topic, make_consumer, send, remove_before):
+def test_a_cleared_old_run_whose_messages_are_removed_reports_no_loss(make_topic, make_consumer, send, remove_before):
     topic = make_topic()
     consumer = make_consumer(topic, chunk_size=2)
     send(topic, *(order(n) for n in range(4)))
@@ -84,7 +84,7 @@ def test_clearing_an_old_run_whose_messages_are_gone_states_no_loss(make_topic, 
     assert (alarms(consumer), lost_offsets(consumer)) == ({}, [])
 
 
-def test_of_a_chunk_that_failed_only_what_was_not_handled_is_lost(make_topic, make_consumer, send, remove_before):
+def test_of_a_failed_chunk_only_unhandled_messages_count_as_lost(make_topic, make_consumer, send, remove_before):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(0), order(1, amount=-2), order(2))
@@ -95,9 +95,7 @@ def test_of_a_chunk_that_failed_only_what_was_not_handled_is_lost(make_topic, ma
     assert open_claims(consumer) == 0
 
 
-def test_a_loss_that_a_person_has_closed_stays_closed_when_its_run_is_cleared(
-    make_topic, make_consumer, send, remove_before
-):
+def test_an_alarm_about_a_loss_stays_closed_when_its_run_is_cleared(make_topic, make_consumer, send, remove_before):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(0))
@@ -141,7 +139,7 @@ def events(consumer) -> list[tuple[str, str]]:
     return [(payload["event"], payload["key"]) for payload in notifications(consumer)]
 
 
-def test_a_second_stopped_topic_has_an_alarm_of_its_own_and_is_notified_once(make_topic, make_consumer, send, admin):
+def test_a_second_stopped_topic_has_its_own_alarm_and_one_notification(make_topic, make_consumer, send, admin):
     first, second, other = make_topic(), make_topic(), make_topic()
     consumer = make_consumer(first, second, other)
     send(first, order(0), order(1))
@@ -183,7 +181,7 @@ def test_a_second_stopped_topic_has_an_alarm_of_its_own_and_is_notified_once(mak
     assert "consumer_stopped" not in alarms(consumer)
 
 
-def test_with_nothing_else_to_claim_every_stopped_topic_is_named(make_topic, make_consumer, send):
+def test_if_all_topics_are_stopped_each_of_them_is_named(make_topic, make_consumer, send):
     topics = [make_topic(), make_topic()]
     consumer = make_consumer(*topics)
     for topic in topics:
@@ -199,7 +197,7 @@ def test_with_nothing_else_to_claim_every_stopped_topic_is_named(make_topic, mak
         assert any(f"reset {consumer.name} {topic.name}" in payload["message"] for payload in opened)
 
 
-def test_a_second_topic_that_may_not_be_read_has_an_alarm_of_its_own(make_topic, make_consumer):
+def test_a_second_topic_that_may_not_be_read_has_its_own_alarm(make_topic, make_consumer):
     consumer = make_consumer(make_topic())
     for forbidden in (["first"], ["first", "second"], ["first", "second"]):
         with begin() as connection:
@@ -222,7 +220,7 @@ def test_each_of_many_stopped_topics_is_notified_once(make_topic, make_consumer)
     assert sorted(events(consumer)) == [("opened", topic) for topic in stopped]
 
 
-def test_conditions_that_last_are_notified_once_also_without_room_for_them(make_topic, make_consumer):
+def test_a_lasting_condition_is_notified_once_even_if_the_alarm_is_full(make_topic, make_consumer):
     consumer = make_consumer(make_topic())
     texts = [f"partition {n:05} {'x' * 200}" for n in range(40)]
     for wanted in (texts[:2], texts[:2], texts[:4], texts, texts):

@@ -29,9 +29,7 @@ def one_by_one(send):
     return send_each
 
 
-def test_a_refilled_log_stops_its_partition_and_a_reset_takes_its_records_as_new(
-    make_topic, make_consumer, one_by_one, cut
-):
+def test_a_refilled_log_stops_its_partition_and_its_records_are_new(make_topic, make_consumer, one_by_one, cut):
     topic, other, kept = make_topic(partitions=2), make_topic(partitions=1), make_topic(partitions=1)
     consumer = make_consumer(topic, other)
     requests = make_consumer(topic, shape=Shape.per_message)
@@ -108,7 +106,7 @@ def test_logs_of_many_partitions_are_compared_at_once(make_topic, services):
         )
 
 
-def test_a_broker_without_leader_epochs_is_asked_nothing(make_topic, make_consumer, send, monkeypatch):
+def test_without_leader_epochs_no_log_is_compared(make_topic, make_consumer, send, monkeypatch):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1))

@@ -67,7 +67,7 @@ def consumer_of(topic: str):
     return Consumer(name=topic, topics=(declared,), effect=effect, max_messages_per_claim=500, chunk_size=500)
 
 
-def test_large_messages_are_in_memory_a_few_at_a_time(make_topic, operations, tmp_path):
+def test_only_a_few_large_messages_are_in_memory_at_once(make_topic, operations, tmp_path):
     topic = make_topic(partitions=1)
     large = {"message.max.bytes": 100_000_000, "compression.type": "zstd", "linger.ms": 0}
     producer = producer_to({**producer_config(client_config()), **large}, topic.name)
@@ -80,7 +80,7 @@ def test_large_messages_are_in_memory_a_few_at_a_time(make_topic, operations, tm
     assert len(read_all(topic.dead_letter_name)) == MESSAGES
 
 
-def test_large_rows_of_the_outbox_are_in_memory_a_few_at_a_time(make_topic, make_consumer):
+def test_only_a_few_large_outbox_rows_are_in_memory_at_once(make_topic, make_consumer):
     results = make_topic(partitions=1)
     consumer = make_consumer(make_topic())
     for _ in range(ROWS):

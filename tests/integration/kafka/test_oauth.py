@@ -87,7 +87,7 @@ def connection(request, config, operations, monkeypatch) -> Iterator[None]:
     assert bool(asked) == (request.param is CALLBACK)
 
 
-def test_every_client_gets_in(connection, config):
+def test_every_client_logs_in_by_the_callback(connection, config):
     name = f"orders.{uuid.uuid4().hex[:8]}"
     topic = Topic(name, Order, key="number", partitions=1, retention=timedelta(days=1))
     create_topics([topic], CONN_ID)
@@ -117,7 +117,7 @@ def test_every_client_gets_in(connection, config):
 
 
 @pytest.mark.parametrize("allowed", [None, "some.other.callback"])
-def test_a_callback_that_is_not_allowed_is_named_with_the_remedy(allowed, monkeypatch):
+def test_a_callback_that_is_not_allowed_is_named_with_a_remedy(allowed, monkeypatch):
     extra = {"bootstrap.servers": "127.0.0.1:1", **CALLBACK}
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps({"conn_type": "kafka", "extra": extra}))
     monkeypatch.setenv(CALLBACK_ALLOWLIST, allowed) if allowed else monkeypatch.delenv(

@@ -54,7 +54,7 @@ def odd(value, *, times=ODD_TIMES) -> list[RawRecord]:
     return found + [RawRecord(b"k", value(number), (), time) for number, time in enumerate(times, start=2)]
 
 
-def test_good_payloads_in_odd_records_are_handled(odd_topic, make_consumer, send, send_raw):
+def test_odd_records_with_valid_payloads_are_handled(odd_topic, make_consumer, send, send_raw):
     consumer = make_consumer(odd_topic)
     send(odd_topic, order("before"))
     records = odd(order)
@@ -67,13 +67,13 @@ def test_good_payloads_in_odd_records_are_handled(odd_topic, make_consumer, send
     assert read_all(odd_topic.dead_letter_name) == []
 
 
-def test_a_check_is_not_stopped_by_an_odd_record_that_waits(odd_topic, make_consumer, send_raw):
+def test_an_odd_record_that_waits_stops_no_check(odd_topic, make_consumer, send_raw):
     consumer = make_consumer(odd_topic)
     send_raw(odd_topic, RawRecord(None, order(1), NAME, ODD_TIMES[0]))
     assert check_consumer(consumer).behind == {odd_topic.name: 1}
 
 
-def test_odd_records_become_dead_letters_with_all_that_can_be_read(odd_topic, make_consumer, send_raw):
+def test_odd_records_become_dead_letters_with_their_readable_parts(odd_topic, make_consumer, send_raw):
     consumer = make_consumer(odd_topic)
     send_raw(odd_topic, *odd(lambda n: f"bad {n}".encode()))
     tasks.claim_messages(consumer, "run")
@@ -89,7 +89,7 @@ def test_odd_records_become_dead_letters_with_all_that_can_be_read(odd_topic, ma
     assert open_claims(consumer) == 0
 
 
-def test_runs_of_one_message_get_odd_records(odd_topic, make_consumer, send_raw):
+def test_an_odd_record_gets_its_own_run(odd_topic, make_consumer, send_raw):
     consumer = make_consumer(odd_topic, shape=Shape.per_message)
     records = odd(order)
     send_raw(odd_topic, *records)
@@ -102,7 +102,7 @@ def test_runs_of_one_message_get_odd_records(odd_topic, make_consumer, send_raw)
     assert numbers(odd_topic) == ["0", "1", "2"]
 
 
-def test_odd_records_go_back_by_a_replay_with_what_was_kept(odd_topic, make_consumer, send_raw):
+def test_a_replay_sends_odd_records_with_their_readable_parts(odd_topic, make_consumer, send_raw):
     topic = declare(odd_topic)
     consumer = make_consumer(topic)
     records = odd(renamed)
@@ -125,7 +125,7 @@ raw_records = st.builds(
 )
 
 
-def test_any_records_are_all_settled(odd_topic, make_consumer, send_raw):
+def test_records_of_any_content_are_all_settled(odd_topic, make_consumer, send_raw):
     consumer = make_consumer(odd_topic)
     sent = 0
 

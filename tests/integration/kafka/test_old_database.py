@@ -66,7 +66,7 @@ def planned_statements() -> Iterator[list[tuple[str, str]]]:
         event.remove(engine(), "before_cursor_execute", plan)
 
 
-def test_a_claim_reads_no_old_row(old_rows, send):
+def test_a_claim_reads_no_old_rows(old_rows, send):
     consumer = old_rows()
     (topic,) = consumer.topics
     send(topic, *(order(n) for n in range(3)))
@@ -78,7 +78,7 @@ def test_a_claim_reads_no_old_row(old_rows, send):
     assert [statement for statement, plan in planned if WHOLE_TABLE.search(plan)] == []
 
 
-def test_a_run_for_each_message_reads_no_old_row(old_rows, send):
+def test_runs_of_single_messages_read_no_old_rows(old_rows, send):
     consumer = old_rows(shape=Shape.per_message)
     (topic,) = consumer.topics
     send(topic, *(order(n) for n in range(2)))
@@ -135,7 +135,7 @@ def rows_removed(plan: dict) -> Iterator[int]:
         yield from rows_removed(part)
 
 
-def test_a_batch_of_a_consumer_that_the_statistics_do_not_know_reads_no_other_row(unknown_rows, send):
+def test_a_batch_of_a_consumer_without_statistics_reads_no_other_rows(unknown_rows, send):
     consumer = unknown_rows
     (topic,) = consumer.topics
     # Half of them repeat events of the rows that are there.

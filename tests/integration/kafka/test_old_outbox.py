@@ -45,7 +45,7 @@ def outbox_plans(planned) -> list[str]:
 
 
 @pytest.mark.parametrize("state", ["pending", "failed", None])
-def test_closing_alarms_about_dead_letters_reads_no_delivered_row(long_outbox, state):
+def test_closing_alarms_about_dead_letters_reads_no_delivered_rows(long_outbox, state):
     topic = f"orders.{uuid.uuid4().hex[:8]}{DEAD_LETTER_SUFFIX}"
     with begin() as connection:
         open_alarm(connection, topic, AlarmKind.dead_letters_wait, "test")
@@ -65,7 +65,7 @@ def test_closing_alarms_about_dead_letters_reads_no_delivered_row(long_outbox, s
         assert connection.scalar(query, {"topic": topic}) is (state is None)
 
 
-def test_a_task_with_a_dead_letter_looks_only_for_rows_of_its_topic(long_outbox):
+def test_a_task_with_a_dead_letter_reads_only_outbox_rows_of_its_topic(long_outbox):
     topic = f"orders.{uuid.uuid4().hex[:8]}{DEAD_LETTER_SUFFIX}"
     with AcknowledgedProducer(CONN_ID) as producer:
         letters = DeadLetterWriter(long_outbox, "run", producer)

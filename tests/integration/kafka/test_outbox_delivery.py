@@ -91,7 +91,7 @@ def states(consumer):
     return [state for _, state in outbox_states(consumer)]
 
 
-def test_a_delivery_ends_what_is_remembered_of_an_undefined_connection(announcing, make_receiver, send, monkeypatch):
+def test_a_delivery_resets_the_time_of_an_undefined_connection(announcing, make_receiver, send, monkeypatch):
     """Otherwise one wrong "not defined", in an outage years later, would skip requests at once."""
     server, conn_id = make_receiver()
     variable = f"AIRFLOW_CONN_{conn_id.upper()}"
@@ -149,7 +149,7 @@ def test_a_receiver_that_is_away_fails_no_run_and_delays_no_message(
     assert sorted(outbox_states(consumer)) == [("message", "delivered")] * 60 + [("request", "pending")] * 60
 
 
-def test_once_a_receiver_is_known_to_be_away_runs_do_not_ask_it(announcing, make_receiver, send):
+def test_runs_send_nothing_to_a_receiver_that_is_known_to_be_away(announcing, make_receiver, send):
     server, conn_id = make_receiver()
     server.status = 503
     topic, consumer = announcing(conn_ids=[conn_id])
@@ -159,7 +159,7 @@ def test_once_a_receiver_is_known_to_be_away_runs_do_not_ask_it(announcing, make
     assert len(server.seen) == 1
 
 
-def test_delivery_goes_on_within_a_minute_of_the_receivers_return(announcing, make_receiver, send):
+def test_delivery_continues_within_a_minute_of_the_receivers_return(announcing, make_receiver, send):
     server, conn_id = make_receiver()
     server.status = 503
     topic, consumer = announcing(conn_ids=[conn_id])
@@ -180,7 +180,7 @@ def test_delivery_goes_on_within_a_minute_of_the_receivers_return(announcing, ma
     assert set(states(consumer)) == {"delivered"}
 
 
-def test_a_receiver_that_hangs_holds_up_no_other(make_topic, make_consumer, make_receiver):
+def test_a_receiver_that_hangs_delays_no_other(make_topic, make_consumer, make_receiver):
     hanging, hanging_id = make_receiver()
     healthy, healthy_id = make_receiver()
     consumer = make_consumer(make_topic())
@@ -199,7 +199,7 @@ def test_a_receiver_that_hangs_holds_up_no_other(make_topic, make_consumer, make
     deliver.join(30)
 
 
-def test_a_refused_request_does_not_hold_up_those_behind_it(make_topic, make_consumer, make_receiver, monkeypatch):
+def test_a_refused_request_delays_no_later_request(make_topic, make_consumer, make_receiver, monkeypatch):
     server, conn_id = make_receiver()
     consumer = make_consumer(make_topic())
     add_requests(consumer, conn_id, *range(3))
@@ -214,9 +214,7 @@ def test_a_refused_request_does_not_hold_up_those_behind_it(make_topic, make_con
     assert "3 rows were refused 2 times" in alarms(consumer)["outbox_failed"]
 
 
-def test_one_request_that_is_never_answered_does_not_hold_up_those_behind_it(
-    make_topic, make_consumer, make_receiver, monkeypatch
-):
+def test_an_unanswered_request_delays_no_later_request(make_topic, make_consumer, make_receiver, monkeypatch):
     server, conn_id = make_receiver()
     answered = server.RequestHandlerClass.do_POST
 
@@ -237,7 +235,7 @@ def test_one_request_that_is_never_answered_does_not_hold_up_those_behind_it(
     assert states(consumer) == ["pending", "delivered", "delivered", "delivered"]
 
 
-def test_a_record_that_kafka_refuses_for_good_is_refused_alone(make_topic, make_consumer, send):
+def test_a_record_that_kafka_always_refuses_is_refused_alone(make_topic, make_consumer, send):
     results = make_topic(partitions=1, config={"max.message.bytes": "2000"})
     topic = make_topic()
     consumer = make_consumer(topic)
@@ -257,7 +255,7 @@ def test_a_record_that_kafka_refuses_for_good_is_refused_alone(make_topic, make_
     assert "MSG_SIZE_TOO_LARGE" in row.last_error
 
 
-def test_several_records_that_kafka_refuses_for_good_hold_up_no_other_of_their_batch(make_topic, make_consumer):
+def test_several_refused_records_delay_no_other_record_of_their_batch(make_topic, make_consumer):
     """Of a batch with several bad ones, the broker gives the good ones an error of their own."""
     results = make_topic(partitions=1, compacted=True)
     consumer = make_consumer(make_topic())
@@ -276,7 +274,7 @@ def test_several_records_that_kafka_refuses_for_good_hold_up_no_other_of_their_b
     assert all("INVALID_RECORD" in row.last_error for row in refused)
 
 
-def test_a_topic_that_is_missing_holds_up_no_other_and_is_taken_up_when_it_is_there(make_topic, make_consumer):
+def test_a_missing_topic_delays_no_other_and_gets_its_records_later(make_topic, make_consumer):
     results = make_topic(partitions=1)
     consumer = make_consumer(make_topic())
     missing = f"orders.{uuid.uuid4().hex[:8]}"
@@ -293,7 +291,7 @@ def test_a_topic_that_is_missing_holds_up_no_other_and_is_taken_up_when_it_is_th
     assert [record.value() for record in read_all(missing)] == [b"1"]
 
 
-def test_without_the_connection_requests_are_skipped_and_kept(announcing, send):
+def test_requests_without_a_connection_are_kept_as_skipped(announcing, send):
     topic, consumer = announcing(conn_ids=["not_defined"])
     send(topic, *(order(n) for n in range(20)))
     tasks.claim_messages(consumer, "run")
@@ -304,7 +302,7 @@ def test_without_the_connection_requests_are_skipped_and_kept(announcing, send):
     assert states(consumer) == ["skipped"] * 21
 
 
-def test_a_connection_that_cannot_be_looked_up_holds_up_no_other(make_topic, make_consumer, make_receiver, monkeypatch):
+def test_a_connection_that_cannot_be_looked_up_delays_no_other(make_topic, make_consumer, make_receiver, monkeypatch):
     _, healthy_id = make_receiver()
     consumer = make_consumer(make_topic())
     monkeypatch.setenv("AIRFLOW_CONN_UNREADABLE", "{cannot be read")
@@ -319,7 +317,7 @@ def test_a_connection_that_cannot_be_looked_up_holds_up_no_other(make_topic, mak
     assert states(consumer) == ["pending", "delivered", "delivered"]
 
 
-def test_what_a_killed_writer_left_becomes_due_and_is_delivered(make_topic, make_consumer, make_receiver):
+def test_rows_of_a_killed_task_become_due_and_are_delivered(make_topic, make_consumer, make_receiver):
     server, conn_id = make_receiver()
     consumer = make_consumer(make_topic())
     with begin() as connection, outbox.gathered(connection):
@@ -340,7 +338,7 @@ def test_rows_of_a_transaction_that_rolls_back_are_not_delivered(announcing, mak
     assert states(consumer) == ["delivered"]
 
 
-def test_two_processes_that_deliver_at_once_deliver_each_row_once(make_topic, make_consumer, make_receiver):
+def test_two_concurrent_processes_deliver_each_row_once(make_topic, make_consumer, make_receiver):
     server, conn_id = make_receiver()
     consumer = make_consumer(make_topic())
     add_requests(consumer, conn_id, *range(300))
@@ -355,7 +353,7 @@ def test_two_processes_that_deliver_at_once_deliver_each_row_once(make_topic, ma
     assert sorted(payload["n"] for _, payload in server.seen) == list(range(300, 600))
 
 
-def test_rows_that_another_process_holds_are_looked_at_again_after_a_second(make_topic, make_consumer, monkeypatch):
+def test_locked_rows_are_checked_again_after_a_second(make_topic, make_consumer, monkeypatch):
     """Without the wait, the run would look for them in an unbroken stream of transactions."""
     topic, consumer = make_topic(partitions=1), make_consumer(make_topic())
     with begin() as connection:

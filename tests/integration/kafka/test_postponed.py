@@ -79,7 +79,7 @@ def waiting(consumer) -> list[tuple[int, int, int, int]]:
     )
 
 
-def test_an_effect_that_keeps_failing_leaves_its_run_and_is_tried_until_it_succeeds(consumer, send, monkeypatch):
+def test_a_failing_effect_leaves_its_run_and_is_tried_until_it_succeeds(consumer, send, monkeypatch):
     (topic,) = consumer.topics
     send(topic, order("before"), order("refused"), order("behind"))
     (chunk,) = tasks.claim_messages(consumer, "run")
@@ -105,7 +105,7 @@ def test_an_effect_that_keeps_failing_leaves_its_run_and_is_tried_until_it_succe
     assert numbers(topic) == ["before", "refused", "behind"]
 
 
-def test_while_no_effect_succeeds_the_run_waits_for_their_service(consumer, send):
+def test_while_no_effect_succeeds_the_run_is_retried(consumer, send):
     (topic,) = consumer.topics
     send(topic, order("refused"), order("refused too"))
     (chunk,) = tasks.claim_messages(consumer, "run")
@@ -118,7 +118,7 @@ def test_while_no_effect_succeeds_the_run_waits_for_their_service(consumer, send
     assert waiting(consumer) == [(0, 2, 0, 2)]
 
 
-def test_effects_of_other_claims_show_that_the_service_is_there(consumer, send):
+def test_successful_effects_of_other_claims_end_the_waiting(consumer, send):
     (topic,) = consumer.topics
     send(topic, order("refused"))
     (chunk,) = tasks.claim_messages(consumer, "run")
@@ -129,7 +129,7 @@ def test_effects_of_other_claims_show_that_the_service_is_there(consumer, send):
         tasks.handle_chunk(consumer, chunk, "run")
 
 
-def test_a_range_whose_try_was_killed_waits_for_its_next_turn_and_others_get_theirs(consumer, send):
+def test_a_range_whose_try_was_killed_waits_and_others_are_tried(consumer, send):
     (topic,) = consumer.topics
     consumer = replace(consumer, chunk_size=1)
     send(topic, order("refused"), order("good"), order("refused too"))
@@ -150,7 +150,7 @@ def test_a_range_whose_try_was_killed_waits_for_its_next_turn_and_others_get_the
     assert [tries for _, _, tries, _ in waiting(consumer)] == [1, 1]
 
 
-def test_a_run_that_is_cleared_settles_what_was_postponed(consumer, send, monkeypatch):
+def test_a_cleared_run_settles_its_postponed_ranges(consumer, send, monkeypatch):
     (topic,) = consumer.topics
     send(topic, order("good"), order("refused"))
     postpone_the_chunk(consumer)
@@ -163,7 +163,7 @@ def test_a_run_that_is_cleared_settles_what_was_postponed(consumer, send, monkey
     assert numbers(topic) == ["good", "refused"]
 
 
-def test_a_run_of_one_message_ends_and_its_key_is_emitted_again(make_topic, make_consumer, send):
+def test_a_single_messages_run_ends_and_its_key_is_emitted_again(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = replace(make_consumer(topic, shape=Shape.per_message), effect=f"{__name__}:effect")
     send(topic, order("refused"), order("good"))
@@ -179,7 +179,7 @@ def test_a_run_of_one_message_ends_and_its_key_is_emitted_again(make_topic, make
     assert tasks.claim_keys_again(consumer, worker_is_idle=True) == [bad]
 
 
-def test_a_consumer_that_is_no_longer_declared_holds_up_no_other(consumer, make_topic, make_consumer, send):
+def test_a_consumer_that_is_no_longer_declared_delays_no_other(consumer, make_topic, make_consumer, send):
     (topic,) = consumer.topics
     send(topic, order("good"), order("refused"))
     postpone_the_chunk(consumer)
@@ -197,7 +197,7 @@ def requests(make_topic, make_consumer):
     return replace(make_consumer(make_topic(), shape=Shape.per_message), effect=f"{__name__}:effect")
 
 
-def test_one_error_of_a_message_that_came_late_to_its_turn_is_retried_in_its_run(requests, send, monkeypatch):
+def test_the_first_error_of_a_message_that_waited_long_is_retried(requests, send, monkeypatch):
     (topic,) = requests.topics
     send(topic, order("good"), order("refused"), order("refused too"))
     good, late, later = tasks.claim_partition_keys(requests, "run")
@@ -216,7 +216,7 @@ def test_one_error_of_a_message_that_came_late_to_its_turn_is_retried_in_its_run
     assert open_claims(requests) == 0
 
 
-def test_one_error_of_a_chunk_that_came_late_to_its_turn_is_retried_in_its_run(consumer, send):
+def test_the_first_error_of_a_chunk_that_waited_long_is_retried(consumer, send):
     (topic,) = consumer.topics
     consumer = replace(consumer, chunk_size=1)
     send(topic, order("good"), order("refused"))
@@ -227,7 +227,7 @@ def test_one_error_of_a_chunk_that_came_late_to_its_turn_is_retried_in_its_run(c
     assert waiting(consumer) == []
 
 
-def test_a_try_that_takes_long_is_retried_after_its_first_error(consumer, send, monkeypatch):
+def test_the_first_error_of_a_long_try_is_retried(consumer, send, monkeypatch):
     (topic,) = consumer.topics
     monkeypatch.setattr(postponed, "OTHERS_SUCCEED", timedelta(0))
     consumer = replace(consumer, chunk_size=2)
@@ -239,9 +239,7 @@ def test_a_try_that_takes_long_is_retried_after_its_first_error(consumer, send, 
         tasks.handle_chunk(consumer, chunk, "run")
 
 
-def test_the_key_of_a_message_that_left_its_run_is_emitted_when_it_is_due_whatever_is_queued(
-    requests, send, monkeypatch
-):
+def test_a_postponed_key_is_emitted_when_due_whatever_is_queued(requests, send, monkeypatch):
     (topic,) = requests.topics
     send(topic, order("refused"), order("good"), order("queues"))
     bad, good, queues = tasks.claim_partition_keys(requests, "run")
@@ -267,7 +265,7 @@ def test_the_key_of_a_message_that_left_its_run_is_emitted_when_it_is_due_whatev
     assert sorted(numbers(topic)) == ["good", "queues", "refused"]
 
 
-def test_a_key_that_is_due_for_both_reasons_is_emitted_once(requests, send):
+def test_a_key_that_is_due_for_two_reasons_is_emitted_once(requests, send):
     (topic,) = requests.topics
     send(topic, order("refused"), order("good"), order("queues"))
     bad, good, queues = tasks.claim_partition_keys(requests, "run")

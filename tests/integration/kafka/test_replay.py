@@ -175,9 +175,7 @@ def ends(topic: Topic) -> dict[tuple[str, int], int]:
     return found
 
 
-def test_a_repaired_message_goes_back_with_its_key_and_headers_and_is_handled_exactly_once(
-    make_topic, make_consumer, send
-):
+def test_a_repaired_message_is_sent_with_key_and_headers_and_handled_once(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     original = [("traceparent", b"00-abc"), ("empty", None), ("traceparent", b"second")]
@@ -209,7 +207,7 @@ def test_a_repaired_message_goes_back_with_its_key_and_headers_and_is_handled_ex
     assert sum(ends(topic)[topic.name, n] for n in range(3)) == 3
 
 
-def test_one_run_per_message_takes_a_replayed_message_for_the_new_message_that_it_is(make_topic, make_consumer, send):
+def test_with_one_run_per_message_a_replayed_message_gets_its_own_run(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, renamed(7))
@@ -270,7 +268,7 @@ def test_nothing_is_committed_so_every_run_starts_at_the_beginning(make_topic, m
     assert sum(ends(topic).values()) == 4
 
 
-def test_the_limit_is_exact_and_the_next_run_goes_on_behind_it(make_topic, make_consumer, send):
+def test_the_limit_is_exact_and_the_next_run_continues_after_it(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     # What still fails does not count: else it would be all that a run ever sees.
@@ -285,7 +283,7 @@ def test_the_limit_is_exact_and_the_next_run_goes_on_behind_it(make_topic, make_
     assert numbers(topic) == ["0", "1", "2", "3", "4"]
 
 
-def test_windows_of_offsets_are_about_the_topic_and_exact(make_topic, make_consumer, send):
+def test_a_window_of_offsets_selects_exact_offsets_of_the_topic(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, *(renamed(f"a{n}") for n in range(5)))
@@ -301,7 +299,7 @@ def test_windows_of_offsets_are_about_the_topic_and_exact(make_topic, make_consu
     assert replayed(topic, "fourth", partition=2) == {}
 
 
-def test_windows_of_time_are_about_when_it_became_a_dead_letter(make_topic, make_consumer, send):
+def test_a_window_of_times_selects_by_the_time_of_the_dead_letter(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     for number in "abc":
@@ -317,7 +315,7 @@ def test_windows_of_time_are_about_when_it_became_a_dead_letter(make_topic, make
     assert replayed(topic, "later", since=later) == {}
 
 
-def test_only_the_reason_asked_for_is_replayed(make_topic, make_consumer, send):
+def test_only_dead_letters_with_the_selected_reason_are_replayed(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1), b"broken", order("never", -1))
@@ -327,9 +325,7 @@ def test_only_the_reason_asked_for_is_replayed(make_topic, make_consumer, send):
     assert counts(run(topic, reason="tombstone")) == {}
 
 
-def test_what_an_effect_rejected_goes_back_as_it_is_and_is_handled_by_the_mended_effect(
-    make_topic, make_consumer, send, monkeypatch
-):
+def test_a_message_that_an_effect_rejected_is_replayed_unchanged(make_topic, make_consumer, send, monkeypatch):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order("never", -1))
@@ -348,7 +344,7 @@ def test_what_an_effect_rejected_goes_back_as_it_is_and_is_handled_by_the_mended
     assert effects(topic) == [(0, 1, "never")]
 
 
-def test_a_message_that_fails_again_is_kept_and_does_not_go_round(make_topic, make_consumer, send):
+def test_a_message_that_fails_again_is_not_replayed_again(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order("never", -1))
@@ -370,9 +366,7 @@ def test_a_message_that_fails_again_is_kept_and_does_not_go_round(make_topic, ma
     assert headers(read_all(topic.dead_letter_name)[2])["replay.count"] == "2"
 
 
-def test_what_still_fails_is_kept_with_its_reason_of_now_and_replayed_once_code_has_changed(
-    make_topic, make_consumer, send
-):
+def test_a_failing_message_is_recorded_and_replayed_after_the_code_changed(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     (offset,) = send(topic, json.dumps({"version": 1, "id": "7", "amount": "1"}).encode())
@@ -391,7 +385,7 @@ def test_what_still_fails_is_kept_with_its_reason_of_now_and_replayed_once_code_
     assert numbers(topic) == ["7"]
 
 
-def test_what_no_replay_can_read_is_shown_and_kept(make_topic, make_consumer, send):
+def test_unreadable_dead_letters_are_shown_and_kept(make_topic, make_consumer, send):
     topic = make_topic()
     send(topic.dead_letter_name, order(1))
     send(topic.dead_letter_name, order(2), headers=[("dlq.reason", b"not_json"), ("dlq.topic", b"another")])
@@ -402,7 +396,7 @@ def test_what_no_replay_can_read_is_shown_and_kept(make_topic, make_consumer, se
     assert outcome_rows(topic) == ["unreadable"] * 3
 
 
-def test_a_letter_with_the_landed_text_only_goes_back_with_the_key_of_its_event(make_topic, make_consumer):
+def test_a_dead_letter_with_only_landed_text_gets_the_key_of_its_event(make_topic, make_consumer):
     """As from the standard lane, once retention has removed the record, and its key with it."""
     topic = make_topic(compacted=True)
     at = datetime(2026, 1, 2, tzinfo=UTC)
@@ -415,7 +409,7 @@ def test_a_letter_with_the_landed_text_only_goes_back_with_the_key_of_its_event(
     assert (back.key(), json.loads(back.value())) == (b"7", json.loads(order(7)))
 
 
-def test_a_letter_that_the_broker_refuses_is_kept_and_those_behind_it_go_back(make_topic, make_consumer, send, admin):
+def test_a_dead_letter_that_the_broker_refuses_delays_no_later_one(make_topic, make_consumer, send, admin):
     from tests.integration.kafka.test_refused_dead_letters import set_config
 
     topic = make_topic()
@@ -457,7 +451,7 @@ def test_two_dead_letters_of_one_message_are_replayed_once(make_topic, make_cons
     assert numbers(topic) == ["7"]
 
 
-def test_what_two_consumers_rejected_is_replayed_for_each_and_handled_once_by_each(make_topic, make_consumer, send):
+def test_a_message_that_two_consumers_rejected_is_replayed_for_each(make_topic, make_consumer, send):
     topic = make_topic()
     first, second = make_consumer(topic), make_consumer(topic)
     send(topic, renamed(7))
@@ -471,9 +465,7 @@ def test_what_two_consumers_rejected_is_replayed_for_each_and_handled_once_by_ea
         assert outcomes(consumer) == {"handled": 1, "duplicate": 1, "dead_letter": 1}
 
 
-def test_letters_of_a_log_that_was_cut_and_filled_again_are_not_taken_for_those_replayed_before(
-    make_topic, make_consumer, send, cut
-):
+def test_dead_letters_of_a_refilled_log_do_not_count_as_replayed(make_topic, make_consumer, send, cut):
     topic = make_topic()
     consumer = make_consumer(topic)
     dead_letters = topic.dead_letter_name
@@ -621,7 +613,7 @@ def test_two_tries_at_once_send_each_message_once(make_topic, make_consumer, sen
     assert numbers(topic) == ["0", "1", "2", "3", "4"]
 
 
-def test_a_try_that_was_given_up_and_goes_on_beside_its_retry_takes_nothing_back(make_topic, make_consumer, send):
+def test_a_try_that_still_runs_beside_its_retry_overwrites_nothing(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(7), renamed(8))
@@ -644,7 +636,7 @@ def test_a_try_that_was_given_up_and_goes_on_beside_its_retry_takes_nothing_back
     assert numbers(topic) == ["7", "8"]
 
 
-def test_dead_letters_that_come_while_it_reads_are_left_to_the_next_run(make_topic, make_consumer, send, admin):
+def test_dead_letters_that_arrive_during_a_run_are_left_to_the_next_run(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1))
@@ -662,9 +654,7 @@ def test_dead_letters_that_come_while_it_reads_are_left_to_the_next_run(make_top
     assert replayed(topic, "second") == {"replayed_before": 2, "replayed": later}
 
 
-def test_a_dead_letter_topic_that_was_recreated_after_the_plan_fails_the_run_for_good(
-    make_topic, make_consumer, send, admin
-):
+def test_if_the_dead_letter_topic_is_recreated_the_run_fails_without_retry(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1))
@@ -676,9 +666,7 @@ def test_a_dead_letter_topic_that_was_recreated_after_the_plan_fails_the_run_for
     assert rows(topic) == []
 
 
-def test_a_message_whose_dead_letter_is_in_a_recreated_topic_again_is_not_sent_again(
-    make_topic, make_consumer, send, admin
-):
+def test_a_replayed_message_is_not_sent_again_after_its_topic_is_recreated(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1))
@@ -705,7 +693,7 @@ def test_dead_letters_that_retention_removes_after_the_plan_are_skipped(make_top
     assert numbers(topic) == ["2"]
 
 
-def test_dead_letters_of_several_batches_keep_the_limit_and_are_sent_once(make_topic, make_consumer, send):
+def test_with_several_batches_the_limit_holds_and_each_is_sent_once(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(7))
@@ -743,7 +731,7 @@ def test_several_partitions_of_dead_letters_with_holes_are_all_read(make_topic, 
     assert replayed(topic) == {"replayed": 2}
 
 
-def test_other_clients_of_the_group_and_its_committed_offsets_change_nothing(make_topic, make_consumer, send):
+def test_members_and_committed_offsets_of_the_group_change_nothing(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1))
@@ -757,9 +745,7 @@ def test_other_clients_of_the_group_and_its_committed_offsets_change_nothing(mak
     other.close()
 
 
-def test_a_message_that_is_too_large_with_its_new_headers_is_kept_and_those_behind_it_go_back(
-    make_topic, make_consumer, send, admin
-):
+def test_a_message_too_large_with_its_new_headers_delays_no_later_one(make_topic, make_consumer, send, admin):
     from tests.integration.kafka.test_refused_dead_letters import set_config
 
     topic = make_topic()
@@ -776,7 +762,7 @@ def test_a_message_that_is_too_large_with_its_new_headers_is_kept_and_those_behi
     assert numbers(topic) == ["2"]
 
 
-def test_topics_that_do_not_exist_are_said_to_be_missing(operations):
+def test_topics_that_do_not_exist_are_named_as_missing(operations):
     topic = declare(Topic("never.made", conftest.Order, key="number", partitions=1, retention=None))
     with pytest.raises(replaying.ReplayImpossible, match="run prepare_services"):
         plan(topic)

@@ -177,7 +177,7 @@ def outbox_states(consumer: Consumer) -> list[str]:
         return list(connection.scalars(query, {"name": consumer.name}))
 
 
-def test_one_connection_lets_every_client_work(topics, consumer, send, records, committed):
+def test_every_client_works_with_one_connection(topics, consumer, send, records, committed):
     orders, results = topics
     with begin() as connection:
         event = Order(version=1, number="7", amount=1)
@@ -204,9 +204,7 @@ def test_one_connection_lets_every_client_work(topics, consumer, send, records, 
     assert open_claims(consumer) == 0
 
 
-def test_the_command_that_a_stopped_consumer_names_reaches_its_broker(
-    topics, consumer, send, config, committed, capsys
-):
+def test_the_reset_command_of_a_stopped_consumer_reaches_its_broker(topics, consumer, send, config, committed, capsys):
     orders, _ = topics
     send(order(1), order(2), order(3))
     tasks.claim_messages(consumer, "before")
@@ -292,7 +290,7 @@ def test_a_wrong_password_is_named_by_every_client_and_changes_nothing(
     assert open_claims(consumer) == 0
 
 
-def test_with_a_wrong_password_the_trigger_waits_and_says_so_once(consumer, send, connect, tries, caplog):
+def test_with_a_wrong_password_the_trigger_waits_and_logs_it_once(consumer, send, connect, tries, caplog):
     send(order(1))
     connect(WRONG)
 
@@ -328,7 +326,7 @@ def add_user(admin: AdminClient, name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("missing", [AclOperation.READ, AclOperation.DESCRIBE])
-def test_a_topic_that_may_not_be_read_holds_up_no_other(connect, config, consumer, topics, missing):
+def test_a_topic_that_may_not_be_read_delays_no_other(connect, config, consumer, topics, missing):
     allowed, forbidden = topics
     admin = AdminClient(config)
     connect(add_user(admin, "reader"))
@@ -354,7 +352,7 @@ def test_a_topic_that_may_not_be_read_holds_up_no_other(connect, config, consume
 
 
 @pytest.mark.parametrize("missing", [AclOperation.WRITE, AclOperation.DESCRIBE])
-def test_a_dead_letter_topic_that_may_not_be_written_delays_nothing_and_gets_its_letters_later(
+def test_a_forbidden_dead_letter_topic_delays_nothing_and_is_filled_later(
     connect, config, consumer, topics, send, records, missing
 ):
     orders, letters = topics[0], topics[0].dead_letter_name
@@ -406,7 +404,7 @@ def test_a_dead_letter_topic_that_may_not_be_written_delays_nothing_and_gets_its
     assert alarm() is None
 
 
-def test_a_consumer_that_may_read_nothing_says_so(connect, config, consumer, topics):
+def test_a_consumer_that_may_read_no_topic_reports_it(connect, config, consumer, topics):
     admin = AdminClient(config)
     rule = (ResourceType.TOPIC, topics[0].name, ResourcePatternType.LITERAL, "User:nobody", "*", AclOperation.READ)
     done(admin.create_acls([AclBinding(*rule, AclPermissionType.ALLOW)]))
@@ -415,7 +413,7 @@ def test_a_consumer_that_may_read_nothing_says_so(connect, config, consumer, top
         tasks.claim_messages(consumer, "run")
 
 
-def test_a_group_that_may_not_be_read_stops_no_consumer_that_has_started(
+def test_a_group_that_may_not_be_read_stops_no_started_consumer(
     connect, config, consumer, topics, send, committed, short_timeouts
 ):
     admin = AdminClient(config)

@@ -70,7 +70,7 @@ def moved_clock(monkeypatch) -> None:
         monkeypatch.setattr(module, "time", clock)
 
 
-def test_a_first_chunk_that_takes_long_leaves_its_rest_to_a_task(consumer, send, moved_clock):
+def test_the_rest_of_a_slow_first_chunk_is_left_to_a_task(consumer, send, moved_clock):
     (topic,) = consumer.topics
     send(topic, order("slow"), partition=0)
     for partition in (1, 2):
@@ -83,7 +83,7 @@ def test_a_first_chunk_that_takes_long_leaves_its_rest_to_a_task(consumer, send,
     assert open_claims(consumer) == 0
 
 
-def test_a_batch_of_prepared_messages_that_takes_long_leaves_its_rest_to_a_task(consumer, send, moved_clock):
+def test_the_rest_of_a_slow_prepared_batch_is_left_to_a_task(consumer, send, moved_clock):
     consumer = replace(consumer, prepare=f"{__name__}:prepare", effect=f"{__name__}:effect_of_prepared")
     (topic,) = consumer.topics
     send(topic, order("first"), order("slow"), order("behind"), partition=0)
@@ -94,7 +94,7 @@ def test_a_batch_of_prepared_messages_that_takes_long_leaves_its_rest_to_a_task(
     assert open_claims(consumer) == 0
 
 
-def test_the_timeout_of_the_task_that_claims_does_not_keep_the_other_chunks_from_their_tasks(consumer, send):
+def test_after_a_timeout_of_the_claiming_task_all_chunks_get_tasks(consumer, send):
     (topic,) = consumer.topics
     send(topic, order("before"), order("hangs"), *(order(f"behind {n}") for n in range(4)), partition=0)
     first, second = tasks.claim_messages(consumer, "run")
@@ -106,7 +106,7 @@ def test_the_timeout_of_the_task_that_claims_does_not_keep_the_other_chunks_from
     assert open_claims(consumer) == 1
 
 
-def test_messages_that_need_a_lock_leave_time_to_the_messages_behind_them(make_consumer, make_topic, send, monkeypatch):
+def test_messages_that_wait_for_locks_leave_time_for_later_messages(make_consumer, make_topic, send, monkeypatch):
     # So short that each message that waited as long would make the task wait for 24 s.
     monkeypatch.setitem(database.TRANSACTION_SETTINGS, "lock_timeout", "2s")
     monkeypatch.setattr(handling, "LOCK_SECONDS", 2.0)
@@ -131,7 +131,7 @@ def test_messages_that_need_a_lock_leave_time_to_the_messages_behind_them(make_c
     assert open_claims(consumer) == 0
 
 
-def test_each_range_that_cannot_be_read_leaves_less_time_to_the_next_one(make_topic, send, monkeypatch):
+def test_after_each_unreadable_range_the_next_one_gets_less_time(make_topic, send, monkeypatch):
     monkeypatch.setattr(reading, "SILENCE_SECONDS", 4.0)
     monkeypatch.setattr(reading, "LEAST_SILENCE_SECONDS", 1.0)
     topic = make_topic(partitions=2)
@@ -151,7 +151,7 @@ def test_each_range_that_cannot_be_read_leaves_less_time_to_the_next_one(make_to
     assert [message.offset for message in batch] == [0]
 
 
-def test_a_good_range_gives_no_time_back_to_the_ranges_that_cannot_be_read(make_topic, send, monkeypatch):
+def test_a_readable_range_does_not_lengthen_the_wait_again(make_topic, send, monkeypatch):
     monkeypatch.setattr(reading, "SILENCE_SECONDS", 4.0)
     monkeypatch.setattr(reading, "LEAST_SILENCE_SECONDS", 0.5)
     topic = make_topic(partitions=12)

@@ -145,7 +145,7 @@ def delivered_within(seconds: float, consumer) -> None:
         (event_stream, "delivered"),
     ],
 )
-def test_a_receiver_that_trickles_its_answer_ends_with_the_deadline(
+def test_a_request_with_a_trickled_answer_ends_at_its_deadline(
     make_topic, make_consumer, make_wire, monkeypatch, answer, state
 ):
     monkeypatch.setattr("include.streams.operations.webhooks.READ_SECONDS", 1, raising=True)
@@ -173,7 +173,7 @@ def test_the_body_of_a_redirect_is_not_read(make_topic, make_consumer, make_wire
     assert (row.attempts, row.last_error) == (1, f"{conn_id} answered 302")
 
 
-def test_a_slow_receiver_costs_a_task_its_own_seconds_and_one_request(
+def test_a_slow_receiver_delays_a_task_by_ten_seconds_and_one_request(
     make_topic, make_consumer, make_wire, monkeypatch
 ):
     monkeypatch.setattr("include.streams.operations.webhooks.REQUEST_SECONDS", 2, raising=False)
@@ -197,7 +197,7 @@ ORDINARY = {
 
 
 @pytest.mark.parametrize("kind", ORDINARY)
-def test_an_ordinary_receiver_gets_all_requests_over_few_connections(make_topic, make_consumer, make_wire, kind):
+def test_requests_to_a_fast_receiver_share_few_connections(make_topic, make_consumer, make_wire, kind):
     wire, conn_id = make_wire(lambda connection: connection.sendall(ORDINARY[kind]))
     consumer = make_consumer(make_topic())
     add_requests(consumer, conn_id, *range(200))
@@ -205,7 +205,7 @@ def test_an_ordinary_receiver_gets_all_requests_over_few_connections(make_topic,
     assert (wire.requests, wire.connections) == (200, 8)
 
 
-def test_the_connection_of_a_long_answer_is_closed(make_topic, make_consumer, make_wire):
+def test_the_connection_is_closed_after_a_long_answer(make_topic, make_consumer, make_wire):
     long = HEAD + b"Content-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
     wire, conn_id = make_wire(lambda connection: connection.sendall(long))
     consumer = make_consumer(make_topic())

@@ -77,7 +77,7 @@ def trigger_for(consumer, **kwargs) -> ConsumerLagTrigger:
     return ConsumerLagTrigger(topics=names, group=consumer.group, **kwargs)
 
 
-def test_it_fires_when_a_message_arrives_and_not_before(make_topic, make_consumer, send):
+def test_the_trigger_fires_when_a_message_arrives_and_not_before(make_topic, make_consumer, send):
     topic = make_topic()
 
     async def scenario():
@@ -94,7 +94,7 @@ def test_it_fires_when_a_message_arrives_and_not_before(make_topic, make_consume
     asyncio.run(scenario())
 
 
-def test_messages_that_waited_before_it_started_fire_it_at_once(make_topic, make_consumer, send):
+def test_messages_that_wait_when_the_trigger_starts_fire_it_at_once(make_topic, make_consumer, send):
     topic = make_topic()
     send(topic, order(1), b"not even JSON", None)
 
@@ -124,7 +124,7 @@ def test_lag_that_remains_after_a_claim_fires_again_at_once(make_topic, make_con
     assert len(numbers(topic)) == 5
 
 
-def test_lag_that_nobody_claims_fires_with_backoff_however_much_arrives(make_topic, make_consumer, send, monkeypatch):
+def test_lag_that_nobody_claims_fires_with_backoff_despite_new_messages(make_topic, make_consumer, send, monkeypatch):
     monkeypatch.setattr("include.streams.kafka.trigger.BACKOFF_FIRST_SECONDS", 0.5)
     topic = make_topic()
 
@@ -141,9 +141,7 @@ def test_lag_that_nobody_claims_fires_with_backoff_however_much_arrives(make_top
     asyncio.run(scenario())
 
 
-def test_it_waits_for_a_topic_that_does_not_exist_and_notices_a_new_partition(
-    make_topic, make_consumer, send, admin, monkeypatch
-):
+def test_the_trigger_finds_new_topics_and_new_partitions(make_topic, make_consumer, send, admin, monkeypatch):
     from datetime import timedelta
 
     from confluent_kafka.admin import NewPartitions
@@ -172,7 +170,7 @@ def test_it_waits_for_a_topic_that_does_not_exist_and_notices_a_new_partition(
     asyncio.run(scenario())
 
 
-def test_a_group_that_is_ahead_of_the_log_fires_so_that_a_run_can_alarm(make_topic, make_consumer, send):
+def test_positions_after_the_logs_end_fire_so_that_a_run_alarms(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1))
@@ -187,7 +185,7 @@ def test_a_group_that_is_ahead_of_the_log_fires_so_that_a_run_can_alarm(make_top
     asyncio.run(scenario())
 
 
-def test_a_broker_that_is_away_delays_it_and_is_said_once(make_topic, make_consumer, send, services, tries, caplog):
+def test_a_broker_that_is_away_delays_it_and_is_logged_once(make_topic, make_consumer, send, services, tries, caplog):
     topic = make_topic()
     consumer = make_consumer(topic)
 
@@ -207,7 +205,7 @@ def test_a_broker_that_is_away_delays_it_and_is_said_once(make_topic, make_consu
     assert any("the broker is back" in line for line in said)
 
 
-def test_a_broker_that_names_no_leaders_does_not_keep_it_from_the_next_message(make_topic, make_consumer, send):
+def test_without_known_leaders_the_trigger_still_finds_the_next_message(make_topic, make_consumer, send):
     topic = make_topic(partitions=1)
 
     async def scenario() -> float:
@@ -223,7 +221,7 @@ def test_a_broker_that_names_no_leaders_does_not_keep_it_from_the_next_message(m
     assert asyncio.run(scenario()) < 15
 
 
-def test_brokers_that_hang_take_no_thread_of_other_triggers(make_topic, make_consumer, send, monkeypatch):
+def test_brokers_that_hang_occupy_no_threads_of_other_triggers(make_topic, make_consumer, send, monkeypatch):
     topic = make_topic(partitions=1)
     send(topic, order(1))
     # It accepts connections, and never answers.
@@ -248,7 +246,7 @@ def test_brokers_that_hang_take_no_thread_of_other_triggers(make_topic, make_con
         asyncio.run(scenario())
 
 
-def test_what_the_database_keeps_of_it_makes_the_same_trigger(make_topic, make_consumer):
+def test_a_serialized_trigger_is_recreated_with_equal_arguments(make_topic, make_consumer):
     consumer = make_consumer(make_topic(), min_seconds_between_runs=2)
     trigger = lag_watcher(consumer).trigger
     classpath, kwargs = trigger.serialize()

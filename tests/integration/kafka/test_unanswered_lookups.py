@@ -64,9 +64,7 @@ def failures(consumer) -> list[tuple[int, str]]:
         return [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
 
 
-def test_without_an_answer_of_the_api_server_requests_wait_and_are_delivered_once_it_answers(
-    api, in_worker, request_to
-):
+def test_while_the_api_server_is_away_requests_wait(api, in_worker, request_to):
     server = Receiver()
     consumer = request_to("late_webhook")
     api.connections["late_webhook"] = 503
@@ -89,9 +87,7 @@ def test_without_an_answer_of_the_api_server_requests_wait_and_are_delivered_onc
     assert [payload for _, payload in server.seen] == [{"n": 1}]
 
 
-def test_requests_to_a_connection_that_nobody_defined_are_skipped_at_the_second_look_without_an_alarm(
-    in_worker, request_to
-):
+def test_requests_to_an_undefined_connection_are_skipped_without_an_alarm(in_worker, request_to):
     consumer = request_to("nobodys_webhook")
     for state in ("pending", "skipped"):
         make_all_due(consumer)
@@ -102,7 +98,7 @@ def test_requests_to_a_connection_that_nobody_defined_are_skipped_at_the_second_
     assert alarms(consumer) == {}
 
 
-def test_the_second_look_is_a_minute_after_the_first_and_later_rows_need_none(request_to):
+def test_only_the_first_rows_of_an_undefined_connection_wait_a_minute(request_to):
     consumer = request_to("nobodys_webhook")
     (route,) = [route for route in outbox_delivery.due_routes() if route.consumer == consumer.name]
     due, reason = outbox.outbox.c.due_at <= text("now()"), "connection nobodys_webhook is not defined"
@@ -122,6 +118,6 @@ def test_the_second_look_is_a_minute_after_the_first_and_later_rows_need_none(re
 
 
 @pytest.mark.parametrize(("status", "ends"), [(503, "LookUpFailed"), (404, "AirflowSkipException")])
-def test_connectors_are_not_watched_only_where_kafka_connect_is_not_defined(status, ends, api, in_worker):
+def test_connectors_are_unwatched_only_if_kafka_connect_is_undefined(status, ends, api, in_worker):
     api.connections["kafka_connect"] = status
     assert in_worker(CHECK_CONNECTORS) == ends

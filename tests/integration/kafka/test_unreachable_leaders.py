@@ -178,7 +178,7 @@ def put(gate) -> Callable[..., None]:
     return put
 
 
-def test_partitions_of_a_broker_that_cannot_be_reached_wait_and_the_others_go_on(make, make_consumer, put, gate):
+def test_partitions_of_an_unreachable_broker_wait_and_others_continue(make, make_consumer, put, gate):
     topic, other, behind = make(1, 2), make(1), make(2)
     consumer = make_consumer(topic, other, behind, conn_id=CONN_ID)
     for each in (topic, other, behind):
@@ -211,7 +211,7 @@ def test_partitions_of_a_broker_that_cannot_be_reached_wait_and_the_others_go_on
     assert open_claims(consumer) == 0
 
 
-def test_runs_start_for_what_can_be_reached(make, make_consumer, put, gate, caplog):
+def test_runs_start_for_partitions_that_can_be_reached(make, make_consumer, put, gate, caplog):
     topic = make(1, 2)
     consumer = make_consumer(topic, conn_id=CONN_ID)
     tasks.claim_messages(consumer, "before")
@@ -228,7 +228,7 @@ def test_runs_start_for_what_can_be_reached(make, make_consumer, put, gate, capl
     assert f"partitions left out: {{'{topic.name}-1': 'its leader does not answer'}}" in caplog.text
 
 
-def test_if_nobody_answers_a_claim_fails_and_is_retried(make, make_consumer, put, gate):
+def test_if_no_broker_answers_a_claim_fails_and_is_retried(make, make_consumer, put, gate):
     topic = make(2)
     consumer = make_consumer(topic, conn_id=CONN_ID)
     put(topic, 0, "0")
@@ -259,7 +259,7 @@ def test_the_first_claim_of_a_topic_waits_for_all_partitions(make, make_consumer
     assert numbers(topic) == ["0", "1"]
 
 
-def test_a_look_at_one_partition_asks_no_other_leader(make, put, gate):
+def test_fetching_one_partitions_offsets_waits_for_no_other_leader(make, put, gate):
     topic = make(1, 2)
     put(topic, 0, "a")
     with GroupOffsets("looks", CONN_ID) as group:
@@ -269,7 +269,7 @@ def test_a_look_at_one_partition_asks_no_other_leader(make, put, gate):
         assert group.left_out == {}
 
 
-def test_a_log_that_cannot_be_compared_is_not_called_lost(make, put, gate):
+def test_a_log_that_cannot_be_compared_does_not_count_as_truncated(make, put, gate):
     topic = make(1, 2)
     for partition in range(2):
         put(topic, partition, "a")
@@ -282,7 +282,7 @@ def test_a_log_that_cannot_be_compared_is_not_called_lost(make, put, gate):
         assert group.left_out.keys() == {Partition(topic.name, 1)}
 
 
-def test_what_could_not_be_compared_is_claimed_later(make, make_consumer, put, gate, monkeypatch):
+def test_a_partition_that_could_not_be_compared_is_claimed_later(make, make_consumer, put, gate, monkeypatch):
     topic = make(1, 2)
     consumer = make_consumer(topic, conn_id=CONN_ID)
     for partition in range(2):
@@ -372,7 +372,7 @@ def failures(consumer: Consumer) -> int | None:
 DELIVERED, WAITS = ("delivered", 0, False), ("pending", 0, True)
 
 
-def test_records_for_a_partition_that_is_away_hold_up_no_other(results, gate, monkeypatch):
+def test_records_for_a_partition_that_is_away_delay_no_other(results, gate, monkeypatch):
     topic, consumer, good, away = results
     gate.shut()
     # More than one batch, and each has a record for the partition that is away.

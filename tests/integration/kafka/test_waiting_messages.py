@@ -54,7 +54,7 @@ def test_old_messages_of_a_device_that_was_offline_are_not_late(make_topic, make
 
 
 @pytest.mark.parametrize("away", [DAYS_AGO, timedelta(), LATER], ids=["old", "now", "ahead"])
-def test_a_backlog_is_late_whatever_time_its_messages_carry(make_topic, make_consumer, send_dated, away):
+def test_a_backlog_is_late_whatever_timestamps_its_messages_have(make_topic, make_consumer, send_dated, away):
     topic = make_topic(config=KEPT)
     consumer = make_consumer(topic)
     send_dated(topic, order(1), away)
@@ -70,7 +70,7 @@ def test_a_backlog_is_late_whatever_time_its_messages_carry(make_topic, make_con
     assert alarms(consumer) == {}
 
 
-def test_a_lane_that_keeps_up_between_looks_is_not_late(make_topic, make_consumer, send_dated):
+def test_a_consumer_that_keeps_up_between_checks_is_not_late(make_topic, make_consumer, send_dated):
     topic = make_topic(config=KEPT)
     consumer = make_consumer(topic)
     for n in range(3):
@@ -85,7 +85,7 @@ def test_a_lane_that_keeps_up_between_looks_is_not_late(make_topic, make_consume
         assert connection.scalar(rows, {"name": consumer.name}) == topic.partitions
 
 
-def test_clearing_an_old_run_is_not_late(make_topic, make_consumer, send_dated):
+def test_messages_of_a_cleared_old_run_are_not_late(make_topic, make_consumer, send_dated):
     topic = make_topic(config=KEPT)
     consumer = make_consumer(topic)
     send_dated(topic, order(1), DAYS_AGO)
@@ -97,7 +97,7 @@ def test_clearing_an_old_run_is_not_late(make_topic, make_consumer, send_dated):
     assert alarms(consumer) == {}
 
 
-def test_messages_that_wait_for_their_own_runs_are_lag(make_topic, make_consumer, send):
+def test_messages_that_wait_for_their_runs_count_as_lag(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message, max_lag=4)
     send(topic, *(order(n) for n in range(6)))

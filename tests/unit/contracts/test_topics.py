@@ -149,7 +149,7 @@ def test_the_broker_accepts_messages_that_are_too_large_for_the_contract():
         assert int(topic(max_bytes=size).kafka_config()["max.message.bytes"]) > size
 
 
-def test_the_dead_letter_topic_accepts_the_largest_message_with_added_headers():
+def test_the_dead_letter_topic_accepts_the_largest_message_with_headers():
     of_topic, of_dead_letters = topic().kafka_config(), topic(compacted=True).dead_letter_config()
     assert int(of_dead_letters["max.message.bytes"]) >= int(of_topic["max.message.bytes"]) + 32 * 1024
     assert int(of_dead_letters["retention.ms"]) >= timedelta(days=90) / timedelta(milliseconds=1)

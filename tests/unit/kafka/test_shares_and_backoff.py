@@ -92,7 +92,7 @@ def test_the_trigger_never_fires_twice_within_the_interval(clock):
     assert backoff.is_due(current(p0=2))
 
 
-def test_removed_offsets_are_no_lag_and_a_position_after_the_end_is_truncated():
+def test_removed_offsets_are_no_lag_and_a_later_position_is_truncated():
     assert PartitionOffsets("id", 50, 50, 10).lag == 0
     assert PartitionOffsets("id", 0, 7).lag == 7
     assert PartitionOffsets("id", 0, 7, 9).truncated
