@@ -37,7 +37,7 @@ def test_messages_that_are_not_claimed_stay_visible_as_lag(lane, admin):
     topic, consumer = lane
     for n in range(4):
         tasks.claim_partition_keys(consumer, f"run {n}")
-    # Offsets that do not move: the trigger starts runs at growing intervals.
+    # The committed offsets do not move, so the trigger starts runs at growing intervals.
     assert committed(admin, consumer.group, topic) == {0: 4}
     assert "lag" in alarms(consumer)
     assert open_claims(consumer) == 2
@@ -83,7 +83,7 @@ def test_the_trigger_starts_few_runs_while_nothing_is_claimed(lane, monkeypatch)
             await asyncio.sleep(1)
             return firings.at
 
-    # After 1 s, and then not for 2 s, although runs come and go.
+    # The second event comes after 1 s, and the next one not within 2 s, although runs have ended.
     first, second = asyncio.run(scenario())
     assert second - first >= 1
 

@@ -1,6 +1,6 @@
-"""A request that its receiver never answers backs off alone and fails in the end; an outage uses up no attempt.
+"""A request that is never answered backs off alone and becomes failed; an outage uses up no attempt.
 
-These tests let no wait be over by hand: rows and routes wait by the rules of production, counted in fifths of a second.
+These tests do not shorten waits by hand: rows and routes wait by the rules of production, at a fifth of the times.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def answers_500_to(server, monkeypatch, *bad: object) -> None:
 
 @pytest.fixture(autouse=True)
 def alone(operations) -> None:
-    """What other tests have left is not due."""
+    """Make rows of other tests not due."""
     with begin() as connection:
         connection.execute(text("update outbox set state = 'skipped' where state = 'pending'"))
 
@@ -55,7 +55,7 @@ def short_waits(monkeypatch) -> None:
 
 
 def deliver_for(consumer, seconds: float, until=lambda: False) -> None:
-    """What the trigger and the Dag do."""
+    """Deliver due rows again and again, as the trigger and the Dag do."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and not until():
         deliver_due([consumer])
@@ -101,7 +101,7 @@ def test_a_request_that_is_never_answered_delays_no_later_request(announcing, ma
     topic, consumer = announcing(conn_ids=[conn_id])
     send(topic, order(BAD))
     tasks.claim_messages(consumer, "bad")
-    # Nothing else is due, so this looks like an outage. Tried several times:
+    # No other row is due, so this looks like an outage, and the request is tried several times.
     deliver_for(consumer, 2)
     assert len(server.seen) >= 4
     send(topic, order("first"))
@@ -148,7 +148,7 @@ def test_an_outage_uses_up_no_attempt(announcing, make_receiver, send, monkeypat
     send(topic, order(BAD), order("good"))
     tasks.claim_messages(consumer, "run")
     assert row(consumer, BAD).attempts == 1
-    # Another one tells that the receiver is away; the bad one alone would not.
+    # The unanswered row of another message shows that the receiver is away; the bad row alone would not show it.
     server.status = 503
     tried = len(server.seen)
     deliver_for(consumer, 1)

@@ -1,4 +1,4 @@
-"""A producer that breaks most messages of a topic raises an alarm, which closes when its messages are good again."""
+"""Many dead letters of a topic open an alarm about its producer; it closes when the messages are valid again."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -72,7 +72,7 @@ def let_days_pass(consumer, days: int) -> None:
 
 
 def test_a_broken_topic_opens_an_alarm_beside_a_busy_healthy_topic(make_topic, make_consumer, send):
-    """Of the latest messages of both, they would be a third: the healthy topic has more partitions."""
+    """Of the latest messages of both topics, the dead letters would be a third: the other topic has more partitions."""
     broken, healthy = make_topic(partitions=2), make_topic(partitions=4)
     consumer = make_consumer(broken, healthy, max_messages_per_claim=1_000)
     for partition in range(2):
@@ -84,7 +84,7 @@ def test_a_broken_topic_opens_an_alarm_beside_a_busy_healthy_topic(make_topic, m
     assert f"topic {broken.name}: 80 of the latest 80 messages (100 %)" in alarm
     assert "80 of them with not_json" in alarm
     assert healthy.name not in alarm
-    # As long as only the other topic has messages.
+    # The alarm stays open while only the other topic has new messages.
     send(healthy, *good(10, 1_000))
     tasks.claim_messages(consumer, "second")
     check_consumer(consumer)
@@ -96,7 +96,7 @@ def test_a_further_broken_topic_has_its_own_alarm_and_is_notified_once(make_topi
     consumer = make_consumer(first, second)
     send(first, *junk(20))
     tasks.claim_messages(consumer, "first")
-    # Other counts are no news about a topic that has an alarm.
+    # A topic with an open alarm is not notified again because of another count.
     send(first, *junk(10))
     tasks.claim_messages(consumer, "first again")
     send(second, *junk(15))
@@ -155,7 +155,7 @@ def test_three_old_dead_letters_in_a_row_open_the_alarm_of_a_quiet_topic(make_to
 
 
 def test_a_few_dead_letters_of_a_run_with_valid_messages_open_no_alarm(make_topic, make_consumer, send):
-    """Dead letters are recorded last, wherever they were: the order of the records says nothing within a run."""
+    """A run records its dead letters last, whatever their offsets: within a run, the order of rows proves nothing."""
     topic = make_topic(partitions=3)
     consumer = make_consumer(topic)
     for partition in range(3):
@@ -234,7 +234,7 @@ def test_the_latest_messages_are_found_by_the_primary_key(make_topic, make_consu
             (plan,) = connection.execute(explain, given).scalar_one()
         (node,) = (node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "inbox")
         assert node["Index Name"] == "pk_inbox"
-        # The limit of each of the six partitions, and nothing that is read in vain.
+        # Only the rows within the limit of each of the six partitions are read.
         assert node["Actual Loops"] * node["Actual Rows"] == 6 * 66
         assert not node.get("Rows Removed by Filter")
 

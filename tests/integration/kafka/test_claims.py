@@ -1,4 +1,4 @@
-"""A run owns offset ranges: once, for ever, whatever is killed."""
+"""A run owns offset ranges: each offset belongs to one run, whatever process is killed."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""An event that carries another's id with other content is kept and alarmed; the first one stays."""
+"""An event with a known id and other content is a dead letter with an alarm; the first event stays."""
 
 import pytest
 from sqlalchemy import text

@@ -1,4 +1,4 @@
-"""Records of finished batches are delivered while later batches are handled; nothing delays the messages for long."""
+"""Records of finished batches are delivered while later batches are handled, and delay the messages only briefly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ seen: list[dict[str, int]] = []
 
 
 def look_and_announce(connection, message) -> None:
-    """The effect; for the last message also what has become of the rows before."""
+    """The effect; at the last message, it also notes the states of the earlier rows."""
     if message.offset == MESSAGES - 1:
         name, _, _ = ANNOUNCED[message.topic]
         query = text("select kind || ' ' || state, count(*) from outbox where consumer = :name group by 1")

@@ -45,7 +45,7 @@ def test_an_effect_that_the_database_refuses_delays_no_other_message(consumer, s
     assert numbers(topic) == ["before", "behind"]
     with pytest.raises(HandlingFailed, match=rf"{topic.name}-0@1: \w+Error"):
         tasks.handle_chunk(consumer, chunk, "run")
-    # A retry may mend it (the row that it refers to comes later), so it is no dead letter.
+    # It is no dead letter, because a retry may succeed: the row to which it refers may be written later.
     assert read_all(topic.dead_letter_name) == []
     assert open_claims(consumer) == 1
     assert numbers(topic) == ["before", "behind"]

@@ -1,4 +1,4 @@
-"""Whoever else uses the group's name: its members and its commits delay no message, and are named."""
+"""Another client uses the group's name: its membership and commits delay no message, and alarms name them."""
 
 import asyncio
 import time
@@ -76,7 +76,7 @@ def test_while_commits_are_refused_runs_start_until_all_is_claimed(
             for n in range(3):
                 await firings.until(n + 1)
                 await asyncio.to_thread(tasks.claim_messages, consumer, f"run {n}")
-            # By the backoff alone it would be ten.
+            # With the backoff alone, it would take ten seconds.
             assert firings.at[2] - firings.at[0] < 8
             await asyncio.sleep(0.7)
             assert firings.lags == [5, 3, 1]

@@ -1,4 +1,4 @@
-"""Dead letters of somebody else's topic go back with their headers, and a repair changes the payload."""
+"""Dead letters of a foreign topic are replayed with their headers, and a repair changes the payload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A topic of several types of messages that somebody else defines: each message is accounted for, once."""
+"""A foreign topic with several types of messages: each message has one outcome."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_cleared_run_counts_no_message_twice(make_hooks, make_lane, send):
 
 
 def test_a_message_that_was_not_wanted_stays_so_after_its_type_is_added(make_hooks, make_lane, send):
-    """A type that a union gets later is wanted from then on: what was counted before has no effect."""
+    """If a union gets a type later, earlier messages of this type stay not wanted, and have no effect."""
     topic = make_hooks()
     consumer = make_lane(topic)
     (star,) = webhooks.webhooks(1, kinds=("star",))

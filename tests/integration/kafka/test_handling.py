@@ -1,4 +1,4 @@
-"""Messages become effects once; what breaks its contract is kept; a poisoned message delays no other."""
+"""Each message has its effect once; an invalid message is a dead letter; a failing message delays no other."""
 
 import json
 import threading
@@ -102,7 +102,7 @@ def test_events_handled_under_a_contracts_former_name_are_duplicates(make_topic,
     tasks.claim_messages(consumer, "before")
     with begin() as connection:
         query = text("select contract from inbox where consumer = :name")
-        # The name in inboxes of the releases before: no migration is needed.
+        # Inboxes of earlier releases have this name, so no migration is needed.
         assert connection.scalar(query, {"name": consumer.name}) == "Order"
     send(topic, order("a"), order("b"), b"bad")
     tasks.claim_messages(replace(consumer, topics=(replace(topic, contract=Purchase),)), "after")
@@ -115,7 +115,7 @@ def test_an_effect_that_fails_delays_no_other_message(make_topic, make_consumer,
     consumer = make_consumer(topic, chunk_size=3)
     send(topic, order(0), order("poison", -2), order(2), order(3), order(4))
     chunks = tasks.claim_messages(consumer, "run")
-    # The failed chunk comes back, to get a task of its own; the rest is mapped beside it.
+    # The failed chunk is returned, to get its own task beside the other chunks.
     assert [[(r["start"], r["end"]) for r in chunk["ranges"]] for chunk in chunks] == [[(0, 3)], [(3, 5)]]
     tasks.handle_chunk(consumer, chunks[1], "run")
     assert numbers(topic) == ["0", "2", "3", "4"]
@@ -201,7 +201,7 @@ def test_only_committed_transactions_are_handled_despite_their_markers(make_topi
     tasks.claim_messages(consumer, "run")
     assert numbers(topic) == ["committed"]
     assert open_claims(consumer) == 0
-    # The range ends with holes: an abort and its marker. Waiting for its last offset would last for ever.
+    # The range ends with holes: an abort and its marker. A reader that waits for the last offset would never end.
     assert time.monotonic() - started < 30
 
 

@@ -1,4 +1,4 @@
-"""A message that ends the process of its task keeps only its own chunk waiting."""
+"""A message that kills its task's process delays only its own chunk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ test_killed_chunks.{call}
 
 def effect(connection: Connection, message: Message) -> None:
     if message.event.number == "kills":
-        # As the kernel does when no memory is left.
+        # As the kernel kills a process when no memory is left.
         os.kill(os.getpid(), signal.SIGKILL)
     record_effect(connection, message)
 
@@ -61,7 +61,7 @@ def test_if_the_first_chunk_kills_its_task_the_others_still_get_tasks(make_topic
     result = tmp_path / "chunks"
     claims = IN_A_FORK.format(call=f"claim({topic.name!r}, {str(result)!r})")
     assert forks.run(claims) == -signal.SIGKILL
-    # The first of its retries; the task in Airflow has 20, over hours.
+    # The first retry; the task in Airflow has 20 retries, over hours.
     assert forks.run(claims) == 0
     first, *others = json.loads(result.read_text())
     assert len(others) == 2

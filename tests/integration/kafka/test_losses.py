@@ -1,4 +1,4 @@
-"""What was lost is stated exactly, once, with every further loss; what was handled is never called lost."""
+"""The alarm names lost messages exactly and once, also each further loss; handled messages never count as lost."""
 
 import json
 
@@ -31,7 +31,7 @@ def remove_before(admin):
 
 
 def lost_offsets(consumer) -> list[tuple[int, int, int]]:
-    """(start, end, lost) of the ranges that are on record as lost."""
+    """(start, end, lost) of the ranges that are recorded as lost."""
     with begin() as connection:
         query = text(
             "select start_offset, end_offset, lost from handled_ranges join claims on id = claim_id "
@@ -52,7 +52,7 @@ def test_messages_removed_before_their_runs_are_named_exactly(make_topic, make_c
     assert tasks.claim_partition_keys(consumer, "fan out") == [f"{topic.name}-0-7"]
     assert lost_offsets(consumer) == [(0, 1, 1), (2, 4, 2), (5, 6, 1)]
     assert f"4 messages before they were handled: {topic.name}-0 [0, 1)" in alarms(consumer)["messages_lost"]
-    # Its own run finds nothing, and states nothing more.
+    # The message's run finds no record, and reports no further loss.
     tasks.handle_message(consumer, keys[0], "too late")
     tasks.handle_message(consumer, keys[6], "in time")
     assert lost_offsets(consumer) == [(0, 1, 1), (2, 4, 2), (5, 6, 1)]
@@ -151,7 +151,7 @@ def test_a_second_stopped_topic_has_its_own_alarm_and_one_notification(make_topi
     assert first.name in alarms(consumer)["consumer_stopped"]
     assert second.name not in alarms(consumer)["consumer_stopped"]
 
-    # Its log seems to be cut: the positions of this consumer lie behind its end, which moves from look to look.
+    # The log seems truncated: this consumer's positions are after its end, which moves between checks.
     with begin() as connection:
         ahead = text("update positions set next_offset = 9 where consumer = :name and topic = :topic")
         connection.execute(ahead, {"name": consumer.name, "topic": second.name})
@@ -170,7 +170,7 @@ def test_a_second_stopped_topic_has_its_own_alarm_and_one_notification(make_topi
     assert further["runbook"] == "docs/runbooks/topic-recreated.md"
     assert first.name not in further["message"]
 
-    # The reset of one topic does not hide that the other is stopped still.
+    # The reset of one topic does not hide that the other is still stopped.
     reset_consumer(consumer.name, second.name)
     tasks.claim_messages(consumer, "after the reset")
     assert first.name in alarms(consumer)["consumer_stopped"]
@@ -230,7 +230,7 @@ def test_a_lasting_condition_is_notified_once_even_if_the_alarm_is_full(make_top
     assert message.endswith(MORE)
     number = sum(each in message for each in texts)
     assert 15 < number < 20
-    # The first without room is sent too, so that people look into the logs.
+    # The first message that does not fit is also notified, so that people read the logs.
     assert events(consumer) == [("opened", "orders"), *[("continued", "orders")] * (number - 2 + 1)]
 
 

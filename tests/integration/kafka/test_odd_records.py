@@ -17,15 +17,15 @@ pytestmark = pytest.mark.integration
 NOT_LEADER = 6
 NAME = ((b"\xff\xfe", b"1"), (b"trace", b"2"))
 ODD_HEADERS = ((b"", b"1"), (b"none", None), (b"n", b""), (b"n", b"\0\0"), ("größe".encode(), b"\xff"))
-# Microseconds, nanoseconds, the year 0, the ends of the field.
+# Timestamps in microseconds and nanoseconds, in the year 0, and the limits of the field.
 ODD_TIMES = [1_764_140_000_000_000, 1_764_140_000_000_000_000, -62_167_219_200_000, -(2**63), 2**63 - 1, -1, -2, 0]
 
 
 @pytest.fixture
 def odd_topic(make_topic):
-    """A topic that takes any timestamp; since Kafka 4.0 a broker refuses those of the future by default.
+    """A topic that accepts any timestamp; since Kafka 4.0, a broker refuses future timestamps by default.
 
-    Without retention, which goes by these timestamps.
+    It has no retention, because retention uses these timestamps.
     """
     return make_topic(partitions=1, config={"message.timestamp.after.max.ms": str(2**63 - 1), "retention.ms": "-1"})
 
@@ -39,7 +39,7 @@ def send_raw(services):
             try:
                 offsets.append(produce(broker, topic.name, 0, records[len(offsets)]))
             except ProduceRefused as refusal:
-                # Of a topic that was created only just.
+                # Errors of a topic that was created just now.
                 if refusal.code != NOT_LEADER:
                     raise
         return offsets
@@ -48,7 +48,7 @@ def send_raw(services):
 
 
 def odd(value, *, times=ODD_TIMES) -> list[RawRecord]:
-    """The value of a number, in records with odd headers and timestamps."""
+    """Send the order with this number, in records with odd headers and timestamps."""
     now = 1_764_140_000_000
     found = [RawRecord(b"k", value(0), NAME, now), RawRecord(b"k", value(1), ODD_HEADERS, now)]
     return found + [RawRecord(b"k", value(number), (), time) for number, time in enumerate(times, start=2)]
@@ -89,7 +89,7 @@ def test_odd_records_become_dead_letters_with_their_readable_parts(odd_topic, ma
     assert open_claims(consumer) == 0
 
 
-def test_an_odd_record_gets_its_own_run(odd_topic, make_consumer, send_raw):
+def test_runs_of_single_messages_handle_odd_records(odd_topic, make_consumer, send_raw):
     consumer = make_consumer(odd_topic, shape=Shape.per_message)
     records = odd(order)
     send_raw(odd_topic, *records)

@@ -1,4 +1,4 @@
-"""A year of rows in the operational database: claiming and handling reads none of them but by an index."""
+"""A year of rows in the operational database: claiming and handling read them only by an index."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from generate_series(0, cast(:count as bigint) - 1) n
 
 @pytest.fixture
 def old_rows(make_topic, make_consumer, operations) -> Iterator:
-    """A maker of consumers that have handled thousands of messages."""
+    """A function that makes a consumer with thousands of handled messages."""
 
     def make(**kwargs) -> Consumer:
         topic = make_topic(partitions=3)
@@ -50,7 +50,7 @@ def old_rows(make_topic, make_consumer, operations) -> Iterator:
 
 @contextmanager
 def planned_statements() -> Iterator[list[tuple[str, str]]]:
-    """(statement, PostgreSQL's plan for it, in the transaction in which it is executed) of what the block executes."""
+    """(statement, PostgreSQL's plan in the same transaction) of the statements that the block executes."""
     found: list[tuple[str, str]] = []
 
     def plan(connection, cursor, statement, parameters, context, executemany) -> None:
@@ -92,14 +92,14 @@ def test_runs_of_single_messages_read_no_old_rows(old_rows, send):
 
 @pytest.fixture
 def unknown_rows(old_rows, make_topic, make_consumer) -> Iterator[Consumer]:
-    """A consumer that has handled thousands of messages since the database last counted its rows."""
+    """A consumer that has handled thousands of messages since the database's statistics were collected."""
     old_rows()
     topic = make_topic(partitions=1)
     consumer = make_consumer(topic)
     with GroupOffsets(consumer.group) as group:
         topic_id = group.fetch_topic_ids([topic.name])[topic.name]
     with begin() as connection:
-        # Or the database counts while the test runs.
+        # Otherwise the database may collect statistics while the test runs.
         connection.execute(text("alter table inbox set (autovacuum_enabled = false)"))
         names = {"consumer": consumer.name, "topic": topic.name, "topic_id": topic_id}
         connection.execute(text("insert into consumers (name) values (:consumer)"), names)
@@ -111,7 +111,7 @@ def unknown_rows(old_rows, make_topic, make_consumer) -> Iterator[Consumer]:
 
 @contextmanager
 def read_in_vain() -> Iterator[list[int]]:
-    """How many rows of the inbox each query of the block reads that it does not return."""
+    """The number of inbox rows that each query of the block reads without returning them."""
     found: list[int] = []
 
     def explain(connection, cursor, statement, parameters, context, executemany) -> None:
@@ -138,12 +138,12 @@ def rows_removed(plan: dict) -> Iterator[int]:
 def test_a_batch_of_a_consumer_without_statistics_reads_no_other_rows(unknown_rows, send):
     consumer = unknown_rows
     (topic,) = consumer.topics
-    # Half of them repeat events of the rows that are there.
+    # Half of the messages repeat events of existing rows.
     send(topic, *(order(n if n % 2 else f"lately-{n}") for n in range(500)))
     with read_in_vain() as removed:
         assert claim_messages(consumer, "run") == []
     assert len(effects(topic)) == 250
-    # For the messages, and for the events that were there before.
+    # A query for the messages, and one for the events that were handled before.
     assert len(removed) >= 2
     assert max(removed) == 0
 

@@ -1,4 +1,4 @@
-"""A long outbox: looking for dead letters that wait reads no delivered row, and no pending row of other routes."""
+"""A long outbox: a query for waiting dead letters reads no delivered rows, and no pending rows of other routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A transaction that does not end holds up its partition: an alarm names it, the other partitions go on."""
+"""A transaction that does not end blocks its partition: an alarm names it, and the other partitions continue."""
 
 import uuid
 

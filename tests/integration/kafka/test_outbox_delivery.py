@@ -1,4 +1,4 @@
-"""Delivery has a way of its own: no receiver fails a run, delays handling, or holds up another receiver."""
+"""Delivery is independent of handling: no receiver fails a run, or delays a message or another receiver."""
 
 import json
 import os
@@ -36,7 +36,7 @@ SEVEN = Order(version=1, number="7", amount=1)
 
 @pytest.fixture
 def make_receiver(monkeypatch):
-    """A receiver behind an Airflow connection of its own; returns (server, connection id)."""
+    """A receiver with its own Airflow connection; returns (server, connection id)."""
     servers = []
 
     def make(conn_id=None):
@@ -56,7 +56,7 @@ ANNOUNCED = {}
 
 
 def announce(connection, message) -> None:
-    """The tests' effect, and what ANNOUNCED names for the consumer's topic: a topic or connections."""
+    """The tests' effect, plus outbox rows for the topic and the connections that ANNOUNCED names for the topic."""
     record_effect(connection, message)
     consumer, results, conn_ids = ANNOUNCED[message.topic]
     if results:
@@ -67,7 +67,7 @@ def announce(connection, message) -> None:
 
 @pytest.fixture
 def announcing(make_topic, make_consumer):
-    """Makes a topic and a consumer whose effect leaves rows in the outbox."""
+    """A function that makes a topic and a consumer whose effect adds rows to the outbox."""
 
     def make(results=None, conn_ids=(), **kwargs):
         topic = make_topic()
@@ -92,7 +92,7 @@ def states(consumer):
 
 
 def test_a_delivery_resets_the_time_of_an_undefined_connection(announcing, make_receiver, send, monkeypatch):
-    """Otherwise one wrong "not defined", in an outage years later, would skip requests at once."""
+    """Otherwise a wrong answer "not defined" in a much later outage would skip requests at once."""
     server, conn_id = make_receiver()
     variable = f"AIRFLOW_CONN_{conn_id.upper()}"
     connection = os.environ[variable]
@@ -137,7 +137,7 @@ def test_a_receiver_that_is_away_fails_no_run_and_delays_no_message(
         server.shutdown()
         server.server_close()
     else:
-        # The connection is accepted by the system, and nobody reads it.
+        # The operating system accepts the connection, but no process reads from it.
         server.shutdown()
     results = make_topic()
     topic, consumer = announcing(results, [conn_id])
@@ -189,7 +189,7 @@ def test_a_receiver_that_hangs_delays_no_other(make_topic, make_consumer, make_r
     deliver = threading.Thread(target=deliver_now, args=[consumer])
     deliver.start()
     time.sleep(0.3)
-    # Due while the other receiver does not answer.
+    # These rows become due while the other receiver does not answer.
     add_requests(consumer, healthy_id, 1)
     until = time.monotonic() + 5
     while not healthy.seen:
@@ -256,7 +256,7 @@ def test_a_record_that_kafka_always_refuses_is_refused_alone(make_topic, make_co
 
 
 def test_several_refused_records_delay_no_other_record_of_their_batch(make_topic, make_consumer):
-    """Of a batch with several bad ones, the broker gives the good ones an error of their own."""
+    """If a batch has several bad records, the broker reports a special error for the good records."""
     results = make_topic(partitions=1, compacted=True)
     consumer = make_consumer(make_topic())
     with begin() as connection:
@@ -295,7 +295,7 @@ def test_requests_without_a_connection_are_kept_as_skipped(announcing, send):
     topic, consumer = announcing(conn_ids=["not_defined"])
     send(topic, *(order(n) for n in range(20)))
     tasks.claim_messages(consumer, "run")
-    # Asked once more: Airflow says the same while its own database is away.
+    # Looked up a second time, because Airflow gives the same answer while its own database is away.
     assert states(consumer) == ["pending"] * 20
     add_requests(consumer, "not_defined", 1)
     deliver_now(consumer)
@@ -310,7 +310,7 @@ def test_a_connection_that_cannot_be_looked_up_delays_no_other(make_topic, make_
     add_requests(consumer, healthy_id, 2)
     assert deliver_now(consumer) == 1
     assert states(consumer) == ["pending", "delivered"]
-    # It was found, and is not found when it is used.
+    # The connection was found, and is not found when it is used.
     monkeypatch.setattr("include.streams.operations.webhooks.is_defined", lambda conn_id: True)
     add_requests(consumer, healthy_id, 3)
     assert deliver_now(consumer) == 1
@@ -322,7 +322,7 @@ def test_rows_of_a_killed_task_become_due_and_are_delivered(make_topic, make_con
     consumer = make_consumer(make_topic())
     with begin() as connection, outbox.gathered(connection):
         outbox.add_request(connection, consumer=consumer.name, conn_id=conn_id, payload={"n": 1})
-    # Its writer delivers it for now.
+    # Not due yet: the task that wrote the row may still deliver it.
     deliver_due([consumer])
     assert server.seen == []
     deliver_now(consumer)
@@ -349,12 +349,12 @@ def test_two_concurrent_processes_deliver_each_row_once(make_topic, make_consume
         thread.start()
     for thread in threads:
         thread.join(30)
-    # The first half was skipped by the line that leaves other tests' rows alone.
+    # `make_all_due` has skipped the first half, like rows of other tests.
     assert sorted(payload["n"] for _, payload in server.seen) == list(range(300, 600))
 
 
 def test_locked_rows_are_checked_again_after_a_second(make_topic, make_consumer, monkeypatch):
-    """Without the wait, the run would look for them in an unbroken stream of transactions."""
+    """Without the wait, the run would query for the rows in a stream of transactions without pauses."""
     topic, consumer = make_topic(partitions=1), make_consumer(make_topic())
     with begin() as connection:
         outbox.add_record(connection, consumer=consumer.name, topic=topic.name, key=None, value=b"1", headers=[])

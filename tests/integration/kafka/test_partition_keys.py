@@ -1,4 +1,4 @@
-"""One Dag run per message: claims become partition keys, a key is handled once."""
+"""One Dag run per message: claims become partition keys, and each key is handled once."""
 
 from dataclasses import replace
 
@@ -124,7 +124,7 @@ def test_the_message_of_a_key_can_be_read_without_handling_it(make_topic, make_c
 
 
 def grow_older(consumer, minutes: int) -> None:
-    """As if that much time had passed since its claims were made and their keys emitted."""
+    """Make the consumer's claims and emissions older by this time."""
     with begin() as connection:
         statement = text(
             "update claims set claimed_at = claimed_at - :age * interval '1 minute', "
@@ -143,7 +143,7 @@ def test_keys_without_runs_are_emitted_again_with_doubled_waits(make_topic, make
     for _ in range(7):
         grow_older(consumer, 9)
         emitted.append(tasks.claim_keys_again(consumer, worker_is_idle=False))
-    # Ten minutes after they were emitted first, then twenty, then forty.
+    # Ten minutes after the first emission, then after twenty, then after forty.
     assert emitted == [[], [second], [], [], [second], [], []]
 
 
@@ -205,7 +205,7 @@ def test_a_consumer_that_becomes_chunked_continues_at_its_positions(make_topic, 
     after = replace(before, shape=Shape.chunked)
     assert tasks.claim_messages(after, "chunked") == []
     assert numbers(topic) == ["a", "c"]
-    # What was claimed under the old shape and has no run any more: the runbook's way.
+    # Messages that were claimed under the old shape have no run any more; this is the way of the runbook.
     whole_run(after, "fan out")
     assert numbers(topic) == ["a", "b", "c"]
     assert open_claims(after) == 0

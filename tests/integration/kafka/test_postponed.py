@@ -39,7 +39,7 @@ def execute(statement: str, **values) -> list[tuple]:
 
 
 def age_claims(consumer, minutes: int) -> None:
-    """Let the consumer's claims and first tries be older, and not what has been handled since."""
+    """Make the consumer's claims and first tries older, but not the messages that were handled since."""
     statement = "update claims set claimed_at = claimed_at - :age * interval '1 minute' where consumer = :name"
     execute(statement, age=minutes, name=consumer.name)
     tried = "update postponed_ranges set due_at = due_at - :age * interval '1 minute' from claims"
@@ -63,7 +63,7 @@ def fail_until_left(consumer, key: str) -> None:
 
 
 def postpone_the_chunk(consumer) -> None:
-    """A run claims what was sent, and ends because an effect keeps failing."""
+    """A run claims the messages, and ends because an effect keeps failing."""
     (chunk,) = tasks.claim_messages(consumer, "run")
     age_claims(consumer, 1)
     with pytest.raises(AirflowFailException):
@@ -71,7 +71,7 @@ def postpone_the_chunk(consumer) -> None:
 
 
 def waiting(consumer) -> list[tuple[int, int, int, int]]:
-    """(start, end, tries, minutes until the next) of the consumer's postponed ranges."""
+    """(start, end, tries, minutes until the next try) of the consumer's postponed ranges."""
     return execute(
         "select start_offset, end_offset, tries, round(extract(epoch from due_at - now()) / 60)::int "
         "from postponed_ranges join claims on claims.id = claim_id where consumer = :name and tries >= 0 order by 1",
@@ -87,7 +87,7 @@ def test_a_failing_effect_leaves_its_run_and_is_tried_until_it_succeeds(consumer
         tasks.handle_chunk(consumer, chunk, "run")
     assert waiting(consumer) == [], "a first failure is retried in its run"
     age_claims(consumer, 1)
-    # Airflow does not retry this one: the run ends, and no longer counts towards max_active_runs.
+    # Airflow does not retry this failure: the run ends, and no longer counts towards max_active_runs.
     with pytest.raises(AirflowFailException, match=r"the effect fails.*maintain tries these messages again"):
         tasks.handle_chunk(consumer, chunk, "run")
     assert waiting(consumer) == [(0, 3, 0, 2)]
@@ -202,7 +202,7 @@ def test_the_first_error_of_a_message_that_waited_long_is_retried(requests, send
     send(topic, order("good"), order("refused"), order("refused too"))
     good, late, later = tasks.claim_partition_keys(requests, "run")
     tasks.handle_message(requests, good, "run of the good one")
-    # The other messages of the claim get their first tries now.
+    # Now the other messages of the claim get their first tries.
     age_claims(requests, 10)
     with pytest.raises(HandlingFailed):
         tasks.handle_message(requests, late, "run of the late one")

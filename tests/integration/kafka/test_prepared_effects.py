@@ -1,4 +1,4 @@
-"""Effects that are prepared before their transaction: for what is slow, such as a model."""
+"""Effects with slow work, such as a model, that is prepared before their transaction."""
 
 import pytest
 from sqlalchemy import text
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 
 HERE = "tests.integration.kafka.test_prepared_effects"
 prepared: list[str] = []
-# What the operational database says of open transactions while an effect is prepared.
+# The number of open transactions in the operational database while each effect is prepared.
 transactions: list[int] = []
 
 

@@ -1,4 +1,4 @@
-"""An effect that can never work fails its run at once; one odd message stops no other."""
+"""An effect that always fails with a programming error fails its run at once; one odd message stops no other."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_several_odd_messages_among_handled_ones_are_retried_in_their_run(consum
     (topic,) = consumer.topics
     send(topic, order("before"), order("TypeError"), order("NameError"))
     (chunk,) = tasks.claim_messages(consumer, "run")
-    # The good one was handled in the task before: here, all that is left fails.
+    # The good message was handled in the earlier task: now all remaining messages fail.
     with pytest.raises(HandlingFailed):
         tasks.handle_chunk(consumer, chunk, "run")
 
@@ -170,7 +170,7 @@ def test_an_effect_that_always_fails_stops_claims_after_some_ranges(consumer, se
     break_effect(True)
 
     def run(number: int) -> int:
-        """One run; how many messages it has claimed."""
+        """Make one run; returns the number of messages that it claimed."""
         with begin() as connection:
             before = connection.scalar(text("select count(*) from claim_ranges"))
         if shape is Shape.chunked:
@@ -187,7 +187,7 @@ def test_an_effect_that_always_fails_stops_claims_after_some_ranges(consumer, se
 
     monkeypatch.setattr(tasks, "KEYS_BECOME_RUNS", tasks.timedelta(0))
     assert [run(number) for number in range(5)] == [1, 1, 1, 0, 0]
-    # After half an hour new messages are tried, because the failing ones may be odd.
+    # After half an hour, new messages are tried: perhaps only the failing messages are odd.
     age_claims(consumer, 31)
     assert run(5) == 1
     break_effect(False)
@@ -214,7 +214,7 @@ def test_failing_messages_among_handled_ones_block_no_claims(consumer, send, mon
         for chunk in tasks.claim_messages(consumer, f"run {number}"):
             with pytest.raises((HandlingFailed, AirflowFailException)):
                 tasks.handle_chunk(consumer, chunk, f"run {number}")
-        # Something of the consumer was handled since those were claimed.
+        # A message of the consumer was handled since the failing messages were claimed.
         execute(
             "insert into inbox (consumer, topic_id, partition, \"offset\", topic, contract, outcome, run_id) "
             "values (:name, :id, 0, :id_number, 't', 'c', 'handled', 'r')",

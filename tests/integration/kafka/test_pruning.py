@@ -1,4 +1,4 @@
-"""Old rows go while consumers work, and what went lets no message act twice."""
+"""Old rows are deleted while consumers work, and no message has a second effect because of that."""
 
 import threading
 from datetime import timedelta
@@ -30,7 +30,7 @@ def test_a_message_repeated_within_the_retention_acts_once(make_topic, make_cons
         ):
             connection.execute(text(statement), {"name": consumer.name})
     assert prune(rules([topic], **DAYS), seconds=30)["claims"] >= 1
-    # The same messages at the same offsets, and the same events at others.
+    # The same messages at the same offsets, and the same events at other offsets.
     reset_consumer(consumer.name, topic.name)
     send(topic, *(order(n) for n in range(5)))
     tasks.claim_messages(consumer, "second")
@@ -39,7 +39,7 @@ def test_a_message_repeated_within_the_retention_acts_once(make_topic, make_cons
 
 
 def test_a_message_repeated_after_its_inbox_row_is_pruned_acts_twice(make_topic, make_consumer, send):
-    # Else the test above would show nothing.
+    # This shows that the test above could fail.
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1))

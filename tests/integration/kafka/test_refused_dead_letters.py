@@ -1,4 +1,4 @@
-"""What a dead-letter topic refuses waits under an alarm; no good message, other topic or run waits for it."""
+"""Dead letters that their topic refuses wait, with an alarm; no valid message, other topic or run waits for them."""
 
 import hashlib
 import os
@@ -53,7 +53,7 @@ def deliver(consumer) -> None:
 
 @pytest.fixture
 def send_compressed(services):
-    """Produce values that are small on the wire only."""
+    """Produce values that are small only when compressed."""
 
     def send(topic, *values: bytes, key: bytes | None = None, headers=None) -> None:
         producer = producer_to({**producer_config(client_config()), "compression.type": "zstd"}, topic.name)
@@ -77,7 +77,7 @@ def test_dead_letters_are_not_compared_with_each_other(make_topic, make_consumer
     tasks.claim_messages(consumer, "refused by one of two")
     assert outcomes(consumer) == {"dead_letter": 41}
     assert len(read_all(other.dead_letter_name)) == 20
-    # Each letter with each other one would be a million comparisons for a claim.
+    # If each dead letter were compared with each other, a claim would make a million comparisons.
     assert compared == []
 
 

@@ -1,4 +1,4 @@
-"""`python -m include.streams send`, as somebody at a terminal uses it, on the real broker."""
+"""`python -m include.streams send`, as a person uses it in a terminal, with the real broker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def orders(make_topic):
 
 @pytest.fixture
 def ask(orders, monkeypatch, capsys) -> Callable[..., tuple[int, list[str], str]]:
-    """Run the command; its exit code, the lines of its result, and what it says besides."""
+    """Run the command; returns its exit code, the lines of its output, and its error text."""
     monkeypatch.setattr(command, "load_registry", lambda reference: Registry(orders))
 
     def ask(*arguments: str, stdin: bytes = b"") -> tuple[int, list[str], str]:

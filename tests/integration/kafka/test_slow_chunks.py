@@ -1,4 +1,4 @@
-"""A chunk that takes long, or whose partitions cannot be read, holds up neither the other chunks nor its own rest."""
+"""A chunk that takes long, or has unreadable partitions, delays neither other chunks nor its own remaining messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 
 class Clock:
-    """The monotonic clock, which an effect can move."""
+    """The monotonic clock, which an effect can advance."""
 
     passed = 0.0
 
@@ -38,7 +38,7 @@ def effect(connection: Connection, message: Message) -> None:
     if message.event.number == "slow":
         clock.passed += 3_600
     elif message.event.number == "hangs":
-        # What Airflow raises in the task when its execution_timeout is over.
+        # The exception that Airflow raises in a task after its execution_timeout.
         raise AirflowTaskTimeout("Timeout, PID: 1")
     elif message.event.number.startswith("locked"):
         take_lock(connection, message.event.number)
@@ -107,7 +107,7 @@ def test_after_a_timeout_of_the_claiming_task_all_chunks_get_tasks(consumer, sen
 
 
 def test_messages_that_wait_for_locks_leave_time_for_later_messages(make_consumer, make_topic, send, monkeypatch):
-    # So short that each message that waited as long would make the task wait for 24 s.
+    # If each message waited this long, the task would wait for 24 s.
     monkeypatch.setitem(database.TRANSACTION_SETTINGS, "lock_timeout", "2s")
     monkeypatch.setattr(handling, "LOCK_SECONDS", 2.0)
     topic = make_topic(partitions=1)
@@ -122,7 +122,7 @@ def test_messages_that_wait_for_locks_leave_time_for_later_messages(make_consume
         assert time.monotonic() - began < 15
         assert numbers(topic) == ["behind"]
         assert open_claims(consumer) == 1
-    # A retry has all its patience again.
+    # A retry starts with the full wait again.
     with begin() as other:
         take_lock(other, locked[0])
         threading.Timer(2, other.rollback).start()
@@ -142,7 +142,7 @@ def test_after_each_unreadable_range_the_next_one_gets_less_time(make_topic, sen
         (identity,) = group.fetch_topic_ids([topic.name]).values()
         reader = RangeReader(group.consumer)
         for _ in range(4):
-            # The log ends before the range does.
+            # The log ends before the range ends.
             with pytest.raises(ReadingStalled, match=r"nothing after offset 1 for (\d) s") as stalled:
                 list(reader.read(OffsetRange(topic.name, identity, 0, 0, 5)))
             waited.append(str(stalled.value).rpartition(" for ")[2].split()[0])
@@ -163,7 +163,7 @@ def test_a_readable_range_does_not_lengthen_the_wait_again(make_topic, send, mon
         reader = RangeReader(group.consumer)
         began = time.monotonic()
         for partition in range(topic.partitions):
-            # As with one of three brokers away: good, good, bad.
+            # As if one of three brokers is away: good, good, bad.
             end = 5 if partition % 3 == 2 else 1
             try:
                 (batch,) = reader.read(OffsetRange(topic.name, identity, partition, 0, end))
@@ -173,7 +173,7 @@ def test_a_readable_range_does_not_lengthen_the_wait_again(make_topic, send, mon
         took = time.monotonic() - began
     assert stalled == [2, 5, 8, 11]
     assert read == [0, 1, 3, 4, 6, 7, 9, 10]
-    # 4, 2, 1 and 0.5 s; with all the time for each, 16 s.
+    # 4, 2, 1 and 0.5 s; with the full time for each range, 16 s.
     assert took < 14
 
 

@@ -1,4 +1,4 @@
-"""A receiver that answers slowly, without end, or at length: one request takes a bounded time, and counts once."""
+"""A receiver that answers slowly, without end, or at length: a request takes a limited time, and counts once."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.integration.kafka.test_outbox_delivery import add_requests, states
 
 pytestmark = pytest.mark.integration
 
-# Between two bytes: shorter than READ_SECONDS, so that no receive takes too long.
+# The time between two bytes. It is shorter than READ_SECONDS, so that no single receive takes too long.
 PAUSE_SECONDS = 0.3
 Answer = Callable[[socket.socket], None]
 
 
 class Wire:
-    """A receiver that answers each request with whatever bytes `answer` sends, and counts connections and requests."""
+    """A receiver that answers each request with the bytes that `answer` sends, and counts connections and requests."""
 
     def __init__(self, answer: Answer) -> None:
         self.connections = self.requests = 0
@@ -83,7 +83,7 @@ def make_wire(monkeypatch) -> Iterator[Callable[[Answer], tuple[Wire, str]]]:
 
 
 def trickle(connection: socket.socket, data: bytes) -> None:
-    """Send the bytes one by one, endlessly: the last is followed by the first."""
+    """Send the bytes one by one, again and again without end."""
     while True:
         for at in range(len(data)):
             connection.sendall(data[at : at + 1])
@@ -135,7 +135,7 @@ def delivered_within(seconds: float, consumer) -> None:
 @pytest.mark.parametrize(
     ("answer", "state"),
     [
-        # The client would take headers that were cut off for complete ones.
+        # The client would treat truncated headers as complete.
         (slow_status, "pending"),
         (slow_headers, "pending"),
         # The status is the answer.
@@ -173,9 +173,7 @@ def test_the_body_of_a_redirect_is_not_read(make_topic, make_consumer, make_wire
     assert (row.attempts, row.last_error) == (1, f"{conn_id} answered 302")
 
 
-def test_a_slow_receiver_delays_a_task_by_ten_seconds_and_one_request(
-    make_topic, make_consumer, make_wire, monkeypatch
-):
+def test_a_slow_receiver_delays_a_delivery_only_for_a_limited_time(make_topic, make_consumer, make_wire, monkeypatch):
     monkeypatch.setattr("include.streams.operations.webhooks.REQUEST_SECONDS", 2, raising=False)
     monkeypatch.setattr(outbox_delivery, "TURN_SECONDS", 3.0)
     wire, conn_id = make_wire(slow_headers)

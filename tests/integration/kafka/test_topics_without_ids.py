@@ -1,4 +1,4 @@
-"""Brokers that give topics no id: the topic's name keeps the messages of two topics apart."""
+"""Brokers without topic ids: the topic's name distinguishes the messages of two topics."""
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def without_ids(monkeypatch):
-    """The broker answers as those that know no topic ids."""
+    """The broker answers as brokers without topic ids do."""
     describe = GroupOffsets._describe
 
     class WithoutId:

@@ -1,4 +1,4 @@
-"""Lag starts runs: soon, again when it remains, and seldom when nobody acts on it."""
+"""Lag starts a run soon, again if lag remains after a claim, and rarely if nobody claims."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 
 class Firings:
-    """Runs a trigger as the triggerer does, and remembers when it fired."""
+    """Runs a trigger as the triggerer does, and records the times at which it fired."""
 
     def __init__(self, trigger: ConsumerLagTrigger) -> None:
         self.trigger = trigger
@@ -51,7 +51,7 @@ class Firings:
 
 @pytest.fixture
 def tries(monkeypatch) -> list[float]:
-    """When triggers began to watch: once, and again after each failure, of which they take notice soon."""
+    """The times at which triggers started to watch: once, and again after each failure. Failures are detected soon."""
     monkeypatch.setattr("include.streams.kafka.offsets.REQUEST_TIMEOUT_SECONDS", 2.0)
     monkeypatch.setattr("include.streams.kafka.trigger.REFRESH_SECONDS", 0.5)
     monkeypatch.setattr("include.streams.kafka.trigger.AWAY_FIRST_SECONDS", 0.2)
@@ -87,7 +87,7 @@ def test_the_trigger_fires_when_a_message_arrives_and_not_before(make_topic, mak
             await asyncio.to_thread(send, topic, order(1))
             sent = time.monotonic()
             await firings.until(1, timeout=5)
-            # Far below the 5 s after which everything is asked anew: it was woken.
+            # Far below the 5 s between two full requests: the poll has found the message.
             assert firings.at[0] - sent < 2
             assert firings.lags == [1]
 
@@ -134,7 +134,7 @@ def test_lag_that_nobody_claims_fires_with_backoff_despite_new_messages(make_top
             while time.monotonic() < until:
                 await asyncio.to_thread(send, topic, order("more"))
             gaps = [b - a for a, b in pairwise(firings.at)]
-            # 0.5, 1, 2 and more seconds apart: at 0, 0.5, 1.5, 3.5.
+            # With waits of 0.5, 1 and 2 s: at 0, 0.5, 1.5 and 3.5 s.
             assert 3 <= len(firings.at) <= 5
             assert gaps == sorted(gaps)
 
@@ -150,9 +150,9 @@ def test_the_trigger_finds_new_topics_and_new_partitions(make_topic, make_consum
     from tests.integration.kafka.conftest import Order
 
     monkeypatch.setattr("include.streams.kafka.trigger.REFRESH_SECONDS", 0.5)
-    there = make_topic(partitions=1)
-    later = Topic(f"{there.name}.later", Order, key="number", partitions=1, retention=timedelta(days=1))
-    consumer = make_consumer(there, later)
+    topic = make_topic(partitions=1)
+    later = Topic(f"{topic.name}.later", Order, key="number", partitions=1, retention=timedelta(days=1))
+    consumer = make_consumer(topic, later)
 
     async def scenario():
         async with Firings(trigger_for(consumer)) as firings:
@@ -161,10 +161,10 @@ def test_the_trigger_finds_new_topics_and_new_partitions(make_topic, make_consum
             await asyncio.to_thread(send, later, order(1))
             await firings.until(1)
             await asyncio.to_thread(tasks.claim_messages, consumer, "first")
-            for future in admin.create_partitions([NewPartitions(there.name, 2)]).values():
+            for future in admin.create_partitions([NewPartitions(topic.name, 2)]).values():
                 future.result(10)
             await asyncio.sleep(1)
-            await asyncio.to_thread(send, there, order(2), partition=1)
+            await asyncio.to_thread(send, topic, order(2), partition=1)
             await firings.until(2)
 
     asyncio.run(scenario())
@@ -224,23 +224,23 @@ def test_without_known_leaders_the_trigger_still_finds_the_next_message(make_top
 def test_brokers_that_hang_occupy_no_threads_of_other_triggers(make_topic, make_consumer, send, monkeypatch):
     topic = make_topic(partitions=1)
     send(topic, order(1))
-    # It accepts connections, and never answers.
+    # A broker that accepts connections and never answers.
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
         extra = {"bootstrap.servers": f"127.0.0.1:{silent.getsockname()[1]}"}
         monkeypatch.setenv("AIRFLOW_CONN_SILENT", json.dumps({"conn_type": "kafka", "extra": extra}))
 
         async def scenario() -> None:
-            # As many as the triggerer has in a container with one core.
+            # As many threads as the triggerer has in a container with one core.
             threads = ThreadPoolExecutor(5)
             asyncio.get_running_loop().set_default_executor(threads)
             hanging = [ConsumerLagTrigger(topics=["t"], group=f"g{n}", conn_id="silent") for n in range(12)]
             async with AsyncExitStack() as stack:
                 for trigger in hanging:
                     await stack.enter_async_context(Firings(trigger))
-                # They have asked for a description in vain, and ask for metadata.
+                # Their requests for descriptions got no answer; now they wait for metadata.
                 await asyncio.sleep(2 * DESCRIBE_SECONDS[0])
                 async with Firings(trigger_for(make_consumer(topic))) as firings:
-                    # A thread that is taken would be so for ten seconds.
+                    # An occupied thread would be occupied for ten seconds.
                     await firings.until(1, timeout=8)
 
         asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""An outage of Airflow's API server drops nothing as "not defined"; a connection that nobody defined costs no alarm."""
+"""An outage of Airflow's API server drops no request; requests to an undefined connection open no alarm."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def api() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def in_worker(api) -> Callable[[str], str]:
-    """Runs code in a worker that knows the services from its environment, and asks the API server for the rest."""
+    """A function that runs code in a worker with the services' connections and an API server for the others."""
     known = ("AIRFLOW_CONN_OPERATIONS_DB", "AIRFLOW_CONN_KAFKA_DEFAULT")
     environment = {name: v for name, v in os.environ.items() if name in known or not name.startswith("AIRFLOW_CONN_")}
     return lambda code: run_in_worker(code, api, environment)
@@ -47,7 +47,7 @@ def in_worker(api) -> Callable[[str], str]:
 
 @pytest.fixture
 def request_to(make_topic, make_consumer):
-    """Adds a request to an HTTP connection; returns its consumer."""
+    """A function that adds a request to an HTTP connection to the outbox, and returns the request's consumer."""
 
     def make(conn_id: str):
         consumer = make_consumer(make_topic())
@@ -74,7 +74,7 @@ def test_while_the_api_server_is_away_requests_wait(api, in_worker, request_to):
     ((count, error),) = failures(consumer)
     assert (count, "late_webhook: the look-up failed" in error) == (1, True)
 
-    # Its own database was away for a moment: Airflow answers then that the connection is not there.
+    # The API server's database was away for a moment: then Airflow answers that the connection is not defined.
     api.connections["late_webhook"] = 404
     make_all_due(consumer)
     assert in_worker(DELIVER) == "0"

@@ -1,7 +1,7 @@
-"""A broker that only its clients cannot reach: what it leads waits, everything else goes on.
+"""A broker that clients cannot reach: the partitions that it leads wait, and all others continue.
 
-Two brokers of one cluster. Clients reach the second one through a gate that the tests shut; the controller does not
-notice, so the second broker stays the leader of its partitions.
+A cluster has two brokers. Clients reach the second broker through a gate that the tests shut. The controller does not
+use the gate, so the second broker stays the leader of its partitions.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CONN_ID = "kafka_two_brokers"
 
 
 class Gate:
-    """Passes connections on to a port; shut, it refuses new ones and ends those that are open."""
+    """Forwards connections to a port. When it is shut, it refuses new connections and ends open ones."""
 
     def __init__(self, port: int, target: int) -> None:
         self.port, self._target = port, target
@@ -117,7 +117,7 @@ def brokers(tmp_path_factory) -> Iterator[tuple[dict[str, Any], Gate]]:
     format_ = command("kafka.tools.StorageTool", "format", f"--cluster-id={meta['cluster.id']}", "-c", str(config))
     subprocess.run(format_, check=True, capture_output=True)
     gate.open()
-    # With the stack's marker: whoever removes the stack ends this process too.
+    # With the stack's marker, so that a removal of the stack also ends this process.
     environment = {**os.environ, MARKER: str(stack.folder)}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command("kafka.Kafka", str(config)), stdout=log, stderr=log, env=environment)
@@ -135,7 +135,7 @@ def brokers(tmp_path_factory) -> Iterator[tuple[dict[str, Any], Gate]]:
 
 @pytest.fixture
 def gate(brokers, operations, monkeypatch) -> Iterator[Gate]:
-    """The gate before the second broker, open; the connection's clients do not wait long for who does not answer."""
+    """The open gate before the second broker. The connection's clients do not wait long for missing answers."""
     client, gate = brokers
     connection = {"conn_type": "kafka", "extra": client}
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection))
@@ -195,7 +195,7 @@ def test_partitions_of_an_unreachable_broker_wait_and_others_continue(make, make
     assert numbers(topic) == [f"first of {topic.name}", "0", "first of 1"]
     assert numbers(other)[1:] == ["other"]
     check_consumer(consumer)
-    # It is no lost log, and nothing says that all is well.
+    # No other alarm is open: the log does not count as truncated.
     assert alarms(consumer).keys() == {"partitions_away"}
     text = alarms(consumer)["partitions_away"]
     assert f"{topic.name}-1: its leader does not answer" in text
@@ -289,7 +289,7 @@ def test_a_partition_that_could_not_be_compared_is_claimed_later(make, make_cons
         put(topic, partition, f"first of {partition}")
     tasks.claim_messages(consumer, "before")
     with begin() as connection:
-        # As if both brokers had become leaders again since.
+        # As if each broker had become the leader again since.
         seen = "update positions set leader_epoch = -1 where consumer = :c"
         connection.execute(text(seen), {"c": consumer.name})
     for partition in range(2):
@@ -339,14 +339,14 @@ def keys_of(topic: Topic, partition: int) -> Iterator[bytes]:
 
 @pytest.fixture
 def results(make, make_consumer, monkeypatch) -> tuple[Topic, Consumer, Iterator[bytes], Iterator[bytes]]:
-    """A topic that a consumer sends to, its only receiver, and the keys of the topic's two partitions."""
+    """A topic that is a consumer's only receiver, and the keys of the topic's two partitions."""
     monkeypatch.setattr(delivery, "BATCH_SECONDS", 3.0)
     topic = make(1, 2)
     return topic, make_consumer(make(1), conn_id=CONN_ID), keys_of(topic, 0), keys_of(topic, 1)
 
 
 def write(topic: Topic, consumer: Consumer, *keys: bytes) -> outbox.Written:
-    """Rows for these keys, as a task writes them."""
+    """Add rows for these keys, as a task does."""
     with begin() as connection, outbox.gathered(connection) as written:
         for key in keys:
             outbox.add_record(
@@ -356,14 +356,14 @@ def write(topic: Topic, consumer: Consumer, *keys: bytes) -> outbox.Written:
 
 
 def rows(consumer: Consumer) -> list[tuple[str, int, bool]]:
-    """(state, attempts, whether it waits for another look) of the outbox's rows."""
+    """(state, attempts, whether it waits for the next attempt) of the outbox's rows."""
     with begin() as connection:
         query = "select state, attempts, due_at > now() and last_error is not null from outbox where consumer = :c"
         return [tuple(row) for row in connection.execute(text(f"{query} order by sequence"), {"c": consumer.name})]
 
 
 def failures(consumer: Consumer) -> int | None:
-    """How often the route's receiver counted as away; None when nothing is remembered of it."""
+    """How often the route's receiver counted as away; None if the route has no row."""
     with begin() as connection:
         query = text("select failures from outbox_routes where consumer = :c")
         return connection.scalar(query, {"c": consumer.name})
@@ -375,7 +375,7 @@ DELIVERED, WAITS = ("delivered", 0, False), ("pending", 0, True)
 def test_records_for_a_partition_that_is_away_delay_no_other(results, gate, monkeypatch):
     topic, consumer, good, away = results
     gate.shut()
-    # More than one batch, and each has a record for the partition that is away.
+    # More than one batch; each batch has a record for the partition that is away.
     monkeypatch.setattr(RecordTransport, "rows_at_once", 10)
     write(topic, consumer, *(next(away if n % 10 == 0 else good) for n in range(50)))
     make_all_due(consumer)
@@ -386,7 +386,7 @@ def test_records_for_a_partition_that_is_away_delay_no_other(results, gate, monk
     assert rows(consumer) == [WAITS if n % 10 == 0 else DELIVERED for n in range(50)]
     assert failures(consumer) == 0
 
-    # Tasks still deliver their own, and one that has only such a record does not report the topic as away.
+    # Tasks still deliver their own rows. A task with only such a record does not report the topic as away.
     began = time.monotonic()
     for keys in ([next(away)], [next(good), next(away), next(good)]):
         with AcknowledgedProducer(CONN_ID) as producer:
@@ -408,7 +408,7 @@ def test_many_records_that_wait_for_a_partition_are_tried_in_one_batch(results, 
     monkeypatch.setattr(RecordTransport, "rows_at_once", 10)
     write(topic, consumer, *(next(away) for _ in range(100)))
     with begin() as connection:
-        # They have waited for an hour, and have been tried more often than a row that is refused.
+        # These rows have waited for an hour, with more attempts than a refused row may have.
         old = "update outbox set last_error = 'away', created_at = now() - interval '1 hour' where consumer = :c"
         connection.execute(text(old), {"c": consumer.name})
     write(topic, consumer, next(good))

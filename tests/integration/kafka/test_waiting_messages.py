@@ -1,4 +1,4 @@
-"""How long messages wait counts from when the lane could first see them; claimed is not handled."""
+"""The waiting time of a message starts when it could first be seen, and ends when it is handled."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +20,7 @@ DAYS_AGO, LATER = timedelta(days=-3), timedelta(days=3)
 
 @pytest.fixture
 def send_dated(services):
-    """Send a message whose own timestamp lies this far from now."""
+    """Send a message with a timestamp that is this far from now."""
 
     def produce(topic, value: bytes, away: timedelta) -> None:
         producer = producer_to(producer_config(client_config()), topic.name)
@@ -37,7 +37,7 @@ def an_hour_passes(consumer) -> None:
         connection.execute(older, {"name": consumer.name})
 
 
-# Taken and kept whatever its records say of their time.
+# The topic accepts and keeps records with any timestamp.
 KEPT = {"retention.ms": "-1", "message.timestamp.after.max.ms": str(10 * 24 * 3600 * 1000)}
 
 
@@ -62,7 +62,7 @@ def test_a_backlog_is_late_whatever_timestamps_its_messages_have(make_topic, mak
     an_hour_passes(consumer)
     check_consumer(consumer)
     if away == timedelta():
-        # Its own time says that it came since the last look; the log said before that it was there.
+        # Its timestamp is later than the last check, but at that check the log already included it.
         assert check_consumer(consumer).waiting[topic.name] >= timedelta(hours=1)
     assert f"wait too long to be claimed ({topic.name}: " in alarms(consumer)["age"]
     tasks.claim_messages(consumer, "run")

@@ -1,4 +1,4 @@
-"""A consumer that does not keep up causes one notification, with or without a run, and another when it is over."""
+"""A consumer that falls behind causes one notification, with or without a run, and another when it has caught up."""
 
 import json
 import time
@@ -27,7 +27,7 @@ def execute(statement: str, **parameters: object) -> None:
 
 
 def episodes(consumer) -> list[tuple[str, bool]]:
-    """(kind, whether it is open), oldest first."""
+    """(kind, whether it is open) of the alarms, the oldest first."""
     with begin() as connection:
         query = text("select kind, closed_at is null from alarms where source = :name order by id")
         return [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
@@ -35,10 +35,10 @@ def episodes(consumer) -> list[tuple[str, bool]]:
 
 @pytest.fixture
 def people(monkeypatch):
-    """What the connection alarm_webhook leads to."""
+    """The receiver of the connection alarm_webhook."""
     server = Receiver()
     connection = {"conn_type": "http", "host": "127.0.0.1", "port": server.server_port, "schema": "http"}
-    # What other tests have left would be notified too.
+    # Otherwise alarms of other tests would be notified too.
     execute("update outbox set state = 'skipped' where consumer = :sender and state = 'pending'", sender=SENDER)
     monkeypatch.setenv(f"AIRFLOW_CONN_{WEBHOOK_CONN_ID.upper()}", json.dumps(connection))
     yield server
@@ -73,7 +73,7 @@ def test_lag_that_hovers_around_the_limit_opens_one_alarm(make_topic, make_consu
     send(topic, *(order(n) for n in range(11)))
     check_consumer(consumer)
     for n in range(3):
-        # Nine are left, then eleven again.
+        # Nine messages are left, then eleven again.
         tasks.claim_messages(consumer, f"run {n}")
         check_consumer(consumer)
         send(topic, order(f"{n} a"), order(f"{n} b"))
@@ -208,7 +208,7 @@ def test_an_alarm_is_notified_once_when_it_opens_and_once_when_it_closes(make_to
         check_consumer(consumer)
         deliver_now(consumer)
     assert notified(people, consumer) == [("opened", "lag")]
-    # The consumer's own run closes it.
+    # The consumer's own run closes the alarm.
     for run in ("first", "second"):
         tasks.claim_messages(consumer, run)
         deliver_now(consumer)
@@ -292,7 +292,7 @@ def test_a_closed_alarm_about_failed_rows_opens_again_while_one_is_left(with_fai
 
 def test_a_row_that_fails_while_the_alarm_is_closed_has_an_alarm(make_topic, make_consumer, monkeypatch):
     monkeypatch.setattr(outbox_delivery, "MAX_ATTEMPTS", 1)
-    # Each row is a portion of its own: the second one's failure is recorded, and the transaction goes on.
+    # Each row is a separate portion: the failure of the second row is recorded, and the transaction continues.
     monkeypatch.setattr(outbox_delivery, "MAX_BYTES", 1)
     consumer = make_consumer(make_topic())
     seen: list[int] = []
