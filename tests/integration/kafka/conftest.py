@@ -101,8 +101,9 @@ def make_topic(admin) -> Callable[..., Topic]:
 def wait_for_topics(admin: AdminClient, *names: str) -> None:
     for name in names:
         for _ in range(100):
-            found = admin.list_topics(name, timeout=10).topics[name]
-            if found.error is None and found.partitions and all(p.leader >= 0 for p in found.partitions.values()):
+            metadata = admin.list_topics(name, timeout=10).topics[name]
+            partitions = metadata.partitions.values()
+            if metadata.error is None and partitions and all(partition.leader >= 0 for partition in partitions):
                 break
 
 

@@ -26,7 +26,7 @@ def lane(make_topic, make_consumer, send):
 def test_no_keys_are_claimed_while_two_claims_are_unhandled(lane):
     topic, consumer = lane
     keys = [tasks.claim_partition_keys(consumer, f"run {n}") for n in range(4)]
-    assert [len(found) for found in keys] == [2, 2, 0, 0]
+    assert [len(claimed) for claimed in keys] == [2, 2, 0, 0]
     tasks.handle_message(consumer, keys[0][0], "run of a key")
     assert tasks.claim_partition_keys(consumer, "three are unhandled") == []
     tasks.handle_message(consumer, keys[0][1], "run of a key")
@@ -66,7 +66,7 @@ def test_failed_runs_block_no_claim_if_the_worker_has_no_queue(lane):
 def test_keys_that_are_not_runs_yet_count_as_the_workers_queue(lane):
     _, consumer = lane
     keys = [tasks.claim_partition_keys(consumer, f"run {n}", worker_has_queue=lambda: False) for n in range(3)]
-    assert [len(found) for found in keys] == [2, 2, 0]
+    assert [len(claimed) for claimed in keys] == [2, 2, 0]
 
 
 def test_the_trigger_starts_few_runs_while_nothing_is_claimed(lane, monkeypatch):

@@ -66,11 +66,11 @@ def row(consumer, number: object):
     with begin() as connection:
         query = "select * from outbox where consumer = :name and convert_from(body, 'UTF8')::jsonb ->> :key = :number"
         for key in ("number", "n"):
-            found = connection.execute(
+            row = connection.execute(
                 text(query), {"name": consumer.name, "key": key, "number": str(number)}
             ).one_or_none()
-            if found is not None:
-                return found
+            if row is not None:
+                return row
     raise AssertionError(number)
 
 

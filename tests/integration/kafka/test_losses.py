@@ -249,10 +249,10 @@ def test_a_further_loss_is_added_to_the_open_alarm_logged_and_delivered(
     assert f"{topic.name}-0 [1, 2)" in message
     assert f"{topic.name}-0 [3, 4)" in message
     assert any("[3, 4)" in record.getMessage() for record in caplog.records if record.levelname == "ERROR")
-    mine = notifications(consumer)
-    assert [payload["event"] for payload in mine] == ["opened", "continued"]
-    assert "[1, 2)" not in mine[1]["message"]
-    assert "[3, 4)" in mine[1]["text"]
+    sent = notifications(consumer)
+    assert [payload["event"] for payload in sent] == ["opened", "continued"]
+    assert "[1, 2)" not in sent[1]["message"]
+    assert "[3, 4)" in sent[1]["text"]
 
 
 def test_an_alarm_with_a_thousand_further_messages_stays_short(make_topic, make_consumer):

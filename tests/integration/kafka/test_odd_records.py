@@ -50,8 +50,8 @@ def send_raw(services):
 def odd(value, *, times=ODD_TIMES) -> list[RawRecord]:
     """Send the order with this number, in records with odd headers and timestamps."""
     now = 1_764_140_000_000
-    found = [RawRecord(b"k", value(0), NAME, now), RawRecord(b"k", value(1), ODD_HEADERS, now)]
-    return found + [RawRecord(b"k", value(number), (), time) for number, time in enumerate(times, start=2)]
+    records = [RawRecord(b"k", value(0), NAME, now), RawRecord(b"k", value(1), ODD_HEADERS, now)]
+    return records + [RawRecord(b"k", value(number), (), time) for number, time in enumerate(times, start=2)]
 
 
 def test_odd_records_with_valid_payloads_are_handled(odd_topic, make_consumer, send, send_raw):

@@ -51,17 +51,17 @@ def old_rows(make_topic, make_consumer, operations) -> Iterator:
 @contextmanager
 def planned_statements() -> Iterator[list[tuple[str, str]]]:
     """(statement, PostgreSQL's plan in the same transaction) of the statements that the block executes."""
-    found: list[tuple[str, str]] = []
+    planned: list[tuple[str, str]] = []
 
     def plan(connection, cursor, statement, parameters, context, executemany) -> None:
         if PLANNED.match(statement):
             with connection.connection.driver_connection.cursor() as beside:
                 beside.execute(f"explain {statement}", parameters[0] if executemany else parameters)
-                found.append((statement, "\n".join(line for (line,) in beside.fetchall())))
+                planned.append((statement, "\n".join(line for (line,) in beside.fetchall())))
 
     event.listen(engine(), "before_cursor_execute", plan)
     try:
-        yield found
+        yield planned
     finally:
         event.remove(engine(), "before_cursor_execute", plan)
 
@@ -112,18 +112,18 @@ def unknown_rows(old_rows, make_topic, make_consumer) -> Iterator[Consumer]:
 @contextmanager
 def read_in_vain() -> Iterator[list[int]]:
     """The number of inbox rows that each query of the block reads without returning them."""
-    found: list[int] = []
+    removed: list[int] = []
 
     def explain(connection, cursor, statement, parameters, context, executemany) -> None:
         if statement.lower().startswith("select") and "inbox" in statement:
             with connection.connection.driver_connection.cursor() as beside:
                 beside.execute(f"explain (analyze, format json) {statement}", parameters)
                 ((plans,),) = beside.fetchall()
-                found.append(sum(rows_removed(plans[0]["Plan"])))
+                removed.append(sum(rows_removed(plans[0]["Plan"])))
 
     event.listen(engine(), "before_cursor_execute", explain)
     try:
-        yield found
+        yield removed
     finally:
         event.remove(engine(), "before_cursor_execute", explain)
 

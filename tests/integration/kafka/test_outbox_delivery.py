@@ -120,9 +120,9 @@ def test_a_run_delivers_what_it_wrote_once_with_idempotency_keys(announcing, mak
     assert set(outbox_states(consumer)) == {("message", "delivered"), ("request", "delivered")}
     assert sorted(int(payload["number"]) for _, payload in server.seen) == list(range(30))
     assert len({key for key, _ in server.seen}) == 30
-    found = read_all(results.name)
-    assert [record.key() for record in found] == [str(n).encode() for n in range(30)]
-    assert {name for record in found for name, _ in record.headers()} == {"idempotency-key"}
+    records = read_all(results.name)
+    assert [record.key() for record in records] == [str(n).encode() for n in range(30)]
+    assert {name for record in records for name, _ in record.headers()} == {"idempotency-key"}
 
 
 @pytest.mark.parametrize("fault", ["answers 503", "refuses connections", "never answers"])

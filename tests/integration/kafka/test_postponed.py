@@ -34,8 +34,8 @@ def consumer(make_topic, make_consumer):
 
 def execute(statement: str, **values) -> list[tuple]:
     with begin() as connection:
-        found = connection.execute(text(statement), values)
-        return [tuple(row) for row in found] if found.returns_rows else []
+        result = connection.execute(text(statement), values)
+        return [tuple(row) for row in result] if result.returns_rows else []
 
 
 def age_claims(consumer, minutes: int) -> None:

@@ -69,7 +69,7 @@ def test_dead_letters_are_not_compared_with_each_other(make_topic, make_consumer
     consumer = make_consumer(topic, other)
     delete(admin, topic.dead_letter_name)
     compared = []
-    monkeypatch.setattr(DeadLetter, "__eq__", lambda one, other: compared.append(one) or one is other)
+    monkeypatch.setattr(DeadLetter, "__eq__", lambda letter, other: compared.append(letter) or letter is other)
     send(topic, b"bad")
     tasks.claim_messages(consumer, "refused")
     for each in (topic, other):

@@ -97,10 +97,10 @@ def replayed(topic: Topic, run_id: str = "replay", **params: Any) -> dict[str, i
 
 
 def counts(report: dict) -> dict[str, int]:
-    found: dict[str, int] = {}
+    totals: dict[str, int] = {}
     for row in report["counts"]:
-        found[row["outcome"]] = found.get(row["outcome"], 0) + row["count"]
-    return found
+        totals[row["outcome"]] = totals.get(row["outcome"], 0) + row["count"]
+    return totals
 
 
 def renamed(number: object, **changes: Any) -> bytes:
@@ -167,12 +167,12 @@ def headers(record: Any) -> dict[str, str]:
 
 def ends(topic: Topic) -> dict[tuple[str, int], int]:
     reader = KafkaConsumer(consumer_config(client_config(), "independent"))
-    found = {}
+    offsets = {}
     for name in (topic.name, topic.dead_letter_name):
         for partition in reader.list_topics(name, timeout=10).topics[name].partitions:
-            found[name, partition] = reader.get_watermark_offsets(TopicPartition(name, partition), timeout=10)[1]
+            offsets[name, partition] = reader.get_watermark_offsets(TopicPartition(name, partition), timeout=10)[1]
     reader.close()
-    return found
+    return offsets
 
 
 def test_a_repaired_message_is_sent_with_key_and_headers_and_handled_once(make_topic, make_consumer, send):
@@ -622,7 +622,7 @@ def test_a_try_that_still_runs_beside_its_retry_overwrites_nothing(make_topic, m
     retried: list[dict] = []
 
     class Older(Repairs):
-        """The first try has no repair. While it is at its first message, the retry, with the repair, replays them all."""
+        """The first try has no repair. At its first message, a retry with the repair replays all messages."""
 
         def apply(self, topic: Topic, value: bytes | None) -> Any:
             if not retried:

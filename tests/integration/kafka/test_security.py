@@ -128,11 +128,11 @@ def records(config) -> Callable[[str], list]:
 
     def read(name: str) -> list:
         reader = reader_at({**config, "enable.partition.eof": True}, TopicPartition(name, 0, 0))
-        found = []
+        read = []
         while (record := reader.poll(20)) is not None and record.error() is None:
-            found.append(record)
+            read.append(record)
         reader.close()
-        return found
+        return read
 
     return read
 

@@ -40,11 +40,11 @@ def test_the_messages_of_a_file_are_at_the_printed_offsets_with_their_keys(order
     path = tmp_path / "orders.jsonl"
     path.write_bytes(b"\n".join([order("a"), order("b"), order("c", 2)]))
     code, lines, _ = ask(orders.name, str(path), "--headers", "trace: 1, source: shop, north")
-    found = {(n, r.offset()): r for n in (0, 1) for r in read_all(orders.name, n)}
-    assert (code, len(found)) == (0, 3)
+    records = {(n, r.offset()): r for n in (0, 1) for r in read_all(orders.name, n)}
+    assert (code, len(records)) == (0, 3)
     for line, number in zip(lines, "abc", strict=True):
         name, _, partition, _, offset = line.split()
-        record = found[int(partition), int(offset)]
+        record = records[int(partition), int(offset)]
         assert (name, record.key(), json.loads(record.value())["number"]) == (orders.name, number.encode(), number)
         assert record.headers() == [("trace", b"1"), ("source", b"shop, north")]
 
@@ -52,10 +52,10 @@ def test_the_messages_of_a_file_are_at_the_printed_offsets_with_their_keys(order
 def test_messages_of_standard_input_are_sent_repeatedly_in_turn(orders, ask):
     content = json.dumps([json.loads(order("a")), json.loads(order("b"))], indent=2).encode()
     code, lines, _ = ask(orders.name, "-", "--count", "5", "--partition", "1", "--key", "amount", stdin=content)
-    found = read_all(orders.name, 1)
+    records = read_all(orders.name, 1)
     assert (code, lines) == (0, [f"{orders.name}  partition 1  offset {n}" for n in range(5)])
-    assert [json.loads(record.value())["number"] for record in found] == ["a", "b", "a", "b", "a"]
-    assert {record.key() for record in found} == {b"1"}
+    assert [json.loads(record.value())["number"] for record in records] == ["a", "b", "a", "b", "a"]
+    assert {record.key() for record in records} == {b"1"}
 
 
 def test_of_a_file_with_an_invalid_message_nothing_is_sent_unless_unchecked(orders, ask):

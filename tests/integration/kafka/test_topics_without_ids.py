@@ -25,8 +25,8 @@ def without_ids(monkeypatch):
             self.partitions = description.partitions
 
     async def described(self, topics):
-        found = await describe(self, topics)
-        return {topic: description and WithoutId(description) for topic, description in found.items()}
+        descriptions = await describe(self, topics)
+        return {topic: description and WithoutId(description) for topic, description in descriptions.items()}
 
     monkeypatch.setattr(GroupOffsets, "_describe", described)
 

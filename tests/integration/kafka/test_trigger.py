@@ -210,10 +210,10 @@ def test_without_known_leaders_the_trigger_still_finds_the_next_message(make_top
 
     async def scenario() -> float:
         with GroupOffsets(make_consumer(topic).group) as group:
-            found = await group.fetch_offsets([topic.name])
+            current = await group.fetch_offsets([topic.name])
             group.consumer = WithoutLeaders(group.consumer)
             began = time.monotonic()
-            waiting = asyncio.create_task(Tail(group).wait(found, seconds=30))
+            waiting = asyncio.create_task(Tail(group).wait(current, seconds=30))
             await asyncio.to_thread(send, topic, order(1))
             await waiting
             return time.monotonic() - began

@@ -64,11 +64,11 @@ class Gate:
 
     def shut(self) -> None:
         listener, self._listener = self._listener, None
-        for one in [listener, *self._open]:
-            if one is not None:
+        for connection in [listener, *self._open]:
+            if connection is not None:
                 with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
-                one.close()
+                    connection.shutdown(socket.SHUT_RDWR)
+                connection.close()
         self._open = []
 
     def _accept(self, listener: socket.socket) -> None:
@@ -77,15 +77,15 @@ class Gate:
                 client, _ = listener.accept()
                 broker = socket.create_connection(("127.0.0.1", self._target))
                 self._open += [client, broker]
-                for one, other in ((client, broker), (broker, client)):
-                    threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+                for source, target in ((client, broker), (broker, client)):
+                    threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()
 
     @staticmethod
-    def _pass_on(one: socket.socket, other: socket.socket) -> None:
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := one.recv(65536):
-                other.sendall(data)
-            other.shutdown(socket.SHUT_RDWR)
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture(scope="module")
@@ -264,8 +264,8 @@ def test_fetching_one_partitions_offsets_waits_for_no_other_leader(make, put, ga
     put(topic, 0, "a")
     with GroupOffsets("looks", CONN_ID) as group:
         gate.shut()
-        found = group.fetch_offsets_sync([topic.name], needs_committed=False, only=Partition(topic.name, 0))
-        assert [(partition.number, at.end) for partition, at in found.items()] == [(0, 1)]
+        current = group.fetch_offsets_sync([topic.name], needs_committed=False, only=Partition(topic.name, 0))
+        assert [(partition.number, at.end) for partition, at in current.items()] == [(0, 1)]
         assert group.left_out == {}
 
 
@@ -274,11 +274,11 @@ def test_a_log_that_cannot_be_compared_does_not_count_as_truncated(make, put, ga
     for partition in range(2):
         put(topic, partition, "a")
     with GroupOffsets("compares", CONN_ID, **CONSUMER_SETTINGS) as group:
-        found = group.fetch_offsets_sync([topic.name])
+        current = group.fetch_offsets_sync([topic.name])
         gate.shut()
-        seen = {partition: (1, at.leader_epoch) for partition, at in found.items()}
+        seen = {partition: (1, at.leader_epoch) for partition, at in current.items()}
         assert group.find_truncated_logs(seen) == (set(), {Partition(topic.name, 1)})
-        assert group.find_open_transactions(found) == {}
+        assert group.find_open_transactions(current) == {}
         assert group.left_out.keys() == {Partition(topic.name, 1)}
 
 
@@ -324,17 +324,17 @@ def test_a_reset_waits_for_all_partitions(make, make_consumer, put, gate):
 def keys_of(topic: Topic, partition: int) -> Iterator[bytes]:
     """Keys that the client sends to this partition of a topic."""
     producer = AcknowledgedProducer(CONN_ID)
-    found: list[bytes] = []
+    keys: list[bytes] = []
 
     def note(key: bytes, record: Any) -> None:
         if record.partition() == partition:
-            found.append(key)
+            keys.append(key)
 
     for number in range(200):
         key = b"%d" % number
         producer._producer.produce(topic.name, b"", key=key, on_delivery=lambda _, r, key=key: note(key, r))
     producer.flush()
-    return itertools.cycle(found)
+    return itertools.cycle(keys)
 
 
 @pytest.fixture

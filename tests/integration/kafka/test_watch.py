@@ -157,8 +157,8 @@ def test_the_lag_of_a_recreated_topic_counts_from_its_beginning(make_topic, make
 
 
 def test_a_missing_topic_closes_no_alarm(make_topic, make_consumer, send, admin):
-    there, gone = make_topic(), make_topic()
-    consumer = make_consumer(there, gone, max_lag=1)
+    existing, gone = make_topic(), make_topic()
+    consumer = make_consumer(existing, gone, max_lag=1)
     send(gone, order(1), order(2))
     check_consumer(consumer)
     for future in admin.delete_topics([gone.name, gone.dead_letter_name]).values():
@@ -187,16 +187,16 @@ def test_waiting_dead_letters_are_looked_up_once_for_all_consumers(make_topic, m
     topic = make_topic()
     consumers = [make_consumer(topic, max_lag=1) for _ in range(3)]
     send(topic, order(1), order(2))
-    looks = []
+    calls = []
 
     def fails(_) -> None:
-        looks.append("look")
+        calls.append("call")
         raise ValueError("not now")
 
     monkeypatch.setattr("include.streams.kafka.watch.watch_waiting_dead_letters", fails)
     with pytest.raises(CheckFailed, match=r"^dead letters that wait: not now$"):
         check_consumers(consumers)
-    assert looks == ["look"]
+    assert calls == ["call"]
     assert all("lag" in alarms(consumer) for consumer in consumers)
 
 
