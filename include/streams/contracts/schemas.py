@@ -153,13 +153,13 @@ def write(registry: Registry, folder: Path) -> list[str]:
     """
     changed = []
     folder.mkdir(parents=True, exist_ok=True)
-    for name, wanted, found in _differences(registry, folder):
+    for name, wanted, existing in _differences(registry, folder):
         if wanted is None:
             (folder / name).unlink()
             changed.append(f"removed {name}: no topic has this contract any more")
         else:
             (folder / name).write_text(wanted, encoding="utf-8")
-            changed.append(f"{'wrote' if found is None else 'rewrote'} {name}")
+            changed.append(f"{'wrote' if existing is None else 'rewrote'} {name}")
     return changed
 
 
@@ -174,8 +174,8 @@ def stale(registry: Registry, folder: Path) -> list[str]:
         One line for each such file; empty if all match.
     """
     return [
-        f"{name}: " + ("no topic has this contract" if wanted is None else "missing" if found is None else "differs")
-        for name, wanted, found in _differences(registry, folder)
+        f"{name}: " + ("no topic has this contract" if wanted is None else "missing" if existing is None else "differs")
+        for name, wanted, existing in _differences(registry, folder)
     ]
 
 
@@ -233,12 +233,12 @@ def _unbounded(node: dict[str, Any], path: str, is_open: bool) -> Iterator[str]:
 
 
 def _differences(registry: Registry, folder: Path) -> Iterator[tuple[str, str | None, str | None]]:
-    """(file name, wanted text, found text) of every file that differs; None where there is no text."""
+    """(file name, wanted text, existing text) of every file that differs; None where there is no text."""
     wanted = {file_name(topic): text(topic) for topic in registry}
-    found = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            yield name, wanted.get(name), found.get(name)
+    existing = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
+    for name in sorted(wanted.keys() | existing.keys()):
+        if wanted.get(name) != existing.get(name):
+            yield name, wanted.get(name), existing.get(name)
 
 
 def _without(document: dict[str, Any], *names: str) -> dict[str, Any]:
