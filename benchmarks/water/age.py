@@ -264,7 +264,7 @@ def claims_part(figures: Figures, options: argparse.Namespace) -> dict[str, floa
         with it.begin() as connection:
             connection.execute(text(TABLES))
     with GroupOffsets("age") as group:
-        topic_id = group.topic_ids_now([MESSAGES_TOPIC.name])[MESSAGES_TOPIC.name]
+        topic_id = group.fetch_topic_ids([MESSAGES_TOPIC.name])[MESSAGES_TOPIC.name]
     say(f"operational database: {options.inbox:,} inbox rows, {options.claims:,} closed claims")
     aged_database.age(
         aged,
@@ -334,7 +334,7 @@ def messages_part(figures: Figures, options: argparse.Namespace) -> dict[str, fl
             add_metadata(connection, options.history)
         name = MESSAGES_TOPIC.name
         with GroupOffsets("age") as group:
-            topic_id = group.topic_ids_now([name])[name]
+            topic_id = group.fetch_topic_ids([name])[name]
         values = {"consumer": "bench_messages", "topic": name, "topic_id": topic_id}
         aged_database.age(it.operations, inbox=options.inbox, claims=options.claims, **values)
         _vacuum(it.metadata)

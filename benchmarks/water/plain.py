@@ -36,18 +36,18 @@ def consume() -> None:
 
     from include.streams.kafka.connection import client_config, consumer_config
     from include.streams.kafka.delivery import OwnDelivery
-    from include.streams.kafka.handling import Handler
+    from include.streams.kafka.handling import BatchProcessor
     from include.streams.kafka.messages import Message
     from include.streams.kafka.offsets import GroupOffsets
     from include.streams.kafka.producer import AcknowledgedProducer
 
     with GroupOffsets(PLAIN.group, PLAIN.conn_id) as group:
-        topic_id = group.topic_ids_now([PLAIN_TOPIC.name])[PLAIN_TOPIC.name]
+        topic_id = group.fetch_topic_ids([PLAIN_TOPIC.name])[PLAIN_TOPIC.name]
     config = {**consumer_config(client_config(PLAIN.conn_id), PLAIN.group), "auto.offset.reset": "earliest"}
     consumer = KafkaConsumer(config)
     consumer.subscribe([PLAIN_TOPIC.name])
     with AcknowledgedProducer(PLAIN.conn_id) as producer:
-        handler = Handler(PLAIN, f"plain-{os.getpid()}", producer)
+        processor = BatchProcessor(PLAIN, f"plain-{os.getpid()}", producer)
         delivery = OwnDelivery(producer)
         while True:
             # One first: `consume` waits its whole timeout unless it gets all that it asks for.
@@ -58,9 +58,9 @@ def consume() -> None:
             for record in records:
                 if record.error() is not None:
                     raise KafkaException(record.error())
-            handler.handle([Message.of(record, topic_id) for record in records])
-            delivery.deliver(handler.written)
-            handler.written.clear()
+            processor.handle([Message.of(record, topic_id) for record in records])
+            delivery.deliver(processor.written)
+            processor.written.clear()
             consumer.commit(asynchronous=False)
 
 

@@ -1,7 +1,7 @@
 """The library: consumers of Kafka topics and of landed topics, for Airflow. It knows no topic by name.
 
-The names below are its public API. Everything else is internal and may change in any release. A name is imported when
-it is first used, so that a Dag file pays only for what it uses.
+The names below are its public API. All other names are internal and may change in any release. A name is imported when
+it is first used, so that a Dag file imports only what it uses.
 
 Declare       Topic, Contract, Registry; Consumer, Shape, LandingConsumer; Package, Project, KeyedAsset, Demo; Repairs,
               RetentionRule, KindWithRunbook. For topics that somebody else defines: ForeignContract, ForeignPart, At,
@@ -10,10 +10,10 @@ An effect     Message, Rejected, outbox; `metadata` for its tables; `begin`, a t
 Start a Dag   lag_watcher, LandedOffsetsSensor; joined, joined_by_key, joined_or_at; OUTBOX_DUE
 In its tasks  claim_messages and handle_chunk; claim_partition_keys and handle_message; landing_tasks; message_of,
               partition_key, can_take_keys, has_queued_runs; task_defaults, RETRIES and REPORTED for `default_args`
-Look at       Reason, ContractViolation, NotWanted
+Outcomes      Reason, ContractViolation, NotWanted
 
-The packages beside this file also hold what the example uses and what has no stable form yet: the lake (`lake/`),
-checks of sets (`validators/`), models (`models/`), agents (`inference/`) and pages (`pages/`).
+Some packages have no stable API yet, although the example uses them: the lake (`lake/`), checks of sets
+(`validators/`), models (`models/`), agents (`inference/`) and pages (`pages/`).
 """
 
 from importlib import import_module
@@ -154,9 +154,9 @@ def __getattr__(name: str) -> Any:
     if name not in _DEFINED_IN:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _DEFINED_IN[name].partition(":")
-    found = import_module(f"{__name__}.{module}")
-    # Not kept here: a test that replaces the name in its module must reach those that import it from here.
-    return getattr(found, attribute) if attribute else found
+    imported = import_module(f"{__name__}.{module}")
+    # Not cached here: if a test replaces the name in its module, imports from here must get the replacement.
+    return getattr(imported, attribute) if attribute else imported
 
 
 def __dir__() -> list[str]:

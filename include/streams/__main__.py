@@ -1,4 +1,4 @@
-"""Commands for trying a project out and for looking at it: `python -m include.streams --help`.
+"""Commands to send messages and to show the state of a project: `python -m include.streams --help`.
 
 `make send` and `make look` call them with the connections of the local stack.
 """
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not getattr(options, "watch", False):
         return run(lambda: options.action(options), _expected)
     try:
-        # A service that is away is a line of the result. An error is one of the arguments.
+        # The result names services that are away. So a code other than 0 means wrong arguments, and ends the loop.
         while (code := run(lambda: _over_the_last(options.action(options)), _expected)) == 0:
             sys.stdout.flush()
             time.sleep(WATCH_SECONDS)
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _over_the_last(lines: list[str]) -> list[str]:
-    """The lines, the first of them at the top of the terminal."""
+    """The lines, with a code before the first that clears the terminal."""
     return [CLEAR + lines[0], *lines[1:]]
 
 
@@ -62,18 +62,29 @@ def _parser() -> argparse.ArgumentParser:
     send.set_defaults(action=_send)
     send.add_argument("topic")
     send.add_argument("file", help="one JSON document a line, a JSON array, or one document; - is standard input")
-    send.add_argument("--key", metavar="FIELD", help="the field that is the key (default: the topic's own key); a.b")
     send.add_argument(
-        "--headers", metavar="NAME: VALUE", action="append", default=[], help="repeat it, or separate by commas"
+        "--key",
+        metavar="FIELD",
+        help="the field that is the key (default: the topic's own key); a.b is the field b of the object a",
+    )
+    send.add_argument(
+        "--headers",
+        metavar="NAME: VALUE",
+        action="append",
+        default=[],
+        help="a header of every message; repeat the option for more, or separate them by commas",
     )
     send.add_argument(
         "--count",
         type=int,
-        help="send so many messages, the file's in turn; copies of a message have one event id, so consumers skip them",
+        help="send this many messages, repeating those of the file; consumers skip the copies, because copies of a "
+        "message have the same event id",
     )
     send.add_argument("--partition", type=int, help="default: the client chooses by the key")
     send.add_argument(
-        "--no-check", action="store_true", help="send values that break the contract too, also to other topics"
+        "--no-check",
+        action="store_true",
+        help="also send values that break the contract, and send to topics that are not declared",
     )
     send.add_argument("--conn-id", default=CONN_ID, help="Airflow connection (default: %(default)s)")
     send.add_argument("--registry", metavar="MODULE:NAME", default=DEFAULT_REGISTRY, help="default: %(default)s")
@@ -86,7 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("--topic", help="only this topic, its consumers and their alarms")
     look.add_argument("--consumer", help="only this consumer, its topics and their alarms")
     look.add_argument(
-        "--hours", type=float, default=24, help="count messages and ended runs of so many hours (default: %(default)s)"
+        "--hours",
+        type=float,
+        default=24,
+        help="count messages and ended runs of this many hours (default: %(default)s)",
     )
     look.add_argument("--json", action="store_true", help="print one JSON object")
     look.add_argument("--watch", action="store_true", help=f"show it again every {WATCH_SECONDS:.0f} s, until Ctrl-C")
@@ -118,10 +132,10 @@ def _look(options: argparse.Namespace) -> list[str]:
     if not 0 < options.hours <= MAX_HOURS:
         raise ValueError(f"hours is {options.hours:g}; more than 0, at most {MAX_HOURS}")
     period = timedelta(hours=options.hours)
-    found = gather(resolve_name(options.project), topic=options.topic, consumer=options.consumer, period=period)
+    overview = gather(resolve_name(options.project), topic=options.topic, consumer=options.consumer, period=period)
     if options.json:
-        return [json.dumps(found, indent=2)]
-    return lines_of(found, max(80, shutil.get_terminal_size().columns))
+        return [json.dumps(overview, indent=2)]
+    return lines_of(overview, max(80, shutil.get_terminal_size().columns))
 
 
 if __name__ == "__main__":

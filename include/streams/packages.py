@@ -1,9 +1,10 @@
-"""What a package of `include/` declares, and what a project with all its packages consists of.
+"""Declarations: a package of `include/`, and the project that consists of all packages.
 
 `include/project.py` lists the packages. The Dags in `dags/operations/`, the local stack and the checks of `tests/dags`
-read that list only, so none of them changes when a topic, a consumer or a whole package comes or goes.
+read only that list. So none of them changes when a topic, a consumer or a whole package is added or removed.
 
-A declaration names functions ("package.module:function") and imports none of them: a Dag file reads all declarations.
+A declaration names functions ("package.module:function") and imports none of them, because each Dag file imports all
+declarations.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class KeyedAsset:
-    """An asset whose partition keys each start a run, and how keys are found that started none.
+    """An asset of which each partition key starts a run, and the source of the keys that started no run.
 
     Airflow forgets the keys that an asset gets while the Dag is paused. The Dag `maintain` emits them again.
 
     Attributes:
         asset: "package.module:NAME" of the asset.
         dag_id: The Dag that its keys start.
-        keys: The consumer with one run per message whose keys these are; or "package.module:function", which is called
-            in a task as `function(dag_id)` and returns the keys to emit again. The function raises
-            AirflowSkipException if there are none.
+        keys: The consumer with one run per message that emits the keys. Or "package.module:function": it is called in a
+            task as `function(dag_id)` and returns the keys to emit again, or raises AirflowSkipException if there are
+            none.
     """
 
     asset: str
@@ -53,7 +54,7 @@ class KeyedAsset:
         return self.asset.rpartition(":")[2].lower()
 
     def load_asset(self) -> Asset:
-        """Import the asset. A Dag file may call this, because it has imported Airflow."""
+        """Import the asset. A Dag file may call this: it has imported Airflow anyway."""
         return resolve_name(self.asset)
 
     def keys_to_emit_again(self) -> list[str]:
@@ -63,7 +64,7 @@ class KeyedAsset:
             The keys, to be emitted again.
 
         Raises:
-            AirflowSkipException: There are none, or the Dag cannot take keys now.
+            AirflowSkipException: There are no such keys, or the Dag is paused.
         """
         if isinstance(self.keys, str):
             return resolve_name(self.keys)(self.dag_id)
@@ -74,22 +75,22 @@ class KeyedAsset:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """What the local stack runs and shows of a package. Nothing of it is deployed.
+    """The simulators and results of a package, for the local stack. Nothing of it is deployed.
 
     Attributes:
-        simulators: The module that sends messages: `python -m <module> run --for SECONDS --report FILE`, and the
-            `arguments`. The report is a JSON object: `sent` and `planted_bad` are {topic: messages}, `finished` says
-            whether the simulator came to its end.
+        simulators: The module that sends messages. It is called as `python -m <module> run --for SECONDS --report
+            FILE`, with `arguments`. The report is a JSON object: `sent` and `planted_bad` are {topic: number of
+            messages}, `finished` is whether the simulator ran to its end.
         arguments: Further arguments of `run`.
         feeds: HTTP sources that the Dags poll: {Airflow connection: module and arguments}. The stack runs the module
-            with `--port PORT`, and the connection leads to it.
-        kafka_connections: Airflow connections to the broker besides `kafka_default`: {connection: what it adds to the
-            client's settings}.
-        results: What `make demo` shows: {database: {title: SQL that selects a name and a number}}. A database is
-            `operations_db` or `airflow_metadata`.
-        awaited: What must have happened before `make demo` ends: {what, in words: SQL that selects how often}, in
+            with `--port PORT`, and the connection points to it.
+        kafka_connections: Airflow connections to the broker besides `kafka_default`: {connection: {setting: value} in
+            addition to the client's settings}.
+        results: The results that `make demo` shows: {database: {title: SQL that selects a name and a number}}. A
+            database is `operations_db` or `airflow_metadata`.
+        awaited: Events that `make demo` waits for: {description: SQL that selects how often the event happened}, in
             `operations_db`.
-        pages: Pages in the Airflow UI, for `make demo` to name: {title: path}.
+        pages: Pages in the Airflow UI that `make demo` lists: {title: path}.
     """
 
     simulators: str | None = None
@@ -103,7 +104,7 @@ class Demo:
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """What one package of `include/` declares.
+    """The declarations of one package of `include/`.
 
     Attributes:
         name: Its folder in `include/`.
@@ -111,16 +112,16 @@ class Package:
         assets: The module that declares its assets; None if it has none.
         consumers: Its consumers of topics (the event-driven pattern).
         landing_consumers: Its consumers of landing tables (the standard pattern).
-        keyed_assets: Its assets whose partition keys each start a run.
+        keyed_assets: Its assets of which each partition key starts a run.
         tables: Iceberg tables that its tasks write, besides the clean tables of its landing consumers:
             "namespace.table".
         repairs: "package.module:NAME" of its repairs of dead letters.
         alarm_kinds: The enum of its own kinds of alarms; None if it opens none.
         retention: "package.module:function", called as `function(inbox_kept)` with the time for which inbox rows are
             kept (None: forever); it returns the rules for pruning the package's own tables.
-        nightly: "package.module:function" of further work of `maintain_tables`, each called as `function(seconds=...)`:
-            it starts nothing new after that time and returns how much it removed.
-        demo: What the local stack runs and shows.
+        nightly: Functions for `maintain_tables`, each "package.module:function". Each is called as
+            `function(seconds=...)`, starts nothing new after that time, and returns how much it removed.
+        demo: Simulators and results for the local stack.
     """
 
     name: str
@@ -138,10 +139,10 @@ class Package:
 
 
 class Project:
-    """All packages of a project, as one: their topics, consumers, tables and what the local stack needs of them.
+    """All packages of a project together: their topics, consumers, tables, and settings for the local stack.
 
     Args:
-        packages: The packages, each with a name of its own.
+        packages: The packages, each with another name.
 
     Attributes:
         packages: The packages.
@@ -149,11 +150,12 @@ class Project:
         consumers: All consumers of topics.
         landing_consumers: All consumers of landing tables.
         keyed_assets: {name: asset}; a task of `maintain` is named after each.
+        alarm_kinds: {name: kind of alarm}, of the library and of all packages.
         nightly: {name: "package.module:function"}; a task of `maintain_tables` is named after each.
 
     Raises:
-        ValueError: Two packages, consumers, assets, connections or kinds of alarms have one name, a consumer reads a
-            topic that no package declares, or two topics collide (see `Registry`).
+        ValueError: Two packages, consumers, assets, connections or kinds of alarms have the same name, a consumer reads
+            a topic that no package declares, or two topics collide (see `Registry`).
     """
 
     def __init__(self, *packages: Package):
@@ -163,16 +165,15 @@ class Project:
         self.topics = Registry(*(topic for package in packages for topic in package.topics))
         self.consumers = _joined(package.consumers for package in packages)
         self.landing_consumers = _joined(package.landing_consumers for package in packages)
-        # One name is one consumer group and one set of claims: two consumers would take each other's messages.
+        # Two consumers of one name would share a consumer group and claims, and take messages from each other.
         _distinct("consumer", (consumer.name for consumer in (*self.consumers, *self.landing_consumers)))
         self._check_topics()
         self.keyed_assets = {keyed.name: keyed for package in packages for keyed in package.keyed_assets}
         _distinct("keyed asset", (keyed.name for package in packages for keyed in package.keyed_assets))
-        # Of one name, the stack would have one of them only, and say nothing.
+        # Of two connections with one name, the stack would silently use only one.
         _distinct("connection", chain.from_iterable((*d.feeds, *d.kafka_connections) for d in self.demos))
         kinds = [*AlarmKind, *(kind for package in packages for kind in package.alarm_kinds or ())]
         _distinct("kind of alarm", kinds)
-        # {name: the kind}, of the library and of all packages.
         self.alarm_kinds: dict[str, KindWithRunbook] = {kind.value: kind for kind in kinds}
         functions = _joined(package.nightly for package in packages)
         _distinct("nightly function", (name.rpartition(":")[2] for name in functions))
@@ -185,34 +186,34 @@ class Project:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The Iceberg tables that tasks write; Kafka Connect writes the landing tables."""
+        """The Iceberg tables that tasks write, without the landing tables, which Kafka Connect writes."""
         clean = (clean_table(consumer.topic) for consumer in self.landing_consumers)
         return tuple(dict.fromkeys((*clean, *_joined(package.tables for package in self.packages))))
 
     def prepare(self) -> list[str]:
         """Bring the databases, Kafka and Kafka Connect to the state that this version of the project needs.
 
-        The Dag `prepare_services` and the local stack call it. It is safe to run again.
+        The Dag `prepare_services` and the local stack call it. It can be repeated without harm.
 
         Returns:
-            What changed, in words.
+            One text for each change.
 
         Raises:
-            Exception: What the database, Kafka and Kafka Connect raise. What was changed until then stays.
+            Exception: An error of the database, Kafka or Kafka Connect. Earlier changes stay.
         """
         from include.streams.services import prepare
 
         return prepare(self.topics)
 
     def prune(self, days: Mapping[str, Any], *, seconds: float) -> dict[str, int]:
-        """Delete rows that are done and old, also of the packages' own tables. Call this in a task.
+        """Delete old rows that are no longer needed, also from the packages' own tables. Call this in a task.
 
         Args:
-            days: {name: days to keep}, with the names that `include.streams.operations.retention.rules` takes.
-            seconds: After about this long the rest is left for the next time.
+            days: {name: days to keep}, with the parameter names of `include.streams.operations.retention.rules`.
+            seconds: After about this time, the remaining rows are left for the next call.
 
         Returns:
-            {table: how many rows were deleted}.
+            {table: number of deleted rows}.
 
         Raises:
             RetentionTooShort: A value is too small.
@@ -245,7 +246,7 @@ class Project:
 
     @property
     def demos(self) -> list[Demo]:
-        """What the local stack runs and shows of each package."""
+        """The simulators and results of each package, for the local stack."""
         return [package.demo for package in self.packages]
 
     @property
@@ -255,7 +256,7 @@ class Project:
 
     @property
     def kafka_connections(self) -> dict[str, dict[str, str]]:
-        """{Airflow connection to the broker: what it adds to the client's settings}, besides `kafka_default`."""
+        """{Airflow connection to the broker: {setting: value}}, besides `kafka_default`."""
         return {name: dict(value) for demo in self.demos for name, value in demo.kafka_connections.items()}
 
     def _check_topics(self) -> None:
@@ -279,6 +280,7 @@ def _joined(parts: Iterable[tuple[T, ...]]) -> tuple[T, ...]:
 
 
 def _distinct(what: str, names: Iterable[Any]) -> None:
+    """Raise ValueError if a name occurs twice."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -1,4 +1,4 @@
-"""What must exist in the services before the Dags can work: tables, topics and connectors."""
+"""Create what the Dags need in the services: tables, topics and connectors."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from include.streams.contracts import Registry
 def prepare(topics: Registry) -> list[str]:
     """Bring the databases, Kafka and Kafka Connect to the state that this version of the code needs.
 
-    It is safe to run again.
+    It can be repeated without harm.
 
     Args:
         topics: All topics of the project.
 
     Returns:
-        What changed, in words.
+        One text for each change.
+
+    Raises:
+        Exception: An error of the database, Kafka or Kafka Connect. Earlier changes stay.
     """
     from include.streams.kafka.topics import create_topics
     from include.streams.operations.migrate import upgrade
@@ -24,7 +27,7 @@ def prepare(topics: Registry) -> list[str]:
 
 
 def _land(topics: Registry) -> list[str]:
-    """Create landing tables and their connectors, if there is a Kafka Connect: the event lane works without it."""
+    """Create landing tables and their connectors, if Kafka Connect is available: the event lane works without it."""
     from include.streams.compat.connections import is_defined
     from include.streams.lake import catalog
     from include.streams.landing import connect
@@ -32,5 +35,5 @@ def _land(topics: Registry) -> list[str]:
 
     needed = (connect.CONN_ID, catalog.CONN_ID, catalog.OBJECTS_CONN_ID)
     if missing := [conn_id for conn_id in needed if not is_defined(conn_id)]:
-        return [f"nothing lands: these connections are not defined: {', '.join(missing)}"]
+        return [f"no topic lands, because these connections are not defined: {', '.join(missing)}"]
     return apply(topics)

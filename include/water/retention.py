@@ -58,12 +58,12 @@ def remove_register_files(older_than: timedelta = REGISTER_KEPT, *, seconds: flo
     from sqlalchemy import delete
 
     from include.streams import begin
-    from include.streams.compat.connections import is_without
+    from include.streams.compat.connections import lacks_connection
     from include.streams.lake.buckets import CONN_ID, bucket
     from include.water.register.layout import ARCHIVE, INCOMING, REJECTED, identity
     from include.water.tables import register_files as files
 
-    if is_without(CONN_ID):
+    if lacks_connection(CONN_ID):
         return 0
     until, objects, removed = time.monotonic() + seconds, bucket(), 0
     # Without its row, a file that still waits to be moved would be imported once more.

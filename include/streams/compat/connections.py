@@ -1,35 +1,35 @@
-"""Tell a connection that is not defined from one that could not be looked up."""
+"""Distinguish a connection that is not defined from a connection that could not be looked up."""
 
 import logging
 from typing import Any
 
 log = logging.getLogger(__name__)
 
-# Whether this process has logged that Airflow's parts are not the known ones.
-_said = False
+# Whether this process has logged that Airflow's private parts have changed.
+_is_logged = False
 
 
 class LookUpFailed(Exception):
-    """Airflow could not say whether a connection is defined; a later look may."""
+    """It could not be determined whether a connection is defined; a later look-up may succeed."""
 
 
 def is_defined(conn_id: str) -> bool:
     """Whether the Airflow connection is defined.
 
     Airflow raises AirflowNotFoundException for every failed look-up: when the API server is away or answers with an
-    error, when a secrets backend raises, when a definition cannot be read. What is dropped because "its connection is
-    not defined" would be lost in an outage. So this asks each secrets backend again, and the API server through the
-    supervisor, whose answer names the reason.
+    error, when a secrets backend raises, when a definition cannot be read. If messages were dropped because their
+    "connection is not defined", they would be lost in an outage. So this function queries each secrets backend again,
+    and the API server through the supervisor, whose answer names the reason.
 
-    The API server itself swallows errors of its database and its secrets backends, and answers "not found". So drop
-    nothing for good after one answer.
+    The API server itself ignores errors of its database and its secrets backends, and answers "not found". So do not
+    drop anything after one such answer.
 
     Args:
         conn_id: The id of the connection.
 
     Returns:
-        False only after a definite answer. Where Airflow's private parts are not the known ones, Airflow's own answer
-        counts, and the reason is logged once.
+        False only after a definite answer. If Airflow's private parts have changed, Airflow's own answer counts, and
+        the reason is logged once.
 
     Raises:
         LookUpFailed: There was no definite answer.
@@ -46,26 +46,29 @@ def is_defined(conn_id: str) -> bool:
         # Such as an API server that denies access.
         raise _failed(conn_id, "Airflow", error) from None
     try:
-        places = _places(conn_id)
+        sources = _sources(conn_id)
     except Exception as error:
-        _say(error)
+        _log_once(error)
         return False
-    for name, ask in places:
+    for name, has_connection in sources:
         try:
-            if ask():
+            if has_connection():
                 return True
         except Exception as error:
             raise _failed(conn_id, name, error) from None
     return False
 
 
-def is_without(conn_id: str) -> bool:
-    """Whether the deployment does without a part, such as the standard lane: its connection is not defined.
+def lacks_connection(conn_id: str) -> bool:
+    """Whether a connection is not defined, because the deployment does not use a part such as the standard lane.
 
-    Maintenance of that part then has nothing to do, which is logged and is no failure.
+    Then maintenance of that part has nothing to do. This is logged, and is no failure.
 
     Args:
         conn_id: The id of the connection that the part needs.
+
+    Returns:
+        True if the connection is not defined.
 
     Raises:
         LookUpFailed: There was no definite answer.
@@ -76,8 +79,8 @@ def is_without(conn_id: str) -> bool:
     return True
 
 
-def _places(conn_id: str) -> list[tuple[str, Any]]:
-    """(name, function that asks it) of each place where Airflow looks for a connection, in Airflow's order."""
+def _sources(conn_id: str) -> list[tuple[str, Any]]:
+    """(name, function that looks the connection up) of each source of connections, in Airflow's order."""
     from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import GetConnection
@@ -86,8 +89,8 @@ def _places(conn_id: str) -> list[tuple[str, Any]]:
 
     not_found, message = ErrorType.CONNECTION_NOT_FOUND, GetConnection(conn_id=conn_id)
 
-    def ask_api_server() -> bool:
-        # The backend returns None for every error; this is what it asks.
+    def look_up_in_api_server() -> bool:
+        # The request that ExecutionAPISecretsBackend sends. That backend returns None for every error.
         answer: Any = task_runner.SUPERVISOR_COMMS.send(message)
         error = getattr(answer, "error", None)
         if error not in (None, not_found):
@@ -95,24 +98,24 @@ def _places(conn_id: str) -> list[tuple[str, Any]]:
         return error is None
 
     return [
-        (type(one).__name__, ask_api_server)
-        if isinstance(one, ExecutionAPISecretsBackend)
-        else (type(one).__name__, lambda one=one: bool(one.get_connection(conn_id=conn_id)))
-        for one in ensure_secrets_backend_loaded()
+        (type(backend).__name__, look_up_in_api_server)
+        if isinstance(backend, ExecutionAPISecretsBackend)
+        else (type(backend).__name__, lambda backend=backend: bool(backend.get_connection(conn_id=conn_id)))
+        for backend in ensure_secrets_backend_loaded()
     ]
 
 
-def _failed(conn_id: str, place: str, error: Exception) -> LookUpFailed:
+def _failed(conn_id: str, source: str, error: Exception) -> LookUpFailed:
     # Without the error's own text: it may quote the definition, with a password.
     kind = getattr(getattr(getattr(error, "error", None), "error", None), "value", type(error).__name__)
-    return LookUpFailed(f"connection {conn_id}: the look-up failed ({place}: {kind})")
+    return LookUpFailed(f"connection {conn_id}: the look-up failed ({source}: {kind})")
 
 
-def _say(error: Exception) -> None:
-    global _said
-    if _said:
+def _log_once(error: Exception) -> None:
+    global _is_logged
+    if _is_logged:
         return
-    _said = True
+    _is_logged = True
     log.warning(
         "a connection that cannot be looked up counts as not defined: %s: %s. This uses private parts of Airflow, see "
         "include/streams/compat/__init__.py",

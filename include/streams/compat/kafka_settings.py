@@ -1,4 +1,4 @@
-"""A Kafka connection's settings as the provider resolves them, without a client."""
+"""The settings of a Kafka connection as the provider resolves them, without a Kafka client."""
 
 from functools import cache
 from typing import Any
@@ -12,16 +12,19 @@ def kafka_settings(conn_id: str) -> dict[str, Any]:
     Args:
         conn_id: The Airflow connection.
 
+    Returns:
+        {setting: value} of librdkafka.
+
     Raises:
-        TypeError: This version of the provider makes its client in another way.
+        TypeError: This version of the provider creates its client in another way.
         Exception: The provider's error: the connection is missing, has no bootstrap.servers, or names a callback that
             is not allowed.
     """
     settings = _hook_class()(conn_id).get_conn
-    # Of a provider that no longer calls the override, this would be a client.
+    # If a version of the provider does not call the override, this is a client.
     if not isinstance(settings, dict):
         raise TypeError(
-            f"KafkaBaseHook.get_conn gave a {type(settings).__name__}: see include/streams/compat/__init__.py"
+            f"KafkaBaseHook.get_conn returned a {type(settings).__name__}: see include/streams/compat/__init__.py"
         )
     return dict(settings)
 

@@ -6,19 +6,19 @@ cannot. Airflow's REST API would need a login, and one request for each Dag and 
 
 from datetime import datetime
 
-# An outage must not hold up whoever looks.
+# An outage must not block the caller for long.
 CONNECT_SECONDS, STATEMENT_MS = 5, 5_000
 
 
 class MetadataUnreachable(Exception):
-    """The metadata database cannot be asked here; the text says why."""
+    """The metadata database cannot be queried here; the text says why."""
 
 
 def run_states(since: datetime) -> dict[str, dict[str, int]]:
     """Count runs by Dag and state.
 
     Args:
-        since: Runs that have ended before are not counted; queued and running ones always are.
+        since: Runs with a `run_after` before this time are not counted, unless they are queued or running.
 
     Returns:
         {Dag: {state: runs}}, by the Dag's id.
@@ -35,7 +35,7 @@ def run_states(since: datetime) -> dict[str, dict[str, int]]:
     url = make_url(conf.get("database", "sql_alchemy_conn", fallback="") or "sqlite://")
     if url.get_backend_name() != "postgresql":
         raise MetadataUnreachable("no settings of an Airflow database here: AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
-    # Each condition has an index of its own, so old runs cost nothing.
+    # Each condition has its own index, so old runs are not read.
     statement = text("""
         select dag_id, state, count(*) from dag_run
         where run_after >= :since or state = 'queued' or state = 'running'

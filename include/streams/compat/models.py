@@ -1,16 +1,16 @@
-"""The fields of a pydantic model as pydantic itself reads them."""
+"""The core schema of a pydantic model: how pydantic itself validates each field."""
 
 from typing import Any
 
 
 def core_schema(model: type) -> Any:
-    """The core schema of a pydantic model: what decides how its values are read.
+    """The core schema of a pydantic model, which determines how its values are validated.
 
     Args:
         model: A pydantic model.
 
     Raises:
-        TypeError: This version of pydantic keeps its schemas in another form.
+        TypeError: This version of pydantic has its schemas in another form.
     """
     schema: Any = getattr(model, "__pydantic_core_schema__", None)
     if not isinstance(schema, dict) or "type" not in schema:

@@ -1,8 +1,7 @@
-"""The file IO of tables: PyIceberg's, with one request where gcsfs sends two or three.
+"""PyIceberg's file IO of tables, with one request where gcsfs sends two or three.
 
-gcsfs looks for folders: whatever it is asked about an object, it also lists the objects below that name. An object
-store has no folders. Listing is the most expensive request, in money and in time, and a commit asks about dozens of
-objects.
+gcsfs looks for folders: for each question about an object, it also lists the objects below that name. An object store
+has no folders. Listing is the most expensive request, in money and in time, and a commit reads dozens of objects.
 
 Import it after `lake.catalog.file_properties`: gcsfs reads its settings from the environment at its import.
 """
@@ -23,27 +22,26 @@ from pyiceberg.utils.properties import property_as_bool
 if TYPE_CHECKING:
     from pyiceberg.typedef import Properties
 
-# In seconds. Without limits, a connection that was lost without a packet would hold its caller forever. gcsfs tries
-# again, up to five times, after a connection or a read that took too long. After `total` it does not; that is enough
+# In seconds. Without limits, a connection that was lost without a packet would block its caller forever. If connecting
+# or a read takes too long, gcsfs tries again, up to five times. After `total` it does not try again; `total` is enough
 # for the largest file.
 TIMEOUT = ClientTimeout(sock_connect=10, sock_read=30, total=600)
 
-
-# Without its method in gcsfs, an override here would be called by nobody, and every listing would be back unsaid.
+# If gcsfs renames one of these methods, the override below is never called, and objects would be listed again without
+# an error.
 _OVERRIDDEN = ("_get_directory_info", "_get_file", "_open")
 if missing := [name for name in _OVERRIDDEN if not hasattr(GCSFileSystem, name)]:
     raise ImportError(f"gcsfs has no {', '.join(missing)}: see include/streams/compat/__init__.py")
 
 
 class ObjectFileSystem(GCSFileSystem):
-    """Google Cloud Storage, where a path is an object or nothing; only a bucket is a folder."""
+    """Google Cloud Storage without folders: a path is an object or does not exist. Only a bucket is a folder."""
 
     async def _get_directory_info(self, path: str, *_: object) -> dict[str, Any]:
         raise FileNotFoundError(path)
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        # The default reads ahead in asyncio tasks. A file that is not closed leaves its tasks behind, and each logs an
-        # error.
+        # The default reads ahead in asyncio tasks. If a file is not closed, its tasks remain, and each logs an error.
         return super()._open(path, mode, **{"cache_type": "readahead", **options})
 
     async def _get_file(self, rpath: str, lpath: str, callback: Any = None, **options: Any) -> None:
@@ -52,7 +50,7 @@ class ObjectFileSystem(GCSFileSystem):
 
 
 class _WholeFile(FsspecInputFile):
-    """Metadata and manifests, which PyIceberg reads from end to end."""
+    """A file that is read with one request: metadata and manifests, which PyIceberg always reads completely."""
 
     def __init__(self, location: str, store: AbstractFileSystem) -> None:
         super().__init__(location, store)
@@ -85,7 +83,7 @@ def _part(owner: Any, name: str, kind: type) -> Any:
 
 
 def _google(properties: Properties) -> ObjectFileSystem:
-    """With the settings that PyIceberg knows: `lake.catalog` sets some, a connection's extra may set more."""
+    """A file system with the settings that PyIceberg knows: `lake.catalog` and a connection's extra may set them."""
     return ObjectFileSystem(
         project=properties.get(pyiceberg.io.GCS_PROJECT_ID),
         access=properties.get(pyiceberg.io.GCS_ACCESS, "full_control"),
@@ -96,6 +94,6 @@ def _google(properties: Properties) -> ObjectFileSystem:
         endpoint_url=properties.get(pyiceberg.io.GCS_SERVICE_HOST),
         default_location=properties.get(pyiceberg.io.GCS_DEFAULT_LOCATION),
         requests_timeout=TIMEOUT,
-        # A listing is never forgotten by default: an object that was deleted since would seem to exist.
+        # Otherwise listings are cached forever: a deleted object would seem to exist.
         use_listings_cache=False,
     )

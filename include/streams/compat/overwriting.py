@@ -1,7 +1,8 @@
-"""A commit that replaces data files, and leaves the table with as few manifests as an append does.
+"""A commit that replaces data files, and then has as few manifests as after an append.
 
-PyIceberg drops manifests without a live file, and merges small ones, only when it appends. If nearly every commit of a
-table replaced a file, each would add a manifest that is never removed, and each commit and each plan reads all of them.
+PyIceberg removes manifests without a live file, and merges small manifests, only when it appends. If nearly every
+commit of a table replaces a file, each adds a manifest that is never removed, and each commit and each plan reads all
+manifests.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def overwrite(transaction: Transaction, properties: Mapping[str, str]) -> _Overw
 
     Args:
         transaction: A transaction of the table, which has a snapshot.
-        properties: Kept in the summary of the new snapshot.
+        properties: Written to the summary of the new snapshot.
 
     Returns:
         A context manager with `delete_data_file` and `append_data_file`. At its end, the transaction has the snapshot.
@@ -50,7 +51,7 @@ class _Overwrite(_OverwriteFiles):
             merge_enabled=True,
             snapshot_producer=self,
         )
-        # Those of this snapshot say what it has deleted.
+        # The manifests of this snapshot are also kept, because they name the files that it has deleted.
         needed = [
             manifest
             for manifest in manifests

@@ -16,7 +16,7 @@ from include.streams.contracts import Registry, compatibility, schemas
 
 PROJECT = Path(__file__).resolve().parents[3]
 FOLDER = PROJECT / "contracts"
-# The one place that names the packages of a project.
+# `include/project.py` is the only module that names the packages of a project.
 DEFAULT_REGISTRY = "include.project:PROJECT.topics"
 
 
@@ -44,6 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check(registry: Registry, folder: Path) -> list[str]:
+    """Check the committed schemas, the bounds of fields, and the compatibility of changes.
+
+    Args:
+        registry: The topics with their contracts.
+        folder: The folder of the committed schemas.
+
+    Returns:
+        A line for each problem; empty if there is none.
+    """
     problems = [f"{line}; run `make contracts`" for line in schemas.stale(registry, folder)]
     for topic in registry:
         problems += [f"{topic.name}: {line}" for line in schemas.unbounded(schemas.schema(topic))]
@@ -57,6 +66,9 @@ def load_registry(reference: str) -> Registry:
 
     Args:
         reference: "package.module:NAME".
+
+    Returns:
+        The registry.
 
     Raises:
         ValueError: The reference has another form.

@@ -1,12 +1,13 @@
-"""Detects changes of a contract that break running programs.
+"""Detect changes of a contract that break running programs.
 
 Producers and consumers of a topic are never deployed at the same moment. Both check the contract strictly, and old
 messages stay in the topic. So a version allows only one kind of change: a new optional field, deployed to the consumers
 first and then to the producers. Every other change needs a new version, which has its own topic. Descriptions may
 change freely.
 
-A foreign contract has no producers that follow it. Picking one more optional field, a wider bound and one more type of
-a union are compatible: messages that were valid stay valid. Every other change raises the contract's version.
+The producers of a foreign contract's topic do not know the contract. One more optional field, a wider bound and one
+more type of a union are compatible changes: messages that were valid stay valid. Every other change needs a higher
+version of the contract.
 """
 
 from __future__ import annotations
@@ -51,12 +52,22 @@ class Rule(StrEnum):
     union_changed = "union_changed"
 
 
-# Changes of a foreign contract after which it takes all messages that it took before, with rows of the same columns.
+# After these changes, a foreign contract still accepts all messages that it accepted before, and the columns of its
+# rows stay the same.
 _WIDENING = {Rule.optional_field_added, Rule.bound_widened, Rule.enum_value_added, Rule.type_added}
 
 
 @dataclass(frozen=True)
 class Change:
+    """A change between two schemas of a contract.
+
+    Attributes:
+        rule: The kind of the change.
+        path: The changed field, such as "address.street" or "items[]"; empty for the message as a whole.
+        detail: What has changed, for people.
+        is_foreign: Whether both schemas are of a foreign contract.
+    """
+
     rule: Rule
     path: str
     detail: str
@@ -64,6 +75,7 @@ class Change:
 
     @property
     def breaking(self) -> bool:
+        """Whether the change breaks programs that rely on the earlier schema."""
         return self.rule not in (_WIDENING if self.is_foreign else {Rule.optional_field_added})
 
     def __str__(self) -> str:
@@ -72,7 +84,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Break:
-    """A forbidden change of a contract that other programs already rely on."""
+    """A forbidden change of a contract on which other programs already rely.
+
+    Attributes:
+        file: The name of the schema's file.
+        commit: The commit with the earlier schema.
+        change: The change.
+    """
 
     file: str
     commit: str
@@ -82,13 +100,13 @@ class Break:
         remedy = "Only an optional field may be added within a version: make a new version of the topic instead"
         if self.change.rule is Rule.name_changed:
             remedy = (
-                "Consumers know the events that they have handled by this name: declare the former one as "
+                "Consumers identify the events that they have handled by this name: declare the former name as "
                 "`contract_name` in the class"
             )
         elif self.change.is_foreign:
             remedy = (
-                "Messages that were valid may become dead letters, or the clean table may lack a column: if that is "
-                "meant, raise the version (`contract_version` of the class, `version` of a union)"
+                "Messages that were valid may become dead letters, or the clean table may lack a column: if you intend "
+                "that, raise the version (`contract_version` of the class, `version` of a union)"
             )
         return f"{self.file}, compared with commit {self.commit}: {self.change}. {remedy}"
 
@@ -123,27 +141,27 @@ def breaks_since(registry: Registry, folder: Path, commit: str) -> list[Break]:
     Args:
         registry: The topics with their present contracts.
         folder: The folder of the committed schemas.
-        commit: The commit to compare with. Topics without a schema in it are not compared.
+        commit: The commit to compare with. Topics without a schema in this commit are not compared.
     """
-    found = []
+    breaks = []
     for topic in registry:
         name = schemas.file_name(topic)
         committed = _committed(folder, name, commit)
         if committed is not None:
             changes = compare(committed, schemas.schema(topic))
-            found += [Break(name, commit, change) for change in changes if change.breaking]
-    return found
+            breaks += [Break(name, commit, change) for change in changes if change.breaking]
+    return breaks
 
 
 def baselines(folder: Path) -> list[str]:
-    """The commits that the contracts must be compatible with.
+    """The commits with which the contracts must be compatible.
 
     Args:
         folder: A folder in the git repository.
 
     Returns:
-        On a branch, its merge base with the main branch. On the main branch, the last commit and the one before it:
-        with the last commit only, a change would be checked only until it is committed. Empty without a git history.
+        On a branch, its merge base with the main branch. On the main branch, the last commit and its parent: with the
+        last commit only, a change would no longer be checked after it is committed. Empty without a git history.
     """
     head = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if head is None:
@@ -270,9 +288,10 @@ def _split_null(node: Schema) -> tuple[Schema, bool]:
     if not alternatives:
         return node, node.get("type") == "null"
     others = [item for item in alternatives if item != {"type": "null"}]
-    around = {name: value for name, value in node.items() if name != "anyOf"}
-    nullable = len(others) < len(alternatives)
-    return ({**others[0], **around} if len(others) == 1 else {**around, "anyOf": others}), nullable
+    other_keywords = {name: value for name, value in node.items() if name != "anyOf"}
+    is_nullable = len(others) < len(alternatives)
+    merged = {**others[0], **other_keywords} if len(others) == 1 else {**other_keywords, "anyOf": others}
+    return merged, is_nullable
 
 
 def _text(value: Any) -> str:
@@ -289,7 +308,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     # A checkout mounted into a container belongs to another user, which git refuses by default.
     command = ["git", "-c", "safe.directory=*", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except FileNotFoundError:  # an image without git
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None

@@ -14,7 +14,7 @@ SOURCES_BYTES = 4
 def digest(event: Contract) -> bytes:
     """The digest of an event's content.
 
-    It is computed from the parsed fields, not from the message's bytes, so the order of fields and spaces do not
+    It is computed from the parsed fields, not from the message's bytes. So the order of fields and spaces do not
     matter. Fields with their default value are left out, so that a new optional field in a contract does not change the
     digests of earlier events.
 
@@ -22,8 +22,8 @@ def digest(event: Contract) -> bytes:
         event: A parsed event.
 
     Returns:
-        16 bytes, the same for two events exactly when all their fields have the same values. For a foreign contract,
-        behind 4 bytes that depend on what it picks.
+        16 bytes, equal for two events if and only if all of their fields have equal values. For a foreign contract,
+        these follow 4 bytes that depend on the fields that it picks, and on their sources.
     """
     fields = event.model_dump(mode="json", exclude_defaults=True)
     canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -32,10 +32,14 @@ def digest(event: Contract) -> bytes:
 
 
 def differ(first: bytes, second: bytes) -> bool:
-    """Whether two digests show that two events with one id have different content.
+    """Whether two digests prove that two events with one id have different content.
 
-    They do not show it if a foreign contract has picked other fields for the first event than for the second: one more
+    They do not prove it if a foreign contract has picked other fields for the first event than for the second: one more
     picked field changes the digest of every message, although the message is the same.
+
+    Args:
+        first: The digest of one event.
+        second: The digest of the other event.
     """
     comparable = first[:-DIGEST_BYTES] == second[:-DIGEST_BYTES]
     return comparable and first != second

@@ -1,8 +1,8 @@
 """Contracts for topics that somebody else defines.
 
-A foreign contract names the fields that are picked from a message, and where each one comes from: a path in the JSON
-payload (`At`), or a header (`FromHeader`). Picked fields are checked as strictly as those of an own contract. The rest
-of the payload may be anything and may change at any time.
+A foreign contract names the fields that are picked from a message, and the source of each field: a path in the JSON
+payload (`At`), or a header (`FromHeader`). Picked fields are checked as strictly as the fields of your own contracts.
+The rest of the payload may be anything and may change at any time.
 
     class Push(ForeignContract):
         repository: Annotated[Line, At("repository.full_name"), Field(max_length=140)]
@@ -41,8 +41,8 @@ _WRAPPERS = ("default", "nullable", "function-before", "function-after", "functi
 class At:
     """Picks a field from a path in the payload.
 
-    A path without a value, because a member is missing or null on the way, leaves the field missing: its default
-    applies, or the message is a dead letter. A path that leads through a list, a text or a number is a wrong type.
+    If a member on the path is missing, or one before its end is null, the field is missing: its default applies, or the
+    message is a dead letter. If a member before the path's end is a list, a text or a number, the type is wrong.
 
     Attributes:
         path: Names of members, joined by dots: "repository.owner.login". A tuple of names if a name contains a dot.
@@ -73,7 +73,7 @@ class At:
 class FromHeader:
     """Picks a field from a header of the record, as text.
 
-    If a record has several headers of this name, the last one counts. A header without a value is a missing one.
+    If a record has several headers of this name, the last of them is used. A header without a value counts as missing.
 
     Attributes:
         name: The header's name; upper and lower case differ.
@@ -103,10 +103,12 @@ class ForeignContract(Contract):
     """The base class of a contract for a topic that somebody else defines: it names what is picked from a message.
 
     The message needs no version. Its fields may have any names in the payload, and other members are ignored.
+
+    Attributes:
+        contract_version: The version of the picked part. Raise it for a change that `make contracts` calls breaking,
+            for example when a field gets narrower bounds: messages that were valid before may become dead letters.
     """
 
-    # The version of the picked part. Raise it for a change that `make contracts` calls breaking, for example when a
-    # field gets narrower bounds: messages that were valid before may then be dead letters.
     contract_version: ClassVar[int] = 1
 
 
@@ -132,9 +134,9 @@ class ContractUnion:
     """The contracts of a topic with several types of messages.
 
     Attributes:
-        by: Where a message names its type.
-        contracts: {type: contract}. A message of another type is not wanted: it is counted, and it has no effect and
-            is no dead letter. A message without a type is a dead letter.
+        by: The source of a message's type.
+        contracts: {type: contract}. A message of another type is not wanted: it is counted, has no effect and is no
+            dead letter. A message without a type is a dead letter.
         version: The version of the union, as `ForeignContract.contract_version`.
 
     Raises:
@@ -153,14 +155,14 @@ class ContractUnion:
                 raise ValueError(f"type {kind!r} of a union: use 1 to 100 letters, digits and '_.:/-'")
             if not isinstance(contract, type) or not issubclass(contract, ForeignContract):
                 raise ValueError(
-                    f"type {kind!r} of a union: {contract!r} is no ForeignContract; a topic of your own has one "
-                    "contract, so make a topic for each type of message"
+                    f"type {kind!r} of a union: {contract!r} is no ForeignContract; your own topics have one contract "
+                    "each, so create a topic for each type of message"
                 )
         names = [contract.contract_name for contract in self.contracts.values()]
         if len(set(names)) < len(names):
             raise ValueError(
-                f"two types of a union have contracts of one name ({', '.join(names)}), and each would take the "
-                "other's events for its own: give each type a class with a `contract_name` of its own"
+                f"two types of a union have contracts of the same name ({', '.join(names)}), so an event of one would "
+                "count as a repeated event of the other: give each type a class with a different `contract_name`"
             )
 
     def of(self, payload: Payload, headers: Headers) -> type[ForeignContract]:
@@ -195,16 +197,16 @@ ABSENT = _Absent()
 
 
 class _Ambiguous(dict):
-    """A JSON object in which names occur more than once: two readers may read it differently.
+    """A JSON object in which names occur more than once, so that two readers may read it differently.
 
     Attributes:
-        repeated: These names.
+        repeated: The names that occur more than once.
     """
 
     repeated: frozenset[str]
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) == len(pairs):
         return members
@@ -214,16 +216,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return ambiguous
 
 
-def _integer(text: str) -> int | float:
-    # Python converts no longer text to an integer. As a float it is infinite, which no contract accepts.
+def _integer_of(text: str) -> int | float:
+    # Python refuses to convert longer texts to integers. As a float, the number is infinite, which no contract accepts.
     return int(text) if len(text) <= 4_000 else float(text)
 
 
-def _no_number(text: str) -> Any:
+def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON number")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_number)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object_of, parse_int=_integer_of, parse_constant=_refuse_constant)
 
 
 class Payload:
@@ -267,9 +269,12 @@ class Payload:
     def at(self, source: At) -> Any:
         """The value at a path; ABSENT if there is none.
 
+        Args:
+            source: The path.
+
         Raises:
-            ContractViolation: The payload is no JSON object, the path leads through another value than an object, or
-                a name on it occurs twice.
+            ContractViolation: The payload is no JSON object, a member before the path's end is no object, or a name
+                occurs twice on the path or in its value.
         """
         node: Any = self.members
         for depth, name in enumerate(source.names):
@@ -292,16 +297,21 @@ def _occurs_twice(path: str) -> ContractViolation:
 
 
 def _containers(node: Any) -> Iterator[dict | list]:
-    """All objects and lists in a value, itself included."""
-    found = [node]
-    while found:
-        one = found.pop()
-        yield one
-        found += [part for part in (one.values() if isinstance(one, dict) else one) if isinstance(part, dict | list)]
+    """All objects and lists in a value, including the value itself."""
+    waiting = [node]
+    while waiting:
+        container = waiting.pop()
+        yield container
+        parts = container.values() if isinstance(container, dict) else container
+        waiting += [part for part in parts if isinstance(part, dict | list)]
 
 
 def header_text(headers: Headers, source: FromHeader) -> Any:
     """The text of a header; ABSENT if there is none.
+
+    Args:
+        headers: The message's headers.
+        source: The header.
 
     Raises:
         ContractViolation: The header is not UTF-8.
@@ -317,33 +327,39 @@ def header_text(headers: Headers, source: FromHeader) -> Any:
 
 @cache
 def sources_of(contract: type[ForeignContract]) -> dict[str, Source]:
-    """{field: where it comes from}.
+    """The source of each field of a contract.
+
+    Args:
+        contract: The contract.
+
+    Returns:
+        {field: source}. The source of a field without an annotation is the top-level member of the field's name.
 
     Raises:
         ValueError: A field has two sources.
     """
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     for name, field in contract.model_fields.items():
-        marks = [*filter(_is_source, field.metadata), *_marks(field.annotation)]
-        if len(marks) > 1:
-            listed = ", ".join(map(str, marks))
+        declared = [*filter(_is_source, field.metadata), *_sources_in(field.annotation)]
+        if len(declared) > 1:
+            listed = ", ".join(map(str, declared))
             raise ValueError(f"{contract.__name__}.{name} has several sources ({listed}): keep one of them")
-        found[name] = marks[0] if marks else At((name,))
-    return found
+        sources[name] = declared[0] if declared else At((name,))
+    return sources
 
 
-def _is_source(mark: Any) -> bool:
-    return isinstance(mark, At | FromHeader)
+def _is_source(annotation: Any) -> bool:
+    return isinstance(annotation, At | FromHeader)
 
 
-def _marks(annotation: Any) -> Iterator[Any]:
-    """The sources inside of `Annotated[...] | None`."""
+def _sources_in(annotation: Any) -> Iterator[Any]:
+    """The sources inside `Annotated[...] | None`."""
     if get_origin(annotation) in (Annotated, Union, UnionType):
         for part in get_args(annotation):
             if _is_source(part):
                 yield part
             else:
-                yield from _marks(part)
+                yield from _sources_in(part)
 
 
 def pick(contract: type[ForeignContract], payload: Payload, headers: Headers) -> bytes:
@@ -355,9 +371,9 @@ def pick(contract: type[ForeignContract], payload: Payload, headers: Headers) ->
         headers: The message's headers.
 
     Raises:
-        ContractViolation: The payload is no JSON object, or what is picked cannot be read in one way only.
+        ContractViolation: The payload is no JSON object, or a picked value is ambiguous or no valid text.
     """
-    # Also if every field comes from a header: a payload that cannot be read is never valid.
+    # The payload is parsed even if every field comes from a header: a payload that cannot be read is never valid.
     _ = payload.members
     picked = {
         name: payload.at(source) if isinstance(source, At) else header_text(headers, source)
@@ -365,17 +381,20 @@ def pick(contract: type[ForeignContract], payload: Payload, headers: Headers) ->
     }
     present = {name: value for name, value in picked.items() if value is not ABSENT}
     try:
-        # "Infinity", to which a number like 1e999 is rounded, is no number of a contract.
+        # A number such as 1e999 is rounded to infinity. It is written as "Infinity", which no contract accepts.
         return to_json(present, inf_nan_mode="constants")
     except ValueError:
         raise ContractViolation(Reason.not_json, "half a surrogate pair in a picked text") from None
 
 
-def check(contract: type[ForeignContract]) -> None:
-    """Check that the sources of a contract's fields can work.
+def check_foreign(contract: type[ForeignContract]) -> None:
+    """Check the version and the sources of a foreign contract.
+
+    Args:
+        contract: The contract.
 
     Raises:
-        ValueError: They cannot; the text names the field and the remedy.
+        ValueError: The contract cannot work as declared; the text names the field and the remedy.
     """
     if type(contract.contract_version) is not int or contract.contract_version < 1:
         raise ValueError(f"{contract.__name__}.contract_version must be a whole number of at least 1")

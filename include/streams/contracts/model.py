@@ -14,24 +14,26 @@ class Contract(BaseModel):
     A subclass declares `version: Literal[n]` without a default, because a message must state its version. It derives
     `event_id` from its own fields: a producer that sends the same event twice sends the same id, and each consumer's
     inbox skips the second message.
+
+    Attributes:
+        event_id_sql: `event_id` as an SQL expression of DuckDB over the fields (and `utc_text(time)`), to validate
+            millions of messages at once. Without it, messages are parsed one by one. Each task compares the expression
+            with the property on a sample.
+        contract_name: The contract's name in the consumers' inboxes, which identify an event by this name and by
+            `event_id`; by default, the name of the class. If you rename the class, declare its former name here.
+            Otherwise no inbox finds the events that were handled, and a repeated event has a second effect.
     """
 
     # strict: "21.5" is not a number. extra: a misspelled field is an error, not silently ignored. hide_input: a
     # ValidationError in a log must not show a customer's data.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
-    # `event_id` as an expression in DuckDB's SQL over the fields (and `utc_text(time)`), to validate millions of
-    # messages at once. Without it, messages are parsed one by one. Each task compares it with the property on a sample.
     event_id_sql: ClassVar[str | None] = None
-
-    # The contract's name in the consumers' inboxes: an event is identified by it and by its `event_id`. By default the
-    # name of the class. A class that is renamed must declare its former name here: under another name, no inbox knows
-    # the events that were handled, and one that its producer repeats would act twice.
     contract_name: ClassVar[str]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # Never inherited: two contracts of one name would take each other's events for their own.
+        # Never inherited: if two contracts had one name, an event of one would count as a repeated event of the other.
         if "contract_name" not in vars(cls):
             cls.contract_name = cls.__name__
 

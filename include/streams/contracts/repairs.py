@@ -1,9 +1,9 @@
-"""Repairs: functions that fix messages that break their contract, before a replay.
+"""Repairs: functions that fix invalid messages before a replay.
 
-They are for messages from a time when a producer had a fault. Its owner has corrected the producer, and the earlier
-messages are in the dead-letter topic. A repair is a pure function of the message's value, so that two repairs of a
-message give the same event. It must not invent values of fields from which the event id is derived. For somebody
-else's topic too, a repair changes the whole payload, not only what is picked; headers stay as they are.
+They are for messages that a producer sent while it had a fault. The producer has been corrected since, and the invalid
+messages are in the dead-letter topic. A repair is a pure function of the message's value, so that repairing a message
+twice gives the same event. It must not invent values of fields from which the event id is derived. A repair always gets
+and returns the whole payload, also for a foreign contract. Headers are not changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Repair = Callable[[bytes], bytes | None]
 
 
 class Repaired(NamedTuple):
-    """A value that keeps its contract, its event, and the names of the applied repairs (empty if it was valid)."""
+    """A valid value, its event, and the names of the applied repairs (empty if the value was valid before)."""
 
     value: bytes
     event: Contract
@@ -48,7 +48,7 @@ class Repairs:
         """
 
         def register(function: Repair) -> Repair:
-            self._add(topic, function.__name__, function)
+            self._register(topic, function.__name__, function)
             return function
 
         return register
@@ -63,7 +63,8 @@ class Repairs:
             fields: {wrong name: correct name}.
 
         Raises:
-            ValueError: The contract has no field with the correct name, or picks none from a member of this name.
+            ValueError: The contract has no field with the correct name. For a foreign contract: it picks no field from
+                a member of this name.
         """
         if unknown := set(fields.values()) - _members(topic):
             raise ValueError(f"repair of topic {topic.name!r}: its contract has no field {min(unknown)!r}")
@@ -75,7 +76,7 @@ class Repairs:
                 return None
             return to_value({fields.get(name, name): content for name, content in document.items()})
 
-        self._add(topic, "renamed " + ", ".join(f"{wrong} to {right}" for wrong, right in fields.items()), rename)
+        self._register(topic, "renamed " + ", ".join(f"{wrong} to {right}" for wrong, right in fields.items()), rename)
 
     def of(self, topic: Topic) -> Mapping[str, Repair]:
         """The topic's repairs.
@@ -89,9 +90,9 @@ class Repairs:
         return self._of.get(topic.name, {})
 
     def apply(self, topic: Topic, value: bytes | None, headers: Headers = ()) -> Repaired:
-        """Apply the topic's repairs, one after the other, until the value keeps the contract.
+        """Apply the topic's repairs, one after the other, until the value is valid.
 
-        No bytes may cause another exception than these: it would stop a replay at this message.
+        No value may cause other exceptions than those below, because they would stop a replay at this message.
 
         Args:
             topic: The topic of the message.
@@ -107,10 +108,10 @@ class Repairs:
         """
         try:
             return Repaired(value or b"", topic.parse(value, headers), ())
-        except ContractViolation as found:
+        except ContractViolation as error:
             if value is None:
                 raise
-            violation = found
+            violation = error
         applied: tuple[str, ...] = ()
         for name, repair in self.of(topic).items():
             try:
@@ -118,8 +119,8 @@ class Repairs:
                 if changed is not None and changed != value:
                     value, applied = changed, (*applied, name)
                     return Repaired(value, topic.parse(value, headers), applied)
-            except ContractViolation as found:
-                violation = found
+            except ContractViolation as error:
+                violation = error
             except NotWanted:
                 raise
             except Exception as error:
@@ -127,7 +128,7 @@ class Repairs:
                 raise ContractViolation(Reason.rejected, detail) from error
         raise violation
 
-    def _add(self, topic: Topic, name: str, repair: Repair) -> None:
+    def _register(self, topic: Topic, name: str, repair: Repair) -> None:
         repairs = self._of.setdefault(topic.name, {})
         if name in repairs:
             raise ValueError(f"topic {topic.name!r} has a repair {name!r} already")
@@ -136,19 +137,24 @@ class Repairs:
 
 def _members(topic: Topic) -> set[str]:
     """The names of the top-level members that the topic's contracts read."""
-    found: set[str] = set()
+    names: set[str] = set()
     for contract in topic.contracts:
         if issubclass(contract, ForeignContract):
-            found |= {source.names[0] for source in sources_of(contract).values() if isinstance(source, At)}
+            names |= {source.names[0] for source in sources_of(contract).values() if isinstance(source, At)}
         else:
-            found |= contract.model_fields.keys()
-    return found
+            names |= contract.model_fields.keys()
+    return names
 
 
 def to_document(value: bytes) -> dict[str, Any] | None:
-    """The JSON object in a message's value; None without an object, or if a name occurs twice in an object.
+    """The JSON object in a message's value.
 
-    Two readers could read an object with a duplicate name differently.
+    Args:
+        value: The message's value.
+
+    Returns:
+        The object; None if the value is no JSON object, or if a name occurs twice in any object of it: two readers
+        could read such an object differently.
     """
     try:
         document = json.loads(value.decode())
@@ -160,5 +166,9 @@ def to_document(value: bytes) -> dict[str, Any] | None:
 
 
 def to_value(document: Mapping[str, Any]) -> bytes:
-    """Encode a JSON object as a message's value: the same bytes for the same object."""
+    """Encode a JSON object as a message's value: the same bytes for the same object.
+
+    Args:
+        document: The object.
+    """
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

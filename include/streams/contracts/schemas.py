@@ -1,7 +1,7 @@
 """JSON Schemas derived from the contracts, for programs in other languages, and for review.
 
-They are committed, so a change of a contract appears in review as a change of its schema. It can also be compared
-with the last committed schema (`include.streams.contracts.compatibility`).
+They are committed. So a change of a contract appears in review as a change of its schema, and can be compared with the
+last committed schema (`include.streams.contracts.compatibility`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from include.streams.contracts.topics import Registry, Topic
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 KEY_KEYWORD = "x-kafka-key"  # part of the contract, because the key field decides the order of messages
-# Of foreign contracts: the schema describes the picked part of the payload, and all objects are open.
+# For foreign contracts: the schema describes the picked part of the payload, and all objects are open.
 FOREIGN_KEYWORD = "x-foreign"
-FIELD_KEYWORD = "x-field"  # the name of a picked value in the contract
+FIELD_KEYWORD = "x-field"  # the name of the contract's field for a picked value
 HEADERS_KEYWORD = "x-headers"  # the picked headers, as a schema of an object
-# Of a union: where a message names its type, and {type: schema}.
+# For a union: the source of a message's type, and {type: schema}.
 CHOSEN_BY_KEYWORD, TYPES_KEYWORD = "x-chosen-by", "x-types"
 
 
@@ -34,20 +34,31 @@ class _WithoutFieldTitles(GenerateJsonSchema):
 
 
 def file_name(topic: Topic) -> str:
-    """The schema's file name: `orders.v1.json` for `orders`, `orders.v2.json` for `orders.v2`."""
+    """The schema's file name: `orders.v1.json` for `orders`, `orders.v2.json` for `orders.v2`.
+
+    Args:
+        topic: The topic.
+    """
     suffix = f".v{topic.version}"
     return f"{topic.name.removesuffix(suffix)}{suffix}.json"
 
 
 def schema(topic: Topic) -> dict[str, Any]:
-    """The JSON Schema of the topic's messages; for somebody else's topic, of the part that is picked from them."""
+    """The JSON Schema of the topic's messages; for a foreign contract, of the part that it picks from them.
+
+    Args:
+        topic: The topic.
+    """
     head: dict[str, Any] = {"$schema": DIALECT, "title": topic.contract_name}
     if topic.description:
         head["description"] = topic.description
     head[KEY_KEYWORD] = topic.key
     contract = topic.contract
     if isinstance(contract, ContractUnion):
-        types = {kind: {"title": one.contract_name, **_picked(one)} for kind, one in sorted(contract.contracts.items())}
+        types = {
+            kind: {"title": foreign.contract_name, **_picked(foreign)}
+            for kind, foreign in sorted(contract.contracts.items())
+        }
         chosen = {CHOSEN_BY_KEYWORD: str(contract.by), TYPES_KEYWORD: types}
         return {**head, FOREIGN_KEYWORD: True, **_Node().object(), **chosen}
     if issubclass(contract, ForeignContract):
@@ -60,25 +71,25 @@ def _derived(contract: Any) -> dict[str, Any]:
 
 
 class _Node:
-    """A place in a payload: the schemas of the fields that are picked here, and the places below it."""
+    """A member of a payload: the schemas of the fields that are picked from it, and its own members."""
 
     def __init__(self) -> None:
-        self.leaves: list[dict[str, Any]] = []
+        self.fields: list[dict[str, Any]] = []
         self.children: dict[str, _Node] = {}
         self.is_required = False
 
     def schema(self) -> dict[str, Any]:
-        parts = list(self.leaves)
+        parts = list(self.fields)
         if self.children:
-            inside = self.object()
-            parts.append(inside if self.is_required else {"anyOf": [inside, {"type": "null"}]})
+            members = self.object()
+            parts.append(members if self.is_required else {"anyOf": [members, {"type": "null"}]})
         return parts[0] if len(parts) == 1 else {"allOf": parts}
 
     def object(self) -> dict[str, Any]:
         required = [name for name, child in self.children.items() if child.is_required]
         properties = {name: child.schema() for name, child in self.children.items()}
-        found = {"type": "object", "additionalProperties": True, "properties": properties}
-        return {**found, "required": required} if required else found
+        schema = {"type": "object", "additionalProperties": True, "properties": properties}
+        return {**schema, "required": required} if required else schema
 
 
 def _picked(contract: type[ForeignContract]) -> dict[str, Any]:
@@ -88,33 +99,45 @@ def _picked(contract: type[ForeignContract]) -> dict[str, Any]:
     for name, source in sources_of(contract).items():
         is_required = name in derived.get("required", ())
         node = payload if isinstance(source, At) else headers
-        for step in source.names if isinstance(source, At) else (source.name,):
-            node = node.children.setdefault(step, _Node())
+        for member in source.names if isinstance(source, At) else (source.name,):
+            node = node.children.setdefault(member, _Node())
             node.is_required |= is_required
-        node.leaves.append({**derived["properties"][name], FIELD_KEYWORD: name})
+        node.fields.append({**derived["properties"][name], FIELD_KEYWORD: name})
     return {**payload.object(), **({HEADERS_KEYWORD: headers.object()} if headers.children else {})}
 
 
 def resolved(document: dict[str, Any]) -> dict[str, Any]:
-    """The schema with every $ref replaced by its definition, so that moving a definition is not a change."""
+    """The schema with every $ref replaced by its definition, so that a moved definition does not count as a change.
+
+    Args:
+        document: A JSON Schema.
+
+    Returns:
+        A copy without `$defs`. References inside their own definitions stay.
+    """
     definitions = document.get("$defs", {})
 
-    def resolve(node: Any, inside: tuple[str, ...]) -> Any:
+    def resolve(node: Any, resolving: tuple[str, ...]) -> Any:
         if isinstance(node, list):
-            return [resolve(item, inside) for item in node]
+            return [resolve(item, resolving) for item in node]
         if not isinstance(node, dict):
             return node
         reference = node.get("$ref")
-        if isinstance(reference, str) and reference not in inside:
-            around = {name: value for name, value in node.items() if name != "$ref"}
+        if isinstance(reference, str) and reference not in resolving:
+            other_keywords = {name: value for name, value in node.items() if name != "$ref"}
             target = definitions[reference.rsplit("/", 1)[1]]
-            return resolve({**target, **around}, (*inside, reference))
-        return {name: resolve(value, inside) for name, value in node.items() if name != "$defs"}
+            return resolve({**target, **other_keywords}, (*resolving, reference))
+        return {name: resolve(value, resolving) for name, value in node.items() if name != "$defs"}
 
     return resolve(document, ())
 
 
 def text(topic: Topic) -> str:
+    """The content of the schema's file.
+
+    Args:
+        topic: The topic.
+    """
     return json.dumps(schema(topic), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -130,21 +153,29 @@ def write(registry: Registry, folder: Path) -> list[str]:
     """
     changed = []
     folder.mkdir(parents=True, exist_ok=True)
-    for name, wanted, found in _differences(registry, folder):
+    for name, wanted, existing in _differences(registry, folder):
         if wanted is None:
             (folder / name).unlink()
             changed.append(f"removed {name}: no topic has this contract any more")
         else:
             (folder / name).write_text(wanted, encoding="utf-8")
-            changed.append(f"{'wrote' if found is None else 'rewrote'} {name}")
+            changed.append(f"{'wrote' if existing is None else 'rewrote'} {name}")
     return changed
 
 
 def stale(registry: Registry, folder: Path) -> list[str]:
-    """One line for each file in `folder` that does not match the registry; empty if all match."""
+    """Find files that do not match the registry.
+
+    Args:
+        registry: The topics with their contracts.
+        folder: The folder of the schemas.
+
+    Returns:
+        One line for each such file; empty if all match.
+    """
     return [
-        f"{name}: " + ("no topic has this contract" if wanted is None else "missing" if found is None else "differs")
-        for name, wanted, found in _differences(registry, folder)
+        f"{name}: " + ("no topic has this contract" if wanted is None else "missing" if existing is None else "differs")
+        for name, wanted, existing in _differences(registry, folder)
     ]
 
 
@@ -161,12 +192,12 @@ def unbounded(document: dict[str, Any]) -> list[str]:
     """
     is_open = bool(document.get(FOREIGN_KEYWORD))
     document = resolved(document)
-    parts = {"": document, **{f"{kind}: ": one for kind, one in document.get(TYPES_KEYWORD, {}).items()}}
+    parts = {"": document, **{f"{kind}: ": part for kind, part in document.get(TYPES_KEYWORD, {}).items()}}
     return [
         f"{kind}{line}"
-        for kind, one in parts.items()
-        for part, path in ((one, ""), (one.get(HEADERS_KEYWORD, {"enum": []}), "header "))
-        for line in _unbounded(part, path, is_open)
+        for kind, part in parts.items()
+        for node, path in ((part, ""), (part.get(HEADERS_KEYWORD, {"enum": []}), "header "))
+        for line in _unbounded(node, path, is_open)
     ]
 
 
@@ -189,7 +220,8 @@ def _unbounded(node: dict[str, Any], path: str, is_open: bool) -> Iterator[str]:
             yield f"{path}: an array needs max_length"
         yield from _unbounded(node.get("items", {}), f"{path}[]", is_open)
     if kind == "object":
-        # What a foreign contract does not pick may be anything, but it cannot pick an object as a whole.
+        # An object that a foreign contract passes through may have any other members. But the contract cannot pick such
+        # an object as a whole.
         picks = is_open and node.get("additionalProperties") is True and "properties" in node
         if node.get("additionalProperties") is not False and not picks:
             yield f"{path or '(message)'}: an object needs fixed fields"
@@ -201,12 +233,12 @@ def _unbounded(node: dict[str, Any], path: str, is_open: bool) -> Iterator[str]:
 
 
 def _differences(registry: Registry, folder: Path) -> Iterator[tuple[str, str | None, str | None]]:
-    """(file name, wanted text, found text) of every file that differs; None where there is no text."""
+    """(file name, wanted text, existing text) of every file that differs; None where there is no text."""
     wanted = {file_name(topic): text(topic) for topic in registry}
-    found = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            yield name, wanted.get(name), found.get(name)
+    existing = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
+    for name in sorted(wanted.keys() | existing.keys()):
+        if wanted.get(name) != existing.get(name):
+            yield name, wanted.get(name), existing.get(name)
 
 
 def _without(document: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from include.streams.contracts.foreign import (
     FromHeader,
     Headers,
     Payload,
+    check_foreign,
     pick,
     sources_of,
 )
-from include.streams.contracts.foreign import check as check_foreign
 from include.streams.contracts.model import Contract
 from include.streams.contracts.violations import (
     ContractViolation,
@@ -42,7 +42,7 @@ DEAD_LETTER_SUFFIX = ".dlq"
 BROKER_MAX_BYTES = 1_048_588
 # Key, headers and framing that a record batch adds to a value.
 BATCH_OVERHEAD_BYTES = 16 * 1024
-# The headers with reason and coordinates that a dead letter record adds to the original record.
+# The headers with reason and coordinates that a dead-letter record adds to the original record.
 DEAD_LETTER_OVERHEAD_BYTES = 64 * 1024
 # Long enough to find the cause, deploy a fix and replay. Not forever, because dead letters hold personal data.
 DEAD_LETTER_RETENTION = timedelta(days=365)
@@ -55,8 +55,8 @@ class Topic:
     Attributes:
         name: The topic's name in Kafka. A version of a contract that is not compatible with the last version gets its
             own topic, named `<name>.v<version>`, so that both topics are used until the old one is drained.
-        contract: The model of the messages. A `ForeignContract`, or a `ContractUnion` of several, if somebody else
-            defines the messages.
+        contract: The model of the messages. If somebody else defines the messages, a `ForeignContract`, or a
+            `ContractUnion` of several of them.
         key: The field that is the Kafka key. Messages with the same key keep their order. None if no picked field of a
             foreign contract is the key.
         partitions: The number of partitions with which the topic is created if it does not exist.
@@ -131,8 +131,9 @@ class Topic:
 
     @cached_property
     def headers(self) -> tuple[str, ...]:
-        """The names of the headers that the contracts need."""
-        sources = [s for c in self.contracts if issubclass(c, ForeignContract) for s in sources_of(c).values()]
+        """The names of the headers from which the contracts pick."""
+        foreign = [contract for contract in self.contracts if issubclass(contract, ForeignContract)]
+        sources = [source for contract in foreign for source in sources_of(contract).values()]
         if isinstance(self.contract, ContractUnion):
             sources.insert(0, self.contract.by)
         return tuple(dict.fromkeys(source.name for source in sources if isinstance(source, FromHeader)))
@@ -172,8 +173,8 @@ class Topic:
             event = _validated(self.contracts[0], value)
         except ValidationError as error:
             raise explain(value, self.version, error) from None
-        # If the text has as many names as fields were set, no name occurs twice. If it has more, it may also have
-        # nested objects, or text that looks like a name.
+        # If the text has as many names as fields were set, no name occurs twice. If it has more names, one may occur
+        # twice; or the text has nested objects, or a value that looks like a name.
         if len(_MEMBER_NAME_END.findall(value)) != len(event.model_fields_set) and has_duplicate_keys(value):
             raise duplicate_keys()
         return event
@@ -204,8 +205,8 @@ class Topic:
         """
         if self.is_foreign or self.key is None:
             raise TypeError(
-                f"topic {self.name} belongs to somebody else, and its contract knows only a part of each message: send "
-                "the bytes of a whole message, or declare a topic of your own"
+                f"somebody else defines the messages of topic {self.name}, and its contract knows only a part of each: "
+                "send the bytes of a whole message, or declare a topic of your own"
             )
         if type(event) is not self.contract:
             raise TypeError(f"topic {self.name} holds {self.contract_name}, not {type(event).__name__}")
@@ -240,11 +241,11 @@ class Topic:
         return max(BROKER_MAX_BYTES, self.max_bytes + BATCH_OVERHEAD_BYTES)
 
     def _check_config(self, contract: type[Contract]) -> None:
-        for setting, needed in (("strict", True), ("extra", "forbid"), ("frozen", True)):
-            found = contract.model_config.get(setting)
-            if found != needed:
+        for setting, required in (("strict", True), ("extra", "forbid"), ("frozen", True)):
+            value = contract.model_config.get(setting)
+            if value != required:
                 name = contract.__name__
-                self._refuse("contract", f"{name} sets {setting}={found!r}; it must stay {needed!r}")
+                self._refuse("contract", f"{name} sets {setting}={value!r}; it must stay {required!r}")
 
     def _check_foreign(self, contract: type[ForeignContract]) -> None:
         try:
@@ -256,25 +257,25 @@ class Topic:
         columns = {HEADERS_LANDED: HEADERS_LANDED}
         for name in self.headers if self.landed else ():
             if re.search(r"[ ,]", name):
-                self._refuse("contract", f"the sink lands no header with a space or a comma in its name: {name!r}")
+                self._refuse("contract", f"the sink cannot land a header with a space or a comma in its name: {name!r}")
             if (other := columns.setdefault(header_column(name), name)) != name:
                 self._refuse("contract", f"headers {other!r} and {name!r} would share a column of the landing table")
 
     def _check_version(self, contract: type[Contract]) -> None:
         field = contract.model_fields.get("version")
         values: tuple = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
-        declared = len(values) == 1 and type(values[0]) is int and values[0] >= 1
-        if not declared or not field or not field.is_required():
+        is_declared = len(values) == 1 and type(values[0]) is int and values[0] >= 1
+        if not is_declared or not field or not field.is_required():
             name = contract.__name__
             self._refuse("contract", f"{name} needs the field `version: Literal[n]` without a default")
-        named = _VERSION_IN_NAME.search(self.name)
-        if named and int(named[1]) != self.version:
-            self._refuse("name", f"ends with {named[0]!r}, but the contract has version {self.version}")
+        suffix = _VERSION_IN_NAME.search(self.name)
+        if suffix and int(suffix[1]) != self.version:
+            self._refuse("name", f"ends with {suffix[0]!r}, but the contract has version {self.version}")
 
     def _check_key(self, contract: type[Contract]) -> None:
         if self.key is None:
             if not self.is_foreign:
-                self._refuse("key", "name the field that is the Kafka key; only a topic of somebody else may have none")
+                self._refuse("key", "name the field that is the Kafka key; only a foreign contract may have no key")
             return
         field = contract.model_fields.get(self.key)
         if field is None:
@@ -294,21 +295,32 @@ class Topic:
 
 
 def landed_name(name: str) -> str:
-    """`orders.placed` -> `orders_placed`: the name of a landed topic in its tables, connector and groups."""
+    """`orders.placed` -> `orders_placed`: the name of a landed topic in its tables, connector and groups.
+
+    Args:
+        name: The topic's name in Kafka.
+    """
     return name.replace(".", "_").replace("-", "_")
 
 
-# The column of a landing table that names the headers which the sink has landed with a row, joined by commas.
+# The column of a landing table with the names of the headers that the sink has landed with a row, joined by commas.
 HEADERS_LANDED = "headers_landed"
 
 
 def header_column(name: str) -> str:
-    """`X-GitHub-Event` -> `header_x_github_event`: the column of a header in a landing table."""
+    """`X-GitHub-Event` -> `header_x_github_event`: the column of a header in a landing table.
+
+    Args:
+        name: The header's name.
+    """
     return f"header_{re.sub(r'[^a-z0-9]+', '_', name.lower())}"
 
 
 class Registry:
     """All topics of the project: `for topic in registry`, `registry["orders"]`.
+
+    Args:
+        topics: The topics.
 
     Raises:
         ValueError: The names of two topics collide in Kafka, or in the tables, connectors or groups of landed topics.
@@ -326,9 +338,9 @@ class Registry:
                     raise ValueError(f"topic {name!r}: its name collides with {metric_names[metric_name]!r}")
                 metric_names[metric_name] = name
             if topic.landed:
-                # The second name is the group of a sink's coordinator, which another sink must not use.
-                for taken in (landed_name(topic.name), f"{landed_name(topic.name)}_coord"):
-                    if (other := landed.setdefault(taken, topic.name)) != topic.name:
+                # The second name is the group of the sink's coordinator, which no other sink may use.
+                for used_name in (landed_name(topic.name), f"{landed_name(topic.name)}_coord"):
+                    if (other := landed.setdefault(used_name, topic.name)) != topic.name:
                         raise ValueError(
                             f"landed topics {other!r} and {topic.name!r} would share a table, a connector or a "
                             "consumer group, and each would lose records of the other: rename one of them"
@@ -355,20 +367,20 @@ class Registry:
 def _validated(contract: type[Contract], text: bytes) -> Contract:
     """The event in a JSON text; raises ValidationError or, for a fault in the contract's own code, ContractViolation.
 
-    Such a fault makes the message a dead letter, until it is fixed.
+    Until such a fault is fixed, the message is a dead letter.
     """
     try:
         return contract.model_validate_json(text)
     except ValidationError:
         raise
     except BaseException as error:
-        if not _is_of_the_contract(error):
+        if not _is_from_validation(error):
             raise
         kind = type(error).__name__
         raise ContractViolation(Reason.rejected, f"the contract's own code raised {kind}") from error
 
 
-def _is_of_the_contract(error: BaseException) -> bool:
+def _is_from_validation(error: BaseException) -> bool:
     """Whether the validation raised the error; False for a request to end this process (such as KeyboardInterrupt).
 
     A panic in pydantic's core is not an `Exception`. Without this check, it would stop the whole claim at this message,

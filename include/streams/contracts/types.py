@@ -1,7 +1,7 @@
 """Types for the fields of a contract, in place of plain `str`, `float` and `datetime`, which have no bounds.
 
-The types must mean the same to every reader of a topic. So patterns use `[0-9]`, because `\\d` matches digits of other
-scripts in some engines, and times are checked in code, because JSON Schema's `format` is only a hint.
+The types must mean the same to every reader of a topic. So patterns use `[0-9]` instead of `\\d`, which matches digits
+of other scripts in some engines. And times are checked in code, because JSON Schema's `format` is only a hint.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _RFC3339 = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})
 _ISO_DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _RFC3339_PATTERN = re.compile(_RFC3339)
 _ISO_DATE_PATTERN = re.compile(_ISO_DATE)
-# The range that every store after Kafka can hold, and that leaves room for conversions between time zones.
+# The range that every store after Kafka can hold, with a margin for conversions between time zones.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
@@ -63,7 +63,7 @@ UtcTime = Annotated[
     AfterValidator(_to_utc),
     Field(json_schema_extra={"pattern": f"^{_RFC3339}$"}),
 ]
-"""A moment, 1970 to 2199: RFC 3339 with offset in JSON, timezone-aware in Python, kept in UTC."""
+"""A time, 1970 to 2199: RFC 3339 with offset in JSON, timezone-aware and in UTC in Python."""
 
 Day = Annotated[
     date,
@@ -74,9 +74,9 @@ Day = Annotated[
 """A calendar day, 1970 to 2199."""
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$", max_length=100)]
-"""A name made by a machine. Narrow it with a pattern of its own where the form is known."""
+"""A name that a program generates. Where its form is known, add a narrower pattern."""
 
-# Control characters pass JSON and UTF-8, but PostgreSQL stores no NUL and terminals obey escape sequences.
+# Control characters are valid in JSON and UTF-8, but PostgreSQL stores no NUL, and terminals execute escape sequences.
 Text = Annotated[str, Field(pattern=r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]*$")]
 """Free text with line breaks; give it a `max_length` (in characters) where it is used."""
 
@@ -88,7 +88,7 @@ Longitude = Annotated[float, Field(ge=-180, le=180, description="degrees east, W
 
 
 def utc_text(moment: datetime) -> str:
-    """A time as text for event ids, one text per moment: "2026-11-22T15:00:00Z".
+    """A time as text for event ids: "2026-11-22T15:00:00Z". Equal times have equal texts.
 
     Args:
         moment: A timezone-aware time. Microseconds are included only if they are not zero.

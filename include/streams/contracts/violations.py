@@ -1,6 +1,6 @@
 """The reasons for which a message breaks its contract.
 
-A violation is logged, stored in headers of a dead letter record and shown to operators. So its text must never contain
+A violation is logged, stored in headers of a dead-letter record and shown to operators. So its text must never contain
 a value of the message: only field paths, error types and sizes.
 """
 
@@ -15,15 +15,14 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-MAX_FIELDS_IN_DETAIL = 5  # enough to see the fault; a hostile message can have thousands of wrong fields
-
+MAX_FIELDS_IN_DETAIL = 5  # enough to find the cause; a hostile message can have thousands of wrong fields
 
 # The framing of schema registry serializers: a zero byte, a schema id of four bytes, then usually no JSON.
 FRAMED = "begins with a zero byte and four more, as schema registries frame messages"
 
 
 class Reason(StrEnum):
-    """Why a message becomes a dead letter; in the order of precedence."""
+    """Why a message becomes a dead letter. If several reasons apply, the first one in this order counts."""
 
     tombstone = "tombstone"
     too_large = "too_large"
@@ -34,8 +33,10 @@ class Reason(StrEnum):
     unknown_field = "unknown_field"
     wrong_type = "wrong_type"
     out_of_bounds = "out_of_bounds"
-    conflict = "conflict"  # the message keeps its contract, but an earlier one has the same event id and other content
-    rejected = "rejected"  # rejected by code: the consumer's effect, or a fault in the contract's own code
+    # The message meets its contract, but an earlier message has the same event id and other content.
+    conflict = "conflict"
+    # The consumer's effect has rejected the message, or the contract's own code has failed.
+    rejected = "rejected"
 
 
 class ContractViolation(Exception):
@@ -43,8 +44,8 @@ class ContractViolation(Exception):
 
     Attributes:
         reason: The first reason that applies, in the order of `Reason`. Exceptions: a JSON value that is not an object
-            has no version and no fields, so it is `wrong_type`; so is a path of a foreign contract that leads through
-            such a value.
+            has no version and no fields, so it is `wrong_type`. So is such a value on a foreign contract's path, before
+            the path's end.
         detail: A short text that is safe to log.
     """
 
@@ -54,20 +55,23 @@ class ContractViolation(Exception):
         self.detail = detail
 
     def __reduce__(self):
-        # The default would call the class with the one joined text. This fails when a process pool passes the exception
-        # on.
+        # The default would call the class with one argument, the joined text. That fails when a process pool passes the
+        # exception to another process.
         return type(self), (self.reason, self.detail)
 
 
 def explain(value: bytes, version: int, error: ValidationError) -> ContractViolation:
-    """Find the reason why a value did not validate.
+    """Find the reason why a value is not valid.
 
-    It may parse the value again, because only invalid values come here.
+    It parses the value again, which is affordable for invalid values.
 
     Args:
         value: The message's value.
         version: The version of the contract.
         error: The error of the validation.
+
+    Returns:
+        The violation, for the caller to raise.
     """
     try:
         value.decode("utf-8")
@@ -81,41 +85,52 @@ def explain(value: bytes, version: int, error: ValidationError) -> ContractViola
         return ContractViolation(Reason.wrong_type, f"a JSON {json_type(document)}, not an object")
     if has_duplicate_keys(value):
         return duplicate_keys()
-    found = document.get("version", version)
-    if type(found) is not int or found != version:  # True == 1 and 1.0 == 1 in Python
-        shown = found if type(found) is int and abs(found) < 10_000 else "something else"
+    actual = document.get("version", version)
+    if type(actual) is not int or actual != version:  # True == 1 and 1.0 == 1 in Python
+        shown = actual if type(actual) is int and abs(actual) < 10_000 else "something else"
         return ContractViolation(Reason.wrong_version, f"expected version {version}, found {shown}")
     return from_errors(error)
 
 
 def framing(value: bytes) -> str:
-    """A hint for a detail; empty for a value that does not look like a message of a schema registry."""
+    """A hint for a detail if the value looks like a message of a schema registry; empty if it does not.
+
+    Args:
+        value: The message's value.
+    """
     return f"; {FRAMED}" if value[:1] == b"\0" and len(value) > 5 else ""
 
 
 def from_errors(error: ValidationError, sources: Mapping[str, object] | None = None) -> ContractViolation:
-    """The violation in pydantic's errors.
+    """The violation that pydantic's errors describe.
 
     Args:
         error: The error of the validation.
-        sources: {field: what it is called in the detail}; other fields are called by their names.
+        sources: {field: its name in the detail}; other fields have their own names there.
+
+    Returns:
+        The violation, for the caller to raise.
     """
     errors = error.errors(include_url=False, include_context=False, include_input=False)
-    found = sorted((_ORDER.index(_reason(item)), _path(item["loc"], sources or {}), item["type"]) for item in errors)
-    shown = [f"{path} ({kind})" for _, path, kind in found[:MAX_FIELDS_IN_DETAIL]]
-    if len(found) > len(shown):
-        shown.append(f"and {len(found) - len(shown)} more")
-    return ContractViolation(_ORDER[found[0][0]], ", ".join(shown))
+    ordered = sorted((_ORDER.index(_reason(item)), _path(item["loc"], sources or {}), item["type"]) for item in errors)
+    shown = [f"{path} ({kind})" for _, path, kind in ordered[:MAX_FIELDS_IN_DETAIL]]
+    if len(ordered) > len(shown):
+        shown.append(f"and {len(ordered) - len(shown)} more")
+    return ContractViolation(_ORDER[ordered[0][0]], ", ".join(shown))
 
 
 def duplicate_keys() -> ContractViolation:
+    """The violation by a name that occurs twice in one object."""
     return ContractViolation(Reason.not_json, "a name occurs twice in one object")
 
 
 def has_duplicate_keys(value: bytes) -> bool:
     """Whether a name occurs twice in any object of this JSON text.
 
-    RFC 8259 leaves the meaning to the reader: pydantic takes the last value, other engines take the first.
+    RFC 8259 leaves the meaning to the reader: pydantic uses the last value, other engines use the first.
+
+    Args:
+        value: A valid JSON text in UTF-8.
     """
 
     class Duplicate(Exception):
@@ -150,13 +165,18 @@ def _reason(item: ErrorDetails) -> Reason:
 
 def _path(location: Sequence[int | str], sources: Mapping[str, object]) -> str:
     """The field's path. The name of an unknown field is text from the sender, so only a plain name is shown."""
-    shown = (isinstance(part, int) or _PLAIN_NAME.fullmatch(part) for part in location)
-    parts = [str(part) if plain else "(name not shown)" for part, plain in zip(location, shown, strict=True)]
+    parts = [
+        str(part) if isinstance(part, int) or _PLAIN_NAME.fullmatch(part) else "(name not shown)" for part in location
+    ]
     if location and location[0] in sources:
         parts[0] = str(sources[str(location[0])])
     return ".".join(parts) or "(message)"
 
 
 def json_type(document: object) -> str:
-    """JSON's name of a value's type, for a value that is no object."""
+    """JSON's name of a value's type.
+
+    Args:
+        document: A parsed JSON value that is not an object.
+    """
     return {list: "array", str: "string", bool: "boolean", type(None): "null"}.get(type(document), "number")

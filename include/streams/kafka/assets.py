@@ -1,4 +1,4 @@
-"""The library's own asset. Every Dag file that is started by an asset imports Airflow, so nothing heavy is added."""
+"""The library's own asset. Dag files import this module, so it imports nothing heavier than Airflow."""
 
 from airflow.sdk import Asset
 

@@ -14,21 +14,23 @@ from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_others, open_alarm
 from include.streams.operations.tables import Outcome
 
-# The number of latest messages of a topic that are counted over its partitions, and the minimum for each partition.
+# How many of the latest messages of a topic are counted, over all partitions; and the minimum for each partition.
 LATEST, LATEST_OF_A_PARTITION = 200, 5
-# Fewer dead letters than this are no pattern, unless they are all of the latest messages.
+# Fewer dead letters than this are no pattern, unless no valid message came after them.
 MIN_DEAD_LETTERS = 10
-# So many dead letters after the last valid message are a pattern, and at least this share of the latest messages.
+# Dead letters after the last valid message are a pattern if they are at least this many, and at least this share of the
+# latest messages.
 IN_A_ROW, IN_A_ROW_SHARE = 3, 0.1
-# The alarm opens above this share and closes at half of it, so that a share around the limit is one episode.
+# The alarm opens above this share and closes at half of it, so that a share around the limit opens one alarm only.
 MAX_SHARE = 0.5
 REMEDY = "Correct the producer, or the contract; then replay the dead letters"
 
-# Each topic has its own window: among the messages of a busy topic, those of another one would be no share. Only topics
-# that the consumer reads: the last messages of a topic that it has left stay as they are.
-# The limit inside of the join: the primary key finds these rows, back from each partition's end, however large the
-# inbox is. A condition on their age there would read on through all older rows of a quiet topic. Messages that are not
-# wanted do not count: they would hide that all others are dead letters. Behind very many of them, few others are found.
+# Each topic has its own window: among the messages of a busy topic, the dead letters of a quiet topic would be too
+# small a share. Only topics that the consumer reads now: the last messages of a former topic never change.
+# The limit is inside the join, so that the primary key finds these rows backwards from each partition's end, however
+# large the inbox is. A condition on their age at this place would make PostgreSQL read all older rows of a quiet topic.
+# Messages that are not wanted do not count: they would hide that all others are dead letters. If there are very many of
+# them, few other messages are found.
 _LATEST = text(
     """
     with partitions as (
@@ -63,79 +65,79 @@ _WAITING = text(
 def watch_broken_contracts(connection: Connection, consumer: Consumer) -> None:
     """Open or close the alarms of a consumer of the event lane by the inbox rows of each topic's latest messages.
 
-    Each topic has an alarm of its own. The alarm of a topic that the consumer does not read any more is closed.
+    Each topic has its own alarm. The alarm of a topic that the consumer no longer reads is closed.
 
     Args:
         connection: A connection to the operational database, in a transaction.
-        consumer: The consumer; each of its topics is judged by itself.
+        consumer: The consumer; each of its topics is checked separately.
     """
     topics = [topic.name for topic in consumer.topics]
-    mine = {"consumer": consumer.name, "topics": topics}
+    of_consumer = {"consumer": consumer.name, "topics": topics}
     window = {"latest": LATEST, "of_a_partition": LATEST_OF_A_PARTITION, "framed": FRAMED}
-    rows = _by_topic(connection.execute(_LATEST, {**mine, **window}).all())
-    has_letters = any(_letters(each) for each in rows.values())
-    open_claims = connection.execute(_WAITING, mine).all() if has_letters else []
-    waiting = _by_topic([claim for claim in open_claims if claim.messages > 0])
-    kept: list[str] = []
+    rows_of = _by_topic(connection.execute(_LATEST, {**of_consumer, **window}).all())
+    has_dead_letters = any(_dead_letters(rows) for rows in rows_of.values())
+    open_claims = connection.execute(_WAITING, of_consumer).all() if has_dead_letters else []
+    claims_of = _by_topic([claim for claim in open_claims if claim.messages > 0])
+    still_open: list[str] = []
     for topic in topics:
-        found, claimed = rows.get(topic, []), waiting.get(topic, [])
-        recent = [row for row in found if row.is_recent]
-        bad, total = len(_letters(recent)), len(recent)
+        rows, topic_claims = rows_of.get(topic, []), claims_of.get(topic, [])
+        recent = [row for row in rows if row.is_recent]
+        bad, total = len(_dead_letters(recent)), len(recent)
         if consumer.shape is Shape.per_message:
             # Valid messages wait for their runs and have no inbox row yet; dead letters are settled with the claim.
-            total = max(total, min(LATEST, bad + sum(int(row.messages) for row in claimed)))
-        last = _since_valid(found, claimed)
-        broken = ""
+            total = max(total, min(LATEST, bad + sum(int(claim.messages) for claim in topic_claims)))
+        in_a_row = _after_last_valid(rows, topic_claims)
+        text = ""
         if is_broken(total, bad, MAX_SHARE):
-            broken = _text(topic, f"the latest {total} messages", total, _letters(recent))
-        elif is_broken(total, bad, MAX_SHARE, in_a_row=len(last)):
-            broken = _text(topic, f"the last {len(last)} messages", len(last), last)
-        if broken:
-            open_alarm(connection, consumer.name, AlarmKind.many_dead_letters, broken, key=topic)
-        if broken or not is_healthy(total, bad, MAX_SHARE):
-            kept.append(topic)
-    close_others(connection, consumer.name, AlarmKind.many_dead_letters, kept)
+            text = _text(topic, f"the latest {total} messages", total, _dead_letters(recent))
+        elif is_broken(total, bad, MAX_SHARE, in_a_row=len(in_a_row)):
+            text = _text(topic, f"the last {len(in_a_row)} messages", len(in_a_row), in_a_row)
+        if text:
+            open_alarm(connection, consumer.name, AlarmKind.many_dead_letters, text, key=topic)
+        if text or not is_healthy(total, bad, MAX_SHARE):
+            still_open.append(topic)
+    close_others(connection, consumer.name, AlarmKind.many_dead_letters, still_open)
 
 
 def _by_topic(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+    by_topic: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row.topic, []).append(row)
-    return found
+        by_topic.setdefault(row.topic, []).append(row)
+    return by_topic
 
 
-def _letters(rows: Sequence[Row]) -> list[Row]:
+def _dead_letters(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.outcome == Outcome.dead_letter]
 
 
-def _since_valid(rows: Sequence[Row], claimed: Sequence[Row]) -> list[Row]:
-    """The dead letters of a topic that surely came after all of its valid messages.
+def _after_last_valid(rows: Sequence[Row], open_claims: Sequence[Row]) -> list[Row]:
+    """The dead letters of a topic that certainly came after all of its valid messages.
 
-    Within a partition, the offsets tell the order. Between partitions, the runs tell it: dead letters are recorded
-    after the valid messages of their run, wherever they were among them. A message that is not settled may be valid.
+    Within a partition, the offsets give the order. Between partitions, the times of the runs give it: a run records its
+    dead letters after its valid messages, whatever their offsets. A message that is not settled may be valid.
 
     Args:
         rows: Inbox rows of the topic, the latest of each partition.
-        claimed: Open claims with messages of the topic that are not settled.
+        open_claims: Open claims with messages of the topic that are not settled.
     """
-    at = {row.run_id: row.claimed_at for row in claimed}
+    time_of = {claim.run_id: claim.claimed_at for claim in open_claims}
     for row in rows:
-        at[row.run_id] = max(row.recorded_at, at.get(row.run_id, row.recorded_at))
-    in_order = sorted(rows, key=lambda row: row.offset)
-    last_valid = {row.partition: row for row in in_order if row.outcome != Outcome.dead_letter}
-    runs = {partition: at[row.run_id] for partition, row in last_valid.items()}
-    unsettled = max((at[row.run_id] for row in claimed), default=None)
+        time_of[row.run_id] = max(row.recorded_at, time_of.get(row.run_id, row.recorded_at))
+    by_offset = sorted(rows, key=lambda row: row.offset)
+    last_valid = {row.partition: row for row in by_offset if row.outcome != Outcome.dead_letter}
+    last_valid_times = {partition: time_of[row.run_id] for partition, row in last_valid.items()}
+    last_unsettled = max((time_of[claim.run_id] for claim in open_claims), default=None)
 
     def is_after(letter: Row) -> bool:
-        mine = at[letter.run_id]
-        own = last_valid.get(letter.partition)
+        recorded = time_of[letter.run_id]
+        valid = last_valid.get(letter.partition)
         return (
-            (own is None or letter.offset > own.offset)
-            and (unsettled is None or mine > unsettled)
-            and all(mine > run for partition, run in runs.items() if partition != letter.partition)
+            (valid is None or letter.offset > valid.offset)
+            and (last_unsettled is None or recorded > last_unsettled)
+            and all(recorded > other for partition, other in last_valid_times.items() if partition != letter.partition)
         )
 
-    return [row for row in _letters(rows) if is_after(row)]
+    return [row for row in _dead_letters(rows) if is_after(row)]
 
 
 def _text(topic: str, messages: str, total: int, letters: Sequence[Row]) -> str:
@@ -145,10 +147,10 @@ def _text(topic: str, messages: str, total: int, letters: Sequence[Row]) -> str:
 
 
 def is_broken(total: int, bad: int, max_share: float, *, in_a_row: int = 0) -> bool:
-    """Whether a producer seems to break its contract: most of many messages, or all of the latest ones.
+    """Whether a producer seems to break its contract: most of many messages, or all of the latest messages.
 
-    The second rule is for quiet topics, which have too few dead letters for the first one. On a busy topic it asks for
-    more than IN_A_ROW, because a few bad messages are often neighbours there.
+    The second rule is for quiet topics, which have too few dead letters for the first rule. On a busy topic it requires
+    more than IN_A_ROW dead letters, because a few bad messages often follow each other there.
 
     Args:
         total: The number of latest messages.
@@ -156,17 +158,23 @@ def is_broken(total: int, bad: int, max_share: float, *, in_a_row: int = 0) -> b
         max_share: The allowed share of dead letters, from 0 to 1.
         in_a_row: The number of dead letters since the last valid message, whatever their age.
     """
-    is_much = bad >= MIN_DEAD_LETTERS and bad > max_share * total
-    return is_much or in_a_row >= max(IN_A_ROW, IN_A_ROW_SHARE * total)
+    is_large_share = bad >= MIN_DEAD_LETTERS and bad > max_share * total
+    return is_large_share or in_a_row >= max(IN_A_ROW, IN_A_ROW_SHARE * total)
 
 
 def is_healthy(total: int, bad: int, max_share: float) -> bool:
-    """Whether messages that are not broken are so good that an open alarm closes."""
+    """Whether so few of the messages are dead letters that an open alarm closes, unless `is_broken`.
+
+    Args:
+        total: The number of latest messages.
+        bad: The number of dead letters among them.
+        max_share: The share of dead letters above which the alarm opens, from 0 to 1.
+    """
     return bad <= max_share / 2 * total
 
 
 def text_of(messages: str, total: int, reasons: Mapping[str, int], remedy: str, *, framed: int = 0) -> str:
-    """The alarm's text about messages that are broken.
+    """The alarm's text about messages that break their contract.
 
     Args:
         messages: A description of the messages, such as "the latest 31 messages".
@@ -202,7 +210,7 @@ def watch_share(
     framed: int = 0,
     in_a_row: int = 0,
 ) -> None:
-    """Open the alarm when the messages of one topic are broken; close it when they are healthy.
+    """Open the alarm when too many messages of one topic are dead letters; close it when few are.
 
     Args:
         connection: A connection to the operational database, in a transaction.

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from include.streams.kafka.connection import CONN_ID
-from include.streams.kafka.offsets import Compared, OffsetRange, Partition, PartitionOffsets, is_same_topic
+from include.streams.kafka.offsets import LogComparison, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.operations.database import begin
 from include.streams.operations.tables import claim_ranges, claims, consumers, handled_ranges, positions
 
@@ -30,14 +30,15 @@ Available = Callable[[], Mapping[Partition, PartitionOffsets]]
 Commit = Callable[[dict[Partition, tuple[str, int]]], object]
 # Argument: {partition: (next offset, leader epoch)}. Returns the partitions whose log was truncated, and those that did
 # not answer.
-CompareLogs = Callable[[Mapping[Partition, tuple[int, int]]], Compared]
+CompareLogs = Callable[[Mapping[Partition, tuple[int, int]]], LogComparison]
 
 
 class ConsumerStopped(Exception):
-    """The log is not the one that was claimed before: a claim on it would skip messages or confuse them with others.
+    """A log is not the one that was claimed before: a claim on it would skip messages or confuse them with others.
 
     Attributes:
-        stopped: {topic: what happened to it} of all stopped topics that are known. The error's text is about the first.
+        stopped: {topic: what happened to it} of all topics that are known to be stopped. The error's text is about the
+            first of them.
     """
 
     def __init__(self, stopped: Mapping[str, str]) -> None:
@@ -51,21 +52,27 @@ def stopped_topics(stopped: Mapping[Partition, str]) -> dict[str, str]:
 
 
 def reset_command(consumer: str, topic: str, conn_id: str) -> str:
-    """The command that resets a stopped consumer."""
+    """The command that resets a stopped consumer.
+
+    Args:
+        consumer: The consumer's name.
+        topic: The stopped topic.
+        conn_id: The Airflow connection of the broker.
+    """
     command = f"python -m include.streams.kafka reset {consumer} {topic}"
     return command if conn_id == CONN_ID else f"{command} --conn-id {conn_id}"
 
 
 @dataclass(frozen=True)
 class Claimed:
-    """The ranges of one run.
+    """The claim of one run.
 
     Attributes:
         id: The claim's id.
         ranges: The offsets that the run must handle.
         lost: Claimed offsets that retention had removed before the claim.
-        behind: {topic: number of offsets that could be claimed at that moment, including this claim}; None when the run
-            had this claim already.
+        behind: {topic: number of offsets that were available for this claim, including those that it took}; None when
+            the run had this claim already.
         stopped: {partition: reason} of partitions that cannot be claimed, because their log is not the one that was
             claimed before.
         foreign: {partition: (committed offset, own position)} where the group's committed offset was ahead of the
@@ -102,13 +109,14 @@ def claim(
         available: Returns the available offsets by partition. It is called under the lock, so its answer is not older
             than the claims of other runs.
         commit: Called with the next offset of every partition, also under the lock.
-        max_messages: The most offsets in a new claim. A function is called under the lock, so that two claimers cannot
-            use the same room.
+        max_messages: The most offsets in a new claim. A function is called under the lock, so that two concurrent
+            claims cannot use the same free capacity.
         compare_logs: Called under the lock with positions that were taken under another leader. Without it, a truncated
-            log is noticed only while it ends before the claimed offsets.
-        stopped: {partition: reason} of partitions that the caller knows to have another log than before. A new claim
+            log is detected only while it ends before the claimed offsets.
+        stopped: {partition: reason} of partitions that, as the caller knows, have another log than before. A new claim
             leaves them out.
-        on_new: Called in the transaction of a new claim, for records that must exist together with it, such as a loss.
+        on_new: Called in the transaction of a new claim, to write rows that must exist together with the claim, such as
+            the alarm about a loss.
 
     Returns:
         The claim. Partitions whose log is not the one that was claimed before have no range and are in `stopped`.
@@ -118,13 +126,13 @@ def claim(
     """
     with begin() as connection:
         lock_consumer(connection, consumer)
-        mine = select(claims.c.id).where(claims.c.consumer == consumer, claims.c.run_id == run_id)
-        claim_id = connection.scalar(mine)
+        of_run = select(claims.c.id).where(claims.c.consumer == consumer, claims.c.run_id == run_id)
+        claim_id = connection.scalar(of_run)
         if claim_id is not None:
-            claimed = _ranges(connection, claim_id)
+            claimed = _read_claim(connection, claim_id)
         else:
-            room = max_messages if isinstance(max_messages, int) else max_messages(connection)
-            claimed = _new_claim(connection, consumer, run_id, available(), room, compare_logs, stopped)
+            limit = max_messages if isinstance(max_messages, int) else max_messages(connection)
+            claimed = _new_claim(connection, consumer, run_id, available(), limit, compare_logs, stopped)
             if on_new is not None:
                 on_new(connection, claimed)
     # A second transaction, so that offsets are never committed for a claim that was rolled back: tools that use
@@ -136,7 +144,7 @@ def claim(
 
 
 def lock_consumer(connection: Connection, consumer: str) -> None:
-    """Take the consumer's lock until the transaction ends; waits for others that claim, commit or reset for it."""
+    """Take the consumer's lock until the transaction ends; waits for other claims, commits and resets of it."""
     connection.execute(upsert(consumers).values(name=consumer).on_conflict_do_nothing())
     connection.execute(select(consumers).where(consumers.c.name == consumer).with_for_update())
 
@@ -154,8 +162,10 @@ def positions_of(
     Returns:
         {partition: (log identity, next offset)}.
     """
-    mine = select(positions).where(positions.c.consumer == consumer)
-    rows = connection.execute(mine if topics is None else mine.where(positions.c.topic.in_(sorted(topics))))
+    query = select(positions).where(positions.c.consumer == consumer)
+    if topics is not None:
+        query = query.where(positions.c.topic.in_(sorted(topics)))
+    rows = connection.execute(query)
     return {Partition(row.topic, row.partition): (row.topic_id, row.next_offset) for row in rows}
 
 
@@ -170,9 +180,9 @@ def _new_claim(
 ) -> Claimed:
     rows = connection.execute(select(positions).where(positions.c.consumer == consumer))
     known = {Partition(row.topic, row.partition): row for row in rows}
-    lost, unanswered = lost_logs(consumer, known, available, compare_logs)
-    stopped = {**stopped, **lost}
-    # What did not answer is left to a later claim: its records may be others than those that were claimed before.
+    changed, unanswered = find_changed_logs(consumer, known, available, compare_logs)
+    stopped = {**stopped, **changed}
+    # Partitions that did not answer are left to a later claim: their logs may have been truncated and filled again.
     available = {p: offsets for p, offsets in available.items() if p not in stopped and p not in unanswered}
     started = {partition.topic for partition in known}
     start: dict[Partition, int] = {}
@@ -184,10 +194,10 @@ def _new_claim(
             # messages before it.
             start[partition] = offsets.low
         else:
-            # First claim: at the group's committed offset if there is one and it is not after the log's end, else at
-            # the first available offset.
-            set_before = offsets.committed is not None and not offsets.truncated
-            start[partition] = offsets.committed if set_before else offsets.low  # type: ignore[assignment]
+            # First claim: start at the group's committed offset if there is one and it is not after the log's end, else
+            # at the first available offset.
+            has_committed = offsets.committed is not None and not offsets.truncated
+            start[partition] = offsets.committed if has_committed else offsets.low  # type: ignore[assignment]
 
     readable = {p: max(start[p], offsets.low) for p, offsets in available.items()}
     wanted = {p: max(0, available[p].end - readable[p]) for p in available}
@@ -215,9 +225,12 @@ def _new_claim(
     behind: dict[str, int] = {}
     for partition, offsets_behind in wanted.items():
         behind[partition.topic] = behind.get(partition.topic, 0) + offsets_behind
-    foreign = {p: (available[p].committed, known[p].next_offset) for p in available if p in known}
-    ahead = {p: both for p, both in foreign.items() if (both[0] or 0) > both[1]}
-    return replace(_ranges(connection, claim_id), behind=behind, stopped=stopped, foreign=ahead)  # type: ignore[arg-type]
+    foreign: dict[Partition, tuple[int, int]] = {}
+    for partition, offsets in available.items():
+        position = known.get(partition)
+        if position is not None and offsets.committed is not None and offsets.committed > position.next_offset:
+            foreign[partition] = (offsets.committed, position.next_offset)
+    return replace(_read_claim(connection, claim_id), behind=behind, stopped=stopped, foreign=foreign)
 
 
 # Each write is one statement, whatever the number of partitions.
@@ -261,7 +274,7 @@ def write_positions(connection: Connection, consumer: str, rows: list[tuple]) ->
         connection.execute(_WRITE_POSITIONS, {"consumer": consumer, **_columns(_POSITION_COLUMNS, rows)})
 
 
-def lost_logs(
+def find_changed_logs(
     consumer: str,
     known: Mapping[Partition, Row],
     available: Mapping[Partition, PartitionOffsets],
@@ -277,22 +290,22 @@ def lost_logs(
             partition is not truncated while its leader stays the same.
 
     Returns:
-        {partition: what happened}, in the same words at every check, because an alarm reports each text once; and the
-        partitions whose log could not be compared.
+        {partition: what happened}; and the partitions whose log could not be compared. What happened is the same text
+        at every check, because an alarm reports each text once.
     """
-    stopped: dict[Partition, str] = {}
+    changed: dict[Partition, str] = {}
     doubtful: dict[Partition, tuple[int, int]] = {}
     for partition, offsets in sorted(available.items()):
         position = known.get(partition)
         if position is None:
             continue
         if not is_same_topic(position.topic_id, offsets.topic_id):
-            stopped[partition] = (
+            changed[partition] = (
                 f"consumer {consumer}: topic {partition.topic} was deleted and recreated (its id was "
                 f"{position.topic_id} and is {offsets.topic_id})"
             )
         elif offsets.end < position.next_offset:
-            stopped[partition] = (
+            changed[partition] = (
                 f"consumer {consumer}: topic {partition.topic} has lost the end of its log (offsets up to "
                 f"{position.next_offset} of partition {partition.number} were claimed, and it ends before)"
             )
@@ -302,15 +315,15 @@ def lost_logs(
             and position.leader_epoch != offsets.leader_epoch
         ):
             doubtful[partition] = (position.next_offset, position.leader_epoch)
-    compared = compare_logs(doubtful) if compare_logs is not None and doubtful else Compared(set(), set())
-    for partition in sorted(compared.lost_end):
+    compared = compare_logs(doubtful) if compare_logs is not None and doubtful else LogComparison(set(), set())
+    for partition in sorted(compared.truncated):
         position = known[partition]
-        stopped[partition] = (
+        changed[partition] = (
             f"consumer {consumer}: topic {partition.topic} has lost the end of its log and was filled again (offsets "
             f"up to {position.next_offset} of partition {partition.number} were claimed under leader epoch "
             f"{position.leader_epoch}; other records have taken their place)"
         )
-    return stopped, compared.unanswered
+    return changed, compared.unanswered
 
 
 def fair_shares(wanted: Mapping[Partition, int], total: int) -> dict[Partition, int]:
@@ -335,9 +348,9 @@ def fair_shares(wanted: Mapping[Partition, int], total: int) -> dict[Partition, 
     return shares
 
 
-def _ranges(connection: Connection, claim_id: int) -> Claimed:
-    of_this = select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)
-    rows = connection.execute(of_this.order_by(claim_ranges.c.topic, claim_ranges.c.partition)).all()
+def _read_claim(connection: Connection, claim_id: int) -> Claimed:
+    of_claim = select(claim_ranges).where(claim_ranges.c.claim_id == claim_id)
+    rows = connection.execute(of_claim.order_by(claim_ranges.c.topic, claim_ranges.c.partition)).all()
     readable = [
         OffsetRange(r.topic, r.topic_id, r.partition, r.readable_from, r.end_offset)
         for r in rows
@@ -352,10 +365,10 @@ def _ranges(connection: Connection, claim_id: int) -> Claimed:
 
 
 def mark_handled(connection: Connection, claim_id: int, done: OffsetRange, *, lost: int = 0) -> bool:
-    """Record that every offset of the range is done, and close the claim when its last range is.
+    """Record that every offset of the range is done, and close the claim when its last range is done.
 
-    Two tasks that finish at the same time wait for each other at the claim's row: otherwise neither would see the
-    other's range, and the claim would stay open.
+    Two tasks that finish at the same time lock the claim's row one after the other. Otherwise neither would see the
+    range of the other, and the claim would stay open.
 
     Args:
         connection: A connection in a transaction.
@@ -407,8 +420,8 @@ def settle(
         consumer: The consumer's name.
         claim_id: The claim.
         done: The range.
-        gone: Offsets [start, end) that could no longer be read. Offsets with an inbox row, and offsets that the claim
-            has settled before, are not lost: a run that is cleared after retention has passed finds no messages.
+        gone: Offsets [start, end) that could no longer be read. Among them, offsets with an inbox row and offsets that
+            the claim has settled before are not lost: they were handled before retention removed them.
 
     Returns:
         The ranges of lost offsets.
@@ -419,7 +432,7 @@ def settle(
     if inside:
         # Lock before the query, to wait for a task that settles the same offsets at the same time.
         connection.execute(select(claims.c.id).where(claims.c.id == claim_id).with_for_update())
-        asked = {
+        parameters = {
             "gone": "{" + ",".join(f"[{start},{end})" for start, end in inside) + "}",
             "claim_id": claim_id,
             "consumer": consumer,
@@ -429,10 +442,10 @@ def settle(
             "start": done.start,
             "end": done.end,
         }
-        found = connection.execute(_NEVER_HANDLED, asked).all()
-        lost = [replace(done, start=start, end=end) for start, end in found]
-    for whole in lost:
-        mark_handled(connection, claim_id, whole, lost=len(whole))
+        rows = connection.execute(_NEVER_HANDLED, parameters).all()
+        lost = [replace(done, start=start, end=end) for start, end in rows]
+    for lost_range in lost:
+        mark_handled(connection, claim_id, lost_range, lost=len(lost_range))
     if lost != [done]:
         mark_handled(connection, claim_id, done)
     return tuple(lost)
@@ -475,12 +488,28 @@ _UNHANDLED = text(
 
 
 def claimed_unhandled(connection: Connection, consumer: str) -> dict[str, int]:
-    """{topic: number of offsets} in the consumer's open claims that are not handled yet."""
+    """Count the offsets in the consumer's open claims that are not handled yet.
+
+    Args:
+        connection: A connection to the operational database.
+        consumer: The consumer's name.
+
+    Returns:
+        {topic: number of offsets}; only topics with such offsets.
+    """
     return {topic: int(number) for topic, number in connection.execute(_UNHANDLED, {"consumer": consumer})}
 
 
 def close_if_handled(connection: Connection, claim_id: int) -> bool:
-    """Close the claim if all of its readable offsets are handled; returns whether they are."""
+    """Close the claim if all of its readable offsets are handled.
+
+    Args:
+        connection: A connection in a transaction.
+        claim_id: The claim.
+
+    Returns:
+        Whether all are handled.
+    """
     closed = bool(connection.scalar(_COVERED, {"claim_id": claim_id}))
     if closed:
         still_open = update(claims).where(claims.c.id == claim_id, claims.c.closed_at.is_(None))

@@ -14,7 +14,7 @@ CONN_ID = "kafka_default"
 CALLBACK_ALLOWLIST = "AIRFLOW__APACHE_KAFKA__CALLBACK_ALLOWLIST"
 
 # Settings that would lose messages or handle them twice. The clients here override most of them, but the stock
-# operators use the same connection. So a setting that contradicts the claims is rejected before it costs data.
+# operators use the same connection. So a setting that contradicts the claims is rejected before messages are lost.
 _UNSAFE: dict[str, tuple[set[str], str]] = {
     "enable.auto.commit": ({"true", "1"}, "offsets are committed by claims only: set it to false"),
     "isolation.level": ({"read_uncommitted"}, "messages of aborted transactions would be handled: remove it"),
@@ -27,7 +27,7 @@ _UNSAFE: dict[str, tuple[set[str], str]] = {
     "enable.idempotence": ({"false", "0"}, "retries would write a message twice: set it to true"),
     "allow.auto.create.topics": (
         {"true", "1"},
-        "a misspelt topic would be made and read for ever: set it to false",
+        "a misspelt topic would be created and read for ever: set it to false",
     ),
 }
 
@@ -59,6 +59,12 @@ def check(conn_id: str, config: dict[str, Any]) -> None:
 def client_config(conn_id: str = CONN_ID) -> dict[str, Any]:
     """The checked configuration that all clients share; blocks while the connection is fetched.
 
+    Args:
+        conn_id: The Airflow connection of the broker.
+
+    Returns:
+        {setting: value} of librdkafka.
+
     Raises:
         UnsafeKafkaConnection: A setting is unsafe.
         CallbackNotAllowed: Airflow's configuration does not allow a callback in the connection's extra.
@@ -81,9 +87,9 @@ def client_config(conn_id: str = CONN_ID) -> dict[str, Any]:
 
 
 class ClientErrors:
-    """The reason why the broker rejects a client, from the client's error callback.
+    """Remembers why the broker rejects a client, from the client's error callback.
 
-    After a wrong password or an unknown certificate, the calls themselves only raise a timeout.
+    After a wrong password or an unknown certificate, the calls of the client only raise a timeout.
 
     Attributes:
         refusal: The connection's id and the last authentication or TLS error; None when there was none.
@@ -109,7 +115,7 @@ class ClientErrors:
 
     @contextmanager
     def explaining(self, client: Any) -> Iterator[None]:
-        """Replace a KafkaException of the client's calls by one with the known reason, if there is one.
+        """Replace a KafkaException of the client's calls by an exception with the known reason, if there is one.
 
         Args:
             client: The client whose calls are made in the block.
@@ -181,7 +187,7 @@ def producer_config(config: dict[str, Any]) -> dict[str, Any]:
     """
     config = _without(config, _CONSUMER_ONLY)
     # librdkafka refuses a message above its own limit before the broker sees it. The topic's limit must decide, and a
-    # dead letter record is larger than the original message.
+    # dead-letter record is larger than the original message.
     config.setdefault("message.max.bytes", 64 * 1024 * 1024)
     # A broker measures compressed batches. Without compression, a message that its topic accepted compressed could be
     # too large for the dead-letter topic. lz4, because every broker and client of the last ten years reads it.

@@ -15,8 +15,7 @@ from include.streams.kafka.connection import CONN_ID
 if TYPE_CHECKING:
     from include.streams.kafka.messages import Message
 
-# Errors that a retry does not change, because the code is wrong. An error of one of these kinds may still be due to one
-# odd message.
+# Errors that a retry does not change, because the code is wrong. Still, one odd message can also cause such an error.
 PROGRAMMING_ERRORS = (TypeError, AttributeError, NameError, ImportError, SyntaxError)
 
 # For tasks that claim and handle: delays of 5 s, doubling to 30 min, a little over six hours in total. An outage of the
@@ -41,33 +40,36 @@ def load_function(name: str, what: str, *arguments: str) -> "Callable[..., Any]"
 
     Args:
         name: "package.module:function".
-        what: The function's role and whose it is, for the error: "consumer book: its effect".
+        what: The function's owner and role, for the error text: "consumer book: its effect".
         arguments: The names of the arguments with which it is called.
+
+    Returns:
+        The function.
 
     Raises:
         FunctionUnusable: There is no such function, its module cannot be imported, or it takes other arguments.
     """
     try:
-        found = resolve_name(name)
+        function = resolve_name(name)
     except (*PROGRAMMING_ERRORS, ValueError) as error:
         raise FunctionUnusable(
             f"{what} {name!r} cannot be imported ({type(error).__name__}: {error}); correct the name in the "
             "declaration, or the module"
         ) from error
-    if not callable(found):
-        raise FunctionUnusable(f"{what} {name!r} is a {type(found).__name__}, and must be a function")
+    if not callable(function):
+        raise FunctionUnusable(f"{what} {name!r} is a {type(function).__name__}, and must be a function")
     try:
-        takes = signature(found)
+        parameters = signature(function)
     except ValueError:
-        # Some functions that are written in C do not say what they take.
-        return found
+        # Some functions that are written in C have no signature.
+        return function
     try:
-        takes.bind(*arguments)
+        parameters.bind(*arguments)
     except TypeError:
         raise FunctionUnusable(
-            f"{what} {name!r} takes {takes}, and is called with ({', '.join(arguments)}); correct its parameters"
+            f"{what} {name!r} takes {parameters}, and is called with ({', '.join(arguments)}); correct its parameters"
         ) from None
-    return found
+    return function
 
 
 class Shape(StrEnum):
@@ -83,7 +85,7 @@ class Shape(StrEnum):
 class Consumer:
     """A consumer of one or more topics.
 
-    `effect` and `prepare` are names ("package.module:function"), so that declaring a consumer imports nothing heavy.
+    `effect` and `prepare` are names ("package.module:function"), so that a declaration imports nothing heavy.
 
     Attributes:
         name: The consumer's identity in the operational database, and its consumer group in Kafka. A renamed consumer
@@ -96,6 +98,15 @@ class Consumer:
             on as `effect(connection, message, prepared)`. After a crash between the two calls, `prepare` is called
             again, so it must have no side effects.
         shape: How claimed messages are distributed to tasks.
+        max_messages_per_claim: The most messages that one run owns.
+        chunk_size: The most messages that one task handles.
+        min_seconds_between_runs: The least time between two runs. Messages that arrive in this time share a run.
+        max_lag: Above this number of messages that are not claimed, the alarm `lag` opens.
+        max_age: When a message waits longer than this, the alarm `age` opens.
+        max_claim_age: When a claim is open for longer than this, the alarm `claim_open` opens.
+        max_transaction_age: When a transaction blocks a partition for longer than this, the alarm `transaction_open`
+            opens.
+        emit_again_after: One run per message: after this time without a result, the key of a message is emitted again.
         conn_id: The Airflow connection of the broker.
 
     Raises:
@@ -108,14 +119,12 @@ class Consumer:
     effect: str
     prepare: str | None = None
     shape: Shape = Shape.chunked
-    # The most messages that one run owns.
     max_messages_per_claim: int = 10_000
-    # The most messages that one task handles. A task takes about a second of a processor beside its messages: with
-    # chunks of 500, that is half of the work of a light effect. Each batch within a chunk is committed by itself.
+    # Beside its messages, a task takes about a second of CPU time: with chunks of 500, half of the work of a light
+    # effect. Each batch within a chunk has its own transaction.
     chunk_size: int = 1_000
-    # Under steady traffic, messages of this time coalesce into one run.
     min_seconds_between_runs: float = 0.5
-    # Above these limits the lane is too slow for its topic, and an alarm opens.
+    # Above these limits the lane is too slow for its topic.
     max_lag: int = 50_000
     max_age: timedelta = timedelta(minutes=15)
     # The run of an open claim of this age has failed, or its retries take too long.
@@ -123,7 +132,7 @@ class Consumer:
     # A transaction that blocks its partition for this long will hardly end by itself: by default, a producer's
     # transaction times out after 1 min, and a broker allows 15 min at most.
     max_transaction_age: timedelta = timedelta(minutes=5)
-    # One run per message: keys without a result for this long are emitted again, then after twice the time, and so on.
+    # The next emissions wait twice as long each time.
     emit_again_after: timedelta = timedelta(minutes=10)
     conn_id: str = CONN_ID
 
@@ -168,11 +177,25 @@ class Consumer:
         return next(topic for topic in self.topics if topic.name == name)
 
     def load_effect(self) -> "Callable[..., Any]":
-        """Import the effect's function; call this in a task, not in a Dag file. Raises FunctionUnusable."""
+        """Import the effect's function. Call this in a task, not in a Dag file.
+
+        Returns:
+            The function. It is called as `effect(connection, message)`, or with a third argument if `prepare` is set.
+
+        Raises:
+            FunctionUnusable: The function does not exist or takes other arguments.
+        """
         arguments = ("connection", "message", *(("prepared",) if self.prepare else ()))
         return load_function(self.effect, f"consumer {self.name}: its effect", *arguments)
 
     def load_prepare(self) -> "Callable[[Message], Any] | None":
-        """Import the function that prepares an effect; None if there is none. Raises FunctionUnusable."""
+        """Import the function that prepares an effect. Call this in a task, not in a Dag file.
+
+        Returns:
+            The function, which is called as `prepare(message)`; None if the consumer has none.
+
+        Raises:
+            FunctionUnusable: The function does not exist or takes other arguments.
+        """
         what = f"consumer {self.name}: its function for preparing"
         return load_function(self.prepare, what, "message") if self.prepare else None

@@ -65,12 +65,16 @@ def can_take_keys(dag_id: str) -> bool:
 
 
 def is_idle(dag_id: str) -> bool:
-    """Whether no run of the Dag is queued or running."""
+    """Whether no run of the Dag is queued or running.
+
+    Args:
+        dag_id: The Dag that the keys start.
+    """
     return _context()["ti"].get_dr_count(dag_id, states=["queued", "running"]) == 0
 
 
 def has_queued_runs(dag_id: str) -> bool:
-    """Whether runs of the Dag are queued, so that their keys are not lost but only not started yet.
+    """Whether runs of the Dag are queued: then keys without a result are probably not lost, but wait in these runs.
 
     Args:
         dag_id: The Dag that the keys start.
@@ -82,9 +86,9 @@ def has_queued_runs(dag_id: str) -> bool:
 
 
 def keys_to_emit_again(consumer: Consumer, dag_id: str) -> list[str]:
-    """The partition keys of a consumer's messages whose runs never came, to be emitted once more.
+    """The partition keys of a consumer's messages whose runs were never created, to be emitted again.
 
-    Call it in a task of a Dag that looks after the consumer.
+    Call it in a task of a maintenance Dag.
 
     Args:
         consumer: A consumer with one run per message.

@@ -1,4 +1,4 @@
-"""A record of a dead-letter topic, split into the original record and the `dlq.` headers that were added to it."""
+"""Records of a dead-letter topic, split into the original record and the `dlq.` headers that were added to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RecordHeaders:
         reason: Why the message was rejected.
         partition: Its partition on its own topic; -1 when it never was in Kafka (a record of a source that could not be
             converted to a message).
-        offset: Its offset there; -1 as for `partition`.
+        offset: Its offset in that partition; -1 as for `partition`.
         timestamp: Its timestamp as text; empty when it has none.
         consumer: The consumer that rejected it.
         stub_of: The SHA-256 in hex of the complete value, if the record has only its first bytes (a stub).
@@ -43,14 +43,16 @@ class RecordHeaders:
 
     @property
     def was_on_the_topic(self) -> bool:
+        """Whether the message was in Kafka before it became a dead letter."""
         return self.partition >= 0 and self.offset >= 0
 
     @property
     def source(self) -> tuple[int, int, str, str] | None:
-        """The identity that two dead letters of one message share, such as after a crash; None without coordinates.
+        """(partition, offset, timestamp, consumer): the same for all dead letters of one message (after a crash).
 
-        It includes the timestamp, because a recreated topic uses the same offsets again. It includes the consumer: a
-        message that two consumers rejected, at different times and for different reasons, is replayed for each.
+        None if the message was never on the topic. The timestamp is included because a recreated topic uses the same
+        offsets again. The consumer is included because a message that two consumers rejected, at different times and
+        for different reasons, is replayed for each.
         """
         return (self.partition, self.offset, self.timestamp, self.consumer) if self.was_on_the_topic else None
 
@@ -77,13 +79,14 @@ class DeadLetterRecord:
             record: The record.
             topic: The topic that the dead-letter topic belongs to. A dead letter of another topic has no `origin`.
         """
-        # The last `dlq.reason` begins the added headers. A copied dead letter has earlier ones among its own headers.
+        # The added headers begin at the last `dlq.reason`. If a dead letter was copied to the topic and became a dead
+        # letter again, its own headers also contain `dlq.` headers.
         starts = [n for n, (name, _) in enumerate(record.headers) if name == PREFIX + "reason"]
         start = starts[-1] if starts else len(record.headers)
         added = {name.removeprefix(PREFIX): v for name, v in record.headers[start:] if name.startswith(PREFIX)}
         # A dead letter that has waited in the outbox also carries the outbox's idempotency key.
-        behind = [(n, v) for n, v in record.headers[start:] if not n.startswith(PREFIX) and n != IDEMPOTENCY_KEY]
-        return cls(record, _origin(added, topic), (*record.headers[:start], *behind))
+        others = [(n, v) for n, v in record.headers[start:] if not n.startswith(PREFIX) and n != IDEMPOTENCY_KEY]
+        return cls(record, _origin(added, topic), (*record.headers[:start], *others))
 
     @property
     def replays(self) -> int:
@@ -98,14 +101,16 @@ class DeadLetterRecord:
         """The original headers plus `replay.of`, `replay.count` and `replay.run_id`.
 
         Args:
-            topic: The topic that the message goes back to.
+            topic: The topic to which the message is sent.
             run_id: The run that replays it.
         """
         origin = self.origin
-        # A message that never was on the topic is named by the coordinates of its dead letter.
-        was_there = origin is not None and origin.was_on_the_topic
-        of = f"{topic}-{origin.partition}@{origin.offset}" if origin and was_there else str(self.record)
-        added = {OF: of, COUNT: str(self.replays + 1), RUN_ID: run_id}
+        # A message that was never on the topic is named by the coordinates of its dead letter.
+        if origin is not None and origin.was_on_the_topic:
+            source = f"{topic}-{origin.partition}@{origin.offset}"
+        else:
+            source = str(self.record)
+        added = {OF: source, COUNT: str(self.replays + 1), RUN_ID: run_id}
         kept = [header for header in self.headers if header[0] not in added]
         return kept + [(name, value.encode()) for name, value in added.items()]
 

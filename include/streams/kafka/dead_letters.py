@@ -1,11 +1,10 @@
-"""Dead letter records: messages that break their contract, written to `<topic>.dlq`.
+"""Dead-letter records: messages that break their contract, written to `<topic>.dlq`.
 
-A dead letter record is the original record (key, value and headers unchanged) plus headers with the reason and the
-origin of the message. After a crash it may be in the topic twice; both copies carry the same topic, partition and
-offset.
+A dead-letter record is the original record (key, value and headers unchanged) plus headers with the reason and the
+origin of the message. A crash can publish a dead letter twice; both copies carry the same topic, partition and offset.
 
 A dead-letter topic that refuses a record delays no other message. A record that is too large is written as a stub. A
-record that cannot be written at all waits in the outbox, under an alarm with the topic's name.
+record that cannot be written at all waits in the outbox, and an alarm names the topic.
 """
 
 import hashlib
@@ -32,12 +31,12 @@ log = logging.getLogger(__name__)
 PREFIX = "dlq."
 # An error text of a library can be long, and headers count towards the topic's maximum message size.
 MAX_DETAIL_CHARACTERS = 1_000
-# How long a valid message may wait for a dead-letter topic that does not answer. After that time, dead letter records
-# of this topic go through the outbox until the outbox has delivered the last one.
+# How long a valid message may wait for a dead-letter topic that does not answer. After that time, dead-letter records
+# for this topic go through the outbox, until the outbox has delivered the last of them.
 ANSWER_SECONDS = 5.0
 # Limits of a stub: the first bytes of the value, and the largest key and the largest headers that a stub keeps.
 HEAD_BYTES, MAX_KEY_BYTES, MAX_HEADER_BYTES = 4 * 1024, 1024, 16 * 1024
-# A larger record waits in the database as a stub: the original record is in Kafka.
+# A larger record waits in the outbox as a stub: the original record is in Kafka.
 MAX_WAITING_BYTES = 1_000_000
 # The most consumers that an alarm's text names.
 MAX_NAMED = 10
@@ -75,16 +74,16 @@ class DeadLetter:
         object.__setattr__(self, "detail", storable[:MAX_DETAIL_CHARACTERS])
 
 
-class Waiting(NamedTuple):
+class RefusedDeadLetter(NamedTuple):
     """A dead letter that its topic refused, the record to send later, and the reason of the refusal."""
 
-    letter: DeadLetter
+    dead_letter: DeadLetter
     record: OutgoingRecord
     refusal: Refusal
 
 
 def added_headers(letter: DeadLetter, *, consumer: str, run_id: str) -> Headers:
-    """Build the headers that are added to a dead letter record.
+    """Build the headers that are added to a dead-letter record.
 
     Args:
         letter: The message and the reason.
@@ -116,8 +115,14 @@ def _timestamp(message: Message) -> str:
     return "" if message.timestamp_ms is None else f"{message.timestamp_ms} ms"
 
 
-class DeadLetters:
-    """Writes the dead letters of one consumer's run."""
+class DeadLetterWriter:
+    """Writes the dead letters of one consumer's run.
+
+    Args:
+        consumer: The consumer's name, for the headers and the outbox.
+        run_id: The run, for the headers.
+        producer: Sends the records.
+    """
 
     def __init__(self, consumer: str, run_id: str, producer: AcknowledgedProducer) -> None:
         self._consumer = consumer
@@ -126,15 +131,15 @@ class DeadLetters:
         # {topic: why it accepts no record now; None when it may accept records}. Only topics that were looked up.
         self._refusing: dict[str, Refusal | None] = {}
 
-    def send(self, letters: Sequence[DeadLetter]) -> list[Waiting]:
+    def publish(self, letters: Sequence[DeadLetter]) -> list[RefusedDeadLetter]:
         """Write dead letters to their topics.
 
         Args:
             letters: Dead letters of any topics, in order.
 
         Returns:
-            The dead letters that were not acknowledged. They are lost unless the caller passes them to `hold`, in the
-            transaction that records the outcomes of their messages. The others are safe.
+            The dead letters that were not acknowledged. They are lost unless the caller passes them to `add_to_outbox`,
+            in the transaction that records the outcomes of their messages. The others are safe.
 
         Raises:
             SQLAlchemyError: The database failed.
@@ -160,48 +165,55 @@ class DeadLetters:
                 tried.append(letter)
             else:
                 untried.append((letter, refusal))
-        refused = self._attempt(tried, [self._whole(letter) for letter in tried])
-        waiting = [one for one in refused if not one.refusal.is_size]
-        large = [one.letter for one in refused if one.refusal.is_size]
-        waiting += self._attempt(large, [self._stub(letter) for letter in large])
-        for one in waiting:
-            self._refusing[one.record.topic] = one.refusal
+        first_tries = self._attempt(tried, [self._whole_record(letter) for letter in tried])
+        refused = [each for each in first_tries if not each.refusal.is_size_error]
+        too_large = [each.dead_letter for each in first_tries if each.refusal.is_size_error]
+        refused += self._attempt(too_large, [self._stub(letter) for letter in too_large])
+        for each in refused:
+            self._refusing[each.record.topic] = each.refusal
         for letter, refusal in untried:
-            waiting.append(Waiting(letter, self._whole(letter), refusal))
-        return [one if _size(one.record) <= MAX_WAITING_BYTES else self._as_stub(one) for one in waiting]
+            refused.append(RefusedDeadLetter(letter, self._whole_record(letter), refusal))
+        return [each if _size(each.record) <= MAX_WAITING_BYTES else self._with_stub(each) for each in refused]
 
-    def _attempt(self, letters: Sequence[DeadLetter], records: Sequence[OutgoingRecord]) -> list[Waiting]:
+    def _with_stub(self, refused: RefusedDeadLetter) -> RefusedDeadLetter:
+        return RefusedDeadLetter(refused.dead_letter, self._stub(refused.dead_letter), refused.refusal)
+
+    def _attempt(self, letters: Sequence[DeadLetter], records: Sequence[OutgoingRecord]) -> list[RefusedDeadLetter]:
+        """Send records of dead letters; returns those that were not acknowledged."""
         if not letters:
             return []
-        results = self._producer.try_sending(records, seconds=ANSWER_SECONDS)
-        found = zip(letters, records, results, strict=True)
-        return [Waiting(letter, record, refusal) for letter, record, refusal in found if refusal is not None]
+        refusals = self._producer.try_sending(records, seconds=ANSWER_SECONDS)
+        return [
+            RefusedDeadLetter(letter, record, refusal)
+            for letter, record, refusal in zip(letters, records, refusals, strict=True)
+            if refusal is not None
+        ]
 
     def _why_refusing(self, topic: str) -> Refusal | None:
         """Why a dead-letter topic accepts no record now; None when it may accept records.
 
-        Records that earlier runs left in the outbox mark their topic as refusing: each attempt to write to it costs
-        seconds. Only the topic's own route is looked up: the consumer may have millions of other pending rows.
+        If records of earlier runs wait in the outbox, their topic counts as refusing, because each attempt to write to
+        it takes seconds. Only the topic's own route is looked up: the consumer may have millions of other pending rows.
         """
         if topic not in self._refusing:
-            waiting = select(outbox_table.c.sequence).where(
+            pending = select(outbox_table.c.sequence).where(
                 outbox_table.c.consumer == self._consumer,
                 outbox_table.c.kind == "message",
                 outbox_table.c.destination == topic,
                 outbox_table.c.state == "pending",
             )
             with begin() as connection:
-                waits = connection.execute(waiting.limit(1)).first() is not None
-            self._refusing[topic] = Refusal("", "earlier dead letters of this topic wait") if waits else None
+                has_pending = connection.execute(pending.limit(1)).first() is not None
+            self._refusing[topic] = Refusal("", "earlier dead letters of this topic wait") if has_pending else None
         return self._refusing[topic]
 
-    def _whole(self, letter: DeadLetter) -> OutgoingRecord:
+    def _whole_record(self, letter: DeadLetter) -> OutgoingRecord:
         message = letter.message
         headers = [*message.headers, *added_headers(letter, consumer=self._consumer, run_id=self._run_id)]
         return OutgoingRecord(message.topic + DEAD_LETTER_SUFFIX, message.key, message.value, headers)
 
     def _stub(self, letter: DeadLetter) -> OutgoingRecord:
-        """The stub of a record that is too large: the record's size, the value's digest and first bytes."""
+        """The stub of a record that is too large: the first bytes of its value, and headers with size and digest."""
         message = letter.message
         value = message.value or b""
         keeps_key = len(message.key or b"") <= MAX_KEY_BYTES
@@ -222,19 +234,16 @@ class DeadLetters:
         head = None if message.value is None else value[:HEAD_BYTES]
         return OutgoingRecord(message.topic + DEAD_LETTER_SUFFIX, message.key if keeps_key else None, head, headers)
 
-    def _as_stub(self, one: Waiting) -> Waiting:
-        return Waiting(one.letter, self._stub(one.letter), one.refusal)
-
-    def hold(self, connection: Connection, waiting: Iterable[Waiting]) -> None:
-        """Pass dead letters that their topic refused to the outbox, which delivers them later, and open an alarm.
+    def add_to_outbox(self, connection: Connection, refused: Iterable[RefusedDeadLetter]) -> None:
+        """Add dead letters that their topic refused to the outbox, which delivers them later, and open an alarm.
 
         Args:
             connection: A connection in the transaction that records the outcomes of the messages.
-            waiting: The return value of `send`.
+            refused: The return value of `publish`.
         """
         topics: dict[str, tuple[int, Refusal]] = {}
-        for one in waiting:
-            record = one.record
+        for each in refused:
+            record = each.record
             outbox.add_record(
                 connection,
                 consumer=self._consumer,
@@ -243,7 +252,8 @@ class DeadLetters:
                 value=record.value,
                 headers=record.headers,
             )
-            topics[record.topic] = (topics.get(record.topic, (0, one.refusal))[0] + 1, one.refusal)
+            number, _ = topics.get(record.topic, (0, each.refusal))
+            topics[record.topic] = (number + 1, each.refusal)
         for topic, (number, refusal) in topics.items():
             remedy = _REMEDIES.get(refusal.code, _OTHER_REMEDY)
             remedy = remedy.format(connection=f"connection {self._producer.conn_id}")
@@ -267,38 +277,42 @@ def alarm_conflicts(connection: Connection, source: str, letters: Iterable[DeadL
         first = conflicts[0]
         text = (
             f"{len(conflicts)} or more events carry the id of an event that was handled, with other content, the "
-            f"first at {first.message} ({first.detail}). The earlier one stays; the others are dead letters. Find out "
-            "which is right and who produces to the topic, then close this alarm"
+            f"first at {first.message} ({first.detail}). The handled event stays; the others are dead letters. Find "
+            "out which is right and who produces to the topic, then close this alarm"
         )
         open_alarm(connection, source, AlarmKind.conflicting_events, text)
 
 
-def watch_held(connection: Connection) -> None:
+def watch_waiting_dead_letters(connection: Connection) -> None:
     """Open the alarm of each dead-letter topic with pending or failed rows in the outbox; close it for the others.
 
-    `hold` opens it too, but only for a further dead letter: a person may have closed the alarm, or this check, which
-    does not see the rows of a transaction that is not committed yet.
+    `DeadLetterWriter.add_to_outbox` opens the alarm too, but only when it adds a dead letter. The alarm may have been
+    closed since: by a person, or by this check, which does not see the rows of a transaction that is not committed yet.
+
+    Args:
+        connection: A connection to the operational database, in a transaction.
     """
     is_open = (alarms.c.kind == AlarmKind.dead_letters_wait, alarms.c.closed_at.is_(None))
     known = set(connection.execute(select(alarms.c.source).where(*is_open)).scalars())
-    left = outbox_delivery.undelivered_messages(connection, DEAD_LETTER_SUFFIX)
-    for topic in sorted(left.keys() - known):
-        open_alarm(connection, topic, AlarmKind.dead_letters_wait, _held_text(connection, topic, left[topic]))
-    for topic in sorted(known - left.keys()):
+    undelivered = outbox_delivery.undelivered_messages(connection, DEAD_LETTER_SUFFIX)
+    for topic in sorted(undelivered.keys() - known):
+        text = _waiting_text(connection, topic, undelivered[topic])
+        open_alarm(connection, topic, AlarmKind.dead_letters_wait, text)
+    for topic in sorted(known - undelivered.keys()):
         close_alarm(connection, topic, AlarmKind.dead_letters_wait)
 
 
-def _held_text(connection: Connection, topic: str, consumers: Sequence[str]) -> str:
+def _waiting_text(connection: Connection, topic: str, consumers: Sequence[str]) -> str:
     errors = []
-    # A statement for each state: each has its own partial index, and one for both reads the whole table.
+    # A statement for each state: each state has its own partial index, and a statement for both reads the whole table.
     for state in ("pending", "failed"):
-        mine = select(func.max(outbox_table.c.last_error)).where(
+        last_error = select(func.max(outbox_table.c.last_error)).where(
             outbox_table.c.consumer.in_(consumers),
             outbox_table.c.kind == "message",
             outbox_table.c.destination == topic,
             outbox_table.c.state == state,
         )
-        errors.append(connection.scalar(mine))
+        errors.append(connection.scalar(last_error))
     error = next(filter(None, errors), "their delivery was not tried yet")
     remedy = next((remedy for code, remedy in _REMEDIES.items() if code in error.split()), _OTHER_REMEDY)
     remedy = remedy.format(connection=f"the connection of consumer {consumers[0]}")

@@ -17,25 +17,26 @@ from include.streams.operations.webhooks import Requests
 
 log = logging.getLogger(__name__)
 
-# A task's attempt for its own rows. The Dag delivers rows that take longer.
+# How long a task tries to deliver its own rows at its end. The Dag delivers the remaining rows.
 OWN_SECONDS = 10.0
-# Of a task for the records of its finished batches, while the messages of the next ones wait. If all were delivered at
-# its end, a chunk that takes half a minute would announce its first effects as late, and leave them to the Dag.
+# How long a task delivers records between its batches, in total, while its next messages wait. If it delivered all
+# records at its end, a chunk of half a minute would delay the records of its first batches for so long.
 BETWEEN_SECONDS = 2.0
 # A broker that does not acknowledge a batch within this time counts as unavailable.
 BATCH_SECONDS = 15.0
-# Once a record of a batch is acknowledged, the others have this long without a further answer: their partitions have no
-# leader, or too few replicas, and good records must not wait for them. Shorter once this is known.
+# Once a record of a batch is acknowledged, the batch ends after this long without a further answer: the partitions of
+# the other records have no leader, or too few replicas, and good records must not wait for them. The second value is
+# for topics of which this is known.
 QUIET_SECONDS, KNOWN_QUIET_SECONDS = 2.0, 0.3
 # Routes delivered at once; each needs a database connection (`operations.database.engine` has as many).
 ROUTES_AT_ONCE = 8
 # Between two queries for due routes while others are being delivered.
-LOOK_SECONDS = 0.5
+DUE_ROUTES_SECONDS = 0.5
 # A run of the Dag starts no further route after this time; the next run continues.
 RUN_SECONDS = 240.0
 
 
-class Declared(Protocol):
+class DeclaredConsumer(Protocol):
     """A declared consumer, of either lane."""
 
     @property
@@ -45,11 +46,15 @@ class Declared(Protocol):
     def conn_id(self) -> str: ...
 
 
-class Messages:
-    """The way of rows that are Kafka records; their destination is a topic's name."""
+class RecordTransport:
+    """Delivers rows that are Kafka records; their destination is a topic's name.
+
+    Args:
+        producer: Sends the records.
+    """
 
     rows_at_once = 500
-    # A record without an answer is not bad itself: its partition is away.
+    # If a record has no answer, its partition is away; the record itself is not bad.
     is_one_receiver = False
 
     def __init__(self, producer: AcknowledgedProducer) -> None:
@@ -76,9 +81,9 @@ class Messages:
         seconds = min(BATCH_SECONDS, max(1.0, until - time.monotonic()))
         attempt = Attempt()
         try:
-            # Rows that have waited before get all the time: a partition may only be slow.
-            is_first = all(row.last_error is None for row in rows)
-            quiet_seconds = self._quiet_seconds if is_first else None
+            # Rows of an earlier attempt get the whole time: perhaps their partition is only slow.
+            is_first_attempt = all(row.last_error is None for row in rows)
+            quiet_seconds = self._quiet_seconds if is_first_attempt else None
             refusals = self._producer.try_sending(records, seconds=seconds, quiet_seconds=quiet_seconds)
         except Exception as error:
             # The Airflow connection is not defined, or has unsafe settings.
@@ -88,7 +93,7 @@ class Messages:
             reason = f"topic {destination}: {refusal.code} {refusal.text}" if refusal else ""
             if refusal is None:
                 attempt.answers[row.sequence] = (Answer.delivered, reason)
-            elif refusal.is_its_own:
+            elif refusal.is_record_error:
                 attempt.answers[row.sequence] = (Answer.refused, reason)
             else:
                 attempt.answers[row.sequence] = (Answer.none, reason)
@@ -96,8 +101,8 @@ class Messages:
         return attempt
 
     def _why_away(self, topic: str, refusals: Sequence[Refusal | None]) -> str | None:
-        """Why the whole topic is away; None when it is only some of its partitions, or none."""
-        unanswered = [refusal for refusal in refusals if refusal is not None and not refusal.is_its_own]
+        """Why the whole topic is away; None when at most some of its partitions are away."""
+        unanswered = [refusal for refusal in refusals if refusal is not None and not refusal.is_record_error]
         if not unanswered:
             return None
         is_partly = None in refusals or (
@@ -121,24 +126,24 @@ class OwnDelivery:
     """
 
     def __init__(self, producer: AcknowledgedProducer) -> None:
-        # One for all batches: it remembers which connections are not defined.
-        self._ways = {"message": Messages(producer), "request": Requests()}
+        # The same objects for all batches: `Requests` remembers which connections are not defined.
+        self._transports = {"message": RecordTransport(producer), "request": Requests()}
         self._spare_seconds = BETWEEN_SECONDS
 
     def between_batches(self, written: Written) -> None:
-        """Deliver Kafka records while messages of the chunk wait, for BETWEEN_SECONDS in all.
+        """Deliver Kafka records while messages of the chunk wait, for BETWEEN_SECONDS in total.
 
-        Not requests: their receiver may take ten seconds not to answer.
+        Requests are not delivered here: one that is not answered would take ten seconds.
 
         Args:
-            written: The ids of the rows by route, from `outbox.gathered`. Routes that were tried are removed.
+            written: {route: ids of rows}, from `outbox.gathered`. Routes that were tried are removed.
         """
         records = {route: ids for route, ids in written.items() if route.kind == "message"}
         if not records or self._spare_seconds <= 0:
             return
-        began = time.monotonic()
+        started = time.monotonic()
         self.deliver(records, seconds=self._spare_seconds)
-        self._spare_seconds -= time.monotonic() - began
+        self._spare_seconds -= time.monotonic() - started
         if self._spare_seconds > 0:
             for route in records:
                 del written[route]
@@ -147,29 +152,29 @@ class OwnDelivery:
         """Make one attempt to deliver the rows.
 
         Args:
-            written: The ids of the rows by route, from `outbox.gathered`.
+            written: {route: ids of rows}, from `outbox.gathered`.
             seconds: After this time no further row is tried.
         """
         if not written:
             return
         try:
-            outbox_delivery.deliver_written(written, self._ways, seconds=seconds)
+            outbox_delivery.deliver_written(written, self._transports, seconds=seconds)
         except Exception as error:
             log.warning("outbox: left to the Dag deliver_outbox: %s: %s", type(error).__name__, error)
 
 
-def deliver_due(consumers: Iterable[Declared], *, seconds: float = RUN_SECONDS) -> int:
+def deliver_due(consumers: Iterable[DeclaredConsumer], *, seconds: float = RUN_SECONDS) -> int:
     """Deliver the due rows of all routes, several routes at once, until no row is due.
 
     Routes that become due in the meantime are delivered too, so one slow receiver delays no other.
 
     Args:
-        consumers: The declared consumers of both lanes. Each gives the Kafka connection of its routes, such as its held
-            dead letters; a route of any other consumer uses `kafka_default`.
+        consumers: The declared consumers of both lanes. Each names the Kafka connection of its routes, such as the
+            route of its dead letters that wait. A route of any other consumer uses `kafka_default`.
         seconds: After this time no further route is started; the next run continues.
 
     Returns:
-        How many rows were delivered.
+        The number of rows that were delivered.
 
     Raises:
         Exception: The error of a route, such as an error of the database. No further route was started after it; the
@@ -186,7 +191,7 @@ def deliver_due(consumers: Iterable[Declared], *, seconds: float = RUN_SECONDS) 
                     busy[pool.submit(_deliver_route, route, connections)] = route
             if not busy:
                 break
-            done, _ = wait(busy, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            done, _ = wait(busy, timeout=DUE_ROUTES_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
                 del busy[future]
                 failure = future.exception() or failure
@@ -201,4 +206,4 @@ def _deliver_route(route: Route, connections: Mapping[str, str]) -> int:
     if route.kind == "request":
         return outbox_delivery.deliver_route(route, Requests())
     with AcknowledgedProducer(connections.get(route.consumer, CONN_ID)) as producer:
-        return outbox_delivery.deliver_route(route, Messages(producer))
+        return outbox_delivery.deliver_route(route, RecordTransport(producer))

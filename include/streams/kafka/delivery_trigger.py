@@ -13,10 +13,10 @@ from include.streams.compat.triggerer import hand_over_events
 
 log = logging.getLogger(__name__)
 
-# Between two queries of the database: with 1 s, an alarm reaches its webhook in about 2 s.
+# Between two queries of the database. With 1 s, an alarm reaches its webhook in about 2 s.
 INTERVAL_SECONDS = 1.0
 # Between two events while rows stay due: the Dag is paused, or its run has not started yet.
-REFIRE_FIRST_SECONDS, REFIRE_LAST_SECONDS = 5.0, 60.0
+BACKOFF_FIRST_SECONDS, BACKOFF_LAST_SECONDS = 5.0, 60.0
 # Between two queries while the database is unavailable.
 AWAY_SECONDS = 10.0
 
@@ -26,6 +26,9 @@ class OutboxDueTrigger(BaseEventTrigger):
 
     Level-triggered: a lost or coalesced event does no harm. A route is not due while a process delivers it or while it
     backs off, so an unavailable receiver starts at most one run per minute.
+
+    Args:
+        interval: The seconds between two queries of the database.
     """
 
     def __init__(self, *, interval: float = INTERVAL_SECONDS) -> None:
@@ -40,14 +43,14 @@ class OutboxDueTrigger(BaseEventTrigger):
         # Imported here: a Dag file that names this trigger must not load SQLAlchemy.
         from include.streams.operations import outbox_delivery
 
-        is_away, next_fire, wait = False, 0.0, REFIRE_FIRST_SECONDS
+        is_away, next_fire, wait = False, 0.0, BACKOFF_FIRST_SECONDS
         while True:
             try:
                 # In a thread: the call blocks, and the triggerer has one event loop.
                 routes = await asyncio.to_thread(outbox_delivery.due_routes)
             except Exception as error:
                 if not is_away:
-                    log.warning("cannot ask for rows of the outbox, trying again until it works: %s", error)
+                    log.warning("cannot query the outbox, trying again until it works: %s", error)
                 is_away = True
                 await asyncio.sleep(AWAY_SECONDS)
                 continue
@@ -55,10 +58,10 @@ class OutboxDueTrigger(BaseEventTrigger):
                 log.warning("the operational database is back")
                 is_away = False
             if not routes:
-                next_fire, wait = 0.0, REFIRE_FIRST_SECONDS
+                next_fire, wait = 0.0, BACKOFF_FIRST_SECONDS
             elif time.monotonic() >= next_fire:
                 log.info("outbox: %d routes are due, starting a run", len(routes))
-                next_fire, wait = time.monotonic() + wait, min(2 * wait, REFIRE_LAST_SECONDS)
+                next_fire, wait = time.monotonic() + wait, min(2 * wait, BACKOFF_LAST_SECONDS)
                 yield TriggerEvent({"routes": len(routes)})
                 hand_over_events()
             await asyncio.sleep(self.interval)

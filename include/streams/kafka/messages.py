@@ -23,21 +23,21 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """One record: its coordinates, its content, and its event if it keeps its contract.
+    """One record: its coordinates, its content, and its event if it meets its contract.
 
     Attributes:
         topic: The topic's name.
         topic_id: The identity of the log that the record was read from.
         partition: The partition's number.
         offset: The record's offset in the partition.
-        timestamp: The record's timestamp: create time or log append time, as the topic is configured. None when the
-            record has none, or one outside the years 1 to 9999 (a producer that writes microseconds).
+        timestamp: The record's timestamp in UTC: create time or log append time, as the topic is configured. None when
+            the record has no timestamp, or one outside the years 1 to 9999 (a producer that writes microseconds).
         key: The record's key.
         value: The record's value.
         headers: Names and values in the record's order; empty when they cannot be read.
-        event: The event that the value holds, once it is parsed.
-        timestamp_ms: The timestamp's number in the record, in milliseconds since 1970.
-        unreadable: Descriptions, for people, of the parts that could not be read (headers, timestamp).
+        event: The event that the value holds; None until the value is parsed.
+        timestamp_ms: The timestamp as the record holds it, in milliseconds since 1970; None when it has none.
+        unreadable: A text for people about each part that could not be read (headers, timestamp).
     """
 
     topic: str
@@ -68,7 +68,7 @@ class Message:
         # 0 is TIMESTAMP_NOT_AVAILABLE; -1 is the value for "no timestamp" in Kafka's record format.
         timestamp_ms = milliseconds if kind and milliseconds != -1 else None
         timestamp = None if timestamp_ms is None else _time(timestamp_ms)
-        # The client declares these as optional because a record that was not produced yet has none.
+        # The client declares these as optional: a record that was not produced yet has no partition and no offset.
         topic, partition, offset = cast(Any, (record.topic(), record.partition(), record.offset()))
         headers = _headers(record)
         unreadable = []
@@ -93,7 +93,7 @@ class Message:
         """A copy of the message with the event that its value holds.
 
         Args:
-            event: The event, as the topic's contract has parsed it.
+            event: The event, from `Topic.parse`.
 
         Returns:
             The copy.
@@ -108,7 +108,7 @@ class Message:
 
     @property
     def coordinates(self) -> tuple[str, int, int]:
-        """(topic id, partition, offset), which no other record ever has."""
+        """(topic id, partition, offset), unique among all records."""
         return self.topic_id, self.partition, self.offset
 
     def __str__(self) -> str:
@@ -126,8 +126,8 @@ def _headers(record: "confluent_kafka.Message") -> tuple[tuple[str, bytes | None
     """The record's headers, or None when they cannot be read.
 
     If a header name is not UTF-8, the client returns a list with a NULL entry AND leaves a Python exception set. A call
-    that the interpreter has specialized does not check for it, and the exception appears later at an unrelated line.
-    A call through `partial` checks for it.
+    that the interpreter has specialized does not check for this exception, so it appears later at an unrelated line. A
+    call through `partial` checks for it.
     """
     try:
         return tuple(partial(record.headers)() or ())  # type: ignore[arg-type]

@@ -22,15 +22,15 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_SECONDS = 10.0
 # A leader election takes less than a second; a partition without a leader for longer is left out.
 LEADER_CHANGE_TRIES, LEADER_CHANGE_SECONDS = 5, 0.1
-# A description of topics is requested from the broker that the metadata name as controller. A cluster with KRaft names
-# any of its brokers, which may be the one that this client cannot reach: the next metadata may name another. With two
-# brokers, each try is as likely to meet the wrong one: of eight tries, all do once in 256 times. The timeouts of the
-# first tries; that of the last one is REQUEST_TIMEOUT_SECONDS.
+# The client requests descriptions of topics from the broker that the metadata names as controller. A KRaft cluster
+# names any of its brokers there, perhaps one that this client cannot reach; the next metadata may name another broker.
+# If one of two brokers cannot be reached, all of eight tries fail once in 256 times. These are the timeouts of the
+# first seven tries; the last one has REQUEST_TIMEOUT_SECONDS.
 DESCRIBE_SECONDS = (1.0,) * 7
-# The wait for a topic's leaders, which the client also asks for by itself.
+# How long to wait for a topic's leaders. The client also requests them by itself, only later.
 LEADERS_SECONDS = 2.0
 NO_ANSWER = "its leader does not answer"
-# Partitions whose logs are compared at once: each may fetch up to a megabyte meanwhile.
+# How many logs are compared at once: each partition may fetch up to a megabyte during the comparison.
 COMPARED_AT_ONCE = 50
 # The topic id in the answer of a broker without topic ids.
 ZERO_TOPIC_ID = "A" * 22
@@ -42,8 +42,13 @@ _topics_without_id: set[str] = set()
 def learn_leaders(consumer: "Consumer", topic: str) -> None:
     """Let a client learn the leaders of a topic's partitions before it reads them.
 
-    Without this request, it would ask for them only at its next one-second tick. The request may go to a broker that
-    does not answer: that must not hold up the partitions of the others, so a failure is left to the reading itself.
+    Without this request, the client would request them only at its next one-second tick. The request may go to a broker
+    that does not answer. That must not delay the partitions of other brokers, so a failure is ignored: reading the
+    partition will report it.
+
+    Args:
+        consumer: The client.
+        topic: The topic's name.
     """
     from confluent_kafka import KafkaException
 
@@ -55,7 +60,7 @@ def log_identity(topic: str, broker_id: str) -> str:
     """The identity of a topic's log: the broker's topic id, or the topic's name when the broker has no topic ids.
 
     Without topic ids, a recreated topic is detected only when its log ends before the claimed offsets, or when its
-    leader epochs began again at a lower number.
+    leader epochs have started again at a lower number.
 
     Args:
         topic: The topic's name.
@@ -66,24 +71,27 @@ def log_identity(topic: str, broker_id: str) -> str:
     if topic not in _topics_without_id:
         _topics_without_id.add(topic)
         log.warning(
-            "topic %s: the broker gives it no topic id, so a recreation of the topic is not always noticed; after one, "
-            "run `python -m include.streams.kafka reset CONSUMER %s` for each of its consumers",
+            "topic %s: the broker gives it no topic id, so a recreated topic is not always detected; when you recreate "
+            "it, run `python -m include.streams.kafka reset CONSUMER %s` for each of its consumers",
             topic,
             topic,
         )
     return topic
 
 
-def is_same_topic(one: str, other: str) -> bool:
+def is_same_topic(identity: str, other: str) -> bool:
     """Whether two log identities are generations of the same topic."""
-    return one.partition(GENERATION_MARK)[0] == other.partition(GENERATION_MARK)[0]
+    return identity.partition(GENERATION_MARK)[0] == other.partition(GENERATION_MARK)[0]
 
 
 def next_generation(identity: str) -> str:
     """A new identity for a topic's log after the log was truncated: the same offsets now hold other records.
 
     Args:
-        identity: The log's identity before, as `log_identity` or this function returned it.
+        identity: The log's identity before it was truncated, from `log_identity` or this function.
+
+    Returns:
+        The identity with the next number: `id#2` after `id`, `id#3` after `id#2`.
     """
     topic_id, _, generation = identity.partition(GENERATION_MARK)
     return f"{topic_id}{GENERATION_MARK}{int(generation or 1) + 1}"
@@ -143,31 +151,43 @@ class PartitionOffsets:
         return self.committed is not None and self.committed > self.end
 
 
-class Compared(NamedTuple):
-    """The result of a comparison of logs: partitions that lost the end of their log, and those that did not answer."""
+class LogComparison(NamedTuple):
+    """Logs compared with earlier positions.
 
-    lost_end: set[Partition]
+    Attributes:
+        truncated: The partitions whose log was truncated before the position.
+        unanswered: The partitions that did not answer.
+    """
+
+    truncated: set[Partition]
     unanswered: set[Partition]
 
 
-def _why(error: "KafkaException") -> str:
-    """Why a request about a partition has failed, in the words of this module where it is the usual reason."""
+def _reason_of(error: "KafkaException") -> str:
+    """Why a request about a partition has failed: NO_ANSWER for a timeout, else the client's text."""
     from confluent_kafka import KafkaError
 
-    # The client says this in several ways, depending on where in the request the connection broke.
-    silent = error.args[0].code() in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT)
-    return NO_ANSWER if silent else error.args[0].str()
+    # The client has two codes for a missing answer, depending on where in the request the connection broke.
+    is_unanswered = error.args[0].code() in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT)
+    return NO_ANSWER if is_unanswered else error.args[0].str()
 
 
 class GroupOffsets:
     """A consumer group's offsets and the offsets of its topics, as the broker reports them; a context manager.
 
-    It uses two clients. An AdminClient asks for the offsets of the logs: a consumer that tails a log has a fetch
+    It uses two clients. An AdminClient requests the offsets of the logs: a consumer that tails a log has a fetch
     waiting at the broker, and a request on the same connection would wait for that fetch. A consumer that never joins
     the group reads and commits the group's offsets: the same requests through an AdminClient crash the process when the
     broker answers NOT_COORDINATOR, as it does after every restart (librdkafka issue 5040).
 
-    `consumer` may also be used for reading and tailing: its requests about the group use a separate connection.
+    Attributes:
+        group: The consumer group's name.
+        consumer: The consumer client. It may also be used to read and tail logs, because its requests about the group
+            use a separate connection.
+        incomplete: Whether the last `fetch_offsets`, or a check after it, left out a topic or a partition.
+        left_out: {partition: reason} of the partitions that were left out: they have no leader, or it did not answer.
+        committed_error: Why the last `fetch_offsets` could not read the group's committed offsets; None when it could.
+        forbidden: The topics that the user may not read; they count as missing.
     """
 
     def __init__(self, group: str, conn_id: str = CONN_ID, **settings: Any) -> None:
@@ -183,43 +203,39 @@ class GroupOffsets:
         config = client_config(conn_id)
         self._errors = ClientErrors(conn_id, config)
         self.group = group
-        # Whether a topic was missing, or a partition left out, since the last call of `look`.
         self.incomplete = False
-        # {partition: reason}: the partitions that were left out, because they have no leader or it does not answer.
         self.left_out: dict[Partition, str] = {}
-        # Why the last call of `look` could not read the group's committed offsets; None when it could.
         self.committed_error: KafkaException | None = None
-        # The topics that the user may not read; they count as missing.
         self.forbidden: set[str] = set()
-        # Whether a leader was changing, or did not know yet that it leads.
-        self._moving = False
+        # Whether a partition is changing its leader: it has none, or the new leader does not know yet that it leads.
+        self._is_leader_changing = False
         self._admin_config = admin_config(config)
-        # Threads of its own: calls to a broker that hangs would take those that all triggers of a process share. Two,
-        # so that the clients can be closed meanwhile.
+        # Its own threads: calls to a broker that hangs would occupy the threads that all triggers of a process share.
+        # Two threads, so that the clients can be closed while such a call hangs.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix=f"offsets of {group}")
         self.consumer = Consumer({**consumer_config(config, group), **settings})
 
     @cached_property
     def _admin(self) -> "AdminClient":
-        # Created at the first request: a task that handles one message sends none.
+        # Created at the first request: a task that handles one message sends no such request.
         from confluent_kafka.admin import AdminClient
 
         return AdminClient(self._admin_config)
 
-    async def look(
+    async def fetch_offsets(
         self, topics: Iterable[str], *, needs_committed: bool = True, only: Partition | None = None
     ) -> dict[Partition, PartitionOffsets]:
         """Fetch the offsets of every partition of the topics, up to the last stable offset.
 
-        Sends four requests, whatever the number of partitions. A missing topic, or a partition without a leader that
-        answers, does not block the others: `incomplete` is True when something was left out. A leader that does not
-        answer costs REQUEST_TIMEOUT_SECONDS.
+        Sends four requests, whatever the number of partitions. A missing topic, or a partition whose leader does not
+        answer, does not block the others: `incomplete` is True when something was left out. A leader that does not
+        answer delays the call by REQUEST_TIMEOUT_SECONDS.
 
         Args:
             topics: Names of topics.
             needs_committed: Raise when the group's committed offsets cannot be read. Otherwise they are None, and
                 `committed_error` says why.
-            only: Fetch the offsets of this partition alone, so that no other one's leader is waited for.
+            only: Fetch the offsets of this partition only, without waiting for the leaders of others.
 
         Returns:
             The offsets by partition. Left out are topics that do not exist (yet) or that the user may not read, and
@@ -229,31 +245,31 @@ class GroupOffsets:
             KafkaException: No broker can be reached, no leader answers, or the user may read none of the topics.
         """
         names = list(topics)
-        found: dict[Partition, PartitionOffsets] = {}
+        current: dict[Partition, PartitionOffsets] = {}
         before = {*self.left_out}, str(self.committed_error)
         until = time.monotonic() + REQUEST_TIMEOUT_SECONDS
         with self._errors.explaining(self._admin):
             for _ in range(LEADER_CHANGE_TRIES):
-                found = await self._look(names, only)
-                if not self._moving or time.monotonic() > until:
+                current = await self._fetch_offsets(names, only)
+                if not self._is_leader_changing or time.monotonic() > until:
                     break
                 await asyncio.sleep(LEADER_CHANGE_SECONDS)
             if self.committed_error is not None and needs_committed:
                 raise self.committed_error
         if before != ({*self.left_out}, str(self.committed_error)):
-            # Only changes: the trigger looks many times a minute.
-            named = {f"{p.topic}-{p.number}": why for p, why in sorted(self.left_out.items())}
-            log.warning("group=%s partitions left out: %s; error: %s", self.group, named, self.committed_error)
-        return found
+            # Only changes are logged: the trigger calls this many times a minute.
+            reasons = {f"{p.topic}-{p.number}": why for p, why in sorted(self.left_out.items())}
+            log.warning("group=%s partitions left out: %s; error: %s", self.group, reasons, self.committed_error)
+        return current
 
-    async def _look(self, topics: Iterable[str], only: Partition | None) -> dict[Partition, PartitionOffsets]:
+    async def _fetch_offsets(self, topics: Iterable[str], only: Partition | None) -> dict[Partition, PartitionOffsets]:
         from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
         from confluent_kafka.admin import OffsetSpec
 
         timeout = {"request_timeout": REQUEST_TIMEOUT_SECONDS}
         topic_ids: dict[str, str] = {}
-        asked: list[TopicPartition] = []
-        self.incomplete = self._moving = False
+        wanted: list[TopicPartition] = []
+        self.incomplete = self._is_leader_changing = False
         self.left_out, self.committed_error = {}, None
         for topic, description in (await self._describe(topics)).items():
             if description is None:
@@ -266,18 +282,17 @@ class GroupOffsets:
                 if p.leader is None:
                     self._leave_out(Partition(topic, p.id), "it has no leader")
                 else:
-                    asked.append(TopicPartition(topic, p.id))
-        if not asked:
+                    wanted.append(TopicPartition(topic, p.id))
+        if not wanted:
             return {}
-        # read_committed: up to the last stable offset. Offsets from an open transaction on are not available yet.
+        # read_committed: the end is the last stable offset. Later offsets belong to, or follow, an open transaction.
         options = {"isolation_level": IsolationLevel.READ_COMMITTED, **timeout}
         latest, earliest = cast(OffsetSpec, OffsetSpec.latest()), cast(OffsetSpec, OffsetSpec.earliest())
-        ends = self._admin.list_offsets(dict.fromkeys(asked, latest), **options)
-        lows = self._admin.list_offsets(dict.fromkeys(asked, earliest), **options)
+        ends = self._admin.list_offsets(dict.fromkeys(wanted, latest), **options)
+        lows = self._admin.list_offsets(dict.fromkeys(wanted, earliest), **options)
         committed: dict[Partition, int] = {}
         try:
-            # This call blocks for about a millisecond.
-            committed = await self.in_thread(self._committed, asked)
+            committed = await self.in_thread(self._committed, wanted)
         except KafkaException as error:
             # Without the right to describe the group, the client only reports a timeout.
             text = (
@@ -285,25 +300,25 @@ class GroupOffsets:
                 "coordinator's broker back, or grant the user READ and DESCRIBE on the group"
             )
             self.committed_error = KafkaException(KafkaError(error.args[0].code(), text))
-        found: dict[Partition, PartitionOffsets] = {}
-        failed: KafkaException | None = None
-        for tp in asked:
-            key = Partition(tp.topic, tp.partition)
+        current: dict[Partition, PartitionOffsets] = {}
+        last_error: KafkaException | None = None
+        for tp in wanted:
+            partition = Partition(tp.topic, tp.partition)
             try:
                 low, end = await self._offset(lows[tp]), await self._offset(ends[tp])
             except KafkaException as error:
-                failed = error
-                self._leave_out(key, _why(error))
+                last_error = error
+                self._leave_out(partition, _reason_of(error))
                 continue
             if low is None or end is None:
-                self._leave_out(key, "its leader changes")
+                self._leave_out(partition, "its leader changes")
                 continue
-            found[key] = PartitionOffsets(
-                topic_ids[tp.topic], low.offset, end.offset, committed.get(key), end.leader_epoch
+            current[partition] = PartitionOffsets(
+                topic_ids[tp.topic], low.offset, end.offset, committed.get(partition), end.leader_epoch
             )
-        if failed is not None and not found:
-            raise failed
-        return found
+        if last_error is not None and not current:
+            raise last_error
+        return current
 
     def _leave_out(self, partition: Partition, why: str) -> None:
         self.left_out[partition] = why
@@ -319,22 +334,22 @@ class GroupOffsets:
             return {}
         answers: dict[str, Future] = {}
         for seconds in (*DESCRIBE_SECONDS, REQUEST_TIMEOUT_SECONDS):
-            # With the user's rights: messages that the user may not read must not be claimed, or their run could never
-            # end.
+            # The answer includes the user's rights. If messages were claimed that the user may not read, their run
+            # could never end.
             options = {"include_authorized_operations": True, "request_timeout": seconds}
             answers = self._admin.describe_topics(TopicCollection(names), **options)
             if await self._is_answered(answers.values()):
                 break
-            # Any reachable broker answers this; the answer may name another controller.
+            # Any reachable broker answers this request; the answer may name another controller.
             call = self.in_thread(self._admin.list_topics, names[0], REQUEST_TIMEOUT_SECONDS)
             metadata = asyncio.ensure_future(call)
             await self._wait([metadata])
             metadata.result()
-        found: dict[str, Any] = {}
+        descriptions: dict[str, Any] = {}
         refusal: KafkaException | None = None
         self.forbidden = set()
         for topic, future in answers.items():
-            found[topic] = None
+            descriptions[topic] = None
             try:
                 description = await self._result(future)
             except KafkaException as error:
@@ -349,28 +364,38 @@ class GroupOffsets:
                 refusal = KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, f"no READ on {topic}"))
                 self.forbidden.add(topic)
                 continue
-            found[topic] = description
-        if refusal is not None and not any(found.values()):
+            descriptions[topic] = description
+        if refusal is not None and not any(descriptions.values()):
             raise refusal
-        return found
+        return descriptions
 
-    def topic_ids_now(self, topics: Iterable[str]) -> dict[str, str]:
-        """{topic: log identity} of the topics that exist, with one request; raises KafkaException as `look` does."""
-        with self._errors.explaining(self._admin):
-            found = asyncio.run(self._describe(topics))
-        return {topic: log_identity(topic, str(d.topic_id)) for topic, d in found.items() if d is not None}
-
-    def look_now(
-        self, topics: Iterable[str], *, needs_committed: bool = True, only: Partition | None = None
-    ) -> dict[Partition, PartitionOffsets]:
-        """`look` for callers without an event loop; blocks."""
-        return asyncio.run(self.look(topics, needs_committed=needs_committed, only=only))
-
-    def open_transactions_now(self, found: Mapping[Partition, PartitionOffsets]) -> dict[Partition, int]:
-        """Find partitions with an open transaction: their log continues after the last stable offset.
+    def fetch_topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """Fetch the log identities of topics with one request; blocks.
 
         Args:
-            found: The return value of `look`.
+            topics: Names of topics.
+
+        Returns:
+            {topic: log identity} of the topics that exist and that the user may read.
+
+        Raises:
+            KafkaException: No broker can be reached, or the user may read none of the topics.
+        """
+        with self._errors.explaining(self._admin):
+            descriptions = asyncio.run(self._describe(topics))
+        return {topic: log_identity(topic, str(d.topic_id)) for topic, d in descriptions.items() if d is not None}
+
+    def fetch_offsets_sync(
+        self, topics: Iterable[str], *, needs_committed: bool = True, only: Partition | None = None
+    ) -> dict[Partition, PartitionOffsets]:
+        """`fetch_offsets` for callers without an event loop; blocks."""
+        return asyncio.run(self.fetch_offsets(topics, needs_committed=needs_committed, only=only))
+
+    def find_open_transactions(self, current: Mapping[Partition, PartitionOffsets]) -> dict[Partition, int]:
+        """Find partitions with an open transaction: their log continues after the last stable offset. Blocks.
+
+        Args:
+            current: The return value of `fetch_offsets`.
 
         Returns:
             {partition: end of its log} for these partitions. Partitions that do not answer are in `left_out`.
@@ -378,50 +403,51 @@ class GroupOffsets:
         from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
         from confluent_kafka.admin import OffsetSpec
 
-        if not found:
+        if not current:
             return {}
         latest = cast(OffsetSpec, OffsetSpec.latest())
-        asked = {TopicPartition(p.topic, p.number): latest for p in found}
+        wanted = {TopicPartition(p.topic, p.number): latest for p in current}
         options = {"isolation_level": IsolationLevel.READ_UNCOMMITTED, "request_timeout": REQUEST_TIMEOUT_SECONDS}
-        answers = self._admin.list_offsets(asked, **options)
+        answers = self._admin.list_offsets(wanted, **options)
 
         async def wait() -> dict[Partition, int]:
-            held: dict[Partition, int] = {}
-            for tp in asked:
+            blocked: dict[Partition, int] = {}
+            for tp in wanted:
                 partition = Partition(tp.topic, tp.partition)
                 try:
                     end = await self._offset(answers[tp])
                 except KafkaException as error:
-                    self._leave_out(partition, _why(error))
+                    self._leave_out(partition, _reason_of(error))
                     continue
                 if end is None:
                     self._leave_out(partition, "its leader changes")
-                elif end.offset > found[partition].end:
-                    held[partition] = end.offset
-            return held
+                elif end.offset > current[partition].end:
+                    blocked[partition] = end.offset
+            return blocked
 
         return asyncio.run(wait())
 
-    def without_their_end(self, positions: Mapping[Partition, tuple[int, int]]) -> Compared:
-        """Find partitions whose log was truncated before a position, even when it was refilled since.
+    def find_truncated_logs(self, positions: Mapping[Partition, tuple[int, int]]) -> LogComparison:
+        """Find partitions whose log was truncated before a position, even if it was filled again since. Blocks.
 
         The client asks the broker where the records of the position's leader epoch end in the present log
-        (OffsetForLeaderEpoch, KIP-320). If they end before the offset, other records have replaced some that were seen.
-        The consumer must report the ends of partitions (`reading.CONSUMER_SETTINGS`). Afterwards it has no assignment.
+        (OffsetForLeaderEpoch, KIP-320). If they end before the offset, other records have replaced some of the records
+        that were read. The consumer must report the ends of partitions (`reading.CONSUMER_SETTINGS`). Afterwards it has
+        no assignment.
 
         Args:
-            positions: {partition: (offset, leader epoch)}. The epoch is that of the leader when the records up to the
-                offset were seen.
+            positions: {partition: (offset, leader epoch)}: the epoch of the leader at the time when the records before
+                the offset were read.
 
         Returns:
-            The partitions whose log has lost records before the offset; and those that did not answer within
-            REQUEST_TIMEOUT_SECONDS, which are also in `left_out`.
+            The truncated partitions, and those that did not answer within REQUEST_TIMEOUT_SECONDS. The latter are also
+            in `left_out`.
 
         Raises:
             KafkaException: The client refuses a position.
         """
         wanted = sorted(positions.items())
-        compared = Compared(set(), set())
+        compared = LogComparison(set(), set())
         try:
             for first in range(0, len(wanted), COMPARED_AT_ONCE):
                 self._compare(dict(wanted[first : first + COMPARED_AT_ONCE]), compared)
@@ -433,18 +459,18 @@ class GroupOffsets:
             log.warning("group=%s logs cannot be compared: %s", self.group, sorted(compared.unanswered)[:10])
         return compared
 
-    def _compare(self, positions: Mapping[Partition, tuple[int, int]], compared: Compared) -> None:
+    def _compare(self, positions: Mapping[Partition, tuple[int, int]], compared: LogComparison) -> None:
         from confluent_kafka import KafkaError, TopicPartition
 
         for topic in {partition.topic for partition in positions}:
             learn_leaders(self.consumer, topic)
         self.consumer.assign([TopicPartition(p.topic, p.number, offset) for p, (offset, _) in positions.items()])
-        # The client compares the epoch only for a position that it seeks, not for one that it is only assigned.
+        # The client compares the epoch only at a seek, not at an assignment.
         for partition, (offset, epoch) in positions.items():
             self._seek(TopicPartition(partition.topic, partition.number, offset, leader_epoch=epoch))
         # The client reports a truncated log with the code of a missing offset (_AUTO_OFFSET_RESET); only the text
         # differs.
-        lost_end = KafkaError(KafkaError._LOG_TRUNCATION).str()
+        truncation_text = KafkaError(KafkaError._LOG_TRUNCATION).str()
         left = set(positions)
         until = time.monotonic() + REQUEST_TIMEOUT_SECONDS
         while left:
@@ -459,17 +485,17 @@ class GroupOffsets:
             ended = (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
             if partition in left and (error is None or error.code() in ended):
                 left.discard(partition)
-                if error is not None and lost_end in error.str():
-                    compared.lost_end.add(partition)
+                if error is not None and truncation_text in error.str():
+                    compared.truncated.add(partition)
                 self.consumer.incremental_unassign([TopicPartition(*partition)])
 
-    def _seek(self, place: Any) -> None:
+    def _seek(self, position: Any) -> None:
         from confluent_kafka import KafkaError, KafkaException
 
         until = time.monotonic() + REQUEST_TIMEOUT_SECONDS
         while True:
             try:
-                return self.consumer.seek(place)
+                return self.consumer.seek(position)
             except KafkaException as error:
                 # The client is still ending the previous assignment and has not started this partition yet.
                 if error.args[0].code() != KafkaError._STATE or time.monotonic() > until:
@@ -488,7 +514,8 @@ class GroupOffsets:
 
         Args:
             positions: {partition: (log identity, next offset)}.
-            known: The return value of a `look` since the consumer's row was first locked; None to call `look` here.
+            known: The return value of a call of `fetch_offsets` after the consumer's row was first locked; None to call
+                it here.
 
         Returns:
             {partition: offset} that were committed.
@@ -498,10 +525,10 @@ class GroupOffsets:
                 not be read.
         """
         if known is None:
-            known = self.look_now({partition.topic for partition in positions})
+            known = self.fetch_offsets_sync({partition.topic for partition in positions})
         if self.committed_error is not None:
-            # It may not be known which commit would move offsets back. And without a coordinator, a commit would wait
-            # for minutes, under the consumer's lock.
+            # Without the committed offsets, a commit might move them back. And without a coordinator, a commit would
+            # wait for minutes, under the consumer's lock.
             raise self.committed_error
         ahead = {
             partition: offset
@@ -514,7 +541,7 @@ class GroupOffsets:
         return ahead
 
     def commit(self, offsets: dict[Partition, int]) -> None:
-        """Set the group's committed offsets, forward or back; claims use `commit_forward`.
+        """Set the group's committed offsets, forward or back. Claims call `commit_forward` instead.
 
         Args:
             offsets: {partition: next offset to read}.
@@ -535,7 +562,7 @@ class GroupOffsets:
                 raise KafkaException(tp.error)
 
     async def in_thread(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Wait for a call that blocks while a broker does not answer; the event loop and other objects' calls go on."""
+        """Wait for a blocking call without blocking the event loop or the calls of other objects."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args))
 
     def close(self) -> None:
@@ -553,8 +580,7 @@ class GroupOffsets:
 
         answer = self.consumer.committed(partitions, timeout=REQUEST_TIMEOUT_SECONDS)
         for tp in answer:
-            # Raised, because an error read as "nothing committed" would let a first claim start at the topic's
-            # beginning.
+            # Raised: if an error counted as "nothing committed", a first claim would start at the topic's beginning.
             if tp.error is not None:
                 raise KafkaException(tp.error)
         return {Partition(tp.topic, tp.partition): tp.offset for tp in answer if tp.offset >= 0}
@@ -577,15 +603,15 @@ class GroupOffsets:
         return not all(code in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT) for code in codes)
 
     async def _offset(self, future: Future) -> Any:
-        """`_result` for an offset; raises KafkaException also when the client gives none and no reason."""
+        """`_result` for an offset; raises KafkaException also when the client returns no offset and no error."""
         from confluent_kafka import KafkaError, KafkaException
 
-        found = await self._result(future)
-        if found is not None and found.offset < 0:
-            # The client's result for a partition whose leader it cannot reach. As an offset, it would look like a log
-            # that has lost its end.
+        result = await self._result(future)
+        if result is not None and result.offset < 0:
+            # The client returns this for a partition whose leader it cannot reach. Taken as an offset, it would look
+            # like a truncated log.
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, NO_ANSWER))
-        return found
+        return result
 
     async def _result(self, future: Future) -> Any:
         """Wait for a result; None for a topic or a partition that does not exist or has no leader."""
@@ -596,7 +622,7 @@ class GroupOffsets:
             return future.result()
         except KafkaException as error:
             missing = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
-            moving = (
+            leader_changes = (
                 KafkaError.LEADER_NOT_AVAILABLE,
                 KafkaError.NOT_LEADER_FOR_PARTITION,
                 KafkaError.FENCED_LEADER_EPOCH,
@@ -604,7 +630,7 @@ class GroupOffsets:
                 KafkaError.OFFSET_NOT_AVAILABLE,
             )
             code = error.args[0].code()
-            self._moving |= code in moving
-            if code in missing or code in moving:
+            self._is_leader_changing |= code in leader_changes
+            if code in missing or code in leader_changes:
                 return None
             raise

@@ -1,4 +1,4 @@
-"""Single records of a topic, read again by their coordinates: as the producer sent them, with key and headers."""
+"""Read single records of a topic again by their coordinates: as the producer sent them, with key and headers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, is_same_topic
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader
 
-# Records that are at most this many offsets apart are read in one go: a seek takes longer than reading and dropping
-# those in between.
+# Records that are at most this many offsets apart are read as one range: a seek takes longer than reading and dropping
+# the records between them.
 MAX_GAP = 200
 
 
 class Originals:
-    """The records of a topic as they are in Kafka; a context manager. It connects at the first `fetch`.
+    """Fetches records of a topic from Kafka; a context manager. It connects at the first fetch.
 
     Args:
         topic: The topic's name.
@@ -31,7 +31,8 @@ class Originals:
         self._group_name = group
         self._conn_id = conn_id
         self._group: GroupOffsets | None = None
-        self._is_there = False
+        # Whether the topic exists and is the same as when the records were seen.
+        self._is_same_topic = False
 
     def fetch(self, coordinates: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Message]:
         """Read records from Kafka.
@@ -52,47 +53,52 @@ class Originals:
         return self.fetch_some(sorted(wanted))[0] if wanted else {}
 
     def fetch_some(
-        self, places: Sequence[tuple[int, int]], max_bytes: float = math.inf
+        self, coordinates: Sequence[tuple[int, int]], max_bytes: float = math.inf
     ) -> tuple[dict[tuple[int, int], Message], int]:
-        """Read the first of these records, until they have so many bytes; it may be one batch of the reader more.
+        """Read the first of these records, up to a number of bytes. One batch of the reader may exceed it.
 
         Args:
-            places: (partition, offset) of the records, sorted, at least one.
+            coordinates: (partition, offset) of the records, sorted, at least one.
             max_bytes: The bytes of keys, values and headers.
 
         Returns:
-            What `fetch` returns, and for how many of the places. Raises what `fetch` raises.
+            {(partition, offset): record}, as from `fetch`; and how many of the coordinates were processed.
+
+        Raises:
+            ReadingStalled: As for `fetch`.
+            KafkaException: As for `fetch`.
         """
         if self._group is None:
             self._group = GroupOffsets(self._group_name, self._conn_id, **CONSUMER_SETTINGS)
             # A recreated topic has other records at these offsets.
-            now = self._group.topic_ids_now([self._topic])
-            self._is_there = is_same_topic(now.get(self._topic, ""), self._topic_id)
-        found: dict[tuple[int, int], Message] = {}
-        if not self._is_there:
-            return found, len(places)
-        wanted, size = set(places), 0
+            topic_ids = self._group.fetch_topic_ids([self._topic])
+            self._is_same_topic = is_same_topic(topic_ids.get(self._topic, ""), self._topic_id)
+        records: dict[tuple[int, int], Message] = {}
+        if not self._is_same_topic:
+            return records, len(coordinates)
+        wanted, size = set(coordinates), 0
         reader = RangeReader(self._group.consumer)
-        for part in self._close_together(places):
-            for batch in reader.read(part):
-                mine = {(m.partition, m.offset): m for m in batch if (m.partition, m.offset) in wanted}
-                found |= mine
-                size += sum(message.size_bytes for message in mine.values())
+        for offsets in self._ranges_of(coordinates):
+            for batch in reader.read(offsets):
+                new = {(m.partition, m.offset): m for m in batch if (m.partition, m.offset) in wanted}
+                records |= new
+                size += sum(message.size_bytes for message in new.values())
                 if size >= max_bytes:
-                    return found, bisect_right(places, (batch[-1].partition, batch[-1].offset))
-        return found, len(places)
+                    return records, bisect_right(coordinates, (batch[-1].partition, batch[-1].offset))
+        return records, len(coordinates)
 
-    def _close_together(self, wanted: Iterable[tuple[int, int]]) -> Iterator[OffsetRange]:
-        part: OffsetRange | None = None
-        for partition, offset in sorted(wanted):
-            if part and partition == part.partition and offset - part.end <= MAX_GAP:
-                part = OffsetRange(part.topic, part.topic_id, partition, part.start, offset + 1)
+    def _ranges_of(self, coordinates: Iterable[tuple[int, int]]) -> Iterator[OffsetRange]:
+        """Ranges that hold all of these offsets; offsets at most MAX_GAP apart share a range."""
+        current: OffsetRange | None = None
+        for partition, offset in sorted(coordinates):
+            if current and partition == current.partition and offset - current.end <= MAX_GAP:
+                current = OffsetRange(current.topic, current.topic_id, partition, current.start, offset + 1)
                 continue
-            if part:
-                yield part
-            part = OffsetRange(self._topic, self._topic_id, partition, offset, offset + 1)
-        if part:
-            yield part
+            if current:
+                yield current
+            current = OffsetRange(self._topic, self._topic_id, partition, offset, offset + 1)
+        if current:
+            yield current
 
     def close(self) -> None:
         if self._group is not None:

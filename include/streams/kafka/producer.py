@@ -23,15 +23,14 @@ Headers = list[tuple[str, bytes | None]]
 
 # Errors of the broker or the client that concern one record and not its topic.
 _OF_SIZE = {"MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE", "INVALID_MSG_SIZE"}
-# The client reports the valid records of a batch with several invalid ones as _INVALID_DIFFERENT_RECORD. The last three
-# are raised for a header name that the client cannot encode.
+# If a batch has several invalid records, the client reports _INVALID_DIFFERENT_RECORD for its valid records. The last
+# three are raised for a header name that the client cannot encode.
 _OF_ONE_RECORD = {
     *_OF_SIZE, "INVALID_RECORD", "_INVALID_DIFFERENT_RECORD", "INVALID_MSG", "INVALID_TIMESTAMP", "_INVALID_ARG",
     "ValueError", "TypeError", "UnicodeEncodeError",
 }  # fmt: skip
 
-
-# What is known of a record that the client stopped to wait for.
+# Errors of a record for which the client has stopped waiting.
 _NOT_ANSWERED = {"_MSG_TIMED_OUT", "_PURGE_QUEUE", "_PURGE_INFLIGHT"}
 
 
@@ -59,7 +58,7 @@ class Refusal(NamedTuple):
     partition: int | None = None
 
     @property
-    def is_size(self) -> bool:
+    def is_size_error(self) -> bool:
         """Whether the record, or its batch, exceeds the size limit of the broker, the topic or the client."""
         return self.code in _OF_SIZE
 
@@ -69,7 +68,7 @@ class Refusal(NamedTuple):
         return self.code in _NOT_ANSWERED and self.partition is not None and self.partition >= 0
 
     @property
-    def is_its_own(self) -> bool:
+    def is_record_error(self) -> bool:
         """Whether the refusal concerns this record only, and the topic accepts other records."""
         return self.code in _OF_ONE_RECORD
 
@@ -103,6 +102,9 @@ class AcknowledgedProducer:
 
     As a context manager it flushes at the end of a block without an exception, so a task cannot succeed before its
     messages are safe. It connects at the first message, because most handling tasks send none.
+
+    Args:
+        conn_id: The Airflow connection of the broker.
 
     Attributes:
         conn_id: The Airflow connection of the broker.
@@ -168,17 +170,18 @@ class AcknowledgedProducer:
     ) -> list[Refusal | None]:
         """Send records and wait for the broker's answers; raises nothing for records that are not acknowledged.
 
-        No other message may be in flight in this producer: messages without an acknowledgment in time are purged. Such
-        a message may have reached the topic nevertheless.
+        No other message may be in flight in this producer: messages that are not acknowledged in time are purged. Such
+        a message may nevertheless have reached the topic.
 
         Args:
             records: The records, sent in this order within a topic.
             seconds: How long to wait for all of them together.
-            quiet_seconds: Once a record is acknowledged, wait no longer than this without a further answer: the leaders
-                of the other records are away. Longer if the first answer took long. None: wait for `seconds`.
+            quiet_seconds: After a first acknowledgement, how long to wait without a further answer: the leaders of the
+                other records are probably away. The wait is longer if the first answer took long. None to wait for
+                `seconds`.
 
         Returns:
-            For each record, in the same order, None or the reason why it was not acknowledged.
+            For each record, in the same order, None if it was acknowledged, else the reason why not.
         """
         return self._try_until(time.monotonic() + seconds, records, quiet_seconds)
 
@@ -187,10 +190,10 @@ class AcknowledgedProducer:
     ) -> list[Refusal | None]:
         answers = self._send_and_wait(records, until, quiet_seconds)
         if len(records) > 1:
-            # The broker refuses a whole batch because of one record. So its records are sent again in halves, until
-            # those that are refused are alone. Each one alone would take a request for each of 500 records: a broker
-            # that is slow to answer would leave no time for the last ones, and they would count as refused.
-            refused = [number for number, refusal in enumerate(answers) if refusal is not None and refusal.is_its_own]
+            # The broker refuses a whole batch because of one record. So the records are sent again in halves, until
+            # each bad record is alone. One request for each of 500 records would take too long with a slow broker:
+            # there would be no time for the last records, and they would count as refused.
+            refused = [number for number, refusal in enumerate(answers) if refusal and refusal.is_record_error]
             middle = (len(refused) + 1) // 2
             for half in (refused[:middle], refused[middle:]):
                 if half and time.monotonic() < until:
@@ -208,11 +211,11 @@ class AcknowledgedProducer:
                 results[number] = refusal
                 continue
             try:
-                self._produce(record, partial(self._note, results, number), until)
+                self._produce(record, partial(self._on_answer, results, number), until)
             except Exception as error:
                 results[number] = _refusal_of(error)
         if self._wait(results, until, quiet_seconds):
-            # Without the purge, the client would go on sending while the task ends, and delay its end.
+            # Without the purge, the client would continue to send and delay the end of the task.
             self._producer.purge()
             self._producer.flush(1)
         timed_out = Refusal("_TIMED_OUT", f"no acknowledgement in time{self._refusal}")
@@ -226,22 +229,22 @@ class AcknowledgedProducer:
         """Wait for answers; returns how many messages have none."""
         if quiet_seconds is None:
             return self._producer.flush(max(0.1, until - time.monotonic()))
-        began = time.monotonic()
-        first, last, known, stop = None, began, len(results), until
-        while left := self._producer.flush(0.1):
+        started = time.monotonic()
+        first_acknowledged, last_answer, answered, stop = None, started, len(results), until
+        while unanswered := self._producer.flush(0.1):
             now = time.monotonic()
-            if len(results) > known:
-                known, last = len(results), now
-            if first is None and None in results.values():
-                first = now
-            if first is not None:
-                stop = min(until, last + max(quiet_seconds, 3 * (first - began)))
+            if len(results) > answered:
+                answered, last_answer = len(results), now
+            if first_acknowledged is None and None in results.values():
+                first_acknowledged = now
+            if first_acknowledged is not None:
+                stop = min(until, last_answer + max(quiet_seconds, 3 * (first_acknowledged - started)))
             if now >= stop:
                 break
-        return left
+        return unanswered
 
     def has_other_leaders(self, topic: str, partitions: Collection[int | None]) -> bool:
-        """Whether the cluster answers, and names a leader for a partition of the topic that is not one of these.
+        """Whether the cluster answers, and names a leader for any other partition of the topic.
 
         Args:
             topic: The topic's name.
@@ -250,10 +253,11 @@ class AcknowledgedProducer:
         from confluent_kafka import KafkaException
 
         try:
-            found = self._producer.list_topics(topic, timeout=LEADERS_TIMEOUT_SECONDS).topics[topic]
+            metadata = self._producer.list_topics(topic, timeout=LEADERS_TIMEOUT_SECONDS).topics[topic]
         except KafkaException:
             return False
-        return any(number not in partitions and one.leader >= 0 for number, one in found.partitions.items())
+        others = (partition for number, partition in metadata.partitions.items() if number not in partitions)
+        return any(partition.leader >= 0 for partition in others)
 
     @property
     def _refusal(self) -> str:
@@ -275,10 +279,10 @@ class AcknowledgedProducer:
                 self._producer.poll(0.5)
 
     def _learn_leaders(self, topic: str) -> Any:
-        """Request the topic's leaders before its first message, which would otherwise wait half a second for a tick.
+        """Request the topic's leaders before its first message; returns the topic's error in the answer, or None.
 
-        A failure of this request is ignored, because the delivery will report it. Returns the topic's error in the
-        answer, or None.
+        Without this request, the message would wait half a second for the client's next tick. A failure of the request
+        is ignored, because the delivery will report it.
         """
         from confluent_kafka import KafkaException
 
@@ -290,15 +294,15 @@ class AcknowledgedProducer:
         return None
 
     def _topic_refusal(self, topic: str) -> Refusal | None:
-        """The reason why a topic is missing or forbidden, or None. A record sent to it would wait half a minute."""
+        """Why a topic is missing or forbidden; None if it is not. A record sent to such a topic waits half a minute."""
         error = self._learn_leaders(topic)
         if error is None or error.name() == "LEADER_NOT_AVAILABLE":
             return None
-        # The next record asks again.
+        # The next record requests the leaders again.
         self._known.discard(topic)
         return Refusal(error.name(), error.str())
 
-    def _note(self, results: dict[int, Refusal | None], number: int, error: Any, record: Any) -> None:
+    def _on_answer(self, results: dict[int, Refusal | None], number: int, error: Any, record: Any) -> None:
         results[number] = None if error is None else Refusal(error.name(), error.str(), record.partition())
         self.acknowledged += error is None
 
@@ -316,17 +320,21 @@ class AcknowledgedProducer:
             self.flush()
 
 
-def own_refusal(error: Exception) -> Refusal | None:
+def record_refusal(error: Exception) -> Refusal | None:
     """Why one record was refused, if `send` or `flush` raised this error only because of the record itself.
 
     Args:
-        error: The error of a record that was sent alone. Of the errors of `send`, only the size counts: the others may
-            be those of the connection's settings.
+        error: The error for a record that was sent alone.
+
+    Returns:
+        The refusal; None if the error may have another cause. An error of `send` counts only if it is about the size:
+        other errors of `send` may come from the connection's settings.
     """
     if isinstance(error, DeliveryFailed):
-        return error.refusals[0] if error.refusals and all(one.is_its_own for one in error.refusals) else None
+        is_record_error = all(refusal.is_record_error for refusal in error.refusals)
+        return error.refusals[0] if error.refusals and is_record_error else None
     refusal = _refusal_of(error)
-    return refusal if refusal.is_size else None
+    return refusal if refusal.is_size_error else None
 
 
 def _refusal_of(error: Exception) -> Refusal:

@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 # If nothing arrives for this long, reading fails and the task is retried.
 SILENCE_SECONDS = 60.0
-# After a range that could not be read, the reader's later ones get half of the time, but at least this much: a task
-# with a hundred such ranges must come to the good ones behind them before its own time is over. A good range between
-# them gives no time back: with one of three brokers away, every third partition cannot be read.
+# After each range that could not be read, the reader waits half as long for the next ranges, but at least this long: a
+# task with a hundred such ranges must reach the good ranges after them before its own time is over. A good range does
+# not lengthen the wait again: if one of three brokers is away, every third partition cannot be read.
 LEAST_SILENCE_SECONDS = 2.0
 POLL_SECONDS = 1.0
 CONSUMER_SETTINGS = {
@@ -32,11 +32,11 @@ CONSUMER_SETTINGS = {
     "fetch.message.max.bytes": 8 * 1024,
     # Decompressed messages in the client's queue; above this limit the client sends no further fetch.
     "queued.max.messages.kbytes": 16 * 1024,
-    # The client reads this many messages ahead, not the default of 100,000: of a long backlog, each chunk would also
-    # fetch what the next chunks fetch again.
+    # The client reads this many messages ahead. With the default of 100,000, each chunk of a long backlog would also
+    # fetch many messages of the next chunks.
     "queued.min.messages": 2_000,
-    # With so many messages queued, the client waits this long before the next fetch. With the default of a second,
-    # reading pauses each time the queue runs empty before that.
+    # When so many messages are queued, the client waits this long before the next fetch. With the default of a second,
+    # the queue may run empty during the wait, and reading pauses.
     "fetch.queue.backoff.ms": 10,
 }
 # Memory limit of a batch of messages; a single message may be larger.
@@ -55,21 +55,21 @@ class RangeReader:
         batch_size: The most messages per batch.
 
     Attributes:
-        gone: The offsets [start, end) of the range last read that are no longer in Kafka. They are logged and skipped.
+        gone: The offsets [start, end) of the last range that are no longer in Kafka. They are logged and skipped.
     """
 
     def __init__(self, consumer: "Consumer", *, batch_size: int = 500) -> None:
         self._consumer = consumer
         self._batch_size = batch_size
-        self._known: set[str] = set()
-        self._silence = SILENCE_SECONDS
+        self._known_topics: set[str] = set()
+        self._silence_seconds = SILENCE_SECONDS
         self.gone: list[tuple[int, int]] = []
 
     def read(self, wanted: OffsetRange) -> Iterator[list[Message]]:
         """Yield the messages of the range in offset order, in batches of at most `batch_size` messages and 16 MiB.
 
         Only committed transactions are read. Offsets have holes (transaction markers, compaction), and the last offset
-        may be one of them. So the range ends when the consumer's position, which moves past holes, reaches its end.
+        may be a hole. So reading ends when the consumer's position, which moves past holes, reaches the range's end.
 
         Args:
             wanted: The range to read.
@@ -78,8 +78,8 @@ class RangeReader:
             Batches of messages, none of them empty.
 
         Raises:
-            ReadingStalled: Nothing arrived for SILENCE_SECONDS, or less after other ranges that could not be read; or
-                the log ends before the position.
+            ReadingStalled: Nothing arrived for SILENCE_SECONDS (less after other ranges that could not be read), or the
+                log ends before the position.
             KafkaException: The broker refused, or the client had a fatal error.
         """
         from confluent_kafka import KafkaError, KafkaException
@@ -94,7 +94,7 @@ class RangeReader:
             record: Any = self._consumer.poll(POLL_SECONDS)
             error: Any = record.error() if record is not None else None
             if record is not None and record.topic() is not None and not self._is_of(record, wanted):
-                # Left over from the previous range: its end must not be mistaken for the end of this range.
+                # A record or an event of the previous range: its end must not be mistaken for the end of this range.
                 continue
             if record is not None and error is None:
                 heard_at = time.monotonic()
@@ -110,19 +110,20 @@ class RangeReader:
                         yield batch
                         batch, size, heard_at = [], 0, time.monotonic()
             elif error is not None and error.code() == KafkaError._PARTITION_EOF:
-                # The position at the last stable offset: any offset before it that was not returned holds no record.
+                # The position at the last stable offset: offsets before it that were not returned hold no record.
                 position = max(position, record.offset())  # type: ignore[union-attr]
             elif error is not None and error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-                position = self._skip_what_is_gone(wanted, position)
+                position = self._skip_gone_offsets(wanted, position)
                 self._start_at(wanted, position)
             elif error is not None and error.fatal():
                 raise KafkaException(error)
-            if time.monotonic() - heard_at > self._silence:
-                said = f" ({error})" if error is not None else ""
-                text = f"{wanted}: nothing after offset {position} for {self._silence:.0f} s{said}"
-                self._silence = max(self._silence / 2, min(self._silence, LEAST_SILENCE_SECONDS))
+            if time.monotonic() - heard_at > self._silence_seconds:
+                reason = f" ({error})" if error is not None else ""
+                text = f"{wanted}: nothing after offset {position} for {self._silence_seconds:.0f} s{reason}"
+                shorter = max(self._silence_seconds / 2, LEAST_SILENCE_SECONDS)
+                self._silence_seconds = min(self._silence_seconds, shorter)
                 raise ReadingStalled(text)
-        # Before the last batch is handled: until the next range, the client would go on fetching what lies behind.
+        # Unassigned before the last batch is handled: otherwise the client would continue to fetch later messages.
         self._consumer.unassign()
         if batch:
             yield batch
@@ -134,12 +135,13 @@ class RangeReader:
     def _start_at(self, wanted: OffsetRange, offset: int) -> None:
         from confluent_kafka import TopicPartition
 
-        if wanted.topic not in self._known:
+        if wanted.topic not in self._known_topics:
             learn_leaders(self._consumer, wanted.topic)
-            self._known.add(wanted.topic)
+            self._known_topics.add(wanted.topic)
         self._consumer.assign([TopicPartition(wanted.topic, wanted.partition, offset)])
 
-    def _skip_what_is_gone(self, wanted: OffsetRange, position: int) -> int:
+    def _skip_gone_offsets(self, wanted: OffsetRange, position: int) -> int:
+        """Record offsets of the range that are no longer in Kafka; returns the next offset to read."""
         from confluent_kafka import TopicPartition
 
         partition = TopicPartition(wanted.topic, wanted.partition)
@@ -149,7 +151,7 @@ class RangeReader:
         gone = min(low, wanted.end)
         if gone > position:
             self.gone.append((position, gone))
-            # A warning only: the messages may have been handled before, which the caller finds in the inbox.
+            # Only a warning: the messages may have been handled before; the caller checks the inbox.
             log.warning(
                 "not in Kafka any more: topic=%s partition=%d offsets=[%d, %d)",
                 wanted.topic,

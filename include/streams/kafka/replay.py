@@ -1,12 +1,12 @@
 """Replay: send dead letters that now pass their contract back to their topic.
 
-A replay has two tasks: `plan_replay` records the offset ranges to read, and `replay` reads exactly these. The dead
-letters that stay lie between those that are done, so every run reads all of them, and the table `replays` tells them
-apart.
+A replay has two tasks: `plan_replay` records the offset ranges to read, and `replay` reads exactly these. Dead letters
+that were not replayed lie between replayed ones. So every run reads all dead letters, and the table `replays` says
+which are replayed.
 
 A message is sent while the row that records it is written but not committed. Killed before the commit: the retry sends
 the message again, with the same event id, and the inbox of each consumer ensures that it has one effect. Killed after
-the commit: the retry skips it. Two processes at once: the second one waits for the row, and then skips the message.
+the commit: the retry skips the message. Two processes at once: the second waits for the row, then skips the message.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from include.streams.kafka.dead_letter_records import DeadLetterRecord, RecordHe
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, PartitionOffsets
 from include.streams.kafka.originals import Originals
-from include.streams.kafka.producer import AcknowledgedProducer, OutgoingRecord, own_refusal
+from include.streams.kafka.producer import AcknowledgedProducer, OutgoingRecord, record_refusal
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader
 from include.streams.kafka.replay_selection import Selection
 from include.streams.kafka.replays import (
@@ -42,9 +42,10 @@ from include.streams.operations.database import begin
 
 log = logging.getLogger(__name__)
 
-# The name that the broker sees. No client joins this group or commits offsets for it.
+# The group name that the broker sees. No client joins this group or commits offsets for it.
 GROUP = "replay_dead_letters"
-# Dead letters in the report, which passes through XCom, a row of Airflow's database. The counts cover all of them.
+# The most dead letters in the report: it passes through XCom, a row of Airflow's database. The counts cover all of
+# them.
 MAX_ROWS = 100
 
 
@@ -57,7 +58,11 @@ class Count(TypedDict):
 
 
 class Row(TypedDict):
-    """One dead letter: "partition@offset" of its record and of its message ("" if it never was on the topic)."""
+    """One dead letter of the report.
+
+    `dead_letter` and `message` are "partition@offset" of its record and of its message; the latter is empty if the
+    message was never on the topic.
+    """
 
     dead_letter: str
     message: str
@@ -68,7 +73,7 @@ class Row(TypedDict):
 
 
 class ReplayReport(TypedDict):
-    """What a replay did, or would do. It holds no values of messages."""
+    """The result of a replay, or of a dry run. It holds no values of messages."""
 
     topic: str
     dry_run: bool
@@ -77,11 +82,11 @@ class ReplayReport(TypedDict):
 
 
 class ReplayImpossible(Exception):
-    """A topic does not meet the needs of a replay; the text names the change to make."""
+    """A topic or its dead-letter topic cannot be read completely; the text says what to do."""
 
 
 def plan_replay(params: Mapping[str, Any], topics: Registry, *, conn_id: str = CONN_ID) -> list[TopicRange]:
-    """Check the parameters of a replay, and record the offsets that each try of its task reads.
+    """Check the parameters of a replay, and determine the offsets that each try of its task reads.
 
     Args:
         params: The fields of a `Selection`.
@@ -89,7 +94,7 @@ def plan_replay(params: Mapping[str, Any], topics: Registry, *, conn_id: str = C
         conn_id: The Airflow connection of the broker.
 
     Returns:
-        All that is in the dead-letter topic now.
+        The offset ranges of all records that are in the dead-letter topic now.
 
     Raises:
         ValidationError: Pydantic rejects the parameters.
@@ -137,21 +142,21 @@ def replay(
 
     Raises:
         AirflowFailException: The dead-letter topic was recreated after the plan was made; Airflow does not retry.
-        Exception: What the broker and the database raise; Airflow retries the task, which continues where it stopped.
+        Exception: An error of the broker or the database; Airflow retries the task, which continues where it stopped.
     """
     from airflow.sdk.exceptions import AirflowFailException
 
     selection = Selection.model_validate(params)
     topic = topics[selection.topic]
     with GroupOffsets(GROUP, conn_id, **CONSUMER_SETTINGS) as group, AcknowledgedProducer(conn_id) as producer:
-        own, dead = replay_extent(group, topic)
+        original, dead = replay_extent(group, topic)
         (planned,) = {wanted["topic_id"] for wanted in ranges}
         if {offsets.topic_id for offsets in dead.values()} != {planned}:
             raise AirflowFailException(f"{topic.dead_letter_name} was recreated after this replay was planned")
-        (topic_id,) = {offsets.topic_id for offsets in own.values()}
+        (topic_id,) = {offsets.topic_id for offsets in original.values()}
         with Originals(topic.name, topic_id, group=GROUP, conn_id=conn_id) as originals:
             sent = count_replayed(planned, run_id)
-            attempt = _Replay(selection, topic, own, originals, producer, repairs, run_id, sent)
+            attempt = _Replay(selection, topic, original, originals, producer, repairs, run_id, sent)
             reader = RangeReader(group.consumer)
             for wanted in ranges:
                 for batch in reader.read(OffsetRange(**wanted)):
@@ -165,7 +170,7 @@ def replay_extent(group: GroupOffsets, topic: Topic) -> tuple[dict[int, Partitio
     """Fetch the offsets of a topic and of its dead-letter topic.
 
     Args:
-        group: Asks the broker.
+        group: Fetches the offsets.
         topic: The topic.
 
     Returns:
@@ -176,18 +181,25 @@ def replay_extent(group: GroupOffsets, topic: Topic) -> tuple[dict[int, Partitio
         KafkaException: The broker did not answer.
     """
     names = topic.name, topic.dead_letter_name
-    found = group.look_now(names, needs_committed=False)
-    own, dead = ({at.number: offsets for at, offsets in found.items() if at.topic == name} for name in names)
-    if group.incomplete or not own or not dead:
+    current = group.fetch_offsets_sync(names, needs_committed=False)
+    original, dead = (
+        {partition.number: offsets for partition, offsets in current.items() if partition.topic == name}
+        for name in names
+    )
+    if group.incomplete or not original or not dead:
         raise ReplayImpossible(
             f"topic {topic.name} or {topic.dead_letter_name} does not exist, may not be read, or has no leader: run "
             "prepare_services, grant READ on both topics, or wait for the broker"
         )
-    return own, dead
+    return original, dead
 
 
 def as_table(report: Mapping[str, Any]) -> str:
-    """Format a report as text for people."""
+    """Format a report as text for people.
+
+    Args:
+        report: A `ReplayReport`.
+    """
     title = "nothing was changed: dry run" if report["dry_run"] else "done"
     lines = [f"dead letters of {report['topic']} ({title})", "", *_columns(report["counts"], Count.__annotations__)]
     if report["dead_letters"]:
@@ -203,7 +215,7 @@ def _columns(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> list[st
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
-class _Settled(NamedTuple):
+class _Result(NamedTuple):
     """The outcome of a dead letter, the names of the repairs, and the reason for which the message still fails."""
 
     outcome: ReplayOutcome
@@ -211,7 +223,7 @@ class _Settled(NamedTuple):
     detail: str = ""
 
 
-_REPLAYED_BEFORE = _Settled(ReplayOutcome.replayed_before)
+_REPLAYED_BEFORE = _Result(ReplayOutcome.replayed_before)
 
 
 @dataclass
@@ -220,15 +232,15 @@ class _Replay:
 
     selection: Selection
     topic: Topic
-    # The topic's own offsets, by partition.
+    # {partition: offsets} of the topic to which messages are sent, not of its dead-letter topic.
     offsets: Mapping[int, PartitionOffsets]
     originals: Originals
     producer: AcknowledgedProducer
     repairs: Repairs
     run_id: str
-    # Messages that this run has sent, or would send; those of earlier tries included.
+    # The number of messages that this run, including its earlier tries, has sent or would send.
     sent: int
-    # Messages of which a dead letter was replayed, or would be.
+    # The messages of which a dead letter was replayed, or would be.
     done: set[Source] = field(default_factory=set)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     rows: list[Row] = field(default_factory=list)
@@ -236,24 +248,26 @@ class _Replay:
     def process(self, batch: Iterable[Message]) -> None:
         """Process records of one partition of the dead-letter topic, in offset order.
 
-        The outcomes of those that stay are recorded at the end: a task that is killed before finds them again.
+        The outcomes of dead letters that are not replayed are recorded at the end: the retry of a killed task
+        determines them again.
         """
         letters = [DeadLetterRecord.of(record, self.topic.name) for record in batch]
-        letters = [one for one in letters if self.selection.takes(one.record.timestamp, one.origin)]
+        letters = [letter for letter in letters if self.selection.takes(letter.record.timestamp, letter.origin)]
         known, done = look_up(self.topic.name, letters)
         self.done |= done
-        news = []
+        changed = []
         for letter in letters:
             row = known.get(letter.record.offset)
-            settled = self._settle(letter, row)
-            self._count(letter, settled)
-            # Not again with the same outcome: ten thousand that still fail would be ten thousand rows in every run.
-            is_new = row is None or (row.outcome, row.detail or "") != (settled.outcome, settled.detail)
-            if settled.outcome in RECORDED and is_new:
-                news.append(self._row(letter, settled))
-        if news and not self.selection.dry_run:
+            result = self._process_one(letter, row)
+            self._count(letter, result)
+            # An unchanged outcome is not recorded again: ten thousand dead letters that still fail would cause ten
+            # thousand updates in every run.
+            is_changed = row is None or (row.outcome, row.detail or "") != (result.outcome, result.detail)
+            if result.outcome in RECORDED and is_changed:
+                changed.append(self._row(letter, result))
+        if changed and not self.selection.dry_run:
             with begin() as connection:
-                record(connection, news)
+                record(connection, changed)
 
     def report(self) -> ReplayReport:
         """The counts of all processed dead letters, and the first MAX_ROWS that no earlier run has replayed."""
@@ -261,47 +275,48 @@ class _Replay:
         dry_run = self.selection.dry_run
         return ReplayReport(topic=self.topic.name, dry_run=dry_run, counts=counts, dead_letters=self.rows)
 
-    def _count(self, letter: DeadLetterRecord, settled: _Settled) -> None:
-        at, origin = letter.record, letter.origin
+    def _count(self, letter: DeadLetterRecord, result: _Result) -> None:
+        record, origin = letter.record, letter.origin
         reason = str(origin.reason) if origin else ""
-        self.counts[reason, settled.outcome] += 1
-        if settled.outcome is not ReplayOutcome.replayed_before and len(self.rows) < MAX_ROWS:
-            place = f"{at.partition}@{at.offset}"
-            source = f"{origin.partition}@{origin.offset}" if origin and origin.was_on_the_topic else ""
-            self.rows.append(Row(dead_letter=place, message=source, reason=reason, **settled._asdict()))
+        self.counts[reason, result.outcome] += 1
+        if result.outcome is not ReplayOutcome.replayed_before and len(self.rows) < MAX_ROWS:
+            dead_letter = f"{record.partition}@{record.offset}"
+            message = f"{origin.partition}@{origin.offset}" if origin and origin.was_on_the_topic else ""
+            self.rows.append(Row(dead_letter=dead_letter, message=message, reason=reason, **result._asdict()))
 
-    def _settle(self, letter: DeadLetterRecord, known: Any) -> _Settled:
+    def _process_one(self, letter: DeadLetterRecord, known: Any) -> _Result:
+        """Send the message of a dead letter if it passes its contract; `known` is its row in `replays`, or None."""
         if known is not None and known.outcome == ReplayOutcome.replayed:
-            # An earlier try of this task, or the task before its run was cleared, belongs to this run too.
+            # It may have been an earlier try of this task, or this task before its run was cleared.
             by_this_run = known.run_id == self.run_id
-            return _Settled(ReplayOutcome.replayed, known.repairs or "") if by_this_run else _REPLAYED_BEFORE
+            return _Result(ReplayOutcome.replayed, known.repairs or "") if by_this_run else _REPLAYED_BEFORE
         if letter.origin is None:
-            return _Settled(ReplayOutcome.unreadable)
+            return _Result(ReplayOutcome.unreadable)
         if letter.origin.source in self.done:
-            return _Settled(ReplayOutcome.duplicate)
+            return _Result(ReplayOutcome.duplicate)
         if letter.replays and not self.selection.again:
             detail = f"replayed {letter.replays} times; set `again` to replay it again"
-            return _Settled(ReplayOutcome.failed_again, detail=detail)
+            return _Result(ReplayOutcome.failed_again, detail=detail)
         try:
             outgoing, repairs = self._outgoing(letter, letter.origin)
         except ContractViolation as violation:
-            return _Settled(ReplayOutcome.failing, detail=f"{violation.reason}: {violation.detail}")
+            return _Result(ReplayOutcome.failing, detail=f"{violation.reason}: {violation.detail}")
         except NotWanted:
             detail = "not wanted: no contract of the topic's union takes its type"
-            return _Settled(ReplayOutcome.failing, detail=detail)
+            return _Result(ReplayOutcome.failing, detail=detail)
         if self.sent >= self.selection.limit:
-            return _Settled(ReplayOutcome.over_limit, repairs)
+            return _Result(ReplayOutcome.over_limit, repairs)
         if self.selection.dry_run:
-            settled = _Settled(ReplayOutcome.would_replay, repairs)
+            result = _Result(ReplayOutcome.would_replay, repairs)
         else:
-            settled = self._send(letter, outgoing, _Settled(ReplayOutcome.replayed, repairs))
-        if settled.outcome in (ReplayOutcome.replayed, ReplayOutcome.would_replay):
+            result = self._send(letter, outgoing, _Result(ReplayOutcome.replayed, repairs))
+        if result.outcome in (ReplayOutcome.replayed, ReplayOutcome.would_replay):
             self.sent += 1
             if (source := letter.origin.source) is not None:
                 self.done.add(source)
-        return settled
+        return result
 
-    def _send(self, letter: DeadLetterRecord, outgoing: OutgoingRecord, replayed: _Settled) -> _Settled:
+    def _send(self, letter: DeadLetterRecord, outgoing: OutgoingRecord, replayed: _Result) -> _Result:
         try:
             with begin() as connection:
                 if not record(connection, [self._row(letter, replayed)]):
@@ -309,30 +324,30 @@ class _Replay:
                 self.producer.send(**outgoing._asdict())
                 self.producer.flush()
         except Exception as error:
-            if (refusal := own_refusal(error)) is None:
+            if (refusal := record_refusal(error)) is None:
                 raise
-            # The topic's settings have changed: a lower limit, or compaction, which takes no record without a key. A
-            # retry would fail at this record again and never reach the next one.
-            reason = Reason.too_large if refusal.is_size else Reason.rejected
+            # The topic's settings have changed: a lower size limit, or compaction, which accepts no record without a
+            # key. A retry would fail at this record again and never reach the next one.
+            reason = Reason.too_large if refusal.is_size_error else Reason.rejected
             detail = f"{reason}: topic {self.topic.name} refuses it ({refusal.code})"
-            return _Settled(ReplayOutcome.failing, detail=detail)
+            return _Result(ReplayOutcome.failing, detail=detail)
         log.info("replayed: dead_letter=%s repairs=%s", letter.record, replayed.repairs)
         return replayed
 
     def _outgoing(self, letter: DeadLetterRecord, origin: RecordHeaders) -> tuple[OutgoingRecord, str]:
-        """The message as it goes back, and the names of its repairs.
+        """The record to send, and the names of its repairs.
 
         Raises:
-            ContractViolation: The message still breaks its contract, or the topic no longer holds the whole of it.
+            ContractViolation: The message still breaks its contract, or only its stub is left.
             NotWanted: No contract of the topic's union takes its type.
         """
         if origin.stub_of is not None:
-            letter = self._whole(letter, origin)
+            letter = self._complete(letter, origin)
         repaired = self.repairs.apply(self.topic, letter.record.value, letter.headers)
         key = letter.record.key
         if (origin.landed_text or not origin.was_on_the_topic) and self.topic.key is not None:
-            # There is no original key: the landing table keeps no keys. On somebody else's topic, no field may be known
-            # to be the key.
+            # There is no original key, because the landing table has no keys: the key is taken from the event. (A
+            # foreign contract may know no field that is the key.)
             key = str(getattr(repaired.event, self.topic.key)).encode()
         headers = letter.headers_for_replay(self.topic.name, self.run_id)
         # To the message's original partition: messages with one key belong in one partition, and a producer in another
@@ -340,11 +355,11 @@ class _Replay:
         partition = origin.partition if origin.partition in self.offsets else None
         return OutgoingRecord(self.topic.name, key, repaired.value, headers, partition), ", ".join(repaired.repairs)
 
-    def _whole(self, letter: DeadLetterRecord, origin: RecordHeaders) -> DeadLetterRecord:
-        """A stub with its complete message, read from the topic; raises ContractViolation if it is gone."""
-        place, offsets = (origin.partition, origin.offset), self.offsets.get(origin.partition)
-        is_there = offsets is not None and offsets.low <= origin.offset < offsets.end
-        original = self.originals.fetch([place]).get(place) if is_there else None
+    def _complete(self, letter: DeadLetterRecord, origin: RecordHeaders) -> DeadLetterRecord:
+        """Replace a stub by its complete message, read from the topic; raises ContractViolation if it is gone."""
+        coordinates, offsets = (origin.partition, origin.offset), self.offsets.get(origin.partition)
+        is_available = offsets is not None and offsets.low <= origin.offset < offsets.end
+        original = self.originals.fetch([coordinates]).get(coordinates) if is_available else None
         # A recreated topic has other messages at these offsets.
         if original is None or sha256(original.value or b"").hexdigest() != origin.stub_of:
             text = (
@@ -352,21 +367,21 @@ class _Replay:
                 f"message is no longer at partition {origin.partition} offset {origin.offset} of {self.topic.name}"
             )
             raise ContractViolation(Reason.too_large, text)
-        whole = replace(letter.record, key=original.key, value=original.value)
-        return DeadLetterRecord(whole, origin, original.headers)
+        complete = replace(letter.record, key=original.key, value=original.value)
+        return DeadLetterRecord(complete, origin, original.headers)
 
-    def _row(self, letter: DeadLetterRecord, settled: _Settled) -> dict[str, Any]:
+    def _row(self, letter: DeadLetterRecord, result: _Result) -> dict[str, Any]:
         """The row of `replays`."""
-        at, origin = letter.record, letter.origin
+        record, origin = letter.record, letter.origin
         return {
-            "topic_id": at.topic_id,
-            "partition": at.partition,
-            "offset": at.offset,
+            "topic_id": record.topic_id,
+            "partition": record.partition,
+            "offset": record.offset,
             "topic": self.topic.name,
             **source_columns(letter),
             "reason": origin.reason if origin else None,
-            "outcome": settled.outcome,
-            "detail": settled.detail or None,
-            "repairs": settled.repairs or None,
+            "outcome": result.outcome,
+            "detail": result.detail or None,
+            "repairs": result.repairs or None,
             "run_id": self.run_id,
         }

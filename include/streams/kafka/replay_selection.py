@@ -13,19 +13,19 @@ from include.streams.kafka.dead_letter_records import RecordHeaders
 class Selection(BaseModel):
     """The parameters of a run: which dead letters to process, and how.
 
-    Both windows, of time and of offsets, exclude their end. A dead letter that lacks the time or the coordinates that a
-    window needs is outside of the window.
+    The window of times and the window of offsets exclude their ends. If a window is given, a dead letter without the
+    time or the coordinates is outside of it.
 
     Attributes:
         topic: The topic whose dead letters are replayed.
         reason: Only dead letters with this reason; None for all.
         since: Only messages that became dead letters at this time or later.
         until: Only messages that became dead letters before this time.
-        partition: Only messages of this partition of their own topic, as logs and the inbox name it.
-        from_offset: Only messages from this offset of that partition on.
-        until_offset: Only messages below this offset of that partition.
-        limit: The most messages to send. Messages that still fail do not count: otherwise a run could reach its limit
-            with these alone.
+        partition: Only messages that had this partition on their own topic, as logs and the inbox show it.
+        from_offset: Only messages at this offset of that partition or later.
+        until_offset: Only messages before this offset of that partition.
+        limit: The most messages to send. Messages that still fail do not count: otherwise they alone could use up the
+            limit.
         again: Also replay messages that became dead letters again after a replay.
         dry_run: Report the outcomes, but send and record nothing.
     """

@@ -1,4 +1,4 @@
-"""The table `replays`: the outcomes of dead letters, which all replays of a topic share."""
+"""The table `replays`: outcomes of dead letters, shared by all replays of a topic."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ class ReplayOutcome(StrEnum):
     replayed_before = "replayed_before"
     # Another dead letter of the same message was replayed.
     duplicate = "duplicate"
-    # Breaks its contract after all repairs. Kept; every later run tries it again, because the code may have changed.
+    # The message breaks its contract after all repairs. Every later run tries it again: the code may have changed.
     failing = "failing"
-    # The message became a dead letter again after a replay. Kept until a run has the parameter `again`.
+    # The message became a dead letter again after a replay. It is not replayed unless a run has the parameter `again`.
     failed_again = "failed_again"
     # The message passes its contract, but the run has reached its limit.
     over_limit = "over_limit"
-    # No `dlq.` headers, or headers that this project did not write. Kept.
+    # The record has no `dlq.` headers, or headers that this project did not write.
     unreadable = "unreadable"
 
 
-# These columns say whose outcome a row holds. The coordinates in the dead-letter topic do not: a log that lost its end
-# and was filled again has other dead letters there, and so has a recreated topic on a broker without topic ids.
+# These columns identify the message whose outcome a row holds. The coordinates in the dead-letter topic do not: if the
+# log was truncated and filled again, it has other dead letters at these offsets, and so has a recreated topic on a
+# broker without topic ids.
 _SOURCE = (replays.c.source_partition, replays.c.source_offset, replays.c.source_timestamp, replays.c.consumer)
-# That a message was sent stays on record: a second dead letter of it may still be in the log, or come. So its row makes
-# room for the row of the dead letter that has its offset now, in the transaction that writes that row. The time in the
-# new id tells rows apart that had the same offset one after another.
+# The row of a message that was sent must be kept: a second dead letter of the message may still be in the log, or may
+# be written later. If another dead letter now has the same offset, the row of the sent message gets another id, in the
+# transaction that writes the new row. The time in that id distinguishes rows that had the same offset.
 _SET_ASIDE = text(
     """
     update replays set topic_id = topic_id || ' until ' || recorded_at
@@ -52,7 +53,7 @@ _SET_ASIDE = text(
          cast(:source_timestamp as text), cast(:consumer as text))
     """
 )
-# The outcomes that are recorded of dead letters that stay.
+# The outcomes that are recorded for dead letters that were not replayed.
 RECORDED = (ReplayOutcome.duplicate, ReplayOutcome.failing, ReplayOutcome.unreadable)
 
 _insert = insert(replays)
@@ -63,7 +64,7 @@ _UPSERT = _insert.on_conflict_do_update(
         **{name: _insert.excluded[name] for name in ("topic", "reason", "outcome", "detail", "repairs", "run_id")},
         "recorded_at": func.now(),
     },
-    # A task that Airflow has declared dead may still run beside its retry, with outcomes that it looked up earlier.
+    # A task that Airflow has declared dead may still run beside its retry, with outdated outcomes.
     where=replays.c.outcome != ReplayOutcome.replayed,
 )
 # The arrays are unnested, so that each message is looked up in the index of its coordinates.
@@ -78,7 +79,7 @@ _REPLAYED = text(
 
 
 def count_replayed(topic_id: str, run_id: str) -> int:
-    """The number of messages that the tries of a run have sent.
+    """The number of messages that a run has sent, in all tries of its task.
 
     Args:
         topic_id: The identity of the dead-letter topic's log.
@@ -92,16 +93,16 @@ def count_replayed(topic_id: str, run_id: str) -> int:
 
 
 def look_up(topic: str, letters: Sequence[DeadLetterRecord]) -> tuple[dict[int, Row], set[Source]]:
-    """Look up what earlier runs and tries have recorded of dead letters.
+    """Look up what earlier runs and tries have recorded about dead letters.
 
     Args:
-        topic: The topic that the messages go back to.
+        topic: The topic to which the messages are sent.
         letters: Dead letters of one partition, in offset order.
 
     Returns:
-        {offset: row} of those that have a row, without rows of another dead letter that had the offset before; and the
-        sources of which any dead letter was replayed, also one in a dead-letter topic that was recreated, or whose log
-        was cut, since.
+        {offset: row} of the dead letters that have a row, without rows of other dead letters that had these offsets
+        before; and the sources of replayed messages. These include messages that were replayed before the dead-letter
+        topic was recreated or its log was truncated.
     """
     if not letters:
         return {}, set()
@@ -112,19 +113,26 @@ def look_up(topic: str, letters: Sequence[DeadLetterRecord]) -> tuple[dict[int, 
         replays.c.offset.between(first.offset, last.offset),
     )
     sources = [letter.origin.source for letter in letters if letter.origin and letter.origin.source]
-    asked = {"topic": topic, "partitions": [s[0] for s in sources], "offsets": [s[1] for s in sources]}
-    of_offset = {letter.record.offset: tuple(source_columns(letter).values()) for letter in letters}
+    parameters = {"topic": topic, "partitions": [s[0] for s in sources], "offsets": [s[1] for s in sources]}
+    source_at = {letter.record.offset: tuple(source_columns(letter).values()) for letter in letters}
     with begin() as connection:
         known = {
             row.offset: row
             for row in connection.execute(rows)
-            if of_offset.get(row.offset) == tuple(row._mapping[column] for column in _SOURCE)
+            if source_at.get(row.offset) == tuple(row._mapping[column] for column in _SOURCE)
         }
-        return known, {tuple(row) for row in connection.execute(_REPLAYED, asked)}  # type: ignore[misc]
+        return known, {tuple(row) for row in connection.execute(_REPLAYED, parameters)}  # type: ignore[misc]
 
 
 def source_columns(letter: DeadLetterRecord) -> dict[str, Any]:
-    """The columns that say whose outcome a row holds; null for a record without the `dlq.` headers of this project."""
+    """The values of the columns that identify the message of a dead letter.
+
+    Args:
+        letter: The dead letter.
+
+    Returns:
+        {column: value}; all values are None for a record without the `dlq.` headers of this project.
+    """
     origin = letter.origin
     values = (origin.partition, origin.offset, origin.timestamp, origin.consumer) if origin else (None,) * len(_SOURCE)
     return {column.name: value for column, value in zip(_SOURCE, values, strict=True)}
@@ -133,14 +141,15 @@ def source_columns(letter: DeadLetterRecord) -> dict[str, Any]:
 def record(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Record outcomes of dead letters; waits for another process that records one of them at the same time.
 
-    A row about a message that was sent stays, under another id, if another dead letter has its offset now.
+    If another dead letter now has the offset of a message that was sent, the row of that message is kept under another
+    id.
 
     Args:
         connection: A connection in a transaction.
         rows: Rows of the table, in offset order: two processes that lock rows in different orders would deadlock.
 
     Returns:
-        Whether anything was written: not for dead letters that are replayed already.
+        Whether a row was written. Rows of replayed dead letters are not overwritten.
     """
     connection.execute(_SET_ASIDE, rows)
     return connection.execute(_UPSERT, rows).rowcount > 0

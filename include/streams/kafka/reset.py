@@ -1,8 +1,8 @@
 """Reset a stopped consumer. Only this module may move the consumer's offsets back."""
 
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, delete, select
 
-from include.streams.kafka.claims import lock_consumer, lost_logs, settle, write_positions
+from include.streams.kafka.claims import find_changed_logs, lock_consumer, settle, write_positions
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, is_same_topic, next_generation
 from include.streams.kafka.reading import CONSUMER_SETTINGS
@@ -13,7 +13,7 @@ from include.streams.operations.tables import claim_ranges, claims, positions
 
 
 class NothingToReset(Exception):
-    """The consumer has never claimed anything of that topic."""
+    """The consumer has no position in the topic."""
 
 
 def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list[str]:
@@ -44,47 +44,51 @@ def reset_consumer(consumer: str, topic: str, *, conn_id: str = CONN_ID) -> list
     changes: list[str] = []
     with GroupOffsets(consumer, conn_id, **CONSUMER_SETTINGS) as group, begin() as connection:
         lock_consumer(connection, consumer)
-        now = group.look_now([topic], needs_committed=False)
+        current = group.fetch_offsets_sync([topic], needs_committed=False)
         _check_complete(topic, group)
-        mine = (positions.c.consumer == consumer, positions.c.topic == topic)
-        known = {Partition(topic, row.partition): row for row in connection.execute(select(positions).where(*mine))}
+        is_position = (positions.c.consumer == consumer, positions.c.topic == topic)
+        rows = connection.execute(select(positions).where(*is_position))
+        known = {Partition(topic, row.partition): row for row in rows}
         if not known:
             raise NothingToReset(f"consumer {consumer} has claimed nothing of topic {topic}")
-        stopped, _ = lost_logs(consumer, known, now, group.without_their_end)
+        changed, _ = find_changed_logs(consumer, known, current, group.find_truncated_logs)
         _check_complete(topic, group)
         identities: dict[Partition, str] = {}
-        for partition, offsets in now.items():
+        for partition, offsets in current.items():
             old = known.get(partition)
             if old is None or not is_same_topic(old.topic_id, offsets.topic_id):
                 identities[partition] = offsets.topic_id
-            elif partition in stopped or None in (old.leader_epoch, offsets.leader_epoch):
+            elif partition in changed or None in (old.leader_epoch, offsets.leader_epoch):
                 # Without leader epochs, a log that was truncated and refilled beyond the position looks like the old
                 # log.
                 identities[partition] = next_generation(old.topic_id)
             else:
                 identities[partition] = old.topic_id
-        changes += _give_up(connection, consumer, topic, identities)
+        changes += _settle_as_lost(connection, consumer, topic, identities)
         if changes:
             add_to_alarm(connection, consumer, AlarmKind.messages_lost, "; ".join(changes))
-        connection.execute(delete(positions).where(*mine))
-        rows = [(topic, p.number, identities[p], now[p].low, now[p].leader_epoch) for p in sorted(now)]
-        if not now:
+        connection.execute(delete(positions).where(*is_position))
+        new_rows = [
+            (topic, p.number, identities[p], offsets.low, offsets.leader_epoch)
+            for p, offsets in sorted(current.items())
+        ]
+        if not current:
             # The topic does not exist. If the broker gives no topic ids, the next log of this name must not get the
-            # identity of the old one.
-            rows = [
+            # identity of the old log.
+            new_rows = [
                 (topic, p.number, next_generation(old.topic_id), 0, None)
                 for p, old in sorted(known.items())
                 if is_same_topic(old.topic_id, topic)
             ]
-        write_positions(connection, consumer, rows)
-        changes += [f"{topic}-{p.number}: starts at offset {now[p].low}" for p in sorted(now)]
+        write_positions(connection, consumer, new_rows)
+        changes += [f"{topic}-{p.number}: starts at offset {offsets.low}" for p, offsets in sorted(current.items())]
         try:
-            # Under the consumer's lock, so that no claim commits offsets in between.
-            group.commit({partition: offsets.low for partition, offsets in now.items()})
+            # Under the consumer's lock, so that no claim commits offsets at the same time.
+            group.commit({partition: offsets.low for partition, offsets in current.items()})
         except KafkaException as error:
             changes.append(
-                f"the committed offsets of group {consumer} stay where they are ({error.args[0].str()}); they decide "
-                "nothing"
+                f"the committed offsets of group {consumer} stay where they are ({error.args[0].str()}); claims do not "
+                "depend on them"
             )
         close_alarm(connection, consumer, AlarmKind.consumer_stopped, key=topic)
     return changes
@@ -97,18 +101,18 @@ def _check_complete(topic: str, group: GroupOffsets) -> None:
         raise ValueError(f"topic {topic}: not every partition answers now: {named}; try again when its broker is back")
 
 
-def _give_up(connection, consumer: str, topic: str, identities: dict[Partition, str]) -> list[str]:
+def _settle_as_lost(connection: Connection, consumer: str, topic: str, identities: dict[Partition, str]) -> list[str]:
     """Settle ranges of open claims on logs that no longer exist as lost; returns one text for each lost range."""
     open_ranges = connection.execute(
         select(claim_ranges)
         .join(claims, claims.c.id == claim_ranges.c.claim_id)
         .where(claims.c.consumer == consumer, claims.c.closed_at.is_(None), claim_ranges.c.topic == topic)
     ).all()
-    given_up: list[str] = []
+    texts: list[str] = []
     for row in open_ranges:
         if identities.get(Partition(topic, row.partition)) == row.topic_id:
             continue
         gone = OffsetRange(topic, row.topic_id, row.partition, row.readable_from, row.end_offset)
         lost = settle(connection, consumer, row.claim_id, gone, [(gone.start, gone.end)])
-        given_up += [f"{part}: given up, {len(part)} messages are lost" for part in lost]
-    return given_up
+        texts += [f"{part}: given up, {len(part)} messages are lost" for part in lost]
+    return texts

@@ -1,9 +1,9 @@
 """Schedules of Dags that assets start: all events that arrive before a run exists coalesce into that run.
 
 An event of this project only says that there is work; the run finds the work in Kafka or in tables. So events that
-arrive while a run is queued need no run of their own. Airflow up to 3.3 always coalesces them. Airflow 3.4 creates a
-run for each event, unless the schedule has `batch_asset_events=True` or the deployment sets
-`[scheduler] batch_asset_events`. The schedules here set it, so that no Dag depends on a setting of its deployment.
+arrive while a run is queued need no separate run. Airflow up to 3.3 always coalesces them. Airflow 3.4 creates a run
+for each event, unless the schedule has `batch_asset_events=True` or the deployment sets the option
+`batch_asset_events` of `[scheduler]`. The schedules here set it, so that no Dag depends on a setting of its deployment.
 """
 
 import inspect
@@ -33,7 +33,7 @@ def joined(*assets: Asset) -> AssetTriggeredTimetable:
 
 
 def joined_by_key(asset: Asset) -> PartitionedAssetTimetable:
-    """Start a run for each partition key of the asset; events of one key before its run exists coalesce.
+    """Start a run for each partition key of the asset; events of one key coalesce until its run exists.
 
     Args:
         asset: An asset whose events have partition keys.

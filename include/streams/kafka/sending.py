@@ -1,7 +1,7 @@
-"""Send the messages of a file to a topic, for a person who tries something out.
+"""Send the messages of a file to a topic, for tests by hand.
 
-Every value is checked against the topic's contract before the first one is sent, so a file with a broken message sends
-nothing. The bytes of each value are sent as they stand in the file.
+Every value is checked against the topic's contract before the first message is sent. So nothing is sent of a file that
+contains an invalid message. The bytes of each value are sent as they are in the file.
 """
 
 import json
@@ -17,23 +17,23 @@ from include.streams.kafka.producer import Headers
 if TYPE_CHECKING:
     from confluent_kafka import Producer
 
-# Wrong messages that an error names; the rest are counted.
+# The most invalid messages that an error names; the others are counted.
 MAX_NAMED = 10
-# With more messages, a line stands for each partition.
+# If more messages were sent, there is one line for each partition.
 MAX_LINES = 20
 METADATA_SECONDS = 10.0
 _HEADER_NAME = r"[^\s:,][^:,]*:"
 
 
 class CannotSend(Exception):
-    """Nothing was sent, or not everything; the text says why and what to do."""
+    """No message was sent, or not all of them; the text says why and what to do."""
 
 
 class Value(NamedTuple):
     """The value of a message.
 
     Attributes:
-        data: The bytes as they stand in the file.
+        data: The bytes as they are in the file.
         line: The line of the file on which the value begins, from 1.
     """
 
@@ -42,14 +42,14 @@ class Value(NamedTuple):
 
 
 class Outgoing(NamedTuple):
-    """A message that is to be sent: its value and its key."""
+    """A message to send: its value and its key."""
 
     value: Value
     key: bytes | None
 
 
 class Sent(NamedTuple):
-    """Where a message is now."""
+    """The partition and the offset of a message that was sent."""
 
     partition: int
     offset: int
@@ -59,8 +59,8 @@ def values_in(content: bytes) -> list[Value]:
     """Split a file into the values of messages.
 
     Args:
-        content: JSON documents one after the other (one a line, or each over several lines), one array of documents, or
-            one document. Text that is not JSON is split into lines, so that a broken message can be sent on purpose.
+        content: JSON documents (one per line, or each over several lines), one array of documents, or one document.
+            Text that is not JSON is split into lines, so that an invalid message can be sent on purpose.
 
     Returns:
         The values in the file's order, without the spaces between them.
@@ -89,21 +89,21 @@ def _json_values(text: str) -> list[Value]:
 
 def _documents(text: str, position: int, end: int, separator: str = "") -> list[tuple[int, int]]:
     """(start, end) of each JSON value between two positions."""
-    # Numbers stay text: one with thousands of digits cannot be converted, and only the positions are needed.
+    # Numbers are not converted: Python cannot convert a number with thousands of digits, and only positions are needed.
     decoder = json.JSONDecoder(parse_int=str, parse_float=str)
-    found: list[tuple[int, int]] = []
+    documents: list[tuple[int, int]] = []
     while True:
         while position < end and (text[position].isspace() or text[position] == separator):
             position += 1
         if position >= end:
-            return found
+            return documents
         _, after = decoder.raw_decode(text, position)
-        found.append((position, after))
+        documents.append((position, after))
         position = after
 
 
 def headers_in(texts: Iterable[str]) -> Headers:
-    """Read headers from "name: value", several of them in one text separated by commas.
+    """Read headers from texts "name: value"; one text may hold several headers, separated by commas.
 
     A comma separates only if a name and a colon follow, so a value may contain commas.
 
@@ -135,19 +135,22 @@ def messages_of(
     key_field: str | None = None,
     is_checked: bool = True,
 ) -> list[Outgoing]:
-    """The messages that hold these values.
+    """Make messages of values: check each value against the topic's contract, and find its key.
 
     Args:
         topics: The topics of the project.
-        name: The topic to send to.
+        name: The name of the topic to which the messages will be sent.
         values: The values.
         headers: The headers that every message will have: foreign contracts may pick fields from them.
-        key_field: The field that is the key, also "a.b" for the field b of the object a; None for the topic's own.
+        key_field: The field that is the key; "a.b" for the field b of the object a. None for the topic's own key.
         is_checked: Whether a value that breaks the contract is an error. If not, the topic need not be declared.
 
+    Returns:
+        The messages, in the order of the values.
+
     Raises:
-        CannotSend: No package declares the topic, a value breaks the contract, or it lacks the field `key_field`. The
-            text names the first such messages.
+        CannotSend: No package declares the topic, a value breaks the contract, or a value lacks the field `key_field`.
+            The text names the first invalid messages.
     """
     topic = next((topic for topic in topics if topic.name == name), None)
     if topic is None and is_checked:
@@ -159,12 +162,13 @@ def messages_of(
         event = None
         try:
             event = topic.parse(value.data, headers or ()) if topic is not None else None
-        except (ContractViolation, NotWanted) as violation:
+        except ContractViolation as violation:
             if is_checked:
-                why = (
-                    violation if isinstance(violation, ContractViolation) else "no contract of the topic takes its type"
-                )
-                problems.append(f"message {number} (line {value.line}): {why}")
+                problems.append(f"message {number} (line {value.line}): {violation}")
+                continue
+        except NotWanted:
+            if is_checked:
+                problems.append(f"message {number} (line {value.line}): no contract of the topic takes its type")
                 continue
         own_key = topic.key if topic else None
         key = _field(value.data, key_field or own_key or "")
@@ -175,7 +179,7 @@ def messages_of(
         messages.append(Outgoing(value, key))
     if problems:
         more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
-        unless = ", or send it all the same with CHECK=0 (--no-check)" if is_checked else ""
+        unless = ", or send it without the check by CHECK=0 (--no-check)" if is_checked else ""
         raise CannotSend(
             f"nothing was sent to {name}, {len(problems)} of {len(values)} messages are wrong: "
             f"{'; '.join(problems[:MAX_NAMED])}{more}. Repair the file{unless}"
@@ -184,14 +188,14 @@ def messages_of(
 
 
 def _field(value: bytes, path: str) -> bytes | None:
-    """The text or number in a field of a JSON document, as it is written there; None if there is none."""
+    """The text or number in a field of a JSON document, as the document writes it; None if there is none."""
     try:
-        found: Any = json.loads(value, parse_int=str, parse_float=str)
+        node: Any = json.loads(value, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return None
     for name in path.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    return found.encode("utf-8", "surrogatepass") if isinstance(found, str) else None
+        node = node.get(name) if isinstance(node, dict) else None
+    return node.encode("utf-8", "surrogatepass") if isinstance(node, str) else None
 
 
 def send(
@@ -216,7 +220,7 @@ def send(
 
     Raises:
         CannotSend: The topic or the partition does not exist, or the broker refused a message. The text says how many
-            messages the broker took.
+            messages the broker accepted.
         KafkaException: The broker cannot be reached.
     """
     from confluent_kafka import KafkaException, Producer
@@ -231,18 +235,18 @@ def send(
     sent: dict[int, Sent] = {}
     refused: dict[int, str] = {}
 
-    def note(number: int, error: Any, record: Any) -> None:
+    def on_delivery(number: int, error: Any, record: Any) -> None:
         if error is None:
             sent[number] = Sent(record.partition(), record.offset())
         else:
             refused[number] = error.str()
 
-    place = {} if partition is None else {"partition": partition}
+    fixed_partition = {} if partition is None else {"partition": partition}
     for number, message in enumerate(messages):
-        record = {"value": message.value.data, "key": message.key, "headers": headers or [], **place}
+        record = {"value": message.value.data, "key": message.key, "headers": headers or [], **fixed_partition}
         while True:
             try:
-                producer.produce(topic, on_delivery=partial(note, number), **record)
+                producer.produce(topic, on_delivery=partial(on_delivery, number), **record)
                 break
             except BufferError:
                 # The client's queue is full: wait until acknowledgments make room.
@@ -256,7 +260,7 @@ def send(
         first = min(refused)
         reason = f"; {errors.refusal}" if errors.refusal else ""
         raise CannotSend(
-            f"the broker took {len(sent)} of {len(messages)} messages for {topic}; message {first + 1} "
+            f"the broker accepted {len(sent)} of {len(messages)} messages for {topic}; message {first + 1} "
             f"(line {messages[first].value.line}): {refused[first]}{reason}"
         )
     return [sent[number] for number in range(len(messages))]
@@ -264,23 +268,23 @@ def send(
 
 def _require(producer: "Producer", topic: str, partition: int | None, conn_id: str) -> None:
     """Raise CannotSend unless the topic and the partition exist."""
-    # All topics: a question about one would create it on a broker that creates topics by itself.
-    found = producer.list_topics(timeout=METADATA_SECONDS).topics.get(topic)
-    if found is None or not found.partitions:
+    # All topics are requested: a request for one topic would create it on a broker that creates topics automatically.
+    metadata = producer.list_topics(timeout=METADATA_SECONDS).topics.get(topic)
+    if metadata is None or not metadata.partitions:
         raise CannotSend(
             f"topic {topic} does not exist on the broker of connection {conn_id}: `make up` creates the topics of the "
             "project on the local stack, the Dag prepare_services in a deployment"
         )
-    if partition is not None and partition not in found.partitions:
-        raise CannotSend(f"topic {topic} has no partition {partition}; it has 0 to {max(found.partitions)}")
+    if partition is not None and partition not in metadata.partitions:
+        raise CannotSend(f"topic {topic} has no partition {partition}; it has 0 to {max(metadata.partitions)}")
 
 
 def lines_of(topic: str, sent: Sequence[Sent]) -> list[str]:
-    """What was sent, for people: a line for each message, or for each partition if there are many.
+    """Format what was sent, for people: a line for each message, or for each partition if there are many messages.
 
     Args:
         topic: The topic's name.
-        sent: Where the messages are.
+        sent: The return value of `send`.
     """
     if len(sent) <= MAX_LINES:
         return [f"{topic}  partition {partition}  offset {offset}" for partition, offset in sent]
@@ -288,6 +292,6 @@ def lines_of(topic: str, sent: Sequence[Sent]) -> list[str]:
     for partition, offset in sent:
         offsets.setdefault(partition, []).append(offset)
     return [
-        f"{topic}  partition {partition}  offsets {min(found)} to {max(found)}: {len(found)} messages"
-        for partition, found in sorted(offsets.items())
+        f"{topic}  partition {partition}  offsets {min(numbers)} to {max(numbers)}: {len(numbers)} messages"
+        for partition, numbers in sorted(offsets.items())
     ]

@@ -1,14 +1,14 @@
 """The functions that the tasks of a consumer's Dag call.
 
-Chunked: `claim_messages` claims, handles the first chunk and returns the others; `handle_chunk` is mapped over those.
-A retry of it handles none.
+Chunked: `claim_messages` claims, handles the first chunk and returns the other chunks; `handle_chunk` is mapped over
+those. A retry of `claim_messages` handles no chunk and returns all of them.
 
 One run per message: `claim_partition_keys` claims, and returns a partition key for each message. The keys go to the
 asset that schedules the Dag whose task calls `handle_message`. `claim_keys_again` returns keys whose runs were never
 created. A task that only reads the message uses `include.streams.kafka.context`.
 
-A message whose effect keeps failing leaves its run, so that it does not hold up the messages behind it. The Dag
-`maintain` tries it again: `handle_postponed` (chunked) or `claim_keys_again`.
+A message whose effect keeps failing leaves its run, so that it does not delay the messages after it. The Dag `maintain`
+tries it again: `handle_postponed` (chunked) or `claim_keys_again`.
 """
 
 import logging
@@ -34,12 +34,12 @@ from include.streams.kafka.claims import (
 )
 from include.streams.kafka.consumers import Consumer, FunctionUnusable, Shape
 from include.streams.kafka.delivery import OwnDelivery
-from include.streams.kafka.handling import Handler, HandlingFailed
+from include.streams.kafka.handling import BatchProcessor, HandlingFailed
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
-from include.streams.kafka.watch import Seen
+from include.streams.kafka.watch import OldMessage
 from include.streams.kafka.xcom import Chunk, as_chunk
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_to_alarm
@@ -52,13 +52,13 @@ log = logging.getLogger(__name__)
 IDLE_WAIT = timedelta(minutes=2)
 # The longest wait between two emissions of the same keys.
 MAX_WAIT = timedelta(hours=2)
-# How long Airflow may take to create runs for emitted keys: its scheduler creates some in each of its loops.
+# How long Airflow may take to create runs for emitted keys: its scheduler creates some of them in each of its loops.
 KEYS_BECOME_RUNS = timedelta(seconds=10)
 # `maintain` starts no further range after this time; its next run continues.
 POSTPONED_SECONDS = 240.0
-# How long the task that claims handles messages itself. The other chunks get their tasks only when it ends.
+# How long the task that claims handles the first chunk. The other chunks get their tasks only when this task ends.
 FIRST_CHUNK_TIME = timedelta(minutes=1)
-# The topic id is checked again before a message is handled that was claimed longer ago than this.
+# If a message was claimed longer ago than this, the topic id is checked again before the message is handled.
 TRUSTED_AGE = timedelta(minutes=1)
 
 
@@ -67,8 +67,8 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
 
     The first chunk is handled in the claiming task, so that a single message costs one task. If that fails for any
     reason, or takes longer than FIRST_CHUNK_TIME, the chunk is returned with the others and gets a task with its own
-    retries. So a problem in this chunk does not prevent the mapping of the others. A task that finds the claim of its
-    run, because it is retried or cleared, returns all chunks and handles none.
+    retries. So a problem in this chunk does not prevent the mapping of the other chunks. A task that finds the claim of
+    its run, because it is retried or cleared, returns all chunks and handles none.
 
     Args:
         consumer: A consumer with the shape `chunked`.
@@ -88,11 +88,11 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
     _check_shape(consumer, Shape.chunked)
     _check_functions(consumer)
 
-    def room(connection: Connection) -> int:
-        return 0 if _holds_back(connection, consumer, run_id) else consumer.max_messages_per_claim
+    def max_messages(connection: Connection) -> int:
+        return 0 if _blocks_claims(connection, consumer, run_id) else consumer.max_messages_per_claim
 
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
-        claimed = _claim(consumer, run_id, group, room)
+        claimed = _claim(consumer, run_id, group, max_messages)
         chunks = split(claimed, consumer.chunk_size)
         log.info(
             "claimed: consumer=%s run_id=%s ranges=%s chunks=%d",
@@ -102,8 +102,8 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
             len(chunks),
         )
         if claimed.behind is None:
-            # A retry, or a cleared run. The task may have ended because a message of the first chunk ends its process,
-            # through lack of memory or a crash: then each retry would end there, and no chunk would get a task.
+            # A retry, or a cleared run. Perhaps a message of the first chunk has killed the task's process (lack of
+            # memory, a crash). Then it would kill each retry too, and no chunk would get a task.
             return chunks
         if not chunks:
             return []
@@ -111,9 +111,9 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
         try:
             _handle(consumer, chunks[0], run_id, group, producer, until=until)
         except (Exception, AirflowTaskTimeout):
-            # Any exception: otherwise the other chunks would get no tasks until this chunk's retries succeed. Airflow's
-            # timeout too, which is no Exception: a retry would end in it again.
-            log.exception("the first chunk becomes a task of its own")
+            # Any exception: otherwise the other chunks would get no tasks until this chunk's retries succeed. Also
+            # Airflow's timeout, which is not an Exception: a retry would time out again.
+            log.exception("the first chunk is returned, to be handled in a separate task")
             return chunks
     return chunks[1:]
 
@@ -121,23 +121,23 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
 def claim_partition_keys(
     consumer: Consumer, run_id: str, *, worker_has_queue: Callable[[], bool] | None = None
 ) -> list[str]:
-    """Claim this run's messages and return a key, "topic-partition-offset", for each that is not handled yet.
+    """Claim this run's messages and return a key, "topic-partition-offset", for each message that is not handled yet.
 
     Offsets that need no run are settled here: offsets without a record, and messages that break their contract, which
     become dead letters. A retried or cleared run returns the keys that are not handled yet.
 
     While more messages are unhandled than one claim may take, the run claims nothing. So at most the runs of two claims
-    wait in Airflow. The other messages stay in Kafka, where they count as lag and for the alarm `lag`.
+    wait in Airflow. The other messages stay in Kafka and count as lag, also for the alarm `lag`.
 
     Args:
         consumer: A consumer with the shape `per_message`.
         run_id: The Dag run that claims.
-        worker_has_queue: Returns whether the Dag that handles the keys has queued runs. It is called before a claim is
-            refused: messages of runs that failed for good are unhandled too, but must not block new claims. None: they
+        worker_has_queue: Returns whether the Dag that handles the keys has queued runs. It is called before the run
+            claims nothing: messages of failed runs are unhandled too, but must not block new claims. Without it, they
             do block new claims.
 
     Returns:
-        The keys, for `outlet_events[...].add_partitions`; empty when there is nothing to claim, or no room.
+        The keys, for `outlet_events[...].add_partitions`; empty when nothing is claimed.
 
     Raises:
         AirflowFailException: The topic was recreated, or its log was truncated; or the effect cannot be loaded.
@@ -145,8 +145,8 @@ def claim_partition_keys(
     _check_shape(consumer, Shape.per_message)
     _check_functions(consumer)
 
-    def room(connection: Connection) -> int:
-        if _holds_back(connection, consumer, run_id):
+    def max_messages(connection: Connection) -> int:
+        if _blocks_claims(connection, consumer, run_id):
             return 0
         unhandled = sum(claimed_unhandled(connection, consumer.name).values())
         if unhandled <= consumer.max_messages_per_claim:
@@ -157,42 +157,42 @@ def claim_partition_keys(
         return 0
 
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
-        claimed = _claim(consumer, run_id, group, room)
+        claimed = _claim(consumer, run_id, group, max_messages)
         keys = _open_keys(consumer, claimed, run_id, group, producer)
     log.info("claimed: consumer=%s run_id=%s keys=%d", consumer.name, run_id, len(keys))
     return keys
 
 
 def _check_functions(consumer: Consumer) -> None:
-    """Raise AirflowFailException if the effect cannot be loaded: nothing is claimed that could not be handled.
+    """Raise AirflowFailException if the effect cannot be loaded, before messages are claimed that cannot be handled.
 
-    The messages wait in Kafka, in their order, until a deploy brings the effect.
+    The messages wait in Kafka, in their order, until a deploy corrects the effect.
     """
     try:
         consumer.load_effect()
         consumer.load_prepare()
-    except FunctionUnusable as broken:
-        _alarm_fault(consumer, str(broken))
-        raise _final(f"{broken}. Nothing was claimed; the messages wait in Kafka") from broken
+    except FunctionUnusable as error:
+        _alarm_failing_effect(consumer, str(error))
+        raise _permanent_failure(f"{error}. Nothing was claimed; the messages wait in Kafka") from error
 
 
-def _alarm_fault(consumer: Consumer, text: str) -> None:
+def _alarm_failing_effect(consumer: Consumer, text: str) -> None:
     with begin() as connection:
-        watch.open_fault(connection, consumer, text)
+        watch.alarm_failing_effect(connection, consumer, text)
 
 
-def _holds_back(connection: Connection, consumer: Consumer, run_id: str) -> bool:
-    held = postponed.holds_back(connection, consumer.name)
-    if held:
+def _blocks_claims(connection: Connection, consumer: Consumer, run_id: str) -> bool:
+    is_blocked = postponed.blocks_claims(connection, consumer.name)
+    if is_blocked:
         log.warning("claims nothing, because all effects fail: consumer=%s run_id=%s", consumer.name, run_id)
-    return held
+    return is_blocked
 
 
 def _has_new_keys(connection: Connection, consumer: Consumer) -> bool:
     """Whether keys were claimed or emitted within KEYS_BECOME_RUNS: their runs may not be queued yet."""
-    new = func.now() - func.coalesce(claims.c.emitted_at, claims.c.claimed_at) < KEYS_BECOME_RUNS
-    found = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.closed_at.is_(None), new)
-    return connection.execute(found.limit(1)).first() is not None
+    is_new = func.now() - func.coalesce(claims.c.emitted_at, claims.c.claimed_at) < KEYS_BECOME_RUNS
+    new_claims = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.closed_at.is_(None), is_new)
+    return connection.execute(new_claims.limit(1)).first() is not None
 
 
 def claim_keys_again(
@@ -201,11 +201,12 @@ def claim_keys_again(
     """Return the partition keys of claims that have been open for too long, to be emitted again.
 
     Airflow drops the keys of a Dag that is paused or not deployed yet, and the claiming task may have failed for good
-    before it emitted its keys. If a key is emitted again although its first run still waits, the second run does
-    nothing, but it takes a slot. So each claim waits twice as long as before for its next emission. While the Dag has
-    queued runs, every claim waits for `MAX_WAIT`, because its keys are probably among these runs.
+    before it emitted its keys. If a key is emitted again while its first run still waits, the second run does nothing,
+    but it takes a slot. So each claim waits twice as long as before for its next emission. While the Dag has queued
+    runs, every claim waits for `MAX_WAIT`, because its keys are probably among these runs.
 
-    The key of a message that left its run because its effect kept failing is due by its own time, whatever is queued.
+    The key of a postponed message (it left its run, because its effect kept failing) has its own time, whatever is
+    queued.
 
     A claim whose messages cannot be read (its topic was recreated, or a partition has no leader) is logged and tried
     again at its next emission; the keys of the other claims are returned.
@@ -214,13 +215,13 @@ def claim_keys_again(
 
     Args:
         consumer: A consumer with the shape `per_message`.
-        worker_is_idle: The Dag that handles the keys has no run queued or running. Then no run is slow, and waits are
-            short.
+        worker_is_idle: The Dag that handles the keys has no queued or running run. Then no key can be waiting in a run,
+            and the wait is short.
         worker_has_queue: The Dag that handles the keys has queued runs.
         max_keys: Once this many keys are found, no further claim is read.
 
     Returns:
-        The keys: of messages that left their runs, then those of the oldest open claims first.
+        The keys: first those of postponed messages, then those of open claims, the oldest claim first.
 
     Raises:
         ClaimsUnreadable: No key was found, and at least one claim could not be read.
@@ -228,7 +229,7 @@ def claim_keys_again(
     from airflow.sdk.exceptions import AirflowTaskTimeout
 
     _check_shape(consumer, Shape.per_message)
-    keys = _keys_that_left_their_runs(consumer, max_keys)
+    keys = _postponed_keys(consumer, max_keys)
     unreadable: list[str] = []
     first_wait = IDLE_WAIT if worker_is_idle else MAX_WAIT if worker_has_queue else consumer.emit_again_after
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
@@ -238,12 +239,12 @@ def claim_keys_again(
             except Exception as error:
                 log.exception("a claim cannot be read: consumer=%s run_id=%s", consumer.name, run_id)
                 unreadable.append(f"claim {claim_id} of run {run_id}: {error}")
-                # Counted as emitted, so that this claim waits for its next emission: otherwise a few claims that each
-                # end in a timeout would use up the task's time.
+                # Counted as emitted, so that this claim waits for its next emission. Otherwise a few claims that each
+                # end in a timeout would use up the task's time at every run.
                 _count_emission(claim_id)
             except AirflowTaskTimeout:
-                # It comes only once, so no further claim may be read. Without keys, the task would fail and lose those
-                # of the claims before, which count as emitted.
+                # Airflow raises it only once, so no further claim is read. If it were raised here, the keys of the
+                # claims before would be lost: they count as emitted.
                 log.exception("no time was left to read a claim: consumer=%s run_id=%s", consumer.name, run_id)
                 _count_emission(claim_id)
                 unreadable.append(f"claim {claim_id} of run {run_id}: no time was left")
@@ -259,15 +260,18 @@ def claim_keys_again(
     return keys
 
 
-def _keys_that_left_their_runs(consumer: Consumer, max_keys: int) -> list[str]:
-    """The keys of messages that are due because their effects kept failing, at most this many.
+def _postponed_keys(consumer: Consumer, max_keys: int) -> list[str]:
+    """The keys of postponed messages that are due, at most `max_keys`.
 
-    Their runs have ended, so they are not among the runs that are queued. Emitted, a key may wait there, so it is not
-    due again before its run has failed; only a key that is lost is due after MAX_WAIT.
+    The runs of these messages have ended, so their keys are not among the queued runs. An emitted key may wait there.
+    So it is due again only after its new run has failed, or, if the key was lost, after MAX_WAIT.
     """
     keys: list[str] = []
-    while len(keys) < max_keys and (one := postponed.take([consumer.name], unless_heard=MAX_WAIT)) is not None:
-        keys.append(_key_at(one.offsets.topic, one.offsets.partition, one.offsets.start))
+    while len(keys) < max_keys:
+        due = postponed.take_due([consumer.name], due_again_after=MAX_WAIT)
+        if due is None:
+            break
+        keys.append(_format_key(due.offsets.topic, due.offsets.partition, due.offsets.start))
     return keys
 
 
@@ -278,7 +282,7 @@ class ClaimsUnreadable(Exception):
 def _claims_to_emit_again(consumer: Consumer, first_wait: timedelta) -> list[tuple[int, str]]:
     """(claim id, run id) of the open claims whose keys are due; the oldest first."""
     last = func.coalesce(claims.c.emitted_at, claims.c.claimed_at)
-    # No emission counts as one, because the task that claims emits at its end.
+    # A claim without a recorded emission counts as emitted once, because the task that claims emits at its end.
     doublings = func.least(func.greatest(claims.c.emissions - 1, 0), 16)
     wait_seconds = func.least(first_wait.total_seconds() * func.pow(2, doublings), MAX_WAIT.total_seconds())
     due = select(claims.c.id, claims.c.run_id).where(
@@ -300,49 +304,55 @@ def _count_emission(claim_id: int) -> None:
 def _open_keys(
     consumer: Consumer, claimed: Claimed, run_id: str, group: GroupOffsets, producer: AcknowledgedProducer
 ) -> list[str]:
-    """A key for each unhandled message of the claim; settles offsets that need no run.
+    """Return a key for each unhandled message of the claim; settle offsets that need no run.
 
-    A range that cannot be read does not delay the keys of the others. The Dag `maintain` emits the keys of that range
-    once it can be read.
+    A range that cannot be read does not delay the keys of the other ranges. The Dag `maintain` emits the keys of that
+    range once it can be read.
     """
     from confluent_kafka import KafkaException
 
     keys: list[str] = []
-    troubles: list[Exception] = []
+    errors: list[Exception] = []
     if claimed.ranges:
-        handler = Handler(consumer, run_id, producer)
+        processor = BatchProcessor(consumer, run_id, producer)
         reader = RangeReader(group.consumer)
         for wanted in claimed.ranges:
             position = wanted.start
             try:
                 for batch in reader.read(wanted):
-                    good = {message.offset for message in handler.keep_dead_letters(batch)}
+                    unhandled = {message.offset for message in processor.publish_invalid(batch)}
                     for message in batch:
-                        if message.offset in good:
+                        if message.offset in unhandled:
                             keys.append(partition_key(message))
-                            # Offsets before this message without a key: holes, dead letters, messages already handled,
-                            # and offsets that retention removed.
+                            # Offsets without a key before this message: holes, dead letters, handled messages, and
+                            # offsets that retention removed.
                             before = replace(wanted, start=position, end=message.offset)
                             _finish(consumer, claimed.id, before, reader.gone, run_id)
                             position = message.offset + 1
-            except (ReadingStalled, KafkaException) as trouble:
+            except (ReadingStalled, KafkaException) as error:
                 log.exception("not read to its end: %s", wanted)
-                troubles.append(trouble)
+                errors.append(error)
                 continue
             _finish(consumer, claimed.id, replace(wanted, start=position), reader.gone, run_id)
-        if troubles and not keys:
-            raise troubles[0]
-        _watch_contracts(consumer, handler)
+        if errors and not keys:
+            raise errors[0]
+        _watch_dead_letters(consumer, processor)
         _count_emission(claimed.id)
     return keys
 
 
 def partition_key(message: Message) -> str:
-    """The key of the run that handles this message; parsed from the right, because topic names may contain a dash."""
-    return _key_at(message.topic, message.partition, message.offset)
+    """The key of the run that handles this message: "topic-partition-offset".
+
+    It must be parsed from the right, because topic names may contain a dash.
+
+    Args:
+        message: The message.
+    """
+    return _format_key(message.topic, message.partition, message.offset)
 
 
-def _key_at(topic: str, partition: int, offset: int) -> str:
+def _format_key(topic: str, partition: int, offset: int) -> str:
     return f"{topic}-{partition}-{offset}"
 
 
@@ -362,15 +372,15 @@ def handle_message(consumer: Consumer, key: str, run_id: str) -> None:
         AirflowFailException: The topic is not the one that was claimed, or the effect keeps failing and its key is
             emitted again later; Airflow does not retry.
     """
-    found = claimed_offset(consumer, key)
-    _without_given_up(consumer, [found.wanted])
+    claimed = claimed_offset(consumer, key)
+    _without_reset_ranges(consumer, [claimed.wanted])
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
         # The check of the topic id takes a third of the time of one message, so it is skipped for recent claims. The
         # risk: if the topic was recreated within TRUSTED_AGE, a message of the new log is handled under the old
         # coordinates, and again by its own claim. The inbox ensures that its event has one effect.
-        if found.age > TRUSTED_AGE:
-            _check_same_topics(consumer, [found.wanted], group)
-        _handle(consumer, as_chunk(found.claim_id, [found.wanted]), run_id, group, producer)
+        if claimed.age > TRUSTED_AGE:
+            _check_same_topics(consumer, [claimed.wanted], group)
+        _handle(consumer, as_chunk(claimed.claim_id, [claimed.wanted]), run_id, group, producer)
 
 
 def read_message(consumer: Consumer, key: str) -> Message:
@@ -379,6 +389,9 @@ def read_message(consumer: Consumer, key: str) -> Message:
     Args:
         consumer: The consumer that claimed the message.
         key: A key from `claim_partition_keys`.
+
+    Returns:
+        The message; `event` is set.
 
     Raises:
         ValueError: This consumer has not claimed the key.
@@ -397,7 +410,13 @@ def read_message(consumer: Consumer, key: str) -> Message:
 
 
 class ClaimedOffset(NamedTuple):
-    """The claim that holds a message, the claim's age, and the message's offset as a range of length one."""
+    """A claimed message.
+
+    Attributes:
+        claim_id: The claim that holds the message.
+        age: The claim's age.
+        wanted: The message's offset, as a range of length one.
+    """
 
     claim_id: int
     age: timedelta
@@ -422,13 +441,13 @@ def claimed_offset(consumer: Consumer, key: str) -> ClaimedOffset:
         claim_ranges.c.end_offset > int(offset),
     )
     age = (func.now() - claims.c.claimed_at).label("age")
-    found = select(claim_ranges.c.claim_id, claim_ranges.c.topic_id, age).join(
+    query = select(claim_ranges.c.claim_id, claim_ranges.c.topic_id, age).join(
         claims, claims.c.id == claim_ranges.c.claim_id
     )
     # The newest claim, because a recreated topic uses the same offsets again.
-    found = found.where(claims.c.consumer == consumer.name, *holds).order_by(claim_ranges.c.claim_id.desc()).limit(1)
+    query = query.where(claims.c.consumer == consumer.name, *holds).order_by(claim_ranges.c.claim_id.desc()).limit(1)
     with begin() as connection:
-        row = connection.execute(found).one_or_none()
+        row = connection.execute(query).one_or_none()
     if row is None:
         raise ValueError(f"consumer {consumer.name}: no claim holds {key!r}")
     wanted = OffsetRange(topic, row.topic_id, int(partition), int(offset), int(offset) + 1)
@@ -447,26 +466,27 @@ def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
         HandlingFailed: Some effects failed, or some ranges cannot be read; Airflow retries.
         KafkaException: The broker failed; Airflow retries.
         SQLAlchemyError: The database failed; Airflow retries.
-        AirflowFailException: The topic is not the one that was claimed, or some effects keep failing and are left to
-            `handle_postponed`; Airflow does not retry.
+        AirflowFailException: The topic is not the one that was claimed, or some effects keep failing and
+            `handle_postponed` will try them again; Airflow does not retry.
     """
-    ranges = _without_given_up(consumer, [OffsetRange(**r) for r in chunk["ranges"]])
+    ranges = _without_reset_ranges(consumer, [OffsetRange(**r) for r in chunk["ranges"]])
     with _connect(consumer) as group, AcknowledgedProducer(consumer.conn_id) as producer:
         _check_same_topics(consumer, ranges, group)
         _handle(consumer, as_chunk(chunk["claim_id"], ranges), run_id, group, producer)
 
 
 def handle_postponed(consumers: Sequence[Consumer], *, seconds: float = POSTPONED_SECONDS) -> int:
-    """Try ranges again whose runs have ended because effects failed; each waits twice as long as before.
+    """Try postponed ranges again: their runs have ended, because their effects kept failing.
 
-    A range that fails again is logged and waits for its next turn. The alarm `claim_open` names its run.
+    A range that fails again is logged, and waits twice as long as before for its next try. The alarm `claim_open` names
+    its run.
 
     Args:
-        consumers: Declared consumers; those with the shape `chunked` have such ranges.
+        consumers: Declared consumers; only those with the shape `chunked` have such ranges.
         seconds: After this time no further range is tried.
 
     Returns:
-        How many ranges are handled now.
+        The number of ranges that were handled.
 
     Raises:
         SQLAlchemyError: The database is unavailable.
@@ -474,50 +494,50 @@ def handle_postponed(consumers: Sequence[Consumer], *, seconds: float = POSTPONE
     by_name = {consumer.name: consumer for consumer in consumers if consumer.shape is Shape.chunked}
     until = time.monotonic() + seconds
     handled = 0
-    while time.monotonic() < until and (one := postponed.take(by_name)) is not None:
+    while time.monotonic() < until and (due := postponed.take_due(by_name)) is not None:
         try:
-            handle_chunk(by_name[one.consumer], as_chunk(one.claim_id, [one.offsets]), one.run_id)
+            handle_chunk(by_name[due.consumer], as_chunk(due.claim_id, [due.offsets]), due.run_id)
         except Exception as error:
-            log.warning("fails again: consumer=%s run_id=%s %s: %s", one.consumer, one.run_id, one.offsets, error)
+            log.warning("fails again: consumer=%s run_id=%s %s: %s", due.consumer, due.run_id, due.offsets, error)
             continue
         handled += 1
-        log.info("handled at last: consumer=%s run_id=%s %s", one.consumer, one.run_id, one.offsets)
+        log.info("handled at a later try: consumer=%s run_id=%s %s", due.consumer, due.run_id, due.offsets)
     return handled
 
 
 def _check_same_topics(consumer: Consumer, ranges: Sequence[OffsetRange], group: GroupOffsets) -> None:
     """Raise AirflowFailException if a topic was recreated: it has other messages at the claimed offsets."""
     claimed = {r.topic: r.topic_id for r in ranges}
-    for topic, topic_id in group.topic_ids_now(claimed).items():
+    for topic, topic_id in group.fetch_topic_ids(claimed).items():
         if not is_same_topic(topic_id, claimed[topic]):
             command = reset_command(consumer.name, topic, consumer.conn_id)
-            raise _final(
+            raise _permanent_failure(
                 f"consumer {consumer.name}: topic {topic} was deleted and recreated after these offsets were claimed; "
-                f"their messages are gone. To go on with what is there now: {command}"
+                f"their messages are gone. To continue with the records that are there now: {command}"
             )
 
 
-def _without_given_up(consumer: Consumer, ranges: Sequence[OffsetRange]) -> list[OffsetRange]:
-    """The ranges that no reset of the consumer has given up: after a reset, other claims may hold the same offsets.
+def _without_reset_ranges(consumer: Consumer, ranges: Sequence[OffsetRange]) -> list[OffsetRange]:
+    """The ranges without those that a reset of the consumer has given up: other claims may now hold their offsets.
 
-    Raises AirflowFailException when no range is left.
+    Raises AirflowFailException when no range remains.
     """
     with begin() as connection:
-        now = positions_of(connection, consumer.name, {wanted.topic for wanted in ranges})
-    left: list[OffsetRange] = []
+        positions = positions_of(connection, consumer.name, {wanted.topic for wanted in ranges})
+    remaining: list[OffsetRange] = []
     for wanted in ranges:
-        identity, _ = now.get(Partition(wanted.topic, wanted.partition), (wanted.topic_id, 0))
+        identity, _ = positions.get(Partition(wanted.topic, wanted.partition), (wanted.topic_id, 0))
         if identity == wanted.topic_id:
-            left.append(wanted)
+            remaining.append(wanted)
         else:
             log.warning("given up when the consumer was reset: consumer=%s %s", consumer.name, wanted)
-    if ranges and not left:
+    if ranges and not remaining:
         named = ", ".join(map(str, ranges[:10]))
-        raise _final(
+        raise _permanent_failure(
             f"consumer {consumer.name}: {named} was given up when the consumer was reset; the alarm messages_lost has "
-            "stated what was not handled of it. Nothing is left to do for this run"
+            "named the offsets that were not handled. Nothing is left to do for this run"
         )
-    return left
+    return remaining
 
 
 def split(claimed: Claimed, chunk_size: int) -> list[Chunk]:
@@ -531,16 +551,16 @@ def split(claimed: Claimed, chunk_size: int) -> list[Chunk]:
         The chunks in the order of the ranges.
     """
     chunks: list[list[OffsetRange]] = []
-    room = 0
-    for whole in claimed.ranges:
-        start = whole.start
-        while start < whole.end:
-            if room == 0:
+    free = 0
+    for claimed_range in claimed.ranges:
+        start = claimed_range.start
+        while start < claimed_range.end:
+            if free == 0:
                 chunks.append([])
-                room = chunk_size
-            end = min(whole.end, start + room)
-            chunks[-1].append(OffsetRange(whole.topic, whole.topic_id, whole.partition, start, end))
-            room -= end - start
+                free = chunk_size
+            end = min(claimed_range.end, start + free)
+            chunks[-1].append(replace(claimed_range, start=start, end=end))
+            free -= end - start
             start = end
     return [as_chunk(claimed.id, ranges) for ranges in chunks]
 
@@ -550,7 +570,7 @@ def _check_shape(consumer: Consumer, wanted: Shape) -> None:
         raise ValueError(f"consumer {consumer.name}: its shape is {consumer.shape}, this task is for {wanted}")
 
 
-def _final(text: str) -> Exception:
+def _permanent_failure(text: str) -> Exception:
     """A failure that Airflow does not retry, because only a person can fix it."""
     from airflow.sdk.exceptions import AirflowFailException
 
@@ -562,26 +582,26 @@ def _connect(consumer: Consumer) -> GroupOffsets:
 
 
 def _claim(
-    consumer: Consumer, run_id: str, group: GroupOffsets, room: Callable[[Connection], int] | None = None
+    consumer: Consumer, run_id: str, group: GroupOffsets, max_messages: Callable[[Connection], int] | None = None
 ) -> Claimed:
     names = [topic.name for topic in consumer.topics]
-    found: dict[Partition, PartitionOffsets] | None = None
+    current: dict[Partition, PartitionOffsets] | None = None
 
     def available() -> dict[Partition, PartitionOffsets]:
         # In the event lane, all offsets up to the ends of the logs are available.
-        nonlocal found
-        found = group.look_now(names, needs_committed=False)
-        return _without_unsure_starts(consumer, found, group)
+        nonlocal current
+        current = group.fetch_offsets_sync(names, needs_committed=False)
+        return _with_known_starts(consumer, current, group)
 
-    committing = watch.Committing(group)
+    committer = watch.OffsetCommitter(group)
     try:
         claimed = claim(
             consumer.name,
             run_id,
             available,
-            lambda positions: committing.forward(positions, found),
-            max_messages=room or consumer.max_messages_per_claim,
-            compare_logs=group.without_their_end,
+            lambda positions: committer.commit(positions, current),
+            max_messages=max_messages or consumer.max_messages_per_claim,
+            compare_logs=group.find_truncated_logs,
             on_new=lambda connection, new: watch.watch_claim(
                 connection,
                 consumer,
@@ -592,38 +612,38 @@ def _claim(
         )
     except ConsumerStopped as stopped:
         with begin() as connection:
-            watch.add_stopped(connection, consumer, stopped.stopped)
-        raise _final(watch.how_to_go_on(consumer, stopped.stopped)) from stopped
+            watch.alarm_stopped_topics(connection, consumer, stopped.stopped)
+        raise _permanent_failure(watch.resume_text(consumer, stopped.stopped)) from stopped
     with begin() as connection:
-        committing.watch(connection, consumer.name)
+        committer.update_alarm(connection, consumer.name)
     if claimed.behind is None:
         # The run had this claim already, so the topic may have changed since.
-        claimed = replace(claimed, ranges=tuple(_without_given_up(consumer, claimed.ranges)))
+        claimed = replace(claimed, ranges=tuple(_without_reset_ranges(consumer, claimed.ranges)))
         _check_same_topics(consumer, claimed.ranges, group)
     return claimed
 
 
-def _without_unsure_starts(
-    consumer: Consumer, found: dict[Partition, PartitionOffsets], group: GroupOffsets
+def _with_known_starts(
+    consumer: Consumer, current: dict[Partition, PartitionOffsets], group: GroupOffsets
 ) -> dict[Partition, PartitionOffsets]:
-    """Leave out topics that the consumer has not started while it cannot be known where all their partitions start.
+    """Leave out topics without a claim, unless it is known for all of their partitions where the first claim starts.
 
-    A first claim starts at the group's committed offsets. A partition that comes later starts at its beginning: its
-    messages before the committed offset would be handled again.
+    A first claim starts at the group's committed offsets. A partition that answers only after the first claim would
+    start at its beginning, and its messages before the committed offset would be handled again.
 
-    Raises KafkaException when the group's committed offsets cannot be read and no topic is left.
+    Raises KafkaException when the group's committed offsets cannot be read and no topic remains.
     """
     if group.committed_error is None and not group.left_out:
-        return found
+        return current
     with begin() as connection:
         started = {partition.topic for partition in positions_of(connection, consumer.name)}
-    unsure = {p.topic for p in (group.left_out if group.committed_error is None else found)} - started
-    if unsure:
-        log.warning("first claim waits until all partitions answer: consumer=%s topics=%s", consumer.name, unsure)
-    sure = {partition: offsets for partition, offsets in found.items() if partition.topic not in unsure}
-    if group.committed_error is not None and not sure:
+    unknown = {p.topic for p in (group.left_out if group.committed_error is None else current)} - started
+    if unknown:
+        log.warning("first claim waits until all partitions answer: consumer=%s topics=%s", consumer.name, unknown)
+    known = {partition: offsets for partition, offsets in current.items() if partition.topic not in unknown}
+    if group.committed_error is not None and not known:
         raise group.committed_error
-    return sure
+    return known
 
 
 def _handle(
@@ -635,25 +655,27 @@ def _handle(
     *,
     until: float = math.inf,
 ) -> None:
-    """Handle a chunk's messages; what is left at `until`, a time of the monotonic clock, counts as failed."""
+    """Handle a chunk's messages; those that remain at `until`, a time of the monotonic clock, count as failed."""
     from confluent_kafka import KafkaException
 
-    began = time.monotonic()
+    started = time.monotonic()
+    claim_id, ranges = chunk["claim_id"], [OffsetRange(**fields) for fields in chunk["ranges"]]
     failures: list[str] = []
-    # Ranges with effects that failed.
-    refused: list[OffsetRange] = []
+    # Ranges in which effects have failed; a range occurs once for each of its batches.
+    failing: list[OffsetRange] = []
     is_read = True
     reader = RangeReader(group.consumer)
     try:
-        handler = Handler(consumer, run_id, producer, until=until)
-    except FunctionUnusable as broken:
-        _alarm_fault(consumer, str(broken))
-        raise _left_to_maintain(chunk["claim_id"], [OffsetRange(**r) for r in chunk["ranges"]], [str(broken)]) from None
+        processor = BatchProcessor(consumer, run_id, producer, until=until)
+    except FunctionUnusable as error:
+        _alarm_failing_effect(consumer, str(error))
+        raise _postpone(claim_id, ranges, [str(error)]) from None
     delivery = OwnDelivery(producer)
-    # Read before ranges are settled. None in a run that is cleared later: its messages are old, but not late.
-    claimed_at = _open_since(chunk["claim_id"])
-    old: list[Seen] = []
-    for wanted in (OffsetRange(**r) for r in chunk["ranges"]):
+    # Looked up before ranges are settled. None if the run was cleared after its claim was closed: its messages are old,
+    # but were handled in time.
+    claimed_at = _claimed_at(claim_id)
+    old: list[OldMessage] = []
+    for wanted in ranges:
         failed_before = len(failures)
         if time.monotonic() > until:
             failures.append(f"{wanted}: no time was left")
@@ -666,77 +688,83 @@ def _handle(
                 if claimed_at is not None:
                     old += watch.older_than_allowed(consumer, batch)
                 try:
-                    handler.handle(batch)
+                    processor.handle(batch)
                 except HandlingFailed as failure:
                     # Recorded, not raised, so that later messages need not wait for the retry.
                     failures.append(str(failure))
-                    refused.append(wanted)
-                delivery.between_batches(handler.written)
-        except (ReadingStalled, KafkaException) as trouble:
+                    failing.append(wanted)
+                delivery.between_batches(processor.written)
+        except (ReadingStalled, KafkaException) as error:
             # Recorded, so that the other ranges need not wait for a partition that cannot be read.
             log.exception("not read to its end: %s", wanted)
-            failures.append(f"{wanted}: {type(trouble).__name__}: {trouble}")
+            failures.append(f"{wanted}: {type(error).__name__}: {error}")
             is_read = False
         if len(failures) == failed_before:
-            _finish(consumer, chunk["claim_id"], wanted, reader.gone, run_id)
+            _finish(consumer, claim_id, wanted, reader.gone, run_id)
     if claimed_at is not None:
         watch.watch_handled(consumer, old, claimed_at)
-    _watch_contracts(consumer, handler)
-    delivery.deliver(handler.written)
-    counts = " ".join(f"{outcome}={number}" for outcome, number in handler.counts.items())
+    _watch_dead_letters(consumer, processor)
+    delivery.deliver(processor.written)
+    counts = " ".join(f"{outcome}={number}" for outcome, number in processor.counts.items())
     log.info("handled: consumer=%s run_id=%s %s", consumer.name, run_id, counts)
     if failures:
-        # An outage of the broker fails no run: its retries last for hours.
-        only_effects_failed = refused and is_read and time.monotonic() <= until
-        ranges, tried = list(dict.fromkeys(refused)), timedelta(seconds=time.monotonic() - began)
-        if only_effects_failed and _is_fault(consumer, chunk["claim_id"], ranges, handler):
+        # Not postponed during an outage of the broker: the retries last for hours, so the outage fails no run.
+        only_effects_failed = failing and is_read and time.monotonic() <= until
+        failing, tried = list(dict.fromkeys(failing)), timedelta(seconds=time.monotonic() - started)
+        if only_effects_failed and _is_programming_error(consumer, claim_id, failing, processor):
             # Without the errors' texts, which may quote a message.
-            kinds = ", ".join(sorted(set(handler.faults)))
-            _alarm_fault(consumer, f"the effect {consumer.effect} fails for every message ({kinds}), see the run's log")
-            raise _left_to_maintain(chunk["claim_id"], ranges, failures)
-        if only_effects_failed and postponed.should_leave(consumer.name, chunk["claim_id"], ranges, tried=tried):
-            raise _left_to_maintain(chunk["claim_id"], ranges, failures)
+            kinds = ", ".join(sorted(set(processor.faults)))
+            _alarm_failing_effect(
+                consumer, f"the effect {consumer.effect} fails for every message ({kinds}), see the run's log"
+            )
+            raise _postpone(claim_id, failing, failures)
+        if only_effects_failed and postponed.should_postpone(consumer.name, claim_id, failing, tried=tried):
+            raise _postpone(claim_id, failing, failures)
         raise HandlingFailed("; ".join(failures))
 
 
-def _is_fault(consumer: Consumer, claim_id: int, refused: Sequence[OffsetRange], handler: Handler) -> bool:
+def _is_programming_error(
+    consumer: Consumer, claim_id: int, failing: Sequence[OffsetRange], processor: BatchProcessor
+) -> bool:
     """Whether the effects of all messages fail with a programming error, which no retry changes.
 
-    A single message may be odd, and its error with it: it is retried in its run while the others are handled.
+    If only a single message fails so, the message may be the cause: it is retried in its run, and the other messages
+    are handled.
     """
-    if handler.counts[Outcome.handled] or not handler.faults or len(handler.faults) < handler.failed:
+    if processor.counts[Outcome.handled] or not processor.faults or len(processor.faults) < processor.failed:
         return False
-    return postponed.all_fail(consumer.name, claim_id, refused, handler.failed)
+    return postponed.all_fail(consumer.name, claim_id, failing, processor.failed)
 
 
-def _left_to_maintain(claim_id: int, refused: Sequence[OffsetRange], failures: Sequence[str]) -> Exception:
+def _postpone(claim_id: int, failing: Sequence[OffsetRange], failures: Sequence[str]) -> Exception:
     """Leave the ranges to the Dag `maintain`; returns a failure that Airflow does not retry, so that the run ends."""
-    postponed.postpone(claim_id, refused)
-    return _final(
-        f"{'; '.join(failures)}. This run ends, so that the messages behind them get one. The Dag maintain tries these "
-        "messages again; repair the cause (docs/runbooks/a-run-failed.md)"
+    postponed.postpone(claim_id, failing)
+    return _permanent_failure(
+        f"{'; '.join(failures)}. This run ends, so that another run can claim the messages after them. The Dag "
+        "maintain tries these messages again; repair the cause (docs/runbooks/a-run-failed.md)"
     )
 
 
-def _open_since(claim_id: int) -> datetime | None:
-    """When the claim was made; None when it is closed."""
-    mine = select(claims.c.claimed_at).where(claims.c.id == claim_id, claims.c.closed_at.is_(None))
+def _claimed_at(claim_id: int) -> datetime | None:
+    """When the claim was made; None when the claim is closed."""
+    query = select(claims.c.claimed_at).where(claims.c.id == claim_id, claims.c.closed_at.is_(None))
     with begin() as connection:
-        return connection.scalar(mine)
+        return connection.scalar(query)
 
 
-def _watch_contracts(consumer: Consumer, handler: Handler) -> None:
-    """Open or close the alarm about dead letters now, if this run had any; otherwise the Dag `maintain` closes it."""
-    if handler.counts[Outcome.dead_letter]:
+def _watch_dead_letters(consumer: Consumer, processor: BatchProcessor) -> None:
+    """Open or close the alarm about dead letters now, if this task recorded any; else the Dag `maintain` closes it."""
+    if processor.counts[Outcome.dead_letter]:
         with begin() as connection:
             watch_broken_contracts(connection, consumer)
 
 
 def _finish(consumer: Consumer, claim_id: int, done: OffsetRange, gone: Sequence[tuple[int, int]], run_id: str) -> None:
+    """Settle a range whose messages are handled, with an alarm if retention had removed some before."""
     if not len(done):
         return
     with begin() as connection:
-        postponed.forget(connection, claim_id, done)
+        postponed.remove(connection, claim_id, done)
         if lost := settle(connection, consumer.name, claim_id, done, gone):
             where = ", ".join(str(r) for r in lost)
             text = f"retention removed {sum(map(len, lost))} messages before they were handled: {where} (run {run_id})"

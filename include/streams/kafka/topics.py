@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 # A topic works without these settings, and some managed services do not allow them.
 OPTIONAL_SETTINGS = ("compression.type", "message.timestamp.type")
 # Errors of brokers and managed services for a setting that they refuse.
@@ -45,7 +44,7 @@ def create_missing(admin: "AdminClient", wanted: Iterable["NewTopic"]) -> dict[s
     from confluent_kafka.admin import NewTopic
 
     created: dict[str, list[str]] = {}
-    trouble: Exception | None = None
+    first_error: Exception | None = None
     wanted = list(wanted)
     if not wanted:
         return created
@@ -53,7 +52,7 @@ def create_missing(admin: "AdminClient", wanted: Iterable["NewTopic"]) -> dict[s
     for new in wanted:
         config = dict(new.config or {})
         left_out = sorted(config.keys() & set(OPTIONAL_SETTINGS))
-        needed = {name: value for name, value in config.items() if name not in left_out}
+        required = {name: value for name, value in config.items() if name not in left_out}
         try:
             try:
                 if _done(futures[new.topic], "TOPIC_ALREADY_EXISTS"):
@@ -61,31 +60,32 @@ def create_missing(admin: "AdminClient", wanted: Iterable["NewTopic"]) -> dict[s
             except KafkaException as error:
                 if error.args[0].name() not in REFUSALS or not left_out:
                     raise
-                less = NewTopic(new.topic, new.num_partitions, new.replication_factor, config=needed)
-                again = admin.create_topics([less], request_timeout=REQUEST_TIMEOUT_SECONDS)[new.topic]
-                if _done(again, "TOPIC_ALREADY_EXISTS"):
+                reduced = NewTopic(new.topic, new.num_partitions, new.replication_factor, config=required)
+                second_try = admin.create_topics([reduced], request_timeout=REQUEST_TIMEOUT_SECONDS)[new.topic]
+                if _done(second_try, "TOPIC_ALREADY_EXISTS"):
                     created[new.topic] = left_out
                 text = "topic %s: the broker refuses one of %s (%s), so it was created without them"
                 log.warning(text, new.topic, ", ".join(left_out), error.args[0].str())
         except KafkaException as error:
-            trouble = trouble or (_refused(new.topic, needed, error) if error.args[0].name() in REFUSALS else error)
-    if trouble:
-        raise trouble
+            is_refusal = error.args[0].name() in REFUSALS
+            first_error = first_error or (_settings_refused(new.topic, required, error) if is_refusal else error)
+    if first_error:
+        raise first_error
     return created
 
 
-def _refused(name: str, needed: Mapping[str, str], error: Exception) -> SettingsRefused:
-    settings = ", ".join(f"{setting}={value}" for setting, value in needed.items())
+def _settings_refused(name: str, required: Mapping[str, str], error: Exception) -> SettingsRefused:
+    settings = ", ".join(f"{setting}={value}" for setting, value in required.items())
     return SettingsRefused(
-        f"topic {name}: the broker refuses {settings} ({error.args[0].str()}). Allow these settings for it, or "
-        "create it with the nearest ones that the service takes: the settings of a topic that exists stay as they are"
+        f"topic {name}: the broker refuses {settings} ({error.args[0].str()}). Allow these settings for the topic, or "
+        "create it with the nearest settings that the service accepts: settings of an existing topic are not changed"
     )
 
 
 def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replication_factor: int = -1) -> list[str]:
     """Create missing topics and their dead-letter topics, and add missing partitions.
 
-    Can be repeated without harm. Settings of a topic that exists are not changed (somebody may have tuned them), and
+    Can be repeated without harm. Settings of an existing topic are not changed (a person may have tuned them), and
     surplus partitions stay. A topic that somebody else defines gets no further partitions.
 
     Args:
@@ -117,21 +117,22 @@ def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replicatio
             partitions = topic.partitions if name == topic.name else 1
             wanted[name] = NewTopic(name, partitions, replication_factor, config=config)
     with errors.explaining(admin):
-        there = admin.list_topics(timeout=REQUEST_TIMEOUT_SECONDS).topics
+        existing = admin.list_topics(timeout=REQUEST_TIMEOUT_SECONDS).topics
     changes: list[str] = []
-    for name, left_out in create_missing(admin, [new for name, new in wanted.items() if name not in there]).items():
+    created = create_missing(admin, [new for name, new in wanted.items() if name not in existing])
+    for name, left_out in created.items():
         without = f", without {', '.join(left_out)}, which the broker refuses" if left_out else ""
         changes.append(f"topic {name}: created, {wanted[name].num_partitions} partitions{without}")
-    grown = [
+    too_small = [
         NewPartitions(name, new.num_partitions)
         for name, new in wanted.items()
-        if name in there and name not in foreign and len(there[name].partitions) < new.num_partitions
+        if name in existing and name not in foreign and len(existing[name].partitions) < new.num_partitions
     ]
-    if grown:
-        for name, future in admin.create_partitions(grown, request_timeout=REQUEST_TIMEOUT_SECONDS).items():
+    if too_small:
+        for name, future in admin.create_partitions(too_small, request_timeout=REQUEST_TIMEOUT_SECONDS).items():
             # False: another process has added the partitions at the same time.
             if _done(future, "INVALID_PARTITIONS"):
-                changes.append(f"topic {name}: grown to {wanted[name].num_partitions} partitions")
+                changes.append(f"topic {name}: extended to {wanted[name].num_partitions} partitions")
     _wait_for_leaders(admin, wanted)
     for change in changes:
         log.info("%s", change)
@@ -139,7 +140,7 @@ def create_topics(topics: Iterable[Topic], conn_id: str = CONN_ID, *, replicatio
 
 
 def _done(future, harmless: str) -> bool:
-    """Wait for the result; False when it is the error `harmless`: another process has done the same."""
+    """Wait for the result; False if it is the error `harmless`: another process has done the same."""
     from confluent_kafka import KafkaException
 
     try:
@@ -152,9 +153,9 @@ def _done(future, harmless: str) -> bool:
 
 
 def _wait_for_leaders(admin: "AdminClient", names: Iterable[str]) -> None:
-    """Wait for at most 30 s until all partitions have a leader, so that the next task can use the topics at once.
+    """Wait for at most 30 s until all partitions have a leader: a new topic has none for a moment.
 
-    A new topic has no leaders for a moment.
+    So the next task can use the topics at once.
     """
     until = time.monotonic() + 30
     waiting = set(names)

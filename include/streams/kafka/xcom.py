@@ -1,4 +1,4 @@
-"""What passes through XCom between the tasks of the event lane. Everything is JSON; ends of ranges are exclusive."""
+"""The values that pass through XCom between tasks of the event lane. All are JSON; ends of ranges are exclusive."""
 
 from __future__ import annotations
 
@@ -27,12 +27,21 @@ class Chunk(TypedDict):
 
 
 def as_chunk(claim_id: int, ranges: Iterable[OffsetRange]) -> Chunk:
-    """The ranges of a claim as a chunk."""
+    """The ranges of a claim as a chunk.
+
+    Args:
+        claim_id: The claim.
+        ranges: Ranges of the claim.
+    """
     return {"claim_id": claim_id, "ranges": [as_range(part) for part in ranges]}
 
 
 def as_range(part: OffsetRange) -> TopicRange:
-    """The range for an XCom."""
+    """The range for an XCom; `OffsetRange(**fields)` is the way back.
+
+    Args:
+        part: The range.
+    """
     return {
         "topic": part.topic,
         "topic_id": part.topic_id,

@@ -110,10 +110,10 @@ def sink_progress(topic: Topic, kafka_conn_id: str = KAFKA_CONN_ID) -> SinkProgr
         KafkaException: The broker is unavailable or refuses.
     """
     with GroupOffsets(sink_group(topic), kafka_conn_id) as group:
-        sink = group.look_now([topic.name])
-        held, is_whole = group.open_transactions_now(sink), not group.incomplete
+        sink = group.fetch_offsets_sync([topic.name])
+        held, is_whole = group.find_open_transactions(sink), not group.incomplete
     with GroupOffsets(coordinator_group(topic), kafka_conn_id) as group:
-        table = group.look_now([control_topic(topic)])
+        table = group.fetch_offsets_sync([control_topic(topic)])
     return SinkProgress(
         lag=sum(offsets.lag for offsets in sink.values()),
         sink=_sum(sink),

@@ -276,7 +276,7 @@ def preset_coordinator(topic: Topic, kafka_conn_id: str) -> list[str]:
     group_name, control = coordinator_group(topic), control_topic(topic)
     with GroupOffsets(group_name, kafka_conn_id) as group:
         until = time.monotonic() + TOPIC_SECONDS
-        while not (partitions := group.look_now([control])) or group.incomplete:
+        while not (partitions := group.fetch_offsets_sync([control])) or group.incomplete:
             if time.monotonic() > until:
                 raise LookupError(f"topic {control} has no leader; try again when all brokers are available")
             time.sleep(0.1)

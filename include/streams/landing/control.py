@@ -36,10 +36,10 @@ def named_files(topic: Topic, conn_id: str = CONN_ID) -> set[str] | None:
     """
     name = control_topic(topic)
     with GroupOffsets(coordinator_group(topic), conn_id, **CONSUMER_SETTINGS) as group:
-        if not group.topic_ids_now([name]):
+        if not group.fetch_topic_ids([name]):
             # No sink has ever landed this topic.
             return set()
-        partitions = group.look_now([name])
+        partitions = group.fetch_offsets_sync([name])
         if group.incomplete:
             raise LookupError(f"topic {name} has partitions without a leader: try again when all brokers are available")
         reader, names = RangeReader(group.consumer), set()

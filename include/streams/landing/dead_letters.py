@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, MultiRange, Range, in
 
 from include.streams.contracts.foreign import Headers
 from include.streams.contracts.violations import FRAMED
-from include.streams.kafka.dead_letters import DeadLetter, DeadLetters, alarm_conflicts
+from include.streams.kafka.dead_letters import DeadLetter, DeadLetterWriter, alarm_conflicts
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.kafka.originals import Originals
@@ -192,8 +192,8 @@ def publish_dead_letters(
     """
     if not letters:
         return
-    box = DeadLetters(consumer.name, run_id, producer)
-    waiting = box.send(letters)
+    box = DeadLetterWriter(consumer.name, run_id, producer)
+    waiting = box.publish(letters)
     rows = [
         {
             "consumer": consumer.name,
@@ -215,7 +215,7 @@ def publish_dead_letters(
         recorded = [letter for letter in letters if _coordinates(letter) in new]
         alarm_conflicts(connection, consumer.name, recorded)
         # Compared by coordinates: comparing the letters themselves would take minutes for some ten thousand letters.
-        box.hold(connection, [refused for refused in waiting if _coordinates(refused.letter) in new])
+        box.add_to_outbox(connection, [refused for refused in waiting if _coordinates(refused.dead_letter) in new])
 
 
 def _coordinates(letter: DeadLetter) -> tuple[int, int]:

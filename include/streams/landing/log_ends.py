@@ -92,8 +92,8 @@ def compare(
             ends_now[partition] = (end, epoch)
             if recorded is not None and recorded[1] != epoch:
                 doubtful[partition] = recorded
-    compared = group.without_their_end(doubtful) if doubtful else None
-    for partition in sorted(compared.lost_end if compared else ()):
+    compared = group.find_truncated_logs(doubtful) if doubtful else None
+    for partition in sorted(compared.truncated if compared else ()):
         end, epoch = doubtful[partition]
         lost[partition] = (
             f"topic {topic.name} has lost the end of its log and was filled again (offsets up to {end} of partition "
@@ -102,7 +102,7 @@ def compare(
         )
     unanswered = compared.unanswered if compared else set()
     # A lost partition stays lost until the table is created again, so nothing is recorded for it.
-    unproved = unanswered | (compared.lost_end if compared else set())
+    unproved = unanswered | (compared.truncated if compared else set())
     changed = {p: place for p, place in ends_now.items() if p not in unproved and place != seen.get(p)}
     if changed:
         _record_ends(topic, of_table, changed, seen)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from include.streams.kafka.claims import Claimed, ConsumerStopped, claim, mark_handled
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.reading import CONSUMER_SETTINGS
-from include.streams.kafka.watch import Committing, watch_claims
+from include.streams.kafka.watch import OffsetCommitter, watch_claims
 from include.streams.landing import gaps, intervals, staging
 from include.streams.landing.broken_files import close_if_whole, read_with_repair
 from include.streams.landing.consumers import LandingConsumer
@@ -148,22 +148,22 @@ def _claim(consumer: LandingConsumer, run_id: str, snapshot: LandingSnapshot | N
             return snapshot.available(next_offsets(connection, consumer, snapshot.topic_id))
 
     with GroupOffsets(consumer.group, consumer.conn_id, **CONSUMER_SETTINGS) as group:
-        committing = Committing(group)
+        committer = OffsetCommitter(group)
         claimed = claim(
             consumer.name,
             run_id,
             available,
             # Committed as in the event lane, never backwards, so that Kafka's own tools show this lane's lag.
-            lambda positions: committing.forward(positions, None),
+            lambda positions: committer.commit(positions, None),
             max_messages=consumer.max_messages_per_claim,
-            compare_logs=group.without_their_end,
+            compare_logs=group.find_truncated_logs,
             stopped=snapshot.lost if snapshot is not None else {},
             on_new=lambda connection, new: _watch_claim(
                 connection, consumer, run_id, new, is_whole=not group.left_out and _is_whole(consumer, snapshot)
             ),
         )
         with begin() as connection:
-            committing.watch(connection, consumer.name)
+            committer.update_alarm(connection, consumer.name)
     return claimed
 
 

@@ -192,7 +192,7 @@ class _Logs:
         """(the claimable partitions, {partition: why it is stopped}); partitions that do not answer are in neither."""
         from sqlalchemy import select
 
-        from include.streams.kafka.claims import lost_logs
+        from include.streams.kafka.claims import find_changed_logs
         from include.streams.kafka.offsets import GroupOffsets, Partition
         from include.streams.kafka.reading import CONSUMER_SETTINGS
         from include.streams.landing import log_ends
@@ -204,7 +204,7 @@ class _Logs:
 
         lane = self._lane
         with GroupOffsets(lane.name, lane.conn_id, **CONSUMER_SETTINGS) as group:
-            kafka = group.look_now([lane.topic_name], needs_committed=False)
+            kafka = group.fetch_offsets_sync([lane.topic_name], needs_committed=False)
             check_same_topic(lane.topic, topic_id(self._table), kafka)
             landed = log_ends.compare(lane.topic, self._table, LandingIndex(self._table), kafka, group)
             own_positions = select(positions).where(
@@ -212,7 +212,7 @@ class _Logs:
             )
             with begin() as connection:
                 known = {Partition(row.topic, row.partition): row for row in connection.execute(own_positions)}
-            claimed = lost_logs(lane.name, known, kafka, group.without_their_end)
+            claimed = find_changed_logs(lane.name, known, kafka, group.find_truncated_logs)
         stopped, unanswered = {**landed.lost, **claimed[0]}, landed.unanswered | claimed[1]
         claimable = {p.number for p in kafka if p not in stopped and p not in unanswered}
         return claimable, {partition.number: why for partition, why in stopped.items()}

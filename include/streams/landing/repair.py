@@ -179,7 +179,7 @@ class _Repair:
         if not missing:
             return []
         partition = Partition(self.topic.name, self.partition)
-        kafka = self.group.look_now([self.topic.name], needs_committed=False, only=partition)
+        kafka = self.group.fetch_offsets_sync([self.topic.name], needs_committed=False, only=partition)
         check_same_topic(self.topic, self.of_topic, kafka)
         if (offsets := kafka.get(partition)) is None:
             self.report("it has no leader")

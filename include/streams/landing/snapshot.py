@@ -125,7 +125,7 @@ class LandingSnapshot:
     ) -> "LandingSnapshot":
         with GroupOffsets(sink_group(topic), conn_id, **CONSUMER_SETTINGS) as group:
             # Kafka is read before the table, so that the committed offsets have had more time to land.
-            kafka = group.look_now([topic.name])
+            kafka = group.fetch_offsets_sync([topic.name])
             table = load_landing_table(topic)
             landing_id = topic_id(table)
             check_same_topic(topic, landing_id, kafka)
@@ -316,7 +316,7 @@ def _fetch_again(
 
     Needed when the table has offsets beyond the first fetch: either more has landed since, or a log has lost its end.
     """
-    now = group.look_now([topic.name], needs_committed=False)
+    now = group.fetch_offsets_sync([topic.name], needs_committed=False)
     return {p: replace(offsets, committed=before[p].committed) for p, offsets in now.items() if p in before}
 
 

@@ -92,14 +92,14 @@ def remove_finished(consumers: Iterable[LandingConsumer], older_than: timedelta 
     from pyiceberg.exceptions import NoSuchTableError
     from sqlalchemy import func, select
 
-    from include.streams.compat.connections import is_without
+    from include.streams.compat.connections import lacks_connection
     from include.streams.lake.catalog import CONN_ID
     from include.streams.landing.tables import load_landing_table
     from include.streams.operations.database import begin
     from include.streams.operations.tables import claims
 
     removed = 0
-    if is_without(CONN_ID):
+    if lacks_connection(CONN_ID):
         return removed
     for consumer in consumers:
         try:

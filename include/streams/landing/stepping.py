@@ -144,7 +144,7 @@ def _wait_until_stopped(connect: Connect, name: str) -> None:
 def _find(topic: Topic, kafka_conn_id: str) -> Iterator[Step]:
     with GroupOffsets(sink_group(topic), kafka_conn_id, **CONSUMER_SETTINGS) as group:
         wanted: dict[int, tuple[int, int]] = {}
-        for partition, offsets in sorted(group.look_now([topic.name]).items()):
+        for partition, offsets in sorted(group.fetch_offsets_sync([topic.name]).items()):
             start = offsets.low if offsets.committed is None else max(offsets.committed, offsets.low)
             if start < offsets.end:
                 wanted[partition.number] = start, min(offsets.end, start + MAX_RECORDS)

@@ -144,7 +144,7 @@ def create_landing_table(topic: Topic, conn_id: str = CONN_ID) -> "Table":
     except NoSuchTableError:
         pass
     with GroupOffsets(sink_group(topic), conn_id) as group:
-        partitions = group.look_now([topic.name])
+        partitions = group.fetch_offsets_sync([topic.name])
         is_whole = bool(partitions) and not group.incomplete
     if not is_whole:
         raise LookupError(

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from include.streams.compat.connections import is_without
+from include.streams.compat.connections import lacks_connection
 from include.streams.contracts import Topic
 from include.streams.kafka.connection import CONN_ID
 from include.streams.lake.catalog import CONN_ID as CATALOG_CONN_ID
@@ -60,7 +60,7 @@ def maintain_table(name: str, snapshots_kept: timedelta) -> dict[str, int] | Non
     from include.streams.lake import maintenance
     from include.streams.lake.catalog import load_catalog
 
-    if is_without(CATALOG_CONN_ID):
+    if lacks_connection(CATALOG_CONN_ID):
         return None
     try:
         table = load_catalog().load_table(name)
@@ -128,7 +128,7 @@ def thin_snapshots(
 def _of_each(work: Mapping[str, Callable[[], int]]) -> dict[str, int]:
     from pyiceberg.exceptions import NoSuchTableError
 
-    if is_without(CATALOG_CONN_ID):
+    if lacks_connection(CATALOG_CONN_ID):
         return {}
     expired: dict[str, int] = {}
 
@@ -205,7 +205,7 @@ def maintain_landing_table(
     from include.streams.landing.late import report_late
     from include.streams.landing.tables import load_landing_table, raw_table
 
-    if is_without(CATALOG_CONN_ID):
+    if lacks_connection(CATALOG_CONN_ID):
         return None
     try:
         table = load_landing_table(topic)
@@ -376,7 +376,7 @@ def remove_results(consumers: Iterable[LandingConsumer], older_than: timedelta, 
     from include.streams.lake.buckets import bucket
     from include.streams.validators.results import ACCEPTANCE, FOLDER
 
-    if is_without(OBJECTS_CONN_ID):
+    if lacks_connection(OBJECTS_CONN_ID):
         return 0
     until = time.monotonic() + seconds
     before = datetime.now(UTC) - older_than

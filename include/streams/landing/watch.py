@@ -13,7 +13,14 @@ from functools import partial
 
 from include.streams.kafka.claims import positions_of
 from include.streams.kafka.offsets import Partition, PartitionOffsets, is_same_topic
-from include.streams.kafka.watch import CheckFailed, Standing, waited_at_least, watch_claims, watch_lag, watch_waiting
+from include.streams.kafka.watch import (
+    CheckFailed,
+    ConsumerStatus,
+    waited_at_least,
+    watch_claims,
+    watch_lag,
+    watch_waiting,
+)
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.operations.database import begin
 from include.streams.operations.each import do_each, shuffled
@@ -33,7 +40,7 @@ def check_consumers(consumers: Iterable[LandingConsumer]) -> None:
     do_each(shuffled({f"consumer {each.name}": partial(check_consumer, each) for each in consumers}), CheckFailed)
 
 
-def check_consumer(consumer: LandingConsumer) -> Standing:
+def check_consumer(consumer: LandingConsumer) -> ConsumerStatus:
     """Open and close the consumer's alarms, from the present state of the database and the landing table.
 
     Only the table's list of manifests is read: no data file, and nothing from Kafka. Records in Kafka that have not
@@ -66,7 +73,7 @@ def check_consumer(consumer: LandingConsumer) -> Standing:
 
 def fetch_status(
     consumer: LandingConsumer, oldest_claim: timedelta | None = None, *, remembers: bool = False
-) -> Standing:
+) -> ConsumerStatus:
     """The consumer's state now; it opens no alarm.
 
     Args:
@@ -91,7 +98,7 @@ def fetch_status(
                 unclaimed[partition] = replace(offsets, end=max(offsets.end, starts[partition]))
         waiting = waited_at_least(connection, consumer, unclaimed, starts, remembers=remembers)
     behind = sum(offsets.end - starts[partition] for partition, offsets in unclaimed.items())
-    return Standing({consumer.topic.name: behind}, waiting, oldest_claim, is_whole=True)
+    return ConsumerStatus({consumer.topic.name: behind}, waiting, oldest_claim, is_whole=True)
 
 
 def _landed(consumer: LandingConsumer) -> dict[Partition, PartitionOffsets]:

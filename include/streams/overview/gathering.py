@@ -262,7 +262,7 @@ def _kafka_conn_id() -> str:
 
 
 def _status(consumer: Consumer | LandingConsumer, brokers: _Brokers) -> Any:
-    """The consumer's `Standing`."""
+    """The consumer's `ConsumerStatus`."""
     if isinstance(consumer, LandingConsumer):
         from include.streams.landing import watch as landing_watch
 
@@ -270,7 +270,7 @@ def _status(consumer: Consumer | LandingConsumer, brokers: _Brokers) -> Any:
     from include.streams.kafka import watch
 
     brokers.require(consumer.conn_id)
-    return watch.standing_of(consumer)
+    return watch.fetch_status(consumer)
 
 
 def _outcomes(consumers: list[str], since: datetime) -> _Counts:
@@ -409,7 +409,7 @@ def _not_landed(topic: Topic, brokers: _Brokers) -> int:
 
     brokers.require()
     with GroupOffsets(sink_group(topic)) as group:
-        return sum(offsets.lag for offsets in group.look_now([topic.name]).values())
+        return sum(offsets.lag for offsets in group.fetch_offsets_sync([topic.name]).values())
 
 
 def _consumer_facts(

@@ -227,14 +227,14 @@ def _message(event: SeismicEvent) -> Event:
 def _keep(rejected: Sequence[Rejected], run_id: str) -> None:
     """Publish features that break the contract as dead letters, then record them."""
     from include.streams import begin
-    from include.streams.kafka.dead_letters import DeadLetters
+    from include.streams.kafka.dead_letters import DeadLetterWriter
     from include.streams.kafka.producer import AcknowledgedProducer
 
     with AcknowledgedProducer() as producer:
-        box = DeadLetters(CONSUMER, run_id, producer)
-        if waiting := box.send([_letter(feature, violation) for feature, violation in rejected]):
+        box = DeadLetterWriter(CONSUMER, run_id, producer)
+        if waiting := box.publish([_letter(feature, violation) for feature, violation in rejected]):
             with begin() as connection:
-                box.hold(connection, waiting)
+                box.add_to_outbox(connection, waiting)
     record_published(digest(feature) for feature, _ in rejected)
 
 

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.integration
 
 def committed(group: str, topic: str) -> dict[int, int | None]:
     with GroupOffsets(group) as offsets:
-        return {partition.number: found.committed for partition, found in offsets.look_now([topic]).items()}
+        return {partition.number: found.committed for partition, found in offsets.fetch_offsets_sync([topic]).items()}
 
 
 def topic_setting(topic: str, setting: str) -> str:

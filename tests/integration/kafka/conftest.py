@@ -39,9 +39,9 @@ def order(number: object, amount: int = 1, **changes: object) -> bytes:
 
 
 def record_effect(connection, message: Message) -> None:
-    """An effect without a unique key of its own, so that one too many shows.
+    """An effect without a unique key in its table, so that a second effect is visible.
 
-    Amounts below zero stand for a message that can never be handled, or whose effect fails.
+    The amount -1 stands for a message that can never be handled, -2 for a message whose effect fails.
     """
     if message.event.amount == -1:
         raise Rejected("amount is -1")
@@ -75,7 +75,7 @@ def admin(services) -> AdminClient:
 
 @pytest.fixture
 def make_topic(admin) -> Callable[..., Topic]:
-    """Create a topic of orders (and its dead-letter topic) under a name of its own."""
+    """Create a topic of orders (and its dead-letter topic) with a unique name."""
 
     def make(name: str | None = None, partitions: int = 3, config: dict[str, str] | None = None, **kwargs) -> Topic:
         topic = Topic(
@@ -101,13 +101,14 @@ def make_topic(admin) -> Callable[..., Topic]:
 def wait_for_topics(admin: AdminClient, *names: str) -> None:
     for name in names:
         for _ in range(100):
-            found = admin.list_topics(name, timeout=10).topics[name]
-            if found.error is None and found.partitions and all(p.leader >= 0 for p in found.partitions.values()):
+            metadata = admin.list_topics(name, timeout=10).topics[name]
+            partitions = metadata.partitions.values()
+            if metadata.error is None and partitions and all(partition.leader >= 0 for partition in partitions):
                 break
 
 
 def cut_log(services, topic, partition: int, offset: int) -> None:
-    """Remove the records from this offset on; each is a batch of its own."""
+    """Remove the records from this offset on; each record is a separate batch."""
     folder = services.folder / "kafka" / "data" / f"{topic.name}-{partition}"
     (path,) = folder.glob("*.log")
     data, at = path.read_bytes(), 0
@@ -124,7 +125,7 @@ def cut(services, admin):
         services.stop("kafka")
         for place in places:
             cut_log(services, *place)
-        # Without it, the broker reads its logs anew, as it does when it was killed.
+        # Without this file, the broker reads its logs again, as it does after a kill.
         (services.folder / "kafka" / "data" / ".kafka_cleanshutdown").unlink()
         services.start("kafka")
         wait_for_topics(admin, *{topic.name for topic, _, _ in places})
@@ -156,7 +157,7 @@ def send(services) -> Callable[..., list[int]]:
         key: bytes | None = None,
         headers: list | None = None,
     ) -> list[int]:
-        # A client of its own: an older one would not know partitions that were added meanwhile.
+        # A new client: an older client would not know partitions that were added since.
         name = topic if isinstance(topic, str) else topic.name
         producer = producer_to(producer_config(client_config()), name)
         offsets: list[int] = []
@@ -175,23 +176,23 @@ def send(services) -> Callable[..., list[int]]:
 
 
 def whole_run(consumer: Consumer, run_id: str) -> None:
-    """All tasks of a run: the one that claims, and one for each chunk that it returns."""
+    """Run all tasks of a run: the claiming task, and a task for each chunk that it returns."""
     for chunk in tasks.claim_messages(consumer, run_id):
         tasks.handle_chunk(consumer, chunk, run_id)
 
 
 def committed(admin: AdminClient, group: str, topic: Topic) -> dict[int, int]:
-    """What the group has committed, asked by somebody else."""
+    """The group's committed offsets, requested by another client."""
     partitions = [TopicPartition(topic.name, n) for n in range(topic.partitions)]
     (future,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, partitions)]).values()
     return {tp.partition: tp.offset for tp in future.result(10).topic_partitions if tp.offset >= 0}
 
 
 def effects(topic: Topic) -> list[tuple[int, int, str]]:
-    """(partition, offset, number) of every effect, in order; from a session of its own.
+    """(partition, offset, number) of each effect, in order, from a separate session.
 
-    A topic that was recreated has several effects of one offset. The number orders them: without it, PostgreSQL returns
-    them in any order, and a test fails now and then.
+    A recreated topic has several effects of one offset. They are also sorted by number: without that, PostgreSQL
+    returns them in any order, and a test fails sometimes.
     """
     with begin() as connection:
         rows = connection.execute(
@@ -206,7 +207,7 @@ def numbers(topic: Topic) -> list[str]:
 
 
 def read_all(name: str, partition: int = 0) -> list:
-    """Every record of a partition, by an independent consumer."""
+    """All records of a partition, read by an independent consumer."""
     config = {**consumer_config(client_config(), "independent"), "enable.partition.eof": True}
     reader = reader_at(config, TopicPartition(name, partition, 0))
     records = []
@@ -230,10 +231,10 @@ def alarms(consumer: Consumer) -> dict[str, str]:
 
 
 def make_all_due(*consumers: Consumer) -> None:
-    """Let every wait of these consumers' rows and of alarms be over."""
+    """Make the pending rows of these consumers and of alarms due now."""
     names = {"names": [*(consumer.name for consumer in consumers), SENDER]}
     with begin() as connection:
-        # What other tests have left is not to reach this test's receivers.
+        # Rows of other tests must not reach the receivers of this test.
         others = "update outbox set state = 'skipped' where state = 'pending' and consumer <> all(:names)"
         connection.execute(text(others), names)
         connection.execute(text("update outbox set due_at = now() where state = 'pending'"))
@@ -242,6 +243,6 @@ def make_all_due(*consumers: Consumer) -> None:
 
 
 def deliver_now(*consumers: Consumer) -> int:
-    """What the Dag `deliver_outbox` does for these consumers and for alarms, as if every wait were over."""
+    """Deliver rows of these consumers and of alarms as the Dag `deliver_outbox` does, as if all were due."""
     make_all_due(*consumers)
     return deliver_due(consumers)

@@ -26,7 +26,7 @@ def lane(make_topic, make_consumer, send):
 def test_no_keys_are_claimed_while_two_claims_are_unhandled(lane):
     topic, consumer = lane
     keys = [tasks.claim_partition_keys(consumer, f"run {n}") for n in range(4)]
-    assert [len(found) for found in keys] == [2, 2, 0, 0]
+    assert [len(claimed) for claimed in keys] == [2, 2, 0, 0]
     tasks.handle_message(consumer, keys[0][0], "run of a key")
     assert tasks.claim_partition_keys(consumer, "three are unhandled") == []
     tasks.handle_message(consumer, keys[0][1], "run of a key")
@@ -37,7 +37,7 @@ def test_messages_that_are_not_claimed_stay_visible_as_lag(lane, admin):
     topic, consumer = lane
     for n in range(4):
         tasks.claim_partition_keys(consumer, f"run {n}")
-    # Offsets that do not move: the trigger starts runs at growing intervals.
+    # The committed offsets do not move, so the trigger starts runs at growing intervals.
     assert committed(admin, consumer.group, topic) == {0: 4}
     assert "lag" in alarms(consumer)
     assert open_claims(consumer) == 2
@@ -51,7 +51,7 @@ def test_a_retried_fan_out_gets_its_keys_while_two_claims_are_unhandled(lane):
     assert tasks.claim_partition_keys(consumer, "first") == first
 
 
-def test_failed_runs_stop_no_claim_when_the_worker_has_no_queue(lane):
+def test_failed_runs_block_no_claim_if_the_worker_has_no_queue(lane):
     _, consumer = lane
     keys = []
     for n in range(4):
@@ -63,14 +63,14 @@ def test_failed_runs_stop_no_claim_when_the_worker_has_no_queue(lane):
     assert numbers(consumer.topics[0]) == [str(n) for n in range(7)]
 
 
-def test_keys_that_are_not_runs_yet_count_as_the_queue_of_the_worker(lane):
+def test_keys_that_are_not_runs_yet_count_as_the_workers_queue(lane):
     _, consumer = lane
     keys = [tasks.claim_partition_keys(consumer, f"run {n}", worker_has_queue=lambda: False) for n in range(3)]
-    assert [len(found) for found in keys] == [2, 2, 0]
+    assert [len(claimed) for claimed in keys] == [2, 2, 0]
 
 
 def test_the_trigger_starts_few_runs_while_nothing_is_claimed(lane, monkeypatch):
-    monkeypatch.setattr("include.streams.kafka.trigger.REFIRE_FIRST_SECONDS", 1.0)
+    monkeypatch.setattr("include.streams.kafka.trigger.BACKOFF_FIRST_SECONDS", 1.0)
     _, consumer = lane
     for n in range(2):
         tasks.claim_partition_keys(consumer, f"run {n}")
@@ -83,12 +83,12 @@ def test_the_trigger_starts_few_runs_while_nothing_is_claimed(lane, monkeypatch)
             await asyncio.sleep(1)
             return firings.at
 
-    # After 1 s, and then not for 2 s, although runs come and go.
+    # The second event comes after 1 s, and the next one not within 2 s, although runs have ended.
     first, second = asyncio.run(scenario())
     assert second - first >= 1
 
 
-def test_the_worker_is_not_asked_for_its_queue_while_there_is_room(lane):
+def test_the_workers_queue_is_looked_up_only_when_a_claim_is_blocked(lane):
     _, consumer = lane
 
     def ask() -> bool:
@@ -107,7 +107,7 @@ def test_keys_that_wait_in_the_queue_are_not_emitted_again(lane):
     assert tasks.claim_keys_again(consumer, worker_is_idle=False, worker_has_queue=True) == keys
 
 
-def test_a_claim_that_cannot_be_read_keeps_no_other_from_being_emitted(make_topic, make_consumer, send, admin):
+def test_a_claim_that_cannot_be_read_delays_the_keys_of_no_other_claim(make_topic, make_consumer, send, admin):
     gone, healthy = make_topic(partitions=1), make_topic(partitions=1)
     consumer = make_consumer(gone, healthy, shape=Shape.per_message)
     send(gone, order("gone"))
@@ -119,7 +119,7 @@ def test_a_claim_that_cannot_be_read_keeps_no_other_from_being_emitted(make_topi
     assert tasks.claim_keys_again(consumer, worker_is_idle=False) == keys
 
 
-def test_a_claim_that_cannot_be_read_is_named_and_waits_for_its_turn(make_topic, make_consumer, send, admin):
+def test_a_claim_that_cannot_be_read_is_named_and_waits_for_its_next_try(make_topic, make_consumer, send, admin):
     topic = make_topic(partitions=1)
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, order("gone"))

@@ -1,6 +1,6 @@
-"""A request that its receiver never answers backs off alone and fails in the end; an outage uses up no attempt.
+"""A request that is never answered backs off alone and becomes failed; an outage uses up no attempt.
 
-These tests let no wait be over by hand: rows and routes wait by the rules of production, counted in fifths of a second.
+These tests do not shorten waits by hand: rows and routes wait by the rules of production, at a fifth of the times.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def answers_500_to(server, monkeypatch, *bad: object) -> None:
 
 @pytest.fixture(autouse=True)
 def alone(operations) -> None:
-    """What other tests have left is not due."""
+    """Make rows of other tests not due."""
     with begin() as connection:
         connection.execute(text("update outbox set state = 'skipped' where state = 'pending'"))
 
@@ -55,7 +55,7 @@ def short_waits(monkeypatch) -> None:
 
 
 def deliver_for(consumer, seconds: float, until=lambda: False) -> None:
-    """What the trigger and the Dag do."""
+    """Deliver due rows again and again, as the trigger and the Dag do."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and not until():
         deliver_due([consumer])
@@ -66,11 +66,11 @@ def row(consumer, number: object):
     with begin() as connection:
         query = "select * from outbox where consumer = :name and convert_from(body, 'UTF8')::jsonb ->> :key = :number"
         for key in ("number", "n"):
-            found = connection.execute(
+            row = connection.execute(
                 text(query), {"name": consumer.name, "key": key, "number": str(number)}
             ).one_or_none()
-            if found is not None:
-                return found
+            if row is not None:
+                return row
     raise AssertionError(number)
 
 
@@ -95,13 +95,13 @@ def test_a_bad_request_among_others_backs_off_alone(make_topic, make_consumer, m
     assert failures(consumer) == 0
 
 
-def test_a_request_that_is_never_answered_makes_no_later_one_late(announcing, make_receiver, send, monkeypatch):
+def test_a_request_that_is_never_answered_delays_no_later_request(announcing, make_receiver, send, monkeypatch):
     server, conn_id = make_receiver()
     answers_500_to(server, monkeypatch, BAD)
     topic, consumer = announcing(conn_ids=[conn_id])
     send(topic, order(BAD))
     tasks.claim_messages(consumer, "bad")
-    # Nothing else is due, so this looks like an outage. Tried several times:
+    # No other row is due, so this looks like an outage, and the request is tried several times.
     deliver_for(consumer, 2)
     assert len(server.seen) >= 4
     send(topic, order("first"))
@@ -119,7 +119,7 @@ def test_a_request_that_is_never_answered_makes_no_later_one_late(announcing, ma
     assert failures(consumer) == 0
 
 
-def test_a_request_that_is_never_answered_fails_in_the_end(announcing, make_receiver, send, monkeypatch):
+def test_a_request_that_is_never_answered_becomes_failed(announcing, make_receiver, send, monkeypatch):
     monkeypatch.setattr(outbox_delivery, "MAX_ATTEMPTS", 3)
     monkeypatch.setattr(outbox_delivery, "REFUSED_FIRST_SECONDS", 0.2)
     server, conn_id = make_receiver()
@@ -148,7 +148,7 @@ def test_an_outage_uses_up_no_attempt(announcing, make_receiver, send, monkeypat
     send(topic, order(BAD), order("good"))
     tasks.claim_messages(consumer, "run")
     assert row(consumer, BAD).attempts == 1
-    # Another one tells that the receiver is away; the bad one alone would not.
+    # The unanswered row of another message shows that the receiver is away; the bad row alone would not show it.
     server.status = 503
     tried = len(server.seen)
     deliver_for(consumer, 1)
@@ -169,9 +169,7 @@ def test_an_outage_uses_up_no_attempt(announcing, make_receiver, send, monkeypat
     assert failures(consumer) == 0
 
 
-def test_tasks_and_the_dag_at_once_deliver_each_good_request_once_beside_a_bad_one(
-    announcing, make_receiver, send, monkeypatch
-):
+def test_concurrent_deliveries_deliver_each_good_request_once(announcing, make_receiver, send, monkeypatch):
     server, conn_id = make_receiver()
     answers_500_to(server, monkeypatch, BAD)
     topic, consumer = announcing(conn_ids=[conn_id])

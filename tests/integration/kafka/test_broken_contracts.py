@@ -1,4 +1,4 @@
-"""A producer that breaks most messages of a topic raises an alarm, which closes when its messages are good again."""
+"""Many dead letters of a topic open an alarm about its producer; it closes when the messages are valid again."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +16,7 @@ from tests.integration.kafka.test_losses import events
 pytestmark = pytest.mark.integration
 
 
-def test_broken_messages_raise_an_alarm_until_good_ones_follow(make_topic, make_consumer, send):
+def test_many_dead_letters_open_an_alarm_until_valid_messages_follow(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, *(b"junk" for _ in range(30)), order(1))
@@ -33,7 +33,7 @@ def test_broken_messages_raise_an_alarm_until_good_ones_follow(make_topic, make_
     assert "many_dead_letters" not in alarms(consumer)
 
 
-def test_messages_framed_by_a_schema_registry_are_named(make_topic, make_consumer, send):
+def test_the_alarm_names_messages_framed_by_a_schema_registry(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, *(b"\0\0\0\0\7" + order(n) for n in range(12)))
@@ -41,7 +41,7 @@ def test_messages_framed_by_a_schema_registry_are_named(make_topic, make_consume
     assert "12 begin like messages of a schema registry" in alarms(consumer)["many_dead_letters"]
 
 
-def test_some_bad_messages_among_good_ones_are_no_alarm(make_topic, make_consumer, send):
+def test_some_dead_letters_among_valid_messages_open_no_alarm(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, *(b"junk" if n % 4 == 0 else order(n) for n in range(60)))
@@ -49,7 +49,7 @@ def test_some_bad_messages_among_good_ones_are_no_alarm(make_topic, make_consume
     assert "many_dead_letters" not in alarms(consumer)
 
 
-def test_good_messages_that_wait_for_their_runs_count_as_good(make_topic, make_consumer, send):
+def test_messages_that_wait_for_their_runs_count_as_valid(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, *(b"junk" for _ in range(12)), *(order(n) for n in range(60)))
@@ -71,8 +71,8 @@ def let_days_pass(consumer, days: int) -> None:
         connection.execute(older, {"days": days, "name": consumer.name})
 
 
-def test_one_broken_topic_shows_beside_a_busy_healthy_one(make_topic, make_consumer, send):
-    """Of the latest messages of both, they would be a third: the healthy topic has more partitions."""
+def test_a_broken_topic_opens_an_alarm_beside_a_busy_healthy_topic(make_topic, make_consumer, send):
+    """Of the latest messages of both topics, the dead letters would be a third: the other topic has more partitions."""
     broken, healthy = make_topic(partitions=2), make_topic(partitions=4)
     consumer = make_consumer(broken, healthy, max_messages_per_claim=1_000)
     for partition in range(2):
@@ -84,19 +84,19 @@ def test_one_broken_topic_shows_beside_a_busy_healthy_one(make_topic, make_consu
     assert f"topic {broken.name}: 80 of the latest 80 messages (100 %)" in alarm
     assert "80 of them with not_json" in alarm
     assert healthy.name not in alarm
-    # As long as only the other topic has messages.
+    # The alarm stays open while only the other topic has new messages.
     send(healthy, *good(10, 1_000))
     tasks.claim_messages(consumer, "second")
     check_consumer(consumer)
     assert "many_dead_letters" in alarms(consumer)
 
 
-def test_a_further_broken_topic_has_an_alarm_of_its_own_and_is_notified_once(make_topic, make_consumer, send):
+def test_a_further_broken_topic_has_its_own_alarm_and_is_notified_once(make_topic, make_consumer, send):
     first, second = make_topic(partitions=1), make_topic(partitions=1)
     consumer = make_consumer(first, second)
     send(first, *junk(20))
     tasks.claim_messages(consumer, "first")
-    # Other counts are no news about a topic that has an alarm.
+    # A topic with an open alarm is not notified again because of another count.
     send(first, *junk(10))
     tasks.claim_messages(consumer, "first again")
     send(second, *junk(15))
@@ -117,7 +117,7 @@ def test_a_further_broken_topic_has_an_alarm_of_its_own_and_is_notified_once(mak
     assert events(consumer)[2:] == [("closed", first.name), ("closed", second.name)]
 
 
-def test_a_topic_that_was_never_bad_enough_does_not_hold_the_alarm_of_another_one_open(make_topic, make_consumer, send):
+def test_a_topic_below_the_limit_keeps_no_alarm_of_another_topic_open(make_topic, make_consumer, send):
     broken, so_so = make_topic(partitions=1), make_topic(partitions=1)
     consumer = make_consumer(broken, so_so)
     send(so_so, *(b"junk" if n % 5 < 2 else order(n) for n in range(50)))
@@ -130,7 +130,7 @@ def test_a_topic_that_was_never_bad_enough_does_not_hold_the_alarm_of_another_on
     assert "many_dead_letters" not in alarms(consumer)
 
 
-def test_three_broken_messages_in_a_row_show_on_a_quiet_topic_however_old_they_are(make_topic, make_consumer, send):
+def test_three_old_dead_letters_in_a_row_open_the_alarm_of_a_quiet_topic(make_topic, make_consumer, send):
     quiet, busy = make_topic(partitions=3), make_topic(partitions=1)
     consumer = make_consumer(quiet, busy)
     send(quiet, *good(2))
@@ -154,8 +154,8 @@ def test_three_broken_messages_in_a_row_show_on_a_quiet_topic_however_old_they_a
     assert "many_dead_letters" not in alarms(consumer)
 
 
-def test_a_few_broken_messages_of_a_run_with_good_ones_are_no_alarm(make_topic, make_consumer, send):
-    """Dead letters are recorded last, wherever they were: the order of the records says nothing within a run."""
+def test_a_few_dead_letters_of_a_run_with_valid_messages_open_no_alarm(make_topic, make_consumer, send):
+    """A run records its dead letters last, whatever their offsets: within a run, the order of rows proves nothing."""
     topic = make_topic(partitions=3)
     consumer = make_consumer(topic)
     for partition in range(3):
@@ -171,7 +171,7 @@ def test_a_few_broken_messages_of_a_run_with_good_ones_are_no_alarm(make_topic, 
     assert "many_dead_letters" not in alarms(consumer)
 
 
-def test_a_good_message_whose_effect_fails_hides_no_broken_ones_for_long(make_topic, make_consumer, send):
+def test_a_failing_effect_hides_dead_letters_only_for_a_while(make_topic, make_consumer, send):
     topic = make_topic(partitions=1)
     consumer = make_consumer(topic)
     send(topic, order("fails", -2), *junk(3))
@@ -183,7 +183,7 @@ def test_a_good_message_whose_effect_fails_hides_no_broken_ones_for_long(make_to
     assert "many_dead_letters" in alarms(consumer)
 
 
-def test_one_good_message_that_waits_for_its_run_counts_as_good_on_a_quiet_topic(make_topic, make_consumer, send):
+def test_on_a_quiet_topic_a_message_that_waits_for_its_run_counts_as_valid(make_topic, make_consumer, send):
     topic = make_topic(partitions=1)
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, *good(1), *junk(3))
@@ -195,7 +195,7 @@ def test_one_good_message_that_waits_for_its_run_counts_as_good_on_a_quiet_topic
     assert "of the last 6 messages" in alarms(consumer)["many_dead_letters"]
 
 
-def test_a_topic_that_the_consumer_has_left_keeps_no_alarm_open(make_topic, make_consumer, send):
+def test_the_alarm_of_a_topic_that_is_no_longer_read_closes(make_topic, make_consumer, send):
     left, kept = make_topic(partitions=1), make_topic(partitions=1)
     consumer = make_consumer(left, kept)
     send(left, *junk(5))
@@ -205,7 +205,7 @@ def test_a_topic_that_the_consumer_has_left_keeps_no_alarm_open(make_topic, make
     assert "many_dead_letters" not in alarms(consumer)
 
 
-def test_the_latest_messages_are_found_by_the_primary_key_in_an_inbox_of_any_size(make_topic, make_consumer):
+def test_the_latest_messages_are_found_by_the_primary_key(make_topic, make_consumer):
     quiet, busy = make_topic(), make_topic()
     consumer = make_consumer(quiet, busy)
     fill = text(
@@ -234,7 +234,7 @@ def test_the_latest_messages_are_found_by_the_primary_key_in_an_inbox_of_any_siz
             (plan,) = connection.execute(explain, given).scalar_one()
         (node,) = (node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "inbox")
         assert node["Index Name"] == "pk_inbox"
-        # The limit of each of the six partitions, and nothing that is read in vain.
+        # Only the rows within the limit of each of the six partitions are read.
         assert node["Actual Loops"] * node["Actual Rows"] == 6 * 66
         assert not node.get("Rows Removed by Filter")
 

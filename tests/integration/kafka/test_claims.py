@@ -1,4 +1,4 @@
-"""A run owns offset ranges: once, for ever, whatever is killed."""
+"""A run owns offset ranges: each offset belongs to one run, whatever process is killed."""
 
 import threading
 import time
@@ -77,7 +77,7 @@ def test_an_empty_claim_has_a_row_and_keeps_it_empty_when_messages_come(make_top
     assert numbers(topic) == ["1"]
 
 
-def test_two_claimers_at_once_share_no_offset_and_leave_none(make_topic, make_consumer, send, admin):
+def test_two_concurrent_claims_take_each_offset_once(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic, max_messages_per_claim=40, chunk_size=40)
     for partition in range(3):
@@ -101,7 +101,7 @@ def test_two_claimers_at_once_share_no_offset_and_leave_none(make_topic, make_co
     assert committed(admin, consumer.group, topic) == {0: 60, 1: 60, 2: 60}
 
 
-def test_the_same_run_claimed_twice_at_once_has_its_effects_once(make_topic, make_consumer, send):
+def test_two_concurrent_claims_of_one_run_have_each_effect_once(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, *(order(n) for n in range(100)))
@@ -114,7 +114,7 @@ def test_the_same_run_claimed_twice_at_once_has_its_effects_once(make_topic, mak
     assert open_claims(consumer) == 0
 
 
-def test_a_claim_killed_before_its_commit_leaves_lag_that_the_next_run_commits(make_topic, make_consumer, send, admin):
+def test_after_a_kill_before_the_commit_the_next_run_commits_the_offsets(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1))
@@ -123,7 +123,7 @@ def test_a_claim_killed_before_its_commit_leaves_lag_that_the_next_run_commits(m
         raise KeyboardInterrupt
 
     with GroupOffsets(consumer.group) as group, pytest.raises(KeyboardInterrupt):
-        claim(consumer.name, "killed", lambda: group.look_now([topic.name]), killed, max_messages=100)
+        claim(consumer.name, "killed", lambda: group.fetch_offsets_sync([topic.name]), killed, max_messages=100)
     # The trigger still sees lag, so it starts another run.
     assert committed(admin, consumer.group, topic) == {}
     tasks.claim_messages(consumer, "other")
@@ -134,7 +134,7 @@ def test_a_claim_killed_before_its_commit_leaves_lag_that_the_next_run_commits(m
     assert open_claims(consumer) == 0
 
 
-def test_a_claim_killed_before_its_rows_are_committed_never_was(make_topic, make_consumer, send, admin):
+def test_a_claim_killed_before_its_rows_are_committed_changes_nothing(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1))
@@ -160,7 +160,7 @@ def test_committed_offsets_never_move_back(make_topic, make_consumer, send, admi
     assert committed(admin, consumer.group, topic) == {0: 2}
 
 
-def test_lost_committed_offsets_are_healed_and_repeat_nothing(make_topic, make_consumer, send, admin):
+def test_lost_committed_offsets_are_committed_again_and_repeat_nothing(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1))
@@ -173,7 +173,7 @@ def test_lost_committed_offsets_are_healed_and_repeat_nothing(make_topic, make_c
     assert numbers(topic) == ["1"]
 
 
-def test_a_group_that_was_set_before_the_first_claim_starts_there(make_topic, make_consumer, send, admin):
+def test_the_first_claim_starts_at_the_groups_committed_offset(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1), order(2))
@@ -183,7 +183,7 @@ def test_a_group_that_was_set_before_the_first_claim_starts_there(make_topic, ma
     assert numbers(topic) == ["2"]
 
 
-def test_a_busy_partition_does_not_keep_the_others_waiting(make_topic, make_consumer, send):
+def test_a_busy_partition_does_not_delay_the_others(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, max_messages_per_claim=10, chunk_size=10)
     send(topic, *(order(f"busy {n}") for n in range(100)), partition=0)
@@ -207,7 +207,7 @@ def test_partitions_that_are_added_later_are_claimed(make_topic, make_consumer, 
     assert effects(topic) == [(0, 0, "1"), (1, 0, "2")]
 
 
-def test_a_topic_that_does_not_exist_yet_holds_up_no_other(make_topic, make_consumer, send):
+def test_a_topic_that_does_not_exist_delays_no_other(make_topic, make_consumer, send):
     from datetime import timedelta
 
     from include.streams.contracts import Topic
@@ -235,7 +235,7 @@ def remake(admin, topic, make_topic):
     make_topic(name=topic.name)
 
 
-def test_a_topic_made_again_stops_its_consumer_until_it_is_reset(make_topic, make_consumer, send, admin):
+def test_a_recreated_topic_stops_its_consumer_until_a_reset(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order("old"))
@@ -260,9 +260,7 @@ def killed(*_, **__) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_run_that_asks_again_does_not_take_the_messages_of_a_topic_made_again(
-    make_topic, make_consumer, send, admin, monkeypatch
-):
+def test_a_retried_run_takes_no_messages_of_a_recreated_topic(make_topic, make_consumer, send, admin, monkeypatch):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order("old"))
@@ -278,7 +276,7 @@ def test_a_run_that_asks_again_does_not_take_the_messages_of_a_topic_made_again(
     assert open_claims(consumer) == 1
 
 
-def test_a_reset_closes_claims_on_offsets_that_are_gone_and_says_what_is_lost(make_topic, make_consumer, send, admin):
+def test_a_reset_closes_claims_on_removed_offsets_and_names_the_lost_ones(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic, max_messages_per_claim=4, chunk_size=1)
     send(topic, *(order(n) for n in range(4)))
@@ -292,13 +290,13 @@ def test_a_reset_closes_claims_on_offsets_that_are_gone_and_says_what_is_lost(ma
     assert "lost" in alarms(consumer)["messages_lost"]
 
 
-def test_resetting_a_consumer_that_claimed_nothing_says_so(make_topic, make_consumer):
+def test_a_reset_of_a_consumer_without_claims_is_refused(make_topic, make_consumer):
     topic = make_topic()
     with pytest.raises(NothingToReset, match=topic.name):
         reset_consumer(make_consumer(topic).name, topic.name)
 
 
-def test_messages_that_retention_removed_are_stated_and_the_rest_is_handled(make_topic, make_consumer, send, admin):
+def test_messages_that_retention_removed_are_named_and_the_rest_is_handled(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(0))
@@ -312,7 +310,7 @@ def test_messages_that_retention_removed_are_stated_and_the_rest_is_handled(make
     assert open_claims(consumer) == 0
 
 
-def test_messages_removed_between_claim_and_reading_are_stated(make_topic, make_consumer, send, admin):
+def test_messages_removed_between_claim_and_reading_are_named_as_lost(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic, chunk_size=2)
     send(topic, *(order(n) for n in range(6)))
@@ -338,7 +336,7 @@ def test_a_claim_stays_open_until_its_last_chunk_is_handled(make_topic, make_con
     assert open_claims(consumer) == 0
 
 
-def test_two_last_chunks_that_finish_at_once_close_the_claim(make_topic, make_consumer, send):
+def test_the_last_two_chunks_close_the_claim_if_they_finish_at_once(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, chunk_size=1)
     send(topic, *(order(n) for n in range(9)))
@@ -364,7 +362,7 @@ def test_a_changed_chunk_size_between_two_tries_neither_skips_nor_repeats(make_t
     assert open_claims(consumer) == 0
 
 
-def test_lag_above_the_limit_alarms_once_and_names_the_remedies(make_topic, make_consumer, send):
+def test_lag_above_the_limit_opens_one_alarm_with_remedies(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, max_messages_per_claim=5, chunk_size=5, max_lag=10)
     send(topic, *(order(n) for n in range(20)))

@@ -1,4 +1,4 @@
-"""An event that carries another's id with other content is kept and alarmed; the first one stays."""
+"""An event with a known id and other content is a dead letter with an alarm; the first event stays."""
 
 import pytest
 from sqlalchemy import text
@@ -32,7 +32,7 @@ def test_other_content_under_a_known_id_is_a_dead_letter_and_an_alarm(make_topic
     assert open_claims(consumer) == 0
 
 
-def test_of_two_contradicting_events_in_one_batch_the_first_stays(make_topic, make_consumer, send):
+def test_of_two_conflicting_events_in_one_batch_the_first_is_handled(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order("a", 1), order("a", 2), order("a", 1), order("b", 1))
@@ -51,7 +51,7 @@ def test_other_bytes_of_the_same_content_are_a_duplicate(make_topic, make_consum
     assert alarms(consumer) == {}
 
 
-def test_events_from_before_there_were_digests_make_duplicates(make_topic, make_consumer, send):
+def test_a_repeat_of_an_event_without_a_digest_is_a_duplicate(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order("a", 1))

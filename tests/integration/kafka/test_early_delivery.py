@@ -1,4 +1,4 @@
-"""Records of finished batches are delivered while later batches are handled; nothing delays the messages for long."""
+"""Records of finished batches are delivered while later batches are handled, and delay the messages only briefly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ seen: list[dict[str, int]] = []
 
 
 def look_and_announce(connection, message) -> None:
-    """The effect; for the last message also what has become of the rows before."""
+    """The effect; at the last message, it also notes the states of the earlier rows."""
     if message.offset == MESSAGES - 1:
         name, _, _ = ANNOUNCED[message.topic]
         query = text("select kind || ' ' || state, count(*) from outbox where consumer = :name group by 1")
@@ -44,9 +44,7 @@ def test_records_of_finished_batches_are_delivered_before_the_chunk_ends(announc
     assert set(states(consumer)) == {"delivered"}
 
 
-def test_a_slow_delivery_delays_the_messages_of_a_chunk_by_two_seconds_in_all(
-    announcing, make_topic, send, monkeypatch
-):
+def test_slow_deliveries_delay_a_chunk_by_two_seconds_in_total(announcing, make_topic, send, monkeypatch):
     asked: list[float] = []
 
     def slow(*_: object, seconds: float) -> int:

@@ -1,8 +1,8 @@
-"""Whatever the order of crashes, retries, redeliveries and zombies: every event has its effect exactly once.
+"""Each event has its effect exactly once, in any order of crashes, retries, redeliveries and zombies.
 
-Hypothesis plays the world: producers that repeat themselves, runs that claim, tasks that are killed between any two
-steps and retried, tasks that were given up and go on (zombies), committed offsets that are lost. The database is
-real; the log is a list, so that thousands of worlds fit into a minute. Tests beside this one use the real broker.
+Hypothesis simulates the world: producers that repeat messages, runs that claim, tasks that are killed between any two
+steps and retried, tasks that were declared dead and still run (zombies), committed offsets that are lost. The database
+is real; the log is a list, so that thousands of worlds take a minute. Other tests use the real broker.
 """
 
 import uuid
@@ -17,7 +17,7 @@ from sqlalchemy import text
 from include.streams.contracts import Topic
 from include.streams.kafka.claims import claim, mark_handled
 from include.streams.kafka.consumers import Consumer
-from include.streams.kafka.handling import Handler, HandlingFailed
+from include.streams.kafka.handling import BatchProcessor, HandlingFailed
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import OffsetRange, Partition, PartitionOffsets
 from include.streams.kafka.producer import Refusal
@@ -31,12 +31,12 @@ PARTITIONS = 2
 
 
 class Killed(BaseException):
-    """Not an Exception: nothing may catch it, as nothing catches SIGKILL."""
+    """Stands for SIGKILL. It is not an Exception, because no code may catch it."""
 
 
 @dataclass
 class MemoryProducer:
-    """Keeps dead letters, or refuses them; can be killed before or after the broker has them."""
+    """Stores dead letters, or refuses them; can be killed before or after the broker has received them."""
 
     letters: list[tuple[str, bytes]] = field(default_factory=list)
     kill: str | None = None
@@ -56,7 +56,7 @@ class MemoryProducer:
 
 @dataclass
 class Task:
-    """A chunk in progress, and how far it got."""
+    """A chunk in progress, and its state."""
 
     run_id: str
     chunk: dict
@@ -88,7 +88,7 @@ class World(RuleBasedStateMachine):
 
     @rule(partition=st.integers(0, PARTITIONS - 1), number=st.integers(0, 8), amount=st.sampled_from([1, 1, 1, 2]))
     def produce(self, partition, number, amount):
-        """Few numbers, so that producers repeat themselves often, also across partitions, and contradict themselves."""
+        """Few numbers, so that producers often repeat an event, also in another partition, or with other content."""
         self.log[partition].append(order(number, amount))
 
     @rule(partition=st.integers(0, PARTITIONS - 1))
@@ -138,14 +138,14 @@ class World(RuleBasedStateMachine):
 
     @rule(data=st.data(), kill=st.sampled_from(KILLS), refuses=st.sampled_from([False, False, True]))
     def work(self, data, kill, refuses):
-        """Any task may run at any time: for the first time, as a retry, or as a zombie after it was done."""
+        """Any task may run at any time: as its first try, as a retry, or as a zombie after it was done."""
         if self.tasks:
             self.run(data.draw(st.sampled_from(self.tasks)), kill, refuses)
 
     def run(self, task, kill, refuses=False):
         producer = MemoryProducer(self.letters, kill, refuses)
-        handler = Handler(self.consumer, task.run_id, producer)
-        record = handler._record
+        processor = BatchProcessor(self.consumer, task.run_id, producer)
+        record = processor._record
 
         def record_or_die(good):
             if kill == "before record":
@@ -155,10 +155,10 @@ class World(RuleBasedStateMachine):
                 raise Killed
             return conflicts
 
-        handler._record = record_or_die
+        processor._record = record_or_die
         try:
             for wanted in (OffsetRange(**r) for r in task.chunk["ranges"]):
-                handler.handle([self.message(wanted, offset) for offset in range(wanted.start, wanted.end)])
+                processor.handle([self.message(wanted, offset) for offset in range(wanted.start, wanted.end)])
                 if kill == "before mark":
                     raise Killed
                 with begin() as connection:
@@ -171,7 +171,7 @@ class World(RuleBasedStateMachine):
         value = self.log[wanted.partition][offset]
         return Message(wanted.topic, wanted.topic_id, wanted.partition, offset, None, None, value, ())
 
-    # What must hold at any time, and in the end
+    # Invariants: at any time, and at the end
 
     def effects(self):
         with begin() as connection:
@@ -194,7 +194,7 @@ class World(RuleBasedStateMachine):
         assert len(taken) == len(set(taken))
 
     def teardown(self):
-        """The world calms down: whoever was killed is retried. Then everything sent is accounted for."""
+        """At the end, killed tasks are retried. Then each message that was sent has an outcome."""
         if not hasattr(self, "topic"):
             return
         for run_id in sorted(self.runs):

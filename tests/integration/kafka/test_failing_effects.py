@@ -38,16 +38,14 @@ def consumer(make_topic, make_consumer):
 
 
 @pytest.mark.parametrize("refused", sorted(STATEMENTS.keys() - {"connection ended"}))
-def test_an_effect_that_the_database_refuses_delays_no_other_message_and_is_kept_open(
-    consumer, send, refused, monkeypatch
-):
+def test_an_effect_that_the_database_refuses_delays_no_other_message(consumer, send, refused, monkeypatch):
     (topic,) = consumer.topics
     send(topic, order("before"), order(refused), order("behind"))
     (chunk,) = tasks.claim_messages(consumer, "run")
     assert numbers(topic) == ["before", "behind"]
     with pytest.raises(HandlingFailed, match=rf"{topic.name}-0@1: \w+Error"):
         tasks.handle_chunk(consumer, chunk, "run")
-    # A retry may mend it (the row that it refers to comes later), so it is no dead letter.
+    # It is no dead letter, because a retry may succeed: the row to which it refers may be written later.
     assert read_all(topic.dead_letter_name) == []
     assert open_claims(consumer) == 1
     assert numbers(topic) == ["before", "behind"]
@@ -57,7 +55,7 @@ def test_an_effect_that_the_database_refuses_delays_no_other_message_and_is_kept
     assert open_claims(consumer) == 0
 
 
-def test_a_database_that_ends_the_connection_fails_the_task_and_its_retry_goes_on(consumer, send, monkeypatch):
+def test_a_lost_database_connection_fails_the_task_and_the_retry_continues(consumer, send, monkeypatch):
     (topic,) = consumer.topics
     send(topic, order("before"), order("connection ended"), order("behind"))
     (chunk,) = tasks.claim_messages(consumer, "run")

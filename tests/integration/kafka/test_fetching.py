@@ -1,4 +1,4 @@
-"""A range of a long backlog is read without the messages behind it."""
+"""Reading a range of a long backlog fetches few of the messages after it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BACKLOG, RANGE = 30_000, 2_000
 
 
 class Fetched:
-    """What a client has received and asked for, as it says of itself."""
+    """The bytes and fetch requests of a client, from the client's own statistics."""
 
     def __init__(self) -> None:
         self._said: list[tuple[int, int]] = []
@@ -33,8 +33,8 @@ class Fetched:
         self._said.append((received, sum(broker["req"].get("Fetch", 0) for broker in brokers)))
 
     def now(self, consumer: Consumer) -> tuple[int, int]:
-        """(bytes received, fetch requests); waits for what the client says next, which it says at a poll."""
-        # Whoever handles a batch does not poll: what the client says meanwhile waits in its queue.
+        """(bytes received, fetch requests); waits for the client's next statistics, which it reports at a poll."""
+        # While a batch is handled, nobody polls, so the statistics wait in the client's queue.
         until = time.monotonic() + 0.5
         while time.monotonic() < until:
             assert consumer.poll(0.1) is None
@@ -44,7 +44,7 @@ class Fetched:
 @pytest.fixture
 def backlog(make_topic) -> str:
     topic = make_topic(partitions=1)
-    # Each record is a batch of its own, as from a producer that sends one at a time.
+    # Each record is a separate batch, as from a producer that sends one record at a time.
     settings: dict[str, Any] = {**producer_config(client_config()), "batch.num.messages": 1}
     producer = producer_to(settings, topic.name)
     for number in range(BACKLOG):
@@ -55,16 +55,16 @@ def backlog(make_topic) -> str:
     return topic.name
 
 
-def test_a_range_is_read_without_what_lies_behind_it(backlog):
+def test_reading_a_range_fetches_few_later_messages(backlog):
     fetched = Fetched()
     with GroupOffsets("reads", **fetched.settings) as group:
-        (identity,) = group.topic_ids_now([backlog]).values()
+        (identity,) = group.fetch_topic_ids([backlog]).values()
         reader = RangeReader(group.consumer)
         for start in (0, RANGE):
             batches = reader.read(OffsetRange(backlog, identity, 0, start, start + RANGE))
             read = [message.offset for batch in batches for message in batch]
             assert read == list(range(start, start + RANGE))
-            # As while effects of the last batch are delivered: it fetches nothing more.
+            # As during the delivery of the last batch's effects: the client fetches nothing more.
             _, before = fetched.now(group.consumer)
             received, asked = fetched.now(group.consumer)
             assert asked == before

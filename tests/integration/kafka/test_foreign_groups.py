@@ -1,4 +1,4 @@
-"""Whoever else uses the group's name: its members and its commits delay no message, and are named."""
+"""Another client uses the group's name: its membership and commits delay no message, and alarms name them."""
 
 import asyncio
 import time
@@ -44,7 +44,7 @@ def visitor():
         member.close()
 
 
-def test_a_member_in_the_group_stops_nothing_and_is_named_until_it_leaves(
+def test_a_member_of_the_group_stops_nothing_and_is_named_until_it_leaves(
     make_topic, make_consumer, send, admin, visitor
 ):
     topic = make_topic()
@@ -62,7 +62,7 @@ def test_a_member_in_the_group_stops_nothing_and_is_named_until_it_leaves(
     assert alarms(consumer) == {}
 
 
-def test_runs_come_while_commits_are_refused_and_end_when_all_is_claimed(
+def test_while_commits_are_refused_runs_start_until_all_is_claimed(
     make_topic, make_consumer, send, visitor, monkeypatch
 ):
     monkeypatch.setattr(trigger, "POSITIONS_SECONDS", 0.2)
@@ -76,7 +76,7 @@ def test_runs_come_while_commits_are_refused_and_end_when_all_is_claimed(
             for n in range(3):
                 await firings.until(n + 1)
                 await asyncio.to_thread(tasks.claim_messages, consumer, f"run {n}")
-            # By the backoff alone it would be ten.
+            # With the backoff alone, it would take ten seconds.
             assert firings.at[2] - firings.at[0] < 8
             await asyncio.sleep(0.7)
             assert firings.lags == [5, 3, 1]
@@ -85,7 +85,7 @@ def test_runs_come_while_commits_are_refused_and_end_when_all_is_claimed(
     assert len(numbers(topic)) == 5
 
 
-def test_offsets_moved_forward_by_another_delay_and_skip_nothing(make_topic, make_consumer, send, admin):
+def test_offsets_that_another_client_commits_delay_and_skip_nothing(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1))
@@ -111,7 +111,7 @@ def test_offsets_moved_forward_by_another_delay_and_skip_nothing(make_topic, mak
     assert alarms(consumer) == {}
 
 
-def test_a_claim_names_offsets_that_another_has_committed(make_topic, make_consumer, send):
+def test_a_claim_names_offsets_that_another_client_has_committed(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1))
@@ -123,9 +123,7 @@ def test_a_claim_names_offsets_that_another_has_committed(make_topic, make_consu
     assert "claimed up to 1" in alarms(consumer)["foreign_commits"]
 
 
-def test_a_partition_added_later_is_read_from_its_beginning_whatever_is_committed(
-    make_topic, make_consumer, send, admin
-):
+def test_an_added_partition_is_read_from_its_beginning(make_topic, make_consumer, send, admin):
     topic = make_topic(partitions=1)
     consumer = make_consumer(topic)
     tasks.claim_messages(consumer, "first")
@@ -138,9 +136,7 @@ def test_a_partition_added_later_is_read_from_its_beginning_whatever_is_committe
     assert effects(topic) == [(1, 0, "1"), (1, 1, "2")]
 
 
-def test_without_the_database_the_trigger_goes_by_committed_offsets(
-    make_topic, make_consumer, send, monkeypatch, caplog
-):
+def test_without_the_database_the_trigger_uses_committed_offsets(make_topic, make_consumer, send, monkeypatch, caplog):
     topic = make_topic()
     consumer = make_consumer(topic)
     reads = []
@@ -160,10 +156,10 @@ def test_without_the_database_the_trigger_goes_by_committed_offsets(
 
     asyncio.run(scenario())
     assert reads == [consumer.name], "it is asked again after a while, not with every look"
-    assert len([r for r in caplog.records if "going by committed offsets" in r.getMessage()]) == 1
+    assert len([r for r in caplog.records if "using committed offsets" in r.getMessage()]) == 1
 
 
-def test_a_quiet_and_a_busy_consumer_ask_the_database_once_for_each_claim(make_topic, make_consumer, send, monkeypatch):
+def test_the_trigger_reads_positions_once_for_each_claim(make_topic, make_consumer, send, monkeypatch):
     topic = make_topic()
     consumer = make_consumer(topic)
     read, reads = trigger.read_positions, []

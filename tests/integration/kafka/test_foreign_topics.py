@@ -1,4 +1,4 @@
-"""A topic of several types of messages that somebody else defines: each message is accounted for, once."""
+"""A foreign topic with several types of messages: each message has one outcome."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def handle(consumer: Consumer, run_id: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [Shape.chunked, Shape.per_message])
-def test_every_type_is_handled_counted_or_a_dead_letter(make_hooks, make_lane, send, shape):
+def test_each_message_is_handled_counted_or_a_dead_letter_by_its_type(make_hooks, make_lane, send, shape):
     topic = make_hooks()
     consumer = make_lane(topic, shape)
     some = list(webhooks.webhooks(12))
-    for number, one in enumerate(some):
-        send(topic, one.value, headers=one.headers, key=one.key, partition=number % 2)
+    for number, webhook in enumerate(some):
+        send(topic, webhook.value, headers=webhook.headers, key=webhook.key, partition=number % 2)
     push = some[0]
     for message in broken_foreign(topic, push.value, push.headers).values():
         send(topic, message, headers=push.headers, key=push.key)
@@ -90,7 +90,9 @@ def test_every_type_is_handled_counted_or_a_dead_letter(make_hooks, make_lane, s
     handle(consumer, "run")
     assert outcomes(consumer) == {"handled": 9, "not_wanted": 3, "dead_letter": 8}
     wanted = {"push": "Push", "issues": "Issue", "pull_request": "PullRequest"}
-    assert sorted(numbers(topic)) == sorted(f"{wanted[one.kind]} {one.delivery}" for one in some if one.kind in wanted)
+    assert sorted(numbers(topic)) == sorted(
+        f"{wanted[webhook.kind]} {webhook.delivery}" for webhook in some if webhook.kind in wanted
+    )
     assert open_claims(consumer) == 0
     letters = read_all(topic.dead_letter_name)
     assert len(letters) == 8
@@ -99,14 +101,14 @@ def test_every_type_is_handled_counted_or_a_dead_letter(make_hooks, make_lane, s
     assert {b"repository.full_name (missing)", b"header X-Hub-Event (missing)"} <= details
 
 
-def test_a_delivery_that_comes_again_is_a_duplicate_or_a_conflict(make_hooks, make_lane, send):
+def test_a_repeated_delivery_is_a_duplicate_or_a_conflict(make_hooks, make_lane, send):
     topic = make_hooks()
     consumer = make_lane(topic)
-    (one,) = webhooks.webhooks(1, kinds=("push",))
-    other = {**one.document, "stars": 5, "commits": []}
-    changed = {**one.document, "ref": "refs/heads/other"}
-    for document in (one.document, other, changed):
-        send(topic, json.dumps(document).encode(), headers=one.headers)
+    (push,) = webhooks.webhooks(1, kinds=("push",))
+    other = {**push.document, "stars": 5, "commits": []}
+    changed = {**push.document, "ref": "refs/heads/other"}
+    for document in (push.document, other, changed):
+        send(topic, json.dumps(document).encode(), headers=push.headers)
     handle(consumer, "run")
     assert outcomes(consumer) == {"handled": 1, "duplicate": 1, "dead_letter": 1}
     assert dict(read_all(topic.dead_letter_name)[0].headers())["dlq.reason"] == b"conflict"
@@ -117,21 +119,21 @@ class Wider(webhooks.Push):
     branch: Annotated[Line, At("repository.default_branch"), Field(max_length=40)] | None = None
 
 
-def test_after_one_more_field_is_picked_a_copy_of_an_event_is_still_a_duplicate(make_hooks, make_lane, send):
+def test_after_one_more_picked_field_a_copy_is_still_a_duplicate(make_hooks, make_lane, send):
     topic = make_hooks()
     consumer = make_lane(topic)
-    (one,) = webhooks.webhooks(1, kinds=("push",))
-    send(topic, one.value, headers=one.headers)
+    (push,) = webhooks.webhooks(1, kinds=("push",))
+    send(topic, push.value, headers=push.headers)
     handle(consumer, "before")
     wider = webhooks.topic(ContractUnion(by=webhooks.WEBHOOKS.by, contracts={"push": Wider}), topic.name)
     after = make_lane(wider, name=consumer.name)
-    send(topic, one.value, headers=one.headers)
+    send(topic, push.value, headers=push.headers)
     handle(after, "after")
     assert outcomes(consumer) == {"handled": 1, "duplicate": 1}
     assert alarms(consumer) == {}
 
 
-def test_messages_that_are_not_wanted_hide_no_broken_contract(make_hooks, make_lane, send):
+def test_messages_that_are_not_wanted_do_not_hide_dead_letters(make_hooks, make_lane, send):
     topic = make_hooks()
     consumer = make_lane(topic)
     (star,) = webhooks.webhooks(1, kinds=("star",))
@@ -144,19 +146,19 @@ def test_messages_that_are_not_wanted_hide_no_broken_contract(make_hooks, make_l
     assert "15 of the latest 15 messages (100 %)" in alarms(consumer)["many_dead_letters"]
 
 
-def test_a_run_that_is_cleared_counts_nothing_twice(make_hooks, make_lane, send):
+def test_a_cleared_run_counts_no_message_twice(make_hooks, make_lane, send):
     topic = make_hooks()
     consumer = make_lane(topic)
-    for one in webhooks.webhooks(8):
-        send(topic, one.value, headers=one.headers)
+    for webhook in webhooks.webhooks(8):
+        send(topic, webhook.value, headers=webhook.headers)
     for _ in range(2):
         handle(consumer, "run")
         assert outcomes(consumer) == {"handled": 6, "not_wanted": 2}
         assert len(numbers(topic)) == 6
 
 
-def test_rows_of_a_type_that_is_wanted_later_stay_counted(make_hooks, make_lane, send):
-    """A type that a union gets later is wanted from then on: what was counted before has no effect."""
+def test_a_message_that_was_not_wanted_stays_so_after_its_type_is_added(make_hooks, make_lane, send):
+    """If a union gets a type later, earlier messages of this type stay not wanted, and have no effect."""
     topic = make_hooks()
     consumer = make_lane(topic)
     (star,) = webhooks.webhooks(1, kinds=("star",))
@@ -171,10 +173,10 @@ def test_rows_of_a_type_that_is_wanted_later_stay_counted(make_hooks, make_lane,
     handle(after, "after")
     with begin() as connection:
         query = text('select "offset", outcome from inbox where consumer = :name order by 1')
-        found = [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
-    assert found == [(0, "not_wanted"), (1, "handled")]
+        rows = [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
+    assert rows == [(0, "not_wanted"), (1, "handled")]
 
 
-def test_a_topic_of_somebody_else_gets_no_partitions(make_hooks):
+def test_a_foreign_topic_gets_no_further_partitions(make_hooks):
     topic = make_hooks()
     assert create_topics([dataclasses.replace(topic, partitions=5)]) == []

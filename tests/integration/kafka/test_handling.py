@@ -1,4 +1,4 @@
-"""Messages become effects once; what breaks its contract is kept; a poisoned message delays no other."""
+"""Each message has its effect once; an invalid message is a dead letter; a failing message delays no other."""
 
 import json
 import threading
@@ -38,7 +38,7 @@ BAD = {
 }
 
 
-def test_every_kind_of_bad_message_is_kept_and_the_good_ones_around_it_are_handled(make_topic, make_consumer, send):
+def test_each_invalid_message_is_a_dead_letter_and_valid_ones_are_handled(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     headers = [("traceparent", b"00-abc"), ("empty", None), ("traceparent", b"second")]
@@ -77,7 +77,7 @@ def test_a_cleared_run_writes_no_second_dead_letter(make_topic, make_consumer, s
     assert len(read_all(topic.dead_letter_name)) == 2
 
 
-def test_what_a_producer_sent_twice_has_one_effect_and_both_are_on_record(make_topic, make_consumer, send):
+def test_an_event_sent_twice_has_one_effect_and_two_inbox_rows(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order("a"), order("b"), order("a"))
@@ -95,14 +95,14 @@ class Purchase(Order):
     contract_name = "Order"
 
 
-def test_what_was_handled_before_its_contract_was_renamed_is_known(make_topic, make_consumer, send):
+def test_events_handled_under_a_contracts_former_name_are_duplicates(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order("a"))
     tasks.claim_messages(consumer, "before")
     with begin() as connection:
         query = text("select contract from inbox where consumer = :name")
-        # The name in inboxes of the releases before: no migration is needed.
+        # Inboxes of earlier releases have this name, so no migration is needed.
         assert connection.scalar(query, {"name": consumer.name}) == "Order"
     send(topic, order("a"), order("b"), b"bad")
     tasks.claim_messages(replace(consumer, topics=(replace(topic, contract=Purchase),)), "after")
@@ -115,7 +115,7 @@ def test_an_effect_that_fails_delays_no_other_message(make_topic, make_consumer,
     consumer = make_consumer(topic, chunk_size=3)
     send(topic, order(0), order("poison", -2), order(2), order(3), order(4))
     chunks = tasks.claim_messages(consumer, "run")
-    # The failed chunk comes back, to get a task of its own; the rest is mapped beside it.
+    # The failed chunk is returned, to get its own task beside the other chunks.
     assert [[(r["start"], r["end"]) for r in chunk["ranges"]] for chunk in chunks] == [[(0, 3)], [(3, 5)]]
     tasks.handle_chunk(consumer, chunks[1], "run")
     assert numbers(topic) == ["0", "2", "3", "4"]
@@ -137,9 +137,7 @@ def test_a_text_that_the_database_cannot_store_is_a_dead_letter(make_topic, make
     assert open_claims(consumer) == 0
 
 
-def test_killed_after_the_effect_and_before_the_claim_is_closed_repeats_nothing(
-    make_topic, make_consumer, send, monkeypatch
-):
+def test_a_kill_between_effect_and_end_of_the_claim_repeats_nothing(make_topic, make_consumer, send, monkeypatch):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1), b"bad")
@@ -158,8 +156,8 @@ def test_killed_after_the_effect_and_before_the_claim_is_closed_repeats_nothing(
     assert open_claims(consumer) == 0
 
 
-def test_killed_between_dead_letter_and_inbox_keeps_the_message(make_topic, make_consumer, send, monkeypatch):
-    from include.streams.kafka.handling import Handler
+def test_a_kill_between_dead_letter_and_inbox_row_loses_nothing(make_topic, make_consumer, send, monkeypatch):
+    from include.streams.kafka.handling import BatchProcessor
 
     topic = make_topic()
     consumer = make_consumer(topic)
@@ -169,7 +167,7 @@ def test_killed_between_dead_letter_and_inbox_keeps_the_message(make_topic, make
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Handler, "_record", killed)
+        patch.setattr(BatchProcessor, "_record", killed)
         with pytest.raises(KeyboardInterrupt):
             tasks.claim_messages(consumer, "run")
     whole_run(consumer, "run")
@@ -194,7 +192,7 @@ def transact(topic, transactional_id, *values, commit):
     return None
 
 
-def test_only_committed_transactions_are_handled_and_their_markers_hold_nothing_up(make_topic, make_consumer):
+def test_only_committed_transactions_are_handled_despite_their_markers(make_topic, make_consumer):
     topic = make_topic()
     consumer = make_consumer(topic)
     transact(topic, topic.name, order("committed"), commit=True)
@@ -203,7 +201,7 @@ def test_only_committed_transactions_are_handled_and_their_markers_hold_nothing_
     tasks.claim_messages(consumer, "run")
     assert numbers(topic) == ["committed"]
     assert open_claims(consumer) == 0
-    # The range ends with holes: an abort and its marker. Waiting for its last offset would last for ever.
+    # The range ends with holes: an abort and its marker. A reader that waits for the last offset would never end.
     assert time.monotonic() - started < 30
 
 

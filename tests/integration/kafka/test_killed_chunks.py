@@ -1,4 +1,4 @@
-"""A message that ends the process of its task keeps only its own chunk waiting."""
+"""A message that kills its task's process delays only its own chunk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ test_killed_chunks.{call}
 
 def effect(connection: Connection, message: Message) -> None:
     if message.event.number == "kills":
-        # As the kernel does when no memory is left.
+        # As the kernel kills a process when no memory is left.
         os.kill(os.getpid(), signal.SIGKILL)
     record_effect(connection, message)
 
@@ -52,7 +52,7 @@ def fail(*_: object) -> None:
     raise ConnectionError
 
 
-def test_a_first_chunk_that_ends_its_process_keeps_no_other_chunk_from_its_task(make_topic, operations, send, tmp_path):
+def test_if_the_first_chunk_kills_its_task_the_others_still_get_tasks(make_topic, operations, send, tmp_path):
     topic = make_topic(partitions=3)
     consumer = consumer_of(topic.name)
     send(topic, order("kills"), order("beside"), partition=0)
@@ -61,7 +61,7 @@ def test_a_first_chunk_that_ends_its_process_keeps_no_other_chunk_from_its_task(
     result = tmp_path / "chunks"
     claims = IN_A_FORK.format(call=f"claim({topic.name!r}, {str(result)!r})")
     assert forks.run(claims) == -signal.SIGKILL
-    # The first of its retries; the task in Airflow has 20, over hours.
+    # The first retry; the task in Airflow has 20 retries, over hours.
     assert forks.run(claims) == 0
     first, *others = json.loads(result.read_text())
     assert len(others) == 2
@@ -78,9 +78,7 @@ def test_a_first_chunk_that_ends_its_process_keeps_no_other_chunk_from_its_task(
     assert open_claims(consumer) == 0
 
 
-def test_a_retry_after_an_error_behind_the_claim_handles_every_message_once(
-    make_topic, make_consumer, send, monkeypatch
-):
+def test_a_retry_after_an_error_after_the_claim_handles_each_message_once(make_topic, make_consumer, send, monkeypatch):
     topic = make_topic(partitions=1)
     consumer = make_consumer(topic, chunk_size=2)
     send(topic, *(order(n) for n in range(5)))
@@ -101,7 +99,7 @@ def test_a_retry_after_an_error_behind_the_claim_handles_every_message_once(
     assert numbers(topic) == ["0", "1", "2", "3", "4"]
 
 
-def test_the_first_try_handles_a_few_messages_itself(make_topic, make_consumer, send):
+def test_the_claiming_task_handles_the_first_chunk(make_topic, make_consumer, send):
     topic = make_topic(partitions=3)
     consumer = make_consumer(topic)
     for partition in range(3):

@@ -1,4 +1,4 @@
-"""What was lost is stated exactly, once, with every further loss; what was handled is never called lost."""
+"""The alarm names lost messages exactly and once, also each further loss; handled messages never count as lost."""
 
 import json
 
@@ -31,7 +31,7 @@ def remove_before(admin):
 
 
 def lost_offsets(consumer) -> list[tuple[int, int, int]]:
-    """(start, end, lost) of the ranges that are on record as lost."""
+    """(start, end, lost) of the ranges that are recorded as lost."""
     with begin() as connection:
         query = text(
             "select start_offset, end_offset, lost from handled_ranges join claims on id = claim_id "
@@ -40,7 +40,7 @@ def lost_offsets(consumer) -> list[tuple[int, int, int]]:
         return [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
 
 
-def test_messages_removed_before_their_own_runs_are_stated_exactly(make_topic, make_consumer, send, remove_before):
+def test_messages_removed_before_their_runs_are_named_exactly(make_topic, make_consumer, send, remove_before):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, *(order(n) for n in range(4)), b"not JSON", order(5), order(6), order(7))
@@ -52,14 +52,14 @@ def test_messages_removed_before_their_own_runs_are_stated_exactly(make_topic, m
     assert tasks.claim_partition_keys(consumer, "fan out") == [f"{topic.name}-0-7"]
     assert lost_offsets(consumer) == [(0, 1, 1), (2, 4, 2), (5, 6, 1)]
     assert f"4 messages before they were handled: {topic.name}-0 [0, 1)" in alarms(consumer)["messages_lost"]
-    # Its own run finds nothing, and states nothing more.
+    # The message's run finds no record, and reports no further loss.
     tasks.handle_message(consumer, keys[0], "too late")
     tasks.handle_message(consumer, keys[6], "in time")
     assert lost_offsets(consumer) == [(0, 1, 1), (2, 4, 2), (5, 6, 1)]
     assert open_claims(consumer) == 0
 
 
-def test_a_message_removed_between_its_key_and_its_run_is_stated(make_topic, make_consumer, send, remove_before):
+def test_a_message_removed_between_its_key_and_its_run_is_named(make_topic, make_consumer, send, remove_before):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, order(0), order(1))
@@ -71,7 +71,7 @@ def test_a_message_removed_between_its_key_and_its_run_is_stated(make_topic, mak
     assert f"{topic.name}-0 [0, 1)" in alarms(consumer)["messages_lost"]
 
 
-def test_clearing_an_old_run_whose_messages_are_gone_states_no_loss(make_topic, make_consumer, send, remove_before):
+def test_a_cleared_old_run_whose_messages_are_removed_reports_no_loss(make_topic, make_consumer, send, remove_before):
     topic = make_topic()
     consumer = make_consumer(topic, chunk_size=2)
     send(topic, *(order(n) for n in range(4)))
@@ -84,7 +84,7 @@ def test_clearing_an_old_run_whose_messages_are_gone_states_no_loss(make_topic, 
     assert (alarms(consumer), lost_offsets(consumer)) == ({}, [])
 
 
-def test_of_a_chunk_that_failed_only_what_was_not_handled_is_lost(make_topic, make_consumer, send, remove_before):
+def test_of_a_failed_chunk_only_unhandled_messages_count_as_lost(make_topic, make_consumer, send, remove_before):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(0), order(1, amount=-2), order(2))
@@ -95,9 +95,7 @@ def test_of_a_chunk_that_failed_only_what_was_not_handled_is_lost(make_topic, ma
     assert open_claims(consumer) == 0
 
 
-def test_a_loss_that_a_person_has_closed_stays_closed_when_its_run_is_cleared(
-    make_topic, make_consumer, send, remove_before
-):
+def test_an_alarm_about_a_loss_stays_closed_when_its_run_is_cleared(make_topic, make_consumer, send, remove_before):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(0))
@@ -141,7 +139,7 @@ def events(consumer) -> list[tuple[str, str]]:
     return [(payload["event"], payload["key"]) for payload in notifications(consumer)]
 
 
-def test_a_second_stopped_topic_has_an_alarm_of_its_own_and_is_notified_once(make_topic, make_consumer, send, admin):
+def test_a_second_stopped_topic_has_its_own_alarm_and_one_notification(make_topic, make_consumer, send, admin):
     first, second, other = make_topic(), make_topic(), make_topic()
     consumer = make_consumer(first, second, other)
     send(first, order(0), order(1))
@@ -153,7 +151,7 @@ def test_a_second_stopped_topic_has_an_alarm_of_its_own_and_is_notified_once(mak
     assert first.name in alarms(consumer)["consumer_stopped"]
     assert second.name not in alarms(consumer)["consumer_stopped"]
 
-    # Its log seems to be cut: the positions of this consumer lie behind its end, which moves from look to look.
+    # The log seems truncated: this consumer's positions are after its end, which moves between checks.
     with begin() as connection:
         ahead = text("update positions set next_offset = 9 where consumer = :name and topic = :topic")
         connection.execute(ahead, {"name": consumer.name, "topic": second.name})
@@ -172,7 +170,7 @@ def test_a_second_stopped_topic_has_an_alarm_of_its_own_and_is_notified_once(mak
     assert further["runbook"] == "docs/runbooks/topic-recreated.md"
     assert first.name not in further["message"]
 
-    # The reset of one topic does not hide that the other is stopped still.
+    # The reset of one topic does not hide that the other is still stopped.
     reset_consumer(consumer.name, second.name)
     tasks.claim_messages(consumer, "after the reset")
     assert first.name in alarms(consumer)["consumer_stopped"]
@@ -183,7 +181,7 @@ def test_a_second_stopped_topic_has_an_alarm_of_its_own_and_is_notified_once(mak
     assert "consumer_stopped" not in alarms(consumer)
 
 
-def test_with_nothing_else_to_claim_every_stopped_topic_is_named(make_topic, make_consumer, send):
+def test_if_all_topics_are_stopped_each_of_them_is_named(make_topic, make_consumer, send):
     topics = [make_topic(), make_topic()]
     consumer = make_consumer(*topics)
     for topic in topics:
@@ -199,7 +197,7 @@ def test_with_nothing_else_to_claim_every_stopped_topic_is_named(make_topic, mak
         assert any(f"reset {consumer.name} {topic.name}" in payload["message"] for payload in opened)
 
 
-def test_a_second_topic_that_may_not_be_read_has_an_alarm_of_its_own(make_topic, make_consumer):
+def test_a_second_topic_that_may_not_be_read_has_its_own_alarm(make_topic, make_consumer):
     consumer = make_consumer(make_topic())
     for forbidden in (["first"], ["first", "second"], ["first", "second"]):
         with begin() as connection:
@@ -218,11 +216,11 @@ def test_each_of_many_stopped_topics_is_notified_once(make_topic, make_consumer)
     stopped = {f"topic {n:05}": f"it was deleted {'x' * 200}" for n in range(40)}
     for number in (2, 2, 4, 40, 40):
         with begin() as connection:
-            watch.add_stopped(connection, consumer, dict(list(stopped.items())[:number]))
+            watch.alarm_stopped_topics(connection, consumer, dict(list(stopped.items())[:number]))
     assert sorted(events(consumer)) == [("opened", topic) for topic in stopped]
 
 
-def test_conditions_that_last_are_notified_once_also_without_room_for_them(make_topic, make_consumer):
+def test_a_lasting_condition_is_notified_once_even_if_the_alarm_is_full(make_topic, make_consumer):
     consumer = make_consumer(make_topic())
     texts = [f"partition {n:05} {'x' * 200}" for n in range(40)]
     for wanted in (texts[:2], texts[:2], texts[:4], texts, texts):
@@ -232,7 +230,7 @@ def test_conditions_that_last_are_notified_once_also_without_room_for_them(make_
     assert message.endswith(MORE)
     number = sum(each in message for each in texts)
     assert 15 < number < 20
-    # The first without room is sent too, so that people look into the logs.
+    # The first message that does not fit is also notified, so that people read the logs.
     assert events(consumer) == [("opened", "orders"), *[("continued", "orders")] * (number - 2 + 1)]
 
 
@@ -251,10 +249,10 @@ def test_a_further_loss_is_added_to_the_open_alarm_logged_and_delivered(
     assert f"{topic.name}-0 [1, 2)" in message
     assert f"{topic.name}-0 [3, 4)" in message
     assert any("[3, 4)" in record.getMessage() for record in caplog.records if record.levelname == "ERROR")
-    mine = notifications(consumer)
-    assert [payload["event"] for payload in mine] == ["opened", "continued"]
-    assert "[1, 2)" not in mine[1]["message"]
-    assert "[3, 4)" in mine[1]["text"]
+    sent = notifications(consumer)
+    assert [payload["event"] for payload in sent] == ["opened", "continued"]
+    assert "[1, 2)" not in sent[1]["message"]
+    assert "[3, 4)" in sent[1]["text"]
 
 
 def test_an_alarm_with_a_thousand_further_messages_stays_short(make_topic, make_consumer):

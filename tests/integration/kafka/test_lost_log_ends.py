@@ -1,6 +1,6 @@
-"""A log that lost its end and was filled again: the offsets are the same, the records are others.
+"""A log that was truncated and filled again: it has other records at the same offsets.
 
-The broker is stopped once for all tests of this file; its files are cut as an unclean leader election would.
+The broker is stopped once for all tests of this file; its files are truncated as by an unclean leader election.
 """
 
 import pytest
@@ -29,9 +29,7 @@ def one_by_one(send):
     return send_each
 
 
-def test_a_refilled_log_stops_its_partition_and_a_reset_takes_its_records_as_new(
-    make_topic, make_consumer, one_by_one, cut
-):
+def test_a_refilled_log_stops_its_partition_and_its_records_are_new(make_topic, make_consumer, one_by_one, cut):
     topic, other, kept = make_topic(partitions=2), make_topic(partitions=1), make_topic(partitions=1)
     consumer = make_consumer(topic, other)
     requests = make_consumer(topic, shape=Shape.per_message)
@@ -50,10 +48,10 @@ def test_a_refilled_log_stops_its_partition_and_a_reset_takes_its_records_as_new
     one_by_one(kept, order("after"))
     one_by_one(other, order("of another topic"))
 
-    # A new leader alone is no loss.
+    # A new leader alone does not stop the consumer.
     tasks.claim_messages(unharmed, "after")
     assert numbers(kept) == ["kept", "after"]
-    # Other partitions and topics go on.
+    # Other partitions and topics continue.
     tasks.claim_messages(consumer, "after")
     assert numbers(other) == ["of another topic"]
     stopped = alarms(consumer)["consumer_stopped"]
@@ -71,7 +69,7 @@ def test_a_refilled_log_stops_its_partition_and_a_reset_takes_its_records_as_new
     assert len(numbers(topic)) == len(set(numbers(topic))) + 4, "the four requests had their effects before, once"
     assert open_claims(consumer) == 0
 
-    # Of requests that were claimed and not handled, the loss is stated, and no old key takes a new message.
+    # Messages that were claimed and not handled are reported as lost, and no old key gets a new message.
     changes = reset_consumer(requests.name, topic.name)
     assert any(f"{topic.name}-0 [4, 6): given up" in change for change in changes)
     assert f"{topic.name}-0 [4, 6)" in alarms(requests)["messages_lost"]
@@ -81,7 +79,7 @@ def test_a_refilled_log_stops_its_partition_and_a_reset_takes_its_records_as_new
     assert len(new) == 11
     for key in new:
         tasks.handle_message(requests, key, f"again {key}")
-    # What the old claim holds of the partition that is whole belongs to it still.
+    # The old claim keeps its messages of the partition that was not truncated.
     assert tasks.claim_partition_keys(requests, "before") == []
     assert open_claims(requests) == 0
     with begin() as connection:
@@ -99,16 +97,16 @@ def test_logs_of_many_partitions_are_compared_at_once(make_topic, services):
     producer.flush(30)
     partitions = [Partition(topic.name, number) for number in range(topic.partitions)]
     with GroupOffsets("compares", **CONSUMER_SETTINGS) as group:
-        epoch = next(iter(group.look_now([topic.name]).values())).leader_epoch
-        assert group.without_their_end({partition: (1, epoch) for partition in partitions}) == (set(), set())
-        # Seen under a leader that these logs have never had.
-        assert group.without_their_end({partition: (1, epoch + 9) for partition in partitions}) == (
+        epoch = next(iter(group.fetch_offsets_sync([topic.name]).values())).leader_epoch
+        assert group.find_truncated_logs({partition: (1, epoch) for partition in partitions}) == (set(), set())
+        # Positions under a leader epoch that these logs have never had.
+        assert group.find_truncated_logs({partition: (1, epoch + 9) for partition in partitions}) == (
             set(partitions),
             set(),
         )
 
 
-def test_a_broker_without_leader_epochs_is_asked_nothing(make_topic, make_consumer, send, monkeypatch):
+def test_without_leader_epochs_no_log_is_compared(make_topic, make_consumer, send, monkeypatch):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1))
@@ -118,12 +116,13 @@ def test_a_broker_without_leader_epochs_is_asked_nothing(make_topic, make_consum
             text("update positions set leader_epoch = null where consumer = :name"), {"name": consumer.name}
         )
     asked = []
-    monkeypatch.setattr(GroupOffsets, "without_their_end", lambda _, wanted: asked.append(wanted) or set())
+    monkeypatch.setattr(GroupOffsets, "find_truncated_logs", lambda _, wanted: asked.append(wanted) or set())
     send(topic, order(2))
     tasks.claim_messages(consumer, "second")
     assert numbers(topic) == ["1", "2"]
     assert asked == []
-    # It cannot be proved that the log is the same: a reset takes all of it as new. Events act once all the same.
+    # It cannot be proved that the log is the same, so its messages are new after a reset. Each event still has one
+    # effect.
     reset_consumer(consumer.name, topic.name)
     tasks.claim_messages(consumer, "third")
     assert numbers(topic) == ["1", "2"]

@@ -1,4 +1,4 @@
-"""A claim of a topic with many partitions costs a few statements, whatever their number."""
+"""A claim of a topic with many partitions needs a few statements, whatever the number of partitions."""
 
 import time
 
@@ -18,7 +18,7 @@ PARTITIONS = 100
 
 @pytest.fixture
 def statements():
-    """(beginning of the statement, rows it changed) of what this process sends to the database."""
+    """(beginning of the statement, number of changed rows) of this process's statements to the database."""
     seen: list[tuple[str, int]] = []
 
     def note(_, cursor, statement, *rest) -> None:
@@ -34,10 +34,10 @@ def rows_written(used: list[tuple[str, int]]) -> list[int]:
 
 
 def wait_for_leaders(topic) -> None:
-    """Each partition answers: while one does not, it is left out, and comes with a later claim."""
+    """Wait until each partition answers: a partition that does not answer is left to a later claim."""
     with GroupOffsets("independent") as group:
         for _ in range(60):
-            if len(group.look_now([topic.name])) == topic.partitions:
+            if len(group.fetch_offsets_sync([topic.name])) == topic.partitions:
                 return
             time.sleep(0.5)
     pytest.fail(f"not all partitions of {topic.name} answer")
@@ -54,10 +54,10 @@ def test_the_statements_of_a_claim_do_not_grow_with_the_partitions(make_topic, m
             statements.clear()
             tasks.claim_messages(consumer, run)
             used[topic.partitions, run] = list(statements)
-    # Fewer while a leader is missing: no alarm closes then.
+    # Fewer statements while a leader is missing, because no alarm is closed then.
     assert len(used[PARTITIONS, "first"]) <= len(used[2, "first"])
     assert len(used[PARTITIONS, "second"]) <= len(used[2, "second"]) < 40
-    # Every partition gets its position once; afterwards only those that moved are written and committed.
+    # Each partition gets its position once; later, only positions that have moved are written and committed.
     changed = {
         run: [n for s, n in used[PARTITIONS, run] if s.startswith("insert into positions")]
         for run in ("first", "second")

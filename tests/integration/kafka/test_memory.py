@@ -1,6 +1,6 @@
-"""What a task takes in memory: a compressed record is small for the broker and large for who reads it.
+"""The memory of a task: a compressed record is small for the broker and large for its reader.
 
-And delivery: five hundred rows of the outbox may be small, or large.
+And of a delivery: five hundred rows of the outbox may be small or large.
 """
 
 import os
@@ -18,7 +18,7 @@ from tests.integration.kafka.conftest import make_all_due, order, read_all
 pytestmark = pytest.mark.integration
 
 MESSAGES, SIZE = 25, 20_000_000
-# Of 500 MB: some copies of one message, as text and as bytes, and what the client has read ahead.
+# The messages have 500 MB in total. The limit allows some copies of one message, and those that the client read ahead.
 LIMIT_MB = 400
 CLAIM = """
 import resource
@@ -36,7 +36,7 @@ grown = peak_mb() - before
 assert grown < {limit}, f"{{grown}} MB"
 open({result!r}, "w").write(str(grown))
 """
-# Of 180 MB.
+# The rows have 180 MB in total.
 ROWS, ROW_SIZE, DELIVERY_LIMIT_MB = 200, 900_000, 90
 DELIVER = """
 import resource
@@ -67,7 +67,7 @@ def consumer_of(topic: str):
     return Consumer(name=topic, topics=(declared,), effect=effect, max_messages_per_claim=500, chunk_size=500)
 
 
-def test_large_messages_are_in_memory_a_few_at_a_time(make_topic, operations, tmp_path):
+def test_only_a_few_large_messages_are_in_memory_at_once(make_topic, operations, tmp_path):
     topic = make_topic(partitions=1)
     large = {"message.max.bytes": 100_000_000, "compression.type": "zstd", "linger.ms": 0}
     producer = producer_to({**producer_config(client_config()), **large}, topic.name)
@@ -80,7 +80,7 @@ def test_large_messages_are_in_memory_a_few_at_a_time(make_topic, operations, tm
     assert len(read_all(topic.dead_letter_name)) == MESSAGES
 
 
-def test_large_rows_of_the_outbox_are_in_memory_a_few_at_a_time(make_topic, make_consumer):
+def test_only_a_few_large_outbox_rows_are_in_memory_at_once(make_topic, make_consumer):
     results = make_topic(partitions=1)
     consumer = make_consumer(make_topic())
     for _ in range(ROWS):

@@ -1,4 +1,4 @@
-"""A broker that asks for OAuth tokens: the connection's settings, or its callback, get every client in."""
+"""A broker that requires OAuth tokens: every client gets one by the connection's settings or its callback."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ asked: list[str] = []
 
 
 def token(config: str) -> tuple[str, float]:
-    """A token without a signature, as confluent-kafka's oauth_cb returns it: the token, and when it expires."""
+    """(token without a signature, time when it expires), as confluent-kafka's oauth_cb returns it."""
     asked.append(config)
     now = time.time()
     claims = {"sub": "airflow", "iat": now, "exp": now + 300}
@@ -46,7 +46,7 @@ def token(config: str) -> tuple[str, float]:
 
 
 class OAuthKafka(kafka.Kafka):
-    """The stack's broker, which takes OAuth tokens. It checks no signature: that is the identity provider's matter."""
+    """The stack's broker, with OAuth tokens. It checks no signature, because there is no identity provider."""
 
     def server_settings(self) -> dict[str, str]:
         return {
@@ -68,7 +68,7 @@ class OAuthKafka(kafka.Kafka):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """What a client of the broker needs."""
+    """The settings of a client of the broker."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stack.stack.Kafka", OAuthKafka)
         stack = start_stack(tmp_path_factory.mktemp("oauth"), ("kafka",))
@@ -87,7 +87,7 @@ def connection(request, config, operations, monkeypatch) -> Iterator[None]:
     assert bool(asked) == (request.param is CALLBACK)
 
 
-def test_every_client_gets_in(connection, config):
+def test_every_client_logs_in_with_a_token(connection, config):
     name = f"orders.{uuid.uuid4().hex[:8]}"
     topic = Topic(name, Order, key="number", partitions=1, retention=timedelta(days=1))
     create_topics([topic], CONN_ID)
@@ -117,7 +117,7 @@ def test_every_client_gets_in(connection, config):
 
 
 @pytest.mark.parametrize("allowed", [None, "some.other.callback"])
-def test_a_callback_that_is_not_allowed_is_named_with_the_remedy(allowed, monkeypatch):
+def test_a_callback_that_is_not_allowed_is_named_with_a_remedy(allowed, monkeypatch):
     extra = {"bootstrap.servers": "127.0.0.1:1", **CALLBACK}
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps({"conn_type": "kafka", "extra": extra}))
     monkeypatch.setenv(CALLBACK_ALLOWLIST, allowed) if allowed else monkeypatch.delenv(

@@ -17,15 +17,15 @@ pytestmark = pytest.mark.integration
 NOT_LEADER = 6
 NAME = ((b"\xff\xfe", b"1"), (b"trace", b"2"))
 ODD_HEADERS = ((b"", b"1"), (b"none", None), (b"n", b""), (b"n", b"\0\0"), ("größe".encode(), b"\xff"))
-# Microseconds, nanoseconds, the year 0, the ends of the field.
+# Timestamps in microseconds and nanoseconds, in the year 0, and the limits of the field.
 ODD_TIMES = [1_764_140_000_000_000, 1_764_140_000_000_000_000, -62_167_219_200_000, -(2**63), 2**63 - 1, -1, -2, 0]
 
 
 @pytest.fixture
 def odd_topic(make_topic):
-    """A topic that takes any timestamp; since Kafka 4.0 a broker refuses those of the future by default.
+    """A topic that accepts any timestamp; since Kafka 4.0, a broker refuses future timestamps by default.
 
-    Without retention, which goes by these timestamps.
+    It has no retention, because retention uses these timestamps.
     """
     return make_topic(partitions=1, config={"message.timestamp.after.max.ms": str(2**63 - 1), "retention.ms": "-1"})
 
@@ -39,7 +39,7 @@ def send_raw(services):
             try:
                 offsets.append(produce(broker, topic.name, 0, records[len(offsets)]))
             except ProduceRefused as refusal:
-                # Of a topic that was created only just.
+                # Errors of a topic that was created just now.
                 if refusal.code != NOT_LEADER:
                     raise
         return offsets
@@ -48,13 +48,13 @@ def send_raw(services):
 
 
 def odd(value, *, times=ODD_TIMES) -> list[RawRecord]:
-    """The value of a number, in records with odd headers and timestamps."""
+    """Send the order with this number, in records with odd headers and timestamps."""
     now = 1_764_140_000_000
-    found = [RawRecord(b"k", value(0), NAME, now), RawRecord(b"k", value(1), ODD_HEADERS, now)]
-    return found + [RawRecord(b"k", value(number), (), time) for number, time in enumerate(times, start=2)]
+    records = [RawRecord(b"k", value(0), NAME, now), RawRecord(b"k", value(1), ODD_HEADERS, now)]
+    return records + [RawRecord(b"k", value(number), (), time) for number, time in enumerate(times, start=2)]
 
 
-def test_good_payloads_in_odd_records_are_handled(odd_topic, make_consumer, send, send_raw):
+def test_odd_records_with_valid_payloads_are_handled(odd_topic, make_consumer, send, send_raw):
     consumer = make_consumer(odd_topic)
     send(odd_topic, order("before"))
     records = odd(order)
@@ -67,13 +67,13 @@ def test_good_payloads_in_odd_records_are_handled(odd_topic, make_consumer, send
     assert read_all(odd_topic.dead_letter_name) == []
 
 
-def test_a_check_is_not_stopped_by_an_odd_record_that_waits(odd_topic, make_consumer, send_raw):
+def test_an_odd_record_that_waits_stops_no_check(odd_topic, make_consumer, send_raw):
     consumer = make_consumer(odd_topic)
     send_raw(odd_topic, RawRecord(None, order(1), NAME, ODD_TIMES[0]))
     assert check_consumer(consumer).behind == {odd_topic.name: 1}
 
 
-def test_odd_records_become_dead_letters_with_all_that_can_be_read(odd_topic, make_consumer, send_raw):
+def test_odd_records_become_dead_letters_with_their_readable_parts(odd_topic, make_consumer, send_raw):
     consumer = make_consumer(odd_topic)
     send_raw(odd_topic, *odd(lambda n: f"bad {n}".encode()))
     tasks.claim_messages(consumer, "run")
@@ -89,7 +89,7 @@ def test_odd_records_become_dead_letters_with_all_that_can_be_read(odd_topic, ma
     assert open_claims(consumer) == 0
 
 
-def test_runs_of_one_message_get_odd_records(odd_topic, make_consumer, send_raw):
+def test_runs_of_single_messages_handle_odd_records(odd_topic, make_consumer, send_raw):
     consumer = make_consumer(odd_topic, shape=Shape.per_message)
     records = odd(order)
     send_raw(odd_topic, *records)
@@ -102,7 +102,7 @@ def test_runs_of_one_message_get_odd_records(odd_topic, make_consumer, send_raw)
     assert numbers(odd_topic) == ["0", "1", "2"]
 
 
-def test_odd_records_go_back_by_a_replay_with_what_was_kept(odd_topic, make_consumer, send_raw):
+def test_a_replay_sends_odd_records_with_their_readable_parts(odd_topic, make_consumer, send_raw):
     topic = declare(odd_topic)
     consumer = make_consumer(topic)
     records = odd(renamed)
@@ -125,7 +125,7 @@ raw_records = st.builds(
 )
 
 
-def test_any_records_are_all_settled(odd_topic, make_consumer, send_raw):
+def test_records_of_any_content_are_all_settled(odd_topic, make_consumer, send_raw):
     consumer = make_consumer(odd_topic)
     sent = 0
 

@@ -1,4 +1,4 @@
-"""A year of rows in the operational database: claiming and handling reads none of them but by an index."""
+"""A year of rows in the operational database: claiming and handling read them only by an index."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from generate_series(0, cast(:count as bigint) - 1) n
 
 @pytest.fixture
 def old_rows(make_topic, make_consumer, operations) -> Iterator:
-    """A maker of consumers that have handled thousands of messages."""
+    """A function that makes a consumer with thousands of handled messages."""
 
     def make(**kwargs) -> Consumer:
         topic = make_topic(partitions=3)
         consumer = make_consumer(topic, **kwargs)
         with GroupOffsets(consumer.group) as group:
-            topic_id = group.topic_ids_now([topic.name])[topic.name]
+            topic_id = group.fetch_topic_ids([topic.name])[topic.name]
         names = {"consumer": consumer.name, "topic": topic.name, "topic_id": topic_id}
         aged_database.age(engine(), inbox=ROWS, claims=ROWS, **names)
         return consumer
@@ -50,23 +50,23 @@ def old_rows(make_topic, make_consumer, operations) -> Iterator:
 
 @contextmanager
 def planned_statements() -> Iterator[list[tuple[str, str]]]:
-    """(statement, PostgreSQL's plan for it, in the transaction in which it is executed) of what the block executes."""
-    found: list[tuple[str, str]] = []
+    """(statement, PostgreSQL's plan in the same transaction) of the statements that the block executes."""
+    planned: list[tuple[str, str]] = []
 
     def plan(connection, cursor, statement, parameters, context, executemany) -> None:
         if PLANNED.match(statement):
             with connection.connection.driver_connection.cursor() as beside:
                 beside.execute(f"explain {statement}", parameters[0] if executemany else parameters)
-                found.append((statement, "\n".join(line for (line,) in beside.fetchall())))
+                planned.append((statement, "\n".join(line for (line,) in beside.fetchall())))
 
     event.listen(engine(), "before_cursor_execute", plan)
     try:
-        yield found
+        yield planned
     finally:
         event.remove(engine(), "before_cursor_execute", plan)
 
 
-def test_a_claim_reads_no_old_row(old_rows, send):
+def test_a_claim_reads_no_old_rows(old_rows, send):
     consumer = old_rows()
     (topic,) = consumer.topics
     send(topic, *(order(n) for n in range(3)))
@@ -78,7 +78,7 @@ def test_a_claim_reads_no_old_row(old_rows, send):
     assert [statement for statement, plan in planned if WHOLE_TABLE.search(plan)] == []
 
 
-def test_a_run_for_each_message_reads_no_old_row(old_rows, send):
+def test_runs_of_single_messages_read_no_old_rows(old_rows, send):
     consumer = old_rows(shape=Shape.per_message)
     (topic,) = consumer.topics
     send(topic, *(order(n) for n in range(2)))
@@ -92,14 +92,14 @@ def test_a_run_for_each_message_reads_no_old_row(old_rows, send):
 
 @pytest.fixture
 def unknown_rows(old_rows, make_topic, make_consumer) -> Iterator[Consumer]:
-    """A consumer that has handled thousands of messages since the database last counted its rows."""
+    """A consumer that has handled thousands of messages since the database's statistics were collected."""
     old_rows()
     topic = make_topic(partitions=1)
     consumer = make_consumer(topic)
     with GroupOffsets(consumer.group) as group:
-        topic_id = group.topic_ids_now([topic.name])[topic.name]
+        topic_id = group.fetch_topic_ids([topic.name])[topic.name]
     with begin() as connection:
-        # Or the database counts while the test runs.
+        # Otherwise the database may collect statistics while the test runs.
         connection.execute(text("alter table inbox set (autovacuum_enabled = false)"))
         names = {"consumer": consumer.name, "topic": topic.name, "topic_id": topic_id}
         connection.execute(text("insert into consumers (name) values (:consumer)"), names)
@@ -111,19 +111,19 @@ def unknown_rows(old_rows, make_topic, make_consumer) -> Iterator[Consumer]:
 
 @contextmanager
 def read_in_vain() -> Iterator[list[int]]:
-    """How many rows of the inbox each query of the block reads that it does not return."""
-    found: list[int] = []
+    """The number of inbox rows that each query of the block reads without returning them."""
+    removed: list[int] = []
 
     def explain(connection, cursor, statement, parameters, context, executemany) -> None:
         if statement.lower().startswith("select") and "inbox" in statement:
             with connection.connection.driver_connection.cursor() as beside:
                 beside.execute(f"explain (analyze, format json) {statement}", parameters)
                 ((plans,),) = beside.fetchall()
-                found.append(sum(rows_removed(plans[0]["Plan"])))
+                removed.append(sum(rows_removed(plans[0]["Plan"])))
 
     event.listen(engine(), "before_cursor_execute", explain)
     try:
-        yield found
+        yield removed
     finally:
         event.remove(engine(), "before_cursor_execute", explain)
 
@@ -135,15 +135,15 @@ def rows_removed(plan: dict) -> Iterator[int]:
         yield from rows_removed(part)
 
 
-def test_a_batch_of_a_consumer_that_the_statistics_do_not_know_reads_no_other_row(unknown_rows, send):
+def test_a_batch_of_a_consumer_without_statistics_reads_no_other_rows(unknown_rows, send):
     consumer = unknown_rows
     (topic,) = consumer.topics
-    # Half of them repeat events of the rows that are there.
+    # Half of the messages repeat events of existing rows.
     send(topic, *(order(n if n % 2 else f"lately-{n}") for n in range(500)))
     with read_in_vain() as removed:
         assert claim_messages(consumer, "run") == []
     assert len(effects(topic)) == 250
-    # For the messages, and for the events that were there before.
+    # A query for the messages, and one for the events that were handled before.
     assert len(removed) >= 2
     assert max(removed) == 0
 

@@ -1,4 +1,4 @@
-"""A long outbox: looking for dead letters that wait reads no delivered row, and no pending row of other routes."""
+"""A long outbox: a query for waiting dead letters reads no delivered rows, and no pending rows of other routes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from include.streams.contracts.topics import DEAD_LETTER_SUFFIX
 from include.streams.kafka.connection import CONN_ID
-from include.streams.kafka.dead_letters import DeadLetters, watch_held
+from include.streams.kafka.dead_letters import DeadLetterWriter, watch_waiting_dead_letters
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.operations import outbox
 from include.streams.operations.alarm_kinds import AlarmKind
@@ -45,7 +45,7 @@ def outbox_plans(planned) -> list[str]:
 
 
 @pytest.mark.parametrize("state", ["pending", "failed", None])
-def test_closing_alarms_about_dead_letters_reads_no_delivered_row(long_outbox, state):
+def test_closing_alarms_about_dead_letters_reads_no_delivered_rows(long_outbox, state):
     topic = f"orders.{uuid.uuid4().hex[:8]}{DEAD_LETTER_SUFFIX}"
     with begin() as connection:
         open_alarm(connection, topic, AlarmKind.dead_letters_wait, "test")
@@ -54,7 +54,7 @@ def test_closing_alarms_about_dead_letters_reads_no_delivered_row(long_outbox, s
             change = text("update outbox set state = :state where destination = :topic")
             connection.execute(change, {"state": state, "topic": topic})
     with planned_statements() as planned, begin() as connection:
-        watch_held(connection)
+        watch_waiting_dead_letters(connection)
     plans = outbox_plans(planned)
     assert plans
     for plan in plans:
@@ -65,10 +65,10 @@ def test_closing_alarms_about_dead_letters_reads_no_delivered_row(long_outbox, s
         assert connection.scalar(query, {"topic": topic}) is (state is None)
 
 
-def test_a_task_with_a_dead_letter_looks_only_for_rows_of_its_topic(long_outbox):
+def test_a_task_with_a_dead_letter_reads_only_outbox_rows_of_its_topic(long_outbox):
     topic = f"orders.{uuid.uuid4().hex[:8]}{DEAD_LETTER_SUFFIX}"
     with AcknowledgedProducer(CONN_ID) as producer:
-        letters = DeadLetters(long_outbox, "run", producer)
+        letters = DeadLetterWriter(long_outbox, "run", producer)
         with planned_statements() as planned:
             assert letters._why_refusing(topic) is None
             assert letters._why_refusing("old.1") is not None

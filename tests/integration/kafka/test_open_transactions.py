@@ -1,4 +1,4 @@
-"""A transaction that does not end holds up its partition: an alarm names it, the other partitions go on."""
+"""A transaction that does not end blocks its partition: an alarm names it, and the other partitions continue."""
 
 import uuid
 
@@ -70,7 +70,7 @@ def test_an_open_transaction_is_named_by_partition_and_offset_until_it_ends(
     assert numbers(topic) == ["1", "held up", "elsewhere"]
 
 
-def test_transactions_that_follow_one_another_are_no_alarm(make_topic, make_consumer, transaction):
+def test_successive_transactions_open_no_alarm(make_topic, make_consumer, transaction):
     topic = make_topic()
     consumer = make_consumer(topic)
     producer = transaction(topic)

@@ -1,4 +1,4 @@
-"""Delivery has a way of its own: no receiver fails a run, delays handling, or holds up another receiver."""
+"""Delivery is independent of handling: no receiver fails a run, or delays a message or another receiver."""
 
 import json
 import os
@@ -36,7 +36,7 @@ SEVEN = Order(version=1, number="7", amount=1)
 
 @pytest.fixture
 def make_receiver(monkeypatch):
-    """A receiver behind an Airflow connection of its own; returns (server, connection id)."""
+    """A receiver with its own Airflow connection; returns (server, connection id)."""
     servers = []
 
     def make(conn_id=None):
@@ -56,7 +56,7 @@ ANNOUNCED = {}
 
 
 def announce(connection, message) -> None:
-    """The tests' effect, and what ANNOUNCED names for the consumer's topic: a topic or connections."""
+    """The tests' effect, plus outbox rows for the topic and the connections that ANNOUNCED names for the topic."""
     record_effect(connection, message)
     consumer, results, conn_ids = ANNOUNCED[message.topic]
     if results:
@@ -67,7 +67,7 @@ def announce(connection, message) -> None:
 
 @pytest.fixture
 def announcing(make_topic, make_consumer):
-    """Makes a topic and a consumer whose effect leaves rows in the outbox."""
+    """A function that makes a topic and a consumer whose effect adds rows to the outbox."""
 
     def make(results=None, conn_ids=(), **kwargs):
         topic = make_topic()
@@ -91,8 +91,8 @@ def states(consumer):
     return [state for _, state in outbox_states(consumer)]
 
 
-def test_a_delivery_ends_what_is_remembered_of_an_undefined_connection(announcing, make_receiver, send, monkeypatch):
-    """Otherwise one wrong "not defined", in an outage years later, would skip requests at once."""
+def test_a_delivery_resets_the_time_of_an_undefined_connection(announcing, make_receiver, send, monkeypatch):
+    """Otherwise a wrong answer "not defined" in a much later outage would skip requests at once."""
     server, conn_id = make_receiver()
     variable = f"AIRFLOW_CONN_{conn_id.upper()}"
     connection = os.environ[variable]
@@ -120,9 +120,9 @@ def test_a_run_delivers_what_it_wrote_once_with_idempotency_keys(announcing, mak
     assert set(outbox_states(consumer)) == {("message", "delivered"), ("request", "delivered")}
     assert sorted(int(payload["number"]) for _, payload in server.seen) == list(range(30))
     assert len({key for key, _ in server.seen}) == 30
-    found = read_all(results.name)
-    assert [record.key() for record in found] == [str(n).encode() for n in range(30)]
-    assert {name for record in found for name, _ in record.headers()} == {"idempotency-key"}
+    records = read_all(results.name)
+    assert [record.key() for record in records] == [str(n).encode() for n in range(30)]
+    assert {name for record in records for name, _ in record.headers()} == {"idempotency-key"}
 
 
 @pytest.mark.parametrize("fault", ["answers 503", "refuses connections", "never answers"])
@@ -137,7 +137,7 @@ def test_a_receiver_that_is_away_fails_no_run_and_delays_no_message(
         server.shutdown()
         server.server_close()
     else:
-        # The connection is accepted by the system, and nobody reads it.
+        # The operating system accepts the connection, but no process reads from it.
         server.shutdown()
     results = make_topic()
     topic, consumer = announcing(results, [conn_id])
@@ -149,7 +149,7 @@ def test_a_receiver_that_is_away_fails_no_run_and_delays_no_message(
     assert sorted(outbox_states(consumer)) == [("message", "delivered")] * 60 + [("request", "pending")] * 60
 
 
-def test_once_a_receiver_is_known_to_be_away_runs_do_not_ask_it(announcing, make_receiver, send):
+def test_runs_send_nothing_to_a_receiver_that_is_known_to_be_away(announcing, make_receiver, send):
     server, conn_id = make_receiver()
     server.status = 503
     topic, consumer = announcing(conn_ids=[conn_id])
@@ -159,7 +159,7 @@ def test_once_a_receiver_is_known_to_be_away_runs_do_not_ask_it(announcing, make
     assert len(server.seen) == 1
 
 
-def test_delivery_goes_on_within_a_minute_of_the_receivers_return(announcing, make_receiver, send):
+def test_delivery_continues_within_a_minute_of_the_receivers_return(announcing, make_receiver, send):
     server, conn_id = make_receiver()
     server.status = 503
     topic, consumer = announcing(conn_ids=[conn_id])
@@ -180,7 +180,7 @@ def test_delivery_goes_on_within_a_minute_of_the_receivers_return(announcing, ma
     assert set(states(consumer)) == {"delivered"}
 
 
-def test_a_receiver_that_hangs_holds_up_no_other(make_topic, make_consumer, make_receiver):
+def test_a_receiver_that_hangs_delays_no_other(make_topic, make_consumer, make_receiver):
     hanging, hanging_id = make_receiver()
     healthy, healthy_id = make_receiver()
     consumer = make_consumer(make_topic())
@@ -189,7 +189,7 @@ def test_a_receiver_that_hangs_holds_up_no_other(make_topic, make_consumer, make
     deliver = threading.Thread(target=deliver_now, args=[consumer])
     deliver.start()
     time.sleep(0.3)
-    # Due while the other receiver does not answer.
+    # These rows become due while the other receiver does not answer.
     add_requests(consumer, healthy_id, 1)
     until = time.monotonic() + 5
     while not healthy.seen:
@@ -199,7 +199,7 @@ def test_a_receiver_that_hangs_holds_up_no_other(make_topic, make_consumer, make
     deliver.join(30)
 
 
-def test_a_refused_request_does_not_hold_up_those_behind_it(make_topic, make_consumer, make_receiver, monkeypatch):
+def test_a_refused_request_delays_no_later_request(make_topic, make_consumer, make_receiver, monkeypatch):
     server, conn_id = make_receiver()
     consumer = make_consumer(make_topic())
     add_requests(consumer, conn_id, *range(3))
@@ -214,9 +214,7 @@ def test_a_refused_request_does_not_hold_up_those_behind_it(make_topic, make_con
     assert "3 rows were refused 2 times" in alarms(consumer)["outbox_failed"]
 
 
-def test_one_request_that_is_never_answered_does_not_hold_up_those_behind_it(
-    make_topic, make_consumer, make_receiver, monkeypatch
-):
+def test_an_unanswered_request_delays_no_later_request(make_topic, make_consumer, make_receiver, monkeypatch):
     server, conn_id = make_receiver()
     answered = server.RequestHandlerClass.do_POST
 
@@ -237,7 +235,7 @@ def test_one_request_that_is_never_answered_does_not_hold_up_those_behind_it(
     assert states(consumer) == ["pending", "delivered", "delivered", "delivered"]
 
 
-def test_a_record_that_kafka_refuses_for_good_is_refused_alone(make_topic, make_consumer, send):
+def test_a_record_that_kafka_always_refuses_is_refused_alone(make_topic, make_consumer, send):
     results = make_topic(partitions=1, config={"max.message.bytes": "2000"})
     topic = make_topic()
     consumer = make_consumer(topic)
@@ -257,8 +255,8 @@ def test_a_record_that_kafka_refuses_for_good_is_refused_alone(make_topic, make_
     assert "MSG_SIZE_TOO_LARGE" in row.last_error
 
 
-def test_several_records_that_kafka_refuses_for_good_hold_up_no_other_of_their_batch(make_topic, make_consumer):
-    """Of a batch with several bad ones, the broker gives the good ones an error of their own."""
+def test_several_refused_records_delay_no_other_record_of_their_batch(make_topic, make_consumer):
+    """If a batch has several bad records, the broker reports a special error for the good records."""
     results = make_topic(partitions=1, compacted=True)
     consumer = make_consumer(make_topic())
     with begin() as connection:
@@ -276,7 +274,7 @@ def test_several_records_that_kafka_refuses_for_good_hold_up_no_other_of_their_b
     assert all("INVALID_RECORD" in row.last_error for row in refused)
 
 
-def test_a_topic_that_is_missing_holds_up_no_other_and_is_taken_up_when_it_is_there(make_topic, make_consumer):
+def test_a_missing_topic_delays_no_other_and_gets_its_records_later(make_topic, make_consumer):
     results = make_topic(partitions=1)
     consumer = make_consumer(make_topic())
     missing = f"orders.{uuid.uuid4().hex[:8]}"
@@ -293,18 +291,18 @@ def test_a_topic_that_is_missing_holds_up_no_other_and_is_taken_up_when_it_is_th
     assert [record.value() for record in read_all(missing)] == [b"1"]
 
 
-def test_without_the_connection_requests_are_skipped_and_kept(announcing, send):
+def test_requests_without_a_connection_are_kept_as_skipped(announcing, send):
     topic, consumer = announcing(conn_ids=["not_defined"])
     send(topic, *(order(n) for n in range(20)))
     tasks.claim_messages(consumer, "run")
-    # Asked once more: Airflow says the same while its own database is away.
+    # Looked up a second time, because Airflow gives the same answer while its own database is away.
     assert states(consumer) == ["pending"] * 20
     add_requests(consumer, "not_defined", 1)
     deliver_now(consumer)
     assert states(consumer) == ["skipped"] * 21
 
 
-def test_a_connection_that_cannot_be_looked_up_holds_up_no_other(make_topic, make_consumer, make_receiver, monkeypatch):
+def test_a_connection_that_cannot_be_looked_up_delays_no_other(make_topic, make_consumer, make_receiver, monkeypatch):
     _, healthy_id = make_receiver()
     consumer = make_consumer(make_topic())
     monkeypatch.setenv("AIRFLOW_CONN_UNREADABLE", "{cannot be read")
@@ -312,19 +310,19 @@ def test_a_connection_that_cannot_be_looked_up_holds_up_no_other(make_topic, mak
     add_requests(consumer, healthy_id, 2)
     assert deliver_now(consumer) == 1
     assert states(consumer) == ["pending", "delivered"]
-    # It was found, and is not found when it is used.
+    # The connection was found, and is not found when it is used.
     monkeypatch.setattr("include.streams.operations.webhooks.is_defined", lambda conn_id: True)
     add_requests(consumer, healthy_id, 3)
     assert deliver_now(consumer) == 1
     assert states(consumer) == ["pending", "delivered", "delivered"]
 
 
-def test_what_a_killed_writer_left_becomes_due_and_is_delivered(make_topic, make_consumer, make_receiver):
+def test_rows_of_a_killed_task_become_due_and_are_delivered(make_topic, make_consumer, make_receiver):
     server, conn_id = make_receiver()
     consumer = make_consumer(make_topic())
     with begin() as connection, outbox.gathered(connection):
         outbox.add_request(connection, consumer=consumer.name, conn_id=conn_id, payload={"n": 1})
-    # Its writer delivers it for now.
+    # Not due yet: the task that wrote the row may still deliver it.
     deliver_due([consumer])
     assert server.seen == []
     deliver_now(consumer)
@@ -340,7 +338,7 @@ def test_rows_of_a_transaction_that_rolls_back_are_not_delivered(announcing, mak
     assert states(consumer) == ["delivered"]
 
 
-def test_two_processes_that_deliver_at_once_deliver_each_row_once(make_topic, make_consumer, make_receiver):
+def test_two_concurrent_processes_deliver_each_row_once(make_topic, make_consumer, make_receiver):
     server, conn_id = make_receiver()
     consumer = make_consumer(make_topic())
     add_requests(consumer, conn_id, *range(300))
@@ -351,12 +349,12 @@ def test_two_processes_that_deliver_at_once_deliver_each_row_once(make_topic, ma
         thread.start()
     for thread in threads:
         thread.join(30)
-    # The first half was skipped by the line that leaves other tests' rows alone.
+    # `make_all_due` has skipped the first half, like rows of other tests.
     assert sorted(payload["n"] for _, payload in server.seen) == list(range(300, 600))
 
 
-def test_rows_that_another_process_holds_are_looked_at_again_after_a_second(make_topic, make_consumer, monkeypatch):
-    """Without the wait, the run would look for them in an unbroken stream of transactions."""
+def test_locked_rows_are_checked_again_after_a_second(make_topic, make_consumer, monkeypatch):
+    """Without the wait, the run would query for the rows in a stream of transactions without pauses."""
     topic, consumer = make_topic(partitions=1), make_consumer(make_topic())
     with begin() as connection:
         outbox.add_record(connection, consumer=consumer.name, topic=topic.name, key=None, value=b"1", headers=[])

@@ -1,4 +1,4 @@
-"""A raw Kafka record in the outbox reaches its topic as it was, with an idempotency key."""
+"""A raw Kafka record in the outbox reaches its topic unchanged, with an idempotency key."""
 
 import pytest
 from sqlalchemy import text

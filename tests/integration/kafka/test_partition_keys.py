@@ -1,4 +1,4 @@
-"""One Dag run per message: claims become partition keys, a key is handled once."""
+"""One Dag run per message: claims become partition keys, and each key is handled once."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ def test_every_message_has_a_key_and_its_run_closes_the_claim(make_topic, make_c
     assert open_claims(consumer) == 0
 
 
-def test_a_key_that_is_handled_again_has_no_second_effect(make_topic, make_consumer, send):
+def test_handling_a_key_again_has_no_second_effect(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, order("a"))
@@ -41,9 +41,7 @@ def test_a_key_that_is_handled_again_has_no_second_effect(make_topic, make_consu
     assert numbers(topic) == ["a"]
 
 
-def test_a_key_claimed_a_while_ago_does_not_take_a_message_of_a_topic_made_again(
-    make_topic, make_consumer, send, admin
-):
+def test_an_older_key_takes_no_message_of_a_recreated_topic(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, order("old"))
@@ -58,7 +56,7 @@ def test_a_key_claimed_a_while_ago_does_not_take_a_message_of_a_topic_made_again
     assert numbers(topic) == []
 
 
-def test_a_message_handled_just_before_its_topic_is_claimed_anew_acts_once(make_topic, make_consumer, send, admin):
+def test_a_recreated_topics_message_handled_under_an_old_key_acts_once(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, order("old"))
@@ -72,7 +70,7 @@ def test_a_message_handled_just_before_its_topic_is_claimed_anew_acts_once(make_
     assert numbers(topic) == ["new"]
 
 
-def test_a_cleared_fan_out_gives_only_the_keys_that_are_still_open(make_topic, make_consumer, send):
+def test_a_cleared_claiming_run_returns_only_open_keys(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, order("a"), order("b"))
@@ -82,7 +80,7 @@ def test_a_cleared_fan_out_gives_only_the_keys_that_are_still_open(make_topic, m
     assert tasks.claim_partition_keys(consumer, "fan out") == [second]
 
 
-def test_bad_messages_and_holes_need_no_run(make_topic, make_consumer, send):
+def test_invalid_messages_and_holes_need_no_run(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, b"bad")
@@ -97,7 +95,7 @@ def test_bad_messages_and_holes_need_no_run(make_topic, make_consumer, send):
     assert open_claims(consumer) == 0
 
 
-def test_only_bad_messages_and_holes_close_the_claim_at_once(make_topic, make_consumer, send):
+def test_a_claim_of_only_invalid_messages_and_holes_closes_at_once(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, b"bad")
@@ -126,7 +124,7 @@ def test_the_message_of_a_key_can_be_read_without_handling_it(make_topic, make_c
 
 
 def grow_older(consumer, minutes: int) -> None:
-    """As if that much time had passed since its claims were made and their keys emitted."""
+    """Make the consumer's claims and emissions older by this time."""
     with begin() as connection:
         statement = text(
             "update claims set claimed_at = claimed_at - :age * interval '1 minute', "
@@ -135,7 +133,7 @@ def grow_older(consumer, minutes: int) -> None:
         connection.execute(statement, {"age": minutes, "name": consumer.name})
 
 
-def test_keys_whose_runs_never_came_are_emitted_again_after_a_wait_that_doubles(make_topic, make_consumer, send):
+def test_keys_without_runs_are_emitted_again_with_doubled_waits(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, order("a"), order("b"))
@@ -145,11 +143,11 @@ def test_keys_whose_runs_never_came_are_emitted_again_after_a_wait_that_doubles(
     for _ in range(7):
         grow_older(consumer, 9)
         emitted.append(tasks.claim_keys_again(consumer, worker_is_idle=False))
-    # Ten minutes after they were emitted first, then twenty, then forty.
+    # Ten minutes after the first emission, then after twenty, then after forty.
     assert emitted == [[], [second], [], [], [second], [], []]
 
 
-def test_keys_are_emitted_again_sooner_when_no_run_is_under_way(make_topic, make_consumer, send):
+def test_keys_are_emitted_again_sooner_while_no_run_is_queued_or_running(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, order("a"))
@@ -160,7 +158,7 @@ def test_keys_are_emitted_again_sooner_when_no_run_is_under_way(make_topic, make
     assert tasks.claim_keys_again(consumer, worker_is_idle=True) == keys
 
 
-def test_keys_of_a_run_that_failed_before_it_emitted_any_are_emitted(make_topic, make_consumer, send, monkeypatch):
+def test_keys_of_a_run_that_failed_before_emitting_are_emitted(make_topic, make_consumer, send, monkeypatch):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, b"bad", order("a"))
@@ -185,7 +183,7 @@ def test_closed_claims_are_not_emitted_again(make_topic, make_consumer, send):
     assert tasks.claim_keys_again(consumer, worker_is_idle=True) == []
 
 
-def test_only_so_many_keys_are_emitted_at_once_and_the_oldest_first(make_topic, make_consumer, send):
+def test_a_limited_number_of_keys_is_emitted_at_once_the_oldest_first(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     claimed = []
@@ -197,7 +195,7 @@ def test_only_so_many_keys_are_emitted_at_once_and_the_oldest_first(make_topic, 
     assert tasks.claim_keys_again(consumer, worker_is_idle=False, max_keys=2) == claimed[2]
 
 
-def test_a_consumer_that_becomes_chunked_goes_on_where_it_was(make_topic, make_consumer, send):
+def test_a_consumer_that_becomes_chunked_continues_at_its_positions(make_topic, make_consumer, send):
     topic = make_topic()
     before = make_consumer(topic, shape=Shape.per_message)
     send(topic, order("a"), order("b"))
@@ -207,7 +205,7 @@ def test_a_consumer_that_becomes_chunked_goes_on_where_it_was(make_topic, make_c
     after = replace(before, shape=Shape.chunked)
     assert tasks.claim_messages(after, "chunked") == []
     assert numbers(topic) == ["a", "c"]
-    # What was claimed under the old shape and has no run any more: the runbook's way.
+    # Messages that were claimed under the old shape have no run any more; this is the way of the runbook.
     whole_run(after, "fan out")
     assert numbers(topic) == ["a", "b", "c"]
     assert open_claims(after) == 0

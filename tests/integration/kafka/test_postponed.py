@@ -34,12 +34,12 @@ def consumer(make_topic, make_consumer):
 
 def execute(statement: str, **values) -> list[tuple]:
     with begin() as connection:
-        found = connection.execute(text(statement), values)
-        return [tuple(row) for row in found] if found.returns_rows else []
+        result = connection.execute(text(statement), values)
+        return [tuple(row) for row in result] if result.returns_rows else []
 
 
 def age_claims(consumer, minutes: int) -> None:
-    """Let the consumer's claims and first tries be older, and not what has been handled since."""
+    """Make the consumer's claims and first tries older, but not the messages that were handled since."""
     statement = "update claims set claimed_at = claimed_at - :age * interval '1 minute' where consumer = :name"
     execute(statement, age=minutes, name=consumer.name)
     tried = "update postponed_ranges set due_at = due_at - :age * interval '1 minute' from claims"
@@ -63,7 +63,7 @@ def fail_until_left(consumer, key: str) -> None:
 
 
 def postpone_the_chunk(consumer) -> None:
-    """A run claims what was sent, and ends because an effect keeps failing."""
+    """A run claims the messages, and ends because an effect keeps failing."""
     (chunk,) = tasks.claim_messages(consumer, "run")
     age_claims(consumer, 1)
     with pytest.raises(AirflowFailException):
@@ -71,7 +71,7 @@ def postpone_the_chunk(consumer) -> None:
 
 
 def waiting(consumer) -> list[tuple[int, int, int, int]]:
-    """(start, end, tries, minutes until the next) of the consumer's postponed ranges."""
+    """(start, end, tries, minutes until the next try) of the consumer's postponed ranges."""
     return execute(
         "select start_offset, end_offset, tries, round(extract(epoch from due_at - now()) / 60)::int "
         "from postponed_ranges join claims on claims.id = claim_id where consumer = :name and tries >= 0 order by 1",
@@ -79,7 +79,7 @@ def waiting(consumer) -> list[tuple[int, int, int, int]]:
     )
 
 
-def test_an_effect_that_keeps_failing_leaves_its_run_and_is_tried_until_it_succeeds(consumer, send, monkeypatch):
+def test_a_failing_effect_leaves_its_run_and_is_tried_until_it_succeeds(consumer, send, monkeypatch):
     (topic,) = consumer.topics
     send(topic, order("before"), order("refused"), order("behind"))
     (chunk,) = tasks.claim_messages(consumer, "run")
@@ -87,7 +87,7 @@ def test_an_effect_that_keeps_failing_leaves_its_run_and_is_tried_until_it_succe
         tasks.handle_chunk(consumer, chunk, "run")
     assert waiting(consumer) == [], "a first failure is retried in its run"
     age_claims(consumer, 1)
-    # Airflow does not retry this one: the run ends, and no longer counts towards max_active_runs.
+    # Airflow does not retry this failure: the run ends, and no longer counts towards max_active_runs.
     with pytest.raises(AirflowFailException, match=r"the effect fails.*maintain tries these messages again"):
         tasks.handle_chunk(consumer, chunk, "run")
     assert waiting(consumer) == [(0, 3, 0, 2)]
@@ -105,7 +105,7 @@ def test_an_effect_that_keeps_failing_leaves_its_run_and_is_tried_until_it_succe
     assert numbers(topic) == ["before", "refused", "behind"]
 
 
-def test_while_no_effect_succeeds_the_run_waits_for_their_service(consumer, send):
+def test_while_no_effect_succeeds_the_run_is_retried(consumer, send):
     (topic,) = consumer.topics
     send(topic, order("refused"), order("refused too"))
     (chunk,) = tasks.claim_messages(consumer, "run")
@@ -118,7 +118,7 @@ def test_while_no_effect_succeeds_the_run_waits_for_their_service(consumer, send
     assert waiting(consumer) == [(0, 2, 0, 2)]
 
 
-def test_effects_of_other_claims_show_that_the_service_is_there(consumer, send):
+def test_successful_effects_of_other_claims_end_the_waiting(consumer, send):
     (topic,) = consumer.topics
     send(topic, order("refused"))
     (chunk,) = tasks.claim_messages(consumer, "run")
@@ -129,7 +129,7 @@ def test_effects_of_other_claims_show_that_the_service_is_there(consumer, send):
         tasks.handle_chunk(consumer, chunk, "run")
 
 
-def test_a_range_whose_try_was_killed_waits_for_its_next_turn_and_others_get_theirs(consumer, send):
+def test_a_range_whose_try_was_killed_waits_and_others_are_tried(consumer, send):
     (topic,) = consumer.topics
     consumer = replace(consumer, chunk_size=1)
     send(topic, order("refused"), order("good"), order("refused too"))
@@ -142,15 +142,15 @@ def test_a_range_whose_try_was_killed_waits_for_its_next_turn_and_others_get_the
         with pytest.raises(AirflowFailException):
             tasks.handle_chunk(consumer, chunk, "run")
     make_due(consumer)
-    first, second = (postponed.take([consumer.name]) for _ in range(2))
+    first, second = (postponed.take_due([consumer.name]) for _ in range(2))
     assert first is not None
     assert second is not None
     assert {first.offsets.start, second.offsets.start} == {0, 2}
-    assert postponed.take([consumer.name]) is None
+    assert postponed.take_due([consumer.name]) is None
     assert [tries for _, _, tries, _ in waiting(consumer)] == [1, 1]
 
 
-def test_a_run_that_is_cleared_settles_what_was_postponed(consumer, send, monkeypatch):
+def test_a_cleared_run_settles_its_postponed_ranges(consumer, send, monkeypatch):
     (topic,) = consumer.topics
     send(topic, order("good"), order("refused"))
     postpone_the_chunk(consumer)
@@ -163,7 +163,7 @@ def test_a_run_that_is_cleared_settles_what_was_postponed(consumer, send, monkey
     assert numbers(topic) == ["good", "refused"]
 
 
-def test_a_run_of_one_message_ends_and_its_key_is_emitted_again(make_topic, make_consumer, send):
+def test_a_single_messages_run_ends_and_its_key_is_emitted_again(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = replace(make_consumer(topic, shape=Shape.per_message), effect=f"{__name__}:effect")
     send(topic, order("refused"), order("good"))
@@ -179,7 +179,7 @@ def test_a_run_of_one_message_ends_and_its_key_is_emitted_again(make_topic, make
     assert tasks.claim_keys_again(consumer, worker_is_idle=True) == [bad]
 
 
-def test_a_consumer_that_is_no_longer_declared_holds_up_no_other(consumer, make_topic, make_consumer, send):
+def test_a_consumer_that_is_no_longer_declared_delays_no_other(consumer, make_topic, make_consumer, send):
     (topic,) = consumer.topics
     send(topic, order("good"), order("refused"))
     postpone_the_chunk(consumer)
@@ -197,12 +197,12 @@ def requests(make_topic, make_consumer):
     return replace(make_consumer(make_topic(), shape=Shape.per_message), effect=f"{__name__}:effect")
 
 
-def test_one_error_of_a_message_that_came_late_to_its_turn_is_retried_in_its_run(requests, send, monkeypatch):
+def test_the_first_error_of_a_message_that_waited_long_is_retried(requests, send, monkeypatch):
     (topic,) = requests.topics
     send(topic, order("good"), order("refused"), order("refused too"))
     good, late, later = tasks.claim_partition_keys(requests, "run")
     tasks.handle_message(requests, good, "run of the good one")
-    # The other messages of the claim get their first tries now.
+    # Now the other messages of the claim get their first tries.
     age_claims(requests, 10)
     with pytest.raises(HandlingFailed):
         tasks.handle_message(requests, late, "run of the late one")
@@ -216,7 +216,7 @@ def test_one_error_of_a_message_that_came_late_to_its_turn_is_retried_in_its_run
     assert open_claims(requests) == 0
 
 
-def test_one_error_of_a_chunk_that_came_late_to_its_turn_is_retried_in_its_run(consumer, send):
+def test_the_first_error_of_a_chunk_that_waited_long_is_retried(consumer, send):
     (topic,) = consumer.topics
     consumer = replace(consumer, chunk_size=1)
     send(topic, order("good"), order("refused"))
@@ -227,7 +227,7 @@ def test_one_error_of_a_chunk_that_came_late_to_its_turn_is_retried_in_its_run(c
     assert waiting(consumer) == []
 
 
-def test_a_try_that_takes_long_is_retried_after_its_first_error(consumer, send, monkeypatch):
+def test_the_first_error_of_a_long_try_is_retried(consumer, send, monkeypatch):
     (topic,) = consumer.topics
     monkeypatch.setattr(postponed, "OTHERS_SUCCEED", timedelta(0))
     consumer = replace(consumer, chunk_size=2)
@@ -239,9 +239,7 @@ def test_a_try_that_takes_long_is_retried_after_its_first_error(consumer, send, 
         tasks.handle_chunk(consumer, chunk, "run")
 
 
-def test_the_key_of_a_message_that_left_its_run_is_emitted_when_it_is_due_whatever_is_queued(
-    requests, send, monkeypatch
-):
+def test_a_postponed_key_is_emitted_when_due_whatever_is_queued(requests, send, monkeypatch):
     (topic,) = requests.topics
     send(topic, order("refused"), order("good"), order("queues"))
     bad, good, queues = tasks.claim_partition_keys(requests, "run")
@@ -267,7 +265,7 @@ def test_the_key_of_a_message_that_left_its_run_is_emitted_when_it_is_due_whatev
     assert sorted(numbers(topic)) == ["good", "queues", "refused"]
 
 
-def test_a_key_that_is_due_for_both_reasons_is_emitted_once(requests, send):
+def test_a_key_that_is_due_for_two_reasons_is_emitted_once(requests, send):
     (topic,) = requests.topics
     send(topic, order("refused"), order("good"), order("queues"))
     bad, good, queues = tasks.claim_partition_keys(requests, "run")

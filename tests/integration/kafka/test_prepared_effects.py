@@ -1,4 +1,4 @@
-"""Effects that are prepared before their transaction: for what is slow, such as a model."""
+"""Effects with slow work, such as a model, that is prepared before their transaction."""
 
 import pytest
 from sqlalchemy import text
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 
 HERE = "tests.integration.kafka.test_prepared_effects"
 prepared: list[str] = []
-# What the operational database says of open transactions while an effect is prepared.
+# The number of open transactions in the operational database while each effect is prepared.
 transactions: list[int] = []
 
 
@@ -52,7 +52,7 @@ def make_prepared(make_topic, make_consumer):
     return make
 
 
-def test_an_effect_gets_what_was_prepared_for_its_message(make_prepared, send):
+def test_an_effect_gets_the_value_prepared_for_its_message(make_prepared, send):
     topic, consumer = make_prepared()
     send(topic, order("a"), order("b"))
     tasks.claim_messages(consumer, "run")
@@ -67,7 +67,7 @@ def test_no_transaction_is_open_while_an_effect_is_prepared(make_prepared, send)
     assert transactions == [0, 0]
 
 
-def test_what_is_done_or_repeated_is_not_prepared_again(make_prepared, send):
+def test_handled_and_repeated_events_are_not_prepared(make_prepared, send):
     topic, consumer = make_prepared()
     send(topic, order("a"), order("a"))
     tasks.claim_messages(consumer, "run")
@@ -76,7 +76,7 @@ def test_what_is_done_or_repeated_is_not_prepared_again(make_prepared, send):
     assert outcomes(consumer) == {"handled": 1, "duplicate": 1}
 
 
-def test_a_message_whose_preparation_fails_delays_no_other_and_is_tried_again(make_prepared, send):
+def test_a_failed_preparation_delays_no_other_and_is_tried_again(make_prepared, send):
     topic, consumer = make_prepared()
     send(topic, order("away", -4), order("b"))
     (chunk,) = tasks.claim_messages(consumer, "run")
@@ -87,7 +87,7 @@ def test_a_message_whose_preparation_fails_delays_no_other_and_is_tried_again(ma
     assert prepared == ["away", "b", "away"]
 
 
-def test_a_message_that_cannot_be_prepared_is_kept_as_a_dead_letter(make_prepared, send):
+def test_a_message_that_can_never_be_prepared_is_a_dead_letter(make_prepared, send):
     topic, consumer = make_prepared()
     send(topic, order("never", -3), order("b"))
     assert tasks.claim_messages(consumer, "run") == []
@@ -95,7 +95,7 @@ def test_a_message_that_cannot_be_prepared_is_kept_as_a_dead_letter(make_prepare
     assert open_claims(consumer) == 0
 
 
-def test_a_run_of_one_message_prepares_it_once(make_prepared, send):
+def test_a_run_of_a_single_message_prepares_it_once(make_prepared, send):
     topic, consumer = make_prepared(Shape.per_message)
     send(topic, order("a"))
     (key,) = tasks.claim_partition_keys(consumer, "fan out")

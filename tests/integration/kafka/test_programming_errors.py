@@ -1,4 +1,4 @@
-"""An effect that can never work fails its run at once; one odd message stops no other."""
+"""An effect that always fails with a programming error fails its run at once; one odd message stops no other."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def break_effect(monkeypatch) -> Callable[[bool], None]:
 
 
 @pytest.mark.parametrize("name", [f"{__name__}:no_such_effect", "no.such.module:effect", f"{__name__}:make_due"])
-def test_an_effect_that_cannot_be_loaded_claims_nothing_and_is_not_retried(consumer, send, admin, name):
+def test_if_the_effect_cannot_be_loaded_nothing_is_claimed_or_retried(consumer, send, admin, name):
     (topic,) = consumer.topics
     send(topic, order("a"), order("b"))
     broken = replace(consumer, effect=name)
@@ -61,7 +61,7 @@ def test_an_effect_that_cannot_be_loaded_claims_nothing_and_is_not_retried(consu
     assert "effect_fails" not in alarms(consumer)
 
 
-def test_an_effect_that_is_gone_after_the_claim_ends_the_run_and_its_messages_are_tried_again(consumer, send):
+def test_an_effect_that_is_gone_after_the_claim_postpones_its_messages(consumer, send):
     (topic,) = consumer.topics
     send(topic, order("before"), order("TypeError"))
     (chunk,) = tasks.claim_messages(consumer, "run")
@@ -80,7 +80,7 @@ def test_an_effect_that_is_gone_after_the_claim_ends_the_run_and_its_messages_ar
 
 
 @pytest.mark.parametrize("kind", sorted(ERRORS))
-def test_one_odd_message_stops_no_other_and_is_retried_in_its_run(consumer, send, kind):
+def test_one_odd_message_delays_no_other_and_is_retried_in_its_run(consumer, send, kind):
     (topic,) = consumer.topics
     send(topic, order("before"), order(kind), order("behind"))
     (chunk,) = tasks.claim_messages(consumer, "run")
@@ -93,16 +93,16 @@ def test_one_odd_message_stops_no_other_and_is_retried_in_its_run(consumer, send
         tasks.handle_chunk(consumer, chunk, "run")
 
 
-def test_several_odd_messages_beside_good_ones_are_retried_in_their_run(consumer, send):
+def test_several_odd_messages_among_handled_ones_are_retried_in_their_run(consumer, send):
     (topic,) = consumer.topics
     send(topic, order("before"), order("TypeError"), order("NameError"))
     (chunk,) = tasks.claim_messages(consumer, "run")
-    # The good one was handled in the task before: here, all that is left fails.
+    # The good message was handled in the earlier task: now all remaining messages fail.
     with pytest.raises(HandlingFailed):
         tasks.handle_chunk(consumer, chunk, "run")
 
 
-def test_an_odd_message_alone_in_its_run_is_retried_when_the_consumer_has_worked_before(consumer, send):
+def test_a_lone_odd_message_is_retried_if_the_consumer_worked_before(consumer, send):
     (topic,) = consumer.topics
     send(topic, order("before"))
     tasks.claim_messages(consumer, "run 1")
@@ -140,7 +140,7 @@ def test_a_new_effect_that_fails_for_its_first_message_fails_its_run_at_once(con
         tasks.handle_chunk(consumer, chunk, "run")
 
 
-def test_runs_of_single_messages_end_at_once_when_another_one_fails_too(consumer, send, break_effect):
+def test_runs_of_single_messages_end_at_once_if_another_fails_too(consumer, send, break_effect):
     per_message = replace(consumer, shape=Shape.per_message)
     (topic,) = consumer.topics
     send(topic, order("before"), order("a"), order("b"))
@@ -162,9 +162,7 @@ def test_runs_of_single_messages_end_at_once_when_another_one_fails_too(consumer
 
 
 @pytest.mark.parametrize("shape", list(Shape))
-def test_an_effect_that_always_fails_does_not_take_the_whole_topic_apart(
-    consumer, send, break_effect, monkeypatch, shape
-):
+def test_an_effect_that_always_fails_stops_claims_after_some_ranges(consumer, send, break_effect, monkeypatch, shape):
     monkeypatch.setattr(postponed, "MAX_FAILING", 3)
     consumer = replace(consumer, shape=shape, max_messages_per_claim=1, chunk_size=1)
     (topic,) = consumer.topics
@@ -172,7 +170,7 @@ def test_an_effect_that_always_fails_does_not_take_the_whole_topic_apart(
     break_effect(True)
 
     def run(number: int) -> int:
-        """One run; how many messages it has claimed."""
+        """Make one run; returns the number of messages that it claimed."""
         with begin() as connection:
             before = connection.scalar(text("select count(*) from claim_ranges"))
         if shape is Shape.chunked:
@@ -189,7 +187,7 @@ def test_an_effect_that_always_fails_does_not_take_the_whole_topic_apart(
 
     monkeypatch.setattr(tasks, "KEYS_BECOME_RUNS", tasks.timedelta(0))
     assert [run(number) for number in range(5)] == [1, 1, 1, 0, 0]
-    # After half an hour new messages are tried, because the failing ones may be odd.
+    # After half an hour, new messages are tried: perhaps only the failing messages are odd.
     age_claims(consumer, 31)
     assert run(5) == 1
     break_effect(False)
@@ -207,7 +205,7 @@ def test_an_effect_that_always_fails_does_not_take_the_whole_topic_apart(
     assert numbers(topic) == [str(n) for n in range(6)]
 
 
-def test_failing_messages_beside_good_ones_hold_nothing_back(consumer, send, monkeypatch):
+def test_failing_messages_among_handled_ones_block_no_claims(consumer, send, monkeypatch):
     monkeypatch.setattr(postponed, "MAX_FAILING", 2)
     consumer = replace(consumer, max_messages_per_claim=2, chunk_size=1)
     (topic,) = consumer.topics
@@ -216,7 +214,7 @@ def test_failing_messages_beside_good_ones_hold_nothing_back(consumer, send, mon
         for chunk in tasks.claim_messages(consumer, f"run {number}"):
             with pytest.raises((HandlingFailed, AirflowFailException)):
                 tasks.handle_chunk(consumer, chunk, f"run {number}")
-        # Something of the consumer was handled since those were claimed.
+        # A message of the consumer was handled since the failing messages were claimed.
         execute(
             "insert into inbox (consumer, topic_id, partition, \"offset\", topic, contract, outcome, run_id) "
             "values (:name, :id, 0, :id_number, 't', 'c', 'handled', 'r')",

@@ -1,4 +1,4 @@
-"""Old rows go while consumers work, and what went lets no message act twice."""
+"""Old rows are deleted while consumers work, and no message has a second effect because of that."""
 
 import threading
 from datetime import timedelta
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 DAYS = {"inbox_days": 480, "claims_days": 1, "outbox_days": 1, "alarms_days": 1}
 
 
-def test_a_message_that_comes_again_within_the_horizon_acts_once(make_topic, make_consumer, send):
+def test_a_message_repeated_within_the_retention_acts_once(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, *(order(n) for n in range(5)))
@@ -30,7 +30,7 @@ def test_a_message_that_comes_again_within_the_horizon_acts_once(make_topic, mak
         ):
             connection.execute(text(statement), {"name": consumer.name})
     assert prune(rules([topic], **DAYS), seconds=30)["claims"] >= 1
-    # The same messages at the same offsets, and the same events at others.
+    # The same messages at the same offsets, and the same events at other offsets.
     reset_consumer(consumer.name, topic.name)
     send(topic, *(order(n) for n in range(5)))
     tasks.claim_messages(consumer, "second")
@@ -38,8 +38,8 @@ def test_a_message_that_comes_again_within_the_horizon_acts_once(make_topic, mak
     assert open_claims(consumer) == 0
 
 
-def test_without_its_inbox_row_it_would_act_twice(make_topic, make_consumer, send):
-    # Else the test above would show nothing.
+def test_a_message_repeated_after_its_inbox_row_is_pruned_acts_twice(make_topic, make_consumer, send):
+    # This shows that the test above could fail.
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1))
@@ -50,7 +50,7 @@ def test_without_its_inbox_row_it_would_act_twice(make_topic, make_consumer, sen
     assert numbers(topic) == ["1", "1"]
 
 
-def test_claims_and_a_prune_of_everything_that_is_closed_do_not_disturb_each_other(make_topic, make_consumer, send):
+def test_claims_and_pruning_of_closed_claims_can_run_at_once(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, max_messages_per_claim=6, chunk_size=2)
     send(topic, *(order(n) for n in range(120)))
@@ -86,7 +86,7 @@ def test_claims_and_a_prune_of_everything_that_is_closed_do_not_disturb_each_oth
     assert open_claims(consumer) == 0
 
 
-def test_a_claim_that_is_open_keeps_its_ranges_however_old_it_is(make_topic, make_consumer, send):
+def test_an_open_claim_keeps_its_ranges_however_old_it_is(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, chunk_size=1, max_messages_per_claim=3)
     send(topic, *(order(n) for n in range(3)))

@@ -1,4 +1,4 @@
-"""What a dead-letter topic refuses waits under an alarm; no good message, other topic or run waits for it."""
+"""Dead letters that their topic refuses wait, with an alarm; no valid message, other topic or run waits for them."""
 
 import hashlib
 import os
@@ -53,7 +53,7 @@ def deliver(consumer) -> None:
 
 @pytest.fixture
 def send_compressed(services):
-    """Produce values that are small on the wire only."""
+    """Produce values that are small only when compressed."""
 
     def send(topic, *values: bytes, key: bytes | None = None, headers=None) -> None:
         producer = producer_to({**producer_config(client_config()), "compression.type": "zstd"}, topic.name)
@@ -69,7 +69,7 @@ def test_dead_letters_are_not_compared_with_each_other(make_topic, make_consumer
     consumer = make_consumer(topic, other)
     delete(admin, topic.dead_letter_name)
     compared = []
-    monkeypatch.setattr(DeadLetter, "__eq__", lambda one, other: compared.append(one) or one is other)
+    monkeypatch.setattr(DeadLetter, "__eq__", lambda letter, other: compared.append(letter) or letter is other)
     send(topic, b"bad")
     tasks.claim_messages(consumer, "refused")
     for each in (topic, other):
@@ -77,11 +77,11 @@ def test_dead_letters_are_not_compared_with_each_other(make_topic, make_consumer
     tasks.claim_messages(consumer, "refused by one of two")
     assert outcomes(consumer) == {"dead_letter": 41}
     assert len(read_all(other.dead_letter_name)) == 20
-    # Each letter with each other one would be a million comparisons for a claim.
+    # If each dead letter were compared with each other, a claim would make a million comparisons.
     assert compared == []
 
 
-def test_a_missing_dead_letter_topic_delays_nothing_and_gets_its_letters_later(make_topic, make_consumer, send, admin):
+def test_a_missing_dead_letter_topic_delays_nothing_and_is_filled_later(make_topic, make_consumer, send, admin):
     topic, other = make_topic(), make_topic()
     consumer = make_consumer(topic, other)
     delete(admin, topic.dead_letter_name)
@@ -106,7 +106,7 @@ def test_a_missing_dead_letter_topic_delays_nothing_and_gets_its_letters_later(m
 
 
 @pytest.mark.parametrize("state", ["pending", "failed"])
-def test_the_alarm_opens_again_while_letters_wait(make_topic, make_consumer, send, admin, state):
+def test_the_alarm_opens_again_while_dead_letters_wait(make_topic, make_consumer, send, admin, state):
     topic = make_topic()
     consumer = make_consumer(topic)
     delete(admin, topic.dead_letter_name)
@@ -126,7 +126,7 @@ def test_the_alarm_opens_again_while_letters_wait(make_topic, make_consumer, sen
         assert ("outbox-failed.md" in alarm) is (state == "failed")
 
 
-def test_letters_that_waited_can_be_replayed(make_topic, make_consumer, send, admin):
+def test_dead_letters_that_waited_can_be_replayed(make_topic, make_consumer, send, admin):
     topic = declare(make_topic())
     consumer = make_consumer(topic)
     delete(admin, topic.dead_letter_name)
@@ -139,7 +139,7 @@ def test_letters_that_waited_can_be_replayed(make_topic, make_consumer, send, ad
     assert numbers(topic) == ["1"]
 
 
-def test_a_topic_that_takes_nothing_is_not_tried_again_before_it_has_what_waits(make_topic, make_consumer, send, admin):
+def test_a_refusing_topic_is_not_tried_before_its_waiting_rows_are_sent(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     set_config(admin, topic.dead_letter_name, "max.message.bytes", "1")
@@ -156,7 +156,7 @@ def test_a_topic_that_takes_nothing_is_not_tried_again_before_it_has_what_waits(
     assert alarm_of(topic) is None
 
 
-def test_what_fitted_compressed_fits_as_a_dead_letter(make_topic, make_consumer, send_compressed, send):
+def test_a_message_that_fits_compressed_fits_as_a_dead_letter(make_topic, make_consumer, send_compressed, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send_compressed(topic, b"x" * 3_000_000)
@@ -167,7 +167,7 @@ def test_what_fitted_compressed_fits_as_a_dead_letter(make_topic, make_consumer,
     assert numbers(topic) == ["1"]
 
 
-def test_a_letter_that_is_too_large_is_kept_as_a_stub(make_topic, make_consumer, send):
+def test_a_dead_letter_that_is_too_large_becomes_a_stub(make_topic, make_consumer, send):
     topic = make_topic(config=LARGE)
     consumer = make_consumer(topic)
     noise = os.urandom(2_000_000)
@@ -187,7 +187,7 @@ def test_a_letter_that_is_too_large_is_kept_as_a_stub(make_topic, make_consumer,
     assert alarm_of(topic) is None
 
 
-def test_a_stub_says_that_key_and_headers_were_too_large_as_well(make_topic, make_consumer, send):
+def test_a_stub_names_key_and_headers_that_were_too_large(make_topic, make_consumer, send):
     topic = make_topic(config=LARGE)
     consumer = make_consumer(topic)
     send(topic, None, key=os.urandom(1_000_000), headers=[("h", os.urandom(1_000_000))])
@@ -199,7 +199,7 @@ def test_a_stub_says_that_key_and_headers_were_too_large_as_well(make_topic, mak
     assert numbers(topic) == ["1"]
 
 
-def test_a_replay_of_a_stub_takes_the_message_from_the_topic(make_topic, make_consumer, send, admin):
+def test_a_replay_of_a_stub_reads_the_message_from_the_topic(make_topic, make_consumer, send, admin):
     topic = declare(make_topic(config=LARGE, max_bytes=4_000_000))
     consumer = make_consumer(topic)
     set_config(admin, topic.dead_letter_name, "max.message.bytes", "100000")
@@ -214,7 +214,7 @@ def test_a_replay_of_a_stub_takes_the_message_from_the_topic(make_topic, make_co
     assert (back.key(), back.headers()[0]) == (b"k", ("trace", b"1"))
 
 
-def test_a_replay_says_where_a_stub_was_when_its_message_is_gone(make_topic, make_consumer, send, admin):
+def test_a_replay_names_the_offset_of_a_stub_whose_message_is_gone(make_topic, make_consumer, send, admin):
     from tests.integration.landing.conftest import delete_records
 
     topic = declare(make_topic(config=LARGE))

@@ -1,4 +1,4 @@
-"""Dead letters go back to their topic once, whatever is killed, and nothing else changes."""
+"""Dead letters are sent to their topic once, whatever process is killed, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from include.streams.kafka import replay as replaying
 from include.streams.kafka import tasks
 from include.streams.kafka.connection import client_config, consumer_config
 from include.streams.kafka.consumers import Consumer, Shape
-from include.streams.kafka.dead_letters import DeadLetter, DeadLetters
+from include.streams.kafka.dead_letters import DeadLetter, DeadLetterWriter
 from include.streams.kafka.messages import Message
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.operations.database import begin
@@ -55,7 +55,7 @@ HERE = __name__
 
 @pytest.fixture
 def make_topic(make_topic):
-    """As everybody's, and one of the project's."""
+    """The database of all tests, with the project's repairs."""
 
     def make(**kwargs: Any) -> Topic:
         return declare(make_topic(**kwargs))
@@ -92,31 +92,31 @@ def run(topic: Topic, run_id: str = "replay", **params: Any) -> dict:
 
 
 def replayed(topic: Topic, run_id: str = "replay", **params: Any) -> dict[str, int]:
-    """{outcome: dead letters} of a run that is no dry run."""
+    """Make a run that is no dry run; returns {outcome: number of dead letters}."""
     return counts(run(topic, run_id, dry_run=False, **params))
 
 
 def counts(report: dict) -> dict[str, int]:
-    found: dict[str, int] = {}
+    totals: dict[str, int] = {}
     for row in report["counts"]:
-        found[row["outcome"]] = found.get(row["outcome"], 0) + row["count"]
-    return found
+        totals[row["outcome"]] = totals.get(row["outcome"], 0) + row["count"]
+    return totals
 
 
 def renamed(number: object, **changes: Any) -> bytes:
-    """An order that a repair mends."""
+    """An invalid order that a repair fixes."""
     document = json.loads(order(number, **changes))
     document["id"] = document.pop("number")
     return json.dumps(document).encode()
 
 
 def handle(consumer: Consumer, run_id: str | None = None) -> None:
-    """What is new on the consumer's topics, in a run of its own."""
+    """Handle the new messages of the consumer's topics in a separate run."""
     tasks.claim_messages(consumer, run_id or f"run-{uuid.uuid4().hex[:8]}")
 
 
 def rows(topic: Topic) -> list[tuple]:
-    """(dead letter's offset, source offset, reason, outcome, detail, run id), from a session of its own."""
+    """(dead letter's offset, source offset, reason, outcome, detail, run id), from a separate session."""
     query = text(
         'select "offset", source_offset, reason, outcome, detail, run_id from replays '
         "where topic = :topic order by 1, 2"
@@ -135,7 +135,7 @@ def letters_of(topic: Topic) -> Any:
 
 
 def add_partitions(admin, topic: Topic, number: int) -> None:
-    """More partitions for the dead-letter topic."""
+    """Add partitions to the dead-letter topic."""
     for future in admin.create_partitions([NewPartitions(topic.dead_letter_name, number)]).values():
         future.result(30)
     wait_for_topics(admin, topic.dead_letter_name)
@@ -148,7 +148,7 @@ def recreate_dead_letters(admin, topic: Topic) -> None:
 
 
 def copy_letter(topic: Topic, send: Callable[..., list[int]], *, consumer: bytes, partition: int = 0) -> None:
-    """The dead letter of partition 0 that comes first, as that of another consumer."""
+    """Copy the first dead letter of partition 0, as the dead letter of another consumer."""
     letter = read_all(topic.dead_letter_name)[0]
     headers = [(name, consumer if name == "dlq.consumer" else value) for name, value in letter.headers()]
     send(topic.dead_letter_name, letter.value(), key=letter.key(), partition=partition, headers=headers)
@@ -167,17 +167,15 @@ def headers(record: Any) -> dict[str, str]:
 
 def ends(topic: Topic) -> dict[tuple[str, int], int]:
     reader = KafkaConsumer(consumer_config(client_config(), "independent"))
-    found = {}
+    offsets = {}
     for name in (topic.name, topic.dead_letter_name):
         for partition in reader.list_topics(name, timeout=10).topics[name].partitions:
-            found[name, partition] = reader.get_watermark_offsets(TopicPartition(name, partition), timeout=10)[1]
+            offsets[name, partition] = reader.get_watermark_offsets(TopicPartition(name, partition), timeout=10)[1]
     reader.close()
-    return found
+    return offsets
 
 
-def test_a_repaired_message_goes_back_with_its_key_and_headers_and_is_handled_exactly_once(
-    make_topic, make_consumer, send
-):
+def test_a_repaired_message_is_sent_with_key_and_headers_and_handled_once(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     original = [("traceparent", b"00-abc"), ("empty", None), ("traceparent", b"second")]
@@ -187,7 +185,7 @@ def test_a_repaired_message_goes_back_with_its_key_and_headers_and_is_handled_ex
     assert numbers(topic) == ["8"]
 
     assert replayed(topic, "the replay") == {"replayed": 1}
-    # On the partition that it was on, and not on the one that this producer would choose for its key.
+    # On the message's original partition, not on the partition that this producer would choose for the key.
     reader = reader_at(consumer_config(client_config(), "independent"), TopicPartition(topic.name, 1, 2))
     message = reader.poll(10)
     reader.close()
@@ -204,12 +202,12 @@ def test_a_repaired_message_goes_back_with_its_key_and_headers_and_is_handled_ex
     assert numbers(topic) == ["8", "7"]
     assert outcomes(consumer) == {"handled": 2, "dead_letter": 1}
     assert rows(topic) == [(0, offset, "missing_field", "replayed", None, "the replay")]
-    # By a later run, nothing is left to do.
+    # Nothing is left for a later run.
     assert replayed(topic, "another run") == {"replayed_before": 1}
     assert sum(ends(topic)[topic.name, n] for n in range(3)) == 3
 
 
-def test_one_run_per_message_takes_a_replayed_message_for_the_new_message_that_it_is(make_topic, make_consumer, send):
+def test_with_one_run_per_message_a_replayed_message_gets_its_own_run(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message)
     send(topic, renamed(7))
@@ -238,7 +236,7 @@ def test_a_dry_run_shows_what_would_be_done_and_changes_nothing(make_topic, make
     ]
     assert (ends(topic), rows(topic), committed(admin, consumer.group, topic)) == before
     assert committed(admin, replaying.GROUP, letters_of(topic)) == {}
-    # What it showed is what then happens.
+    # A real run does what the dry run has shown.
     assert replayed(topic, limit=2) == {"replayed": 2, "failing": 1, "over_limit": 1}
 
 
@@ -265,15 +263,15 @@ def test_nothing_is_committed_so_every_run_starts_at_the_beginning(make_topic, m
     for n in range(3):
         assert replayed(topic, f"run {n}") == {"failing": 2}
     assert committed(admin, replaying.GROUP, letters_of(topic)) == {}
-    # Once, as first seen: looking again is no news.
+    # The outcome is recorded once: another run does not write it again.
     assert [row[3:] for row in rows(topic)] == [("failing", row[4], "run 0") for row in rows(topic)]
     assert sum(ends(topic).values()) == 4
 
 
-def test_the_limit_is_exact_and_the_next_run_goes_on_behind_it(make_topic, make_consumer, send):
+def test_the_limit_is_exact_and_the_next_run_continues_after_it(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
-    # What still fails does not count: else it would be all that a run ever sees.
+    # Messages that still fail do not count: otherwise they could use up the limit of every run.
     send(topic, *(b"broken" for _ in range(5)), *(renamed(n) for n in range(5)))
     handle(consumer)
     assert replayed(topic, "first", limit=2) == {"failing": 5, "replayed": 2, "over_limit": 3}
@@ -285,7 +283,7 @@ def test_the_limit_is_exact_and_the_next_run_goes_on_behind_it(make_topic, make_
     assert numbers(topic) == ["0", "1", "2", "3", "4"]
 
 
-def test_windows_of_offsets_are_about_the_topic_and_exact(make_topic, make_consumer, send):
+def test_a_window_of_offsets_selects_exact_offsets_of_the_topic(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, *(renamed(f"a{n}") for n in range(5)))
@@ -301,7 +299,7 @@ def test_windows_of_offsets_are_about_the_topic_and_exact(make_topic, make_consu
     assert replayed(topic, "fourth", partition=2) == {}
 
 
-def test_windows_of_time_are_about_when_it_became_a_dead_letter(make_topic, make_consumer, send):
+def test_a_window_of_times_selects_by_the_time_of_the_dead_letter(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     for number in "abc":
@@ -317,7 +315,7 @@ def test_windows_of_time_are_about_when_it_became_a_dead_letter(make_topic, make
     assert replayed(topic, "later", since=later) == {}
 
 
-def test_only_the_reason_asked_for_is_replayed(make_topic, make_consumer, send):
+def test_only_dead_letters_with_the_selected_reason_are_replayed(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1), b"broken", order("never", -1))
@@ -327,28 +325,26 @@ def test_only_the_reason_asked_for_is_replayed(make_topic, make_consumer, send):
     assert counts(run(topic, reason="tombstone")) == {}
 
 
-def test_what_an_effect_rejected_goes_back_as_it_is_and_is_handled_by_the_mended_effect(
-    make_topic, make_consumer, send, monkeypatch
-):
+def test_a_message_that_an_effect_rejected_is_replayed_unchanged(make_topic, make_consumer, send, monkeypatch):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order("never", -1))
     handle(consumer)
     assert numbers(topic) == []
 
-    def mended(connection, message):
+    def corrected(connection, message):
         connection.execute(
             text("insert into test_effects values (:topic, 0, :offset, :number)"),
             {"topic": message.topic, "offset": message.offset, "number": message.event.number},
         )
 
-    monkeypatch.setattr(conftest, "record_effect", mended)
+    monkeypatch.setattr(conftest, "record_effect", corrected)
     assert replayed(topic) == {"replayed": 1}
     handle(consumer)
     assert effects(topic) == [(0, 1, "never")]
 
 
-def test_a_message_that_fails_again_is_kept_and_does_not_go_round(make_topic, make_consumer, send):
+def test_a_message_that_fails_again_is_not_replayed_again(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order("never", -1))
@@ -363,16 +359,14 @@ def test_a_message_that_fails_again_is_kept_and_does_not_go_round(make_topic, ma
     for n in range(2):
         assert replayed(topic, f"again {n}") == {"replayed_before": 1, "failed_again": 1}
     assert ends(topic)[topic.name, 0] == 2
-    # Asked for: once more, and it still knows how often.
+    # With `again`, it is replayed once more, and its count continues.
     assert replayed(topic, "asked", again=True) == {"replayed_before": 1, "replayed": 1}
     handle(consumer)
     assert replayed(topic, "not asked") == {"replayed_before": 2, "failed_again": 1}
     assert headers(read_all(topic.dead_letter_name)[2])["replay.count"] == "2"
 
 
-def test_what_still_fails_is_kept_with_its_reason_of_now_and_replayed_once_code_has_changed(
-    make_topic, make_consumer, send
-):
+def test_a_failing_message_is_recorded_and_replayed_after_the_code_changed(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     (offset,) = send(topic, json.dumps({"version": 1, "id": "7", "amount": "1"}).encode())
@@ -391,7 +385,7 @@ def test_what_still_fails_is_kept_with_its_reason_of_now_and_replayed_once_code_
     assert numbers(topic) == ["7"]
 
 
-def test_what_no_replay_can_read_is_shown_and_kept(make_topic, make_consumer, send):
+def test_unreadable_dead_letters_are_shown_and_kept(make_topic, make_consumer, send):
     topic = make_topic()
     send(topic.dead_letter_name, order(1))
     send(topic.dead_letter_name, order(2), headers=[("dlq.reason", b"not_json"), ("dlq.topic", b"another")])
@@ -402,25 +396,25 @@ def test_what_no_replay_can_read_is_shown_and_kept(make_topic, make_consumer, se
     assert outcome_rows(topic) == ["unreadable"] * 3
 
 
-def test_a_letter_with_the_landed_text_only_goes_back_with_the_key_of_its_event(make_topic, make_consumer):
-    """As from the standard lane, once retention has removed the record, and its key with it."""
+def test_a_dead_letter_with_only_landed_text_gets_the_key_of_its_event(make_topic, make_consumer):
+    """A dead letter of the standard lane after retention has removed the record with its key."""
     topic = make_topic(compacted=True)
     at = datetime(2026, 1, 2, tzinfo=UTC)
     landed = Message(topic.name, "id", 1, 5, at, key=None, value=renamed(7), headers=())
     with AcknowledgedProducer() as producer:
         letter = DeadLetter(landed, "missing_field", "number", landed_text=True)
-        assert DeadLetters("lane", "run", producer).send([letter]) == []
+        assert DeadLetterWriter("lane", "run", producer).send([letter]) == []
     assert replayed(topic) == {"replayed": 1}
     (back,) = read_all(topic.name, 1)
     assert (back.key(), json.loads(back.value())) == (b"7", json.loads(order(7)))
 
 
-def test_a_letter_that_the_broker_refuses_is_kept_and_those_behind_it_go_back(make_topic, make_consumer, send, admin):
+def test_a_dead_letter_that_the_broker_refuses_delays_no_later_one(make_topic, make_consumer, send, admin):
     from tests.integration.kafka.test_refused_dead_letters import set_config
 
     topic = make_topic()
     consumer = make_consumer(topic)
-    # No message of a compacted topic may be without a key, and this topic was not compacted at first.
+    # A compacted topic accepts no message without a key; this topic was not compacted before.
     send(topic, renamed(1))
     send(topic, renamed(2), key=b"k")
     handle(consumer)
@@ -435,13 +429,13 @@ def test_a_letter_that_the_broker_refuses_is_kept_and_those_behind_it_go_back(ma
     ]  # fmt: skip
     handle(consumer)
     assert numbers(topic) == ["2"]
-    # With a policy that takes it, it goes back.
+    # With a policy that accepts the message, it is replayed.
     set_config(admin, topic.name, "cleanup.policy", "delete")
     assert replayed(topic, "later") == {"replayed": 1, "replayed_before": 1}
 
 
 def test_two_dead_letters_of_one_message_are_replayed_once(make_topic, make_consumer, send):
-    """As they lie there after a task was killed between sending the dead letter and writing that down."""
+    """This happens if a task is killed between the dead letter and its inbox row."""
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(7))
@@ -457,7 +451,7 @@ def test_two_dead_letters_of_one_message_are_replayed_once(make_topic, make_cons
     assert numbers(topic) == ["7"]
 
 
-def test_what_two_consumers_rejected_is_replayed_for_each_and_handled_once_by_each(make_topic, make_consumer, send):
+def test_a_message_that_two_consumers_rejected_is_replayed_for_each(make_topic, make_consumer, send):
     topic = make_topic()
     first, second = make_consumer(topic), make_consumer(topic)
     send(topic, renamed(7))
@@ -471,9 +465,7 @@ def test_what_two_consumers_rejected_is_replayed_for_each_and_handled_once_by_ea
         assert outcomes(consumer) == {"handled": 1, "duplicate": 1, "dead_letter": 1}
 
 
-def test_letters_of_a_log_that_was_cut_and_filled_again_are_not_taken_for_those_replayed_before(
-    make_topic, make_consumer, send, cut
-):
+def test_dead_letters_of_a_refilled_log_do_not_count_as_replayed(make_topic, make_consumer, send, cut):
     topic = make_topic()
     consumer = make_consumer(topic)
     dead_letters = topic.dead_letter_name
@@ -485,7 +477,7 @@ def test_letters_of_a_log_that_was_cut_and_filled_again_are_not_taken_for_those_
     for number in range(3):
         send(topic, renamed(f"old {number}"))
         handle(consumer)
-    # A message of no topic, as a feed has them, and a record that no replay can read.
+    # A message that was never on a topic, as from a feed, and a record that no replay can read.
     old = read_all(dead_letters)
     nowhere = {"dlq.partition": b"-1", "dlq.offset": b"-1"}
     send(dead_letters, renamed("old feed"), headers=[(n, nowhere.get(n, v)) for n, v in old[0].headers()])
@@ -499,7 +491,7 @@ def test_letters_of_a_log_that_was_cut_and_filled_again_are_not_taken_for_those_
     handle(consumer)
     nowhere["dlq.timestamp"] = b"2030-01-01T00:00:00+00:00"
     send(dead_letters, renamed("new feed"), headers=[(n, nowhere.get(n, v)) for n, v in old[0].headers()])
-    # A second letter of a message whose first was replayed, and is gone from the log since.
+    # A second dead letter of a message whose first dead letter was replayed, and was truncated since.
     send(dead_letters, old[1].value(), headers=old[1].headers())
     sent = messages()
 
@@ -509,7 +501,7 @@ def test_letters_of_a_log_that_was_cut_and_filled_again_are_not_taken_for_those_
         ("0@1", "replayed"), ("0@2", "failing"), ("0@3", "replayed"), ("0@4", "duplicate"),
     ]  # fmt: skip
     assert messages() == sent + 2
-    # What was done is on record: nothing is sent by the next run.
+    # The outcomes are recorded, so the next run sends nothing.
     assert replayed(topic, "later") == {"replayed_before": 3, "failing": 1, "duplicate": 1}
     assert messages() == sent + 2
     handle(consumer)
@@ -517,7 +509,7 @@ def test_letters_of_a_log_that_was_cut_and_filled_again_are_not_taken_for_those_
 
 
 def test_two_dead_letters_of_one_event_act_once(make_topic, make_consumer, send):
-    """The producer sent it twice: two messages, one event."""
+    """The producer sent the event twice, so there are two messages of one event."""
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(7), renamed(7))
@@ -528,7 +520,7 @@ def test_two_dead_letters_of_one_event_act_once(make_topic, make_consumer, send)
 
 
 def killed_at(topic_name: str, where: str, number: int, arguments: str) -> None:
-    """In a process of its own: one try of the task, killed by SIGKILL at this step of its Nth message."""
+    """Run one try of the task in a separate process, killed by SIGKILL at this step of its Nth message."""
     declare(Topic(topic_name, conftest.Order, key="number", partitions=3, retention=timedelta(days=1)))
     calls = 0
 
@@ -577,21 +569,21 @@ def test_a_killed_and_retried_run_loses_nothing_and_acts_once(where: str, make_t
     planned = plan(topic, "killed", dry_run=False, limit=5)
     script = f"from {HERE} import killed_at; killed_at({topic.name!r}, {where!r}, 3, {json.dumps(planned)!r})"
     assert forks.run(script) == -signal.SIGKILL
-    # The same plan again, as Airflow retries a task.
+    # With the same plan, as when Airflow retries a task.
     assert counts(read(planned)) == {"replayed": 5, "over_limit": 1}
     assert outcome_rows(topic) == ["replayed"] * 5
     sent = ends(topic)[topic.name, 0] - 6
-    # Sent and not recorded: only then once more, with the same event id.
+    # Only a message that was sent and not recorded is sent again, with the same event id.
     assert sent in {"before it is recorded": [6], "before it is acknowledged": [5, 6]}.get(where, [5])
     handle(consumer)
     assert numbers(topic) == ["0", "1", "2", "3", "4"]
-    # Cleared once more: nothing is left.
+    # After another clear, nothing is left to send.
     assert counts(read(planned)) == {"replayed": 5, "over_limit": 1}
     assert ends(topic)[topic.name, 0] == 6 + sent
 
 
 def test_two_tries_at_once_send_each_message_once(make_topic, make_consumer, send, monkeypatch):
-    """As when Airflow has declared a task dead that still runs."""
+    """This happens if Airflow has declared a task dead that still runs."""
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, *(renamed(n) for n in range(5)))
@@ -609,7 +601,7 @@ def test_two_tries_at_once_send_each_message_once(make_topic, make_consumer, sen
         first = pool.submit(read, planned)
         assert is_sending.wait(30)
         second = pool.submit(read, planned)
-        # The second try has read its dead letters by then, and waits for the row of the first one.
+        # By then, the second try has read its dead letters, and waits for the row of the first try.
         time.sleep(2)
         assert not second.done()
         may_go_on.set()
@@ -621,7 +613,7 @@ def test_two_tries_at_once_send_each_message_once(make_topic, make_consumer, sen
     assert numbers(topic) == ["0", "1", "2", "3", "4"]
 
 
-def test_a_try_that_was_given_up_and_goes_on_beside_its_retry_takes_nothing_back(make_topic, make_consumer, send):
+def test_a_try_that_still_runs_beside_its_retry_overwrites_nothing(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(7), renamed(8))
@@ -630,7 +622,7 @@ def test_a_try_that_was_given_up_and_goes_on_beside_its_retry_takes_nothing_back
     retried: list[dict] = []
 
     class Older(Repairs):
-        """From before a deploy brought the repair; while its try is at the first message, the retry does them all."""
+        """The first try has no repair. At its first message, a retry with the repair replays all messages."""
 
         def apply(self, topic: Topic, value: bytes | None) -> Any:
             if not retried:
@@ -644,7 +636,7 @@ def test_a_try_that_was_given_up_and_goes_on_beside_its_retry_takes_nothing_back
     assert numbers(topic) == ["7", "8"]
 
 
-def test_dead_letters_that_come_while_it_reads_are_left_to_the_next_run(make_topic, make_consumer, send, admin):
+def test_dead_letters_that_arrive_during_a_run_are_left_to_the_next_run(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1))
@@ -656,15 +648,13 @@ def test_dead_letters_that_come_while_it_reads_are_left_to_the_next_run(make_top
     handle(consumer)
     copy_letter(topic, send, partition=1, consumer=b"a third")
     assert counts(read(planned)) == {"replayed": 2}
-    # A retry reads the same.
+    # A retry reads the same ranges.
     assert counts(read(planned)) == {"replayed": 2}
     later = sum(end for (name, _), end in ends(topic).items() if name == topic.dead_letter_name) - 2
     assert replayed(topic, "second") == {"replayed_before": 2, "replayed": later}
 
 
-def test_a_dead_letter_topic_that_was_recreated_after_the_plan_fails_the_run_for_good(
-    make_topic, make_consumer, send, admin
-):
+def test_if_the_dead_letter_topic_is_recreated_the_run_fails_without_retry(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1))
@@ -676,9 +666,7 @@ def test_a_dead_letter_topic_that_was_recreated_after_the_plan_fails_the_run_for
     assert rows(topic) == []
 
 
-def test_a_message_whose_dead_letter_is_in_a_recreated_topic_again_is_not_sent_again(
-    make_topic, make_consumer, send, admin
-):
+def test_a_replayed_message_is_not_sent_again_after_its_topic_is_recreated(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1))
@@ -705,7 +693,7 @@ def test_dead_letters_that_retention_removes_after_the_plan_are_skipped(make_top
     assert numbers(topic) == ["2"]
 
 
-def test_dead_letters_of_several_batches_keep_the_limit_and_are_sent_once(make_topic, make_consumer, send):
+def test_with_several_batches_the_limit_holds_and_each_is_sent_once(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(7))
@@ -730,7 +718,7 @@ def test_without_dead_letters_the_run_is_skipped(make_topic, operations):
 
 
 def test_several_partitions_of_dead_letters_with_holes_are_all_read(make_topic, make_consumer, send, admin):
-    """Somebody gave the topic more partitions; a program that uses transactions writes there too."""
+    """A person has added partitions to the topic; a program that uses transactions writes to them too."""
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1))
@@ -738,12 +726,12 @@ def test_several_partitions_of_dead_letters_with_holes_are_all_read(make_topic, 
     add_partitions(admin, topic, 4)
     copy_letter(topic, send, partition=2, consumer=b"another")
     transact(letters_of(topic), topic.dead_letter_name, order("aborted"), commit=False)
-    # One dead letter, one aborted message and the mark that says so: two offsets that hold nothing.
+    # One dead letter, one aborted message and its marker: the last two offsets hold no record.
     wait_until(lambda: ends(topic)[topic.dead_letter_name, 0] == 3)
     assert replayed(topic) == {"replayed": 2}
 
 
-def test_other_clients_of_the_group_and_its_committed_offsets_change_nothing(make_topic, make_consumer, send):
+def test_members_and_committed_offsets_of_the_group_change_nothing(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, renamed(1))
@@ -757,9 +745,7 @@ def test_other_clients_of_the_group_and_its_committed_offsets_change_nothing(mak
     other.close()
 
 
-def test_a_message_that_is_too_large_with_its_new_headers_is_kept_and_those_behind_it_go_back(
-    make_topic, make_consumer, send, admin
-):
+def test_a_message_too_large_with_its_new_headers_delays_no_later_one(make_topic, make_consumer, send, admin):
     from tests.integration.kafka.test_refused_dead_letters import set_config
 
     topic = make_topic()
@@ -776,7 +762,7 @@ def test_a_message_that_is_too_large_with_its_new_headers_is_kept_and_those_behi
     assert numbers(topic) == ["2"]
 
 
-def test_topics_that_do_not_exist_are_said_to_be_missing(operations):
+def test_topics_that_do_not_exist_are_named_as_missing(operations):
     topic = declare(Topic("never.made", conftest.Order, key="number", partitions=1, retention=None))
     with pytest.raises(replaying.ReplayImpossible, match="run prepare_services"):
         plan(topic)

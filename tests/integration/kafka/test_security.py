@@ -1,4 +1,4 @@
-"""A broker with SCRAM and TLS: one Airflow connection reaches every client, and a wrong password loses nothing."""
+"""A broker with SCRAM and TLS: one Airflow connection works for all clients, and a wrong password loses nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ REFUSED = f"connection {CONN_ID}: .*SASL authentication error: .*invalid credent
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """What a client of the secured broker needs."""
+    """The settings of a client of the secured broker."""
     stack = start_stack(tmp_path_factory.mktemp("secure"), ("kafka",), kafka_security="sasl_ssl")
     config = stack.endpoints()["kafka"]["client_config"]
     assert (config["security.protocol"], config["sasl.mechanism"]) == ("SASL_SSL", "SCRAM-SHA-512")
@@ -70,7 +70,7 @@ Connect = Callable[..., None]
 
 @pytest.fixture
 def connect(config, monkeypatch) -> Connect:
-    """Declare the connection, with settings changed."""
+    """Define the Airflow connection, with changed settings."""
 
     def declare(changes: dict[str, Any]) -> None:
         connection = {"conn_type": "kafka", "extra": {**config, **changes}}
@@ -81,7 +81,7 @@ def connect(config, monkeypatch) -> Connect:
 
 @pytest.fixture(autouse=True)
 def connection(connect, operations, monkeypatch) -> None:
-    """One connection to the secured broker. A client that took the default one would reach nothing."""
+    """A connection to the secured broker. A client that used the default connection would reach no broker."""
     connect({})
     nowhere = {"conn_type": "kafka", "extra": {"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": 2000}}
     monkeypatch.setenv("AIRFLOW_CONN_KAFKA_DEFAULT", json.dumps(nowhere))
@@ -89,7 +89,7 @@ def connection(connect, operations, monkeypatch) -> None:
 
 @pytest.fixture
 def topics() -> tuple[Topic, Topic]:
-    """Topics for input and results; made through the connection."""
+    """Topics for input and results, created through the connection."""
     name = f"orders.{uuid.uuid4().hex[:8]}"
     made = [Topic(n, Order, key="number", partitions=1, retention=timedelta(days=1)) for n in (name, f"{name}.results")]
     changes = create_topics(made, CONN_ID)
@@ -111,7 +111,7 @@ def consumer(topics) -> Consumer:
 
 @pytest.fixture
 def send(config, topics) -> Callable[..., None]:
-    """Produce as somebody else."""
+    """Produce as another client."""
 
     def produce(*values: bytes) -> None:
         producer = producer_to({**config, "acks": "all"}, topics[0].name)
@@ -124,22 +124,22 @@ def send(config, topics) -> Callable[..., None]:
 
 @pytest.fixture
 def records(config) -> Callable[[str], list]:
-    """Everything in a topic of one partition, read by somebody else."""
+    """All records of a topic with one partition, read by another client."""
 
     def read(name: str) -> list:
         reader = reader_at({**config, "enable.partition.eof": True}, TopicPartition(name, 0, 0))
-        found = []
+        read = []
         while (record := reader.poll(20)) is not None and record.error() is None:
-            found.append(record)
+            read.append(record)
         reader.close()
-        return found
+        return read
 
     return read
 
 
 @pytest.fixture
 def committed(config, consumer, topics) -> Callable[[], int]:
-    """What the consumer's group has committed, asked by somebody else; below 0 is nothing."""
+    """The committed offset of the consumer's group, requested by another client; below 0 if there is none."""
 
     def ask() -> int:
         reader = KafkaConsumer({**config, "group.id": consumer.group})
@@ -151,7 +151,7 @@ def committed(config, consumer, topics) -> Callable[[], int]:
 
 
 def trigger_of(consumer: Consumer) -> ConsumerLagTrigger:
-    """As the triggerer makes it, from what the watcher has stored."""
+    """The trigger as the triggerer recreates it from its serialized form."""
     return ConsumerLagTrigger(**lag_watcher(consumer).trigger.serialize()[1])
 
 
@@ -177,7 +177,7 @@ def outbox_states(consumer: Consumer) -> list[str]:
         return list(connection.scalars(query, {"name": consumer.name}))
 
 
-def test_one_connection_lets_every_client_work(topics, consumer, send, records, committed):
+def test_every_client_works_with_one_connection(topics, consumer, send, records, committed):
     orders, results = topics
     with begin() as connection:
         event = Order(version=1, number="7", amount=1)
@@ -191,8 +191,8 @@ def test_one_connection_lets_every_client_work(topics, consumer, send, records, 
             await asyncio.to_thread(send, order(3), order(4))
 
     asyncio.run(fires())
-    # The claim commits, reads its first chunk, keeps the bad message and delivers the outbox; the second is handled
-    # by a task of its own.
+    # The claiming task commits, reads the first chunk, publishes the dead letter and delivers the outbox; the second
+    # chunk is handled by a separate task.
     (chunk,) = tasks.claim_messages(consumer, "run")
     tasks.handle_chunk(consumer, chunk, "run")
     assert numbers(orders) == ["from the operator", "3", "4"]
@@ -204,9 +204,7 @@ def test_one_connection_lets_every_client_work(topics, consumer, send, records, 
     assert open_claims(consumer) == 0
 
 
-def test_the_command_that_a_stopped_consumer_names_reaches_its_broker(
-    topics, consumer, send, config, committed, capsys
-):
+def test_the_reset_command_of_a_stopped_consumer_reaches_its_broker(topics, consumer, send, config, committed, capsys):
     orders, _ = topics
     send(order(1), order(2), order(3))
     tasks.claim_messages(consumer, "before")
@@ -227,7 +225,7 @@ def test_the_command_that_a_stopped_consumer_names_reaches_its_broker(
 
 
 def create_again(topic: Topic) -> None:
-    """The broker still knows the old one for a moment."""
+    """The broker still accepts the old password for a moment."""
     for _ in range(100):
         if any(topic.name in change for change in create_topics([topic], CONN_ID)):
             return
@@ -259,7 +257,7 @@ def test_a_wrong_password_is_named_by_every_client_and_changes_nothing(
         tasks.claim_messages(consumer, "run")
     with pytest.raises(KafkaException, match=REFUSED):
         tasks.handle_chunk(consumer, chunk, "before")
-    # What dead letters and the outbox are sent with.
+    # The producer of dead letters and of the outbox.
     producer = AcknowledgedProducer(CONN_ID)
     producer.send(orders.dead_letter_name, key=None, value=b"letter")
     with pytest.raises(DeliveryFailed, match=REFUSED):
@@ -272,7 +270,7 @@ def test_a_wrong_password_is_named_by_every_client_and_changes_nothing(
     assert "wrong" not in line
     with pytest.raises(DeliveryFailed):
         produce_with_the_operator(orders.name, order("never"))
-    # Our callback cannot know why; the stock client says it itself, in the task's log.
+    # Our callback cannot know the reason; the stock client writes the reason to the task's log.
     assert "invalid credentials" in capfd.readouterr().err
 
     assert numbers(orders) == ["1", "2"]
@@ -292,7 +290,7 @@ def test_a_wrong_password_is_named_by_every_client_and_changes_nothing(
     assert open_claims(consumer) == 0
 
 
-def test_with_a_wrong_password_the_trigger_waits_and_says_so_once(consumer, send, connect, tries, caplog):
+def test_with_a_wrong_password_the_trigger_waits_and_logs_it_once(consumer, send, connect, tries, caplog):
     send(order(1))
     connect(WRONG)
 
@@ -308,7 +306,7 @@ def test_with_a_wrong_password_the_trigger_waits_and_says_so_once(consumer, send
         return [line for line in lines if what in line]
 
     asyncio.run(scenario())
-    (line,) = said("cannot ask for lag")
+    (line,) = said("cannot fetch the lag")
     assert f"connection {CONN_ID}" in line
     assert "invalid credentials" in line
     assert len(said("the broker is back")) == 1
@@ -320,7 +318,7 @@ def done(futures: dict) -> None:
 
 
 def add_user(admin: AdminClient, name: str) -> dict[str, str]:
-    """What logs in as a new user of the broker."""
+    """The settings to log in as a new user of the broker."""
     password = uuid.uuid4().hex
     scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
     done(admin.alter_user_scram_credentials([UserScramCredentialUpsertion(name, scram, password.encode())]))
@@ -328,7 +326,7 @@ def add_user(admin: AdminClient, name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("missing", [AclOperation.READ, AclOperation.DESCRIBE])
-def test_a_topic_that_may_not_be_read_holds_up_no_other(connect, config, consumer, topics, missing):
+def test_a_topic_that_may_not_be_read_delays_no_other(connect, config, consumer, topics, missing):
     allowed, forbidden = topics
     admin = AdminClient(config)
     connect(add_user(admin, "reader"))
@@ -354,7 +352,7 @@ def test_a_topic_that_may_not_be_read_holds_up_no_other(connect, config, consume
 
 
 @pytest.mark.parametrize("missing", [AclOperation.WRITE, AclOperation.DESCRIBE])
-def test_a_dead_letter_topic_that_may_not_be_written_delays_nothing_and_gets_its_letters_later(
+def test_a_forbidden_dead_letter_topic_delays_nothing_and_is_filled_later(
     connect, config, consumer, topics, send, records, missing
 ):
     orders, letters = topics[0], topics[0].dead_letter_name
@@ -377,7 +375,7 @@ def test_a_dead_letter_topic_that_may_not_be_written_delays_nothing_and_gets_its
     assert tasks.claim_messages(whole, "run") == []
     assert numbers(orders) == ["1", "2"]
     assert open_claims(whole) == 0
-    # Also what the Dag tries waits: nothing is refused for good.
+    # The Dag's attempts are not refused for good either: the rows wait.
     deliver_now(whole)
     assert outbox_states(whole) == ["pending"]
     assert records(letters) == []
@@ -388,7 +386,7 @@ def test_a_dead_letter_topic_that_may_not_be_written_delays_nothing_and_gets_its
             return connection.scalar(query, {"name": letters})
 
     by_task = alarm() or ""
-    # A person closes it, and the check opens it again, by what the outbox knows.
+    # A person closes the alarm, and the check opens it again, because rows wait in the outbox.
     with begin() as connection:
         assert close_alarm(connection, letters, AlarmKind.dead_letters_wait, "not looked at")
     check_consumers([whole])
@@ -406,7 +404,7 @@ def test_a_dead_letter_topic_that_may_not_be_written_delays_nothing_and_gets_its
     assert alarm() is None
 
 
-def test_a_consumer_that_may_read_nothing_says_so(connect, config, consumer, topics):
+def test_a_consumer_that_may_read_no_topic_reports_it(connect, config, consumer, topics):
     admin = AdminClient(config)
     rule = (ResourceType.TOPIC, topics[0].name, ResourcePatternType.LITERAL, "User:nobody", "*", AclOperation.READ)
     done(admin.create_acls([AclBinding(*rule, AclPermissionType.ALLOW)]))
@@ -415,7 +413,7 @@ def test_a_consumer_that_may_read_nothing_says_so(connect, config, consumer, top
         tasks.claim_messages(consumer, "run")
 
 
-def test_a_group_that_may_not_be_read_stops_no_consumer_that_has_started(
+def test_a_group_that_may_not_be_read_stops_no_started_consumer(
     connect, config, consumer, topics, send, committed, short_timeouts
 ):
     admin = AdminClient(config)
@@ -438,11 +436,11 @@ def test_a_group_that_may_not_be_read_stops_no_consumer_that_has_started(
     asyncio.run(fires())
     tasks.claim_messages(started, "second")
     assert numbers(topics[0]) == ["1", "2", "3"]
-    # It has no position yet: whatever it started at might be wrong.
+    # It has no position yet, and does not know where to start.
     with pytest.raises(KafkaException, match=f"offsets of group {new.group} cannot be read"):
         tasks.claim_messages(new, "first")
     for each in (started, new):
-        # The alarms are right, and it is not passed over in silence either.
+        # No alarm opens, but the check raises the error.
         with pytest.raises(KafkaException, match=f"offsets of group {each.group} cannot be read"):
             check_consumer(each)
         assert alarms(each) == {}
@@ -457,7 +455,7 @@ def test_a_group_that_may_not_be_read_stops_no_consumer_that_has_started(
 
 
 def commit_as_before(config: dict[str, Any], group: str, topic: Topic, offset: int) -> None:
-    """What the program that used the group before has committed."""
+    """Commit offsets as the program that used the group before."""
     before = KafkaConsumer({**config, "group.id": group})
     before.commit(offsets=[TopicPartition(topic.name, 0, offset)], asynchronous=False)
     before.close()

@@ -1,4 +1,4 @@
-"""A chunk that takes long, or whose partitions cannot be read, holds up neither the other chunks nor its own rest."""
+"""A chunk that takes long, or has unreadable partitions, delays neither other chunks nor its own remaining messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 
 class Clock:
-    """The monotonic clock, which an effect can move."""
+    """The monotonic clock, which an effect can advance."""
 
     passed = 0.0
 
@@ -38,7 +38,7 @@ def effect(connection: Connection, message: Message) -> None:
     if message.event.number == "slow":
         clock.passed += 3_600
     elif message.event.number == "hangs":
-        # What Airflow raises in the task when its execution_timeout is over.
+        # The exception that Airflow raises in a task after its execution_timeout.
         raise AirflowTaskTimeout("Timeout, PID: 1")
     elif message.event.number.startswith("locked"):
         take_lock(connection, message.event.number)
@@ -70,7 +70,7 @@ def moved_clock(monkeypatch) -> None:
         monkeypatch.setattr(module, "time", clock)
 
 
-def test_a_first_chunk_that_takes_long_leaves_its_rest_to_a_task(consumer, send, moved_clock):
+def test_the_rest_of_a_slow_first_chunk_is_left_to_a_task(consumer, send, moved_clock):
     (topic,) = consumer.topics
     send(topic, order("slow"), partition=0)
     for partition in (1, 2):
@@ -83,7 +83,7 @@ def test_a_first_chunk_that_takes_long_leaves_its_rest_to_a_task(consumer, send,
     assert open_claims(consumer) == 0
 
 
-def test_a_batch_of_prepared_messages_that_takes_long_leaves_its_rest_to_a_task(consumer, send, moved_clock):
+def test_the_rest_of_a_slow_prepared_batch_is_left_to_a_task(consumer, send, moved_clock):
     consumer = replace(consumer, prepare=f"{__name__}:prepare", effect=f"{__name__}:effect_of_prepared")
     (topic,) = consumer.topics
     send(topic, order("first"), order("slow"), order("behind"), partition=0)
@@ -94,7 +94,7 @@ def test_a_batch_of_prepared_messages_that_takes_long_leaves_its_rest_to_a_task(
     assert open_claims(consumer) == 0
 
 
-def test_the_timeout_of_the_task_that_claims_does_not_keep_the_other_chunks_from_their_tasks(consumer, send):
+def test_after_a_timeout_of_the_claiming_task_all_chunks_get_tasks(consumer, send):
     (topic,) = consumer.topics
     send(topic, order("before"), order("hangs"), *(order(f"behind {n}") for n in range(4)), partition=0)
     first, second = tasks.claim_messages(consumer, "run")
@@ -106,8 +106,8 @@ def test_the_timeout_of_the_task_that_claims_does_not_keep_the_other_chunks_from
     assert open_claims(consumer) == 1
 
 
-def test_messages_that_need_a_lock_leave_time_to_the_messages_behind_them(make_consumer, make_topic, send, monkeypatch):
-    # So short that each message that waited as long would make the task wait for 24 s.
+def test_messages_that_wait_for_locks_leave_time_for_later_messages(make_consumer, make_topic, send, monkeypatch):
+    # If each message waited this long, the task would wait for 24 s.
     monkeypatch.setitem(database.TRANSACTION_SETTINGS, "lock_timeout", "2s")
     monkeypatch.setattr(handling, "LOCK_SECONDS", 2.0)
     topic = make_topic(partitions=1)
@@ -122,7 +122,7 @@ def test_messages_that_need_a_lock_leave_time_to_the_messages_behind_them(make_c
         assert time.monotonic() - began < 15
         assert numbers(topic) == ["behind"]
         assert open_claims(consumer) == 1
-    # A retry has all its patience again.
+    # A retry starts with the full wait again.
     with begin() as other:
         take_lock(other, locked[0])
         threading.Timer(2, other.rollback).start()
@@ -131,7 +131,7 @@ def test_messages_that_need_a_lock_leave_time_to_the_messages_behind_them(make_c
     assert open_claims(consumer) == 0
 
 
-def test_each_range_that_cannot_be_read_leaves_less_time_to_the_next_one(make_topic, send, monkeypatch):
+def test_after_each_unreadable_range_the_next_one_gets_less_time(make_topic, send, monkeypatch):
     monkeypatch.setattr(reading, "SILENCE_SECONDS", 4.0)
     monkeypatch.setattr(reading, "LEAST_SILENCE_SECONDS", 1.0)
     topic = make_topic(partitions=2)
@@ -139,10 +139,10 @@ def test_each_range_that_cannot_be_read_leaves_less_time_to_the_next_one(make_to
     send(topic, order("b"), partition=1)
     waited = []
     with GroupOffsets("reads", **CONSUMER_SETTINGS) as group:
-        (identity,) = group.topic_ids_now([topic.name]).values()
+        (identity,) = group.fetch_topic_ids([topic.name]).values()
         reader = RangeReader(group.consumer)
         for _ in range(4):
-            # The log ends before the range does.
+            # The log ends before the range ends.
             with pytest.raises(ReadingStalled, match=r"nothing after offset 1 for (\d) s") as stalled:
                 list(reader.read(OffsetRange(topic.name, identity, 0, 0, 5)))
             waited.append(str(stalled.value).rpartition(" for ")[2].split()[0])
@@ -151,7 +151,7 @@ def test_each_range_that_cannot_be_read_leaves_less_time_to_the_next_one(make_to
     assert [message.offset for message in batch] == [0]
 
 
-def test_a_good_range_gives_no_time_back_to_the_ranges_that_cannot_be_read(make_topic, send, monkeypatch):
+def test_a_readable_range_does_not_lengthen_the_wait_again(make_topic, send, monkeypatch):
     monkeypatch.setattr(reading, "SILENCE_SECONDS", 4.0)
     monkeypatch.setattr(reading, "LEAST_SILENCE_SECONDS", 0.5)
     topic = make_topic(partitions=12)
@@ -159,11 +159,11 @@ def test_a_good_range_gives_no_time_back_to_the_ranges_that_cannot_be_read(make_
         send(topic, order(partition), partition=partition)
     read, stalled = [], []
     with GroupOffsets("reads", **CONSUMER_SETTINGS) as group:
-        (identity,) = group.topic_ids_now([topic.name]).values()
+        (identity,) = group.fetch_topic_ids([topic.name]).values()
         reader = RangeReader(group.consumer)
         began = time.monotonic()
         for partition in range(topic.partitions):
-            # As with one of three brokers away: good, good, bad.
+            # As if one of three brokers is away: good, good, bad.
             end = 5 if partition % 3 == 2 else 1
             try:
                 (batch,) = reader.read(OffsetRange(topic.name, identity, partition, 0, end))
@@ -173,7 +173,7 @@ def test_a_good_range_gives_no_time_back_to_the_ranges_that_cannot_be_read(make_
         took = time.monotonic() - began
     assert stalled == [2, 5, 8, 11]
     assert read == [0, 1, 3, 4, 6, 7, 9, 10]
-    # 4, 2, 1 and 0.5 s; with all the time for each, 16 s.
+    # 4, 2, 1 and 0.5 s; with the full time for each range, 16 s.
     assert took < 14
 
 
@@ -181,7 +181,7 @@ def test_a_broker_that_names_no_leaders_fails_no_range(make_topic, send):
     topic = make_topic(partitions=1)
     send(topic, order("a"))
     with GroupOffsets("reads", **CONSUMER_SETTINGS) as group:
-        (identity,) = group.topic_ids_now([topic.name]).values()
+        (identity,) = group.fetch_topic_ids([topic.name]).values()
         reader = RangeReader(WithoutLeaders(group.consumer))
         (batch,) = reader.read(OffsetRange(topic.name, identity, 0, 0, 1))
     assert [message.offset for message in batch] == [0]

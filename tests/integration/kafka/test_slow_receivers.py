@@ -1,4 +1,4 @@
-"""A receiver that answers slowly, without end, or at length: one request takes a bounded time, and counts once."""
+"""A receiver that answers slowly, without end, or at length: a request takes a limited time, and counts once."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.integration.kafka.test_outbox_delivery import add_requests, states
 
 pytestmark = pytest.mark.integration
 
-# Between two bytes: shorter than READ_SECONDS, so that no receive takes too long.
+# The time between two bytes. It is shorter than READ_SECONDS, so that no single receive takes too long.
 PAUSE_SECONDS = 0.3
 Answer = Callable[[socket.socket], None]
 
 
 class Wire:
-    """A receiver that answers each request with whatever bytes `answer` sends, and counts connections and requests."""
+    """A receiver that answers each request with the bytes that `answer` sends, and counts connections and requests."""
 
     def __init__(self, answer: Answer) -> None:
         self.connections = self.requests = 0
@@ -83,7 +83,7 @@ def make_wire(monkeypatch) -> Iterator[Callable[[Answer], tuple[Wire, str]]]:
 
 
 def trickle(connection: socket.socket, data: bytes) -> None:
-    """Send the bytes one by one, endlessly: the last is followed by the first."""
+    """Send the bytes one by one, again and again without end."""
     while True:
         for at in range(len(data)):
             connection.sendall(data[at : at + 1])
@@ -135,7 +135,7 @@ def delivered_within(seconds: float, consumer) -> None:
 @pytest.mark.parametrize(
     ("answer", "state"),
     [
-        # The client would take headers that were cut off for complete ones.
+        # The client would treat truncated headers as complete.
         (slow_status, "pending"),
         (slow_headers, "pending"),
         # The status is the answer.
@@ -145,7 +145,7 @@ def delivered_within(seconds: float, consumer) -> None:
         (event_stream, "delivered"),
     ],
 )
-def test_a_receiver_that_trickles_its_answer_ends_with_the_deadline(
+def test_a_request_with_a_trickled_answer_ends_at_its_deadline(
     make_topic, make_consumer, make_wire, monkeypatch, answer, state
 ):
     monkeypatch.setattr("include.streams.operations.webhooks.READ_SECONDS", 1, raising=True)
@@ -173,9 +173,7 @@ def test_the_body_of_a_redirect_is_not_read(make_topic, make_consumer, make_wire
     assert (row.attempts, row.last_error) == (1, f"{conn_id} answered 302")
 
 
-def test_a_slow_receiver_costs_a_task_its_own_seconds_and_one_request(
-    make_topic, make_consumer, make_wire, monkeypatch
-):
+def test_a_slow_receiver_delays_a_delivery_only_for_a_limited_time(make_topic, make_consumer, make_wire, monkeypatch):
     monkeypatch.setattr("include.streams.operations.webhooks.REQUEST_SECONDS", 2, raising=False)
     monkeypatch.setattr(outbox_delivery, "TURN_SECONDS", 3.0)
     wire, conn_id = make_wire(slow_headers)
@@ -197,7 +195,7 @@ ORDINARY = {
 
 
 @pytest.mark.parametrize("kind", ORDINARY)
-def test_an_ordinary_receiver_gets_all_requests_over_few_connections(make_topic, make_consumer, make_wire, kind):
+def test_requests_to_a_fast_receiver_share_few_connections(make_topic, make_consumer, make_wire, kind):
     wire, conn_id = make_wire(lambda connection: connection.sendall(ORDINARY[kind]))
     consumer = make_consumer(make_topic())
     add_requests(consumer, conn_id, *range(200))
@@ -205,7 +203,7 @@ def test_an_ordinary_receiver_gets_all_requests_over_few_connections(make_topic,
     assert (wire.requests, wire.connections) == (200, 8)
 
 
-def test_the_connection_of_a_long_answer_is_closed(make_topic, make_consumer, make_wire):
+def test_the_connection_is_closed_after_a_long_answer(make_topic, make_consumer, make_wire):
     long = HEAD + b"Content-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
     wire, conn_id = make_wire(lambda connection: connection.sendall(long))
     consumer = make_consumer(make_topic())

@@ -1,4 +1,4 @@
-"""Brokers that give topics no id: the topic's name keeps the messages of two topics apart."""
+"""Brokers without topic ids: the topic's name distinguishes the messages of two topics."""
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def without_ids(monkeypatch):
-    """The broker answers as those that know no topic ids."""
+    """The broker answers as brokers without topic ids do."""
     describe = GroupOffsets._describe
 
     class WithoutId:
@@ -25,13 +25,13 @@ def without_ids(monkeypatch):
             self.partitions = description.partitions
 
     async def described(self, topics):
-        found = await describe(self, topics)
-        return {topic: description and WithoutId(description) for topic, description in found.items()}
+        descriptions = await describe(self, topics)
+        return {topic: description and WithoutId(description) for topic, description in descriptions.items()}
 
     monkeypatch.setattr(GroupOffsets, "_describe", described)
 
 
-def test_the_same_offset_of_another_topic_is_another_message(make_topic, make_consumer, send, without_ids, caplog):
+def test_equal_offsets_of_two_topics_are_two_messages(make_topic, make_consumer, send, without_ids, caplog):
     first, second = make_topic(), make_topic()
     consumer = make_consumer(first, second)
     send(first, order("a"))
@@ -43,7 +43,7 @@ def test_the_same_offset_of_another_topic_is_another_message(make_topic, make_co
     assert len([line for line in said if "gives it no topic id" in line]) == 1
 
 
-def test_a_recreated_topic_shows_when_it_is_shorter_and_a_reset_takes_it_as_new(
+def test_a_shorter_recreated_topic_is_detected_and_new_after_a_reset(
     make_topic, make_consumer, send, admin, without_ids
 ):
     topic = make_topic()
@@ -60,7 +60,7 @@ def test_a_recreated_topic_shows_when_it_is_shorter_and_a_reset_takes_it_as_new(
     assert [number for number in numbers(topic) if number.startswith("new")] == ["new 0", "new 1", "new 2"]
 
 
-def test_a_message_of_its_own_run_is_told_from_that_of_another_topic_and_of_the_topic_made_again(
+def test_equal_offsets_of_other_or_recreated_topics_are_other_messages(
     make_topic, make_consumer, send, admin, without_ids
 ):
     first, second = make_topic(), make_topic()

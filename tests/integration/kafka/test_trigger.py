@@ -1,4 +1,4 @@
-"""Lag starts runs: soon, again when it remains, and seldom when nobody acts on it."""
+"""Lag starts a run soon, again if lag remains after a claim, and rarely if nobody claims."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 
 class Firings:
-    """Runs a trigger as the triggerer does, and remembers when it fired."""
+    """Runs a trigger as the triggerer does, and records the times at which it fired."""
 
     def __init__(self, trigger: ConsumerLagTrigger) -> None:
         self.trigger = trigger
@@ -51,15 +51,15 @@ class Firings:
 
 @pytest.fixture
 def tries(monkeypatch) -> list[float]:
-    """When triggers began to watch: once, and again after each failure, of which they take notice soon."""
+    """The times at which triggers started to watch: once, and again after each failure. Failures are detected soon."""
     monkeypatch.setattr("include.streams.kafka.offsets.REQUEST_TIMEOUT_SECONDS", 2.0)
     monkeypatch.setattr("include.streams.kafka.trigger.REFRESH_SECONDS", 0.5)
     monkeypatch.setattr("include.streams.kafka.trigger.AWAY_FIRST_SECONDS", 0.2)
     watch, began = ConsumerLagTrigger._watch, []
 
-    def watched(self, refire):
+    def watched(self, backoff):
         began.append(time.monotonic())
-        return watch(self, refire)
+        return watch(self, backoff)
 
     monkeypatch.setattr(ConsumerLagTrigger, "_watch", watched)
     return began
@@ -77,7 +77,7 @@ def trigger_for(consumer, **kwargs) -> ConsumerLagTrigger:
     return ConsumerLagTrigger(topics=names, group=consumer.group, **kwargs)
 
 
-def test_it_fires_when_a_message_arrives_and_not_before(make_topic, make_consumer, send):
+def test_the_trigger_fires_when_a_message_arrives_and_not_before(make_topic, make_consumer, send):
     topic = make_topic()
 
     async def scenario():
@@ -87,14 +87,14 @@ def test_it_fires_when_a_message_arrives_and_not_before(make_topic, make_consume
             await asyncio.to_thread(send, topic, order(1))
             sent = time.monotonic()
             await firings.until(1, timeout=5)
-            # Far below the 5 s after which everything is asked anew: it was woken.
+            # Far below the 5 s between two full requests: the poll has found the message.
             assert firings.at[0] - sent < 2
             assert firings.lags == [1]
 
     asyncio.run(scenario())
 
 
-def test_messages_that_waited_before_it_started_fire_it_at_once(make_topic, make_consumer, send):
+def test_messages_that_wait_when_the_trigger_starts_fire_it_at_once(make_topic, make_consumer, send):
     topic = make_topic()
     send(topic, order(1), b"not even JSON", None)
 
@@ -124,8 +124,8 @@ def test_lag_that_remains_after_a_claim_fires_again_at_once(make_topic, make_con
     assert len(numbers(topic)) == 5
 
 
-def test_lag_that_nobody_claims_fires_with_backoff_however_much_arrives(make_topic, make_consumer, send, monkeypatch):
-    monkeypatch.setattr("include.streams.kafka.trigger.REFIRE_FIRST_SECONDS", 0.5)
+def test_lag_that_nobody_claims_fires_with_backoff_despite_new_messages(make_topic, make_consumer, send, monkeypatch):
+    monkeypatch.setattr("include.streams.kafka.trigger.BACKOFF_FIRST_SECONDS", 0.5)
     topic = make_topic()
 
     async def scenario():
@@ -134,16 +134,14 @@ def test_lag_that_nobody_claims_fires_with_backoff_however_much_arrives(make_top
             while time.monotonic() < until:
                 await asyncio.to_thread(send, topic, order("more"))
             gaps = [b - a for a, b in pairwise(firings.at)]
-            # 0.5, 1, 2 and more seconds apart: at 0, 0.5, 1.5, 3.5.
+            # With waits of 0.5, 1 and 2 s: at 0, 0.5, 1.5 and 3.5 s.
             assert 3 <= len(firings.at) <= 5
             assert gaps == sorted(gaps)
 
     asyncio.run(scenario())
 
 
-def test_it_waits_for_a_topic_that_does_not_exist_and_notices_a_new_partition(
-    make_topic, make_consumer, send, admin, monkeypatch
-):
+def test_the_trigger_finds_new_topics_and_new_partitions(make_topic, make_consumer, send, admin, monkeypatch):
     from datetime import timedelta
 
     from confluent_kafka.admin import NewPartitions
@@ -152,9 +150,9 @@ def test_it_waits_for_a_topic_that_does_not_exist_and_notices_a_new_partition(
     from tests.integration.kafka.conftest import Order
 
     monkeypatch.setattr("include.streams.kafka.trigger.REFRESH_SECONDS", 0.5)
-    there = make_topic(partitions=1)
-    later = Topic(f"{there.name}.later", Order, key="number", partitions=1, retention=timedelta(days=1))
-    consumer = make_consumer(there, later)
+    topic = make_topic(partitions=1)
+    later = Topic(f"{topic.name}.later", Order, key="number", partitions=1, retention=timedelta(days=1))
+    consumer = make_consumer(topic, later)
 
     async def scenario():
         async with Firings(trigger_for(consumer)) as firings:
@@ -163,16 +161,16 @@ def test_it_waits_for_a_topic_that_does_not_exist_and_notices_a_new_partition(
             await asyncio.to_thread(send, later, order(1))
             await firings.until(1)
             await asyncio.to_thread(tasks.claim_messages, consumer, "first")
-            for future in admin.create_partitions([NewPartitions(there.name, 2)]).values():
+            for future in admin.create_partitions([NewPartitions(topic.name, 2)]).values():
                 future.result(10)
             await asyncio.sleep(1)
-            await asyncio.to_thread(send, there, order(2), partition=1)
+            await asyncio.to_thread(send, topic, order(2), partition=1)
             await firings.until(2)
 
     asyncio.run(scenario())
 
 
-def test_a_group_that_is_ahead_of_the_log_fires_so_that_a_run_can_alarm(make_topic, make_consumer, send):
+def test_positions_after_the_logs_end_fire_so_that_a_run_alarms(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, order(1))
@@ -187,7 +185,7 @@ def test_a_group_that_is_ahead_of_the_log_fires_so_that_a_run_can_alarm(make_top
     asyncio.run(scenario())
 
 
-def test_a_broker_that_is_away_delays_it_and_is_said_once(make_topic, make_consumer, send, services, tries, caplog):
+def test_a_broker_that_is_away_delays_it_and_is_logged_once(make_topic, make_consumer, send, services, tries, caplog):
     topic = make_topic()
     consumer = make_consumer(topic)
 
@@ -203,19 +201,19 @@ def test_a_broker_that_is_away_delays_it_and_is_said_once(make_topic, make_consu
 
     asyncio.run(scenario())
     said = [record.getMessage() for record in caplog.records if record.name == "include.streams.kafka.trigger"]
-    assert len([line for line in said if "cannot ask for lag" in line]) == 1
+    assert len([line for line in said if "cannot fetch the lag" in line]) == 1
     assert any("the broker is back" in line for line in said)
 
 
-def test_a_broker_that_names_no_leaders_does_not_keep_it_from_the_next_message(make_topic, make_consumer, send):
+def test_without_known_leaders_the_trigger_still_finds_the_next_message(make_topic, make_consumer, send):
     topic = make_topic(partitions=1)
 
     async def scenario() -> float:
         with GroupOffsets(make_consumer(topic).group) as group:
-            found = await group.look([topic.name])
+            current = await group.fetch_offsets([topic.name])
             group.consumer = WithoutLeaders(group.consumer)
             began = time.monotonic()
-            waiting = asyncio.create_task(Tail(group).wait(found, seconds=30))
+            waiting = asyncio.create_task(Tail(group).wait(current, seconds=30))
             await asyncio.to_thread(send, topic, order(1))
             await waiting
             return time.monotonic() - began
@@ -223,32 +221,32 @@ def test_a_broker_that_names_no_leaders_does_not_keep_it_from_the_next_message(m
     assert asyncio.run(scenario()) < 15
 
 
-def test_brokers_that_hang_take_no_thread_of_other_triggers(make_topic, make_consumer, send, monkeypatch):
+def test_brokers_that_hang_occupy_no_threads_of_other_triggers(make_topic, make_consumer, send, monkeypatch):
     topic = make_topic(partitions=1)
     send(topic, order(1))
-    # It accepts connections, and never answers.
+    # A broker that accepts connections and never answers.
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
         extra = {"bootstrap.servers": f"127.0.0.1:{silent.getsockname()[1]}"}
         monkeypatch.setenv("AIRFLOW_CONN_SILENT", json.dumps({"conn_type": "kafka", "extra": extra}))
 
         async def scenario() -> None:
-            # As many as the triggerer has in a container with one core.
+            # As many threads as the triggerer has in a container with one core.
             threads = ThreadPoolExecutor(5)
             asyncio.get_running_loop().set_default_executor(threads)
             hanging = [ConsumerLagTrigger(topics=["t"], group=f"g{n}", conn_id="silent") for n in range(12)]
             async with AsyncExitStack() as stack:
                 for trigger in hanging:
                     await stack.enter_async_context(Firings(trigger))
-                # They have asked for a description in vain, and ask for metadata.
+                # Their requests for descriptions got no answer; now they wait for metadata.
                 await asyncio.sleep(2 * DESCRIBE_SECONDS[0])
                 async with Firings(trigger_for(make_consumer(topic))) as firings:
-                    # A thread that is taken would be so for ten seconds.
+                    # An occupied thread would be occupied for ten seconds.
                     await firings.until(1, timeout=8)
 
         asyncio.run(scenario())
 
 
-def test_what_the_database_keeps_of_it_makes_the_same_trigger(make_topic, make_consumer):
+def test_a_serialized_trigger_is_recreated_with_equal_arguments(make_topic, make_consumer):
     consumer = make_consumer(make_topic(), min_seconds_between_runs=2)
     trigger = lag_watcher(consumer).trigger
     classpath, kwargs = trigger.serialize()

@@ -1,4 +1,4 @@
-"""An outage of Airflow's API server drops nothing as "not defined"; a connection that nobody defined costs no alarm."""
+"""An outage of Airflow's API server drops no request; requests to an undefined connection open no alarm."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def api() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def in_worker(api) -> Callable[[str], str]:
-    """Runs code in a worker that knows the services from its environment, and asks the API server for the rest."""
+    """A function that runs code in a worker with the services' connections and an API server for the others."""
     known = ("AIRFLOW_CONN_OPERATIONS_DB", "AIRFLOW_CONN_KAFKA_DEFAULT")
     environment = {name: v for name, v in os.environ.items() if name in known or not name.startswith("AIRFLOW_CONN_")}
     return lambda code: run_in_worker(code, api, environment)
@@ -47,7 +47,7 @@ def in_worker(api) -> Callable[[str], str]:
 
 @pytest.fixture
 def request_to(make_topic, make_consumer):
-    """Adds a request to an HTTP connection; returns its consumer."""
+    """A function that adds a request to an HTTP connection to the outbox, and returns the request's consumer."""
 
     def make(conn_id: str):
         consumer = make_consumer(make_topic())
@@ -64,9 +64,7 @@ def failures(consumer) -> list[tuple[int, str]]:
         return [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
 
 
-def test_without_an_answer_of_the_api_server_requests_wait_and_are_delivered_once_it_answers(
-    api, in_worker, request_to
-):
+def test_while_the_api_server_is_away_requests_wait(api, in_worker, request_to):
     server = Receiver()
     consumer = request_to("late_webhook")
     api.connections["late_webhook"] = 503
@@ -76,7 +74,7 @@ def test_without_an_answer_of_the_api_server_requests_wait_and_are_delivered_onc
     ((count, error),) = failures(consumer)
     assert (count, "late_webhook: the look-up failed" in error) == (1, True)
 
-    # Its own database was away for a moment: Airflow answers then that the connection is not there.
+    # The API server's database was away for a moment: then Airflow answers that the connection is not defined.
     api.connections["late_webhook"] = 404
     make_all_due(consumer)
     assert in_worker(DELIVER) == "0"
@@ -89,9 +87,7 @@ def test_without_an_answer_of_the_api_server_requests_wait_and_are_delivered_onc
     assert [payload for _, payload in server.seen] == [{"n": 1}]
 
 
-def test_requests_to_a_connection_that_nobody_defined_are_skipped_at_the_second_look_without_an_alarm(
-    in_worker, request_to
-):
+def test_requests_to_an_undefined_connection_are_skipped_without_an_alarm(in_worker, request_to):
     consumer = request_to("nobodys_webhook")
     for state in ("pending", "skipped"):
         make_all_due(consumer)
@@ -102,7 +98,7 @@ def test_requests_to_a_connection_that_nobody_defined_are_skipped_at_the_second_
     assert alarms(consumer) == {}
 
 
-def test_the_second_look_is_a_minute_after_the_first_and_later_rows_need_none(request_to):
+def test_only_the_first_rows_of_an_undefined_connection_wait_a_minute(request_to):
     consumer = request_to("nobodys_webhook")
     (route,) = [route for route in outbox_delivery.due_routes() if route.consumer == consumer.name]
     due, reason = outbox.outbox.c.due_at <= text("now()"), "connection nobodys_webhook is not defined"
@@ -122,6 +118,6 @@ def test_the_second_look_is_a_minute_after_the_first_and_later_rows_need_none(re
 
 
 @pytest.mark.parametrize(("status", "ends"), [(503, "LookUpFailed"), (404, "AirflowSkipException")])
-def test_connectors_are_not_watched_only_where_kafka_connect_is_not_defined(status, ends, api, in_worker):
+def test_connectors_are_unwatched_only_if_kafka_connect_is_undefined(status, ends, api, in_worker):
     api.connections["kafka_connect"] = status
     assert in_worker(CHECK_CONNECTORS) == ends

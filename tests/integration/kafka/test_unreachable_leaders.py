@@ -1,7 +1,7 @@
-"""A broker that only its clients cannot reach: what it leads waits, everything else goes on.
+"""A broker that clients cannot reach: the partitions that it leads wait, and all others continue.
 
-Two brokers of one cluster. Clients reach the second one through a gate that the tests shut; the controller does not
-notice, so the second broker stays the leader of its partitions.
+A cluster has two brokers. Clients reach the second broker through a gate that the tests shut. The controller does not
+use the gate, so the second broker stays the leader of its partitions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from include.streams.kafka import delivery, offsets, tasks
 from include.streams.kafka.claims import positions_of
 from include.streams.kafka.connection import admin_config, client_config, producer_config
 from include.streams.kafka.consumers import Consumer
-from include.streams.kafka.delivery import Messages, OwnDelivery, deliver_due
+from include.streams.kafka.delivery import OwnDelivery, RecordTransport, deliver_due
 from include.streams.kafka.offsets import GroupOffsets, Partition
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.kafka.reading import CONSUMER_SETTINGS
@@ -51,7 +51,7 @@ CONN_ID = "kafka_two_brokers"
 
 
 class Gate:
-    """Passes connections on to a port; shut, it refuses new ones and ends those that are open."""
+    """Forwards connections to a port. When it is shut, it refuses new connections and ends open ones."""
 
     def __init__(self, port: int, target: int) -> None:
         self.port, self._target = port, target
@@ -64,11 +64,11 @@ class Gate:
 
     def shut(self) -> None:
         listener, self._listener = self._listener, None
-        for one in [listener, *self._open]:
-            if one is not None:
+        for connection in [listener, *self._open]:
+            if connection is not None:
                 with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
-                one.close()
+                    connection.shutdown(socket.SHUT_RDWR)
+                connection.close()
         self._open = []
 
     def _accept(self, listener: socket.socket) -> None:
@@ -77,15 +77,15 @@ class Gate:
                 client, _ = listener.accept()
                 broker = socket.create_connection(("127.0.0.1", self._target))
                 self._open += [client, broker]
-                for one, other in ((client, broker), (broker, client)):
-                    threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+                for source, target in ((client, broker), (broker, client)):
+                    threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()
 
     @staticmethod
-    def _pass_on(one: socket.socket, other: socket.socket) -> None:
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := one.recv(65536):
-                other.sendall(data)
-            other.shutdown(socket.SHUT_RDWR)
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def brokers(tmp_path_factory) -> Iterator[tuple[dict[str, Any], Gate]]:
     format_ = command("kafka.tools.StorageTool", "format", f"--cluster-id={meta['cluster.id']}", "-c", str(config))
     subprocess.run(format_, check=True, capture_output=True)
     gate.open()
-    # With the stack's marker: whoever removes the stack ends this process too.
+    # With the stack's marker, so that a removal of the stack also ends this process.
     environment = {**os.environ, MARKER: str(stack.folder)}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command("kafka.Kafka", str(config)), stdout=log, stderr=log, env=environment)
@@ -135,7 +135,7 @@ def brokers(tmp_path_factory) -> Iterator[tuple[dict[str, Any], Gate]]:
 
 @pytest.fixture
 def gate(brokers, operations, monkeypatch) -> Iterator[Gate]:
-    """The gate before the second broker, open; the connection's clients do not wait long for who does not answer."""
+    """The open gate before the second broker. The connection's clients do not wait long for missing answers."""
     client, gate = brokers
     connection = {"conn_type": "kafka", "extra": client}
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection))
@@ -178,7 +178,7 @@ def put(gate) -> Callable[..., None]:
     return put
 
 
-def test_partitions_of_a_broker_that_cannot_be_reached_wait_and_the_others_go_on(make, make_consumer, put, gate):
+def test_partitions_of_an_unreachable_broker_wait_and_others_continue(make, make_consumer, put, gate):
     topic, other, behind = make(1, 2), make(1), make(2)
     consumer = make_consumer(topic, other, behind, conn_id=CONN_ID)
     for each in (topic, other, behind):
@@ -195,7 +195,7 @@ def test_partitions_of_a_broker_that_cannot_be_reached_wait_and_the_others_go_on
     assert numbers(topic) == [f"first of {topic.name}", "0", "first of 1"]
     assert numbers(other)[1:] == ["other"]
     check_consumer(consumer)
-    # It is no lost log, and nothing says that all is well.
+    # No other alarm is open: the log does not count as truncated.
     assert alarms(consumer).keys() == {"partitions_away"}
     text = alarms(consumer)["partitions_away"]
     assert f"{topic.name}-1: its leader does not answer" in text
@@ -211,7 +211,7 @@ def test_partitions_of_a_broker_that_cannot_be_reached_wait_and_the_others_go_on
     assert open_claims(consumer) == 0
 
 
-def test_runs_start_for_what_can_be_reached(make, make_consumer, put, gate, caplog):
+def test_runs_start_for_partitions_that_can_be_reached(make, make_consumer, put, gate, caplog):
     topic = make(1, 2)
     consumer = make_consumer(topic, conn_id=CONN_ID)
     tasks.claim_messages(consumer, "before")
@@ -228,7 +228,7 @@ def test_runs_start_for_what_can_be_reached(make, make_consumer, put, gate, capl
     assert f"partitions left out: {{'{topic.name}-1': 'its leader does not answer'}}" in caplog.text
 
 
-def test_if_nobody_answers_a_claim_fails_and_is_retried(make, make_consumer, put, gate):
+def test_if_no_broker_answers_a_claim_fails_and_is_retried(make, make_consumer, put, gate):
     topic = make(2)
     consumer = make_consumer(topic, conn_id=CONN_ID)
     put(topic, 0, "0")
@@ -259,49 +259,49 @@ def test_the_first_claim_of_a_topic_waits_for_all_partitions(make, make_consumer
     assert numbers(topic) == ["0", "1"]
 
 
-def test_a_look_at_one_partition_asks_no_other_leader(make, put, gate):
+def test_fetching_one_partitions_offsets_waits_for_no_other_leader(make, put, gate):
     topic = make(1, 2)
     put(topic, 0, "a")
     with GroupOffsets("looks", CONN_ID) as group:
         gate.shut()
-        found = group.look_now([topic.name], needs_committed=False, only=Partition(topic.name, 0))
-        assert [(partition.number, at.end) for partition, at in found.items()] == [(0, 1)]
+        current = group.fetch_offsets_sync([topic.name], needs_committed=False, only=Partition(topic.name, 0))
+        assert [(partition.number, at.end) for partition, at in current.items()] == [(0, 1)]
         assert group.left_out == {}
 
 
-def test_a_log_that_cannot_be_compared_is_not_called_lost(make, put, gate):
+def test_a_log_that_cannot_be_compared_does_not_count_as_truncated(make, put, gate):
     topic = make(1, 2)
     for partition in range(2):
         put(topic, partition, "a")
     with GroupOffsets("compares", CONN_ID, **CONSUMER_SETTINGS) as group:
-        found = group.look_now([topic.name])
+        current = group.fetch_offsets_sync([topic.name])
         gate.shut()
-        seen = {partition: (1, at.leader_epoch) for partition, at in found.items()}
-        assert group.without_their_end(seen) == (set(), {Partition(topic.name, 1)})
-        assert group.open_transactions_now(found) == {}
+        seen = {partition: (1, at.leader_epoch) for partition, at in current.items()}
+        assert group.find_truncated_logs(seen) == (set(), {Partition(topic.name, 1)})
+        assert group.find_open_transactions(current) == {}
         assert group.left_out.keys() == {Partition(topic.name, 1)}
 
 
-def test_what_could_not_be_compared_is_claimed_later(make, make_consumer, put, gate, monkeypatch):
+def test_a_partition_that_could_not_be_compared_is_claimed_later(make, make_consumer, put, gate, monkeypatch):
     topic = make(1, 2)
     consumer = make_consumer(topic, conn_id=CONN_ID)
     for partition in range(2):
         put(topic, partition, f"first of {partition}")
     tasks.claim_messages(consumer, "before")
     with begin() as connection:
-        # As if both brokers had become leaders again since.
+        # As if each broker had become the leader again since.
         seen = "update positions set leader_epoch = -1 where consumer = :c"
         connection.execute(text(seen), {"c": consumer.name})
     for partition in range(2):
         put(topic, partition, f"second of {partition}")
-    compare = GroupOffsets.without_their_end
+    compare = GroupOffsets.find_truncated_logs
 
     def shut(group, positions):
         gate.shut()
         return compare(group, positions)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GroupOffsets, "without_their_end", shut)
+        patch.setattr(GroupOffsets, "find_truncated_logs", shut)
         tasks.claim_messages(consumer, "shut")
     assert numbers(topic) == ["first of 0", "second of 0", "first of 1"]
     gate.open()
@@ -324,29 +324,29 @@ def test_a_reset_waits_for_all_partitions(make, make_consumer, put, gate):
 def keys_of(topic: Topic, partition: int) -> Iterator[bytes]:
     """Keys that the client sends to this partition of a topic."""
     producer = AcknowledgedProducer(CONN_ID)
-    found: list[bytes] = []
+    keys: list[bytes] = []
 
     def note(key: bytes, record: Any) -> None:
         if record.partition() == partition:
-            found.append(key)
+            keys.append(key)
 
     for number in range(200):
         key = b"%d" % number
         producer._producer.produce(topic.name, b"", key=key, on_delivery=lambda _, r, key=key: note(key, r))
     producer.flush()
-    return itertools.cycle(found)
+    return itertools.cycle(keys)
 
 
 @pytest.fixture
 def results(make, make_consumer, monkeypatch) -> tuple[Topic, Consumer, Iterator[bytes], Iterator[bytes]]:
-    """A topic that a consumer sends to, its only receiver, and the keys of the topic's two partitions."""
+    """A topic that is a consumer's only receiver, and the keys of the topic's two partitions."""
     monkeypatch.setattr(delivery, "BATCH_SECONDS", 3.0)
     topic = make(1, 2)
     return topic, make_consumer(make(1), conn_id=CONN_ID), keys_of(topic, 0), keys_of(topic, 1)
 
 
 def write(topic: Topic, consumer: Consumer, *keys: bytes) -> outbox.Written:
-    """Rows for these keys, as a task writes them."""
+    """Add rows for these keys, as a task does."""
     with begin() as connection, outbox.gathered(connection) as written:
         for key in keys:
             outbox.add_record(
@@ -356,14 +356,14 @@ def write(topic: Topic, consumer: Consumer, *keys: bytes) -> outbox.Written:
 
 
 def rows(consumer: Consumer) -> list[tuple[str, int, bool]]:
-    """(state, attempts, whether it waits for another look) of the outbox's rows."""
+    """(state, attempts, whether it waits for the next attempt) of the outbox's rows."""
     with begin() as connection:
         query = "select state, attempts, due_at > now() and last_error is not null from outbox where consumer = :c"
         return [tuple(row) for row in connection.execute(text(f"{query} order by sequence"), {"c": consumer.name})]
 
 
 def failures(consumer: Consumer) -> int | None:
-    """How often the route's receiver counted as away; None when nothing is remembered of it."""
+    """How often the route's receiver counted as away; None if the route has no row."""
     with begin() as connection:
         query = text("select failures from outbox_routes where consumer = :c")
         return connection.scalar(query, {"c": consumer.name})
@@ -372,11 +372,11 @@ def failures(consumer: Consumer) -> int | None:
 DELIVERED, WAITS = ("delivered", 0, False), ("pending", 0, True)
 
 
-def test_records_for_a_partition_that_is_away_hold_up_no_other(results, gate, monkeypatch):
+def test_records_for_a_partition_that_is_away_delay_no_other(results, gate, monkeypatch):
     topic, consumer, good, away = results
     gate.shut()
-    # More than one batch, and each has a record for the partition that is away.
-    monkeypatch.setattr(Messages, "rows_at_once", 10)
+    # More than one batch; each batch has a record for the partition that is away.
+    monkeypatch.setattr(RecordTransport, "rows_at_once", 10)
     write(topic, consumer, *(next(away if n % 10 == 0 else good) for n in range(50)))
     make_all_due(consumer)
     assert deliver_due([consumer]) == 45
@@ -386,7 +386,7 @@ def test_records_for_a_partition_that_is_away_hold_up_no_other(results, gate, mo
     assert rows(consumer) == [WAITS if n % 10 == 0 else DELIVERED for n in range(50)]
     assert failures(consumer) == 0
 
-    # Tasks still deliver their own, and one that has only such a record does not report the topic as away.
+    # Tasks still deliver their own rows. A task with only such a record does not report the topic as away.
     began = time.monotonic()
     for keys in ([next(away)], [next(good), next(away), next(good)]):
         with AcknowledgedProducer(CONN_ID) as producer:
@@ -405,10 +405,10 @@ def test_records_for_a_partition_that_is_away_hold_up_no_other(results, gate, mo
 def test_many_records_that_wait_for_a_partition_are_tried_in_one_batch(results, gate, monkeypatch):
     topic, consumer, good, away = results
     gate.shut()
-    monkeypatch.setattr(Messages, "rows_at_once", 10)
+    monkeypatch.setattr(RecordTransport, "rows_at_once", 10)
     write(topic, consumer, *(next(away) for _ in range(100)))
     with begin() as connection:
-        # They have waited for an hour, and have been tried more often than a row that is refused.
+        # These rows have waited for an hour, with more attempts than a refused row may have.
         old = "update outbox set last_error = 'away', created_at = now() - interval '1 hour' where consumer = :c"
         connection.execute(text(old), {"c": consumer.name})
     write(topic, consumer, next(good))

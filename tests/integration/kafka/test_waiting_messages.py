@@ -1,4 +1,4 @@
-"""How long messages wait counts from when the lane could first see them; claimed is not handled."""
+"""The waiting time of a message starts when it could first be seen, and ends when it is handled."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +20,7 @@ DAYS_AGO, LATER = timedelta(days=-3), timedelta(days=3)
 
 @pytest.fixture
 def send_dated(services):
-    """Send a message whose own timestamp lies this far from now."""
+    """Send a message with a timestamp that is this far from now."""
 
     def produce(topic, value: bytes, away: timedelta) -> None:
         producer = producer_to(producer_config(client_config()), topic.name)
@@ -37,7 +37,7 @@ def an_hour_passes(consumer) -> None:
         connection.execute(older, {"name": consumer.name})
 
 
-# Taken and kept whatever its records say of their time.
+# The topic accepts and keeps records with any timestamp.
 KEPT = {"retention.ms": "-1", "message.timestamp.after.max.ms": str(10 * 24 * 3600 * 1000)}
 
 
@@ -54,7 +54,7 @@ def test_old_messages_of_a_device_that_was_offline_are_not_late(make_topic, make
 
 
 @pytest.mark.parametrize("away", [DAYS_AGO, timedelta(), LATER], ids=["old", "now", "ahead"])
-def test_a_backlog_is_late_whatever_time_its_messages_carry(make_topic, make_consumer, send_dated, away):
+def test_a_backlog_is_late_whatever_timestamps_its_messages_have(make_topic, make_consumer, send_dated, away):
     topic = make_topic(config=KEPT)
     consumer = make_consumer(topic)
     send_dated(topic, order(1), away)
@@ -62,15 +62,15 @@ def test_a_backlog_is_late_whatever_time_its_messages_carry(make_topic, make_con
     an_hour_passes(consumer)
     check_consumer(consumer)
     if away == timedelta():
-        # Its own time says that it came since the last look; the log said before that it was there.
+        # Its timestamp is later than the last check, but at that check the log already included it.
         assert check_consumer(consumer).waiting[topic.name] >= timedelta(hours=1)
-    assert f"wait long to be claimed ({topic.name}: " in alarms(consumer)["age"]
+    assert f"wait too long to be claimed ({topic.name}: " in alarms(consumer)["age"]
     tasks.claim_messages(consumer, "run")
     check_consumer(consumer)
     assert alarms(consumer) == {}
 
 
-def test_a_lane_that_keeps_up_between_looks_is_not_late(make_topic, make_consumer, send_dated):
+def test_a_consumer_that_keeps_up_between_checks_is_not_late(make_topic, make_consumer, send_dated):
     topic = make_topic(config=KEPT)
     consumer = make_consumer(topic)
     for n in range(3):
@@ -85,7 +85,7 @@ def test_a_lane_that_keeps_up_between_looks_is_not_late(make_topic, make_consume
         assert connection.scalar(rows, {"name": consumer.name}) == topic.partitions
 
 
-def test_clearing_an_old_run_is_not_late(make_topic, make_consumer, send_dated):
+def test_messages_of_a_cleared_old_run_are_not_late(make_topic, make_consumer, send_dated):
     topic = make_topic(config=KEPT)
     consumer = make_consumer(topic)
     send_dated(topic, order(1), DAYS_AGO)
@@ -97,7 +97,7 @@ def test_clearing_an_old_run_is_not_late(make_topic, make_consumer, send_dated):
     assert alarms(consumer) == {}
 
 
-def test_messages_that_wait_for_their_own_runs_are_lag(make_topic, make_consumer, send):
+def test_messages_that_wait_for_their_runs_count_as_lag(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, shape=Shape.per_message, max_lag=4)
     send(topic, *(order(n) for n in range(6)))

@@ -1,4 +1,4 @@
-"""A consumer that does not keep up causes one notification, with or without a run, and another when it is over."""
+"""A consumer that falls behind causes one notification, with or without a run, and another when it has caught up."""
 
 import json
 import time
@@ -27,7 +27,7 @@ def execute(statement: str, **parameters: object) -> None:
 
 
 def episodes(consumer) -> list[tuple[str, bool]]:
-    """(kind, whether it is open), oldest first."""
+    """(kind, whether it is open) of the alarms, the oldest first."""
     with begin() as connection:
         query = text("select kind, closed_at is null from alarms where source = :name order by id")
         return [tuple(row) for row in connection.execute(query, {"name": consumer.name})]
@@ -35,10 +35,10 @@ def episodes(consumer) -> list[tuple[str, bool]]:
 
 @pytest.fixture
 def people(monkeypatch):
-    """What the connection alarm_webhook leads to."""
+    """The receiver of the connection alarm_webhook."""
     server = Receiver()
     connection = {"conn_type": "http", "host": "127.0.0.1", "port": server.server_port, "schema": "http"}
-    # What other tests have left would be notified too.
+    # Otherwise alarms of other tests would be notified too.
     execute("update outbox set state = 'skipped' where consumer = :sender and state = 'pending'", sender=SENDER)
     monkeypatch.setenv(f"AIRFLOW_CONN_{WEBHOOK_CONN_ID.upper()}", json.dumps(connection))
     yield server
@@ -49,7 +49,7 @@ def notified(people, consumer) -> list[tuple[str, str]]:
     return [(payload["event"], payload["kind"]) for _, payload in people.seen if payload["source"] == consumer.name]
 
 
-def test_lag_of_a_consumer_without_runs_alarms_once_and_names_topics_and_remedies(make_topic, make_consumer, send):
+def test_lag_without_runs_opens_one_alarm_with_topics_and_remedies(make_topic, make_consumer, send):
     small, large = make_topic(), make_topic()
     consumer = make_consumer(small, large, max_lag=10)
     send(small, *(order(f"s{n}") for n in range(3)))
@@ -67,13 +67,13 @@ def test_lag_of_a_consumer_without_runs_alarms_once_and_names_topics_and_remedie
     assert episodes(consumer) == [("lag", False)]
 
 
-def test_a_consumer_that_hovers_around_its_limit_is_one_episode(make_topic, make_consumer, send):
+def test_lag_that_hovers_around_the_limit_opens_one_alarm(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, max_lag=10, max_messages_per_claim=2, chunk_size=2)
     send(topic, *(order(n) for n in range(11)))
     check_consumer(consumer)
     for n in range(3):
-        # Nine are left, then eleven again.
+        # Nine messages are left, then eleven again.
         tasks.claim_messages(consumer, f"run {n}")
         check_consumer(consumer)
         send(topic, order(f"{n} a"), order(f"{n} b"))
@@ -86,7 +86,7 @@ def test_a_consumer_that_hovers_around_its_limit_is_one_episode(make_topic, make
     assert episodes(consumer) == [("lag", False)]
 
 
-def test_messages_that_nobody_claims_alarm_by_their_age(make_topic, make_consumer, send):
+def test_old_messages_that_nobody_claims_open_the_alarm_about_age(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, max_age=LONG_AGO)
     send(topic, order(1), order(2), partition=1)
@@ -94,16 +94,14 @@ def test_messages_that_nobody_claims_alarm_by_their_age(make_topic, make_consume
         waiting = check_consumer(consumer).waiting
     assert set(waiting) == {topic.name}
     message = alarms(consumer)["age"]
-    assert f"wait long to be claimed ({topic.name}: 0:00:" in message
+    assert f"wait too long to be claimed ({topic.name}: 0:00:" in message
     assert "standard lane" in message
     tasks.claim_messages(consumer, "run")
     assert check_consumer(consumer).waiting == {}
     assert episodes(consumer) == [("age", False)]
 
 
-def test_late_messages_alarm_when_they_are_handled_and_a_prompt_chunk_does_not_end_the_episode(
-    make_topic, make_consumer, send
-):
+def test_late_messages_open_an_alarm_that_a_prompt_chunk_does_not_close(make_topic, make_consumer, send):
     topic = make_topic()
     late = make_consumer(topic, max_age=LONG_AGO)
     send(topic, order(1))
@@ -117,7 +115,7 @@ def test_late_messages_alarm_when_they_are_handled_and_a_prompt_chunk_does_not_e
     assert episodes(late) == [("age", False)]
 
 
-def test_while_an_old_claim_is_open_its_messages_wait(make_topic, make_consumer, send):
+def test_messages_of_an_old_open_claim_count_as_waiting(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, max_age=LONG_AGO, chunk_size=1, max_messages_per_claim=9)
     send(topic, order(1), order(2))
@@ -130,7 +128,7 @@ def test_while_an_old_claim_is_open_its_messages_wait(make_topic, make_consumer,
     assert episodes(consumer) == [("age", False)]
 
 
-def test_a_claim_that_stays_open_alarms_without_a_run_and_closes_with_the_claim(make_topic, make_consumer, send):
+def test_an_old_open_claim_has_an_alarm_that_closes_with_the_claim(make_topic, make_consumer, send):
     topic = make_topic()
     consumer = make_consumer(topic, chunk_size=1, max_messages_per_claim=9)
     send(topic, order(1), order(2))
@@ -148,7 +146,7 @@ def test_a_claim_that_stays_open_alarms_without_a_run_and_closes_with_the_claim(
     assert episodes(consumer).count(("claim_open", True)) == 0
 
 
-def test_a_topic_that_was_made_again_is_behind_from_its_beginning(make_topic, make_consumer, send, admin):
+def test_the_lag_of_a_recreated_topic_counts_from_its_beginning(make_topic, make_consumer, send, admin):
     topic = make_topic()
     consumer = make_consumer(topic)
     send(topic, *(order(n) for n in range(5)))
@@ -158,9 +156,9 @@ def test_a_topic_that_was_made_again_is_behind_from_its_beginning(make_topic, ma
     assert check_consumer(consumer).behind == {topic.name: 1}
 
 
-def test_a_topic_that_does_not_exist_ends_no_episode(make_topic, make_consumer, send, admin):
-    there, gone = make_topic(), make_topic()
-    consumer = make_consumer(there, gone, max_lag=1)
+def test_a_missing_topic_closes_no_alarm(make_topic, make_consumer, send, admin):
+    existing, gone = make_topic(), make_topic()
+    consumer = make_consumer(existing, gone, max_lag=1)
     send(gone, order(1), order(2))
     check_consumer(consumer)
     for future in admin.delete_topics([gone.name, gone.dead_letter_name]).values():
@@ -173,7 +171,7 @@ def test_a_topic_that_does_not_exist_ends_no_episode(make_topic, make_consumer, 
     assert episodes(consumer) == [("lag", False)]
 
 
-def test_a_broker_that_is_away_hides_no_other_consumers_alarm(make_topic, make_consumer, send, monkeypatch):
+def test_a_broker_that_is_away_hides_no_alarm_of_other_consumers(make_topic, make_consumer, send, monkeypatch):
     away = {"conn_type": "kafka", "extra": {"bootstrap.servers": "127.0.0.1:1"}}
     monkeypatch.setenv("AIRFLOW_CONN_KAFKA_AWAY", json.dumps(away))
     monkeypatch.setattr("include.streams.kafka.offsets.REQUEST_TIMEOUT_SECONDS", 1.0)
@@ -189,20 +187,20 @@ def test_waiting_dead_letters_are_looked_up_once_for_all_consumers(make_topic, m
     topic = make_topic()
     consumers = [make_consumer(topic, max_lag=1) for _ in range(3)]
     send(topic, order(1), order(2))
-    looks = []
+    calls = []
 
     def fails(_) -> None:
-        looks.append("look")
+        calls.append("call")
         raise ValueError("not now")
 
-    monkeypatch.setattr("include.streams.kafka.watch.watch_held", fails)
+    monkeypatch.setattr("include.streams.kafka.watch.watch_waiting_dead_letters", fails)
     with pytest.raises(CheckFailed, match=r"^dead letters that wait: not now$"):
         check_consumers(consumers)
-    assert looks == ["look"]
+    assert calls == ["call"]
     assert all("lag" in alarms(consumer) for consumer in consumers)
 
 
-def test_people_are_notified_once_when_an_alarm_opens_and_once_when_it_closes(make_topic, make_consumer, send, people):
+def test_an_alarm_is_notified_once_when_it_opens_and_once_when_it_closes(make_topic, make_consumer, send, people):
     topic = make_topic()
     consumer = make_consumer(topic, max_lag=1)
     send(topic, order(1), order(2))
@@ -210,7 +208,7 @@ def test_people_are_notified_once_when_an_alarm_opens_and_once_when_it_closes(ma
         check_consumer(consumer)
         deliver_now(consumer)
     assert notified(people, consumer) == [("opened", "lag")]
-    # The consumer's own run closes it.
+    # The consumer's own run closes the alarm.
     for run in ("first", "second"):
         tasks.claim_messages(consumer, run)
         deliver_now(consumer)
@@ -220,9 +218,7 @@ def test_people_are_notified_once_when_an_alarm_opens_and_once_when_it_closes(ma
     assert len({key for key, _ in people.seen}) == 2
 
 
-def test_people_who_cannot_be_reached_cost_a_run_nothing_and_are_notified_later(
-    make_topic, make_consumer, send, people
-):
+def test_a_failed_notification_delays_no_run_and_is_delivered_later(make_topic, make_consumer, send, people):
     topic = make_topic()
     consumer = make_consumer(topic, max_lag=1, max_messages_per_claim=1, chunk_size=1)
     send(topic, *(order(n) for n in range(5)))
@@ -264,7 +260,7 @@ def with_failed_row(make_topic, make_consumer, receiver, monkeypatch):
     return consumer
 
 
-def test_the_alarm_about_failed_rows_stays_open_until_the_last_of_them_is_dealt_with(with_failed_row, receiver):
+def test_the_alarm_about_failed_rows_stays_open_until_none_is_left(with_failed_row, receiver):
     consumer = with_failed_row
     assert "were refused 1 times" in alarms(consumer)["outbox_failed"]
     receiver.status = 200
@@ -284,7 +280,7 @@ def test_the_alarm_about_failed_rows_stays_open_until_the_last_of_them_is_dealt_
     assert alarms(consumer) == {}
 
 
-def test_the_alarm_about_failed_rows_that_a_person_closes_opens_again_while_a_row_is_failed(with_failed_row):
+def test_a_closed_alarm_about_failed_rows_opens_again_while_one_is_left(with_failed_row):
     consumer = with_failed_row
     with begin() as connection:
         close_alarm(connection, consumer.name, "outbox_failed", "not looked at")
@@ -294,11 +290,9 @@ def test_the_alarm_about_failed_rows_that_a_person_closes_opens_again_while_a_ro
     assert episodes(consumer) == [("outbox_failed", False), ("outbox_failed", True)]
 
 
-def test_a_row_that_fails_while_the_check_closes_the_alarm_about_another_has_an_alarm(
-    make_topic, make_consumer, monkeypatch
-):
+def test_a_row_that_fails_while_the_alarm_is_closed_has_an_alarm(make_topic, make_consumer, monkeypatch):
     monkeypatch.setattr(outbox_delivery, "MAX_ATTEMPTS", 1)
-    # Each row is a portion of its own: the second one's failure is recorded, and the transaction goes on.
+    # Each row is a separate portion: the failure of the second row is recorded, and the transaction continues.
     monkeypatch.setattr(outbox_delivery, "MAX_BYTES", 1)
     consumer = make_consumer(make_topic())
     seen: list[int] = []
@@ -333,7 +327,7 @@ def test_a_row_that_fails_while_the_check_closes_the_alarm_about_another_has_an_
     assert "1 rows are failed" in alarms(consumer)["outbox_failed"]
 
 
-def test_tries_that_nobody_answered_do_not_count_as_refusals(make_topic, make_consumer, receiver, monkeypatch):
+def test_unanswered_attempts_do_not_count_as_refusals(make_topic, make_consumer, receiver, monkeypatch):
     monkeypatch.setattr(outbox_delivery, "MAX_ATTEMPTS", 2)
     consumer = make_consumer(make_topic())
     add_request(consumer, n=1)
@@ -346,9 +340,7 @@ def test_tries_that_nobody_answered_do_not_count_as_refusals(make_topic, make_co
 
 
 @pytest.mark.parametrize("status", [422, 503, None])
-def test_what_is_kept_about_a_failed_delivery_does_not_show_the_address(
-    make_topic, make_consumer, receiver, caplog, status
-):
+def test_the_stored_error_of_a_delivery_does_not_show_the_address(make_topic, make_consumer, receiver, caplog, status):
     consumer = make_consumer(make_topic())
     add_request(consumer, n=1)
     if status is None:
@@ -364,7 +356,7 @@ def test_what_is_kept_about_a_failed_delivery_does_not_show_the_address(
     assert "the-password" not in caplog.text
 
 
-def test_rows_that_wait_too_long_for_their_receiver_alarm_until_they_are_delivered(make_topic, make_consumer, receiver):
+def test_rows_that_wait_too_long_have_an_alarm_until_they_are_delivered(make_topic, make_consumer, receiver):
     consumer = make_consumer(make_topic())
     add_request(consumer, n=1)
     receiver.status = 503

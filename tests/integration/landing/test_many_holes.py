@@ -311,12 +311,14 @@ def test_a_partition_without_a_leader_stops_no_other(landed_topic, send_orders, 
         send_orders(topic, partition, 10)
         land(topic, partition, range(5, 10))
     consumer = lane(topic)
-    real = GroupOffsets.look_now
+    real = GroupOffsets.fetch_offsets_sync
     down = Partition(topic.name, 0)
     with monkeypatch.context() as patch:
         # The offsets that a client finds while the leader of one partition is away.
         patch.setattr(
-            GroupOffsets, "look_now", lambda *a, **k: {p: each for p, each in real(*a, **k).items() if p != down}
+            GroupOffsets,
+            "fetch_offsets_sync",
+            lambda *a, **k: {p: each for p, each in real(*a, **k).items() if p != down},
         )
         units = plan_run(consumer, "run")
         assert offsets_of(units) == [(1, offset) for offset in range(10)]

@@ -116,9 +116,11 @@ def test_a_plan_reads_the_sinks_offsets_and_the_files_once(lossy, lane, monkeypa
     consumer = lane(lossy)
     repair_gaps(consumer, "run")
     groups, files = [], []
-    look_now, held = GroupOffsets.look_now, LandingIndex.files_with_offsets
+    fetch, held = GroupOffsets.fetch_offsets_sync, LandingIndex.files_with_offsets
     monkeypatch.setattr(
-        GroupOffsets, "look_now", lambda self, *args, **kw: (groups.append(self.group), look_now(self, *args, **kw))[1]
+        GroupOffsets,
+        "fetch_offsets_sync",
+        lambda self, *args, **kw: (groups.append(self.group), fetch(self, *args, **kw))[1],
     )
     monkeypatch.setattr(
         LandingIndex, "files_with_offsets", lambda self, *args: (files.append(args), held(self, *args))[1]

@@ -55,13 +55,13 @@ def pretend_log(monkeypatch, topic) -> None:
 
     from include.streams.kafka.offsets import GroupOffsets
 
-    real = GroupOffsets.look_now
+    real = GroupOffsets.fetch_offsets_sync
     end = FILES // topic.partitions * ROWS
 
-    def look_now(self, topics):
+    def fetch_offsets_sync(self, topics):
         return {partition: replace(offsets, end=end) for partition, offsets in real(self, topics).items()}
 
-    monkeypatch.setattr(GroupOffsets, "look_now", look_now)
+    monkeypatch.setattr(GroupOffsets, "fetch_offsets_sync", fetch_offsets_sync)
 
 
 def test_two_thousand_files_become_no_more_units_than_airflow_maps(many, lane, monkeypatch):

@@ -273,13 +273,13 @@ def test_no_run_starts_for_landed_offsets_of_a_partition_without_a_leader(landed
         send_orders(topic, partition, 10)
     land(topic, 0, range(10))
     consumer = lane(topic)
-    actually = GroupOffsets.look_now
+    actually = GroupOffsets.fetch_offsets_sync
 
     def without_0(self, *args, **kwargs):
         return {p: offsets for p, offsets in actually(self, *args, **kwargs).items() if p != Partition(topic.name, 0)}
 
     with monkeypatch.context() as patch:
-        patch.setattr(GroupOffsets, "look_now", without_0)
+        patch.setattr(GroupOffsets, "fetch_offsets_sync", without_0)
         assert check_readiness(waiting(consumer), verify_too=False) is Readiness.unanswered
         assert check_readiness(waiting(consumer)) is Readiness.unanswered
         land(topic, 1, range(5))
@@ -293,7 +293,7 @@ def test_no_run_starts_for_landed_offsets_of_a_partition_without_a_leader(landed
 def test_kafka_is_queried_only_when_there_seems_to_be_work(orders, lane, monkeypatch):
     consumer = lane(orders)
     with monkeypatch.context() as patch:
-        patch.setattr(GroupOffsets, "look_now", lambda *_, **__: pytest.fail("Kafka was asked"))
+        patch.setattr(GroupOffsets, "fetch_offsets_sync", lambda *_, **__: pytest.fail("Kafka was asked"))
         assert check_readiness(waiting(consumer), verify_too=False) is Readiness.no_data
     land(orders, 0, range(5))
     assert check_readiness(waiting(consumer), verify_too=False) is Readiness.ready

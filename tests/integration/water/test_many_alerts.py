@@ -15,7 +15,7 @@ from sqlalchemy import text
 from include.streams.kafka import tasks
 from include.streams.kafka.connection import client_config, producer_config
 from include.streams.kafka.consumers import Consumer
-from include.streams.kafka.delivery import Messages, OwnDelivery, deliver_due
+from include.streams.kafka.delivery import OwnDelivery, RecordTransport, deliver_due
 from include.streams.kafka.reading import RangeReader
 from include.streams.kafka.topics import create_topics
 from include.streams.operations.database import begin
@@ -43,7 +43,7 @@ OF_A_BATCH = 20
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch) -> None:
     monkeypatch.setattr(tasks, "RangeReader", partial(RangeReader, batch_size=BATCH))
-    monkeypatch.setattr(Messages, "rows_at_once", BATCH)
+    monkeypatch.setattr(RecordTransport, "rows_at_once", BATCH)
     monkeypatch.setattr(Requests, "rows_at_once", BATCH)
 
 

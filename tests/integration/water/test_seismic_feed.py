@@ -217,8 +217,8 @@ def test_what_no_feed_shows_any_more_is_forgotten_and_the_rest_is_not(feed: Cloc
 
 
 def test_preparing_the_services_again_changes_nothing(feed: Clock):
-    # Without a connection to Kafka Connect, which other tests may have set, it says that nothing lands.
-    assert [change for change in PROJECT.prepare() if not change.startswith("nothing lands")] == []
+    # Without a connection to Kafka Connect, which other tests may have set, it says that no topic lands.
+    assert [change for change in PROJECT.prepare() if not change.startswith("no topic lands")] == []
     consumer = Consumer(consumer_config(client_config(), "test"))
     there = consumer.list_topics(timeout=10).topics
     consumer.close()

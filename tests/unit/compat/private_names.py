@@ -21,8 +21,8 @@ PUBLIC = {
 
 def own_files() -> list[Path]:
     """The project's Python files that may not use private names of other packages."""
-    found = (path for top in OWN for path in sorted((ROOT / top).rglob("*.py")))
-    return [path for path in found if COMPAT not in path.parents]
+    files = (path for folder in OWN for path in sorted((ROOT / folder).rglob("*.py")))
+    return [path for path in files if COMPAT not in path.parents]
 
 
 def private_uses(tree: ast.Module, defined: Mapping[str, set[str]]) -> Iterator[tuple[int, str]]:
@@ -30,12 +30,13 @@ def private_uses(tree: ast.Module, defined: Mapping[str, set[str]]) -> Iterator[
 
     An object's type is not known. So a private attribute counts as another package's, unless one of these holds:
 
-    - The object is `self`, `cls` or an instance of a class of the file, and a class of ours defines the name.
-    - The object is a module or a class of ours that was imported.
+    - The object is `self`, `cls` or an instance of a class of the file, and one of the project's classes defines the
+      name.
+    - The object is an imported module or class of the project.
 
     Args:
-        tree: The file's source.
-        defined: {class of ours: the private names that it defines}, from `definitions`.
+        tree: The file's syntax tree.
+        defined: {class of the project: the private names that it defines}, from `definitions`.
     """
     imported = dict(_imports(tree))
     in_file = set().union(*definitions(tree).values())
@@ -61,23 +62,23 @@ def private_uses(tree: ast.Module, defined: Mapping[str, set[str]]) -> Iterator[
 
 
 def definitions(tree: ast.Module) -> dict[str, set[str]]:
-    """The private names that each class of a file defines: its methods and attributes; and "" for the module's own."""
-    found: dict[str, set[str]] = {"": set()}
+    """{class of a file: the private names of its methods and attributes}; the key "" has the module's own names."""
+    defined: dict[str, set[str]] = {"": set()}
     for statement in tree.body:
-        found[""] |= _names(statement)
+        defined[""] |= _names(statement)
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
-            mine = found.setdefault(node.name, set())
+            of_class = defined.setdefault(node.name, set())
             for statement in node.body:
-                mine |= _names(statement)
-            mine |= {
+                of_class |= _names(statement)
+            of_class |= {
                 part.attr
                 for part in ast.walk(node)
                 if isinstance(part, ast.Attribute)
                 and isinstance(part.ctx, ast.Store)
                 and ast.unparse(part.value) in ("self", "cls")
             }
-    return {name: {private for private in names if _is_private(private)} for name, names in found.items()}
+    return {name: {private for private in names if _is_private(private)} for name, names in defined.items()}
 
 
 def _names(statement: ast.stmt) -> set[str]:
@@ -94,9 +95,10 @@ def _names(statement: ast.stmt) -> set[str]:
 def _of_foreign_bases(
     node: ast.ClassDef, imported: Mapping[str, str], defined: Mapping[str, set[str]]
 ) -> Iterator[tuple[int, str]]:
-    """What a class overrides or uses of a base class of another package.
+    """The private names of base classes of other packages that a class overrides or uses, as (line, name).
 
-    A private name is the base's if the base has it, or if no class of ours defines it. The base is imported to see.
+    A private name belongs to the base if the base has it, or if no class of the project defines it. The base is
+    imported to check that.
     """
     bases = [_imported(base, imported) for base in node.bases]
     foreign = [base for base in bases if base is not None]
@@ -110,13 +112,13 @@ def _of_foreign_bases(
     for part in ast.walk(node):
         if not isinstance(part, ast.Attribute) or not _is_private(part.attr):
             continue
-        is_theirs = part.attr not in of_ours or any(hasattr(base, part.attr) for base in foreign)
-        if is_theirs and ast.unparse(part.value) in ("self", "cls"):
+        is_foreign = part.attr not in of_ours or any(hasattr(base, part.attr) for base in foreign)
+        if is_foreign and ast.unparse(part.value) in ("self", "cls"):
             yield part.lineno, f"{ast.unparse(part)} of {node.name}"
 
 
 def _imported(base: ast.expr, imported: Mapping[str, str]) -> object | None:
-    """The base class if it is another package's and imported; None for one of ours, of the file, or built in."""
+    """The base class if it is imported from another package; None if it is the project's, the file's, or built in."""
     while isinstance(base, ast.Subscript):
         base = base.value
     first, *rest = ast.unparse(base).split(".")
@@ -124,10 +126,10 @@ def _imported(base: ast.expr, imported: Mapping[str, str]) -> object | None:
     if address is None or _is_ours(address):
         return None
     module, _, name = address.partition(":")
-    found: object = importlib.import_module(module)
+    imported_object: object = importlib.import_module(module)
     for part in [name, *rest] if name else rest:
-        found = getattr(found, part)
-    return found
+        imported_object = getattr(imported_object, part)
+    return imported_object
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
@@ -148,5 +150,5 @@ def _is_ours(module: str, level: int = 0) -> bool:
 
 
 def _is_private(name: str) -> bool:
-    """One leading underscore. Names like `_missing_` are the public hooks of enumerations."""
+    """Whether the name has one leading underscore. Names like `_missing_` are public hooks of enumerations."""
     return name.startswith("_") and not name.startswith("__") and not name.endswith("_")

@@ -1,4 +1,4 @@
-"""The one private part of the Kafka provider that is overridden."""
+"""The only private method of the Kafka provider that is overridden."""
 
 import json
 
@@ -13,11 +13,11 @@ def connection(monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_A_BROKER", json.dumps({"conn_type": "kafka", "extra": extra}))
 
 
-def test_the_provider_gives_the_settings_and_makes_no_client():
+def test_the_provider_returns_the_settings_and_creates_no_client():
     assert kafka_settings("a_broker") == {"bootstrap.servers": "broker:9092", "client.id": "here"}
 
 
-def test_a_provider_that_makes_its_client_in_another_way_is_refused_by_name(monkeypatch):
+def test_a_provider_that_creates_its_client_in_another_way_is_refused(monkeypatch):
     from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
 
     monkeypatch.setattr(KafkaBaseHook, "get_conn", property(lambda self: object()))

@@ -1,4 +1,4 @@
-"""A private part of gcsfs or PyIceberg that is missing is named: objects are not listed again, unsaid."""
+"""A missing private part of gcsfs or PyIceberg is named: without an error, objects would be listed again."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# In processes of their own: gcsfs reads the environment at its import, and other tests need it as the catalog sets it.
+# In separate processes: gcsfs reads the environment at its import, and other tests need gcsfs as the catalog sets it.
 WITHOUT_A_METHOD = """
 from gcsfs.core import GCSFileSystem
 del GCSFileSystem._get_directory_info
@@ -39,7 +39,7 @@ ObjectIO({}).new_input("/tmp/file")
         (WITHOUT_THE_FILE_SYSTEM_OF_A_FILE, "TypeError: PyIceberg's FsspecInputFile has no known _fs: see include/"),
     ],
 )
-def test_a_private_part_that_is_missing_is_named(code: str, error: str):
+def test_a_missing_private_part_is_named(code: str, error: str):
     environment = {**os.environ, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
-    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
-    assert found.stderr.splitlines()[-1].startswith(error), found.stderr
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert process.stderr.splitlines()[-1].startswith(error), process.stderr

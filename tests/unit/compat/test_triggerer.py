@@ -1,4 +1,4 @@
-"""An event is handed over at once, by the trigger runner of the Airflow that is installed."""
+"""An event is handed over at once, by the trigger runner of the installed Airflow."""
 
 import asyncio
 
@@ -10,15 +10,15 @@ from include.streams.compat.triggerer import hand_over_events
 
 
 class Supervisor:
-    """Takes what the runner sends it, and asks for one more trigger in its answer."""
+    """Stores the events that the runner sends, and requests in its answer that a trigger is cancelled."""
 
     def __init__(self) -> None:
         self.events: list = []
-        self.asked = asyncio.Event()
+        self.is_called = asyncio.Event()
 
     async def asend(self, message):
         self.events += message.events or []
-        self.asked.set()
+        self.is_called.set()
         await asyncio.sleep(0.05)
         return messages.TriggerStateSync(to_create=[], to_cancel={41})
 
@@ -36,7 +36,7 @@ class FiresOnce(BaseEventTrigger):
 
 
 def run_with(trigger: BaseEventTrigger, scenario) -> TriggerRunner:
-    """Run the trigger in a runner whose once-a-second loop is never started."""
+    """Run the trigger in a runner without the loop that hands events over once a second."""
 
     async def main() -> TriggerRunner:
         runner = TriggerRunner()
@@ -56,7 +56,7 @@ def test_an_event_reaches_the_supervisor_without_waiting_for_a_tick():
     trigger = FiresOnce()
 
     async def scenario(runner, _):
-        await asyncio.wait_for(runner.comms_decoder.asked.wait(), timeout=5)
+        await asyncio.wait_for(runner.comms_decoder.is_called.wait(), timeout=5)
 
     runner = run_with(trigger, scenario)
     assert trigger.handed_over is True
@@ -64,15 +64,15 @@ def test_an_event_reaches_the_supervisor_without_waiting_for_a_tick():
     assert not runner.events
 
 
-def test_the_answer_is_not_lost_when_the_trigger_is_cancelled_meanwhile():
+def test_the_answer_is_not_lost_when_the_trigger_is_cancelled():
     async def scenario(runner, task):
-        await asyncio.wait_for(runner.comms_decoder.asked.wait(), timeout=5)
+        await asyncio.wait_for(runner.comms_decoder.is_called.wait(), timeout=5)
         task.cancel()
 
     assert list(run_with(FiresOnce(), scenario).to_cancel) == [41]
 
 
-def test_outside_a_triggerer_nothing_happens():
+def test_outside_a_triggerer_no_event_is_handed_over():
     async def scenario():
         trigger = FiresOnce()
         events = trigger.run()
@@ -86,7 +86,7 @@ def test_outside_a_triggerer_nothing_happens():
 
 
 class Changed:
-    """A runner whose private method is not the known one; `run_trigger` iterates over the trigger."""
+    """A runner with another private method than the known one; `run_trigger` iterates over the trigger."""
 
     def __init__(self, method) -> None:
         if method is not None:
@@ -99,7 +99,7 @@ class Changed:
 
 
 class FiresOften(BaseEventTrigger):
-    """Fires like the lag trigger, which takes what is raised for an outage of the broker."""
+    """Fires like the lag trigger, which treats every exception as an outage of the broker."""
 
     def serialize(self):
         return "tests.unit.compat.test_triggerer.FiresOften", {}
@@ -124,8 +124,8 @@ async def raises(_):
     ],
     ids=["no method", "another signature", "not a coroutine", "raises"],
 )
-def test_a_changed_runner_is_said_once_and_stops_no_trigger(method, reason, monkeypatch, caplog):
-    monkeypatch.setattr("include.streams.compat.triggerer._said", False)
+def test_a_changed_runner_is_logged_once_and_stops_no_trigger(method, reason, monkeypatch, caplog):
+    monkeypatch.setattr("include.streams.compat.triggerer._is_logged", False)
 
     async def scenario():
         await Changed(method).run_trigger(FiresOften(), events=5)
@@ -133,12 +133,12 @@ def test_a_changed_runner_is_said_once_and_stops_no_trigger(method, reason, monk
         await asyncio.sleep(0)
 
     asyncio.run(scenario())
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "include.streams.compat.triggerer"]
-    assert reason in said
-    assert "nothing is lost" in said
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "include.streams.compat.triggerer"]
+    assert reason in line
+    assert "nothing is lost" in line
 
 
-def test_a_runner_that_is_not_found_is_said_once(monkeypatch, caplog):
-    monkeypatch.setattr("include.streams.compat.triggerer._said", False)
+def test_a_runner_that_is_not_found_is_logged_once(monkeypatch, caplog):
+    monkeypatch.setattr("include.streams.compat.triggerer._is_logged", False)
     assert [hand_over_events(), hand_over_events()] == [False, False]
     assert len([record for record in caplog.records if "no TriggerRunner.run_trigger" in record.getMessage()]) == 1

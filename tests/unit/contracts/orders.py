@@ -1,4 +1,4 @@
-"""Contracts that belong to no example: a shop's orders in two versions, what its scanners count, and complaints."""
+"""Contracts for tests of the library: a shop's orders in two versions, counters of its scanners, and complaints."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Position(Contract):
 
 
 class OrderV2(Contract):
-    """Several positions in place of one quantity: not compatible with version 1."""
+    """Several positions instead of one quantity, so it is not compatible with version 1."""
 
     version: Literal[2]
     order_id: Identifier
@@ -54,7 +54,7 @@ class OrderV2(Contract):
 
 
 class Scan(Contract):
-    """A device's counter at one moment: many messages, of which each is small."""
+    """The value of a device's counter at one time: many small messages."""
 
     version: Literal[1]
     scanner_id: Annotated[str, Field(pattern=r"^S-[0-9]{6}$", max_length=8)]
@@ -116,7 +116,7 @@ def order(**changes: Any) -> OrderV1:
 
 
 def message(*without: str, **changes: Any) -> bytes:
-    """The value of a message as another program would write it."""
+    """The value of a valid message, as another program would write it, with changed fields or without some."""
     fields = {
         "version": 1,
         "order_id": "o-1",

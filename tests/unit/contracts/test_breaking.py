@@ -1,4 +1,4 @@
-"""The planted messages break the contract in the way that they are named for."""
+"""Messages that are built to be invalid are rejected for the reason for which they are built."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ COUNTED = Topic("counted", Counted, key="number", partitions=1, retention=timede
 
 
 @pytest.mark.parametrize(("topic", "event"), [(ORDERS, order()), (COUNTED, Counted(version=1, number=3))])
-def test_every_planted_message_is_refused_for_its_own_reason(topic: Topic, event: Contract):
+def test_each_built_message_is_rejected_for_its_reason(topic: Topic, event: Contract):
     messages = broken(topic, event)
-    # A conflict takes two messages, and rejecting takes code that handles them.
+    # A conflict needs two messages, and a rejection needs an effect.
     assert set(messages) == set(Reason) - {Reason.conflict, Reason.rejected}
     for reason, value in messages.items():
         with pytest.raises(ContractViolation) as caught:
@@ -36,6 +36,6 @@ def test_every_planted_message_is_refused_for_its_own_reason(topic: Topic, event
         assert caught.value.reason is reason
 
 
-def test_the_broker_takes_every_planted_message():
+def test_the_broker_accepts_the_size_of_each_built_message():
     limit = int(ORDERS.kafka_config()["max.message.bytes"])
     assert all(len(value or b"") < limit for value in broken(ORDERS, order()).values())

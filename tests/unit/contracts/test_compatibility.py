@@ -1,4 +1,4 @@
-"""Every rule of compatibility: a change of a contract and the name of what it breaks."""
+"""Each rule of compatibility: a change of a contract, and the rule that reports it."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def add(document: Schema, name: str, required: bool) -> None:
         (lambda new: new.update(title="Order"), Rule.name_changed, ""),
     ],
 )
-def test_each_change_has_the_name_of_its_rule(edit: Callable[[Schema], object], rule: Rule, path: str):
+def test_each_change_is_reported_by_its_rule_and_path(edit: Callable[[Schema], object], rule: Rule, path: str):
     changes = changed(edit)
     assert [(change.rule, change.path) for change in changes] == [(rule, path)]
     assert changes[0].breaking == (rule is not Rule.optional_field_added)
 
 
-def test_every_rule_is_tested_above():
-    marks = getattr(test_each_change_has_the_name_of_its_rule, "pytestmark", [])
+def test_every_rule_has_a_case_above():
+    marks = getattr(test_each_change_is_reported_by_its_rule_and_path, "pytestmark", [])
     of_unions = {Rule.type_added, Rule.type_removed, Rule.union_changed}  # tests/unit/contracts/test_foreign_schemas.py
     assert {case[1] for mark in marks for case in mark.args[1]} == set(Rule) - of_unions
 
@@ -106,7 +106,7 @@ def test_every_rule_is_tested_above():
         lambda new: new["properties"].update(kind={"enum": ["retail", "trade"], "type": "string"}),
     ],
 )
-def test_words_and_order_and_the_place_of_a_definition_are_no_change(edit: Callable[[Schema], object]):
+def test_new_descriptions_another_order_and_moved_definitions_are_no_change(edit: Callable[[Schema], object]):
     assert changed(edit) == []
 
 
@@ -120,7 +120,7 @@ def test_changes_inside_lists_and_objects_are_found_with_their_path():
     assert [(change.rule, change.path) for change in changes] == [(Rule.bound_narrowed, "positions")]
 
 
-def test_another_version_under_the_same_name_is_not_compatible():
+def test_another_version_in_the_same_topic_is_not_compatible():
     rules = {change.rule for change in compare(OLD, schemas.schema(ORDERS_V2))}
     assert {Rule.enum_value_removed, Rule.field_removed, Rule.required_field_added} <= rules
 
@@ -177,21 +177,21 @@ class Renamed(OrderV1):
     pass
 
 
-def test_a_class_that_is_renamed_must_declare_its_former_name(history):
+def test_a_renamed_class_must_declare_its_former_name(history):
     folder, commit, _ = history
     first = commit(registry(OrderV1))
     (found,) = breaks_since(registry(Renamed), folder, first)
     assert "name_changed at (message): 'OrderV1' -> 'Renamed'" in str(found)
-    assert "declare the former one as `contract_name`" in str(found)
+    assert "declare the former name as `contract_name`" in str(found)
 
 
-def test_a_new_topic_and_a_new_version_have_nothing_to_be_compared_with(history):
+def test_a_new_topic_and_a_new_version_are_not_compared(history):
     folder, commit, _ = history
     first = commit(Registry(ORDERS))
     assert breaks_since(Registry(ORDERS, ORDERS_V2), folder, first) == []
 
 
-def test_on_the_main_branch_a_change_is_still_found_after_it_was_committed(history):
+def test_on_the_main_branch_a_committed_change_is_still_found(history):
     folder, commit, _ = history
     first = commit(registry(OrderV1))
     assert baselines(folder) == [first]
@@ -200,7 +200,7 @@ def test_on_the_main_branch_a_change_is_still_found_after_it_was_committed(histo
     assert breaks_since(registry(OrderWithLowerLimit), folder, first)
 
 
-def test_on_a_branch_the_commit_counts_where_it_left_the_main_branch(history):
+def test_on_a_branch_schemas_are_compared_with_the_merge_base(history):
     folder, commit, git = history
     first = commit(registry(OrderV1))
     git("checkout", "-q", "-b", "topic")
@@ -210,13 +210,13 @@ def test_on_a_branch_the_commit_counts_where_it_left_the_main_branch(history):
     assert baselines(folder) == [first]
 
 
-def test_without_a_history_there_is_nothing_to_compare_with(tmp_path: Path, history):
+def test_without_a_git_history_nothing_is_compared(tmp_path: Path, history):
     folder, _, _ = history
     folder.mkdir()
     assert baselines(folder) == []
     assert baselines(tmp_path / "missing") == []
 
 
-def test_schemas_are_json_that_round_trips():
+def test_a_schema_can_be_written_and_read_as_json():
     assert json.loads(schemas.text(ORDERS)) == OLD
     assert field(OLD, "version") == {"const": 1, "type": "integer"}

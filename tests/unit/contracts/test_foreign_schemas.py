@@ -1,4 +1,4 @@
-"""The schemas of foreign contracts describe the picked part of a payload, and widening it breaks nothing."""
+"""The schemas of foreign contracts describe the picked part of a payload; wider contracts are compatible."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ EVENTS = webhooks.topic()
 OLD = schemas.schema(PUSHES)
 
 
-def test_the_schema_is_true_of_the_payload():
+def test_the_schema_accepts_valid_payloads_and_no_invalid_ones():
     validator = jsonschema.Draft202012Validator(OLD)
     jsonschema.Draft202012Validator.check_schema(OLD)
-    (one,) = webhooks.webhooks(1)
-    assert validator.is_valid(one.document)
+    (webhook,) = webhooks.webhooks(1)
+    assert validator.is_valid(webhook.document)
     for path, content in (
         (("ref",), 5),
         (("repository", "full_name"), None),
@@ -37,14 +37,14 @@ def test_the_schema_is_true_of_the_payload():
         (("sender",), None),
         (("head_commit",), []),
     ):
-        document = copy.deepcopy(one.document)
-        *way, last = path
+        document = copy.deepcopy(webhook.document)
+        *parents, last = path
         parent = document
-        for name in way:
+        for name in parents:
             parent = parent[name]
         parent[last] = content
         assert not validator.is_valid(document), path
-    assert validator.is_valid({**one.document, "head_commit": None, "more": 1})
+    assert validator.is_valid({**webhook.document, "head_commit": None, "more": 1})
 
 
 def test_headers_and_the_types_of_a_union_are_described():
@@ -68,7 +68,7 @@ class Loose(ForeignContract):
         return self.name
 
 
-def test_only_what_is_picked_needs_bounds():
+def test_only_picked_fields_need_bounds():
     assert schemas.unbounded(OLD) == schemas.unbounded(schemas.schema(EVENTS)) == []
     assert schemas.unbounded(schemas.schema(webhooks.topic(Loose))) == [
         "a.b: a string needs max_length",
@@ -79,7 +79,7 @@ def test_only_what_is_picked_needs_bounds():
     assert schemas.unbounded(schemas.schema(union))[0] == "loose: a.b: a string needs max_length"
 
 
-def test_the_command_keeps_the_schemas_of_foreign_topics(tmp_path: Path):
+def test_the_schemas_of_foreign_topics_are_written_and_checked(tmp_path: Path):
     registry = Registry(EVENTS, ORDERS)
     assert schemas.write(registry, tmp_path) == ["wrote code.webhooks.v1.json", "wrote orders.v1.json"]
     assert check(registry, tmp_path) == []
@@ -94,7 +94,7 @@ class Wider(webhooks.Push):
     event: Annotated[Line, FromHeader("X-Hub-Event"), Field(max_length=40)] | None = None
 
 
-def test_picking_more_optional_fields_is_compatible():
+def test_more_optional_picked_fields_are_compatible():
     changes = compare(OLD, schemas.schema(webhooks.topic(Wider)))
     assert {(change.rule, change.path) for change in changes} == {
         (Rule.optional_field_added, "repository.default_branch"),
@@ -125,7 +125,7 @@ def headers(document: Schema) -> Schema:
         (lambda new: new.update({"x-foreign": False}), Rule.constraint_changed, "", True),
     ],
 )  # fmt: skip
-def test_a_change_breaks_only_if_messages_were_valid_before(
+def test_only_a_change_that_refuses_valid_messages_is_breaking(
     edit: Callable[[Schema], object], rule: Rule, path: str, is_breaking: bool
 ):
     new = copy.deepcopy(OLD)
@@ -138,19 +138,19 @@ def union(**contracts: type[ForeignContract]) -> Schema:
     return schemas.schema(webhooks.topic(ContractUnion(by=FromHeader("X-Hub-Event"), contracts=contracts)))
 
 
-def test_a_union_may_get_more_types():
-    one, two = union(push=webhooks.Push), union(push=Wider, issues=webhooks.Issue)
-    changes = compare(one, two)
+def test_a_union_may_get_more_types_but_not_lose_any():
+    small, large = union(push=webhooks.Push), union(push=Wider, issues=webhooks.Issue)
+    changes = compare(small, large)
     assert {change.rule for change in changes} == {Rule.type_added, Rule.optional_field_added}
     assert not any(change.breaking for change in changes)
-    assert [(c.rule, c.path, c.breaking) for c in compare(two, union(push=Wider))] == [
+    assert [(c.rule, c.path, c.breaking) for c in compare(large, union(push=Wider))] == [
         (Rule.type_removed, "issues", True)
     ]
     assert compare(union(push=webhooks.Push), union(push=webhooks.Issue))[0].rule is Rule.name_changed
-    assert [(c.rule, c.breaking) for c in compare(OLD, one)] == [(Rule.union_changed, True)]
+    assert [(c.rule, c.breaking) for c in compare(OLD, small)] == [(Rule.union_changed, True)]
 
 
-def test_the_remedy_is_a_version_and_no_topic():
+def test_the_remedy_of_a_breaking_change_is_a_higher_version():
     new = copy.deepcopy(OLD)
     ref(new).update(maxLength=20)
     (change,) = compare(OLD, new)

@@ -1,4 +1,4 @@
-"""What a topic takes for an event, and the reason it gives for everything else."""
+"""The messages that a topic accepts, and the reasons for messages that it refuses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def refusal(value: bytes | None, topic: Topic = ORDERS) -> ContractViolation:
     return caught.value
 
 
-def test_a_good_message_becomes_its_event():
+def test_a_valid_message_becomes_its_event():
     assert ORDERS.parse(message()) == order()
 
 
-def test_a_time_with_another_offset_is_the_same_moment_in_utc():
+def test_a_time_with_another_offset_becomes_the_same_time_in_utc():
     event = ORDERS.parse(message(placed_at="2026-01-02T05:34:05+02:30"))
     assert event == order()
     assert isinstance(event, OrderV1)
@@ -92,7 +92,7 @@ def test_a_time_with_another_offset_is_the_same_moment_in_utc():
         (message(ship_on="9999-12-31"), Reason.out_of_bounds),
     ],
 )
-def test_a_bad_message_is_refused_with_its_reason(value: bytes | None, reason: Reason):
+def test_an_invalid_message_is_refused_with_its_reason(value: bytes | None, reason: Reason):
     assert refusal(value).reason is reason
 
 
@@ -107,11 +107,11 @@ def test_a_bad_message_is_refused_with_its_reason(value: bytes | None, reason: R
         (message(quantity="2", price=-1), Reason.wrong_type),
     ],
 )
-def test_of_several_reasons_the_first_in_the_order_of_the_list_counts(value: bytes, reason: Reason):
+def test_the_first_of_several_reasons_counts(value: bytes, reason: Reason):
     assert refusal(value).reason is reason
 
 
-def test_text_that_looks_like_a_name_is_not_a_duplicate():
+def test_a_value_that_looks_like_a_name_is_no_duplicate_name():
     assert ORDERS.parse(message(note='he said "price": 5')) == order(note='he said "price": 5')
 
 
@@ -125,17 +125,17 @@ def test_the_detail_names_fields_and_error_types_but_no_value():
         assert value not in str(violation)
 
 
-def test_the_detail_stays_short_whatever_is_sent():
+def test_the_detail_is_short_for_any_message():
     assert len(refusal(message(**{f"f{n}": 1 for n in range(80)})).detail) < 300
     assert len(refusal(message(**{"x" * 800: 1})).detail) < 100
 
 
-def test_a_violation_survives_the_way_between_processes():
+def test_a_violation_can_be_pickled():
     copy = pickle.loads(pickle.dumps(refusal(message(extra=1))))
     assert (copy.reason, copy.detail) == (Reason.unknown_field, "extra (extra_forbidden)")
 
 
-def test_a_fault_in_a_contract_makes_a_violation_and_not_a_crash():
+def test_an_error_in_a_contracts_own_code_is_a_violation():
     class Faulty(Contract):
         version: Literal[1]
         name: Identifier
@@ -153,7 +153,7 @@ def test_a_fault_in_a_contract_makes_a_violation_and_not_a_crash():
     assert refusal(b'{"version": 1, "name": "other"}', topic).reason is Reason.rejected
 
 
-def test_the_same_event_becomes_the_same_bytes():
+def test_equal_events_are_serialized_to_equal_bytes():
     key, value = ORDERS.serialize(order())
     assert key == b"o-1"
     assert value == (
@@ -168,13 +168,13 @@ def test_an_event_of_another_contract_is_not_serialized():
         ORDERS_V2.serialize(order())
 
 
-def test_an_event_changed_behind_the_contracts_back_does_not_leave():
+def test_an_event_that_model_copy_made_invalid_is_not_serialized():
     with pytest.raises(ContractViolation) as caught:
         ORDERS.serialize(order().model_copy(update={"quantity": 0}))
     assert caught.value.reason is Reason.out_of_bounds
 
 
-def test_an_event_made_in_code_is_checked_as_strictly():
+def test_an_event_created_in_code_is_checked_as_strictly():
     for field, value in (
         ("quantity", "2"),
         ("placed_at", datetime(2026, 1, 2)),
@@ -188,7 +188,7 @@ def test_an_event_made_in_code_is_checked_as_strictly():
         assert "input_value" not in str(caught.value)
 
 
-def test_two_versions_of_a_topic_stand_side_by_side():
+def test_two_versions_have_topics_of_their_own():
     new = json.dumps(
         {
             "version": 2,
@@ -203,7 +203,7 @@ def test_two_versions_of_a_topic_stand_side_by_side():
     assert ORDERS.name != ORDERS_V2.name
 
 
-def test_a_nested_name_may_not_occur_twice():
+def test_a_name_that_occurs_twice_in_a_nested_object_is_refused():
     value = (
         b'{"version":2,"order_id":"o-1","placed_at":"2026-01-02T03:04:05Z",'
         b'"positions":[{"article":"pipe","quantity":2,"quantity":3}]}'

@@ -1,4 +1,4 @@
-"""Whatever the bytes are: an event or a ContractViolation, and what was serialized comes back."""
+"""Any bytes are an event or a ContractViolation, and a serialized event can be parsed again."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ def assert_event_or_violation(value: bytes) -> None:
         assert len(result.detail) <= 400
         assert result.detail.isprintable()
     else:
-        json.loads(value.decode())  # what is taken is UTF-8 and JSON for every other reader too
+        json.loads(value.decode())  # an accepted message is UTF-8 and JSON for other readers too
         assert ORDERS.parse(ORDERS.serialize(result)[1]) == result
         assert result.event_id
 
 
 @given(st.binary(max_size=1100))
-def test_any_bytes(value: bytes):
+def test_any_bytes_are_an_event_or_a_violation(value: bytes):
     assert_event_or_violation(value)
 
 
 @given(json_values)
-def test_any_json(document: Any):
+def test_any_json_is_an_event_or_a_violation(document: Any):
     assert_event_or_violation(json.dumps(document).encode())
 
 
 @given(st.dictionaries(field_names, json_values, max_size=3))
 @settings(max_examples=300)
-def test_a_good_message_with_any_fields_replaced(changes: dict[str, Any]):
+def test_a_message_with_replaced_fields_is_an_event_or_a_violation(changes: dict[str, Any]):
     assert_event_or_violation(message(**changes))
 
 
 @given(st.data())
 @settings(max_examples=300)
-def test_a_good_message_with_any_bytes_replaced(data: st.DataObject):
+def test_a_message_with_replaced_bytes_is_an_event_or_a_violation(data: st.DataObject):
     value = message(note="text")
     start = data.draw(st.integers(0, len(value)))
     end = data.draw(st.integers(start, min(len(value), start + 4)))
@@ -69,9 +69,9 @@ def test_a_good_message_with_any_bytes_replaced(data: st.DataObject):
 
 
 @given(st.lists(st.tuples(field_names, json_values), max_size=12))
-def test_any_names_any_number_of_times(members: list[tuple[str, Any]]):
-    inside = ", ".join(f"{json.dumps(name)} : {json.dumps(value)}" for name, value in members)
-    value = f"{{{inside}}}".encode()
+def test_a_message_with_a_repeated_name_is_a_violation(members: list[tuple[str, Any]]):
+    content = ", ".join(f"{json.dumps(name)} : {json.dumps(value)}" for name, value in members)
+    value = f"{{{content}}}".encode()
     assert_event_or_violation(value)
     if len({name for name, _ in members}) < len(members):
         assert isinstance(outcome(value), ContractViolation)
@@ -97,10 +97,10 @@ orders = st.builds(
 
 
 @given(orders)
-def test_what_is_serialized_comes_back_the_same(event: OrderV1):
+def test_a_serialized_event_is_parsed_to_an_equal_event(event: OrderV1):
     key, value = ORDERS.serialize(event)
     assert key.decode() == event.order_id
-    back = ORDERS.parse(value)
-    assert back == event
-    assert back.event_id == event.event_id
-    assert ORDERS.serialize(back) == (key, value)
+    parsed = ORDERS.parse(value)
+    assert parsed == event
+    assert parsed.event_id == event.event_id
+    assert ORDERS.serialize(parsed) == (key, value)

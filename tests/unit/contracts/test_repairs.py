@@ -1,4 +1,4 @@
-"""Repairs: what they take, what they leave alone, and that nothing but a ContractViolation comes out of them."""
+"""Repairs: the messages that they change, those that they do not change, and the only exception that they raise."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.unit.contracts.orders import ORDERS, ORDERS_V2, message, order
 
 @pytest.fixture
 def repairs() -> Repairs:
-    made = Repairs()
-    made.renamed(ORDERS, {"id": "order_id", "number": "quantity"})
-    return made
+    repairs = Repairs()
+    repairs.renamed(ORDERS, {"id": "order_id", "number": "quantity"})
+    return repairs
 
 
 def repaired(repairs: Repairs, value: bytes | None):
@@ -26,50 +26,50 @@ def repaired(repairs: Repairs, value: bytes | None):
 
 
 def refused(repairs: Repairs, value: bytes | None) -> ContractViolation:
-    with pytest.raises(ContractViolation) as found:
+    with pytest.raises(ContractViolation) as caught:
         repairs.apply(ORDERS, value)
-    return found.value
+    return caught.value
 
 
-def test_a_message_that_keeps_its_contract_is_not_touched(repairs: Repairs):
+def test_a_valid_message_is_not_changed(repairs: Repairs):
     value = message() + b"  "
-    found = repaired(repairs, value)
-    assert (found.value, found.event, found.repairs) == (value, order(), ())
+    result = repaired(repairs, value)
+    assert (result.value, result.event, result.repairs) == (value, order(), ())
 
 
-def test_renamed_fields_get_their_right_names_and_everything_else_stays(repairs: Repairs):
-    found = repaired(repairs, message("order_id", "quantity", id="o-1", number=2, note="für Zoë"))
-    assert found.event == order(note="für Zoë")
-    assert found.event.event_id == "o-1"
-    assert found.repairs == ("renamed id to order_id, number to quantity",)
-    assert json.loads(found.value)["note"] == "für Zoë"
+def test_renamed_fields_get_their_correct_names_and_others_are_kept(repairs: Repairs):
+    result = repaired(repairs, message("order_id", "quantity", id="o-1", number=2, note="für Zoë"))
+    assert result.event == order(note="für Zoë")
+    assert result.event.event_id == "o-1"
+    assert result.repairs == ("renamed id to order_id, number to quantity",)
+    assert json.loads(result.value)["note"] == "für Zoë"
 
 
-def test_one_of_several_renamed_fields_is_enough(repairs: Repairs):
+def test_one_wrong_name_of_several_is_enough_for_a_repair(repairs: Repairs):
     assert repaired(repairs, message("quantity", number=2)).event == order()
 
 
-def test_with_both_names_there_it_is_not_guessed_which_value_was_meant(repairs: Repairs):
+def test_a_message_with_both_names_of_a_field_is_not_repaired(repairs: Repairs):
     assert refused(repairs, message(id="o-2")).reason is Reason.unknown_field
 
 
-def test_the_same_bytes_come_out_every_time(repairs: Repairs):
+def test_repairing_a_message_twice_gives_equal_bytes(repairs: Repairs):
     value = message("order_id", id="o-1")
     assert repaired(repairs, value).value == repaired(repairs, value).value
 
 
-def test_what_no_repair_knows_is_refused_for_what_is_wrong_with_it(repairs: Repairs):
+def test_without_a_matching_repair_a_message_is_refused_with_its_reason(repairs: Repairs):
     for reason, value in broken(ORDERS, order()).items():
         assert refused(repairs, value).reason is reason
         assert refused(Repairs(), value).reason is reason
 
 
-def test_a_repair_that_is_not_enough_says_what_is_still_wrong(repairs: Repairs):
+def test_a_message_that_is_still_invalid_is_refused_with_the_new_reason(repairs: Repairs):
     violation = refused(repairs, message("order_id", id="o-1", quantity="two"))
     assert (violation.reason, violation.detail) == (Reason.wrong_type, "quantity (int_type)")
 
 
-def test_repairs_work_on_top_of_one_another_in_their_order(repairs: Repairs):
+def test_repairs_are_applied_one_after_the_other_in_their_order(repairs: Repairs):
     @repairs.repair(ORDERS)
     def numbers_are_numbers(value: bytes) -> bytes | None:
         document = to_document(value)
@@ -77,10 +77,10 @@ def test_repairs_work_on_top_of_one_another_in_their_order(repairs: Repairs):
             return None
         return to_value({**document, "quantity": int(document["quantity"])})
 
-    found = repaired(repairs, message("order_id", "quantity", id="o-1", number="2"))
-    assert found.event == order()
-    assert found.repairs == ("renamed id to order_id, number to quantity", "numbers_are_numbers")
-    # Its own fault: a repair that raises is a message that still fails, not a replay that stops.
+    result = repaired(repairs, message("order_id", "quantity", id="o-1", number="2"))
+    assert result.event == order()
+    assert result.repairs == ("renamed id to order_id, number to quantity", "numbers_are_numbers")
+    # If a repair raises an error, its message still fails, but the replay does not stop.
     violation = refused(repairs, message(quantity="two"))
     assert (violation.reason, violation.detail) == (
         Reason.rejected,
@@ -88,7 +88,7 @@ def test_repairs_work_on_top_of_one_another_in_their_order(repairs: Repairs):
     )
 
 
-def test_a_repair_may_say_itself_what_is_still_wrong():
+def test_a_repair_may_raise_the_violation_itself():
     repairs = Repairs()
 
     @repairs.repair(ORDERS)
@@ -98,7 +98,7 @@ def test_a_repair_may_say_itself_what_is_still_wrong():
     assert refused(repairs, b"other").detail == "price (missing)"
 
 
-def test_a_repair_may_not_make_what_the_contract_forbids():
+def test_the_result_of_a_repair_must_meet_the_contract():
     repairs = Repairs()
 
     @repairs.repair(ORDERS)
@@ -115,7 +115,7 @@ def test_repairs_of_another_topic_are_not_tried(repairs: Repairs):
         repairs.apply(ORDERS_V2, message("order_id", id="o-1"))
 
 
-def test_a_message_without_a_value_is_given_to_no_repair():
+def test_a_tombstone_is_not_passed_to_a_repair():
     repairs = Repairs()
 
     @repairs.repair(ORDERS)
@@ -125,12 +125,12 @@ def test_a_message_without_a_value_is_given_to_no_repair():
     assert refused(repairs, None).reason is Reason.tombstone
 
 
-def test_a_name_that_the_contract_does_not_have_is_refused_at_once(repairs: Repairs):
+def test_renaming_to_a_field_that_the_contract_lacks_is_refused(repairs: Repairs):
     with pytest.raises(ValueError, match="no field 'odrer_id'"):
         repairs.renamed(ORDERS, {"id": "odrer_id"})
 
 
-def test_two_repairs_of_one_name_are_refused(repairs: Repairs):
+def test_two_repairs_of_the_same_name_are_refused(repairs: Repairs):
     with pytest.raises(ValueError, match="already"):
         repairs.renamed(ORDERS, {"id": "order_id", "number": "quantity"})
 
@@ -148,7 +148,7 @@ def test_two_repairs_of_one_name_are_refused(repairs: Repairs):
     ],
     ids=["empty", "no object", "no UTF-8", "a name twice", "deep", "a huge number", "deep objects"],
 )
-def test_what_two_readers_could_read_differently_is_no_document(value: bytes):
+def test_an_ambiguous_or_invalid_value_is_no_document(value: bytes):
     assert to_document(value) is None
 
 
@@ -157,8 +157,8 @@ def test_what_two_readers_could_read_differently_is_no_document(value: bytes):
     | st.text().map(str.encode)
     | st.recursive(st.none() | st.text(), st.lists).map(json.dumps).map(str.encode)
 )
-def test_whatever_the_bytes_are_they_are_repaired_or_refused(value: bytes):
-    made = Repairs()
-    made.renamed(ORDERS, {"id": "order_id"})
+def test_any_invalid_bytes_are_refused_without_another_exception(value: bytes):
+    repairs = Repairs()
+    repairs.renamed(ORDERS, {"id": "order_id"})
     with pytest.raises(ContractViolation):
-        made.apply(ORDERS, value)
+        repairs.apply(ORDERS, value)

@@ -1,4 +1,4 @@
-"""The derived JSON Schemas, their files and the command that keeps them."""
+"""The derived JSON Schemas, their files, and the command that writes and checks them."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ def test_every_field_of_the_projects_contracts_has_bounds():
         assert schemas.unbounded(schemas.schema(topic)) == [], topic.name
 
 
-def test_no_contract_of_the_project_breaks_what_was_committed():
+def test_the_projects_contracts_are_compatible_with_committed_schemas():
     commits = baselines(FOLDER)
     if not commits:
         pytest.skip("no git history here to compare the contracts with")
     registry = load_registry(DEFAULT_REGISTRY)
-    breaks = [str(found) for commit in commits for found in breaks_since(registry, FOLDER, commit)]
+    breaks = [str(each) for commit in commits for each in breaks_since(registry, FOLDER, commit)]
     assert breaks == []
 
 
-def test_the_derived_schema_is_legal_and_agrees_with_the_contract():
+def test_the_derived_schema_is_valid_and_agrees_with_the_contract():
     document = schemas.schema(ORDERS)
     jsonschema.Draft202012Validator.check_schema(document)
     validator = jsonschema.Draft202012Validator(document)
     assert validator.is_valid(json.loads(message()))
-    for bad in (message("price"), message(extra=1), message(quantity=0), message(version=2)):
-        assert not validator.is_valid(json.loads(bad))
+    for invalid in (message("price"), message(extra=1), message(quantity=0), message(version=2)):
+        assert not validator.is_valid(json.loads(invalid))
 
 
-def test_the_file_is_named_for_topic_and_version():
+def test_the_file_name_has_the_topic_and_the_version():
     assert schemas.file_name(ORDERS) == "orders.v1.json"
     assert schemas.file_name(ORDERS_V2) == "orders.v2.json"
 
 
-def test_writing_makes_the_folder_what_the_registry_says(tmp_path: Path):
+def test_write_makes_the_folder_match_the_registry(tmp_path: Path):
     assert schemas.stale(REGISTRY, tmp_path) == ["orders.v1.json: missing", "orders.v2.json: missing"]
     assert schemas.write(REGISTRY, tmp_path) == ["wrote orders.v1.json", "wrote orders.v2.json"]
     assert schemas.stale(REGISTRY, tmp_path) == []
@@ -115,16 +115,16 @@ def test_the_command_checks_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "reference", ["nowhere", "no.such.module:X", "tests.unit.contracts.orders:NAME", f"{__name__}:REFERENCE"]
 )
-def test_a_registry_that_cannot_be_loaded_is_said_in_one_line(reference: str, capsys: pytest.CaptureFixture[str]):
+def test_a_registry_that_cannot_be_loaded_is_reported_in_one_line(reference: str, capsys: pytest.CaptureFixture[str]):
     assert main(["check", "--registry", reference]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_the_command_explains_itself():
+def test_the_help_shows_actions_and_options():
     command = [sys.executable, "-m", "include.streams.contracts", "--help"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True)
-    assert "write|check" in done.stdout
-    assert "--registry" in done.stdout
+    process = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True)
+    assert "write|check" in process.stdout
+    assert "--registry" in process.stdout
 
 
 def test_check_lists_fields_without_bounds(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Topics that cannot work are refused where they are declared."""
+"""A topic that cannot work is refused when it is declared; settings of topics in Kafka; the registry."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_topic_knows_its_version_and_dead_letter_topic():
     assert (ORDERS_V2.version, ORDERS_V2.dead_letter_name) == (2, "orders.v2.dlq")
 
 
-def test_retention_and_policy_become_kafkas_settings():
+def test_retention_and_compaction_become_settings_of_kafka():
     assert topic().kafka_config() == {
         "cleanup.policy": "delete",
         "retention.ms": "86400000",
@@ -144,12 +144,12 @@ def test_retention_and_policy_become_kafkas_settings():
     assert topic(compacted=True, retention=None).kafka_config()["cleanup.policy"] == "compact"
 
 
-def test_the_broker_takes_more_than_the_contract_so_that_a_too_large_message_becomes_a_dead_letter():
+def test_the_broker_accepts_messages_that_are_too_large_for_the_contract():
     for size in (100, 64 * 1024, 1_048_588, 5_000_000):
         assert int(topic(max_bytes=size).kafka_config()["max.message.bytes"]) > size
 
 
-def test_the_dead_letter_topic_takes_the_biggest_message_with_headers_added_and_keeps_it():
+def test_the_dead_letter_topic_accepts_the_largest_message_with_headers():
     of_topic, of_dead_letters = topic().kafka_config(), topic(compacted=True).dead_letter_config()
     assert int(of_dead_letters["max.message.bytes"]) >= int(of_topic["max.message.bytes"]) + 32 * 1024
     assert int(of_dead_letters["retention.ms"]) >= timedelta(days=90) / timedelta(milliseconds=1)

@@ -1,4 +1,4 @@
-"""When the messages of a topic are taken for those of a producer that breaks its contract."""
+"""When dead letters of a topic open the alarm about a producer that breaks its contract."""
 
 import pytest
 
@@ -13,21 +13,21 @@ from include.streams.operations.alarm_kinds import AlarmKind
         (200, 100, 0, False),
         (19, 10, 0, True),
         (9, 9, 0, False),
-        # Nothing within the time that counts, but the last messages of all were bad.
+        # No recent messages, but the last messages of all were dead letters.
         (0, 0, 3, True),
         (2, 2, 2, False),
         (3, 3, 3, True),
         (30, 3, 3, True),
-        # Three neighbours among many good messages are no pattern.
+        # Three dead letters in a row among many valid messages are no pattern.
         (200, 3, 3, False),
         (200, 20, 20, True),
     ],
 )
-def test_most_of_many_messages_or_all_of_the_latest_are_broken(total, bad, in_a_row, broken):
+def test_most_of_many_messages_or_all_of_the_latest_open_the_alarm(total, bad, in_a_row, broken):
     assert is_broken(total, bad, 0.5, in_a_row=in_a_row) is broken
 
 
-def test_a_share_around_the_limit_is_one_episode():
+def test_a_share_around_the_limit_neither_opens_nor_closes_the_alarm():
     assert not is_broken(200, 90, 0.5)
     assert not is_healthy(200, 90, 0.5)
     assert is_healthy(200, 50, 0.5)

@@ -1,4 +1,4 @@
-"""A record becomes a message whatever it holds: an exception there would stop a whole claim, at every retry."""
+"""Every record becomes a message: an exception would stop a whole claim, at every retry."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ def test_every_record_becomes_a_message_and_added_headers(milliseconds, kind, he
         (1_764_140_000_000_000, None),
     ],
 )
-def test_a_timestamp_is_read_where_there_is_a_calendar(milliseconds, expected):
+def test_a_timestamp_is_a_time_of_the_years_1_to_9999_or_none(milliseconds, expected):
     assert Message.of(record(milliseconds), "id").timestamp == expected
 
 
-def test_headers_that_the_client_cannot_read_are_named_and_left_out():
+def test_unreadable_headers_are_named_and_left_out():
     message = Message.of(record(headers=SystemError("a name is not UTF-8")), "id")
     assert message.headers == ()
     assert message.unreadable == ("headers: the name of one is not UTF-8",)
 
 
 @pytest.mark.parametrize("detail", ["\ud800", "a\0b", "x" * 5_000])
-def test_a_detail_can_be_stored_and_sent_whatever_an_effect_wrote(detail):
+def test_any_detail_of_an_effect_can_be_stored_and_sent(detail):
     letter = DeadLetter(Message.of(record(), "id"), "rejected", detail)
     assert len(letter.detail) <= 1_000
     assert "\0" not in letter.detail

@@ -1,4 +1,4 @@
-"""Dead letters as a replay reads them, and which of them a selection takes."""
+"""Dead-letter records as a replay reads them, and the records that a selection takes."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def record(topic: str = "orders", headers: Any = (), **changes: Any) -> Message:
 
 
 def dead(original: Message, reason: Reason = Reason.not_json) -> Message:
-    """The dead letter of a message, as `dead_letters.send` writes it."""
+    """The dead letter of a message, as `DeadLetterWriter.publish` writes it."""
     added = added_headers(DeadLetter(original, reason, "why"), consumer="shop", run_id="run")
     return record(f"{original.topic}.dlq", [*original.headers, *added], partition=0, offset=99)
 
 
-def test_a_dead_letter_says_what_its_writer_wrote():
+def test_a_dead_letter_is_split_into_origin_and_original_headers():
     letter = DeadLetterRecord.of(dead(record(headers=[("trace", b"1"), ("trace", b"2"), ("empty", None)])), "orders")
     assert letter.origin == RecordHeaders(Reason.not_json, 2, 7, AT.isoformat(), "shop")
     assert letter.headers == (("trace", b"1"), ("trace", b"2"), ("empty", None))
     assert letter.replays == 0
 
 
-def test_a_dead_letter_says_that_it_has_the_landed_text_only():
+def test_a_dead_letter_with_only_the_landed_text_says_so():
     added = added_headers(
         DeadLetter(record(key=None), Reason.not_json, "why", landed_text=True), consumer="shop", run_id="r"
     )
@@ -54,7 +54,7 @@ def test_a_dead_letter_says_that_it_has_the_landed_text_only():
     assert letter.origin == RecordHeaders(Reason.not_json, 2, 7, AT.isoformat(), "shop", landed_text=True)
 
 
-def test_what_goes_back_has_the_original_headers_and_says_that_it_is_a_replay():
+def test_a_replayed_message_has_the_original_and_the_replay_headers():
     letter = DeadLetterRecord.of(dead(record(headers=[("trace", b"1")])), "orders")
     assert letter.headers_for_replay("orders", "run 2") == [
         ("trace", b"1"),
@@ -64,7 +64,7 @@ def test_what_goes_back_has_the_original_headers_and_says_that_it_is_a_replay():
     ]
 
 
-def test_a_replayed_message_that_failed_again_is_known_by_its_headers_and_counts_on():
+def test_a_message_that_fails_again_after_a_replay_has_a_higher_count():
     first = DeadLetterRecord.of(dead(record(headers=[("trace", b"1")])), "orders")
     again = record(headers=first.headers_for_replay("orders", "run 1"), offset=8)
     second = DeadLetterRecord.of(dead(again), "orders")
@@ -77,15 +77,15 @@ def test_a_replayed_message_that_failed_again_is_known_by_its_headers_and_counts
     ]
 
 
-def test_a_dead_letter_that_somebody_copied_to_the_topic_keeps_the_headers_that_it_came_with():
-    """The last `dlq.` headers are its own: the first belong to the copy."""
+def test_a_dead_letter_that_was_copied_to_the_topic_keeps_its_headers():
+    """Its own `dlq.` headers are the last ones; the earlier ones belong to the copied dead letter."""
     copied = record(headers=dead(record()).headers, offset=50)
     letter = DeadLetterRecord.of(dead(copied, Reason.rejected), "orders")
     assert letter.origin == RecordHeaders(Reason.rejected, 2, 50, AT.isoformat(), "shop")
     assert letter.headers == copied.headers
 
 
-def test_what_never_was_on_the_topic_has_no_twin_and_is_known_by_its_dead_letter():
+def test_a_message_that_was_never_on_the_topic_is_named_by_its_dead_letter():
     letter = DeadLetterRecord.of(dead(record(partition=-1, offset=-1)), "orders")
     assert letter.origin
     assert letter.origin.source is None
@@ -93,8 +93,8 @@ def test_what_never_was_on_the_topic_has_no_twin_and_is_known_by_its_dead_letter
 
 
 @pytest.mark.parametrize("count", [b"", b"many", b"-1", b"0", b"9" * 5000, None])
-def test_a_count_that_is_no_number_is_not_taken_for_none_at_all(count: bytes | None):
-    """Else a message that fails for ever could go round for ever."""
+def test_a_replay_count_that_is_no_number_counts_as_one(count: bytes | None):
+    """If it counted as no replay, a message that always fails could be replayed for ever."""
     assert DeadLetterRecord.of(dead(record(headers=[("replay.count", count)])), "orders").replays == 1
 
 
@@ -113,19 +113,19 @@ def test_a_count_that_is_no_number_is_not_taken_for_none_at_all(count: bytes | N
         ("dlq.consumer", b"x" * 10_000),
     ],
 )
-def test_dlq_headers_that_are_not_ours_are_none(name: str, value: bytes | None):
+def test_dlq_headers_of_other_producers_give_no_origin(name: str, value: bytes | None):
     headers = [(key, value if key == name else content) for key, content in dead(record()).headers]
     assert DeadLetterRecord.of(record("orders.dlq", headers), "orders").origin is None
 
 
-def test_a_record_without_dlq_headers_is_unreadable_and_keeps_its_headers():
+def test_a_record_without_dlq_headers_has_no_origin_and_keeps_its_headers():
     letter = DeadLetterRecord.of(record("orders.dlq", [("trace", b"1"), ("dlq.offset", b"1")]), "orders")
     assert letter.origin is None
     assert letter.headers == (("trace", b"1"), ("dlq.offset", b"1"))
 
 
 @given(st.lists(st.tuples(st.sampled_from(["dlq.reason", "dlq.offset", "replay.count", "a"]), st.none() | st.binary())))
-def test_whatever_the_headers_are_they_can_be_read(headers: list):
+def test_any_headers_can_be_read(headers: list):
     letter = DeadLetterRecord.of(record("orders.dlq", headers), "orders")
     assert letter.replays >= 0
     assert letter.headers_for_replay("orders", "run")
@@ -158,11 +158,11 @@ def rejected(**changes: Any) -> RecordHeaders:
         ({"partition": 2, "from_offset": 7, "until_offset": 8}, True),
     ],
 )
-def test_windows_hold_their_beginning_and_not_their_end(params: dict, taken: bool):
+def test_windows_include_their_beginning_and_exclude_their_end(params: dict, taken: bool):
     assert selection(**params).takes(AT, rejected()) is taken
 
 
-def test_a_window_does_not_hold_what_says_nothing_of_it():
+def test_a_dead_letter_without_time_or_offset_is_outside_of_a_window():
     assert selection().takes(None, None)
     assert selection(since=AT).takes(AT, None)
     assert not selection(since=AT).takes(None, rejected())
@@ -185,16 +185,16 @@ def test_a_window_does_not_hold_what_says_nothing_of_it():
         ({"offset": 5}, "offset"),
     ],
 )
-def test_a_selection_that_makes_no_sense_is_refused(params: dict, why: str):
+def test_a_selection_that_cannot_match_is_refused(params: dict, why: str):
     with pytest.raises(ValidationError, match=why):
         selection(**params)
 
 
-def test_nothing_is_changed_unless_it_is_asked_for():
+def test_by_default_a_replay_is_a_dry_run_without_repetition():
     assert (selection().dry_run, selection().again) == (True, False)
 
 
-def test_the_table_shows_counts_rows_and_how_many_more_there_are():
+def test_the_table_shows_counts_rows_and_the_number_of_further_rows():
     row = {
         "dead_letter": "0@1",
         "message": "2@7",

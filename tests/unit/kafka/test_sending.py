@@ -1,4 +1,4 @@
-"""`make send`: what counts as a message of a file, and what is said of a wrong one."""
+"""`make send`: the messages in a file, their keys, and the errors about invalid messages."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ def data(content: str | bytes) -> list[bytes]:
         ('\ufeff{"a": "\u00e9"}', ['{"a": "\u00e9"}'.encode()]),
         ("[]", []),
         (" \n", []),
-        # Bytes stay as they are: a repeated name and a huge number are for the contract to judge.
+        # Bytes are not changed: the contract checks repeated names and huge numbers.
         ('{"a": 1, "a": 2}', [b'{"a": 1, "a": 2}']),
         (f"[{'9' * 5000}]", [b"9" * 5000]),
     ],
 )
-def test_lines_an_array_or_whole_documents_are_messages(content, expected):
+def test_documents_in_lines_in_an_array_or_alone_are_values(content, expected):
     assert data(content) == expected
 
 
 @pytest.mark.parametrize("content", [b'{"a": 1}\nnot json\n', b"\xff\xfe\n{}", b"[" * 100_000])
-def test_what_is_not_json_is_split_into_lines(content):
+def test_text_that_is_not_json_is_split_into_lines(content):
     assert data(content) == content.strip().split(b"\n")
 
 
-def test_a_value_knows_its_line():
+def test_each_value_has_its_line_in_the_file():
     content = b'{"a": 1}\n\n{\n"a": 2\n}\n{"a": 3}'
     assert [value.line for value in values_in(content)] == [1, 3, 6]
     assert [value.line for value in values_in(b'[\n{"a": 1},\n{"a": 2}]')] == [2, 3]
     assert [value.line for value in values_in(b"{}\n\nno")] == [1, 3]
 
 
-def test_a_message_gets_the_topics_key():
-    (found,) = messages_of(TOPICS, "orders", values_in(message(order_id="o-7")))
-    assert found.key == b"o-7"
+def test_the_key_is_the_topics_key_field():
+    (outgoing,) = messages_of(TOPICS, "orders", values_in(message(order_id="o-7")))
+    assert outgoing.key == b"o-7"
 
 
 @pytest.mark.parametrize(
     ("field", "key"), [("kind", b"retail"), ("quantity", b"2"), ("price", b"9.5"), ("a.b", None), ("kind.b", None)]
 )
-def test_another_field_is_the_key(field, key):
+def test_the_key_is_the_field_that_the_caller_names(field, key):
     values = values_in(message())
     if key is None:
         with pytest.raises(CannotSend, match=rf"message 1 \(line 1\): no text and no number in {field}, its key"):
@@ -66,12 +66,12 @@ def test_another_field_is_the_key(field, key):
         assert messages_of(TOPICS, "orders", values, key_field=field)[0].key == key
 
 
-def test_a_field_of_an_object_is_the_key():
+def test_the_key_may_be_a_field_of_an_object():
     values = values_in(b'{"a": {"b": "c"}}')
     assert messages_of(TOPICS, "other", values, key_field="a.b", is_checked=False)[0].key == b"c"
 
 
-def test_what_breaks_the_contract_is_named_with_its_line_and_nothing_else_goes():
+def test_invalid_messages_are_named_with_their_lines_and_nothing_is_sent():
     lines = [message(), message("price"), b"not json", message(quantity="2")]
     with pytest.raises(CannotSend) as refused:
         messages_of(TOPICS, "orders", values_in(b"\n".join(lines)))
@@ -83,23 +83,23 @@ def test_what_breaks_the_contract_is_named_with_its_line_and_nothing_else_goes()
     assert "CHECK=0" in text
 
 
-def test_many_broken_messages_are_counted():
+def test_of_many_invalid_messages_some_are_named_and_others_counted():
     with pytest.raises(CannotSend, match=r"14 of 14 messages are wrong.*message 10 .*; and 4 more"):
         messages_of(TOPICS, "orders", values_in(b"{}\n" * 14))
 
 
-def test_a_broken_message_is_sent_on_purpose_with_the_key_that_it_has():
+def test_without_the_check_an_invalid_message_keeps_its_bytes_and_key():
     values = values_in(b"\n".join([message("price"), b"not json", message()]))
-    found = messages_of(TOPICS, "orders", values, is_checked=False)
-    assert [one.key for one in found] == [b"o-1", None, b"o-1"]
-    assert [one.value.data for one in found] == [one.data for one in values]
+    messages = messages_of(TOPICS, "orders", values, is_checked=False)
+    assert [outgoing.key for outgoing in messages] == [b"o-1", None, b"o-1"]
+    assert [outgoing.value.data for outgoing in messages] == [value.data for value in values]
 
 
-def test_a_topic_that_no_package_declares_is_named():
+def test_a_topic_that_is_not_declared_is_refused_unless_unchecked():
     with pytest.raises(CannotSend, match=r"declares the topic 'order'; it has: orders"):
         messages_of(TOPICS, "order", values_in(message()))
-    (found,) = messages_of(TOPICS, "order", values_in(json.dumps({"a": 1}).encode()), is_checked=False)
-    assert found.key is None
+    (outgoing,) = messages_of(TOPICS, "order", values_in(json.dumps({"a": 1}).encode()), is_checked=False)
+    assert outgoing.key is None
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_topic_that_no_package_declares_is_named():
         ([], []),
     ],
 )
-def test_headers_are_names_and_values(texts, expected):
+def test_headers_are_read_as_names_and_values(texts, expected):
     assert headers_in(texts) == expected
 
 
@@ -121,7 +121,7 @@ def test_a_header_without_a_name_is_refused(text):
         headers_in([text])
 
 
-def test_few_messages_have_a_line_each_and_many_a_line_for_each_partition():
+def test_few_messages_have_a_line_each_many_have_a_line_for_each_partition():
     assert lines_of("orders", [Sent(1, 7), Sent(0, 3)]) == [
         "orders  partition 1  offset 7",
         "orders  partition 0  offset 3",
@@ -133,14 +133,15 @@ def test_few_messages_have_a_line_each_and_many_a_line_for_each_partition():
     ]
 
 
-def test_a_foreign_topic_is_checked_with_the_headers_and_has_no_key_of_its_own():
+def test_a_foreign_topic_is_checked_with_headers_and_has_no_key():
     topics = Registry(webhooks.topic(name="hooks"))
-    (one,) = webhooks.webhooks(1, kinds=("push",))
-    values = values_in(one.value)
-    (found,) = messages_of(topics, "hooks", values, headers=one.headers)
-    assert found.key is None
+    (webhook,) = webhooks.webhooks(1, kinds=("push",))
+    values = values_in(webhook.value)
+    (outgoing,) = messages_of(topics, "hooks", values, headers=webhook.headers)
+    assert outgoing.key is None
     with pytest.raises(CannotSend, match="message 1 "):
         messages_of(topics, "hooks", values)
-    other = [(name, b"star" if name == webhooks.WEBHOOKS.by.name else header) for name, header in one.headers]
+    type_header = webhooks.WEBHOOKS.by.name
+    unwanted = [(name, b"star" if name == type_header else header) for name, header in webhook.headers]
     with pytest.raises(CannotSend, match="no contract of the topic takes its type"):
-        messages_of(topics, "hooks", values, headers=other)
+        messages_of(topics, "hooks", values, headers=unwanted)

@@ -1,4 +1,4 @@
-"""A project consists of packages that know nothing of each other."""
+"""A project consists of packages that do not know each other."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def test_a_project_has_what_its_packages_declare():
     assert project.nightly == {"remove_photos": "store.retention:remove_photos"}
 
 
-def test_a_project_without_packages_has_nothing_to_look_after():
+def test_a_project_without_packages_is_empty():
     project = Project()
     assert (list(project.topics), project.consumers, project.tables, project.nightly) == ([], (), (), {})
 
 
-def test_the_services_are_prepared_for_the_topics_of_all_packages(monkeypatch):
+def test_prepare_gets_the_topics_of_all_packages(monkeypatch):
     prepared: list[str] = []
     monkeypatch.setattr(services, "prepare", lambda topics: prepared.extend(topic.name for topic in topics) or ["done"])
     assert Project(SHOP, STORE).prepare() == ["done"]
@@ -93,7 +93,7 @@ class Clash(KindWithRunbook):
     lag = "lag", "shops.md"
 
 
-def test_the_kinds_of_alarms_are_those_of_the_library_and_of_all_packages():
+def test_alarm_kinds_are_those_of_the_library_and_of_all_packages():
     kinds = Project(Package(name="shop", topics=Registry(), alarm_kinds=Own), STORE).alarm_kinds
     assert kinds["shop_closed"].runbook == "docs/runbooks/shops.md#closed"
     assert kinds["lag"].runbook == "docs/runbooks/lag-grows.md"
@@ -101,7 +101,7 @@ def test_the_kinds_of_alarms_are_those_of_the_library_and_of_all_packages():
 
 
 @pytest.mark.parametrize(
-    ("packages", "said"),
+    ("packages", "error"),
     [
         ((SHOP, SHOP), "two declarations of the package shop"),
         ((SHOP, Package(name="other", topics=Registry(ORDERS))), "two declarations of the topic orders"),
@@ -109,7 +109,7 @@ def test_the_kinds_of_alarms_are_those_of_the_library_and_of_all_packages():
             (SHOP, Package(name="other", topics=Registry(RETURNS), consumers=(consumer("book", RETURNS),))),
             "two declarations of the consumer book",
         ),
-        # One is of the event lane, one of the standard lane: they would share a consumer group.
+        # A consumer of the event lane and one of the standard lane would share a consumer group.
         (
             (STORE, Package(name="other", topics=Registry(ORDERS), consumers=(consumer("count", ORDERS),))),
             "two declarations of the consumer count",
@@ -136,17 +136,17 @@ def test_the_kinds_of_alarms_are_those_of_the_library_and_of_all_packages():
         ),
     ],
 )
-def test_declarations_that_contradict_each_other_are_refused(packages, said):
-    with pytest.raises(ValueError, match=said):
+def test_declarations_that_contradict_each_other_are_refused(packages, error):
+    with pytest.raises(ValueError, match=error):
         Project(*packages)
 
 
-def test_two_topics_that_kafka_cannot_hold_together_are_refused():
+def test_two_topics_whose_names_collide_in_kafka_are_refused():
     with pytest.raises(ValueError, match="collides"):
         Project(SHOP, Package(name="other", topics=Registry(topic("orders.dlq2"), topic("orders_dlq2"))))
 
 
-def test_a_packages_own_rules_know_how_long_inbox_rows_are_kept(monkeypatch):
+def test_a_packages_retention_rules_get_the_time_that_inbox_rows_are_kept(monkeypatch):
     from include.streams.operations import retention
 
     pruned: list = []
@@ -159,7 +159,7 @@ def test_a_packages_own_rules_know_how_long_inbox_rows_are_kept(monkeypatch):
     assert {rule.table.name for rule in pruned} == {"inbox", "replays", "claims", "outbox", "alarms"}
 
 
-def test_a_keyed_asset_asks_the_named_function_for_its_keys():
+def test_a_keyed_asset_gets_its_keys_from_the_named_function():
     keyed = KeyedAsset(asset=f"{ASSETS}:PAID", dag_id="settle", keys=f"{ASSETS}:unsettled")
     assert keyed.name == "paid"
     assert keyed.load_asset() is PAID

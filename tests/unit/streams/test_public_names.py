@@ -1,4 +1,4 @@
-"""`from include.streams import ...`: what a user of the library may rely on."""
+"""`from include.streams import ...`: the names on which a user of the library may rely."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def public_functions() -> Iterator[tuple[str, Callable]]:
             home = found if inspect.ismodule(found) else inspect.getmodule(found)
             for other, value in vars(found).items():
                 function = getattr(value, "__func__", value)
-                # What a base class documents, such as Airflow's, is not said again.
+                # Methods that a base class documents, such as Airflow's, need no docstring here.
                 inherited = inspect.isclass(found) and any(hasattr(base, other) for base in found.__mro__[1:])
                 if inspect.isfunction(function) and inspect.getmodule(function) is home and not inherited:
                     yield f"{name}.{other}", function
 
 
 def undocumented(name: str, function: Callable) -> Iterator[str]:
-    """What the function's docstring leaves out."""
+    """The omissions of the function's docstring."""
     text = inspect.getdoc(function) or ""
     if not text:
         yield f"{name} has no docstring"
@@ -57,12 +57,12 @@ def undocumented(name: str, function: Callable) -> Iterator[str]:
 
 
 def test_arguments_and_results_of_public_functions_are_documented():
-    found = {name: function for name, function in public_functions() if "._" not in name}
-    assert {"claim_messages", "Topic.parse", "outbox.add_message"} <= set(found)
-    assert [sentence for name, function in found.items() for sentence in undocumented(name, function)] == []
+    functions = {name: function for name, function in public_functions() if "._" not in name}
+    assert {"claim_messages", "Topic.parse", "outbox.add_message"} <= set(functions)
+    assert [sentence for name, function in functions.items() for sentence in undocumented(name, function)] == []
 
 
-def test_what_a_docstring_leaves_out_is_named():
+def test_a_docstring_without_an_argument_or_result_is_reported():
     def half(one: int, two: int) -> int:
         """Add.
 
@@ -74,7 +74,7 @@ def test_what_a_docstring_leaves_out_is_named():
     assert list(undocumented("half", half)) == ["half: say in Args what two is", "half: say in Returns what it returns"]
 
 
-def test_what_type_checkers_see_is_what_is_imported():
+def test_type_checkers_see_the_names_that_are_imported():
     (block,) = (node for node in ast.parse(Path(streams.__file__).read_text()).body if isinstance(node, ast.If))
     seen = {alias.asname or alias.name: (node.module, alias.name) for node in block.body for alias in node.names}
     assert set(seen) == set(streams.__all__) == set(streams._DEFINED_IN)
@@ -88,7 +88,7 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = streams.Consumers
 
 
-def test_importing_the_library_imports_none_of_it():
+def test_importing_the_library_imports_no_module_of_it():
     program = "import sys, include.streams; print([m for m in sys.modules if m.startswith('include.streams.')])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Arithmetic of the lane, without a broker."""
+"""Shares of a claim, chunks, the trigger's backoff, and refused settings, without a broker."""
 
 from itertools import pairwise
 from typing import Literal
@@ -17,14 +17,14 @@ from include.streams.kafka.tasks import split
 
 
 @given(st.dictionaries(st.integers(0, 50), st.integers(0, 1000), max_size=20), st.integers(1, 2000))
-def test_shares_use_up_the_total_and_give_nobody_more_than_wanted(wanted, total):
+def test_shares_add_up_to_the_total_and_none_exceeds_its_demand(wanted, total):
     shares = fair_shares({Partition("t", n): lag for n, lag in wanted.items()}, total)
     assert sum(shares.values()) == min(total, sum(wanted.values()))
     assert all(0 <= shares[Partition("t", n)] <= lag for n, lag in wanted.items())
 
 
 @given(st.lists(st.integers(1, 1000), min_size=2, max_size=20), st.integers(1, 2000))
-def test_nobody_gets_more_than_one_more_than_another_that_wanted_as_much(wanted, total):
+def test_partitions_with_unmet_demand_get_equal_shares(wanted, total):
     shares = fair_shares({Partition("t", n): lag for n, lag in enumerate(wanted)}, total)
     for n, lag in enumerate(wanted):
         share = shares[Partition("t", n)]
@@ -33,7 +33,7 @@ def test_nobody_gets_more_than_one_more_than_another_that_wanted_as_much(wanted,
 
 
 @given(st.lists(st.integers(1, 400), max_size=12), st.integers(1, 100))
-def test_chunks_hold_every_offset_once_and_only_the_last_is_not_full(lengths, chunk_size):
+def test_chunks_hold_every_offset_once_and_all_but_the_last_are_full(lengths, chunk_size):
     ranges = tuple(OffsetRange("t", "id", n, 10 * n, 10 * n + length) for n, length in enumerate(lengths))
     chunks = split(Claimed(7, ranges, (), 0), chunk_size)
     sizes = [sum(r["end"] - r["start"] for r in chunk["ranges"]) for chunk in chunks]
@@ -50,49 +50,49 @@ def clock(monkeypatch):
     return now
 
 
-def found(**committed):
+def current(**committed):
     return {Partition("t", int(name[1:])): PartitionOffsets("id", 0, 100, offset) for name, offset in committed.items()}
 
 
-def fires(refire, clock, seconds, offsets):
-    """At which seconds from now it fires, looked at eight times a second."""
+def fires(backoff, clock, seconds, offsets):
+    """The seconds from now at which it fires, if it is asked eight times a second."""
     start, when = clock[0], []
     while clock[0] - start < seconds:
-        if refire.is_due(offsets):
+        if backoff.is_due(offsets):
             when.append(round(clock[0] - start))
         clock[0] += 0.125
     return when
 
 
 def test_a_stalled_consumer_gets_ten_runs_in_half_an_hour(clock):
-    when = fires(trigger.Refire(0.5), clock, 1800, found(p0=5))
+    when = fires(trigger.FireBackoff(0.5), clock, 1800, current(p0=5))
     gaps = [b - a for a, b in pairwise(when)]
     assert gaps == [5, 10, 20, 40, 80, 160, 300, 300, 300, 300]
 
 
-def test_movement_fires_at_once_and_starts_the_backoff_anew(clock):
-    refire = trigger.Refire(0.5)
-    fires(refire, clock, 100, found(p0=5))
-    assert fires(refire, clock, 12, found(p0=6)) == [0, 5]
+def test_a_moved_position_fires_at_once_and_restarts_the_backoff(clock):
+    backoff = trigger.FireBackoff(0.5)
+    fires(backoff, clock, 100, current(p0=5))
+    assert fires(backoff, clock, 12, current(p0=6)) == [0, 5]
 
 
-def test_a_partition_that_is_away_for_a_moment_is_no_movement(clock):
-    refire = trigger.Refire(0.5)
-    assert fires(refire, clock, 2, found(p0=5, p1=5)) == [0]
-    assert fires(refire, clock, 1, found(p0=5)) == []
-    assert fires(refire, clock, 1, found(p0=5, p1=5)) == []
+def test_a_partition_that_is_missing_for_a_moment_does_not_fire(clock):
+    backoff = trigger.FireBackoff(0.5)
+    assert fires(backoff, clock, 2, current(p0=5, p1=5)) == [0]
+    assert fires(backoff, clock, 1, current(p0=5)) == []
+    assert fires(backoff, clock, 1, current(p0=5, p1=5)) == []
 
 
-def test_it_never_fires_twice_within_the_interval(clock):
-    refire = trigger.Refire(2)
-    assert refire.is_due(found(p0=1))
-    refire.forget()
-    assert not refire.is_due(found(p0=2))
+def test_the_trigger_never_fires_twice_within_the_interval(clock):
+    backoff = trigger.FireBackoff(2)
+    assert backoff.is_due(current(p0=1))
+    backoff.reset()
+    assert not backoff.is_due(current(p0=2))
     clock[0] += 2
-    assert refire.is_due(found(p0=2))
+    assert backoff.is_due(current(p0=2))
 
 
-def test_what_retention_removed_is_no_lag_and_a_group_ahead_of_the_log_is_noticed():
+def test_removed_offsets_are_no_lag_and_a_later_position_is_truncated():
     assert PartitionOffsets("id", 50, 50, 10).lag == 0
     assert PartitionOffsets("id", 0, 7).lag == 7
     assert PartitionOffsets("id", 0, 7, 9).truncated
@@ -111,7 +111,7 @@ def test_what_retention_removed_is_no_lag_and_a_group_ahead_of_the_log_is_notice
         ("allow.auto.create.topics", "true"),
     ],
 )
-def test_an_unsafe_connection_is_refused_by_name_and_setting(setting, value):
+def test_an_unsafe_setting_is_refused_with_its_name_and_connection(setting, value):
     with pytest.raises(UnsafeKafkaConnection, match=f"connection my_kafka: {setting} is"):
         check("my_kafka", {"bootstrap.servers": "x", setting: value})
 
@@ -135,13 +135,13 @@ def test_handling_tasks_are_retried_for_more_than_six_hours():
         ({"chunk_size": 1, "max_messages_per_claim": 5000}, "1024 mapped tasks"),
     ],
 )
-def test_a_consumer_whose_numbers_do_not_fit_is_refused(settings, message):
+def test_a_consumer_with_contradictory_numbers_is_refused(settings, message):
     with pytest.raises(ValueError, match=f"consumer mine: .*{message}"):
         Consumer(**{"name": "mine", "topics": ("topic",), "effect": "a:b", **settings})
 
 
 def contract(name: str, **members: str) -> type[Contract]:
-    """A contract as a module of its own would declare it."""
+    """A contract class of this name, as if it were declared in its own module."""
     body = {"__annotations__": {"version": Literal[1], "number": str}, "event_id": property(lambda self: self.number)}
     return type(name, (Contract,), {"__module__": __name__, **body, **members})
 
@@ -149,16 +149,16 @@ def contract(name: str, **members: str) -> type[Contract]:
 def test_contracts_of_one_name_in_one_consumer_are_refused():
     def consumer(*contracts: type[Contract]) -> Consumer:
         topics = [
-            Topic(f"topic-{number}", each, key="number", partitions=1, retention=None)
-            for number, each in enumerate(contracts)
+            Topic(f"topic-{number}", contract, key="number", partitions=1, retention=None)
+            for number, contract in enumerate(contracts)
         ]
         return Consumer(name="mine", topics=tuple(topics), effect="a:b")
 
-    one, other = contract("Order"), contract("Order")
+    first, second = contract("Order"), contract("Order")
     with pytest.raises(ValueError, match="consumer mine: the contracts of two topics are both named Order"):
-        consumer(one, other)
-    # The same contract in two topics: an event is the same in both.
-    consumer(one, one)
-    consumer(one, contract("Order", contract_name="other.Order"))
-    # A contract that is derived from another is another.
-    consumer(one, type("Special", (one,), {"__module__": __name__}))
+        consumer(first, second)
+    # Two topics may have the same contract: an event is the same in both.
+    consumer(first, first)
+    consumer(first, contract("Order", contract_name="other.Order"))
+    # A derived contract has another name.
+    consumer(first, type("Special", (first,), {"__module__": __name__}))
