@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-next browser up down status send look env logs lint lock contracts \
-    bench-events bench-foreign faults figures
+.PHONY: help setup demo test test-fast test-next browser up down status send look topic revision remove-example env logs \
+    lint lock contracts bench-events bench-foreign faults figures
 
 # Output of a target is for people and programs, also when make runs below make.
 MAKEFLAGS += --no-print-directory
@@ -69,10 +69,23 @@ look: $(READY) ## show consumers, landed topics, Dag runs and alarms; TOPIC= CON
 	    $(if $(CONSUMER),--consumer "$$CONSUMER") $(if $(HOURS),--hours "$$HOURS") $(if $(JSON),--json) \
 	    $(if $(WATCH),--watch)
 
+# What the command line gives; a variable of the shell, such as NAME in some, is not meant.
+TOPIC_OPTIONS := NAME FROM SCHEMA TOPIC LANE SHAPE PACKAGE KEY ID TYPE FIELDS
+given = $(foreach name,$(1),$(if $(findstring command,$(origin $(name))),--$(name) "$$$(name)"))
+
+topic: $(READY) ## write a topic of your own: NAME=orders.placed FROM=orders.jsonl; `make topic` alone lists all options
+	@$(if $(findstring command,$(origin TOPIC)),$(PYTHON) -m stack run )$(PYTHON) -m scaffold topic $(call given,$(TOPIC_OPTIONS))
+
+revision: $(READY) ## write the revision that creates new tables of a package: PACKAGE=shop
+	@$(PYTHON) -m scaffold revision $(call given,PACKAGE)
+
+remove-example: $(READY) ## remove the example and all that belongs to it; FORCE=1 also with uncommitted changes
+	@$(PYTHON) -m scaffold remove-example $(if $(FORCE),--force)
+
 logs: $(READY) ## follow the logs; S=kafka chooses one service
 	@$(PYTHON) -m stack logs $(S)
 
-lint: $(READY) ## ruff (check and format), pyright on include/, stack/ and benchmarks/, import contracts
+lint: $(READY) ## ruff (check and format), pyright on what is no test and no Dag, import contracts
 	@status=0; for check in "ruff check" "ruff format --check" pyright lint-imports; do \
 	    echo "$$check"; .venv/bin/$$check || status=1; done; exit $$status
 

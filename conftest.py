@@ -6,4 +6,4 @@ The others need the local stack, or tools that are installed for development onl
 from importlib.util import find_spec
 
 IN_THE_IMAGE = find_spec("hypothesis") is None
-collect_ignore = ["tests/unit", "tests/integration", "tests/e2e"] if IN_THE_IMAGE else []
+collect_ignore = ["tests/unit", "tests/integration", "tests/e2e", "tests/scaffold"] if IN_THE_IMAGE else []

@@ -176,8 +176,9 @@ def main() -> int:
     with stand() as it:
         create_topics([plain.PLAIN_TOPIC])  # example
         it.wait_for_dags()
-        with contextlib.ExitStack() as running:
-            running.enter_context(plain.processes())  # example
+        running = contextlib.ExitStack()
+        running.enter_context(plain.processes())  # example
+        with running:
             say("warming up")
             figures.warm_up(it, [lane for lane in LANES if lane not in RIVALS], "warm")
             figures.measure(it, list(LANES), rounds, "")

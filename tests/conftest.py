@@ -45,9 +45,10 @@ def start_stack(folder: Path, services: tuple[str, ...], **options):
     return stack
 
 
-# A whole stack takes a minute to start, Kafka Connect half of one: the tests of each folder are for one worker of
+# A whole stack takes a minute to start, Kafka Connect half of one, and the tests of tests/scaffold run all tests of a
+# copy of the project: the tests of each folder are for one worker of
 # pytest-xdist. The other tests go file by file.
-ONE_WORKER_EACH = ("tests/e2e", "tests/integration/connect")
+ONE_WORKER_EACH = ("tests/e2e", "tests/integration/connect", "tests/scaffold")
 # Two workers wait for much of their time. Any further worker has only the processor time that the two leave, tests that
 # need no service first, and none that wait for a whole stack.
 FULL_WORKERS = 2

@@ -61,7 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     send.set_defaults(action=_send)
     send.add_argument("topic")
-    send.add_argument("file", help="one JSON document a line, a JSON array, or one document; - is standard input")
+    send.add_argument(
+        "file",
+        help="JSON documents, one a line or one array: values, or messages {key, headers, value}; - is standard input",
+    )
     send.add_argument(
         "--key",
         metavar="FIELD",
@@ -121,7 +124,7 @@ def _send(options: argparse.Namespace) -> list[str]:
         topics, options.topic, values, headers=headers, key_field=options.key, is_checked=not options.no_check
     )
     wanted = messages if options.count is None else list(islice(cycle(messages), options.count))
-    sent = sending.send(options.topic, wanted, headers=headers, partition=options.partition, conn_id=options.conn_id)
+    sent = sending.send(options.topic, wanted, partition=options.partition, conn_id=options.conn_id)
     return sending.lines_of(options.topic, sent)
 
 

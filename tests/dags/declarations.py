@@ -235,7 +235,7 @@ def tables_have_revisions(declared: Iterable[str], revisions: Iterable[Path]) ->
     for name in sorted(set(declared) - created):
         yield (
             f"table {name} is declared, and no revision creates it, so every statement with it fails; add one to "
-            "migrations/versions/ of its package (docs/bring-your-own-topic.md)"
+            "migrations/versions/ of its package (docs/your-own-topic.md)"
         )
 
 

@@ -211,5 +211,5 @@ def test_a_table_without_a_revision_is_named(tmp_path):
     found = list(tables_have_revisions(["orders", "returns", "new", "refunds"], tmp_path.glob("*.py")))
     assert found == [
         "table refunds is declared, and no revision creates it, so every statement with it fails; add one to "
-        "migrations/versions/ of its package (docs/bring-your-own-topic.md)"
+        "migrations/versions/ of its package (docs/your-own-topic.md)"
     ]

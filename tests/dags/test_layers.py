@@ -17,7 +17,7 @@ pytest.importorskip("importlinter", reason="the Astro image has neither the lint
 
 CONFIGURATION = PROJECT / ".importlinter"
 # Modules that the configuration names, and that the small project must have.
-MODULE = re.compile(r"^(?:include|stack|benchmarks)(?:\.\w+)*$")
+MODULE = re.compile(r"^(?:include|stack|benchmarks|scaffold)(?:\.\w+)*$")
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:

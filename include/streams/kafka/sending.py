@@ -2,11 +2,17 @@
 
 Every value is checked against the topic's contract before the first message is sent. So nothing is sent of a file that
 contains an invalid message. The bytes of each value are sent as they are in the file.
+
+A document of the file is the value of a message, or a whole message: an object with the members "headers" and "value",
+and "key" if the message has a key. A value that is a text is sent without quotes, so that a message can hold anything.
+
+    {"key": "ada/site", "headers": {"X-Hub-Event": "push"}, "value": {"ref": "refs/heads/main"}}
 """
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,23 +35,29 @@ class CannotSend(Exception):
     """No message was sent, or not all of them; the text says why and what to do."""
 
 
-class Value(NamedTuple):
-    """The value of a message.
+@dataclass(frozen=True)
+class Value:
+    """The value of a message, and what else the file says of the message.
 
     Attributes:
-        data: The bytes as they are in the file.
-        line: The line of the file on which the value begins, from 1.
+        data: The bytes as they are in the file; None for a tombstone.
+        line: The line of the file on which the document begins, from 1.
+        key: The key, if the file has it.
+        headers: The headers, if the file has them.
     """
 
-    data: bytes
+    data: bytes | None
     line: int
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 class Outgoing(NamedTuple):
-    """A message to send: its value and its key."""
+    """A message to send: its value, its key and its headers."""
 
     value: Value
     key: bytes | None
+    headers: Headers
 
 
 class Sent(NamedTuple):
@@ -60,7 +72,8 @@ def values_in(content: bytes) -> list[Value]:
 
     Args:
         content: JSON documents (one per line, or each over several lines), one array of documents, or one document.
-            Text that is not JSON is split into lines, so that an invalid message can be sent on purpose.
+            Text that is not JSON is split into lines, so that an invalid message can be sent on purpose. Each document
+            is a value, or a whole message (see the module).
 
     Returns:
         The values in the file's order, without the spaces between them.
@@ -70,7 +83,15 @@ def values_in(content: bytes) -> list[Value]:
         return _json_values(text)
     except (ValueError, RecursionError):
         lines = content.splitlines()
-        return [Value(line.strip(), number) for number, line in enumerate(lines, start=1) if line.strip()]
+        return [_value_of_line(line.strip(), number) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _value_of_line(line: bytes, number: int) -> Value:
+    try:
+        (value,) = _json_values(line.decode())
+        return replace(value, line=number)
+    except (ValueError, RecursionError):
+        return Value(line, number)
 
 
 def _json_values(text: str) -> list[Value]:
@@ -83,8 +104,47 @@ def _json_values(text: str) -> list[Value]:
     line, counted = 1, 0
     for start, end in documents:
         line, counted = line + text.count("\n", counted, start), start
-        values.append(Value(text[start:end].encode(), line))
+        values.append(_whole_message(text, start, line) or Value(text[start:end].encode(), line))
     return values
+
+
+def _whole_message(text: str, start: int, line: int) -> Value | None:
+    """The message in a document with "headers" and "value"; None if the document is a value."""
+    if text[start] != "{":
+        return None
+    members = {name: (found, text[begin:end]) for name, found, begin, end in _members(text, start)}
+    headers, (found, value) = members.get("headers", (None, ""))[0], members.get("value", (None, ""))
+    if not {"headers", "value"} <= members.keys() <= {"key", "headers", "value"} or not isinstance(headers, dict):
+        return None
+    data = None if found is None else found.encode("utf-8", "surrogatepass") if value[0] == '"' else value.encode()
+    return Value(data, line, _as_bytes(members.get("key", (None, ""))[0]), _as_headers(headers))
+
+
+def _as_headers(headers: dict[str, Any]) -> tuple[tuple[str, bytes | None], ...]:
+    return tuple((name, _as_bytes(value)) for name, value in headers.items())
+
+
+def _as_bytes(value: Any) -> bytes | None:
+    return None if value is None else value.encode() if isinstance(value, str) else json.dumps(value).encode()
+
+
+def _members(text: str, start: int) -> Iterator[tuple[str, Any, int, int]]:
+    """(name, value, start, end) of each member of the JSON object at a position; numbers stay text."""
+    decoder = json.JSONDecoder(parse_int=str, parse_float=str)
+    position = start + 1
+    while text[position := _after_spaces(text, position)] != "}":
+        name, position = decoder.raw_decode(text, position)
+        begin = _after_spaces(text, _after_spaces(text, position) + 1)
+        value, position = decoder.raw_decode(text, begin)
+        yield name, value, begin, position
+        position = _after_spaces(text, position)
+        position += text[position] == ","
+
+
+def _after_spaces(text: str, position: int) -> int:
+    while text[position].isspace():
+        position += 1
+    return position
 
 
 def _documents(text: str, position: int, end: int, separator: str = "") -> list[tuple[int, int]]:
@@ -141,7 +201,7 @@ def messages_of(
         topics: The topics of the project.
         name: The name of the topic to which the messages will be sent.
         values: The values.
-        headers: The headers that every message will have: foreign contracts may pick fields from them.
+        headers: The headers that every message will have, after those that the file gives it.
         key_field: The field that is the key; "a.b" for the field b of the object a. None for the topic's own key.
         is_checked: Whether a value that breaks the contract is an error. If not, the topic need not be declared.
 
@@ -160,8 +220,9 @@ def messages_of(
     problems: list[str] = []
     for number, value in enumerate(values, start=1):
         event = None
+        own_headers = [*value.headers, *(headers or ())]
         try:
-            event = topic.parse(value.data, headers or ()) if topic is not None else None
+            event = topic.parse(value.data, own_headers) if topic is not None else None
         except ContractViolation as violation:
             if is_checked:
                 problems.append(f"message {number} (line {value.line}): {violation}")
@@ -171,12 +232,14 @@ def messages_of(
                 problems.append(f"message {number} (line {value.line}): no contract of the topic takes its type")
                 continue
         own_key = topic.key if topic else None
-        key = _field(value.data, key_field or own_key or "")
-        if key_field is None and own_key is not None and event is not None:
+        key = _field(value.data or b"", key_field or own_key or "")
+        if key_field is None and value.key is not None:
+            key = value.key
+        elif key_field is None and own_key is not None and event is not None:
             key = str(getattr(event, own_key)).encode()
         if key_field is not None and key is None:
             problems.append(f"message {number} (line {value.line}): no text and no number in {key_field}, its key")
-        messages.append(Outgoing(value, key))
+        messages.append(Outgoing(value, key, own_headers))
     if problems:
         more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
         unless = ", or send it without the check by CHECK=0 (--no-check)" if is_checked else ""
@@ -202,7 +265,6 @@ def send(
     topic: str,
     messages: Sequence[Outgoing],
     *,
-    headers: Headers | None = None,
     partition: int | None = None,
     conn_id: str = CONN_ID,
 ) -> list[Sent]:
@@ -211,7 +273,6 @@ def send(
     Args:
         topic: The topic's name; it must exist.
         messages: The messages, in this order.
-        headers: The headers of every message.
         partition: The partition; None to let the client choose by the key.
         conn_id: The Airflow connection of the broker.
 
@@ -243,7 +304,7 @@ def send(
 
     fixed_partition = {} if partition is None else {"partition": partition}
     for number, message in enumerate(messages):
-        record = {"value": message.value.data, "key": message.key, "headers": headers or [], **fixed_partition}
+        record = {"value": message.value.data, "key": message.key, "headers": message.headers, **fixed_partition}
         while True:
             try:
                 producer.produce(topic, on_delivery=partial(on_delivery, number), **record)

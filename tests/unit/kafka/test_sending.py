@@ -7,7 +7,7 @@ import json
 import pytest
 
 from include.streams.contracts import Registry
-from include.streams.kafka.sending import CannotSend, Sent, headers_in, lines_of, messages_of, values_in
+from include.streams.kafka.sending import CannotSend, Sent, Value, headers_in, lines_of, messages_of, values_in
 from tests import webhooks
 from tests.unit.contracts.orders import ORDERS, message
 
@@ -145,3 +145,32 @@ def test_a_foreign_topic_is_checked_with_headers_and_has_no_key():
     unwanted = [(name, b"star" if name == type_header else header) for name, header in webhook.headers]
     with pytest.raises(CannotSend, match="no contract of the topic takes its type"):
         messages_of(topics, "hooks", values, headers=unwanted)
+
+
+def test_a_document_with_headers_and_value_is_a_whole_message():
+    text = (
+        '{"headers": {"a": "1", "b": null}, "value": {"n": 1.0,  "x": "é"}, "key": "k"}\n'
+        '{"value": "not JSON", "headers": {}}\n{"value": null, "headers": {"n": 3}}\n'
+        '{"key": "k", "value": 1}\n{"headers": {}, "value": 1, "other": 2}'
+    )
+    assert values_in(text.encode()) == [
+        Value('{"n": 1.0,  "x": "é"}'.encode(), 1, b"k", (("a", b"1"), ("b", None))),
+        Value(b"not JSON", 2),
+        Value(None, 3, None, (("n", b"3"),)),
+        Value(b'{"key": "k", "value": 1}', 4),
+        Value(b'{"headers": {}, "value": 1, "other": 2}', 5),
+    ]
+    # Beside a line that is no JSON, too.
+    assert values_in(b'{"headers": {"a": "1"}, "value": 2}\n{')[0] == Value(b"2", 1, None, (("a", b"1"),))
+
+
+def test_a_whole_sample_of_webhooks_keeps_its_contract_with_its_own_headers(tmp_path):
+    webhooks.write_sample(tmp_path / "sample.jsonl", 12)
+    topics = Registry(webhooks.topic(name="hooks"))
+    values = [
+        v for v in values_in((tmp_path / "sample.jsonl").read_bytes()) if ("X-Hub-Event", b"star") not in v.headers
+    ]
+    messages = messages_of(topics, "hooks", values, headers=[("trace", b"1")])
+    assert len(messages) == 9
+    assert all(message.key and message.headers[-1] == ("trace", b"1") for message in messages)
+    assert dict(messages[0].headers)["X-Hub-Event"] == b"push"

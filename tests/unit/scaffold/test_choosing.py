@@ -1,0 +1,138 @@
+"""What `make topic` picks of the samples' fields, and what it says if it cannot choose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from include.streams import At, FromHeader
+from scaffold.choosing import MAX_PICKED, Choice, Wishes
+from scaffold.errors import Refused
+from tests.unit.scaffold.samples import TYPED, chosen, of, of_webhooks, orders
+
+
+def fields(choice: Choice, kind: str | None = None) -> list[str]:
+    (found,) = [contract for contract in choice.contracts if contract.kind == kind]
+    return [each.name for each in found.fields]
+
+
+def test_each_type_of_message_has_a_contract_and_all_share_id_and_key(tmp_path: Path):
+    choice = chosen(of_webhooks(tmp_path), TYPED)
+    assert [contract.kind for contract in choice.contracts] == ["push", "issues", "pull_request", "star"]
+    assert choice.by == FromHeader("X-Hub-Event")
+    assert (choice.id_field, choice.key_field, choice.is_own) == ("hub_delivery", "repository_full_name", False)
+    for contract in choice.contracts:
+        assert [each.source for each in contract.fields[:2]] == [
+            FromHeader("X-Hub-Delivery"),
+            At("repository.full_name"),
+        ]
+        assert len(contract.fields) == MAX_PICKED + 2
+        assert all(each.is_required for each in contract.fields)
+        assert not any("url" in each.name for each in contract.fields)
+
+
+def test_a_field_has_one_name_and_one_type_in_all_contracts(tmp_path: Path):
+    choice = chosen(of_webhooks(tmp_path), TYPED)
+    seen: dict[str, set] = {}
+    for contract in choice.contracts:
+        for each in contract.fields:
+            seen.setdefault(each.name, set()).add((str(each.source), each.guess.name))
+    assert all(len(kinds) == 1 for kinds in seen.values())
+
+
+def test_the_fields_that_are_named_are_picked_also_if_only_some_samples_have_them(tmp_path: Path):
+    wishes = Wishes(TYPED.id, None, TYPED.kind, ("sender.login", "issue.score", "header:User-Agent"))
+    choice = chosen(of_webhooks(tmp_path), wishes)
+    assert fields(choice, "push") == ["hub_delivery", "repository_full_name", "sender_login", "user_agent"]
+    (issues,) = [contract for contract in choice.contracts if contract.kind == "issues"]
+    score = issues.fields[-1]
+    assert (score.name, score.guess.name, score.is_required) == ("issue_score", "float", False)
+
+
+def test_flat_messages_with_a_version_have_a_plain_contract():
+    choice = chosen(orders())
+    assert choice.is_own
+    assert (choice.id_field, choice.key_field, choice.event_time) == ("order_id", "order_id", "placed_at")
+    assert fields(choice) == ["order_id", "placed_at", "amount_cents", "discount", "is_gift", "note"]
+    assert [each.is_required for each in choice.contracts[0].fields] == [True] * 5 + [False]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: {**document, "lines": []},
+        lambda document: {name: value for name, value in document.items() if name != "version"},
+        lambda document: {**document, "version": str(document["version"])},
+        lambda document: {**document, "eventTime": document["placed_at"]},
+    ],
+)
+def test_other_messages_have_a_foreign_contract(change):
+    choice = chosen(of(*(change(sample.document) for sample in orders())))
+    assert not choice.is_own
+    assert choice.id_field == "order_id"
+
+
+def test_the_key_is_the_field_that_has_the_values_of_the_samples_keys():
+    samples = of({"id": "a", "n": 1, "shop": "x"}, {"id": "b", "n": 2, "shop": "x"}, key="x")
+    choice = chosen(samples)
+    assert choice.key_field == "shop"
+    assert "key: shop, which the keys of all 2 samples are; KEY= names another" in choice.notes
+
+
+def test_a_topic_whose_keys_nobody_knows_has_none():
+    assert chosen(of({"id": "a", "n": {}}, {"id": "b", "n": {}})).key_field is None
+
+
+@pytest.mark.parametrize(
+    ("documents", "expected"),
+    [
+        ([{"order_id": n, "user": {"id": n}} for n in range(3)], "order_id"),
+        ([{"number": n, "uuid": f"u{n}"} for n in range(3)], "uuid"),
+        ([{"user": {"id": n}, "id": 1} for n in range(3)], "user_id"),
+    ],
+)
+def test_the_id_is_a_field_that_differs_in_all_samples_nearest_to_the_top(documents, expected):
+    assert chosen(of(*documents)).id_field == expected
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        (Wishes(id="order"), "ID=order: no sample has this field; did you mean order_id"),
+        (Wishes(id="header:x"), "ID=header:x: no sample has this header; they have: none. In a file, write a line"),
+        (Wishes(id="is_gift"), "ID=is_gift: sample 1 has no text and no whole number there"),
+        (Wishes(id="version"), "ID=version: samples 1 and 2 have the same id and other content"),
+        (Wishes(key="note"), "KEY=note: only 4 of 12 samples have it; name a field that all have"),
+        (Wishes(key="placed_at"), "KEY=placed_at: is a UtcTime; name a text or a whole number"),
+        (Wishes(kind="amount_cents"), "TYPE=amount_cents: no sample has a type of letters"),
+        (Wishes(fields=("order_id", "nothing")), "FIELDS=nothing: no sample has this field"),
+    ],
+)
+def test_a_wish_that_the_samples_do_not_fulfil_is_refused_with_what_to_do(wishes: Wishes, said: str):
+    with pytest.raises(Refused) as refused:
+        chosen(orders(), wishes)
+    assert str(refused.value).startswith(said)
+
+
+def test_samples_without_an_id_are_refused():
+    with pytest.raises(
+        Refused, match="no field is named like an id and is different in all 2 samples: name one with ID="
+    ):
+        chosen(of({"n": 1}, {"n": 2}))
+
+
+def test_a_list_is_not_picked():
+    samples = of({"id": 1, "labels": []}, {"id": 2, "labels": ["a"]})
+    with pytest.raises(Refused, match="FIELDS=labels: is list in the samples"):
+        chosen(samples, Wishes(fields=("labels",)))
+    assert fields(chosen(samples)) == ["id"]
+
+
+def test_a_field_whose_values_have_several_types_is_not_picked():
+    assert fields(chosen(of({"id": 1, "at": 5}, {"id": 2, "at": "x"}))) == ["id"]
+
+
+def test_names_that_a_contract_cannot_have_are_changed():
+    choice = chosen(of(*({"id": n, "event_id": 5, "copy": "a", "class": "b", "a": {"B-c": "d"}} for n in range(2))))
+    assert fields(choice) == ["id", "event_id_value", "copy_value", "class_value", "a_b_c"]

@@ -1,0 +1,92 @@
+"""What `make remove-example` counts as the example's."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scaffold.errors import Refused
+from scaffold.removal import EXAMPLE, remove_example, without_marked
+from tests.unit.scaffold.samples import ROOT
+
+MARKED = """\
+kept
+one  # example
+# for example
+    # example: begin
+gone
+    # example: end
+<!-- example: begin -->
+gone
+<!-- example: end -->
+<p> <!-- example -->
+kept
+"""
+
+
+def test_marked_lines_go():
+    assert without_marked(MARKED, "Makefile") == "kept\n# for example\nkept\n"
+
+
+def test_of_the_empty_lines_around_a_marked_part_one_stays():
+    text = "a\n\n<!-- example: begin -->\nb\n<!-- example: end -->\n\nc\n\n\nd\n"
+    assert without_marked(text, "README.md") == "a\n\nc\n\n\nd\n"
+
+
+@pytest.mark.parametrize("text", ["# example: begin\n", "# example: end\n", "# example: begin\n# example: begin\n"])
+def test_marks_that_do_not_fit_are_refused(text: str):
+    with pytest.raises(Refused, match=r"^nothing was removed: Makefile has .* repair the marks"):
+        without_marked(text, "Makefile")
+
+
+def test_all_marks_of_this_project_fit():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for path in filter(None, listed.split("\0")):
+        if (
+            (ROOT / path).suffix in (".py", ".md", ".yml", ".yaml", "")
+            and "scaffold" not in path
+            and (ROOT / path).is_file()
+        ):
+            without_marked((ROOT / path).read_text(), path)
+
+
+def project(folder: Path, more: dict[str, str] | None = None) -> Path:
+    """A small project in git with an example."""
+    files = {
+        "include/project.py": f"from include.{EXAMPLE}.package import WATER\n\nPROJECT = Project(WATER)\n",
+        f"include/{EXAMPLE}/package.py": "WATER = 1\n",
+        **(more or {}),
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "start"],
+    ):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+def test_uncommitted_changes_are_a_reason_to_refuse(tmp_path: Path):
+    folder = project(tmp_path)
+    (folder / "new.py").touch()
+    with pytest.raises(Refused, match=r"^1 changes are not committed: commit them first, or run it again with FORCE=1"):
+        remove_example(folder)
+
+
+def test_a_module_that_needs_the_example_and_another_package_is_named(tmp_path: Path):
+    mixed = f"from include.{EXAMPLE}.assets import A\nfrom include.shop.assets import B\n"
+    folder = project(tmp_path, {"dags/batch/both.py": mixed, "include/shop/package.py": "SHOP = 1\n"})
+    with pytest.raises(Refused, match=r"nothing was removed: dags/batch/both\.py need the example and another package"):
+        remove_example(folder, is_forced=True)
+    assert (folder / "include" / EXAMPLE).exists()
+
+
+def test_a_second_time_there_is_nothing_to_remove(tmp_path: Path):
+    (tmp_path / "include").mkdir()
+    with pytest.raises(Refused, match=f"there is no include/{EXAMPLE}/: the example is removed already"):
+        remove_example(tmp_path)
