@@ -160,7 +160,7 @@ def bare_duckdb(files: list[str], target: str) -> int:
     """The same rows and flows, by DuckDB alone; how many rows were clean."""
     from include.streams.lake import engine
     from include.water.flows import queries
-    from include.water.flows.hours import reached
+    from include.water.flows.hours import hours_in_reach
 
     paths = ", ".join(engine.literal(path) for path in files)
     with engine.connect() as connection:
@@ -185,7 +185,7 @@ def bare_duckdb(files: list[str], target: str) -> int:
         hours = [
             hour for (hour,) in connection.execute("select distinct date_trunc('hour', read_at) from parsed").fetchall()
         ]
-        for name in queries.run_all(connection, reached(hours)):
+        for name in queries.run_all(connection, hours_in_reach(hours)):
             connection.execute(f"copy {name} to '{target}/{name}.parquet' (format parquet, compression zstd)")
         return connection.execute("select count(*) from readings").fetchall()[0][0]
 

@@ -202,7 +202,7 @@ def flows_in_one_go(readings: list[Any]) -> dict[str, list[tuple]]:
     import pyarrow
 
     from include.water.flows import queries
-    from include.water.flows.hours import HOUR, counted_days, reached
+    from include.water.flows.hours import HOUR, hours_in_reach, known_meter_days
 
     with duckdb.connect(config={"threads": 2}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
@@ -214,8 +214,8 @@ def flows_in_one_go(readings: list[Any]) -> dict[str, list[tuple]]:
         }
         connection.register("readings", pyarrow.table(columns))
         read = sorted({r.read_at.replace(minute=0, second=0, microsecond=0) for r in readings})
-        hours = reached(read)
-        counted = {day + n * HOUR for day in counted_days(hours) for n in range(24)}
+        hours = hours_in_reach(read)
+        counted = {day + n * HOUR for day in known_meter_days(hours) for n in range(24)}
         queries.run_all(connection, hours, sorted({*hours, *counted}))
         return {name: connection.sql(f"from {name}").fetchall() for name in TABLES}
 

@@ -45,7 +45,7 @@ class Lake:
 
     namespace: str
     clean: Table
-    made: dict[str, Table]
+    flow_tables: dict[str, Table]
     ends: list[int]
 
     def append(self, readings: Iterable[Reading]) -> list[dict[str, int]]:
@@ -67,11 +67,11 @@ class Lake:
 
     def aggregate(self, ranges: Sequence[dict[str, int]]) -> dict:
         with connect() as connection:
-            return aggregate_tables(connection, self.clean, self.made, ranges)
+            return aggregate_tables(connection, self.clean, self.flow_tables, ranges)
 
     def rows(self, name: str) -> pa.Table:
         """A table's rows, in the order of its keys."""
-        found = self.made[name].refresh().scan().to_arrow()
+        found = self.flow_tables[name].refresh().scan().to_arrow()
         return found.sort_by([(column, "ascending") for column in ("hour", "day", "night", "district_id", "meter_id")
                               if column in found.column_names])  # fmt: skip
 
@@ -79,20 +79,20 @@ class Lake:
         return [self.rows(name).combine_chunks() for name in tables.TABLES]
 
     def files(self, name: str) -> set[str]:
-        return {task.file.file_path for task in self.made[name].refresh().scan().plan_files()}
+        return {task.file.file_path for task in self.flow_tables[name].refresh().scan().plan_files()}
 
 
 def make_lake(namespace: str) -> Lake:
     """Made, or, in another process, found."""
     catalog = load_catalog()
     clean = ensure_table(catalog, f"{namespace}.readings", *clean_schema())
-    made = {
+    flow_tables = {
         name: ensure_table(
             catalog, f"{namespace}.{name.rpartition('.')[2]}", tables.schema_of(name), tables.spec_of(name)
         )
         for name in tables.TABLES
     }
-    return Lake(namespace, clean, made, [0] * PARTITIONS)
+    return Lake(namespace, clean, flow_tables, [0] * PARTITIONS)
 
 
 def at(day: int, hour: int = 0) -> datetime:

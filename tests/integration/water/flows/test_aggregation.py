@@ -85,7 +85,7 @@ def test_a_run_without_clean_readings_touches_nothing(new_lake):
     lake = new_lake()
     assert lake.aggregate([])["hours"] == []
     assert lake.aggregate(EVERYTHING)["hours"] == []
-    assert all(lake.made[name].refresh().current_snapshot() is None for name in TABLES)
+    assert all(lake.flow_tables[name].refresh().current_snapshot() is None for name in TABLES)
 
 
 def test_a_late_reading_leaves_the_files_of_other_days_alone(new_lake, readings):
@@ -108,7 +108,7 @@ def test_meter_hours_that_are_older_than_the_table_of_days_are_counted(new_lake,
     """After an upgrade: the week before has no meter days yet."""
     lake = new_lake()
     lake.aggregate(lake.append(readings[:-1]))
-    with lake.made[METER_DAYS].refresh().transaction() as transaction:
+    with lake.flow_tables[METER_DAYS].refresh().transaction() as transaction:
         transaction.delete("true")
     lake.aggregate(lake.append(readings[-1:]))
     assert lake.everything() == wanted
@@ -179,7 +179,7 @@ def test_a_run_killed_between_two_commits_is_finished_by_a_retry(new_lake, readi
             assert any(line == "stopped\n" for line in process.stdout)
         finally:
             process.send_signal(signal.SIGKILL)
-    written = [lake.made[name].refresh().current_snapshot() is not None for name in TABLES]
+    written = [lake.flow_tables[name].refresh().current_snapshot() is not None for name in TABLES]
     assert written == [number < commits for number in range(len(TABLES))]
     lake.aggregate(EVERYTHING)
     assert lake.everything() == wanted
@@ -196,7 +196,7 @@ def test_a_task_that_was_given_up_does_not_put_back_what_a_later_run_has_changed
 
     def read_then_lose_the_race(connection, table, files):
         rows = read(connection, table, files)
-        if table.name() == lake.made[METER_HOURS].name() and not raced:
+        if table.name() == lake.flow_tables[METER_HOURS].name() and not raced:
             # The rows are computed; before they are written, another process reads more and writes all of it.
             raced.append(True)
             other = make_lake(lake.namespace)

@@ -20,7 +20,7 @@ from include.streams.landing.planning import claim_landed
 from include.streams.landing.tables import clean_table, create_landing_table
 from include.streams.landing.validation import validate_unit
 from include.water.flows.aggregation import aggregate_tables
-from include.water.flows.replaced import commit, noted_hours
+from include.water.flows.replaced import commit, hours_replaced_by
 from include.water.flows.tables import METER_HOURS
 from include.water.topics import MeterReading
 from tests.integration.kafka.conftest import admin, operations, send, wait_for_topics
@@ -90,7 +90,9 @@ def to_clean(lane: LandingConsumer, run_id: str) -> dict[str, Any]:
 def flows(lane: LandingConsumer, lake: Lake, summary: dict[str, Any]) -> dict[str, Any]:
     readings = load_catalog().load_table(clean_table(lane.topic))
     with connect() as connection:
-        return aggregate_tables(connection, readings, lake.made, summary["ranges"], noted_hours(summary["claim_id"]))
+        return aggregate_tables(
+            connection, readings, lake.flow_tables, summary["ranges"], hours_replaced_by(summary["claim_id"])
+        )
 
 
 def test_hours_that_lost_their_readings_lose_their_flows(lane, arrive):
@@ -98,7 +100,7 @@ def test_hours_that_lost_their_readings_lose_their_flows(lane, arrive):
     first = to_clean(lane, "run-1")
     arrive([*STAYS, *REFUSED])
     second = to_clean(lane, "run-2")
-    assert noted_hours(second["claim_id"]) == [], "nothing was replaced yet"
+    assert hours_replaced_by(second["claim_id"]) == [], "nothing was replaced yet"
     lake, wanted = (make_lake(f"flows_{uuid.uuid4().hex[:8]}") for _ in range(2))
     # Another run reads them too, before their own has made any flows.
     flows(lane, lake, first)
@@ -111,7 +113,7 @@ def test_hours_that_lost_their_readings_lose_their_flows(lane, arrive):
     # Killed after its commit, the task does it again, and finds only what is left.
     again = to_clean(lane, "run-2")
     assert (again["clean"], again["dead_lettered"]) == (1, 2)
-    assert noted_hours(again["claim_id"]) == [at(7, 10), at(10, 5), at(12, 5)]
+    assert hours_replaced_by(again["claim_id"]) == [at(7, 10), at(10, 5), at(12, 5)]
     changed = flows(lane, lake, again)
     wanted.aggregate(wanted.append([*KEPT, *STAYS]))
     assert lake.everything() == wanted.everything()
@@ -127,4 +129,4 @@ def test_a_run_of_a_new_log_does_not_replace_what_the_old_log_had_at_its_offsets
     land(lane.topic, 0, 0, *values_of(STAYS))
     second = to_clean(lane, "run-2")
     assert (second["clean"], second["ranges"][0]["start"]) == (1, 0)
-    assert noted_hours(second["claim_id"]) == []
+    assert hours_replaced_by(second["claim_id"]) == []

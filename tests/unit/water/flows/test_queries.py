@@ -13,7 +13,16 @@ import pytest
 
 from include.water.flows import queries
 from include.water.flows.definition import night_of
-from include.water.flows.hours import HOUR, MAX_SPANS, blocks, counted_days, reached, spans, window_of
+from include.water.flows.hours import (
+    HOUR,
+    MAX_SPANS,
+    blocks,
+    hours_in_reach,
+    known_meter_days,
+    limit_spans,
+    spans_around,
+    window_of,
+)
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS, schema_of
 from tests.unit.water.flows import reference
 from tests.unit.water.flows.reference import Reading
@@ -44,7 +53,7 @@ def register(connection, readings: Iterable[Reading]) -> None:
 
 
 def hours_around(readings: Iterable[Reading]) -> list[datetime]:
-    return reached({r.read_at.replace(minute=0, second=0, microsecond=0) for r in readings})
+    return hours_in_reach({r.read_at.replace(minute=0, second=0, microsecond=0) for r in readings})
 
 
 def meter_hours(connection, readings: list[Reading], hours: list[datetime] | None = None) -> list[dict]:
@@ -69,7 +78,7 @@ def everything(connection, readings: list[Reading]) -> tuple[pa.Table, pa.Table,
 
 
 def counted(hours: Iterable[datetime]) -> set[datetime]:
-    return {day + n * HOUR for day in counted_days(hours) for n in range(24)}
+    return {day + n * HOUR for day in known_meter_days(hours) for n in range(24)}
 
 
 def close(found: float | None, wanted, places: float = 0.002) -> bool:
@@ -137,7 +146,7 @@ def test_what_a_reading_does_not_reach_it_does_not_change(connection, seed: int,
     readings = scene(random, days=9, meters=2)
     late = random.sample(readings, 3)
     read = {r.read_at.replace(minute=0, second=0, microsecond=0) for r in late}
-    meter_hours = set(reached(read))
+    meter_hours = set(hours_in_reach(read))
     if exactly:
         # Of these readings and their neighbours; never more than within reach of the hour.
         register(connection, readings)
@@ -265,13 +274,13 @@ def test_a_night_in_which_clocks_change_has_an_hour_less_or_more(night: date, ho
     assert night_of(window[-1] + HOUR) is None
 
 
-def test_spans_join_where_they_meet_and_are_bounded_in_number():
+def test_touching_spans_are_merged_and_their_number_is_limited():
     random = Random(1)
     hours = sorted({NOON + random.randrange(20_000) * HOUR for _ in range(500)})
-    few = spans(hours[:1], HOUR, 3 * HOUR, HOUR)
+    few = limit_spans(spans_around(hours[:1], HOUR, 3 * HOUR, HOUR))
     assert few == [(hours[0] - 3 * HOUR, hours[0] + 2 * HOUR)]
-    assert spans([NOON, NOON + HOUR], HOUR, timedelta(0), timedelta(0)) == [(NOON, NOON + 2 * HOUR)]
-    many = spans(hours, HOUR, timedelta(0), timedelta(0))
+    assert limit_spans(spans_around([NOON, NOON + HOUR], HOUR)) == [(NOON, NOON + 2 * HOUR)]
+    many = limit_spans(spans_around(hours, HOUR))
     assert len(many) == MAX_SPANS
     assert all(any(first <= hour < end for first, end in many) for hour in hours)
     assert all(a[1] < b[0] for a, b in pairwise(many))
