@@ -21,7 +21,7 @@ from include.water.flows.definition import TIME_ZONE
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS, schema_of, spec_of
 from include.water.leaks import confirmed, detection
 from include.water.leaks.nights import read_nights
-from include.water.leaks.scoring import Spell
+from include.water.leaks.scoring import LeakPeriod
 from include.water.leaks.training import train_leak_model
 from include.water.tables import confirmed_leaks, judged_nights, leaks, register_customers
 from include.water.usage.documents import FOLDER
@@ -141,7 +141,9 @@ def test_a_model_learns_from_the_same_nights_although_a_clock_runs_ahead(flows, 
     begun = [NOW.date() - timedelta(days=days) for days in (26, 22, 18, 12, 9, 6)]
     with begin() as connection:
         connection.execute(delete(confirmed_leaks))
-        confirmed.confirm(connection, [Spell("valley", night, night + timedelta(days=1)) for night in begun], "crews")
+        confirmed.confirm(
+            connection, [LeakPeriod("valley", night, night + timedelta(days=1)) for night in begun], "crews"
+        )
     assert train_leak_model("before", now=NOW).version
     append(AHEAD, 8)
     assert "unchanged data" in train_leak_model("after", now=NOW).reasons[0]

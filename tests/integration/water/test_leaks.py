@@ -21,7 +21,7 @@ from include.water.leaks import confirmed, detection, training
 from include.water.leaks.detection import Night
 from include.water.leaks.features import features
 from include.water.leaks.model import NAME, champion
-from include.water.leaks.scoring import Spell
+from include.water.leaks.scoring import LeakPeriod
 from include.water.simulators.crews import confirm_planted
 from include.water.tables import confirmed_leaks, judged_nights, leaks
 from include.water.topics import LEAKS_DETECTED, LeakDetected
@@ -147,10 +147,10 @@ def test_a_delivery_that_fails_fails_the_task_and_the_leak_stays_to_be_produced(
 def test_confirmed_leaks_are_what_crews_say_last(tables):
     first = date(2026, 11, 1)
     with begin() as connection:
-        confirmed.confirm(connection, [Spell("valley", first, confirmed.FOREVER)], "WO-1")
-        assert confirmed.confirmed(connection) == [Spell("valley", first, confirmed.FOREVER)]
-        confirmed.confirm(connection, [Spell("valley", first, date(2026, 11, 9))], "WO-1")
-        assert confirmed.confirmed(connection) == [Spell("valley", first, date(2026, 11, 9))]
+        confirmed.confirm(connection, [LeakPeriod("valley", first, confirmed.FOREVER)], "WO-1")
+        assert confirmed.confirmed(connection) == [LeakPeriod("valley", first, confirmed.FOREVER)]
+        confirmed.confirm(connection, [LeakPeriod("valley", first, date(2026, 11, 9))], "WO-1")
+        assert confirmed.confirmed(connection) == [LeakPeriod("valley", first, date(2026, 11, 9))]
 
 
 def test_planted_leaks_stand_for_confirmed_ones(tables):

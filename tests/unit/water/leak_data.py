@@ -8,7 +8,7 @@ from functools import cache
 import pandas as pd
 
 from include.water.leaks.nights import Nights, with_least_loss
-from include.water.leaks.scoring import Spell
+from include.water.leaks.scoring import LeakPeriod
 from include.water.simulators.crews import planted_as_confirmed
 from include.water.simulators.history import district_hours, district_nights
 from include.water.simulators.network import Network
@@ -16,7 +16,7 @@ from include.water.simulators.planted import EPOCH
 
 
 @cache
-def simulated(seed: int = 1, days: int = 120) -> tuple[Nights, tuple[Spell, ...]]:
+def simulated(seed: int = 1, days: int = 120) -> tuple[Nights, tuple[LeakPeriod, ...]]:
     network = Network(seed)
     start = EPOCH + timedelta(days=200)
     until = start + timedelta(days=days)

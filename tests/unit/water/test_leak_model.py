@@ -16,7 +16,7 @@ from include.water.leaks.confirmed import FOREVER, nights_of
 from include.water.leaks.features import FEATURES, features
 from include.water.leaks.model import ALLOWED_TYPES, Detector, baseline_score
 from include.water.leaks.nights import with_least_loss
-from include.water.leaks.scoring import Spell, evaluate, spells, threshold_for
+from include.water.leaks.scoring import LeakPeriod, alarm_periods, evaluate, threshold_for
 from include.water.leaks.training import GATE, LeakAttempt, NotEnough
 from tests.unit.water.leak_data import simulated
 
@@ -76,16 +76,19 @@ def frame(*nights: tuple[str, str]) -> pd.DataFrame:
 
 def test_alarms_with_a_quiet_night_or_two_between_them_are_one():
     alarms = frame(("a", "2026-01-01"), ("a", "2026-01-04"), ("a", "2026-01-08"), ("b", "2026-01-05"))
-    assert spells(alarms) == [
-        Spell("a", date(2026, 1, 1), date(2026, 1, 4)),
-        Spell("a", date(2026, 1, 8), date(2026, 1, 8)),
-        Spell("b", date(2026, 1, 5), date(2026, 1, 5)),
+    assert alarm_periods(alarms) == [
+        LeakPeriod("a", date(2026, 1, 1), date(2026, 1, 4)),
+        LeakPeriod("a", date(2026, 1, 8), date(2026, 1, 8)),
+        LeakPeriod("b", date(2026, 1, 5), date(2026, 1, 5)),
     ]
 
 
 def test_what_counts_is_how_soon_a_leak_is_found_and_how_often_people_search_in_vain():
     nights = frame(*((d, f"2026-01-{n:02d}") for d in "ab" for n in range(1, 29)))
-    leaks = [Spell("a", date(2026, 1, 10), date(2026, 1, 20)), Spell("b", date(2026, 1, 10), date(2026, 1, 11))]
+    leaks = [
+        LeakPeriod("a", date(2026, 1, 10), date(2026, 1, 20)),
+        LeakPeriod("b", date(2026, 1, 10), date(2026, 1, 11)),
+    ]
     at = {("a", 13), ("a", 14), ("a", 3), ("b", 20)}
     alarm = pd.Series([(d, n.day) in at for d, n in zip(nights["district_id"], nights["night"], strict=True)])
     result = evaluate(nights, alarm, leaks)
@@ -99,7 +102,7 @@ def test_what_counts_is_how_soon_a_leak_is_found_and_how_often_people_search_in_
 
 def test_an_alarm_that_never_ends_is_no_cheap_way_to_find_every_leak():
     nights = frame(*(("a", f"2026-01-{n:02d}") for n in range(1, 29)))
-    leaks = [Spell("a", date(2026, 1, 10), date(2026, 1, 12))]
+    leaks = [LeakPeriod("a", date(2026, 1, 10), date(2026, 1, 12))]
     result = evaluate(nights, pd.Series([True] * 28), leaks)
     # The 1st to the 8th, and the 14th to the 28th: two weeks and three.
     assert (result.saved, result.false_alarms) == (1.0, pytest.approx(5 / (28 / 365.25)))
@@ -108,7 +111,7 @@ def test_an_alarm_that_never_ends_is_no_cheap_way_to_find_every_leak():
 def test_a_leak_is_in_the_nights_in_whose_window_it_runs():
     # 02:00 to 04:00 in the morning of the 2nd, Pacific time: one night, which began on the 1st.
     start, end = datetime(2026, 1, 2, 10, tzinfo=UTC), datetime(2026, 1, 2, 12, tzinfo=UTC)
-    assert nights_of("a", start, end) == Spell("a", date(2026, 1, 1), date(2026, 1, 1))
+    assert nights_of("a", start, end) == LeakPeriod("a", date(2026, 1, 1), date(2026, 1, 1))
     assert night_of(start) == date(2026, 1, 1)
     assert nights_of("a", datetime(2026, 1, 2, 18, tzinfo=UTC), datetime(2026, 1, 2, 22, tzinfo=UTC)) is None
 
