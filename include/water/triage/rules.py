@@ -1,4 +1,4 @@
-"""What code knows about requests: words that must never be missed, and the action for each kind of request."""
+"""The words in a request that must never be missed, and the action for each kind of request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from include.water.triage.proposals import Category, Target
 
 @dataclass(frozen=True)
 class Rule:
-    """A pattern with the category and severity of texts that match; `name` is the decision's reason."""
+    """A pattern, and the category and severity of the texts that match it; `name` is recorded as the reason."""
 
     name: str
     category: Category
@@ -37,8 +37,8 @@ _ILL = r"""(?:sick|(?:been|are|is|fell|fall|became|become|feel(?:ing)?)\ ill|vom
     stomach\ (?:cramps?|aches?|pains?)|cramps|nausea\w*|poison(?:ed|ing)|erbrech\w*|vomitando|vomissements)"""
 _DRUNK = r"(?:water|tap|drink|drank|drunk|agua|wasser|l'eau)"
 
-# The most severe first. They look for the few cases in which a missed request could cost lives or flood a street;
-# everything else is left to the examples. `[^.!?\n]` keeps a rule within a sentence.
+# The most severe first. The rules find the few cases in which a missed request could cost lives or flood a street; the
+# examples decide all others. `[^.!?\n]` keeps a match within a sentence.
 RULES = (
     _rule(
         "no_water_for_the_fragile",
@@ -126,8 +126,8 @@ RULES = (
 )
 
 
-# Words about the trouble itself. Examples alone also find similar texts, such as "there is nothing left in my account".
-# So nothing drastic is based on them without such a word.
+# Words about the trouble itself. Examples also match similar texts, such as "there is nothing left in my account", so
+# no emergency action is based on examples without such a word.
 _TROUBLE = MappingProxyType(
     {
         Category.no_water: re.compile(
@@ -155,9 +155,8 @@ _TROUBLE = MappingProxyType(
     }
 )
 
-# Text that is repeated rather than reported: quotations of a few words, and the questions of the person who took the
-# call.
-_REPEATED = re.compile(
+# Quoted text: quotations of several words, and the questions of the person who took the call.
+_QUOTED = re.compile(
     r"""(?<!\w)["“„«][^"”»“\n]{12,600}["”»“]|(?<!\w)['\u2018](?=\w+\W+\w+\W+\w)[^\n\u2018]{12,600}?['\u2019](?!\w)
     |\b(?:agent|operator|dispatcher|clerk|hotline)\s?:.{0,600}?(?=\b(?:caller|customer|client)\s?:|$)""",
     re.IGNORECASE | re.VERBOSE,
@@ -178,8 +177,8 @@ _DOUBLE_DENIAL = re.compile(
     \b(?:without|out\ of\ (?:water|supply)|lost|lack\w*)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-# Phrases that make a text something other than a report of what happens here and now in the utility's network.
-_SOMETHING_ELSE = {
+# Phrases of texts that do not report what happens here and now in the utility's network.
+_NO_REPORTS = {
     "invented": r"""\b(?:drill|exercise|rehears\w*|film\ (?:scene|permit|crew)|scene|novel|fiction\w*|creative\ writing|
         screenplay|script(?:ed)?|translat\w+|how\ do\ you\ say|newspaper|gazette|pretend\w*|lorem|curious|
         no\ real\ event|told\ to\ (?:write|say)|(?:test|testing)\ (?:of|message|only)|
@@ -204,12 +203,12 @@ _SOMETHING_ELSE = {
         (?:my|the|our)\ sprinkler|caravan|boiler|my\ own\ (?:fault|pipes?)|on\ purpose|as\ intended|
         after\ the\ (?:rain|\w*storm))\b""",
 }
-_ELSEWHERE = re.compile("|".join(_SOMETHING_ELSE.values()), re.IGNORECASE | re.VERBOSE)
+_NO_REPORT = re.compile("|".join(_NO_REPORTS.values()), re.IGNORECASE | re.VERBOSE)
 _QUESTION = re.compile(
     r"^\W*(?:what|how|would|should|could|can|may|do|does|did|is|are|has|have|was|were|where|who|whom|which)\b.*\?$",
     re.IGNORECASE | re.DOTALL,
 )
-# A list of alarming words reports nothing. A telegram has few words, or commas, or one of these words.
+# A line of at least this many words, without commas and without a word of _GRAMMAR, is a list of words, not a report.
 LIST_WORDS = 6
 _GRAMMAR = re.compile(
     r"""\b(?:the|an?|my|our|your|us|we|i|it|its|is|are|was|has|have|had|there|this|from|since|at|for|coming|el|mi|un|die|der|das|
@@ -220,8 +219,8 @@ _ABOUT_WATER = re.compile(
     rf"""\b(?:{_DRUNK}|taps|drinking|glass|sink|basin|shower|reservoir|tank|intake|stream|lake|well|it)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-# With one of these words, nobody is told to wait for an answer by mail, whatever the rest of the text resembles.
-_ALARM = re.compile(
+# A request with one of these words is never answered by information or a ticket alone.
+_DANGER = re.compile(
     r"""\b(?:electrocut\w*|evacuat\w*|trapped|drown(?:s|ed|ing)|injur\w*|collaps\w*|sink\ ?hole|swept\ away|
     (?:ankle|knee|waist|hip)[-\ ]deep|(?:foot|feet|metres?|meters?)\ (?:deep|under)|threaten\w*|poison\w*|
     unconscious)\b""",
@@ -234,16 +233,16 @@ _MANY = re.compile(
 )
 
 
-def reported(text: str) -> str:
+def reported_sentences(text: str) -> str:
     """The sentences that say what happens here and now, one per line.
 
-    Quotations, conditions and questions are left out. Nothing is left of a text about a drill, another place, another
-    time or the customer's own appliances. When in doubt a sentence is left out: then a person reads the request.
+    Quotations, conditions and questions are left out. A text about a drill, another place, another time or the
+    customer's own appliances has no such sentence. In doubt a sentence is left out: then a person reads the request.
     """
-    if _ELSEWHERE.search(text):
+    if _NO_REPORT.search(text):
         return ""
     kept = []
-    for sentence in re.split(r"(?<=[.!?])\s+|\n", _REPEATED.sub(" ", text)):
+    for sentence in re.split(r"(?<=[.!?])\s+|\n", _QUOTED.sub(" ", text)):
         if _QUESTION.search(sentence.strip()) or _DOUBLE_DENIAL.search(sentence):
             continue
         condition = _CONDITION.search(sentence)
@@ -253,7 +252,7 @@ def reported(text: str) -> str:
 
 
 def is_stated(subject: str, text: str, category: Category, rule: Rule | None) -> bool:
-    """Whether the text itself says that this trouble exists now: by the rule, else by a word about the trouble.
+    """Whether the text itself says that the trouble exists now: by the rule, or by a word about the trouble.
 
     Args:
         subject: The request's subject. It can only support a rule, because it may be left over from another message.
@@ -263,24 +262,26 @@ def is_stated(subject: str, text: str, category: Category, rule: Rule | None) ->
     """
     trouble = _TROUBLE.get(category)
     if rule is None:
-        return trouble is not None and _says(trouble, text, category)
-    if _says(rule.pattern, text, category):
+        return trouble is not None and _reports(trouble, text, category)
+    if _reports(rule.pattern, text, category):
         return True
     return (
-        trouble is not None and _says(trouble, text, category) and _says(rule.pattern, f"{subject}. {text}", category)
+        trouble is not None
+        and _reports(trouble, text, category)
+        and _reports(rule.pattern, f"{subject}. {text}", category)
     )
 
 
-def _says(pattern: re.Pattern[str], text: str, category: Category) -> bool:
-    lines = reported(text)
-    # Rules may span sentences; the offsets stay the same.
-    said = lines.replace("\n", " ")
-    for match in pattern.finditer(said):
+def _reports(pattern: re.Pattern[str], text: str, category: Category) -> bool:
+    lines = reported_sentences(text)
+    # Rules may span sentences. The positions are the same as in `lines`.
+    one_line = lines.replace("\n", " ")
+    for match in pattern.finditer(one_line):
         line_end = lines.find("\n", match.end())
         around = lines[lines.rfind("\n", 0, match.start()) + 1 : line_end if line_end >= 0 else len(lines)]
         # "No water" contains a denial itself, so for this category only the text before it counts.
         ends = {match.start()} if category == Category.no_water else {match.start(), match.end()}
-        denied = any(_DENIAL.search(said[:end]) for end in ends)
+        denied = any(_DENIAL.search(one_line[:end]) for end in ends)
         about = category != Category.water_quality or _ABOUT_WATER.search(around)
         if about and not _is_list(around) and not denied:
             return True
@@ -291,17 +292,17 @@ def _is_list(line: str) -> bool:
     return not _GRAMMAR.search(line) and not re.search(r"[,;:]", line) and len(line.split()) >= LIST_WORDS
 
 
-def alarms(text: str) -> bool:
+def mentions_danger(text: str) -> bool:
     """Whether the text has a word about danger to people."""
-    return _ALARM.search(text) is not None
+    return _DANGER.search(text) is not None
 
 
 def concerns_many(text: str) -> bool:
     """Whether the text reports that more than one household has the trouble."""
-    return _MANY.search(reported(text)) is not None
+    return _MANY.search(reported_sentences(text)) is not None
 
 
-# Customers report. They cannot order what is done to a valve or to somebody else.
+# A customer cannot order that a valve is closed, or that something is done to somebody else.
 _ORDERS = re.compile(
     r"\b(?:close|shut|open|turn\s+off|cut\s+off|disconnect)\b[^.!?\n]{0,40}\b(?:valves?|districts?|customers?|neighbou?rs?|"
     r"supply\s+of|water\s+of|(?:his|her|their)\s+(?:water|supply))\b|"
@@ -311,17 +312,17 @@ _ORDERS = re.compile(
 )
 
 
-def find(text: str) -> tuple[Rule, ...]:
+def matching_rules(text: str) -> tuple[Rule, ...]:
     """The rules that the text matches, in the order of RULES."""
     return tuple(rule for rule in RULES if rule.pattern.search(text))
 
 
 def gives_orders(text: str) -> bool:
-    """Whether the text asks for something that only the people on duty decide, so that it is not done at once."""
+    """Whether the text orders something that only the people on duty may decide."""
     return _ORDERS.search(text) is not None
 
 
-# The action for each kind of request, and the kind of its target. Kinds that are not here are left to a person.
+# The action for each kind of request, and the kind of its target. A person gets all other kinds.
 _customer, _district = TargetKind.customer, TargetKind.district
 ACTIONS = MappingProxyType(
     {
@@ -342,8 +343,8 @@ ACTIONS = MappingProxyType(
     }
 )
 
-# Other actions make no sense for the category, whatever a model says: nobody closes a valve because of a bill.
-SENSIBLE = MappingProxyType(
+# The actions that a model may propose for a category: nobody closes a valve because of a bill.
+ALLOWED_ACTIONS = MappingProxyType(
     {
         category: frozenset(
             {action for (of, _), (action, _) in ACTIONS.items() if of == category}
@@ -352,11 +353,11 @@ SENSIBLE = MappingProxyType(
         for category in Category
     }
 )
-# Actions that nobody handles at once.
-UNHURRIED = frozenset({Action.send_information, Action.open_ticket})
+# Actions that are not urgent.
+NON_URGENT_ACTIONS = frozenset({Action.send_information, Action.open_ticket})
 
 
-def act(request: ServiceRequest, category: Category, severity: Severity) -> tuple[Action, Target]:
+def choose_action(request: ServiceRequest, category: Category, severity: Severity) -> tuple[Action, Target]:
     """The action for a request of this kind and its target; hand_to_person when ACTIONS has no entry.
 
     Args:

@@ -9,15 +9,15 @@ from include.water.triage.policy import allowed
 from include.water.triage.proposals import Action, Category, Severity, TriageDecision
 from include.water.triage.rules import (
     ACTIONS,
+    ALLOWED_ACTIONS,
     RULES,
-    SENSIBLE,
-    act,
-    alarms,
+    choose_action,
     concerns_many,
-    find,
     gives_orders,
     is_stated,
-    reported,
+    matching_rules,
+    mentions_danger,
+    reported_sentences,
 )
 from tests.unit.water.test_topics import example
 
@@ -46,7 +46,7 @@ def request(**changes) -> ServiceRequest:
     ],
 )
 def test_a_rule_finds_what_must_not_be_missed(text, name):
-    assert name in [rule.name for rule in find(text)]
+    assert name in [rule.name for rule in matching_rules(text)]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_rule_finds_what_must_not_be_missed(text, name):
     ],
 )
 def test_a_rule_needs_more_than_a_word(text):
-    assert find(text) == ()
+    assert matching_rules(text) == ()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_orders_are_told_from_reports(text, orders):
 
 
 def stated(text: str, category: Category, subject: str = "Hello") -> bool:
-    rules = [rule for rule in find(f"{subject}. {text}") if rule.category == category]
+    rules = [rule for rule in matching_rules(f"{subject}. {text}") if rule.category == category]
     return is_stated(subject, text, category, rules[0] if rules else None)
 
 
@@ -133,7 +133,7 @@ def test_a_subject_alone_states_nothing():
 
 
 def test_a_condition_takes_what_follows_it_only():
-    assert reported("We have no water, call us if you can. Thanks.") == "We have no water, call us \nThanks."
+    assert reported_sentences("We have no water, call us if you can. Thanks.") == "We have no water, call us \nThanks."
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_trouble_of_many_is_told_from_that_of_one(text, many):
 
 
 def test_words_about_danger_are_alarming():
-    assert alarms("Somebody could be electrocuted, it is knee-deep")
-    assert not alarms("The bill is dangerous reading")
+    assert mentions_danger("Somebody could be electrocuted, it is knee-deep")
+    assert not mentions_danger("The bill is dangerous reading")
 
 
 @pytest.mark.parametrize("district", ["harbour", "atlantis", None])
@@ -154,20 +154,20 @@ def test_words_about_danger_are_alarming():
 @pytest.mark.parametrize("category", Category)
 def test_whatever_the_table_says_policy_allows(category, severity, district):
     asked = request(district_id=district)
-    action, target = act(asked, category, severity)
+    action, target = choose_action(asked, category, severity)
     decision = TriageDecision(category=category, severity=severity, summary="x", action=action, target=target)
     assert allowed(decision, asked) is None
-    assert action in SENSIBLE[category]
+    assert action in ALLOWED_ACTIONS[category]
 
 
 def test_without_a_known_district_nothing_is_done_to_one():
     for (category, severity), _ in ACTIONS.items():
-        assert act(request(district_id="atlantis"), category, severity)[1].id == "C-000001"
+        assert choose_action(request(district_id="atlantis"), category, severity)[1].id == "C-000001"
 
 
 def test_nobody_closes_a_valve_because_of_a_bill():
     for category in (Category.billing, Category.meter, Category.other, Category.low_pressure, Category.water_quality):
-        assert Action.close_valve not in SENSIBLE[category]
+        assert Action.close_valve not in ALLOWED_ACTIONS[category]
 
 
 def test_rules_have_names_of_their_own():
@@ -186,8 +186,8 @@ def test_rules_end_soon_on_hostile_text():
         "'a b c " * 600,
         "agent: " * 600,
     ):
-        find(text)
+        matching_rules(text)
         gives_orders(text)
-        reported(text)
+        reported_sentences(text)
         for category in Category:
             is_stated("Hello", text, category, None)
