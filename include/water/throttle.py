@@ -1,28 +1,28 @@
-"""The time at which a product that follows the flows may be made again."""
+"""A minimum interval between publications that follow frequent events."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
 
-def next_turn(last: datetime | None, asked_at: datetime, interval: timedelta, now: datetime) -> datetime | None:
-    """When the requested product may be made.
+def next_publish_time(last: datetime | None, asked_at: datetime, interval: timedelta, now: datetime) -> datetime | None:
+    """When a run may publish.
 
-    Airflow starts a run for every event, even while others wait. Without the result None they would wait one after the
-    other.
+    Airflow starts a run for every event, also while other runs wait. A run whose request is covered by a later
+    publication gets None and is skipped; otherwise the waiting runs would all publish, one after the other.
 
     Args:
-        last: When the product was last made; None: never.
-        asked_at: When it was requested.
-        interval: The least time between two products.
+        last: When the last publication started; None: never.
+        asked_at: When this run was requested.
+        interval: The least time between two publications.
         now: The current time.
 
     Returns:
-        The time; None when a product was made after the request.
+        The time; None when something was published after the request.
     """
     if last is None:
         return now
     if last > asked_at:
         return None
-    # Never later than an interval from now, in case a clock was wrong.
+    # At most an interval from now, even if `last` is in the future because a clock was wrong.
     return min(max(now, last + interval), now + interval)

@@ -20,7 +20,7 @@ COLUMNS = (
     ("known_hours", "int", True, ""),
     ("expected_hours", "int", True, "24; 23 or 25 when the clocks are changed"),
     ("complete", "boolean", True, "all hours are known"),
-    ("continuous_flow", "boolean", True, "an hour of it is part of 24 or more in which water ran all the time"),
+    ("continuous_flow", "boolean", True, "an hour of the day belongs to a continuous flow of at least 24 hours"),
     ("peer_group", "string", False, "district or network; null: no comparison"),
     ("peer_households", "int", False, "rounded down to tens"),
     ("peer_low", "double", False, "a quarter of them used less; litres, to the nearest ten, as the next two"),

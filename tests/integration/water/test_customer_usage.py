@@ -26,7 +26,7 @@ from include.water.tables import register_customers
 from include.water.usage import objects, publish
 from include.water.usage.documents import FOLDER, content_hash
 from include.water.usage.manifest import PATH, Manifest, load
-from include.water.usage.objects import NewerObject, put, take_away
+from include.water.usage.objects import NewerObject, delete_object, write_object
 from include.water.usage.publish import PublishedMeanwhile, next_turn, publish_usage
 from include.water.usage.tables import CUSTOMER_DAYS
 
@@ -200,10 +200,10 @@ def test_a_run_that_was_thought_dead_writes_nothing_over_newer_usage(flows):
     found = remote.read(f"{FOLDER}/C-000001.json")
     assert found
     with pytest.raises(NewerObject):
-        put(remote, "C-000001", stale, newer["as_of"] - 1, known=found[1] - 1)
+        write_object(remote, "C-000001", stale, newer["as_of"] - 1, known=found[1] - 1)
     assert document(1) == newer
     # Of newer flows, it replaces an object that it does not know.
-    put(remote, "C-000001", stale, newer["as_of"] + 1, known=0)
+    write_object(remote, "C-000001", stale, newer["as_of"] + 1, known=0)
     assert document(1)["days"] == []
 
 
@@ -229,7 +229,7 @@ def test_a_late_run_over_the_same_flows_writes_nothing_over_newer_usage(flows, m
     publish_usage(now=NOW)
     read_again(flows, 3, 30, 500.0)
     newer: dict[str, Any] = {}
-    where, name = (publish, "write_objects") if moment == "before its objects" else (objects, "put")
+    where, name = (publish, "write_objects") if moment == "before its objects" else (objects, "write_object")
     real = getattr(where, name)
 
     def stalls(*args: Any) -> Any:
@@ -253,8 +253,8 @@ def test_what_a_late_run_wrote_while_a_newer_one_had_nothing_to_write_is_put_rig
     publish_usage(now=NOW)
     remote, before = bucket(), {n: document(n) for n in range(CUSTOMERS)}
     number = load(remote).publication
-    put(remote, "C-000001", {**before[1], "days": []}, number + 1, known=published()["C-000001"])
-    put(remote, "C-000900", before[1], number, known=ABSENT)
+    write_object(remote, "C-000001", {**before[1], "days": []}, number + 1, known=published()["C-000001"])
+    write_object(remote, "C-000900", before[1], number, known=ABSENT)
     remote.delete(f"{FOLDER}/C-000002.json")
     remote.write(f"{FOLDER}/readme.txt", b"somebody else's")
     # Another snapshot with the same rows.
@@ -270,15 +270,15 @@ def test_a_late_run_deletes_no_newer_object(flows):
     publish_usage(now=NOW)
     remote, known = bucket(), published()["C-000001"]
     number = document(1)["as_of"]
-    newer = put(remote, "C-000001", {**document(1), "days": []}, number + 2, known=known)
+    newer = write_object(remote, "C-000001", {**document(1), "days": []}, number + 2, known=known)
     with pytest.raises(GenerationChanged):
-        take_away(remote, "C-000001", number + 1, known, known)
+        delete_object(remote, "C-000001", number + 1, known, known)
     with pytest.raises(NewerObject):
-        take_away(remote, "C-000001", number + 1, known, newer)
+        delete_object(remote, "C-000001", number + 1, known, newer)
     assert document(1)["days"] == []
-    take_away(remote, "C-000001", number + 3, known, newer)
+    delete_object(remote, "C-000001", number + 3, known, newer)
     assert "C-000001" not in published()
-    take_away(remote, "C-000001", number + 3, known, newer)
+    delete_object(remote, "C-000001", number + 3, known, newer)
 
 
 def test_a_publication_that_was_killed_is_not_taken_for_the_one_before_it(flows, monkeypatch):

@@ -135,7 +135,7 @@ def test_whatever_a_feature_holds_it_is_an_event_or_a_violation(any_feature: Any
     events, rejected = seismic.split(features)
     assert len(events) <= 1
     assert len(events) + len(rejected) <= len(features)
-    assert all(seismic._letter(*item).message.value for item in rejected.values())
+    assert all(seismic.dead_letter_of(*item).message.value for item in rejected.values())
 
 
 def test_one_broken_feature_does_not_hold_up_the_others():
@@ -152,7 +152,7 @@ def test_the_same_revision_twice_in_a_feed_is_one_event():
 def test_a_huge_broken_feature_is_cut_so_that_the_dead_letter_topic_takes_it():
     huge = feature(lambda f: f["properties"].update(mag="9" * 10**7))
     (rejected,) = seismic.split([huge])[1].values()
-    letter = seismic._letter(*rejected)
+    letter = seismic.dead_letter_of(*rejected)
     assert letter.message.value
     assert len(letter.message.value) < int(SEISMIC_EVENTS.dead_letter_config()["max.message.bytes"])
     assert letter.detail.startswith("too_large: 100")

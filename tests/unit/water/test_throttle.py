@@ -1,4 +1,4 @@
-"""A product that follows the flows is made once for what was asked, and not more often than its interval."""
+"""A requested publication happens once, and at most once per interval."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from include.water.turns import next_turn
+from include.water.throttle import next_publish_time
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 INTERVAL = timedelta(minutes=10)
@@ -17,7 +17,7 @@ def minutes(number: int) -> datetime:
 
 
 @pytest.mark.parametrize(
-    ("last", "asked_at", "turn"),
+    ("last", "asked_at", "expected"),
     [
         (None, minutes(-1), NOW),
         (minutes(-30), minutes(-1), NOW),
@@ -25,11 +25,11 @@ def minutes(number: int) -> datetime:
         (minutes(-4), minutes(-4), minutes(6)),
         (minutes(-1), minutes(-4), None),
     ],
-    ids=["never made", "long ago", "a moment ago", "at the very moment", "made since it was asked for"],
+    ids=["never published", "long ago", "less than an interval ago", "at the time of the request", "after the request"],
 )
-def test_the_next_turn(last, asked_at, turn):
-    assert next_turn(last, asked_at, INTERVAL, NOW) == turn
+def test_the_next_publish_time(last, asked_at, expected):
+    assert next_publish_time(last, asked_at, INTERVAL, NOW) == expected
 
 
-def test_a_clock_that_was_wrong_delays_it_by_no_more_than_the_interval():
-    assert next_turn(minutes(600), minutes(601), INTERVAL, NOW) == NOW + INTERVAL
+def test_a_wrong_clock_delays_a_publication_by_at_most_the_interval():
+    assert next_publish_time(minutes(600), minutes(601), INTERVAL, NOW) == NOW + INTERVAL
