@@ -190,7 +190,7 @@ def test_of_many_unusual_hours_the_newest_are_shown_and_of_none_the_page_says_so
     many = tuple(replace(one, end=one.end - timedelta(hours=n), hours=n) for n in range(MAX_EPISODES + 3))
     found = unusual(replace(EMPTY, unusual=many))
     assert [row["hours"] for row in found] == [str(n) for n in range(MAX_EPISODES)]
-    assert "No hour of the last four weeks was far from what is usual" in Page(render(replace(EMPTY, unusual=()))).text
+    assert "No hour of the last four weeks was far from usual" in Page(render(replace(EMPTY, unusual=()))).text
 
 
 def test_leakage_is_never_more_than_the_losses_and_needs_a_night_of_every_district():

@@ -6,20 +6,20 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from include.water.dashboards.report.leaks import Alert, Found, episodes, leak_of
+from include.water.dashboards.report.leaks import Alert, LeakNight, leak_of, nights_by_leak
 
 
-def found(district: str, day: int, litres: float = 500.0, number: int = 1, told: str = "") -> Found:
+def found(district: str, day: int, litres: float = 500.0, number: int = 1, told: str = "") -> LeakNight:
     night = date(2026, 11, day)
-    return Found(f"{district}/{night}/{number}", district, night, litres, 0.9, told or district)
+    return LeakNight(f"{district}/{night}/{number}", district, night, litres, 0.9, told or district)
 
 
 def test_nights_that_were_told_as_one_leak_are_one_whatever_their_order():
     nights = [found("valley", 3), found("harbour", 2), found("valley", 1), found("valley", 2), found("harbour", 4)]
-    assert [[one.night.day for one in leak] for leak in episodes(nights)] == [[2, 4], [1, 2, 3]]
+    assert [[one.night.day for one in leak] for leak in nights_by_leak(nights)] == [[2, 4], [1, 2, 3]]
     nights = [found("valley", 1), found("valley", 2, told="another"), found("valley", 3, told="another")]
-    assert [len(leak) for leak in episodes(nights)] == [1, 2]
-    assert episodes([]) == []
+    assert [len(leak) for leak in nights_by_leak(nights)] == [1, 2]
+    assert nights_by_leak([]) == []
 
 
 @pytest.mark.parametrize(("judged", "active"), [(5, True), (6, False), (4, True)])

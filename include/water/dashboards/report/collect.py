@@ -29,12 +29,14 @@ COUNTS = ("landed", "clean", "dead_lettered", "duplicates")
 def collect(batches: Iterable[Mapping[str, Any]], now: datetime | None = None) -> ReportData:
     """Collect the report's data as of now.
 
-    Data that do not exist yet are None in the result. If a source is unavailable, it raises, and the report is retried
-    later.
+    Data that do not exist yet are None in the result.
 
     Args:
-        batches: The extras of the HOURLY_FLOWS events since QUALITY_PERIOD, with the counts of COUNTS.
+        batches: The extras of the HOURLY_FLOWS events of the last QUALITY_PERIOD, with the counts of COUNTS.
         now: The time of the report; by default the current time.
+
+    Raises:
+        Exception: What the lake, the database and the bucket raise when they are unavailable; Airflow retries.
     """
     from include.streams.lake.buckets import bucket
     from include.streams.pages.reading import read_only
@@ -104,8 +106,7 @@ def read_quality(
 
 
 def read_suites(connection: Connection, objects: Bucket) -> tuple[Suite, ...]:
-    """The last result that let a run continue, and every result that has stopped a run which is still waiting."""
-
+    """The last result that let a run continue, and the results of stopped runs that still wait for a person."""
     from include.streams.operations.alarms import open_alarms
     from include.streams.validators.results import FOLDER, PAST, RESULT, folder
 
@@ -114,8 +115,8 @@ def read_suites(connection: Connection, objects: Bucket) -> tuple[Suite, ...]:
     past = _json(objects, f"{FOLDER}/{name}/{PAST}")
     if past and past.get("runs"):
         keys.append((name, str(past["runs"][-1]["claim_id"])))
-    found = (_json(objects, f"{folder(*key)}/{RESULT}") for key in keys)
-    return tuple(_suite(result) for result in found if result)
+    results = (_json(objects, f"{folder(*key)}/{RESULT}") for key in keys)
+    return tuple(_suite(result) for result in results if result)
 
 
 def _suite(result: Mapping[str, Any]) -> Suite:

@@ -118,10 +118,10 @@ def _kept(attributes: dict[str, str]) -> Iterator[tuple[str, Any]]:
 
 
 def _shorter(value: str) -> str:
-    """Round the numbers to a tenth of a pixel, which is as exact as anybody can see."""
+    """Round the numbers to a tenth of a pixel; a smaller difference is not visible."""
     parts = re.split(r"(-?[0-9]+\.[0-9]+)", value)
     texts, floats = parts[::2], parts[1::2]
-    rounded = (f"{float(one):.1f}".removesuffix(".0") for one in floats)
+    rounded = (f"{float(number):.1f}".removesuffix(".0") for number in floats)
     return "".join(itertools.chain.from_iterable(itertools.zip_longest(texts, rounded, fillvalue="")))
 
 
