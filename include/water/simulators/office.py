@@ -1,4 +1,4 @@
-"""What people add to the meters' data: leaks that crews have confirmed, and the register of customers as a file."""
+"""The data that people add to the meters' readings: confirmed leaks, and the register of customers as a file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 from include.water.simulators.network import Network
 
-# About what one person uses per day: the register has persons, the network has liters.
+# The average use of a person per day: converts the network's liters into the register's persons.
 LITRES_A_PERSON = 140
 
 
-def write_down(days: float, seed: int) -> None:
+def write_office_data(days: float, seed: int) -> None:
     """Confirm the leaks of the last days, and drop two files of the register: a good file, and one that is rejected.
 
     It is harmless to repeat.
