@@ -1,12 +1,12 @@
-"""Process groups of our programs, recorded so that processes that a killed program leaves behind can be found.
+"""Process groups of the stack's programs, recorded to find the processes that a killed program leaves behind.
 
-A scheduler that is killed with -9 leaves its LocalExecutor's workers. They wait forever and have inherited the
-scheduler's database connection, so PostgreSQL does not notice that the scheduler is gone and keeps its row locks. The
+A scheduler that is killed with -9 leaves its LocalExecutor's workers. They wait forever, and they have inherited the
+scheduler's database connection. So PostgreSQL does not notice that the scheduler is gone, and keeps its row locks. The
 next scheduler skips locked rows: the Dag runs that the killed scheduler was processing would make no progress. The
-workers cannot be recognized by their parent (gone) or by their environment (overwritten by their process title), but by
-their process group.
+workers can only be recognized by their process group: their parent is gone, and their process title has overwritten
+their environment.
 
-`python -m stack.groups FOLDER NAME COMMAND...` kills the group of the last start, records its own and becomes COMMAND.
+`python -m stack.groups FOLDER NAME COMMAND...` kills the group of the last start, records its own and runs COMMAND.
 """
 
 import contextlib

@@ -32,7 +32,7 @@ class JarSet:
         lock: The lock file.
         resolved: Groups of coordinates. Each group is resolved with its dependencies, one group after the other.
         alone: Coordinates that are taken without their dependencies.
-        unneeded: Patterns of group:artifact that are left out of the resolved jars.
+        unneeded: Patterns of group:artifact that are removed from the resolved jars.
     """
 
     title: str
@@ -210,12 +210,12 @@ def _fetch_one(context, cache: Path, coordinate: str, sha256: str) -> None:
             "proxy, or set KAFKA_BOOTSTRAP_SERVERS to use a broker of your own"
         ) from error
     except RuntimeError as error:
-        raise StackError(f"{coordinate} is not to be had from Maven Central: {error}") from error
+        raise StackError(f"{coordinate} is not on Maven Central: {error}") from error
     if (found := _sha256(path)) != sha256:
         path.unlink(missing_ok=True)
         raise StackError(
-            f"{coordinate}: SHA-256 {found} is not the locked one; run it again, and if it stays, do not trust "
-            "the mirror that it came from"
+            f"{coordinate}: SHA-256 {found} is not the locked one; run it again, and if the error stays, do not "
+            "trust the mirror of Maven Central"
         )
 
 

@@ -1,4 +1,4 @@
-"""The state of a running project, seen from outside: Kafka's offsets, the operational database, Airflow's runs.
+"""The state of a running project as others see it: Kafka's offsets, the operational database, Airflow's runs.
 
 Consumers and what to show come from `include/project.py`; tables are found by their names.
 """
@@ -27,7 +27,7 @@ class Partition:
 
 @dataclass
 class Snapshot:
-    """Counts since the observer was created; `alarms`, `results` and `waiting` are what the databases hold now."""
+    """Counts since the observer was created; `alarms`, `results` and `waiting` are the current content."""
 
     messages: dict[str, int] = field(default_factory=dict)  # topic -> arrived messages, also of dead-letter topics
     outcomes: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)  # (consumer, topic) -> outcome -> n
@@ -50,7 +50,7 @@ class Snapshot:
 
 
 class Observer:
-    """Counts from its creation on; older messages and runs do not belong to this demo."""
+    """Counts messages and runs since its creation; older ones do not belong to this demo."""
 
     def __init__(self, stack: Stack):
         from confluent_kafka.admin import AdminClient

@@ -1,8 +1,8 @@
 """Write requirements.txt, which the Astro Runtime image installs, from requirements.lock.
 
-It contains everything that the Dags need, dependencies included, each with the lock's version, so that no version can
-change when the image is built. It leaves out what the image contains: Airflow, its own providers, and all their
-dependencies. The image has tested versions of these, and a pin here would replace a part of Airflow.
+It contains all packages that the Dags need, with their dependencies, each with the lock's version, so that no version
+can change when the image is built. It does not contain the packages of the image: Airflow, its own providers, and all
+their dependencies. The image has tested versions of these, and a pin here would replace a part of Airflow.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def test_up_after_supervisord_was_killed_ends_the_orphans_and_keeps_addresses_an
     supervisord.wait(10)
     assert all(psutil.pid_exists(pid) for pid in orphans)
     stack.up()
-    assert any("ended what an earlier run left behind" in line for line in reported)
+    assert any("ended processes that an earlier run left behind" in line for line in reported)
     assert not any(psutil.pid_exists(pid) for pid in orphans)
     assert {k: v for k, v in stack.endpoints().items() if k != "services"} == addresses
     assert_everything_is_there(stack)
