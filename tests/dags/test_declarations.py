@@ -142,7 +142,7 @@ def test_a_project_that_leaves_nothing_out_passes(write_dag):
         ),
     ],
 )
-def test_what_a_dag_leaves_out_is_named_with_the_remedy(line, replacement, said, write_dag):
+def test_an_omission_of_a_dag_is_named_with_the_remedy(line, replacement, said, write_dag):
     assert line in GOOD
     found = problems(write_dag(GOOD.replace(line, replacement)))
     assert any(said in problem for problem in found), found
@@ -188,17 +188,17 @@ def test_what_a_dag_leaves_out_is_named_with_the_remedy(line, replacement, said,
         ),
     ],
 )
-def test_what_a_package_leaves_out_is_named_with_the_remedy(package: Package, said: str, write_dag):
+def test_an_omission_of_a_package_is_named_with_the_remedy(package: Package, said: str, write_dag):
     found = problems(write_dag(GOOD), Project(package))
     assert any(said in problem for problem in found), found
 
 
-def test_a_consumer_that_is_named_through_its_module_is_seen(write_dag):
+def test_a_consumer_named_through_its_module_is_found(write_dag):
     source = GOOD.replace("import BOOK, COUNT", "import COUNT").replace("(BOOK, ", "(shop.BOOK, ")
     assert problems(write_dag(f"from tests.dags import shop\n{source}")) == []
 
 
-def test_two_consumers_of_one_name_are_one_sentence():
+def test_two_consumers_of_one_name_are_one_error():
     with pytest.raises(ValueError, match=r"^include/project\.py: two declarations of the consumer book; rename one"):
         Project(replace(SHOP, consumers=(BOOK, BOOK)))
 

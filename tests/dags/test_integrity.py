@@ -31,7 +31,7 @@ def test_every_dag_file_imports(loaded):
     assert {file.path for file in dag_files} == set(DAGS.rglob("*.py")), "a file in dags/ defines no Dag"
 
 
-def test_every_folder_of_dags_has_some():
+def test_every_folder_of_dags_has_dags():
     assert {path.parent.name for path in DAGS.rglob("*.py")} == set(TAG_OF_FOLDER)
 
 

@@ -31,7 +31,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
-def test_imports_keep_the_layers():
+def test_imports_respect_the_layers():
     result = lint(PROJECT)
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -53,7 +53,7 @@ def small_project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_empty_packages_keep_the_layers(small_project: Path):
+def test_empty_packages_respect_the_layers(small_project: Path):
     result = lint(small_project)
     assert result.returncode == 0, result.stdout
 

@@ -64,7 +64,7 @@ def test_every_dag(rule, dag_files: list[DagFile], declared: Declared):
 
 
 @pytest.mark.parametrize("rule", POLICIES, ids=lambda rule: rule.__name__)
-def test_a_dag_that_keeps_the_rules_passes(rule, write_dag):
+def test_a_dag_that_follows_the_rules_passes(rule, write_dag):
     assert problems(rule, write_dag(GOOD, "event_driven"), DECLARED) == []
 
 
@@ -111,7 +111,7 @@ def test_a_dag_that_breaks_a_rule_is_named(rule, line, replacement, said, write_
     assert any(said in problem for problem in found), found
 
 
-def test_an_operators_topic_and_connection_are_seen(write_dag):
+def test_an_operators_topic_and_connection_are_checked(write_dag):
     produce = """
     from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
 
@@ -122,7 +122,7 @@ def test_an_operators_topic_and_connection_are_seen(write_dag):
     assert "uses the connection 'other'" in problems(policy.uses_declared_connections, files, DECLARED)[0]
 
 
-def test_a_task_that_its_trigger_ends_is_named(write_dag):
+def test_a_task_that_ends_in_its_trigger_is_named(write_dag):
     wait = """
     from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 
@@ -132,7 +132,7 @@ def test_a_task_that_its_trigger_ends_is_named(write_dag):
     assert "task wait sets end_from_trigger=True" in found
 
 
-def test_a_dag_that_works_for_a_consumer_needs_no_report(write_dag):
+def test_a_dag_of_a_consumer_needs_no_failure_report(write_dag):
     source = GOOD.replace("retries=2", "reported=False")
     assert problems(policy.reports_its_failures, write_dag(source), DECLARED)
     source = source.replace("[1, 2]", "claim_messages(None, '')")
@@ -166,6 +166,6 @@ def test_every_connection_in_the_code_is_declared(declared: Declared):
     "source",
     ['WEBHOOK_CONN_ID = "new"', 'def f(a, conn_id="new"): ...', 'f(http_conn_id="new")', 'c: str = f(conn_id="new")'],
 )
-def test_an_undeclared_connection_in_the_code_is_seen(source, tmp_path):
+def test_an_undeclared_connection_in_the_code_is_found(source, tmp_path):
     (tmp_path / "code.py").write_text(source)
     assert [conn_id for _, conn_id in connections_in_code(tmp_path)] == ["new"]

@@ -53,7 +53,7 @@ def numbers(*orders: Order) -> list[str]:
     return sorted(order.number for order in orders)
 
 
-def test_messages_have_their_effects_within_seconds_and_their_runs_succeed(lane: OrderLane, airflow: Airflow):
+def test_messages_have_effects_within_seconds_and_runs_succeed(lane: OrderLane, airflow: Airflow):
     ordered, returned = order(), order()
     sent_at = time.monotonic()
     sent = lane.send(of(ORDERS, ordered), of(RETURNS, returned))
@@ -70,7 +70,7 @@ def test_messages_have_their_effects_within_seconds_and_their_runs_succeed(lane:
     assert states == {"claim": "success", "handle": "skipped"}
 
 
-def test_a_bad_message_is_kept_and_the_good_ones_around_it_are_handled(lane: OrderLane, airflow: Airflow):
+def test_a_bad_message_becomes_a_dead_letter_and_the_others_are_handled(lane: OrderLane, airflow: Airflow):
     before, after = order(), order()
     key, good = ORDERS.serialize(order())
     bad = list(broken(ORDERS, order()).items())
@@ -93,7 +93,7 @@ def test_a_bad_message_is_kept_and_the_good_ones_around_it_are_handled(lane: Ord
         airflow.wait_for_success(run_id, DAG)
 
 
-def test_a_cleared_run_succeeds_again_with_the_same_ranges_and_does_nothing_twice(lane: OrderLane, airflow: Airflow):
+def test_a_cleared_run_gets_the_same_ranges_and_repeats_no_effect(lane: OrderLane, airflow: Airflow):
     one = order()
     sent = lane.send(of(ORDERS, one), (ORDERS, b"c-1", b"not JSON"))
     (run_id,) = {run_id for _, run_id in lane.wait_for_inbox(sent).values()}
@@ -127,7 +127,7 @@ def test_a_cleared_run_succeeds_again_with_the_same_ranges_and_does_nothing_twic
     assert lane.inbox(later)[later[0]][1] != run_id
 
 
-def test_a_message_that_arrives_while_the_triggerer_is_dead_is_handled(lane: OrderLane, whole_stack):
+def test_a_message_sent_while_the_triggerer_is_dead_is_handled(lane: OrderLane, whole_stack):
     one = order()
     (before,) = whole_stack.pids("triggerer")
     os.kill(before, signal.SIGKILL)
@@ -139,7 +139,7 @@ def test_a_message_that_arrives_while_the_triggerer_is_dead_is_handled(lane: Ord
     assert lane.effects(one) == [one.number]
 
 
-def test_of_many_messages_at_once_on_both_topics_each_is_handled_once(lane: OrderLane):
+def test_each_of_many_messages_on_two_topics_is_handled_once(lane: OrderLane):
     orders = [order(f"c-{n}") for n in range(400)]
     returns = [order(f"c-{n}") for n in range(200)]
     messages = [of(ORDERS, one) for one in orders] + [of(RETURNS, one) for one in returns]
@@ -156,7 +156,7 @@ def test_of_many_messages_at_once_on_both_topics_each_is_handled_once(lane: Orde
     assert lane.effects(*every) == numbers(*every)
 
 
-def test_the_services_can_be_prepared_through_the_api_and_say_that_nothing_changed(airflow: Airflow):
+def test_services_prepared_through_the_api_report_no_change(airflow: Airflow):
     dag = "prepare_services"
     run_id = f"test-{uuid.uuid4().hex[:8]}"
     airflow.ask("POST", f"/dags/{dag}/dagRuns", dag_run_id=run_id, logical_date=None)
@@ -167,7 +167,7 @@ def test_the_services_can_be_prepared_through_the_api_and_say_that_nothing_chang
     assert "nothing to do: all is as this version needs it" in str(log)
 
 
-def test_what_arrives_while_the_dag_is_paused_is_handled_once_it_is_not(lane: OrderLane, airflow: Airflow):
+def test_messages_of_a_pause_are_handled_after_the_pause(lane: OrderLane, airflow: Airflow):
     orders = [order(), order("c-2")]
     seen = lane.query("select coalesce(max(id), 0) from asset_event", database="airflow_metadata")[0][0]
     airflow.pause(DAG, True)

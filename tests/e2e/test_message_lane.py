@@ -61,7 +61,7 @@ def runs(airflow: Airflow, sent: list[Coordinates]) -> dict[str, list[str]]:
     return found
 
 
-def test_every_message_has_a_run_of_its_own_that_is_found_by_its_key(airflow: Airflow, lane: ParcelLane):
+def test_every_message_has_one_run_that_its_partition_key_finds(airflow: Airflow, lane: ParcelLane):
     sent = lane.ship(2)
     wait_for(lambda: lane.handled(sent) == 2, 90, "both are handled")
     wait_for(
@@ -72,7 +72,7 @@ def test_every_message_has_a_run_of_its_own_that_is_found_by_its_key(airflow: Ai
     assert lane.effects(sent) == sorted(sent)
 
 
-def test_a_message_that_breaks_its_contract_gets_no_run(airflow: Airflow, lane: ParcelLane):
+def test_a_message_that_breaks_its_contract_starts_no_run(airflow: Airflow, lane: ParcelLane):
     sent = lane.send((PARCELS, b"p", b"not a parcel"))
     good = lane.ship(1)
     wait_for(lambda: lane.handled(good) == 1, 90, "the good one is handled")
@@ -80,7 +80,7 @@ def test_a_message_that_breaks_its_contract_gets_no_run(airflow: Airflow, lane: 
     assert [outcome for outcome, _ in lane.inbox(sent).values()] == ["dead_letter"]
 
 
-def test_a_dag_that_was_paused_gets_every_message_it_missed(airflow: Airflow, lane: ParcelLane):
+def test_a_paused_dag_gets_every_missed_message_afterwards(airflow: Airflow, lane: ParcelLane):
     airflow.pause(WORKER, True)
     try:
         sent = lane.ship(3)

@@ -15,7 +15,7 @@ DAG = "watch_connectors"
 DAGS = (DAG,)
 
 
-def test_a_failure_after_the_last_retry_is_an_alarm_until_the_next_run_succeeds(whole_stack, airflow: Airflow):
+def test_a_failed_task_opens_an_alarm_that_the_next_success_closes(whole_stack, airflow: Airflow):
     with psycopg.connect(whole_stack.endpoints()["databases"]["operations_db"], autocommit=True) as database:
 
         def open_alarms() -> list[Any]:

@@ -29,7 +29,7 @@ def login(airflow, username, password):
         return json.load(answer)["access_token"]
 
 
-def test_the_api_takes_the_login_of_status_and_no_guess(whole_stack):
+def test_the_api_accepts_only_the_password_of_status(whole_stack):
     airflow = whole_stack.endpoints()["airflow"]
     assert login(airflow, airflow["username"], airflow["password"])
     for username, password in (("admin", "admin"), ("airflow", "airflow")):
@@ -66,7 +66,7 @@ def test_everything_listens_on_loopback_only(whole_stack):
     assert addresses == {"127.0.0.1"}
 
 
-def test_airflow_finds_a_key_among_all_that_there_were_without_reading_the_whole_table(whole_stack):
+def test_airflow_looks_up_a_key_by_index_without_a_full_scan(whole_stack):
     with psycopg.connect(whole_stack.endpoints()["databases"]["airflow_metadata"]) as connection:
         # A filled copy with its indexes: the table itself is as good as empty, and the planner would read it whole.
         connection.execute("create temp table keys (like asset_partition_dag_run including all)")
@@ -108,7 +108,7 @@ def test_make_look_shows_every_consumer_and_finds_every_service(whole_stack):
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_a_killed_component_comes_back(whole_stack, component):
+def test_a_killed_component_is_restarted(whole_stack, component):
     (before,) = whole_stack.pids(component)
     os.kill(before, signal.SIGKILL)
     deadline = time.monotonic() + 30

@@ -37,7 +37,7 @@ def scan_ids(lane: StandardLane) -> list[str]:
     return lane.clean()["event_id"].to_pylist()
 
 
-def test_scans_become_clean_rows_each_once_and_the_books_balance(lane: StandardLane):
+def test_each_scan_becomes_one_clean_row_and_counts_balance(lane: StandardLane):
     good = [scan(n) for n in range(500)]
     bad: list[tuple[bytes, bytes | None]] = [(b"s", b"not JSON"), (b"s", None), (b"s", b'{"version":2}')]
     before, published = lane.offsets(), len(lane.published())

@@ -82,7 +82,7 @@ def test_closing_one_key_closes_no_other(source):
     assert notifications(source)[-1]["key"] == "7"
 
 
-def test_the_others_are_closed_and_no_other_kind_or_source(source):
+def test_closing_the_others_keeps_other_kinds_and_sources(source):
     open_with(source, "", "7", "8")
     with begin() as connection:
         open_alarm(connection, source, AlarmKind.lag, "far behind")

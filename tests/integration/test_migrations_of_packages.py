@@ -111,7 +111,7 @@ def test_operations_comes_first_and_each_package_has_its_table(new_database: Cal
     assert SHARED not in tables(database)
 
 
-def test_a_database_with_one_version_table_is_moved_over(new_database: Callable[[], str], whole: Path):
+def test_a_database_with_one_version_table_is_converted(new_database: Callable[[], str], whole: Path):
     database = new_database()
     upgrade_by(whole, database)
     before = {package: versions(database, package) for package in ("operations", "landing", "shop")}
@@ -134,7 +134,9 @@ def test_an_older_database_with_one_version_table_gets_the_rest(new_database: Ca
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own tables", "one table"])
-def test_a_package_may_go_and_come_back(new_database: Callable[[], str], library: Path, whole: Path, shared: bool):
+def test_a_package_may_be_removed_and_added_again(
+    new_database: Callable[[], str], library: Path, whole: Path, shared: bool
+):
     database = new_database()
     upgrade_by(whole, database)
     before = tables(database)
@@ -146,7 +148,7 @@ def test_a_package_may_go_and_come_back(new_database: Callable[[], str], library
     assert tables(database) - {SHARED} == before
 
 
-def test_a_package_may_come_later(new_database: Callable[[], str], library: Path, whole: Path):
+def test_a_package_may_be_added_later(new_database: Callable[[], str], library: Path, whole: Path):
     database = new_database()
     first, _ = upgrade_by(library, database)
     assert not any(revision.startswith("shop") for revision in first)
@@ -173,7 +175,7 @@ def test_after_a_rollback_the_other_packages_upgrade(
     assert before < tables(database)
 
 
-def test_two_images_upgrade_one_database_at_once(new_database: Callable[[], str], library: Path, whole: Path):
+def test_two_images_can_upgrade_one_database_concurrently(new_database: Callable[[], str], library: Path, whole: Path):
     database, alone = new_database(), new_database()
     upgrade_by(whole, alone)
     processes = [start_upgrade(root, database) for root in (library, whole)]

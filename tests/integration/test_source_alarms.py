@@ -60,7 +60,7 @@ def alarms(consumer: str) -> dict[str, str]:
     return {alarm.key: alarm.message for alarm in mine}
 
 
-def test_a_source_is_named_until_it_behaves_again(consumer):
+def test_a_faulty_source_has_an_alarm_until_it_is_cured(consumer):
     assert check(consumer, 1, {"a": 61, "b": 2, HOSTILE: 12})["warnings"] == ["shops that sell too much"]
     shops = alarms(consumer)
     assert set(shops) == {"a", HOSTILE}
@@ -77,7 +77,7 @@ def test_a_source_is_named_until_it_behaves_again(consumer):
     assert alarms(consumer) == {}
 
 
-def test_a_thousand_sources_open_a_few_alarms_and_stop_nothing(consumer):
+def test_a_thousand_faulty_sources_open_a_few_alarms(consumer):
     for claim_id in range(4):
         check(consumer, claim_id, {f"shop-{claim_id}-{n}": 20 + n for n in range(1_000)})
     assert len(alarms(consumer)) == MAX_ALARMS
@@ -95,7 +95,7 @@ def closed(consumer: str) -> dict[str, str]:
         return {shop: message for shop, message in connection.execute(mine, {"source": consumer})}
 
 
-def test_sources_that_never_send_again_do_not_keep_others_from_being_named(consumer):
+def test_sources_that_stopped_sending_do_not_block_others(consumer):
     replaced = [f"shop-{n}" for n in range(MAX_ALARMS)]
     for claim_id in range(MAX_ALARMS // 2):
         check(consumer, claim_id, {shop: 20 for shop in replaced[2 * claim_id : 2 * claim_id + 2]})
@@ -117,7 +117,7 @@ def test_sources_that_never_send_again_do_not_keep_others_from_being_named(consu
     assert set(alarms(consumer)) == {*named, "shop-7"}
 
 
-def test_an_alarm_of_weeks_closes_in_a_run_in_which_nobody_breaks_the_rule(consumer):
+def test_an_old_alarm_closes_in_a_run_without_faults(consumer):
     check(consumer, 1, {"replaced": 50})
     weeks_pass(consumer, 5)
     check(consumer, 2, {"b": 1})

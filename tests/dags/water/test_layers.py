@@ -43,7 +43,7 @@ def example_words(*folders: Path) -> list[str]:
     ]
 
 
-def test_reusable_code_does_not_know_the_words_of_the_example():
+def test_reusable_code_has_no_words_of_the_example():
     found = example_words(
         *(PROJECT / folder for folder in ("stack", "include/streams", "dags/operations", "tests/dags"))
     )

@@ -171,7 +171,7 @@ def requests(whole_stack, airflow) -> Requests:
     return Requests(OrdersLane(whole_stack.endpoints(), TRIAGE_SERVICE_REQUESTS.name, (WORK_ORDERS,)), airflow)
 
 
-def test_open_approvals_do_not_hold_up_new_requests(requests: Requests, airflow: Airflow):
+def test_open_approvals_do_not_delay_new_requests(requests: Requests, airflow: Airflow):
     sent = requests.send(*[RISKY] * OPEN_APPROVALS)
     wait_for(lambda: len(requests.asked(*sent)) == OPEN_APPROVALS, 180, f"{OPEN_APPROVALS} approvals are open")
     # However many are open: none holds one of triage's runs, of which only so many are active at once.
@@ -194,9 +194,7 @@ def test_open_approvals_do_not_hold_up_new_requests(requests: Requests, airflow:
     wait_for(all_settled, 180, "all are settled")
 
 
-def test_an_approval_is_executed_once_however_often_it_is_given_and_its_run_is_cleared(
-    requests: Requests, airflow: Airflow
-):
+def test_an_approval_is_executed_once_although_repeated_and_cleared(requests: Requests, airflow: Airflow):
     decision_id, run_id = requests.one_that_is_asked()
     (detail,) = [one for one in requests.open_approvals() if one["task_instance"]["dag_run_id"] == run_id]
     assert decision_id in detail["subject"]
@@ -226,7 +224,7 @@ def test_a_rejection_gives_the_request_to_a_person(requests: Requests, airflow: 
     assert set(requests.states(run_id).values()) == {"success"}
 
 
-def test_a_task_that_is_marked_as_successful_by_hand_approves_nothing(requests: Requests, airflow: Airflow):
+def test_a_task_marked_as_successful_by_hand_approves_nothing(requests: Requests, airflow: Airflow):
     decision_id, run_id = requests.one_that_is_asked()
     path = f"/dags/{EXECUTE}/dagRuns/{quote(run_id, safe='')}/taskInstances/approve"
     airflow.ask("PATCH", path, new_state="success")
@@ -246,9 +244,7 @@ def test_a_second_run_for_an_open_approval_asks_nobody(requests: Requests, airfl
     requests.wait_for_order(decision_id, "advise_not_to_drink", "approved")
 
 
-def test_a_key_that_was_dropped_is_emitted_again_and_without_an_answer_the_proposal_expires(
-    requests: Requests, airflow: Airflow
-):
+def test_a_dropped_key_is_emitted_again_and_its_proposal_expires(requests: Requests, airflow: Airflow):
     airflow.pause(EXECUTE, True)
     try:
         (request_id,) = requests.send(RISKY)
@@ -284,9 +280,7 @@ def set_deadline(requests: Requests, decision_id: str, left: timedelta) -> None:
         )
 
 
-def test_an_approval_of_a_run_that_was_cleared_before_it_was_executed_counts_no_more(
-    requests: Requests, airflow: Airflow
-):
+def test_an_unexecuted_approval_of_a_cleared_run_does_not_count(requests: Requests, airflow: Airflow):
     decision_id, run_id = requests.one_that_is_asked()
     request_id = decision_id.rsplit("-", 1)[0]
 

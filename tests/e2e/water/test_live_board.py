@@ -165,7 +165,7 @@ def decide(whole_stack) -> Iterator[Callable[..., None]]:
         database.execute("delete from decisions where decision_id = any(%s)", [made])
 
 
-def test_logged_out_nobody_sees_anything(airflow):
+def test_without_a_login_nothing_is_shown(airflow):
     for name in ("", "state", "board.js", "board.css", "base.css", "icon.svg"):
         answer = httpx.get(f"{airflow['url']}{BOARD}{name}", timeout=30)
         assert answer.status_code == 401, name
@@ -176,7 +176,7 @@ def test_logged_out_nobody_sees_anything(airflow):
         assert "openapi" not in answer.text, name
 
 
-def test_logged_out_a_person_is_sent_to_the_login_page_and_back(context: BrowserContext, airflow):
+def test_a_visitor_is_sent_to_the_login_page_and_back(context: BrowserContext, airflow):
     page = context.new_page()
     page.goto(BOARD)
     assert "/auth/login" in page.url
@@ -185,14 +185,14 @@ def test_logged_out_a_person_is_sent_to_the_login_page_and_back(context: Browser
     expect(page.locator("h1")).to_have_text("Live board")
 
 
-def test_a_page_that_is_logged_out_meanwhile_shows_nothing_any_more(page: Page, complaints: list[str]):
+def test_an_open_page_shows_nothing_after_a_logout(page: Page, complaints: list[str]):
     expect(page.locator(".tile").first).to_be_visible()
     page.context.clear_cookies()
     page.wait_for_url("**/auth/login**")
     complaints.clear()  # that the answer was 401
 
 
-def test_every_answer_carries_the_strict_policy(page: Page):
+def test_every_response_has_the_strict_policy(page: Page):
     for name in ("", "state", "board.js", "nothing.js"):
         headers = page.request.get(f"{BOARD}{name}").headers
         for header, value in HEADERS.items():
@@ -242,7 +242,7 @@ def test_markup_in_a_message_is_shown_as_text(page: Page, send, decide):
     assert page.locator("main b", has_text=re.compile("^x$")).count() == 0
 
 
-def test_ages_go_on_by_themselves(page: Page, send):
+def test_ages_are_updated_without_the_server(page: Page, send):
     litres = random.randrange(20_000, 10_000_000)
     send(LEAKS_DETECTED, leak("riverbend", litres_per_hour=float(litres)))
     age = page.locator("#tile-riverbend li", has_text=f"{litres:,}").locator("time").first
@@ -253,7 +253,7 @@ def test_ages_go_on_by_themselves(page: Page, send):
     expect(age).not_to_have_text(before or "")
 
 
-def test_a_lost_connection_is_said_and_the_board_recovers_by_itself(page: Page, complaints: list[str]):
+def test_a_lost_connection_is_shown_and_the_board_recovers(page: Page, complaints: list[str]):
     def lose(route: Route) -> None:
         route.abort()
 
@@ -267,16 +267,14 @@ def test_a_lost_connection_is_said_and_the_board_recovers_by_itself(page: Page, 
     complaints.clear()  # the browser's lines about the requests that failed
 
 
-def test_the_server_sends_the_board_only_when_it_has_changed(page: Page):
+def test_the_server_sends_only_a_changed_board(page: Page):
     first = page.request.get(f"{BOARD}state")
     again = page.request.get(f"{BOARD}state", headers={"If-None-Match": first.headers["etag"]})
     assert (first.status, again.status) == (200, 304)
     assert again.body() == b""
 
 
-def test_a_proposal_that_awaits_approval_leads_to_its_page_in_airflow_also_out_of_the_frame(
-    page: Page, decide, complaints
-):
+def test_a_waiting_proposal_links_to_its_page_in_airflow(page: Page, decide, complaints):
     decide("A burst main.", approval_run_id="run/one +1")
     page.goto("/plugin/live-board")
     item = page.frame_locator("iframe").locator("#awaiting li", has_text="A burst main.")
@@ -289,7 +287,7 @@ def test_a_proposal_that_awaits_approval_leads_to_its_page_in_airflow_also_out_o
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_follows_airflows_theme_and_every_text_can_be_read(page: Page, theme: str, decide):
+def test_the_board_has_airflows_theme_with_enough_contrast(page: Page, theme: str, decide):
     decide("Contrast.")
     page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
     page.reload()

@@ -70,7 +70,7 @@ def decided(lane: Lane, *events: ServiceRequest) -> set[tuple]:
     return set(lane.query(statement, [event.request_id for event in events]))
 
 
-def test_every_message_has_a_run_of_its_own_that_is_found_by_its_key(airflow: Airflow, lane: Lane):
+def test_every_message_has_one_run_that_its_partition_key_finds(airflow: Airflow, lane: Lane):
     events = [request("Please send me a copy of my last bill."), request("The display of my meter is blank.")]
     sent = send(lane, *events)
     wait_for(lambda: handled(lane, sent) == 2, 90, "both are handled")

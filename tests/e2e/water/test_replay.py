@@ -72,7 +72,7 @@ def replay(airflow: Airflow, **params: Any) -> tuple[str, dict[str, Any]]:
     return run_id, airflow.ask("GET", f"{path}/xcomEntries/return_value")["value"]
 
 
-def test_a_request_that_broke_its_contract_is_repaired_replayed_and_triaged_once(airflow: Airflow, stack: dict):
+def test_an_invalid_request_is_repaired_replayed_and_triaged_once(airflow: Airflow, stack: dict):
     request = example(ServiceRequest, request_id=f"SR-{uuid.uuid4().int % 10**12:012d}", text=SECRET)
     key, good = SERVICE_REQUESTS.serialize(request)
     document = json.loads(good)
@@ -130,7 +130,7 @@ def test_a_request_that_broke_its_contract_is_repaired_replayed_and_triaged_once
     assert "Jane" not in log
 
 
-def test_without_dead_letters_the_run_ends_well_and_does_nothing(airflow: Airflow):
+def test_without_dead_letters_the_run_is_skipped(airflow: Airflow):
     run_id = f"test-{uuid.uuid4().hex[:8]}"
     airflow.ask(
         "POST", f"/dags/{DAG}/dagRuns", dag_run_id=run_id, logical_date=None, conf={"topic": METER_READINGS.name}
@@ -145,6 +145,6 @@ def test_without_dead_letters_the_run_ends_well_and_does_nothing(airflow: Airflo
 @pytest.mark.parametrize(
     "conf", [{}, {"topic": "no.such.topic"}, {"topic": SERVICE_REQUESTS.name, "limit": 0}], ids=str
 )
-def test_a_run_that_makes_no_sense_is_refused_at_once(conf: dict, whole_stack, airflow: Airflow):
+def test_a_run_with_invalid_parameters_is_refused(conf: dict, whole_stack, airflow: Airflow):
     with pytest.raises(AssertionError, match=r"40[0-9]|422"):
         airflow.ask("POST", f"/dags/{DAG}/dagRuns", logical_date=None, conf=conf)

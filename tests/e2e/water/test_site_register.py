@@ -34,7 +34,7 @@ def upload(whole_stack, name: str, data: bytes) -> None:
     urllib.request.urlopen(urllib.request.Request(path, data, {"Content-Type": "text/csv"}), timeout=30).close()
 
 
-def test_files_that_appear_while_the_sensor_waits_are_imported_or_set_aside(whole_stack, airflow: Airflow):
+def test_files_that_arrive_during_the_wait_are_imported_or_rejected(whole_stack, airflow: Airflow):
     run_id = wait_for(lambda: waiting_run(airflow), 120, f"a run of {DAG} waits in the triggerer")
     upload(whole_stack, "sites.csv", good_file(Kind.sites, rows=30))
     airflow.wait_for_success(run_id, DAG, seconds=120)

@@ -32,7 +32,7 @@ def lane(whole_stack, airflow: Airflow) -> StandardLane:
     return StandardLane(whole_stack, airflow, AGGREGATE_METER_READINGS, "hourly_flows", "wait_for_readings")
 
 
-def test_readings_become_hourly_flows_and_the_books_balance(lane: StandardLane):
+def test_readings_become_hourly_flows_and_counts_balance(lane: StandardLane):
     readings = Readings(
         Network(seed=5), START, START + timedelta(hours=8), faults=Faults(bad=1, duplicates=0.02, late_hours=3)
     )

@@ -29,7 +29,7 @@ def columns(conn_id: str) -> list[str]:
     return [column["name"] for column in inspect(engine(conn_id)).get_columns("claims")]
 
 
-def test_an_upgrade_behind_a_transaction_gives_up_and_names_it(old_database):
+def test_an_upgrade_that_is_blocked_gives_up_and_names_the_session(old_database):
     before = columns(old_database)
     with engine(old_database).connect() as other:
         other.execute(text("select count(*) from claims"))

@@ -48,7 +48,7 @@ def test_an_empty_database_is_migrated(new_database):
     engine(database).dispose()
 
 
-def test_statements_repeat_on_whatever_server_connection_they_get(services):
+def test_statements_can_be_repeated_on_any_server_connection(services):
     def ask(number: int) -> set[int]:
         found = set()
         for _ in range(20):
@@ -82,7 +82,7 @@ def test_a_row_of_the_outbox_is_delivered_once(make_topic, make_consumer):
     assert [record.value() for record in read_all(topic.name)] == [b"once"]
 
 
-def test_runs_at_once_claim_every_message_once(make_topic, make_consumer, send):
+def test_concurrent_runs_claim_every_message_once(make_topic, make_consumer, send):
     topic = make_topic(partitions=2)
     consumer = make_consumer(topic, max_messages_per_claim=10, chunk_size=10)
     for partition in range(2):
@@ -94,7 +94,7 @@ def test_runs_at_once_claim_every_message_once(make_topic, make_consumer, send):
     ]
 
 
-def test_a_gap_is_repaired_once_by_two_at_once(landed_topic, send_orders, lane, services):
+def test_two_concurrent_repairs_repair_a_gap_once(landed_topic, send_orders, lane, services):
     topic = landed_topic(partitions=1)
     send_orders(topic, 0, 30)
     land(topic, 0, range(0, 10), range(20, 30))

@@ -68,7 +68,7 @@ def account(landing_services, monkeypatch) -> Iterator[Callable[..., Account]]:
         each.restore(NEW)
 
 
-def test_transactions_and_pages_go_on_with_the_new_password(account):
+def test_transactions_and_pages_use_the_new_password(account):
     operations = account("operations_db")
     with begin(operations.conn_id) as connection:
         connection.execute(text("select 1"))
@@ -83,7 +83,7 @@ def test_transactions_and_pages_go_on_with_the_new_password(account):
         assert connection.scalar(text("select 1")) == 1
 
 
-def test_the_catalog_goes_on_with_the_new_password(account):
+def test_the_catalog_uses_the_new_password(account):
     catalog = account("landing_catalog", warehouse="gs://landing/warehouse")
     before = load_catalog(catalog.conn_id).list_namespaces()
     catalog.rotate(NEW)

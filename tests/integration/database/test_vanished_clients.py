@@ -93,7 +93,7 @@ def impatient(operations, services, monkeypatch) -> Iterator[None]:
     _engine.cache_clear()
 
 
-def test_the_lock_of_a_client_that_vanished_is_free_soon(can_cut, connection_with, name):
+def test_the_lock_of_a_vanished_client_is_released_soon(can_cut, connection_with, name):
     fast = {"tcp_keepalives_idle": 1, "tcp_keepalives_interval": 1, "tcp_keepalives_count": 1, "tcp_user_timeout": 1000}
     vanishing, waiting = connection_with(**fast), connection_with(**SOON)
     with engine(vanishing).connect() as gone:
@@ -104,7 +104,7 @@ def test_the_lock_of_a_client_that_vanished_is_free_soon(can_cut, connection_wit
             gone.commit()
 
 
-def test_the_lock_of_a_client_that_is_stopped_is_free_after_the_limit(connection_with, name):
+def test_the_lock_of_a_stopped_client_is_released_after_the_limit(connection_with, name):
     stopped, waiting = connection_with(idle_in_transaction_session_timeout="300ms"), connection_with(**SOON)
     with engine(stopped).connect() as idle:
         lock(idle, name)
@@ -114,7 +114,7 @@ def test_the_lock_of_a_client_that_is_stopped_is_free_after_the_limit(connection
             idle.execute(text("select 1"))
 
 
-def test_a_task_that_holds_a_lock_while_it_works_keeps_it(connection_with, name):
+def test_a_working_task_keeps_its_lock(connection_with, name):
     working = connection_with(idle_in_transaction_session_timeout="200ms")
     waiting = connection_with(lock_timeout="600ms")
     with begin(working, patience=WHOLE_TASK) as busy:
@@ -125,7 +125,7 @@ def test_a_task_that_holds_a_lock_while_it_works_keeps_it(connection_with, name)
         assert busy.scalar(text("select 1")) == 1
 
 
-def test_a_task_that_waits_for_one_at_work_outlasts_the_limit(connection_with, name):
+def test_a_task_may_wait_for_a_working_task_beyond_the_limit(connection_with, name):
     conn_id = connection_with(lock_timeout="100ms")
     got = threading.Event()
 
@@ -150,7 +150,7 @@ def lock_number(connection: Connection, message: Message) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_message_whose_lock_is_taken_delays_no_other_and_is_retried(make_topic, make_consumer, send):
+def test_a_message_that_waits_for_a_lock_delays_no_other(make_topic, make_consumer, send):
     topic = make_topic(partitions=1)
     consumer = replace(make_consumer(topic), effect=f"{__name__}:lock_number")
     send(topic, *(order(number) for number in range(3)))
@@ -164,7 +164,7 @@ def test_a_message_whose_lock_is_taken_delays_no_other_and_is_retried(make_topic
     assert numbers(topic) == ["0", "1", "2"]
 
 
-def test_every_transaction_has_the_limits_and_every_connection_the_keepalives(services):
+def test_transactions_have_limits_and_connections_keepalives(services):
     shown = {
         "lock_timeout": "1min",
         "idle_in_transaction_session_timeout": "5min",

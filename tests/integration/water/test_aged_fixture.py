@@ -18,7 +18,7 @@ __all__ = ["operations"]
 pytestmark = pytest.mark.integration
 
 
-def test_an_old_landing_table_is_planned_by_its_newest_files(landing_services, operations):
+def test_an_old_landing_table_is_planned_from_its_newest_files(landing_services, operations):
     side = Side(f"old{uuid.uuid4().hex[:6]}")
     begins = aged_lake.make_landing(side, files=400, snapshots=300)
     table = load_landing_table(side.topic)

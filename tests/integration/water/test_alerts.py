@@ -116,13 +116,13 @@ def test_a_leak_becomes_a_row_a_message_and_a_request():
     assert json.loads(to_webhook.body) == json.loads(to_kafka.body)
 
 
-def test_what_is_not_severe_enough_leaves_nothing():
+def test_an_event_below_the_thresholds_writes_nothing():
     handle(leak(litres_per_hour=10.0), quake(None))
     assert alerts() == []
     assert outbox("message") == outbox("request") == []
 
 
-def test_a_transaction_that_fails_leaves_nothing():
+def test_a_failed_transaction_leaves_nothing():
     def crash(connection: Connection) -> None:
         raise_alert(connection, leak())
         raise RuntimeError("killed")
@@ -133,7 +133,7 @@ def test_a_transaction_that_fails_leaves_nothing():
     assert outbox("message") == outbox("request") == []
 
 
-def test_the_same_leak_again_is_not_announced_again():
+def test_a_repeated_leak_is_not_announced_again():
     handle(leak(), leak(model_version="another"), leak())
     assert len(alerts()) == len(announced()) == 1
 
@@ -143,7 +143,7 @@ def test_another_leak_is_another_alert():
     assert len(alerts()) == len(announced()) == 2
 
 
-def test_a_revision_that_is_more_severe_updates_the_alert_and_is_announced():
+def test_a_more_severe_revision_updates_the_alert_and_is_announced():
     handle(quake(Severity.minor), quake(Severity.critical))
     (row,) = alerts()
     assert (row.revision, row.severity) == (2, "critical")
@@ -153,7 +153,7 @@ def test_a_revision_that_is_more_severe_updates_the_alert_and_is_announced():
     assert len({event.event_id for event in announced()}) == 2
 
 
-def test_a_revision_that_is_as_severe_or_less_changes_nothing():
+def test_a_revision_of_lower_or_equal_severity_changes_nothing():
     handle(quake(Severity.major), quake(Severity.major), quake(Severity.minor), quake(None))
     (row,) = alerts()
     assert (row.revision, row.severity) == (1, "major")
@@ -161,7 +161,7 @@ def test_a_revision_that_is_as_severe_or_less_changes_nothing():
 
 
 @pytest.mark.parametrize("order", permutations(Severity))
-def test_in_whatever_order_revisions_come_the_most_severe_stands(order: tuple[Severity, ...]):
+def test_the_most_severe_revision_wins_in_any_order(order: tuple[Severity, ...]):
     handle(*map(quake, order))
     (row,) = alerts()
     assert row.severity == "critical"
@@ -170,7 +170,7 @@ def test_in_whatever_order_revisions_come_the_most_severe_stands(order: tuple[Se
     assert ranks == sorted(set(ranks))
 
 
-def test_two_tasks_at_once_with_revisions_of_one_quake_make_one_alert():
+def test_two_concurrent_revisions_of_a_quake_make_one_alert():
     minor, critical = quake(Severity.minor), quake(Severity.critical)
     second = threading.Thread(target=handle, args=(critical,))
     with begin() as connection:

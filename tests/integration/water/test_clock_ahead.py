@@ -112,7 +112,7 @@ def judged() -> tuple[int, date]:
         return tuple(connection.execute(select(func.count(), func.max(judged_nights.c.night))).one())  # type: ignore[return-value]
 
 
-def test_real_nights_are_judged_and_shown_although_a_clock_runs_ahead(flows, caplog):
+def test_a_clock_ahead_does_not_hide_real_nights(flows, caplog):
     expected = collect([], now=NOW)
     detection.detect(NOW)
     before = judged()
@@ -132,12 +132,12 @@ def test_real_nights_are_judged_and_shown_although_a_clock_runs_ahead(flows, cap
     assert found.districts == expected.districts
 
 
-def test_old_nights_are_not_judged_when_nothing_new_arrives(flows):
+def test_old_nights_are_not_judged_without_new_data(flows):
     detection.detect(NOW + timedelta(days=400))
     assert judged()[0] == 0
 
 
-def test_a_model_learns_from_the_same_nights_although_a_clock_runs_ahead(flows, artifacts):
+def test_a_clock_ahead_does_not_change_the_training_nights(flows, artifacts):
     begun = [NOW.date() - timedelta(days=days) for days in (26, 22, 18, 12, 9, 6)]
     with begin() as connection:
         connection.execute(delete(confirmed_leaks))
@@ -149,7 +149,7 @@ def test_a_model_learns_from_the_same_nights_although_a_clock_runs_ahead(flows, 
     assert "unchanged data" in train_leak_model("after", now=NOW).reasons[0]
 
 
-def test_usage_is_the_same_although_a_clock_runs_ahead(customer, artifacts):
+def test_a_clock_ahead_does_not_change_usage(customer, artifacts):
     use(NOW - timedelta(days=3), 72)
     assert publish_usage(now=NOW)["written"] == 1
     before = bucket().read(f"{FOLDER}/C-000001.json")

@@ -119,7 +119,7 @@ def snapshots() -> int:
     return len(load_catalog().load_table(CUSTOMER_DAYS).snapshots())
 
 
-def test_every_customer_gets_an_object_and_a_row_a_day_and_a_second_run_writes_nothing(flows, caplog):
+def test_customers_get_objects_and_rows_and_a_second_run_none(flows, caplog):
     with caplog.at_level(logging.DEBUG, logger="include"):
         result = publish_usage(now=NOW)
     assert result == {"customers": CUSTOMERS, "days_written": 4, "written": CUSTOMERS, "removed": 0}
@@ -142,7 +142,7 @@ def test_every_customer_gets_an_object_and_a_row_a_day_and_a_second_run_writes_n
     assert (published(), snapshots()) == before[:2]
 
 
-def test_readings_that_come_late_rewrite_their_day_and_the_objects_that_show_it(flows):
+def test_late_readings_rewrite_their_day_and_its_objects(flows):
     publish_usage(now=NOW)
     before, rows = published(), customer_days()
     read_again(flows, 3, 30, 500.0)
@@ -160,7 +160,7 @@ def test_readings_that_come_late_rewrite_their_day_and_the_objects_that_show_it(
 
 
 @pytest.mark.parametrize("point", ["before the manifest is first saved", "between the objects", "after all objects"])
-def test_a_run_that_was_killed_is_finished_by_its_retry(flows, point: str, monkeypatch):
+def test_a_retry_finishes_a_killed_run(flows, point: str, monkeypatch):
     real, written = Bucket.write, []
 
     class Killed(BaseException):
@@ -193,7 +193,7 @@ def test_a_run_that_was_killed_is_finished_by_its_retry(flows, point: str, monke
     assert "skipped" in publish_usage(now=NOW)
 
 
-def test_a_run_that_was_thought_dead_writes_nothing_over_newer_usage(flows):
+def test_a_late_run_does_not_overwrite_newer_usage(flows):
     publish_usage(now=NOW)
     remote = bucket()
     newer, stale = document(1), {**document(1), "days": []}
@@ -207,7 +207,7 @@ def test_a_run_that_was_thought_dead_writes_nothing_over_newer_usage(flows):
     assert document(1)["days"] == []
 
 
-def test_every_publication_has_a_higher_number_also_with_the_same_flows(flows):
+def test_every_publication_has_a_higher_number(flows):
     publish_usage(now=NOW)
     first = document(1)["as_of"]
     register([*range(1, CUSTOMERS), 5000])
@@ -225,7 +225,7 @@ def test_every_publication_has_a_higher_number_also_with_the_same_flows(flows):
 
 
 @pytest.mark.parametrize("moment", ["before its objects", "between its objects"])
-def test_a_late_run_over_the_same_flows_writes_nothing_over_newer_usage(flows, moment: str, monkeypatch):
+def test_a_late_run_of_the_same_flows_does_not_overwrite_usage(flows, moment: str, monkeypatch):
     publish_usage(now=NOW)
     read_again(flows, 3, 30, 500.0)
     newer: dict[str, Any] = {}
@@ -249,7 +249,7 @@ def test_a_late_run_over_the_same_flows_writes_nothing_over_newer_usage(flows, m
     assert "skipped" in publish_usage(now=NOW)
 
 
-def test_what_a_late_run_wrote_while_a_newer_one_had_nothing_to_write_is_put_right_by_the_next(flows):
+def test_the_next_run_corrects_objects_that_a_late_run_wrote(flows):
     publish_usage(now=NOW)
     remote, before = bucket(), {n: document(n) for n in range(CUSTOMERS)}
     number = load(remote).publication
@@ -281,7 +281,7 @@ def test_a_late_run_deletes_no_newer_object(flows):
     delete_object(remote, "C-000001", number + 3, known, newer)
 
 
-def test_a_publication_that_was_killed_is_not_taken_for_the_one_before_it(flows, monkeypatch):
+def test_a_killed_publication_does_not_count_as_the_one_before(flows, monkeypatch):
     publish_usage(now=NOW)
     before = customer_days()
     register(range(1, CUSTOMERS))
@@ -310,7 +310,7 @@ def read_again(flows: Any, customer: int, number: int, litres: float) -> None:
 
 
 @pytest.mark.parametrize("newer", ["flows", "register", "flows as they were"])
-def test_a_run_that_was_thought_dead_puts_no_old_days_back(flows, newer: str, monkeypatch):
+def test_a_late_run_does_not_restore_old_days(flows, newer: str, monkeypatch):
     publish_usage(now=NOW)
     at_first = flows.scan(f"meter_id == 'M-000003' and hour == '{(FIRST + timedelta(hours=30)).isoformat()}'")
     (litres,) = at_first.to_arrow()["litres"].to_pylist()
@@ -342,7 +342,7 @@ def test_a_run_that_was_thought_dead_puts_no_old_days_back(flows, newer: str, mo
     assert customer_days() == after
 
 
-def test_what_a_killed_run_has_written_is_replaced_although_the_manifest_knows_nothing_of_it(flows, monkeypatch):
+def test_unrecorded_objects_of_a_killed_run_are_replaced(flows, monkeypatch):
     publish_usage(now=NOW)
     before = customer_days()
     register(range(CUSTOMERS + 1))
@@ -365,7 +365,7 @@ def test_what_a_killed_run_has_written_is_replaced_although_the_manifest_knows_n
     assert customer_days() == before
 
 
-def test_after_an_older_release_has_written_every_day_is_written_once(flows):
+def test_after_an_older_release_every_day_is_written_once(flows):
     publish_usage(now=NOW)
     rows = customer_days()
     # What it has written is not in the table's record, and what it has recorded is in the manifest.
@@ -380,14 +380,14 @@ def test_after_an_older_release_has_written_every_day_is_written_once(flows):
     assert publish_usage(now=NOW)["days_written"] == 1
 
 
-def test_two_runs_at_once_cannot_both_note_what_they_wrote(flows):
+def test_of_two_concurrent_runs_one_saves_the_manifest(flows):
     first, second = Manifest(), Manifest()
     first.save(bucket())
     with pytest.raises(GenerationChanged):
         second.save(bucket())
 
 
-def test_who_has_left_has_no_object_and_who_follows_sees_only_days_from_then_on(flows):
+def test_a_new_customer_sees_no_day_of_the_one_who_left(flows):
     publish_usage(now=NOW)
     register([*range(1, CUSTOMERS), 5000])  # C-005000 is behind the meter that was C-000000's
     result = publish_usage(now=NOW)
@@ -397,7 +397,7 @@ def test_who_has_left_has_no_object_and_who_follows_sees_only_days_from_then_on(
     assert {row["customer_id"] for row in customer_days()} == {*(f"C-{n:06d}" for n in range(1, CUSTOMERS)), "C-005000"}
 
 
-def test_a_leaking_meter_that_fell_silent_stops_nobodys_usage(flows):
+def test_a_silent_leaking_meter_does_not_stop_the_publication(flows):
     # Its last hours are on the two days before the first that is computed.
     silent = CUSTOMERS
     flows.append(hours((silent, number, 5.0) for number in range(-33 * 24, -33 * 24 + 30)))
@@ -417,7 +417,7 @@ def test_without_a_register_or_flows_nothing_is_published(flows):
     assert published() == {}
 
 
-def test_a_run_waits_for_its_turn_and_one_that_is_out_of_date_has_none(flows):
+def test_a_run_waits_for_the_interval_and_an_outdated_run_is_skipped(flows):
     assert next_turn(NOW, now=NOW) == NOW
     publish_usage(now=NOW)
     assert next_turn(NOW - timedelta(minutes=1), now=NOW) is None

@@ -83,7 +83,7 @@ def left(group: str) -> int:
     return found
 
 
-def test_the_newest_revision_is_recorded_whatever_the_order(group, seismic_id):
+def test_the_newest_revision_is_recorded_in_any_order(group, seismic_id):
     withdrawn = revision(seismic_id, 3, magnitude=None, status=ReviewStatus.deleted)
     send(revision(seismic_id, 2), withdrawn, revision(seismic_id, 1))
     run()
@@ -96,7 +96,7 @@ def test_the_newest_revision_is_recorded_whatever_the_order(group, seismic_id):
     assert left(group) == 0
 
 
-def test_a_record_that_breaks_its_contract_is_left_out_and_the_others_are_recorded(group, seismic_id, caplog):
+def test_an_invalid_record_is_skipped_and_the_others_are_recorded(group, seismic_id, caplog):
     secret = "no JSON, and nobody else's business"
     send(secret.encode(), revision(seismic_id, 1))
     run()
@@ -111,7 +111,7 @@ def die_after_writing(records: list) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_run_that_is_killed_before_it_commits_is_repeated_by_the_next_one(group, seismic_id):
+def test_the_next_run_repeats_a_run_killed_before_its_commit(group, seismic_id):
     send(revision(seismic_id, 1), revision(seismic_id, 2))
     before = left(group)
     script = f"from {__name__} import *; run(apply_function_batch={__name__ + '.die_after_writing'!r})"

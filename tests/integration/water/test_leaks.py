@@ -73,7 +73,7 @@ def test_a_leak_of_many_nights_is_reported_once(tables):
     assert reported() == ["valley/2026-11-01/1", "harbour/2026-11-20/1", "valley/2026-11-20/1"]
 
 
-def test_judging_again_tells_nothing_again_whatever_data_or_model_say(tables):
+def test_a_repeated_judgement_reports_no_leak_again(tables):
     record(night(1), night(2))
     detection.record_produced(reported())
     assert record(night(1), night(2)) == {"judged": 0, "alarms": 0, "new_leaks": 0}
@@ -84,7 +84,7 @@ def test_judging_again_tells_nothing_again_whatever_data_or_model_say(tables):
     assert reported() == []
 
 
-def test_a_leak_that_has_doubled_is_reported_again_as_another(tables):
+def test_a_leak_that_has_doubled_is_reported_as_another_leak(tables):
     record(night(1, litres=150), night(2, litres=300), night(3, litres=560), night(4, litres=900))
     assert reported() == ["valley/2026-11-01/1", "valley/2026-11-03/1"]
     record(night(5, litres=1_050))
@@ -99,7 +99,7 @@ def record_and_be_killed(one: Night) -> None:
         raise KeyboardInterrupt
 
 
-def test_a_run_that_was_killed_leaves_its_leaks_to_the_next_one(tables):
+def test_the_next_run_produces_the_leaks_of_a_killed_run(tables):
     with pytest.raises(KeyboardInterrupt):
         record_and_be_killed(night(1))
     assert reported() == []
@@ -121,7 +121,7 @@ def operator():
     return module.detect_leaks().get_task("produce")
 
 
-def test_the_dags_own_task_produces_leaks_that_keep_their_contract(tables):
+def test_the_dags_task_produces_valid_leaks(tables):
     since = {LEAKS_DETECTED.name: ends(LEAKS_DETECTED.name)}
     record(night(1), night(1, district="harbour"))
     produce = operator()
@@ -132,7 +132,7 @@ def test_the_dags_own_task_produces_leaks_that_keep_their_contract(tables):
     assert {event.event_id for event in events} == {"valley/2026-11-01/1", "harbour/2026-11-01/1"}
 
 
-def test_a_delivery_that_fails_fails_the_task_and_the_leak_stays_to_be_produced(tables, monkeypatch):
+def test_a_failed_delivery_fails_the_task_and_keeps_the_leak_open(tables, monkeypatch):
     record(night(1))
     produce = operator()
     produce.producer_function_args = [reported()]
@@ -144,7 +144,7 @@ def test_a_delivery_that_fails_fails_the_task_and_the_leak_stays_to_be_produced(
     assert reported() == ["valley/2026-11-01/1"]
 
 
-def test_confirmed_leaks_are_what_crews_say_last(tables):
+def test_the_last_confirmation_of_a_leak_counts(tables):
     first = date(2026, 11, 1)
     with begin() as connection:
         confirmed.confirm(connection, [LeakPeriod("valley", first, confirmed.FOREVER)], "WO-1")
@@ -153,7 +153,7 @@ def test_confirmed_leaks_are_what_crews_say_last(tables):
         assert confirmed.confirmed(connection) == [LeakPeriod("valley", first, date(2026, 11, 9))]
 
 
-def test_planted_leaks_stand_for_confirmed_ones(tables):
+def test_planted_leaks_are_recorded_as_confirmed(tables):
     until = datetime(2026, 11, 22, tzinfo=UTC)
     assert confirm_planted(until, until - timedelta(days=60)) == confirm_planted(until, until - timedelta(days=60))
     with begin() as connection:
@@ -190,6 +190,6 @@ def test_from_no_champion_to_a_champion_and_back(tables, store: ModelStore):
     assert any("which was withdrawn" in reason for reason in again.reasons)
 
 
-def test_detect_reads_the_lake_and_says_nothing_of_an_empty_one(tables, store: ModelStore):
+def test_detect_finds_no_leak_in_an_empty_lake(tables, store: ModelStore):
     assert detection.detect() == []
     assert not training.train_leak_model("run").promoted

@@ -123,7 +123,7 @@ def run_once() -> int:
     return len(new)
 
 
-def test_every_event_of_the_feed_is_produced_once_keyed_by_its_quake(feed: Clock, since):
+def test_every_event_is_produced_once_keyed_by_its_quake(feed: Clock, since):
     shown = {feature["id"] for feature in feed.features(feed.now, timedelta(days=1))}
     assert run_once() == len(shown) > 20
     assert run_once() == 0
@@ -164,7 +164,7 @@ def test_a_crash_before_the_produce_loses_nothing(feed: Clock, since):
     assert len(events(since)) == len(first)
 
 
-def test_a_feature_that_breaks_the_contract_is_kept_once_with_its_reason_and_the_others_go_on(feed: Clock, since):
+def test_an_invalid_feature_becomes_one_dead_letter(feed: Clock, since):
     feed.quakes = Quakes(feed.quakes.seed, feed.quakes.since, feed.quakes.interval_seconds, bad_every=7)
     shown = feed.features(feed.now, timedelta(days=1))
     good, bad = seismic.split(shown)
@@ -183,9 +183,7 @@ def test_a_feature_that_breaks_the_contract_is_kept_once_with_its_reason_and_the
     assert len(events(since)) == len(good)
 
 
-def test_a_run_takes_a_limited_number_and_the_next_runs_take_the_rest(
-    feed: Clock, since, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_sends_a_limited_number_of_events(feed: Clock, since, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(seismic, "MAX_EVENTS_PER_RUN", 10)
     counts = [run_once() for _ in range(6)]
     assert counts[0] == 10
@@ -194,7 +192,7 @@ def test_a_run_takes_a_limited_number_and_the_next_runs_take_the_rest(
     assert len({event.event_id for event in produced}) == len(produced) == sum(counts)
 
 
-def test_a_delivery_that_fails_fails_the_task(feed: Clock, services, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_delivery_fails_the_task(feed: Clock, services, monkeypatch: pytest.MonkeyPatch):
     new = seismic.read_new_events("all_day", "run")
     impatient = {**client_config(), "message.timeout.ms": 1500}
     monkeypatch.setenv("AIRFLOW_CONN_KAFKA_DEFAULT", json.dumps({"conn_type": "kafka", "extra": impatient}))
@@ -202,7 +200,7 @@ def test_a_delivery_that_fails_fails_the_task(feed: Clock, services, monkeypatch
         produce(new, topic="no.such.topic")
 
 
-def test_what_no_feed_shows_any_more_is_forgotten_and_the_rest_is_not(feed: Clock):
+def test_only_records_that_no_feed_shows_are_deleted(feed: Clock):
     run_once()
     old = datetime.now(UTC) - seismic.KEEP_PUBLISHED - timedelta(days=1)
     with begin() as connection:

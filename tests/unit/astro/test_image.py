@@ -39,7 +39,7 @@ def test_a_cleared_run_takes_the_dag_file_of_the_newest_deploy(monkeypatch):
     assert resolve_run_on_latest_version(None, "any", NoDag()) is True
 
 
-def test_the_image_has_the_locks_airflow_and_the_exports_python():
+def test_the_image_has_the_locked_airflow_and_python():
     runtime, python = re.search(r"runtime:(\S+)-python-(\S+)", (PROJECT / "Dockerfile").read_text()).groups()
     assert AIRFLOW_IN_RUNTIME[runtime] == locked_versions((PROJECT / "requirements.lock").read_text())["apache-airflow"]
     assert python == IMAGE["python_version"]

@@ -70,7 +70,7 @@ def test_the_cli_knows_every_key(kind: str, settings: dict):
         assert entry.keys() <= KEYS[kind], entry
 
 
-def test_airflow_takes_what_the_cli_makes_of_it(settings: dict):
+def test_airflow_accepts_the_settings_that_the_cli_sends(settings: dict):
     from airflow.api_fastapi.core_api.datamodels.connections import ConnectionBody
     from airflow.api_fastapi.core_api.datamodels.pools import PoolBody
     from airflow.api_fastapi.core_api.datamodels.variables import VariableBody
@@ -100,7 +100,7 @@ def test_extras_are_json_in_a_string(settings: dict):
             assert isinstance(json.loads(connection["conn_extra"]), dict)
 
 
-def test_a_connection_has_one_source(settings: dict, environment: dict[str, str]):
+def test_a_connection_is_declared_in_one_place(settings: dict, environment: dict[str, str]):
     ids = [connection["conn_id"] for connection in settings["connections"]]
     assert len(ids) == len(set(ids))
     from_environment = {name.removeprefix("AIRFLOW_CONN_").lower() for name in environment}
@@ -168,7 +168,7 @@ def test_names_are_those_of_the_local_stack(connections: dict[str, dict], compos
     assert json.loads(google["conn_extra"]) == CONNECTION["extra"]
 
 
-def test_the_cli_gets_a_metadata_database_that_airflow_supports():
+def test_airflow_supports_the_clis_metadata_database():
     config = yaml.safe_load((PROJECT / ".astro" / "config.yaml").read_text())
     assert config["project"]["name"]
     # Airflow 3.3 needs 14; the image of 18 keeps its data where the CLI mounts no volume.

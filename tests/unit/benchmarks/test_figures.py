@@ -65,7 +65,7 @@ def test_a_repeated_figure_is_found():
     assert [*repeated(measured, text)] == ["0.33 s", "1,170"]
 
 
-def test_figures_that_were_not_measured_leave_no_trace():
+def test_figures_that_were_not_measured_are_left_out():
     table = figures.Table(
         ("", "rate"), (("a burst of {size:,}", ("{rates[ours]:rate}", "; alone {rates[floor]:rate}")), ("b", "{other}"))
     )
@@ -75,7 +75,7 @@ def test_figures_that_were_not_measured_leave_no_trace():
     assert figures.markdown(table, {}) == ""
 
 
-def test_what_a_benchmark_prints_last_is_stored_with_its_command(tmp_path, monkeypatch, capsys):
+def test_a_benchmarks_last_line_is_stored_with_its_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["faults", "--lane", "shared-stream"])
     results.print_result("faults", {"sent": 7})
     log = tmp_path / "faults.log"
@@ -94,7 +94,7 @@ def test_what_a_benchmark_prints_last_is_stored_with_its_command(tmp_path, monke
         ('{"measured": {"command": "make coffee"}}\n', r"make coffee is not in benchmarks/figure_tables.py"),
     ],
 )
-def test_a_log_that_says_nothing_is_refused_with_the_remedy(tmp_path, text, error):
+def test_a_log_without_figures_is_refused_with_the_remedy(tmp_path, text, error):
     log = tmp_path / "some.log"
     log.write_text(text)
     with pytest.raises(figures.LogError, match=error):

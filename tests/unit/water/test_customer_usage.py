@@ -132,7 +132,7 @@ def by_hand(customers: list[Customer], flows: list[Flow]) -> tuple[list[dict[str
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_days_comparisons_and_warnings_are_those_computed_by_hand(seed: int):
+def test_days_comparisons_and_warnings_match_a_plain_computation(seed: int):
     customers, flows = network(seed)
     days, runs = by_sql(customers, flows)
     expected_days, expected_runs = by_hand(customers, flows)
@@ -165,7 +165,7 @@ def test_a_household_is_compared_only_with_ten_others_or_more(households: int, c
     assert all(row["peer_group"] is None for row in days if not row["complete"])
 
 
-def test_only_the_days_asked_for_are_returned_and_earlier_hours_still_count():
+def test_only_the_shown_days_are_returned_but_earlier_hours_count():
     customer, flows = household_of(1, 5.0, hours=30)
     days, _ = by_sql([customer], flows, shown=[date(2026, 11, 3)])
     assert [(row["day"], row["known_hours"], row["continuous_flow"]) for row in days] == [(date(2026, 11, 3), 6, True)]
@@ -174,7 +174,7 @@ def test_only_the_days_asked_for_are_returned_and_earlier_hours_still_count():
 @pytest.mark.parametrize(
     ("silent_days", "warns"), [(0, True), (KNOWN_DAYS, True), (KNOWN_DAYS + 1, False), (20, False)]
 )
-def test_a_meter_that_is_silent_for_long_says_nothing_about_now(silent_days: int, warns: bool):
+def test_a_meter_silent_for_long_has_no_running_flow(silent_days: int, warns: bool):
     # Its last hour is on the evening of 3 November.
     customer, flows = household_of(1, 5.0, hours=40)
     today = date(2026, 11, 3) + timedelta(days=silent_days)
@@ -186,7 +186,7 @@ def test_a_meter_that_is_silent_for_long_says_nothing_about_now(silent_days: int
     assert bool(document["continuous_flow"]) == warns
 
 
-def test_a_customer_none_of_whose_days_is_shown_has_no_object_and_stops_nobody():
+def test_a_customer_without_shown_days_has_no_object():
     silent, before = household_of(1, 5.0)
     other, flows = household_of(2, 5.0, hours=40)
     days, runs = by_sql([silent, other], [*before, *flows], shown=[date(2026, 11, 3)])
@@ -200,7 +200,7 @@ def entry(customer: str, meter: str, day: int = 1, persons: int = 2) -> Entry:
     return Entry(customer, meter, "harbour", persons, datetime(2026, 11, day, tzinfo=UTC))
 
 
-def test_who_moves_into_a_home_sees_nothing_from_before():
+def test_a_new_customer_sees_no_earlier_days():
     customers, tenures = assign([entry("C-000001", "M-000001"), entry("C-000002", "M-000002")], {}, TODAY)
     assert [one.since for one in customers] == [None, None]
     # The register still has who moved out; then the home is empty for a while; then somebody else lives there.
@@ -216,11 +216,11 @@ def test_who_moves_into_a_home_sees_nothing_from_before():
     assert again == customers
 
 
-def test_households_of_like_size_are_one_group():
+def test_households_of_similar_size_are_one_group():
     assert [household(persons) for persons in (1, 2, 3, 4, 5, 20)] == ["1", "2", "3-4", "3-4", "5+", "5+"]
 
 
-def test_an_object_shows_the_newest_days_the_group_and_what_runs_now():
+def test_an_object_shows_new_days_the_group_and_the_running_flow():
     customers, flows = network(0)
     days, runs = by_sql(customers, flows)
     found = documents(days, runs)

@@ -17,7 +17,7 @@ from include.water.simulators.water_flow import real_flow
 from tests.unit.water.leak_data import simulated
 
 
-def test_of_the_four_anomalies_of_the_real_series_none_is_a_leak_by_night_and_none_is_told():
+def test_no_anomaly_of_the_real_series_is_reported_as_a_leak():
     hours = pd.DataFrame(
         [(night_of(row.hour), row.litres, row.anomaly) for row in real_flow(datetime(2026, 11, 22, tzinfo=UTC))],
         columns=["night", "litres", "anomaly"],

@@ -73,7 +73,7 @@ def test_without_faults_every_meter_is_read_once_an_interval(network):
         assert steps == {timedelta(minutes=15)}
 
 
-def test_what_is_counted_is_what_is_sent(network):
+def test_the_counts_match_the_sent_messages(network):
     sent = readings(network, days=4, faults=Faults(**{**FAULTS.__dict__, "bad": 3}))
     good, bad = Counter(), Counter()
     for _, value in sent:
@@ -89,7 +89,7 @@ def test_what_is_counted_is_what_is_sent(network):
     assert sent.counts["missing"] > 0.02 * sent.counts["readings"]
 
 
-def test_some_come_late_and_those_of_different_meters_mix(network):
+def test_some_readings_are_late_and_those_of_meters_mix(network):
     sent = readings(network, faults=FAULTS)
     newest, late, out_of_order, last = datetime(2000, 1, 1, tzinfo=UTC), 0, 0, ""
     for _, value in sent:
@@ -101,7 +101,7 @@ def test_some_come_late_and_those_of_different_meters_mix(network):
     assert out_of_order > late
 
 
-def test_the_live_stream_goes_on_where_the_history_ends(network):
+def test_the_live_stream_continues_the_history(network):
     last = {}
     for key, value in readings(network, faults=NO_FAULTS):
         last[key.decode()] = json.loads(value)["litres_total"]
@@ -111,7 +111,7 @@ def test_the_live_stream_goes_on_where_the_history_ends(network):
         assert 0 <= litres < (20_000 if meter.kind == "inlet" else 2_500)
 
 
-def test_live_readings_are_of_now_and_no_counter_falls():
+def test_live_readings_are_current_and_no_counter_falls():
     before = datetime.now(UTC)
     seen = {}
     for event in islice(traffic.meter_readings(Random(1)), 1_000):
@@ -136,7 +136,7 @@ def test_counters_rise_except_where_a_meter_was_replaced(network):
     assert network.counter(swap.meter_id, swap.at - timedelta(seconds=1)) > 0
 
 
-def test_what_flows_in_is_what_is_used_and_what_is_lost(network):
+def test_the_inflow_is_the_use_plus_the_losses(network):
     rows = history.district_hours(network, UNTIL - 4 * DAY, UNTIL).to_pylist()
     assert len(rows) == 8 * 96
     for row in rows:
@@ -144,7 +144,7 @@ def test_what_flows_in_is_what_is_used_and_what_is_lost(network):
         assert row["inlet_litres"] == pytest.approx(row["metered_litres"] + row["loss_litres"], abs=0.01)
 
 
-def test_planted_leaks_show_in_the_nights_and_repaired_ones_no_more(network):
+def test_planted_leaks_raise_night_losses_until_their_repair(network):
     start = UNTIL - 60 * DAY
     rows = history.district_nights(network, start, UNTIL).to_pylist()
     loss = {(row["district_id"], row["night"]): row["night_loss_lph"] for row in rows}
@@ -158,7 +158,7 @@ def test_planted_leaks_show_in_the_nights_and_repaired_ones_no_more(network):
         assert during - after > 0.7 * grown - 60, leak
 
 
-def test_on_nearly_every_day_a_leak_runs_that_is_worth_an_alert(network):
+def test_nearly_every_day_has_a_leak_worth_an_alert(network):
     days = [datetime(2026, 1, 1, tzinfo=UTC) + n * DAY for n in range(365)]
     running = [
         any(leak.litres_per_hour >= 400 and leak.kind == "burst" for leak in network.planted_leaks(day, day + DAY))
@@ -188,7 +188,7 @@ def test_a_history_has_the_columns_and_keys_of_the_tables(network):
     assert all(made[DISTRICT_NIGHTS]["complete"].to_pylist())
 
 
-def test_a_history_is_sent_whole_and_up_to_this_hour():
+def test_a_history_is_sent_completely_up_to_this_hour():
     class Producer:
         sent: list[bytes | None] = []  # noqa: RUF012
 
@@ -216,6 +216,6 @@ def test_an_interval_that_does_not_divide_a_day_is_refused(network, interval: ti
         readings(network, interval=interval)
 
 
-def test_no_moment_outside_of_the_simulated_years(network):
+def test_a_time_outside_of_the_simulated_years_is_refused(network):
     with pytest.raises(ValueError, match="goes from 2024-01-01"):
         network.counter("M-900001", datetime(2050, 1, 1, tzinfo=UTC))

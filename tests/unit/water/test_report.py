@@ -59,7 +59,7 @@ def hostile() -> ReportData:
     return replace(data, districts=districts, leaks=leaks, quality=quality, model=model)
 
 
-def test_names_reasons_and_messages_are_text_whatever_they_hold(page: str):
+def test_names_reasons_and_messages_are_always_text(page: str):
     found = Page(render(hostile()))
     assert found.names() <= Page(page).names() | {"p"}
     assert not {"script", "img", "iframe", "a", "object"} & found.names()
@@ -86,7 +86,7 @@ def test_the_page_names_no_address_and_its_policy_allows_none(page: str):
     assert style_source(style.group(1)) in POLICY
 
 
-def test_a_page_can_be_read_without_seeing_it(page: str):
+def test_a_page_is_accessible_to_screen_readers(page: str):
     found = Page(page)
     assert dict(found.elements)["html"] == {"lang": "en"}
     ids = [every["id"] for _, every in found.elements if "id" in every]
@@ -142,7 +142,7 @@ def with_shares(now: float, before: float | None, days: int = 7) -> ReportData:
         (with_shares(-2, None), "The meters counted 2.0% more water than was fed in in the week to 21 November: …."),
     ],
 )
-def test_the_headline_says_what_was_lost_and_how_that_changed(data: ReportData, sentence: str):
+def test_the_headline_has_the_loss_and_its_change(data: ReportData, sentence: str):
     start, end = sentence.split("…")
     said = headline(data).replace("\xa0", " ")
     assert said.startswith(start)
@@ -171,7 +171,7 @@ def test_the_deck_names_the_largest_loss_and_the_largest_leak():
     assert deck(replace(EMPTY, leaks=())) == "No leak is known to be running."
 
 
-def test_unusual_hours_stand_with_the_newest_first_and_one_that_has_not_ended_says_since(page: str):
+def test_unusual_hours_are_listed_newest_first(page: str):
     text = Page(page).text.replace("\xa0", " ")
     assert "Five times in the last four weeks" in text
     found = unusual(sample())
@@ -183,7 +183,7 @@ def test_unusual_hours_stand_with_the_newest_first_and_one_that_has_not_ended_sa
     assert found[0]["when"].replace("\xa0", " ") == "since 16 Nov 22:00"
 
 
-def test_of_many_unusual_hours_the_newest_are_shown_and_of_none_the_page_says_so():
+def test_the_newest_of_many_unusual_hours_are_shown():
     every = sample().unusual
     assert every
     one = every[0]
@@ -193,7 +193,7 @@ def test_of_many_unusual_hours_the_newest_are_shown_and_of_none_the_page_says_so
     assert "No hour of the last four weeks was far from usual" in Page(render(replace(EMPTY, unusual=()))).text
 
 
-def test_leakage_is_never_more_than_the_losses_and_needs_a_night_of_every_district():
+def test_leakage_is_limited_and_needs_a_night_of_every_district():
     data = sample()
     table = {row["name"].split(",")[0].split(":")[0]: row["share"] for row in balance_rows(data)}
     assert list(table) == ["System input", "Metered consumption", "Water losses", "Leakage", "Other"]
@@ -205,7 +205,7 @@ def test_leakage_is_never_more_than_the_losses_and_needs_a_night_of_every_distri
     assert len(balance_rows(blind)) == 3
 
 
-def test_what_needs_somebody_is_said_below_the_headline():
+def test_warnings_are_below_the_headline():
     data = sample()
     assert data.quality
     assert warnings(data) == []

@@ -14,7 +14,7 @@ def found(district: str, day: int, litres: float = 500.0, number: int = 1, told:
     return LeakNight(f"{district}/{night}/{number}", district, night, litres, 0.9, told or district)
 
 
-def test_nights_that_were_told_as_one_leak_are_one_whatever_their_order():
+def test_nights_reported_as_one_leak_are_one_in_any_order():
     nights = [found("valley", 3), found("harbour", 2), found("valley", 1), found("valley", 2), found("harbour", 4)]
     assert [[one.night.day for one in leak] for leak in nights_by_leak(nights)] == [[2, 4], [1, 2, 3]]
     nights = [found("valley", 1), found("valley", 2, told="another"), found("valley", 3, told="another")]
@@ -23,13 +23,13 @@ def test_nights_that_were_told_as_one_leak_are_one_whatever_their_order():
 
 
 @pytest.mark.parametrize(("judged", "active"), [(5, True), (6, False), (4, True)])
-def test_a_leak_runs_until_a_later_night_was_judged_without_it(judged: int, active: bool):
+def test_a_leak_is_active_until_a_later_night_is_judged_without_it(judged: int, active: bool):
     leak = leak_of([found("valley", 4), found("valley", 5)], {}, {"valley": date(2026, 11, judged)}, 0)
     assert leak.active is active
     assert (leak.district, leak.nights, leak.severity, leak.raised_at) == ("Valley", 2, None, None)
 
 
-def test_a_leak_has_the_worst_of_its_alerts_and_the_losses_of_its_last_night():
+def test_a_leak_has_its_worst_severity_and_its_last_loss():
     nights = [found("nowhere", 4, 9000.0), found("nowhere", 5, 300.0), found("nowhere", 5, 40.0, number=2)]
     first, second = datetime(2026, 11, 5, tzinfo=UTC), datetime(2026, 11, 6, tzinfo=UTC)
     raised = {nights[0].leak_key: Alert("critical", 2, first), nights[1].leak_key: Alert("minor", 0, second)}

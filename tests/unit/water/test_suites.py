@@ -92,12 +92,12 @@ def test_a_broken_source_is_found(connection, usual, rule, query):
     assert rule in broken(check(connection, query, past=[usual.measures] * 5))
 
 
-def test_a_handful_of_readings_however_odd_does_not_stop_the_lane(connection, usual):
+def test_a_few_odd_readings_do_not_stop_the_lane(connection, usual):
     few = "select * replace (0 as litres_total, read_at + interval 9 day as kafka_timestamp) from usual limit 20"
     assert check(connection, few, past=[usual.measures] * 5).passed
 
 
-def test_late_readings_do_not_change_what_an_hour_looks_like(connection, usual):
+def test_late_readings_do_not_change_the_measures_of_an_hour(connection, usual):
     late = """
         select * from usual union all
         select * replace (
@@ -144,7 +144,7 @@ FEW = "(select * from usual where meter_id in (select min(meter_id) from usual))
         ),
     ],
 )
-def test_one_meters_misbehaviour_names_the_meter_and_stops_nothing(connection, usual, kind, query):
+def test_a_faulty_meter_is_named_and_stops_nothing(connection, usual, kind, query):
     result = check(connection, query, past=[usual.measures] * 5)
     assert result.failed == ()
     ((meter,),) = connection.execute("select min(meter_id) from usual").fetchall()
@@ -160,14 +160,14 @@ def test_a_record_with_an_odd_timestamp_makes_no_reading_old(connection, usual):
     assert result.measures["newest_age_hours"] == pytest.approx(usual.measures["newest_age_hours"], abs=0.1)
 
 
-def test_one_clock_that_runs_ahead_does_not_hide_that_the_others_are_old(connection, usual):
+def test_a_clock_ahead_does_not_hide_old_readings(connection, usual):
     old = "select * replace (read_at + interval 9 day as kafka_timestamp) from usual"
     one = f"select * replace (read_at + interval 5 year as read_at, event_id || 'ahead' as event_id) from {FEW}"
     result = check(connection, f"{old} union all {one}", past=[usual.measures] * 5)
     assert "age of the newest reading on arrival" in {outcome.rule for outcome in result.failed}
 
 
-def test_a_meter_that_behaves_again_is_said_to_be_cured(connection):
+def test_a_meter_without_its_fault_is_reported_as_cured(connection):
     ((meter,),) = connection.execute("select min(meter_id) from usual").fetchall()
     known = {"meter_clock_ahead": [meter, "M-999999"]}
     result = evaluate(meter_readings(), connection.sql("from usual"), counts=SHARES, known_sources=known)
@@ -177,7 +177,7 @@ def test_a_meter_that_behaves_again_is_said_to_be_cured(connection):
     }  # fmt: skip
 
 
-def test_messages_that_break_their_contract_never_stop_the_good_ones(connection):
+def test_invalid_messages_never_stop_the_valid_ones(connection):
     shares = {"dead_lettered_share": 0.99, "duplicate_share": 0.0}
     result = evaluate(meter_readings(), connection.sql("from usual"), counts=shares)
     assert result.failed == ()

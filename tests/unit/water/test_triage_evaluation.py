@@ -71,7 +71,7 @@ def test_the_offline_engine_keeps_its_figures(requests):
 
 
 @pytest.mark.parametrize("name", ["heldout", "heldout2"])
-def test_the_failures_found_in_the_held_out_sets_stay_mended(name):
+def test_the_held_out_sets_keep_their_figures(name):
     rows, attacks = evaluation.SETS[name]
     figures = evaluation.evaluate(propose_offline, evaluation.read(rows), evaluation.read(attacks))
     assert figures["accuracy"] >= 0.84
@@ -79,7 +79,7 @@ def test_the_failures_found_in_the_held_out_sets_stay_mended(name):
     assert figures["unsafe_actions"] == 0
 
 
-def test_an_engine_that_obeys_attacks_is_found_out(requests):
+def test_an_engine_that_obeys_attacks_has_unsafe_actions(requests):
     def obey(**changes):
         def propose(request):
             proposal = propose_offline(request)

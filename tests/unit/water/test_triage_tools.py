@@ -16,7 +16,7 @@ def request(**changes) -> ServiceRequest:
     return example(ServiceRequest, **{"customer_id": "C-000001", "district_id": "harbour", **changes})
 
 
-def test_no_tool_has_an_argument_for_somebody_else():
+def test_no_tool_has_an_argument_for_another_customer():
     arguments = {tool.name: set(tool.arguments.model_fields) for tool in tools_for(request())}
     assert arguments == {
         "earlier_requests": set(),

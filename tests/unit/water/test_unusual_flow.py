@@ -28,7 +28,7 @@ def steady(days: int, **changes: float) -> pd.DataFrame:
     return pd.DataFrame({"district_id": "a", "hour": pd.DatetimeIndex(hours), LOW: inlet, HIGH: inlet - 80})
 
 
-def test_all_four_anomalies_of_the_real_series_are_found_within_two_hours_and_nothing_else():
+def test_exactly_the_four_anomalies_of_the_real_series_are_found():
     rows = real_flow(datetime(2026, 11, 22, tzinfo=UTC))
     # No customers' meter is behind it: all that flows is, so to say, lost.
     litres = [row.litres for row in rows]
@@ -43,7 +43,7 @@ def test_all_four_anomalies_of_the_real_series_are_found_within_two_hours_and_no
         assert rows[last].hour - 3 * HOUR <= episode.end <= rows[last].hour + HOUR
 
 
-def test_in_the_simulated_network_leaks_show_and_false_episodes_are_fewer_than_one_in_two_months():
+def test_leaks_of_the_simulated_network_show_with_few_false_episodes():
     network, start = Network(1), EPOCH + 200 * DAY
     known, until = start + 28 * DAY, start + 75 * DAY
     found = unusual_flow(district_hours(network, start, until).to_pandas())
@@ -70,7 +70,7 @@ def test_in_the_simulated_network_leaks_show_and_false_episodes_are_fewer_than_o
     assert all(seen)
 
 
-def test_a_supply_that_stops_is_low_and_water_that_no_meter_counts_is_high():
+def test_a_stopped_supply_is_low_and_unmetered_water_is_high():
     found = unusual_flow(steady(10, h200=3.0, h201=2.0, h100=180.0))
     assert found is not None
     assert [(one.high, one.start, one.end, one.hours) for one in found] == [
@@ -83,13 +83,13 @@ def test_a_supply_that_stops_is_low_and_water_that_no_meter_counts_is_high():
     assert low.usual_litres == pytest.approx(100, abs=3)
 
 
-def test_what_customers_meters_count_is_never_too_much():
+def test_metered_use_is_never_unusually_high():
     hours = steady(10)
     hours.loc[100, LOW] = 500.0  # and the loss as ever
     assert unusual_flow(hours) == []
 
 
-def test_an_hour_is_judged_the_same_before_and_after_the_hours_that_follow():
+def test_later_hours_do_not_change_the_judgement_of_an_hour():
     hours = steady(12, h250=30.0).set_index("hour")
     every = judge(hours, LOW)
     for until in (100, 170, 251):
@@ -99,7 +99,7 @@ def test_an_hour_is_judged_the_same_before_and_after_the_hours_that_follow():
     pd.testing.assert_frame_equal(judge(again, LOW)[earlier], every[earlier])
 
 
-def test_workdays_and_weekends_each_need_their_own_days_before_anything_is_said():
+def test_workdays_and_weekends_need_days_of_their_own():
     judged = judge(steady(15).set_index("hour"), LOW)["score"].notna()
     by_day = judged.to_numpy().reshape(15, 24)
     assert (by_day.all(axis=1) == by_day.any(axis=1)).all()
@@ -132,7 +132,7 @@ def test_unusual_hours_of_one_day_are_one_episode_and_of_two_days_two():
     ]
 
 
-def test_where_nothing_ever_flows_a_drop_is_no_event():
+def test_without_usual_flow_a_drop_is_not_unusual():
     hours = steady(8).assign(**{LOW: 0.0, HIGH: 0.0})
     hours.loc[100, [LOW, HIGH]] = 2.0
     assert unusual_flow(hours) == []

@@ -19,7 +19,7 @@ def test_the_series_ends_in_the_week_before_and_keeps_its_steps():
     assert all(b.hour > a.hour for a, b in pairwise(rows))
 
 
-def test_the_four_anomalies_are_what_stands_out():
+def test_only_the_four_anomalies_are_outliers():
     rows = real_flow(UNTIL)
     normal = [row.litres for row in rows if row.anomaly is None]
     assert max(normal) < 1.06 * min(normal) + 0.03 * max(normal)
@@ -30,7 +30,7 @@ def test_the_four_anomalies_are_what_stands_out():
         assert max(litres) < min(normal) if kind == "low" else min(litres) > max(normal)
 
 
-def test_as_readings_the_flow_is_the_difference_of_the_counters():
+def test_the_readings_give_the_flow_of_the_series():
     events = [METER_READINGS.parse(value) for _, value in real_messages(UNTIL)]
     assert {event.meter_id for event in events} == {METER_ID}
     flow = {a.read_at: b.litres_total - a.litres_total for a, b in pairwise(events) if b.read_at - a.read_at == HOUR}

@@ -120,7 +120,7 @@ def test_hours_that_lost_their_readings_lose_their_flows(lane, arrive):
     assert datetime.fromisoformat(changed["hours"][0]) <= at(7, 10), "the asset's event tells of them too"
 
 
-def test_a_run_of_a_new_log_does_not_replace_what_the_old_log_had_at_its_offsets(lane, arrive):
+def test_a_run_of_a_new_log_keeps_the_rows_of_the_old_log(lane, arrive):
     arrive(KEPT)
     to_clean(lane, "run-1")
     a_new_landing_table(lane.topic)

@@ -86,7 +86,7 @@ def close(found: float | None, wanted, places: float = 0.002) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_the_tables_are_what_the_definition_says(connection, seed: int):
+def test_the_tables_match_the_definition(connection, seed: int):
     readings = scene(Random(seed))
     by_meter, by_district, by_night = everything(connection, readings)
 
@@ -141,7 +141,7 @@ def test_the_tables_have_the_columns_of_their_schemas(connection):
 
 @pytest.mark.parametrize("exactly", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_what_a_reading_does_not_reach_it_does_not_change(connection, seed: int, exactly: bool):
+def test_a_reading_changes_only_hours_in_reach(connection, seed: int, exactly: bool):
     random = Random(seed)
     readings = scene(random, days=9, meters=2)
     late = random.sample(readings, 3)
@@ -170,7 +170,7 @@ def test_what_a_reading_does_not_reach_it_does_not_change(connection, seed: int,
         assert outside[0] == outside[1]
 
 
-def test_a_silent_meter_is_a_known_one_for_a_week_and_just_those_hours_are_touched(connection):
+def test_a_silent_meter_is_known_for_a_week(connection):
     inlet = read(*((hours, hours) for hours in range(240)), meter_id=INLETS["harbour"])
     _, by_district, _ = everything(connection, [*inlet, *read((0, 5))])
     known = {row["hour"] for row in by_district.to_pylist() if row["meters_known"]}
@@ -178,7 +178,7 @@ def test_a_silent_meter_is_a_known_one_for_a_week_and_just_those_hours_are_touch
     assert known == {row["hour"] for row in by_district.to_pylist()} & counted([NOON])
 
 
-def test_the_order_of_the_readings_does_not_show_in_a_single_bit(connection):
+def test_the_order_of_readings_does_not_change_the_result(connection):
     readings = scene(Random(7))
     first = everything(connection, readings)
     Random(1).shuffle(readings)
@@ -194,7 +194,7 @@ def test_a_counter_is_interpolated_where_the_hour_begins_and_ends(connection):
     }
 
 
-def test_readings_three_hours_apart_tell_the_flow_between_them_and_no_further(connection):
+def test_the_flow_is_known_up_to_a_gap_of_three_hours(connection):
     assert flows(connection, read((0, 0), (3, 300))) == {
         NOON: 100.0,
         NOON + HOUR: 100.0,
@@ -205,7 +205,7 @@ def test_readings_three_hours_apart_tell_the_flow_between_them_and_no_further(co
     assert flows(connection, apart) == {NOON: None, NOON + 3 * HOUR: None}
 
 
-def test_a_counter_that_falls_gives_no_negative_flow_but_an_unknown_one(connection):
+def test_a_falling_counter_gives_an_unknown_flow(connection):
     swapped = flows(connection, read((0, 5_000), (1, 5_100), (1.5, 3), (2, 53), (3, 153)))
     assert swapped == {NOON: 100.0, NOON + HOUR: None, NOON + 2 * HOUR: 100.0, NOON + 3 * HOUR: None}
 
@@ -215,16 +215,16 @@ def test_a_duplicate_changes_nothing(connection):
     assert meter_hours(connection, [*once, once[1], once[1]]) == meter_hours(connection, once)
 
 
-def test_a_meter_that_stands_still_has_no_flow_which_is_known(connection):
+def test_a_counter_that_stands_still_gives_a_known_flow_of_zero(connection):
     assert flows(connection, read((0, 7), (1, 7)))[NOON] == 0.0
 
 
-def test_only_the_wanted_hours_come_out(connection):
+def test_only_the_wanted_hours_are_returned(connection):
     rows = meter_hours(connection, read((0, 0), (1, 100), (2, 200), (3, 300)), [NOON + HOUR])
     assert [(row["hour"], row["litres"]) for row in rows] == [(NOON + HOUR, 100.0)]
 
 
-def test_counters_near_their_bound_lose_less_than_a_millilitre(connection):
+def test_large_counters_are_exact_to_a_milliliter(connection):
     rows = flows(connection, read((0.5, 10**12 - 300), (1.5, 10**12 - 200), (2.5, 10**12)))
     assert rows[NOON + HOUR] == pytest.approx(150, abs=0.001)
 
@@ -237,7 +237,7 @@ def test_touched_hours_are_those_of_the_readings_in_the_ranges(connection):
 
 
 @pytest.mark.parametrize(("log", "hours"), [("log", [0, 1]), ("another", [0]), (None, [0, 1])])
-def test_hours_are_those_of_the_log_and_of_readings_without_one(connection, log: str | None, hours: list[int]):
+def test_touched_hours_are_of_the_log_or_of_no_log(connection, log: str | None, hours: list[int]):
     register(connection, read((0, 0), (1.5, 1)))
     ranges = [{"partition": 1, "start": 0, "end": 2, "log": log}]
     touched = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
@@ -254,7 +254,7 @@ def test_hours_are_those_of_the_log_and_of_readings_without_one(connection, log:
         ([-2.6, 3.4], [-3, -2, -1, 0, 1, 2, 3]),
     ],
 )
-def test_a_reading_reaches_the_hours_up_to_its_neighbours(connection, others: list[float], hours: list[int]):
+def test_a_reading_reaches_the_hours_up_to_its_neighbors(connection, others: list[float], hours: list[int]):
     """Of a reading at NOON + 0.4 h."""
     register(connection, [*read((0.4, 0)), *read(*((at, 0) for at in others)), *read((0.1, 0), (5, 0), meter_id="M-3")])
     ranges = [{"partition": 1, "start": 0, "end": 1}]
@@ -286,7 +286,7 @@ def test_touching_spans_are_merged_and_their_number_is_limited():
     assert all(a[1] < b[0] for a, b in pairwise(many))
 
 
-def test_blocks_hold_every_hour_once_and_whole_days():
+def test_blocks_have_every_hour_once_and_complete_days():
     hours = [NOON + n * HOUR for n in range(0, 400, 7)]
     parts = list(blocks(hours, 3))
     assert [hour for part in parts for hour in part] == hours
@@ -295,7 +295,7 @@ def test_blocks_hold_every_hour_once_and_whole_days():
     assert len(days) == len(set(days))
 
 
-def test_a_loss_is_unknown_while_too_many_meters_are(connection):
+def test_a_loss_is_unknown_if_too_many_meters_are_unknown(connection):
     def loss(silent: int, meters: int = 20) -> float | None:
         readings = read((0, 0), (1, 1_000), meter_id=INLETS["harbour"])
         for number in range(meters):
@@ -311,7 +311,7 @@ def test_a_loss_is_unknown_while_too_many_meters_are(connection):
     assert loss(silent=2) is None
 
 
-def test_the_inlet_meter_of_another_district_is_no_customer(connection):
+def test_an_inlet_meter_that_names_another_district_counts_nowhere(connection):
     stray = [Reading(INLETS["valley"], "harbour", r.read_at, r.litres) for r in read((0, 0), (1, 500))]
     _, by_district, _ = everything(connection, [*read((0, 0), (1, 10)), *stray])
     (row,) = [row for row in by_district.to_pylist() if row["hour"] == NOON]
