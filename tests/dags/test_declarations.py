@@ -1,4 +1,4 @@
-"""Whatever is left out of a package is one sentence of `make test-fast`, with its remedy."""
+"""Every omission in a package is one sentence of `make test-fast`, with its remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.dags.policy import DagFile
 from tests.dags.shop import BOOK, COUNT, PROJECT, REFUND, SHOP
 from tests.unit.operations.columns import declared
 
-# Dags that use all that tests/dags/shop.py declares; each case below changes one line.
+# Dags that use every declaration of tests/dags/shop.py; each case below changes one line.
 GOOD = """
 from airflow.sdk import dag, task
 

@@ -1,4 +1,4 @@
-"""Every Dag file can be loaded, and the checks that say so can fail."""
+"""Every Dag file can be loaded, and these checks find a broken one."""
 
 from __future__ import annotations
 

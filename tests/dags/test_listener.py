@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.dags.importing import import_dags
 from tests.dags.policy import DAGS
 
-# What Airflow refuses then: it shows that the listener is registered.
+# With a listener, Airflow refuses this Dag; so its error shows that the listener is registered.
 REFUSED = """
 from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 from airflow.sdk import DAG

@@ -1,4 +1,4 @@
-"""What the maintenance Dags look after, and that their failure and their silence become alarms."""
+"""The maintenance Dags cover all consumers and tables, and their failure or silence opens an alarm."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_deliver_outbox_gets_the_consumers_of_both_lanes(dag_files, monkeypatch)
     assert known == [consumer.name for consumer in (*PROJECT.consumers, *PROJECT.landing_consumers)]
 
 
-# One that is left out has a snapshot more with each run.
+# A table that is left out gets one more snapshot with each run.
 def test_every_written_table_is_maintained(dag_files, monkeypatch):
     (dag,) = (file.dag for file in dag_files if file.dag.dag_id == "maintain_tables")
     kept = dag.get_task("keep_table").op_kwargs_expand_input.value["name"]

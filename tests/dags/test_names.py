@@ -1,4 +1,4 @@
-"""Dag files of the release before find what they import in this release's include/."""
+"""Dag files of the last release find the names that they import in this release's include/."""
 
 from __future__ import annotations
 

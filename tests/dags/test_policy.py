@@ -1,4 +1,4 @@
-"""Every Dag keeps every rule, and every rule can fail."""
+"""Every Dag follows every rule, and every rule finds a violation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tests.dags import policy
 from tests.dags.policy import EXEMPTIONS, POLICIES, PROJECT, DagFile, Declared, connections_in_code
 
-# A Dag that keeps every rule; each case below breaks one of them by replacing one line.
+# A Dag that follows every rule; each case below breaks one rule by replacing one line.
 GOOD = '''"""What starts this, what it makes and what happens when it fails."""
 
 from datetime import timedelta

@@ -1,6 +1,6 @@
-"""One Dag run per message in a real Airflow: each message has a run of its own, also one that came during a pause.
+"""One Dag run per message in a real Airflow: each message has a run of its own, also a message sent during a pause.
 
-Seen from outside, as in `test_event_lane.py`.
+The tests see everything from outside, like `test_event_lane.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ParcelLane(Lane):
         return [row for row in self.query(statement, self.consumer) if tuple(row) in set(sent)]  # type: ignore[misc]
 
     def emitted(self, sent: list[Coordinates]) -> int:
-        """How many of the messages are in claims whose keys were emitted; each message may have one of its own."""
+        """How many of the messages are in claims whose keys were emitted; each message may have its own claim."""
         statement = """
             select count(*) from claims join claim_ranges on claim_id = id
             where consumer = %s and emitted_at is not null
@@ -90,8 +90,8 @@ def test_a_paused_dag_gets_every_missed_message_afterwards(airflow: Airflow, lan
     finally:
         airflow.pause(WORKER, False)
     assert lane.handled(sent) == 0
-    # What `maintain` finds after an hour. The pause may have caught the run of an earlier message before its end, and a
-    # worker that is not idle is given more time than one that is.
+    # `maintain` would find the lost keys after an hour. A run of an earlier message may not have ended before the
+    # pause, and a busy worker gets more time than an idle one.
     lane.execute("update claims set emitted_at = emitted_at - interval '1 hour' where closed_at is null")
     airflow.ask("POST", f"/dags/{MAINTAIN}/dagRuns", logical_date=None)
     wait_for(lambda: lane.handled(sent) == 3, 120, "all three are handled")

@@ -45,7 +45,7 @@ def test_no_file_with_a_secret_can_be_read_by_other_users(whole_stack):
         for path in whole_stack.folder.rglob("*")
         if path.is_file()
         and stat.S_IMODE(path.stat().st_mode) & 0o077
-        # A private folder above it keeps the others out.
+        # A private parent folder keeps other users out.
         and not any(
             stat.S_IMODE(parent.stat().st_mode) & 0o077 == 0
             for parent in path.parents
@@ -68,7 +68,7 @@ def test_everything_listens_on_loopback_only(whole_stack):
 
 def test_airflow_looks_up_a_key_by_index_without_a_full_scan(whole_stack):
     with psycopg.connect(whole_stack.endpoints()["databases"]["airflow_metadata"]) as connection:
-        # A filled copy with its indexes: the table itself is as good as empty, and the planner would read it whole.
+        # A filled copy with its indexes: the table itself is nearly empty, and the planner would read all of it.
         connection.execute("create temp table keys (like asset_partition_dag_run including all)")
         connection.execute(
             """
@@ -113,6 +113,6 @@ def test_a_killed_component_is_restarted(whole_stack, component):
     os.kill(before, signal.SIGKILL)
     deadline = time.monotonic() + 30
     while whole_stack.pids(component) in ([], [before]):
-        assert time.monotonic() < deadline, f"supervisord has not started {component} again"
+        assert time.monotonic() < deadline, f"supervisord has not restarted {component} again"
         time.sleep(0.1)
     whole_stack.wait_until_ready(component)

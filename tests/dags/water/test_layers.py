@@ -1,4 +1,4 @@
-"""The example can be removed: nothing else imports it, or knows its words."""
+"""The example can be removed: no other code imports it, or uses its words."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_an_import_of_the_example_is_found(module: str, imports: str, small_proj
 
 
 def example_words(*folders: Path) -> list[str]:
-    """Return the places of the example's words in the Python files of the folders, without the example's own."""
+    """The places of the example's words in the Python files of the folders, except the example's own files."""
     return [
         f"{path}:{number}: {line.strip()}"
         for folder in folders

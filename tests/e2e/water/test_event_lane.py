@@ -1,6 +1,6 @@
 """The example's event lane in a real Airflow: a leak or an earthquake in Kafka becomes an alert.
 
-`tests/e2e/test_event_lane.py` tests what the lane does when processes between are killed.
+`tests/e2e/test_event_lane.py` tests the lane while processes are killed.
 """
 
 from __future__ import annotations
@@ -91,5 +91,5 @@ def test_a_leak_and_a_quake_become_alerts_within_seconds(lane: AlertLane, airflo
         airflow.wait_for_success(run_id, DAG)
         assert airflow.run(run_id, DAG)["run_type"] == "asset_triggered"
     states = {task["task_id"]: task["state"] for run_id in runs for task in airflow.tasks(run_id, DAG)}
-    # A single message costs one task: there was nothing left to map.
+    # A single message takes one task: no mapped task is needed.
     assert states == {"claim": "success", "handle": "skipped"}

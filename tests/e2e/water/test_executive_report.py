@@ -1,4 +1,4 @@
-"""The executive report in a real browser and a real Airflow: who sees it, and what of it can do anything."""
+"""The executive report in a real browser and a real Airflow: it needs a login, and runs no foreign code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def airflow(whole_stack) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def objects(whole_stack) -> Iterator[Bucket]:
-    """The bucket that Airflow reads; no report of the stack's own Dags is in it afterwards either."""
+    """The bucket that Airflow reads, without reports of the stack's own Dags."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT", "STORAGE_EMULATOR_HOST"):
             patch.setenv(name, whole_stack.environment()[name])
@@ -45,7 +45,7 @@ def objects(whole_stack) -> Iterator[Bucket]:
 
 @pytest.fixture(scope="module")
 def hostile() -> tuple[str, datetime]:
-    """A report whose names want to be more than text, and its time: drawn once, for it takes seconds."""
+    """(HTML, time) of a report with markup in its names; rendered once, because it takes seconds."""
     data = sample()
     first, *others = data.districts
     data = replace(data, computed_at=datetime.now(UTC), districts=(replace(first, name=HOSTILE), *others))
@@ -62,7 +62,7 @@ def shown(objects: Bucket, hostile: tuple[str, datetime]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def logged_in(browser: Browser, airflow) -> StorageState:
-    """What a browser keeps of somebody who has logged in, as a person does; for each test to begin with."""
+    """A browser's stored state after a login, with which each test begins."""
     with browser.new_context(base_url=airflow["url"]) as context:
         page = context.new_page()
         page.goto(REPORT)
@@ -76,7 +76,7 @@ def logged_in(browser: Browser, airflow) -> StorageState:
 
 @pytest.fixture
 def context(browser: Browser, airflow, logged_in: StorageState) -> Iterator[BrowserContext]:
-    """Somebody who has logged in."""
+    """A page of a logged-in user."""
     with browser.new_context(
         base_url=airflow["url"], viewport={"width": 1100, "height": 900}, storage_state=logged_in
     ) as context:
@@ -95,7 +95,7 @@ def complaints() -> list[str]:
 
 @pytest.fixture
 def page(context: BrowserContext, shown: str, asked: list[str], complaints: list[str]) -> Iterator[Page]:
-    """The report; afterwards the browser must have had nothing to complain about."""
+    """The page of the report; the browser must not have logged an error at the end."""
     page = context.new_page()
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -131,7 +131,7 @@ def test_the_report_shows_losses_in_headings_tables_and_drawings(page: Page, com
     expect(page.get_by_role("img", name="Losses by district", exact=True)).to_be_visible()
     page.get_by_text("Figures of each day").click()
     expect(page.get_by_role("rowheader", name="21 November 2026", exact=True)).to_be_visible()
-    # The page has no script; what is refused are those with which Playwright looks for elements.
+    # The page has no script. The refused scripts are those with which Playwright finds elements.
     complaints[:] = [text for text in complaints if not text.startswith("Blocked script execution")]
 
 
@@ -142,7 +142,7 @@ def test_the_page_loads_nothing_else(page: Page, airflow, asked: list[str]):
 
 def test_markup_in_a_name_is_shown_as_text(page: Page):
     expect(page.locator("tbody th", has_text=HOSTILE).first).to_be_visible()
-    # In a drawing it is shortened; it is text there too.
+    # In a drawing the name is shortened, and is text too.
     expect(page.locator("svg:visible text", has_text="</h2><scr").first).to_be_visible()
     assert page.locator("script, img, iframe, a").count() == 0
     assert page.title().startswith("Water network report")

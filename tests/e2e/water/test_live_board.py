@@ -1,4 +1,4 @@
-"""The live board in a real browser: messages go in through Kafka, and what a person sees is looked at."""
+"""The live board in a real browser: the tests send messages to Kafka and read what the page shows."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
 BOARD = "/pages/live-board/"
 DAGS = ("raise_alerts", "deliver_outbox", "refresh_live_board")
-# A message's way: claimed, alert, outbox, alerts.raised, stock trigger, Dag run, poll.
+# Time for a message: claim, alert, outbox, alerts.raised, stock trigger, Dag run, poll.
 SECONDS = 60_000
-# Everything that a browser complains about, the policy's violations among it.
+# All errors of the browser, including violations of the policy.
 VIOLATIONS = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => {
   violations.push(`${event.violatedDirective} ${event.blockedURI}`);
 });
 """
-# The contrast of every text with what is behind it, by WCAG's formula; large text needs 3, other text 4.5.
+# Texts with too little contrast to their background, by WCAG's formula: large text needs 3, other text 4.5.
 CONTRAST = """
 () => {
   const parse = (color) => (color.match(/[\\d.]+/g) ?? []).map(Number);
@@ -84,14 +84,14 @@ def send(whole_stack) -> Callable[[Topic, Contract], None]:
 
 @pytest.fixture
 def context(browser: Browser, airflow) -> Iterator[BrowserContext]:
-    """Nobody is logged in."""
+    """A page without a login."""
     with new_context(browser, airflow) as context:
         yield context
 
 
 @pytest.fixture(scope="module")
 def logged_in(browser: Browser, airflow) -> StorageState:
-    """What a browser keeps of somebody who has logged in, for each test to begin with: a login takes seconds."""
+    """A browser's stored state after a login, with which each test begins: a login takes seconds."""
     with new_context(browser, airflow) as context:
         log_in(context.new_page(), airflow)
         return context.storage_state()
@@ -112,7 +112,7 @@ def complaints() -> list[str]:
 
 @pytest.fixture
 def page(browser: Browser, airflow, logged_in: StorageState, complaints: list[str]) -> Iterator[Page]:
-    """The board, for somebody who has logged in; afterwards the browser must have had nothing to complain about."""
+    """The board of a logged-in user; the browser must not have logged an error at the end."""
     with new_context(browser, airflow, logged_in) as context:
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -127,7 +127,7 @@ def page(browser: Browser, airflow, logged_in: StorageState, complaints: list[st
 
 
 def log_in(page: Page, airflow: dict[str, str]) -> None:
-    """As a person does: the board sends to the login page, and that back to the board."""
+    """Log in like a person: the board redirects to the login page, which redirects back to the board."""
     page.goto(BOARD)
     page.fill("input[name=username]", airflow["username"])
     page.fill("input[name=password]", airflow["password"])
@@ -137,7 +137,7 @@ def log_in(page: Page, airflow: dict[str, str]) -> None:
 
 @pytest.fixture
 def decide(whole_stack) -> Iterator[Callable[..., None]]:
-    """Write a decision of triage that awaits approval. They are gone afterwards: no Dag may act on them."""
+    """A function that writes a decision awaiting approval; it is deleted at the end, so that no Dag acts on it."""
     made: list[str] = []
     with psycopg.connect(whole_stack.endpoints()["databases"]["operations_db"], autocommit=True) as database:
 
@@ -208,7 +208,7 @@ def test_the_browser_itself_refuses_markup_and_foreign_sources(page: Page, compl
     assert "TrustedHTML" in (page.evaluate(attempt) or "taken")
     assert page.evaluate("fetch('https://example.org/').then(() => 'sent', () => 'refused')") == "refused"
     page.goto(BOARD)
-    complaints.clear()  # what the browser said about these two was what was wanted
+    complaints.clear()  # the browser's errors about these two attempts are expected
 
 
 def test_a_new_alert_appears_on_its_tile_without_a_reload(page: Page, send):
@@ -247,7 +247,7 @@ def test_ages_are_updated_without_the_server(page: Page, send):
     send(LEAKS_DETECTED, leak("riverbend", litres_per_hour=float(litres)))
     age = page.locator("#tile-riverbend li", has_text=f"{litres:,}").locator("time").first
     expect(age).to_be_visible(timeout=SECONDS)
-    # The server is not asked any more: only the browser can have counted on.
+    # The server is not asked any more: only the browser can have updated the age.
     page.route("**/state", lambda route: None)
     before = age.text_content()
     expect(age).not_to_have_text(before or "")
@@ -264,7 +264,7 @@ def test_a_lost_connection_is_shown_and_the_board_recovers(page: Page, complaint
     page.unroute("**/state", lose)
     expect(page.locator("#connection")).to_have_text("Live", timeout=20_000)
     expect(page.locator("#notice")).to_be_hidden()
-    complaints.clear()  # the browser's lines about the requests that failed
+    complaints.clear()  # the browser's errors about the failed requests
 
 
 def test_the_server_sends_only_a_changed_board(page: Page):
@@ -283,7 +283,7 @@ def test_a_waiting_proposal_links_to_its_page_in_airflow(page: Page, decide, com
     item.get_by_role("link", name="Review").click()
     page.wait_for_url("**/dags/execute_decisions/runs/run%2Fone%20%2B1/required_actions")
     page.goto(BOARD)
-    complaints.clear()  # Airflow's own page asked for a run that does not exist
+    complaints.clear()  # Airflow's own page requested a run that does not exist
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

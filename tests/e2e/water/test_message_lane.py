@@ -1,6 +1,6 @@
 """The example's Dag run per message in a real Airflow: each request has a run of its own, and a decision.
 
-`tests/e2e/test_message_lane.py` tests what the lane does with bad messages and after a pause.
+`tests/e2e/test_message_lane.py` tests the lane with bad messages and after a pause.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dead letters replayed in a real Airflow: started and looked at through its REST API, as a person would."""
+"""Replays of dead letters in a real Airflow, started and read through its REST API."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_an_invalid_request_is_repaired_replayed_and_triaged_once(airflow: Airfl
     request = example(ServiceRequest, request_id=f"SR-{uuid.uuid4().int % 10**12:012d}", text=SECRET)
     key, good = SERVICE_REQUESTS.serialize(request)
     document = json.loads(good)
-    # As the app called them before its release 4.3.
+    # The field names of the app before its release 4.3.
     document["message"], document["title"] = document.pop("text"), document.pop("subject")
     partition, offset = send(stack, key, json.dumps(document).encode())
     kept = 'select outcome from inbox where topic = %s and partition = %s and "offset" = %s'
@@ -115,7 +115,7 @@ def test_an_invalid_request_is_repaired_replayed_and_triaged_once(airflow: Airfl
         ("replay.run_id", run_id.encode()),
     ]
 
-    # Once more: nothing is left to do, and the request stays decided once.
+    # A second replay has nothing to do, and the request has one decision.
     _, again = replay(airflow, **only_this, dry_run=False)
     assert [(row["outcome"], row["count"]) for row in again["counts"]] == [("replayed_before", 1)]
     assert len(inbox(stack, request.request_id)) == 1
