@@ -1,4 +1,4 @@
-"""What `make bench-age` measures on, small: tables that are old by their metadata alone."""
+"""A small version of the tables of `make bench-age`, which are old by their metadata alone."""
 
 from __future__ import annotations
 

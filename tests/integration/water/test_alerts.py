@@ -46,7 +46,7 @@ def database(services) -> Iterator[None]:
         connection.execute(delete(alerts_table))
         connection.execute(delete(tables.outbox))
     yield
-    with begin() as connection:  # nobody else's deliveries should find ours
+    with begin() as connection:  # other deliveries must not find these rows
         connection.execute(delete(tables.outbox))
 
 

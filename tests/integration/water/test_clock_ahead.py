@@ -1,4 +1,4 @@
-"""Readings of a meter whose clock runs years ahead: detection, training, report and usage go by the clock."""
+"""Readings of a meter whose clock runs years ahead: detection, training, report and usage use the real clock."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ AHEAD = datetime(2031, 3, 1, 8, tzinfo=UTC)
 
 @pytest.fixture
 def artifacts(landing_services, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty bucket that stands for the one of artifacts."""
+    """An empty bucket as the artifacts bucket."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     bucket(name)._remote.client.create_bucket(name)
     monkeypatch.setenv("AIRFLOW_VAR_ARTIFACTS_BUCKET", name)
@@ -153,7 +153,7 @@ def test_a_clock_ahead_does_not_change_usage(customer, artifacts):
     use(NOW - timedelta(days=3), 72)
     assert publish_usage(now=NOW)["written"] == 1
     before = bucket().read(f"{FOLDER}/C-000001.json")
-    # Later on the day that the clock shows, and years later.
+    # Hours later on the current day, and hours years later.
     use(NOW + timedelta(hours=2), 4)
     use(AHEAD, 24)
     assert publish_usage(now=NOW) == {"customers": 1, "days_written": 0, "written": 0, "removed": 0}

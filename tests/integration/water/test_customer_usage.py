@@ -1,4 +1,4 @@
-"""Customers' usage on a real table, a real object store and a real register: what is written, when, and by whom."""
+"""Customers' usage on a real table, object store and register: what a run writes, also after kills and late runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def operations(landing_services) -> None:
 
 @pytest.fixture
 def flows(operations) -> Iterator[Any]:
-    """`water.meter_hours` with three days and a part of a fourth, a register of customers, and nothing published."""
+    """`water.meter_hours` with three days and part of a fourth, a register of customers, and no publication yet."""
     catalog = load_catalog()
     for name in (METER_HOURS, CUSTOMER_DAYS):
         with suppress(NoSuchTableError):
@@ -136,7 +136,7 @@ def test_customers_get_objects_and_rows_and_a_second_run_none(flows, caplog):
     assert of_one["days"][1]["like_households"]["households_at_least"] == 20
     before = published(), snapshots(), bucket().read(PATH)
     assert "skipped" in publish_usage(now=NOW + timedelta(minutes=20))
-    # A table that was compacted has another snapshot, and the same rows.
+    # A compacted table has another snapshot and the same rows.
     flows.overwrite(flows.scan().to_arrow())
     assert publish_usage(now=NOW) == {"customers": CUSTOMERS, "days_written": 0, "written": 0, "removed": 0}
     assert (published(), snapshots()) == before[:2]
@@ -187,7 +187,7 @@ def test_a_retry_finishes_a_killed_run(flows, point: str, monkeypatch):
     before = published()
     assert publish_usage(now=NOW)["customers"] == CUSTOMERS
     assert len(published()) == CUSTOMERS
-    # What was written is not written again, noted or not.
+    # Objects that were written are not written again, recorded or not.
     assert before.items() <= published().items()
     assert len(customer_days()) == 4 * CUSTOMERS
     assert "skipped" in publish_usage(now=NOW)
@@ -202,7 +202,7 @@ def test_a_late_run_does_not_overwrite_newer_usage(flows):
     with pytest.raises(NewerObject):
         write_object(remote, "C-000001", stale, newer["as_of"] - 1, known=found[1] - 1)
     assert document(1) == newer
-    # Of newer flows, it replaces an object that it does not know.
+    # With newer flows, it replaces an object that is not in its manifest.
     write_object(remote, "C-000001", stale, newer["as_of"] + 1, known=0)
     assert document(1)["days"] == []
 
@@ -214,7 +214,7 @@ def test_every_publication_has_a_higher_number(flows):
     publish_usage(now=NOW)
     second = document(5000)["as_of"]
     assert second > first
-    # The table of flows is made again: its snapshots are counted from the beginning. And the clock goes back.
+    # The table of flows is recreated, so its snapshots start again; and the clock goes back.
     rows = flows.scan().to_arrow()
     load_catalog().drop_table(METER_HOURS)
     made = load_catalog().create_table(METER_HOURS, schema_of(METER_HOURS), partition_spec=spec_of(METER_HOURS))
@@ -234,7 +234,7 @@ def test_a_late_run_of_the_same_flows_does_not_overwrite_usage(flows, moment: st
 
     def stalls(*args: Any) -> Any:
         monkeypatch.setattr(where, name, real)
-        # With one household less to compare with, every object differs.
+        # With one household less in the comparison, every object differs.
         register(range(1, CUSTOMERS))
         publish_usage(now=NOW)
         newer.update({f"C-{n:06d}": document(n) for n in range(1, CUSTOMERS)})
@@ -297,14 +297,14 @@ def test_a_killed_publication_does_not_count_as_the_one_before(flows, monkeypatc
         with pytest.raises(Killed):
             publish_usage(now=NOW)
     assert customer_days() != before
-    # What it was made from is as it was.
+    # Its inputs are unchanged.
     register(range(CUSTOMERS))
     publish_usage(now=NOW)
     assert customer_days() == before
 
 
 def read_again(flows: Any, customer: int, number: int, litres: float) -> None:
-    """The hour of this customer now has this flow."""
+    """Change the flow of a customer's hour."""
     moment = (FIRST + timedelta(hours=number)).isoformat()
     replace_where(flows, hours([(customer, number, litres)]), f"meter_id == 'M-{customer:06d}' and hour == '{moment}'")
 
@@ -359,7 +359,7 @@ def test_unrecorded_objects_of_a_killed_run_are_replaced(flows, monkeypatch):
         with pytest.raises(Killed):
             publish_usage(now=NOW)
     assert len(customer_days()) == len(before) + 4
-    # The customer leaves again before the retry, which computes what the manifest has.
+    # The customer leaves again before the retry, whose documents are those of the manifest.
     register(range(CUSTOMERS))
     publish_usage(now=NOW)
     assert customer_days() == before
@@ -368,7 +368,8 @@ def test_unrecorded_objects_of_a_killed_run_are_replaced(flows, monkeypatch):
 def test_after_an_older_release_every_day_is_written_once(flows):
     publish_usage(now=NOW)
     rows = customer_days()
-    # What it has written is not in the table's record, and what it has recorded is in the manifest.
+    # The older release has written rows without the hashes in the table's properties, and its record is in the
+    # manifest.
     load_catalog().load_table(CUSTOMER_DAYS).delete("day == '2026-11-20'")
     found = load(bucket())
     found.days, found.source = {row["day"].isoformat(): "of an older release" for row in rows}, None
@@ -389,7 +390,7 @@ def test_of_two_concurrent_runs_one_saves_the_manifest(flows):
 
 def test_a_new_customer_sees_no_day_of_the_one_who_left(flows):
     publish_usage(now=NOW)
-    register([*range(1, CUSTOMERS), 5000])  # C-005000 is behind the meter that was C-000000's
+    register([*range(1, CUSTOMERS), 5000])  # C-005000 takes over the meter of C-000000
     result = publish_usage(now=NOW)
     assert result["removed"] == 1
     assert "C-000000" not in published()
@@ -398,7 +399,7 @@ def test_a_new_customer_sees_no_day_of_the_one_who_left(flows):
 
 
 def test_a_silent_leaking_meter_does_not_stop_the_publication(flows):
-    # Its last hours are on the two days before the first that is computed.
+    # Its last hours are on the two days before the first computed day.
     silent = CUSTOMERS
     flows.append(hours((silent, number, 5.0) for number in range(-33 * 24, -33 * 24 + 30)))
     register(range(CUSTOMERS + 1))

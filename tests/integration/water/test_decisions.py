@@ -1,4 +1,4 @@
-"""Decisions on a real PostgreSQL: what is harmless happens once, what is risky happens once and only if approved."""
+"""Decisions on a real PostgreSQL: low-risk actions happen once, high-risk actions once and only after approval."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def database(services) -> Iterator[None]:
         for table in (work_orders, decisions, tables.outbox):
             connection.execute(delete(table))
     yield
-    with begin() as connection:  # nobody else's deliveries should find ours
+    with begin() as connection:  # other deliveries must not find these rows
         connection.execute(delete(tables.outbox))
 
 
@@ -95,7 +95,7 @@ def record(message: Message, proposed: Proposal) -> Row:
 
 
 def awaiting() -> Row:
-    """A decision to close a valve, which waits for a person."""
+    """A decision to close a valve, which waits for approval."""
     row = record(a_request(), proposal(*CLOSE))
     assert row.state == "awaiting_approval"
     return row
@@ -118,7 +118,7 @@ def orders() -> list[Row]:
 
 
 def messages(consumer: str) -> list[WorkOrder]:
-    """What waits in the outbox of a consumer."""
+    """The pending outbox rows of a consumer."""
     with begin() as connection:
         found = select(tables.outbox).where(tables.outbox.c.consumer == consumer).order_by("sequence")
         rows = list(connection.execute(found))
@@ -143,7 +143,7 @@ def set_row(decision_id: str, **values: Any) -> None:
         connection.execute(update(decisions).where(decisions.c.decision_id == decision_id).values(values))
 
 
-# What triage ends with.
+# The outcome of triage.
 
 
 def test_a_low_risk_action_is_ordered_in_the_messages_transaction():
@@ -252,7 +252,7 @@ def test_a_work_order_has_no_text_of_a_customer_or_a_model():
     assert words not in event.model_dump_json()
 
 
-# Who is asked.
+# The question.
 
 
 def key(row: Row) -> str:
@@ -276,9 +276,9 @@ def test_of_two_runs_for_one_decision_only_one_asks():
     first = ask(row.decision_id, "first", live())
     assert first
     assert ask(row.decision_id, "second", live("first")) is None
-    # The first is cleared: it asks again, the same.
+    # The first run is cleared: it asks the same question again.
     assert ask(row.decision_id, "first", live()) == first
-    # It was deleted or has failed: the next one asks, and the first does not any more.
+    # The first run was deleted or has failed: the next run asks, and the first does not ask again.
     assert ask(row.decision_id, "second", live()) == first
     assert ask(row.decision_id, "first", live("second")) is None
 
@@ -354,7 +354,7 @@ def test_the_question_ends_with_the_deadline_of_the_decision():
     assert datetime.fromisoformat(question["deadline_at"]) == row.deadline_at
 
 
-# What happens with the answer.
+# The answer.
 
 
 def test_an_approval_executes_once_and_records_who_gave_it():
@@ -442,7 +442,7 @@ def test_an_old_approval_never_executes_a_new_proposal(changed: str, hashed: boo
     new_hash = content_hash(look(row.decision_id)._mapping)
     assert new_hash != row.proposal_hash
     if hashed:
-        # The row is consistent in itself; only the approval is of another.
+        # The row is consistent; but the approval belongs to another proposal.
         set_row(row.decision_id, proposal_hash=new_hash)
     assert execute(row.decision_id, question["proposal_hash"], approved()) == "refused"
     after = look(row.decision_id)
@@ -511,7 +511,7 @@ USER = {"id": "7", "name": "ada"}
         ({"chosen_options": ["Reject"], "responded_by_user": USER}, "rejected", "ada (7)"),
         ({"chosen_options": [], "responded_by_user": USER}, "rejected", "ada (7)"),
         ({"chosen_options": ["Approve", "Reject"], "responded_by_user": USER}, "rejected", "ada (7)"),
-        # The default after the deadline; and an approval that nobody gave.
+        # The default after the deadline, and an approval without a person.
         ({"chosen_options": ["Reject"], "responded_by_user": None}, "expired", None),
         ({"chosen_options": ["Approve"], "responded_by_user": None}, "expired", None),
         # The task was marked as successful by hand.
@@ -526,7 +526,7 @@ def test_only_a_named_person_approves(result: dict[str, Any] | None, verdict: st
         assert answer.at == at
 
 
-# Killed, and at once.
+# Kills and concurrency.
 
 
 def test_two_concurrent_executors_execute_once():
@@ -538,7 +538,7 @@ def test_two_concurrent_executors_execute_once():
 
     threads = [threading.Thread(target=run, args=(answer,)) for answer in (approved("a"), rejected("b"), approved("c"))]
     with begin() as connection:
-        # Held until all are at it.
+        # The lock is held until both executors wait for it.
         connection.execute(select(decisions).where(decisions.c.decision_id == row.decision_id).with_for_update())
         for thread in threads:
             thread.start()
@@ -557,7 +557,7 @@ def waiting_for_rows(connection: Any) -> int:
 
 
 def kill_in(where: str, row: Row) -> None:
-    """Execute the approved decision in a process that is killed with -9 when it calls `where`, after the call."""
+    """Execute the approved decision in a process that is killed with -9 right after its call of `where`."""
     code = f"""
 import os, signal
 from datetime import UTC, datetime
@@ -600,7 +600,7 @@ def test_a_retry_executes_nothing_after_a_kill_after_the_commit(topic):
 
 
 def delivered(*rows: Row) -> list[str]:
-    """Ids of the work orders in Kafka for these decisions, in order, each as often as it is there."""
+    """The sorted ids of the work orders in Kafka for these decisions, with duplicates."""
     config = {**consumer_config(client_config(), "independent"), "enable.partition.eof": True}
     reader = reader_at(config, *(TopicPartition(WORK_ORDERS.name, n, 0) for n in range(WORK_ORDERS.partitions)))
     found: list[WorkOrder] = []
@@ -648,7 +648,7 @@ def test_old_settled_decisions_are_deleted_with_their_work_orders():
     for row in (done, late, waits):
         set_row(row.decision_id, decided_at=old)
     with begin() as connection:
-        # The work order of `late` came just now.
+        # The work order of `late` is new.
         mine = work_orders.c.decision_id == done.decision_id
         connection.execute(update(work_orders).where(mine).values(created_at=old))
     removed = PROJECT.prune(days, seconds=60)
@@ -657,6 +657,6 @@ def test_old_settled_decisions_are_deleted_with_their_work_orders():
         assert set(connection.scalars(select(decisions.c.decision_id))) == {
             row.decision_id for row in (late, young, waits)
         }
-    # Rows of the inbox that are kept longer protect their decisions.
+    # If inbox rows are kept longer, their decisions are kept as long.
     set_row(young.decision_id, decided_at=old)
     assert PROJECT.prune({**days, "inbox_days": 1_000}, seconds=60)["decisions"] == 0

@@ -79,7 +79,7 @@ def test_a_repeated_judgement_reports_no_leak_again(tables):
     assert record(night(1), night(2)) == {"judged": 0, "alarms": 0, "new_leaks": 0}
     assert record(night(1, data="b", litres=550), night(2))["judged"] == 1
     assert record(night(1, data="b"), night(2), version="v2")["judged"] == 2
-    # An earlier night, found later, is one of the same leak.
+    # An earlier night that is found later belongs to the same leak.
     record(night(1, alarm=False, data="c"), Night("valley", date(2026, 10, 31), "a", 0.9, True, 0.9, 500.0))
     assert reported() == []
 
@@ -105,7 +105,7 @@ def test_the_next_run_produces_the_leaks_of_a_killed_run(tables):
     assert reported() == []
     record(night(1))
     keys = reported()
-    # Killed before it was produced, or before that was written down: the same message, to the byte.
+    # Killed before the leak was produced, or before that was recorded: the same message, byte for byte.
     assert list(detection.messages(keys)) == list(detection.messages(reported()))
     detection.record_produced(keys)
     detection.record_produced(keys)

@@ -1,4 +1,4 @@
-"""The live board's tiles and what it reads, on a real database."""
+"""The live board's tiles and content, on a real database."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def migrated(services) -> None:
 
 @pytest.fixture
 def connection():
-    """Empty tables; whatever the test does is undone."""
+    """A transaction with empty tables, rolled back at the end."""
     with begin() as connection:
         for table in ("board_tiles", "alerts", "work_orders", "decisions", "alarms"):
             connection.execute(text(f"delete from {table}"))
@@ -146,7 +146,7 @@ def test_only_the_named_tiles_are_refreshed(connection):
 def test_tiles_behind_are_refreshed_with_any_named_tile(connection):
     refresh(connection)
     raise_alert(connection, 1, district="valley")
-    # Its event was lost, or joined with this one.
+    # The event of the other tile was lost, or joined with this event.
     assert refresh(connection, {"harbour"}) == ["harbour", "valley"]
     assert ids(connection, "valley") == ["leak:1"]
 

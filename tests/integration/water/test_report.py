@@ -58,9 +58,9 @@ def objects() -> Iterator[Bucket]:
 
 @pytest.fixture
 def flows(operations) -> Iterator[None]:
-    """Harbour and Valley, 100 l an hour fed in each; Harbour loses 10, from the 16th on 20; Valley 30 at all times.
+    """Harbour and Valley, each with an inflow of 100 l/h; Harbour loses 10 l/h, from the 16th on 20; Valley always 30.
 
-    Of the 20th, Harbour's inlet is unknown for twelve hours; what is known ends on the 22nd at noon.
+    On the 20th, Harbour's inlet is unknown for twelve hours. The known hours end on the 22nd at noon.
     """
     catalog = load_catalog()
     catalog.create_namespace_if_not_exists("water")
@@ -107,7 +107,7 @@ def test_balances_compare_the_last_seven_full_days_with_the_seven_before(flows, 
     assert (harbour.name, valley.name) == ("Harbour", "Valley")
     assert harbour.balance
     assert (harbour.balance.known_hours, harbour.balance.expected_hours, harbour.balance.connections) == (156, 168, 10)
-    # One day at 10 and, without the hours that are unknown, five and a half at 20 litres an hour.
+    # One day at 10 liters per hour and, without the unknown hours, five and a half days at 20.
     assert harbour.balance.loss == pytest.approx(24 * (24 * 10 + 132 * 20) / 156)
     assert harbour.balance.inlet == pytest.approx(2400)
     assert harbour.before
@@ -121,7 +121,7 @@ def test_balances_compare_the_last_seven_full_days_with_the_seven_before(flows, 
     assert days[date(2026, 11, 19)].loss == pytest.approx(24 * 50)
     assert [night.complete for night in valley.nights].count(False) == 1
     assert data.night_loss == pytest.approx(24 * 40)
-    # Harbour loses twice as much as it did, from the first hour on to the last that is known.
+    # Harbour loses twice as much as before, from the first to the last known hour.
     start, end = datetime(2026, 11, 16, 8, tzinfo=UTC), datetime(2026, 11, 22, 20, tzinfo=UTC)
     assert data.unusual == (Episode("harbour", start, end, True, 144, 20.0, 10.0),)
     assert data.quality is None
@@ -158,7 +158,7 @@ def test_quality_counts_come_from_runs_and_the_inbox(flows, objects):
     counts = (data.quality.landed, data.quality.clean, data.quality.dead_lettered, data.quality.duplicates)
     assert counts == (200, 180, 8, 12)
     assert data.quality.reasons == (("schema", 2), ("not_json", 1))
-    # Of the period's 336 hours.
+    # For the 336 hours of the period.
     assert data.quality.missing_readings == 336
     with begin() as connection:
         connection.execute(text("delete from inbox where consumer = :name"), {"name": AGGREGATE_METER_READINGS.name})
@@ -234,7 +234,7 @@ def test_an_older_report_does_not_replace_a_newer_one(objects):
 
 
 def test_of_two_concurrent_reports_the_newer_is_shown(objects, monkeypatch):
-    """The other is published between the first one's reading of the pointer and its writing."""
+    """The other report is published after the first has read the pointer and before it writes the pointer."""
     real = Bucket.write
     others: list[str] = []
 

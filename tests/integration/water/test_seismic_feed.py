@@ -33,7 +33,7 @@ DAG_FILE = ROOT / "dags" / "batch" / "ingest_seismic_feed.py"
 
 
 class Clock:
-    """The quakes of one fixed hour, seen at a time that the test chooses."""
+    """The quakes of one fixed hour, at a time that the test chooses."""
 
     def __init__(self, quakes: Quakes, now: datetime) -> None:
         self.quakes, self.now = quakes, now
@@ -44,7 +44,7 @@ class Clock:
 
 @pytest.fixture
 def feed(services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    """A feed, tables and topics made, nothing published yet."""
+    """A feed, with tables and topics, and nothing published yet."""
     PROJECT.prepare()
     with begin() as connection:
         connection.execute(delete(published_seismic_events))
@@ -62,12 +62,12 @@ def feed(services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 @pytest.fixture
 def since(feed: Clock) -> dict[str, list[int]]:
-    """Where the topic and its dead letters ended before the test."""
+    """The end offsets of the topic and its dead-letter topic before the test."""
     return {name: ends(name) for name in (SEISMIC_EVENTS.name, SEISMIC_EVENTS.dead_letter_name)}
 
 
 def ends(topic: str) -> list[int]:
-    """The end of each partition; asked again while a topic that was just made has no leader to ask."""
+    """The end offset of each partition; repeated while a new topic has no leader."""
     consumer = Consumer(consumer_config(client_config(), "test"))
     until = time.monotonic() + 15
     while True:
@@ -84,7 +84,7 @@ def ends(topic: str) -> list[int]:
 
 
 def read(topic: str, since: dict[str, list[int]]) -> list[Any]:
-    """Every record of the topic since then, by a consumer that knows nothing of the code under test."""
+    """Every record of the topic since then, read by an independent consumer."""
     places = (TopicPartition(topic, n, offset) for n, offset in enumerate(since[topic]))
     consumer = reader_at(consumer_config(client_config(), "test"), *places)
     expected = sum(ends(topic)) - sum(since[topic])
@@ -101,7 +101,7 @@ def events(since: dict[str, list[int]]) -> list[SeismicEvent]:
 
 
 def produce(new: list[seismic.Event], topic: str | None = None) -> None:
-    """The Dag's own produce task, with the events that it would find in XCom."""
+    """Run the Dag's produce task with events as from XCom."""
     spec = importlib.util.spec_from_file_location("ingest_seismic_feed", DAG_FILE)
     assert spec
     assert spec.loader
@@ -115,7 +115,7 @@ def produce(new: list[seismic.Event], topic: str | None = None) -> None:
 
 
 def run_once() -> int:
-    """A whole run; the number of events it produced."""
+    """Run all tasks; returns the number of produced events."""
     new = seismic.read_new_events("all_day", "run")
     if new:
         produce(new)
@@ -150,7 +150,7 @@ def test_a_revised_event_is_produced_again_and_an_unchanged_one_is_not(feed: Clo
 
 def test_a_crash_after_the_produce_repeats_events_and_loses_none(feed: Clock, since):
     first = seismic.read_new_events("all_day", "run")
-    produce(first)  # and then the worker is gone, before anything is recorded
+    produce(first)  # then the worker is killed, before it has recorded the events
     assert run_once() == len(first)
     ids = [event.event_id for event in events(since)]
     assert len(ids) == 2 * len(first)
@@ -215,7 +215,7 @@ def test_only_records_that_no_feed_shows_are_deleted(feed: Clock):
 
 
 def test_preparing_the_services_again_changes_nothing(feed: Clock):
-    # Without a connection to Kafka Connect, which other tests may have set, it says that nothing lands.
+    # Without a connection to Kafka Connect, which other tests may have set, the output says that nothing lands.
     assert [change for change in PROJECT.prepare() if not change.startswith("nothing lands")] == []
     consumer = Consumer(consumer_config(client_config(), "test"))
     there = consumer.list_topics(timeout=10).topics

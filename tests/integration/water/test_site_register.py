@@ -1,4 +1,4 @@
-"""Files that somebody drops, on a real object store and a real PostgreSQL: applied once, or set aside."""
+"""Files of the register on a real object store and a real PostgreSQL: applied once, or rejected."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def nothing_there(operations) -> None:
 
 
 def drop(name: str, data: bytes) -> dict[str, Any]:
-    """A file below the prefix, as the listing shows it."""
+    """Upload a file below the prefix; returns its entry in the listing."""
     bucket().write(f"{INCOMING}{name}", data)
     return next(file for file in list_files() if file["name"] == f"{INCOMING}{name}")
 
@@ -158,7 +158,7 @@ def test_a_retry_after_a_kill_before_the_move_applies_nothing(monkeypatch):
     assert importing.import_file(file)["state"] == "applied"
     assert rows(register_sites) == [before]
     assert paths(INCOMING) == []
-    # Once more, when all is done: a run that was cleared.
+    # A cleared run imports the finished file again.
     assert importing.import_file(file)["state"] == "applied"
     assert len(rows(register_files)) == len(paths(ARCHIVE)) == 1
 
@@ -173,7 +173,7 @@ def test_old_files_are_deleted_unless_in_use_or_alarmed():
 
     assert remove_register_files(timedelta(days=1), seconds=60) == 0
     assert remove_register_files(timedelta(0), seconds=0) == 0
-    # Killed before the row went: its object is gone already.
+    # Killed before the row was deleted: the object is already deleted.
     bucket().delete(paths(ARCHIVE)[0])
     assert remove_register_files(timedelta(0), seconds=60) == 1
     assert (paths(ARCHIVE), paths(REJECTED)) == ([standing], rejected)
@@ -186,7 +186,7 @@ def test_old_files_are_deleted_unless_in_use_or_alarmed():
         )
     assert remove_register_files(timedelta(0), seconds=60) == 1
     assert paths(REJECTED) == []
-    assert importing.import_file(replaced)["state"] == "gone", "a run that is cleared after that applies nothing"
+    assert importing.import_file(replaced)["state"] == "gone", "a run that is cleared later applies nothing"
 
 
 def test_a_deployment_without_an_object_store_has_no_files_to_remove(monkeypatch):
@@ -265,7 +265,7 @@ def test_markers_are_deleted_and_unfinished_uploads_wait():
     with pytest.raises(NotSettled):
         list_files()
     assert INCOMING not in paths(INCOMING)
-    # Others do not wait for them.
+    # Other files do not wait for them.
     assert [file["name"] for file in [drop("sites-2.csv", HEADER + TANK)]] == [f"{INCOMING}sites-2.csv"]
     assert len(list_files()) == 1
     later = list_files(datetime.now(UTC) + timedelta(minutes=2))

@@ -1,4 +1,4 @@
-"""What the agent's tools find in a real database: only what belongs to the request, and never the request itself."""
+"""The model's tools on a real database: they find only data of the request's customer, and never the request itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def database(services) -> Iterator[None]:
 
 def clear() -> None:
     with begin() as connection:
-        # Work orders of other tests hold their decisions.
+        # Work orders of other tests refer to their decisions.
         connection.execute(text("delete from work_orders"))
         connection.execute(delete(decisions))
         connection.execute(delete(alerts))

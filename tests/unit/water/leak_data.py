@@ -1,4 +1,4 @@
-"""Nights of the simulated network, with its planted leaks as the confirmed ones."""
+"""Nights of the simulated network, with its planted leaks as confirmed leaks."""
 
 from __future__ import annotations
 

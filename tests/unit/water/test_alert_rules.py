@@ -20,7 +20,7 @@ latitudes, longitudes = st.floats(-90, 90), st.floats(-180, 180)
 
 
 def quake(**changes: Any) -> SeismicEvent:
-    """Right below the dam, unless told otherwise."""
+    """An earthquake directly below the dam, with changes."""
     at = {"latitude": DAM.latitude, "longitude": DAM.longitude, "depth_km": 0.0, "magnitude": 4.0}
     return example(SeismicEvent, **{**at, **changes})
 

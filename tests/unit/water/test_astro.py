@@ -1,4 +1,4 @@
-"""What the files of the Astro CLI hold of the example."""
+"""The example's part of the files of the Astro CLI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every consumer is looked after."""
+"""Every consumer is maintained."""
 
 from include.streams.kafka.consumers import Consumer
 from include.streams.landing.consumers import LandingConsumer

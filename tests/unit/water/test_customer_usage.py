@@ -1,4 +1,4 @@
-"""Customers' days and warnings, beside a slow and obvious computation of the same."""
+"""Customers' days and warnings, compared with a slow and simple computation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def local(hour: datetime) -> date:
 
 
 def network(seed: int, customers: int = 60, hours: int = 24 * 6) -> tuple[list[Customer], list[Flow]]:
-    """Households that use water by day, some of whose taps never close, with hours that are unknown or missing."""
+    """Households that use water by day, some with a running tap, with unknown and missing hours."""
     chance = random.Random(seed)
     people, flows = [], []
     for n in range(customers):
@@ -145,7 +145,7 @@ def test_days_comparisons_and_warnings_match_a_plain_computation(seed: int):
 
 
 def household_of(number: int, litres: float, hours: int = 24) -> tuple[Customer, list[Flow]]:
-    """Somebody in Harbour who used so much in each of the first hours of 2 November."""
+    """A customer in Harbour with this use in each of the first hours of 2 November."""
     first = datetime(2026, 11, 2, 8, tzinfo=UTC)
     meter = f"M-{number:06d}"
     customer = Customer(f"C-{number:06d}", meter, "harbour", "2", None)
@@ -155,7 +155,7 @@ def household_of(number: int, litres: float, hours: int = 24) -> tuple[Customer,
 @pytest.mark.parametrize(("households", "compared"), [(MIN_OTHERS, False), (MIN_OTHERS + 1, True)])
 def test_a_household_is_compared_only_with_ten_others_or_more(households: int, compared: bool):
     people = [household_of(n, 10.0 + n) for n in range(households)]
-    # Days that are not complete count for nobody.
+    # Incomplete days are compared with nothing, and nothing is compared with them.
     people += [household_of(100 + n, 1.0, hours=23) for n in range(5)]
     days, _ = by_sql([customer for customer, _ in people], [flow for _, flows in people for flow in flows])
     whole = [row for row in days if row["complete"]]
@@ -181,7 +181,7 @@ def test_a_meter_silent_for_long_has_no_running_flow(silent_days: int, warns: bo
     days, runs = by_sql([customer], flows, days=last_days(today, 30))
     assert [(run["hours"], run["running"]) for run in runs] == [(40, warns)]
     document = documents(days, runs)[customer.customer_id]
-    # The days say it all the same.
+    # The days still show the flow.
     assert [day["continuous_flow"] for day in document["days"]] == [True, True]
     assert bool(document["continuous_flow"]) == warns
 
@@ -203,7 +203,7 @@ def entry(customer: str, meter: str, day: int = 1, persons: int = 2) -> Entry:
 def test_a_new_customer_sees_no_earlier_days():
     customers, tenures = assign([entry("C-000001", "M-000001"), entry("C-000002", "M-000002")], {}, TODAY)
     assert [one.since for one in customers] == [None, None]
-    # The register still has who moved out; then the home is empty for a while; then somebody else lives there.
+    # First the register still has the old customer; then the home is empty; then it has a new customer.
     moved = [entry("C-000001", "M-000001"), entry("C-000003", "M-000001", day=2), entry("C-000002", "M-000002")]
     customers, after = assign(moved, tenures, TODAY)
     assert [(one.customer_id, one.since) for one in customers] == [("C-000002", None), ("C-000003", TODAY)]

@@ -1,4 +1,4 @@
-"""Features without the future, scores at a fixed cost, and a model that is better than a threshold."""
+"""Features use no later nights, scores compare at a fixed cost, and the model is better than a threshold."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_only_complete_nights_with_known_flows_are_used():
     night = {"district_id": "a", "min_night_flow_lph": 1.0, "metered_night_flow_lph": 1.0, "night_loss_lph": 1.0}
     rows = pd.DataFrame([{**night, "night": pd.Timestamp(day)} for day in ("2026-01-01", "2026-01-02")])
     found = with_least_loss(rows, hours)
-    # Noon's hour is in no night, and of the second night no hour is known.
+    # The hour at noon is in no night, and the second night has no known hour.
     assert found[["night", "least_hourly_loss_lph"]].to_numpy().tolist() == [[pd.Timestamp("2026-01-01"), 20.0]]
 
 
@@ -135,7 +135,7 @@ def test_the_model_beats_the_baseline_on_unseen_leaks(attempt: LeakAttempt):
 
 
 def test_a_worse_candidate_is_blocked(attempt: LeakAttempt):
-    """A model that was taught the opposite."""
+    """A model that was trained on inverted labels."""
     champion, parameters = attempt.fit()
     worse = LeakAttempt(*simulated())
     worse._is_leak = ~worse._is_leak

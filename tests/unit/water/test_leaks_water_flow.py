@@ -1,6 +1,6 @@
 """The detector on a real series with four known anomalies: three times hardly any flow, and a peak of one hour.
 
-It looks for more water than usual in the night window; so this says what it does not find, too.
+The detector looks for more water than usual in the night window, so it does not find these anomalies.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a message on alerts.raised says to the live board: which tile, whatever the message is."""
+"""From a message on alerts.raised to the tile of the live board, for valid and invalid messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALL = {"tile": None}
 
 
 class Message:
-    """As confluent-kafka gives it to the stock trigger."""
+    """A message like confluent-kafka's, as the stock trigger gets it."""
 
     def __init__(self, value: bytes | None) -> None:
         self._value = value
@@ -57,7 +57,7 @@ def test_an_invalid_message_refreshes_all_tiles_and_never_raises(value):
 
 
 def test_every_payload_starts_a_run_and_can_be_stored():
-    # The stock trigger passes over a message for which it gets nothing.
+    # The stock trigger skips a message for which the function returns None.
     for payload in (tile_of(message(raised())), tile_of(Message(None))):
         assert payload
         assert json.loads(json.dumps(payload)) == payload

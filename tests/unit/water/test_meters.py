@@ -1,4 +1,4 @@
-"""The simulated meters: their counters are what the network's truth says, and so is what is planted in it."""
+"""The simulated meters: their counters match the network's ground truth, including planted leaks and taps."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_same_seed_sends_the_same_messages_and_another_seed_others(network):
     first = list(readings(network, faults=FAULTS))
     again = readings(Network(), faults=FAULTS)
     assert list(again) == first
-    assert list(again) == first, "and so does to iterate twice"
+    assert list(again) == first, "and so does a second iteration"
     assert list(readings(Network(seed=2), faults=FAULTS)) != first
 
 
@@ -151,7 +151,7 @@ def test_planted_leaks_raise_night_losses_until_their_repair(network):
     leaks = network.planted_leaks(start + 2 * DAY, UNTIL - 24 * DAY)
     assert {leak.kind for leak in leaks} == {"burst", "slow"}
     for leak in leaks:
-        # The last whole night of the leak, and the mean of some after its repair.
+        # The last full night of the leak, and the mean of some nights after its repair.
         during = loss[leak.district_id, (leak.end - 2 * DAY).date()]
         after = sorted(loss[leak.district_id, (leak.end + n * DAY).date()] for n in range(1, 6))[2]
         grown = leak.litres_per_hour if leak.kind == "burst" else 0.5 * leak.litres_per_hour
@@ -183,7 +183,7 @@ def test_a_history_has_the_columns_and_keys_of_the_tables(network):
     }
     assert made[METER_HOURS].num_rows == 72 * len(network.meters)
     assert made[DISTRICT_HOURS].num_rows == 72 * 8
-    # The span ends within the night's window of its last day: that night is not whole.
+    # The span ends within the window of its last night, so that night is incomplete.
     assert made[DISTRICT_NIGHTS].num_rows == 2 * 8
     assert all(made[DISTRICT_NIGHTS]["complete"].to_pylist())
 

@@ -1,4 +1,4 @@
-"""The example's repairs, on what the sources really sent."""
+"""The example's repairs, on messages as the sources sent them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The executive report: what it says of data, and that nothing in the data is more than text."""
+"""The executive report: its sentences for given data; and all texts in the data stay text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EMPTY = ReportData(computed_at=NOW, timezone="America/Los_Angeles")
 
 
 class Page(HTMLParser):
-    """The elements, attributes and text of a page, as a browser would find them."""
+    """The elements, attributes and text of a page, as in a browser."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

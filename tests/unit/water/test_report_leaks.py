@@ -1,4 +1,4 @@
-"""Nights with a leak become leaks as a director sees them."""
+"""Nights with a leak become leaks of the report."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 from include.water.dashboards.report.leaks import Alert, LeakNight, leak_of, nights_by_leak
 
 
-def found(district: str, day: int, litres: float = 500.0, number: int = 1, told: str = "") -> LeakNight:
+def found(district: str, day: int, litres: float = 500.0, number: int = 1, reported_as: str = "") -> LeakNight:
     night = date(2026, 11, day)
-    return LeakNight(f"{district}/{night}/{number}", district, night, litres, 0.9, told or district)
+    return LeakNight(f"{district}/{night}/{number}", district, night, litres, 0.9, reported_as or district)
 
 
 def test_nights_reported_as_one_leak_are_one_in_any_order():
     nights = [found("valley", 3), found("harbour", 2), found("valley", 1), found("valley", 2), found("harbour", 4)]
     assert [[one.night.day for one in leak] for leak in nights_by_leak(nights)] == [[2, 4], [1, 2, 3]]
-    nights = [found("valley", 1), found("valley", 2, told="another"), found("valley", 3, told="another")]
+    nights = [found("valley", 1), *(found("valley", day, reported_as="another") for day in (2, 3))]
     assert [len(leak) for leak in nights_by_leak(nights)] == [1, 2]
     assert nights_by_leak([]) == []
 

@@ -1,4 +1,4 @@
-"""The screen in SQL judges the messages of the example as their contracts do."""
+"""The validation in SQL judges the messages of the example like their contracts."""
 
 from __future__ import annotations
 

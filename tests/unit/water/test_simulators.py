@@ -1,4 +1,4 @@
-"""The simulated sources: the same for the same seed, and honest about what they sent."""
+"""The simulated sources: the same for the same seed, and their reports match the sent messages."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_some_leaks_are_alerts_of_each_severity():
 
 
 class FakeBroker:
-    """Acknowledges everything, except what is for one topic."""
+    """A producer that acknowledges everything except the messages of one topic."""
 
     def __init__(self) -> None:
         self.refuses: str | None = None
@@ -175,7 +175,7 @@ def test_the_report_counts_what_was_sent(tmp_path: Path, broker: FakeBroker):
         assert report["sent"][name] == good > 0
     for topic in traffic.BAD_TOPICS:
         bad = sum(1 for name, _, value in messages if name == topic.name and not is_good(name, value))
-        # Of the requests one more, which a repair mends.
+        # The requests have one more bad message, which a repair can fix.
         assert report["planted_bad"][topic.name] == bad == 2 * (10 if topic is SERVICE_REQUESTS else 9)
     assert "service.requests" not in report["sent"]
     assert report["repeated"]["leaks.detected"] > 0

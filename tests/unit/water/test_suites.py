@@ -1,4 +1,4 @@
-"""The suite of meter readings on simulated readings: silent when all is as usual, loud when a source is broken."""
+"""The suite of meter readings on simulated readings: it accepts usual readings and finds a broken source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIELDS += "litres_total: 'BIGINT', battery_percent: 'BIGINT'"
 
 @pytest.fixture(scope="module")
 def connection(tmp_path_factory):
-    """The table `usual`: six hours of readings as the clean table has them, duplicates removed."""
+    """The table `usual`: six hours of readings like those of the clean table, without duplicates."""
     path = tmp_path_factory.mktemp("readings") / "readings.jsonl"
     messages = Readings(Network(seed=1), START, START + timedelta(hours=6))
     path.write_bytes(b"\n".join(dict.fromkeys(value for _, value in messages if value)))
@@ -67,7 +67,7 @@ def test_usual_readings_break_no_rule_and_every_number_is_measured(connection, u
         ("95th percentile of households' flow", "select * replace (litres_total * 1000 as litres_total) from usual"),
         # Most meters are silent.
         ("meters that report in an hour", "select * from usual where hash(meter_id) % 10 = 0"),
-        # Each reading many times, at other seconds.
+        # Each reading several times, at other seconds.
         (
             "readings of a meter in an hour",
             "select * replace (read_at + to_seconds(n) as read_at, event_id || n as event_id) "

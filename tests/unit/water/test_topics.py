@@ -1,4 +1,4 @@
-"""The utility's contracts: event ids that are derived, and an import that stays light."""
+"""The utility's contracts: derived event ids, and a light import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The offline engine: a decision from rules and examples, with what it rests on, or a person."""
+"""The offline engine: a decision from rules and examples, with its reasons, or a person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluation is worth something: its requests are not the examples, and its figures hold."""
+"""The evaluation is valid (its requests are not the examples), and its figures hold."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REQUESTS = ["requests", "development", "heldout_requests", "heldout2_requests"]
 ATTACKS = ["attacks", "heldout_attacks", "heldout2_attacks", "whitebox_attacks", "last_attacks"]
 
 
-# The first attacks hide behind whole examples; that makes them no easier.
+# The first attacks are hidden in whole examples on purpose.
 @pytest.mark.parametrize("name", [*REQUESTS, *ATTACKS[1:]])
 def test_no_example_is_in_an_evaluation_set(name):
     rows = evaluation.read(name)

@@ -1,4 +1,4 @@
-"""Code decides what triage may do and what needs a person, whatever a customer or an engine says."""
+"""Code decides which actions are allowed and which need a person, whatever a customer or an engine says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOON = datetime(2026, 11, 22, 20, 0, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 customer, district, site = TargetKind.customer, TargetKind.district, TargetKind.site
 
-# (by day, by night) of everything that triage can propose; None: it cannot be done to that at all.
+# {(action, kind of target): (risk by day, risk by night)}; None: not allowed.
 LOW, HIGH, BY_NIGHT = ("low", "low"), ("high", "high"), ("low", "high")
 TABLE: dict[tuple[Action, TargetKind], tuple[str, str] | None] = {
     (Action.send_information, customer): LOW,

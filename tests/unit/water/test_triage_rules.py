@@ -1,4 +1,4 @@
-"""What must never be missed is found by words; what is done about what comes from a table that policy allows."""
+"""Rules find words that must not be missed; actions come from a table, and policy allows all of them."""
 
 from datetime import UTC, datetime
 
@@ -175,7 +175,7 @@ def test_rules_have_unique_names():
 
 
 def test_rules_are_fast_on_hostile_text():
-    # A pattern that backtracks without end would hold a worker until its timeout; pytest's own ends this test.
+    # A pattern with endless backtracking would occupy a worker until its timeout; here pytest's timeout ends the test.
     for text in (
         "water " * 700,
         "no " * 1400,

@@ -1,4 +1,4 @@
-"""What the agent can look up without a database, and that it can ask about nobody else."""
+"""The model's lookups without a database; it cannot look up other customers."""
 
 import re
 
@@ -68,7 +68,7 @@ def test_the_prompt_holds_no_personal_data():
             address="5 Quay Lane",
         )
     )
-    # The random name of the text's tags may hold any digits.
+    # The random name of the text's tags may contain any digits.
     prompt = re.sub(r"untrusted-[0-9a-f]{16}", "untrusted", prompt)
     for secret in ("jane", "Quay", "7946", "\u200b"):
         assert secret not in prompt

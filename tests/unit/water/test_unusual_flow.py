@@ -20,7 +20,7 @@ DAY = timedelta(days=1)
 
 
 def steady(days: int, **changes: float) -> pd.DataFrame:
-    """A district into which flow 100 litres an hour, more or less, 20 of them lost; `changes`: h<n>=litres fed in."""
+    """A district with an inflow of about 100 liters per hour, 20 of them lost; `changes`: h<n>=inflow in liters."""
     hours = [MONDAY + n * HOUR for n in range(24 * days)]
     inlet = 100 + 2 * np.random.default_rng(1).standard_normal(len(hours))
     for name, litres in changes.items():
@@ -30,7 +30,7 @@ def steady(days: int, **changes: float) -> pd.DataFrame:
 
 def test_exactly_the_four_anomalies_of_the_real_series_are_found():
     rows = real_flow(datetime(2026, 11, 22, tzinfo=UTC))
-    # No customers' meter is behind it: all that flows is, so to say, lost.
+    # The series has no customers' meters: the whole inflow counts as lost.
     litres = [row.litres for row in rows]
     hours = pd.DataFrame({"district_id": "real", "hour": pd.DatetimeIndex([row.hour for row in rows])})
     found = unusual_flow(hours.assign(**{LOW: litres, HIGH: litres}))
@@ -39,7 +39,7 @@ def test_exactly_the_four_anomalies_of_the_real_series_are_found():
     for episode, (kind, first, last) in zip(found, ANOMALIES, strict=True):
         assert episode.high == (kind == "peak")
         assert rows[first].hour <= episode.start <= rows[first].hour + HOUR
-        # The labels go on to the last hour that has not quite come back.
+        # The labels include the last hour that is not quite back to usual.
         assert rows[last].hour - 3 * HOUR <= episode.end <= rows[last].hour + HOUR
 
 
@@ -58,7 +58,7 @@ def test_leaks_of_the_simulated_network_show_with_few_false_episodes():
             for district_id, first, last in water
         )
 
-    # A month of hours is known by then; before, three days may be all.
+    # By then a month of hours is known; before, it may be only three days.
     false = [episode for episode in found if episode.start >= known and not is_true(episode)]
     assert len(false) <= 8 * (until - known) / (61 * DAY)
     new = [leak for leak in leaks if leak.start >= known and leak.end <= until]
@@ -103,7 +103,7 @@ def test_workdays_and_weekends_need_days_of_their_own():
     judged = judge(steady(15).set_index("hour"), LOW)["score"].notna()
     by_day = judged.to_numpy().reshape(15, 24)
     assert (by_day.all(axis=1) == by_day.any(axis=1)).all()
-    # From Thursday on; of weekends, from the second one's Sunday on.
+    # Workdays are judged from Thursday on, weekends from the second Sunday on.
     assert by_day.all(axis=1).tolist() == [False] * MIN_DAYS + [True] * 2 + [False] * 2 + [True] * 5 + [
         False,
         True,

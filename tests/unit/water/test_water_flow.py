@@ -1,4 +1,4 @@
-"""The real series that a package carries: moved in time, with its anomalies where they are."""
+"""The real series from the package `river`: moved in time, with its anomalies at their positions."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise

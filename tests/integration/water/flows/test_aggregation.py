@@ -38,14 +38,14 @@ def readings() -> list[reference.Reading]:
 
 @pytest.fixture(scope="module")
 def wanted(landing_services, readings) -> list:
-    """The tables after one run over everything."""
+    """The tables after one run over all readings."""
     lake = make_lake(f"flows_{uuid.uuid4().hex[:8]}")
     lake.aggregate(lake.append(readings))
     return lake.everything()
 
 
 def test_many_runs_in_any_order_give_exactly_the_flows_of_one_run(new_lake, readings, wanted):
-    # By time of arrival, not of reading: late ones are in every run.
+    # By time of arrival, not of reading: every run has late readings.
     shuffled = sorted(readings, key=lambda reading: Random(str(reading)).random())
     lake = new_lake()
     runs = [lake.append(shuffled[first::3]) for first in range(3)]
@@ -53,7 +53,7 @@ def test_many_runs_in_any_order_give_exactly_the_flows_of_one_run(new_lake, read
     for ranges in runs:
         lake.aggregate(ranges)
     assert lake.everything() == wanted
-    # And it is what the definition says, district for district and night for night.
+    # The result also matches the definition, for every district and night.
     hours = reference.district_hours(reference.meter_hours(readings), INLETS)
     assert {(row["district_id"], row["hour"]) for row in lake.rows(DISTRICT_HOURS).to_pylist()} == hours.keys()
     for row in lake.rows(DISTRICT_HOURS).to_pylist():
@@ -105,7 +105,7 @@ def test_a_late_reading_keeps_the_files_of_other_days(new_lake, readings):
 
 
 def test_meter_hours_older_than_the_table_of_days_are_counted(new_lake, readings, wanted):
-    """After an upgrade: the week before has no meter days yet."""
+    """After an upgrade, the week before has no meter days yet."""
     lake = new_lake()
     lake.aggregate(lake.append(readings[:-1]))
     with lake.flow_tables[METER_DAYS].refresh().transaction() as transaction:
@@ -115,7 +115,7 @@ def test_meter_hours_older_than_the_table_of_days_are_counted(new_lake, readings
 
 
 def raise_at(monkeypatch, number: int) -> None:
-    """A run fails before its commit of this number (from 0); with 4, after the last."""
+    """Make a run fail before this commit (counted from 0); 4: after the last commit."""
     done, commit = 0, writing.commit
 
     def failing(table, change):
@@ -144,7 +144,7 @@ def test_a_retry_finishes_a_run_that_failed_at_any_commit(new_lake, readings, wa
 
 
 def test_a_retry_writes_the_nights_that_the_failed_try_left(new_lake, monkeypatch):
-    """A meter that is found to be a known one changes hours and nights far from its reading."""
+    """A meter that becomes known changes hours and nights far from its reading."""
     hours = [at(6) + timedelta(hours=n) for n in range(72)]
     meters = [(INLETS["harbour"], 100), *((f"M-{number:06d}", 10) for number in range(1, 20))]
     readings = [
@@ -152,7 +152,7 @@ def test_a_retry_writes_the_nights_that_the_failed_try_left(new_lake, monkeypatc
         for meter_id, flow in meters
         for n, hour in enumerate(hours)
     ]
-    # Two silent ones: the flow of more than one in twenty of the meters is unknown then.
+    # With two silent meters, the flow of more than 5% of the meters is unknown.
     silent = [reference.Reading(f"M-00010{n}", "harbour", at(6, 15), 7) for n in range(2)]
     one_go = new_lake()
     one_go.aggregate(one_go.append([*readings, *silent]))
@@ -195,7 +195,7 @@ def test_a_given_up_task_does_not_overwrite_a_later_run(new_lake, readings, want
     def read_then_lose_the_race(connection, table, files):
         rows = read(connection, table, files)
         if table.name() == lake.flow_tables[METER_HOURS].name() and not raced:
-            # The rows are computed; before they are written, another process reads more and writes all of it.
+            # After the rows are computed and before they are written, another process writes rows with more readings.
             raced.append(True)
             other = make_lake(lake.namespace)
             other.ends = lake.ends
@@ -216,7 +216,7 @@ def test_a_reading_that_reveals_a_swap_makes_a_known_flow_unknown(new_lake):
     assert lake.rows(METER_HOURS)["litres"].to_pylist() == [100.0, 100.0, 100.0, None]
     swapped = replace(readings[0], read_at=at(7, 10) + timedelta(minutes=30), litres=4_000)
     lake.aggregate(lake.append([swapped]))
-    # The hour that had no reading of its own has no row any more.
+    # The hour without a reading has no row any more.
     found = {row["hour"]: row["litres"] for row in lake.rows(METER_HOURS).to_pylist()}
     assert found == {at(7, 9): 2_000.0, at(7, 10): None, at(7, 12): None}
 
@@ -235,7 +235,7 @@ def test_a_run_rewrites_the_files_of_its_hours_not_of_the_day(new_lake, readings
 
 
 def test_a_run_over_many_partitions_reads_no_file_of_earlier_offsets(new_lake, monkeypatch):
-    """One of the partitions was added later: its offsets are as low as the first ones of the others."""
+    """One partition was added later, so its offsets are as low as the first offsets of the others."""
     lake = new_lake()
     lake.ends = [1_000] * 40 + [0]
     for day in (3, 4, 5):
@@ -278,11 +278,11 @@ def test_readings_at_absurd_dates_cost_no_more_than_their_hours(new_lake, monkey
     ranges = lake.append(odd)
     summary = lake.aggregate(ranges)
     assert summary["meter_hours"] == len(odd)
-    # One for each table, and not for each few of the days: every commit reads all of the table's manifests. The hours
-    # are no hours of the night.
+    # One commit for each table, not one for every few days: every commit reads all manifests of the table. The hours
+    # are not in the night.
     assert sorted(commits) == ["district_hours", "meter_days", "meter_hours"]
     before = lake.files(METER_HOURS)
-    # The next run of an ordinary day leaves them alone.
+    # The next run of an ordinary day does not touch them.
     lake.aggregate(lake.append([reference.Reading("M-000001", "harbour", at(6, 5), 9_000)]))
     assert before <= lake.files(METER_HOURS)
     assert lake.rows(METER_HOURS).num_rows == len(odd) + 1

@@ -1,4 +1,4 @@
-"""The flows' definition once more, in plain Python with exact fractions: slow, and written apart from the SQL."""
+"""The definition of the flows in plain Python with exact fractions: slow, and written independently of the SQL."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Night:
 
 
 def meter_hours(readings: Iterable[Reading]) -> dict[tuple[str, datetime], MeterHour]:
-    """By meter and hour. The flow is spread evenly between two neighbouring readings."""
+    """By meter and hour. The flow between two neighboring readings is constant."""
     by_meter: dict[str, dict[datetime, Reading]] = defaultdict(dict)
     for reading in readings:
         by_meter[reading.meter_id].setdefault(reading.read_at, reading)

@@ -1,4 +1,4 @@
-"""The SQL on tables in memory, against the definition written apart from it."""
+"""The SQL on tables in memory, compared with the independent definition in `reference.py`."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_reading_changes_only_hours_in_reach(connection, seed: int, exactly: b
     read = {r.read_at.replace(minute=0, second=0, microsecond=0) for r in late}
     meter_hours = set(hours_in_reach(read))
     if exactly:
-        # Of these readings and their neighbours; never more than within reach of the hour.
+        # The hours of these readings and their neighbors; at most the hours in reach.
         register(connection, readings)
         ranges = [
             {"partition": int(r.meter_id[2:]) % 2, "start": offset, "end": offset + 1}
