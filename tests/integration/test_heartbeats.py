@@ -1,4 +1,4 @@
-"""That the Dags which look after the lanes fail, or do not run, becomes an alarm without them."""
+"""If maintenance Dags fail or do not run, alarms open without them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_any_partition_key_gives_a_short_key_of_plain_characters(key):
         shown = connection.execute(mine).scalar_one()
     assert re.fullmatch(r"[A-Za-z0-9._:-]*~[0-9a-f]{16}", shown)
     assert len(shown) < 150
-    # Another key that looks the same once it is cut, and the text itself as a key.
+    # Another key that is the same after it is cut, and the text itself as a key.
     report_end(context("any_key", key=key + "x"))
     report_end(context("any_key", key=shown))
     assert open_kinds("any_key.prune", shown) == [FAILED]

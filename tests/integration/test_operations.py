@@ -1,4 +1,4 @@
-"""The operational database: migrations, alarms, and errors that keep what customers wrote to themselves."""
+"""The operational database: migrations, alarms, and errors without customers' texts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOTHING_TO_DO = "nothing to do: the database is up to date"
 
 
 def command(database_url: str, *arguments: str) -> subprocess.Popen[str]:
-    """`python -m include.streams.operations`, as a deployment runs it; `upgrade` unless told otherwise."""
+    """Run `python -m include.streams.operations` like a deployment; the default command is `upgrade`."""
     return subprocess.Popen(
         [sys.executable, "-m", "include.streams.operations", *(arguments or ("upgrade",))],
         cwd=PROJECT,
@@ -105,7 +105,7 @@ def test_the_command_prints_its_changes_or_nothing_to_do(new_database):
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         said.append(out.splitlines())
-    # Nothing else: what Airflow logs goes elsewhere.
+    # Nothing else: Airflow's logs go elsewhere.
     assert all(re.match(r"[a-z]+_[0-9]{4}: ", line) for line in said[0]), said[0]
     assert "operations_0001: consumers, positions, claims, inbox, outbox, alarms" in said[0]
     assert said[1] == [NOTHING_TO_DO]
@@ -120,7 +120,7 @@ def waiting_for_lock(database: Engine) -> int:
 def test_of_two_concurrent_upgrades_one_finds_nothing_to_do(new_database):
     database = new_database()
     with engine(database).connect() as connection:
-        # Held until both have come as far as they can: so they are at it together.
+        # The lock is held until both wait for it, so that they run concurrently.
         connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK})
         processes = [command(url_of(database)) for _ in range(2)]
         until = time.monotonic() + 60
@@ -256,7 +256,7 @@ def test_only_open_alarms_are_listed_oldest_first(source):
 
 
 def webhook_texts(source: str) -> list[str]:
-    """What the requests to the webhook say of the source's alarms, oldest first."""
+    """The texts of the webhook requests about the source's alarms, oldest first."""
     with begin() as connection:
         bodies = connection.scalars(text("select body from outbox where consumer = 'alarms' order by sequence"))
         sent = [json.loads(bytes(body)) for body in bodies]
@@ -334,7 +334,7 @@ def test_a_database_error_shows_no_value_of_a_row(services, what):
     shown = "".join(traceback.format_exception(caught.value))
     assert "Jones" not in shown
     assert "12 Quay" not in shown
-    # And still says what is wrong, and with which statement.
+    # The error still names the problem and the statement.
     assert type(caught.value.orig).__name__ in shown
     assert "SQL: " in shown
 

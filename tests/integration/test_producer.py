@@ -1,4 +1,4 @@
-"""What is not acknowledged is an error, never silence."""
+"""An unacknowledged message is always an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.clients import reader_at
 pytestmark = pytest.mark.integration
 
 MAX_BYTES = 2_000
-# Random: the broker measures what is left after compression.
+# Random bytes, because the broker's limit is for the compressed size.
 TOO_LARGE = os.urandom(MAX_BYTES + 1_000)
 
 
@@ -54,7 +54,7 @@ def topic(config) -> str:
 
 @pytest.fixture
 def values(config, topic) -> Callable[[], list[bytes]]:
-    """What the topic holds, read by somebody else."""
+    """The content of the topic, read by another client."""
 
     def read() -> list[bytes]:
         reader = reader_at({**config, "enable.partition.eof": True}, TopicPartition(topic, 0, 0))
@@ -69,7 +69,7 @@ def values(config, topic) -> Callable[[], list[bytes]]:
 
 @pytest.fixture
 def stop_broker(services) -> Iterator[Callable[[], None]]:
-    """Stops the broker; it is started again after the test."""
+    """Stop the broker; it is started again after the test."""
     yield lambda: services.stop("kafka")
     services.start("kafka")
 
@@ -115,7 +115,7 @@ def test_a_message_too_large_for_the_broker_fails_only_its_flush(connect, topic,
 
 
 def test_a_refused_record_is_found_with_few_requests(connect, topic, values, monkeypatch):
-    """With one for each record, a broker that takes 30 ms to answer would leave no time for the last of 500."""
+    """With one request per record, a broker that takes 30 ms to answer would leave no time for the last of 500."""
     producer = AcknowledgedProducer(connect())
     sends, send = [], producer._send_and_wait
     monkeypatch.setattr(producer, "_send_and_wait", lambda *given: sends.append(1) or send(*given))
@@ -163,7 +163,7 @@ def test_an_unreachable_broker_fails_the_delivery_until_it_returns(connect, topi
     with pytest.raises(DeliveryFailed, match="_MSG_TIMED_OUT"):
         produce(topic, conn_id, b"lost?", delivery_callback=OURS)
     services.start("kafka")
-    # As a task's retry does it, with time for a broker that has only just come back.
+    # Like a task's retry, with enough time for a broker that has just returned.
     later = connect(delivery_timeout_ms=60_000)
     send_in_a_block(later, topic, b"after")
     produce(topic, later, b"last", delivery_callback=OURS)
@@ -179,7 +179,7 @@ def test_the_stock_operator_fails_with_the_callback(connect, topic, values):
 
 
 def test_the_stock_operator_alone_succeeds_without_delivering(connect, topic, values):
-    # The reason for our callback: when this fails, upstream has mended it and the callback can go.
+    # The reason for the callback: when this test fails, the provider has fixed it, and the callback can be removed.
     produce(topic, connect(), TOO_LARGE)
     assert values() == []
 

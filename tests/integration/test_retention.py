@@ -1,4 +1,4 @@
-"""What is done and old goes; what is open stays; every prune finds its rows through an index."""
+"""Old finished rows are deleted, open rows stay, and every prune uses an index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 DAYS = {"inbox_days": 480, "claims_days": 90, "outbox_days": 30, "alarms_days": 365}
 
-# (table, what is written, with :age and the consumer's name :name; whether it goes when it is old)
+# (table, statement with :age and the consumer's :name, whether its row is deleted when it is old)
 ROWS = {
     "a handled message": (
         "inbox",
@@ -93,7 +93,7 @@ OWNER = {"alarms": "source", "replays": "topic_id"}
 
 @pytest.fixture
 def consumer(services) -> Iterator[str]:
-    """A name that all of a test's rows carry; they are removed behind it."""
+    """A consumer name for all rows of a test, which are deleted at the end."""
     upgrade()
     name = f"consumer-{uuid.uuid4().hex[:8]}"
     execute("insert into consumers values (:name)", name=name)
@@ -159,7 +159,7 @@ def many_closed_claims(name: str, number: int) -> Rule:
 
 
 def test_two_concurrent_prunes_share_the_work(consumer):
-    # What other tests have left would be counted.
+    # Rows that other tests have left would be counted.
     prune([many_closed_claims(consumer, 1)], seconds=60)
     rule = many_closed_claims(consumer, 3_000)
     removed: list[int] = []
@@ -172,7 +172,7 @@ def test_two_concurrent_prunes_share_the_work(consumer):
         thread.start()
     for thread in threads:
         thread.join()
-    # What the other held when one found nothing more is left to the next.
+    # Rows that the other prune had locked at the end are left to the next prune.
     assert sum(removed) + count("claims", consumer) == 3_000
     assert all(removed)
     prune([rule], seconds=60)
@@ -232,7 +232,7 @@ def test_every_prune_uses_an_index_in_its_order(consumer, table):
     some = select(rule.table.c[rule.column]).where(rule.due()).order_by(rule.table.c[rule.column]).limit(10)
     literal = some.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
     with begin() as connection:
-        # Tables are small here: the planner is asked what it can do, not what it would do.
+        # Tables are small here, so these settings make the planner use an index if it can.
         connection.execute(text("set local enable_seqscan = off"))
         connection.execute(text("set local enable_sort = off"))
         plan = "\n".join(connection.execute(text(f"explain {literal}")).scalars())

@@ -1,4 +1,4 @@
-"""Checks of whole runs, on a real object store and a real PostgreSQL: what stops a run, and what lets it go on."""
+"""Checks of whole runs, on a real object store and a real PostgreSQL: what stops a run, and what lets it continue."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SUITE = SetSuite(
     queries=("select count(*) as n from run",),
     measures=(Measure("n", "rows of the run", recent=Recent(min_runs=3)),),
 )
-# What somebody may have written into a message: nothing of it may work on a page.
+# Markup that somebody may have written into a message: a page must show it as text.
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -41,7 +41,7 @@ def operations(landing_services) -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """A command sets the root logger up for its process, which is this one."""
+    """Restore the root logger, which a command configures in this process."""
     root = logging.getLogger()
     before = root.level, list(root.handlers)
     yield
@@ -106,7 +106,7 @@ def test_an_accepted_run_passes_only_with_the_accepted_rules(source, capsys):
     assert HOSTILE not in page
     (kept,) = json.loads(stored(source, 7, "acceptance.json"))["acceptances"]
     assert kept["by"] == "an operator"
-    # Cleared again, with other rows: nobody has accepted that some are missing.
+    # Cleared again, with other rows: nobody has accepted their absence.
     with pytest.raises(SetsFailed, match="never missing"):
         check(source, 7, [50, None])
 
@@ -128,11 +128,11 @@ def test_the_past_is_of_earlier_passed_or_accepted_runs(source):
         check(source, claim_id, [1] * 10)
     with pytest.raises(SetsFailed, match="rows of the run: found 100, expected 2 to 50"):
         check(source, 4, [1] * 100)
-    # It is not a part of the past before somebody says that it is right.
+    # The run does not belong to the past until a person accepts it.
     assert len(results.past_measures(source, 99)) == 3
     results.accept(source, 4, by="an operator", reason="a large customer")
     check(source, 4, [1] * 100)
-    # A task that was killed at its end runs once more: it counts once, and finds the same.
+    # A task that was killed at its end runs again: its run counts once, with the same result.
     check(source, 4, [1] * 100)
     assert [run["n"] for run in results.past_measures(source, 99)] == [10, 10, 10, 100]
     assert len(results.past_measures(source, 4)) == 3

@@ -1,4 +1,4 @@
-"""One source that breaks a rule: an alarm with its name, no stopped run, and no alarm once it behaves."""
+"""A source that breaks a rule: an alarm with its name, no stopped run, and no alarm after the fault is gone."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_faulty_source_has_an_alarm_until_it_is_cured(consumer):
     page = load_page(consumer, 1)
     assert page
     assert HOSTILE not in page
-    # A run without the source says nothing about it.
+    # A run without the source does not change its alarm.
     check(consumer, 2, {"b": 1})
     assert set(alarms(consumer)) == set(shops)
     check(consumer, 3, {"a": 3, HOSTILE: 50})
@@ -103,16 +103,16 @@ def test_sources_that_stopped_sending_do_not_block_others(consumer):
     check(consumer, 20, {"new": 50})
     assert set(alarms(consumer)) == set(replaced)
     weeks_pass(consumer, 2)
-    # One of them still sends, and is far from the worst of this run: its alarm stays.
+    # One of them still sends, with a small fault compared with others of this run: its alarm stays.
     many = {f"new-{n}": 1_000 + n for n in range(1_000)}
     check(consumer, 21, {"shop-0": 11, **many})
     named = set(alarms(consumer))
     assert named - set(many) == {"shop-0"}
     assert 1 < len(named) <= MAX_ALARMS
-    # The others are on record, with the reason.
+    # The other alarms are closed, with the reason.
     assert set(closed(consumer)) == set(replaced[1:])
     assert all("(open for more than 4 weeks" in message for message in closed(consumer).values())
-    # One that comes back is named again.
+    # A source that sends again is named again.
     check(consumer, 22, {"shop-0": 11, "shop-7": 50})
     assert set(alarms(consumer)) == {*named, "shop-7"}
 

@@ -1,4 +1,4 @@
-"""The local stack against what happens to processes, ports and disks."""
+"""The local stack with killed processes, used ports and incomplete folders."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    """One that these tests may kill, with a table row and a message that must outlive it all."""
+    """A stack that these tests may kill, with a table row and a message that must survive."""
     stack = start_stack(tmp_path_factory.mktemp("stack"), ("postgres", "kafka", "objectstore"))
     with psycopg.connect(stack.endpoints()["databases"]["operations_db"]) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
@@ -53,7 +53,7 @@ def assert_everything_is_there(stack):
 
 
 def create_topic(config, name):
-    admin = AdminClient(config)  # kept until the result is there: a client that goes away cancels its requests
+    admin = AdminClient(config)  # kept until the result arrives: a client that is deleted cancels its requests
     admin.create_topics([NewTopic(name, 1, 1)])[name].result(10)
 
 
@@ -87,7 +87,7 @@ def test_a_shell_reaches_the_services_with_the_variables(stack):
         ",".join(stack.services),
         "env",
     ]
-    # Nothing of this process's environment helps.
+    # Without the environment of this process.
     bare = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
     made = subprocess.run(command, cwd=PROJECT, env=bare, capture_output=True, text=True, check=True)
     script = 'eval "$1"; psql "$AIRFLOW_CONN_OPERATIONS_DB" -Atc "SELECT answer FROM kept"'
@@ -187,7 +187,7 @@ def test_every_database_refuses_a_wrong_password(stack):
 
 
 def test_incomplete_data_directories_are_recreated(tmp_path):
-    """As a kill, or a full disk, in the middle of initdb and of Kafka's format leaves them."""
+    """As after a kill or a full disk during initdb and during Kafka's format."""
     folder = tmp_path / "stack"
     first = start_stack(folder, ("postgres", "kafka"))
     try:
@@ -239,7 +239,7 @@ def test_a_broker_with_sasl_and_tls_checks_the_password(tmp_path):
         config = stack.endpoints()["kafka"]["client_config"]
         assert config["security.protocol"] == "SASL_SSL"
         create_topic(config, "t")
-        # A transaction makes the broker talk to itself, over the same listener.
+        # A transaction makes the broker connect to itself through the same listener.
         producer = Producer({**config, "transactional.id": "test"})
         producer.init_transactions(20)
         producer.begin_transaction()
@@ -253,7 +253,7 @@ def test_a_broker_with_sasl_and_tls_checks_the_password(tmp_path):
             {**config, "ssl.ca.location": "probe"},  # an authority that did not sign the broker's certificate
             plain,
         )
-        # Each waits until its time is over, so all at once.
+        # Each waits until its timeout, so all run concurrently.
         with ThreadPoolExecutor(len(wrong)) as pool:
             asked = [pool.submit(AdminClient({**one, "log_level": 0}).list_topics, timeout=3) for one in wrong]
         for answer in asked:
@@ -266,5 +266,5 @@ def test_a_broker_with_sasl_and_tls_checks_the_password(tmp_path):
 def wait_for_another_pid(stack, name, before):
     deadline = time.monotonic() + 30
     while stack.pids(name) in ([], [before]):
-        assert time.monotonic() < deadline, f"supervisord has not started {name} again"
+        assert time.monotonic() < deadline, f"supervisord has not restarted {name} again"
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Records written byte by byte arrive as they were meant: a checksum or a length that is wrong is refused."""
+"""Records written byte by byte arrive unchanged: the broker refuses a wrong checksum or length."""
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition

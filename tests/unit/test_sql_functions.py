@@ -1,4 +1,4 @@
-"""Packages may replace functions of SQLAlchemy's `func` for the whole process that imports them."""
+"""A package can replace functions of SQLAlchemy's `func` in every process that imports the package."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A migration waits for a lock only for a while and names who holds it; code that is newer than the tables says so."""
+"""A migration waits for a lock for a limited time and names its holder; code that is newer than the tables says so."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ SHORT = timedelta(milliseconds=300)
 
 @pytest.fixture
 def old_database(new_database) -> str:
-    """A database as the first revision left it."""
+    """A database with only the first revision."""
     database, config = new_database(), configurations()["operations"]
     with begin(database) as connection:
         config.attributes.update(connection=connection, on_version_apply=lambda **_: None)
@@ -43,7 +43,7 @@ def test_an_upgrade_that_is_blocked_gives_up_and_names_the_session(old_database)
     assert "holds locks on claims." in said
     assert "run the Dag prepare_services again" in said
     assert columns(old_database) == before
-    # The transaction is over.
+    # After the end of the transaction.
     assert upgrade(old_database, lock_wait=SHORT)
 
 

@@ -1,4 +1,4 @@
-"""The lanes behind PgBouncer in transaction mode, where two transactions of a client run on two server connections."""
+"""The lanes behind PgBouncer in transaction mode: two transactions of a client may use two server connections."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operations", "be
 
 
 def advisory_locks(services) -> int:
-    """Asked directly: how many locks are held or waited for in the operational database."""
+    """How many locks are held or waited for in the operational database, read without PgBouncer."""
     with psycopg.connect(services.endpoints()["databases"]["operations_db"]) as connection:
         found = connection.execute(
             "select count(*) from pg_locks join pg_database on pg_database.oid = pg_locks.database "

@@ -1,4 +1,4 @@
-"""A process that runs for weeks follows its Airflow connections when a password changes."""
+"""A process that runs for weeks uses the new password when an Airflow connection changes."""
 
 import uuid
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Locks of a worker that vanished, or is stopped, are free again soon; a task at work keeps its own."""
+"""Locks of a worker that vanished or is stopped are released soon; a working task keeps its locks."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ def name() -> str:
 
 
 def iptables(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """As root; on GitHub through sudo, with which a test changes nobody's own machine."""
+    """Run a command as root; through sudo only on GitHub, where a test changes nobody's own machine."""
     command = ["iptables", "-w", *arguments]
     if os.geteuid() != 0:
         command = ["sudo", "-n", *command]
@@ -55,7 +55,7 @@ def iptables(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def cut(port: int) -> Iterator[None]:
-    """Drop every packet of a client's connection: neither side hears that the other is gone."""
+    """Drop every packet of a client's connection, so that neither side notices that the other is gone."""
     rules = [["INPUT", "-i", "lo", "-p", "tcp", side, str(port), "-j", "DROP"] for side in ("--sport", "--dport")]
     try:
         for rule in rules:
@@ -68,7 +68,7 @@ def cut(port: int) -> Iterator[None]:
 
 @pytest.fixture
 def can_cut() -> None:
-    """Skips elsewhere than in the workflow on GitHub, where a test that never runs would go unseen."""
+    """Skip the test, but fail in the workflow on GitHub, where nobody would notice that it never runs."""
     in_workflow = bool(os.environ.get("GITHUB_ACTIONS"))
     give_up = pytest.fail if in_workflow else pytest.skip
     if os.geteuid() != 0 and not in_workflow:
@@ -83,7 +83,7 @@ def can_cut() -> None:
 
 @pytest.fixture
 def impatient(operations, services, monkeypatch) -> Iterator[None]:
-    """The connection `operations_db` waits for no lock longer than 0.2 s."""
+    """Make the connection `operations_db` wait for a lock for at most 0.2 s."""
     engine().dispose()
     _engine.cache_clear()
     url = services.endpoints()["databases"]["operations_db"]
@@ -144,7 +144,7 @@ def test_a_task_may_wait_for_a_working_task_beyond_the_limit(connection_with, na
 
 
 def lock_number(connection: Connection, message: Message) -> None:
-    """An effect that needs a lock, and then does what the others do."""
+    """An effect that needs a lock first."""
     lock(connection, f"{message.topic} {message.event.number}")
     record_effect(connection, message)
 

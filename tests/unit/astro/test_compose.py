@@ -1,4 +1,4 @@
-"""docker-compose.override.yml is valid, reachable from Airflow, and open to nobody else."""
+"""docker-compose.override.yml is valid, and its services can be reached only from Airflow and this machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_typing_error_breaks_the_compose_specification(tmp_path: Path):
 
 def test_it_has_the_services_of_the_local_stack():
     assert SERVING.keys() == {"kafka", "connect", "objectstore", "operations-db"}
-    # An example may add its simulators, which run by their profile only.
+    # An example may add its simulators, which run only in their profile.
     assert COMPOSE["services"].keys() - SERVING.keys() - {"simulators"} == {"connect-plugin"}
 
 
@@ -77,7 +77,7 @@ def test_a_misspelt_topic_is_not_created():
 
 
 def worker_settings() -> dict[str, str]:
-    """As Connect's container reads them: Compose makes one dollar sign of two."""
+    """The variables as Connect's container reads them: Compose turns two dollar signs into one."""
     lines = COMPOSE["configs"]["connect_worker"]["content"].replace("$$", "$").splitlines()
     return dict(line.split("=", 1) for line in lines)
 

@@ -1,4 +1,4 @@
-"""The jars of the sink are fetched as the container does it: by the script, from a server, checked by the lock."""
+"""The script fetches the jars of the sink from a server and checks them by the lock, as in the container."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 class Mirror:
-    """A Maven repository on this machine, and a lock of what is in it."""
+    """A Maven repository on this machine, and a lock of its jars."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder

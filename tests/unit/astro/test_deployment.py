@@ -1,4 +1,4 @@
-"""The Deployment file is one that the Astro CLI reads; the workflow tests before it deploys, and deploys all."""
+"""The Astro CLI can read the Deployment file; the workflow tests before it deploys, and deploys the whole image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from stack.airflow import SETTINGS
 from stack.requirements import PROJECT
 
-# What the CLI reads of the file (its cloud/deployment/inspect).
+# The keys of the file that the CLI reads (its cloud/deployment/inspect).
 KEYS = {
     "configuration": {
         "name",

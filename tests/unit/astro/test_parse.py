@@ -1,4 +1,4 @@
-"""`astro dev parse` says what is broken: its test file, run as the CLI runs it."""
+"""`astro dev parse` names broken Dags: its test file, run like the CLI runs it."""
 
 from __future__ import annotations
 

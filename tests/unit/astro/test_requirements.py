@@ -1,4 +1,4 @@
-"""requirements.txt pins all that the Dags need, and leaves Airflow's own dependencies to the image."""
+"""requirements.txt pins all packages that the Dags need, and leaves Airflow's own dependencies to the image."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_every_direct_dependency_is_exported_or_in_the_image():
 
 
 def needed(roots: dict[str, Requirement]) -> set[str]:
-    """What the installed packages say that they need, for the image's Python."""
+    """The requirements of the installed packages, for the image's Python."""
     found: set[str] = set()
     waiting = [(name, extra) for name, requirement in roots.items() for extra in ("", *requirement.extras)]
     seen = set()
@@ -115,7 +115,7 @@ def needed(roots: dict[str, Requirement]) -> set[str]:
         try:
             requirements = metadata.requires(name) or ()
         except metadata.PackageNotFoundError:
-            # Of the image's Python or system, and not of this one.
+            # Requirements of the image's Python or system that this machine does not have.
             continue
         for requirement in map(Requirement, requirements):
             if requirement.marker is None or requirement.marker.evaluate({**IMAGE, "extra": extra}):

@@ -1,4 +1,4 @@
-"""The comparison is fair to the rival."""
+"""The comparison with the provider's shared stream is fair."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""docs/figures.md and the README's tables show what the benchmarks have printed, and no other page repeats it."""
+"""docs/figures.md and the README's tables show the figures of the benchmarks, and no other page repeats them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ results = pytest.importorskip("benchmarks.results")
 
 ROOT = Path(__file__).resolve().parents[3]
 TABLE = re.compile(r"<!-- figures: [\w ]+ -->\n(.*?)<!-- end -->", re.DOTALL)
-# What is hardly there by chance: numbers of four digits that are not round, three decimals, and exact seconds.
+# Numbers that hardly occur by chance: four digits that are not round, three decimals, and exact seconds.
 NUMBER = r"(?![1-9][0,]*0\b)\d{1,3}(?:,\d{3})+|\d+\.\d{3}|\d+\.\d\d s|\d{2,}\.\d s"
 DISTINCT = re.compile(rf"(?<![\d.,])(?:{NUMBER})(?!\d|[.,]\d)")
 REMEDY = "run `make figures` and commit docs/figures.md and README.md; edit their text in benchmarks/figure_tables.py"

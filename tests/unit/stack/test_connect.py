@@ -1,4 +1,4 @@
-"""The local stack's Kafka Connect: what its worker is told, and which jars its sink consists of."""
+"""The local stack's Kafka Connect: the settings of its worker, and the jars of its sink."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ SENT = {"sent": {"orders": 10, "visits": 5}, "planted_bad": {"orders": 2}, "fini
 
 @pytest.fixture
 def complete():
-    """Everything is there: ten orders, one of them sent twice by its producer, and two bad ones."""
+    """A complete snapshot: ten orders, one of them sent twice by its producer, and two bad messages."""
     return Snapshot(
         messages={"orders": 12, "orders.dlq": 2, "visits": 5, "visits.dlq": 0},
         outcomes={("billing", "orders"): {"handled": 9, "duplicate": 1, "dead_letter": 2}},

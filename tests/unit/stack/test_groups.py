@@ -1,4 +1,4 @@
-"""What a killed program leaves behind is found by its process group."""
+"""Processes that a killed program leaves behind are found by their process group."""
 
 import os
 import signal

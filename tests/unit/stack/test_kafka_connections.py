@@ -1,4 +1,4 @@
-"""Airflow connections to the broker: the stack's own, and those that packages add."""
+"""Airflow connections to the broker: the stack's own, and those of packages."""
 
 import json
 

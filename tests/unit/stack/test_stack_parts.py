@@ -128,7 +128,7 @@ def test_a_jar_with_wrong_content_is_fetched_again_and_a_good_one_is_not(tmp_pat
 
 def test_a_changed_jar_of_a_mirror_is_refused(tmp_path):
     class Context:
-        """Stands for jgo's: whatever is asked for, some other content arrives."""
+        """A fake of jgo's function: it writes other content than the requested jar's."""
 
         def project(self, group, artifact):
             return self
