@@ -83,7 +83,7 @@ class BenchStack:
         reader = Consumer({**config, "group.id": "independent", "enable.partition.eof": True})
         partitions = reader.list_topics(topic, timeout=20).topics[topic].partitions
         reader.assign([TopicPartition(topic, number, 0) for number in partitions])
-        found, ended = [], 0
+        records, ended = [], 0
         while ended < len(partitions):
             record = reader.poll(20)
             if record is None:
@@ -91,9 +91,9 @@ class BenchStack:
             if record.error() is not None:
                 ended += 1
                 continue
-            found.append((dict(record.headers() or ()), record.value()))
+            records.append((dict(record.headers() or ()), record.value()))
         reader.close()
-        return found
+        return records
 
     def records(self, topic: str, header: str) -> list[tuple[bytes | None, bytes]]:
         """(a header, the value) of every record of a topic."""

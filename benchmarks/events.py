@@ -200,8 +200,8 @@ def main() -> int:
             bench.wait_for_dags()
             figures.warm_up(bench, LANES_WITH_LISTENER, "warm-listener")
             figures.measure(bench, LANES_WITH_LISTENER, rounds.few, "listener-", WITH_LISTENER)
-        found = {lane: way.numbers(bench) for lane, way in LANES.items()}
-    result = summarize(figures, result, found, options)
+        numbers = {lane: way.numbers(bench) for lane, way in LANES.items()}
+    result = summarize(figures, result, numbers, options)
     print_tables(figures)
     print_result("bench-events", result)
     return 0 if result["lost"] == result["twice"] == 0 else 1
@@ -228,12 +228,12 @@ def measure_sustained(bench: BenchStack, count: int) -> dict[str, Any]:
 
 # example: end
 def summarize(
-    figures: Figures, result: dict[str, Any], found: dict[str, list[str]], options: argparse.Namespace
+    figures: Figures, result: dict[str, Any], numbers: dict[str, list[str]], options: argparse.Namespace
 ) -> dict[str, Any]:
     ours = ["ours", "per message"]
     ours.append("alerts")  # example
     # Messages of the sustained load are counted there.
-    wanted = {lane: [n for n in found[lane] if n in figures.sent[lane]] for lane in LANES}
+    wanted = {lane: [n for n in numbers[lane] if n in figures.sent[lane]] for lane in LANES}
     all_figures = {
         "burst_ratio_vs_stock": _ratio(figures.rate("ours"), figures.rate("stock"), 1),
         "burst_ratio_vs_shared_stream": _ratio(figures.rate("ours"), figures.rate("shared stream"), 1),

@@ -132,11 +132,11 @@ def main(rounds: int, faults_of_ours: Mapping[str, Callable[[BenchStack], bool]]
 
 def seen(bench: BenchStack) -> dict[str, list[int]]:
     """{number: [the number of messages of each run that handled it]}."""
-    found: dict[str, list[int]] = {}
+    handled: dict[str, list[int]] = {}
     query = "select number, messages_of_run from bench_effects where lane = :lane"
     for number, messages in bench.query(query, lane=SHARED_STREAM_TOPIC.name):
-        found.setdefault(number, []).append(messages)
-    return found
+        handled.setdefault(number, []).append(messages)
+    return handled
 
 
 def wait_until_quiet(bench: BenchStack, sent: set[str], timeout: float = 1800) -> None:
@@ -144,12 +144,12 @@ def wait_until_quiet(bench: BenchStack, sent: set[str], timeout: float = 1800) -
     deadline = time.monotonic() + timeout
     count, changed_at = -1, time.monotonic()
     while time.monotonic() < deadline:
-        found = seen(bench)
-        if sent <= set(found):
+        handled = seen(bench)
+        if sent <= set(handled):
             return
-        if (now := sum(map(len, found.values()))) != count:
+        if (now := sum(map(len, handled.values()))) != count:
             count, changed_at = now, time.monotonic()
-            say(f"{len(sent & set(found))} of {len(sent)} were seen")
+            say(f"{len(sent & set(handled))} of {len(sent)} were seen")
         runs = bench.runs(DAG_ID)
         if time.monotonic() - changed_at > QUIET_SECONDS and not runs.keys() & {"queued", "running"}:
             return

@@ -160,12 +160,12 @@ class Traffic:
 
         Only good messages whose partition no fault concerned; the fault is the last one before the message was sent.
         """
-        found: dict[str, dict[str, float]] = {}
+        longest_waits: dict[str, dict[str, float]] = {}
         acted_at = dict(
             self.bench.query("select number, extract(epoch from min(at))::float8 from bench_effects group by number")
         )
         for number, sent in self.good.items():
             if number in acted_at and not sent.is_concerned:
-                longest, name = found.setdefault(sent.part, {}), f"{sent.fault}, {sent.topic}"
+                longest, name = longest_waits.setdefault(sent.part, {}), f"{sent.fault}, {sent.topic}"
                 longest[name] = round(max(longest.get(name, 0.0), acted_at[number] - sent.at), 2)
-        return found
+        return longest_waits

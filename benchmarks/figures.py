@@ -69,13 +69,13 @@ def read(path: Path, command: str | None, commit: str | None) -> tuple[Measured,
     for line in reversed(path.read_text(errors="replace").splitlines()):
         if line.startswith("{"):
             try:
-                found = json.loads(line)
+                figures = json.loads(line)
             except ValueError:
                 continue
             break
     else:
         raise LogError(f"{path}: has no JSON object; give it the whole output of a benchmark that has ended")
-    how: Measured | None = found.pop("measured", None)
+    how: Measured | None = figures.pop("measured", None)
     if how is None:
         if command is None:
             raise LogError(f"{path}: does not say what was measured; add COMMAND='make bench-events' or the like")
@@ -88,7 +88,7 @@ def read(path: Path, command: str | None, commit: str | None) -> tuple[Measured,
         }
     if _target(how["command"]) not in SECTIONS:
         raise LogError(f"{path}: {how['command']} is not in benchmarks/figure_tables.py; add a section there")
-    return how, found
+    return how, figures
 
 
 def page(store: Mapping[str, Figures]) -> str:
@@ -124,7 +124,7 @@ def markdown(table: Table, *figures: Figures) -> str:
     Returns:
         Markdown, without rows that have only a label; "" without rows.
     """
-    rows = [[_cell(cell, found) for cell in row] for found in figures for row in table.rows]
+    rows = [[_cell(cell, measurement) for cell in row] for measurement in figures for row in table.rows]
     rows = [row for row in rows if any(row[1:])]
     if not rows:
         return ""
@@ -134,15 +134,15 @@ def markdown(table: Table, *figures: Figures) -> str:
 
 def with_sums(figures: Figures) -> dict[str, Any]:
     """The figures, with the sums that the tables show."""
-    found = dict(figures)
-    if kills := found.get("kills"):
-        found["faults"] = sum(kills.values()) + len(found.get("faults_without_kills", ()))
-        found["kinds_of_faults"] = len(kills)
-    if isinstance(requests := found.get("requests"), dict):
-        found["faults_of_requests"] = sum(requests["hits"].values())
-    if "wrong_rows" in found:
-        found["wrong_rows_in_all"] = sum(found["wrong_rows"].values())
-    return found
+    extended = dict(figures)
+    if kills := extended.get("kills"):
+        extended["faults"] = sum(kills.values()) + len(extended.get("faults_without_kills", ()))
+        extended["kinds_of_faults"] = len(kills)
+    if isinstance(requests := extended.get("requests"), dict):
+        extended["faults_of_requests"] = sum(requests["hits"].values())
+    if "wrong_rows" in extended:
+        extended["wrong_rows_in_all"] = sum(extended["wrong_rows"].values())
+    return extended
 
 
 class _Formatter(string.Formatter):
@@ -165,7 +165,7 @@ def _parts(parts: tuple[str, ...], figures: Figures) -> Iterator[str]:
 
 
 def _tables(section: Section, figures: Sequence[Figures]) -> list[str]:
-    return [found for table in section.tables if (found := markdown(table, *figures))]
+    return [text for table in section.tables if (text := markdown(table, *figures))]
 
 
 def _source(command: str, entry: Figures) -> str:

@@ -30,8 +30,8 @@ def task_processes(bench: BenchStack, dag_id: str, task_id: str) -> list[int]:
     """The processes that run this task of the Dag now; their process title is the task instance's id."""
     titles = {}
     for process in psutil.process_iter(["pid", "cmdline"]):
-        if found := TASK_PROCESS.fullmatch(" ".join(process.info["cmdline"] or ()).strip()):
-            titles[found[1]] = process.info["pid"]
+        if match := TASK_PROCESS.fullmatch(" ".join(process.info["cmdline"] or ()).strip()):
+            titles[match[1]] = process.info["pid"]
     if not titles:
         return []
     query = text("select id from task_instance where dag_id = :dag_id and task_id = :task_id and id = any(:ids)")

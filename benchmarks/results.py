@@ -56,8 +56,8 @@ def measured(target: str, arguments: Sequence[str] = ()) -> Measured:
 def commit() -> str:
     """The commit that is checked out, with a note if files differ from it; "unknown" outside of a clone."""
     try:
-        found = _git("rev-parse", "--short", "HEAD")
-        return f"{found} with changes" if _git("status", "--porcelain", "--untracked-files=no") else found
+        short_id = _git("rev-parse", "--short", "HEAD")
+        return f"{short_id} with changes" if _git("status", "--porcelain", "--untracked-files=no") else short_id
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

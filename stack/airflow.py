@@ -94,8 +94,8 @@ class Airflow(Service):
     def before_start(self) -> None:
         """Migrate the metadata database, and import pools and variables, if any of them has changed."""
         indexes = INDEXES_FILE.read_text()
-        made = (self.postgres.home / "initialized").read_text()
-        wanted = f"{version('apache-airflow')} {made} {hashlib.sha256(indexes.encode()).hexdigest()}"
+        initialized = (self.postgres.home / "initialized").read_text()
+        wanted = f"{version('apache-airflow')} {initialized} {hashlib.sha256(indexes.encode()).hexdigest()}"
         if self.state.get("airflow.migrated") != wanted:
             self.report("migrating Airflow's metadata database")
             self._run("db", "migrate")

@@ -117,15 +117,15 @@ class Connect(Service):
 
 def java_client_settings(config: dict[str, str]) -> dict[str, str]:
     """Convert settings of a confluent-kafka client to those of a Java client."""
-    found = {"bootstrap.servers": config["bootstrap.servers"]}
+    settings = {"bootstrap.servers": config["bootstrap.servers"]}
     if config.get("security.protocol") == "SASL_SSL":
         login = "org.apache.kafka.common.security.scram.ScramLoginModule"
         user, password = config["sasl.username"], config["sasl.password"]
-        found |= {
+        settings |= {
             "security.protocol": "SASL_SSL",
             "sasl.mechanism": config["sasl.mechanism"],
             "sasl.jaas.config": f'{login} required username="{user}" password="{password}";',
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": config["ssl.ca.location"],
         }
-    return found
+    return settings

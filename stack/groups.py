@@ -29,14 +29,14 @@ def members(folder: Path, name: str) -> list[psutil.Process]:
         group, session = map(int, (folder / "groups" / name).read_text().split())
     except (OSError, ValueError):
         return []
-    found = []
+    group_members = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
             # Compare the session too: the number of a group that has ended may be given to another group.
-            mine = os.getpgid(process.pid) == group and os.getsid(process.pid) == session
-            if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+            is_member = os.getpgid(process.pid) == group and os.getsid(process.pid) == session
+            if is_member and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                group_members.append(process)
+    return group_members
 
 
 def all_members(folder: Path) -> list[psutil.Process]:

@@ -135,14 +135,14 @@ class Observer:
             select outcome, count(*) from inbox
             where consumer = %s and topic = %s and partition = %s and "offset" >= %s and "offset" < %s group by 1
         """
-        found: dict[str, int] = {}
+        outcomes: dict[str, int] = {}
         for partition, end in ends.items():
             if partition.topic == topic:
                 start = self._start.get(partition, 0)
                 rows = self._query("operations_db", statement, consumer, topic, partition.number, start, end)
                 for outcome, number in rows:
-                    found[outcome] = found.get(outcome, 0) + number
-        return found
+                    outcomes[outcome] = outcomes.get(outcome, 0) + number
+        return outcomes
 
     def _query(self, database: str, statement: str, *values: Any) -> list[tuple]:
         import psycopg

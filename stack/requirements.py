@@ -77,16 +77,16 @@ def needed_by(lock: str, roots: Iterable[str]) -> set[str]:
     for name, _, parents in _locked(lock):
         for parent in parents:
             children.setdefault(parent, set()).add(name)
-    found: set[str] = set()
+    needed: set[str] = set()
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
         # Every provider needs the package `apache-airflow`, which in turn names providers that no image contains by
         # itself.
-        if name not in found and name != "apache-airflow":
-            found.add(name)
+        if name not in needed and name != "apache-airflow":
+            needed.add(name)
             waiting += children.get(name, ())
-    return found
+    return needed
 
 
 def _locked(lock: str) -> Iterator[tuple[str, str, set[str]]]:

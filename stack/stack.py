@@ -78,10 +78,10 @@ class Stack:
             postgres=self.postgres,
             child_environment=self.environment,
         )
-        every: tuple[Service, ...] = (
+        all_services: tuple[Service, ...] = (
             self.postgres, self.kafka, self.object_store, self.connect, self.feeds, self.airflow,
         )  # fmt: skip
-        self.services = {service.name: service for service in every if service.name in self.service_names}
+        self.services = {service.name: service for service in all_services if service.name in self.service_names}
         if "airflow" in self.services and "postgres" not in self.services:
             raise StackError("airflow needs the service postgres for its metadata; add it")
         if "connect" in self.services and "kafka" not in self.services:
@@ -245,19 +245,19 @@ class Stack:
 
     def endpoints(self) -> dict[str, Any]:
         """The addresses and the state of all services; passwords included."""
-        found: dict[str, Any] = {
+        status: dict[str, Any] = {
             "kafka": None, "postgres": None, "databases": {}, "object_store": None, "connect": None, "airflow": None
         }  # fmt: skip
         for service in self.services.values():
-            found |= service.endpoints()
+            status |= service.endpoints()
         info = self.supervisor.info()
         nothing = {"state": "STOPPED", "pid": None}
-        found["services"] = {
+        status["services"] = {
             name: info.get(name) or {**nothing, "log": str(self.supervisor.logs / f"{name}.log")}
             for service in self._local()
             for name in service.program_names
         }
-        return found
+        return status
 
     def prepare_project(self) -> None:
         """Run `PROJECT.prepare` of include/project.py (migrations, topics) and report what it changed.
@@ -295,8 +295,8 @@ class Stack:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                who = lock.read().strip() or "another process"
-                raise StackError(f"{who} is at work on {self.folder}; wait for it, or end it") from None
+                holder = lock.read().strip() or "another process"
+                raise StackError(f"{holder} is at work on {self.folder}; wait for it, or end it") from None
             lock.truncate(0)
             lock.write(f"pid {os.getpid()} ({' '.join(sys.argv)[:100]})")
             lock.flush()

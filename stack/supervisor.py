@@ -149,17 +149,17 @@ class Supervisor:
 
 def leftovers(folder: Path) -> list[psutil.Process]:
     """The processes that were started by the stack of this folder."""
-    found = groups.all_members(folder)
-    known = {process.pid for process in found}
+    processes = groups.all_members(folder)
+    known = {process.pid for process in processes}
     for process in psutil.process_iter():
         try:
             if process.pid in {os.getpid(), *known} or process.status() == psutil.STATUS_ZOMBIE:
                 continue
             if process.environ().get(MARKER) == str(folder):
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue  # gone, or another user's
-    return found
+    return processes
 
 
 def config_text(socket: Path, folder: Path, logs: Path, programs: Iterable[Program]) -> str:

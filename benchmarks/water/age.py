@@ -64,8 +64,8 @@ class Figures:
         return statistics.median(self.seconds[name][side.name])
 
     def ratios(self) -> dict[str, float]:
-        found = {f"{name}_ratio": self.median(name, AGED) / self.median(name, FRESH) for name in self.seconds}
-        return {name: round(ratio, 2) for name, ratio in {**found, "max_ratio": max(found.values())}.items()}
+        by_name = {f"{name}_ratio": self.median(name, AGED) / self.median(name, FRESH) for name in self.seconds}
+        return {name: round(ratio, 2) for name, ratio in {**by_name, "max_ratio": max(by_name.values())}.items()}
 
 
 # Functions that are measured in processes of their own, by name.

@@ -110,8 +110,8 @@ def land(count: int, until: datetime) -> float:
             break
 
     def landed() -> int:
-        found = Landed(load_landing_table(METER_READINGS))
-        return sum(file.records for p in found.partitions for file in found.files(p, 0))
+        index = Landed(load_landing_table(METER_READINGS))
+        return sum(file.records for p in index.partitions for file in index.files(p, 0))
 
     before, began = landed(), time.monotonic()
     with AcknowledgedProducer() as producer:
@@ -206,7 +206,7 @@ def measure(count: int, until: datetime, name: str) -> dict[str, Any]:
         key=lambda done: done.seconds,
     )[1]
     (clean,) = bare.results
-    found = {
+    figures = {
         **ours,
         "landing": rate,
         "tasks": sum(seconds.values()),
@@ -214,12 +214,12 @@ def measure(count: int, until: datetime, name: str) -> dict[str, Any]:
         "bare": bare.seconds,
         "bare_imports": bare.imports,
     }
-    say(f"{name}: {ours['units']} units, {len(ours['files'])} files, {found['tasks']:.1f} s: {_text(seconds)}")
-    say(f"{name}: imports {ours['imports']:.1f} s; {found['data_tasks']:.2f} s of the tasks that DuckDB does too")
+    say(f"{name}: {ours['units']} units, {len(ours['files'])} files, {figures['tasks']:.1f} s: {_text(seconds)}")
+    say(f"{name}: imports {ours['imports']:.1f} s; {figures['data_tasks']:.2f} s of the tasks that DuckDB does too")
     say(f"{name}: bare DuckDB {bare.seconds:.1f} s, imports {bare.imports:.1f} s, {bare.peak_mb:.0f} MB")
     if not ours["clean"] == clean == count:
         raise RuntimeError(f"{count} sent, {ours['clean']} clean rows of ours, {clean} of DuckDB")
-    return found
+    return figures
 
 
 def _text(seconds: dict[str, float]) -> str:
@@ -243,11 +243,11 @@ def main() -> int:
             measure(options.readings, UNTIL - n * WEEKS_APART, f"large {RUNS - n}/{RUNS}")
             for n in reversed(range(RUNS))
         ]
-        large = sorted(runs, key=lambda found: found["bare"] / found["data_tasks"])[RUNS // 2]
+        large = sorted(runs, key=lambda figures: figures["bare"] / figures["data_tasks"])[RUNS // 2]
         fresh = measure_freshness(stack, options.probes) if options.probes else {}
     result = {
         "ratio_vs_duckdb": round(large["bare"] / large["data_tasks"], 2),
-        "ratios_vs_duckdb": sorted(round(found["bare"] / found["data_tasks"], 2) for found in runs),
+        "ratios_vs_duckdb": sorted(round(figures["bare"] / figures["data_tasks"], 2) for figures in runs),
         "ratio_vs_duckdb_whole_run": round(
             (large["bare"] + large["bare_imports"]) / (large["tasks"] + large["imports"]), 2
         ),
@@ -268,10 +268,10 @@ def main() -> int:
         "files": len(large["files"]),
     }
     print(f"{'':8}{'run s':>8}{'data tasks s':>14}{'DuckDB s':>10}{'imports s':>11}{'landing /s':>12}{'peak MB':>9}")
-    for name, found in (("small", small), ("large", large)):
+    for name, figures in (("small", small), ("large", large)):
         print(
-            f"{name:8}{found['tasks']:8.1f}{found['data_tasks']:14.1f}{found['bare']:10.1f}{found['imports']:11.1f}"
-            f"{found['landing']:12,.0f}{found['peak_mb']:9.0f}"
+            f"{name:8}{figures['tasks']:8.1f}{figures['data_tasks']:14.1f}{figures['bare']:10.1f}{figures['imports']:11.1f}"
+            f"{figures['landing']:12,.0f}{figures['peak_mb']:9.0f}"
         )
     print_result("bench-batch", result)
     return 0

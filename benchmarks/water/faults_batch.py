@@ -233,10 +233,10 @@ def count(bench: BenchStack, lake: Lake, sent: list[bytes | None]) -> dict[str, 
     good, bad = expected(sent)
     clean = [event_id for (event_id,) in lake.rows("clean.meter_readings", "event_id")]
     wrong = {}
-    for name, rows in flows_in_one_go(list(good.values())).items():
-        found = lake.rows(f"water.{name}")
-        differing = collections.Counter(rows)
-        differing.subtract(collections.Counter(found))
+    for name, computed in flows_in_one_go(list(good.values())).items():
+        stored = lake.rows(f"water.{name}")
+        differing = collections.Counter(computed)
+        differing.subtract(collections.Counter(stored))
         wrong[name] = sum(map(abs, differing.values()))
     records = bench.records(METER_READINGS.dead_letter_name, "dlq.offset")
     coordinates = {offset for offset, _ in records}

@@ -122,8 +122,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     with fresh_stack(SERVICES) as stack:
-        found = measure_freshness(stack, options.probes, options.commit_seconds)
-    print_result("freshness", {"commit_seconds": options.commit_seconds, **found})
+        figures = measure_freshness(stack, options.probes, options.commit_seconds)
+    print_result("freshness", {"commit_seconds": options.commit_seconds, **figures})
     return 0
 
 

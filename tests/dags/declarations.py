@@ -47,7 +47,7 @@ def _uses(file: DagFile) -> Iterator[Use]:
     imported = _imported(file.tree)
     for task in file.dag.tasks:
         arguments = {**getattr(task, "partial_kwargs", {}), **vars(task)}
-        found = [value for value in arguments.values() if isinstance(value, (Consumer, LandingConsumer))]
+        consumers = [value for value in arguments.values() if isinstance(value, (Consumer, LandingConsumer))]
         call = getattr(task, "python_callable", None)
         names = frozenset(_names(call.__code__)) if hasattr(call, "__code__") else frozenset()
         known = {**getattr(call, "__globals__", {}), **imported}
@@ -55,9 +55,9 @@ def _uses(file: DagFile) -> Iterator[Use]:
             value = known.get(name)
             # The attributes of an imported module that the code names.
             values = [getattr(value, other, None) for other in names] if isinstance(value, ModuleType) else [value]
-            found += [value for value in values if isinstance(value, (Consumer, LandingConsumer))]
+            consumers += [value for value in values if isinstance(value, (Consumer, LandingConsumer))]
         functions = names | {type(task).__name__}
-        for consumer in {each.name: each for each in found}.values():
+        for consumer in {each.name: each for each in consumers}.values():
             yield Use(file, task.task_id, consumer, functions)
 
 
@@ -70,7 +70,7 @@ def _names(code: CodeType) -> Iterator[str]:
 
 def _imported(tree: ast.Module) -> dict[str, Any]:
     """{name: object} of the consumers and modules that the file imports from include/, in function bodies too."""
-    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != "include":
             continue
@@ -79,8 +79,8 @@ def _imported(tree: ast.Module) -> dict[str, Any]:
         for alias in node.names:
             value = getattr(importlib.import_module(str(node.module)), alias.name, None)
             if isinstance(value, (Consumer, LandingConsumer, ModuleType)):
-                found[alias.asname or alias.name] = value
-    return found
+                names[alias.asname or alias.name] = value
+    return names
 
 
 def functions_exist(project: Project, files: list[DagFile]) -> Iterator[str]:
@@ -138,17 +138,17 @@ def consumers_have_dags(project: Project, files: list[DagFile]) -> Iterator[str]
     """A Dag claims for every consumer, and handles the claimed messages."""
     uses = consumers_used(files)
     for consumer in project.consumers:
-        mine = [use.functions for use in uses if use.consumer.name == consumer.name]
+        functions_of_tasks = [use.functions for use in uses if use.consumer.name == consumer.name]
         for function in (CLAIMS[consumer.shape], HANDLES[consumer.shape]):
-            if not any(function in functions for functions in mine):
+            if not any(function in functions for functions in functions_of_tasks):
                 yield (
                     f"consumer {consumer.name}: no Dag calls {function} with it, so its messages wait for ever; write "
                     "one, or remove the consumer from its package"
                 )
     for consumer in project.landing_consumers:
-        mine = [use.functions for use in uses if use.consumer.name == consumer.name]
+        functions_of_tasks = [use.functions for use in uses if use.consumer.name == consumer.name]
         for function in ("plan", "close"):
-            if not any(function in functions for functions in mine):
+            if not any(function in functions for functions in functions_of_tasks):
                 yield (
                     f"consumer {consumer.name}: no Dag calls landing_tasks.{function} with it, so what lands waits for "
                     "ever; write one, or remove the consumer from its package"

@@ -37,8 +37,8 @@ def of_packages(name: str) -> list[Any]:
     A package declares TAGS, EXEMPTIONS and HEAVY_DAG_FILES of its own Dags there.
     """
     modules = [f"tests.dags.{package.name}" for package in OWN.packages]
-    found = [getattr(importlib.import_module(module), name, None) for module in modules if find_spec(module)]
-    return [value for value in found if value is not None]
+    values = [getattr(importlib.import_module(module), name, None) for module in modules if find_spec(module)]
+    return [value for value in values if value is not None]
 
 
 # All allowed tags. With two spellings of a tag, a search for either would find only some of the Dags.
@@ -299,12 +299,12 @@ def uses_declared_assets(file: DagFile, declared: Declared) -> Iterator[str]:
     uris = {uri for _, uri in declared.assets}
     for asset in used_assets(file.dag):
         if isinstance(asset, AssetNameRef):
-            found = asset.name in names
+            is_declared = asset.name in names
         elif isinstance(asset, AssetUriRef):
-            found = asset.uri in uris
+            is_declared = asset.uri in uris
         else:
-            found = isinstance(asset, Asset) and (asset.name, asset.uri) in declared.assets
-        if not found:
+            is_declared = isinstance(asset, Asset) and (asset.name, asset.uri) in declared.assets
+        if not is_declared:
             yield f"{file}: uses {asset!r}; declare it in the assets.py of its package and import it from there"
 
 

@@ -16,9 +16,9 @@ from include.streams.operations.heartbeats import REPORTED
 
 @pytest.fixture
 def maintenance(dag_files):
-    found = [file for file in dag_files if "maintenance" in file.dag.tags]
-    assert found
-    return found
+    files = [file for file in dag_files if "maintenance" in file.dag.tags]
+    assert files
+    return files
 
 
 def test_a_failure_of_every_maintenance_task_is_reported(maintenance):
@@ -35,8 +35,8 @@ def test_a_failure_of_every_maintenance_task_is_reported(maintenance):
 def test_every_maintenance_dag_beats_at_the_interval_of_its_schedule(maintenance):
     for file in maintenance:
         cron = croniter(file.dag.schedule)
-        every = timedelta(seconds=-cron.get_next(float) + cron.get_next(float))
-        assert beats(file.path) == [(file.dag.dag_id, every)], f"{file}: call beat in one of its tasks"
+        interval = timedelta(seconds=-cron.get_next(float) + cron.get_next(float))
+        assert beats(file.path) == [(file.dag.dag_id, interval)], f"{file}: call beat in one of its tasks"
 
 
 def beats(path) -> list[tuple[str, timedelta]]:

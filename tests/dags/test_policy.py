@@ -59,8 +59,8 @@ def problems(rule, files: list[DagFile], declared: Declared) -> list[str]:
 @pytest.mark.parametrize("rule", POLICIES, ids=lambda rule: rule.__name__)
 def test_every_dag(rule, dag_files: list[DagFile], declared: Declared):
     assert dag_files
-    found = problems(rule, dag_files, declared)
-    assert not found, "\n".join(found)
+    sentences = problems(rule, dag_files, declared)
+    assert not sentences, "\n".join(sentences)
 
 
 @pytest.mark.parametrize("rule", POLICIES, ids=lambda rule: rule.__name__)
@@ -69,7 +69,7 @@ def test_a_dag_that_follows_the_rules_passes(rule, write_dag):
 
 
 @pytest.mark.parametrize(
-    ("rule", "line", "replacement", "said"),
+    ("rule", "line", "replacement", "expected"),
     [
         ("has_owner", 'owner="platform"', 'owner="airflow"', "task handle has no owner"),
         ("takes_task_defaults", DEFAULTS, '{"owner": "platform"}', "use task_defaults"),
@@ -102,13 +102,13 @@ def test_a_dag_that_follows_the_rules_passes(rule, write_dag):
         ("uses_declared_pools", FIRST_TASK, '    @task(pool="new")\n    def handle', "uses the pool 'new'"),
     ],
 )
-def test_a_dag_that_breaks_a_rule_is_named(rule, line, replacement, said, write_dag):
+def test_a_dag_that_breaks_a_rule_is_named(rule, line, replacement, expected, write_dag):
     assert line in GOOD
     files = write_dag(GOOD.replace(line, replacement), "event_driven")
-    found = problems(getattr(policy, rule), files, DECLARED)
-    assert found
-    assert all(problem.startswith("Dag example (event_driven/example.py): ") for problem in found)
-    assert any(said in problem for problem in found), found
+    sentences = problems(getattr(policy, rule), files, DECLARED)
+    assert sentences
+    assert all(problem.startswith("Dag example (event_driven/example.py): ") for problem in sentences)
+    assert any(expected in problem for problem in sentences), sentences
 
 
 def test_an_operators_topic_and_connection_are_checked(write_dag):
@@ -128,8 +128,8 @@ def test_a_task_that_ends_in_its_trigger_is_named(write_dag):
 
     DateTimeSensorAsync(task_id="wait", target_time="2026-01-01T00:00:00Z", end_from_trigger=True)
 """
-    (found,) = problems(policy.ends_its_tasks_in_a_worker, write_dag(GOOD + wait, "event_driven"), DECLARED)
-    assert "task wait sets end_from_trigger=True" in found
+    (sentences,) = problems(policy.ends_its_tasks_in_a_worker, write_dag(GOOD + wait, "event_driven"), DECLARED)
+    assert "task wait sets end_from_trigger=True" in sentences
 
 
 def test_a_dag_of_a_consumer_needs_no_failure_report(write_dag):
@@ -141,8 +141,8 @@ def test_a_dag_of_a_consumer_needs_no_failure_report(write_dag):
 
 
 def test_a_dag_outside_the_three_folders_is_named(write_dag):
-    found = problems(policy.has_known_tags, write_dag(GOOD, "misc"), DECLARED)
-    assert "move it to one of ['batch', 'event_driven', 'operations']" in found[0]
+    sentences = problems(policy.has_known_tags, write_dag(GOOD, "misc"), DECLARED)
+    assert "move it to one of ['batch', 'event_driven', 'operations']" in sentences[0]
 
 
 def test_every_exemption_is_still_needed(dag_files: list[DagFile]):

@@ -15,8 +15,8 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     until = time.monotonic() + seconds
     while True:
         asked = time.monotonic()
-        if found := condition():
-            return found
+        if result := condition():
+            return result
         now = time.monotonic()
         assert now < until, f"not within {seconds:.0f} s: {what}"
         # A check takes processor time from the awaited work: it gets at most a quarter of the time.

@@ -65,7 +65,9 @@ class Lane:
 
     def wait_for_inbox(self, sent: list[Coordinates], seconds: float = 30) -> dict[Coordinates, tuple[str, str]]:
         missing = f"{len(sent)} messages have an inbox row"
-        return wait_for(lambda: (found := self.inbox(sent)) and len(found) == len(sent) and found, seconds, missing)
+        return wait_for(
+            lambda: (outcomes := self.inbox(sent)) and len(outcomes) == len(sent) and outcomes, seconds, missing
+        )
 
     def ranges(self, run_id: str) -> list[tuple]:
         statement = """

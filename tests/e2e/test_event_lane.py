@@ -36,8 +36,8 @@ class OrderLane(Lane):
     def announced(self, *orders: Order) -> list[Booked]:
         """The messages about these orders since the test began."""
         wanted = {order.number for order in orders}
-        found = [BOOKED.parse(record.value()) for record in self.records(BOOKED.name)]
-        return [one for one in found if isinstance(one, Booked) and one.number in wanted]
+        events = [BOOKED.parse(record.value()) for record in self.records(BOOKED.name)]
+        return [event for event in events if isinstance(event, Booked) and event.number in wanted]
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_message_sent_while_the_triggerer_is_dead_is_handled(lane: OrderLane, 
 def test_each_of_many_messages_on_two_topics_is_handled_once(lane: OrderLane):
     orders = [order(f"c-{n}") for n in range(400)]
     returns = [order(f"c-{n}") for n in range(200)]
-    messages = [of(ORDERS, one) for one in orders] + [of(RETURNS, one) for one in returns]
+    messages = [of(ORDERS, item) for item in orders] + [of(RETURNS, item) for item in returns]
     sent = lane.send(*messages, *messages[::10])
     assert len({where[:2] for where in sent}) > 3, "the messages must be in several partitions of both topics"
     inbox = lane.wait_for_inbox(sent, seconds=60)
@@ -150,10 +150,10 @@ def test_each_of_many_messages_on_two_topics_is_handled_once(lane: OrderLane):
     assert outcomes.count("handled") == len(messages)
     assert outcomes.count("duplicate") == len(messages[::10])
     wait_for(lambda: lane.open_claims() == 0, 30, "no claim is open")
-    every = [*orders, *returns]
-    wait_for(lambda: len(lane.announced(*every)) == len(every), 30, "every order is announced")
-    assert sorted(one.number for one in lane.announced(*every)) == numbers(*every)
-    assert lane.effects(*every) == numbers(*every)
+    all_orders = [*orders, *returns]
+    wait_for(lambda: len(lane.announced(*all_orders)) == len(all_orders), 30, "every order is announced")
+    assert sorted(item.number for item in lane.announced(*all_orders)) == numbers(*all_orders)
+    assert lane.effects(*all_orders) == numbers(*all_orders)
 
 
 def test_services_prepared_through_the_api_report_no_change(airflow: Airflow):

@@ -54,11 +54,11 @@ def key(where: Coordinates) -> str:
 
 def runs(airflow: Airflow, sent: list[Coordinates]) -> dict[str, list[str]]:
     """{partition key: states of its runs} of the messages."""
-    found: dict[str, list[str]] = {key(where): [] for where in sent}
+    states: dict[str, list[str]] = {key(where): [] for where in sent}
     for run in airflow.ask("GET", f"/dags/{WORKER}/dagRuns?limit=200&order_by=-id")["dag_runs"]:
-        if run["partition_key"] in found:
-            found[run["partition_key"]].append(run["state"])
-    return found
+        if run["partition_key"] in states:
+            states[run["partition_key"]].append(run["state"])
+    return states
 
 
 def test_every_message_has_one_run_that_its_partition_key_finds(airflow: Airflow, lane: ParcelLane):

@@ -97,14 +97,14 @@ def test_make_look_shows_every_consumer_and_finds_every_service(whole_stack):
         cwd=PROJECT, env={**os.environ, **whole_stack.environment()}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["problems"] == []
-    assert {consumer["name"] for consumer in found["consumers"]} == {
+    overview = json.loads(done.stdout)
+    assert overview["problems"] == []
+    assert {consumer["name"] for consumer in overview["consumers"]} == {
         consumer.name for consumer in (*project.PROJECT.consumers, *project.PROJECT.landing_consumers)
     }
-    assert [topic["topic"] for topic in found["landed"]] == project.PROJECT.landed_topics
-    assert all("RUNNING" in topic["connector"] for topic in found["landed"])
-    assert found["dags"] is not None
+    assert [topic["topic"] for topic in overview["landed"]] == project.PROJECT.landed_topics
+    assert all("RUNNING" in topic["connector"] for topic in overview["landed"])
+    assert overview["dags"] is not None
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

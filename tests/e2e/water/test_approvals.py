@@ -128,8 +128,8 @@ class Requests:
 
     def ordered(self, *decision_ids: str) -> list[WorkOrder]:
         """The messages on work.orders about these decisions, since the test began."""
-        found = [WORK_ORDERS.parse(record.value()) for record in self.lane.records(WORK_ORDERS.name)]
-        return [one for one in found if isinstance(one, WorkOrder) and one.decision_id in decision_ids]
+        events = [WORK_ORDERS.parse(record.value()) for record in self.lane.records(WORK_ORDERS.name)]
+        return [event for event in events if isinstance(event, WorkOrder) and event.decision_id in decision_ids]
 
     def wait_for_order(self, decision_id: str, action: str, basis: str) -> None:
         """Assert that there is exactly one work order and one message, also some time later."""

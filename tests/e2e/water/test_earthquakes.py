@@ -30,5 +30,5 @@ def test_each_run_records_the_events_since_the_last_run(whole_stack, airflow: Ai
         airflow.wait_for_success(seismic_id, DAG, seconds=180)
         with psycopg.connect(stack["databases"]["operations_db"]) as connection:
             query = "select seismic_id from earthquakes where seismic_id = any(%s)"
-            found = {row[0] for row in connection.execute(query, [ids]).fetchall()}
-        assert found == set(ids[: number + 1])
+            recorded = {row[0] for row in connection.execute(query, [ids]).fetchall()}
+        assert recorded == set(ids[: number + 1])

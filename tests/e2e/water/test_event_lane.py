@@ -39,8 +39,8 @@ class AlertLane(Lane):
     def announced(self, *events: Contract) -> list[AlertRaised]:
         """The messages on alerts.raised about these events, since the test began."""
         wanted = {event.event_id for event in events}
-        found = [ALERTS_RAISED.parse(record.value()) for record in self.records(ALERTS_RAISED.name)]
-        return [one for one in found if isinstance(one, AlertRaised) and one.source_event_id in wanted]
+        raised = [ALERTS_RAISED.parse(record.value()) for record in self.records(ALERTS_RAISED.name)]
+        return [alert for alert in raised if isinstance(alert, AlertRaised) and alert.source_event_id in wanted]
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def log_in(page: Page, airflow: dict[str, str]) -> None:
 @pytest.fixture
 def decide(whole_stack) -> Iterator[Callable[..., None]]:
     """A function that writes a decision awaiting approval; it is deleted at the end, so that no Dag acts on it."""
-    made: list[str] = []
+    decision_ids: list[str] = []
     with psycopg.connect(whole_stack.endpoints()["databases"]["operations_db"], autocommit=True) as database:
 
         def decide(summary: str, **changes: Any) -> None:
@@ -159,10 +159,10 @@ def decide(whole_stack) -> Iterator[Callable[..., None]]:
             names, places = ", ".join(row), ", ".join(["%s"] * len(row))
             statement = f"insert into decisions ({names}) values ({places})"
             database.execute(statement, list(row.values()))  # type: ignore[arg-type]
-            made.append(name)
+            decision_ids.append(name)
 
         yield decide
-        database.execute("delete from decisions where decision_id = any(%s)", [made])
+        database.execute("delete from decisions where decision_id = any(%s)", [decision_ids])
 
 
 def test_without_a_login_nothing_is_shown(airflow):

@@ -51,11 +51,11 @@ def send(stack: dict[str, Any], key: bytes, value: bytes) -> tuple[int, int]:
 def record_at(stack: dict[str, Any], partition: int, offset: int) -> Any:
     config = {**stack["kafka"]["client_config"], "log_level": 2}
     reader = reader_at(config, TopicPartition(SERVICE_REQUESTS.name, partition, offset))
-    found = reader.poll(20)
+    last = reader.poll(20)
     reader.close()
-    assert found is not None
-    assert found.error() is None
-    return found
+    assert last is not None
+    assert last.error() is None
+    return last
 
 
 def inbox(stack: dict[str, Any], request_id: str) -> list[tuple]:

@@ -118,10 +118,10 @@ def _events(messages: list[tuple[bytes, bytes | None]]) -> list[MeterReading]:
     """The events of the messages that keep their contract."""
     from include.streams.contracts import ContractViolation
 
-    found = []
+    events = []
     for _, value in messages:
         try:
-            found.append(METER_READINGS.parse(value))
+            events.append(METER_READINGS.parse(value))
         except ContractViolation:
             continue
-    return found  # type: ignore[return-value]
+    return events  # type: ignore[return-value]

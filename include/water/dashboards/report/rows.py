@@ -225,9 +225,7 @@ def quality(data: ReportData) -> dict[str, Any] | None:
     accepted = percent(counts.clean / counts.landed if counts.landed else None)
     missing = None
     if counts.missing_readings is not None:
-        missing = (
-            f"{counted(counts.missing_readings, 'reading')} of this period are missing."
-        )
+        missing = f"{counted(counts.missing_readings, 'reading')} of this period are missing."
     reasons = [(name.replace("_", " "), number(count)) for name, count in counts.reasons[:MAX_REASONS]]
     if rest := sum(count for _, count in counts.reasons[MAX_REASONS:]):
         reasons.append(("other", number(rest)))
