@@ -39,17 +39,17 @@ def as_json(url: str, **extra: object) -> str:
 @pytest.fixture
 def connection_with(services, monkeypatch) -> Iterator[Callable[..., str]]:
     """Define a connection to the operational database with these server settings; returns its id."""
-    made: list[str] = []
+    conn_ids: list[str] = []
 
     def make(**server_settings: object) -> str:
         conn_id = f"operations_{uuid.uuid4().hex[:8]}"
         url = services.endpoints()["databases"]["operations_db"]
         monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", as_json(url, server_settings=server_settings))
-        made.append(conn_id)
+        conn_ids.append(conn_id)
         return conn_id
 
     yield make
-    for conn_id in made:
+    for conn_id in conn_ids:
         engine(conn_id).dispose()
 
 

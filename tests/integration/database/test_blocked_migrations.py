@@ -36,12 +36,12 @@ def test_an_upgrade_that_is_blocked_gives_up_and_names_the_session(old_database)
         process = other.scalar(text("select pg_backend_pid()"))
         with pytest.raises(MigrationBlocked) as caught:
             upgrade(old_database, lock_wait=SHORT)
-    said = str(caught.value)
-    assert "nothing was applied, because a table was not free within 0.3 s" in said
-    assert f"process {process} (" in said
-    assert "airflow, at 127.0.0.1) is idle in transaction" in said
-    assert "holds locks on claims." in said
-    assert "run the Dag prepare_services again" in said
+    message = str(caught.value)
+    assert "nothing was applied, because a table was not free within 0.3 s" in message
+    assert f"process {process} (" in message
+    assert "airflow, at 127.0.0.1) is idle in transaction" in message
+    assert "holds locks on claims." in message
+    assert "run the Dag prepare_services again" in message
     assert columns(old_database) == before
     # After the end of the transaction.
     assert upgrade(old_database, lock_wait=SHORT)

@@ -34,11 +34,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operations", "be
 def advisory_locks(services) -> int:
     """How many locks are held or waited for in the operational database, read without PgBouncer."""
     with psycopg.connect(services.endpoints()["databases"]["operations_db"]) as connection:
-        found = connection.execute(
+        result = connection.execute(
             "select count(*) from pg_locks join pg_database on pg_database.oid = pg_locks.database "
             "where locktype = 'advisory' and datname = current_database()"
         )
-        return found.fetchone()[0]
+        return result.fetchone()[0]
 
 
 def test_an_empty_database_is_migrated(new_database):
@@ -50,12 +50,12 @@ def test_an_empty_database_is_migrated(new_database):
 
 def test_statements_can_be_repeated_on_any_server_connection(services):
     def ask(number: int) -> set[int]:
-        found = set()
+        pids = set()
         for _ in range(20):
             with begin() as connection:
                 connection.execute(text("select count(*) from claims where consumer = :name"), {"name": str(number)})
-                found.add(connection.scalar(text("select pg_backend_pid()")))
-        return found
+                pids.add(connection.scalar(text("select pg_backend_pid()")))
+        return pids
 
     with ThreadPoolExecutor(4) as pool:
         used = set().union(*pool.map(ask, range(4)))

@@ -56,15 +56,15 @@ NEW = "rotated"
 
 @pytest.fixture
 def account(landing_services, monkeypatch) -> Iterator[Callable[..., Account]]:
-    made: list[Account] = []
+    accounts: list[Account] = []
 
     def make(key: str, **extra: object) -> Account:
         url = landing_services.endpoints()["databases"][key]
-        made.append(Account(url, f"rotated_{uuid.uuid4().hex[:8]}", monkeypatch, **extra))
-        return made[-1]
+        accounts.append(Account(url, f"rotated_{uuid.uuid4().hex[:8]}", monkeypatch, **extra))
+        return accounts[-1]
 
     yield make
-    for each in made:
+    for each in accounts:
         each.restore(NEW)
 
 

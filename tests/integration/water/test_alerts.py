@@ -78,9 +78,9 @@ def quake(severity: Severity | None, **changes: Any) -> Message:
 
 
 def handle(*messages: Message) -> None:
-    for one in messages:
+    for message in messages:
         with begin() as connection:
-            raise_alert(connection, one)
+            raise_alert(connection, message)
 
 
 def alerts() -> list[Row]:
@@ -90,13 +90,13 @@ def alerts() -> list[Row]:
 
 def outbox(kind: str) -> list[Row]:
     with begin() as connection:
-        found = select(tables.outbox).where(tables.outbox.c.kind == kind).order_by("sequence")
-        return list(connection.execute(found))
+        query = select(tables.outbox).where(tables.outbox.c.kind == kind).order_by("sequence")
+        return list(connection.execute(query))
 
 
 def announced() -> list[AlertRaised]:
-    found = [ALERTS_RAISED.parse(row.body) for row in outbox("message")]
-    return [event for event in found if isinstance(event, AlertRaised)]
+    events = [ALERTS_RAISED.parse(row.body) for row in outbox("message")]
+    return [event for event in events if isinstance(event, AlertRaised)]
 
 
 def test_a_leak_becomes_a_row_a_message_and_a_request():

@@ -127,9 +127,9 @@ def test_a_clock_ahead_does_not_hide_real_nights(flows, caplog):
     assert nights.ahead == 16
     assert nights.rows["night"].max().date() <= NOW.date()
     assert "left out: 16 complete nights" in caplog.text
-    found = collect([], now=NOW)
-    assert (found.data_up_to, found.period, found.unusual) == (expected.data_up_to, expected.period, expected.unusual)
-    assert found.districts == expected.districts
+    data = collect([], now=NOW)
+    assert (data.data_up_to, data.period, data.unusual) == (expected.data_up_to, expected.period, expected.unusual)
+    assert data.districts == expected.districts
 
 
 def test_old_nights_are_not_judged_without_new_data(flows):

@@ -105,9 +105,9 @@ def published() -> dict[str, int]:
 
 
 def document(number: int) -> dict[str, Any]:
-    found = bucket().read(f"{FOLDER}/C-{number:06d}.json")
-    assert found
-    return json.loads(found[0])
+    stored = bucket().read(f"{FOLDER}/C-{number:06d}.json")
+    assert stored
+    return json.loads(stored[0])
 
 
 def customer_days() -> list[dict[str, Any]]:
@@ -129,8 +129,8 @@ def test_customers_get_objects_and_rows_and_a_second_run_none(flows, caplog):
     assert len(rows) == 4 * CUSTOMERS
     assert [row["complete"] for row in rows[::CUSTOMERS]] == [True, True, True, False]
     of_one = document(7)
-    mine = [row for row in rows if row["customer_id"] == "C-000007"]
-    assert [day["litres"] for day in of_one["days"]] == [round(row["litres"]) for row in reversed(mine)]
+    own_rows = [row for row in rows if row["customer_id"] == "C-000007"]
+    assert [day["litres"] for day in of_one["days"]] == [round(row["litres"]) for row in reversed(own_rows)]
     assert [day["complete"] for day in of_one["days"]] == [False, True, True, True]
     assert of_one["days"][0]["like_households"] is None
     assert of_one["days"][1]["like_households"]["households_at_least"] == 20
@@ -197,10 +197,10 @@ def test_a_late_run_does_not_overwrite_newer_usage(flows):
     publish_usage(now=NOW)
     remote = bucket()
     newer, stale = document(1), {**document(1), "days": []}
-    found = remote.read(f"{FOLDER}/C-000001.json")
-    assert found
+    stored = remote.read(f"{FOLDER}/C-000001.json")
+    assert stored
     with pytest.raises(NewerObject):
-        write_object(remote, "C-000001", stale, newer["as_of"] - 1, known=found[1] - 1)
+        write_object(remote, "C-000001", stale, newer["as_of"] - 1, known=stored[1] - 1)
     assert document(1) == newer
     # With newer flows, it replaces an object that is not in its manifest.
     write_object(remote, "C-000001", stale, newer["as_of"] + 1, known=0)
@@ -217,9 +217,9 @@ def test_every_publication_has_a_higher_number(flows):
     # The table of flows is recreated, so its snapshots start again; and the clock goes back.
     rows = flows.scan().to_arrow()
     load_catalog().drop_table(METER_HOURS)
-    made = load_catalog().create_table(METER_HOURS, schema_of(METER_HOURS), partition_spec=spec_of(METER_HOURS))
-    made.append(rows)
-    read_again(made, 3, 30, 500.0)
+    table = load_catalog().create_table(METER_HOURS, schema_of(METER_HOURS), partition_spec=spec_of(METER_HOURS))
+    table.append(rows)
+    read_again(table, 3, 30, 500.0)
     publish_usage(now=NOW - timedelta(minutes=1))
     assert document(3)["as_of"] > second
 
@@ -371,9 +371,9 @@ def test_after_an_older_release_every_day_is_written_once(flows):
     # The older release has written rows without the hashes in the table's properties, and its record is in the
     # manifest.
     load_catalog().load_table(CUSTOMER_DAYS).delete("day == '2026-11-20'")
-    found = load(bucket())
-    found.days, found.source = {row["day"].isoformat(): "of an older release" for row in rows}, None
-    found.save(bucket())
+    manifest = load(bucket())
+    manifest.days, manifest.source = {row["day"].isoformat(): "of an older release" for row in rows}, None
+    manifest.save(bucket())
     assert publish_usage(now=NOW)["days_written"] > 0
     assert customer_days() == rows
     assert load(bucket()).days == {}

@@ -103,8 +103,8 @@ def awaiting() -> Row:
 
 def decision_on(message: Message) -> Row:
     with begin() as connection:
-        found = select(decisions).where(decisions.c.request_id == message.event.request_id)
-        return connection.execute(found).one()
+        query = select(decisions).where(decisions.c.request_id == message.event.request_id)
+        return connection.execute(query).one()
 
 
 def look(decision_id: str) -> Row:
@@ -120,8 +120,8 @@ def orders() -> list[Row]:
 def messages(consumer: str) -> list[WorkOrder]:
     """The pending outbox rows of a consumer."""
     with begin() as connection:
-        found = select(tables.outbox).where(tables.outbox.c.consumer == consumer).order_by("sequence")
-        rows = list(connection.execute(found))
+        query = select(tables.outbox).where(tables.outbox.c.consumer == consumer).order_by("sequence")
+        rows = list(connection.execute(query))
     assert {row.destination for row in rows} <= {WORK_ORDERS.name}
     return [event for row in rows if isinstance(event := WORK_ORDERS.parse(row.body), WorkOrder)]
 
@@ -206,9 +206,9 @@ def test_a_proposal_that_policy_forbids_goes_to_a_person(proposed: tuple):
     assert (row.state, row.executed_at, row.deadline_at) == ("refused", None, None)
     assert row.refusal
     (order,), (event,) = orders(), messages(TRIAGE_SERVICE_REQUESTS.name)
-    for one in (order, event):
-        assert (one.action, one.target_kind, one.target_id) == ("hand_to_person", "customer", "C-000001")
-        assert one.basis == "refused"
+    for item in (order, event):
+        assert (item.action, item.target_kind, item.target_id) == ("hand_to_person", "customer", "C-000001")
+        assert item.basis == "refused"
     assert event.proposed_action == proposed[0]
 
 
@@ -366,9 +366,9 @@ def test_an_approval_executes_once_and_records_who_gave_it():
     assert (after.state, after.verdict, after.approver, after.verdict_at) == ("executed", "approved", "ada", answer.at)
     assert after.executed_at > row.decided_at
     (order,), (event,) = orders(), messages(CONSUMER)
-    for one in (order, event):
-        assert (one.action, one.target_kind, one.target_id) == ("close_valve", "district", "harbour")
-        assert (one.decision_id, one.basis) == (row.decision_id, "approved")
+    for item in (order, event):
+        assert (item.action, item.target_kind, item.target_id) == ("close_valve", "district", "harbour")
+        assert (item.decision_id, item.basis) == (row.decision_id, "approved")
 
 
 @pytest.mark.parametrize(("answer", "state", "approver"), [(rejected, "rejected", "ada"), (nobody, "expired", None)])
@@ -379,8 +379,8 @@ def test_without_an_approval_a_person_gets_the_request(answer, state: str, appro
     after = look(row.decision_id)
     assert (after.state, after.verdict, after.approver, after.executed_at) == (state, state, approver, None)
     (order,), (event,) = orders(), messages(CONSUMER)
-    for one in (order, event):
-        assert (one.action, one.target_kind, one.target_id, one.basis) == (
+    for item in (order, event):
+        assert (item.action, item.target_kind, item.target_id, item.basis) == (
             "hand_to_person",
             "customer",
             "C-000001",
@@ -397,7 +397,7 @@ def test_an_answer_after_the_first_changes_nothing():
     assert execute(other.decision_id, other.proposal_hash, approved("ada")) == "executed"
     assert execute(other.decision_id, other.proposal_hash, rejected("bob")) == "executed"
     assert [order.action for order in orders()] == ["hand_to_person", "close_valve"]
-    assert {look(one.decision_id).approver for one in (row, other)} == {"ada"}
+    assert {look(decision.decision_id).approver for decision in (row, other)} == {"ada"}
 
 
 def test_an_approval_after_the_deadline_executes_nothing():
@@ -603,18 +603,18 @@ def delivered(*rows: Row) -> list[str]:
     """The sorted ids of the work orders in Kafka for these decisions, with duplicates."""
     config = {**consumer_config(client_config(), "independent"), "enable.partition.eof": True}
     reader = reader_at(config, *(TopicPartition(WORK_ORDERS.name, n, 0) for n in range(WORK_ORDERS.partitions)))
-    found: list[WorkOrder] = []
+    orders: list[WorkOrder] = []
     ended = 0
     while ended < WORK_ORDERS.partitions:
         record = reader.poll(10)
         assert record is not None
         if record.error() is None:
-            found.append(cast(WorkOrder, WORK_ORDERS.parse(record.value())))
+            orders.append(cast(WorkOrder, WORK_ORDERS.parse(record.value())))
         else:
             assert record.error().code() == KafkaError._PARTITION_EOF
             ended += 1
     reader.close()
-    return sorted(one.work_order_id for one in found if one.decision_id in {row.decision_id for row in rows})
+    return sorted(order.work_order_id for order in orders if order.decision_id in {row.decision_id for row in rows})
 
 
 @pytest.fixture
@@ -649,8 +649,8 @@ def test_old_settled_decisions_are_deleted_with_their_work_orders():
         set_row(row.decision_id, decided_at=old)
     with begin() as connection:
         # The work order of `late` is new.
-        mine = work_orders.c.decision_id == done.decision_id
-        connection.execute(update(work_orders).where(mine).values(created_at=old))
+        its_order = work_orders.c.decision_id == done.decision_id
+        connection.execute(update(work_orders).where(its_order).values(created_at=old))
     removed = PROJECT.prune(days, seconds=60)
     assert (removed["decisions"], removed["work_orders"]) == (1, 1)
     with begin() as connection:

@@ -69,8 +69,8 @@ def run(**changes: Any) -> None:
 
 def recorded(seismic_id: str) -> list[tuple]:
     with begin() as connection:
-        found = select(table.c.updated_at, table.c.magnitude, table.c.status).where(table.c.seismic_id == seismic_id)
-        return [tuple(row) for row in connection.execute(found)]
+        query = select(table.c.updated_at, table.c.magnitude, table.c.status).where(table.c.seismic_id == seismic_id)
+        return [tuple(row) for row in connection.execute(query)]
 
 
 def left(group: str) -> int:
@@ -78,9 +78,9 @@ def left(group: str) -> int:
     reader = Consumer(consumer_config(client_config(), group))
     partitions = reader.list_topics(SEISMIC_EVENTS.name, timeout=10).topics[SEISMIC_EVENTS.name].partitions
     places = reader.committed([TopicPartition(SEISMIC_EVENTS.name, number) for number in partitions], timeout=10)
-    found = sum(reader.get_watermark_offsets(place, timeout=10)[1] - max(0, place.offset) for place in places)
+    lag = sum(reader.get_watermark_offsets(place, timeout=10)[1] - max(0, place.offset) for place in places)
     reader.close()
-    return found
+    return lag
 
 
 def test_the_newest_revision_is_recorded_in_any_order(group, seismic_id):

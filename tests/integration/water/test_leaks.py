@@ -93,9 +93,9 @@ def test_a_leak_that_has_doubled_is_reported_as_another_leak(tables):
     assert reported()[-1] == "valley/2026-11-06/1"
 
 
-def record_and_be_killed(one: Night) -> None:
+def record_and_be_killed(night: Night) -> None:
     with begin() as connection:
-        detection.record(connection, "v1", [one])
+        detection.record(connection, "v1", [night])
         raise KeyboardInterrupt
 
 
@@ -161,31 +161,31 @@ def test_planted_leaks_are_recorded_as_confirmed(tables):
 
 
 def test_from_no_champion_to_a_champion_and_back(tables, store: ModelStore):
-    nights, found = simulated()
+    nights, leaks = simulated()
     rows = nights.rows.join(features(nights.rows))
     assert champion(store).version == "baseline"
     assert "confirmed leaks" in training.train_on(store, nights, [], "run-0").reasons[0]
 
-    outcome = training.train_on(store, nights, found, "run-1")
+    outcome = training.train_on(store, nights, leaks, "run-1")
     assert outcome.promoted, outcome.reasons
     detector = champion(store)
     assert detector.version == outcome.version
     judged = detection.judge(detector, rows, rows["night"].max().date())
-    assert any(one.alarm for one in judged)
-    assert min(one.night for one in judged) == rows["night"].max().date() - timedelta(days=29)
+    assert any(night.alarm for night in judged)
+    assert min(night.night for night in judged) == rows["night"].max().date() - timedelta(days=29)
     record(*judged, version=detector.version)
     assert record(*judged, version=detector.version)["judged"] == 0
 
-    assert "unchanged data" in training.train_on(store, nights, found, "run-2").reasons[0]
+    assert "unchanged data" in training.train_on(store, nights, leaks, "run-2").reasons[0]
     fewer = replace(nights, rows=nights.rows[nights.rows["night"] < nights.rows["night"].max()])
-    assert "too little is new" in training.train_on(store, fewer, found, "run-3").reasons[0]
-    blocked = training.train_on(store, fewer, found, "run-4", force=True)
+    assert "too little is new" in training.train_on(store, fewer, leaks, "run-3").reasons[0]
+    blocked = training.train_on(store, fewer, leaks, "run-4", force=True)
     assert not blocked.promoted
     assert any("does not beat the champion" in reason for reason in blocked.reasons)
 
     store.roll_back(None, store.champions(), reason="a test")
     assert champion(store).version == "baseline"
-    again = training.train_on(store, fewer, found, "run-5", force=True)
+    again = training.train_on(store, fewer, leaks, "run-5", force=True)
     assert not again.promoted
     assert any("which was withdrawn" in reason for reason in again.reasons)
 

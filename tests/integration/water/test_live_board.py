@@ -204,9 +204,9 @@ def test_decisions_awaiting_approval_are_sorted_by_urgency(connection):
     awaiting(connection, 3, minutes=40)
     awaiting(connection, 4, minutes=10, severity="major")
     board = read_board(connection)
-    assert [one["id"] for one in board["awaiting"]["decisions"]] == ["d4", "d2", "d3"]
+    assert [decision["id"] for decision in board["awaiting"]["decisions"]] == ["d4", "d2", "d3"]
     assert board["awaiting"]["total"] == 3
-    assert [one["id"] for one in board["decisions"]] == ["d1"]
+    assert [decision["id"] for decision in board["decisions"]] == ["d1"]
 
 
 def test_decisions_beyond_the_limit_are_counted(connection):

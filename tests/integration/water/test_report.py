@@ -182,12 +182,12 @@ def test_a_leak_has_nights_an_alert_and_work_orders(flows, objects):
             alert = {"alert_id": "report-test", "revision": 1, "kind": "leak", "severity": "major", "severity_rank": 1}
             alert |= {"district_id": "valley", "title": "Leak", "raised_at": NOW, "source_event_id": keys[0]}
             connection.execute(insert(alerts).values(**alert, **place))
-        found = collect([], now=NOW).leaks
+        shown_leaks = collect([], now=NOW).leaks
     finally:
         with begin() as connection:
             connection.execute(text("delete from leaks where district_id = 'valley'"))
             connection.execute(text("delete from alerts where alert_id = 'report-test'"))
-    assert found == (Leak("Valley", *nights, 2, 30.0, 0.8, True, "major", NOW, 0),)
+    assert shown_leaks == (Leak("Valley", *nights, 2, 30.0, 0.8, True, "major", NOW, 0),)
 
 
 def test_the_last_suite_and_all_stopping_suites_are_shown(objects):
@@ -218,11 +218,11 @@ def test_a_report_is_stored_and_shown(flows, objects):
     shown = latest(objects)
     assert shown
     assert shown.path == result["path"]
-    found = objects.read(shown.path)
-    assert found
-    assert found[0].startswith(b"<!doctype html>")
-    assert len(found[0].decode()) == result["characters"]
-    assert shown.style in unescape(found[0].decode())
+    stored = objects.read(shown.path)
+    assert stored
+    assert stored[0].startswith(b"<!doctype html>")
+    assert len(stored[0].decode()) == result["characters"]
+    assert shown.style in unescape(stored[0].decode())
 
 
 def test_an_older_report_does_not_replace_a_newer_one(objects):

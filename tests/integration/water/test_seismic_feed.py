@@ -73,14 +73,14 @@ def ends(topic: str) -> list[int]:
     while True:
         try:
             partitions = sorted(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
-            found = [consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in partitions]
+            offsets = [consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in partitions]
         except KafkaException:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
         else:
             consumer.close()
-            return found
+            return offsets
 
 
 def read(topic: str, since: dict[str, list[int]]) -> list[Any]:
@@ -218,6 +218,6 @@ def test_preparing_the_services_again_changes_nothing(feed: Clock):
     # Without a connection to Kafka Connect, which other tests may have set, the output says that nothing lands.
     assert [change for change in PROJECT.prepare() if not change.startswith("nothing lands")] == []
     consumer = Consumer(consumer_config(client_config(), "test"))
-    there = consumer.list_topics(timeout=10).topics
+    topics = consumer.list_topics(timeout=10).topics
     consumer.close()
-    assert {name for topic in TOPICS for name in (topic.name, topic.dead_letter_name)} <= set(there)
+    assert {name for topic in TOPICS for name in (topic.name, topic.dead_letter_name)} <= set(topics)

@@ -62,9 +62,9 @@ def paths(prefix: str) -> list[str]:
 
 def alarms() -> list[str]:
     """The rejected files with an open alarm."""
-    mine = [alarm for alarm in open_alarms() if alarm.source == importing.SOURCE]
-    assert {alarm.kind for alarm in mine} <= {"file_rejected"}
-    return [alarm.key for alarm in mine]
+    own_alarms = [alarm for alarm in open_alarms() if alarm.source == importing.SOURCE]
+    assert {alarm.kind for alarm in own_alarms} <= {"file_rejected"}
+    return [alarm.key for alarm in own_alarms]
 
 
 @pytest.mark.parametrize(("kind", "table"), [(Kind.sites, register_sites), (Kind.customers, register_customers)])

@@ -104,9 +104,9 @@ def test_earlier_requests_are_of_the_same_customer_newest_first():
     older, newer = decided(30), decided(20)
     decided(3, customer_id="C-000002")
     decided(4, decided_at=NOW - timedelta(days=91))
-    found = earlier_requests(request())
-    assert found.ids == (newer, older)
-    assert [row["decision_id"] for row in found.content] == [newer, older]
+    requests = earlier_requests(request())
+    assert requests.ids == (newer, older)
+    assert [row["decision_id"] for row in requests.content] == [newer, older]
 
 
 def test_alerts_are_of_the_district_most_severe_first():

@@ -41,6 +41,6 @@ def test_every_dag_imports_with_the_oldest_standard_provider(tmp_path: Path):
     (tmp_path / "refused").mkdir()
     (tmp_path / "refused" / "takes_an_xcom_arg.py").write_text(REFUSED)
     providers = tmp_path / "old" / "airflow" / "providers"
-    found = import_dags(DAGS, tmp_path / "refused", home=tmp_path / "home", providers=providers)
-    assert found["standard_provider"] == version
-    assert [Path(path).name for path in found["errors"]] == ["takes_an_xcom_arg.py"], found["errors"]
+    imported = import_dags(DAGS, tmp_path / "refused", home=tmp_path / "home", providers=providers)
+    assert imported["standard_provider"] == version
+    assert [Path(path).name for path in imported["errors"]] == ["takes_an_xcom_arg.py"], imported["errors"]

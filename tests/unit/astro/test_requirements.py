@@ -104,7 +104,7 @@ def test_every_direct_dependency_is_exported_or_in_the_image():
 
 def needed(roots: dict[str, Requirement]) -> set[str]:
     """The requirements of the installed packages, for the image's Python."""
-    found: set[str] = set()
+    names: set[str] = set()
     waiting = [(name, extra) for name, requirement in roots.items() for extra in ("", *requirement.extras)]
     seen = set()
     while waiting:
@@ -120,9 +120,9 @@ def needed(roots: dict[str, Requirement]) -> set[str]:
         for requirement in map(Requirement, requirements):
             if requirement.marker is None or requirement.marker.evaluate({**IMAGE, "extra": extra}):
                 child = canonicalize_name(requirement.name)
-                found.add(child)
+                names.add(child)
                 waiting += [(child, e) for e in ("", *requirement.extras)]
-    return found
+    return names
 
 
 def test_every_package_that_the_dags_need_is_pinned():

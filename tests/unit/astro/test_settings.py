@@ -44,7 +44,7 @@ def environment() -> dict[str, str]:
     """The variables of a container: Compose expands ${NAME} to the value of an earlier line."""
     values: dict[str, str] = {}
     for name, value in written():
-        values[name] = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], value)
+        values[name] = re.sub(r"\$\{(\w+)\}", lambda match: values[match[1]], value)
     return values
 
 

@@ -80,8 +80,8 @@ def test_a_benchmarks_last_line_is_stored_with_its_command(tmp_path, monkeypatch
     results.print_result("faults", {"sent": 7})
     log = tmp_path / "faults.log"
     log.write_text(f"12:00:00 ready\n{capsys.readouterr().out}\nreal 40m18.469s\n")
-    how, found = figures.read(log, None, None)
-    assert found == {"sent": 7}
+    how, stored = figures.read(log, None, None)
+    assert stored == {"sent": 7}
     assert how["command"] == 'make faults ARGS="--lane shared-stream"'
     assert set(how) == set(results.Measured.__annotations__)
 

@@ -46,12 +46,12 @@ def test_the_next_start_ends_the_children_of_a_killed_program(tmp_path):
 
 def test_other_programs_and_stacks_are_not_ended(tmp_path):
     programs = [launch(tmp_path, "triggerer"), launch(tmp_path / ".." / "other", "scheduler")]
-    mine = launch(tmp_path)
+    own = launch(tmp_path)
     try:
-        found = {process.pid for process in groups.members(tmp_path, "scheduler")}
-        assert found == {mine.pid, mine.child}
+        pids = {process.pid for process in groups.members(tmp_path, "scheduler")}
+        assert pids == {own.pid, own.child}
     finally:
-        for program in [*programs, mine]:
+        for program in [*programs, own]:
             os.killpg(program.pid, signal.SIGKILL)
             program.wait()
 

@@ -15,8 +15,8 @@ def connections(tmp_path, **declared) -> dict[str, dict]:
 
 
 def test_a_declared_connection_has_the_same_broker_and_own_settings(tmp_path):
-    found = connections(tmp_path, kafka_reports={"group.id": "reports"})
-    assert found == {
+    declared = connections(tmp_path, kafka_reports={"group.id": "reports"})
+    assert declared == {
         "AIRFLOW_CONN_KAFKA_DEFAULT": {"conn_type": "kafka", "extra": {"bootstrap.servers": "127.0.0.1:9"}},
         "AIRFLOW_CONN_KAFKA_REPORTS": {
             "conn_type": "kafka",

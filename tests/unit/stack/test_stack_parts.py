@@ -88,16 +88,16 @@ def test_supervisord_reads_every_argument_as_it_was_given(tmp_path):
 
 
 def test_leftovers_are_only_processes_of_this_folder(tmp_path):
-    mine, other = tmp_path / "mine", tmp_path / "other"
+    own, other = tmp_path / "mine", tmp_path / "other"
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    processes = [subprocess.Popen(command, env={**os.environ, MARKER: str(folder)}) for folder in (mine, other)]
+    processes = [subprocess.Popen(command, env={**os.environ, MARKER: str(folder)}) for folder in (own, other)]
     try:
         deadline = time.monotonic() + 5
-        while not leftovers(mine) and time.monotonic() < deadline:
+        while not leftovers(own) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert [process.pid for process in leftovers(mine)] == [processes[0].pid]
-        mine.mkdir()
-        Supervisor(State(mine), mine).end_leftovers()
+        assert [process.pid for process in leftovers(own)] == [processes[0].pid]
+        own.mkdir()
+        Supervisor(State(own), own).end_leftovers()
         assert not psutil.pid_exists(processes[0].pid)
         assert processes[1].poll() is None
     finally:
@@ -121,9 +121,9 @@ def test_a_jar_with_wrong_content_is_fetched_again_and_a_good_one_is_not(tmp_pat
         fetched.append(coordinate)
 
     monkeypatch.setattr(jars, "_fetch_one", fetch)
-    found = jars.classpath(tmp_path, report=lambda line: None)
+    paths = jars.classpath(tmp_path, report=lambda line: None)
     assert sorted(fetched) == [absent, broken]
-    assert len(found) == 3
+    assert len(paths) == 3
 
 
 def test_a_changed_jar_of_a_mirror_is_refused(tmp_path):

@@ -65,17 +65,17 @@ def sample(seed: int = 7) -> ReportData:
     expected = 24 * len(DISTRICTS)
     known = {day: expected for day in days} | {days[-6]: expected - 5, days[-7]: expected - 4}
     today = LAST_DAY + timedelta(days=1)
-    every = [Day(day, *totals[day], known[day], expected) for day in days]
-    every.append(Day(today, totals[days[-1]][0] * 0.55, totals[days[-1]][1] * 0.55, 13 * len(DISTRICTS), expected))
+    all_days = [Day(day, *totals[day], known[day], expected) for day in days]
+    all_days.append(Day(today, totals[days[-1]][0] * 0.55, totals[days[-1]][1] * 0.55, 13 * len(DISTRICTS), expected))
     return ReportData(
         computed_at=datetime(2026, 11, 22, 21, 6, tzinfo=UTC),
         timezone="America/Los_Angeles",
         data_up_to=datetime(2026, 11, 22, 21, 0, tzinfo=UTC),
         period=(LAST_DAY - timedelta(days=6), LAST_DAY),
-        days=tuple(every),
+        days=tuple(all_days),
         districts=tuple(districts),
         leaks=tuple(_leak(name, chance) for name in LEAKS),
-        unusual=tuple(_episode(*one) for one in UNUSUAL),
+        unusual=tuple(_episode(*row) for row in UNUSUAL),
         quality=Quality(
             since=datetime(2026, 11, 15, 8, 0, tzinfo=UTC),
             landed=482_133,

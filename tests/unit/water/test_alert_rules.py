@@ -34,12 +34,12 @@ def severity(event: Any) -> Severity | None:
     return alert.severity if alert else None
 
 
-def north_of_dam(kilometres: float) -> dict[str, float]:
-    return {"latitude": DAM.latitude + kilometres / (EARTH_RADIUS_KM * pi / 180), "longitude": DAM.longitude}
+def north_of_dam(kilometers: float) -> dict[str, float]:
+    return {"latitude": DAM.latitude + kilometers / (EARTH_RADIUS_KM * pi / 180), "longitude": DAM.longitude}
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "kilometres"),
+    ("point", "other", "kilometers"),
     [
         ((0.0, 0.0), (0.0, 0.0), 0.0),
         ((0.0, 0.0), (0.0, 1.0), 111.195),
@@ -48,8 +48,8 @@ def north_of_dam(kilometres: float) -> dict[str, float]:
         ((0.0, 0.0), (0.0, 180.0), pi * EARTH_RADIUS_KM),
     ],
 )
-def test_the_distance_is_the_great_circle_distance(one, other, kilometres: float):
-    assert distance_km(*one, *other) == pytest.approx(kilometres, abs=0.5)
+def test_the_distance_is_the_great_circle_distance(point, other, kilometers: float):
+    assert distance_km(*point, *other) == pytest.approx(kilometers, abs=0.5)
 
 
 @given(latitudes, longitudes, latitudes, longitudes)
@@ -58,9 +58,9 @@ def test_the_distance_agrees_with_the_angle_between_vectors(a: float, b: float, 
         north, east = radians(latitude), radians(longitude)
         return cos(north) * cos(east), cos(north) * sin(east), sin(north)
 
-    one, other = vector(a, b), vector(c, d)
+    first, second = vector(a, b), vector(c, d)
     # Half the angle, from the chord and its complement: exact near 0 and near 180 degrees.
-    angle = 2 * atan2(dist(one, other), dist(one, [-x for x in other]))
+    angle = 2 * atan2(dist(first, second), dist(first, [-x for x in second]))
     assert distance_km(a, b, c, d) == pytest.approx(angle * EARTH_RADIUS_KM, abs=0.001)
 
 

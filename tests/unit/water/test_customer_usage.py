@@ -191,9 +191,9 @@ def test_a_customer_without_shown_days_has_no_object():
     other, flows = household_of(2, 5.0, hours=40)
     days, runs = by_sql([silent, other], [*before, *flows], shown=[date(2026, 11, 3)])
     assert [run["running"] for run in runs] == [True, True]
-    found = documents(days, runs)
-    assert set(found) == {other.customer_id}
-    assert found[other.customer_id]["continuous_flow"]["hours"] == 40
+    by_customer = documents(days, runs)
+    assert set(by_customer) == {other.customer_id}
+    assert by_customer[other.customer_id]["continuous_flow"]["hours"] == 40
 
 
 def entry(customer: str, meter: str, day: int = 1, persons: int = 2) -> Entry:
@@ -202,16 +202,22 @@ def entry(customer: str, meter: str, day: int = 1, persons: int = 2) -> Entry:
 
 def test_a_new_customer_sees_no_earlier_days():
     customers, tenures = assign([entry("C-000001", "M-000001"), entry("C-000002", "M-000002")], {}, TODAY)
-    assert [one.since for one in customers] == [None, None]
+    assert [customer.since for customer in customers] == [None, None]
     # First the register still has the old customer; then the home is empty; then it has a new customer.
     moved = [entry("C-000001", "M-000001"), entry("C-000003", "M-000001", day=2), entry("C-000002", "M-000002")]
     customers, after = assign(moved, tenures, TODAY)
-    assert [(one.customer_id, one.since) for one in customers] == [("C-000002", None), ("C-000003", TODAY)]
+    assert [(customer.customer_id, customer.since) for customer in customers] == [
+        ("C-000002", None),
+        ("C-000003", TODAY),
+    ]
     customers, after = assign([entry("C-000002", "M-000002")], after, TODAY + timedelta(days=1))
     assert after["M-000001"] == Tenure("C-000003", TODAY)
     later = TODAY + timedelta(days=2)
     customers, after = assign([entry("C-000004", "M-000001"), entry("C-000002", "M-000002")], after, later)
-    assert [(one.customer_id, one.since) for one in customers] == [("C-000002", None), ("C-000004", later)]
+    assert [(customer.customer_id, customer.since) for customer in customers] == [
+        ("C-000002", None),
+        ("C-000004", later),
+    ]
     again, _ = assign([entry("C-000004", "M-000001"), entry("C-000002", "M-000002")], after, later + timedelta(days=9))
     assert again == customers
 
@@ -223,11 +229,11 @@ def test_households_of_similar_size_are_one_group():
 def test_an_object_shows_new_days_the_group_and_the_running_flow():
     customers, flows = network(0)
     days, runs = by_sql(customers, flows)
-    found = documents(days, runs)
-    assert set(found) == {row["customer_id"] for row in days}
+    by_customer = documents(days, runs)
+    assert set(by_customer) == {row["customer_id"] for row in days}
     running = {row["customer_id"] for row in runs if row["running"]}
-    assert {customer for customer, document in found.items() if document["continuous_flow"]} == running
-    document = next(one for one in found.values() if any(day["like_households"] for day in one["days"]))
+    assert {customer for customer, document in by_customer.items() if document["continuous_flow"]} == running
+    document = next(one for one in by_customer.values() if any(day["like_households"] for day in one["days"]))
     assert [day["day"] for day in document["days"]] == sorted((day["day"] for day in document["days"]), reverse=True)
     assert json.loads(encode(document, 7)) == {**document, "as_of": 7}
     assert content_hash({**document, "as_of": 7}) == content_hash(document)

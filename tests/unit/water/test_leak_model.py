@@ -23,11 +23,11 @@ from tests.unit.water.leak_data import simulated
 
 def test_later_nights_do_not_change_the_features_of_a_night():
     rows = simulated()[0].rows
-    every = features(rows)
+    all_features = features(rows)
     nights = np.sort(rows["night"].unique())
     for until in (nights[15], nights[40], nights[77]):
         then = rows["night"] <= until
-        pd.testing.assert_frame_equal(features(rows[then]), every[then])
+        pd.testing.assert_frame_equal(features(rows[then]), all_features[then])
 
 
 def test_a_changed_night_does_not_change_earlier_features():
@@ -65,9 +65,9 @@ def test_only_complete_nights_with_known_flows_are_used():
     hours = pd.DataFrame({"district_id": "a", "hour": hour, "loss_litres": [30.0, 20.0, 1.0]})
     night = {"district_id": "a", "min_night_flow_lph": 1.0, "metered_night_flow_lph": 1.0, "night_loss_lph": 1.0}
     rows = pd.DataFrame([{**night, "night": pd.Timestamp(day)} for day in ("2026-01-01", "2026-01-02")])
-    found = with_least_loss(rows, hours)
+    nights = with_least_loss(rows, hours)
     # The hour at noon is in no night, and the second night has no known hour.
-    assert found[["night", "least_hourly_loss_lph"]].to_numpy().tolist() == [[pd.Timestamp("2026-01-01"), 20.0]]
+    assert nights[["night", "least_hourly_loss_lph"]].to_numpy().tolist() == [[pd.Timestamp("2026-01-01"), 20.0]]
 
 
 def frame(*nights: tuple[str, str]) -> pd.DataFrame:
@@ -152,9 +152,9 @@ def test_a_worse_candidate_is_blocked(attempt: LeakAttempt):
 def test_the_same_data_give_the_same_model_and_fingerprint(attempt: LeakAttempt):
     again = LeakAttempt(*simulated())
     assert again.fingerprint == attempt.fingerprint
-    one, other = attempt.fit(), again.fit()
-    assert one[1] == other[1]
-    assert np.array_equal(one[0][-1].coef_, other[0][-1].coef_)
+    first, second = attempt.fit(), again.fit()
+    assert first[1] == second[1]
+    assert np.array_equal(first[0][-1].coef_, second[0][-1].coef_)
 
 
 def test_another_leak_or_reading_changes_the_fingerprint(attempt: LeakAttempt):

@@ -176,16 +176,16 @@ def test_a_running_tap_is_use_that_never_stops(network):
 
 def test_a_history_has_the_columns_and_keys_of_the_tables(network):
     start = UNTIL - 3 * DAY
-    made = {
+    tables = {
         METER_HOURS: history.meter_hours(network, start, UNTIL),
         DISTRICT_HOURS: history.district_hours(network, start, UNTIL),
         DISTRICT_NIGHTS: history.district_nights(network, start, UNTIL),
     }
-    assert made[METER_HOURS].num_rows == 72 * len(network.meters)
-    assert made[DISTRICT_HOURS].num_rows == 72 * 8
+    assert tables[METER_HOURS].num_rows == 72 * len(network.meters)
+    assert tables[DISTRICT_HOURS].num_rows == 72 * 8
     # The span ends within the window of its last night, so that night is incomplete.
-    assert made[DISTRICT_NIGHTS].num_rows == 2 * 8
-    assert all(made[DISTRICT_NIGHTS]["complete"].to_pylist())
+    assert tables[DISTRICT_NIGHTS].num_rows == 2 * 8
+    assert all(tables[DISTRICT_NIGHTS]["complete"].to_pylist())
 
 
 def test_a_history_is_sent_completely_up_to_this_hour():

@@ -29,9 +29,9 @@ def test_a_request_of_the_old_app_is_repaired_to_the_new_form():
 
 
 def test_other_errors_of_an_old_request_stay_errors():
-    with pytest.raises(ContractViolation) as found:
+    with pytest.raises(ContractViolation) as error:
         REPAIRS.apply(SERVICE_REQUESTS, request(channel="fax"))
-    assert found.value.reason is Reason.out_of_bounds
+    assert error.value.reason is Reason.out_of_bounds
 
 
 def test_a_feature_that_the_adapter_reads_now_becomes_its_event():
@@ -44,9 +44,9 @@ def test_a_feature_that_the_adapter_reads_now_becomes_its_event():
 def test_a_feature_that_is_still_invalid_keeps_the_adapters_reason():
     broken = feature()
     broken["properties"]["mag"] = "strong"
-    with pytest.raises(ContractViolation) as found:
+    with pytest.raises(ContractViolation) as error:
         REPAIRS.apply(SEISMIC_EVENTS, json.dumps(broken).encode())
-    assert (found.value.reason, found.value.detail) == (Reason.wrong_type, "magnitude (float_type)")
+    assert (error.value.reason, error.value.detail) == (Reason.wrong_type, "magnitude (float_type)")
 
 
 @pytest.mark.parametrize("topic", list(TOPICS), ids=lambda topic: topic.name)

@@ -162,8 +162,8 @@ def test_a_record_with_an_odd_timestamp_makes_no_reading_old(connection, usual):
 
 def test_a_clock_ahead_does_not_hide_old_readings(connection, usual):
     old = "select * replace (read_at + interval 9 day as kafka_timestamp) from usual"
-    one = f"select * replace (read_at + interval 5 year as read_at, event_id || 'ahead' as event_id) from {FEW}"
-    result = check(connection, f"{old} union all {one}", past=[usual.measures] * 5)
+    ahead = f"select * replace (read_at + interval 5 year as read_at, event_id || 'ahead' as event_id) from {FEW}"
+    result = check(connection, f"{old} union all {ahead}", past=[usual.measures] * 5)
     assert "age of the newest reading on arrival" in {outcome.rule for outcome in result.failed}
 
 

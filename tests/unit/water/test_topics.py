@@ -142,9 +142,9 @@ def test_every_derived_key_fits_the_contract(district: str, night: date, number:
 
 
 def test_event_ids_depend_on_the_moment_not_on_the_time_zone():
-    one = b'{"version":1,"meter_id":"M-000001","district_id":"harbour","read_at":"%s","litres_total":1}'
+    template = b'{"version":1,"meter_id":"M-000001","district_id":"harbour","read_at":"%s","litres_total":1}'
     ids = [
-        METER_READINGS.parse(one % moment).event_id
+        METER_READINGS.parse(template % moment).event_id
         for moment in (
             b"2026-11-22T15:00:00Z",
             b"2026-11-22T16:00:00+01:00",

@@ -53,8 +53,8 @@ def test_no_example_is_in_an_evaluation_set(name):
 
 def test_no_two_sets_share_a_request():
     vectors = {name: embedder().embed([row["text"] for row in evaluation.read(name)]) for name in REQUESTS}
-    for one, other in combinations(REQUESTS, 2):
-        assert (vectors[one] @ vectors[other].T).max() <= 0.95, (one, other)
+    for first, second in combinations(REQUESTS, 2):
+        assert (vectors[first] @ vectors[second].T).max() <= 0.95, (first, second)
 
 
 def test_ids_are_unique():

@@ -30,8 +30,8 @@ def test_no_tool_has_an_argument_for_another_customer():
 
 
 def test_sites_are_those_of_the_request():
-    found = network_sites(request())
-    assert set(found.ids) == {site.site_id for site in SITES.values() if site.district_id == "harbour"}
+    sites = network_sites(request())
+    assert set(sites.ids) == {site.site_id for site in SITES.values() if site.district_id == "harbour"}
 
 
 @pytest.mark.parametrize("district", [None, "atlantis"])
@@ -49,9 +49,9 @@ def test_an_unknown_district_has_no_sites(district):
     ],
 )
 def test_the_runbook_that_fits_is_found(query, runbook):
-    found = search_runbooks(query)
-    assert runbook in found.ids
-    assert [row["id"] for row in found.content] == list(found.ids)
+    runbooks = search_runbooks(query)
+    assert runbook in runbooks.ids
+    assert [row["id"] for row in runbooks.content] == list(runbooks.ids)
 
 
 def test_every_runbook_has_a_title():

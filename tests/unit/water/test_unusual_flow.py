@@ -33,10 +33,10 @@ def test_exactly_the_four_anomalies_of_the_real_series_are_found():
     # The series has no customers' meters: the whole inflow counts as lost.
     litres = [row.litres for row in rows]
     hours = pd.DataFrame({"district_id": "real", "hour": pd.DatetimeIndex([row.hour for row in rows])})
-    found = unusual_flow(hours.assign(**{LOW: litres, HIGH: litres}))
-    assert found
-    assert len(found) == len(ANOMALIES)
-    for episode, (kind, first, last) in zip(found, ANOMALIES, strict=True):
+    episodes = unusual_flow(hours.assign(**{LOW: litres, HIGH: litres}))
+    assert episodes
+    assert len(episodes) == len(ANOMALIES)
+    for episode, (kind, first, last) in zip(episodes, ANOMALIES, strict=True):
         assert episode.high == (kind == "peak")
         assert rows[first].hour <= episode.start <= rows[first].hour + HOUR
         # The labels include the last hour that is not quite back to usual.
@@ -46,8 +46,8 @@ def test_exactly_the_four_anomalies_of_the_real_series_are_found():
 def test_leaks_of_the_simulated_network_show_with_few_false_episodes():
     network, start = Network(1), EPOCH + 200 * DAY
     known, until = start + 28 * DAY, start + 75 * DAY
-    found = unusual_flow(district_hours(network, start, until).to_pandas())
-    assert found
+    episodes = unusual_flow(district_hours(network, start, until).to_pandas())
+    assert episodes
     leaks = network.planted_leaks(start, until)
     water = [(leak.district_id, leak.start, leak.end) for leak in leaks]
     water += [(district_id, flow.start, flow.end) for district_id, flow in plan_flushing(1)]
@@ -59,11 +59,11 @@ def test_leaks_of_the_simulated_network_show_with_few_false_episodes():
         )
 
     # By then a month of hours is known; before, it may be only three days.
-    false = [episode for episode in found if episode.start >= known and not is_true(episode)]
+    false = [episode for episode in episodes if episode.start >= known and not is_true(episode)]
     assert len(false) <= 8 * (until - known) / (61 * DAY)
     new = [leak for leak in leaks if leak.start >= known and leak.end <= until]
     seen = [
-        any(one.high and one.district_id == leak.district_id and one.start <= leak.end < until for one in found)
+        any(one.high and one.district_id == leak.district_id and one.start <= leak.end < until for one in episodes)
         for leak in new
     ]
     assert len(new) > 5
@@ -71,13 +71,13 @@ def test_leaks_of_the_simulated_network_show_with_few_false_episodes():
 
 
 def test_a_stopped_supply_is_low_and_unmetered_water_is_high():
-    found = unusual_flow(steady(10, h200=3.0, h201=2.0, h100=180.0))
-    assert found is not None
-    assert [(one.high, one.start, one.end, one.hours) for one in found] == [
+    episodes = unusual_flow(steady(10, h200=3.0, h201=2.0, h100=180.0))
+    assert episodes is not None
+    assert [(episode.high, episode.start, episode.end, episode.hours) for episode in episodes] == [
         (True, MONDAY + 100 * HOUR, MONDAY + 101 * HOUR, 1),
         (False, MONDAY + 200 * HOUR, MONDAY + 202 * HOUR, 2),
     ]
-    high, low = found
+    high, low = episodes
     assert (high.litres, low.litres) == (100.0, 2.0)
     assert high.usual_litres == pytest.approx(20, abs=3)
     assert low.usual_litres == pytest.approx(100, abs=3)
@@ -91,12 +91,12 @@ def test_metered_use_is_never_unusually_high():
 
 def test_later_hours_do_not_change_the_judgement_of_an_hour():
     hours = steady(12, h250=30.0).set_index("hour")
-    every = judge(hours, LOW)
+    judged = judge(hours, LOW)
     for until in (100, 170, 251):
-        pd.testing.assert_frame_equal(judge(hours[:until], LOW), every[:until])
+        pd.testing.assert_frame_equal(judge(hours[:until], LOW), judged[:until])
     again = hours.assign(**{LOW: hours[LOW].where(hours.index < MONDAY + 9 * DAY, 1e6)})
-    earlier = every.index < MONDAY + 9 * DAY
-    pd.testing.assert_frame_equal(judge(again, LOW)[earlier], every[earlier])
+    earlier = judged.index < MONDAY + 9 * DAY
+    pd.testing.assert_frame_equal(judge(again, LOW)[earlier], judged[earlier])
 
 
 def test_workdays_and_weekends_need_days_of_their_own():
@@ -117,15 +117,15 @@ def test_hours_that_are_unknown_are_neither_unusual_nor_usual():
     hours = steady(12, h250=20.0)
     hours.loc[hours.index % 7 == 0, [LOW, HIGH]] = None
     hours = hours.drop(index=range(100, 130))
-    found = unusual_flow(hours)
-    assert found is not None
-    assert [(one.start, one.hours) for one in found] == [(MONDAY + 250 * HOUR, 1)]
+    episodes = unusual_flow(hours)
+    assert episodes is not None
+    assert [(episode.start, episode.hours) for episode in episodes] == [(MONDAY + 250 * HOUR, 1)]
 
 
 def test_unusual_hours_of_one_day_are_one_episode_and_of_two_days_two():
-    found = unusual_flow(steady(15, h220=200.0, h244=200.0, h271=200.0, h344=200.0))
-    assert found is not None
-    assert [(one.start, one.hours) for one in found] == [
+    episodes = unusual_flow(steady(15, h220=200.0, h244=200.0, h271=200.0, h344=200.0))
+    assert episodes is not None
+    assert [(episode.start, episode.hours) for episode in episodes] == [
         (MONDAY + 220 * HOUR, 2),
         (MONDAY + 271 * HOUR, 1),
         (MONDAY + 344 * HOUR, 1),

@@ -71,9 +71,9 @@ class Lake:
 
     def rows(self, name: str) -> pa.Table:
         """A table's rows, in the order of its keys."""
-        found = self.flow_tables[name].refresh().scan().to_arrow()
-        return found.sort_by([(column, "ascending") for column in ("hour", "day", "night", "district_id", "meter_id")
-                              if column in found.column_names])  # fmt: skip
+        table = self.flow_tables[name].refresh().scan().to_arrow()
+        return table.sort_by([(column, "ascending") for column in ("hour", "day", "night", "district_id", "meter_id")
+                              if column in table.column_names])  # fmt: skip
 
     def everything(self) -> list[pa.Table]:
         return [self.rows(name).combine_chunks() for name in tables.TABLES]

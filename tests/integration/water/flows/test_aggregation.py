@@ -217,8 +217,8 @@ def test_a_reading_that_reveals_a_swap_makes_a_known_flow_unknown(new_lake):
     swapped = replace(readings[0], read_at=at(7, 10) + timedelta(minutes=30), litres=4_000)
     lake.aggregate(lake.append([swapped]))
     # The hour without a reading has no row any more.
-    found = {row["hour"]: row["litres"] for row in lake.rows(METER_HOURS).to_pylist()}
-    assert found == {at(7, 9): 2_000.0, at(7, 10): None, at(7, 12): None}
+    flows = {row["hour"]: row["litres"] for row in lake.rows(METER_HOURS).to_pylist()}
+    assert flows == {at(7, 9): 2_000.0, at(7, 10): None, at(7, 12): None}
 
 
 def test_a_run_rewrites_the_files_of_its_hours_not_of_the_day(new_lake, readings, wanted, monkeypatch):

@@ -73,16 +73,16 @@ def read(*states: tuple[float, int], meter_id: str = "M-000001") -> list[Reading
 
 def everything(connection, readings: list[Reading]) -> tuple[pa.Table, pa.Table, pa.Table]:
     register(connection, readings)
-    made = queries.run_all(connection, hours_around(readings), inlets=INLETS.items())
-    return made[queries.METER_HOURS], made[queries.DISTRICT_HOURS], made[queries.DISTRICT_NIGHTS]
+    results = queries.run_all(connection, hours_around(readings), inlets=INLETS.items())
+    return results[queries.METER_HOURS], results[queries.DISTRICT_HOURS], results[queries.DISTRICT_NIGHTS]
 
 
 def counted(hours: Iterable[datetime]) -> set[datetime]:
     return {day + n * HOUR for day in known_meter_days(hours) for n in range(24)}
 
 
-def close(found: float | None, wanted, places: float = 0.002) -> bool:
-    return found is None if wanted is None else found is not None and abs(found - float(wanted)) <= places
+def close(actual: float | None, wanted, places: float = 0.002) -> bool:
+    return actual is None if wanted is None else actual is not None and abs(actual - float(wanted)) <= places
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -91,17 +91,17 @@ def test_the_tables_match_the_definition(connection, seed: int):
     by_meter, by_district, by_night = everything(connection, readings)
 
     wanted = reference.meter_hours(readings)
-    found = {(row["meter_id"], row["hour"]): row for row in by_meter.to_pylist()}
-    assert found.keys() == wanted.keys()
-    for key, row in found.items():
+    actual = {(row["meter_id"], row["hour"]): row for row in by_meter.to_pylist()}
+    assert actual.keys() == wanted.keys()
+    for key, row in actual.items():
         assert close(row["litres"], wanted[key].litres), key
         assert (row["district_id"], row["readings"]) == (wanted[key].district_id, wanted[key].readings), key
         assert row["expected_readings"] == 1
 
     wanted = reference.district_hours(wanted, INLETS)
-    found = {(row["district_id"], row["hour"]): row for row in by_district.to_pylist()}
-    assert found.keys() == wanted.keys()
-    for key, row in found.items():
+    actual = {(row["district_id"], row["hour"]): row for row in by_district.to_pylist()}
+    assert actual.keys() == wanted.keys()
+    for key, row in actual.items():
         assert close(row["inlet_litres"], wanted[key].inlet), key
         assert close(row["metered_litres"], wanted[key].metered, 0.02), key
         assert close(row["loss_litres"], wanted[key].loss, 0.02), key
@@ -110,9 +110,9 @@ def test_the_tables_match_the_definition(connection, seed: int):
         assert row["missing_readings"] == wanted[key].missing, key
 
     wanted = reference.nights(wanted)
-    found = {(row["district_id"], row["night"]): row for row in by_night.to_pylist()}
-    assert found.keys() == wanted.keys()
-    for key, row in found.items():
+    actual = {(row["district_id"], row["night"]): row for row in by_night.to_pylist()}
+    assert actual.keys() == wanted.keys()
+    for key, row in actual.items():
         assert close(row["min_night_flow_lph"], wanted[key].least), key
         assert close(row["metered_night_flow_lph"], wanted[key].metered, 0.02), key
         assert close(row["night_loss_lph"], wanted[key].loss, 0.02), key
@@ -132,8 +132,8 @@ def test_the_scenes_have_unknown_flows_and_known_ones(connection):
 def test_the_tables_have_the_columns_of_their_schemas(connection):
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
-    made = everything(connection, scene(Random(0)))
-    for table, name in zip(made, (METER_HOURS, DISTRICT_HOURS, DISTRICT_NIGHTS), strict=True):
+    computed = everything(connection, scene(Random(0)))
+    for table, name in zip(computed, (METER_HOURS, DISTRICT_HOURS, DISTRICT_NIGHTS), strict=True):
         schema = schema_to_pyarrow(schema_of(name), include_field_ids=False)
         assert table.schema.names == schema.names
         assert table.cast(schema).num_rows == table.num_rows
@@ -155,10 +155,10 @@ def test_a_reading_changes_only_hours_in_reach(connection, seed: int, exactly: b
             for offset, r in enumerate(readings)
             if r in late
         ]
-        found = queries.run(connection, queries.REACHED_HOURS, queries.for_reached_hours(ranges))["hour"].to_pylist()
-        assert read <= set(found) <= meter_hours
-        assert len(found) == len(set(found))
-        meter_hours = set(found)
+        reached = queries.run(connection, queries.REACHED_HOURS, queries.for_reached_hours(ranges))["hour"].to_pylist()
+        assert read <= set(reached) <= meter_hours
+        assert len(reached) == len(set(reached))
+        meter_hours = set(reached)
     district_hours = meter_hours | counted(read)
     nights = {night_of(hour) for hour in district_hours}
     after = everything(connection, readings)
