@@ -12,7 +12,7 @@ from include.water.tables import decisions, earthquakes, published_seismic_event
 
 log = logging.getLogger(__name__)
 
-# The feed shows at most a month: older events are never looked up again.
+# Longer than the period of the longest feed, a month: an event must stay recorded as long as a feed shows it.
 PUBLISHED_KEPT = timedelta(days=60)
 # About 250 rows a day.
 EARTHQUAKES_KEPT = timedelta(days=5 * 365)

@@ -174,8 +174,17 @@ register_files = Table(
     Index("ix_register_files_recorded_at", "recorded_at"),
 )
 
-# The last columns of both tables: the file that a row came from. Files are applied in any order; the newest upload
-# wins.
+
+def _source_columns() -> list[Column]:
+    """The file that a row came from. Files are applied in any order; the newest upload wins."""
+    return [
+        Column("object_name", Text, nullable=False),
+        Column("generation", BigInteger, nullable=False),
+        Column("uploaded_at", Timestamp, nullable=False),
+        now_column("imported_at"),
+    ]
+
+
 register_sites = Table(
     "register_sites",
     metadata,
@@ -185,10 +194,7 @@ register_sites = Table(
     Column("district_id", Text, nullable=False),
     Column("latitude", Float, nullable=False),
     Column("longitude", Float, nullable=False),
-    Column("object_name", Text, nullable=False),
-    Column("generation", BigInteger, nullable=False),
-    Column("uploaded_at", Timestamp, nullable=False),
-    now_column("imported_at"),
+    *_source_columns(),
 )
 register_customers = Table(
     "register_customers",
@@ -198,10 +204,7 @@ register_customers = Table(
     Column("district_id", Text, nullable=False),
     # People in the household.
     Column("persons", BigInteger, nullable=False),
-    Column("object_name", Text, nullable=False),
-    Column("generation", BigInteger, nullable=False),
-    Column("uploaded_at", Timestamp, nullable=False),
-    now_column("imported_at"),
+    *_source_columns(),
     Index("ix_register_customers_meter_id", "meter_id"),
 )
 

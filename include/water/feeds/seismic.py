@@ -39,8 +39,7 @@ MAX_FEED_BYTES = 32 * 1024 * 1024
 MAX_EVENTS_PER_RUN = 1_000
 # The rest of a larger broken feature is cut off: the dead-letter topic would refuse it.
 MAX_REJECTED_BYTES = 256 * 1024
-# Longer than the period of the longest feed: an event must stay recorded as long as the feed shows it.
-KEEP_PUBLISHED = timedelta(days=60)
+
 
 CONSUMER = "ingest_seismic_feed"
 Event = dict[str, str]  # {"event_id", "key", "value"}: a message on its way through XCom
@@ -84,8 +83,7 @@ def messages(events: Sequence[Event]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def record_published(event_ids: Iterable[str]) -> None:
-    """Record that these events are in Kafka, and delete the records of events that no feed shows any more."""
-    from sqlalchemy import delete, func
+    """Record that these events are in Kafka. `include/water/retention.py` says how long the records are kept."""
     from sqlalchemy.dialects.postgresql import insert
 
     from include.streams import begin
@@ -95,8 +93,6 @@ def record_published(event_ids: Iterable[str]) -> None:
     with begin() as connection:
         if rows:
             connection.execute(insert(published_seismic_events).on_conflict_do_nothing(), rows)
-        old = published_seismic_events.c.published_at < func.now() - KEEP_PUBLISHED
-        connection.execute(delete(published_seismic_events).where(old))
 
 
 def published(event_ids: Iterable[str]) -> set[str]:

@@ -8,6 +8,7 @@ has fallen between them (a meter was replaced), the flow is unknown: null, never
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,14 +79,18 @@ _DEFINITIONS: dict[str, tuple[str, str, tuple[tuple[str, str, bool, str], ...]]]
 
 
 def schema_of(name: str) -> Schema:
+    return schema(_DEFINITIONS[name][2])
+
+
+def schema(columns: Iterable[tuple[str, str, bool, str]]) -> Schema:
+    """The Iceberg schema of columns (name, type, required, meaning), with field ids from 1."""
     from pyiceberg.schema import Schema
     from pyiceberg.types import NestedField
 
-    fields = _DEFINITIONS[name][2]
     return Schema(
         *(
             NestedField(number, column, kind, required=required, doc=doc or None)
-            for number, (column, kind, required, doc) in enumerate(fields, 1)
+            for number, (column, kind, required, doc) in enumerate(columns, 1)
         )
     )
 

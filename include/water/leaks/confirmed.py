@@ -6,7 +6,7 @@ A real utility knows them from the crews that dug. Those of the simulated networ
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from include.water.leaks.scoring import LeakPeriod
@@ -65,19 +65,13 @@ def confirmed(connection: Connection) -> list[LeakPeriod]:
 
 def nights_of(district_id: str, start: datetime, end: datetime) -> LeakPeriod | None:
     """The nights in whose window water ran between `start` and `end`; None if there are none."""
-    from include.water.flows.definition import NIGHT_END_HOUR, NIGHT_FIRST_HOUR, TIME_ZONE
+    from include.water.flows.definition import TIME_ZONE
+    from include.water.flows.hours import DAY, HOUR, window_of
 
-    def window(night: date) -> tuple[datetime, datetime]:
-        morning = night + timedelta(days=1)
-        return tuple(
-            datetime.combine(morning, time(hour), TIME_ZONE).astimezone(UTC)
-            for hour in (NIGHT_FIRST_HOUR, NIGHT_END_HOUR)
-        )  # type: ignore[return-value]
-
-    first = start.astimezone(TIME_ZONE).date() - timedelta(days=1)
-    while window(first)[1] <= start:
-        first += timedelta(days=1)
+    first = start.astimezone(TIME_ZONE).date() - DAY
+    while window_of(first)[-1] + HOUR <= start:
+        first += DAY
     last = end.astimezone(TIME_ZONE).date()
-    while window(last)[0] >= end:
-        last -= timedelta(days=1)
+    while window_of(last)[0] >= end:
+        last -= DAY
     return LeakPeriod(district_id, first, last) if first <= last else None

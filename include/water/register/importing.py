@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 SOURCE = "import_site_register"
 _ROWS_A_STATEMENT = 1_000
+# The columns of a register's row that name its file.
+SOURCE_COLUMNS = ("object_name", "generation", "uploaded_at")
 
 
 def import_file(file: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,8 +120,8 @@ def _apply(file: Mapping[str, Any], layout: Layout, table: pyarrow.Table, place:
     with begin() as connection:
         row = {**_file_row(file, layout.kind, place), "state": "applied", "rows": table.num_rows}
         if _record(connection, row):
-            _write(connection, layout, table, file)
-            _close_alarms(connection, str(file["name"]), int(file["generation"]))
+            _write(connection, layout, table, {name: row[name] for name in SOURCE_COLUMNS})
+            _close_alarms(connection, row["object_name"], row["generation"])
     return row
 
 
@@ -194,7 +196,7 @@ def _record(connection: Connection, row: Mapping[str, Any]) -> bool:
     return connection.execute(new).first() is not None
 
 
-def _write(connection: Connection, layout: Layout, table: pyarrow.Table, file: Mapping[str, Any]) -> None:
+def _write(connection: Connection, layout: Layout, table: pyarrow.Table, source: Mapping[str, Any]) -> None:
     """Add rows, and replace rows with the same id. No row is deleted: a truncated file must not empty the register."""
     from sqlalchemy import func, tuple_
     from sqlalchemy.dialects.postgresql import insert
@@ -202,11 +204,6 @@ def _write(connection: Connection, layout: Layout, table: pyarrow.Table, file: M
     from include.water.tables import register_customers, register_sites
 
     target = {Kind.sites: register_sites, Kind.customers: register_customers}[layout.kind]
-    source = {
-        "object_name": str(file["name"]),
-        "generation": int(file["generation"]),
-        "uploaded_at": datetime.fromisoformat(file["uploaded_at"]),
-    }
     for rows in _batches(layout, table):
         statement = insert(target).values([{**row, **source} for row in rows])
         new = statement.excluded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from include.water.register.layout import LAYOUTS, Kind
 from include.water.sites import DISTRICTS, SITES
@@ -19,7 +19,7 @@ def good_file(kind: Kind, *, seed: int = 0, rows: int = 50) -> bytes:
         seed: Of the random numbers.
         rows: How many rows.
     """
-    return b"\xef\xbb\xbf" + _csv(kind, _rows(kind, random.Random(seed), rows))
+    return b"\xef\xbb\xbf" + csv_file(kind, _rows(kind, random.Random(seed), rows))
 
 
 def bad_file(kind: Kind, *, seed: int = 0, rows: int = 50) -> bytes:
@@ -35,7 +35,7 @@ def bad_file(kind: Kind, *, seed: int = 0, rows: int = 50) -> bytes:
     bad[1]["district_id"] = "<img src=x onerror=alert(1)>"
     bad[2][LAYOUTS[kind].numbers[0]] = "=1+1"
     bad[3][LAYOUTS[kind].key] = "a quoted\nline break"
-    return _csv(kind, bad)
+    return csv_file(kind, bad)
 
 
 def _rows(kind: Kind, random_numbers: random.Random, rows: int) -> Iterable[dict[str, str]]:
@@ -64,7 +64,8 @@ def _rows(kind: Kind, random_numbers: random.Random, rows: int) -> Iterable[dict
             }
 
 
-def _csv(kind: Kind, rows: Iterable[dict[str, str]]) -> bytes:
+def csv_file(kind: Kind, rows: Iterable[Mapping[str, object]]) -> bytes:
+    """Write the rows as a CSV file with the columns of this kind."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, LAYOUTS[kind].columns)
     writer.writeheader()

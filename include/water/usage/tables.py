@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from include.water.flows.tables import schema
+
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
@@ -32,15 +34,9 @@ COLUMNS = (
 def ensure_customer_days(catalog: Catalog) -> Table:
     """Return the table, one partition per day, created if it does not exist."""
     from pyiceberg.partitioning import PartitionField, PartitionSpec
-    from pyiceberg.schema import Schema
     from pyiceberg.transforms import IdentityTransform
-    from pyiceberg.types import NestedField
 
     from include.streams.lake.writing import ensure_table
 
-    fields = [
-        NestedField(number, name, kind, required=required, doc=doc or None)
-        for number, (name, kind, required, doc) in enumerate(COLUMNS, 1)
-    ]
     spec = PartitionSpec(PartitionField(2, 1000, IdentityTransform(), "day"))
-    return ensure_table(catalog, CUSTOMER_DAYS, Schema(*fields), spec)
+    return ensure_table(catalog, CUSTOMER_DAYS, schema(COLUMNS), spec)

@@ -19,7 +19,9 @@ from include.project import PROJECT
 from include.streams.kafka.connection import client_config, consumer_config
 from include.streams.kafka.producer import DeliveryFailed
 from include.streams.operations.database import begin
+from include.streams.operations.retention import prune
 from include.water.feeds import seismic
+from include.water.retention import PUBLISHED_KEPT, rules
 from include.water.simulators.feed_server import server
 from include.water.simulators.quakes import Quakes
 from include.water.tables import published_seismic_events
@@ -202,7 +204,7 @@ def test_a_failed_delivery_fails_the_task(feed: Clock, services, monkeypatch: py
 
 def test_only_records_that_no_feed_shows_are_deleted(feed: Clock):
     run_once()
-    old = datetime.now(UTC) - seismic.KEEP_PUBLISHED - timedelta(days=1)
+    old = datetime.now(UTC) - PUBLISHED_KEPT - timedelta(days=1)
     with begin() as connection:
         kept, forgotten, *_ = connection.scalars(select(published_seismic_events.c.event_id).order_by("event_id"))
         connection.execute(
@@ -211,6 +213,7 @@ def test_only_records_that_no_feed_shows_are_deleted(feed: Clock):
             .values(published_at=old)
         )
     seismic.record_published(["another"])
+    prune([rule for rule in rules(None) if rule.table is published_seismic_events], seconds=60)
     assert seismic.published([kept, forgotten, "another", "unknown"]) == {kept, "another"}
 
 

@@ -13,6 +13,7 @@ from include.water.dashboards.report.flows import Flows, read_flows
 from include.water.dashboards.report.leaks import read_leaks
 from include.water.dashboards.report.unusual import read_unusual
 from include.water.flows.definition import TIME_ZONE
+from include.water.leaks.model import NAME
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from include.streams.lake.buckets import Bucket
     from include.streams.models.store import Card, Champions
 
-LEAK_MODEL = "leaks"
+
 # The period of the readings' counts, and of the events of HOURLY_FLOWS to read.
 QUALITY_PERIOD = timedelta(hours=24)
 COUNTS = ("landed", "clean", "dead_lettered", "duplicates")
@@ -135,7 +136,7 @@ def read_model(objects: Bucket) -> Model | None:
     """The champion and its card; None while the fixed threshold decides."""
     from include.streams.models.store import ModelStore
 
-    store = ModelStore(LEAK_MODEL, objects)
+    store = ModelStore(NAME, objects)
     champions = store.champions()
     return None if champions.version is None else model_of(champions, store.card(champions.version))
 
