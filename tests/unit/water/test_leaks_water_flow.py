@@ -13,8 +13,8 @@ from include.water.flows.definition import night_of
 from include.water.leaks.features import features
 from include.water.leaks.model import Detector
 from include.water.leaks.training import LeakAttempt
-from include.water.simulators.water_flow import real_flow
 from tests.unit.water.leak_data import simulated
+from tests.unit.water.water_flow import real_flow
 
 
 def test_no_anomaly_of_the_real_series_is_reported_as_a_leak():

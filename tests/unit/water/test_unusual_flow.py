@@ -12,7 +12,7 @@ from include.water.leaks.unusual import HIGH, HOUR, LOW, MIN_DAYS, Episode, judg
 from include.water.simulators.history import district_hours
 from include.water.simulators.network import Network
 from include.water.simulators.planted import EPOCH, plan_flushing
-from include.water.simulators.water_flow import ANOMALIES, real_flow
+from tests.unit.water.water_flow import ANOMALIES, real_flow
 
 # A Monday, midnight in California.
 MONDAY = datetime(2026, 9, 7, 7, tzinfo=UTC)

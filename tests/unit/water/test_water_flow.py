@@ -3,8 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from include.water.simulators.water_flow import ANOMALIES, METER_ID, real_flow, real_messages
-from include.water.topics import METER_READINGS
+from tests.unit.water.water_flow import ANOMALIES, real_flow
 
 UNTIL = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
 HOUR, WEEK = timedelta(hours=1), timedelta(days=7)
@@ -28,12 +27,3 @@ def test_only_the_four_anomalies_are_outliers():
     for kind, first, last in ANOMALIES:
         litres = [row.litres for row in rows[first : last + 1]]
         assert max(litres) < min(normal) if kind == "low" else min(litres) > max(normal)
-
-
-def test_the_readings_give_the_flow_of_the_series():
-    events = [METER_READINGS.parse(value) for _, value in real_messages(UNTIL)]
-    assert {event.meter_id for event in events} == {METER_ID}
-    flow = {a.read_at: b.litres_total - a.litres_total for a, b in pairwise(events) if b.read_at - a.read_at == HOUR}
-    rows = real_flow(UNTIL)
-    assert all(abs(flow[row.hour] - row.litres) <= 1 for row in rows)
-    assert len({event.event_id for event in events}) == len(events)
