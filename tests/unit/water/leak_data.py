@@ -10,9 +10,9 @@ import pandas as pd
 from include.water.leaks.nights import Nights, with_least_loss
 from include.water.leaks.scoring import LeakPeriod
 from include.water.simulators.crews import planted_as_confirmed
-from include.water.simulators.history import district_hours, district_nights
 from include.water.simulators.network import Network
 from include.water.simulators.planted import EPOCH
+from tests.unit.water.exact_flows import district_hours, district_nights
 
 
 @cache

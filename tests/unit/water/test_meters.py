@@ -12,11 +12,12 @@ import pytest
 
 from include.streams.contracts import ContractViolation, Reason
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS
-from include.water.simulators import history, traffic
+from include.water.simulators import traffic
 from include.water.simulators.meters import NO_FAULTS, Faults, Readings, reading, send_history
 from include.water.simulators.network import Network
 from include.water.sites import DISTRICTS
 from include.water.topics import METER_READINGS
+from tests.unit.water import exact_flows
 
 UNTIL = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
@@ -137,7 +138,7 @@ def test_counters_rise_except_where_a_meter_was_replaced(network):
 
 
 def test_the_inflow_is_the_use_plus_the_losses(network):
-    rows = history.district_hours(network, UNTIL - 4 * DAY, UNTIL).to_pylist()
+    rows = exact_flows.district_hours(network, UNTIL - 4 * DAY, UNTIL).to_pylist()
     assert len(rows) == 8 * 96
     for row in rows:
         assert row["loss_litres"] > 0
@@ -146,7 +147,7 @@ def test_the_inflow_is_the_use_plus_the_losses(network):
 
 def test_planted_leaks_raise_night_losses_until_their_repair(network):
     start = UNTIL - 60 * DAY
-    rows = history.district_nights(network, start, UNTIL).to_pylist()
+    rows = exact_flows.district_nights(network, start, UNTIL).to_pylist()
     loss = {(row["district_id"], row["night"]): row["night_loss_lph"] for row in rows}
     leaks = network.planted_leaks(start + 2 * DAY, UNTIL - 24 * DAY)
     assert {leak.kind for leak in leaks} == {"burst", "slow"}
@@ -169,7 +170,7 @@ def test_nearly_every_day_has_a_leak_worth_an_alert(network):
 
 def test_a_running_tap_is_use_that_never_stops(network):
     tap = network.running_taps(UNTIL - 20 * DAY, UNTIL - 5 * DAY)[0]
-    rows = history.meter_hours(network, max(tap.start + HOUR, UNTIL - 30 * DAY), tap.end)
+    rows = exact_flows.meter_hours(network, max(tap.start + HOUR, UNTIL - 30 * DAY), tap.end)
     least = min(row["litres"] for row in rows.to_pylist() if row["meter_id"] == tap.meter_id)
     assert least >= tap.litres_per_hour - 0.01
 
@@ -177,9 +178,9 @@ def test_a_running_tap_is_use_that_never_stops(network):
 def test_a_history_has_the_columns_and_keys_of_the_tables(network):
     start = UNTIL - 3 * DAY
     tables = {
-        METER_HOURS: history.meter_hours(network, start, UNTIL),
-        DISTRICT_HOURS: history.district_hours(network, start, UNTIL),
-        DISTRICT_NIGHTS: history.district_nights(network, start, UNTIL),
+        METER_HOURS: exact_flows.meter_hours(network, start, UNTIL),
+        DISTRICT_HOURS: exact_flows.district_hours(network, start, UNTIL),
+        DISTRICT_NIGHTS: exact_flows.district_nights(network, start, UNTIL),
     }
     assert tables[METER_HOURS].num_rows == 72 * len(network.meters)
     assert tables[DISTRICT_HOURS].num_rows == 72 * 8

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from include.water.leaks.unusual import HIGH, HOUR, LOW, MIN_DAYS, Episode, judge, unusual_flow
-from include.water.simulators.history import district_hours
 from include.water.simulators.network import Network
 from include.water.simulators.planted import EPOCH, plan_flushing
+from tests.unit.water.exact_flows import district_hours
 from tests.unit.water.water_flow import ANOMALIES, real_flow
 
 # A Monday, midnight in California.

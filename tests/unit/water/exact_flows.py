@@ -1,4 +1,4 @@
-"""The flow tables if every meter were read at every moment: the ground truth for tests, and development data.
+"""The rows of the flow tables if every meter were read at every moment: the ground truth.
 
 With complete readings, the pipeline's results differ by less than the liter that a counter shows.
 """
