@@ -30,7 +30,6 @@ from include.water.flows.hours import (
     known_meter_days,
     limit_spans,
     midnight,
-    month_blocks,
     spans_around,
     spans_condition,
 )
@@ -49,8 +48,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # The most rows of a data file of flows. A run rewrites whole files; a larger file holds more hours that the run does
 # not touch.
 FILE_ROWS = 125_000
-# The most days in one commit. A commit opens all manifests between its first and its last day, several times.
-MAX_DAYS = 1_000
+# The most partitions in one commit. A commit opens all manifests between its first and its last one, several times.
+MAX_PARTITIONS = 1_000
 # The most rows that are read, computed and committed at once: limits the memory that a long history needs.
 MAX_ROWS = 2_000_000
 
@@ -137,7 +136,9 @@ def aggregate_tables(
             for block in blocks(district_hours, _days_at_once(flow_tables[tables.METER_HOURS], "hour", district_hours))
         ),
         "district_nights": sum(
-            _write_district_nights(connection, flow_tables, block) for block in month_blocks(nights, MAX_DAYS)
+            _write_district_nights(connection, flow_tables, block)
+            # The table is partitioned by month.
+            for block in blocks(nights, MAX_PARTITIONS, lambda night: night.replace(day=1))
         ),
     }
     log.info("aggregated: hours=%d %s", len(hours), aggregated)
@@ -178,7 +179,7 @@ def _days_at_once(table: Table, column: str, hours: Iterable[datetime]) -> int:
     rows: Counter[Any] = Counter()
     for file in engine.files_within(table, column, spans_around({midnight(hour) for hour in hours}, DAY)):
         rows[file.partition[0]] += file.record_count
-    return max(1, min(MAX_DAYS, MAX_ROWS // max(rows.values(), default=1)))
+    return max(1, min(MAX_PARTITIONS, MAX_ROWS // max(rows.values(), default=1)))
 
 
 def _days_of(table: Table, column: str, days: Iterable[datetime]) -> set[datetime]:
@@ -197,7 +198,7 @@ def _write_meter_hours(
         _view_within(connection, "readings", readings, "read_at", spans, queries.READING_COLUMNS)
         return queries.run(connection, queries.METER_HOURS, queries.for_meter_hours(hours))
 
-    return _overwrite(connection, flow_tables[tables.METER_HOURS], "hour", hours, spans_around(hours, HOUR), compute)
+    return _overwrite(connection, flow_tables[tables.METER_HOURS], "hour", hours, compute)
 
 
 def _write_meter_days(
@@ -225,7 +226,7 @@ def _write_meter_days(
             _view_within(connection, "meter_hours", meter_hours, "hour", spans_around(days, DAY), columns)
             return queries.run(connection, queries.METER_DAYS, {"days": days})
 
-        _overwrite(connection, flow_tables[tables.METER_DAYS], "day", days, spans_around(days, DAY), compute)
+        _overwrite(connection, flow_tables[tables.METER_DAYS], "day", days, compute)
 
     wanted = touched | missing
     for block in blocks(wanted, _days_at_once(meter_hours, "hour", wanted)):
@@ -269,7 +270,7 @@ def _write_district_hours(
         _view_within(connection, "meter_hours", meter_hours, "hour", spans_around(hours, HOUR))
         return queries.run(connection, queries.DISTRICT_HOURS, queries.for_district_hours(hours))
 
-    return _overwrite(connection, flow_tables[tables.DISTRICT_HOURS], "hour", hours, spans_around(hours, HOUR), compute)
+    return _overwrite(connection, flow_tables[tables.DISTRICT_HOURS], "hour", hours, compute)
 
 
 def _write_district_nights(connection: DuckDBPyConnection, flow_tables: Mapping[str, Table], nights: list[date]) -> int:
@@ -282,9 +283,7 @@ def _write_district_nights(connection: DuckDBPyConnection, flow_tables: Mapping[
         _view_within(connection, "district_hours", district_hours, "hour", spans_around(days, DAY))
         return queries.run(connection, queries.DISTRICT_NIGHTS, parameters)
 
-    return _overwrite(
-        connection, flow_tables[tables.DISTRICT_NIGHTS], "night", nights, spans_around(nights, DAY), compute
-    )
+    return _overwrite(connection, flow_tables[tables.DISTRICT_NIGHTS], "night", nights, compute)
 
 
 def _overwrite(
@@ -292,7 +291,6 @@ def _overwrite(
     table: Table,
     column: str,
     wanted: Sequence[datetime | date],
-    touched: Sequence[engine.Span],
     compute: Callable[[], pyarrow.Table],
 ) -> int:
     """Replace the rows whose `column` is one of `wanted` with the rows that `compute` returns.
@@ -307,7 +305,6 @@ def _overwrite(
         table: The table.
         column: The column of the hour, day or night.
         wanted: The values of the column to replace.
-        touched: The spans that contain `wanted`; files outside them stay.
         compute: Returns the new rows.
 
     Returns:
@@ -319,6 +316,7 @@ def _overwrite(
     from include.streams.lake.engine import quoted
 
     names = datafiles.columns(table)
+    spans = spans_around(wanted, HOUR if column == "hour" else DAY)
     number = 0
 
     def change(transaction: Transaction) -> None:
@@ -327,7 +325,7 @@ def _overwrite(
         number = new.num_rows
         connection.register("new", new)
         connection.register("wanted", pyarrow.table({column: wanted}))
-        replaced = engine.files_within(table, column, touched)
+        replaced = engine.files_within(table, column, spans)
         engine.read_data_files(connection, table, replaced).create_view("old", replace=True)
         rows = f"select {names} from new union all select {names} from old where {quoted(column)} not in (from wanted)"
         with tempfile.TemporaryDirectory(prefix="overwrite-") as folder:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby, pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from include.water.flows.definition import KNOWN_DAYS, MAX_GAP, TIME_ZONE, night_of
 
@@ -35,22 +35,15 @@ def window_of(night: date) -> list[datetime]:
     return [hour for n in range(36) if night_of(hour := evening + n * HOUR) == night]
 
 
-def blocks(hours: Iterable[datetime], days: int) -> Iterator[list[datetime]]:
-    """The hours, sorted, in lists of at most `days` days."""
-    by_day = [list(group) for _, group in groupby(sorted(hours), midnight)]
-    for first in range(0, len(by_day), days):
-        yield [hour for day in by_day[first : first + days] for hour in day]
-
-
-def month_blocks(nights: Iterable[date], months: int) -> Iterator[list[date]]:
-    """The nights, sorted, in lists of at most `months` months."""
-    by_month = [list(group) for _, group in groupby(sorted(nights), lambda night: (night.year, night.month))]
-    for first in range(0, len(by_month), months):
-        yield [night for month in by_month[first : first + months] for night in month]
-
-
 def midnight(moment: datetime) -> datetime:
     return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def blocks(moments: Iterable[Moment], size: int, partition: Callable[[Any], Any] = midnight) -> Iterator[list[Moment]]:
+    """The moments, sorted, in lists of at most `size` days, or of at most `size` values of `partition`."""
+    groups = [list(group) for _, group in groupby(sorted(moments), partition)]
+    for first in range(0, len(groups), size):
+        yield [moment for group in groups[first : first + size] for moment in group]
 
 
 def spans_around(
