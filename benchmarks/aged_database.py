@@ -1,10 +1,10 @@
-"""The operational database as it is after a year: rows of messages that were handled and of claims that are closed."""
+"""The operational database as it is after a year: rows of handled messages and of closed claims."""
 
 from __future__ import annotations
 
 from sqlalchemy import Engine, text
 
-# Of the consumer and topic that the measured claims are of, at offsets far below; a third are of other consumers.
+# Rows of the measured consumer and topic, at far lower offsets; a third are of another consumer.
 INBOX = """
 insert into inbox (consumer, topic_id, partition, "offset", topic, contract, event_id, outcome, run_id, recorded_at)
 select case when n % 3 = 0 then 'other' else cast(:consumer as text) end, cast(:topic_id as text), n % 3,
@@ -41,7 +41,7 @@ def age(engine: Engine, *, consumer: str, topic: str, topic_id: str, inbox: int,
         for first in range(1, count + 1, AT_ONCE):
             with engine.begin() as connection:
                 connection.execute(text(statement), {**values, "first": first, "last": min(count, first + AT_ONCE - 1)})
-    # Rows that came one by one would have been vacuumed on the way.
+    # Rows that are inserted over a year are vacuumed in between.
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("vacuum (analyze)"))
 

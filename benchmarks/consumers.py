@@ -1,4 +1,4 @@
-"""What the benchmarks' Dags read, and the one effect that all of them have."""
+"""The topics and consumers of the benchmarks' Dags, and the effect that all of them have."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ STOCK_TOPIC = _topic("bench.stock", 3)
 SHARED_STREAM_TOPIC = _topic("bench.shared-stream", 3)
 # One Dag run per message.
 MESSAGES_TOPIC = _topic("bench.messages", 3)
-# A handful of runs a second is what one Dag run per message can do.
+# One Dag run per message handles only a few messages a second.
 FAULTS_MESSAGES_TOPIC = _topic("faults.messages", 3)
 FAULTS_TOPICS = (_topic("faults.one", 3), _topic("faults.two", 2))
 TOPICS = Registry(LAG_TOPIC, STOCK_TOPIC, SHARED_STREAM_TOPIC, MESSAGES_TOPIC, FAULTS_MESSAGES_TOPIC, *FAULTS_TOPICS)
@@ -80,13 +80,13 @@ create table if not exists bench_switches (name text primary key);
 
 
 def add_effect(connection: Connection, lane: str, number: str) -> None:
-    """One row, without a unique key: one too many shows."""
+    """Insert a row. The table has no unique key, so that a repeated effect is found."""
     values = {"lane": lane, "number": number}
     connection.execute(text("insert into bench_effects (lane, number) values (:lane, :number)"), values)
 
 
 def record(connection: Connection, message: Message) -> None:
-    """The effect of a message in our lane."""
+    """The effect of a message in this project's lane."""
     add_effect(connection, message.topic, cast(Probe, message.event).number)
 
 
@@ -99,7 +99,7 @@ def record_and_notify(connection: Connection, message: Message) -> None:
 
 
 def record_directly(lane: str, numbers: list[str]) -> None:
-    """The same effect, from a task that has the payloads; how many its run has stands beside each."""
+    """The same effect, from a task that has the payloads; each row has the number of messages of its run."""
     statement = text("insert into bench_effects (lane, number, messages_of_run) values (:lane, :number, :count)")
     with begin() as connection:
         for number in numbers:
@@ -107,13 +107,13 @@ def record_directly(lane: str, numbers: list[str]) -> None:
 
 
 def record_payloads(lane: str, triggering_asset_events: Mapping[Any, Sequence[Any]]) -> None:
-    """The effect of every event that a run was started with."""
+    """The effect of every event that started a run."""
     events = [event for events in triggering_asset_events.values() for event in events]
     record_directly(lane, [json.loads(event.extra["payload"])["number"] for event in events])
 
 
 def stalled() -> bool:
-    """Whether `make faults` lets claims fail."""
+    """Whether `make faults` makes claims fail."""
     with begin() as connection:
         return connection.scalar(text("select count(*) from bench_switches where name = 'stalled'")) == 1
 

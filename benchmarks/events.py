@@ -1,17 +1,18 @@
-"""`make bench-events`: the event lane beside its rivals and beside two floors.
+"""`make bench-events`: compares the event lane with the provider's triggers and with two lower limits.
 
-In one run, the lanes in turn: the latency of a single message (the broker's timestamp until its effect is visible to
-somebody else) and a burst.
+In one run, each lane in turn is measured: the latency of a single message (from the broker's timestamp until another
+session sees its effect), and a burst.
 
-- ours, per message: the two shapes, with a row as effect.
-- stock, shared stream: the two triggers of the Kafka provider, with the same effect. What they lose or join is counted.
-- floor: a Dag of one task with the same effect, triggered through the REST API: what Airflow itself takes.
+- ours, per message: the two shapes of this project, with a row as effect.
+- stock, shared stream: the two triggers of the Kafka provider, with the same effect. Messages that they lose or join
+  are counted.
+- floor: a Dag of one task with the same effect, triggered through the REST API: the time that Airflow itself needs.
 
-While the example is there, two lanes more: its own Dag (`alerts`: a burst is done when its outbox is, too), and the
-same inbox, effect and outbox in processes without Airflow (`plain`: the second floor).
+With the example there are two more lanes: its own Dag (`alerts`; a burst is done when its outbox is empty), and the
+same inbox, effect and outbox in processes without Airflow (`plain`, the second lower limit).
 
 Then the same with a long history, without the extra indexes of Airflow's database, with a listener, and under sustained
-load. Prints tables, and as its last line one JSON object.
+load. Prints tables and, as the last line, one JSON object.
 """
 
 import argparse
@@ -27,16 +28,16 @@ from typing import Any
 from sqlalchemy import text
 
 from benchmarks import lanes, variants
+from benchmarks.bench_stack import BenchStack, bench_stack, say
 from benchmarks.history import add_history
 from benchmarks.lanes import EffectLane, Lane
 from benchmarks.results import print_result
-from benchmarks.stand import Stand, say, stand
 from benchmarks.water import lanes as example_lanes  # example
 from benchmarks.water import plain  # example
 from benchmarks.water.sustained import sustained, with_receiver  # example
 from include.streams.kafka.topics import create_topics
 
-# From a message of ours to its effect; read from Airflow's metadata, so each is the time somebody else recorded.
+# The steps from a message of this project's lane to its effect, with the times that Airflow's metadata has recorded.
 STEPS = """
 select asset_event.timestamp, dag_run.queued_at, dag_run.start_date, ti.queued_dttm, ti.start_date
 from dag_run
@@ -55,7 +56,7 @@ LANES: dict[str, Lane] = {
 PARTS = ["history", "listener"]
 PARTS.insert(0, "sustained")  # example
 RIVALS = ("stock", "shared stream")
-# Measured once more beside a long history, and then without the indexes that keep it short.
+# Measured again with a long history, and then without the extra indexes.
 LANES_WITH_HISTORY = ("per message", "floor")
 WITH_HISTORY = ", long history"
 WITHOUT_INDEXES = ", long history, without indexes"
@@ -64,16 +65,16 @@ LANES_WITH_LISTENER.append("alerts")  # example
 WITH_LISTENER = ", listener"
 
 
-def steps(it: Stand, sent_at: float, seen_at: float) -> list[float]:
+def steps(bench: BenchStack, sent_at: float, seen_at: float) -> list[float]:
     """Seconds from the message to each of STEP_NAMES."""
-    with it.metadata.connect() as connection:
+    with bench.metadata.connect() as connection:
         row = connection.execute(text(STEPS), {"sent_at": sent_at}).one()
     return [moment.timestamp() - sent_at for moment in row] + [seen_at - sent_at]
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How much is measured: bursts and singles a lane, and how long a burst is."""
+    """How much is measured: bursts and single messages per lane, and the size of a burst."""
 
     singles: int
     bursts: int
@@ -81,31 +82,31 @@ class Rounds:
 
     @property
     def few(self) -> "Rounds":
-        """For what is only to stand beside the others."""
+        """The rounds of lanes that are only measured for comparison."""
         return Rounds(-(-self.singles // 2), min(1, self.bursts), self.burst_sizes)
 
 
 class Figures:
-    """What was measured: {lane: [...]} of seconds for a single message, and of messages a second in a burst."""
+    """The measurements: {lane: [...]} of seconds for a single message, and of messages a second in a burst."""
 
     def __init__(self) -> None:
         self.latencies: dict[str, list[float]] = {}
         self.rates: dict[str, list[float]] = {}
         self.sent: dict[str, set[str]] = {lane: set() for lane in LANES}
-        # Of the rivals: what no run had seen when nothing more came.
+        # Messages of the provider's triggers that no run had seen after a quiet time.
         self.left: dict[str, set[str]] = {lane: set() for lane in RIVALS}
         self.missed = 0
         self.ways: list[list[float]] = []
 
-    def warm_up(self, it: Stand, lanes: Iterable[str], prefix: str) -> None:
+    def warm_up(self, bench: BenchStack, lanes: Iterable[str], prefix: str) -> None:
         for lane in lanes:
-            self.single(it, lane, f"{prefix}-{lane.replace(' ', '-')}")
+            self.single(bench, lane, f"{prefix}-{lane.replace(' ', '-')}")
 
-    def single(self, it: Stand, lane: str, number: str) -> tuple[float, float] | None:
+    def single(self, bench: BenchStack, lane: str, number: str) -> tuple[float, float] | None:
         self.sent[lane].add(number)
-        return LANES[lane].single(it, number)
+        return LANES[lane].single(bench, number)
 
-    def measure(self, it: Stand, lanes: Sequence[str], rounds: Rounds, prefix: str, suffix: str = "") -> None:
+    def measure(self, bench: BenchStack, lanes: Sequence[str], rounds: Rounds, prefix: str, suffix: str = "") -> None:
         """In each round: singles, the lanes in turn, and a burst of each lane; then the same of each rival, alone.
 
         Lanes are named with `suffix` in the figures.
@@ -115,31 +116,31 @@ class Figures:
             for group in groups:
                 with contextlib.ExitStack() as running:
                     if dag_id := LANES[group[0]].dag_id:
-                        running.enter_context(it.watching(dag_id))
-                        self.warm_up(it, group, f"{prefix}warm-{n}")
-                    self._measure_group(it, group, rounds, f"{prefix}{n}", suffix)
+                        running.enter_context(bench.watching(dag_id))
+                        self.warm_up(bench, group, f"{prefix}warm-{n}")
+                    self._measure_group(bench, group, rounds, f"{prefix}{n}", suffix)
             say(f"round {n + 1} of {rounds.bursts}: " + _latest(self.rates, "/s"))
 
-    def _measure_group(self, it: Stand, lanes: Sequence[str], rounds: Rounds, prefix: str, suffix: str) -> None:
+    def _measure_group(self, bench: BenchStack, lanes: Sequence[str], rounds: Rounds, prefix: str, suffix: str) -> None:
         for n in range(-(-rounds.singles // rounds.bursts)):
             for lane in lanes:
-                # Idle, as between events of a day; at a random moment of everybody's intervals.
+                # A random idle time, so that the message arrives at a random moment of all polling intervals.
                 time.sleep(2 + random.random())
-                times = self.single(it, lane, f"{prefix}-single-{n}")
+                times = self.single(bench, lane, f"{prefix}-single-{n}")
                 if times is None:
                     self.missed += 1
                     continue
                 self.latencies.setdefault(lane + suffix, []).append(times[1] - times[0])
                 if lane == "ours" and not suffix:
-                    self.ways.append(steps(it, *times))
+                    self.ways.append(steps(bench, *times))
             say("single: " + _latest({lane: self.latencies.get(lane + suffix, []) for lane in lanes}, "s"))
         for lane in lanes:
             size = rounds.burst_sizes[lane]
             time.sleep(2)
             self.sent[lane] |= {f"{prefix}-burst-{i}" for i in range(size)}
-            self.rates.setdefault(lane + suffix, []).append(LANES[lane].burst(it, f"{prefix}-burst", size))
+            self.rates.setdefault(lane + suffix, []).append(LANES[lane].burst(bench, f"{prefix}-burst", size))
             if lane in RIVALS:
-                self.left[lane] |= self.sent[lane] - set(LANES[lane].numbers(it))
+                self.left[lane] |= self.sent[lane] - set(LANES[lane].numbers(bench))
 
     def p50(self, lane: str) -> float:
         return statistics.median(self.latencies[lane]) if self.latencies.get(lane) else float("nan")
@@ -148,20 +149,20 @@ class Figures:
         return statistics.median(self.rates[lane]) if self.rates.get(lane) else float("nan")
 
 
-def rival_counts(it: Stand, figures: Figures, lane: str) -> dict[str, int]:
-    """What a rival lost and joined, after one more message: events may wait for the next one."""
+def rival_counts(bench: BenchStack, figures: Figures, lane: str) -> dict[str, int]:
+    """What a provider's trigger lost and joined, after one more message: its events may wait for the next message."""
     way = LANES[lane]
     assert isinstance(way, EffectLane)
     assert way.dag_id is not None
-    with it.watching(way.dag_id):
-        figures.single(it, lane, "last")
-        it.wait_for_count(lambda: way.effects(it), sys.maxsize, 60, quiet=way.quiet_seconds, pause=0.1)
-    numbers = way.numbers(it)
+    with bench.watching(way.dag_id):
+        figures.single(bench, lane, "last")
+        bench.wait_for_count(lambda: way.effects(bench), sys.maxsize, 60, quiet=way.quiet_seconds, pause=0.1)
+    numbers = way.numbers(bench)
     waited = figures.left[lane] & set(numbers)
     name = lane.replace(" ", "_")
     return {
         f"{name}_lost": len(figures.sent[lane] - set(numbers)),
-        f"{name}_joined": len(way.together(it) | waited),
+        f"{name}_joined": len(way.together(bench) | waited),
         f"{name}_left_for_the_next": len(waited),
         f"{name}_twice": len(numbers) - len(set(numbers)),
     }
@@ -169,51 +170,51 @@ def rival_counts(it: Stand, figures: Figures, lane: str) -> dict[str, int]:
 
 def main() -> int:
     options = _options()
-    # Bursts of runs are long enough that one slow second of the machine does not decide.
+    # Bursts of runs are so long that one slow second of the machine hardly matters.
     sizes = {"stock": options.stock_burst_size, "per message": options.run_burst_size, "floor": options.run_burst_size}
     rounds = Rounds(options.singles, options.bursts, {lane: sizes.get(lane, options.burst_size) for lane in LANES})
     figures, result = Figures(), {}
-    with stand() as it:
+    with bench_stack() as bench:
         create_topics([plain.PLAIN_TOPIC])  # example
-        it.wait_for_dags()
+        bench.wait_for_dags()
         running = contextlib.ExitStack()
         running.enter_context(plain.processes())  # example
         with running:
             say("warming up")
-            figures.warm_up(it, [lane for lane in LANES if lane not in RIVALS], "warm")
-            figures.measure(it, list(LANES), rounds, "")
+            figures.warm_up(bench, [lane for lane in LANES if lane not in RIVALS], "warm")
+            figures.measure(bench, list(LANES), rounds, "")
             for lane in RIVALS:
-                result |= rival_counts(it, figures, lane)
+                result |= rival_counts(bench, figures, lane)
             if "sustained" in options.parts:  # example
-                result |= measure_sustained(it, options.sustained)  # example
+                result |= measure_sustained(bench, options.sustained)  # example
         if "history" in options.parts:
             say(f"adding {options.history:,} old keys and runs to the metadata, and as many messages to the inbox")
-            add_history(it, options.history)
-            figures.warm_up(it, LANES_WITH_HISTORY, "warm-old")
-            figures.measure(it, LANES_WITH_HISTORY, rounds, "old-", WITH_HISTORY)
+            add_history(bench, options.history)
+            figures.warm_up(bench, LANES_WITH_HISTORY, "warm-old")
+            figures.measure(bench, LANES_WITH_HISTORY, rounds, "old-", WITH_HISTORY)
             say("without the extra indexes of Airflow's database")
-            variants.drop_indexes(it)
-            figures.measure(it, LANES_WITH_HISTORY, rounds.few, "bare-", WITHOUT_INDEXES)
+            variants.drop_indexes(bench)
+            figures.measure(bench, LANES_WITH_HISTORY, rounds.few, "bare-", WITHOUT_INDEXES)
         if "listener" in options.parts:
             say("starting once more, with a listener")
-            it = variants.with_listener(it)
-            it.wait_for_dags()
-            figures.warm_up(it, LANES_WITH_LISTENER, "warm-listener")
-            figures.measure(it, LANES_WITH_LISTENER, rounds.few, "listener-", WITH_LISTENER)
-        found = {lane: way.numbers(it) for lane, way in LANES.items()}
-    result = summarize(figures, result, found, options)
+            bench = variants.with_listener(bench)
+            bench.wait_for_dags()
+            figures.warm_up(bench, LANES_WITH_LISTENER, "warm-listener")
+            figures.measure(bench, LANES_WITH_LISTENER, rounds.few, "listener-", WITH_LISTENER)
+        numbers = {lane: way.numbers(bench) for lane, way in LANES.items()}
+    result = summarize(figures, result, numbers, options)
     print_tables(figures)
     print_result("bench-events", result)
     return 0 if result["lost"] == result["twice"] == 0 else 1
 
 
 # example: begin
-def measure_sustained(it: Stand, count: int) -> dict[str, Any]:
-    """The example's own Dag and the plain consumer with very many messages at once; the Dag also with a receiver."""
+def measure_sustained(bench: BenchStack, count: int) -> dict[str, Any]:
+    """The example's Dag and the plain consumer with very many messages at once; the Dag also with a webhook."""
     say(f"sustained load: {count:,} messages at once")
-    rate, undone = sustained(it, LANES["alerts"], "sustained", count)
-    plain_rate, plain_undone = sustained(it, LANES["plain"], "plain", count)
-    receiver_rate, receiver_undone, received = with_receiver(it, count)
+    rate, undone = sustained(bench, LANES["alerts"], "sustained", count)
+    plain_rate, plain_undone = sustained(bench, LANES["plain"], "plain", count)
+    receiver_rate, receiver_undone, received = with_receiver(bench, count)
     return {
         "sustained_messages": count,
         "sustained_per_s": round(rate, 1),
@@ -228,12 +229,12 @@ def measure_sustained(it: Stand, count: int) -> dict[str, Any]:
 
 # example: end
 def summarize(
-    figures: Figures, result: dict[str, Any], found: dict[str, list[str]], options: argparse.Namespace
+    figures: Figures, result: dict[str, Any], numbers: dict[str, list[str]], options: argparse.Namespace
 ) -> dict[str, Any]:
     ours = ["ours", "per message"]
     ours.append("alerts")  # example
     # Messages of the sustained load are counted there.
-    wanted = {lane: [n for n in found[lane] if n in figures.sent[lane]] for lane in LANES}
+    wanted = {lane: [n for n in numbers[lane] if n in figures.sent[lane]] for lane in LANES}
     all_figures = {
         "burst_ratio_vs_stock": _ratio(figures.rate("ours"), figures.rate("stock"), 1),
         "burst_ratio_vs_shared_stream": _ratio(figures.rate("ours"), figures.rate("shared stream"), 1),
@@ -307,7 +308,7 @@ def _options() -> argparse.Namespace:
 
 
 def _ratio(one: float, other: float, digits: int = 2) -> float | None:
-    """None (a JSON null) when either was not measured."""
+    """The ratio; None (a JSON null) when one of the two was not measured."""
     ratio = one / other if other else float("nan")
     return None if ratio != ratio else round(ratio, digits)
 

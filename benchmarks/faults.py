@@ -1,20 +1,20 @@
-"""`make faults`: faults of every kind under load, then a count of what was lost and what was done twice.
+"""`make faults`: faults of all kinds under load; then lost messages and repeated effects are counted.
 
-Messages are sent in bursts, to a chunked consumer and to one with a Dag run per message: good ones, bad ones, and odd
-ones of every kind that a broker takes. Three parts on one stack:
+Messages are sent in bursts, to a chunked consumer and to a consumer with one Dag run per message: good messages, bad
+messages, and odd records of every kind that a broker accepts. Three parts on one stack:
 
-1. Faults that kill nothing of ours: a dead-letter topic refuses, the webhook is away, a foreign member joins each
-   consumer group, committed offsets are moved to the end, a transaction stays open.
-2. kill -9 of the triggerer, the scheduler, claiming tasks, handling tasks (those of a single message right before and
-   right after their transaction) and the broker; ended and silent connections of the database; everything at once.
-3. Claims are stalled under traffic, to see how many Dag runs that makes.
+1. Faults that kill no process of the project: a dead-letter topic refuses, the webhook is away, a foreign member joins
+   each consumer group, committed offsets are moved to the end, a transaction stays open.
+2. kill -9 of the triggerer, the scheduler, claiming tasks, handling tasks (tasks of a single message right before and
+   right after their transaction) and the broker; ended and silent database connections; everything at once.
+3. All claims fail under traffic, to count the Dag runs that are created in vain.
 
-Afterwards every message is looked for: good ones among the effects (a table without a unique key), bad ones in the
-dead-letter topics, by their coordinates. `longest_wait_seconds` is the longest that a good message waited between
-broker and effect in parts 1 and 2, partitions excluded that a fault itself concerned;
-`longest_wait_without_kills_seconds` the same in part 1, `longest_waits` the same by fault and topic. While the example
-is there, its requests and approvals come under faults of their own afterwards. Prints a table and, as its last line,
-one JSON object.
+Afterwards every message is looked up: good messages among the effects (a table without a unique key), bad messages in
+the dead-letter topics, by topic, partition and offset. `longest_wait_seconds` is the longest time that a good message
+waited between broker and effect in parts 1 and 2, without partitions that a fault itself concerned;
+`longest_wait_without_kills_seconds` is the same for part 1, `longest_waits` the same by fault and topic. With the
+example, its requests and approvals are tested under faults of their own afterwards. Prints a table and, as the last
+line, one JSON object.
 """
 
 import argparse
@@ -29,67 +29,67 @@ from collections.abc import Callable
 from sqlalchemy.exc import OperationalError
 
 from benchmarks import faults_outside, faults_shared_stream
+from benchmarks.bench_stack import BenchStack, bench_stack, say
 from benchmarks.consumers import FAULTS, FAULTS_MESSAGES, FAULTS_MESSAGES_TOPIC, FAULTS_TOPICS, FAULTS_WEBHOOK
 from benchmarks.faults_traffic import BURST, Traffic
 from benchmarks.kills import kill_program, kill_task, kill_task_at
 from benchmarks.receivers import Webhook
 from benchmarks.results import print_result
-from benchmarks.stand import Stand, say, stand
 from benchmarks.water import faults_requests  # example
 
 CONSUMERS = [FAULTS.name, FAULTS_MESSAGES.name]
 ALL_TOPICS = (*FAULTS_TOPICS, FAULTS_MESSAGES_TOPIC)
-# Part 1: steady traffic well below what two cores can do, so that what a message waits for is the fault.
+# Part 1: steady traffic, far below the capacity of two cores, so that a message waits because of a fault only.
 QUIET_BURST, QUIET_PAUSE_SECONDS = 60, 3.0
 FAULT_SECONDS = 60.0
 POWER_CUT = "everything at once"
 WITHOUT_KILLS, WITH_KILLS = "without kills", "with kills"
 
 
-def end_database_connections(it: Stand) -> bool:
-    """As a failover does: every connection to the operational database but ours is ended, while claims are made."""
+def end_database_connections(bench: BenchStack) -> bool:
+    """Like a failover: end every connection to the operational database except the benchmark's, during claims."""
     deadline = time.monotonic() + 60
     query = (
         "select count(pg_terminate_backend(pid)) from pg_stat_activity "
         "where datname = current_database() and pid <> pg_backend_pid()"
     )
     while time.monotonic() < deadline:
-        if it.query(query)[0][0]:
+        if bench.query(query)[0][0]:
             return True
         time.sleep(0.01)
     return False
 
 
-FAULTS_BY_NAME: dict[str, Callable[[Stand], bool]] = {
-    "triggerer": lambda it: kill_program(it, "triggerer"),
-    "scheduler": lambda it: kill_program(it, "scheduler"),
-    "claim task": lambda it: kill_task(it, "faults", "claim"),
-    "handling task": lambda it: kill_task(it, "faults", "handle"),
-    "fan-out task": lambda it: kill_task(it, "faults_fan_out", "claim"),
+FAULTS_BY_NAME: dict[str, Callable[[BenchStack], bool]] = {
+    "triggerer": lambda bench: kill_program(bench, "triggerer"),
+    "scheduler": lambda bench: kill_program(bench, "scheduler"),
+    "claim task": lambda bench: kill_task(bench, "faults", "claim"),
+    "handling task": lambda bench: kill_task(bench, "faults", "handle"),
+    "fan-out task": lambda bench: kill_task(bench, "faults_fan_out", "claim"),
     # The effect's own table, and the one that is written when the effect's transaction is committed.
-    "message task before commit": lambda it: kill_task_at(it, "bench_effects", "faults_message", "handle"),
-    "message task after commit": lambda it: kill_task_at(it, "handled_ranges", "faults_message", "handle"),
-    "broker": lambda it: kill_program(it, "kafka"),
+    "message task before commit": lambda bench: kill_task_at(bench, "bench_effects", "faults_message", "handle"),
+    "message task after commit": lambda bench: kill_task_at(bench, "handled_ranges", "faults_message", "handle"),
+    "broker": lambda bench: kill_program(bench, "kafka"),
     "database connections": end_database_connections,
 }
 
 
-def effects(it: Stand) -> list[str]:
+def effects(bench: BenchStack) -> list[str]:
     names = [topic.name for topic in ALL_TOPICS]
-    return [n for (n,) in it.query("select number from bench_effects where lane = any(:names)", names=names)]
+    return [n for (n,) in bench.query("select number from bench_effects where lane = any(:names)", names=names)]
 
 
-def wait_until_handled(it: Stand, traffic: Traffic, timeout: float) -> None:
-    """Wait until every message is done, every claim closed and everything delivered, or time is up."""
+def wait_until_handled(bench: BenchStack, traffic: Traffic, timeout: float) -> None:
+    """Wait until every message is handled, every claim closed and every outbox row delivered, or time is up."""
     deadline = time.monotonic() + timeout
     last = ""
     while time.monotonic() < deadline:
         try:
-            ((done,),) = it.query("select count(*) from inbox where consumer = any(:names)", names=CONSUMERS)
-            ((opened,),) = it.query(
+            ((done,),) = bench.query("select count(*) from inbox where consumer = any(:names)", names=CONSUMERS)
+            ((opened,),) = bench.query(
                 "select count(*) from claims where consumer = any(:names) and closed_at is null", names=CONSUMERS
             )
-            ((pending,),) = it.query("select count(*) from outbox where state = 'pending'")
+            ((pending,),) = bench.query("select count(*) from outbox where state = 'pending'")
         except OperationalError:
             time.sleep(1)
             continue
@@ -102,14 +102,14 @@ def wait_until_handled(it: Stand, traffic: Traffic, timeout: float) -> None:
         time.sleep(2)
 
 
-def without_kills(it: Stand, traffic: Traffic, webhook: Webhook, minutes: float) -> list[str]:
-    """Part 1: each fault for a while, all of them while the webhook is away; returns the names of the faults."""
+def without_kills(bench: BenchStack, traffic: Traffic, webhook: Webhook, minutes: float) -> list[str]:
+    """Part 1: each fault for some time, all of them while the webhook is away; returns the names of the faults."""
     traffic.part = WITHOUT_KILLS
     others: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
-        "refused dead letters": lambda: faults_outside.refused_dead_letters(it),
-        "foreign members": lambda: faults_outside.foreign_members(it),
-        "moved offsets": lambda: faults_outside.moved_offsets(it),
-        "open transaction": lambda: faults_outside.open_transaction(it, traffic),
+        "refused dead letters": lambda: faults_outside.refused_dead_letters(bench),
+        "foreign members": lambda: faults_outside.foreign_members(bench),
+        "moved offsets": lambda: faults_outside.moved_offsets(bench),
+        "open transaction": lambda: faults_outside.open_transaction(bench, traffic),
     }
     away_until = time.monotonic() + 60 * minutes
     seconds = min(FAULT_SECONDS, 60 * minutes / len(others))
@@ -125,12 +125,12 @@ def without_kills(it: Stand, traffic: Traffic, webhook: Webhook, minutes: float)
             time.sleep(max(0.0, away_until - time.monotonic()))
         say("the webhook is back")
         time.sleep(10)
-    wait_until_handled(it, traffic, timeout=900)
+    wait_until_handled(bench, traffic, timeout=900)
     return ["absent webhook", *others]
 
 
-def with_kills(it: Stand, traffic: Traffic, options: argparse.Namespace) -> collections.Counter[str]:
-    """Part 2; returns how often each fault hit."""
+def with_kills(bench: BenchStack, traffic: Traffic, options: argparse.Namespace) -> collections.Counter[str]:
+    """Part 2: kills; returns {fault: how often it hit}."""
     traffic.part, traffic.fault = WITH_KILLS, "none"
     hits: collections.Counter[str] = collections.Counter()
     faults = FAULTS_BY_NAME
@@ -140,35 +140,35 @@ def with_kills(it: Stand, traffic: Traffic, options: argparse.Namespace) -> coll
         say("not run: silent database connections (dropping packets needs root and iptables)")
     faults = {**faults, POWER_CUT: faults_outside.power_cut}
     total = traffic.sent + options.messages
-    # Spread over the faults, so that each hits a lane at work.
+    # Messages are spread over the faults, so that each fault hits a busy lane.
     pause = max(1.0, options.rounds * len(faults) * 12 / (options.messages / BURST))
     with traffic.steady(BURST, pause, until=total) as sending:
         for n in range(options.rounds):
             for name, fault in faults.items():
                 time.sleep(random.uniform(1, 4))
                 traffic.fault = name
-                hits[name] += fault(it)
-                say(f"round {n + 1}: {name} hit {hits[name]} times; {traffic.sent} sent, runs {it.runs('faults')}")
+                hits[name] += fault(bench)
+                say(f"round {n + 1}: {name} hit {hits[name]} times; {traffic.sent} sent, runs {bench.runs('faults')}")
         if sending.is_alive():
             say("waiting for the rest to be sent")
-    wait_until_handled(it, traffic, timeout=900)
+    wait_until_handled(bench, traffic, timeout=900)
     return hits
 
 
-def stall(it: Stand, traffic: Traffic, minutes: float) -> int:
-    """Part 3; returns how many runs were created while claims failed."""
+def stall(bench: BenchStack, traffic: Traffic, minutes: float) -> int:
+    """Part 3: failing claims; returns how many runs were created."""
     traffic.part = "stalled"
     say(f"claims are stalled for {minutes:g} minutes under traffic")
-    it.execute("insert into bench_switches values ('stalled')")
-    runs_before = sum(it.runs("faults").values())
+    bench.execute("insert into bench_switches values ('stalled')")
+    runs_before = sum(bench.runs("faults").values())
     stalled_until = time.monotonic() + 60 * minutes
     while time.monotonic() < stalled_until:
         traffic.burst(10, 0)
         time.sleep(1)
-    created = sum(it.runs("faults").values()) - runs_before
-    it.execute("delete from bench_switches")
+    created = sum(bench.runs("faults").values()) - runs_before
+    bench.execute("delete from bench_switches")
     say(f"{created} runs were created meanwhile; claims work again")
-    wait_until_handled(it, traffic, timeout=900)
+    wait_until_handled(bench, traffic, timeout=900)
     return created
 
 
@@ -195,24 +195,24 @@ def main() -> int:
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
         f"AIRFLOW_CONN_{FAULTS_WEBHOOK.upper()}": json.dumps({"conn_type": "http", "host": webhook.url}),
     }
-    with stand(environment) as it:
-        it.wait_for_dags()
+    with bench_stack(environment) as bench:
+        bench.wait_for_dags()
         for topic in ALL_TOPICS:
-            faults_outside.alter(it, topic.name, faults_outside.ANY_TIME)
-        traffic = Traffic(it)
-        # The first runs of an Airflow that has just started are no measure of a fault.
+            faults_outside.alter(bench, topic.name, faults_outside.ANY_TIME)
+        traffic = Traffic(bench)
+        # The first runs after Airflow's start are slow: they would be counted as waits.
         traffic.burst(QUIET_BURST, 0, 1)
-        wait_until_handled(it, traffic, timeout=120)
-        outside = without_kills(it, traffic, webhook, options.webhook_minutes) if "1" in parts else []
-        kills = with_kills(it, traffic, options) if "2" in parts else collections.Counter()
-        runs_while_stalled = stall(it, traffic, options.stall_minutes) if "3" in parts else 0
+        wait_until_handled(bench, traffic, timeout=120)
+        outside = without_kills(bench, traffic, webhook, options.webhook_minutes) if "1" in parts else []
+        kills = with_kills(bench, traffic, options) if "2" in parts else collections.Counter()
+        runs_while_stalled = stall(bench, traffic, options.stall_minutes) if "3" in parts else 0
 
-        seen = effects(it)
-        kept = {place for topic in ALL_TOPICS for place in it.dead_letters(topic.dead_letter_name)}
-        states = {dag_id: it.runs(dag_id) for dag_id in ("faults", "faults_fan_out", "faults_message")}
+        seen = effects(bench)
+        kept = {place for topic in ALL_TOPICS for place in bench.dead_letters(topic.dead_letter_name)}
+        states = {dag_id: bench.runs(dag_id) for dag_id in ("faults", "faults_fan_out", "faults_message")}
         waits = traffic.waits()
-        wanted = {str(key) for (key,) in it.query("select id from outbox where destination = :w", w=FAULTS_WEBHOOK)}
-        alarms = it.query("select source, kind, key from alarms where closed_at is null order by 1, 2, 3")
+        wanted = {str(key) for (key,) in bench.query("select id from outbox where destination = :w", w=FAULTS_WEBHOOK)}
+        alarms = bench.query("select source, kind, key from alarms where closed_at is null order by 1, 2, 3")
     quiet, killed = waits.get(WITHOUT_KILLS, {}), waits.get(WITH_KILLS, {})
     lost = sorted(set(traffic.good) - set(seen))
     for number in lost[:20]:

@@ -1,4 +1,4 @@
-"""Faults that kill no process of ours: what other programs, people and networks do to a lane."""
+"""Faults that kill no process of the project: effects of other programs, people and networks on a lane."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ import psutil
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
+from benchmarks.bench_stack import BenchStack, say
 from benchmarks.consumers import FAULTS, FAULTS_MESSAGES
 from benchmarks.faults_traffic import Traffic
 from benchmarks.kills import kill
 from benchmarks.receivers import Webhook
-from benchmarks.stand import Stand, say
 from stack.supervisor import leftovers
 
 CONSUMERS = (FAULTS, FAULTS_MESSAGES)
@@ -24,35 +24,35 @@ CONSUMERS = (FAULTS, FAULTS_MESSAGES)
 ANY_TIME = {"message.timestamp.after.max.ms": str(2**63 - 1)}
 
 
-def alter(it: Stand, topic: str, settings: dict[str, str]) -> None:
+def alter(bench: BenchStack, topic: str, settings: dict[str, str]) -> None:
     """Change a topic's settings."""
     entries = [
         ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in settings.items()
     ]
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-    admin = AdminClient(it.stack.endpoints()["kafka"]["client_config"])
+    admin = AdminClient(bench.stack.endpoints()["kafka"]["client_config"])
     for future in admin.incremental_alter_configs([resource]).values():
         future.result()
 
 
 @contextlib.contextmanager
-def refused_dead_letters(it: Stand) -> Iterator[None]:
-    """One of two dead-letter topics takes nothing."""
+def refused_dead_letters(bench: BenchStack) -> Iterator[None]:
+    """One of two dead-letter topics refuses every record."""
     topic = FAULTS.topics[0]
-    alter(it, topic.dead_letter_name, {"max.message.bytes": "10"})
+    alter(bench, topic.dead_letter_name, {"max.message.bytes": "10"})
     try:
         yield
     finally:
-        alter(it, topic.dead_letter_name, {"max.message.bytes": topic.dead_letter_config()["max.message.bytes"]})
+        alter(bench, topic.dead_letter_name, {"max.message.bytes": topic.dead_letter_config()["max.message.bytes"]})
 
 
 @contextlib.contextmanager
-def foreign_members(it: Stand) -> Iterator[None]:
+def foreign_members(bench: BenchStack) -> Iterator[None]:
     """A foreign console consumer joins each consumer group, reads and commits."""
     ended = threading.Event()
 
     def visit(group: str, topics: list[str]) -> None:
-        config = {**it.stack.endpoints()["kafka"]["client_config"], "group.id": group, "auto.offset.reset": "latest"}
+        config = {**bench.stack.endpoints()["kafka"]["client_config"], "group.id": group, "auto.offset.reset": "latest"}
         visitor = Consumer(config)
         visitor.subscribe(topics)
         while not ended.is_set():
@@ -74,14 +74,14 @@ def foreign_members(it: Stand) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def moved_offsets(it: Stand) -> Iterator[None]:
+def moved_offsets(bench: BenchStack) -> Iterator[None]:
     """An outsider resets each group's committed offsets to the end of its topics, every ten seconds."""
     ended = threading.Event()
 
     def move() -> None:
         while not ended.wait(10):
             for consumer in CONSUMERS:
-                config = {**it.stack.endpoints()["kafka"]["client_config"], "group.id": consumer.group}
+                config = {**bench.stack.endpoints()["kafka"]["client_config"], "group.id": consumer.group}
                 somebody = Consumer(config)
                 partitions = [TopicPartition(t.name, number) for t in consumer.topics for number in range(t.partitions)]
                 ends = [somebody.get_watermark_offsets(partition, timeout=20)[1] for partition in partitions]
@@ -99,11 +99,11 @@ def moved_offsets(it: Stand) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_transaction(it: Stand, traffic: Traffic) -> Iterator[None]:
-    """A producer holds a transaction open on one partition: nobody may read past it there."""
+def open_transaction(bench: BenchStack, traffic: Traffic) -> Iterator[None]:
+    """A producer keeps a transaction open on one partition: consumers cannot read beyond it there."""
     topic = FAULTS.topics[0].name
     config = {
-        **it.stack.endpoints()["kafka"]["client_config"],
+        **bench.stack.endpoints()["kafka"]["client_config"],
         "transactional.id": "somebody",
         "transaction.timeout.ms": 600_000,
     }
@@ -130,15 +130,15 @@ def absent_webhook(webhook: Webhook) -> Iterator[None]:
         webhook.come_back()
 
 
-def power_cut(it: Stand) -> bool:
+def power_cut(bench: BenchStack) -> bool:
     """kill -9 of every process of the stack at once, then start it again."""
-    processes = leftovers(it.stack.folder)
-    supervisor = it.stack.supervisor.pid()
-    # supervisord first: it would start again what it sees end.
+    processes = leftovers(bench.stack.folder)
+    supervisor = bench.stack.supervisor.pid()
+    # supervisord first: it would restart the other processes.
     pids = [*([supervisor] if supervisor else []), *(process.pid for process in processes)]
     killed = kill(pids)
     psutil.wait_procs(processes, timeout=10)
-    it.stack.up()
+    bench.stack.up()
     return killed
 
 
@@ -151,22 +151,23 @@ def can_drop_packets() -> bool:
     return shutil.which("iptables") is not None
 
 
-def silent_database(it: Stand, seconds: float = 60) -> bool:
-    """Packets of every connection to the operational database that is open now are dropped, without a word to any side.
+def silent_database(bench: BenchStack, seconds: float = 60) -> bool:
+    """Silently drop the packets of every open connection to the operational database; new connections work.
 
-    New connections work. False when none was open.
+    Returns:
+        False when no connection was open.
     """
-    port = it.operations.url.port
+    port = bench.operations.url.port
     query = (
         "select client_port from pg_stat_activity "
         "where datname = current_database() and pid <> pg_backend_pid() and client_port > 0"
     )
     deadline = time.monotonic() + 60
     clients: set[int] = set()
-    # Ours must stay.
-    it.operations.dispose()
+    # The benchmark's own connections must stay.
+    bench.operations.dispose()
     while not clients and time.monotonic() < deadline:
-        clients = {client for (client,) in it.query(query)}
+        clients = {client for (client,) in bench.query(query)}
         time.sleep(0.01)
     rules = [
         ["INPUT", "-i", "lo", "-p", "tcp", *ports, "-j", "DROP"]

@@ -1,8 +1,9 @@
-"""`make faults ARGS="--lane shared-stream"`: the faults of `make faults`, fewer, against the provider's shared stream.
+"""`make faults ARGS="--lane shared-stream"`: some faults of `make faults` against the provider's shared stream.
 
-Its Dag handles every event of its run, with the effect and the retries of our lane. What no run has seen after a quiet
-time is counted; then one more message is sent, because events may wait for the next one, and it is counted again.
-Prints a table and, as its last line, one JSON object. The exit code only says whether every fault hit.
+Its Dag handles every event of its run, with the effect and the retries of this project's lane. Messages that no run has
+seen after a quiet time are counted. Then one more message is sent, because events may wait for the next message, and
+the messages are counted again. Prints a table and, as the last line, one JSON object. The exit code only says whether
+every fault hit.
 """
 
 import collections
@@ -13,29 +14,29 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from benchmarks.bench_stack import DAGS, BenchStack, bench_stack, say
 from benchmarks.consumers import SHARED_STREAM_TOPIC, Probe
 from benchmarks.kills import kill_task, kill_task_at
 from benchmarks.results import print_result
-from benchmarks.stand import DAGS, Stand, say, stand
 from include.streams.contracts.breaking import broken
 
 DAG_ID = "bench_shared_stream"
 BURST, BAD_IN_A_BURST = 150, 2
-# Longer than the longest delay between two retries, and than the triggerer needs to come back.
+# Longer than the longest delay between two retries, and longer than the restart of the triggerer.
 QUIET_SECONDS = 90.0
-# Faults of our lane that hit the rival as they are, and those that hit its own task.
+# Faults that are the same as for this project's lane, and faults that hit the shared stream's own task.
 SHARED_FAULTS = ("triggerer", "scheduler", "broker", "database connections")
-OWN_FAULTS: dict[str, Callable[[Stand], bool]] = {
-    "handling task": lambda it: kill_task(it, DAG_ID, "handle"),
-    "handling task before commit": lambda it: kill_task_at(it, "bench_effects", DAG_ID, "handle"),
+OWN_FAULTS: dict[str, Callable[[BenchStack], bool]] = {
+    "handling task": lambda bench: kill_task(bench, DAG_ID, "handle"),
+    "handling task before commit": lambda bench: kill_task_at(bench, "bench_effects", DAG_ID, "handle"),
 }
 
 
 class Sender:
-    """Sends bursts in the background, and knows what the broker has acknowledged."""
+    """Sends bursts in the background, and records the messages that the broker has acknowledged."""
 
-    def __init__(self, it: Stand) -> None:
-        self.it = it
+    def __init__(self, bench: BenchStack) -> None:
+        self.bench = bench
         self.good: set[str] = set()
         self.bad: set[bytes] = set()
         self._count = itertools.count()
@@ -58,7 +59,7 @@ class Sender:
         spoiled = [self._spoilt(f"bad-{next(self._count)}") for _ in range(bad)]
         values = [Probe(version=1, number=number).model_dump_json().encode() for number in numbers] + spoiled
         random.shuffle(values)
-        self.it.send(SHARED_STREAM_TOPIC.name, values)
+        self.bench.send(SHARED_STREAM_TOPIC.name, values)
         self.good |= set(numbers)
         self.bad |= set(spoiled)
 
@@ -76,36 +77,38 @@ class Sender:
             self._failure = error
 
 
-def main(rounds: int, faults_of_ours: Mapping[str, Callable[[Stand], bool]]) -> int:
+def main(rounds: int, faults_of_ours: Mapping[str, Callable[[BenchStack], bool]]) -> int:
     """Run everything, print the figures; the exit code of the command."""
     faults = {**{name: faults_of_ours[name] for name in SHARED_FAULTS}, **OWN_FAULTS}
     kills: collections.Counter[str] = collections.Counter()
     environment = {
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
-        # Airflow's default: should its trigger have to be registered once more, that happens with the file's parsing.
+        # Airflow's default: a trigger that is lost is registered again when its Dag file is parsed.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
     }
     folder = DAGS / "shared_stream"
-    with stand(environment, dags=folder) as it, contextlib.ExitStack() as running:
-        it.wait_for_dags(folder)
-        running.enter_context(it.watching(DAG_ID))
-        sender = Sender(it)
+    with bench_stack(environment, dags=folder) as bench, contextlib.ExitStack() as running:
+        bench.wait_for_dags(folder)
+        running.enter_context(bench.watching(DAG_ID))
+        sender = Sender(bench)
         sender.start()
         for n in range(rounds):
             for name, fault in faults.items():
                 time.sleep(random.uniform(3, 8))
-                kills[name] += fault(it)
-                say(f"round {n + 1}: {name} hit {kills[name]} times; {len(sender.good)} sent, runs {it.runs(DAG_ID)}")
+                kills[name] += fault(bench)
+                say(
+                    f"round {n + 1}: {name} hit {kills[name]} times; {len(sender.good)} sent, runs {bench.runs(DAG_ID)}"
+                )
         sender.stop()
-        wait_until_quiet(it, sender.good)
-        before_the_next = set(seen(it))
+        wait_until_quiet(bench, sender.good)
+        before_the_next = set(seen(bench))
         say(f"{len(sender.good - before_the_next)} were not seen; sending one more message")
         sender.send(1, 0)
-        wait_until_quiet(it, sender.good)
-        numbers = seen(it)
+        wait_until_quiet(bench, sender.good)
+        numbers = seen(bench)
         together = {number for number, messages in numbers.items() if min(messages) > 1}
-        kept = {value for _, value in it.records(SHARED_STREAM_TOPIC.dead_letter_name, "")}
-        runs = it.runs(DAG_ID)
+        kept = {value for _, value in bench.records(SHARED_STREAM_TOPIC.dead_letter_name, "")}
+        runs = bench.runs(DAG_ID)
     result = {
         "lane": "shared-stream",
         "sent": len(sender.good) + len(sender.bad),
@@ -127,27 +130,27 @@ def main(rounds: int, faults_of_ours: Mapping[str, Callable[[Stand], bool]]) -> 
     return 0 if all(kills[name] >= rounds for name in faults) else 1
 
 
-def seen(it: Stand) -> dict[str, list[int]]:
-    """{number: how many messages each run had that handled it}."""
-    found: dict[str, list[int]] = {}
+def seen(bench: BenchStack) -> dict[str, list[int]]:
+    """{number: [the number of messages of each run that handled it]}."""
+    handled: dict[str, list[int]] = {}
     query = "select number, messages_of_run from bench_effects where lane = :lane"
-    for number, messages in it.query(query, lane=SHARED_STREAM_TOPIC.name):
-        found.setdefault(number, []).append(messages)
-    return found
+    for number, messages in bench.query(query, lane=SHARED_STREAM_TOPIC.name):
+        handled.setdefault(number, []).append(messages)
+    return handled
 
 
-def wait_until_quiet(it: Stand, sent: set[str], timeout: float = 1800) -> None:
-    """Until all are handled, or nothing has been for a while and no run is left."""
+def wait_until_quiet(bench: BenchStack, sent: set[str], timeout: float = 1800) -> None:
+    """Wait until all messages are handled, or until none was handled for some time and no run is left."""
     deadline = time.monotonic() + timeout
     count, changed_at = -1, time.monotonic()
     while time.monotonic() < deadline:
-        found = seen(it)
-        if sent <= set(found):
+        handled = seen(bench)
+        if sent <= set(handled):
             return
-        if (now := sum(map(len, found.values()))) != count:
+        if (now := sum(map(len, handled.values()))) != count:
             count, changed_at = now, time.monotonic()
-            say(f"{len(sent & set(found))} of {len(sent)} were seen")
-        runs = it.runs(DAG_ID)
+            say(f"{len(sent & set(handled))} of {len(sent)} were seen")
+        runs = bench.runs(DAG_ID)
         if time.monotonic() - changed_at > QUIET_SECONDS and not runs.keys() & {"queued", "running"}:
             return
         time.sleep(5)

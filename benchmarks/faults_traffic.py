@@ -1,4 +1,4 @@
-"""The traffic of `make faults`: good messages, known by number; bad and odd ones, known by their coordinates."""
+"""The traffic of `make faults`: good messages, identified by number; bad messages, by topic, partition and offset."""
 
 import contextlib
 import itertools
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import wire
+from benchmarks.bench_stack import BenchStack
 from benchmarks.consumers import FAULTS_MESSAGES_TOPIC, FAULTS_TOPICS, Probe
 from benchmarks.odd_records import KINDS
-from benchmarks.stand import Stand
 from include.streams.contracts import Topic
 from include.streams.contracts.breaking import broken
 
 BURST = 250
 BAD_IN_A_BURST = 3
 ODD_IN_A_BURST = 2
-# Of a burst's messages, those that each start a run.
+# The messages of a burst that each start a run.
 RUNS_IN_A_BURST = 8
 # A broker that was killed is back well before.
 SEND_SECONDS = 180
@@ -30,7 +30,7 @@ Coordinates = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Sent:
-    """A good message: when the broker took it, under which fault, and whether that concerned its own partition."""
+    """A good message: its broker timestamp, the current fault, and whether the fault concerned its partition."""
 
     at: float
     topic: str
@@ -40,14 +40,14 @@ class Sent:
 
 
 class Traffic:
-    """Sends numbered messages in bursts, from a thread of its own, and knows what the broker has acknowledged."""
+    """Sends numbered messages in bursts, in a thread, and records the messages that the broker has acknowledged."""
 
-    def __init__(self, it: Stand) -> None:
-        self.it = it
+    def __init__(self, bench: BenchStack) -> None:
+        self.bench = bench
         self.good: dict[str, Sent] = {}
         self.bad: set[Coordinates] = set()
         self.odd: Counter[str] = Counter()
-        # The part of the run, and the fault that is, or was the last to be, brought about.
+        # The part of the run, and its current or last fault.
         self.part, self.fault = "", "none"
         # Partitions that a fault concerns now.
         self.concerned: set[tuple[str, int]] = set()
@@ -55,14 +55,14 @@ class Traffic:
         self._ways = itertools.cycle(range(100))
         self._topics = itertools.cycle(FAULTS_TOPICS)
         self._kinds = itertools.cycle(KINDS)
-        self._bootstrap = it.stack.endpoints()["kafka"]["bootstrap_servers"]
+        self._bootstrap = bench.stack.endpoints()["kafka"]["bootstrap_servers"]
 
     @property
     def sent(self) -> int:
         return len(self.good) + len(self.bad)
 
     def burst(self, good: int, bad: int, runs: int = 0, odd: int = 0) -> None:
-        """Send to one of the chunked topics; `runs` messages and a bad one to the other; the odd ones to any."""
+        """Send to one of the chunked topics; `runs` messages and a bad one to the other topic; odd records to any."""
         self._send(next(self._topics), good, bad)
         if runs:
             self._send(FAULTS_MESSAGES_TOPIC, runs, 1)
@@ -91,9 +91,9 @@ class Traffic:
 
         for number in numbers:
             value = self._spoil(topic) if number is None else json.dumps({"version": 1, "number": number}).encode()
-            self.it.producer.produce(topic.name, value, on_delivery=delivered(number))
-            self.it.producer.poll(0)
-        self.it.producer.flush(SEND_SECONDS)
+            self.bench.producer.produce(topic.name, value, on_delivery=delivered(number))
+            self.bench.producer.poll(0)
+        self.bench.producer.flush(SEND_SECONDS)
         if left:
             raise RuntimeError(f"{left} messages were not acknowledged within {SEND_SECONDS} s")
 
@@ -106,7 +106,7 @@ class Traffic:
         while True:
             at = time.time()
             try:
-                # Unanswered, it may have been written: its number then acts once, wherever it stands.
+                # Without an answer, the record may have been written all the same. Its number counts once.
                 offset = wire.produce(self._bootstrap, *place, kind.make(number))
                 break
             except (OSError, wire.ProduceRefused):
@@ -123,13 +123,13 @@ class Traffic:
         self.good[number] = Sent(at, place[0], self.part, self.fault, place in self.concerned)
 
     def _spoil(self, topic: Topic) -> bytes:
-        """A value that breaks the contract in one of all ways."""
+        """A value that breaks the contract; each call in another way."""
         values = [value for value in broken(topic, Probe(version=1, number="bad")).values() if value]
         return values[next(self._ways) % len(values)]
 
     @contextlib.contextmanager
     def steady(self, size: int, pause: float, until: int | None = None) -> Iterator[threading.Thread]:
-        """Send bursts of `size` in the background until the block ends, or until so many are sent in all."""
+        """Send bursts of `size` in the background until the block ends, or until `total` messages are sent."""
         failures: list[BaseException] = []
         ended = threading.Event()
 
@@ -156,16 +156,16 @@ class Traffic:
             raise failures[0]
 
     def waits(self) -> dict[str, dict[str, float]]:
-        """{part: {"fault, topic": the longest wait}}, from the broker to the effect, in seconds.
+        """{part: {"fault, topic": the longest wait}} from the broker to the effect, in seconds.
 
-        Of good messages whose own partition no fault concerned, by the fault that was the last when they were sent.
+        Only good messages whose partition no fault concerned; the fault is the last one before the message was sent.
         """
-        found: dict[str, dict[str, float]] = {}
+        longest_waits: dict[str, dict[str, float]] = {}
         acted_at = dict(
-            self.it.query("select number, extract(epoch from min(at))::float8 from bench_effects group by number")
+            self.bench.query("select number, extract(epoch from min(at))::float8 from bench_effects group by number")
         )
         for number, sent in self.good.items():
             if number in acted_at and not sent.is_concerned:
-                longest, name = found.setdefault(sent.part, {}), f"{sent.fault}, {sent.topic}"
+                longest, name = longest_waits.setdefault(sent.part, {}), f"{sent.fault}, {sent.topic}"
                 longest[name] = round(max(longest.get(name, 0.0), acted_at[number] - sent.at), 2)
-        return found
+        return longest_waits

@@ -1,7 +1,7 @@
-"""What docs/figures.md and the README show of the measured figures: titles, notes and tables with places for them.
+"""The titles, notes and tables of docs/figures.md and the README, with placeholders for measured figures.
 
-A cell is a text, or several parts of one. A place such as `{burst_per_second[ours]:rate}` names a figure of the
-benchmark's JSON object. A part without its figure is left out, and so is a row of which only the label is left.
+A cell is a text, or several parts of a text. A placeholder such as `{burst_per_second[ours]:rate}` names a figure of
+the benchmark's JSON object. A part without its figure is left out, and so is a row that has only a label.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """Of docs/figures.md: the measurements of one target of the Makefile."""
+    """A section of docs/figures.md: the measurements of one target of the Makefile."""
 
     title: str
     note: str

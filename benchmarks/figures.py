@@ -3,10 +3,10 @@
     make figures LOGS="events.log faults.log"
 
 A log is the output of a benchmark; its last JSON object has the figures (`benchmarks/results.py`). They replace the
-earlier figures of the same command in docs/figures.json. Then docs/figures.md and the README's tables, which stand
+earlier figures of the same command in docs/figures.json. Then docs/figures.md and the README's tables, which are
 between markers, are written from that file. Without logs, only the pages are written.
 
-A log of a benchmark that does not say what it measured needs `--command`, and `--commit` if it is not of this commit.
+If a log does not say what was measured, `--command` is required, and `--commit` if it is not the current commit.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ A figure that was measured once, for one decision, stands only where the decisio
 
 
 class LogError(Exception):
-    """A log without figures, or without what has to be known about them."""
+    """A log without figures, or without the command that measured them."""
 
 
 def read(path: Path, command: str | None, commit: str | None) -> tuple[Measured, dict[str, Any]]:
-    """What a log's benchmark has measured.
+    """Read the figures of a log.
 
     Args:
         path: The log.
@@ -61,21 +61,21 @@ def read(path: Path, command: str | None, commit: str | None) -> tuple[Measured,
         commit: The commit, if the log does not name it; by default the one that is checked out.
 
     Returns:
-        How the figures came about, and the figures.
+        The measurement (command, date, commit, machine), and the figures.
 
     Raises:
-        LogError: There are no figures, or nothing says what they are of.
+        LogError: There are no figures, or the command is unknown.
     """
     for line in reversed(path.read_text(errors="replace").splitlines()):
         if line.startswith("{"):
             try:
-                found = json.loads(line)
+                figures = json.loads(line)
             except ValueError:
                 continue
             break
     else:
         raise LogError(f"{path}: has no JSON object; give it the whole output of a benchmark that has ended")
-    how: Measured | None = found.pop("measured", None)
+    how: Measured | None = figures.pop("measured", None)
     if how is None:
         if command is None:
             raise LogError(f"{path}: does not say what was measured; add COMMAND='make bench-events' or the like")
@@ -88,7 +88,7 @@ def read(path: Path, command: str | None, commit: str | None) -> tuple[Measured,
         }
     if _target(how["command"]) not in SECTIONS:
         raise LogError(f"{path}: {how['command']} is not in benchmarks/figure_tables.py; add a section there")
-    return how, found
+    return how, figures
 
 
 def page(store: Mapping[str, Figures]) -> str:
@@ -105,7 +105,7 @@ def page(store: Mapping[str, Figures]) -> str:
 
 
 def with_tables(text: str, store: Mapping[str, Figures]) -> str:
-    """The text of a page with its tables written again, each between `<!-- figures: NAME -->` and `<!-- end -->`."""
+    """The text of a page with new tables, each between `<!-- figures: NAME -->` and `<!-- end -->`."""
     context = {name: with_sums(store[command]["figures"]) for name, command in COMMANDS.items() if command in store}
 
     def table(marker: re.Match[str]) -> str:
@@ -115,16 +115,16 @@ def with_tables(text: str, store: Mapping[str, Figures]) -> str:
 
 
 def markdown(table: Table, *figures: Figures) -> str:
-    """The table, with its rows for each of the figures; without rows of which only the label is left; "" without rows.
+    """Fill a table with figures.
 
     Args:
         table: The table.
-        figures: The figures of one measurement, or of several.
+        figures: The figures of one measurement, or of several; the rows are repeated for each.
 
     Returns:
-        Markdown.
+        Markdown, without rows that have only a label; "" without rows.
     """
-    rows = [[_cell(cell, found) for cell in row] for found in figures for row in table.rows]
+    rows = [[_cell(cell, measurement) for cell in row] for measurement in figures for row in table.rows]
     rows = [row for row in rows if any(row[1:])]
     if not rows:
         return ""
@@ -133,16 +133,16 @@ def markdown(table: Table, *figures: Figures) -> str:
 
 
 def with_sums(figures: Figures) -> dict[str, Any]:
-    """The figures, and the sums that the tables show beside them."""
-    found = dict(figures)
-    if kills := found.get("kills"):
-        found["faults"] = sum(kills.values()) + len(found.get("faults_without_kills", ()))
-        found["kinds_of_faults"] = len(kills)
-    if isinstance(requests := found.get("requests"), dict):
-        found["faults_of_requests"] = sum(requests["hits"].values())
-    if "wrong_rows" in found:
-        found["wrong_rows_in_all"] = sum(found["wrong_rows"].values())
-    return found
+    """The figures, with the sums that the tables show."""
+    extended = dict(figures)
+    if kills := extended.get("kills"):
+        extended["faults"] = sum(kills.values()) + len(extended.get("faults_without_kills", ()))
+        extended["kinds_of_faults"] = len(kills)
+    if isinstance(requests := extended.get("requests"), dict):
+        extended["faults_of_requests"] = sum(requests["hits"].values())
+    if "wrong_rows" in extended:
+        extended["wrong_rows_in_all"] = sum(extended["wrong_rows"].values())
+    return extended
 
 
 class _Formatter(string.Formatter):
@@ -165,7 +165,7 @@ def _parts(parts: tuple[str, ...], figures: Figures) -> Iterator[str]:
 
 
 def _tables(section: Section, figures: Sequence[Figures]) -> list[str]:
-    return [found for table in section.tables if (found := markdown(table, *figures))]
+    return [text for table in section.tables if (text := markdown(table, *figures))]
 
 
 def _source(command: str, entry: Figures) -> str:

@@ -2,11 +2,11 @@
 
     python -m benchmarks.foreign [--messages 400000] [--documents 6000]
 
-Messages: small and flat. Both contracts check the same fields; the own one also proves that there are no others.
-Documents: nested, about 9 kB each, of which six values are picked; beside them, the contract's parser, which takes
-one document after the other. No services are needed. The last line is a JSON object.
+Messages: small and flat. Both contracts check the same fields; the own contract also checks that there are no others.
+Documents: nested, about 9 kB each, of which six values are picked. They are compared with the contract's parser, which
+reads one document after the other. No services are needed. The last line is a JSON object.
 
-- own, foreign: messages a second; the median of RUNS runs, each as a task does it: into a Parquet file.
+- own, foreign: messages a second; the median of RUNS runs, each like a task: validated in a set, into a Parquet file.
 - ratio: foreign / own.
 - documents, documents_parsed: documents a second, by the fast path and by the parser.
 """

@@ -1,12 +1,12 @@
-"""A past: what hundreds of thousands of handled messages leave in Airflow's metadata and in the operational database.
+"""A long history: the rows that many handled messages leave in Airflow's metadata and in the operational database.
 
-Rows are copies of those of one real run, with keys of their own: whatever columns Airflow's tables have, they are
-filled as Airflow fills them.
+Rows are copies of the rows of one real run, with keys of their own, so that all columns of Airflow's tables are filled
+as Airflow fills them.
 """
 
 from sqlalchemy import Connection, text
 
-from benchmarks.stand import Stand
+from benchmarks.bench_stack import BenchStack
 
 # Tables of the metadata database that grow with each message: {table: {column: SQL of its value in copy n}}. Copies are
 # n days and seconds in the past, in the order in which they were made.
@@ -28,10 +28,10 @@ TEMPLATES = {
     "partitioned_asset_key_log": "select id from partitioned_asset_key_log limit 1",
 }
 
-# Copies refer to the copies that they belong to. If all referred to the same row, PostgreSQL would expect every look-up
-# to find hundreds of thousands of rows, and read the whole table.
+# Each copy refers to the copies of its own run. If all referred to the same row, PostgreSQL would expect every lookup
+# to find hundreds of thousands of rows, and would read the whole table.
 REFERENCES = (
-    # PostgreSQL knows nothing of rows that this transaction has added, and would compare each with each.
+    # Without statistics of the rows that this transaction has added, PostgreSQL would compare each with each.
     "analyze dag_run, asset_event, asset_partition_dag_run, partitioned_asset_key_log",
     """
     insert into dagrun_asset_event (dag_run_id, event_id)
@@ -79,15 +79,15 @@ OPERATIONS = (
 )
 
 
-def add_history(it: Stand, rows: int) -> None:
-    """Add what `rows` messages of bench_message, each with a run of its own, leave behind."""
-    with it.metadata.begin() as connection:
+def add_history(bench: BenchStack, rows: int) -> None:
+    """Add the rows that `rows` messages of bench_message leave, each with a run of its own."""
+    with bench.metadata.begin() as connection:
         add_metadata(connection, rows)
-    with it.operations.begin() as connection:
+    with bench.operations.begin() as connection:
         for statement in OPERATIONS:
             connection.execute(text(statement), {"rows": rows})
-    # Rows that came one by one would have been vacuumed on the way; else that happens while something is measured.
-    for database in (it.metadata, it.operations):
+    # Rows that are inserted one by one are vacuumed in between. Otherwise the vacuum would run during a measurement.
+    for database in (bench.metadata, bench.operations):
         with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("vacuum (analyze)"))
 

@@ -1,7 +1,6 @@
-"""Odd records: all that a broker accepts and few programs expect.
+"""Odd records: records that a broker accepts and few programs expect.
 
-Each kind is a record of the topic's contract, or one that breaks it; what becomes of it is known beforehand: its effect
-once, or a dead letter.
+A record of each kind keeps the topic's contract or breaks it. So its outcome is known: one effect, or a dead letter.
 """
 
 import json
@@ -16,8 +15,10 @@ from benchmarks.wire import RawRecord
 class OddKind:
     """A kind of odd record.
 
-    is_good: whether a record of this kind has an effect; else it becomes a dead letter.
-    make: makes the record that carries this number.
+    Attributes:
+        name: The name of the kind.
+        is_good: Whether a record of this kind has an effect; otherwise it becomes a dead letter.
+        make: Creates the record with a number.
     """
 
     name: str
@@ -77,6 +78,6 @@ KINDS = (
     OddKind("a name twice", False, _value(lambda number: value(number)[:-1] + b',"version":1}')),
     OddKind("integer of 5,000 digits", False, _value(lambda number: b'{"version":' + b"1" * 5_000 + b"}")),
     OddKind("half a surrogate pair", False, _value(lambda number: b'{"version":1,"number":"\\ud800"}')),
-    # It keeps the contract, but PostgreSQL cannot store it.
+    # The value keeps the contract, but PostgreSQL cannot store it.
     OddKind("zero character", False, _value(lambda number: b'{"version":1,"number":"\\u0000%s"}' % number.encode())),
 )  # fmt: skip

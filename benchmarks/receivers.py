@@ -9,9 +9,9 @@ from typing import Any
 
 
 class Receiver:
-    """A server on 127.0.0.1 that can go away and come back at the same port."""
+    """A server on 127.0.0.1 that can stop and start again at the same port."""
 
-    # Whether a connection serves more than one request, as real receivers do; one that is open outlives `go_away`.
+    # Whether a connection serves more than one request, as in real receivers; an open connection outlives `go_away`.
     keeps_connections = False
 
     def __init__(self) -> None:
@@ -28,7 +28,8 @@ class Receiver:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1" if outer.keeps_connections else "HTTP/1.0"
-            # As real servers: otherwise the body of each answer waits 40 ms, until the client acknowledges the headers.
+            # As in real servers: otherwise the body of each response waits 40 ms until the client acknowledges the
+            # headers.
             disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
@@ -38,7 +39,7 @@ class Receiver:
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
-                # Whoever asked may not have waited.
+                # The client may have closed the connection.
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     self.wfile.write(answer)
 
@@ -62,7 +63,7 @@ class Receiver:
 
 
 class Webhook(Receiver):
-    """Remembers what it got: {idempotency key: [bodies]}."""
+    """A receiver that keeps what it got: {idempotency key: [bodies]}."""
 
     def __init__(self) -> None:
         self.received: dict[str, list[Any]] = {}

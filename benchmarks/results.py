@@ -1,4 +1,4 @@
-"""The last line of each benchmark: one JSON object with its figures, and what was measured when, where and on what."""
+"""The last line of each benchmark: one JSON object with its figures, and the command, date, commit and machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GIGABYTE = 2**30
 
 
 class Measured(TypedDict):
-    """How the figures came about: what repeats the measurement, and what one has to know to compare it."""
+    """How the figures were measured: the command to repeat the measurement, and the facts to compare it with others."""
 
     command: str
     date: str
@@ -34,13 +34,13 @@ def print_result(target: str, result: Mapping[str, Any]) -> None:
 
     Args:
         target: The target of the Makefile that runs the benchmark.
-        result: Its figures; what JSON can hold.
+        result: Its figures; values that JSON can hold.
     """
     print(json.dumps({**result, "measured": measured(target, sys.argv[1:])}))
 
 
 def measured(target: str, arguments: Sequence[str] = ()) -> Measured:
-    """What is known of a measurement that ends now, on this machine.
+    """Describe a measurement that ends now, on this machine.
 
     Args:
         target: The target of the Makefile that runs the benchmark.
@@ -54,10 +54,10 @@ def measured(target: str, arguments: Sequence[str] = ()) -> Measured:
 
 
 def commit() -> str:
-    """The commit that is checked out; says if files differ from it. "unknown" outside of a clone."""
+    """The commit that is checked out, with a note if files differ from it; "unknown" outside of a clone."""
     try:
-        found = _git("rev-parse", "--short", "HEAD")
-        return f"{found} with changes" if _git("status", "--porcelain", "--untracked-files=no") else found
+        short_id = _git("rev-parse", "--short", "HEAD")
+        return f"{short_id} with changes" if _git("status", "--porcelain", "--untracked-files=no") else short_id
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

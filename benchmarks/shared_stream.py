@@ -16,7 +16,7 @@ from include.streams.contracts import ContractViolation
 
 
 class ProbeStream(KafkaSharedStreamTrigger):
-    """Yields the messages that keep their contract and rejects the others."""
+    """Yield the messages that keep their contract, and reject the others."""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return f"{__name__}.{type(self).__name__}", super().serialize()[1]
@@ -26,7 +26,7 @@ class ProbeStream(KafkaSharedStreamTrigger):
             try:
                 SHARED_STREAM_TOPIC.parse(value)
             except ContractViolation:
-                # An exception here would end the trigger, and the message would be committed past.
+                # An exception here would end the trigger, and the message would be skipped.
                 reject_shared_stream_event()
             else:
                 yield TriggerEvent(value.decode())
@@ -38,6 +38,6 @@ def probe_stream() -> ProbeStream:
         topics=[SHARED_STREAM_TOPIC.name],
         kafka_config_id=SHARED_STREAM_CONN_ID,
         dlq_topic=SHARED_STREAM_TOPIC.dead_letter_name,
-        # Its default is 1 s: this is the best that it can do.
+        # The default is 1 s; this gives the lowest latency.
         poll_timeout=0.1,
     )

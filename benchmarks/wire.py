@@ -1,7 +1,7 @@
 """Records that no client library sends, written to the broker byte by byte.
 
-Client libraries check what they send; a broker checks little. Header names that are not UTF-8 and timestamps outside of
-every calendar reach consumers from programs that write the protocol themselves.
+Client libraries check what they send; a broker checks little. Programs that write the protocol themselves can send
+header names that are not UTF-8, and timestamps outside of every calendar.
 
 The bytes follow the Kafka protocol: a Produce request of version 3 with a record batch of version 2
 (https://kafka.apache.org/protocol, "Record Batch").
@@ -29,9 +29,11 @@ class ProduceRefused(Exception):
 
 @dataclass(frozen=True)
 class RawRecord:
-    """One record as bytes. `timestamp` is the number in the record's millisecond field, whatever it means.
+    """One record as bytes.
 
-    gzipped: the batch is compressed, so that a large value is small on the wire.
+    Attributes:
+        timestamp: The number in the record's millisecond field, valid or not.
+        gzipped: Whether the batch is compressed, so that a large value is small on the wire.
     """
 
     key: bytes | None
@@ -46,13 +48,16 @@ def produce(bootstrap: str, topic: str, partition: int, record: RawRecord) -> in
 
     Args:
         bootstrap: `host:port` of a plaintext listener.
-        topic: an existing topic.
-        partition: its number.
-        record: what to write.
+        topic: An existing topic.
+        partition: The number of the partition.
+        record: The record.
 
-    Returns: the record's offset.
+    Returns:
+        The record's offset.
 
-    Raises ProduceRefused when the broker does not take it, OSError when it cannot be reached.
+    Raises:
+        ProduceRefused: The broker refuses the record.
+        OSError: The broker cannot be reached.
     """
     host, port = bootstrap.rsplit(":", 1)
     batch = record_batch(record)
@@ -102,7 +107,7 @@ def _bytes(value: bytes | None) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Zigzag, seven bits a byte, the lowest first."""
+    """A number in zigzag encoding: seven bits per byte, the lowest first."""
     rest = (number << 1) ^ (number >> 63)
     out = bytearray()
     while rest > 0x7F:

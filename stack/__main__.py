@@ -12,7 +12,7 @@ from pathlib import Path
 from stack.errors import StackError
 from stack.stack import LOCAL, SERVICES, Stack
 
-# Where this is set, somebody's connections lead to other services than the stack's.
+# A shell in which this is set has connections to other services than the stack's.
 KAFKA_CONNECTION = "AIRFLOW_CONN_KAFKA_DEFAULT"
 
 
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=LOCAL, help="where state, data and logs are kept")
     parser.add_argument("--services", default=",".join(SERVICES), help="comma-separated; default: %(default)s")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up", help="start everything and wait until it is ready; harmless when it runs")
+    commands.add_parser("up", help="start everything and wait until it is ready; safe to repeat")
     commands.add_parser("down", help="stop everything; the data stays")
     commands.add_parser("remove", help="stop everything and delete the data")
     status = commands.add_parser("status", help="what runs, and at which address")
@@ -29,10 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("env", help="print the variables that reach the running services, passwords included")
     run = commands.add_parser("run", help="run a command with the variables of `env`, if the stack is running")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command and its arguments")
-    logs = commands.add_parser("logs", help="show the logs' ends and follow them")
+    logs = commands.add_parser("logs", help="show the ends of the logs, and follow them")
     logs.add_argument("service", nargs="?", help="one service or program; all by default")
     logs.add_argument("--no-follow", action="store_true", help="print the end and stop")
-    demo = commands.add_parser("demo", help="start everything, send messages, show and account for what happens")
+    demo = commands.add_parser("demo", help="start everything, send messages, and show the outcome of each")
     demo.add_argument("--exit", action="store_true", help="stop everything at the end instead of waiting for Ctrl-C")
     demo.add_argument("--for", dest="seconds", type=int, default=60, help="how long to send; default: %(default)s s")
     options = parser.parse_args(arguments)
@@ -105,9 +105,9 @@ def print_environment(stack: Stack) -> None:
 
 
 def run_command(stack: Stack, words: list[str]) -> None:
-    """Replace this process by a command that reaches the services.
+    """Replace this process with a command that can reach the services.
 
-    A shell whose connections lead to a deployment keeps them.
+    A shell that has connections to a deployment keeps them.
 
     Args:
         stack: The stack.

@@ -37,11 +37,12 @@ SETTINGS = {
     "API__WORKERS": "1",
     # Most of a message's latency is the scheduler's sleep, 1 s by default.
     "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
-    # The work of a killed scheduler is taken over after 30 s, that of a killed task after a minute, instead of five.
+    # Another scheduler takes over after 30 s, and a killed task is retried after a minute, instead of five minutes
+    # each.
     "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
     "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
-    # New and changed Dag files are seen within seconds. Unchanged files are not parsed all the time, which would use a
-    # good part of a core.
+    # New and changed Dag files are found within seconds. Unchanged files are parsed rarely: otherwise they would use
+    # much of a core.
     "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
     "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "2",
     "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
@@ -93,8 +94,8 @@ class Airflow(Service):
     def before_start(self) -> None:
         """Migrate the metadata database, and import pools and variables, if any of them has changed."""
         indexes = INDEXES_FILE.read_text()
-        made = (self.postgres.home / "initialized").read_text()
-        wanted = f"{version('apache-airflow')} {made} {hashlib.sha256(indexes.encode()).hexdigest()}"
+        initialized = (self.postgres.home / "initialized").read_text()
+        wanted = f"{version('apache-airflow')} {initialized} {hashlib.sha256(indexes.encode()).hexdigest()}"
         if self.state.get("airflow.migrated") != wanted:
             self.report("migrating Airflow's metadata database")
             self._run("db", "migrate")

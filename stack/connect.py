@@ -29,17 +29,18 @@ SETTINGS = {
     # The plugin declares what it contains. Scanning all of its classes instead takes 20 s.
     "plugin.discovery": "service_load",
     # How long a sink's task waits for records before it polls its control topic. With the default, the last records of
-    # a burst would wait for 60 s.
+    # a burst would land 60 s later.
     "offset.flush.interval.ms": "1000",
     # Lets a connector's configuration set timeouts of its consumer.
     "connector.client.config.override.policy": "All",
-    # The place of a killed worker is free after 6 s. The next worker starts its connectors at once: with one worker, no
-    # other member could come back.
+    # A killed worker leaves its group after 6 s. The next worker starts its connectors at once, without a delay for the
+    # return of other workers: there is only one.
     "session.timeout.ms": "6000",
     "heartbeat.interval.ms": "2000",
     "scheduled.rebalance.max.delay.ms": "0",
-    # Passwords stay in the worker's environment: configurations contain ${env:NAME}, so REST and Connect's topics show
-    # no password. Only variables of this pattern can be read, because everybody who can reach REST can ask for one.
+    # Passwords stay in the worker's environment: configurations contain ${env:NAME}, so the REST API and Connect's
+    # topics show no password. Only variables of this pattern can be read, because anybody who can reach the REST API
+    # can read them.
     "config.providers": "env",
     "config.providers.env.class": "org.apache.kafka.common.config.provider.EnvVarConfigProvider",
     "config.providers.env.param.allowlist.pattern": "^LANDING_[A-Z0-9_]+$",
@@ -116,15 +117,15 @@ class Connect(Service):
 
 def java_client_settings(config: dict[str, str]) -> dict[str, str]:
     """Convert settings of a confluent-kafka client to those of a Java client."""
-    found = {"bootstrap.servers": config["bootstrap.servers"]}
+    settings = {"bootstrap.servers": config["bootstrap.servers"]}
     if config.get("security.protocol") == "SASL_SSL":
         login = "org.apache.kafka.common.security.scram.ScramLoginModule"
         user, password = config["sasl.username"], config["sasl.password"]
-        found |= {
+        settings |= {
             "security.protocol": "SASL_SSL",
             "sasl.mechanism": config["sasl.mechanism"],
             "sasl.jaas.config": f'{login} required username="{user}" password="{password}";',
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": config["ssl.ca.location"],
         }
-    return found
+    return settings

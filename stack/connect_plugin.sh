@@ -1,8 +1,8 @@
 #!/bin/sh
 # Puts the jars of Kafka Connect's Iceberg sink into a folder, for a Connect that is not the local stack's:
 #   sh stack/connect_plugin.sh stack/sink.lock FOLDER
-# Needs wget and sha256sum, which the image apache/kafka has. A jar that is there with the locked SHA-256 is not fetched
-# again, so a run that was interrupted is simply repeated. MAVEN_URL names a mirror of Maven Central.
+# Needs wget and sha256sum, which the image apache/kafka has. A jar with the locked SHA-256 is not fetched again, so an
+# interrupted run can be repeated. MAVEN_URL names a mirror of Maven Central.
 set -eu
 
 lock=$1
@@ -29,7 +29,7 @@ while read -r coordinate sha256; do
     if [ -f "$folder/$file" ] && echo "$sha256  $folder/$file" | sha256sum -c >/dev/null 2>&1; then
         continue
     fi
-    # Under another name until its content is checked: Connect loads whatever ends in .jar.
+    # Under another name until its content is checked: Connect loads every file that ends in .jar.
     part=$folder/$file.part
     address=$url/$(echo "$group" | tr . /)/$artifact/$version/$file
     if ! wget -q -T 30 -O "$part" "$address"; then

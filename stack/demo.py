@@ -1,4 +1,4 @@
-"""`make demo`: start the stack, let the simulators send, show what happens, and account for every message."""
+"""`make demo`: start the stack and the simulators, show progress, and check that every message has an outcome."""
 
 import contextlib
 import json
@@ -84,7 +84,7 @@ def show(stack: Stack, seconds: int) -> bool:
 
 
 def links(url: str, waiting: list[tuple[str, str]]) -> list[str]:
-    """The pages to look at: those of the project, and the questions that wait for a person.
+    """The pages to visit: the project's pages, and the questions that wait for a person.
 
     Args:
         url: Airflow's URL.
@@ -103,7 +103,7 @@ def links(url: str, waiting: list[tuple[str, str]]) -> list[str]:
 
 
 class Simulators:
-    """The simulators of all packages that have one, as processes. Each writes a report of what it has sent."""
+    """The simulators of all packages, as processes. Each writes a report of the messages that it has sent."""
 
     def __init__(self, stack: Stack, seconds: int):
         """Start them.
@@ -173,7 +173,7 @@ def _watch(console: Console, observer: Observer, simulators: Simulators, seconds
     snapshot, sent = Snapshot(), {}
     with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="visible") as live:
         while time.monotonic() < deadline:
-            # First, so that the report below is whole when all have ended.
+            # Checked first: when all have ended, the report that is read below is complete.
             ended = simulators.have_ended()
             sent = simulators.sent()
             snapshot = _look(observer) or snapshot

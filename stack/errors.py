@@ -2,4 +2,4 @@
 
 
 class StackError(Exception):
-    """One line: what is wrong, and what to do about it."""
+    """One line that says what is wrong, and what to do."""

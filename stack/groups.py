@@ -1,12 +1,12 @@
-"""Process groups of our programs, recorded so that processes that a killed program leaves behind can be found.
+"""Process groups of the stack's programs, recorded to find the processes that a killed program leaves behind.
 
-A scheduler that is killed with -9 leaves its LocalExecutor's workers. They wait forever and have inherited the
-scheduler's database connection, so PostgreSQL does not notice that the scheduler is gone and keeps its row locks. The
+A scheduler that is killed with -9 leaves its LocalExecutor's workers. They wait forever, and they have inherited the
+scheduler's database connection. So PostgreSQL does not notice that the scheduler is gone, and keeps its row locks. The
 next scheduler skips locked rows: the Dag runs that the killed scheduler was processing would make no progress. The
-workers cannot be recognized by their parent (gone) or by their environment (overwritten by their process title), but by
-their process group.
+workers can only be recognized by their process group: their parent is gone, and their process title has overwritten
+their environment.
 
-`python -m stack.groups FOLDER NAME COMMAND...` kills the group of the last start, records its own and becomes COMMAND.
+`python -m stack.groups FOLDER NAME COMMAND...` kills the group of the last start, records its own and runs COMMAND.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ def members(folder: Path, name: str) -> list[psutil.Process]:
         group, session = map(int, (folder / "groups" / name).read_text().split())
     except (OSError, ValueError):
         return []
-    found = []
+    group_members = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
             # Compare the session too: the number of a group that has ended may be given to another group.
-            mine = os.getpgid(process.pid) == group and os.getsid(process.pid) == session
-            if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+            is_member = os.getpgid(process.pid) == group and os.getsid(process.pid) == session
+            if is_member and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                group_members.append(process)
+    return group_members
 
 
 def all_members(folder: Path) -> list[psutil.Process]:

@@ -32,7 +32,7 @@ class JarSet:
         lock: The lock file.
         resolved: Groups of coordinates. Each group is resolved with its dependencies, one group after the other.
         alone: Coordinates that are taken without their dependencies.
-        unneeded: Patterns of group:artifact that are left out of the resolved jars.
+        unneeded: Patterns of group:artifact that are removed from the resolved jars.
     """
 
     title: str
@@ -210,12 +210,12 @@ def _fetch_one(context, cache: Path, coordinate: str, sha256: str) -> None:
             "proxy, or set KAFKA_BOOTSTRAP_SERVERS to use a broker of your own"
         ) from error
     except RuntimeError as error:
-        raise StackError(f"{coordinate} is not to be had from Maven Central: {error}") from error
-    if (found := _sha256(path)) != sha256:
+        raise StackError(f"{coordinate} is not on Maven Central: {error}") from error
+    if (actual := _sha256(path)) != sha256:
         path.unlink(missing_ok=True)
         raise StackError(
-            f"{coordinate}: SHA-256 {found} is not the locked one; run it again, and if it stays, do not trust "
-            "the mirror that it came from"
+            f"{coordinate}: SHA-256 {actual} is not the locked one; run it again, and if the error stays, do not "
+            "trust the mirror of Maven Central"
         )
 
 
@@ -230,13 +230,13 @@ def write_lock(cache: Path, jar_set: JarSet) -> None:
     from jgo.maven import MavenContext
 
     context = MavenContext(repo_cache=cache, local_repos=[], timeout=30)
-    found: dict[str, str] = {}
+    resolved: dict[str, str] = {}
     for group in jar_set.resolved:
         for artifact in jgo.resolve("+".join(group)):
             # An artifact of an earlier group keeps that group's version.
             classified = [artifact.version, *([artifact.classifier] if artifact.classifier else [])]
-            found.setdefault(f"{artifact.groupId}:{artifact.artifactId}", ":".join(classified))
-    kept = {name: v for name, v in found.items() if not any(fnmatch(name, p) for p in jar_set.unneeded)}
+            resolved.setdefault(f"{artifact.groupId}:{artifact.artifactId}", ":".join(classified))
+    kept = {name: v for name, v in resolved.items() if not any(fnmatch(name, p) for p in jar_set.unneeded)}
     coordinates = sorted({f"{name}:{version}" for name, version in kept.items()} | set(jar_set.alone))
     lines = [f"# The {jar_set.title}, and their SHA-256. Written by `make lock`."]
     lines += [f"{coordinate} {_sha256(_resolve(context, coordinate))}" for coordinate in coordinates]

@@ -34,8 +34,8 @@ def _version(java: Path) -> int | None:
         done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r'version "(\d+)', done.stderr)
-    return int(found.group(1)) if found and not done.returncode else None
+    match = re.search(r'version "(\d+)', done.stderr)
+    return int(match.group(1)) if match and not done.returncode else None
 
 
 def _install() -> None:

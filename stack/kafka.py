@@ -21,7 +21,7 @@ SETTINGS = {
     "node.id": "1",
     "auto.create.topics.enable": "false",  # a typo in a topic's name must fail, as it does in production
     "group.initial.rebalance.delay.ms": "0",  # the default waits 3 s for more members of every new group
-    # After a kill the controller refuses the new process until the old one's session has expired: 9 s by default.
+    # After a kill, the controller refuses the new process until the old session has expired: 9 s by default.
     "broker.session.timeout.ms": "4000",
     "broker.heartbeat.interval.ms": "1000",
     "group.min.session.timeout.ms": "1000",  # lets a test see soon that a dead consumer leaves
@@ -39,7 +39,7 @@ SETTINGS = {
     # Each topic sets its own retention. Retention uses the records' timestamps: with the default of a week, replayed
     # old events would be deleted at once.
     "log.retention.ms": "-1",
-    # Deleted, compacted and expired data are gone within seconds, so that tests can see it.
+    # Data are deleted, compacted and expired within seconds, so that tests do not wait.
     "log.initial.task.delay.ms": "1000",
     "log.retention.check.interval.ms": "5000",
     "log.segment.delete.delay.ms": "1000",
@@ -59,7 +59,7 @@ class Kafka(Service):
         Args:
             *args: As for `Service`.
             security: "plaintext" or "sasl_ssl".
-            connections: {id of an Airflow connection: what it adds to the client's settings}, besides kafka_default.
+            connections: {id of an Airflow connection: additional client settings}, besides kafka_default.
 
         Raises:
             StackError: `security` is unknown.

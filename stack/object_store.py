@@ -11,7 +11,7 @@ from typing import Any
 from stack.errors import StackError
 from stack.service import Program, Service
 
-# One for the landing tables; one for what the project creates: models, reports, registers.
+# One for the landing tables; one for the project's artifacts: models, reports, registers.
 BUCKETS = ("landing", "artifacts")
 CONNECTION = {"conn_type": "google_cloud_platform", "extra": {"is_anonymous": True, "project": "local"}}
 
@@ -56,7 +56,7 @@ class ObjectStore(Service):
         except urllib.error.HTTPError as error:
             if error.code != 409:  # it exists
                 raise StackError(
-                    f"cannot make bucket {name}: HTTP {error.code}; see `make logs S=objectstore`"
+                    f"cannot create bucket {name}: HTTP {error.code}; see `make logs S=objectstore`"
                 ) from error
 
     def environment(self) -> dict[str, str]:
@@ -65,7 +65,7 @@ class ObjectStore(Service):
         return {
             "AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT": json.dumps(CONNECTION),
             "STORAGE_EMULATOR_HOST": self.url,
-            # gcsfs would call a storage-layout API that the server does not have, and wait 60 s for each bucket.
+            # Otherwise gcsfs calls a storage-layout API that the server does not have, and waits 60 s for each bucket.
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }
 

@@ -1,4 +1,4 @@
-"""The state of a running project, seen from outside: Kafka's offsets, the operational database, Airflow's runs.
+"""The state of a running project as others see it: Kafka's offsets, the operational database, Airflow's runs.
 
 Consumers and what to show come from `include/project.py`; tables are found by their names.
 """
@@ -27,7 +27,7 @@ class Partition:
 
 @dataclass
 class Snapshot:
-    """Counts since the observer was created; `alarms`, `results` and `waiting` are what the databases hold now."""
+    """Counts since the observer was created; `alarms`, `results` and `waiting` are the current content."""
 
     messages: dict[str, int] = field(default_factory=dict)  # topic -> arrived messages, also of dead-letter topics
     outcomes: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)  # (consumer, topic) -> outcome -> n
@@ -50,7 +50,7 @@ class Snapshot:
 
 
 class Observer:
-    """Counts from its creation on; older messages and runs do not belong to this demo."""
+    """Counts messages and runs since its creation; older ones do not belong to this demo."""
 
     def __init__(self, stack: Stack):
         from confluent_kafka.admin import AdminClient
@@ -135,14 +135,14 @@ class Observer:
             select outcome, count(*) from inbox
             where consumer = %s and topic = %s and partition = %s and "offset" >= %s and "offset" < %s group by 1
         """
-        found: dict[str, int] = {}
+        outcomes: dict[str, int] = {}
         for partition, end in ends.items():
             if partition.topic == topic:
                 start = self._start.get(partition, 0)
                 rows = self._query("operations_db", statement, consumer, topic, partition.number, start, end)
                 for outcome, number in rows:
-                    found[outcome] = found.get(outcome, 0) + number
-        return found
+                    outcomes[outcome] = outcomes.get(outcome, 0) + number
+        return outcomes
 
     def _query(self, database: str, statement: str, *values: Any) -> list[tuple]:
         import psycopg

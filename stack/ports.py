@@ -1,4 +1,4 @@
-"""Ports on loopback: chosen once, kept, and chosen again when another process uses one."""
+"""Ports on loopback: chosen at the first start and stored; a port that another process uses is replaced."""
 
 import os
 import random
@@ -17,7 +17,7 @@ FIRST, LAST = 20000, 32000
 
 def is_free(port: int) -> bool:
     with socket.socket() as sock:
-        # As servers do. Otherwise connections of the last run in the state TIME_WAIT would look like a server.
+        # Set as servers set it. Otherwise connections of the last run in the state TIME_WAIT would look like a server.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(("127.0.0.1", port))

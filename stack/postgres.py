@@ -27,7 +27,7 @@ SUPERUSER = "postgres"
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",  # its path would be too long in a deep folder, and nobody needs it
-    "max_connections": "200",  # Airflow's components and eight task processes hold several each
+    "max_connections": "200",  # several for each component of Airflow, and eight task processes
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
@@ -72,7 +72,7 @@ class Postgres(Service):
         if recorded and Path(recorded).is_dir():
             return
         if recorded and Path(recorded) != self.folder:
-            self.report(f"PostgreSQL's folder {recorded} is gone, and its data with it; making a new one")
+            self.report(f"PostgreSQL's folder {recorded} is gone, with its data; creating a new one")
         if self.user and not _can_enter(self.folder.parent, self.user):
             # PostgreSQL does not run as root, and the user that it runs as cannot enter a folder below /root. /var/tmp
             # survives a reboot.

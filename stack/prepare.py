@@ -1,7 +1,7 @@
 """Run `PROJECT.prepare` of include/project.py in a process of its own: `python -m stack.prepare`.
 
-It gets the environment of the Airflow processes, and its imports stay out of the stack's own process. Each string that
-it returns becomes one line on stdout; its logs go to stderr.
+The process gets the environment of the Airflow processes, and the stack's own process does not import the project. Each
+string that `prepare` returns becomes a line on stdout; logs go to stderr.
 """
 
 import contextlib

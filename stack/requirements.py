@@ -1,8 +1,8 @@
 """Write requirements.txt, which the Astro Runtime image installs, from requirements.lock.
 
-It contains everything that the Dags need, dependencies included, each with the lock's version, so that no version can
-change when the image is built. It leaves out what the image contains: Airflow, its own providers, and all their
-dependencies. The image has tested versions of these, and a pin here would replace a part of Airflow.
+It contains all packages that the Dags need, with their dependencies, each with the lock's version, so that no version
+can change when the image is built. It does not contain the packages of the image: Airflow, its own providers, and all
+their dependencies. The image has tested versions of these, and a pin here would replace a part of Airflow.
 """
 
 from __future__ import annotations
@@ -77,16 +77,16 @@ def needed_by(lock: str, roots: Iterable[str]) -> set[str]:
     for name, _, parents in _locked(lock):
         for parent in parents:
             children.setdefault(parent, set()).add(name)
-    found: set[str] = set()
+    needed: set[str] = set()
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
         # Every provider needs the package `apache-airflow`, which in turn names providers that no image contains by
         # itself.
-        if name not in found and name != "apache-airflow":
-            found.add(name)
+        if name not in needed and name != "apache-airflow":
+            needed.add(name)
             waiting += children.get(name, ())
-    return found
+    return needed
 
 
 def _locked(lock: str) -> Iterator[tuple[str, str, set[str]]]:

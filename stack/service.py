@@ -30,7 +30,7 @@ class Service:
     """
 
     name: str
-    external_variable: str | None = None  # environment variable with the address of a service that somebody else runs
+    external_variable: str | None = None  # environment variable with the address of a service that runs elsewhere
     ports: tuple[str, ...] = ()  # names of the ports that it listens on
     program_names: tuple[str, ...] = ()
     ready_seconds = 120
@@ -47,7 +47,7 @@ class Service:
 
     @property
     def runs_elsewhere(self) -> bool:
-        """Whether somebody else runs the service, so that the stack starts nothing for it."""
+        """Whether the service runs elsewhere, so that the stack does not start it."""
         return bool(self.external)
 
     def prepare(self) -> None:
@@ -58,7 +58,7 @@ class Service:
         return []
 
     def is_ready(self) -> bool:
-        """Ask the service itself whether it is ready; raises nothing, and waits at most about a second."""
+        """Ask the service whether it is ready; never raises, and waits at most about a second."""
         return True
 
     def after_start(self) -> None:
@@ -73,4 +73,4 @@ class Service:
         return {}
 
     def remove(self) -> None:
-        """Delete what the service keeps outside the stack's folder."""
+        """Delete the service's files outside the stack's folder."""

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv exactly what requirements.lock says. Run by `make setup`; needs only Python 3.11 to 3.13.
+# Creates .venv with exactly the packages of requirements.lock. Run by `make setup`; needs only Python 3.11 to 3.13.
 set -eu
 
 fail() {
@@ -8,7 +8,7 @@ fail() {
 }
 
 supported() {
-    # Runs it, for a pyenv shim can exist and refuse.
+    # Executed, because a pyenv shim can exist and fail.
     "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
 }
 
@@ -22,13 +22,13 @@ if ! supported .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/nul
         fi
     done
     [ -n "$python" ] || fail "no Python 3.11, 3.12 or 3.13 found; install one (python.org, your package manager) and run it again"
-    echo "making .venv with $("$python" --version)"
+    echo "creating .venv with $("$python" --version)"
     "$python" -m venv --clear .venv >.venv.log 2>&1 ||
-        fail "$python cannot make a virtual environment: $(tail -n 1 .venv.log); on Debian and Ubuntu install python3-venv, or free disk space"
+        fail "$python cannot create a virtual environment: $(tail -n 1 .venv.log); on Debian and Ubuntu install python3-venv, or free disk space"
     rm -f .venv.log
 fi
 
-# Unset: with it Airflow's task processes would compile what they import every time, 2 to 3 seconds each.
+# Unset: if it were set, every Airflow task process would compile all its imports, which takes 2 to 3 s.
 unset PYTHONDONTWRITEBYTECODE
 log=.venv/setup.log
 echo "installing the packages of requirements.lock"

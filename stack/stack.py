@@ -78,17 +78,17 @@ class Stack:
             postgres=self.postgres,
             child_environment=self.environment,
         )
-        every: tuple[Service, ...] = (
+        all_services: tuple[Service, ...] = (
             self.postgres, self.kafka, self.object_store, self.connect, self.feeds, self.airflow,
         )  # fmt: skip
-        self.services = {service.name: service for service in every if service.name in self.service_names}
+        self.services = {service.name: service for service in all_services if service.name in self.service_names}
         if "airflow" in self.services and "postgres" not in self.services:
             raise StackError("airflow needs the service postgres for its metadata; add it")
         if "connect" in self.services and "kafka" not in self.services:
             raise StackError("connect needs the service kafka; add it")
 
     def up(self) -> None:
-        """Start what does not run and wait until all of it is ready. Harmless when everything runs.
+        """Start all services and wait until they are ready. Safe to repeat.
 
         Raises:
             StackError: A service does not start, or there is no disk space.
@@ -116,10 +116,10 @@ class Stack:
             self._start_in_order()  # can be repeated; it starts what an `up` that was killed did not start
             return
         if running:
-            self.report("the stack runs with other services or addresses: starting it anew")
+            self.report("the stack runs with other services or addresses: restarting it")
             self._stop_all()
         if ended := self.supervisor.end_leftovers():
-            self.report(f"ended what an earlier run left behind: {', '.join(ended)}")
+            self.report(f"ended processes that an earlier run left behind: {', '.join(ended)}")
         if (free := shutil.disk_usage(self.folder).free) < MIN_FREE_BYTES:
             raise StackError(
                 f"no disk space: {free >> 20} MB free in {self.folder}, {MIN_FREE_BYTES >> 20} MB needed; free some"
@@ -134,7 +134,7 @@ class Stack:
         try:
             self._start_in_order()
         except BaseException:
-            self._stop_all()  # an incomplete stack would hold ports and memory, and hide the error in `make status`
+            self._stop_all()  # an incomplete stack would occupy ports and memory, and hide the error in `make status`
             raise
         self.report(f"all services are ready after {time.monotonic() - begin:.1f} s")
 
@@ -174,7 +174,7 @@ class Stack:
             if failed or not states or time.monotonic() > deadline:
                 name = (failed or list(service.program_names))[0]
                 reason = self.supervisor.last_log_line(name)
-                raise StackError(f"{name} does not get ready: {reason}; see {self.supervisor.logs}/{name}.log")
+                raise StackError(f"{name} does not become ready: {reason}; see {self.supervisor.logs}/{name}.log")
             time.sleep(0.1)
 
     def down(self) -> None:
@@ -232,7 +232,7 @@ class Stack:
         return self.supervisor.is_running()
 
     def environment(self) -> dict[str, str]:
-        """The variables with which our processes reach the services: connections, Airflow's settings, PYTHONPATH."""
+        """The variables of processes that use the services: connections, Airflow's settings, PYTHONPATH."""
         environment = {
             "PYTHONPATH": str(PROJECT),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -245,19 +245,19 @@ class Stack:
 
     def endpoints(self) -> dict[str, Any]:
         """The addresses and the state of all services; passwords included."""
-        found: dict[str, Any] = {
+        status: dict[str, Any] = {
             "kafka": None, "postgres": None, "databases": {}, "object_store": None, "connect": None, "airflow": None
         }  # fmt: skip
         for service in self.services.values():
-            found |= service.endpoints()
+            status |= service.endpoints()
         info = self.supervisor.info()
         nothing = {"state": "STOPPED", "pid": None}
-        found["services"] = {
+        status["services"] = {
             name: info.get(name) or {**nothing, "log": str(self.supervisor.logs / f"{name}.log")}
             for service in self._local()
             for name in service.program_names
         }
-        return found
+        return status
 
     def prepare_project(self) -> None:
         """Run `PROJECT.prepare` of include/project.py (migrations, topics) and report what it changed.
@@ -280,7 +280,7 @@ class Stack:
         return [service for service in self.services.values() if not service.runs_elsewhere]
 
     def _external_addresses(self) -> dict[str, str]:
-        """{service: address} of the services that somebody else runs, from the environment."""
+        """{service: address} of the services that run elsewhere, from the environment."""
         return {
             service.name: os.environ[service.external_variable]
             for service in self.services.values()
@@ -295,8 +295,8 @@ class Stack:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                who = lock.read().strip() or "another process"
-                raise StackError(f"{who} is at work on {self.folder}; wait for it, or end it") from None
+                holder = lock.read().strip() or "another process"
+                raise StackError(f"{holder} is at work on {self.folder}; wait for it, or end it") from None
             lock.truncate(0)
             lock.write(f"pid {os.getpid()} ({' '.join(sys.argv)[:100]})")
             lock.flush()

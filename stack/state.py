@@ -8,7 +8,7 @@ from typing import Any
 
 
 class State:
-    """A dict in FOLDER/state.json; `set` writes it at once, so that a start after a kill finds the same choices."""
+    """A dict in FOLDER/state.json; `set` writes the file at once, so a start after a kill reads the same values."""
 
     def __init__(self, folder: Path):
         self.path = folder / "state.json"

@@ -22,8 +22,8 @@ from stack.errors import StackError
 from stack.service import Program
 from stack.state import State
 
-# Set in the environment of supervisord, and so of all its descendants: it identifies what a killed supervisord leaves
-# behind.
+# Set in the environment of supervisord, and so of all its descendants: it identifies the processes that a killed
+# supervisord leaves behind.
 MARKER = "STACK_MARKER"
 LOG_BYTES, LOG_BACKUPS = 10 * 1024**2, 2
 
@@ -36,7 +36,7 @@ class Supervisor:
 
     @property
     def socket(self) -> Path:
-        """In the temporary directory: a unix socket's path may have 108 bytes, a checkout's folder can be longer."""
+        """In the temporary directory: a socket's path has at most 108 bytes, and a checkout's path can be longer."""
         return Path(self.state.get("socket_folder") or "/nonexistent") / "s"
 
     def start(self, programs: Iterable[Program], environment: dict[str, str]) -> None:
@@ -135,7 +135,7 @@ class Supervisor:
         shutil.rmtree(self.socket.parent, ignore_errors=True)
 
     def end_leftovers(self) -> list[str]:
-        """End what a killed supervisord has left behind: processes with this folder's marker, and no others."""
+        """End the processes that a killed supervisord has left behind: those with this folder's marker."""
         processes = leftovers(self.folder)
         for process in processes:
             _send(process, _gentle_signal(process))
@@ -149,17 +149,17 @@ class Supervisor:
 
 def leftovers(folder: Path) -> list[psutil.Process]:
     """The processes that were started by the stack of this folder."""
-    found = groups.all_members(folder)
-    known = {process.pid for process in found}
+    processes = groups.all_members(folder)
+    known = {process.pid for process in processes}
     for process in psutil.process_iter():
         try:
             if process.pid in {os.getpid(), *known} or process.status() == psutil.STATUS_ZOMBIE:
                 continue
             if process.environ().get(MARKER) == str(folder):
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue  # gone, or another user's
-    return found
+    return processes
 
 
 def config_text(socket: Path, folder: Path, logs: Path, programs: Iterable[Program]) -> str:

@@ -1,6 +1,6 @@
-"""Kafka clients of the tests' own, which start at once.
+"""Kafka clients for tests, which start without a delay.
 
-A client that is not made to ask for a topic's leaders asks at its next tick, which costs each new one up to a second.
+A new client would request a topic's leaders only at its next tick, up to a second later; these request them at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def producer_to(config: dict[str, Any], *topics: str) -> Producer:
 
 
 def reader_at(config: dict[str, Any], *places: TopicPartition) -> Consumer:
-    """Reads from these offsets on; for whoever asks for it, the end of a partition is said at once too."""
+    """A consumer that reads from these offsets; if requested, it reports the end of a partition at once, too."""
     reader = Consumer({"group.id": "independent", "enable.auto.commit": False, "fetch.wait.max.ms": 10, **config})
     for topic in {place.topic for place in places}:
         reader.list_topics(topic, timeout=10)

@@ -1,4 +1,4 @@
-"""Fixtures for every test: real services, started once per session and ended with it, also when it is killed."""
+"""Fixtures for all tests: real services, started once per session and ended with it, also if the session is killed."""
 
 import logging
 import os
@@ -13,10 +13,10 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-# Before anything imports Airflow, which reads these once and would write into the user's home.
+# Before Airflow is imported: it reads these variables once, and would write into the user's home.
 _airflow_home = tempfile.TemporaryDirectory(prefix="airflow-home-")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # A worker inherits the variable from pytest's first process: two would write one airflow.cfg at the same moment.
+    # A worker inherits the variable from pytest's main process: two workers would write one airflow.cfg concurrently.
     os.environ["AIRFLOW_HOME"] = _airflow_home.name
 os.environ.setdefault("AIRFLOW_HOME", _airflow_home.name)
 os.environ.setdefault("AIRFLOW__CORE__DAGS_FOLDER", str(PROJECT / "dags"))
@@ -25,7 +25,7 @@ os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
 if find_spec("hypothesis") is not None:
     from hypothesis import settings
 
-    # A busy machine is slow: how long an example takes says nothing about the code.
+    # On a busy machine, the duration of an example says nothing about the code.
     settings.register_profile("without_deadline", deadline=None)
     settings.load_profile("without_deadline")
 
@@ -45,29 +45,29 @@ def start_stack(folder: Path, services: tuple[str, ...], **options):
     return stack
 
 
-# A whole stack takes a minute to start, Kafka Connect half of one, and the tests of tests/scaffold run all tests of a
-# copy of the project: the tests of each folder are for one worker of
-# pytest-xdist. The other tests go file by file.
+# A whole stack takes a minute to start, Kafka Connect half a minute, and the tests of tests/scaffold run all tests of a
+# copy of the project: one worker of pytest-xdist runs all tests of such a folder. The other tests are distributed by
+# file.
 ONE_WORKER_EACH = ("tests/e2e", "tests/integration/connect", "tests/scaffold")
-# Two workers wait for much of their time. Any further worker has only the processor time that the two leave, tests that
-# need no service first, and none that wait for a whole stack.
+# The first two workers wait much of their time. A further worker gets only their idle processor time: it runs tests
+# without services first, and no tests that need a whole stack.
 FULL_WORKERS = 2
 WITHOUT_SERVICES = ("tests/unit", "tests/dags")
 
 
 def worker_group(nodeid: str) -> str:
-    """Which tests run on the same worker."""
+    """The group of a test; one worker runs all tests of a group."""
     file = nodeid.partition("::")[0]
     return next((folder for folder in ONE_WORKER_EACH if file.startswith(f"{folder}/")), file)
 
 
 def is_spare(worker: str) -> bool:
-    """Whether this worker ("gw0", "gw1", ...) has only the processor time that the others leave."""
+    """Whether this worker ("gw0", "gw1", ...) gets only the idle processor time of the others."""
     return int(worker.removeprefix("gw")) >= FULL_WORKERS
 
 
 def next_group(groups: Iterable[str], worker: str) -> str | None:
-    """Which of the waiting groups of tests a worker runs next; None: none of them is for it."""
+    """The waiting group of tests that a worker runs next; None if it must not run any of them."""
     waiting = list(groups)
     quick = [group for group in waiting if group.startswith(WITHOUT_SERVICES)]
     others = [group for group in waiting if group not in quick]
@@ -101,7 +101,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers the longest group first: at the end one of them would work on it alone."""
+    """With several workers, start the longest group first: otherwise one worker would run it alone at the end."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: (*ONE_WORKER_EACH, group := worker_group(item.nodeid)).index(group))
 
@@ -120,7 +120,7 @@ def services(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def landing_services(services):
-    """The same, with what clients of the object store and of the landing tables' catalog need besides."""
+    """The same, with the variables of the object store and of the landing tables' catalog."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("STORAGE_EMULATOR_HOST", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"):
             patch.setenv(name, services.environment()[name])
@@ -134,7 +134,7 @@ def connect_services(landing_services, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         broker = landing_services.endpoints()["kafka"]["bootstrap_servers"]
         patch.setenv("KAFKA_BOOTSTRAP_SERVERS", broker)
-        # What the connectors' configuration refers to.
+        # Variables that the connectors' configurations refer to.
         secrets = {password: landing_services.environment()[password]}
         stack = start_stack(tmp_path_factory.mktemp("connect"), ("kafka", "connect"), environment=secrets)
         patch.delenv("KAFKA_BOOTSTRAP_SERVERS")
@@ -145,7 +145,7 @@ def connect_services(landing_services, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
-    """Commands that a test calls in this process set the level of the root logger: the next test would miss lines."""
+    """Restore the level of the root logger, which commands change in this process: the next test would miss lines."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     yield

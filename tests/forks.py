@@ -1,4 +1,4 @@
-"""Code in a process of its own, to be killed: a fork of one that has imported once what takes seconds to import."""
+"""Code in a new process that a test can kill: a fork of a process that has already done the slow imports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def start(code: str) -> BaseProcess:
 
 
 def run(code: str, seconds: float = 120) -> int | None:
-    """The exit code, below zero for a signal; None if it still ran and had to be killed."""
+    """The exit code, negative for a signal; None if the process was still running and was killed."""
     process = start(code)
     process.join(seconds)
     ended = process.exitcode
@@ -36,7 +36,7 @@ def run(code: str, seconds: float = 120) -> int | None:
 
 
 def _execute(code: str, environment: dict[str, str]) -> None:
-    """With the environment of now: that of the process that is forked is from when it was started."""
+    """Start the code with the current environment; the forked process has the environment of its start."""
     os.environ.clear()
     os.environ.update(environment)
     exec(code, {"__name__": "__forked__"})

@@ -1,4 +1,4 @@
-"""Code in a real worker process of Airflow, whose supervisor asks an API server that a test controls."""
+"""Code in a real worker process of Airflow, whose supervisor calls an API server that a test controls."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ sys.exit(ActivitySubprocess.start(
 
 
 class ApiServer(ThreadingHTTPServer):
-    """What Airflow's execution API answers a supervisor.
+    """A server with Airflow's execution API for a supervisor.
 
     Attributes:
         connections: {connection id: its members, or the status of an error, or 0 for no answer}. Others are not found.
@@ -95,7 +95,7 @@ class ApiServer(ThreadingHTTPServer):
 
 
 def run_in_worker(code: str, api: ApiServer, environment: dict[str, str]) -> str:
-    """Run code as a task; what it gives to the function `answer`.
+    """Run code as a task; returns the text that the code passes to the function `answer`.
 
     Args:
         code: Python source.
@@ -105,7 +105,7 @@ def run_in_worker(code: str, api: ApiServer, environment: dict[str, str]) -> str
     url = f"http://127.0.0.1:{api.server_port}"
     result = Path(environment["AIRFLOW_HOME"]) / f"answer-{api.server_port}"
     result.unlink(missing_ok=True)
-    # One try: the supervisor would ask for a minute.
+    # One try: otherwise the supervisor would repeat requests for a minute.
     done = subprocess.run(
         [sys.executable, "-c", WORKER, url, code, str(result)],
         cwd=PROJECT, env={**environment, "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "1"},

@@ -1,4 +1,4 @@
-"""Ours on two topics, for `make faults`; a switch lets claims fail."""
+"""This project's lane on two topics, for `make faults`; a switch makes claims fail."""
 
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ FAULTS_ASSET = Asset("faults", watchers=[lag_watcher(FAULTS)])
     schedule=joined(FAULTS_ASSET),
     catchup=False,
     max_active_runs=4,
-    # Faults come faster than in a year of production: without this, late retries would decide how long it takes.
+    # Faults are far more frequent than in production. With the usual delays, late retries would determine the duration.
     default_args={**RETRIES, "max_retry_delay": timedelta(seconds=20)},
 )
 def faults():

@@ -1,4 +1,4 @@
-"""Ours with one Dag run per message, for `make faults`."""
+"""This project's lane with one Dag run per message, for `make faults`."""
 
 from datetime import timedelta
 from functools import partial

@@ -1,4 +1,4 @@
-"""The floor: a Dag of one task with the same effect, triggered through the REST API. No lane can beat it."""
+"""The lower limit: a Dag of one task with the same effect, triggered through the REST API. No lane can be faster."""
 
 from airflow.sdk import dag, task
 

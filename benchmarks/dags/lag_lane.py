@@ -1,4 +1,4 @@
-"""Ours: lag starts a run, the run claims and handles. The same shape as dags/event_driven/raise_alerts.py."""
+"""This project's lane: lag starts a run, which claims and handles. Same shape as dags/event_driven/raise_alerts.py."""
 
 from airflow.sdk import Asset, dag, task
 

@@ -1,4 +1,4 @@
-"""Ours, one Dag run per message: the same shape as dags/event_driven/triage_service_requests.py."""
+"""This project's lane, one Dag run per message. Same shape as dags/event_driven/triage_service_requests.py."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Stock: AssetWatcher and MessageQueueTrigger, the payload in the event."""
+"""The stock trigger: AssetWatcher and MessageQueueTrigger, with the payload in the event."""
 
 from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger
 from airflow.sdk import Asset, AssetWatcher, dag, task
@@ -10,7 +10,7 @@ TRIGGER = MessageQueueTrigger(
     topics=[STOCK_TOPIC.name],
     kafka_config_id=STOCK_CONN_ID,
     apply_function="benchmarks.consumers.payload",
-    # Its default is 5 s: this is the best that it can do.
+    # The default is 5 s; this gives the lowest latency.
     poll_interval=0.1,
 )
 STOCK_ASSET = Asset("bench_stock", watchers=[AssetWatcher(name="bench_stock", trigger=TRIGGER)])
@@ -20,7 +20,7 @@ STOCK_ASSET = Asset("bench_stock", watchers=[AssetWatcher(name="bench_stock", tr
     schedule=[STOCK_ASSET],
     catchup=False,
     max_active_runs=8,
-    # `Stand.watching` lets it run alone.
+    # `BenchStack.watching` lets it run alone.
     is_paused_upon_creation=True,
 )
 def bench_stock():

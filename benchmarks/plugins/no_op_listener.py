@@ -1,4 +1,4 @@
-"""A listener that does nothing: Astro always registers OpenLineage's, and task processes call what is registered."""
+"""A listener that does nothing: like OpenLineage's listener on Astro, task processes call it."""
 
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin

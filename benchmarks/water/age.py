@@ -1,22 +1,22 @@
-"""`make bench-age`: what a lane costs after a year of data, beside what it costs on the first day.
+"""`make bench-age`: the cost of a lane after a year of data, compared with its cost on the first day.
 
-Every figure is a ratio, aged / fresh, of medians that are measured in turn in one run. What is old is made by writing
+Every figure is a ratio, aged / fresh, of medians that are measured in turn in one run. Old data are created by writing
 metadata and by bulk inserts:
 
-- a landing table with 60,000 snapshots (a week of commits, every ten seconds) and 1,000,000 files of one offset, beside
-  one with forty files and the snapshots of half an hour; the newest forty files are the same. Both are looked at after
-  the Dag `expire_snapshots` has had its turn, as it has every ten minutes (`expiry_seconds`: what its first turn on all
-  of them takes).
-- a clean table with 20,000,000 rows, 5,000,000 of them on the day that the run touches, beside one that holds a single
-  run. The run is the newest 200,000 readings of a utility whose meters are read every quarter of an hour. The aged
-  tables have the snapshots that `expire_snapshots` leaves. Commit (with the search for duplicates) and aggregation are
-  tasks in processes of their own.
-- the operational database with 5,000,000 inbox rows and 500,000 closed claims, and Airflow's with 300,000 old keys and
-  runs, beside empty ones. One Airflow has one database: messages are sent before the rows are added, with them, and
-  once more when they are gone.
+- a landing table with 60,000 snapshots (a week of commits, every ten seconds) and 1,000,000 files of one offset each,
+  compared with one that has forty files and the snapshots of half an hour; the newest forty files are the same. Both
+  are measured after a run of the Dag `expire_snapshots`, which runs every ten minutes (`expiry_seconds`: the time of
+  its first run on all snapshots).
+- a clean table with 20,000,000 rows, 5,000,000 of them on the day that the run touches, compared with one that holds a
+  single run. The run has the newest 200,000 readings of a utility whose meters are read every quarter of an hour. The
+  aged tables have the snapshots that `expire_snapshots` leaves. Commit (with the search for duplicates) and aggregation
+  are tasks in processes of their own.
+- the operational database with 5,000,000 inbox rows and 500,000 closed claims, and Airflow's database with 300,000 old
+  keys and runs, compared with empty ones. One Airflow has one database: messages are sent before the rows are added,
+  with the rows, and again when the rows are deleted.
 
-look: three looks of a sensor's trigger, of which the first finds a new commit. plan: the task that claims. claim: of
-one message, until it is handled. single message, run per message: from the broker to the effect, through Airflow.
+look: three lookups of a sensor's trigger, the first of which finds a new commit. plan: the task that claims. claim: one
+message, until it is handled. single message, run per message: from the broker to the effect, through Airflow.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import aged_database
+from benchmarks.bench_stack import bench_stack, fresh_stack, say
 from benchmarks.results import print_result
-from benchmarks.stand import fresh_stack, say, stand
 from benchmarks.water import aged_lake
 from benchmarks.water.aged_lake import Side, Utility
 from benchmarks.water.batch import run_task
@@ -64,29 +64,29 @@ class Figures:
         return statistics.median(self.seconds[name][side.name])
 
     def ratios(self) -> dict[str, float]:
-        found = {f"{name}_ratio": self.median(name, AGED) / self.median(name, FRESH) for name in self.seconds}
-        return {name: round(ratio, 2) for name, ratio in {**found, "max_ratio": max(found.values())}.items()}
+        by_name = {f"{name}_ratio": self.median(name, AGED) / self.median(name, FRESH) for name in self.seconds}
+        return {name: round(ratio, 2) for name, ratio in {**by_name, "max_ratio": max(by_name.values())}.items()}
 
 
-# What is measured in processes of its own, by name.
+# Functions that are measured in processes of their own, by name.
 
 
 def plan(side: str, name: str) -> int:
-    """Plan a run of a lane; how many files its units have."""
+    """Plan a run of a lane; returns how many files its units have."""
     from include.streams.landing import tasks
 
     return sum(len(unit["files"]) for unit in tasks.plan(Side(side).lane(name), "run"))
 
 
 def commit(side: str, results: "list[ValidatedUnit]", run_id: str) -> int:
-    """Commit the run; how many of its rows are clean."""
+    """Commit the run; returns how many of its rows are clean."""
     from include.streams.landing import tasks
 
     return tasks.commit(Side(side).lane("commit"), results, run_id)["clean"]
 
 
 def aggregate(side: str, ranges: "list[LogRange]") -> int:
-    """Compute the flows that the run's readings touch; how many hours of meters."""
+    """Compute the flows that the run's readings touch; returns the number of rows of meter hours."""
     from include.streams.lake.catalog import load_catalog
     from include.streams.lake.engine import connect
     from include.streams.landing.tables import clean_table
@@ -98,7 +98,7 @@ def aggregate(side: str, ranges: "list[LogRange]") -> int:
 
 
 def claim_messages(side: str, count: int) -> float:
-    """Claim and handle single messages, one after the other; the median of their seconds."""
+    """Claim and handle single messages, one after the other; returns the median of the seconds."""
     from benchmarks.consumers import LAG, LAG_TOPIC, MESSAGES_TOPIC
     from include.streams.kafka.consumers import Consumer
     from include.streams.kafka.producer import AcknowledgedProducer
@@ -128,7 +128,7 @@ def landing_part(figures: Figures, options: argparse.Namespace) -> dict[str, flo
 
     say(f"landing tables: {options.files:,} old files, {options.snapshots:,} snapshots")
     begins = {
-        # The snapshots of its first half hour: those are kept, and what is kept on the other side is as much.
+        # The snapshots of its first half hour are kept: as many as the other side has.
         FRESH: aged_lake.make_landing(FRESH, 0, min(options.snapshots, SNAPSHOTS_KEPT // aged_lake.COMMIT_INTERVAL)),
         AGED: aged_lake.make_landing(AGED, options.files, options.snapshots),
     }
@@ -142,7 +142,7 @@ def landing_part(figures: Figures, options: argparse.Namespace) -> dict[str, flo
             done = run_task("benchmarks.water.age:plan", [(side.name, f"plan-{n}")])
             if done.results != [aged_lake.NEW_FILES * aged_lake.PARTITIONS]:
                 raise RuntimeError(f"{side.name}: {done.results} files are planned")
-            # The first one reads what no process has read, only once.
+            # The first call reads files that no process has read before; it is not counted.
             if n >= 0:
                 figures.note("plan", side, done.seconds)
     ends = begins[AGED] + aged_lake.NEW_FILES * aged_lake.NEW_FILE_OFFSETS
@@ -152,13 +152,13 @@ def landing_part(figures: Figures, options: argparse.Namespace) -> dict[str, flo
         prepare_lane(side, "look", end)
         lane = side.lane("look")
         lanes[side] = Lane(lane.name, side.topic.name, "run", lane.conn_id, 300.0, 3600.0)
-    # This process has built the tables. A triggerer has not: without this, its garbage collector would visit a million
-    # entries of files during a look, and more often on the side with more manifests.
+    # This process has built the tables; a triggerer has not. Without this, its garbage collector would visit a
+    # million file entries during a lookup, and more often on the side with more manifests.
     gc.collect()
     gc.freeze()
     for n in range(-1, 3 * options.repeat):
         for side in SIDES:
-            # Of offsets that the lane is past: a look finds nothing to do.
+            # The lane has claimed these offsets: a lookup finds nothing to do.
             table = load_landing_table(side.topic)
             began = time.perf_counter()
             aged_lake.append(table, [aged_lake.data_file(table, 0, begins[side], 1)])
@@ -198,7 +198,7 @@ def written_tables(side: Side) -> list[Any]:
 
 
 class State:
-    """A side's tables as they are now, to go back to after a run."""
+    """The current state of a side's tables, to restore it after a run."""
 
     def __init__(self, side: Side) -> None:
         self._tables = written_tables(side)
@@ -220,7 +220,7 @@ def clean_part(figures: Figures, options: argparse.Namespace) -> dict[str, float
     aged_lake.fill_flows(AGED, utility)
     for table in written_tables(AGED):
         aged_lake.add_snapshots(table, options.kept_snapshots)
-    # The hour before the run's has been aggregated on both sides.
+    # The hour before the run is aggregated on both sides.
     for side, ranges in ((FRESH, aged_lake.fill_first_run(FRESH, utility)), (AGED, aged_lake.last_ranges(utility))):
         aggregate(side.name, ranges)
     runs = {side: aged_lake.stage(side, utility, "run") for side in SIDES}
@@ -260,8 +260,8 @@ def claims_part(figures: Figures, options: argparse.Namespace) -> dict[str, floa
         with _environment(**{variable: connections[side]}):
             run_task("include.streams.operations.migrate:upgrade", [()])
     aged = create_engine(make_url(url))
-    for it in (aged, engine()):
-        with it.begin() as connection:
+    for database in (aged, engine()):
+        with database.begin() as connection:
             connection.execute(text(TABLES))
     with GroupOffsets("age") as group:
         topic_id = group.fetch_topic_ids([MESSAGES_TOPIC.name])[MESSAGES_TOPIC.name]
@@ -309,46 +309,46 @@ def messages_part(figures: Figures, options: argparse.Namespace) -> dict[str, fl
     from include.streams.kafka.offsets import GroupOffsets
 
     lanes = {"ours": "single_message", "per message": "run_per_message"}
-    with stand() as it:
-        it.wait_for_dags()
+    with bench_stack() as bench:
+        bench.wait_for_dags()
         for lane in lanes:
-            LANES[lane].single(it, f"warm-{lane}")
+            LANES[lane].single(bench, f"warm-{lane}")
 
         def measure(side: Side, prefix: str) -> None:
             for lane in lanes:
-                LANES[lane].single(it, f"warm-{prefix}-{lane}")
+                LANES[lane].single(bench, f"warm-{prefix}-{lane}")
             for n in range(options.singles):
                 for lane, name in lanes.items():
                     time.sleep(1 + random.random())
-                    times = LANES[lane].single(it, f"{prefix}-{n}")
+                    times = LANES[lane].single(bench, f"{prefix}-{n}")
                     if times is None:
                         raise RuntimeError(f"{lane}: a message had no effect within 20 s")
                     figures.note(name, side, times[1] - times[0])
             for n in range(options.bursts):
-                rate = LANES["per message"].burst(it, f"{prefix}-burst-{n}", options.burst_size)
+                rate = LANES["per message"].burst(bench, f"{prefix}-burst-{n}", options.burst_size)
                 figures.note("run_per_message_burst", side, 1 / rate)
 
         measure(FRESH, "before")
         say(f"Airflow's metadata: {options.history:,} old keys and runs; {options.inbox:,} inbox rows")
-        with it.metadata.begin() as connection:
+        with bench.metadata.begin() as connection:
             add_metadata(connection, options.history)
         name = MESSAGES_TOPIC.name
         with GroupOffsets("age") as group:
             topic_id = group.fetch_topic_ids([name])[name]
         values = {"consumer": "bench_messages", "topic": name, "topic_id": topic_id}
-        aged_database.age(it.operations, inbox=options.inbox, claims=options.claims, **values)
-        _vacuum(it.metadata)
+        aged_database.age(bench.operations, inbox=options.inbox, claims=options.claims, **values)
+        _vacuum(bench.metadata)
         measure(AGED, "aged")
-        aged_database.rejuvenate(it.operations)
-        with it.metadata.begin() as connection:
+        aged_database.rejuvenate(bench.operations)
+        with bench.metadata.begin() as connection:
             for statement in REJUVENATE:
                 connection.execute(text(statement))
-        _vacuum(it.metadata)
+        _vacuum(bench.metadata)
         measure(FRESH, "after")
     return {}
 
 
-# What `add_metadata` has added, from what refers to others on.
+# Deletes the rows that `add_metadata` has added; referring rows first.
 REJUVENATE = (
     "delete from partitioned_asset_key_log where created_at < now() - interval '12 hours'",
     "delete from asset_partition_dag_run where created_at < now() - interval '12 hours'",

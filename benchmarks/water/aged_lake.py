@@ -1,4 +1,4 @@
-"""Tables as they are after a year, beside fresh ones: made by writing their metadata, and data files by the engine."""
+"""Tables as they are after a year, and fresh tables; their metadata are written directly, data files by the engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.stand import say
+from benchmarks.bench_stack import say
 from include.streams.contracts import Topic
 from include.streams.landing.consumers import LandingConsumer
 from include.water.topics import MeterReading
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from include.streams.validators.coordinates import LogRange
 
 PARTITIONS = 4
-# What has landed and not been claimed: of each partition, files of so many offsets.
+# Landed and unclaimed: this many files per partition, with this many offsets each.
 NEW_FILES, NEW_FILE_OFFSETS = 10, 5_000
 FILES_PER_MANIFEST = 2_500
 # Of the sink: a commit every ten seconds.
@@ -42,7 +42,7 @@ DISTRICTS = ("harbour", "hillside", "lakeview", "old-town", "riverbend", "southf
 
 @dataclass(frozen=True)
 class Side:
-    """`fresh` or `aged`: a topic of its own with its tables."""
+    """`fresh` or `aged`: each has a topic with its tables."""
 
     name: str
 
@@ -66,9 +66,10 @@ class Side:
 
 
 def make_landing(side: Side, files: int, snapshots: int) -> int:
-    """Topic, log and landing table: so many files of one offset each, then the new ones.
+    """Create topic, log and landing table: `old_files` files of one offset each, then the new files.
 
-    Returns the offset at which the new ones begin, in each partition.
+    Returns:
+        The offset at which the new files begin, in each partition.
     """
     from include.streams.contracts import Registry
     from include.streams.kafka.topics import create_topics
@@ -92,7 +93,7 @@ def make_landing(side: Side, files: int, snapshots: int) -> int:
 
 
 def append(table: Table, files: Sequence[Any]) -> None:
-    """A commit as the sink's."""
+    """A commit like the sink's."""
     properties = {"kafka.connect.commit-id": str(uuid.uuid4())}
     with (
         table.transaction() as transaction,
@@ -120,7 +121,7 @@ def _fill_log(topic: Topic, offsets: int) -> None:
 
 
 def data_file(table: Table, partition: int, first: int, offsets: int) -> Any:
-    """An entry of a file that is not there: planning reads no data."""
+    """An entry of a file that does not exist: planning reads no data."""
     from pyiceberg.conversions import to_bytes
     from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
     from pyiceberg.typedef import Record
@@ -166,7 +167,7 @@ def _manifest(table: Table, files: Iterable[Any], snapshot_id: int) -> Any:
 
 
 def _old_manifests(table: Table, offsets: int, snapshot_id: int) -> list[Any]:
-    """Manifests that list a file for each offset of each partition, as they are after merges."""
+    """Manifests that list a file for each offset of each partition, as after merges."""
     step = FILES_PER_MANIFEST // PARTITIONS
     return [
         _manifest(
@@ -179,7 +180,7 @@ def _old_manifests(table: Table, offsets: int, snapshot_id: int) -> list[Any]:
 
 
 def _write_history(topic: Topic, table: Table, manifests: Sequence[Any], snapshots: int) -> None:
-    """Metadata with so many snapshots of the sink, the newest of which holds these manifests."""
+    """Metadata with `count` snapshots of the sink; the newest snapshot has these manifests."""
     from pyiceberg.manifest import write_manifest_list
 
     metadata = json.loads(table.metadata.model_dump_json())
@@ -245,8 +246,8 @@ def _write_history(topic: Topic, table: Table, manifests: Sequence[Any], snapsho
 
 
 def add_snapshots(table: Table, count: int) -> None:
-    """Give a table older snapshots beside its own: copies of its newest one, a minute apart."""
-    # An empty table has none to copy.
+    """Add older snapshots to a table: copies of its newest snapshot, a minute apart."""
+    # An empty table has no snapshot to copy.
     if table.current_snapshot() is None:
         return
     metadata = json.loads(table.metadata.model_dump_json())
@@ -285,7 +286,7 @@ def _point_to(table: Table, path: str) -> None:
 class Utility:
     """Meters that are read every quarter of an hour, for some days until END.
 
-    The run that is measured has the first `readings` of the last hour.
+    The measured run has the first `readings` of the last hour.
     """
 
     meters: int
@@ -302,7 +303,7 @@ class Utility:
         return -(-self.meters // PARTITIONS)
 
     def rows(self, first: datetime, slots: int, offset: int) -> str:
-        """A query for the clean rows of so many quarters; each partition's offsets begin at `offset`."""
+        """A query for the clean rows of `quarters` quarters of an hour; each partition's offsets begin at `offset`."""
         names = ", ".join(f"'{name}'" for name in DISTRICTS)
         return f"""
             select 1::bigint as version, 'M-' || lpad(meter::varchar, 6, '0') as meter_id,
@@ -321,7 +322,7 @@ class Utility:
 
 
 def fill_clean(side: Side, utility: Utility) -> None:
-    """The clean table with all readings but the run's, in files as a night's bundling leaves them."""
+    """Fill the clean table with all readings except the run's, in files as the nightly bundling leaves them."""
     slots = utility.days * SLOTS_A_DAY - RUN_SLOTS
     step = max(1, min(FILE_ROWS // utility.meters, SLOTS_A_DAY))
     for first in range(0, slots, SLOTS_A_DAY):
@@ -336,7 +337,7 @@ def fill_clean(side: Side, utility: Utility) -> None:
 
 
 def fill_first_run(side: Side, utility: Utility) -> list[LogRange]:
-    """The clean table after a first run: the hour before that of the run that is measured; its ranges."""
+    """Fill the clean table with a first run, of the hour before the measured run; returns its ranges."""
     start = 10**8
     add_clean(side, [utility.rows(END - 2 * RUN_SLOTS * SLOT, RUN_SLOTS, start)])
     end = start + RUN_SLOTS * utility.per_partition
@@ -344,14 +345,14 @@ def fill_first_run(side: Side, utility: Utility) -> list[LogRange]:
 
 
 def last_ranges(utility: Utility) -> list[LogRange]:
-    """The offsets of the last hour in an aged clean table, before the run's."""
+    """The offset ranges of the last hour before the run in an aged clean table."""
     end = (utility.days * SLOTS_A_DAY - RUN_SLOTS) * utility.per_partition
     start = end - RUN_SLOTS * utility.per_partition
     return [{"partition": number, "start": start, "end": end} for number in range(PARTITIONS)]
 
 
 def add_clean(side: Side, queries: Iterable[str]) -> int:
-    """A file for the rows of each query, which are of one day, in one commit; how many rows."""
+    """Write a file for the rows of each query, all of one day, in one commit; returns the number of rows."""
     from include.streams.lake import datafiles, engine, writing
     from include.streams.landing.clean import ensure_clean_table
 
@@ -369,7 +370,7 @@ def add_clean(side: Side, queries: Iterable[str]) -> int:
 
 
 def fill_flows(side: Side, utility: Utility) -> None:
-    """The hourly flows of the same readings; those of the districts follow from the newest hours."""
+    """Fill the hourly flows of the same readings; the districts' flows are computed from the newest hours."""
     from include.streams.lake import datafiles, engine, writing
     from include.water.flows import tables
     from include.water.flows.aggregation import FILE_ROWS
@@ -393,7 +394,7 @@ def fill_flows(side: Side, utility: Utility) -> None:
 
 
 def flow_tables(side: Side) -> dict[str, Any]:
-    """The flows' tables of a side; made if they do not exist."""
+    """The flow tables of a side, created if they do not exist."""
     from include.streams.lake.catalog import load_catalog
     from include.streams.lake.writing import ensure_table
     from include.water.flows import tables
@@ -407,7 +408,11 @@ def flow_tables(side: Side) -> dict[str, Any]:
 
 
 def stage(side: Side, utility: Utility, run_id: str) -> tuple[list[ValidatedUnit], list[LogRange]]:
-    """The run's claim and its staging files, as its mapped tasks leave them; (their results, its ranges)."""
+    """Create the run's claim and staging files, as its mapped tasks leave them.
+
+    Returns:
+        (the results of the mapped tasks, the run's ranges).
+    """
     from sqlalchemy import insert
 
     from include.streams.kafka.claims import lock_consumer

@@ -1,11 +1,10 @@
-"""The standard lane, measured: landing, the data tasks beside bare DuckDB over the same files, and freshness.
+"""The standard lane, measured: landing, the data tasks compared with DuckDB alone on the same files, and freshness.
 
-Each task runs in a process of its own, as in Airflow. Its time counts from where its libraries are imported; to import
-them takes about a second, whatever the data, and is reported apart as what Airflow adds between tasks is.
-`ratio_vs_duckdb` compares the tasks that make clean rows and flows from what has landed with one process of DuckDB that
-does the same: reads the landed files, parses, drops duplicates, writes clean rows, hourly flows and nights as Parquet
-to the same store; without claims, contracts, dead letters or commits. `ratio_vs_duckdb_whole_run` compares everything,
-imports, planning, the suite and the books included.
+Each task runs in a process of its own, as in Airflow. Its time is counted after its imports, which take about a second,
+whatever the data; the imports are reported separately. `ratio_vs_duckdb` compares the tasks that turn landed files into
+clean rows and flows with one process of DuckDB that does the same: it reads the landed files, parses, drops duplicates,
+and writes clean rows, hourly flows and nights as Parquet to the same store, without claims, contracts, dead letters or
+commits. `ratio_vs_duckdb_whole_run` compares the whole run, including imports, planning, the suite and closing.
 """
 
 import argparse
@@ -19,8 +18,8 @@ from datetime import UTC, datetime, timedelta
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
+from benchmarks.bench_stack import fresh_stack, say
 from benchmarks.results import print_result
-from benchmarks.stand import fresh_stack, say
 from benchmarks.water.freshness import measure_freshness
 from include.water.consumers import AGGREGATE_METER_READINGS as CONSUMER
 from include.water.simulators.meters import NO_FAULTS, Readings
@@ -29,13 +28,13 @@ from include.water.topics import METER_READINGS
 
 SERVICES = ("postgres", "kafka", "objectstore", "connect")
 UNTIL = datetime(2026, 6, 1, tzinfo=UTC)
-# Of the large size: the one in the middle is told. Other weeks each, because a reading counts once.
+# Runs of the large size; the median is reported. Each has other weeks, because a reading counts once.
 RUNS, WEEKS_APART = 3, timedelta(weeks=4)
 # As many mapped tasks at once as the machine has cores.
 TASKS_AT_ONCE = 2
 
 
-# What the tasks import in their bodies.
+# The imports in the bodies of the tasks.
 LIBRARIES = (
     "duckdb",
     "psycopg",
@@ -52,7 +51,7 @@ DATA_TASKS = ("validate", "commit", "aggregate")
 
 
 class Done(NamedTuple):
-    """What calls of a task returned, how long they took, their imports before, and the most memory of a process."""
+    """The results of a task's calls, their seconds, the seconds of their imports, and the most memory of a process."""
 
     results: list[Any]
     seconds: float
@@ -61,8 +60,8 @@ class Done(NamedTuple):
 
 
 def run_task(name: str, calls: list[tuple], libraries: tuple[str, ...] = LIBRARIES) -> Done:
-    """Call "package.module:function" with each of `calls`, in fresh processes: as many at once as Airflow would run."""
-    # Not fork: a task's process has imported nothing of ours.
+    """Call "package.module:function" with each of `calls` in new processes, as many at once as Airflow would run."""
+    # Not fork: a task's process has imported nothing of the project.
     context = multiprocessing.get_context("spawn")
     workers = min(TASKS_AT_ONCE, len(calls))
     ready, imports = context.Barrier(workers + 1), context.SimpleQueue()
@@ -76,15 +75,15 @@ def run_task(name: str, calls: list[tuple], libraries: tuple[str, ...] = LIBRARI
 
 
 def _import(libraries: tuple[str, ...], ready: Any, imports: Any) -> None:
-    # Airflow's own, which a task's process has when the task begins.
+    # Airflow's own imports, which a task's process has when the task begins.
     importlib.import_module("airflow.sdk.execution_time.task_runner")
     importlib.import_module("airflow.sdk.execution_time.supervisor")
-    # As its executor does before it forks.
+    # As Airflow's executor does before it forks.
     gc.freeze()
     began = time.perf_counter()
     for library in libraries:
         importlib.import_module(library)
-    # A part of their price, which would else be paid in the middle of the work.
+    # Part of the imports' cost, which would otherwise be paid during the work.
     gc.collect()
     imports.put(time.perf_counter() - began)
     ready.wait()
@@ -96,7 +95,7 @@ def _call(name: str, *arguments: Any) -> tuple[Any, float]:
 
 
 def land(count: int, until: datetime) -> float:
-    """Send readings and wait until all are in the landing table; records a second, from the first one sent."""
+    """Send readings and wait until all have landed; returns records per second, from the first record sent."""
     from include.streams.kafka.producer import AcknowledgedProducer
     from include.streams.landing.index import LandingIndex
     from include.streams.landing.tables import load_landing_table
@@ -111,8 +110,8 @@ def land(count: int, until: datetime) -> float:
             break
 
     def landed() -> int:
-        found = LandingIndex(load_landing_table(METER_READINGS))
-        return sum(file.records for p in found.partitions for file in found.files(p, 0))
+        index = LandingIndex(load_landing_table(METER_READINGS))
+        return sum(file.records for p in index.partitions for file in index.files(p, 0))
 
     before, began = landed(), time.monotonic()
     with AcknowledgedProducer() as producer:
@@ -157,10 +156,10 @@ def data_tasks(run_id: str) -> dict[str, Any]:
 
 
 def bare_duckdb(files: list[str], target: str) -> int:
-    """The same rows and flows, by DuckDB alone; how many rows were clean."""
+    """Compute the same rows and flows with DuckDB alone; returns how many rows are clean."""
     from include.streams.lake import engine
     from include.water.flows import queries
-    from include.water.flows.hours import reached
+    from include.water.flows.hours import hours_in_reach
 
     paths = ", ".join(engine.literal(path) for path in files)
     with engine.connect() as connection:
@@ -185,7 +184,7 @@ def bare_duckdb(files: list[str], target: str) -> int:
         hours = [
             hour for (hour,) in connection.execute("select distinct date_trunc('hour', read_at) from parsed").fetchall()
         ]
-        for name in queries.run_all(connection, reached(hours)):
+        for name in queries.run_all(connection, hours_in_reach(hours)):
             connection.execute(f"copy {name} to '{target}/{name}.parquet' (format parquet, compression zstd)")
         return connection.execute("select count(*) from readings").fetchall()[0][0]
 
@@ -194,11 +193,11 @@ def measure(count: int, until: datetime, name: str) -> dict[str, Any]:
     say(f"{name}: sending {count:,} readings")
     rate = land(count, until)
     say(f"{name}: landed, {rate:,.0f} records a second; running the data tasks")
-    # Without the sink's own work beside it.
+    # While the sink is idle.
     time.sleep(3)
     ours = data_tasks(f"benchmark {name}")
     seconds = ours["seconds"]
-    # The median of three: it is the measure, and takes a second or two.
+    # The median of three, because everything is compared with it; it takes only a second or two.
     bare = sorted(
         (
             run_task("benchmarks.water.batch:bare_duckdb", [(ours["files"], f"gs://landing/benchmark/{name}")])
@@ -207,7 +206,7 @@ def measure(count: int, until: datetime, name: str) -> dict[str, Any]:
         key=lambda done: done.seconds,
     )[1]
     (clean,) = bare.results
-    found = {
+    figures = {
         **ours,
         "landing": rate,
         "tasks": sum(seconds.values()),
@@ -215,12 +214,12 @@ def measure(count: int, until: datetime, name: str) -> dict[str, Any]:
         "bare": bare.seconds,
         "bare_imports": bare.imports,
     }
-    say(f"{name}: {ours['units']} units, {len(ours['files'])} files, {found['tasks']:.1f} s: {_text(seconds)}")
-    say(f"{name}: imports {ours['imports']:.1f} s; {found['data_tasks']:.2f} s of the tasks that DuckDB does too")
+    say(f"{name}: {ours['units']} units, {len(ours['files'])} files, {figures['tasks']:.1f} s: {_text(seconds)}")
+    say(f"{name}: imports {ours['imports']:.1f} s; {figures['data_tasks']:.2f} s of the tasks that DuckDB does too")
     say(f"{name}: bare DuckDB {bare.seconds:.1f} s, imports {bare.imports:.1f} s, {bare.peak_mb:.0f} MB")
     if not ours["clean"] == clean == count:
         raise RuntimeError(f"{count} sent, {ours['clean']} clean rows of ours, {clean} of DuckDB")
-    return found
+    return figures
 
 
 def _text(seconds: dict[str, float]) -> str:
@@ -237,22 +236,22 @@ def main() -> int:
 
         for line in PROJECT.prepare():
             say(line)
-        # The first of everything is slow: topics, connector, caches.
+        # A first small run creates topics, connector and caches.
         measure(5_000, UNTIL - timedelta(days=400), "warm-up")
         small = measure(options.readings // 10, UNTIL - timedelta(days=200), "small")
         runs = [
             measure(options.readings, UNTIL - n * WEEKS_APART, f"large {RUNS - n}/{RUNS}")
             for n in reversed(range(RUNS))
         ]
-        large = sorted(runs, key=lambda found: found["bare"] / found["data_tasks"])[RUNS // 2]
+        large = sorted(runs, key=lambda figures: figures["bare"] / figures["data_tasks"])[RUNS // 2]
         fresh = measure_freshness(stack, options.probes) if options.probes else {}
     result = {
         "ratio_vs_duckdb": round(large["bare"] / large["data_tasks"], 2),
-        "ratios_vs_duckdb": sorted(round(found["bare"] / found["data_tasks"], 2) for found in runs),
+        "ratios_vs_duckdb": sorted(round(figures["bare"] / figures["data_tasks"], 2) for figures in runs),
         "ratio_vs_duckdb_whole_run": round(
             (large["bare"] + large["bare_imports"]) / (large["tasks"] + large["imports"]), 2
         ),
-        # Without imports, which would make it look smaller.
+        # Without imports, which would make the ratio smaller.
         "growth": round(large["tasks"] / small["tasks"], 2),
         "landing_records_per_s": round(large["landing"]),
         **fresh,
@@ -269,10 +268,10 @@ def main() -> int:
         "files": len(large["files"]),
     }
     print(f"{'':8}{'run s':>8}{'data tasks s':>14}{'DuckDB s':>10}{'imports s':>11}{'landing /s':>12}{'peak MB':>9}")
-    for name, found in (("small", small), ("large", large)):
+    for name, figures in (("small", small), ("large", large)):
         print(
-            f"{name:8}{found['tasks']:8.1f}{found['data_tasks']:14.1f}{found['bare']:10.1f}{found['imports']:11.1f}"
-            f"{found['landing']:12,.0f}{found['peak_mb']:9.0f}"
+            f"{name:8}{figures['tasks']:8.1f}{figures['data_tasks']:14.1f}{figures['bare']:10.1f}{figures['imports']:11.1f}"
+            f"{figures['landing']:12,.0f}{figures['peak_mb']:9.0f}"
         )
     print_result("bench-batch", result)
     return 0

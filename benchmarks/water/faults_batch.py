@@ -1,10 +1,10 @@
 """The standard lane under faults: readings land in object storage while processes are killed and services are away.
 
-Late readings, readings sent twice and messages that break their contract are among them. So are the faults of meters
-and producers: clocks that run ahead, a meter that sends every second, random dates, an event id with other content,
-junk, transactions, timestamps that Kafka Connect refuses (`odd_readings.py`). Afterwards every reading must be in the
-clean table once, every bad message in the dead letters, and every hour's and night's flow must equal one computed in
-one go from what was sent; and an alarm must have named each of those meters and records.
+Some readings are late, some are sent twice, and some messages break their contract. Meters and producers have faults,
+too: clocks that run ahead, a meter that sends every second, random dates, an event id with other content, junk,
+transactions, timestamps that Kafka Connect refuses (`odd_readings.py`). Afterwards every reading must be in the clean
+table once, and every bad message in the dead letters. The flow of every hour and night must equal the flow that is
+computed at once from all sent readings. An alarm must have named each faulty meter and record.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from typing import Any
 from confluent_kafka import Consumer, TopicPartition
 from sqlalchemy import Engine, create_engine, text
 
+from benchmarks.bench_stack import BenchStack, bench_stack, say
 from benchmarks.kills import kill, kill_program, kill_task, kill_task_at, task_processes
 from benchmarks.results import print_result
-from benchmarks.stand import Stand, say, stand
 from benchmarks.water.odd_readings import ALARMS, OddReadings
 from include.streams.contracts import ContractViolation
 from include.water.simulators.meters import Faults, Readings
@@ -33,26 +33,26 @@ LANE = "aggregate_meter_readings"
 DAG_IDS = {LANE, "watch_connectors", "maintain"}
 SERVICES = ("postgres", "kafka", "objectstore", "connect")
 AWAY_SECONDS = 30
-# A fault that has no task to hit waits for one for as long: a run of the lane takes about half a minute, and minutes
-# when its readings are of two thousand days.
+# How long a fault waits for a task to hit: a run of the lane takes about half a minute, or minutes when its readings
+# are of two thousand days.
 HIT_SECONDS = 900
 SECONDS_FOR_A_FAULT = 40
 
 
 class Traffic:
-    """Readings of some weeks, sent in the order in which they arrive, never faster than `allowed` says."""
+    """Readings of some weeks, sent in their order of arrival, never faster than `allowed`."""
 
-    def __init__(self, it: Stand, messages: int) -> None:
+    def __init__(self, bench: BenchStack, messages: int) -> None:
         network = Network(seed=7)
-        # Some readings are never made: a little more time than their number asks for.
+        # Some readings are missing, so the span is a little longer than the number of readings requires.
         days = 1.01 * messages / (24 * len(network.meters))
         until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
         faults = Faults(bad=max(1, messages // 20_000))
         self._readings = Readings(network, until - timedelta(days=days), until, faults=faults)
-        self._it = it
+        self._it = bench
         self.total = messages
         self.sent: list[bytes | None] = []
-        # Share of all that may have been sent by now.
+        # The share of all messages that may have been sent by now.
         self.allowed = 0.0
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
@@ -82,14 +82,14 @@ class Traffic:
 
 
 class Lake:
-    """The lane's tables, looked at from outside."""
+    """The lane's tables, read from outside."""
 
-    def __init__(self, it: Stand) -> None:
-        url = it.stack.endpoints()["databases"]["landing_catalog"]
+    def __init__(self, bench: BenchStack) -> None:
+        url = bench.stack.endpoints()["databases"]["landing_catalog"]
         self.engine: Engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"), pool_pre_ping=True)
 
     def version(self, table: str) -> str | None:
-        """Changes with every commit of the table."""
+        """A value that changes with every commit of the table."""
         namespace, name = table.split(".")
         query = text(
             "select metadata_location from iceberg_tables where table_namespace = :namespace and table_name = :name"
@@ -106,11 +106,11 @@ class Lake:
             return relation.project(columns).fetchall()
 
 
-def kill_after_commit(it: Stand, lake: Lake, task_id: str, table: str) -> bool:
+def kill_after_commit(bench: BenchStack, lake: Lake, task_id: str, table: str) -> bool:
     """Kill a task right after it has committed the table."""
     deadline = time.monotonic() + HIT_SECONDS
     while time.monotonic() < deadline:
-        if not (pids := task_processes(it, LANE, task_id)):
+        if not (pids := task_processes(bench, LANE, task_id)):
             time.sleep(0.02)
             continue
         before, ends = lake.version(table), time.monotonic() + 60
@@ -123,35 +123,39 @@ def kill_after_commit(it: Stand, lake: Lake, task_id: str, table: str) -> bool:
     return False
 
 
-def faults(lake: Lake, odd: OddReadings) -> dict[str, Callable[[Stand], bool]]:
-    def store_away(it: Stand) -> bool:
-        it.stack.stop("objectstore")
+def faults(lake: Lake, odd: OddReadings) -> dict[str, Callable[[BenchStack], bool]]:
+    def store_away(bench: BenchStack) -> bool:
+        bench.stack.stop("objectstore")
         time.sleep(AWAY_SECONDS)
-        it.stack.start("objectstore")
+        bench.stack.start("objectstore")
         return True
 
-    def database_restarted(it: Stand) -> bool:
-        it.stack.restart("postgres")
+    def database_restarted(bench: BenchStack) -> bool:
+        bench.stack.restart("postgres")
         return True
 
     return {
-        "connect": lambda it: kill_program(it, "connect"),
-        "mapped task": lambda it: kill_task(it, LANE, "validate", seconds=HIT_SECONDS),
-        "commit task before its commit": lambda it: kill_task_at(
-            it, "iceberg_tables", LANE, "commit_clean", database=lake.engine, seconds=HIT_SECONDS
+        "connect": lambda bench: kill_program(bench, "connect"),
+        "mapped task": lambda bench: kill_task(bench, LANE, "validate", seconds=HIT_SECONDS),
+        "commit task before its commit": lambda bench: kill_task_at(
+            bench, "iceberg_tables", LANE, "commit_clean", database=lake.engine, seconds=HIT_SECONDS
         ),
-        "commit task after its commit": lambda it: kill_after_commit(it, lake, "commit_clean", "clean.meter_readings"),
-        "aggregating task between its writes": lambda it: kill_after_commit(it, lake, "aggregate", "water.meter_hours"),
-        "scheduler": lambda it: kill_program(it, "scheduler"),
+        "commit task after its commit": lambda bench: kill_after_commit(
+            bench, lake, "commit_clean", "clean.meter_readings"
+        ),
+        "aggregating task between its writes": lambda bench: kill_after_commit(
+            bench, lake, "aggregate", "water.meter_hours"
+        ),
+        "scheduler": lambda bench: kill_program(bench, "scheduler"),
         "object store away": store_away,
         "PostgreSQL restarted": database_restarted,
         **odd.faults(),
     }
 
 
-def end_offsets(it: Stand) -> int:
+def end_offsets(bench: BenchStack) -> int:
     """The sum of the ends of the topic's partitions: transactions take offsets too."""
-    reader = Consumer({**it.stack.endpoints()["kafka"]["client_config"], "group.id": "ends"})
+    reader = Consumer({**bench.stack.endpoints()["kafka"]["client_config"], "group.id": "ends"})
     try:
         numbers = reader.list_topics(METER_READINGS.name, timeout=20).topics[METER_READINGS.name].partitions
         parts = [TopicPartition(METER_READINGS.name, number) for number in numbers]
@@ -160,21 +164,23 @@ def end_offsets(it: Stand) -> int:
         reader.close()
 
 
-def wait_until_done(it: Stand, timeout: float) -> None:
-    """Until everything sent is claimed and every claim is closed, or nothing more is to be expected."""
-    ends = end_offsets(it)
+def wait_until_done(bench: BenchStack, timeout: float) -> None:
+    """Wait until all sent messages are claimed and every claim is closed, or until time is up."""
+    ends = end_offsets(bench)
     deadline = time.monotonic() + timeout
     last = ""
     while time.monotonic() < deadline:
         try:
-            ((claimed,),) = it.query("select coalesce(sum(next_offset), 0) from positions where consumer = :c", c=LANE)
-            ((opened,),) = it.query("select count(*) from claims where consumer = :c and closed_at is null", c=LANE)
+            ((claimed,),) = bench.query(
+                "select coalesce(sum(next_offset), 0) from positions where consumer = :c", c=LANE
+            )
+            ((opened,),) = bench.query("select count(*) from claims where consumer = :c and closed_at is null", c=LANE)
         except Exception as error:
             say(f"cannot look: {type(error).__name__}")
         else:
             if claimed >= ends and not opened:
                 return
-            line = f"claimed {claimed} of {ends}, {opened} claims open, runs {it.runs(LANE)}"
+            line = f"claimed {claimed} of {ends}, {opened} claims open, runs {bench.runs(LANE)}"
             if line != last:
                 say(line)
                 last = line
@@ -182,7 +188,7 @@ def wait_until_done(it: Stand, timeout: float) -> None:
 
 
 def expected(values: list[bytes | None]) -> tuple[dict[str, Any], list[bytes | None]]:
-    """{event id: the reading} of what was sent, and the messages that break the contract or contradict a reading."""
+    """({event id: reading} of all sent readings, messages that break the contract or contradict a reading)."""
     good: dict[str, Any] = {}
     bad: list[bytes | None] = []
     for value in values:
@@ -197,12 +203,12 @@ def expected(values: list[bytes | None]) -> tuple[dict[str, Any], list[bytes | N
 
 
 def flows_in_one_go(readings: list[Any]) -> dict[str, list[tuple]]:
-    """The flows' tables, computed from all readings at once."""
+    """The flow tables, computed from all readings at once."""
     import duckdb
     import pyarrow
 
     from include.water.flows import queries
-    from include.water.flows.hours import HOUR, counted_days, reached
+    from include.water.flows.hours import HOUR, hours_in_reach, known_meter_days
 
     with duckdb.connect(config={"threads": 2}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
@@ -214,8 +220,8 @@ def flows_in_one_go(readings: list[Any]) -> dict[str, list[tuple]]:
         }
         connection.register("readings", pyarrow.table(columns))
         read = sorted({r.read_at.replace(minute=0, second=0, microsecond=0) for r in readings})
-        hours = reached(read)
-        counted = {day + n * HOUR for day in counted_days(hours) for n in range(24)}
+        hours = hours_in_reach(read)
+        counted = {day + n * HOUR for day in known_meter_days(hours) for n in range(24)}
         queries.run_all(connection, hours, sorted({*hours, *counted}))
         return {name: connection.sql(f"from {name}").fetchall() for name in TABLES}
 
@@ -223,21 +229,21 @@ def flows_in_one_go(readings: list[Any]) -> dict[str, list[tuple]]:
 TABLES = ("meter_hours", "meter_days", "district_hours", "district_nights")
 
 
-def count(it: Stand, lake: Lake, sent: list[bytes | None]) -> dict[str, Any]:
+def count(bench: BenchStack, lake: Lake, sent: list[bytes | None]) -> dict[str, Any]:
     good, bad = expected(sent)
     clean = [event_id for (event_id,) in lake.rows("clean.meter_readings", "event_id")]
     wrong = {}
-    for name, rows in flows_in_one_go(list(good.values())).items():
-        found = lake.rows(f"water.{name}")
-        differing = collections.Counter(rows)
-        differing.subtract(collections.Counter(found))
+    for name, computed in flows_in_one_go(list(good.values())).items():
+        stored = lake.rows(f"water.{name}")
+        differing = collections.Counter(computed)
+        differing.subtract(collections.Counter(stored))
         wrong[name] = sum(map(abs, differing.values()))
-    records = it.records(METER_READINGS.dead_letter_name, "dlq.offset")
+    records = bench.records(METER_READINGS.dead_letter_name, "dlq.offset")
     coordinates = {offset for offset, _ in records}
     kept = collections.Counter(value for _, value in records)
-    ((letters,),) = it.query("select count(*) from inbox where consumer = :c and outcome = 'dead_letter'", c=LANE)
-    kinds = {kind for (kind,) in it.query("select kind from alarms")}
-    opened = it.query("select concat_ws(' ', source, kind, nullif(key, '')) from alarms where closed_at is null")
+    ((letters,),) = bench.query("select count(*) from inbox where consumer = :c and outcome = 'dead_letter'", c=LANE)
+    kinds = {kind for (kind,) in bench.query("select kind from alarms")}
+    opened = bench.query("select concat_ws(' ', source, kind, nullif(key, '')) from alarms where closed_at is null")
     say(f"{sum(kept.values())} dead letters with {len(coordinates)} different offsets, {letters} on record")
     return {
         "sent": len(sent),
@@ -259,25 +265,25 @@ def main() -> int:
     options = parser.parse_args()
     kills: collections.Counter[str] = collections.Counter()
     environment = {"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30"}
-    with stand(environment, dags=PROJECT / "dags", services=SERVICES) as it:
-        for dag_id in it.wait_for_dags(PROJECT / "dags") - DAG_IDS:
-            it.pause(dag_id)
-        lake = Lake(it)
-        traffic = Traffic(it, options.messages)
-        odd = OddReadings(it)
+    with bench_stack(environment, dags=PROJECT / "dags", services=SERVICES) as bench:
+        for dag_id in bench.wait_for_dags(PROJECT / "dags") - DAG_IDS:
+            bench.pause(dag_id)
+        lake = Lake(bench)
+        traffic = Traffic(bench, options.messages)
+        odd = OddReadings(bench)
         by_name = faults(lake, odd)
         for n in range(options.rounds):
             for m, (name, fault) in enumerate(by_name.items()):
                 done = n * len(by_name) + m
                 traffic.allowed = (done + 1) / (options.rounds * len(by_name))
                 began = time.monotonic()
-                kills[name] += fault(it)
-                say(f"round {n + 1}: {name} hit {kills[name]} times; {len(traffic.sent)} sent, runs {it.runs(LANE)}")
+                kills[name] += fault(bench)
+                say(f"round {n + 1}: {name} hit {kills[name]} times; {len(traffic.sent)} sent, runs {bench.runs(LANE)}")
                 time.sleep(max(0.0, began + SECONDS_FOR_A_FAULT - time.monotonic()))
         traffic.finish()
         say("all is sent; waiting for the lane")
-        wait_until_done(it, timeout=1_800)
-        result = {**count(it, lake, [*traffic.sent, *odd.sent]), "kills": dict(kills), "runs": it.runs(LANE)}
+        wait_until_done(bench, timeout=1_800)
+        result = {**count(bench, lake, [*traffic.sent, *odd.sent]), "kills": dict(kills), "runs": bench.runs(LANE)}
     for name, value in result.items():
         print(f"{name:20} {value}")
     print_result("faults-batch", result)

@@ -1,10 +1,10 @@
 """The second part of `make faults`: the example's requests, decisions and approvals under faults.
 
-The project's own Dags, with a model whose endpoint is away, slow, answers rubbish and tries to do harm, people who
-answer approvals twice, too late and not at all, runs that are cleared, tasks that are killed right before and right
-after their transaction, and a webhook whose receiver is away. Afterwards every request must have one decision, every
-decision its one work order, every alert its webhook call, and nothing that needs a person's approval may have been
-done without one.
+The project's own Dags run with these faults: the model's endpoint is away, slow, or answers rubbish, or the model tries
+to do harm; people answer approvals twice, too late, or not at all; runs are cleared; tasks are killed right before and
+right after their transaction; the webhook's receiver is away. Afterwards every request must have one decision, every
+decision one work order, and every alert its webhook call. No action that needs a person's approval may have been
+executed without it.
 """
 
 import json
@@ -20,21 +20,21 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
 
+from benchmarks.bench_stack import BenchStack, bench_stack, say
 from benchmarks.kills import kill_task, kill_task_at
 from benchmarks.receivers import Model, Webhook
-from benchmarks.stand import Stand, say, stand
 from include.water.sites import DISTRICTS
 from include.water.topics import LEAKS_DETECTED, SERVICE_REQUESTS, WORK_ORDERS, Channel, LeakDetected, ServiceRequest
 from stack.stack import PROJECT
 
 TRIAGE, EXECUTE = "triage_service_request", "execute_decisions"
 DAG_IDS = {TRIAGE, EXECUTE, "fan_out_service_requests", "raise_alerts", "refresh_live_board", "maintain"}
-# What a receiver did not take comes later.
+# Time for the outbox to deliver what the receiver refused before.
 DAG_IDS |= {"deliver_outbox"}
 HARMLESS = "Please send me a copy of my last bill, number {n}."
-# What needs a person: an advice not to drink.
+# A request that needs an approval: an advice not to drink the water.
 RISKY = "Our tap water smells strongly of petrol and two of us are vomiting since drinking it. Flat {n}."
-# Of four requests one is risky; of three seconds one brings a leak that is an alert.
+# One request in four is risky; a leak that becomes an alert is sent every three seconds.
 RISKY_EVERY, LEAK_EVERY = 4, 3
 MOST_UNDECIDED = 8
 SECONDS_TO_READ = 6
@@ -42,7 +42,7 @@ FATES = ("approve", "reject", "approve twice", "approve late", "clear after exec
 
 
 def run(rounds: int, requests: int) -> dict[str, Any]:
-    """Everything, on a stack of its own; the figures."""
+    """Run this part on a stack of its own; returns the figures."""
     model, webhook = Model(decide, deceive), Webhook()
     llm = {"model": "scripted", "max_seconds": 10, "request_seconds": 3, "max_retries": 1}
     environment = {
@@ -50,75 +50,80 @@ def run(rounds: int, requests: int) -> dict[str, Any]:
         "AIRFLOW_CONN_LLM": json.dumps({"conn_type": "http", "host": f"{model.url}/v1", "password": "k", "extra": llm}),
         "AIRFLOW_CONN_ALERT_WEBHOOK": json.dumps({"conn_type": "http", "host": webhook.url}),
     }
-    with stand(environment, dags=PROJECT / "dags") as it:
-        # There is no feed here, no object store and no Kafka Connect.
-        for dag_id in it.wait_for_dags(PROJECT / "dags") - DAG_IDS:
-            it.pause(dag_id)
-        customers, people = Customers(it), People(it)
+    with bench_stack(environment, dags=PROJECT / "dags") as bench:
+        # This stack has no feed, no object store and no Kafka Connect.
+        for dag_id in bench.wait_for_dags(PROJECT / "dags") - DAG_IDS:
+            bench.pause(dag_id)
+        customers, people = Customers(bench), People(bench)
         customers.start(requests)
         people.start()
         hits: Counter[str] = Counter()
         for n in range(rounds):
             for name, fault in faults(model, webhook).items():
-                hits[name] += fault(it)
+                hits[name] += fault(bench)
                 say(f"round {n + 1}: {name} hit {hits[name]} times; {customers.state()}; answered {people.summary()}")
         customers.stop()
         say(f"{len(customers.requests)} requests were sent; waiting until all of them are settled")
-        settled = wait_until_settled(it, customers, people)
+        settled = wait_until_settled(bench, customers, people)
         people.stop()
-        return {**count(it, customers, people, webhook), "hits": dict(hits), "settled": settled, "asked": model.asked}
+        return {
+            **count(bench, customers, people, webhook),
+            "hits": dict(hits),
+            "settled": settled,
+            "asked": model.asked,
+        }
 
 
-def faults(model: Model, webhook: Webhook) -> dict[str, Callable[[Stand], bool]]:
-    """Each fault lasts until it has hit somebody, and is over when its function returns."""
+def faults(model: Model, webhook: Webhook) -> dict[str, Callable[[BenchStack], bool]]:
+    """{fault: function}. A function returns when its fault has hit a task, and has ended."""
 
-    def away(it: Stand) -> bool:
+    def away(bench: BenchStack) -> bool:
         model.go_away()
         try:
-            return _fallbacks(it, "connection failed")
+            return _fallbacks(bench, "connection failed")
         finally:
             model.come_back()
 
-    def misbehaving(mode: str, reason: str) -> Callable[[Stand], bool]:
-        def fault(it: Stand) -> bool:
+    def misbehaving(mode: str, reason: str) -> Callable[[BenchStack], bool]:
+        def fault(bench: BenchStack) -> bool:
             model.mode = mode
             try:
-                return _fallbacks(it, reason)
+                return _fallbacks(bench, reason)
             finally:
                 model.mode = "good"
 
         return fault
 
-    def receiver_away(it: Stand) -> bool:
+    def receiver_away(bench: BenchStack) -> bool:
         webhook.go_away()
         try:
-            # Until a task has failed for it.
+            # Until a task has failed because of it.
             failed = (
                 "select count(*) from outbox where destination = 'alert_webhook' and state = 'pending' "
                 "and last_error is not null"
             )
-            return _wait(lambda: it.query(failed)[0][0] > 0, 90)
+            return _wait(lambda: bench.query(failed)[0][0] > 0, 90)
         finally:
             webhook.come_back()
 
     return {
         "model away": away,
-        "triage killed before commit": lambda it: kill_task_at(it, "decisions", TRIAGE, "triage"),
+        "triage killed before commit": lambda bench: kill_task_at(bench, "decisions", TRIAGE, "triage"),
         "model slow": misbehaving("slow", "time"),
-        "triage killed after commit": lambda it: kill_task_at(it, "handled_ranges", TRIAGE, "triage"),
+        "triage killed after commit": lambda bench: kill_task_at(bench, "handled_ranges", TRIAGE, "triage"),
         "model answers rubbish": misbehaving("rubbish", ""),
-        "executor killed before commit": lambda it: kill_task_at(it, "work_orders", EXECUTE, "settle"),
+        "executor killed before commit": lambda bench: kill_task_at(bench, "work_orders", EXECUTE, "settle"),
         "model does harm": misbehaving("malicious", ""),
-        "executor killed": lambda it: kill_task(it, EXECUTE, "settle"),
+        "executor killed": lambda bench: kill_task(bench, EXECUTE, "settle"),
         "webhook receiver away": receiver_away,
     }
 
 
-def _fallbacks(it: Stand, reason: str) -> bool:
-    """Wait until the offline engine has stood in for the model, for such a reason, in three decisions."""
+def _fallbacks(bench: BenchStack, reason: str) -> bool:
+    """Wait until the offline engine has replaced the model in three decisions, for one of these reasons."""
     statement = "select count(*) from decisions where engine = 'offline' and fallback_reason like '%' || :reason || '%'"
-    before = it.query(statement, reason=reason)[0][0]
-    return _wait(lambda: it.query(statement, reason=reason)[0][0] >= before + 3, 120)
+    before = bench.query(statement, reason=reason)[0][0]
+    return _wait(lambda: bench.query(statement, reason=reason)[0][0] >= before + 3, 120)
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> bool:
@@ -131,7 +136,7 @@ def _wait(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def decide(user: str) -> dict[str, Any]:
-    """What a model would say that does its work."""
+    """The decision of an honest model."""
     customer, district = targets(user)
     if "vomiting" in user:
         kind = {"category": "water_quality", "severity": "critical", "action": "advise_not_to_drink"}
@@ -141,7 +146,7 @@ def decide(user: str) -> dict[str, Any]:
 
 
 def deceive(user: str) -> dict[str, Any]:
-    """What a model would say that wants to do harm."""
+    """The decision of a malicious model."""
     _, district = targets(user)
     other = next(name for name in DISTRICTS if name != district["id"])
     kind = {"category": "billing", "severity": "critical", "action": "close_valve"}
@@ -149,13 +154,13 @@ def deceive(user: str) -> dict[str, Any]:
 
 
 def targets(user: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Customer and district, as the prompt lists them."""
+    """The customer and the district that the prompt lists."""
     listed = json.loads(user.rsplit("Targets: ", 1)[1])
     return listed[0], listed[1]
 
 
 class Worker:
-    """A thread that does `step` again and again, until it is stopped or fails."""
+    """A thread that calls `step` repeatedly until it is stopped or fails."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -163,7 +168,7 @@ class Worker:
         self._failure: BaseException | None = None
 
     def stop(self) -> None:
-        """Raises what ended the thread, if anything did."""
+        """Raise the error that ended the thread, if any."""
         self._stop.set()
         self._thread.join()
         if self._failure:
@@ -182,11 +187,11 @@ class Worker:
 
 
 class Customers(Worker):
-    """A request a second at most, some of them risky, and some leaks; at least as many as were asked for."""
+    """Sends at most a request per second, some of them risky, and some leaks; at least `count` requests."""
 
-    def __init__(self, it: Stand) -> None:
+    def __init__(self, bench: BenchStack) -> None:
         super().__init__()
-        self.it = it
+        self.bench = bench
         self.requests: list[str] = []
         self.leaks: list[str] = []
         self._least = 0
@@ -200,8 +205,8 @@ class Customers(Worker):
         super().stop()
 
     def step(self) -> None:
-        # No faster than they are decided: what waits in a queue is hit by no fault.
-        if len(self.requests) - self.it.query("select count(*) from decisions")[0][0] >= MOST_UNDECIDED:
+        # No faster than they are decided: no fault hits a request that waits in a queue.
+        if len(self.requests) - self.bench.query("select count(*) from decisions")[0][0] >= MOST_UNDECIDED:
             return
         n = len(self.requests)
         text = RISKY if n % RISKY_EVERY == 0 else HARMLESS
@@ -234,19 +239,19 @@ class Customers(Worker):
 
     def _send(self, topic, event) -> None:
         _, value = topic.serialize(event)
-        self.it.send(topic.name, [value])
+        self.bench.send(topic.name, [value])
 
     def state(self) -> str:
-        decided = self.it.query("select count(*) from decisions")[0][0]
+        decided = self.bench.query("select count(*) from decisions")[0][0]
         return f"{len(self.requests)} requests sent, {decided} decided"
 
 
 class People(Worker):
-    """Answer approvals as they come up, each with the next of FATES; know what they approved in time."""
+    """Answer approvals as they appear, each with the next of FATES, and record which were approved in time."""
 
-    def __init__(self, it: Stand) -> None:
+    def __init__(self, bench: BenchStack) -> None:
         super().__init__()
-        self.it = it
+        self.bench = bench
         self.fates: dict[str, str] = {}  # decision id -> what was done about it
         self.approved: set[str] = set()  # in time, and Airflow took it
         self.contradictions = 0  # second answers that Airflow took
@@ -259,19 +264,19 @@ class People(Worker):
 
     def step(self) -> None:
         path = f"/dags/{EXECUTE}/dagRuns/~/hitlDetails?response_received=false&limit=100&state=awaiting_input"
-        for detail in self.it.request("GET", path)["hitl_details"]:
+        for detail in self.bench.request("GET", path)["hitl_details"]:
             run_id = detail["task_instance"]["dag_run_id"]
             decision_id = detail["subject"].rsplit("(", 1)[1].rstrip(")")
-            # Airflow can lose an answer that comes within a second or two of the question (it asks again then).
+            # Airflow can lose an answer that comes within a second or two after the question (then it asks again).
             if time.monotonic() - self._asked_at.setdefault(run_id, time.monotonic()) < SECONDS_TO_READ:
                 continue
-            # A run that was killed or cleared asks again: it gets the answer that its decision had.
+            # A run that was killed or cleared asks again: its decision gets the same answer again.
             fate = self.fates.setdefault(decision_id, FATES[len(self.fates) % len(FATES)])
             self._answer(decision_id, run_id, fate)
         for decision_id, run_id in list(self._to_clear.items()):
-            if self.it.query("select state from decisions where decision_id = :d", d=decision_id) == [("executed",)]:
+            if self.bench.query("select state from decisions where decision_id = :d", d=decision_id) == [("executed",)]:
                 del self._to_clear[decision_id]
-                self.it.request("POST", f"/dags/{EXECUTE}/clearTaskInstances", clear_all(run_id))
+                self.bench.request("POST", f"/dags/{EXECUTE}/clearTaskInstances", clear_all(run_id))
                 self.cleared.append(run_id)
 
     def _answer(self, decision_id: str, run_id: str, fate: str) -> None:
@@ -279,11 +284,11 @@ class People(Worker):
             return
         if fate == "approve late":
             late = "update decisions set deadline_at = now() - interval '1 second' where decision_id = :d"
-            self.it.execute(late, d=decision_id)
+            self.bench.execute(late, d=decision_id)
         path = f"/dags/{EXECUTE}/dagRuns/{quote(run_id, safe='')}/taskInstances/approve/-1/hitlDetails"
         option = "Reject" if fate == "reject" else "Approve"
         with suppress(HTTPError):  # it may just have ended
-            self.it.request("PATCH", path, {"chosen_options": [option], "params_input": {}})
+            self.bench.request("PATCH", path, {"chosen_options": [option], "params_input": {}})
             if fate in ("approve", "approve twice", "clear after execution"):
                 self.approved.add(decision_id)
             if fate == "clear after execution":
@@ -291,7 +296,7 @@ class People(Worker):
         if fate == "approve twice":
             for again in ("Approve", "Reject"):
                 with suppress(HTTPError):
-                    self.it.request("PATCH", path, {"chosen_options": [again], "params_input": {}})
+                    self.bench.request("PATCH", path, {"chosen_options": [again], "params_input": {}})
                     self.contradictions += 1
 
     def summary(self) -> dict[str, int]:
@@ -308,18 +313,18 @@ def clear_all(run_id: str) -> dict[str, Any]:
     }
 
 
-def wait_until_settled(it: Stand, customers: Customers, people: People) -> bool:
-    """True when every request is decided and everything that was answered is done; False when it was not in time."""
+def wait_until_settled(bench: BenchStack, customers: Customers, people: People) -> bool:
+    """Whether every request was decided, and every answer executed, in time."""
 
     def unsettled() -> dict[str, int]:
         left = sum(fate == "leave open" for fate in people.fates.values())
         decided = "select count(distinct request_id) from decisions where request_id = any(:sent)"
         waiting = "select count(*) from decisions where state = 'awaiting_approval'"
         return {
-            "not decided": len(customers.requests) - it.query(decided, sent=customers.requests)[0][0],
-            "not answered": it.query(waiting)[0][0] - left,
-            "claims open": it.query("select count(*) from claims where closed_at is null")[0][0],
-            "not delivered": it.query("select count(*) from outbox where state = 'pending'")[0][0],
+            "not decided": len(customers.requests) - bench.query(decided, sent=customers.requests)[0][0],
+            "not answered": bench.query(waiting)[0][0] - left,
+            "claims open": bench.query("select count(*) from claims where closed_at is null")[0][0],
+            "not delivered": bench.query("select count(*) from outbox where state = 'pending'")[0][0],
             "to be cleared": len(people._to_clear),
         }
 
@@ -329,24 +334,24 @@ def wait_until_settled(it: Stand, customers: Customers, people: People) -> bool:
             say(", ".join(f"{name}: {number}" for name, number in now.items() if number))
         last = now
         time.sleep(5)
-    # Runs that were cleared have run again.
-    _wait(lambda: not {"running", "queued"} & set(_states(it, people.cleared)), 120)
+    # Cleared runs have ended again.
+    _wait(lambda: not {"running", "queued"} & set(_states(bench, people.cleared)), 120)
     return not any(unsettled().values())
 
 
-def _states(it: Stand, run_ids: list[str]) -> list[str]:
-    return [it.request("GET", f"/dags/{EXECUTE}/dagRuns/{quote(run_id, safe='')}")["state"] for run_id in run_ids]
+def _states(bench: BenchStack, run_ids: list[str]) -> list[str]:
+    return [bench.request("GET", f"/dags/{EXECUTE}/dagRuns/{quote(run_id, safe='')}")["state"] for run_id in run_ids]
 
 
-def count(it: Stand, customers: Customers, people: People, webhook: Webhook) -> dict[str, Any]:
-    """What became of everything, seen from outside."""
-    rows = it.query("select decision_id, request_id, risk, state, engine, target_kind, target_id from decisions")
+def count(bench: BenchStack, customers: Customers, people: People, webhook: Webhook) -> dict[str, Any]:
+    """The outcomes of all requests, answers and alerts, seen from outside."""
+    rows = bench.query("select decision_id, request_id, risk, state, engine, target_kind, target_id from decisions")
     decisions = {row[0]: row for row in rows}
     per_request = Counter(row[1] for row in rows)
-    orders = Counter(decision_id for (decision_id,) in it.query("select decision_id from work_orders"))
-    basis = dict(it.query("select decision_id, basis from work_orders"))
+    orders = Counter(decision_id for (decision_id,) in bench.query("select decision_id from work_orders"))
+    basis = dict(bench.query("select decision_id, basis from work_orders"))
     announced = Counter(
-        (key, json.loads(value)["decision_id"]) for key, value in it.records(WORK_ORDERS.name, "idempotency-key")
+        (key, json.loads(value)["decision_id"]) for key, value in bench.records(WORK_ORDERS.name, "idempotency-key")
     )
     done = {d for d, row in decisions.items() if row[3] == "executed"}
     risky_done = {d for d in done if decisions[d][2] == "high"}
@@ -364,21 +369,21 @@ def count(it: Stand, customers: Customers, people: People, webhook: Webhook) -> 
         "lost": sum(1 for request in customers.requests if not per_request[request])
         + len(settled - set(orders))
         + len(settled - {decision_id for _, decision_id in announced})
-        + (len(customers.leaks) - it.query(alerts, sent=customers.leaks)[0][0])
+        + (len(customers.leaks) - bench.query(alerts, sent=customers.leaks)[0][0])
         + len(set(customers.leaks) - called),
         "twice": sum(n - 1 for n in per_request.values())
         + sum(n - 1 for n in orders.values())
-        # Delivered at least once: again only with the same idempotency key.
+        # At least once: a repeated delivery must have the same idempotency key.
         + (len({key for key, _ in announced}) - len({decision_id for _, decision_id in announced}))
         + (len(webhook.received) - len(called)),
         "executed_without_approval": len(risky_done - people.approved),
         "approved_and_not_executed": len(people.approved - done),
-        "done_to_somebody_else": it.query(foreign)[0][0],
+        "done_to_somebody_else": bench.query(foreign)[0][0],
         "second_answers_taken": people.contradictions,
         "webhook_calls": {"alerts": len(called), "without_key": webhook.without_key},
         "engines": dict(Counter(row[4] for row in rows)),
         "fallbacks": dict(
-            it.query("select fallback_reason, count(*) from decisions where fallback_reason is not null group by 1")
+            bench.query("select fallback_reason, count(*) from decisions where fallback_reason is not null group by 1")
         ),
         "states": dict(Counter(row[3] for row in rows)),
         "bases": dict(Counter(basis.values())),
@@ -387,7 +392,7 @@ def count(it: Stand, customers: Customers, people: People, webhook: Webhook) -> 
 
 
 def is_good(figures: dict[str, Any], rounds: int) -> bool:
-    """Nothing lost, nothing twice, nothing without approval, and every fault has hit."""
+    """Whether nothing was lost, repeated or executed without approval, and every fault has hit."""
     zero = ("lost", "twice", "executed_without_approval", "approved_and_not_executed", "done_to_somebody_else")
     complete = len(figures["hits"]) == 9 and all(number >= rounds for number in figures["hits"].values())
     return figures["settled"] and complete and not any(figures[name] for name in zero)

@@ -1,7 +1,7 @@
-"""How old data are when they can be seen: from a reading's record in Kafka to its hour in the table of flows.
+"""Freshness: the time from a reading's record in Kafka to its hour in the table of flows.
 
-The sink commits every so often, then a run of the lane starts, then its tasks follow one another: each part can be
-shortened, and each costs something (docs/schedules.md).
+It is the sum of the sink's commit interval, the start of a run, and the run's tasks. Each part can be shortened, at a
+cost (docs/schedules.md).
 """
 
 import argparse
@@ -17,8 +17,8 @@ from typing import Any
 
 from sqlalchemy import text
 
+from benchmarks.bench_stack import BenchStack, fresh_stack, say
 from benchmarks.results import print_result
-from benchmarks.stand import Stand, fresh_stack, say
 from include.water.topics import METER_READINGS, MeterReading
 from stack import Stack
 from stack.stack import PROJECT
@@ -27,7 +27,7 @@ LANE = "aggregate_meter_readings"
 SERVICES = ("postgres", "kafka", "objectstore", "connect")
 PAUSE_SECONDS = 7.0
 LOST_AFTER_SECONDS = 300.0
-# Of the runs in which something was done: how long the run took beyond its tasks.
+# The time of a run in addition to its tasks, for runs that claimed something.
 SCHEDULING = """
     select extract(epoch from max(end_date) - min(start_date)) - sum(extract(epoch from end_date - start_date))
     from task_instance where dag_id = :dag_id and state = 'success' and task_id <> 'wait_for_readings'
@@ -36,20 +36,23 @@ SCHEDULING = """
 
 
 def measure_freshness(stack: Stack, probes: int, commit_seconds: int | None = None) -> dict[str, Any]:
-    """Start Airflow on this stack, send readings one by one, wait until each is seen; seconds.
+    """Start Airflow on this stack, send readings one by one, and wait until each can be seen.
 
-    Every probe is a meter of its own, so its row in `water.meter_hours` is the moment at which it can be seen.
-    `commit_seconds`: the sink's commit interval, if it is not to be that of `connectors/`.
+    Every probe is a meter of its own: it can be seen when its row is in `water.meter_hours`. `commit_seconds` overrides
+    the sink's commit interval of `connectors/`.
+
+    Returns:
+        The seconds of each probe, and other figures.
     """
     everything = Stack(stack.folder, report=say, services=(*SERVICES, "airflow"))
     everything.up()
     os.environ.update(everything.environment())
     if commit_seconds is not None:
-        # Now: the project's own preparation, which starts with Airflow, applies the committed settings.
+        # After Airflow's start: the project's preparation, which runs with it, applies the committed settings.
         _set_commit_interval(stack.folder / "connectors", commit_seconds)
-    it = Stand(everything)
-    for dag_id in it.wait_for_dags(PROJECT / "dags") - {LANE}:
-        it.pause(dag_id)
+    bench = BenchStack(everything)
+    for dag_id in bench.wait_for_dags(PROJECT / "dags") - {LANE}:
+        bench.pause(dag_id)
     waiting: dict[str, float] = {}
     seconds: list[float] = []
     sent = 0
@@ -57,7 +60,7 @@ def measure_freshness(stack: Stack, probes: int, commit_seconds: int | None = No
     while sent < probes or waiting:
         if sent < probes and time.time() >= due:
             meter = f"M-8{sent:05d}"
-            (stamp,) = it.send(METER_READINGS.name, [_reading(meter)])
+            (stamp,) = bench.send(METER_READINGS.name, [_reading(meter)])
             waiting[meter] = stamp
             sent += 1
             due = time.time() + PAUSE_SECONDS
@@ -67,7 +70,7 @@ def measure_freshness(stack: Stack, probes: int, commit_seconds: int | None = No
         if waiting and time.time() - min(waiting.values()) > LOST_AFTER_SECONDS:
             raise TimeoutError(f"not seen after {LOST_AFTER_SECONDS:.0f} s: {', '.join(waiting)}")
         time.sleep(0.2)
-    with it.metadata.connect() as connection:
+    with bench.metadata.connect() as connection:
         scheduling = [float(row) for row in connection.scalars(text(SCHEDULING), {"dag_id": LANE})]
     return {
         "freshness_p50_s": round(statistics.median(seconds), 1),
@@ -119,8 +122,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     with fresh_stack(SERVICES) as stack:
-        found = measure_freshness(stack, options.probes, options.commit_seconds)
-    print_result("freshness", {"commit_seconds": options.commit_seconds, **found})
+        figures = measure_freshness(stack, options.probes, options.commit_seconds)
+    print_result("freshness", {"commit_seconds": options.commit_seconds, **figures})
     return 0
 
 

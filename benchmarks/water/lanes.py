@@ -1,9 +1,9 @@
-"""What `make bench-events` measures of the example: its own effect in Airflow, and the same in a plain consumer."""
+"""The example's lanes in `make bench-events`: its own effect in Airflow, and the same effect in a plain consumer."""
 
 from datetime import UTC, datetime
 
+from benchmarks.bench_stack import BenchStack
 from benchmarks.lanes import Lane
-from benchmarks.stand import Stand
 from benchmarks.water.plain import PLAIN_TOPIC
 from include.streams.contracts import Topic
 from include.water.sites import DISTRICTS
@@ -16,7 +16,7 @@ class AlertLane(Lane):
     def __init__(self, topic: Topic, prefix: str) -> None:
         self.topic, self.prefix = topic, prefix
 
-    def send(self, it: Stand, numbers: list[str]) -> float:
+    def send(self, bench: BenchStack, numbers: list[str]) -> float:
         districts, now = list(DISTRICTS), datetime.now(UTC)
         leaks = [
             LeakDetected(
@@ -32,26 +32,26 @@ class AlertLane(Lane):
             for n, number in enumerate(numbers)
         ]
         keys, values = zip(*(LEAKS_DETECTED.serialize(leak) for leak in leaks), strict=True)
-        return min(it.send(self.topic.name, list(values), keys=list(keys)))
+        return min(bench.send(self.topic.name, list(values), keys=list(keys)))
 
-    def effects(self, it: Stand) -> int:
-        return it.query("select count(*) from alerts where alert_id like :p", p=f"leak:{self.prefix}/%")[0][0]
+    def effects(self, bench: BenchStack) -> int:
+        return bench.query("select count(*) from alerts where alert_id like :p", p=f"leak:{self.prefix}/%")[0][0]
 
-    def done(self, it: Stand) -> int:
-        # A request to a connection that is not defined waits a minute for a second look, and is done with.
+    def done(self, bench: BenchStack) -> int:
+        # A request to an undefined connection is looked up again after a minute, and then skipped.
         waiting = """
             select coalesce(max(number), 0) from
                 (select count(*) as number from outbox
                  where state = 'pending' and coalesce(last_error, '') not like '% is not defined'
                  group by kind) as kinds
         """
-        return self.effects(it) - it.query(waiting)[0][0]
+        return self.effects(bench) - bench.query(waiting)[0][0]
 
-    def numbers(self, it: Stand) -> list[str]:
+    def numbers(self, bench: BenchStack) -> list[str]:
         start = f"leak:{self.prefix}/"
         query = "select alert_id, revision from alerts where alert_id like :p"
-        # Two revisions of one leak: its message was acted on twice.
-        return [i.removeprefix(start) for i, revision in it.query(query, p=start + "%") for _ in range(revision)]
+        # Two revisions of one leak mean that its message had its effect twice.
+        return [i.removeprefix(start) for i, revision in bench.query(query, p=start + "%") for _ in range(revision)]
 
 
 LANES: dict[str, Lane] = {

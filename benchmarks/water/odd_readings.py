@@ -1,7 +1,7 @@
-"""What meters and producers do to the standard lane, as faults: nothing is killed, and no other reading may suffer.
+"""Faults of meters and producers in the standard lane: nothing is killed, and other readings must not be affected.
 
-Each of them sends readings of meters of its own. What becomes of every message is known beforehand: a clean row, a
-duplicate, or a dead letter.
+Each fault sends readings of its own meters. The outcome of every message is known: a clean row, a duplicate, or a dead
+letter.
 """
 
 import json
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from confluent_kafka import Producer
 from sqlalchemy import text
 
-from benchmarks.stand import Stand
+from benchmarks.bench_stack import BenchStack
 from include.water.sites import DISTRICTS
 from include.water.topics import METER_READINGS, MeterReading
 
@@ -22,10 +22,10 @@ DISTRICT = min(DISTRICTS)
 FIRST_METER = 900_000
 TRANSACTIONS = 150
 RANDOM_DATES = 2_000
-# How long a Connect task may take to reach a record that it refuses, and a lane to begin a commit: minutes when it is
-# at work on readings of two thousand days.
+# How long a Connect task may take to reach a record that it refuses, and how long a lane may take to begin a commit:
+# minutes, while it works on readings of two thousand days.
 WAIT_SECONDS = 900.0
-# What the alarms of a run must have named at least once.
+# The kinds and keys that the alarms of a run must have had at least once.
 ALARMS = ("meter_clock_ahead", "meter_sends_too_often", "records_stepped_over")
 
 Send = Callable[[list[tuple[bytes, bytes]]], None]
@@ -34,14 +34,14 @@ Send = Callable[[list[tuple[bytes, bytes]]], None]
 class OddReadings:
     """Sends the readings of one fault after the other; `sent` has their values in order."""
 
-    def __init__(self, it: Stand) -> None:
-        self._it = it
+    def __init__(self, bench: BenchStack) -> None:
+        self._it = bench
         self._meters = FIRST_METER
         self._random = random.Random(11)
         self.sent: list[bytes | None] = []
 
-    def faults(self) -> dict[str, Callable[[Stand], bool]]:
-        """By name, like those that kill."""
+    def faults(self) -> dict[str, Callable[[BenchStack], bool]]:
+        """{fault: function}, like the faults that kill."""
         return {
             "clock ahead": lambda _: self.clock_ahead(),
             "meter sends every second": lambda _: self.too_often(),
@@ -75,7 +75,7 @@ class OddReadings:
         return self._send([(b"junk", b"\0\0\0\0\x07%d" % self._random.getrandbits(60)) for _ in range(500)])
 
     def transactions(self) -> bool:
-        """Small transactions, every fourth aborted: each leaves an offset or more that holds no reading."""
+        """Small transactions, every fourth aborted: each leaves offsets without a reading."""
         settings = self._it.stack.endpoints()["kafka"]["client_config"]
         producer = Producer({**settings, "transactional.id": f"odd-{self._meters}", "log_level": 2})
         producer.init_transactions(30)
@@ -105,7 +105,7 @@ class OddReadings:
         return False
 
     def lose_row_lock(self) -> bool:
-        """End the connection that holds the claim's row while its task commits to the clean table."""
+        """End the connection that locks the claim's row, while its task commits to the clean table."""
         ended = text(
             "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() "
             "and state = 'idle in transaction' and query ilike 'select claims.id%for update%'"
@@ -119,7 +119,7 @@ class OddReadings:
         return False
 
     def _series(self, moments: list[datetime], *, litres: int = 0, new_meter: bool = True) -> list[tuple[bytes, bytes]]:
-        """Readings of one meter whose counter grows by a litre with each."""
+        """Readings of one meter; the counter grows by a liter with each."""
         self._meters += new_meter
         events = (
             MeterReading(
@@ -147,9 +147,9 @@ def _this_hour() -> datetime:
     return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
 
-def _states(it: Stand, connector: str) -> list[str]:
+def _states(bench: BenchStack, connector: str) -> list[str]:
     """The states of the connector's tasks; nothing while Connect does not answer."""
-    url = it.stack.endpoints()["connect"]["url"]
+    url = bench.stack.endpoints()["connect"]["url"]
     try:
         with urllib.request.urlopen(f"{url}/connectors/{connector}/status", timeout=5) as answer:
             return [task["state"] for task in json.load(answer)["tasks"]]

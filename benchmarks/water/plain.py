@@ -1,7 +1,7 @@
-"""The second floor: a plain consumer, without Airflow, with the inbox, the effect and the outbox of `raise_alerts`.
+"""The second lower limit: a plain consumer without Airflow, with the inbox, effect and outbox of `raise_alerts`.
 
-As many processes as the local stack lets tasks run at once, in one consumer group. What it lacks is what Airflow is
-for: retries, a record of every run, a UI, and workers elsewhere.
+It has as many processes in one consumer group as the local stack runs tasks at once. It lacks what Airflow provides:
+retries, a record of every run, a UI, and workers on other machines.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from stack.stack import PROJECT
 
 log = logging.getLogger(__name__)
 
-# A topic of its own, so that each lane has its messages for itself.
+# A topic of its own, so that no other lane reads its messages.
 PLAIN_TOPIC = replace(LEAKS_DETECTED, name="bench.leaks")
 PLAIN = Consumer(name="bench_plain", topics=(PLAIN_TOPIC,), effect=RAISE_ALERTS.effect)
 PROCESSES = int(SETTINGS["CORE__PARALLELISM"])
@@ -50,7 +50,7 @@ def consume() -> None:
         processor = BatchProcessor(PLAIN, f"plain-{os.getpid()}", producer)
         delivery = OwnDelivery(producer)
         while True:
-            # One first: `consume` waits its whole timeout unless it gets all that it asks for.
+            # One message first: `consume` waits for its whole timeout unless it gets the requested number.
             first: Any = consumer.poll(1.0)
             if first is None:
                 continue
@@ -67,7 +67,7 @@ def consume() -> None:
 @contextlib.contextmanager
 def processes(number: int = PROCESSES) -> Iterator[None]:
     """The consumer, running."""
-    from benchmarks.stand import FOLDER
+    from benchmarks.bench_stack import FOLDER
 
     with (FOLDER / "plain.log").open("w") as output:
         running = [
@@ -77,7 +77,7 @@ def processes(number: int = PROCESSES) -> Iterator[None]:
             for _ in range(number)
         ]
         try:
-            # Its imports are not to be measured.
+            # The time of its imports is not measured.
             time.sleep(5)
             yield
         finally:

@@ -1,26 +1,30 @@
 """Sustained load: very many leaks at once through the example's own `raise_alerts`, and through the plain consumer.
 
-Done is a leak whose alert can be seen, whose message has been sent and whose request has been made, or skipped
-where the webhook's connection is not defined. Once more with a receiver.
+A leak is done when its alert can be seen, its message is sent, and its request is made (or skipped, if the webhook's
+connection is not defined). Then the same with a receiver.
 """
 
 import time
 
+from benchmarks.bench_stack import BenchStack, say
 from benchmarks.lanes import Lane
 from benchmarks.receivers import Webhook
-from benchmarks.stand import Stand, say
 from benchmarks.water.lanes import LANES
 from include.water.alerts.effect import WEBHOOK_CONN_ID
 
-# At 30 a second, 100,000 messages would be an hour: what is not done by then is not waited for.
+# At 30 a second, 100,000 messages take an hour; stop waiting then.
 TIMEOUT_SECONDS = 1_200.0
-# Of the count while it is waited for: it reads a long table.
+# Seconds between two counts: a count reads a long table.
 PAUSE_SECONDS = 2.0
 QUIET_SECONDS = 120.0
 
 
-def sustained(it: Stand, lane: Lane, prefix: str, count: int) -> tuple[float, int]:
-    """(messages a second from the first sent to the last done, how many were not done in time)."""
+def sustained(bench: BenchStack, lane: Lane, prefix: str, count: int) -> tuple[float, int]:
+    """Measure a lane.
+
+    Returns:
+        (messages per second from the first sent to the last done, how many were not done in time).
+    """
     said_at = time.time()
 
     def progress(done: int) -> None:
@@ -29,10 +33,10 @@ def sustained(it: Stand, lane: Lane, prefix: str, count: int) -> tuple[float, in
             said_at = time.time()
             say(f"{prefix}: {done - before} of {count} done after {said_at - started:.0f} s")
 
-    before = lane.done(it)
-    started = lane.send(it, [f"{prefix}-{n}" for n in range(count)])
-    done, ended = it.wait_for_count(
-        lambda: lane.done(it),
+    before = lane.done(bench)
+    started = lane.send(bench, [f"{prefix}-{n}" for n in range(count)])
+    done, ended = bench.wait_for_count(
+        lambda: lane.done(bench),
         before + count,
         TIMEOUT_SECONDS,
         quiet=QUIET_SECONDS,
@@ -48,12 +52,12 @@ class PatientWebhook(Webhook):
     keeps_connections = True
 
 
-def with_receiver(it: Stand, count: int) -> tuple[float, int, dict[str, int]]:
-    """The same with the webhook's connection defined; what the receiver got beside it."""
+def with_receiver(bench: BenchStack, count: int) -> tuple[float, int, dict[str, int]]:
+    """The same with the webhook's connection defined; also returns what the receiver got."""
     webhook = PatientWebhook()
     try:
-        with it.connection(WEBHOOK_CONN_ID, webhook.url):
-            rate, undone = sustained(it, LANES["alerts"], "receiver", count)
+        with bench.connection(WEBHOOK_CONN_ID, webhook.url):
+            rate, undone = sustained(bench, LANES["alerts"], "receiver", count)
     finally:
         webhook.go_away()
     bodies = [body for bodies in webhook.received.values() for body in bodies]

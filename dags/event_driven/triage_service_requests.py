@@ -44,7 +44,7 @@ def fan_out_service_requests():
         keys = claim_partition_keys(TRIAGE_SERVICE_REQUESTS, run_id, worker_has_queue=is_full)
         if not keys:
             # An event without a key would start no run, and Airflow would log an error.
-            raise AirflowSkipException("no message to hand on, or two claims' worth of runs wait already")
+            raise AirflowSkipException("no message waits, or enough runs wait already")
         outlet_events[SERVICE_REQUEST].add_partitions(keys)
 
     claim()
@@ -60,10 +60,10 @@ def triage_service_request():
         from include.water.triage.effect import awaiting_approval
 
         handle_message(TRIAGE_SERVICE_REQUESTS, partition_key(), run_id)
-        # Read from the database, not from the call above: a retry after a crash hands the proposals on, too.
+        # Read from the database, not from the call above: a retry after a crash hands on the proposals, too.
         proposals = awaiting_approval(partition_key())
         if not proposals:
-            raise AirflowSkipException("decided: nothing of it needs a person's approval")
+            raise AirflowSkipException("nothing of this request needs a person's approval")
         outlet_events[PROPOSAL].add_partitions(proposals)
 
     triage()

@@ -7,7 +7,7 @@ RAISE_ALERTS = Consumer(
     name="raise_alerts",
     topics=(SEISMIC_EVENTS, LEAKS_DETECTED),
     effect="include.water.alerts.effect:raise_alert",
-    # The effect takes about two milliseconds: a chunk is a task of seconds, and its start no large part of it.
+    # The effect takes about 2 ms, so a chunk takes about 4 s: much longer than its task needs to start.
     chunk_size=2_000,
 )
 
@@ -17,14 +17,14 @@ TRIAGE_SERVICE_REQUESTS = Consumer(
     shape=Shape.per_message,
     prepare="include.water.triage.engine:propose",
     effect="include.water.triage.effect:record_decision",
-    # Each message becomes a Dag run: a claim is as much as the machine processes in about a minute.
+    # Each message becomes a Dag run. A machine processes this many in about a minute.
     max_messages_per_claim=200,
     chunk_size=200,
     # One Dag run per message allows only a few runs per second: a topic with a larger lag needs another pattern.
     max_lag=2_000,
 )
 
-# The standard lane: it reads what has landed, not what has just arrived.
+# The standard lane: it reads landed files, not the topic.
 AGGREGATE_METER_READINGS = LandingConsumer(
     name="aggregate_meter_readings",
     topic=METER_READINGS,

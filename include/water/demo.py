@@ -1,17 +1,17 @@
-"""What the local stack runs and shows of the example."""
+"""The example's part of `make demo`: simulators, connections, and the results to show."""
 
 from include.streams import Demo
 
 DEMO = Demo(
     simulators="include.water.simulators",
-    # So many days of meter readings first.
+    # Days of meter readings that are sent first.
     arguments=("--history-days", "60"),
     feeds={"seismic_feed": ("include.water.simulators", "serve-feed")},
     kafka_connections={
         "kafka_live_board": {
             "group.id": "live_board",
-            # Until a new group has committed an offset of a partition, the stock trigger, which joins anew for every
-            # message, would pass over what came in between.
+            # The stock trigger joins the group again for every message. With the default, it would skip messages until
+            # the new group has committed an offset of the partition.
             "auto.offset.reset": "earliest",
             "enable.auto.commit": "false",
             # A topic that is recreated is found within seconds; the default is five minutes.
@@ -21,7 +21,7 @@ DEMO = Demo(
             "group.id": "earthquakes",
             # With the default, a new group would begin at the end of the topic.
             "auto.offset.reset": "earliest",
-            # With the default, the client commits by time, also records that are not written yet.
+            # With the default, the client commits offsets every 5 s, also of records that are not written yet.
             "enable.auto.commit": "false",
         },
     },

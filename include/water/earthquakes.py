@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 def record(records: Iterable[confluent_kafka.Message]) -> None:
     """Write records of `seismic.events` to the table; the operator's `apply_function_batch`.
 
-    A newer revision replaces an older one, whatever the order in which they are read. So the same records may be
-    written again, in any order.
+    A newer revision replaces an older one, in whatever order they are read. So the same records may be written again,
+    in any order.
 
     Args:
         records: Records as the client returns them. One that breaks the contract is logged and left out: the consumer
@@ -34,13 +34,14 @@ def record(records: Iterable[confluent_kafka.Message]) -> None:
     from include.water.topics import SEISMIC_EVENTS
 
     rows = []
-    for one in records:
-        if (error := one.error()) is not None:
+    for message in records:
+        if (error := message.error()) is not None:
             raise KafkaException(error)
         try:
-            rows.append(SEISMIC_EVENTS.parse(one.value()).model_dump(exclude={"version"}))
+            rows.append(SEISMIC_EVENTS.parse(message.value()).model_dump(exclude={"version"}))
         except ContractViolation as violation:
-            log.warning("left out: %s-%d@%d: %s", one.topic(), one.partition(), one.offset(), violation.reason)
+            place = message.topic(), message.partition(), message.offset()
+            log.warning("left out: %s-%d@%d: %s", *place, violation.reason)
     if not rows:
         return
     # Sorted: two tasks that write the same rows in different orders would deadlock.

@@ -1,4 +1,4 @@
-"""What the example declares: `include/project.py` names it."""
+"""The declaration of the example; `include/project.py` lists it."""
 
 from include.streams import KeyedAsset, Package
 from include.water.alarm_kinds import WaterAlarmKind

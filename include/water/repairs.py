@@ -17,9 +17,9 @@ REPAIRS.renamed(SERVICE_REQUESTS, {"message": "text", "title": "subject"})
 
 @REPAIRS.repair(SEISMIC_EVENTS)
 def adapted_again(value: bytes) -> bytes | None:
-    """Convert a dead letter of the feed, which is the feed's own JSON, with the current adapter.
+    """Convert a dead letter of the feed, whose value is the feed's own JSON, with the current adapter.
 
-    The adapter could not read what the feed sends since the feed has changed.
+    After a change of the feed's format, an older adapter could not convert the feature.
     """
     from include.water.feeds.seismic import to_event
 

@@ -1,4 +1,4 @@
-"""Retention of this example's own tables and files, in addition to the rules that every consumer has."""
+"""Retention of the example's own tables and files; the tables of the library have rules of their own."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from include.water.tables import decisions, earthquakes, published_seismic_event
 
 log = logging.getLogger(__name__)
 
-# The feed shows at most a month: older events are never looked up again.
+# Longer than the period of the longest feed, a month: an event must stay recorded as long as a feed shows it.
 PUBLISHED_KEPT = timedelta(days=60)
 # About 250 rows a day.
 EARTHQUAKES_KEPT = timedelta(days=5 * 365)
-# Decisions hold personal data, so they are not kept forever. They are kept longer than their rows of the inbox: without
-# both, a request that is read again would be decided twice.
+# Decisions hold personal data, so they are deleted at some time. They are kept at least as long as the rows of the
+# inbox: without both, a request that is read again would be decided twice.
 RECORDS_KEPT = timedelta(days=540)
 REGISTER_KEPT = timedelta(days=365)
-# A decision that waits for a person stays, and so does one whose work order is younger.
+# A decision is kept while it waits for a person, and while its work order is kept.
 SETTLED = (
     "state <> 'awaiting_approval' and not exists "
     "(select from work_orders where work_orders.decision_id = decisions.decision_id)"
@@ -43,14 +43,14 @@ def rules(inbox_kept: timedelta | None) -> list[RetentionRule]:
 
 
 def remove_register_files(older_than: timedelta = REGISTER_KEPT, *, seconds: float) -> int:
-    """Delete old dropped files and their rows, if no row of the register comes from them any more.
+    """Delete old register files and their rows, if no row of the register comes from them.
 
-    A rejected file stays as long as its alarm is open, and a file that was never moved stays. If the process is killed
-    between a file and its row, the next call finds the row; nothing is deleted twice.
+    A rejected file is kept while its alarm is open. A file that was never moved is kept. If the process is killed after
+    it deleted a file and before it deleted the file's row, the next call deletes the row.
 
     Args:
-        older_than: Only files that were recorded longer ago.
-        seconds: After about this long the rest is left for the next time.
+        older_than: The least time since a file was recorded.
+        seconds: Stop after about this time; the next call deletes the rest.
 
     Returns:
         How many files were deleted.
@@ -66,7 +66,7 @@ def remove_register_files(older_than: timedelta = REGISTER_KEPT, *, seconds: flo
     if lacks_connection(CONN_ID):
         return 0
     until, objects, removed = time.monotonic() + seconds, bucket(), 0
-    # Without its row, a file that still waits to be moved would be imported once more.
+    # Without its row, a file that still waits to be moved would be imported again.
     waiting = {(entry.path, entry.generation) for entry in objects.list(INCOMING)}
     for name, generation in _old_register_files(older_than):
         if time.monotonic() > until:
@@ -92,11 +92,11 @@ def _old_register_files(older_than: timedelta) -> list[tuple[str, int]]:
     from include.water.register.layout import identity
     from include.water.tables import register_customers, register_files, register_sites
 
-    standing = union(*(select(of.c.object_name, of.c.generation) for of in (register_sites, register_customers)))
+    in_use = union(*(select(of.c.object_name, of.c.generation) for of in (register_sites, register_customers)))
     old = select(register_files.c.object_name, register_files.c.generation)
     old = old.where(register_files.c.recorded_at < func.now() - older_than).order_by(register_files.c.recorded_at)
     with begin() as connection:
-        kept = {(name, generation) for name, generation in connection.execute(standing)}
+        kept = {(name, generation) for name, generation in connection.execute(in_use)}
         alarmed = open_keys(connection, SOURCE, WaterAlarmKind.file_rejected)
-        found = [(row.object_name, row.generation) for row in connection.execute(old)]
-    return [key for key in found if key not in kept and identity(*key) not in alarmed]
+        files = [(row.object_name, row.generation) for row in connection.execute(old)]
+    return [key for key in files if key not in kept and identity(*key) not in alarmed]

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class District:
-    """A part of the network with its own inlet meter: water that flows in and is not metered is lost."""
+    """A part of the network with its own inlet meter. Inflow that no customer's meter counts is lost."""
 
     district_id: str
     name: str

@@ -1,9 +1,9 @@
-"""Rules for whole runs of readings: they find what a single reading does not show.
+"""Rules for whole runs of readings: they find problems that a single reading does not show.
 
-A rule that stops a run stops the lane until somebody has looked, so the bounds are wide. The rules are meant to find
-that most of the network is broken (silent, in other units, repeating itself). They must not stop for an odd night or a
-few odd meters; `_METERS` names those. A run can have any size, from one minute of readings to a month. A rule that
-would mean nothing in a small run is not measured there.
+A rule that stops a run stops the lane until a person has looked, so the bounds are wide. The rules find that most of
+the network is broken (silent, in other units, repeating itself). They must not stop for an odd night or a few odd
+meters; `_METERS` raises alarms for those. A run can have any size, from one minute of readings to a month. A rule that
+says nothing about a small run is not applied to it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from include.water.alarm_kinds import WaterAlarmKind
 from include.water.sites import DISTRICTS
 from include.water.topics import MeterReading
 
-# Fewer say little: among ten meters, a single replaced meter is a large share.
+# A share of fewer says little: among ten meters, one replaced meter is 10%.
 _ENOUGH_ROWS = 100
 _ENOUGH_METERS = 50
 # A meter that sends every minute is either a test or a fault; the contract with the network's operator is hourly.
@@ -22,9 +22,10 @@ _MOST_READINGS_AN_HOUR = 60
 _DISTRICTS = ", ".join(f"'{district_id}'" for district_id in DISTRICTS)
 _INLETS = ", ".join(f"'{district.inlet_meter_id}'" for district in DISTRICTS.values())
 
-# Compared with the time of arrival in Kafka, not with the current time: a run that is repeated, or catches up after an
-# outage, gets the same result as on time. If the lane itself is behind, the alarm `lag` shows it. A meter whose clock
-# runs ahead, or a producer that sets its own record timestamps, must not hide that the other readings are old.
+# Times are compared with the time of arrival in Kafka, not with the current time. So a run that is repeated, or that
+# catches up after an outage, gets the same result as a run in time. If the lane itself is behind, the alarm `lag` shows
+# it. A meter whose clock runs ahead, or a producer that sets its own record timestamps, must not hide that the other
+# readings are old.
 _TIMES = f"""
 with arrived as (select *, quantile_disc(kafka_timestamp, 0.99) over () as last_arrival from run)
 select
@@ -54,7 +55,7 @@ select (select median(meters) from per_hour) as meters_an_hour,
        (select median(readings) from whole) as readings_a_meter_and_hour
 """
 
-# Each household has one vote here too: otherwise a household that sends every second would be most of the run.
+# Each household has one vote here too: otherwise a household that sends every second would dominate the run.
 _FLOWS = f"""
 with pairs as (
     select meter_id, read_at::date as day,
@@ -97,7 +98,7 @@ _METERS = (
             from hours group by meter_id
         """,
         unit="readings in an hour",
-        remedy="look at the meter's interval and at the gateway that sends for it",
+        remedy="check the meter's interval, and the gateway that sends its readings",
     ),
     SourceRule(
         kind=WaterAlarmKind.meter_clock_ahead,
@@ -151,7 +152,7 @@ def meter_readings() -> SetSuite:
                 severity=Severity.warning,
             ),
             Measure("duplicate_share", "few messages are duplicates", PERCENT, maximum=0.2, severity=Severity.warning),
-            # A history that is loaded at once may be old if earlier runs were: up to three days older than they were.
+            # While a history is loaded, all runs are old: a run may be three days older than the runs before it.
             Measure(
                 "newest_age_hours",
                 "age of the newest reading on arrival",

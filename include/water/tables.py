@@ -61,8 +61,8 @@ earthquakes = Table(
     Index("ix_earthquakes_updated_at", "updated_at"),
 )
 
-# The outcome of a customer's request: what an engine proposed, how it got there, and what code and people decided. A
-# request has one decision, however often its message is read.
+# The outcome of a customer's request: what an engine proposed and why, and what code and people decided. A request has
+# one decision, however often its message is read.
 decisions = Table(
     "decisions",
     metadata,
@@ -86,7 +86,7 @@ decisions = Table(
     Column("state", Text, nullable=False),
     # For a refused decision: why the proposal may not be executed.
     Column("refusal", Text),
-    # How the engine got to the proposal.
+    # How the engine made the proposal.
     Column("engine", Text, nullable=False),
     Column("model_asked", Text),
     Column("model_answered", Text),
@@ -125,7 +125,7 @@ decisions = Table(
     Index("ix_decisions_awaiting", "decided_at", postgresql_where=text("state = 'awaiting_approval'")),
 )
 
-# What somebody has to do: at most one order per decision.
+# Work for a person or a crew: at most one order per decision.
 work_orders = Table(
     "work_orders",
     metadata,
@@ -174,8 +174,17 @@ register_files = Table(
     Index("ix_register_files_recorded_at", "recorded_at"),
 )
 
-# The last columns of both tables: the file that a row came from. Files are applied in any order; the newest upload
-# wins.
+
+def _source_columns() -> list[Column]:
+    """The file that a row came from. Files are applied in any order; the newest upload wins."""
+    return [
+        Column("object_name", Text, nullable=False),
+        Column("generation", BigInteger, nullable=False),
+        Column("uploaded_at", Timestamp, nullable=False),
+        now_column("imported_at"),
+    ]
+
+
 register_sites = Table(
     "register_sites",
     metadata,
@@ -185,10 +194,7 @@ register_sites = Table(
     Column("district_id", Text, nullable=False),
     Column("latitude", Float, nullable=False),
     Column("longitude", Float, nullable=False),
-    Column("object_name", Text, nullable=False),
-    Column("generation", BigInteger, nullable=False),
-    Column("uploaded_at", Timestamp, nullable=False),
-    now_column("imported_at"),
+    *_source_columns(),
 )
 register_customers = Table(
     "register_customers",
@@ -198,15 +204,12 @@ register_customers = Table(
     Column("district_id", Text, nullable=False),
     # People in the household.
     Column("persons", BigInteger, nullable=False),
-    Column("object_name", Text, nullable=False),
-    Column("generation", BigInteger, nullable=False),
-    Column("uploaded_at", Timestamp, nullable=False),
-    now_column("imported_at"),
+    *_source_columns(),
     Index("ix_register_customers_meter_id", "meter_id"),
 )
 
-# Hours of clean readings that a run has replaced, namely its own rows of an earlier try. Their flows are recomputed
-# with the run, although the run may have no reading in these hours any more. The rows are deleted with the claim.
+# Hours of clean readings that a run has replaced: its own rows of an earlier try. The run recomputes their flows,
+# although it may no longer have a reading in these hours. The rows are deleted with the claim.
 replaced_hours = Table(
     "replaced_hours",
     metadata,
@@ -214,8 +217,8 @@ replaced_hours = Table(
     Column("hour", Timestamp, primary_key=True),
 )
 
-# What crews have found, and a model learns from. Nights as in `water.district_nights`; last_night is null while the
-# leak runs.
+# Leaks that crews have found: the training data of the model. Nights as in `water.district_nights`; last_night is null
+# while the leak runs.
 confirmed_leaks = Table(
     "confirmed_leaks",
     metadata,

@@ -98,7 +98,7 @@ class SeismicEvent(Contract):
 
 
 class LeakDetected(Contract):
-    """A district lost water in one night: more flowed in than was used."""
+    """A district lost water in one night: its inflow was higher than its use."""
 
     version: Literal[1]
     leak_key: Annotated[Identifier, Field(description="the same for the same leak and night, see `key_for`")]
@@ -111,7 +111,7 @@ class LeakDetected(Contract):
 
     @property
     def event_id(self) -> str:
-        # Without model or time: recomputing a night finds the same leak, not another one.
+        # Without model or time: when a night is judged again, its leak has the same id.
         return self.leak_key
 
     @staticmethod
@@ -181,7 +181,7 @@ class TargetKind(StrEnum):
 
 
 class OrderBasis(StrEnum):
-    """Why a work order may be carried out, or why a person gets it instead of what was proposed."""
+    """Why the proposal may be executed, or why a person gets the request instead."""
 
     low_risk = "low_risk"
     approved = "approved"
@@ -191,7 +191,7 @@ class OrderBasis(StrEnum):
 
 
 class WorkOrder(Contract):
-    """Somebody has to do something: what triage proposed or, if that may not be done, to look at the request.
+    """An order to do what triage proposed or, if that may not be done, to look at the request.
 
     It contains no text of a customer or a model: only ids and words from closed sets.
     """

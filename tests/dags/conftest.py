@@ -23,7 +23,7 @@ DEFAULT_POOL = "default_pool"
 
 def load(folder: Path) -> tuple[list[DagFile], dict[str, str]]:
     """Return the Dags under `folder` and the import errors by file, cycles and repeated ids among them."""
-    # Without safe mode: it would pass over a Dag file that does not look like one.
+    # Without safe mode, which skips files that do not look like Dag files.
     bag = DagBag(folder, safe_mode=False, load_op_links=False)
     return [DagFile(dag, Path(dag.fileloc)) for dag in bag.dags.values()], bag.import_errors
 
@@ -40,7 +40,7 @@ def dag_files(loaded: tuple[list[DagFile], dict[str, str]]) -> list[DagFile]:
 
 @pytest.fixture(scope="session")
 def declared() -> Declared:
-    """What the project declares."""
+    """The declarations of the project."""
     import yaml
 
     from include.project import PROJECT as project
@@ -59,7 +59,7 @@ def declared() -> Declared:
 
 @pytest.fixture
 def write_dag(tmp_path: Path) -> Callable[..., list[DagFile]]:
-    """Write one Dag file into a folder of its own and load it."""
+    """Write a Dag file into a new folder and load it."""
 
     def write(source: str, folder: str = "batch") -> list[DagFile]:
         path = tmp_path / folder / "example.py"

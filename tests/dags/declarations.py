@@ -1,7 +1,7 @@
-"""What the packages of include/project.py declare fits together, and the Dags use all of it.
+"""Checks that the declarations of include/project.py fit together, and that the Dags use all of them.
 
-Each check yields one sentence for each omission: what is wrong, and what to do. An omission breaks unnoticed: a
-consumer without a Dag, an asset without a watcher or a misspelt effect is seen only when no message is handled.
+Each check yields one sentence for each omission: what is wrong, and what to do. Without the checks, a consumer without
+a Dag, an asset without a watcher or a misspelt effect is noticed only when no message is handled.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from include.streams.kafka.consumers import FunctionUnusable, Shape, load_functi
 from include.streams.kafka.trigger import ConsumerLagTrigger
 from tests.dags.policy import DagFile, _flat, scheduled_assets
 
-# The function with which a Dag claims, by the consumer's shape, and the one that handles what was claimed.
+# By the consumer's shape: the function with which a Dag claims, and the function that handles claimed messages.
 CLAIMS = {Shape.chunked: "claim_messages", Shape.per_message: "claim_partition_keys"}
 HANDLES = {Shape.chunked: "handle_chunk", Shape.per_message: "handle_message"}
 
 
 @dataclass(frozen=True)
 class Use:
-    """A task that uses a consumer: the names of functions that its code has."""
+    """A task that uses a consumer, with the names of the functions in its code."""
 
     file: DagFile
     task: str
@@ -39,7 +39,7 @@ class Use:
 
 
 def consumers_used(files: Iterable[DagFile]) -> list[Use]:
-    """Each task of the Dags with each consumer that it names."""
+    """Every task of the Dags with every consumer that it names."""
     return [use for file in files for use in _uses(file)]
 
 
@@ -47,17 +47,17 @@ def _uses(file: DagFile) -> Iterator[Use]:
     imported = _imported(file.tree)
     for task in file.dag.tasks:
         arguments = {**getattr(task, "partial_kwargs", {}), **vars(task)}
-        found = [value for value in arguments.values() if isinstance(value, (Consumer, LandingConsumer))]
+        consumers = [value for value in arguments.values() if isinstance(value, (Consumer, LandingConsumer))]
         call = getattr(task, "python_callable", None)
         names = frozenset(_names(call.__code__)) if hasattr(call, "__code__") else frozenset()
         known = {**getattr(call, "__globals__", {}), **imported}
         for name in sorted(names):
             value = known.get(name)
-            # Of an imported module, the attributes that the code names.
+            # The attributes of an imported module that the code names.
             values = [getattr(value, other, None) for other in names] if isinstance(value, ModuleType) else [value]
-            found += [value for value in values if isinstance(value, (Consumer, LandingConsumer))]
+            consumers += [value for value in values if isinstance(value, (Consumer, LandingConsumer))]
         functions = names | {type(task).__name__}
-        for consumer in {each.name: each for each in found}.values():
+        for consumer in {each.name: each for each in consumers}.values():
             yield Use(file, task.task_id, consumer, functions)
 
 
@@ -70,7 +70,7 @@ def _names(code: CodeType) -> Iterator[str]:
 
 def _imported(tree: ast.Module) -> dict[str, Any]:
     """{name: object} of the consumers and modules that the file imports from include/, in function bodies too."""
-    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != "include":
             continue
@@ -79,12 +79,12 @@ def _imported(tree: ast.Module) -> dict[str, Any]:
         for alias in node.names:
             value = getattr(importlib.import_module(str(node.module)), alias.name, None)
             if isinstance(value, (Consumer, LandingConsumer, ModuleType)):
-                found[alias.asname or alias.name] = value
-    return found
+                names[alias.asname or alias.name] = value
+    return names
 
 
 def functions_exist(project: Project, files: list[DagFile]) -> Iterator[str]:
-    """Every function that a declaration names exists and takes what it is called with."""
+    """Every function that a declaration names exists and accepts its arguments."""
     for consumer in project.consumers:
         for load in (consumer.load_effect, consumer.load_prepare):
             try:
@@ -123,7 +123,7 @@ def _named_objects(package: Any) -> Iterator[tuple[str, str]]:
 
 
 def consumers_are_declared(project: Project, files: list[DagFile]) -> Iterator[str]:
-    """Maintenance looks after declared consumers only: another one would be late, or leave files, without an alarm."""
+    """Maintenance covers only declared consumers: another consumer could be late, or leave files, without an alarm."""
     known = {consumer.name for consumer in (*project.consumers, *project.landing_consumers)}
     for use in consumers_used(files):
         if use.consumer.name not in known:
@@ -135,20 +135,20 @@ def consumers_are_declared(project: Project, files: list[DagFile]) -> Iterator[s
 
 
 def consumers_have_dags(project: Project, files: list[DagFile]) -> Iterator[str]:
-    """Every consumer is claimed by a Dag, and what is claimed is handled."""
+    """A Dag claims for every consumer, and handles the claimed messages."""
     uses = consumers_used(files)
     for consumer in project.consumers:
-        mine = [use.functions for use in uses if use.consumer.name == consumer.name]
+        functions_of_tasks = [use.functions for use in uses if use.consumer.name == consumer.name]
         for function in (CLAIMS[consumer.shape], HANDLES[consumer.shape]):
-            if not any(function in functions for functions in mine):
+            if not any(function in functions for functions in functions_of_tasks):
                 yield (
                     f"consumer {consumer.name}: no Dag calls {function} with it, so its messages wait for ever; write "
                     "one, or remove the consumer from its package"
                 )
     for consumer in project.landing_consumers:
-        mine = [use.functions for use in uses if use.consumer.name == consumer.name]
+        functions_of_tasks = [use.functions for use in uses if use.consumer.name == consumer.name]
         for function in ("plan", "close"):
-            if not any(function in functions for functions in mine):
+            if not any(function in functions for functions in functions_of_tasks):
                 yield (
                     f"consumer {consumer.name}: no Dag calls landing_tasks.{function} with it, so what lands waits for "
                     "ever; write one, or remove the consumer from its package"
@@ -156,7 +156,7 @@ def consumers_have_dags(project: Project, files: list[DagFile]) -> Iterator[str]
 
 
 def shapes_fit(project: Project, files: list[DagFile]) -> Iterator[str]:
-    """A Dag claims a consumer with the function for its shape."""
+    """A Dag claims with the function for the consumer's shape."""
     for use in consumers_used(files):
         if not isinstance(use.consumer, Consumer):
             continue

@@ -1,4 +1,4 @@
-"""Import the Dag files in a process of its own, as another environment would: other plugins, other providers."""
+"""Import the Dag files in a new process, with other plugins or other providers."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def import_dags(*folders: Path, home: Path, listener: bool = False, providers: P
     """Import all Dag files under `folders` in a new process.
 
     Args:
-        folders: Where the Dag files are.
-        home: A folder that does not exist yet; becomes AIRFLOW_HOME, and holds the plugin that registers a listener.
+        folders: The folders of Dag files.
+        home: A folder that does not exist yet; it becomes AIRFLOW_HOME, with the plugin that registers a listener.
         listener: Whether a plugin registers a listener.
-        providers: A folder with a package `standard`, to be used as the standard provider.
+        providers: A folder with a package `standard`, which is used as the standard provider.
 
     Returns:
         `dags` (ids), `errors` (text by file), `listeners` (is any registered) and `standard_provider` (version).

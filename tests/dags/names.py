@@ -1,8 +1,8 @@
-"""The names of include/ that Dag files import: the Dag files of the release before run with this release's include/.
+"""The names of include/ that Dag files import: Dag files of the last release run with this release's include/.
 
-Astro versions Dag files, and takes include/ from the image that is deployed: a run that was started before a deploy
-goes on with its own Dag file and the new include/. `python -m tests.dags.names` adds what is missing to
-released_names.txt, here for the library and in the folder of each package for its names.
+Astro versions Dag files, but takes include/ from the deployed image: a run that was started before a deploy continues
+with its own Dag file and the new include/. `python -m tests.dags.names` adds missing names to released_names.txt: in
+this folder for the library, and in the folder of each package for the package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEADER = """\
 
 
 def imported(files: Iterable[Path]) -> set[str]:
-    """`module:name` of everything that the Dag files import from include/, in function bodies and dotted paths too."""
+    """`module:name` of every name that the Dag files import from include/, also in function bodies and dotted paths."""
     return {f"{module}:{name}" for path in files for module, name in _imports(ast.parse(path.read_text()))}
 
 
@@ -40,13 +40,13 @@ def _imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def released() -> set[str]:
-    """The lines of the committed lists: one of the library, and one in the folder of each package."""
+    """The lines of the committed lists: the library's list, and the list in the folder of each package."""
     lines = [line for path in HERE.rglob(LIST) for line in path.read_text().splitlines()]
     return {line for line in lines if line and not line.startswith("#")}
 
 
 def write(names: Iterable[str], folder: Path = HERE) -> None:
-    """Write the lists: a name of `include/<package>/` to the list of its package, any other to the library's."""
+    """Write the lists: names of `include/<package>/` to the package's list, all others to the library's."""
     by_file: dict[Path, list[str]] = {}
     for name in sorted(names):
         package = re.split(r"[.:]", name)[1]
@@ -58,7 +58,7 @@ def write(names: Iterable[str], folder: Path = HERE) -> None:
 
 
 def missing(names: Iterable[str], root: Path = PROJECT) -> list[str]:
-    """Those of the names that include/ does not have."""
+    """The names that include/ does not have."""
     return sorted(name for name in names if not _exists(*name.split(":"), root))
 
 

@@ -1,7 +1,7 @@
-"""What every Dag must declare. Each check yields one sentence a violation: the Dag, what is wrong, what to do.
+"""Rules for all Dags. Each check yields one sentence per violation: the Dag, what is wrong, what to do.
 
-The rules are about what breaks unnoticed: a task without a timeout holds its slot for ever, a Dag without a tag or an
-owner is nobody's, a misspelt pool or topic fails at three in the morning and not in review.
+The rules are about errors that nobody notices at first: a task without a timeout can keep its slot forever, nobody is
+responsible for a Dag without tag and owner, and a misspelt pool or topic fails at night instead of in a review.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ DAGS = PROJECT / "dags"
 
 
 def of_packages(name: str) -> list[Any]:
-    """The values of a global of `tests/dags/<package>/__init__.py`, of the packages that have one.
+    """The values of a global of `tests/dags/<package>/__init__.py`, for all packages that have it.
 
-    There a package declares TAGS, EXEMPTIONS and HEAVY_DAG_FILES of its own Dags.
+    A package declares TAGS, EXEMPTIONS and HEAVY_DAG_FILES of its own Dags there.
     """
     modules = [f"tests.dags.{package.name}" for package in OWN.packages]
-    found = [getattr(importlib.import_module(module), name, None) for module in modules if find_spec(module)]
-    return [value for value in found if value is not None]
+    values = [getattr(importlib.import_module(module), name, None) for module in modules if find_spec(module)]
+    return [value for value in values if value is not None]
 
 
-# The only tags there are: a tag is for finding Dags, and two spellings of one would find half of them each.
+# All allowed tags. With two spellings of a tag, a search for either would find only some of the Dags.
 TAGS = frozenset({"event-driven", "batch", "operations", "kafka", "repair", "maintenance"}).union(*of_packages("TAGS"))
-# The tag that says in the UI what the folder says in the tree.
+# The tag of each folder.
 TAG_OF_FOLDER = {"event_driven": "event-driven", "batch": "batch", "operations": "operations"}
 
-# A Dag file is wiring; at this length, something in it belongs in include/.
+# A Dag file only connects tasks. A longer file has code that belongs in include/.
 MAX_LINES = 110
 
-# Rules that one Dag or task does not follow: (rule, "dag" or "dag.task") -> why not.
+# Exemptions from rules: (rule, "dag" or "dag.task") -> the reason.
 EXEMPTIONS: dict[tuple[str, str], str] = {
-    ("reports_its_failures", "replay_dead_letters"): "a person starts it and looks at what it shows",
+    ("reports_its_failures", "replay_dead_letters"): "a person starts it and reads its result",
     ("reports_its_failures", "prepare_services"): "a person starts it, perhaps before there are tables for alarms",
     **dict(item for exemptions in of_packages("EXEMPTIONS") for item in exemptions.items()),
 }
@@ -62,7 +62,7 @@ JOINED_SCHEDULES = frozenset({"joined", "joined_by_key", "joined_or_at"})
 # The names of include.streams with which a Dag works for a consumer.
 CLAIMS = frozenset({"claim_messages", "claim_partition_keys", "handle_chunk", "handle_message", "landing_tasks"})
 
-# What a Dag file must not import at its top, because every process of every one of its tasks would pay for it.
+# Modules that a Dag file must not import at its top, because every task process would spend time on the import.
 HEAVY = (
     "airflow.providers.common.ai",
     "airflow.providers.common.messaging",
@@ -84,13 +84,13 @@ HEAVY = (
     "sqlalchemy",
 )
 
-# Dag files that import something heavy all the same -> why.
+# Dag files that may import a heavy module -> the reason.
 HEAVY_DAG_FILES = dict(item for files in of_packages("HEAVY_DAG_FILES") for item in files.items())
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What Dags may use: everything that is declared in the one place for its kind."""
+    """The assets, topics, connections and pools that Dags may use, each declared in one place."""
 
     assets: frozenset[tuple[str, str]]  # (name, uri), from the modules `Package.assets`
     topics: frozenset[str]  # of include/project.py, dead-letter topics included
@@ -100,7 +100,7 @@ class Declared:
 
 @dataclass(frozen=True)
 class DagFile:
-    """A Dag and the file it stands in."""
+    """A Dag and its file."""
 
     dag: DAG
     path: Path
@@ -127,7 +127,7 @@ class DagFile:
 
 
 def declared_connections(settings: str, env_example: str) -> frozenset[str]:
-    """Connection ids in the text of airflow_settings.yaml and of .env.example, where optional ones are commented."""
+    """Connection ids in the text of airflow_settings.yaml and .env.example, where optional ones are commented out."""
     from_settings = {c["conn_id"] for c in yaml.safe_load(settings)["airflow"]["connections"] or ()}
     from_env = re.findall(r"^(?:# )?AIRFLOW_CONN_([A-Z0-9_]+)=", env_example, re.MULTILINE)
     return frozenset(from_settings | {name.lower() for name in from_env})
@@ -182,14 +182,14 @@ def has_owner(file: DagFile, declared: Declared) -> Iterator[str]:
 
 
 def takes_task_defaults(file: DagFile, declared: Declared) -> Iterator[str]:
-    """No Dag file spells out the default arguments of its tasks."""
+    """No Dag file writes the default arguments of its tasks as a dict."""
     for name, value in _named_values_of(file.tree):
         if name == "default_args" and isinstance(value, ast.Dict):
             yield f"{file}: default_args is a dict; use task_defaults(...) of include.streams, and name what differs"
 
 
 def has_known_tags(file: DagFile, declared: Declared) -> Iterator[str]:
-    """Tags come from the closed set, and the folder's is among them."""
+    """All tags are allowed tags, and the folder's tag is among them."""
     if unknown := sorted(file.dag.tags - TAGS):
         yield (
             f"{file}: unknown tags {unknown}; use some of {sorted(TAGS)}, or add to TAGS in "
@@ -212,7 +212,7 @@ def is_documented(file: DagFile, declared: Declared) -> Iterator[str]:
 
 
 def is_retried(file: DagFile, declared: Declared) -> Iterator[str]:
-    """Every task is retried: brokers and databases are away now and then."""
+    """Every task has retries, because brokers and databases are unavailable at times."""
     for task in file.dag.tasks:
         exempt = ("is_retried", f"{file.dag.dag_id}.{task.task_id}") in EXEMPTIONS
         if not task.retries and not exempt:
@@ -223,10 +223,10 @@ def is_retried(file: DagFile, declared: Declared) -> Iterator[str]:
 
 
 def reports_its_failures(file: DagFile, declared: Declared) -> Iterator[str]:
-    """A failed task is an alarm, and its next success closes it: nobody looks through the list of runs.
+    """A failed task opens an alarm, and its next success closes the alarm: nobody reads the list of runs.
 
-    A Dag that works for a consumer needs no report: what it claimed stays open, and what it did not claim waits, which
-    are the alarms `claim_open` and `age`.
+    A Dag that works for a consumer needs no report: its claim stays open, and unclaimed messages wait, which opens the
+    alarms `claim_open` and `age`.
     """
     if ("reports_its_failures", file.dag.dag_id) in EXEMPTIONS or file.works_for_a_consumer:
         return
@@ -244,7 +244,7 @@ def _listed(callbacks: Any) -> list[Any]:
 
 
 def has_timeouts(file: DagFile, declared: Declared) -> Iterator[str]:
-    """Every task ends, and the run too: what hangs holds its slot, and max_active_runs, for ever."""
+    """Every task and every run has a timeout: otherwise a task that hangs keeps its slot and its run forever."""
     for task in file.dag.tasks:
         if task.execution_timeout is None:
             yield f"{file}: task {task.task_id} may hang for ever; set execution_timeout="
@@ -257,19 +257,19 @@ def has_timeouts(file: DagFile, declared: Declared) -> Iterator[str]:
 
 
 def does_not_catch_up(file: DagFile, declared: Declared) -> Iterator[str]:
-    """No runs for the past: what was missed is lag in Kafka, or is in the next poll of the source."""
+    """No runs for the past: missed data are still in Kafka, or in the next poll of the source."""
     if file.dag.catchup:
-        yield f"{file}: catchup is on; remove it: after a pause, one run takes what is there"
+        yield f"{file}: catchup is on; remove it: after a pause, one run processes all that waits"
 
 
 def goes_on_when_continuous(file: DagFile, declared: Declared) -> Iterator[str]:
-    """Airflow gives a continuous Dag without a start date the same date for every run, so there is only one."""
+    """A continuous Dag needs a start date: without it, Airflow gives all runs the same date, so only one is created."""
     if isinstance(file.dag.timetable, ContinuousTimetable) and file.dag.start_date is None:
         yield f"{file}: is continuous and has no start_date; set one in the past, or it runs once and never again"
 
 
 def joins_its_events(file: DagFile, declared: Declared) -> Iterator[str]:
-    """Airflow 3.4 makes a run for each asset event unless the schedule says otherwise."""
+    """A schedule joins asset events: by default, Airflow 3.4 creates a run for each event."""
     if not isinstance(file.dag.timetable, AssetTriggeredTimetable):
         return
     for schedule in _schedules(file.tree):
@@ -281,35 +281,35 @@ def joins_its_events(file: DagFile, declared: Declared) -> Iterator[str]:
 
 
 def limits_its_runs(file: DagFile, declared: Declared) -> Iterator[str]:
-    """An event-driven Dag says how many of its runs may run at once: the default is a setting of the cluster."""
+    """An event-driven Dag sets max_active_runs: the default is a setting of the cluster."""
     if file.is_event_driven and "max_active_runs" not in _dag_arguments(file.tree):
-        yield f"{file}: set max_active_runs=; messages start its runs, and 1 is what keeps their order"
+        yield f"{file}: set max_active_runs=; messages start its runs, and only 1 keeps their order"
 
 
 def is_short(file: DagFile, declared: Declared) -> Iterator[str]:
-    """A Dag file is wiring."""
+    """A Dag file is short, because it only connects tasks."""
     lines = len(file.path.read_text().splitlines())
     if lines > MAX_LINES:
         yield f"{file}: {lines} lines, at most {MAX_LINES}; move what is not wiring to include/"
 
 
 def uses_declared_assets(file: DagFile, declared: Declared) -> Iterator[str]:
-    """What starts what is read in one file."""
+    """Assets are declared in one file, so that a reader finds what starts what."""
     names = {name for name, _ in declared.assets}
     uris = {uri for _, uri in declared.assets}
     for asset in used_assets(file.dag):
         if isinstance(asset, AssetNameRef):
-            found = asset.name in names
+            is_declared = asset.name in names
         elif isinstance(asset, AssetUriRef):
-            found = asset.uri in uris
+            is_declared = asset.uri in uris
         else:
-            found = isinstance(asset, Asset) and (asset.name, asset.uri) in declared.assets
-        if not found:
+            is_declared = isinstance(asset, Asset) and (asset.name, asset.uri) in declared.assets
+        if not is_declared:
             yield f"{file}: uses {asset!r}; declare it in the assets.py of its package and import it from there"
 
 
 def uses_declared_topics(file: DagFile, declared: Declared) -> Iterator[str]:
-    """Operators and triggers name topics of the registry: a misspelt one would be waited for in silence."""
+    """Operators and triggers name topics of the registry: a misspelt topic would never have a message."""
     for where, name, value in settings_of(file.dag):
         if name not in ("topic", "topics") or value is None:
             continue
@@ -319,7 +319,7 @@ def uses_declared_topics(file: DagFile, declared: Declared) -> Iterator[str]:
 
 
 def uses_declared_connections(file: DagFile, declared: Declared) -> Iterator[str]:
-    """Operators and triggers name connections that a deployment knows it must have."""
+    """Operators and triggers name declared connections, so that a deployment knows which ones it needs."""
     for where, name, value in settings_of(file.dag):
         # kafka_config_id is what the Kafka provider calls its connection.
         is_connection = name.endswith("conn_id") or name == "kafka_config_id"
@@ -331,14 +331,14 @@ def uses_declared_connections(file: DagFile, declared: Declared) -> Iterator[str
 
 
 def uses_declared_pools(file: DagFile, declared: Declared) -> Iterator[str]:
-    """A task in a pool that nobody made is never scheduled."""
+    """Pools are declared: a task in a pool that does not exist is never scheduled."""
     for task in file.dag.tasks:
         if task.pool not in declared.pools:
             yield f"{file}: task {task.task_id} uses the pool {task.pool!r}; declare it in airflow_settings.yaml"
 
 
 def ends_its_tasks_in_a_worker(file: DagFile, declared: Declared) -> Iterator[str]:
-    """No trigger ends a task: Airflow refuses such a Dag once any listener is registered, and Astro registers one."""
+    """No trigger ends a task: with a listener, as on Astro, Airflow refuses to import such a Dag."""
     for where, name, value in settings_of(file.dag):
         if name == "end_from_trigger" and value:
             yield (
@@ -348,7 +348,7 @@ def ends_its_tasks_in_a_worker(file: DagFile, declared: Declared) -> Iterator[st
 
 
 def repairs_gaps_before_it_plans(file: DagFile, declared: Declared) -> Iterator[str]:
-    """A lane claims each partition up to its first gap: a run that repairs none would wait there for the night."""
+    """A lane claims each partition up to its first gap. If no run repaired gaps, it would wait until the night."""
     repairs = _tasks_calling(file.dag, "repair_gaps")
     for task_id in sorted(_tasks_calling(file.dag, "plan")):
         if not repairs & file.dag.get_task(task_id).get_flat_relative_ids(upstream=True):
@@ -392,7 +392,7 @@ def _dag_arguments(tree: ast.Module) -> set[str]:
 
 
 def _schedules(tree: ast.Module) -> list[ast.expr]:
-    """What the file's Dags get as schedule=."""
+    """The schedule= of the file's Dags."""
     return [keyword.value for keyword in _dag_keywords(tree) if keyword.arg == "schedule"]
 
 

@@ -1,4 +1,4 @@
-"""A small package of a shop for the checks of declarations: what they must find is left out of a copy of it."""
+"""A small package of a shop for the tests of the declaration checks, which leave out parts of a copy of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is left out of a package is one sentence of `make test-fast`, with its remedy."""
+"""Every omission in a package is one sentence of `make test-fast`, with its remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.dags.policy import DagFile
 from tests.dags.shop import BOOK, COUNT, PROJECT, REFUND, SHOP
 from tests.unit.operations.columns import declared
 
-# Dags that use all that tests/dags/shop.py declares; each case below changes one line.
+# Dags that use every declaration of tests/dags/shop.py; each case below changes one line.
 GOOD = """
 from airflow.sdk import dag, task
 
@@ -79,15 +79,15 @@ def problems(files: list[DagFile], project: Project = PROJECT, *checks) -> list[
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_this_project(check, dag_files: list[DagFile]):
-    found = list(check(OWN, dag_files))
-    assert not found, "\n".join(found)
+    sentences = list(check(OWN, dag_files))
+    assert not sentences, "\n".join(sentences)
 
 
 def test_every_table_of_this_project_has_a_revision():
     folders = [config.get_main_option("version_locations") for config in configurations().values()]
     revisions = [path for folder in folders for path in declarations.Path(folder).glob("*.py")]
-    found = list(tables_have_revisions(declared().tables, revisions))
-    assert not found, "\n".join(found)
+    sentences = list(tables_have_revisions(declared().tables, revisions))
+    assert not sentences, "\n".join(sentences)
 
 
 def test_a_project_that_leaves_nothing_out_passes(write_dag):
@@ -95,7 +95,7 @@ def test_a_project_that_leaves_nothing_out_passes(write_dag):
 
 
 @pytest.mark.parametrize(
-    ("line", "replacement", "said"),
+    ("line", "replacement", "expected"),
     [
         (
             "claim_messages(BOOK, run_id)",
@@ -142,14 +142,14 @@ def test_a_project_that_leaves_nothing_out_passes(write_dag):
         ),
     ],
 )
-def test_what_a_dag_leaves_out_is_named_with_the_remedy(line, replacement, said, write_dag):
+def test_an_omission_of_a_dag_is_named_with_the_remedy(line, replacement, expected, write_dag):
     assert line in GOOD
-    found = problems(write_dag(GOOD.replace(line, replacement)))
-    assert any(said in problem for problem in found), found
+    sentences = problems(write_dag(GOOD.replace(line, replacement)))
+    assert any(expected in problem for problem in sentences), sentences
 
 
 @pytest.mark.parametrize(
-    ("package", "said"),
+    ("package", "expected"),
     [
         (
             replace(SHOP, consumers=(BOOK,)),
@@ -188,17 +188,17 @@ def test_what_a_dag_leaves_out_is_named_with_the_remedy(line, replacement, said,
         ),
     ],
 )
-def test_what_a_package_leaves_out_is_named_with_the_remedy(package: Package, said: str, write_dag):
-    found = problems(write_dag(GOOD), Project(package))
-    assert any(said in problem for problem in found), found
+def test_an_omission_of_a_package_is_named_with_the_remedy(package: Package, expected: str, write_dag):
+    sentences = problems(write_dag(GOOD), Project(package))
+    assert any(expected in problem for problem in sentences), sentences
 
 
-def test_a_consumer_that_is_named_through_its_module_is_seen(write_dag):
+def test_a_consumer_named_through_its_module_is_found(write_dag):
     source = GOOD.replace("import BOOK, COUNT", "import COUNT").replace("(BOOK, ", "(shop.BOOK, ")
     assert problems(write_dag(f"from tests.dags import shop\n{source}")) == []
 
 
-def test_two_consumers_of_one_name_are_one_sentence():
+def test_two_consumers_of_one_name_are_one_error():
     with pytest.raises(ValueError, match=r"^include/project\.py: two declarations of the consumer book; rename one"):
         Project(replace(SHOP, consumers=(BOOK, BOOK)))
 
@@ -208,8 +208,8 @@ def test_a_table_without_a_revision_is_named(tmp_path):
         'op.create_table(\n    "orders", ...)\nop.execute("CREATE TABLE IF NOT EXISTS returns (id int)")\n'
         'op.rename_table("old", "new")'
     )
-    found = list(tables_have_revisions(["orders", "returns", "new", "refunds"], tmp_path.glob("*.py")))
-    assert found == [
+    sentences = list(tables_have_revisions(["orders", "returns", "new", "refunds"], tmp_path.glob("*.py")))
+    assert sentences == [
         "table refunds is declared, and no revision creates it, so every statement with it fails; add one to "
         "migrations/versions/ of its package (docs/your-own-topic.md)"
     ]

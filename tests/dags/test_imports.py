@@ -1,4 +1,4 @@
-"""What a Dag file imports, every process of every one of its tasks pays for: 0.4 s to 6 s for a heavy library."""
+"""Dag files import nothing heavy: every task process imports its Dag file, and a heavy library takes 0.4 s to 6 s."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from tests.dags.policy import DAGS, HEAVY, HEAVY_DAG_FILES, PROJECT
 
-# A process of its own: this one has imported most of them already. It answers each path with what a fork of it imports:
-# `import airflow.sdk` takes seconds, and what one file imports must not hide what another does.
+# A new process, because this one has already imported most of the modules. For each path it prints the modules that a
+# fork of it imports: `import airflow.sdk` takes seconds, and the imports of one file must not hide those of another.
 PROBE = """
 import json, os, runpy, sys, traceback
 
@@ -50,7 +50,7 @@ Heavy = Callable[[Path], list[str]]
 
 @pytest.fixture(scope="module")
 def heavy_imports() -> Iterator[Heavy]:
-    """The heavy modules that a file imports beyond what a bare Dag does: Airflow 3.4's SDK needs sqlalchemy itself."""
+    """The heavy modules that a file imports beyond those of a bare Dag: Airflow 3.4's SDK imports sqlalchemy."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-c", PROBE]
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The layers of the code: the library knows nothing of a project, and what is deployed nothing of the local stack."""
+"""The layers of the code: the library imports no project, and deployed code does not import the local stack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.dags.policy import PROJECT
 pytest.importorskip("importlinter", reason="the Astro image has neither the linter nor stack/")
 
 CONFIGURATION = PROJECT / ".importlinter"
-# Modules that the configuration names, and that the small project must have.
+# Modules that the configuration names, so the small project must have them.
 MODULE = re.compile(r"^(?:include|stack|benchmarks|scaffold)(?:\.\w+)*$")
 
 
@@ -31,14 +31,14 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
-def test_imports_keep_the_layers():
+def test_imports_respect_the_layers():
     result = lint(PROJECT)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.fixture
 def small_project(tmp_path: Path) -> Path:
-    """The packages that .importlinter names, empty."""
+    """Empty packages with the names in the import contracts."""
     configuration = configparser.ConfigParser()
     configuration.read(CONFIGURATION)
     values = [value for section in configuration.values() for value in section.values()]
@@ -53,7 +53,7 @@ def small_project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_empty_packages_keep_the_layers(small_project: Path):
+def test_empty_packages_respect_the_layers(small_project: Path):
     result = lint(small_project)
     assert result.returncode == 0, result.stdout
 
@@ -116,7 +116,7 @@ def test_a_circle_of_two_packages_is_found(small_project: Path):
 
 
 def circles(package: str) -> list[str]:
-    """The imports of the package's modules that are part of a circle; those of a package's own `__init__` too."""
+    """The imports of the package's modules, including `__init__`, that are part of a circle."""
     import grimp
 
     graph = grimp.build_graph(package, cache_dir=None)

@@ -1,4 +1,4 @@
-"""What the maintenance Dags look after, and that their failure and their silence become alarms."""
+"""The maintenance Dags cover all consumers and tables, and their failure or silence opens an alarm."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from include.streams.operations.heartbeats import REPORTED
 
 @pytest.fixture
 def maintenance(dag_files):
-    found = [file for file in dag_files if "maintenance" in file.dag.tags]
-    assert found
-    return found
+    files = [file for file in dag_files if "maintenance" in file.dag.tags]
+    assert files
+    return files
 
 
 def test_a_failure_of_every_maintenance_task_is_reported(maintenance):
@@ -32,11 +32,11 @@ def test_a_failure_of_every_maintenance_task_is_reported(maintenance):
     assert not unreported, "set default_args=task_defaults(...) without reported=False"
 
 
-def test_every_maintenance_dag_records_that_it_runs_at_the_interval_of_its_schedule(maintenance):
+def test_every_maintenance_dag_beats_at_the_interval_of_its_schedule(maintenance):
     for file in maintenance:
         cron = croniter(file.dag.schedule)
-        every = timedelta(seconds=-cron.get_next(float) + cron.get_next(float))
-        assert beats(file.path) == [(file.dag.dag_id, every)], f"{file}: call beat in one of its tasks"
+        interval = timedelta(seconds=-cron.get_next(float) + cron.get_next(float))
+        assert beats(file.path) == [(file.dag.dag_id, interval)], f"{file}: call beat in one of its tasks"
 
 
 def beats(path) -> list[tuple[str, timedelta]]:
@@ -53,7 +53,7 @@ def _listed(callbacks) -> list:
     return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
 
 
-def test_deliver_outbox_knows_the_broker_of_every_consumer_of_both_lanes(dag_files, monkeypatch):
+def test_deliver_outbox_gets_the_consumers_of_both_lanes(dag_files, monkeypatch):
     known: list[str] = []
     monkeypatch.setattr(delivery, "deliver_due", lambda given: known.extend(consumer.name for consumer in given))
     (dag,) = (file.dag for file in dag_files if file.dag.dag_id == "deliver_outbox")
@@ -61,8 +61,8 @@ def test_deliver_outbox_knows_the_broker_of_every_consumer_of_both_lanes(dag_fil
     assert known == [consumer.name for consumer in (*PROJECT.consumers, *PROJECT.landing_consumers)]
 
 
-# One that is left out has a snapshot more with each run.
-def test_every_table_that_is_written_is_kept_small(dag_files, monkeypatch):
+# A table that is left out gets one more snapshot with each run.
+def test_every_written_table_is_maintained(dag_files, monkeypatch):
     (dag,) = (file.dag for file in dag_files if file.dag.dag_id == "maintain_tables")
     kept = dag.get_task("keep_table").op_kwargs_expand_input.value["name"]
     thinned: list[str] = []

@@ -1,4 +1,4 @@
-"""Dag files of the release before find what they import in this release's include/."""
+"""Dag files of the last release find the names that they import in this release's include/."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.dags.names import imported, missing, released, write
 from tests.dags.policy import DAGS
 
 
-def test_every_name_that_a_released_dag_file_imports_is_there():
+def test_every_name_that_released_dag_files_import_exists():
     gone = missing(released())
     assert not gone, (
         f"Dag files of the last release import {gone}, and would fail after the next deploy: keep the names until a "
@@ -16,17 +16,17 @@ def test_every_name_that_a_released_dag_file_imports_is_there():
     )
 
 
-def test_every_name_that_a_dag_file_imports_is_listed():
+def test_every_name_that_dag_files_import_is_listed():
     unlisted = sorted(imported(DAGS.rglob("*.py")) - released())
     assert not unlisted, f"run `.venv/bin/python -m tests.dags.names`, and commit the list: it lacks {unlisted}"
 
 
-def test_the_dags_for_every_project_name_no_package():
+def test_generic_dags_name_no_package():
     modules = {name.split(":")[0] for name in imported((DAGS / "operations").glob("*.py"))}
     assert {m for m in modules if not m.startswith("include.streams")} == {"include.project"}
 
 
-def test_a_name_that_was_renamed_is_found(tmp_path: Path):
+def test_a_renamed_name_is_found(tmp_path: Path):
     package = tmp_path / "include" / "orders"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -37,7 +37,7 @@ def test_a_name_that_was_renamed_is_found(tmp_path: Path):
     assert missing(gone, tmp_path) == sorted(gone)
 
 
-def test_imports_in_task_bodies_and_dotted_paths_are_seen(tmp_path: Path):
+def test_imports_in_task_bodies_and_dotted_paths_are_found(tmp_path: Path):
     path = tmp_path / "dag.py"
     path.write_text(
         "from include.shop.assets import SITES as S\n"

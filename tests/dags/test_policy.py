@@ -1,4 +1,4 @@
-"""Every Dag keeps every rule, and every rule can fail."""
+"""Every Dag follows every rule, and every rule finds a violation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tests.dags import policy
 from tests.dags.policy import EXEMPTIONS, POLICIES, PROJECT, DagFile, Declared, connections_in_code
 
-# A Dag that keeps every rule; each case below breaks one of them by replacing one line.
+# A Dag that follows every rule; each case below breaks one rule by replacing one line.
 GOOD = '''"""What starts this, what it makes and what happens when it fails."""
 
 from datetime import timedelta
@@ -59,17 +59,17 @@ def problems(rule, files: list[DagFile], declared: Declared) -> list[str]:
 @pytest.mark.parametrize("rule", POLICIES, ids=lambda rule: rule.__name__)
 def test_every_dag(rule, dag_files: list[DagFile], declared: Declared):
     assert dag_files
-    found = problems(rule, dag_files, declared)
-    assert not found, "\n".join(found)
+    sentences = problems(rule, dag_files, declared)
+    assert not sentences, "\n".join(sentences)
 
 
 @pytest.mark.parametrize("rule", POLICIES, ids=lambda rule: rule.__name__)
-def test_a_dag_that_keeps_the_rules_passes(rule, write_dag):
+def test_a_dag_that_follows_the_rules_passes(rule, write_dag):
     assert problems(rule, write_dag(GOOD, "event_driven"), DECLARED) == []
 
 
 @pytest.mark.parametrize(
-    ("rule", "line", "replacement", "said"),
+    ("rule", "line", "replacement", "expected"),
     [
         ("has_owner", 'owner="platform"', 'owner="airflow"', "task handle has no owner"),
         ("takes_task_defaults", DEFAULTS, '{"owner": "platform"}', "use task_defaults"),
@@ -102,16 +102,16 @@ def test_a_dag_that_keeps_the_rules_passes(rule, write_dag):
         ("uses_declared_pools", FIRST_TASK, '    @task(pool="new")\n    def handle', "uses the pool 'new'"),
     ],
 )
-def test_a_dag_that_breaks_a_rule_is_named(rule, line, replacement, said, write_dag):
+def test_a_dag_that_breaks_a_rule_is_named(rule, line, replacement, expected, write_dag):
     assert line in GOOD
     files = write_dag(GOOD.replace(line, replacement), "event_driven")
-    found = problems(getattr(policy, rule), files, DECLARED)
-    assert found
-    assert all(problem.startswith("Dag example (event_driven/example.py): ") for problem in found)
-    assert any(said in problem for problem in found), found
+    sentences = problems(getattr(policy, rule), files, DECLARED)
+    assert sentences
+    assert all(problem.startswith("Dag example (event_driven/example.py): ") for problem in sentences)
+    assert any(expected in problem for problem in sentences), sentences
 
 
-def test_an_operators_topic_and_connection_are_seen(write_dag):
+def test_an_operators_topic_and_connection_are_checked(write_dag):
     produce = """
     from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
 
@@ -122,17 +122,17 @@ def test_an_operators_topic_and_connection_are_seen(write_dag):
     assert "uses the connection 'other'" in problems(policy.uses_declared_connections, files, DECLARED)[0]
 
 
-def test_a_task_that_its_trigger_ends_is_named(write_dag):
+def test_a_task_that_ends_in_its_trigger_is_named(write_dag):
     wait = """
     from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 
     DateTimeSensorAsync(task_id="wait", target_time="2026-01-01T00:00:00Z", end_from_trigger=True)
 """
-    (found,) = problems(policy.ends_its_tasks_in_a_worker, write_dag(GOOD + wait, "event_driven"), DECLARED)
-    assert "task wait sets end_from_trigger=True" in found
+    (sentences,) = problems(policy.ends_its_tasks_in_a_worker, write_dag(GOOD + wait, "event_driven"), DECLARED)
+    assert "task wait sets end_from_trigger=True" in sentences
 
 
-def test_a_dag_that_works_for_a_consumer_needs_no_report(write_dag):
+def test_a_dag_of_a_consumer_needs_no_failure_report(write_dag):
     source = GOOD.replace("retries=2", "reported=False")
     assert problems(policy.reports_its_failures, write_dag(source), DECLARED)
     source = source.replace("[1, 2]", "claim_messages(None, '')")
@@ -141,8 +141,8 @@ def test_a_dag_that_works_for_a_consumer_needs_no_report(write_dag):
 
 
 def test_a_dag_outside_the_three_folders_is_named(write_dag):
-    found = problems(policy.has_known_tags, write_dag(GOOD, "misc"), DECLARED)
-    assert "move it to one of ['batch', 'event_driven', 'operations']" in found[0]
+    sentences = problems(policy.has_known_tags, write_dag(GOOD, "misc"), DECLARED)
+    assert "move it to one of ['batch', 'event_driven', 'operations']" in sentences[0]
 
 
 def test_every_exemption_is_still_needed(dag_files: list[DagFile]):
@@ -166,6 +166,6 @@ def test_every_connection_in_the_code_is_declared(declared: Declared):
     "source",
     ['WEBHOOK_CONN_ID = "new"', 'def f(a, conn_id="new"): ...', 'f(http_conn_id="new")', 'c: str = f(conn_id="new")'],
 )
-def test_an_undeclared_connection_in_the_code_is_seen(source, tmp_path):
+def test_an_undeclared_connection_in_the_code_is_found(source, tmp_path):
     (tmp_path / "code.py").write_text(source)
     assert [conn_id for _, conn_id in connections_in_code(tmp_path)] == ["new"]

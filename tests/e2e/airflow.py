@@ -1,4 +1,4 @@
-"""Airflow as the tests of the whole stack see it, from outside: its REST API."""
+"""Airflow's REST API for the tests of the whole stack."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import httpx
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """What the condition gives, as soon as it gives something."""
+    """Wait until the condition returns a true value, and return it."""
     until = time.monotonic() + seconds
     while True:
         asked = time.monotonic()
-        if found := condition():
-            return found
+        if result := condition():
+            return result
         now = time.monotonic()
         assert now < until, f"not within {seconds:.0f} s: {what}"
-        # A question takes the processors from what is waited for: asked a quarter of the time at most.
+        # A check takes processor time from the awaited work: it gets at most a quarter of the time.
         time.sleep(max(0.2, 3 * (now - asked)))
 
 
 class Airflow:
-    """Airflow as somebody with a login sees it: /api/v2."""
+    """Airflow's REST API (/api/v2), with a login."""
 
     def __init__(self, url: str, username: str, password: str) -> None:
         answer = httpx.post(f"{url}/auth/token", json={"username": username, "password": password}, timeout=30)
@@ -41,13 +41,13 @@ class Airflow:
         self.ask("PATCH", f"/dags/{dag}?update_mask=is_paused", is_paused=is_paused)
 
     def start(self, *dags: str) -> None:
-        """Unpause Dags, as soon as Airflow knows them all; the triggers of their watchers are on record afterwards."""
+        """Unpause Dags when Airflow has parsed all of them; afterwards their watchers are registered."""
         known = lambda: {dag["dag_id"]: dag for dag in self.ask("GET", "/dags?limit=100")["dags"]}  # noqa: E731
         wait_for(lambda: known().keys() >= set(dags), 90, f"Airflow knows {', '.join(dags)}")
         before = known()
         for dag in dags:
             self.pause(dag, False)
-        # Airflow takes up the watchers of a Dag when it parses its file, which would be within five minutes.
+        # Airflow registers the watchers of a Dag when it parses the file, which could take five minutes.
         for token in {before[dag]["file_token"] for dag in dags}:
             self.ask("PUT", f"/parseDagFile/{token}")
         parsed = lambda now: all(now[dag]["last_parsed_time"] > before[dag]["last_parsed_time"] for dag in dags)  # noqa: E731

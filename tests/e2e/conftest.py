@@ -22,13 +22,13 @@ REMEDY = "no chromium: run `make browser` as root on Debian, or install it with 
 
 
 def must_have_browser() -> bool:
-    """Where `make browser` installs it, its absence is a fault and no reason to skip."""
+    """Skip without a browser, except where `make browser` installs one: there its absence is an error."""
     debian_root = Path("/etc/debian_version").exists() and os.geteuid() == 0
     return os.environ.get("CI_BROWSER") == "required" or debian_root
 
 
-# A module's and not the session's: as long as Playwright runs, it occupies the thread's event loop, and asyncio.run in
-# a test of another module would fail.
+# For a module, not for the session: while Playwright runs, it occupies the thread's event loop, and asyncio.run in a
+# test of another module would fail.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
@@ -50,10 +50,10 @@ def bundles(**folders: Path | None) -> Iterator[dict[str, Any]]:
         yield {"name": name, "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", "kwargs": arguments}
 
 
-# The package's and not the session's: Airflow at work would slow down all tests behind these.
+# For the package, not for the session: a running Airflow would slow down all later tests.
 @pytest.fixture(scope="package")
 def whole_stack(tmp_path_factory):
-    """A Stack with everything, Airflow included. It changes no environment variable: use its `environment()`."""
+    """A Stack with all services, including Airflow. It changes no environment variable: use its `environment()`."""
     services = ("postgres", "kafka", "objectstore", "connect", "feeds", "airflow")
     # The tests measure nothing. Three looks a second instead of ten: the scheduler would take a third of a core. And of
     # the Dags, which would take most of the rest, only those at work that a module is about.
@@ -72,7 +72,7 @@ def whole_stack(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def dags_at_work(whole_stack, request: pytest.FixtureRequest) -> Iterator[Airflow]:
-    """Airflow with the Dags of the module's DAGS unpaused, for as long as its tests last."""
+    """Airflow, with the Dags of the module's DAGS unpaused during its tests."""
     airflow = Airflow(**whole_stack.endpoints()["airflow"])
     dags = getattr(request.module, "DAGS", ())
     airflow.start(*dags)

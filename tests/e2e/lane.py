@@ -1,4 +1,4 @@
-"""A lane seen from outside: Kafka through clients of the tests' own, effects and claims in the database."""
+"""A lane seen from outside: Kafka through the tests' own clients, effects and claims in the database."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def of(topic: Topic, event: Contract) -> tuple[Topic, bytes, bytes]:
 
 
 class Lane:
-    """The stack's topics and operational database, and what has happened there since the test began.
+    """The stack's topics and operational database, with the changes since the test began.
 
     Args:
         endpoints: The stack's endpoints.
         consumer: The name of the consumer.
-        topics: The topics to look at.
+        topics: The topics to read.
     """
 
     def __init__(self, endpoints: dict[str, Any], consumer: str, topics: Iterable[Topic]) -> None:
@@ -36,7 +36,7 @@ class Lane:
         self._since = {name: self._ends(name) for topic in topics for name in (topic.name, topic.dead_letter_name)}
 
     def send(self, *messages: tuple[Topic, bytes, bytes | None]) -> list[Coordinates]:
-        """Produce (topic, key, value) of each; returns where they are."""
+        """Produce the messages; returns their (topic, partition, offset)."""
         sent: dict[int, Coordinates] = {}
         producer = producer_to(self._config, *{topic.name for topic, *_ in messages})
         for n, (topic, key, value) in enumerate(messages):
@@ -58,14 +58,16 @@ class Lane:
             connection.execute(statement, values)  # type: ignore[arg-type]
 
     def inbox(self, sent: list[Coordinates]) -> dict[Coordinates, tuple[str, str]]:
-        """{coordinates: (outcome, run id)} of the messages that have an inbox row."""
+        """{(topic, partition, offset): (outcome, run id)} of the messages that have an inbox row."""
         statement = 'select topic, partition, "offset", outcome, run_id from inbox where consumer = %s'
         rows = {tuple(row[:3]): (row[3], row[4]) for row in self.query(statement, self.consumer)}
         return {where: rows[where] for where in sent if where in rows}
 
     def wait_for_inbox(self, sent: list[Coordinates], seconds: float = 30) -> dict[Coordinates, tuple[str, str]]:
         missing = f"{len(sent)} messages have an inbox row"
-        return wait_for(lambda: (found := self.inbox(sent)) and len(found) == len(sent) and found, seconds, missing)
+        return wait_for(
+            lambda: (outcomes := self.inbox(sent)) and len(outcomes) == len(sent) and outcomes, seconds, missing
+        )
 
     def ranges(self, run_id: str) -> list[tuple]:
         statement = """

@@ -1,4 +1,4 @@
-"""A shop for the tests of the whole stack: topics, consumers and effects that belong to no example.
+"""A shop for the tests of the whole stack, with its own topics, consumers and effects.
 
 `python -m tests.e2e.shop` creates its topics, its table and its connector in the services of the environment. Its Dags
 are in `tests/e2e/dags/`; Airflow gets them as a second bundle, beside those of the project.
@@ -36,7 +36,7 @@ class Order(Contract):
 
 
 class Booked(Contract):
-    """An order is in the books."""
+    """An order has been booked."""
 
     version: Literal[1]
     number: Identifier
@@ -50,7 +50,7 @@ class Booked(Contract):
 
 
 class Scan(Contract):
-    """What a scanner has counted until now."""
+    """The count of a scanner so far."""
 
     version: Literal[1]
     scan_id: Identifier
@@ -82,7 +82,7 @@ PACK_PARCELS = Consumer(
 )
 COUNT_SCANS = LandingConsumer(name="e2e_count_scans", topic=SCANS, suite="tests.e2e.shop:scans")
 
-# Without a unique key: an effect too many shows.
+# Without a unique key, so that a repeated effect is found.
 TABLE = """
 create table if not exists shop_effects
     (consumer text, topic text, "partition" int, "offset" bigint, number text, run_id text)
@@ -90,7 +90,7 @@ create table if not exists shop_effects
 
 
 def book(connection: Any, message: Any) -> None:
-    """Write a row, and a message that tells it."""
+    """Write a row, and a message about it."""
     from sqlalchemy import text
 
     from include.streams import outbox
@@ -106,7 +106,7 @@ def book(connection: Any, message: Any) -> None:
 
 
 def scans() -> Any:
-    """The suite of the clean table of the scans: scanners that count too much stop a run."""
+    """The suite of the scans' clean table: scanners that count too much stop a run."""
     from include.streams.validators.rules import Measure, SetSuite
 
     return SetSuite(
@@ -119,7 +119,7 @@ def scans() -> Any:
 
 
 def prepare() -> None:
-    """Create what the Dags need. Safe to run again."""
+    """Create the topics, tables and connector of the Dags. Safe to repeat."""
     from sqlalchemy import text
 
     from include.streams.kafka.topics import create_topics

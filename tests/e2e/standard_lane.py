@@ -1,4 +1,4 @@
-"""A landing consumer's lane seen from outside: tables through a catalog of the tests' own, Airflow through its API."""
+"""A landing consumer's lane seen from outside: tables through the tests' own catalog, Airflow through its API."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from include.streams.landing.tables import clean_table, raw_table
 from tests.conftest import PROJECT
 from tests.e2e.airflow import Airflow, wait_for
 
-# The sink commits every few seconds; a run has up to seven tasks, on a machine that is busy.
+# The sink commits every few seconds; a run has up to seven tasks, and the machine is busy.
 LANE_SECONDS = 300
 
 
 class StandardLane:
-    """What has happened in the stack's tables, database and Airflow.
+    """The lane in the stack's tables, database and Airflow.
 
     Args:
         stack: The running stack.
         airflow: Its Airflow.
         consumer: The consumer; its Dag has the same name.
-        asset: The name of the asset whose events say what a run has made.
-        sensor: The task that waits for what lands.
+        asset: The name of the asset whose events have the results of runs.
+        sensor: The task that waits for landed data.
     """
 
     def __init__(self, stack: Any, airflow: Airflow, consumer: LandingConsumer, asset: str, sensor: str) -> None:
@@ -72,7 +72,7 @@ class StandardLane:
         return rows[0][0] if rows else None
 
     def table(self, name: str) -> Any:
-        """A table's rows, as Arrow; from a catalog that is loaded anew."""
+        """A table's rows, as Arrow, from a new catalog."""
         from include.streams.lake.catalog import load_catalog
 
         with pytest.MonkeyPatch.context() as patch:
@@ -88,8 +88,8 @@ class StandardLane:
         return self.table(raw_table(self.topic)).num_rows
 
     def published(self) -> list[dict[str, Any]]:
-        """What the asset's events say, oldest first."""
-        # Not through the API: Airflow 3.3 answers with 500 as long as a run that an event has started is queued.
+        """The extras of the asset's events, oldest first."""
+        # Not through the API: Airflow 3.3 answers with 500 while a run that an event has started is queued.
         statement = """
             select asset_event.extra from asset_event join asset on asset.id = asset_id
             where asset.name = %s order by asset_event.id
@@ -123,7 +123,7 @@ class StandardLane:
             raise AssertionError(f"{error}; open claim of {self.open_run()}; {seen}") from None
 
     def accept_and_clear(self, failed: str) -> None:
-        """As a person does. The run that waits, the next of a continuous Dag, is ended by hand: that saves minutes."""
+        """Clear a run like a person. The waiting next run of the continuous Dag is ended by hand, to save minutes."""
         (claim_id,) = self.query("select id from claims where run_id = %s", failed)[0]
         command = [
             sys.executable, "-m", "include.streams.validators", "accept", self.dag, str(claim_id), "--reason", "a test",

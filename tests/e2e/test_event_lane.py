@@ -1,7 +1,7 @@
-"""The event lane in a real Airflow: each message has its effect once, whatever happens to the processes between.
+"""The event lane in a real Airflow: each message has its effect once, although processes are killed.
 
-Everything is seen from outside: Airflow through its REST API, the effects in the database, Kafka through clients of the
-tests' own.
+The tests see everything from outside: Airflow through its REST API, effects in the database, Kafka through their own
+clients.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class OrderLane(Lane):
     """The lane of the shop's orders."""
 
     def effects(self, *orders: Order) -> list[str]:
-        """The number of every effect of these orders, in order; a number that is there twice was acted on twice."""
+        """The sorted order numbers of all effects; a number that occurs twice had its effect twice."""
         wanted = [order.number for order in orders]
         statement = "select number from shop_effects where consumer = %s and number = any(%s) order by 1"
         return [number for (number,) in self.query(statement, self.consumer, wanted)]
@@ -36,8 +36,8 @@ class OrderLane(Lane):
     def announced(self, *orders: Order) -> list[Booked]:
         """The messages about these orders since the test began."""
         wanted = {order.number for order in orders}
-        found = [BOOKED.parse(record.value()) for record in self.records(BOOKED.name)]
-        return [one for one in found if isinstance(one, Booked) and one.number in wanted]
+        events = [BOOKED.parse(record.value()) for record in self.records(BOOKED.name)]
+        return [event for event in events if isinstance(event, Booked) and event.number in wanted]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def numbers(*orders: Order) -> list[str]:
     return sorted(order.number for order in orders)
 
 
-def test_messages_have_their_effects_within_seconds_and_their_runs_succeed(lane: OrderLane, airflow: Airflow):
+def test_messages_have_effects_within_seconds_and_runs_succeed(lane: OrderLane, airflow: Airflow):
     ordered, returned = order(), order()
     sent_at = time.monotonic()
     sent = lane.send(of(ORDERS, ordered), of(RETURNS, returned))
@@ -66,17 +66,17 @@ def test_messages_have_their_effects_within_seconds_and_their_runs_succeed(lane:
         airflow.wait_for_success(run_id, DAG)
         assert airflow.run(run_id, DAG)["run_type"] == "asset_triggered"
     states = {task["task_id"]: task["state"] for run_id in runs for task in airflow.tasks(run_id, DAG)}
-    # A single message costs one task: there was nothing left to map.
+    # A single message takes one task: no mapped task is needed.
     assert states == {"claim": "success", "handle": "skipped"}
 
 
-def test_a_bad_message_is_kept_and_the_good_ones_around_it_are_handled(lane: OrderLane, airflow: Airflow):
+def test_a_bad_message_becomes_a_dead_letter_and_the_others_are_handled(lane: OrderLane, airflow: Airflow):
     before, after = order(), order()
     key, good = ORDERS.serialize(order())
     bad = list(broken(ORDERS, order()).items())
     messages = [(ORDERS, key, value) for _, value in bad]
     sent = lane.send(of(ORDERS, before), *messages, (ORDERS, key, good[:-2]), of(ORDERS, after))
-    assert len({partition for _, partition, _ in sent}) == 1, "they were to lie behind one another"
+    assert len({partition for _, partition, _ in sent}) == 1, "the messages must have consecutive offsets"
     inbox = lane.wait_for_inbox(sent)
     assert [inbox[where][0] for where in sent] == ["handled", *["dead_letter"] * (len(bad) + 1), "handled"]
     assert lane.effects(before, after) == numbers(before, after)
@@ -93,14 +93,14 @@ def test_a_bad_message_is_kept_and_the_good_ones_around_it_are_handled(lane: Ord
         airflow.wait_for_success(run_id, DAG)
 
 
-def test_a_cleared_run_succeeds_again_with_the_same_ranges_and_does_nothing_twice(lane: OrderLane, airflow: Airflow):
+def test_a_cleared_run_gets_the_same_ranges_and_repeats_no_effect(lane: OrderLane, airflow: Airflow):
     one = order()
     sent = lane.send(of(ORDERS, one), (ORDERS, b"c-1", b"not JSON"))
     (run_id,) = {run_id for _, run_id in lane.wait_for_inbox(sent).values()}
     airflow.wait_for_success(run_id, DAG)
     before = lane.ranges(run_id), lane.inbox(sent), lane.effects(one)
     assert before[0]
-    # A message that comes between must not become part of the cleared run.
+    # A message that arrives in between must not become part of the cleared run.
     later = lane.send(of(ORDERS, order()))
     lane.wait_for_inbox(later)
     airflow.ask(
@@ -127,36 +127,36 @@ def test_a_cleared_run_succeeds_again_with_the_same_ranges_and_does_nothing_twic
     assert lane.inbox(later)[later[0]][1] != run_id
 
 
-def test_a_message_that_arrives_while_the_triggerer_is_dead_is_handled(lane: OrderLane, whole_stack):
+def test_a_message_sent_while_the_triggerer_is_dead_is_handled(lane: OrderLane, whole_stack):
     one = order()
     (before,) = whole_stack.pids("triggerer")
     os.kill(before, signal.SIGKILL)
     sent = lane.send(of(ORDERS, one))
-    wait_for(lambda: whole_stack.pids("triggerer") not in ([], [before]), 30, "supervisord has started it again")
+    wait_for(lambda: whole_stack.pids("triggerer") not in ([], [before]), 30, "supervisord has restarted it")
     # Airflow gives a dead triggerer's triggers to another one after half a minute.
     lane.wait_for_inbox(sent, seconds=120)
     wait_for(lambda: len(lane.announced(one)) == 1, 20, "it is announced")
     assert lane.effects(one) == [one.number]
 
 
-def test_of_many_messages_at_once_on_both_topics_each_is_handled_once(lane: OrderLane):
+def test_each_of_many_messages_on_two_topics_is_handled_once(lane: OrderLane):
     orders = [order(f"c-{n}") for n in range(400)]
     returns = [order(f"c-{n}") for n in range(200)]
-    messages = [of(ORDERS, one) for one in orders] + [of(RETURNS, one) for one in returns]
+    messages = [of(ORDERS, item) for item in orders] + [of(RETURNS, item) for item in returns]
     sent = lane.send(*messages, *messages[::10])
-    assert len({where[:2] for where in sent}) > 3, "they were to lie in several partitions of both topics"
+    assert len({where[:2] for where in sent}) > 3, "the messages must be in several partitions of both topics"
     inbox = lane.wait_for_inbox(sent, seconds=60)
     outcomes = [outcome for outcome, _ in inbox.values()]
     assert outcomes.count("handled") == len(messages)
     assert outcomes.count("duplicate") == len(messages[::10])
     wait_for(lambda: lane.open_claims() == 0, 30, "no claim is open")
-    every = [*orders, *returns]
-    wait_for(lambda: len(lane.announced(*every)) == len(every), 30, "every one is announced")
-    assert sorted(one.number for one in lane.announced(*every)) == numbers(*every)
-    assert lane.effects(*every) == numbers(*every)
+    all_orders = [*orders, *returns]
+    wait_for(lambda: len(lane.announced(*all_orders)) == len(all_orders), 30, "every order is announced")
+    assert sorted(item.number for item in lane.announced(*all_orders)) == numbers(*all_orders)
+    assert lane.effects(*all_orders) == numbers(*all_orders)
 
 
-def test_the_services_can_be_prepared_through_the_api_and_say_that_nothing_changed(airflow: Airflow):
+def test_services_prepared_through_the_api_report_no_change(airflow: Airflow):
     dag = "prepare_services"
     run_id = f"test-{uuid.uuid4().hex[:8]}"
     airflow.ask("POST", f"/dags/{dag}/dagRuns", dag_run_id=run_id, logical_date=None)
@@ -167,13 +167,13 @@ def test_the_services_can_be_prepared_through_the_api_and_say_that_nothing_chang
     assert "nothing to do: all is as this version needs it" in str(log)
 
 
-def test_what_arrives_while_the_dag_is_paused_is_handled_once_it_is_not(lane: OrderLane, airflow: Airflow):
+def test_messages_of_a_pause_are_handled_after_the_pause(lane: OrderLane, airflow: Airflow):
     orders = [order(), order("c-2")]
     seen = lane.query("select coalesce(max(id), 0) from asset_event", database="airflow_metadata")[0][0]
     airflow.pause(DAG, True)
     try:
         sent = lane.send(*(of(ORDERS, one) for one in orders))
-        # The event that the message caused was spent on a Dag that takes none.
+        # The message's event was dropped, because the Dag was paused.
         wait_for(
             lambda: lane.query("select id from asset_event where id > %s", seen, database="airflow_metadata"),
             30,

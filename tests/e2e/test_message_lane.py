@@ -1,6 +1,6 @@
-"""One Dag run per message in a real Airflow: each message has a run of its own, also one that came during a pause.
+"""One Dag run per message in a real Airflow: each message has a run of its own, also a message sent during a pause.
 
-Seen from outside, as in `test_event_lane.py`.
+The tests see everything from outside, like `test_event_lane.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ParcelLane(Lane):
         return [row for row in self.query(statement, self.consumer) if tuple(row) in set(sent)]  # type: ignore[misc]
 
     def emitted(self, sent: list[Coordinates]) -> int:
-        """How many of the messages are in claims whose keys were emitted; each message may have one of its own."""
+        """How many of the messages are in claims whose keys were emitted; each message may have its own claim."""
         statement = """
             select count(*) from claims join claim_ranges on claim_id = id
             where consumer = %s and emitted_at is not null
@@ -54,14 +54,14 @@ def key(where: Coordinates) -> str:
 
 def runs(airflow: Airflow, sent: list[Coordinates]) -> dict[str, list[str]]:
     """{partition key: states of its runs} of the messages."""
-    found: dict[str, list[str]] = {key(where): [] for where in sent}
+    states: dict[str, list[str]] = {key(where): [] for where in sent}
     for run in airflow.ask("GET", f"/dags/{WORKER}/dagRuns?limit=200&order_by=-id")["dag_runs"]:
-        if run["partition_key"] in found:
-            found[run["partition_key"]].append(run["state"])
-    return found
+        if run["partition_key"] in states:
+            states[run["partition_key"]].append(run["state"])
+    return states
 
 
-def test_every_message_has_a_run_of_its_own_that_is_found_by_its_key(airflow: Airflow, lane: ParcelLane):
+def test_every_message_has_one_run_that_its_partition_key_finds(airflow: Airflow, lane: ParcelLane):
     sent = lane.ship(2)
     wait_for(lambda: lane.handled(sent) == 2, 90, "both are handled")
     wait_for(
@@ -72,7 +72,7 @@ def test_every_message_has_a_run_of_its_own_that_is_found_by_its_key(airflow: Ai
     assert lane.effects(sent) == sorted(sent)
 
 
-def test_a_message_that_breaks_its_contract_gets_no_run(airflow: Airflow, lane: ParcelLane):
+def test_a_message_that_breaks_its_contract_starts_no_run(airflow: Airflow, lane: ParcelLane):
     sent = lane.send((PARCELS, b"p", b"not a parcel"))
     good = lane.ship(1)
     wait_for(lambda: lane.handled(good) == 1, 90, "the good one is handled")
@@ -80,7 +80,7 @@ def test_a_message_that_breaks_its_contract_gets_no_run(airflow: Airflow, lane: 
     assert [outcome for outcome, _ in lane.inbox(sent).values()] == ["dead_letter"]
 
 
-def test_a_dag_that_was_paused_gets_every_message_it_missed(airflow: Airflow, lane: ParcelLane):
+def test_a_paused_dag_gets_every_missed_message_afterwards(airflow: Airflow, lane: ParcelLane):
     airflow.pause(WORKER, True)
     try:
         sent = lane.ship(3)
@@ -90,8 +90,8 @@ def test_a_dag_that_was_paused_gets_every_message_it_missed(airflow: Airflow, la
     finally:
         airflow.pause(WORKER, False)
     assert lane.handled(sent) == 0
-    # What `maintain` finds after an hour. The pause may have caught the run of an earlier message before its end, and a
-    # worker that is not idle is given more time than one that is.
+    # `maintain` would find the lost keys after an hour. A run of an earlier message may not have ended before the
+    # pause, and a busy worker gets more time than an idle one.
     lane.execute("update claims set emitted_at = emitted_at - interval '1 hour' where closed_at is null")
     airflow.ask("POST", f"/dags/{MAINTAIN}/dagRuns", logical_date=None)
     wait_for(lambda: lane.handled(sent) == 3, 120, "all three are handled")

@@ -1,4 +1,4 @@
-"""A Dag that looks after the lanes fails in a real Airflow: its callbacks open an alarm, and close it when it works."""
+"""A maintenance Dag fails in a real Airflow: its callbacks open an alarm, and close it after the next success."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DAG = "watch_connectors"
 DAGS = (DAG,)
 
 
-def test_a_failure_after_the_last_retry_is_an_alarm_until_the_next_run_succeeds(whole_stack, airflow: Airflow):
+def test_a_failed_task_opens_an_alarm_that_the_next_success_closes(whole_stack, airflow: Airflow):
     with psycopg.connect(whole_stack.endpoints()["databases"]["operations_db"], autocommit=True) as database:
 
         def open_alarms() -> list[Any]:
             mine = "select message from alarms where source = %s and kind = %s and closed_at is null"
             return database.execute(mine, [f"{DAG}.check_connectors", "dag_failed"]).fetchall()
 
-        # What its task writes first. The alarms' table stays.
+        # The task writes to this table first. The table of alarms stays.
         database.execute("alter table heartbeats rename to heartbeats_away")
         try:
             airflow.ask("POST", f"/dags/{DAG}/dagRuns", logical_date=None)

@@ -29,7 +29,7 @@ def login(airflow, username, password):
         return json.load(answer)["access_token"]
 
 
-def test_the_api_takes_the_login_of_status_and_no_guess(whole_stack):
+def test_the_api_accepts_only_the_password_of_status(whole_stack):
     airflow = whole_stack.endpoints()["airflow"]
     assert login(airflow, airflow["username"], airflow["password"])
     for username, password in (("admin", "admin"), ("airflow", "airflow")):
@@ -45,7 +45,7 @@ def test_no_file_with_a_secret_can_be_read_by_other_users(whole_stack):
         for path in whole_stack.folder.rglob("*")
         if path.is_file()
         and stat.S_IMODE(path.stat().st_mode) & 0o077
-        # A private folder above it keeps the others out.
+        # A private parent folder keeps other users out.
         and not any(
             stat.S_IMODE(parent.stat().st_mode) & 0o077 == 0
             for parent in path.parents
@@ -66,9 +66,9 @@ def test_everything_listens_on_loopback_only(whole_stack):
     assert addresses == {"127.0.0.1"}
 
 
-def test_airflow_finds_a_key_among_all_that_there_were_without_reading_the_whole_table(whole_stack):
+def test_airflow_looks_up_a_key_by_index_without_a_full_scan(whole_stack):
     with psycopg.connect(whole_stack.endpoints()["databases"]["airflow_metadata"]) as connection:
-        # A filled copy with its indexes: the table itself is as good as empty, and the planner would read it whole.
+        # A filled copy with its indexes: the table itself is nearly empty, and the planner would read all of it.
         connection.execute("create temp table keys (like asset_partition_dag_run including all)")
         connection.execute(
             """
@@ -97,22 +97,22 @@ def test_make_look_shows_every_consumer_and_finds_every_service(whole_stack):
         cwd=PROJECT, env={**os.environ, **whole_stack.environment()}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["problems"] == []
-    assert {consumer["name"] for consumer in found["consumers"]} == {
+    overview = json.loads(done.stdout)
+    assert overview["problems"] == []
+    assert {consumer["name"] for consumer in overview["consumers"]} == {
         consumer.name for consumer in (*project.PROJECT.consumers, *project.PROJECT.landing_consumers)
     }
-    assert [topic["topic"] for topic in found["landed"]] == project.PROJECT.landed_topics
-    assert all("RUNNING" in topic["connector"] for topic in found["landed"])
-    assert found["dags"] is not None
+    assert [topic["topic"] for topic in overview["landed"]] == project.PROJECT.landed_topics
+    assert all("RUNNING" in topic["connector"] for topic in overview["landed"])
+    assert overview["dags"] is not None
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_a_killed_component_comes_back(whole_stack, component):
+def test_a_killed_component_is_restarted(whole_stack, component):
     (before,) = whole_stack.pids(component)
     os.kill(before, signal.SIGKILL)
     deadline = time.monotonic() + 30
     while whole_stack.pids(component) in ([], [before]):
-        assert time.monotonic() < deadline, f"supervisord has not started {component} again"
+        assert time.monotonic() < deadline, f"supervisord has not restarted {component} again"
         time.sleep(0.1)
     whole_stack.wait_until_ready(component)

@@ -1,6 +1,6 @@
-"""The standard lane in a real Airflow: scans in Kafka become clean rows, and a run that must not go on stops it.
+"""The standard lane in a real Airflow: scans in Kafka become clean rows, and a stopped run stops the lane.
 
-Everything is seen from outside: Airflow through its REST API, tables through a catalog of the tests' own.
+The tests see everything from outside: Airflow through its REST API, tables through their own catalog.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 DAG = COUNT_SCANS.name
 DAGS = (DAG,)
 START = datetime(2026, 3, 2, tzinfo=UTC)
-# For which the suite stops a run.
+# A count for which the suite stops a run.
 TOO_MANY = 2_000_000
 
 
@@ -37,7 +37,7 @@ def scan_ids(lane: StandardLane) -> list[str]:
     return lane.clean()["event_id"].to_pylist()
 
 
-def test_scans_become_clean_rows_each_once_and_the_books_balance(lane: StandardLane):
+def test_each_scan_becomes_one_clean_row_and_counts_balance(lane: StandardLane):
     good = [scan(n) for n in range(500)]
     bad: list[tuple[bytes, bytes | None]] = [(b"s", b"not JSON"), (b"s", None), (b"s", b'{"version":2}')]
     before, published = lane.offsets(), len(lane.published())
@@ -45,9 +45,9 @@ def test_scans_become_clean_rows_each_once_and_the_books_balance(lane: StandardL
     lane.send(*sent)
     wait_for(lambda: lane.offsets() - before >= len(sent), LANE_SECONDS, "every message is in a finished run")
     assert sorted(scan_ids(lane)) == sorted(key.decode() for key, _ in good)
-    # A run closes its claim before its event is there.
+    # A run closes its claim before its asset event is stored.
     publishes = lambda: sum(event["landed"] for event in lane.published()[published:]) == len(sent)  # noqa: E731
-    wait_for(publishes, LANE_SECONDS, "every run says what it has made")
+    wait_for(publishes, LANE_SECONDS, "every run has an asset event with its counts")
     events = lane.published()[published:]
     total = {name: sum(event[name] for event in events) for name in ("landed", "clean", "dead_lettered", "duplicates")}
     assert total == {
@@ -59,26 +59,26 @@ def test_scans_become_clean_rows_each_once_and_the_books_balance(lane: StandardL
 
 
 def test_a_failed_suite_stops_the_lane_until_its_run_is_cleared(lane: StandardLane):
-    """What comes meanwhile waits, and the cleared run loses nothing."""
+    """Messages that arrive in the meantime wait, and the cleared run loses none."""
     before, odd, later = lane.offsets(), [scan(TOO_MANY + n) for n in range(3)], [scan() for _ in range(3)]
     lane.send_as_one_batch(*odd)
     failed = lane.wait_for_failed_run()
-    # Now: a run closes its claim before its event is there, and the next one comes after both.
+    # Read here: a run closes its claim before its asset event is stored, and the next run starts after both.
     published = len(lane.published())
     states = lane.states(failed)
     assert (states["check_sets"], states["publish"]) == ("failed", "upstream_failed")
     wait_for(lambda: lane.other_runs_wait(failed), LANE_SECONDS, "the next run waits in the triggerer")
     landed = lane.landed()
     lane.send(*later)
-    wait_for(lambda: lane.landed() == landed + len(later), LANE_SECONDS, "what comes meanwhile has landed")
+    wait_for(lambda: lane.landed() == landed + len(later), LANE_SECONDS, "the later messages have landed")
     assert lane.offsets() == before
     assert lane.open_run() == failed, "nothing new is claimed while a failed run has its claim"
     lane.accept_and_clear(failed)
-    wait_for(lambda: lane.offsets() - before == len(odd) + len(later), LANE_SECONDS, "the lane goes on")
+    wait_for(lambda: lane.offsets() - before == len(odd) + len(later), LANE_SECONDS, "the lane continues")
     wait_for(
         lambda: sum(event["clean"] for event in lane.published()[published:]) == len(odd) + len(later),
         LANE_SECONDS,
-        "both runs say what they have made",
+        "both runs have an asset event with their counts",
     )
     assert lane.open_run() is None
     assert {key.decode() for key, _ in (*odd, *later)} <= set(scan_ids(lane))

@@ -1,4 +1,4 @@
-"""Real services that several folders of tests use, beside those in tests/conftest.py."""
+"""Real services for several folders of tests, in addition to those in tests/conftest.py."""
 
 import os
 import uuid
@@ -12,13 +12,13 @@ from include.streams.operations.database import engine
 
 @pytest.fixture(scope="session")
 def object_store(landing_services):
-    """A Stack with the object store; the environment points at it. One for all tests: its clients are cached."""
+    """A Stack with the object store; the environment points at it. All tests share it, because clients are cached."""
     return landing_services
 
 
 @pytest.fixture
 def new_database(services, monkeypatch) -> Iterator[Callable[[], str]]:
-    """Makes an empty database; returns the id of the Airflow connection that leads there."""
+    """Create an empty database; returns the id of its Airflow connection."""
     made: list[str] = []
 
     def make() -> str:

@@ -1,4 +1,4 @@
-"""Several alarms of a kind for one source, each with its key; and alarms of releases that had no keys."""
+"""Several alarms of a kind for one source, each with a key; and alarms of releases without keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from include.streams.operations.migrate import configurations, upgrade
 pytestmark = pytest.mark.integration
 
 KIND = AlarmKind.suite_failed
-# What the release before executes: it knows neither the column `key` nor the wider unique key.
+# Statements of the release before, which has neither the column `key` nor the wider unique key.
 OLD_OPEN = "insert into alarms (source, kind, message) values (:source, :kind, 'of old') on conflict do nothing"
 OLD_CLOSE = "update alarms set closed_at = now() where source = :source and kind = :kind and closed_at is null"
 
@@ -82,7 +82,7 @@ def test_closing_one_key_closes_no_other(source):
     assert notifications(source)[-1]["key"] == "7"
 
 
-def test_the_others_are_closed_and_no_other_kind_or_source(source):
+def test_closing_the_others_keeps_other_kinds_and_sources(source):
     open_with(source, "", "7", "8")
     with begin() as connection:
         open_alarm(connection, source, AlarmKind.lag, "far behind")
@@ -130,7 +130,7 @@ def test_an_alarm_that_the_release_before_opens_has_its_key_and_is_closed(source
         assert last_closed(connection, source, KIND, "7") is not None
     assert opened(source) == [(KIND, "8"), ("lag", "")]
     assert notifications(source)[-1]["text"].startswith(f"alarm closed: {source} suite_failed 7: of old")
-    # It closes what it opened, also beside alarms of this release.
+    # It closes the alarms that it opened, also if there are alarms of this release.
     open_with(source, "9")
     assert execute_old(OLD_CLOSE, source, "suite_failed:8") == 1
     assert execute_old(OLD_CLOSE, source, "lag") == 1

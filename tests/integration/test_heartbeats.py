@@ -1,4 +1,4 @@
-"""That the Dags which look after the lanes fail, or do not run, becomes an alarm without them."""
+"""If maintenance Dags fail or do not run, alarms open without them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def last_ran(dag_id: str, ago: timedelta) -> None:
         connection.execute(when, {"ago": ago.total_seconds(), "dag_id": dag_id})
 
 
-def test_a_task_that_fails_opens_an_alarm_and_its_next_end_closes_it():
+def test_a_failed_task_opens_an_alarm_that_its_success_closes():
     for _ in range(2):
         report_failure(context(error=ValueError("no")))
     assert open_kinds("maintain.prune") == [FAILED]
@@ -70,7 +70,7 @@ def test_the_alarm_of_one_mapped_task_is_not_closed_by_another():
     assert open_kinds("maintain.prune", "map_index=0") == []
 
 
-def test_the_alarm_of_one_partition_key_is_closed_by_a_run_of_the_same_key_only():
+def test_the_alarm_of_a_partition_key_is_closed_by_its_key_only():
     report_failure(context("by_key", ValueError("no"), key="SR-1-abc"))
     report_failure(context("by_key", ValueError("no"), key="SR-2-abc", map_index=3))
     report_end(context("by_key", key="SR-3-abc"))
@@ -92,7 +92,7 @@ def test_any_partition_key_gives_a_short_key_of_plain_characters(key):
         shown = connection.execute(mine).scalar_one()
     assert re.fullmatch(r"[A-Za-z0-9._:-]*~[0-9a-f]{16}", shown)
     assert len(shown) < 150
-    # Another key that looks the same once it is cut, and the text itself as a key.
+    # Another key that is the same after it is cut, and the text itself as a key.
     report_end(context("any_key", key=key + "x"))
     report_end(context("any_key", key=shown))
     assert open_kinds("any_key.prune", shown) == [FAILED]
@@ -124,7 +124,7 @@ def test_a_task_whose_process_was_killed_is_reported_too():
     assert open_kinds("maintain.prune") == [FAILED]
 
 
-def test_a_dag_that_does_not_run_is_reported_by_another_until_it_runs():
+def test_a_silent_dag_is_reported_by_another_until_it_runs():
     beat("maintain", EVERY)
     assert beat("watch_connectors", EVERY) == []
     last_ran("maintain", timedelta(minutes=20))
@@ -171,7 +171,7 @@ def test_without_database_and_webhook_a_failure_is_in_the_log(monkeypatch, caplo
     assert "alarm: source=maintain.prune kind=dag_failed" in caplog.text
 
 
-def test_without_the_database_and_an_answer_about_the_webhook_both_are_in_the_log(monkeypatch, caplog):
+def test_without_database_and_lookup_both_errors_are_in_the_log(monkeypatch, caplog):
     monkeypatch.setattr(database, "begin", away)
     monkeypatch.setenv("AIRFLOW_CONN_ALARM_WEBHOOK", "{cannot be read")
     report_failure(context(error=ConnectionError("away")))

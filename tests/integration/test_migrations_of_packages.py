@@ -1,4 +1,4 @@
-"""Each package's tables are migrated by themselves: an image that lacks a package or a revision upgrades the rest."""
+"""Each package's tables are migrated separately: an image without a package or a revision upgrades the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 SHARED = "alembic_version"
 
 
-# {revision: (the one before, the table that it makes)}.
+# {revision: (the revision before, the table that it creates)}.
 REVISIONS = {
     "shop_0001": ("None", "returns"),
     "shop_0002": ("'shop_0001'", "refunds"),
@@ -30,7 +30,7 @@ REVISIONS = {
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory) -> Path:
-    """The root of an image with the library alone."""
+    """The root of an image with only the library."""
     root = tmp_path_factory.mktemp("image")
     shutil.copytree(
         PROJECT / "include" / "streams", root / "include" / "streams", ignore=shutil.ignore_patterns("__pycache__")
@@ -41,7 +41,7 @@ def library(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(library: Path, tmp_path_factory) -> Path:
-    """The root of an image that has the package `shop`, with two tables, beside the library."""
+    """The root of an image with the library and the package `shop`, which has two tables."""
     root = tmp_path_factory.mktemp("image_with_shop") / "root"
     shutil.copytree(library, root)
     folder = root / "include" / "shop" / "migrations" / "versions"
@@ -69,7 +69,7 @@ def start_upgrade(root: Path, database: str) -> subprocess.Popen[str]:
 
 
 def upgrade_by(root: Path, database: str) -> tuple[list[str], str]:
-    """(revisions that the image at `root` applies, what it logs); the command succeeds."""
+    """Run the upgrade of the image at `root`, which must succeed; returns (applied revisions, log)."""
     process = start_upgrade(root, database)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -91,7 +91,7 @@ def versions(database: str, package: str) -> list[str]:
 
 
 def back_to_one_table(database: str, *, without: tuple[str, ...] = ()) -> None:
-    """The database as an image left it that had one version table for all packages."""
+    """Change the database to the state of an older image, with one version table for all packages."""
     packages = sorted(t.removeprefix(f"{SHARED}_") for t in tables(database) if t.startswith(f"{SHARED}_"))
     heads = [head for package in packages if package not in without for head in versions(database, package)]
     with begin(database) as connection:
@@ -111,14 +111,14 @@ def test_operations_comes_first_and_each_package_has_its_table(new_database: Cal
     assert SHARED not in tables(database)
 
 
-def test_a_database_with_one_version_table_is_moved_over(new_database: Callable[[], str], whole: Path):
+def test_a_database_with_one_version_table_is_converted(new_database: Callable[[], str], whole: Path):
     database = new_database()
     upgrade_by(whole, database)
     before = {package: versions(database, package) for package in ("operations", "landing", "shop")}
     back_to_one_table(database)
     assert upgrade_by(whole, database)[0] == []
     assert {package: versions(database, package) for package in before} == before
-    # An image from before still finds the revisions that it has applied.
+    # An older image still finds the revisions that it has applied.
     assert SHARED in tables(database)
 
 
@@ -134,7 +134,9 @@ def test_an_older_database_with_one_version_table_gets_the_rest(new_database: Ca
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own tables", "one table"])
-def test_a_package_may_go_and_come_back(new_database: Callable[[], str], library: Path, whole: Path, shared: bool):
+def test_a_package_may_be_removed_and_added_again(
+    new_database: Callable[[], str], library: Path, whole: Path, shared: bool
+):
     database = new_database()
     upgrade_by(whole, database)
     before = tables(database)
@@ -146,7 +148,7 @@ def test_a_package_may_go_and_come_back(new_database: Callable[[], str], library
     assert tables(database) - {SHARED} == before
 
 
-def test_a_package_may_come_later(new_database: Callable[[], str], library: Path, whole: Path):
+def test_a_package_may_be_added_later(new_database: Callable[[], str], library: Path, whole: Path):
     database = new_database()
     first, _ = upgrade_by(library, database)
     assert not any(revision.startswith("shop") for revision in first)
@@ -173,7 +175,7 @@ def test_after_a_rollback_the_other_packages_upgrade(
     assert before < tables(database)
 
 
-def test_two_images_upgrade_one_database_at_once(new_database: Callable[[], str], library: Path, whole: Path):
+def test_two_images_can_upgrade_one_database_concurrently(new_database: Callable[[], str], library: Path, whole: Path):
     database, alone = new_database(), new_database()
     upgrade_by(whole, alone)
     processes = [start_upgrade(root, database) for root in (library, whole)]

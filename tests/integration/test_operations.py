@@ -1,4 +1,4 @@
-"""The operational database: migrations, alarms, and errors that keep what customers wrote to themselves."""
+"""The operational database: migrations, alarms, and errors without customers' texts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOTHING_TO_DO = "nothing to do: the database is up to date"
 
 
 def command(database_url: str, *arguments: str) -> subprocess.Popen[str]:
-    """`python -m include.streams.operations`, as a deployment runs it; `upgrade` unless told otherwise."""
+    """Run `python -m include.streams.operations` like a deployment; the default command is `upgrade`."""
     return subprocess.Popen(
         [sys.executable, "-m", "include.streams.operations", *(arguments or ("upgrade",))],
         cwd=PROJECT,
@@ -97,7 +97,7 @@ def test_a_second_upgrade_changes_nothing(new_database):
     assert definitions(database) == before
 
 
-def test_the_command_says_what_it_did_and_then_that_there_is_nothing_to_do(new_database):
+def test_the_command_prints_its_changes_or_nothing_to_do(new_database):
     url = url_of(new_database())
     said = []
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_the_command_says_what_it_did_and_then_that_there_is_nothing_to_do(new_d
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         said.append(out.splitlines())
-    # Nothing else: what Airflow logs goes elsewhere.
+    # Nothing else: Airflow's logs go elsewhere.
     assert all(re.match(r"[a-z]+_[0-9]{4}: ", line) for line in said[0]), said[0]
     assert "operations_0001: consumers, positions, claims, inbox, outbox, alarms" in said[0]
     assert said[1] == [NOTHING_TO_DO]
@@ -117,10 +117,10 @@ def waiting_for_lock(database: Engine) -> int:
         return connection.scalar(text(query), {"lock": MIGRATION_LOCK}) or 0
 
 
-def test_of_two_upgrades_at_once_one_does_it_and_the_other_finds_nothing_to_do(new_database):
+def test_of_two_concurrent_upgrades_one_finds_nothing_to_do(new_database):
     database = new_database()
     with engine(database).connect() as connection:
-        # Held until both have come as far as they can: so they are at it together.
+        # The lock is held until both wait for it, so that they run concurrently.
         connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK})
         processes = [command(url_of(database)) for _ in range(2)]
         until = time.monotonic() + 60
@@ -135,7 +135,7 @@ def test_of_two_upgrades_at_once_one_does_it_and_the_other_finds_nothing_to_do(n
     assert NOTHING_TO_DO in last_lines
 
 
-def test_an_upgrade_that_crashes_leaves_nothing_and_can_be_run_again(new_database, monkeypatch):
+def test_a_crashed_upgrade_leaves_nothing_and_can_be_repeated(new_database, monkeypatch):
     database = new_database()
     from alembic import command as alembic_command
 
@@ -153,7 +153,7 @@ def test_an_upgrade_that_crashes_leaves_nothing_and_can_be_run_again(new_databas
     assert upgrade(database)
 
 
-def test_a_connection_of_the_wrong_type_is_one_line_that_names_it(services):
+def test_a_connection_of_the_wrong_type_is_named_in_one_line(services):
     process = command("mysql://user:secret@127.0.0.1:1/operations")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -161,7 +161,7 @@ def test_a_connection_of_the_wrong_type_is_one_line_that_names_it(services):
     assert err == "connection operations_db: conn_type is 'mysql'; the operational database needs 'postgres'\n"
 
 
-def test_a_database_that_is_away_is_said_in_one_line_without_its_password(services):
+def test_an_unreachable_database_is_one_line_without_password(services):
     process = command("postgresql://user:secret@127.0.0.1:1/operations")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -185,7 +185,7 @@ def episodes(source: str) -> list[tuple[str, str, bool]]:
         return [tuple(row) for row in connection.execute(text(query), {"source": source})]
 
 
-def test_an_alarm_is_notified_once_an_episode_and_again_in_the_next(source, caplog):
+def test_an_alarm_notifies_once_each_time_it_opens(source, caplog):
     for n in range(3):
         with begin() as connection:
             assert open_alarm(connection, source, AlarmKind.lag, f"first, look {n}") is (n == 0)
@@ -212,7 +212,7 @@ def test_closing_an_alarm_closes_no_other(source):
 
 
 @pytest.mark.parametrize("first_commits", [True, False])
-def test_of_two_that_raise_the_same_alarm_at_once_exactly_one_opens_it(source, first_commits):
+def test_of_two_concurrent_raises_one_opens_the_alarm(source, first_commits):
     opened: list[bool] = []
 
     def second() -> None:
@@ -239,7 +239,7 @@ def run(*arguments: str, database_url: str | None = None) -> tuple[int, str, str
     return process.returncode, out, err
 
 
-def test_open_alarms_are_listed_oldest_first_and_nothing_else_is_printed(source):
+def test_only_open_alarms_are_listed_oldest_first(source):
     with begin() as connection:
         open_alarm(connection, source, AlarmKind.lag, "far behind")
         open_alarm(connection, f"{source}-other", AlarmKind.messages_lost, "offsets [0, 3)")
@@ -256,7 +256,7 @@ def test_open_alarms_are_listed_oldest_first_and_nothing_else_is_printed(source)
 
 
 def webhook_texts(source: str) -> list[str]:
-    """What the requests to the webhook say of the source's alarms, oldest first."""
+    """The texts of the webhook requests about the source's alarms, oldest first."""
     with begin() as connection:
         bodies = connection.scalars(text("select body from outbox where consumer = 'alarms' order by sequence"))
         sent = [json.loads(bytes(body)) for body in bodies]
@@ -285,7 +285,7 @@ def test_a_person_closes_one_alarm_and_no_other(source, capsys):
     assert episodes(source) == [closed, ("lag", "far behind", True)]
 
 
-def test_an_alarm_is_not_closed_without_a_reason_and_one_that_never_was_cannot_be(source, capsys):
+def test_closing_needs_a_reason_and_an_open_alarm(source, capsys):
     with begin() as connection:
         open_alarm(connection, source, AlarmKind.messages_lost, "offsets [0, 3)")
     assert main(["close-alarm", source, "messages_lost", "--reason", "  "]) == 1
@@ -299,7 +299,7 @@ def test_an_alarm_is_not_closed_without_a_reason_and_one_that_never_was_cannot_b
     assert episodes(source) == [("messages_lost", "offsets [0, 3)", True)]
 
 
-def test_a_database_that_was_never_migrated_is_said_in_one_line(new_database):
+def test_a_database_without_tables_is_an_error_of_one_line(new_database):
     code, out, err = run("alarms", database_url=url_of(new_database()))
     assert (code, out) == (1, "")
     assert len(err.splitlines()) == 1, err
@@ -326,7 +326,7 @@ def execute(statement: str, **parameters: str) -> None:
 
 
 @pytest.mark.parametrize("what", STATEMENTS)
-def test_a_database_error_shows_no_value_that_somebody_wrote(services, what):
+def test_a_database_error_shows_no_value_of_a_row(services, what):
     statement = STATEMENTS[what]
     parameters = {"value": "my neighbour Mrs Jones has moved to 12 Quay Street", "nul": "\0"}
     with pytest.raises(DBAPIError) as caught:
@@ -334,11 +334,11 @@ def test_a_database_error_shows_no_value_that_somebody_wrote(services, what):
     shown = "".join(traceback.format_exception(caught.value))
     assert "Jones" not in shown
     assert "12 Quay" not in shown
-    # And still says what is wrong, and with which statement.
+    # The error still names the problem and the statement.
     assert type(caught.value.orig).__name__ in shown
     assert "SQL: " in shown
 
 
-def test_a_constraint_that_was_broken_is_named(source):
+def test_a_violated_constraint_is_named(source):
     with pytest.raises(DBAPIError, match='violates check constraint "ck_inbox_outcome"'):
         execute("insert into inbox values (:value, '', 0, 0, '', '', null, 'lost', null, null, '')", value="me")

@@ -1,4 +1,4 @@
-"""What is not acknowledged is an error, never silence."""
+"""An unacknowledged message is always an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.clients import reader_at
 pytestmark = pytest.mark.integration
 
 MAX_BYTES = 2_000
-# Random: the broker measures what is left after compression.
+# Random bytes, because the broker's limit is for the compressed size.
 TOO_LARGE = os.urandom(MAX_BYTES + 1_000)
 
 
@@ -54,7 +54,7 @@ def topic(config) -> str:
 
 @pytest.fixture
 def values(config, topic) -> Callable[[], list[bytes]]:
-    """What the topic holds, read by somebody else."""
+    """The content of the topic, read by another client."""
 
     def read() -> list[bytes]:
         reader = reader_at({**config, "enable.partition.eof": True}, TopicPartition(topic, 0, 0))
@@ -69,7 +69,7 @@ def values(config, topic) -> Callable[[], list[bytes]]:
 
 @pytest.fixture
 def stop_broker(services) -> Iterator[Callable[[], None]]:
-    """Stops the broker; it is started again after the test."""
+    """Stop the broker; it is started again after the test."""
     yield lambda: services.stop("kafka")
     services.start("kafka")
 
@@ -103,7 +103,7 @@ def test_everything_is_acknowledged_when_the_block_ends(connect, topic, values):
     assert values() == [b"%d" % n for n in range(100)]
 
 
-def test_a_message_that_the_broker_refuses_for_its_size_fails_the_flush_and_the_next_is_taken(connect, topic, values):
+def test_a_message_too_large_for_the_broker_fails_only_its_flush(connect, topic, values):
     producer = AcknowledgedProducer(connect())
     producer.send(topic, key=None, value=TOO_LARGE)
     with pytest.raises(DeliveryFailed, match=f"1 messages not acknowledged; the first: topic {topic}: .*MSG_SIZE"):
@@ -114,8 +114,8 @@ def test_a_message_that_the_broker_refuses_for_its_size_fails_the_flush_and_the_
     assert values() == [b"small"]
 
 
-def test_a_record_that_is_refused_is_found_among_many_with_few_requests(connect, topic, values, monkeypatch):
-    """With one for each record, a broker that takes 30 ms to answer would leave no time for the last of 500."""
+def test_a_refused_record_is_found_with_few_requests(connect, topic, values, monkeypatch):
+    """With one request per record, a broker that takes 30 ms to answer would leave no time for the last of 500."""
     producer = AcknowledgedProducer(connect())
     sends, send = [], producer._send_and_wait
     monkeypatch.setattr(producer, "_send_and_wait", lambda *given: sends.append(1) or send(*given))
@@ -135,7 +135,7 @@ def send_in_a_block(conn_id: str, topic: str, *values: bytes, then: Exception | 
             raise then
 
 
-def test_a_failed_delivery_fails_the_block_and_hides_no_error_of_it(connect, topic):
+def test_a_failed_delivery_fails_the_block_but_hides_no_error(connect, topic):
     conn_id = connect()
     with pytest.raises(DeliveryFailed):
         send_in_a_block(conn_id, topic, TOO_LARGE)
@@ -143,7 +143,7 @@ def test_a_failed_delivery_fails_the_block_and_hides_no_error_of_it(connect, top
         send_in_a_block(conn_id, topic, TOO_LARGE, then=LookupError())
 
 
-def test_a_message_above_the_clients_own_limit_is_refused_before_it_is_sent(connect, topic, values):
+def test_a_message_above_the_clients_limit_is_not_sent(connect, topic, values):
     producer = AcknowledgedProducer(connect(message_max_bytes=1_500))
     with pytest.raises(KafkaException, match="MSG_SIZE_TOO_LARGE"):
         producer.send(topic, key=None, value=TOO_LARGE)
@@ -151,9 +151,7 @@ def test_a_message_above_the_clients_own_limit_is_refused_before_it_is_sent(conn
     assert values() == []
 
 
-def test_a_broker_that_is_away_fails_the_delivery_and_a_later_try_succeeds(
-    connect, topic, values, stop_broker, services
-):
+def test_an_unreachable_broker_fails_the_delivery_until_it_returns(connect, topic, values, stop_broker, services):
     conn_id = connect(delivery_timeout_ms=1_500)
     producer = AcknowledgedProducer(conn_id)
     producer.send(topic, key=None, value=b"before")
@@ -165,14 +163,14 @@ def test_a_broker_that_is_away_fails_the_delivery_and_a_later_try_succeeds(
     with pytest.raises(DeliveryFailed, match="_MSG_TIMED_OUT"):
         produce(topic, conn_id, b"lost?", delivery_callback=OURS)
     services.start("kafka")
-    # As a task's retry does it, with time for a broker that has only just come back.
+    # Like a task's retry, with enough time for a broker that has just returned.
     later = connect(delivery_timeout_ms=60_000)
     send_in_a_block(later, topic, b"after")
     produce(topic, later, b"last", delivery_callback=OURS)
     assert values() == [b"before", b"after", b"last"]
 
 
-def test_the_stock_operator_fails_with_our_callback(connect, topic, values):
+def test_the_stock_operator_fails_with_the_callback(connect, topic, values):
     conn_id = connect()
     with pytest.raises(DeliveryFailed, match=f"topic {topic}: .*MSG_SIZE_TOO_LARGE"):
         produce(topic, conn_id, b"first", TOO_LARGE, delivery_callback=OURS)
@@ -181,12 +179,12 @@ def test_the_stock_operator_fails_with_our_callback(connect, topic, values):
 
 
 def test_the_stock_operator_alone_succeeds_without_delivering(connect, topic, values):
-    # The reason for our callback: when this fails, upstream has mended it and the callback can go.
+    # The reason for the callback: when this test fails, the provider has fixed it, and the callback can be removed.
     produce(topic, connect(), TOO_LARGE)
     assert values() == []
 
 
-def test_a_full_local_queue_waits_and_loses_nothing(connect, topic, values):
+def test_a_full_local_queue_loses_nothing(connect, topic, values):
     with AcknowledgedProducer(connect(queue_buffering_max_messages=10, linger_ms=50)) as producer:
         for n in range(300):
             producer.send(topic, key=b"k", value=b"%d" % n)
@@ -197,7 +195,7 @@ def test_a_full_local_queue_waits_and_loses_nothing(connect, topic, values):
 @pytest.mark.parametrize(
     ("setting", "value"), [("acks", 1), ("acks", "0"), ("request.required.acks", "1"), ("enable.idempotence", False)]
 )
-def test_a_connection_that_could_lose_what_was_acknowledged_is_refused_by_name(connect, topic, values, setting, value):
+def test_a_connection_that_could_lose_messages_is_refused(connect, topic, values, setting, value):
     conn_id = connect(**{setting.replace(".", "_"): value})
     with pytest.raises(UnsafeKafkaConnection, match=rf"connection {conn_id}: {setting} is {value!r}; .*set it to"):
         send_in_a_block(conn_id, topic, b"never sent")

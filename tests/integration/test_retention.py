@@ -1,4 +1,4 @@
-"""What is done and old goes; what is open stays; every prune finds its rows through an index."""
+"""Old finished rows are deleted, open rows stay, and every prune uses an index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 DAYS = {"inbox_days": 480, "claims_days": 90, "outbox_days": 30, "alarms_days": 365}
 
-# (table, what is written, with :age and the consumer's name :name; whether it goes when it is old)
+# (table, statement with :age and the consumer's :name, whether its row is deleted when it is old)
 ROWS = {
     "a handled message": (
         "inbox",
@@ -93,7 +93,7 @@ OWNER = {"alarms": "source", "replays": "topic_id"}
 
 @pytest.fixture
 def consumer(services) -> Iterator[str]:
-    """A name that all of a test's rows carry; they are removed behind it."""
+    """A consumer name for all rows of a test, which are deleted at the end."""
     upgrade()
     name = f"consumer-{uuid.uuid4().hex[:8]}"
     execute("insert into consumers values (:name)", name=name)
@@ -118,7 +118,7 @@ def prune_old() -> dict[str, int]:
 
 
 @pytest.mark.parametrize("what", ROWS)
-def test_what_is_done_goes_when_it_is_old_and_what_is_open_stays(consumer, what):
+def test_old_rows_are_deleted_unless_they_are_open(consumer, what):
     table, statement, goes = ROWS[what]
     execute(statement, name=consumer, age=timedelta(days=1000))
     prune_old()
@@ -126,7 +126,7 @@ def test_what_is_done_goes_when_it_is_old_and_what_is_open_stays(consumer, what)
 
 
 @pytest.mark.parametrize("what", ROWS)
-def test_what_is_not_old_enough_stays(consumer, what):
+def test_newer_rows_stay(consumer, what):
     table, statement, _ = ROWS[what]
     kept = {"inbox": 480, "replays": 379, "claims": 90, "outbox": 30, "alarms": 365}[table]
     execute(statement, name=consumer, age=timedelta(days=kept, hours=-1))
@@ -134,7 +134,7 @@ def test_what_is_not_old_enough_stays(consumer, what):
     assert count(table, consumer) == 1
 
 
-def test_positions_stay_and_ranges_go_with_their_claim(consumer):
+def test_ranges_are_deleted_with_their_claim_and_positions_stay(consumer):
     execute("insert into positions values (:name, 't', 0, 'id', 7)", name=consumer)
     table, statement, _ = ROWS["a closed claim"]
     execute(statement, name=consumer, age=timedelta(days=1000))
@@ -158,8 +158,8 @@ def many_closed_claims(name: str, number: int) -> Rule:
     return Rule(claims, "closed_at", timedelta(days=1), "closed_at is not null")
 
 
-def test_two_prunes_at_once_share_the_work(consumer):
-    # What other tests have left would be counted.
+def test_two_concurrent_prunes_share_the_work(consumer):
+    # Rows that other tests have left would be counted.
     prune([many_closed_claims(consumer, 1)], seconds=60)
     rule = many_closed_claims(consumer, 3_000)
     removed: list[int] = []
@@ -172,21 +172,21 @@ def test_two_prunes_at_once_share_the_work(consumer):
         thread.start()
     for thread in threads:
         thread.join()
-    # What the other held when one found nothing more is left to the next.
+    # Rows that the other prune had locked at the end are left to the next prune.
     assert sum(removed) + count("claims", consumer) == 3_000
     assert all(removed)
     prune([rule], seconds=60)
     assert count("claims", consumer) == 0
 
 
-def test_a_prune_stops_when_its_time_is_over_and_the_next_goes_on(consumer):
+def test_a_prune_stops_in_time_and_the_next_continues(consumer):
     rule = many_closed_claims(consumer, 100)
     assert prune([rule], seconds=0) == {"claims": 0}
     assert prune([rule], seconds=60, batch_rows=7)["claims"] >= 100
     assert count("claims", consumer) == 0
 
 
-def test_a_row_that_somebody_holds_holds_nobody_up(consumer):
+def test_a_locked_row_is_skipped(consumer):
     rule = many_closed_claims(consumer, 20)
     with begin() as connection:
         held = "select id from claims where consumer = :name and run_id = '5' for update"
@@ -206,7 +206,7 @@ prune([Rule(claims, "closed_at", timedelta(days=1), "closed_at is not null")], s
 """
 
 
-def test_a_prune_that_is_killed_leaves_nothing_half_done(consumer):
+def test_a_killed_prune_leaves_nothing_half_done(consumer):
     rule = many_closed_claims(consumer, 20_000)
     execute("insert into claims (consumer, run_id) values (:name, 'open')", name=consumer)
     process = forks.start(KILLED)
@@ -227,12 +227,12 @@ def test_a_prune_that_is_killed_leaves_nothing_half_done(consumer):
 
 
 @pytest.mark.parametrize("table", ["inbox", "replays", "claims", "outbox", "alarms"])
-def test_every_prune_finds_its_rows_through_an_index_in_their_order(consumer, table):
+def test_every_prune_uses_an_index_in_its_order(consumer, table):
     (rule,) = (rule for rule in rules(TOPICS, **DAYS) if rule.table.name == table)
     some = select(rule.table.c[rule.column]).where(rule.due()).order_by(rule.table.c[rule.column]).limit(10)
     literal = some.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
     with begin() as connection:
-        # Tables are small here: the planner is asked what it can do, not what it would do.
+        # Tables are small here, so these settings make the planner use an index if it can.
         connection.execute(text("set local enable_seqscan = off"))
         connection.execute(text("set local enable_sort = off"))
         plan = "\n".join(connection.execute(text(f"explain {literal}")).scalars())

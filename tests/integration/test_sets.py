@@ -1,4 +1,4 @@
-"""Checks of whole runs, on a real object store and a real PostgreSQL: what stops a run, and what lets it go on."""
+"""Checks of whole runs, on a real object store and a real PostgreSQL: what stops a run, and what lets it continue."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SUITE = SetSuite(
     queries=("select count(*) as n from run",),
     measures=(Measure("n", "rows of the run", recent=Recent(min_runs=3)),),
 )
-# What somebody may have written into a message: nothing of it may work on a page.
+# Markup that somebody may have written into a message: a page must show it as text.
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -41,7 +41,7 @@ def operations(landing_services) -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """A command sets the root logger up for its process, which is this one."""
+    """Restore the root logger, which a command configures in this process."""
     root = logging.getLogger()
     before = root.level, list(root.handlers)
     yield
@@ -69,7 +69,7 @@ def stored(source: str, claim_id: int, name: str) -> str:
     return found[0].decode()
 
 
-def test_a_run_that_breaks_a_rule_stops_and_says_what_to_do(source):
+def test_a_run_that_breaks_a_rule_stops_with_the_remedy(source):
     with pytest.raises(AirflowFailException) as error:
         check(source, 7, [1, 2, 50], landed=3, clean=3)
     text = str(error.value)
@@ -86,7 +86,7 @@ def test_a_run_that_breaks_a_rule_stops_and_says_what_to_do(source):
     assert "&lt;script&gt;" in page
 
 
-def test_a_stopped_run_that_is_mended_passes_and_closes_its_alarm_alone(source):
+def test_a_repaired_run_passes_and_closes_only_its_alarm(source):
     for claim_id in (7, 8):
         with pytest.raises(SetsFailed):
             check(source, claim_id, [50])
@@ -94,7 +94,7 @@ def test_a_stopped_run_that_is_mended_passes_and_closes_its_alarm_alone(source):
     assert alarms(source) == [("suite_failed", "8")]
 
 
-def test_an_accepted_run_passes_with_the_rules_that_were_accepted_and_no_others(source, capsys):
+def test_an_accepted_run_passes_only_with_the_accepted_rules(source, capsys):
     with pytest.raises(SetsFailed):
         check(source, 7, [50])
     assert command(["accept", source, "7", "--by", "an operator", "--reason", f"a test of {HOSTILE}"]) == 0
@@ -106,12 +106,12 @@ def test_an_accepted_run_passes_with_the_rules_that_were_accepted_and_no_others(
     assert HOSTILE not in page
     (kept,) = json.loads(stored(source, 7, "acceptance.json"))["acceptances"]
     assert kept["by"] == "an operator"
-    # Cleared again, with other rows: nobody has accepted that some are missing.
+    # Cleared again, with other rows: nobody has accepted their absence.
     with pytest.raises(SetsFailed, match="never missing"):
         check(source, 7, [50, None])
 
 
-def test_only_what_is_broken_can_be_accepted_and_only_with_a_name_and_a_reason(source, capsys):
+def test_accepting_needs_a_broken_rule_a_name_and_a_reason(source, capsys):
     with pytest.raises(NothingToAccept):
         results.accept(source, 7, by="an operator", reason="because")
     assert check(source, 7, [5])["rules"] == 3
@@ -123,22 +123,22 @@ def test_only_what_is_broken_can_be_accepted_and_only_with_a_name_and_a_reason(s
     assert alarms(source) == [("suite_failed", "8")]
 
 
-def test_the_past_is_what_passed_or_was_accepted_before_this_claim(source):
+def test_the_past_is_of_earlier_passed_or_accepted_runs(source):
     for claim_id in (1, 2, 3):
         check(source, claim_id, [1] * 10)
     with pytest.raises(SetsFailed, match="rows of the run: found 100, expected 2 to 50"):
         check(source, 4, [1] * 100)
-    # It is not a part of the past before somebody says that it is right.
+    # The run does not belong to the past until a person accepts it.
     assert len(results.past_measures(source, 99)) == 3
     results.accept(source, 4, by="an operator", reason="a large customer")
     check(source, 4, [1] * 100)
-    # A task that was killed at its end runs once more: it counts once, and finds the same.
+    # A task that was killed at its end runs again: its run counts once, with the same result.
     check(source, 4, [1] * 100)
     assert [run["n"] for run in results.past_measures(source, 99)] == [10, 10, 10, 100]
     assert len(results.past_measures(source, 4)) == 3
 
 
-def test_what_was_found_can_be_read_at_a_terminal(source, capsys):
+def test_the_result_can_be_read_in_a_terminal(source, capsys):
     with pytest.raises(SetsFailed):
         check(source, 7, [50])
     assert command(["show", source, "7"]) == 0
@@ -148,7 +148,7 @@ def test_what_was_found_can_be_read_at_a_terminal(source, capsys):
     assert command(["show", source, "8"]) == 1
 
 
-def test_no_name_leads_out_of_the_folder():
+def test_a_name_cannot_leave_the_folder():
     for part in ("../models", "a/b", "", "..", "a b"):
         with pytest.raises(ValueError, match="part of a path"):
             results.folder("consumer", part)

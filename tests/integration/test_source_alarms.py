@@ -1,4 +1,4 @@
-"""One source that breaks a rule: an alarm with its name, no stopped run, and no alarm once it behaves."""
+"""A source that breaks a rule: an alarm with its name, no stopped run, and no alarm after the fault is gone."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def alarms(consumer: str) -> dict[str, str]:
     return {alarm.key: alarm.message for alarm in mine}
 
 
-def test_a_source_is_named_until_it_behaves_again(consumer):
+def test_a_faulty_source_has_an_alarm_until_it_is_cured(consumer):
     assert check(consumer, 1, {"a": 61, "b": 2, HOSTILE: 12})["warnings"] == ["shops that sell too much"]
     shops = alarms(consumer)
     assert set(shops) == {"a", HOSTILE}
@@ -68,7 +68,7 @@ def test_a_source_is_named_until_it_behaves_again(consumer):
     page = load_page(consumer, 1)
     assert page
     assert HOSTILE not in page
-    # A run without the source says nothing about it.
+    # A run without the source does not change its alarm.
     check(consumer, 2, {"b": 1})
     assert set(alarms(consumer)) == set(shops)
     check(consumer, 3, {"a": 3, HOSTILE: 50})
@@ -77,7 +77,7 @@ def test_a_source_is_named_until_it_behaves_again(consumer):
     assert alarms(consumer) == {}
 
 
-def test_a_thousand_sources_open_a_few_alarms_and_stop_nothing(consumer):
+def test_a_thousand_faulty_sources_open_a_few_alarms(consumer):
     for claim_id in range(4):
         check(consumer, claim_id, {f"shop-{claim_id}-{n}": 20 + n for n in range(1_000)})
     assert len(alarms(consumer)) == MAX_ALARMS
@@ -95,7 +95,7 @@ def closed(consumer: str) -> dict[str, str]:
         return {shop: message for shop, message in connection.execute(mine, {"source": consumer})}
 
 
-def test_sources_that_never_send_again_do_not_keep_others_from_being_named(consumer):
+def test_sources_that_stopped_sending_do_not_block_others(consumer):
     replaced = [f"shop-{n}" for n in range(MAX_ALARMS)]
     for claim_id in range(MAX_ALARMS // 2):
         check(consumer, claim_id, {shop: 20 for shop in replaced[2 * claim_id : 2 * claim_id + 2]})
@@ -103,21 +103,21 @@ def test_sources_that_never_send_again_do_not_keep_others_from_being_named(consu
     check(consumer, 20, {"new": 50})
     assert set(alarms(consumer)) == set(replaced)
     weeks_pass(consumer, 2)
-    # One of them still sends, and is far from the worst of this run: its alarm stays.
+    # One of them still sends, with a small fault compared with others of this run: its alarm stays.
     many = {f"new-{n}": 1_000 + n for n in range(1_000)}
     check(consumer, 21, {"shop-0": 11, **many})
     named = set(alarms(consumer))
     assert named - set(many) == {"shop-0"}
     assert 1 < len(named) <= MAX_ALARMS
-    # The others are on record, with the reason.
+    # The other alarms are closed, with the reason.
     assert set(closed(consumer)) == set(replaced[1:])
     assert all("(open for more than 4 weeks" in message for message in closed(consumer).values())
-    # One that comes back is named again.
+    # A source that sends again is named again.
     check(consumer, 22, {"shop-0": 11, "shop-7": 50})
     assert set(alarms(consumer)) == {*named, "shop-7"}
 
 
-def test_an_alarm_of_weeks_closes_in_a_run_in_which_nobody_breaks_the_rule(consumer):
+def test_an_old_alarm_closes_in_a_run_without_faults(consumer):
     check(consumer, 1, {"replaced": 50})
     weeks_pass(consumer, 5)
     check(consumer, 2, {"b": 1})

@@ -1,4 +1,4 @@
-"""The local stack against what happens to processes, ports and disks."""
+"""The local stack with killed processes, used ports and incomplete folders."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    """One that these tests may kill, with a table row and a message that must outlive it all."""
+    """A stack that these tests may kill, with a table row and a message that must survive."""
     stack = start_stack(tmp_path_factory.mktemp("stack"), ("postgres", "kafka", "objectstore"))
     with psycopg.connect(stack.endpoints()["databases"]["operations_db"]) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
@@ -53,7 +53,7 @@ def assert_everything_is_there(stack):
 
 
 def create_topic(config, name):
-    admin = AdminClient(config)  # kept until the result is there: a client that goes away cancels its requests
+    admin = AdminClient(config)  # kept until the result arrives: a client that is deleted cancels its requests
     admin.create_topics([NewTopic(name, 1, 1)])[name].result(10)
 
 
@@ -69,14 +69,14 @@ def read_first(config, topic):
         consumer.close()
 
 
-def test_a_second_up_says_that_everything_runs_and_changes_nothing(stack, reported):
+def test_a_second_up_changes_nothing(stack, reported):
     before = stack.endpoints()
     stack.up()
     assert reported[0] == "the stack is running already"
     assert stack.endpoints() == before
 
 
-def test_its_variables_let_a_shell_reach_the_services(stack):
+def test_a_shell_reaches_the_services_with_the_variables(stack):
     command = [
         sys.executable,
         "-m",
@@ -87,7 +87,7 @@ def test_its_variables_let_a_shell_reach_the_services(stack):
         ",".join(stack.services),
         "env",
     ]
-    # Nothing of this process's environment helps.
+    # Without the environment of this process.
     bare = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
     made = subprocess.run(command, cwd=PROJECT, env=bare, capture_output=True, text=True, check=True)
     script = 'eval "$1"; psql "$AIRFLOW_CONN_OPERATIONS_DB" -Atc "SELECT answer FROM kept"'
@@ -95,7 +95,7 @@ def test_its_variables_let_a_shell_reach_the_services(stack):
     assert shown.stdout == "42\n", shown.stderr
 
 
-def test_an_up_beside_another_one_names_it(stack):
+def test_an_up_during_another_up_names_it(stack):
     code = "import fcntl, os, sys, time; f = open(sys.argv[1], 'a+'); fcntl.flock(f, fcntl.LOCK_EX); "
     code += "f.truncate(0); f.write(f'pid {os.getpid()} (make up)'); f.flush(); print(); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-uc", code, stack.folder / "lock"], stdout=subprocess.PIPE) as other:
@@ -107,7 +107,7 @@ def test_an_up_beside_another_one_names_it(stack):
             other.kill()
 
 
-def test_a_killed_broker_comes_back_with_its_messages(stack):
+def test_a_killed_broker_is_restarted_with_its_messages(stack):
     (before,) = stack.pids("kafka")
     os.kill(before, signal.SIGKILL)
     wait_for_another_pid(stack, "kafka", before)
@@ -115,7 +115,7 @@ def test_a_killed_broker_comes_back_with_its_messages(stack):
     assert_everything_is_there(stack)
 
 
-def test_a_killed_database_comes_back_with_its_rows(stack):
+def test_a_killed_database_is_restarted_with_its_rows(stack):
     (before,) = stack.pids("postgres")
     os.kill(before, signal.SIGKILL)
     wait_for_another_pid(stack, "postgres", before)
@@ -123,7 +123,7 @@ def test_a_killed_database_comes_back_with_its_rows(stack):
     assert_everything_is_there(stack)
 
 
-def test_what_is_stopped_stays_stopped_until_it_is_started(stack):
+def test_a_stopped_service_stays_stopped_until_its_start(stack):
     stack.stop("objectstore")
     assert stack.pids("objectstore") == []
     assert stack.endpoints()["services"]["objectstore"]["state"] == "STOPPED"
@@ -131,7 +131,7 @@ def test_what_is_stopped_stays_stopped_until_it_is_started(stack):
     assert len(stack.pids("objectstore")) == 1
 
 
-def test_up_after_supervisord_was_killed_ends_the_orphans_and_keeps_addresses_and_data(stack, reported):
+def test_up_after_a_killed_supervisord_ends_orphans_and_keeps_data(stack, reported):
     addresses = {k: v for k, v in stack.endpoints().items() if k != "services"}
     orphans = [pid for name in ("postgres", "kafka", "objectstore") for pid in stack.pids(name)]
     supervisord = psutil.Process(stack.supervisor.pid())
@@ -139,7 +139,7 @@ def test_up_after_supervisord_was_killed_ends_the_orphans_and_keeps_addresses_an
     supervisord.wait(10)
     assert all(psutil.pid_exists(pid) for pid in orphans)
     stack.up()
-    assert any("ended what an earlier run left behind" in line for line in reported)
+    assert any("ended processes that an earlier run left behind" in line for line in reported)
     assert not any(psutil.pid_exists(pid) for pid in orphans)
     assert {k: v for k, v in stack.endpoints().items() if k != "services"} == addresses
     assert_everything_is_there(stack)
@@ -186,8 +186,8 @@ def test_every_database_refuses_a_wrong_password(stack):
             psycopg.connect(url, password="wrong")
 
 
-def test_half_made_data_directories_are_made_again(tmp_path):
-    """As a kill, or a full disk, in the middle of initdb and of Kafka's format leaves them."""
+def test_incomplete_data_directories_are_recreated(tmp_path):
+    """As after a kill or a full disk during initdb and during Kafka's format."""
     folder = tmp_path / "stack"
     first = start_stack(folder, ("postgres", "kafka"))
     try:
@@ -203,7 +203,7 @@ def test_half_made_data_directories_are_made_again(tmp_path):
         first.remove()
 
 
-def test_a_stack_that_is_stopped_ends_by_itself(tmp_path):
+def test_a_stopped_stack_ends_without_a_kill(tmp_path):
     stack = start_stack(tmp_path / "stack", ("kafka", "connect"))
     stack.down()
     log = (stack.folder / "logs" / "supervisord.log").read_text()
@@ -221,7 +221,7 @@ def test_remove_leaves_no_process_and_no_file(tmp_path):
     assert not home.exists()
 
 
-def test_a_test_session_that_is_killed_leaves_nothing_running(tmp_path):
+def test_a_killed_test_session_leaves_nothing_running(tmp_path):
     folder = tmp_path / "stack"
     code = "import sys, os; from pathlib import Path; from tests.conftest import start_stack; "
     code += "start_stack(Path(sys.argv[1]), ('postgres',)); os.kill(os.getpid(), 9)"
@@ -233,13 +233,13 @@ def test_a_test_session_that_is_killed_leaves_nothing_running(tmp_path):
     assert not folder.exists()
 
 
-def test_a_broker_with_sasl_and_tls_takes_the_right_password_and_refuses_the_wrong_one(tmp_path):
+def test_a_broker_with_sasl_and_tls_checks_the_password(tmp_path):
     stack = start_stack(tmp_path / "stack", ("kafka",), kafka_security="sasl_ssl")
     try:
         config = stack.endpoints()["kafka"]["client_config"]
         assert config["security.protocol"] == "SASL_SSL"
         create_topic(config, "t")
-        # A transaction makes the broker talk to itself, over the same listener.
+        # A transaction makes the broker connect to itself through the same listener.
         producer = Producer({**config, "transactional.id": "test"})
         producer.init_transactions(20)
         producer.begin_transaction()
@@ -253,7 +253,7 @@ def test_a_broker_with_sasl_and_tls_takes_the_right_password_and_refuses_the_wro
             {**config, "ssl.ca.location": "probe"},  # an authority that did not sign the broker's certificate
             plain,
         )
-        # Each waits until its time is over, so all at once.
+        # Each waits until its timeout, so all run concurrently.
         with ThreadPoolExecutor(len(wrong)) as pool:
             asked = [pool.submit(AdminClient({**one, "log_level": 0}).list_topics, timeout=3) for one in wrong]
         for answer in asked:
@@ -266,5 +266,5 @@ def test_a_broker_with_sasl_and_tls_takes_the_right_password_and_refuses_the_wro
 def wait_for_another_pid(stack, name, before):
     deadline = time.monotonic() + 30
     while stack.pids(name) in ([], [before]):
-        assert time.monotonic() < deadline, f"supervisord has not started {name} again"
+        assert time.monotonic() < deadline, f"supervisord has not restarted {name} again"
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Records written byte by byte arrive as they were meant: a checksum or a length that is wrong is refused."""
+"""Records written byte by byte arrive unchanged: the broker refuses a wrong checksum or length."""
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -46,7 +46,7 @@ def test_a_raw_record_arrives_with_key_value_headers_and_time(client_config, top
 
 
 @pytest.mark.parametrize("timestamp", [1_700_000_000_123_456, 1_700_000_000_123_456_789, -2, -62_135_596_800_001])
-def test_a_raw_record_carries_any_number_as_its_time(client_config, topic, timestamp):
+def test_a_raw_record_may_have_any_number_as_its_time(client_config, topic, timestamp):
     offset = produce(client_config, topic, wire.RawRecord(None, b"v", timestamp=timestamp))
     assert read(client_config, topic, offset).timestamp()[1] == timestamp
 
@@ -57,12 +57,12 @@ def test_a_raw_record_may_have_a_header_name_that_is_no_utf8(client_config, topi
         read(client_config, topic, offset).headers()
 
 
-def test_a_compressed_record_may_be_larger_than_what_the_topic_takes(client_config, topic):
+def test_a_compressed_record_may_exceed_the_topics_limit(client_config, topic):
     value = b"x" * 3_000_000
     offset = produce(client_config, topic, wire.RawRecord(None, value, gzipped=True))
     assert read(client_config, topic, offset).value() == value
 
 
-def test_what_the_broker_refuses_is_raised_with_its_code(client_config):
+def test_a_refused_batch_raises_the_brokers_error_code(client_config):
     with pytest.raises(wire.ProduceRefused, match="3"):
         wire.produce(client_config["bootstrap.servers"], "no.such.topic", 0, wire.RawRecord(None, b"v"))

@@ -1,4 +1,4 @@
-"""The odd records of the fault run are what they say: good ones keep the contract, the others break it."""
+"""The odd records of `make faults`: good records keep the contract, the others break it."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_a_good_odd_record_keeps_its_contract(kind):
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.is_good], ids=lambda kind: kind.name)
 def test_a_bad_odd_record_breaks_its_contract(kind):
     if kind.name == "zero character":
-        # Only the database refuses it.
+        # Only the database refuses this value.
         assert "\0" in TOPIC.parse(kind.make("odd-1").value).event_id
         return
     with pytest.raises(ContractViolation):

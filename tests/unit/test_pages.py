@@ -1,4 +1,4 @@
-"""The pages link to pages and sections that exist, and the index lists each of them."""
+"""Links in the pages lead to existing pages and sections, and the index lists every page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 
 
 def sections(text: str) -> set[str]:
-    """What a link may have after `#`, as code hosts derive it from headings."""
+    """The anchors of a page, as code hosts derive them from headings."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

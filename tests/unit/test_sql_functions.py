@@ -1,4 +1,4 @@
-"""Packages may replace functions of SQLAlchemy's `func` for the whole process that imports them."""
+"""A package can replace functions of SQLAlchemy's `func` in every process that imports the package."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from sqlalchemy.sql import functions
 INCLUDE = Path(__file__).resolve().parents[2] / "include"
 
 
-def test_no_function_is_used_that_the_google_providers_dialect_replaces():
+def test_no_sql_function_is_used_that_the_google_provider_replaces():
     pytest.importorskip("sqlalchemy_bigquery", reason="it comes with the Google provider")
     registered = functions._registry["_default"]
     replaced = {name for name, kind in registered.items() if not kind.__module__.startswith("sqlalchemy.")}

@@ -20,7 +20,7 @@ CONNECT, QUICK, DAGS, LANE = (
         ([CONNECT, LANE, DAGS, QUICK], "gw2", DAGS),
         ([CONNECT, LANE], "gw2", LANE),
         ([CONNECT], "gw2", None),
-        # A worker that takes the place of one that ended.
+        # A worker that replaces one that ended.
         ([LANE, QUICK], "gw12", QUICK),
     ],
 )

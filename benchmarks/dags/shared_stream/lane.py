@@ -1,4 +1,4 @@
-"""The provider's shared stream: a run handles every event that started it. Also the rival in `make faults`."""
+"""The provider's shared stream: a run handles every event that started it. `make faults` can test it, too."""
 
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ SHARED_ASSET = Asset("bench_shared_stream", watchers=[AssetWatcher(name="bench_s
     schedule=[SHARED_ASSET],
     catchup=False,
     max_active_runs=8,
-    # `Stand.watching` lets it run alone.
+    # `BenchStack.watching` lets it run alone.
     is_paused_upon_creation=True,
     # As in faults_lane.py.
     default_args={**RETRIES, "max_retry_delay": timedelta(seconds=20)},

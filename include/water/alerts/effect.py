@@ -50,13 +50,13 @@ _UPSERT = _upsert()
 
 
 def raise_alert(connection: Connection, message: Message) -> None:
-    """Write the alert that the message calls for, and its notifications, in the caller's transaction.
+    """Write the alert for a message, and its notifications, in the caller's transaction.
 
-    An earthquake or leak has one alert, whatever the number of messages about it:
-    - the first message that the rules find severe enough raises it (revision 1);
-    - a later message that is more severe replaces its content and counts as a new revision; people are notified again;
-    - a later message that is as severe or less changes nothing, and nobody is notified: the crew is on its way, and
-      only a person takes an alert back. So the result does not depend on the order in which revisions are handled.
+    An earthquake or leak has one alert, however many messages are about it:
+    - the first message that the rules find severe enough raises the alert (revision 1);
+    - a later, more severe message replaces the content and increments the revision; people are notified again;
+    - a later message of the same or lower severity changes nothing, and nobody is notified: the crew is on its way, and
+      only a person withdraws an alert. So the result does not depend on the order in which messages are handled.
 
     Each new alert and each rise in severity is a message on `alerts.raised` and a request to the connection
     `alert_webhook`. The outbox delivers both after the commit.
@@ -101,10 +101,10 @@ def raise_alert(connection: Connection, message: Message) -> None:
 
 
 def _write(connection: Connection, alert: Alert, message: Message) -> int | None:
-    """Insert the alert or make it more severe; returns its revision, or None if nothing changes.
+    """Insert the alert or raise its severity; returns its revision, or None if nothing changes.
 
-    It is one statement, so that two tasks with revisions of one earthquake cannot both find no row, or both find the
-    lower severity: the second task waits for the first and then compares with what the first has written.
+    One statement does both. Otherwise two tasks with revisions of one earthquake could both find no row, or both find
+    the lower severity. With one statement, the second task waits for the first, and compares with the first one's row.
     """
     row = {
         "alert_id": alert.alert_id,

@@ -1,4 +1,4 @@
-"""Which events are alerts, and how severe they are: pure functions of the event and the network."""
+"""The rules that say which events are alerts, and how severe: pure functions of the event and the network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,17 @@ class Alert:
 
 
 def assess(event: Contract) -> Alert | None:
-    """The alert that an event calls for, or None. Raises TypeError for an event that has no rules."""
+    """Apply the rules to an event.
+
+    Args:
+        event: A SeismicEvent or a LeakDetected.
+
+    Returns:
+        The alert, or None.
+
+    Raises:
+        TypeError: There are no rules for this kind of event.
+    """
     if isinstance(event, SeismicEvent):
         return assess_quake(event)
     if isinstance(event, LeakDetected):
@@ -41,7 +51,7 @@ def assess(event: Contract) -> Alert | None:
 def assess_quake(event: SeismicEvent, sites: Iterable[Site] = tuple(SITES.values())) -> Alert | None:
     """An alert if the earthquake is strong enough, near enough to a site, and not withdrawn.
 
-    It names the site that is hit hardest, and of equal ones the nearest.
+    The alert names the site with the highest severity; among equals, the nearest site.
 
     Args:
         event: The earthquake; its depth is in kilometers.
@@ -52,7 +62,7 @@ def assess_quake(event: SeismicEvent, sites: Iterable[Site] = tuple(SITES.values
     """
     if event.magnitude is None or event.status is ReviewStatus.deleted:
         return None
-    # Without a depth, the earthquake counts as at the surface: one alert too many is better than a missed alert.
+    # An unknown depth counts as 0 km: one alert too many is better than a missed alert.
     depth_km = max(event.depth_km or 0.0, 0.0)
     hits = []
     for site in sites:
@@ -77,15 +87,15 @@ def assess_leak(event: LeakDetected) -> Alert | None:
     """An alert if the leak is large enough and likely enough, else None."""
     if event.confidence < MIN_LEAK_CONFIDENCE:
         return None
-    reached = [rule.severity for rule in LEAK_RULES if event.litres_per_hour >= rule.min_litres_per_hour]
-    if not reached:
+    severities = [rule.severity for rule in LEAK_RULES if event.litres_per_hour >= rule.min_litres_per_hour]
+    if not severities:
         return None
     district = DISTRICTS.get(event.district_id)
     where = district.name if district else event.district_id
     return Alert(
         alert_id=f"leak:{event.leak_key}",
         kind=AlertKind.leak,
-        severity=max(reached, key=lambda severity: severity.rank),
+        severity=max(severities, key=lambda severity: severity.rank),
         district_id=event.district_id,
         site_id=None,
         title=f"Leak of about {event.litres_per_hour:,.0f} litres an hour in {where}, night of {event.night}",
@@ -93,7 +103,7 @@ def assess_leak(event: LeakDetected) -> Alert | None:
 
 
 def distance_km(latitude: float, longitude: float, other_latitude: float, other_longitude: float) -> float:
-    """Great-circle distance of two points in kilometers, by the haversine formula, which stays exact for close points.
+    """The great-circle distance of two points in kilometers, by the haversine formula, which is exact for close points.
 
     Args:
         latitude: Of the first point, in degrees.
@@ -109,9 +119,9 @@ def distance_km(latitude: float, longitude: float, other_latitude: float, other_
 
 
 def _quake_severity(magnitude: float, from_hypocentre_km: float) -> Severity | None:
-    reached = [
+    severities = [
         rule.severity
         for rule in QUAKE_RULES
         if magnitude >= rule.min_magnitude and from_hypocentre_km <= rule.within_km
     ]
-    return max(reached, key=lambda severity: severity.rank, default=None)
+    return max(severities, key=lambda severity: severity.rank, default=None)

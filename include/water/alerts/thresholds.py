@@ -35,11 +35,11 @@ QUAKE_RULES = (
     QuakeRule(Severity.minor, min_magnitude=3.5, within_km=40),
 )
 
-# A burst pipe; a leaking joint that is worth a crew tomorrow; a leak that is worth a check this week.
+# Critical: a burst pipe. Major: a leaking joint, for which a crew goes out tomorrow. Minor: to be checked this week.
 LEAK_RULES = (
     LeakRule(Severity.critical, min_litres_per_hour=10_000),
     LeakRule(Severity.major, min_litres_per_hour=2_000),
     LeakRule(Severity.minor, min_litres_per_hour=400),
 )
-# With a lower confidence, digging finds nothing more often than not.
+# Below this confidence, most crews would dig and find nothing.
 MIN_LEAK_CONFIDENCE = 0.5

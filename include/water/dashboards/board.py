@@ -20,8 +20,7 @@ MAX_ALARMS = 8
 def read_board(connection: Connection) -> dict[str, Any]:
     """The tiles, decisions and alarms as a JSON document; times are in ISO 8601.
 
-    The document changes only when the database does, so that a browser can be told that its version is still the
-    newest.
+    The document changes only when the database changes, so that the server can answer 304 (not modified).
     """
     awaiting = decisions.c.state == "awaiting_approval"
     return {
@@ -46,7 +45,7 @@ def read_board(connection: Connection) -> dict[str, Any]:
 def _tiles(connection: Connection) -> list[dict[str, Any]]:
     """One tile for each district, in the network's order, and one for elsewhere when it has open alerts."""
     rows = {row.tile: row for row in connection.execute(select(board_tiles))}
-    not_yet = behind(connection)
+    outdated = behind(connection)
     tiles = []
     for tile in TILES:
         row, district = rows.get(tile), DISTRICTS.get(tile)
@@ -62,7 +61,7 @@ def _tiles(connection: Connection) -> list[dict[str, Any]]:
                 "counts": content["counts"],
                 "alerts": content["alerts"],
                 "refreshed_at": row.refreshed_at.isoformat() if row else None,
-                "behind": tile in not_yet,
+                "behind": tile in outdated,
             }
         )
     return tiles
@@ -98,9 +97,9 @@ def _decision(row: Row) -> dict[str, Any]:
 
 
 def _alarms(connection: Connection) -> dict[str, Any]:
-    found = open_alarms(connection)
+    alarms = open_alarms(connection)
     return {
-        "total": len(found),
+        "total": len(alarms),
         "alarms": [
             {
                 "id": row.id,
@@ -110,6 +109,6 @@ def _alarms(connection: Connection) -> dict[str, Any]:
                 "message": row.message,
                 "opened_at": row.opened_at.isoformat(),
             }
-            for row in reversed(found[-MAX_ALARMS:])
+            for row in reversed(alarms[-MAX_ALARMS:])
         ],
     }

@@ -1,4 +1,4 @@
-"""What the live board reads from a message on `alerts.raised`: only which tile it concerns.
+"""The live board's part of a message on `alerts.raised`: only the tile that the alert concerns.
 
 The triggerer and Dag files import this module; its only heavy import is pydantic.
 """
@@ -27,9 +27,9 @@ def tile_for(district_id: str | None) -> str:
 def tile_of(message: KafkaMessage) -> dict[str, Any]:
     """The payload of the asset event: {"tile", "alert_id"}, or {"tile": None} for a message that breaks its contract.
 
-    The stock trigger calls it. So it never raises (the trigger would fail at this message again and again) and never
-    returns None (the trigger would skip the message). The payload contains no text that a person wrote, because it
-    stays in Airflow's metadata database.
+    The stock trigger calls this function. It never raises: the trigger would fail at this message again and again. It
+    never returns None: the trigger would skip the message. The payload contains no text that a person wrote, because
+    the payload stays in Airflow's metadata database.
 
     Args:
         message: The Kafka message.
@@ -37,7 +37,7 @@ def tile_of(message: KafkaMessage) -> dict[str, Any]:
     try:
         event = ALERTS_RAISED.parse(message.value())
     except ContractViolation:
-        # There may be an alert behind the message all the same: refresh all tiles.
+        # An alert may exist although its message is invalid: refresh all tiles.
         return {"tile": None}
     assert isinstance(event, AlertRaised)
     return {"tile": tile_for(event.district_id), "alert_id": event.alert_id}

@@ -18,17 +18,17 @@ from include.water.topics import Severity
 log = logging.getLogger(__name__)
 
 TILES: tuple[str, ...] = (*DISTRICTS, ELSEWHERE)
-# An alert has no end of its own. It counts as open for a day after it was raised, or raised to a higher severity.
+# An alert has no end. It counts as open for a day after it was raised, or raised to a higher severity.
 OPEN_FOR = timedelta(hours=24)
-# More than anybody reads; the counts include all alerts.
+# Alerts listed on a tile; the counts include all alerts.
 MAX_ALERTS = 20
 
 
 def refresh(connection: Connection, named: Collection[str] | None = None) -> list[str]:
-    """Recompute the named tiles and all tiles that are behind the alerts.
+    """Recompute the named tiles, and all tiles that are behind the alerts.
 
-    An event can be lost, or coalesced with an event of another tile. The next event, for any tile, repairs that,
-    because tiles that are behind are refreshed too.
+    An event can be lost, or merged with an event of another tile. The next event, for any tile, repairs this, because
+    tiles that are behind are refreshed too.
 
     Args:
         connection: A transaction on the operational database.
@@ -50,16 +50,16 @@ def refresh(connection: Connection, named: Collection[str] | None = None) -> lis
 def behind(connection: Connection) -> set[str]:
     """The tiles that do not show all alerts.
 
-    It compares the sum of the alerts' revisions, which grows by one with each alert and each rise of severity. Times
-    are not reliable, because a transaction that began earlier may have been committed later.
+    The sums of the alerts' revisions are compared: the sum grows by one with each alert and each rise of severity.
+    Times would not be reliable, because a transaction that began earlier may be committed later.
     """
-    every = _alerts()
+    tiled = _alerts_with_tiles()
     shown = cast(board_tiles.c.content["revisions"].astext, Integer)
     query = (
         select(board_tiles.c.tile)
-        .outerjoin(every, and_(every.c.tile == board_tiles.c.tile, every.c.updated_at > board_tiles.c.since))
+        .outerjoin(tiled, and_(tiled.c.tile == board_tiles.c.tile, tiled.c.updated_at > board_tiles.c.since))
         .group_by(board_tiles.c.tile)
-        .having(func.coalesce(func.sum(every.c.revision), 0) == shown)
+        .having(func.coalesce(func.sum(tiled.c.revision), 0) == shown)
     )
     up_to_date = connection.scalars(query).all()
     return {tile for tile in TILES if tile not in up_to_date}
@@ -68,21 +68,24 @@ def behind(connection: Connection) -> set[str]:
 def _contents(connection: Connection, tiles: Collection[str]) -> dict[str, dict[str, Any]]:
     """{tile: {"counts": {severity: number}, "revisions": their sum, "alerts": the most severe and newest ones}}.
 
-    It is one statement, so that the counts match the list.
+    One statement reads everything, so that the counts match the list.
     """
-    every = _alerts()
-    tile, order = every.c.tile, (every.c.severity_rank.desc(), every.c.updated_at.desc(), every.c.alert_id)
+    tiled = _alerts_with_tiles()
+    tile, order = (
+        tiled.c.tile,
+        (tiled.c.severity_rank.desc(), tiled.c.updated_at.desc(), tiled.c.alert_id),
+    )
     ranked = (
         select(
-            every,
+            tiled,
             func.row_number().over(partition_by=tile, order_by=order).label("place"),
-            func.sum(every.c.revision).over(partition_by=tile).label("revisions"),
+            func.sum(tiled.c.revision).over(partition_by=tile).label("revisions"),
             *(
-                func.count().filter(every.c.severity == severity.value).over(partition_by=tile).label(severity.value)
+                func.count().filter(tiled.c.severity == severity.value).over(partition_by=tile).label(severity.value)
                 for severity in Severity
             ),
         )
-        .where(every.c.updated_at > func.now() - OPEN_FOR, tile.in_(tiles))
+        .where(tiled.c.updated_at > func.now() - OPEN_FOR, tile.in_(tiles))
         .subquery()
     )
     contents: dict[str, dict[str, Any]] = {
@@ -108,7 +111,7 @@ def _contents(connection: Connection, tiles: Collection[str]) -> dict[str, dict[
     return contents
 
 
-def _alerts() -> Subquery:
+def _alerts_with_tiles() -> Subquery:
     """All alerts, each with its tile."""
     tile = case((alerts.c.district_id.in_(list(DISTRICTS)), alerts.c.district_id), else_=ELSEWHERE)
     return select(alerts, tile.label("tile")).subquery()

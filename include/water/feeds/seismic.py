@@ -1,4 +1,4 @@
-"""The earthquake feed of the United States Geological Survey (USGS), from HTTP to messages.
+"""The earthquake feed of the United States Geological Survey (USGS): from an HTTP response to messages.
 
 Format: https://earthquake.usgs.gov/earthquakes/feed/v1.0/geojson.php
 
@@ -26,21 +26,20 @@ log = logging.getLogger(__name__)
 
 CONN_ID = "seismic_feed"
 PATH = "/earthquakes/feed/v1.0/summary/{feed}.geojson"
-# How far back each feed goes, by an event's time. A day is the default, so that revisions hours later are seen and an
-# outage of hours loses nothing. The longer feeds are for runs by hand after a longer outage.
+# Each feed has the events of the last day, hour, week or month. The default is a day, so that an outage of hours loses
+# nothing, and revisions that come hours later are seen. The longer feeds are for manual runs after a longer outage.
 FEEDS = ("all_day", "all_hour", "all_week", "all_month")
 
 CONNECT_SECONDS, READ_SECONDS = 5, 20
-# For a server that sends a byte now and then, and so never hits the read timeout.
+# A server that sends a byte now and then would never exceed the read timeout.
 TOTAL_SECONDS = 60
 # The feed of a month has about 10,000 events of 800 bytes; a much larger response is not this feed.
 MAX_FEED_BYTES = 32 * 1024 * 1024
 # The events pass through XCom, which is a row of Airflow's database. The next run sends the rest.
 MAX_EVENTS_PER_RUN = 1_000
-# More of one broken feature is of no use, and the dead-letter topic would refuse it.
+# The rest of a larger broken feature is cut off: the dead-letter topic would refuse it.
 MAX_REJECTED_BYTES = 256 * 1024
-# Longer than the longest feed goes back: an event must be remembered as long as the feed shows it.
-KEEP_PUBLISHED = timedelta(days=60)
+
 
 CONSUMER = "ingest_seismic_feed"
 Event = dict[str, str]  # {"event_id", "key", "value"}: a message on its way through XCom
@@ -52,13 +51,16 @@ class FeedUnreadable(Exception):
 
 
 def read_new_events(feed: str, run_id: str) -> list[Event]:
-    """Events of the feed that are not in Kafka yet, oldest first, at most MAX_EVENTS_PER_RUN.
+    """Read the events of the feed that are not in Kafka yet.
 
-    A feature that breaks the contract becomes a dead letter, once for each form in which the feed shows it.
+    A feature that breaks the contract becomes a dead letter, once for each content with which the feed shows it.
 
     Args:
         feed: One of FEEDS.
         run_id: The Dag run.
+
+    Returns:
+        At most MAX_EVENTS_PER_RUN events, oldest first.
 
     Raises:
         FeedUnreadable: The response is not a feed.
@@ -67,7 +69,7 @@ def read_new_events(feed: str, run_id: str) -> list[Event]:
     events, rejected = split(fetch(feed))
     known = published([*events, *rejected])
     if new_rejected := [rejected[identity] for identity in rejected.keys() - known][:MAX_EVENTS_PER_RUN]:
-        _keep(new_rejected, run_id)
+        _publish_rejected(new_rejected, run_id)
     new = [event for identity, event in events.items() if identity not in known]
     new.sort(key=lambda event: (event.updated_at, event.event_id))
     counts = len(events) + len(rejected), len(new), len(new_rejected)
@@ -76,13 +78,12 @@ def read_new_events(feed: str, run_id: str) -> list[Event]:
 
 
 def messages(events: Sequence[Event]) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values for `ProduceToTopicOperator`."""
+    """The (key, value) pairs for `ProduceToTopicOperator`."""
     return ((event["key"].encode(), event["value"].encode()) for event in events)
 
 
 def record_published(event_ids: Iterable[str]) -> None:
-    """Record that these events are in Kafka, and delete the records of events that no feed shows any more."""
-    from sqlalchemy import delete, func
+    """Record that these events are in Kafka. `include/water/retention.py` says how long the records are kept."""
     from sqlalchemy.dialects.postgresql import insert
 
     from include.streams import begin
@@ -92,12 +93,10 @@ def record_published(event_ids: Iterable[str]) -> None:
     with begin() as connection:
         if rows:
             connection.execute(insert(published_seismic_events).on_conflict_do_nothing(), rows)
-        old = published_seismic_events.c.published_at < func.now() - KEEP_PUBLISHED
-        connection.execute(delete(published_seismic_events).where(old))
 
 
 def published(event_ids: Iterable[str]) -> set[str]:
-    """The ids among these that are already in Kafka."""
+    """Which of these ids are already in Kafka."""
     from sqlalchemy import Text, any_, cast, select
     from sqlalchemy.dialects.postgresql import ARRAY
 
@@ -112,7 +111,7 @@ def published(event_ids: Iterable[str]) -> set[str]:
 
 
 def fetch(feed: str, conn_id: str = CONN_ID) -> list[Any]:
-    """The features of a feed as they came, unchecked.
+    """Fetch the features of a feed, unchecked.
 
     Args:
         feed: One of FEEDS.
@@ -184,7 +183,7 @@ def to_event(feature: Any) -> SeismicEvent:
     geometry = feature.get("geometry")
     coordinates = geometry.get("coordinates") if isinstance(geometry, dict) else None
     coordinates = coordinates if isinstance(coordinates, list) else []
-    found = {
+    fields = {
         "seismic_id": feature.get("id", ...),
         "updated_at": _time(properties.get("updated", ...)),
         "occurred_at": _time(properties.get("time", ...)),
@@ -197,7 +196,7 @@ def to_event(feature: Any) -> SeismicEvent:
         "status": properties.get("status", ...),
         "kind": properties.get("type", ...),
     }
-    document = {"version": 1, **{name: value for name, value in found.items() if value is not ...}}
+    document = {"version": 1, **{name: value for name, value in fields.items() if value is not ...}}
     event = SEISMIC_EVENTS.parse(json.dumps(document).encode())
     assert isinstance(event, SeismicEvent)
     return event
@@ -209,7 +208,7 @@ def digest(feature: Any) -> str:
 
 
 def _time(value: Any) -> Any:
-    """The feed's milliseconds since 1970 as RFC 3339; any other value unchanged."""
+    """Convert the feed's milliseconds since 1970 to RFC 3339; any other value is returned unchanged."""
     if type(value) is not int:
         return value
     try:
@@ -224,21 +223,22 @@ def _message(event: SeismicEvent) -> Event:
     return {"event_id": event.event_id, "key": key.decode(), "value": value.decode()}
 
 
-def _keep(rejected: Sequence[Rejected], run_id: str) -> None:
+def _publish_rejected(rejected: Sequence[Rejected], run_id: str) -> None:
     """Publish features that break the contract as dead letters, then record them."""
     from include.streams import begin
     from include.streams.kafka.dead_letters import DeadLetterWriter
     from include.streams.kafka.producer import AcknowledgedProducer
 
     with AcknowledgedProducer() as producer:
-        box = DeadLetterWriter(CONSUMER, run_id, producer)
-        if waiting := box.publish([_letter(feature, violation) for feature, violation in rejected]):
+        dead_letters = DeadLetterWriter(CONSUMER, run_id, producer)
+        if waiting := dead_letters.publish([dead_letter_of(feature, violation) for feature, violation in rejected]):
             with begin() as connection:
-                box.add_to_outbox(connection, waiting)
+                dead_letters.add_to_outbox(connection, waiting)
     record_published(digest(feature) for feature, _ in rejected)
 
 
-def _letter(feature: Any, violation: ContractViolation) -> DeadLetter:
+def dead_letter_of(feature: Any, violation: ContractViolation) -> DeadLetter:
+    """The dead letter of a feature; its value is the feature's JSON, at most MAX_REJECTED_BYTES."""
     from include.streams import Message
     from include.streams.kafka.dead_letters import DeadLetter
 
@@ -249,7 +249,7 @@ def _letter(feature: Any, violation: ContractViolation) -> DeadLetter:
     message = Message(
         topic=SEISMIC_EVENTS.name,
         topic_id="",
-        partition=-1,  # it never was in Kafka; the header says where it comes from
+        partition=-1,  # the feature was never in Kafka; the header names its source
         offset=-1,
         timestamp=datetime.now(UTC),
         key=None,

@@ -1,1 +1,1 @@
-"""Hourly flows and nights out of counter readings: SQL in files, and what runs it."""
+"""Hourly and nightly flows from counter readings: SQL files, and the code that runs them."""

@@ -1,9 +1,8 @@
-"""Compute hourly flows and nights from clean readings: the hours that a run's readings touch are computed again and
-overwritten.
+"""Compute hourly flows and nights from clean readings.
 
-Nothing is added to existing rows, so repeated runs, in any order, give the same result. The hours follow from the run's
-offset ranges, the clean table, and the recorded hours of replaced rows (`replaced.py`). A retry after a crash between
-two commits repeats everything.
+A run recomputes and overwrites the hours that its readings touch. It adds nothing to existing rows, so repeated runs,
+in any order, give the same result. The hours follow from the run's offset ranges, the clean table, and the recorded
+hours of replaced rows (`replaced.py`). A retry after a crash between two commits repeats all commits.
 """
 
 from __future__ import annotations
@@ -27,13 +26,12 @@ from include.water.flows.hours import (
     HOUR,
     Span,
     blocks,
-    counted_days,
-    fewer,
-    joined,
+    hours_in_reach,
+    known_meter_days,
+    limit_spans,
     midnight,
-    month_blocks,
-    reached,
-    within,
+    spans_around,
+    spans_condition,
 )
 from include.water.flows.touched import hours_of
 
@@ -47,16 +45,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Of a file of flows. A run rewrites whole files: larger ones hold more hours that it does not touch.
+# The most rows of a data file of flows. A run rewrites whole files; a larger file holds more hours that the run does
+# not touch.
 FILE_ROWS = 125_000
-# Computed at once. Each commit opens all manifests of the days between its first and its last one, several times.
-MAX_DAYS = 1_000
-# What is read, computed and committed at once: bounds the memory that a long history takes.
+# The most partitions in one commit. A commit opens all manifests between its first and its last one, several times.
+MAX_PARTITIONS = 1_000
+# The most rows that are read, computed and committed at once: limits the memory that a long history needs.
 MAX_ROWS = 2_000_000
 
 
 class Aggregated(TypedDict):
-    """What a run has computed again, as an XCom: the first and the last hour (empty if none), and rows by table."""
+    """What a run has recomputed, as an XCom: the first and the last hour (empty if none), and rows by table."""
 
     hours: list[str]
     meter_hours: int
@@ -65,19 +64,28 @@ class Aggregated(TypedDict):
 
 
 def aggregate(summary: RunSummary) -> Aggregated:
-    """Compute again what the readings of a run touch, and those that an earlier try of it had put in their place.
+    """Recompute the hours that the readings of a run touch, and the hours that lost readings of an earlier try.
 
-    `summary`: as the commit to the clean table returned it. Returns what `aggregate_ranges` does.
+    Args:
+        summary: The summary that the commit to the clean table returned.
+
+    Returns:
+        The first and the last hour, and the rows by table.
     """
-    from include.water.flows.replaced import noted_hours
+    from include.water.flows.replaced import hours_replaced_by
 
-    return aggregate_ranges(summary["ranges"], noted_hours(summary["claim_id"]))
+    return aggregate_ranges(summary["ranges"], hours_replaced_by(summary["claim_id"]))
 
 
-def aggregate_ranges(ranges: Sequence[LogRange], noted: Iterable[datetime] = ()) -> Aggregated:
-    """Compute again what the clean readings of these offset ranges touch: table by table, some days in a commit.
+def aggregate_ranges(ranges: Sequence[LogRange], replaced: Iterable[datetime] = ()) -> Aggregated:
+    """Recompute the hours that the clean readings of offset ranges touch: table by table, some days in each commit.
 
-    `noted`: hours that lost readings.
+    Args:
+        ranges: The offset ranges.
+        replaced: Hours (UTC) that lost readings.
+
+    Returns:
+        The first and the last hour, and the rows by table.
     """
     from include.streams.lake.catalog import load_catalog
     from include.streams.lake.engine import connect
@@ -85,51 +93,52 @@ def aggregate_ranges(ranges: Sequence[LogRange], noted: Iterable[datetime] = ())
     from include.water.topics import METER_READINGS
 
     catalog = load_catalog()
-    # With the column of the log, which the table of an earlier release lacks.
+    # Adds the column of the log, which the table of an earlier release lacks.
     readings = ensure_clean_table(METER_READINGS)
-    made = tables.ensure_tables(catalog)
+    flow_tables = tables.ensure_tables(catalog)
     with connect() as connection:
-        return aggregate_tables(connection, readings, made, ranges, noted)
+        return aggregate_tables(connection, readings, flow_tables, ranges, replaced)
 
 
 def aggregate_tables(
     connection: DuckDBPyConnection,
     readings: Table,
-    made: Mapping[str, Table],
+    flow_tables: Mapping[str, Table],
     ranges: Sequence[LogRange],
-    noted: Iterable[datetime] = (),
+    replaced: Iterable[datetime] = (),
 ) -> Aggregated:
-    """As `aggregate_ranges`, with the clean table and the flows' tables given."""
-    noted = set(noted)
-    of_ranges = hours_of(connection, readings, ranges)
-    read = sorted({*of_ranges, *noted})
-    if not read:
+    """Like `aggregate_ranges`, with the clean table and {name: table of flows} as arguments."""
+    replaced = set(replaced)
+    touched = hours_of(connection, readings, ranges)
+    if not touched and not replaced:
         log.info("no clean readings in %d offset ranges: no hour changes", len(ranges))
         return {"hours": [], "meter_hours": 0, "district_hours": 0, "district_nights": 0}
-    # The neighbours of readings that were lost are not known any more: everything within reach is computed.
-    hours = sorted({*reached_hours(connection, readings, ranges, of_ranges), *reached(noted)})
+    # The neighbors of lost readings are no longer known, so all hours within reach are recomputed.
+    hours = sorted({*reached_hours(connection, readings, ranges, touched), *hours_in_reach(replaced)})
     meter_hours = sum(
-        _make_meter_hours(connection, readings, made, block)
+        _write_meter_hours(connection, readings, flow_tables, block)
         for block in blocks(hours, _days_at_once(readings, "read_at", hours))
     )
-    # A reading makes its meter a known one in all hours of its day and of the days after.
-    days = counted_days(hours)
-    _make_meter_days(connection, made, {midnight(hour) for hour in hours}, days)
-    district_hours = sorted({*hours, *_outdated_hours(connection, made, days)})
-    # Of all of these days, not only of hours that are outdated now: a try that was killed after it had written the
-    # hours has left none outdated, and its nights are not written.
-    there = _days_of(refreshed(made[tables.DISTRICT_HOURS]), "hour", days)
-    counted = {*hours, *(day + n * HOUR for day in there for n in range(24))}
-    nights = sorted({night for hour in counted if (night := night_of(hour))})
+    # A reading makes its meter known in all hours of its day and of the next KNOWN_DAYS days.
+    days = known_meter_days(hours)
+    _write_meter_days(connection, flow_tables, {midnight(hour) for hour in hours}, days)
+    district_hours = sorted({*hours, *_outdated_hours(connection, flow_tables, days)})
+    # The nights of all these days, not only those of hours that are outdated now: an earlier try that was killed after
+    # it wrote the hours left no outdated hours, but did not write their nights.
+    days_with_rows = _days_of(refreshed(flow_tables[tables.DISTRICT_HOURS]), "hour", days)
+    night_hours = {*hours, *(day + n * HOUR for day in days_with_rows for n in range(24))}
+    nights = sorted({night for hour in night_hours if (night := night_of(hour))})
     aggregated: Aggregated = {
         "hours": [hours[0].isoformat(), hours[-1].isoformat()],
         "meter_hours": meter_hours,
         "district_hours": sum(
-            _make_district_hours(connection, made, block)
-            for block in blocks(district_hours, _days_at_once(made[tables.METER_HOURS], "hour", district_hours))
+            _write_district_hours(connection, flow_tables, block)
+            for block in blocks(district_hours, _days_at_once(flow_tables[tables.METER_HOURS], "hour", district_hours))
         ),
         "district_nights": sum(
-            _make_district_nights(connection, made, block) for block in month_blocks(nights, MAX_DAYS)
+            _write_district_nights(connection, flow_tables, block)
+            # The table is partitioned by month.
+            for block in blocks(nights, MAX_PARTITIONS, lambda night: night.replace(day=1))
         ),
     }
     log.info("aggregated: hours=%d %s", len(hours), aggregated)
@@ -137,124 +146,144 @@ def aggregate_tables(
 
 
 def reached_hours(
-    connection: DuckDBPyConnection, readings: Table, ranges: Sequence[LogRange], read: Sequence[datetime]
+    connection: DuckDBPyConnection, readings: Table, ranges: Sequence[LogRange], touched: Sequence[datetime]
 ) -> list[datetime]:
     """The hours whose flow the readings of these offset ranges can change.
 
-    Those between a reading and its neighbours, not all that are within MAX_GAP of it: of a meter that is read every
-    quarter of an hour, two and not seven. A neighbour that another run has put between two readings since then is no
-    loss: that run computes the hours on its own two sides.
+    These are the hours from a reading's neighbor before to its neighbor after, not all hours within MAX_GAP: for a
+    meter that is read every quarter of an hour, two hours instead of seven. If another run adds a neighbor in between,
+    that run recomputes the hours on both sides of the new reading, so no hour is missed.
 
     Args:
-        read: the hours in which these readings were made.
+        connection: The DuckDB connection.
+        readings: The clean table.
+        ranges: The offset ranges.
+        touched: The hours of the readings in these ranges.
+
+    Returns:
+        The hours, sorted.
     """
-    if not read:
+    if not touched:
         return []
     columns = ("meter_id", "read_at", "kafka_partition", "kafka_offset", LOG)
-    _view_within(connection, "readings", readings, "read_at", joined(read, HOUR, MAX_GAP, MAX_GAP), columns)
+    _view_within(connection, "readings", readings, "read_at", spans_around(touched, HOUR, MAX_GAP, MAX_GAP), columns)
     rows = queries.run(connection, queries.REACHED_HOURS, queries.for_reached_hours(ranges))
     return sorted(rows["hour"].to_pylist())
 
 
 def _days_at_once(table: Table, column: str, hours: Iterable[datetime]) -> int:
-    """How many days of the table, which is partitioned by day, are not more than MAX_ROWS rows, if all are as full."""
+    """How many days to process at once: at most MAX_ROWS rows, if every day is as large as the largest.
+
+    The table is partitioned by day.
+    """
     rows: Counter[Any] = Counter()
-    for file in engine.files_within(table, column, joined({midnight(hour) for hour in hours}, DAY)):
+    for file in engine.files_within(table, column, spans_around({midnight(hour) for hour in hours}, DAY)):
         rows[file.partition[0]] += file.record_count
-    return max(1, min(MAX_DAYS, MAX_ROWS // max(rows.values(), default=1)))
+    return max(1, min(MAX_PARTITIONS, MAX_ROWS // max(rows.values(), default=1)))
 
 
 def _days_of(table: Table, column: str, days: Iterable[datetime]) -> set[datetime]:
-    """Those of the days of which the table, which is partitioned by day, has files."""
-    wanted = set(days)
-    files = engine.files_within(table, column, joined(wanted, DAY))
-    return wanted & {EPOCH + file.partition[0] * DAY for file in files}
+    """The days, among these, for which the table has files. The table is partitioned by day."""
+    days = set(days)
+    files = engine.files_within(table, column, spans_around(days, DAY))
+    return days & {EPOCH + file.partition[0] * DAY for file in files}
 
 
-def _make_meter_hours(
-    connection: DuckDBPyConnection, readings: Table, made: Mapping[str, Table], hours: list[datetime]
+def _write_meter_hours(
+    connection: DuckDBPyConnection, readings: Table, flow_tables: Mapping[str, Table], hours: list[datetime]
 ) -> int:
     def compute() -> pyarrow.Table:
         refreshed(readings)
-        near = joined(hours, HOUR, MAX_GAP, MAX_GAP)
-        _view_within(connection, "readings", readings, "read_at", near, queries.READING_COLUMNS)
+        spans = spans_around(hours, HOUR, MAX_GAP, MAX_GAP)
+        _view_within(connection, "readings", readings, "read_at", spans, queries.READING_COLUMNS)
         return queries.run(connection, queries.METER_HOURS, queries.for_meter_hours(hours))
 
-    return _overwrite(connection, made[tables.METER_HOURS], "hour", hours, joined(hours, HOUR), compute)
+    return _overwrite(connection, flow_tables[tables.METER_HOURS], "hour", hours, compute)
 
 
-def _make_meter_days(
-    connection: DuckDBPyConnection, made: Mapping[str, Table], touched: set[datetime], counted: set[datetime]
+def _write_meter_days(
+    connection: DuckDBPyConnection, flow_tables: Mapping[str, Table], touched: set[datetime], known: set[datetime]
 ) -> None:
-    """Compute the meters that were read on each of the touched days.
+    """Write which meters were read on each of the touched days.
 
-    And on the days that count beside them, if meter hours are older than this table: a meter that is missing here would
-    be missing from its district.
+    Days that the table lacks, although their meter hours exist, are written too. The table is younger than the meter
+    hours; without these days, meters would be missing from their district's known meters.
+
+    Args:
+        connection: The DuckDB connection.
+        flow_tables: {name: table of flows}.
+        touched: The days of the recomputed hours.
+        known: The days on which the touched days' readings make their meters known.
     """
-    meter_hours = refreshed(made[tables.METER_HOURS])
-    near = {day - n * DAY for day in counted for n in range(KNOWN_DAYS + 1)}
-    missing = _days_of(meter_hours, "hour", near) - _days_of(refreshed(made[tables.METER_DAYS]), "day", near)
+    meter_hours = refreshed(flow_tables[tables.METER_HOURS])
+    needed = {day - n * DAY for day in known for n in range(KNOWN_DAYS + 1)}
+    missing = _days_of(meter_hours, "hour", needed) - _days_of(refreshed(flow_tables[tables.METER_DAYS]), "day", needed)
 
-    def make(days: list[datetime]) -> None:
+    def write(days: list[datetime]) -> None:
         def compute() -> pyarrow.Table:
             refreshed(meter_hours)
             columns = ("meter_id", "district_id", "hour", "readings")
-            _view_within(connection, "meter_hours", meter_hours, "hour", joined(days, DAY), columns)
+            _view_within(connection, "meter_hours", meter_hours, "hour", spans_around(days, DAY), columns)
             return queries.run(connection, queries.METER_DAYS, {"days": days})
 
-        _overwrite(connection, made[tables.METER_DAYS], "day", days, joined(days, DAY), compute)
+        _overwrite(connection, flow_tables[tables.METER_DAYS], "day", days, compute)
 
     wanted = touched | missing
     for block in blocks(wanted, _days_at_once(meter_hours, "hour", wanted)):
-        make(block)
+        write(block)
 
 
-def _outdated_hours(connection: DuckDBPyConnection, made: Mapping[str, Table], days: set[datetime]) -> set[datetime]:
-    """The hours of these days whose districts have another number of known meters than when they were computed.
+def _outdated_hours(
+    connection: DuckDBPyConnection, flow_tables: Mapping[str, Table], days: set[datetime]
+) -> set[datetime]:
+    """The hours of these days that were computed with another number of known meters than the district has now.
 
-    Found by comparing tables, not by what this run has changed: so a retry finds what the try before it has left.
+    The tables are compared, whatever this run has changed. So a retry also finds hours that an earlier try left
+    outdated.
     """
-    district_hours = refreshed(made[tables.DISTRICT_HOURS])
-    found: set[datetime] = set()
-    wanted = _days_of(district_hours, "hour", days)
-    for block in blocks(wanted, _days_at_once(refreshed(made[tables.METER_DAYS]), "day", wanted)):
-        _view_known_meters(connection, made, set(block))
-        _view_within(connection, "district_hours", district_hours, "hour", joined(block, DAY))
+    district_hours = refreshed(flow_tables[tables.DISTRICT_HOURS])
+    outdated: set[datetime] = set()
+    days = _days_of(district_hours, "hour", days)
+    for block in blocks(days, _days_at_once(refreshed(flow_tables[tables.METER_DAYS]), "day", days)):
+        _view_known_meters(connection, flow_tables, set(block))
+        _view_within(connection, "district_hours", district_hours, "hour", spans_around(block, DAY))
         rows = queries.run(connection, queries.OUTDATED_HOURS, {"days": block})
-        found |= set(rows["hour"].to_pylist())
-    return found
+        outdated |= set(rows["hour"].to_pylist())
+    return outdated
 
 
-def _view_known_meters(connection: DuckDBPyConnection, made: Mapping[str, Table], days: set[datetime]) -> None:
-    meter_days = refreshed(made[tables.METER_DAYS])
-    _view_within(connection, "meter_days", meter_days, "day", joined(days, DAY, KNOWN_DAYS * DAY))
+def _view_known_meters(connection: DuckDBPyConnection, flow_tables: Mapping[str, Table], days: set[datetime]) -> None:
+    meter_days = refreshed(flow_tables[tables.METER_DAYS])
+    _view_within(connection, "meter_days", meter_days, "day", spans_around(days, DAY, KNOWN_DAYS * DAY))
     known = queries.run(connection, queries.KNOWN_METERS, queries.for_known_meters(sorted(days)))
     connection.register("known_meters", known)
 
 
-def _make_district_hours(connection: DuckDBPyConnection, made: Mapping[str, Table], hours: list[datetime]) -> int:
-    meter_hours = made[tables.METER_HOURS]
+def _write_district_hours(
+    connection: DuckDBPyConnection, flow_tables: Mapping[str, Table], hours: list[datetime]
+) -> int:
+    meter_hours = flow_tables[tables.METER_HOURS]
 
     def compute() -> pyarrow.Table:
         refreshed(meter_hours)
-        _view_known_meters(connection, made, {midnight(hour) for hour in hours})
-        _view_within(connection, "meter_hours", meter_hours, "hour", joined(hours, HOUR))
+        _view_known_meters(connection, flow_tables, {midnight(hour) for hour in hours})
+        _view_within(connection, "meter_hours", meter_hours, "hour", spans_around(hours, HOUR))
         return queries.run(connection, queries.DISTRICT_HOURS, queries.for_district_hours(hours))
 
-    return _overwrite(connection, made[tables.DISTRICT_HOURS], "hour", hours, joined(hours, HOUR), compute)
+    return _overwrite(connection, flow_tables[tables.DISTRICT_HOURS], "hour", hours, compute)
 
 
-def _make_district_nights(connection: DuckDBPyConnection, made: Mapping[str, Table], nights: list[date]) -> int:
-    district_hours = made[tables.DISTRICT_HOURS]
+def _write_district_nights(connection: DuckDBPyConnection, flow_tables: Mapping[str, Table], nights: list[date]) -> int:
+    district_hours = flow_tables[tables.DISTRICT_HOURS]
     parameters = queries.for_district_nights(nights)
 
     def compute() -> pyarrow.Table:
         refreshed(district_hours)
         days = {midnight(part["hour"]) for part in parameters["night_hours"]}
-        _view_within(connection, "district_hours", district_hours, "hour", joined(days, DAY))
+        _view_within(connection, "district_hours", district_hours, "hour", spans_around(days, DAY))
         return queries.run(connection, queries.DISTRICT_NIGHTS, parameters)
 
-    return _overwrite(connection, made[tables.DISTRICT_NIGHTS], "night", nights, joined(nights, DAY), compute)
+    return _overwrite(connection, flow_tables[tables.DISTRICT_NIGHTS], "night", nights, compute)
 
 
 def _overwrite(
@@ -262,15 +291,24 @@ def _overwrite(
     table: Table,
     column: str,
     wanted: Sequence[datetime | date],
-    touched: Sequence[engine.Span],
     compute: Callable[[], pyarrow.Table],
 ) -> int:
-    """Replace the rows whose `column` is one of `wanted` by what `compute` gives; how many those are.
+    """Replace the rows whose `column` is one of `wanted` with the rows that `compute` returns.
 
-    Whole files are replaced, with their rows that are kept: else each run would leave a small file behind. A file holds
-    at most FILE_ROWS of a partition, those of some hours, so that a run rewrites what it touches and not the day. It is
-    all computed anew when somebody else has committed meanwhile: a task that was given up and still runs must not put
-    back what readings, since then, have changed.
+    Whole files are rewritten, including the rows that stay: otherwise each run would leave one more small file. A file
+    holds at most FILE_ROWS rows of some hours, so that a run rewrites the hours that it touches, not the whole day. If
+    another process commits in the meantime, `compute` is called again: a task that was given up but still runs must not
+    overwrite flows of newer readings.
+
+    Args:
+        connection: The DuckDB connection.
+        table: The table.
+        column: The column of the hour, day or night.
+        wanted: The values of the column to replace.
+        compute: Returns the new rows.
+
+    Returns:
+        How many rows are new.
     """
     import pyarrow
 
@@ -278,6 +316,7 @@ def _overwrite(
     from include.streams.lake.engine import quoted
 
     names = datafiles.columns(table)
+    spans = spans_around(wanted, HOUR if column == "hour" else DAY)
     number = 0
 
     def change(transaction: Transaction) -> None:
@@ -286,12 +325,12 @@ def _overwrite(
         number = new.num_rows
         connection.register("new", new)
         connection.register("wanted", pyarrow.table({column: wanted}))
-        replaced = engine.files_within(table, column, touched)
+        replaced = engine.files_within(table, column, spans)
         engine.read_data_files(connection, table, replaced).create_view("old", replace=True)
         rows = f"select {names} from new union all select {names} from old where {quoted(column)} not in (from wanted)"
         with tempfile.TemporaryDirectory(prefix="overwrite-") as folder:
-            made = datafiles.write(connection, rows, table, Path(folder), cut=(column, FILE_ROWS))
-            added = datafiles.upload(table, made)
+            files = datafiles.write(connection, rows, table, Path(folder), cut=(column, FILE_ROWS))
+            added = datafiles.upload(table, files)
         writing.replace_files(transaction, replaced, added)
 
     writing.commit(table, change)
@@ -306,7 +345,7 @@ def _view_within(
     wanted: list[Span],
     columns: Iterable[str] | None = None,
 ) -> None:
-    """The rows whose `column` lies in one of the spans, and perhaps some between them."""
+    """Create a view of the rows whose `column` lies in one of the spans; it may include rows between two spans."""
     rows = engine.read_data_files(connection, table, engine.files_within(table, column, wanted))
-    rows = rows.filter(within(column, fewer(wanted)))
+    rows = rows.filter(spans_condition(column, limit_spans(wanted)))
     (rows.project(", ".join(map(engine.quoted, columns))) if columns else rows).create_view(name, replace=True)

@@ -1,4 +1,4 @@
-"""The numbers and names that define the flows. What they mean is in `sql/`."""
+"""The constants that define the flows. The SQL files in `sql/` use them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from zoneinfo import ZoneInfo
 # Days, nights and office hours of the utility.
 TIME_ZONE = ZoneInfo("America/Los_Angeles")
 
-# Between two readings further apart than this the flow is unknown.
+# The flow between two readings is unknown if they are further apart than this.
 MAX_GAP = timedelta(hours=3)
-# What the utility asks of its meters, per hour.
+# Readings that the utility expects of each meter per hour.
 EXPECTED_READINGS = 1
-# A meter that has been silent for longer is no longer counted as one of the district's: it was removed.
+# A meter that has been silent for longer counts as removed from its district.
 KNOWN_DAYS = 7
-# A district's loss is unknown while the flow of more than one in twenty of its meters is.
+# A district's loss is unknown if the flow of more than 5% of its meters is unknown.
 MIN_COVERAGE_PERCENT = 95
 
-# Local hours in which people use least: what flows then, leaks. [first, end)
+# The local hours in which people use least, so that most of the flow is leakage: [first, end).
 NIGHT_FIRST_HOUR, NIGHT_END_HOUR = 1, 5
 
 
 def night_of(hour: datetime) -> date | None:
-    """The night (the day on which it began) to whose window an hour belongs; None for an hour of no window."""
+    """The night whose window contains the hour, as the day on which the night began; None if no window contains it."""
     local = hour.astimezone(TIME_ZONE)
     if not NIGHT_FIRST_HOUR <= local.hour < NIGHT_END_HOUR:
         return None

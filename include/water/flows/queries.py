@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow
     from duckdb import DuckDBPyConnection
 
-GAP = {"max_gap_us": MAX_GAP // timedelta(microseconds=1), "max_gap_hours": REACH_HOURS}
+GAP_PARAMETERS = {"max_gap_us": MAX_GAP // timedelta(microseconds=1), "max_gap_hours": REACH_HOURS}
 FOLDER = Path(__file__).parent / "sql"
 TOUCHED_HOURS, REACHED_HOURS, METER_HOURS, METER_DAYS = "touched_hours", "reached_hours", "meter_hours", "meter_days"
 KNOWN_METERS, OUTDATED_HOURS = "known_meters", "outdated_hours"
@@ -33,7 +33,7 @@ def text(name: str) -> str:
 
 
 def run(connection: DuckDBPyConnection, name: str, parameters: Mapping[str, Any]) -> pyarrow.Table:
-    """The rows that a query returns. Its tables are views of the connection, named as in the query."""
+    """Run a query. Its tables must exist as views of the connection, with the names that the query uses."""
     return connection.sql(text(name), params=dict(parameters)).to_arrow_table()
 
 
@@ -46,33 +46,37 @@ def run_all(
     """Compute the flows' tables from all readings at once, without a lake: for tests and benchmarks.
 
     Args:
-        connection: With the readings as the view `readings`; the tables become views of it.
-        hours: The hours of meters.
-        district_hours: The hours of districts; None: the same.
+        connection: A DuckDB connection with the readings as the view `readings`. The results become views, too.
+        hours: The hours to compute for meters.
+        district_hours: The hours to compute for districts; None: the same.
         inlets: (district, meter) of the inlet meters.
 
     Returns:
-        {name of the query: its rows}.
+        {query name: rows}.
     """
     district_hours, inlets = hours if district_hours is None else district_hours, list(inlets)
     days = sorted({midnight(hour) for hour in [*hours, *district_hours]})
     nights = sorted({night for hour in district_hours if (night := night_of(hour))})
-    made = {}
+    results = {}
     for name, parameters in (
         (METER_HOURS, for_meter_hours(hours)),
         (METER_DAYS, {"days": days}),
         (KNOWN_METERS, for_known_meters(days, inlets)),
         (DISTRICT_HOURS, for_district_hours(district_hours, inlets)),
-        # A query has to know the type of a list, also of an empty one.
+        # Never an empty list: DuckDB could not tell its type.
         (DISTRICT_NIGHTS, for_district_nights(nights or [district_hours[0].date()])),
     ):
-        made[name] = run(connection, name, parameters)
-        connection.register(name, made[name])
-    return made
+        results[name] = run(connection, name, parameters)
+        connection.register(name, results[name])
+    return results
 
 
 def for_touched_hours(ranges: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """`ranges`: partition, start, end (exclusive), log, as a run's summary has them; without log: of any log."""
+    """The parameters of `touched_hours.sql`.
+
+    Args:
+        ranges: Dicts {partition, start, end (exclusive), log}, as in a run's summary; no log: any log.
+    """
     claimed = [
         {
             "kafka_partition": part["partition"],
@@ -86,14 +90,14 @@ def for_touched_hours(ranges: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def for_reached_hours(ranges: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """`ranges`: as for `for_touched_hours`."""
-    return {**for_touched_hours(ranges), **GAP}
+    """The parameters of `reached_hours.sql`; `ranges` as for `for_touched_hours`."""
+    return {**for_touched_hours(ranges), **GAP_PARAMETERS}
 
 
 def for_meter_hours(hours: list[datetime]) -> dict[str, Any]:
     return {
         "hours": hours,
-        **GAP,
+        **GAP_PARAMETERS,
         "expected_readings": EXPECTED_READINGS,
     }
 

@@ -1,4 +1,4 @@
-"""Which hours the clean readings of offset ranges are in."""
+"""The hours of the clean readings in offset ranges."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 def hours_of(connection: DuckDBPyConnection, readings: Table, ranges: Sequence[LogRange]) -> list[datetime]:
-    """The hours of the readings that the clean table has of these offset ranges now, by time."""
+    """The hours of the readings that the clean table has now in these offset ranges, sorted."""
     if not ranges:
         return []
     rows = engine.read_data_files(connection, readings, files_of(readings, ranges))
-    # The query picks the rows: a condition of some hundred ranges takes DuckDB longer than everything else.
+    # One span for all ranges; the query joins the exact ranges. A condition of some hundred ranges would take DuckDB
+    # longer than everything else.
     rows.filter(span(ranges)).create_view("readings", replace=True)
     rows = queries.run(connection, queries.TOUCHED_HOURS, queries.for_touched_hours(ranges))
     return sorted(rows["hour"].to_pylist())

@@ -6,10 +6,10 @@ A real utility knows them from the crews that dug. Those of the simulated networ
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from include.water.leaks.scoring import Spell
+from include.water.leaks.scoring import LeakPeriod
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 FOREVER = date.max - timedelta(days=2)
 
 
-def confirm(connection: Connection, spells: Iterable[Spell], source: str) -> int:
+def confirm(connection: Connection, periods: Iterable[LeakPeriod], source: str) -> int:
     """Record leaks as confirmed; a leak of the same district and first night is replaced.
 
     Args:
         connection: A transaction on the operational database.
-        spells: The leaks, as districts and nights.
+        periods: The leaks, as districts and nights.
         source: Who confirmed them.
 
     Returns:
@@ -35,12 +35,12 @@ def confirm(connection: Connection, spells: Iterable[Spell], source: str) -> int
 
     rows = [
         {
-            "district_id": spell.district_id,
-            "first_night": spell.first_night,
-            "last_night": None if spell.last_night == FOREVER else spell.last_night,
+            "district_id": period.district_id,
+            "first_night": period.first_night,
+            "last_night": None if period.last_night == FOREVER else period.last_night,
             "source": source,
         }
-        for spell in spells
+        for period in periods
     ]
     if rows:
         statement = insert(confirmed_leaks).values(rows)
@@ -53,30 +53,25 @@ def confirm(connection: Connection, spells: Iterable[Spell], source: str) -> int
     return len(rows)
 
 
-def confirmed(connection: Connection) -> list[Spell]:
+def confirmed(connection: Connection) -> list[LeakPeriod]:
+    """All confirmed leaks, sorted by district and first night; one that still runs has the last night FOREVER."""
     from sqlalchemy import select
 
     from include.water.tables import confirmed_leaks as table
 
     rows = connection.execute(select(table.c.district_id, table.c.first_night, table.c.last_night))
-    return sorted(Spell(district, first, last or FOREVER) for district, first, last in rows)
+    return sorted(LeakPeriod(district, first, last or FOREVER) for district, first, last in rows)
 
 
-def nights_of(district_id: str, start: datetime, end: datetime) -> Spell | None:
-    """The nights in whose window water ran between `start` and `end`; None if there is none."""
-    from include.water.flows.definition import NIGHT_END_HOUR, NIGHT_FIRST_HOUR, TIME_ZONE
+def nights_of(district_id: str, start: datetime, end: datetime) -> LeakPeriod | None:
+    """The nights in whose window water ran between `start` and `end`; None if there are none."""
+    from include.water.flows.definition import TIME_ZONE
+    from include.water.flows.hours import DAY, HOUR, window_of
 
-    def window(night: date) -> tuple[datetime, datetime]:
-        morning = night + timedelta(days=1)
-        return tuple(
-            datetime.combine(morning, time(hour), TIME_ZONE).astimezone(UTC)
-            for hour in (NIGHT_FIRST_HOUR, NIGHT_END_HOUR)
-        )  # type: ignore[return-value]
-
-    first = start.astimezone(TIME_ZONE).date() - timedelta(days=1)
-    while window(first)[1] <= start:
-        first += timedelta(days=1)
+    first = start.astimezone(TIME_ZONE).date() - DAY
+    while window_of(first)[-1] + HOUR <= start:
+        first += DAY
     last = end.astimezone(TIME_ZONE).date()
-    while window(last)[0] >= end:
-        last -= timedelta(days=1)
-    return Spell(district_id, first, last) if first <= last else None
+    while window_of(last)[0] >= end:
+        last -= DAY
+    return LeakPeriod(district_id, first, last) if first <= last else None

@@ -1,8 +1,8 @@
 """Judge nights and report each leak once.
 
-The steps can be interrupted anywhere. Judgements and leaks are written in one transaction. Leaks that are not yet
-produced are read from the table, so a run that was killed leaves them to the next run. A leak counts as produced only
-after Kafka has acknowledged it. If the process is killed in between, an event is in Kafka twice with the same event id;
+The process can be killed at any step. Judgements and leaks are written in one transaction. Leaks that are not yet
+produced are read from the table, so the run after a killed run produces them. A leak is recorded as produced only after
+Kafka has acknowledged it. If the process is killed in between, an event is in Kafka twice with the same event id;
 consumers act on it once.
 """
 
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 # Older nights are not judged: nobody should be sent out for a leak of last season.
 RECENT_NIGHTS = 30
-# A leak that has grown by this much since it was reported is reported again, as a new leak. Alerts are raised from the
-# first event of a leak, and that leak may have been too small for an alert.
+# A leak that has grown by this factor, and by this much, is reported again, as a new leak: when it was first reported,
+# it may have been too small for an alert.
 GROWN_BY, GROWN_BY_LPH = 2.0, 400.0
-# Any number; everything that judges must use the same.
+# The key of PostgreSQL's advisory lock; an arbitrary number.
 JUDGING_LOCK = 7_401_513
 
 
@@ -63,8 +63,8 @@ def detect(now: datetime | None = None) -> list[str]:
     from include.water.leaks.features import features
     from include.water.leaks.nights import read_nights
 
-    found = read_nights(now)
-    rows = found.rows
+    known = read_nights(now)
+    rows = known.rows
     if not rows.empty:
         detector = champion(ModelStore(NAME, bucket()))
         if detector.model is None:
@@ -72,7 +72,7 @@ def detect(now: datetime | None = None) -> list[str]:
         nights = judge(detector, rows.join(features(rows)), clock.today(now))
         with begin() as connection:
             counts = record(connection, detector.version, nights)
-        log.info("judged by %s: %s", detector.version, {**counts, "ahead": found.ahead})
+        log.info("judged by %s: %s", detector.version, {**counts, "ahead": known.ahead})
     with begin() as connection:
         return unproduced(connection)
 
@@ -111,7 +111,7 @@ def record(connection: Connection, version: str, nights: Sequence[Night]) -> dic
     """Record what is new, in the caller's transaction: judgements, and the leaks of nights with an alarm.
 
     A night that was judged on the same data by the same model is skipped. A leak that a later judgement does not
-    confirm stays: only a person takes back a leak that was reported.
+    confirm stays: only a person withdraws a reported leak.
 
     Args:
         connection: A transaction on the operational database.
@@ -166,26 +166,26 @@ def _record_leak(connection: Connection, version: str, night: Night, leaks: Any)
 
     key = LeakDetected.key_for(night.district_id, night.night)
     gap = timedelta(days=QUIET_NIGHTS + 1)
-    near = connection.execute(
+    adjacent = connection.execute(
         select(leaks)
         .where(leaks.c.district_id == night.district_id)
         .where(leaks.c.night.between(night.night - gap, night.night + gap))
         .order_by(func.abs(leaks.c.night - night.night), leaks.c.night)
     ).all()
-    if any(row.leak_key == key for row in near):
+    if any(row.leak_key == key for row in adjacent):
         # The night was judged again. If it has been reported, its figures stay as they were reported.
         connection.execute(
             update(leaks)
             .where(leaks.c.leak_key == key, leaks.c.reported_as != key)
             .values(litres_per_hour=night.litres_per_hour, confidence=night.confidence, model_version=version)
         )
-        own = next(row for row in near if row.leak_key == key)
+        own = next(row for row in adjacent if row.leak_key == key)
         if own.reported_as == key or not _has_grown(connection, night, own.reported_as, leaks):
             return False
         connection.execute(update(leaks).where(leaks.c.leak_key == key).values(reported_as=key))
         return True
-    same = near[0].reported_as if near else None
-    is_new = same is None or _has_grown(connection, night, same, leaks)
+    reported_as = adjacent[0].reported_as if adjacent else None
+    is_new = reported_as is None or _has_grown(connection, night, reported_as, leaks)
     connection.execute(
         insert(leaks).values(
             leak_key=key,
@@ -194,7 +194,7 @@ def _record_leak(connection: Connection, version: str, night: Night, leaks: Any)
             litres_per_hour=night.litres_per_hour,
             confidence=night.confidence,
             model_version=version,
-            reported_as=key if is_new else same,
+            reported_as=key if is_new else reported_as,
         )
     )
     return is_new
@@ -220,7 +220,7 @@ def unproduced(connection: Connection) -> list[str]:
 
 
 def messages(keys: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
-    """Messages for `ProduceToTopicOperator`: (key, value) of these leaks, the same bytes at every call."""
+    """The (key, value) pairs of these leaks for `ProduceToTopicOperator`: the same bytes at every call."""
     from sqlalchemy import select
 
     from include.streams import begin
@@ -258,8 +258,8 @@ def record_produced(keys: Sequence[str]) -> None:
 
 
 def _fingerprint(row: Any) -> str:
-    """A hash of everything that the model or the baseline uses of the night."""
+    """A hash of all values of the night that the model and the baseline use."""
     from include.water.leaks.features import FEATURES
 
-    seen = [f"{row[name]:.6g}" for name in (*FEATURES, "min_night_flow_lph", "night_loss_lph")]
-    return hashlib.sha256(" ".join(seen).encode()).hexdigest()[:16]
+    values = [f"{row[name]:.6g}" for name in (*FEATURES, "min_night_flow_lph", "night_loss_lph")]
+    return hashlib.sha256(" ".join(values).encode()).hexdigest()[:16]

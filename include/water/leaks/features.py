@@ -1,14 +1,14 @@
 """The features of a district's night: its loss, compared with the nights before.
 
-Features use no data of later nights. Otherwise a model would be judged on data that do not exist yet when it is used.
+Features use no data of later nights. Otherwise a model would be judged with data that do not exist yet when it is used.
 """
 
 from __future__ import annotations
 
 from include.water.leaks.frames import DataFrame
 
-# A district's usual night is computed from this many nights before; with fewer known nights than MIN_NIGHTS, the
-# features are null.
+# A district's usual night is computed from at most this many earlier nights; with fewer known nights than MIN_NIGHTS,
+# the features are null.
 WINDOW_NIGHTS = 56
 MIN_NIGHTS = 10
 # Not the median: with it, a leak of some weeks would become usual.
@@ -18,10 +18,10 @@ FLOOR_LPH = 10.0
 
 # A night needs all of these flows.
 FLOWS = ("min_night_flow_lph", "metered_night_flow_lph", "night_loss_lph", "least_hourly_loss_lph")
-# Few and robust features. The lowest hourly loss of a night is what runs all night: watered gardens are metered, and a
-# main is flushed for an hour or two. On four simulated networks, adding the night's mean loss made the model worse, and
-# adding inflow and use changed nothing. The median of the other districts saves 0.08 (standard deviation 0.09) more of
-# the water at the same budget, but nothing more with the threshold that a training chooses.
+# Few and robust features. The lowest hourly loss of a night is the flow that runs all night: water for gardens is
+# metered, and a main is flushed for only an hour or two. On four simulated networks, the night's mean loss as a further
+# feature made the model worse, and inflow and use changed nothing. The median of the other districts saved 0.08
+# (standard deviation 0.09) more of the water at the same budget, but no more with the threshold of a training.
 FEATURES = (
     "least_loss",  # logarithm of its ratio to the usual value: 0 is as usual, 0.7 twice as much
     "unusual_loss",  # its distance above the usual value, in units of how much that varies; large values are compressed
@@ -43,11 +43,11 @@ def features(nights: DataFrame) -> DataFrame:
     """
     import pandas as pd
 
-    found = pd.concat([_of_district(group) for _, group in nights.groupby("district_id", sort=True)])
+    computed = pd.concat([_of_district(group) for _, group in nights.groupby("district_id", sort=True)])
     keys = pd.MultiIndex.from_frame(nights[["district_id", "night"]])
-    found = found.set_index(["district_id", "night"]).loc[keys, [*FEATURES, "usual_loss_lph"]]
-    found.index = nights.index
-    return found
+    computed = computed.set_index(["district_id", "night"]).loc[keys, [*FEATURES, "usual_loss_lph"]]
+    computed.index = nights.index
+    return computed
 
 
 def _of_district(nights: DataFrame) -> DataFrame:

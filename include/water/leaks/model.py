@@ -1,4 +1,4 @@
-"""The judge of a night: the champion or, while there is none, a fixed threshold on the minimum night flow."""
+"""The model that judges nights: the champion or, while there is none, a fixed threshold on the minimum night flow."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ ALLOWED_TYPES = (
     "sklearn.preprocessing._data.StandardScaler",
 )
 
-# The baseline's threshold, used while nothing is known of leaks: this many times the district's reference flow, which
-# is the median of its first nights. It is what an engineer would set once and leave.
+# The baseline's threshold, used while no leaks are known: this many times the district's reference flow, which is the
+# median of its first nights. An engineer would set such a threshold once and leave it.
 BASELINE_FACTOR = 2.5
 REFERENCE_NIGHTS = 28
 MIN_REFERENCE_NIGHTS = 7
@@ -74,8 +74,7 @@ class Detector:
         else:
             score = model_score(self.model, nights)
             alarm = score >= self.threshold
-            # 0.5 at the threshold, which spends the budget of false alarms, and at which people still go and dig; 1 is
-            # certain.
+            # 0.5 at the threshold, which spends the budget of false alarms: people still go and dig. 1 is certain.
             confidence = (0.5 + 0.5 * (score - self.threshold) / max(1 - self.threshold, 1e-9)).clip(0, 1)
         # The loss may be below the usual loss, although other flows caused the alarm. The contract requires a positive
         # value.
@@ -131,8 +130,8 @@ def champion(store: Any) -> Detector:
     Raises:
         Exception: What `ModelStore.load_champion` raises when the champion cannot be trusted.
     """
-    found = store.load_champion(ALLOWED_TYPES)
-    if found is None:
+    loaded = store.load_champion(ALLOWED_TYPES)
+    if loaded is None:
         return Detector(BASELINE_VERSION)
-    model, card = found
+    model, card = loaded
     return Detector(card.version, model, float(card.parameters["threshold"]))

@@ -47,7 +47,7 @@ def read_nights(now: datetime | None = None) -> Nights:
     from include.streams.lake.engine import connect, scan
     from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, ensure_tables
 
-    # Read before the tables: claims that are closed by now are in them.
+    # Read before the tables, so that the tables contain all claims that are closed now.
     with begin() as connection:
         offsets = _offsets(connection)
     tables = ensure_tables(load_catalog())

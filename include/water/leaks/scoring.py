@@ -1,8 +1,8 @@
 """How good a detector is: which leaks it finds, how soon, and with how many false alarms.
 
-Leaks are rare, so the share of correct answers says nothing: a detector that never alarms is right nine nights in ten.
-People can go out for only so many false alarms per year. At that number of false alarms, the measure is the water that
-is saved.
+Leaks are rare, so the share of correct answers is useless: a detector that never alarms is right nine nights in ten.
+Crews can go out for a limited number of false alarms per year. At that number, detectors are compared by the water that
+they save.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from datetime import date, timedelta
 
 from include.water.leaks.frames import DataFrame, Series
 
-# Alarms with at most this many quiet nights between them are about one leak: a single night may look better than it is.
+# Alarms with at most this many nights without an alarm between them are about one leak.
 QUIET_NIGHTS = 2
 # A leak that is not reported within a week is found by other means, or is not worth digging for.
 FIRST_NIGHTS = 7
-# For a district: a crew that searches in vain twice a year.
+# The budget of a district: a crew may search in vain twice a year.
 FALSE_ALARMS_PER_YEAR = 2.0
 
 
 @dataclass(frozen=True, order=True)
-class Spell:
+class LeakPeriod:
     """Nights of one district, first to last, both included: of a confirmed leak, or of alarms that belong together."""
 
     district_id: str
@@ -35,7 +35,7 @@ class Result:
     """The result of an evaluation.
 
     Attributes:
-        saved: The part of the leaks' first week that is after the alarm, averaged over all leaks; 0 to 1.
+        saved: The part of a leak's first week that comes after the alarm, averaged over all leaks; 0 to 1.
         found: The share of leaks with an alarm in their first week; 0 to 1.
         false_alarms: Per district and year.
         leaks: How many leaks were evaluated.
@@ -49,27 +49,30 @@ class Result:
     saved_by_district: dict[str, float]
 
 
-def spells(alarms: DataFrame) -> list[Spell]:
-    """Join alarms to spells; each spell is one leak that is reported once.
+def alarm_periods(alarms: DataFrame) -> list[LeakPeriod]:
+    """Join alarms to periods; each period is one leak that is reported once.
 
     Args:
         alarms: `district_id` and `night`, a row for each alarm.
+
+    Returns:
+        The periods, sorted by district and first night.
     """
-    found: list[Spell] = []
+    periods: list[LeakPeriod] = []
     for district_id, night in sorted(zip(alarms["district_id"], alarms["night"].dt.date, strict=True)):
-        last = found[-1] if found else None
+        last = periods[-1] if periods else None
         if last and last.district_id == district_id and night - last.last_night <= timedelta(days=QUIET_NIGHTS + 1):
-            found[-1] = Spell(district_id, last.first_night, night)
+            periods[-1] = LeakPeriod(district_id, last.first_night, night)
         else:
-            found.append(Spell(district_id, night, night))
-    return found
+            periods.append(LeakPeriod(district_id, night, night))
+    return periods
 
 
-def evaluate(nights: DataFrame, alarm: Series, leaks: Sequence[Spell]) -> Result:
+def evaluate(nights: DataFrame, alarm: Series, leaks: Sequence[LeakPeriod]) -> Result:
     """Compare alarms with confirmed leaks.
 
-    A leak that began before the first night is neither missed nor found, because its first week was not seen. Alarms
-    during it are right all the same.
+    A leak that began before the first night counts neither as missed nor as found, because its first week is not in the
+    data. Alarms during this leak are not false.
 
     Args:
         nights: `district_id` and `night`.
@@ -95,33 +98,34 @@ def evaluate(nights: DataFrame, alarm: Series, leaks: Sequence[Spell]) -> Result
         alarmed = [n for n, night in enumerate(week) if night in by_district.get(leak.district_id, ())]
         saved.setdefault(leak.district_id, []).append(1 - alarmed[0] / len(week) if alarmed else 0.0)
         found += bool(alarmed)
-    every = [part for parts in saved.values() for part in parts]
-    # Alarms outside of leaks. Each leak is extended by a night on either side: it starts or is repaired during a night,
-    # and that night belongs to both.
+    all_saved = [part for parts in saved.values() for part in parts]
+    # Alarms outside of leaks. Each leak is extended by a night on either side: a leak starts or is repaired during a
+    # night, so an alarm in that night is not false.
     outside = alarms
     for leak in leaks:
         first_night, last_night = (leak.first_night - timedelta(days=1), leak.last_night + timedelta(days=1))
         within = outside["night"].dt.date.between(first_night, last_night)
         outside = outside[~((outside["district_id"] == leak.district_id) & within)]
     # A false alarm is counted again every week, because a crew goes out again. Otherwise an alarm that never ends would
-    # count once and would have found every leak.
-    false = sum(-(-((spell.last_night - spell.first_night).days + 1) // FIRST_NIGHTS) for spell in spells(outside))
+    # count once, and would find every leak.
+    lengths = ((period.last_night - period.first_night).days + 1 for period in alarm_periods(outside))
+    false = sum(-(-length // FIRST_NIGHTS) for length in lengths)
     years = len(nights) / 365.25
     return Result(
-        sum(every) / len(every) if every else 0.0,
-        found / len(every) if every else 0.0,
+        sum(all_saved) / len(all_saved) if all_saved else 0.0,
+        found / len(all_saved) if all_saved else 0.0,
         false / years if years else 0.0,
-        len(every),
+        len(all_saved),
         {district: sum(parts) / len(parts) for district, parts in sorted(saved.items())},
     )
 
 
 def threshold_for(
-    nights: DataFrame, score: Series, leaks: Sequence[Spell], false_alarms: float = FALSE_ALARMS_PER_YEAR
+    nights: DataFrame, score: Series, leaks: Sequence[LeakPeriod], false_alarms: float = FALSE_ALARMS_PER_YEAR
 ) -> float:
-    """The lowest threshold that causes at most so many false alarms per district and year.
+    """The lowest threshold that causes at most `false_alarms` per district and year.
 
-    One false alarm is always allowed: otherwise, in a few weeks of data, a single flushed main would decide.
+    One false alarm is always allowed: otherwise, in a few weeks of data, a single flushed main would set the threshold.
 
     Args:
         nights: `district_id` and `night`.
@@ -138,8 +142,8 @@ def threshold_for(
 
     candidates = np.unique(score.dropna())[::-1]
     low, high = 0, len(candidates) - 1
-    # Lower thresholds give more alarms, but sometimes fewer spells, where two grow into one. That is close enough to
-    # sorted for a binary search to find a threshold that keeps the budget.
+    # Lower thresholds give more alarms, but sometimes fewer periods, because two become one. The number of false alarms
+    # is sorted well enough for a binary search to find a threshold that keeps the budget.
     best = float("inf")
     while low <= high:
         middle = (low + high) // 2

@@ -1,6 +1,7 @@
 """Training of the leak model.
 
-The model learns from earlier nights than it is judged on, and the model that was judged is the one that is used.
+The model is trained on earlier nights than those on which it is judged. The judged model itself is used; it is not
+trained again on all nights.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from include.water.leaks import model as model_module
 from include.water.leaks.features import FEATURES, FLOWS, features
 from include.water.leaks.frames import DataFrame, Series
 from include.water.leaks.model import ALLOWED_TYPES, SEED, model_score, new_model
-from include.water.leaks.scoring import FALSE_ALARMS_PER_YEAR, Result, Spell, evaluate, threshold_for
+from include.water.leaks.scoring import FALSE_ALARMS_PER_YEAR, LeakPeriod, Result, evaluate, threshold_for
 
 if TYPE_CHECKING:
     from include.streams.models.store import ModelStore
@@ -30,12 +31,12 @@ log = logging.getLogger(__name__)
 
 # The last nights are held out. The champion was trained on earlier nights, so it has not seen them either.
 HELD_OUT_SHARE = 0.4
-# The newest nights are not used at all: nobody has dug there yet, so the nights of a new leak would count as nights
-# without one.
+# The newest nights are not used: no crew has confirmed their leaks yet, so nights with a leak would count as nights
+# without a leak.
 UNCONFIRMED_NIGHTS = 4
 MIN_HELD_OUT_LEAKS = 3
 MIN_TRAINING_LEAKS = 3
-# New nights before the next training: within a week the model learns little that is new.
+# New nights before the next training: fewer would hardly change the model.
 TRAIN_EVERY_NIGHTS = 7
 BLOCKS = 5  # of the training nights, for choosing the threshold on nights that a model has not seen
 # A district's score depends on few leaks: if one of three is found three nights later, it is 0.14 lower. And in a short
@@ -62,7 +63,7 @@ class LeakAttempt:
 
     contract = CONTRACT
 
-    def __init__(self, nights: Nights, leaks: Sequence[Spell]) -> None:
+    def __init__(self, nights: Nights, leaks: Sequence[LeakPeriod]) -> None:
         import pandas as pd
 
         rows: DataFrame = nights.rows
@@ -126,8 +127,8 @@ class LeakAttempt:
 
         One is in liters per hour and the same everywhere; the other is a multiple of each district's reference flow.
         """
-        every = (self.rows["min_night_flow_lph"], model_module.baseline_score(self.rows))
-        results = [self._at_budget(score[self.held_out.index]) for score in every]
+        scores = (self.rows["min_night_flow_lph"], model_module.baseline_score(self.rows))
+        results = [self._at_budget(score[self.held_out.index]) for score in scores]
         best = max(results, key=lambda result: result.saved)
         return self._scores(best, best)
 
@@ -168,15 +169,15 @@ class LeakAttempt:
         return new_model().fit(nights[list(FEATURES)].to_numpy(), self._is_leak[chosen].to_numpy())
 
 
-def labels(nights: DataFrame, leaks: Sequence[Spell]) -> Series:
+def labels(nights: DataFrame, leaks: Sequence[LeakPeriod]) -> Series:
     """Whether each night belongs to a confirmed leak, with the index of `nights`."""
     import pandas as pd
 
-    found = pd.Series(False, index=nights.index)
+    is_leak = pd.Series(False, index=nights.index)
     for leak in leaks:
         within = nights["night"].dt.date.between(leak.first_night, leak.last_night)
-        found |= (nights["district_id"] == leak.district_id) & within
-    return found
+        is_leak |= (nights["district_id"] == leak.district_id) & within
+    return is_leak
 
 
 def train_leak_model(run_id: str, *, force: bool = False, now: datetime | None = None) -> Outcome:
@@ -186,6 +187,9 @@ def train_leak_model(run_id: str, *, force: bool = False, now: datetime | None =
         run_id: The Dag run.
         force: Train on unchanged data too.
         now: The clock; by default the current time.
+
+    Returns:
+        The outcome; without a version when there are too few data or too few new data.
     """
     from include.streams import begin
     from include.streams.lake.buckets import bucket
@@ -199,7 +203,9 @@ def train_leak_model(run_id: str, *, force: bool = False, now: datetime | None =
     return train_on(ModelStore(model_module.NAME, bucket()), nights, leaks, run_id, force=force)
 
 
-def train_on(store: ModelStore, nights: Nights, leaks: Sequence[Spell], run_id: str, *, force: bool = False) -> Outcome:
+def train_on(
+    store: ModelStore, nights: Nights, leaks: Sequence[LeakPeriod], run_id: str, *, force: bool = False
+) -> Outcome:
     """Train, unless there are too few data or too few new data.
 
     Args:
@@ -208,6 +214,9 @@ def train_on(store: ModelStore, nights: Nights, leaks: Sequence[Spell], run_id: 
         leaks: The confirmed leaks.
         run_id: The Dag run.
         force: Train on unchanged data too.
+
+    Returns:
+        The outcome; without a version when nothing was trained.
     """
     try:
         attempt = LeakAttempt(nights, leaks)
@@ -221,17 +230,17 @@ def train_on(store: ModelStore, nights: Nights, leaks: Sequence[Spell], run_id: 
     return train(store, GATE, attempt, allowed=ALLOWED_TYPES, run_id=run_id, force=force)
 
 
-def _starts_in(leak: Spell, nights: DataFrame) -> bool:
+def _starts_in(leak: LeakPeriod, nights: DataFrame) -> bool:
     if nights.empty:
         return False
     return nights["night"].min().date() <= leak.first_night <= nights["night"].max().date()
 
 
-def _touches(leak: Spell, nights: DataFrame) -> bool:
+def _touches(leak: LeakPeriod, nights: DataFrame) -> bool:
     return bool(labels(nights, [leak]).any())
 
 
-def _fingerprint(rows: DataFrame, leaks: Sequence[Spell]) -> str:
+def _fingerprint(rows: DataFrame, leaks: Sequence[LeakPeriod]) -> str:
     """A hash of everything that determines the model: nights, leaks, features, parameters."""
     digest = hashlib.sha256()
     columns = ["district_id", "night", *FLOWS]

@@ -15,16 +15,15 @@ from include.water.flows.definition import TIME_ZONE
 from include.water.leaks.frames import DataFrame
 
 HOUR = timedelta(hours=1)
-# High hours are judged by the loss: what customers' meters count is use, and no surprise. Low hours are judged by the
-# inflow: where nothing arrives, nothing is lost either.
+# High hours are judged by the loss: a high use by customers is not unusual. Low hours are judged by the inflow: without
+# an inflow, there is no loss either.
 HIGH, LOW = "loss_litres", "inlet_litres"
 # Usual is the flow of this many days before, with workdays and weekends separate: a month is within one season.
 WINDOW_DAYS = 28
-# Days of the same kind. Three is the lowest number whose median one odd day cannot move; with fewer, an hour is not
-# judged.
+# The least number of days of the same kind to judge an hour. One odd day among three does not move the median.
 MIN_DAYS = 3
 # The standard uncertainty of an inlet meter that may err by 2% (ISO 4064-1, accuracy class 2), with evenly distributed
-# errors. A flow that seems steadier than this is not known to be.
+# errors. A smaller deviation cannot be distinguished from an error of the meter.
 METER_UNCERTAINTY = 0.02 / 3**0.5
 # The factor from a median absolute deviation to a standard deviation.
 MAD_TO_SIGMA = 1.4826
@@ -60,22 +59,22 @@ def unusual_flow(hours: DataFrame) -> list[Episode] | None:
     Returns:
         The episodes, sorted by district and beginning; None when too little is known to judge any hour.
     """
-    found: list[Episode] = []
+    episodes: list[Episode] = []
     judged_any = False
     for district_id, rows in hours.groupby("district_id", sort=True):
         by_hour = rows.set_index("hour").sort_index()
         for column in (HIGH, LOW):
             judged = judge(by_hour, column)
             judged_any |= bool(judged["score"].notna().any())
-            found += _episodes(str(district_id), judged, high=column == HIGH)
-    return sorted(found, key=lambda one: (one.district_id, one.start)) if judged_any else None
+            episodes += _episodes(str(district_id), judged, high=column == HIGH)
+    return sorted(episodes, key=lambda episode: (episode.district_id, episode.start)) if judged_any else None
 
 
 def judge(hours: DataFrame, column: str) -> DataFrame:
     """Compare each hour with the same hour of earlier days.
 
-    Unusual hours stay among the earlier days. Without them, the rest would become steadier and steadier, and more and
-    more hours unusual.
+    Unusual hours stay among the earlier days. If they were removed, the other hours would vary less and less, and more
+    and more hours would be unusual.
 
     Args:
         hours: HIGH and LOW of one district, indexed by hour (UTC).
@@ -105,9 +104,9 @@ def judge(hours: DataFrame, column: str) -> DataFrame:
         usual[n] = past.median().where(past.notna().sum() >= MIN_DAYS)
         # Include the deviations of the neighboring hours, which vary as much: three days alone would be too few.
         distances = np.abs(past.to_numpy() - usual[n])
-        near = pd.DataFrame(np.vstack([np.roll(distances, by, axis=1) for by in (-1, 0, 1)]))
-        # At least a liter: where nothing flows, any difference would be infinite.
-        score[n] = (flows[n] - usual[n]) / np.maximum(np.hypot(MAD_TO_SIGMA * near.median(), error[n]), 1.0)
+        deviations = pd.DataFrame(np.vstack([np.roll(distances, by, axis=1) for by in (-1, 0, 1)]))
+        # At least a liter: without any flow, every difference would be infinite.
+        score[n] = (flows[n] - usual[n]) / np.maximum(np.hypot(MAD_TO_SIGMA * deviations.median(), error[n]), 1.0)
     at = (calendar.get_indexer(days), local.hour)
     judged = {"litres": hours[column], "usual": usual[at], "score": score[at]}
     return pd.DataFrame(judged, index=hours.index)
@@ -115,9 +114,9 @@ def judge(hours: DataFrame, column: str) -> DataFrame:
 
 def _episodes(district_id: str, judged: DataFrame, *, high: bool) -> Iterator[Episode]:
     above = judged["score"] if high else -judged["score"]
-    found = judged[above >= UNUSUAL]
-    apart = found.index.to_series().diff() > QUIET + HOUR
-    for _, rows in found.groupby(apart.cumsum()):
+    unusual = judged[above >= UNUSUAL]
+    apart = unusual.index.to_series().diff() > QUIET + HOUR
+    for _, rows in unusual.groupby(apart.cumsum()):
         furthest = rows.loc[above[rows.index].idxmax()]
         yield Episode(
             district_id,

@@ -1,9 +1,9 @@
-"""Import one dropped file: check it, apply it to the operational database or reject it, and move it out of the prefix.
+"""Import one file of the register: check it, apply it to the operational database or reject it, and move the object.
 
-Everything is keyed by (object name, generation). The rows and the file's own row are written in one transaction; the
-file is moved afterwards. If the process is killed before the transaction, nothing has happened. If it is killed between
-the two, the retry finds the file's row, applies nothing, and moves the file. Two processes at once: the second waits
-for the first one's row, and then finds it.
+A file is identified by (object name, generation). Its rows and its row in `register_files` are written in one
+transaction; the object is moved afterwards. Killed before the transaction: nothing has happened. Killed between the
+transaction and the move: the retry finds the row in `register_files`, applies nothing, and moves the object. Of two
+concurrent processes, the second waits for the first one's row and then finds it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ log = logging.getLogger(__name__)
 
 SOURCE = "import_site_register"
 _ROWS_A_STATEMENT = 1_000
+# The columns of a register's row that name its file.
+SOURCE_COLUMNS = ("object_name", "generation", "uploaded_at")
 
 
 def import_file(file: Mapping[str, Any]) -> dict[str, Any]:
-    """Import one file of the listing.
+    """Import one file.
 
     Args:
         file: One of the files that `list_files` returned.
@@ -107,8 +109,8 @@ def _recorded(name: str, generation: int) -> dict[str, Any] | None:
     from include.water.tables import register_files as files
 
     with begin() as connection:
-        found = select(files).where(files.c.object_name == name, files.c.generation == generation)
-        row = connection.execute(found).one_or_none()
+        query = select(files).where(files.c.object_name == name, files.c.generation == generation)
+        row = connection.execute(query).one_or_none()
     return dict(row._mapping) if row is not None else None
 
 
@@ -118,8 +120,8 @@ def _apply(file: Mapping[str, Any], layout: Layout, table: pyarrow.Table, place:
     with begin() as connection:
         row = {**_file_row(file, layout.kind, place), "state": "applied", "rows": table.num_rows}
         if _record(connection, row):
-            _write(connection, layout, table, file)
-            _close_alarms(connection, str(file["name"]), int(file["generation"]))
+            _write(connection, layout, table, {name: row[name] for name in SOURCE_COLUMNS})
+            _close_alarms(connection, row["object_name"], row["generation"])
     return row
 
 
@@ -185,7 +187,7 @@ def _file_row(file: Mapping[str, Any], kind: Kind | None, place: str) -> dict[st
 
 
 def _record(connection: Connection, row: Mapping[str, Any]) -> bool:
-    """Record the file; waits for a process that is recording it now. False when another process has recorded it."""
+    """Record the file; returns False when another process has recorded it. Waits for a process that is recording it."""
     from sqlalchemy.dialects.postgresql import insert
 
     from include.water.tables import register_files as files
@@ -194,37 +196,32 @@ def _record(connection: Connection, row: Mapping[str, Any]) -> bool:
     return connection.execute(new).first() is not None
 
 
-def _write(connection: Connection, layout: Layout, table: pyarrow.Table, file: Mapping[str, Any]) -> None:
-    """Add rows, and replace rows by their ids. Nothing is deleted: a truncated file must not empty the register."""
+def _write(connection: Connection, layout: Layout, table: pyarrow.Table, source: Mapping[str, Any]) -> None:
+    """Add rows, and replace rows with the same id. No row is deleted: a truncated file must not empty the register."""
     from sqlalchemy import func, tuple_
     from sqlalchemy.dialects.postgresql import insert
 
     from include.water.tables import register_customers, register_sites
 
     target = {Kind.sites: register_sites, Kind.customers: register_customers}[layout.kind]
-    source = {
-        "object_name": str(file["name"]),
-        "generation": int(file["generation"]),
-        "uploaded_at": datetime.fromisoformat(file["uploaded_at"]),
-    }
     for rows in _batches(layout, table):
-        put = insert(target).values([{**row, **source} for row in rows])
-        new = put.excluded
+        statement = insert(target).values([{**row, **source} for row in rows])
+        new = statement.excluded
         changed = {name: new[name] for name in (*layout.columns, *source) if name != layout.key}
-        put = put.on_conflict_do_update(
+        statement = statement.on_conflict_do_update(
             index_elements=[layout.key],
             set_={**changed, "imported_at": func.now()},
             # Two concurrent files are applied in any order; the row that was uploaded last wins.
             where=tuple_(target.c.uploaded_at, target.c.generation) < tuple_(new.uploaded_at, new.generation),
         )
-        connection.execute(put)
+        connection.execute(statement)
 
 
 def _batches(layout: Layout, table: pyarrow.Table) -> Iterator[Sequence[dict[str, Any]]]:
     numbers = {f"{name}_number": name for name in layout.numbers}
     texts = [name for name in layout.columns if name not in layout.numbers]
-    wanted = table.select([*texts, *numbers]).rename_columns([*texts, *numbers.values()])
-    # Always in the order of the ids: otherwise two files with the same customers would deadlock.
-    wanted = wanted.sort_by(layout.key)
-    for start in range(0, wanted.num_rows, _ROWS_A_STATEMENT):
-        yield wanted.slice(start, _ROWS_A_STATEMENT).to_pylist()
+    rows = table.select([*texts, *numbers]).rename_columns([*texts, *numbers.values()])
+    # Sorted by id: otherwise two files with the same customers could deadlock.
+    rows = rows.sort_by(layout.key)
+    for start in range(0, rows.num_rows, _ROWS_A_STATEMENT):
+        yield rows.slice(start, _ROWS_A_STATEMENT).to_pylist()

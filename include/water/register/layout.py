@@ -1,4 +1,4 @@
-"""The layout of the register's files, and the folders in which they are."""
+"""The layouts of the register's files, and their folders."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from include.streams.validators.rules import (
 )
 from include.water.sites import DISTRICTS
 
-# Only unprocessed files are below INCOMING: the sensor fires on any object there.
+# Processed files are moved out of INCOMING: the sensor fires on any object there.
 INCOMING, ARCHIVE, REJECTED = "register/incoming/", "register/archive/", "register/rejected/"
-# A register of all customers of the utility has a tenth of this size. A file is read whole, and needs several times its
-# size in memory.
+# Ten times the size of a register of all customers. A file is read at once, and needs several times its size in memory.
 MAX_BYTES = 20 * 1024**2
 MAX_ROWS = 200_000
 MAX_FIELD_CHARACTERS = 1_000
-# A column that is added to those of the file: the row's line in the file.
+# An added column: the row's line in the file.
 LINE = "line"
 _NAME = re.compile(r"(sites|customers)[^/]*\.csv", re.IGNORECASE)
 _NUMBER = r"^-?[0-9]{1,3}(?:\.[0-9]{1,9})?$"
@@ -113,12 +112,12 @@ LAYOUTS = {
 
 def layout_of(object_name: str) -> Layout | None:
     """The layout by the file's name: `sites*.csv` or `customers*.csv`; None for any other name."""
-    found = _NAME.fullmatch(object_name.rsplit("/", 1)[-1])
-    return LAYOUTS[Kind(found[1].lower())] if found else None
+    match = _NAME.fullmatch(object_name.rsplit("/", 1)[-1])
+    return LAYOUTS[Kind(match[1].lower())] if match else None
 
 
 def identity(object_name: str, generation: int) -> str:
-    """A key for one file's content that is safe in paths: the name is the sender's, and may contain anything."""
+    """A key of one generation of a file. It is safe in paths, whatever name the sender chose for the file."""
     return f"{int(generation)}-{hashlib.sha256(object_name.encode()).hexdigest()[:12]}"
 
 

@@ -1,7 +1,7 @@
-"""The dropped files as objects: list them, and move them out of the prefix.
+"""List the register's files in the bucket, and move them out of the prefix.
 
-An object is identified by its path and its generation: whoever replaces a file while it is read has dropped another
-file.
+An object is identified by its path and generation. If somebody replaces a file while it is read, the new generation is
+another file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from include.water.register.layout import INCOMING
 
 log = logging.getLogger(__name__)
 
-# The limit of a run's mapped tasks; the next run, which follows at once, imports the rest.
+# The most mapped tasks of a run; the next run, which starts at once, imports the rest.
 MAX_FILES = 100
 # Objects appear whole. But some tools create an empty object first, or upload under another name and rename. Such
 # objects are left alone for this long; after that they are treated like any other file.
@@ -45,11 +45,11 @@ def list_files(now: datetime | None = None) -> list[dict[str, Any]]:
         NotSettled: There are only files that may still be in upload.
     """
     objects, now = bucket(), now or datetime.now(UTC)
-    found = objects.list(INCOMING)
-    for marker in (entry for entry in found if entry.path.endswith("/") and not entry.size):
+    entries = objects.list(INCOMING)
+    for marker in (entry for entry in entries if entry.path.endswith("/") and not entry.size):
         log.info("removed a directory marker: generation=%d", marker.generation)
         objects.delete(marker.path)
-    files = [entry for entry in found if not (entry.path.endswith("/") and not entry.size)]
+    files = [entry for entry in entries if not (entry.path.endswith("/") and not entry.size)]
     settled = sorted(_settled(files, now), key=lambda entry: (entry.updated, entry.path))
     if files and not settled:
         raise NotSettled(f"{len(files)} objects below {INCOMING} are empty or have a temporary name, and are new")
@@ -68,12 +68,12 @@ def _settled(files: Iterable[Entry], now: datetime) -> Iterable[Entry]:
 
 
 def move(objects: Bucket, path: str, generation: int, to: str) -> bool:
-    """Move exactly this generation of an object; harmless to repeat.
+    """Move exactly this generation of an object. It is safe to repeat.
 
     If the process is killed between the copy and the deletion, the next call finds the copy and deletes the original.
-    On Google's store both steps carry the generation, so an object that was replaced in the meantime stays. Emulators
-    may ignore conditions on a deletion: there, an object that is replaced in the milliseconds between the last check
-    and the deletion is lost.
+    On Google's store, both steps have the generation as a condition, so an object that was replaced in the meantime
+    stays. Emulators may ignore conditions on a deletion: there, an object is lost if it is replaced in the milliseconds
+    between the last check and the deletion.
 
     Args:
         objects: The bucket.

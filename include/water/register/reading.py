@@ -1,4 +1,4 @@
-"""Read a file of the register: bytes that anybody may have written become rows of text, or an error with the reason."""
+"""Read a file of the register: untrusted bytes become rows of text, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def read_rows(data: bytes, layout: Layout) -> pyarrow.Table:
 
     rows = _parse(_decode(data), layout)
     columns: dict[str, Any] = {
-        name: pyarrow.array([row[place] or None for _, row in rows], pyarrow.string())
-        for place, name in enumerate(layout.columns)
+        name: pyarrow.array([row[position] or None for _, row in rows], pyarrow.string())
+        for position, name in enumerate(layout.columns)
     }
     for name in layout.numbers:
         values = [_number(value) for value in columns[name].to_pylist()]
@@ -64,19 +64,23 @@ def _decode(data: bytes) -> str:
 
 
 def _parse(text: str, layout: Layout) -> list[tuple[int, list[str]]]:
-    """(line, fields in the layout's order) of each row."""
+    """Parse the CSV text.
+
+    Returns:
+        (line, fields in the layout's order) of each row.
+    """
     # strict: text after a closing quote is an error, not a part of the field.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     before = csv.field_size_limit(MAX_FIELD_CHARACTERS)
     rows: list[tuple[int, list[str]]] = []
     try:
-        places = _header(next(reader, []), layout)
+        positions = _header(next(reader, []), layout)
         start = reader.line_num + 1
         for fields in reader:
             if fields:
                 if len(fields) != len(layout.columns):
                     raise Unreadable(f"line {start} has {len(fields)} fields, and the first {len(layout.columns)}")
-                rows.append((start, [fields[place].strip() for place in places]))
+                rows.append((start, [fields[position].strip() for position in positions]))
                 if len(rows) > MAX_ROWS:
                     raise Unreadable(f"more than {MAX_ROWS:,} rows")
             # A quoted field may span lines: a row begins where the previous row ended.
@@ -89,10 +93,11 @@ def _parse(text: str, layout: Layout) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _header(found: list[str], layout: Layout) -> list[int]:
-    names = [name.strip() for name in found]
+def _header(header: list[str], layout: Layout) -> list[int]:
+    """The positions of the layout's columns in the file's first line."""
+    names = [name.strip() for name in header]
     missing = [name for name in layout.columns if name not in names]
-    if missing and len(found) == 1 and ";" in found[0]:
+    if missing and len(header) == 1 and ";" in header[0]:
         raise Unreadable("fields are separated by semicolons; separate them by commas")
     if missing:
         raise Unreadable(f"the first line lacks the columns {', '.join(missing)}")
@@ -103,7 +108,7 @@ def _header(found: list[str], layout: Layout) -> list[int]:
 
 
 def _number(text: str | None) -> float | None:
-    """The number; None for anything else. The text itself is checked by a rule."""
+    """The number; None for any other text, which a rule of the layout reports."""
     try:
         return float(text) if text and text.isascii() and len(text) < 30 else None
     except ValueError:

@@ -1,41 +1,41 @@
-"""Sample files as the owners of sites and customers would drop them: a good and a bad file of each kind, by a seed."""
+"""Sample files of the register: a good and a bad file of each kind, by a seed."""
 
 from __future__ import annotations
 
 import csv
 import io
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from include.water.register.layout import LAYOUTS, Kind
 from include.water.sites import DISTRICTS, SITES
 
 
 def good_file(kind: Kind, *, seed: int = 0, rows: int = 50) -> bytes:
-    """A file that is applied: the same bytes for the same seed. It has a byte order mark, as Excel writes it.
+    """A file that is applied: the same bytes for the same seed, with a byte order mark like a file from Excel.
 
     Args:
         kind: The kind of file.
         seed: Of the random numbers.
         rows: How many rows.
     """
-    return b"\xef\xbb\xbf" + _csv(kind, _rows(kind, random.Random(seed), rows))
+    return b"\xef\xbb\xbf" + csv_file(kind, _rows(kind, random.Random(seed), rows))
 
 
 def bad_file(kind: Kind, *, seed: int = 0, rows: int = 50) -> bytes:
-    """A file that can be read and is set aside: a duplicate id, an unknown district, an invalid number, markup.
+    """A file that can be read and is rejected: a duplicate id, an unknown district, an invalid number, markup.
 
     Args:
         kind: The kind of file.
         seed: Of the random numbers.
         rows: How many rows, before a duplicate is added.
     """
-    made = list(_rows(kind, random.Random(seed), rows))
-    made.append(dict(made[0]))
-    made[1]["district_id"] = "<img src=x onerror=alert(1)>"
-    made[2][LAYOUTS[kind].numbers[0]] = "=1+1"
-    made[3][LAYOUTS[kind].key] = "a quoted\nline break"
-    return _csv(kind, made)
+    bad = list(_rows(kind, random.Random(seed), rows))
+    bad.append(dict(bad[0]))
+    bad[1]["district_id"] = "<img src=x onerror=alert(1)>"
+    bad[2][LAYOUTS[kind].numbers[0]] = "=1+1"
+    bad[3][LAYOUTS[kind].key] = "a quoted\nline break"
+    return csv_file(kind, bad)
 
 
 def _rows(kind: Kind, random_numbers: random.Random, rows: int) -> Iterable[dict[str, str]]:
@@ -43,14 +43,14 @@ def _rows(kind: Kind, random_numbers: random.Random, rows: int) -> Iterable[dict
     if kind is Kind.sites:
         known = [vars(site) for site in SITES.values()]
         for number in range(rows):
-            near = random_numbers.choice(districts)
+            district = random_numbers.choice(districts)
             new = {
                 "site_id": f"valve-{number:05d}",
-                "name": f"Valve {number}, {near.name}",
+                "name": f"Valve {number}, {district.name}",
                 "kind": "valve",
-                "district_id": near.district_id,
-                "latitude": round(near.latitude + random_numbers.uniform(-0.02, 0.02), 5),
-                "longitude": round(near.longitude + random_numbers.uniform(-0.02, 0.02), 5),
+                "district_id": district.district_id,
+                "latitude": round(district.latitude + random_numbers.uniform(-0.02, 0.02), 5),
+                "longitude": round(district.longitude + random_numbers.uniform(-0.02, 0.02), 5),
             }
             site = known[number] if number < len(known) else new
             yield {name: str(site[name]) for name in LAYOUTS[kind].columns}
@@ -64,7 +64,8 @@ def _rows(kind: Kind, random_numbers: random.Random, rows: int) -> Iterable[dict
             }
 
 
-def _csv(kind: Kind, rows: Iterable[dict[str, str]]) -> bytes:
+def csv_file(kind: Kind, rows: Iterable[Mapping[str, object]]) -> bytes:
+    """Write the rows as a CSV file with the columns of this kind."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, LAYOUTS[kind].columns)
     writer.writeheader()

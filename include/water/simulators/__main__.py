@@ -42,10 +42,10 @@ def _run(options: argparse.Namespace) -> int:
 
     rates = {**traffic.RATES, **dict(options.rate)}
     if options.history_days:
-        from include.water.simulators.office import write_down
+        from include.water.simulators.office import write_office_data
 
         # Before the readings: the first model is trained on the confirmed leaks.
-        write_down(options.history_days, options.seed)
+        write_office_data(options.history_days, options.seed)
     return traffic.run(
         options.seconds, options.report, rates, seed=options.seed, bad=options.bad, history_days=options.history_days
     )

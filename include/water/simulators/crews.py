@@ -6,14 +6,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from include.water.leaks.confirmed import FOREVER, confirm, nights_of
-from include.water.leaks.scoring import Spell
+from include.water.leaks.scoring import LeakPeriod
 from include.water.simulators.network import Network
 
 # The time from a leak's beginning until a crew has dug it up.
 FOUND_AFTER = timedelta(days=3)
 
 
-def planted_as_confirmed(network: Network, until: datetime, since: datetime | None = None) -> list[Spell]:
+def planted_as_confirmed(network: Network, until: datetime, since: datetime | None = None) -> list[LeakPeriod]:
     """The leaks of the simulated network that a crew has found before `until`.
 
     Args:
@@ -24,12 +24,12 @@ def planted_as_confirmed(network: Network, until: datetime, since: datetime | No
     Returns:
         The leaks; one that still runs has the last night FOREVER.
     """
-    spells: list[Spell] = []
+    periods: list[LeakPeriod] = []
     for leak in network.planted_leaks(since, until):
-        spell = nights_of(leak.district_id, leak.start, leak.end)
-        if spell and leak.start + FOUND_AFTER <= until:
-            spells.append(spell if leak.end <= until else replace(spell, last_night=FOREVER))
-    return spells
+        period = nights_of(leak.district_id, leak.start, leak.end)
+        if period and leak.start + FOUND_AFTER <= until:
+            periods.append(period if leak.end <= until else replace(period, last_night=FOREVER))
+    return periods
 
 
 def confirm_planted(until: datetime, since: datetime, *, seed: int = 1) -> int:

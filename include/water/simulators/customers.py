@@ -1,7 +1,7 @@
-"""Customers' requests: mostly bills and low pressure, now and then a burst pipe, sometimes an attack.
+"""Customers' requests: mostly bills and low pressure, sometimes a burst pipe, sometimes an attack.
 
-The mix is that of a utility's week, with severe and hostile requests a little more often, so that a demonstration of a
-few minutes shows all kinds.
+The mix is that of a utility's week. Severe and hostile requests are a little more frequent, so that a demonstration of
+a few minutes shows all kinds.
 """
 
 from __future__ import annotations

@@ -29,16 +29,16 @@ Message = tuple[bytes, bytes | None]
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong between meter and topic: shares of all readings, and the number of broken messages.
+    """The faults between meter and topic: shares of all readings, and the number of broken messages.
 
     Attributes:
         missing: The share of single readings that never arrive.
         outages: The share of the days of all meters that lose some hours' readings.
-        late: The share of readings that arrive up to `late_hours` after they were made. All others arrive within two
-            minutes, so that those of one meter stay in order and those of different meters mix.
+        late: The share of readings that arrive up to `late_hours` late. All others arrive within two minutes, so that
+            the readings of one meter stay in order and those of different meters mix.
         late_hours: The longest delay of a late reading.
         duplicates: The share of readings that arrive twice.
-        bad: Messages for each reason that a contract can give, spread over the whole time.
+        bad: How many messages for each reason that a contract can give, spread over the whole time.
     """
 
     missing: float = 0.005
@@ -53,10 +53,10 @@ NO_FAULTS = Faults(missing=0, outages=0, late=0, duplicates=0)
 
 
 class Readings:
-    """The messages of one span, [start, until). Iterating again gives the same messages and counts them anew.
+    """The messages of one span, [start, until). A second iteration gives the same messages and restarts the counts.
 
-    Each meter is read every `interval`, at a second of its own. `counts` counts the messages so far: `readings` (each
-    once), `duplicates` and `bad`; how many of the readings were `late`; and how many are `missing`.
+    Each meter is read every `interval`, at a second of its own. `counts` has the messages so far: `readings` (without
+    duplicates), `duplicates` and `bad`; how many of the readings were `late`; and how many are `missing`.
 
     Args:
         network: The simulated network.
@@ -80,7 +80,7 @@ class Readings:
     ) -> None:
         seconds = int(interval.total_seconds())
         if seconds < 1 or DAY_SECONDS % seconds:
-            raise ValueError(f"interval: {interval}; a day must be a multiple of it, and it of seconds")
+            raise ValueError(f"interval: {interval}; a day must be a multiple of it, and it must be whole seconds")
         if start >= until:
             raise ValueError(f"until: {until} is not after {start}")
         self.network, self.start, self.until, self.interval_seconds = network, start, until, seconds
@@ -193,8 +193,8 @@ def send_history(
 ) -> Counter[str]:
     """Send the readings of the last days to the topic.
 
-    The records' timestamps are now, because retention depends on them. Sending a history again repeats the messages of
-    the same hours: consumers drop them as duplicates.
+    The records' timestamps are the current time, because the topic's retention depends on them. A history that is sent
+    again repeats the messages of the same hours: consumers drop them as duplicates.
 
     Args:
         days: How far back the history goes.

@@ -1,8 +1,8 @@
-"""The ground truth behind the simulated meters: which water flows where at any moment.
+"""The ground truth of the simulated meters: the flow at each meter at any moment.
 
-It is a function of seed and time, without state. So a history that is sent today agrees with the live stream of
-tomorrow, and two processes agree with each other. The inflow of a district is what its customers' meters measure, plus
-the network's background loss, plus leaks.
+The flow is a function of seed and time, without state. So a history that is sent today agrees with the live stream of
+tomorrow, and two processes agree with each other. The inflow of a district is the sum of its customers' meters, the
+network's background loss, and leaks.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ AnyFlow = TypeVar("AnyFlow", bound=Flow)
 
 DAY_SECONDS = 86_400
 BACKGROUND_LOSS_LPH = 2.5  # liters per hour for each meter: weeping joints and fittings, for which nobody digs
-# Gardens are watered before dawn, in dry weeks, every second day: at night it is as much as a leak, but metered.
+# Gardens are watered before dawn, in dry weeks, every second day: as large as a leak at night, but metered.
 _WATERING_HOURS, _WATERING_PART = (1, 2, 3, 4), 130.0
 _DRY_WEEKS, _GARDENS = 0.35, 0.35
 
 # The parts of a day's use by hour of local time, on weekdays and weekends; lowest at night.
 _WEEKDAY = (5, 3, 3, 3, 5, 20, 60, 95, 80, 55, 45, 45, 50, 45, 40, 40, 50, 65, 85, 90, 75, 55, 35, 15)
 _WEEKEND = (8, 4, 3, 3, 4, 8, 20, 45, 80, 95, 90, 75, 70, 60, 50, 45, 50, 60, 75, 80, 70, 55, 40, 20)
-# The probability that a household uses any water in the hour: a flow that runs all night is a tap that does not close.
+# The probability that a household uses any water in the hour. So a flow that runs all night is a tap left open.
 _AWAKE = (0.35, 0.2, 0.15, 0.15, 0.25, 0.6, *(0.95,) * 16, 0.9, 0.6)
 _KEPT_DAYS = 3  # of computed days
 
@@ -54,7 +54,7 @@ class Network:
 
     Args:
         seed: The seed of the network.
-        share: One of so many of each district's customers' meters is simulated.
+        share: One in `share` of each district's customers' meters is simulated.
         leaks: Replaces the leaks that the seed plants.
     """
 

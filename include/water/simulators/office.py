@@ -1,18 +1,18 @@
-"""What people add to the meters' data: leaks that crews have confirmed, and the register of customers as a file."""
+"""The data that people add to the meters' readings: confirmed leaks, and the register of customers as a file."""
 
 from __future__ import annotations
 
-import csv
-import io
 from datetime import UTC, datetime, timedelta
 
+from include.water.register.layout import INCOMING, Kind
+from include.water.register.samples import bad_file, csv_file
 from include.water.simulators.network import Network
 
-# About what one person uses per day: the register has persons, the network has liters.
+# The average use of a person per day: converts the network's liters into the register's persons.
 LITRES_A_PERSON = 140
 
 
-def write_down(days: float, seed: int) -> None:
+def write_office_data(days: float, seed: int) -> None:
     """Confirm the leaks of the last days, and drop two files of the register: a good file, and one that is rejected.
 
     It is harmless to repeat.
@@ -25,8 +25,6 @@ def write_down(days: float, seed: int) -> None:
         Exception: What the operational database and the bucket raise.
     """
     from include.streams.lake.buckets import bucket
-    from include.water.register.layout import INCOMING, Kind
-    from include.water.register.samples import bad_file
     from include.water.simulators.crews import confirm_planted
 
     now = datetime.now(UTC)
@@ -37,11 +35,16 @@ def write_down(days: float, seed: int) -> None:
 
 def customers_file(network: Network) -> bytes:
     """A CSV file of the network's households, as its owner would export it."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(("customer_id", "meter_id", "district_id", "persons"))
-    for meter in network.households:
-        if meter.kind == "house":
-            persons = min(max(round(meter.litres_a_day / LITRES_A_PERSON), 1), 8)
-            writer.writerow((meter.customer_id, meter.meter_id, meter.district_id, persons))
-    return text.getvalue().encode()
+    return csv_file(
+        Kind.customers,
+        (
+            {
+                "customer_id": meter.customer_id,
+                "meter_id": meter.meter_id,
+                "district_id": meter.district_id,
+                "persons": min(max(round(meter.litres_a_day / LITRES_A_PERSON), 1), 8),
+            }
+            for meter in network.households
+            if meter.kind == "house"
+        ),
+    )

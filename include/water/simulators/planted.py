@@ -1,4 +1,4 @@
-"""What the seed plants in the simulated network: meters, leaks, running taps, replaced meters."""
+"""Everything in the simulated network that follows from the seed: meters, leaks, running taps, replaced meters."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ if TYPE_CHECKING:
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 LAST_DAY = 365 * 6  # days after EPOCH: the end of a network's time
 
-# A tenth of each district's meters: enough to see districts and customers, and few enough for a laptop.
+# One in ten meters of each district is simulated: few enough for a laptop.
 HOUSEHOLDS_SHARE = 10
 
-# A leak begins every so many days, in each district in turn: at any time some are new, some old, some repaired.
+# A leak begins every 4 days, in each district in turn: at any time some leaks are new, some old, some repaired.
 LEAK_EVERY_DAYS = 4
-# The time until a leak is repaired: long enough that a burst worth an alert runs on nearly every day.
+# Days until a leak is repaired: so long that nearly every day has a burst that is worth an alert.
 BURST_DAYS, SLOW_LEAK_DAYS = (10.0, 14.0), (6.0, 12.0)
 SLOW_LEAK_GROWS_SECONDS = 5 * 86_400.0
 SWAP_EVERY_DAYS = 6
-# Mains and hydrants are flushed at night, in each district once in so many days: the water is unmetered, but not a
-# leak.
+# Mains and hydrants are flushed at night, every 23 days in each district: the water is unmetered, but not a leak.
 FLUSH_EVERY_DAYS = 23
 
 

@@ -1,6 +1,6 @@
 """Simulated earthquakes in the format of the USGS feed, with revisions that arrive over time.
 
-It is a function of seed and time, without state: a server that is killed and restarted shows the same earthquakes.
+They are a function of seed and time, without state: a server that is killed and restarted shows the same earthquakes.
 """
 
 from __future__ import annotations

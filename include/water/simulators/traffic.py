@@ -38,8 +38,8 @@ from include.water.topics import (
 
 log = logging.getLogger(__name__)
 
-# Messages per second. No utility would survive so many leaks: they show the event lane at work. With this rate of
-# readings, each meter is read about once a minute, which the suite of the standard lane does not yet consider a fault.
+# Messages per second. There are far more leaks than in reality, to show the event lane. With this rate of readings,
+# each meter is read about once a minute, which is just within the limit of the standard lane's suite.
 RATES = {LEAKS_DETECTED.name: 5.0, SERVICE_REQUESTS.name: 0.5, METER_READINGS.name: 4.0}
 # A restarted producer sends an event again: consumers must act on it once.
 REPEAT_EVERY = 25
@@ -82,8 +82,8 @@ class Traffic:
         report: The report's file.
         rates: {topic: messages per second}.
         seed: The seed of the network and the messages.
-        bad: How many messages of each way to break a contract are sent to each of BAD_TOPICS, and in the history.
-        history_days: The meter readings of so many days are sent before everything else.
+        bad: How many messages for each reason to break a contract are sent to each of BAD_TOPICS, and in the history.
+        history_days: Days of meter readings that are sent before everything else.
         stop: Set it to end early.
         make_producer: Creates a producer.
     """
@@ -223,7 +223,7 @@ def meter_readings(random: Random, seed: int = 1) -> Iterator[MeterReading]:
     network = Network(seed)
     meters = list(network.meters)
     random.shuffle(meters)
-    # Do the slow part now, not in the time in which messages are to be sent.
+    # The first reading is slow. Compute it now, before messages are due.
     reading(network, meters[0], datetime.now(UTC))
     return (reading(network, meter, datetime.now(UTC)) for meter in cycle(meters))
 

@@ -24,7 +24,7 @@ from include.water.triage.proposals import POLICY_VERSION, Proposal, TriageDecis
 
 log = logging.getLogger(__name__)
 
-# What an approval covers: everything that will happen, and everything that supports it.
+# The columns that an approval covers: what will happen, and what supports it.
 BOUND = (
     "request_id",
     "customer_id",
@@ -139,10 +139,13 @@ def decision_id_of(decision: Mapping[str, Any]) -> str:
 
 
 def awaiting_approval(key: str) -> list[str]:
-    """Decisions on one message that no person was asked to approve yet; to be emitted as partition keys of PROPOSAL.
+    """The decisions on one message for which no run has asked a person yet.
 
     Args:
         key: The message's partition key, "topic-partition-offset".
+
+    Returns:
+        The decision ids, to be emitted as partition keys of PROPOSAL.
     """
     topic, partition, offset = key.rsplit("-", 2)
     columns = decisions.c
@@ -155,11 +158,11 @@ def awaiting_approval(key: str) -> list[str]:
 
 
 def open_proposals(older_than: timedelta) -> list[str]:
-    """Decisions that should have been asked about, or settled, this long ago; the oldest first.
+    """Decisions for which no run has asked a person, and decisions past their deadline; the oldest first.
 
     They are emitted (again) as partition keys of the asset PROPOSAL: Airflow drops the keys of a paused Dag, and a run
-    can be deleted while it waits. A decision that a run is asking about is returned only after its deadline has passed.
-    If a decision gets a second run, that run sees the first one and ends as skipped.
+    can be deleted while it waits. A decision for which a run has asked is returned only after its deadline has passed.
+    If a decision gets a second run, that run finds the first run and ends as skipped.
 
     Args:
         older_than: The least time since the decision, or since its deadline.
@@ -171,15 +174,16 @@ def open_proposals(older_than: timedelta) -> list[str]:
 
 
 def proposals_to_emit_again(dag_id: str) -> list[str]:
-    """The partition keys of open proposals that no run asks about.
-
-    Call it in a task.
+    """The partition keys of open proposals that have no run. Call it in a task.
 
     Args:
-        dag_id: The Dag that asks about proposals.
+        dag_id: The Dag that asks a person about a proposal.
+
+    Returns:
+        The decision ids, the oldest first.
 
     Raises:
-        AirflowSkipException: The Dag is paused, its queue may hold their runs, or every proposal is being asked about.
+        AirflowSkipException: The Dag is paused, its queue may contain their runs, or every proposal has a run.
     """
     from airflow.sdk.exceptions import AirflowSkipException
 
@@ -189,7 +193,7 @@ def proposals_to_emit_again(dag_id: str) -> list[str]:
         raise AirflowSkipException(f"{dag_id} is paused: Airflow would drop its keys")
     if has_queued_runs(dag_id):
         raise AirflowSkipException(f"{dag_id} has runs in its queue: they may be those of these proposals")
-    # Gives a proposal's own run the time to ask first.
+    # A proposal's first run gets this long to ask.
     keys = open_proposals(older_than=timedelta(minutes=10))
     if not keys:
         raise AirflowSkipException("every proposal is being asked about, or settled")
@@ -226,7 +230,7 @@ def _origin(proposal: Proposal) -> dict[str, Any]:
 
 
 def _storable(value: Any) -> Any:
-    """The value without characters that PostgreSQL cannot store in text or JSON: NUL, lone surrogates, NaN.
+    """The value without what PostgreSQL cannot store in text or JSON: NUL, lone surrogates, infinity, NaN.
 
     An engine can be tricked into writing them; the request must not become a dead letter because of that.
     """

@@ -23,15 +23,15 @@ from include.water.triage.policy import allowed
 from include.water.triage.prompt import MAX_TEXT_CHARS, PROMPT_VERSION, SYSTEM, user_prompt
 from include.water.triage.proposals import Category, Proposal, Target, TargetKind, TriageDecision
 from include.water.triage.rules import (
-    SENSIBLE,
-    UNHURRIED,
+    ALLOWED_ACTIONS,
+    NON_URGENT_ACTIONS,
     Rule,
-    act,
-    alarms,
+    choose_action,
     concerns_many,
-    find,
     gives_orders,
     is_stated,
+    matching_rules,
+    mentions_danger,
 )
 
 if TYPE_CHECKING:
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Chosen on benchmarks/water/triage/development.jsonl, see `make eval-triage`.
-# Below this the nearest example means nothing: greetings, other languages, riddles.
+# If the nearest example is less similar, the request is not understood: greetings, other languages, riddles.
 MIN_SIMILARITY = 0.34
-# A sentence this close to an example of something severe counts, whatever the rest of the request is about.
+# A sentence that is this similar to a severe example counts, whatever the rest of the request is about.
 SEVERE_SENTENCE_SIMILARITY = 0.5
 NEIGHBOURS = 5
-# Neighbors are weighted by this power of their similarity, so that three vague ones do not outvote one that fits.
+# Neighbors are weighted by this power of their similarity: three vague neighbors must not outvote one that fits.
 POWER = 4
-# Of the neighbors this close to the best, the most severe determines the severity.
+# Among the neighbors this close to the best, the most severe one determines the severity.
 SEVERITY_MARGIN = 0.05
-# A long request is divided into at most this many parts for the comparison; each takes 5 ms.
+# A long request is divided into at most this many parts for the comparison; each part takes 5 ms.
 MAX_PARTS = 12
 
-# Words that only the machine uses.
+# Words that only triage uses; a customer who writes them wants to influence it.
 INTERNAL_WORDS = frozenset(action.value for action in Action) | {
     "target_kind",
     "fallback_reason",
@@ -65,21 +65,19 @@ INTERNAL_WORDS = frozenset(action.value for action in Action) | {
     *(category.value for category in Category if "_" in category.value),
 }
 
-# By day it is executed at once, and it sends people out. The model alone is not enough for that, because a customer may
-# have tricked it.
-SENDS_PEOPLE = frozenset({Action.dispatch_crew})
-# The offline engine agrees if it would propose one of these.
-EMERGENCIES = frozenset({Action.dispatch_crew, Action.close_valve})
-# The text itself must say that it happens here and now; otherwise a person reads it. Without this, the approver could
-# be misled.
-DRASTIC = EMERGENCIES | {Action.advise_not_to_drink}
-# A sentence this close to an example of something minor means that the request is about two things. A person sorts them
-# out.
+# Executed at once by day, and sends a crew. The model may not decide this alone: a customer may have tricked it.
+DISPATCHING_ACTIONS = frozenset({Action.dispatch_crew})
+# The offline engine confirms a dispatching action if it would propose one of these.
+CONFIRMING_ACTIONS = frozenset({Action.dispatch_crew, Action.close_valve})
+# The text itself must say that the trouble is here and now; otherwise a person reads the request. Without this check, a
+# proposal could mislead the approver.
+EMERGENCY_ACTIONS = CONFIRMING_ACTIONS | {Action.advise_not_to_drink}
+# A sentence this similar to a minor example means that the request is about two matters. A person separates them.
 ANOTHER_MATTER_SIMILARITY = 0.5
 # A customer without water also writes about the pressure: that counts as one subject.
 SUPPLY = frozenset({Category.burst_pipe, Category.no_water, Category.low_pressure})
 
-# The offline engine's summaries. They repeat nothing of the customer's text to the people who approve.
+# The offline engine's summaries. They do not quote the customer's text.
 SUMMARIES = {
     Category.burst_pipe: "Water escapes outside: a burst or leaking pipe is reported.",
     Category.no_water: "A failure of the supply is reported.",
@@ -94,7 +92,7 @@ SUSPICIOUS = "The text gives instructions to a machine or hides something: a per
 
 
 def propose(message: Message) -> Proposal:
-    """Propose what to do about the request in a message. Raises only when Airflow or the installation fails.
+    """Propose an action for the request in a message. Raises only when Airflow or the installation fails.
 
     Args:
         message: A message with a ServiceRequest.
@@ -134,10 +132,10 @@ def propose_with(model: ChatModel, request: ServiceRequest) -> Proposal:
     from include.water.triage.tools import tools_for
 
     text = _text(request)
-    # The model does not see such texts: it could be tricked into a summary that deceives the approver.
+    # The model does not get such a text: it could be tricked into a summary that deceives the approver.
     if _signs(request) or gives_orders(text):
         return _offline(request, fallback_reason="signs of manipulation, or orders", model_asked=model.settings.model)
-    rules = find(text)
+    rules = matching_rules(text)
     task = agent.Task(
         system=SYSTEM,
         user=user_prompt(request),
@@ -154,13 +152,15 @@ def propose_with(model: ChatModel, request: ServiceRequest) -> Proposal:
         log.warning("model failed, the offline engine stands in: reason=%s", error.reason)
         return _offline(request, fallback_reason=error.reason, **origin, **_account(trace))
     summary = redact(clean(decision.summary, 300).text.replace("\n", " "), known=(request.address,)).text
-    # The summary may have consisted of invisible characters only; then nothing is left of it.
+    # The summary is empty if it consisted of invisible characters only.
     decision = decision.model_copy(update={"summary": summary[:300] or SUMMARIES[decision.category]})
     explanation = {}
-    if decision.action in SENDS_PEOPLE and (second := _offline(request)).decision.action not in EMERGENCIES:
-        explanation = {**second.explanation, "handed_over": f"only the model would {decision.action}"}
-        customer = Target(kind=TargetKind.customer, id=request.customer_id)
-        decision = decision.model_copy(update={"action": Action.hand_to_person, "target": customer})
+    if decision.action in DISPATCHING_ACTIONS:
+        second = _offline(request)
+        if second.decision.action not in CONFIRMING_ACTIONS:
+            explanation = {**second.explanation, "handed_over": f"only the model would {decision.action}"}
+            customer = Target(kind=TargetKind.customer, id=request.customer_id)
+            decision = decision.model_copy(update={"action": Action.hand_to_person, "target": customer})
     return Proposal(decision, engine="llm", explanation=explanation, **origin, **_account(trace))
 
 
@@ -170,7 +170,7 @@ def propose_offline(request: ServiceRequest) -> Proposal:
 
 
 def _offline(request: ServiceRequest, **origin: Any) -> Proposal:
-    rules = find(_text(request))
+    rules = matching_rules(_text(request))
     parts = _parts(request)
     nearest = index().nearest(parts)
     best = max((matches[0] for matches in nearest), key=lambda match: match.similarity)
@@ -195,7 +195,7 @@ def _offline(request: ServiceRequest, **origin: Any) -> Proposal:
         hand_over = _doubt(request, category, severity, rules, nearest)
     if signs:
         hand_over, summary = "signs of manipulation", SUSPICIOUS
-    action, target = act(request, category, severity)
+    action, target = choose_action(request, category, severity)
     if hand_over:
         action, target = Action.hand_to_person, Target(kind=TargetKind.customer, id=request.customer_id)
     if action == Action.hand_to_person:
@@ -205,22 +205,22 @@ def _offline(request: ServiceRequest, **origin: Any) -> Proposal:
 
 
 def _classify(rules: Sequence[Rule], nearest: list[list[Match]]) -> tuple[Category, Severity, str | None]:
-    """The category, the severity and, if a person should look at the request first, why."""
+    """The category, the severity and, if a person should look at the request first, the reason."""
     known = examples()
     whole = nearest[0]
     category = _vote(whole, known)
-    near = [m for m in whole if known[m.name].category == category]
+    voters = [m for m in whole if known[m.name].category == category]
     severity = max(
-        (known[m.name].severity for m in near if m.similarity >= near[0].similarity - SEVERITY_MARGIN),
+        (known[m.name].severity for m in voters if m.similarity >= voters[0].similarity - SEVERITY_MARGIN),
         key=lambda severity: severity.rank,
     )
     if rules:
         rule = rules[0]
         if any(other.category != rule.category for other in rules):
             return rule.category, rule.severity, "rules disagree"
-        # Words say one thing, the whole text another ("thank you for the burst pipe"): when in doubt, nobody is sent.
-        plain = rule.category == category or _supported(rule, nearest, known)
-        return rule.category, rule.severity, None if plain else "rule and examples disagree"
+        # The words and the whole text can mean different things ("thank you for the burst pipe"): then no crew is sent.
+        agree = rule.category == category or _supported(rule, nearest, known)
+        return rule.category, rule.severity, None if agree else "rule and examples disagree"
     alarming = [
         known[matches[0].name]
         for matches in nearest[1:]
@@ -239,15 +239,16 @@ def _doubt(
 ) -> str | None:
     """Why a person should read the request before anything is done, or None.
 
-    Rules and examples know words, not how they are used.
+    Rules and examples compare words. They do not see how the words are used.
     """
-    action, _ = act(request, category, severity)
+    action, _ = choose_action(request, category, severity)
     text = clean(request.text, MAX_TEXT_CHARS).text
-    if action in UNHURRIED and alarms(text):
-        return "a word about danger, and nothing urgent was understood"
-    if action in UNHURRIED and category == Category.no_water and is_stated(request.subject, text, category, None):
-        return "a supply that is out, and nothing urgent was understood"
-    if action not in DRASTIC:
+    if action in NON_URGENT_ACTIONS:
+        if mentions_danger(text):
+            return "a word about danger, and nothing urgent was understood"
+        if category == Category.no_water and is_stated(request.subject, text, category, None):
+            return "a supply that is out, and nothing urgent was understood"
+    if action not in EMERGENCY_ACTIONS:
         return None
     if not is_stated(request.subject, text, category, rules[0] if rules else None):
         return "not plainly reported as happening here and now"
@@ -259,11 +260,14 @@ def _doubt(
         for match in matches
         if match.similarity >= SEVERE_SENTENCE_SIMILARITY and known[match.name].category in SUPPLY
     ]
-    if action in SENDS_PEOPLE and not rules and all(known[match.name].severity == Severity.minor for match in close):
-        return "no sentence is close to an example of something severe"
-    others = [known[matches[0].name] for matches in nearest[1:] if matches[0].similarity >= ANOTHER_MATTER_SIMILARITY]
-    if action in SENDS_PEOPLE and any(e.severity == Severity.minor and e.category not in SUPPLY for e in others):
-        return "the request is about something else as well"
+    if action in DISPATCHING_ACTIONS:
+        if not rules and all(known[match.name].severity == Severity.minor for match in close):
+            return "no sentence is close to an example of something severe"
+        others = [
+            known[matches[0].name] for matches in nearest[1:] if matches[0].similarity >= ANOTHER_MATTER_SIMILARITY
+        ]
+        if any(other.severity == Severity.minor and other.category not in SUPPLY for other in others):
+            return "the request is about something else as well"
     return None
 
 
@@ -285,9 +289,9 @@ def _check(decision: TriageDecision, request: ServiceRequest, rules: Sequence[Ru
 
     if reason := allowed(decision, request):
         raise Refused(reason)
-    if decision.action not in SENSIBLE[decision.category]:
+    if decision.action not in ALLOWED_ACTIONS[decision.category]:
         raise Refused(f"{decision.action} makes no sense for {decision.category}")
-    if rules and decision.action in UNHURRIED:
+    if rules and decision.action in NON_URGENT_ACTIONS:
         raise Refused(f"the rule {rules[0].name} found something urgent; hand it to a person if it is not")
 
 
@@ -304,15 +308,15 @@ def _text(request: ServiceRequest) -> str:
 
 
 def _signs(request: ServiceRequest) -> tuple[str, ...]:
-    # Line by line, because a separate subject may end like a forged role. The address is free text too.
+    # On separate lines, so that a forged role ("system:") is at the beginning of a line. The address is free text too.
     whole = "\n".join((request.subject, request.text, request.address or ""))
     return signs_of_manipulation(clean(whole, MAX_TEXT_CHARS + 400), INTERNAL_WORDS)
 
 
 def _parts(request: ServiceRequest) -> list[str]:
-    """The whole text, then its sentences, joined when there are too many.
+    """The whole text, then its sentences; if there are too many, some sentences are joined.
 
-    The sentences are compared too, so that a sentence about another subject is noticed.
+    The sentences are compared too, so that a sentence about another matter is noticed.
     """
     text = clean(request.text, MAX_TEXT_CHARS).text
     sentences = [part for part in re.split(r"(?<=[.!?])\s+|\n", text) if len(part.split()) > 2]

@@ -1,6 +1,6 @@
 """Labeled requests for comparison: `examples.jsonl`, and their vectors in `examples.npz`.
 
-After a change of the examples, `python -m include.water.triage.examples` computes the vectors again.
+After a change of the examples, run `python -m include.water.triage.examples` to recompute the vectors.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Example:
 @cache
 def examples() -> dict[str, Example]:
     """All examples by their id."""
-    found = {}
+    by_id = {}
     for line in FILE.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        found[row["id"]] = Example(row["id"], Category(row["category"]), Severity(row["severity"]), row["text"])
-    return found
+        by_id[row["id"]] = Example(row["id"], Category(row["category"]), Severity(row["severity"]), row["text"])
+    return by_id
 
 
 @cache

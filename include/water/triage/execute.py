@@ -1,8 +1,8 @@
-"""Ask a person about a proposal and settle the answer, each decision once.
+"""Ask a person about a proposal, and execute the answer, once for each decision.
 
-The tasks of `execute_decisions` call it. The content of an approval cannot change after it was shown: a run is for one
-decision, a decision's id contains the hash of the proposal, and `execute` hashes the row again. So the text that a
-person saw (Airflow keeps the first text when a run is cleared) always describes what would be executed.
+The tasks of `execute_decisions` call this module. The content of an approval cannot change after it was shown: a run is
+for one decision, a decision's id contains the hash of the proposal, and `execute` hashes the row again. So the text
+that a person saw always describes what would be executed (Airflow keeps the first text when a run is cleared).
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from typing import Any, NamedTuple, cast
 from sqlalchemy import Connection, Row, select, update
 
 from include.streams import begin
+from include.water.flows.definition import TIME_ZONE
 from include.water.sites import DISTRICTS, SITES
 from include.water.tables import decisions
 from include.water.topics import OrderBasis
 from include.water.triage.effect import content_hash, decision_id_of, order_work
-from include.water.triage.policy import EXECUTION_GRACE, TIME_ZONE, why_not
+from include.water.triage.policy import EXECUTION_GRACE, why_not
 from include.water.triage.proposals import POLICY_VERSION, Action, Target, TargetKind
 
 log = logging.getLogger(__name__)
 
-# The name under which its rows are in the outbox.
+# The consumer name of its rows in the outbox.
 CONSUMER = "execute_decisions"
 APPROVED, REJECTED, EXPIRED = "approved", "rejected", "expired"
 
 
 class Answer(NamedTuple):
-    """A person's answer to a proposal, or that nobody answered: verdict, who, when."""
+    """A person's answer to a proposal: verdict, name, time. EXPIRED without a name: nobody answered."""
 
     verdict: str
     approver: str | None
@@ -84,10 +85,10 @@ def ask(decision_id: str, run_id: str, is_running: Callable[[str], bool]) -> dic
 
 
 def read_answer(result: Mapping[str, Any] | None) -> Answer:
-    """The answer in the result of the task that asked.
+    """The answer in the result of the approval task.
 
-    Only a named person can have answered: the default after the deadline has no name, and a task that somebody marked
-    as successful has no result.
+    Only an answer with a person's name counts: the default after the deadline has no name, and a task that somebody
+    marked as successful has no result.
 
     Args:
         result: The XCom of the approval task.
@@ -107,7 +108,7 @@ def execute(decision_id: str, approved_hash: str, answer: Answer) -> str:
       policy still allows it, and the answer came before the deadline;
     - otherwise (rejected, expired, refused): a work order that a person looks at the request.
 
-    A settled decision stays as it is, so this may be called any number of times, also concurrently.
+    A settled decision does not change, so this function may be called any number of times, also concurrently.
 
     Args:
         decision_id: The decision.
@@ -160,15 +161,15 @@ def _settle(connection: Connection, row: Row, approved_hash: str, answer: Answer
 def _refusal(row: Row, approved_hash: str) -> str | None:
     """Why the proposal may not be executed although it was approved; None if it may."""
     # With the current policy version: an approval under another policy was judged by other rules.
-    found = content_hash({**row._mapping, "policy_version": POLICY_VERSION})
-    if found != approved_hash or decision_id_of({**row._mapping, "proposal_hash": found}) != row.decision_id:
+    current = content_hash({**row._mapping, "policy_version": POLICY_VERSION})
+    if current != approved_hash or decision_id_of({**row._mapping, "proposal_hash": current}) != row.decision_id:
         return "what was approved is not what is proposed now"
     target = Target(kind=TargetKind(row.target_kind), id=row.target_id)
     return why_not(Action(row.action), target, cast(Any, row))
 
 
 def plain_words(decision: Any) -> str:
-    """What would happen, for a decision's row: in fixed words, names from the network, and the customer's id."""
+    """The proposed action of a decision's row, in fixed words, names from the network, and the customer's id."""
     kind, target_id = TargetKind(decision.target_kind), decision.target_id
     if kind == TargetKind.customer:
         where, whom = f"to the customer {_code(target_id)}", f"the customer {_code(target_id)}"
@@ -204,8 +205,5 @@ def _body(row: Row) -> str:
 
 
 def _code(value: str) -> str:
-    """The value as inline code, in which Markdown has no meaning.
-
-    Characters that could end the code or be HTML are replaced.
-    """
+    """The value as Markdown inline code; characters that could end the code, or be HTML, are replaced."""
     return f"`{re.sub(r'[^A-Za-z0-9._:/@#-]', '?', value)}`"

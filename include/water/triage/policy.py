@@ -1,4 +1,4 @@
-"""What triage may do, and what needs a person: code decides, from closed sets, whatever an engine or a customer says.
+"""What triage may do, and what needs a person's approval: code decides, whatever an engine or a customer says.
 
 There are two questions about a proposal. May it be done at all for this request (`allowed`)? And how much harm could it
 do (`risk_of`)? Low risk is executed at once; high risk waits for a person's approval until APPROVAL_DEADLINE has
@@ -12,22 +12,21 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Protocol
-from zoneinfo import ZoneInfo
 
+from include.water.flows.definition import TIME_ZONE
 from include.water.sites import DISTRICTS, SITES
 from include.water.triage.proposals import Action, Target, TargetKind, TriageDecision
 
 # A later approval would act on a situation that has changed; a person gets the request instead.
 APPROVAL_DEADLINE = timedelta(hours=1)
-# How long after the deadline an approval that came in time may still be executed (when services were unavailable).
+# An approval in time may still be executed this long after the deadline, if services were unavailable.
 EXECUTION_GRACE = timedelta(hours=1)
 
-# The utility's local time: night is when it is night for the crews.
-TIME_ZONE = ZoneInfo("America/Los_Angeles")
+# Local hours in which crews sleep.
 NIGHT_BEGINS_HOUR, NIGHT_ENDS_HOUR = 22, 6
 
 _customer, _district, _site = TargetKind.customer, TargetKind.district, TargetKind.site
-# What each action can be done to. An action that is missing here can be done to nothing.
+# The possible targets of each action. An action that is missing here has none.
 TARGETS: Mapping[Action, frozenset[TargetKind]] = MappingProxyType(
     {
         Action.send_information: frozenset({_customer}),
@@ -85,15 +84,14 @@ def is_night(at: datetime) -> bool:
 
 
 def allowed(decision: TriageDecision, request: Asking) -> str | None:
-    """None if this may be done for the request, with or without approval; else why not, in words from closed sets."""
+    """None if the decision is allowed for the request, with or without approval; else why not, in fixed words."""
     return why_not(decision.action, decision.target, request)
 
 
 def why_not(action: Action, target: Target, request: Asking) -> str | None:
-    """Why this may not be done for the request; None if it may.
+    """Why an action is not allowed for the request; None if it is.
 
-    The target must be the request's own customer, its district, or a site of its district: a message cannot name
-    anything else, whatever an engine makes of it.
+    The target must be the request's own customer, its district, or a site of its district, whatever an engine proposes.
 
     Args:
         action: The action.
@@ -104,7 +102,7 @@ def why_not(action: Action, target: Target, request: Asking) -> str | None:
         return f"{action} cannot be done to a {target.kind}"
     if target.kind == TargetKind.customer:
         return None if target.id == request.customer_id else "the target is another customer than the one who asks"
-    # A district that the network does not have is not a valid target either: a message can claim any district.
+    # A message can claim any district; only districts of the network are valid targets.
     if request.district_id not in DISTRICTS:
         return "the request lies in no known district"
     if target.kind == TargetKind.district:

@@ -9,7 +9,7 @@ from include.water.sites import DISTRICTS, SITES
 from include.water.topics import ServiceRequest
 
 PROMPT_VERSION = "1"
-# The most characters of the text that a model gets; the contract allows as many.
+# The model gets at most this many characters of the text: as many as the contract allows.
 MAX_TEXT_CHARS = 4_000
 
 SYSTEM = """\

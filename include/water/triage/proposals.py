@@ -1,4 +1,4 @@
-"""The result of triage for a request: a decision from closed sets, and how the engine got there.
+"""The result of triage for a request: a decision from closed sets, and how the engine made it.
 
 This module imports only pydantic.
 """
@@ -55,7 +55,7 @@ class TriageDecision(BaseModel):
 
 @dataclass(frozen=True)
 class Proposal:
-    """A decision and how the engine got there; all of it is stored in the decision's row.
+    """A decision and how the engine made it; all of it is stored in the decision's row.
 
     Attributes:
         decision: The proposed decision.

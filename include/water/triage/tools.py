@@ -1,4 +1,4 @@
-"""What the agent can look up for one request. All tools are read-only.
+"""The tools with which the model looks things up for one request. All tools are read-only.
 
 Customer and district come from the message. The model cannot ask about others: no tool has an argument for them.
 """
@@ -145,7 +145,7 @@ def _found(query: Any, id_column: str) -> Found:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """Clean titles and summaries like the request itself: they were made from what others sent."""
+    """Clean titles and summaries like the request itself: they come from texts of other senders."""
     return {
         name: redact(clean(value, 300).text).text if name in ("title", "summary") else value
         for name, value in row.items()
@@ -161,5 +161,5 @@ def _runbooks() -> dict[str, str]:
 def _runbook_index() -> Any:
     from include.streams.inference.embeddings import Examples
 
-    # The beginning says what a runbook is about; the whole text would be more than the embedding model reads.
+    # The beginning says what a runbook is about; the embedding model does not read more.
     return Examples({name: text[:600] for name, text in _runbooks().items()})

@@ -2,5 +2,5 @@
 
 Usage is personal data: it shows when somebody is at home. There are ids but no names, and no usage goes to logs or
 XComs. A household is compared only with a group in which no single household can be recognized. A customer who moves
-into a home does not see what was used before.
+into a home does not see the usage of earlier customers.
 """

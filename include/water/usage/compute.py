@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import pyarrow
     from duckdb import DuckDBPyConnection
 
-# The least number of households in a group, without the household that is compared with it.
+# The least number of other households in a group that a household is compared with.
 MIN_OTHERS = 10
-# Nobody uses water without a break for this long: something behind the meter leaks.
+# A flow that does not stop for this long is a leak behind the meter.
 MIN_CONTINUOUS_HOURS = 24
-# Less than this in an hour is rounding: counters count whole liters.
+# A smaller flow in an hour can be a rounding error: counters count whole liters.
 MIN_CONTINUOUS_LITRES = 2.0
 
 
@@ -61,14 +61,14 @@ def compute(
     limits = {
         "min_litres": MIN_CONTINUOUS_LITRES,
         "min_hours": MIN_CONTINUOUS_HOURS,
-        # As long as a silent meter counts as one of its district's.
+        # A meter that has been silent for longer no longer counts as a meter of its district.
         "heard_since": midnight(days[-1] - timedelta(days=KNOWN_DAYS), TIME_ZONE),
     }
     connection.execute(_sql("continuous"), limits)
     parameters = {"min_others": MIN_OTHERS, "shown": list(days if shown is None else shown)}
-    found = connection.sql(_sql("days"), params=parameters).to_arrow_table()
-    runs = connection.sql("select * from continuous_flows order by customer_id, starts_at").to_arrow_table()
-    return Usage(found, runs)
+    usage_days = connection.sql(_sql("days"), params=parameters).to_arrow_table()
+    continuous = connection.sql("select * from continuous_flows order by customer_id, starts_at").to_arrow_table()
+    return Usage(usage_days, continuous)
 
 
 def last_days(today: date, count: int) -> list[date]:

@@ -1,6 +1,6 @@
--- Hours in a row, none of them unknown, in each of which at least $min_litres ran; runs of $min_hours and more.
--- A meter that was not heard since $heard_since runs no more. An hour minus its number among such hours is the same all
--- through a run.
+-- Continuous flows: at least $min_hours consecutive known hours with at least $min_litres in each.
+-- A flow is not running any more if its meter has been silent since $heard_since. `run`: an hour minus its row number is
+-- the same value for all consecutive hours.
 create or replace temp table continuous_flows as
 with running as (
     select
@@ -15,7 +15,7 @@ ends as (
 select
     customer_id, min(hour) as starts_at, max(hour) + interval 1 hour as ends_at, count(*)::integer as hours,
     round(min(litres), 1) as least_litres_per_hour,
-    -- It ran in the last hour that is known. What a meter said that has been silent for long says nothing about now.
+    -- Running: in the meter's last known hour, unless the meter has been silent for too long.
     max(hour) + interval 1 hour = any_value(ends.known_until) and max(hour) >= $heard_since as running
 from running join ends using (customer_id)
 group by customer_id, run

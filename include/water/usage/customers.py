@@ -1,4 +1,4 @@
-"""Which customer is behind which meter, and since when."""
+"""Which customer has which meter, and since when."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Tenure:
-    """The customer behind a meter. `since`: the first day that the customer may see; None: all days."""
+    """The customer of a meter. `since` is the first day that the customer may see; None: all days."""
 
     customer_id: str
     since: date | None = None
@@ -53,11 +53,12 @@ def assign(
 ) -> tuple[list[Customer], dict[str, Tenure]]:
     """Assign customers to meters.
 
-    A customer who follows another customer sees the days from today on: earlier days are another household's.
+    A customer who takes over another customer's meter sees the days from today on: earlier days belong to the other
+    household.
 
     Args:
         register: The rows of the register.
-        tenures: {meter: tenure} at the last publication. A meter stays in it when its customer has left.
+        tenures: {meter: tenure} at the last publication; a meter stays in it after its customer has left.
         today: The local day.
 
     Returns:
@@ -66,7 +67,7 @@ def assign(
     newest: dict[str, Entry] = {}
     for entry in register:
         other = newest.get(entry.meter_id)
-        # The register keeps customers who have moved out until a file says otherwise; of two, the later upload is
+        # The register may still have a customer who has moved out. Of two customers with one meter, the later upload is
         # right.
         if other is None or (entry.uploaded_at, entry.customer_id) > (other.uploaded_at, other.customer_id):
             newest[entry.meter_id] = entry
@@ -84,7 +85,7 @@ def assign(
 
 
 def household(persons: int) -> str:
-    """The class of a household's size. It is coarse, because each further person adds less use than the one before."""
+    """The size class of a household. Large households share a class, because each further person adds less usage."""
     if persons <= 2:
         return str(max(persons, 1))
     return "3-4" if persons <= 4 else "5+"

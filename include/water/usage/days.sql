@@ -1,9 +1,9 @@
--- Customers' days, each beside those of like households. Tables: customer_hours, continuous_flows, days (day, starts_at,
--- ends_at, hours). Parameters: min_others, shown (which days).
+-- Customers' days, each compared with similar households. Tables: customer_hours, continuous_flows, days (day,
+-- starts_at, ends_at, hours). Parameters: $min_others, $shown (the days to return).
 with sums as (
     select
         customer_id, day, any_value(district_id) as district_id, any_value(household) as household,
-        -- Exact: a sum of doubles depends on their order, and a day that flips at its last digit is written again.
+        -- Decimals, because a sum of doubles depends on the order: with another last digit, a day is written again.
         round(sum(litres::decimal(18, 3))::double, 1) as litres,
         count(*)::integer as known_hours, any_value(hours) as expected_hours
     from customer_hours
@@ -21,8 +21,8 @@ marked as (
         ) as continuous_flow
     from sums join days using (day)
 ),
--- Like households: as many people, in the same district or, where that are too few, in the whole network. Only whole
--- days, and only groups in which there are enough others that nobody's use can be told.
+-- Similar households have the same size, and are in the same district; if there are too few, in the whole network. Only
+-- complete days count, and only groups with so many others that no single household's usage can be inferred.
 in_district as (
     select
         district_id, household, day, count(*) as households,
@@ -47,7 +47,7 @@ select
         when in_district.households is not null then 'district'
         when in_network.households is not null then 'network'
     end as peer_group,
-    -- Neither the exact number nor the exact litres: they would change with one household.
+    -- Rounded: exact numbers would change with one household.
     case when complete then (coalesce(in_district.households, in_network.households) // 10 * 10)::integer end
         as peer_households,
     case when complete then round(coalesce(in_district.low, in_network.low), -1) end as peer_low,

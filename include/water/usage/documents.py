@@ -42,15 +42,15 @@ def documents(days: Iterable[Mapping[str, Any]], flows: Iterable[Mapping[str, An
 
     Args:
         days: Rows as in `compute.Usage`.
-        flows: Rows as in `compute.Usage`. Those of customers without days are ignored: the flows are also computed of
-            the hours before the days.
+        flows: Rows as in `compute.Usage`. Flows of customers without days are ignored; they are from the hours before
+            the days.
 
     Returns:
         {customer id: document}.
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_customer: dict[str, dict[str, Any]] = {}
     for row in sorted(days, key=lambda row: row["day"], reverse=True):
-        document = found.setdefault(
+        document = by_customer.setdefault(
             row["customer_id"],
             {
                 "version": 1,
@@ -65,14 +65,14 @@ def documents(days: Iterable[Mapping[str, Any]], flows: Iterable[Mapping[str, An
             document["days"].append(_day(row))
     for row in flows:
         # Only a flow that is running now is a warning; the days show flows that have ended.
-        if row["running"] and (document := found.get(row["customer_id"])):
+        if row["running"] and (document := by_customer.get(row["customer_id"])):
             document["continuous_flow"] = {
                 "since": row["starts_at"].astimezone(UTC).isoformat(),
                 "hours": row["hours"],
-                # The leak is at most what ran in the hour with the lowest use.
+                # The leak is at most the flow of the hour with the lowest use.
                 "litres_per_hour": row["least_litres_per_hour"],
             }
-    return found
+    return by_customer
 
 
 def _day(row: Mapping[str, Any]) -> dict[str, Any]:

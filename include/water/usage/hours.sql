@@ -1,5 +1,5 @@
--- The known hours of the customers' meters that are theirs to see, each with its local day. A meter that is moved to
--- another district has one row an hour all the same.
+-- The known hours of the customers' meters that the customers may see, each with its local day: one row per meter and
+-- hour, also if the meter was moved to another district.
 create or replace temp table customer_hours as
 select
     customers.customer_id, customers.district_id, customers.household,

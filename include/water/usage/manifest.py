@@ -1,6 +1,6 @@
-"""The record of the objects that have been published; that of the table's days is with the table.
+"""The record of the published objects. The record of the table's days is in the table's properties.
 
-With it, unchanged content is not written again, and the retry of a run that was killed continues where it stopped.
+With these records, unchanged content is not written again, and the retry of a killed run continues where the run ended.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Manifest:
     """The content of the manifest.
 
     Attributes:
-        days: What an older release has recorded of the table's days. It is written empty, because that release reads it
-            after a rollback.
+        days: The table's days, as an older release recorded them. It is written empty, because the older release reads
+            it after a rollback.
         objects: {customer id: (hash, generation)} of each customer's object.
         tenures: See `customers.assign`.
-        source: A hash of everything that the last finished publication was made from.
+        source: A hash of all inputs of the last finished publication.
         published_at: When the last finished publication started.
         publication: The number of the last publication that has begun.
         generation: The generation of the manifest's own object.
@@ -43,20 +43,20 @@ class Manifest:
     def begin(self, bucket: Bucket, now: datetime) -> None:
         """Take the number of a new publication, and save the manifest.
 
-        Every publication has a higher number than those before, also with the same flows, and its register and flows
-        are newer: they were read after this manifest was loaded, and nobody else has taken a number since. So neither
-        two runs at once nor a run that was thought dead can publish older usage under a higher number.
+        A higher number always means a newer register and newer flows: both were read after this manifest was loaded,
+        and no other run has taken a number since then. So a concurrent run, or a late run that was believed dead,
+        cannot publish older usage under a higher number.
 
         Args:
             bucket: The artifacts bucket.
-            now: The clock. The numbers are those of its milliseconds, so that they also go on behind the numbers of an
-                older release, and of a manifest that somebody has deleted.
+            now: The clock. A number is at least the clock's milliseconds, so it is higher than the numbers of an older
+                release, and of a manifest that somebody has deleted.
 
         Raises:
             GenerationChanged: Another run has saved the manifest since it was loaded.
         """
         self.publication = max(self.publication + 1, int(now.timestamp() * 1000))
-        # Until it is finished, no run may find that there is nothing to do.
+        # Until this publication is finished, no run may find that there is nothing to do.
         self.source = None
         self.save(bucket)
 

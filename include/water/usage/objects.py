@@ -1,4 +1,4 @@
-"""Write customers' objects: many at a time, only those that differ, and never an older one over a newer one."""
+"""Write customers' objects: many at a time, only those that differ, and never older usage over newer usage."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from include.water.usage.manifest import Manifest
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# Each write mostly waits for the store. More threads than the client's connection pool holds would open new
-# connections.
+# Each write mostly waits for the store. More threads would need more connections than the client's pool has.
 MAX_WRITERS = 10
-# The most objects that a run that was killed has to write again.
+# Objects between two saves of the manifest: the most that the retry of a killed run writes again.
 BATCH = 1000
 MAX_TRIES = 3
 
@@ -29,13 +28,13 @@ class NewerObject(Exception):
 
 
 def write_objects(bucket: Bucket, manifest: Manifest, documents: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
-    """Bring the objects to the state of `documents`, and delete those of all other customers.
+    """Write the customers' documents to their objects, and delete the objects of all other customers.
 
-    The manifest is saved before the first batch, which fails if another run has taken over, and after every batch. It
-    contains what was written even when the batch fails.
+    The manifest is saved before the first batch, which fails if another run has taken over, and after every batch, also
+    after a batch that failed.
 
-    Also written are objects that are not the ones that the manifest names: a run that was thought dead has written them
-    while a later one had nothing to write there, or somebody has deleted them.
+    An object whose generation is not the one in the manifest is written too: a late run that was believed dead has
+    written it, or somebody has deleted it.
 
     Args:
         bucket: The artifacts bucket.
@@ -50,36 +49,38 @@ def write_objects(bucket: Bucket, manifest: Manifest, documents: Mapping[str, Ma
         GenerationChanged: Another run has saved the manifest.
     """
     manifest.save(bucket)
-    there = {customer: entry.generation for entry in bucket.list(f"{FOLDER}/") if (customer := customer_of(entry.path))}
+    stored = {
+        customer: entry.generation for entry in bucket.list(f"{FOLDER}/") if (customer := customer_of(entry.path))
+    }
     as_of = manifest.publication
     changed = [
         customer
         for customer, document in documents.items()
-        if manifest.objects.get(customer) != (content_hash(document), there.get(customer))
+        if manifest.objects.get(customer) != (content_hash(document), stored.get(customer))
     ]
-    gone = sorted({*manifest.objects, *there} - documents.keys())
+    obsolete = sorted({*manifest.objects, *stored} - documents.keys())
 
     def known(customer: str) -> int:
-        return manifest.objects.get(customer, ("", ABSENT))[1] if customer in there else ABSENT
+        return manifest.objects.get(customer, ("", ABSENT))[1] if customer in stored else ABSENT
 
     def write(customer: str) -> None:
         document = documents[customer]
-        generation = put(bucket, customer, document, as_of, known(customer))
+        generation = write_object(bucket, customer, document, as_of, known(customer))
         manifest.objects[customer] = content_hash(document), generation
 
     def remove(customer: str) -> None:
-        if customer in there:
-            take_away(bucket, customer, as_of, known(customer), there[customer])
+        if customer in stored:
+            delete_object(bucket, customer, as_of, known(customer), stored[customer])
         manifest.objects.pop(customer, None)
 
     with ThreadPoolExecutor(MAX_WRITERS) as pool:
-        for action, customers in ((write, changed), (remove, gone)):
+        for action, customers in ((write, changed), (remove, obsolete)):
             for batch in batches(customers, BATCH):
-                _all(pool, action, batch, lambda: manifest.save(bucket))
-    return len(changed), len(gone)
+                _run_batch(pool, action, batch, lambda: manifest.save(bucket))
+    return len(changed), len(obsolete)
 
 
-def put(bucket: Bucket, customer: str, document: Mapping[str, Any], as_of: int, known: int) -> int:
+def write_object(bucket: Bucket, customer: str, document: Mapping[str, Any], as_of: int, known: int) -> int:
     """Write the object, if it still has the known generation or is older.
 
     Args:
@@ -87,10 +88,10 @@ def put(bucket: Bucket, customer: str, document: Mapping[str, Any], as_of: int, 
         customer: The customer's id.
         document: The document.
         as_of: As for `encode`.
-        known: The generation that the manifest has.
+        known: The object's generation in the manifest.
 
     Returns:
-        The object's generation.
+        The object's new generation.
 
     Raises:
         NewerObject: The object is of a later publication.
@@ -100,39 +101,39 @@ def put(bucket: Bucket, customer: str, document: Mapping[str, Any], as_of: int, 
         try:
             return bucket.write(path, body, JSON, if_generation_match=known)
         except GenerationChanged:
-            # An earlier try of this run was killed before the write was recorded, or another run writes too.
+            # An earlier try of this run was killed before it recorded the write, or another run writes too.
             found = bucket.read(path)
         if found is None:
-            # It must not come back: the customer may have left.
+            # The object must not be recreated: the customer may have left.
             raise NewerObject("a customer's object was deleted while it was written")
-        there, known = json.loads(found[0]), found[1]
-        if content_hash(there) == content_hash(document):
+        stored, known = json.loads(found[0]), found[1]
+        if content_hash(stored) == content_hash(document):
             return known
-        _require_older(there, as_of)
+        _require_older(stored, as_of)
     raise NewerObject(f"a customer's object was changed {MAX_TRIES} times while it was written")
 
 
-def take_away(bucket: Bucket, customer: str, as_of: int, known: int, there: int) -> None:
+def delete_object(bucket: Bucket, customer: str, as_of: int, known: int, stored: int) -> None:
     """Delete the object, if it still has the known generation or is older.
 
     Args:
         bucket: The artifacts bucket.
         customer: The customer's id.
         as_of: As for `encode`.
-        known: The generation that the manifest has.
-        there: The generation that the object has.
+        known: The object's generation in the manifest.
+        stored: The object's generation in the bucket.
 
     Raises:
         NewerObject: The object is of a later publication.
         GenerationChanged: Another run has just written it.
     """
-    if there != known:
+    if stored != known:
         found = bucket.read(path_of(customer))
         if found is None:
             return
         _require_older(json.loads(found[0]), as_of)
-        there = found[1]
-    bucket.delete(path_of(customer), if_generation_match=there)
+        stored = found[1]
+    bucket.delete(path_of(customer), if_generation_match=stored)
 
 
 def _require_older(document: Mapping[str, Any], as_of: int) -> None:
@@ -146,12 +147,12 @@ def batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _all(
+def _run_batch(
     pool: ThreadPoolExecutor, action: Callable[[str], None], items: Sequence[str], save: Callable[[], None]
 ) -> None:
-    """Do the action for all items, then `save`.
+    """Call the action with each item, then `save`.
 
-    At the first failure, actions that have not started are canceled, finished ones are saved, and the error is raised.
+    At the first failure, actions that have not started are canceled, `save` is called, and the error is raised.
     """
     futures: list[Future[None]] = [pool.submit(action, item) for item in items]
     _, waiting = wait(futures, return_when=FIRST_EXCEPTION)
@@ -162,7 +163,7 @@ def _all(
     try:
         save()
     except GenerationChanged:
-        # The failure says more; its cause is that another run has taken over.
+        # Another run has taken over, and that caused the failure. The failure's error says more than this one.
         if failed is None:
             raise
     if failed is not None:

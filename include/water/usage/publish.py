@@ -1,14 +1,14 @@
-"""Customers' usage: computed from the flows, and written where it has changed.
+"""Customers' usage: computed from the flows; changed days and objects are written.
 
-The order: the table's days in one commit, then the objects in batches, each recorded in the manifest. What the table's
-days hold is recorded in its properties, by the same commit. If the process is killed anywhere, a retry does the rest:
-it finds in both records what is done, and finds that objects that were written but not recorded are already correct. A
-second run for the same flows writes nothing.
+First one commit writes the table's days, and records their hashes in the table's properties. Then the objects are
+written in batches, and each batch is recorded in the manifest. If the process is killed at any step, the retry reads
+both records and does the rest. An object that was written but not recorded is found to be correct. A second run for the
+same flows writes nothing.
 
-A run that was thought dead, and goes on after another run has begun, may have read older flows and an older register.
-Each publication has a number, a later one a higher number (`Manifest.begin`), which is in every object and with the
-table. The late run finds a higher number, or that the manifest is no longer the one that it has saved. What it was
-writing at that moment, the next publication writes again.
+A late run that was believed dead may have read older flows and an older register than the run that took over. Each
+publication has a number, higher than all earlier numbers (`Manifest.begin`), in every object and in the table's
+properties. The late run finds a higher number, or finds that the manifest has changed, and fails. If it has written an
+object at that moment, the next publication writes the object again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import logging
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from include.water import clock, turns
+from include.water import clock, throttle
 from include.water.flows.definition import TIME_ZONE
 from include.water.flows.tables import METER_HOURS
 from include.water.local_days import midnight
@@ -37,25 +37,25 @@ log = logging.getLogger(__name__)
 
 # The days that every run recomputes, so that late readings are included: somewhat more than the app shows.
 WINDOW_DAYS = 35
-# As long as a continuous flow must be, even with a day of 23 hours.
+# Extra days before the window: long enough for a continuous flow (24 hours), also with a day of 23 hours.
 MARGIN_DAYS = 2
 # How often the objects are updated; the flows change every minute.
 MIN_INTERVAL = timedelta(minutes=15)
-# The table's property with {day: hash of its rows}, for the days of the last run that changed the table.
+# The table property with {day: hash of its rows}, for the days of the last run that changed the table.
 CONTENTS = "water.usage.contents"
-# The table's property with the number of the publication that has last compared the days.
+# The table property with the number of the last publication that compared the days.
 PUBLICATION = "water.usage.publication"
 
 
 class PublishedMeanwhile(Exception):
-    """Another run has published since this run began. A retry begins anew."""
+    """Another run has published since this run began. A retry starts again from the beginning."""
 
 
 def next_turn(asked_at: datetime, now: datetime | None = None) -> datetime | None:
-    """When the requested usage may be published.
+    """When this run may publish.
 
     Args:
-        asked_at: When it was requested.
+        asked_at: When the run was requested.
         now: The clock; by default the current time.
 
     Returns:
@@ -63,11 +63,11 @@ def next_turn(asked_at: datetime, now: datetime | None = None) -> datetime | Non
     """
     from include.streams.lake.buckets import bucket
 
-    return turns.next_turn(load(bucket()).published_at, asked_at, MIN_INTERVAL, now or datetime.now(UTC))
+    return throttle.next_publish_time(load(bucket()).published_at, asked_at, MIN_INTERVAL, now or datetime.now(UTC))
 
 
 def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -> dict[str, Any]:
-    """Publish what has changed. Neither the counts nor the log contain anything about a single customer.
+    """Publish changed days and objects. Neither the counts nor the log contain anything about a single customer.
 
     Args:
         window_days: How many days up to today are recomputed.
@@ -90,7 +90,7 @@ def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -
 
     started = now or datetime.now(UTC)
     today = started.astimezone(TIME_ZONE).date()
-    # Both before the register and the flows are read: whoever commits later may have read newer ones.
+    # Both are read before the register and the flows: a run that commits after this may have read newer ones.
     remote = bucket()
     manifest = load(remote)
     days_table = ensure_customer_days(load_catalog())
@@ -123,7 +123,7 @@ def publish_usage(window_days: int = WINDOW_DAYS, now: datetime | None = None) -
 
 
 def write_days(table: Table, days: pyarrow.Table, manifest: Manifest, window: list[date]) -> list[date]:
-    """Replace the days that differ from what was published, in one commit.
+    """Replace the days that differ from the published days, in one commit.
 
     Args:
         table: The table as it was before the flows and the register were read.
@@ -135,7 +135,7 @@ def write_days(table: Table, days: pyarrow.Table, manifest: Manifest, window: li
         The days that were written.
 
     Raises:
-        PublishedMeanwhile: Another run has changed the table's days, or a later one has found them as they should be.
+        PublishedMeanwhile: Another run has changed the table's days, or a later publication has found them correct.
     """
     from include.streams.lake.writing import commit
     from include.water.usage.tables import CUSTOMER_DAYS
@@ -143,8 +143,8 @@ def write_days(table: Table, days: pyarrow.Table, manifest: Manifest, window: li
     record = table.properties.get(CONTENTS)
     before = json.loads(record or "{}")
     contents = {day.isoformat(): content for day, content in contents_by_day(days).items()}
-    # A day without rows may have had some, if its only customers have left since. After an older release has written,
-    # the table's record is not that of its rows: every day is written once.
+    # A day without rows may have had rows, if its only customers have left since. If an older release has written the
+    # table, the hashes in its properties do not belong to its rows: every day is written once.
     changed = [day for day in window if manifest.days or contents.get(day.isoformat()) != before.get(day.isoformat())]
     rows = _with_schema(days, table, changed)
     row_filter = f"day in ({', '.join(repr(day.isoformat()) for day in changed)})"
@@ -153,7 +153,7 @@ def write_days(table: Table, days: pyarrow.Table, manifest: Manifest, window: li
         is_late = int(table.properties.get(PUBLICATION, 0)) > manifest.publication
         if is_late or table.properties.get(CONTENTS) != record:
             raise PublishedMeanwhile(f"{CUSTOMER_DAYS}: another run has published since this run began")
-        # Also without a changed day: an older run, which would change some, then finds it.
+        # Set also if no day has changed, so that a late run with older data fails.
         properties = {PUBLICATION: str(manifest.publication)}
         if changed:
             transaction.overwrite(rows, overwrite_filter=row_filter)
@@ -168,10 +168,10 @@ def write_days(table: Table, days: pyarrow.Table, manifest: Manifest, window: li
 
 def contents_by_day(days: pyarrow.Table) -> dict[date, str]:
     """{day: a hash of its rows}."""
-    found: dict[date, Any] = {}
+    digests: dict[date, Any] = {}
     for row in days.to_pylist():
-        found.setdefault(row["day"], hashlib.sha256()).update(repr(tuple(row.values())).encode())
-    return {day: digest.hexdigest()[:24] for day, digest in found.items()}
+        digests.setdefault(row["day"], hashlib.sha256()).update(repr(tuple(row.values())).encode())
+    return {day: digest.hexdigest()[:24] for day, digest in digests.items()}
 
 
 def _with_schema(days: pyarrow.Table, table: Table, changed: list[date]) -> pyarrow.Table:
@@ -186,7 +186,7 @@ def _with_schema(days: pyarrow.Table, table: Table, changed: list[date]) -> pyar
 def _compute(table: Table, customers: list[Customer], days: list[date], horizon: datetime) -> Usage:
     from include.streams.lake.engine import connect, scan
 
-    # Whether water ran all the time on the first day depends on the hours before it, too.
+    # A continuous flow on the first day may have begun in the hours before.
     days = [*(days[0] - timedelta(days=n) for n in range(MARGIN_DAYS, 0, -1)), *days]
     since, until = midnight(days[0], TIME_ZONE), midnight(days[-1] + timedelta(days=1), TIME_ZONE)
     until = min(until, horizon)
@@ -197,7 +197,7 @@ def _compute(table: Table, customers: list[Customer], days: list[date], horizon:
 
 
 def _source(snapshot_id: int, customers: list[Customer], today: date, window_days: int) -> str:
-    """A hash of everything that the publication is made from."""
+    """A hash of all inputs of the publication."""
     return hashlib.sha256(repr((snapshot_id, customers, today, window_days)).encode()).hexdigest()[:24]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from include.water.flows.tables import schema
+
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
@@ -20,7 +22,7 @@ COLUMNS = (
     ("known_hours", "int", True, ""),
     ("expected_hours", "int", True, "24; 23 or 25 when the clocks are changed"),
     ("complete", "boolean", True, "all hours are known"),
-    ("continuous_flow", "boolean", True, "an hour of it is part of 24 or more in which water ran all the time"),
+    ("continuous_flow", "boolean", True, "an hour of the day belongs to a continuous flow of at least 24 hours"),
     ("peer_group", "string", False, "district or network; null: no comparison"),
     ("peer_households", "int", False, "rounded down to tens"),
     ("peer_low", "double", False, "a quarter of them used less; litres, to the nearest ten, as the next two"),
@@ -32,15 +34,9 @@ COLUMNS = (
 def ensure_customer_days(catalog: Catalog) -> Table:
     """Return the table, one partition per day, created if it does not exist."""
     from pyiceberg.partitioning import PartitionField, PartitionSpec
-    from pyiceberg.schema import Schema
     from pyiceberg.transforms import IdentityTransform
-    from pyiceberg.types import NestedField
 
     from include.streams.lake.writing import ensure_table
 
-    fields = [
-        NestedField(number, name, kind, required=required, doc=doc or None)
-        for number, (name, kind, required, doc) in enumerate(COLUMNS, 1)
-    ]
     spec = PartitionSpec(PartitionField(2, 1000, IdentityTransform(), "day"))
-    return ensure_table(catalog, CUSTOMER_DAYS, Schema(*fields), spec)
+    return ensure_table(catalog, CUSTOMER_DAYS, schema(COLUMNS), spec)

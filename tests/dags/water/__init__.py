@@ -1,4 +1,4 @@
-"""What the policy allows the example's Dags: `tests/dags/policy.py` says how a package gives its own rules."""
+"""The policy's settings for the example's Dags; `tests/dags/policy.py` reads them."""
 
 TAGS = {"alerts", "ingest", "triage", "dashboards"}
 EXEMPTIONS = {

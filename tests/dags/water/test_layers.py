@@ -1,4 +1,4 @@
-"""The example can be removed: nothing else imports it, or knows its words."""
+"""The example can be removed: no other code imports it, or uses its words."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_an_import_of_the_example_is_found(module: str, imports: str, small_proj
 
 
 def example_words(*folders: Path) -> list[str]:
-    """Return the places of the example's words in the Python files of the folders, without the example's own."""
+    """The places of the example's words in the Python files of the folders, except the example's own files."""
     return [
         f"{path}:{number}: {line.strip()}"
         for folder in folders
@@ -43,11 +43,11 @@ def example_words(*folders: Path) -> list[str]:
     ]
 
 
-def test_reusable_code_does_not_know_the_words_of_the_example():
-    found = example_words(
+def test_reusable_code_has_no_words_of_the_example():
+    words = example_words(
         *(PROJECT / folder for folder in ("stack", "include/streams", "dags/operations", "tests/dags"))
     )
-    assert not found, "the next team has other words:\n" + "\n".join(found)
+    assert not words, "the next team has other words:\n" + "\n".join(words)
 
 
 @pytest.mark.parametrize(

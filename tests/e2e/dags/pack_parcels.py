@@ -44,7 +44,7 @@ def e2e_pack_parcel():
     pack()
 
 
-# What the Dag `maintain` does for the consumers of include/project.py.
+# The Dag `maintain` does this for the consumers of include/project.py.
 @dag(schedule=None, max_active_runs=1, **SETTINGS)
 def e2e_maintain_parcels():
     @task(outlets=[PARCEL])

@@ -1,4 +1,4 @@
-"""Makes docs/screenshots/executive-report-*.png of sample data: `python -m tests.e2e.water.report_screenshots`."""
+"""Write docs/screenshots/executive-report-*.png from sample data: `python -m tests.e2e.water.report_screenshots`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Makes docs/screenshots/live-board-{light,dark}.png again: `python -m tests.e2e.water.screenshots`.
+"""Write docs/screenshots/live-board-{light,dark}.png: `python -m tests.e2e.water.screenshots`.
 
-A stack of its own, the simulators' traffic for a minute, and the board as somebody sees it who has logged in.
+It starts a new stack and the simulators for a minute, and shows the board to a logged-in user.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stack import Stack
 PROJECT = Path(__file__).resolve().parents[3]
 FOLDER = PROJECT / "docs" / "screenshots"
 SIMULATORS = "include.water.simulators"
-# Few enough that a tile holds them, and a request for each of the ways that triage can go.
+# So few alerts that a tile can list them, and one request for each possible outcome of triage.
 SECONDS = 60
 FRESH_SECONDS = 60
 RATES = ("leaks.detected=0.6", "service.requests=0.3", "meter.readings=1")
@@ -45,7 +45,7 @@ def main() -> int:
             stack.up()
             send(stack, Path(folder) / "report.json")
             wait(stack)
-            # Nothing is marked as new any more, but for what comes last.
+            # Only the last alerts are still marked as new.
             time.sleep(FRESH_SECONDS)
             send(stack, Path(folder) / "report.json", seconds=4)
             wait(stack)
@@ -79,7 +79,7 @@ def take(airflow: dict[str, str]) -> None:
     with sync_playwright() as playwright:
         options = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
-        # A wall's screen; three quarters of its pixels do for a document.
+        # The size of a wall screen; three quarters of the pixels are enough for a document.
         page = browser.new_page(
             viewport={"width": 1920, "height": 1080}, device_scale_factor=0.75, reduced_motion="reduce"
         )

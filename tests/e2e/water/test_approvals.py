@@ -1,6 +1,6 @@
-"""Approvals in a real Airflow: requests that need a person, answered through the REST API, late, twice and not at all.
+"""Approvals in a real Airflow: answered through the REST API in time, late, twice and not at all.
 
-Everything is looked at from outside: Airflow through its REST API, decisions and work orders in the database and Kafka.
+The tests see everything from outside: Airflow through its REST API, decisions and work orders in database and Kafka.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ TRIAGE, EXECUTE = "triage_service_request", "execute_decisions"
 DAGS = ("fan_out_service_requests", TRIAGE, EXECUTE, "deliver_outbox")
 OPEN_APPROVALS = 3
 SECONDS_TO_READ = 4
-# What the offline engine finds critical, and answers with an advice not to drink; and what it does at once.
+# A request for which the offline engine proposes an advice not to drink, and a request that it handles at once.
 RISKY = "Our tap water smells strongly of petrol and two of us are vomiting since drinking it."
 HARMLESS = "Please send me a copy of my last bill."
 
 
 class OrdersLane(Lane):
-    """The work orders, and somebody with a database session of their own."""
+    """The work orders, and another database session."""
 
     def connect(self) -> psycopg.Connection:
         return psycopg.connect(self._databases["operations_db"], connect_timeout=5)
 
 
 class Requests:
-    """Customers' requests, and what became of them."""
+    """Customers' requests and their outcomes."""
 
     def __init__(self, lane: OrdersLane, airflow: Airflow) -> None:
         self.lane = lane
         self.airflow = airflow
-        # Runs with an open approval, and since when.
+        # {run with an open approval: since when}.
         self._seen: dict[str, float] = {}
 
     def send(self, *texts: str) -> list[str]:
-        """One request for each text; returns their ids."""
+        """Send a request for each text; returns the request ids."""
         districts = list(DISTRICTS)
         events = [
             example(
@@ -69,14 +69,14 @@ class Requests:
         return [event.request_id for event in events]
 
     def decisions(self, *request_ids: str, state: str | None = None) -> dict[str, dict[str, Any]]:
-        """{decision id: its row}, in the order in which they were decided."""
+        """{decision id: row}, in the order of the decisions."""
         columns = "decision_id", "state", "risk", "verdict", "approver", "approval_run_id", "refusal", "proposal_hash"
         statement = f"select {', '.join(columns)} from decisions where request_id = any(%s) order by decided_at"
         rows = [dict(zip(columns, row, strict=True)) for row in self.lane.query(statement, list(request_ids))]
         return {row["decision_id"]: row for row in rows if state in (None, row["state"])}
 
     def asked(self, *request_ids: str) -> dict[str, str]:
-        """{decision id: run id} of the decisions that a person can answer now."""
+        """{decision id: run id} of the decisions with an open approval."""
         open_runs = {detail["task_instance"]["dag_run_id"] for detail in self.open_approvals()}
         rows = self.decisions(*request_ids, state="awaiting_approval")
         return {name: row["approval_run_id"] for name, row in rows.items() if row["approval_run_id"] in open_runs}
@@ -97,10 +97,10 @@ class Requests:
         return self.airflow._client.patch(path, json={"chosen_options": [option], "params_input": {}})
 
     def answer(self, option: str, *request_ids: str) -> bool:
-        """Answer what is open of these requests; False, to be used with `wait_for` beside what the answer causes.
+        """Answer the open approvals of these requests; returns False, for use in a condition of `wait_for`.
 
-        Not within seconds, as no person would: Airflow takes the first end of the task (it asks) for its second (it was
-        answered) when both come before the scheduler has looked, retries it, and asks again.
+        It waits some seconds before an answer. If the task's first end (it asks) and its second (it was answered) come
+        before the scheduler has processed the first, Airflow takes one for the other, retries the task and asks again.
         """
         for run_id in self.asked(*request_ids).values():
             if time.monotonic() - self._seen.setdefault(run_id, time.monotonic()) >= SECONDS_TO_READ:
@@ -109,7 +109,7 @@ class Requests:
         return False
 
     def settle(self, decision_id: str, option: str, state: str) -> dict[str, Any]:
-        """Answer; returns the row of the decision once it is in that state."""
+        """Answer, wait until the decision has the state, and return its row."""
         request_id = decision_id.rsplit("-", 1)[0]
         settled = lambda: self.state_of(decision_id) == state or self.answer(option, request_id)  # noqa: E731
         wait_for(settled, 90, f"{decision_id} is {state}")
@@ -128,11 +128,11 @@ class Requests:
 
     def ordered(self, *decision_ids: str) -> list[WorkOrder]:
         """The messages on work.orders about these decisions, since the test began."""
-        found = [WORK_ORDERS.parse(record.value()) for record in self.lane.records(WORK_ORDERS.name)]
-        return [one for one in found if isinstance(one, WorkOrder) and one.decision_id in decision_ids]
+        events = [WORK_ORDERS.parse(record.value()) for record in self.lane.records(WORK_ORDERS.name)]
+        return [event for event in events if isinstance(event, WorkOrder) and event.decision_id in decision_ids]
 
     def wait_for_order(self, decision_id: str, action: str, basis: str) -> None:
-        """One row and one message, and it stays one."""
+        """Assert that there is exactly one work order and one message, also some time later."""
         wait_for(lambda: self.ordered(decision_id), 60, f"{decision_id} is announced on {WORK_ORDERS.name}")
         assert self.orders(decision_id) == [(action, basis)]
         assert [(one.action, one.basis) for one in self.ordered(decision_id)] == [(action, basis)]
@@ -171,16 +171,16 @@ def requests(whole_stack, airflow) -> Requests:
     return Requests(OrdersLane(whole_stack.endpoints(), TRIAGE_SERVICE_REQUESTS.name, (WORK_ORDERS,)), airflow)
 
 
-def test_open_approvals_do_not_hold_up_new_requests(requests: Requests, airflow: Airflow):
+def test_open_approvals_do_not_delay_new_requests(requests: Requests, airflow: Airflow):
     sent = requests.send(*[RISKY] * OPEN_APPROVALS)
     wait_for(lambda: len(requests.asked(*sent)) == OPEN_APPROVALS, 180, f"{OPEN_APPROVALS} approvals are open")
-    # However many are open: none holds one of triage's runs, of which only so many are active at once.
+    # An open approval occupies no run of triage, whose active runs are limited.
     for request_id in sent:
         wait_for(partial(triage_has_ended, requests, request_id), 60, f"the triage of {request_id} has ended")
     assert len(requests.asked(*sent)) == OPEN_APPROVALS
     assert all(requests.orders(decision_id) == [] for decision_id in requests.asked(*sent))
     (harmless,) = requests.send(HARMLESS)
-    (decision_id,) = wait_for(lambda: requests.decisions(harmless, state="executed"), 60, "a new one is decided")
+    (decision_id,) = wait_for(lambda: requests.decisions(harmless, state="executed"), 60, "a new request is decided")
     requests.wait_for_order(decision_id, "open_ticket", "low_risk")
     new, _ = requests.one_that_is_asked()
     assert new not in requests.asked(*sent)
@@ -194,9 +194,7 @@ def test_open_approvals_do_not_hold_up_new_requests(requests: Requests, airflow:
     wait_for(all_settled, 180, "all are settled")
 
 
-def test_an_approval_is_executed_once_however_often_it_is_given_and_its_run_is_cleared(
-    requests: Requests, airflow: Airflow
-):
+def test_an_approval_is_executed_once_although_repeated_and_cleared(requests: Requests, airflow: Airflow):
     decision_id, run_id = requests.one_that_is_asked()
     (detail,) = [one for one in requests.open_approvals() if one["task_instance"]["dag_run_id"] == run_id]
     assert decision_id in detail["subject"]
@@ -211,7 +209,7 @@ def test_an_approval_is_executed_once_however_often_it_is_given_and_its_run_is_c
     airflow.wait_for_success(run_id, EXECUTE)
     assert set(requests.states(run_id).values()) == {"success"}
     requests.clear(run_id)
-    wait_for(lambda: requests.states(run_id)["ask"] == "skipped", 60, "the cleared run sees that all is done")
+    wait_for(lambda: requests.states(run_id)["ask"] == "skipped", 60, "the cleared run finds the decision settled")
     airflow.wait_for_success(run_id, EXECUTE)
     assert set(requests.states(run_id).values()) == {"skipped"}
     requests.wait_for_order(decision_id, "advise_not_to_drink", "approved")
@@ -226,7 +224,7 @@ def test_a_rejection_gives_the_request_to_a_person(requests: Requests, airflow: 
     assert set(requests.states(run_id).values()) == {"success"}
 
 
-def test_a_task_that_is_marked_as_successful_by_hand_approves_nothing(requests: Requests, airflow: Airflow):
+def test_a_task_marked_as_successful_by_hand_approves_nothing(requests: Requests, airflow: Airflow):
     decision_id, run_id = requests.one_that_is_asked()
     path = f"/dags/{EXECUTE}/dagRuns/{quote(run_id, safe='')}/taskInstances/approve"
     airflow.ask("PATCH", path, new_state="success")
@@ -246,9 +244,7 @@ def test_a_second_run_for_an_open_approval_asks_nobody(requests: Requests, airfl
     requests.wait_for_order(decision_id, "advise_not_to_drink", "approved")
 
 
-def test_a_key_that_was_dropped_is_emitted_again_and_without_an_answer_the_proposal_expires(
-    requests: Requests, airflow: Airflow
-):
+def test_a_dropped_key_is_emitted_again_and_its_proposal_expires(requests: Requests, airflow: Airflow):
     airflow.pause(EXECUTE, True)
     try:
         (request_id,) = requests.send(RISKY)
@@ -257,7 +253,7 @@ def test_a_key_that_was_dropped_is_emitted_again_and_without_an_answer_the_propo
         wait_for(lambda: triage_has_ended(requests, request_id), 60, "its run has ended")
     finally:
         airflow.pause(EXECUTE, False)
-    # An hour would be long to wait for. The deadline is a column of the decision, and nothing else.
+    # An hour is too long to wait. The deadline is only a column of the decision, so it can be changed.
     set_deadline(requests, decision_id, timedelta(seconds=12))
     requests.emit(decision_id)
     run_id = wait_for(lambda: requests.asked(request_id), 10, "a person is asked before the deadline")[decision_id]
@@ -284,9 +280,7 @@ def set_deadline(requests: Requests, decision_id: str, left: timedelta) -> None:
         )
 
 
-def test_an_approval_of_a_run_that_was_cleared_before_it_was_executed_counts_no_more(
-    requests: Requests, airflow: Airflow
-):
+def test_an_unexecuted_approval_of_a_cleared_run_does_not_count(requests: Requests, airflow: Airflow):
     decision_id, run_id = requests.one_that_is_asked()
     request_id = decision_id.rsplit("-", 1)[0]
 
@@ -294,7 +288,7 @@ def test_an_approval_of_a_run_that_was_cleared_before_it_was_executed_counts_no_
         return lambda: requests.states(run_id)[task]
 
     with requests.lane.connect() as connection:
-        # The executor waits for this lock: it has the approval, and has done nothing yet.
+        # The executor waits for this lock: it has the approval, but has executed nothing yet.
         connection.execute("select 1 from decisions where decision_id = %s for update", (decision_id,))
 
         def executor_waits() -> bool:

@@ -18,7 +18,7 @@ DAG = "record_earthquakes"
 DAGS = (DAG,)
 
 
-def test_a_run_records_what_is_in_the_topic_and_the_next_one_what_came_since(whole_stack, airflow: Airflow):
+def test_each_run_records_the_events_since_the_last_run(whole_stack, airflow: Airflow):
     stack = whole_stack.endpoints()
     producer = producer_to({**stack["kafka"]["client_config"], "log_level": 2}, SEISMIC_EVENTS.name)
     ids = [f"test{uuid.uuid4().hex[:8]}" for _ in range(2)]
@@ -30,5 +30,5 @@ def test_a_run_records_what_is_in_the_topic_and_the_next_one_what_came_since(who
         airflow.wait_for_success(seismic_id, DAG, seconds=180)
         with psycopg.connect(stack["databases"]["operations_db"]) as connection:
             query = "select seismic_id from earthquakes where seismic_id = any(%s)"
-            found = {row[0] for row in connection.execute(query, [ids]).fetchall()}
-        assert found == set(ids[: number + 1])
+            recorded = {row[0] for row in connection.execute(query, [ids]).fetchall()}
+        assert recorded == set(ids[: number + 1])

@@ -1,6 +1,6 @@
 """The example's event lane in a real Airflow: a leak or an earthquake in Kafka becomes an alert.
 
-`tests/e2e/test_event_lane.py` tests what the lane does when processes between are killed.
+`tests/e2e/test_event_lane.py` tests the lane while processes are killed.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class AlertLane(Lane):
     def announced(self, *events: Contract) -> list[AlertRaised]:
         """The messages on alerts.raised about these events, since the test began."""
         wanted = {event.event_id for event in events}
-        found = [ALERTS_RAISED.parse(record.value()) for record in self.records(ALERTS_RAISED.name)]
-        return [one for one in found if isinstance(one, AlertRaised) and one.source_event_id in wanted]
+        raised = [ALERTS_RAISED.parse(record.value()) for record in self.records(ALERTS_RAISED.name)]
+        return [alert for alert in raised if isinstance(alert, AlertRaised) and alert.source_event_id in wanted]
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def quake(magnitude: float = 6.0) -> SeismicEvent:
     return event
 
 
-def test_a_leak_and_a_quake_become_alerts_within_seconds_and_their_runs_succeed(lane: AlertLane, airflow: Airflow):
+def test_a_leak_and_a_quake_become_alerts_within_seconds(lane: AlertLane, airflow: Airflow):
     a_leak, a_quake = leak(), quake()
     sent_at = time.monotonic()
     sent = lane.send(of(LEAKS_DETECTED, a_leak), of(SEISMIC_EVENTS, a_quake))
@@ -91,5 +91,5 @@ def test_a_leak_and_a_quake_become_alerts_within_seconds_and_their_runs_succeed(
         airflow.wait_for_success(run_id, DAG)
         assert airflow.run(run_id, DAG)["run_type"] == "asset_triggered"
     states = {task["task_id"]: task["state"] for run_id in runs for task in airflow.tasks(run_id, DAG)}
-    # A single message costs one task: there was nothing left to map.
+    # A single message takes one task: no mapped task is needed.
     assert states == {"claim": "success", "handle": "skipped"}

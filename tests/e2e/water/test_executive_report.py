@@ -1,4 +1,4 @@
-"""The executive report in a real browser and a real Airflow: who sees it, and what of it can do anything."""
+"""The executive report in a real browser and a real Airflow: it needs a login, and runs no foreign code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def airflow(whole_stack) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def objects(whole_stack) -> Iterator[Bucket]:
-    """The bucket that Airflow reads; no report of the stack's own Dags is in it afterwards either."""
+    """The bucket that Airflow reads, without reports of the stack's own Dags."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT", "STORAGE_EMULATOR_HOST"):
             patch.setenv(name, whole_stack.environment()[name])
@@ -45,7 +45,7 @@ def objects(whole_stack) -> Iterator[Bucket]:
 
 @pytest.fixture(scope="module")
 def hostile() -> tuple[str, datetime]:
-    """A report whose names want to be more than text, and its time: drawn once, for it takes seconds."""
+    """(HTML, time) of a report with markup in its names; rendered once, because it takes seconds."""
     data = sample()
     first, *others = data.districts
     data = replace(data, computed_at=datetime.now(UTC), districts=(replace(first, name=HOSTILE), *others))
@@ -62,7 +62,7 @@ def shown(objects: Bucket, hostile: tuple[str, datetime]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def logged_in(browser: Browser, airflow) -> StorageState:
-    """What a browser keeps of somebody who has logged in, as a person does; for each test to begin with."""
+    """A browser's stored state after a login, with which each test begins."""
     with browser.new_context(base_url=airflow["url"]) as context:
         page = context.new_page()
         page.goto(REPORT)
@@ -76,7 +76,7 @@ def logged_in(browser: Browser, airflow) -> StorageState:
 
 @pytest.fixture
 def context(browser: Browser, airflow, logged_in: StorageState) -> Iterator[BrowserContext]:
-    """Somebody who has logged in."""
+    """A page of a logged-in user."""
     with browser.new_context(
         base_url=airflow["url"], viewport={"width": 1100, "height": 900}, storage_state=logged_in
     ) as context:
@@ -95,7 +95,7 @@ def complaints() -> list[str]:
 
 @pytest.fixture
 def page(context: BrowserContext, shown: str, asked: list[str], complaints: list[str]) -> Iterator[Page]:
-    """The report; afterwards the browser must have had nothing to complain about."""
+    """The page of the report; the browser must not have logged an error at the end."""
     page = context.new_page()
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -105,14 +105,14 @@ def page(context: BrowserContext, shown: str, asked: list[str], complaints: list
     assert complaints == []
 
 
-def test_logged_out_nobody_sees_anything(airflow, shown: str):
+def test_without_a_login_nothing_is_shown(airflow, shown: str):
     for name in ("", "icon.svg", "latest.json", "docs", "openapi.json"):
         answer = httpx.get(f"{airflow['url']}{REPORT}{name}", timeout=60)
         assert answer.status_code == 401, name
         assert answer.json() == {"detail": "Not authenticated"}
 
 
-def test_it_says_what_was_lost_in_headings_tables_and_drawings(page: Page, complaints: list[str]):
+def test_the_report_shows_losses_in_headings_tables_and_drawings(page: Page, complaints: list[str]):
     expect(page.locator("h1")).to_contain_text("of the water fed into the network")
     assert page.locator("h2").all_text_contents() == [
         "Water balance",
@@ -131,24 +131,24 @@ def test_it_says_what_was_lost_in_headings_tables_and_drawings(page: Page, compl
     expect(page.get_by_role("img", name="Losses by district", exact=True)).to_be_visible()
     page.get_by_text("Figures of each day").click()
     expect(page.get_by_role("rowheader", name="21 November 2026", exact=True)).to_be_visible()
-    # The page has no script; what is refused are those with which Playwright looks for elements.
+    # The page has no script. The refused scripts are those with which Playwright finds elements.
     complaints[:] = [text for text in complaints if not text.startswith("Blocked script execution")]
 
 
-def test_the_page_asks_for_nothing_but_itself(page: Page, airflow, asked: list[str]):
+def test_the_page_loads_nothing_else(page: Page, airflow, asked: list[str]):
     page.wait_for_load_state("networkidle")
     assert asked == [f"{airflow['url']}{REPORT}"]
 
 
 def test_markup_in_a_name_is_shown_as_text(page: Page):
     expect(page.locator("tbody th", has_text=HOSTILE).first).to_be_visible()
-    # In a drawing it is shortened; it is text there too.
+    # In a drawing the name is shortened, and is text too.
     expect(page.locator("svg:visible text", has_text="</h2><scr").first).to_be_visible()
     assert page.locator("script, img, iframe, a").count() == 0
     assert page.title().startswith("Water network report")
 
 
-def test_it_is_a_page_without_an_origin_under_a_policy_that_allows_its_style_alone(page: Page):
+def test_the_page_has_no_origin_and_a_policy_for_its_style_only(page: Page):
     headers = page.request.get(REPORT).headers
     policy = headers["content-security-policy"]
     assert policy.startswith(f"default-src 'none'; style-src {style_source(STYLE)}; ")
@@ -162,7 +162,7 @@ def test_it_is_a_page_without_an_origin_under_a_policy_that_allows_its_style_alo
     assert icon["content-security-policy"] == HEADERS["Content-Security-Policy"]
 
 
-def test_what_somebody_else_wrote_into_the_bucket_runs_no_script(context: BrowserContext, objects: Bucket, shown: str):
+def test_a_script_in_a_foreign_report_is_not_run(context: BrowserContext, objects: Bucket, shown: str):
     pointer = latest(objects)
     assert pointer
     evil = b"<title>before</title><script>document.title='taken'</script><h1 style='color:red'>x</h1>"
@@ -190,7 +190,7 @@ def test_without_a_report_the_page_says_so(context: BrowserContext, objects: Buc
     expect(page.locator("h1")).to_have_text("There is no report yet.")
 
 
-def test_a_run_by_hand_makes_a_report_at_once_and_one_for_an_event_waits_its_turn(
+def test_a_manual_run_publishes_at_once_and_an_event_run_waits(
     context: BrowserContext, objects: Bucket, dags_at_work: Airflow, shown: str
 ):
     api, run_id = dags_at_work, f"test-{uuid.uuid4().hex[:8]}"
@@ -215,7 +215,7 @@ def test_a_run_by_hand_makes_a_report_at_once_and_one_for_an_event_waits_its_tur
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_can_be_read(page: Page, scheme: str):
+def test_every_text_has_enough_contrast(page: Page, scheme: str):
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     page.get_by_text("Figures of each day").click()
     assert page.evaluate(CONTRAST) == []
@@ -229,7 +229,7 @@ def test_nothing_is_cut_off_sideways(page: Page, width: int, drawn: str):
     assert page.locator("svg:visible").count() == 3
 
 
-def test_on_paper_it_is_light_and_a_few_pages_long(page: Page):
+def test_on_paper_the_report_is_light_and_has_a_few_pages(page: Page):
     page.emulate_media(color_scheme="dark", media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     pdf = page.pdf(prefer_css_page_size=True)

@@ -1,4 +1,4 @@
-"""The live board in a real browser: messages go in through Kafka, and what a person sees is looked at."""
+"""The live board in a real browser: the tests send messages to Kafka and read what the page shows."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
 BOARD = "/pages/live-board/"
 DAGS = ("raise_alerts", "deliver_outbox", "refresh_live_board")
-# A message's way: claimed, alert, outbox, alerts.raised, stock trigger, Dag run, poll.
+# Time for a message: claim, alert, outbox, alerts.raised, stock trigger, Dag run, poll.
 SECONDS = 60_000
-# Everything that a browser complains about, the policy's violations among it.
+# All errors of the browser, including violations of the policy.
 VIOLATIONS = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => {
   violations.push(`${event.violatedDirective} ${event.blockedURI}`);
 });
 """
-# The contrast of every text with what is behind it, by WCAG's formula; large text needs 3, other text 4.5.
+# Texts with too little contrast to their background, by WCAG's formula: large text needs 3, other text 4.5.
 CONTRAST = """
 () => {
   const parse = (color) => (color.match(/[\\d.]+/g) ?? []).map(Number);
@@ -84,14 +84,14 @@ def send(whole_stack) -> Callable[[Topic, Contract], None]:
 
 @pytest.fixture
 def context(browser: Browser, airflow) -> Iterator[BrowserContext]:
-    """Nobody is logged in."""
+    """A page without a login."""
     with new_context(browser, airflow) as context:
         yield context
 
 
 @pytest.fixture(scope="module")
 def logged_in(browser: Browser, airflow) -> StorageState:
-    """What a browser keeps of somebody who has logged in, for each test to begin with: a login takes seconds."""
+    """A browser's stored state after a login, with which each test begins: a login takes seconds."""
     with new_context(browser, airflow) as context:
         log_in(context.new_page(), airflow)
         return context.storage_state()
@@ -112,7 +112,7 @@ def complaints() -> list[str]:
 
 @pytest.fixture
 def page(browser: Browser, airflow, logged_in: StorageState, complaints: list[str]) -> Iterator[Page]:
-    """The board, for somebody who has logged in; afterwards the browser must have had nothing to complain about."""
+    """The board of a logged-in user; the browser must not have logged an error at the end."""
     with new_context(browser, airflow, logged_in) as context:
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -127,7 +127,7 @@ def page(browser: Browser, airflow, logged_in: StorageState, complaints: list[st
 
 
 def log_in(page: Page, airflow: dict[str, str]) -> None:
-    """As a person does: the board sends to the login page, and that back to the board."""
+    """Log in like a person: the board redirects to the login page, which redirects back to the board."""
     page.goto(BOARD)
     page.fill("input[name=username]", airflow["username"])
     page.fill("input[name=password]", airflow["password"])
@@ -137,8 +137,8 @@ def log_in(page: Page, airflow: dict[str, str]) -> None:
 
 @pytest.fixture
 def decide(whole_stack) -> Iterator[Callable[..., None]]:
-    """Write a decision of triage that awaits approval. They are gone afterwards: no Dag may act on them."""
-    made: list[str] = []
+    """A function that writes a decision awaiting approval; it is deleted at the end, so that no Dag acts on it."""
+    decision_ids: list[str] = []
     with psycopg.connect(whole_stack.endpoints()["databases"]["operations_db"], autocommit=True) as database:
 
         def decide(summary: str, **changes: Any) -> None:
@@ -159,13 +159,13 @@ def decide(whole_stack) -> Iterator[Callable[..., None]]:
             names, places = ", ".join(row), ", ".join(["%s"] * len(row))
             statement = f"insert into decisions ({names}) values ({places})"
             database.execute(statement, list(row.values()))  # type: ignore[arg-type]
-            made.append(name)
+            decision_ids.append(name)
 
         yield decide
-        database.execute("delete from decisions where decision_id = any(%s)", [made])
+        database.execute("delete from decisions where decision_id = any(%s)", [decision_ids])
 
 
-def test_logged_out_nobody_sees_anything(airflow):
+def test_without_a_login_nothing_is_shown(airflow):
     for name in ("", "state", "board.js", "board.css", "base.css", "icon.svg"):
         answer = httpx.get(f"{airflow['url']}{BOARD}{name}", timeout=30)
         assert answer.status_code == 401, name
@@ -176,7 +176,7 @@ def test_logged_out_nobody_sees_anything(airflow):
         assert "openapi" not in answer.text, name
 
 
-def test_logged_out_a_person_is_sent_to_the_login_page_and_back(context: BrowserContext, airflow):
+def test_a_visitor_is_sent_to_the_login_page_and_back(context: BrowserContext, airflow):
     page = context.new_page()
     page.goto(BOARD)
     assert "/auth/login" in page.url
@@ -185,14 +185,14 @@ def test_logged_out_a_person_is_sent_to_the_login_page_and_back(context: Browser
     expect(page.locator("h1")).to_have_text("Live board")
 
 
-def test_a_page_that_is_logged_out_meanwhile_shows_nothing_any_more(page: Page, complaints: list[str]):
+def test_an_open_page_shows_nothing_after_a_logout(page: Page, complaints: list[str]):
     expect(page.locator(".tile").first).to_be_visible()
     page.context.clear_cookies()
     page.wait_for_url("**/auth/login**")
     complaints.clear()  # that the answer was 401
 
 
-def test_every_answer_carries_the_strict_policy(page: Page):
+def test_every_response_has_the_strict_policy(page: Page):
     for name in ("", "state", "board.js", "nothing.js"):
         headers = page.request.get(f"{BOARD}{name}").headers
         for header, value in HEADERS.items():
@@ -208,7 +208,7 @@ def test_the_browser_itself_refuses_markup_and_foreign_sources(page: Page, compl
     assert "TrustedHTML" in (page.evaluate(attempt) or "taken")
     assert page.evaluate("fetch('https://example.org/').then(() => 'sent', () => 'refused')") == "refused"
     page.goto(BOARD)
-    complaints.clear()  # what the browser said about these two was what was wanted
+    complaints.clear()  # the browser's errors about these two attempts are expected
 
 
 def test_a_new_alert_appears_on_its_tile_without_a_reload(page: Page, send):
@@ -242,18 +242,18 @@ def test_markup_in_a_message_is_shown_as_text(page: Page, send, decide):
     assert page.locator("main b", has_text=re.compile("^x$")).count() == 0
 
 
-def test_ages_go_on_by_themselves(page: Page, send):
+def test_ages_are_updated_without_the_server(page: Page, send):
     litres = random.randrange(20_000, 10_000_000)
     send(LEAKS_DETECTED, leak("riverbend", litres_per_hour=float(litres)))
     age = page.locator("#tile-riverbend li", has_text=f"{litres:,}").locator("time").first
     expect(age).to_be_visible(timeout=SECONDS)
-    # The server is not asked any more: only the browser can have counted on.
+    # The server is not asked any more: only the browser can have updated the age.
     page.route("**/state", lambda route: None)
     before = age.text_content()
     expect(age).not_to_have_text(before or "")
 
 
-def test_a_lost_connection_is_said_and_the_board_recovers_by_itself(page: Page, complaints: list[str]):
+def test_a_lost_connection_is_shown_and_the_board_recovers(page: Page, complaints: list[str]):
     def lose(route: Route) -> None:
         route.abort()
 
@@ -264,19 +264,17 @@ def test_a_lost_connection_is_said_and_the_board_recovers_by_itself(page: Page, 
     page.unroute("**/state", lose)
     expect(page.locator("#connection")).to_have_text("Live", timeout=20_000)
     expect(page.locator("#notice")).to_be_hidden()
-    complaints.clear()  # the browser's lines about the requests that failed
+    complaints.clear()  # the browser's errors about the failed requests
 
 
-def test_the_server_sends_the_board_only_when_it_has_changed(page: Page):
+def test_the_server_sends_only_a_changed_board(page: Page):
     first = page.request.get(f"{BOARD}state")
     again = page.request.get(f"{BOARD}state", headers={"If-None-Match": first.headers["etag"]})
     assert (first.status, again.status) == (200, 304)
     assert again.body() == b""
 
 
-def test_a_proposal_that_awaits_approval_leads_to_its_page_in_airflow_also_out_of_the_frame(
-    page: Page, decide, complaints
-):
+def test_a_waiting_proposal_links_to_its_page_in_airflow(page: Page, decide, complaints):
     decide("A burst main.", approval_run_id="run/one +1")
     page.goto("/plugin/live-board")
     item = page.frame_locator("iframe").locator("#awaiting li", has_text="A burst main.")
@@ -285,11 +283,11 @@ def test_a_proposal_that_awaits_approval_leads_to_its_page_in_airflow_also_out_o
     item.get_by_role("link", name="Review").click()
     page.wait_for_url("**/dags/execute_decisions/runs/run%2Fone%20%2B1/required_actions")
     page.goto(BOARD)
-    complaints.clear()  # Airflow's own page asked for a run that does not exist
+    complaints.clear()  # Airflow's own page requested a run that does not exist
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_follows_airflows_theme_and_every_text_can_be_read(page: Page, theme: str, decide):
+def test_the_board_has_airflows_theme_with_enough_contrast(page: Page, theme: str, decide):
     decide("Contrast.")
     page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
     page.reload()

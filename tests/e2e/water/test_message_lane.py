@@ -1,6 +1,6 @@
 """The example's Dag run per message in a real Airflow: each request has a run of its own, and a decision.
 
-`tests/e2e/test_message_lane.py` tests what the lane does with bad messages and after a pause.
+`tests/e2e/test_message_lane.py` tests the lane with bad messages and after a pause.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def key(where: Coordinates) -> str:
 
 def runs(airflow: Airflow, sent: list[Coordinates]) -> dict[str, list[str]]:
     """{partition key: states of its runs} of the messages sent."""
-    found: dict[str, list[str]] = {key(where): [] for where in sent}
+    states: dict[str, list[str]] = {key(where): [] for where in sent}
     for run in airflow.ask("GET", f"/dags/{WORKER}/dagRuns?limit=200&order_by=-id")["dag_runs"]:
-        if run["partition_key"] in found:
-            found[run["partition_key"]].append(run["state"])
-    return found
+        if run["partition_key"] in states:
+            states[run["partition_key"]].append(run["state"])
+    return states
 
 
 def handled(lane: Lane, sent: list[Coordinates]) -> int:
@@ -70,7 +70,7 @@ def decided(lane: Lane, *events: ServiceRequest) -> set[tuple]:
     return set(lane.query(statement, [event.request_id for event in events]))
 
 
-def test_every_message_has_a_run_of_its_own_that_is_found_by_its_key(airflow: Airflow, lane: Lane):
+def test_every_message_has_one_run_that_its_partition_key_finds(airflow: Airflow, lane: Lane):
     events = [request("Please send me a copy of my last bill."), request("The display of my meter is blank.")]
     sent = send(lane, *events)
     wait_for(lambda: handled(lane, sent) == 2, 90, "both are handled")

@@ -1,4 +1,4 @@
-"""Dead letters replayed in a real Airflow: started and looked at through its REST API, as a person would."""
+"""Replays of dead letters in a real Airflow, started and read through its REST API."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def send(stack: dict[str, Any], key: bytes, value: bytes) -> tuple[int, int]:
 def record_at(stack: dict[str, Any], partition: int, offset: int) -> Any:
     config = {**stack["kafka"]["client_config"], "log_level": 2}
     reader = reader_at(config, TopicPartition(SERVICE_REQUESTS.name, partition, offset))
-    found = reader.poll(20)
+    last = reader.poll(20)
     reader.close()
-    assert found is not None
-    assert found.error() is None
-    return found
+    assert last is not None
+    assert last.error() is None
+    return last
 
 
 def inbox(stack: dict[str, Any], request_id: str) -> list[tuple]:
@@ -72,11 +72,11 @@ def replay(airflow: Airflow, **params: Any) -> tuple[str, dict[str, Any]]:
     return run_id, airflow.ask("GET", f"{path}/xcomEntries/return_value")["value"]
 
 
-def test_a_request_that_broke_its_contract_is_repaired_replayed_and_triaged_once(airflow: Airflow, stack: dict):
+def test_an_invalid_request_is_repaired_replayed_and_triaged_once(airflow: Airflow, stack: dict):
     request = example(ServiceRequest, request_id=f"SR-{uuid.uuid4().int % 10**12:012d}", text=SECRET)
     key, good = SERVICE_REQUESTS.serialize(request)
     document = json.loads(good)
-    # As the app called them before its release 4.3.
+    # The field names of the app before its release 4.3.
     document["message"], document["title"] = document.pop("text"), document.pop("subject")
     partition, offset = send(stack, key, json.dumps(document).encode())
     kept = 'select outcome from inbox where topic = %s and partition = %s and "offset" = %s'
@@ -115,7 +115,7 @@ def test_a_request_that_broke_its_contract_is_repaired_replayed_and_triaged_once
         ("replay.run_id", run_id.encode()),
     ]
 
-    # Once more: nothing is left to do, and the request stays decided once.
+    # A second replay has nothing to do, and the request has one decision.
     _, again = replay(airflow, **only_this, dry_run=False)
     assert [(row["outcome"], row["count"]) for row in again["counts"]] == [("replayed_before", 1)]
     assert len(inbox(stack, request.request_id)) == 1
@@ -130,7 +130,7 @@ def test_a_request_that_broke_its_contract_is_repaired_replayed_and_triaged_once
     assert "Jane" not in log
 
 
-def test_without_dead_letters_the_run_ends_well_and_does_nothing(airflow: Airflow):
+def test_without_dead_letters_the_run_is_skipped(airflow: Airflow):
     run_id = f"test-{uuid.uuid4().hex[:8]}"
     airflow.ask(
         "POST", f"/dags/{DAG}/dagRuns", dag_run_id=run_id, logical_date=None, conf={"topic": METER_READINGS.name}
@@ -145,6 +145,6 @@ def test_without_dead_letters_the_run_ends_well_and_does_nothing(airflow: Airflo
 @pytest.mark.parametrize(
     "conf", [{}, {"topic": "no.such.topic"}, {"topic": SERVICE_REQUESTS.name, "limit": 0}], ids=str
 )
-def test_a_run_that_makes_no_sense_is_refused_at_once(conf: dict, whole_stack, airflow: Airflow):
+def test_a_run_with_invalid_parameters_is_refused(conf: dict, whole_stack, airflow: Airflow):
     with pytest.raises(AssertionError, match=r"40[0-9]|422"):
         airflow.ask("POST", f"/dags/{DAG}/dagRuns", logical_date=None, conf=conf)

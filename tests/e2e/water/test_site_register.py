@@ -1,4 +1,4 @@
-"""A file that somebody drops, in a real Airflow: the provider's sensor waits in the triggerer until it is there."""
+"""Files of the register in a real Airflow: the provider's sensor waits in the triggerer until a file arrives."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def waiting_run(airflow: Airflow) -> str | None:
 
 
 def upload(whole_stack, name: str, data: bytes) -> None:
-    """As another program would: through the store's API, past everything of ours."""
+    """Upload a file like another program, through the store's own API."""
     store = whole_stack.endpoints()["object_store"]["url"]
     path = f"{store}/upload/storage/v1/b/artifacts/o?uploadType=media&name={quote(INCOMING + name, safe='')}"
     urllib.request.urlopen(urllib.request.Request(path, data, {"Content-Type": "text/csv"}), timeout=30).close()
 
 
-def test_files_that_appear_while_the_sensor_waits_are_imported_or_set_aside(whole_stack, airflow: Airflow):
+def test_files_that_arrive_during_the_wait_are_imported_or_rejected(whole_stack, airflow: Airflow):
     run_id = wait_for(lambda: waiting_run(airflow), 120, f"a run of {DAG} waits in the triggerer")
     upload(whole_stack, "sites.csv", good_file(Kind.sites, rows=30))
     airflow.wait_for_success(run_id, DAG, seconds=120)
-    # The prefix is empty again: the next run waits, and does not fire on what is done.
+    # The prefix is empty again: the next run waits, and its sensor does not fire on processed files.
     run_id = wait_for(lambda: waiting_run(airflow), 120, "the next run waits")
     upload(whole_stack, "customers.csv", bad_file(Kind.customers))
     airflow.wait_for_success(run_id, DAG, seconds=120)

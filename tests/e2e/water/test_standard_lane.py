@@ -1,4 +1,4 @@
-"""The standard lane in a real Airflow: readings in Kafka become hourly flows, and a run that must not go on stops it.
+"""The standard lane in a real Airflow: readings in Kafka become hourly flows, and a stopped run stops the lane.
 
 `tests/e2e/test_standard_lane.py` tests the lane without the example's suite and aggregation.
 """
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 DAG = AGGREGATE_METER_READINGS.name
 DAGS = (DAG,)
 START = datetime(2026, 3, 2, tzinfo=UTC)
-# Meters whose counters all fall, for which the suite stops a run, with three readings each.
+# Meters with three readings each, whose counters all fall, so that the suite stops the run.
 FALLING_METERS = 50
 FALLING = 3 * FALLING_METERS
 
@@ -32,7 +32,7 @@ def lane(whole_stack, airflow: Airflow) -> StandardLane:
     return StandardLane(whole_stack, airflow, AGGREGATE_METER_READINGS, "hourly_flows", "wait_for_readings")
 
 
-def test_readings_become_hourly_flows_and_the_books_balance(lane: StandardLane):
+def test_readings_become_hourly_flows_and_counts_balance(lane: StandardLane):
     readings = Readings(
         Network(seed=5), START, START + timedelta(hours=8), faults=Faults(bad=1, duplicates=0.02, late_hours=3)
     )
@@ -45,9 +45,9 @@ def test_readings_become_hourly_flows_and_the_books_balance(lane: StandardLane):
     clean = lane.clean()
     assert sorted(clean["event_id"].to_pylist()) == sorted(sent)
     good = len(_events(messages))
-    # A run closes its claim before its event is there.
+    # A run closes its claim before its asset event is stored.
     publishes = lambda: sum(event["landed"] for event in lane.published()[published:]) == len(messages)  # noqa: E731
-    wait_for(publishes, LANE_SECONDS, "every run says what it has made")
+    wait_for(publishes, LANE_SECONDS, "every run has an asset event with its counts")
     events = lane.published()[published:]
     total = {name: sum(event[name] for event in events) for name in ("landed", "clean", "dead_lettered", "duplicates")}
     assert total == {
@@ -63,10 +63,10 @@ def test_readings_become_hourly_flows_and_the_books_balance(lane: StandardLane):
 
 
 def test_a_failed_suite_stops_the_lane_until_its_run_is_cleared(lane: StandardLane):
-    """What comes meanwhile waits, and the cleared run loses nothing."""
+    """Readings that arrive in the meantime wait, and the cleared run loses none."""
     before, at = lane.offsets(), START + timedelta(days=5)
     failed = _fail_a_run(lane, 100, at)
-    # Now: a run closes its claim before its event is there, and the next one comes after both.
+    # Read here: a run closes its claim before its asset event is stored, and the next run starts after both.
     published = len(lane.published())
     states = lane.states(failed)
     assert states["check_sets"] == "failed"
@@ -76,23 +76,23 @@ def test_a_failed_suite_stops_the_lane_until_its_run_is_cleared(lane: StandardLa
     later = [_reading("M-000002", at + timedelta(minutes=n), 20_000_000 + n) for n in range(3)]
     landed = lane.landed()
     lane.send(*later)
-    wait_for(lambda: lane.landed() == landed + len(later), LANE_SECONDS, "what comes meanwhile has landed")
+    wait_for(lambda: lane.landed() == landed + len(later), LANE_SECONDS, "the later readings have landed")
     assert lane.offsets() == before
     assert lane.open_run() == failed, "nothing new is claimed while a failed run has its claim"
     lane.accept_and_clear(failed)
-    wait_for(lambda: lane.offsets() - before == FALLING + len(later), LANE_SECONDS, "the lane goes on")
+    wait_for(lambda: lane.offsets() - before == FALLING + len(later), LANE_SECONDS, "the lane continues")
     wait_for(
         lambda: sum(event["clean"] for event in lane.published()[published:]) == FALLING + len(later),
         LANE_SECONDS,
-        "both runs say what they have made",
+        "both runs have an asset event with their counts",
     )
     assert lane.open_run() is None
     assert _readings_since(lane, at).total() == FALLING + len(later)
 
 
 def _fail_a_run(lane: StandardLane, first_meter: int, at: datetime) -> str:
-    """The counters of many meters fall: odd, but each reading keeps its contract. The run that has failed."""
-    # One batch: in two commits of the sink they would be two runs, of too few meters for the suite to judge.
+    """Send readings of many meters with falling counters, each valid by its contract; returns the failed run."""
+    # One batch: two commits of the sink could become two runs, with too few meters for the suite's rules.
     lane.send_as_one_batch(
         *(
             _reading(f"M-{first_meter + meter:06d}", at + timedelta(minutes=20 * n), 10_000_000 - 1_000 * n)
@@ -118,10 +118,10 @@ def _events(messages: list[tuple[bytes, bytes | None]]) -> list[MeterReading]:
     """The events of the messages that keep their contract."""
     from include.streams.contracts import ContractViolation
 
-    found = []
+    events = []
     for _, value in messages:
         try:
-            found.append(METER_READINGS.parse(value))
+            events.append(METER_READINGS.parse(value))
         except ContractViolation:
             continue
-    return found  # type: ignore[return-value]
+    return events  # type: ignore[return-value]

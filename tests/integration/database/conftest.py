@@ -1,4 +1,4 @@
-"""Connections of the operational database with settings of their own, and a real PgBouncer."""
+"""Connections to the operational database with special settings, and a real PgBouncer."""
 
 import json
 import os
@@ -21,7 +21,7 @@ PACKAGES = ("pgbouncer", "libc-ares2", "libevent-2.1-7")
 
 
 def as_json(url: str, **extra: object) -> str:
-    """An address of PostgreSQL as an Airflow connection."""
+    """A PostgreSQL URL as an Airflow connection."""
     parsed = make_url(url)
     return json.dumps(
         {
@@ -38,24 +38,24 @@ def as_json(url: str, **extra: object) -> str:
 
 @pytest.fixture
 def connection_with(services, monkeypatch) -> Iterator[Callable[..., str]]:
-    """Defines a connection to the operational database with these settings of the server; returns its id."""
-    made: list[str] = []
+    """Define a connection to the operational database with these server settings; returns its id."""
+    conn_ids: list[str] = []
 
     def make(**server_settings: object) -> str:
         conn_id = f"operations_{uuid.uuid4().hex[:8]}"
         url = services.endpoints()["databases"]["operations_db"]
         monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", as_json(url, server_settings=server_settings))
-        made.append(conn_id)
+        conn_ids.append(conn_id)
         return conn_id
 
     yield make
-    for conn_id in made:
+    for conn_id in conn_ids:
         engine(conn_id).dispose()
 
 
 @pytest.fixture(scope="session")
 def pgbouncer_binary(pytestconfig) -> Path:
-    """PgBouncer of Debian, unpacked into pytest's cache: nothing is installed."""
+    """PgBouncer from Debian's package, unpacked into pytest's cache and not installed."""
     folder = pytestconfig.cache.mkdir("pgbouncer")
     binary = folder / "root/usr/sbin/pgbouncer"
     if not (folder / "complete").exists():
@@ -72,9 +72,9 @@ def pgbouncer_binary(pytestconfig) -> Path:
 
 @pytest.fixture(scope="session")
 def pgbouncer(services, pgbouncer_binary, tmp_path_factory) -> Iterator[str]:
-    """PgBouncer in transaction mode before the stack's PostgreSQL; the address of the operational database there.
+    """PgBouncer in transaction mode in front of the stack's PostgreSQL; the operational database's URL there.
 
-    Several server connections for each database, so that transactions of one client run on any of them.
+    Each database has several server connections, so that transactions of one client run on any of them.
     """
     server = make_url(services.endpoints()["databases"]["operations_db"])
     with socket.socket() as free:
@@ -99,7 +99,7 @@ def pgbouncer(services, pgbouncer_binary, tmp_path_factory) -> Iterator[str]:
     )
     command = [str(pgbouncer_binary), str(config)]
     if os.geteuid() == 0:
-        # It does not run as root, and changes to this user after it has read its files.
+        # PgBouncer does not run as root; it changes to this user after it has read its files.
         command[1:1] = ["-u", pwd.getpwnam("nobody").pw_name]
     libraries = ":".join(map(str, pgbouncer_binary.parents[1].glob("lib/*-linux-gnu")))
     log = (folder / "log").open("w+")
@@ -122,7 +122,7 @@ def pgbouncer(services, pgbouncer_binary, tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture
 def behind_pgbouncer(pgbouncer, monkeypatch) -> Iterator[None]:
-    """The connection `operations_db` leads to PgBouncer."""
+    """Make the connection `operations_db` use PgBouncer."""
     engine().dispose()
     _engine.cache_clear()
     monkeypatch.setenv("AIRFLOW_CONN_OPERATIONS_DB", pgbouncer)

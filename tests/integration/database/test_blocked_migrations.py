@@ -1,4 +1,4 @@
-"""A migration waits for a lock only for a while and names who holds it; code that is newer than the tables says so."""
+"""A migration waits for a lock for a limited time and names its holder; code that is newer than the tables says so."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ SHORT = timedelta(milliseconds=300)
 
 @pytest.fixture
 def old_database(new_database) -> str:
-    """A database as the first revision left it."""
+    """A database with only the first revision."""
     database, config = new_database(), configurations()["operations"]
     with begin(database) as connection:
         config.attributes.update(connection=connection, on_version_apply=lambda **_: None)
@@ -29,21 +29,21 @@ def columns(conn_id: str) -> list[str]:
     return [column["name"] for column in inspect(engine(conn_id)).get_columns("claims")]
 
 
-def test_an_upgrade_behind_a_transaction_gives_up_and_names_it(old_database):
+def test_an_upgrade_that_is_blocked_gives_up_and_names_the_session(old_database):
     before = columns(old_database)
     with engine(old_database).connect() as other:
         other.execute(text("select count(*) from claims"))
         process = other.scalar(text("select pg_backend_pid()"))
         with pytest.raises(MigrationBlocked) as caught:
             upgrade(old_database, lock_wait=SHORT)
-    said = str(caught.value)
-    assert "nothing was applied, because a table was not free within 0.3 s" in said
-    assert f"process {process} (" in said
-    assert "airflow, at 127.0.0.1) is idle in transaction" in said
-    assert "holds locks on claims." in said
-    assert "run the Dag prepare_services again" in said
+    message = str(caught.value)
+    assert "nothing was applied, because a table was not free within 0.3 s" in message
+    assert f"process {process} (" in message
+    assert "airflow, at 127.0.0.1) is idle in transaction" in message
+    assert "holds locks on claims." in message
+    assert "run the Dag prepare_services again" in message
     assert columns(old_database) == before
-    # The transaction is over.
+    # After the end of the transaction.
     assert upgrade(old_database, lock_wait=SHORT)
 
 

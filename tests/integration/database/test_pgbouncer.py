@@ -1,4 +1,4 @@
-"""The lanes behind PgBouncer in transaction mode, where two transactions of a client run on two server connections."""
+"""The lanes behind PgBouncer in transaction mode: two transactions of a client may use two server connections."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,13 +32,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operations", "be
 
 
 def advisory_locks(services) -> int:
-    """Asked directly: how many locks are held or waited for in the operational database."""
+    """How many locks are held or waited for in the operational database, read without PgBouncer."""
     with psycopg.connect(services.endpoints()["databases"]["operations_db"]) as connection:
-        found = connection.execute(
+        result = connection.execute(
             "select count(*) from pg_locks join pg_database on pg_database.oid = pg_locks.database "
             "where locktype = 'advisory' and datname = current_database()"
         )
-        return found.fetchone()[0]
+        return result.fetchone()[0]
 
 
 def test_an_empty_database_is_migrated(new_database):
@@ -48,14 +48,14 @@ def test_an_empty_database_is_migrated(new_database):
     engine(database).dispose()
 
 
-def test_statements_repeat_on_whatever_server_connection_they_get(services):
+def test_statements_can_be_repeated_on_any_server_connection(services):
     def ask(number: int) -> set[int]:
-        found = set()
+        pids = set()
         for _ in range(20):
             with begin() as connection:
                 connection.execute(text("select count(*) from claims where consumer = :name"), {"name": str(number)})
-                found.add(connection.scalar(text("select pg_backend_pid()")))
-        return found
+                pids.add(connection.scalar(text("select pg_backend_pid()")))
+        return pids
 
     with ThreadPoolExecutor(4) as pool:
         used = set().union(*pool.map(ask, range(4)))
@@ -82,7 +82,7 @@ def test_a_row_of_the_outbox_is_delivered_once(make_topic, make_consumer):
     assert [record.value() for record in read_all(topic.name)] == [b"once"]
 
 
-def test_runs_at_once_claim_every_message_once(make_topic, make_consumer, send):
+def test_concurrent_runs_claim_every_message_once(make_topic, make_consumer, send):
     topic = make_topic(partitions=2)
     consumer = make_consumer(topic, max_messages_per_claim=10, chunk_size=10)
     for partition in range(2):
@@ -94,7 +94,7 @@ def test_runs_at_once_claim_every_message_once(make_topic, make_consumer, send):
     ]
 
 
-def test_a_gap_is_repaired_once_by_two_at_once(landed_topic, send_orders, lane, services):
+def test_two_concurrent_repairs_repair_a_gap_once(landed_topic, send_orders, lane, services):
     topic = landed_topic(partitions=1)
     send_orders(topic, 0, 30)
     land(topic, 0, range(0, 10), range(20, 30))

@@ -1,4 +1,4 @@
-"""A process that runs for weeks follows its Airflow connections when a password changes."""
+"""A process that runs for weeks uses the new password when an Airflow connection changes."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -56,19 +56,19 @@ NEW = "rotated"
 
 @pytest.fixture
 def account(landing_services, monkeypatch) -> Iterator[Callable[..., Account]]:
-    made: list[Account] = []
+    accounts: list[Account] = []
 
     def make(key: str, **extra: object) -> Account:
         url = landing_services.endpoints()["databases"][key]
-        made.append(Account(url, f"rotated_{uuid.uuid4().hex[:8]}", monkeypatch, **extra))
-        return made[-1]
+        accounts.append(Account(url, f"rotated_{uuid.uuid4().hex[:8]}", monkeypatch, **extra))
+        return accounts[-1]
 
     yield make
-    for each in made:
+    for each in accounts:
         each.restore(NEW)
 
 
-def test_transactions_and_pages_go_on_with_the_new_password(account):
+def test_transactions_and_pages_use_the_new_password(account):
     operations = account("operations_db")
     with begin(operations.conn_id) as connection:
         connection.execute(text("select 1"))
@@ -83,7 +83,7 @@ def test_transactions_and_pages_go_on_with_the_new_password(account):
         assert connection.scalar(text("select 1")) == 1
 
 
-def test_the_catalog_goes_on_with_the_new_password(account):
+def test_the_catalog_uses_the_new_password(account):
     catalog = account("landing_catalog", warehouse="gs://landing/warehouse")
     before = load_catalog(catalog.conn_id).list_namespaces()
     catalog.rotate(NEW)

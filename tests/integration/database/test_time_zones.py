@@ -1,4 +1,4 @@
-"""A database whose sessions have a time zone of their own: the first and last moments of the calendar can be read."""
+"""A database whose sessions have another time zone: the first and last times of the calendar can be read."""
 
 from datetime import timedelta
 

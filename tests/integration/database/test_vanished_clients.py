@@ -1,4 +1,4 @@
-"""Locks of a worker that vanished, or is stopped, are free again soon; a task at work keeps its own."""
+"""Locks of a worker that vanished or is stopped are released soon; a working task keeps its locks."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ def name() -> str:
 
 
 def iptables(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """As root; on GitHub through sudo, with which a test changes nobody's own machine."""
+    """Run a command as root; through sudo only on GitHub, where a test changes nobody's own machine."""
     command = ["iptables", "-w", *arguments]
     if os.geteuid() != 0:
         command = ["sudo", "-n", *command]
@@ -55,7 +55,7 @@ def iptables(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def cut(port: int) -> Iterator[None]:
-    """Drop every packet of a client's connection: neither side hears that the other is gone."""
+    """Drop every packet of a client's connection, so that neither side notices that the other is gone."""
     rules = [["INPUT", "-i", "lo", "-p", "tcp", side, str(port), "-j", "DROP"] for side in ("--sport", "--dport")]
     try:
         for rule in rules:
@@ -68,7 +68,7 @@ def cut(port: int) -> Iterator[None]:
 
 @pytest.fixture
 def can_cut() -> None:
-    """Skips elsewhere than in the workflow on GitHub, where a test that never runs would go unseen."""
+    """Skip the test, but fail in the workflow on GitHub, where nobody would notice that it never runs."""
     in_workflow = bool(os.environ.get("GITHUB_ACTIONS"))
     give_up = pytest.fail if in_workflow else pytest.skip
     if os.geteuid() != 0 and not in_workflow:
@@ -83,7 +83,7 @@ def can_cut() -> None:
 
 @pytest.fixture
 def impatient(operations, services, monkeypatch) -> Iterator[None]:
-    """The connection `operations_db` waits for no lock longer than 0.2 s."""
+    """Make the connection `operations_db` wait for a lock for at most 0.2 s."""
     engine().dispose()
     _engine.cache_clear()
     url = services.endpoints()["databases"]["operations_db"]
@@ -93,7 +93,7 @@ def impatient(operations, services, monkeypatch) -> Iterator[None]:
     _engine.cache_clear()
 
 
-def test_the_lock_of_a_client_that_vanished_is_free_soon(can_cut, connection_with, name):
+def test_the_lock_of_a_vanished_client_is_released_soon(can_cut, connection_with, name):
     fast = {"tcp_keepalives_idle": 1, "tcp_keepalives_interval": 1, "tcp_keepalives_count": 1, "tcp_user_timeout": 1000}
     vanishing, waiting = connection_with(**fast), connection_with(**SOON)
     with engine(vanishing).connect() as gone:
@@ -104,7 +104,7 @@ def test_the_lock_of_a_client_that_vanished_is_free_soon(can_cut, connection_wit
             gone.commit()
 
 
-def test_the_lock_of_a_client_that_is_stopped_is_free_after_the_limit(connection_with, name):
+def test_the_lock_of_a_stopped_client_is_released_after_the_limit(connection_with, name):
     stopped, waiting = connection_with(idle_in_transaction_session_timeout="300ms"), connection_with(**SOON)
     with engine(stopped).connect() as idle:
         lock(idle, name)
@@ -114,7 +114,7 @@ def test_the_lock_of_a_client_that_is_stopped_is_free_after_the_limit(connection
             idle.execute(text("select 1"))
 
 
-def test_a_task_that_holds_a_lock_while_it_works_keeps_it(connection_with, name):
+def test_a_working_task_keeps_its_lock(connection_with, name):
     working = connection_with(idle_in_transaction_session_timeout="200ms")
     waiting = connection_with(lock_timeout="600ms")
     with begin(working, patience=WHOLE_TASK) as busy:
@@ -125,7 +125,7 @@ def test_a_task_that_holds_a_lock_while_it_works_keeps_it(connection_with, name)
         assert busy.scalar(text("select 1")) == 1
 
 
-def test_a_task_that_waits_for_one_at_work_outlasts_the_limit(connection_with, name):
+def test_a_task_may_wait_for_a_working_task_beyond_the_limit(connection_with, name):
     conn_id = connection_with(lock_timeout="100ms")
     got = threading.Event()
 
@@ -144,13 +144,13 @@ def test_a_task_that_waits_for_one_at_work_outlasts_the_limit(connection_with, n
 
 
 def lock_number(connection: Connection, message: Message) -> None:
-    """An effect that needs a lock, and then does what the others do."""
+    """An effect that needs a lock first."""
     lock(connection, f"{message.topic} {message.event.number}")
     record_effect(connection, message)
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_message_whose_lock_is_taken_delays_no_other_and_is_retried(make_topic, make_consumer, send):
+def test_a_message_that_waits_for_a_lock_delays_no_other(make_topic, make_consumer, send):
     topic = make_topic(partitions=1)
     consumer = replace(make_consumer(topic), effect=f"{__name__}:lock_number")
     send(topic, *(order(number) for number in range(3)))
@@ -164,7 +164,7 @@ def test_a_message_whose_lock_is_taken_delays_no_other_and_is_retried(make_topic
     assert numbers(topic) == ["0", "1", "2"]
 
 
-def test_every_transaction_has_the_limits_and_every_connection_the_keepalives(services):
+def test_transactions_have_limits_and_connections_keepalives(services):
     shown = {
         "lock_timeout": "1min",
         "idle_in_transaction_session_timeout": "5min",

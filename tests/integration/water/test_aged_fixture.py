@@ -1,4 +1,4 @@
-"""What `make bench-age` measures on, small: tables that are old by their metadata alone."""
+"""A small version of the tables of `make bench-age`, which are old by their metadata alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["operations"]
 pytestmark = pytest.mark.integration
 
 
-def test_an_old_landing_table_is_planned_by_its_newest_files(landing_services, operations):
+def test_an_old_landing_table_is_planned_from_its_newest_files(landing_services, operations):
     side = Side(f"old{uuid.uuid4().hex[:6]}")
     begins = aged_lake.make_landing(side, files=400, snapshots=300)
     table = load_landing_table(side.topic)

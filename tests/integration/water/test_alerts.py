@@ -46,7 +46,7 @@ def database(services) -> Iterator[None]:
         connection.execute(delete(alerts_table))
         connection.execute(delete(tables.outbox))
     yield
-    with begin() as connection:  # nobody else's deliveries should find ours
+    with begin() as connection:  # other deliveries must not find these rows
         connection.execute(delete(tables.outbox))
 
 
@@ -78,9 +78,9 @@ def quake(severity: Severity | None, **changes: Any) -> Message:
 
 
 def handle(*messages: Message) -> None:
-    for one in messages:
+    for message in messages:
         with begin() as connection:
-            raise_alert(connection, one)
+            raise_alert(connection, message)
 
 
 def alerts() -> list[Row]:
@@ -90,13 +90,13 @@ def alerts() -> list[Row]:
 
 def outbox(kind: str) -> list[Row]:
     with begin() as connection:
-        found = select(tables.outbox).where(tables.outbox.c.kind == kind).order_by("sequence")
-        return list(connection.execute(found))
+        query = select(tables.outbox).where(tables.outbox.c.kind == kind).order_by("sequence")
+        return list(connection.execute(query))
 
 
 def announced() -> list[AlertRaised]:
-    found = [ALERTS_RAISED.parse(row.body) for row in outbox("message")]
-    return [event for event in found if isinstance(event, AlertRaised)]
+    events = [ALERTS_RAISED.parse(row.body) for row in outbox("message")]
+    return [event for event in events if isinstance(event, AlertRaised)]
 
 
 def test_a_leak_becomes_a_row_a_message_and_a_request():
@@ -116,13 +116,13 @@ def test_a_leak_becomes_a_row_a_message_and_a_request():
     assert json.loads(to_webhook.body) == json.loads(to_kafka.body)
 
 
-def test_what_is_not_severe_enough_leaves_nothing():
+def test_an_event_below_the_thresholds_writes_nothing():
     handle(leak(litres_per_hour=10.0), quake(None))
     assert alerts() == []
     assert outbox("message") == outbox("request") == []
 
 
-def test_a_transaction_that_fails_leaves_nothing():
+def test_a_failed_transaction_leaves_nothing():
     def crash(connection: Connection) -> None:
         raise_alert(connection, leak())
         raise RuntimeError("killed")
@@ -133,7 +133,7 @@ def test_a_transaction_that_fails_leaves_nothing():
     assert outbox("message") == outbox("request") == []
 
 
-def test_the_same_leak_again_is_not_announced_again():
+def test_a_repeated_leak_is_not_announced_again():
     handle(leak(), leak(model_version="another"), leak())
     assert len(alerts()) == len(announced()) == 1
 
@@ -143,7 +143,7 @@ def test_another_leak_is_another_alert():
     assert len(alerts()) == len(announced()) == 2
 
 
-def test_a_revision_that_is_more_severe_updates_the_alert_and_is_announced():
+def test_a_more_severe_revision_updates_the_alert_and_is_announced():
     handle(quake(Severity.minor), quake(Severity.critical))
     (row,) = alerts()
     assert (row.revision, row.severity) == (2, "critical")
@@ -153,7 +153,7 @@ def test_a_revision_that_is_more_severe_updates_the_alert_and_is_announced():
     assert len({event.event_id for event in announced()}) == 2
 
 
-def test_a_revision_that_is_as_severe_or_less_changes_nothing():
+def test_a_revision_of_lower_or_equal_severity_changes_nothing():
     handle(quake(Severity.major), quake(Severity.major), quake(Severity.minor), quake(None))
     (row,) = alerts()
     assert (row.revision, row.severity) == (1, "major")
@@ -161,7 +161,7 @@ def test_a_revision_that_is_as_severe_or_less_changes_nothing():
 
 
 @pytest.mark.parametrize("order", permutations(Severity))
-def test_in_whatever_order_revisions_come_the_most_severe_stands(order: tuple[Severity, ...]):
+def test_the_most_severe_revision_wins_in_any_order(order: tuple[Severity, ...]):
     handle(*map(quake, order))
     (row,) = alerts()
     assert row.severity == "critical"
@@ -170,7 +170,7 @@ def test_in_whatever_order_revisions_come_the_most_severe_stands(order: tuple[Se
     assert ranks == sorted(set(ranks))
 
 
-def test_two_tasks_at_once_with_revisions_of_one_quake_make_one_alert():
+def test_two_concurrent_revisions_of_a_quake_make_one_alert():
     minor, critical = quake(Severity.minor), quake(Severity.critical)
     second = threading.Thread(target=handle, args=(critical,))
     with begin() as connection:

@@ -1,4 +1,4 @@
-"""Readings of a meter whose clock runs years ahead: detection, training, report and usage go by the clock."""
+"""Readings of a meter whose clock runs years ahead: detection, training, report and usage use the real clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from include.water.flows.definition import TIME_ZONE
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS, schema_of, spec_of
 from include.water.leaks import confirmed, detection
 from include.water.leaks.nights import read_nights
-from include.water.leaks.scoring import Spell
+from include.water.leaks.scoring import LeakPeriod
 from include.water.leaks.training import train_leak_model
 from include.water.tables import confirmed_leaks, judged_nights, leaks, register_customers
 from include.water.usage.documents import FOLDER
@@ -37,7 +37,7 @@ AHEAD = datetime(2031, 3, 1, 8, tzinfo=UTC)
 
 @pytest.fixture
 def artifacts(landing_services, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty bucket that stands for the one of artifacts."""
+    """An empty bucket as the artifacts bucket."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     bucket(name)._remote.client.create_bucket(name)
     monkeypatch.setenv("AIRFLOW_VAR_ARTIFACTS_BUCKET", name)
@@ -112,7 +112,7 @@ def judged() -> tuple[int, date]:
         return tuple(connection.execute(select(func.count(), func.max(judged_nights.c.night))).one())  # type: ignore[return-value]
 
 
-def test_real_nights_are_judged_and_shown_although_a_clock_runs_ahead(flows, caplog):
+def test_a_clock_ahead_does_not_hide_real_nights(flows, caplog):
     expected = collect([], now=NOW)
     detection.detect(NOW)
     before = judged()
@@ -127,31 +127,33 @@ def test_real_nights_are_judged_and_shown_although_a_clock_runs_ahead(flows, cap
     assert nights.ahead == 16
     assert nights.rows["night"].max().date() <= NOW.date()
     assert "left out: 16 complete nights" in caplog.text
-    found = collect([], now=NOW)
-    assert (found.data_up_to, found.period, found.unusual) == (expected.data_up_to, expected.period, expected.unusual)
-    assert found.districts == expected.districts
+    data = collect([], now=NOW)
+    assert (data.data_up_to, data.period, data.unusual) == (expected.data_up_to, expected.period, expected.unusual)
+    assert data.districts == expected.districts
 
 
-def test_old_nights_are_not_judged_when_nothing_new_arrives(flows):
+def test_old_nights_are_not_judged_without_new_data(flows):
     detection.detect(NOW + timedelta(days=400))
     assert judged()[0] == 0
 
 
-def test_a_model_learns_from_the_same_nights_although_a_clock_runs_ahead(flows, artifacts):
+def test_a_clock_ahead_does_not_change_the_training_nights(flows, artifacts):
     begun = [NOW.date() - timedelta(days=days) for days in (26, 22, 18, 12, 9, 6)]
     with begin() as connection:
         connection.execute(delete(confirmed_leaks))
-        confirmed.confirm(connection, [Spell("valley", night, night + timedelta(days=1)) for night in begun], "crews")
+        confirmed.confirm(
+            connection, [LeakPeriod("valley", night, night + timedelta(days=1)) for night in begun], "crews"
+        )
     assert train_leak_model("before", now=NOW).version
     append(AHEAD, 8)
     assert "unchanged data" in train_leak_model("after", now=NOW).reasons[0]
 
 
-def test_usage_is_the_same_although_a_clock_runs_ahead(customer, artifacts):
+def test_a_clock_ahead_does_not_change_usage(customer, artifacts):
     use(NOW - timedelta(days=3), 72)
     assert publish_usage(now=NOW)["written"] == 1
     before = bucket().read(f"{FOLDER}/C-000001.json")
-    # Later on the day that the clock shows, and years later.
+    # Hours later on the current day, and hours years later.
     use(NOW + timedelta(hours=2), 4)
     use(AHEAD, 24)
     assert publish_usage(now=NOW) == {"customers": 1, "days_written": 0, "written": 0, "removed": 0}

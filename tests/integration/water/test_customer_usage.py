@@ -1,4 +1,4 @@
-"""Customers' usage on a real table, a real object store and a real register: what is written, when, and by whom."""
+"""Customers' usage on a real table, object store and register: what a run writes, also after kills and late runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from include.water.tables import register_customers
 from include.water.usage import objects, publish
 from include.water.usage.documents import FOLDER, content_hash
 from include.water.usage.manifest import PATH, Manifest, load
-from include.water.usage.objects import NewerObject, put, take_away
+from include.water.usage.objects import NewerObject, delete_object, write_object
 from include.water.usage.publish import PublishedMeanwhile, next_turn, publish_usage
 from include.water.usage.tables import CUSTOMER_DAYS
 
@@ -45,7 +45,7 @@ def operations(landing_services) -> None:
 
 @pytest.fixture
 def flows(operations) -> Iterator[Any]:
-    """`water.meter_hours` with three days and a part of a fourth, a register of customers, and nothing published."""
+    """`water.meter_hours` with three days and part of a fourth, a register of customers, and no publication yet."""
     catalog = load_catalog()
     for name in (METER_HOURS, CUSTOMER_DAYS):
         with suppress(NoSuchTableError):
@@ -105,9 +105,9 @@ def published() -> dict[str, int]:
 
 
 def document(number: int) -> dict[str, Any]:
-    found = bucket().read(f"{FOLDER}/C-{number:06d}.json")
-    assert found
-    return json.loads(found[0])
+    stored = bucket().read(f"{FOLDER}/C-{number:06d}.json")
+    assert stored
+    return json.loads(stored[0])
 
 
 def customer_days() -> list[dict[str, Any]]:
@@ -119,7 +119,7 @@ def snapshots() -> int:
     return len(load_catalog().load_table(CUSTOMER_DAYS).snapshots())
 
 
-def test_every_customer_gets_an_object_and_a_row_a_day_and_a_second_run_writes_nothing(flows, caplog):
+def test_customers_get_objects_and_rows_and_a_second_run_none(flows, caplog):
     with caplog.at_level(logging.DEBUG, logger="include"):
         result = publish_usage(now=NOW)
     assert result == {"customers": CUSTOMERS, "days_written": 4, "written": CUSTOMERS, "removed": 0}
@@ -129,20 +129,20 @@ def test_every_customer_gets_an_object_and_a_row_a_day_and_a_second_run_writes_n
     assert len(rows) == 4 * CUSTOMERS
     assert [row["complete"] for row in rows[::CUSTOMERS]] == [True, True, True, False]
     of_one = document(7)
-    mine = [row for row in rows if row["customer_id"] == "C-000007"]
-    assert [day["litres"] for day in of_one["days"]] == [round(row["litres"]) for row in reversed(mine)]
+    own_rows = [row for row in rows if row["customer_id"] == "C-000007"]
+    assert [day["litres"] for day in of_one["days"]] == [round(row["litres"]) for row in reversed(own_rows)]
     assert [day["complete"] for day in of_one["days"]] == [False, True, True, True]
     assert of_one["days"][0]["like_households"] is None
     assert of_one["days"][1]["like_households"]["households_at_least"] == 20
     before = published(), snapshots(), bucket().read(PATH)
     assert "skipped" in publish_usage(now=NOW + timedelta(minutes=20))
-    # A table that was compacted has another snapshot, and the same rows.
+    # A compacted table has another snapshot and the same rows.
     flows.overwrite(flows.scan().to_arrow())
     assert publish_usage(now=NOW) == {"customers": CUSTOMERS, "days_written": 0, "written": 0, "removed": 0}
     assert (published(), snapshots()) == before[:2]
 
 
-def test_readings_that_come_late_rewrite_their_day_and_the_objects_that_show_it(flows):
+def test_late_readings_rewrite_their_day_and_its_objects(flows):
     publish_usage(now=NOW)
     before, rows = published(), customer_days()
     read_again(flows, 3, 30, 500.0)
@@ -160,7 +160,7 @@ def test_readings_that_come_late_rewrite_their_day_and_the_objects_that_show_it(
 
 
 @pytest.mark.parametrize("point", ["before the manifest is first saved", "between the objects", "after all objects"])
-def test_a_run_that_was_killed_is_finished_by_its_retry(flows, point: str, monkeypatch):
+def test_a_retry_finishes_a_killed_run(flows, point: str, monkeypatch):
     real, written = Bucket.write, []
 
     class Killed(BaseException):
@@ -187,54 +187,54 @@ def test_a_run_that_was_killed_is_finished_by_its_retry(flows, point: str, monke
     before = published()
     assert publish_usage(now=NOW)["customers"] == CUSTOMERS
     assert len(published()) == CUSTOMERS
-    # What was written is not written again, noted or not.
+    # Objects that were written are not written again, recorded or not.
     assert before.items() <= published().items()
     assert len(customer_days()) == 4 * CUSTOMERS
     assert "skipped" in publish_usage(now=NOW)
 
 
-def test_a_run_that_was_thought_dead_writes_nothing_over_newer_usage(flows):
+def test_a_late_run_does_not_overwrite_newer_usage(flows):
     publish_usage(now=NOW)
     remote = bucket()
     newer, stale = document(1), {**document(1), "days": []}
-    found = remote.read(f"{FOLDER}/C-000001.json")
-    assert found
+    stored = remote.read(f"{FOLDER}/C-000001.json")
+    assert stored
     with pytest.raises(NewerObject):
-        put(remote, "C-000001", stale, newer["as_of"] - 1, known=found[1] - 1)
+        write_object(remote, "C-000001", stale, newer["as_of"] - 1, known=stored[1] - 1)
     assert document(1) == newer
-    # Of newer flows, it replaces an object that it does not know.
-    put(remote, "C-000001", stale, newer["as_of"] + 1, known=0)
+    # With newer flows, it replaces an object that is not in its manifest.
+    write_object(remote, "C-000001", stale, newer["as_of"] + 1, known=0)
     assert document(1)["days"] == []
 
 
-def test_every_publication_has_a_higher_number_also_with_the_same_flows(flows):
+def test_every_publication_has_a_higher_number(flows):
     publish_usage(now=NOW)
     first = document(1)["as_of"]
     register([*range(1, CUSTOMERS), 5000])
     publish_usage(now=NOW)
     second = document(5000)["as_of"]
     assert second > first
-    # The table of flows is made again: its snapshots are counted from the beginning. And the clock goes back.
+    # The table of flows is recreated, so its snapshots start again; and the clock goes back.
     rows = flows.scan().to_arrow()
     load_catalog().drop_table(METER_HOURS)
-    made = load_catalog().create_table(METER_HOURS, schema_of(METER_HOURS), partition_spec=spec_of(METER_HOURS))
-    made.append(rows)
-    read_again(made, 3, 30, 500.0)
+    table = load_catalog().create_table(METER_HOURS, schema_of(METER_HOURS), partition_spec=spec_of(METER_HOURS))
+    table.append(rows)
+    read_again(table, 3, 30, 500.0)
     publish_usage(now=NOW - timedelta(minutes=1))
     assert document(3)["as_of"] > second
 
 
 @pytest.mark.parametrize("moment", ["before its objects", "between its objects"])
-def test_a_late_run_over_the_same_flows_writes_nothing_over_newer_usage(flows, moment: str, monkeypatch):
+def test_a_late_run_of_the_same_flows_does_not_overwrite_usage(flows, moment: str, monkeypatch):
     publish_usage(now=NOW)
     read_again(flows, 3, 30, 500.0)
     newer: dict[str, Any] = {}
-    where, name = (publish, "write_objects") if moment == "before its objects" else (objects, "put")
+    where, name = (publish, "write_objects") if moment == "before its objects" else (objects, "write_object")
     real = getattr(where, name)
 
     def stalls(*args: Any) -> Any:
         monkeypatch.setattr(where, name, real)
-        # With one household less to compare with, every object differs.
+        # With one household less in the comparison, every object differs.
         register(range(1, CUSTOMERS))
         publish_usage(now=NOW)
         newer.update({f"C-{n:06d}": document(n) for n in range(1, CUSTOMERS)})
@@ -249,12 +249,12 @@ def test_a_late_run_over_the_same_flows_writes_nothing_over_newer_usage(flows, m
     assert "skipped" in publish_usage(now=NOW)
 
 
-def test_what_a_late_run_wrote_while_a_newer_one_had_nothing_to_write_is_put_right_by_the_next(flows):
+def test_the_next_run_corrects_objects_that_a_late_run_wrote(flows):
     publish_usage(now=NOW)
     remote, before = bucket(), {n: document(n) for n in range(CUSTOMERS)}
     number = load(remote).publication
-    put(remote, "C-000001", {**before[1], "days": []}, number + 1, known=published()["C-000001"])
-    put(remote, "C-000900", before[1], number, known=ABSENT)
+    write_object(remote, "C-000001", {**before[1], "days": []}, number + 1, known=published()["C-000001"])
+    write_object(remote, "C-000900", before[1], number, known=ABSENT)
     remote.delete(f"{FOLDER}/C-000002.json")
     remote.write(f"{FOLDER}/readme.txt", b"somebody else's")
     # Another snapshot with the same rows.
@@ -270,18 +270,18 @@ def test_a_late_run_deletes_no_newer_object(flows):
     publish_usage(now=NOW)
     remote, known = bucket(), published()["C-000001"]
     number = document(1)["as_of"]
-    newer = put(remote, "C-000001", {**document(1), "days": []}, number + 2, known=known)
+    newer = write_object(remote, "C-000001", {**document(1), "days": []}, number + 2, known=known)
     with pytest.raises(GenerationChanged):
-        take_away(remote, "C-000001", number + 1, known, known)
+        delete_object(remote, "C-000001", number + 1, known, known)
     with pytest.raises(NewerObject):
-        take_away(remote, "C-000001", number + 1, known, newer)
+        delete_object(remote, "C-000001", number + 1, known, newer)
     assert document(1)["days"] == []
-    take_away(remote, "C-000001", number + 3, known, newer)
+    delete_object(remote, "C-000001", number + 3, known, newer)
     assert "C-000001" not in published()
-    take_away(remote, "C-000001", number + 3, known, newer)
+    delete_object(remote, "C-000001", number + 3, known, newer)
 
 
-def test_a_publication_that_was_killed_is_not_taken_for_the_one_before_it(flows, monkeypatch):
+def test_a_killed_publication_does_not_count_as_the_one_before(flows, monkeypatch):
     publish_usage(now=NOW)
     before = customer_days()
     register(range(1, CUSTOMERS))
@@ -297,20 +297,20 @@ def test_a_publication_that_was_killed_is_not_taken_for_the_one_before_it(flows,
         with pytest.raises(Killed):
             publish_usage(now=NOW)
     assert customer_days() != before
-    # What it was made from is as it was.
+    # Its inputs are unchanged.
     register(range(CUSTOMERS))
     publish_usage(now=NOW)
     assert customer_days() == before
 
 
 def read_again(flows: Any, customer: int, number: int, litres: float) -> None:
-    """The hour of this customer now has this flow."""
+    """Change the flow of a customer's hour."""
     moment = (FIRST + timedelta(hours=number)).isoformat()
     replace_where(flows, hours([(customer, number, litres)]), f"meter_id == 'M-{customer:06d}' and hour == '{moment}'")
 
 
 @pytest.mark.parametrize("newer", ["flows", "register", "flows as they were"])
-def test_a_run_that_was_thought_dead_puts_no_old_days_back(flows, newer: str, monkeypatch):
+def test_a_late_run_does_not_restore_old_days(flows, newer: str, monkeypatch):
     publish_usage(now=NOW)
     at_first = flows.scan(f"meter_id == 'M-000003' and hour == '{(FIRST + timedelta(hours=30)).isoformat()}'")
     (litres,) = at_first.to_arrow()["litres"].to_pylist()
@@ -342,7 +342,7 @@ def test_a_run_that_was_thought_dead_puts_no_old_days_back(flows, newer: str, mo
     assert customer_days() == after
 
 
-def test_what_a_killed_run_has_written_is_replaced_although_the_manifest_knows_nothing_of_it(flows, monkeypatch):
+def test_unrecorded_objects_of_a_killed_run_are_replaced(flows, monkeypatch):
     publish_usage(now=NOW)
     before = customer_days()
     register(range(CUSTOMERS + 1))
@@ -359,20 +359,21 @@ def test_what_a_killed_run_has_written_is_replaced_although_the_manifest_knows_n
         with pytest.raises(Killed):
             publish_usage(now=NOW)
     assert len(customer_days()) == len(before) + 4
-    # The customer leaves again before the retry, which computes what the manifest has.
+    # The customer leaves again before the retry, whose documents are those of the manifest.
     register(range(CUSTOMERS))
     publish_usage(now=NOW)
     assert customer_days() == before
 
 
-def test_after_an_older_release_has_written_every_day_is_written_once(flows):
+def test_after_an_older_release_every_day_is_written_once(flows):
     publish_usage(now=NOW)
     rows = customer_days()
-    # What it has written is not in the table's record, and what it has recorded is in the manifest.
+    # The older release has written rows without the hashes in the table's properties, and its record is in the
+    # manifest.
     load_catalog().load_table(CUSTOMER_DAYS).delete("day == '2026-11-20'")
-    found = load(bucket())
-    found.days, found.source = {row["day"].isoformat(): "of an older release" for row in rows}, None
-    found.save(bucket())
+    manifest = load(bucket())
+    manifest.days, manifest.source = {row["day"].isoformat(): "of an older release" for row in rows}, None
+    manifest.save(bucket())
     assert publish_usage(now=NOW)["days_written"] > 0
     assert customer_days() == rows
     assert load(bucket()).days == {}
@@ -380,16 +381,16 @@ def test_after_an_older_release_has_written_every_day_is_written_once(flows):
     assert publish_usage(now=NOW)["days_written"] == 1
 
 
-def test_two_runs_at_once_cannot_both_note_what_they_wrote(flows):
+def test_of_two_concurrent_runs_one_saves_the_manifest(flows):
     first, second = Manifest(), Manifest()
     first.save(bucket())
     with pytest.raises(GenerationChanged):
         second.save(bucket())
 
 
-def test_who_has_left_has_no_object_and_who_follows_sees_only_days_from_then_on(flows):
+def test_a_new_customer_sees_no_day_of_the_one_who_left(flows):
     publish_usage(now=NOW)
-    register([*range(1, CUSTOMERS), 5000])  # C-005000 is behind the meter that was C-000000's
+    register([*range(1, CUSTOMERS), 5000])  # C-005000 takes over the meter of C-000000
     result = publish_usage(now=NOW)
     assert result["removed"] == 1
     assert "C-000000" not in published()
@@ -397,8 +398,8 @@ def test_who_has_left_has_no_object_and_who_follows_sees_only_days_from_then_on(
     assert {row["customer_id"] for row in customer_days()} == {*(f"C-{n:06d}" for n in range(1, CUSTOMERS)), "C-005000"}
 
 
-def test_a_leaking_meter_that_fell_silent_stops_nobodys_usage(flows):
-    # Its last hours are on the two days before the first that is computed.
+def test_a_silent_leaking_meter_does_not_stop_the_publication(flows):
+    # Its last hours are on the two days before the first computed day.
     silent = CUSTOMERS
     flows.append(hours((silent, number, 5.0) for number in range(-33 * 24, -33 * 24 + 30)))
     register(range(CUSTOMERS + 1))
@@ -417,7 +418,7 @@ def test_without_a_register_or_flows_nothing_is_published(flows):
     assert published() == {}
 
 
-def test_a_run_waits_for_its_turn_and_one_that_is_out_of_date_has_none(flows):
+def test_a_run_waits_for_the_interval_and_an_outdated_run_is_skipped(flows):
     assert next_turn(NOW, now=NOW) == NOW
     publish_usage(now=NOW)
     assert next_turn(NOW - timedelta(minutes=1), now=NOW) is None

@@ -1,4 +1,4 @@
-"""Decisions on a real PostgreSQL: what is harmless happens once, what is risky happens once and only if approved."""
+"""Decisions on a real PostgreSQL: low-risk actions happen once, high-risk actions once and only after approval."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def database(services) -> Iterator[None]:
         for table in (work_orders, decisions, tables.outbox):
             connection.execute(delete(table))
     yield
-    with begin() as connection:  # nobody else's deliveries should find ours
+    with begin() as connection:  # other deliveries must not find these rows
         connection.execute(delete(tables.outbox))
 
 
@@ -95,7 +95,7 @@ def record(message: Message, proposed: Proposal) -> Row:
 
 
 def awaiting() -> Row:
-    """A decision to close a valve, which waits for a person."""
+    """A decision to close a valve, which waits for approval."""
     row = record(a_request(), proposal(*CLOSE))
     assert row.state == "awaiting_approval"
     return row
@@ -103,8 +103,8 @@ def awaiting() -> Row:
 
 def decision_on(message: Message) -> Row:
     with begin() as connection:
-        found = select(decisions).where(decisions.c.request_id == message.event.request_id)
-        return connection.execute(found).one()
+        query = select(decisions).where(decisions.c.request_id == message.event.request_id)
+        return connection.execute(query).one()
 
 
 def look(decision_id: str) -> Row:
@@ -118,10 +118,10 @@ def orders() -> list[Row]:
 
 
 def messages(consumer: str) -> list[WorkOrder]:
-    """What waits in the outbox of a consumer."""
+    """The pending outbox rows of a consumer."""
     with begin() as connection:
-        found = select(tables.outbox).where(tables.outbox.c.consumer == consumer).order_by("sequence")
-        rows = list(connection.execute(found))
+        query = select(tables.outbox).where(tables.outbox.c.consumer == consumer).order_by("sequence")
+        rows = list(connection.execute(query))
     assert {row.destination for row in rows} <= {WORK_ORDERS.name}
     return [event for row in rows if isinstance(event := WORK_ORDERS.parse(row.body), WorkOrder)]
 
@@ -143,10 +143,10 @@ def set_row(decision_id: str, **values: Any) -> None:
         connection.execute(update(decisions).where(decisions.c.decision_id == decision_id).values(values))
 
 
-# What triage ends with.
+# The outcome of triage.
 
 
-def test_what_is_harmless_is_ordered_in_the_transaction_of_its_message():
+def test_a_low_risk_action_is_ordered_in_the_messages_transaction():
     message = a_request()
     row = record(message, proposal(Action.open_ticket, site, "pump-harbour"))
     assert (row.state, row.risk, row.verdict, row.approver) == ("executed", "low", None, None)
@@ -159,7 +159,7 @@ def test_what_is_harmless_is_ordered_in_the_transaction_of_its_message():
     assert event.event_id == order.work_order_id == f"WO-{row.decision_id}"
 
 
-def test_the_row_says_how_the_decision_came_about():
+def test_the_row_records_how_the_decision_was_made():
     message = a_request()
     row = record(message, proposal(*CLOSE))
     proposed = proposal(*CLOSE)
@@ -176,7 +176,7 @@ def test_the_row_says_how_the_decision_came_about():
     "proposed",
     [CLOSE, (Action.advise_not_to_drink, district, "harbour"), (Action.advise_not_to_drink, customer, "C-000001")],
 )
-def test_what_is_risky_waits_and_nothing_leaves(proposed: tuple):
+def test_a_high_risk_action_waits_and_orders_nothing(proposed: tuple):
     row = record(a_request(), proposal(*proposed))
     assert (row.state, row.risk, row.executed_at) == ("awaiting_approval", "high", None)
     assert row.deadline_at == row.decided_at + policy.APPROVAL_DEADLINE
@@ -185,7 +185,7 @@ def test_what_is_risky_waits_and_nothing_leaves(proposed: tuple):
 
 
 @pytest.mark.parametrize(("night", "state"), [(False, "executed"), (True, "awaiting_approval")])
-def test_a_crew_goes_at_once_by_day_and_after_approval_by_night(monkeypatch, night: bool, state: str):
+def test_a_crew_needs_approval_only_at_night(monkeypatch, night: bool, state: str):
     monkeypatch.setattr(policy, "is_night", lambda at: night)
     assert record(a_request(), proposal(Action.dispatch_crew, district, "harbour")).state == state
     assert len(orders()) == (0 if night else 1)
@@ -201,18 +201,18 @@ def test_a_crew_goes_at_once_by_day_and_after_approval_by_night(monkeypatch, nig
         (Action.send_information, district, "harbour"),
     ],
 )
-def test_what_policy_does_not_allow_becomes_work_for_a_person(proposed: tuple):
+def test_a_proposal_that_policy_forbids_goes_to_a_person(proposed: tuple):
     row = record(a_request(), proposal(*proposed))
     assert (row.state, row.executed_at, row.deadline_at) == ("refused", None, None)
     assert row.refusal
     (order,), (event,) = orders(), messages(TRIAGE_SERVICE_REQUESTS.name)
-    for one in (order, event):
-        assert (one.action, one.target_kind, one.target_id) == ("hand_to_person", "customer", "C-000001")
-        assert one.basis == "refused"
+    for item in (order, event):
+        assert (item.action, item.target_kind, item.target_id) == ("hand_to_person", "customer", "C-000001")
+        assert item.basis == "refused"
     assert event.proposed_action == proposed[0]
 
 
-def test_a_request_keeps_the_decision_that_it_has():
+def test_a_request_keeps_its_first_decision():
     message = a_request()
     first = record(message, proposal(Action.open_ticket))
     again = record(replace(message, offset=next(numbers)), proposal(Action.send_information))
@@ -220,7 +220,7 @@ def test_a_request_keeps_the_decision_that_it_has():
     assert len(orders()) == len(messages(TRIAGE_SERVICE_REQUESTS.name)) == 1
 
 
-def test_a_transaction_that_fails_leaves_nothing():
+def test_a_failed_transaction_leaves_nothing():
     def crash() -> None:
         with begin() as connection:
             record_decision(connection, a_request(), proposal(Action.open_ticket))
@@ -233,7 +233,7 @@ def test_a_transaction_that_fails_leaves_nothing():
     assert orders() == messages(TRIAGE_SERVICE_REQUESTS.name) == []
 
 
-def test_what_a_database_cannot_store_does_not_stop_the_request():
+def test_values_that_a_database_cannot_store_are_replaced():
     odd = {"te\0xt": "a\0b", "half": "\ud800", "number": float("nan"), "many": [float("inf"), {"deep": "\0"}]}
     proposed = replace(
         proposal(*CLOSE), explanation=odd, tool_calls=(odd,), model_answered="m\0\ud800", fallback_reason="\0"
@@ -243,7 +243,7 @@ def test_what_a_database_cannot_store_does_not_stop_the_request():
     assert (row.model_answered, row.fallback_reason) == ("m?", "")
 
 
-def test_nothing_that_a_customer_or_a_model_wrote_is_in_a_work_order():
+def test_a_work_order_has_no_text_of_a_customer_or_a_model():
     words = "PLEASE-HURRY"
     message = a_request(subject=words, text=words, address=words)
     row = record(message, proposal(*CLOSE, summary=words, evidence=(words,)))
@@ -252,7 +252,7 @@ def test_nothing_that_a_customer_or_a_model_wrote_is_in_a_work_order():
     assert words not in event.model_dump_json()
 
 
-# Who is asked.
+# The question.
 
 
 def key(row: Row) -> str:
@@ -263,7 +263,7 @@ def live(*runs: str):
     return lambda run_id: run_id in runs
 
 
-def test_a_message_names_its_decisions_until_somebody_is_asked():
+def test_a_decision_is_returned_until_a_run_asks():
     row, other = awaiting(), record(a_request(), proposal(Action.open_ticket))
     assert awaiting_approval(key(row)) == awaiting_approval(key(row)) == [row.decision_id]
     assert awaiting_approval(key(other)) == []
@@ -271,19 +271,19 @@ def test_a_message_names_its_decisions_until_somebody_is_asked():
     assert awaiting_approval(key(row)) == []
 
 
-def test_of_two_runs_for_one_decision_one_asks():
+def test_of_two_runs_for_one_decision_only_one_asks():
     row = awaiting()
     first = ask(row.decision_id, "first", live())
     assert first
     assert ask(row.decision_id, "second", live("first")) is None
-    # The first is cleared: it asks again, the same.
+    # The first run is cleared: it asks the same question again.
     assert ask(row.decision_id, "first", live()) == first
-    # It was deleted or has failed: the next one asks, and the first does not any more.
+    # The first run was deleted or has failed: the next run asks, and the first does not ask again.
     assert ask(row.decision_id, "second", live()) == first
     assert ask(row.decision_id, "first", live("second")) is None
 
 
-def test_a_run_that_was_faster_meanwhile_is_the_one_that_asks():
+def test_of_two_concurrent_runs_the_faster_one_asks():
     row = awaiting()
 
     def faster(run_id: str) -> bool:
@@ -295,7 +295,7 @@ def test_a_run_that_was_faster_meanwhile_is_the_one_that_asks():
     assert look(row.decision_id).approval_run_id == "faster"
 
 
-def test_nobody_is_asked_about_what_is_settled_and_an_unknown_decision_is_an_error():
+def test_a_settled_decision_asks_nobody_and_an_unknown_one_fails():
     row = awaiting()
     execute(row.decision_id, row.proposal_hash, rejected())
     assert ask(row.decision_id, "run", live()) is None
@@ -304,7 +304,7 @@ def test_nobody_is_asked_about_what_is_settled_and_an_unknown_decision_is_an_err
             call()
 
 
-def test_open_proposals_are_those_never_asked_and_those_whose_deadline_has_passed():
+def test_open_proposals_are_unasked_or_past_their_deadline():
     ago = {name: datetime.now(UTC) - timedelta(minutes=m) for name, m in (("just", 1), ("long", 30))}
     names = ("never asked", "asked in time", "asked, too late", "new", "settled")
     rows = {name: awaiting() for name in names}
@@ -319,7 +319,7 @@ def test_open_proposals_are_those_never_asked_and_those_whose_deadline_has_passe
     assert open_proposals(timedelta(minutes=10)) == expected
 
 
-def test_the_question_says_what_will_happen_in_our_words_only():
+def test_the_question_has_fixed_words_only():
     hostile = "[click](https://evil) <img src=x onerror=alert(1)> `x` {{ var }}"
     message = a_request(subject=hostile, text=hostile, address=hostile)
     row = record(message, proposal(*CLOSE, summary=hostile, evidence=(hostile, "leak:harbour/1")))
@@ -354,10 +354,10 @@ def test_the_question_ends_with_the_deadline_of_the_decision():
     assert datetime.fromisoformat(question["deadline_at"]) == row.deadline_at
 
 
-# What happens with the answer.
+# The answer.
 
 
-def test_an_approval_executes_once_and_says_who_gave_it():
+def test_an_approval_executes_once_and_records_who_gave_it():
     row = awaiting()
     answer = approved("ada")
     for _ in range(3):
@@ -366,9 +366,9 @@ def test_an_approval_executes_once_and_says_who_gave_it():
     assert (after.state, after.verdict, after.approver, after.verdict_at) == ("executed", "approved", "ada", answer.at)
     assert after.executed_at > row.decided_at
     (order,), (event,) = orders(), messages(CONSUMER)
-    for one in (order, event):
-        assert (one.action, one.target_kind, one.target_id) == ("close_valve", "district", "harbour")
-        assert (one.decision_id, one.basis) == (row.decision_id, "approved")
+    for item in (order, event):
+        assert (item.action, item.target_kind, item.target_id) == ("close_valve", "district", "harbour")
+        assert (item.decision_id, item.basis) == (row.decision_id, "approved")
 
 
 @pytest.mark.parametrize(("answer", "state", "approver"), [(rejected, "rejected", "ada"), (nobody, "expired", None)])
@@ -379,8 +379,8 @@ def test_without_an_approval_a_person_gets_the_request(answer, state: str, appro
     after = look(row.decision_id)
     assert (after.state, after.verdict, after.approver, after.executed_at) == (state, state, approver, None)
     (order,), (event,) = orders(), messages(CONSUMER)
-    for one in (order, event):
-        assert (one.action, one.target_kind, one.target_id, one.basis) == (
+    for item in (order, event):
+        assert (item.action, item.target_kind, item.target_id, item.basis) == (
             "hand_to_person",
             "customer",
             "C-000001",
@@ -397,7 +397,7 @@ def test_an_answer_after_the_first_changes_nothing():
     assert execute(other.decision_id, other.proposal_hash, approved("ada")) == "executed"
     assert execute(other.decision_id, other.proposal_hash, rejected("bob")) == "executed"
     assert [order.action for order in orders()] == ["hand_to_person", "close_valve"]
-    assert {look(one.decision_id).approver for one in (row, other)} == {"ada"}
+    assert {look(decision.decision_id).approver for decision in (row, other)} == {"ada"}
 
 
 def test_an_approval_after_the_deadline_executes_nothing():
@@ -409,7 +409,7 @@ def test_an_approval_after_the_deadline_executes_nothing():
     assert [order.action for order in orders()] == ["hand_to_person"]
 
 
-def test_an_approval_in_the_last_moment_counts_and_not_when_it_is_executed_hours_later():
+def test_a_last_moment_approval_counts_unless_executed_hours_later():
     in_time, stale = awaiting(), awaiting()
     past = datetime.now(UTC) - timedelta(minutes=5)
     set_row(in_time.decision_id, deadline_at=past)
@@ -442,7 +442,7 @@ def test_an_old_approval_never_executes_a_new_proposal(changed: str, hashed: boo
     new_hash = content_hash(look(row.decision_id)._mapping)
     assert new_hash != row.proposal_hash
     if hashed:
-        # The row is consistent in itself; only the approval is of another.
+        # The row is consistent; but the approval belongs to another proposal.
         set_row(row.decision_id, proposal_hash=new_hash)
     assert execute(row.decision_id, question["proposal_hash"], approved()) == "refused"
     after = look(row.decision_id)
@@ -451,7 +451,7 @@ def test_an_old_approval_never_executes_a_new_proposal(changed: str, hashed: boo
     assert [order.action for order in orders()] == ["hand_to_person"]
 
 
-def test_a_cleared_run_that_reads_the_new_hash_still_shows_the_old_text_and_executes_nothing():
+def test_an_approval_of_the_old_text_executes_no_new_proposal():
     row = awaiting()
     set_row(row.decision_id, action="advise_not_to_drink")
     set_row(row.decision_id, proposal_hash=content_hash(look(row.decision_id)._mapping))
@@ -461,20 +461,20 @@ def test_a_cleared_run_that_reads_the_new_hash_still_shows_the_old_text_and_exec
     assert execute(row.decision_id, question["proposal_hash"], approved()) == "refused"
 
 
-def test_another_hash_than_the_decisions_executes_nothing():
+def test_a_hash_of_another_decision_executes_nothing():
     row, other = awaiting(), awaiting()
     assert execute(row.decision_id, other.proposal_hash, approved()) == "refused"
     assert execute(other.decision_id, "", approved()) == "refused"
     assert [order.action for order in orders()] == ["hand_to_person"] * 2
 
 
-def test_what_was_approved_under_another_policy_executes_nothing(monkeypatch):
+def test_an_approval_under_another_policy_executes_nothing(monkeypatch):
     row = awaiting()
     monkeypatch.setattr(executor, "POLICY_VERSION", "next")
     assert execute(row.decision_id, row.proposal_hash, approved()) == "refused"
 
 
-def test_what_policy_does_not_allow_any_more_executes_nothing(monkeypatch):
+def test_an_action_that_policy_now_forbids_is_not_executed(monkeypatch):
     row = awaiting()
     monkeypatch.setattr(policy, "TARGETS", {**policy.TARGETS, Action.close_valve: frozenset({site})})
     assert execute(row.decision_id, row.proposal_hash, approved()) == "refused"
@@ -482,7 +482,7 @@ def test_what_policy_does_not_allow_any_more_executes_nothing(monkeypatch):
     assert [order.action for order in orders()] == ["hand_to_person"]
 
 
-def test_the_database_itself_refuses_that_something_risky_counts_as_executed_without_approval():
+def test_the_database_refuses_execution_without_approval():
     row = awaiting()
     good = {"state": "executed", "verdict": "approved", "approver": "ada", "verdict_at": row.deadline_at}
     bad = (
@@ -511,7 +511,7 @@ USER = {"id": "7", "name": "ada"}
         ({"chosen_options": ["Reject"], "responded_by_user": USER}, "rejected", "ada (7)"),
         ({"chosen_options": [], "responded_by_user": USER}, "rejected", "ada (7)"),
         ({"chosen_options": ["Approve", "Reject"], "responded_by_user": USER}, "rejected", "ada (7)"),
-        # The default after the deadline; and an approval that nobody gave.
+        # The default after the deadline, and an approval without a person.
         ({"chosen_options": ["Reject"], "responded_by_user": None}, "expired", None),
         ({"chosen_options": ["Approve"], "responded_by_user": None}, "expired", None),
         # The task was marked as successful by hand.
@@ -526,10 +526,10 @@ def test_only_a_named_person_approves(result: dict[str, Any] | None, verdict: st
         assert answer.at == at
 
 
-# Killed, and at once.
+# Kills and concurrency.
 
 
-def test_two_executors_at_once_execute_once():
+def test_two_concurrent_executors_execute_once():
     row = awaiting()
     states: list[str] = []
 
@@ -538,7 +538,7 @@ def test_two_executors_at_once_execute_once():
 
     threads = [threading.Thread(target=run, args=(answer,)) for answer in (approved("a"), rejected("b"), approved("c"))]
     with begin() as connection:
-        # Held until all are at it.
+        # The lock is held until both executors wait for it.
         connection.execute(select(decisions).where(decisions.c.decision_id == row.decision_id).with_for_update())
         for thread in threads:
             thread.start()
@@ -557,7 +557,7 @@ def waiting_for_rows(connection: Any) -> int:
 
 
 def kill_in(where: str, row: Row) -> None:
-    """Execute the approved decision in a process that is killed with -9 when it calls `where`, after the call."""
+    """Execute the approved decision in a process that is killed with -9 right after its call of `where`."""
     code = f"""
 import os, signal
 from datetime import UTC, datetime
@@ -578,7 +578,7 @@ execute.execute({row.decision_id!r}, {row.proposal_hash!r}, execute.Answer("appr
     assert forks.run(code) == -signal.SIGKILL
 
 
-def test_an_executor_killed_before_its_commit_has_done_nothing_and_a_retry_does_it():
+def test_a_retry_executes_after_a_kill_before_the_commit():
     row = awaiting()
     kill_in("include.water.triage.execute.order_work", row)
     assert look(row.decision_id).state == "awaiting_approval"
@@ -587,7 +587,7 @@ def test_an_executor_killed_before_its_commit_has_done_nothing_and_a_retry_does_
     assert len(orders()) == len(messages(CONSUMER)) == 1
 
 
-def test_an_executor_killed_after_its_commit_has_done_it_once(topic):
+def test_a_retry_executes_nothing_after_a_kill_after_the_commit(topic):
     row = awaiting()
     kill_in("include.water.triage.execute.execute", row)
     assert look(row.decision_id).state == "executed"
@@ -600,21 +600,21 @@ def test_an_executor_killed_after_its_commit_has_done_it_once(topic):
 
 
 def delivered(*rows: Row) -> list[str]:
-    """Ids of the work orders in Kafka for these decisions, in order, each as often as it is there."""
+    """The sorted ids of the work orders in Kafka for these decisions, with duplicates."""
     config = {**consumer_config(client_config(), "independent"), "enable.partition.eof": True}
     reader = reader_at(config, *(TopicPartition(WORK_ORDERS.name, n, 0) for n in range(WORK_ORDERS.partitions)))
-    found: list[WorkOrder] = []
+    orders: list[WorkOrder] = []
     ended = 0
     while ended < WORK_ORDERS.partitions:
         record = reader.poll(10)
         assert record is not None
         if record.error() is None:
-            found.append(cast(WorkOrder, WORK_ORDERS.parse(record.value())))
+            orders.append(cast(WorkOrder, WORK_ORDERS.parse(record.value())))
         else:
             assert record.error().code() == KafkaError._PARTITION_EOF
             ended += 1
     reader.close()
-    return sorted(one.work_order_id for one in found if one.decision_id in {row.decision_id for row in rows})
+    return sorted(order.work_order_id for order in orders if order.decision_id in {row.decision_id for row in rows})
 
 
 @pytest.fixture
@@ -623,7 +623,7 @@ def topic(services) -> None:
     wait_for_topics(AdminClient(admin_config(client_config())), WORK_ORDERS.name)
 
 
-def test_each_decision_has_one_message_on_work_orders_however_it_ends(topic):
+def test_every_decision_has_one_message_on_work_orders(topic):
     rows = [awaiting() for _ in range(4)]
     answers = (approved(), rejected(), nobody(), approved(at=datetime.now(UTC) + timedelta(days=1)))
     for row, answer in zip(rows, answers, strict=True):
@@ -633,13 +633,13 @@ def test_each_decision_has_one_message_on_work_orders_however_it_ends(topic):
     assert delivered(*rows) == sorted(f"WO-{row.decision_id}" for row in rows)
 
 
-def test_a_row_hashes_the_same_when_it_comes_back_from_the_database():
+def test_a_row_from_the_database_has_the_same_hash():
     row = record(a_request(district_id=None), proposal(Action.hand_to_person, summary="Ä 水", evidence=()))
     assert content_hash(row._mapping) == row.proposal_hash
     assert decision_id_of(row._mapping) == row.decision_id
 
 
-def test_old_settled_decisions_are_deleted_with_their_work_orders_and_open_ones_stay():
+def test_old_settled_decisions_are_deleted_with_their_work_orders():
     days = {"inbox_days": 480, "claims_days": 90, "outbox_days": 30, "alarms_days": 365}
     done, late, young = (record(a_request(), proposal(Action.open_ticket)) for _ in range(3))
     assert {row.state for row in (done, late, young)} == {"executed"}
@@ -648,15 +648,15 @@ def test_old_settled_decisions_are_deleted_with_their_work_orders_and_open_ones_
     for row in (done, late, waits):
         set_row(row.decision_id, decided_at=old)
     with begin() as connection:
-        # The work order of `late` came just now.
-        mine = work_orders.c.decision_id == done.decision_id
-        connection.execute(update(work_orders).where(mine).values(created_at=old))
+        # The work order of `late` is new.
+        its_order = work_orders.c.decision_id == done.decision_id
+        connection.execute(update(work_orders).where(its_order).values(created_at=old))
     removed = PROJECT.prune(days, seconds=60)
     assert (removed["decisions"], removed["work_orders"]) == (1, 1)
     with begin() as connection:
         assert set(connection.scalars(select(decisions.c.decision_id))) == {
             row.decision_id for row in (late, young, waits)
         }
-    # Rows of the inbox that are kept longer protect their decisions.
+    # If inbox rows are kept longer, their decisions are kept as long.
     set_row(young.decision_id, decided_at=old)
     assert PROJECT.prune({**days, "inbox_days": 1_000}, seconds=60)["decisions"] == 0

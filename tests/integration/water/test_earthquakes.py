@@ -32,10 +32,10 @@ CONNECTION = "AIRFLOW_CONN_KAFKA_EARTHQUAKES"
 
 @pytest.fixture(autouse=True)
 def group(services, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The connection as the example declares it, with a consumer group of the test's own."""
+    """The connection that the example declares, with the test's own consumer group."""
     PROJECT.prepare()
     name = f"earthquakes-{uuid.uuid4().hex[:8]}"
-    # A killed task is a member for as long.
+    # A killed task stays a member of the group for this time.
     settings = {**DEMO.kafka_connections["kafka_earthquakes"], "group.id": name, "session.timeout.ms": "3000"}
     extra = {**client_config(), **settings}
     monkeypatch.setenv(CONNECTION, json.dumps({"conn_type": "kafka", "extra": extra}))
@@ -60,7 +60,7 @@ def send(*values: SeismicEvent | bytes) -> None:
 
 
 def run(**changes: Any) -> None:
-    """The Dag's task, which waits less for what does not come."""
+    """The Dag's task, with a shorter wait at the end of the topic."""
     operator = record_earthquakes().get_task("record")
     for name, value in {"poll_timeout": 2, **changes}.items():
         setattr(operator, name, value)
@@ -69,35 +69,35 @@ def run(**changes: Any) -> None:
 
 def recorded(seismic_id: str) -> list[tuple]:
     with begin() as connection:
-        found = select(table.c.updated_at, table.c.magnitude, table.c.status).where(table.c.seismic_id == seismic_id)
-        return [tuple(row) for row in connection.execute(found)]
+        query = select(table.c.updated_at, table.c.magnitude, table.c.status).where(table.c.seismic_id == seismic_id)
+        return [tuple(row) for row in connection.execute(query)]
 
 
 def left(group: str) -> int:
-    """How many records the group has not committed, asked by an independent client."""
+    """How many records the group has not committed, read by an independent client."""
     reader = Consumer(consumer_config(client_config(), group))
     partitions = reader.list_topics(SEISMIC_EVENTS.name, timeout=10).topics[SEISMIC_EVENTS.name].partitions
     places = reader.committed([TopicPartition(SEISMIC_EVENTS.name, number) for number in partitions], timeout=10)
-    found = sum(reader.get_watermark_offsets(place, timeout=10)[1] - max(0, place.offset) for place in places)
+    lag = sum(reader.get_watermark_offsets(place, timeout=10)[1] - max(0, place.offset) for place in places)
     reader.close()
-    return found
+    return lag
 
 
-def test_the_newest_revision_is_recorded_whatever_the_order(group, seismic_id):
+def test_the_newest_revision_is_recorded_in_any_order(group, seismic_id):
     withdrawn = revision(seismic_id, 3, magnitude=None, status=ReviewStatus.deleted)
     send(revision(seismic_id, 2), withdrawn, revision(seismic_id, 1))
     run()
     assert recorded(seismic_id) == [(withdrawn.updated_at, None, "deleted")]
     assert left(group) == 0
-    # By a later run, and an older one of those that were read before.
+    # A later run reads a newer revision, and a revision older than the recorded one.
     send(revision(seismic_id, 2))
     run()
     assert recorded(seismic_id) == [(withdrawn.updated_at, None, "deleted")]
     assert left(group) == 0
 
 
-def test_a_record_that_breaks_its_contract_is_left_out_and_the_others_are_recorded(group, seismic_id, caplog):
-    secret = "no JSON, and nobody else's business"
+def test_an_invalid_record_is_skipped_and_the_others_are_recorded(group, seismic_id, caplog):
+    secret = "no JSON, must not be logged"
     send(secret.encode(), revision(seismic_id, 1))
     run()
     assert len(recorded(seismic_id)) == 1
@@ -111,7 +111,7 @@ def die_after_writing(records: list) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_run_that_is_killed_before_it_commits_is_repeated_by_the_next_one(group, seismic_id):
+def test_the_next_run_repeats_a_run_killed_before_its_commit(group, seismic_id):
     send(revision(seismic_id, 1), revision(seismic_id, 2))
     before = left(group)
     script = f"from {__name__} import *; run(apply_function_batch={__name__ + '.die_after_writing'!r})"
@@ -119,7 +119,7 @@ def test_a_run_that_is_killed_before_it_commits_is_repeated_by_the_next_one(grou
     assert left(group) == before
     once = recorded(seismic_id)
     assert len(once) == 1
-    # Until the killed task's session has expired, the group's partitions are still its own.
+    # Until the killed task's session has expired, it keeps the group's partitions.
     run(poll_timeout=8)
     assert recorded(seismic_id) == once
     assert left(group) == 0

@@ -21,7 +21,7 @@ from include.water.leaks import confirmed, detection, training
 from include.water.leaks.detection import Night
 from include.water.leaks.features import features
 from include.water.leaks.model import NAME, champion
-from include.water.leaks.scoring import Spell
+from include.water.leaks.scoring import LeakPeriod
 from include.water.simulators.crews import confirm_planted
 from include.water.tables import confirmed_leaks, judged_nights, leaks
 from include.water.topics import LEAKS_DETECTED, LeakDetected
@@ -73,18 +73,18 @@ def test_a_leak_of_many_nights_is_reported_once(tables):
     assert reported() == ["valley/2026-11-01/1", "harbour/2026-11-20/1", "valley/2026-11-20/1"]
 
 
-def test_judging_again_tells_nothing_again_whatever_data_or_model_say(tables):
+def test_a_repeated_judgement_reports_no_leak_again(tables):
     record(night(1), night(2))
     detection.record_produced(reported())
     assert record(night(1), night(2)) == {"judged": 0, "alarms": 0, "new_leaks": 0}
     assert record(night(1, data="b", litres=550), night(2))["judged"] == 1
     assert record(night(1, data="b"), night(2), version="v2")["judged"] == 2
-    # An earlier night, found later, is one of the same leak.
+    # An earlier night that is found later belongs to the same leak.
     record(night(1, alarm=False, data="c"), Night("valley", date(2026, 10, 31), "a", 0.9, True, 0.9, 500.0))
     assert reported() == []
 
 
-def test_a_leak_that_has_doubled_is_reported_again_as_another(tables):
+def test_a_leak_that_has_doubled_is_reported_as_another_leak(tables):
     record(night(1, litres=150), night(2, litres=300), night(3, litres=560), night(4, litres=900))
     assert reported() == ["valley/2026-11-01/1", "valley/2026-11-03/1"]
     record(night(5, litres=1_050))
@@ -93,19 +93,19 @@ def test_a_leak_that_has_doubled_is_reported_again_as_another(tables):
     assert reported()[-1] == "valley/2026-11-06/1"
 
 
-def record_and_be_killed(one: Night) -> None:
+def record_and_be_killed(night: Night) -> None:
     with begin() as connection:
-        detection.record(connection, "v1", [one])
+        detection.record(connection, "v1", [night])
         raise KeyboardInterrupt
 
 
-def test_a_run_that_was_killed_leaves_its_leaks_to_the_next_one(tables):
+def test_the_next_run_produces_the_leaks_of_a_killed_run(tables):
     with pytest.raises(KeyboardInterrupt):
         record_and_be_killed(night(1))
     assert reported() == []
     record(night(1))
     keys = reported()
-    # Killed before it was produced, or before that was written down: the same message, to the byte.
+    # Killed before the leak was produced, or before that was recorded: the same message, byte for byte.
     assert list(detection.messages(keys)) == list(detection.messages(reported()))
     detection.record_produced(keys)
     detection.record_produced(keys)
@@ -121,7 +121,7 @@ def operator():
     return module.detect_leaks().get_task("produce")
 
 
-def test_the_dags_own_task_produces_leaks_that_keep_their_contract(tables):
+def test_the_dags_task_produces_valid_leaks(tables):
     since = {LEAKS_DETECTED.name: ends(LEAKS_DETECTED.name)}
     record(night(1), night(1, district="harbour"))
     produce = operator()
@@ -132,7 +132,7 @@ def test_the_dags_own_task_produces_leaks_that_keep_their_contract(tables):
     assert {event.event_id for event in events} == {"valley/2026-11-01/1", "harbour/2026-11-01/1"}
 
 
-def test_a_delivery_that_fails_fails_the_task_and_the_leak_stays_to_be_produced(tables, monkeypatch):
+def test_a_failed_delivery_fails_the_task_and_keeps_the_leak_open(tables, monkeypatch):
     record(night(1))
     produce = operator()
     produce.producer_function_args = [reported()]
@@ -144,16 +144,16 @@ def test_a_delivery_that_fails_fails_the_task_and_the_leak_stays_to_be_produced(
     assert reported() == ["valley/2026-11-01/1"]
 
 
-def test_confirmed_leaks_are_what_crews_say_last(tables):
+def test_the_last_confirmation_of_a_leak_counts(tables):
     first = date(2026, 11, 1)
     with begin() as connection:
-        confirmed.confirm(connection, [Spell("valley", first, confirmed.FOREVER)], "WO-1")
-        assert confirmed.confirmed(connection) == [Spell("valley", first, confirmed.FOREVER)]
-        confirmed.confirm(connection, [Spell("valley", first, date(2026, 11, 9))], "WO-1")
-        assert confirmed.confirmed(connection) == [Spell("valley", first, date(2026, 11, 9))]
+        confirmed.confirm(connection, [LeakPeriod("valley", first, confirmed.FOREVER)], "WO-1")
+        assert confirmed.confirmed(connection) == [LeakPeriod("valley", first, confirmed.FOREVER)]
+        confirmed.confirm(connection, [LeakPeriod("valley", first, date(2026, 11, 9))], "WO-1")
+        assert confirmed.confirmed(connection) == [LeakPeriod("valley", first, date(2026, 11, 9))]
 
 
-def test_planted_leaks_stand_for_confirmed_ones(tables):
+def test_planted_leaks_are_recorded_as_confirmed(tables):
     until = datetime(2026, 11, 22, tzinfo=UTC)
     assert confirm_planted(until, until - timedelta(days=60)) == confirm_planted(until, until - timedelta(days=60))
     with begin() as connection:
@@ -161,35 +161,35 @@ def test_planted_leaks_stand_for_confirmed_ones(tables):
 
 
 def test_from_no_champion_to_a_champion_and_back(tables, store: ModelStore):
-    nights, found = simulated()
+    nights, leaks = simulated()
     rows = nights.rows.join(features(nights.rows))
     assert champion(store).version == "baseline"
     assert "confirmed leaks" in training.train_on(store, nights, [], "run-0").reasons[0]
 
-    outcome = training.train_on(store, nights, found, "run-1")
+    outcome = training.train_on(store, nights, leaks, "run-1")
     assert outcome.promoted, outcome.reasons
     detector = champion(store)
     assert detector.version == outcome.version
     judged = detection.judge(detector, rows, rows["night"].max().date())
-    assert any(one.alarm for one in judged)
-    assert min(one.night for one in judged) == rows["night"].max().date() - timedelta(days=29)
+    assert any(night.alarm for night in judged)
+    assert min(night.night for night in judged) == rows["night"].max().date() - timedelta(days=29)
     record(*judged, version=detector.version)
     assert record(*judged, version=detector.version)["judged"] == 0
 
-    assert "unchanged data" in training.train_on(store, nights, found, "run-2").reasons[0]
+    assert "unchanged data" in training.train_on(store, nights, leaks, "run-2").reasons[0]
     fewer = replace(nights, rows=nights.rows[nights.rows["night"] < nights.rows["night"].max()])
-    assert "too little is new" in training.train_on(store, fewer, found, "run-3").reasons[0]
-    blocked = training.train_on(store, fewer, found, "run-4", force=True)
+    assert "too little is new" in training.train_on(store, fewer, leaks, "run-3").reasons[0]
+    blocked = training.train_on(store, fewer, leaks, "run-4", force=True)
     assert not blocked.promoted
     assert any("does not beat the champion" in reason for reason in blocked.reasons)
 
     store.roll_back(None, store.history(), reason="a test")
     assert champion(store).version == "baseline"
-    again = training.train_on(store, fewer, found, "run-5", force=True)
+    again = training.train_on(store, fewer, leaks, "run-5", force=True)
     assert not again.promoted
     assert any("which was withdrawn" in reason for reason in again.reasons)
 
 
-def test_detect_reads_the_lake_and_says_nothing_of_an_empty_one(tables, store: ModelStore):
+def test_detect_finds_no_leak_in_an_empty_lake(tables, store: ModelStore):
     assert detection.detect() == []
     assert not training.train_leak_model("run").promoted

@@ -1,4 +1,4 @@
-"""The live board's tiles and what it reads, on a real database."""
+"""The live board's tiles and content, on a real database."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def migrated(services) -> None:
 
 @pytest.fixture
 def connection():
-    """Empty tables; whatever the test does is undone."""
+    """A transaction with empty tables, rolled back at the end."""
     with begin() as connection:
         for table in ("board_tiles", "alerts", "work_orders", "decisions", "alarms"):
             connection.execute(text(f"delete from {table}"))
@@ -109,7 +109,7 @@ def ids(connection: Connection, name: str = "harbour") -> list[str]:
     return [alert["id"] for alert in tile(connection, name)["alerts"]]
 
 
-def test_a_tile_shows_its_districts_alerts_the_worst_and_newest_first(connection):
+def test_a_tile_lists_the_most_severe_and_newest_alerts_first(connection):
     raise_alert(connection, 1)
     raise_alert(connection, 2, severity="critical", updated_at=func.now() - timedelta(hours=2))
     raise_alert(connection, 3, severity="critical", updated_at=func.now() - timedelta(hours=1))
@@ -120,7 +120,7 @@ def test_a_tile_shows_its_districts_alerts_the_worst_and_newest_first(connection
     assert ids(connection, "valley") == ["leak:4"]
 
 
-def test_an_alert_is_open_for_a_day_after_it_was_raised_to_its_severity(connection):
+def test_an_alert_is_open_for_a_day_after_its_last_rise(connection):
     before = func.now() - OPEN_FOR
     raise_alert(connection, 1, raised_at=before, updated_at=before)
     raise_alert(connection, 2, raised_at=before, updated_at=before + timedelta(minutes=1))
@@ -128,7 +128,7 @@ def test_an_alert_is_open_for_a_day_after_it_was_raised_to_its_severity(connecti
     assert ids(connection) == ["leak:2"]
 
 
-def test_of_many_alerts_the_worst_are_listed_and_all_are_counted(connection):
+def test_a_tile_counts_all_alerts_and_lists_the_most_severe(connection):
     for number in range(MAX_ALERTS + 5):
         raise_alert(connection, number, severity="minor" if number < 10 else "major")
     refresh(connection)
@@ -143,15 +143,15 @@ def test_only_the_named_tiles_are_refreshed(connection):
     assert refresh(connection, {"harbour", "valley"}) == ["harbour", "valley"]
 
 
-def test_tiles_that_are_behind_are_refreshed_with_whatever_tile_is_named(connection):
+def test_tiles_behind_are_refreshed_with_any_named_tile(connection):
     refresh(connection)
     raise_alert(connection, 1, district="valley")
-    # Its event was lost, or joined with this one.
+    # The event of the other tile was lost, or joined with this event.
     assert refresh(connection, {"harbour"}) == ["harbour", "valley"]
     assert ids(connection, "valley") == ["leak:1"]
 
 
-def test_a_tile_is_behind_from_a_change_of_its_alerts_until_it_is_refreshed(connection):
+def test_a_tile_is_behind_until_it_is_refreshed(connection):
     assert behind(connection) == set(TILES), "no tile was ever computed"
     refresh(connection)
     assert behind(connection) == set()
@@ -165,7 +165,7 @@ def test_a_tile_is_behind_from_a_change_of_its_alerts_until_it_is_refreshed(conn
     assert behind(connection) == {"harbour"}
 
 
-def test_an_alert_that_moved_to_another_district_leaves_its_old_tile(connection):
+def test_an_alert_that_moves_leaves_its_old_tile(connection):
     first = raise_alert(connection, 1)
     refresh(connection)
     connection.execute(update(alerts).where(alerts.c.alert_id == first).values(district_id="valley", revision=2))
@@ -174,7 +174,7 @@ def test_an_alert_that_moved_to_another_district_leaves_its_old_tile(connection)
     assert (ids(connection), ids(connection, "valley")) == ([], ["leak:1"])
 
 
-def test_an_alert_that_is_no_longer_open_leaves_no_tile_behind(connection):
+def test_a_closed_alert_makes_no_tile_behind(connection):
     raise_alert(connection, 1)
     refresh(connection)
     past = func.now() - OPEN_FOR - timedelta(minutes=1)
@@ -183,7 +183,7 @@ def test_an_alert_that_is_no_longer_open_leaves_no_tile_behind(connection):
     assert behind(connection) == set()
 
 
-def test_what_lies_in_no_known_district_is_shown_elsewhere_and_only_then(connection):
+def test_alerts_in_no_known_district_are_shown_elsewhere(connection):
     refresh(connection)
     assert [tile["id"] for tile in read_board(connection)["tiles"]] == list(DISTRICTS)
     raise_alert(connection, 1, district=None)
@@ -192,24 +192,24 @@ def test_what_lies_in_no_known_district_is_shown_elsewhere_and_only_then(connect
     assert sorted(ids(connection, ELSEWHERE)) == ["leak:1", "leak:2"]
 
 
-def test_before_the_first_refresh_every_district_is_there_and_behind(connection):
+def test_before_the_first_refresh_every_tile_is_behind(connection):
     tiles = read_board(connection)["tiles"]
     assert [tile["id"] for tile in tiles] == list(DISTRICTS)
     assert all(tile["behind"] and tile["refreshed_at"] is None for tile in tiles)
 
 
-def test_decisions_that_await_approval_are_apart_the_worst_and_most_urgent_first(connection):
+def test_decisions_awaiting_approval_are_sorted_by_urgency(connection):
     decide(connection, 1)
     awaiting(connection, 2, minutes=50, severity="major")
     awaiting(connection, 3, minutes=40)
     awaiting(connection, 4, minutes=10, severity="major")
     board = read_board(connection)
-    assert [one["id"] for one in board["awaiting"]["decisions"]] == ["d4", "d2", "d3"]
+    assert [decision["id"] for decision in board["awaiting"]["decisions"]] == ["d4", "d2", "d3"]
     assert board["awaiting"]["total"] == 3
-    assert [one["id"] for one in board["decisions"]] == ["d1"]
+    assert [decision["id"] for decision in board["decisions"]] == ["d1"]
 
 
-def test_more_decisions_than_a_screen_holds_are_counted(connection):
+def test_decisions_beyond_the_limit_are_counted(connection):
     for number in range(30):
         awaiting(connection, number, minutes=10 + number)
     board = read_board(connection)
@@ -231,7 +231,7 @@ def test_open_alarms_are_shown_and_closed_ones_are_not(connection):
     assert (alarms["total"], messages) == (1, ["2,000 messages behind (docs/runbooks/lag-grows.md)"])
 
 
-def test_the_board_is_the_same_as_long_as_nothing_changes(connection):
+def test_the_board_is_unchanged_while_nothing_changes(connection):
     raise_alert(connection, 1)
     decide(connection, 1)
     refresh(connection)

@@ -1,6 +1,4 @@
-"""What raising alerts asks of the database grows with the batches, not with the alerts: only an alert's own row is one
-statement each.
-"""
+"""The number of statements for alerts grows with the batches, not with the alerts, except for the row of each alert."""
 
 from __future__ import annotations
 
@@ -33,9 +31,9 @@ __all__ = ["make_receiver", "operations", "statements"]
 
 pytestmark = pytest.mark.integration
 
-# Of messages, and of rows of the outbox: small, so that a few hundred alerts are several batches.
+# The batch size of messages and of outbox rows: small, so that a few hundred alerts are several batches.
 BATCH = 50
-# The most statements for one more batch of messages and of rows of the outbox (13 when this was written). One for each
+# The most statements for one more batch of messages and of outbox rows (13 when this was written). One statement per
 # alert would be 50 of each kind.
 OF_A_BATCH = 20
 
@@ -49,7 +47,7 @@ def small_batches(monkeypatch) -> None:
 
 @pytest.fixture
 def consumer(operations) -> Iterator[Consumer]:
-    """As declared, of a topic of its own, with all messages in the chunk that the claiming task handles."""
+    """The declared consumer with a topic of its own; the claiming task handles all messages in one chunk."""
     topic = replace(LEAKS_DETECTED, name=f"leaks.{uuid.uuid4().hex[:8]}", partitions=1)
     create_topics([topic, ALERTS_RAISED])
     consumer = replace(RAISE_ALERTS, name=topic.name, topics=(topic,), max_messages_per_claim=5_000, chunk_size=5_000)
@@ -61,7 +59,7 @@ def consumer(operations) -> Iterator[Consumer]:
 
 
 def raise_alerts(consumer: Consumer, number: int) -> None:
-    """Send leaks, each of them an alert, and handle them in one run."""
+    """Send leaks, each of which becomes an alert, and handle them in one run."""
     (topic,) = consumer.topics
     run = uuid.uuid4().hex[:8]
     producer = producer_to(producer_config(client_config()), topic.name)
@@ -79,7 +77,7 @@ def states(kind: str) -> dict[str, int]:
 
 
 def used(statements: list[tuple[str, int]], what: Callable[[], object]) -> tuple[int, int]:
-    """How many statements write an alert, and how many others there are."""
+    """(statements that write an alert, other statements)."""
     statements.clear()
     what()
     own = sum(statement.startswith("INSERT INTO alerts (alert_id") for statement, _ in statements)
@@ -90,7 +88,7 @@ def test_the_statements_of_a_run_grow_with_its_batches(consumer, statements):
     """Messages are delivered, and requests skipped: the webhook's connection is not defined."""
     raise_alerts(consumer, 1)
     with begin() as connection:
-        # The first rows of a connection that is not defined wait for a second look; these are later ones.
+        # The first rows of an undefined connection wait for a second lookup; these are later rows.
         connection.execute(text("update outbox_routes set undefined_since = now() - interval '1 hour'"))
     others = {}
     for batches in (1, 2, 4):
@@ -104,7 +102,7 @@ def test_the_statements_of_a_run_grow_with_its_batches(consumer, statements):
 
 
 def test_the_statements_of_a_delivery_grow_with_its_batches(consumer, statements, make_receiver, monkeypatch):
-    """What the Dag `deliver_outbox` does for rows that the tasks have left."""
+    """The Dag `deliver_outbox` delivers rows that tasks have left."""
     server, _ = make_receiver(WEBHOOK_CONN_ID)
     others = {}
     for batches in (1, 2, 4):

@@ -58,9 +58,9 @@ def objects() -> Iterator[Bucket]:
 
 @pytest.fixture
 def flows(operations) -> Iterator[None]:
-    """Harbour and Valley, 100 l an hour fed in each; Harbour loses 10, from the 16th on 20; Valley 30 at all times.
+    """Harbour and Valley, each with an inflow of 100 l/h; Harbour loses 10 l/h, from the 16th on 20; Valley always 30.
 
-    Of the 20th, Harbour's inlet is unknown for twelve hours; what is known ends on the 22nd at noon.
+    On the 20th, Harbour's inlet is unknown for twelve hours. The known hours end on the 22nd at noon.
     """
     catalog = load_catalog()
     catalog.create_namespace_if_not_exists("water")
@@ -88,7 +88,7 @@ def flows(operations) -> Iterator[None]:
         catalog.drop_table(name)
 
 
-def test_without_anything_the_report_is_empty_and_says_so(objects):
+def test_without_data_the_report_says_that_it_is_empty(objects):
     for name in (DISTRICT_HOURS, DISTRICT_NIGHTS):
         with suppress(NoSuchTableError):
             load_catalog().drop_table(name)
@@ -98,7 +98,7 @@ def test_without_anything_the_report_is_empty_and_says_so(objects):
     assert "No hourly flows have been computed yet." in render(data)
 
 
-def test_balances_are_of_the_last_seven_days_that_are_over_beside_the_seven_before(flows, objects):
+def test_balances_compare_the_last_seven_full_days_with_the_seven_before(flows, objects):
     data = collect([], now=NOW)
     assert data.data_up_to == datetime(2026, 11, 22, 20, tzinfo=UTC)
     assert data.period == (date(2026, 11, 15), date(2026, 11, 21))
@@ -107,7 +107,7 @@ def test_balances_are_of_the_last_seven_days_that_are_over_beside_the_seven_befo
     assert (harbour.name, valley.name) == ("Harbour", "Valley")
     assert harbour.balance
     assert (harbour.balance.known_hours, harbour.balance.expected_hours, harbour.balance.connections) == (156, 168, 10)
-    # One day at 10 and, without the hours that are unknown, five and a half at 20 litres an hour.
+    # One day at 10 liters per hour and, without the unknown hours, five and a half days at 20.
     assert harbour.balance.loss == pytest.approx(24 * (24 * 10 + 132 * 20) / 156)
     assert harbour.balance.inlet == pytest.approx(2400)
     assert harbour.before
@@ -121,13 +121,13 @@ def test_balances_are_of_the_last_seven_days_that_are_over_beside_the_seven_befo
     assert days[date(2026, 11, 19)].loss == pytest.approx(24 * 50)
     assert [night.complete for night in valley.nights].count(False) == 1
     assert data.night_loss == pytest.approx(24 * 40)
-    # Harbour loses twice as much as it did, from the first hour on to the last that is known.
+    # Harbour loses twice as much as before, from the first to the last known hour.
     start, end = datetime(2026, 11, 16, 8, tzinfo=UTC), datetime(2026, 11, 22, 20, tzinfo=UTC)
     assert data.unusual == (Episode("harbour", start, end, True, 144, 20.0, 10.0),)
     assert data.quality is None
 
 
-def test_a_first_day_that_is_not_over_is_shown_and_marked(flows, objects):
+def test_an_unfinished_first_day_is_shown_and_marked(flows, objects):
     table = load_catalog().load_table(DISTRICT_HOURS)
     table.delete("hour < '2026-11-22T08:00:00+00:00'")
     data = collect([], now=NOW)
@@ -136,7 +136,7 @@ def test_a_first_day_that_is_not_over_is_shown_and_marked(flows, objects):
     assert "so far today" in render(data)
 
 
-def test_what_became_of_the_readings_comes_from_the_runs_and_the_inbox(flows, objects):
+def test_quality_counts_come_from_runs_and_the_inbox(flows, objects):
     with begin() as connection:
         connection.execute(text("delete from inbox where consumer = :name"), {"name": AGGREGATE_METER_READINGS.name})
         for offset, (reason, age) in enumerate([("schema", 1), ("schema", 2), ("not_json", 3), ("schema", 30)]):
@@ -158,13 +158,13 @@ def test_what_became_of_the_readings_comes_from_the_runs_and_the_inbox(flows, ob
     counts = (data.quality.landed, data.quality.clean, data.quality.dead_lettered, data.quality.duplicates)
     assert counts == (200, 180, 8, 12)
     assert data.quality.reasons == (("schema", 2), ("not_json", 1))
-    # Of the period's 336 hours.
+    # For the 336 hours of the period.
     assert data.quality.missing_readings == 336
     with begin() as connection:
         connection.execute(text("delete from inbox where consumer = :name"), {"name": AGGREGATE_METER_READINGS.name})
 
 
-def test_a_leak_has_its_nights_its_alert_and_the_work_that_was_ordered(flows, objects):
+def test_a_leak_has_nights_an_alert_and_work_orders(flows, objects):
     nights = [date(2026, 11, 20), date(2026, 11, 21)]
     keys = [f"valley/{night}/1" for night in nights]
     place = {"source_topic": "leaks.detected", "source_partition": 0, "source_offset": 1}
@@ -182,15 +182,15 @@ def test_a_leak_has_its_nights_its_alert_and_the_work_that_was_ordered(flows, ob
             alert = {"alert_id": "report-test", "revision": 1, "kind": "leak", "severity": "major", "severity_rank": 1}
             alert |= {"district_id": "valley", "title": "Leak", "raised_at": NOW, "source_event_id": keys[0]}
             connection.execute(insert(alerts).values(**alert, **place))
-        found = collect([], now=NOW).leaks
+        shown_leaks = collect([], now=NOW).leaks
     finally:
         with begin() as connection:
             connection.execute(text("delete from leaks where district_id = 'valley'"))
             connection.execute(text("delete from alerts where alert_id = 'report-test'"))
-    assert found == (Leak("Valley", *nights, 2, 30.0, 0.8, True, "major", NOW, 0),)
+    assert shown_leaks == (Leak("Valley", *nights, 2, 30.0, 0.8, True, "major", NOW, 0),)
 
 
-def test_the_last_suite_is_shown_and_every_one_that_stops_a_run(objects):
+def test_the_last_suite_and_all_stopping_suites_are_shown(objects):
     name = AGGREGATE_METER_READINGS.name
     result = {"suite": "meter_readings", "checked_at": NOW.isoformat(), "stopped": False, "outcomes": []}
     outcomes = [{"rule": "fresh", "state": "failed"}, {"rule": "unique", "state": "passed"}]
@@ -218,14 +218,14 @@ def test_a_report_is_stored_and_shown(flows, objects):
     shown = latest(objects)
     assert shown
     assert shown.path == result["path"]
-    found = objects.read(shown.path)
-    assert found
-    assert found[0].startswith(b"<!doctype html>")
-    assert len(found[0].decode()) == result["characters"]
-    assert shown.style in unescape(found[0].decode())
+    stored = objects.read(shown.path)
+    assert stored
+    assert stored[0].startswith(b"<!doctype html>")
+    assert len(stored[0].decode()) == result["characters"]
+    assert shown.style in unescape(stored[0].decode())
 
 
-def test_an_older_report_is_not_shown_instead_of_a_newer_one(objects):
+def test_an_older_report_does_not_replace_a_newer_one(objects):
     new = publish(objects, "new", NOW, TIME_ZONE)
     publish(objects, "old", NOW - timedelta(minutes=1), TIME_ZONE)
     shown = latest(objects)
@@ -233,8 +233,8 @@ def test_an_older_report_is_not_shown_instead_of_a_newer_one(objects):
     assert shown.path == new
 
 
-def test_two_reports_at_once_end_with_the_newer_one_shown(objects, monkeypatch):
-    """The other is published between the first one's reading of the pointer and its writing."""
+def test_of_two_concurrent_reports_the_newer_is_shown(objects, monkeypatch):
+    """The other report is published after the first has read the pointer and before it writes the pointer."""
     real = Bucket.write
     others: list[str] = []
 
@@ -251,7 +251,7 @@ def test_two_reports_at_once_end_with_the_newer_one_shown(objects, monkeypatch):
     assert [shown.path] == others
 
 
-def test_a_pointer_that_stays_contested_fails_the_run(objects, monkeypatch):
+def test_a_pointer_that_keeps_changing_fails_the_run(objects, monkeypatch):
     def write(self: Bucket, path: str, *args, **kwargs) -> int:
         if path == LATEST:
             raise GenerationChanged(path)
@@ -271,7 +271,7 @@ def test_a_pointer_that_stays_contested_fails_the_run(objects, monkeypatch):
         b'{"path": "models/leaks/champion.json", "style": "x", "computed_at": "2026-11-22T00:00:00+00:00"}',
     ],
 )
-def test_a_pointer_to_anything_else_is_refused_and_replaced_by_the_next_report(objects, pointer: bytes):
+def test_an_invalid_pointer_is_refused_and_replaced(objects, pointer: bytes):
     objects.write(LATEST, pointer)
     with pytest.raises((ValueError, KeyError, TypeError)):
         latest(objects)
@@ -282,7 +282,7 @@ def test_a_pointer_to_anything_else_is_refused_and_replaced_by_the_next_report(o
     assert shown.path == path
 
 
-def test_of_older_days_the_last_report_is_kept():
+def test_the_last_report_of_an_older_day_is_kept():
     def entry(day: str, time: str, age: timedelta) -> Entry:
         return Entry(f"{FOLDER}/{day}/{time}.000000Z.html", 1, 1, NOW - age)
 
@@ -300,7 +300,7 @@ def test_of_older_days_the_last_report_is_kept():
     assert outdated(entries, entries[4].path, NOW) == [entries[2].path]
 
 
-def test_a_run_waits_for_its_turn_and_one_that_is_out_of_date_has_none(objects):
+def test_a_run_waits_for_the_interval_and_an_outdated_run_is_skipped(objects):
     assert next_turn(NOW, now=NOW) == NOW
     publish(objects, "page", NOW, TIME_ZONE)
     assert next_turn(NOW - timedelta(seconds=1), now=NOW) is None
@@ -309,7 +309,7 @@ def test_a_run_waits_for_its_turn_and_one_that_is_out_of_date_has_none(objects):
     assert next_turn(later, now=NOW + timedelta(hours=1)) == NOW + timedelta(hours=1)
 
 
-def test_a_name_that_was_cut_in_two_costs_no_report(objects):
+def test_a_lone_surrogate_does_not_prevent_the_report(objects):
     data = sample()
     districts = (replace(data.districts[0], name="\ud83d"), *data.districts[1:])
     assert publish(objects, render(replace(data, districts=districts)), NOW, TIME_ZONE)

@@ -19,7 +19,9 @@ from include.project import PROJECT
 from include.streams.kafka.connection import client_config, consumer_config
 from include.streams.kafka.producer import DeliveryFailed
 from include.streams.operations.database import begin
+from include.streams.operations.retention import prune
 from include.water.feeds import seismic
+from include.water.retention import PUBLISHED_KEPT, rules
 from include.water.simulators.feed_server import server
 from include.water.simulators.quakes import Quakes
 from include.water.tables import published_seismic_events
@@ -33,7 +35,7 @@ DAG_FILE = ROOT / "dags" / "batch" / "ingest_seismic_feed.py"
 
 
 class Clock:
-    """The quakes of one fixed hour, seen at a time that the test chooses."""
+    """The quakes of one fixed hour, at a time that the test chooses."""
 
     def __init__(self, quakes: Quakes, now: datetime) -> None:
         self.quakes, self.now = quakes, now
@@ -44,7 +46,7 @@ class Clock:
 
 @pytest.fixture
 def feed(services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    """A feed, tables and topics made, nothing published yet."""
+    """A feed, with tables and topics, and nothing published yet."""
     PROJECT.prepare()
     with begin() as connection:
         connection.execute(delete(published_seismic_events))
@@ -62,29 +64,29 @@ def feed(services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 @pytest.fixture
 def since(feed: Clock) -> dict[str, list[int]]:
-    """Where the topic and its dead letters ended before the test."""
+    """The end offsets of the topic and its dead-letter topic before the test."""
     return {name: ends(name) for name in (SEISMIC_EVENTS.name, SEISMIC_EVENTS.dead_letter_name)}
 
 
 def ends(topic: str) -> list[int]:
-    """The end of each partition; asked again while a topic that was just made has no leader to ask."""
+    """The end offset of each partition; repeated while a new topic has no leader."""
     consumer = Consumer(consumer_config(client_config(), "test"))
     until = time.monotonic() + 15
     while True:
         try:
             partitions = sorted(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
-            found = [consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in partitions]
+            offsets = [consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in partitions]
         except KafkaException:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
         else:
             consumer.close()
-            return found
+            return offsets
 
 
 def read(topic: str, since: dict[str, list[int]]) -> list[Any]:
-    """Every record of the topic since then, by a consumer that knows nothing of the code under test."""
+    """Every record of the topic since then, read by an independent consumer."""
     places = (TopicPartition(topic, n, offset) for n, offset in enumerate(since[topic]))
     consumer = reader_at(consumer_config(client_config(), "test"), *places)
     expected = sum(ends(topic)) - sum(since[topic])
@@ -101,7 +103,7 @@ def events(since: dict[str, list[int]]) -> list[SeismicEvent]:
 
 
 def produce(new: list[seismic.Event], topic: str | None = None) -> None:
-    """The Dag's own produce task, with the events that it would find in XCom."""
+    """Run the Dag's produce task with events as from XCom."""
     spec = importlib.util.spec_from_file_location("ingest_seismic_feed", DAG_FILE)
     assert spec
     assert spec.loader
@@ -115,7 +117,7 @@ def produce(new: list[seismic.Event], topic: str | None = None) -> None:
 
 
 def run_once() -> int:
-    """A whole run; the number of events it produced."""
+    """Run all tasks; returns the number of produced events."""
     new = seismic.read_new_events("all_day", "run")
     if new:
         produce(new)
@@ -123,7 +125,7 @@ def run_once() -> int:
     return len(new)
 
 
-def test_every_event_of_the_feed_is_produced_once_keyed_by_its_quake(feed: Clock, since):
+def test_every_event_is_produced_once_keyed_by_its_quake(feed: Clock, since):
     shown = {feature["id"] for feature in feed.features(feed.now, timedelta(days=1))}
     assert run_once() == len(shown) > 20
     assert run_once() == 0
@@ -150,7 +152,7 @@ def test_a_revised_event_is_produced_again_and_an_unchanged_one_is_not(feed: Clo
 
 def test_a_crash_after_the_produce_repeats_events_and_loses_none(feed: Clock, since):
     first = seismic.read_new_events("all_day", "run")
-    produce(first)  # and then the worker is gone, before anything is recorded
+    produce(first)  # then the worker is killed, before it has recorded the events
     assert run_once() == len(first)
     ids = [event.event_id for event in events(since)]
     assert len(ids) == 2 * len(first)
@@ -164,7 +166,7 @@ def test_a_crash_before_the_produce_loses_nothing(feed: Clock, since):
     assert len(events(since)) == len(first)
 
 
-def test_a_feature_that_breaks_the_contract_is_kept_once_with_its_reason_and_the_others_go_on(feed: Clock, since):
+def test_an_invalid_feature_becomes_one_dead_letter(feed: Clock, since):
     feed.quakes = Quakes(feed.quakes.seed, feed.quakes.since, feed.quakes.interval_seconds, bad_every=7)
     shown = feed.features(feed.now, timedelta(days=1))
     good, bad = seismic.split(shown)
@@ -183,9 +185,7 @@ def test_a_feature_that_breaks_the_contract_is_kept_once_with_its_reason_and_the
     assert len(events(since)) == len(good)
 
 
-def test_a_run_takes_a_limited_number_and_the_next_runs_take_the_rest(
-    feed: Clock, since, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_sends_a_limited_number_of_events(feed: Clock, since, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(seismic, "MAX_EVENTS_PER_RUN", 10)
     counts = [run_once() for _ in range(6)]
     assert counts[0] == 10
@@ -194,7 +194,7 @@ def test_a_run_takes_a_limited_number_and_the_next_runs_take_the_rest(
     assert len({event.event_id for event in produced}) == len(produced) == sum(counts)
 
 
-def test_a_delivery_that_fails_fails_the_task(feed: Clock, services, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_delivery_fails_the_task(feed: Clock, services, monkeypatch: pytest.MonkeyPatch):
     new = seismic.read_new_events("all_day", "run")
     impatient = {**client_config(), "message.timeout.ms": 1500}
     monkeypatch.setenv("AIRFLOW_CONN_KAFKA_DEFAULT", json.dumps({"conn_type": "kafka", "extra": impatient}))
@@ -202,9 +202,9 @@ def test_a_delivery_that_fails_fails_the_task(feed: Clock, services, monkeypatch
         produce(new, topic="no.such.topic")
 
 
-def test_what_no_feed_shows_any_more_is_forgotten_and_the_rest_is_not(feed: Clock):
+def test_only_records_that_no_feed_shows_are_deleted(feed: Clock):
     run_once()
-    old = datetime.now(UTC) - seismic.KEEP_PUBLISHED - timedelta(days=1)
+    old = datetime.now(UTC) - PUBLISHED_KEPT - timedelta(days=1)
     with begin() as connection:
         kept, forgotten, *_ = connection.scalars(select(published_seismic_events.c.event_id).order_by("event_id"))
         connection.execute(
@@ -213,13 +213,14 @@ def test_what_no_feed_shows_any_more_is_forgotten_and_the_rest_is_not(feed: Cloc
             .values(published_at=old)
         )
     seismic.record_published(["another"])
+    prune([rule for rule in rules(None) if rule.table is published_seismic_events], seconds=60)
     assert seismic.published([kept, forgotten, "another", "unknown"]) == {kept, "another"}
 
 
 def test_preparing_the_services_again_changes_nothing(feed: Clock):
-    # Without a connection to Kafka Connect, which other tests may have set, it says that no topic lands.
+    # Without a connection to Kafka Connect, which other tests may have set, the output says that no topic lands.
     assert [change for change in PROJECT.prepare() if not change.startswith("no topic lands")] == []
     consumer = Consumer(consumer_config(client_config(), "test"))
-    there = consumer.list_topics(timeout=10).topics
+    topics = consumer.list_topics(timeout=10).topics
     consumer.close()
-    assert {name for topic in TOPICS for name in (topic.name, topic.dead_letter_name)} <= set(there)
+    assert {name for topic in TOPICS for name in (topic.name, topic.dead_letter_name)} <= set(topics)

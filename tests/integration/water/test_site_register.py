@@ -1,4 +1,4 @@
-"""Files that somebody drops, on a real object store and a real PostgreSQL: applied once, or set aside."""
+"""Files of the register on a real object store and a real PostgreSQL: applied once, or rejected."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def nothing_there(operations) -> None:
 
 
 def drop(name: str, data: bytes) -> dict[str, Any]:
-    """A file below the prefix, as the listing shows it."""
+    """Upload a file below the prefix; returns its entry in the listing."""
     bucket().write(f"{INCOMING}{name}", data)
     return next(file for file in list_files() if file["name"] == f"{INCOMING}{name}")
 
@@ -62,9 +62,9 @@ def paths(prefix: str) -> list[str]:
 
 def alarms() -> list[str]:
     """The rejected files with an open alarm."""
-    mine = [alarm for alarm in open_alarms() if alarm.source == importing.SOURCE]
-    assert {alarm.kind for alarm in mine} <= {"file_rejected"}
-    return [alarm.key for alarm in mine]
+    own_alarms = [alarm for alarm in open_alarms() if alarm.source == importing.SOURCE]
+    assert {alarm.kind for alarm in own_alarms} <= {"file_rejected"}
+    return [alarm.key for alarm in own_alarms]
 
 
 @pytest.mark.parametrize(("kind", "table"), [(Kind.sites, register_sites), (Kind.customers, register_customers)])
@@ -80,7 +80,7 @@ def test_a_good_file_is_applied_and_archived(kind, table):
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_a_bad_file_changes_nothing_and_is_set_aside_with_its_report(kind):
+def test_a_bad_file_changes_nothing_and_is_rejected_with_a_report(kind):
     file = drop(f"{kind}.csv", bad_file(kind))
     assert importing.import_file(file)["state"] == "rejected"
     assert rows(register_sites) == rows(register_customers) == []
@@ -125,7 +125,7 @@ def test_a_corrected_file_under_the_same_name_closes_the_alarm():
         ("..%2f..%2fsites<b>.exe", b"hello", "the file&#x27;s name"),
     ],
 )
-def test_whatever_is_in_a_file_it_is_set_aside_and_says_why(name, data, why):
+def test_an_invalid_file_is_rejected_with_the_reason(name, data, why):
     assert importing.import_file(drop(name, data))["state"] == "rejected"
     (page,) = (path for path in paths(REJECTED) if path.endswith(".html"))
     text = bucket().read(page)[0].decode()  # type: ignore[index]
@@ -135,20 +135,20 @@ def test_whatever_is_in_a_file_it_is_set_aside_and_says_why(name, data, why):
     assert rows(register_sites) == []
 
 
-def test_quoted_commas_and_line_ends_of_windows_are_fine():
+def test_quoted_commas_and_windows_line_ends_are_accepted():
     text = (HEADER + b'tank-1,"Tank, upper",tank,harbour,37.8,-122.2\n').replace(b"\n", b"\r\n")
     importing.import_file(drop("sites.csv", b"\xef\xbb\xbf" + text))
     assert [row.name for row in rows(register_sites)] == ["Tank, upper"]
 
 
-def test_a_file_that_is_too_large_is_set_aside_unread(monkeypatch):
+def test_a_too_large_file_is_rejected_unread(monkeypatch):
     monkeypatch.setattr(importing, "read_rows", lambda *_: pytest.fail("it was read"))
     file = drop("sites.csv", HEADER + TANK)
     assert importing.import_file({**file, "size": MAX_BYTES + 1})["state"] == "rejected"
     assert "sites.csv" in {path.rsplit("/", 1)[1] for path in paths(REJECTED)}
 
 
-def test_a_try_that_was_killed_before_the_file_was_moved_is_finished_and_applies_nothing(monkeypatch):
+def test_a_retry_after_a_kill_before_the_move_applies_nothing(monkeypatch):
     file = drop("sites.csv", HEADER + TANK)
     with monkeypatch.context() as patch:
         patch.setattr(importing, "move", lambda *_: (_ for _ in ()).throw(OSError("killed")))
@@ -158,12 +158,12 @@ def test_a_try_that_was_killed_before_the_file_was_moved_is_finished_and_applies
     assert importing.import_file(file)["state"] == "applied"
     assert rows(register_sites) == [before]
     assert paths(INCOMING) == []
-    # Once more, when all is done: a run that was cleared.
+    # A cleared run imports the finished file again.
     assert importing.import_file(file)["state"] == "applied"
     assert len(rows(register_files)) == len(paths(ARCHIVE)) == 1
 
 
-def test_old_files_go_unless_something_of_them_stands_or_their_alarm_is_open():
+def test_old_files_are_deleted_unless_in_use_or_alarmed():
     replaced = drop("sites.csv", HEADER + TANK)
     importing.import_file(replaced)
     importing.import_file(drop("sites-2.csv", HEADER + TANK.replace(b"Tank", b"New")))
@@ -173,7 +173,7 @@ def test_old_files_go_unless_something_of_them_stands_or_their_alarm_is_open():
 
     assert remove_register_files(timedelta(days=1), seconds=60) == 0
     assert remove_register_files(timedelta(0), seconds=0) == 0
-    # Killed before the row went: its object is gone already.
+    # Killed before the row was deleted: the object is already deleted.
     bucket().delete(paths(ARCHIVE)[0])
     assert remove_register_files(timedelta(0), seconds=60) == 1
     assert (paths(ARCHIVE), paths(REJECTED)) == ([standing], rejected)
@@ -186,7 +186,7 @@ def test_old_files_go_unless_something_of_them_stands_or_their_alarm_is_open():
         )
     assert remove_register_files(timedelta(0), seconds=60) == 1
     assert paths(REJECTED) == []
-    assert importing.import_file(replaced)["state"] == "gone", "a run that is cleared after that applies nothing"
+    assert importing.import_file(replaced)["state"] == "gone", "a run that is cleared later applies nothing"
 
 
 def test_a_deployment_without_an_object_store_has_no_files_to_remove(monkeypatch):
@@ -194,7 +194,7 @@ def test_a_deployment_without_an_object_store_has_no_files_to_remove(monkeypatch
     assert remove_register_files(timedelta(0), seconds=60) == 0
 
 
-def test_a_file_that_was_never_moved_keeps_its_row_however_old(monkeypatch):
+def test_an_old_file_that_was_never_moved_keeps_its_row(monkeypatch):
     file = drop("sites.csv", bad_file(Kind.sites))
     monkeypatch.setattr(importing, "move", lambda *_: None)
     importing.import_file(file)
@@ -206,7 +206,7 @@ def test_a_file_that_was_never_moved_keeps_its_row_however_old(monkeypatch):
     assert len(rows(register_files)) == 1
 
 
-def test_killed_between_copy_and_removal_the_file_is_there_once_in_the_end():
+def test_a_file_killed_between_copy_and_deletion_exists_once():
     file = drop("sites.csv", HEADER + TANK)
     to = f"{ARCHIVE}copy/sites.csv"
     objects = bucket()
@@ -216,7 +216,7 @@ def test_killed_between_copy_and_removal_the_file_is_there_once_in_the_end():
         assert (paths(INCOMING), paths(ARCHIVE)) == ([], [to])
 
 
-def test_a_file_that_is_replaced_is_another_file():
+def test_a_replaced_file_is_another_file():
     first = drop("sites.csv", HEADER + TANK)
     second = drop("sites.csv", HEADER + TANK.replace(b"Tank", b"New"))
     assert first["generation"] < second["generation"]
@@ -225,7 +225,7 @@ def test_a_file_that_is_replaced_is_another_file():
     assert [row.name for row in rows(register_sites)] == ["New"]
 
 
-def test_a_file_that_is_replaced_after_it_was_applied_stays_for_the_next_run():
+def test_a_file_replaced_after_its_import_stays_for_the_next_run():
     first = drop("sites.csv", HEADER + TANK)
     objects = bucket()
     objects.write(first["name"], HEADER + TANK.replace(b"Tank", b"New"))
@@ -235,7 +235,7 @@ def test_a_file_that_is_replaced_after_it_was_applied_stays_for_the_next_run():
     assert objects.read(left["name"])[0].count(b"New") == 1  # type: ignore[index]
 
 
-def test_of_two_files_the_one_uploaded_last_stands_whichever_is_applied_first():
+def test_the_file_uploaded_last_wins_in_any_order():
     old = drop("sites-1.csv", HEADER + TANK)
     new = drop("sites-2.csv", HEADER + TANK.replace(b"Tank", b"New"))
     for file in (new, old):
@@ -243,7 +243,7 @@ def test_of_two_files_the_one_uploaded_last_stands_whichever_is_applied_first():
     assert [row.name for row in rows(register_sites)] == ["New"]
 
 
-def test_two_processes_with_one_file_apply_it_once():
+def test_two_concurrent_processes_apply_a_file_once():
     file = drop("customers.csv", good_file(Kind.customers, rows=3000))
     results: list[dict] = []
     threads = [threading.Thread(target=lambda: results.append(importing.import_file(file))) for _ in range(2)]
@@ -257,7 +257,7 @@ def test_two_processes_with_one_file_apply_it_once():
     assert paths(INCOMING) == []
 
 
-def test_directory_markers_are_removed_and_unfinished_uploads_left_alone_for_a_while():
+def test_markers_are_deleted_and_unfinished_uploads_wait():
     objects = bucket()
     objects.write(INCOMING, b"")
     objects.write(f"{INCOMING}sites.csv", b"")
@@ -265,7 +265,7 @@ def test_directory_markers_are_removed_and_unfinished_uploads_left_alone_for_a_w
     with pytest.raises(NotSettled):
         list_files()
     assert INCOMING not in paths(INCOMING)
-    # Others do not wait for them.
+    # Other files do not wait for them.
     assert [file["name"] for file in [drop("sites-2.csv", HEADER + TANK)]] == [f"{INCOMING}sites-2.csv"]
     assert len(list_files()) == 1
     later = list_files(datetime.now(UTC) + timedelta(minutes=2))
@@ -279,7 +279,7 @@ def test_the_listing_fits_into_an_xcom():
     assert len(json.dumps(list_files())) < 300
 
 
-def test_the_providers_trigger_reaches_an_emulator_without_a_token():
+def test_the_providers_trigger_needs_no_token_for_an_emulator():
     trigger = GCSPrefixBlobTrigger(
         bucket="artifacts",
         prefix=INCOMING,

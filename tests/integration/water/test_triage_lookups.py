@@ -1,4 +1,4 @@
-"""What the agent's tools find in a real database: only what belongs to the request, and never the request itself."""
+"""The model's tools on a real database: they find only data of the request's customer, and never the request itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def database(services) -> Iterator[None]:
 
 def clear() -> None:
     with begin() as connection:
-        # Work orders of other tests hold their decisions.
+        # Work orders of other tests refer to their decisions.
         connection.execute(text("delete from work_orders"))
         connection.execute(delete(decisions))
         connection.execute(delete(alerts))
@@ -99,17 +99,17 @@ def raised(alert_id: str, severity: Severity = Severity.minor, **changes: Any) -
     return alert_id
 
 
-def test_earlier_requests_are_the_same_customers_latest_first_without_itself():
+def test_earlier_requests_are_of_the_same_customer_newest_first():
     decided(1)
     older, newer = decided(30), decided(20)
     decided(3, customer_id="C-000002")
     decided(4, decided_at=NOW - timedelta(days=91))
-    found = earlier_requests(request())
-    assert found.ids == (newer, older)
-    assert [row["decision_id"] for row in found.content] == [newer, older]
+    requests = earlier_requests(request())
+    assert requests.ids == (newer, older)
+    assert [row["decision_id"] for row in requests.content] == [newer, older]
 
 
-def test_alerts_are_the_districts_most_severe_first():
+def test_alerts_are_of_the_district_most_severe_first():
     small, large = raised("leak:a"), raised("leak:b", Severity.critical)
     raised("leak:c", district_id="valley")
     raised("leak:d", updated_at=NOW - timedelta(days=8))
@@ -118,7 +118,7 @@ def test_alerts_are_the_districts_most_severe_first():
     assert nearby_alerts(request(district_id=None)).ids == ()
 
 
-def test_there_is_a_limit_to_what_is_found():
+def test_the_number_of_results_is_limited():
     for number in range(30):
         raised(f"leak:{number}")
     assert len(nearby_alerts(request()).ids) == 10
@@ -131,7 +131,7 @@ def test_titles_and_summaries_are_cleaned_and_redacted():
     assert earlier_requests(request()).content[0]["summary"] == "Phone [phone]"
 
 
-def test_the_model_rests_its_decision_on_what_it_found_and_changes_nothing():
+def test_the_models_evidence_is_accepted_and_lookups_change_nothing():
     leak = raised("leak:harbour/2026-11-21/1", Severity.major)
     answer = {
         "category": "low_pressure",

@@ -1,4 +1,4 @@
-"""docker-compose.override.yml is valid, reachable from Airflow, and open to nobody else."""
+"""docker-compose.override.yml is valid, and its services can be reached only from Airflow and this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check(path: Path) -> int:
     return subprocess.run(command, capture_output=True, timeout=60).returncode
 
 
-def test_the_file_keeps_the_compose_specification():
+def test_the_file_is_valid_by_the_compose_specification():
     assert check(FILE) == 0
 
 
@@ -35,12 +35,12 @@ def test_a_typing_error_breaks_the_compose_specification(tmp_path: Path):
 
 def test_it_has_the_services_of_the_local_stack():
     assert SERVING.keys() == {"kafka", "connect", "objectstore", "operations-db"}
-    # An example may add its simulators, which run by their profile only.
+    # An example may add its simulators, which run only in their profile.
     assert COMPOSE["services"].keys() - SERVING.keys() - {"simulators"} == {"connect-plugin"}
 
 
 @each_service
-def test_a_service_is_in_airflows_network_and_pinned_and_watched(service: dict):
+def test_a_service_is_in_airflows_network_pinned_and_checked(service: dict):
     assert service["networks"] == ["airflow"]
     assert ":" in service["image"]
     assert not service["image"].endswith(":latest")
@@ -59,7 +59,7 @@ def test_the_data_of_a_service_outlives_its_container(name: str):
     assert names <= COMPOSE["volumes"].keys()
 
 
-def test_containers_and_this_machine_get_an_address_each_can_reach():
+def test_containers_and_the_host_get_reachable_addresses():
     environment = COMPOSE["services"]["kafka"]["environment"]
     advertised = dict(pair.split("://") for pair in environment["KAFKA_ADVERTISED_LISTENERS"].split(","))
     listening = dict(pair.split("://") for pair in environment["KAFKA_LISTENERS"].split(","))
@@ -72,17 +72,17 @@ def test_containers_and_this_machine_get_an_address_each_can_reach():
     assert port == f"{advertised['HOST']}{listening['HOST']}"
 
 
-def test_a_typing_error_makes_no_topic():
+def test_a_misspelt_topic_is_not_created():
     assert COMPOSE["services"]["kafka"]["environment"]["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
 
 
 def worker_settings() -> dict[str, str]:
-    """As Connect's container reads them: Compose makes one dollar sign of two."""
+    """The variables as Connect's container reads them: Compose turns two dollar signs into one."""
     lines = COMPOSE["configs"]["connect_worker"]["content"].replace("$$", "$").splitlines()
     return dict(line.split("=", 1) for line in lines)
 
 
-def test_connect_has_the_settings_of_the_local_stack_and_the_broker_of_this_file():
+def test_connect_has_the_settings_of_the_local_stack():
     settings = worker_settings()
     assert connect.SETTINGS.items() <= settings.items()
     listeners = COMPOSE["services"]["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")
@@ -101,7 +101,7 @@ def test_connect_finds_its_worker_settings_its_plugin_and_its_passwords():
     assert service["image"] == f"apache/kafka:{jars.KAFKA_VERSION}"
 
 
-def test_the_buckets_and_the_catalogs_database_are_those_of_the_local_stack():
+def test_buckets_and_catalog_are_those_of_the_local_stack():
     script = COMPOSE["services"]["objectstore"]["entrypoint"][-1]
     assert all(f"/storage/{bucket} " in script for bucket in object_store.BUCKETS)
     database = postgres.DATABASES["landing_catalog"]
@@ -121,7 +121,7 @@ def test_connect_waits_for_its_jars_and_for_the_broker():
     assert conditions == {"kafka": "service_healthy", "connect-plugin": "service_completed_successfully"}
 
 
-def test_the_jars_are_fetched_by_the_script_into_the_plugin_path_of_connect():
+def test_the_script_fetches_jars_into_connects_plugin_path():
     service = COMPOSE["services"]["connect-plugin"]
     assert service["image"] == COMPOSE["services"]["connect"]["image"]
     files = {config["target"]: COMPOSE["configs"][config["source"]]["file"] for config in service["configs"]}

@@ -1,4 +1,4 @@
-"""The jars of the sink are fetched as the container does it: by the script, from a server, checked by the lock."""
+"""The script fetches the jars of the sink from a server and checks them by the lock, as in the container."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 class Mirror:
-    """A Maven repository on this machine, and a lock of what is in it."""
+    """A Maven repository on this machine, and a lock of its jars."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
@@ -71,7 +71,7 @@ def test_the_jars_of_the_lock_are_fetched_once(mirror: Mirror, tmp_path: Path):
     assert names(tmp_path / "plugins" / "sink") == {"sink-1.0.jar", "native-2.0-linux.jar"}
 
 
-def test_a_jar_of_another_content_is_refused_and_not_left_behind(mirror: Mirror, tmp_path: Path):
+def test_a_jar_of_other_content_is_refused_and_deleted(mirror: Mirror, tmp_path: Path):
     mirror.add("org.example:sink:1.0", b"sink").write_bytes(b"something else")
     result = mirror.fetch(tmp_path / "sink")
     assert result.returncode == 1
@@ -79,7 +79,7 @@ def test_a_jar_of_another_content_is_refused_and_not_left_behind(mirror: Mirror,
     assert names(tmp_path / "sink") == set()
 
 
-def test_a_jar_that_is_missing_is_named_with_the_remedy(mirror: Mirror, tmp_path: Path):
+def test_a_missing_jar_is_named_with_the_remedy(mirror: Mirror, tmp_path: Path):
     mirror.add("org.example:sink:1.0", b"sink").unlink()
     result = mirror.fetch(tmp_path / "sink")
     assert result.returncode == 1
@@ -87,7 +87,7 @@ def test_a_jar_that_is_missing_is_named_with_the_remedy(mirror: Mirror, tmp_path
     assert "MAVEN_URL" in result.stderr
 
 
-def test_after_a_new_lock_the_old_versions_are_gone(mirror: Mirror, tmp_path: Path):
+def test_after_a_new_lock_old_versions_are_deleted(mirror: Mirror, tmp_path: Path):
     mirror.add("org.example:sink:1.1", b"sink")
     (tmp_path / "sink").mkdir()
     (tmp_path / "sink" / "sink-1.0.jar").write_bytes(b"old")

@@ -1,4 +1,4 @@
-"""The Deployment file is one that the Astro CLI reads; the workflow tests before it deploys, and deploys all."""
+"""The Astro CLI can read the Deployment file; the workflow tests before it deploys, and deploys the whole image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from stack.airflow import SETTINGS
 from stack.requirements import PROJECT
 
-# What the CLI reads of the file (its cloud/deployment/inspect).
+# The keys of the file that the CLI reads (its cloud/deployment/inspect).
 KEYS = {
     "configuration": {
         "name",
@@ -63,7 +63,7 @@ def test_the_cli_knows_every_key(deployment: dict):
             assert entry.keys() <= KEYS[kind], entry
 
 
-def test_the_runtime_is_that_of_the_image(deployment: dict):
+def test_the_runtime_is_the_images(deployment: dict):
     runtime = re.search(r"runtime:(\S+)-python", (PROJECT / "Dockerfile").read_text())
     assert runtime
     assert deployment["configuration"]["runtime_version"] == runtime[1]
@@ -75,26 +75,26 @@ def test_its_settings_are_those_of_the_local_stack(deployment: dict):
         assert variable["value"] == SETTINGS[variable["key"].removeprefix("AIRFLOW__")]
 
 
-def test_a_worker_is_always_there_and_every_queue_of_a_task_exists(deployment: dict):
+def test_a_worker_always_runs_and_every_queue_exists(deployment: dict):
     queues = {queue["name"]: queue for queue in deployment["worker_queues"]}
     assert queues["default"]["min_worker_count"] >= 1
     used = re.findall(r"\bqueue=[\"'](\w+)", "".join(path.read_text() for path in PROJECT.glob("dags/*/*.py")))
     assert set(used) <= queues.keys()
 
 
-def test_the_workflow_keeps_the_schema_of_github():
+def test_the_workflow_is_valid_by_githubs_schema():
     command = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", "vendor.github-workflows"]
     result = subprocess.run([*command, WORKFLOW], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stdout
 
 
-def test_the_tests_run_where_sudo_needs_no_password_and_may_change_the_firewall(jobs: dict):
+def test_the_tests_run_with_passwordless_sudo(jobs: dict):
     """tests/integration/database/test_vanished_clients.py fails elsewhere."""
     assert jobs["test"]["runs-on"].startswith("ubuntu-")
     assert "container" not in jobs["test"]
 
 
-def test_only_what_is_tested_is_deployed_and_never_dag_files_alone(jobs: dict):
+def test_only_tested_commits_are_deployed_with_their_image(jobs: dict):
     assert jobs["deploy"]["needs"] == "test"
     assert {"run": ".ci/run"} in jobs["test"]["steps"]
     (step,) = jobs["deploy"]["steps"]

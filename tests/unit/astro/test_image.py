@@ -1,4 +1,4 @@
-"""What the Astro CLI builds the image from."""
+"""The files from which the Astro CLI builds the image."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 from stack.airflow import SETTINGS
 from stack.requirements import IMAGE, PROJECT, locked_versions
 
-# Astro Runtime's own versions, and the Airflow in them.
+# Versions of Astro Runtime, and the Airflow versions in them.
 AIRFLOW_IN_RUNTIME = {"3.3-8": "3.3.2"}
 
 
 def test_the_dockerfile_is_one_from_line_and_settings():
     instructions = [line for line in (PROJECT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
     assert re.fullmatch(r"FROM \S+/runtime:\d+\.\d+-\d+-python-3\.\d+", instructions[0])
-    # Of `make up` too: what is tested here is what runs there.
+    # `make up` has the same settings, so that the tests run with the settings of the image.
     assert {line.removeprefix("ENV AIRFLOW__") for line in instructions[1:]} == {
         f"{name}={SETTINGS[name]}" for name in ("CORE__RERUN_WITH_LATEST_VERSION",)
     }
@@ -39,7 +39,7 @@ def test_a_cleared_run_takes_the_dag_file_of_the_newest_deploy(monkeypatch):
     assert resolve_run_on_latest_version(None, "any", NoDag()) is True
 
 
-def test_the_image_has_the_locks_airflow_and_the_exports_python():
+def test_the_image_has_the_locked_airflow_and_python():
     runtime, python = re.search(r"runtime:(\S+)-python-(\S+)", (PROJECT / "Dockerfile").read_text()).groups()
     assert AIRFLOW_IN_RUNTIME[runtime] == locked_versions((PROJECT / "requirements.lock").read_text())["apache-airflow"]
     assert python == IMAGE["python_version"]
@@ -50,7 +50,7 @@ def test_system_packages_are_names():
     assert all(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", line) for line in lines)
 
 
-# The last three are read by tests/dags, which `astro dev pytest` runs in the image.
+# tests/dags, which `astro dev pytest` runs in the image, reads the last three.
 @pytest.mark.parametrize(
     "needed",
     ["dags", "dags/", "include", "plugins", "requirements.txt", "tests", "airflow_settings.yaml", ".env.example"],
@@ -86,7 +86,7 @@ def test_git_ignores_secrets_and_state_only(path: str, ignored: bool):
     assert (result.returncode == 0) == ignored
 
 
-# What `astro dev pytest` runs, with or without the packages that only development has.
+# The command of `astro dev pytest`, with or without the packages that only development has.
 PYTEST = "import sys, pytest; sys.modules[{without!r}] = None; sys.exit(pytest.main(['-q', 'tests/']))"
 
 
@@ -98,7 +98,7 @@ def test_the_image_runs_the_tests_of_the_dags_only(without: str, tests: int, tmp
         (tmp_path / "tests" / folder).mkdir(parents=True)
         (tmp_path / "tests" / folder / f"test_{folder}.py").write_text("def test_one(): ...\n")
     command = [sys.executable, "-c", PYTEST.format(without=without)]
-    # Else hypothesis's own plugin would want it.
+    # Otherwise hypothesis's own plugin would import it.
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stdout

@@ -15,7 +15,7 @@ from tests.dags.policy import DAGS
 
 PACKAGE = "apache-airflow-providers-standard"
 
-# What the versions before 1.17 refuse: it shows that the old provider is the one in use.
+# Versions before 1.17 refuse this Dag, so its error shows that the old provider is used.
 REFUSED = """
 from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 from airflow.sdk import DAG, task
@@ -26,7 +26,7 @@ with DAG("takes_an_xcom_arg"):
 
 
 def floor() -> str:
-    """The lowest version that pyproject.toml accepts; the image brings this one or a later one."""
+    """The lowest version that pyproject.toml accepts; the image has this version or a later one."""
     dependencies = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
     (requirement,) = (r for r in map(Requirement, dependencies) if r.name == PACKAGE)
     ((operator, version),) = ((s.operator, s.version) for s in requirement.specifier)
@@ -41,6 +41,6 @@ def test_every_dag_imports_with_the_oldest_standard_provider(tmp_path: Path):
     (tmp_path / "refused").mkdir()
     (tmp_path / "refused" / "takes_an_xcom_arg.py").write_text(REFUSED)
     providers = tmp_path / "old" / "airflow" / "providers"
-    found = import_dags(DAGS, tmp_path / "refused", home=tmp_path / "home", providers=providers)
-    assert found["standard_provider"] == version
-    assert [Path(path).name for path in found["errors"]] == ["takes_an_xcom_arg.py"], found["errors"]
+    imported = import_dags(DAGS, tmp_path / "refused", home=tmp_path / "home", providers=providers)
+    assert imported["standard_provider"] == version
+    assert [Path(path).name for path in imported["errors"]] == ["takes_an_xcom_arg.py"], imported["errors"]

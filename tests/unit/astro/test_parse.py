@@ -1,4 +1,4 @@
-"""`astro dev parse` says what is broken: its test file, run as the CLI runs it."""
+"""`astro dev parse` names broken Dags: its test file, run like the CLI runs it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_good_dags_parse(root: Path):
     assert "1 passed" in result.stdout
 
 
-def test_a_broken_dag_is_exit_code_1_and_named(root: Path):
+def test_a_broken_dag_exits_with_1_and_is_named(root: Path):
     (root / "dags" / "batch" / "bad.py").write_text("import a_module_that_is_not_there\n")
     result = parse(root)
     # Another code than 1 is reported as a failure of the CLI, not of the Dag.

@@ -1,4 +1,4 @@
-"""requirements.txt pins all that the Dags need, and leaves Airflow's own dependencies to the image."""
+"""requirements.txt pins all packages that the Dags need, and leaves Airflow's own dependencies to the image."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def test_the_committed_file_is_the_export():
     assert (PROJECT / "requirements.txt").read_text() == export(), remedy
 
 
-def test_names_are_normal_versions_are_the_locks_and_extras_stay(project: Path):
+def test_names_are_normalized_and_versions_come_from_the_lock(project: Path):
     lines = [line for line in export(project).splitlines() if not line.startswith("#")]
     assert lines[:2] == ["client==1.3.0", "some-driver[binary]==4.0"]
 
 
-def test_what_they_need_is_pinned_unless_the_image_carries_it(project: Path):
+def test_dependencies_are_pinned_unless_the_image_has_them(project: Path):
     lines = [line for line in export(project).splitlines() if line and not line.startswith("#")]
     assert "some-driver-parts==4.1" in lines
     assert not any(line.startswith("shared") for line in lines)
 
 
-def test_a_floor_of_what_the_image_carries_stays_a_floor(project: Path):
+def test_a_minimum_version_of_an_image_package_stays_a_minimum(project: Path):
     write_dependencies(project, "client", "pydantic>=2")
     assert "pydantic>=2" in export(project).splitlines()
 
@@ -77,7 +77,7 @@ def test_a_dependency_that_is_not_locked_is_an_error(project: Path):
         export(project)
 
 
-def test_what_is_left_to_the_image_is_airflow_or_comes_with_airflow():
+def test_packages_left_to_the_image_come_with_airflow():
     with_airflow = {"apache-airflow"}
     for distribution in ("apache-airflow", "apache-airflow-core", "apache-airflow-task-sdk"):
         requirements = map(Requirement, metadata.requires(distribution) or [])
@@ -96,15 +96,15 @@ def exported() -> dict[str, Requirement]:
     return {r.name: r for r in (Requirement(line) for line in lines if line and not line.startswith("#"))}
 
 
-def test_every_direct_dependency_is_exported_or_carried():
+def test_every_direct_dependency_is_exported_or_in_the_image():
     direct = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {canonicalize_name(Requirement(line).name) for line in direct}
     assert names <= exported().keys() | CARRIED_BY_AIRFLOW
 
 
 def needed(roots: dict[str, Requirement]) -> set[str]:
-    """What the installed packages say that they need, for the image's Python."""
-    found: set[str] = set()
+    """The requirements of the installed packages, for the image's Python."""
+    names: set[str] = set()
     waiting = [(name, extra) for name, requirement in roots.items() for extra in ("", *requirement.extras)]
     seen = set()
     while waiting:
@@ -115,17 +115,17 @@ def needed(roots: dict[str, Requirement]) -> set[str]:
         try:
             requirements = metadata.requires(name) or ()
         except metadata.PackageNotFoundError:
-            # Of the image's Python or system, and not of this one.
+            # Requirements of the image's Python or system that this machine does not have.
             continue
         for requirement in map(Requirement, requirements):
             if requirement.marker is None or requirement.marker.evaluate({**IMAGE, "extra": extra}):
                 child = canonicalize_name(requirement.name)
-                found.add(child)
+                names.add(child)
                 waiting += [(child, e) for e in ("", *requirement.extras)]
-    return found
+    return names
 
 
-def test_nothing_that_the_dags_need_floats_when_the_image_is_built():
+def test_every_package_that_the_dags_need_is_pinned():
     pinned = exported()
     carried = needed({name: Requirement(name) for name in IMAGE_ROOTS}) | set(IMAGE_ROOTS) | CARRIED_BY_AIRFLOW
     floating = needed(pinned) - pinned.keys() - carried
@@ -134,7 +134,7 @@ def test_nothing_that_the_dags_need_floats_when_the_image_is_built():
     assert unpinned == ["apache-airflow-providers-standard>=1.15.0"]
 
 
-def test_no_pin_replaces_what_the_image_carries_for_airflow():
+def test_no_pin_replaces_a_package_of_the_images_airflow():
     carried = needed({name: Requirement(name) for name in IMAGE_ROOTS}) | set(IMAGE_ROOTS)
     assert carried >= {"pydantic", "sqlalchemy", "alembic", "fastapi"}
     assert {name for name in exported() if name in carried} == {"apache-airflow-providers-standard"}

@@ -1,4 +1,4 @@
-"""airflow_settings.yaml, .env.example and .astro/config.yaml are what the Astro CLI accepts, and hold no secret."""
+"""The Astro CLI accepts airflow_settings.yaml, .env.example and .astro/config.yaml, and they contain no secret."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from stack.requirements import PROJECT
 
-# What the CLI reads of each entry (its settings/types.go); it passes over any other key without a word.
+# The keys of each entry that the CLI reads (its settings/types.go); it silently ignores all other keys.
 KEYS = {
     "connections": {
         "conn_id",
@@ -41,15 +41,15 @@ def connections(settings: dict) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
-    """What a container gets: Compose expands ${NAME} to the value of a line above."""
+    """The variables of a container: Compose expands ${NAME} to the value of an earlier line."""
     values: dict[str, str] = {}
     for name, value in written():
-        values[name] = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], value)
+        values[name] = re.sub(r"\$\{(\w+)\}", lambda match: values[match[1]], value)
     return values
 
 
 def written() -> list[tuple[str, str]]:
-    """The names and values of .env.example as they are written there."""
+    """The names and values of .env.example, not expanded."""
     lines = (PROJECT / ".env.example").read_text().splitlines()
     return [tuple(line.split("=", 1)) for line in lines if line and not line.startswith("#")]
 
@@ -70,12 +70,12 @@ def test_the_cli_knows_every_key(kind: str, settings: dict):
         assert entry.keys() <= KEYS[kind], entry
 
 
-def test_airflow_takes_what_the_cli_makes_of_it(settings: dict):
+def test_airflow_accepts_the_settings_that_the_cli_sends(settings: dict):
     from airflow.api_fastapi.core_api.datamodels.connections import ConnectionBody
     from airflow.api_fastapi.core_api.datamodels.pools import PoolBody
     from airflow.api_fastapi.core_api.datamodels.variables import VariableBody
 
-    # The CLI posts these to Airflow's REST API, and passes over a pool without slots.
+    # The CLI posts these to Airflow's REST API, and ignores a pool without slots.
     names = {"conn_id": "connection_id", "conn_type": "conn_type"}
     for connection in settings["connections"]:
         ConnectionBody.model_validate({names.get(k, k.removeprefix("conn_")): v for k, v in connection.items()})
@@ -93,14 +93,14 @@ def test_every_connection_has_a_type_and_a_number_as_port(settings: dict):
 
 
 def test_extras_are_json_in_a_string(settings: dict):
-    # As a YAML map its keys would reach Airflow in lower case.
+    # With a YAML map, its keys would reach Airflow in lower case.
     for connection in settings["connections"]:
         if "conn_extra" in connection:
             assert isinstance(connection["conn_extra"], str), connection["conn_id"]
             assert isinstance(json.loads(connection["conn_extra"]), dict)
 
 
-def test_a_connection_has_one_source(settings: dict, environment: dict[str, str]):
+def test_a_connection_is_declared_in_one_place(settings: dict, environment: dict[str, str]):
     ids = [connection["conn_id"] for connection in settings["connections"]]
     assert len(ids) == len(set(ids))
     from_environment = {name.removeprefix("AIRFLOW_CONN_").lower() for name in environment}
@@ -168,7 +168,7 @@ def test_names_are_those_of_the_local_stack(connections: dict[str, dict], compos
     assert json.loads(google["conn_extra"]) == CONNECTION["extra"]
 
 
-def test_the_cli_gets_a_metadata_database_that_airflow_supports():
+def test_airflow_supports_the_clis_metadata_database():
     config = yaml.safe_load((PROJECT / ".astro" / "config.yaml").read_text())
     assert config["project"]["name"]
     # Airflow 3.3 needs 14; the image of 18 keeps its data where the CLI mounts no volume.

@@ -1,4 +1,4 @@
-"""The comparison is fair to the rival."""
+"""The comparison with the provider's shared stream is fair."""
 
 import asyncio
 
@@ -19,12 +19,12 @@ def yielded(*values: bytes | None) -> list[str]:
     return asyncio.run(collect())
 
 
-def test_the_rival_goes_on_behind_a_message_that_breaks_its_contract():
+def test_the_shared_stream_continues_after_an_invalid_message():
     good = b'{"version":1,"number":"a"}'
     assert yielded(b"not json", None, b'{"version":2,"number":"b"}', good) == [good.decode()]
 
 
-def test_the_triggerer_can_recreate_the_rival_from_its_row():
+def test_the_triggerer_can_recreate_the_shared_stream_from_its_row():
     path, arguments = shared_stream.probe_stream().serialize()
     trigger = import_string(path)(**arguments)
     assert trigger.shared_stream_key() == shared_stream.probe_stream().shared_stream_key()

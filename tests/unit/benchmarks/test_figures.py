@@ -1,4 +1,4 @@
-"""docs/figures.md and the README's tables show what the benchmarks have printed, and no other page repeats it."""
+"""docs/figures.md and the README's tables show the figures of the benchmarks, and no other page repeats them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ results = pytest.importorskip("benchmarks.results")
 
 ROOT = Path(__file__).resolve().parents[3]
 TABLE = re.compile(r"<!-- figures: [\w ]+ -->\n(.*?)<!-- end -->", re.DOTALL)
-# What is hardly there by chance: numbers of four digits that are not round, three decimals, and exact seconds.
+# Numbers that hardly occur by chance: four digits that are not round, three decimals, and exact seconds.
 NUMBER = r"(?![1-9][0,]*0\b)\d{1,3}(?:,\d{3})+|\d+\.\d{3}|\d+\.\d\d s|\d{2,}\.\d s"
 DISTINCT = re.compile(rf"(?<![\d.,])(?:{NUMBER})(?!\d|[.,]\d)")
 REMEDY = "run `make figures` and commit docs/figures.md and README.md; edit their text in benchmarks/figure_tables.py"
@@ -65,7 +65,7 @@ def test_a_repeated_figure_is_found():
     assert [*repeated(measured, text)] == ["0.33 s", "1,170"]
 
 
-def test_figures_that_were_not_measured_leave_no_trace():
+def test_figures_that_were_not_measured_are_left_out():
     table = figures.Table(
         ("", "rate"), (("a burst of {size:,}", ("{rates[ours]:rate}", "; alone {rates[floor]:rate}")), ("b", "{other}"))
     )
@@ -75,13 +75,13 @@ def test_figures_that_were_not_measured_leave_no_trace():
     assert figures.markdown(table, {}) == ""
 
 
-def test_what_a_benchmark_prints_last_is_stored_with_its_command(tmp_path, monkeypatch, capsys):
+def test_a_benchmarks_last_line_is_stored_with_its_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["faults", "--lane", "shared-stream"])
     results.print_result("faults", {"sent": 7})
     log = tmp_path / "faults.log"
     log.write_text(f"12:00:00 ready\n{capsys.readouterr().out}\nreal 40m18.469s\n")
-    how, found = figures.read(log, None, None)
-    assert found == {"sent": 7}
+    how, stored = figures.read(log, None, None)
+    assert stored == {"sent": 7}
     assert how["command"] == 'make faults ARGS="--lane shared-stream"'
     assert set(how) == set(results.Measured.__annotations__)
 
@@ -94,7 +94,7 @@ def test_what_a_benchmark_prints_last_is_stored_with_its_command(tmp_path, monke
         ('{"measured": {"command": "make coffee"}}\n', r"make coffee is not in benchmarks/figure_tables.py"),
     ],
 )
-def test_a_log_that_says_nothing_is_refused_with_the_remedy(tmp_path, text, error):
+def test_a_log_without_figures_is_refused_with_the_remedy(tmp_path, text, error):
     log = tmp_path / "some.log"
     log.write_text(text)
     with pytest.raises(figures.LogError, match=error):

@@ -1,4 +1,4 @@
-"""The local stack's Kafka Connect: what its worker is told, and which jars its sink consists of."""
+"""The local stack's Kafka Connect: the settings of its worker, and the jars of its sink."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_secured_brokers_settings_reach_every_client_of_the_worker(tmp_path, m
         assert settings[f"{prefix}ssl.truststore.location"] == "/ca.pem"
 
 
-def test_only_variables_of_the_landing_can_be_asked_for():
+def test_only_variables_of_the_landing_can_be_read():
     allowed = re.compile(connect.SETTINGS["config.providers.env.param.allowlist.pattern"])
     assert allowed.match("LANDING_CATALOG_PASSWORD")
     for name in ("AIRFLOW_CONN_OPERATIONS_DB", "PATH", "MY_LANDING_X", "landing_x"):
@@ -37,7 +37,7 @@ def test_connect_without_a_broker_is_refused(tmp_path):
         Stack(tmp_path, services=("connect",))
 
 
-def test_a_kafka_connect_of_ones_own_is_not_started(tmp_path, monkeypatch):
+def test_an_external_kafka_connect_is_not_started(tmp_path, monkeypatch):
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "broker.example:9092")
     monkeypatch.setenv("KAFKA_CONNECT_URL", "http://connect.example:8083")
     stack = Stack(tmp_path, services=("kafka", "connect"), report=lambda line: None)
@@ -57,6 +57,6 @@ def test_the_sinks_jars_are_of_one_version_and_bring_no_logger():
     assert not [coordinate for coordinate in locked if "slf4j" in coordinate or "log4j" in coordinate]
 
 
-def test_a_jar_with_a_classifier_lies_where_maven_puts_it(tmp_path):
+def test_a_jar_with_a_classifier_has_mavens_path(tmp_path):
     path = jars._path(tmp_path, "org.apache.orc:orc-core:1.9.8:nohive")
     assert path == tmp_path / "org/apache/orc/orc-core/1.9.8/orc-core-1.9.8-nohive.jar"

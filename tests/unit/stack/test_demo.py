@@ -11,7 +11,7 @@ SENT = {"sent": {"orders": 10, "visits": 5}, "planted_bad": {"orders": 2}, "fini
 
 @pytest.fixture
 def complete():
-    """Everything is there: ten orders, one of them sent twice by its producer, and two bad ones."""
+    """A complete snapshot: ten orders, one of them sent twice by its producer, and two bad messages."""
     return Snapshot(
         messages={"orders": 12, "orders.dlq": 2, "visits": 5, "visits.dlq": 0},
         outcomes={("billing", "orders"): {"handled": 9, "duplicate": 1, "dead_letter": 2}},
@@ -28,7 +28,7 @@ def test_a_message_without_an_inbox_row_is_missing(complete):
     assert unaccounted(CONSUMERS, SENT, complete) == ["billing: 1 messages of orders without an inbox row"]
 
 
-def test_a_message_that_is_not_in_the_topic_is_missing_although_nobody_consumes_it(complete):
+def test_an_unproduced_message_is_missing_without_a_consumer(complete):
     complete.messages["visits"] = 4
     assert unaccounted(CONSUMERS, SENT, complete) == ["visits: 5 sent, 4 in the topic"]
 
@@ -38,7 +38,7 @@ def test_lag_is_not_accounted_for(complete):
     assert unaccounted(CONSUMERS, SENT, complete) == ["billing: lag 3"]
 
 
-def test_a_consumer_whose_lag_nobody_knows_is_not_accounted_for(complete):
+def test_a_consumer_with_unknown_lag_is_not_accounted_for(complete):
     complete.lag.clear()
     assert unaccounted(CONSUMERS, SENT, complete) == ["billing: lag unknown"]
 
@@ -48,12 +48,12 @@ def test_an_open_claim_is_not_accounted_for(complete):
     assert unaccounted(CONSUMERS, SENT, complete) == ["billing: 1 open claims"]
 
 
-def test_a_bad_message_that_was_taken_for_a_good_one_is_not_accounted_for(complete):
+def test_a_bad_message_that_was_handled_is_not_accounted_for(complete):
     complete.outcomes["billing", "orders"] = {"handled": 11, "duplicate": 1}
     assert unaccounted(CONSUMERS, SENT, complete) == ["billing: 2 bad messages on orders, 0 in its dead letters"]
 
 
-def test_a_dead_letter_that_was_recorded_but_not_sent_is_not_accounted_for(complete):
+def test_a_recorded_but_unsent_dead_letter_is_not_accounted_for(complete):
     complete.messages["orders.dlq"] = 1
     assert unaccounted(CONSUMERS, SENT, complete) == ["billing: 2 bad messages on orders, 1 in its dead letters"]
 
@@ -69,7 +69,7 @@ def test_a_line_of_progress_is_one_line(complete):
     assert "\n" not in one_line(complete, 3.2)
 
 
-def test_what_waits_for_a_person_is_shown_with_its_link():
+def test_waiting_questions_are_shown_with_their_links():
     waiting = [(f"Refund {n}?", f"dags/refund/runs/{n}/tasks/ask/required_actions") for n in range(5)]
     lines = links("http://127.0.0.1:1", waiting)
     assert "waiting for a person: 5" in lines
@@ -78,7 +78,7 @@ def test_what_waits_for_a_person_is_shown_with_its_link():
     assert not any("waiting" in line for line in links("http://127.0.0.1:1", []))
 
 
-def test_what_has_landed_must_be_claimed_and_its_runs_finished(complete):
+def test_landed_messages_must_be_claimed_and_their_runs_finished(complete):
     landing = {"hourly": ["visits"]}
     complete.lag["hourly"] = 0
     assert unaccounted(CONSUMERS, SENT, complete, landing) == []
@@ -88,7 +88,7 @@ def test_what_has_landed_must_be_claimed_and_its_runs_finished(complete):
     assert unaccounted(CONSUMERS, SENT, complete, landing) == ["hourly: lag 5"]
 
 
-def test_what_must_happen_once_is_waited_for(complete):
+def test_an_awaited_result_is_waited_for(complete):
     complete.awaited["a leak becomes an alert"] = 0
     assert unaccounted(CONSUMERS, SENT, complete) == ["a leak becomes an alert: not yet"]
     complete.awaited["a leak becomes an alert"] = 2

@@ -1,4 +1,4 @@
-"""What a killed program leaves behind is found by its process group."""
+"""Processes that a killed program leaves behind are found by their process group."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def end(program: subprocess.Popen) -> None:
     program.wait()
 
 
-def test_the_next_start_ends_the_children_of_a_program_that_was_killed(tmp_path):
+def test_the_next_start_ends_the_children_of_a_killed_program(tmp_path):
     first = launch(tmp_path)
     end(first)
     assert psutil.pid_exists(first.child)
@@ -44,19 +44,19 @@ def test_the_next_start_ends_the_children_of_a_program_that_was_killed(tmp_path)
         second.wait()
 
 
-def test_other_programs_and_other_stacks_are_left_alone(tmp_path):
+def test_other_programs_and_stacks_are_not_ended(tmp_path):
     programs = [launch(tmp_path, "triggerer"), launch(tmp_path / ".." / "other", "scheduler")]
-    mine = launch(tmp_path)
+    own = launch(tmp_path)
     try:
-        found = {process.pid for process in groups.members(tmp_path, "scheduler")}
-        assert found == {mine.pid, mine.child}
+        pids = {process.pid for process in groups.members(tmp_path, "scheduler")}
+        assert pids == {own.pid, own.child}
     finally:
-        for program in [*programs, mine]:
+        for program in [*programs, own]:
             os.killpg(program.pid, signal.SIGKILL)
             program.wait()
 
 
-def test_a_group_number_given_to_another_session_is_not_ours(tmp_path):
+def test_a_reused_group_number_is_not_ended(tmp_path):
     program = launch(tmp_path)
     try:
         (tmp_path / "groups" / "scheduler").write_text(f"{program.pid} {os.getsid(0) + 1}")

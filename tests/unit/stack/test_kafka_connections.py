@@ -1,4 +1,4 @@
-"""Airflow connections to the broker: the stack's own, and those that packages add."""
+"""Airflow connections to the broker: the stack's own, and those of packages."""
 
 import json
 
@@ -14,9 +14,9 @@ def connections(tmp_path, **declared) -> dict[str, dict]:
     return {name: json.loads(value) for name, value in kafka.environment().items()}
 
 
-def test_a_declared_connection_leads_to_the_same_broker_with_settings_of_its_own(tmp_path):
-    found = connections(tmp_path, kafka_reports={"group.id": "reports"})
-    assert found == {
+def test_a_declared_connection_has_the_same_broker_and_own_settings(tmp_path):
+    declared = connections(tmp_path, kafka_reports={"group.id": "reports"})
+    assert declared == {
         "AIRFLOW_CONN_KAFKA_DEFAULT": {"conn_type": "kafka", "extra": {"bootstrap.servers": "127.0.0.1:9"}},
         "AIRFLOW_CONN_KAFKA_REPORTS": {
             "conn_type": "kafka",
@@ -25,7 +25,7 @@ def test_a_declared_connection_leads_to_the_same_broker_with_settings_of_its_own
     }
 
 
-def test_what_airflow_settings_declares_for_the_containers_the_stack_has_too(tmp_path):
+def test_the_stack_has_the_connections_of_airflow_settings(tmp_path):
     import yaml
 
     from stack.airflow import SETTINGS_FILE

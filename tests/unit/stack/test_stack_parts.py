@@ -40,7 +40,7 @@ def test_a_port_is_kept_between_starts(tmp_path, reported):
     assert reported == []
 
 
-def test_a_port_that_somebody_has_taken_is_chosen_again_with_a_message(tmp_path, reported, listener):
+def test_a_port_in_use_is_replaced_with_a_message(tmp_path, reported, listener):
     state = State(tmp_path)
     state.set("port.kafka", listener)
     assert ports.choose(state, "kafka", reported.append) != listener
@@ -56,7 +56,7 @@ def test_services_that_start_together_never_get_the_same_port(tmp_path, reported
     assert [ports.choose(state, name, reported.append) for name in ("kafka", "controller")] == [21_000, 21_001]
 
 
-def test_what_is_wrong_is_said_although_a_restart_wrote_more_lines(tmp_path):
+def test_an_error_is_found_before_the_lines_of_a_restart(tmp_path):
     log = tmp_path / "kafka.log"
     log.write_text("INFO starting\nERROR port 21000 is in use\nINFO starting\nINFO loading\n")
     assert supervisor._last_line(log) == "ERROR port 21000 is in use"
@@ -64,13 +64,13 @@ def test_what_is_wrong_is_said_although_a_restart_wrote_more_lines(tmp_path):
     assert supervisor._last_line(log) == "INFO loading"
 
 
-def test_a_port_that_the_user_wants_and_somebody_has_is_an_error(tmp_path, reported, listener, monkeypatch):
+def test_a_requested_port_in_use_is_an_error(tmp_path, reported, listener, monkeypatch):
     monkeypatch.setenv("STACK_KAFKA_PORT", str(listener))
     with pytest.raises(StackError, match=f"STACK_KAFKA_PORT={listener} is in use by"):
         ports.choose(State(tmp_path), "kafka", reported.append)
 
 
-def test_the_state_with_its_passwords_is_for_its_owner_only(tmp_path):
+def test_only_the_owner_can_read_the_state(tmp_path):
     state = State(tmp_path)
     password = state.secret("kafka.password")
     assert stat.S_IMODE(state.path.stat().st_mode) == 0o600
@@ -87,17 +87,17 @@ def test_supervisord_reads_every_argument_as_it_was_given(tmp_path):
     assert shlex.split(command) == arguments
 
 
-def test_leftovers_are_the_processes_of_this_folder_and_no_others(tmp_path):
-    mine, other = tmp_path / "mine", tmp_path / "other"
+def test_leftovers_are_only_processes_of_this_folder(tmp_path):
+    own, other = tmp_path / "mine", tmp_path / "other"
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    processes = [subprocess.Popen(command, env={**os.environ, MARKER: str(folder)}) for folder in (mine, other)]
+    processes = [subprocess.Popen(command, env={**os.environ, MARKER: str(folder)}) for folder in (own, other)]
     try:
         deadline = time.monotonic() + 5
-        while not leftovers(mine) and time.monotonic() < deadline:
+        while not leftovers(own) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert [process.pid for process in leftovers(mine)] == [processes[0].pid]
-        mine.mkdir()
-        Supervisor(State(mine), mine).end_leftovers()
+        assert [process.pid for process in leftovers(own)] == [processes[0].pid]
+        own.mkdir()
+        Supervisor(State(own), own).end_leftovers()
         assert not psutil.pid_exists(processes[0].pid)
         assert processes[1].poll() is None
     finally:
@@ -121,14 +121,14 @@ def test_a_jar_with_wrong_content_is_fetched_again_and_a_good_one_is_not(tmp_pat
         fetched.append(coordinate)
 
     monkeypatch.setattr(jars, "_fetch_one", fetch)
-    found = jars.classpath(tmp_path, report=lambda line: None)
+    paths = jars.classpath(tmp_path, report=lambda line: None)
     assert sorted(fetched) == [absent, broken]
-    assert len(found) == 3
+    assert len(paths) == 3
 
 
-def test_a_jar_that_the_mirror_has_changed_is_refused(tmp_path):
+def test_a_changed_jar_of_a_mirror_is_refused(tmp_path):
     class Context:
-        """Stands for jgo's: whatever is asked for, some other content arrives."""
+        """A fake of jgo's function: it writes other content than the requested jar's."""
 
         def project(self, group, artifact):
             return self
@@ -156,7 +156,7 @@ def test_a_jar_that_the_mirror_has_changed_is_refused(tmp_path):
         (ConnectionError("name resolution"), "check the network"),
     ],
 )
-def test_a_download_that_fails_says_in_one_line_what_to_do(tmp_path, error, words):
+def test_a_failed_download_says_in_one_line_what_to_do(tmp_path, error, words):
     class Context:
         def project(self, group, artifact):
             raise error
@@ -176,7 +176,7 @@ def test_the_client_library_is_of_the_brokers_version():
     assert f"org.apache.kafka:kafka-clients:{jars.KAFKA_VERSION}" in jars.read_lock()
 
 
-def test_java_that_is_too_old_is_passed_over(tmp_path, monkeypatch):
+def test_a_too_old_java_is_skipped(tmp_path, monkeypatch):
     old, new = tmp_path / "old", tmp_path / "new"
     for home, version in ((old, "11.0.2"), (new, "21.0.1")):
         (home / "bin").mkdir(parents=True)
@@ -187,7 +187,7 @@ def test_java_that_is_too_old_is_passed_over(tmp_path, monkeypatch):
     assert java.find_java(print) == new / "bin" / "java"
 
 
-def test_no_java_and_no_way_to_install_one_is_one_line(tmp_path, monkeypatch):
+def test_a_missing_java_is_an_error_of_one_line(tmp_path, monkeypatch):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(java, "find_spec", lambda name: None)
@@ -228,7 +228,7 @@ def test_java_properties_keep_a_backslash():
     assert jvm.properties({"log.dirs": "C:\\data"}) == "log.dirs=C:\\\\data\n"
 
 
-def test_a_service_of_ones_own_is_not_started(tmp_path, monkeypatch):
+def test_an_external_service_is_not_started(tmp_path, monkeypatch):
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "broker.example:9092")
     stack = Stack(tmp_path, services=("kafka",), report=lambda line: None)
     try:
@@ -239,7 +239,7 @@ def test_a_service_of_ones_own_is_not_started(tmp_path, monkeypatch):
         stack.remove()
 
 
-def test_an_operational_database_of_ones_own_leaves_the_other_databases_here(tmp_path):
+def test_an_external_operational_database_keeps_the_local_others(tmp_path):
     state = State(tmp_path)
     state.set("port.postgres", 5432)
     state.set("external", {"postgres": "postgresql://me@db.example/operations"})
@@ -250,7 +250,7 @@ def test_an_operational_database_of_ones_own_leaves_the_other_databases_here(tmp
     assert list(stack.endpoints()["services"]) == ["postgres"]
 
 
-def test_the_environment_lets_compiled_bytecode_be_kept(tmp_path, monkeypatch):
+def test_the_environment_does_not_disable_bytecode_files(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     environment = {**os.environ, **Stack(tmp_path, services=()).environment()}
     command = [sys.executable, "-c", "import sys; print(sys.dont_write_bytecode)"]

@@ -1,4 +1,4 @@
-"""Nights of the simulated network, with its planted leaks as the confirmed ones."""
+"""Nights of the simulated network, with its planted leaks as confirmed leaks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import cache
 import pandas as pd
 
 from include.water.leaks.nights import Nights, with_least_loss
-from include.water.leaks.scoring import Spell
+from include.water.leaks.scoring import LeakPeriod
 from include.water.simulators.crews import planted_as_confirmed
-from include.water.simulators.history import district_hours, district_nights
 from include.water.simulators.network import Network
 from include.water.simulators.planted import EPOCH
+from tests.unit.water.exact_flows import district_hours, district_nights
 
 
 @cache
-def simulated(seed: int = 1, days: int = 120) -> tuple[Nights, tuple[Spell, ...]]:
+def simulated(seed: int = 1, days: int = 120) -> tuple[Nights, tuple[LeakPeriod, ...]]:
     network = Network(seed)
     start = EPOCH + timedelta(days=200)
     until = start + timedelta(days=days)

@@ -1,4 +1,4 @@
-"""Data of a report as a utility could have it, made from a seed."""
+"""Realistic data of a report, created from a seed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from include.water.sites import DISTRICTS
 
 LAST_DAY = date(2026, 11, 21)
 NIGHTS = 28
-# Where a leak began, how many nights before the last, and its litres an hour; None: repaired so many nights before.
+# {district: (nights before the last on which the leak began, liters per hour, nights before the last on which it was
+# repaired; None: it still runs)}.
 LEAKS = {"riverbend": (9, 2_150.0, None), "valley": (4, 940.0, None), "old-town": (22, 1_480.0, 13)}
-# District, days before LAST_DAY and UTC hour in which it began, how many hours, of them unusual, litres, usual litres.
+# (district, days before LAST_DAY and UTC hour of the beginning, hours, unusual hours, liters, usual liters).
 UNUSUAL = (
     ("riverbend", 9, 10, 227, 203, 2_640.0, 388.0),
     ("valley", 4, 6, 111, 104, 1_420.0, 431.0),
@@ -64,17 +65,17 @@ def sample(seed: int = 7) -> ReportData:
     expected = 24 * len(DISTRICTS)
     known = {day: expected for day in days} | {days[-6]: expected - 5, days[-7]: expected - 4}
     today = LAST_DAY + timedelta(days=1)
-    every = [Day(day, *totals[day], known[day], expected) for day in days]
-    every.append(Day(today, totals[days[-1]][0] * 0.55, totals[days[-1]][1] * 0.55, 13 * len(DISTRICTS), expected))
+    all_days = [Day(day, *totals[day], known[day], expected) for day in days]
+    all_days.append(Day(today, totals[days[-1]][0] * 0.55, totals[days[-1]][1] * 0.55, 13 * len(DISTRICTS), expected))
     return ReportData(
         computed_at=datetime(2026, 11, 22, 21, 6, tzinfo=UTC),
         timezone="America/Los_Angeles",
         data_up_to=datetime(2026, 11, 22, 21, 0, tzinfo=UTC),
         period=(LAST_DAY - timedelta(days=6), LAST_DAY),
-        days=tuple(every),
+        days=tuple(all_days),
         districts=tuple(districts),
         leaks=tuple(_leak(name, chance) for name in LEAKS),
-        unusual=tuple(_episode(*one) for one in UNUSUAL),
+        unusual=tuple(_episode(*row) for row in UNUSUAL),
         quality=Quality(
             since=datetime(2026, 11, 15, 8, 0, tzinfo=UTC),
             landed=482_133,

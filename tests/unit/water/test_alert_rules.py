@@ -20,7 +20,7 @@ latitudes, longitudes = st.floats(-90, 90), st.floats(-180, 180)
 
 
 def quake(**changes: Any) -> SeismicEvent:
-    """Right below the dam, unless told otherwise."""
+    """An earthquake directly below the dam, with changes."""
     at = {"latitude": DAM.latitude, "longitude": DAM.longitude, "depth_km": 0.0, "magnitude": 4.0}
     return example(SeismicEvent, **{**at, **changes})
 
@@ -34,12 +34,12 @@ def severity(event: Any) -> Severity | None:
     return alert.severity if alert else None
 
 
-def north_of_dam(kilometres: float) -> dict[str, float]:
-    return {"latitude": DAM.latitude + kilometres / (EARTH_RADIUS_KM * pi / 180), "longitude": DAM.longitude}
+def north_of_dam(kilometers: float) -> dict[str, float]:
+    return {"latitude": DAM.latitude + kilometers / (EARTH_RADIUS_KM * pi / 180), "longitude": DAM.longitude}
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "kilometres"),
+    ("point", "other", "kilometers"),
     [
         ((0.0, 0.0), (0.0, 0.0), 0.0),
         ((0.0, 0.0), (0.0, 1.0), 111.195),
@@ -48,8 +48,8 @@ def north_of_dam(kilometres: float) -> dict[str, float]:
         ((0.0, 0.0), (0.0, 180.0), pi * EARTH_RADIUS_KM),
     ],
 )
-def test_the_distance_is_that_of_the_great_circle(one, other, kilometres: float):
-    assert distance_km(*one, *other) == pytest.approx(kilometres, abs=0.5)
+def test_the_distance_is_the_great_circle_distance(point, other, kilometers: float):
+    assert distance_km(*point, *other) == pytest.approx(kilometers, abs=0.5)
 
 
 @given(latitudes, longitudes, latitudes, longitudes)
@@ -58,9 +58,9 @@ def test_the_distance_agrees_with_the_angle_between_vectors(a: float, b: float, 
         north, east = radians(latitude), radians(longitude)
         return cos(north) * cos(east), cos(north) * sin(east), sin(north)
 
-    one, other = vector(a, b), vector(c, d)
+    first, second = vector(a, b), vector(c, d)
     # Half the angle, from the chord and its complement: exact near 0 and near 180 degrees.
-    angle = 2 * atan2(dist(one, other), dist(one, [-x for x in other]))
+    angle = 2 * atan2(dist(first, second), dist(first, [-x for x in second]))
     assert distance_km(a, b, c, d) == pytest.approx(angle * EARTH_RADIUS_KM, abs=0.001)
 
 
@@ -89,7 +89,7 @@ def test_a_deep_quake_is_far_away():
     assert severity(quake(magnitude=4.0, depth_km=60.0)) is None
 
 
-def test_a_quake_without_depth_counts_as_if_at_the_surface_and_one_above_sea_level_too():
+def test_a_quake_without_depth_or_above_sea_level_counts_as_at_0_km():
     assert severity(quake(depth_km=None)) == severity(quake(depth_km=0.0)) == severity(quake(depth_km=-90.0))
 
 
@@ -99,7 +99,7 @@ def test_a_quake_without_magnitude_or_withdrawn_is_no_alert():
     assert severity(quake(magnitude=7.0, status=ReviewStatus.reviewed)) is Severity.critical
 
 
-def test_the_alert_names_the_nearest_site_of_those_hit_hardest():
+def test_the_alert_names_the_nearest_of_the_most_affected_sites():
     alert = assess(quake(magnitude=6.0))
     assert alert
     assert (alert.site_id, alert.district_id) == ("dam-upper", "hillside")
@@ -157,17 +157,17 @@ def test_a_leak_alert_names_the_district_and_the_leak():
     assert alert.title == "Leak of about 12,346 litres an hour in Harbour, night of 2026-11-21"
 
 
-def test_a_leak_in_a_district_that_is_not_on_the_map_is_still_an_alert():
+def test_a_leak_in_an_unknown_district_is_an_alert():
     alert = assess_leak(leak(district_id="new-quarter"))
     assert alert
     assert alert.district_id == "new-quarter"
     assert "new-quarter" in alert.title
 
 
-def test_every_severity_can_be_reached_by_both_kinds():
+def test_quakes_and_leaks_can_have_every_severity():
     assert {rule.severity for rule in QUAKE_RULES} == {rule.severity for rule in LEAK_RULES} == set(Severity)
 
 
-def test_an_event_without_rules_is_a_fault_and_not_silence():
+def test_an_event_without_rules_raises():
     with pytest.raises(TypeError, match="ServiceRequest"):
         assess(example(ServiceRequest))

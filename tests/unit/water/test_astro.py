@@ -1,4 +1,4 @@
-"""What the files of the Astro CLI hold of the example."""
+"""The example's part of the files of the Astro CLI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_the_feed_is_the_real_one():
     assert connections["seismic_feed"]["conn_host"] == "https://earthquake.usgs.gov"
 
 
-def test_the_simulators_run_by_their_profile_only_with_arguments_that_they_take():
+def test_the_simulators_run_only_in_their_profile_with_valid_arguments():
     service = COMPOSE["services"]["simulators"]
     assert service["profiles"] == ["simulators"]
     python, *arguments = service["command"]

@@ -1,4 +1,4 @@
-"""Customers' days and warnings, beside a slow and obvious computation of the same."""
+"""Customers' days and warnings, compared with a slow and simple computation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def local(hour: datetime) -> date:
 
 
 def network(seed: int, customers: int = 60, hours: int = 24 * 6) -> tuple[list[Customer], list[Flow]]:
-    """Households that use water by day, some of whose taps never close, with hours that are unknown or missing."""
+    """Households that use water by day, some with a running tap, with unknown and missing hours."""
     chance = random.Random(seed)
     people, flows = [], []
     for n in range(customers):
@@ -132,7 +132,7 @@ def by_hand(customers: list[Customer], flows: list[Flow]) -> tuple[list[dict[str
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_days_comparisons_and_warnings_are_those_computed_by_hand(seed: int):
+def test_days_comparisons_and_warnings_match_a_plain_computation(seed: int):
     customers, flows = network(seed)
     days, runs = by_sql(customers, flows)
     expected_days, expected_runs = by_hand(customers, flows)
@@ -145,7 +145,7 @@ def test_days_comparisons_and_warnings_are_those_computed_by_hand(seed: int):
 
 
 def household_of(number: int, litres: float, hours: int = 24) -> tuple[Customer, list[Flow]]:
-    """Somebody in Harbour who used so much in each of the first hours of 2 November."""
+    """A customer in Harbour with this use in each of the first hours of 2 November."""
     first = datetime(2026, 11, 2, 8, tzinfo=UTC)
     meter = f"M-{number:06d}"
     customer = Customer(f"C-{number:06d}", meter, "harbour", "2", None)
@@ -155,7 +155,7 @@ def household_of(number: int, litres: float, hours: int = 24) -> tuple[Customer,
 @pytest.mark.parametrize(("households", "compared"), [(MIN_OTHERS, False), (MIN_OTHERS + 1, True)])
 def test_a_household_is_compared_only_with_ten_others_or_more(households: int, compared: bool):
     people = [household_of(n, 10.0 + n) for n in range(households)]
-    # Days that are not complete count for nobody.
+    # Incomplete days are compared with nothing, and nothing is compared with them.
     people += [household_of(100 + n, 1.0, hours=23) for n in range(5)]
     days, _ = by_sql([customer for customer, _ in people], [flow for _, flows in people for flow in flows])
     whole = [row for row in days if row["complete"]]
@@ -165,7 +165,7 @@ def test_a_household_is_compared_only_with_ten_others_or_more(households: int, c
     assert all(row["peer_group"] is None for row in days if not row["complete"])
 
 
-def test_only_the_days_asked_for_are_returned_and_earlier_hours_still_count():
+def test_only_the_shown_days_are_returned_but_earlier_hours_count():
     customer, flows = household_of(1, 5.0, hours=30)
     days, _ = by_sql([customer], flows, shown=[date(2026, 11, 3)])
     assert [(row["day"], row["known_hours"], row["continuous_flow"]) for row in days] == [(date(2026, 11, 3), 6, True)]
@@ -174,60 +174,66 @@ def test_only_the_days_asked_for_are_returned_and_earlier_hours_still_count():
 @pytest.mark.parametrize(
     ("silent_days", "warns"), [(0, True), (KNOWN_DAYS, True), (KNOWN_DAYS + 1, False), (20, False)]
 )
-def test_a_meter_that_is_silent_for_long_says_nothing_about_now(silent_days: int, warns: bool):
+def test_a_meter_silent_for_long_has_no_running_flow(silent_days: int, warns: bool):
     # Its last hour is on the evening of 3 November.
     customer, flows = household_of(1, 5.0, hours=40)
     today = date(2026, 11, 3) + timedelta(days=silent_days)
     days, runs = by_sql([customer], flows, days=last_days(today, 30))
     assert [(run["hours"], run["running"]) for run in runs] == [(40, warns)]
     document = documents(days, runs)[customer.customer_id]
-    # The days say it all the same.
+    # The days still show the flow.
     assert [day["continuous_flow"] for day in document["days"]] == [True, True]
     assert bool(document["continuous_flow"]) == warns
 
 
-def test_a_customer_none_of_whose_days_is_shown_has_no_object_and_stops_nobody():
+def test_a_customer_without_shown_days_has_no_object():
     silent, before = household_of(1, 5.0)
     other, flows = household_of(2, 5.0, hours=40)
     days, runs = by_sql([silent, other], [*before, *flows], shown=[date(2026, 11, 3)])
     assert [run["running"] for run in runs] == [True, True]
-    found = documents(days, runs)
-    assert set(found) == {other.customer_id}
-    assert found[other.customer_id]["continuous_flow"]["hours"] == 40
+    by_customer = documents(days, runs)
+    assert set(by_customer) == {other.customer_id}
+    assert by_customer[other.customer_id]["continuous_flow"]["hours"] == 40
 
 
 def entry(customer: str, meter: str, day: int = 1, persons: int = 2) -> Entry:
     return Entry(customer, meter, "harbour", persons, datetime(2026, 11, day, tzinfo=UTC))
 
 
-def test_who_moves_into_a_home_sees_nothing_from_before():
+def test_a_new_customer_sees_no_earlier_days():
     customers, tenures = assign([entry("C-000001", "M-000001"), entry("C-000002", "M-000002")], {}, TODAY)
-    assert [one.since for one in customers] == [None, None]
-    # The register still has who moved out; then the home is empty for a while; then somebody else lives there.
+    assert [customer.since for customer in customers] == [None, None]
+    # First the register still has the old customer; then the home is empty; then it has a new customer.
     moved = [entry("C-000001", "M-000001"), entry("C-000003", "M-000001", day=2), entry("C-000002", "M-000002")]
     customers, after = assign(moved, tenures, TODAY)
-    assert [(one.customer_id, one.since) for one in customers] == [("C-000002", None), ("C-000003", TODAY)]
+    assert [(customer.customer_id, customer.since) for customer in customers] == [
+        ("C-000002", None),
+        ("C-000003", TODAY),
+    ]
     customers, after = assign([entry("C-000002", "M-000002")], after, TODAY + timedelta(days=1))
     assert after["M-000001"] == Tenure("C-000003", TODAY)
     later = TODAY + timedelta(days=2)
     customers, after = assign([entry("C-000004", "M-000001"), entry("C-000002", "M-000002")], after, later)
-    assert [(one.customer_id, one.since) for one in customers] == [("C-000002", None), ("C-000004", later)]
+    assert [(customer.customer_id, customer.since) for customer in customers] == [
+        ("C-000002", None),
+        ("C-000004", later),
+    ]
     again, _ = assign([entry("C-000004", "M-000001"), entry("C-000002", "M-000002")], after, later + timedelta(days=9))
     assert again == customers
 
 
-def test_households_of_like_size_are_one_group():
+def test_households_of_similar_size_are_one_group():
     assert [household(persons) for persons in (1, 2, 3, 4, 5, 20)] == ["1", "2", "3-4", "3-4", "5+", "5+"]
 
 
-def test_an_object_shows_the_newest_days_the_group_and_what_runs_now():
+def test_an_object_shows_new_days_the_group_and_the_running_flow():
     customers, flows = network(0)
     days, runs = by_sql(customers, flows)
-    found = documents(days, runs)
-    assert set(found) == {row["customer_id"] for row in days}
+    by_customer = documents(days, runs)
+    assert set(by_customer) == {row["customer_id"] for row in days}
     running = {row["customer_id"] for row in runs if row["running"]}
-    assert {customer for customer, document in found.items() if document["continuous_flow"]} == running
-    document = next(one for one in found.values() if any(day["like_households"] for day in one["days"]))
+    assert {customer for customer, document in by_customer.items() if document["continuous_flow"]} == running
+    document = next(one for one in by_customer.values() if any(day["like_households"] for day in one["days"]))
     assert [day["day"] for day in document["days"]] == sorted((day["day"] for day in document["days"]), reverse=True)
     assert json.loads(encode(document, 7)) == {**document, "as_of": 7}
     assert content_hash({**document, "as_of": 7}) == content_hash(document)

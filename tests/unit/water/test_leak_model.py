@@ -1,4 +1,4 @@
-"""Features without the future, scores at a fixed cost, and a model that is better than a threshold."""
+"""Features use no later nights, scores compare at a fixed cost, and the model is better than a threshold."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from include.water.leaks.confirmed import FOREVER, nights_of
 from include.water.leaks.features import FEATURES, features
 from include.water.leaks.model import ALLOWED_TYPES, Detector, baseline_score
 from include.water.leaks.nights import with_least_loss
-from include.water.leaks.scoring import Spell, evaluate, spells, threshold_for
+from include.water.leaks.scoring import LeakPeriod, alarm_periods, evaluate, threshold_for
 from include.water.leaks.training import GATE, LeakAttempt, NotEnough
 from tests.unit.water.leak_data import simulated
 
 
-def test_the_features_of_a_night_are_the_same_before_and_after_the_nights_that_follow():
+def test_later_nights_do_not_change_the_features_of_a_night():
     rows = simulated()[0].rows
-    every = features(rows)
+    all_features = features(rows)
     nights = np.sort(rows["night"].unique())
     for until in (nights[15], nights[40], nights[77]):
         then = rows["night"] <= until
-        pd.testing.assert_frame_equal(features(rows[then]), every[then])
+        pd.testing.assert_frame_equal(features(rows[then]), all_features[then])
 
 
-def test_a_later_night_that_changes_changes_no_earlier_features():
+def test_a_changed_night_does_not_change_earlier_features():
     rows = simulated()[0].rows
     last = rows["night"] == rows["night"].max()
     changed = rows.assign(least_hourly_loss_lph=rows["least_hourly_loss_lph"].where(~last, 1e6))
@@ -39,13 +39,13 @@ def test_a_later_night_that_changes_changes_no_earlier_features():
     assert (after["least_loss"][last] > before["least_loss"][last]).all()
 
 
-def test_the_baseline_too_knows_nothing_of_later_nights():
+def test_later_nights_do_not_change_the_baseline():
     rows = simulated()[0].rows
     then = rows["night"] <= np.sort(rows["night"].unique())[60]
     pd.testing.assert_series_equal(baseline_score(rows[then]), baseline_score(rows)[then])
 
 
-def test_a_night_without_enough_nights_before_it_has_no_score():
+def test_a_night_without_enough_earlier_nights_has_no_score():
     rows = simulated()[0].rows
     early = rows["night"] < np.sort(rows["night"].unique())[10]
     assert features(rows)[["least_loss"]][early].isna().all().all()
@@ -60,32 +60,35 @@ def test_a_leak_of_three_weeks_does_not_become_usual():
     assert features(rows)["least_loss"].iloc[-5] > 1.5
 
 
-def test_only_complete_nights_with_all_flows_known_are_used():
+def test_only_complete_nights_with_known_flows_are_used():
     hour = pd.to_datetime(["2026-01-02T10:00Z", "2026-01-02T11:00Z", "2026-01-02T20:00Z"], utc=True)
     hours = pd.DataFrame({"district_id": "a", "hour": hour, "loss_litres": [30.0, 20.0, 1.0]})
     night = {"district_id": "a", "min_night_flow_lph": 1.0, "metered_night_flow_lph": 1.0, "night_loss_lph": 1.0}
     rows = pd.DataFrame([{**night, "night": pd.Timestamp(day)} for day in ("2026-01-01", "2026-01-02")])
-    found = with_least_loss(rows, hours)
-    # Noon's hour is in no night, and of the second night no hour is known.
-    assert found[["night", "least_hourly_loss_lph"]].to_numpy().tolist() == [[pd.Timestamp("2026-01-01"), 20.0]]
+    nights = with_least_loss(rows, hours)
+    # The hour at noon is in no night, and the second night has no known hour.
+    assert nights[["night", "least_hourly_loss_lph"]].to_numpy().tolist() == [[pd.Timestamp("2026-01-01"), 20.0]]
 
 
 def frame(*nights: tuple[str, str]) -> pd.DataFrame:
     return pd.DataFrame({"district_id": [d for d, _ in nights], "night": pd.to_datetime([n for _, n in nights])})
 
 
-def test_alarms_with_a_quiet_night_or_two_between_them_are_one():
+def test_alarms_at_most_two_quiet_nights_apart_are_one_leak():
     alarms = frame(("a", "2026-01-01"), ("a", "2026-01-04"), ("a", "2026-01-08"), ("b", "2026-01-05"))
-    assert spells(alarms) == [
-        Spell("a", date(2026, 1, 1), date(2026, 1, 4)),
-        Spell("a", date(2026, 1, 8), date(2026, 1, 8)),
-        Spell("b", date(2026, 1, 5), date(2026, 1, 5)),
+    assert alarm_periods(alarms) == [
+        LeakPeriod("a", date(2026, 1, 1), date(2026, 1, 4)),
+        LeakPeriod("a", date(2026, 1, 8), date(2026, 1, 8)),
+        LeakPeriod("b", date(2026, 1, 5), date(2026, 1, 5)),
     ]
 
 
-def test_what_counts_is_how_soon_a_leak_is_found_and_how_often_people_search_in_vain():
+def test_the_score_is_of_early_alarms_and_few_false_alarms():
     nights = frame(*((d, f"2026-01-{n:02d}") for d in "ab" for n in range(1, 29)))
-    leaks = [Spell("a", date(2026, 1, 10), date(2026, 1, 20)), Spell("b", date(2026, 1, 10), date(2026, 1, 11))]
+    leaks = [
+        LeakPeriod("a", date(2026, 1, 10), date(2026, 1, 20)),
+        LeakPeriod("b", date(2026, 1, 10), date(2026, 1, 11)),
+    ]
     at = {("a", 13), ("a", 14), ("a", 3), ("b", 20)}
     alarm = pd.Series([(d, n.day) in at for d, n in zip(nights["district_id"], nights["night"], strict=True)])
     result = evaluate(nights, alarm, leaks)
@@ -97,18 +100,18 @@ def test_what_counts_is_how_soon_a_leak_is_found_and_how_often_people_search_in_
     assert threshold_for(nights, score, leaks, false_alarms=15.0) == 1.0
 
 
-def test_an_alarm_that_never_ends_is_no_cheap_way_to_find_every_leak():
+def test_an_endless_alarm_counts_as_many_false_alarms():
     nights = frame(*(("a", f"2026-01-{n:02d}") for n in range(1, 29)))
-    leaks = [Spell("a", date(2026, 1, 10), date(2026, 1, 12))]
+    leaks = [LeakPeriod("a", date(2026, 1, 10), date(2026, 1, 12))]
     result = evaluate(nights, pd.Series([True] * 28), leaks)
     # The 1st to the 8th, and the 14th to the 28th: two weeks and three.
     assert (result.saved, result.false_alarms) == (1.0, pytest.approx(5 / (28 / 365.25)))
 
 
-def test_a_leak_is_in_the_nights_in_whose_window_it_runs():
+def test_a_leak_belongs_to_the_nights_in_whose_window_it_runs():
     # 02:00 to 04:00 in the morning of the 2nd, Pacific time: one night, which began on the 1st.
     start, end = datetime(2026, 1, 2, 10, tzinfo=UTC), datetime(2026, 1, 2, 12, tzinfo=UTC)
-    assert nights_of("a", start, end) == Spell("a", date(2026, 1, 1), date(2026, 1, 1))
+    assert nights_of("a", start, end) == LeakPeriod("a", date(2026, 1, 1), date(2026, 1, 1))
     assert night_of(start) == date(2026, 1, 1)
     assert nights_of("a", datetime(2026, 1, 2, 18, tzinfo=UTC), datetime(2026, 1, 2, 22, tzinfo=UTC)) is None
 
@@ -118,13 +121,13 @@ def attempt() -> LeakAttempt:
     return LeakAttempt(*simulated())
 
 
-def test_training_ends_before_the_held_out_nights_and_the_newest_are_in_neither(attempt: LeakAttempt):
+def test_training_and_held_out_nights_exclude_the_newest(attempt: LeakAttempt):
     assert attempt.training["night"].max() < attempt.held_out["night"].min()
     last = attempt.rows["night"].max()
     assert attempt.held_out["night"].max() == last - pd.Timedelta(days=training.UNCONFIRMED_NIGHTS)
 
 
-def test_the_model_beats_the_baseline_on_leaks_that_it_has_not_seen(attempt: LeakAttempt):
+def test_the_model_beats_the_baseline_on_unseen_leaks(attempt: LeakAttempt):
     model, parameters = attempt.fit()
     candidate, baseline = attempt.score(model, parameters), attempt.score_baseline()
     assert GATE.judge(candidate, {"the baseline": baseline}, "the baseline").passed
@@ -132,7 +135,7 @@ def test_the_model_beats_the_baseline_on_leaks_that_it_has_not_seen(attempt: Lea
 
 
 def test_a_worse_candidate_is_blocked(attempt: LeakAttempt):
-    """A model that was taught the opposite."""
+    """A model that was trained on inverted labels."""
     champion, parameters = attempt.fit()
     worse = LeakAttempt(*simulated())
     worse._is_leak = ~worse._is_leak
@@ -149,12 +152,12 @@ def test_a_worse_candidate_is_blocked(attempt: LeakAttempt):
 def test_the_same_data_give_the_same_model_and_fingerprint(attempt: LeakAttempt):
     again = LeakAttempt(*simulated())
     assert again.fingerprint == attempt.fingerprint
-    one, other = attempt.fit(), again.fit()
-    assert one[1] == other[1]
-    assert np.array_equal(one[0][-1].coef_, other[0][-1].coef_)
+    first, second = attempt.fit(), again.fit()
+    assert first[1] == second[1]
+    assert np.array_equal(first[0][-1].coef_, second[0][-1].coef_)
 
 
-def test_another_leak_or_another_reading_is_other_data(attempt: LeakAttempt):
+def test_another_leak_or_reading_changes_the_fingerprint(attempt: LeakAttempt):
     nights, leaks = simulated()
     rows = nights.rows.assign(night_loss_lph=nights.rows["night_loss_lph"].where(nights.rows.index != 5, 1.0))
     assert LeakAttempt(replace(nights, rows=rows), leaks).fingerprint != attempt.fingerprint
@@ -175,7 +178,7 @@ def test_without_confirmed_leaks_there_is_nothing_to_train_on():
         LeakAttempt(replace(nights, rows=nights.rows.iloc[:0]), [])
 
 
-def test_a_leak_that_still_runs_is_one_to_learn_from():
+def test_a_running_leak_is_training_data():
     assert any(leak.last_night == FOREVER for leak in simulated()[1])
 
 
@@ -187,7 +190,7 @@ def test_without_a_champion_the_baseline_alarms_on_a_burst():
     assert (judgement.confidence.dropna() == 0.5).all()
 
 
-def test_an_alarm_of_the_model_is_at_least_as_sure_as_an_alert_asks(attempt: LeakAttempt):
+def test_a_model_alarm_has_enough_confidence_for_an_alert(attempt: LeakAttempt):
     model, parameters = attempt.fit()
     judgement = Detector("v", model, parameters["threshold"]).judge(attempt.held_out)
     assert judgement.alarm.any()

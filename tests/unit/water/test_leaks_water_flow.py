@@ -1,6 +1,6 @@
 """The detector on a real series with four known anomalies: three times hardly any flow, and a peak of one hour.
 
-It looks for more water than usual in the night window; so this says what it does not find, too.
+The detector looks for more water than usual in the night window, so it does not find these anomalies.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from include.water.flows.definition import night_of
 from include.water.leaks.features import features
 from include.water.leaks.model import Detector
 from include.water.leaks.training import LeakAttempt
-from include.water.simulators.water_flow import real_flow
 from tests.unit.water.leak_data import simulated
+from tests.unit.water.water_flow import real_flow
 
 
-def test_of_the_four_anomalies_of_the_real_series_none_is_a_leak_by_night_and_none_is_told():
+def test_no_anomaly_of_the_real_series_is_reported_as_a_leak():
     hours = pd.DataFrame(
         [(night_of(row.hour), row.litres, row.anomaly) for row in real_flow(datetime(2026, 11, 22, tzinfo=UTC))],
         columns=["night", "litres", "anomaly"],

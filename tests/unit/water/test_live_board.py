@@ -1,4 +1,4 @@
-"""What a message on alerts.raised says to the live board: which tile, whatever the message is."""
+"""From a message on alerts.raised to the tile of the live board, for valid and invalid messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALL = {"tile": None}
 
 
 class Message:
-    """As confluent-kafka gives it to the stock trigger."""
+    """A message like confluent-kafka's, as the stock trigger gets it."""
 
     def __init__(self, value: bytes | None) -> None:
         self._value = value
@@ -40,11 +40,11 @@ def test_a_message_names_the_tile_of_its_district_and_its_alert():
 
 
 @pytest.mark.parametrize("district", [None, "atlantis"])
-def test_a_district_that_the_network_does_not_know_lies_elsewhere(district):
+def test_an_unknown_district_is_shown_elsewhere(district):
     assert tile_of(message(raised(district_id=district)))["tile"] == ELSEWHERE
 
 
-def test_nothing_that_somebody_wrote_gets_into_the_payload():
+def test_the_payload_contains_no_text_of_a_person():
     payload = tile_of(message(raised(title="<img src=x onerror=alert(1)> call me: 555 0100")))
     assert set(payload) == {"tile", "alert_id"}
 
@@ -52,12 +52,12 @@ def test_nothing_that_somebody_wrote_gets_into_the_payload():
 @pytest.mark.parametrize(
     "value", [None, b"", b"\xff\x00", b"{}", b"[" * 100_000, *broken(ALERTS_RAISED, raised()).values()]
 )
-def test_a_message_that_breaks_its_contract_asks_for_all_tiles_and_never_raises(value):
+def test_an_invalid_message_refreshes_all_tiles_and_never_raises(value):
     assert tile_of(Message(value)) == ALL
 
 
 def test_every_payload_starts_a_run_and_can_be_stored():
-    # The stock trigger passes over a message for which it gets nothing.
+    # The stock trigger skips a message for which the function returns None.
     for payload in (tile_of(message(raised())), tile_of(Message(None))):
         assert payload
         assert json.loads(json.dumps(payload)) == payload
@@ -81,5 +81,5 @@ def test_the_tiles_of_all_events_of_a_run_are_refreshed():
         ["harbour"],
     ],
 )
-def test_whatever_names_no_tile_means_all(payloads):
+def test_a_payload_without_a_tile_means_all_tiles(payloads):
     assert named_tiles(payloads) is None

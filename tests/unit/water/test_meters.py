@@ -1,4 +1,4 @@
-"""The simulated meters: their counters are what the network's truth says, and so is what is planted in it."""
+"""The simulated meters: their counters match the network's ground truth, including planted leaks and taps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 
 from include.streams.contracts import ContractViolation, Reason
 from include.water.flows.tables import DISTRICT_HOURS, DISTRICT_NIGHTS, METER_HOURS
-from include.water.simulators import history, traffic
+from include.water.simulators import traffic
 from include.water.simulators.meters import NO_FAULTS, Faults, Readings, reading, send_history
 from include.water.simulators.network import Network
 from include.water.sites import DISTRICTS
 from include.water.topics import METER_READINGS
+from tests.unit.water import exact_flows
 
 UNTIL = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
@@ -53,7 +54,7 @@ def test_the_same_seed_sends_the_same_messages_and_another_seed_others(network):
     first = list(readings(network, faults=FAULTS))
     again = readings(Network(), faults=FAULTS)
     assert list(again) == first
-    assert list(again) == first, "and so does to iterate twice"
+    assert list(again) == first, "and so does a second iteration"
     assert list(readings(Network(seed=2), faults=FAULTS)) != first
 
 
@@ -73,7 +74,7 @@ def test_without_faults_every_meter_is_read_once_an_interval(network):
         assert steps == {timedelta(minutes=15)}
 
 
-def test_what_is_counted_is_what_is_sent(network):
+def test_the_counts_match_the_sent_messages(network):
     sent = readings(network, days=4, faults=Faults(**{**FAULTS.__dict__, "bad": 3}))
     good, bad = Counter(), Counter()
     for _, value in sent:
@@ -89,7 +90,7 @@ def test_what_is_counted_is_what_is_sent(network):
     assert sent.counts["missing"] > 0.02 * sent.counts["readings"]
 
 
-def test_some_come_late_and_those_of_different_meters_mix(network):
+def test_some_readings_are_late_and_those_of_meters_mix(network):
     sent = readings(network, faults=FAULTS)
     newest, late, out_of_order, last = datetime(2000, 1, 1, tzinfo=UTC), 0, 0, ""
     for _, value in sent:
@@ -101,7 +102,7 @@ def test_some_come_late_and_those_of_different_meters_mix(network):
     assert out_of_order > late
 
 
-def test_the_live_stream_goes_on_where_the_history_ends(network):
+def test_the_live_stream_continues_the_history(network):
     last = {}
     for key, value in readings(network, faults=NO_FAULTS):
         last[key.decode()] = json.loads(value)["litres_total"]
@@ -111,7 +112,7 @@ def test_the_live_stream_goes_on_where_the_history_ends(network):
         assert 0 <= litres < (20_000 if meter.kind == "inlet" else 2_500)
 
 
-def test_live_readings_are_of_now_and_no_counter_falls():
+def test_live_readings_are_current_and_no_counter_falls():
     before = datetime.now(UTC)
     seen = {}
     for event in islice(traffic.meter_readings(Random(1)), 1_000):
@@ -136,29 +137,29 @@ def test_counters_rise_except_where_a_meter_was_replaced(network):
     assert network.counter(swap.meter_id, swap.at - timedelta(seconds=1)) > 0
 
 
-def test_what_flows_in_is_what_is_used_and_what_is_lost(network):
-    rows = history.district_hours(network, UNTIL - 4 * DAY, UNTIL).to_pylist()
+def test_the_inflow_is_the_use_plus_the_losses(network):
+    rows = exact_flows.district_hours(network, UNTIL - 4 * DAY, UNTIL).to_pylist()
     assert len(rows) == 8 * 96
     for row in rows:
         assert row["loss_litres"] > 0
         assert row["inlet_litres"] == pytest.approx(row["metered_litres"] + row["loss_litres"], abs=0.01)
 
 
-def test_planted_leaks_show_in_the_nights_and_repaired_ones_no_more(network):
+def test_planted_leaks_raise_night_losses_until_their_repair(network):
     start = UNTIL - 60 * DAY
-    rows = history.district_nights(network, start, UNTIL).to_pylist()
+    rows = exact_flows.district_nights(network, start, UNTIL).to_pylist()
     loss = {(row["district_id"], row["night"]): row["night_loss_lph"] for row in rows}
     leaks = network.planted_leaks(start + 2 * DAY, UNTIL - 24 * DAY)
     assert {leak.kind for leak in leaks} == {"burst", "slow"}
     for leak in leaks:
-        # The last whole night of the leak, and the mean of some after its repair.
+        # The last full night of the leak, and the mean of some nights after its repair.
         during = loss[leak.district_id, (leak.end - 2 * DAY).date()]
         after = sorted(loss[leak.district_id, (leak.end + n * DAY).date()] for n in range(1, 6))[2]
         grown = leak.litres_per_hour if leak.kind == "burst" else 0.5 * leak.litres_per_hour
         assert during - after > 0.7 * grown - 60, leak
 
 
-def test_on_nearly_every_day_a_leak_runs_that_is_worth_an_alert(network):
+def test_nearly_every_day_has_a_leak_worth_an_alert(network):
     days = [datetime(2026, 1, 1, tzinfo=UTC) + n * DAY for n in range(365)]
     running = [
         any(leak.litres_per_hour >= 400 and leak.kind == "burst" for leak in network.planted_leaks(day, day + DAY))
@@ -169,26 +170,26 @@ def test_on_nearly_every_day_a_leak_runs_that_is_worth_an_alert(network):
 
 def test_a_running_tap_is_use_that_never_stops(network):
     tap = network.running_taps(UNTIL - 20 * DAY, UNTIL - 5 * DAY)[0]
-    rows = history.meter_hours(network, max(tap.start + HOUR, UNTIL - 30 * DAY), tap.end)
+    rows = exact_flows.meter_hours(network, max(tap.start + HOUR, UNTIL - 30 * DAY), tap.end)
     least = min(row["litres"] for row in rows.to_pylist() if row["meter_id"] == tap.meter_id)
     assert least >= tap.litres_per_hour - 0.01
 
 
 def test_a_history_has_the_columns_and_keys_of_the_tables(network):
     start = UNTIL - 3 * DAY
-    made = {
-        METER_HOURS: history.meter_hours(network, start, UNTIL),
-        DISTRICT_HOURS: history.district_hours(network, start, UNTIL),
-        DISTRICT_NIGHTS: history.district_nights(network, start, UNTIL),
+    tables = {
+        METER_HOURS: exact_flows.meter_hours(network, start, UNTIL),
+        DISTRICT_HOURS: exact_flows.district_hours(network, start, UNTIL),
+        DISTRICT_NIGHTS: exact_flows.district_nights(network, start, UNTIL),
     }
-    assert made[METER_HOURS].num_rows == 72 * len(network.meters)
-    assert made[DISTRICT_HOURS].num_rows == 72 * 8
-    # The span ends within the night's window of its last day: that night is not whole.
-    assert made[DISTRICT_NIGHTS].num_rows == 2 * 8
-    assert all(made[DISTRICT_NIGHTS]["complete"].to_pylist())
+    assert tables[METER_HOURS].num_rows == 72 * len(network.meters)
+    assert tables[DISTRICT_HOURS].num_rows == 72 * 8
+    # The span ends within the window of its last night, so that night is incomplete.
+    assert tables[DISTRICT_NIGHTS].num_rows == 2 * 8
+    assert all(tables[DISTRICT_NIGHTS]["complete"].to_pylist())
 
 
-def test_a_history_is_sent_whole_and_up_to_this_hour():
+def test_a_history_is_sent_completely_up_to_this_hour():
     class Producer:
         sent: list[bytes | None] = []  # noqa: RUF012
 
@@ -216,6 +217,6 @@ def test_an_interval_that_does_not_divide_a_day_is_refused(network, interval: ti
         readings(network, interval=interval)
 
 
-def test_no_moment_outside_of_the_simulated_years(network):
+def test_a_time_outside_of_the_simulated_years_is_refused(network):
     with pytest.raises(ValueError, match="goes from 2024-01-01"):
         network.counter("M-900001", datetime(2050, 1, 1, tzinfo=UTC))

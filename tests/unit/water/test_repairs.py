@@ -1,4 +1,4 @@
-"""The example's repairs, on what the sources really sent."""
+"""The example's repairs, on messages as the sources sent them."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ def request(**changes: object) -> bytes:
     return json.dumps({**document, **changes}).encode()
 
 
-def test_a_request_of_the_old_app_is_the_request_that_the_new_app_would_have_sent():
+def test_a_request_of_the_old_app_is_repaired_to_the_new_form():
     repaired = REPAIRS.apply(SERVICE_REQUESTS, request())
     assert repaired.event == example(ServiceRequest)
     assert repaired.event.event_id == example(ServiceRequest).event_id
     assert len(repaired.repairs) == 1
 
 
-def test_what_else_is_wrong_with_such_a_request_stays_wrong():
-    with pytest.raises(ContractViolation) as found:
+def test_other_errors_of_an_old_request_stay_errors():
+    with pytest.raises(ContractViolation) as error:
         REPAIRS.apply(SERVICE_REQUESTS, request(channel="fax"))
-    assert found.value.reason is Reason.out_of_bounds
+    assert error.value.reason is Reason.out_of_bounds
 
 
-def test_a_feature_that_the_adapter_reads_now_is_the_event_that_the_feed_would_give():
+def test_a_feature_that_the_adapter_reads_now_becomes_its_event():
     value = json.dumps(feature(), sort_keys=True).encode()
     repaired = REPAIRS.apply(SEISMIC_EVENTS, value)
     assert repaired.event == to_event(feature())
     assert (repaired.value, repaired.repairs) == (SEISMIC_EVENTS.serialize(repaired.event)[1], ("adapted_again",))
 
 
-def test_a_feature_that_the_adapter_still_refuses_is_refused_for_the_adapters_reason():
+def test_a_feature_that_is_still_invalid_keeps_the_adapters_reason():
     broken = feature()
     broken["properties"]["mag"] = "strong"
-    with pytest.raises(ContractViolation) as found:
+    with pytest.raises(ContractViolation) as error:
         REPAIRS.apply(SEISMIC_EVENTS, json.dumps(broken).encode())
-    assert (found.value.reason, found.value.detail) == (Reason.wrong_type, "magnitude (float_type)")
+    assert (error.value.reason, error.value.detail) == (Reason.wrong_type, "magnitude (float_type)")
 
 
 @pytest.mark.parametrize("topic", list(TOPICS), ids=lambda topic: topic.name)
-def test_no_repair_touches_what_keeps_its_contract(topic: Topic):
+def test_no_repair_changes_a_valid_message(topic: Topic):
     _, value = topic.serialize(example(topic.contract))
     assert REPAIRS.apply(topic, value).repairs == ()
     assert [name for name, repair in REPAIRS.of(topic).items() if repair(value) is not None] == []

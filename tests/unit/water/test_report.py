@@ -1,4 +1,4 @@
-"""The executive report: what it says of data, and that nothing in the data is more than text."""
+"""The executive report: its sentences for given data; and all texts in the data stay text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EMPTY = ReportData(computed_at=NOW, timezone="America/Los_Angeles")
 
 
 class Page(HTMLParser):
-    """The elements, attributes and text of a page, as a browser would find them."""
+    """The elements, attributes and text of a page, as in a browser."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -50,8 +50,8 @@ def page() -> str:
 
 def hostile() -> ReportData:
     data = sample()
-    districts = tuple(replace(one, name=HOSTILE + one.name) for one in data.districts)
-    leaks = tuple(replace(one, district=HOSTILE, severity=HOSTILE) for one in data.leaks or ())
+    districts = tuple(replace(item, name=HOSTILE + item.name) for item in data.districts)
+    leaks = tuple(replace(item, district=HOSTILE, severity=HOSTILE) for item in data.leaks or ())
     assert data.quality
     suites = (Suite(HOSTILE, False, NOW, 3, (HOSTILE,)),)
     quality = replace(data.quality, reasons=((HOSTILE, 3),), suites=suites)
@@ -59,14 +59,16 @@ def hostile() -> ReportData:
     return replace(data, districts=districts, leaks=leaks, quality=quality, model=model)
 
 
-def test_names_reasons_and_messages_are_text_whatever_they_hold(page: str):
-    found = Page(render(hostile()))
-    assert found.names() <= Page(page).names() | {"p"}
-    assert not {"script", "img", "iframe", "a", "object"} & found.names()
-    assert not [key for _, attributes in found.elements for key in attributes if key.startswith("on") or key == "style"]
+def test_names_reasons_and_messages_are_always_text(page: str):
+    hostile_page = Page(render(hostile()))
+    assert hostile_page.names() <= Page(page).names() | {"p"}
+    assert not {"script", "img", "iframe", "a", "object"} & hostile_page.names()
+    assert not [
+        key for _, attributes in hostile_page.elements for key in attributes if key.startswith("on") or key == "style"
+    ]
     # In the headline's sentence, the tables and the drawings.
-    assert found.text.count("<script>alert(1)</script>") > 20
-    assert "{{ 7*7 }}" in found.text
+    assert hostile_page.text.count("<script>alert(1)</script>") > 20
+    assert "{{ 7*7 }}" in hostile_page.text
 
 
 def test_the_page_names_no_address_and_its_policy_allows_none(page: str):
@@ -86,23 +88,23 @@ def test_the_page_names_no_address_and_its_policy_allows_none(page: str):
     assert style_source(style.group(1)) in POLICY
 
 
-def test_a_page_can_be_read_without_seeing_it(page: str):
-    found = Page(page)
-    assert dict(found.elements)["html"] == {"lang": "en"}
-    ids = [every["id"] for _, every in found.elements if "id" in every]
+def test_a_page_is_accessible_to_screen_readers(page: str):
+    parsed = Page(page)
+    assert dict(parsed.elements)["html"] == {"lang": "en"}
+    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert [name for name, _ in found.elements if re.fullmatch("h[1-6]", name)][:3] == ["h1", "h2", "h2"]
-    for name, every in found.elements:
+    assert [name for name, _ in parsed.elements if re.fullmatch("h[1-6]", name)][:3] == ["h1", "h2", "h2"]
+    for name, attributes in parsed.elements:
         if name == "svg":
-            assert every["role"] == "img"
-            assert {every["aria-labelledby"], every["aria-describedby"]} <= set(ids)
+            assert attributes["role"] == "img"
+            assert {attributes["aria-labelledby"], attributes["aria-describedby"]} <= set(ids)
         if name == "th":
-            assert every["scope"] in ("row", "col")
+            assert attributes["scope"] in ("row", "col")
 
 
 def test_without_data_every_part_says_so():
-    found = Page(render(EMPTY))
-    assert "svg" not in found.names()
+    parsed = Page(render(EMPTY))
+    assert "svg" not in parsed.names()
     for sentence in (
         "No hourly flows have been computed yet.",
         "No readings yet",
@@ -112,12 +114,12 @@ def test_without_data_every_part_says_so():
         "No batch of readings has been processed yet.",
         "No model is in use yet",
     ):
-        assert sentence in found.text
+        assert sentence in parsed.text
 
 
 def test_one_district_with_one_night_makes_a_page():
-    one = District("harbour", "Harbour", Balance(1000, 990, 24, 24), None, (Night(LAST_DAY, 12.5, True),))
-    data = replace(EMPTY, districts=(one,), period=(LAST_DAY, LAST_DAY), data_up_to=NOW, days=sample().days[-1:])
+    district = District("harbour", "Harbour", Balance(1000, 990, 24, 24), None, (Night(LAST_DAY, 12.5, True),))
+    data = replace(EMPTY, districts=(district,), period=(LAST_DAY, LAST_DAY), data_up_to=NOW, days=sample().days[-1:])
     assert "1.0% of the water fed into the network on 21\xa0November was lost." in Page(render(data)).text
 
 
@@ -127,8 +129,8 @@ def balance(inlet: float, metered: float) -> Balance:
 
 def with_shares(now: float, before: float | None, days: int = 7) -> ReportData:
     then = None if before is None else balance(10_000, 10_000 - 100 * before)
-    one = District("valley", "Valley", balance(10_000, 10_000 - 100 * now), then)
-    return replace(EMPTY, districts=(one,), period=(LAST_DAY - timedelta(days=days - 1), LAST_DAY))
+    district = District("valley", "Valley", balance(10_000, 10_000 - 100 * now), then)
+    return replace(EMPTY, districts=(district,), period=(LAST_DAY - timedelta(days=days - 1), LAST_DAY))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def with_shares(now: float, before: float | None, days: int = 7) -> ReportData:
         (with_shares(-2, None), "The meters counted 2.0% more water than was fed in in the week to 21 November: …."),
     ],
 )
-def test_the_headline_says_what_was_lost_and_how_that_changed(data: ReportData, sentence: str):
+def test_the_headline_has_the_loss_and_its_change(data: ReportData, sentence: str):
     start, end = sentence.split("…")
     said = headline(data).replace("\xa0", " ")
     assert said.startswith(start)
@@ -163,41 +165,44 @@ def test_the_deck_names_the_largest_loss_and_the_largest_leak():
         Leak("Harbour", LAST_DAY, LAST_DAY, 1, 1200.0, 0.9, True),
         Leak("Hillside", LAST_DAY, LAST_DAY, 1, 9000.0, 0.9, False),
     )
-    said = deck(replace(with_shares(12, None), leaks=leaks)).replace("\xa0", " ")
+    sentences = deck(replace(with_shares(12, None), leaks=leaks)).replace("\xa0", " ")
     assert (
-        said
+        sentences
         == "Valley lost 1.2 m³ a day. Two leaks are running; the largest, in Harbour, at about 1,200 litres an hour."
     )
     assert deck(replace(EMPTY, leaks=())) == "No leak is known to be running."
 
 
-def test_unusual_hours_stand_with_the_newest_first_and_one_that_has_not_ended_says_since(page: str):
+def test_unusual_hours_are_listed_newest_first(page: str):
     text = Page(page).text.replace("\xa0", " ")
     assert "Five times in the last four weeks" in text
-    found = unusual(sample())
-    assert [row["district"] for row in found] == ["Valley", "Riverbend", "Lakeview", "Hillside", "Old Town"]
-    assert [row["kind"] for row in found] == ["bad", "bad", "over", "over", "over"]
-    low = {name: cell.replace("\xa0", " ") for name, cell in found[2].items()}
+    rows = unusual(sample())
+    assert [row["district"] for row in rows] == ["Valley", "Riverbend", "Lakeview", "Hillside", "Old Town"]
+    assert [row["kind"] for row in rows] == ["bad", "bad", "over", "over", "over"]
+    low = {name: cell.replace("\xa0", " ") for name, cell in rows[2].items()}
     assert (low["what"], low["when"]) == ("Low inflow", "19 Nov 09:00 to 14:00")
     assert (low["hours"], low["litres"], low["usual"]) == ("5", "640", "7,912")
-    assert found[0]["when"].replace("\xa0", " ") == "since 16 Nov 22:00"
+    assert rows[0]["when"].replace("\xa0", " ") == "since 16 Nov 22:00"
 
 
-def test_of_many_unusual_hours_the_newest_are_shown_and_of_none_the_page_says_so():
-    every = sample().unusual
-    assert every
-    one = every[0]
-    many = tuple(replace(one, end=one.end - timedelta(hours=n), hours=n) for n in range(MAX_EPISODES + 3))
-    found = unusual(replace(EMPTY, unusual=many))
-    assert [row["hours"] for row in found] == [str(n) for n in range(MAX_EPISODES)]
-    assert "No hour of the last four weeks was far from what is usual" in Page(render(replace(EMPTY, unusual=()))).text
+def test_the_newest_of_many_unusual_hours_are_shown():
+    episodes = sample().unusual
+    assert episodes
+    episode = episodes[0]
+    many = tuple(replace(episode, end=episode.end - timedelta(hours=n), hours=n) for n in range(MAX_EPISODES + 3))
+    rows = unusual(replace(EMPTY, unusual=many))
+    assert [row["hours"] for row in rows] == [str(n) for n in range(MAX_EPISODES)]
+    assert "No hour of the last four weeks was far from usual" in Page(render(replace(EMPTY, unusual=()))).text
 
 
-def test_leakage_is_never_more_than_the_losses_and_needs_a_night_of_every_district():
+def test_leakage_is_limited_and_needs_a_night_of_every_district():
     data = sample()
     table = {row["name"].split(",")[0].split(":")[0]: row["share"] for row in balance_rows(data)}
     assert list(table) == ["System input", "Metered consumption", "Water losses", "Leakage", "Other"]
-    flood = tuple(replace(one, nights=tuple(replace(n, loss_lph=1e9) for n in one.nights)) for one in data.districts)
+    flood = tuple(
+        replace(district, nights=tuple(replace(n, loss_lph=1e9) for n in district.nights))
+        for district in data.districts
+    )
     rows = balance_rows(replace(data, districts=flood))
     assert rows[2]["volume"] == rows[3]["volume"]
     blind = replace(data, districts=(replace(data.districts[0], nights=()), *data.districts[1:]))
@@ -205,14 +210,14 @@ def test_leakage_is_never_more_than_the_losses_and_needs_a_night_of_every_distri
     assert len(balance_rows(blind)) == 3
 
 
-def test_what_needs_somebody_is_said_below_the_headline():
+def test_warnings_are_below_the_headline():
     data = sample()
     assert data.quality
     assert warnings(data) == []
     unbalanced = replace(data, quality=replace(data.quality, clean=1, suites=(Suite("volume", False, NOW, 2, ("a",)),)))
-    said = " ".join(warnings(replace(unbalanced, period_ended=False)))
+    texts = " ".join(warnings(replace(unbalanced, period_ended=False)))
     for words in ("day is not over", "do not balance", "(volume)"):
-        assert words in said
+        assert words in texts
 
 
 def test_incomplete_days_and_nights_are_marked(page: str):
@@ -232,8 +237,8 @@ def test_a_drawing_keeps_shapes_and_text_and_nothing_else():
         'stroke="var(--ink)"/>'
         '<text fill="#17212b" onclick="alert(4)">a &lt;b&gt;</text></g></svg>'
     )
-    found = str(clean_svg(source, "name", "Title <i>", "Description"))
-    assert found == (
+    cleaned = str(clean_svg(source, "name", "Title <i>", "Description"))
+    assert cleaned == (
         '<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-labelledby="name-title" aria-describedby="name-desc">'
         '<title id="name-title">Title &lt;i&gt;</title><desc id="name-desc">Description</desc>'
         '<g><path d="M0.1,5h2" stroke="var(--ink)" /><text fill="#17212b">a &lt;b&gt;</text></g></svg>'

@@ -83,7 +83,7 @@ def test_a_feature_becomes_an_event():
 
 
 @pytest.mark.parametrize("name", ["mag", "magType", "place"])
-def test_what_the_feed_does_not_know_yet_may_be_null(name: str):
+def test_values_that_the_feed_does_not_know_yet_may_be_null(name: str):
     assert seismic.to_event(feature(lambda f: f["properties"].update({name: None})))
 
 
@@ -130,15 +130,15 @@ json_values = st.recursive(
 
 
 @given(json_values, st.sampled_from(list(FEATURE["properties"])), json_values)
-def test_whatever_a_feature_holds_it_is_an_event_or_a_violation(any_feature: Any, name: str, value: Any):
+def test_every_feature_is_an_event_or_a_violation(any_feature: Any, name: str, value: Any):
     features = [any_feature, feature(lambda f: f["properties"].update({name: value})), [], None, {"properties": 1}]
     events, rejected = seismic.split(features)
     assert len(events) <= 1
     assert len(events) + len(rejected) <= len(features)
-    assert all(seismic._letter(*item).message.value for item in rejected.values())
+    assert all(seismic.dead_letter_of(*item).message.value for item in rejected.values())
 
 
-def test_one_broken_feature_does_not_hold_up_the_others():
+def test_a_broken_feature_does_not_stop_the_others():
     events, rejected = seismic.split([feature(), None, feature(lambda f: f.update(id="nc75000002"))])
     assert sorted(event.seismic_id for event in events.values()) == ["nc75000001", "nc75000002"]
     assert len(rejected) == 1
@@ -149,10 +149,10 @@ def test_the_same_revision_twice_in_a_feed_is_one_event():
     assert len(events) == len(rejected) == 1
 
 
-def test_a_huge_broken_feature_is_cut_so_that_the_dead_letter_topic_takes_it():
+def test_a_huge_broken_feature_is_cut_for_its_dead_letter():
     huge = feature(lambda f: f["properties"].update(mag="9" * 10**7))
     (rejected,) = seismic.split([huge])[1].values()
-    letter = seismic._letter(*rejected)
+    letter = seismic.dead_letter_of(*rejected)
     assert letter.message.value
     assert len(letter.message.value) < int(SEISMIC_EVENTS.dead_letter_config()["max.message.bytes"])
     assert letter.detail.startswith("too_large: 100")
@@ -219,7 +219,7 @@ def test_an_unknown_feed_is_refused():
         (200, b'{"features": {}}', "no list of features"),
     ],
 )
-def test_an_answer_that_is_no_feed_fails_the_task(
+def test_a_response_that_is_no_feed_fails_the_task(
     status: int, content: bytes, complaint: str, monkeypatch: pytest.MonkeyPatch
 ):
     with (
@@ -230,7 +230,7 @@ def test_an_answer_that_is_no_feed_fails_the_task(
     assert "connection seismic_feed" in str(caught.value)
 
 
-def test_a_feed_that_is_too_large_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch):
+def test_a_too_large_feed_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(seismic, "MAX_FEED_BYTES", 200_000)
     content = json.dumps({"features": [], "padding": "x" * 300_000}).encode()
     with (
@@ -240,7 +240,7 @@ def test_a_feed_that_is_too_large_is_not_read_to_its_end(monkeypatch: pytest.Mon
         seismic.fetch("all_day")
 
 
-def test_a_feed_that_trickles_does_not_hold_the_task_for_ever(monkeypatch: pytest.MonkeyPatch):
+def test_a_slow_feed_fails_after_a_total_time(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(seismic, "TOTAL_SECONDS", 0.2)
 
     def trickle(handler: BaseHTTPRequestHandler) -> None:
@@ -261,7 +261,7 @@ def test_a_feed_that_trickles_does_not_hold_the_task_for_ever(monkeypatch: pytes
         seismic.fetch("all_day")
 
 
-def test_a_server_that_is_away_is_an_error_that_a_retry_may_mend(monkeypatch: pytest.MonkeyPatch):
+def test_an_unreachable_server_is_a_retriable_error(monkeypatch: pytest.MonkeyPatch):
     away = answering(body(200, b""))
     away.server_close()
     monkeypatch.setenv("AIRFLOW_CONN_SEISMIC_FEED", f"http://127.0.0.1:{away.server_address[1]}")

@@ -1,4 +1,4 @@
-"""The simulated sources: the same for the same seed, and honest about what they sent."""
+"""The simulated sources: the same for the same seed, and their reports match the sent messages."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_server_that_was_restarted_shows_the_same_quakes():
     assert all(feature in before for feature in restarted)
 
 
-def test_every_feature_keeps_the_contract_and_some_are_alerts():
+def test_every_feature_is_valid_and_some_are_alerts():
     events, rejected = split(quakes().features(after(86_400), DAY))
     assert not rejected
     assert len(events) > 8_000
@@ -61,7 +61,7 @@ def test_every_feature_keeps_the_contract_and_some_are_alerts():
     assert len({alert.severity for alert in alerts}) == 3
 
 
-def test_a_quake_comes_in_revisions_that_say_more():
+def test_a_quake_has_revisions():
     seen = {}
     for second in range(0, max(REVISED_AFTER_SECONDS) + 20):
         for event in split(quakes().features(after(second), DAY))[0].values():
@@ -78,17 +78,17 @@ def test_a_quake_is_not_shown_before_it_is_published():
     assert len(quakes().features(after(REVISED_AFTER_SECONDS[0]), DAY)) == 1
 
 
-def test_a_few_quakes_are_withdrawn_after_a_while():
+def test_some_quakes_are_withdrawn():
     shown = {feature["id"] for feature in quakes().features(after(3_600), DAY)}
     later = {feature["id"] for feature in quakes().features(after(3_600 + WITHDRAWN_AFTER_SECONDS), DAY)}
     assert 0 < len(shown - later) < len(shown) / 10
 
 
-def test_a_feed_goes_back_as_far_as_it_is_asked_to():
+def test_a_feed_has_the_requested_period():
     assert len(quakes().features(after(7200), timedelta(hours=1))) < len(quakes().features(after(7200), DAY))
 
 
-def test_broken_features_are_planted_in_every_way_it_knows():
+def test_features_are_broken_in_every_known_way():
     shown = quakes(bad_every=5).features(after(3600), DAY)
     events, rejected = split(shown)
     assert len(rejected) == pytest.approx(len(shown) / 5, abs=3)
@@ -118,7 +118,7 @@ def test_some_leaks_are_alerts_of_each_severity():
 
 
 class FakeBroker:
-    """Acknowledges everything, except what is for one topic."""
+    """A producer that acknowledges everything except the messages of one topic."""
 
     def __init__(self) -> None:
         self.refuses: str | None = None
@@ -175,7 +175,7 @@ def test_the_report_counts_what_was_sent(tmp_path: Path, broker: FakeBroker):
         assert report["sent"][name] == good > 0
     for topic in traffic.BAD_TOPICS:
         bad = sum(1 for name, _, value in messages if name == topic.name and not is_good(name, value))
-        # Of the requests one more, which a repair mends.
+        # The requests have one more bad message, which a repair can fix.
         assert report["planted_bad"][topic.name] == bad == 2 * (10 if topic is SERVICE_REQUESTS else 9)
     assert "service.requests" not in report["sent"]
     assert report["repeated"]["leaks.detected"] > 0
@@ -183,7 +183,7 @@ def test_the_report_counts_what_was_sent(tmp_path: Path, broker: FakeBroker):
     assert os.listdir(tmp_path) == ["report.json"]
 
 
-def test_leaks_are_sent_twice_now_and_then(tmp_path: Path, broker: FakeBroker):
+def test_some_leaks_are_sent_twice(tmp_path: Path, broker: FakeBroker):
     make_traffic(broker, tmp_path / "report.json", bad=0).run()
     leaks = [value for topic, _, value in broker.messages if topic == "leaks.detected"]
     assert len(leaks) - len(set(leaks)) == len(set(leaks)) // traffic.REPEAT_EVERY > 0
@@ -202,7 +202,7 @@ def test_a_bad_message_of_every_kind_is_planted(tmp_path: Path, broker: FakeBrok
         assert sorted(reasons) == sorted(set(Reason) - {Reason.conflict, Reason.rejected})
 
 
-def test_a_request_of_an_old_app_is_planted_that_a_replay_can_mend(tmp_path: Path, broker: FakeBroker):
+def test_a_repairable_request_of_an_old_app_is_planted(tmp_path: Path, broker: FakeBroker):
     make_traffic(broker, tmp_path / "report.json").run()
     values = [value for topic, _, value in broker.messages if topic == SERVICE_REQUESTS.name]
     (old,) = [value for value in values if value and b'"message"' in value]
@@ -210,7 +210,7 @@ def test_a_request_of_an_old_app_is_planted_that_a_replay_can_mend(tmp_path: Pat
     assert is_good(SERVICE_REQUESTS.name, REPAIRS.apply(SERVICE_REQUESTS, old).value)
 
 
-def test_what_the_broker_did_not_acknowledge_is_not_counted_and_the_run_fails(tmp_path: Path, broker: FakeBroker):
+def test_unacknowledged_messages_are_not_counted_and_fail_the_run(tmp_path: Path, broker: FakeBroker):
     broker.refuses = "meter.readings"
     assert not make_traffic(broker, tmp_path / "report.json").run()
     report = json.loads((tmp_path / "report.json").read_text())
@@ -218,7 +218,7 @@ def test_what_the_broker_did_not_acknowledge_is_not_counted_and_the_run_fails(tm
     assert report["sent"]["leaks.detected"] > 0
 
 
-def test_a_run_that_is_stopped_early_reports_what_it_sent(tmp_path: Path, broker: FakeBroker):
+def test_a_run_stopped_early_reports_its_messages(tmp_path: Path, broker: FakeBroker):
     stopped = make_traffic(broker, tmp_path / "report.json", seconds=3_600)
     stopped.stop.set()
     assert stopped.run()
@@ -243,7 +243,7 @@ def wait_for_feed(url: str) -> bytes:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_the_feed_is_served_until_it_is_told_to_stop(stop: signal.Signals):
+def test_the_feed_is_served_until_sigterm(stop: signal.Signals):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

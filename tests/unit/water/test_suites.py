@@ -1,4 +1,4 @@
-"""The suite of meter readings on simulated readings: silent when all is as usual, loud when a source is broken."""
+"""The suite of meter readings on simulated readings: it accepts usual readings and finds a broken source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIELDS += "litres_total: 'BIGINT', battery_percent: 'BIGINT'"
 
 @pytest.fixture(scope="module")
 def connection(tmp_path_factory):
-    """The table `usual`: six hours of readings as the clean table has them, duplicates removed."""
+    """The table `usual`: six hours of readings like those of the clean table, without duplicates."""
     path = tmp_path_factory.mktemp("readings") / "readings.jsonl"
     messages = Readings(Network(seed=1), START, START + timedelta(hours=6))
     path.write_bytes(b"\n".join(dict.fromkeys(value for _, value in messages if value)))
@@ -67,7 +67,7 @@ def test_usual_readings_break_no_rule_and_every_number_is_measured(connection, u
         ("95th percentile of households' flow", "select * replace (litres_total * 1000 as litres_total) from usual"),
         # Most meters are silent.
         ("meters that report in an hour", "select * from usual where hash(meter_id) % 10 = 0"),
-        # Each reading many times, at other seconds.
+        # Each reading several times, at other seconds.
         (
             "readings of a meter in an hour",
             "select * replace (read_at + to_seconds(n) as read_at, event_id || n as event_id) "
@@ -92,12 +92,12 @@ def test_a_broken_source_is_found(connection, usual, rule, query):
     assert rule in broken(check(connection, query, past=[usual.measures] * 5))
 
 
-def test_a_handful_of_readings_however_odd_does_not_stop_the_lane(connection, usual):
+def test_a_few_odd_readings_do_not_stop_the_lane(connection, usual):
     few = "select * replace (0 as litres_total, read_at + interval 9 day as kafka_timestamp) from usual limit 20"
     assert check(connection, few, past=[usual.measures] * 5).passed
 
 
-def test_late_readings_do_not_change_what_an_hour_looks_like(connection, usual):
+def test_late_readings_do_not_change_the_measures_of_an_hour(connection, usual):
     late = """
         select * from usual union all
         select * replace (
@@ -144,7 +144,7 @@ FEW = "(select * from usual where meter_id in (select min(meter_id) from usual))
         ),
     ],
 )
-def test_one_meters_misbehaviour_names_the_meter_and_stops_nothing(connection, usual, kind, query):
+def test_a_faulty_meter_is_named_and_stops_nothing(connection, usual, kind, query):
     result = check(connection, query, past=[usual.measures] * 5)
     assert result.failed == ()
     ((meter,),) = connection.execute("select min(meter_id) from usual").fetchall()
@@ -160,14 +160,14 @@ def test_a_record_with_an_odd_timestamp_makes_no_reading_old(connection, usual):
     assert result.measures["newest_age_hours"] == pytest.approx(usual.measures["newest_age_hours"], abs=0.1)
 
 
-def test_one_clock_that_runs_ahead_does_not_hide_that_the_others_are_old(connection, usual):
+def test_a_clock_ahead_does_not_hide_old_readings(connection, usual):
     old = "select * replace (read_at + interval 9 day as kafka_timestamp) from usual"
-    one = f"select * replace (read_at + interval 5 year as read_at, event_id || 'ahead' as event_id) from {FEW}"
-    result = check(connection, f"{old} union all {one}", past=[usual.measures] * 5)
+    ahead = f"select * replace (read_at + interval 5 year as read_at, event_id || 'ahead' as event_id) from {FEW}"
+    result = check(connection, f"{old} union all {ahead}", past=[usual.measures] * 5)
     assert "age of the newest reading on arrival" in {outcome.rule for outcome in result.failed}
 
 
-def test_a_meter_that_behaves_again_is_said_to_be_cured(connection):
+def test_a_meter_without_its_fault_is_reported_as_cured(connection):
     ((meter,),) = connection.execute("select min(meter_id) from usual").fetchall()
     known = {"meter_clock_ahead": [meter, "M-999999"]}
     result = evaluate(meter_readings(), connection.sql("from usual"), counts=SHARES, known_sources=known)
@@ -177,7 +177,7 @@ def test_a_meter_that_behaves_again_is_said_to_be_cured(connection):
     }  # fmt: skip
 
 
-def test_messages_that_break_their_contract_never_stop_the_good_ones(connection):
+def test_invalid_messages_never_stop_the_valid_ones(connection):
     shares = {"dead_lettered_share": 0.99, "duplicate_share": 0.0}
     result = evaluate(meter_readings(), connection.sql("from usual"), counts=shares)
     assert result.failed == ()

@@ -1,4 +1,4 @@
-"""The utility's contracts: event ids that are derived, and an import that stays light."""
+"""The utility's contracts: derived event ids, and a light import."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def example(contract: type[Contract], **changes: Any) -> Any:
     return contract(**{"version": 1, **EXAMPLES[contract], **changes})
 
 
-def test_every_topic_takes_its_example_and_gives_it_back():
+def test_every_topic_serializes_and_parses_its_example():
     assert {topic.contract for topic in TOPICS} == set(EXAMPLES)
     for topic in TOPICS:
         event = example(topic.contract)
@@ -110,7 +110,7 @@ def test_every_topic_takes_its_example_and_gives_it_back():
         assert topic.description
 
 
-def test_the_meters_spread_over_several_partitions_and_a_quakes_revisions_stay_in_one():
+def test_meters_use_many_partitions_and_a_quakes_revisions_one():
     assert METER_READINGS.partitions >= 4
     first, second = (
         example(SeismicEvent, updated_at=NOW),
@@ -141,10 +141,10 @@ def test_every_derived_key_fits_the_contract(district: str, night: date, number:
     assert example(AlertRaised, alert_id=f"leak:{key}", source_event_id=key)
 
 
-def test_event_ids_are_the_same_in_every_time_zone_and_differ_for_different_moments():
-    one = b'{"version":1,"meter_id":"M-000001","district_id":"harbour","read_at":"%s","litres_total":1}'
+def test_event_ids_depend_on_the_moment_not_on_the_time_zone():
+    template = b'{"version":1,"meter_id":"M-000001","district_id":"harbour","read_at":"%s","litres_total":1}'
     ids = [
-        METER_READINGS.parse(one % moment).event_id
+        METER_READINGS.parse(template % moment).event_id
         for moment in (
             b"2026-11-22T15:00:00Z",
             b"2026-11-22T16:00:00+01:00",
@@ -173,7 +173,7 @@ def test_every_site_lies_in_a_district_and_every_id_fits_the_contracts():
     assert len({district.inlet_meter_id for district in DISTRICTS.values()}) == len(DISTRICTS)
 
 
-def test_importing_the_topics_loads_pydantic_and_nothing_heavy():
+def test_importing_the_topics_loads_only_pydantic():
     code = "import sys, include.water.topics; print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())

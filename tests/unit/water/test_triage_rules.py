@@ -1,4 +1,4 @@
-"""What must never be missed is found by words; what is done about what comes from a table that policy allows."""
+"""Rules find words that must not be missed; actions come from a table, and policy allows all of them."""
 
 from datetime import UTC, datetime
 
@@ -9,15 +9,15 @@ from include.water.triage.policy import allowed
 from include.water.triage.proposals import Action, Category, Severity, TriageDecision
 from include.water.triage.rules import (
     ACTIONS,
+    ALLOWED_ACTIONS,
     RULES,
-    SENSIBLE,
-    act,
-    alarms,
+    choose_action,
     concerns_many,
-    find,
     gives_orders,
     is_stated,
-    reported,
+    matching_rules,
+    mentions_danger,
+    reported_sentences,
 )
 from tests.unit.water.test_topics import example
 
@@ -46,7 +46,7 @@ def request(**changes) -> ServiceRequest:
     ],
 )
 def test_a_rule_finds_what_must_not_be_missed(text, name):
-    assert name in [rule.name for rule in find(text)]
+    assert name in [rule.name for rule in matching_rules(text)]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_rule_finds_what_must_not_be_missed(text, name):
     ],
 )
 def test_a_rule_needs_more_than_a_word(text):
-    assert find(text) == ()
+    assert matching_rules(text) == ()
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_a_rule_needs_more_than_a_word(text):
         ("The valve in our road is to be closed tonight", True),
     ],
 )
-def test_orders_are_told_from_reports(text, orders):
+def test_orders_are_distinguished_from_reports(text, orders):
     assert gives_orders(text) is orders
 
 
 def stated(text: str, category: Category, subject: str = "Hello") -> bool:
-    rules = [rule for rule in find(f"{subject}. {text}") if rule.category == category]
+    rules = [rule for rule in matching_rules(f"{subject}. {text}") if rule.category == category]
     return is_stated(subject, text, category, rules[0] if rules else None)
 
 
@@ -98,7 +98,7 @@ def stated(text: str, category: Category, subject: str = "Hello") -> bool:
         ("Caller: the street is flooded. Agent: which street? Caller: Elm Road.", Category.burst_pipe),
     ],
 )
-def test_what_a_text_reports_is_stated(text, category):
+def test_reported_trouble_is_stated(text, category):
     assert stated(text, category)
 
 
@@ -123,7 +123,7 @@ def test_what_a_text_reports_is_stated(text, category):
         ("When do you open?", Category.billing),
     ],
 )
-def test_what_a_text_only_mentions_is_not_stated(text, category):
+def test_mentioned_trouble_is_not_stated(text, category):
     assert not stated(text, category)
 
 
@@ -132,50 +132,50 @@ def test_a_subject_alone_states_nothing():
     assert stated("We have had no water since six.", Category.no_water, subject="dialysis at home")
 
 
-def test_a_condition_takes_what_follows_it_only():
-    assert reported("We have no water, call us if you can. Thanks.") == "We have no water, call us \nThanks."
+def test_a_condition_removes_only_the_text_after_it():
+    assert reported_sentences("We have no water, call us if you can. Thanks.") == "We have no water, call us \nThanks."
 
 
 @pytest.mark.parametrize(
     ("text", "many"),
     [("All the flats have it", True), ("Everyone in our street", True), ("Only my flat", False), ("How many?", False)],
 )
-def test_trouble_of_many_is_told_from_that_of_one(text, many):
+def test_trouble_of_many_is_distinguished_from_trouble_of_one(text, many):
     assert concerns_many(text) is many
 
 
-def test_words_about_danger_are_alarming():
-    assert alarms("Somebody could be electrocuted, it is knee-deep")
-    assert not alarms("The bill is dangerous reading")
+def test_words_about_danger_are_found():
+    assert mentions_danger("Somebody could be electrocuted, it is knee-deep")
+    assert not mentions_danger("The bill is dangerous reading")
 
 
 @pytest.mark.parametrize("district", ["harbour", "atlantis", None])
 @pytest.mark.parametrize("severity", Severity)
 @pytest.mark.parametrize("category", Category)
-def test_whatever_the_table_says_policy_allows(category, severity, district):
+def test_policy_allows_every_action_of_the_table(category, severity, district):
     asked = request(district_id=district)
-    action, target = act(asked, category, severity)
+    action, target = choose_action(asked, category, severity)
     decision = TriageDecision(category=category, severity=severity, summary="x", action=action, target=target)
     assert allowed(decision, asked) is None
-    assert action in SENSIBLE[category]
+    assert action in ALLOWED_ACTIONS[category]
 
 
-def test_without_a_known_district_nothing_is_done_to_one():
+def test_without_a_known_district_the_target_is_the_customer():
     for (category, severity), _ in ACTIONS.items():
-        assert act(request(district_id="atlantis"), category, severity)[1].id == "C-000001"
+        assert choose_action(request(district_id="atlantis"), category, severity)[1].id == "C-000001"
 
 
-def test_nobody_closes_a_valve_because_of_a_bill():
+def test_a_bill_allows_no_valve_to_be_closed():
     for category in (Category.billing, Category.meter, Category.other, Category.low_pressure, Category.water_quality):
-        assert Action.close_valve not in SENSIBLE[category]
+        assert Action.close_valve not in ALLOWED_ACTIONS[category]
 
 
-def test_rules_have_names_of_their_own():
+def test_rules_have_unique_names():
     assert len({rule.name for rule in RULES}) == len(RULES)
 
 
-def test_rules_end_soon_on_hostile_text():
-    # A pattern that backtracks without end would hold a worker until its timeout; pytest's own ends this test.
+def test_rules_are_fast_on_hostile_text():
+    # A pattern with endless backtracking would occupy a worker until its timeout; here pytest's timeout ends the test.
     for text in (
         "water " * 700,
         "no " * 1400,
@@ -186,8 +186,8 @@ def test_rules_end_soon_on_hostile_text():
         "'a b c " * 600,
         "agent: " * 600,
     ):
-        find(text)
+        matching_rules(text)
         gives_orders(text)
-        reported(text)
+        reported_sentences(text)
         for category in Category:
             is_stated("Hello", text, category, None)

@@ -1,4 +1,4 @@
-"""What the agent can look up without a database, and that it can ask about nobody else."""
+"""The model's lookups without a database; it cannot look up other customers."""
 
 import re
 
@@ -16,7 +16,7 @@ def request(**changes) -> ServiceRequest:
     return example(ServiceRequest, **{"customer_id": "C-000001", "district_id": "harbour", **changes})
 
 
-def test_no_tool_has_an_argument_for_somebody_else():
+def test_no_tool_has_an_argument_for_another_customer():
     arguments = {tool.name: set(tool.arguments.model_fields) for tool in tools_for(request())}
     assert arguments == {
         "earlier_requests": set(),
@@ -30,8 +30,8 @@ def test_no_tool_has_an_argument_for_somebody_else():
 
 
 def test_sites_are_those_of_the_request():
-    found = network_sites(request())
-    assert set(found.ids) == {site.site_id for site in SITES.values() if site.district_id == "harbour"}
+    sites = network_sites(request())
+    assert set(sites.ids) == {site.site_id for site in SITES.values() if site.district_id == "harbour"}
 
 
 @pytest.mark.parametrize("district", [None, "atlantis"])
@@ -49,9 +49,9 @@ def test_an_unknown_district_has_no_sites(district):
     ],
 )
 def test_the_runbook_that_fits_is_found(query, runbook):
-    found = search_runbooks(query)
-    assert runbook in found.ids
-    assert [row["id"] for row in found.content] == list(found.ids)
+    runbooks = search_runbooks(query)
+    assert runbook in runbooks.ids
+    assert [row["id"] for row in runbooks.content] == list(runbooks.ids)
 
 
 def test_every_runbook_has_a_title():
@@ -68,7 +68,7 @@ def test_the_prompt_holds_no_personal_data():
             address="5 Quay Lane",
         )
     )
-    # The random name of the text's tags may hold any digits.
+    # The random name of the text's tags may contain any digits.
     prompt = re.sub(r"untrusted-[0-9a-f]{16}", "untrusted", prompt)
     for secret in ("jane", "Quay", "7946", "\u200b"):
         assert secret not in prompt

@@ -1,10 +1,9 @@
-"""The real series that a package carries: moved in time, with its anomalies where they are."""
+"""The real series from the package `river`: moved in time, with its anomalies at their positions."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from include.water.simulators.water_flow import ANOMALIES, METER_ID, real_flow, real_messages
-from include.water.topics import METER_READINGS
+from tests.unit.water.water_flow import ANOMALIES, real_flow
 
 UNTIL = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
 HOUR, WEEK = timedelta(hours=1), timedelta(days=7)
@@ -19,7 +18,7 @@ def test_the_series_ends_in_the_week_before_and_keeps_its_steps():
     assert all(b.hour > a.hour for a, b in pairwise(rows))
 
 
-def test_the_four_anomalies_are_what_stands_out():
+def test_only_the_four_anomalies_are_outliers():
     rows = real_flow(UNTIL)
     normal = [row.litres for row in rows if row.anomaly is None]
     assert max(normal) < 1.06 * min(normal) + 0.03 * max(normal)
@@ -28,12 +27,3 @@ def test_the_four_anomalies_are_what_stands_out():
     for kind, first, last in ANOMALIES:
         litres = [row.litres for row in rows[first : last + 1]]
         assert max(litres) < min(normal) if kind == "low" else min(litres) > max(normal)
-
-
-def test_as_readings_the_flow_is_the_difference_of_the_counters():
-    events = [METER_READINGS.parse(value) for _, value in real_messages(UNTIL)]
-    assert {event.meter_id for event in events} == {METER_ID}
-    flow = {a.read_at: b.litres_total - a.litres_total for a, b in pairwise(events) if b.read_at - a.read_at == HOUR}
-    rows = real_flow(UNTIL)
-    assert all(abs(flow[row.hour] - row.litres) <= 1 for row in rows)
-    assert len({event.event_id for event in events}) == len(events)

@@ -1,16 +1,16 @@
-// The live board. Every text comes from messages that somebody else wrote: it goes into the page as text nodes only,
-// never as markup. The browser enforces it (trusted types, see include/streams/pages/app.py).
+// The live board. Every text comes from messages that somebody else wrote. It enters the page as text nodes, never as
+// markup; the browser enforces this (trusted types, see include/streams/pages/app.py).
 
 import { poll } from "./poll.js";
 import { drawMap } from "./map.js";
 
 const SEVERITIES = ["critical", "major", "minor"];
-// What a tile shows at a glance; the others unfold.
+// A tile shows this many alerts; the others unfold.
 const ALERTS_SHOWN = 3;
 const FRESH_SECONDS = 60;
-// The Dag that refreshes tiles takes a few seconds. After this long, something is wrong with it.
+// The Dag that refreshes tiles takes a few seconds. A tile that is behind for longer is named in the notice.
 const BEHIND_SECONDS = 60;
-// It also runs every ten minutes.
+// The Dag also runs every ten minutes. A tile that was refreshed longer ago is named in the notice.
 const REFRESHED_SECONDS = 20 * 60;
 
 const KINDS = { leak: "Leak", seismic: "Earthquake" };
@@ -22,11 +22,11 @@ const FAILURES = {
 
 const board = {
   data: null,
-  // When the server last confirmed what is shown (ms), and how far its clock is ahead of this one.
+  // The time when the server last confirmed the data (ms), and how far its clock is ahead of the browser's (ms).
   confirmedAt: 0,
   skewMs: 0,
   failure: null,
-  // Tile -> since when it is known to be behind (ms).
+  // For each tile that is behind: the time when the board first saw it (ms).
   behindSince: new Map(),
   unfolded: new Set(),
   drawn: new Map(),
@@ -37,10 +37,10 @@ const now = () => Date.now() + board.skewMs;
 
 // An element with attributes and children; strings become text nodes.
 function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) if (value != null) made.setAttribute(key, value);
-  made.append(...children.filter((child) => child != null && child !== ""));
-  return made;
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) if (value != null) node.setAttribute(key, value);
+  node.append(...children.filter((child) => child != null && child !== ""));
+  return node;
 }
 
 function sign(severity) {
@@ -54,7 +54,7 @@ function sign(severity) {
 }
 
 const capitalised = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-const words = (name) => capitalised(String(name).replaceAll("_", " "));
+const asWords = (name) => capitalised(String(name).replaceAll("_", " "));
 const worst = (counts) => SEVERITIES.find((severity) => counts[severity]) ?? "none";
 const total = (counts) => SEVERITIES.reduce((sum, severity) => sum + (counts[severity] ?? 0), 0);
 
@@ -63,7 +63,8 @@ function countsInWords(counts) {
   return parts.join(", ") || "no open alerts";
 }
 
-// Times: elements that say how long ago something was, or until when, are brought up to date every second.
+// Time elements say how long ago something happened (class "age"), or how long remains until it does (class "until").
+// `tick` updates them every second.
 
 function duration(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
@@ -77,21 +78,25 @@ function clock(ms) {
   return new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 }
 
-function age(iso) {
-  const made = element("time", { datetime: iso, class: "age", title: new Date(iso).toLocaleString() });
-  made.textContent = duration((now() - Date.parse(iso)) / 1000);
-  return made;
+function timeElement(iso, kind) {
+  const time = element("time", { datetime: iso, class: kind, title: new Date(iso).toLocaleString() });
+  updateTime(time);
+  return time;
 }
 
-function until(iso) {
-  const made = element("time", { datetime: iso, class: "until", title: new Date(iso).toLocaleString() });
-  made.textContent = duration((Date.parse(iso) - now()) / 1000);
-  return made;
+function updateTime(time) {
+  const seconds = (now() - Date.parse(time.dateTime)) / 1000;
+  const text = duration(time.className === "until" ? -seconds : seconds);
+  if (time.textContent !== text) time.textContent = text;
 }
 
-function joined(...parts) {
+const age = (iso) => timeElement(iso, "age");
+const until = (iso) => timeElement(iso, "until");
+
+// A line of facts, separated by dots. A part is a node, a text or a list of both; empty parts are left out.
+function factLine(...parts) {
   const line = element("p", { class: "meta" });
-  for (const part of parts.filter((one) => one)) {
+  for (const part of parts.filter(Boolean)) {
     if (line.childNodes.length) line.append(element("span", { class: "separator", "aria-hidden": "true" }, "·"));
     line.append(element("span", {}, ...[part].flat()));
   }
@@ -101,13 +106,13 @@ function joined(...parts) {
 // Tiles
 
 function alertItem(alert) {
-  const rise = alert.revision > 1;
-  const facts = joined(
+  const raisedAgain = alert.revision > 1;
+  const facts = factLine(
     element("b", {}, capitalised(alert.severity)),
-    rise ? ["raised again ", age(alert.updated_at), " ago"] : null,
-    [rise ? "first " : "", age(alert.raised_at), " ago"],
-    KINDS[alert.kind] ?? words(alert.kind),
-    // A title mostly names its site.
+    raisedAgain ? ["raised again ", age(alert.updated_at), " ago"] : null,
+    [raisedAgain ? "first " : "", age(alert.raised_at), " ago"],
+    KINDS[alert.kind] ?? asWords(alert.kind),
+    // Most titles name the site themselves.
     alert.site && !alert.title.includes(alert.site) ? alert.site : null,
   );
   facts.append(element("span", { class: "new" }, "New"));
@@ -162,7 +167,7 @@ function drawTile(tile) {
   );
 }
 
-// Draws what has changed, one element for each id, in the given order; what stays keeps its focus and its scroll.
+// Draws the items in the given order. An unchanged item keeps its element, and with it the focus and the scroll.
 function drawList(container, items, key, draw) {
   const wanted = items.map((item) => {
     const id = `${container.id}/${key(item)}`;
@@ -197,12 +202,12 @@ function decisionItem(decision) {
     element(
       "div",
       {},
-      element("p", { class: "action" }, element("b", {}, words(decision.action)), `: ${decision.target}`),
+      element("p", { class: "action" }, element("b", {}, asWords(decision.action)), `: ${decision.target}`),
       element("p", { class: "title", title: decision.summary }, decision.summary),
-      joined(
-        awaiting ? null : element("b", { class: "state" }, STATES[decision.state] ?? words(decision.state)),
+      factLine(
+        awaiting ? null : element("b", { class: "state" }, STATES[decision.state] ?? asWords(decision.state)),
         [age(decision.decided_at), " ago"],
-        words(decision.category),
+        asWords(decision.category),
         decision.district,
         engine(decision),
       ),
@@ -216,13 +221,13 @@ function decisionItem(decision) {
 function approveLink(decision) {
   const run = decision.approval_run_id ? `/runs/${encodeURIComponent(decision.approval_run_id)}` : "";
   const link = element("a", { class: "approve", href: `../../dags/execute_decisions${run}/required_actions` }, "Review");
-  link.append(element("span", { class: "hidden-text" }, `: ${words(decision.action)}, ${decision.target}`));
+  link.append(element("span", { class: "hidden-text" }, `: ${asWords(decision.action)}, ${decision.target}`));
   link.addEventListener("click", leaveFrame);
   return link;
 }
 
-// Airflow shows this page in a frame that may not open windows or leave for another page, so a link is followed in
-// the page around it. On its own, and with Ctrl or Cmd, a link does what links do.
+// Airflow shows this page in a frame that may neither open windows nor load another page. So the page around the frame
+// follows the link. Without a frame, and with Ctrl, Cmd or Shift, the browser follows the link as usual.
 function leaveFrame(event) {
   if (window.top === window || event.ctrlKey || event.metaKey || event.shiftKey) return;
   const outer = window.top.document;
@@ -242,9 +247,9 @@ function alarmItem(alarm) {
     element(
       "div",
       {},
-      element("p", { class: "action" }, element("b", {}, words(alarm.kind)), `: ${about}`),
+      element("p", { class: "action" }, element("b", {}, asWords(alarm.kind)), `: ${about}`),
       element("p", { class: "title", title: alarm.message }, alarm.message),
-      joined(["open for ", age(alarm.opened_at)]),
+      factLine(["open for ", age(alarm.opened_at)]),
     ),
   );
 }
@@ -257,10 +262,10 @@ function drawPanel(name, items, draw, empty, notShown = 0) {
   drawList(byId(name), rows, (row) => row.row, (row) => (row.text === undefined ? draw(row) : plain(row)));
 }
 
-// All of it
+// The whole board
 
 function draw(data) {
-  const before = board.data;
+  const previous = board.data;
   board.data = data;
   const sums = Object.fromEntries(
     SEVERITIES.map((severity) => [severity, data.tiles.reduce((sum, tile) => sum + (tile.counts[severity] ?? 0), 0)]),
@@ -290,13 +295,13 @@ function draw(data) {
     if (!tile.behind) board.behindSince.delete(tile.id);
     else if (!board.behindSince.has(tile.id)) board.behindSince.set(tile.id, Date.now());
   }
-  if (before) announce(before, data);
+  if (previous) announce(previous, data);
   tick();
 }
 
-function announce(before, data) {
+function announce(previous, data) {
   const key = (alert) => `${alert.id}#${alert.revision}`;
-  const known = new Set(before.tiles.flatMap((tile) => tile.alerts.map(key)));
+  const known = new Set(previous.tiles.flatMap((tile) => tile.alerts.map(key)));
   const lines = data.tiles.flatMap((tile) =>
     tile.alerts.filter((alert) => !known.has(key(alert))).map((alert) => `${capitalised(alert.severity)} in ${tile.name}: ${alert.title}`),
   );
@@ -306,11 +311,10 @@ function announce(before, data) {
 function notice() {
   if (board.failure) {
     const shown = board.confirmedAt ? `The board shows what was known at ${clock(board.confirmedAt)}.` : "";
-    const text = {
+    return {
       unreachable: `No connection to Airflow. ${shown} Trying again.`,
       unavailable: `Airflow answers, but cannot read what the board shows. ${shown} Trying again.`,
     }[board.failure];
-    return text;
   }
   const late = (board.data?.tiles ?? []).filter(
     (tile) =>
@@ -324,34 +328,26 @@ function notice() {
 
 function drawNotice() {
   const text = notice();
-  const place = byId("notice");
-  // Set only when it changes: a screen reader reads it every time.
-  if (place.textContent !== text) place.textContent = text;
-  place.hidden = !text;
+  const container = byId("notice");
+  // Set only when it changes: a screen reader reads the text each time it is set.
+  if (container.textContent !== text) container.textContent = text;
+  container.hidden = !text;
 }
 
 function tick() {
-  const at = now();
-  byId("clock").textContent = clock(at);
-  for (const one of document.querySelectorAll("time.age")) {
-    const text = duration((at - Date.parse(one.dateTime)) / 1000);
-    if (one.textContent !== text) one.textContent = text;
-  }
-  for (const one of document.querySelectorAll("time.until")) {
-    const text = duration((Date.parse(one.dateTime) - at) / 1000);
-    if (one.textContent !== text) one.textContent = text;
-  }
-  for (const one of document.querySelectorAll("li[data-changed]")) {
-    one.classList.toggle("fresh", at - Date.parse(one.dataset.changed) < FRESH_SECONDS * 1000);
+  byId("clock").textContent = clock(now());
+  document.querySelectorAll("time").forEach(updateTime);
+  for (const item of document.querySelectorAll("li[data-changed]")) {
+    item.classList.toggle("fresh", now() - Date.parse(item.dataset.changed) < FRESH_SECONDS * 1000);
   }
   drawNotice();
 }
 
-// On a wide screen the decisions stand behind the last tile.
+// On a wide screen the latest decisions follow the last tile.
 const wide = matchMedia("(min-width: 100rem)");
-const place = () => (wide.matches ? byId("grid") : document.querySelector(".overview")).append(byId("decisions-panel"));
-wide.addEventListener("change", place);
-place();
+const placeDecisions = () => (wide.matches ? byId("grid") : document.querySelector(".overview")).append(byId("decisions-panel"));
+wide.addEventListener("change", placeDecisions);
+placeDecisions();
 
 poll("state", {
   onData: draw,
@@ -362,7 +358,7 @@ poll("state", {
     drawNotice();
   },
   onFailure({ kind }) {
-    // The login page instead of what only a user may see.
+    // Reloading shows the login page.
     if (kind === "logged_out") return location.reload();
     board.failure = kind;
     document.body.dataset.connection = "lost";

@@ -1,5 +1,5 @@
-// A schematic map: which district lies beside which, not to scale. Each has the area that is nearer to it than to any
-// other (a Voronoi diagram), evened out so that districts close together are as readable as those far apart.
+// A schematic map of which district lies beside which, not to scale. Each district gets the area that is nearer to it
+// than to any other (a Voronoi diagram). The areas are evened out, so that even small ones have room for their labels.
 
 const WIDTH = 100;
 const HEIGHT = 78;
@@ -7,8 +7,8 @@ const EVENING_STEPS = 8;
 const SVG = "http://www.w3.org/2000/svg";
 
 function project(positions) {
-  const middle = positions.reduce((sum, [, latitude]) => sum + latitude, 0) / positions.length;
-  const shrink = Math.cos((middle * Math.PI) / 180);
+  const meanLatitude = positions.reduce((sum, [, latitude]) => sum + latitude, 0) / positions.length;
+  const shrink = Math.cos((meanLatitude * Math.PI) / 180);
   const points = positions.map(([longitude, latitude]) => [longitude * shrink, -latitude]);
   const [xs, ys] = [0, 1].map((axis) => points.map((point) => point[axis]));
   const fit = (value, values, size) => {
@@ -36,8 +36,8 @@ function nearer(polygon, point, other) {
 }
 
 function areas(points) {
-  const all = [[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]];
-  return points.map((point) => points.filter((other) => other !== point).reduce((area, other) => nearer(area, point, other), all));
+  const wholeMap = [[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]];
+  return points.map((point) => points.filter((other) => other !== point).reduce((area, other) => nearer(area, point, other), wholeMap));
 }
 
 function centre(polygon) {
@@ -52,20 +52,20 @@ function centre(polygon) {
   return [x / (3 * area), y / (3 * area)];
 }
 
-// Corners drawn in by `gap`, so that neighbours stand apart.
+// The polygon with its corners moved by `gap` towards its centre, which leaves a gap between neighbours.
 function inset(polygon, gap) {
   const [cx, cy] = centre(polygon);
   return polygon.map(([x, y]) => {
-    const far = Math.hypot(x - cx, y - cy);
-    return [x + ((cx - x) * gap) / far, y + ((cy - y) * gap) / far];
+    const distance = Math.hypot(x - cx, y - cy);
+    return [x + ((cx - x) * gap) / distance, y + ((cy - y) * gap) / distance];
   });
 }
 
 function shape(name, attributes, ...children) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
+  const node = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
 }
 
 function layOut(svg, tiles) {

@@ -50,7 +50,7 @@ def daily_balance(days: Sequence[Day], *, width: int) -> alt.TopLevelMixin:
     metered = bars.mark_bar(color=METERED).encode(y=_y("metered:Q", "m³ a day"))
     lost = bars.mark_bar(color=LOSS).encode(y="metered:Q", y2="inlet:Q")
     volumes = alt.layer(metered, lost).properties(height=200, **size)
-    # Without incomplete days: their share would only be that of the hours that are known.
+    # Incomplete days are left out: their share would cover only the known hours.
     known = base.transform_filter("datum.complete")
     last = max((day.day for day in days if day.complete), default=None)
     label = known.transform_filter(f"datum.day === '{last}'").transform_calculate(

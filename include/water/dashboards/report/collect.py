@@ -13,6 +13,7 @@ from include.water.dashboards.report.flows import Flows, read_flows
 from include.water.dashboards.report.leaks import read_leaks
 from include.water.dashboards.report.unusual import read_unusual
 from include.water.flows.definition import TIME_ZONE
+from include.water.leaks.model import NAME
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from include.streams.lake.buckets import Bucket
     from include.streams.models.store import Card, ModelHistory
 
-LEAK_MODEL = "leaks"
+
 # The period of the readings' counts, and of the events of HOURLY_FLOWS to read.
 QUALITY_PERIOD = timedelta(hours=24)
 COUNTS = ("landed", "clean", "dead_lettered", "duplicates")
@@ -29,12 +30,14 @@ COUNTS = ("landed", "clean", "dead_lettered", "duplicates")
 def collect(batches: Iterable[Mapping[str, Any]], now: datetime | None = None) -> ReportData:
     """Collect the report's data as of now.
 
-    Data that do not exist yet are None in the result. If a source is unavailable, it raises, and the report is retried
-    later.
+    Data that do not exist yet are None in the result.
 
     Args:
-        batches: The extras of the HOURLY_FLOWS events since QUALITY_PERIOD, with the counts of COUNTS.
+        batches: The extras of the HOURLY_FLOWS events of the last QUALITY_PERIOD, with the counts of COUNTS.
         now: The time of the report; by default the current time.
+
+    Raises:
+        Exception: What the lake, the database and the bucket raise when they are unavailable; Airflow retries.
     """
     from include.streams.lake.buckets import bucket
     from include.streams.pages.reading import read_only
@@ -104,8 +107,7 @@ def read_quality(
 
 
 def read_suites(connection: Connection, objects: Bucket) -> tuple[Suite, ...]:
-    """The last result that let a run continue, and every result that has stopped a run which is still waiting."""
-
+    """The last result that let a run continue, and the results of stopped runs that still wait for a person."""
     from include.streams.operations.alarms import open_alarms
     from include.streams.validators.results import FOLDER, PAST, RESULT, folder
 
@@ -114,8 +116,8 @@ def read_suites(connection: Connection, objects: Bucket) -> tuple[Suite, ...]:
     past = _json(objects, f"{FOLDER}/{name}/{PAST}")
     if past and past.get("runs"):
         keys.append((name, str(past["runs"][-1]["claim_id"])))
-    found = (_json(objects, f"{folder(*key)}/{RESULT}") for key in keys)
-    return tuple(_suite(result) for result in found if result)
+    results = (_json(objects, f"{folder(*key)}/{RESULT}") for key in keys)
+    return tuple(_suite(result) for result in results if result)
 
 
 def _suite(result: Mapping[str, Any]) -> Suite:
@@ -134,7 +136,7 @@ def read_model(objects: Bucket) -> Model | None:
     """The champion and its card; None while the fixed threshold decides."""
     from include.streams.models.store import ModelStore
 
-    store = ModelStore(LEAK_MODEL, objects)
+    store = ModelStore(NAME, objects)
     history = store.history()
     return None if history.version is None else model_of(history, store.card(history.version))
 

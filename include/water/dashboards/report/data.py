@@ -1,7 +1,7 @@
 """The data of the report as plain values: created by `collect`, or by a test, and read by `render`.
 
-None means unknown or not there yet, and is shown as such. Volumes are in liters, flows are in liters per day unless the
-name says otherwise, and days are in the utility's time zone.
+None means that a value is unknown or does not exist yet; the report says so. Volumes are in liters, flows are in liters
+per day unless the name says otherwise, and days are in the utility's time zone.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from include.water.leaks.unusual import Episode
 
 @dataclass(frozen=True)
 class Balance:
-    """The inflow of a part of the network and the consumption by its meters, on an average day of a period.
+    """The inflow of a part of the network and its metered consumption, on an average day of a period.
 
-    Only hours in which both are known count: in an hour without its inlet, the metered water would seem to come from
-    nowhere.
+    Only hours in which both are known count. Otherwise water would be metered that never flowed in.
     """
 
     inlet: float
     metered: float
     known_hours: int
     expected_hours: int
-    # Customers' meters. Losses are commonly measured per connection, because the share of lost water falls when use
-    # rises.
+    # Customers' meters. Losses are compared per connection: the share of lost water falls when the use rises.
     connections: int = 0
 
     @property
@@ -183,25 +181,25 @@ class ReportData:
             return None
         means = []
         for district in self.districts:
-            found = [
+            losses = [
                 night.loss_lph
                 for night in district.nights
                 if night.complete and night.loss_lph is not None and self.period[0] <= night.night <= self.period[1]
             ]
-            if district.balance and not found:
+            if district.balance and not losses:
                 return None
-            means += [sum(found) / len(found)] if found else []
+            means += [sum(losses) / len(losses)] if losses else []
         return 24 * sum(means) if means else None
 
 
 def _sum(balances: list[Balance | None]) -> Balance | None:
-    found = [balance for balance in balances if balance is not None]
-    if not found:
+    known = [balance for balance in balances if balance is not None]
+    if not known:
         return None
     return Balance(
-        sum(one.inlet for one in found),
-        sum(one.metered for one in found),
-        sum(one.known_hours for one in found),
-        sum(one.expected_hours for one in found),
-        sum(one.connections for one in found),
+        sum(balance.inlet for balance in known),
+        sum(balance.metered for balance in known),
+        sum(balance.known_hours for balance in known),
+        sum(balance.expected_hours for balance in known),
+        sum(balance.connections for balance in known),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -17,7 +17,7 @@ from include.water.sites import DISTRICTS
 # The charts show SHOWN_DAYS; the balances cover the last PERIOD_DAYS of them.
 SHOWN_DAYS = 28
 PERIOD_DAYS = 7
-# With less than this share of the previous period's hours known, a change would mostly show which hours are known.
+# The least share of the previous period's known hours. With fewer, a change would mostly show which hours are known.
 MIN_COVERAGE_BEFORE = 0.5
 
 
@@ -82,19 +82,26 @@ def read_flows(now: datetime, zone: ZoneInfo) -> Flows:
 
 
 def flows(hours: Sequence[Hour], nights: dict[str, list[Night]], zone: ZoneInfo) -> Flows:
-    known = [one for one in hours if one.inlet is not None and one.loss is not None]
+    """Sum the hours by day and district.
+
+    Args:
+        hours: The districts' hours.
+        nights: {district: its nights}.
+        zone: The utility's time zone.
+    """
+    known = [hour for hour in hours if hour.inlet is not None and hour.loss is not None]
     if not known:
         return Flows()
-    up_to = max(one.hour for one in known) + timedelta(hours=1)
+    up_to = max(hour.hour for hour in known) + timedelta(hours=1)
     by_day: dict[date, list[Hour]] = defaultdict(list)
-    for one in known:
-        by_day[one.hour.astimezone(zone).date()].append(one)
+    for hour in known:
+        by_day[hour.hour.astimezone(zone).date()].append(hour)
     ended = [day for day in by_day if midnight(day + timedelta(days=1), zone) <= up_to]
     last = max(ended or by_day)
     first = max(last - timedelta(days=PERIOD_DAYS - 1), min(ended or by_day))
     length = last - first + timedelta(days=1)
-    ids = sorted({one.district_id for one in hours}, key=_name)
-    in_period = [one for one in hours if first <= one.hour.astimezone(zone).date() <= last]
+    ids = sorted({hour.district_id for hour in hours}, key=_name)
+    in_period = [hour for hour in hours if first <= hour.hour.astimezone(zone).date() <= last]
     return Flows(
         data_up_to=up_to,
         period=(first, last),
@@ -110,20 +117,19 @@ def flows(hours: Sequence[Hour], nights: dict[str, list[Night]], zone: ZoneInfo)
             )
             for name in ids
         ),
-        missing_readings=sum(one.missing for one in in_period),
-        judged=tuple((name, judged) for name, every in nights.items() if (judged := _last_judged(every))),
+        missing_readings=sum(hour.missing for hour in in_period),
+        judged=tuple((name, judged) for name, of_district in nights.items() if (judged := _last_judged(of_district))),
     )
 
 
 def _name(district_id: str) -> str:
-    found = DISTRICTS.get(district_id)
-    return found.name if found else district_id
+    district = DISTRICTS.get(district_id)
+    return district.name if district else district_id
 
 
-def _day(day: date, hours: Iterable[Hour], districts: int, zone: ZoneInfo) -> Day:
-    found = list(hours)
-    inlet, loss = _sums(found)
-    return Day(day, inlet, inlet - loss, len(found), districts * hours_of(day, zone))
+def _day(day: date, hours: Sequence[Hour], districts: int, zone: ZoneInfo) -> Day:
+    inlet, loss = _sums(hours)
+    return Day(day, inlet, inlet - loss, len(hours), districts * hours_of(day, zone))
 
 
 def _balance(
@@ -131,14 +137,14 @@ def _balance(
 ) -> Balance | None:
     """The average day of a district in [first, last]; None when no hour of these days is known."""
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
-    found = [one for day in days for one in by_day.get(day, ()) if one.district_id == district_id]
-    if not found:
+    known = [hour for day in days for hour in by_day.get(day, ()) if hour.district_id == district_id]
+    if not known:
         return None
-    inlet, loss = _sums(found)
-    per_day = 24 / len(found)
+    inlet, loss = _sums(known)
+    per_day = 24 / len(known)
     expected = sum(hours_of(day, zone) for day in days)
-    meters = max(one.meters for one in found)
-    return Balance(inlet * per_day, (inlet - loss) * per_day, len(found), expected, meters)
+    meters = max(hour.meters for hour in known)
+    return Balance(inlet * per_day, (inlet - loss) * per_day, len(known), expected, meters)
 
 
 def _before(balance: Balance | None) -> Balance | None:
@@ -146,7 +152,7 @@ def _before(balance: Balance | None) -> Balance | None:
 
 
 def _sums(hours: Sequence[Hour]) -> tuple[float, float]:
-    return sum(one.inlet or 0.0 for one in hours), sum(one.loss or 0.0 for one in hours)
+    return sum(hour.inlet or 0.0 for hour in hours), sum(hour.loss or 0.0 for hour in hours)
 
 
 def _last_judged(nights: Sequence[Night]) -> date | None:

@@ -51,8 +51,8 @@ def _before(data: ReportData) -> str:
 
 def worst(districts: tuple[District, ...]) -> District | None:
     """The district that loses most; None when no district loses water."""
-    losing = [one for one in districts if one.balance and one.balance.loss > 0]
-    return max(losing, key=lambda one: one.balance.loss if one.balance else 0.0, default=None)
+    losing = [district for district in districts if district.balance and district.balance.loss > 0]
+    return max(losing, key=lambda district: district.balance.loss if district.balance else 0.0, default=None)
 
 
 def _where(data: ReportData) -> str:
@@ -61,7 +61,7 @@ def _where(data: ReportData) -> str:
     if most is None or most.balance is None or balance is None or balance.loss <= 0:
         return ""
     lost = f"{cubic_metres(most.balance.loss)} a day"
-    if sum(1 for one in data.districts if one.balance) == 1:
+    if sum(1 for district in data.districts if district.balance) == 1:
         return f"{most.name} lost {lost}."
     return f"{most.name} lost the most: {lost}, {percent(most.balance.loss_share)} of what flowed into it."
 

@@ -1,4 +1,4 @@
-"""The leaks that were found, for a director: one line per leak, with its nights, its alert and its work orders."""
+"""The leaks of the report: one line per leak, with its nights, its alert and its work orders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIELD_WORK = (Action.schedule_inspection, Action.dispatch_crew, Action.close_val
 
 
 @dataclass(frozen=True)
-class Found:
+class LeakNight:
     """One night's leak of one district."""
 
     leak_key: str
@@ -61,8 +61,8 @@ def read_leaks(connection: Connection, flows: Flows, now: datetime) -> tuple[Lea
     if not judged:
         return None
     first = now.astimezone(TIME_ZONE).date() - timedelta(days=SHOWN_DAYS)
-    columns = [leaks.c[name] for name in Found.__dataclass_fields__]
-    found = [Found(*row) for row in connection.execute(select(*columns).where(leaks.c.night >= first))]
+    columns = [leaks.c[name] for name in LeakNight.__dataclass_fields__]
+    nights = [LeakNight(*row) for row in connection.execute(select(*columns).where(leaks.c.night >= first))]
     raised = {
         row.source_event_id: Alert(row.severity, row.severity_rank, row.raised_at)
         for row in connection.execute(
@@ -83,29 +83,40 @@ def read_leaks(connection: Connection, flows: Flows, now: datetime) -> tuple[Lea
         )
 
     return tuple(
-        leak_of(nights, raised, judged, orders(nights[0].district_id, nights[0].night)) for nights in episodes(found)
+        leak_of(of_leak, raised, judged, orders(of_leak[0].district_id, of_leak[0].night))
+        for of_leak in nights_by_leak(nights)
     )
 
 
-def episodes(found: Iterable[Found]) -> list[list[Found]]:
-    """The nights of each leak, oldest first. The detection decides which nights belong together."""
-    by_leak: dict[str, list[Found]] = defaultdict(list)
-    for one in sorted(found, key=lambda one: (one.district_id, one.night, one.leak_key)):
-        by_leak[one.reported_as].append(one)
+def nights_by_leak(nights: Iterable[LeakNight]) -> list[list[LeakNight]]:
+    """The nights of each leak, oldest first. The detection decides which nights belong to one leak."""
+    by_leak: dict[str, list[LeakNight]] = defaultdict(list)
+    for night in sorted(nights, key=lambda night: (night.district_id, night.night, night.leak_key)):
+        by_leak[night.reported_as].append(night)
     return list(by_leak.values())
 
 
-def leak_of(nights: Sequence[Found], raised: Mapping[str, Alert], judged: Mapping[str, date], work_orders: int) -> Leak:
+def leak_of(
+    nights: Sequence[LeakNight], raised: Mapping[str, Alert], judged: Mapping[str, date], work_orders: int
+) -> Leak:
+    """One line of the report.
+
+    Args:
+        nights: The nights of the leak, oldest first.
+        raised: {leak key: alert}.
+        judged: {district: its last night that could be judged}.
+        work_orders: How many work orders the district has had since the leak began.
+    """
     last = nights[-1]
-    alerts = [raised[one.leak_key] for one in nights if one.leak_key in raised]
+    alerts = [raised[night.leak_key] for night in nights if night.leak_key in raised]
     district = DISTRICTS.get(last.district_id)
     return Leak(
         district=district.name if district else last.district_id,
         first_night=nights[0].night,
         last_night=last.night,
-        nights=len({one.night for one in nights}),
-        # The sum of all leaks found in that night.
-        litres_per_hour=sum(one.litres_per_hour for one in nights if one.night == last.night),
+        nights=len({night.night for night in nights}),
+        # A night can have several rows: their sum.
+        litres_per_hour=sum(night.litres_per_hour for night in nights if night.night == last.night),
         confidence=last.confidence,
         active=last.night >= judged.get(last.district_id, last.night),
         severity=max(alerts, key=lambda alert: alert.rank).severity if alerts else None,

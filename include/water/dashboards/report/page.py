@@ -17,13 +17,13 @@ from include.water.dashboards.report.render import STYLE, style_source
 log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
-# The store may be unavailable for minutes, and the api-server has some forty threads for everything.
+# The store may not answer for minutes, and the api-server has about 40 threads for all requests.
 MAX_READERS = 4
 PATIENCE_SECONDS = 10.0
 
-# The page comes from a bucket and is served from Airflow's own origin. Everybody who can write to the bucket could put
-# anything into it. So the browser is told to show it as a page without an origin, which runs no script and loads
-# nothing.
+# The page comes from a bucket and is served from Airflow's own origin. Anybody who can write to the bucket could put a
+# script into the page. So the policy makes the browser show it as a page without an origin, which runs no script and
+# loads nothing.
 POLICY = (
     "default-src 'none'; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'self'; sandbox"
@@ -66,7 +66,7 @@ def _newest(remote: Bucket) -> Response:
             headers = {"Content-Security-Policy": POLICY.format(style=pointer.style)}
             return Response(found[0], headers=headers, media_type=HTML)
     return _message(
-        "There is no report yet.", "The Dag publish_dashboard makes one when there are new hourly flows.", 200
+        "There is no report yet.", "The Dag publish_dashboard writes it when there are new hourly flows.", 200
     )
 
 

@@ -3,8 +3,8 @@
     reports/<day>/<time>.html   never changed once written
     reports/latest.json         which report is shown, and when it was computed
 
-The pointer is replaced only if nobody else has replaced it since it was read, and never by an older report. So a run
-that was thought dead and finishes late does not show an old report.
+The pointer is replaced only if nobody else has replaced it since it was read, and never by an older report. So a late
+run that was believed dead does not show an old report.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 FOLDER = "reports"
 LATEST = f"{FOLDER}/latest.json"
 HTML = "text/html; charset=utf-8"
-# Keep every report of the last days, the last report of older days, and none forever.
+# All reports are kept for KEEP_ALL, and the last report of each day for KEEP_DAYS.
 KEEP_ALL = timedelta(days=2)
 KEEP_DAYS = timedelta(days=400)
 _REPORT = re.compile(rf"{FOLDER}/([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})/[0-9]{{6}}\.[0-9]{{6}}Z\.html")
@@ -102,7 +102,7 @@ def _show(bucket: Bucket, path: str, computed_at: datetime) -> None:
 
 
 def outdated(entries: Iterable[Entry], shown: str, now: datetime) -> list[str]:
-    """The paths of reports that can be deleted: of older days only the last report is kept, and none forever.
+    """The paths of reports to delete: of older days only the last report is kept, and no report is kept forever.
 
     Args:
         entries: The objects in the folder of reports.
@@ -113,9 +113,9 @@ def outdated(entries: Iterable[Entry], shown: str, now: datetime) -> list[str]:
     for entry in entries:
         if match := _REPORT.fullmatch(entry.path):
             by_day.setdefault(match.group(1), []).append(entry)
-    found = []
-    for every in by_day.values():
-        *others, last = sorted(every, key=lambda entry: entry.path)
-        found += [entry.path for entry in others if now - entry.updated > KEEP_ALL]
-        found += [last.path] if now - last.updated > KEEP_DAYS else []
-    return [path for path in found if path != shown]
+    paths = []
+    for of_day in by_day.values():
+        *others, last = sorted(of_day, key=lambda entry: entry.path)
+        paths += [entry.path for entry in others if now - entry.updated > KEEP_ALL]
+        paths += [last.path] if now - last.updated > KEEP_DAYS else []
+    return [path for path in paths if path != shown]

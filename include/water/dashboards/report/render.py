@@ -28,7 +28,7 @@ def style_source(style: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'"
 
 
-# Also a saved copy of the page loads nothing and runs nothing.
+# In the page itself, so that a saved copy loads nothing and runs nothing either.
 POLICY = f"default-src 'none'; style-src {style_source(STYLE)}; img-src data:; base-uri 'none'; form-action 'none'"
 
 
@@ -93,8 +93,8 @@ def _draw(has_data: Any, chart: Callable[..., Any], *parts: Any, name: str, titl
     """
     if not has_data:
         return None
-    said = "Its figures are in the table that follows."
+    description = "Its figures are in the table that follows."
     return Drawing(
-        to_svg(chart(*parts, width=charts.WIDE), f"{name}-wide", title, said),
-        to_svg(chart(*parts, width=charts.NARROW), f"{name}-narrow", title, said),
+        to_svg(chart(*parts, width=charts.WIDE), f"{name}-wide", title, description),
+        to_svg(chart(*parts, width=charts.NARROW), f"{name}-narrow", title, description),
     )

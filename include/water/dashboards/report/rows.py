@@ -26,28 +26,28 @@ MAX_REASONS = 8
 
 def by_loss(districts: Sequence[District]) -> list[District]:
     """The districts that have a balance, the largest loss first."""
-    found = [district for district in districts if district.balance]
-    return sorted(found, key=lambda one: (-one.balance.loss if one.balance else 0.0, one.name))
+    known = [district for district in districts if district.balance]
+    return sorted(known, key=lambda district: (-district.balance.loss if district.balance else 0.0, district.name))
 
 
 def warnings(data: ReportData) -> list[str]:
-    found = []
+    texts = []
     balance = data.balance
     if data.period and not data.period_ended:
-        found.append("The day is not over, and no earlier one has flows: the figures will change.")
+        texts.append("The day is not over, and no earlier day has flows: the figures will change.")
     if balance and balance.coverage < 0.95:
-        found.append(
+        texts.append(
             f"Only {percent(balance.coverage)} of the hours of this period are known in full; "
-            "averages are over the hours that are."
+            "averages are of the known hours."
         )
     if data.quality and not data.quality.balances:
-        found.append("The counts of readings do not balance: some are unaccounted for.")
+        texts.append("The counts of readings do not balance: some are unaccounted for.")
     failed = [suite.name for suite in data.quality.suites if not suite.passed] if data.quality else []
     if failed:
-        found.append(
-            f"A check of the data failed ({', '.join(failed)}): newer readings wait until somebody has looked."
+        texts.append(
+            f"A check of the data failed ({', '.join(failed)}): newer readings wait until a person has looked."
         )
-    return found
+    return texts
 
 
 def figures(data: ReportData) -> list[dict[str, Any]]:
@@ -90,21 +90,21 @@ def _relative(data: ReportData, name: str) -> str:
 
 def balance(data: ReportData) -> list[dict[str, str]]:
     """The rows of the water balance as defined by the International Water Association: input, consumption, losses."""
-    found = data.balance
-    if found is None:
+    total = data.balance
+    if total is None:
         return []
 
     def row(kind: str, name: str, litres: float) -> dict[str, str]:
-        share = percent(litres / found.inlet) if found.inlet > 0 else NONE
+        share = percent(litres / total.inlet) if total.inlet > 0 else NONE
         return {"kind": kind, "name": name, "volume": cubic_metres(litres), "share": share}
 
-    table = [row("", "System input", found.inlet), row("", "Metered consumption", found.metered)]
-    table.append(row("loss", "Water losses", found.loss))
-    if data.night_loss is not None and found.loss > 0:
-        # Capped at the total loss: at night the pressure, and so the leakage, is higher than on average.
-        leakage = min(max(data.night_loss, 0.0), found.loss)
+    table = [row("", "System input", total.inlet), row("", "Metered consumption", total.metered)]
+    table.append(row("loss", "Water losses", total.loss))
+    if data.night_loss is not None and total.loss > 0:
+        # At most the total loss: at night the pressure, and so the leakage, is higher than on average.
+        leakage = min(max(data.night_loss, 0.0), total.loss)
         table.append(row("sub", "Leakage, estimated from the nights", leakage))
-        table.append(row("sub", "Other: inaccurate meters, use without a meter", found.loss - leakage))
+        table.append(row("sub", "Other: inaccurate meters, use without a meter", total.loss - leakage))
     return table
 
 
@@ -114,8 +114,8 @@ def balance_note(data: ReportData) -> str:
     if data.night_loss is None:
         return "How much of the losses is leakage is not estimated: a district has no complete night in this period."
     return (
-        "Leakage is estimated as the average loss between 01:00 and 05:00, when hardly anybody uses water, taken for "
-        "24 hours; an upper estimate, because pressure is higher at night."
+        "Leakage is estimated as the average loss between 01:00 and 05:00, when hardly anybody uses water, multiplied "
+        "to 24 hours. This is an upper estimate, because the pressure is higher at night."
     )
 
 
@@ -123,26 +123,29 @@ def days(data: ReportData) -> list[list[str]]:
     """A row for each day, the newest first."""
     return [
         [
-            day(one.day, year=True),
-            cubic_metres(one.inlet),
-            cubic_metres(one.metered),
-            cubic_metres(one.loss),
-            percent(one.loss / one.inlet) if one.inlet > 0 else NONE,
-            percent(one.known_hours / one.expected_hours if one.expected_hours else None, 0),
+            day(row.day, year=True),
+            cubic_metres(row.inlet),
+            cubic_metres(row.metered),
+            cubic_metres(row.loss),
+            percent(row.loss / row.inlet) if row.inlet > 0 else NONE,
+            percent(row.known_hours / row.expected_hours if row.expected_hours else None, 0),
         ]
-        for one in reversed(data.days)
+        for row in reversed(data.days)
     ]
 
 
 def districts(data: ReportData) -> list[dict[str, Any]]:
-    found = [_district(one.name, one.balance, one.before) for one in by_loss(data.districts) if one.balance]
-    if data.balance and len(found) > 1:
-        found.append({**_district("Network", data.balance, data.before), "total": True})
-    return found
+    """A row for each district, the largest loss first, and a row for the network."""
+    table = [_district(row.name, row.balance, row.before) for row in by_loss(data.districts) if row.balance]
+    if data.balance and len(table) > 1:
+        table.append({**_district("Network", data.balance, data.before), "total": True})
+    return table
 
 
 def _district(name: str, now: Balance, before: Balance | None) -> dict[str, Any]:
-    points = [100 * one.loss_share if one and one.loss_share is not None else None for one in (now, before)]
+    points = [
+        100 * balance.loss_share if balance and balance.loss_share is not None else None for balance in (now, before)
+    ]
     # The units are in the table's header.
     return {
         "name": name,
@@ -160,21 +163,20 @@ def nights(data: ReportData) -> list[list[str]]:
     """A row for each night, the newest first; a column for each district."""
     shown = [district for district in data.districts if district.nights]
     by_night = [{night.night: night for night in district.nights} for district in shown]
-    every = sorted({night for one in by_night for night in one}, reverse=True)
     table = []
-    for when in every:
-        cells = [one.get(when) for one in by_night]
+    for date in sorted({date for of_district in by_night for date in of_district}, reverse=True):
+        cells = [of_district.get(date) for of_district in by_night]
         texts = [number(cell.loss_lph) + ("" if cell.complete else " *") if cell else NONE for cell in cells]
-        table.append([day(when), *texts])
+        table.append([day(date), *texts])
     return table
 
 
 def leaks(data: ReportData) -> list[dict[str, str]]:
     """Running leaks first, then the newest."""
-    found = sorted(
+    newest = sorted(
         data.leaks or (), key=lambda leak: (not leak.active, -leak.last_night.toordinal(), -leak.litres_per_hour)
     )
-    return [_leak(leak) for leak in found[:MAX_LEAKS]]
+    return [_leak(leak) for leak in newest[:MAX_LEAKS]]
 
 
 def _leak(leak: Leak) -> dict[str, str]:
@@ -202,43 +204,43 @@ def leaks_summary(data: ReportData) -> str:
         return "No leak has been found."
     active = sum(leak.active for leak in data.leaks)
     hidden = len(data.leaks) - MAX_LEAKS
-    rest = f" The {MAX_LEAKS} that matter most are shown." if hidden > 0 else ""
+    rest = f" The {MAX_LEAKS} most important are shown." if hidden > 0 else ""
     running = "is running" if active == 1 else "are running"
     return f"{counted(len(data.leaks), 'leak')} found in the last weeks; {number(active)} {running}.{rest}"
 
 
 def quality(data: ReportData) -> dict[str, Any] | None:
-    found = data.quality
-    if found is None:
+    counts = data.quality
+    if counts is None:
         return None
 
     def row(name: str, count: int, total: bool = False) -> dict[str, Any]:
         return {
             "name": name,
             "count": number(count),
-            "share": percent(count / found.landed if found.landed else None),
+            "share": percent(count / counts.landed if counts.landed else None),
             "total": total,
         }
 
-    accepted = percent(found.clean / found.landed if found.landed else None)
+    accepted = percent(counts.clean / counts.landed if counts.landed else None)
     missing = None
-    if found.missing_readings is not None:
-        missing = f"{counted(found.missing_readings, 'reading')} that meters should have sent in the period never came."
-    reasons = [(name.replace("_", " "), number(count)) for name, count in found.reasons[:MAX_REASONS]]
-    if rest := sum(count for _, count in found.reasons[MAX_REASONS:]):
+    if counts.missing_readings is not None:
+        missing = f"{counted(counts.missing_readings, 'reading')} of this period are missing."
+    reasons = [(name.replace("_", " "), number(count)) for name, count in counts.reasons[:MAX_REASONS]]
+    if rest := sum(count for _, count in counts.reasons[MAX_REASONS:]):
         reasons.append(("other", number(rest)))
     return {
-        "summary": f"{accepted} of the {counted(found.landed, 'reading')} that arrived since "
-        f"{moment(found.since, data.timezone)} were accepted.",
+        "summary": f"{accepted} of the {counted(counts.landed, 'reading')} that arrived since "
+        f"{moment(counts.since, data.timezone)} were accepted.",
         "rows": [
-            row("Accepted", found.clean),
-            row("Sent twice", found.duplicates),
-            row("Rejected (dead letters)", found.dead_lettered),
-            row("Arrived", found.landed, total=True),
+            row("Accepted", counts.clean),
+            row("Sent twice", counts.duplicates),
+            row("Rejected (dead letters)", counts.dead_lettered),
+            row("Arrived", counts.landed, total=True),
         ],
         "missing": missing,
         "reasons": reasons,
-        "suites": [_suite(suite, data.timezone) for suite in found.suites],
+        "suites": [_suite(suite, data.timezone) for suite in counts.suites],
     }
 
 

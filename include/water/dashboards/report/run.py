@@ -1,4 +1,4 @@
-"""The functions that the Dag calls: when a report may be made, and making it."""
+"""The functions that the Dag calls: when a report may be published, and the publication."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from include.water import turns
+from include.water import throttle
 
 # Flows are computed every minute or so. Nobody reads reports that fast, and each report is kept for two days.
 MIN_INTERVAL = timedelta(minutes=10)
 
 
 def next_turn(asked_at: datetime, now: datetime | None = None) -> datetime | None:
-    """When the requested report may be made.
+    """When this run may publish.
 
     Args:
-        asked_at: When the report was requested.
+        asked_at: When the run was requested.
         now: The clock; by default the current time.
 
     Returns:
-        The time; None when the report that is shown was made after the request.
+        The time; None when the report that is shown was computed after the request.
     """
     from include.streams.lake.buckets import bucket
     from include.water.dashboards.report.publish import latest
@@ -30,7 +30,7 @@ def next_turn(asked_at: datetime, now: datetime | None = None) -> datetime | Non
     except (ValueError, KeyError, TypeError):
         # The pointer cannot be read: a new report replaces it.
         shown = None
-    return turns.next_turn(shown and shown.computed_at, asked_at, MIN_INTERVAL, now or datetime.now(UTC))
+    return throttle.next_publish_time(shown and shown.computed_at, asked_at, MIN_INTERVAL, now or datetime.now(UTC))
 
 
 def publish_report(batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -39,30 +39,30 @@ def read_unusual(now: datetime, zone: ZoneInfo) -> tuple[Episode, ...] | None:
         columns = ("district_id", "hour", HIGH, LOW)
         span = f"hour >= '{since}' and hour < '{clock.horizon(now).isoformat()}'"
         hours = scan(connection, table, row_filter=span, columns=columns).df()
-    found = unusual_flow(hours)
-    return None if found is None else tuple(one for one in found if one.end > midnight(first, zone))
+    episodes = unusual_flow(hours)
+    return None if episodes is None else tuple(one for one in episodes if one.end > midnight(first, zone))
 
 
 def unusual(data: ReportData) -> list[dict[str, str]]:
     """A row for each episode, the newest first."""
-    found = sorted(data.unusual or (), key=lambda one: (one.end, one.start), reverse=True)[:MAX_EPISODES]
+    newest = sorted(data.unusual or (), key=lambda episode: (episode.end, episode.start), reverse=True)[:MAX_EPISODES]
     names = {district.district_id: district.name for district in data.districts}
-    return [_row(one, names.get(one.district_id, one.district_id), data) for one in found]
+    return [_row(episode, names.get(episode.district_id, episode.district_id), data) for episode in newest]
 
 
-def _row(one: Episode, district: str, data: ReportData) -> dict[str, str]:
-    goes_on = data.data_up_to is not None and data.data_up_to - one.end <= QUIET
-    start, end = (short_moment(moment, data.timezone) for moment in (one.start, one.end))
+def _row(episode: Episode, district: str, data: ReportData) -> dict[str, str]:
+    goes_on = data.data_up_to is not None and data.data_up_to - episode.end <= QUIET
+    start, end = (short_moment(moment, data.timezone) for moment in (episode.start, episode.end))
     day, _, time = end.rpartition(" ")
     end = time if start.startswith(day) else end
     return {
         "district": district,
-        "what": "High loss" if one.high else "Low inflow",
+        "what": "High loss" if episode.high else "Low inflow",
         "kind": "bad" if goes_on else "over",
         "when": f"since {start}" if goes_on else f"{start} to {end}",
-        "hours": number(one.hours),
-        "litres": number(one.litres),
-        "usual": number(one.usual_litres),
+        "hours": number(episode.hours),
+        "litres": number(episode.litres),
+        "usual": number(episode.usual_litres),
     }
 
 
@@ -70,11 +70,10 @@ def unusual_summary(data: ReportData) -> str:
     if data.unusual is None:
         return "Too few hours are known yet to say what is usual."
     if not data.unusual:
-        return "No hour of the last four weeks was far from what is usual for it."
-    high = sum(one.high for one in data.unusual)
+        return "No hour of the last four weeks was far from usual."
+    high = sum(episode.high for episode in data.unusual)
     rest = f" The {MAX_EPISODES} newest are shown." if len(data.unusual) > MAX_EPISODES else ""
     return (
-        f"{counted_in_words(len(data.unusual), 'time')} in the last four weeks the hours of a district were far from "
-        f"what is usual for them: {number(high)} with far more lost, {number(len(data.unusual) - high)} with far less "
-        f"fed in.{rest}"
+        f"{counted_in_words(len(data.unusual), 'time')} in the last four weeks, the flow of a district was far from "
+        f"usual: {number(high)} with far more lost, {number(len(data.unusual) - high)} with far less fed in.{rest}"
     )

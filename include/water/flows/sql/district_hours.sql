@@ -1,11 +1,11 @@
--- Into and out of each district in each of the hours.
--- Litres are added up as whole millilitres: a sum of fractions would depend on the order.
--- known_meters: district_id, day, meters. $hours: timestamps, $inlets: district_id, meter_id, $expected_readings (of a
--- meter in an hour), $min_coverage_percent
+-- The flow into each district, and what its customers' meters counted, in each of the hours.
+-- Liters are summed as whole milliliters: a sum of fractions would depend on the order.
+-- Tables: meter_hours; known_meters (district_id, day, meters). Parameters: $hours (timestamps), $inlets (district_id,
+-- meter_id), $expected_readings (of a meter per hour), $min_coverage_percent.
 WITH inlets AS (
     SELECT inlet.district_id, inlet.meter_id FROM UNNEST($inlets) AS listed(inlet)
 ),
--- An inlet meter that names another district measures neither of them.
+-- If an inlet meter's readings name another district, neither district has an inflow from it.
 flows AS (
     SELECT
         meter_hours.district_id,

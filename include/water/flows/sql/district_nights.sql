@@ -1,5 +1,5 @@
--- Each district's nights: what flows when people use least.
--- $night_hours: night (a date), hour (a timestamp): every hour of the wanted nights' windows
+-- The flow of each district at night, when people use least.
+-- Tables: district_hours. Parameters: $night_hours (night: date, hour: timestamp), all hours of the nights' windows.
 WITH hours AS (
     SELECT listed.night, EPOCH_US(listed.hour) AS hour FROM UNNEST($night_hours) AS hours_of_nights(listed)
 ),

@@ -1,9 +1,10 @@
--- How many customers' meters of each district are known on each of the days: they were read that day or shortly before.
--- $days: timestamps, midnight; $inlets: district_id, meter_id; $known_days
+-- How many customers' meters of each district are known on each of the days: meters that were read on that day or in
+-- the $known_days days before.
+-- Tables: meter_days. Parameters: $days (timestamps, midnight UTC), $inlets (district_id, meter_id), $known_days.
 WITH days AS (
     SELECT EPOCH_US(wanted) // 86400000000 AS number FROM UNNEST($days) AS listed(wanted)
 ),
--- The days that count for each of them: itself and those shortly before.
+-- For each day, the days on which a reading makes a meter known.
 counting AS (
     SELECT days.number, days.number - earlier AS read_on
     FROM days

@@ -1,9 +1,9 @@
 -- The meters that were read on each of the days (UTC), by district.
--- $days: timestamps, midnight
+-- Tables: meter_hours. Parameters: $days (timestamps, midnight UTC).
 WITH days AS (
     SELECT EPOCH_US(wanted) // 86400000000 AS number FROM UNNEST($days) AS listed(wanted)
 ),
--- The rows of a day become one for each meter before anything else is done with them.
+-- One row per meter and day first: the later steps are faster with fewer rows.
 read_meters AS (
     SELECT DISTINCT
         meter_hours.meter_id,

@@ -1,25 +1,26 @@
--- What flowed through each meter in each of the hours.
--- A segment lies between two neighbouring readings of a meter. Its flow is known if it is not longer than
--- $max_gap_us and its counter has not fallen; then the counter is interpolated where an hour begins and ends. The flow
--- of an hour is known if known segments cover it wholly. Times are microseconds, and sums of them integers: the result
--- does not depend on the order in which an engine adds up.
--- $hours: timestamps, $max_gap_us, $max_gap_hours, $expected_readings (of a meter in an hour)
+-- The flow through each meter in each of the hours.
+-- A segment is the time between two neighboring readings of a meter. Its flow is known if the segment is at most
+-- $max_gap_us long and the counter has not fallen. Then the counter is interpolated at the beginning and end of each
+-- hour. The flow of an hour is known if known segments cover the whole hour. Times are in microseconds and their sums
+-- are integers, so the result does not depend on the order of the rows.
+-- Tables: readings. Parameters: $hours (timestamps), $max_gap_us, $max_gap_hours, $expected_readings (of a meter per
+-- hour).
 WITH spans AS (
     SELECT EPOCH_US(MIN(wanted)) AS first_us, EPOCH_US(MAX(wanted)) + 3600000000 AS last_us
     FROM UNNEST($hours) AS hours(wanted)
 ),
--- Before and behind all of the hours, only the nearest reading of a meter bears on them.
+-- Before and after the span of all hours, only a meter's nearest reading can affect them.
 nearest AS (
     SELECT
         readings.meter_id,
         MAX(CASE WHEN EPOCH_US(readings.read_at) < spans.first_us THEN readings.read_at END) AS before,
-        MIN(CASE WHEN EPOCH_US(readings.read_at) >= spans.last_us THEN readings.read_at END) AS behind
+        MIN(CASE WHEN EPOCH_US(readings.read_at) >= spans.last_us THEN readings.read_at END) AS after
     FROM readings
     CROSS JOIN spans
     WHERE EPOCH_US(readings.read_at) < spans.first_us OR EPOCH_US(readings.read_at) >= spans.last_us
     GROUP BY readings.meter_id
 ),
-bearing AS (
+relevant AS (
     SELECT readings.meter_id, readings.district_id, readings.read_at, readings.litres_total
     FROM readings
     CROSS JOIN spans
@@ -30,8 +31,8 @@ bearing AS (
     CROSS JOIN spans
     INNER JOIN nearest
         ON readings.meter_id = nearest.meter_id
-        AND (readings.read_at = nearest.before OR readings.read_at = nearest.behind)
-    -- Saves looking up the readings between: none of them is before or behind.
+        AND (readings.read_at = nearest.before OR readings.read_at = nearest.after)
+    -- Redundant, but faster: the join then skips the readings inside the span.
     WHERE EPOCH_US(readings.read_at) < spans.first_us OR EPOCH_US(readings.read_at) >= spans.last_us
 ),
 ordered AS (
@@ -42,7 +43,7 @@ ordered AS (
         litres_total AS first_litres,
         LEAD(EPOCH_US(read_at)) OVER neighbours AS ended,
         LEAD(litres_total) OVER neighbours AS last_litres
-    FROM bearing
+    FROM relevant
     WINDOW neighbours AS (PARTITION BY meter_id ORDER BY read_at NULLS FIRST, litres_total NULLS FIRST)
 ),
 segments AS (
@@ -54,7 +55,7 @@ segments AS (
         ended,
         last_litres,
         started // 3600000000 AS first_hour,
-        -- Of two readings with one time, the first has a segment without length: it is not counted, and covers nothing.
+        -- Of two readings at the same time, the first has a segment of length 0: it does not count, and covers nothing.
         CASE WHEN ended = started THEN 0 ELSE 1 END AS readings,
         COALESCE(ended > started AND ended - started <= $max_gap_us AND last_litres >= first_litres, FALSE) AS known
     FROM ordered

@@ -1,5 +1,5 @@
--- The hours of the days whose flows of districts were computed with another number of known meters.
--- $days: timestamps, midnight
+-- The hours of the days whose district flows were computed with another number of known meters than there are now.
+-- Tables: district_hours, known_meters. Parameters: $days (timestamps, midnight UTC).
 SELECT DISTINCT district_hours.hour
 FROM district_hours
 LEFT JOIN known_meters

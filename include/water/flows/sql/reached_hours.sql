@@ -1,8 +1,8 @@
--- The hours (UTC) whose flow the readings in the offset ranges can change: from the reading of the same meter before them
--- to the one behind them, as far as those are not further than $max_gap_us away.
--- Looked up for the readings of a meter in an hour at once: between the first and the last of them no other hour lies.
--- $ranges: kafka_partition, first_offset, end_offset (exclusive), kafka_log (null: of any log, as a reading without one);
--- $max_gap_us, $max_gap_hours
+-- The hours (UTC) whose flow the readings in the offset ranges can change: from the same meter's reading before them to
+-- its reading after them, if these are at most $max_gap_us away.
+-- A meter's readings in one hour are looked up together: all of them are in this hour.
+-- Tables: readings. Parameters: $ranges (kafka_partition, first_offset, end_offset (exclusive), kafka_log), $max_gap_us,
+-- $max_gap_hours. A kafka_log of null matches any log; so does a reading without a log.
 WITH claimed_readings AS (
     SELECT
         readings.meter_id,

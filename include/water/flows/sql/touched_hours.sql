@@ -1,5 +1,6 @@
--- The hours (UTC) in which readings were made that lie in the offset ranges.
--- $ranges: kafka_partition, first_offset, end_offset (exclusive), kafka_log (null: of any log, as a reading without one)
+-- The hours (UTC) of the readings in the offset ranges.
+-- Tables: readings. Parameters: $ranges (kafka_partition, first_offset, end_offset (exclusive), kafka_log). A kafka_log
+-- of null matches any log; so does a reading without a log.
 WITH touched AS (
     SELECT DISTINCT EPOCH_US(readings.read_at) // 3600000000 AS hour_number
     FROM readings

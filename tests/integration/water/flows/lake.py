@@ -1,4 +1,4 @@
-"""Clean readings and the flows' tables on a real catalog and object store, in a namespace of their own."""
+"""Clean readings and the flow tables on a real catalog and object store, in a namespace of their own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTITIONS = 2
 
 
 def clean_schema():
-    """The columns of the clean table of meter readings that the flows need, and its spec."""
+    """The columns of the clean table of meter readings that the flows need, and its partition spec."""
     from pyiceberg.partitioning import PartitionField, PartitionSpec
     from pyiceberg.schema import Schema
     from pyiceberg.transforms import DayTransform
@@ -41,15 +41,15 @@ def clean_schema():
 
 @dataclass
 class Lake:
-    """The tables; and offsets, given to readings in the order in which they are appended."""
+    """The tables, and the next offsets: readings get offsets in the order in which they are appended."""
 
     namespace: str
     clean: Table
-    made: dict[str, Table]
+    flow_tables: dict[str, Table]
     ends: list[int]
 
     def append(self, readings: Iterable[Reading]) -> list[dict[str, int]]:
-        """One commit to the clean table, as a run's; returns the offset ranges that it fills."""
+        """Commit readings to the clean table like a run; returns their offset ranges."""
         starts, rows = list(self.ends), []
         for reading in readings:
             partition = int(reading.meter_id[2:]) % len(self.ends)
@@ -67,32 +67,32 @@ class Lake:
 
     def aggregate(self, ranges: Sequence[dict[str, int]]) -> dict:
         with connect() as connection:
-            return aggregate_tables(connection, self.clean, self.made, ranges)
+            return aggregate_tables(connection, self.clean, self.flow_tables, ranges)
 
     def rows(self, name: str) -> pa.Table:
         """A table's rows, in the order of its keys."""
-        found = self.made[name].refresh().scan().to_arrow()
-        return found.sort_by([(column, "ascending") for column in ("hour", "day", "night", "district_id", "meter_id")
-                              if column in found.column_names])  # fmt: skip
+        table = self.flow_tables[name].refresh().scan().to_arrow()
+        return table.sort_by([(column, "ascending") for column in ("hour", "day", "night", "district_id", "meter_id")
+                              if column in table.column_names])  # fmt: skip
 
     def everything(self) -> list[pa.Table]:
         return [self.rows(name).combine_chunks() for name in tables.TABLES]
 
     def files(self, name: str) -> set[str]:
-        return {task.file.file_path for task in self.made[name].refresh().scan().plan_files()}
+        return {task.file.file_path for task in self.flow_tables[name].refresh().scan().plan_files()}
 
 
 def make_lake(namespace: str) -> Lake:
-    """Made, or, in another process, found."""
+    """Create the tables, or find those that another process has created."""
     catalog = load_catalog()
     clean = ensure_table(catalog, f"{namespace}.readings", *clean_schema())
-    made = {
+    flow_tables = {
         name: ensure_table(
             catalog, f"{namespace}.{name.rpartition('.')[2]}", tables.schema_of(name), tables.spec_of(name)
         )
         for name in tables.TABLES
     }
-    return Lake(namespace, clean, made, [0] * PARTITIONS)
+    return Lake(namespace, clean, flow_tables, [0] * PARTITIONS)
 
 
 def at(day: int, hour: int = 0) -> datetime:
@@ -100,7 +100,7 @@ def at(day: int, hour: int = 0) -> datetime:
 
 
 def aggregate_until_killed(namespace: str, commits: int) -> None:
-    """Aggregate everything, but stop for ever, saying so, after this many commits: for a process to be killed."""
+    """Aggregate, but print a line and wait forever after this many commits: for a process that is killed."""
     import time
 
     from include.streams.lake import writing

@@ -38,14 +38,14 @@ def readings() -> list[reference.Reading]:
 
 @pytest.fixture(scope="module")
 def wanted(landing_services, readings) -> list:
-    """The tables after one run over everything."""
+    """The tables after one run over all readings."""
     lake = make_lake(f"flows_{uuid.uuid4().hex[:8]}")
     lake.aggregate(lake.append(readings))
     return lake.everything()
 
 
-def test_many_runs_in_any_order_end_as_one_run_does_to_the_bit(new_lake, readings, wanted):
-    # By time of arrival, not of reading: late ones are in every run.
+def test_many_runs_in_any_order_give_exactly_the_flows_of_one_run(new_lake, readings, wanted):
+    # By time of arrival, not of reading: every run has late readings.
     shuffled = sorted(readings, key=lambda reading: Random(str(reading)).random())
     lake = new_lake()
     runs = [lake.append(shuffled[first::3]) for first in range(3)]
@@ -53,7 +53,7 @@ def test_many_runs_in_any_order_end_as_one_run_does_to_the_bit(new_lake, reading
     for ranges in runs:
         lake.aggregate(ranges)
     assert lake.everything() == wanted
-    # And it is what the definition says, district for district and night for night.
+    # The result also matches the definition, for every district and night.
     hours = reference.district_hours(reference.meter_hours(readings), INLETS)
     assert {(row["district_id"], row["hour"]) for row in lake.rows(DISTRICT_HOURS).to_pylist()} == hours.keys()
     for row in lake.rows(DISTRICT_HOURS).to_pylist():
@@ -63,7 +63,7 @@ def test_many_runs_in_any_order_end_as_one_run_does_to_the_bit(new_lake, reading
     assert lake.rows(DISTRICT_NIGHTS).num_rows == len(reference.nights(hours))
 
 
-def test_the_same_ranges_twice_change_nothing_and_leave_no_more_files(new_lake, readings, wanted):
+def test_repeated_ranges_change_no_rows_and_add_no_files(new_lake, readings, wanted):
     lake = new_lake()
     ranges = lake.append(readings)
     first = lake.aggregate(ranges)
@@ -74,21 +74,21 @@ def test_the_same_ranges_twice_change_nothing_and_leave_no_more_files(new_lake, 
     assert len(lake.files(METER_HOURS)) == len({row["hour"].date() for row in lake.rows(METER_HOURS).to_pylist()})
 
 
-def test_a_run_that_computes_day_by_day_ends_as_one_that_computes_all_at_once(new_lake, readings, wanted, monkeypatch):
+def test_a_run_day_by_day_gives_the_same_as_a_run_at_once(new_lake, readings, wanted, monkeypatch):
     monkeypatch.setattr(aggregation, "MAX_ROWS", 1)
     lake = new_lake()
     lake.aggregate(lake.append(readings))
     assert lake.everything() == wanted
 
 
-def test_a_run_without_clean_readings_touches_nothing(new_lake):
+def test_a_run_without_clean_readings_writes_nothing(new_lake):
     lake = new_lake()
     assert lake.aggregate([])["hours"] == []
     assert lake.aggregate(EVERYTHING)["hours"] == []
-    assert all(lake.made[name].refresh().current_snapshot() is None for name in TABLES)
+    assert all(lake.flow_tables[name].refresh().current_snapshot() is None for name in TABLES)
 
 
-def test_a_late_reading_leaves_the_files_of_other_days_alone(new_lake, readings):
+def test_a_late_reading_keeps_the_files_of_other_days(new_lake, readings):
     lake = new_lake()
     late = next(r for r in readings if r.meter_id not in INLETS.values() and at(6, 8) <= r.read_at < at(6, 12))
     lake.aggregate(lake.append(r for r in readings if r is not late))
@@ -104,18 +104,18 @@ def test_a_late_reading_leaves_the_files_of_other_days_alone(new_lake, readings)
     assert "hour_day=2026-03-06" in next(iter(changed))
 
 
-def test_meter_hours_that_are_older_than_the_table_of_days_are_counted(new_lake, readings, wanted):
-    """After an upgrade: the week before has no meter days yet."""
+def test_meter_hours_older_than_the_table_of_days_are_counted(new_lake, readings, wanted):
+    """After an upgrade, the week before has no meter days yet."""
     lake = new_lake()
     lake.aggregate(lake.append(readings[:-1]))
-    with lake.made[METER_DAYS].refresh().transaction() as transaction:
+    with lake.flow_tables[METER_DAYS].refresh().transaction() as transaction:
         transaction.delete("true")
     lake.aggregate(lake.append(readings[-1:]))
     assert lake.everything() == wanted
 
 
 def raise_at(monkeypatch, number: int) -> None:
-    """A run fails before its commit of this number (from 0); with 4, after the last."""
+    """Make a run fail before this commit (counted from 0); 4: after the last commit."""
     done, commit = 0, writing.commit
 
     def failing(table, change):
@@ -131,7 +131,7 @@ def raise_at(monkeypatch, number: int) -> None:
     monkeypatch.setattr(writing, "commit", failing)
 
 
-def test_a_run_that_fails_at_any_of_its_commits_is_finished_by_a_retry(new_lake, readings, wanted, monkeypatch):
+def test_a_retry_finishes_a_run_that_failed_at_any_commit(new_lake, readings, wanted, monkeypatch):
     lake = new_lake()
     for number in range(len(TABLES) + 1):
         ranges = lake.append(readings[number :: len(TABLES) + 1])
@@ -143,8 +143,8 @@ def test_a_run_that_fails_at_any_of_its_commits_is_finished_by_a_retry(new_lake,
     assert lake.everything() == wanted
 
 
-def test_a_retry_writes_the_nights_of_days_whose_hours_the_failed_try_has_written(new_lake, monkeypatch):
-    """A meter that is found to be a known one changes hours and nights far from its reading."""
+def test_a_retry_writes_the_nights_that_the_failed_try_left(new_lake, monkeypatch):
+    """A meter that becomes known changes hours and nights far from its reading."""
     hours = [at(6) + timedelta(hours=n) for n in range(72)]
     meters = [(INLETS["harbour"], 100), *((f"M-{number:06d}", 10) for number in range(1, 20))]
     readings = [
@@ -152,7 +152,7 @@ def test_a_retry_writes_the_nights_of_days_whose_hours_the_failed_try_has_writte
         for meter_id, flow in meters
         for n, hour in enumerate(hours)
     ]
-    # Two silent ones: the flow of more than one in twenty of the meters is unknown then.
+    # With two silent meters, the flow of more than 5% of the meters is unknown.
     silent = [reference.Reading(f"M-00010{n}", "harbour", at(6, 15), 7) for n in range(2)]
     one_go = new_lake()
     one_go.aggregate(one_go.append([*readings, *silent]))
@@ -169,7 +169,7 @@ def test_a_retry_writes_the_nights_of_days_whose_hours_the_failed_try_has_writte
 
 
 @pytest.mark.parametrize("commits", [1, 2, 3])
-def test_a_run_killed_between_two_commits_is_finished_by_a_retry(new_lake, readings, wanted, commits: int):
+def test_a_retry_finishes_a_run_killed_between_commits(new_lake, readings, wanted, commits: int):
     lake = new_lake()
     lake.append(readings)
     command = [sys.executable, "-m", "tests.integration.water.flows.lake", lake.namespace, str(commits)]
@@ -179,15 +179,13 @@ def test_a_run_killed_between_two_commits_is_finished_by_a_retry(new_lake, readi
             assert any(line == "stopped\n" for line in process.stdout)
         finally:
             process.send_signal(signal.SIGKILL)
-    written = [lake.made[name].refresh().current_snapshot() is not None for name in TABLES]
+    written = [lake.flow_tables[name].refresh().current_snapshot() is not None for name in TABLES]
     assert written == [number < commits for number in range(len(TABLES))]
     lake.aggregate(EVERYTHING)
     assert lake.everything() == wanted
 
 
-def test_a_task_that_was_given_up_does_not_put_back_what_a_later_run_has_changed(
-    new_lake, readings, wanted, monkeypatch
-):
+def test_a_given_up_task_does_not_overwrite_a_later_run(new_lake, readings, wanted, monkeypatch):
     lake = new_lake()
     first = lake.append(readings[::2])
     from include.streams.lake import engine
@@ -196,8 +194,8 @@ def test_a_task_that_was_given_up_does_not_put_back_what_a_later_run_has_changed
 
     def read_then_lose_the_race(connection, table, files):
         rows = read(connection, table, files)
-        if table.name() == lake.made[METER_HOURS].name() and not raced:
-            # The rows are computed; before they are written, another process reads more and writes all of it.
+        if table.name() == lake.flow_tables[METER_HOURS].name() and not raced:
+            # After the rows are computed and before they are written, another process writes rows with more readings.
             raced.append(True)
             other = make_lake(lake.namespace)
             other.ends = lake.ends
@@ -210,7 +208,7 @@ def test_a_task_that_was_given_up_does_not_put_back_what_a_later_run_has_changed
     assert lake.everything() == wanted
 
 
-def test_a_reading_that_shows_a_swap_takes_back_a_flow_that_was_known(new_lake):
+def test_a_reading_that_reveals_a_swap_makes_a_known_flow_unknown(new_lake):
     lake = new_lake()
     states = [(at(7, 9), 1_000), (at(7, 12), 1_300)]
     readings = [reference.Reading("M-000004", "harbour", moment, litres) for moment, litres in states]
@@ -218,12 +216,12 @@ def test_a_reading_that_shows_a_swap_takes_back_a_flow_that_was_known(new_lake):
     assert lake.rows(METER_HOURS)["litres"].to_pylist() == [100.0, 100.0, 100.0, None]
     swapped = replace(readings[0], read_at=at(7, 10) + timedelta(minutes=30), litres=4_000)
     lake.aggregate(lake.append([swapped]))
-    # The hour that had no reading of its own has no row any more.
-    found = {row["hour"]: row["litres"] for row in lake.rows(METER_HOURS).to_pylist()}
-    assert found == {at(7, 9): 2_000.0, at(7, 10): None, at(7, 12): None}
+    # The hour without a reading has no row any more.
+    flows = {row["hour"]: row["litres"] for row in lake.rows(METER_HOURS).to_pylist()}
+    assert flows == {at(7, 9): 2_000.0, at(7, 10): None, at(7, 12): None}
 
 
-def test_a_run_rewrites_the_files_of_its_hours_and_not_the_day(new_lake, readings, wanted, monkeypatch):
+def test_a_run_rewrites_the_files_of_its_hours_not_of_the_day(new_lake, readings, wanted, monkeypatch):
     monkeypatch.setattr(aggregation, "FILE_ROWS", 30)
     lake = new_lake()
     late = next(r for r in readings if r.meter_id not in INLETS.values() and at(6, 20) <= r.read_at < at(6, 23))
@@ -237,7 +235,7 @@ def test_a_run_rewrites_the_files_of_its_hours_and_not_the_day(new_lake, reading
 
 
 def test_a_run_over_many_partitions_reads_no_file_of_earlier_offsets(new_lake, monkeypatch):
-    """One of the partitions was added later: its offsets are as low as the first ones of the others."""
+    """One partition was added later, so its offsets are as low as the first offsets of the others."""
     lake = new_lake()
     lake.ends = [1_000] * 40 + [0]
     for day in (3, 4, 5):
@@ -256,14 +254,14 @@ def test_a_run_over_many_partitions_reads_no_file_of_earlier_offsets(new_lake, m
     assert not read & before
 
 
-def test_offsets_of_another_log_are_other_readings(new_lake):
+def test_the_same_offsets_of_another_log_are_other_readings(new_lake):
     lake = new_lake()
     ranges = lake.append([reference.Reading("M-000001", "harbour", at(3, 5), 1_000)])
     assert lake.aggregate([{**part, "log": "another"} for part in ranges])["hours"] == []
     assert lake.aggregate([{**part, "log": "log"} for part in ranges])["meter_hours"] == 1
 
 
-def test_readings_at_absurd_dates_cost_what_they_touch(new_lake, monkeypatch):
+def test_readings_at_absurd_dates_cost_no_more_than_their_hours(new_lake, monkeypatch):
     lake = new_lake()
     commits: list[str] = []
     commit = writing.commit
@@ -280,11 +278,11 @@ def test_readings_at_absurd_dates_cost_what_they_touch(new_lake, monkeypatch):
     ranges = lake.append(odd)
     summary = lake.aggregate(ranges)
     assert summary["meter_hours"] == len(odd)
-    # One for each table, and not for each few of the days: every commit reads all of the table's manifests. The hours
-    # are no hours of the night.
+    # One commit for each table, not one for every few days: every commit reads all manifests of the table. The hours
+    # are not in the night.
     assert sorted(commits) == ["district_hours", "meter_days", "meter_hours"]
     before = lake.files(METER_HOURS)
-    # The next run of an ordinary day leaves them alone.
+    # The next run of an ordinary day does not touch them.
     lake.aggregate(lake.append([reference.Reading("M-000001", "harbour", at(6, 5), 9_000)]))
     assert before <= lake.files(METER_HOURS)
     assert lake.rows(METER_HOURS).num_rows == len(odd) + 1

@@ -1,4 +1,4 @@
-"""Runs that make fewer clean rows when they are cleared: the flows of the hours that lost them, on real services."""
+"""Cleared runs with fewer clean rows than before: the flows of the hours that lost rows, on real services."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from include.streams.landing.planning import claim_landed
 from include.streams.landing.tables import clean_table, create_landing_table
 from include.streams.landing.validation import validate_unit
 from include.water.flows.aggregation import aggregate_tables
-from include.water.flows.replaced import commit, noted_hours
+from include.water.flows.replaced import commit, hours_replaced_by
 from include.water.flows.tables import METER_HOURS
 from include.water.topics import MeterReading
 from tests.integration.kafka.conftest import admin, operations, send, wait_for_topics
@@ -35,7 +35,7 @@ __all__ = ["admin", "operations", "send"]
 pytestmark = pytest.mark.integration
 
 KEPT = [Reading("M-000004", "harbour", at(7, hour), 1_000 + 100 * hour) for hour in (9, 10, 11)]
-# Far away from what the same run has besides: between two readings of the run before, and alone in its day.
+# Far from the run's other readings: between two readings of the run before, and alone on its day.
 REFUSED = [Reading("M-000004", "harbour", at(7, 10) + timedelta(minutes=30), 2_000_000)]
 REFUSED += [Reading("M-000006", "valley", at(10, 5), 3_000_000)]
 STAYS = [Reading("M-000008", "harbour", at(12, 5), 5_000)]
@@ -59,7 +59,7 @@ def lane(landing_services, operations, admin) -> LandingConsumer:
 
 @pytest.fixture
 def arrive(lane, send) -> Callable[[list[Reading]], None]:
-    """These readings are sent, and land."""
+    """Send readings and wait until they have landed."""
 
     def arrive(readings: list[Reading]) -> None:
         values = values_of(readings)
@@ -80,7 +80,7 @@ def values_of(readings: list[Reading]) -> list[bytes]:
 
 
 def to_clean(lane: LandingConsumer, run_id: str) -> dict[str, Any]:
-    """A run up to its commit to the clean table; its summary."""
+    """Run the lane up to the commit to the clean table; returns the summary."""
     units = claim_landed(lane, run_id)
     summary = commit(lane, [validate_unit(lane, unit, run_id) for unit in units], run_id)
     finish(units)
@@ -90,7 +90,9 @@ def to_clean(lane: LandingConsumer, run_id: str) -> dict[str, Any]:
 def flows(lane: LandingConsumer, lake: Lake, summary: dict[str, Any]) -> dict[str, Any]:
     readings = load_catalog().load_table(clean_table(lane.topic))
     with connect() as connection:
-        return aggregate_tables(connection, readings, lake.made, summary["ranges"], noted_hours(summary["claim_id"]))
+        return aggregate_tables(
+            connection, readings, lake.flow_tables, summary["ranges"], hours_replaced_by(summary["claim_id"])
+        )
 
 
 def test_hours_that_lost_their_readings_lose_their_flows(lane, arrive):
@@ -98,27 +100,27 @@ def test_hours_that_lost_their_readings_lose_their_flows(lane, arrive):
     first = to_clean(lane, "run-1")
     arrive([*STAYS, *REFUSED])
     second = to_clean(lane, "run-2")
-    assert noted_hours(second["claim_id"]) == [], "nothing was replaced yet"
+    assert hours_replaced_by(second["claim_id"]) == [], "nothing was replaced yet"
     lake, wanted = (make_lake(f"flows_{uuid.uuid4().hex[:8]}") for _ in range(2))
-    # Another run reads them too, before their own has made any flows.
+    # Another run uses these readings too, before their own run has computed flows.
     flows(lane, lake, first)
     litres = {row["hour"]: row["litres"] for row in lake.rows(METER_HOURS).to_pylist()}
-    assert litres[at(7, 10)] is None, "the counter falls: a flow was made from what goes now"
+    assert litres[at(7, 10)] is None, "the counter falls: a flow was computed from readings that are removed now"
     flows(lane, lake, second)
 
     object.__setattr__(lane.topic, "contract", Stricter)
     assert to_clean(lane, "run-2")["clean"] == 1
-    # Killed after its commit, the task does it again, and finds only what is left.
+    # Killed after its commit, the task repeats the commit, and finds only the remaining rows.
     again = to_clean(lane, "run-2")
     assert (again["clean"], again["dead_lettered"]) == (1, 2)
-    assert noted_hours(again["claim_id"]) == [at(7, 10), at(10, 5), at(12, 5)]
+    assert hours_replaced_by(again["claim_id"]) == [at(7, 10), at(10, 5), at(12, 5)]
     changed = flows(lane, lake, again)
     wanted.aggregate(wanted.append([*KEPT, *STAYS]))
     assert lake.everything() == wanted.everything()
-    assert datetime.fromisoformat(changed["hours"][0]) <= at(7, 10), "the asset's event tells of them too"
+    assert datetime.fromisoformat(changed["hours"][0]) <= at(7, 10), "the asset's event names them too"
 
 
-def test_a_run_of_a_new_log_does_not_replace_what_the_old_log_had_at_its_offsets(lane, arrive):
+def test_a_run_of_a_new_log_keeps_the_rows_of_the_old_log(lane, arrive):
     arrive(KEPT)
     to_clean(lane, "run-1")
     a_new_landing_table(lane.topic)
@@ -127,4 +129,4 @@ def test_a_run_of_a_new_log_does_not_replace_what_the_old_log_had_at_its_offsets
     land(lane.topic, 0, 0, *values_of(STAYS))
     second = to_clean(lane, "run-2")
     assert (second["clean"], second["ranges"][0]["start"]) == (1, 0)
-    assert noted_hours(second["claim_id"]) == []
+    assert hours_replaced_by(second["claim_id"]) == []

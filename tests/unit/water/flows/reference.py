@@ -1,4 +1,4 @@
-"""The flows' definition once more, in plain Python with exact fractions: slow, and written apart from the SQL."""
+"""The definition of the flows in plain Python with exact fractions: slow, and written independently of the SQL."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Night:
 
 
 def meter_hours(readings: Iterable[Reading]) -> dict[tuple[str, datetime], MeterHour]:
-    """By meter and hour. The flow is spread evenly between two neighbouring readings."""
+    """By meter and hour. The flow between two neighboring readings is constant."""
     by_meter: dict[str, dict[datetime, Reading]] = defaultdict(dict)
     for reading in readings:
         by_meter[reading.meter_id].setdefault(reading.read_at, reading)
@@ -117,20 +117,20 @@ def nights(rows: dict[tuple[str, datetime], DistrictHour]) -> dict[tuple[str, da
         local = hour.astimezone(UTILITY)
         if 1 <= local.hour <= 4:
             windows[district_id, local.date() - DAY].append(row)
-    made = {}
+    nights_of_districts = {}
     for (district_id, night), flows in windows.items():
         morning = datetime(night.year, night.month, night.day, tzinfo=UTILITY) + DAY
         window = (morning.replace(hour=5).timestamp() - morning.replace(hour=1).timestamp()) // 3600
         inlet = [row.inlet for row in flows if row.inlet is not None]
         lost = [row for row in flows if row.loss is not None]
-        made[district_id, night] = Night(
+        nights_of_districts[district_id, night] = Night(
             min(inlet, default=None),
             Fraction(sum(row.metered for row in lost), len(lost)) if lost else None,
             Fraction(sum(row.loss for row in lost), len(lost)) if lost else None,
             len(inlet),
             len(inlet) == window,
         )
-    return made
+    return nights_of_districts
 
 
 US = timedelta(microseconds=1)

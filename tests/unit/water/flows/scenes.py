@@ -1,4 +1,4 @@
-"""Readings in which everything occurs that the definition speaks of."""
+"""Readings with all cases of the definition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INLETS = {"harbour": "M-900001", "valley": "M-900007"}
 def scene(random: Random, *, days: int = 3, meters: int = 5, start: datetime | None = None) -> list[Reading]:
     """Two districts with their inlets: gaps, silences, swaps, readings on the hour and exactly 3 h apart, moves."""
     start = start or datetime(2026, 3, 6, tzinfo=UTC) + timedelta(hours=random.randrange(48))
-    # In a troubled scene the loss of a district is hardly ever known, in a calm one mostly.
+    # In a troubled scene the loss of a district is rarely known, in a calm scene mostly.
     troubled = random.random() < 0.5
     readings = []
     for number in range(2 * meters + 2):

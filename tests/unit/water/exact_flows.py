@@ -1,6 +1,6 @@
-"""The flow tables as they would be if every meter were read at every moment: the ground truth, and development data.
+"""The rows of the flow tables if every meter were read at every moment: the ground truth.
 
-For complete readings, the result of the pipeline differs by the part of a liter that a counter does not show.
+With complete readings, the pipeline's results differ by less than the liter that a counter shows.
 """
 
 from __future__ import annotations

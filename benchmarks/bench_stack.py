@@ -1,4 +1,4 @@
-"""The stand: a local stack of its own, with the benchmarks' Dags, and ways to send and to look from outside."""
+"""A local stack for benchmarks, with their Dags, and functions to send messages and to see effects from outside."""
 
 import contextlib
 import json
@@ -25,13 +25,13 @@ _DAG = re.compile(r"^@dag\(.*?^def (\w+)", re.MULTILINE | re.DOTALL)
 
 
 def say(line: str) -> None:
-    """Progress, on stderr: the last line of stdout is the result."""
+    """Print progress to stderr, because the last line of stdout is the result."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
     sys.stderr.flush()
 
 
-class Stand:
-    """A running stack; `settings` are added to the environment of its processes."""
+class BenchStack:
+    """A running stack, with connections to its services."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -40,8 +40,8 @@ class Stand:
         url = endpoints["databases"]["operations_db"].replace("postgresql://", "postgresql+psycopg://")
         self.operations: Engine = create_engine(url, pool_pre_ping=True)
         self.metadata: Engine = create_engine(endpoints["databases"]["airflow_metadata"], pool_pre_ping=True)
-        # One for all messages: a message's timestamp is that of its produce call, and the first call of a client waits
-        # half a second for its connection.
+        # One producer for all messages: the first call of a client waits half a second for its connection, and a
+        # message's timestamp is the time of its produce call.
         config = {**endpoints["kafka"]["client_config"], "acks": "all", "enable.idempotence": True, "log_level": 2}
         self.producer = Producer(config)
         self._token = ""
@@ -51,7 +51,11 @@ class Stand:
     def send(
         self, topic: str, values: list[bytes], pause: float = 0.0, keys: Sequence[bytes | None] | None = None
     ) -> list[float]:
-        """Produce, one after the other with a pause, and wait for the acknowledgements; the broker's timestamps."""
+        """Produce one value after the other with a pause, and wait for the acknowledgements.
+
+        Returns:
+            The timestamps of the messages, in seconds.
+        """
         stamps: list[float] = []
 
         def delivered(error, message) -> None:
@@ -79,7 +83,7 @@ class Stand:
         reader = Consumer({**config, "group.id": "independent", "enable.partition.eof": True})
         partitions = reader.list_topics(topic, timeout=20).topics[topic].partitions
         reader.assign([TopicPartition(topic, number, 0) for number in partitions])
-        found, ended = [], 0
+        records, ended = [], 0
         while ended < len(partitions):
             record = reader.poll(20)
             if record is None:
@@ -87,21 +91,21 @@ class Stand:
             if record.error() is not None:
                 ended += 1
                 continue
-            found.append((dict(record.headers() or ()), record.value()))
+            records.append((dict(record.headers() or ()), record.value()))
         reader.close()
-        return found
+        return records
 
     def records(self, topic: str, header: str) -> list[tuple[bytes | None, bytes]]:
         """(a header, the value) of every record of a topic."""
         return [(headers.get(header), value) for headers, value in self.read(topic)]
 
     def dead_letters(self, topic: str) -> set[tuple[str, int, int]]:
-        """(topic, partition, offset) of the records that a dead-letter topic holds, by its headers."""
+        """(topic, partition, offset) of the messages in a dead-letter topic, from the headers of its records."""
         names = ("dlq.topic", "dlq.partition", "dlq.offset")
         places = [tuple((headers.get(name) or b"").decode() for name in names) for headers, _ in self.read(topic)]
         return {(name, int(partition), int(offset)) for name, partition, offset in places if name}
 
-    # Effects, seen from a session of our own
+    # Effects, seen from another session
 
     def query(self, statement: str, **values: Any) -> list[tuple]:
         with self.operations.connect() as connection:
@@ -138,7 +142,7 @@ class Stand:
             return {state: number for state, number in connection.execute(query, {"dag_id": dag_id})}
 
     def wait_for_dags(self, folder: Path = DAGS) -> set[str]:
-        """Until every Dag of the folder is read, else a run of it would be lost, not late; returns their ids."""
+        """Wait until every Dag file is parsed, because an earlier run would be lost; returns the ids of the Dags."""
         wanted = {name for path in folder.rglob("*.py") for name in _DAG.findall(path.read_text())}
 
         def known() -> set[str]:
@@ -149,15 +153,15 @@ class Stand:
 
     @contextlib.contextmanager
     def connection(self, conn_id: str, url: str) -> Iterator[None]:
-        """An HTTP connection that Airflow has for a while."""
+        """Define an HTTP connection in Airflow for the duration of the block."""
         self.request("POST", "/connections", {"connection_id": conn_id, "conn_type": "http", "host": url})
         try:
             yield
         finally:
             self.request("DELETE", f"/connections/{conn_id}")
 
-    def restart_with(self, environment: dict[str, str]) -> "Stand":
-        """The same stack, its processes started anew with these settings added."""
+    def restart_with(self, environment: dict[str, str]) -> "BenchStack":
+        """Restart the processes of the same stack, with additional settings."""
         self.stack.down()
         stack = Stack(
             self.stack.folder,
@@ -167,17 +171,17 @@ class Stand:
         )
         stack.up()
         os.environ.update(stack.environment())
-        return Stand(stack)
+        return BenchStack(stack)
 
     def pause(self, dag_id: str, is_paused: bool = True) -> None:
         self.request("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": is_paused})
 
     @contextlib.contextmanager
     def watching(self, dag_id: str) -> Iterator[None]:
-        """A Dag that is paused otherwise, with the watcher of its asset, which has the Dag's name, in the triggerer.
+        """Unpause a Dag and wait until the watcher of its asset, which has the Dag's name, is in the triggerer.
 
-        All triggers that poll Kafka with the provider's hooks share one thread of the triggerer: the stock one occupies
-        it wholly, and another beside it would get a message a second.
+        All triggers that poll Kafka with the provider's hooks share one thread of the triggerer. The stock trigger
+        occupies this thread: another trigger would get one message a second. So only one is active at a time.
         """
         self._watch(dag_id, True)
         try:
@@ -207,9 +211,12 @@ class Stand:
         pause: float = 0.005,
         progress: Callable[[int], None] = lambda _: None,
     ) -> tuple[int, float]:
-        """(the count, the time at which it was reached): `wanted`, or less when time is up.
+        """Wait until a count is `wanted`, time is up, or the count has not changed for `quiet` seconds.
 
-        Ends early when nothing changed for `quiet` seconds. `progress` gets each new count.
+        `progress` is called with each new count.
+
+        Returns:
+            (the count, the time at which it was reached).
         """
         deadline = time.time() + timeout
         seen, seen_at = count(), time.time()
@@ -230,14 +237,14 @@ class Stand:
 
 @contextlib.contextmanager
 def fresh_stack(services: tuple[str, ...]) -> Iterator[Stack]:
-    """A fresh stack with these services, its environment ours; gone afterwards, with whatever was added to its folder.
+    """A new stack with these services, removed at the end of the block with everything in its folder.
 
-    The logs of one that failed are kept.
+    This process gets the stack's environment. The logs of a failed run are kept.
     """
-    # An end by TERM, and Ctrl-C also in a shell's background, must not leave the stack's processes behind.
+    # TERM, and Ctrl-C also in a shell's background, must not leave the stack's processes behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # What a killed run left, its processes included.
+    # Removes what a killed run left, including its processes.
     Stack(FOLDER).remove()
     stack = Stack(FOLDER, services=services, report=say)
     try:
@@ -256,22 +263,23 @@ def fresh_stack(services: tuple[str, ...]) -> Iterator[Stack]:
 
 
 @contextlib.contextmanager
-def stand(
+def bench_stack(
     environment: dict[str, str] | None = None, dags: Path = DAGS, services: tuple[str, ...] = ("postgres", "kafka")
-) -> Iterator[Stand]:
-    """A fresh stack with the benchmarks' Dags (or those of another folder), topics and tables; gone afterwards.
+) -> Iterator[BenchStack]:
+    """A new stack with the benchmarks' Dags (or those of another folder), topics and tables, removed at the end.
 
-    `services` beside Airflow.
+    `services` are started in addition to Airflow.
     """
     from benchmarks.consumers import SHARED_STREAM_CONN_ID, STOCK_CONN_ID, TABLES, TOPICS
 
     settings = {
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-        # More than any burst: with the default of 1,024, a burst of 1,100 fails the rival's trigger.
+        # More than any burst: with the default of 1,024, a burst of 1,100 makes the shared stream's trigger fail.
         "AIRFLOW__TRIGGERER__SHARED_STREAM_SUBSCRIBER_QUEUE_SIZE": "100000",
         **(environment or {}),
     }
-    # Without Airflow yet: topics come first, for the stock trigger does not wait for its own.
+    # Without Airflow at first: the topics must exist before it starts, because the stock trigger does not wait for its
+    # topic.
     with fresh_stack(services) as stack:
         rival = {**stack.endpoints()["kafka"]["client_config"], "auto.offset.reset": "earliest"}
         for conn_id, extra in (
@@ -287,6 +295,6 @@ def stand(
         stack = Stack(FOLDER, services=(*services, "airflow"), report=say, environment=settings)
         stack.up()
         os.environ.update(stack.environment())
-        it = Stand(stack)
-        it.execute(TABLES)
-        yield it
+        bench = BenchStack(stack)
+        bench.execute(TABLES)
+        yield bench

@@ -1,19 +1,15 @@
 """A real pipeline branch: the WaterFlow series of the package `river` (hourly, two months of 2022), moved in time.
 
-river is a development dependency only. The data were donated by Tecnojest s.r.l., Italy. river describes four anomalies
-in words, but does not label them: three times hardly any flow, and a small peak after the first two. Their positions
-were read off the series, in which nothing else is similar.
+The data were donated by Tecnojest s.r.l., Italy. river describes four anomalies in words, but does not label them:
+three times hardly any flow, and a small peak after the first two. Their positions were read off the series, in which
+nothing else is similar.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from include.water.topics import METER_READINGS, MeterReading
-
-METER_ID, DISTRICT_ID = "M-999001", "water-flow"
 # The first and last row of each anomaly, counted from 0.
 ANOMALIES = (("low", 93, 110), ("low", 211, 223), ("peak", 329, 329), ("low", 872, 887))
 # The offset between the clocks there and the utility's, so that nights stay nights.
@@ -41,22 +37,3 @@ def real_flow(until: datetime) -> list[FlowHour]:
         FlowHour(at + _BEHIND + weeks * _WEEK, round(litres_per_second * 3600, 1), kinds.get(row))
         for row, (at, litres_per_second) in enumerate(rows)
     ]
-
-
-def real_messages(until: datetime) -> Iterator[tuple[bytes, bytes]]:
-    """The series as a meter's readings (key, value), in a district of its own: one at the end of each known hour.
-
-    Another reading is at the end of each gap: the meter has continued to count, at the rate of the hour that follows.
-    """
-    litres, ended = 0.0, None
-    for row in real_flow(until):
-        if row.hour != ended:
-            litres += row.litres * ((row.hour - ended) / _HOUR if ended else 0)
-            yield _message(row.hour, litres)
-        litres, ended = litres + row.litres, row.hour + _HOUR
-        yield _message(ended, litres)
-
-
-def _message(at: datetime, litres: float) -> tuple[bytes, bytes]:
-    event = MeterReading(version=1, meter_id=METER_ID, district_id=DISTRICT_ID, read_at=at, litres_total=round(litres))
-    return METER_READINGS.serialize(event)
