@@ -93,10 +93,10 @@ def _revision(package: str, revision: str, down: str | None, tables: Iterable) -
 
     from include.streams.operations.tables import metadata
 
-    ordered = [table for table in metadata.sorted_tables if table in set(tables)]
+    wanted = set(tables)
+    ordered = [table for table in metadata.sorted_tables if table in wanted]
     create = [operation for table in ordered for operation in _creation(table)]
-    imports: set[str] = set()
-    upgrade = render_python_code(ops.UpgradeOps(create), imports=imports, migration_context=None)
+    upgrade = render_python_code(ops.UpgradeOps(create), migration_context=None)
     drop = [ops.DropTableOp.from_table(table) for table in reversed(ordered)]
     return TEMPLATE.format(
         summary=", ".join(table.name for table in ordered),

@@ -27,8 +27,12 @@ COLUMNS = {
     "datetime": "Timestamp",
     "date": "Date",
 }
-_TYPES = {name: TypeAdapter(kind) for name, kind in (("UtcTime", UtcTime), ("Day", Day), ("Identifier", Identifier))}
-_TEXTS = {name: TypeAdapter(kind) for name, kind in (("Line", Line), ("Text", Text))}
+_TYPES: dict[str, TypeAdapter[Any]] = {
+    "UtcTime": TypeAdapter(UtcTime),
+    "Day": TypeAdapter(Day),
+    "Identifier": TypeAdapter(Identifier),
+}
+_TEXTS: dict[str, TypeAdapter[str]] = {"Line": TypeAdapter(Line), "Text": TypeAdapter(Text)}
 _PYTHON = {"UtcTime": "datetime", "Day": "date"}
 
 

@@ -66,9 +66,10 @@ def from_schema(path: Path) -> tuple[list[Sample], dict[str, dict[str, Any]]]:
 
 def _check(path: Path, schema: dict[str, Any], documents: list[dict[str, Any]]) -> None:
     import jsonschema
+    from jsonschema.validators import validator_for
 
     try:
-        validator = jsonschema.validators.validator_for(schema)
+        validator = validator_for(schema)
         validator.check_schema(schema)
         for document in documents:
             validator(schema).validate(document)
