@@ -11,19 +11,20 @@ from scaffold.errors import Refused
 from scaffold.removal import EXAMPLE, remove_example, without_marked
 from tests.unit.scaffold.samples import ROOT
 
+# In capitals, so that this file has no marks of its own.
 MARKED = """\
 kept
-one  # example
+one  # EXAMPLE
 # for example
-    # example: begin
+    # EXAMPLE: begin
 gone
-    # example: end
-<!-- example: begin -->
+    # EXAMPLE: end
+<!-- EXAMPLE: begin -->
 gone
-<!-- example: end -->
-<p> <!-- example -->
+<!-- EXAMPLE: end -->
+<p> <!-- EXAMPLE -->
 kept
-"""
+""".replace("EXAMPLE", "example")
 
 
 def test_marked_lines_go():
