@@ -176,4 +176,4 @@ def test_without_database_and_lookup_both_errors_are_in_the_log(monkeypatch, cap
     monkeypatch.setenv("AIRFLOW_CONN_ALARM_WEBHOOK", "{cannot be read")
     report_failure(context(error=ConnectionError("away")))
     assert "alarm: source=maintain.prune kind=dag_failed" in caplog.text
-    assert "not delivered either: connection alarm_webhook: the look-up failed" in caplog.text
+    assert "not delivered to the webhook either: connection alarm_webhook: the look-up failed" in caplog.text

@@ -85,7 +85,8 @@ def test_the_migrations_make_the_same_checks_keys_and_partial_indexes(new_databa
     upgrade(migrated)
     declared.create_all(engine(created))
     assert len(definitions(created)) > 30
-    assert definitions(migrated) == definitions(created)
+    # A check that is only widened is added without a scan of the table: every old row has passed the narrower check.
+    assert {(*row[:2], row[2].removesuffix(" NOT VALID")) for row in definitions(migrated)} == definitions(created)
 
 
 def test_a_second_upgrade_changes_nothing(new_database):

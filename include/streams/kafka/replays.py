@@ -66,7 +66,7 @@ _UPSERT = _insert.on_conflict_do_update(
     },
     # A task that Airflow has declared dead may still run beside its retry, with outdated outcomes.
     where=replays.c.outcome != ReplayOutcome.replayed,
-)
+).returning(replays.c.offset)
 # The arrays are unnested, so that each message is looked up in the index of its coordinates.
 _REPLAYED = text(
     """
@@ -152,4 +152,4 @@ def record(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> bool:
         Whether a row was written. Rows of replayed dead letters are not overwritten.
     """
     connection.execute(_SET_ASIDE, rows)
-    return connection.execute(_UPSERT, rows).rowcount > 0
+    return bool(connection.execute(_UPSERT, rows).all())

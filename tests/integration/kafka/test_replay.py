@@ -23,6 +23,7 @@ from confluent_kafka.admin import NewPartitions, NewTopic
 from sqlalchemy import text
 
 from include.streams.contracts import ContractViolation, Reason, Topic
+from include.streams.contracts.foreign import Headers
 from include.streams.contracts.repairs import Repairs
 from include.streams.kafka import replay as replaying
 from include.streams.kafka import tasks
@@ -403,7 +404,7 @@ def test_a_dead_letter_with_only_landed_text_gets_the_key_of_its_event(make_topi
     landed = Message(topic.name, "id", 1, 5, at, key=None, value=renamed(7), headers=())
     with AcknowledgedProducer() as producer:
         letter = DeadLetter(landed, "missing_field", "number", landed_text=True)
-        assert DeadLetterWriter("lane", "run", producer).send([letter]) == []
+        assert DeadLetterWriter("lane", "run", producer).publish([letter]) == []
     assert replayed(topic) == {"replayed": 1}
     (back,) = read_all(topic.name, 1)
     assert (back.key(), json.loads(back.value())) == (b"7", json.loads(order(7)))
@@ -624,7 +625,7 @@ def test_a_try_that_still_runs_beside_its_retry_overwrites_nothing(make_topic, m
     class Older(Repairs):
         """The first try has no repair. At its first message, a retry with the repair replays all messages."""
 
-        def apply(self, topic: Topic, value: bytes | None) -> Any:
+        def apply(self, topic: Topic, value: bytes | None, headers: Headers = ()) -> Any:
             if not retried:
                 retried.append(read(planned))
             raise ContractViolation(Reason.missing_field, "number (missing)")

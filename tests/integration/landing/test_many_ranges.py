@@ -115,7 +115,7 @@ def test_the_texts_of_hundreds_of_conflicts_are_found(lane):
     with engine.connect() as connection, seconds_at_most(20):
         texts = _landed_texts(connection, lane, places)
         assert texts.keys() == places
-        assert texts[1, 4] == (datetime(2026, 1, 5, tzinfo=UTC), sale("1-4").decode())
+        assert texts[1, 4] == (datetime(2026, 1, 5, tzinfo=UTC), sale("1-4").decode(), [])
         connection.execute(
             "create temp view staged as select 0 as kafka_partition, n as kafka_offset, null::timestamptz as "
             f"kafka_timestamp, 'log' as kafka_log, 'x' || n as text from range({MESSAGES}) numbers(n)"

@@ -19,6 +19,7 @@ from include.streams.compat import metadata
 from include.streams.kafka import tasks
 from include.streams.landing import verification
 from include.streams.landing.tables import load_landing_table, raw_table
+from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
 from include.streams.overview.facts import Overview
@@ -150,10 +151,10 @@ def test_a_table_that_hangs_is_given_up_after_the_time_limit(consumer):
 def alarm(landed_topic) -> Iterator[Topic]:
     topic = landed_topic(partitions=1)
     with begin() as connection:
-        open_alarm(connection, raw_table(topic), "landing_gap", "offsets are missing")
+        open_alarm(connection, raw_table(topic), AlarmKind.landing_gap, "offsets are missing")
     yield topic
     with begin() as connection:
-        close_alarm(connection, raw_table(topic), "landing_gap")
+        close_alarm(connection, raw_table(topic), AlarmKind.landing_gap)
 
 
 def test_an_open_alarm_has_its_page(alarm, lane):

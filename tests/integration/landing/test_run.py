@@ -26,6 +26,7 @@ from include.streams.landing.validation import validate_unit
 from include.streams.landing.xcom import RunSummary
 from include.streams.validators import rows
 from tests import forks
+from tests.contracts import change_contract
 from tests.integration.kafka.conftest import open_claims, read_all, wait_for_topics
 from tests.integration.landing.conftest import alarms_of, delete_records, plan_run
 
@@ -274,7 +275,7 @@ def test_a_dead_letter_stays_one_after_the_contract_is_loosened(consumer, send, 
     class Loose(Sale):
         amount: Annotated[int, Field(ge=0, le=1000)]
 
-    object.__setattr__(lane.topic, "contract", Loose)
+    change_contract(lane.topic, Loose)
     assert counts(run(lane)) == {"landed": 2, "clean": 1, "dead_lettered": 1, "duplicates": 0, "without_record": 0}
 
 
@@ -314,7 +315,7 @@ def test_an_optional_field_is_added_to_the_table_and_null_in_older_rows(consumer
     class Wider(Sale):
         colour: Annotated[str, Field(max_length=10)] | None = None
 
-    object.__setattr__(lane.topic, "contract", Wider)
+    change_contract(lane.topic, Wider)
     send(lane.topic, sale(2, colour="red"))
     land(lane.topic, 0, 1, sale(2, colour="red"))
     run(lane, "run-2")
@@ -324,7 +325,7 @@ def test_an_optional_field_is_added_to_the_table_and_null_in_older_rows(consumer
     class Other(Sale):
         amount: Annotated[float, Field(ge=0, le=100)]  # type: ignore[assignment]
 
-    object.__setattr__(lane.topic, "contract", Other)
+    change_contract(lane.topic, Other)
     with pytest.raises(ValueError, match="amount"):
         ensure_clean_table(lane.topic)
 

@@ -111,7 +111,8 @@ def read_suites(connection: Connection, objects: Bucket) -> tuple[Suite, ...]:
     from include.streams.operations.alarms import open_alarms
     from include.streams.validators.results import FOLDER, PAST, RESULT, folder
 
-    keys = [(a.source, a.key) for a in open_alarms(connection) if a.kind == AlarmKind.suite_failed]
+    # An alarm without a key names no claim, so it has no result.
+    keys = [(a.source, a.key) for a in open_alarms(connection) if a.kind == AlarmKind.suite_failed and a.key]
     name = AGGREGATE_METER_READINGS.name
     past = _json(objects, f"{FOLDER}/{name}/{PAST}")
     if past and past.get("runs"):

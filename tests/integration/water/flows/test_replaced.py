@@ -23,6 +23,7 @@ from include.water.flows.aggregation import aggregate_tables
 from include.water.flows.replaced import commit, hours_replaced_by
 from include.water.flows.tables import METER_HOURS
 from include.water.topics import MeterReading
+from tests.contracts import change_contract
 from tests.integration.kafka.conftest import admin, operations, send, wait_for_topics
 from tests.integration.landing.conftest import finish
 from tests.integration.landing.test_generations import a_later_leader_knows_nothing_of_it, a_new_landing_table
@@ -108,7 +109,7 @@ def test_hours_that_lost_their_readings_lose_their_flows(lane, arrive):
     assert litres[at(7, 10)] is None, "the counter falls: a flow was computed from readings that are removed now"
     flows(lane, lake, second)
 
-    object.__setattr__(lane.topic, "contract", Stricter)
+    change_contract(lane.topic, Stricter)
     assert to_clean(lane, "run-2")["clean"] == 1
     # Killed after its commit, the task repeats the commit, and finds only the remaining rows.
     again = to_clean(lane, "run-2")
