@@ -21,7 +21,7 @@ from include.streams.kafka.consumers import Consumer, Shape
 from include.streams.kafka.topics import create_topics
 from include.streams.operations.database import begin
 from tests import webhooks
-from tests.integration.kafka.conftest import alarms, numbers, open_claims, read_all, wait_for_topics
+from tests.integration.kafka.conftest import alarms, numbers, open_claims, read_all, wait_for_topics, whole_run
 from tests.integration.kafka.test_handling import outcomes
 
 pytestmark = pytest.mark.integration
@@ -152,7 +152,7 @@ def test_a_cleared_run_counts_no_message_twice(make_hooks, make_lane, send):
     for webhook in webhooks.webhooks(8):
         send(topic, webhook.value, headers=webhook.headers)
     for _ in range(2):
-        handle(consumer, "run")
+        whole_run(consumer, "run")
         assert outcomes(consumer) == {"handled": 6, "not_wanted": 2}
         assert len(numbers(topic)) == 6
 

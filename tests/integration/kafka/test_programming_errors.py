@@ -155,7 +155,7 @@ def test_runs_of_single_messages_end_at_once_if_another_fails_too(consumer, send
         tasks.handle_message(per_message, keys[1], "run 1")
     break_effect(False)
     make_due(per_message)
-    assert tasks.claim_keys_again(per_message, worker_is_idle=False) == keys[1:]
+    assert sorted(tasks.claim_keys_again(per_message, worker_is_idle=False)) == keys[1:]
     for key in keys[1:]:
         tasks.handle_message(per_message, key, f"run of {key}")
     assert (numbers(topic), open_claims(per_message)) == (["before", "a", "b"], 0)
@@ -210,14 +210,15 @@ def test_failing_messages_among_handled_ones_block_no_claims(consumer, send, mon
     consumer = replace(consumer, max_messages_per_claim=2, chunk_size=1)
     (topic,) = consumer.topics
     send(topic, order("TypeError"), order("NameError"), order("good"), order("better"))
-    for number in range(2):
-        for chunk in tasks.claim_messages(consumer, f"run {number}"):
-            with pytest.raises((HandlingFailed, AirflowFailException)):
-                tasks.handle_chunk(consumer, chunk, f"run {number}")
-        # A message of the consumer was handled since the failing messages were claimed.
-        execute(
-            "insert into inbox (consumer, topic_id, partition, \"offset\", topic, contract, outcome, run_id) "
-            "values (:name, :id, 0, :id_number, 't', 'c', 'handled', 'r')",
-            name=consumer.name, id=f"other-{number}", id_number=number,
-        )  # fmt: skip
+    for chunk in tasks.claim_messages(consumer, "run 0"):
+        with pytest.raises((HandlingFailed, AirflowFailException)):
+            tasks.handle_chunk(consumer, chunk, "run 0")
+    # A message of the consumer was handled since the failing messages were claimed.
+    execute(
+        'insert into inbox (consumer, topic_id, partition, "offset", topic, contract, outcome, run_id) '
+        "values (:name, 'other', 0, 0, 't', 'c', 'handled', 'r')",
+        name=consumer.name,
+    )
+    for chunk in tasks.claim_messages(consumer, "run 1"):
+        tasks.handle_chunk(consumer, chunk, "run 1")
     assert numbers(topic) == ["good", "better"]

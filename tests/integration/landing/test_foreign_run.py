@@ -125,7 +125,10 @@ def test_the_counts_of_a_run_with_a_union_balance(make_lane, send):
     (row,) = [row for row in rows if row["kafka_offset"] == 2]
     assert json.loads(row["labels"])[0] == {"name": "bug"}
     letters = {letter.value(): dict(letter.headers()) for letter in read_all(lane.topic.dead_letter_name)}
-    assert letters[b"{}"]["dlq.detail"].startswith(b"repository.full_name (missing)")
+    assert (
+        letters[b"{}"]["dlq.detail"]
+        == b"deleted (missing), ref (missing), repository.full_name (missing), sender.login (missing)"
+    )
     assert letters[b"{}"]["X-Hub-Delivery"] == push.delivery.encode()
     assert letters[conflicts[0][0]]["dlq.reason"] == b"conflict"
 
