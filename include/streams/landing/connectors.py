@@ -108,8 +108,8 @@ def _with_headers(config: dict[str, str], topic: Topic) -> dict[str, str]:
 
     Each header has a transform of its own. A transform for several headers keeps the schema of the first record, and
     fails at the next record that has other headers of its list. A transform also fails at a record with two headers of
-    one name. Such a record is skipped (`errors.tolerance`); the next check finds that its offset is missing, and the
-    repair appends the record from Kafka.
+    one name, if it has kept no schema yet. Such a record is skipped (`errors.tolerance`); the next check finds that its
+    offset is missing, and the repair appends the record from Kafka.
     """
     if not topic.headers:
         return config

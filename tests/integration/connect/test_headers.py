@@ -80,15 +80,17 @@ def test_headers_land_as_bytes_for_any_content(topic, folder, connect):
 
 def test_a_record_with_a_repeated_header_is_repaired_and_stops_nothing(topic, folder, connect, monkeypatch):
     connectors.apply([topic], folder=folder)
-    sent = [ODD[1], TWICE, ODD[5]]
+    # The transform fails at the record that comes first: it keeps the schema of a record, and a schema has no field
+    # twice. A later record with the header twice has its last value.
+    sent = [TWICE, ODD[1], TWICE, ODD[5]]
     send(topic, sent)
-    wait_for(lambda: landed_records(topic) >= 2)
+    wait_for(lambda: landed_records(topic) >= 3)
     wait_until_read(topic)
     assert connector_status(connect, topic).is_running
     monkeypatch.setattr(snapshot, "INNER_GRACE", timedelta())
     lane = LandingConsumer(name=f"hooks-{uuid.uuid4().hex[:8]}", topic=topic)
     due = verify_next_claim(lane).due
-    assert [(gap.offsets.start, gap.offsets.end) for gap in due] == [(1, 2)]
+    assert [(gap.offsets.start, gap.offsets.end) for gap in due] == [(0, 1)]
     assert repair(topic, due).appended == 1
     assert landed(topic) == expected(sent)
 
