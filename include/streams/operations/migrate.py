@@ -1,7 +1,7 @@
 """Migrations of the operational database (Alembic), run by the local stack, by a Dag and by hand.
 
-By hand: `python -m include.streams.operations upgrade`. Every folder `<package>/migrations/versions` of `include/` and
-`include/streams/` is included, and each package has its own version table, `alembic_version_<package>`. So an image
+By hand: `python -m include.streams.operations upgrade`. Every package of `include/` and `include/streams/` with
+revisions in `migrations/versions` is included, and has its own version table, `alembic_version_<package>`. So an image
 without a package, or an older image after a rollback, can upgrade the other packages: with one table for all packages,
 Alembic would always fail at a revision that the image does not have. The revisions of `operations` run first. A
 revision of another package may build on those, and on revisions of its own package.
@@ -54,9 +54,10 @@ def configurations() -> dict[str, Config]:
     """
     by_package = {}
     library = HERE.parent
-    # Searched by file, because git leaves folders with compiled files behind when it removes or moves a package.
-    revisions = [path for parent in (library, library.parent) for path in parent.glob("*/migrations/versions/*.py")]
-    folders = {path.parent for path in revisions}
+    # Found by their files: git leaves folders with compiled files where it removes or moves a package.
+    folders = {
+        path.parent for parent in (library, library.parent) for path in parent.glob("*/migrations/versions/*.py")
+    }
     for folder in sorted(folders, key=lambda folder: (folder.parents[1] != HERE, str(folder))):
         package = folder.parents[1].name
         if package in by_package:

@@ -9,8 +9,8 @@ import pytest
 from include.streams.operations import migrate
 
 
-def add_revision(include: Path, package: str, file: str = "0001_tables.py") -> None:
-    path = include / package / "migrations" / "versions" / file
+def add_revision(include: Path, package: str) -> None:
+    path = include / package / "migrations" / "versions" / "0001_tables.py"
     path.parent.mkdir(parents=True)
     path.touch()
 
