@@ -111,7 +111,7 @@ figures: $(READY) ## write docs/figures.md and the README's tables from the outp
 	@$(PYTHON) -m benchmarks.figures $(if $(COMMAND),--command "$$COMMAND") $(if $(COMMIT),--commit "$$COMMIT") $(LOGS)
 
 # example: begin
-.PHONY: bench-batch freshness eval-triage bench-age faults-batch
+.PHONY: bench-batch freshness eval-triage bench-age bench-noisy faults-batch
 
 bench-batch: $(READY) ## the standard lane: landing, data tasks beside bare DuckDB, freshness
 	@$(PYTHON) -m benchmarks.water.batch $(ARGS)
@@ -124,6 +124,9 @@ eval-triage: $(READY) ## triage against labelled requests and attacks; ARGS="--e
 
 bench-age: $(READY) ## what a lane costs after a year of data, beside the first day; ARGS="--help" lists smaller sizes
 	@$(PYTHON) -m benchmarks.water.age $(ARGS)
+
+bench-noisy: $(READY) ## how long an alert waits while thousands of requests wait for runs of their own
+	@$(PYTHON) -m benchmarks.water.noisy $(ARGS)
 
 faults-batch: $(READY) ## the standard lane: kill around every commit, take services away, compare with what was sent
 	@$(PYTHON) -m benchmarks.water.faults_batch $(ARGS)

@@ -215,6 +215,23 @@ SECTIONS = {
             ),
         ),
     ),
+    "bench-noisy": Section(
+        "Alerts while thousands of requests wait",
+        "`raise_alerts` handles its messages in chunks, `triage_service_request` in one Dag run per message. Both share "
+        "the scheduler and the executor. The seconds go from a leak's record to its alert.",
+        (
+            Table(
+                _FIGURE,
+                (
+                    ("requests sent at once", "{requests:,}"),
+                    ("requests handled when the last alert was measured", "{requests_handled_meanwhile:,}"),
+                    ("an alert when nothing else runs, median", "{alert_alone_p50_s:.2f} s"),
+                    ("an alert while requests wait, median", "{alert_beside_p50_s:.2f} s"),
+                    ("an alert while requests wait, longest", "{alert_beside_longest_s:.2f} s"),
+                ),
+            ),
+        ),
+    ),
     "bench-foreign": Section(
         "Validation of a foreign contract, beside an own contract",
         "Both contracts check the same fields of the same flat messages. Documents are nested, and six values of each "

@@ -13,8 +13,8 @@ from include.water.alarm_kinds import WaterAlarmKind
 from include.water.sites import DISTRICTS
 from include.water.topics import MeterReading
 
-# A share of fewer says little: among ten meters, one replaced meter is 10%.
-_ENOUGH_ROWS = 100
+# A run of fewer says nothing about the network: among ten meters, one replaced meter is 10%, and a run can consist of
+# what one meter has kept for a week.
 _ENOUGH_METERS = 50
 # A meter that sends every minute is either a test or a fault; the contract with the network's operator is hourly.
 _MOST_READINGS_AN_HOUR = 60
@@ -27,22 +27,28 @@ _INLETS = ", ".join(f"'{district.inlet_meter_id}'" for district in DISTRICTS.val
 # it. A meter whose clock runs ahead, or a producer that sets its own record timestamps, must not hide that the other
 # readings are old.
 _TIMES = f"""
-with arrived as (select *, quantile_disc(kafka_timestamp, 0.99) over () as last_arrival from run)
+with arrived as (select *, quantile_disc(kafka_timestamp, 0.99) over () as last_arrival from run),
+network as (select count(distinct meter_id) as meters from run)
 select
     count(*) - count(distinct event_id) as repeated,
-    case when count(*) >= {_ENOUGH_ROWS} then (epoch(any_value(last_arrival)) - epoch(
+    case when any_value(meters) >= {_ENOUGH_METERS} then (epoch(any_value(last_arrival)) - epoch(
         max(read_at) filter (read_at <= least(kafka_timestamp, last_arrival) + interval 1 hour)
     )) / 3600 end as newest_age_hours,
-    case when count(*) >= {_ENOUGH_ROWS} then avg((read_at > kafka_timestamp + interval 1 hour)::int) end
+    case when any_value(meters) >= {_ENOUGH_METERS} then avg((read_at > kafka_timestamp + interval 1 hour)::int) end
         as share_ahead
-from arrived
+from arrived, network
 """
 
 # Only hours that the run covers completely: after the first hour and before the last hour of most meters. Each meter
-# has one vote, however much it sends: late readings and random dates touch many hours with few readings each.
-_VOLUME = """
-with per_meter as (
-    select date_trunc('hour', read_at) as hour, meter_id, count(*) as readings from run group by all
+# has one vote, however much it sends: late readings and random dates touch many hours with few readings each. In a run of
+# few meters, only readings that arrived within an hour count: if these cover hours, most of the network is silent. The
+# rest is what a few meters had kept, while the others are in other runs.
+_VOLUME = f"""
+with network as (select count(distinct meter_id) as meters from run),
+per_meter as (
+    select date_trunc('hour', read_at) as hour, meter_id, count(*) as readings from run, network
+    where meters >= {_ENOUGH_METERS} or kafka_timestamp between read_at and read_at + interval 1 hour
+    group by all
 ),
 spans as (select min(hour) as first, max(hour) as last from per_meter group by meter_id),
 core as (
@@ -79,8 +85,8 @@ districts as (
     from run
 )
 select (select max(falling / meters) from days where meters >= {_ENOUGH_METERS}) as share_falling,
-       (select case when sum(flows) >= {_ENOUGH_ROWS} then median(usual) end from households) as flow_median,
-       (select case when sum(flows) >= {_ENOUGH_ROWS} then median(high) end from households) as flow_high,
+       (select case when count(*) >= {_ENOUGH_METERS} then median(usual) end from households) as flow_median,
+       (select case when count(*) >= {_ENOUGH_METERS} then median(high) end from households) as flow_high,
        (select elsewhere / meters from districts where meters >= {_ENOUGH_METERS}) as share_elsewhere
 """
 

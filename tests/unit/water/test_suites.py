@@ -97,6 +97,35 @@ def test_a_few_odd_readings_do_not_stop_the_lane(connection, usual):
     assert check(connection, few, past=[usual.measures] * 5).passed
 
 
+ONE = "(select * from usual where meter_id = (select min(meter_id) from usual))"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        # Three readings, as after a repair of a connector; with the timestamps that their producer has set.
+        f"select * replace (max(read_at) over () as kafka_timestamp) from {ONE}",
+        f"select * replace ('0001-01-01'::timestamptz as kafka_timestamp) from {ONE}",
+        # What a meter has kept for weeks.
+        f"""select * exclude (n) replace (
+                read_at - to_days(n) as read_at, event_id || n as event_id, read_at + interval 1 hour as kafka_timestamp
+            ) from {ONE}, range(9, 40) t(n)""",
+        # A meter that reports every minute; and one behind which a pipe has burst.
+        f"""select * exclude (n) replace (
+                read_at + to_minutes(n) as read_at, event_id || n as event_id,
+                read_at + interval 1 day as kafka_timestamp
+            ) from {ONE}, range(60) t(n)""",
+        f"""select * exclude (n) replace (
+                read_at + to_minutes(n) as read_at, event_id || n as event_id, litres_total * 1000 as litres_total,
+                read_at + interval 1 day as kafka_timestamp
+            ) from {ONE}, range(60) t(n)""",
+        "select * from usual where meter_id in (select distinct meter_id from usual limit 9) and hour(read_at) = 3",
+    ],
+)
+def test_a_run_of_few_meters_does_not_stop_the_lane(connection, usual, query):
+    assert check(connection, query, past=[usual.measures] * 10).failed == ()
+
+
 def test_late_readings_do_not_change_the_measures_of_an_hour(connection, usual):
     late = """
         select * from usual union all
