@@ -217,8 +217,8 @@ SECTIONS = {
     ),
     "bench-noisy": Section(
         "Alerts while thousands of requests wait",
-        "`raise_alerts` handles its messages in chunks, `triage_service_request` in one Dag run per message. Both share "
-        "the scheduler and the executor. The seconds go from a leak's record to its alert.",
+        "`raise_alerts` handles its messages in chunks, `triage_service_request` in one Dag run per message. Both "
+        "share the scheduler and the executor. The seconds go from a leak's record to its alert.",
         (
             Table(
                 _FIGURE,

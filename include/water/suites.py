@@ -40,9 +40,9 @@ from arrived, network
 """
 
 # Only hours that the run covers completely: after the first hour and before the last hour of most meters. Each meter
-# has one vote, however much it sends: late readings and random dates touch many hours with few readings each. In a run of
-# few meters, only readings that arrived within an hour count: if these cover hours, most of the network is silent. The
-# rest is what a few meters had kept, while the others are in other runs.
+# has one vote, however much it sends: late readings and random dates touch many hours with few readings each. In a run
+# of few meters, only readings that arrived within an hour count: if these cover hours, most of the network is silent.
+# The rest is what a few meters had kept, while the others are in other runs.
 _VOLUME = f"""
 with network as (select count(distinct meter_id) as meters from run),
 per_meter as (
