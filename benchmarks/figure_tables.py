@@ -43,8 +43,8 @@ SECTIONS = {
     "bench-events": Section(
         "The event lane, compared with the provider's triggers and with Airflow alone",
         "A single message: the median of the time from the broker's timestamp until its effect (one row) can be seen. "
-        "A burst: from the first message sent to the last effect. The rate of Dag runs differs by up to a third between "
-        "measurements.",
+        "A burst: from the first message sent to the last effect. The rate of Dag runs differs by up to a third "
+        "between measurements.",
         (
             Table(
                 ("lane", "a single message", "messages per second in a burst"),

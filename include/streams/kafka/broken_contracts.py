@@ -23,7 +23,7 @@ MIN_DEAD_LETTERS = 10
 IN_A_ROW, IN_A_ROW_SHARE = 3, 0.1
 # The alarm opens above this share and closes at half of it, so that a share around the limit opens one alarm only.
 MAX_SHARE = 0.5
-REMEDY = "Correct the producer, or the contract; then replay the dead letters"
+REMEDY = "Correct the producer or the contract; then replay the dead letters"
 
 # Each topic has its own window: among the messages of a busy topic, the dead letters of a quiet topic would be too
 # small a share. Only topics that the consumer reads now: the last messages of a former topic never change.
@@ -187,7 +187,7 @@ def text_of(messages: str, total: int, reasons: Mapping[str, int], remedy: str, 
     reason, number = max(reasons.items(), key=lambda item: item[1])
     hint = (
         f" {framed} begin like messages of a schema registry (a zero byte, then an id of four bytes): their "
-        "producer uses a serializer that this topic does not take."
+        "producer uses a serializer whose messages the topic's contract cannot read."
         if framed
         else ""
     )

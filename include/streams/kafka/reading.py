@@ -147,13 +147,13 @@ class RangeReader:
         partition = TopicPartition(wanted.topic, wanted.partition)
         low, high = self._consumer.get_watermark_offsets(partition, timeout=REQUEST_TIMEOUT_SECONDS)
         if high < position:
-            raise ReadingStalled(f"{wanted}: the partition ends at offset {high}, before it was read")
+            raise ReadingStalled(f"{wanted}: the log ends at offset {high}, before offset {position}")
         gone = min(low, wanted.end)
         if gone > position:
             self.gone.append((position, gone))
             # Only a warning: the messages may have been handled before; the caller checks the inbox.
             log.warning(
-                "not in Kafka any more: topic=%s partition=%d offsets=[%d, %d)",
+                "no longer in Kafka: topic=%s partition=%d offsets=[%d, %d)",
                 wanted.topic,
                 wanted.partition,
                 position,
