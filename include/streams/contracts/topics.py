@@ -317,7 +317,7 @@ def header_column(name: str) -> str:
 
 
 class Registry:
-    """All topics of the project: `for topic in registry`, `registry["orders"]`.
+    """A set of topics: `for topic in registry`, `registry["orders"]`.
 
     Args:
         topics: The topics.
