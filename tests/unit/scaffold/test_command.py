@@ -47,7 +47,7 @@ def sample(tmp_path: Path) -> str:
         ),
         (["--NAME", "a.b", "--TOPIC", "b"], "NAME=a.b and TOPIC=b differ"),
         (["--NAME", "a.b", "--FROM", "/nowhere/x"], "FROM=/nowhere/x: No such file or directory"),
-        (["--NAME", "a.b", "--SCHEMA", "x.avsc"], "SCHEMA=x.avsc: Avro comes with a later release"),
+        (["--NAME", "a.b", "--SCHEMA", "x.avsc"], "SCHEMA=x.avsc: Avro is not supported"),
         (
             ["--NAME", "a.b", "--FROM", "x", "--PACKAGE", "streams"],
             "package streams: a folder of the library has this name",
