@@ -70,7 +70,7 @@ def _log_once(reason: str) -> None:
         return
     _is_logged = True
     log.warning(
-        "events are not handed over early, each waits for the triggerer's next tick (half a second): %s. This uses "
+        "events are not handed over at once: each waits for the triggerer's next tick (half a second): %s. This uses "
         "private parts of Airflow, see include/streams/compat/__init__.py; nothing is lost",
         reason,
     )

@@ -124,7 +124,7 @@ class Examples:
         if self._vectors is None:
             self._vectors = self._read()
         if self._vectors is None:
-            log.warning("examples' vectors are computed anew: file=%s", self._cache_file)
+            log.warning("vectors of the examples are computed again: file=%s", self._cache_file)
             self._vectors = embedder().embed(self._texts)
         return self._vectors
 
