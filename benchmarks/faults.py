@@ -7,11 +7,11 @@ messages, and odd records of every kind that a broker accepts. Three parts on on
    each consumer group, committed offsets are moved to the end, a transaction stays open.
 2. kill -9 of the triggerer, the scheduler, claiming tasks, handling tasks (tasks of a single message right before and
    right after their transaction) and the broker; ended and silent database connections; everything at once.
-3. All claims fail under traffic, to count the Dag runs that are created in vain.
+3. All claims fail under traffic. The Dag runs that are created meanwhile are counted.
 
 Afterwards every message is looked up: good messages among the effects (a table without a unique key), bad messages in
 the dead-letter topics, by topic, partition and offset. `longest_wait_seconds` is the longest time that a good message
-waited between broker and effect in parts 1 and 2, without partitions that a fault itself concerned;
+waited between broker and effect in parts 1 and 2, without partitions that a fault itself affected;
 `longest_wait_without_kills_seconds` is the same for part 1, `longest_waits` the same by fault and topic. With the
 example, its requests and approvals are tested under faults of their own afterwards. Prints a table and, as the last
 line, one JSON object.

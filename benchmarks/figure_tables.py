@@ -72,7 +72,7 @@ SECTIONS = {
                 ),
             ),
             Table(
-                ("messages that arrive together", "joined, or left for the next message", "seen by no run"),
+                ("messages that arrive together", "coalesced, or left for the next message", "seen by no run"),
                 (
                     ("the stock trigger", "{stock_joined:,}", "{stock_lost:,}"),
                     ("the shared stream", "{shared_stream_joined:,}", "{shared_stream_lost:,}"),
@@ -103,7 +103,7 @@ SECTIONS = {
                     ("faults", "{faults:,}"),
                     ("lost", "{lost:,}"),
                     ("handled twice", "{twice:,}"),
-                    ("joined into a run of several", "{joined:,}"),
+                    ("coalesced into a run with other messages", "{joined:,}"),
                     ("invalid messages, and their dead letters", "{planted_bad:,}, {dead_lettered:,}"),
                     ("webhook requests, lost", "{requests_to_the_webhook:,}, {requests_lost:,}"),
                     ("longest wait, faults that kill nothing", "{longest_wait_without_kills_seconds:.0f} s"),
@@ -301,8 +301,11 @@ README = {
             ),
             (
                 "messages that arrive together",
-                ("joined into one run, or left for the next message", "; {events[stock_lost]:,} were seen by no run"),
-                ("the same", "; {events[shared_stream_joined]:,} were joined or left"),
+                (
+                    "coalesced into one run, or left for the next message",
+                    "; {events[stock_lost]:,} were seen by no run",
+                ),
+                ("the same", "; {events[shared_stream_joined]:,} were coalesced or left"),
                 "each is handled once",
             ),
             (
