@@ -294,7 +294,7 @@ def _picked(
                     " and ".join(sorted(found.others)) or "only null" if not found.values else "values of several types"
                 )
                 raise Refused(
-                    f"FIELDS={name}: it is {what} in the samples; name texts, numbers, true or false. For lists, see "
+                    f"FIELDS={name}: found {what} in the samples; name texts, numbers, true or false. For lists, see "
                     "docs/your-own-topic.md"
                 )
         return {kind: _present(wishes.fields, some, seen, first) for kind, some in kinds.items()}

@@ -307,7 +307,7 @@ def find_changed_logs(
         elif offsets.end < position.next_offset:
             changed[partition] = (
                 f"consumer {consumer}: the log of topic {partition.topic} was truncated (offsets up to "
-                f"{position.next_offset} of partition {partition.number} were claimed, but it ends at {offsets.end})"
+                f"{position.next_offset} of partition {partition.number} were claimed, but it now ends before)"
             )
         elif (
             position.next_offset > 0

@@ -82,7 +82,7 @@ def compare(
         if offsets.end < end:
             lost[partition] = (
                 f"the log of topic {topic.name} was truncated (offsets up to {end} of partition {partition.number} "
-                f"are in landing table {raw_table(topic)}, but the log ends at {offsets.end})"
+                f"are in landing table {raw_table(topic)}, but the log now ends before)"
             )
             if epoch and (recorded is None or recorded[0] < end):
                 # A log loses records only with a new leader, so the records came from an earlier leader. After the log

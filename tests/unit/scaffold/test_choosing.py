@@ -124,7 +124,7 @@ def test_samples_without_an_id_are_refused():
 
 def test_a_list_is_not_picked():
     samples = of({"id": 1, "labels": []}, {"id": 2, "labels": ["a"]})
-    with pytest.raises(Refused, match="FIELDS=labels: it is list in the samples"):
+    with pytest.raises(Refused, match="FIELDS=labels: found list in the samples"):
         chosen(samples, Wishes(fields=("labels",)))
     assert fields(chosen(samples)) == ["id"]
 
