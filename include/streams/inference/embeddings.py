@@ -152,7 +152,7 @@ class Examples:
             return stored["vectors"].astype(np.float32)
 
     def _digest(self) -> str:
-        # The model's size stands for its content: reading 23 MB in each process would cost more than the cache saves.
+        # The model's size identifies its content: reading 23 MB in each process would cost more than the cache saves.
         size = _file_of(*_MODEL).stat().st_size
         return hashlib.sha256(repr((size, self.names, self._texts)).encode()).hexdigest()
 

@@ -174,7 +174,7 @@ def is_healthy(total: int, bad: int, max_share: float) -> bool:
 
 
 def text_of(messages: str, total: int, reasons: Mapping[str, int], remedy: str, *, framed: int = 0) -> str:
-    """The alarm's text about messages that break their contract.
+    """The alarm's text about many dead letters.
 
     Args:
         messages: A description of the messages, such as "the latest 31 messages".
@@ -192,8 +192,7 @@ def text_of(messages: str, total: int, reasons: Mapping[str, int], remedy: str, 
         else ""
     )
     return (
-        f"{bad} of {messages} ({100 * bad // total} %) break their contract, {number} of them with {reason}.{hint} "
-        f"{remedy}"
+        f"{bad} of {messages} ({100 * bad // total} %) are dead letters, {number} of them with {reason}.{hint} {remedy}"
     )
 
 

@@ -1,7 +1,7 @@
 """Dead-letter records: messages that break their contract, written to `<topic>.dlq`.
 
 A dead-letter record is the original record (key, value and headers unchanged) plus headers with the reason and the
-origin of the message. A crash can publish a dead letter twice; both copies carry the same topic, partition and offset.
+origin of the message. A crash can publish a dead letter twice; both copies have the same topic, partition and offset.
 
 A dead-letter topic that refuses a record delays no other message. A record that is too large is written as a stub. A
 record that cannot be written at all waits in the outbox, and an alarm names the topic.
@@ -265,7 +265,7 @@ class DeadLetterWriter:
 
 
 def alarm_conflicts(connection: Connection, source: str, letters: Iterable[DeadLetter]) -> None:
-    """Open the alarm about conflicting events if any of these dead letters carries the id of another event.
+    """Open the alarm about conflicting events if any of these dead letters has the id of another event.
 
     Args:
         connection: A connection in the transaction that records the dead letters.

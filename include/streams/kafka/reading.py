@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 SILENCE_SECONDS = 60.0
 # After each range that could not be read, the reader waits half as long for the next ranges, but at least this long: a
 # task with a hundred such ranges must reach the good ranges after them before its own time is over. A good range does
-# not lengthen the wait again: if one of three brokers is away, every third partition cannot be read.
+# not lengthen the wait again: if one of three brokers is unavailable, every third partition cannot be read.
 LEAST_SILENCE_SECONDS = 2.0
 POLL_SECONDS = 1.0
 CONSUMER_SETTINGS = {

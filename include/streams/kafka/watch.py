@@ -94,8 +94,8 @@ def check_consumers(consumers: Iterable[Consumer]) -> None:
         CheckFailed: At least one consumer could not be checked; raised after all others were.
     """
     checks = {f"consumer {consumer.name}": partial(check_consumer, consumer) for consumer in consumers}
-    # Dead letters first: this check needs only the database, and while the broker is away, the other checks may take
-    # the task's whole time.
+    # Dead letters first: this check needs only the database, and while the broker is unavailable, the other checks may
+    # take the task's whole time.
     do_each({"dead letters that wait": _watch_waiting_dead_letters, **shuffled(checks)}, CheckFailed)
 
 
