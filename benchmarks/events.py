@@ -271,7 +271,7 @@ def summarize(
 
 
 def per_message_ratios(figures: Figures, suffix: str, name: str) -> dict[str, float | None]:
-    """One Dag run per message beside runs triggered through the REST API."""
+    """One Dag run per message, compared with runs triggered through the REST API."""
     ours, floor = "per message" + suffix, "floor" + suffix
     return {
         f"per_message_ratio_vs_floor{name}": _ratio(figures.rate(ours), figures.rate(floor)),
